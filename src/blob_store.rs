@@ -1,0 +1,125 @@
+//! Port: verified content under its digest.
+//!
+//! Truth: a blob visible under its digest has that digest. Staging is always a local file, an
+//! [`Ingest`](ingest::Ingest), whatever the store, so following a running fill, verifying and
+//! cleaning up after a crash are written once; a store only takes finished ingests over.
+
+pub mod ingest;
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::oci::Digest;
+use ingest::Ingest;
+
+/// Content opened for reading. Stays readable after the blob was deleted.
+#[derive(Clone, Debug)]
+pub struct Content {
+    /// In bytes.
+    pub size: u64,
+    /// The bytes.
+    pub source: Source,
+}
+
+/// Where the bytes of opened content are.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// In a file that is never rewritten or truncated.
+    File(Arc<File>),
+    /// In memory.
+    Memory(Bytes),
+}
+
+impl Content {
+    /// Reads at most `length` bytes at `offset`; fewer at the end of the content.
+    ///
+    /// # Errors
+    /// What the file system says, and [`io::ErrorKind::UnexpectedEof`] when the file is shorter
+    /// than it was when it was opened: somebody truncated it behind our back.
+    pub fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes> {
+        let length = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX).min(length);
+        match &self.source {
+            Source::Memory(bytes) => {
+                let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+                Ok(bytes.slice(start..start + length))
+            }
+            Source::File(file) => read_file_at(file, offset, length),
+        }
+    }
+}
+
+/// Reads exactly `length` bytes at `offset`.
+///
+/// # Errors
+/// What the file system says; [`io::ErrorKind::UnexpectedEof`] when the file ends before.
+pub fn read_file_at(file: &File, offset: u64, length: usize) -> io::Result<Bytes> {
+    let mut buffer = vec![0; length];
+    file.read_exact_at(&mut buffer, offset)?;
+    Ok(Bytes::from(buffer))
+}
+
+/// How much a store holds and may hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes in blobs.
+    pub bytes: u64,
+    /// Number of blobs.
+    pub blobs: u64,
+}
+
+/// Why content could not be kept. The pull it belongs to goes on without the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No room: the disk, the quota or the budget is exhausted.
+    #[error("no room in the store")]
+    NoSpace(#[source] io::Error),
+    /// Anything else the disk said.
+    #[error("the store failed: {0}")]
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> StoreError {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                StoreError::NoSpace(error)
+            }
+            _ => StoreError::Io(error),
+        }
+    }
+}
+
+/// Holds verified content.
+#[async_trait]
+pub trait BlobStore: Send + Sync + 'static {
+    /// Opens a blob. `None` when it is not there, or when what is there cannot be it (not a plain
+    /// file, unreadable): that is a miss, never an error of the pull.
+    async fn open(&self, digest: &Digest) -> Option<Content>;
+
+    /// Takes over an ingest whose bytes were verified against `digest`. When this returns `Ok` the
+    /// blob survives a power cut. Committing what is already there succeeds.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the ingest is then gone and nothing is visible.
+    async fn commit(&self, ingest: Ingest, digest: &Digest) -> Result<(), StoreError>;
+
+    /// Deletes a blob. Content opened before stays readable; deleting what is not there succeeds.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    async fn delete(&self, digest: &Digest) -> Result<(), StoreError>;
+
+    /// Every blob with its size in bytes. For start-up and housekeeping, never for a request.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    async fn list(&self) -> Result<Vec<(Digest, u64)>, StoreError>;
+
+    /// How much is stored, from memory.
+    fn usage(&self) -> Usage;
+}

@@ -1,0 +1,117 @@
+//! Port: what we remember about tags, repositories and blobs.
+//!
+//! Tags and memberships are written to small files that are the truth; the index beside them is
+//! disposable (see `metadata/sled.rs`). Losing the index costs time, never a pull: blobs are
+//! served from the blob store without asking here. Methods are synchronous, short, and each is
+//! atomic by itself; none of them is called with a lock held.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::oci::{AcceptSet, Descriptor, Digest, RegistryName, Repository, Tag};
+
+/// A repository of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Location {
+    /// The upstream, under the name that images use.
+    pub upstream: RegistryName,
+    /// The repository there.
+    pub repository: Repository,
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.upstream, self.repository)
+    }
+}
+
+/// A tag as seen by clients that accept a certain set of manifest types.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TagKey {
+    /// Where the tag is.
+    pub location: Location,
+    /// The tag.
+    pub tag: Tag,
+    /// What the client accepts: the upstream's answer may depend on it.
+    pub accept: AcceptSet,
+}
+
+/// What a tag pointed at when upstream was last asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TagRecord {
+    /// The manifest it points at.
+    pub descriptor: Descriptor,
+    /// When upstream last said so.
+    pub checked_at: Timestamp,
+    /// When upstream first said so, without another digest in between.
+    pub since: Timestamp,
+}
+
+/// What we know about a blob, beyond its presence in the blob store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobRecord {
+    /// In bytes.
+    pub size: u64,
+    /// When it was stored.
+    pub stored_at: Timestamp,
+    /// When it was last served; written in batches.
+    pub used_at: Timestamp,
+}
+
+/// Why the metadata store could not do what it was asked. Callers go on without it.
+#[derive(Debug, thiserror::Error)]
+#[error("metadata: {doing}: {source}")]
+pub struct MetadataError {
+    /// What was being done.
+    pub doing: &'static str,
+    /// What stopped it.
+    #[source]
+    pub source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl MetadataError {
+    /// Wraps the cause.
+    pub fn new(doing: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> MetadataError {
+        MetadataError { doing, source: source.into() }
+    }
+}
+
+/// Remembers tags, memberships and blobs.
+///
+/// Every method may fail with [`MetadataError`] when the disk or the index does; nothing else makes
+/// it fail, in particular not an unknown key.
+pub trait MetadataStore: Send + Sync + 'static {
+    /// What the tag pointed at.
+    fn tag(&self, key: &TagKey) -> Result<Option<TagRecord>, MetadataError>;
+
+    /// Remembers what the tag points at. Durable when it returns.
+    fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError>;
+
+    /// Forgets the tag for every set of accepted types: upstream said that it is gone.
+    fn remove_tag(&self, location: &Location, tag: &Tag) -> Result<(), MetadataError>;
+
+    /// The descriptor of content that upstream confirmed to be in this repository: the proof that
+    /// clients of the repository may have it.
+    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>, MetadataError>;
+
+    /// Remembers that upstream has the content in this repository.
+    fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<(), MetadataError>;
+
+    /// Forgets a membership: upstream said that the content is gone, or not ours to see.
+    fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError>;
+
+    /// Remembers a blob that was just stored.
+    fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError>;
+
+    /// Forgets a blob that is no longer stored.
+    fn remove_blob(&self, digest: &Digest) -> Result<(), MetadataError>;
+
+    /// Every blob we know of, in no particular order.
+    fn blobs(&self) -> Result<Vec<(Digest, BlobRecord)>, MetadataError>;
+
+    /// Notes when blobs were last used. Unknown blobs are left out silently; a lost note is harmless.
+    fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError>;
+
+    /// Makes durable what is not yet.
+    fn flush(&self) -> Result<(), MetadataError>;
+}

@@ -1,0 +1,26 @@
+//! The vocabulary of registries: digests, names, manifests, requests, errors.
+//!
+//! Owns the grammar and nothing else: no I/O, no async, no clock. Everything that comes from the
+//! network becomes one of these types once, at the edge, and is data from then on. `oci-spec`
+//! supplies media types and the JSON shape of descriptors; what it spells as strings (digests,
+//! repository names) is narrowed here to types that cannot hold an invalid value, because paths on
+//! disk and requests to upstreams are built from them.
+
+pub mod accept;
+pub mod challenge;
+pub mod descriptor;
+pub mod digest;
+pub mod error;
+pub mod manifest;
+pub mod name;
+pub mod range;
+pub mod request;
+
+pub use accept::AcceptSet;
+pub use descriptor::{Descriptor, MediaType};
+pub use digest::{Algorithm, Digest, Verifier};
+pub use error::ErrorCode;
+pub use manifest::Manifest;
+pub use name::{Reference, RegistryName, Repository, Tag};
+pub use range::{ContentRange, RangeHeader, Selection, Span};
+pub use request::{Page, Request, RequestError, Target};

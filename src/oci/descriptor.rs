@@ -1,0 +1,42 @@
+//! Media types and descriptors.
+//!
+//! `MediaType` is `oci-spec`'s: it keeps what it does not know word for word. Docker's own types
+//! are unknown to it and stand here as constants.
+
+use serde::{Deserialize, Serialize};
+
+use super::digest::Digest;
+
+pub use oci_spec::image::MediaType;
+
+/// Docker's image manifest, schema 2.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker's multi-platform manifest.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Docker's oldest manifest, schema 1, signed.
+pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+/// Docker's oldest manifest, schema 1.
+pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+
+/// What content is: its digest, its size in bytes, its media type.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptor {
+    /// The name of the content.
+    pub digest: Digest,
+    /// How many bytes it has.
+    pub size: u64,
+    /// How it is to be read.
+    pub media_type: MediaType,
+}
+
+impl TryFrom<&oci_spec::image::Descriptor> for Descriptor {
+    type Error = super::digest::DigestError;
+
+    fn try_from(descriptor: &oci_spec::image::Descriptor) -> Result<Descriptor, Self::Error> {
+        Ok(Descriptor {
+            digest: descriptor.digest().as_ref().parse()?,
+            size: descriptor.size(),
+            media_type: descriptor.media_type().clone(),
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! Manifests: the exact bytes the upstream sent, what they are called, and what they point at.
+//!
+//! The bytes are never written anew: any change of white space would change the digest. A manifest
+//! is parsed only to learn its media type, where the upstream did not say, and its children.
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::descriptor::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MediaType};
+use super::digest::{Algorithm, Digest};
+
+/// The largest manifest we read, in bytes. The specification asks for 4 MB at least.
+pub const MAX_MANIFEST_SIZE: u64 = 8 << 20;
+
+/// An image manifest or an image index: bytes and descriptor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Digest, size and media type of `bytes`.
+    pub descriptor: Descriptor,
+    /// Exactly what the upstream sent.
+    pub bytes: Bytes,
+}
+
+impl Manifest {
+    /// Names bytes that just arrived: `algorithm` hashes them, `content_type` is what the upstream
+    /// called them. Parameters are cut off; a type that says nothing (`text/plain`,
+    /// `application/json`, `application/octet-stream`, none) is replaced by what the bytes say.
+    pub fn from_wire(bytes: Bytes, content_type: Option<&str>, algorithm: Algorithm) -> Manifest {
+        let descriptor = Descriptor {
+            digest: Digest::of(algorithm, &bytes),
+            size: bytes.len() as u64,
+            media_type: media_type(content_type, &bytes),
+        };
+        Manifest { descriptor, bytes }
+    }
+
+    /// What the manifest points at: configuration and layers, or the manifests of an index.
+    /// Empty for bytes that are neither; children with a digest we cannot verify are left out, and
+    /// so are layers that live elsewhere (`urls`).
+    pub fn children(&self) -> Children {
+        let Ok(outline) = serde_json::from_slice::<Outline>(&self.bytes) else {
+            return Children::default();
+        };
+        let narrow = |list: Vec<oci_spec::image::Descriptor>| {
+            list.iter()
+                .filter(|child| child.urls().as_ref().is_none_or(Vec::is_empty))
+                .filter_map(|child| Descriptor::try_from(child).ok())
+                .collect()
+        };
+        Children {
+            manifests: narrow(outline.manifests.unwrap_or_default()),
+            blobs: narrow(outline.config.into_iter().chain(outline.layers.unwrap_or_default()).collect()),
+        }
+    }
+}
+
+/// The descriptors a manifest contains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Children {
+    /// Manifests of an image index.
+    pub manifests: Vec<Descriptor>,
+    /// Configuration first, then layers in order.
+    pub blobs: Vec<Descriptor>,
+}
+
+/// The parts of a manifest that we read; everything else stays unread in the bytes.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outline {
+    media_type: Option<String>,
+    #[serde(default)]
+    config: Option<oci_spec::image::Descriptor>,
+    layers: Option<Vec<oci_spec::image::Descriptor>>,
+    manifests: Option<Vec<oci_spec::image::Descriptor>>,
+}
+
+fn media_type(content_type: Option<&str>, bytes: &[u8]) -> MediaType {
+    let declared = content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+    match declared.as_deref() {
+        None | Some("" | "text/plain" | "application/json" | "application/octet-stream") => inferred(bytes),
+        Some(declared) => MediaType::from(declared),
+    }
+}
+
+fn inferred(bytes: &[u8]) -> MediaType {
+    match serde_json::from_slice::<Outline>(bytes) {
+        Ok(Outline { media_type: Some(media_type), .. }) => MediaType::from(media_type.as_str()),
+        Ok(Outline { manifests: Some(_), .. }) => MediaType::ImageIndex,
+        Ok(Outline { config: Some(_), .. }) => MediaType::ImageManifest,
+        _ => MediaType::from("application/octet-stream"),
+    }
+}
+
+/// Whether manifests of this type point at further manifests.
+pub fn is_index(media_type: &MediaType) -> bool {
+    *media_type == MediaType::ImageIndex || media_type.as_ref() == DOCKER_LIST
+}
+
+/// Whether manifests of this type point at a configuration and layers.
+pub fn is_image(media_type: &MediaType) -> bool {
+    *media_type == MediaType::ImageManifest || media_type.as_ref() == DOCKER_MANIFEST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = r#"{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a","size":2}"#;
+
+    fn manifest(json: String, content_type: Option<&str>) -> Manifest {
+        Manifest::from_wire(Bytes::from(json), content_type, Algorithm::Sha256)
+    }
+
+    #[test]
+    fn the_media_type_is_the_upstreams_unless_it_says_nothing() {
+        let image = format!(r#"{{"schemaVersion":2,"config":{CONFIG},"layers":[]}}"#);
+        let index = r#"{"schemaVersion":2,"manifests":[]}"#.to_owned();
+        let named = format!(r#"{{"mediaType":"{DOCKER_LIST}","manifests":[]}}"#);
+        let oci = "application/vnd.oci.image.manifest.v1+json";
+        for (json, content_type, expected) in [
+            (&image, Some("application/vnd.docker.distribution.manifest.v2+json; charset=utf-8"), DOCKER_MANIFEST),
+            (&image, Some("text/plain"), oci),
+            (&image, None, oci),
+            (&index, Some("application/json; charset=utf-8"), "application/vnd.oci.image.index.v1+json"),
+            (&named, Some("application/octet-stream"), DOCKER_LIST),
+            (&"not json".to_owned(), None, "application/octet-stream"),
+        ] {
+            let manifest = manifest(json.clone(), content_type);
+            assert_eq!(manifest.descriptor.media_type.as_ref(), expected, "{json} {content_type:?}");
+            assert_eq!(manifest.bytes, json.as_bytes());
+        }
+    }
+
+    #[test]
+    fn children_are_configuration_and_layers_without_foreign_ones() {
+        let layer = CONFIG.replace("image.config.v1+json", "image.layer.v1.tar");
+        let foreign = layer.replace("\"size\":2", "\"size\":2,\"urls\":[\"https://elsewhere.example/x\"]");
+        let unknown = layer.replace("sha256:", "blake3:");
+        let json = format!(r#"{{"config":{CONFIG},"layers":[{layer},{foreign},{unknown}]}}"#);
+        let children = manifest(json, None).children();
+        let types: Vec<_> = children.blobs.iter().map(|d| d.media_type.to_string()).collect();
+        assert_eq!(types, ["application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar"]);
+        assert!(children.manifests.is_empty());
+    }
+}

@@ -1,0 +1,110 @@
+//! Port: a registry we fetch from.
+//!
+//! Errors come by class, because freshness and retries decide by class: only an upstream that
+//! *cannot* answer may be covered for with old content; one that says no is taken at its word.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Repository, Span};
+
+/// What kind of failure it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UpstreamErrorClass {
+    /// 404: it does not exist there.
+    NotFound,
+    /// 401 or 403 after a fresh token: not for us.
+    Denied,
+    /// 429, with how long to wait where the upstream said so.
+    RateLimited(Option<Duration>),
+    /// No connection, no answer in time, 5xx, or the connection broke.
+    Unavailable,
+    /// An answer that breaks the protocol: wrong digest, wrong range, unexpected status.
+    Protocol,
+}
+
+impl UpstreamErrorClass {
+    /// Whether the upstream could not answer, rather than answered no. Only then may a stale tag
+    /// stand in for it.
+    pub const fn is_outage(self) -> bool {
+        matches!(self, UpstreamErrorClass::RateLimited(_) | UpstreamErrorClass::Unavailable)
+    }
+
+    /// A short name for metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            UpstreamErrorClass::NotFound => "not_found",
+            UpstreamErrorClass::Denied => "denied",
+            UpstreamErrorClass::RateLimited(_) => "rate_limited",
+            UpstreamErrorClass::Unavailable => "unavailable",
+            UpstreamErrorClass::Protocol => "protocol",
+        }
+    }
+}
+
+/// A failed request to an upstream. The message is for people and holds no secret: no query
+/// strings, no headers.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct UpstreamError {
+    /// What decisions are made by.
+    pub class: UpstreamErrorClass,
+    /// What was asked, and what came back.
+    pub message: String,
+}
+
+impl UpstreamError {
+    /// An error of `class`.
+    pub fn new(class: UpstreamErrorClass, message: impl Into<String>) -> UpstreamError {
+        UpstreamError { class, message: message.into() }
+    }
+}
+
+/// A blob that an upstream is sending.
+pub struct UpstreamBlob {
+    /// Size of the whole blob in bytes, if the upstream said it.
+    pub size: Option<u64>,
+    /// Offset of the first byte of `body`: the start that was asked for, or 0 when the upstream
+    /// does not do ranges.
+    pub offset: u64,
+    /// The bytes. Ends without an error only where the answer ended as announced.
+    pub body: BoxStream<'static, Result<Bytes, UpstreamError>>,
+}
+
+impl std::fmt::Debug for UpstreamBlob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UpstreamBlob").field("size", &self.size).field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+/// Asks a registry. Every method may fail with any class of [`UpstreamError`].
+#[async_trait]
+pub trait Upstream: Send + Sync + 'static {
+    /// What a tag or digest stands for, without its bytes (HEAD). Where the upstream leaves out the
+    /// digest or the length, the adapter asks for the manifest instead.
+    async fn resolve(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        accept: AcceptSet,
+    ) -> Result<Descriptor, UpstreamError>;
+
+    /// A manifest. By digest, the bytes are verified to have it.
+    async fn manifest(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        accept: AcceptSet,
+    ) -> Result<Manifest, UpstreamError>;
+
+    /// The size of a blob in bytes, without its bytes; `None` inside when the upstream has the blob
+    /// and does not tell.
+    async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError>;
+
+    /// A blob, or a part of it. An upstream that does not do ranges sends everything, see
+    /// [`UpstreamBlob::offset`].
+    async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError>;
+}
