@@ -5,7 +5,10 @@
 
 pub mod blob_store;
 pub mod clock;
+pub mod config;
 pub mod metadata;
+pub mod metrics;
 pub mod oci;
 pub mod outcome;
+pub mod telemetry;
 pub mod upstream;

@@ -1,0 +1,266 @@
+//! Configuration: what the daemon runs with, validated.
+//!
+//! Two stages. [`file::File`] is what was typed; [`Config`] is what it means: addresses, durations,
+//! sizes in bytes, names, paths resolved. Flags override the environment, which overrides the file,
+//! which overrides the defaults. The environment is an argument, so loading is a function of what it
+//! is given. All problems are reported at once, each with file, line and column where it has them,
+//! and no problem quotes a value that may hold a credential.
+
+mod document;
+mod environment;
+pub mod file;
+mod problem;
+mod validate;
+mod well_known;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::oci::RegistryName;
+
+pub use problem::{ConfigError, Problem};
+
+/// What the daemon runs with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The file it comes from, if there is one.
+    pub source: Option<PathBuf>,
+    /// Where we listen.
+    pub server: Server,
+    /// Where content is kept and how much of it.
+    pub store: Store,
+    /// How long content counts as fresh.
+    pub cache: Cache,
+    /// Which upstream a request is for.
+    pub routes: Routes,
+    /// The registries we may fetch from: the configured ones, then the well-known ones.
+    pub upstreams: Vec<Upstream>,
+    /// What is used at once.
+    pub limits: Limits,
+    /// What is logged.
+    pub log: Log,
+    warnings: Vec<String>,
+}
+
+/// Where we listen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Addresses for clients; at least one.
+    pub listen: Vec<SocketAddr>,
+    /// Addresses for health and metrics; may be empty.
+    pub admin: Vec<SocketAddr>,
+    /// Client connections at once; at least one.
+    pub max_connections: usize,
+    /// How long a client may take to send the head of a request.
+    pub header_timeout: Duration,
+    /// How long running answers may take after a request to stop.
+    pub drain: Duration,
+}
+
+/// Where content is kept and how much of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// The folder, absolute.
+    pub path: PathBuf,
+    /// What the store may hold.
+    pub max_size: Limit,
+    /// What stays free on the file system.
+    pub min_free: Limit,
+}
+
+/// An amount of disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many hundredths of the file system, 0 to 100.
+    Percent(u8),
+}
+
+impl Limit {
+    /// The amount in bytes on a file system of `capacity` bytes.
+    pub const fn of(self, capacity: u64) -> u64 {
+        match self {
+            Limit::Bytes(bytes) => bytes,
+            // Divided first: a product could overflow. At most 99 bytes are lost.
+            Limit::Percent(percent) => (capacity / 100).saturating_mul(percent as u64),
+        }
+    }
+}
+
+/// How long content counts as fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cache {
+    /// When upstream is asked.
+    pub mode: Mode,
+    /// How long a tag is served without asking upstream.
+    pub tag_ttl: Duration,
+    /// How old a tag may be when upstream cannot answer.
+    pub stale_if_error: Duration,
+    /// How long we remember that upstream has not got something.
+    pub negative_ttl: Duration,
+}
+
+/// When upstream is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// For what is not stored and for tags that are no longer fresh.
+    Online,
+    /// For what is not stored.
+    PreferCache,
+    /// Never.
+    Offline,
+}
+
+impl Mode {
+    /// The word in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mode::Online => "online",
+            Mode::PreferCache => "prefer-cache",
+            Mode::Offline => "offline",
+        }
+    }
+}
+
+/// Which upstream a request is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Routes {
+    /// The upstream of a request that names none; always one of [`Config::upstreams`].
+    pub default: RegistryName,
+}
+
+/// A registry we may fetch from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// The name images use, the `ns` value and the path prefix.
+    pub host: RegistryName,
+    /// Where its API is, in the order to try; at least one. Plain `http` only to this machine or
+    /// with `insecure`; never with a user, a query or a fragment.
+    pub urls: Vec<url::Url>,
+    /// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
+    pub auth: String,
+    /// Hosts of token services that may see the credentials, besides those of its own domain.
+    pub auth_realms: Vec<RegistryName>,
+    /// Certificates to trust instead of the system's.
+    pub ca: Option<PathBuf>,
+    /// Whether `http://` was allowed.
+    pub insecure: bool,
+    /// Whether it may be, or redirect to, a private address.
+    pub allow_private: bool,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+}
+
+/// How long an upstream may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To accept a connection.
+    pub connect: Duration,
+    /// To send the first byte of an answer.
+    pub first_byte: Duration,
+    /// Between two bytes of an answer.
+    pub idle: Duration,
+}
+
+/// What is used at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Fills; at least one.
+    pub fills: usize,
+    /// Bytes of memory for the fills that the disk cannot take, all of them together.
+    pub fill_memory: u64,
+}
+
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// A level, or directives for [`crate::telemetry`].
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a line of the log looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// Text.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What flags of the command line set, as typed; it is checked like the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--listen`; empty when not given.
+    pub listen: Vec<String>,
+    /// `--admin`; empty when not given.
+    pub admin: Vec<String>,
+    /// `--store`
+    pub store: Option<String>,
+    /// `--max-size`
+    pub max_size: Option<String>,
+    /// `--offline`
+    pub offline: bool,
+}
+
+impl Config {
+    /// Reads `path`, else the file that `REGISTRY_MIRROR_CONFIG` names, else no file; applies the
+    /// environment and the flags; validates.
+    ///
+    /// # Errors
+    /// Everything that is wrong, together: an unreadable file, its syntax, unknown keys and
+    /// variables, values that mean nothing.
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        overrides: Overrides,
+    ) -> Result<Config, ConfigError> {
+        let env = environment::Environment::new(env);
+        let named = env.config_file();
+        let Some(path) = path.or(named.as_deref()) else {
+            return Config::from_layers(None, &env, &overrides);
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let place = path.display().to_string();
+            ConfigError::from(Problem::at(place, format!("cannot be read: {error}")))
+        })?;
+        Config::from_layers(Some((path, &text)), &env, &overrides)
+    }
+
+    /// [`Config::load`] with the text of the file at hand; `path` is only mentioned.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        env: impl IntoIterator<Item = (String, String)>,
+        overrides: Overrides,
+    ) -> Result<Config, ConfigError> {
+        Config::from_layers(Some((path, text)), &environment::Environment::new(env), &overrides)
+    }
+
+    fn from_layers(
+        file: Option<(&Path, &str)>,
+        env: &environment::Environment,
+        overrides: &Overrides,
+    ) -> Result<Config, ConfigError> {
+        let mut document = document::Document::read(file)?;
+        env.apply(&mut document);
+        document.apply(overrides);
+        validate::config(document, env, file.map(|(path, _)| path.to_owned()))
+    }
+
+    /// What is allowed and yet worth a second look, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+#[cfg(test)]
+mod tests;

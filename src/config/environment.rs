@@ -1,0 +1,101 @@
+//! The environment as a layer of the configuration.
+//!
+//! `REGISTRY_MIRROR_<SECTION>_<KEY>` sets a key; a list is separated by commas. A variable of our
+//! prefix that sets nothing is an error, because a typing error would otherwise go unnoticed.
+//! Values are never quoted. Also knows the variables that say where caches are kept.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use toml::Value;
+
+use super::document::{Document, nearest};
+use super::problem::Problem;
+
+const PREFIX: &str = "REGISTRY_MIRROR_";
+const CONFIG: &str = "REGISTRY_MIRROR_CONFIG";
+/// Ours, though they set no key. The second is read by the tests with real clients.
+const RESERVED: [&str; 2] = [CONFIG, "REGISTRY_MIRROR_REQUIRE_CLIENTS"];
+
+/// The variables that concern us.
+pub(super) struct Environment(BTreeMap<String, String>);
+
+impl Environment {
+    pub(super) fn new(variables: impl IntoIterator<Item = (String, String)>) -> Environment {
+        let concerns_us =
+            |name: &str| name.starts_with(PREFIX) || matches!(name, "CACHE_DIRECTORY" | "XDG_CACHE_HOME" | "HOME");
+        Environment(variables.into_iter().filter(|(name, _)| concerns_us(name)).collect())
+    }
+
+    /// The file that `REGISTRY_MIRROR_CONFIG` names.
+    pub(super) fn config_file(&self) -> Option<PathBuf> {
+        self.get(CONFIG).map(PathBuf::from)
+    }
+
+    /// The folder for the store when none is configured: systemd's, else the user's.
+    pub(super) fn cache_folder(&self) -> Option<PathBuf> {
+        // systemd separates several folders with colons.
+        let of_service = self.get("CACHE_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from);
+        // The XDG rules say that a relative path is to be ignored.
+        let absolute = |name| self.get(name).map(Path::new).filter(|path| path.is_absolute());
+        of_service
+            .or_else(|| Some(absolute("XDG_CACHE_HOME")?.join("registry-mirror")))
+            .or_else(|| Some(absolute("HOME")?.join(".cache/registry-mirror")))
+    }
+
+    /// Lays our variables over `document`.
+    pub(super) fn apply(&self, document: &mut Document) {
+        let mut known: BTreeMap<String, (String, String, Value)> = document
+            .scalars()
+            .map(|(section, key, default)| {
+                (variable(section, key), (section.to_owned(), key.to_owned(), default.clone()))
+            })
+            .collect();
+        for (name, text) in self.0.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
+            if RESERVED.contains(&name.as_str()) {
+                continue;
+            }
+            let Some((section, key, default)) = known.remove(name) else {
+                // The common prefix would make all names look alike.
+                let names =
+                    known.keys().map(String::as_str).chain(RESERVED).filter_map(|name| name.strip_prefix(PREFIX));
+                let hint = match nearest(name.strip_prefix(PREFIX).unwrap_or(name), names) {
+                    Some(near) => format!("did you mean {PREFIX}{near}?"),
+                    None if name.starts_with("REGISTRY_MIRROR_UPSTREAM") => {
+                        "upstreams are configured in the file, under [[upstream]]".to_owned()
+                    }
+                    None => format!("variables are named {PREFIX}<SECTION>_<KEY>, such as REGISTRY_MIRROR_STORE_PATH"),
+                };
+                document.report(Problem::at(name, "unknown environment variable").hint(Some(hint)));
+                continue;
+            };
+            match read(text, &default) {
+                Ok(value) => document.set(&section, &key, value, name),
+                Err(expected) => document.report(Problem::at(name, format!("expected {expected}"))),
+            }
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+}
+
+fn variable(section: &str, key: &str) -> String {
+    format!("{PREFIX}{section}_{key}").to_uppercase()
+}
+
+/// `text` as a value of the type of `default`, else what was expected.
+fn read(text: &str, default: &Value) -> Result<Value, &'static str> {
+    match default {
+        Value::Integer(_) => {
+            text.parse().ok().filter(|number| *number >= 0).map(Value::Integer).ok_or("a whole number, not negative")
+        }
+        Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| "true or false"),
+        Value::Array(_) => {
+            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+            Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
+        }
+        _ => Ok(Value::String(text.to_owned())),
+    }
+}

@@ -1,0 +1,194 @@
+//! `mirror.toml`, exactly as it is typed.
+//!
+//! The first of two stages: everything here is a string, a number or a list, as it stands in the
+//! file; nothing is checked beyond its type. The second stage is [`super::Config`]. The values of
+//! `Default` are the documented defaults, and the fields are the only list of keys there is: the
+//! nearest known key of a typing error and the names of the environment variables come from them.
+//! Durations and sizes are strings with units (`"5m"`, `"32MiB"`).
+
+use serde::{Deserialize, Serialize};
+
+/// The whole file. Every key is optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// Where we listen.
+    pub server: Server,
+    /// Where content is kept and how much of it.
+    pub store: Store,
+    /// How long content counts as fresh.
+    pub cache: Cache,
+    /// Which upstream a request is for.
+    pub routes: Routes,
+    /// What is used at once.
+    pub limits: Limits,
+    /// What is logged.
+    pub log: Log,
+    /// The registries we fetch from, besides the well-known ones.
+    pub upstream: Vec<Upstream>,
+}
+
+impl File {
+    /// The defaults with one `[[upstream]]`, so that every key occurs.
+    pub fn template() -> File {
+        File { upstream: vec![Upstream::default()], ..File::default() }
+    }
+}
+
+/// `[server]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Server {
+    /// Addresses for clients, each `address:port`.
+    pub listen: Vec<String>,
+    /// Addresses for health and metrics; an empty list switches them off.
+    pub admin: Vec<String>,
+    /// Client connections at once; more wait to be accepted.
+    pub max_connections: u64,
+    /// How long a client may take to send the head of a request.
+    pub header_timeout: String,
+    /// How long running answers may take after a request to stop.
+    pub drain: String,
+}
+
+impl Default for Server {
+    fn default() -> Server {
+        Server {
+            listen: vec!["127.0.0.1:5000".into()],
+            admin: vec!["127.0.0.1:5080".into()],
+            max_connections: 4096,
+            header_timeout: "10s".into(),
+            drain: "30s".into(),
+        }
+    }
+}
+
+/// `[store]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Store {
+    /// The folder; empty for `$CACHE_DIRECTORY`, else `registry-mirror` in the XDG cache folder.
+    pub path: String,
+    /// What the store may hold: a part of the file system such as `80%`, or a size.
+    pub max_size: String,
+    /// What stays free on the file system: a part of it or a size.
+    pub min_free: String,
+}
+
+impl Default for Store {
+    fn default() -> Store {
+        Store { path: String::new(), max_size: "80%".into(), min_free: "5%".into() }
+    }
+}
+
+/// `[cache]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// `online`, `prefer-cache` or `offline`.
+    pub mode: String,
+    /// How long a tag is served without asking upstream.
+    pub tag_ttl: String,
+    /// How old a tag may be when upstream cannot answer.
+    pub stale_if_error: String,
+    /// How long we remember that upstream has not got something.
+    pub negative_ttl: String,
+}
+
+impl Default for Cache {
+    fn default() -> Cache {
+        Cache { mode: "online".into(), tag_ttl: "5m".into(), stale_if_error: "30d".into(), negative_ttl: "30s".into() }
+    }
+}
+
+/// `[routes]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Routes {
+    /// The upstream of a request that names none.
+    pub default: String,
+    /// Whether the well-known public registries are upstreams without being configured.
+    pub well_known: bool,
+}
+
+impl Default for Routes {
+    fn default() -> Routes {
+        Routes { default: "docker.io".into(), well_known: true }
+    }
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Fills at once.
+    pub fills: u64,
+    /// Memory for the fills that the disk cannot take, all of them together.
+    pub fill_memory: String,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits { fills: 64, fill_memory: "32MiB".into() }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or directives such as `info,hyper=debug`.
+    pub level: String,
+    /// `auto` (text on a terminal, JSON elsewhere), `text` or `json`.
+    pub format: String,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: "info".into(), format: "auto".into() }
+    }
+}
+
+/// `[[upstream]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Upstream {
+    /// The name images use, the `ns` value and the path prefix. The one key without a default.
+    pub host: String,
+    /// Where its API is; several are tried in order. Empty for the well-known address, else
+    /// `https://` and the host.
+    pub url: Vec<String>,
+    /// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
+    pub auth: String,
+    /// Hosts of token services that may see the credentials, besides those of the upstream's own domain.
+    pub auth_realms: Vec<String>,
+    /// A file with certificates to trust instead of the system's; empty for the system's.
+    pub ca: String,
+    /// Whether `http://` addresses are accepted that leave this machine.
+    pub insecure: bool,
+    /// Whether the upstream may be, or redirect to, a private address.
+    pub allow_private: bool,
+    /// How long a connection may take to be made.
+    pub connect_timeout: String,
+    /// How long the first byte of an answer may take.
+    pub first_byte_timeout: String,
+    /// How long an answer may stand still.
+    pub idle_timeout: String,
+}
+
+impl Default for Upstream {
+    fn default() -> Upstream {
+        Upstream {
+            host: String::new(),
+            url: Vec::new(),
+            auth: "anonymous".into(),
+            auth_realms: Vec::new(),
+            ca: String::new(),
+            insecure: false,
+            allow_private: false,
+            connect_timeout: "5s".into(),
+            first_byte_timeout: "30s".into(),
+            idle_timeout: "60s".into(),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What is wrong with a configuration, for people and for scripts.
+//!
+//! A [`Problem`] says where it is, what it is and what to do. The line of the file is shown with a
+//! caret under the spot; what follows a key is cut off where it may hold a credential.
+
+use std::fmt;
+use std::ops::Range;
+
+use serde::Serialize;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// `mirror.toml:3:1`, the name of a variable or a flag; empty when it has no place.
+    pub place: String,
+    /// The line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// The column in characters, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    #[serde(skip)]
+    snippet: Option<Snippet>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Snippet {
+    line: String,
+    caret: String,
+}
+
+/// How much of the line is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Show {
+    /// All of it.
+    Line,
+    /// Nothing behind the spot.
+    UpToSpot,
+    /// The key without its value.
+    Key,
+}
+
+impl Problem {
+    /// A problem with a place that has no line.
+    pub(super) fn at(place: impl Into<String>, message: impl Into<String>) -> Problem {
+        Problem { place: place.into(), line: None, column: None, message: message.into(), hint: None, snippet: None }
+    }
+
+    /// A problem at `spot` (bytes) of the `text` of `file`.
+    pub(super) fn in_text(file: &str, text: &str, spot: Range<usize>, show: Show, message: String) -> Problem {
+        let start = text.floor_char_boundary(spot.start.min(text.len()));
+        let end = text.floor_char_boundary(spot.end.min(text.len())).max(start);
+        let (before, after) = (text.get(..start).unwrap_or_default(), text.get(start..).unwrap_or_default());
+        let number = before.matches('\n').count() + 1;
+        let lead = before.rsplit('\n').next().unwrap_or_default();
+        let tail = after.split('\n').next().unwrap_or_default().trim_end_matches('\r');
+        let marked = text.get(start..end).unwrap_or_default().split('\n').next().unwrap_or_default();
+        let column = lead.chars().count() + 1;
+        let line = shown(lead, marked, tail, show);
+        let width = line.as_ref().map_or(0, |line| line.chars().count());
+        let indent = lead.chars().take(width.saturating_sub(1)).map(|c| if c == '\t' { '\t' } else { ' ' });
+        let indent: String = indent.collect();
+        let room = width.saturating_sub(indent.chars().count());
+        let caret = format!("{indent}{}", "^".repeat(marked.trim_end().chars().count().min(room).max(1)));
+        Problem {
+            place: format!("{file}:{number}:{column}"),
+            line: Some(number),
+            column: Some(column),
+            message,
+            hint: None,
+            snippet: line.map(|line| Snippet { line, caret }),
+        }
+    }
+
+    /// The same with what to do.
+    #[must_use]
+    pub(super) fn hint(mut self, hint: Option<String>) -> Problem {
+        self.hint = hint;
+        self
+    }
+}
+
+/// What may be seen of the line `lead` and `tail`, with `marked` at the start of `tail`.
+fn shown(lead: &str, marked: &str, tail: &str, show: Show) -> Option<String> {
+    let whole = format!("{lead}{tail}");
+    let line = match show {
+        Show::UpToSpot => format!("{lead}{marked} …"),
+        Show::Line if !holds_user_info(&whole) => whole,
+        _ if whole.starts_with('[') => whole,
+        _ => format!("{}= …", whole.split_once('=')?.0),
+    };
+    (!holds_user_info(&line)).then_some(line)
+}
+
+/// Whether a line may hold an address with a password.
+fn holds_user_info(line: &str) -> bool {
+    line.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.place.is_empty() {
+            write!(f, "{}: ", self.place)?;
+        }
+        f.write_str(&self.message)?;
+        if let (Some(snippet), Some(number)) = (&self.snippet, self.line) {
+            let number = number.to_string();
+            let margin = " ".repeat(number.len());
+            write!(f, "\n {margin} |\n {number} | {}\n {margin} | {}", snippet.line, snippet.caret)?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, "\n  hint: {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that cannot be used: everything that is wrong with it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// At least one.
+    pub problems: Vec<Problem>,
+}
+
+impl From<Problem> for ConfigError {
+    fn from(problem: Problem) -> ConfigError {
+        ConfigError { problems: vec![problem] }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, problem) in self.problems.iter().enumerate() {
+            let gap = if n > 0 { "\n\n" } else { "" };
+            write!(f, "{gap}{problem}")?;
+        }
+        Ok(())
+    }
+}

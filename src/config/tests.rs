@@ -1,0 +1,259 @@
+//! The rules of the configuration, each with a file that keeps or breaks it.
+
+use super::*;
+
+fn home() -> Vec<(String, String)> {
+    vec![("HOME".into(), "/home/someone".into())]
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Path::new("mirror.toml"), text, home(), Overrides::default())
+}
+
+fn valid(text: &str) -> Config {
+    parse(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn broken(text: &str) -> String {
+    parse(text).expect_err("broken").to_string()
+}
+
+fn with_env(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::load(None, variables.chain(home()), Overrides::default())
+}
+
+#[test]
+fn without_a_file_everything_has_its_default() {
+    let config = with_env(&[]).expect("valid");
+    assert_eq!(config.server.listen, ["127.0.0.1:5000".parse().expect("valid")]);
+    assert_eq!(config.server.admin, ["127.0.0.1:5080".parse().expect("valid")]);
+    assert_eq!(config.store.path, Path::new("/home/someone/.cache/registry-mirror"));
+    assert_eq!((config.store.max_size, config.store.min_free), (Limit::Percent(80), Limit::Percent(5)));
+    assert_eq!(config.cache.tag_ttl, Duration::from_secs(300));
+    assert_eq!(config.cache.stale_if_error, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.limits, Limits { fills: 64, fill_memory: 32 << 20 });
+    assert_eq!(config.routes.default.as_str(), "docker.io");
+    let hosts: Vec<_> = config.upstreams.iter().map(|upstream| upstream.host.as_str()).collect();
+    assert_eq!(hosts, well_known::HOSTS);
+    assert_eq!(config.upstreams[0].urls[0].as_str(), "https://registry-1.docker.io/");
+    assert_eq!(config.upstreams[1].urls[0].as_str(), "https://ghcr.io/");
+    assert!(config.warnings().is_empty());
+    assert_eq!(valid(""), Config { source: Some("mirror.toml".into()), ..config });
+}
+
+#[test]
+fn an_unknown_key_is_shown_with_line_column_caret_and_the_nearest_key() {
+    let error = broken("[store]\n  max_sise = \"1GB\"\n");
+    assert_eq!(
+        error,
+        "mirror.toml:2:3: unknown key `max_sise` in [store]\n   |\n 2 |   max_sise …\n   |   ^^^^^^^^\n  hint: did you mean `max_size`?"
+    );
+    assert!(broken("[stor]").contains("unknown section `stor`"));
+    assert!(broken("[server]\nmax_size = '1GB'").contains("`max_size` belongs in [store]"));
+    assert!(broken("[[upstream]]\nhost = 'a.example'\nurls = []").contains("did you mean `url`?"));
+    assert!(broken("[log]\nwhatsoever = 1").contains("known here: format, level"));
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text = "[server]\nlisten = [\"127.0.0.1:5000\", \":5001\"]\nmax_connections = \"many\"\nlissten = 1\n\
+                [store]\nmax_size = \"80\"\n[cache]\nmode = \"ofline\"\ntag_ttl = 5\n[routes]\ndefault = \"dockr.io\"\n\
+                [[upstream]]\nurl = \"ftp://a.example\"\n";
+    let error = parse(text).expect_err("broken");
+    let found: Vec<_> = error.problems.iter().map(|problem| problem.place.as_str()).collect();
+    assert!(error.problems.is_sorted_by_key(|problem| problem.line), "{found:?}");
+    for place in ["2:29", "3:19", "4:1", "6:12", "8:8", "9:11", "11:11", "12:1", "13:7"] {
+        assert!(found.contains(&format!("mirror.toml:{place}").as_str()), "{place} is not in {found:?}");
+    }
+    assert_eq!(found.len(), 9, "{error}");
+    assert!(error.to_string().contains("did you mean \"offline\"?"));
+    assert!(error.to_string().contains("for example tag_ttl = \"5m\""));
+    assert!(error.to_string().contains("did you mean docker.io?"));
+}
+
+#[test]
+fn a_syntax_error_is_shown_with_its_place() {
+    let error = parse("[store]\npath = /var/cache\n").expect_err("broken");
+    assert_eq!(error.problems[0].line, Some(2));
+    assert!(error.to_string().contains("2 | path = /var/cache\n   |        ^^^^^^^^^^"), "{error}");
+    assert!(broken("[store\npath = \"/x\"").contains("1 | [store"));
+}
+
+#[test]
+fn the_environment_overrides_the_file_and_flags_override_both() {
+    let file = "[store]\nmax_size = \"1GB\"\nmin_free = \"1GB\"\npath = \"/a\"";
+    let mut env = home();
+    env.push(("REGISTRY_MIRROR_STORE_MAX_SIZE".into(), "2GB".into()));
+    env.push(("REGISTRY_MIRROR_STORE_PATH".into(), "/b".into()));
+    env.push(("REGISTRY_MIRROR_SERVER_ADMIN".into(), "127.0.0.1:1, 127.0.0.1:2".into()));
+    env.push(("REGISTRY_MIRROR_LIMITS_FILLS".into(), "7".into()));
+    env.push(("REGISTRY_MIRROR_REQUIRE_CLIENTS".into(), "1".into()));
+    let flags = Overrides { store: Some("/c".into()), offline: true, ..Overrides::default() };
+    let config = Config::parse(Path::new("mirror.toml"), file, env, flags).expect("valid");
+    assert_eq!(config.store.min_free, Limit::Bytes(1_000_000_000));
+    assert_eq!(config.store.max_size, Limit::Bytes(2_000_000_000));
+    assert_eq!(config.store.path, Path::new("/c"));
+    assert_eq!(config.cache.mode, Mode::Offline);
+    assert_eq!(config.server.admin.len(), 2);
+    assert_eq!(config.limits.fills, 7);
+}
+
+#[test]
+fn an_unknown_variable_is_an_error_with_the_nearest_name() {
+    let error = with_env(&[("REGISTRY_MIRROR_STORE_PAHT", "secret")]).expect_err("unknown").to_string();
+    assert!(error.contains("did you mean REGISTRY_MIRROR_STORE_PATH?"), "{error}");
+    assert!(!error.contains("secret"));
+    let error = with_env(&[("REGISTRY_MIRROR_UPSTREAM_URL", "x")]).expect_err("unknown").to_string();
+    assert!(error.contains("[[upstream]]"), "{error}");
+    let error = with_env(&[("REGISTRY_MIRROR_LIMITS_FILLS", "-1")]).expect_err("negative").to_string();
+    assert!(error.starts_with("REGISTRY_MIRROR_LIMITS_FILLS: expected a whole number"), "{error}");
+    let error = with_env(&[("REGISTRY_MIRROR_STORE_MAX_SIZE", "a")]).expect_err("not a size").to_string();
+    assert!(error.starts_with("REGISTRY_MIRROR_STORE_MAX_SIZE: \"a\" is neither"), "{error}");
+}
+
+#[test]
+fn the_store_is_kept_where_the_service_or_the_user_keeps_caches() {
+    let path = |variables: &[(&str, &str)]| with_env(variables).expect("valid").store.path;
+    let systemd = ("CACHE_DIRECTORY", "/var/cache/registry-mirror:/var/cache/other");
+    assert_eq!(path(&[systemd, ("XDG_CACHE_HOME", "/xdg")]), Path::new("/var/cache/registry-mirror"));
+    assert_eq!(path(&[("XDG_CACHE_HOME", "/xdg")]), Path::new("/xdg/registry-mirror"));
+    assert_eq!(path(&[("XDG_CACHE_HOME", "relative")]), Path::new("/home/someone/.cache/registry-mirror"));
+    let nowhere = Config::load(None, [], Overrides::default()).expect_err("no folder").to_string();
+    assert!(nowhere.contains("--store DIR"), "{nowhere}");
+}
+
+#[test]
+fn a_configured_upstream_comes_first_and_replaces_the_well_known_one() {
+    let config = valid(
+        "[routes]\ndefault = \"registry.example:5000\"\n\
+         [[upstream]]\nhost = \"registry.example:5000\"\n\
+         [[upstream]]\nhost = \"docker.io\"\nauth = \"docker-config\"\n",
+    );
+    let hosts: Vec<_> = config.upstreams.iter().map(|upstream| upstream.host.as_str()).collect();
+    assert_eq!(hosts[..3], ["registry.example:5000", "docker.io", "ghcr.io"]);
+    assert_eq!(hosts.len(), 10);
+    assert_eq!(config.upstreams[0].urls[0].as_str(), "https://registry.example:5000/");
+    assert_eq!(config.upstreams[1].urls[0].as_str(), "https://registry-1.docker.io/");
+    let alone = "[routes]\nwell_known = false\ndefault = \"a.example\"\n[[upstream]]\nhost = \"a.example\"\n";
+    assert_eq!(valid(alone).upstreams.len(), 1);
+    assert!(broken("[routes]\nwell_known = false").contains("\"docker.io\" is not an upstream"));
+    assert!(broken("[[upstream]]\nhost = 'a.example'\n[[upstream]]\nhost = 'a.example'").contains("configured twice"));
+}
+
+#[test]
+fn plain_http_needs_this_machine_or_the_word_insecure() {
+    let upstream = |more: &str| format!("[[upstream]]\nhost = \"a.example\"\n{more}");
+    for fine in [
+        "url = \"http://127.0.0.1:1\"",
+        "url = \"http://localhost:1\"",
+        "url = \"http://[::1]:1\"",
+        "url = [\"https://a.example\", \"https://b.example/sub\"]",
+        "url = \"http://a.example\"\ninsecure = true",
+    ] {
+        valid(&upstream(fine));
+    }
+    for (wrong, says) in [
+        ("url = \"http://a.example\"", "plain http"),
+        ("url = \"http://10.0.0.1\"", "plain http"),
+        ("url = \"http://localhost.example\"", "plain http"),
+        ("url = \"ftp://a.example\"", "not an http or https URL"),
+        ("url = \"a.example\"", "not a URL"),
+        ("url = \"https://a.example?x=1\"", "a query"),
+    ] {
+        let error = broken(&upstream(wrong));
+        assert!(error.contains(says) && error.contains("mirror.toml:3:7"), "{error}");
+    }
+}
+
+#[test]
+fn no_problem_quotes_a_credential() {
+    for text in [
+        "[[upstream]]\nhost = \"a.example\"\nurl = \"https://me:hunter2@a.example\"",
+        "[[upstream]]\nhost = \"a.example\"\nurl = [\"https://a.example\",\n\"https://me:hunter2@a.example\"]",
+        "[[upstream]]\nhost = \"a.example\"\nauth = \"basic:me:hunter2\"",
+        "[[upstream]]\nhost = \"a.example\"\nauth = [\"hunter2\"]",
+        "[[upstream]]\nhost = \"a.example\"\npassword = \"hunter2\"",
+        "[[upstream]]\nhost = \"a.example\"\nurl = \"https://me:hunter2@a.example",
+        "[[upstream]]\nhost = \"a.example\"\nauth = basic:hunter2",
+        "password = hunter2",
+        "[[upstream]]\nauth_realms = [\nhunter2]",
+    ] {
+        let error = parse(text).expect_err("broken");
+        assert!(!format!("{error}{error:?}").contains("hunter2"), "{error:?}");
+    }
+}
+
+#[test]
+fn auth_has_four_forms() {
+    let auth = |auth: &str| parse(&format!("[[upstream]]\nhost = \"a.example\"\nauth = \"{auth}\"")).is_ok();
+    for form in ["anonymous", "docker-config", "helper:ecr-login", "file:/run/credentials/hub"] {
+        assert!(auth(form), "{form}");
+    }
+    for other in ["", "basic", "helper:", "helper:../x", "helper:a b", "file:", "file", "env:X"] {
+        assert!(!auth(other), "{other}");
+    }
+}
+
+#[test]
+fn sizes_and_durations_need_units() {
+    let size = |size: &str| parse(&format!("[store]\nmin_free = \"{size}\"")).map(|config| config.store.min_free).ok();
+    assert_eq!(size("500GB"), Some(Limit::Bytes(500_000_000_000)));
+    assert_eq!(size("1.5 GiB"), Some(Limit::Bytes(3 << 29)));
+    assert_eq!(size("0"), Some(Limit::Bytes(0)));
+    assert_eq!(size("99 %"), Some(Limit::Percent(99)));
+    for wrong in ["", "500", "-1GB", "101%", "-1%", "%", "1XB", "GB", "99999999EB", "100%"] {
+        assert_eq!(size(wrong), None, "{wrong}");
+    }
+    let ttl = |ttl: &str| parse(&format!("[cache]\ntag_ttl = \"{ttl}\"")).map(|config| config.cache.tag_ttl).ok();
+    assert_eq!(ttl("1h 30m"), Some(Duration::from_secs(5400)));
+    assert_eq!(ttl("0s"), Some(Duration::ZERO));
+    for wrong in ["", "5", "-5m", "5 parsecs", "101years", "forever"] {
+        assert_eq!(ttl(wrong), None, "{wrong}");
+    }
+    assert!(broken("[store]\nmax_size = \"0%\"").contains("a store needs room"));
+    assert!(broken("[server]\nheader_timeout = \"0s\"").contains("time-out of zero"));
+}
+
+#[test]
+fn numbers_may_be_grouped_and_must_make_sense() {
+    assert_eq!(valid("[server]\nmax_connections = 10_000").server.max_connections, 10_000);
+    assert_eq!(valid("[server]\nmax_connections = 0x10").server.max_connections, 16);
+    for wrong in ["-1", "0", "1.5", "99999999999999999999", "4294967296", "true"] {
+        assert!(parse(&format!("[server]\nmax_connections = {wrong}")).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn clients_and_operators_have_different_addresses() {
+    assert!(broken("[server]\nadmin = \"127.0.0.1:5000\"").contains("also an address for clients"));
+    assert!(broken("[server]\nlisten = []").contains("no address to listen on"));
+    assert!(valid("[server]\nadmin = []").server.admin.is_empty());
+    assert_eq!(valid("[server]\nlisten = \"[::]:0\"\nadmin = \"127.0.0.1:0\"").server.listen.len(), 1);
+}
+
+#[test]
+fn credentials_behind_an_open_listener_are_worth_a_warning() {
+    let open = "[server]\nlisten = \"0.0.0.0:5000\"\n";
+    assert!(valid(open).warnings().is_empty());
+    let private = "[[upstream]]\nhost = \"a.example\"\nauth = \"docker-config\"";
+    assert!(valid(private).warnings().is_empty());
+    let both = valid(&format!("{open}{private}"));
+    assert_eq!(both.warnings().len(), 1);
+    assert!(both.warnings()[0].contains("a.example"), "{:?}", both.warnings());
+    assert_eq!(valid("[server]\nadmin = \"0.0.0.0:5080\"").warnings().len(), 1);
+}
+
+#[test]
+fn an_upstream_written_as_a_single_section_is_told_how_to_be_a_list() {
+    let error = broken("[upstream]\nhost = \"a.example\"");
+    assert!(error.contains("write [[upstream]]"), "{error}");
+    assert!(broken("store = \"/x\"").contains("expected a section"));
+}
+
+#[test]
+fn a_limit_is_an_amount_on_a_file_system() {
+    assert_eq!(Limit::Percent(80).of(1000), 800);
+    assert_eq!(Limit::Percent(100).of(u64::MAX), u64::MAX / 100 * 100);
+    assert_eq!(Limit::Bytes(5).of(1), 5);
+}

@@ -1,0 +1,368 @@
+//! Metrics: what happened, counted.
+//!
+//! Callers name events; the names of series, labels and units are decided here, in the only file
+//! that knows `prometheus-client`. The truth it keeps: the number of series is bounded when the
+//! process starts. Labels come from enums, from words in the code and from configured upstreams;
+//! any other upstream counts as `other`; a repository or a digest never becomes a label.
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::oci::RegistryName;
+use crate::outcome::Outcome;
+
+/// What the media type of [`Metrics::encode`] is.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What a client asked for, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RequestKind {
+    /// `/v2/`
+    Ping,
+    /// A manifest.
+    Manifest,
+    /// A blob.
+    Blob,
+    /// A list of tags.
+    Tags,
+    /// A list of referrers.
+    Referrers,
+    /// Anything else, refused.
+    Other,
+}
+
+impl RequestKind {
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RequestKind::Ping => "ping",
+            RequestKind::Manifest => "manifest",
+            RequestKind::Blob => "blob",
+            RequestKind::Tags => "tags",
+            RequestKind::Referrers => "referrers",
+            RequestKind::Other => "other",
+        }
+    }
+}
+
+/// How a fill ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FillResult {
+    /// Verified and in the store.
+    Stored,
+    /// Verified and delivered, but the store could not take it.
+    NotStored,
+    /// Upstream sent other bytes than the digest says.
+    Mismatch,
+    /// Upstream could not deliver.
+    UpstreamFailed,
+    /// Given up: the daemon stops, or nobody waits for it.
+    Abandoned,
+}
+
+impl FillResult {
+    /// All of them.
+    pub const ALL: [FillResult; 5] = [
+        FillResult::Stored,
+        FillResult::NotStored,
+        FillResult::Mismatch,
+        FillResult::UpstreamFailed,
+        FillResult::Abandoned,
+    ];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            FillResult::Stored => "stored",
+            FillResult::NotStored => "not-stored",
+            FillResult::Mismatch => "mismatch",
+            FillResult::UpstreamFailed => "upstream-failed",
+            FillResult::Abandoned => "abandoned",
+        }
+    }
+}
+
+/// A label whose values are known before the first request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Label {
+    Word(&'static str),
+    Upstream(RegistryName),
+    Status(u16),
+}
+
+impl EncodeLabelValue for Label {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> Result<(), std::fmt::Error> {
+        match self {
+            Label::Word(word) => word.encode(encoder),
+            Label::Upstream(name) => name.as_str().encode(encoder),
+            Label::Status(status) => u64::from(*status).encode(encoder),
+        }
+    }
+}
+
+macro_rules! labels {
+    ($($name:ident { $($label:ident),+ })+) => {$(
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+        struct $name { $($label: Label),+ }
+    )+};
+}
+
+labels! {
+    OfRequest { upstream, kind, outcome, status }
+    OfSent { upstream, outcome }
+    OfUpstream { upstream }
+    OfUpstreamRequest { upstream, result }
+    OfOutcome { outcome }
+    OfResult { result }
+    OfClass { class }
+}
+
+type TimeToFirstByte = Family<OfOutcome, Histogram, fn() -> Histogram>;
+
+/// Everything that is counted. Cheap to call; shared behind an `Arc`.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    upstreams: Vec<RegistryName>,
+    requests: Family<OfRequest, Counter>,
+    sent: Family<OfSent, Counter>,
+    upstream_requests: Family<OfUpstreamRequest, Counter>,
+    upstream_received: Family<OfUpstream, Counter>,
+    fills: Family<OfResult, Counter>,
+    fills_in_flight: Gauge,
+    errors: Family<OfClass, Counter>,
+    time_to_first_byte: TimeToFirstByte,
+    store_used: Gauge<u64, AtomicU64>,
+    store_blobs: Gauge<u64, AtomicU64>,
+    store_budget: Gauge<u64, AtomicU64>,
+    index_rebuilds: Counter,
+    evicted_blobs: Counter,
+    evicted: Counter,
+}
+
+impl Metrics {
+    /// Nothing counted yet. Only `upstreams` get series of their own.
+    pub fn new(upstreams: impl IntoIterator<Item = RegistryName>) -> Metrics {
+        let mut upstreams: Vec<RegistryName> = upstreams.into_iter().collect();
+        upstreams.sort_unstable();
+        upstreams.dedup();
+        let mut metrics = Metrics {
+            registry: Registry::with_prefix("mirror"),
+            upstreams,
+            requests: Family::default(),
+            sent: Family::default(),
+            upstream_requests: Family::default(),
+            upstream_received: Family::default(),
+            fills: Family::default(),
+            fills_in_flight: Gauge::default(),
+            errors: Family::default(),
+            time_to_first_byte: Family::new_with_constructor(first_byte_buckets),
+            store_used: Gauge::default(),
+            store_blobs: Gauge::default(),
+            store_budget: Gauge::default(),
+            index_rebuilds: Counter::default(),
+            evicted_blobs: Counter::default(),
+            evicted: Counter::default(),
+        };
+        metrics.register();
+        // An alert on a rise needs the series to exist before its first event.
+        for result in FillResult::ALL {
+            drop(metrics.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }));
+        }
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("requests", "Requests answered", self.requests.clone());
+        registry.register_with_unit("sent", "Bytes of content sent to clients", Unit::Bytes, self.sent.clone());
+        registry.register("upstream_requests", "Requests made to upstreams", self.upstream_requests.clone());
+        registry.register_with_unit(
+            "upstream_received",
+            "Bytes of content received from upstreams",
+            Unit::Bytes,
+            self.upstream_received.clone(),
+        );
+        registry.register("fills", "Fills ended", self.fills.clone());
+        registry.register("fills_in_flight", "Fills running", self.fills_in_flight.clone());
+        registry.register("errors", "Errors by class", self.errors.clone());
+        registry.register_with_unit(
+            "time_to_first_byte",
+            "From the head of a request to the first byte of its answer",
+            Unit::Seconds,
+            self.time_to_first_byte.clone(),
+        );
+        registry.register_with_unit("store_used", "Bytes of blobs in the store", Unit::Bytes, self.store_used.clone());
+        registry.register("store_blobs", "Blobs in the store", self.store_blobs.clone());
+        registry.register_with_unit("store_budget", "Bytes the store may hold", Unit::Bytes, self.store_budget.clone());
+        registry.register(
+            "index_rebuilds",
+            "Rebuilds of the metadata index from the files",
+            self.index_rebuilds.clone(),
+        );
+        registry.register("evicted_blobs", "Blobs evicted", self.evicted_blobs.clone());
+        registry.register_with_unit("evicted", "Bytes evicted", Unit::Bytes, self.evicted.clone());
+        registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    }
+
+    /// A request was answered; `None` when it was for no upstream.
+    pub fn request(&self, upstream: Option<&RegistryName>, kind: RequestKind, outcome: Outcome, status: u16) {
+        let labels = OfRequest {
+            upstream: self.upstream(upstream.map(RegistryName::as_str)),
+            kind: Label::Word(kind.as_str()),
+            outcome: Label::Word(outcome.as_str()),
+            status: if (100..600).contains(&status) { Label::Status(status) } else { Label::Word("other") },
+        };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// So many bytes of content went to a client.
+    pub fn sent(&self, upstream: Option<&RegistryName>, outcome: Outcome, bytes: u64) {
+        let upstream = self.upstream(upstream.map(RegistryName::as_str));
+        self.sent.get_or_create(&OfSent { upstream, outcome: Label::Word(outcome.as_str()) }).inc_by(bytes);
+    }
+
+    /// An upstream answered a request, or did not: a word for how.
+    pub fn upstream_request(&self, upstream: &str, result: &'static str) {
+        let labels = OfUpstreamRequest { upstream: self.upstream(Some(upstream)), result: Label::Word(result) };
+        self.upstream_requests.get_or_create(&labels).inc();
+    }
+
+    /// So many bytes of content came from an upstream.
+    pub fn upstream_received(&self, upstream: &str, bytes: u64) {
+        let upstream = self.upstream(Some(upstream));
+        self.upstream_received.get_or_create(&OfUpstream { upstream }).inc_by(bytes);
+    }
+
+    /// A fill started; [`Metrics::fill_ended`] follows in every case.
+    pub fn fill_started(&self) {
+        self.fills_in_flight.inc();
+    }
+
+    /// A fill ended.
+    pub fn fill_ended(&self, result: FillResult) {
+        self.fills_in_flight.dec();
+        self.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }).inc();
+    }
+
+    /// Something went wrong; the word of its class.
+    pub fn error(&self, class: &'static str) {
+        self.errors.get_or_create(&OfClass { class: Label::Word(class) }).inc();
+    }
+
+    /// How long a client waited for the first byte of content.
+    pub fn time_to_first_byte(&self, outcome: Outcome, waited: Duration) {
+        let labels = OfOutcome { outcome: Label::Word(outcome.as_str()) };
+        self.time_to_first_byte.get_or_create(&labels).observe(waited.as_secs_f64());
+    }
+
+    /// What the store holds and may hold: bytes, blobs, bytes.
+    pub fn store(&self, used: u64, blobs: u64, budget: u64) {
+        self.store_used.set(used);
+        self.store_blobs.set(blobs);
+        self.store_budget.set(budget);
+    }
+
+    /// The metadata index was rebuilt from the files.
+    pub fn index_rebuilt(&self) {
+        self.index_rebuilds.inc();
+    }
+
+    /// A blob of so many bytes was evicted.
+    pub fn evicted(&self, bytes: u64) {
+        self.evicted_blobs.inc();
+        self.evicted.inc_by(bytes);
+    }
+
+    /// Everything, as [`CONTENT_TYPE`].
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail; half a text is more use than none.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    fn upstream(&self, name: Option<&str>) -> Label {
+        let Some(name) = name else { return Label::Word("none") };
+        let found = self.upstreams.binary_search_by(|known| known.as_str().cmp(name)).ok();
+        found.and_then(|at| self.upstreams.get(at)).map_or(Label::Word("other"), |known| Label::Upstream(known.clone()))
+    }
+}
+
+fn first_byte_buckets() -> Histogram {
+    Histogram::new([0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn docker_hub() -> RegistryName {
+        "docker.io".parse().expect("valid")
+    }
+
+    #[test]
+    fn events_become_series_with_the_promised_names() {
+        let metrics = Metrics::new([docker_hub()]);
+        metrics.request(Some(&docker_hub()), RequestKind::Blob, Outcome::Hit, 200);
+        metrics.request(None, RequestKind::Ping, Outcome::Local, 200);
+        metrics.sent(Some(&docker_hub()), Outcome::Hit, 10);
+        metrics.upstream_request("docker.io", "ok");
+        metrics.upstream_received("docker.io", 7);
+        metrics.fill_started();
+        metrics.fill_started();
+        metrics.fill_ended(FillResult::Stored);
+        metrics.error("store");
+        metrics.time_to_first_byte(Outcome::Hit, Duration::from_millis(2));
+        metrics.store(1, 2, 3);
+        metrics.index_rebuilt();
+        metrics.evicted(5);
+        let text = metrics.encode();
+        for line in [
+            r#"mirror_requests_total{upstream="docker.io",kind="blob",outcome="hit",status="200"} 1"#,
+            r#"mirror_requests_total{upstream="none",kind="ping",outcome="local",status="200"} 1"#,
+            r#"mirror_sent_bytes_total{upstream="docker.io",outcome="hit"} 10"#,
+            r#"mirror_upstream_requests_total{upstream="docker.io",result="ok"} 1"#,
+            r#"mirror_upstream_received_bytes_total{upstream="docker.io"} 7"#,
+            r#"mirror_fills_total{result="stored"} 1"#,
+            r#"mirror_fills_total{result="mismatch"} 0"#,
+            "mirror_fills_in_flight 1",
+            r#"mirror_errors_total{class="store"} 1"#,
+            r#"mirror_time_to_first_byte_seconds_count{outcome="hit"} 1"#,
+            "mirror_store_used_bytes 1",
+            "mirror_store_blobs 2",
+            "mirror_store_budget_bytes 3",
+            "mirror_index_rebuilds_total 1",
+            "mirror_evicted_blobs_total 1",
+            "mirror_evicted_bytes_total 5",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_million_names_from_outside_make_no_more_series_than_one() {
+        let metrics = Metrics::new([docker_hub()]);
+        let series_after = |names: std::ops::Range<u32>| {
+            for n in names {
+                let name: RegistryName = format!("r{n}.example").parse().expect("valid");
+                metrics.request(Some(&name), RequestKind::Manifest, Outcome::Fill, 200);
+                metrics.upstream_request(name.as_str(), "ok");
+            }
+            metrics.encode().lines().count()
+        };
+        let of_one = series_after(0..1);
+        assert_eq!(series_after(1..1_000_000), of_one);
+        assert!(metrics.encode().contains(r#"upstream="other""#));
+    }
+}

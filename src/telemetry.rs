@@ -1,0 +1,110 @@
+//! The log: what is written, how, and where to.
+//!
+//! The only place that knows `tracing-subscriber`; everything else writes with `tracing`. Lines go
+//! to stderr, because stdout belongs to data. Text on a terminal, one JSON object per line
+//! elsewhere. The time is left out when the journal adds its own.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::time::SystemTime;
+
+use crate::config::{Log, LogFormat};
+
+/// How lines look; decided once, at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Style {
+    json: bool,
+    time: bool,
+    colour: bool,
+}
+
+/// What the process was started with, as far as the log is concerned.
+#[derive(Clone, Copy, Debug, Default)]
+struct Surroundings {
+    terminal: bool,
+    journal: bool,
+    no_color: bool,
+}
+
+/// Starts the log. Called once, before the first line; a second call changes nothing.
+pub fn start(log: &Log) {
+    let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let style = style(
+        log.format,
+        Surroundings {
+            terminal: std::io::stderr().is_terminal(),
+            journal: set("JOURNAL_STREAM"),
+            no_color: set("NO_COLOR"),
+        },
+    );
+    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(style.colour);
+    // The combinations are different types. A log that is already there stays.
+    let _ = match (style.json, style.time) {
+        (true, true) => lines.json().flatten_event(true).with_timer(SystemTime).try_init(),
+        (true, false) => lines.json().flatten_event(true).without_time().try_init(),
+        (false, true) => lines.with_timer(SystemTime).try_init(),
+        (false, false) => lines.without_time().try_init(),
+    };
+}
+
+fn style(format: LogFormat, surroundings: Surroundings) -> Style {
+    let json = match format {
+        LogFormat::Auto => !surroundings.terminal,
+        LogFormat::Text => false,
+        LogFormat::Json => true,
+    };
+    Style { json, time: !surroundings.journal, colour: !json && surroundings.terminal && !surroundings.no_color }
+}
+
+/// Whether `level` is a level or a list of directives.
+///
+/// # Errors
+/// What is wrong with it. A lone word that is not a level is refused, although the filter would
+/// take it for the name of a module and then log next to nothing.
+pub fn check_level(level: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let directives = level.split(',').map(str::trim);
+    for directive in directives {
+        let lone = !directive.contains(['=', '[']);
+        if lone && !LEVELS.contains(&directive.to_ascii_lowercase().as_str()) {
+            return Err(format!("{directive:?} is not a level"));
+        }
+    }
+    EnvFilter::try_new(level).map(drop).map_err(|error| format!("not a list of directives: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_text_on_a_terminal_and_json_elsewhere() {
+        let terminal = Surroundings { terminal: true, ..Surroundings::default() };
+        assert_eq!(style(LogFormat::Auto, terminal), Style { json: false, time: true, colour: true });
+        let pipe = Surroundings::default();
+        assert_eq!(style(LogFormat::Auto, pipe), Style { json: true, time: true, colour: false });
+        assert!(style(LogFormat::Json, terminal).json);
+        assert!(!style(LogFormat::Text, pipe).json);
+    }
+
+    #[test]
+    fn the_journal_adds_the_time_and_no_color_is_obeyed() {
+        let journal = Surroundings { journal: true, ..Surroundings::default() };
+        assert!(!style(LogFormat::Text, journal).time);
+        let plain = Surroundings { terminal: true, no_color: true, ..Surroundings::default() };
+        assert!(!style(LogFormat::Auto, plain).colour);
+        assert!(!style(LogFormat::Text, Surroundings::default()).colour);
+    }
+
+    #[test]
+    fn a_level_is_a_level_or_a_list_of_directives() {
+        for valid in ["off", "info", "DEBUG", "warn,registry_mirror=debug", "info,hyper=off"] {
+            assert_eq!(check_level(valid), Ok(()), "{valid}");
+        }
+        for invalid in ["", "inof", "info,", "registry_mirror=loud", "debug hyper"] {
+            assert!(check_level(invalid).is_err(), "{invalid}");
+        }
+    }
+}
