@@ -273,17 +273,20 @@ impl Drop for Registry {
 impl Registry {
     /// Starts an empty registry on a free loopback port.
     pub async fn start() -> Registry {
-        Registry::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await
+        Registry::start_at(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port")
     }
 
     /// Starts an empty registry at this address.
-    pub async fn start_at(address: SocketAddr) -> Registry {
-        let listener = TcpListener::bind(address).await.expect("the address is free");
-        let address = listener.local_addr().expect("a bound socket has an address");
+    ///
+    /// # Errors
+    /// When the address cannot be bound, because somebody else listens there, say.
+    pub async fn start_at(address: SocketAddr) -> std::io::Result<Registry> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
         let inside = Inside { authority: address.to_string(), ..Inside::default() };
         let shared = Arc::new(Shared { inside: Mutex::new(inside), events: watch::Sender::new(0) });
         let task = tokio::spawn(server::accept(listener, Listener::Registry, Arc::clone(&shared)));
-        Registry { shared, address, storage_address: None, tasks: vec![task], held: Vec::new() }
+        Ok(Registry { shared, address, storage_address: None, tasks: vec![task], held: Vec::new() })
     }
 
     /// Blobs are redirected (307) to a second listener from now on, with an address that is good for

@@ -117,6 +117,11 @@ impl Match {
         Match::path(&format!("/storage/{digest}"))
     }
 
+    /// Every blob at the storage host.
+    pub fn storage() -> Match {
+        Match::when(|request| request.listener == super::Listener::Storage)
+    }
+
     /// Every manifest.
     pub fn manifests() -> Match {
         Match::when(|request| request.path.starts_with("/v2/") && request.keyword() == Some("manifests"))
@@ -136,6 +141,11 @@ impl Match {
     /// Only requests that `other` matches too.
     pub fn and(self, other: Match) -> Match {
         Match::when(move |request| self.matches(request) && other.matches(request))
+    }
+
+    /// Requests that `other` matches as well as these.
+    pub fn or(self, other: Match) -> Match {
+        Match::when(move |request| self.matches(request) || other.matches(request))
     }
 
     /// Only GET.
