@@ -1,0 +1,211 @@
+//! The scripted registry of the scenarios, on its own: point any cache or client at it and see what
+//! it makes of a registry that lies, stalls or breaks off.
+//!
+//! `cargo run --example rude_registry -- --listen 127.0.0.1:5555 --behaviour flip-last-byte --times 1`
+//!
+//! Image names go to stdout; every request it gets goes to stderr, without its query, which may be
+//! signed. Ctrl-C ends it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Parser, ValueEnum};
+
+#[path = "../tests/scenarios/support/registry.rs"]
+mod registry;
+
+use registry::{Gate, Match, Registry, Rule, TokenPolicy, noise};
+
+/// Serves images that it makes, and misbehaves as told.
+#[derive(Parser)]
+struct Arguments {
+    /// Address to listen on; port 0 takes a free one.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// What to do wrong. Given several times, with --times, one takes over when the one before is used up.
+    #[arg(long, value_enum)]
+    behaviour: Vec<Behaviour>,
+    /// How many requests each behaviour is for; all of them if left out.
+    #[arg(long)]
+    times: Option<usize>,
+    /// Ask for anonymous tokens first.
+    #[arg(long)]
+    tokens: bool,
+    /// Redirect blobs to a second listener with addresses that are good for one use.
+    #[arg(long)]
+    storage_host: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Behaviour {
+    /// The last byte of every blob has one bit flipped.
+    FlipLastByte,
+    /// Blobs end after 30 % with an orderly close.
+    CutAt30Percent,
+    /// Blobs end after 70 % with a reset.
+    ResetAt70Percent,
+    /// Blobs declare one byte more than they have.
+    TooShort,
+    /// Blobs have more bytes than they declare.
+    TooLong,
+    /// Blobs come without a length, up to the close of the connection.
+    WithoutLength,
+    /// Blobs come in chunks.
+    Chunked,
+    /// Blobs come gzipped, whatever the client accepts.
+    Gzip,
+    /// Ranges are ignored.
+    IgnoreRange,
+    /// Blobs come 1 KB a second.
+    Drip,
+    /// Blobs stop after the first half, for ever.
+    StallAtHalf,
+    /// No answer comes to anything.
+    Stall,
+    /// Manifests come as text/plain.
+    WrongContentType,
+    /// Manifests and blobs come without Docker-Content-Digest.
+    WithoutDigest,
+    /// Manifests and blobs claim another digest.
+    WrongDigest,
+    /// 405 to every HEAD.
+    NoHead,
+    /// 429 with Retry-After to everything.
+    RateLimited,
+    /// 429 as plain text with bare LF line ends to everything.
+    RateLimitedAsText,
+    /// 403 to everything.
+    Denied,
+    /// 503 to everything.
+    Unavailable,
+    /// Blobs are redirected to where they are.
+    RedirectLoop,
+    /// Blobs are redirected to a link-local address.
+    RedirectPrivate,
+    /// The challenge names a token service on another host.
+    ForeignRealm,
+}
+
+const REPOSITORY: &str = "library/rude";
+const LAYER: usize = 1 << 20;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let mut registry = Registry::start_at(arguments.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; is something else there?", arguments.listen))?;
+    if arguments.storage_host {
+        registry = registry.with_storage_host().await;
+    }
+    if arguments.tokens {
+        registry.require_tokens(TokenPolicy::bearer());
+    }
+    registry.watch(|request, status| eprintln!("{status} {} {}", request.method, request.path));
+    add_images(&registry);
+    for behaviour in &arguments.behaviour {
+        script(&registry, *behaviour, arguments.times.unwrap_or(usize::MAX));
+    }
+    eprintln!("listening on {}; {}", registry.url(), described(&arguments.behaviour));
+    tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
+    registry.stop().await;
+    Ok(())
+}
+
+/// An image in each dialect, one tag that depends on `Accept`, and an index of both.
+fn add_images(registry: &Registry) {
+    let layers = [noise(1, LAYER), noise(2, LAYER / 2), noise(3, 1000)];
+    let oci = registry.add_image(REPOSITORY, "oci", &layers);
+    let docker = registry.add_docker_image(REPOSITORY, "docker", &layers);
+    registry.negotiate_tag(REPOSITORY, "latest", &[oci.manifest.digest, docker.manifest.digest]);
+    registry.add_index(REPOSITORY, "index", &[(&oci, "amd64"), (&docker, "arm64")]);
+    for tag in ["latest", "oci", "docker", "index"] {
+        println!("{}/{REPOSITORY}:{tag}", registry.authority());
+    }
+}
+
+fn described(behaviours: &[Behaviour]) -> String {
+    if behaviours.is_empty() {
+        return "honest (see --help for what else it can be)".to_owned();
+    }
+    let names: Vec<String> = behaviours
+        .iter()
+        .filter_map(|behaviour| behaviour.to_possible_value())
+        .map(|value| value.get_name().to_owned())
+        .collect();
+    format!("rude: {}", names.join(", "))
+}
+
+/// Each behaviour takes `times` requests and then leaves the field to the next.
+fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
+    let blobs = || if registry.storage_authority().is_some() { Match::storage() } else { Match::blobs() };
+    let content = || Match::manifests().or(blobs());
+    let rules = match behaviour {
+        Behaviour::FlipLastByte => vec![Rule::on(blobs().get()).flip_last_byte()],
+        Behaviour::CutAt30Percent => per_blob(registry, |on, size| Rule::on(on).close_after(size * 3 / 10)),
+        Behaviour::ResetAt70Percent => per_blob(registry, |on, size| Rule::on(on).reset_after(size * 7 / 10)),
+        Behaviour::TooShort => per_blob(registry, |on, size| Rule::on(on).declare_length(size + 1)),
+        Behaviour::TooLong => vec![Rule::on(blobs().get()).extra("and more")],
+        Behaviour::WithoutLength => vec![Rule::on(blobs().get()).without_length()],
+        Behaviour::Chunked => vec![Rule::on(blobs().get()).chunked()],
+        Behaviour::Gzip => vec![Rule::on(blobs().get()).gzip()],
+        Behaviour::IgnoreRange => vec![Rule::on(blobs()).ignore_range()],
+        Behaviour::Drip => vec![Rule::on(blobs().get()).drip(1024, &tap())],
+        Behaviour::StallAtHalf => per_blob(registry, |on, size| Rule::on(on).stall_after(size / 2, &Gate::new())),
+        Behaviour::Stall => vec![Rule::on(Match::any()).stall_before_headers(&Gate::new())],
+        Behaviour::WrongContentType => vec![Rule::on(Match::manifests()).header("content-type", "text/plain")],
+        Behaviour::WithoutDigest => {
+            vec![Rule::on(content()).without_header("docker-content-digest").without_header("etag")]
+        }
+        Behaviour::WrongDigest => {
+            let other = format!("sha256:{}", "0".repeat(64));
+            vec![Rule::on(content()).header("docker-content-digest", &other)]
+        }
+        Behaviour::NoHead => vec![Rule::on(Match::any().head()).refuse(405)],
+        Behaviour::RateLimited => vec![Rule::on(Match::any()).too_many_requests(Some("5")).before_auth()],
+        Behaviour::RateLimitedAsText => {
+            let rule = Rule::on(Match::any()).answer(429, "text/plain", "Too Many Requests\n").bare_lf();
+            vec![rule.header("retry-after", "60").header("connection", "close").close_afterwards().before_auth()]
+        }
+        Behaviour::Denied => vec![Rule::on(Match::any()).refuse(403).before_auth()],
+        Behaviour::Unavailable => vec![Rule::on(Match::any()).refuse(503).before_auth()],
+        Behaviour::RedirectLoop => vec![Rule::on(blobs()).redirect_to_host(&registry.url())],
+        Behaviour::RedirectPrivate => vec![Rule::on(blobs()).redirect("http://169.254.169.254/latest/meta-data/")],
+        Behaviour::ForeignRealm => {
+            registry.require_tokens(TokenPolicy::bearer().realm("https://tokens.other.test/token"));
+            Vec::new()
+        }
+    };
+    for rule in rules {
+        registry.rule(rule.times(times));
+    }
+}
+
+/// A rule for each blob, because what it does depends on how large the blob is.
+fn per_blob(registry: &Registry, rule: impl Fn(Match, u64) -> Rule) -> Vec<Rule> {
+    let stored = registry.storage_authority().is_some();
+    registry.content(|content| {
+        let blobs = content.repository(REPOSITORY).blobs.iter();
+        blobs
+            .map(|(digest, bytes)| {
+                let on = if stored { Match::stored(digest) } else { Match::blob(digest) };
+                rule(on.get(), bytes.len() as u64)
+            })
+            .collect()
+    })
+}
+
+/// A gate that lets one drop through a second.
+fn tap() -> Gate {
+    let gate = Gate::new();
+    let opener = gate.clone();
+    tokio::spawn(async move {
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            seconds.tick().await;
+            opener.let_through(1);
+        }
+    });
+    gate
+}
