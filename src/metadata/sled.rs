@@ -436,10 +436,12 @@ fn move_aside(path: &Path) -> std::io::Result<()> {
         let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u64>().ok());
         if let Some(number) = number {
             last = last.max(number);
-            let _ = fs::remove_dir_all(entry.path());
+            let earlier = entry.path();
+            let _ = if entry.file_type()?.is_dir() { fs::remove_dir_all(earlier) } else { fs::remove_file(earlier) };
         }
     }
-    fs::rename(path, path.with_file_name(format!("{prefix}{}", last.saturating_add(1))))
+    let number = last.checked_add(1).ok_or(std::io::ErrorKind::InvalidInput)?;
+    fs::rename(path, path.with_file_name(format!("{prefix}{number}")))
 }
 
 fn tag_prefix(location: &Location, tag: &Tag) -> String {

@@ -339,7 +339,7 @@ async fn a_folder_in_place_of_a_file_is_a_miss() {
 #[tokio::test]
 async fn an_unreadable_file_is_a_miss() {
     let disk = OnDisk::new().await;
-    fs::set_permissions(disk.path(), fs::Permissions::from_mode(0)).expect("chmod");
+    fs::set_permissions(disk.path(), fs::Permissions::from_mode(0o000)).expect("chmod");
     if File::open(disk.path()).is_ok() {
         // The superuser reads everything; there is no unreadable file to be had.
         disk.assert_hit().await;
