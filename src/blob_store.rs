@@ -5,6 +5,9 @@
 //! cleaning up after a crash are written once; a store only takes finished ingests over.
 
 pub mod ingest;
+pub mod local;
+pub mod lock;
+pub mod memory;
 
 use std::fs::File;
 use std::io;

@@ -4,8 +4,9 @@
 //! offset by everyone who follows the fill. Dropping an ingest that was not committed removes its
 //! file. What a crash left in the folder is removed when it is opened.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +28,7 @@ impl IngestDir {
     /// What the file system says.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<IngestDir> {
         let path = path.into();
-        fs::create_dir_all(&path)?;
+        create_folder(&path)?;
         for entry in fs::read_dir(&path)? {
             let entry = entry?.path();
             if let Err(error) = fs::remove_file(&entry) {
@@ -45,13 +46,25 @@ impl IngestDir {
     pub fn begin(&self, digest: &Digest, size: Option<u64>) -> Result<Ingest, StoreError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(format!("{}-{}.{number}", digest.algorithm(), digest.hex()));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let create = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
+        let file = match create() {
+            // The folder was removed under a running daemon.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                create_folder(&self.path)?;
+                create()?
+            }
+            result => result?,
+        };
         let ingest = Ingest { file: Arc::new(file), path: Some(path), written: 0 };
         if let Some(size) = size.filter(|size| *size > 0) {
             allocate(&ingest.file, size)?;
         }
         Ok(ingest)
     }
+}
+
+fn create_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 /// Allocates blocks without changing the length of the file. File systems that cannot are left alone.
@@ -77,9 +90,9 @@ impl Ingest {
     ///
     /// # Errors
     /// [`StoreError`]; an unknown part of `bytes` may then have been written, [`Ingest::written`]
-    /// does not count it.
+    /// does not count it and the next call overwrites it.
     pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        (&*self.file).write_all(bytes)?;
+        self.file.write_all_at(bytes, self.written)?;
         self.written += bytes.len() as u64;
         Ok(())
     }

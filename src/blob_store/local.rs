@@ -1,0 +1,421 @@
+//! Adapter: blobs as files in `blobs/<algorithm>/<hex>`, the layout of an OCI image layout.
+//!
+//! A file appears under its digest by a rename after its bytes were synced, is never written again
+//! and disappears by unlinking. Files are reached through the descriptor of their folder, opened
+//! once, without following links; whatever is not a plain file with one name is a miss. The sizes
+//! of known blobs are held in memory: a file whose size changed behind our back is a miss too and
+//! is set aside in `quarantine/`, so that the next fill replaces it.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use async_trait::async_trait;
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::io::Errno;
+
+use super::ingest::Ingest;
+use super::{BlobStore, Content, Source, StoreError, Usage};
+use crate::oci::{Algorithm, Digest};
+
+/// What marks a folder as an OCI image layout (image-spec, image-layout.md, "oci-layout file").
+const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
+
+/// How many damaged files of one digest are kept for inspection.
+const KEPT_ASIDE: u32 = 8;
+
+/// Blobs below a folder of the local file system.
+#[derive(Clone, Debug)]
+pub struct LocalBlobStore(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: PathBuf,
+    sha256: Folder,
+    sha512: Folder,
+    known: RwLock<Known>,
+    /// Digests whose file was already complained about.
+    reported: Mutex<HashSet<Digest>>,
+    /// Held while a name appears or disappears, never while bytes are synced.
+    naming: Mutex<()>,
+}
+
+/// The blobs of one algorithm.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    descriptor: RwLock<Arc<OwnedFd>>,
+}
+
+/// The sizes of blobs that were committed, listed or opened, in bytes.
+#[derive(Debug, Default)]
+struct Known {
+    sizes: HashMap<Digest, u64>,
+    bytes: u64,
+}
+
+/// Why what lies under a digest is not served.
+#[derive(Debug, thiserror::Error)]
+enum Damage {
+    #[error("it is not a plain file")]
+    NotAPlainFile,
+    #[error("it has more than one name")]
+    Linked,
+    #[error("it has {found} bytes instead of {expected}")]
+    WrongSize { expected: u64, found: u64 },
+    #[error("it cannot be read: {0}")]
+    Unreadable(io::Error),
+}
+
+impl LocalBlobStore {
+    /// Opens the store below `root`, creating what is not there. Blobs are served at once; call
+    /// [`BlobStore::list`] in the background so that [`BlobStore::usage`] becomes complete.
+    ///
+    /// # Errors
+    /// What the file system says when a folder cannot be created or opened, and
+    /// [`io::ErrorKind::NotADirectory`] when a link stands where a folder of blobs should be.
+    pub fn open(root: &Path) -> io::Result<LocalBlobStore> {
+        create_folder(root)?;
+        let blobs = root.join("blobs");
+        create_folder(&blobs)?;
+        write_layout_mark(root)?;
+        Ok(LocalBlobStore(Arc::new(Inner {
+            root: root.to_owned(),
+            sha256: Folder::open(blobs.join(Algorithm::Sha256.as_str()))?,
+            sha512: Folder::open(blobs.join(Algorithm::Sha512.as_str()))?,
+            known: RwLock::default(),
+            reported: Mutex::default(),
+            naming: Mutex::default(),
+        })))
+    }
+
+    /// Takes sizes, in bytes, that were recorded when the blobs were stored, so that a file which
+    /// was cut while the daemon was not running is recognised. Call it before [`BlobStore::list`],
+    /// which forgets those that are no longer there.
+    pub fn remember_sizes(&self, sizes: impl IntoIterator<Item = (Digest, u64)>) {
+        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        for (digest, size) in sizes {
+            known.learn(digest, size);
+        }
+    }
+}
+
+#[async_trait]
+impl BlobStore for LocalBlobStore {
+    async fn open(&self, digest: &Digest) -> Option<Content> {
+        // Inline: opening and `fstat` take microseconds, a hop to a blocking thread takes longer.
+        self.0.open(digest)
+    }
+
+    async fn commit(&self, ingest: Ingest, digest: &Digest) -> Result<(), StoreError> {
+        let (inner, digest) = (Arc::clone(&self.0), *digest);
+        blocking(move || inner.commit(ingest, &digest)).await
+    }
+
+    async fn delete(&self, digest: &Digest) -> Result<(), StoreError> {
+        let (inner, digest) = (Arc::clone(&self.0), *digest);
+        blocking(move || inner.delete(&digest)).await
+    }
+
+    async fn list(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.list()).await
+    }
+
+    fn usage(&self) -> Usage {
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        Usage { bytes: known.bytes, blobs: known.sizes.len() as u64 }
+    }
+}
+
+/// Runs file system work on a thread where it may block. It runs to its end even when the caller
+/// goes away in between.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, StoreError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => Ok(result?),
+        Err(stopped) => Err(StoreError::Io(io::Error::other(stopped))),
+    }
+}
+
+impl Inner {
+    fn open(&self, digest: &Digest) -> Option<Content> {
+        match self.look(digest) {
+            Ok(found) => found,
+            Err(damage) => {
+                self.report(digest, &damage);
+                if matches!(damage, Damage::WrongSize { .. }) {
+                    self.set_aside_if_damaged(digest);
+                }
+                None
+            }
+        }
+    }
+
+    /// What lies under the digest, if it can be what it should be.
+    fn look(&self, digest: &Digest) -> Result<Option<Content>, Damage> {
+        // NONBLOCK: a fifo in place of a file must not stop us; plain files do not know it.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let file = match rustix::fs::openat(self.folder(digest).descriptor(), digest.hex(), flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::NXIO) => return Err(Damage::NotAPlainFile),
+            Err(error) => return Err(Damage::Unreadable(error.into())),
+        };
+        let stat = rustix::fs::fstat(&file).map_err(|error| Damage::Unreadable(error.into()))?;
+        let size = self.check(digest, &stat)?;
+        Ok(Some(Content { size, source: Source::File(Arc::new(File::from(file))) }))
+    }
+
+    /// The size of a file in bytes, when kind, names and size are those of a blob. Learns the size
+    /// of a blob that was not known yet.
+    fn check(&self, digest: &Digest, stat: &Stat) -> Result<u64, Damage> {
+        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+            return Err(Damage::NotAPlainFile);
+        }
+        // Zero names: deleted since it was opened, and as good as before.
+        if stat.st_nlink > 1 {
+            return Err(Damage::Linked);
+        }
+        let found = u64::try_from(stat.st_size).unwrap_or_default();
+        let expected = self.known.read().unwrap_or_else(PoisonError::into_inner).sizes.get(digest).copied();
+        match expected {
+            Some(expected) if expected != found => Err(Damage::WrongSize { expected, found }),
+            Some(_) => Ok(found),
+            None => {
+                if stat.st_nlink == 1 {
+                    self.known.write().unwrap_or_else(PoisonError::into_inner).learn(*digest, found);
+                }
+                Ok(found)
+            }
+        }
+    }
+
+    fn commit(&self, ingest: Ingest, digest: &Digest) -> io::Result<()> {
+        let size = ingest.written();
+        let path = ingest.path().ok_or(io::ErrorKind::NotFound)?.to_owned();
+        let file = ingest.file();
+        if file.metadata()?.len() != size {
+            file.set_len(size)?;
+        }
+        file.set_permissions(Permissions::from_mode(0o444))?;
+        file.sync_all()?;
+        {
+            let _naming = self.naming();
+            // Before the rename: a reader in between sets the old, wrong file aside, not the new one.
+            self.remember(digest, Some(size));
+            if let Err(error) = self.rename_into_place(&path, digest) {
+                self.remember(digest, None);
+                return Err(error);
+            }
+            self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+        }
+        ingest.release();
+        if let Err(error) = rustix::fs::fsync(self.folder(digest).descriptor()) {
+            let _ = self.delete(digest);
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Replaces whatever was there: the bytes in hand were verified a moment ago, those were not.
+    fn rename_into_place(&self, from: &Path, digest: &Digest) -> io::Result<()> {
+        let folder = self.folder(digest);
+        let rename = || rustix::fs::renameat(CWD, from, folder.descriptor(), digest.hex());
+        match rename() {
+            // The folder was removed under a running daemon.
+            Err(Errno::NOENT) => {
+                folder.reopen()?;
+                Ok(rename()?)
+            }
+            Err(Errno::ISDIR | Errno::NOTEMPTY | Errno::EXIST) => {
+                self.set_aside(digest)?;
+                Ok(rename()?)
+            }
+            result => Ok(result?),
+        }
+    }
+
+    fn delete(&self, digest: &Digest) -> io::Result<()> {
+        let _naming = self.naming();
+        match rustix::fs::unlinkat(self.folder(digest).descriptor(), digest.hex(), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR) => self.set_aside(digest)?,
+            Err(error) => return Err(error.into()),
+        }
+        self.remember(digest, None);
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<(Digest, u64)>> {
+        let before: Vec<Digest> =
+            self.known.read().unwrap_or_else(PoisonError::into_inner).sizes.keys().copied().collect();
+        let mut blobs = HashMap::new();
+        for algorithm in Algorithm::ALL {
+            self.list_folder(algorithm, &mut blobs)?;
+        }
+        for digest in before {
+            if !blobs.contains_key(&digest) {
+                self.forget_if_gone(&digest);
+            }
+        }
+        Ok(blobs.into_iter().collect())
+    }
+
+    fn list_folder(&self, algorithm: Algorithm, blobs: &mut HashMap<Digest, u64>) -> io::Result<()> {
+        let descriptor = self.folder_of(algorithm).descriptor();
+        for entry in Dir::read_from(&*descriptor)? {
+            let entry = entry?;
+            let Ok(name) = entry.file_name().to_str() else { continue };
+            let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else { continue };
+            // Gone since the folder was read is no error.
+            let Ok(stat) = rustix::fs::statat(&*descriptor, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+            match self.check(&digest, &stat) {
+                Ok(size) => {
+                    blobs.insert(digest, size);
+                }
+                Err(damage) => {
+                    self.report(&digest, &damage);
+                    if matches!(damage, Damage::WrongSize { .. }) {
+                        self.set_aside_if_damaged(&digest);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the size of a blob whose file somebody else removed.
+    fn forget_if_gone(&self, digest: &Digest) {
+        let _naming = self.naming();
+        let folder = self.folder(digest).descriptor();
+        if matches!(rustix::fs::statat(folder, digest.hex(), AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
+            self.remember(digest, None);
+        }
+    }
+
+    /// Looks again with names held still: a commit may have replaced the file meanwhile.
+    fn set_aside_if_damaged(&self, digest: &Digest) {
+        let _naming = self.naming();
+        if matches!(self.look(digest), Err(Damage::WrongSize { .. })) {
+            if let Err(error) = self.set_aside(digest) {
+                tracing::warn!(%digest, %error, "could not set a damaged blob aside");
+            }
+            self.remember(digest, None);
+        }
+    }
+
+    /// Moves what lies under the digest to `quarantine/`. The caller holds names still.
+    fn set_aside(&self, digest: &Digest) -> io::Result<()> {
+        let quarantine = self.root.join("quarantine");
+        create_folder(&quarantine)?;
+        let folder = self.folder(digest).descriptor();
+        for number in 0..KEPT_ASIDE {
+            let to = quarantine.join(format!("{}-{}.{number}", digest.algorithm(), digest.hex()));
+            match rustix::fs::renameat_with(&*folder, digest.hex(), CWD, &to, RenameFlags::NOREPLACE) {
+                Err(Errno::EXIST) => {}
+                result => return Ok(result?),
+            }
+        }
+        Ok(rustix::fs::unlinkat(&*folder, digest.hex(), AtFlags::empty())?)
+    }
+
+    fn report(&self, digest: &Digest, damage: &Damage) {
+        if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest) {
+            tracing::warn!(%digest, reason = %damage, "a stored blob is not served; it is fetched again when asked for");
+        }
+    }
+
+    fn remember(&self, digest: &Digest, size: Option<u64>) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.forget(digest);
+        if let Some(size) = size {
+            known.learn(*digest, size);
+        }
+    }
+
+    fn naming(&self) -> MutexGuard<'_, ()> {
+        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn folder(&self, digest: &Digest) -> &Folder {
+        self.folder_of(digest.algorithm())
+    }
+
+    const fn folder_of(&self, algorithm: Algorithm) -> &Folder {
+        match algorithm {
+            Algorithm::Sha256 => &self.sha256,
+            Algorithm::Sha512 => &self.sha512,
+        }
+    }
+}
+
+impl Folder {
+    fn open(path: PathBuf) -> io::Result<Folder> {
+        let descriptor = RwLock::new(Arc::new(open_folder(&path)?));
+        Ok(Folder { path, descriptor })
+    }
+
+    fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.descriptor.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn reopen(&self) -> io::Result<()> {
+        let descriptor = Arc::new(open_folder(&self.path)?);
+        *self.descriptor.write().unwrap_or_else(PoisonError::into_inner) = descriptor;
+        Ok(())
+    }
+}
+
+impl Known {
+    /// The first size stands: it was recorded when the bytes were verified, or soonest after.
+    fn learn(&mut self, digest: Digest, size: u64) {
+        if let std::collections::hash_map::Entry::Vacant(entry) = self.sizes.entry(digest) {
+            entry.insert(size);
+            self.bytes += size;
+        }
+    }
+
+    fn forget(&mut self, digest: &Digest) {
+        if let Some(size) = self.sizes.remove(digest) {
+            self.bytes -= size;
+        }
+    }
+}
+
+fn create_folder(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Creates the folder if need be, closes it to other users and opens it.
+fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+    create_folder(path)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let descriptor = rustix::fs::open(path, flags, Mode::empty())?;
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(&descriptor)?.st_mode);
+    if mode.intersects(Mode::RWXG | Mode::RWXO)
+        && let Err(error) = rustix::fs::fchmod(&descriptor, Mode::RWXU)
+    {
+        let error = io::Error::from(error);
+        tracing::warn!(folder = %path.display(), %error, "other users of this machine may read the stored blobs");
+    }
+    Ok(descriptor)
+}
+
+/// Writes `oci-layout`. Tools read it, we do not: a store that cannot be written to is served all
+/// the same.
+fn write_layout_mark(root: &Path) -> io::Result<()> {
+    let path = root.join("oci-layout");
+    if fs::read(&path).is_ok_and(|content| content == OCI_LAYOUT.as_bytes()) {
+        return Ok(());
+    }
+    let staged = root.join("oci-layout.new");
+    let written = fs::write(&staged, OCI_LAYOUT).and_then(|()| fs::rename(&staged, &path));
+    if let Err(error) = written {
+        tracing::warn!(file = %path.display(), %error, "could not mark the store as an image layout");
+    }
+    Ok(())
+}

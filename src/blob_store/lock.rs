@@ -1,0 +1,80 @@
+//! The lock of a store: one daemon at a time.
+//!
+//! Two daemons on one store would each remove the other's ingests and overrun the budget. The lock
+//! is an advisory lock on `<store>/lock`; the kernel drops it when the process ends, however it
+//! ends, so a lock is never left over. The file holds the process id for the message only.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+/// The right to use a store, until dropped.
+#[derive(Debug)]
+pub struct StoreLock {
+    /// Closing it gives the lock back.
+    _file: File,
+}
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process uses it.
+    #[error(
+        "the store {} is in use by another registry-mirror{}; stop that one or choose another store",
+        path.display(),
+        process.as_ref().map(|id| format!(" (process {id})")).unwrap_or_default()
+    )]
+    Held {
+        /// The store.
+        path: PathBuf,
+        /// The process that holds it, as far as is known.
+        process: Option<u32>,
+    },
+    /// The lock file cannot be created or locked.
+    #[error("the store {} cannot be locked: {source}", path.display())]
+    Io {
+        /// The store.
+        path: PathBuf,
+        /// What the file system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreLock {
+    /// Takes the lock of the store below `root`, which is created if need be. Does not wait.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] when somebody else has it, [`LockError::Io`] otherwise.
+    pub fn acquire(root: &Path) -> Result<StoreLock, LockError> {
+        let failed = |source| LockError::Io { path: root.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(nofollow)
+            .open(root.join("lock"))
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(LockError::Held { path: root.to_owned(), process: read_process(&mut file) });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        // For the message of whoever comes second; a full disk must not stop us here.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(StoreLock { _file: file })
+    }
+}
+
+fn read_process(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(16).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}

@@ -1,0 +1,58 @@
+//! Adapter: blobs in memory, for tests and examples.
+//!
+//! Passes the same contract suite as the store on disk. Ingests are local files here too; a commit
+//! reads the file and removes it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::ingest::Ingest;
+use super::{BlobStore, Content, Source, StoreError, Usage, read_file_at};
+use crate::oci::Digest;
+
+/// Blobs in a table.
+#[derive(Debug, Default)]
+pub struct MemoryBlobStore(Mutex<HashMap<Digest, Bytes>>);
+
+impl MemoryBlobStore {
+    /// An empty store.
+    pub fn new() -> MemoryBlobStore {
+        MemoryBlobStore::default()
+    }
+
+    fn blobs(&self) -> MutexGuard<'_, HashMap<Digest, Bytes>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl BlobStore for MemoryBlobStore {
+    async fn open(&self, digest: &Digest) -> Option<Content> {
+        let bytes = self.blobs().get(digest)?.clone();
+        Some(Content { size: bytes.len() as u64, source: Source::Memory(bytes) })
+    }
+
+    async fn commit(&self, ingest: Ingest, digest: &Digest) -> Result<(), StoreError> {
+        let length = usize::try_from(ingest.written()).unwrap_or(usize::MAX);
+        let bytes = read_file_at(&ingest.file(), 0, length)?;
+        self.blobs().insert(*digest, bytes);
+        Ok(())
+    }
+
+    async fn delete(&self, digest: &Digest) -> Result<(), StoreError> {
+        self.blobs().remove(digest);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
+        Ok(self.blobs().iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)).collect())
+    }
+
+    fn usage(&self) -> Usage {
+        let blobs = self.blobs();
+        Usage { bytes: blobs.values().map(|bytes| bytes.len() as u64).sum(), blobs: blobs.len() as u64 }
+    }
+}

@@ -1,0 +1,330 @@
+//! Tags and memberships as small files: the truth that every index is rebuilt from.
+//!
+//! Below `<store>/repositories/<upstream>/<repository>/` lie `_tags/<tag>/<accepted types>` (a
+//! [`TagRecord`]), `_tags/<tag>/history` (every digest the tag ever had, one JSON line each, only
+//! ever appended to) and `_links/<algorithm>/<hex>` (a [`Descriptor`]). No component of a repository
+//! starts with `_` and no upstream with `.`, so nothing clashes. Files are written under another
+//! name, synced and renamed, so a reader sees the old or the new one, whole. A damaged file counts
+//! as absent: what it said is asked of upstream again.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::{Location, TagKey, TagRecord};
+use crate::clock::Timestamp;
+use crate::oci::{Algorithm, Descriptor, Digest, MediaType, RegistryName, Repository, Tag};
+
+/// No record is longer than this, in bytes; a longer file is damaged.
+const LONGEST_RECORD: u64 = 64 * 1024;
+
+const TAGS: &str = "_tags";
+const LINKS: &str = "_links";
+const HISTORY: &str = "history";
+
+/// The folder of small files.
+#[derive(Debug)]
+pub(super) struct Files {
+    root: PathBuf,
+    staging: PathBuf,
+    next: AtomicU64,
+}
+
+/// One digest that a tag once had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The manifest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: MediaType,
+    /// In bytes.
+    pub size: u64,
+    /// When the tag was seen to have it.
+    pub at: Timestamp,
+    /// The upstream that said so.
+    pub from: RegistryName,
+}
+
+/// The name of a record in the tree.
+#[derive(Debug)]
+pub(super) enum Key {
+    /// Of a tag.
+    Tag(TagKey),
+    /// Of a membership.
+    Member(Location, Digest),
+}
+
+impl Files {
+    /// The tree below a store. Creates nothing yet; removes what a crash left half written.
+    pub(super) fn open(store: &Path) -> Files {
+        let root = store.join("repositories");
+        let staging = root.join(".staging");
+        for leftover in fs::read_dir(&staging).into_iter().flatten().flatten() {
+            let _ = fs::remove_file(leftover.path());
+        }
+        Files { root, staging, next: AtomicU64::new(0) }
+    }
+
+    pub(super) fn tag(&self, key: &TagKey) -> io::Result<Option<TagRecord>> {
+        read_record(&self.tag_path(key))
+    }
+
+    /// Writes what a tag points at, and adds to its history when it points elsewhere than before.
+    pub(super) fn put_tag(&self, key: &TagKey, record: &TagRecord) -> io::Result<()> {
+        let path = self.tag_path(key);
+        let before = self.tag(key)?;
+        // History first: after a crash a digest may stand there twice, but never be missing.
+        if before.is_none_or(|before| before.descriptor.digest != record.descriptor.digest) {
+            self.append_history(key, record)?;
+        }
+        self.write_record(&path, record)
+    }
+
+    /// Removes the pointers of a tag. Its history stays.
+    pub(super) fn remove_tag(&self, location: &Location, tag: &Tag) -> io::Result<()> {
+        let folder = self.tag_folder(location, tag);
+        let Some(entries) = present(fs::read_dir(&folder))? else { return Ok(()) };
+        for entry in entries {
+            let name = entry?.file_name();
+            if name != HISTORY {
+                present(fs::remove_file(folder.join(name)))?;
+            }
+        }
+        sync_folder(&folder)
+    }
+
+    /// Every digest a tag had, oldest first. Lines that a crash cut are left out.
+    pub(super) fn history(&self, location: &Location, tag: &Tag) -> io::Result<Vec<HistoryEntry>> {
+        let Some(bytes) = present(fs::read(self.tag_folder(location, tag).join(HISTORY)))? else {
+            return Ok(Vec::new());
+        };
+        let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        let mut entries: Vec<HistoryEntry> = lines.collect();
+        entries.dedup_by(|later, earlier| later.digest == earlier.digest);
+        Ok(entries)
+    }
+
+    pub(super) fn member(&self, location: &Location, digest: &Digest) -> io::Result<Option<Descriptor>> {
+        let path = self.member_path(location, digest);
+        let found: Option<Descriptor> = read_record(&path)?;
+        if found.as_ref().is_some_and(|descriptor| descriptor.digest != *digest) {
+            report_damage(&path, "it names another digest");
+            return Ok(None);
+        }
+        Ok(found)
+    }
+
+    /// Writes a membership, unless exactly this is there already.
+    pub(super) fn put_member(&self, location: &Location, descriptor: &Descriptor) -> io::Result<()> {
+        if self.member(location, &descriptor.digest)?.as_ref() == Some(descriptor) {
+            return Ok(());
+        }
+        self.write_record(&self.member_path(location, &descriptor.digest), descriptor)
+    }
+
+    pub(super) fn remove_member(&self, location: &Location, digest: &Digest) -> io::Result<()> {
+        let path = self.member_path(location, digest);
+        if present(fs::remove_file(&path))?.is_none() {
+            return Ok(());
+        }
+        path.parent().map_or(Ok(()), sync_folder)
+    }
+
+    /// Visits the name of every record. What cannot be read on the way is left out: it is asked of
+    /// upstream again.
+    pub(super) fn for_each_key(&self, visit: &mut dyn FnMut(Key)) {
+        for (name, path) in folders(&self.root) {
+            if let Ok(upstream) = name.parse() {
+                visit_repositories(&upstream, "", &path, visit);
+            }
+        }
+    }
+
+    fn append_history(&self, key: &TagKey, record: &TagRecord) -> io::Result<()> {
+        let folder = self.tag_folder(&key.location, &key.tag);
+        create_folder(&folder)?;
+        let entry = HistoryEntry {
+            digest: record.descriptor.digest,
+            media_type: record.descriptor.media_type.clone(),
+            size: record.descriptor.size,
+            at: record.checked_at,
+            from: key.location.upstream.clone(),
+        };
+        let mut file = open_plain(OpenOptions::new().read(true).append(true).create(true), &folder.join(HISTORY))?;
+        let mut line = Vec::new();
+        // A crash may have cut the last line: do not spoil the next one.
+        if file.seek(SeekFrom::End(-1)).is_ok() {
+            let mut last = [b'\n'];
+            file.read_exact(&mut last)?;
+            if last != [b'\n'] {
+                line.push(b'\n');
+            }
+        }
+        serde_json::to_writer(&mut line, &entry)?;
+        line.push(b'\n');
+        file.write_all(&line)?;
+        file.sync_data()?;
+        sync_folder(&folder)
+    }
+
+    fn write_record(&self, path: &Path, record: &impl Serialize) -> io::Result<()> {
+        let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        create_folder(folder)?;
+        create_folder(&self.staging)?;
+        let staged = self.staging.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
+        let written = write_synced(&staged, &serde_json::to_vec(record)?).and_then(|()| fs::rename(&staged, path));
+        if written.is_err() {
+            let _ = fs::remove_file(&staged);
+        }
+        written?;
+        sync_folder(folder)
+    }
+
+    fn repository_folder(&self, location: &Location) -> PathBuf {
+        self.root.join(location.upstream.as_str()).join(location.repository.as_str())
+    }
+
+    fn tag_folder(&self, location: &Location, tag: &Tag) -> PathBuf {
+        self.repository_folder(location).join(TAGS).join(tag.as_str())
+    }
+
+    fn tag_path(&self, key: &TagKey) -> PathBuf {
+        self.tag_folder(&key.location, &key.tag).join(key.accept.to_string())
+    }
+
+    fn member_path(&self, location: &Location, digest: &Digest) -> PathBuf {
+        self.repository_folder(location).join(LINKS).join(digest.algorithm().as_str()).join(digest.hex())
+    }
+}
+
+/// Goes down from `path`, which is that of `repository`; the empty one is the upstream itself.
+fn visit_repositories(upstream: &RegistryName, repository: &str, path: &Path, visit: &mut dyn FnMut(Key)) {
+    for (name, path) in folders(path) {
+        if name.starts_with('_') {
+            if let Ok(repository) = repository.parse::<Repository>() {
+                let location = Location { upstream: upstream.clone(), repository };
+                match name.as_str() {
+                    TAGS => visit_tags(&location, &path, visit),
+                    LINKS => visit_members(&location, &path, visit),
+                    _ => {}
+                }
+            }
+            continue;
+        }
+        let inner = if repository.is_empty() { name } else { format!("{repository}/{name}") };
+        // Also the bound of the recursion: a repository has at most 255 bytes.
+        if inner.parse::<Repository>().is_ok() {
+            visit_repositories(upstream, &inner, &path, visit);
+        }
+    }
+}
+
+fn visit_tags(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
+    for (name, path) in folders(path) {
+        let Ok(tag) = name.parse::<Tag>() else { continue };
+        for accept in names(&path).filter_map(|name| name.parse().ok()) {
+            visit(Key::Tag(TagKey { location: location.clone(), tag: tag.clone(), accept }));
+        }
+    }
+}
+
+fn visit_members(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
+    for algorithm in Algorithm::ALL {
+        for hex in names(&path.join(algorithm.as_str())) {
+            if let Ok(digest) = format!("{algorithm}:{hex}").parse() {
+                visit(Key::Member(location.clone(), digest));
+            }
+        }
+    }
+}
+
+fn entries(path: &Path) -> impl Iterator<Item = fs::DirEntry> {
+    fs::read_dir(path).into_iter().flatten().flatten()
+}
+
+fn names(path: &Path) -> impl Iterator<Item = String> {
+    entries(path).filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+/// The folders in a folder; links are not followed.
+fn folders(path: &Path) -> impl Iterator<Item = (String, PathBuf)> {
+    entries(path)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
+}
+
+/// `None` for what is not there.
+fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens a file without following a link and without waiting for the other end of a fifo.
+fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    options.mode(0o600).custom_flags(flags).open(path)
+}
+
+/// Reads a record. `None` when there is none, or when what is there is damaged.
+fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let file = match open_plain(OpenOptions::new().read(true), path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            report_damage(path, "it is a link");
+            return Ok(None);
+        }
+        result => present(result)?,
+    };
+    let Some(file) = file else { return Ok(None) };
+    if !file.metadata()?.is_file() {
+        report_damage(path, "it is not a plain file");
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    file.take(LONGEST_RECORD).read_to_end(&mut bytes)?;
+    match serde_json::from_slice(&bytes) {
+        Ok(record) => Ok(Some(record)),
+        Err(_) => {
+            report_damage(path, "it is not a whole record");
+            Ok(None)
+        }
+    }
+}
+
+fn report_damage(path: &Path, reason: &str) {
+    tracing::warn!(file = %path.display(), reason, "a damaged record is ignored; upstream is asked again");
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    // A process that ran before may have left one of this name; nobody reads it.
+    let mut file = open_plain(OpenOptions::new().write(true).create(true).truncate(true), path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Creates a folder and those above it, so that they survive a power cut.
+fn create_folder(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let Some(parent) = path.parent() else { return Ok(()) };
+    create_folder(parent)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => sync_folder(parent),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn sync_folder(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

@@ -1,0 +1,450 @@
+//! What every blob store promises, and what the one on disk promises when its folder is tampered with.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+
+use registry_mirror::blob_store::ingest::{Ingest, IngestDir};
+use registry_mirror::blob_store::local::LocalBlobStore;
+use registry_mirror::blob_store::lock::{LockError, StoreLock};
+use registry_mirror::blob_store::memory::MemoryBlobStore;
+use registry_mirror::blob_store::{BlobStore, Content, Usage};
+use registry_mirror::oci::{Algorithm, Digest};
+use tempfile::TempDir;
+
+fn ingested(ingests: &IngestDir, bytes: &[u8]) -> (Ingest, Digest) {
+    let digest = Digest::of(Algorithm::Sha256, bytes);
+    let mut ingest = ingests.begin(&digest, Some(bytes.len() as u64)).expect("begins");
+    for chunk in bytes.chunks(1000) {
+        ingest.append(chunk).expect("appends");
+    }
+    (ingest, digest)
+}
+
+async fn stored(store: &dyn BlobStore, ingests: &IngestDir, bytes: &[u8]) -> Digest {
+    let (ingest, digest) = ingested(ingests, bytes);
+    store.commit(ingest, &digest).await.expect("commits");
+    digest
+}
+
+fn bytes_of(content: &Content) -> Vec<u8> {
+    content.read_at(0, usize::MAX).expect("reads").to_vec()
+}
+
+fn some_bytes(length: usize) -> Vec<u8> {
+    (0..=250).cycle().take(length).collect()
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).expect("is there").next().is_none()
+}
+
+/// The cases, each a test of its own for each adapter.
+macro_rules! contract {
+    ($($case:ident),* $(,)?) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $case() {
+                let folder = tempfile::tempdir().expect("a folder");
+                let ingests = super::IngestDir::open(folder.path().join("ingest")).expect("opens");
+                super::$case(&super::MemoryBlobStore::new(), &ingests, &folder.path().join("ingest")).await;
+            })*
+        }
+        mod local {
+            $(#[tokio::test]
+            async fn $case() {
+                let folder = tempfile::tempdir().expect("a folder");
+                let ingests = super::IngestDir::open(folder.path().join("ingest")).expect("opens");
+                let store = super::LocalBlobStore::open(folder.path()).expect("opens");
+                super::$case(&store, &ingests, &folder.path().join("ingest")).await;
+            })*
+        }
+    };
+}
+
+contract! {
+    what_was_committed_can_be_read_at_any_offset,
+    nothing_is_visible_before_the_commit,
+    a_dropped_ingest_leaves_nothing,
+    a_commit_takes_the_ingest_away,
+    committing_what_is_there_succeeds,
+    a_deleted_blob_is_a_miss_and_stays_readable_where_it_was_open,
+    deleting_what_is_not_there_succeeds,
+    the_list_and_the_usage_agree,
+    an_empty_blob_is_a_blob,
+    a_sha512_blob_is_not_found_under_another_algorithm,
+    an_ingest_can_be_read_while_it_grows_and_after_the_commit,
+    equal_blobs_committed_at_once_count_once,
+}
+
+async fn what_was_committed_can_be_read_at_any_offset(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
+    let bytes = some_bytes(10_000);
+    let digest = stored(store, ingests, &bytes).await;
+    let content = store.open(&digest).await.expect("a hit");
+    assert_eq!(content.size, 10_000);
+    for (offset, length) in [(0, 10_000), (0, 1), (1, 4096), (9_999, 1), (9_990, 100), (10_000, 5), (20_000, 5)] {
+        let end = (offset + length).min(bytes.len());
+        let expected = bytes.get(offset..end).unwrap_or_default();
+        assert_eq!(content.read_at(offset as u64, length).expect("reads"), expected, "{offset}+{length}");
+    }
+}
+
+async fn nothing_is_visible_before_the_commit(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
+    let (ingest, digest) = ingested(ingests, b"not yet");
+    assert!(store.open(&digest).await.is_none());
+    assert_eq!(store.list().await.expect("lists"), []);
+    assert_eq!(store.usage(), Usage::default());
+    store.commit(ingest, &digest).await.expect("commits");
+    assert!(store.open(&digest).await.is_some());
+}
+
+async fn a_dropped_ingest_leaves_nothing(store: &dyn BlobStore, ingests: &IngestDir, folder: &Path) {
+    let (ingest, digest) = ingested(ingests, b"given up");
+    assert!(!is_empty(folder));
+    drop(ingest);
+    assert!(is_empty(folder));
+    assert!(store.open(&digest).await.is_none());
+}
+
+async fn a_commit_takes_the_ingest_away(store: &dyn BlobStore, ingests: &IngestDir, folder: &Path) {
+    stored(store, ingests, b"kept").await;
+    assert!(is_empty(folder));
+}
+
+async fn committing_what_is_there_succeeds(store: &dyn BlobStore, ingests: &IngestDir, folder: &Path) {
+    let digest = stored(store, ingests, b"twice").await;
+    let first = store.open(&digest).await.expect("a hit");
+    assert_eq!(stored(store, ingests, b"twice").await, digest);
+    assert_eq!(bytes_of(&first), b"twice");
+    assert_eq!(bytes_of(&store.open(&digest).await.expect("a hit")), b"twice");
+    assert_eq!(store.usage(), Usage { bytes: 5, blobs: 1 });
+    assert!(is_empty(folder));
+}
+
+async fn a_deleted_blob_is_a_miss_and_stays_readable_where_it_was_open(
+    store: &dyn BlobStore,
+    ingests: &IngestDir,
+    _: &Path,
+) {
+    let digest = stored(store, ingests, b"being read").await;
+    let content = store.open(&digest).await.expect("a hit");
+    store.delete(&digest).await.expect("deletes");
+    assert!(store.open(&digest).await.is_none());
+    assert_eq!(bytes_of(&content), b"being read");
+    assert_eq!(store.usage(), Usage::default());
+}
+
+async fn deleting_what_is_not_there_succeeds(store: &dyn BlobStore, _: &IngestDir, _: &Path) {
+    store.delete(&Digest::of(Algorithm::Sha256, b"never stored")).await.expect("deletes");
+}
+
+async fn the_list_and_the_usage_agree(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
+    let mut expected = Vec::new();
+    for length in [1, 20, 300] {
+        expected.push((stored(store, ingests, &some_bytes(length)).await, length as u64));
+    }
+    store.delete(&expected.remove(1).0).await.expect("deletes");
+    let mut listed = store.list().await.expect("lists");
+    listed.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(listed, expected);
+    assert_eq!(store.usage(), Usage { bytes: 301, blobs: 2 });
+}
+
+async fn an_empty_blob_is_a_blob(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
+    let digest = stored(store, ingests, b"").await;
+    let content = store.open(&digest).await.expect("a hit");
+    assert_eq!((content.size, bytes_of(&content)), (0, vec![]));
+    assert_eq!(store.usage(), Usage { bytes: 0, blobs: 1 });
+}
+
+async fn a_sha512_blob_is_not_found_under_another_algorithm(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
+    let digest = Digest::of(Algorithm::Sha512, b"long");
+    let mut ingest = ingests.begin(&digest, None).expect("begins");
+    ingest.append(b"long").expect("appends");
+    store.commit(ingest, &digest).await.expect("commits");
+    assert_eq!(bytes_of(&store.open(&digest).await.expect("a hit")), b"long");
+    assert!(store.open(&Digest::of(Algorithm::Sha256, b"long")).await.is_none());
+    assert_eq!(store.list().await.expect("lists"), [(digest, 4)]);
+}
+
+async fn an_ingest_can_be_read_while_it_grows_and_after_the_commit(
+    store: &dyn BlobStore,
+    ingests: &IngestDir,
+    _: &Path,
+) {
+    let digest = Digest::of(Algorithm::Sha256, b"abcdef");
+    let mut ingest = ingests.begin(&digest, Some(6)).expect("begins");
+    let file = ingest.file();
+    let read = |offset, length| registry_mirror::blob_store::read_file_at(&file, offset, length);
+    ingest.append(b"abc").expect("appends");
+    assert_eq!(read(1, 2).expect("reads"), &b"bc"[..]);
+    assert!(read(0, 4).is_err(), "the allocated rest is not content");
+    ingest.append(b"def").expect("appends");
+    assert_eq!(ingest.written(), 6);
+    store.commit(ingest, &digest).await.expect("commits");
+    assert_eq!(read(0, 6).expect("reads"), &b"abcdef"[..]);
+}
+
+async fn equal_blobs_committed_at_once_count_once(store: &dyn BlobStore, ingests: &IngestDir, folder: &Path) {
+    let (one, digest) = ingested(ingests, b"at once");
+    let (other, _) = ingested(ingests, b"at once");
+    let (one, other) = tokio::join!(store.commit(one, &digest), store.commit(other, &digest));
+    assert!(one.is_ok() && other.is_ok());
+    assert_eq!(store.usage(), Usage { bytes: 7, blobs: 1 });
+    assert!(is_empty(folder));
+}
+
+/// A store on disk with one blob in it.
+struct OnDisk {
+    folder: TempDir,
+    ingests: IngestDir,
+    store: LocalBlobStore,
+    digest: Digest,
+}
+
+const CONTENT: &[u8] = b"some content of a layer";
+
+impl OnDisk {
+    async fn new() -> OnDisk {
+        let folder = tempfile::tempdir().expect("a folder");
+        let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
+        let store = LocalBlobStore::open(folder.path()).expect("opens");
+        let digest = stored(&store, &ingests, CONTENT).await;
+        OnDisk { folder, ingests, store, digest }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("blobs/sha256").join(self.digest.hex())
+    }
+
+    fn reopen(&mut self) {
+        self.store = LocalBlobStore::open(self.folder.path()).expect("opens");
+    }
+
+    async fn assert_miss(&self) {
+        assert!(self.store.open(&self.digest).await.is_none());
+    }
+
+    async fn assert_hit(&self) {
+        assert_eq!(bytes_of(&self.store.open(&self.digest).await.expect("a hit")), CONTENT);
+    }
+
+    /// The next fill heals whatever was wrong.
+    async fn assert_healed_by_a_commit(&self) {
+        stored(&self.store, &self.ingests, CONTENT).await;
+        self.assert_hit().await;
+        assert_eq!(self.store.list().await.expect("lists"), [(self.digest, CONTENT.len() as u64)]);
+        assert_eq!(self.store.usage(), Usage { bytes: CONTENT.len() as u64, blobs: 1 });
+    }
+}
+
+fn truncate(path: &Path, length: u64) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).expect("chmod");
+    OpenOptions::new().write(true).open(path).expect("opens").set_len(length).expect("truncates");
+}
+
+#[tokio::test]
+async fn a_file_truncated_under_a_running_store_is_a_miss_and_is_set_aside() {
+    let disk = OnDisk::new().await;
+    truncate(&disk.path(), 5);
+    disk.assert_miss().await;
+    assert!(!disk.path().exists());
+    assert!(!is_empty(&disk.folder.path().join("quarantine")));
+    disk.assert_healed_by_a_commit().await;
+}
+
+#[tokio::test]
+async fn a_file_truncated_after_it_was_first_opened_is_a_miss() {
+    let mut disk = OnDisk::new().await;
+    disk.reopen();
+    disk.assert_hit().await;
+    truncate(&disk.path(), 0);
+    disk.assert_miss().await;
+}
+
+#[tokio::test]
+async fn a_file_truncated_while_the_store_was_closed_is_a_miss_when_its_size_was_recorded() {
+    let mut disk = OnDisk::new().await;
+    truncate(&disk.path(), 5);
+    disk.reopen();
+    disk.store.remember_sizes([(disk.digest, CONTENT.len() as u64)]);
+    assert_eq!(disk.store.list().await.expect("lists"), []);
+    disk.assert_miss().await;
+    disk.assert_healed_by_a_commit().await;
+}
+
+#[tokio::test]
+async fn a_commit_replaces_a_file_of_the_wrong_size() {
+    let disk = OnDisk::new().await;
+    truncate(&disk.path(), 5);
+    disk.assert_healed_by_a_commit().await;
+}
+
+#[tokio::test]
+async fn many_damaged_files_of_one_digest_do_not_pile_up() {
+    let disk = OnDisk::new().await;
+    for _ in 0..12 {
+        truncate(&disk.path(), 5);
+        disk.assert_miss().await;
+        stored(&disk.store, &disk.ingests, CONTENT).await;
+    }
+    disk.assert_hit().await;
+    assert_eq!(fs::read_dir(disk.folder.path().join("quarantine")).expect("is there").count(), 8);
+}
+
+#[tokio::test]
+async fn a_link_in_place_of_a_file_is_a_miss() {
+    let disk = OnDisk::new().await;
+    let elsewhere = disk.folder.path().join("elsewhere");
+    fs::rename(disk.path(), &elsewhere).expect("renames");
+    symlink(&elsewhere, disk.path()).expect("links");
+    disk.assert_miss().await;
+    disk.assert_healed_by_a_commit().await;
+    assert_eq!(fs::read(&elsewhere).expect("reads"), CONTENT, "nothing was written through the link");
+}
+
+#[tokio::test]
+async fn a_file_with_a_second_name_is_a_miss_until_that_name_is_gone() {
+    let disk = OnDisk::new().await;
+    let second = disk.folder.path().join("second");
+    fs::hard_link(disk.path(), &second).expect("links");
+    disk.assert_miss().await;
+    fs::remove_file(&second).expect("removes");
+    disk.assert_hit().await;
+    fs::hard_link(disk.path(), &second).expect("links");
+    disk.assert_healed_by_a_commit().await;
+}
+
+#[tokio::test]
+async fn a_fifo_in_place_of_a_file_is_a_miss_and_stops_nobody() {
+    let disk = OnDisk::new().await;
+    fs::remove_file(disk.path()).expect("removes");
+    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+    rustix::fs::mknodat(rustix::fs::CWD, disk.path(), kind, mode, 0).expect("makes a fifo");
+    disk.assert_miss().await;
+    disk.assert_healed_by_a_commit().await;
+}
+
+#[tokio::test]
+async fn a_folder_in_place_of_a_file_is_a_miss() {
+    let disk = OnDisk::new().await;
+    fs::remove_file(disk.path()).expect("removes");
+    fs::create_dir(disk.path()).expect("creates");
+    fs::write(disk.path().join("inside"), "x").expect("writes");
+    disk.assert_miss().await;
+    disk.assert_healed_by_a_commit().await;
+}
+
+#[tokio::test]
+async fn an_unreadable_file_is_a_miss() {
+    let disk = OnDisk::new().await;
+    fs::set_permissions(disk.path(), fs::Permissions::from_mode(0o000)).expect("chmod");
+    if File::open(disk.path()).is_ok() {
+        // The superuser reads everything; there is no unreadable file to be had.
+        disk.assert_hit().await;
+    } else {
+        disk.assert_miss().await;
+    }
+    disk.assert_healed_by_a_commit().await;
+}
+
+#[tokio::test]
+async fn a_folder_swapped_for_a_link_under_a_running_store_leads_nowhere_else() {
+    let disk = OnDisk::new().await;
+    let folder = disk.folder.path().join("blobs/sha256");
+    let trap = disk.folder.path().join("trap");
+    fs::create_dir(&trap).expect("creates");
+    fs::write(trap.join(disk.digest.hex()), "other bytes of some length").expect("writes");
+    fs::rename(&folder, disk.folder.path().join("moved")).expect("renames");
+    symlink(&trap, &folder).expect("links");
+    disk.assert_hit().await;
+}
+
+#[tokio::test]
+async fn a_link_in_place_of_a_folder_is_refused_at_the_start() {
+    let disk = OnDisk::new().await;
+    let folder = disk.folder.path().join("blobs/sha256");
+    fs::rename(&folder, disk.folder.path().join("moved")).expect("renames");
+    symlink(disk.folder.path().join("moved"), &folder).expect("links");
+    assert!(LocalBlobStore::open(disk.folder.path()).is_err());
+}
+
+#[tokio::test]
+async fn a_store_that_was_emptied_while_running_is_filled_again() {
+    let disk = OnDisk::new().await;
+    for entry in fs::read_dir(disk.folder.path()).expect("reads") {
+        let entry = entry.expect("reads").path();
+        if entry.is_dir() { fs::remove_dir_all(entry) } else { fs::remove_file(entry) }.expect("removes");
+    }
+    disk.assert_miss().await;
+    assert_eq!(disk.store.list().await.expect("lists"), []);
+    assert_eq!(disk.store.usage(), Usage::default());
+    disk.assert_healed_by_a_commit().await;
+}
+
+#[tokio::test]
+async fn a_store_serves_what_it_held_before_and_counts_it_once_it_was_listed() {
+    let mut disk = OnDisk::new().await;
+    fs::write(disk.folder.path().join("blobs/sha256/not-a-digest"), "x").expect("writes");
+    disk.reopen();
+    assert_eq!(disk.store.usage(), Usage::default());
+    assert_eq!(disk.store.list().await.expect("lists"), [(disk.digest, CONTENT.len() as u64)]);
+    assert_eq!(disk.store.usage(), Usage { bytes: CONTENT.len() as u64, blobs: 1 });
+    disk.assert_hit().await;
+}
+
+#[tokio::test]
+async fn only_the_owner_can_look_into_the_store_and_nobody_writes_a_blob() {
+    let mut disk = OnDisk::new().await;
+    let mode = |path: &Path| fs::metadata(path).expect("is there").permissions().mode() & 0o777;
+    assert_eq!(mode(&disk.path()), 0o444);
+    let folder = disk.folder.path().join("blobs/sha256");
+    for folder in [&folder, &disk.folder.path().join("ingest"), &disk.folder.path().join("blobs")] {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+    }
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("chmod");
+    disk.reopen();
+    assert_eq!(mode(&folder), 0o700);
+    let (ingest, _) = ingested(&disk.ingests, b"x");
+    assert_eq!(ingest.file().metadata().expect("is there").permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn the_store_is_an_oci_image_layout() {
+    let disk = OnDisk::new().await;
+    let mark = fs::read_to_string(disk.folder.path().join("oci-layout")).expect("is there");
+    assert_eq!(mark, r#"{"imageLayoutVersion":"1.0.0"}"#);
+}
+
+#[tokio::test]
+async fn unfinished_fills_of_an_earlier_process_are_removed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ingests = IngestDir::open(folder.path()).expect("opens");
+    let (ingest, _) = ingested(&ingests, b"cut by a crash");
+    std::mem::forget(ingest);
+    assert!(!is_empty(folder.path()));
+    let _ingests = IngestDir::open(folder.path()).expect("opens");
+    assert!(is_empty(folder.path()));
+}
+
+#[test]
+fn room_that_does_not_exist_is_refused_before_the_first_byte() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ingests = IngestDir::open(folder.path()).expect("opens");
+    let digest = Digest::of(Algorithm::Sha256, b"");
+    assert!(ingests.begin(&digest, Some(1 << 60)).is_err());
+    assert!(is_empty(folder.path()));
+}
+
+#[test]
+fn a_store_has_one_daemon_at_a_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = folder.path().join("store");
+    let first = StoreLock::acquire(&store).expect("nobody has it");
+    let refused = StoreLock::acquire(&store).expect_err("somebody has it");
+    assert!(matches!(&refused, LockError::Held { process, .. } if *process == Some(std::process::id())));
+    assert!(refused.to_string().contains("is in use by another registry-mirror"), "{refused}");
+    drop(first);
+    StoreLock::acquire(&store).expect("it was given back");
+}

@@ -1,0 +1,502 @@
+//! What every metadata store promises, and what the one on disk promises after damage and crashes.
+
+use std::fs::{self, OpenOptions};
+use std::path::{Path, PathBuf};
+
+use registry_mirror::clock::Timestamp;
+use registry_mirror::metadata::memory::MemoryMetadata;
+use registry_mirror::metadata::sled::{IndexState, SledMetadata};
+use registry_mirror::metadata::{BlobRecord, Location, MetadataStore, TagKey, TagRecord};
+use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType};
+use tempfile::TempDir;
+
+fn at(upstream: &str, repository: &str) -> Location {
+    Location { upstream: upstream.parse().expect("valid"), repository: repository.parse().expect("valid") }
+}
+
+fn redis() -> Location {
+    at("docker.io", "library/redis")
+}
+
+fn key(location: Location, tag: &str, accept: AcceptSet) -> TagKey {
+    TagKey { location, tag: tag.parse().expect("valid"), accept }
+}
+
+fn latest() -> TagKey {
+    key(redis(), "latest", AcceptSet::everything())
+}
+
+fn digest(content: &str) -> Digest {
+    Digest::of(Algorithm::Sha256, content.as_bytes())
+}
+
+fn descriptor(content: &str) -> Descriptor {
+    Descriptor { digest: digest(content), size: content.len() as u64, media_type: MediaType::ImageManifest }
+}
+
+fn record(content: &str, checked_at: u64) -> TagRecord {
+    TagRecord { descriptor: descriptor(content), checked_at: Timestamp(checked_at), since: Timestamp(1) }
+}
+
+fn blob(size: u64, moment: u64) -> BlobRecord {
+    BlobRecord { size, stored_at: Timestamp(moment), used_at: Timestamp(moment) }
+}
+
+fn tag_of(store: &dyn MetadataStore, key: &TagKey) -> Option<TagRecord> {
+    store.tag(key).expect("answers")
+}
+
+fn member_of(store: &dyn MetadataStore, location: &Location, digest: &Digest) -> Option<Descriptor> {
+    store.member(location, digest).expect("answers")
+}
+
+fn blobs_of(store: &dyn MetadataStore) -> Vec<(Digest, BlobRecord)> {
+    let mut blobs = store.blobs().expect("answers");
+    blobs.sort_unstable_by_key(|(digest, _)| *digest);
+    blobs
+}
+
+/// The cases, each a test of its own for each adapter.
+macro_rules! contract {
+    ($($case:ident),* $(,)?) => {
+        mod memory {
+            $(#[test]
+            fn $case() {
+                super::$case(&super::MemoryMetadata::new());
+            })*
+        }
+        mod sled_ready {
+            $(#[test]
+            fn $case() {
+                let folder = tempfile::tempdir().expect("a folder");
+                let store = super::SledMetadata::open(folder.path());
+                store.rebuild(&[], super::Timestamp(0));
+                assert_eq!(store.index_state(), super::IndexState::Ready);
+                super::$case(&store);
+            })*
+        }
+        mod sled_behind {
+            $(#[test]
+            fn $case() {
+                let folder = tempfile::tempdir().expect("a folder");
+                let store = super::SledMetadata::open(folder.path());
+                assert_eq!(store.index_state(), super::IndexState::Behind);
+                super::$case(&store);
+            })*
+        }
+        mod files_without_an_index {
+            $(#[test]
+            fn $case() {
+                let folder = tempfile::tempdir().expect("a folder");
+                super::forbid_an_index(folder.path());
+                let store = super::SledMetadata::open(folder.path());
+                assert_eq!(store.index_state(), super::IndexState::Absent);
+                super::$case(&store);
+            })*
+        }
+    };
+}
+
+/// Makes it impossible to open the index (it is marked as damaged) and to move it aside (no number
+/// is left to move it to), also for a superuser, whom no permission stops.
+fn forbid_an_index(store: &Path) {
+    fs::create_dir(store.join("metadata")).expect("creates");
+    fs::write(store.join("metadata/damaged"), "").expect("writes");
+    fs::create_dir(store.join(format!("metadata.damaged-{}", u64::MAX))).expect("creates");
+}
+
+contract! {
+    an_unknown_tag_is_not_an_error,
+    a_tag_is_remembered_for_each_set_of_accepted_types,
+    a_tag_of_one_repository_is_not_that_of_another,
+    the_last_record_of_a_tag_stands,
+    removing_a_tag_removes_every_set_of_accepted_types_and_no_other_tag,
+    a_removed_tag_can_come_back,
+    a_member_of_one_repository_is_not_one_of_another,
+    the_last_descriptor_of_a_member_stands,
+    a_removed_member_is_gone,
+    blobs_are_listed_until_removed,
+    a_touch_moves_the_use_forward_only,
+    touching_an_unknown_blob_is_silent,
+    a_flush_succeeds,
+}
+
+fn an_unknown_tag_is_not_an_error(store: &dyn MetadataStore) {
+    assert_eq!(tag_of(store, &latest()), None);
+    store.remove_tag(&latest().location, &latest().tag).expect("nothing to do");
+    assert_eq!(member_of(store, &redis(), &digest("a")), None);
+    store.remove_member(&redis(), &digest("a")).expect("nothing to do");
+    store.remove_blob(&digest("a")).expect("nothing to do");
+}
+
+fn a_tag_is_remembered_for_each_set_of_accepted_types(store: &dyn MetadataStore) {
+    let [all, none] = [AcceptSet::everything(), AcceptSet::default()].map(|set| key(redis(), "7", set));
+    store.put_tag(&all, &record("index", 5)).expect("writes");
+    assert_eq!(tag_of(store, &none), None);
+    store.put_tag(&none, &record("manifest", 6)).expect("writes");
+    assert_eq!(tag_of(store, &all), Some(record("index", 5)));
+    assert_eq!(tag_of(store, &none), Some(record("manifest", 6)));
+}
+
+fn a_tag_of_one_repository_is_not_that_of_another(store: &dyn MetadataStore) {
+    let places = [at("docker.io", "a"), at("docker.io", "a/b"), at("ghcr.io", "a"), at("[::1]:5000", "a")];
+    for (number, place) in places.iter().enumerate() {
+        let key = key(place.clone(), "1", AcceptSet::default());
+        assert_eq!(tag_of(store, &key), None);
+        store.put_tag(&key, &record(&number.to_string(), 1)).expect("writes");
+    }
+    for (number, place) in places.iter().enumerate() {
+        let key = key(place.clone(), "1", AcceptSet::default());
+        assert_eq!(tag_of(store, &key), Some(record(&number.to_string(), 1)));
+    }
+}
+
+fn the_last_record_of_a_tag_stands(store: &dyn MetadataStore) {
+    for (content, moment) in [("a", 1), ("a", 2), ("b", 3), ("a", 4)] {
+        store.put_tag(&latest(), &record(content, moment)).expect("writes");
+        assert_eq!(tag_of(store, &latest()), Some(record(content, moment)));
+    }
+}
+
+fn removing_a_tag_removes_every_set_of_accepted_types_and_no_other_tag(store: &dyn MetadataStore) {
+    let other = key(redis(), "latest-alpine", AcceptSet::everything());
+    let elsewhere = key(at("docker.io", "library/redis/latest"), "latest", AcceptSet::everything());
+    let keys = [latest(), key(redis(), "latest", AcceptSet::default()), other.clone(), elsewhere.clone()];
+    for key in &keys {
+        store.put_tag(key, &record("a", 1)).expect("writes");
+    }
+    store.remove_tag(&redis(), &latest().tag).expect("removes");
+    let left: Vec<_> = keys.iter().filter(|key| tag_of(store, key).is_some()).collect();
+    assert_eq!(left, [&other, &elsewhere]);
+}
+
+fn a_removed_tag_can_come_back(store: &dyn MetadataStore) {
+    store.put_tag(&latest(), &record("a", 1)).expect("writes");
+    store.remove_tag(&redis(), &latest().tag).expect("removes");
+    assert_eq!(tag_of(store, &latest()), None);
+    store.put_tag(&latest(), &record("a", 2)).expect("writes");
+    assert_eq!(tag_of(store, &latest()), Some(record("a", 2)));
+}
+
+fn a_member_of_one_repository_is_not_one_of_another(store: &dyn MetadataStore) {
+    store.put_member(&redis(), &descriptor("layer")).expect("writes");
+    assert_eq!(member_of(store, &redis(), &digest("layer")), Some(descriptor("layer")));
+    assert_eq!(member_of(store, &redis(), &digest("other")), None);
+    assert_eq!(member_of(store, &at("ghcr.io", "library/redis"), &digest("layer")), None);
+    assert_eq!(member_of(store, &at("docker.io", "library"), &digest("layer")), None);
+}
+
+fn the_last_descriptor_of_a_member_stands(store: &dyn MetadataStore) {
+    let typed = Descriptor { media_type: MediaType::ImageIndex, ..descriptor("x") };
+    for stored in [descriptor("x"), typed.clone(), typed] {
+        store.put_member(&redis(), &stored).expect("writes");
+        assert_eq!(member_of(store, &redis(), &digest("x")), Some(stored));
+    }
+}
+
+fn a_removed_member_is_gone(store: &dyn MetadataStore) {
+    for content in ["a", "b"] {
+        store.put_member(&redis(), &descriptor(content)).expect("writes");
+    }
+    store.remove_member(&redis(), &digest("a")).expect("removes");
+    assert_eq!(member_of(store, &redis(), &digest("a")), None);
+    assert_eq!(member_of(store, &redis(), &digest("b")), Some(descriptor("b")));
+}
+
+fn blobs_are_listed_until_removed(store: &dyn MetadataStore) {
+    let long = Digest::of(Algorithm::Sha512, b"long");
+    for (digest, size) in [(digest("a"), 1), (long, 2), (digest("b"), 3)] {
+        store.put_blob(&digest, &blob(size, 10)).expect("writes");
+    }
+    store.remove_blob(&digest("b")).expect("removes");
+    store.put_blob(&digest("a"), &blob(7, 11)).expect("writes");
+    assert_eq!(blobs_of(store), [(digest("a"), blob(7, 11)), (long, blob(2, 10))]);
+}
+
+fn a_touch_moves_the_use_forward_only(store: &dyn MetadataStore) {
+    store.put_blob(&digest("a"), &blob(1, 10)).expect("writes");
+    for moment in [30, 20] {
+        store.touch(&[(digest("a"), Timestamp(moment))]).expect("writes");
+    }
+    assert_eq!(blobs_of(store), [(digest("a"), BlobRecord { used_at: Timestamp(30), ..blob(1, 10) })]);
+}
+
+fn touching_an_unknown_blob_is_silent(store: &dyn MetadataStore) {
+    store.touch(&[(digest("never stored"), Timestamp(5))]).expect("nothing to do");
+    assert_eq!(blobs_of(store), []);
+}
+
+fn a_flush_succeeds(store: &dyn MetadataStore) {
+    store.flush().expect("flushes");
+}
+
+/// A store on disk that knows one tag, one member and one blob.
+struct OnDisk {
+    folder: TempDir,
+}
+
+impl OnDisk {
+    fn new() -> OnDisk {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = SledMetadata::open(folder.path());
+        store.rebuild(&[], Timestamp(0));
+        store.put_tag(&latest(), &record("manifest", 5)).expect("writes");
+        store.put_member(&redis(), &descriptor("manifest")).expect("writes");
+        store.put_blob(&digest("manifest"), &blob(8, 5)).expect("writes");
+        drop(store);
+        OnDisk { folder }
+    }
+
+    fn open(&self) -> SledMetadata {
+        SledMetadata::open(self.folder.path())
+    }
+
+    fn index(&self) -> PathBuf {
+        self.folder.path().join("metadata")
+    }
+
+    fn tag_file(&self) -> PathBuf {
+        let folder = self.folder.path().join("repositories/docker.io/library/redis/_tags/latest");
+        folder.join(AcceptSet::everything().to_string())
+    }
+
+    fn member_file(&self) -> PathBuf {
+        let folder = self.folder.path().join("repositories/docker.io/library/redis/_links/sha256");
+        folder.join(digest("manifest").hex())
+    }
+
+    /// Each file of the index is treated by `damage`.
+    fn damage_index(&self, damage: impl Fn(&Path)) {
+        let mut folders = vec![self.index()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).expect("reads") {
+                let path = entry.expect("reads").path();
+                if path.is_dir() { folders.push(path) } else { damage(&path) }
+            }
+        }
+    }
+}
+
+fn assert_answers(store: &SledMetadata) {
+    assert_eq!(tag_of(store, &latest()), Some(record("manifest", 5)));
+    assert_eq!(member_of(store, &redis(), &digest("manifest")), Some(descriptor("manifest")));
+}
+
+/// Answers before and after the rebuild, and takes writes.
+fn assert_recovers(store: &SledMetadata) {
+    assert_answers(store);
+    store.rebuild(&[(digest("manifest"), 8)], Timestamp(9));
+    assert_answers(store);
+    assert_eq!(blobs_of(store).len(), 1);
+    store.put_tag(&latest(), &record("newer", 10)).expect("writes");
+    assert_eq!(tag_of(store, &latest()), Some(record("newer", 10)));
+}
+
+/// Bytes without a pattern, the same in every run.
+fn noise(length: usize, mut seed: u64) -> Vec<u8> {
+    let mut next = || {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 32).to_le_bytes()[0]
+    };
+    (0..length).map(|_| next()).collect()
+}
+
+#[test]
+fn what_was_written_survives_a_reopening_in_order() {
+    let disk = OnDisk::new();
+    let store = disk.open();
+    assert_eq!(store.index_state(), IndexState::Ready);
+    assert!(!store.index_was_replaced());
+    assert_answers(&store);
+    assert_eq!(blobs_of(&store), [(digest("manifest"), blob(8, 5))]);
+}
+
+#[test]
+fn an_index_that_was_closed_in_order_answers_without_the_files() {
+    let disk = OnDisk::new();
+    fs::remove_dir_all(disk.folder.path().join("repositories")).expect("removes");
+    assert_answers(&disk.open());
+}
+
+#[test]
+fn tags_and_members_survive_a_crash_that_nothing_was_flushed_before() {
+    let disk = OnDisk::new();
+    let crash = tempfile::tempdir().expect("a folder");
+    // What a killed process leaves: the index of before, the files of now.
+    copy(&disk.index(), &crash.path().join("metadata"));
+    fs::remove_file(crash.path().join("metadata/closed-in-order")).expect("the mark of an orderly end");
+    let store = disk.open();
+    store.put_tag(&latest(), &record("newer", 6)).expect("writes");
+    store.put_member(&redis(), &descriptor("newer")).expect("writes");
+    copy(&disk.folder.path().join("repositories"), &crash.path().join("repositories"));
+
+    let revived = SledMetadata::open(crash.path());
+    assert_eq!(revived.index_state(), IndexState::Behind);
+    for _ in 0..2 {
+        assert_eq!(tag_of(&revived, &latest()), Some(record("newer", 6)));
+        assert_eq!(member_of(&revived, &redis(), &digest("newer")), Some(descriptor("newer")));
+        revived.rebuild(&[], Timestamp(9));
+        assert_eq!(revived.index_state(), IndexState::Ready);
+    }
+}
+
+#[test]
+fn an_index_in_use_is_not_marked_as_closed() {
+    let disk = OnDisk::new();
+    let mark = disk.index().join("closed-in-order");
+    assert!(mark.exists());
+    let store = disk.open();
+    assert!(!mark.exists());
+    drop(store);
+    assert!(mark.exists());
+}
+
+#[test]
+fn a_deleted_index_hides_nothing() {
+    let disk = OnDisk::new();
+    fs::remove_dir_all(disk.index()).expect("removes");
+    let store = disk.open();
+    assert_eq!(store.index_state(), IndexState::Behind);
+    assert_recovers(&store);
+    assert_eq!(store.index_state(), IndexState::Ready);
+}
+
+#[test]
+fn an_index_overwritten_with_noise_hides_nothing() {
+    for seed in 1..=5 {
+        let disk = OnDisk::new();
+        disk.damage_index(|file| {
+            let length = usize::try_from(fs::metadata(file).expect("is there").len()).expect("small");
+            fs::write(file, noise(length.min(1 << 20), seed)).expect("writes");
+        });
+        assert_recovers(&disk.open());
+    }
+}
+
+#[test]
+fn an_index_cut_to_nothing_hides_nothing() {
+    let disk = OnDisk::new();
+    disk.damage_index(|file| fs::write(file, "").expect("writes"));
+    assert_recovers(&disk.open());
+}
+
+#[test]
+fn an_index_with_a_hole_hides_nothing() {
+    for start in [0, 16, 64, 256, 1024] {
+        let disk = OnDisk::new();
+        disk.damage_index(|file| {
+            use std::os::unix::fs::FileExt as _;
+            let file = OpenOptions::new().write(true).open(file).expect("opens");
+            if file.metadata().expect("is there").len() > start {
+                file.write_all_at(&[0; 128], start).expect("writes");
+            }
+        });
+        assert_recovers(&disk.open());
+    }
+}
+
+#[test]
+fn a_file_in_place_of_the_index_hides_nothing() {
+    let disk = OnDisk::new();
+    fs::remove_dir_all(disk.index()).expect("removes");
+    fs::write(disk.index(), "not a folder").expect("writes");
+    let store = disk.open();
+    assert!(store.index_was_replaced());
+    assert_recovers(&store);
+}
+
+#[test]
+fn an_index_that_failed_in_use_is_replaced_at_the_next_start_and_one_damaged_one_is_kept() {
+    let disk = OnDisk::new();
+    for _ in 0..3 {
+        fs::write(disk.index().join("damaged"), "").expect("writes");
+        let store = disk.open();
+        assert!(store.index_was_replaced());
+        assert_answers(&store);
+    }
+    let names = fs::read_dir(disk.folder.path()).expect("reads").map(|entry| entry.expect("reads").file_name());
+    let kept = names.filter(|name| name.to_string_lossy().starts_with("metadata.damaged-")).count();
+    assert_eq!(kept, 1);
+}
+
+#[test]
+fn a_damaged_file_counts_as_absent_and_is_healed_by_the_next_write() {
+    let disk = OnDisk::new();
+    fs::remove_dir_all(disk.index()).expect("removes");
+    let store = disk.open();
+    let other = serde_json::to_string(&descriptor("other")).expect("serializes");
+    for garbage in ["", "{", "[1]", "\0\0\0", &"x".repeat(100_000), &other] {
+        fs::write(disk.tag_file(), garbage).expect("writes");
+        fs::write(disk.member_file(), garbage).expect("writes");
+        assert_eq!(tag_of(&store, &latest()), None, "{garbage:.20}");
+        assert_eq!(member_of(&store, &redis(), &digest("manifest")), None, "{garbage:.20}");
+    }
+    store.put_tag(&latest(), &record("manifest", 5)).expect("writes");
+    store.put_member(&redis(), &descriptor("manifest")).expect("writes");
+    assert_answers(&store);
+}
+
+#[test]
+fn a_link_in_place_of_a_file_is_not_followed() {
+    let disk = OnDisk::new();
+    fs::remove_dir_all(disk.index()).expect("removes");
+    let elsewhere = disk.folder.path().join("elsewhere");
+    fs::rename(disk.tag_file(), &elsewhere).expect("renames");
+    std::os::unix::fs::symlink(&elsewhere, disk.tag_file()).expect("links");
+    assert_eq!(tag_of(&disk.open(), &latest()), None);
+}
+
+#[test]
+fn a_rebuild_brings_the_blobs_up_to_date() {
+    let disk = OnDisk::new();
+    let store = disk.open();
+    store.put_blob(&digest("gone"), &blob(4, 5)).expect("writes");
+    store.put_blob(&digest("since"), &blob(5, 20)).expect("writes");
+    store.rebuild(&[(digest("manifest"), 8), (digest("found"), 3)], Timestamp(20));
+    let mut expected =
+        [(digest("manifest"), blob(8, 5)), (digest("found"), blob(3, 20)), (digest("since"), blob(5, 20))];
+    expected.sort_unstable_by_key(|(digest, _)| *digest);
+    assert_eq!(blobs_of(&store), expected);
+}
+
+#[test]
+fn a_tag_keeps_every_digest_it_had_also_when_it_is_gone() {
+    let disk = OnDisk::new();
+    let store = disk.open();
+    for (content, moment) in [("manifest", 6), ("second", 7), ("second", 8), ("manifest", 9)] {
+        store.put_tag(&latest(), &record(content, moment)).expect("writes");
+    }
+    store.remove_tag(&redis(), &latest().tag).expect("removes");
+    let history = store.history(&redis(), &latest().tag).expect("reads");
+    let seen: Vec<_> = history.iter().map(|entry| (entry.digest, entry.at.0)).collect();
+    assert_eq!(seen, [(digest("manifest"), 5), (digest("second"), 7), (digest("manifest"), 9)]);
+    assert_eq!(history[0].from.as_str(), "docker.io");
+}
+
+#[test]
+fn a_line_of_history_that_a_crash_cut_spoils_no_other() {
+    let disk = OnDisk::new();
+    let store = disk.open();
+    let file = disk.tag_file().with_file_name("history");
+    let whole = fs::read_to_string(&file).expect("reads");
+    fs::write(&file, format!("{whole}{}", &whole[..20])).expect("writes");
+    store.put_tag(&latest(), &record("second", 7)).expect("writes");
+    let history = store.history(&redis(), &latest().tag).expect("reads");
+    let seen: Vec<_> = history.iter().map(|entry| entry.digest).collect();
+    assert_eq!(seen, [digest("manifest"), digest("second")]);
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("creates");
+    for entry in fs::read_dir(from).expect("reads") {
+        let entry = entry.expect("reads");
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            fs::copy(entry.path(), to).expect("copies");
+        }
+    }
+}
