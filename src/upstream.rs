@@ -3,13 +3,19 @@
 //! Errors come by class, because freshness and retries decide by class: only an upstream that
 //! *cannot* answer may be covered for with old content; one that says no is taken at its word.
 
+pub mod credentials;
+pub mod http;
+pub mod offline;
+pub mod retry;
+pub mod token;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Repository, Span};
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, RegistryName, Repository, Span};
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -107,4 +113,23 @@ pub trait Upstream: Send + Sync + 'static {
     /// A blob, or a part of it. An upstream that does not do ranges sends everything, see
     /// [`UpstreamBlob::offset`].
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError>;
+}
+
+/// Is told what goes over the wire to upstreams, for metrics.
+pub trait UpstreamObserver: Send + Sync + 'static {
+    /// One HTTP request was answered with `status`, or not at all. Redirect targets and token
+    /// services count for the upstream that sent us there.
+    fn requested(&self, upstream: &RegistryName, status: Option<u16>);
+
+    /// `bytes` bytes of a body arrived.
+    fn received(&self, upstream: &RegistryName, bytes: u64);
+}
+
+/// An observer that looks away.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl UpstreamObserver for Unobserved {
+    fn requested(&self, _: &RegistryName, _: Option<u16>) {}
+    fn received(&self, _: &RegistryName, _: u64) {}
 }

@@ -75,10 +75,16 @@ struct Outline {
 }
 
 fn media_type(content_type: Option<&str>, bytes: &[u8]) -> MediaType {
-    let declared = content_type.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-    match declared.as_deref() {
-        None | Some("" | "text/plain" | "application/json" | "application/octet-stream") => inferred(bytes),
-        Some(declared) => MediaType::from(declared),
+    declared_type(content_type).unwrap_or_else(|| inferred(bytes))
+}
+
+/// The media type that a `Content-Type` header gives to a manifest, without parameters; `None`
+/// where it says nothing about manifests and the bytes have to be looked at.
+pub fn declared_type(content_type: Option<&str>) -> Option<MediaType> {
+    let declared = content_type?.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match declared.as_str() {
+        "" | "text/plain" | "application/json" | "application/octet-stream" => None,
+        declared => Some(MediaType::from(declared)),
     }
 }
 

@@ -1,0 +1,86 @@
+//! Bodies: counted, timed, and never longer than announced.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::stream::{BoxStream, StreamExt, unfold};
+use reqwest::Response;
+
+use super::describe_failure;
+use crate::oci::RegistryName;
+use crate::upstream::{UpstreamError, UpstreamErrorClass, UpstreamObserver};
+
+/// The body of an answer on its way in.
+pub(super) struct Body {
+    /// The answer, headers read.
+    pub(super) response: Response,
+    /// Bytes that are still to come, if they were announced.
+    pub(super) left: Option<u64>,
+    /// The longest pause between two chunks.
+    pub(super) idle: Duration,
+    /// What was asked, for messages.
+    pub(super) what: String,
+    /// Who counts, and for whom.
+    pub(super) observer: Arc<dyn UpstreamObserver>,
+    /// The upstream that the bytes count for.
+    pub(super) upstream: RegistryName,
+}
+
+impl Body {
+    /// The next bytes; `None` at the announced end.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        let unavailable = |reason: String| {
+            UpstreamError::new(UpstreamErrorClass::Unavailable, format!("{}: the body {reason}", self.what))
+        };
+        let chunk = tokio::time::timeout(self.idle, self.response.chunk())
+            .await
+            .map_err(|_| unavailable(format!("stood still for {} s", self.idle.as_secs_f32())))?
+            .map_err(|error| unavailable(format!("broke off: {}", describe_failure(error))))?;
+        let Some(chunk) = chunk else {
+            return match self.left {
+                Some(left) if left > 0 => Err(unavailable(format!("ended {left} bytes early"))),
+                _ => Ok(None),
+            };
+        };
+        self.observer.received(&self.upstream, chunk.len() as u64);
+        if let Some(left) = &mut self.left {
+            *left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
+                let message = format!("{}: the body is longer than announced", self.what);
+                UpstreamError::new(UpstreamErrorClass::Protocol, message)
+            })?;
+        }
+        Ok(Some(chunk))
+    }
+
+    /// Everything, if it is no more than `limit` bytes.
+    pub(super) async fn collect(mut self, limit: u64) -> Result<Bytes, UpstreamError> {
+        let too_long = |what: &str| {
+            UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: the body is longer than {limit} bytes"))
+        };
+        if self.left.is_some_and(|left| left > limit) {
+            return Err(too_long(&self.what));
+        }
+        let mut bytes = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if (bytes.len() + chunk.len()) as u64 > limit {
+                return Err(too_long(&self.what));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.freeze())
+    }
+
+    /// The body as a stream that ends after its first error.
+    pub(super) fn into_stream(self) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+        unfold(Some(self), |body| async {
+            let mut body = body?;
+            match body.chunk().await {
+                Ok(Some(chunk)) => Some((Ok(chunk), Some(body))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .boxed()
+    }
+}
