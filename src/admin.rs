@@ -2,7 +2,7 @@
 //!
 //! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened.
 //! Takes a bound listener and a shutdown future, so tests and `main` use the same door. What is
-//! answered is a pure function of request and state ([`answer`]); nothing here changes anything.
+//! answered is a pure function of request and state; nothing here changes anything.
 
 use std::convert::Infallible;
 use std::future::Future;

@@ -1,5 +1,7 @@
 //! The command line as a shell sees it: what is said where, and the exit code.
 
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::PathBuf;
 

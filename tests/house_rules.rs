@@ -2,6 +2,8 @@
 //! and an example file that is complete and true. A rule that is in the way may be changed here,
 //! with its reason.
 
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
