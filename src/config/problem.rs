@@ -53,8 +53,8 @@ impl Problem {
 
     /// A problem at `spot` (bytes) of the `text` of `file`.
     pub(super) fn in_text(file: &str, text: &str, spot: Range<usize>, show: Show, message: String) -> Problem {
-        let start = text.floor_char_boundary(spot.start.min(text.len()));
-        let end = text.floor_char_boundary(spot.end.min(text.len())).max(start);
+        let start = char_boundary(text, spot.start);
+        let end = char_boundary(text, spot.end).max(start);
         let (before, after) = (text.get(..start).unwrap_or_default(), text.get(start..).unwrap_or_default());
         let number = before.matches('\n').count() + 1;
         let lead = before.rsplit('\n').next().unwrap_or_default();
@@ -83,6 +83,11 @@ impl Problem {
         self.hint = hint;
         self
     }
+}
+
+/// The last place up to `at` where a character of `text` starts.
+fn char_boundary(text: &str, at: usize) -> usize {
+    (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
 /// What may be seen of the line `lead` and `tail`, with `marked` at the start of `tail`.

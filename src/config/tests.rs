@@ -1,5 +1,7 @@
 //! The rules of the configuration, each with a file that keeps or breaks it.
 
+use proptest::prelude::*;
+
 use super::*;
 
 fn home() -> Vec<(String, String)> {
@@ -256,4 +258,26 @@ fn a_limit_is_an_amount_on_a_file_system() {
     assert_eq!(Limit::Percent(80).of(1000), 800);
     assert_eq!(Limit::Percent(100).of(u64::MAX), u64::MAX / 100 * 100);
     assert_eq!(Limit::Bytes(5).of(1), 5);
+}
+
+/// The example with a part replaced by anything: most of it is still a configuration.
+fn damaged_example() -> impl Strategy<Value = String> {
+    let example: Vec<char> = include_str!("../../mirror.toml.example").chars().collect();
+    (0..example.len(), 0..40usize, "(?s).{0,20}|[\\[\\]{}=\"'\\\\,.\n\t€a-z0-9]{0,20}").prop_map(
+        move |(at, removed, added)| {
+            let behind = example.iter().skip(at + removed);
+            example.iter().take(at).copied().chain(added.chars()).chain(behind.copied()).collect()
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic_and_every_problem_says_something(text in damaged_example()) {
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.problems.is_empty());
+            prop_assert!(error.problems.iter().all(|problem| !problem.message.is_empty()));
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
 }

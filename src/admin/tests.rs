@@ -1,0 +1,87 @@
+//! The admin listener, as a probe and as a scraper see it.
+
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::*;
+
+fn state(readiness: Readiness) -> AdminState {
+    AdminState { metrics: Arc::new(Metrics::new([])), readiness: Arc::new(move || readiness.clone()) }
+}
+
+async fn get(method: Method, path: &str, state: &AdminState) -> (u16, String, String) {
+    let response = answer(&method, path, state);
+    let content_type = response.headers()[header::CONTENT_TYPE].to_str().expect("text").to_owned();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a body in memory").to_bytes();
+    (status, content_type, String::from_utf8(body.to_vec()).expect("text"))
+}
+
+#[tokio::test]
+async fn a_process_is_alive_before_it_is_ready() {
+    let opening = state(Readiness::NotReady("the store is being opened"));
+    assert_eq!(get(Method::GET, "/livez", &opening).await.0, 200);
+    let (status, _, body) = get(Method::GET, "/readyz", &opening).await;
+    assert_eq!((status, body.as_str()), (503, "not ready: the store is being opened\n"));
+    assert_eq!(get(Method::GET, "/readyz", &state(Readiness::Ready)).await.0, 200);
+}
+
+#[tokio::test]
+async fn metrics_are_open_metrics() {
+    let (status, content_type, body) = get(Method::GET, "/metrics", &state(Readiness::Ready)).await;
+    assert_eq!((status, content_type.as_str()), (200, metrics::CONTENT_TYPE));
+    assert!(body.ends_with("# EOF\n"), "{body}");
+}
+
+#[tokio::test]
+async fn anything_else_is_refused_in_json() {
+    let state = state(Readiness::Ready);
+    for (method, path, expected) in [
+        (Method::GET, "/", 404),
+        (Method::GET, "/v2/", 404),
+        (Method::GET, "/livez/", 404),
+        (Method::POST, "/livez", 405),
+    ] {
+        let (status, content_type, body) = get(method, path, &state).await;
+        assert_eq!((status, content_type.as_str()), (expected, "application/json"), "{path}");
+        assert!(serde_json::from_str::<serde_json::Value>(&body).is_ok(), "{body}");
+    }
+}
+
+/// A listener on port 0 with one connection to it.
+async fn start() -> (TcpStream, oneshot::Sender<()>, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
+    let address = listener.local_addr().expect("bound");
+    let (stop, stopped) = oneshot::channel();
+    let shutdown = async move {
+        let _ = stopped.await;
+    };
+    let server = tokio::spawn(serve(listener, state(Readiness::Ready), shutdown));
+    (TcpStream::connect(address).await.expect("connects"), stop, server)
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_idle_connections_after_their_answers() {
+    let (mut client, stop, server) = start().await;
+    client.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("sends");
+    let mut answer = [0; 15];
+    client.read_exact(&mut answer).await.expect("receives");
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    stop.send(()).expect("still serving");
+    server.await.expect("ends");
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.expect("is closed");
+    assert!(rest.ends_with(b"ok\n"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_never_ends_its_head_is_let_go() {
+    let (mut client, stop, server) = start().await;
+    client.write_all(b"GET /livez HTTP/1.1\r\n").await.expect("sends");
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.expect("is closed");
+    stop.send(()).expect("still serving");
+    server.await.expect("ends");
+}

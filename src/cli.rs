@@ -1,0 +1,128 @@
+//! The command line: what is typed becomes a command, and how it went becomes an exit code.
+//!
+//! The only place, with `cli/`, that knows clap. One file per command. Data goes to stdout, talk to
+//! stderr; the exit codes are [`Exit`] and scripts depend on them. Nothing here does the work of the
+//! daemon: `main` hands in what `serve` runs.
+
+mod banner;
+mod check;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError};
+
+pub use banner::{Bound, banner};
+
+/// How a command went. Codes may be added; one that is not known here means "failed".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// Done.
+    Done = 0,
+    /// Failed.
+    Failed = 1,
+    /// The command line or the configuration is wrong.
+    Usage = 2,
+    /// Done for a part of what was asked.
+    Partly = 3,
+    /// The daemon cannot be reached.
+    Unreachable = 4,
+    /// Not found, or not ready.
+    NotFound = 5,
+    /// Content is not what its digest says.
+    Corrupt = 6,
+    /// Upstream refused.
+    Refused = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// A pull-through caching mirror for container registries.
+#[derive(Debug, Parser)]
+#[command(
+    name = "registry-mirror",
+    version,
+    about,
+    after_help = "Exit codes: 0 done, 1 failed, 2 usage or \
+    configuration, 3 partly done, 4 daemon not reachable, 5 not found or not ready, 6 content failed verification, \
+    7 upstream refused."
+)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the mirror; no file is needed
+    Serve(serve::Args),
+    /// Check a configuration without running it: no network, nothing is written
+    Check(check::Args),
+}
+
+/// Parses `args` (with the name of the program first) and runs the command. `serve` is what the
+/// command of that name runs, with the log started and the configuration valid; it returns when the
+/// daemon has stopped.
+pub fn run<E: std::fmt::Display>(
+    args: impl IntoIterator<Item = OsString>,
+    serve: impl FnOnce(Config) -> Result<(), E>,
+) -> Exit {
+    let command = match CommandLine::try_parse_from(args) {
+        Ok(line) => line.command,
+        Err(talk) => {
+            let _ = talk.print();
+            return if talk.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    match command {
+        Command::Serve(args) => serve::run(&args, serve),
+        Command::Check(args) => check::run(&args),
+    }
+}
+
+/// The environment as text. A variable that is not UTF-8 is left out, except that one of ours is a
+/// mistake to be told.
+fn environment() -> Result<Vec<(String, String)>, Exit> {
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => variables.push((name, value)),
+            (Ok(name), Err(_)) if name.starts_with("REGISTRY_MIRROR_") => {
+                say(&format!("error: {name} is not UTF-8"));
+                return Err(Exit::Usage);
+            }
+            _ => {}
+        }
+    }
+    Ok(variables)
+}
+
+/// Tells what is wrong with a configuration.
+fn complain(error: &ConfigError) -> Exit {
+    for problem in &error.problems {
+        say(&format!("error: {problem}"));
+    }
+    Exit::Usage
+}
+
+/// Writes a line of talk. That nobody listens is no reason to stop.
+fn say(line: &str) {
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
+/// Writes a line of data.
+fn print(line: &str) -> Exit {
+    match writeln!(io::stdout().lock(), "{line}") {
+        Ok(()) => Exit::Done,
+        Err(_) => Exit::Failed,
+    }
+}

@@ -1,0 +1,119 @@
+//! What `serve` says on a terminal when it is ready: where everything is, and what to do next.
+//!
+//! A pure function of the configuration and of what was really bound, because a port may have been
+//! chosen by the system and the listeners may have come from systemd.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use bytesize::ByteSize;
+
+use crate::config::Config;
+
+/// The addresses that are bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound<'a> {
+    /// For clients.
+    pub pull: &'a [SocketAddr],
+    /// For health and metrics.
+    pub admin: &'a [SocketAddr],
+}
+
+/// The banner; `budget` is how many bytes the store may hold. Ends with a line break.
+pub fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
+    let source = match &config.source {
+        Some(path) => path.display().to_string(),
+        None => "defaults, no file".to_owned(),
+    };
+    let mut text = format!("registry-mirror {}\n", env!("CARGO_PKG_VERSION"));
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<8} {value}");
+    };
+    line("pull", &urls(bound.pull));
+    line("store", &config.store.path.display().to_string());
+    line("at most", &ByteSize(budget).display().si().to_string());
+    line("mode", config.cache.mode.as_str());
+    line("admin", &if bound.admin.is_empty() { "off".to_owned() } else { urls(bound.admin) });
+    line("config", &source);
+    if let Some(address) = bound.pull.first() {
+        text.push_str(&client_lines(config, *address));
+    }
+    text
+}
+
+/// What to tell a client on this machine.
+fn client_lines(config: &Config, address: SocketAddr) -> String {
+    let address = reachable(address);
+    let default = config.routes.default.as_str();
+    if default == "docker.io" {
+        // dockerd asks mirrors for Docker Hub's images only.
+        format!(
+            "\n  dockerd --registry-mirror http://{address}\n  \
+             or in daemon.json: {{ \"registry-mirrors\": [\"http://{address}\"] }}\n"
+        )
+    } else {
+        format!("\n  docker pull {address}/{default}/NAME\n")
+    }
+}
+
+fn urls(addresses: &[SocketAddr]) -> String {
+    let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
+    urls.join(", ")
+}
+
+/// An address that a client on this machine can use: "all addresses" is none.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Overrides;
+
+    fn config(text: &str) -> Config {
+        Config::parse(Path::new("/etc/mirror.toml"), text, [], Overrides::default()).expect("valid")
+    }
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().expect("valid")
+    }
+
+    #[test]
+    fn the_banner_says_where_everything_is_and_the_line_for_dockerd() {
+        let config = config("[store]\npath = \"/var/cache/mirror\"\n");
+        let bound = Bound { pull: &[address("127.0.0.1:5000")], admin: &[address("127.0.0.1:5080")] };
+        let expected = format!(
+            "registry-mirror {}
+  pull     http://127.0.0.1:5000
+  store    /var/cache/mirror
+  at most  400.0 GB
+  mode     online
+  admin    http://127.0.0.1:5080
+  config   /etc/mirror.toml
+
+  dockerd --registry-mirror http://127.0.0.1:5000
+  or in daemon.json: {{ \"registry-mirrors\": [\"http://127.0.0.1:5000\"] }}
+",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(banner(&config, bound, 400_000_000_000), expected);
+    }
+
+    #[test]
+    fn the_banner_names_what_was_bound_and_an_address_that_works() {
+        let config = config("[store]\npath = \"/x\"\n[routes]\ndefault = \"ghcr.io\"\n");
+        let bound = Bound { pull: &[address("0.0.0.0:4711"), address("[::]:4711")], admin: &[] };
+        let text = banner(&config, bound, 0);
+        assert!(text.contains("http://0.0.0.0:4711, http://[::]:4711"), "{text}");
+        assert!(text.contains("docker pull 127.0.0.1:4711/ghcr.io/NAME"), "{text}");
+        assert!(text.contains("admin    off"), "{text}");
+    }
+}

@@ -1,0 +1,61 @@
+//! `registry-mirror check`: is this configuration valid?
+//!
+//! The same code as at the start of `serve`, with the same environment, and nothing after it: no
+//! network, nothing is written. All problems at once, as text or as one JSON object.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Exit, complain, environment, print, say};
+use crate::config::{Config, Overrides, Problem};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Configuration file [env: REGISTRY_MIRROR_CONFIG]
+    #[arg(value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Answer with one JSON object on stdout
+    #[arg(long)]
+    json: bool,
+}
+
+/// The answer for scripts.
+#[derive(Serialize)]
+struct Report<'a> {
+    valid: bool,
+    problems: &'a [Problem],
+    warnings: &'a [String],
+}
+
+pub(super) fn run(args: &Args) -> Exit {
+    let variables = match environment() {
+        Ok(variables) => variables,
+        Err(exit) => return exit,
+    };
+    let loaded = Config::load(args.file.as_deref(), variables, Overrides::default());
+    if args.json {
+        let report = match &loaded {
+            Ok(config) => Report { valid: true, problems: &[], warnings: config.warnings() },
+            Err(error) => Report { valid: false, problems: &error.problems, warnings: &[] },
+        };
+        let printed = serde_json::to_string(&report).map_or(Exit::Failed, |json| print(&json));
+        return if loaded.is_ok() { printed } else { Exit::Usage };
+    }
+    match &loaded {
+        Ok(config) => {
+            for warning in config.warnings() {
+                say(&format!("warning: {warning}"));
+            }
+            print(&summary(config))
+        }
+        Err(error) => complain(error),
+    }
+}
+
+/// What the configuration means, in short.
+fn summary(config: &Config) -> String {
+    let source = config.source.as_ref().map_or("defaults".to_owned(), |path| path.display().to_string());
+    let upstreams: Vec<_> = config.upstreams.iter().map(|upstream| upstream.host.as_str()).collect();
+    format!("{source}: valid\n  store      {}\n  upstreams  {}", config.store.path.display(), upstreams.join(", "))
+}

@@ -1,0 +1,61 @@
+//! `registry-mirror serve`: run the mirror.
+//!
+//! Loads the configuration, starts the log and hands over. The flags are the few settings that
+//! people change from one run to the next; everything else is in the file.
+
+use std::path::PathBuf;
+
+use super::{Exit, complain, environment, say};
+use crate::config::{Config, Overrides};
+use crate::telemetry;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Configuration file [env: REGISTRY_MIRROR_CONFIG]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address for clients, such as 127.0.0.1:5000; may be given again
+    #[arg(long, value_name = "ADDR")]
+    listen: Vec<String>,
+    /// Address for health and metrics, such as 127.0.0.1:5080; may be given again
+    #[arg(long, value_name = "ADDR")]
+    admin: Vec<String>,
+    /// Folder of the store
+    #[arg(long, value_name = "DIR")]
+    store: Option<String>,
+    /// What the store may hold: 200GB, or 80% of the file system
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
+    /// Never ask upstream
+    #[arg(long)]
+    offline: bool,
+}
+
+pub(super) fn run<E: std::fmt::Display>(args: &Args, serve: impl FnOnce(Config) -> Result<(), E>) -> Exit {
+    let variables = match environment() {
+        Ok(variables) => variables,
+        Err(exit) => return exit,
+    };
+    let overrides = Overrides {
+        listen: args.listen.clone(),
+        admin: args.admin.clone(),
+        store: args.store.clone(),
+        max_size: args.max_size.clone(),
+        offline: args.offline,
+    };
+    let config = match Config::load(args.config.as_deref(), variables, overrides) {
+        Ok(config) => config,
+        Err(error) => return complain(&error),
+    };
+    telemetry::start(&config.log);
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    match serve(config) {
+        Ok(()) => Exit::Done,
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            Exit::Failed
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The command line as a shell sees it: what is said where, and the exit code.
+
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::PathBuf;
+
+use assert_cmd::Command;
+use tempfile::TempDir;
+
+/// The program with an environment of its own.
+fn program() -> Command {
+    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("registry-mirror"));
+    command.env_clear().env("HOME", "/home/someone");
+    command
+}
+
+fn file(text: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("mirror.toml");
+    fs::write(&path, text).expect("writes");
+    (folder, path)
+}
+
+/// Runs and gives exit code, stdout and stderr.
+fn run(command: &mut Command) -> (i32, String, String) {
+    let output = command.output().expect("runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("ends by itself"), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn check_shows_a_typing_error_with_line_column_and_the_nearest_key() {
+    let (_folder, path) = file("[store]\nmax_sise = \"1GB\"\n");
+    let (code, out, err) = run(program().arg("check").arg(&path));
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("mirror.toml:2:1: unknown key `max_sise` in [store]"), "{err}");
+    assert!(err.contains("did you mean `max_size`?"), "{err}");
+    assert!(err.contains("\n   | ^^^^^^^^\n"), "{err}");
+}
+
+#[test]
+fn check_answers_scripts_in_json() {
+    let (_folder, path) = file("[store]\nmax_sise = \"1GB\"\n[cache]\ntag_ttl = \"soon\"\n");
+    let (code, out, err) = run(program().args(["check", "--json"]).arg(&path));
+    assert_eq!((code, err.as_str()), (2, ""));
+    let report: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(report["valid"], false);
+    let places: Vec<_> =
+        report["problems"].as_array().expect("a list").iter().map(|p| (&p["line"], &p["column"])).collect();
+    assert_eq!(places, [(&2.into(), &1.into()), (&4.into(), &11.into())]);
+    let (code, out, _) = run(program().args(["check", "--json"]));
+    assert_eq!((code, out.as_str()), (0, "{\"valid\":true,\"problems\":[],\"warnings\":[]}\n"));
+}
+
+#[test]
+fn the_example_file_passes() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/mirror.toml.example");
+    let (code, out, err) = run(program().arg("check").arg(example));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(
+        out.contains("mirror.toml.example: valid") && out.contains("/home/someone/.cache/registry-mirror"),
+        "{out}"
+    );
+}
+
+#[test]
+fn check_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (code, ..) = run(program().env("HOME", folder.path()).arg("check"));
+    assert_eq!(code, 0);
+    assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn an_unknown_variable_of_ours_is_an_error_in_every_command() {
+    for command in ["check", "serve"] {
+        let (code, _, err) = run(program().arg(command).env("REGISTRY_MIRROR_STORE_PAHT", "/x"));
+        assert_eq!(code, 2);
+        assert!(err.contains("did you mean REGISTRY_MIRROR_STORE_PATH?"), "{err}");
+    }
+}
+
+#[test]
+fn the_file_may_be_named_by_the_environment() {
+    let (_folder, path) = file("nonsense = 1\n");
+    let (code, _, err) = run(program().arg("check").env("REGISTRY_MIRROR_CONFIG", &path));
+    assert_eq!(code, 2);
+    assert!(err.contains("unknown section `nonsense`"), "{err}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_an_error() {
+    let (code, _, err) = run(program().args(["serve", "-c", "/nonexistent/mirror.toml"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("/nonexistent/mirror.toml: cannot be read"), "{err}");
+}
+
+#[test]
+fn a_flag_is_checked_like_the_file() {
+    let (code, _, err) = run(program().args(["serve", "--listen", "5000", "--max-size", "lots"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("--listen: \"5000\" is not an address and a port"), "{err}");
+    assert!(err.contains("127.0.0.1:5000 for this machine"), "{err}");
+    assert!(err.contains("--max-size: \"lots\" is neither a size nor a part"), "{err}");
+}
+
+#[test]
+fn help_goes_to_stdout_and_a_wrong_flag_to_stderr() {
+    let (code, out, err) = run(program().arg("--help"));
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.contains("serve") && out.contains("check"), "{out}");
+    let (code, out, _) = run(program().args(["serve", "--help"]));
+    assert_eq!(code, 0);
+    for flag in
+        ["-c, --config <FILE>", "--listen <ADDR>", "--admin <ADDR>", "--store <DIR>", "--max-size <SIZE>", "--offline"]
+    {
+        assert!(out.contains(flag), "{flag} is not in\n{out}");
+    }
+    let (code, out, err) = run(program().args(["serve", "--lisen", "x"]));
+    assert_eq!((code, out.as_str()), (2, ""));
+    assert!(err.contains("--listen"), "{err}");
+    assert_eq!(run(&mut program()).0, 2);
+}

@@ -1,0 +1,296 @@
+//! House rules, checked by a machine: layers, one crate one place, module headers, no unsafe code,
+//! and an example file that is complete and true. A rule that is in the way may be changed here,
+//! with its reason.
+
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use registry_mirror::config::file::{File, Upstream};
+use registry_mirror::config::{Config, Overrides};
+
+/// Which of our modules a module may name, by the start of its path below `src`; the first that
+/// fits counts. `main.rs` and `daemon` wire and may name all.
+const LAYERS: [(&str, &[&str]); 18] = [
+    ("oci", &["oci"]),
+    ("clock", &["oci", "clock"]),
+    ("outcome", &["oci", "outcome"]),
+    ("metadata", &["oci", "clock", "metadata"]),
+    ("blob_store", &["oci", "clock", "blob_store"]),
+    ("upstream", &["oci", "clock", "upstream"]),
+    ("mirror", &["oci", "clock", "outcome", "metadata", "blob_store", "upstream", "metrics", "mirror"]),
+    ("metrics", &["oci", "outcome", "metrics"]),
+    ("telemetry", &["config", "telemetry"]),
+    ("config", &["oci", "telemetry", "config"]),
+    ("systemd", &["systemd"]),
+    ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
+    ("admin", &["oci", "clock", "outcome", "metrics", "mirror", "admin"]),
+    ("cli", &["oci", "clock", "config", "telemetry", "metrics", "mirror", "cli"]),
+    // A map of the crate and the wiring.
+    ("lib", &[]),
+    ("main", &["*"]),
+    ("daemon", &["*"]),
+    ("", &[]),
+];
+
+/// The adapters that touch disk and network: named by nobody but the wiring and themselves.
+const ADAPTERS: [&str; 3] = ["metadata::sled", "blob_store::local", "upstream::http"];
+
+/// One external crate, one place: the starts of the paths that may name it.
+const PLACES: [(&str, &[&str]); 18] = [
+    ("bytesize", &["config", "cli"]),
+    ("clap", &["cli"]),
+    ("humantime", &["config", "cli"]),
+    ("hyper", &["server", "admin"]),
+    ("hyper_util", &["server", "admin"]),
+    ("moka", &["mirror", "upstream"]),
+    ("oci_spec", &["oci"]),
+    ("prometheus_client", &["metrics.rs"]),
+    ("psl", &["upstream"]),
+    ("reqwest", &["upstream/http"]),
+    ("rustls", &["server/tls", "upstream/http"]),
+    ("sd_notify", &["systemd.rs"]),
+    ("sha2", &["oci/digest.rs"]),
+    ("sled", &["metadata/sled"]),
+    ("strsim", &["config"]),
+    ("toml", &["config"]),
+    ("tracing_subscriber", &["telemetry.rs"]),
+    ("zeroize", &["upstream"]),
+];
+
+/// Files in which unsafe code is allowed, each with its reason.
+const UNSAFE: [(&str, &str); 0] = [];
+
+/// A source file: its path below `src` and its code without comments.
+struct Source {
+    path: String,
+    text: String,
+    code: String,
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut folders = vec![root.clone()];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of sources") {
+            let path: PathBuf = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source");
+                let below = path.strip_prefix(&root).expect("below src").to_string_lossy().replace('\\', "/");
+                sources.push(Source { path: below, code: without_comments(&text), text });
+            }
+        }
+    }
+    assert!(sources.len() > 10, "the sources are not where they were");
+    sources.sort_by(|a, b| a.path.cmp(&b.path));
+    sources
+}
+
+/// Cuts line comments off. `//` within a string cuts too much, which hides nothing but strings.
+fn without_comments(text: &str) -> String {
+    text.lines().map(|line| line.split("//").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+}
+
+/// Whether `path` is `place`, or starts with it at the end of a component.
+fn is_within(path: &str, place: &str) -> bool {
+    path.strip_prefix(place).is_some_and(|rest| place.is_empty() || rest.is_empty() || rest.starts_with(['/', '.']))
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Whether `code` names the external crate: `name::…`, `use name;`, `use name as …`.
+fn names_crate(code: &str, name: &str) -> bool {
+    code.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&code[..at], code[at + name.len()..].trim_start());
+        let absolute = before.strip_suffix("::").map(|before| before.ends_with(|c: char| !is_word(c) && c != '>'));
+        let starts = absolute.unwrap_or(!before.ends_with(|c: char| is_word(c) || c == ':' || c == '.'));
+        let imported = before.trim_end().ends_with("use") && (after.starts_with(';') || after.starts_with("as "));
+        starts && (after.starts_with("::") || imported)
+    })
+}
+
+/// What of ours the code names with `crate::…`, to the depth of two modules.
+fn own_paths(code: &str) -> Vec<String> {
+    let mut paths = Vec::new();
+    for (at, found) in code.match_indices("crate::") {
+        let before = &code[..at];
+        if before.ends_with(is_word) || before.ends_with('$') {
+            continue;
+        }
+        let rest = &code[at + found.len()..];
+        match rest.strip_prefix('{') {
+            // `use crate::{a, b::c};`
+            Some(group) => paths.extend(group_members(group)),
+            None => paths.push(rest.chars().take_while(|c| is_word(*c) || *c == ':').collect()),
+        }
+    }
+    paths
+}
+
+/// The members of a group up to its closing brace, those of groups within left out.
+fn group_members(group: &str) -> Vec<String> {
+    let mut depth = 0;
+    let mut members = vec![String::new()];
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => members.push(String::new()),
+            c if depth == 0 && !c.is_whitespace() => {
+                if let Some(last) = members.last_mut() {
+                    last.push(c);
+                }
+            }
+            _ => {}
+        }
+    }
+    members.retain(|member| !member.is_empty());
+    members
+}
+
+fn layer_violations(path: &str, code: &str) -> Vec<String> {
+    let Some((layer, allowed)) = LAYERS.iter().find(|(layer, _)| is_within(path, layer)) else { return Vec::new() };
+    if allowed.contains(&"*") {
+        return Vec::new();
+    }
+    let mut violations = Vec::new();
+    for own in own_paths(code) {
+        let module = own.split("::").next().unwrap_or_default();
+        // An upper case name is something the root of the crate exports, a macro for instance.
+        if module.starts_with(char::is_lowercase) && !allowed.contains(&module) {
+            violations.push(format!("src/{path}: names crate::{own}, but `{layer}` may only name {allowed:?}"));
+        }
+        let adapter = ADAPTERS.iter().find(|adapter| own == **adapter || own.starts_with(&format!("{adapter}::")));
+        if let Some(adapter) = adapter.filter(|adapter| !is_within(path, &adapter.replace("::", "/"))) {
+            violations.push(format!("src/{path}: names the adapter {adapter}; hold the port as Arc<dyn …> instead"));
+        }
+    }
+    violations
+}
+
+fn place_violations(path: &str, code: &str) -> Vec<String> {
+    let misplaced = PLACES
+        .iter()
+        .filter(|(name, places)| names_crate(code, name) && !places.iter().any(|place| is_within(path, place)));
+    misplaced.map(|(name, places)| format!("src/{path}: names the crate {name}, whose place is {places:?}")).collect()
+}
+
+fn assert_none(violations: Vec<String>) {
+    assert!(violations.is_empty(), "\n{}\n", violations.join("\n"));
+}
+
+#[test]
+fn every_module_names_only_what_its_layer_may() {
+    assert_none(sources().iter().flat_map(|source| layer_violations(&source.path, &source.code)).collect());
+}
+
+#[test]
+fn every_module_belongs_to_a_layer() {
+    let homeless = sources().into_iter().filter(|source| {
+        LAYERS.iter().find(|(layer, _)| is_within(&source.path, layer)).is_none_or(|(layer, _)| layer.is_empty())
+    });
+    assert_none(homeless.map(|source| format!("src/{}: add its layer to tests/house_rules.rs", source.path)).collect());
+}
+
+#[test]
+fn every_external_crate_is_named_in_one_place() {
+    assert_none(sources().iter().flat_map(|source| place_violations(&source.path, &source.code)).collect());
+}
+
+#[test]
+fn every_module_opens_with_a_header() {
+    let missing = sources().into_iter().filter_map(|source| {
+        let lines = source.text.lines().take_while(|line| line.starts_with("//!")).count();
+        let limit = if source.path == "lib.rs" { 60 } else { 15 };
+        match lines {
+            0 => Some(format!("src/{}: begin with a `//!` header: what it owns, what it may use", source.path)),
+            lines if lines > limit => Some(format!("src/{}: {lines} lines of header, at most {limit}", source.path)),
+            _ => None,
+        }
+    });
+    assert_none(missing.collect());
+}
+
+#[test]
+fn there_is_no_unsafe_code() {
+    let unsafe_files = sources().into_iter().filter(|source| {
+        let allowed = UNSAFE.iter().any(|(path, _)| *path == source.path);
+        !allowed && source.code.split(|c| !is_word(c)).any(|word| word == "unsafe")
+    });
+    assert_none(unsafe_files.map(|source| format!("src/{}: unsafe code", source.path)).collect());
+}
+
+#[test]
+fn the_scanner_sees_what_it_looks_for() {
+    for code in
+        ["use sled::Db;", "let x = sled::open();", "use sled;", "use ::sled::Db;", "use sled as s;", "(sled::X)"]
+    {
+        assert!(names_crate(code, "sled"), "{code}");
+        assert_eq!(place_violations("mirror/fill.rs", code).len(), 1, "{code}");
+        assert_eq!(place_violations("metadata/sled.rs", code).len(), 0, "{code}");
+    }
+    for code in
+        ["pub mod sled;", "crate::metadata::sled::Sled", "self::sled::Sled", "unsled::x", "sledge::x", "sled_x::y"]
+    {
+        assert!(!names_crate(code, "sled"), "{code}");
+    }
+    assert_eq!(layer_violations("oci/name.rs", "use crate::mirror::Mirror;").len(), 1);
+    assert_eq!(layer_violations("oci/name.rs", "use crate::oci::Digest;").len(), 0);
+    assert_eq!(layer_violations("mirror.rs", "use crate::{oci::Digest, server::{a, b}, config};").len(), 2);
+    assert_eq!(layer_violations("mirror/fill.rs", "crate::metadata::sled::Sled::open()").len(), 1);
+    assert_eq!(layer_violations("mirror/fill.rs", "crate::metadata::memory::Memory::default()").len(), 0);
+    assert_eq!(layer_violations("metadata/sled.rs", "use crate::metadata::sled::Tree;").len(), 0);
+    assert_eq!(layer_violations("main.rs", "use crate::metadata::sled::Sled;").len(), 0);
+    assert_eq!(without_comments("a // sled::open()\nb"), "a \nb");
+}
+
+fn example() -> (PathBuf, String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("mirror.toml.example");
+    let text = fs::read_to_string(&path).expect("the example");
+    (path, text)
+}
+
+#[test]
+fn the_example_file_means_the_defaults() {
+    let (path, text) = example();
+    let home = || [("HOME".to_owned(), "/home/someone".to_owned())];
+    let mut example =
+        Config::parse(&path, &text, home(), Overrides::default()).unwrap_or_else(|error| panic!("{error}"));
+    let defaults = Config::load(None, home(), Overrides::default()).expect("the defaults are valid");
+    example.source = None;
+    assert_eq!(example, defaults);
+}
+
+#[test]
+fn the_example_file_has_every_key_with_its_default() {
+    let example: toml::Table = toml::from_str(&example().1).expect("TOML");
+    let docker_hub = Upstream {
+        host: "docker.io".to_owned(),
+        url: vec!["https://registry-1.docker.io".to_owned()],
+        ..Upstream::default()
+    };
+    let defaults = toml::Table::try_from(File { upstream: vec![docker_hub], ..File::default() }).expect("TOML");
+    assert_eq!(example.keys().collect::<Vec<_>>(), defaults.keys().collect::<Vec<_>>());
+    for (section, keys) in &defaults {
+        let (keys, found) = (first_table(keys), first_table(&example[section]));
+        for (key, default) in keys {
+            let typed = found.get(key).unwrap_or_else(|| panic!("{key} is missing in [{section}]"));
+            // A list of one may be written as a string.
+            let listed = toml::Value::Array(vec![typed.clone()]);
+            assert!(typed == default || listed == *default, "[{section}] {key} = {typed}, not {default}");
+        }
+        assert_eq!(keys.len(), found.len(), "[{section}] has keys that are not known");
+    }
+}
+
+/// A section, or the first of several.
+fn first_table(section: &toml::Value) -> &toml::Table {
+    section.as_array().and_then(|sections| sections.first()).unwrap_or(section).as_table().expect("a section")
+}
