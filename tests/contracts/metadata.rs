@@ -498,6 +498,26 @@ fn a_rebuild_brings_the_blobs_up_to_date() {
 }
 
 #[test]
+fn writers_of_one_tag_at_once_leave_index_and_file_agreeing() {
+    let disk = OnDisk::new();
+    let store = disk.open();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..25 {
+                    store.put_tag(&latest(), &record(&format!("{writer}"), round)).expect("writes");
+                }
+            });
+        }
+    });
+    let indexed = tag_of(&store, &latest());
+    drop(store);
+    fs::remove_dir_all(disk.index()).expect("removes");
+    assert_eq!(tag_of(&disk.open(), &latest()), indexed);
+}
+
+#[test]
 fn a_tag_keeps_every_digest_it_had_also_when_it_is_gone() {
     let disk = OnDisk::new();
     let store = disk.open();
