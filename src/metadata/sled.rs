@@ -61,10 +61,17 @@ pub enum IndexState {
 pub struct SledMetadata {
     files: Files,
     index: Option<Index>,
-    /// Stands in for the blobs of the index while there is none.
-    blobs: Mutex<HashMap<Digest, BlobRecord>>,
+    spare: Mutex<Spare>,
     stripes: [Mutex<()>; STRIPES],
     replaced: bool,
+}
+
+/// Stands in for the blobs of the index while there is none.
+#[derive(Debug, Default)]
+struct Spare {
+    blobs: HashMap<Digest, BlobRecord>,
+    /// Whether the blobs from before the index was given up are among them.
+    complete: bool,
 }
 
 #[derive(Debug)]
@@ -86,7 +93,7 @@ impl SledMetadata {
         SledMetadata {
             files: Files::open(store),
             index,
-            blobs: Mutex::default(),
+            spare: Mutex::default(),
             stripes: std::array::from_fn(|_| Mutex::default()),
             replaced,
         }
@@ -150,7 +157,14 @@ impl SledMetadata {
         });
         match (rebuilt, &self.index) {
             (Some(()), Some(index)) => index.become_ready(),
-            _ => *self.spare_blobs() = stored.into_iter().map(|(digest, size)| (digest, fresh(size))).collect(),
+            _ => {
+                let mut spare = self.spare();
+                spare.blobs.retain(|digest, record| record.stored_at >= now || stored.contains_key(digest));
+                for (digest, size) in stored {
+                    spare.blobs.entry(digest).or_insert(fresh(size));
+                }
+                spare.complete = true;
+            }
         }
     }
 
@@ -214,8 +228,8 @@ impl SledMetadata {
         None
     }
 
-    fn spare_blobs(&self) -> MutexGuard<'_, HashMap<Digest, BlobRecord>> {
-        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Held while a record is written, so that file and index see writes in the same order.
@@ -291,27 +305,33 @@ impl MetadataStore for SledMetadata {
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {
         let value = &encode_blob(record)[..];
         if self.fenced("writing a blob", |index| index.blobs.insert(encode_digest(digest), value)).is_none() {
-            self.spare_blobs().insert(*digest, *record);
+            self.spare().blobs.insert(*digest, *record);
         }
         Ok(())
     }
 
     fn remove_blob(&self, digest: &Digest) -> Result<(), MetadataError> {
         if self.fenced("removing a blob", |index| index.blobs.remove(encode_digest(digest))).is_none() {
-            self.spare_blobs().remove(digest);
+            self.spare().blobs.remove(digest);
         }
         Ok(())
     }
 
-    /// After the index failed these are only the blobs stored since, until the next
-    /// [`SledMetadata::rebuild`].
+    /// Without an index this fails until the next [`SledMetadata::rebuild`]: to call half of the
+    /// blobs all of them would mislead the eviction.
     fn blobs(&self) -> Result<Vec<(Digest, BlobRecord)>, MetadataError> {
         let indexed = self.fenced("listing blobs", |index| {
             let decode = |(key, value): (IVec, IVec)| decode_digest(&key).zip(decode_blob(&value));
             index.blobs.iter().filter_map(|entry| entry.map(decode).transpose()).collect()
         });
-        let spare = || self.spare_blobs().iter().map(|(digest, record)| (*digest, *record)).collect();
-        Ok(indexed.unwrap_or_else(spare))
+        if let Some(blobs) = indexed {
+            return Ok(blobs);
+        }
+        let spare = self.spare();
+        if !spare.complete {
+            return Err(MetadataError::new("listing blobs", "there is no index, and the store was not listed yet"));
+        }
+        Ok(spare.blobs.iter().map(|(digest, record)| (*digest, *record)).collect())
     }
 
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
@@ -328,9 +348,9 @@ impl MetadataStore for SledMetadata {
             Ok(())
         });
         if touched.is_none() {
-            let mut blobs = self.spare_blobs();
+            let mut spare = self.spare();
             for (digest, used_at) in uses {
-                if let Some(record) = blobs.get_mut(digest) {
+                if let Some(record) = spare.blobs.get_mut(digest) {
                     *record = later(*record, *used_at);
                 }
             }
@@ -508,6 +528,7 @@ mod tests {
         assert_eq!(store.index_state(), IndexState::Absent);
         assert_eq!(store.tag(&key()).expect("answers"), Some(record(1)));
         store.put_tag(&key(), &record(2)).expect("writes");
+        assert!(store.blobs().is_err(), "which blobs there were is not known");
         store.rebuild(&[(record(1).descriptor.digest, 8)], Timestamp(5));
         assert_eq!(store.index_state(), IndexState::Absent);
         assert_eq!(store.blobs().expect("answers").len(), 1);

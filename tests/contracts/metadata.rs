@@ -90,6 +90,7 @@ macro_rules! contract {
                 let folder = tempfile::tempdir().expect("a folder");
                 super::forbid_an_index(folder.path());
                 let store = super::SledMetadata::open(folder.path());
+                store.rebuild(&[], super::Timestamp(0));
                 assert_eq!(store.index_state(), super::IndexState::Absent);
                 super::$case(&store);
             })*
