@@ -5,7 +5,8 @@
 //! served from the blob store without asking here. Methods are synchronous, short, and each is
 //! atomic by itself; none of them is called with a lock held.
 
-pub mod files;
+mod encoding;
+mod files;
 pub mod memory;
 pub mod sled;
 pub mod uses;

@@ -165,33 +165,35 @@ impl Inner {
             Err(Errno::LOOP | Errno::NXIO) => return Err(Damage::NotAPlainFile),
             Err(error) => return Err(Damage::Unreadable(error.into())),
         };
-        let stat = rustix::fs::fstat(&file).map_err(|error| Damage::Unreadable(error.into()))?;
-        let size = self.check(digest, &stat)?;
+        let size = self.check(digest, || rustix::fs::fstat(&file))?;
         Ok(Some(Content { size, source: Source::File(Arc::new(File::from(file))) }))
     }
 
     /// The size of a file in bytes, when kind, names and size are those of a blob. Learns the size
     /// of a blob that was not known yet.
-    fn check(&self, digest: &Digest, stat: &Stat) -> Result<u64, Damage> {
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+    fn check(&self, digest: &Digest, stat: impl Fn() -> rustix::io::Result<Stat>) -> Result<u64, Damage> {
+        let first = stat().map_err(|error| Damage::Unreadable(error.into()))?;
+        if FileType::from_raw_mode(first.st_mode) != FileType::RegularFile {
             return Err(Damage::NotAPlainFile);
         }
         // Zero names: deleted since it was opened, and as good as before.
-        if stat.st_nlink > 1 {
+        if first.st_nlink > 1 {
             return Err(Damage::Linked);
         }
-        let found = u64::try_from(stat.st_size).unwrap_or_default();
+        let found = u64::try_from(first.st_size).unwrap_or_default();
         let expected = self.known.read().unwrap_or_else(PoisonError::into_inner).sizes.get(digest).copied();
         match expected {
-            Some(expected) if expected != found => Err(Damage::WrongSize { expected, found }),
-            Some(_) => Ok(found),
+            Some(expected) if expected != found => return Err(Damage::WrongSize { expected, found }),
+            Some(_) => {}
             None => {
-                if stat.st_nlink == 1 {
-                    self.known.write().unwrap_or_else(PoisonError::into_inner).learn(*digest, found);
+                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                // Again, with sizes held still: what was deleted meanwhile must not be counted.
+                if stat().is_ok_and(|now| now.st_nlink == 1) {
+                    known.learn(*digest, found);
                 }
-                Ok(found)
             }
         }
+        Ok(found)
     }
 
     fn commit(&self, ingest: Ingest, digest: &Digest) -> io::Result<()> {
@@ -271,12 +273,12 @@ impl Inner {
             let entry = entry?;
             let Ok(name) = entry.file_name().to_str() else { continue };
             let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else { continue };
-            // Gone since the folder was read is no error.
-            let Ok(stat) = rustix::fs::statat(&*descriptor, name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-            match self.check(&digest, &stat) {
+            match self.check(&digest, || rustix::fs::statat(&*descriptor, name, AtFlags::SYMLINK_NOFOLLOW)) {
                 Ok(size) => {
                     blobs.insert(digest, size);
                 }
+                // Deleted since the folder was read.
+                Err(Damage::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(damage) => {
                     self.report(&digest, &damage);
                     if matches!(damage, Damage::WrongSize { .. }) {

@@ -31,7 +31,8 @@ pub enum LockError {
         /// The process that holds it, as far as is known.
         process: Option<u32>,
     },
-    /// The lock file cannot be created or locked.
+    /// The lock file cannot be created or locked, as on a file system mounted read-only or one
+    /// that has no locks. Nothing says that somebody else uses the store.
     #[error("the store {} cannot be locked: {source}", path.display())]
     Io {
         /// The store.

@@ -10,6 +10,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -19,11 +20,12 @@ use std::time::Duration;
 
 use sled::{Db, IVec, Tree};
 
+use super::encoding::{decode_blob, decode_digest, encode_blob, encode_digest, member_key, tag_key, tag_prefix};
 pub use super::files::HistoryEntry;
 use super::files::{Files, Key};
 use super::{BlobRecord, Location, MetadataError, MetadataStore, TagKey, TagRecord};
 use crate::clock::Timestamp;
-use crate::oci::{Algorithm, Descriptor, Digest, Tag};
+use crate::oci::{Descriptor, Digest, Tag};
 
 /// How long an index may take to open before it is taken for damaged.
 const LONGEST_OPEN: Duration = Duration::from_secs(10);
@@ -31,8 +33,11 @@ const LONGEST_OPEN: Duration = Duration::from_secs(10);
 /// In bytes. A ceiling, not an allocation; sled needs more memory with a smaller one.
 const CACHE_CAPACITY: u64 = 256 * 1024 * 1024;
 
-/// Present in the folder of an index that was closed in order.
+/// Present in the folder of an index that was closed in order. Holds the number that the index
+/// wrote last, under [`CLOSINGS`]: an index that lost its end without noticing has another one.
 const CLOSED_MARK: &str = "closed-in-order";
+/// The key of how often the index was closed in order.
+const CLOSINGS: &str = "closings";
 /// Present in the folder of an index that failed while it was in use.
 const DAMAGED_MARK: &str = "damaged";
 
@@ -56,10 +61,17 @@ pub enum IndexState {
 pub struct SledMetadata {
     files: Files,
     index: Option<Index>,
-    /// Stands in for the blobs of the index while there is none.
-    blobs: Mutex<HashMap<Digest, BlobRecord>>,
+    spare: Mutex<Spare>,
     stripes: [Mutex<()>; STRIPES],
     replaced: bool,
+}
+
+/// Stands in for the blobs of the index while there is none.
+#[derive(Debug, Default)]
+struct Spare {
+    blobs: HashMap<Digest, BlobRecord>,
+    /// Whether the blobs from before the index was given up are among them.
+    complete: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +93,7 @@ impl SledMetadata {
         SledMetadata {
             files: Files::open(store),
             index,
-            blobs: Mutex::default(),
+            spare: Mutex::default(),
             stripes: std::array::from_fn(|_| Mutex::default()),
             replaced,
         }
@@ -110,14 +122,16 @@ impl SledMetadata {
         self.files.history(location, tag).map_err(|error| MetadataError::new("reading the history of a tag", error))
     }
 
-    /// Brings the index up to date with the files and with the blobs that are stored (sizes in
-    /// bytes), then lets it answer. Blocks; meant for a thread of its own at start-up, while
-    /// requests are served. `now` is a moment before the list of blobs was made: blobs that the index did not
-    /// know count as used then.
+    /// Brings the index up to date with the files, unless it is, and always with the blobs that
+    /// are stored (sizes in bytes), then lets it answer. Blocks; meant for a thread of its own at
+    /// every start, while requests are served. `now` is a moment before the list of blobs was
+    /// made: blobs that the index did not know count as used then.
     pub fn rebuild(&self, blobs: &[(Digest, u64)], now: Timestamp) {
         let fresh = |size| BlobRecord { size, stored_at: now, used_at: now };
-        self.fenced("clearing it", |index| index.tags.clear().and_then(|()| index.members.clear()));
-        self.files.for_each_key(&mut |key| self.reindex(&key));
+        if self.index_state() == IndexState::Behind {
+            self.fenced("clearing it", |index| index.tags.clear().and_then(|()| index.members.clear()));
+            self.files.for_each_key(&mut |key| self.reindex(&key));
+        }
         let stored: HashMap<Digest, u64> = blobs.iter().copied().collect();
         let rebuilt = self.fenced("rebuilding it", |index| {
             for entry in &index.blobs {
@@ -143,7 +157,14 @@ impl SledMetadata {
         });
         match (rebuilt, &self.index) {
             (Some(()), Some(index)) => index.become_ready(),
-            _ => *self.spare_blobs() = stored.into_iter().map(|(digest, size)| (digest, fresh(size))).collect(),
+            _ => {
+                let mut spare = self.spare();
+                spare.blobs.retain(|digest, record| record.stored_at >= now || stored.contains_key(digest));
+                for (digest, size) in stored {
+                    spare.blobs.entry(digest).or_insert(fresh(size));
+                }
+                spare.complete = true;
+            }
         }
     }
 
@@ -207,8 +228,8 @@ impl SledMetadata {
         None
     }
 
-    fn spare_blobs(&self) -> MutexGuard<'_, HashMap<Digest, BlobRecord>> {
-        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
+    fn spare(&self) -> MutexGuard<'_, Spare> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Held while a record is written, so that file and index see writes in the same order.
@@ -284,27 +305,33 @@ impl MetadataStore for SledMetadata {
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {
         let value = &encode_blob(record)[..];
         if self.fenced("writing a blob", |index| index.blobs.insert(encode_digest(digest), value)).is_none() {
-            self.spare_blobs().insert(*digest, *record);
+            self.spare().blobs.insert(*digest, *record);
         }
         Ok(())
     }
 
     fn remove_blob(&self, digest: &Digest) -> Result<(), MetadataError> {
         if self.fenced("removing a blob", |index| index.blobs.remove(encode_digest(digest))).is_none() {
-            self.spare_blobs().remove(digest);
+            self.spare().blobs.remove(digest);
         }
         Ok(())
     }
 
-    /// After the index failed these are only the blobs stored since, until the next
-    /// [`SledMetadata::rebuild`].
+    /// Without an index this fails until the next [`SledMetadata::rebuild`]: to call half of the
+    /// blobs all of them would mislead the eviction.
     fn blobs(&self) -> Result<Vec<(Digest, BlobRecord)>, MetadataError> {
         let indexed = self.fenced("listing blobs", |index| {
             let decode = |(key, value): (IVec, IVec)| decode_digest(&key).zip(decode_blob(&value));
             index.blobs.iter().filter_map(|entry| entry.map(decode).transpose()).collect()
         });
-        let spare = || self.spare_blobs().iter().map(|(digest, record)| (*digest, *record)).collect();
-        Ok(indexed.unwrap_or_else(spare))
+        if let Some(blobs) = indexed {
+            return Ok(blobs);
+        }
+        let spare = self.spare();
+        if !spare.complete {
+            return Err(MetadataError::new("listing blobs", "there is no index, and the store was not listed yet"));
+        }
+        Ok(spare.blobs.iter().map(|(digest, record)| (*digest, *record)).collect())
     }
 
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
@@ -321,9 +348,9 @@ impl MetadataStore for SledMetadata {
             Ok(())
         });
         if touched.is_none() {
-            let mut blobs = self.spare_blobs();
+            let mut spare = self.spare();
             for (digest, used_at) in uses {
-                if let Some(record) = blobs.get_mut(digest) {
+                if let Some(record) = spare.blobs.get_mut(digest) {
                     *record = later(*record, *used_at);
                 }
             }
@@ -339,15 +366,15 @@ impl MetadataStore for SledMetadata {
 
 impl Drop for SledMetadata {
     fn drop(&mut self) {
-        let flushed = self.fenced("closing it", |index| index.db.flush()).is_some();
         let ready = self.index_state() == IndexState::Ready;
+        let closing = if ready { self.fenced("closing it", Index::write_closing) } else { None };
         let Some(index) = self.index.take() else { return };
         let path = index.path.clone();
         // Closing a damaged index may panic like everything else.
         let closed = catch_unwind(AssertUnwindSafe(|| drop(index))).is_ok();
-        if flushed && ready && closed {
+        if let Some(closing) = closing.filter(|_| closed) {
             // Without the mark the next start rebuilds: slower, not wrong.
-            let _ = File::create(path.join(CLOSED_MARK)).and_then(|mark| mark.sync_all());
+            let _ = mark_closed(&path, &closing);
         }
     }
 }
@@ -356,10 +383,23 @@ impl Index {
     fn open(path: PathBuf) -> sled::Result<Index> {
         let db = sled::Config::new().path(&path).cache_capacity(CACHE_CAPACITY).flush_every_ms(None).open()?;
         let (tags, members, blobs) = (db.open_tree("tags")?, db.open_tree("members")?, db.open_tree("blobs")?);
+        let last = db.get(CLOSINGS)?;
+        let marked = fs::read(path.join(CLOSED_MARK)).is_ok_and(|mark| last.is_some_and(|last| last == mark));
         // The mark must be gone from the disk before the first write, or a crash goes unnoticed.
         let unmarked = fs::remove_file(path.join(CLOSED_MARK)).and_then(|()| File::open(&path)?.sync_all());
-        let state = if unmarked.is_ok() { IndexState::Ready } else { IndexState::Behind };
+        let state = if marked && unmarked.is_ok() { IndexState::Ready } else { IndexState::Behind };
         Ok(Index { path, state: AtomicU8::new(state as u8), db, tags, members, blobs })
+    }
+
+    /// Writes, as the last thing, how often the index was closed.
+    fn write_closing(&self) -> sled::Result<IVec> {
+        let last = self.db.get(CLOSINGS)?;
+        let last = last.and_then(|last| std::str::from_utf8(&last).ok()?.parse::<u64>().ok()).unwrap_or_default();
+        let closing = IVec::from(last.wrapping_add(1).to_string().as_str());
+        self.db.flush()?;
+        self.db.insert(CLOSINGS, closing.clone())?;
+        self.db.flush()?;
+        Ok(closing)
     }
 
     fn state(&self) -> IndexState {
@@ -386,7 +426,7 @@ impl Index {
 
 /// The index below `path`, or a new one in its place, or none; and whether it was replaced.
 fn open_or_replace(path: &Path) -> (Option<Index>, bool) {
-    let reason = match open_guarded(path) {
+    let reason = match open_guarded(path, LONGEST_OPEN) {
         Ok(index) => return (Some(index), false),
         Err(reason) => reason,
     };
@@ -394,7 +434,7 @@ fn open_or_replace(path: &Path) -> (Option<Index>, bool) {
         tracing::warn!(%reason, %error, "the metadata index cannot be opened nor moved aside; going on without one");
         return (None, false);
     }
-    match open_guarded(path) {
+    match open_guarded(path, LONGEST_OPEN) {
         Ok(index) => {
             tracing::warn!(%reason, "the metadata index was damaged and is rebuilt from the files");
             (Some(index), true)
@@ -408,7 +448,7 @@ fn open_or_replace(path: &Path) -> (Option<Index>, bool) {
 
 /// Opens an index on a thread of its own. A thread that hangs is left behind with the folder it
 /// hangs on, which is then moved aside.
-fn open_guarded(path: &Path) -> Result<Index, String> {
+fn open_guarded(path: &Path, limit: Duration) -> Result<Index, String> {
     if path.join(DAMAGED_MARK).exists() {
         return Err("it failed while it was last used".to_owned());
     }
@@ -419,11 +459,11 @@ fn open_guarded(path: &Path) -> Result<Index, String> {
         let _ = sender.send(catch_unwind(|| Index::open(path)));
     };
     thread::Builder::new().name("open-index".to_owned()).spawn(open).map_err(|error| error.to_string())?;
-    match receiver.recv_timeout(LONGEST_OPEN) {
+    match receiver.recv_timeout(limit) {
         Ok(Ok(Ok(index))) => Ok(index),
         Ok(Ok(Err(error))) => Err(error.to_string()),
         Ok(Err(_)) => Err("opening it panicked".to_owned()),
-        Err(_) => Err(format!("it did not open within {} seconds", LONGEST_OPEN.as_secs())),
+        Err(_) => Err(format!("it did not open within {limit:?}")),
     }
 }
 
@@ -444,44 +484,91 @@ fn move_aside(path: &Path) -> std::io::Result<()> {
     fs::rename(path, path.with_file_name(format!("{prefix}{number}")))
 }
 
-fn tag_prefix(location: &Location, tag: &Tag) -> String {
-    format!("{}\0{}\0{tag}\0", location.upstream, location.repository)
-}
-
-fn tag_key(key: &TagKey) -> Vec<u8> {
-    format!("{}{}", tag_prefix(&key.location, &key.tag), key.accept).into_bytes()
-}
-
-fn member_key(location: &Location, digest: &Digest) -> Vec<u8> {
-    format!("{}\0{}\0{digest}", location.upstream, location.repository).into_bytes()
-}
-
-fn encode_digest(digest: &Digest) -> Vec<u8> {
-    let algorithm = match digest.algorithm() {
-        Algorithm::Sha256 => 1,
-        Algorithm::Sha512 => 2,
-    };
-    [&[algorithm], digest.as_bytes()].concat()
-}
-
-fn decode_digest(bytes: &[u8]) -> Option<Digest> {
-    match bytes.split_first()? {
-        (1, hash) => hash.try_into().ok().map(Digest::Sha256),
-        (2, hash) => hash.try_into().ok().map(Digest::Sha512),
-        _ => None,
+/// Marks an index as closed in order, after everything in it reached the disk.
+fn mark_closed(path: &Path, closing: &[u8]) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        File::open(entry?.path())?.sync_all()?;
     }
+    let mut mark = File::create(path.join(CLOSED_MARK))?;
+    mark.write_all(closing)?;
+    mark.sync_all()?;
+    File::open(path)?.sync_all()
 }
 
-/// Three numbers of eight bytes: there are as many of these as blobs, so they are kept small.
-fn encode_blob(record: &BlobRecord) -> [u8; 24] {
-    let mut bytes = [0; 24];
-    for (place, number) in bytes.chunks_exact_mut(8).zip([record.size, record.stored_at.0, record.used_at.0]) {
-        place.copy_from_slice(&number.to_le_bytes());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{AcceptSet, Algorithm, MediaType};
+
+    fn key() -> TagKey {
+        let location =
+            Location { upstream: "docker.io".parse().expect("valid"), repository: "a/b".parse().expect("valid") };
+        TagKey { location, tag: "1".parse().expect("valid"), accept: AcceptSet::everything() }
     }
-    bytes
-}
 
-fn decode_blob(bytes: &[u8]) -> Option<BlobRecord> {
-    let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    Some(BlobRecord { size: number(0)?, stored_at: Timestamp(number(8)?), used_at: Timestamp(number(16)?) })
+    fn record(moment: u64) -> TagRecord {
+        let digest = Digest::of(Algorithm::Sha256, b"manifest");
+        let descriptor = Descriptor { digest, size: 8, media_type: MediaType::ImageManifest };
+        TagRecord { descriptor, checked_at: Timestamp(moment), since: Timestamp(1) }
+    }
+
+    fn ready(folder: &Path) -> SledMetadata {
+        let store = SledMetadata::open(folder);
+        store.rebuild(&[], Timestamp(0));
+        store.put_tag(&key(), &record(1)).expect("writes");
+        assert_eq!(store.index_state(), IndexState::Ready);
+        store
+    }
+
+    #[test]
+    fn a_panic_inside_sled_ends_the_index_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ready(folder.path());
+        assert_eq!(store.fenced("panicking", |_| -> sled::Result<()> { std::panic::panic_any("damaged") }), None);
+        assert_eq!(store.index_state(), IndexState::Absent);
+        assert_eq!(store.tag(&key()).expect("answers"), Some(record(1)));
+        store.put_tag(&key(), &record(2)).expect("writes");
+        assert!(store.blobs().is_err(), "which blobs there were is not known");
+        store.rebuild(&[(record(1).descriptor.digest, 8)], Timestamp(5));
+        assert_eq!(store.index_state(), IndexState::Absent);
+        assert_eq!(store.blobs().expect("answers").len(), 1);
+        drop(store);
+
+        let next = SledMetadata::open(folder.path());
+        assert!(next.index_was_replaced());
+        assert_eq!(next.tag(&key()).expect("answers"), Some(record(2)));
+    }
+
+    #[test]
+    fn an_error_of_sled_ends_the_index_so_that_it_cannot_answer_with_old_records() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ready(folder.path());
+        let failed = store.fenced("failing", |_| -> sled::Result<()> { Err(sled::Error::Unsupported("test".into())) });
+        assert_eq!((failed, store.index_state()), (None, IndexState::Absent));
+        store.put_tag(&key(), &record(2)).expect("writes");
+        assert_eq!(store.tag(&key()).expect("answers"), Some(record(2)));
+    }
+
+    #[test]
+    fn an_index_that_lost_a_record_learns_it_from_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ready(folder.path());
+        let lookup = || store.fenced("looking", |index| index.tags.get(tag_key(&key()))).flatten();
+        store.fenced("forgetting", |index| index.tags.clear());
+        assert!(lookup().is_none());
+        assert_eq!(store.tag(&key()).expect("answers"), Some(record(1)));
+        assert!(lookup().is_some());
+    }
+
+    #[test]
+    fn an_index_that_hangs_while_it_is_opened_is_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let conf = folder.path().join("conf");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &conf, kind, mode, 0).expect("makes a fifo that nobody writes to");
+        let refused = open_guarded(folder.path(), Duration::from_millis(20)).expect_err("it hangs");
+        assert!(refused.contains("did not open within"), "{refused}");
+        // Lets the thread that hangs go.
+        drop(fs::OpenOptions::new().read(true).write(true).open(&conf));
+    }
 }

@@ -362,6 +362,28 @@ async fn a_folder_swapped_for_a_link_under_a_running_store_leads_nowhere_else() 
 }
 
 #[tokio::test]
+async fn a_file_that_is_swapped_all_the_time_is_itself_or_a_miss() {
+    let disk = OnDisk::new().await;
+    let (path, aside) = (disk.path(), disk.folder.path().join("aside"));
+    let trap = disk.folder.path().join("trap");
+    fs::write(&trap, vec![b'!'; CONTENT.len()]).expect("writes");
+    let swapper = std::thread::spawn(move || {
+        for _ in 0..500 {
+            fs::rename(&path, &aside).expect("renames");
+            symlink(&trap, &path).expect("links");
+            fs::rename(&aside, &path).expect("renames");
+        }
+    });
+    while !swapper.is_finished() {
+        if let Some(content) = disk.store.open(&disk.digest).await {
+            assert_eq!(bytes_of(&content), CONTENT);
+        }
+    }
+    swapper.join().expect("swaps");
+    disk.assert_hit().await;
+}
+
+#[tokio::test]
 async fn a_link_in_place_of_a_folder_is_refused_at_the_start() {
     let disk = OnDisk::new().await;
     let folder = disk.folder.path().join("blobs/sha256");

@@ -90,6 +90,7 @@ macro_rules! contract {
                 let folder = tempfile::tempdir().expect("a folder");
                 super::forbid_an_index(folder.path());
                 let store = super::SledMetadata::open(folder.path());
+                store.rebuild(&[], super::Timestamp(0));
                 assert_eq!(store.index_state(), super::IndexState::Absent);
                 super::$case(&store);
             })*
@@ -265,15 +266,10 @@ impl OnDisk {
         folder.join(digest("manifest").hex())
     }
 
-    /// Each file of the index is treated by `damage`.
-    fn damage_index(&self, damage: impl Fn(&Path)) {
-        let mut folders = vec![self.index()];
-        while let Some(folder) = folders.pop() {
-            for entry in fs::read_dir(folder).expect("reads") {
-                let path = entry.expect("reads").path();
-                if path.is_dir() { folders.push(path) } else { damage(&path) }
-            }
-        }
+    /// The files of the index, except the mark of an orderly end, which hides no damage by itself.
+    fn index_files(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.index()).expect("reads").map(|entry| entry.expect("reads").path());
+        entries.filter(|path| path.is_file() && !path.ends_with("closed-in-order")).collect()
     }
 }
 
@@ -363,38 +359,79 @@ fn a_deleted_index_hides_nothing() {
     assert_eq!(store.index_state(), IndexState::Ready);
 }
 
-#[test]
-fn an_index_overwritten_with_noise_hides_nothing() {
-    for seed in 1..=5 {
+/// Every file of the index damaged alone, and all of them together.
+fn for_each_damage(damage: impl Fn(&Path)) {
+    let count = OnDisk::new().index_files().len();
+    for victim in (0..count).map(Some).chain([None]) {
         let disk = OnDisk::new();
-        disk.damage_index(|file| {
-            let length = usize::try_from(fs::metadata(file).expect("is there").len()).expect("small");
-            fs::write(file, noise(length.min(1 << 20), seed)).expect("writes");
-        });
+        for (number, file) in disk.index_files().iter().enumerate() {
+            if victim.is_none_or(|victim| victim == number) {
+                damage(file);
+            }
+        }
         assert_recovers(&disk.open());
     }
 }
 
 #[test]
-fn an_index_cut_to_nothing_hides_nothing() {
-    let disk = OnDisk::new();
-    disk.damage_index(|file| fs::write(file, "").expect("writes"));
-    assert_recovers(&disk.open());
+fn an_index_overwritten_with_noise_hides_nothing() {
+    for seed in 1..=3 {
+        for_each_damage(|file| {
+            let length = usize::try_from(fs::metadata(file).expect("is there").len()).expect("small");
+            fs::write(file, noise(length.min(1 << 20), seed)).expect("writes");
+        });
+    }
+}
+
+#[test]
+fn an_index_cut_anywhere_hides_nothing() {
+    for length in [0, 1, 30, 100, 4096] {
+        for_each_damage(|file| {
+            let file = OpenOptions::new().write(true).open(file).expect("opens");
+            let length = file.metadata().expect("is there").len().min(length);
+            file.set_len(length).expect("cuts");
+        });
+    }
 }
 
 #[test]
 fn an_index_with_a_hole_hides_nothing() {
     for start in [0, 16, 64, 256, 1024] {
-        let disk = OnDisk::new();
-        disk.damage_index(|file| {
+        for_each_damage(|file| {
             use std::os::unix::fs::FileExt as _;
             let file = OpenOptions::new().write(true).open(file).expect("opens");
             if file.metadata().expect("is there").len() > start {
                 file.write_all_at(&[0; 128], start).expect("writes");
             }
         });
-        assert_recovers(&disk.open());
     }
+}
+
+#[test]
+fn an_index_that_does_not_open_is_replaced() {
+    let disk = OnDisk::new();
+    fs::write(disk.index().join("conf"), noise(100, 7)).expect("writes");
+    let store = disk.open();
+    assert!(store.index_was_replaced());
+    assert_eq!(store.index_state(), IndexState::Behind);
+    assert_recovers(&store);
+    assert_eq!(store.index_state(), IndexState::Ready);
+}
+
+#[test]
+fn an_index_that_opens_but_lost_records_is_not_believed() {
+    let disk = OnDisk::new();
+    let copied = tempfile::tempdir().expect("a folder");
+    copy(&disk.index(), copied.path());
+    disk.open().put_tag(&latest(), &record("newer", 6)).expect("writes");
+    // The index of before under the mark of now: sled itself finds nothing wrong with it.
+    fs::copy(disk.index().join("closed-in-order"), copied.path().join("closed-in-order")).expect("copies");
+    fs::remove_dir_all(disk.index()).expect("removes");
+    copy(copied.path(), &disk.index());
+    let store = disk.open();
+    assert!(!store.index_was_replaced());
+    assert_eq!(store.index_state(), IndexState::Behind);
+    assert_eq!(tag_of(&store, &latest()), Some(record("newer", 6)));
 }
 
 #[test]
@@ -459,6 +496,26 @@ fn a_rebuild_brings_the_blobs_up_to_date() {
         [(digest("manifest"), blob(8, 5)), (digest("found"), blob(3, 20)), (digest("since"), blob(5, 20))];
     expected.sort_unstable_by_key(|(digest, _)| *digest);
     assert_eq!(blobs_of(&store), expected);
+}
+
+#[test]
+fn writers_of_one_tag_at_once_leave_index_and_file_agreeing() {
+    let disk = OnDisk::new();
+    let store = disk.open();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let store = &store;
+            scope.spawn(move || {
+                for round in 0..25 {
+                    store.put_tag(&latest(), &record(&format!("{writer}"), round)).expect("writes");
+                }
+            });
+        }
+    });
+    let indexed = tag_of(&store, &latest());
+    drop(store);
+    fs::remove_dir_all(disk.index()).expect("removes");
+    assert_eq!(tag_of(&disk.open(), &latest()), indexed);
 }
 
 #[test]

@@ -1,0 +1,51 @@
+//! How records are named and packed in an index, whatever engine keeps it.
+//!
+//! Names are joined by a zero byte, which no name contains, so that all records of a tag lie
+//! together. Blobs, of which there are most, are packed as bytes; everything else is JSON.
+
+use super::{BlobRecord, Location, TagKey};
+use crate::clock::Timestamp;
+use crate::oci::{Algorithm, Digest, Tag};
+
+/// What the keys of a tag begin with.
+pub(super) fn tag_prefix(location: &Location, tag: &Tag) -> String {
+    format!("{}\0{}\0{tag}\0", location.upstream, location.repository)
+}
+
+pub(super) fn tag_key(key: &TagKey) -> Vec<u8> {
+    format!("{}{}", tag_prefix(&key.location, &key.tag), key.accept).into_bytes()
+}
+
+pub(super) fn member_key(location: &Location, digest: &Digest) -> Vec<u8> {
+    format!("{}\0{}\0{digest}", location.upstream, location.repository).into_bytes()
+}
+
+pub(super) fn encode_digest(digest: &Digest) -> Vec<u8> {
+    let algorithm = match digest.algorithm() {
+        Algorithm::Sha256 => 1,
+        Algorithm::Sha512 => 2,
+    };
+    [&[algorithm], digest.as_bytes()].concat()
+}
+
+pub(super) fn decode_digest(bytes: &[u8]) -> Option<Digest> {
+    match bytes.split_first()? {
+        (1, hash) => hash.try_into().ok().map(Digest::Sha256),
+        (2, hash) => hash.try_into().ok().map(Digest::Sha512),
+        _ => None,
+    }
+}
+
+/// Three numbers of eight bytes: there are as many of these as blobs, so they are kept small.
+pub(super) fn encode_blob(record: &BlobRecord) -> [u8; 24] {
+    let mut bytes = [0; 24];
+    for (place, number) in bytes.chunks_exact_mut(8).zip([record.size, record.stored_at.0, record.used_at.0]) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    bytes
+}
+
+pub(super) fn decode_blob(bytes: &[u8]) -> Option<BlobRecord> {
+    let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    Some(BlobRecord { size: number(0)?, stored_at: Timestamp(number(8)?), used_at: Timestamp(number(16)?) })
+}
