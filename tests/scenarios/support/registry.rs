@@ -199,7 +199,7 @@ impl Inside {
         if let Some(policy) = &self.policy {
             let own_url = format!("http://{}", self.authority);
             if let Some(refusal) = self.issued.check(policy, &own_url, request) {
-                return (refusal, false);
+                return (refusal.with("docker-distribution-api-version", "registry/2.0"), false);
             }
         }
         let answer = answer::honest(&self.content, &self.options, request)
