@@ -42,8 +42,10 @@ enum Behaviour {
     /// The last byte of every blob has one bit flipped.
     FlipLastByte,
     /// Blobs end after 30 % with an orderly close.
+    #[value(name = "cut-at-30-percent")]
     CutAt30Percent,
     /// Blobs end after 70 % with a reset.
+    #[value(name = "reset-at-70-percent")]
     ResetAt70Percent,
     /// Blobs declare one byte more than they have.
     TooShort,

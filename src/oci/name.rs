@@ -108,10 +108,12 @@ impl Repository {
     }
 }
 
+/// One host has one spelling: IPv6 addresses in their shortest form, ports without leading zeros.
 fn is_registry(text: &str) -> bool {
     let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((address, rest)) => {
-            if address.parse::<std::net::Ipv6Addr>().is_err() {
+            let parsed = address.parse::<std::net::Ipv6Addr>();
+            if parsed.map(|parsed| parsed.to_string()).as_deref() != Ok(address) {
                 return false;
             }
             ("v6", rest)
@@ -128,9 +130,9 @@ fn is_registry(text: &str) -> bool {
             && label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'))
     };
     let valid_port = port.is_empty()
-        || port.strip_prefix(':').is_some_and(|digits| {
-            digits.bytes().all(|b| b.is_ascii_digit()) && digits.parse::<u16>().is_ok_and(|port| port > 0)
-        });
+        || port
+            .strip_prefix(':')
+            .is_some_and(|digits| digits.parse::<u16>().is_ok_and(|port| port > 0 && port.to_string() == digits));
     text.len() <= 255 && host.split('.').all(valid_label) && valid_port
 }
 
@@ -217,6 +219,9 @@ mod tests {
             "a:0",
             "a:65536",
             "a:+1",
+            "a:05000",
+            "[0:0::1]",
+            "[FE80::1]",
             "a/b",
             "user@a",
             "-a",

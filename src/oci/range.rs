@@ -128,9 +128,10 @@ impl ContentRange {
     pub fn parse(value: &str) -> Option<ContentRange> {
         let (range, total) = value.trim().strip_prefix("bytes ")?.split_once('/')?;
         let (first, last) = range.split_once('-')?;
-        let total = if total == "*" { None } else { Some(total.parse().ok()?) };
-        let (first, last) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        let sound = first <= last && total.is_none_or(|total| last < total);
+        let total = if total == "*" { None } else { Some(number(total)?) };
+        let (first, last) = (number(first.trim())?, number(last.trim())?);
+        // Whoever adds one to `last` must not overflow.
+        let sound = first <= last && last < total.unwrap_or(u64::MAX);
         sound.then_some(ContentRange { first, last, total })
     }
 }
@@ -185,7 +186,17 @@ mod tests {
         for text in ["bytes 0-0/1", "bytes 5-9/10", "bytes 5-9/*"] {
             assert_eq!(ContentRange::parse(text).map(|r| r.to_string()).as_deref(), Some(text));
         }
-        for text in ["bytes */10", "bytes 9-5/10", "bytes 5-10/10", "5-9/10", "bytes 5-9", ""] {
+        for text in [
+            "bytes */10",
+            "bytes 9-5/10",
+            "bytes 5-10/10",
+            "5-9/10",
+            "bytes 5-9",
+            "",
+            "bytes +5-9/10",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-99999999999999999999/*",
+        ] {
             assert_eq!(ContentRange::parse(text), None, "{text}");
         }
     }

@@ -8,16 +8,13 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use registry_mirror::oci::{Algorithm, Descriptor, Digest, MediaType};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 // The paths are written out because the examples include this file by path.
@@ -25,73 +22,22 @@ use tokio::task::JoinHandle;
 mod answer;
 #[path = "registry/content.rs"]
 mod content;
+#[path = "registry/recorded.rs"]
+mod recorded;
 #[path = "registry/script.rs"]
 mod script;
 #[path = "registry/server.rs"]
 mod server;
+#[path = "registry/state.rs"]
+mod state;
 #[path = "registry/tokens.rs"]
 mod tokens;
 
-use answer::Answer;
 pub use content::{Content, DOCKER_CONFIG, DOCKER_LAYER, Dialect, Holding, Image, gzip, layer, noise};
-use script::Behaviour;
+pub use recorded::{Listener, Recorded};
 pub use script::{Gate, Match, Rule};
-use tokens::Issued;
+use state::Shared;
 pub use tokens::{Expired, TokenPolicy, base64};
-
-/// A request as it came in.
-#[derive(Clone, Debug)]
-pub struct Recorded {
-    pub method: String,
-    /// Without the query, not decoded.
-    pub path: String,
-    /// Without the question mark, not decoded; empty if there is none.
-    pub query: String,
-    pub headers: HeaderMap,
-    pub body: Bytes,
-    /// The number of the connection, over both listeners, from 0.
-    pub at_connection: usize,
-    /// Where it came in.
-    pub listener: Listener,
-}
-
-/// Which of the listeners of a registry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listener {
-    /// The registry itself, and its token service.
-    Registry,
-    /// The host that blobs are redirected to.
-    Storage,
-}
-
-impl Recorded {
-    /// A header as text, `None` if it is not there.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// A parameter of the query, decoded.
-    pub fn query(&self, name: &str) -> Option<String> {
-        self.queries(name).into_iter().next()
-    }
-
-    /// All values of a parameter of the query, decoded.
-    pub fn queries(&self, name: &str) -> Vec<String> {
-        let pairs = url::form_urlencoded::parse(self.query.as_bytes());
-        pairs.filter(|(key, _)| key == name).map(|(_, value)| value.into_owned()).collect()
-    }
-
-    /// Repository, keyword and what follows it, of a path below `/v2/`.
-    pub fn parts(&self) -> Option<(&str, &str, &str)> {
-        let (front, rest) = self.path.strip_prefix("/v2/")?.rsplit_once('/')?;
-        let (name, keyword) = front.rsplit_once('/')?;
-        Some((name, keyword, rest))
-    }
-
-    fn keyword(&self) -> Option<&str> {
-        self.parts().map(|(_, keyword, _)| keyword)
-    }
-}
 
 /// How the honest answers are.
 #[derive(Clone, Debug)]
@@ -117,140 +63,6 @@ impl Default for Options {
             largest_page: None,
             link_base: String::new(),
         }
-    }
-}
-
-/// What all connections of a registry share.
-struct Shared {
-    inside: Mutex<Inside>,
-    /// Moves with every request and every client that hangs up.
-    events: watch::Sender<u64>,
-}
-
-#[derive(Default)]
-struct Inside {
-    authority: String,
-    storage: Option<String>,
-    content: Content,
-    options: Options,
-    rules: Vec<Rule>,
-    policy: Option<TokenPolicy>,
-    issued: Issued,
-    /// Manifest GETs left, and the limit, as Docker Hub counts them.
-    quota: Option<(u64, u64)>,
-    requests: Vec<Recorded>,
-    connections: usize,
-    hang_ups: usize,
-    sent: HashMap<Digest, u64>,
-    watcher: Option<Watcher>,
-}
-
-type Watcher = Box<dyn Fn(&Recorded, u16) + Send>;
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn next_connection(&self) -> usize {
-        let mut inside = self.lock();
-        inside.connections += 1;
-        inside.connections - 1
-    }
-
-    fn count(&self, digest: Option<Digest>, bytes: u64) {
-        if let Some(digest) = digest {
-            *self.lock().sent.entry(digest).or_default() += bytes;
-        }
-    }
-
-    fn hung_up(&self) {
-        self.lock().hang_ups += 1;
-        self.events.send_modify(|events| *events += 1);
-    }
-
-    /// Records a request and decides what it gets.
-    fn take(&self, request: &Recorded) -> (Answer, Behaviour) {
-        let mut inside = self.lock();
-        let inside = &mut *inside;
-        inside.requests.push(request.clone());
-        let (answer, authorised) = inside.honest(request);
-        let rule = inside.rules.iter().find(|rule| rule.takes(request, authorised));
-        let behaviour = rule.map(|rule| rule.behaviour.clone()).unwrap_or_default();
-        if let Some(watcher) = &inside.watcher {
-            let replaced = behaviour.replace.as_ref().map(|replacement| replacement.status);
-            watcher(request, behaviour.status.or(replaced).unwrap_or(answer.status));
-        }
-        self.events.send_modify(|events| *events += 1);
-        (answer, behaviour)
-    }
-}
-
-impl Inside {
-    /// The honest answer, and whether it is more than a demand for credentials.
-    fn honest(&mut self, request: &Recorded) -> (Answer, bool) {
-        if request.listener == Listener::Storage {
-            return (self.stored(request), true);
-        }
-        if request.path == "/token" {
-            let policy = self.policy.clone().unwrap_or_else(TokenPolicy::bearer);
-            return (self.issued.token(&policy, request), true);
-        }
-        if let Some(policy) = &self.policy {
-            let own_url = format!("http://{}", self.authority);
-            if let Some(refusal) = self.issued.check(policy, &own_url, request) {
-                return (refusal, false);
-            }
-        }
-        let answer = answer::honest(&self.content, &self.options, request)
-            .with("docker-distribution-api-version", "registry/2.0");
-        let answer = self.redirected_blob(&answer, request).unwrap_or(answer);
-        (self.charge(answer, request), true)
-    }
-
-    /// The storage host: content for whoever has a good signature and sends no credentials.
-    fn stored(&mut self, request: &Recorded) -> Answer {
-        if let Some(refusal) = self.issued.check_signature(request) {
-            return refusal;
-        }
-        let digest = request.path.strip_prefix("/storage/").and_then(|digest| digest.parse::<Digest>().ok());
-        let found = digest.and_then(|digest| {
-            let bytes = self.content.repositories.values().find_map(|holding| holding.blobs.get(&digest))?;
-            Some((digest, bytes.clone()))
-        });
-        match found {
-            Some((digest, bytes)) => {
-                let mut answer = Answer::content(bytes, digest, "application/octet-stream", request.header("range"));
-                answer.remove("docker-content-digest");
-                answer.with("etag", "\"not-a-digest\"")
-            }
-            None => Answer::new(404, "application/xml", "<Error><Code>NoSuchKey</Code></Error>"),
-        }
-    }
-
-    fn redirected_blob(&mut self, answer: &Answer, request: &Recorded) -> Option<Answer> {
-        let storage = self.storage.clone()?;
-        let digest = answer.digest.filter(|_| request.keyword() == Some("blobs"))?;
-        let path = format!("/storage/{digest}");
-        let location = format!("http://{storage}{path}?{}", self.issued.sign(&request.method, &path));
-        Some(Answer::new(307, "text/html", "").with("location", &location))
-    }
-
-    /// Counts manifest GETs as Docker Hub does.
-    fn charge(&mut self, answer: Answer, request: &Recorded) -> Answer {
-        let Some((limit, left)) = self.quota.filter(|_| request.keyword() == Some("manifests")) else {
-            return answer;
-        };
-        let counts = request.method == "GET" && answer.status == 200;
-        let (answer, left) = match (counts, left) {
-            (true, 0) => (Answer::error(429, "TOOMANYREQUESTS"), 0),
-            (true, left) => (answer, left - 1),
-            (false, left) => (answer, left),
-        };
-        self.quota = Some((limit, left));
-        answer
-            .with("ratelimit-limit", &format!("{limit};w=21600"))
-            .with("ratelimit-remaining", &format!("{left};w=21600"))
     }
 }
 
@@ -283,8 +95,7 @@ impl Registry {
     pub async fn start_at(address: SocketAddr) -> std::io::Result<Registry> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let inside = Inside { authority: address.to_string(), ..Inside::default() };
-        let shared = Arc::new(Shared { inside: Mutex::new(inside), events: watch::Sender::new(0) });
+        let shared = Arc::new(Shared::new(address.to_string()));
         let task = tokio::spawn(server::accept(listener, Listener::Registry, Arc::clone(&shared)));
         Ok(Registry { shared, address, storage_address: None, tasks: vec![task], held: Vec::new() })
     }
@@ -482,7 +293,7 @@ impl Registry {
         self.shared.lock().quota = Some((limit, left));
     }
 
-    /// Calls `watcher` with every request and the status it gets.
+    /// Calls `watcher` with every request and the status it gets. It must not call the registry.
     pub fn watch(&self, watcher: impl Fn(&Recorded, u16) + Send + 'static) {
         self.shared.lock().watcher = Some(Box::new(watcher));
     }
@@ -533,25 +344,32 @@ impl Registry {
         self.shared.lock().connections
     }
 
-    /// How many clients went away before their answer was over.
+    /// How many connections are open.
+    pub fn open_connections(&self) -> usize {
+        self.shared.lock().open_connections
+    }
+
+    /// How many clients went away before their answer was over. Noticed at a gate at once, elsewhere
+    /// at the next write.
     pub fn hang_ups(&self) -> usize {
         self.shared.lock().hang_ups
     }
 
     /// Waits until there were `times` requests of this kind.
     pub async fn seen(&self, kind: &Match, times: usize) {
-        self.event(|| self.count_of(kind) >= times).await;
+        self.until(|registry| registry.count_of(kind) >= times).await;
     }
 
-    /// Waits until `times` clients went away before their answer was over. Noticed at a gate at
-    /// once, elsewhere at the next write.
+    /// Waits until `times` clients went away before their answer was over.
     pub async fn hung_up(&self, times: usize) {
-        self.event(|| self.hang_ups() >= times).await;
+        self.until(|registry| registry.hang_ups() >= times).await;
     }
 
-    async fn event(&self, happened: impl Fn() -> bool) {
+    /// Waits until this holds. It is looked at again after every request, every piece of body sent,
+    /// and every connection that ends.
+    pub async fn until(&self, holds: impl Fn(&Registry) -> bool) {
         let mut events = self.shared.events.subscribe();
-        while !happened() {
+        while !holds(self) {
             let _ = events.changed().await;
         }
     }

@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use super::answer::Answer;
 use super::content::gzip;
 use super::script::{Behaviour, Ending, Framing, Gate};
-use super::{Listener, Recorded, Shared};
+use super::state::Shared;
+use super::{Listener, Recorded};
 
 /// How much is written at a time, in bytes.
 const PIECE: usize = 64 * 1024;
@@ -22,19 +23,32 @@ pub async fn accept(listener: TcpListener, on: Listener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((stream, _)) = listener.accept().await else { return };
-        let number = shared.next_connection();
-        connections.spawn(connection(stream, on, number, Arc::clone(&shared)));
+        let open = Open { number: shared.connected(), shared: Arc::clone(&shared) };
+        connections.spawn(connection(open, stream, on));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn connection(mut stream: TcpStream, on: Listener, number: usize, shared: Arc<Shared>) {
+/// A connection, for as long as it is open. Dropped after its socket.
+struct Open {
+    number: usize,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.shared.disconnected();
+    }
+}
+
+async fn connection(open: Open, mut stream: TcpStream, on: Listener) {
+    let shared = &open.shared;
     let _ = stream.set_nodelay(true);
     let mut buffer = BytesMut::new();
-    while let Some(request) = read_request(&mut stream, &mut buffer, on, number).await {
+    while let Some(request) = read_request(&mut stream, &mut buffer, on, open.number).await {
         let (answer, behaviour) = shared.take(&request);
         let keep = !asks_to_close(&request);
-        match send(&mut stream, &request, answer, &behaviour, &shared).await {
+        match send(&mut stream, &request, answer, &behaviour, shared).await {
             Ok(true) if keep => {}
             Ok(_) => return,
             Err(HungUp) => {

@@ -1,0 +1,166 @@
+//! What a registry knows while it runs, and how it decides what a request gets: record, challenge,
+//! content, and then the first rule that takes the request.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard};
+
+use registry_mirror::oci::Digest;
+use tokio::sync::watch;
+
+use super::answer::{self, Answer};
+use super::content::Content;
+use super::script::{Behaviour, Rule};
+use super::tokens::{Issued, TokenPolicy};
+use super::{Listener, Options, Recorded};
+
+/// What all connections of a registry share.
+pub(super) struct Shared {
+    inside: Mutex<Inside>,
+    /// Moves with everything that a test may wait for.
+    pub(super) events: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+pub(super) struct Inside {
+    pub(super) authority: String,
+    pub(super) storage: Option<String>,
+    pub(super) content: Content,
+    pub(super) options: Options,
+    pub(super) rules: Vec<Rule>,
+    pub(super) policy: Option<TokenPolicy>,
+    pub(super) issued: Issued,
+    /// Manifest GETs left, and the limit, as Docker Hub counts them.
+    pub(super) quota: Option<(u64, u64)>,
+    pub(super) requests: Vec<Recorded>,
+    pub(super) connections: usize,
+    pub(super) open_connections: usize,
+    pub(super) hang_ups: usize,
+    pub(super) sent: HashMap<Digest, u64>,
+    pub(super) watcher: Option<Watcher>,
+}
+
+pub(super) type Watcher = Box<dyn Fn(&Recorded, u16) + Send>;
+
+impl Shared {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(super) fn new(authority: String) -> Shared {
+        let inside = Inside { authority, ..Inside::default() };
+        Shared { inside: Mutex::new(inside), events: watch::Sender::new(0) }
+    }
+
+    /// The number of a connection that was just accepted.
+    pub(super) fn connected(&self) -> usize {
+        let mut inside = self.lock();
+        inside.connections += 1;
+        inside.open_connections += 1;
+        inside.connections - 1
+    }
+
+    pub(super) fn disconnected(&self) {
+        self.lock().open_connections -= 1;
+        self.happened();
+    }
+
+    pub(super) fn count(&self, digest: Option<Digest>, bytes: u64) {
+        if let Some(digest) = digest {
+            *self.lock().sent.entry(digest).or_default() += bytes;
+            self.happened();
+        }
+    }
+
+    pub(super) fn hung_up(&self) {
+        self.lock().hang_ups += 1;
+        self.happened();
+    }
+
+    fn happened(&self) {
+        self.events.send_modify(|events| *events += 1);
+    }
+
+    /// Records a request and decides what it gets.
+    pub(super) fn take(&self, request: &Recorded) -> (Answer, Behaviour) {
+        let mut inside = self.lock();
+        let inside = &mut *inside;
+        inside.requests.push(request.clone());
+        let (answer, authorised) = inside.honest(request);
+        let rule = inside.rules.iter().find(|rule| rule.takes(request, authorised));
+        let behaviour = rule.map(|rule| rule.behaviour.clone()).unwrap_or_default();
+        if let Some(watcher) = &inside.watcher {
+            let replaced = behaviour.replace.as_ref().map(|replacement| replacement.status);
+            watcher(request, behaviour.status.or(replaced).unwrap_or(answer.status));
+        }
+        self.happened();
+        (answer, behaviour)
+    }
+}
+
+impl Inside {
+    /// The honest answer, and whether it is more than a demand for credentials.
+    fn honest(&mut self, request: &Recorded) -> (Answer, bool) {
+        if request.listener == Listener::Storage {
+            return (self.stored(request), true);
+        }
+        if request.path == "/token" {
+            let policy = self.policy.clone().unwrap_or_else(TokenPolicy::bearer);
+            return (self.issued.token(&policy, request), true);
+        }
+        if let Some(policy) = &self.policy {
+            let own_url = format!("http://{}", self.authority);
+            if let Some(refusal) = self.issued.check(policy, &own_url, request) {
+                return (refusal.with("docker-distribution-api-version", "registry/2.0"), false);
+            }
+        }
+        let answer = answer::honest(&self.content, &self.options, request)
+            .with("docker-distribution-api-version", "registry/2.0");
+        let answer = self.redirected_blob(&answer, request).unwrap_or(answer);
+        (self.charge(answer, request), true)
+    }
+
+    /// The storage host: content for whoever has a good signature and sends no credentials.
+    fn stored(&mut self, request: &Recorded) -> Answer {
+        if let Some(refusal) = self.issued.check_signature(request) {
+            return refusal;
+        }
+        let digest = request.path.strip_prefix("/storage/").and_then(|digest| digest.parse::<Digest>().ok());
+        let found = digest.and_then(|digest| {
+            let bytes = self.content.repositories.values().find_map(|holding| holding.blobs.get(&digest))?;
+            Some((digest, bytes.clone()))
+        });
+        match found {
+            Some((digest, bytes)) => {
+                let mut answer = Answer::content(bytes, digest, "application/octet-stream", request.header("range"));
+                answer.remove("docker-content-digest");
+                answer.with("etag", "\"not-a-digest\"")
+            }
+            None => Answer::new(404, "application/xml", "<Error><Code>NoSuchKey</Code></Error>"),
+        }
+    }
+
+    fn redirected_blob(&mut self, answer: &Answer, request: &Recorded) -> Option<Answer> {
+        let storage = self.storage.clone()?;
+        let digest = answer.digest.filter(|_| request.keyword() == Some("blobs"))?;
+        let path = format!("/storage/{digest}");
+        let location = format!("http://{storage}{path}?{}", self.issued.sign(&request.method, &path));
+        Some(Answer::new(307, "text/html", "").with("location", &location))
+    }
+
+    /// Counts manifest GETs as Docker Hub does.
+    fn charge(&mut self, answer: Answer, request: &Recorded) -> Answer {
+        let Some((limit, left)) = self.quota.filter(|_| request.keyword() == Some("manifests")) else {
+            return answer;
+        };
+        let counts = request.method == "GET" && answer.status == 200;
+        let (answer, left) = match (counts, left) {
+            (true, 0) => (Answer::error(429, "TOOMANYREQUESTS"), 0),
+            (true, left) => (answer, left - 1),
+            (false, left) => (answer, left),
+        };
+        self.quota = Some((limit, left));
+        answer
+            .with("ratelimit-limit", &format!("{limit};w=21600"))
+            .with("ratelimit-remaining", &format!("{left};w=21600"))
+    }
+}
