@@ -1,17 +1,43 @@
 //! registry-mirror: a pull-through caching mirror for container registries.
 //!
-//! Layers, from the bottom: [`oci`] is the vocabulary; [`clock`], [`metadata`], [`blob_store`] and
-//! [`upstream`] are the four ports, each with its adapters beside it.
+//! # Layers, from the bottom
+//!
+//! | layer | modules | may use |
+//! |---|---|---|
+//! | 0 vocabulary | [`oci`], [`outcome`] | nothing that does I/O |
+//! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | `oci`; each adapter the one crate it wraps |
+//! | 2 use case | [`mirror`] | ports, never adapters |
+//! | 3 edges | [`server`], [`admin`], [`cli`], [`config`], [`systemd`], [`telemetry`] | `mirror` |
+//! | wiring | [`daemon`], and `main` | everything, without logic |
+//!
+//! # The four flows of a request
+//!
+//! A request is parsed once into a closed [`oci::Request`] and routed to an upstream by
+//! [`mirror::routes`]. Then:
+//!
+//! - **Hit.** [`blob_store::BlobStore::open`], and the file goes to the client.
+//! - **Cold miss.** [`mirror::flights`] gives the lead. A [`mirror::fill`] runs as a task of its own:
+//!   upstream, [`blob_store::ingest`], verify, commit, record. The client reads along.
+//! - **Joiner.** Everybody else reads the growing file through [`mirror::body`], at their own pace.
+//!   The last 64 KiB are held back until the digest is verified.
+//! - **Tag.** [`mirror::freshness`] decides whether upstream is asked, and whether what is remembered
+//!   may stand in when upstream cannot answer.
+//!
+//! Every answer carries one [`outcome::Outcome`]: in the log line, the metric and the
+//! `Cache-Status` header.
 
 pub mod admin;
 pub mod blob_store;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod daemon;
 pub mod metadata;
 pub mod metrics;
+pub mod mirror;
 pub mod oci;
 pub mod outcome;
+pub mod server;
 pub mod systemd;
 pub mod telemetry;
 pub mod upstream;

@@ -1,9 +1,82 @@
-//! Wires the adapters to the ports.
+//! The binary: hands the daemon to the command line, with sockets and signals.
 
+use std::io::{self, IsTerminal as _};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use registry_mirror::cli;
+use anyhow::Context as _;
+use registry_mirror::cli::{self, Bound};
+use registry_mirror::config::Config;
+use registry_mirror::daemon::{self, Daemon, Listeners};
+use registry_mirror::systemd;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    cli::run(std::env::args_os(), |_config| Err::<(), _>("serve is not wired yet")).into()
+    cli::run(std::env::args_os(), serve).into()
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    runtime.block_on(run(config))
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    // First the sockets: a port that is taken is told before the store is touched.
+    let listeners = listeners(&config).await?;
+    let (pull, admin) = (addresses(&listeners.pull)?, addresses(&listeners.admin)?);
+    let daemon = tokio::task::spawn_blocking({
+        let config = config.clone();
+        move || Daemon::open(config)
+    });
+    let daemon = daemon.await.context("opening the store")??;
+    let budget = daemon::budget(&config.store).unwrap_or_default();
+    if io::stderr().is_terminal() {
+        eprint!("{}", cli::banner(&config, Bound { pull: &pull, admin: &admin }, budget));
+    } else {
+        tracing::info!(?pull, ?admin, store = %config.store.path.display(), budget_bytes = budget, "serving");
+    }
+    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+    systemd::ready();
+    daemon
+        .serve(listeners, async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            systemd::stopping();
+            tracing::info!("stopping: running pulls may end, new ones are refused");
+        })
+        .await;
+    Ok(())
+}
+
+/// The sockets that systemd hands over, else those of the configuration.
+async fn listeners(config: &Config) -> anyhow::Result<Listeners> {
+    let inherited = systemd::listeners().context("taking over the sockets of systemd")?;
+    let adopt = |sockets: Vec<std::net::TcpListener>| {
+        sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()
+    };
+    let mut listeners = Listeners { pull: adopt(inherited.pull)?, admin: adopt(inherited.admin)? };
+    if listeners.pull.is_empty() {
+        listeners.pull = bind(&config.server.listen, "--listen").await?;
+    }
+    if listeners.admin.is_empty() {
+        listeners.admin = bind(&config.server.admin, "--admin").await?;
+    }
+    Ok(listeners)
+}
+
+async fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        let bound = TcpListener::bind(address).await;
+        listeners.push(bound.with_context(|| format!("cannot listen on {address}; choose another with {flag}"))?);
+    }
+    Ok(listeners)
+}
+
+fn addresses(listeners: &[TcpListener]) -> io::Result<Vec<SocketAddr>> {
+    listeners.iter().map(TcpListener::local_addr).collect()
 }

@@ -1,6 +1,12 @@
-//! Scenarios: a scripted registry on one side, a raw client on the other.
+//! Scenarios: a scripted registry on one side, a raw client on the other, the mirror in between.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bad_input;
+mod bad_upstream;
+mod hits;
+mod joiners;
 mod registry_selftest;
 mod support;
+mod tags;
+mod trouble;

@@ -1,0 +1,273 @@
+//! The wiring: which adapter stands behind which port, and what runs beside the server.
+//!
+//! The only file besides `main` that names adapters. Tests enter here too, with listeners of their
+//! own, so that they run what production runs. Nothing here asks an upstream: the daemon starts
+//! without a network.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, AdminState, Readiness};
+use crate::blob_store::BlobStore as _;
+use crate::blob_store::ingest::IngestDir;
+use crate::blob_store::local::LocalBlobStore;
+use crate::blob_store::lock::{LockError, StoreLock};
+use crate::clock::{Clock, SystemClock};
+use crate::config::{self, Config};
+use crate::metadata::MetadataStore as _;
+use crate::metadata::sled::SledMetadata;
+use crate::metrics::Metrics;
+use crate::mirror::fill::Budget;
+use crate::mirror::{Mirror, Mode, Parts, Policy, Routes};
+use crate::oci::RegistryName;
+use crate::server::{self, Edge};
+use crate::upstream::credentials::Auth;
+use crate::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
+use crate::upstream::offline::Offline;
+use crate::upstream::retry::Retrying;
+use crate::upstream::{Upstream, UpstreamObserver};
+
+/// How often the gauges of the store are brought up to date.
+const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// Why the daemon cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Another daemon uses the store, or the lock cannot be taken.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The store cannot be opened.
+    #[error("the store {path} cannot be used: {source}")]
+    Store {
+        /// The folder.
+        path: String,
+        /// What the file system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The settings of an upstream do not work.
+    #[error(transparent)]
+    Upstream(#[from] HttpSettingsError),
+    /// The credentials setting of an upstream is malformed.
+    #[error("upstream {upstream}: {reason}")]
+    Auth {
+        /// The upstream.
+        upstream: RegistryName,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The sockets to serve on, already bound.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// For clients that pull.
+    pub pull: Vec<TcpListener>,
+    /// For operators.
+    pub admin: Vec<TcpListener>,
+}
+
+/// A daemon that is ready to serve.
+#[derive(Debug)]
+pub struct Daemon {
+    config: Config,
+    mirror: Mirror,
+    metrics: Arc<Metrics>,
+    blobs: Arc<LocalBlobStore>,
+    metadata: Arc<SledMetadata>,
+    /// Held as long as the daemon lives.
+    _lock: StoreLock,
+}
+
+impl Daemon {
+    /// Opens the store and puts everything together. Blocks on the disk, asks nobody.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open(config: Config) -> Result<Daemon, StartError> {
+        Daemon::open_with(config, Arc::new(SystemClock))
+    }
+
+    /// [`Daemon::open`] with another clock.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Daemon, StartError> {
+        let path = &config.store.path;
+        let store_error = |source| StartError::Store { path: path.display().to_string(), source };
+        let lock = StoreLock::acquire(path)?;
+        let blobs = Arc::new(LocalBlobStore::open(path).map_err(store_error)?);
+        let ingests = IngestDir::open(path.join("ingest")).map_err(store_error)?;
+        let metadata = Arc::new(SledMetadata::open(path));
+        let metrics = Arc::new(Metrics::new(config.upstreams.iter().map(|upstream| upstream.host.clone())));
+        if metadata.index_was_replaced() {
+            metrics.index_rebuilt();
+        }
+        let mirror = Mirror::new(Parts {
+            routes: routes(&config, &metrics)?,
+            blobs: blobs.clone(),
+            ingests,
+            metadata: metadata.clone(),
+            clock,
+            policy: policy(&config.cache),
+            negative_ttl: config.cache.negative_ttl,
+            budget: Budget::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
+            metrics: metrics.clone(),
+        });
+        Ok(Daemon { config, mirror, metrics, blobs, metadata, _lock: lock })
+    }
+
+    /// The use case, for those who ask without HTTP.
+    pub fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
+    /// Serves until `shutdown` completes, then drains.
+    pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
+        let stop = CancellationToken::new();
+        let servers = TaskTracker::new();
+        let limits = server::Limits {
+            max_connections: self.config.server.max_connections,
+            header_timeout: self.config.server.header_timeout,
+            drain: self.config.server.drain,
+        };
+        for listener in listeners.pull {
+            let edge = Edge { mirror: self.mirror.clone(), metrics: Arc::clone(&self.metrics) };
+            servers.spawn(server::serve(listener, edge, limits, stop.clone().cancelled_owned()));
+        }
+        for listener in listeners.admin {
+            servers.spawn(admin::serve(listener, self.admin_state(), stop.clone().cancelled_owned()));
+        }
+        servers.close();
+        let housekeeping = tokio::spawn(self.housekeeping());
+        shutdown.await;
+        stop.cancel();
+        servers.wait().await;
+        housekeeping.abort();
+        self.mirror.close(self.config.server.drain).await;
+    }
+
+    fn admin_state(&self) -> AdminState {
+        AdminState { metrics: Arc::clone(&self.metrics), readiness: Arc::new(|| Readiness::Ready) }
+    }
+
+    /// What runs beside the server: the index is brought up to date once, then gauges and access
+    /// times are written now and again.
+    fn housekeeping(&self) -> impl Future<Output = ()> + Send + 'static {
+        let (mirror, metrics) = (self.mirror.clone(), Arc::clone(&self.metrics));
+        let (blobs, metadata, config) =
+            (Arc::clone(&self.blobs), Arc::clone(&self.metadata), self.config.store.clone());
+        async move {
+            let gauges = async {
+                take_stock(&blobs, &metadata).await;
+                loop {
+                    let usage = blobs.usage();
+                    metrics.store(usage.bytes, usage.blobs, budget(&config).unwrap_or_default());
+                    tokio::time::sleep(GAUGES_EVERY).await;
+                }
+            };
+            tokio::join!(mirror.keep_uses(), gauges);
+        }
+    }
+}
+
+/// Lists the blobs and brings the index up to date with the files.
+async fn take_stock(blobs: &Arc<LocalBlobStore>, metadata: &Arc<SledMetadata>) {
+    let now = SystemClock.now();
+    if let Ok(known) = metadata.blobs() {
+        blobs.remember_sizes(known.into_iter().map(|(digest, record)| (digest, record.size)));
+    }
+    match blobs.list().await {
+        Ok(stored) => {
+            let metadata = Arc::clone(metadata);
+            let rebuilt = tokio::task::spawn_blocking(move || metadata.rebuild(&stored, now)).await;
+            if let Err(error) = rebuilt {
+                tracing::error!(%error, "the index could not be brought up to date; the files answer");
+            }
+        }
+        Err(error) => tracing::error!(%error, "the blobs could not be listed"),
+    }
+}
+
+/// How many bytes the store may hold.
+///
+/// # Errors
+/// When the file system cannot be asked for its size.
+pub fn budget(store: &config::Store) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(&store.path)?;
+    let capacity = stat.f_blocks.saturating_mul(stat.f_frsize);
+    Ok(store.max_size.of(capacity).min(capacity.saturating_sub(store.min_free.of(capacity))))
+}
+
+fn policy(cache: &config::Cache) -> Policy {
+    Policy { mode: mode(cache.mode), tag_ttl: cache.tag_ttl, stale_if_error: cache.stale_if_error }
+}
+
+fn mode(mode: config::Mode) -> Mode {
+    match mode {
+        config::Mode::Online => Mode::Online,
+        config::Mode::PreferCache => Mode::PreferCache,
+        config::Mode::Offline => Mode::Offline,
+    }
+}
+
+fn routes(config: &Config, metrics: &Arc<Metrics>) -> Result<Routes, StartError> {
+    let upstreams = config.upstreams.iter().map(|upstream| {
+        let client: Arc<dyn Upstream> = match config.cache.mode {
+            config::Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
+            _ => Arc::new(Retrying::new(Arc::new(HttpUpstream::new(settings(upstream, metrics)?)?))),
+        };
+        Ok((upstream.host.clone(), client))
+    });
+    let upstreams: Result<Vec<_>, StartError> = upstreams.collect();
+    Ok(Routes::new(config.routes.default.clone(), upstreams?))
+}
+
+fn settings(upstream: &config::Upstream, metrics: &Arc<Metrics>) -> Result<HttpSettings, StartError> {
+    let auth: Auth = upstream.auth.parse().map_err(|error: crate::upstream::credentials::AuthError| {
+        StartError::Auth { upstream: upstream.host.clone(), reason: error.to_string() }
+    })?;
+    Ok(HttpSettings {
+        name: upstream.host.clone(),
+        urls: upstream.urls.clone(),
+        credentials: auth.source(),
+        auth_realms: upstream.auth_realms.iter().map(ToString::to_string).collect(),
+        insecure: upstream.insecure,
+        ca: upstream.ca.clone(),
+        timeouts: Timeouts {
+            connect: upstream.timeouts.connect,
+            first_byte: upstream.timeouts.first_byte,
+            idle: upstream.timeouts.idle,
+        },
+        allow_private: upstream.allow_private,
+        observer: Arc::new(Counted(metrics.clone())),
+    })
+}
+
+/// Counts what goes over the wire to upstreams.
+struct Counted(Arc<Metrics>);
+
+impl UpstreamObserver for Counted {
+    fn requested(&self, upstream: &RegistryName, status: Option<u16>) {
+        let result = match status {
+            None => "unanswered",
+            Some(200..=299) => "ok",
+            Some(300..=399) => "redirect",
+            Some(401 | 403) => "denied",
+            Some(404) => "not_found",
+            Some(429) => "rate_limited",
+            Some(500..) => "server_error",
+            Some(_) => "other",
+        };
+        self.0.upstream_request(upstream.as_str(), result);
+    }
+
+    fn received(&self, upstream: &RegistryName, bytes: u64) {
+        self.0.upstream_received(upstream.as_str(), bytes);
+    }
+}

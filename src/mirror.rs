@@ -1,0 +1,204 @@
+//! The mirror: answers requests from the store and from upstreams. The use case, without any edge.
+//!
+//! Four flows (see the crate's documentation): a hit, a cold miss, a joiner, a tag. Blobs are in
+//! [`blobs`], manifests and tags in [`manifests`]; this file holds what they share. It knows ports,
+//! never adapters, and nothing of HTTP.
+//!
+//! Truths: a dead upstream never breaks a pull that the store can serve; a broken store never
+//! breaks a pull that the upstream can serve; content in the store is served only to a repository
+//! of which upstream said that it has it.
+
+pub mod blobs;
+pub mod body;
+pub mod error;
+pub mod fill;
+pub mod flights;
+pub mod freshness;
+pub mod manifests;
+pub mod resume;
+pub mod routes;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use crate::blob_store::ingest::IngestDir;
+use crate::blob_store::{BlobStore, Content};
+use crate::clock::Clock;
+use crate::metadata::uses::Uses;
+use crate::metadata::{MetadataStore, TagKey};
+use crate::metrics::Metrics;
+use crate::oci::{Descriptor, Digest, Target};
+
+pub use crate::metadata::Location;
+pub use blobs::BlobAnswer;
+pub use body::{BlobBody, Chunk};
+pub use error::{MirrorError, Subject};
+pub use freshness::{Mode, Policy};
+pub use manifests::ManifestAnswer;
+pub use routes::{Route, RouteError, Routes};
+
+use fill::{Budget, Following};
+use flights::{Flights, Shareable};
+use manifests::{Fetched, Negatives};
+
+/// How often access times are written.
+const USES_EVERY: Duration = Duration::from_secs(10);
+
+/// What a mirror is made of.
+pub struct Parts {
+    /// Which upstreams there are.
+    pub routes: Routes,
+    /// Verified content.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Where fills write, on the file system of `blobs`.
+    pub ingests: IngestDir,
+    /// What is remembered of tags, memberships and blobs.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// The rules for tags.
+    pub policy: Policy,
+    /// How long upstream's "not found" is believed.
+    pub negative_ttl: Duration,
+    /// The bounds of all fills together.
+    pub budget: Budget,
+    /// Where events are counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The key of a fill. Not the digest alone: a joiner must not inherit another repository's
+/// permission, or its 404.
+pub(crate) type BlobKey = (Location, Digest);
+
+/// What all tasks of a mirror share.
+pub(crate) struct Shared {
+    routes: Routes,
+    blobs: Arc<dyn BlobStore>,
+    ingests: IngestDir,
+    metadata: Arc<dyn MetadataStore>,
+    clock: Arc<dyn Clock>,
+    policy: Policy,
+    budget: Budget,
+    metrics: Arc<Metrics>,
+    fills: Flights<BlobKey, Following>,
+    tags: Flights<TagKey, Shareable<Fetched>>,
+    manifests: Flights<BlobKey, Shareable<Fetched>>,
+    negatives: Negatives,
+    uses: Uses,
+    tasks: TaskTracker,
+}
+
+/// The use case: answers for manifests and blobs. Cheap to clone.
+#[derive(Clone)]
+pub struct Mirror(Arc<Shared>);
+
+impl std::fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirror")
+            .field("routes", &self.0.routes)
+            .field("fills", &self.0.fills.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Mirror {
+    /// Puts a mirror together. Does no I/O and asks nobody.
+    pub fn new(parts: Parts) -> Mirror {
+        let Parts { routes, blobs, ingests, metadata, clock, policy, negative_ttl, budget, metrics } = parts;
+        Mirror(Arc::new(Shared {
+            routes,
+            blobs,
+            ingests,
+            metadata,
+            clock,
+            policy,
+            budget,
+            metrics,
+            fills: Flights::new(),
+            tags: Flights::new(),
+            manifests: Flights::new(),
+            negatives: Negatives::new(negative_ttl),
+            uses: Uses::default(),
+            tasks: TaskTracker::new(),
+        }))
+    }
+
+    /// Finds the upstream and the repository of a request.
+    ///
+    /// # Errors
+    /// [`RouteError`]; nobody was asked.
+    pub fn route(&self, target: &Target) -> Result<Route, RouteError> {
+        self.0.routes.route(target)
+    }
+
+    /// How many fills are under way.
+    pub fn fills(&self) -> usize {
+        self.0.fills.len()
+    }
+
+    /// Writes access times until the future is dropped. Run it beside the server.
+    pub async fn keep_uses(&self) {
+        loop {
+            tokio::time::sleep(USES_EVERY).await;
+            self.write_uses().await;
+        }
+    }
+
+    /// Ends well: waits for running fills, at most for `patience`, and writes what is in memory.
+    pub async fn close(&self, patience: Duration) {
+        self.0.tasks.close();
+        if tokio::time::timeout(patience, self.0.tasks.wait()).await.is_err() {
+            tracing::warn!(fills = self.fills(), "stopping with fills under way; they start again when asked for");
+        }
+        self.write_uses().await;
+        let metadata = Arc::clone(&self.0.metadata);
+        let flushed = tokio::task::spawn_blocking(move || metadata.flush()).await;
+        if let Ok(Err(error)) = flushed {
+            tracing::warn!(%error, "the index was not flushed; it is rebuilt from the files");
+        }
+    }
+
+    async fn write_uses(&self) {
+        let uses = self.0.uses.drain();
+        if uses.is_empty() {
+            return;
+        }
+        let metadata = Arc::clone(&self.0.metadata);
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || metadata.touch(&uses)).await {
+            tracing::debug!(%error, "access times were not written");
+        }
+    }
+}
+
+impl Shared {
+    /// Opens content of this repository, with what is known of it. `None` when it is not stored, or
+    /// when upstream has not said that this repository has it.
+    async fn open_member(&self, location: &Location, digest: &Digest) -> Option<(Descriptor, Content)> {
+        let descriptor = self.member(location, digest)?;
+        let content = self.blobs.open(digest).await?;
+        self.uses.note(digest, self.clock.now());
+        Some((descriptor, content))
+    }
+
+    fn member(&self, location: &Location, digest: &Digest) -> Option<Descriptor> {
+        self.metadata.member(location, digest).unwrap_or_else(|error| {
+            tracing::warn!(%location, %digest, %error, "membership unknown, asking upstream");
+            None
+        })
+    }
+
+    /// Remembers that upstream has the content in this repository.
+    fn record_member(&self, location: &Location, descriptor: Descriptor) {
+        if let Err(error) = self.metadata.put_member(location, &descriptor) {
+            tracing::warn!(%location, digest = %descriptor.digest, %error, "membership not remembered");
+        }
+    }
+
+    fn forget_member(&self, location: &Location, digest: &Digest) {
+        if let Err(error) = self.metadata.remove_member(location, digest) {
+            tracing::warn!(%location, %digest, %error, "membership not forgotten");
+        }
+    }
+}

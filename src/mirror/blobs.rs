@@ -1,0 +1,183 @@
+//! Blobs: flows A (hit), B (cold miss) and C (joiner).
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::body::{BlobBody, FillReader};
+use super::error::{MirrorError, Subject};
+use super::fill::{Fill, Following, Phase, Progress};
+use super::flights::Seat;
+use super::resume::BlobSource;
+use super::{Mirror, Shared};
+use crate::blob_store::Content;
+use crate::mirror::Route;
+use crate::oci::{Descriptor, Digest, MediaType, RangeHeader, Selection, Span};
+use crate::outcome::Outcome;
+
+/// An answer with a blob, or with a part of it.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    /// What was asked for.
+    pub digest: Digest,
+    /// Size of the whole blob in bytes; unknown where upstream does not say it.
+    pub size: Option<u64>,
+    /// The part that was selected; `None` for the whole blob.
+    pub part: Option<Range<u64>>,
+    /// The bytes.
+    pub body: BlobBody,
+    /// Where they come from.
+    pub outcome: Outcome,
+}
+
+/// The size of a blob, for clients that want no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobStat {
+    /// In bytes; unknown where upstream does not say it.
+    pub size: Option<u64>,
+    /// Where the answer comes from.
+    pub outcome: Outcome,
+}
+
+impl Mirror {
+    /// A blob, or the part of it that `range` selects.
+    ///
+    /// # Errors
+    /// [`MirrorError::Range`] when the range selects nothing; [`MirrorError::Upstream`] when the
+    /// blob is not stored and upstream does not give it.
+    pub async fn blob(
+        &self,
+        route: &Route,
+        digest: Digest,
+        range: Option<&RangeHeader>,
+    ) -> Result<BlobAnswer, MirrorError> {
+        if let Some((content, outcome)) = self.stored_blob(route, &digest).await? {
+            return stored(content, digest, range, outcome);
+        }
+        let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
+        let (following, outcome) = self.0.clone().fly(source.clone());
+        filling(following, source, range, outcome).await
+    }
+
+    /// Whether a blob exists, and how large it is, without fetching it.
+    ///
+    /// # Errors
+    /// [`MirrorError::Upstream`] when the blob is not stored and upstream does not confirm it.
+    pub async fn stat_blob(&self, route: &Route, digest: Digest) -> Result<BlobStat, MirrorError> {
+        if let Some((content, outcome)) = self.stored_blob(route, &digest).await? {
+            return Ok(BlobStat { size: Some(content.size), outcome });
+        }
+        if let Some(mut following) = self.0.fills.join(&(route.location.clone(), digest)) {
+            let size = started(&mut following).await?.total;
+            return Ok(BlobStat { size, outcome: Outcome::Join });
+        }
+        let size = self.confirm(route, &digest).await?;
+        Ok(BlobStat { size, outcome: Outcome::Relayed })
+    }
+
+    /// The blob from the store, if this repository may have it: upstream said so before, or says so
+    /// now.
+    async fn stored_blob(&self, route: &Route, digest: &Digest) -> Result<Option<(Content, Outcome)>, MirrorError> {
+        if let Some((_, content)) = self.0.open_member(&route.location, digest).await {
+            return Ok(Some((content, Outcome::Hit)));
+        }
+        let Some(content) = self.0.blobs.open(digest).await else { return Ok(None) };
+        self.confirm(route, digest).await?;
+        self.0.uses.note(digest, self.0.clock.now());
+        Ok(Some((content, Outcome::Revalidated)))
+    }
+
+    /// Asks upstream whether the repository has the blob, and remembers a yes.
+    async fn confirm(&self, route: &Route, digest: &Digest) -> Result<Option<u64>, MirrorError> {
+        let stat = route.upstream.stat(&route.location.repository, digest).await;
+        let size = stat.map_err(|error| MirrorError::upstream(Subject::Blob, error))?;
+        if let Some(size) = size {
+            let media_type = MediaType::from("application/octet-stream");
+            self.0.record_member(&route.location, Descriptor { digest: *digest, size, media_type });
+        }
+        Ok(size)
+    }
+}
+
+impl Shared {
+    /// Joins the fill of a blob, or starts it.
+    fn fly(self: Arc<Shared>, source: BlobSource) -> (Following, Outcome) {
+        let mut opened = None;
+        let seat = self.fills.seat((source.location.clone(), source.digest), || {
+            let (progress, following) = watch::channel(Progress::starting());
+            opened = Some(progress);
+            following
+        });
+        match (seat, opened) {
+            (Seat::Lead(following, departure), Some(progress)) => {
+                let fill = Fill { shared: Arc::clone(&self), source, progress, departure };
+                self.tasks.spawn(fill.run());
+                (following, Outcome::Fill)
+            }
+            (Seat::Lead(following, _) | Seat::Join(following), _) => (following, Outcome::Join),
+        }
+    }
+}
+
+fn stored(
+    content: Content,
+    digest: Digest,
+    range: Option<&RangeHeader>,
+    outcome: Outcome,
+) -> Result<BlobAnswer, MirrorError> {
+    let size = content.size;
+    let part = select(range, size)?;
+    let body = BlobBody::Stored(content, part.clone().unwrap_or(0..size));
+    Ok(BlobAnswer { digest, size: Some(size), part, body, outcome })
+}
+
+async fn filling(
+    mut following: Following,
+    source: BlobSource,
+    range: Option<&RangeHeader>,
+    outcome: Outcome,
+) -> Result<BlobAnswer, MirrorError> {
+    let Progress { mut total, phase, .. } = started(&mut following).await?;
+    let outcome = if matches!(phase, Phase::Unkept(_)) { Outcome::Relayed } else { outcome };
+    if total.is_none() && range.is_some() {
+        total = finished(&mut following).await?;
+    }
+    let part = match total {
+        Some(size) => select(range, size)?,
+        None => None,
+    };
+    let span = part.as_ref().map_or(Span::default(), |part| Span { start: part.start, end: Some(part.end) });
+    let digest = source.digest;
+    let body = BlobBody::Filling(FillReader::new(following, source, span));
+    Ok(BlobAnswer { digest, size: total, part, body, outcome })
+}
+
+fn select(range: Option<&RangeHeader>, size: u64) -> Result<Option<Range<u64>>, MirrorError> {
+    match range.map(|range| range.select(size)) {
+        None | Some(Selection::Whole) => Ok(None),
+        Some(Selection::Part(part)) => Ok(Some(part)),
+        Some(Selection::Unsatisfiable) => Err(MirrorError::Range { size }),
+    }
+}
+
+/// Waits until upstream has answered the fill's request.
+async fn started(following: &mut Following) -> Result<Progress, MirrorError> {
+    wait(following, |phase| !matches!(phase, Phase::Starting)).await
+}
+
+/// Waits until a fill of unknown size knows it. `None` when it never will.
+async fn finished(following: &mut Following) -> Result<Option<u64>, MirrorError> {
+    Ok(wait(following, |phase| matches!(phase, Phase::Verified | Phase::Unkept(_) | Phase::Failed(_))).await?.total)
+}
+
+async fn wait(following: &mut Following, reached: impl Fn(&Phase) -> bool) -> Result<Progress, MirrorError> {
+    let progress = match following.wait_for(|progress| reached(&progress.phase)).await {
+        Ok(progress) => progress.clone(),
+        Err(_) => return Err(MirrorError::Internal("the fill ended without a result".to_owned())),
+    };
+    match progress.phase {
+        Phase::Failed(error) => Err(error),
+        _ => Ok(progress),
+    }
+}

@@ -1,0 +1,296 @@
+//! The bytes of a blob on their way to one client: stored, filling, or relayed.
+//!
+//! Truth: a body that ends without an error was verified. The exception is a client that asks for a
+//! part that does not reach the end of a blob which is still arriving: no digest covers a part, and
+//! holding it back until the whole is there would stall those who read lazily.
+//!
+//! Every reader has its own offset and its own pace; none of them is known to the fill.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::error::{MirrorError, Subject};
+use super::fill::{Following, HELD_BACK, Phase};
+use super::resume::{BlobSource, Transfer};
+use crate::blob_store::{Content, Source};
+use crate::oci::{Digest, Span, Verifier};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// The next piece of a body.
+#[derive(Clone, Debug)]
+pub enum Chunk {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Bytes of a file that is never rewritten: the edge decides how they get to the socket.
+    File(Arc<File>, Range<u64>),
+}
+
+impl Chunk {
+    /// How many bytes it is.
+    pub const fn len(&self) -> u64 {
+        match self {
+            Chunk::Bytes(bytes) => bytes.len() as u64,
+            Chunk::File(_, range) => range.end - range.start,
+        }
+    }
+
+    /// Whether it is nothing at all. Bodies do not yield such chunks.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The bytes of a blob for one client.
+#[derive(Debug)]
+pub enum BlobBody {
+    /// From the store.
+    Stored(Content, Range<u64>),
+    /// Following a fill.
+    Filling(FillReader),
+    /// Straight from upstream.
+    Relayed(Box<Relay>),
+}
+
+impl BlobBody {
+    /// The next piece, of at most `limit` bytes where it comes from a file; `None` at the end.
+    ///
+    /// # Errors
+    /// When the rest cannot be had, or is not what the digest names. The response must then be
+    /// aborted, not ended.
+    pub async fn next(&mut self, limit: u64) -> Result<Option<Chunk>, MirrorError> {
+        match self {
+            BlobBody::Stored(content, range) => Ok(stored(content, range, limit)),
+            BlobBody::Filling(reader) => {
+                if let Some(chunk) = reader.next(limit).await? {
+                    return Ok(Some(chunk));
+                }
+                match reader.go_on_alone() {
+                    Some(relay) => {
+                        *self = BlobBody::Relayed(Box::new(relay));
+                        Box::pin(self.next(limit)).await
+                    }
+                    None => Ok(None),
+                }
+            }
+            BlobBody::Relayed(relay) => Ok(relay.next().await?.map(Chunk::Bytes)),
+        }
+    }
+}
+
+fn stored(content: &Content, range: &mut Range<u64>, limit: u64) -> Option<Chunk> {
+    let piece = range.start..range.end.min(range.start.saturating_add(limit));
+    if piece.is_empty() {
+        return None;
+    }
+    range.start = piece.end;
+    Some(match &content.source {
+        Source::File(file) => Chunk::File(Arc::clone(file), piece),
+        Source::Memory(bytes) => {
+            let index = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            Chunk::Bytes(bytes.slice(index(piece.start)..index(piece.end)))
+        }
+    })
+}
+
+/// Reads along with a running fill.
+#[derive(Debug)]
+pub struct FillReader {
+    fill: Following,
+    source: BlobSource,
+    offset: u64,
+    /// The first byte that is not wanted; `None` for everything up to the end.
+    end: Option<u64>,
+}
+
+impl FillReader {
+    /// Reads `span` of the blob that `fill` brings from `source`.
+    pub const fn new(fill: Following, source: BlobSource, span: Span) -> FillReader {
+        FillReader { fill, source, offset: span.start, end: span.end }
+    }
+
+    /// The next piece. `None` at the end, and also when the store gave up: see
+    /// [`FillReader::go_on_alone`].
+    async fn next(&mut self, limit: u64) -> Result<Option<Chunk>, MirrorError> {
+        loop {
+            match self.step(limit)? {
+                Step::Read(chunk) => return Ok(Some(chunk)),
+                Step::End => return Ok(None),
+                Step::Wait => {}
+            }
+            if self.fill.changed().await.is_err() {
+                // The fill is gone. Its last word counts; a fill without one has failed.
+                return match self.step(limit)? {
+                    Step::Read(chunk) => Ok(Some(chunk)),
+                    Step::End => Ok(None),
+                    Step::Wait => Err(MirrorError::Internal("the fill ended without a result".to_owned())),
+                };
+            }
+        }
+    }
+
+    fn step(&mut self, limit: u64) -> Result<Step, MirrorError> {
+        let FillReader { fill, offset, end, .. } = self;
+        let progress = fill.borrow_and_update();
+        let part = end.filter(|end| progress.total.is_some_and(|total| *end < total));
+        let readable = part.map_or(progress.readable(), |end| progress.written.min(end));
+        let piece = *offset..readable.min(offset.saturating_add(limit));
+        if let (false, Some(file)) = (piece.is_empty(), &progress.file) {
+            *offset = piece.end;
+            return Ok(Step::Read(Chunk::File(Arc::clone(file), piece)));
+        }
+        match &progress.phase {
+            _ if part.is_some_and(|end| *offset >= end) => Ok(Step::End),
+            Phase::Starting | Phase::Streaming => Ok(Step::Wait),
+            Phase::Verified | Phase::Unkept(_) => Ok(Step::End),
+            Phase::Failed(error) => Err(error.clone()),
+        }
+    }
+
+    /// After the store gave up on the fill: the rest of this reader's bytes, straight from upstream.
+    fn go_on_alone(&self) -> Option<Relay> {
+        let progress = self.fill.borrow();
+        match &progress.phase {
+            Phase::Unkept(verifier) => {
+                let span = Span { start: self.offset, end: self.end };
+                Some(Relay::from(self.source.clone(), span, progress.total, progress.written, verifier.clone()))
+            }
+            _ => None,
+        }
+    }
+}
+
+enum Step {
+    Read(Chunk),
+    Wait,
+    End,
+}
+
+/// Passes a blob on from upstream without keeping it, for one client.
+#[derive(Debug)]
+pub struct Relay {
+    source: BlobSource,
+    span: Span,
+    state: RelayState,
+    /// What was read and not yet handed out.
+    held: Held,
+}
+
+#[derive(Debug)]
+enum RelayState {
+    /// Not asked yet. A verifier goes with the offset of the first byte that it has not seen.
+    Closed(Option<(Verifier, u64)>),
+    Open {
+        transfer: Box<Transfer>,
+        position: u64,
+        verifier: Option<Verifier>,
+    },
+    Done,
+}
+
+impl Relay {
+    /// The rest of a blob of which `seen` bytes went through `verifier` already.
+    ///
+    /// A reader that wants the end gets it verified, even if that means reading again what lies
+    /// before its own start.
+    fn from(source: BlobSource, span: Span, total: Option<u64>, seen: u64, verifier: Verifier) -> Relay {
+        let part = span.end.is_some_and(|end| total.is_some_and(|total| end < total));
+        let verifier = (!part).then_some((verifier, seen));
+        Relay { source, span, state: RelayState::Closed(verifier), held: Held::default() }
+    }
+
+    /// A part of a blob that does not reach its end, unverified.
+    pub fn part(source: BlobSource, range: Range<u64>) -> Relay {
+        let span = Span { start: range.start, end: Some(range.end) };
+        Relay { source, span, state: RelayState::Closed(None), held: Held::default() }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
+        loop {
+            if let Some(bytes) = self.held.release(matches!(self.state, RelayState::Done)) {
+                return Ok(Some(bytes));
+            }
+            match &mut self.state {
+                RelayState::Done => return Ok(None),
+                RelayState::Closed(verifier) => {
+                    let verifier = verifier.take();
+                    self.state = open(self.source.clone(), self.span, verifier).await.map_err(blob_error)?;
+                }
+                RelayState::Open { transfer, position, verifier } => {
+                    match transfer.next().await.map_err(blob_error)? {
+                        Some(bytes) => {
+                            if let Some(verifier) = verifier {
+                                verifier.update(&bytes);
+                            }
+                            let start = self.span.start.saturating_sub(*position);
+                            *position += bytes.len() as u64;
+                            let start = usize::try_from(start).unwrap_or(usize::MAX).min(bytes.len());
+                            self.held.push(bytes.slice(start..), verifier.is_some());
+                        }
+                        None => {
+                            let found = verifier.take().map(Verifier::finish);
+                            check(&self.source, found)?;
+                            self.state = RelayState::Done;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Asks for what the relay needs: with a verifier everything that it has not seen, else the span.
+async fn open(source: BlobSource, span: Span, verifier: Option<(Verifier, u64)>) -> Result<RelayState, UpstreamError> {
+    let (verifier, position, end) = match verifier {
+        Some((verifier, seen)) => (Some(verifier), seen, None),
+        None => (None, span.start, span.end),
+    };
+    let transfer = Box::new(Transfer::open(source, Span { start: position, end }).await?);
+    Ok(RelayState::Open { transfer, position, verifier })
+}
+
+fn blob_error(error: UpstreamError) -> MirrorError {
+    MirrorError::upstream(Subject::Blob, error)
+}
+
+fn check(source: &BlobSource, found: Option<Digest>) -> Result<(), MirrorError> {
+    match found {
+        Some(found) if found != source.digest => {
+            let message = format!("{}: blob {}: upstream sent {found}", source.location, source.digest);
+            Err(blob_error(UpstreamError::new(UpstreamErrorClass::Protocol, message)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The tail of a relayed body, kept back until its digest is verified.
+#[derive(Debug, Default)]
+struct Held {
+    chunks: VecDeque<Bytes>,
+    bytes: u64,
+    /// How many bytes stay here as long as the body may turn out to be wrong.
+    reserve: u64,
+}
+
+impl Held {
+    fn push(&mut self, bytes: Bytes, verified_later: bool) {
+        self.reserve = if verified_later { HELD_BACK } else { 0 };
+        self.bytes += bytes.len() as u64;
+        self.chunks.push_back(bytes);
+    }
+
+    fn release(&mut self, verified: bool) -> Option<Bytes> {
+        let reserve = if verified { 0 } else { self.reserve };
+        let surplus = usize::try_from(self.bytes.saturating_sub(reserve)).unwrap_or(usize::MAX);
+        if surplus == 0 {
+            return None;
+        }
+        let first = self.chunks.front_mut()?;
+        let released = if first.len() <= surplus { self.chunks.pop_front()? } else { first.split_to(surplus) };
+        self.bytes -= released.len() as u64;
+        Some(released)
+    }
+}

@@ -1,0 +1,115 @@
+//! Why the mirror could not answer, and the one place where that becomes an error code.
+
+use std::time::Duration;
+
+use super::routes::RouteError;
+use crate::oci::ErrorCode;
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// What was asked for, as far as the error code depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A manifest, by tag or digest.
+    Manifest,
+    /// A blob.
+    Blob,
+}
+
+/// Why the mirror could not answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// The request names no upstream of ours, or two.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// Upstream failed, and nothing stored could stand in for it.
+    #[error("{error}")]
+    Upstream {
+        /// What was asked for.
+        subject: Subject,
+        /// What upstream did.
+        error: UpstreamError,
+    },
+    /// The range lies outside of the blob.
+    #[error("the range lies outside of the blob, which has {size} bytes")]
+    Range {
+        /// The size of the blob in bytes.
+        size: u64,
+    },
+    /// The task that fetched for several requests ended without an answer.
+    #[error("the mirror failed while it fetched this: {0}")]
+    Internal(String),
+}
+
+impl MirrorError {
+    /// An upstream error about `subject`.
+    pub const fn upstream(subject: Subject, error: UpstreamError) -> MirrorError {
+        MirrorError::Upstream { subject, error }
+    }
+
+    /// The class of the upstream's failure, where it was one.
+    pub const fn upstream_class(&self) -> Option<UpstreamErrorClass> {
+        match self {
+            MirrorError::Upstream { error, .. } => Some(error.class),
+            _ => None,
+        }
+    }
+
+    /// The code to answer with.
+    ///
+    /// A refusal is told as 404, and an outage or a rate limit as 503, because docker 1.13 aborts a
+    /// pull on a 403 or 429 in place of going on to its next endpoint.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            MirrorError::Route(RouteError::UnknownUpstream(_)) => ErrorCode::NameUnknown,
+            MirrorError::Route(RouteError::Contradiction(..) | RouteError::InvalidName) => ErrorCode::NameInvalid,
+            MirrorError::Range { .. } => ErrorCode::RangeInvalid,
+            MirrorError::Internal(_) => ErrorCode::Unknown,
+            MirrorError::Upstream { subject, error } => match (error.class, subject) {
+                (UpstreamErrorClass::NotFound, Subject::Manifest) => ErrorCode::ManifestUnknown,
+                (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Blob) => ErrorCode::BlobUnknown,
+                (UpstreamErrorClass::Denied, Subject::Manifest) => ErrorCode::NameUnknown,
+                (UpstreamErrorClass::RateLimited(_) | UpstreamErrorClass::Unavailable, _) => ErrorCode::Unavailable,
+                (UpstreamErrorClass::Protocol, _) => ErrorCode::Unknown,
+            },
+        }
+    }
+
+    /// A short name for the metric.
+    pub const fn class(&self) -> &'static str {
+        match self {
+            MirrorError::Route(_) => "route",
+            MirrorError::Range { .. } => "range",
+            MirrorError::Internal(_) => "internal",
+            MirrorError::Upstream { error, .. } => error.class.as_str(),
+        }
+    }
+
+    /// How long the client should wait before it asks again, where upstream said so.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self.upstream_class() {
+            Some(UpstreamErrorClass::RateLimited(wait)) => wait,
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_answer_makes_an_old_client_abort() {
+        use UpstreamErrorClass::{Denied, NotFound, Protocol, RateLimited, Unavailable};
+        for (class, manifest, blob) in [
+            (NotFound, 404, 404),
+            (Denied, 404, 404),
+            (RateLimited(None), 503, 503),
+            (Unavailable, 503, 503),
+            (Protocol, 502, 502),
+        ] {
+            let status =
+                |subject| MirrorError::upstream(subject, UpstreamError::new(class, "")).code().status().as_u16();
+            assert_eq!((status(Subject::Manifest), status(Subject::Blob)), (manifest, blob), "{class:?}");
+        }
+    }
+}

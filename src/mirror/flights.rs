@@ -1,0 +1,164 @@
+//! The in-flight table: what is being fetched right now, so that it is fetched once.
+//!
+//! Whoever finds no flight for a key leads: it opens one, and the work runs as a task of its own.
+//! Everybody else joins. The entry leaves the table when the task's [`Departure`] is dropped, which
+//! happens also when the task panics.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+/// A flight that ends with one value for everybody.
+pub type Shareable<V> = watch::Receiver<Option<V>>;
+
+/// The flights under way, by key. `T` is the handle through which a flight is followed.
+#[derive(Debug)]
+pub struct Flights<K, T> {
+    table: Arc<Mutex<HashMap<K, T>>>,
+}
+
+/// What one gets on asking for a flight.
+#[derive(Debug)]
+pub enum Seat<K: Eq + Hash, T> {
+    /// There was none: the caller must start it, and hand the departure to its task.
+    Lead(T, Departure<K, T>),
+    /// One is under way.
+    Join(T),
+}
+
+/// The duty to leave the table. Dropped when the flight is over.
+#[derive(Debug)]
+pub struct Departure<K: Eq + Hash, T> {
+    table: Arc<Mutex<HashMap<K, T>>>,
+    key: K,
+}
+
+impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
+    /// An empty table.
+    pub fn new() -> Flights<K, T> {
+        Flights { table: Arc::default() }
+    }
+
+    /// Joins the flight for `key`, or opens one with the handle that `open` makes.
+    pub fn seat(&self, key: K, open: impl FnOnce() -> T) -> Seat<K, T> {
+        match lock(&self.table).entry(key) {
+            Entry::Occupied(entry) => Seat::Join(entry.get().clone()),
+            Entry::Vacant(entry) => {
+                let key = entry.key().clone();
+                let handle = entry.insert(open()).clone();
+                Seat::Lead(handle, Departure { table: Arc::clone(&self.table), key })
+            }
+        }
+    }
+
+    /// Joins the flight for `key`, if one is under way.
+    pub fn join(&self, key: &K) -> Option<T> {
+        lock(&self.table).get(key).cloned()
+    }
+
+    /// How many flights are under way.
+    pub fn len(&self) -> usize {
+        lock(&self.table).len()
+    }
+
+    /// Whether nothing is under way.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<K, V> Flights<K, Shareable<V>>
+where
+    K: Eq + Hash + Clone + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Waits for the value of the flight for `key`, which `work` computes as a task of its own if
+    /// nobody else is at it. Returns whether the flight was joined. `None` when the task panicked.
+    pub async fn share<F>(&self, tasks: &TaskTracker, key: K, work: impl FnOnce() -> F) -> (Option<V>, bool)
+    where
+        F: Future<Output = V> + Send + 'static,
+    {
+        let (arrival, waiting) = watch::channel(None);
+        let (mut flight, joined) = match self.seat(key, || waiting) {
+            Seat::Join(flight) => (flight, true),
+            Seat::Lead(flight, departure) => {
+                let work = work();
+                tasks.spawn(async move {
+                    let value = work.await;
+                    arrival.send_replace(Some(value));
+                    drop(departure);
+                });
+                (flight, false)
+            }
+        };
+        let value = flight.wait_for(Option::is_some).await.map(|value| value.clone()).unwrap_or_default();
+        (value, joined)
+    }
+}
+
+impl<K: Eq + Hash + Clone, T: Clone> Default for Flights<K, T> {
+    fn default() -> Flights<K, T> {
+        Flights::new()
+    }
+}
+
+impl<K: Eq + Hash, T> Drop for Departure<K, T> {
+    fn drop(&mut self) {
+        lock(&self.table).remove(&self.key);
+    }
+}
+
+/// A panic elsewhere leaves the table as it was: every operation on it is atomic.
+fn lock<K, T>(table: &Mutex<HashMap<K, T>>) -> MutexGuard<'_, HashMap<K, T>> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_leads_the_others_join_until_the_departure() {
+        let flights: Flights<&str, u32> = Flights::new();
+        let Seat::Lead(1, departure) = flights.seat("a", || 1) else { panic!("nobody was there") };
+        assert!(matches!(flights.seat("a", || 2), Seat::Join(1)));
+        assert!(matches!(flights.seat("b", || 3), Seat::Lead(3, _)));
+        assert_eq!(flights.join(&"a"), Some(1));
+        drop(departure);
+        assert!(flights.is_empty());
+        assert!(matches!(flights.seat("a", || 4), Seat::Lead(4, _)));
+    }
+
+    #[tokio::test]
+    async fn everybody_gets_the_one_value() {
+        let (flights, tasks) = (Flights::new(), TaskTracker::new());
+        let calls = std::sync::atomic::AtomicU32::new(0);
+        let ask = || {
+            flights.share(&tasks, "key", || {
+                calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                async { 7 }
+            })
+        };
+        let answers = futures_util::future::join_all((0..50).map(|_| ask())).await;
+        assert_eq!(calls.into_inner(), 1);
+        assert!(answers.iter().all(|(value, _)| *value == Some(7)));
+        assert_eq!(answers.iter().filter(|(_, joined)| !joined).count(), 1);
+        tasks.close();
+        tasks.wait().await;
+        assert!(flights.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_panic_leaves_the_table_and_answers_everybody() {
+        let (flights, tasks): (Flights<_, Shareable<u32>>, _) = (Flights::new(), TaskTracker::new());
+        let (value, _) = flights.share(&tasks, "key", || async { panic!("on purpose") }).await;
+        assert_eq!(value, None);
+        tasks.close();
+        tasks.wait().await;
+        assert!(flights.is_empty());
+    }
+}

@@ -1,0 +1,134 @@
+//! May a tag be served from memory, must upstream be asked, and what if upstream cannot answer? Pure.
+//!
+//! Truth: only an upstream that cannot answer is covered for. *Not found* and *denied* are answers.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::metadata::TagRecord;
+use crate::upstream::UpstreamErrorClass;
+
+/// How eager the mirror is to ask upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Ask when a tag is no longer fresh, wait for the answer.
+    #[default]
+    Online,
+    /// Ask when a tag is no longer fresh, but give up after [`PREFER_CACHE_PATIENCE`] when there is
+    /// something to serve.
+    PreferCache,
+    /// Never ask.
+    Offline,
+}
+
+/// How long `prefer-cache` waits for an upstream when it could serve what it has.
+pub const PREFER_CACHE_PATIENCE: Duration = Duration::from_millis(300);
+
+/// The rules for tags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How eager to ask.
+    pub mode: Mode,
+    /// How long a tag is served without asking.
+    pub tag_ttl: Duration,
+    /// How old a tag may be, since it was last checked, when upstream cannot answer.
+    pub stale_if_error: Duration,
+}
+
+/// What to do about a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Serve what is remembered.
+    Serve,
+    /// Ask upstream, and wait as long as that takes.
+    Ask,
+    /// Ask upstream, and treat it as away when it takes longer than this.
+    AskBriefly(Duration),
+}
+
+/// Decides what to do about a tag before upstream is asked.
+pub fn plan(record: Option<&TagRecord>, now: Timestamp, policy: &Policy) -> Plan {
+    let Some(record) = record else { return Plan::Ask };
+    // A check that lies in the future says that the clock was set back: its age is unknown.
+    let fresh = record.checked_at.age(now).is_some_and(|age| age < policy.tag_ttl);
+    match policy.mode {
+        Mode::Online | Mode::PreferCache if fresh => Plan::Serve,
+        Mode::Online => Plan::Ask,
+        Mode::PreferCache => Plan::AskBriefly(PREFER_CACHE_PATIENCE),
+        Mode::Offline => Plan::Serve,
+    }
+}
+
+/// Whether what is remembered may stand in for an upstream that failed with `class`. Returns how
+/// long ago the tag was checked.
+pub fn stand_in(
+    record: Option<&TagRecord>,
+    class: UpstreamErrorClass,
+    now: Timestamp,
+    policy: &Policy,
+) -> Option<Duration> {
+    let record = record.filter(|_| class.is_outage())?;
+    let age = record.checked_at.age(now).unwrap_or_default();
+    (policy.mode != Mode::Online || age <= policy.stale_if_error).then_some(age)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Algorithm, Descriptor, Digest, MediaType};
+
+    const POLICY: Policy = Policy {
+        mode: Mode::Online,
+        tag_ttl: Duration::from_secs(300),
+        stale_if_error: Duration::from_secs(30 * 86_400),
+    };
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    fn checked(seconds_ago: i64) -> TagRecord {
+        let checked_at = Timestamp(NOW.0.wrapping_add_signed(-seconds_ago * 1000));
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let descriptor = Descriptor { digest, size: 0, media_type: MediaType::ImageIndex };
+        TagRecord { descriptor, checked_at, since: checked_at }
+    }
+
+    #[test]
+    fn a_tag_is_asked_about_when_it_is_no_longer_fresh() {
+        let briefly = Plan::AskBriefly(PREFER_CACHE_PATIENCE);
+        for (mode, seconds_ago, expected) in [
+            (Mode::Online, 0, Plan::Serve),
+            (Mode::Online, 299, Plan::Serve),
+            (Mode::Online, 300, Plan::Ask),
+            (Mode::Online, -60, Plan::Ask),
+            (Mode::PreferCache, 299, Plan::Serve),
+            (Mode::PreferCache, 300, briefly),
+            (Mode::Offline, 10_000_000, Plan::Serve),
+        ] {
+            let policy = Policy { mode, ..POLICY };
+            assert_eq!(plan(Some(&checked(seconds_ago)), NOW, &policy), expected, "{mode:?} {seconds_ago}");
+        }
+        assert_eq!(plan(None, NOW, &POLICY), Plan::Ask);
+    }
+
+    #[test]
+    fn only_an_outage_is_covered_for_and_only_for_a_while() {
+        let month = 30 * 86_400;
+        for (class, seconds_ago, expected) in [
+            (UpstreamErrorClass::Unavailable, 400, Some(400)),
+            (UpstreamErrorClass::RateLimited(None), 400, Some(400)),
+            (UpstreamErrorClass::Unavailable, month, Some(month)),
+            (UpstreamErrorClass::Unavailable, month + 1, None),
+            (UpstreamErrorClass::Unavailable, -60, Some(0)),
+            (UpstreamErrorClass::NotFound, 400, None),
+            (UpstreamErrorClass::Denied, 400, None),
+            (UpstreamErrorClass::Protocol, 400, None),
+        ] {
+            let age = stand_in(Some(&checked(seconds_ago)), class, NOW, &POLICY);
+            let expected = expected.map(|seconds: i64| Duration::from_secs(seconds.unsigned_abs()));
+            assert_eq!(age, expected, "{class:?} {seconds_ago}");
+        }
+        assert_eq!(stand_in(None, UpstreamErrorClass::Unavailable, NOW, &POLICY), None);
+        let offline = Policy { mode: Mode::Offline, ..POLICY };
+        let ancient = stand_in(Some(&checked(10 * month)), UpstreamErrorClass::Unavailable, NOW, &offline);
+        assert!(ancient.is_some(), "offline, age does not matter");
+    }
+}

@@ -1,0 +1,289 @@
+//! Manifests: by digest from the store if it has them, by tag as fresh as the policy asks (flow D).
+//!
+//! A look-up of a tag always ends with the manifest in the store, also when the client only sent
+//! HEAD: whoever got that answer must be able to get the manifest, even if upstream goes away in
+//! between. The pointer is moved only after the new manifest is there, so that a tag that could be
+//! served offline stays one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+
+use super::error::{MirrorError, Subject};
+use super::freshness::{self, Plan};
+use super::{BlobKey, Mirror, Shared};
+use crate::blob_store::StoreError;
+use crate::clock::Timestamp;
+use crate::metadata::{TagKey, TagRecord};
+use crate::mirror::Route;
+use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
+use crate::outcome::Outcome;
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// An answer with a manifest.
+#[derive(Clone, Debug)]
+pub struct ManifestAnswer {
+    /// Bytes and descriptor, exactly as upstream sent them.
+    pub manifest: Arc<Manifest>,
+    /// Where they come from.
+    pub outcome: Outcome,
+    /// For a stale answer, how long ago upstream last confirmed the tag.
+    pub stale_for: Option<Duration>,
+}
+
+/// What the flights of this file bring.
+pub(super) type Fetched = Result<(Arc<Manifest>, Outcome), MirrorError>;
+
+/// Tags of which upstream said that they do not exist, and when. Bounded and short-lived.
+pub(super) struct Negatives {
+    ttl: Duration,
+    known: Cache<TagKey, Timestamp>,
+}
+
+impl Negatives {
+    const MAX: u64 = 10_000;
+
+    pub(super) fn new(ttl: Duration) -> Negatives {
+        Negatives { ttl, known: Cache::new(Negatives::MAX) }
+    }
+
+    fn contains(&self, key: &TagKey, now: Timestamp) -> bool {
+        self.known.get(key).and_then(|at| at.age(now)).is_some_and(|age| age < self.ttl)
+    }
+
+    fn insert(&self, key: TagKey, now: Timestamp) {
+        self.known.insert(key, now);
+    }
+}
+
+impl Mirror {
+    /// A manifest by tag or digest.
+    ///
+    /// # Errors
+    /// [`MirrorError::Upstream`] when upstream says no, or cannot answer and nothing stored may
+    /// stand in for it.
+    pub async fn manifest(
+        &self,
+        route: &Route,
+        reference: &Reference,
+        accept: AcceptSet,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        match reference {
+            Reference::Digest(digest) => {
+                let (manifest, outcome) = self.0.manifest_by_digest(route, *digest).await?;
+                Ok(ManifestAnswer { manifest, outcome, stale_for: None })
+            }
+            Reference::Tag(tag) => {
+                let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
+                self.0.manifest_by_tag(route, key).await
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Immutable: the store first, then upstream.
+    async fn manifest_by_digest(self: &Arc<Self>, route: &Route, digest: Digest) -> Fetched {
+        if let Some(manifest) = self.stored_manifest(route, &digest).await {
+            return Ok((manifest, Outcome::Hit));
+        }
+        let key: BlobKey = (route.location.clone(), digest);
+        let (shared, route) = (Arc::clone(self), route.clone());
+        let work = || async move {
+            if let Some(manifest) = shared.stored_manifest(&route, &digest).await {
+                return Ok((manifest, Outcome::Hit));
+            }
+            shared.fetch_manifest(&route, digest).await.map(|manifest| (manifest, Outcome::Fill))
+        };
+        arrived(self.manifests.share(&self.tasks, key, work).await)
+    }
+
+    /// Mutable: upstream first, when the tag is no longer fresh; then what is remembered.
+    async fn manifest_by_tag(self: &Arc<Self>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
+        let record = self.metadata.tag(&key).unwrap_or_else(|error| {
+            tracing::warn!(location = %key.location, tag = %key.tag, %error, "tag not remembered, asking upstream");
+            None
+        });
+        let asked = match freshness::plan(record.as_ref(), self.clock.now(), &self.policy) {
+            Plan::Serve => None,
+            Plan::Ask => Some(self.look_up(route, key.clone(), record.clone()).await),
+            Plan::AskBriefly(patience) => {
+                let look_up = self.look_up(route, key.clone(), record.clone());
+                Some(tokio::time::timeout(patience, look_up).await.unwrap_or_else(|_| Err(too_slow(&key, patience))))
+            }
+        };
+        let (error, stale_for) = match asked {
+            Some(Ok((manifest, outcome))) => return Ok(ManifestAnswer { manifest, outcome, stale_for: None }),
+            Some(Err(error)) => {
+                let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol);
+                let stand_in = freshness::stand_in(record.as_ref(), class, self.clock.now(), &self.policy);
+                let Some(age) = stand_in else { return Err(error) };
+                (Some(error), Some(age))
+            }
+            None => (None, None),
+        };
+        let digest = record.map(|record| record.descriptor.digest);
+        self.remembered(route, &key, digest, error, stale_for).await
+    }
+
+    /// Serves what the tag pointed at when it was last checked.
+    async fn remembered(
+        self: &Arc<Self>,
+        route: &Route,
+        key: &TagKey,
+        digest: Option<Digest>,
+        error: Option<MirrorError>,
+        stale_for: Option<Duration>,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let Some(digest) = digest else { return Err(error.unwrap_or_else(|| unknown_offline(key))) };
+        match (self.stored_manifest(route, &digest).await, error) {
+            (Some(manifest), None) => Ok(ManifestAnswer { manifest, outcome: Outcome::Hit, stale_for }),
+            (Some(manifest), Some(error)) => {
+                tracing::warn!(location = %key.location, tag = %key.tag, %digest, %error, "served stale");
+                Ok(ManifestAnswer { manifest, outcome: Outcome::Stale, stale_for })
+            }
+            (None, Some(error)) => Err(error),
+            (None, None) => {
+                let (manifest, outcome) = self.manifest_by_digest(route, digest).await?;
+                Ok(ManifestAnswer { manifest, outcome, stale_for })
+            }
+        }
+    }
+
+    /// Asks upstream what the tag points at, together with everybody else who asks just now.
+    async fn look_up(self: &Arc<Self>, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
+        if self.negatives.contains(&key, self.clock.now()) {
+            let message = format!("{}:{} was not found a moment ago", key.location, key.tag);
+            return Err(manifest_error(UpstreamError::new(UpstreamErrorClass::NotFound, message)));
+        }
+        let (shared, route, of) = (Arc::clone(self), route.clone(), key.clone());
+        arrived(self.tags.share(&self.tasks, key, || async move { shared.resolve(&route, of, record).await }).await)
+    }
+
+    async fn resolve(self: &Arc<Self>, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
+        let reference = Reference::Tag(key.tag.clone());
+        let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept).await;
+        let descriptor = resolved.map_err(|error| self.told(&key, error))?;
+        let known = self.stored_manifest(route, &descriptor.digest).await;
+        let (manifest, outcome) = match known {
+            Some(manifest) => (manifest, Outcome::Revalidated),
+            None => self.manifest_by_digest(route, descriptor.digest).await?,
+        };
+        self.point(&key, record, manifest.descriptor.clone());
+        Ok((manifest, outcome))
+    }
+
+    /// Takes note of what upstream said in place of an answer: a tag that is gone, or not ours to
+    /// see, is forgotten.
+    fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
+        if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+            self.forget_tag(key, &key.tag);
+        }
+        if error.class == UpstreamErrorClass::NotFound {
+            self.negatives.insert(key.clone(), self.clock.now());
+        }
+        manifest_error(error)
+    }
+
+    fn forget_tag(&self, key: &TagKey, tag: &Tag) {
+        if let Err(error) = self.metadata.remove_tag(&key.location, tag) {
+            tracing::warn!(location = %key.location, %tag, %error, "a tag that upstream no longer has was not forgotten");
+        }
+    }
+
+    /// Remembers what the tag points at now.
+    fn point(&self, key: &TagKey, before: Option<TagRecord>, descriptor: Descriptor) {
+        let now = self.clock.now();
+        let since = match &before {
+            Some(before) if before.descriptor.digest == descriptor.digest => before.since,
+            Some(before) => {
+                let (from, to) = (before.descriptor.digest, descriptor.digest);
+                tracing::info!(location = %key.location, tag = %key.tag, %from, %to, "tag moved");
+                now
+            }
+            None => now,
+        };
+        if let Err(error) = self.metadata.put_tag(key, &TagRecord { descriptor, checked_at: now, since }) {
+            tracing::warn!(location = %key.location, tag = %key.tag, %error, "tag not remembered");
+        }
+    }
+
+    /// The manifest from the store, verified: it is small, and its media type is not in its bytes.
+    async fn stored_manifest(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
+        let (descriptor, content) = self.open_member(&route.location, digest).await?;
+        // A blob that was fetched as a blob does not know that it is a manifest.
+        if descriptor.media_type.as_ref() == "application/octet-stream" || content.size > MAX_MANIFEST_SIZE {
+            return None;
+        }
+        let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
+        if Digest::of(digest.algorithm(), &bytes) != *digest {
+            tracing::error!(%digest, "a stored manifest was damaged; fetching it again");
+            let _ = self.blobs.delete(digest).await;
+            return None;
+        }
+        let descriptor = Descriptor { size: content.size, ..descriptor };
+        Some(Arc::new(Manifest { descriptor, bytes }))
+    }
+
+    async fn fetch_manifest(self: &Arc<Self>, route: &Route, digest: Digest) -> Result<Arc<Manifest>, MirrorError> {
+        let reference = Reference::Digest(digest);
+        let fetched = route.upstream.manifest(&route.location.repository, &reference, AcceptSet::everything()).await;
+        let manifest = fetched.map_err(|error| {
+            if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+                self.forget_member(&route.location, &digest);
+            }
+            manifest_error(error)
+        })?;
+        if manifest.descriptor.digest != digest {
+            let message =
+                format!("{}: manifest {digest}: upstream sent {}", route.location, manifest.descriptor.digest);
+            return Err(manifest_error(UpstreamError::new(UpstreamErrorClass::Protocol, message)));
+        }
+        match self.keep_manifest(&manifest).await {
+            Ok(()) => {
+                self.record_blob(&digest, manifest.descriptor.size);
+                self.record_member(&route.location, manifest.descriptor.clone());
+            }
+            Err(error) => {
+                tracing::warn!(location = %route.location, %digest, %error, "verified and served, but not kept")
+            }
+        }
+        Ok(Arc::new(manifest))
+    }
+
+    async fn keep_manifest(self: &Arc<Self>, manifest: &Manifest) -> Result<(), StoreError> {
+        let Manifest { descriptor, bytes } = manifest.clone();
+        let shared = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || {
+            let mut ingest = shared.ingests.begin(&descriptor.digest, Some(descriptor.size))?;
+            ingest.append(&bytes)?;
+            Ok(ingest)
+        });
+        let ingest = written.await.unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))?;
+        self.blobs.commit(ingest, &manifest.descriptor.digest).await
+    }
+}
+
+/// What a shared flight brought, with `Join` for those who did not lead it.
+fn arrived((value, joined): (Option<Fetched>, bool)) -> Fetched {
+    let (manifest, outcome) =
+        value.unwrap_or_else(|| Err(MirrorError::Internal("the look-up ended without a result".to_owned())))?;
+    let outcome = if joined { Outcome::Join } else { outcome };
+    Ok((manifest, outcome))
+}
+
+fn manifest_error(error: UpstreamError) -> MirrorError {
+    MirrorError::upstream(Subject::Manifest, error)
+}
+
+fn too_slow(key: &TagKey, patience: Duration) -> MirrorError {
+    let message = format!("{}:{}: no answer within {patience:?}", key.location, key.tag);
+    manifest_error(UpstreamError::new(UpstreamErrorClass::Unavailable, message))
+}
+
+fn unknown_offline(key: &TagKey) -> MirrorError {
+    let message = format!("{}:{} was never pulled through this mirror", key.location, key.tag);
+    manifest_error(UpstreamError::new(UpstreamErrorClass::Unavailable, message))
+}

@@ -1,0 +1,170 @@
+//! The bytes of one blob from upstream, in order and without gaps, resumed when the connection breaks.
+//!
+//! Content is named by its digest, so any answer for the same digest continues any other; nobody
+//! has to ask whether it changed. What arrives is not trusted for that: whoever reads it verifies.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
+
+use crate::metadata::Location;
+use crate::oci::{Digest, Span};
+use crate::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
+
+/// How often in a row a transfer may break without a byte in between.
+const MAX_BREAKS: u32 = 5;
+
+/// A blob at an upstream.
+#[derive(Clone)]
+pub struct BlobSource {
+    /// The registry to ask.
+    pub upstream: Arc<dyn Upstream>,
+    /// Its name and the repository.
+    pub location: Location,
+    /// The blob.
+    pub digest: Digest,
+}
+
+impl std::fmt::Debug for BlobSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.location, self.digest)
+    }
+}
+
+/// A transfer that survives breaks.
+pub struct Transfer {
+    source: BlobSource,
+    /// The next byte to hand out.
+    position: u64,
+    /// The first byte that is not wanted.
+    end: Option<u64>,
+    size: Option<u64>,
+    body: Option<BoxStream<'static, Result<Bytes, UpstreamError>>>,
+    breaks: u32,
+}
+
+impl std::fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transfer")
+            .field("source", &self.source)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transfer {
+    /// Asks for `span` of the blob.
+    ///
+    /// # Errors
+    /// What upstream says to the first request; only later breaks are resumed.
+    pub async fn open(source: BlobSource, span: Span) -> Result<Transfer, UpstreamError> {
+        let mut transfer = Transfer { source, position: span.start, end: span.end, size: None, body: None, breaks: 0 };
+        transfer.connect().await?;
+        Ok(transfer)
+    }
+
+    /// The size of the whole blob in bytes, if upstream said it.
+    pub const fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When the transfer broke too often without progress, or upstream contradicts itself.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        loop {
+            if self.end.is_some_and(|end| self.position >= end) {
+                return Ok(None);
+            }
+            let broken = match self.read().await {
+                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                Ok(None) if self.is_complete() => return Ok(None),
+                Ok(None) => self.error(UpstreamErrorClass::Unavailable, "the body ended early"),
+                Err(error) if error.class.is_outage() => error,
+                Err(error) => return Err(error),
+            };
+            self.resume(broken).await?;
+        }
+    }
+
+    /// The next bytes of the present connection that were not seen before.
+    async fn read(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        let Some(body) = &mut self.body else { return Ok(None) };
+        let Some(mut bytes) = body.next().await.transpose()? else { return Ok(None) };
+        let limit = self.end.or(self.size).unwrap_or(u64::MAX) - self.position;
+        if bytes.len() as u64 > limit {
+            if self.end.is_none() {
+                return Err(self.error(UpstreamErrorClass::Protocol, "more bytes than the blob has"));
+            }
+            bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        self.position += bytes.len() as u64;
+        self.breaks = 0;
+        Ok(Some(bytes))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.end.or(self.size).is_none_or(|end| self.position >= end)
+    }
+
+    async fn resume(&mut self, mut broken: UpstreamError) -> Result<(), UpstreamError> {
+        self.body = None;
+        while let Some(pause) = pause(self.breaks) {
+            tracing::debug!(blob = ?self.source, position = self.position, error = %broken, "resuming a transfer");
+            tokio::time::sleep(pause).await;
+            self.breaks += 1;
+            match self.connect().await {
+                Err(error) if error.class.is_outage() => broken = error,
+                result => return result,
+            }
+        }
+        Err(broken)
+    }
+
+    async fn connect(&mut self) -> Result<(), UpstreamError> {
+        let span = Span { start: self.position, end: self.end };
+        let blob = self.source.upstream.blob(&self.source.location.repository, &self.source.digest, span).await?;
+        if let (Some(before), Some(now)) = (self.size, blob.size)
+            && before != now
+        {
+            return Err(self.error(UpstreamErrorClass::Protocol, "the size changed while the blob was resumed"));
+        }
+        self.size = self.size.or(blob.size);
+        self.body = Some(skip(blob.body, self.position.saturating_sub(blob.offset)));
+        Ok(())
+    }
+
+    fn error(&self, class: UpstreamErrorClass, what: &str) -> UpstreamError {
+        let BlobSource { location, digest, .. } = &self.source;
+        UpstreamError::new(class, format!("{location}: blob {digest}: {what}, at byte {}", self.position))
+    }
+}
+
+/// How long to wait after the transfer broke for the `breaks`-th time in a row; `None` to give up.
+fn pause(breaks: u32) -> Option<Duration> {
+    (breaks < MAX_BREAKS).then(|| Duration::from_millis(50 << (2 * breaks)))
+}
+
+/// Leaves out what an upstream without ranges sends again.
+fn skip(
+    body: BoxStream<'static, Result<Bytes, UpstreamError>>,
+    mut seen: u64,
+) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+    if seen == 0 {
+        return body;
+    }
+    let unseen = move |item: Result<Bytes, UpstreamError>| {
+        let rest = item.map(|mut bytes| {
+            let known = usize::try_from(seen).unwrap_or(usize::MAX).min(bytes.len());
+            seen -= known as u64;
+            bytes.split_off(known)
+        });
+        let nothing_new = rest.as_ref().is_ok_and(Bytes::is_empty);
+        std::future::ready((!nothing_new).then_some(rest))
+    };
+    body.filter_map(unseen).boxed()
+}

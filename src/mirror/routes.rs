@@ -1,0 +1,206 @@
+//! Which upstream answers for a request, and under which repository name. Pure.
+//!
+//! Only configured upstreams can be named; a request selects among them by exact name and never
+//! forms an address. Precedence: a prefix in the path (before or after `/v2/`), then `?ns=`, then
+//! the default. Docker Hub's aliases are folded and its `library/` is added here, before any key or
+//! scope is computed, so that one image never has two names.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::metadata::Location;
+use crate::oci::request::RepositoryPath;
+use crate::oci::{RegistryName, Repository, Target};
+use crate::upstream::Upstream;
+
+/// The other names of Docker Hub.
+const HUB_ALIASES: [&str; 3] = ["index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
+const HUB: &str = "docker.io";
+
+/// The upstreams there are.
+#[derive(Clone)]
+pub struct Routes {
+    default: RegistryName,
+    upstreams: HashMap<RegistryName, Arc<dyn Upstream>>,
+}
+
+impl std::fmt::Debug for Routes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.upstreams.keys().collect();
+        f.debug_struct("Routes").field("default", &self.default).field("upstreams", &names).finish()
+    }
+}
+
+/// A request that found its upstream.
+#[derive(Clone)]
+pub struct Route {
+    /// Upstream and repository, under their one canonical name: the start of every key.
+    pub location: Location,
+    /// The registry to ask.
+    pub upstream: Arc<dyn Upstream>,
+    /// The `ns` that took part in the decision, to be echoed in `OCI-Namespace`.
+    pub namespace: Option<RegistryName>,
+}
+
+impl std::fmt::Debug for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Route").field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
+/// Why a request found no upstream.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The named registry is not an upstream of this mirror.
+    #[error("{0} is not an upstream of this mirror; its operator can add it as an [[upstream]]")]
+    UnknownUpstream(RegistryName),
+    /// Two parts of the request name different upstreams.
+    #[error("the request names two upstreams, {0} and {1}")]
+    Contradiction(RegistryName, RegistryName),
+    /// What is left of the path is not a repository name.
+    #[error("not a repository name")]
+    InvalidName,
+}
+
+impl Routes {
+    /// Routes to `upstreams`, and to `default` what names none.
+    pub fn new(
+        default: RegistryName,
+        upstreams: impl IntoIterator<Item = (RegistryName, Arc<dyn Upstream>)>,
+    ) -> Routes {
+        let upstreams = upstreams.into_iter().map(|(name, upstream)| (fold_alias(name), upstream)).collect();
+        Routes { default: fold_alias(default), upstreams }
+    }
+
+    /// The names of all upstreams, in no particular order.
+    pub fn names(&self) -> impl Iterator<Item = &RegistryName> {
+        self.upstreams.keys()
+    }
+
+    /// Finds the upstream of a request.
+    ///
+    /// # Errors
+    /// [`RouteError`]; nothing was dialled.
+    pub fn route(&self, target: &Target) -> Result<Route, RouteError> {
+        let path = &target.repository;
+        let below = path.registry.clone().map(fold_alias).filter(|name| self.upstreams.contains_key(name));
+        let named =
+            agree([target.prefix.clone().map(fold_alias), below.clone(), target.namespace.clone().map(fold_alias)])?;
+        let name = match named {
+            Some(name) => name,
+            // `first.component/…` without any upstream of that name: not ours to guess at.
+            None => match &path.registry {
+                Some(unknown) => return Err(RouteError::UnknownUpstream(unknown.clone())),
+                None => self.default.clone(),
+            },
+        };
+        let upstream = self.upstreams.get(&name).ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?;
+        let repository = repository(path, below.is_some()).ok_or(RouteError::InvalidName)?;
+        let repository = in_library(&name, repository).ok_or(RouteError::InvalidName)?;
+        Ok(Route {
+            location: Location { upstream: name, repository },
+            upstream: Arc::clone(upstream),
+            namespace: target.namespace.clone(),
+        })
+    }
+}
+
+/// The one upstream that all parts of the request name, if any does.
+fn agree(names: [Option<RegistryName>; 3]) -> Result<Option<RegistryName>, RouteError> {
+    names.into_iter().flatten().try_fold(None, |agreed: Option<RegistryName>, name| match agreed {
+        Some(agreed) if agreed != name => Err(RouteError::Contradiction(agreed, name)),
+        _ => Ok(Some(name)),
+    })
+}
+
+fn repository(path: &RepositoryPath, registry_in_path: bool) -> Option<Repository> {
+    if registry_in_path { path.below_registry.clone() } else { path.whole.clone() }
+}
+
+fn in_library(upstream: &RegistryName, repository: Repository) -> Option<Repository> {
+    if upstream.as_str() == HUB && !repository.as_str().contains('/') {
+        repository.prefixed("library").ok()
+    } else {
+        Some(repository)
+    }
+}
+
+/// Folds Docker Hub's other names into `docker.io`.
+pub fn fold_alias(name: RegistryName) -> RegistryName {
+    if HUB_ALIASES.contains(&name.as_str()) { HUB.parse().unwrap_or(name) } else { name }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Request;
+    use crate::upstream::offline::Offline;
+
+    fn routes() -> Routes {
+        let upstream = |name: &str| -> (RegistryName, Arc<dyn Upstream>) {
+            let name: RegistryName = name.parse().expect("valid");
+            (name.clone(), Arc::new(Offline::new(name)))
+        };
+        let names = ["docker.io", "ghcr.io", "registry.example:5000"];
+        Routes::new("docker.io".parse().expect("valid"), names.map(upstream))
+    }
+
+    fn route(path_and_query: &str) -> Result<String, RouteError> {
+        let (path, query) = path_and_query.split_once('?').map_or((path_and_query, None), |(p, q)| (p, Some(q)));
+        let request = Request::parse(&http::Method::GET, path, query).expect("a valid request");
+        routes().route(request.target().expect("not a ping")).map(|route| route.location.to_string())
+    }
+
+    #[test]
+    fn every_way_to_name_an_upstream_leads_to_the_same_repository() {
+        for path in [
+            "/v2/nginx/manifests/1",
+            "/v2/library/nginx/manifests/1",
+            "/v2/docker.io/nginx/manifests/1",
+            "/v2/docker.io/library/nginx/manifests/1",
+            "/v2/index.docker.io/nginx/manifests/1",
+            "/docker.io/v2/nginx/manifests/1",
+            "/registry-1.docker.io/v2/library/nginx/manifests/1",
+            "/v2/nginx/manifests/1?ns=docker.io",
+            "/v2/library/nginx/manifests/1?ns=registry-1.docker.io",
+            "/docker.io/v2/nginx/manifests/1?ns=index.docker.io",
+        ] {
+            assert_eq!(route(path).as_deref(), Ok("docker.io/library/nginx"), "{path}");
+        }
+        for path in
+            ["/v2/owner/app/blobs/x?ns=ghcr.io", "/v2/ghcr.io/owner/app/blobs/x", "/ghcr.io/v2/owner/app/blobs/x"]
+        {
+            let path = path.replace("blobs/x", "manifests/1");
+            assert_eq!(route(&path).as_deref(), Ok("ghcr.io/owner/app"), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_port_belongs_to_the_name_and_library_to_docker_hub() {
+        assert_eq!(route("/v2/app/manifests/1?ns=ghcr.io").as_deref(), Ok("ghcr.io/app"));
+        assert_eq!(route("/v2/registry.example:5000/app/manifests/1").as_deref(), Ok("registry.example:5000/app"));
+        assert_eq!(route("/v2/app/manifests/1?ns=registry.example%3A5000").as_deref(), Ok("registry.example:5000/app"));
+        let unknown = RouteError::UnknownUpstream("registry.example".parse().expect("valid"));
+        assert_eq!(route("/v2/app/manifests/1?ns=registry.example"), Err(unknown));
+    }
+
+    #[test]
+    fn unknown_and_contradictory_names_are_refused() {
+        for path in [
+            "/v2/app/manifests/1?ns=169.254.169.254",
+            "/v2/app/manifests/1?ns=localhost:22",
+            "/v2/evil.example/app/manifests/1",
+            "/evil.example/v2/app/manifests/1",
+        ] {
+            assert!(matches!(route(path), Err(RouteError::UnknownUpstream(_))), "{path}");
+        }
+        for path in ["/v2/ghcr.io/app/manifests/1?ns=docker.io", "/ghcr.io/v2/docker.io/app/manifests/1"] {
+            assert!(matches!(route(path), Err(RouteError::Contradiction(..))), "{path}");
+        }
+    }
+
+    #[test]
+    fn with_a_namespace_a_dotted_component_may_be_part_of_the_repository() {
+        assert_eq!(route("/v2/my.org/app/manifests/1?ns=ghcr.io").as_deref(), Ok("ghcr.io/my.org/app"));
+    }
+}

@@ -1,0 +1,175 @@
+//! The mirror as production wires it, on ports of the system's choosing, with a clock that tests move.
+
+#![allow(dead_code, unreachable_pub)]
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use registry_mirror::clock::{Clock as _, ManualClock, Timestamp};
+use registry_mirror::config::{Config, Overrides};
+use registry_mirror::daemon::{Daemon, Listeners};
+use registry_mirror::mirror::Mirror;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::client::{self, Response, Stream};
+use super::registry::Registry;
+
+/// A running mirror with a store of its own.
+pub struct TestMirror {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub clock: Arc<ManualClock>,
+    pub mirror: Mirror,
+    settings: Settings,
+    stop: Option<oneshot::Sender<()>>,
+    task: Option<JoinHandle<()>>,
+}
+
+/// What a mirror is started with; kept across restarts.
+#[derive(Clone)]
+pub struct Settings {
+    store: Arc<tempfile::TempDir>,
+    path: Option<PathBuf>,
+    upstream: String,
+    /// Lines of mirror.toml in front of the first `[[upstream]]`.
+    config: String,
+    /// Further lines of the upstream `docker.io`.
+    upstream_config: String,
+    /// Further `[[upstream]]` tables.
+    more: String,
+}
+
+impl Settings {
+    /// In front of `registry` as `docker.io`.
+    pub fn of(registry: &Registry) -> Settings {
+        Settings {
+            store: Arc::new(tempfile::tempdir().expect("a folder")),
+            path: None,
+            upstream: registry.url(),
+            config: String::new(),
+            upstream_config: String::new(),
+            more: String::new(),
+        }
+    }
+
+    /// With further lines of configuration, such as `cache.tag_ttl = "0s"`.
+    pub fn config(mut self, lines: &str) -> Settings {
+        self.config.push_str(lines);
+        self.config.push('\n');
+        self
+    }
+
+    /// With further keys of the upstream `docker.io`.
+    pub fn upstream(mut self, lines: &str) -> Settings {
+        self.upstream_config.push_str(lines);
+        self.upstream_config.push('\n');
+        self
+    }
+
+    /// With another upstream.
+    pub fn and(mut self, host: &str, registry: &Registry) -> Settings {
+        self.more.push_str(&format!("[[upstream]]\nhost = \"{host}\"\nurl = \"{}\"\n", registry.url()));
+        self
+    }
+
+    /// With the store in a folder of the test's choosing.
+    pub fn store_at(mut self, path: &Path) -> Settings {
+        self.path = Some(path.to_owned());
+        self
+    }
+
+    pub fn store(&self) -> &Path {
+        self.path.as_deref().unwrap_or(self.store.path())
+    }
+
+    pub async fn start(self) -> TestMirror {
+        TestMirror::start(self, Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)))).await
+    }
+
+    fn parsed(&self) -> Config {
+        let text = format!(
+            "{}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\n{}\n{}",
+            self.config, self.upstream, self.upstream_config, self.more
+        );
+        let overrides = Overrides { store: Some(self.store().display().to_string()), ..Overrides::default() };
+        Config::parse(Path::new("test.toml"), &text, [], overrides).expect("a configuration")
+    }
+}
+
+impl TestMirror {
+    /// In front of `registry` as `docker.io`, everything else as it comes.
+    pub async fn of(registry: &Registry) -> TestMirror {
+        Settings::of(registry).start().await
+    }
+
+    async fn start(settings: Settings, clock: Arc<ManualClock>) -> TestMirror {
+        let daemon = Daemon::open_with(settings.parsed(), clock.clone()).expect("the daemon starts");
+        let mirror = daemon.mirror().clone();
+        let pull = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let admin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addresses = (pull.local_addr().expect("bound"), admin.local_addr().expect("bound"));
+        let (stop, stopped) = oneshot::channel();
+        let listeners = Listeners { pull: vec![pull], admin: vec![admin] };
+        let task = tokio::spawn(daemon.serve(listeners, async {
+            let _ = stopped.await;
+        }));
+        let (address, admin) = addresses;
+        TestMirror { address, admin, clock, mirror, settings, stop: Some(stop), task: Some(task) }
+    }
+
+    /// Stops in good order and starts again on the same store.
+    pub async fn restart(self) -> TestMirror {
+        let clock = Arc::new(ManualClock::at(self.clock.now()));
+        let settings = self.stop().await;
+        TestMirror::start(settings, clock).await
+    }
+
+    /// Stops in good order.
+    pub async fn stop(mut self) -> Settings {
+        drop(self.stop.take());
+        if let Some(task) = self.task.take() {
+            task.await.expect("the daemon ends");
+        }
+        self.settings.clone()
+    }
+
+    pub fn store(&self) -> &Path {
+        self.settings.store()
+    }
+
+    pub async fn get(&self, path: &str) -> Response {
+        self.get_with(path, &[]).await
+    }
+
+    pub async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Response {
+        client::get(self.address, path, headers).await
+    }
+
+    pub async fn head(&self, path: &str) -> Response {
+        client::head(self.address, path, &[]).await
+    }
+
+    pub async fn stream(&self, path: &str) -> Stream {
+        Stream::get(self.address, path, &[]).await
+    }
+
+    pub async fn metrics(&self) -> String {
+        let response = client::get(self.admin, "/metrics", &[]).await;
+        String::from_utf8(response.body.to_vec()).expect("text")
+    }
+
+    /// Waits until no fill is under way.
+    pub async fn settled(&self) {
+        while self.mirror.fills() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub fn advance(&self, by: Duration) {
+        self.clock.advance(by);
+    }
+}
