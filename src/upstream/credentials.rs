@@ -8,6 +8,7 @@ mod docker_config;
 mod helper;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -202,10 +203,7 @@ impl Auth {
             Auth::Anonymous => Place::Nowhere,
             Auth::DockerConfig => Place::DockerConfig(docker_config::paths(|name| std::env::var_os(name))),
             Auth::Helper(name) => Place::Helper(name.clone()),
-            Auth::File(path) => Place::File(match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                Some(folder) => Path::new(&folder).join(path),
-                None => path.clone(),
-            }),
+            Auth::File(path) => Place::File(credential_file(path, std::env::var_os("CREDENTIALS_DIRECTORY"))),
         };
         Arc::new(Remembering { place, answers: Mutex::default() })
     }
@@ -240,6 +238,10 @@ impl Place {
             Place::File(path) => user_and_password(path).await,
         }
     }
+}
+
+fn credential_file(path: &Path, folder: Option<OsString>) -> PathBuf {
+    folder.map_or_else(|| path.to_owned(), |folder| Path::new(&folder).join(path))
 }
 
 async fn user_and_password(path: &Path) -> Result<Credential, CredentialError> {
@@ -338,4 +340,106 @@ pub(super) fn encode_base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auth_prints_as_it_was_parsed_and_says_what_it_wants() {
+        for text in ["anonymous", "docker-config", "helper:ecr-login", "file:/run/secret", "file:name"] {
+            assert_eq!(text.parse::<Auth>().map(|auth| auth.to_string()).as_deref(), Ok(text));
+        }
+        for (text, error) in [
+            ("", AuthError::Unknown),
+            ("Anonymous", AuthError::Unknown),
+            ("me:password", AuthError::Unknown),
+            ("docker-config:x", AuthError::Unknown),
+            ("helper:", AuthError::HelperName),
+            ("helper:../x", AuthError::HelperName),
+            ("file:", AuthError::NoPath),
+        ] {
+            assert_eq!(text.parse::<Auth>(), Err(error), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_holds_a_user_and_a_password_on_one_line() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("secret");
+        let basic = |user: &str, password: &str| {
+            Ok(Credential::Basic { user: user.to_owned(), password: Secret::new(password.to_owned()) })
+        };
+        for (text, expected) in [
+            ("me:canary\n", basic("me", "canary")),
+            ("me:with:colon ", basic("me", "with:colon ")),
+            ("me:crlf\r\n\n", basic("me", "crlf")),
+        ] {
+            std::fs::write(&path, text).expect("write");
+            assert_eq!(user_and_password(&path).await, expected, "{text}");
+        }
+        for text in ["", "canary", ":canary", "me:canary\nmore"] {
+            std::fs::write(&path, text).expect("write");
+            let error = user_and_password(&path).await.expect_err(text);
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+        }
+        std::fs::remove_file(&path).expect("remove");
+        assert!(matches!(user_and_password(&path).await, Err(CredentialError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_relative_file_is_looked_for_among_the_credentials_of_systemd() {
+        let folder = || Some("/run/credentials".into());
+        assert_eq!(credential_file(Path::new("hub"), folder()), Path::new("/run/credentials/hub"));
+        assert_eq!(credential_file(Path::new("/etc/hub"), folder()), Path::new("/etc/hub"));
+        assert_eq!(credential_file(Path::new("hub"), None), Path::new("hub"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_remembered_for_a_minute_unless_it_is_refused() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("secret");
+        let write = |user: &str| std::fs::write(&path, format!("{user}:x")).expect("write");
+        let source = Remembering { place: Place::File(path.clone()), answers: Mutex::default() };
+        let repository: Repository = "a".parse().expect("name");
+        let user = async || source.credential("a.io", &repository).await.ok().and_then(|found| found.identity());
+        let first = Some("user one".to_owned());
+        write("one");
+        assert_eq!(user().await, first);
+        write("two");
+        // Refused at once: what was just looked up is not looked up again.
+        source.refused("a.io", &repository).await;
+        assert_eq!(user().await, first);
+        tokio::time::advance(SETTLED).await;
+        assert_eq!(user().await, first);
+        source.refused("a.io", &repository).await;
+        assert_eq!(user().await.as_deref(), Some("user two"));
+        write("three");
+        tokio::time::advance(REMEMBERED).await;
+        assert_eq!(user().await.as_deref(), Some("user three"));
+    }
+
+    #[test]
+    fn base64_is_read_in_both_alphabets() {
+        for (text, bytes) in [
+            ("", &b""[..]),
+            ("YQ==", b"a"),
+            ("YWI=", b"ab"),
+            ("YWJj", b"abc"),
+            ("YWJjZA", b"abcd"),
+            ("+/+/", b"\xfb\xff\xbf"),
+            ("-_-_", b"\xfb\xff\xbf"),
+        ] {
+            assert_eq!(decode_base64(text).as_deref(), Some(bytes), "{text}");
+        }
+        for text in ["Y", "YWJjZ", "Y Q", "Y!=="] {
+            assert_eq!(decode_base64(text), None, "{text}");
+        }
+        let all: Vec<u8> = (0..=255).collect();
+        for end in 0..all.len() {
+            assert_eq!(decode_base64(&encode_base64(&all[..end])).as_deref(), Some(&all[..end]));
+        }
+        assert_eq!(encode_base64(b"me:word"), "bWU6d29yZA==");
+    }
 }
