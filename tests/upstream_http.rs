@@ -1,8 +1,10 @@
 //! What `HttpUpstream` says on the wire, against scripted servers on loopback ports.
 
+#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod upstream_http_support;
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -224,6 +226,24 @@ async fn a_stale_token_is_renewed_once_whatever_the_registry_says_about_it() {
         upstream.resolve(&repository(), &later, AcceptSet::everything()).await.expect("with the second token");
         assert_eq!(issued.load(Ordering::SeqCst), 2, "{status} {offered}");
     }
+}
+
+#[tokio::test]
+async fn a_registry_may_go_over_from_tokens_to_passwords() {
+    let passwords = Arc::new(AtomicBool::new(false));
+    let switched = Arc::clone(&passwords);
+    let server = Server::start(move |seen| match seen.header("authorization").unwrap_or_default() {
+        _ if seen.path == "/token" || !switched.load(Ordering::SeqCst) => guarded(seen),
+        sent if sent.starts_with("Basic") => manifest(),
+        _ => reply(401).header("www-authenticate", "Basic realm=\"x\""),
+    })
+    .await;
+    let upstream = upstream_with(&server, user());
+    let ask = || async { upstream.resolve(&repository(), &tag(), AcceptSet::everything()).await.is_ok() };
+    assert!(ask().await);
+    passwords.store(true, Ordering::SeqCst);
+    ask().await;
+    assert!(ask().await);
 }
 
 #[tokio::test]

@@ -305,6 +305,12 @@ impl CredentialSource for Remembering {
     }
 }
 
+/// `user:password` in base64, as Basic authentication wants it.
+pub(super) fn encoded_pair(user: &str, password: &Secret) -> Secret {
+    let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
+    Secret::new(encode_base64(pair.as_bytes()))
+}
+
 /// Decodes base64 of the common or the URL alphabet, padded or not. `None` for anything else.
 pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);

@@ -120,7 +120,7 @@ async fn serve(
     request: Request<Incoming>,
     log: &Mutex<Vec<Seen>>,
     answer: &(impl Fn(&Seen) -> Reply + Send + Sync),
-) -> Response<http_body_util::combinators::BoxBody<Bytes, std::io::Error>> {
+) -> Response<http_body_util::combinators::UnsyncBoxBody<Bytes, std::io::Error>> {
     let (head, body) = request.into_parts();
     let body = body.collect().await.expect("request body").to_bytes();
     let seen = Seen {
@@ -140,15 +140,9 @@ async fn serve(
         (false, true) => futures_util::stream::iter([Err(std::io::Error::other("scripted"))]).boxed(),
         (false, false) => futures_util::stream::empty().boxed(),
     };
-    let body = BodyExt::boxed(StreamBody::new(sync(sent.chain(end).boxed())));
+    let body = BodyExt::boxed_unsync(StreamBody::new(sent.chain(end)));
     let mut response =
         Response::builder().status(reply.status).header("content-length", length).body(body).expect("reply");
     response.headers_mut().extend(reply.headers);
     response
-}
-
-/// Makes a stream shareable, as the boxed body wants it; nobody shares it.
-fn sync<T>(stream: futures_util::stream::BoxStream<'static, T>) -> impl futures_util::Stream<Item = T> + Send + Sync {
-    let stream = Mutex::new(stream);
-    futures_util::stream::poll_fn(move |context| stream.lock().expect("lock").poll_next_unpin(context))
 }
