@@ -4,10 +4,12 @@
 //! and port) and repository, so that a credential found by host name goes to that host. Secrets
 //! print as `***` and are wiped when dropped. What is found is remembered for a minute.
 
+mod base64;
 mod docker_config;
 mod helper;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -20,6 +22,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
+pub(super) use self::base64::decode as decode_base64;
+pub(super) use self::base64::encode as encode_base64;
 use crate::oci::Repository;
 
 /// How long a found credential is remembered.
@@ -202,10 +206,7 @@ impl Auth {
             Auth::Anonymous => Place::Nowhere,
             Auth::DockerConfig => Place::DockerConfig(docker_config::paths(|name| std::env::var_os(name))),
             Auth::Helper(name) => Place::Helper(name.clone()),
-            Auth::File(path) => Place::File(match std::env::var_os("CREDENTIALS_DIRECTORY") {
-                Some(folder) => Path::new(&folder).join(path),
-                None => path.clone(),
-            }),
+            Auth::File(path) => Place::File(credential_file(path, std::env::var_os("CREDENTIALS_DIRECTORY"))),
         };
         Arc::new(Remembering { place, answers: Mutex::default() })
     }
@@ -240,6 +241,10 @@ impl Place {
             Place::File(path) => user_and_password(path).await,
         }
     }
+}
+
+fn credential_file(path: &Path, folder: Option<OsString>) -> PathBuf {
+    folder.map_or_else(|| path.to_owned(), |folder| Path::new(&folder).join(path))
 }
 
 async fn user_and_password(path: &Path) -> Result<Credential, CredentialError> {
@@ -303,39 +308,87 @@ impl CredentialSource for Remembering {
     }
 }
 
-/// Decodes base64 of the common or the URL alphabet, padded or not. `None` for anything else.
-pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
-    let (mut bits, mut count) = (0u32, 0);
-    for digit in text.trim_end_matches('=').bytes() {
-        let value = match digit {
-            b'A'..=b'Z' => digit - b'A',
-            b'a'..=b'z' => digit - b'a' + 26,
-            b'0'..=b'9' => digit - b'0' + 52,
-            b'+' | b'-' => 62,
-            b'/' | b'_' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6 | u32::from(value)) & 0xffff;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count & 0xff) as u8);
-        }
-    }
-    (count < 6).then_some(bytes)
+/// `user:password` in base64, as Basic authentication wants it.
+pub(super) fn encoded_pair(user: &str, password: &Secret) -> Secret {
+    let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
+    Secret::new(encode_base64(pair.as_bytes()))
 }
 
-/// Encodes in padded base64 of the common alphabet.
-pub(super) fn encode_base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let bits = group.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - group.len()));
-        for place in 0..4 {
-            let digit = ALPHABET[(bits >> (18 - 6 * place) & 63) as usize];
-            text.push(if place <= group.len() { char::from(digit) } else { '=' });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auth_prints_as_it_was_parsed_and_says_what_it_wants() {
+        for text in ["anonymous", "docker-config", "helper:ecr-login", "file:/run/secret", "file:name"] {
+            assert_eq!(text.parse::<Auth>().map(|auth| auth.to_string()).as_deref(), Ok(text));
+        }
+        for (text, error) in [
+            ("", AuthError::Unknown),
+            ("Anonymous", AuthError::Unknown),
+            ("me:password", AuthError::Unknown),
+            ("docker-config:x", AuthError::Unknown),
+            ("helper:", AuthError::HelperName),
+            ("helper:../x", AuthError::HelperName),
+            ("file:", AuthError::NoPath),
+        ] {
+            assert_eq!(text.parse::<Auth>(), Err(error), "{text}");
         }
     }
-    text
+
+    #[tokio::test]
+    async fn a_file_holds_a_user_and_a_password_on_one_line() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("secret");
+        let basic = |user: &str, password: &str| {
+            Ok(Credential::Basic { user: user.to_owned(), password: Secret::new(password.to_owned()) })
+        };
+        for (text, expected) in [
+            ("me:canary\n", basic("me", "canary")),
+            ("me:with:colon ", basic("me", "with:colon ")),
+            ("me:crlf\r\n\n", basic("me", "crlf")),
+        ] {
+            std::fs::write(&path, text).expect("write");
+            assert_eq!(user_and_password(&path).await, expected, "{text}");
+        }
+        for text in ["", "canary", ":canary", "me:canary\nmore"] {
+            std::fs::write(&path, text).expect("write");
+            let error = user_and_password(&path).await.expect_err(text);
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+        }
+        std::fs::remove_file(&path).expect("remove");
+        assert!(matches!(user_and_password(&path).await, Err(CredentialError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_relative_file_is_looked_for_among_the_credentials_of_systemd() {
+        let folder = || Some("/run/credentials".into());
+        assert_eq!(credential_file(Path::new("hub"), folder()), Path::new("/run/credentials/hub"));
+        assert_eq!(credential_file(Path::new("/etc/hub"), folder()), Path::new("/etc/hub"));
+        assert_eq!(credential_file(Path::new("hub"), None), Path::new("hub"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_is_remembered_for_a_minute_unless_it_is_refused() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("secret");
+        let write = |user: &str| std::fs::write(&path, format!("{user}:x")).expect("write");
+        let source = Remembering { place: Place::File(path.clone()), answers: Mutex::default() };
+        let repository: Repository = "a".parse().expect("name");
+        let user = async || source.credential("a.io", &repository).await.ok().and_then(|found| found.identity());
+        let first = Some("user one".to_owned());
+        write("one");
+        assert_eq!(user().await, first);
+        write("two");
+        // Refused at once: what was just looked up is not looked up again.
+        source.refused("a.io", &repository).await;
+        assert_eq!(user().await, first);
+        tokio::time::advance(SETTLED).await;
+        assert_eq!(user().await, first);
+        source.refused("a.io", &repository).await;
+        assert_eq!(user().await.as_deref(), Some("user two"));
+        write("three");
+        tokio::time::advance(REMEMBERED).await;
+        assert_eq!(user().await.as_deref(), Some("user three"));
+    }
 }

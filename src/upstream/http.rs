@@ -6,160 +6,37 @@
 //! registry API, never a query string, a header or a redirect target's path.
 
 mod body;
+mod endpoint;
 mod exchange;
 mod redirect;
 mod resolver;
+mod settings;
 mod status;
+mod token_service;
+mod wire;
 
-use std::error::Error as _;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use http::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap,
-    HeaderName, HeaderValue, RANGE,
+    ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE,
 };
 use http::{Method, StatusCode};
-use reqwest::{Client, Response};
-use url::Url;
+use reqwest::Client;
 
 use self::body::Body;
-use self::exchange::{Answer, Demand, Question};
-use self::redirect::RedirectRules;
-use self::resolver::GuardedResolver;
-use super::credentials::{Credential, CredentialSource, Secret};
-use super::token::{Token, Tokens, parse_token};
-use super::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass, UpstreamObserver};
+use self::endpoint::Endpoint;
+use self::exchange::{Answer, Question};
+pub use self::settings::{HttpSettings, HttpSettingsError, Timeouts};
+use self::wire::{content_range, drain, header, number, text};
+use super::token::Tokens;
+use super::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 use crate::clock::{Clock, SystemClock};
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type};
-use crate::oci::{
-    AcceptSet, Algorithm, ContentRange, Descriptor, Digest, Manifest, Reference, RegistryName, Repository, Span,
-};
+use crate::oci::{AcceptSet, Algorithm, ContentRange, Descriptor, Digest, Manifest, Reference, Repository, Span};
 
-/// The largest answer of a token service that is read, in bytes.
-const MAX_TOKEN_ANSWER: u64 = 1 << 20;
-/// How much of a body that nobody wants is read, to keep the connection.
-const MAX_DRAINED: u64 = 64 << 10;
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
-
-/// How long an upstream may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a connection, TLS included.
-    pub connect: Duration,
-    /// From the request to the headers of the answer.
-    pub first_byte: Duration,
-    /// Between two chunks of a body.
-    pub idle: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Timeouts {
-        let seconds = Duration::from_secs;
-        Timeouts { connect: seconds(10), first_byte: seconds(30), idle: seconds(30) }
-    }
-}
-
-/// What there is to know about an upstream.
-#[derive(Clone)]
-pub struct HttpSettings {
-    /// The name that images use.
-    pub name: RegistryName,
-    /// Where it is. Several are tried in order, the next one when one is unavailable.
-    pub urls: Vec<Url>,
-    /// Where credentials for it come from.
-    pub credentials: Arc<dyn CredentialSource>,
-    /// Hosts of token services that may get credentials although they are on another site.
-    pub auth_realms: Vec<String>,
-    /// Allows http in `urls`. On loopback addresses it is allowed anyway.
-    pub insecure: bool,
-    /// Certificates to trust besides those of the system, PEM.
-    pub ca: Option<PathBuf>,
-    /// How long it may take.
-    pub timeouts: Timeouts,
-    /// Allows redirects and token services on private networks. They are allowed anyway where `urls`
-    /// itself spells a private address.
-    pub allow_private: bool,
-    /// Counts requests and bytes.
-    pub observer: Arc<dyn UpstreamObserver>,
-}
-
-/// Why settings do not make an upstream.
-#[derive(Debug, thiserror::Error)]
-pub enum HttpSettingsError {
-    /// `urls` is empty.
-    #[error("upstream {0} has no url")]
-    NoUrl(RegistryName),
-    /// Not http or https, without a host, or with a user name, a query or a fragment.
-    #[error("upstream {0}: a url is https://HOST[:PORT][/PATH], without user name and query")]
-    Url(RegistryName),
-    /// Plain http without `insecure`.
-    #[error("upstream {name}: {host} would be asked over plain http; use https, or set insecure = true")]
-    PlainHttp {
-        /// The upstream.
-        name: RegistryName,
-        /// The host of the url.
-        host: String,
-    },
-    /// The file of certificates cannot be read or contains none.
-    #[error("upstream {name}: cannot use the certificates in {path}: {reason}")]
-    Ca {
-        /// The upstream.
-        name: RegistryName,
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The HTTP client cannot be set up, for instance because of the system's certificates.
-    #[error("upstream {name}: cannot set up the HTTP client: {reason}")]
-    Client {
-        /// The upstream.
-        name: RegistryName,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-/// One of the addresses of an upstream.
-struct Endpoint {
-    url: Url,
-    /// Host, and port where it is not the usual one.
-    origin: String,
-    rules: RedirectRules,
-    /// What it wanted last time.
-    demand: RwLock<Option<Demand>>,
-}
-
-impl Endpoint {
-    fn new(url: Url, allow_private: bool) -> Endpoint {
-        let host = url.host_str().unwrap_or_default();
-        let origin = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let rules = RedirectRules {
-            plain_http: url.scheme() == "http",
-            private: allow_private || redirect::names_private(&url),
-        };
-        Endpoint { url, origin, rules, demand: RwLock::default() }
-    }
-
-    /// The address of `path` below `repository`.
-    fn address(&self, repository: &Repository, path: &str) -> Url {
-        let mut url = self.url.clone();
-        url.set_path(&format!("{}/v2/{repository}/{path}", self.url.path().trim_end_matches('/')));
-        url
-    }
-
-    fn demand(&self) -> Option<Demand> {
-        self.demand.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn learn(&self, demand: &Demand) {
-        *self.demand.write().unwrap_or_else(PoisonError::into_inner) = Some(demand.clone());
-    }
-}
 
 /// A registry over HTTP.
 pub struct HttpUpstream {
@@ -186,24 +63,10 @@ impl HttpUpstream {
     /// # Errors
     /// When the settings contradict themselves or the file of certificates is not usable.
     pub fn new(settings: HttpSettings) -> Result<HttpUpstream, HttpSettingsError> {
-        let name = || settings.name.clone();
-        if settings.urls.is_empty() {
-            return Err(HttpSettingsError::NoUrl(name()));
-        }
-        for url in &settings.urls {
-            let bare = url.username().is_empty() && url.password().is_none();
-            let web = matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
-            if !web || !bare || url.query().is_some() || url.fragment().is_some() {
-                return Err(HttpSettingsError::Url(name()));
-            }
-            if url.scheme() == "http" && !settings.insecure && !redirect::is_loopback(url) {
-                let host = url.host_str().unwrap_or_default().to_owned();
-                return Err(HttpSettingsError::PlainHttp { name: name(), host });
-            }
-        }
+        settings.check_urls()?;
         let endpoints: Vec<Endpoint> =
             settings.urls.iter().map(|url| Endpoint::new(url.clone(), settings.allow_private)).collect();
-        let build = |http1: bool| client(&settings, &endpoints, http1);
+        let build = |http1: bool| settings::client(&settings, &endpoints, http1);
         let (api, blobs) = (build(false)?, build(true)?);
         Ok(HttpUpstream { endpoints, api, blobs, tokens: Tokens::default(), warned: AtomicBool::new(false), settings })
     }
@@ -242,77 +105,6 @@ impl HttpUpstream {
         };
         drain(answer.response).await;
         UpstreamError::new(class, format!("{}: {status}{hint}", answer.what))
-    }
-
-    /// Sends one request, no more.
-    async fn send(
-        &self,
-        client: &Client,
-        method: Method,
-        url: &Url,
-        mut headers: HeaderMap,
-        form: Option<String>,
-        what: &str,
-    ) -> Result<Response, UpstreamError> {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let mut request = client.request(method, url.clone()).headers(headers);
-        if let Some(form) = form {
-            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
-        }
-        let timeouts = &self.settings.timeouts;
-        let sent = tokio::time::timeout(timeouts.connect + timeouts.first_byte, request.send()).await;
-        let status = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(|response| response.status().as_u16());
-        self.settings.observer.requested(&self.settings.name, status);
-        let unavailable = |reason: String| {
-            let host = url.host_str().unwrap_or_default();
-            UpstreamError::new(UpstreamErrorClass::Unavailable, format!("{what}: {host} {reason}"))
-        };
-        sent.map_err(|_| unavailable("did not answer in time".to_owned()))?
-            .map_err(|error| unavailable(format!("could not be asked: {}", describe_failure(error))))
-    }
-
-    /// Fetches a token. Redirects are not followed: credentials go to the checked realm only.
-    async fn fetch_token(
-        &self,
-        realm: &Url,
-        service: Option<&str>,
-        scope: &str,
-        credential: &Credential,
-    ) -> Result<Token, UpstreamError> {
-        let what = format!("token for {scope} from {}", realm.host_str().unwrap_or_default());
-        let mut url = realm.clone();
-        let mut headers = HeaderMap::new();
-        let fields = service.map(|service| ("service", service)).into_iter().chain([("scope", scope)]);
-        let response = if let Credential::IdentityToken(refresh) = credential {
-            let form = url::form_urlencoded::Serializer::new(String::new())
-                .extend_pairs([("grant_type", "refresh_token"), ("client_id", env!("CARGO_PKG_NAME"))])
-                .extend_pairs(fields)
-                .append_pair("refresh_token", refresh.expose())
-                .finish();
-            self.send(&self.api, Method::POST, &url, headers, Some(form), &what).await?
-        } else {
-            url.query_pairs_mut().extend_pairs(fields);
-            if let Credential::Basic { user, password } = credential {
-                headers.insert(AUTHORIZATION, basic(user, password)?);
-            }
-            self.send(&self.api, Method::GET, &url, headers, None, &what).await?
-        };
-        let status = response.status();
-        if !status.is_success() {
-            let class = match status::class(status, response.headers(), SystemClock.now()) {
-                // The answer to a refresh token, or a user, that is not valid any more.
-                UpstreamErrorClass::Protocol if status == StatusCode::BAD_REQUEST => UpstreamErrorClass::Denied,
-                // That a token service is gone says nothing about what it guards.
-                UpstreamErrorClass::NotFound => UpstreamErrorClass::Protocol,
-                class => class,
-            };
-            return Err(UpstreamError::new(class, format!("{what}: {status}")));
-        }
-        let answer = Answer { response, abroad: false, what };
-        let what = answer.what.clone();
-        let body = self.body(answer, None)?.collect(MAX_TOKEN_ANSWER).await?;
-        parse_token(&body, SystemClock.now())
-            .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: no token in the answer")))
     }
 
     /// The body of an answer; `announced` where something else than `Content-Length` announces it.
@@ -461,43 +253,6 @@ fn answers(range: ContentRange, span: Span) -> bool {
     range.first == span.start && span.end.is_none_or(|end| range.last < end)
 }
 
-fn client(settings: &HttpSettings, endpoints: &[Endpoint], http1: bool) -> Result<Client, HttpSettingsError> {
-    let failed = |error: reqwest::Error| HttpSettingsError::Client {
-        name: settings.name.clone(),
-        reason: describe_failure(error),
-    };
-    let mut builder = Client::builder()
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .referer(false)
-        .connect_timeout(settings.timeouts.connect)
-        .pool_idle_timeout(Duration::from_secs(90))
-        .tcp_keepalive(Duration::from_secs(30))
-        .tcp_nodelay(true);
-    if http1 {
-        builder = builder.http1_only();
-    }
-    if endpoints.iter().all(|endpoint| redirect::is_loopback(&endpoint.url)) {
-        builder = builder.no_proxy();
-    }
-    if !endpoints.iter().all(|endpoint| endpoint.rules.private) {
-        let own = settings.urls.iter().filter_map(|url| url.host_str()).map(str::to_owned);
-        builder = builder.dns_resolver(GuardedResolver::new(own.chain(settings.auth_realms.iter().cloned())));
-    }
-    if let Some(path) = &settings.ca {
-        builder = builder.tls_certs_merge(certificates(&settings.name, path)?);
-    }
-    builder.build().map_err(failed)
-}
-
-fn certificates(name: &RegistryName, path: &PathBuf) -> Result<Vec<reqwest::Certificate>, HttpSettingsError> {
-    let failed = |reason: String| HttpSettingsError::Ca { name: name.clone(), path: path.clone(), reason };
-    let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
-    let found = reqwest::Certificate::from_pem_bundle(&pem).map_err(|_| failed("not PEM".to_owned()))?;
-    if found.is_empty() { Err(failed("there are none in it".to_owned())) } else { Ok(found) }
-}
-
 fn manifest_question<'a>(
     method: Method,
     repository: &'a Repository,
@@ -524,37 +279,6 @@ fn blob_question<'a>(
     Ok(Question { method, path: format!("blobs/{digest}"), repository, headers })
 }
 
-fn header(value: String) -> Result<HeaderValue, UpstreamError> {
-    // The value stays out of the message: it may be a credential.
-    HeaderValue::try_from(value).map_err(|_| {
-        UpstreamError::new(UpstreamErrorClass::Protocol, "a request header would contain characters it must not")
-    })
-}
-
-fn sensitive(value: String) -> Result<HeaderValue, UpstreamError> {
-    let mut header = header(value)?;
-    header.set_sensitive(true);
-    Ok(header)
-}
-
-/// The value of `Authorization` for a user and a password.
-fn basic(user: &str, password: &Secret) -> Result<HeaderValue, UpstreamError> {
-    let pair = zeroize::Zeroizing::new(format!("{user}:{}", password.expose()));
-    sensitive(format!("Basic {}", super::credentials::encode_base64(pair.as_bytes())))
-}
-
-fn text(response: &Response, name: HeaderName) -> Option<&str> {
-    response.headers().get(name)?.to_str().ok().map(str::trim)
-}
-
-fn number(response: &Response, name: HeaderName) -> Option<u64> {
-    text(response, name)?.parse().ok()
-}
-
-fn content_range(response: &Response) -> Option<ContentRange> {
-    ContentRange::parse(text(response, CONTENT_RANGE)?)
-}
-
 fn protocol(what: &str, problem: impl std::fmt::Display) -> UpstreamError {
     UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: {problem}"))
 }
@@ -567,28 +291,4 @@ fn refuse_encoding(answer: &Answer) -> Result<(), UpstreamError> {
         return Ok(());
     }
     Err(protocol(&answer.what, "comes with a Content-Encoding although none was asked for"))
-}
-
-/// Reads what is left of a short answer, so that the connection can be used again.
-async fn drain(mut response: Response) {
-    if number(&response, CONTENT_LENGTH).is_none_or(|length| length > MAX_DRAINED) {
-        return;
-    }
-    let rest = async { while let Ok(Some(_)) = response.chunk().await {} };
-    let _slow = tokio::time::timeout(Duration::from_secs(1), rest).await;
-}
-
-/// A failure of the client in words, with its causes and without its address.
-fn describe_failure(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let reason = error.to_string();
-        if !text.ends_with(&reason) {
-            text = format!("{text}: {reason}");
-        }
-        cause = error.source();
-    }
-    text
 }

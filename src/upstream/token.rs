@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -25,6 +26,8 @@ const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 const MIN_LIFETIME: Duration = Duration::from_secs(10);
 /// No longer lifetime is believed.
 const MAX_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+/// How long a token service that is away is left alone while there is a token that still lives.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Above so many tokens, dead ones are swept out.
 const SWEEP_AT: usize = 1024;
 
@@ -88,13 +91,15 @@ pub fn pull_scope(repository: &Repository) -> String {
     format!("repository:{repository}:pull")
 }
 
-/// A token, and the moment from which it is not used any more.
+/// A token and how long it is good for, by our own clock.
 #[derive(Clone, Debug)]
 pub struct Token {
     /// What goes behind `Bearer`.
     pub secret: Secret,
-    /// Our clock, margin taken off.
-    pub dead_at: Instant,
+    /// From here on a new one is fetched.
+    pub renew_at: Instant,
+    /// Until here it may stand in where no new one can be fetched.
+    pub expires_at: Instant,
 }
 
 /// Reads the JSON answer of a token service that arrived now. `None` when there is no token in it.
@@ -104,18 +109,19 @@ pub fn parse_token(body: &[u8], now: Timestamp) -> Option<Token> {
     let token = text("token").or_else(|| text("access_token"))?;
     let is_header_text = token.bytes().all(|byte| byte.is_ascii_graphic());
     let told = answer.get("expires_in").and_then(seconds).or_else(|| jwt_lifetime(token, now));
+    let lifetime = told.unwrap_or(DEFAULT_LIFETIME).clamp(MIN_LIFETIME, MAX_LIFETIME);
+    let received = Instant::now();
     is_header_text.then(|| Token {
         secret: Secret::new(token.to_owned()),
-        dead_at: Instant::now() + usable(told.unwrap_or(DEFAULT_LIFETIME)),
+        renew_at: received + lifetime.saturating_sub(margin(lifetime)),
+        expires_at: received + lifetime,
     })
 }
 
-/// How long a token of this lifetime is used: a tenth less, and ten seconds less where the lifetime
-/// is long enough for that.
-fn usable(lifetime: Duration) -> Duration {
-    let lifetime = lifetime.clamp(MIN_LIFETIME, MAX_LIFETIME);
-    let margin = (lifetime / 10).max(Duration::from_secs(10).min(lifetime / 2));
-    lifetime.saturating_sub(margin)
+/// How long before its end a token is renewed: a tenth of its life, and ten seconds where that is
+/// no more than half of it.
+fn margin(lifetime: Duration) -> Duration {
+    (lifetime / 10).max(Duration::from_secs(10).min(lifetime / 2))
 }
 
 fn seconds(value: &Value) -> Option<Duration> {
@@ -124,7 +130,7 @@ fn seconds(value: &Value) -> Option<Duration> {
         Value::String(text) => text.trim().parse().ok()?,
         _ => return None,
     };
-    Duration::try_from_secs_f64(seconds.clamp(0.0, 1e9)).ok()
+    Duration::try_from_secs_f64(seconds.clamp(0.0, 1e12)).ok()
 }
 
 /// The lifetime that a JWT tells of itself. Between its own two stamps if it has both, because its
@@ -154,7 +160,7 @@ pub struct TokenKey {
 struct Slot {
     state: tokio::sync::Mutex<State>,
     /// How many fetches have ended, to tell who waited for one.
-    ended: std::sync::atomic::AtomicU64,
+    ended: AtomicU64,
 }
 
 #[derive(Default)]
@@ -185,19 +191,18 @@ impl Tokens {
     where
         F: Future<Output = Result<Token, UpstreamError>>,
     {
-        use std::sync::atomic::Ordering::SeqCst;
         let slot = self.slot(key);
-        let ended_before = slot.ended.load(SeqCst);
+        let ended_before = slot.ended.load(Ordering::SeqCst);
         let mut state = slot.state.lock().await;
-        if let Some(token) = state.token.as_ref().filter(|token| Instant::now() < token.dead_at) {
+        if let Some(token) = state.token.as_ref().filter(|token| Instant::now() < token.renew_at) {
             return Ok((token.secret.clone(), false));
         }
-        let waited = slot.ended.load(SeqCst) != ended_before;
+        let waited = slot.ended.load(Ordering::SeqCst) != ended_before;
         if let Some(failure) = state.failure.as_ref().filter(|_| waited) {
             return Err(failure.clone());
         }
         let fetched = fetch().await;
-        slot.ended.fetch_add(1, SeqCst);
+        slot.ended.fetch_add(1, Ordering::SeqCst);
         match fetched {
             Ok(token) => {
                 let secret = token.secret.clone();
@@ -205,6 +210,13 @@ impl Tokens {
                 Ok((secret, true))
             }
             Err(error) => {
+                // A token service that is away takes no token away.
+                let now = Instant::now();
+                let lives = |token: &&mut Token| error.class.is_outage() && now < token.expires_at;
+                if let Some(token) = state.token.as_mut().filter(lives) {
+                    token.renew_at = now + ASK_AGAIN;
+                    return Ok((token.secret.clone(), false));
+                }
                 *state = State { token: None, failure: Some(error.clone()) };
                 Err(error)
             }
@@ -222,16 +234,159 @@ impl Tokens {
     }
 
     fn slot(&self, key: &TokenKey) -> Arc<Slot> {
-        let mut slots = lock(&self.slots);
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         if slots.len() >= SWEEP_AT && !slots.contains_key(key) {
             let now = Instant::now();
-            let lives = |state: &State| state.token.as_ref().is_some_and(|token| now < token.dead_at);
+            let lives = |state: &State| state.token.as_ref().is_some_and(|token| now < token.expires_at);
             slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.state.try_lock().is_ok_and(|s| lives(&s)));
         }
         Arc::clone(slots.entry(key.clone()).or_default())
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::upstream::UpstreamErrorClass;
+
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    #[test]
+    fn a_realm_is_of_the_same_site_or_allowed_by_name() {
+        let hub = "https://registry-1.docker.io";
+        let foreign = |host: &str| Err(RealmError::Foreign(host.to_owned()));
+        for (upstream, realm, expected) in [
+            (hub, "https://auth.docker.io/token", Ok(())),
+            (hub, "https://AUTH.docker.io:8443/token", Ok(())),
+            ("https://ghcr.io", "https://ghcr.io/token", Ok(())),
+            ("https://registry.gitlab.example", "https://gitlab.example/jwt/auth", Ok(())),
+            ("http://registry.example", "http://auth.registry.example/t", Ok(())),
+            ("http://registry.example", "https://registry.example/t", Ok(())),
+            ("https://10.0.0.1:5000", "https://10.0.0.1:5001/token", Ok(())),
+            ("http://localhost:5000", "http://localhost:5001/token", Ok(())),
+            ("https://[::1]", "https://[0:0::1]:1/token", Ok(())),
+            (hub, "https://login.partner.example/x", Ok(())),
+            (hub, "https://sub.login.partner.example/x", foreign("sub.login.partner.example")),
+            (hub, "https://docker.io.evil.test/token", foreign("docker.io.evil.test")),
+            (hub, "https://evildocker.io/token", foreign("evildocker.io")),
+            (hub, "https://auth.docker.io./token", foreign("auth.docker.io.")),
+            (hub, "https://169.254.169.254/token", foreign("169.254.169.254")),
+            (hub, "https://\u{501}ocker.io/token", foreign("xn--ocker-xwf.io")),
+            ("https://one.co.uk", "https://two.co.uk/", foreign("two.co.uk")),
+            ("https://me.github.io", "https://you.github.io/", foreign("you.github.io")),
+            ("https://10.0.0.1", "https://10.0.0.2/token", foreign("10.0.0.2")),
+            ("https://10.0.0.1", "https://1.0.0.1/token", foreign("1.0.0.1")),
+            ("http://127.0.0.1:5000", "http://localhost:5000/token", foreign("localhost")),
+            ("http://localhost", "http://x.localhost/", foreign("x.localhost")),
+            (hub, "http://auth.docker.io/token", Err(RealmError::PlainHttp("auth.docker.io".to_owned()))),
+            (hub, "https://u@auth.docker.io/token", Err(RealmError::UserInfo("auth.docker.io".to_owned()))),
+            (hub, "https://docker.io:x@evil.test/", Err(RealmError::UserInfo("evil.test".to_owned()))),
+            (hub, "ftp://auth.docker.io/token", Err(RealmError::Malformed)),
+            (hub, "/token", Err(RealmError::Malformed)),
+            (hub, "", Err(RealmError::Malformed)),
+        ] {
+            let upstream = Url::parse(upstream).expect("url");
+            let found = check_realm(&upstream, realm, &["Login.Partner.example".to_owned()]).map(|_| ());
+            assert_eq!(found, expected, "{upstream} {realm}");
+        }
+    }
+
+    fn jwt(claims: &str) -> String {
+        let claims = crate::upstream::credentials::encode_base64(claims.as_bytes());
+        format!(r#"{{"access_token":"head.{}.sign"}}"#, claims.replace('+', "-").replace('/', "_").replace('=', ""))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lifetime_is_what_was_said_counted_from_now() {
+        for (answer, lifetime, renewed) in [
+            (r#"{"token":"t","expires_in":300}"#.to_owned(), 300, 270),
+            (r#"{"token":"t","expires_in":300,"issued_at":"2001-01-01T00:00:00Z"}"#.to_owned(), 300, 270),
+            (r#"{"access_token":"t"}"#.to_owned(), 60, 50),
+            (r#"{"token":"","access_token":"t","expires_in":"60"}"#.to_owned(), 60, 50),
+            (r#"{"token":"t","expires_in":1}"#.to_owned(), 10, 5),
+            (r#"{"token":"t","expires_in":0}"#.to_owned(), 10, 5),
+            (r#"{"token":"t","expires_in":-7}"#.to_owned(), 10, 5),
+            (r#"{"token":"t","expires_in":1e300}"#.to_owned(), 43_200, 38_880),
+            (r#"{"token":"t","expires_in":null}"#.to_owned(), 60, 50),
+            (jwt(r#"{"iat":5,"exp":4505}"#), 4500, 4050),
+            (jwt(r#"{"exp":1700000100}"#), 100, 90),
+            (jwt(r#"{"exp":1600000000}"#), 60, 50),
+            (jwt("not json"), 60, 50),
+        ] {
+            let token = parse_token(answer.as_bytes(), NOW).expect("a token");
+            let lives = |until: Instant| until.duration_since(Instant::now()).as_secs();
+            assert_eq!((lives(token.expires_at), lives(token.renew_at)), (lifetime, renewed), "{answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_token_is_none() {
+        for answer in
+            ["", "{}", "[]", r#"{"token":7}"#, r#"{"token":""}"#, r#"{"token":"a\r\nX: y"}"#, r#"{"token":"a b"}"#]
+        {
+            assert!(parse_token(answer.as_bytes(), NOW).is_none(), "{answer}");
+        }
+    }
+
+    fn key() -> TokenKey {
+        let realm = "https://auth.example/".to_owned();
+        TokenKey { realm, service: None, scope: pull_scope(&"a".parse().expect("name")), identity: None }
+    }
+
+    fn token(text: &str) -> Result<Token, UpstreamError> {
+        parse_token(format!(r#"{{"token":"{text}"}}"#).as_bytes(), NOW)
+            .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, "no token"))
+    }
+
+    fn away() -> Result<Token, UpstreamError> {
+        Err(UpstreamError::new(UpstreamErrorClass::Unavailable, "away"))
+    }
+
+    /// What `get` gives when fetching gives `fetched`: the token, and whether it was fetched.
+    async fn got(tokens: &Tokens, fetched: Result<Token, UpstreamError>) -> Option<(String, bool)> {
+        let (secret, fresh) = tokens.get(&key(), || async { fetched }).await.ok()?;
+        Some((secret.expose().to_owned(), fresh))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_kept_until_its_margin_and_stands_in_until_its_end() {
+        let tokens = Tokens::default();
+        let kept = || Some(("one".to_owned(), false));
+        assert_eq!(got(&tokens, token("one")).await, Some(("one".to_owned(), true)));
+        tokio::time::advance(Duration::from_secs(49)).await;
+        assert_eq!(got(&tokens, token("two")).await, kept());
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(got(&tokens, away()).await, kept());
+        assert_eq!(got(&tokens, token("two")).await, kept());
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(got(&tokens, away()).await, None);
+        assert_eq!(got(&tokens, token("two")).await, Some(("two".to_owned(), true)));
+    }
+
+    #[tokio::test]
+    async fn only_the_refused_token_is_forgotten() {
+        let tokens = Tokens::default();
+        got(&tokens, token("new")).await;
+        tokens.forget(&key(), &Secret::new("old".to_owned())).await;
+        assert_eq!(got(&tokens, token("newer")).await, Some(("new".to_owned(), false)));
+        tokens.forget(&key(), &Secret::new("new".to_owned())).await;
+        assert_eq!(got(&tokens, token("newer")).await, Some(("newer".to_owned(), true)));
+    }
+
+    #[tokio::test]
+    async fn those_who_wait_for_a_fetch_share_its_failure() {
+        let (tokens, fetches) = (Tokens::default(), AtomicU64::new(0));
+        let fetch = || async {
+            fetches.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            away()
+        };
+        let key = key();
+        let answers = futures_util::future::join_all((0..50).map(|_| tokens.get(&key, fetch))).await;
+        assert!(answers.iter().all(Result::is_err));
+        assert_eq!(fetches.load(Ordering::SeqCst), 1);
+        // Who comes later tries for itself.
+        assert!(tokens.get(&key, fetch).await.is_err());
+        assert_eq!(fetches.load(Ordering::SeqCst), 2);
+    }
 }

@@ -141,3 +141,122 @@ fn normalised(key: &str) -> String {
 fn host_of_hub(host: &str) -> bool {
     ["docker.io", "index.docker.io", "registry-1.docker.io"].iter().any(|hub| hub.eq_ignore_ascii_case(host))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "config.json";
+
+    /// `user:word` in base64.
+    fn auth(user: &str) -> String {
+        super::super::encode_base64(format!("{user}:word").as_bytes())
+    }
+
+    async fn found(json: &str, origin: &str, repository: &str) -> Result<Credential, CredentialError> {
+        let file = parse(Path::new(PATH), json)?;
+        file.credential(Path::new(PATH), origin, &repository.parse().expect("name")).await
+    }
+
+    async fn user(json: &str, origin: &str, repository: &str) -> Option<String> {
+        match found(json, origin, repository).await.expect("valid") {
+            Credential::Basic { user, password } => Some(user).filter(|_| password.expose() == "word"),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_most_specific_key_wins() {
+        let entries: Vec<String> =
+            ["quay.io", "quay.io/org", "quay.io/org/app", "https://old.example/v1/", "other.example:5000"]
+                .iter()
+                .map(|key| format!(r#""{key}":{{"auth":"{}"}}"#, auth(key.trim_start_matches("https:"))))
+                .collect();
+        let json = format!(r#"{{"auths":{{{}}},"HttpHeaders":{{}}}}"#, entries.join(","));
+        for (origin, repository, expected) in [
+            ("quay.io", "org/app", Some("quay.io/org/app")),
+            ("quay.io", "org/app/sub", Some("quay.io/org/app")),
+            ("quay.io", "org/application", Some("quay.io/org")),
+            ("quay.io", "organisation/app", Some("quay.io")),
+            ("QUAY.io", "x", Some("quay.io")),
+            ("old.example", "a/b", Some("//old.example/v1/")),
+            ("other.example", "a", None),
+            ("evil-quay.io", "org/app", None),
+            ("quay.io:444", "org/app", None),
+        ] {
+            // The first colon ends the user name, so keys with a port are not told apart here.
+            assert_eq!(user(&json, origin, repository).await.as_deref(), expected, "{origin} {repository}");
+        }
+        assert!(found(&json, "other.example:5000", "a").await.is_ok_and(|c| c != Credential::Anonymous));
+    }
+
+    #[tokio::test]
+    async fn docker_hub_goes_by_all_its_names() {
+        for key in [HUB_KEY, "docker.io", "index.docker.io", "https://registry-1.docker.io/v2/"] {
+            let json = format!(r#"{{"auths":{{"{key}":{{"auth":"{}"}}}}}}"#, auth("me"));
+            for origin in ["registry-1.docker.io", "docker.io"] {
+                assert_eq!(user(&json, origin, "library/redis").await.as_deref(), Some("me"), "{key} {origin}");
+            }
+            assert_eq!(user(&json, "mirror.example", "library/redis").await, None);
+        }
+        assert_eq!((server_url("registry-1.docker.io"), server_url("ghcr.io")), (HUB_KEY, "ghcr.io"));
+    }
+
+    #[tokio::test]
+    async fn tokens_markers_and_helpers_are_told_apart() {
+        let json = format!(
+            r#"{{"auths":{{"a.io":{{"auth":"{}","identitytoken":"t"}},"b.io":{{}}}},"credHelpers":{{"c.io":"no-such-helper"}}}}"#,
+            auth("<token>")
+        );
+        let token = Credential::IdentityToken(Secret::new("t".to_owned()));
+        assert_eq!(found(&json, "a.io", "x").await, Ok(token));
+        assert_eq!(found(&json, "b.io", "x").await, Ok(Credential::Anonymous));
+        assert!(matches!(found(&json, "c.io", "x").await, Err(CredentialError::Helper { .. })));
+        let json = r#"{"auths":{"b.io":{}},"credsStore":"no-such-store"}"#;
+        assert!(matches!(found(json, "b.io", "x").await, Err(CredentialError::Helper { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_broken_file_is_named_and_not_quoted() {
+        for json in [
+            r#"{"auths":"canary"}"#,
+            r#"{"auths":{"a.io":{"auth":["canary"]}}}"#,
+            r#"{"auths":{"a.io":{"auth":"canary!"}}}"#,
+            r#"{"auths":{"a.io":{"auth":"Y2FuYXJ5"}}}"#,
+            "canary",
+        ] {
+            let error = found(json, "a.io", "x").await.expect_err(json);
+            let text = format!("{error} {error:?}");
+            assert!(text.contains(PATH) && !text.contains("canary"), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_file_that_has_something_is_taken() {
+        let folder = tempfile::tempdir().expect("folder");
+        let [missing, empty, full] = ["missing", "empty", "full"].map(|name| folder.path().join(name));
+        std::fs::write(&empty, "{}").expect("write");
+        std::fs::write(&full, format!(r#"{{"auths":{{"a.io":{{"auth":"{}"}}}}}}"#, auth("me"))).expect("write");
+        let found = look_up(&[missing, empty, full], "a.io", &"x".parse().expect("name")).await.expect("valid");
+        assert_eq!(found.identity().as_deref(), Some("user me"));
+    }
+
+    #[test]
+    fn files_are_looked_for_where_podman_and_docker_keep_them() {
+        let environment = |set: &'static [(&str, &str)]| {
+            paths(move |name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+        };
+        let home = environment(&[("HOME", "/h")]);
+        assert_eq!(home, ["/h/.config/containers/auth.json", "/h/.docker/config.json"].map(PathBuf::from));
+        let all = environment(&[
+            ("REGISTRY_AUTH_FILE", "/r"),
+            ("XDG_RUNTIME_DIR", "/run/u"),
+            ("XDG_CONFIG_HOME", "/c"),
+            ("DOCKER_CONFIG", "/d"),
+            ("HOME", "/h"),
+        ]);
+        let expected = ["/r", "/run/u/containers/auth.json", "/c/containers/auth.json", "/d/config.json"];
+        assert_eq!(all, expected.map(PathBuf::from));
+        assert!(environment(&[("HOME", "")]).is_empty());
+    }
+}

@@ -35,11 +35,16 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// Asks the helper for the credential of `server`.
 pub(super) async fn get(name: &str, server: &str) -> Result<Credential, CredentialError> {
-    let failed = |reason: String| CredentialError::Helper { helper: name.to_owned(), reason };
     if !is_name(name) {
-        return Err(failed("is not a name of a program".to_owned()));
+        let reason = "is not a name of a program".to_owned();
+        return Err(CredentialError::Helper { helper: name.to_owned(), reason });
     }
-    let output = tokio::time::timeout(TIME_OUT, run(name, server))
+    ask(name, Command::new(format!("docker-credential-{name}")), server).await
+}
+
+async fn ask(name: &str, program: Command, server: &str) -> Result<Credential, CredentialError> {
+    let failed = |reason: String| CredentialError::Helper { helper: name.to_owned(), reason };
+    let output = tokio::time::timeout(TIME_OUT, run(program, server))
         .await
         .map_err(|_| failed(format!("did not answer within {} seconds", TIME_OUT.as_secs())))?
         .map_err(|error| failed(format!("could not be run: {error}")))?;
@@ -55,8 +60,8 @@ pub(super) async fn get(name: &str, server: &str) -> Result<Credential, Credenti
     Ok(Credential::from_pair(&answer.username, answer.secret))
 }
 
-async fn run(name: &str, server: &str) -> std::io::Result<std::process::Output> {
-    let mut child = Command::new(format!("docker-credential-{name}"))
+async fn run(mut program: Command, server: &str) -> std::io::Result<std::process::Output> {
+    let mut child = program
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -68,4 +73,51 @@ async fn run(name: &str, server: &str) -> std::io::Result<std::process::Output> 
         let _unread = stdin.write_all(server.as_bytes()).await;
     }
     child.wait_with_output().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Secret;
+    use super::*;
+
+    /// Asks a helper that is this shell script; `$1` is its argument.
+    async fn script(text: &str) -> Result<Credential, CredentialError> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", text, "helper"]);
+        ask("x", shell, "registry.example").await
+    }
+
+    #[tokio::test]
+    async fn a_helper_is_given_the_server_and_gives_a_user_and_a_password() {
+        let found = script(r#"printf '{"ServerURL":"x","Username":"%s","Secret":"%s"}' "$1" "$(cat)""#).await;
+        let password = Secret::new("registry.example".to_owned());
+        assert_eq!(found, Ok(Credential::Basic { user: "get".to_owned(), password }));
+        let found = script(r#"printf '{"Username":"<token>","Secret":"t"}'"#).await;
+        assert_eq!(found, Ok(Credential::IdentityToken(Secret::new("t".to_owned()))));
+    }
+
+    #[tokio::test]
+    async fn nothing_found_is_nobody_and_not_an_error() {
+        let found = script("echo credentials not found in native keychain; exit 1").await;
+        assert_eq!(found, Ok(Credential::Anonymous));
+        assert_eq!(script(r#"printf '{}'"#).await, Ok(Credential::Anonymous));
+    }
+
+    #[tokio::test]
+    async fn a_broken_helper_is_an_error_without_anything_it_printed() {
+        for text in ["echo canary; exit 3", "echo canary", r#"printf '{"Username":"a","Secret":["canary"]}'"#] {
+            let error = script(text).await.expect_err(text);
+            assert!(error.to_string().starts_with("docker-credential-x "), "{error}");
+            assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+        }
+        for name in ["no-such-program-anywhere", "../x", "a b", ""] {
+            assert!(matches!(get(name, "registry.example").await, Err(CredentialError::Helper { .. })), "{name}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_helper_that_hangs_is_given_up() {
+        let error = script("exec sleep 600").await.expect_err("no answer");
+        assert!(error.to_string().contains("within 10 seconds"), "{error}");
+    }
 }

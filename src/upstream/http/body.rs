@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use reqwest::Response;
 
-use super::describe_failure;
+use super::wire::describe_failure;
 use crate::oci::RegistryName;
 use crate::upstream::{UpstreamError, UpstreamErrorClass, UpstreamObserver};
 

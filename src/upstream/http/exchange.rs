@@ -12,8 +12,10 @@ use http::{Method, StatusCode};
 use reqwest::Response;
 use url::Url;
 
+use super::HttpUpstream;
+use super::endpoint::{Demand, Endpoint};
 use super::redirect::{self, MAX_REDIRECTS, same_origin};
-use super::{Endpoint, HttpUpstream};
+use super::wire::{basic, drain, sensitive};
 use crate::oci::Repository;
 use crate::oci::challenge::{self, Challenge};
 use crate::upstream::credentials::{Credential, Secret};
@@ -46,13 +48,6 @@ pub(super) struct Answer {
     pub(super) what: String,
 }
 
-/// What an origin wants before it answers. Its realm has passed the realm rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Demand {
-    Bearer { realm: Url, service: Option<String> },
-    Basic,
-}
-
 /// Proof of who we are, ready to be sent.
 struct Authorization {
     header: HeaderValue,
@@ -83,11 +78,20 @@ impl HttpUpstream {
         }
         let second = self.authorize(endpoint, &demand, question.repository).await?;
         let same = |a: &Authorization, b: &Authorization| a.header == b.header;
-        if second.is_none() || matches!((&first, &second), (Some(a), Some(b)) if same(a, b)) {
+        let nothing_new = second.is_none() || matches!((&first, &second), (Some(a), Some(b)) if same(a, b));
+        let answer = if nothing_new {
+            answer
+        } else {
+            drain(answer.response).await;
+            self.follow(endpoint, question, second.as_ref()).await?
+        };
+        if matches!(demand, Demand::Bearer { .. }) && challenges(&answer) == [Challenge::Basic] {
+            // Not a stale token after all: this registry has gone over to passwords.
+            endpoint.unlearn();
+        }
+        if second.is_none() {
             return Ok(answer);
         }
-        super::drain(answer.response).await;
-        let answer = self.follow(endpoint, question, second.as_ref()).await?;
         self.without_credentials(endpoint, question, &demand, answer).await
     }
 
@@ -136,8 +140,7 @@ impl HttpUpstream {
         if status != StatusCode::UNAUTHORIZED {
             return Ok(if expired { standing.cloned() } else { None });
         }
-        let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
-        let challenges = challenge::parse(lines.iter().filter_map(|value| value.to_str().ok()));
+        let challenges = challenges(answer);
         let bearer = challenges.iter().find_map(|challenge| match challenge {
             Challenge::Bearer { realm, service, .. } => Some((realm, service)),
             Challenge::Basic => None,
@@ -175,7 +178,7 @@ impl HttpUpstream {
             }
             Demand::Basic => {
                 let Credential::Basic { user, password } = &credential else { return Ok(None) };
-                let header = super::basic(user, password)?;
+                let header = basic(user, password)?;
                 Ok(Some(Authorization { header, token: None, fresh: false }))
             }
         }
@@ -206,7 +209,7 @@ impl HttpUpstream {
             }
         };
         let (secret, fresh) = self.tokens.get(&key, fetch).await?;
-        let header = super::sensitive(format!("Bearer {}", secret.expose()))?;
+        let header = sensitive(format!("Bearer {}", secret.expose()))?;
         Ok(Authorization { header, token: Some((key, secret)), fresh })
     }
 
@@ -258,11 +261,16 @@ impl HttpUpstream {
                     format!("{}, redirected to {}", question.describe(endpoint), next.host_str().unwrap_or_default());
             }
             url = next;
-            super::drain(response).await;
+            drain(response).await;
         }
         let message = format!("{what}: more than {MAX_REDIRECTS} redirects");
         Err(UpstreamError::new(UpstreamErrorClass::Protocol, message))
     }
+}
+
+fn challenges(answer: &Answer) -> Vec<Challenge> {
+    let lines = answer.response.headers().get_all(WWW_AUTHENTICATE);
+    challenge::parse(lines.iter().filter_map(|value| value.to_str().ok()))
 }
 
 fn is_redirect(status: StatusCode) -> bool {

@@ -1,0 +1,62 @@
+//! How a token is asked for: with a password or without by GET, with a refresh token by POST.
+
+use http::header::{AUTHORIZATION, HeaderMap};
+use http::{Method, StatusCode};
+use url::Url;
+
+use super::exchange::Answer;
+use super::wire::basic;
+use super::{HttpUpstream, status};
+use crate::clock::{Clock, SystemClock};
+use crate::upstream::credentials::Credential;
+use crate::upstream::token::{Token, parse_token};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// The largest answer of a token service that is read, in bytes.
+const MAX_TOKEN_ANSWER: u64 = 1 << 20;
+
+impl HttpUpstream {
+    /// Fetches a token. Redirects are not followed: credentials go to the checked realm only.
+    pub(super) async fn fetch_token(
+        &self,
+        realm: &Url,
+        service: Option<&str>,
+        scope: &str,
+        credential: &Credential,
+    ) -> Result<Token, UpstreamError> {
+        let what = format!("token for {scope} from {}", realm.host_str().unwrap_or_default());
+        let mut url = realm.clone();
+        let mut headers = HeaderMap::new();
+        let fields = service.map(|service| ("service", service)).into_iter().chain([("scope", scope)]);
+        let response = if let Credential::IdentityToken(refresh) = credential {
+            let form = url::form_urlencoded::Serializer::new(String::new())
+                .extend_pairs([("grant_type", "refresh_token"), ("client_id", env!("CARGO_PKG_NAME"))])
+                .extend_pairs(fields)
+                .append_pair("refresh_token", refresh.expose())
+                .finish();
+            self.send(&self.api, Method::POST, &url, headers, Some(form), &what).await?
+        } else {
+            url.query_pairs_mut().extend_pairs(fields);
+            if let Credential::Basic { user, password } = credential {
+                headers.insert(AUTHORIZATION, basic(user, password)?);
+            }
+            self.send(&self.api, Method::GET, &url, headers, None, &what).await?
+        };
+        let status = response.status();
+        if !status.is_success() {
+            let class = match status::class(status, response.headers(), SystemClock.now()) {
+                // The answer to a refresh token, or a user, that is not valid any more.
+                UpstreamErrorClass::Protocol if status == StatusCode::BAD_REQUEST => UpstreamErrorClass::Denied,
+                // That a token service is gone says nothing about what it guards.
+                UpstreamErrorClass::NotFound => UpstreamErrorClass::Protocol,
+                class => class,
+            };
+            return Err(UpstreamError::new(class, format!("{what}: {status}")));
+        }
+        let answer = Answer { response, abroad: false, what };
+        let what = answer.what.clone();
+        let body = self.body(answer, None)?.collect(MAX_TOKEN_ANSWER).await?;
+        parse_token(&body, SystemClock.now())
+            .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: no token in the answer")))
+    }
+}
