@@ -29,6 +29,8 @@ pub struct Exchange {
     location: Option<Location>,
     status: StatusCode,
     code: Option<ErrorCode>,
+    /// Why it failed, for people. Holds no secret: it goes to the client too.
+    problem: Option<String>,
     begun: Instant,
     first_byte: Option<Duration>,
     bytes: u64,
@@ -48,6 +50,7 @@ impl Exchange {
             location: None,
             status: StatusCode::OK,
             code: None,
+            problem: None,
             begun: Instant::now(),
             first_byte: None,
             bytes: 0,
@@ -66,6 +69,11 @@ impl Exchange {
         self.code = code;
     }
 
+    /// The request cannot be answered, and why.
+    pub fn failed(&mut self, problem: &dyn std::fmt::Display) {
+        self.problem = Some(problem.to_string());
+    }
+
     /// Bytes of the body go to the socket.
     pub fn sent(&mut self, bytes: u64) {
         self.first_byte.get_or_insert_with(|| self.begun.elapsed());
@@ -79,8 +87,7 @@ impl Exchange {
 
     /// The body cannot be ended: the client must see that it was cut.
     pub fn aborted(&mut self, error: &dyn std::fmt::Display) {
-        let (location, reference) = (self.location.as_ref().map(ToString::to_string), self.reference.as_deref());
-        tracing::error!(upstream_and_repository = location, reference, bytes = self.bytes, %error, "response aborted");
+        self.failed(&format_args!("cut off: {error}"));
     }
 }
 
@@ -105,6 +112,7 @@ impl Drop for Exchange {
             duration_ms = milliseconds(self.begun.elapsed()),
             client = %self.peer,
             code = self.code.map(ErrorCode::as_str),
+            error = self.problem.as_deref(),
             "request"
         );
     }

@@ -82,7 +82,7 @@ async fn respond(edge: &Edge, exchange: &mut Exchange, http: &HttpRequest<Incomi
     };
     let route = match edge.mirror.route(target) {
         Ok(route) => route,
-        Err(error) => return failed(edge, error.into()),
+        Err(error) => return failed(edge, exchange, error.into()),
     };
     exchange.located(&route.location);
     let namespace = route.namespace.clone();
@@ -93,7 +93,7 @@ async fn respond(edge: &Edge, exchange: &mut Exchange, http: &HttpRequest<Incomi
             Ok(Answer::refusal(ErrorCode::NameUnknown, "this mirror serves manifests and blobs"))
         }
     };
-    let mut answer = answered.unwrap_or_else(|error| failed(edge, error));
+    let mut answer = answered.unwrap_or_else(|error| failed(edge, exchange, error));
     answer.namespace = namespace;
     answer
 }
@@ -134,8 +134,9 @@ async fn blob(
     Ok(Answer::blob(answer))
 }
 
-fn failed(edge: &Edge, error: MirrorError) -> Answer {
+fn failed(edge: &Edge, exchange: &mut Exchange, error: MirrorError) -> Answer {
     edge.metrics.error(error.class());
+    exchange.failed(&error);
     Answer::failure(&error)
 }
 

@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_upstream;
 mod hits;
 mod joiners;
+mod listener;
 mod registry_selftest;
 mod support;
 mod tags;
