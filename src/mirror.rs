@@ -27,7 +27,7 @@ use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::{BlobStore, Content};
 use crate::clock::Clock;
 use crate::metadata::uses::Uses;
-use crate::metadata::{MetadataStore, TagKey};
+use crate::metadata::{BlobRecord, MetadataError, MetadataStore, TagKey};
 use crate::metrics::Metrics;
 use crate::oci::{Descriptor, Digest, Target};
 
@@ -190,15 +190,35 @@ impl Shared {
     }
 
     /// Remembers that upstream has the content in this repository.
-    fn record_member(&self, location: &Location, descriptor: Descriptor) {
-        if let Err(error) = self.metadata.put_member(location, &descriptor) {
-            tracing::warn!(%location, digest = %descriptor.digest, %error, "membership not remembered");
-        }
+    async fn record_member(&self, location: &Location, descriptor: Descriptor) {
+        let location = location.clone();
+        self.remember("membership not remembered", move |metadata| metadata.put_member(&location, &descriptor)).await;
     }
 
-    fn forget_member(&self, location: &Location, digest: &Digest) {
-        if let Err(error) = self.metadata.remove_member(location, digest) {
-            tracing::warn!(%location, %digest, %error, "membership not forgotten");
+    async fn forget_member(&self, location: &Location, digest: &Digest) {
+        let (location, digest) = (location.clone(), *digest);
+        self.remember("membership not forgotten", move |metadata| metadata.remove_member(&location, &digest)).await;
+    }
+
+    /// Remembers a blob that was just committed.
+    async fn record_blob(&self, digest: &Digest, size: u64) {
+        let (digest, now) = (*digest, self.clock.now());
+        let record = BlobRecord { size, stored_at: now, used_at: now };
+        self.remember("stored, but not in the index", move |metadata| metadata.put_blob(&digest, &record)).await;
+    }
+
+    /// Changes the metadata on a thread that may block, because every change ends in a sync. A change
+    /// that fails is logged: the pull goes on without it.
+    async fn remember(
+        &self,
+        otherwise: &'static str,
+        change: impl FnOnce(&dyn MetadataStore) -> Result<(), MetadataError> + Send + 'static,
+    ) {
+        let metadata = Arc::clone(&self.metadata);
+        match tokio::task::spawn_blocking(move || change(&*metadata)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "{otherwise}"),
+            Err(error) => tracing::error!(%error, "{otherwise}"),
         }
     }
 }

@@ -121,7 +121,7 @@ impl Default for Routes {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Fills at once.
+    /// Fills at once from each upstream.
     pub fills: u64,
     /// Memory for the fills that the disk cannot take, all of them together.
     pub fill_memory: String,

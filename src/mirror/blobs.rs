@@ -94,7 +94,7 @@ impl Mirror {
         let size = stat.map_err(|error| MirrorError::upstream(Subject::Blob, error))?;
         if let Some(size) = size {
             let media_type = MediaType::from("application/octet-stream");
-            self.0.record_member(&route.location, Descriptor { digest: *digest, size, media_type });
+            self.0.record_member(&route.location, Descriptor { digest: *digest, size, media_type }).await;
         }
         Ok(size)
     }

@@ -7,8 +7,9 @@
 //! Bytes are published before they are hashed, so readers do not wait for SHA-256; what protects
 //! them is that the last [`HELD_BACK`] bytes are not handed out before the digest was verified.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -19,9 +20,8 @@ use super::resume::{BlobSource, Transfer};
 use super::{BlobKey, Shared};
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{Content, Source, StoreError};
-use crate::metadata::BlobRecord;
 use crate::metrics::FillResult;
-use crate::oci::{Descriptor, Digest, MediaType, Span, Verifier};
+use crate::oci::{Descriptor, Digest, MediaType, RegistryName, Span, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
@@ -79,22 +79,35 @@ impl Progress {
 /// The handle by which a fill is followed.
 pub type Following = watch::Receiver<Progress>;
 
-/// The bounds that all fills share.
-#[derive(Clone, Debug)]
+/// The bounds of fills. Permits are counted per upstream, so that one which stalls takes nothing
+/// from the others; memory is for all of them together.
+#[derive(Debug)]
 pub struct Budget {
-    /// One permit per fill.
-    pub fills: Arc<Semaphore>,
-    /// One permit per byte between upstream and disk.
-    pub memory: Arc<Semaphore>,
-    /// How many permits `memory` has.
-    pub memory_bytes: u32,
+    fills_per_upstream: usize,
+    lanes: Mutex<HashMap<RegistryName, Arc<Semaphore>>>,
+    memory: Arc<Semaphore>,
+    memory_bytes: u32,
 }
 
 impl Budget {
-    /// At most `fills` at a time, holding at most `memory_bytes` bytes in memory together.
-    pub fn new(fills: usize, memory_bytes: u32) -> Budget {
+    /// At most `fills_per_upstream` at a time, and at most `memory_bytes` bytes between the network
+    /// and the disk.
+    pub fn new(fills_per_upstream: usize, memory_bytes: u32) -> Budget {
         let memory = Arc::new(Semaphore::new(memory_bytes as usize));
-        Budget { fills: Arc::new(Semaphore::new(fills)), memory, memory_bytes }
+        Budget { fills_per_upstream, lanes: Mutex::default(), memory, memory_bytes }
+    }
+
+    /// The permits of an upstream.
+    fn lane(&self, upstream: &RegistryName) -> Arc<Semaphore> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.fills_per_upstream)));
+        Arc::clone(lane)
+    }
+
+    /// Waits until `bytes` more bytes may be in memory. A chunk larger than all of it waits for all.
+    async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let weight = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.memory_bytes);
+        Arc::clone(&self.memory).acquire_many_owned(weight).await.ok()
     }
 }
 
@@ -149,7 +162,7 @@ async fn fetch(
     source: &BlobSource,
     progress: &Arc<watch::Sender<Progress>>,
 ) -> Result<Option<Ingest>, End> {
-    let _permit = shared.budget.fills.acquire().await;
+    let _permit = shared.budget.lane(&source.location.upstream).acquire_owned().await;
     // The fill that ended between our reader's look at the store and its seat has left it there.
     if let Some((_, Content { size, source: Source::File(file) })) =
         shared.open_member(&source.location, &source.digest).await
@@ -203,8 +216,7 @@ async fn pump(
     budget: &Budget,
 ) -> Result<(), UpstreamError> {
     while let Some(bytes) = transfer.next().await? {
-        let weight = u32::try_from(bytes.len()).unwrap_or(u32::MAX).min(budget.memory_bytes);
-        let permit = Arc::clone(&budget.memory).acquire_many_owned(weight).await.ok();
+        let permit = budget.memory(bytes.len()).await;
         if queue.send((bytes, permit)).await.is_err() {
             break;
         }
@@ -281,19 +293,8 @@ async fn keep(shared: &Arc<Shared>, source: &BlobSource, ingest: Ingest) -> Fill
         tracing::warn!(blob = ?source, %error, "verified and served, but not kept");
         return FillResult::NotStored;
     }
-    shared.record_blob(&source.digest, size);
+    shared.record_blob(&source.digest, size).await;
     let media_type = MediaType::from("application/octet-stream");
-    shared.record_member(&source.location, Descriptor { digest: source.digest, size, media_type });
+    shared.record_member(&source.location, Descriptor { digest: source.digest, size, media_type }).await;
     FillResult::Stored
-}
-
-impl Shared {
-    /// Remembers a blob that was just committed.
-    pub(super) fn record_blob(&self, digest: &Digest, size: u64) {
-        let now = self.clock.now();
-        let record = BlobRecord { size, stored_at: now, used_at: now };
-        if let Err(error) = self.metadata.put_blob(digest, &record) {
-            tracing::warn!(%digest, %error, "stored, but not in the index");
-        }
-    }
 }

@@ -18,7 +18,7 @@ use crate::clock::Timestamp;
 use crate::metadata::{TagKey, TagRecord};
 use crate::mirror::Route;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference};
 use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
@@ -165,21 +165,26 @@ impl Shared {
     async fn resolve(self: &Arc<Self>, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
         let reference = Reference::Tag(key.tag.clone());
         let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept).await;
-        let descriptor = resolved.map_err(|error| self.told(&key, error))?;
+        let descriptor = match resolved {
+            Ok(descriptor) => descriptor,
+            Err(error) => return Err(self.told(&key, error).await),
+        };
         let known = self.stored_manifest(route, &descriptor.digest).await;
         let (manifest, outcome) = match known {
             Some(manifest) => (manifest, Outcome::Revalidated),
             None => self.manifest_by_digest(route, descriptor.digest).await?,
         };
-        self.point(&key, record, manifest.descriptor.clone());
+        self.point(key, record, manifest.descriptor.clone()).await;
         Ok((manifest, outcome))
     }
 
     /// Takes note of what upstream said in place of an answer: a tag that is gone, or not ours to
     /// see, is forgotten.
-    fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
+    async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
         if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
-            self.forget_tag(key, &key.tag);
+            let TagKey { location, tag, .. } = key.clone();
+            self.remember("a tag is gone and not forgotten", move |metadata| metadata.remove_tag(&location, &tag))
+                .await;
         }
         if error.class == UpstreamErrorClass::NotFound {
             self.negatives.insert(key.clone(), self.clock.now());
@@ -187,14 +192,8 @@ impl Shared {
         manifest_error(error)
     }
 
-    fn forget_tag(&self, key: &TagKey, tag: &Tag) {
-        if let Err(error) = self.metadata.remove_tag(&key.location, tag) {
-            tracing::warn!(location = %key.location, %tag, %error, "a tag that upstream no longer has was not forgotten");
-        }
-    }
-
     /// Remembers what the tag points at now.
-    fn point(&self, key: &TagKey, before: Option<TagRecord>, descriptor: Descriptor) {
+    async fn point(&self, key: TagKey, before: Option<TagRecord>, descriptor: Descriptor) {
         let now = self.clock.now();
         let since = match &before {
             Some(before) if before.descriptor.digest == descriptor.digest => before.since,
@@ -205,9 +204,8 @@ impl Shared {
             }
             None => now,
         };
-        if let Err(error) = self.metadata.put_tag(key, &TagRecord { descriptor, checked_at: now, since }) {
-            tracing::warn!(location = %key.location, tag = %key.tag, %error, "tag not remembered");
-        }
+        let record = TagRecord { descriptor, checked_at: now, since };
+        self.remember("tag not remembered", move |metadata| metadata.put_tag(&key, &record)).await;
     }
 
     /// The manifest from the store, verified: it is small, and its media type is not in its bytes.
@@ -230,12 +228,15 @@ impl Shared {
     async fn fetch_manifest(self: &Arc<Self>, route: &Route, digest: Digest) -> Result<Arc<Manifest>, MirrorError> {
         let reference = Reference::Digest(digest);
         let fetched = route.upstream.manifest(&route.location.repository, &reference, AcceptSet::everything()).await;
-        let manifest = fetched.map_err(|error| {
-            if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
-                self.forget_member(&route.location, &digest);
+        let manifest = match fetched {
+            Ok(manifest) => manifest,
+            Err(error) => {
+                if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+                    self.forget_member(&route.location, &digest).await;
+                }
+                return Err(manifest_error(error));
             }
-            manifest_error(error)
-        })?;
+        };
         if manifest.descriptor.digest != digest {
             let message =
                 format!("{}: manifest {digest}: upstream sent {}", route.location, manifest.descriptor.digest);
@@ -243,8 +244,8 @@ impl Shared {
         }
         match self.keep_manifest(&manifest).await {
             Ok(()) => {
-                self.record_blob(&digest, manifest.descriptor.size);
-                self.record_member(&route.location, manifest.descriptor.clone());
+                self.record_blob(&digest, manifest.descriptor.size).await;
+                self.record_member(&route.location, manifest.descriptor.clone()).await;
             }
             Err(error) => {
                 tracing::warn!(location = %route.location, %digest, %error, "verified and served, but not kept")

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use registry_mirror::oci::Digest;
 
 use crate::support::client::Stream;
-use crate::support::mirror::TestMirror;
+use crate::support::mirror::{Settings, TestMirror};
 use crate::support::registry::noise;
 use crate::support::registry::{Gate, Match, Registry, Rule};
 
@@ -138,4 +138,20 @@ async fn concurrent_tag_lookups_share_one_request() {
     assert!(responses.iter().all(|response| response.header("docker-content-digest") == Some(&digest)));
     assert_eq!(registry.count_of(&Match::manifest("library/app", "1").head()), 1);
     assert_eq!(registry.gets_of(&image.manifest.digest), 1);
+}
+
+#[tokio::test]
+async fn an_upstream_that_stalls_takes_no_place_from_the_others() {
+    let (stalled, healthy) = (Registry::start().await, Registry::start().await);
+    let stuck = stalled.add_blob("library/app", noise(13, 100_000));
+    let well = healthy.add_blob("library/app", noise(14, 100_000));
+    let gate = Gate::new();
+    stalled.rule(Rule::on(Match::blob(&stuck).get()).stall_after(100, &gate));
+    let settings = Settings::of(&stalled).and("other.example", &healthy).config("limits.fills = 1");
+    let mirror = settings.start().await;
+    let waiting = mirror.stream(&format!("/v2/library/app/blobs/{stuck}")).await;
+    let response = mirror.get(&format!("/v2/other.example/library/app/blobs/{well}")).await;
+    assert!(response.complete, "while the only place of the other upstream is taken");
+    gate.open();
+    assert!(waiting.finish().await.complete);
 }
