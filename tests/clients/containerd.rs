@@ -1,0 +1,97 @@
+//! containerd with a `hosts.toml`, which sends `?ns=docker.io` and asks with HEAD for tags.
+
+use std::process::Command;
+
+use crate::support::command;
+use crate::support::image::Image;
+use crate::support::mirror::Mirror;
+use crate::support::process::Daemon;
+use crate::support::requirements;
+use crate::support::scenario::{Client, Scenario};
+use crate::support::workspace::Workspace;
+
+#[test]
+fn containerd_pulls_cold_warm_and_offline_and_runs_a_container() {
+    if !requirements::met("containerd", &["containerd", "ctr", "containerd-shim-runc-v2", "runc"]) {
+        return;
+    }
+    let workspace = Workspace::new();
+    let mut scenario = Scenario::start(&workspace);
+    let mut containerd = Containerd::start(scenario.mirror(), &workspace);
+
+    scenario.pull_cold_warm_and_offline(&mut containerd);
+
+    let image = scenario.runnable().reference();
+    let said = command::run(containerd.ctr().args(["run", "--rm", SNAPSHOTTER, &image, "test", "/bin/echo", "ok"]));
+    assert_eq!(said, "ok\n");
+}
+
+/// Plain folders: works on every file system below `/tmp`.
+const SNAPSHOTTER: &str = "--snapshotter=native";
+
+/// A containerd that shares nothing with one the machine may already run.
+struct Containerd<'a> {
+    _daemon: Daemon,
+    workspace: &'a Workspace,
+}
+
+impl<'a> Containerd<'a> {
+    fn start(mirror: &Mirror<'_>, workspace: &'a Workspace) -> Containerd<'a> {
+        let url = format!("http://{}", mirror.address());
+        // `server` names the mirror too, or containerd would go on to Docker Hub itself.
+        workspace.write(
+            "hosts/docker.io/hosts.toml",
+            &format!("server = \"{url}\"\n\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"),
+        );
+        let config = workspace.write(
+            "containerd.toml",
+            &format!(
+                "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\n\
+                 [grpc]\naddress = \"{}\"\n",
+                workspace.path("root").display(),
+                workspace.path("state").display(),
+                workspace.path("c.sock").display(),
+            ),
+        );
+        let mut daemon =
+            Daemon::start(command::daemon("containerd").arg("--config").arg(config), &workspace.path("containerd.log"));
+        let mut probe = ctr(workspace);
+        probe.arg("version");
+        daemon.wait_until_ready(|| command::output(&mut probe).status.success());
+        Containerd { _daemon: daemon, workspace }
+    }
+
+    fn ctr(&self) -> Command {
+        ctr(self.workspace)
+    }
+}
+
+fn ctr(workspace: &Workspace) -> Command {
+    let mut command = command::confined("ctr");
+    command.arg("--address").arg(workspace.path("c.sock"));
+    command
+}
+
+impl Client for Containerd<'_> {
+    fn pull(&mut self, image: &Image) {
+        let hosts = self.workspace.path("hosts");
+        command::run(self.ctr().args(["images", "pull", SNAPSHOTTER, "--hosts-dir"]).arg(hosts).arg(image.reference()));
+    }
+
+    fn verify(&mut self, image: &Image) {
+        let held = command::run(self.ctr().args(["images", "ls", &format!("name=={}", image.reference())]));
+        assert!(held.contains(&image.root.to_string()), "{} refers to {}:\n{held}", image.reference(), image.root);
+        let content = command::run(self.ctr().args(["content", "ls", "--quiet"]));
+        for digest in image.blobs.iter().chain([&image.root, &image.manifest]) {
+            assert!(content.contains(&digest.to_string()), "{digest} is held:\n{content}");
+        }
+    }
+
+    fn remove(&mut self, image: &Image) {
+        command::run(self.ctr().args(["images", "rm", "--sync", &image.reference()]));
+        let content = command::run(self.ctr().args(["content", "ls", "--quiet"]));
+        for digest in &image.blobs {
+            assert!(!content.contains(&digest.to_string()), "containerd keeps no content of a removed image");
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! dockerd with `--registry-mirror`, the way Docker Hub images are mirrored since Docker 1.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::command;
+use crate::support::image::Image;
+use crate::support::mirror::Mirror;
+use crate::support::process::Daemon;
+use crate::support::requirements;
+use crate::support::scenario::{Client, Scenario};
+use crate::support::workspace::Workspace;
+
+#[test]
+fn dockerd_pulls_cold_warm_and_offline_and_runs_a_container() {
+    if !requirements::met("dockerd", &["dockerd", "docker", "containerd", "runc", "iptables"]) {
+        return;
+    }
+    let workspace = Workspace::new();
+    let mut scenario = Scenario::start(&workspace);
+    let mut docker = Docker::start(scenario.mirror(), &workspace);
+
+    scenario.pull_cold_warm_and_offline(&mut docker);
+
+    let image = docker_name(scenario.runnable());
+    let said = command::run(docker.client().args(["run", "--rm", "--network", "none", &image, "/bin/echo", "ok"]));
+    assert_eq!(said, "ok\n");
+}
+
+/// A dockerd that shares nothing with one the machine may already run.
+struct Docker<'a> {
+    daemon: Daemon,
+    workspace: &'a Workspace,
+}
+
+impl<'a> Docker<'a> {
+    fn start(mirror: &Mirror<'_>, workspace: &'a Workspace) -> Docker<'a> {
+        let config = workspace.write("daemon.json", "{}");
+        let mut command = command::daemon("dockerd");
+        command
+            .arg("--config-file")
+            .arg(config)
+            .arg("--data-root")
+            .arg(workspace.path("data"))
+            .arg("--exec-root")
+            .arg(workspace.path("exec"))
+            .arg("--pidfile")
+            .arg(workspace.path("docker.pid"))
+            .arg("--host")
+            .arg(socket(workspace))
+            .arg(format!("--registry-mirror=http://{}", mirror.address()))
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]);
+        let mut docker = Docker { daemon: Daemon::start(&mut command, &workspace.path("dockerd.log")), workspace };
+        let mut probe = client(workspace);
+        probe.arg("version");
+        docker.daemon.wait_until_ready(|| command::output(&mut probe).status.success());
+        docker
+    }
+
+    fn client(&self) -> Command {
+        client(self.workspace)
+    }
+}
+
+fn client(workspace: &Workspace) -> Command {
+    let mut command = command::confined("docker");
+    command.arg("--config").arg(workspace.path("client")).arg("--host").arg(socket(workspace));
+    command
+}
+
+fn socket(workspace: &Workspace) -> String {
+    format!("unix://{}", workspace.path("docker.sock").display())
+}
+
+/// What a person types: `docker.io/library/` is understood.
+fn docker_name(image: &Image) -> String {
+    format!("{}:{}", short_name(image), Image::TAG)
+}
+
+fn short_name(image: &Image) -> &str {
+    image.repository.trim_start_matches("library/")
+}
+
+impl Client for Docker<'_> {
+    fn pull(&mut self, image: &Image) {
+        command::run(self.client().args(["pull", &docker_name(image)]));
+    }
+
+    fn verify(&mut self, image: &Image) {
+        const FORMAT: &str = "{{.Id}} {{json .RepoDigests}}";
+        let held = command::run(self.client().args(["image", "inspect", "--format", FORMAT, &docker_name(image)]));
+        assert_eq!(held.trim(), format!("{} [\"{}@{}\"]", image.config, short_name(image), image.root));
+    }
+
+    fn remove(&mut self, image: &Image) {
+        command::run(self.client().args(["image", "rm", &docker_name(image)]));
+        // dockerd remembers by layer which blobs it had from where, and would not ask for those it still holds.
+        let layers = fs::read_dir(self.workspace.path("data/vfs/dir")).map_or(0, Iterator::count);
+        let images = command::run(self.client().args(["image", "ls", "--all", "--quiet"]));
+        assert!(layers == 0 || !images.is_empty(), "dockerd keeps no layer of a removed image");
+    }
+}

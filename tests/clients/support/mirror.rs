@@ -1,0 +1,57 @@
+//! The daemon under test, as a child process with a store of its own: the same program, flags and
+//! configuration file that a person would use.
+
+use std::net::SocketAddr;
+
+use super::process::Daemon;
+use super::workspace::Workspace;
+use super::{command, loopback};
+
+/// A running mirror whose Docker Hub is the registry it was given.
+pub(crate) struct Mirror<'a> {
+    daemon: Option<Daemon>,
+    address: SocketAddr,
+    admin: SocketAddr,
+    workspace: &'a Workspace,
+}
+
+impl<'a> Mirror<'a> {
+    /// Starts a mirror with an empty store. Tags are never fresh, so that each pull has to ask the upstream and,
+    /// once that is away, has to be served stale.
+    pub(crate) fn start(upstream: SocketAddr, workspace: &'a Workspace) -> Mirror<'a> {
+        workspace.write(
+            "mirror.toml",
+            &format!(
+                "[cache]\ntag_ttl = \"0s\"\n\n\
+                 [[upstream]]\nhost = \"docker.io\"\nurl = \"http://{upstream}\"\ninsecure = true\n"
+            ),
+        );
+        let (address, admin) = (loopback::unused_address(), loopback::unused_address());
+        let mut mirror = Mirror { daemon: None, address, admin, workspace };
+        mirror.restart();
+        mirror
+    }
+
+    /// Where it answers clients: `host:port`.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends the daemon and starts it again over the same store and on the same addresses.
+    pub(crate) fn restart(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let status = daemon.stop();
+            assert!(status.success(), "the mirror ends orderly when asked to, not with {status}");
+        }
+        let mut command = command::daemon_without_proxy(env!("CARGO_BIN_EXE_registry-mirror"));
+        command
+            .args(["serve", "--listen", &self.address.to_string(), "--admin", &self.admin.to_string(), "--store"])
+            .arg(self.workspace.path("store"))
+            .arg("-c")
+            .arg(self.workspace.path("mirror.toml"));
+        let mut daemon = Daemon::start(&mut command, &self.workspace.path("mirror.log"));
+        let admin = self.admin;
+        daemon.wait_until_ready(|| loopback::status(admin, "/readyz") == Some(200));
+        self.daemon = Some(daemon);
+    }
+}
