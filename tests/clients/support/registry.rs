@@ -51,25 +51,30 @@ impl Registry {
         self.address
     }
 
-    /// How many times it was asked with GET for this blob, over all repositories.
-    pub(crate) fn blob_gets(&mut self, digest: Digest) -> usize {
-        let wanted = format!("/blobs/{digest} ");
-        self.settled_log().lines().filter(|line| line.contains("\"GET /v2/") && line.contains(&wanted)).count()
-    }
-
     /// Ends it: from now on the upstream is away.
     pub(crate) fn stop(&mut self) {
         self.daemon.stop();
     }
 
-    /// The log, once it tells of a request made just now: a line is written after its answer, so without this
-    /// the last answers could be missing.
-    fn settled_log(&mut self) -> String {
+    /// What it was asked so far. Asks it for something just now and waits until the log tells of that: a line is
+    /// written after its answer, so without this the last ones could be missing.
+    pub(crate) fn access_log(&mut self) -> AccessLog {
         self.fences += 1;
         let fence = format!("/v2/?fence={}", self.fences);
         assert_eq!(loopback::status(self.address, &fence), Some(200), "the upstream answers");
         let fence = format!("\"GET {fence} ");
         assert!(process::eventually(|| self.daemon.log().contains(&fence)), "the upstream logs every request");
-        self.daemon.log()
+        AccessLog(self.daemon.log())
+    }
+}
+
+/// Lines in the common log format, among others.
+pub(crate) struct AccessLog(String);
+
+impl AccessLog {
+    /// How many GET requests there were for this blob, over all repositories.
+    pub(crate) fn blob_gets(&self, digest: Digest) -> usize {
+        let wanted = format!("/blobs/{digest} ");
+        self.0.lines().filter(|line| line.contains("\"GET /v2/") && line.contains(&wanted)).count()
     }
 }

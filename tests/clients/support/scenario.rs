@@ -73,8 +73,9 @@ impl<'a> Scenario<'a> {
     }
 
     fn assert_each_blob_was_fetched_once(&mut self, after: &str) {
+        let upstream = self.registry.access_log();
         for blob in self.images.all().into_iter().flat_map(|image| &image.blobs) {
-            let gets = self.registry.blob_gets(*blob);
+            let gets = upstream.blob_gets(*blob);
             assert_eq!(gets, 1, "after the {after} pull, upstream requests for {blob}");
         }
     }
