@@ -1,7 +1,7 @@
 //! Port: verified content under its digest.
 //!
 //! Truth: a blob visible under its digest has that digest. Staging is always a local file, an
-//! [`Ingest`](ingest::Ingest), whatever the store, so following a running fill, verifying and
+//! [`Ingest`], whatever the store, so following a running fill, verifying and
 //! cleaning up after a crash are written once; a store only takes finished ingests over.
 
 pub mod ingest;
