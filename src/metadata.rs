@@ -62,6 +62,21 @@ pub struct BlobRecord {
     pub stored_at: Timestamp,
     /// When it was last served; written in batches.
     pub used_at: Timestamp,
+    /// How often it was asked for, the first time included; uses soon after one another count once.
+    pub uses: u32,
+}
+
+impl BlobRecord {
+    /// A blob of `size` bytes that is stored, and used for the first time, `now`.
+    pub const fn new(size: u64, now: Timestamp) -> BlobRecord {
+        BlobRecord { size, stored_at: now, used_at: now, uses: 1 }
+    }
+
+    /// The record after one more use.
+    #[must_use]
+    pub fn used(self, at: Timestamp) -> BlobRecord {
+        BlobRecord { used_at: self.used_at.max(at), uses: self.uses.saturating_add(1), ..self }
+    }
 }
 
 /// Why the metadata store could not do what it was asked. Callers go on without it.
@@ -115,7 +130,13 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Every blob we know of, in no particular order.
     fn blobs(&self) -> Result<Vec<(Digest, BlobRecord)>, MetadataError>;
 
-    /// Notes when blobs were last used. Unknown blobs are left out silently; a lost note is harmless.
+    /// Every tag, in no particular order. For housekeeping, never for a request.
+    fn tags(&self) -> Result<Vec<(TagKey, TagRecord)>, MetadataError>;
+
+    /// Every membership, in no particular order. For housekeeping, never for a request.
+    fn members(&self) -> Result<Vec<(Location, Descriptor)>, MetadataError>;
+
+    /// Notes when blobs were last used, each counted as one more use. Unknown blobs are left out silently; a lost note is harmless.
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError>;
 
     /// Makes durable what is not yet.

@@ -203,7 +203,7 @@ impl Shared {
     /// Remembers a blob that was just committed.
     async fn record_blob(&self, digest: &Digest, size: u64) {
         let (digest, now) = (*digest, self.clock.now());
-        let record = BlobRecord { size, stored_at: now, used_at: now };
+        let record = BlobRecord::new(size, now);
         self.remember("stored, but not in the index", move |metadata| metadata.put_blob(&digest, &record)).await;
     }
 

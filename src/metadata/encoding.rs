@@ -36,16 +36,36 @@ pub(super) fn decode_digest(bytes: &[u8]) -> Option<Digest> {
     }
 }
 
-/// Three numbers of eight bytes: there are as many of these as blobs, so they are kept small.
-pub(super) fn encode_blob(record: &BlobRecord) -> [u8; 24] {
-    let mut bytes = [0; 24];
+/// The repository and the last component of a key of a tag or a membership.
+fn decode_location<'k>(mut parts: impl Iterator<Item = &'k str>) -> Option<Location> {
+    Some(Location { upstream: parts.next()?.parse().ok()?, repository: parts.next()?.parse().ok()? })
+}
+
+pub(super) fn decode_tag_key(bytes: &[u8]) -> Option<TagKey> {
+    let mut parts = std::str::from_utf8(bytes).ok()?.split('\0');
+    let location = decode_location(&mut parts)?;
+    Some(TagKey { location, tag: parts.next()?.parse().ok()?, accept: parts.next()?.parse().ok()? })
+}
+
+pub(super) fn decode_member_location(bytes: &[u8]) -> Option<Location> {
+    decode_location(std::str::from_utf8(bytes).ok()?.split('\0'))
+}
+
+/// Three numbers of eight bytes and one of four: there are as many of these as blobs, so they are
+/// kept small.
+pub(super) fn encode_blob(record: &BlobRecord) -> [u8; 28] {
+    let mut bytes = [0; 28];
     for (place, number) in bytes.chunks_exact_mut(8).zip([record.size, record.stored_at.0, record.used_at.0]) {
         place.copy_from_slice(&number.to_le_bytes());
     }
+    bytes[24..].copy_from_slice(&record.uses.to_le_bytes());
     bytes
 }
 
 pub(super) fn decode_blob(bytes: &[u8]) -> Option<BlobRecord> {
     let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    Some(BlobRecord { size: number(0)?, stored_at: Timestamp(number(8)?), used_at: Timestamp(number(16)?) })
+    let (stored_at, used_at) = (Timestamp(number(8)?), Timestamp(number(16)?));
+    // Uses were not always counted.
+    let uses = bytes.get(24..28).and_then(|bytes| bytes.try_into().ok()).map_or(1, u32::from_le_bytes);
+    Some(BlobRecord { size: number(0)?, stored_at, used_at, uses })
 }

@@ -74,11 +74,21 @@ impl MetadataStore for MemoryMetadata {
         Ok(self.tables().blobs.iter().map(|(digest, record)| (*digest, *record)).collect())
     }
 
+    fn tags(&self) -> Result<Vec<(TagKey, TagRecord)>, MetadataError> {
+        Ok(self.tables().tags.iter().map(|(key, record)| (key.clone(), record.clone())).collect())
+    }
+
+    fn members(&self) -> Result<Vec<(Location, Descriptor)>, MetadataError> {
+        let tables = self.tables();
+        let members = tables.members.iter();
+        Ok(members.map(|((location, _), descriptor)| (location.clone(), descriptor.clone())).collect())
+    }
+
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
         let mut tables = self.tables();
         for (digest, used_at) in uses {
             if let Some(record) = tables.blobs.get_mut(digest) {
-                record.used_at = record.used_at.max(*used_at);
+                *record = record.used(*used_at);
             }
         }
         Ok(())

@@ -20,7 +20,10 @@ use std::time::Duration;
 
 use sled::{Db, IVec, Tree};
 
-use super::encoding::{decode_blob, decode_digest, encode_blob, encode_digest, member_key, tag_key, tag_prefix};
+use super::encoding::{
+    decode_blob, decode_digest, decode_member_location, decode_tag_key, encode_blob, encode_digest, member_key,
+    tag_key, tag_prefix,
+};
 pub use super::files::HistoryEntry;
 use super::files::{Files, Key};
 use super::{BlobRecord, Location, MetadataError, MetadataStore, TagKey, TagRecord};
@@ -127,7 +130,7 @@ impl SledMetadata {
     /// every start, while requests are served. `now` is a moment before the list of blobs was
     /// made: blobs that the index did not know count as used then.
     pub fn rebuild(&self, blobs: &[(Digest, u64)], now: Timestamp) {
-        let fresh = |size| BlobRecord { size, stored_at: now, used_at: now };
+        let fresh = |size| BlobRecord::new(size, now);
         if self.index_state() == IndexState::Behind {
             self.fenced("clearing it", |index| index.tags.clear().and_then(|()| index.members.clear()));
             self.files.for_each_key(&mut |key| self.reindex(&key));
@@ -213,6 +216,20 @@ impl SledMetadata {
         }
         let value = self.fenced(doing, read)??;
         serde_json::from_slice(&value).ok()
+    }
+
+    /// Every record of a tree, if the index may be believed.
+    fn all_indexed<K, V: serde::de::DeserializeOwned>(
+        &self,
+        doing: &'static str,
+        decode: impl Fn(&[u8]) -> Option<K>,
+        tree: impl Fn(&Index) -> &Tree,
+    ) -> Option<Vec<(K, V)>> {
+        if self.index_state() != IndexState::Ready {
+            return None;
+        }
+        let decode = |(key, value): (IVec, IVec)| decode(&key).zip(serde_json::from_slice(&value).ok());
+        self.fenced(doing, |index| tree(index).iter().filter_map(|entry| entry.map(decode).transpose()).collect())
     }
 
     /// The one way to sled. A call that fails or panics ends the index, never the process; `None`
@@ -334,15 +351,41 @@ impl MetadataStore for SledMetadata {
         Ok(spare.blobs.iter().map(|(digest, record)| (*digest, *record)).collect())
     }
 
+    fn tags(&self) -> Result<Vec<(TagKey, TagRecord)>, MetadataError> {
+        if let Some(tags) = self.all_indexed("listing tags", decode_tag_key, |index| &index.tags) {
+            return Ok(tags);
+        }
+        let mut tags = Vec::new();
+        self.files.for_each_key(&mut |key| {
+            if let Key::Tag(key) = key
+                && let Ok(Some(record)) = self.files.tag(&key)
+            {
+                tags.push((key, record));
+            }
+        });
+        Ok(tags)
+    }
+
+    fn members(&self) -> Result<Vec<(Location, Descriptor)>, MetadataError> {
+        if let Some(members) = self.all_indexed("listing memberships", decode_member_location, |index| &index.members) {
+            return Ok(members);
+        }
+        let mut members = Vec::new();
+        self.files.for_each_key(&mut |key| {
+            if let Key::Member(location, digest) = key
+                && let Ok(Some(descriptor)) = self.files.member(&location, &digest)
+            {
+                members.push((location, descriptor));
+            }
+        });
+        Ok(members)
+    }
+
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
-        let later = |mut record: BlobRecord, used_at: Timestamp| {
-            record.used_at = record.used_at.max(used_at);
-            record
-        };
         let touched = self.fenced("noting uses", |index| {
             for (digest, used_at) in uses {
                 index.blobs.fetch_and_update(encode_digest(digest), |value| {
-                    value.and_then(decode_blob).map(|record| encode_blob(&later(record, *used_at)).to_vec())
+                    value.and_then(decode_blob).map(|record| encode_blob(&record.used(*used_at)).to_vec())
                 })?;
             }
             Ok(())
@@ -351,7 +394,7 @@ impl MetadataStore for SledMetadata {
             let mut spare = self.spare();
             for (digest, used_at) in uses {
                 if let Some(record) = spare.blobs.get_mut(digest) {
-                    *record = later(*record, *used_at);
+                    *record = record.used(*used_at);
                 }
             }
         }

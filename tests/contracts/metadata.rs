@@ -39,7 +39,7 @@ fn record(content: &str, checked_at: u64) -> TagRecord {
 }
 
 fn blob(size: u64, moment: u64) -> BlobRecord {
-    BlobRecord { size, stored_at: Timestamp(moment), used_at: Timestamp(moment) }
+    BlobRecord::new(size, Timestamp(moment))
 }
 
 fn tag_of(store: &dyn MetadataStore, key: &TagKey) -> Option<TagRecord> {
@@ -119,6 +119,7 @@ contract! {
     blobs_are_listed_until_removed,
     a_touch_moves_the_use_forward_only,
     touching_an_unknown_blob_is_silent,
+    every_tag_and_every_member_is_listed_once,
     a_flush_succeeds,
 }
 
@@ -219,7 +220,25 @@ fn a_touch_moves_the_use_forward_only(store: &dyn MetadataStore) {
     for moment in [30, 20] {
         store.touch(&[(digest("a"), Timestamp(moment))]).expect("writes");
     }
-    assert_eq!(blobs_of(store), [(digest("a"), BlobRecord { used_at: Timestamp(30), ..blob(1, 10) })]);
+    assert_eq!(blobs_of(store), [(digest("a"), BlobRecord { used_at: Timestamp(30), uses: 3, ..blob(1, 10) })]);
+}
+
+fn every_tag_and_every_member_is_listed_once(store: &dyn MetadataStore) {
+    let [all, none] = [AcceptSet::everything(), AcceptSet::default()].map(|set| key(redis(), "7", set));
+    for (key, content) in [(&all, "a"), (&none, "b"), (&all, "c"), (&latest(), "c")] {
+        store.put_tag(key, &record(content, 5)).expect("writes");
+        store.put_member(&redis(), &descriptor(content)).expect("writes");
+    }
+    let mut tags = store.tags().expect("lists");
+    tags.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let mut expected = [(all, record("c", 5)), (none, record("b", 5)), (latest(), record("c", 5))];
+    expected.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    assert_eq!(tags, expected);
+    let members = store.members().expect("lists");
+    assert_eq!(members.len(), 3);
+    for content in ["a", "b", "c"] {
+        assert!(members.contains(&(redis(), descriptor(content))), "{content}");
+    }
 }
 
 fn touching_an_unknown_blob_is_silent(store: &dyn MetadataStore) {
