@@ -14,7 +14,7 @@ pub mod uses;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
-use crate::oci::{AcceptSet, Descriptor, Digest, RegistryName, Repository, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, MediaType, Reference, RegistryName, Repository, Tag};
 
 /// A repository of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,6 +51,56 @@ pub struct TagRecord {
     pub checked_at: Timestamp,
     /// When upstream first said so, without another digest in between.
     pub since: Timestamp,
+}
+
+/// One digest that a tag once had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The manifest.
+    pub digest: Digest,
+    /// Its media type.
+    pub media_type: MediaType,
+    /// In bytes.
+    pub size: u64,
+    /// When the tag was seen to have it.
+    pub at: Timestamp,
+    /// The upstream that said so.
+    pub from: RegistryName,
+}
+
+impl HistoryEntry {
+    /// What the record of a tag adds to its history.
+    fn of(key: &TagKey, record: &TagRecord) -> HistoryEntry {
+        let Descriptor { digest, size, media_type } = record.descriptor.clone();
+        HistoryEntry { digest, media_type, size, at: record.checked_at, from: key.location.upstream.clone() }
+    }
+}
+
+/// An image that somebody wants to keep: whatever the tag points at, or the manifest of the digest.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pin {
+    /// Where the image is.
+    pub location: Location,
+    /// The tag or digest.
+    pub reference: Reference,
+}
+
+impl std::fmt::Display for Pin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let separator = if matches!(self.reference, Reference::Tag(_)) { ':' } else { '@' };
+        write!(f, "{}{separator}{}", self.location, self.reference)
+    }
+}
+
+/// A tag that is answered with one manifest, whatever upstream says.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FrozenTag {
+    /// Where the tag is.
+    pub location: Location,
+    /// The tag.
+    pub tag: Tag,
+    /// The manifest it is answered with.
+    pub digest: Digest,
 }
 
 /// What we know about a blob, beyond its presence in the blob store.
@@ -121,6 +171,34 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Forgets a membership: upstream said that the content is gone, or not ours to see.
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError>;
 
+    /// Every digest that the tag was seen to have, oldest first, also after it was removed. Written
+    /// by [`MetadataStore::put_tag`].
+    fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError>;
+
+    /// Remembers that an image is to be kept. Durable when it returns; nothing to do when it is
+    /// pinned already. Whether anything of it is stored does not matter.
+    fn pin(&self, pin: &Pin) -> Result<(), MetadataError>;
+
+    /// Forgets a pin; whether there was one.
+    fn unpin(&self, pin: &Pin) -> Result<bool, MetadataError>;
+
+    /// Every pin, in no particular order. Fails rather than leave one out: what is not named here
+    /// may be evicted.
+    fn pins(&self) -> Result<Vec<Pin>, MetadataError>;
+
+    /// From now on the tag is answered with this manifest. Durable when it returns; replaces what
+    /// the tag was frozen to.
+    fn freeze(&self, frozen: &FrozenTag) -> Result<(), MetadataError>;
+
+    /// Undoes [`MetadataStore::freeze`]; whether the tag was frozen.
+    fn unfreeze(&self, location: &Location, tag: &Tag) -> Result<bool, MetadataError>;
+
+    /// What the tag is frozen to.
+    fn frozen(&self, location: &Location, tag: &Tag) -> Result<Option<Digest>, MetadataError>;
+
+    /// Every frozen tag, in no particular order. Fails rather than leave one out.
+    fn frozen_tags(&self) -> Result<Vec<FrozenTag>, MetadataError>;
+
     /// Remembers a blob that was just stored.
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError>;
 
@@ -130,7 +208,7 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Every blob we know of, in no particular order.
     fn blobs(&self) -> Result<Vec<(Digest, BlobRecord)>, MetadataError>;
 
-    /// Every tag, in no particular order. For housekeeping, never for a request.
+    /// Every tag, once for each set of accepted types, in no particular order. For housekeeping, never for a request.
     fn tags(&self) -> Result<Vec<(TagKey, TagRecord)>, MetadataError>;
 
     /// Every membership, in no particular order. For housekeeping, never for a request.

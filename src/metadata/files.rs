@@ -2,7 +2,7 @@
 //!
 //! Below `<store>/repositories/<upstream>/<repository>/` lie `_tags/<tag>/<accepted types>` (a
 //! [`TagRecord`]), `_tags/<tag>/history` (every digest the tag ever had, one JSON line each, only
-//! ever appended to) and `_links/<algorithm>/<hex>` (a [`Descriptor`]). No component of a repository
+//! ever appended to) and `_links/<algorithm>/<hex>` (a [`Descriptor`]); see [`wishes`] for two more. No component of a repository
 //! starts with `_` and no upstream with `.`, so nothing clashes. Files are written under another
 //! name, synced and renamed, so a reader sees the old or the new one, whole. A damaged file counts
 //! as absent: what it said is asked of upstream again.
@@ -15,12 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
-use super::{Location, TagKey, TagRecord};
-use crate::clock::Timestamp;
-use crate::oci::{Algorithm, Descriptor, Digest, MediaType, RegistryName, Repository, Tag};
+use super::{HistoryEntry, Location, TagKey, TagRecord};
+use crate::oci::{Algorithm, Descriptor, Digest, RegistryName, Repository, Tag};
+
+mod wishes;
 
 /// No record is longer than this, in bytes; a longer file is damaged.
 const LONGEST_RECORD: u64 = 64 * 1024;
@@ -35,21 +36,6 @@ pub(super) struct Files {
     root: PathBuf,
     staging: PathBuf,
     next: AtomicU64,
-}
-
-/// One digest that a tag once had.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct HistoryEntry {
-    /// The manifest.
-    pub digest: Digest,
-    /// Its media type.
-    pub media_type: MediaType,
-    /// In bytes.
-    pub size: u64,
-    /// When the tag was seen to have it.
-    pub at: Timestamp,
-    /// The upstream that said so.
-    pub from: RegistryName,
 }
 
 /// The name of a record in the tree.
@@ -150,13 +136,7 @@ impl Files {
     fn append_history(&self, key: &TagKey, record: &TagRecord) -> io::Result<()> {
         let folder = self.tag_folder(&key.location, &key.tag);
         create_folder(&folder)?;
-        let entry = HistoryEntry {
-            digest: record.descriptor.digest,
-            media_type: record.descriptor.media_type.clone(),
-            size: record.descriptor.size,
-            at: record.checked_at,
-            from: key.location.upstream.clone(),
-        };
+        let entry = HistoryEntry::of(key, record);
         let mut file = open_plain(OpenOptions::new().read(true).append(true).create(true), &folder.join(HISTORY))?;
         let mut line = Vec::new();
         // A crash may have cut the last line: do not spoil the next one.

@@ -2,10 +2,10 @@
 //!
 //! Passes the same contract suite as the store on disk and forgets everything when dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{BlobRecord, Location, MetadataError, MetadataStore, TagKey, TagRecord};
+use super::{BlobRecord, FrozenTag, HistoryEntry, Location, MetadataError, MetadataStore, Pin, TagKey, TagRecord};
 use crate::clock::Timestamp;
 use crate::oci::{Descriptor, Digest, Tag};
 
@@ -18,6 +18,9 @@ struct Tables {
     tags: HashMap<TagKey, TagRecord>,
     members: HashMap<(Location, Digest), Descriptor>,
     blobs: HashMap<Digest, BlobRecord>,
+    history: HashMap<(Location, Tag), Vec<HistoryEntry>>,
+    pins: BTreeSet<Pin>,
+    frozen: HashMap<(Location, Tag), Digest>,
 }
 
 impl MemoryMetadata {
@@ -37,7 +40,15 @@ impl MetadataStore for MemoryMetadata {
     }
 
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError> {
-        self.tables().tags.insert(key.clone(), record.clone());
+        let mut tables = self.tables();
+        let before = tables.tags.insert(key.clone(), record.clone());
+        if before.is_none_or(|before| before.descriptor.digest != record.descriptor.digest) {
+            let history = tables.history.entry((key.location.clone(), key.tag.clone())).or_default();
+            let entry = HistoryEntry::of(key, record);
+            if history.last().is_none_or(|last| last.digest != entry.digest) {
+                history.push(entry);
+            }
+        }
         Ok(())
     }
 
@@ -58,6 +69,47 @@ impl MetadataStore for MemoryMetadata {
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError> {
         self.tables().members.remove(&(location.clone(), *digest));
         Ok(())
+    }
+
+    fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
+        Ok(self.tables().history.get(&(location.clone(), tag.clone())).cloned().unwrap_or_default())
+    }
+
+    fn pin(&self, pin: &Pin) -> Result<(), MetadataError> {
+        self.tables().pins.insert(pin.clone());
+        Ok(())
+    }
+
+    fn unpin(&self, pin: &Pin) -> Result<bool, MetadataError> {
+        Ok(self.tables().pins.remove(pin))
+    }
+
+    fn pins(&self) -> Result<Vec<Pin>, MetadataError> {
+        Ok(self.tables().pins.iter().cloned().collect())
+    }
+
+    fn freeze(&self, frozen: &FrozenTag) -> Result<(), MetadataError> {
+        let key = (frozen.location.clone(), frozen.tag.clone());
+        self.tables().frozen.insert(key, frozen.digest);
+        Ok(())
+    }
+
+    fn unfreeze(&self, location: &Location, tag: &Tag) -> Result<bool, MetadataError> {
+        Ok(self.tables().frozen.remove(&(location.clone(), tag.clone())).is_some())
+    }
+
+    fn frozen(&self, location: &Location, tag: &Tag) -> Result<Option<Digest>, MetadataError> {
+        Ok(self.tables().frozen.get(&(location.clone(), tag.clone())).copied())
+    }
+
+    fn frozen_tags(&self) -> Result<Vec<FrozenTag>, MetadataError> {
+        let tables = self.tables();
+        let frozen = tables.frozen.iter().map(|((location, tag), digest)| FrozenTag {
+            location: location.clone(),
+            tag: tag.clone(),
+            digest: *digest,
+        });
+        Ok(frozen.collect())
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {

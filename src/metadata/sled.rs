@@ -24,9 +24,8 @@ use super::encoding::{
     decode_blob, decode_digest, decode_member_location, decode_tag_key, encode_blob, encode_digest, member_key,
     tag_key, tag_prefix,
 };
-pub use super::files::HistoryEntry;
 use super::files::{Files, Key};
-use super::{BlobRecord, Location, MetadataError, MetadataStore, TagKey, TagRecord};
+use super::{BlobRecord, FrozenTag, HistoryEntry, Location, MetadataError, MetadataStore, Pin, TagKey, TagRecord};
 use crate::clock::Timestamp;
 use crate::oci::{Descriptor, Digest, Tag};
 
@@ -115,14 +114,6 @@ impl SledMetadata {
     /// The size of the index on disk in bytes; `None` when there is none.
     pub fn index_bytes(&self) -> Option<u64> {
         self.fenced("measuring it", |index| index.db.size_on_disk())
-    }
-
-    /// Every digest that the tag was seen to have, oldest first, also after it was removed.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
-        self.files.history(location, tag).map_err(|error| MetadataError::new("reading the history of a tag", error))
     }
 
     /// Brings the index up to date with the files, unless it is, and always with the blobs that
@@ -317,6 +308,40 @@ impl MetadataStore for SledMetadata {
         let _writing = self.stripe(location, &digest.hex());
         self.fenced("removing a membership", |index| index.members.remove(member_key(location, digest)));
         self.files.remove_member(location, digest).map_err(|error| MetadataError::new("removing a membership", error))
+    }
+
+    fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
+        self.files.history(location, tag).map_err(|error| MetadataError::new("reading the history of a tag", error))
+    }
+
+    // Pins and frozen tags are few and must not be forgotten: the files alone have them.
+
+    fn pin(&self, pin: &Pin) -> Result<(), MetadataError> {
+        self.files.pin(pin).map_err(|error| MetadataError::new("writing a pin", error))
+    }
+
+    fn unpin(&self, pin: &Pin) -> Result<bool, MetadataError> {
+        self.files.unpin(pin).map_err(|error| MetadataError::new("removing a pin", error))
+    }
+
+    fn pins(&self) -> Result<Vec<Pin>, MetadataError> {
+        self.files.pins().map_err(|error| MetadataError::new("listing pins", error))
+    }
+
+    fn freeze(&self, frozen: &FrozenTag) -> Result<(), MetadataError> {
+        self.files.freeze(frozen).map_err(|error| MetadataError::new("freezing a tag", error))
+    }
+
+    fn unfreeze(&self, location: &Location, tag: &Tag) -> Result<bool, MetadataError> {
+        self.files.unfreeze(location, tag).map_err(|error| MetadataError::new("unfreezing a tag", error))
+    }
+
+    fn frozen(&self, location: &Location, tag: &Tag) -> Result<Option<Digest>, MetadataError> {
+        self.files.frozen(location, tag).map_err(|error| MetadataError::new("reading what a tag is frozen to", error))
+    }
+
+    fn frozen_tags(&self) -> Result<Vec<FrozenTag>, MetadataError> {
+        self.files.frozen_tags().map_err(|error| MetadataError::new("listing frozen tags", error))
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {

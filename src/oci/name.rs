@@ -160,7 +160,7 @@ fn is_tag(text: &str) -> bool {
 }
 
 /// What a manifest is asked by: a tag or a digest.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub enum Reference {
     /// Mutable: freshness decides whether upstream is asked.
     Tag(Tag),

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metadata::sled::{IndexState, SledMetadata};
-use registry_mirror::metadata::{BlobRecord, Location, MetadataStore, TagKey, TagRecord};
-use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType};
+use registry_mirror::metadata::{BlobRecord, FrozenTag, Location, MetadataStore, Pin, TagKey, TagRecord};
+use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Reference};
 use tempfile::TempDir;
 
 fn at(upstream: &str, repository: &str) -> Location {
@@ -121,6 +121,53 @@ contract! {
     touching_an_unknown_blob_is_silent,
     every_tag_and_every_member_is_listed_once,
     a_flush_succeeds,
+    the_history_of_a_tag_has_every_digest_and_outlives_the_tag,
+    an_image_stays_pinned_until_it_is_unpinned,
+    a_tag_stays_frozen_until_it_is_unfrozen,
+}
+
+fn the_history_of_a_tag_has_every_digest_and_outlives_the_tag(store: &dyn MetadataStore) {
+    assert_eq!(store.history(&redis(), &latest().tag).expect("answers"), []);
+    for (content, moment) in [("a", 1), ("a", 2), ("b", 3), ("a", 4)] {
+        store.put_tag(&latest(), &record(content, moment)).expect("writes");
+    }
+    store.remove_tag(&redis(), &latest().tag).expect("removes");
+    let history = store.history(&redis(), &latest().tag).expect("answers");
+    let seen: Vec<_> = history.iter().map(|entry| (entry.digest, entry.at.0, entry.from.as_str())).collect();
+    assert_eq!(seen, [(digest("a"), 1, "docker.io"), (digest("b"), 3, "docker.io"), (digest("a"), 4, "docker.io")]);
+}
+
+fn an_image_stays_pinned_until_it_is_unpinned(store: &dyn MetadataStore) {
+    let tag = Pin { location: redis(), reference: Reference::Tag("7".parse().expect("valid")) };
+    let digest = Pin { location: at("ghcr.io", "a/b/c"), reference: Reference::Digest(digest("a")) };
+    for pin in [&tag, &digest, &tag] {
+        store.pin(pin).expect("writes");
+    }
+    store.remove_tag(&redis(), &"7".parse().expect("valid")).expect("a pin outlives its tag");
+    let mut pins = store.pins().expect("answers");
+    pins.sort_unstable();
+    assert_eq!(pins, [tag.clone(), digest.clone()]);
+    assert!(store.unpin(&tag).expect("removes"));
+    assert!(!store.unpin(&tag).expect("nothing to do"));
+    assert_eq!(store.pins().expect("answers"), [digest]);
+}
+
+fn a_tag_stays_frozen_until_it_is_unfrozen(store: &dyn MetadataStore) {
+    let tag = latest().tag;
+    assert_eq!(store.frozen(&redis(), &tag).expect("answers"), None);
+    for content in ["a", "b"] {
+        let frozen = FrozenTag { location: redis(), tag: tag.clone(), digest: digest(content) };
+        store.freeze(&frozen).expect("writes");
+        assert_eq!(store.frozen(&redis(), &tag).expect("answers"), Some(digest(content)));
+        assert_eq!(store.frozen_tags().expect("answers"), [frozen]);
+    }
+    store.put_tag(&latest(), &record("c", 1)).expect("writes");
+    store.remove_tag(&redis(), &tag).expect("removes");
+    assert_eq!(store.frozen(&redis(), &tag).expect("answers"), Some(digest("b")));
+    assert!(store.unfreeze(&redis(), &tag).expect("removes"));
+    assert!(!store.unfreeze(&redis(), &tag).expect("nothing to do"));
+    assert_eq!(store.frozen(&redis(), &tag).expect("answers"), None);
+    assert_eq!(store.frozen_tags().expect("answers"), []);
 }
 
 fn an_unknown_tag_is_not_an_error(store: &dyn MetadataStore) {
@@ -355,6 +402,22 @@ fn tags_and_members_survive_a_crash_that_nothing_was_flushed_before() {
         revived.rebuild(&[], Timestamp(9));
         assert_eq!(revived.index_state(), IndexState::Ready);
     }
+}
+
+#[test]
+fn pins_and_frozen_tags_survive_a_reopening_and_the_loss_of_the_index() {
+    let disk = OnDisk::new();
+    let pin = Pin { location: redis(), reference: Reference::Tag(latest().tag) };
+    let frozen = FrozenTag { location: redis(), tag: latest().tag, digest: digest("manifest") };
+    let store = disk.open();
+    store.pin(&pin).expect("writes");
+    store.freeze(&frozen).expect("writes");
+    drop(store);
+    fs::remove_dir_all(disk.index()).expect("removes");
+    let store = disk.open();
+    store.rebuild(&[], Timestamp(9));
+    assert_eq!(store.pins().expect("answers"), [pin]);
+    assert_eq!(store.frozen_tags().expect("answers"), [frozen]);
 }
 
 #[test]
