@@ -12,7 +12,7 @@ use registry_mirror::config::{Config, Overrides};
 
 /// Which of our modules a module may name, by the start of its path below `src`; the first that
 /// fits counts. `main.rs` and `daemon` wire and may name all.
-const LAYERS: [(&str, &[&str]); 18] = [
+const LAYERS: [(&str, &[&str]); 19] = [
     ("oci", &["oci"]),
     ("clock", &["oci", "clock"]),
     ("outcome", &["oci", "outcome"]),
@@ -21,12 +21,13 @@ const LAYERS: [(&str, &[&str]); 18] = [
     ("upstream", &["oci", "clock", "upstream"]),
     ("mirror", &["oci", "clock", "outcome", "metadata", "blob_store", "upstream", "metrics", "mirror"]),
     ("metrics", &["oci", "outcome", "metrics"]),
+    ("bench", &["oci", "upstream", "bench"]),
     ("telemetry", &["config", "telemetry"]),
     ("config", &["oci", "telemetry", "config"]),
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
     ("admin", &["oci", "clock", "outcome", "metrics", "mirror", "admin"]),
-    ("cli", &["oci", "clock", "config", "telemetry", "metrics", "mirror", "cli"]),
+    ("cli", &["oci", "clock", "config", "telemetry", "metrics", "mirror", "upstream", "bench", "cli"]),
     // A map of the crate and the wiring.
     ("lib", &[]),
     ("main", &["*"]),
