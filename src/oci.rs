@@ -14,6 +14,7 @@ pub mod error;
 pub mod image;
 pub mod manifest;
 pub mod name;
+pub mod platform;
 pub mod range;
 pub mod request;
 
@@ -24,5 +25,6 @@ pub use error::ErrorCode;
 pub use image::{ImageName, ImageNameError};
 pub use manifest::Manifest;
 pub use name::{Reference, RegistryName, Repository, Tag};
+pub use platform::Platform;
 pub use range::{ContentRange, RangeHeader, Selection, Span};
 pub use request::{Page, Request, RequestError, Target};

@@ -4,64 +4,18 @@
 //! against its digest, and nothing is unpacked or written to disk.
 
 use std::collections::HashSet;
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use serde::Deserialize;
 use tokio::time::Instant;
 
+pub use crate::oci::Platform;
 use crate::oci::manifest::{is_image, is_index};
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Repository, Span, Verifier};
 use crate::upstream::{Upstream, UpstreamError};
 
 /// Indexes within indexes are followed so deep.
 const MAX_DEPTH: usize = 3;
-
-/// The machine that an image is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Platform {
-    /// Such as `linux`.
-    pub os: String,
-    /// Such as `amd64`.
-    pub architecture: String,
-    /// Such as `v8`; any if there is none.
-    pub variant: Option<String>,
-}
-
-impl Default for Platform {
-    /// Linux on the processor that this was compiled for.
-    fn default() -> Platform {
-        let architecture = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        Platform { os: "linux".to_owned(), architecture: architecture.to_owned(), variant: None }
-    }
-}
-
-impl FromStr for Platform {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Platform, &'static str> {
-        let mut parts = text.split('/').map(str::to_owned);
-        match (parts.next(), parts.next(), parts.next(), parts.next()) {
-            (Some(os), Some(architecture), variant, None) if !os.is_empty() && !architecture.is_empty() => {
-                Ok(Platform { os, architecture, variant })
-            }
-            _ => Err("a platform is written OS/ARCHITECTURE[/VARIANT], such as linux/arm64/v8"),
-        }
-    }
-}
-
-impl fmt::Display for Platform {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        self.variant.as_ref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
-    }
-}
 
 /// What to pull, and how.
 #[derive(Clone, Debug)]
@@ -216,51 +170,17 @@ async fn manifest(registry: &dyn Upstream, order: &Order) -> Result<(Manifest, u
     Err(PullError::NotAnImage(manifest.descriptor.digest))
 }
 
-/// The part of an index that tells platforms.
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Child>,
-}
-
-#[derive(Deserialize)]
-struct Child {
-    digest: String,
-    platform: Option<ChildPlatform>,
-}
-
-#[derive(Deserialize)]
-struct ChildPlatform {
-    os: String,
-    architecture: String,
-    variant: Option<String>,
-}
-
 /// The first manifest of the index that is for the platform.
 fn choose(index: &Manifest, wanted: &Platform) -> Option<Digest> {
-    let index: Index = serde_json::from_slice(&index.bytes).ok()?;
-    let suits = |platform: &ChildPlatform| {
-        platform.os == wanted.os
-            && platform.architecture == wanted.architecture
-            && (wanted.variant.is_none() || platform.variant == wanted.variant)
-    };
-    let child = index.manifests.iter().find(|child| child.platform.as_ref().is_some_and(suits))?;
-    child.digest.parse().ok()
+    let suits = |platform: Option<Platform>| platform.is_some_and(|platform| wanted.takes(&platform));
+    let (child, _) = index.platforms().into_iter().find(|(_, platform)| suits(platform.clone()))?;
+    Some(child.digest)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::oci::Algorithm;
-
-    #[test]
-    fn a_platform_is_os_architecture_and_perhaps_a_variant() {
-        for text in ["linux/amd64", "linux/arm64/v8"] {
-            assert_eq!(text.parse::<Platform>().map(|platform| platform.to_string()).as_deref(), Ok(text));
-        }
-        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x"] {
-            assert!(text.parse::<Platform>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn the_image_of_the_platform_is_taken_from_an_index() {

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::descriptor::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MediaType};
 use super::digest::{Algorithm, Digest};
+use super::platform::Platform;
 
 /// The largest manifest we read, in bytes. The specification asks for 4 MB at least.
 pub const MAX_MANIFEST_SIZE: u64 = 8 << 20;
@@ -52,6 +53,48 @@ impl Manifest {
             blobs: narrow(outline.config.into_iter().chain(outline.layers.unwrap_or_default()).collect()),
         }
     }
+}
+
+impl Manifest {
+    /// The manifests of an index, each with the platform it is for, where the index says so; empty
+    /// for everything else. Those with a digest we cannot verify are left out.
+    pub fn platforms(&self) -> Vec<(Descriptor, Option<Platform>)> {
+        let index: Index = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        let known = |child: Child| {
+            let descriptor = Descriptor {
+                digest: child.digest.parse().ok()?,
+                size: child.size,
+                media_type: MediaType::from(child.media_type.as_str()),
+            };
+            Some((descriptor, child.platform))
+        };
+        index.manifests.into_iter().filter_map(known).collect()
+    }
+
+    /// The manifest that this one says something about: it is a referrer of that one, a signature
+    /// for instance.
+    pub fn subject(&self) -> Option<Digest> {
+        let index: Index = serde_json::from_slice(&self.bytes).ok()?;
+        index.subject?.digest.parse().ok()
+    }
+}
+
+/// The parts of a manifest that say what else belongs together with it.
+#[derive(Default, Deserialize)]
+struct Index {
+    #[serde(default)]
+    manifests: Vec<Child>,
+    subject: Option<Child>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Child {
+    digest: String,
+    size: u64,
+    #[serde(default)]
+    media_type: String,
+    platform: Option<Platform>,
 }
 
 /// The descriptors a manifest contains.
