@@ -155,6 +155,9 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// What the tag pointed at.
     fn tag(&self, key: &TagKey) -> Result<Option<TagRecord>, MetadataError>;
 
+    /// What the tag pointed at, for each set of accepted types it was asked with.
+    fn tag_records(&self, location: &Location, tag: &Tag) -> Result<Vec<(AcceptSet, TagRecord)>, MetadataError>;
+
     /// Remembers what the tag points at. Durable when it returns.
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError>;
 

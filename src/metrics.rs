@@ -124,6 +124,7 @@ labels! {
     OfOutcome { outcome }
     OfResult { result }
     OfClass { class }
+    OfMove { kind }
 }
 
 type TimeToFirstByte = Family<OfOutcome, Histogram, fn() -> Histogram>;
@@ -144,6 +145,7 @@ pub struct Metrics {
     store_used: Gauge<u64, AtomicU64>,
     store_blobs: Gauge<u64, AtomicU64>,
     store_budget: Gauge<u64, AtomicU64>,
+    tag_moves: Family<OfMove, Counter>,
     index_rebuilds: Counter,
     evicted_blobs: Counter,
     evicted: Counter,
@@ -169,11 +171,15 @@ impl Metrics {
             store_used: Gauge::default(),
             store_blobs: Gauge::default(),
             store_budget: Gauge::default(),
+            tag_moves: Family::default(),
             index_rebuilds: Counter::default(),
             evicted_blobs: Counter::default(),
             evicted: Counter::default(),
         };
         metrics.register();
+        for kind in ["move", "rollback"] {
+            drop(metrics.tag_moves.get_or_create(&OfMove { kind: Label::Word(kind) }));
+        }
         // An alert on a rise needs the series to exist before its first event.
         for result in FillResult::ALL {
             drop(metrics.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }));
@@ -204,6 +210,7 @@ impl Metrics {
         registry.register_with_unit("store_used", "Bytes of blobs in the store", Unit::Bytes, self.store_used.clone());
         registry.register("store_blobs", "Blobs in the store", self.store_blobs.clone());
         registry.register_with_unit("store_budget", "Bytes the store may hold", Unit::Bytes, self.store_budget.clone());
+        registry.register("tag_moves", "Tags seen to point elsewhere than before", self.tag_moves.clone());
         registry.register(
             "index_rebuilds",
             "Rebuilds of the metadata index from the files",
@@ -272,6 +279,12 @@ impl Metrics {
         self.store_budget.set(budget);
     }
 
+    /// A tag points elsewhere than before; `rollback` when it had that digest once already.
+    pub fn tag_moved(&self, rollback: bool) {
+        let kind = Label::Word(if rollback { "rollback" } else { "move" });
+        self.tag_moves.get_or_create(&OfMove { kind }).inc();
+    }
+
     /// The metadata index was rebuilt from the files.
     pub fn index_rebuilt(&self) {
         self.index_rebuilds.inc();
@@ -325,6 +338,7 @@ mod tests {
         metrics.time_to_first_byte(Outcome::Hit, Duration::from_millis(2));
         metrics.store(1, 2, 3);
         metrics.index_rebuilt();
+        metrics.tag_moved(true);
         metrics.evicted(5);
         let text = metrics.encode();
         for line in [
@@ -341,6 +355,8 @@ mod tests {
             "mirror_store_used_bytes 1",
             "mirror_store_blobs 2",
             "mirror_store_budget_bytes 3",
+            r#"mirror_tag_moves_total{kind="rollback"} 1"#,
+            r#"mirror_tag_moves_total{kind="move"} 0"#,
             "mirror_index_rebuilds_total 1",
             "mirror_evicted_blobs_total 1",
             "mirror_evicted_bytes_total 5",

@@ -17,6 +17,7 @@ pub mod freshness;
 pub mod manifests;
 pub mod resume;
 pub mod routes;
+pub mod tag_moves;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -19,7 +19,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{HistoryEntry, Location, TagKey, TagRecord};
-use crate::oci::{Algorithm, Descriptor, Digest, RegistryName, Repository, Tag};
+use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, RegistryName, Repository, Tag};
 
 mod wishes;
 
@@ -60,6 +60,15 @@ impl Files {
 
     pub(super) fn tag(&self, key: &TagKey) -> io::Result<Option<TagRecord>> {
         read_record(&self.tag_path(key))
+    }
+
+    /// What a tag points at, for each set of accepted types.
+    pub(super) fn tag_records(&self, location: &Location, tag: &Tag) -> io::Result<Vec<(AcceptSet, TagRecord)>> {
+        let folder = self.tag_folder(location, tag);
+        let accepts = names(&folder).filter_map(|name| Some((name.parse::<AcceptSet>().ok()?, folder.join(name))));
+        accepts
+            .filter_map(|(accept, path)| Some(read_record(&path).transpose()?.map(|record| (accept, record))))
+            .collect()
     }
 
     /// Writes what a tag points at, and adds to its history when it points elsewhere than before.

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{BlobRecord, FrozenTag, HistoryEntry, Location, MetadataError, MetadataStore, Pin, TagKey, TagRecord};
 use crate::clock::Timestamp;
-use crate::oci::{Descriptor, Digest, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
 
 /// Metadata in tables.
 #[derive(Debug, Default)]
@@ -37,6 +37,12 @@ impl MemoryMetadata {
 impl MetadataStore for MemoryMetadata {
     fn tag(&self, key: &TagKey) -> Result<Option<TagRecord>, MetadataError> {
         Ok(self.tables().tags.get(key).cloned())
+    }
+
+    fn tag_records(&self, location: &Location, tag: &Tag) -> Result<Vec<(AcceptSet, TagRecord)>, MetadataError> {
+        let tables = self.tables();
+        let of_tag = tables.tags.iter().filter(|(key, _)| key.location == *location && key.tag == *tag);
+        Ok(of_tag.map(|(key, record)| (key.accept, record.clone())).collect())
     }
 
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError> {

@@ -27,7 +27,7 @@ use super::encoding::{
 use super::files::{Files, Key};
 use super::{BlobRecord, FrozenTag, HistoryEntry, Location, MetadataError, MetadataStore, Pin, TagKey, TagRecord};
 use crate::clock::Timestamp;
-use crate::oci::{Descriptor, Digest, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
 
 /// How long an index may take to open before it is taken for damaged.
 const LONGEST_OPEN: Duration = Duration::from_secs(10);
@@ -259,6 +259,12 @@ impl MetadataStore for SledMetadata {
             self.reindex(&Key::Tag(key.clone()));
         }
         Ok(found)
+    }
+
+    /// A handful of small files, asked for when a client comes whose types nobody had: not worth an
+    /// index that might lack one.
+    fn tag_records(&self, location: &Location, tag: &Tag) -> Result<Vec<(AcceptSet, TagRecord)>, MetadataError> {
+        self.files.tag_records(location, tag).map_err(|error| MetadataError::new("reading the records of a tag", error))
     }
 
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError> {

@@ -59,6 +59,16 @@ pub fn plan(record: Option<&TagRecord>, now: Timestamp, policy: &Policy) -> Plan
     }
 }
 
+/// What to do when the tag is remembered for clients that accept other types only: upstream's answer
+/// may depend on that, so however fresh the record, it is no answer while upstream has one.
+pub fn plan_without_own_record(policy: &Policy) -> Plan {
+    match policy.mode {
+        Mode::Online => Plan::Ask,
+        Mode::PreferCache => Plan::AskBriefly(PREFER_CACHE_PATIENCE),
+        Mode::Offline => Plan::Serve,
+    }
+}
+
 /// Whether what is remembered may stand in for an upstream that failed with `class`. Returns how
 /// long ago the tag was checked.
 pub fn stand_in(

@@ -12,13 +12,13 @@ use moka::sync::Cache;
 
 use super::error::{MirrorError, Subject};
 use super::freshness::{self, Plan};
-use super::{BlobKey, Mirror, Shared};
+use super::{BlobKey, Location, Mirror, Shared, tag_moves};
 use crate::blob_store::StoreError;
 use crate::clock::Timestamp;
 use crate::metadata::{TagKey, TagRecord};
 use crate::mirror::Route;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
 use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
@@ -76,6 +76,10 @@ impl Mirror {
                 Ok(ManifestAnswer { manifest, outcome, stale_for: None })
             }
             Reference::Tag(tag) => {
+                if let Some(digest) = self.0.frozen(&route.location, tag) {
+                    let (manifest, outcome) = self.0.manifest_by_digest(route, digest).await?;
+                    return Ok(ManifestAnswer { manifest, outcome, stale_for: None });
+                }
                 let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
                 self.0.manifest_by_tag(route, key).await
             }
@@ -106,11 +110,17 @@ impl Shared {
             tracing::warn!(location = %key.location, tag = %key.tag, %error, "tag not remembered, asking upstream");
             None
         });
-        let asked = match freshness::plan(record.as_ref(), self.clock.now(), &self.policy) {
+        let own = record.is_some();
+        let record = record.or_else(|| self.record_of_others(&key));
+        let plan = match &record {
+            Some(_) if !own => freshness::plan_without_own_record(&self.policy),
+            record => freshness::plan(record.as_ref(), self.clock.now(), &self.policy),
+        };
+        let asked = match plan {
             Plan::Serve => None,
-            Plan::Ask => Some(self.look_up(route, key.clone(), record.clone()).await),
+            Plan::Ask => Some(self.look_up(route, key.clone(), record.clone().filter(|_| own)).await),
             Plan::AskBriefly(patience) => {
-                let look_up = self.look_up(route, key.clone(), record.clone());
+                let look_up = self.look_up(route, key.clone(), record.clone().filter(|_| own));
                 Some(tokio::time::timeout(patience, look_up).await.unwrap_or_else(|_| Err(too_slow(&key, patience))))
             }
         };
@@ -126,6 +136,22 @@ impl Shared {
         };
         let digest = record.map(|record| record.descriptor.digest);
         self.remembered(route, &key, digest, error, stale_for).await
+    }
+
+    /// The manifest that an operator froze the tag to.
+    fn frozen(&self, location: &Location, tag: &Tag) -> Option<Digest> {
+        self.metadata.frozen(location, tag).unwrap_or_else(|error| {
+            tracing::warn!(%location, %tag, %error, "not known whether the tag is frozen, answering as if it were not");
+            None
+        })
+    }
+
+    /// What clients that accept other types were told last, where this client can read that too.
+    /// Upstream may tell this client something else, so it stands in for upstream and no more.
+    fn record_of_others(&self, key: &TagKey) -> Option<TagRecord> {
+        let records = self.metadata.tag_records(&key.location, &key.tag).ok()?;
+        let readable = records.into_iter().filter(|(_, record)| key.accept.takes(&record.descriptor.media_type));
+        readable.map(|(_, record)| record).max_by_key(|record| record.checked_at)
     }
 
     /// Serves what the tag pointed at when it was last checked.
@@ -195,17 +221,18 @@ impl Shared {
     /// Remembers what the tag points at now.
     async fn point(&self, key: TagKey, before: Option<TagRecord>, descriptor: Descriptor) {
         let now = self.clock.now();
-        let since = match &before {
-            Some(before) if before.descriptor.digest == descriptor.digest => before.since,
-            Some(before) => {
-                let (from, to) = (before.descriptor.digest, descriptor.digest);
-                tracing::info!(location = %key.location, tag = %key.tag, %from, %to, "tag moved");
-                now
-            }
-            None => now,
-        };
+        let moved_from =
+            before.as_ref().map(|before| before.descriptor.digest).filter(|from| *from != descriptor.digest);
+        let since = before.filter(|_| moved_from.is_none()).map_or(now, |before| before.since);
         let record = TagRecord { descriptor, checked_at: now, since };
-        self.remember("tag not remembered", move |metadata| metadata.put_tag(&key, &record)).await;
+        let metrics = Arc::clone(&self.metrics);
+        self.remember("tag not remembered", move |metadata| {
+            if let Some(from) = moved_from {
+                tag_moves::report(&key, from, record.descriptor.digest, metadata, &metrics);
+            }
+            metadata.put_tag(&key, &record)
+        })
+        .await;
     }
 
     /// The manifest from the store, verified: it is small, and its media type is not in its bytes.

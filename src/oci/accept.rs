@@ -48,6 +48,12 @@ impl AcceptSet {
         KNOWN.iter().enumerate().any(|(bit, (_, known))| self.0 & 1 << bit != 0 && *known == media_type.as_ref())
     }
 
+    /// Whether a client with this set can be given a manifest of this type: the set names it, or
+    /// everything, or the client did not say.
+    pub fn takes(self, media_type: &MediaType) -> bool {
+        self == AcceptSet::default() || self.entries().any(|(_, known)| known == "*/*") || self.names(media_type)
+    }
+
     /// The value of the `Accept` header to send upstream; `None` for the empty set.
     pub fn header_value(self) -> Option<String> {
         let types: Vec<&str> = self.entries().map(|(_, media_type)| media_type).collect();

@@ -121,9 +121,24 @@ contract! {
     touching_an_unknown_blob_is_silent,
     every_tag_and_every_member_is_listed_once,
     a_flush_succeeds,
+    the_records_of_a_tag_are_those_of_all_its_clients,
     the_history_of_a_tag_has_every_digest_and_outlives_the_tag,
     an_image_stays_pinned_until_it_is_unpinned,
     a_tag_stays_frozen_until_it_is_unfrozen,
+}
+
+fn the_records_of_a_tag_are_those_of_all_its_clients(store: &dyn MetadataStore) {
+    assert_eq!(store.tag_records(&redis(), &latest().tag).expect("answers"), []);
+    let accepts = [AcceptSet::default(), AcceptSet::everything()];
+    for (accept, content) in accepts.into_iter().zip(["a", "b"]) {
+        store.put_tag(&key(redis(), "latest", accept), &record(content, 1)).expect("writes");
+        store.put_tag(&key(redis(), "7", accept), &record("other", 1)).expect("writes");
+    }
+    let mut records = store.tag_records(&redis(), &latest().tag).expect("answers");
+    records.sort_unstable_by_key(|(accept, _)| *accept);
+    assert_eq!(records, [(accepts[0], record("a", 1)), (accepts[1], record("b", 1))]);
+    store.remove_tag(&redis(), &latest().tag).expect("removes");
+    assert_eq!(store.tag_records(&redis(), &latest().tag).expect("answers"), []);
 }
 
 fn the_history_of_a_tag_has_every_digest_and_outlives_the_tag(store: &dyn MetadataStore) {

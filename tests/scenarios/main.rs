@@ -9,5 +9,6 @@ mod joiners;
 mod listener;
 mod registry_selftest;
 mod support;
+mod tag_history;
 mod tags;
 mod trouble;
