@@ -4,7 +4,6 @@
 //! Takes a bound listener and a shutdown future, so tests and `main` use the same door. What is
 //! answered is a pure function of request and state; nothing here changes anything.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,21 +12,14 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
-use tokio_util::task::TaskTracker;
+use tokio::net::TcpListener;
 
 use crate::metrics::{self, Metrics};
+use crate::server::listener::{self, Limits};
 
-/// How long the head of a request may take.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at once; more wait to be accepted.
-const MAX_CONNECTIONS: usize = 64;
-/// How long to wait when no connection can be accepted, for want of descriptors most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Few connections, and short answers.
+const LIMITS: Limits =
+    Limits { max_connections: 64, header_timeout: Duration::from_secs(10), drain: Duration::from_secs(10) };
 
 /// Whether the mirror can serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,58 +41,9 @@ pub struct AdminState {
 
 /// Serves `listener` until `shutdown`, then lets running answers finish.
 pub async fn serve(listener: TcpListener, state: AdminState, shutdown: impl Future<Output = ()>) {
-    let (stop, stopped) = watch::channel(());
-    let seats = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let connections = TaskTracker::new();
-    tokio::pin!(shutdown);
-    loop {
-        let accepted = async {
-            let seat = seats.clone().acquire_owned().await;
-            (seat, listener.accept().await)
-        };
-        tokio::select! {
-            () = &mut shutdown => break,
-            (seat, accepted) = accepted => match accepted {
-                Ok((stream, _)) => {
-                    let (state, stopped) = (state.clone(), stopped.clone());
-                    connections.spawn(async move {
-                        connection(stream, state, stopped).await;
-                        drop(seat);
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the admin listener cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            },
-        }
-    }
-    drop((listener, stop));
-    connections.close();
-    connections.wait().await;
-}
-
-async fn connection(stream: TcpStream, state: AdminState, mut stopped: watch::Receiver<()>) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(request.method(), request.uri().path(), &state);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        // An error means that the sender is gone: that is the sign.
-        _ = stopped.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "an admin connection broke");
-    }
+    let answer =
+        move |_, request: Request<Incoming>| std::future::ready(answer(request.method(), request.uri().path(), &state));
+    listener::serve(listener, LIMITS, answer, shutdown).await;
 }
 
 /// The answer to one request.

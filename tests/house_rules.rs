@@ -26,7 +26,8 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("config", &["oci", "telemetry", "config"]),
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
-    ("admin", &["oci", "clock", "outcome", "metrics", "mirror", "admin"]),
+    // Both listeners share the accept loop of the server.
+    ("admin", &["oci", "clock", "outcome", "metrics", "mirror", "server", "admin"]),
     ("cli", &["oci", "clock", "config", "telemetry", "metrics", "mirror", "upstream", "bench", "cli"]),
     // A map of the crate and the wiring.
     ("lib", &[]),

@@ -1,0 +1,99 @@
+//! The accept loop of every listener: takes connections, bounds them, drains them.
+//!
+//! HTTP/1.1 only: no client that we know pulls over anything else. Every wait has a deadline: for
+//! the head of a request, and for the drain. Both listeners, for clients and for operators, go
+//! through [`serve`]; what a request means is not decided here.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+/// How long to wait after accepting failed, which it does when file descriptors run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Buffer for the head of a request, in bytes; a longer head is answered with 431.
+const MAX_HEAD: usize = 128 << 10;
+
+/// The bounds of a listener.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at a time; further ones wait in the backlog.
+    pub max_connections: usize,
+    /// How long a client may take to send the head of a request.
+    pub header_timeout: Duration,
+    /// How long running responses may go on after the shutdown began.
+    pub drain: Duration,
+}
+
+/// Answers every request with `answer` until `shutdown` completes, then lets running responses end
+/// within the drain time.
+pub async fn serve<A, F, B>(listener: TcpListener, limits: Limits, answer: A, shutdown: impl Future<Output = ()>)
+where
+    A: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let connections = Arc::new(Semaphore::new(limits.max_connections));
+    let graceful = GracefulShutdown::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        let next = async {
+            let permit = Arc::clone(&connections).acquire_owned().await;
+            (permit, accept(&listener).await)
+        };
+        let (permit, (stream, peer)) = tokio::select! {
+            accepted = next => accepted,
+            () = &mut shutdown => break,
+        };
+        let (answer, watcher) = (answer.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answered = answer(peer, request);
+                async move { Ok::<_, Infallible>(answered.await) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.header_timeout)
+                .max_buf_size(MAX_HEAD)
+                .serve_connection(TokioIo::new(stream), service);
+            // Of a request, how it ended is in its log line.
+            if let Err(error) = watcher.watch(connection).await {
+                tracing::debug!(%peer, %error, "a connection broke");
+            }
+            drop(permit);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
+        tracing::warn!("closing connections that were still open when the drain time ended");
+    }
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await.and_then(prepared) {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                tracing::warn!(%error, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn prepared((stream, peer): (TcpStream, SocketAddr)) -> io::Result<(TcpStream, SocketAddr)> {
+    stream.set_nodelay(true)?;
+    Ok((stream, peer))
+}
