@@ -1,7 +1,7 @@
 //! The mirror: answers requests from the store and from upstreams. The use case, without any edge.
 //!
 //! Four flows (see the crate's documentation): a hit, a cold miss, a joiner, a tag. Blobs are in
-//! [`blobs`], manifests and tags in [`manifests`]; this file holds what they share. It knows ports,
+//! [`blobs`], manifests and tags in [`manifests`], lists in [`lists`]; this file holds what they share. It knows ports,
 //! never adapters, and nothing of HTTP.
 //!
 //! Truths: a dead upstream never breaks a pull that the store can serve; a broken store never
@@ -14,6 +14,7 @@ pub mod error;
 pub mod fill;
 pub mod flights;
 pub mod freshness;
+pub mod lists;
 pub mod manifests;
 pub mod resume;
 pub mod routes;
@@ -31,17 +32,20 @@ use crate::metadata::uses::Uses;
 use crate::metadata::{BlobRecord, MetadataError, MetadataStore, TagKey};
 use crate::metrics::Metrics;
 use crate::oci::{Descriptor, Digest, Target};
+use crate::upstream::{ReferrerList, TagList};
 
 pub use crate::metadata::Location;
 pub use blobs::BlobAnswer;
 pub use body::{BlobBody, Chunk};
 pub use error::{MirrorError, Subject};
 pub use freshness::{Mode, Policy};
+pub use lists::{ReferrersAnswer, TagsAnswer};
 pub use manifests::ManifestAnswer;
 pub use routes::{Route, RouteError, Routes};
 
 use fill::{Budget, Following};
 use flights::{Flights, Shareable};
+use lists::{Lists, ReferrersKey, TagsKey};
 use manifests::{Fetched, Negatives};
 
 /// How often access times are written.
@@ -87,6 +91,8 @@ pub(crate) struct Shared {
     tags: Flights<TagKey, Shareable<Fetched>>,
     manifests: Flights<BlobKey, Shareable<Fetched>>,
     negatives: Negatives,
+    tag_lists: Lists<TagsKey, TagList>,
+    referrer_lists: Lists<ReferrersKey, ReferrerList>,
     uses: Uses,
     tasks: TaskTracker,
 }
@@ -121,6 +127,8 @@ impl Mirror {
             tags: Flights::new(),
             manifests: Flights::new(),
             negatives: Negatives::new(negative_ttl),
+            tag_lists: Lists::new(lists::weight_of_tags, policy, negative_ttl),
+            referrer_lists: Lists::new(lists::weight_of_referrers, policy, negative_ttl),
             uses: Uses::default(),
             tasks: TaskTracker::new(),
         }))

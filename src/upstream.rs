@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, RegistryName, Repository, Span};
+use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -86,6 +86,26 @@ impl std::fmt::Debug for UpstreamBlob {
     }
 }
 
+/// A part of the tags of a repository.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TagList {
+    /// In the order of the upstream.
+    pub tags: Vec<String>,
+    /// Where the list goes on, if it does.
+    pub next: Option<Page>,
+}
+
+/// A part of the referrers of a manifest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferrerList {
+    /// An image index, as the upstream sent it.
+    pub index: Bytes,
+    /// Whether the upstream says that it applied the filter.
+    pub filtered: bool,
+    /// Where the list goes on, if it does.
+    pub next: Option<Cursor>,
+}
+
 /// Asks a registry. Every method may fail with any class of [`UpstreamError`].
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
@@ -113,6 +133,20 @@ pub trait Upstream: Send + Sync + 'static {
     /// A blob, or a part of it. An upstream that does not do ranges sends everything, see
     /// [`UpstreamBlob::offset`].
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError>;
+
+    /// A part of the tags. It may be shorter or longer than the page asks for.
+    async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError>;
+
+    /// Manifests that refer to `digest`, at best only those of `artifact_type`.
+    /// [`UpstreamErrorClass::NotFound`] says that the upstream has no such list at all, which is not
+    /// the same as an empty one.
+    async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+        cursor: Option<&Cursor>,
+    ) -> Result<ReferrerList, UpstreamError>;
 }
 
 /// Is told what goes over the wire to upstreams, for metrics.

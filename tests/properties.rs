@@ -64,7 +64,12 @@ fn target() -> impl Strategy<Value = Target> {
 }
 
 fn request() -> impl Strategy<Value = Request> {
-    let page = (any::<Option<u32>>(), prop::option::of(any::<String>())).prop_map(|(n, last)| Page { n, last });
+    let cursor = || prop::option::of("[!-\"$-~]{1,40}".prop_map(|query| query.parse().expect("made by the grammar")));
+    let page = (any::<Option<u32>>(), prop::option::of(any::<String>()), cursor()).prop_map(|(n, last, cursor)| Page {
+        n,
+        last,
+        cursor,
+    });
     prop_oneof![
         Just(Request::Ping),
         (target(), tag()).prop_map(|(target, tag)| Request::Manifest { target, reference: Reference::Tag(tag) }),
@@ -72,8 +77,9 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(target, digest)| Request::Manifest { target, reference: Reference::Digest(digest) }),
         (target(), digest()).prop_map(|(target, digest)| Request::Blob { target, digest }),
         (target(), page).prop_map(|(target, page)| Request::Tags { target, page }),
-        (target(), digest(), prop::option::of(any::<String>()))
-            .prop_map(|(target, digest, artifact_type)| Request::Referrers { target, digest, artifact_type }),
+        (target(), digest(), prop::option::of(any::<String>()), cursor()).prop_map(
+            |(target, digest, artifact_type, cursor)| Request::Referrers { target, digest, artifact_type, cursor }
+        ),
     ]
 }
 

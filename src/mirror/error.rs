@@ -13,6 +13,10 @@ pub enum Subject {
     Manifest,
     /// A blob.
     Blob,
+    /// The tags of a repository.
+    Tags,
+    /// The manifests that refer to one.
+    Referrers,
 }
 
 /// Why the mirror could not answer.
@@ -68,6 +72,10 @@ impl MirrorError {
                 (UpstreamErrorClass::NotFound, Subject::Manifest) => ErrorCode::ManifestUnknown,
                 (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Blob) => ErrorCode::BlobUnknown,
                 (UpstreamErrorClass::Denied, Subject::Manifest) => ErrorCode::NameUnknown,
+                (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Tags) => ErrorCode::NameUnknown,
+                (UpstreamErrorClass::NotFound, Subject::Referrers) => ErrorCode::NameUnknown,
+                // A 404 would say that there is no such list, and signatures would seem to be missing.
+                (UpstreamErrorClass::Denied, Subject::Referrers) => ErrorCode::Denied,
                 (UpstreamErrorClass::RateLimited(_) | UpstreamErrorClass::Unavailable, _) => ErrorCode::Unavailable,
                 (UpstreamErrorClass::Protocol, _) => ErrorCode::Unknown,
             },

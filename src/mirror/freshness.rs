@@ -1,11 +1,11 @@
-//! May a tag be served from memory, must upstream be asked, and what if upstream cannot answer? Pure.
+//! May a tag or a list be served from memory, must upstream be asked, and what if upstream cannot
+//! answer? Pure.
 //!
 //! Truth: only an upstream that cannot answer is covered for. *Not found* and *denied* are answers.
 
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::metadata::TagRecord;
 use crate::upstream::UpstreamErrorClass;
 
 /// How eager the mirror is to ask upstream.
@@ -46,11 +46,12 @@ pub enum Plan {
     AskBriefly(Duration),
 }
 
-/// Decides what to do about a tag before upstream is asked.
-pub fn plan(record: Option<&TagRecord>, now: Timestamp, policy: &Policy) -> Plan {
-    let Some(record) = record else { return Plan::Ask };
+/// Decides what to do before upstream is asked about what was last checked at `checked_at`; `None`
+/// when nothing is remembered.
+pub fn plan(checked_at: Option<Timestamp>, now: Timestamp, policy: &Policy) -> Plan {
+    let Some(checked_at) = checked_at else { return Plan::Ask };
     // A check that lies in the future says that the clock was set back: its age is unknown.
-    let fresh = record.checked_at.age(now).is_some_and(|age| age < policy.tag_ttl);
+    let fresh = checked_at.age(now).is_some_and(|age| age < policy.tag_ttl);
     match policy.mode {
         Mode::Online | Mode::PreferCache if fresh => Plan::Serve,
         Mode::Online => Plan::Ask,
@@ -70,22 +71,20 @@ pub fn plan_without_own_record(policy: &Policy) -> Plan {
 }
 
 /// Whether what is remembered may stand in for an upstream that failed with `class`. Returns how
-/// long ago the tag was checked.
+/// long ago it was checked.
 pub fn stand_in(
-    record: Option<&TagRecord>,
+    checked_at: Option<Timestamp>,
     class: UpstreamErrorClass,
     now: Timestamp,
     policy: &Policy,
 ) -> Option<Duration> {
-    let record = record.filter(|_| class.is_outage())?;
-    let age = record.checked_at.age(now).unwrap_or_default();
+    let age = checked_at.filter(|_| class.is_outage())?.age(now).unwrap_or_default();
     (policy.mode != Mode::Online || age <= policy.stale_if_error).then_some(age)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Algorithm, Descriptor, Digest, MediaType};
 
     const POLICY: Policy = Policy {
         mode: Mode::Online,
@@ -94,11 +93,8 @@ mod tests {
     };
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
-    fn checked(seconds_ago: i64) -> TagRecord {
-        let checked_at = Timestamp(NOW.0.wrapping_add_signed(-seconds_ago * 1000));
-        let digest = Digest::of(Algorithm::Sha256, b"");
-        let descriptor = Descriptor { digest, size: 0, media_type: MediaType::ImageIndex };
-        TagRecord { descriptor, checked_at, since: checked_at }
+    fn checked(seconds_ago: i64) -> Timestamp {
+        Timestamp(NOW.0.wrapping_add_signed(-seconds_ago * 1000))
     }
 
     #[test]
@@ -114,7 +110,7 @@ mod tests {
             (Mode::Offline, 10_000_000, Plan::Serve),
         ] {
             let policy = Policy { mode, ..POLICY };
-            assert_eq!(plan(Some(&checked(seconds_ago)), NOW, &policy), expected, "{mode:?} {seconds_ago}");
+            assert_eq!(plan(Some(checked(seconds_ago)), NOW, &policy), expected, "{mode:?} {seconds_ago}");
         }
         assert_eq!(plan(None, NOW, &POLICY), Plan::Ask);
     }
@@ -132,13 +128,13 @@ mod tests {
             (UpstreamErrorClass::Denied, 400, None),
             (UpstreamErrorClass::Protocol, 400, None),
         ] {
-            let age = stand_in(Some(&checked(seconds_ago)), class, NOW, &POLICY);
+            let age = stand_in(Some(checked(seconds_ago)), class, NOW, &POLICY);
             let expected = expected.map(|seconds: i64| Duration::from_secs(seconds.unsigned_abs()));
             assert_eq!(age, expected, "{class:?} {seconds_ago}");
         }
         assert_eq!(stand_in(None, UpstreamErrorClass::Unavailable, NOW, &POLICY), None);
         let offline = Policy { mode: Mode::Offline, ..POLICY };
-        let ancient = stand_in(Some(&checked(10 * month)), UpstreamErrorClass::Unavailable, NOW, &offline);
+        let ancient = stand_in(Some(checked(10 * month)), UpstreamErrorClass::Unavailable, NOW, &offline);
         assert!(ancient.is_some(), "offline, age does not matter");
     }
 }

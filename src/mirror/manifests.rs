@@ -112,9 +112,10 @@ impl Shared {
         });
         let own = record.is_some();
         let record = record.or_else(|| self.record_of_others(&key));
-        let plan = match &record {
+        let checked_at = record.as_ref().map(|record| record.checked_at);
+        let plan = match checked_at {
             Some(_) if !own => freshness::plan_without_own_record(&self.policy),
-            record => freshness::plan(record.as_ref(), self.clock.now(), &self.policy),
+            checked_at => freshness::plan(checked_at, self.clock.now(), &self.policy),
         };
         let asked = match plan {
             Plan::Serve => None,
@@ -128,7 +129,7 @@ impl Shared {
             Some(Ok((manifest, outcome))) => return Ok(ManifestAnswer { manifest, outcome, stale_for: None }),
             Some(Err(error)) => {
                 let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol);
-                let stand_in = freshness::stand_in(record.as_ref(), class, self.clock.now(), &self.policy);
+                let stand_in = freshness::stand_in(checked_at, class, self.clock.now(), &self.policy);
                 let Some(age) = stand_in else { return Err(error) };
                 (Some(error), Some(age))
             }

@@ -13,6 +13,7 @@ use http::Method;
 use super::digest::Digest;
 use super::error::ErrorCode;
 use super::name::{Reference, RegistryName, Repository, Tag};
+pub use super::page::{Cursor, Page};
 
 /// A request of the pull side of the distribution specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +49,8 @@ pub enum Request {
         digest: Digest,
         /// Only referrers of this type.
         artifact_type: Option<String>,
+        /// Where the list goes on, for every page but the first.
+        cursor: Option<Cursor>,
     },
 }
 
@@ -77,15 +80,6 @@ pub struct RepositoryPath {
     pub whole: Option<Repository>,
 }
 
-/// A part of a list of tags.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    /// At most so many.
-    pub n: Option<u32>,
-    /// Only those after this one.
-    pub last: Option<String>,
-}
-
 /// Why a request is refused before anything is looked up.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
@@ -110,8 +104,8 @@ pub enum RequestError {
     /// The digest cannot be parsed.
     #[error("not a digest: {0}")]
     Digest(#[from] super::digest::DigestError),
-    /// `n` is not a number.
-    #[error("n is not a number")]
+    /// `n` is not a number, or `cursor` is not one of ours.
+    #[error("n is not a number, or cursor is not one that this mirror gave out")]
     Page,
 }
 
@@ -151,7 +145,8 @@ impl Request {
             ("blobs", rest) => Ok(Request::Blob { target, digest: rest.parse()? }),
             ("tags", "list") => Ok(Request::Tags { target, page: query.page()? }),
             ("referrers", rest) => {
-                Ok(Request::Referrers { target, digest: rest.parse()?, artifact_type: query.artifact_type })
+                let digest = rest.parse()?;
+                Ok(Request::Referrers { target, digest, cursor: query.cursor()?, artifact_type: query.artifact_type })
             }
             _ => Err(RequestError::NotFound),
         }
@@ -167,10 +162,12 @@ impl Request {
             Request::Tags { target, page } => {
                 page.n.map(|n| query.append_pair("n", &n.to_string()));
                 page.last.as_ref().map(|last| query.append_pair("last", last));
+                page.cursor.as_ref().map(|cursor| query.append_pair("cursor", cursor.as_str()));
                 (target, "tags/list".to_owned())
             }
-            Request::Referrers { target, digest, artifact_type } => {
+            Request::Referrers { target, digest, artifact_type, cursor } => {
                 artifact_type.as_ref().map(|wanted| query.append_pair("artifactType", wanted));
+                cursor.as_ref().map(|cursor| query.append_pair("cursor", cursor.as_str()));
                 (target, format!("referrers/{digest}"))
             }
         };
@@ -271,11 +268,13 @@ struct Query {
     n: Option<String>,
     last: Option<String>,
     artifact_type: Option<String>,
+    cursor: Option<String>,
 }
 
 impl Query {
     fn parse(query: &str) -> Result<Query, RequestError> {
         let mut parsed = Query::default();
+        let mut filters = 0;
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let own = |value: Cow<'_, str>| Some(value.into_owned());
             match key.as_ref() {
@@ -283,16 +282,26 @@ impl Query {
                 "ns" => parsed.namespace = Some(value.parse().map_err(|_| RequestError::Registry)?),
                 "n" => parsed.n = own(value),
                 "last" => parsed.last = own(value),
-                "artifactType" => parsed.artifact_type = own(value),
+                "artifactType" => {
+                    filters += 1;
+                    parsed.artifact_type = own(value);
+                }
+                "cursor" => parsed.cursor = own(value),
                 _ => {}
             }
         }
+        // Registries disagree on what several filters mean. Without any, the client filters.
+        parsed.artifact_type = parsed.artifact_type.filter(|_| filters == 1);
         Ok(parsed)
     }
 
     fn page(self) -> Result<Page, RequestError> {
-        let n = self.n.map(|n| n.parse().map_err(|_| RequestError::Page)).transpose()?;
-        Ok(Page { n, last: self.last })
+        let n = self.n.as_ref().map(|n| n.parse().map_err(|_| RequestError::Page)).transpose()?;
+        Ok(Page { n, cursor: self.cursor()?, last: self.last })
+    }
+
+    fn cursor(&self) -> Result<Option<Cursor>, RequestError> {
+        self.cursor.as_deref().map(str::parse).transpose()
     }
 }
 
@@ -332,15 +341,30 @@ mod tests {
             ("/v2/library/app/tags/list", Request::Tags { target: in_app(), page: Page::default() }),
             (
                 "/v2/library/app/tags/list?n=10&last=a%26b",
-                Request::Tags { target: in_app(), page: Page { n: Some(10), last: Some("a&b".to_owned()) } },
+                Request::Tags {
+                    target: in_app(),
+                    page: Page { n: Some(10), last: Some("a&b".to_owned()), cursor: None },
+                },
+            ),
+            (
+                "/v2/library/app/tags/list?cursor=next_page%3Dx%26n%3D5",
+                Request::Tags {
+                    target: in_app(),
+                    page: Page { cursor: "next_page=x&n=5".parse().ok(), ..Page::default() },
+                },
             ),
             (
                 &*format!("/v2/library/app/referrers/{DIGEST}"),
-                Request::Referrers { target: in_app(), digest, artifact_type: None },
+                Request::Referrers { target: in_app(), digest, artifact_type: None, cursor: None },
             ),
             (
                 &*format!("/v2/library/app/referrers/{DIGEST}?artifactType=application%2Fx%2Bjson"),
-                Request::Referrers { target: in_app(), digest, artifact_type: Some("application/x+json".to_owned()) },
+                Request::Referrers {
+                    target: in_app(),
+                    digest,
+                    artifact_type: Some("application/x+json".to_owned()),
+                    cursor: None,
+                },
             ),
             ("/ghcr.io/v2/owner/app/manifests/1", by_tag(target(Some("ghcr.io"), None, "owner/app"), "1")),
             ("/r.example:5000/v2/app/manifests/1", by_tag(target(Some("r.example:5000"), None, "app"), "1")),
@@ -434,9 +458,16 @@ mod tests {
         for query in ["n=-1", "n=x", "n=", "n=1.5", "n=99999999999999999999"] {
             assert_eq!(get(&format!("/v2/app/tags/list?{query}")), Err(RequestError::Page), "{query}");
         }
-        let page = Page { n: Some(0), last: Some(String::new()) };
+        let page = Page { n: Some(0), last: Some(String::new()), cursor: None };
         let expected = Request::Tags { target: target(None, None, "app"), page };
         assert_eq!(get("/v2/app/tags/list?n=0&last="), Ok(expected));
+        assert_eq!(get("/v2/app/tags/list?cursor=a%23b"), Err(RequestError::Page));
+    }
+
+    #[test]
+    fn several_filters_are_none() {
+        let path = format!("/v2/app/referrers/{DIGEST}?artifactType=a&artifactType=b");
+        assert!(matches!(get(&path), Ok(Request::Referrers { artifact_type: None, .. })));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::exchange::Exchange;
 use super::response::{self, Answer};
 use crate::metrics::RequestKind;
 use crate::mirror::{MirrorError, Route};
-use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError};
+use crate::oci::{AcceptSet, Digest, ErrorCode, Page, RangeHeader, Reference, Request, RequestError, Target};
 
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
 const MAX_HEADERS: usize = 32 << 10;
@@ -87,10 +87,21 @@ async fn respond(edge: &Edge, exchange: &mut Exchange, http: &HttpRequest<Incomi
     exchange.located(&route.location);
     let namespace = route.namespace.clone();
     let answered = match request {
+        Request::Ping => Ok(Answer::ping()),
         Request::Manifest { reference, .. } => manifest(edge, exchange, http, &route, &reference).await,
         Request::Blob { digest, .. } => blob(edge, exchange, http, &route, digest).await,
-        Request::Ping | Request::Tags { .. } | Request::Referrers { .. } => {
-            Ok(Answer::refusal(ErrorCode::NameUnknown, "this mirror serves manifests and blobs"))
+        Request::Tags { target, page } => tags(edge, exchange, &route, target, &page).await,
+        Request::Referrers { target, digest, artifact_type, cursor } => {
+            exchange.kind = RequestKind::Referrers;
+            exchange.reference = Some(digest.to_string());
+            let found = edge.mirror.referrers(&route, digest, artifact_type.as_deref(), cursor.as_ref()).await;
+            found.map(|answer| {
+                exchange.outcome = answer.outcome;
+                let next = answer.next.clone();
+                let next =
+                    next.map(|cursor| Request::Referrers { target, digest, artifact_type, cursor: Some(cursor) });
+                Answer::referrers(answer, next.as_ref())
+            })
         }
     };
     let mut answer = answered.unwrap_or_else(|error| failed(edge, exchange, error));
@@ -132,6 +143,21 @@ async fn blob(
     let answer = edge.mirror.blob(route, digest, range(http.headers(), &digest).as_ref()).await?;
     exchange.outcome = answer.outcome;
     Ok(Answer::blob(answer))
+}
+
+async fn tags(
+    edge: &Edge,
+    exchange: &mut Exchange,
+    route: &Route,
+    target: Target,
+    page: &Page,
+) -> Result<Answer, MirrorError> {
+    exchange.kind = RequestKind::Tags;
+    let answer = edge.mirror.tags(route, page).await?;
+    exchange.outcome = answer.outcome;
+    let name = target.repository.to_string();
+    let next = answer.next.clone().map(|page| Request::Tags { target, page });
+    Ok(Answer::tags(&name, answer, next.as_ref()))
 }
 
 fn failed(edge: &Edge, exchange: &mut Exchange, error: MirrorError) -> Answer {

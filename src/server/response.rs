@@ -4,19 +4,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue,
+    ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LINK,
     RETRY_AFTER, WARNING,
 };
 use http::{Response, StatusCode};
+use serde::Serialize;
 
 use super::body::ResponseBody;
 use super::exchange::Exchange;
-use crate::mirror::{BlobAnswer, BlobBody, ManifestAnswer, MirrorError};
-use crate::oci::{ContentRange, Digest, ErrorCode, RegistryName};
+use crate::mirror::{BlobAnswer, BlobBody, ManifestAnswer, MirrorError, ReferrersAnswer, TagsAnswer};
+use crate::oci::{ContentRange, Digest, ErrorCode, MediaType, RegistryName, Request};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
 /// What to tell the client.
@@ -66,10 +68,31 @@ impl Answer {
         let answer = Answer::new(StatusCode::OK, AnswerBody::Bytes(manifest.bytes.clone()))
             .header(CONTENT_TYPE, descriptor.media_type.as_ref())
             .identified(&descriptor.digest);
-        match stale_for {
-            Some(age) => answer.header(WARNING, stale_warning(age)),
-            None => answer,
+        answer.stale(stale_for)
+    }
+
+    /// Tags of the repository that the client calls `name`; `next` asks for the rest of them.
+    pub fn tags(name: &str, answer: TagsAnswer, next: Option<&Request>) -> Answer {
+        #[derive(Serialize)]
+        struct Body<'a> {
+            name: &'a str,
+            tags: Vec<String>,
         }
+        let body = serde_json::to_vec(&Body { name, tags: answer.tags }).unwrap_or_default();
+        Answer::new(StatusCode::OK, AnswerBody::Bytes(body.into()))
+            .header(CONTENT_TYPE, "application/json")
+            .stale(answer.stale_for)
+            .continued(next)
+    }
+
+    /// Referrers of a manifest; `next` asks for the rest of them.
+    pub fn referrers(answer: ReferrersAnswer, next: Option<&Request>) -> Answer {
+        let ReferrersAnswer { index, filtered, stale_for, .. } = answer;
+        let answer = Answer::new(StatusCode::OK, AnswerBody::Bytes(index))
+            .header(CONTENT_TYPE, MediaType::ImageIndex.as_ref())
+            .stale(stale_for)
+            .continued(next);
+        if filtered { answer.header(FILTERS_APPLIED, "artifactType") } else { answer }
     }
 
     /// A blob, or a part of it.
@@ -128,6 +151,21 @@ impl Answer {
     #[must_use]
     pub fn closing(self) -> Answer {
         self.header(CONNECTION, "close")
+    }
+
+    fn stale(self, since: Option<Duration>) -> Answer {
+        match since {
+            Some(age) => self.header(WARNING, stale_warning(age)),
+            None => self,
+        }
+    }
+
+    /// Says where the list goes on: at this mirror, by the names that the client used.
+    fn continued(self, next: Option<&Request>) -> Answer {
+        match next {
+            Some(next) => self.header(LINK, format!("<{}>; rel=\"next\"", next.path_and_query())),
+            None => self,
+        }
     }
 
     fn identified(self, digest: &Digest) -> Answer {

@@ -8,6 +8,7 @@
 mod body;
 mod endpoint;
 mod exchange;
+mod lists;
 mod redirect;
 mod resolver;
 mod settings;
@@ -31,10 +32,12 @@ use self::exchange::{Answer, Question};
 pub use self::settings::{HttpSettings, HttpSettingsError, Timeouts};
 use self::wire::{content_range, drain, header, number, text};
 use super::token::Tokens;
-use super::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::{ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 use crate::clock::{Clock, SystemClock};
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type};
-use crate::oci::{AcceptSet, Algorithm, ContentRange, Descriptor, Digest, Manifest, Reference, Repository, Span};
+use crate::oci::{
+    AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span,
+};
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
@@ -246,6 +249,20 @@ impl Upstream for HttpUpstream {
             _ => Err(self.refusal(answer).await),
         }
     }
+
+    async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
+        self.list_tags(repository, page).await
+    }
+
+    async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+        cursor: Option<&Cursor>,
+    ) -> Result<ReferrerList, UpstreamError> {
+        self.list_referrers(repository, digest, artifact_type, cursor).await
+    }
 }
 
 /// Whether a range that was sent is one that `span` asks for: same start, no further end.
@@ -263,7 +280,7 @@ fn manifest_question<'a>(
     if let Some(accept) = accept.header_value() {
         headers.insert(ACCEPT, header(accept)?);
     }
-    Ok(Question { method, path: format!("manifests/{reference}"), repository, headers })
+    Ok(Question { method, path: format!("manifests/{reference}"), query: None, repository, headers })
 }
 
 fn blob_question<'a>(
@@ -276,7 +293,7 @@ fn blob_question<'a>(
     if let Some(range) = range {
         headers.insert(RANGE, header(range.to_owned())?);
     }
-    Ok(Question { method, path: format!("blobs/{digest}"), repository, headers })
+    Ok(Question { method, path: format!("blobs/{digest}"), query: None, repository, headers })
 }
 
 fn protocol(what: &str, problem: impl std::fmt::Display) -> UpstreamError {

@@ -5,8 +5,8 @@
 
 use async_trait::async_trait;
 
-use super::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, RegistryName, Repository, Span};
+use super::{ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// Stands in for the upstream of this name.
 #[derive(Clone, Debug)]
@@ -54,6 +54,20 @@ impl Upstream for Offline {
 
     async fn blob(&self, repository: &Repository, digest: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
         Err(self.refusal(format_args!("{repository} {digest}")))
+    }
+
+    async fn tags(&self, repository: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
+        Err(self.refusal(format_args!("the tags of {repository}")))
+    }
+
+    async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        _: Option<&str>,
+        _: Option<&Cursor>,
+    ) -> Result<ReferrerList, UpstreamError> {
+        Err(self.refusal(format_args!("the referrers of {repository} {digest}")))
     }
 }
 

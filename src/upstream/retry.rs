@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Repository, Span};
+use super::{ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span};
 
 /// Pauses before the first and the second retry.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
@@ -85,6 +85,20 @@ impl Upstream for Retrying {
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
         retried(|| self.upstream.blob(repository, digest, span)).await
     }
+
+    async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
+        retried(|| self.upstream.tags(repository, page)).await
+    }
+
+    async fn referrers(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+        cursor: Option<&Cursor>,
+    ) -> Result<ReferrerList, UpstreamError> {
+        retried(|| self.upstream.referrers(repository, digest, artifact_type, cursor)).await
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +152,20 @@ mod tests {
         }
 
         async fn blob(&self, _: &Repository, _: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn referrers(
+            &self,
+            _: &Repository,
+            _: &Digest,
+            _: Option<&str>,
+            _: Option<&Cursor>,
+        ) -> Result<ReferrerList, UpstreamError> {
             unreachable!("not asked for")
         }
     }

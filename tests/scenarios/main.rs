@@ -11,4 +11,5 @@ mod registry_selftest;
 mod support;
 mod tag_history;
 mod tags;
+mod traps_lists;
 mod trouble;

@@ -27,6 +27,8 @@ pub(super) struct Question<'a> {
     pub(super) method: Method,
     /// Below the repository: `manifests/7` or `blobs/sha256:…`.
     pub(super) path: String,
+    /// Without the question mark; never in messages.
+    pub(super) query: Option<String>,
     pub(super) repository: &'a Repository,
     /// `Accept` and `Range`.
     pub(super) headers: HeaderMap,
@@ -240,6 +242,7 @@ impl HttpUpstream {
         let mut authorization = authorization.map(|authorization| authorization.header.clone());
         let mut what = question.describe(endpoint);
         let mut url = endpoint.address(question.repository, &question.path);
+        url.set_query(question.query.as_deref());
         let mut abroad = false;
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = question.headers.clone();

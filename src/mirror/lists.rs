@@ -1,0 +1,279 @@
+//! Lists: the tags of a repository, and the manifests that refer to one.
+//!
+//! They change at any time and prove nothing, so they are kept in memory only, for half a minute at
+//! most, and never made up from what else we know. An upstream that cannot answer is covered for with
+//! the last list it sent, marked as stale; an answer of "not found" is passed on and never turned into
+//! an empty list, because to a client that would mean that an image has no signatures.
+
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::sync::Cache;
+
+use super::error::{MirrorError, Subject};
+use super::flights::{Flights, Shareable};
+use super::freshness::{self, Plan, Policy};
+use super::{Location, Mirror, Shared};
+use crate::clock::Timestamp;
+use crate::mirror::Route;
+use crate::oci::{Cursor, Digest, Page};
+use crate::outcome::Outcome;
+use crate::upstream::{ReferrerList, TagList, UpstreamError, UpstreamErrorClass};
+
+/// How long a list is served without asking, at most; never longer than a tag.
+const LIST_TTL: Duration = Duration::from_secs(30);
+/// How many bytes of lists of one kind are remembered.
+const CAPACITY: u64 = 16 << 20;
+/// The largest page that we ask any upstream for: more is an error at Amazon's registries.
+const LARGEST_PAGE: u32 = 1000;
+
+/// What a list of tags is remembered by: where it is, and the page that upstream is asked for.
+pub(super) type TagsKey = (Location, Page);
+/// What a list of referrers is remembered by: where, to what, of which type, from where on.
+pub(super) type ReferrersKey = (Location, Digest, Option<String>, Option<Cursor>);
+
+/// An answer with tags.
+#[derive(Clone, Debug)]
+pub struct TagsAnswer {
+    /// In the order of the upstream.
+    pub tags: Vec<String>,
+    /// Where the list goes on.
+    pub next: Option<Page>,
+    /// Where the list comes from.
+    pub outcome: Outcome,
+    /// For a stale answer, how long ago upstream sent the list.
+    pub stale_for: Option<Duration>,
+}
+
+/// An answer with referrers.
+#[derive(Clone, Debug)]
+pub struct ReferrersAnswer {
+    /// An image index, exactly as upstream sent it.
+    pub index: Bytes,
+    /// Whether upstream applied the filter for the type.
+    pub filtered: bool,
+    /// Where the list goes on.
+    pub next: Option<Cursor>,
+    /// Where the list comes from.
+    pub outcome: Outcome,
+    /// For a stale answer, how long ago upstream sent the list.
+    pub stale_for: Option<Duration>,
+}
+
+impl Mirror {
+    /// A part of the tags of a repository.
+    ///
+    /// # Errors
+    /// [`MirrorError::Upstream`] when upstream says no, or cannot answer and nothing is remembered.
+    pub async fn tags(&self, route: &Route, page: &Page) -> Result<TagsAnswer, MirrorError> {
+        let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
+        let (location, upstream) = (route.location.clone(), Arc::clone(&route.upstream));
+        let ask = |(location, page): TagsKey| async move { upstream.tags(&location.repository, &page).await };
+        let found = self.0.tag_lists.look(&self.0, Subject::Tags, (location, asked), ask).await?;
+        let (tags, next) = cut(&found.list, page);
+        Ok(TagsAnswer { tags: tags.to_vec(), next, outcome: found.outcome, stale_for: found.stale_for })
+    }
+
+    /// A part of the manifests that refer to `digest`.
+    ///
+    /// # Errors
+    /// [`MirrorError::Upstream`] when upstream has no such list, says no, or cannot answer and nothing
+    /// is remembered.
+    pub async fn referrers(
+        &self,
+        route: &Route,
+        digest: Digest,
+        artifact_type: Option<&str>,
+        cursor: Option<&Cursor>,
+    ) -> Result<ReferrersAnswer, MirrorError> {
+        let key = (route.location.clone(), digest, artifact_type.map(str::to_owned), cursor.cloned());
+        let upstream = Arc::clone(&route.upstream);
+        let ask = |(location, digest, artifact_type, cursor): ReferrersKey| async move {
+            upstream.referrers(&location.repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await
+        };
+        let found = self.0.referrer_lists.look(&self.0, Subject::Referrers, key, ask).await?;
+        let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
+        Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
+    }
+}
+
+/// The part of `list` that the client asked for, and where it goes on: not every upstream keeps to
+/// `n` and `last`, and what it was asked for may be less than what the client wants.
+fn cut<'a>(list: &'a TagList, asked: &Page) -> (&'a [String], Option<Page>) {
+    let seen = asked.last.as_ref().and_then(|last| list.tags.iter().position(|tag| tag == last));
+    let tags = seen.and_then(|seen| list.tags.get(seen + 1..)).unwrap_or(&list.tags);
+    let wanted = asked.n.map_or(tags.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
+    match tags.get(..wanted) {
+        Some([]) if wanted == 0 => (&[], None),
+        Some(page) if page.len() < tags.len() => {
+            (page, Some(Page { n: asked.n, last: page.last().cloned(), cursor: None }))
+        }
+        _ => (tags, list.next.clone().map(|next| Page { n: asked.n.or(next.n), ..next })),
+    }
+}
+
+/// Lists of one kind that were asked for a moment ago, and those being asked for.
+pub(super) struct Lists<K, V> {
+    policy: Policy,
+    negative_ttl: Duration,
+    known: Cache<K, Known<V>>,
+    flights: Flights<K, Shareable<Result<Arc<V>, MirrorError>>>,
+}
+
+/// What upstream said, and when.
+#[derive(Clone)]
+struct Known<V> {
+    said: Result<Arc<V>, MirrorError>,
+    at: Timestamp,
+}
+
+/// A list that was found.
+pub(super) struct Found<V> {
+    list: Arc<V>,
+    outcome: Outcome,
+    stale_for: Option<Duration>,
+}
+
+impl<K, V> Lists<K, V>
+where
+    K: Hash + Eq + Clone + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    /// Nothing known yet. `weight` is the size of a list in bytes.
+    pub(super) fn new(weight: fn(&V) -> usize, policy: Policy, negative_ttl: Duration) -> Lists<K, V> {
+        let policy = Policy { tag_ttl: policy.tag_ttl.min(LIST_TTL), ..policy };
+        let weigh = move |_: &K, known: &Known<V>| {
+            let list = known.said.as_ref().map_or(0, |list| weight(list));
+            u32::try_from(list + 512).unwrap_or(u32::MAX)
+        };
+        let known = Cache::builder().max_capacity(CAPACITY).weigher(weigh).build();
+        Lists { policy, negative_ttl: negative_ttl.min(policy.tag_ttl), known, flights: Flights::new() }
+    }
+
+    /// The list for `key`: remembered, asked for, or remembered after all.
+    async fn look<F>(
+        &self,
+        shared: &Arc<Shared>,
+        subject: Subject,
+        key: K,
+        ask: impl FnOnce(K) -> F,
+    ) -> Result<Found<V>, MirrorError>
+    where
+        F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
+    {
+        let now = shared.clock.now();
+        let last = match self.known.get(&key) {
+            Some(Known { said: Ok(list), at }) => Some((list, at)),
+            Some(Known { said: Err(no), at }) if at.age(now).is_some_and(|age| age < self.negative_ttl) => {
+                return Err(no);
+            }
+            _ => None,
+        };
+        let checked_at = last.as_ref().map(|(_, at)| *at);
+        let asked = match (freshness::plan(checked_at, now, &self.policy), &last) {
+            (Plan::Serve, Some((list, _))) => {
+                return Ok(Found { list: Arc::clone(list), outcome: Outcome::Hit, stale_for: None });
+            }
+            (Plan::AskBriefly(patience), _) => {
+                let asked = tokio::time::timeout(patience, self.ask(shared, subject, key, ask)).await;
+                asked.unwrap_or_else(|_| Err(too_slow(subject, patience)))
+            }
+            _ => self.ask(shared, subject, key, ask).await,
+        };
+        let error = match asked {
+            Ok((list, outcome)) => return Ok(Found { list, outcome, stale_for: None }),
+            Err(error) => error,
+        };
+        let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol);
+        let stale_for = freshness::stand_in(checked_at, class, shared.clock.now(), &self.policy);
+        match (last, stale_for) {
+            (Some((list, _)), Some(_)) => {
+                tracing::warn!(%error, "served a stale list");
+                Ok(Found { list, outcome: Outcome::Stale, stale_for })
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// Asks upstream, together with everybody else who asks for the same just now.
+    async fn ask<F>(
+        &self,
+        shared: &Arc<Shared>,
+        subject: Subject,
+        key: K,
+        ask: impl FnOnce(K) -> F,
+    ) -> Result<(Arc<V>, Outcome), MirrorError>
+    where
+        F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
+    {
+        let (known, clock) = (self.known.clone(), Arc::clone(&shared.clock));
+        let work = || {
+            let answer = ask(key.clone());
+            let key = key.clone();
+            async move {
+                let said = answer.await.map(Arc::new).map_err(|error| MirrorError::upstream(subject, error));
+                match said.as_ref().map_err(MirrorError::upstream_class) {
+                    Ok(_) | Err(Some(UpstreamErrorClass::NotFound)) => {
+                        known.insert(key, Known { said: said.clone(), at: clock.now() });
+                    }
+                    Err(Some(UpstreamErrorClass::Denied)) => known.invalidate(&key),
+                    Err(_) => {}
+                }
+                said
+            }
+        };
+        let (said, joined) = self.flights.share(&shared.tasks, key.clone(), work).await;
+        let said = said.unwrap_or_else(|| Err(MirrorError::Internal("the look-up ended without a result".to_owned())));
+        Ok((said?, if joined { Outcome::Join } else { Outcome::Fill }))
+    }
+}
+
+/// The size of a list in memory, in bytes.
+pub(super) fn weight_of_tags(list: &TagList) -> usize {
+    list.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum()
+}
+
+/// The size of a list in memory, in bytes.
+pub(super) fn weight_of_referrers(list: &ReferrerList) -> usize {
+    list.index.len()
+}
+
+fn too_slow(subject: Subject, patience: Duration) -> MirrorError {
+    let message = format!("no list within {patience:?}");
+    MirrorError::upstream(subject, UpstreamError::new(UpstreamErrorClass::Unavailable, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(n: Option<u32>, last: &str) -> Page {
+        Page { n, last: (!last.is_empty()).then(|| last.to_owned()), cursor: None }
+    }
+
+    #[test]
+    fn a_page_has_what_was_asked_for_and_says_where_it_goes_on() {
+        let cursor = |n| Page { n, cursor: "page=2".parse().ok(), ..Page::default() };
+        for (upstream_next, asked, tags, next) in [
+            (None, after(None, ""), "abcd", None),
+            (None, after(Some(0), ""), "", None),
+            (None, after(Some(2), ""), "ab", Some(after(Some(2), "b"))),
+            (None, after(Some(2), "b"), "cd", None),
+            (None, after(Some(4), ""), "abcd", None),
+            (None, after(Some(9), "c"), "d", None),
+            (None, after(None, "d"), "", None),
+            (None, after(None, "not there"), "abcd", None),
+            (Some(after(Some(4), "d")), after(None, ""), "abcd", Some(after(Some(4), "d"))),
+            (Some(after(Some(4), "d")), after(Some(9), ""), "abcd", Some(after(Some(9), "d"))),
+            (Some(after(Some(4), "d")), after(Some(0), ""), "", None),
+            (Some(cursor(None)), after(Some(4), ""), "abcd", Some(cursor(Some(4)))),
+            (Some(cursor(None)), after(Some(3), ""), "abc", Some(after(Some(3), "c"))),
+        ] {
+            let list = TagList { tags: ["a", "b", "c", "d"].map(str::to_owned).to_vec(), next: upstream_next };
+            let (page, goes_on) = cut(&list, &asked);
+            assert_eq!((page.concat().as_str(), goes_on), (tags, next), "{asked:?}");
+        }
+    }
+}
