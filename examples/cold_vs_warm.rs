@@ -16,13 +16,12 @@ use bytes::Bytes;
 use clap::Parser;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 use registry_mirror::bench::pull::{self, Event, Order, Platform, Pulled};
+use registry_mirror::cli::Dialled;
 use registry_mirror::config::{Config, Overrides};
-use registry_mirror::daemon::{Daemon, Listeners};
+use registry_mirror::daemon::{self, Daemon, Listeners};
 use registry_mirror::mirror::Mirror;
 use registry_mirror::oci::{Digest, Repository};
-use registry_mirror::upstream::credentials::Auth;
-use registry_mirror::upstream::http::{HttpSettings, HttpUpstream, Timeouts};
-use registry_mirror::upstream::{Unobserved, Upstream};
+use registry_mirror::upstream::Upstream;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -155,18 +154,9 @@ impl Running {
 
 /// A client that has no connection yet.
 fn client(url: &str) -> anyhow::Result<Arc<dyn Upstream>> {
-    let settings = HttpSettings {
-        name: "docker.io".parse()?,
-        urls: vec![url.parse()?],
-        credentials: "anonymous".parse::<Auth>()?.source(),
-        auth_realms: Vec::new(),
-        insecure: false,
-        ca: None,
-        timeouts: Timeouts::default(),
-        allow_private: false,
-        observer: Arc::new(Unobserved),
-    };
-    Ok(Arc::new(HttpUpstream::new(settings)?))
+    let name = "docker.io".parse()?;
+    let dialled = Dialled { name: &name, url: url.parse()?, auth: "anonymous", ca: None };
+    daemon::dial(dialled).map_err(anyhow::Error::msg)
 }
 
 /// What is printed, one row for each pull.

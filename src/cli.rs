@@ -5,16 +5,21 @@
 //! daemon: `main` hands in what `serve` runs.
 
 mod banner;
+mod bench;
 mod check;
 mod serve;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
+use crate::oci::RegistryName;
+use crate::upstream::Upstream;
 
 pub use banner::{Bound, banner};
 
@@ -46,6 +51,22 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// A registry or mirror to be a client of.
+#[derive(Clone, Debug)]
+pub struct Dialled<'a> {
+    /// The name that images use.
+    pub name: &'a RegistryName,
+    /// Where it is; plain http is fine, since somebody typed it.
+    pub url: url::Url,
+    /// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
+    pub auth: &'a str,
+    /// Certificates to trust besides those of the system, PEM.
+    pub ca: Option<&'a Path>,
+}
+
+/// Makes a client without connections; why it cannot be made is told to people.
+pub type Dial = fn(Dialled<'_>) -> Result<Arc<dyn Upstream>, String>;
+
 /// A pull-through caching mirror for container registries.
 #[derive(Debug, Parser)]
 #[command(
@@ -67,14 +88,17 @@ enum Command {
     Serve(serve::Args),
     /// Check a configuration without running it: no network, nothing is written
     Check(check::Args),
+    /// Measure pulls through a mirror, cold and warm, against pulls past it
+    Bench(Box<bench::Args>),
 }
 
 /// Parses `args` (with the name of the program first) and runs the command. `serve` is what the
 /// command of that name runs, with the log started and the configuration valid; it returns when the
-/// daemon has stopped.
+/// daemon has stopped. `dial` makes the clients of the commands that pull.
 pub fn run<E: std::fmt::Display>(
     args: impl IntoIterator<Item = OsString>,
     serve: impl FnOnce(Config) -> Result<(), E>,
+    dial: Dial,
 ) -> Exit {
     let command = match CommandLine::try_parse_from(args) {
         Ok(line) => line.command,
@@ -86,6 +110,7 @@ pub fn run<E: std::fmt::Display>(
     match command {
         Command::Serve(args) => serve::run(&args, serve),
         Command::Check(args) => check::run(&args),
+        Command::Bench(args) => bench::run(&args, dial),
     }
 }
 

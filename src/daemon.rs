@@ -5,6 +5,7 @@
 //! without a network.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::blob_store::BlobStore as _;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
+use crate::cli::Dialled;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::metadata::MetadataStore as _;
@@ -30,7 +32,7 @@ use crate::upstream::credentials::Auth;
 use crate::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
 use crate::upstream::offline::Offline;
 use crate::upstream::retry::Retrying;
-use crate::upstream::{Upstream, UpstreamObserver};
+use crate::upstream::{Unobserved, Upstream, UpstreamObserver};
 
 /// How often the gauges of the store are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
@@ -247,6 +249,27 @@ fn settings(upstream: &config::Upstream, metrics: &Arc<Metrics>) -> Result<HttpS
         allow_private: upstream.allow_private,
         observer: Arc::new(Counted(metrics.clone())),
     })
+}
+
+/// Makes a client of a registry or mirror that somebody named on the command line. It retries
+/// nothing, and private networks are allowed: whoever measures or pulls says where.
+///
+/// # Errors
+/// For people: the address, the credentials setting or the file of certificates is not usable.
+pub fn dial(to: Dialled<'_>) -> Result<Arc<dyn Upstream>, String> {
+    let auth: Auth = to.auth.parse().map_err(|error: crate::upstream::credentials::AuthError| error.to_string())?;
+    let settings = HttpSettings {
+        name: to.name.clone(),
+        urls: vec![to.url],
+        credentials: auth.source(),
+        auth_realms: Vec::new(),
+        insecure: true,
+        ca: to.ca.map(Path::to_owned),
+        timeouts: Timeouts::default(),
+        allow_private: true,
+        observer: Arc::new(Unobserved),
+    };
+    HttpUpstream::new(settings).map(|client| Arc::new(client) as Arc<dyn Upstream>).map_err(|error| error.to_string())
 }
 
 /// Counts what goes over the wire to upstreams.

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    cli::run(std::env::args_os(), serve).into()
+    cli::run(std::env::args_os(), serve, daemon::dial).into()
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

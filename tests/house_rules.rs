@@ -40,12 +40,13 @@ const LAYERS: [(&str, &[&str]); 19] = [
 const ADAPTERS: [&str; 3] = ["metadata::sled", "blob_store::local", "upstream::http"];
 
 /// One external crate, one place: the starts of the paths that may name it.
-const PLACES: [(&str, &[&str]); 18] = [
+const PLACES: [(&str, &[&str]); 19] = [
     ("bytesize", &["config", "cli"]),
     ("clap", &["cli"]),
     ("humantime", &["config", "cli"]),
     ("hyper", &["server", "admin"]),
     ("hyper_util", &["server", "admin"]),
+    ("indicatif", &["cli"]),
     ("moka", &["mirror", "upstream"]),
     ("oci_spec", &["oci"]),
     ("prometheus_client", &["metrics.rs"]),

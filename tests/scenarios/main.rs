@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod bad_upstream;
+mod bench_command;
 mod hits;
 mod joiners;
 mod listener;

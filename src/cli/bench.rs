@@ -1,0 +1,248 @@
+//! `registry-mirror bench`: how fast are pulls through a mirror, cold and warm, and past it?
+//!
+//! Any mirror, ours or another. Turns flags into a plan, shows progress on stderr, and prints the
+//! report on stdout as text or JSON, with a plot where one is wanted. Measuring itself is
+//! [`crate::bench`]; it is done in this process, so one machine serves all clients.
+
+mod admin;
+mod ground;
+mod table;
+
+use std::path::PathBuf;
+
+use url::Url;
+
+use self::ground::{Registries, Site};
+use super::{Dial, Exit, say};
+use crate::bench::plot;
+use crate::bench::pull::{Order, Platform, PullError};
+use crate::bench::report::Report;
+use crate::bench::run::{Plan, RunError, Way, run as run_plan};
+use crate::oci::{ImageName, RegistryName, Repository};
+use crate::upstream::UpstreamErrorClass;
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "A cold pull is one of an image that the mirror does not have. Without --cold-reset that is \
+    at most the first pull, so there is one cold pull of each image; with it the command makes the mirror forget \
+    the image before each one. Whether a pull was cold is proved by what the mirror says it fetched (--admin).")]
+pub(super) struct Args {
+    /// Image to pull, such as redis:7 or ghcr.io/owner/app@sha256:…
+    #[arg(required = true, value_name = "IMAGE")]
+    images: Vec<ImageName>,
+    /// The mirror to measure
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5000")]
+    mirror: Url,
+    /// The registry past the mirror, or `none` for no direct pulls [default: that of the image]
+    #[arg(long, value_name = "URL")]
+    direct: Option<String>,
+    /// Admin listener of our own mirror, for what it fetched; `none` for another one
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5080")]
+    admin: String,
+    /// Cold pulls [default: 1, or 5 with --cold-reset]
+    #[arg(long, value_name = "N")]
+    cold: Option<usize>,
+    /// Warm pulls
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    warm: usize,
+    /// Direct pulls; registries count them
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    direct_pulls: usize,
+    /// Command that makes the mirror forget the image in $IMAGE
+    #[arg(long, value_name = "COMMAND")]
+    cold_reset: Option<String>,
+    /// Clients that pull at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// Blobs that a client pulls at once; docker takes 3
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    parallel: u16,
+    /// Which image of a multi-platform one [default: that of this machine]
+    #[arg(long, value_name = "OS/ARCH")]
+    platform: Option<Platform>,
+    /// The mirror knows one registry only: never put the name of a registry in front of the path
+    #[arg(long)]
+    no_prefix: bool,
+    /// Credentials for direct pulls: anonymous, docker-config, helper:NAME or file:PATH
+    #[arg(long, value_name = "AUTH", default_value = "anonymous")]
+    auth: String,
+    /// Certificates to trust besides those of the system, PEM
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Answer with one JSON object on stdout
+    #[arg(long)]
+    json: bool,
+    /// Draw every pull into this SVG file
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the benchmark; `dial` makes clients.
+pub(super) fn run(args: &Args, dial: Dial) -> Exit {
+    let (plan, registries) = match (args.plan(), args.registries()) {
+        (Ok(plan), Ok(registries)) => (plan, registries),
+        (Err(problem), _) | (_, Err(problem)) => {
+            say(&format!("error: {problem}"));
+            return Exit::Usage;
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(&format!("error: starting the runtime: {error}"));
+            return Exit::Failed;
+        }
+    };
+    let (reports, mut exit) = runtime.block_on(measure_all(args, &plan, &registries, dial));
+    if let Some(path) = &args.output
+        && !reports.is_empty()
+        && let Err(error) = std::fs::write(path, plot::svg(&reports))
+    {
+        say(&format!("error: the plot cannot be written to {}: {error}", path.display()));
+        exit = Exit::Failed;
+    }
+    let printed = if args.json { table::print_json(&reports) } else { table::print(&reports) };
+    if printed == Exit::Done { exit } else { printed }
+}
+
+/// One image after the other; an image that cannot be pulled leaves the others alone.
+async fn measure_all(args: &Args, plan: &Plan, registries: &Registries, dial: Dial) -> (Vec<Report>, Exit) {
+    let mut reports = Vec::new();
+    let mut failure = None;
+    for image in &args.images {
+        match measure(args, plan, registries, dial, image).await {
+            Ok(report) => reports.extend(report),
+            Err(error) => {
+                say(&format!("error: {image}: {error}"));
+                failure = Some(exit_of(&error));
+            }
+        }
+    }
+    let exit = match failure {
+        None => Exit::Done,
+        Some(_) if !reports.is_empty() => Exit::Partly,
+        Some(exit) => exit,
+    };
+    (reports, exit)
+}
+
+async fn measure(
+    args: &Args,
+    plan: &Plan,
+    registries: &Registries,
+    dial: Dial,
+    image: &ImageName,
+) -> Result<Option<Report>, RunError> {
+    let order = Order {
+        repository: image.repository.clone(),
+        reference: image.reference.clone(),
+        platform: args.platform.clone().unwrap_or_default(),
+        parallel: usize::from(args.parallel),
+    };
+    let site = Site::new(registries, image, dial, plan.clients);
+    let rounds = run_plan(plan, &order, &site).await;
+    site.end();
+    let notes = args.notes(&site);
+    Ok(Report::of(image.to_string(), &order, plan.clients, &rounds?, notes))
+}
+
+impl Args {
+    fn plan(&self) -> Result<Plan, String> {
+        let cold = self.cold.unwrap_or(if self.cold_reset.is_some() { 5 } else { 1 });
+        if cold > 1 && self.cold_reset.is_none() {
+            return Err("only the first pull of an image can be cold: name several images that the mirror does not \
+                        have, or a command that makes it forget them with --cold-reset"
+                .to_owned());
+        }
+        let direct = if self.direct.as_deref() == Some("none") { 0 } else { self.direct_pulls };
+        if direct + cold + self.warm == 0 {
+            return Err("no pulls: give --cold, --warm or --direct-pulls a number".to_owned());
+        }
+        Ok(Plan { direct, cold, warm: self.warm, clients: usize::from(self.clients) })
+    }
+
+    fn registries(&self) -> Result<Registries, String> {
+        let url = |flag: &str, text: &str| {
+            Url::parse(text)
+                .map_err(|error| format!("{flag}: {text} is not a URL such as http://127.0.0.1:5000: {error}"))
+        };
+        let direct = self.direct.as_deref().filter(|direct| *direct != "none");
+        Ok(Registries {
+            mirror: self.mirror.clone(),
+            direct: direct.map(|direct| url("--direct", direct)).transpose()?,
+            admin: (self.admin != "none").then(|| url("--admin", &self.admin)).transpose()?,
+            prefix: !self.no_prefix,
+            auth: self.auth.clone(),
+            ca: self.ca.clone(),
+            cold_reset: self.cold_reset.clone(),
+        })
+    }
+
+    fn notes(&self, site: &Site<'_>) -> Vec<String> {
+        let mut notes = vec![format!(
+            "every pull: new connections, manifest, configuration and layers, {} blobs at a time, digests verified, \
+             nothing unpacked or written; clients run in one process on this machine; direct, cold and warm take \
+             turns; percentiles by nearest rank",
+            self.parallel
+        )];
+        notes.push(format!("mirror {}; direct {}", site.address(Way::Warm), site.address(Way::Direct)));
+        if let Some(command) = &self.cold_reset {
+            notes.push(format!("made cold by: {command}"));
+        }
+        notes
+    }
+}
+
+fn exit_of(error: &RunError) -> Exit {
+    match error {
+        RunError::Pull { source: PullError::Corrupt { .. }, .. } => Exit::Corrupt,
+        RunError::Pull { source: PullError::Platform(_), .. } => Exit::NotFound,
+        RunError::Pull { way, source: PullError::Registry(error) } => match (error.class, way) {
+            (UpstreamErrorClass::NotFound, _) => Exit::NotFound,
+            (UpstreamErrorClass::Denied | UpstreamErrorClass::RateLimited(_), _) => Exit::Refused,
+            (UpstreamErrorClass::Unavailable, Way::Cold | Way::Warm) => Exit::Unreachable,
+            _ => Exit::Failed,
+        },
+        _ => Exit::Failed,
+    }
+}
+
+/// The address of a registry by the name that images use.
+fn address_of(registry: &RegistryName) -> String {
+    match registry.as_str() {
+        "docker.io" => "https://registry-1.docker.io".to_owned(),
+        other => format!("https://{other}"),
+    }
+}
+
+/// The path of a mirror's base address below which images of a registry are.
+fn below(mirror: &Url, registry: &RegistryName, prefix: bool) -> Url {
+    let mut url = mirror.clone();
+    if prefix && registry.as_str() != "docker.io" {
+        url.set_path(&format!("{}/{registry}", mirror.path().trim_end_matches('/')));
+    }
+    url
+}
+
+/// For messages: `library/redis` of that registry.
+fn described(registry: &str, repository: &Repository) -> String {
+    format!("{registry} ({repository})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_asked_below_the_name_of_the_registry_except_for_docker_hub() {
+        let mirror: Url = "http://127.0.0.1:5000".parse().expect("a URL");
+        let nested: Url = "http://mirror.test/cache/".parse().expect("a URL");
+        for (base, registry, prefix, expected) in [
+            (&mirror, "docker.io", true, "http://127.0.0.1:5000/"),
+            (&mirror, "ghcr.io", true, "http://127.0.0.1:5000/ghcr.io"),
+            (&mirror, "ghcr.io", false, "http://127.0.0.1:5000/"),
+            (&nested, "ghcr.io", true, "http://mirror.test/cache/ghcr.io"),
+        ] {
+            assert_eq!(below(base, &registry.parse().expect("a host"), prefix).as_str(), expected);
+        }
+    }
+}

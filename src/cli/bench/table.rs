@@ -1,0 +1,87 @@
+//! The report as text for people and as JSON for scripts.
+
+use std::fmt::Write as _;
+
+use bytesize::ByteSize;
+use serde::Serialize;
+
+use super::super::{Exit, print as print_line};
+use crate::bench::plot::duration;
+use crate::bench::report::{Report, Series};
+
+#[derive(Serialize)]
+struct Document<'a> {
+    version: &'a str,
+    images: &'a [Report],
+}
+
+pub(super) fn print_json(reports: &[Report]) -> Exit {
+    match serde_json::to_string_pretty(&Document { version: env!("CARGO_PKG_VERSION"), images: reports }) {
+        Ok(json) => print_line(&json),
+        Err(_) => Exit::Failed,
+    }
+}
+
+pub(super) fn print(reports: &[Report]) -> Exit {
+    if reports.is_empty() {
+        return Exit::Done;
+    }
+    let texts: Vec<String> = reports.iter().map(text).collect();
+    print_line(&texts.join("\n\n"))
+}
+
+fn text(report: &Report) -> String {
+    let clients = if report.clients == 1 { "1 client".to_owned() } else { format!("{} clients", report.clients) };
+    let mut text = format!(
+        "{}\n{}, {}, {} blobs, {}; {clients}, {} blobs at a time\n\n",
+        report.image,
+        report.manifest,
+        report.platform,
+        report.blobs,
+        ByteSize(report.bytes),
+        report.parallel
+    );
+    let _ = writeln!(
+        text,
+        "{:<7} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>13} {:>10} {:>17} {:>11}",
+        "", "pulls", "median", "min", "p90", "p99", "max", "rate", "1st byte", "blob 1st p50/p99", "fetched/got"
+    );
+    for series in &report.series {
+        text.push_str(&row(series));
+    }
+    text.push('\n');
+    let ratios = [
+        ("cold / direct", report.ratios.cold_to_direct),
+        ("warm / direct", report.ratios.warm_to_direct),
+        ("warm / cold", report.ratios.warm_to_cold),
+    ];
+    let ratios: Vec<String> =
+        ratios.iter().filter_map(|(name, ratio)| Some(format!("{name} {:.2}", (*ratio)?))).collect();
+    if !ratios.is_empty() {
+        let _ = writeln!(text, "medians of times: {}", ratios.join(", "));
+    }
+    for note in &report.notes {
+        let _ = writeln!(text, "- {note}");
+    }
+    text.trim_end().to_owned()
+}
+
+fn row(series: &Series) -> String {
+    let blob = series
+        .blob_first_byte
+        .map_or_else(|| "-".to_owned(), |blob| format!("{}/{}", duration(blob.median), duration(blob.p99)));
+    let fetched = series.upstream_bytes_per_client_byte.map_or_else(|| "-".to_owned(), |share| format!("{share:.3}"));
+    let time = &series.time;
+    format!(
+        "{:<7} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>13} {:>10} {blob:>17} {fetched:>11}\n",
+        series.way,
+        time.count,
+        duration(time.median),
+        duration(time.min),
+        duration(time.p90),
+        duration(time.p99),
+        duration(time.max),
+        format!("{}/s", ByteSize(series.rate as u64)),
+        duration(series.first_byte.median),
+    )
+}
