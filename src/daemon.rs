@@ -104,7 +104,7 @@ impl Daemon {
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
         let blobs = Arc::new(LocalBlobStore::open(path).map_err(store_error)?);
-        let ingests = IngestDir::open(path.join("ingest")).map_err(store_error)?;
+        let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(store_error)?);
         let metadata = Arc::new(SledMetadata::open(path));
         let metrics = Arc::new(Metrics::new(config.upstreams.iter().map(|upstream| upstream.host.clone())));
         if metadata.index_was_replaced() {

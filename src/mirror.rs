@@ -58,7 +58,7 @@ pub struct Parts {
     /// Verified content.
     pub blobs: Arc<dyn BlobStore>,
     /// Where fills write, on the file system of `blobs`.
-    pub ingests: IngestDir,
+    pub ingests: Arc<IngestDir>,
     /// What is remembered of tags, memberships and blobs.
     pub metadata: Arc<dyn MetadataStore>,
     /// The time of day.
@@ -81,7 +81,7 @@ pub(crate) type BlobKey = (Location, Digest);
 pub(crate) struct Shared {
     routes: Routes,
     blobs: Arc<dyn BlobStore>,
-    ingests: IngestDir,
+    ingests: Arc<IngestDir>,
     metadata: Arc<dyn MetadataStore>,
     clock: Arc<dyn Clock>,
     policy: Policy,

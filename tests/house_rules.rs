@@ -12,7 +12,7 @@ use registry_mirror::config::{Config, Overrides};
 
 /// Which of our modules a module may name, by the start of its path below `src`; the first that
 /// fits counts. `main.rs` and `daemon` wire and may name all.
-const LAYERS: [(&str, &[&str]); 19] = [
+const LAYERS: &[(&str, &[&str])] = &[
     ("oci", &["oci"]),
     ("clock", &["oci", "clock"]),
     ("outcome", &["oci", "outcome"]),
@@ -22,6 +22,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
     ("mirror", &["oci", "clock", "outcome", "metadata", "blob_store", "upstream", "metrics", "mirror"]),
     ("metrics", &["oci", "outcome", "metrics"]),
     ("bench", &["oci", "upstream", "bench"]),
+    ("bundle", &["oci", "clock", "metadata", "blob_store", "bundle"]),
     ("telemetry", &["config", "telemetry"]),
     ("config", &["oci", "telemetry", "config"]),
     ("systemd", &["systemd"]),
@@ -40,7 +41,7 @@ const LAYERS: [(&str, &[&str]); 19] = [
 const ADAPTERS: [&str; 3] = ["metadata::sled", "blob_store::local", "upstream::http"];
 
 /// One external crate, one place: the starts of the paths that may name it.
-const PLACES: [(&str, &[&str]); 19] = [
+const PLACES: &[(&str, &[&str])] = &[
     ("bytesize", &["config", "cli"]),
     ("clap", &["cli"]),
     ("humantime", &["config", "cli"]),
@@ -57,6 +58,7 @@ const PLACES: [(&str, &[&str]); 19] = [
     ("sha2", &["oci/digest.rs"]),
     ("sled", &["metadata/sled"]),
     ("strsim", &["config"]),
+    ("tar", &["bundle"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["telemetry.rs"]),
     ("zeroize", &["upstream"]),

@@ -1,0 +1,437 @@
+//! Writing a bundle: first a plan of what would be in it, then the tar, as a stream.
+//!
+//! The plan is complete before the first byte, so that whoever asked hears at once what is missing.
+//! Truth: bytes are hashed on their way out, and a blob that is not what its digest says ends the
+//! bundle before its last byte.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use super::format::{self, DescribedImage, Description, DockerImage, Index, Listed, Pointer, Root};
+use super::graph::{self, Holdings, Image, Scope, Variant};
+use super::{Receipt, Stores};
+use crate::blob_store::Content;
+use crate::clock::Timestamp;
+use crate::metadata::{Location, MetadataError, TagRecord};
+use crate::oci::manifest::{is_image, is_index};
+use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Platform, Reference, Tag, Verifier};
+
+/// How much is read from a blob at a time, in bytes.
+const CHUNK: usize = 1 << 20;
+
+/// Configurations of images that an engine can run; what else is called a manifest may be anything.
+const RUNNABLE: [&str; 2] =
+    ["application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"];
+
+/// What is to be in a bundle.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// These images; all there are if empty.
+    pub images: Vec<ImageName>,
+    /// Of them only those that were used so recently.
+    pub used_since: Option<Duration>,
+    /// Of them only these platforms; those that are there if empty.
+    pub platforms: Vec<Platform>,
+    /// What the other side has.
+    pub since: Receipt,
+}
+
+/// An image that was asked for and cannot be in the bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unavailable {
+    /// The image.
+    pub name: String,
+    /// What of it is missing; empty when nothing of it is known.
+    pub missing: Vec<Digest>,
+}
+
+/// Why a bundle was not written, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Tags and memberships cannot be read.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A stored blob is not what its digest says.
+    #[error("the stored blob {0} is damaged; nothing was exported. Pull an image that has it again, then export")]
+    Damaged(Digest),
+    /// A blob was evicted while the bundle was being written.
+    #[error("the blob {0} was removed from the store while it was being exported; export again")]
+    Gone(Digest),
+    /// The bundle cannot be written.
+    #[error("the bundle cannot be written: {0}")]
+    Write(#[source] io::Error),
+}
+
+/// A bundle that was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exported {
+    /// The whole names of the images in it.
+    pub images: Vec<String>,
+    /// The images that are not in it.
+    pub unavailable: Vec<Unavailable>,
+    /// How many blobs are in it.
+    pub blobs: usize,
+    /// How many bytes these have.
+    pub bytes: u64,
+    /// How many blobs were left out because the other side has them.
+    pub left_out: usize,
+    /// How many bytes these have.
+    pub left_out_bytes: u64,
+}
+
+/// A bundle to be written.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    description: Description,
+    index: Index,
+    docker: Vec<DockerImage>,
+    unavailable: Vec<Unavailable>,
+    /// What the other side has once it took the bundle in.
+    receipt: Receipt,
+}
+
+/// A tag, or a digest, and what it points at for whom.
+type Selected = BTreeMap<(Location, Named), Vec<Pointer>>;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Named {
+    Tag(Tag),
+    Digest(Digest),
+}
+
+impl Plan {
+    /// Finds out what the bundle would be. Blocks; `runtime` drives the stores.
+    ///
+    /// # Errors
+    /// [`ExportError::Metadata`].
+    pub fn make(stores: &Stores, selection: &Selection, runtime: &Handle) -> Result<Plan, ExportError> {
+        let mut planner = Planner { stores, runtime, selection, plan: Plan::empty(stores), contents: Vec::new() };
+        let selected = planner.select()?;
+        let locations: BTreeSet<Location> = selected.keys().map(|(location, _)| location.clone()).collect();
+        for ((location, named), pointers) in selected {
+            planner.add(&location, &named, pointers);
+        }
+        planner.add_referrers(&locations)?;
+        Ok(planner.finish())
+    }
+
+    fn empty(stores: &Stores) -> Plan {
+        Plan {
+            description: Description {
+                version: format::VERSION,
+                made_by: concat!("registry-mirror/", env!("CARGO_PKG_VERSION")).to_owned(),
+                made_at: stores.clock.now(),
+                images: Vec::new(),
+                contents: Vec::new(),
+                left_out: Vec::new(),
+            },
+            index: Index::new(Vec::new()),
+            docker: Vec::new(),
+            unavailable: Vec::new(),
+            receipt: Receipt::default(),
+        }
+    }
+
+    /// Whether there would be nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.description.images.is_empty()
+    }
+
+    /// What there will be, in numbers.
+    pub fn summary(&self) -> Exported {
+        let bytes = |list: &[Listed]| list.iter().map(|listed| listed.size).sum();
+        let Description { images, contents, left_out, .. } = &self.description;
+        Exported {
+            images: images.iter().map(|image| image.name().to_string()).collect(),
+            unavailable: self.unavailable.clone(),
+            blobs: contents.len(),
+            bytes: bytes(contents),
+            left_out: left_out.len(),
+            left_out_bytes: bytes(left_out),
+        }
+    }
+
+    /// What the other side has once it took the bundle in.
+    pub fn receipt(&self) -> &Receipt {
+        &self.receipt
+    }
+
+    /// Writes the tar. Blocks; what was written before an error is not a bundle.
+    ///
+    /// # Errors
+    /// [`ExportError`].
+    pub fn write(&self, stores: &Stores, out: impl Write, runtime: &Handle) -> Result<(), ExportError> {
+        let mut tar = tar::Builder::new(out);
+        tar.mode(tar::HeaderMode::Deterministic);
+        let description = json(&self.description)?;
+        append(&mut tar, format::OCI_LAYOUT, format::OCI_LAYOUT_CONTENT.len(), format::OCI_LAYOUT_CONTENT.as_bytes())?;
+        append(&mut tar, format::DESCRIPTION, description.len(), &*description)?;
+        let index = json(&self.index)?;
+        append(&mut tar, format::INDEX, index.len(), &*index)?;
+        let docker = json(&self.docker)?;
+        append(&mut tar, format::DOCKER_MANIFEST, docker.len(), &*docker)?;
+        for Listed { digest, size } in &self.description.contents {
+            let content = runtime.block_on(stores.blobs.open(digest)).filter(|content| content.size == *size);
+            let mut verified = Verified::new(content.ok_or(ExportError::Gone(*digest))?, *digest);
+            let name = format::blob_name(digest);
+            let length = usize::try_from(*size).map_err(|error| ExportError::Write(io::Error::other(error)))?;
+            match append(&mut tar, &name, length, &mut verified) {
+                Err(_) if verified.damaged => return Err(ExportError::Damaged(*digest)),
+                result => result?,
+            }
+        }
+        tar.into_inner().and_then(|mut out| out.flush()).map_err(ExportError::Write)
+    }
+}
+
+fn json(value: &impl Serialize) -> Result<Vec<u8>, ExportError> {
+    serde_json::to_vec(value).map_err(|error| ExportError::Write(error.into()))
+}
+
+fn append(tar: &mut tar::Builder<impl Write>, name: &str, size: usize, content: impl Read) -> Result<(), ExportError> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size as u64);
+    header.set_mode(0o644);
+    header.set_entry_type(tar::EntryType::Regular);
+    tar.append_data(&mut header, name, content).map_err(ExportError::Write)
+}
+
+/// A blob on its way out. The last bytes are not given away unless all of them have the digest.
+struct Verified {
+    content: Content,
+    offset: u64,
+    verifier: Option<Verifier>,
+    digest: Digest,
+    chunk: io::Cursor<bytes::Bytes>,
+    damaged: bool,
+}
+
+impl Verified {
+    fn new(content: Content, digest: Digest) -> Verified {
+        let verifier = Some(Verifier::new(digest.algorithm()));
+        Verified { content, offset: 0, verifier, digest, chunk: io::Cursor::default(), damaged: false }
+    }
+}
+
+impl Read for Verified {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.chunk.position() == self.chunk.get_ref().len() as u64 {
+            let read = self.content.read_at(self.offset, CHUNK).inspect_err(|_| self.damaged = true)?;
+            self.offset += read.len() as u64;
+            if let Some(verifier) = &mut self.verifier {
+                verifier.update(&read);
+            }
+            self.chunk = io::Cursor::new(read);
+            if self.offset == self.content.size
+                && let Some(verifier) = self.verifier.take()
+                && verifier.finish() != self.digest
+            {
+                self.damaged = true;
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+        }
+        self.chunk.read(buffer)
+    }
+}
+
+/// A plan in the making.
+struct Planner<'a> {
+    stores: &'a Stores,
+    runtime: &'a Handle,
+    selection: &'a Selection,
+    plan: Plan,
+    /// What belongs to the images, each once.
+    contents: Vec<Descriptor>,
+}
+
+impl Planner<'_> {
+    /// The images that are asked for, as far as anything is known of them.
+    fn select(&mut self) -> Result<Selected, ExportError> {
+        let mut tags: Selected = BTreeMap::new();
+        for (key, record) in self.stores.metadata.tags()? {
+            let pointer = pointer(key.accept, record);
+            tags.entry((key.location, Named::Tag(key.tag))).or_default().push(pointer);
+        }
+        let mut selected = if self.selection.images.is_empty() { tags } else { self.named(&tags)? };
+        for ((location, named), pointers) in &mut selected {
+            self.thaw(location, named, pointers)?;
+            // Best first: what most clients get, then what was confirmed last.
+            pointers.sort_by_key(|p| (!is_index(&p.manifest.media_type), std::cmp::Reverse(p.checked_at), p.accept));
+        }
+        if let Some(age) = self.selection.used_since {
+            let uses: BTreeMap<Digest, Timestamp> =
+                self.stores.metadata.blobs()?.into_iter().map(|(digest, record)| (digest, record.used_at)).collect();
+            let now = self.stores.clock.now();
+            let recent = |at: Timestamp| at.age(now).is_none_or(|since| since <= age);
+            let used = |p: &Pointer| recent(p.checked_at) || uses.get(&p.manifest.digest).copied().is_some_and(recent);
+            selected.retain(|_, pointers| pointers.iter().any(used));
+        }
+        Ok(selected)
+    }
+
+    fn named(&mut self, tags: &Selected) -> Result<Selected, ExportError> {
+        let mut selected = Selected::new();
+        for name in &self.selection.images {
+            let location = Location { upstream: name.registry.clone(), repository: name.repository.clone() };
+            let (named, pointers) = match &name.reference {
+                Reference::Tag(tag) => {
+                    let named = Named::Tag(tag.clone());
+                    let pointers = tags.get(&(location.clone(), named.clone())).cloned();
+                    (named, pointers.unwrap_or_default())
+                }
+                Reference::Digest(digest) => {
+                    let member = self.stores.metadata.member(&location, digest)?;
+                    (Named::Digest(*digest), member.map(|member| confirmed(member, Timestamp(0))).into_iter().collect())
+                }
+            };
+            if pointers.is_empty() {
+                self.plan.unavailable.push(Unavailable { name: name.to_string(), missing: Vec::new() });
+            } else {
+                selected.insert((location, named), pointers);
+            }
+        }
+        Ok(selected)
+    }
+
+    /// A frozen tag means what it was frozen to.
+    fn thaw(&self, location: &Location, named: &Named, pointers: &mut Vec<Pointer>) -> Result<(), ExportError> {
+        let Named::Tag(tag) = named else { return Ok(()) };
+        let Some(digest) = self.stores.metadata.frozen(location, tag)? else { return Ok(()) };
+        if let Some(manifest) = self.stores.metadata.member(location, &digest)? {
+            let checked_at = pointers.iter().map(|pointer| pointer.checked_at).max().unwrap_or_default();
+            *pointers = vec![confirmed(manifest, checked_at)];
+        }
+        Ok(())
+    }
+
+    /// Adds an image with everything its pointers lead to; or notes what is missing.
+    fn add(&mut self, location: &Location, named: &Named, pointers: Vec<Pointer>) {
+        let holdings = Holdings { stores: self.stores, runtime: self.runtime, within: Some(location) };
+        let scope = Scope { platforms: &self.selection.platforms, manifests: None };
+        let mut walked: Vec<(Digest, Image)> = Vec::new();
+        for pointer in &pointers {
+            if !walked.iter().any(|(digest, _)| *digest == pointer.manifest.digest) {
+                walked.push((pointer.manifest.digest, graph::walk(&holdings, &pointer.manifest, &scope)));
+            }
+        }
+        let usable: HashSet<Digest> =
+            walked.iter().filter(|(_, image)| image.usable()).map(|(digest, _)| *digest).collect();
+        let described = DescribedImage {
+            upstream: location.upstream.clone(),
+            repository: location.repository.clone(),
+            tag: if let Named::Tag(tag) = named { Some(tag.clone()) } else { None },
+            manifest: match pointers.iter().find(|pointer| usable.contains(&pointer.manifest.digest)) {
+                Some(best) => best.manifest.clone(),
+                None => return self.give_up(location, named, &walked),
+            },
+            platforms: Vec::new(),
+            pointers: pointers.into_iter().filter(|pointer| usable.contains(&pointer.manifest.digest)).collect(),
+        };
+        for (digest, image) in walked.into_iter().filter(|(digest, _)| usable.contains(digest)) {
+            self.take(&image.contents);
+            if digest == described.manifest.digest {
+                self.publish(described.clone(), &image.variants);
+            }
+        }
+    }
+
+    fn give_up(&mut self, location: &Location, named: &Named, walked: &[(Digest, Image)]) {
+        let name = match named {
+            Named::Tag(tag) => format!("{location}:{tag}"),
+            Named::Digest(digest) => format!("{location}@{digest}"),
+        };
+        let missing = walked.first().map(|(_, image)| image.missing.iter().map(|missing| missing.digest).collect());
+        self.plan.unavailable.push(Unavailable { name, missing: missing.unwrap_or_default() });
+    }
+
+    /// Names the image in every list that a reader may look at.
+    fn publish(&mut self, mut described: DescribedImage, variants: &[Variant]) {
+        let name = described.name();
+        described.platforms = variants.iter().filter_map(|variant| variant.platform.clone()).collect();
+        described.pointers.retain(|_| described.tag.is_some());
+        self.plan.index.manifests.push(Root::new(&described.manifest, Some(&name)));
+        self.plan.docker.extend(docker_image(&name, variants));
+        self.plan.description.images.push(described);
+    }
+
+    fn take(&mut self, contents: &[Descriptor]) {
+        let known: HashSet<Digest> = self.contents.iter().map(|held| held.digest).collect();
+        self.contents.extend(contents.iter().filter(|new| !known.contains(&new.digest)).cloned());
+    }
+
+    /// Adds signatures and the like, and what in turn refers to them.
+    fn add_referrers(&mut self, locations: &BTreeSet<Location>) -> Result<(), ExportError> {
+        let members = self.stores.metadata.members()?;
+        let manifest = |member: &Descriptor| is_image(&member.media_type) || is_index(&member.media_type);
+        let candidates = members.into_iter().filter(|(at, member)| locations.contains(at) && manifest(member));
+        let mut referrers: Vec<(Location, Descriptor, Digest)> = Vec::new();
+        for (location, member) in candidates {
+            let holdings = Holdings { stores: self.stores, runtime: self.runtime, within: Some(&location) };
+            if let Some(subject) = holdings.manifest(&member).and_then(|manifest| manifest.subject()) {
+                referrers.push((location, member, subject));
+            }
+        }
+        loop {
+            let known: HashSet<Digest> = self.contents.iter().map(|held| held.digest).collect();
+            let (due, rest): (Vec<_>, Vec<_>) =
+                referrers.into_iter().partition(|(_, _, subject)| known.contains(subject));
+            if due.is_empty() {
+                return Ok(());
+            }
+            for (location, member, _) in due.into_iter().filter(|(_, member, _)| !known.contains(&member.digest)) {
+                let holdings = Holdings { stores: self.stores, runtime: self.runtime, within: Some(&location) };
+                let image = graph::walk(&holdings, &member, &Scope::default());
+                if image.usable() {
+                    self.take(&image.contents);
+                    self.plan.index.manifests.push(Root::new(&member, None));
+                }
+            }
+            referrers = rest;
+        }
+    }
+
+    /// Parts what goes into the bundle from what the other side has.
+    fn finish(self) -> Plan {
+        let (mut plan, since) = (self.plan, &self.selection.since);
+        let listed = |content: &Descriptor| Listed { digest: content.digest, size: content.size };
+        let (left_out, contents): (Vec<_>, Vec<_>) =
+            self.contents.iter().map(listed).partition(|c| since.has(&c.digest));
+        let present: HashSet<String> = contents.iter().map(|content| format::blob_name(&content.digest)).collect();
+        // An engine has no store to find the rest in.
+        plan.docker.retain(|image| present.contains(&image.config) && image.layers.iter().all(|l| present.contains(l)));
+        plan.receipt = since.clone();
+        plan.receipt.extend(contents.iter().map(|content| content.digest));
+        plan.description.contents = contents;
+        plan.description.left_out = left_out;
+        plan
+    }
+}
+
+fn pointer(accept: AcceptSet, record: TagRecord) -> Pointer {
+    Pointer { accept, manifest: record.descriptor, checked_at: record.checked_at, since: record.since }
+}
+
+fn confirmed(manifest: Descriptor, at: Timestamp) -> Pointer {
+    Pointer { accept: AcceptSet::everything(), manifest, checked_at: at, since: at }
+}
+
+/// What `docker load` makes of the image: one platform, ours if it is there.
+fn docker_image(name: &ImageName, variants: &[Variant]) -> Option<DockerImage> {
+    let ours = Platform::default();
+    let runnable = |variant: &&Variant| {
+        let config = variant.manifest.children().blobs.into_iter().next();
+        config.is_some_and(|config| RUNNABLE.contains(&config.media_type.as_ref()))
+    };
+    let is_ours = |variant: &&Variant| variant.platform.as_ref().is_some_and(|platform| ours.takes(platform));
+    let mut runnable = variants.iter().filter(runnable).peekable();
+    let first = *runnable.peek()?;
+    let variant = runnable.find(is_ours).unwrap_or(first);
+    let mut entries = variant.manifest.children().blobs.into_iter().map(|blob| format::blob_name(&blob.digest));
+    let config = entries.next()?;
+    let repo_tags = if matches!(name.reference, Reference::Tag(_)) { vec![name.to_string()] } else { Vec::new() };
+    Some(DockerImage { config, repo_tags, layers: entries.collect() })
+}
