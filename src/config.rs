@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::oci::RegistryName;
+pub use crate::upstream::credentials::Auth;
 
 pub use problem::{ConfigError, Problem};
 
@@ -139,16 +140,22 @@ pub struct Upstream {
     /// Where its API is, in the order to try; at least one. Plain `http` only to this machine or
     /// with `insecure`; never with a user, a query or a fragment.
     pub urls: Vec<url::Url>,
-    /// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
-    pub auth: String,
+    /// Where our credentials for it come from.
+    pub auth: Auth,
     /// Hosts of token services that may see the credentials, besides those of its own domain.
     pub auth_realms: Vec<RegistryName>,
-    /// Certificates to trust instead of the system's.
+    /// Certificates to trust besides the system's.
     pub ca: Option<PathBuf>,
-    /// Whether `http://` was allowed.
+    /// Our own certificate, and its key.
+    pub client_cert: Option<(PathBuf, PathBuf)>,
+    /// The proxy for what goes there, without user and password.
+    pub proxy: Option<url::Url>,
+    /// Whether `http://` and certificates that are not good were allowed, for exactly `urls`.
     pub insecure: bool,
     /// Whether it may be, or redirect to, a private address.
     pub allow_private: bool,
+    /// The hundredths of the pulls it grants below which cached tags are served without asking.
+    pub budget_floor: u8,
     /// How long it may take.
     pub timeouts: Timeouts,
 }
@@ -254,6 +261,28 @@ impl Config {
         env.apply(&mut document);
         document.apply(overrides);
         validate::config(document, env, file.map(|(path, _)| path.to_owned()))
+    }
+
+    /// The files that the configuration names and that cannot be read now. They are opened later
+    /// than the configuration, when it is too late to say so well. A relative name of a credential
+    /// is one of systemd's, in `credentials_directory`, and is not looked for without it.
+    pub fn missing_files(&self, credentials_directory: Option<&Path>) -> Vec<Problem> {
+        let mut missing = Vec::new();
+        for upstream in &self.upstreams {
+            let credential = upstream.auth.file(credentials_directory).filter(|path| path.is_absolute());
+            let client_cert = upstream.client_cert.iter();
+            let files = credential.iter().map(|path| ("auth", path)).chain(upstream.ca.iter().map(|path| ("ca", path)));
+            let files = files.chain(client_cert.flat_map(|(cert, key)| [("client_cert", cert), ("client_key", key)]));
+            for (key, path) in files {
+                // Opening a folder works; reading it does not.
+                let readable = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut [0]));
+                if let Err(error) = readable {
+                    let message = format!("{key}: the file {} cannot be read: {error}", path.display());
+                    missing.push(Problem::at(format!("upstream {}", upstream.host), message));
+                }
+            }
+        }
+        missing
     }
 
     /// What is allowed and yet worth a second look, one sentence each.

@@ -28,8 +28,10 @@ use crate::mirror::fill::Budget;
 use crate::mirror::{Mirror, Mode, Parts, Policy, Routes};
 use crate::oci::RegistryName;
 use crate::server::{self, Edge};
-use crate::upstream::credentials::Auth;
-use crate::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
+use crate::upstream::budget::Budget as PullBudget;
+use crate::upstream::failover::Failover;
+use crate::upstream::guard::Guarded;
+use crate::upstream::http::{ClientCertificate, HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
 use crate::upstream::offline::Offline;
 use crate::upstream::retry::Retrying;
 use crate::upstream::{Unobserved, Upstream, UpstreamObserver};
@@ -55,14 +57,6 @@ pub enum StartError {
     /// The settings of an upstream do not work.
     #[error(transparent)]
     Upstream(#[from] HttpSettingsError),
-    /// The credentials setting of an upstream is malformed.
-    #[error("upstream {upstream}: {reason}")]
-    Auth {
-        /// The upstream.
-        upstream: RegistryName,
-        /// What is wrong.
-        reason: String,
-    },
 }
 
 /// The sockets to serve on, already bound.
@@ -111,7 +105,7 @@ impl Daemon {
             metrics.index_rebuilt();
         }
         let mirror = Mirror::new(Parts {
-            routes: routes(&config, &metrics)?,
+            routes: routes(&config, &metrics, &clock)?,
             blobs: blobs.clone(),
             ingests,
             metadata: metadata.clone(),
@@ -218,11 +212,11 @@ fn mode(mode: config::Mode) -> Mode {
     }
 }
 
-fn routes(config: &Config, metrics: &Arc<Metrics>) -> Result<Routes, StartError> {
+fn routes(config: &Config, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> Result<Routes, StartError> {
     let upstreams = config.upstreams.iter().map(|upstream| {
         let client: Arc<dyn Upstream> = match config.cache.mode {
             config::Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
-            _ => Arc::new(Retrying::new(Arc::new(HttpUpstream::new(settings(upstream, metrics)?)?))),
+            _ => online(upstream, metrics, clock)?,
         };
         Ok((upstream.host.clone(), client))
     });
@@ -230,25 +224,54 @@ fn routes(config: &Config, metrics: &Arc<Metrics>) -> Result<Routes, StartError>
     Ok(Routes::new(config.routes.default.clone(), upstreams?))
 }
 
-fn settings(upstream: &config::Upstream, metrics: &Arc<Metrics>) -> Result<HttpSettings, StartError> {
-    let auth: Auth = upstream.auth.parse().map_err(|error: crate::upstream::credentials::AuthError| {
-        StartError::Auth { upstream: upstream.host.clone(), reason: error.to_string() }
-    })?;
-    Ok(HttpSettings {
+/// All addresses of an upstream, each guarded. Only the last is asked again at once: where there is
+/// another address, that is the better second try.
+fn online(
+    upstream: &config::Upstream,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Upstream>, StartError> {
+    let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
+    let mut endpoints: Vec<Arc<dyn Upstream>> = Vec::new();
+    for (at, url) in upstream.urls.iter().enumerate() {
+        let settings = settings(upstream, url, &observer, clock);
+        let mut client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);
+        if at + 1 == upstream.urls.len() {
+            client = Arc::new(Retrying::new(client));
+        }
+        let endpoint = url.authority().to_owned();
+        let (clock, observer) = (Arc::clone(clock), Arc::clone(&observer));
+        endpoints.push(Arc::new(Guarded::new(client, upstream.host.clone(), endpoint, clock, observer)));
+    }
+    Ok(Arc::new(Failover::new(endpoints)))
+}
+
+fn settings(
+    upstream: &config::Upstream,
+    url: &url::Url,
+    observer: &Arc<dyn UpstreamObserver>,
+    clock: &Arc<dyn Clock>,
+) -> HttpSettings {
+    let certificate = upstream.client_cert.clone();
+    HttpSettings {
         name: upstream.host.clone(),
-        urls: upstream.urls.clone(),
-        credentials: auth.source(),
+        url: url.clone(),
+        credentials: upstream.auth.source(),
         auth_realms: upstream.auth_realms.iter().map(ToString::to_string).collect(),
         insecure: upstream.insecure,
         ca: upstream.ca.clone(),
+        certificate: certificate.map(|(certificate, key)| ClientCertificate { certificate, key }),
+        proxy: upstream.proxy.clone(),
         timeouts: Timeouts {
             connect: upstream.timeouts.connect,
             first_byte: upstream.timeouts.first_byte,
             idle: upstream.timeouts.idle,
         },
         allow_private: upstream.allow_private,
-        observer: Arc::new(Counted(metrics.clone())),
-    })
+        budget_floor: upstream.budget_floor,
+        clock: Arc::clone(clock),
+        observer: Arc::clone(observer),
+    }
 }
 
 /// Makes a client of a registry or mirror that somebody named on the command line. It retries
@@ -257,16 +280,22 @@ fn settings(upstream: &config::Upstream, metrics: &Arc<Metrics>) -> Result<HttpS
 /// # Errors
 /// For people: the address, the credentials setting or the file of certificates is not usable.
 pub fn dial(to: Dialled<'_>) -> Result<Arc<dyn Upstream>, String> {
-    let auth: Auth = to.auth.parse().map_err(|error: crate::upstream::credentials::AuthError| error.to_string())?;
+    let auth: config::Auth =
+        to.auth.parse().map_err(|error: crate::upstream::credentials::AuthError| error.to_string())?;
     let settings = HttpSettings {
         name: to.name.clone(),
-        urls: vec![to.url],
+        // Plain http is as good as it was typed; a certificate is looked at all the same.
+        insecure: to.url.scheme() == "http",
+        url: to.url,
         credentials: auth.source(),
         auth_realms: Vec::new(),
-        insecure: true,
         ca: to.ca.map(Path::to_owned),
+        certificate: None,
+        proxy: None,
         timeouts: Timeouts::default(),
         allow_private: true,
+        budget_floor: 0,
+        clock: Arc::new(SystemClock),
         observer: Arc::new(Unobserved),
     };
     HttpUpstream::new(settings).map(|client| Arc::new(client) as Arc<dyn Upstream>).map_err(|error| error.to_string())
@@ -292,5 +321,14 @@ impl UpstreamObserver for Counted {
 
     fn received(&self, upstream: &RegistryName, bytes: u64) {
         self.0.upstream_received(upstream.as_str(), bytes);
+    }
+
+    fn availability(&self, upstream: &RegistryName, endpoint: &str, up: bool) {
+        self.0.upstream_up(upstream, endpoint, up);
+    }
+
+    fn budget(&self, upstream: &RegistryName, budget: &PullBudget) {
+        let reading = &budget.reading;
+        self.0.upstream_budget(upstream, reading.limit, reading.left, budget.resets_at.0 / 1000);
     }
 }

@@ -97,6 +97,7 @@ enum Label {
     Word(&'static str),
     Upstream(RegistryName),
     Status(u16),
+    Endpoint(String),
 }
 
 impl EncodeLabelValue for Label {
@@ -105,6 +106,7 @@ impl EncodeLabelValue for Label {
             Label::Word(word) => word.encode(encoder),
             Label::Upstream(name) => name.as_str().encode(encoder),
             Label::Status(status) => u64::from(*status).encode(encoder),
+            Label::Endpoint(endpoint) => endpoint.as_str().encode(encoder),
         }
     }
 }
@@ -121,6 +123,7 @@ labels! {
     OfSent { upstream, outcome }
     OfUpstream { upstream }
     OfUpstreamRequest { upstream, result }
+    OfEndpoint { upstream, endpoint }
     OfOutcome { outcome }
     OfResult { result }
     OfClass { class }
@@ -138,6 +141,10 @@ pub struct Metrics {
     sent: Family<OfSent, Counter>,
     upstream_requests: Family<OfUpstreamRequest, Counter>,
     upstream_received: Family<OfUpstream, Counter>,
+    upstream_up: Family<OfEndpoint, Gauge>,
+    budget_limit: Family<OfUpstream, Gauge<u64, AtomicU64>>,
+    budget_left: Family<OfUpstream, Gauge<u64, AtomicU64>>,
+    budget_reset: Family<OfUpstream, Gauge<u64, AtomicU64>>,
     fills: Family<OfResult, Counter>,
     fills_in_flight: Gauge,
     errors: Family<OfClass, Counter>,
@@ -164,6 +171,10 @@ impl Metrics {
             sent: Family::default(),
             upstream_requests: Family::default(),
             upstream_received: Family::default(),
+            upstream_up: Family::default(),
+            budget_limit: Family::default(),
+            budget_left: Family::default(),
+            budget_reset: Family::default(),
             fills: Family::default(),
             fills_in_flight: Gauge::default(),
             errors: Family::default(),
@@ -198,6 +209,8 @@ impl Metrics {
             Unit::Bytes,
             self.upstream_received.clone(),
         );
+        self.register_upstreams();
+        let registry = &mut self.registry;
         registry.register("fills", "Fills ended", self.fills.clone());
         registry.register("fills_in_flight", "Fills running", self.fills_in_flight.clone());
         registry.register("errors", "Errors by class", self.errors.clone());
@@ -219,6 +232,19 @@ impl Metrics {
         registry.register("evicted_blobs", "Blobs evicted", self.evicted_blobs.clone());
         registry.register_with_unit("evicted", "Bytes evicted", Unit::Bytes, self.evicted.clone());
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    }
+
+    fn register_upstreams(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("upstream_up", "Whether an address of an upstream answers", self.upstream_up.clone());
+        registry.register("upstream_budget_limit", "Pulls an upstream grants in a window", self.budget_limit.clone());
+        registry.register("upstream_budget_left", "Pulls left of them", self.budget_left.clone());
+        registry.register_with_unit(
+            "upstream_budget_reset_timestamp",
+            "When the window ends, at the latest",
+            Unit::Seconds,
+            self.budget_reset.clone(),
+        );
     }
 
     /// A request was answered; `None` when it was for no upstream.
@@ -248,6 +274,24 @@ impl Metrics {
     pub fn upstream_received(&self, upstream: &str, bytes: u64) {
         let upstream = self.upstream(Some(upstream));
         self.upstream_received.get_or_create(&OfUpstream { upstream }).inc_by(bytes);
+    }
+
+    /// An address of an upstream, host and port as they are configured, answers or does not.
+    pub fn upstream_up(&self, upstream: &RegistryName, endpoint: &str, up: bool) {
+        let labels = OfEndpoint {
+            upstream: self.upstream(Some(upstream.as_str())),
+            endpoint: Label::Endpoint(endpoint.to_owned()),
+        };
+        self.upstream_up.get_or_create(&labels).set(up.into());
+    }
+
+    /// What an upstream grants in a window, what is left, and when the window ends, in seconds since
+    /// 1970.
+    pub fn upstream_budget(&self, upstream: &RegistryName, limit: u64, left: u64, resets_at: u64) {
+        let labels = OfUpstream { upstream: self.upstream(Some(upstream.as_str())) };
+        self.budget_limit.get_or_create(&labels).set(limit);
+        self.budget_left.get_or_create(&labels).set(left);
+        self.budget_reset.get_or_create(&labels).set(resets_at);
     }
 
     /// A fill started; [`Metrics::fill_ended`] follows in every case.
@@ -331,6 +375,8 @@ mod tests {
         metrics.sent(Some(&docker_hub()), Outcome::Hit, 10);
         metrics.upstream_request("docker.io", "ok");
         metrics.upstream_received("docker.io", 7);
+        metrics.upstream_up(&docker_hub(), "registry-1.docker.io", true);
+        metrics.upstream_budget(&docker_hub(), 100, 76, 1_700_000_000);
         metrics.fill_started();
         metrics.fill_started();
         metrics.fill_ended(FillResult::Stored);
@@ -347,6 +393,10 @@ mod tests {
             r#"mirror_sent_bytes_total{upstream="docker.io",outcome="hit"} 10"#,
             r#"mirror_upstream_requests_total{upstream="docker.io",result="ok"} 1"#,
             r#"mirror_upstream_received_bytes_total{upstream="docker.io"} 7"#,
+            r#"mirror_upstream_up{upstream="docker.io",endpoint="registry-1.docker.io"} 1"#,
+            r#"mirror_upstream_budget_limit{upstream="docker.io"} 100"#,
+            r#"mirror_upstream_budget_left{upstream="docker.io"} 76"#,
+            r#"mirror_upstream_budget_reset_timestamp_seconds{upstream="docker.io"} 1700000000"#,
             r#"mirror_fills_total{result="stored"} 1"#,
             r#"mirror_fills_total{result="mismatch"} 0"#,
             "mirror_fills_in_flight 1",

@@ -3,8 +3,13 @@
 //! Errors come by class, because freshness and retries decide by class: only an upstream that
 //! *cannot* answer may be covered for with old content; one that says no is taken at its word.
 
+pub mod breaker;
+pub mod budget;
 pub mod credentials;
+pub mod failover;
+pub mod guard;
 pub mod http;
+pub mod limit;
 pub mod offline;
 pub mod retry;
 pub mod token;
@@ -15,6 +20,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+use self::budget::Budget;
+use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// What kind of failure it was.
@@ -60,12 +67,21 @@ pub struct UpstreamError {
     pub class: UpstreamErrorClass,
     /// What was asked, and what came back.
     pub message: String,
+    /// Whether something answered at all, if only with an error: then the upstream is not dead.
+    pub answered: bool,
 }
 
 impl UpstreamError {
-    /// An error of `class`.
+    /// An error of `class`. Only an outage leaves it open whether anybody answered, and is taken for
+    /// silence.
     pub fn new(class: UpstreamErrorClass, message: impl Into<String>) -> UpstreamError {
-        UpstreamError { class, message: message.into() }
+        UpstreamError { class, message: message.into(), answered: class != UpstreamErrorClass::Unavailable }
+    }
+
+    /// The same error, of somebody who did answer.
+    #[must_use]
+    pub fn answered(self) -> UpstreamError {
+        UpstreamError { answered: true, ..self }
     }
 }
 
@@ -106,7 +122,19 @@ pub struct ReferrerList {
     pub next: Option<Cursor>,
 }
 
-/// Asks a registry. Every method may fail with any class of [`UpstreamError`].
+/// Whether the upstream still lets us ask as we like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Allowance {
+    /// It counts nothing, or enough is left.
+    #[default]
+    Free,
+    /// Less is left than the floor that was configured: only what is not cached is asked for.
+    Low,
+    /// Nothing is left before the window passes.
+    Spent,
+}
+
+/// Asks a registry. Every method that asks may fail with any class of [`UpstreamError`].
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
     /// What a tag or digest stands for, without its bytes (HEAD). Where the upstream leaves out the
@@ -147,6 +175,11 @@ pub trait Upstream: Send + Sync + 'static {
         artifact_type: Option<&str>,
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError>;
+
+    /// What is left of the pulls that the upstream grants, as of its latest answers. Asks nobody.
+    fn allowance(&self, _now: Timestamp) -> Allowance {
+        Allowance::Free
+    }
 }
 
 /// Is told what goes over the wire to upstreams, for metrics.
@@ -157,6 +190,12 @@ pub trait UpstreamObserver: Send + Sync + 'static {
 
     /// `bytes` bytes of a body arrived.
     fn received(&self, upstream: &RegistryName, bytes: u64);
+
+    /// One of the addresses of an upstream answers again, or has stopped to.
+    fn availability(&self, _upstream: &RegistryName, _endpoint: &str, _up: bool) {}
+
+    /// The upstream said how many pulls it still grants.
+    fn budget(&self, _upstream: &RegistryName, _budget: &Budget) {}
 }
 
 /// An observer that looks away.

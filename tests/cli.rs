@@ -122,3 +122,16 @@ fn help_goes_to_stdout_and_a_wrong_flag_to_stderr() {
     assert!(err.contains("--listen"), "{err}");
     assert_eq!(run(&mut program()).0, 2);
 }
+
+#[test]
+fn check_finds_files_that_are_named_and_missing() {
+    let (_folder, path) = file("[[upstream]]\nhost = \"a.example\"\nauth = \"file:/no/such\"\nca = \"/no/such.pem\"\n");
+    let (code, out, err) = run(program().arg("check").arg(&path));
+    assert_eq!((code, out.as_str()), (2, ""));
+    for message in [
+        "upstream a.example: auth: the file /no/such cannot be read: No such file",
+        "upstream a.example: ca: the file /no/such.pem cannot be read: No such file",
+    ] {
+        assert!(err.contains(message), "{err}");
+    }
+}

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use registry_mirror::clock::SystemClock;
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, RegistryName, Repository, Span};
 use registry_mirror::upstream::credentials::{Anonymous, Credential, CredentialError, CredentialSource, Secret};
+use registry_mirror::upstream::failover::Failover;
 use registry_mirror::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
 use registry_mirror::upstream::{Unobserved, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use upstream_http_support::{Reply, Seen, Server, reply};
@@ -34,27 +36,31 @@ fn digest_of(text: &str) -> Digest {
     Digest::of(Algorithm::Sha256, text.as_bytes())
 }
 
-fn settings(urls: &[&str]) -> HttpSettings {
+fn settings(url: &str) -> HttpSettings {
     HttpSettings {
         name: "registry.example".parse().expect("name"),
-        urls: urls.iter().map(|url| url.parse().expect("url")).collect(),
+        url: url.parse().expect("url"),
         credentials: Arc::new(Anonymous),
         auth_realms: Vec::new(),
         insecure: false,
         ca: None,
+        certificate: None,
+        proxy: None,
         timeouts: Timeouts::default(),
         allow_private: false,
+        budget_floor: 10,
+        clock: Arc::new(SystemClock),
         observer: Arc::new(Unobserved),
     }
 }
 
 fn upstream(server: &Server) -> HttpUpstream {
-    HttpUpstream::new(settings(&[&server.url])).expect("settings")
+    HttpUpstream::new(settings(&server.url)).expect("settings")
 }
 
 fn upstream_with(server: &Server, credential: Credential) -> HttpUpstream {
     let credentials = Arc::new(Fixed(credential));
-    HttpUpstream::new(HttpSettings { credentials, ..settings(&[&server.url]) }).expect("settings")
+    HttpUpstream::new(HttpSettings { credentials, ..settings(&server.url) }).expect("settings")
 }
 
 struct Fixed(Credential);
@@ -373,7 +379,7 @@ async fn a_body_that_ends_early_is_an_outage() {
 async fn a_body_that_stands_still_is_an_outage() {
     let server = Server::start(|_| reply(200).body("abc").announced(5).hanging()).await;
     let timeouts = Timeouts { idle: Duration::from_millis(50), ..Timeouts::default() };
-    let upstream = HttpUpstream::new(HttpSettings { timeouts, ..settings(&[&server.url]) }).expect("settings");
+    let upstream = HttpUpstream::new(HttpSettings { timeouts, ..settings(&server.url) }).expect("settings");
     let (_, body) = read(&upstream, "abcde", Span::default()).await;
     let error = body.expect_err("no end");
     assert_eq!(error.class, UpstreamErrorClass::Unavailable);
@@ -491,11 +497,12 @@ async fn the_size_of_a_blob_is_found_where_storage_refuses_head() {
 }
 
 #[tokio::test]
-async fn the_next_url_is_asked_when_one_is_unavailable_and_only_then() {
-    for (status, expected) in [(503, Ok(())), (404, Err(UpstreamErrorClass::NotFound))] {
+async fn the_next_url_is_asked_when_one_cannot_answer_and_only_then() {
+    for (status, expected) in [(503, Ok(())), (429, Ok(())), (404, Err(UpstreamErrorClass::NotFound))] {
         let first = Server::start(move |_| reply(status)).await;
         let second = Server::start(|_| manifest()).await;
-        let upstream = HttpUpstream::new(settings(&[&first.url, &second.url])).expect("settings");
+        let endpoints = [&first, &second].map(|server| Arc::new(upstream(server)) as Arc<dyn Upstream>);
+        let upstream = Failover::new(endpoints.to_vec());
         let answer = upstream.resolve(&repository(), &tag(), AcceptSet::everything()).await;
         assert_eq!(answer.map(|_| ()).map_err(|error| error.class), expected);
     }
@@ -504,7 +511,7 @@ async fn the_next_url_is_asked_when_one_is_unavailable_and_only_then() {
 #[tokio::test]
 async fn nobody_listening_is_an_outage() {
     let gone = Server::start(|_| manifest()).await.stop().await;
-    let upstream = HttpUpstream::new(settings(&[&gone])).expect("settings");
+    let upstream = HttpUpstream::new(settings(&gone)).expect("settings");
     let error = upstream.stat(&repository(), &digest_of("")).await.expect_err("nobody there");
     assert_eq!(error.class, UpstreamErrorClass::Unavailable);
 }
@@ -544,7 +551,7 @@ async fn every_request_and_every_byte_of_a_body_is_counted() {
     let server = Server::start(move |_| reply(307).header("location", &target)).await;
     let counting = Arc::new(Counting::default());
     let observer = Arc::clone(&counting) as Arc<dyn UpstreamObserver>;
-    let upstream = HttpUpstream::new(HttpSettings { observer, ..settings(&[&server.url]) }).expect("settings");
+    let upstream = HttpUpstream::new(HttpSettings { observer, ..settings(&server.url) }).expect("settings");
     assert_eq!(read(&upstream, "abcdefg", Span::default()).await.1.expect("body"), "abcdefg");
     assert_eq!(*counting.0.lock().expect("lock"), (vec![Some(307), Some(200)], 7));
     server.stop().await;
@@ -554,7 +561,7 @@ async fn every_request_and_every_byte_of_a_body_is_counted() {
 
 #[test]
 fn plain_http_needs_to_be_asked_for_except_at_home() {
-    let new = |url: &str, insecure| HttpUpstream::new(HttpSettings { insecure, ..settings(&[url]) }).map(|_| ());
+    let new = |url: &str, insecure| HttpUpstream::new(HttpSettings { insecure, ..settings(url) }).map(|_| ());
     assert!(matches!(new("http://registry.example", false), Err(HttpSettingsError::PlainHttp { .. })));
     assert!(new("http://registry.example", true).is_ok());
     assert!(new("http://127.0.0.1:5000", false).is_ok());

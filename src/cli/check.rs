@@ -1,14 +1,14 @@
 //! `registry-mirror check`: is this configuration valid?
 //!
-//! The same code as at the start of `serve`, with the same environment, and nothing after it: no
-//! network, nothing is written. All problems at once, as text or as one JSON object.
+//! The same code as at the start of `serve`, with the same environment, and a look at the files that
+//! it names; nothing after that: no network, nothing is written. All problems at once, as text or as one JSON object.
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::{Exit, complain, environment, print, say};
-use crate::config::{Config, Overrides, Problem};
+use crate::config::{Config, ConfigError, Overrides, Problem};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,7 +33,14 @@ pub(super) fn run(args: &Args) -> Exit {
         Ok(variables) => variables,
         Err(exit) => return exit,
     };
-    let loaded = Config::load(args.file.as_deref(), variables, Overrides::default());
+    let folder =
+        variables.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY").map(|(_, value)| PathBuf::from(value));
+    let loaded = Config::load(args.file.as_deref(), variables, Overrides::default()).and_then(|config| {
+        match config.missing_files(folder.as_deref()) {
+            problems if problems.is_empty() => Ok(config),
+            problems => Err(ConfigError { problems }),
+        }
+    });
     if args.json {
         let report = match &loaded {
             Ok(config) => Report { valid: true, problems: &[], warnings: config.warnings() },

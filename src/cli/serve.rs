@@ -51,6 +51,11 @@ pub(super) fn run<E: std::fmt::Display>(args: &Args, serve: impl FnOnce(Config) 
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
+    // Not a reason to refuse: what is stored can be served, and a credential may come later.
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    for problem in config.missing_files(folder.as_deref()) {
+        tracing::warn!("{}: {}", problem.place, problem.message);
+    }
     match serve(config) {
         Ok(()) => Exit::Done,
         Err(error) => {

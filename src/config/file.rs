@@ -162,12 +162,21 @@ pub struct Upstream {
     pub auth: String,
     /// Hosts of token services that may see the credentials, besides those of the upstream's own domain.
     pub auth_realms: Vec<String>,
-    /// A file with certificates to trust instead of the system's; empty for the system's.
+    /// A file with certificates to trust besides the system's; empty for none.
     pub ca: String,
-    /// Whether `http://` addresses are accepted that leave this machine.
+    /// A file with our own certificate, for upstreams that want one; empty for none.
+    pub client_cert: String,
+    /// The file with its key.
+    pub client_key: String,
+    /// The proxy for what goes to this upstream; empty for what the environment says.
+    pub proxy: String,
+    /// Whether `http://` addresses are accepted that leave this machine, and `https://` ones whose
+    /// certificate is not good. For exactly these addresses.
     pub insecure: bool,
     /// Whether the upstream may be, or redirect to, a private address.
     pub allow_private: bool,
+    /// The part of the pulls it grants below which cached tags are served without asking.
+    pub budget_floor: String,
     /// How long a connection may take to be made.
     pub connect_timeout: String,
     /// How long the first byte of an answer may take.
@@ -184,8 +193,12 @@ impl Default for Upstream {
             auth: "anonymous".into(),
             auth_realms: Vec::new(),
             ca: String::new(),
+            client_cert: String::new(),
+            client_key: String::new(),
+            proxy: String::new(),
             insecure: false,
             allow_private: false,
+            budget_floor: "10%".into(),
             connect_timeout: "5s".into(),
             first_byte_timeout: "30s".into(),
             idle_timeout: "60s".into(),

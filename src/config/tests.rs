@@ -175,6 +175,9 @@ fn no_problem_quotes_a_credential() {
         "[[upstream]]\nhost = \"a.example\"\nurl = [\"https://a.example\",\n\"https://me:hunter2@a.example\"]",
         "[[upstream]]\nhost = \"a.example\"\nauth = \"basic:me:hunter2\"",
         "[[upstream]]\nhost = \"a.example\"\nauth = [\"hunter2\"]",
+        "[[upstream]]\nhost = \"a.example\"\nproxy = \"http://me:hunter2@proxy.example\"",
+        "[[upstream]]\nhost = \"a.example\"\nproxy = \"http://me:hunter2@proxy.example",
+        "[[upstream]]\nhost = \"a.example\"\nproxy = [\"http://me:hunter2@proxy.example\"]",
         "[[upstream]]\nhost = \"a.example\"\npassword = \"hunter2\"",
         "[[upstream]]\nhost = \"a.example\"\nurl = \"https://me:hunter2@a.example",
         "[[upstream]]\nhost = \"a.example\"\nauth = basic:hunter2",
@@ -195,6 +198,85 @@ fn auth_has_four_forms() {
     for other in ["", "basic", "helper:", "helper:../x", "helper:a b", "file:", "file", "env:X"] {
         assert!(!auth(other), "{other}");
     }
+}
+
+#[test]
+fn a_certificate_of_our_own_has_a_key() {
+    let upstream = |more: &str| format!("[[upstream]]\nhost = \"a.example\"\n{more}");
+    let config = valid(&upstream("client_cert = \"/c.pem\"\nclient_key = \"/k.pem\""));
+    assert_eq!(config.upstreams[0].client_cert, Some(("/c.pem".into(), "/k.pem".into())));
+    assert!(broken(&upstream("client_cert = \"/c.pem\"")).contains("client_cert without client_key"));
+    assert!(broken(&upstream("client_key = \"/k.pem\"")).contains("client_key without client_cert"));
+}
+
+#[test]
+fn a_proxy_is_an_address_without_credentials() {
+    let upstream = |proxy: &str| format!("[[upstream]]\nhost = \"a.example\"\nproxy = \"{proxy}\"");
+    for fine in ["http://proxy.example:3128", "https://proxy.example", "socks5://127.0.0.1:1080", "socks5h://[::1]:1"] {
+        assert!(valid(&upstream(fine)).upstreams[0].proxy.is_some(), "{fine}");
+    }
+    assert_eq!(valid(&upstream("")).upstreams[0].proxy, None);
+    for wrong in
+        ["proxy.example:3128", "ftp://proxy.example", "socks4://proxy.example", "http://u:p@proxy.example", "x"]
+    {
+        assert!(parse(&upstream(wrong)).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn the_floor_of_the_budget_is_a_part() {
+    let floor = |floor: &str| {
+        let text = format!("[[upstream]]\nhost = \"a.example\"\nbudget_floor = \"{floor}\"");
+        parse(&text).map(|config| config.upstreams[0].budget_floor).ok()
+    };
+    assert_eq!((floor("0%"), floor("25 %"), floor("100%")), (Some(0), Some(25), Some(100)));
+    for wrong in ["", "10", "101%", "-1%", "1.5%", "%"] {
+        assert_eq!(floor(wrong), None, "{wrong}");
+    }
+    assert_eq!(valid("").upstreams[0].budget_floor, 10);
+}
+
+#[test]
+fn certificates_that_are_not_verified_are_worth_a_warning() {
+    let upstream =
+        |url: &str| format!("[[upstream]]\nhost = \"a.example\"\nurl = \"{url}://a.example\"\ninsecure = true");
+    assert!(valid(&upstream("http")).warnings().is_empty());
+    let careless = valid(&upstream("https"));
+    assert!(careless.warnings()[0].contains("certificates of a.example are not verified"));
+}
+
+#[test]
+fn a_file_that_is_named_and_missing_is_found_before_it_is_needed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let there = folder.path().join("there");
+    std::fs::write(&there, "me:canary").expect("write");
+    let (there, missing) = (there.display().to_string(), folder.path().join("missing").display().to_string());
+    let found = |keys: &str| {
+        let config = valid(&format!("[[upstream]]\nhost = \"a.example\"\n{keys}"));
+        let problems = config.missing_files(Some(folder.path()));
+        problems.into_iter().map(|problem| format!("{}: {}", problem.place, problem.message)).collect::<Vec<_>>()
+    };
+    for fine in [
+        format!("auth = \"file:{there}\"\nca = \"{there}\"\nclient_cert = \"{there}\"\nclient_key = \"{there}\""),
+        "auth = \"file:there\"".to_owned(),
+        "auth = \"docker-config\"".to_owned(),
+    ] {
+        assert_eq!(found(&fine), [""; 0]);
+    }
+    for (key, wrong) in [
+        ("auth", format!("auth = \"file:{missing}\"")),
+        ("auth", "auth = \"file:missing\"".to_owned()),
+        ("ca", format!("ca = \"{missing}\"")),
+        ("ca", format!("ca = \"{}\"", folder.path().display())),
+        ("client_key", format!("client_cert = \"{there}\"\nclient_key = \"{missing}\"")),
+    ] {
+        let problems = found(&wrong);
+        assert_eq!(problems.len(), 1, "{wrong}");
+        assert!(problems[0].starts_with(&format!("upstream a.example: {key}: the file ")), "{problems:?}");
+    }
+    // Without the folder, a relative name is somebody else's business.
+    let config = valid("[[upstream]]\nhost = \"a.example\"\nauth = \"file:missing\"");
+    assert!(config.missing_files(None).is_empty());
 }
 
 #[test]

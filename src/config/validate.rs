@@ -12,10 +12,11 @@ use url::{Host, Url};
 use super::document::{Document, nearest};
 use super::environment::Environment;
 use super::{
-    Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Mode, Routes, Server, Store, Timeouts, Upstream, file,
-    well_known,
+    Auth, Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Mode, Routes, Server, Store, Timeouts, Upstream,
+    file, well_known,
 };
 use crate::oci::RegistryName;
+use crate::upstream::credentials::AuthError;
 
 /// Validates the layers.
 pub(super) fn config(
@@ -50,7 +51,7 @@ fn warnings(server: &Server, upstreams: &[Upstream]) -> Vec<String> {
     let mut warnings = Vec::new();
     let open = |addresses: &[SocketAddr]| addresses.iter().find(|address| !address.ip().is_loopback()).copied();
     if let Some(address) = open(&server.listen) {
-        let private = upstreams.iter().filter(|upstream| upstream.auth != "anonymous");
+        let private = upstreams.iter().filter(|upstream| upstream.auth != Auth::Anonymous);
         warnings.extend(private.map(|upstream| {
             format!(
                 "everyone who reaches {address} can pull what our credentials for {} can pull; \
@@ -59,6 +60,15 @@ fn warnings(server: &Server, upstreams: &[Upstream]) -> Vec<String> {
             )
         }));
     }
+    let unverified = upstreams
+        .iter()
+        .filter(|upstream| upstream.insecure && upstream.urls.iter().any(|url| url.scheme() == "https"));
+    warnings.extend(unverified.map(|upstream| {
+        format!(
+            "certificates of {} are not verified: anybody on the way may read our credentials for it",
+            upstream.host
+        )
+    }));
     warnings.extend(open(&server.admin).map(|address| {
         format!("health and metrics are open to everyone who reaches {address}; they are meant for loopback")
     }));
@@ -189,7 +199,7 @@ impl Check {
             self.url(&place, url, typed.insecure)
         });
         let urls = urls.collect();
-        self.auth(&at("auth"), &typed.auth);
+        let auth = self.auth(&at("auth"), &typed.auth);
         let mut auth_realms = Vec::new();
         for (n, realm) in typed.auth_realms.iter().enumerate() {
             match realm.parse() {
@@ -206,11 +216,14 @@ impl Check {
         }
         Some(Upstream {
             urls,
-            auth: typed.auth.clone(),
+            auth,
             auth_realms,
             ca: (!typed.ca.is_empty()).then(|| PathBuf::from(&typed.ca)),
+            client_cert: self.client_cert(path, typed),
+            proxy: self.proxy(&at("proxy"), &typed.proxy),
             insecure: typed.insecure,
             allow_private: typed.allow_private,
+            budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
             timeouts: Timeouts {
                 connect: self.positive(&at("connect_timeout"), &typed.connect_timeout),
                 first_byte: self.positive(&at("first_byte_timeout"), &typed.first_byte_timeout),
@@ -260,18 +273,60 @@ impl Check {
         None
     }
 
-    fn auth(&mut self, path: &str, typed: &str) {
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let valid = match typed.split_once(':') {
-            None => matches!(typed, "anonymous" | "docker-config"),
-            // The name becomes part of a program's name: docker-credential-NAME.
-            Some(("helper", name)) => !name.is_empty() && name.chars().all(plain),
-            Some(("file", path)) => !path.is_empty(),
-            Some(_) => false,
-        };
-        if !valid {
-            self.problem(path, "not a way to log in", "one of anonymous, docker-config, helper:NAME, file:PATH");
+    fn auth(&mut self, path: &str, typed: &str) -> Auth {
+        let auth = typed.parse();
+        match &auth {
+            Ok(_) => {}
+            // The value is not quoted: it may be a password that was put here by mistake.
+            Err(AuthError::Unknown) => {
+                self.problem(path, "not a way to log in", "one of anonymous, docker-config, helper:NAME, file:PATH");
+            }
+            Err(error) => self.problem(path, "not a way to log in", &error.to_string()),
         }
+        auth.unwrap_or_default()
+    }
+
+    fn client_cert(&mut self, path: &str, typed: &file::Upstream) -> Option<(PathBuf, PathBuf)> {
+        let (cert, key) = (&typed.client_cert, &typed.client_key);
+        if cert.is_empty() != key.is_empty() {
+            let (there, missing) =
+                if key.is_empty() { ("client_cert", "client_key") } else { ("client_key", "client_cert") };
+            let message = format!("{there} without {missing}");
+            self.problem(&format!("{path}.{there}"), message, "a certificate is of use only with its key");
+            return None;
+        }
+        (!cert.is_empty()).then(|| (PathBuf::from(cert), PathBuf::from(key)))
+    }
+
+    fn proxy(&mut self, path: &str, typed: &str) -> Option<Url> {
+        if typed.is_empty() {
+            return None;
+        }
+        let hint = "for example proxy = \"http://proxy.example:3128\" or \"socks5://127.0.0.1:1080\"";
+        let Ok(url) = Url::parse(typed) else {
+            self.problem(path, "not a URL", hint);
+            return None;
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            let hint = "leave the key out and put the proxy with its password into the environment, as HTTPS_PROXY";
+            self.problem(path, "credentials do not belong in a URL", hint);
+        } else if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h")
+            || url.host_str().is_none_or(str::is_empty)
+        {
+            self.problem(path, "not a proxy: its scheme is http, https, socks5 or socks5h", hint);
+        } else {
+            return Some(url);
+        }
+        None
+    }
+
+    fn percent(&mut self, path: &str, typed: &str) -> u8 {
+        let percent = typed.trim().strip_suffix('%').and_then(|number| number.trim().parse().ok());
+        let percent = percent.filter(|percent| *percent <= 100);
+        if percent.is_none() {
+            self.problem(path, format!("{typed:?} is not a part"), "a part from 0% to 100%");
+        }
+        percent.unwrap_or_default()
     }
 
     fn addresses(&mut self, path: &str, typed: &[String]) -> Vec<SocketAddr> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::upstream::UpstreamErrorClass;
+use crate::upstream::{Allowance, UpstreamErrorClass};
 
 /// How eager the mirror is to ask upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +40,9 @@ pub struct Policy {
 pub enum Plan {
     /// Serve what is remembered.
     Serve,
+    /// Serve what is remembered although it is no longer fresh, to spare the pulls that upstream
+    /// still grants; it was checked so long ago.
+    Spare(Duration),
     /// Ask upstream, and wait as long as that takes.
     Ask,
     /// Ask upstream, and treat it as away when it takes longer than this.
@@ -48,15 +51,18 @@ pub enum Plan {
 
 /// Decides what to do before upstream is asked about what was last checked at `checked_at`; `None`
 /// when nothing is remembered.
-pub fn plan(checked_at: Option<Timestamp>, now: Timestamp, policy: &Policy) -> Plan {
+pub fn plan(checked_at: Option<Timestamp>, now: Timestamp, policy: &Policy, allowance: Allowance) -> Plan {
     let Some(checked_at) = checked_at else { return Plan::Ask };
     // A check that lies in the future says that the clock was set back: its age is unknown.
-    let fresh = checked_at.age(now).is_some_and(|age| age < policy.tag_ttl);
-    match policy.mode {
-        Mode::Online | Mode::PreferCache if fresh => Plan::Serve,
-        Mode::Online => Plan::Ask,
-        Mode::PreferCache => Plan::AskBriefly(PREFER_CACHE_PATIENCE),
-        Mode::Offline => Plan::Serve,
+    let age = checked_at.age(now);
+    let fresh = age.is_some_and(|age| age < policy.tag_ttl);
+    let spared = age.filter(|age| allowance != Allowance::Free && *age <= policy.stale_if_error);
+    match (policy.mode, spared) {
+        (Mode::Online | Mode::PreferCache, _) if fresh => Plan::Serve,
+        (Mode::Online | Mode::PreferCache, Some(age)) => Plan::Spare(age),
+        (Mode::Online, _) => Plan::Ask,
+        (Mode::PreferCache, _) => Plan::AskBriefly(PREFER_CACHE_PATIENCE),
+        (Mode::Offline, _) => Plan::Serve,
     }
 }
 
@@ -110,9 +116,30 @@ mod tests {
             (Mode::Offline, 10_000_000, Plan::Serve),
         ] {
             let policy = Policy { mode, ..POLICY };
-            assert_eq!(plan(Some(checked(seconds_ago)), NOW, &policy), expected, "{mode:?} {seconds_ago}");
+            let plan = plan(Some(checked(seconds_ago)), NOW, &policy, Allowance::Free);
+            assert_eq!(plan, expected, "{mode:?} {seconds_ago}");
         }
-        assert_eq!(plan(None, NOW, &POLICY), Plan::Ask);
+        assert_eq!(plan(None, NOW, &POLICY, Allowance::Free), Plan::Ask);
+    }
+
+    #[test]
+    fn a_budget_that_runs_out_is_spared_for_what_is_not_cached() {
+        let month = 30 * 86_400;
+        for allowance in [Allowance::Low, Allowance::Spent] {
+            for (mode, seconds_ago, expected) in [
+                (Mode::Online, 299, Plan::Serve),
+                (Mode::Online, 300, Plan::Spare(Duration::from_secs(300))),
+                (Mode::PreferCache, 300, Plan::Spare(Duration::from_secs(300))),
+                (Mode::Online, month + 1, Plan::Ask),
+                (Mode::Online, -60, Plan::Ask),
+                (Mode::Offline, 300, Plan::Serve),
+            ] {
+                let policy = Policy { mode, ..POLICY };
+                let plan = plan(Some(checked(seconds_ago)), NOW, &policy, allowance);
+                assert_eq!(plan, expected, "{allowance:?} {mode:?} {seconds_ago}");
+            }
+            assert_eq!(plan(None, NOW, &POLICY, allowance), Plan::Ask);
+        }
     }
 
     #[test]

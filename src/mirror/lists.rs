@@ -20,7 +20,7 @@ use crate::clock::Timestamp;
 use crate::mirror::Route;
 use crate::oci::{Cursor, Digest, Page};
 use crate::outcome::Outcome;
-use crate::upstream::{ReferrerList, TagList, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Allowance, ReferrerList, TagList, UpstreamError, UpstreamErrorClass};
 
 /// How long a list is served without asking, at most; never longer than a tag.
 const LIST_TTL: Duration = Duration::from_secs(30);
@@ -172,7 +172,8 @@ where
             _ => None,
         };
         let checked_at = last.as_ref().map(|(_, at)| *at);
-        let asked = match (freshness::plan(checked_at, now, &self.policy), &last) {
+        // Lists are not among the pulls that an upstream counts.
+        let asked = match (freshness::plan(checked_at, now, &self.policy, Allowance::Free), &last) {
             (Plan::Serve, Some((list, _))) => {
                 return Ok(Found { list: Arc::clone(list), outcome: Outcome::Hit, stale_for: None });
             }

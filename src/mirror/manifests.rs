@@ -113,13 +113,19 @@ impl Shared {
         let own = record.is_some();
         let record = record.or_else(|| self.record_of_others(&key));
         let checked_at = record.as_ref().map(|record| record.checked_at);
+        let now = self.clock.now();
         let plan = match checked_at {
             Some(_) if !own => freshness::plan_without_own_record(&self.policy),
-            checked_at => freshness::plan(checked_at, self.clock.now(), &self.policy),
+            checked_at => freshness::plan(checked_at, now, &self.policy, route.upstream.allowance(now)),
         };
+        if let (Plan::Spare(age), Some(record)) = (plan, &record)
+            && let Some(manifest) = self.stored_manifest(route, &record.descriptor.digest).await
+        {
+            return Ok(ManifestAnswer { manifest, outcome: Outcome::Stale, stale_for: Some(age) });
+        }
         let asked = match plan {
             Plan::Serve => None,
-            Plan::Ask => Some(self.look_up(route, key.clone(), record.clone().filter(|_| own)).await),
+            Plan::Ask | Plan::Spare(_) => Some(self.look_up(route, key.clone(), record.clone().filter(|_| own)).await),
             Plan::AskBriefly(patience) => {
                 let look_up = self.look_up(route, key.clone(), record.clone().filter(|_| own));
                 Some(tokio::time::timeout(patience, look_up).await.unwrap_or_else(|_| Err(too_slow(&key, patience))))

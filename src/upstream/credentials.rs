@@ -9,7 +9,6 @@ mod docker_config;
 mod helper;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -200,13 +199,24 @@ impl fmt::Display for Auth {
 }
 
 impl Auth {
+    /// The file that is read, where it is a file; a relative name is one in `credentials_directory`.
+    pub fn file(&self, credentials_directory: Option<&Path>) -> Option<PathBuf> {
+        match self {
+            Auth::File(path) => Some(credential_file(path, credentials_directory)),
+            _ => None,
+        }
+    }
+
     /// The source, with its files found by the environment of this process.
     pub fn source(&self) -> Arc<dyn CredentialSource> {
         let place = match self {
             Auth::Anonymous => Place::Nowhere,
             Auth::DockerConfig => Place::DockerConfig(docker_config::paths(|name| std::env::var_os(name))),
             Auth::Helper(name) => Place::Helper(name.clone()),
-            Auth::File(path) => Place::File(credential_file(path, std::env::var_os("CREDENTIALS_DIRECTORY"))),
+            Auth::File(path) => {
+                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+                Place::File(credential_file(path, folder.as_deref()))
+            }
         };
         Arc::new(Remembering { place, answers: Mutex::default() })
     }
@@ -243,8 +253,8 @@ impl Place {
     }
 }
 
-fn credential_file(path: &Path, folder: Option<OsString>) -> PathBuf {
-    folder.map_or_else(|| path.to_owned(), |folder| Path::new(&folder).join(path))
+fn credential_file(path: &Path, folder: Option<&Path>) -> PathBuf {
+    folder.map_or_else(|| path.to_owned(), |folder| folder.join(path))
 }
 
 async fn user_and_password(path: &Path) -> Result<Credential, CredentialError> {
@@ -362,9 +372,9 @@ mod tests {
 
     #[test]
     fn a_relative_file_is_looked_for_among_the_credentials_of_systemd() {
-        let folder = || Some("/run/credentials".into());
-        assert_eq!(credential_file(Path::new("hub"), folder()), Path::new("/run/credentials/hub"));
-        assert_eq!(credential_file(Path::new("/etc/hub"), folder()), Path::new("/etc/hub"));
+        let folder = Some(Path::new("/run/credentials"));
+        assert_eq!(credential_file(Path::new("hub"), folder), Path::new("/run/credentials/hub"));
+        assert_eq!(credential_file(Path::new("/etc/hub"), folder), Path::new("/etc/hub"));
         assert_eq!(credential_file(Path::new("hub"), None), Path::new("hub"));
     }
 

@@ -16,24 +16,26 @@ mod status;
 mod token_service;
 mod wire;
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use http::header::{
     ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE,
 };
 use http::{Method, StatusCode};
-use reqwest::Client;
+use url::Url;
 
 use self::body::Body;
 use self::endpoint::Endpoint;
 use self::exchange::{Answer, Question};
-pub use self::settings::{HttpSettings, HttpSettingsError, Timeouts};
+use self::settings::Clients;
+pub use self::settings::{ClientCertificate, HttpSettings, HttpSettingsError, Timeouts};
 use self::wire::{content_range, drain, header, number, text};
+use super::budget::{Budget, Reading};
 use super::token::Tokens;
-use super::{ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
-use crate::clock::{Clock, SystemClock};
+use super::{Allowance, ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::clock::Timestamp;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type};
 use crate::oci::{
     AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span,
@@ -44,12 +46,11 @@ const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// A registry over HTTP.
 pub struct HttpUpstream {
     settings: HttpSettings,
-    endpoints: Vec<Endpoint>,
-    /// For manifests and tokens.
-    api: Client,
-    /// For blobs: one HTTP/1.1 connection each, so that one does not slow the others.
-    blobs: Client,
+    endpoint: Endpoint,
+    clients: Clients,
     tokens: Tokens,
+    /// The pulls that are left, once an answer has told them.
+    budget: Mutex<Option<Budget>>,
     /// Whether the log already says that a credential is refused.
     warned: AtomicBool,
 }
@@ -66,48 +67,45 @@ impl HttpUpstream {
     /// # Errors
     /// When the settings contradict themselves or the file of certificates is not usable.
     pub fn new(settings: HttpSettings) -> Result<HttpUpstream, HttpSettingsError> {
-        settings.check_urls()?;
-        let endpoints: Vec<Endpoint> =
-            settings.urls.iter().map(|url| Endpoint::new(url.clone(), settings.allow_private)).collect();
-        let build = |http1: bool| settings::client(&settings, &endpoints, http1);
-        let (api, blobs) = (build(false)?, build(true)?);
-        Ok(HttpUpstream { endpoints, api, blobs, tokens: Tokens::default(), warned: AtomicBool::new(false), settings })
+        settings.check_url()?;
+        let endpoint = Endpoint::new(settings.url.clone(), settings.allow_private);
+        let clients = Clients::new(&settings, &endpoint)?;
+        let (tokens, budget, warned) = (Tokens::default(), Mutex::default(), AtomicBool::new(false));
+        Ok(HttpUpstream { settings, endpoint, clients, tokens, budget, warned })
     }
 
-    fn client_for(&self, path: &str) -> &Client {
-        if path.starts_with("blobs/") { &self.blobs } else { &self.api }
+    fn now(&self) -> Timestamp {
+        self.settings.clock.now()
     }
 
-    /// Asks one endpoint after the other until one can answer.
-    async fn ask(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
-        let mut outage = None;
-        for endpoint in &self.endpoints {
-            let failure = match self.ask_at(endpoint, question).await {
-                Ok(answer) => match status::class(answer.response.status(), &HeaderMap::new(), SystemClock.now()) {
-                    UpstreamErrorClass::Unavailable => self.refusal(answer).await,
-                    _ => return Ok(answer),
-                },
-                Err(error) => error,
-            };
-            if failure.class != UpstreamErrorClass::Unavailable {
-                return Err(failure);
-            }
-            tracing::debug!(upstream = %self.settings.name, error = %failure, "endpoint unavailable");
-            outage = Some(failure);
+    /// Takes note of the pulls that are left, where our own upstream tells them at `url`.
+    fn read_budget(&self, url: &Url, headers: &HeaderMap) {
+        if !redirect::same_origin(url, &self.endpoint.url) {
+            return;
         }
-        Err(outage.unwrap_or_else(|| UpstreamError::new(UpstreamErrorClass::Unavailable, "no endpoint")))
+        let Some(reading) = Reading::of(headers) else { return };
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Budget::after(budget.as_ref(), reading, self.now());
+        let tenths_before = budget.replace(now.clone()).map(|before| before.tenths());
+        drop(budget);
+        self.settings.observer.budget(&self.settings.name, &now);
+        if tenths_before != Some(now.tenths()) {
+            let Reading { limit, left, window, source } = &now.reading;
+            let (hours, source) = (window.as_secs() / 3600, source.as_deref().unwrap_or_default());
+            tracing::info!(upstream = %self.settings.name, left, limit, hours, source, "pulls left in this window");
+        }
     }
 
     /// The error that an unwanted answer stands for.
     async fn refusal(&self, answer: Answer) -> UpstreamError {
         let status = answer.response.status();
-        let class = status::class(status, answer.response.headers(), SystemClock.now());
+        let class = status::class(status, answer.response.headers(), self.now());
         let hint = match class {
             UpstreamErrorClass::Denied if status == StatusCode::UNAUTHORIZED => "; check auth of this upstream",
             _ => "",
         };
         drain(answer.response).await;
-        UpstreamError::new(class, format!("{}: {status}{hint}", answer.what))
+        UpstreamError::new(class, format!("{}: {status}{hint}", answer.what)).answered()
     }
 
     /// The body of an answer; `announced` where something else than `Content-Length` announces it.
@@ -262,6 +260,11 @@ impl Upstream for HttpUpstream {
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError> {
         self.list_referrers(repository, digest, artifact_type, cursor).await
+    }
+
+    fn allowance(&self, now: Timestamp) -> Allowance {
+        let budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.as_ref().map_or(Allowance::Free, |budget| budget.allowance(self.settings.budget_floor, now))
     }
 }
 

@@ -10,17 +10,21 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::{Allowance, ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span};
 
 /// Pauses before the first and the second retry.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
 
-/// How long to wait before asking again after `attempt` failures (1 for the first); `None` to give
-/// up. `jitter`, from 0 to 1, spreads the pause over half to one and a half of its length, so that
+/// Whoever is waiting has waited long enough after this: a time-out is not asked again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long to wait before asking again after `attempt` failures (1 for the first) that took `spent`
+/// together; `None` to give up. `jitter`, from 0 to 1, spreads the pause over half to one and a half of its length, so that
 /// requests which failed together do not come back together.
-pub fn pause(attempt: usize, class: UpstreamErrorClass, jitter: f64) -> Option<Duration> {
-    if class != UpstreamErrorClass::Unavailable {
+pub fn pause(attempt: usize, class: UpstreamErrorClass, spent: Duration, jitter: f64) -> Option<Duration> {
+    if class != UpstreamErrorClass::Unavailable || spent >= PATIENCE {
         return None;
     }
     let pause = PAUSES.get(attempt.checked_sub(1)?)?;
@@ -45,13 +49,13 @@ async fn retried<T, F>(mut ask: impl FnMut() -> F) -> Result<T, UpstreamError>
 where
     F: Future<Output = Result<T, UpstreamError>>,
 {
-    let mut attempt = 1;
+    let (mut attempt, began) = (1, tokio::time::Instant::now());
     loop {
         let error = match ask().await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let Some(pause) = pause(attempt, error.class, rand::random()) else { return Err(error) };
+        let Some(pause) = pause(attempt, error.class, began.elapsed(), rand::random()) else { return Err(error) };
         tracing::debug!(attempt, ?pause, %error, "asking the upstream again");
         tokio::time::sleep(pause).await;
         attempt += 1;
@@ -99,6 +103,10 @@ impl Upstream for Retrying {
     ) -> Result<ReferrerList, UpstreamError> {
         retried(|| self.upstream.referrers(repository, digest, artifact_type, cursor)).await
     }
+
+    fn allowance(&self, now: Timestamp) -> Allowance {
+        self.upstream.allowance(now)
+    }
 }
 
 #[cfg(test)]
@@ -123,8 +131,14 @@ mod tests {
             (1, Protocol, 0.5, None),
             (1, RateLimited(Some(Duration::from_millis(1))), 0.5, None),
         ] {
-            assert_eq!(pause(attempt, class, jitter), expected.map(Duration::from_millis), "{attempt} {class:?}");
+            let found = pause(attempt, class, Duration::from_secs(4), jitter);
+            assert_eq!(found, expected.map(Duration::from_millis), "{attempt} {class:?}");
         }
+    }
+
+    #[test]
+    fn after_a_time_out_nobody_is_kept_waiting_for_another() {
+        assert_eq!(pause(1, UpstreamErrorClass::Unavailable, PATIENCE, 0.5), None);
     }
 
     /// Fails with these classes, one a call, and then answers.

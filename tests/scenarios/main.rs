@@ -14,3 +14,6 @@ mod tag_history;
 mod tags;
 mod traps_lists;
 mod trouble;
+mod upstream_budget;
+mod upstream_health;
+mod upstream_limits;

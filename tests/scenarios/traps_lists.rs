@@ -137,6 +137,7 @@ async fn trap_28_the_last_known_list_stands_in_for_an_upstream_that_is_away_and_
     assert_eq!(unknown.status, 503, "nothing is made up");
 
     registry.restart_on_same_port().await;
+    mirror.advance(Duration::from_secs(1));
     registry.rule(Rule::on(Match::path(TAGS)).refuse(404));
     assert_eq!(mirror.get(TAGS).await.status, 404, "no is an answer");
     registry.stop().await;
@@ -204,7 +205,8 @@ async fn trap_29_no_referrers_api_is_404_an_empty_list_is_200_and_an_outage_is_n
     }
     registry.clear_rules();
     registry.rule(Rule::on(Match::path(&path)).answer(200, "text/html", "<html>welcome</html>"));
-    mirror.advance(Duration::from_secs(31));
+    // As long as an upstream is left alone that said 429 and not for how long.
+    mirror.advance(Duration::from_secs(60));
     assert_eq!(mirror.get(&path).await.status, 404, "a page for people is no list");
     registry.stop().await;
     mirror.advance(Duration::from_secs(31));
@@ -229,6 +231,7 @@ async fn trap_29_a_signature_pushed_after_an_empty_answer_is_seen_soon_and_stale
     assert_eq!(types_of(&stale), [SIGNATURE]);
     assert!(stale.header("warning").expect("a warning").starts_with("299 - "));
     registry.clear_rules();
+    mirror.advance(Duration::from_secs(60));
     registry.rule(Rule::on(Match::path(&path)).refuse(403));
     assert_eq!(mirror.get(&path).await.status, 403, "no is an answer");
 }

@@ -31,7 +31,7 @@ impl Body {
     /// The next bytes; `None` at the announced end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let unavailable = |reason: String| {
-            UpstreamError::new(UpstreamErrorClass::Unavailable, format!("{}: the body {reason}", self.what))
+            UpstreamError::new(UpstreamErrorClass::Unavailable, format!("{}: the body {reason}", self.what)).answered()
         };
         let chunk = tokio::time::timeout(self.idle, self.response.chunk())
             .await

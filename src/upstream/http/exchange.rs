@@ -60,8 +60,9 @@ struct Authorization {
 }
 
 impl HttpUpstream {
-    /// Asks one endpoint.
-    pub(super) async fn ask_at(&self, endpoint: &Endpoint, question: &Question<'_>) -> Result<Answer, UpstreamError> {
+    /// Asks, with what the upstream wants to see.
+    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
+        let endpoint = &self.endpoint;
         let standing = endpoint.demand();
         let first = match &standing {
             Some(demand) => self.authorize(endpoint, demand, question.repository).await?,
@@ -162,7 +163,8 @@ impl HttpUpstream {
     async fn credential(&self, endpoint: &Endpoint, repository: &Repository) -> Result<Credential, UpstreamError> {
         self.settings.credentials.credential(&endpoint.origin, repository).await.map_err(|error| {
             let message = format!("{} wants credentials, and they cannot be looked up: {error}", endpoint.origin);
-            UpstreamError::new(UpstreamErrorClass::Unavailable, message)
+            // Our own trouble: it says nothing about the upstream.
+            UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered()
         })
     }
 
@@ -249,7 +251,7 @@ impl HttpUpstream {
             if let Some(header) = &authorization {
                 headers.insert(AUTHORIZATION, header.clone());
             }
-            let client = self.client_for(&question.path);
+            let client = self.clients.for_path(&question.path, same_origin(&url, &endpoint.url));
             let response = self.send(client, question.method.clone(), &url, headers, None, &what).await?;
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let Some(location) = location.filter(|_| is_redirect(response.status())) else {

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Certificate, Client};
+use reqwest::{Certificate, Client, ClientBuilder, Identity, Proxy};
 use url::Url;
 
 use super::endpoint::Endpoint;
 use super::redirect;
 use super::resolver::GuardedResolver;
 use super::wire::describe_failure;
+use crate::clock::Clock;
 use crate::oci::RegistryName;
 use crate::upstream::UpstreamObserver;
 use crate::upstream::credentials::CredentialSource;
@@ -38,42 +39,59 @@ impl Default for Timeouts {
 pub struct HttpSettings {
     /// The name that images use.
     pub name: RegistryName,
-    /// Where it is. Several are tried in order, the next one when one is unavailable.
-    pub urls: Vec<Url>,
+    /// Where it is.
+    pub url: Url,
     /// Where credentials for it come from.
     pub credentials: Arc<dyn CredentialSource>,
     /// Hosts of token services that may get credentials although they are on another site.
     pub auth_realms: Vec<String>,
-    /// Allows http in `urls`. On loopback addresses it is allowed anyway.
+    /// Allows plain http to `url`, and https without a look at its certificate. It holds for exactly
+    /// this origin, never for a token service or a redirect elsewhere. On loopback addresses http is
+    /// allowed anyway.
     pub insecure: bool,
     /// Certificates to trust besides those of the system, PEM.
     pub ca: Option<PathBuf>,
+    /// What to show of ourselves to exactly this origin.
+    pub certificate: Option<ClientCertificate>,
+    /// The proxy for everything that goes out: `http://`, `https://`, `socks5://` (names are looked
+    /// up here) or `socks5h://` (there). `None` for what the environment says. Names of redirect
+    /// targets are looked up by proxies of the other kinds, out of reach of our guard against
+    /// private networks.
+    pub proxy: Option<Url>,
     /// How long it may take.
     pub timeouts: Timeouts,
-    /// Allows redirects and token services on private networks. They are allowed anyway where `urls`
+    /// Allows redirects and token services on private networks. They are allowed anyway where `url`
     /// itself spells a private address.
     pub allow_private: bool,
+    /// Below so many hundredths of the pulls that it grants, it is spared.
+    pub budget_floor: u8,
+    /// The time of day, for lifetimes and windows.
+    pub clock: Arc<dyn Clock>,
     /// Counts requests and bytes.
     pub observer: Arc<dyn UpstreamObserver>,
 }
 
+/// A certificate of ours and its key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The file with the certificate, and those between it and the authority.
+    pub certificate: PathBuf,
+    /// The file with the key.
+    pub key: PathBuf,
+}
+
 impl HttpSettings {
-    /// Whether every url is one that we may ask.
-    pub(super) fn check_urls(&self) -> Result<(), HttpSettingsError> {
-        let name = || self.name.clone();
-        if self.urls.is_empty() {
-            return Err(HttpSettingsError::NoUrl(name()));
+    /// Whether the url is one that we may ask.
+    pub(super) fn check_url(&self) -> Result<(), HttpSettingsError> {
+        let (name, url) = (|| self.name.clone(), &self.url);
+        let bare = url.username().is_empty() && url.password().is_none();
+        let web = matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
+        if !web || !bare || url.query().is_some() || url.fragment().is_some() {
+            return Err(HttpSettingsError::Url(name()));
         }
-        for url in &self.urls {
-            let bare = url.username().is_empty() && url.password().is_none();
-            let web = matches!(url.scheme(), "http" | "https") && url.host_str().is_some_and(|host| !host.is_empty());
-            if !web || !bare || url.query().is_some() || url.fragment().is_some() {
-                return Err(HttpSettingsError::Url(name()));
-            }
-            if url.scheme() == "http" && !self.insecure && !redirect::is_loopback(url) {
-                let host = url.host_str().unwrap_or_default().to_owned();
-                return Err(HttpSettingsError::PlainHttp { name: name(), host });
-            }
+        if url.scheme() == "http" && !self.insecure && !redirect::is_loopback(url) {
+            let host = url.host_str().unwrap_or_default().to_owned();
+            return Err(HttpSettingsError::PlainHttp { name: name(), host });
         }
         Ok(())
     }
@@ -82,9 +100,6 @@ impl HttpSettings {
 /// Why settings do not make an upstream.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpSettingsError {
-    /// `urls` is empty.
-    #[error("upstream {0} has no url")]
-    NoUrl(RegistryName),
     /// Not http or https, without a host, or with a user name, a query or a fragment.
     #[error("upstream {0}: a url is https://HOST[:PORT][/PATH], without user name and query")]
     Url(RegistryName),
@@ -96,14 +111,22 @@ pub enum HttpSettingsError {
         /// The host of the url.
         host: String,
     },
-    /// The file of certificates cannot be read or contains none.
+    /// A file of certificates, or of our own, cannot be read or contains none.
     #[error("upstream {name}: cannot use the certificates in {path}: {reason}")]
-    Ca {
+    Certificates {
         /// The upstream.
         name: RegistryName,
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The proxy is not one that can be used.
+    #[error("upstream {name}: cannot use the proxy: {reason}")]
+    Proxy {
+        /// The upstream.
+        name: RegistryName,
+        /// What is wrong.
         reason: String,
     },
     /// The HTTP client cannot be set up, for instance because of the system's certificates.
@@ -116,15 +139,42 @@ pub enum HttpSettingsError {
     },
 }
 
-pub(super) fn client(
-    settings: &HttpSettings,
-    endpoints: &[Endpoint],
-    http1: bool,
-) -> Result<Client, HttpSettingsError> {
-    let failed = |error: reqwest::Error| HttpSettingsError::Client {
-        name: settings.name.clone(),
-        reason: describe_failure(error),
-    };
+/// The clients of an upstream. What is ours alone, a certificate of our own or the permission not
+/// to look at theirs, is for our own origin and never for where it sends us.
+pub(super) struct Clients {
+    own: Pair,
+    elsewhere: Pair,
+}
+
+struct Pair {
+    /// For manifests and tokens.
+    api: Client,
+    /// For blobs: one HTTP/1.1 connection each, so that one does not slow the others.
+    blobs: Client,
+}
+
+impl Clients {
+    pub(super) fn new(settings: &HttpSettings, endpoint: &Endpoint) -> Result<Clients, HttpSettingsError> {
+        let pair = |own| {
+            let build = |http1| client(settings, endpoint, http1, own);
+            Ok::<_, HttpSettingsError>(Pair { api: build(false)?, blobs: build(true)? })
+        };
+        Ok(Clients { own: pair(true)?, elsewhere: pair(false)? })
+    }
+
+    /// For a path below a repository, at our own origin or elsewhere.
+    pub(super) fn for_path(&self, path: &str, own: bool) -> &Client {
+        let pair = if own { &self.own } else { &self.elsewhere };
+        if path.starts_with("blobs/") { &pair.blobs } else { &pair.api }
+    }
+
+    /// For a token service, at our own origin or elsewhere.
+    pub(super) fn for_api(&self, own: bool) -> &Client {
+        if own { &self.own.api } else { &self.elsewhere.api }
+    }
+}
+
+fn client(settings: &HttpSettings, endpoint: &Endpoint, http1: bool, own: bool) -> Result<Client, HttpSettingsError> {
     let mut builder = Client::builder()
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -136,22 +186,59 @@ pub(super) fn client(
     if http1 {
         builder = builder.http1_only();
     }
-    if endpoints.iter().all(|endpoint| redirect::is_loopback(&endpoint.url)) {
-        builder = builder.no_proxy();
+    if !endpoint.rules.private {
+        let hosts = [Some(&settings.url), settings.proxy.as_ref()];
+        let hosts = hosts.into_iter().flatten().filter_map(|url| url.host_str()).map(str::to_owned);
+        builder = builder.dns_resolver(GuardedResolver::new(hosts.chain(settings.auth_realms.iter().cloned())));
     }
-    if !endpoints.iter().all(|endpoint| endpoint.rules.private) {
-        let own = settings.urls.iter().filter_map(|url| url.host_str()).map(str::to_owned);
-        builder = builder.dns_resolver(GuardedResolver::new(own.chain(settings.auth_realms.iter().cloned())));
-    }
+    builder = egress(builder, settings, endpoint)?;
     if let Some(path) = &settings.ca {
         builder = builder.tls_certs_merge(certificates(&settings.name, path)?);
     }
-    builder.build().map_err(failed)
+    if own && settings.insecure {
+        builder = builder.tls_danger_accept_invalid_certs(true);
+    }
+    if let Some(certificate) = settings.certificate.as_ref().filter(|_| own) {
+        builder = builder.identity(identity(&settings.name, certificate)?);
+    }
+    let name = || settings.name.clone();
+    builder.build().map_err(|error| HttpSettingsError::Client { name: name(), reason: describe_failure(error) })
+}
+
+fn egress(
+    builder: ClientBuilder,
+    settings: &HttpSettings,
+    endpoint: &Endpoint,
+) -> Result<ClientBuilder, HttpSettingsError> {
+    match &settings.proxy {
+        Some(url) => {
+            let failed =
+                |error| HttpSettingsError::Proxy { name: settings.name.clone(), reason: describe_failure(error) };
+            Ok(builder.proxy(Proxy::all(url.clone()).map_err(failed)?))
+        }
+        None if redirect::is_loopback(&endpoint.url) => Ok(builder.no_proxy()),
+        None => Ok(builder),
+    }
 }
 
 fn certificates(name: &RegistryName, path: &Path) -> Result<Vec<Certificate>, HttpSettingsError> {
-    let failed = |reason: String| HttpSettingsError::Ca { name: name.clone(), path: path.to_owned(), reason };
+    let failed = |reason: String| HttpSettingsError::Certificates { name: name.clone(), path: path.to_owned(), reason };
     let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
     let found = Certificate::from_pem_bundle(&pem).map_err(|_| failed("not PEM".to_owned()))?;
     if found.is_empty() { Err(failed("there are none in it".to_owned())) } else { Ok(found) }
+}
+
+fn identity(name: &RegistryName, files: &ClientCertificate) -> Result<Identity, HttpSettingsError> {
+    let failed = |path: &Path, reason: String| HttpSettingsError::Certificates {
+        name: name.clone(),
+        path: path.to_owned(),
+        reason,
+    };
+    let read = |path: &Path| std::fs::read(path).map_err(|error| failed(path, error.to_string()));
+    // A newline in between, should the first file not end with one.
+    let pem = zeroize::Zeroizing::new([read(&files.certificate)?, read(&files.key)?].join(&b'\n'));
+    // What the parser says is left out: it has seen the key.
+    Identity::from_pem(&pem).map_err(|_| {
+        failed(&files.certificate, format!("not a certificate in PEM with its key in {}", files.key.display()))
+    })
 }

@@ -5,9 +5,9 @@ use http::{Method, StatusCode};
 use url::Url;
 
 use super::exchange::Answer;
+use super::redirect::same_origin;
 use super::wire::basic;
 use super::{HttpUpstream, status};
-use crate::clock::{Clock, SystemClock};
 use crate::upstream::credentials::Credential;
 use crate::upstream::token::{Token, parse_token};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
@@ -25,6 +25,7 @@ impl HttpUpstream {
         credential: &Credential,
     ) -> Result<Token, UpstreamError> {
         let what = format!("token for {scope} from {}", realm.host_str().unwrap_or_default());
+        let client = self.clients.for_api(same_origin(realm, &self.endpoint.url));
         let mut url = realm.clone();
         let mut headers = HeaderMap::new();
         let fields = service.map(|service| ("service", service)).into_iter().chain([("scope", scope)]);
@@ -34,29 +35,29 @@ impl HttpUpstream {
                 .extend_pairs(fields)
                 .append_pair("refresh_token", refresh.expose())
                 .finish();
-            self.send(&self.api, Method::POST, &url, headers, Some(form), &what).await?
+            self.send(client, Method::POST, &url, headers, Some(form), &what).await?
         } else {
             url.query_pairs_mut().extend_pairs(fields);
             if let Credential::Basic { user, password } = credential {
                 headers.insert(AUTHORIZATION, basic(user, password)?);
             }
-            self.send(&self.api, Method::GET, &url, headers, None, &what).await?
+            self.send(client, Method::GET, &url, headers, None, &what).await?
         };
         let status = response.status();
         if !status.is_success() {
-            let class = match status::class(status, response.headers(), SystemClock.now()) {
+            let class = match status::class(status, response.headers(), self.now()) {
                 // The answer to a refresh token, or a user, that is not valid any more.
                 UpstreamErrorClass::Protocol if status == StatusCode::BAD_REQUEST => UpstreamErrorClass::Denied,
                 // That a token service is gone says nothing about what it guards.
                 UpstreamErrorClass::NotFound => UpstreamErrorClass::Protocol,
                 class => class,
             };
-            return Err(UpstreamError::new(class, format!("{what}: {status}")));
+            return Err(UpstreamError::new(class, format!("{what}: {status}")).answered());
         }
         let answer = Answer { response, abroad: false, what };
         let what = answer.what.clone();
         let body = self.body(answer, None)?.collect(MAX_TOKEN_ANSWER).await?;
-        parse_token(&body, SystemClock.now())
+        parse_token(&body, self.now())
             .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: no token in the answer")))
     }
 }

@@ -36,13 +36,48 @@ impl HttpUpstream {
         let sent = tokio::time::timeout(timeouts.connect + timeouts.first_byte, request.send()).await;
         let status = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(|response| response.status().as_u16());
         self.settings.observer.requested(&self.settings.name, status);
-        let unavailable = |reason: String| {
-            let host = url.host_str().unwrap_or_default();
-            UpstreamError::new(UpstreamErrorClass::Unavailable, format!("{what}: {host} {reason}"))
-        };
-        sent.map_err(|_| unavailable("did not answer in time".to_owned()))?
-            .map_err(|error| unavailable(format!("could not be asked: {}", describe_failure(error))))
+        let host = url.host_str().unwrap_or_default();
+        let failed = |class, reason: String| UpstreamError::new(class, format!("{what}: {host} {reason}"));
+        let response = sent
+            .map_err(|_| failed(UpstreamErrorClass::Unavailable, "did not answer in time".to_owned()))?
+            .map_err(|error| failed(class_of(&error), format!("could not be asked: {}", describe_failure(error))))?;
+        self.read_budget(url, response.headers());
+        Ok(response)
     }
+}
+
+/// The class of a request that got no answer. Whoever shows a certificate that is not good, or
+/// wants another one of ours, is there; it may be somebody else, so nothing old stands in for it.
+fn class_of(error: &reqwest::Error) -> UpstreamErrorClass {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        match error.downcast_ref::<rustls::Error>() {
+            Some(rustls::Error::InvalidCertificate(_)) => return UpstreamErrorClass::Protocol,
+            Some(rustls::Error::AlertReceived(alert)) if is_about_certificates(*alert) => {
+                return UpstreamErrorClass::Protocol;
+            }
+            _ => {}
+        }
+        // What an I/O error wraps is not among its sources, only the sources of that.
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        cause = wrapped.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
+    }
+    UpstreamErrorClass::Unavailable
+}
+
+fn is_about_certificates(alert: rustls::AlertDescription) -> bool {
+    use rustls::AlertDescription as Alert;
+    [
+        Alert::BadCertificate,
+        Alert::UnsupportedCertificate,
+        Alert::CertificateRevoked,
+        Alert::CertificateExpired,
+        Alert::CertificateUnknown,
+        Alert::CertificateRequired,
+        Alert::UnknownCA,
+        Alert::AccessDenied,
+    ]
+    .contains(&alert)
 }
 
 pub(super) fn header(value: String) -> Result<HeaderValue, UpstreamError> {

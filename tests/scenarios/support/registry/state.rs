@@ -162,5 +162,6 @@ impl Inside {
         answer
             .with("ratelimit-limit", &format!("{limit};w=21600"))
             .with("ratelimit-remaining", &format!("{left};w=21600"))
+            .with("docker-ratelimit-source", "192.0.2.1")
     }
 }

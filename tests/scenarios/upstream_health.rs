@@ -1,0 +1,91 @@
+//! An upstream that does not answer: what it costs, and how it comes back.
+
+use std::time::Duration;
+
+use crate::support::mirror::{Settings, TestMirror};
+use crate::support::registry::noise;
+use crate::support::registry::{Gate, Match, Registry, Rule};
+
+const PATH: &str = "/v2/library/app/manifests/1";
+
+fn up(registry: &Registry, value: u8) -> String {
+    format!("mirror_upstream_up{{upstream=\"docker.io\",endpoint=\"{}\"}} {value}", registry.authority())
+}
+
+async fn assert_metric(mirror: &TestMirror, line: &str) {
+    let text = mirror.metrics().await;
+    assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+}
+
+#[tokio::test]
+async fn a_dead_upstream_costs_one_time_out_until_it_is_back() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(201, 1000)]);
+    registry.add_image("library/app", "2", &[noise(202, 1000)]);
+    let mirror = Settings::of(&registry).upstream("first_byte_timeout = \"100ms\"").start().await;
+    assert_eq!(mirror.get(PATH).await.status, 200);
+    assert_metric(&mirror, &up(&registry, 1)).await;
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::any()).stall_before_headers(&gate));
+    // The clock stands still; what waits below is only the first request.
+    assert_eq!(mirror.get("/v2/library/app/manifests/2").await.status, 503);
+    assert_metric(&mirror, &up(&registry, 0)).await;
+    registry.forget_requests();
+    for _ in 0..20 {
+        let response = mirror.get("/v2/library/app/manifests/2").await;
+        assert_eq!(response.status, 503);
+        assert!(String::from_utf8_lossy(&response.body).contains("did not answer"));
+    }
+    assert!(registry.requests().is_empty(), "nobody is asked");
+    assert_eq!(mirror.get(PATH).await.status, 200, "what is cached is served");
+    registry.clear_rules();
+    gate.open();
+    mirror.advance(Duration::from_secs(1));
+    assert_eq!(mirror.get("/v2/library/app/manifests/2").await.status, 200, "the probe is an ordinary request");
+    assert_metric(&mirror, &up(&registry, 1)).await;
+}
+
+#[tokio::test]
+async fn a_probe_that_fails_doubles_the_pause() {
+    let mut registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(203, 1000)]);
+    let mirror = TestMirror::of(&registry).await;
+    registry.stop().await;
+    assert_eq!(mirror.get(PATH).await.status, 503);
+    mirror.advance(Duration::from_secs(1));
+    assert_eq!(mirror.get(PATH).await.status, 503);
+    registry.restart_on_same_port().await;
+    mirror.advance(Duration::from_secs(1));
+    assert_eq!(mirror.get(PATH).await.status, 503, "two seconds this time");
+    assert!(registry.requests().is_empty());
+    mirror.advance(Duration::from_secs(1));
+    assert_eq!(mirror.get(PATH).await.status, 200);
+}
+
+#[tokio::test]
+async fn errors_about_one_image_keep_no_other_from_being_pulled() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(204, 1000)]);
+    registry.rule(Rule::on(Match::repository("library/broken")).refuse(500));
+    let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/library/broken/manifests/1").await.status, 503);
+    assert_eq!(mirror.get(PATH).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_dead_first_address_is_tried_once_and_the_second_serves() {
+    let (first, second) = (Registry::start().await, Registry::start().await);
+    first.rule(Rule::on(Match::any()).close_at_once());
+    let image = second.add_image("app", "1", &[noise(205, 100_000)]);
+    let urls = format!("[[upstream]]\nhost = \"two.example\"\nurl = [\"{}\", \"{}\"]", first.url(), second.url());
+    let mirror = Settings::of(&first).upstream(&urls).start().await;
+    assert_eq!(mirror.get("/v2/two.example/app/manifests/1").await.status, 200);
+    for blob in image.blobs() {
+        let response = mirror.get(&format!("/v2/two.example/app/blobs/{}", blob.digest)).await;
+        assert!(response.complete && response.status == 200);
+    }
+    assert_eq!(first.requests().len(), 1, "then it is left alone");
+    let line = |registry: &Registry, value: u8| up(registry, value).replace("docker.io", "two.example");
+    assert_metric(&mirror, &line(&first, 0)).await;
+    assert_metric(&mirror, &line(&second, 1)).await;
+}
