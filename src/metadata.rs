@@ -11,6 +11,8 @@ pub mod memory;
 pub mod sled;
 pub mod uses;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -116,16 +118,20 @@ pub struct BlobRecord {
     pub uses: u32,
 }
 
+/// Requests closer to one another than this are one use.
+const ONE_USE: Duration = Duration::from_secs(60);
+
 impl BlobRecord {
     /// A blob of `size` bytes that is stored, and used for the first time, `now`.
     pub const fn new(size: u64, now: Timestamp) -> BlobRecord {
         BlobRecord { size, stored_at: now, used_at: now, uses: 1 }
     }
 
-    /// The record after one more use.
+    /// The record after one more use. The requests of one pull are one use.
     #[must_use]
     pub fn used(self, at: Timestamp) -> BlobRecord {
-        BlobRecord { used_at: self.used_at.max(at), uses: self.uses.saturating_add(1), ..self }
+        let again = self.used_at.age(at).is_some_and(|idle| idle >= ONE_USE);
+        BlobRecord { used_at: self.used_at.max(at), uses: self.uses.saturating_add(u32::from(again)), ..self }
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod blobs;
 pub mod body;
 pub mod error;
+pub mod eviction;
 pub mod fill;
 pub mod flights;
 pub mod freshness;
