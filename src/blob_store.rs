@@ -78,7 +78,8 @@ pub struct Usage {
 /// Why content could not be kept. The pull it belongs to goes on without the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No room: the disk, the quota or the budget is exhausted.
+    /// No room: the disk, the quota or the budget is exhausted. A file that is too large for the
+    /// process or the file system is no such case: deleting others would not help it.
     #[error("no room in the store")]
     NoSpace(#[source] io::Error),
     /// Anything else the disk said.
@@ -89,9 +90,7 @@ pub enum StoreError {
 impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> StoreError {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-                StoreError::NoSpace(error)
-            }
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::NoSpace(error),
             _ => StoreError::Io(error),
         }
     }
@@ -122,6 +121,19 @@ pub trait BlobStore: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Io`].
     async fn list(&self) -> Result<Vec<(Digest, u64)>, StoreError>;
+
+    /// Takes content out of sight that turned out not to be what its digest says, unless it was
+    /// replaced since it was opened as `content`. Whether it was still there.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    async fn set_aside(&self, digest: &Digest, content: &Content) -> Result<bool, StoreError>;
+
+    /// Deletes for good what was set aside.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    async fn drop_set_aside(&self) -> Result<(), StoreError>;
 
     /// How much is stored, from memory.
     fn usage(&self) -> Usage;

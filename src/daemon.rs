@@ -25,7 +25,7 @@ use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::fill::Budget;
-use crate::mirror::{Mirror, Mode, Parts, Policy, Routes};
+use crate::mirror::{Mirror, Mode, Parts, Policy, Room, Routes};
 use crate::oci::RegistryName;
 use crate::server::{self, Edge};
 use crate::upstream::budget::Budget as PullBudget;
@@ -113,6 +113,7 @@ impl Daemon {
             policy: policy(&config.cache),
             negative_ttl: config.cache.negative_ttl,
             budget: Budget::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
+            room: room(&config.store),
             metrics: metrics.clone(),
         });
         Ok(Daemon { config, mirror, metrics, blobs, metadata, _lock: lock })
@@ -159,15 +160,15 @@ impl Daemon {
         let (blobs, metadata, config) =
             (Arc::clone(&self.blobs), Arc::clone(&self.metadata), self.config.store.clone());
         async move {
+            take_stock(&blobs, &metadata).await;
             let gauges = async {
-                take_stock(&blobs, &metadata).await;
                 loop {
                     let usage = blobs.usage();
                     metrics.store(usage.bytes, usage.blobs, budget(&config).unwrap_or_default());
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }
             };
-            tokio::join!(mirror.keep_uses(), gauges);
+            tokio::join!(mirror.keep_uses(), mirror.keep_room(), gauges);
         }
     }
 }
@@ -190,7 +191,7 @@ async fn take_stock(blobs: &Arc<LocalBlobStore>, metadata: &Arc<SledMetadata>) {
     }
 }
 
-/// How many bytes the store may hold.
+/// How many bytes the store may hold, when nobody else fills the disk.
 ///
 /// # Errors
 /// When the file system cannot be asked for its size.
@@ -198,6 +199,27 @@ pub fn budget(store: &config::Store) -> io::Result<u64> {
     let stat = rustix::fs::statvfs(&store.path)?;
     let capacity = stat.f_blocks.saturating_mul(stat.f_frsize);
     Ok(store.max_size.of(capacity).min(capacity.saturating_sub(store.min_free.of(capacity))))
+}
+
+/// Grants what the settings allow and the disk has free at the moment.
+fn room(store: &config::Store) -> Room {
+    let store = store.clone();
+    Room::new(move |taken| match rustix::fs::statvfs(&store.path) {
+        Ok(stat) => {
+            let capacity = stat.f_blocks.saturating_mul(stat.f_frsize);
+            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let min_free = store.min_free.of(capacity);
+            let by_disk = taken.saturating_add(free).saturating_sub(min_free);
+            store.max_size.of(capacity).min(by_disk)
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the file system does not say how much is free");
+            match store.max_size {
+                config::Limit::Bytes(bytes) => bytes,
+                config::Limit::Percent(_) => taken,
+            }
+        }
+    })
 }
 
 fn policy(cache: &config::Cache) -> Policy {

@@ -156,6 +156,11 @@ pub struct Metrics {
     index_rebuilds: Counter,
     evicted_blobs: Counter,
     evicted: Counter,
+    promised: Gauge<u64, AtomicU64>,
+    reservations_refused: Counter,
+    damaged: Counter,
+    checked: Counter,
+    resumed: Counter,
 }
 
 impl Metrics {
@@ -186,6 +191,11 @@ impl Metrics {
             index_rebuilds: Counter::default(),
             evicted_blobs: Counter::default(),
             evicted: Counter::default(),
+            promised: Gauge::default(),
+            reservations_refused: Counter::default(),
+            damaged: Counter::default(),
+            checked: Counter::default(),
+            resumed: Counter::default(),
         };
         metrics.register();
         for kind in ["move", "rollback"] {
@@ -231,6 +241,30 @@ impl Metrics {
         );
         registry.register("evicted_blobs", "Blobs evicted", self.evicted_blobs.clone());
         registry.register_with_unit("evicted", "Bytes evicted", Unit::Bytes, self.evicted.clone());
+        registry.register_with_unit(
+            "store_promised",
+            "Bytes of the budget promised to running fills",
+            Unit::Bytes,
+            self.promised.clone(),
+        );
+        registry.register(
+            "reservations_refused",
+            "Fills that were passed through for want of room",
+            self.reservations_refused.clone(),
+        );
+        registry.register("damaged_blobs", "Stored blobs that turned out to be damaged", self.damaged.clone());
+        registry.register_with_unit(
+            "checked",
+            "Stored bytes that were hashed again",
+            Unit::Bytes,
+            self.checked.clone(),
+        );
+        registry.register_with_unit(
+            "resumed",
+            "Bytes of earlier fills that were gone on with",
+            Unit::Bytes,
+            self.resumed.clone(),
+        );
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
@@ -338,6 +372,31 @@ impl Metrics {
     pub fn evicted(&self, bytes: u64) {
         self.evicted_blobs.inc();
         self.evicted.inc_by(bytes);
+    }
+
+    /// So many bytes are promised to running fills.
+    pub fn promised(&self, bytes: u64) {
+        self.promised.set(bytes);
+    }
+
+    /// A fill was passed through because there was no room for it.
+    pub fn reservation_refused(&self) {
+        self.reservations_refused.inc();
+    }
+
+    /// A stored blob turned out to be damaged.
+    pub fn damaged(&self) {
+        self.damaged.inc();
+    }
+
+    /// So many stored bytes were hashed again.
+    pub fn checked(&self, bytes: u64) {
+        self.checked.inc_by(bytes);
+    }
+
+    /// A fill went on where an earlier one had ended, after so many bytes.
+    pub fn resumed(&self, bytes: u64) {
+        self.resumed.inc_by(bytes);
     }
 
     /// Everything, as [`CONTENT_TYPE`].

@@ -18,12 +18,14 @@ pub mod freshness;
 pub mod lists;
 pub mod manifests;
 pub mod resume;
+pub mod room;
 pub mod routes;
 pub mod tag_moves;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::blob_store::ingest::IngestDir;
@@ -42,6 +44,7 @@ pub use error::{MirrorError, Subject};
 pub use freshness::{Mode, Policy};
 pub use lists::{ReferrersAnswer, TagsAnswer};
 pub use manifests::ManifestAnswer;
+pub use room::Room;
 pub use routes::{Route, RouteError, Routes};
 
 use fill::{Budget, Following};
@@ -51,6 +54,9 @@ use manifests::{Fetched, Negatives};
 
 /// How often access times are written.
 const USES_EVERY: Duration = Duration::from_secs(10);
+
+/// How long fills that were told to end may take for it.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What a mirror is made of.
 pub struct Parts {
@@ -70,6 +76,8 @@ pub struct Parts {
     pub negative_ttl: Duration,
     /// The bounds of all fills together.
     pub budget: Budget,
+    /// How much the store may hold.
+    pub room: Room,
     /// Where events are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -87,6 +95,7 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     policy: Policy,
     budget: Budget,
+    room: Room,
     metrics: Arc<Metrics>,
     fills: Flights<BlobKey, Following>,
     tags: Flights<TagKey, Shareable<Fetched>>,
@@ -96,6 +105,8 @@ pub(crate) struct Shared {
     referrer_lists: Lists<ReferrersKey, ReferrerList>,
     uses: Uses,
     tasks: TaskTracker,
+    /// Cancelled when running fills have to end.
+    ending: CancellationToken,
 }
 
 /// The use case: answers for manifests and blobs. Cheap to clone.
@@ -114,7 +125,7 @@ impl std::fmt::Debug for Mirror {
 impl Mirror {
     /// Puts a mirror together. Does no I/O and asks nobody.
     pub fn new(parts: Parts) -> Mirror {
-        let Parts { routes, blobs, ingests, metadata, clock, policy, negative_ttl, budget, metrics } = parts;
+        let Parts { routes, blobs, ingests, metadata, clock, policy, negative_ttl, budget, room, metrics } = parts;
         Mirror(Arc::new(Shared {
             routes,
             blobs,
@@ -123,6 +134,7 @@ impl Mirror {
             clock,
             policy,
             budget,
+            room,
             metrics,
             fills: Flights::new(),
             tags: Flights::new(),
@@ -132,6 +144,7 @@ impl Mirror {
             referrer_lists: Lists::new(lists::weight_of_referrers, policy, negative_ttl),
             uses: Uses::default(),
             tasks: TaskTracker::new(),
+            ending: CancellationToken::new(),
         }))
     }
 
@@ -152,7 +165,7 @@ impl Mirror {
     pub async fn keep_uses(&self) {
         loop {
             tokio::time::sleep(USES_EVERY).await;
-            self.write_uses().await;
+            self.0.write_uses().await;
         }
     }
 
@@ -160,29 +173,31 @@ impl Mirror {
     pub async fn close(&self, patience: Duration) {
         self.0.tasks.close();
         if tokio::time::timeout(patience, self.0.tasks.wait()).await.is_err() {
-            tracing::warn!(fills = self.fills(), "stopping with fills under way; they start again when asked for");
+            tracing::warn!(fills = self.fills(), "stopping with fills under way; they are resumed when asked for");
+            self.0.ending.cancel();
+            let _ = tokio::time::timeout(LAST_WORDS, self.0.tasks.wait()).await;
         }
-        self.write_uses().await;
+        self.0.write_uses().await;
         let metadata = Arc::clone(&self.0.metadata);
         let flushed = tokio::task::spawn_blocking(move || metadata.flush()).await;
         if let Ok(Err(error)) = flushed {
             tracing::warn!(%error, "the index was not flushed; it is rebuilt from the files");
         }
     }
+}
 
+impl Shared {
     async fn write_uses(&self) {
-        let uses = self.0.uses.drain();
+        let uses = self.uses.drain();
         if uses.is_empty() {
             return;
         }
-        let metadata = Arc::clone(&self.0.metadata);
+        let metadata = Arc::clone(&self.metadata);
         if let Ok(Err(error)) = tokio::task::spawn_blocking(move || metadata.touch(&uses)).await {
             tracing::debug!(%error, "access times were not written");
         }
     }
-}
 
-impl Shared {
     /// Opens content of this repository, with what is known of it. `None` when it is not stored, or
     /// when upstream has not said that this repository has it.
     async fn open_member(&self, location: &Location, digest: &Digest) -> Option<(Descriptor, Content)> {

@@ -1,41 +1,74 @@
 //! Ingests: blobs being written, not yet committed, in one folder beside the store.
 //!
 //! An ingest is always a local file. Its bytes are appended by one writer and read back at any
-//! offset by everyone who follows the fill. Dropping an ingest that was not committed removes its
-//! file. What a crash left in the folder is removed when it is opened.
+//! offset by everyone who follows the fill. Dropping an ingest removes its file, unless it was made
+//! resumable: then the file stays, named by its digest, for whoever fills the same blob next, also
+//! after a stop or a kill. What stays is not trusted; it is hashed again by the fill that goes on
+//! with it. What an earlier boot of the machine left is removed: its bytes may never have reached the
+//! disk.
 
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::fs::OFlags;
 
 use super::StoreError;
-use crate::oci::Digest;
+use crate::clock::Timestamp;
+use crate::oci::{Algorithm, Digest};
+
+/// The end of what is left over is cut off by so many bytes, so that there is always something to
+/// ask upstream for, and the last write before a kill is not relied on.
+const CUT_OFF: u64 = 4 << 10;
+/// What is left over is kept when it has at least so many bytes: less is fetched sooner than resumed.
+const WORTH_KEEPING: u64 = 256 << 10;
+/// How long what is left over is kept.
+const KEPT_FOR: Duration = Duration::from_secs(3 * 86_400);
+/// The ending of the file beside the folder that names the boot of the machine in which it was last
+/// used.
+const BOOT: &str = "boot";
 
 /// The folder of unfinished fills. It must lie on the file system of the blobs: a commit renames.
 #[derive(Debug)]
 pub struct IngestDir {
     path: PathBuf,
     next: AtomicU64,
+    left_over: Arc<Mutex<LeftOver>>,
 }
 
+/// Files that wait for a fill to go on with them: name and size in bytes.
+type LeftOver = HashMap<Digest, (PathBuf, u64)>;
+
 impl IngestDir {
-    /// Opens the folder, creating it if need be, and removes what an earlier process left there.
+    /// Opens the folder, creating it if need be. Of what an earlier process left there the files
+    /// that can be resumed are kept, one for each digest.
     ///
     /// # Errors
     /// What the file system says.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<IngestDir> {
         let path = path.into();
         create_folder(&path)?;
+        let same_boot = note_boot(&path);
+        let mut left_over = LeftOver::new();
         for entry in fs::read_dir(&path)? {
-            let entry = entry?.path();
-            if let Err(error) = fs::remove_file(&entry) {
-                tracing::warn!(file = %entry.display(), %error, "could not remove an unfinished fill");
+            let entry = entry?;
+            let name = entry.file_name();
+            let size = entry.metadata().ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len());
+            let digest = name.to_str().and_then(digest_in_name);
+            match (digest, size) {
+                (Some(digest), Some(size)) if same_boot => keep(&mut left_over, digest, entry.path(), size),
+                _ => remove(&entry.path()),
             }
         }
-        Ok(IngestDir { path, next: AtomicU64::new(0) })
+        // Names must not clash with what is left over.
+        let next =
+            AtomicU64::new(left_over.values().filter_map(|(path, _)| number_in_name(path)).max().unwrap_or(0) + 1);
+        Ok(IngestDir { path, next, left_over: Arc::new(Mutex::new(left_over)) })
     }
 
     /// Begins to write a blob that should turn out to have `digest`. With a known `size` in bytes
@@ -55,25 +88,117 @@ impl IngestDir {
             }
             result => result?,
         };
-        let ingest = Ingest { file: Arc::new(file), path: Some(path), written: 0 };
-        if let Some(size) = size.filter(|size| *size > 0) {
-            allocate(&ingest.file, size)?;
-        }
+        let ingest = Ingest { file: Arc::new(file), path: Some(path), written: 0, resumable: None };
+        ingest.allocate(size)?;
         Ok(ingest)
     }
+
+    /// Takes over what is left of an earlier fill of this blob, if there is something. Its bytes
+    /// have yet to be hashed. Nobody else gets it meanwhile.
+    pub fn resume(&self, digest: &Digest) -> Option<Ingest> {
+        let (path, size) = lock(&self.left_over).remove(digest)?;
+        let flags = OFlags::NOFOLLOW.bits().cast_signed();
+        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path);
+        let written = size.saturating_sub(CUT_OFF);
+        let cut = opened.and_then(|file| {
+            if !file.metadata()?.is_file() || file.metadata()?.len() < written {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            file.set_len(written)?;
+            Ok(file)
+        });
+        match cut {
+            Ok(file) => {
+                let mut ingest = Ingest { file: Arc::new(file), path: Some(path), written, resumable: None };
+                self.make_resumable(&mut ingest, digest);
+                Some(ingest)
+            }
+            Err(_) => {
+                remove(&path);
+                None
+            }
+        }
+    }
+
+    /// From now on the file stays when the ingest is dropped, for [`IngestDir::resume`].
+    pub fn make_resumable(&self, ingest: &mut Ingest, digest: &Digest) {
+        ingest.resumable = Some((*digest, Arc::clone(&self.left_over)));
+    }
+
+    /// How many bytes are left over from earlier fills.
+    pub fn left_over(&self) -> u64 {
+        lock(&self.left_over).values().map(|(_, size)| size).sum()
+    }
+
+    /// Removes what is left over: the room is needed.
+    pub fn drop_left_over(&self) {
+        lock(&self.left_over).drain().for_each(|(_, (path, _))| remove(&path));
+    }
+
+    /// Removes what was left over too long ago.
+    pub fn expire(&self, now: Timestamp) {
+        let expired = |path: &Path| {
+            let written = fs::metadata(path).and_then(|metadata| metadata.modified()).map(Timestamp::from);
+            written.is_ok_and(|written| written.age(now).is_some_and(|age| age > KEPT_FOR))
+        };
+        lock(&self.left_over).retain(|_, (path, _)| {
+            let stays = !expired(path);
+            if !stays {
+                remove(path);
+            }
+            stays
+        });
+    }
+}
+
+/// Remembers the present boot of the machine; whether it was that one before. Where boots cannot be
+/// told apart nothing is kept.
+fn note_boot(folder: &Path) -> bool {
+    let Ok(boot) = fs::read("/proc/sys/kernel/random/boot_id") else { return false };
+    let file = folder.with_extension(BOOT);
+    let same = fs::read(&file).is_ok_and(|before| before == boot);
+    if !same && let Err(error) = fs::write(&file, boot) {
+        tracing::debug!(%error, "unfinished fills will not be resumed after a restart");
+    }
+    same
+}
+
+/// Keeps the longest file of each digest, if it is worth it.
+fn keep(left_over: &mut LeftOver, digest: Digest, path: PathBuf, size: u64) {
+    let longest = left_over.get(&digest).map_or(WORTH_KEEPING, |(_, known)| *known);
+    if size < longest {
+        remove(&path);
+    } else if let Some((shorter, _)) = left_over.insert(digest, (path, size)) {
+        remove(&shorter);
+    }
+}
+
+fn remove(path: &Path) {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(file = %path.display(), %error, "could not remove an unfinished fill");
+        }
+        _ => {}
+    }
+}
+
+fn digest_in_name(name: &str) -> Option<Digest> {
+    let (algorithm, rest) = name.split_once('-')?;
+    let (hex, _) = rest.split_once('.')?;
+    Algorithm::ALL.iter().find(|known| known.as_str() == algorithm)?;
+    format!("{algorithm}:{hex}").parse().ok()
+}
+
+fn number_in_name(path: &Path) -> Option<u64> {
+    path.extension()?.to_str()?.parse().ok()
+}
+
+fn lock(left_over: &Mutex<LeftOver>) -> MutexGuard<'_, LeftOver> {
+    left_over.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn create_folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-/// Allocates blocks without changing the length of the file. File systems that cannot are left alone.
-fn allocate(file: &File, size: u64) -> io::Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate};
-    match fallocate(file, FallocateFlags::KEEP_SIZE, 0, size) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => Ok(()),
-        result => Ok(result?),
-    }
 }
 
 /// A blob being written.
@@ -83,9 +208,28 @@ pub struct Ingest {
     /// `None` once the file was taken over by a store.
     path: Option<PathBuf>,
     written: u64,
+    /// Where the file is kept for the next fill when this is dropped.
+    resumable: Option<(Digest, Arc<Mutex<LeftOver>>)>,
 }
 
 impl Ingest {
+    /// Allocates the blocks of a file of `size` bytes without changing its length. File systems that
+    /// cannot are left alone.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn allocate(&self, size: Option<u64>) -> Result<(), StoreError> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        let Some(rest) = size.and_then(|size| size.checked_sub(self.written)).filter(|rest| *rest > 0) else {
+            return Ok(());
+        };
+        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.written, rest) {
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
+            result => Ok(result.map_err(io::Error::from)?),
+        }
+    }
+
     /// Writes the next bytes.
     ///
     /// # Errors
@@ -108,6 +252,11 @@ impl Ingest {
         Arc::clone(&self.file)
     }
 
+    /// Removes the file although it was resumable: its bytes are wrong, or take room.
+    pub fn discard(mut self) {
+        self.resumable = None;
+    }
+
     /// Where the file is until a store takes it over.
     pub(crate) fn path(&self) -> Option<&Path> {
         self.path.as_deref()
@@ -121,8 +270,14 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        if let Some(path) = self.path.take() {
-            let _ = fs::remove_file(path);
+        match (self.path.take(), self.resumable.take()) {
+            (Some(path), Some((digest, left_over))) => {
+                // Gives back what was allocated and not written.
+                let _ = self.file.set_len(self.written);
+                keep(&mut lock(&left_over), digest, path, self.written);
+            }
+            (Some(path), None) => remove(&path),
+            (None, _) => {}
         }
     }
 }

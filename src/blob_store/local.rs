@@ -126,6 +126,16 @@ impl BlobStore for LocalBlobStore {
         blocking(move || inner.list()).await
     }
 
+    async fn set_aside(&self, digest: &Digest, content: &Content) -> Result<bool, StoreError> {
+        let (inner, digest, content) = (Arc::clone(&self.0), *digest, content.clone());
+        blocking(move || inner.set_aside_if_same(&digest, &content)).await
+    }
+
+    async fn drop_set_aside(&self) -> Result<(), StoreError> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.drop_set_aside()).await
+    }
+
     fn usage(&self) -> Usage {
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         Usage { bytes: known.bytes, blobs: known.sizes.len() as u64 }
@@ -308,6 +318,28 @@ impl Inner {
             }
             self.remember(digest, None);
         }
+    }
+
+    fn set_aside_if_same(&self, digest: &Digest, content: &Content) -> io::Result<bool> {
+        let Source::File(opened) = &content.source else { return Ok(false) };
+        let opened = rustix::fs::fstat(opened)?;
+        let _naming = self.naming();
+        match rustix::fs::statat(self.folder(digest).descriptor(), digest.hex(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino) => {}
+            Ok(_) | Err(Errno::NOENT) => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        self.set_aside(digest)?;
+        self.remember(digest, None);
+        Ok(true)
+    }
+
+    fn drop_set_aside(&self) -> io::Result<()> {
+        for entry in fs::read_dir(self.root.join("quarantine")).into_iter().flatten() {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        }
+        Ok(())
     }
 
     /// Moves what lies under the digest to `quarantine/`. The caller holds names still.

@@ -17,9 +17,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use super::error::{MirrorError, Subject};
 use super::flights::Departure;
 use super::resume::{BlobSource, Transfer};
+use super::room::Reservation;
 use super::{BlobKey, Shared};
 use crate::blob_store::ingest::Ingest;
-use crate::blob_store::{Content, Source, StoreError};
+use crate::blob_store::{Content, Source, StoreError, read_file_at};
 use crate::metrics::FillResult;
 use crate::oci::{Descriptor, Digest, MediaType, RegistryName, Span, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
@@ -30,6 +31,10 @@ pub const HELD_BACK: u64 = 64 << 10;
 const QUEUE: usize = 8;
 /// How many bytes are written at most before readers are told.
 const PUBLISH_EVERY: u64 = 256 << 10;
+/// How many bytes are reserved at a time for a blob of unknown size.
+const STEP: u64 = 8 << 20;
+/// How many bytes of an earlier fill are read at a time to be hashed.
+const REHASH: usize = 1 << 20;
 
 /// Where a fill stands.
 #[derive(Clone, Debug)]
@@ -125,12 +130,21 @@ impl Fill {
         let Fill { shared, source, progress, departure } = self;
         shared.metrics.fill_started();
         let progress = Arc::new(progress);
-        let result = match fetch(&shared, &source, &progress).await {
-            Ok(Some(ingest)) => keep(&shared, &source, ingest).await,
+        let fetched = tokio::select! {
+            fetched = fetch(&shared, &source, &progress) => fetched,
+            () = shared.ending.cancelled() => Err(End::Abandoned),
+        };
+        let result = match fetched {
+            Ok(Some(filled)) => keep(&shared, &source, filled).await,
             Ok(None) => FillResult::Stored,
             Err(End::Unkept(error)) => {
                 tracing::warn!(blob = ?source, %error, "not kept, passed through");
                 FillResult::NotStored
+            }
+            Err(End::Abandoned) => {
+                let error = MirrorError::Internal("the mirror is stopping".to_owned());
+                progress.send_modify(|progress| progress.phase = Phase::Failed(error));
+                FillResult::Abandoned
             }
             Err(End::Failed(error)) => {
                 tracing::warn!(blob = ?source, %error, "fill failed");
@@ -148,6 +162,13 @@ impl Fill {
 enum End {
     Unkept(StoreError),
     Failed(MirrorError),
+    Abandoned,
+}
+
+/// Verified bytes, and the room they take.
+struct Filled {
+    ingest: Ingest,
+    reservation: Reservation,
 }
 
 impl From<UpstreamError> for End {
@@ -161,7 +182,7 @@ async fn fetch(
     shared: &Arc<Shared>,
     source: &BlobSource,
     progress: &Arc<watch::Sender<Progress>>,
-) -> Result<Option<Ingest>, End> {
+) -> Result<Option<Filled>, End> {
     let _permit = shared.budget.lane(&source.location.upstream).acquire_owned().await;
     // The fill that ended between our reader's look at the store and its seat has left it there.
     if let Some((_, Content { size, source: Source::File(file) })) =
@@ -170,9 +191,9 @@ async fn fetch(
         progress.send_replace(Progress { phase: Phase::Verified, total: Some(size), written: size, file: Some(file) });
         return Ok(None);
     }
-    let mut transfer = Transfer::open(source.clone(), Span::default()).await?;
+    let (mut transfer, left_over) = open(shared, source).await?;
     let total = transfer.size();
-    let ingest = begin(shared, source.digest, total).await.map_err(|error| {
+    let Filled { ingest, reservation } = begin(shared, source.digest, total, left_over).await.map_err(|error| {
         let verifier = Verifier::new(source.digest.algorithm());
         progress.send_modify(|progress| {
             progress.total = total;
@@ -182,27 +203,97 @@ async fn fetch(
     })?;
     progress.send_modify(|progress| {
         progress.total = total;
+        progress.written = ingest.written();
         progress.file = Some(ingest.file());
         progress.phase = Phase::Streaming;
     });
 
     let (queue, chunks) = mpsc::channel(QUEUE);
-    let verifier = Verifier::new(source.digest.algorithm());
-    let writer = Writer { ingest, verifier, progress: Arc::clone(progress) };
-    let writer = tokio::task::spawn_blocking(move || writer.run(chunks));
+    let writer = Writer {
+        shared: Arc::clone(shared),
+        verifier: Verifier::new(source.digest.algorithm()),
+        progress: Arc::clone(progress),
+        total,
+        ingest,
+        reservation,
+        relieved: false,
+    };
+    let writer = shared.tasks.spawn_blocking(move || writer.run(chunks));
     let pumped = pump(&mut transfer, queue, &shared.budget).await;
-    let Writer { ingest, verifier, .. } =
+    let Writer { ingest, verifier, reservation, .. } =
         writer.await.map_err(|error| End::Failed(MirrorError::Internal(error.to_string())))??;
-    pumped?;
-    verify(source, verifier.finish(), total, ingest.written())?;
+    let checked = pumped.and_then(|()| verify(source, verifier.finish(), total, ingest.written()));
+    if let Err(error) = checked {
+        // After an outage the bytes so far are good for the next fill; else they are suspect.
+        if !error.class.is_outage() {
+            ingest.discard();
+        }
+        return Err(error.into());
+    }
     progress.send_modify(|progress| {
         progress.total = Some(progress.written);
         progress.phase = Phase::Verified;
     });
-    Ok(Some(ingest))
+    Ok(Some(Filled { ingest, reservation }))
 }
 
-async fn begin(shared: &Arc<Shared>, digest: Digest, total: Option<u64>) -> Result<Ingest, StoreError> {
+/// Asks upstream for the blob, or for what is missing of it when an earlier fill got somewhere.
+async fn open(shared: &Arc<Shared>, source: &BlobSource) -> Result<(Transfer, Option<Ingest>), UpstreamError> {
+    let (shared, digest) = (Arc::clone(shared), source.digest);
+    let left_over = tokio::task::spawn_blocking({
+        let shared = Arc::clone(&shared);
+        move || shared.ingests.resume(&digest)
+    });
+    if let Some(left_over) = left_over.await.ok().flatten() {
+        let start = left_over.written();
+        match Transfer::open(source.clone(), Span { start, end: None }).await {
+            Ok(transfer) => {
+                tracing::info!(blob = ?source, start, "resuming an earlier fill");
+                shared.metrics.resumed(start);
+                return Ok((transfer, Some(left_over)));
+            }
+            Err(error) if error.class.is_outage() => return Err(error),
+            // It may have more bytes than the blob has.
+            Err(_) => left_over.discard(),
+        }
+    }
+    Ok((Transfer::open(source.clone(), Span::default()).await?, None))
+}
+
+/// Reserves the room, in the budget and on the disk. A disk that is full gets one chance more, after
+/// something was evicted.
+async fn begin(
+    shared: &Arc<Shared>,
+    digest: Digest,
+    total: Option<u64>,
+    left_over: Option<Ingest>,
+) -> Result<Filled, StoreError> {
+    let bytes = total.unwrap_or(STEP).max(left_over.as_ref().map_or(0, Ingest::written));
+    let reservation = match shared.reserve(bytes).await {
+        Ok(reservation) => reservation,
+        Err(error) => {
+            if let Some(left_over) = left_over {
+                left_over.discard();
+            }
+            return Err(error);
+        }
+    };
+    let allocated = match left_over {
+        Some(left_over) => left_over.allocate(total).map(|()| left_over),
+        None => create(shared, digest, total).await,
+    };
+    let mut ingest = match allocated {
+        Err(StoreError::NoSpace(_)) => {
+            shared.relieve(bytes).await;
+            create(shared, digest, total).await?
+        }
+        allocated => allocated?,
+    };
+    shared.ingests.make_resumable(&mut ingest, &digest);
+    Ok(Filled { ingest, reservation })
+}
+
+async fn create(shared: &Arc<Shared>, digest: Digest, total: Option<u64>) -> Result<Ingest, StoreError> {
     let shared = Arc::clone(shared);
     tokio::task::spawn_blocking(move || shared.ingests.begin(&digest, total))
         .await
@@ -240,20 +331,29 @@ fn verify(source: &BlobSource, found: Digest, total: Option<u64>, written: u64) 
 
 /// Puts chunks into the ingest, tells readers, then hashes. Runs on a thread that may block.
 struct Writer {
+    shared: Arc<Shared>,
     ingest: Ingest,
+    reservation: Reservation,
     verifier: Verifier,
     progress: Arc<watch::Sender<Progress>>,
+    total: Option<u64>,
+    /// Whether room was made on the disk already.
+    relieved: bool,
 }
 
 impl Writer {
     fn run(mut self, mut chunks: mpsc::Receiver<(Bytes, Option<OwnedSemaphorePermit>)>) -> Result<Writer, End> {
+        if let Err(error) = self.hash_what_is_there() {
+            self.ingest.discard();
+            return Err(End::Failed(MirrorError::Internal(format!("an unfinished fill cannot be read: {error}"))));
+        }
         while let Some(first) = chunks.blocking_recv() {
             let mut batch = vec![first];
             let mut failure = None;
             let before = self.ingest.written();
             let mut next = 0;
             while let Some((bytes, _)) = batch.get(next) {
-                if let Err(error) = self.ingest.append(bytes) {
+                if let Err(error) = self.append(bytes) {
                     batch.truncate(next);
                     failure = Some(error);
                     break;
@@ -275,6 +375,36 @@ impl Writer {
         Ok(self)
     }
 
+    /// Hashes what an earlier fill left in the file.
+    fn hash_what_is_there(&mut self) -> std::io::Result<()> {
+        let (file, written) = (self.ingest.file(), self.ingest.written());
+        let mut offset = 0;
+        while offset < written {
+            let length = usize::try_from(written - offset).unwrap_or(usize::MAX).min(REHASH);
+            self.verifier.update(&read_file_at(&file, offset, length)?);
+            offset += length as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes, with room reserved for it. A disk that is full gets one chance more, after something
+    /// was evicted.
+    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+        let runtime = tokio::runtime::Handle::current();
+        let end = self.ingest.written() + bytes.len() as u64;
+        if let Some(missing) = end.checked_sub(self.reservation.bytes()).filter(|missing| *missing > 0) {
+            self.reservation.add(runtime.block_on(self.shared.reserve(missing.max(STEP)))?);
+        }
+        match self.ingest.append(bytes) {
+            Err(StoreError::NoSpace(_)) if !std::mem::replace(&mut self.relieved, true) => {
+                let rest = self.total.map_or(STEP, |total| total.saturating_sub(self.ingest.written()));
+                runtime.block_on(self.shared.relieve(rest));
+                self.ingest.append(bytes)
+            }
+            result => result,
+        }
+    }
+
     /// The disk failed: readers keep what is in the file and go on by themselves.
     fn give_up(self, error: StoreError) -> End {
         let written = self.ingest.written();
@@ -282,12 +412,14 @@ impl Writer {
             progress.written = written;
             progress.phase = Phase::Unkept(self.verifier);
         });
+        self.ingest.discard();
         End::Unkept(error)
     }
 }
 
 /// Commits, then records. Readers have the verified bytes already: what fails here fails nobody.
-async fn keep(shared: &Arc<Shared>, source: &BlobSource, ingest: Ingest) -> FillResult {
+async fn keep(shared: &Arc<Shared>, source: &BlobSource, filled: Filled) -> FillResult {
+    let Filled { ingest, reservation: _reservation } = filled;
     let size = ingest.written();
     if let Err(error) = shared.blobs.commit(ingest, &source.digest).await {
         tracing::warn!(blob = ?source, %error, "verified and served, but not kept");

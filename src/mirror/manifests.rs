@@ -252,7 +252,8 @@ impl Shared {
         let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
         if Digest::of(digest.algorithm(), &bytes) != *digest {
             tracing::error!(%digest, "a stored manifest was damaged; fetching it again");
-            let _ = self.blobs.delete(digest).await;
+            self.metrics.damaged();
+            let _ = self.blobs.set_aside(digest, &content).await;
             return None;
         }
         let descriptor = Descriptor { size: content.size, ..descriptor };
@@ -290,6 +291,7 @@ impl Shared {
 
     async fn keep_manifest(self: &Arc<Self>, manifest: &Manifest) -> Result<(), StoreError> {
         let Manifest { descriptor, bytes } = manifest.clone();
+        let _reservation = self.reserve(descriptor.size).await?;
         let shared = Arc::clone(self);
         let written = tokio::task::spawn_blocking(move || {
             let mut ingest = shared.ingests.begin(&descriptor.digest, Some(descriptor.size))?;

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bad_upstream;
 mod bench_command;
+mod budget;
 mod hits;
 mod joiners;
 mod listener;

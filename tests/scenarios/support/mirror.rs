@@ -63,6 +63,11 @@ impl Settings {
         self
     }
 
+    /// With these lines of configuration in place of those so far.
+    pub fn reconfigured(self, lines: &str) -> Settings {
+        Settings { config: String::new(), ..self }.config(lines)
+    }
+
     /// With further keys of the upstream `docker.io`.
     pub fn upstream(mut self, lines: &str) -> Settings {
         self.upstream_config.push_str(lines);

@@ -1,0 +1,294 @@
+//! Room in the store: who may take how much, and who makes more of it.
+//!
+//! Every fill reserves its size before its first byte is written, and what is not known in advance
+//! as it grows, so blobs and reservations together stay within the allowance. When there is no room
+//! the plan of [`super::eviction`] is carried out, tag pointers first, then manifests, then layers;
+//! files that are being read stay readable, so it never breaks a pull. When even that makes no room,
+//! nothing is evicted in vain and the pull is passed through.
+//!
+//! Until the blobs were listed after a start, `usage` knows only a part of them; `min_free` holds from
+//! the first moment, `max_size` from then on, when what is too much is evicted.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::eviction::{self, Stock, Victim};
+use super::{Mirror, Shared};
+use crate::blob_store::StoreError;
+use crate::metadata::{Location, MetadataError, TagKey};
+use crate::oci::manifest::{self, MAX_MANIFEST_SIZE, Manifest};
+use crate::oci::{Descriptor, Digest, MediaType, Tag};
+
+/// How often it is checked whether there is too much in the store.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How long a fill waits for others to leave before it is passed through.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// One part in so many is evicted beyond what is needed, so that not every fill has to.
+const SLACK: u64 = 50;
+/// The slack is never more than this, in bytes.
+const MOST_SLACK: u64 = 8 << 30;
+
+/// Tells how many bytes the store may hold, given how many it holds and has promised.
+pub type Allowance = dyn Fn(u64) -> u64 + Send + Sync;
+
+/// The accountant of the store.
+pub struct Room {
+    allowance: Box<Allowance>,
+    /// Bytes promised to running fills.
+    promised: Arc<Mutex<u64>>,
+    /// What stored manifests point at: they never change, so each is read once. Held while room is
+    /// made: one at a time.
+    children: tokio::sync::Mutex<Children>,
+}
+
+type Children = HashMap<Digest, Arc<[Digest]>>;
+
+impl std::fmt::Debug for Room {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Room").field("promised", &self.promised()).finish_non_exhaustive()
+    }
+}
+
+/// Bytes that a fill may write. Given back when dropped; by then the blob is counted, or gone.
+#[derive(Debug)]
+pub struct Reservation {
+    promised: Arc<Mutex<u64>>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// How many bytes.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds another reservation to this one.
+    pub fn add(&mut self, mut more: Reservation) {
+        self.bytes += std::mem::take(&mut more.bytes);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        *self.promised.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+    }
+}
+
+impl Room {
+    /// An accountant that grants as much as `allowance` says.
+    pub fn new(allowance: impl Fn(u64) -> u64 + Send + Sync + 'static) -> Room {
+        Room { allowance: Box::new(allowance), promised: Arc::default(), children: tokio::sync::Mutex::default() }
+    }
+
+    /// Bytes promised to running fills.
+    pub fn promised(&self) -> u64 {
+        *self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
+        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = stored.saturating_add(*promised);
+        if taken.saturating_add(bytes) > (self.allowance)(taken) {
+            return None;
+        }
+        *promised += bytes;
+        Some(Reservation { promised: Arc::clone(&self.promised), bytes })
+    }
+
+    /// How many bytes are too many, if `bytes` more are to come, and what the store may hold.
+    fn excess(&self, stored: u64, bytes: u64) -> (u64, u64) {
+        let taken = stored.saturating_add(self.promised());
+        let allowed = (self.allowance)(taken);
+        (taken.saturating_add(bytes).saturating_sub(allowed), allowed)
+    }
+}
+
+/// Why room is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    /// A fill wants so many bytes. If they cannot be had nothing is evicted.
+    Fill(u64),
+    /// The disk is full, whatever we counted: so many bytes, or as many as can be had.
+    Disk(u64),
+    /// The allowance shrank, or was overrun while not everything was counted.
+    Excess,
+}
+
+impl Mirror {
+    /// Keeps the store within its allowance until the future is dropped. Run it beside the server,
+    /// after the blobs were listed.
+    pub async fn keep_room(&self) {
+        loop {
+            if self.0.room.excess(self.0.taken(), 0).0 > 0 {
+                self.0.make_room(Need::Excess).await;
+            }
+            self.0.metrics.promised(self.0.room.promised());
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+impl Shared {
+    /// Bytes on disk that count.
+    fn taken(&self) -> u64 {
+        self.blobs.usage().bytes.saturating_add(self.ingests.left_over())
+    }
+
+    /// Takes `bytes` of the store, after making room for them if need be.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] when there is no room to be had, at least not soon.
+    pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
+        if let Some(reservation) = self.room.reserve(self.taken(), bytes) {
+            return Ok(reservation);
+        }
+        let shared = Arc::clone(self);
+        // A task of its own: it goes on when we lose patience.
+        let making = self.tasks.spawn(async move { shared.make_room(Need::Fill(bytes)).await });
+        let made = tokio::time::timeout(PATIENCE, making).await;
+        made.ok().and_then(Result::ok).flatten().ok_or_else(|| {
+            self.metrics.reservation_refused();
+            let reason = format!("there is no room for {bytes} bytes");
+            StoreError::NoSpace(std::io::Error::new(std::io::ErrorKind::StorageFull, reason))
+        })
+    }
+
+    /// The disk had no room for `bytes`, although they were granted: evicts as much.
+    pub(super) async fn relieve(self: &Arc<Self>, bytes: u64) {
+        let shared = Arc::clone(self);
+        let making = self.tasks.spawn(async move { shared.make_room(Need::Disk(bytes)).await });
+        let _ = tokio::time::timeout(PATIENCE, making).await;
+    }
+
+    /// Evicts what is needed, one caller at a time. For a fill returns what it asked for.
+    async fn make_room(self: &Arc<Self>, need: Need) -> Option<Reservation> {
+        let mut children = self.room.children.lock().await;
+        let wanted = if let Need::Fill(bytes) = need { bytes } else { 0 };
+        // Somebody else may have made room while we waited.
+        if need == Need::Fill(wanted)
+            && let Some(reservation) = self.room.reserve(self.taken(), wanted)
+        {
+            return Some(reservation);
+        }
+        // What nobody can be served from goes first.
+        self.ingests.drop_left_over();
+        if let Err(error) = self.blobs.drop_set_aside().await {
+            tracing::warn!(%error, "damaged blobs that were set aside could not be deleted");
+        }
+        let (excess, allowed) = self.room.excess(self.taken(), wanted);
+        let needed = if let Need::Disk(bytes) = need { bytes.max(excess) } else { excess };
+        if wanted > allowed {
+            return None;
+        }
+        self.write_uses().await;
+        let slack = (allowed / SLACK).min(MOST_SLACK);
+        let (shared, mut known) = (Arc::clone(self), std::mem::take(&mut *children));
+        let planned = tokio::task::spawn_blocking(move || {
+            let planned = shared.plan(&mut known, needed, slack);
+            (planned, known)
+        });
+        let (planned, known) = planned.await.ok()?;
+        *children = known;
+        let (victims, owners) = planned
+            .inspect_err(|error| tracing::warn!(%error, "nothing can be evicted: what is stored is not known"))
+            .ok()?;
+        let freed: u64 = victims.iter().map(|victim| victim.size).sum();
+        if wanted > 0 && freed < needed {
+            tracing::info!(wanted, freed, "what may be evicted makes no room for this");
+            return None;
+        }
+        self.evict(victims, owners).await;
+        (wanted > 0).then(|| self.room.reserve(self.taken(), wanted)).flatten()
+    }
+
+    /// Decides what goes. Blocks.
+    fn plan(&self, known: &mut Children, needed: u64, slack: u64) -> Result<(Vec<Victim>, Owners), MetadataError> {
+        if needed == 0 {
+            return Ok((Vec::new(), Owners::default()));
+        }
+        let blobs = self.metadata.blobs()?;
+        let members = self.metadata.members()?;
+        let tags = self.metadata.tags()?;
+        let stored: HashSet<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
+        known.retain(|manifest, _| stored.contains(manifest));
+        for (_, descriptor) in &members {
+            let digest = &descriptor.digest;
+            if is_manifest(&descriptor.media_type) && stored.contains(digest) && !known.contains_key(digest) {
+                known.insert(*digest, self.read_children(descriptor));
+            }
+        }
+        let stock = Stock { blobs, children: known.clone(), pinned: HashSet::new() };
+        let victims = eviction::plan(&stock, needed.saturating_add(slack), self.clock.now());
+        let going: HashSet<Digest> = victims.iter().map(|victim| victim.digest).collect();
+        let mut owners = Owners::default();
+        for (location, Descriptor { digest, .. }) in members {
+            if going.contains(&digest) {
+                owners.members.entry(digest).or_default().push(location);
+            }
+        }
+        let staying: HashSet<(&Location, &Tag)> = tags
+            .iter()
+            .filter(|(_, record)| !going.contains(&record.descriptor.digest))
+            .map(|(TagKey { location, tag, .. }, _)| (location, tag))
+            .collect();
+        for (TagKey { location, tag, .. }, record) in &tags {
+            if !staying.contains(&(location, tag)) {
+                owners.tags.entry(record.descriptor.digest).or_default().push((location.clone(), tag.clone()));
+            }
+        }
+        Ok((victims, owners))
+    }
+
+    /// What a stored manifest points at; nothing when it cannot be read: then it goes alone.
+    fn read_children(&self, descriptor: &Descriptor) -> Arc<[Digest]> {
+        let opened = tokio::runtime::Handle::current().block_on(self.blobs.open(&descriptor.digest));
+        let bytes = opened
+            .filter(|content| content.size <= MAX_MANIFEST_SIZE)
+            .and_then(|content| content.read_at(0, usize::try_from(content.size).unwrap_or(usize::MAX)).ok());
+        let Some(bytes) = bytes else { return Arc::default() };
+        let children = Manifest { descriptor: descriptor.clone(), bytes }.children();
+        children.manifests.iter().chain(&children.blobs).map(|child| child.digest).collect()
+    }
+
+    async fn evict(self: &Arc<Self>, victims: Vec<Victim>, mut owners: Owners) {
+        let (mut blobs, mut bytes) = (0_u64, 0_u64);
+        for Victim { digest, size } in victims {
+            let (tags, members) =
+                (owners.tags.remove(&digest).unwrap_or_default(), owners.members.remove(&digest).unwrap_or_default());
+            // Before the blob: a fill that comes in between writes its membership after this.
+            self.remember("an evicted blob is still in the index", move |metadata| {
+                for (location, tag) in tags {
+                    metadata.remove_tag(&location, &tag)?;
+                }
+                for location in members {
+                    metadata.remove_member(&location, &digest)?;
+                }
+                metadata.remove_blob(&digest)
+            })
+            .await;
+            match self.blobs.delete(&digest).await {
+                Ok(()) => {
+                    self.metrics.evicted(size);
+                    blobs += 1;
+                    bytes += size;
+                }
+                Err(error) => tracing::warn!(%digest, %error, "a blob was not evicted"),
+            }
+        }
+        if blobs > 0 {
+            tracing::info!(blobs, bytes, "evicted to make room");
+        }
+    }
+}
+
+/// Who knows the blobs that go: tags that point at them, and nowhere else, and repositories.
+#[derive(Debug, Default)]
+struct Owners {
+    tags: HashMap<Digest, Vec<(Location, Tag)>>,
+    members: HashMap<Digest, Vec<Location>>,
+}
+
+fn is_manifest(media_type: &MediaType) -> bool {
+    manifest::is_image(media_type) || manifest::is_index(media_type)
+}
