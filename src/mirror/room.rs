@@ -16,9 +16,9 @@ use std::time::Duration;
 use super::eviction::{self, Stock, Victim};
 use super::{Mirror, Shared};
 use crate::blob_store::StoreError;
-use crate::metadata::{Location, MetadataError, TagKey};
+use crate::metadata::{Location, MetadataError, Pin, TagKey, TagRecord};
 use crate::oci::manifest::{self, MAX_MANIFEST_SIZE, Manifest};
-use crate::oci::{Descriptor, Digest, MediaType, Tag};
+use crate::oci::{Descriptor, Digest, MediaType, Reference, Tag};
 
 /// How often it is checked whether there is too much in the store.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -218,7 +218,7 @@ impl Shared {
                 known.insert(*digest, self.read_children(descriptor));
             }
         }
-        let stock = Stock { blobs, children: known.clone(), pinned: HashSet::new() };
+        let stock = Stock { blobs, children: known.clone(), pinned: self.pinned(&tags)? };
         let victims = eviction::plan(&stock, needed.saturating_add(slack), self.clock.now());
         let going: HashSet<Digest> = victims.iter().map(|victim| victim.digest).collect();
         let mut owners = Owners::default();
@@ -238,6 +238,21 @@ impl Shared {
             }
         }
         Ok((victims, owners))
+    }
+
+    /// The manifests that somebody wants to keep. Fails rather than leave one out.
+    fn pinned(&self, tags: &[(TagKey, TagRecord)]) -> Result<HashSet<Digest>, MetadataError> {
+        let pins: HashSet<Pin> = self.metadata.pins()?.into_iter().collect();
+        let by_digest = pins.iter().filter_map(|pin| match &pin.reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => None,
+        });
+        let frozen = self.metadata.frozen_tags()?.into_iter().map(|frozen| frozen.digest);
+        let by_tag = tags.iter().filter_map(|(key, record)| {
+            let pin = Pin { location: key.location.clone(), reference: Reference::Tag(key.tag.clone()) };
+            pins.contains(&pin).then_some(record.descriptor.digest)
+        });
+        Ok(by_digest.chain(frozen).chain(by_tag).collect())
     }
 
     /// What a stored manifest points at; nothing when it cannot be read: then it goes alone.

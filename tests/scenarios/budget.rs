@@ -60,6 +60,25 @@ async fn the_oldest_image_leaves_whole_when_room_is_needed() {
 }
 
 #[tokio::test]
+async fn a_pinned_image_stays_also_when_others_are_passed_through_for_it() {
+    let registry = Registry::start().await;
+    let mirror = mirror_of(&registry, 250_000).await;
+    let pinned = image(&registry, 0);
+    assert!(pull(&mirror, &pinned).await);
+    mirror.settled().await;
+    let folder = mirror.store().join("repositories/docker.io/library/app0/_pins");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("1"), "").unwrap();
+    for number in 1..6 {
+        mirror.advance(std::time::Duration::from_secs(3600));
+        assert!(pull(&mirror, &image(&registry, number)).await);
+        mirror.settled().await;
+    }
+    assert!(pinned.blobs().chain([&pinned.manifest]).all(|blob| is_stored(&mirror, &blob.digest)));
+    assert!(stored(&mirror) <= 250_000);
+}
+
+#[tokio::test]
 async fn a_layer_that_a_kept_image_needs_stays() {
     let registry = Registry::start().await;
     let mirror = mirror_of(&registry, 320_000).await;
