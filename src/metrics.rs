@@ -54,6 +54,35 @@ impl RequestKind {
     }
 }
 
+/// How the body of an answer got to the socket. A body that went several ways counts as the last of
+/// them in this list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SentBy {
+    /// From memory: manifests, small blobs, what is relayed.
+    Memory,
+    /// From a file through TLS.
+    Tls,
+    /// From a file by the kernel, without a copy.
+    Sendfile,
+    /// From a file through a buffer, where the page cache or the file system did not help.
+    Copy,
+}
+
+impl SentBy {
+    /// All of them.
+    pub const ALL: [SentBy; 4] = [SentBy::Memory, SentBy::Tls, SentBy::Sendfile, SentBy::Copy];
+
+    /// The word.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SentBy::Memory => "memory",
+            SentBy::Tls => "tls",
+            SentBy::Sendfile => "sendfile",
+            SentBy::Copy => "copy",
+        }
+    }
+}
+
 /// How a fill ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FillResult {
@@ -127,6 +156,7 @@ labels! {
     OfOutcome { outcome }
     OfResult { result }
     OfClass { class }
+    OfPath { path }
     OfMove { kind }
 }
 
@@ -149,6 +179,7 @@ pub struct Metrics {
     fills_in_flight: Gauge,
     errors: Family<OfClass, Counter>,
     time_to_first_byte: TimeToFirstByte,
+    bodies: Family<OfPath, Counter>,
     store_used: Gauge<u64, AtomicU64>,
     store_blobs: Gauge<u64, AtomicU64>,
     store_budget: Gauge<u64, AtomicU64>,
@@ -184,6 +215,7 @@ impl Metrics {
             fills_in_flight: Gauge::default(),
             errors: Family::default(),
             time_to_first_byte: Family::new_with_constructor(first_byte_buckets),
+            bodies: Family::default(),
             store_used: Gauge::default(),
             store_blobs: Gauge::default(),
             store_budget: Gauge::default(),
@@ -204,6 +236,9 @@ impl Metrics {
         // An alert on a rise needs the series to exist before its first event.
         for result in FillResult::ALL {
             drop(metrics.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }));
+        }
+        for by in SentBy::ALL {
+            drop(metrics.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }));
         }
         metrics
     }
@@ -230,6 +265,7 @@ impl Metrics {
             Unit::Seconds,
             self.time_to_first_byte.clone(),
         );
+        registry.register("bodies", "Bodies sent, by the way they took", self.bodies.clone());
         registry.register_with_unit("store_used", "Bytes of blobs in the store", Unit::Bytes, self.store_used.clone());
         registry.register("store_blobs", "Blobs in the store", self.store_blobs.clone());
         registry.register_with_unit("store_budget", "Bytes the store may hold", Unit::Bytes, self.store_budget.clone());
@@ -350,6 +386,11 @@ impl Metrics {
         self.time_to_first_byte.get_or_create(&labels).observe(waited.as_secs_f64());
     }
 
+    /// The body of an answer was sent, or as much of it as the client took.
+    pub fn sent_by(&self, by: SentBy) {
+        self.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }).inc();
+    }
+
     /// What the store holds and may hold: bytes, blobs, bytes.
     pub fn store(&self, used: u64, blobs: u64, budget: u64) {
         self.store_used.set(used);
@@ -441,6 +482,7 @@ mod tests {
         metrics.fill_ended(FillResult::Stored);
         metrics.error("store");
         metrics.time_to_first_byte(Outcome::Hit, Duration::from_millis(2));
+        metrics.sent_by(SentBy::Sendfile);
         metrics.store(1, 2, 3);
         metrics.index_rebuilt();
         metrics.tag_moved(true);
@@ -461,6 +503,8 @@ mod tests {
             "mirror_fills_in_flight 1",
             r#"mirror_errors_total{class="store"} 1"#,
             r#"mirror_time_to_first_byte_seconds_count{outcome="hit"} 1"#,
+            r#"mirror_bodies_total{path="sendfile"} 1"#,
+            r#"mirror_bodies_total{path="copy"} 0"#,
             "mirror_store_used_bytes 1",
             "mirror_store_blobs 2",
             "mirror_store_budget_bytes 3",

@@ -5,8 +5,10 @@
 pub mod body;
 pub mod exchange;
 pub mod handler;
+pub mod io;
 pub mod listener;
 pub mod response;
+pub mod wire;
 
 use std::sync::Arc;
 
@@ -15,7 +17,7 @@ use tokio::net::TcpListener;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 
-pub use listener::Limits;
+pub use listener::{Client, Limits};
 
 /// What every connection needs.
 #[derive(Clone, Debug)]
@@ -28,9 +30,9 @@ pub struct Edge {
 
 /// Serves until `shutdown` completes, then lets running responses end within the drain time.
 pub async fn serve(listener: TcpListener, edge: Edge, limits: Limits, shutdown: impl Future<Output = ()>) {
-    let answer = move |peer, request| {
+    let answer = move |client: Client, request| {
         let edge = edge.clone();
-        async move { handler::answer(&edge, peer, request).await }
+        async move { handler::answer(&edge, &client, request).await }
     };
     listener::serve(listener, limits, answer, shutdown).await;
 }

@@ -12,12 +12,11 @@ use futures_util::Stream;
 use futures_util::stream::{self, BoxStream};
 use http_body::{Frame, SizeHint};
 
-use super::exchange::Exchange;
-use crate::blob_store::read_file_at;
+use super::exchange::{Exchange, Sending};
+use super::io::Receipt as _;
+use super::wire::Wire;
+use crate::metrics::SentBy;
 use crate::mirror::{BlobBody, Chunk, MirrorError};
-
-/// How much of a file is read at once, in bytes.
-const READ_SIZE: u64 = 256 << 10;
 
 /// Why a body was cut.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +34,7 @@ pub struct ResponseBody {
     frames: Frames,
     /// Bytes still to come, where that is known.
     remaining: Option<u64>,
-    exchange: Exchange,
+    sending: Arc<Sending>,
 }
 
 enum Frames {
@@ -51,39 +50,40 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
+    fn new(frames: Frames, length: Option<u64>, mut exchange: Exchange) -> ResponseBody {
+        exchange.announced(length);
+        ResponseBody { frames, remaining: length, sending: Sending::new(exchange) }
+    }
+
     /// No bytes at all.
-    pub fn empty(mut exchange: Exchange) -> ResponseBody {
-        exchange.completed();
-        ResponseBody { frames: Frames::Empty, remaining: Some(0), exchange }
+    pub fn empty(exchange: Exchange) -> ResponseBody {
+        ResponseBody::new(Frames::Empty, Some(0), exchange)
     }
 
     /// Bytes that are in memory.
-    pub fn bytes(bytes: Bytes, exchange: Exchange) -> ResponseBody {
-        let remaining = Some(bytes.len() as u64);
-        ResponseBody { frames: Frames::Bytes(Some(bytes)), remaining, exchange }
+    pub fn bytes(bytes: Bytes, mut exchange: Exchange) -> ResponseBody {
+        let length = bytes.len() as u64;
+        exchange.sent(SentBy::Memory, length);
+        ResponseBody::new(Frames::Bytes(Some(bytes)), Some(length), exchange)
     }
 
-    /// A blob of `length` bytes, where that is known.
-    pub fn blob(body: BlobBody, length: Option<u64>, exchange: Exchange) -> ResponseBody {
-        let frames = stream::try_unfold(body, |mut body| async move {
-            Ok(match body.next(READ_SIZE).await? {
-                Some(chunk) => Some((load(chunk).await?, body)),
-                None => None,
-            })
+    /// A blob of `length` bytes, where that is known, for this kind of connection.
+    pub fn blob(body: BlobBody, length: Option<u64>, exchange: Exchange, wire: Wire) -> ResponseBody {
+        let mut response = ResponseBody::new(Frames::Empty, length, exchange);
+        let sending = Arc::clone(&response.sending);
+        let frames = stream::try_unfold((body, wire, sending), move |(mut body, wire, sending)| async move {
+            let bytes = match body.next(wire.piece()).await? {
+                None => return Ok(None),
+                Some(Chunk::Bytes(bytes)) => {
+                    sending.sent(SentBy::Memory, bytes.len() as u64);
+                    bytes
+                }
+                Some(Chunk::File(file, range)) => wire.load(file, range, length, &sending).await?,
+            };
+            Ok(Some((bytes, (body, wire, sending))))
         });
-        ResponseBody { frames: Frames::Stream(Box::pin(frames)), remaining: length, exchange }
-    }
-}
-
-async fn load(chunk: Chunk) -> Result<Bytes, BodyError> {
-    match chunk {
-        Chunk::Bytes(bytes) => Ok(bytes),
-        Chunk::File(file, range) => {
-            let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-            let file = Arc::clone(&file);
-            let read = tokio::task::spawn_blocking(move || read_file_at(&file, range.start, length)).await;
-            Ok(read.unwrap_or_else(|error| Err(std::io::Error::other(error)))?)
-        }
+        response.frames = Frames::Stream(Box::pin(frames));
+        response
     }
 }
 
@@ -100,14 +100,10 @@ impl http_body::Body for ResponseBody {
         };
         match &next {
             Some(Ok(bytes)) => {
-                this.exchange.sent(bytes.len() as u64);
                 this.remaining = this.remaining.map(|remaining| remaining.saturating_sub(bytes.len() as u64));
-                if this.remaining == Some(0) {
-                    this.exchange.completed();
-                }
             }
-            Some(Err(error)) => this.exchange.aborted(error),
-            None => this.exchange.completed(),
+            Some(Err(error)) => this.sending.exchange().aborted(error),
+            None => this.sending.exchange().completed(),
         }
         Poll::Ready(next.map(|result| result.map(Frame::data)))
     }

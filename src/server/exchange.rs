@@ -1,15 +1,17 @@
 //! One request and its answer, as the log line and the metrics see it.
 //!
-//! It travels with the response body and is closed when that is dropped, so that bytes and duration
-//! are those of what was really sent. Query strings and headers never get here.
+//! It travels with the response body and with every part of a file that is on its way to the socket,
+//! and is closed when the last of them is gone, so that bytes and duration are those of what was
+//! really sent. Query strings and headers never get here.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
 
-use crate::metrics::{Metrics, RequestKind};
+use super::io::Receipt;
+use crate::metrics::{Metrics, RequestKind, SentBy};
 use crate::mirror::Location;
 use crate::oci::ErrorCode;
 use crate::outcome::Outcome;
@@ -34,7 +36,9 @@ pub struct Exchange {
     begun: Instant,
     first_byte: Option<Duration>,
     bytes: u64,
-    complete: bool,
+    /// How many bytes the body has; unknown until it has ended where upstream does not say it.
+    length: Option<u64>,
+    sent_by: Option<SentBy>,
 }
 
 impl Exchange {
@@ -54,7 +58,8 @@ impl Exchange {
             begun: Instant::now(),
             first_byte: None,
             bytes: 0,
-            complete: false,
+            length: None,
+            sent_by: None,
         }
     }
 
@@ -74,15 +79,21 @@ impl Exchange {
         self.problem = Some(problem.to_string());
     }
 
-    /// Bytes of the body go to the socket.
-    pub fn sent(&mut self, bytes: u64) {
-        self.first_byte.get_or_insert_with(|| self.begun.elapsed());
-        self.bytes += bytes;
+    /// How many bytes the body will have, where that is known.
+    pub fn announced(&mut self, length: Option<u64>) {
+        self.length = length;
     }
 
-    /// The body went out to its end.
+    /// Bytes of the body go to the socket.
+    pub fn sent(&mut self, by: SentBy, bytes: u64) {
+        self.first_byte.get_or_insert_with(|| self.begun.elapsed());
+        self.bytes += bytes;
+        self.sent_by = self.sent_by.max(Some(by));
+    }
+
+    /// The body has ended as it should.
     pub fn completed(&mut self) {
-        self.complete = true;
+        self.length.get_or_insert(self.bytes);
     }
 
     /// The body cannot be ended: the client must see that it was cut.
@@ -91,11 +102,36 @@ impl Exchange {
     }
 }
 
+/// An exchange whose answer is on its way, shared by all that carry a part of it.
+#[derive(Debug)]
+pub struct Sending(Mutex<Exchange>);
+
+impl Sending {
+    /// The answer begins.
+    pub fn new(exchange: Exchange) -> Arc<Sending> {
+        Arc::new(Sending(Mutex::new(exchange)))
+    }
+
+    /// The exchange, to note something.
+    pub fn exchange(&self) -> MutexGuard<'_, Exchange> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Receipt for Sending {
+    fn sent(&self, by: SentBy, bytes: u64) {
+        self.exchange().sent(by, bytes);
+    }
+}
+
 impl Drop for Exchange {
     fn drop(&mut self) {
         let upstream = self.location.as_ref().map(|location| &location.upstream);
         self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
         self.metrics.sent(upstream, self.outcome, self.bytes);
+        if let Some(by) = self.sent_by {
+            self.metrics.sent_by(by);
+        }
         if let Some(first_byte) = self.first_byte {
             self.metrics.time_to_first_byte(self.outcome, first_byte);
         }
@@ -107,7 +143,7 @@ impl Drop for Exchange {
             repository = self.location.as_ref().map(|location| location.repository.as_str()),
             reference = self.reference.as_deref(),
             bytes = self.bytes,
-            complete = self.complete,
+            complete = self.length.is_some_and(|length| self.bytes >= length),
             first_byte_ms = self.first_byte.map(milliseconds),
             duration_ms = milliseconds(self.begun.elapsed()),
             client = %self.peer,

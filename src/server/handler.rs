@@ -1,7 +1,5 @@
 //! One request: parsed, routed, put to the mirror, answered. No decisions of its own beyond HTTP's.
 
-use std::net::SocketAddr;
-
 use http::header::{ACCEPT, CONTENT_LENGTH, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, StatusCode};
 use hyper::Request as HttpRequest;
@@ -10,6 +8,7 @@ use hyper::body::Incoming;
 use super::Edge;
 use super::body::ResponseBody;
 use super::exchange::Exchange;
+use super::listener::Client;
 use super::response::{self, Answer};
 use crate::metrics::RequestKind;
 use crate::mirror::{MirrorError, Route};
@@ -19,8 +18,8 @@ use crate::oci::{AcceptSet, Digest, ErrorCode, Page, RangeHeader, Reference, Req
 const MAX_HEADERS: usize = 32 << 10;
 
 /// Answers one request of the pull listener.
-pub async fn answer(edge: &Edge, peer: SocketAddr, request: HttpRequest<Incoming>) -> http::Response<ResponseBody> {
-    let mut exchange = Exchange::begin(edge.metrics.clone(), peer, &request);
+pub async fn answer(edge: &Edge, client: &Client, request: HttpRequest<Incoming>) -> http::Response<ResponseBody> {
+    let mut exchange = Exchange::begin(edge.metrics.clone(), client.peer, &request);
     let answer = match understood(&request) {
         Ok(understood) => respond(edge, &mut exchange, &request, understood).await,
         // What follows a refused request on its connection is not trusted.
@@ -28,7 +27,7 @@ pub async fn answer(edge: &Edge, peer: SocketAddr, request: HttpRequest<Incoming
         Err(refusal) => refusal.answer(),
     };
     let head_only = request.method() == Method::HEAD;
-    response::render(answer, head_only, exchange)
+    response::render(answer, head_only, exchange, &client.wire)
 }
 
 /// Why a request is refused before it is looked at any further.

@@ -21,6 +21,10 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
+use super::io::Regions;
+use super::io::plain::PlainStream;
+use super::wire::Wire;
+
 /// How long to wait after accepting failed, which it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Buffer for the head of a request, in bytes; a longer head is answered with 431.
@@ -37,11 +41,20 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// Who asks, and what leads to them.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// The address of the other side.
+    pub peer: SocketAddr,
+    /// How the connection takes parts of files.
+    pub wire: Wire,
+}
+
 /// Answers every request with `answer` until `shutdown` completes, then lets running responses end
 /// within the drain time.
 pub async fn serve<A, F, B>(listener: TcpListener, limits: Limits, answer: A, shutdown: impl Future<Output = ()>)
 where
-    A: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
+    A: Fn(Client, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
@@ -59,14 +72,19 @@ where
         };
         let (answer, watcher) = (answer.clone(), graceful.watcher());
         tokio::spawn(async move {
+            let regions = Arc::new(Regions::default());
+            let stream = PlainStream::new(stream, Arc::clone(&regions));
+            let client = Client { peer, wire: Wire::Plain(regions) };
             let service = service_fn(move |request| {
-                let answered = answer(peer, request);
+                let answered = answer(client.clone(), request);
                 async move { Ok::<_, Infallible>(answered.await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.header_timeout)
                 .max_buf_size(MAX_HEAD)
+                // Frames must arrive as they are; the default is a guess that may change.
+                .writev(true)
                 .serve_connection(TokioIo::new(stream), service);
             // Of a request, how it ended is in its log line.
             if let Err(error) = watcher.watch(connection).await {

@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::body::ResponseBody;
 use super::exchange::Exchange;
+use super::wire::Wire;
 use crate::mirror::{BlobAnswer, BlobBody, ManifestAnswer, MirrorError, ReferrersAnswer, TagsAnswer};
 use crate::oci::{ContentRange, Digest, ErrorCode, MediaType, RegistryName, Request};
 
@@ -182,7 +183,7 @@ fn stale_warning(age: Duration) -> String {
 }
 
 /// Makes the response. The exchange goes with the body, to be closed when that ends.
-pub fn render(answer: Answer, head_only: bool, mut exchange: Exchange) -> Response<ResponseBody> {
+pub fn render(answer: Answer, head_only: bool, mut exchange: Exchange, wire: &Wire) -> Response<ResponseBody> {
     exchange.answered(answer.status, answer.code);
     let length = match &answer.body {
         AnswerBody::Bytes(bytes) => Some(bytes.len() as u64),
@@ -204,7 +205,7 @@ pub fn render(answer: Answer, head_only: bool, mut exchange: Exchange) -> Respon
         _ if head_only => ResponseBody::empty(exchange),
         AnswerBody::Absent(_) => ResponseBody::empty(exchange),
         AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, exchange),
-        AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, exchange),
+        AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, exchange, wire.clone()),
     };
     response.map(|()| body)
 }

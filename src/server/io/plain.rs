@@ -1,0 +1,213 @@
+//! The I/O object of a connection without TLS: sends frames that stand for files by sendfile(2).
+//!
+//! Truth: the thread of the reactor never waits for a disk. Before a piece of a file is sent the page
+//! cache is asked for it (`preadv2` with `RWF_NOWAIT`, one byte every [`STRIDE`]); a piece that is not
+//! there is read on a thread that may block, and sent from memory. The same happens where a file
+//! system knows no sendfile. `cachestat(2)` would see more, but a seccomp filter that is older than
+//! it ends the process.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
+use rustix::net::sockopt::set_tcp_cork;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+
+use super::{FilePart, Regions};
+use crate::blob_store::read_file_at;
+use crate::metrics::SentBy;
+
+/// How much is sent by one call at most, in bytes: between two calls others get their turn.
+const BURST: u64 = 1 << 20;
+/// How far apart the page cache is probed, in bytes. What is missing between two probes costs one
+/// read of the disk.
+const STRIDE: u64 = 256 << 10;
+
+/// A TCP connection that knows frames.
+#[derive(Debug)]
+pub struct PlainStream {
+    stream: TcpStream,
+    regions: Arc<Regions>,
+    corked: bool,
+    /// The file system refused sendfile once.
+    refused: bool,
+    ahead: Ahead,
+}
+
+/// What is read on another thread, because the page cache has not got it.
+#[derive(Debug)]
+enum Ahead {
+    Nothing,
+    Reading(JoinHandle<io::Result<Piece>>),
+    Read(Piece),
+}
+
+#[derive(Debug)]
+struct Piece {
+    file: Arc<File>,
+    offset: u64,
+    bytes: Bytes,
+}
+
+impl Piece {
+    /// The bytes from `part` on, as far as they are here.
+    fn from(&self, part: &FilePart) -> Option<&[u8]> {
+        let skip = usize::try_from(part.offset.checked_sub(self.offset)?).ok()?;
+        let bytes = Arc::ptr_eq(&self.file, &part.file).then(|| self.bytes.get(skip..))?;
+        bytes.filter(|bytes| !bytes.is_empty())
+    }
+}
+
+impl PlainStream {
+    /// A connection that sends the frames of `regions`.
+    pub const fn new(stream: TcpStream, regions: Arc<Regions>) -> PlainStream {
+        PlainStream { stream, regions, corked: false, refused: false, ahead: Ahead::Nothing }
+    }
+
+    /// Holds back packets that are not full, or lets them go. It only saves packets: a socket that
+    /// does not know it works without.
+    fn cork(&mut self, on: bool) {
+        if self.corked != on {
+            self.corked = on;
+            let _ = set_tcp_cork(&self.stream, on);
+        }
+    }
+
+    fn poll_send(&mut self, context: &mut Context<'_>, part: &FilePart, length: usize) -> Poll<io::Result<usize>> {
+        self.cork(true);
+        loop {
+            match &mut self.ahead {
+                Ahead::Reading(reading) => {
+                    let piece = ready!(Pin::new(reading).poll(context));
+                    self.ahead = Ahead::Nothing;
+                    self.ahead = Ahead::Read(piece.unwrap_or_else(|error| Err(io::Error::other(error)))?);
+                    continue;
+                }
+                Ahead::Read(piece) => {
+                    if let Some(bytes) = piece.from(part) {
+                        let bytes = bytes.get(..length).unwrap_or(bytes);
+                        let sent = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
+                        part.receipt.sent(SentBy::Copy, sent as u64);
+                        return Poll::Ready(Ok(sent));
+                    }
+                    self.ahead = Ahead::Nothing;
+                }
+                Ahead::Nothing => {}
+            }
+            ready!(self.stream.poll_write_ready(context))?;
+            let wanted = BURST.min(length as u64);
+            let cached = if self.refused { 0 } else { cached(&part.file, part.offset, wanted) };
+            if cached == 0 {
+                let (file, offset, length) = (Arc::clone(&part.file), part.offset, wanted.min(STRIDE));
+                self.ahead = Ahead::Reading(tokio::task::spawn_blocking(move || {
+                    let bytes = read_file_at(&file, offset, usize::try_from(length).unwrap_or_default())?;
+                    Ok(Piece { file, offset, bytes })
+                }));
+                continue;
+            }
+            match self.sendfile(part, cached) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(sent) => {
+                    part.receipt.sent(SentBy::Sendfile, sent as u64);
+                    return Poll::Ready(Ok(sent));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_refusal(&error) => self.refused = true,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn sendfile(&self, part: &FilePart, length: u64) -> io::Result<usize> {
+        let mut offset = part.offset;
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        self.stream.try_io(Interest::WRITABLE, || {
+            Ok(rustix::fs::sendfile(&self.stream, &part.file, Some(&mut offset), length)?)
+        })
+    }
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+/// How many of the `length` bytes at `offset` can be sent without waiting for the disk, as far as
+/// probes tell. The end of the file counts: who sends finds out about it.
+fn cached(file: &File, offset: u64, length: u64) -> u64 {
+    let mut known = 0;
+    while known < length {
+        let mut byte = [0];
+        match preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset + known, ReadWriteFlags::NOWAIT) {
+            Ok(_) => known += STRIDE,
+            Err(Errno::INTR) => {}
+            Err(_) => break,
+        }
+    }
+    known.min(length)
+}
+
+impl AsyncRead for PlainStream {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for PlainStream {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        match this.regions.part(bytes) {
+            Some(part) => this.poll_send(context, &part, bytes.len()),
+            None => Pin::new(&mut this.stream).poll_write(context, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let begin = slices.iter().take_while(|slice| slice.is_empty()).count();
+        let slices = slices.get(begin..).unwrap_or_default();
+        let mut plain = 0;
+        for slice in slices {
+            match this.regions.part(slice) {
+                Some(part) if plain == 0 => return this.poll_send(context, &part, slice.len()),
+                // The head of the response waits for the first bytes of its file.
+                Some(_) => {
+                    this.cork(true);
+                    break;
+                }
+                None => plain += 1,
+            }
+        }
+        Pin::new(&mut this.stream).poll_write_vectored(context, slices.get(..plain).unwrap_or_default())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.cork(false);
+        Pin::new(&mut this.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.cork(false);
+        Pin::new(&mut this.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests;
