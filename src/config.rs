@@ -49,6 +49,9 @@ pub struct Config {
 pub struct Server {
     /// Addresses for clients; at least one.
     pub listen: Vec<SocketAddr>,
+    /// For each of `listen`, the upstream of a request that names none; `None` for the one of
+    /// [`Routes`].
+    pub defaults: Vec<Option<RegistryName>>,
     /// Addresses for health and metrics; may be empty.
     pub admin: Vec<SocketAddr>,
     /// Client connections at once; at least one.
@@ -57,6 +60,18 @@ pub struct Server {
     pub header_timeout: Duration,
     /// How long running answers may take after a request to stop.
     pub drain: Duration,
+    /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
+    pub unavailable_blob: u16,
+}
+
+impl Server {
+    /// The upstream of requests that name none, at a listener bound to `address`. `place` is its
+    /// place among the listeners, which counts where the system chose the port.
+    pub fn default_at(&self, address: SocketAddr, place: usize) -> Option<&RegistryName> {
+        let chosen = || self.listen.get(place).filter(|configured| configured.port() == 0).map(|_| place);
+        let place = self.listen.iter().position(|configured| *configured == address).or_else(chosen)?;
+        self.defaults.get(place)?.as_ref()
+    }
 }
 
 /// Where content is kept and how much of it.

@@ -5,6 +5,7 @@
 //! without a network.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +27,7 @@ use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::fill::Budget;
 use crate::mirror::{Mirror, Mode, Parts, Policy, Room, Routes};
-use crate::oci::RegistryName;
+use crate::oci::{ErrorCode, RegistryName};
 use crate::server::{self, Edge};
 use crate::upstream::budget::Budget as PullBudget;
 use crate::upstream::failover::Failover;
@@ -133,8 +134,8 @@ impl Daemon {
             header_timeout: self.config.server.header_timeout,
             drain: self.config.server.drain,
         };
-        for listener in listeners.pull {
-            let edge = Edge { mirror: self.mirror.clone(), metrics: Arc::clone(&self.metrics) };
+        for (place, listener) in listeners.pull.into_iter().enumerate() {
+            let edge = self.edge(listener.local_addr().ok(), place);
             servers.spawn(server::serve(listener, edge, limits, stop.clone().cancelled_owned()));
         }
         for listener in listeners.admin {
@@ -147,6 +148,20 @@ impl Daemon {
         servers.wait().await;
         housekeeping.abort();
         self.mirror.close(self.config.server.drain).await;
+    }
+
+    fn edge(&self, bound: Option<SocketAddr>, place: usize) -> Edge {
+        let config = &self.config.server;
+        Edge {
+            mirror: self.mirror.clone(),
+            metrics: Arc::clone(&self.metrics),
+            default: bound.and_then(|address| config.default_at(address, place)).cloned(),
+            unavailable_blob: if config.unavailable_blob == 404 {
+                ErrorCode::BlobUnknown
+            } else {
+                ErrorCode::Unavailable
+            },
+        }
     }
 
     fn admin_state(&self) -> AdminState {

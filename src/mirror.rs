@@ -17,6 +17,7 @@ pub mod flights;
 pub mod freshness;
 pub mod lists;
 pub mod manifests;
+mod negatives;
 pub mod resume;
 pub mod room;
 pub mod routes;
@@ -34,7 +35,7 @@ use crate::clock::Clock;
 use crate::metadata::uses::Uses;
 use crate::metadata::{BlobRecord, MetadataError, MetadataStore, TagKey};
 use crate::metrics::Metrics;
-use crate::oci::{Descriptor, Digest, Target};
+use crate::oci::{Descriptor, Digest, MediaType, RegistryName, Target};
 use crate::upstream::{ReferrerList, TagList};
 
 pub use crate::metadata::Location;
@@ -50,7 +51,11 @@ pub use routes::{Route, RouteError, Routes};
 use fill::{Budget, Following};
 use flights::{Flights, Shareable};
 use lists::{Lists, ReferrersKey, TagsKey};
-use manifests::{Fetched, Negatives};
+use manifests::Fetched;
+use negatives::Negatives;
+
+/// The type of content that was fetched as a blob.
+const OCTET_STREAM: &str = "application/octet-stream";
 
 /// How often access times are written.
 const USES_EVERY: Duration = Duration::from_secs(10);
@@ -153,7 +158,15 @@ impl Mirror {
     /// # Errors
     /// [`RouteError`]; nobody was asked.
     pub fn route(&self, target: &Target) -> Result<Route, RouteError> {
-        self.0.routes.route(target)
+        self.0.routes.route(target, None)
+    }
+
+    /// The same, where a request that names no upstream is for `default`.
+    ///
+    /// # Errors
+    /// [`RouteError`]; nobody was asked.
+    pub fn route_by(&self, target: &Target, default: Option<&RegistryName>) -> Result<Route, RouteError> {
+        self.0.routes.route(target, default)
     }
 
     /// How many fills are under way.
@@ -218,6 +231,15 @@ impl Shared {
     async fn record_member(&self, location: &Location, descriptor: Descriptor) {
         let location = location.clone();
         self.remember("membership not remembered", move |metadata| metadata.put_member(&location, &descriptor)).await;
+    }
+
+    /// Remembers that upstream has the blob in this repository. What is known as a manifest there
+    /// stays one: clients may ask for a manifest among the blobs.
+    async fn record_blob_member(&self, location: &Location, digest: Digest, size: u64) {
+        if self.member(location, &digest).is_none_or(|known| known.media_type.as_ref() == OCTET_STREAM) {
+            let descriptor = Descriptor { digest, size, media_type: MediaType::from(OCTET_STREAM) };
+            self.record_member(location, descriptor).await;
+        }
     }
 
     async fn forget_member(&self, location: &Location, digest: &Digest) {

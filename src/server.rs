@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
+use crate::oci::{ErrorCode, RegistryName};
 
 pub use listener::{Client, Limits};
 
@@ -26,6 +27,11 @@ pub struct Edge {
     pub mirror: Mirror,
     /// Counts them.
     pub metrics: Arc<Metrics>,
+    /// The upstream of a request that names none, where this listener is for one.
+    pub default: Option<RegistryName>,
+    /// What to say of a blob that upstream cannot give now: [`ErrorCode::Unavailable`], or
+    /// [`ErrorCode::BlobUnknown`] so that clients look elsewhere at once.
+    pub unavailable_blob: ErrorCode,
 }
 
 /// Serves until `shutdown` completes, then lets running responses end within the drain time.

@@ -39,7 +39,7 @@ impl File {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
-    /// Addresses for clients, each `address:port`.
+    /// Addresses for clients, each `address:port`, or `address:port=host` for one of an upstream.
     pub listen: Vec<String>,
     /// Addresses for health and metrics; an empty list switches them off.
     pub admin: Vec<String>,
@@ -49,6 +49,8 @@ pub struct Server {
     pub header_timeout: String,
     /// How long running answers may take after a request to stop.
     pub drain: String,
+    /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
+    pub unavailable_blob: u64,
 }
 
 impl Default for Server {
@@ -59,6 +61,7 @@ impl Default for Server {
             max_connections: 4096,
             header_timeout: "10s".into(),
             drain: "30s".into(),
+            unavailable_blob: 503,
         }
     }
 }

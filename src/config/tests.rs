@@ -363,3 +363,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_listener_may_be_for_an_upstream_of_its_own() {
+    let config = valid("[server]\nlisten = [\"127.0.0.1:5000\", \"127.0.0.1:5001=ghcr.io\", \"[::1]:0 = quay.io\"]");
+    let name = |address: &str, place| {
+        config.server.default_at(address.parse().expect("valid"), place).map(RegistryName::as_str)
+    };
+    assert_eq!(config.server.listen.len(), 3);
+    assert_eq!(name("127.0.0.1:5000", 0), None);
+    assert_eq!(name("127.0.0.1:5001", 0), Some("ghcr.io"), "in whatever order sockets are handed over");
+    assert_eq!(name("[::1]:4711", 2), Some("quay.io"), "the system chose the port");
+    assert_eq!(name("127.0.0.1:9999", 1), None);
+    let problem = broken("[server]\nlisten = [\"127.0.0.1:5001=ghcr.oi\"]");
+    assert!(
+        problem.contains("\"ghcr.oi\" is not an upstream") && problem.contains("did you mean ghcr.io?"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn the_status_for_an_unavailable_blob_is_one_of_two() {
+    assert_eq!(valid("").server.unavailable_blob, 503);
+    assert_eq!(valid("[server]\nunavailable_blob = 404").server.unavailable_blob, 404);
+    assert!(broken("[server]\nunavailable_blob = 200").contains("neither 503 nor 404"));
+}

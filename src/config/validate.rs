@@ -26,7 +26,7 @@ pub(super) fn config(
 ) -> Result<Config, ConfigError> {
     let file = document.file()?;
     let mut check = Check(document);
-    let server = check.server(&file.server);
+    let mut server = check.server(&file.server);
     let store = check.store(&file.store, env);
     let cache = check.cache(&file.cache);
     let limits = Limits {
@@ -36,6 +36,7 @@ pub(super) fn config(
     let log = check.log(&file.log);
     let upstreams = check.upstreams(&file);
     let routes = check.routes(&file.routes, &upstreams);
+    server.defaults = check.listener_defaults(&file.server.listen, &upstreams);
     let problems = check.0.into_problems();
     match (store, routes) {
         (Some(store), Some(routes)) if problems.is_empty() => {
@@ -83,7 +84,8 @@ impl Check {
     }
 
     fn server(&mut self, typed: &file::Server) -> Server {
-        let listen = self.addresses("server.listen", &typed.listen);
+        let addresses: Vec<String> = typed.listen.iter().map(|entry| split_listener(entry).0.to_owned()).collect();
+        let listen = self.addresses("server.listen", &addresses);
         let admin = self.addresses("server.admin", &typed.admin);
         if typed.listen.is_empty() {
             self.problem("server.listen", "no address to listen on", "for example listen = [\"127.0.0.1:5000\"]");
@@ -92,8 +94,17 @@ impl Check {
             let message = format!("{both} is also an address for clients");
             self.problem("server.admin", message, "health and metrics need an address of their own");
         }
+        if !matches!(typed.unavailable_blob, 404 | 503) {
+            self.problem(
+                "server.unavailable_blob",
+                "neither 503 nor 404",
+                "503 is honest, 404 makes dockerd go on at once",
+            );
+        }
         Server {
             listen,
+            defaults: Vec::new(),
+            unavailable_blob: if typed.unavailable_blob == 404 { 404 } else { 503 },
             admin,
             max_connections: self.count("server.max_connections", typed.max_connections),
             header_timeout: self.positive("server.header_timeout", &typed.header_timeout),
@@ -149,14 +160,28 @@ impl Check {
     }
 
     fn routes(&mut self, typed: &file::Routes, upstreams: &[Upstream]) -> Option<Routes> {
-        let known = upstreams.iter().find(|upstream| upstream.host.as_str() == typed.default);
-        if known.is_none() {
-            let message = format!("{:?} is not an upstream", typed.default);
-            let near = nearest(&typed.default, upstreams.iter().map(|upstream| upstream.host.as_str()));
-            let hint = near.map_or("add it under [[upstream]]".to_owned(), |near| format!("did you mean {near}?"));
-            self.problem("routes.default", message, &hint);
+        Some(Routes { default: self.known_upstream("routes.default", &typed.default, upstreams)? })
+    }
+
+    /// The upstreams that listeners are for.
+    fn listener_defaults(&mut self, typed: &[String], upstreams: &[Upstream]) -> Vec<Option<RegistryName>> {
+        let mut defaults = Vec::new();
+        for (n, entry) in typed.iter().enumerate() {
+            let place = self.0.element("server.listen", n);
+            defaults.push(split_listener(entry).1.and_then(|name| self.known_upstream(&place, name, upstreams)));
         }
-        Some(Routes { default: known?.host.clone() })
+        defaults
+    }
+
+    fn known_upstream(&mut self, path: &str, typed: &str, upstreams: &[Upstream]) -> Option<RegistryName> {
+        let known = upstreams.iter().find(|upstream| upstream.host.as_str() == typed);
+        if known.is_none() {
+            let message = format!("{typed:?} is not an upstream");
+            let near = nearest(typed, upstreams.iter().map(|upstream| upstream.host.as_str()));
+            let hint = near.map_or("add it under [[upstream]]".to_owned(), |near| format!("did you mean {near}?"));
+            self.problem(path, message, &hint);
+        }
+        known.map(|upstream| upstream.host.clone())
     }
 
     fn upstreams(&mut self, file: &file::File) -> Vec<Upstream> {
@@ -407,6 +432,11 @@ impl Check {
         }
         size.unwrap_or_default()
     }
+}
+
+/// Address and upstream of an entry of `listen`.
+fn split_listener(entry: &str) -> (&str, Option<&str>) {
+    entry.split_once('=').map_or((entry, None), |(address, upstream)| (address.trim(), Some(upstream.trim())))
 }
 
 /// Bytes. A number needs its unit, zero apart: a bare `500` is more often meant as GB than as bytes.

@@ -9,11 +9,12 @@ use super::body::{BlobBody, FillReader};
 use super::error::{MirrorError, Subject};
 use super::fill::{Fill, Following, Phase, Progress};
 use super::flights::Seat;
+use super::negatives::Missing;
 use super::resume::BlobSource;
-use super::{Mirror, Shared};
+use super::{Location, Mirror, Shared};
 use crate::blob_store::Content;
 use crate::mirror::Route;
-use crate::oci::{Descriptor, Digest, MediaType, RangeHeader, Selection, Span};
+use crate::oci::{Digest, RangeHeader, Selection, Span};
 use crate::outcome::Outcome;
 
 /// An answer with a blob, or with a part of it.
@@ -55,6 +56,7 @@ impl Mirror {
         if let Some((content, outcome)) = self.stored_blob(route, &digest).await? {
             return stored(content, digest, range, outcome);
         }
+        self.0.negatives.check(&missing(&route.location, digest), self.0.clock.now())?;
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
         let (following, outcome) = self.0.clone().fly(source.clone());
         filling(following, source, range, outcome).await
@@ -90,11 +92,14 @@ impl Mirror {
 
     /// Asks upstream whether the repository has the blob, and remembers a yes.
     async fn confirm(&self, route: &Route, digest: &Digest) -> Result<Option<u64>, MirrorError> {
+        self.0.negatives.check(&missing(&route.location, *digest), self.0.clock.now())?;
         let stat = route.upstream.stat(&route.location.repository, digest).await;
-        let size = stat.map_err(|error| MirrorError::upstream(Subject::Blob, error))?;
+        let size = stat.map_err(|error| {
+            self.0.negatives.note(|| missing(&route.location, *digest), error.class, self.0.clock.now());
+            MirrorError::upstream(Subject::Blob, error)
+        })?;
         if let Some(size) = size {
-            let media_type = MediaType::from("application/octet-stream");
-            self.0.record_member(&route.location, Descriptor { digest: *digest, size, media_type }).await;
+            self.0.record_blob_member(&route.location, *digest, size).await;
         }
         Ok(size)
     }
@@ -118,6 +123,11 @@ impl Shared {
             (Seat::Lead(following, _) | Seat::Join(following), _) => (following, Outcome::Join),
         }
     }
+}
+
+/// The blob as something that upstream may not have.
+pub(super) fn missing(location: &Location, digest: Digest) -> Missing {
+    Missing::Content(Subject::Blob, location.clone(), digest)
 }
 
 fn stored(

@@ -50,6 +50,14 @@ impl MirrorError {
         MirrorError::Upstream { subject, error }
     }
 
+    /// What was asked for, where an upstream failed.
+    pub const fn subject(&self) -> Option<Subject> {
+        match self {
+            MirrorError::Upstream { subject, .. } => Some(*subject),
+            _ => None,
+        }
+    }
+
     /// The class of the upstream's failure, where it was one.
     pub const fn upstream_class(&self) -> Option<UpstreamErrorClass> {
         match self {

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
+use super::blobs::missing;
 use super::error::{MirrorError, Subject};
 use super::flights::Departure;
 use super::resume::{BlobSource, Transfer};
@@ -22,7 +23,7 @@ use super::{BlobKey, Shared};
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{Content, Source, StoreError, read_file_at};
 use crate::metrics::FillResult;
-use crate::oci::{Descriptor, Digest, MediaType, RegistryName, Span, Verifier};
+use crate::oci::{Digest, RegistryName, Span, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
@@ -148,7 +149,9 @@ impl Fill {
             }
             Err(End::Failed(error)) => {
                 tracing::warn!(blob = ?source, %error, "fill failed");
-                let wrong = error.upstream_class() == Some(UpstreamErrorClass::Protocol);
+                let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Unavailable);
+                shared.negatives.note(|| missing(&source.location, source.digest), class, shared.clock.now());
+                let wrong = class == UpstreamErrorClass::Protocol;
                 progress.send_modify(|progress| progress.phase = Phase::Failed(error));
                 if wrong { FillResult::Mismatch } else { FillResult::UpstreamFailed }
             }
@@ -426,7 +429,6 @@ async fn keep(shared: &Arc<Shared>, source: &BlobSource, filled: Filled) -> Fill
         return FillResult::NotStored;
     }
     shared.record_blob(&source.digest, size).await;
-    let media_type = MediaType::from("application/octet-stream");
-    shared.record_member(&source.location, Descriptor { digest: source.digest, size, media_type }).await;
+    shared.record_blob_member(&source.location, source.digest, size).await;
     FillResult::Stored
 }

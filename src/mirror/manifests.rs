@@ -8,13 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moka::sync::Cache;
-
 use super::error::{MirrorError, Subject};
 use super::freshness::{self, Plan};
-use super::{BlobKey, Location, Mirror, Shared, tag_moves};
+use super::negatives::Missing;
+use super::{BlobKey, Location, Mirror, OCTET_STREAM, Shared, tag_moves};
 use crate::blob_store::StoreError;
-use crate::clock::Timestamp;
 use crate::metadata::{TagKey, TagRecord};
 use crate::mirror::Route;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -35,28 +33,6 @@ pub struct ManifestAnswer {
 
 /// What the flights of this file bring.
 pub(super) type Fetched = Result<(Arc<Manifest>, Outcome), MirrorError>;
-
-/// Tags of which upstream said that they do not exist, and when. Bounded and short-lived.
-pub(super) struct Negatives {
-    ttl: Duration,
-    known: Cache<TagKey, Timestamp>,
-}
-
-impl Negatives {
-    const MAX: u64 = 10_000;
-
-    pub(super) fn new(ttl: Duration) -> Negatives {
-        Negatives { ttl, known: Cache::new(Negatives::MAX) }
-    }
-
-    fn contains(&self, key: &TagKey, now: Timestamp) -> bool {
-        self.known.get(key).and_then(|at| at.age(now)).is_some_and(|age| age < self.ttl)
-    }
-
-    fn insert(&self, key: TagKey, now: Timestamp) {
-        self.known.insert(key, now);
-    }
-}
 
 impl Mirror {
     /// A manifest by tag or digest.
@@ -93,6 +69,7 @@ impl Shared {
         if let Some(manifest) = self.stored_manifest(route, &digest).await {
             return Ok((manifest, Outcome::Hit));
         }
+        self.negatives.check(&missing(route, digest), self.clock.now())?;
         let key: BlobKey = (route.location.clone(), digest);
         let (shared, route) = (Arc::clone(self), route.clone());
         let work = || async move {
@@ -187,10 +164,7 @@ impl Shared {
 
     /// Asks upstream what the tag points at, together with everybody else who asks just now.
     async fn look_up(self: &Arc<Self>, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
-        if self.negatives.contains(&key, self.clock.now()) {
-            let message = format!("{}:{} was not found a moment ago", key.location, key.tag);
-            return Err(manifest_error(UpstreamError::new(UpstreamErrorClass::NotFound, message)));
-        }
+        self.negatives.check(&Missing::Tag(key.clone()), self.clock.now())?;
         let (shared, route, of) = (Arc::clone(self), route.clone(), key.clone());
         arrived(self.tags.share(&self.tasks, key, || async move { shared.resolve(&route, of, record).await }).await)
     }
@@ -205,7 +179,11 @@ impl Shared {
         let known = self.stored_manifest(route, &descriptor.digest).await;
         let (manifest, outcome) = match known {
             Some(manifest) => (manifest, Outcome::Revalidated),
-            None => self.manifest_by_digest(route, descriptor.digest).await?,
+            None => {
+                // Upstream has just said that it is there.
+                self.negatives.forget(&missing(route, descriptor.digest));
+                self.manifest_by_digest(route, descriptor.digest).await?
+            }
         };
         self.point(key, record, manifest.descriptor.clone()).await;
         Ok((manifest, outcome))
@@ -219,9 +197,7 @@ impl Shared {
             self.remember("a tag is gone and not forgotten", move |metadata| metadata.remove_tag(&location, &tag))
                 .await;
         }
-        if error.class == UpstreamErrorClass::NotFound {
-            self.negatives.insert(key.clone(), self.clock.now());
-        }
+        self.negatives.note(|| Missing::Tag(key.clone()), error.class, self.clock.now());
         manifest_error(error)
     }
 
@@ -246,7 +222,7 @@ impl Shared {
     async fn stored_manifest(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
         let (descriptor, content) = self.open_member(&route.location, digest).await?;
         // A blob that was fetched as a blob does not know that it is a manifest.
-        if descriptor.media_type.as_ref() == "application/octet-stream" || content.size > MAX_MANIFEST_SIZE {
+        if descriptor.media_type.as_ref() == OCTET_STREAM || content.size > MAX_MANIFEST_SIZE {
             return None;
         }
         let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
@@ -269,6 +245,7 @@ impl Shared {
                 if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
                     self.forget_member(&route.location, &digest).await;
                 }
+                self.negatives.note(|| missing(route, digest), error.class, self.clock.now());
                 return Err(manifest_error(error));
             }
         };
@@ -309,6 +286,10 @@ fn arrived((value, joined): (Option<Fetched>, bool)) -> Fetched {
         value.unwrap_or_else(|| Err(MirrorError::Internal("the look-up ended without a result".to_owned())))?;
     let outcome = if joined { Outcome::Join } else { outcome };
     Ok((manifest, outcome))
+}
+
+fn missing(route: &Route, digest: Digest) -> Missing {
+    Missing::Content(Subject::Manifest, route.location.clone(), digest)
 }
 
 fn manifest_error(error: UpstreamError) -> MirrorError {

@@ -77,11 +77,12 @@ impl Routes {
         self.upstreams.keys()
     }
 
-    /// Finds the upstream of a request.
+    /// Finds the upstream of a request; one that names none is for `default`, if there is one here,
+    /// else for the default of all.
     ///
     /// # Errors
     /// [`RouteError`]; nothing was dialled.
-    pub fn route(&self, target: &Target) -> Result<Route, RouteError> {
+    pub fn route(&self, target: &Target, default: Option<&RegistryName>) -> Result<Route, RouteError> {
         let path = &target.repository;
         let below = path.registry.clone().map(fold_alias).filter(|name| self.upstreams.contains_key(name));
         let named =
@@ -91,7 +92,7 @@ impl Routes {
             // `first.component/…` without any upstream of that name: not ours to guess at.
             None => match &path.registry {
                 Some(unknown) => return Err(RouteError::UnknownUpstream(unknown.clone())),
-                None => self.default.clone(),
+                None => default.cloned().map_or_else(|| self.default.clone(), fold_alias),
             },
         };
         let upstream = self.upstreams.get(&name).ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?;
@@ -148,7 +149,7 @@ mod tests {
     fn route(path_and_query: &str) -> Result<String, RouteError> {
         let (path, query) = path_and_query.split_once('?').map_or((path_and_query, None), |(p, q)| (p, Some(q)));
         let request = Request::parse(&http::Method::GET, path, query).expect("a valid request");
-        routes().route(request.target().expect("not a ping")).map(|route| route.location.to_string())
+        routes().route(request.target().expect("not a ping"), None).map(|route| route.location.to_string())
     }
 
     #[test]
@@ -182,6 +183,22 @@ mod tests {
         assert_eq!(route("/v2/app/manifests/1?ns=registry.example%3A5000").as_deref(), Ok("registry.example:5000/app"));
         let unknown = RouteError::UnknownUpstream("registry.example".parse().expect("valid"));
         assert_eq!(route("/v2/app/manifests/1?ns=registry.example"), Err(unknown));
+    }
+
+    #[test]
+    fn a_default_of_the_listener_is_for_requests_that_name_nobody() {
+        let ghcr: RegistryName = "ghcr.io".parse().expect("valid");
+        for (path, expected) in [
+            ("/v2/owner/app/manifests/1", "ghcr.io/owner/app"),
+            ("/v2/app/manifests/1", "ghcr.io/app"),
+            ("/v2/app/manifests/1?ns=docker.io", "docker.io/library/app"),
+            ("/v2/docker.io/app/manifests/1", "docker.io/library/app"),
+        ] {
+            let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
+            let request = Request::parse(&http::Method::GET, path, query).expect("a valid request");
+            let route = routes().route(request.target().expect("not a ping"), Some(&ghcr));
+            assert_eq!(route.map(|route| route.location.to_string()).as_deref(), Ok(expected), "{path}");
+        }
     }
 
     #[test]

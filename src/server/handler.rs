@@ -11,7 +11,7 @@ use super::exchange::Exchange;
 use super::listener::Client;
 use super::response::{self, Answer};
 use crate::metrics::RequestKind;
-use crate::mirror::{MirrorError, Route};
+use crate::mirror::{MirrorError, Route, Subject};
 use crate::oci::{AcceptSet, Digest, ErrorCode, Page, RangeHeader, Reference, Request, RequestError, Target};
 
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
@@ -79,7 +79,7 @@ async fn respond(edge: &Edge, exchange: &mut Exchange, http: &HttpRequest<Incomi
         exchange.kind = RequestKind::Ping;
         return Answer::ping();
     };
-    let route = match edge.mirror.route(target) {
+    let route = match edge.mirror.route_by(target, edge.default.as_ref()) {
         Ok(route) => route,
         Err(error) => return failed(edge, exchange, error.into()),
     };
@@ -162,7 +162,20 @@ async fn tags(
 fn failed(edge: &Edge, exchange: &mut Exchange, error: MirrorError) -> Answer {
     edge.metrics.error(error.class());
     exchange.failed(&error);
-    Answer::failure(&error)
+    Answer::failure(&error, code(&error, edge.unavailable_blob))
+}
+
+/// The code for an error. For a blob that upstream cannot give now it is a setting, because clients
+/// differ in what they do about it.
+pub fn code(error: &MirrorError, unavailable_blob: ErrorCode) -> ErrorCode {
+    match (error.subject(), error.code()) {
+        (Some(Subject::Blob), ErrorCode::Unavailable | ErrorCode::Unknown)
+            if unavailable_blob == ErrorCode::BlobUnknown =>
+        {
+            ErrorCode::BlobUnknown
+        }
+        (_, code) => code,
+    }
 }
 
 /// The range asked for, unless `If-Range` names other content (RFC 9110, 13.1.5).

@@ -130,8 +130,8 @@ impl Answer {
     }
 
     /// A request that the mirror could not answer.
-    pub fn failure(error: &MirrorError) -> Answer {
-        let answer = Answer::refusal(error.code(), error.to_string());
+    pub fn failure(error: &MirrorError, code: ErrorCode) -> Answer {
+        let answer = Answer::refusal(code, error.to_string());
         let answer = match error {
             MirrorError::Range { size } => answer.header(CONTENT_RANGE, format!("bytes */{size}")),
             _ => answer,

@@ -153,6 +153,7 @@ async fn a_blob_in_the_store_is_not_a_permission() {
 
     registry.add_blob("public/app", bytes.clone());
     registry.forget_requests();
+    mirror.advance(std::time::Duration::from_secs(31));
     let shared = mirror.get(&stranger).await;
     assert_eq!((shared.status, &shared.body), (200, &bytes));
     assert_eq!(registry.count_of(&Match::blob(&secret).head()), 1, "one HEAD is the proof");

@@ -14,7 +14,7 @@ mod registry_selftest;
 mod support;
 mod tag_history;
 mod tags;
-mod traps_lists;
+mod traps;
 mod trouble;
 mod upstream_budget;
 mod upstream_health;

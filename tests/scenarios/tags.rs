@@ -159,3 +159,23 @@ async fn offline_everything_that_was_pulled_keeps_pulling_and_nobody_is_asked() 
     assert_eq!(missing.status, 503);
     assert!(registry.requests().is_empty());
 }
+
+#[tokio::test]
+async fn a_listener_with_an_upstream_of_its_own_answers_for_that_one() {
+    let (hub, other) = (Registry::start().await, Registry::start().await);
+    let here = hub.add_image("library/app", "1", &[noise(37, 1000)]);
+    let there = other.add_image("app", "1", &[noise(38, 1000)]);
+    let listen = "server.listen = [\"127.0.0.1:0\", \"127.0.0.1:0=other.example\"]";
+    let mirror = Settings::of(&hub).config(listen).and("other.example", &other).start().await;
+    for (listener, path, image) in [
+        (0, "/v2/app/manifests/1", &here),
+        (1, "/v2/app/manifests/1", &there),
+        (1, "/v2/app/manifests/1?ns=docker.io", &here),
+        (1, "/v2/docker.io/app/manifests/1", &here),
+        (0, "/v2/other.example/app/manifests/1", &there),
+    ] {
+        let answer = crate::support::client::get(mirror.addresses[listener], path, &[]).await;
+        let digest = image.manifest.digest.to_string();
+        assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()), "{listener} {path}");
+    }
+}

@@ -21,6 +21,8 @@ use super::registry::Registry;
 /// A running mirror with a store of its own.
 pub struct TestMirror {
     pub address: SocketAddr,
+    /// All listeners for clients, in the order of the configuration; `address` is the first.
+    pub addresses: Vec<SocketAddr>,
     pub admin: SocketAddr,
     pub clock: Arc<ManualClock>,
     pub mirror: Mirror,
@@ -112,18 +114,23 @@ impl TestMirror {
     }
 
     async fn start(settings: Settings, clock: Arc<ManualClock>) -> TestMirror {
-        let daemon = Daemon::open_with(settings.parsed(), clock.clone()).expect("the daemon starts");
+        let config = settings.parsed();
+        let mut pull = Vec::new();
+        for _ in &config.server.listen {
+            pull.push(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+        }
+        let daemon = Daemon::open_with(config, clock.clone()).expect("the daemon starts");
         let mirror = daemon.mirror().clone();
-        let pull = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let admin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let addresses = (pull.local_addr().expect("bound"), admin.local_addr().expect("bound"));
+        let addresses: Vec<_> = pull.iter().map(|pull| pull.local_addr().expect("bound")).collect();
+        let admin_address = admin.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
-        let listeners = Listeners { pull: vec![pull], admin: vec![admin] };
+        let listeners = Listeners { pull, admin: vec![admin] };
         let task = tokio::spawn(daemon.serve(listeners, async {
             let _ = stopped.await;
         }));
-        let (address, admin) = addresses;
-        TestMirror { address, admin, clock, mirror, settings, stop: Some(stop), task: Some(task) }
+        let (address, admin) = (addresses[0], admin_address);
+        TestMirror { address, addresses, admin, clock, mirror, settings, stop: Some(stop), task: Some(task) }
     }
 
     /// Stops in good order and starts again on the same store.
