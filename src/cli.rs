@@ -7,7 +7,10 @@
 mod banner;
 mod bench;
 mod check;
+mod export;
+mod import;
 mod serve;
+mod store;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -22,6 +25,7 @@ use crate::oci::RegistryName;
 use crate::upstream::Upstream;
 
 pub use banner::{Bound, banner};
+pub use store::{OpenError, OpenStore, OpenedStore};
 
 /// How a command went. Codes may be added; one that is not known here means "failed".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,15 +94,21 @@ enum Command {
     Check(check::Args),
     /// Measure pulls through a mirror, cold and warm, against pulls past it
     Bench(Box<bench::Args>),
+    /// Write images into a file, for another mirror or for an engine
+    Export(export::Args),
+    /// Take in images from a file, every byte verified
+    Import(import::Args),
 }
 
 /// Parses `args` (with the name of the program first) and runs the command. `serve` is what the
 /// command of that name runs, with the log started and the configuration valid; it returns when the
-/// daemon has stopped. `dial` makes the clients of the commands that pull.
+/// daemon has stopped. `dial` makes the clients of the commands that pull; `open` opens the store for
+/// commands that work on it themselves.
 pub fn run<E: std::fmt::Display>(
     args: impl IntoIterator<Item = OsString>,
     serve: impl FnOnce(Config) -> Result<(), E>,
     dial: Dial,
+    open: OpenStore,
 ) -> Exit {
     let command = match CommandLine::try_parse_from(args) {
         Ok(line) => line.command,
@@ -111,6 +121,8 @@ pub fn run<E: std::fmt::Display>(
         Command::Serve(args) => serve::run(&args, serve),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args, dial),
+        Command::Export(args) => export::run(&args, open),
+        Command::Import(args) => import::run(&args, open),
     }
 }
 

@@ -4,6 +4,8 @@
 //! own, so that they run what production runs. Nothing here asks an upstream: the daemon starts
 //! without a network.
 
+mod store;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -36,6 +38,8 @@ use crate::upstream::http::{ClientCertificate, HttpSettings, HttpSettingsError, 
 use crate::upstream::offline::Offline;
 use crate::upstream::retry::Retrying;
 use crate::upstream::{Unobserved, Upstream, UpstreamObserver};
+
+pub use store::open_store;
 
 /// How often the gauges of the store are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 fn main() -> ExitCode {
-    cli::run(std::env::args_os(), serve, daemon::dial).into()
+    cli::run(std::env::args_os(), serve, daemon::dial, daemon::open_store).into()
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {

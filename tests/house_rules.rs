@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
     ("admin", &["oci", "clock", "outcome", "metrics", "mirror", "server", "admin"]),
-    ("cli", &["oci", "clock", "config", "telemetry", "metrics", "mirror", "upstream", "bench", "cli"]),
+    ("cli", &["oci", "clock", "config", "telemetry", "metrics", "mirror", "upstream", "bench", "bundle", "cli"]),
     // A map of the crate and the wiring.
     ("lib", &[]),
     ("main", &["*"]),

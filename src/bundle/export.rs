@@ -56,7 +56,7 @@ pub enum ExportError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// A stored blob is not what its digest says.
-    #[error("the stored blob {0} is damaged; nothing was exported. Pull an image that has it again, then export")]
+    #[error("the stored blob {0} is damaged and was set aside; pull the image again, then export it")]
     Damaged(Digest),
     /// A blob was evicted while the bundle was being written.
     #[error("the blob {0} was removed from the store while it was being exported; export again")]
@@ -180,7 +180,11 @@ impl Plan {
             let name = format::blob_name(digest);
             let length = usize::try_from(*size).map_err(|error| ExportError::Write(io::Error::other(error)))?;
             match append(&mut tar, &name, length, &mut verified) {
-                Err(_) if verified.damaged => return Err(ExportError::Damaged(*digest)),
+                Err(_) if verified.damaged => {
+                    let aside = runtime.block_on(stores.blobs.set_aside(digest, &verified.content));
+                    tracing::warn!(%digest, ?aside, "a damaged blob was found on its way into a bundle");
+                    return Err(ExportError::Damaged(*digest));
+                }
                 result => result?,
             }
         }

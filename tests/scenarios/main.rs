@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_upstream;
 mod bench_command;
 mod budget;
+mod bundles;
 mod delivery;
 mod hits;
 mod joiners;

@@ -1,0 +1,37 @@
+//! The store without a daemon, for commands that work on it themselves.
+//!
+//! Whoever holds the lock may: either the daemon, or one command at a time.
+
+use std::sync::Arc;
+
+use crate::blob_store::BlobStore as _;
+use crate::blob_store::ingest::IngestDir;
+use crate::blob_store::local::LocalBlobStore;
+use crate::blob_store::lock::{LockError, StoreLock};
+use crate::bundle::Stores;
+use crate::cli::{OpenError, OpenedStore};
+use crate::clock::SystemClock;
+use crate::config::Config;
+use crate::metadata::sled::SledMetadata;
+
+/// Opens the store of a configuration, if no daemon uses it. Brings its index up to date, which
+/// takes as long as listing the blobs. Blocks; call it within a runtime, on a thread that may block.
+///
+/// # Errors
+/// [`OpenError::InUse`] when somebody has the lock, [`OpenError::Failed`] for everything else.
+pub fn open_store(config: &Config) -> Result<OpenedStore, OpenError> {
+    let path = &config.store.path;
+    let failed = |error: std::io::Error| OpenError::Failed(format!("the store {}: {error}", path.display()));
+    let lock = StoreLock::acquire(path).map_err(|error| match error {
+        LockError::Held { .. } => OpenError::InUse(error.to_string()),
+        LockError::Io { .. } => OpenError::Failed(error.to_string()),
+    })?;
+    let blobs = Arc::new(LocalBlobStore::open(path).map_err(failed)?);
+    let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(failed)?);
+    let metadata = Arc::new(SledMetadata::open(path));
+    tokio::runtime::Handle::current().block_on(super::take_stock(&blobs, &metadata));
+    let budget = super::budget(&config.store).map_err(failed)?;
+    let room = budget.saturating_sub(blobs.usage().bytes);
+    let stores = Stores { blobs, ingests, metadata, clock: Arc::new(SystemClock) };
+    Ok(OpenedStore { stores, room, lock: Box::new(lock) })
+}
