@@ -1,18 +1,17 @@
-//! containerd with a `hosts.toml`, which sends `?ns=docker.io` and asks with HEAD for tags.
+//! containerd with a `hosts.toml` for each registry: it names the registry with `?ns=`, and asks with HEAD for tags.
 
 use std::process::Command;
 
 use crate::support::command;
-use crate::support::image::Image;
+use crate::support::image::{Image, Images};
 use crate::support::mirror::Mirror;
 use crate::support::process::Daemon;
-use crate::support::requirements;
-use crate::support::scenario::{Client, Scenario};
+use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
 
 #[test]
 fn containerd_pulls_cold_warm_and_offline_and_runs_a_container() {
-    if !requirements::met("containerd", &["containerd", "ctr", "containerd-shim-runc-v2", "runc"]) {
+    if !scenario::missing(&["containerd", "ctr", "containerd-shim-runc-v2", "runc"]).is_nothing("containerd") {
         return;
     }
     let workspace = Workspace::new();
@@ -38,11 +37,13 @@ struct Containerd<'a> {
 impl<'a> Containerd<'a> {
     fn start(mirror: &Mirror<'_>, workspace: &'a Workspace) -> Containerd<'a> {
         let url = format!("http://{}", mirror.address());
-        // `server` names the mirror too, or containerd would go on to Docker Hub itself.
-        workspace.write(
-            "hosts/docker.io/hosts.toml",
-            &format!("server = \"{url}\"\n\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"),
-        );
+        // `server` names the mirror too, or containerd would go on to the registry itself.
+        for registry in ["docker.io", Images::OTHER_REGISTRY] {
+            workspace.write(
+                &format!("hosts/{registry}/hosts.toml"),
+                &format!("server = \"{url}\"\n\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"),
+            );
+        }
         let config = workspace.write(
             "containerd.toml",
             &format!(

@@ -7,13 +7,12 @@ use crate::support::command;
 use crate::support::image::Image;
 use crate::support::mirror::Mirror;
 use crate::support::process::Daemon;
-use crate::support::requirements;
-use crate::support::scenario::{Client, Scenario};
+use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
 
 #[test]
 fn dockerd_pulls_cold_warm_and_offline_and_runs_a_container() {
-    if !requirements::met("dockerd", &["dockerd", "docker", "containerd", "runc", "iptables"]) {
+    if !scenario::missing(&["dockerd", "docker", "containerd", "runc", "iptables"]).is_nothing("dockerd") {
         return;
     }
     let workspace = Workspace::new();
@@ -82,6 +81,8 @@ fn short_name(image: &Image) -> &str {
 }
 
 impl Client for Docker<'_> {
+    const ONLY_DOCKER_HUB: bool = true;
+
     fn pull(&mut self, image: &Image) {
         command::run(self.client().args(["pull", &docker_name(image)]));
     }

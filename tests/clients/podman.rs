@@ -2,16 +2,15 @@
 
 use std::process::Command;
 
-use crate::support::command;
 use crate::support::image::Image;
 use crate::support::mirror::Mirror;
-use crate::support::requirements;
-use crate::support::scenario::{Client, Scenario};
+use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
+use crate::support::{command, registries_conf};
 
 #[test]
 fn podman_pulls_cold_warm_and_offline_and_runs_a_container() {
-    if !requirements::met("podman", &["podman", "conmon"]) {
+    if !scenario::missing(&["podman", "conmon"]).is_nothing("podman") {
         return;
     }
     let workspace = Workspace::new();
@@ -36,13 +35,7 @@ struct Podman<'a> {
 
 impl<'a> Podman<'a> {
     fn configure(mirror: &Mirror<'_>, workspace: &'a Workspace) -> Podman<'a> {
-        workspace.write(
-            "registries.conf",
-            &format!(
-                "[[registry]]\nlocation = \"docker.io\"\n\n[[registry.mirror]]\nlocation = \"{}\"\ninsecure = true\n",
-                mirror.address()
-            ),
-        );
+        registries_conf::write(mirror, workspace);
         Podman { workspace }
     }
 
@@ -72,7 +65,7 @@ impl Client for Podman<'_> {
         let (id, digests) = held.trim().split_once(' ').expect("podman prints what it was asked for");
         assert_eq!(id, image.config.hex());
         for digest in [image.root, image.manifest] {
-            let expected = format!("docker.io/{}@{digest}", image.repository);
+            let expected = format!("{}/{}@{digest}", image.registry, image.repository);
             assert!(digests.split(',').any(|digest| digest == expected), "{expected} is among {digests}");
         }
     }

@@ -7,13 +7,12 @@ use std::path::PathBuf;
 
 use crate::support::command;
 use crate::support::image::Image;
-use crate::support::requirements;
-use crate::support::scenario::{Client, Scenario};
+use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
 
 #[test]
 fn skopeo_copies_cold_warm_and_offline_the_exact_bytes() {
-    if !requirements::met("skopeo", &["skopeo"]) {
+    if !scenario::missing(&["skopeo"]).is_nothing("skopeo") {
         return;
     }
     let workspace = Workspace::new();

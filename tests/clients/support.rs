@@ -2,11 +2,13 @@
 //! scenario they all run. The client files hold only what differs between clients.
 
 pub(crate) mod command;
+pub(crate) mod go;
 pub(crate) mod image;
 pub(crate) mod layout;
 pub(crate) mod loopback;
 pub(crate) mod mirror;
 pub(crate) mod process;
+pub(crate) mod registries_conf;
 pub(crate) mod registry;
 pub(crate) mod requirements;
 pub(crate) mod scenario;

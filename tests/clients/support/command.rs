@@ -1,7 +1,7 @@
 //! How the programs are called: cut off from everything outside this machine, and for those that end by
 //! themselves, with all they said when they fail.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use super::requirements;
@@ -14,7 +14,12 @@ const PROXY_VARIABLES: [&str; 4] = ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "
 
 /// A command for `program`, which cannot reach anything outside this machine.
 pub(crate) fn confined(program: &str) -> Command {
-    let mut command = unconfined(program);
+    confined_at(&resolve(program))
+}
+
+/// The same for a program that is not on any search path.
+pub(crate) fn confined_at(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command.env_remove("NO_PROXY").env_remove("no_proxy").envs(PROXY_VARIABLES.map(|name| (name, DEAD_PROXY)));
     command
 }
@@ -31,8 +36,13 @@ fn resolve(program: &str) -> PathBuf {
 /// A command for a daemon: confined, and ended by the kernel if the thread that starts it dies without
 /// doing so. `setpriv` replaces itself by the program, which so keeps the process id.
 pub(crate) fn daemon(program: &str) -> Command {
+    daemon_at(&resolve(program))
+}
+
+/// The same for a program that is not on any search path.
+pub(crate) fn daemon_at(program: &Path) -> Command {
     let mut command = confined("setpriv");
-    command.args(["--pdeathsig", "TERM", "--"]).arg(resolve(program));
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
     command
 }
 

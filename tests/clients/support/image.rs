@@ -1,9 +1,11 @@
-//! The two images that every client pulls, made once and kept below `target/tmp`: a Debian root file system
-//! in Docker's format, and ten small layers in the OCI format behind an index. Beside them lies the registry
-//! storage they were pushed into, which every upstream registry of the tests serves read-only.
+//! The images that the clients pull, made once and kept below `target/tmp`: from Docker Hub a Debian root file
+//! system in Docker's format, and ten small layers in the OCI format behind an index; from a second registry
+//! some layers more. Beside them lie the registry storages they were pushed into, one for each registry, which
+//! the upstreams of all tests serve read-only.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::OnceLock;
@@ -15,14 +17,18 @@ use super::layout::{Dialect, Layer, Layout};
 use super::registry::Registry;
 use super::{command, workspace::Workspace};
 
-/// How many layers the second image has: more than any client fetches at the same time.
-const SMALL_LAYERS: u8 = 10;
+/// The seeds of the layers: more than any client fetches at the same time.
+const SMALL_LAYERS: Range<u8> = 0..10;
+/// The second registry has nothing that the first one has.
+const OTHER_LAYERS: Range<u8> = 100..103;
 const SMALL_LAYER_BYTES: usize = 300_000;
 
 /// An image as it was made; the truth that pulled content is compared with.
 #[derive(Clone)]
 pub(crate) struct Image {
-    /// The repository in the upstream, for docker.io also the name in front of the tag.
+    /// The registry's name.
+    pub(crate) registry: &'static str,
+    /// The repository in the registry.
     pub(crate) repository: &'static str,
     /// What the tag refers to: a manifest or an index.
     pub(crate) root: Digest,
@@ -36,12 +42,12 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// The tag both images have.
+    /// The tag all images have.
     pub(crate) const TAG: &str = "test";
 
-    /// The reference by which clients of Docker Hub know it.
+    /// The full reference.
     pub(crate) fn reference(&self) -> String {
-        format!("docker.io/{}:{}", self.repository, Image::TAG)
+        format!("{}/{}:{}", self.registry, self.repository, Image::TAG)
     }
 
     /// The exact bytes that were pushed under this digest.
@@ -49,7 +55,7 @@ impl Image {
         read_blob(&self.layout, digest)
     }
 
-    fn read(repository: &'static str, layout: &Path) -> Image {
+    fn read(registry: &'static str, repository: &'static str, layout: &Path) -> Image {
         let name: Value = parse(&fs::read(layout.join("index.json")).expect("index.json is readable"));
         let root = digest_of(&name["manifests"][0]);
         let top = parse(&read_blob(layout, root));
@@ -58,24 +64,28 @@ impl Image {
         let config = digest_of(&parts["config"]);
         let layers = parts["layers"].as_array().expect("a manifest has layers").iter().map(digest_of);
         let blobs = layers.chain([config]).collect();
-        Image { repository, root, manifest, config, blobs, layout: layout.to_owned() }
+        Image { registry, repository, root, manifest, config, blobs, layout: layout.to_owned() }
     }
 }
 
-/// The images and the registry storage that holds them.
+/// The images and the registry storages that hold them.
 pub(crate) struct Images {
     /// A Debian root file system: containers are run from it.
     pub(crate) debian: Image,
     /// Ten small layers behind an index.
     pub(crate) layered: Image,
-    /// The root folder of a registry's file system storage.
-    pub(crate) storage: PathBuf,
+    /// An image of the second registry.
+    pub(crate) other: Image,
+    folder: PathBuf,
 }
 
 impl Images {
+    /// The name of the second registry: one that the mirror knows without configuration.
+    pub(crate) const OTHER_REGISTRY: &str = "ghcr.io";
+
     /// The images; made by the first caller, then shared by all. Fails only when the distribution's packages
     /// cannot be had, with the reason.
-    pub(crate) fn get() -> Result<&'static Images, &'static str> {
+    pub(crate) fn get() -> Result<&'static Images, String> {
         static IMAGES: OnceLock<Result<Images, String>> = OnceLock::new();
         let images = IMAGES.get_or_init(|| {
             let folder = cache_folder();
@@ -84,19 +94,26 @@ impl Images {
             }
             Ok(Images::read(&folder))
         });
-        images.as_ref().map_err(String::as_str)
+        images.as_ref().map_err(String::clone)
     }
 
-    /// Both images.
-    pub(crate) fn all(&self) -> [&Image; 2] {
-        [&self.debian, &self.layered]
+    /// All images.
+    pub(crate) fn all(&self) -> [&Image; 3] {
+        [&self.debian, &self.layered, &self.other]
+    }
+
+    /// The root folder of the file system storage with the images of this registry.
+    pub(crate) fn storage(&self, registry: &str) -> PathBuf {
+        self.folder.join("storage").join(registry)
     }
 
     fn read(folder: &Path) -> Images {
+        let hub = |name, layout| Image::read("docker.io", name, &folder.join(layout));
         Images {
-            debian: Image::read("library/registry-mirror-debian", &folder.join("debian")),
-            layered: Image::read("library/registry-mirror-layered", &folder.join("layered")),
-            storage: folder.join("storage"),
+            debian: hub("library/registry-mirror-debian", "debian"),
+            layered: hub("library/registry-mirror-layered", "layered"),
+            other: Image::read(Images::OTHER_REGISTRY, "registry-mirror/other", &folder.join("other")),
+            folder: folder.to_owned(),
         }
     }
 }
@@ -118,22 +135,27 @@ fn make(folder: &Path) -> Result<(), String> {
     let unfinished = tempfile::tempdir_in(parent).expect("a folder is made");
 
     make_debian(&unfinished.path().join("debian"))?;
-    make_layered(&unfinished.path().join("layered"));
+    make_layered(&unfinished.path().join("layered"), SMALL_LAYERS);
+    make_layered(&unfinished.path().join("other"), OTHER_LAYERS);
     let images = Images::read(unfinished.path());
-    fs::create_dir(&images.storage).expect("the registry's folder is made");
-    let workspace = Workspace::new();
-    let registry = Registry::writable(&images.storage, &workspace);
     for image in images.all() {
-        command::run(
-            command::confined("skopeo")
-                .args(["copy", "--all", "--preserve-digests", "--dest-tls-verify=false"])
-                .arg(format!("oci:{}", image.layout.display()))
-                .arg(format!("docker://{}/{}:{}", registry.address(), image.repository, Image::TAG)),
-        );
+        push(image, &images.storage(image.registry));
     }
-    drop(registry);
     fs::rename(unfinished.keep(), folder).expect("the finished images get their name");
     Ok(())
+}
+
+/// Pushes an image into a registry that is started over `storage` for just that.
+fn push(image: &Image, storage: &Path) {
+    fs::create_dir_all(storage).expect("the registry's folder is made");
+    let workspace = Workspace::new();
+    let registry = Registry::writable("registry", storage, &workspace);
+    command::run(
+        command::confined("skopeo")
+            .args(["copy", "--all", "--preserve-digests", "--dest-tls-verify=false"])
+            .arg(format!("oci:{}", image.layout.display()))
+            .arg(format!("docker://{}/{}:{}", registry.address(), image.repository, Image::TAG)),
+    );
 }
 
 /// A minimal Debian (or whatever distribution this machine's apt knows) as one layer.
@@ -180,11 +202,10 @@ fn distribution() -> (String, String) {
     ((*mirror).to_owned(), (*suite).to_owned())
 }
 
-/// Ten layers of one file each, with content that does not compress, the same on every machine.
-fn make_layered(folder: &Path) {
+/// Layers of one file each, with content that does not compress, the same on every machine.
+fn make_layered(folder: &Path, seeds: Range<u8>) {
     let layout = Layout::create(folder, Dialect::Oci);
-    let layers: Vec<Layer> =
-        (0..SMALL_LAYERS).map(|number| layout.add_layer(small_archive(number).as_slice())).collect();
+    let layers: Vec<Layer> = seeds.map(|number| layout.add_layer(small_archive(number).as_slice())).collect();
     let manifest = layout.add_manifest(&layers);
     let index = layout.add_index(manifest);
     layout.finish(&index);

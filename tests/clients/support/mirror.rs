@@ -7,7 +7,7 @@ use super::process::Daemon;
 use super::workspace::Workspace;
 use super::{command, loopback};
 
-/// A running mirror whose Docker Hub is the registry it was given.
+/// A running mirror of the registries it was given.
 pub(crate) struct Mirror<'a> {
     daemon: Option<Daemon>,
     address: SocketAddr,
@@ -16,16 +16,16 @@ pub(crate) struct Mirror<'a> {
 }
 
 impl<'a> Mirror<'a> {
-    /// Starts a mirror with an empty store. Tags are never fresh, so that each pull has to ask the upstream and,
-    /// once that is away, has to be served stale.
-    pub(crate) fn start(upstream: SocketAddr, workspace: &'a Workspace) -> Mirror<'a> {
-        workspace.write(
-            "mirror.toml",
-            &format!(
-                "[cache]\ntag_ttl = \"0s\"\n\n\
-                 [[upstream]]\nhost = \"docker.io\"\nurl = \"http://{upstream}\"\ninsecure = true\n"
-            ),
-        );
+    /// Starts a mirror with an empty store. `upstreams` are names of registries and who plays them. Tags are
+    /// never fresh and absence is never remembered, so that each pull has to ask the upstream and, once that is
+    /// away, has to be served stale.
+    pub(crate) fn start(upstreams: &[(&str, SocketAddr)], workspace: &'a Workspace) -> Mirror<'a> {
+        let sections = upstreams.iter().map(|(host, address)| {
+            format!("[[upstream]]\nhost = \"{host}\"\nurl = \"http://{address}\"\ninsecure = true\n")
+        });
+        let cache = "[cache]\ntag_ttl = \"0s\"\nnegative_ttl = \"0s\"\n".to_owned();
+        let config: Vec<String> = [cache].into_iter().chain(sections).collect();
+        workspace.write("mirror.toml", &config.join("\n"));
         let (address, admin) = (loopback::unused_address(), loopback::unused_address());
         let mut mirror = Mirror { daemon: None, address, admin, workspace };
         mirror.restart();

@@ -1,4 +1,4 @@
-//! The upstream: Debian's docker-registry over the storage that holds the images. Its access log is the
+//! An upstream: Debian's docker-registry over the storage that holds images. Its access log is the
 //! witness of what the mirror really fetched.
 
 use std::net::SocketAddr;
@@ -18,20 +18,21 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// A registry that serves `storage` and refuses pushes, so that several may share it.
-    pub(crate) fn read_only(storage: &Path, workspace: &Workspace) -> Registry {
-        Registry::start(storage, workspace, true)
+    /// A registry that serves `storage` and refuses pushes, so that several may share it. Its files in the
+    /// workspace begin with `name`.
+    pub(crate) fn read_only(name: &str, storage: &Path, workspace: &Workspace) -> Registry {
+        Registry::start(name, storage, workspace, true)
     }
 
     /// A registry that takes pushes.
-    pub(crate) fn writable(storage: &Path, workspace: &Workspace) -> Registry {
-        Registry::start(storage, workspace, false)
+    pub(crate) fn writable(name: &str, storage: &Path, workspace: &Workspace) -> Registry {
+        Registry::start(name, storage, workspace, false)
     }
 
-    fn start(storage: &Path, workspace: &Workspace, read_only: bool) -> Registry {
+    fn start(name: &str, storage: &Path, workspace: &Workspace, read_only: bool) -> Registry {
         let address = loopback::unused_address();
         let config = workspace.write(
-            "upstream.yml",
+            &format!("{name}.yml"),
             &format!(
                 "version: 0.1\n\
                  log: {{level: warn, accesslog: {{disabled: false}}}}\n\
@@ -40,8 +41,8 @@ impl Registry {
                 storage.display()
             ),
         );
-        let mut daemon =
-            Daemon::start(command::daemon("docker-registry").arg("serve").arg(config), &workspace.path("upstream.log"));
+        let log = workspace.path(&format!("{name}.log"));
+        let mut daemon = Daemon::start(command::daemon("docker-registry").arg("serve").arg(config), &log);
         daemon.wait_until_ready(|| loopback::status(address, "/v2/") == Some(200));
         Registry { daemon, address, fences: 0 }
     }

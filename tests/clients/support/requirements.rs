@@ -1,5 +1,5 @@
-//! Whether this machine can run a client test at all. A skip is said on the terminal even though the test
-//! passes, and is a failure where the clients are demanded.
+//! Whether this machine can run a test with real programs at all. A skip is said on the terminal even though
+//! the test passes, and is a failure where the programs are demanded.
 
 use std::env;
 use std::ffi::OsStr;
@@ -7,49 +7,65 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::image::Images;
+/// Set to `1` where the programs must be there, as in continuous integration.
+pub(crate) const DEMAND: &str = "REGISTRY_MIRROR_REQUIRE_CLIENTS";
 
-/// Set to `1` where the clients must be there, as in continuous integration.
-const DEMAND: &str = "REGISTRY_MIRROR_REQUIRE_CLIENTS";
+/// Folders with programs that are not on everybody's `PATH`: those for administrators, and Go's own.
+const FURTHER_FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/local/go/bin"];
 
-/// Programs that making the images and running the upstream needs, whatever the client.
-const SHARED_PROGRAMS: [&str; 8] =
-    ["docker-registry", "skopeo", "debootstrap", "apt-get", "tar", "setpriv", "mount", "umount"];
+/// What a test cannot do without and this machine has not got.
+pub(crate) struct Missing(Vec<String>);
 
-/// Whether `test` can run here with these programs; if not, says why.
-///
-/// # Panics
-/// When something is missing and the clients are demanded.
-pub(crate) fn met(test: &str, programs: &[&str]) -> bool {
-    let mut missing: Vec<String> = SHARED_PROGRAMS
-        .iter()
-        .chain(programs)
-        .filter(|program| find(program).is_none())
-        .map(|program| format!("the program {program}"))
-        .collect();
-    if !rustix::process::geteuid().is_root() {
-        missing.push("root".to_owned());
-    }
-    if missing.is_empty() {
-        match Images::get() {
-            Ok(_) => return true,
-            Err(reason) => missing.push(reason.to_owned()),
+impl Missing {
+    /// Of these programs, and of the rights of root.
+    pub(crate) fn among(programs: &[&str]) -> Missing {
+        let absent = programs.iter().filter(|program| find(program).is_none());
+        let mut missing = Missing(absent.map(|program| format!("the program {program}")).collect());
+        if !rustix::process::geteuid().is_root() {
+            missing.0.push("root".to_owned());
         }
+        missing
     }
-    let missing = missing.join(", ");
-    assert!(env::var_os(DEMAND).as_deref() != Some(OsStr::new("1")), "{test}: {DEMAND}=1, but missing: {missing}");
-    // Written past the test runner's capture, which hides what a passing test prints; in one piece, because the
-    // runner is writing too.
-    let skipped = format!("\nskipped {test}, missing: {missing}\n");
-    io::stderr().write_all(skipped.as_bytes()).expect("stderr takes a line");
-    false
+
+    /// Tries for something further, unless something is missing already.
+    pub(crate) fn or_else<T>(&mut self, attempt: impl FnOnce() -> Result<T, String>) -> Option<T> {
+        if !self.0.is_empty() {
+            return None;
+        }
+        attempt().map_err(|reason| self.0.push(reason)).ok()
+    }
+
+    /// Whether nothing is missing, so that `test` can run here; if not, says what.
+    ///
+    /// # Panics
+    /// When something is missing and the programs are demanded.
+    pub(crate) fn is_nothing(&self, test: &str) -> bool {
+        if self.0.is_empty() {
+            return true;
+        }
+        let missing = self.0.join(", ");
+        assert!(!demanded(), "{test}: {DEMAND}=1, but missing: {missing}");
+        say(&format!("skipped {test}, missing: {missing}"));
+        false
+    }
 }
 
-/// Where a program is. The folders for administrators count too: they are not on everybody's `PATH`.
+/// Whether a missing program is a failure.
+pub(crate) fn demanded() -> bool {
+    env::var_os(DEMAND).as_deref() == Some(OsStr::new("1"))
+}
+
+/// Writes past the test runner's capture, which hides what a passing test prints; in one piece, because the
+/// runner is writing too.
+pub(crate) fn say(text: &str) {
+    io::stderr().write_all(format!("\n{text}\n").as_bytes()).expect("stderr takes a line");
+}
+
+/// Where a program is.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .chain(FURTHER_FOLDERS.map(PathBuf::from))
         .map(|folder| folder.join(program))
         .find(|candidate| is_executable(candidate))
 }
