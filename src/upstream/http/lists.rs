@@ -1,12 +1,13 @@
 //! Lists over HTTP: the tags of a repository and the referrers of a manifest.
 //!
-//! What registries get wrong is straightened here: `tags: null` is an empty list, a page that is too
+//! What registries get wrong is straightened here: `null` is an empty list, a page that is too
 //! large for them is asked for again in their own size, and the next page is read off `Link`
 //! whatever address it names. Nobody goes to that address; only its query is used.
 
 use http::header::{ACCEPT, HeaderMap, HeaderName, LINK};
 use http::{Method, StatusCode};
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use url::form_urlencoded::Serializer;
 
 use super::HttpUpstream;
@@ -26,8 +27,13 @@ struct WireTags {
 
 #[derive(Deserialize)]
 struct WireIndex {
-    #[serde(rename = "manifests")]
-    _manifests: Vec<serde::de::IgnoredAny>,
+    #[serde(rename = "manifests", deserialize_with = "list_or_null")]
+    _manifests: (),
+}
+
+/// Registries written in Go may send an empty list as `null`, but the key is there.
+fn list_or_null<'de, D: Deserializer<'de>>(value: D) -> Result<(), D::Error> {
+    Option::<Vec<IgnoredAny>>::deserialize(value).map(|_| ())
 }
 
 impl HttpUpstream {

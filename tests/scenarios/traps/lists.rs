@@ -12,6 +12,7 @@ use crate::support::registry::{Match, Registry, Rule};
 
 const TAGS: &str = "/v2/library/app/tags/list";
 const SIGNATURE: &str = "application/vnd.example.signature";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const SBOM: &str = "application/vnd.example.sbom";
 
 async fn registry_with_tags(tags: &[&str]) -> Registry {
@@ -203,11 +204,17 @@ async fn trap_29_no_referrers_api_is_404_an_empty_list_is_200_and_an_outage_is_n
         mirror.advance(Duration::from_secs(31));
         assert_eq!(mirror.get(&path).await.status, expected, "upstream said {status}");
     }
-    registry.clear_rules();
-    registry.rule(Rule::on(Match::path(&path)).answer(200, "text/html", "<html>welcome</html>"));
-    // As long as an upstream is left alone that said 429 and not for how long.
-    mirror.advance(Duration::from_secs(60));
-    assert_eq!(mirror.get(&path).await.status, 404, "a page for people is no list");
+    for (media_type, body, expected) in [
+        (INDEX, r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":null}"#, 200),
+        ("text/html", "<html>welcome</html>", 404),
+        ("application/json", "{}", 404),
+    ] {
+        registry.clear_rules();
+        registry.rule(Rule::on(Match::path(&path)).answer(200, media_type, body));
+        // As long as an upstream is left alone that said 429 and not for how long.
+        mirror.advance(Duration::from_secs(60));
+        assert_eq!(mirror.get(&path).await.status, expected, "upstream answered {body}");
+    }
     registry.stop().await;
     mirror.advance(Duration::from_secs(31));
     assert_eq!(mirror.get(&path).await.status, 503);
