@@ -83,6 +83,10 @@ pub struct Store {
     pub max_size: Limit,
     /// What stays free on the file system.
     pub min_free: Limit,
+    /// Bytes of the store that are read again each second to find damage; zero for none.
+    pub scrub_rate: u64,
+    /// Whether every blob is hashed before it is served.
+    pub verify_on_read: bool,
 }
 
 /// An amount of disk.

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{self, AdminState, Readiness};
 use crate::blob_store::BlobStore as _;
+use crate::blob_store::format::{self, NewerFormat};
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
@@ -50,6 +51,9 @@ pub enum StartError {
     /// Another daemon uses the store, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The store was written by a newer version.
+    #[error(transparent)]
+    Format(#[from] NewerFormat),
     /// The store cannot be opened.
     #[error("the store {path} cannot be used: {source}")]
     Store {
@@ -102,6 +106,7 @@ impl Daemon {
         let path = &config.store.path;
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
+        format::check(path)?;
         let blobs = Arc::new(LocalBlobStore::open(path).map_err(store_error)?);
         let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(store_error)?);
         let metadata = Arc::new(SledMetadata::open(path));
@@ -119,6 +124,7 @@ impl Daemon {
             negative_ttl: config.cache.negative_ttl,
             budget: Budget::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
             room: room(&config.store),
+            verify_on_read: config.store.verify_on_read,
             metrics: metrics.clone(),
         });
         Ok(Daemon { config, mirror, metrics, blobs, metadata, _lock: lock })
@@ -187,7 +193,7 @@ impl Daemon {
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }
             };
-            tokio::join!(mirror.keep_uses(), mirror.keep_room(), gauges);
+            tokio::join!(mirror.keep_uses(), mirror.keep_room(), mirror.scrub(config.scrub_rate), gauges);
         }
     }
 }

@@ -21,6 +21,7 @@ mod negatives;
 pub mod resume;
 pub mod room;
 pub mod routes;
+pub mod scrub;
 pub mod tag_moves;
 
 use std::sync::Arc;
@@ -53,6 +54,7 @@ use flights::{Flights, Shareable};
 use lists::{Lists, ReferrersKey, TagsKey};
 use manifests::Fetched;
 use negatives::Negatives;
+use scrub::Trust;
 
 /// The type of content that was fetched as a blob.
 const OCTET_STREAM: &str = "application/octet-stream";
@@ -83,6 +85,8 @@ pub struct Parts {
     pub budget: Budget,
     /// How much the store may hold.
     pub room: Room,
+    /// Whether every blob is hashed before it is served.
+    pub verify_on_read: bool,
     /// Where events are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -101,6 +105,7 @@ pub(crate) struct Shared {
     policy: Policy,
     budget: Budget,
     room: Room,
+    trust: Trust,
     metrics: Arc<Metrics>,
     fills: Flights<BlobKey, Following>,
     tags: Flights<TagKey, Shareable<Fetched>>,
@@ -130,7 +135,19 @@ impl std::fmt::Debug for Mirror {
 impl Mirror {
     /// Puts a mirror together. Does no I/O and asks nobody.
     pub fn new(parts: Parts) -> Mirror {
-        let Parts { routes, blobs, ingests, metadata, clock, policy, negative_ttl, budget, room, metrics } = parts;
+        let Parts {
+            routes,
+            blobs,
+            ingests,
+            metadata,
+            clock,
+            policy,
+            negative_ttl,
+            budget,
+            room,
+            verify_on_read,
+            metrics,
+        } = parts;
         Mirror(Arc::new(Shared {
             routes,
             blobs,
@@ -140,6 +157,7 @@ impl Mirror {
             policy,
             budget,
             room,
+            trust: Trust::new(verify_on_read),
             metrics,
             fills: Flights::new(),
             tags: Flights::new(),
@@ -216,6 +234,7 @@ impl Shared {
     async fn open_member(&self, location: &Location, digest: &Digest) -> Option<(Descriptor, Content)> {
         let descriptor = self.member(location, digest)?;
         let content = self.blobs.open(digest).await?;
+        let content = self.trusted(digest, content, Some(descriptor.size)).await?;
         self.uses.note(digest, self.clock.now());
         Some((descriptor, content))
     }

@@ -76,11 +76,21 @@ pub struct Store {
     pub max_size: String,
     /// What stays free on the file system: a part of it or a size.
     pub min_free: String,
+    /// How much of the store is read again each second to find damage; `0` for never.
+    pub scrub_rate: String,
+    /// Whether every blob is hashed before it is served.
+    pub verify_on_read: bool,
 }
 
 impl Default for Store {
     fn default() -> Store {
-        Store { path: String::new(), max_size: "80%".into(), min_free: "5%".into() }
+        Store {
+            path: String::new(),
+            max_size: "80%".into(),
+            min_free: "5%".into(),
+            scrub_rate: "1MiB".into(),
+            verify_on_read: false,
+        }
     }
 }
 

@@ -115,6 +115,7 @@ impl Check {
     fn store(&mut self, typed: &file::Store, env: &Environment) -> Option<Store> {
         let max_size = self.limit("store.max_size", &typed.max_size);
         let min_free = self.limit("store.min_free", &typed.min_free);
+        let scrub_rate = self.size("store.scrub_rate", &typed.scrub_rate);
         if matches!(max_size, Some(Limit::Bytes(0) | Limit::Percent(0))) {
             self.problem("store.max_size", "a store needs room", "for example max_size = \"80%\" or \"500GB\"");
         }
@@ -133,7 +134,7 @@ impl Check {
             );
             return None;
         };
-        Some(Store { path, max_size: max_size?, min_free: min_free? })
+        Some(Store { path, max_size: max_size?, min_free: min_free?, scrub_rate, verify_on_read: typed.verify_on_read })
     }
 
     fn cache(&mut self, typed: &file::Cache) -> Cache {

@@ -85,6 +85,7 @@ impl Mirror {
             return Ok(Some((content, Outcome::Hit)));
         }
         let Some(content) = self.0.blobs.open(digest).await else { return Ok(None) };
+        let Some(content) = self.0.trusted(digest, content, None).await else { return Ok(None) };
         self.confirm(route, digest).await?;
         self.0.uses.note(digest, self.0.clock.now());
         Ok(Some((content, Outcome::Revalidated)))
@@ -107,7 +108,7 @@ impl Mirror {
 
 impl Shared {
     /// Joins the fill of a blob, or starts it.
-    fn fly(self: Arc<Shared>, source: BlobSource) -> (Following, Outcome) {
+    pub(super) fn fly(self: Arc<Shared>, source: BlobSource) -> (Following, Outcome) {
         let mut opened = None;
         let seat = self.fills.seat((source.location.clone(), source.digest), || {
             let (progress, following) = watch::channel(Progress::starting());

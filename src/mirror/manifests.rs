@@ -236,7 +236,11 @@ impl Shared {
         Some(Arc::new(Manifest { descriptor, bytes }))
     }
 
-    async fn fetch_manifest(self: &Arc<Self>, route: &Route, digest: Digest) -> Result<Arc<Manifest>, MirrorError> {
+    pub(super) async fn fetch_manifest(
+        self: &Arc<Self>,
+        route: &Route,
+        digest: Digest,
+    ) -> Result<Arc<Manifest>, MirrorError> {
         let reference = Reference::Digest(digest);
         let fetched = route.upstream.manifest(&route.location.repository, &reference, AcceptSet::everything()).await;
         let manifest = match fetched {

@@ -304,6 +304,6 @@ struct Owners {
     members: HashMap<Digest, Vec<Location>>,
 }
 
-fn is_manifest(media_type: &MediaType) -> bool {
+pub(super) fn is_manifest(media_type: &MediaType) -> bool {
     manifest::is_image(media_type) || manifest::is_index(media_type)
 }

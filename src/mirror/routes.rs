@@ -104,6 +104,11 @@ impl Routes {
             namespace: target.namespace.clone(),
         })
     }
+
+    /// The upstream of this name.
+    pub fn upstream(&self, name: &RegistryName) -> Option<Arc<dyn Upstream>> {
+        self.upstreams.get(name).cloned()
+    }
 }
 
 /// The one upstream that all parts of the request name, if any does.
