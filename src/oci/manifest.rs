@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::descriptor::{DOCKER_LIST, DOCKER_MANIFEST, Descriptor, MediaType};
+use super::descriptor::{DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, Descriptor, MediaType};
 use super::digest::{Algorithm, Digest};
 use super::platform::Platform;
 
@@ -140,6 +140,22 @@ fn inferred(bytes: &[u8]) -> MediaType {
     }
 }
 
+/// Whether this is a manifest of the first schema. Its digest is that of a part of its bytes, so
+/// that it cannot be verified, stored or served by digest like anything else.
+pub fn is_first_schema(content_type: Option<&str>, bytes: Option<&[u8]>) -> bool {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Schema {
+        schema_version: u64,
+    }
+    match declared_type(content_type) {
+        Some(declared) => [DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED].contains(&declared.as_ref()),
+        None => bytes
+            .and_then(|bytes| serde_json::from_slice::<Schema>(bytes).ok())
+            .is_some_and(|schema| schema.schema_version == 1),
+    }
+}
+
 /// Whether manifests of this type point at further manifests.
 pub fn is_index(media_type: &MediaType) -> bool {
     *media_type == MediaType::ImageIndex || media_type.as_ref() == DOCKER_LIST
@@ -177,6 +193,24 @@ mod tests {
             let manifest = manifest(json.clone(), content_type);
             assert_eq!(manifest.descriptor.media_type.as_ref(), expected, "{json} {content_type:?}");
             assert_eq!(manifest.bytes, json.as_bytes());
+        }
+    }
+
+    #[test]
+    fn the_first_schema_is_known_by_its_type_or_its_number() {
+        let (one, two) =
+            (Some(br#"{"schemaVersion":1,"name":"x"}"#.as_slice()), Some(br#"{"schemaVersion":2}"#.as_slice()));
+        for (content_type, bytes, expected) in [
+            (Some("application/vnd.docker.distribution.manifest.v1+prettyjws"), None, true),
+            (Some("application/vnd.docker.distribution.manifest.v1+json; charset=utf-8"), two, true),
+            (Some("application/json"), one, true),
+            (None, one, true),
+            (Some("application/json"), two, false),
+            (Some("text/plain"), None, false),
+            (Some(DOCKER_MANIFEST), one, false),
+            (None, Some(b"not json".as_slice()), false),
+        ] {
+            assert_eq!(is_first_schema(content_type, bytes), expected, "{content_type:?}");
         }
     }
 

@@ -9,6 +9,7 @@ mod docker_config;
 mod helper;
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 
 pub(super) use self::base64::decode as decode_base64;
 pub(super) use self::base64::encode as encode_base64;
+use self::helper::Helpers;
 use crate::oci::Repository;
 
 /// How long a found credential is remembered.
@@ -75,6 +77,8 @@ pub enum Credential {
     },
     /// A refresh token, which the token service turns into access tokens (OAuth2).
     IdentityToken(Secret),
+    /// An access token, ready to be shown to the registry; no token service is asked.
+    RegistryToken(Secret),
 }
 
 impl Credential {
@@ -84,6 +88,7 @@ impl Credential {
             Credential::Anonymous => None,
             Credential::Basic { user, .. } => Some(format!("user {user}")),
             Credential::IdentityToken(_) => Some("identity token".to_owned()),
+            Credential::RegistryToken(_) => Some("registry token".to_owned()),
         }
     }
 
@@ -207,14 +212,22 @@ impl Auth {
         }
     }
 
-    /// The source, with its files found by the environment of this process.
+    /// The source, with its files and programs found by the environment of this process.
     pub fn source(&self) -> Arc<dyn CredentialSource> {
+        self.source_in(|name| std::env::var_os(name))
+    }
+
+    /// The source, with its files and programs found by these environment variables.
+    pub fn source_in(&self, variable: impl Fn(&str) -> Option<OsString>) -> Arc<dyn CredentialSource> {
         let place = match self {
             Auth::Anonymous => Place::Nowhere,
-            Auth::DockerConfig => Place::DockerConfig(docker_config::paths(|name| std::env::var_os(name))),
-            Auth::Helper(name) => Place::Helper(name.clone()),
+            Auth::DockerConfig => {
+                let user = rustix::process::getuid().as_raw();
+                Place::DockerConfig(docker_config::paths(&variable, user), Helpers::new(&variable))
+            }
+            Auth::Helper(name) => Place::Helper(name.clone(), Helpers::new(&variable)),
             Auth::File(path) => {
-                let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+                let folder = variable("CREDENTIALS_DIRECTORY").map(PathBuf::from);
                 Place::File(credential_file(path, folder.as_deref()))
             }
         };
@@ -237,8 +250,8 @@ impl CredentialSource for Anonymous {
 
 enum Place {
     Nowhere,
-    DockerConfig(Vec<PathBuf>),
-    Helper(String),
+    DockerConfig(Vec<PathBuf>, Helpers),
+    Helper(String, Helpers),
     File(PathBuf),
 }
 
@@ -246,8 +259,8 @@ impl Place {
     async fn look(&self, origin: &str, repository: &Repository) -> Result<Credential, CredentialError> {
         match self {
             Place::Nowhere => Ok(Credential::Anonymous),
-            Place::DockerConfig(paths) => docker_config::look_up(paths, origin, repository).await,
-            Place::Helper(name) => helper::get(name, docker_config::server_url(origin)).await,
+            Place::DockerConfig(paths, helpers) => docker_config::look_up(paths, helpers, origin, repository).await,
+            Place::Helper(name, helpers) => helpers.get(name, docker_config::server_url(origin)).await,
             Place::File(path) => user_and_password(path).await,
         }
     }

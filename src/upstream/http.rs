@@ -36,7 +36,7 @@ use super::budget::{Budget, Reading};
 use super::token::Tokens;
 use super::{Allowance, ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
-use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type};
+use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
 use crate::oci::{
     AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span,
 };
@@ -165,6 +165,9 @@ impl Upstream for HttpUpstream {
             _ => return Err(self.refusal(answer).await),
         }
         refuse_encoding(&answer)?;
+        if is_first_schema(text(&answer.response, CONTENT_TYPE), None) {
+            return Err(first_schema(&answer.what));
+        }
         let digest = text(&answer.response, DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
         let size = number(&answer.response, CONTENT_LENGTH).filter(|size| *size > 0);
         let media_type = declared_type(text(&answer.response, CONTENT_TYPE));
@@ -197,6 +200,9 @@ impl Upstream for HttpUpstream {
             Reference::Tag(_) => told,
         };
         let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?;
+        if is_first_schema(content_type.as_deref(), Some(&bytes)) {
+            return Err(first_schema(&what));
+        }
         let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
         let manifest = Manifest::from_wire(bytes, content_type.as_deref(), algorithm);
         match expected {
@@ -301,6 +307,13 @@ fn blob_question<'a>(
 
 fn protocol(what: &str, problem: impl std::fmt::Display) -> UpstreamError {
     UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: {problem}"))
+}
+
+/// Said as "not found", so that clients which can still read such a manifest ask elsewhere for it.
+fn first_schema(what: &str) -> UpstreamError {
+    let reason = "is a signed schema 1 manifest, which cannot be verified by its digest and is not mirrored; \
+                  pull it from the registry itself, or push the image again";
+    UpstreamError::new(UpstreamErrorClass::NotFound, format!("{what}: {reason}"))
 }
 
 /// Bytes in a coding that nobody asked for are not the bytes that the digest names.

@@ -21,3 +21,4 @@ mod trouble;
 mod upstream_budget;
 mod upstream_health;
 mod upstream_limits;
+mod upstream_oddities;

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{Credential, CredentialError, Secret, decode_base64, helper};
+use super::helper::Helpers;
+use super::{Credential, CredentialError, Secret, decode_base64};
 use crate::oci::Repository;
 
 /// The key under which docker keeps the credential of Docker Hub.
@@ -30,15 +31,20 @@ struct File {
 struct Entry {
     auth: Option<Secret>,
     identitytoken: Option<Secret>,
+    registrytoken: Option<Secret>,
 }
 
-/// The files to read, by the environment: `REGISTRY_AUTH_FILE`, podman's two, docker's.
-pub(super) fn paths(variable: impl Fn(&str) -> Option<OsString>) -> Vec<PathBuf> {
+/// The files to read, by the environment and for the user of this number: `REGISTRY_AUTH_FILE`,
+/// podman's two, docker's.
+pub(super) fn paths(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> Vec<PathBuf> {
     let folder = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = |sub: &str| folder("HOME").map(|home| home.join(sub));
     [
         folder("REGISTRY_AUTH_FILE"),
-        folder("XDG_RUNTIME_DIR").map(|run| run.join("containers/auth.json")),
+        Some(match folder("XDG_RUNTIME_DIR") {
+            Some(run) => run.join("containers/auth.json"),
+            None => PathBuf::from(format!("/run/containers/{user}/auth.json")),
+        }),
         folder("XDG_CONFIG_HOME").or_else(|| home(".config")).map(|config| config.join("containers/auth.json")),
         folder("DOCKER_CONFIG").or_else(|| home(".docker")).map(|docker| docker.join("config.json")),
     ]
@@ -55,6 +61,7 @@ pub(super) fn server_url(origin: &str) -> &str {
 /// Looks for a credential in one file after the other. Files that do not exist are skipped.
 pub(super) async fn look_up(
     paths: &[PathBuf],
+    helpers: &Helpers,
     origin: &str,
     repository: &Repository,
 ) -> Result<Credential, CredentialError> {
@@ -64,7 +71,7 @@ pub(super) async fn look_up(
         }
         let text = Zeroizing::new(super::read(path).await?);
         let file = parse(path, &text)?;
-        let found = file.credential(path, origin, repository).await?;
+        let found = file.credential(path, helpers, origin, repository).await?;
         if found != Credential::Anonymous {
             return Ok(found);
         }
@@ -84,13 +91,14 @@ impl File {
     async fn credential(
         &self,
         path: &Path,
+        helpers: &Helpers,
         origin: &str,
         repository: &Repository,
     ) -> Result<Credential, CredentialError> {
         let host = normalised(origin);
         let named = self.cred_helpers.iter().find(|(key, _)| normalised(key) == host).map(|(_, name)| name);
         if let Some(name) = named.or(self.creds_store.as_ref().filter(|name| !name.is_empty())) {
-            let found = helper::get(name, server_url(origin)).await?;
+            let found = helpers.get(name, server_url(origin)).await?;
             if found != Credential::Anonymous {
                 return Ok(found);
             }
@@ -117,6 +125,9 @@ impl File {
 impl Entry {
     /// `None` where `auth` cannot be read. An empty entry only marks a login kept elsewhere.
     fn credential(&self) -> Option<Credential> {
+        if let Some(token) = self.registrytoken.as_ref().filter(|token| !token.expose().is_empty()) {
+            return Some(Credential::RegistryToken(token.clone()));
+        }
         if let Some(token) = self.identitytoken.as_ref().filter(|token| !token.expose().is_empty()) {
             return Some(Credential::IdentityToken(token.clone()));
         }
@@ -155,7 +166,7 @@ mod tests {
 
     async fn found(json: &str, origin: &str, repository: &str) -> Result<Credential, CredentialError> {
         let file = parse(Path::new(PATH), json)?;
-        file.credential(Path::new(PATH), origin, &repository.parse().expect("name")).await
+        file.credential(Path::new(PATH), &Helpers::default(), origin, &repository.parse().expect("name")).await
     }
 
     async fn user(json: &str, origin: &str, repository: &str) -> Option<String> {
@@ -210,6 +221,8 @@ mod tests {
         );
         let token = Credential::IdentityToken(Secret::new("t".to_owned()));
         assert_eq!(found(&json, "a.io", "x").await, Ok(token));
+        let ready = r#"{"auths":{"a.io":{"identitytoken":"t","registrytoken":"r"}}}"#;
+        assert_eq!(found(ready, "a.io", "x").await, Ok(Credential::RegistryToken(Secret::new("r".to_owned()))));
         assert_eq!(found(&json, "b.io", "x").await, Ok(Credential::Anonymous));
         assert!(matches!(found(&json, "c.io", "x").await, Err(CredentialError::Helper { .. })));
         let json = r#"{"auths":{"b.io":{}},"credsStore":"no-such-store"}"#;
@@ -237,17 +250,20 @@ mod tests {
         let [missing, empty, full] = ["missing", "empty", "full"].map(|name| folder.path().join(name));
         std::fs::write(&empty, "{}").expect("write");
         std::fs::write(&full, format!(r#"{{"auths":{{"a.io":{{"auth":"{}"}}}}}}"#, auth("me"))).expect("write");
-        let found = look_up(&[missing, empty, full], "a.io", &"x".parse().expect("name")).await.expect("valid");
+        let found = look_up(&[missing, empty, full], &Helpers::default(), "a.io", &"x".parse().expect("name"))
+            .await
+            .expect("valid");
         assert_eq!(found.identity().as_deref(), Some("user me"));
     }
 
     #[test]
     fn files_are_looked_for_where_podman_and_docker_keep_them() {
         let environment = |set: &'static [(&str, &str)]| {
-            paths(move |name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()))
+            paths(move |name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()), 7)
         };
         let home = environment(&[("HOME", "/h")]);
-        assert_eq!(home, ["/h/.config/containers/auth.json", "/h/.docker/config.json"].map(PathBuf::from));
+        let expected = ["/run/containers/7/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"];
+        assert_eq!(home, expected.map(PathBuf::from));
         let all = environment(&[
             ("REGISTRY_AUTH_FILE", "/r"),
             ("XDG_RUNTIME_DIR", "/run/u"),
@@ -257,6 +273,6 @@ mod tests {
         ]);
         let expected = ["/r", "/run/u/containers/auth.json", "/c/containers/auth.json", "/d/config.json"];
         assert_eq!(all, expected.map(PathBuf::from));
-        assert!(environment(&[("HOME", "")]).is_empty());
+        assert_eq!(environment(&[("HOME", "")]), [PathBuf::from("/run/containers/7/auth.json")]);
     }
 }

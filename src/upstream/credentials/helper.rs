@@ -5,6 +5,7 @@
 //! standard output. Run without a shell and for ten seconds at most. Nothing that a helper prints
 //! goes into an error, because it may be the secret.
 
+use std::ffi::OsString;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -33,13 +34,30 @@ pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// Asks the helper for the credential of `server`.
-pub(super) async fn get(name: &str, server: &str) -> Result<Credential, CredentialError> {
-    if !is_name(name) {
-        let reason = "is not a name of a program".to_owned();
-        return Err(CredentialError::Helper { helper: name.to_owned(), reason });
+/// Where helpers are.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Helpers {
+    /// The folders to search, as in `PATH`; `None` for those of this process.
+    path: Option<OsString>,
+}
+
+impl Helpers {
+    pub(super) fn new(variable: impl Fn(&str) -> Option<OsString>) -> Helpers {
+        Helpers { path: variable("PATH") }
     }
-    ask(name, Command::new(format!("docker-credential-{name}")), server).await
+
+    /// Asks a helper for the credential of `server`.
+    pub(super) async fn get(&self, name: &str, server: &str) -> Result<Credential, CredentialError> {
+        if !is_name(name) {
+            let reason = "is not a name of a program".to_owned();
+            return Err(CredentialError::Helper { helper: name.to_owned(), reason });
+        }
+        let mut program = Command::new(format!("docker-credential-{name}"));
+        if let Some(path) = &self.path {
+            program.env("PATH", path);
+        }
+        ask(name, program, server).await
+    }
 }
 
 async fn ask(name: &str, program: Command, server: &str) -> Result<Credential, CredentialError> {
@@ -111,7 +129,10 @@ mod tests {
             assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
         }
         for name in ["no-such-program-anywhere", "../x", "a b", ""] {
-            assert!(matches!(get(name, "registry.example").await, Err(CredentialError::Helper { .. })), "{name}");
+            assert!(
+                matches!(Helpers::default().get(name, "registry.example").await, Err(CredentialError::Helper { .. })),
+                "{name}"
+            );
         }
     }
 

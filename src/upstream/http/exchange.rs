@@ -178,6 +178,10 @@ impl HttpUpstream {
         let credential = self.credential(endpoint, repository).await?;
         match demand {
             Demand::Bearer { realm, service } => {
+                if let Credential::RegistryToken(token) = &credential {
+                    let header = sensitive(format!("Bearer {}", token.expose()))?;
+                    return Ok(Some(Authorization { header, token: None, fresh: false }));
+                }
                 self.bearer(endpoint, realm, service.as_deref(), repository, credential).await.map(Some)
             }
             Demand::Basic => {
