@@ -15,6 +15,7 @@ pub mod eviction;
 pub mod fill;
 pub mod flights;
 pub mod freshness;
+mod lazy;
 pub mod lists;
 pub mod manifests;
 mod negatives;

@@ -59,6 +59,11 @@ impl Mirror {
         self.0.negatives.check(&missing(&route.location, digest), self.0.clock.now())?;
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
         let (following, outcome) = self.0.clone().fly(source.clone());
+        if let Some(range) = range.filter(|range| range.is_bounded())
+            && let Some(answer) = self.0.lazy_part(&following, &source, range).await?
+        {
+            return Ok(answer);
+        }
         filling(following, source, range, outcome).await
     }
 
@@ -164,7 +169,7 @@ async fn filling(
     Ok(BlobAnswer { digest, size: total, part, body, outcome })
 }
 
-fn select(range: Option<&RangeHeader>, size: u64) -> Result<Option<Range<u64>>, MirrorError> {
+pub(super) fn select(range: Option<&RangeHeader>, size: u64) -> Result<Option<Range<u64>>, MirrorError> {
     match range.map(|range| range.select(size)) {
         None | Some(Selection::Whole) => Ok(None),
         Some(Selection::Part(part)) => Ok(Some(part)),
@@ -173,7 +178,7 @@ fn select(range: Option<&RangeHeader>, size: u64) -> Result<Option<Range<u64>>, 
 }
 
 /// Waits until upstream has answered the fill's request.
-async fn started(following: &mut Following) -> Result<Progress, MirrorError> {
+pub(super) async fn started(following: &mut Following) -> Result<Progress, MirrorError> {
     wait(following, |phase| !matches!(phase, Phase::Starting)).await
 }
 

@@ -1,8 +1,9 @@
 //! The bytes of a blob on their way to one client: stored, filling, or relayed.
 //!
 //! Truth: a body that ends without an error was verified. The exception is a client that asks for a
-//! part that does not reach the end of a blob which is still arriving: no digest covers a part, and
-//! holding it back until the whole is there would stall those who read lazily.
+//! part of a blob which is still arriving, where the part does not reach the end or is read lazily
+//! (see `lazy`): no digest covers a part, and holding it back until the whole is there would
+//! stall those who read lazily.
 //!
 //! Every reader has its own offset and its own pace; none of them is known to the fill.
 
@@ -15,6 +16,7 @@ use bytes::Bytes;
 
 use super::error::{MirrorError, Subject};
 use super::fill::{Following, HELD_BACK, Phase};
+use super::lazy::Witness;
 use super::resume::{BlobSource, Transfer};
 use crate::blob_store::{Content, Source};
 use crate::oci::{Digest, Span, Verifier};
@@ -177,6 +179,8 @@ pub struct Relay {
     state: RelayState,
     /// What was read and not yet handed out.
     held: Held,
+    /// Remembers what no digest covers.
+    witness: Option<Witness>,
 }
 
 #[derive(Debug)]
@@ -199,18 +203,31 @@ impl Relay {
     fn from(source: BlobSource, span: Span, total: Option<u64>, seen: u64, verifier: Verifier) -> Relay {
         let part = span.end.is_some_and(|end| total.is_some_and(|total| end < total));
         let verifier = (!part).then_some((verifier, seen));
-        Relay { source, span, state: RelayState::Closed(verifier), held: Held::default() }
+        Relay { source, span, state: RelayState::Closed(verifier), held: Held::default(), witness: None }
     }
 
-    /// A part of a blob that does not reach its end, unverified.
-    pub fn part(source: BlobSource, range: Range<u64>) -> Relay {
+    /// A part of a blob, unverified, as far as `witness` can tell later. `None` when upstream would
+    /// send everything that lies before it as well.
+    pub(super) async fn part(
+        source: BlobSource,
+        range: Range<u64>,
+        witness: Witness,
+    ) -> Result<Option<Relay>, UpstreamError> {
         let span = Span { start: range.start, end: Some(range.end) };
-        Relay { source, span, state: RelayState::Closed(None), held: Held::default() }
+        let transfer = Transfer::open(source.clone(), span).await?;
+        if transfer.repeats() {
+            return Ok(None);
+        }
+        let state = RelayState::Open { transfer: Box::new(transfer), position: range.start, verifier: None };
+        Ok(Some(Relay { source, span, state, held: Held::default(), witness: Some(witness) }))
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
         loop {
             if let Some(bytes) = self.held.release(matches!(self.state, RelayState::Done)) {
+                if let Some(witness) = &mut self.witness {
+                    witness.saw(&bytes);
+                }
                 return Ok(Some(bytes));
             }
             match &mut self.state {

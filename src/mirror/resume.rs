@@ -44,6 +44,8 @@ pub struct Transfer {
     size: Option<u64>,
     body: Option<BoxStream<'static, Result<Bytes, UpstreamError>>>,
     breaks: u32,
+    /// Whether upstream sends again what lies before `position`.
+    repeats: bool,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -61,7 +63,8 @@ impl Transfer {
     /// # Errors
     /// What upstream says to the first request; only later breaks are resumed.
     pub async fn open(source: BlobSource, span: Span) -> Result<Transfer, UpstreamError> {
-        let mut transfer = Transfer { source, position: span.start, end: span.end, size: None, body: None, breaks: 0 };
+        let mut transfer =
+            Transfer { source, position: span.start, end: span.end, size: None, body: None, breaks: 0, repeats: false };
         transfer.connect().await?;
         Ok(transfer)
     }
@@ -69,6 +72,11 @@ impl Transfer {
     /// The size of the whole blob in bytes, if upstream said it.
     pub const fn size(&self) -> Option<u64> {
         self.size
+    }
+
+    /// Whether upstream does not do ranges, and sends everything from the start.
+    pub const fn repeats(&self) -> bool {
+        self.repeats
     }
 
     /// The next bytes; `None` at the end.
@@ -134,6 +142,7 @@ impl Transfer {
             return Err(self.error(UpstreamErrorClass::Protocol, "the size changed while the blob was resumed"));
         }
         self.size = self.size.or(blob.size);
+        self.repeats = blob.offset < self.position;
         self.body = Some(skip(blob.body, self.position.saturating_sub(blob.offset)));
         Ok(())
     }

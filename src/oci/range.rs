@@ -81,6 +81,11 @@ impl RangeHeader {
         slice(spec, size).map_or(Selection::Unsatisfiable, Selection::Part)
     }
 
+    /// Whether it is one range with an end, or of a certain length.
+    pub fn is_bounded(&self) -> bool {
+        matches!(self.0[..], [Spec::Between(..) | Spec::Suffix(_)])
+    }
+
     /// Where the only range starts, if that can be told without the size.
     pub fn known_start(&self) -> Option<u64> {
         match self.0[..] {

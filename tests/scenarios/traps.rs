@@ -3,3 +3,5 @@
 
 mod fallback;
 mod lists;
+mod manifests;
+mod ranges;
