@@ -43,7 +43,7 @@ pub struct AdminState {
 pub async fn serve(listener: TcpListener, state: AdminState, shutdown: impl Future<Output = ()>) {
     let answer =
         move |_, request: Request<Incoming>| std::future::ready(answer(request.method(), request.uri().path(), &state));
-    listener::serve(listener, LIMITS, answer, shutdown).await;
+    listener::serve(listener, None, LIMITS, answer, shutdown).await;
 }
 
 /// The answer to one request.

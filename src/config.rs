@@ -62,6 +62,21 @@ pub struct Server {
     pub drain: Duration,
     /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
     pub unavailable_blob: u16,
+    /// The algorithm that paces what is sent to clients; `None` for the system's.
+    pub congestion_control: Option<String>,
+    /// Where certificates are; `None` for plain HTTP.
+    pub tls: Option<Tls>,
+}
+
+/// The files of TLS, all PEM. Whether they are any good is found out when they are read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate and its chain.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Authorities that clients must have a certificate of.
+    pub client_ca: Option<PathBuf>,
 }
 
 impl Server {

@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::mirror::fill::Budget;
 use crate::mirror::{Mirror, Mode, Parts, Policy, Room, Routes};
 use crate::oci::{ErrorCode, RegistryName};
+use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{self, Edge};
 use crate::upstream::budget::Budget as PullBudget;
 use crate::upstream::failover::Failover;
@@ -66,6 +67,9 @@ pub enum StartError {
     /// The settings of an upstream do not work.
     #[error(transparent)]
     Upstream(#[from] HttpSettingsError),
+    /// There is no TLS with the configured files.
+    #[error("server.tls: {0}")]
+    Tls(#[from] TlsError),
 }
 
 /// The sockets to serve on, already bound.
@@ -85,6 +89,7 @@ pub struct Daemon {
     metrics: Arc<Metrics>,
     blobs: Arc<LocalBlobStore>,
     metadata: Arc<SledMetadata>,
+    tls: Option<Arc<Tls>>,
     /// Held as long as the daemon lives.
     _lock: StoreLock,
 }
@@ -104,6 +109,7 @@ impl Daemon {
     /// [`StartError`].
     pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Daemon, StartError> {
         let path = &config.store.path;
+        let tls = config.server.tls.as_ref().map(|tls| Tls::open(tls.clone().into())).transpose()?.map(Arc::new);
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
         format::check(path)?;
@@ -127,7 +133,7 @@ impl Daemon {
             verify_on_read: config.store.verify_on_read,
             metrics: metrics.clone(),
         });
-        Ok(Daemon { config, mirror, metrics, blobs, metadata, _lock: lock })
+        Ok(Daemon { config, mirror, metrics, blobs, metadata, tls, _lock: lock })
     }
 
     /// The use case, for those who ask without HTTP.
@@ -146,17 +152,19 @@ impl Daemon {
         };
         for (place, listener) in listeners.pull.into_iter().enumerate() {
             let edge = self.edge(listener.local_addr().ok(), place);
-            servers.spawn(server::serve(listener, edge, limits, stop.clone().cancelled_owned()));
+            servers.spawn(server::serve(listener, self.tls.clone(), edge, limits, stop.clone().cancelled_owned()));
         }
         for listener in listeners.admin {
             servers.spawn(admin::serve(listener, self.admin_state(), stop.clone().cancelled_owned()));
         }
         servers.close();
         let housekeeping = tokio::spawn(self.housekeeping());
+        let certificates = self.tls.clone().map(|tls| tokio::spawn(tls::keep_current(tls)));
         shutdown.await;
         stop.cancel();
         servers.wait().await;
         housekeeping.abort();
+        certificates.inspect(tokio::task::JoinHandle::abort);
         self.mirror.close(self.config.server.drain).await;
     }
 
@@ -245,6 +253,12 @@ fn room(store: &config::Store) -> Room {
             }
         }
     })
+}
+
+impl From<config::Tls> for tls::Files {
+    fn from(config::Tls { cert, key, client_ca }: config::Tls) -> tls::Files {
+        tls::Files { cert, key, client_ca }
+    }
 }
 
 fn policy(cache: &config::Cache) -> Policy {

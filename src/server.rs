@@ -8,6 +8,7 @@ pub mod handler;
 pub mod io;
 pub mod listener;
 pub mod response;
+pub mod tls;
 pub mod wire;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::mirror::Mirror;
 use crate::oci::{ErrorCode, RegistryName};
 
 pub use listener::{Client, Limits};
+pub use tls::Tls;
 
 /// What every connection needs.
 #[derive(Clone, Debug)]
@@ -35,10 +37,16 @@ pub struct Edge {
 }
 
 /// Serves until `shutdown` completes, then lets running responses end within the drain time.
-pub async fn serve(listener: TcpListener, edge: Edge, limits: Limits, shutdown: impl Future<Output = ()>) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    edge: Edge,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) {
     let answer = move |client: Client, request| {
         let edge = edge.clone();
         async move { handler::answer(&edge, &client, request).await }
     };
-    listener::serve(listener, limits, answer, shutdown).await;
+    listener::serve(listener, tls, limits, answer, shutdown).await;
 }

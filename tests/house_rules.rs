@@ -30,7 +30,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
     ("admin", &["oci", "clock", "outcome", "metrics", "mirror", "server", "admin"]),
-    ("cli", &["oci", "clock", "config", "telemetry", "metrics", "mirror", "upstream", "bench", "bundle", "cli"]),
+    (
+        "cli",
+        &["oci", "clock", "config", "telemetry", "metrics", "mirror", "upstream", "server", "bench", "bundle", "cli"],
+    ),
     // A map of the crate and the wiring.
     ("lib", &[]),
     ("main", &["*"]),
@@ -60,6 +63,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("sled", &["metadata/sled"]),
     ("strsim", &["config"]),
     ("tar", &["bundle"]),
+    ("tokio_rustls", &["server/tls"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["telemetry.rs"]),
     ("zeroize", &["upstream"]),

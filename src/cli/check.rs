@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Exit, complain, environment, print, say};
-use crate::config::{Config, ConfigError, Overrides, Problem};
+use crate::config::{self, Config, ConfigError, Overrides, Problem};
+use crate::server::tls::{Files, Tls};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -37,7 +38,7 @@ pub(super) fn run(args: &Args) -> Exit {
         variables.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY").map(|(_, value)| PathBuf::from(value));
     let loaded = Config::load(args.file.as_deref(), variables, Overrides::default()).and_then(|config| {
         match config.missing_files(folder.as_deref()) {
-            problems if problems.is_empty() => Ok(config),
+            problems if problems.is_empty() => with_certificates(config),
             problems => Err(ConfigError { problems }),
         }
     });
@@ -57,6 +58,15 @@ pub(super) fn run(args: &Args) -> Exit {
             print(&summary(config))
         }
         Err(error) => complain(error),
+    }
+}
+
+/// The configuration, if its certificates are of use.
+fn with_certificates(config: Config) -> Result<Config, ConfigError> {
+    let Some(config::Tls { cert, key, client_ca }) = config.server.tls.clone() else { return Ok(config) };
+    match Tls::open(Files { cert, key, client_ca }) {
+        Ok(_) => Ok(config),
+        Err(error) => Err(Problem::at("server.tls", error.to_string()).into()),
     }
 }
 

@@ -91,17 +91,33 @@ impl Document {
         let below = format!("{path}[");
         self.origins.retain(|known, _| !known.starts_with(&below));
         self.origins.insert(path, Origin::Named(origin.to_owned()));
-        let section = self.table.entry(section).or_insert_with(|| Value::Table(Table::new()));
-        if let Value::Table(table) = section {
-            table.insert(key.to_owned(), value);
+        let mut table = &mut self.table;
+        for section in section.split('.') {
+            let below = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+            let Value::Table(below) = below else { return };
+            table = below;
         }
+        table.insert(key.to_owned(), value);
     }
 
-    /// Every section and key with its default, `[[upstream]]` apart.
-    pub(super) fn scalars(&self) -> impl Iterator<Item = (&str, &str, &Value)> {
-        self.template.iter().filter_map(|(section, keys)| Some((section, keys.as_table()?))).flat_map(
-            |(section, keys)| keys.iter().map(move |(key, default)| (section.as_str(), key.as_str(), default)),
-        )
+    /// Every section and key with its default, `[[upstream]]` apart. A section within another is
+    /// named with a dot.
+    pub(super) fn scalars(&self) -> Vec<(String, &str, &Value)> {
+        fn collect<'a>(section: &str, keys: &'a Table, found: &mut Vec<(String, &'a str, &'a Value)>) {
+            for (key, default) in keys {
+                match default {
+                    Value::Table(keys) => collect(&format!("{section}.{key}"), keys, found),
+                    default => found.push((section.to_owned(), key, default)),
+                }
+            }
+        }
+        let mut found = Vec::new();
+        for (section, keys) in &self.template {
+            if let Value::Table(keys) = keys {
+                collect(section, keys, &mut found);
+            }
+        }
+        found
     }
 
     /// Notes a problem.
@@ -175,7 +191,7 @@ impl Document {
             "upstream" => ("key", " in [[upstream]]".to_owned()),
             section => ("key", format!(" in [{section}]")),
         };
-        let elsewhere = self.scalars().find(|(_, key, _)| *key == name).map(|(section, ..)| section);
+        let elsewhere = self.scalars().into_iter().find(|(_, key, _)| *key == name).map(|(section, ..)| section);
         let hint = match (nearest(name, template.keys().map(String::as_str)), elsewhere) {
             (Some(near), _) => format!("did you mean `{near}`?"),
             (None, Some(section)) => format!("`{name}` belongs in [{section}]"),

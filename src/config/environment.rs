@@ -47,9 +47,8 @@ impl Environment {
     pub(super) fn apply(&self, document: &mut Document) {
         let mut known: BTreeMap<String, (String, String, Value)> = document
             .scalars()
-            .map(|(section, key, default)| {
-                (variable(section, key), (section.to_owned(), key.to_owned(), default.clone()))
-            })
+            .into_iter()
+            .map(|(section, key, default)| (variable(&section, key), (section, key.to_owned(), default.clone())))
             .collect();
         for (name, text) in self.0.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
             if RESERVED.contains(&name.as_str()) {
@@ -82,7 +81,7 @@ impl Environment {
 }
 
 fn variable(section: &str, key: &str) -> String {
-    format!("{PREFIX}{section}_{key}").to_uppercase()
+    format!("{PREFIX}{section}_{key}").replace('.', "_").to_uppercase()
 }
 
 /// `text` as a value of the type of `default`, else what was expected.

@@ -51,6 +51,22 @@ pub struct Server {
     pub drain: String,
     /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
     pub unavailable_blob: u64,
+    /// The algorithm that paces what is sent, such as `cubic` or `reno`; empty for the system's.
+    pub congestion_control: String,
+    /// Certificates; without them clients speak plain HTTP.
+    pub tls: Tls,
+}
+
+/// `[server.tls]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tls {
+    /// A file with the certificate and its chain (PEM). Empty: plain HTTP.
+    pub cert: String,
+    /// A file with the private key of the certificate (PEM).
+    pub key: String,
+    /// A file with authorities (PEM): only clients with a certificate of theirs are served. Empty: all.
+    pub client_ca: String,
 }
 
 impl Default for Server {
@@ -62,6 +78,8 @@ impl Default for Server {
             header_timeout: "10s".into(),
             drain: "30s".into(),
             unavailable_blob: 503,
+            congestion_control: String::new(),
+            tls: Tls::default(),
         }
     }
 }

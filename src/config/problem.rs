@@ -47,7 +47,7 @@ pub(super) enum Show {
 
 impl Problem {
     /// A problem with a place that has no line.
-    pub(super) fn at(place: impl Into<String>, message: impl Into<String>) -> Problem {
+    pub(crate) fn at(place: impl Into<String>, message: impl Into<String>) -> Problem {
         Problem { place: place.into(), line: None, column: None, message: message.into(), hint: None, snippet: None }
     }
 

@@ -12,8 +12,8 @@ use url::{Host, Url};
 use super::document::{Document, nearest};
 use super::environment::Environment;
 use super::{
-    Auth, Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Mode, Routes, Server, Store, Timeouts, Upstream,
-    file, well_known,
+    Auth, Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Mode, Routes, Server, Store, Timeouts, Tls,
+    Upstream, file, well_known,
 };
 use crate::oci::RegistryName;
 use crate::upstream::credentials::AuthError;
@@ -109,7 +109,37 @@ impl Check {
             max_connections: self.count("server.max_connections", typed.max_connections),
             header_timeout: self.positive("server.header_timeout", &typed.header_timeout),
             drain: self.duration("server.drain", &typed.drain),
+            congestion_control: self.congestion_control(&typed.congestion_control),
+            tls: self.tls(&typed.tls),
         }
+    }
+
+    fn congestion_control(&mut self, typed: &str) -> Option<String> {
+        // The kernel takes names of at most 15 characters; which it has, it says when it is asked.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if typed.len() > 15 || !typed.chars().all(plain) {
+            self.problem("server.congestion_control", "not the name of an algorithm", "for example cubic, reno or bbr");
+        }
+        (!typed.is_empty()).then(|| typed.to_owned())
+    }
+
+    fn tls(&mut self, typed: &file::Tls) -> Option<Tls> {
+        let path = |typed: &str| (!typed.is_empty()).then(|| PathBuf::from(typed));
+        let client_ca = path(&typed.client_ca);
+        match (path(&typed.cert), path(&typed.key)) {
+            (Some(cert), Some(key)) => return Some(Tls { cert, key, client_ca }),
+            (Some(_), None) => self.problem("server.tls.cert", "a certificate without its key", "set key, too"),
+            (None, Some(_)) => self.problem("server.tls.key", "a key without its certificate", "set cert, too"),
+            (None, None) if client_ca.is_some() => {
+                self.problem(
+                    "server.tls.client_ca",
+                    "clients can show a certificate only over TLS",
+                    "set cert and key",
+                );
+            }
+            (None, None) => {}
+        }
+        None
     }
 
     fn store(&mut self, typed: &file::Store, env: &Environment) -> Option<Store> {

@@ -15,15 +15,17 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::io::Regions;
 use super::io::plain::PlainStream;
-use super::wire::Wire;
+use super::tls::Tls;
+use super::wire::{Buffers, Wire};
 
 /// How long to wait after accepting failed, which it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -51,15 +53,21 @@ pub struct Client {
 }
 
 /// Answers every request with `answer` until `shutdown` completes, then lets running responses end
-/// within the drain time.
-pub async fn serve<A, F, B>(listener: TcpListener, limits: Limits, answer: A, shutdown: impl Future<Output = ()>)
-where
+/// within the drain time. With `tls`, clients must speak it.
+pub async fn serve<A, F, B>(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    limits: Limits,
+    answer: A,
+    shutdown: impl Future<Output = ()>,
+) where
     A: Fn(Client, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     let connections = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
+    let buffers = Arc::new(Buffers::default());
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
@@ -70,25 +78,28 @@ where
             accepted = next => accepted,
             () = &mut shutdown => break,
         };
-        let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let (answer, watcher, tls, buffers) = (answer.clone(), graceful.watcher(), tls.clone(), Arc::clone(&buffers));
         tokio::spawn(async move {
-            let regions = Arc::new(Regions::default());
-            let stream = PlainStream::new(stream, Arc::clone(&regions));
-            let client = Client { peer, wire: Wire::Plain(regions) };
-            let service = service_fn(move |request| {
-                let answered = answer(client.clone(), request);
-                async move { Ok::<_, Infallible>(answered.await) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(limits.header_timeout)
-                .max_buf_size(MAX_HEAD)
-                // Frames must arrive as they are; the default is a guess that may change.
-                .writev(true)
-                .serve_connection(TokioIo::new(stream), service);
+            let broken = match tls {
+                None => {
+                    let regions = Arc::new(Regions::default());
+                    let stream = PlainStream::new(stream, Arc::clone(&regions));
+                    let client = Client { peer, wire: Wire::Plain(regions) };
+                    watcher.watch(connection(stream, client, limits, answer)).await.err().map(|error| error.to_string())
+                }
+                Some(tls) => match tokio::time::timeout(limits.header_timeout, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let client = Client { peer, wire: Wire::Tls(buffers) };
+                        let connection = connection(stream, client, limits, answer);
+                        watcher.watch(connection).await.err().map(|error| error.to_string())
+                    }
+                    Ok(Err(error)) => Some(format!("no TLS: {error}")),
+                    Err(_) => Some("no TLS: the client took too long".to_owned()),
+                },
+            };
             // Of a request, how it ended is in its log line.
-            if let Err(error) = watcher.watch(connection).await {
-                tracing::debug!(%peer, %error, "a connection broke");
+            if let Some(error) = broken {
+                tracing::debug!(%peer, error, "a connection broke");
             }
             drop(permit);
         });
@@ -97,6 +108,32 @@ where
     if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("closing connections that were still open when the drain time ended");
     }
+}
+
+/// One connection, whose every request is answered with `answer`.
+fn connection<S, A, F, B>(
+    stream: S,
+    client: Client,
+    limits: Limits,
+    answer: A,
+) -> http1::Connection<TokioIo<S>, impl HttpService<Incoming, ResBody = B, Error = Infallible, Future: Send> + Send>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    A: Fn(Client, Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    let service = service_fn(move |request| {
+        let answered = answer(client.clone(), request);
+        async move { Ok::<_, Infallible>(answered.await) }
+    });
+    http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(MAX_HEAD)
+        // Frames must arrive as they are; the default is a guess that may change.
+        .writev(true)
+        .serve_connection(TokioIo::new(stream), service)
 }
 
 async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {

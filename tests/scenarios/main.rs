@@ -17,6 +17,8 @@ mod support;
 mod tag_history;
 mod tags;
 mod traps;
+mod tls;
+mod traps_lists;
 mod trouble;
 mod upstream_budget;
 mod upstream_health;

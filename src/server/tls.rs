@@ -1,0 +1,209 @@
+//! TLS for the pull listener: rustls with aws-lc-rs, TLS 1.2 and 1.3.
+//!
+//! The only file of the server that knows rustls. Certificates are read again when their files
+//! change, looked at every [`LOOK_EVERY`] and when the daemon is told to; files that do not fit
+//! together leave the present ones in use. Old clients (docker 1.13 speaks TLS 1.2 with ECDHE and
+//! AES-GCM on P-256) are served, and resumed by ticket, because they connect for every request.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// How often the files are looked at.
+pub const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// How much plaintext waits in a connection for its socket, in bytes: two slices of a file.
+const BUFFER: usize = 256 << 10;
+
+/// Where the certificates are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Files {
+    /// The chain, PEM, the server's own certificate first.
+    pub cert: PathBuf,
+    /// Its private key, PEM.
+    pub key: PathBuf,
+    /// Authorities, PEM: only clients with a certificate of one of them are served.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Why there can be no TLS with these files. Never quotes from them.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read, or holds nothing of use.
+    #[error("{file}: {problem}")]
+    File {
+        /// Which.
+        file: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The files do not fit together.
+    #[error("{cert} and {key}: {problem}")]
+    Pair {
+        /// The certificate's file.
+        cert: String,
+        /// The key's file.
+        key: String,
+        /// What is wrong with them.
+        problem: String,
+    },
+}
+
+/// The certificates of a listener, as they are now.
+#[derive(Debug)]
+pub struct Tls {
+    files: Files,
+    current: RwLock<Current>,
+}
+
+#[derive(Clone, Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    /// When the files were written that it was made from.
+    written: Vec<Option<SystemTime>>,
+}
+
+impl Tls {
+    /// Reads the files. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn open(files: Files) -> Result<Tls, TlsError> {
+        let current = RwLock::new(Current::read(&files)?);
+        Ok(Tls { files, current })
+    }
+
+    /// Reads the files again if they changed, or in any case if told so. Blocks on the disk.
+    /// Returns whether other certificates are in use now.
+    ///
+    /// # Errors
+    /// [`TlsError`]; the certificates in use stay.
+    pub fn look(&self, in_any_case: bool) -> Result<bool, TlsError> {
+        let written = self.current.read().unwrap_or_else(PoisonError::into_inner).written.clone();
+        if !in_any_case && written == self.files.written() {
+            return Ok(false);
+        }
+        let read = Current::read(&self.files)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = read;
+        Ok(true)
+    }
+
+    /// Becomes the server's side of TLS.
+    ///
+    /// # Errors
+    /// When the other side does not speak TLS, or has not got the certificate asked for.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).config);
+        TlsAcceptor::from(config).accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER))).await
+    }
+}
+
+/// Looks at the files until the future is dropped: now and again, and on SIGHUP.
+pub async fn keep_current(tls: Arc<Tls>) {
+    let mut hang_up = match signal(SignalKind::hangup()) {
+        Ok(hang_up) => Some(hang_up),
+        Err(error) => {
+            tracing::warn!(%error, "SIGHUP is not heard; certificates are looked at now and again");
+            None
+        }
+    };
+    loop {
+        let told = async {
+            match &mut hang_up {
+                Some(hang_up) => hang_up.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        let in_any_case = tokio::time::timeout(LOOK_EVERY, told).await.is_ok();
+        let tls = Arc::clone(&tls);
+        match tokio::task::spawn_blocking(move || tls.look(in_any_case)).await {
+            Ok(Ok(true)) => tracing::info!("certificates were read again"),
+            Ok(Ok(false)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the certificates in use stay: the new ones are of no use"),
+            Err(error) => tracing::error!(%error, "certificates were not looked at"),
+        }
+    }
+}
+
+impl Files {
+    /// When each file was written; `None` for one that cannot be asked.
+    fn written(&self) -> Vec<Option<SystemTime>> {
+        let files = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
+        let modified = |path: &PathBuf| std::fs::metadata(path).and_then(|found| found.modified()).ok();
+        files.into_iter().flatten().map(modified).collect()
+    }
+}
+
+impl Current {
+    fn read(files: &Files) -> Result<Current, TlsError> {
+        // Before the files are read: one that is written meanwhile is read again the next time.
+        let written = files.written();
+        let chain = certificates(&files.cert)?;
+        let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file_error(&files.key, describe(&error)))?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let pair = |error: rustls::Error| TlsError::Pair {
+            cert: files.cert.display().to_string(),
+            key: files.key.display().to_string(),
+            problem: match error {
+                rustls::Error::InconsistentKeys(_) => "the key does not belong to the certificate".to_owned(),
+                error => error.to_string(),
+            },
+        };
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .map_err(pair)?;
+        let builder = match &files.client_ca {
+            None => builder.with_no_client_auth(),
+            Some(path) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(path)?), provider);
+                let verifier = verifier.build().map_err(|error| file_error(path, error.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        // A new key for tickets with new files: who was trusted under the old ones proves it again.
+        config.ticketer = aws_lc_rs::Ticketer::new().map_err(pair)?;
+        Ok(Current { config: Arc::new(config), written })
+    }
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let chain = read.map_err(|error| file_error(path, describe(&error)))?;
+    if chain.is_empty() { Err(file_error(path, "no certificate in PEM form".to_owned())) } else { Ok(chain) }
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        store.add(certificate).map_err(|error| file_error(path, error.to_string()))?;
+    }
+    Ok(store)
+}
+
+fn describe(error: &rustls::pki_types::pem::Error) -> String {
+    use rustls::pki_types::pem::Error;
+    match error {
+        Error::Io(error) => format!("cannot be read: {error}"),
+        Error::NoItemsFound => "nothing in PEM form that is of use here".to_owned(),
+        _ => "not PEM".to_owned(),
+    }
+}
+
+fn file_error(path: &Path, problem: String) -> TlsError {
+    TlsError::File { file: path.display().to_string(), problem }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! TLS over loopback, with certificates made for the occasion.
+
+use std::sync::Arc;
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::client::Resumption;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream as ClientStream;
+
+use super::*;
+
+/// A folder with an authority and a certificate of it for `localhost`.
+struct Folder {
+    folder: tempfile::TempDir,
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Folder {
+    fn new() -> Folder {
+        let mut params = CertificateParams::new([]).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signed");
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = Folder { folder, authority };
+        made.issue();
+        std::fs::write(made.files().client_ca.expect("named"), made.authority.pem()).expect("written");
+        made
+    }
+
+    /// Writes a new certificate, and returns it.
+    fn issue(&self) -> CertificateDer<'static> {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let certificate = params.signed_by(&key, &self.authority).expect("signed");
+        let files = self.files();
+        std::fs::write(files.cert, certificate.pem()).expect("written");
+        std::fs::write(files.key, key.serialize_pem()).expect("written");
+        certificate.der().clone()
+    }
+
+    fn files(&self) -> Files {
+        let path = |name| self.folder.path().join(name);
+        Files { cert: path("cert.pem"), key: path("key.pem"), client_ca: Some(path("ca.pem")) }
+    }
+
+    fn open_to_all(&self) -> Files {
+        Files { client_ca: None, ..self.files() }
+    }
+
+    fn client(&self, versions: &[&'static SupportedProtocolVersion], with_certificate: bool) -> TlsConnector {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.der().clone()).expect("an authority");
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).expect("versions");
+        let builder = builder.with_root_certificates(roots);
+        let mut config = if with_certificate {
+            let key = PrivateKeyDer::from_pem_file(self.files().key).expect("a key");
+            builder.with_client_auth_cert(certificates(&self.files().cert).expect("a chain"), key).expect("a pair")
+        } else {
+            builder.with_no_client_auth()
+        };
+        config.resumption = Resumption::in_memory_sessions(8);
+        TlsConnector::from(Arc::new(config))
+    }
+}
+
+/// One connection: a byte there and a byte back. `None` if either side refused the other.
+async fn connect(tls: &Tls, client: &TlsConnector) -> Option<ClientStream<TcpStream>> {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let stream = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
+    let name = ServerName::try_from("localhost").expect("a name");
+    let server = async {
+        let (stream, _) = listener.accept().await.expect("accepted");
+        let mut stream = tls.accept(stream).await.ok()?;
+        let byte = stream.read_u8().await.ok()?;
+        stream.write_u8(byte).await.ok()?;
+        stream.flush().await.ok()
+    };
+    let client = async {
+        let mut stream = client.connect(name, stream).await.ok()?;
+        stream.write_u8(7).await.ok()?;
+        (stream.read_u8().await.ok()? == 7).then_some(stream)
+    };
+    let (served, stream) = tokio::join!(server, client);
+    served.and(stream)
+}
+
+#[tokio::test]
+async fn old_and_new_clients_are_served_and_resumed() {
+    let folder = Folder::new();
+    let tls = Tls::open(folder.open_to_all()).expect("a pair");
+    for (version, name) in
+        [(&rustls::version::TLS12, ProtocolVersion::TLSv1_2), (&rustls::version::TLS13, ProtocolVersion::TLSv1_3)]
+    {
+        let client = folder.client(&[version], false);
+        let first = connect(&tls, &client).await.expect("served");
+        assert_eq!(first.get_ref().1.protocol_version(), Some(name));
+        assert_eq!(first.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        let second = connect(&tls, &client).await.expect("served");
+        assert_eq!(second.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn certificates_are_read_again_when_they_change() {
+    let folder = Folder::new();
+    let tls = Tls::open(folder.open_to_all()).expect("a pair");
+    assert!(!tls.look(false).expect("a pair"), "nothing changed");
+    let new = folder.issue();
+    assert!(tls.look(true).expect("a pair"));
+    let stream = connect(&tls, &folder.client(rustls::ALL_VERSIONS, false)).await.expect("served");
+    assert_eq!(stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()), Some(&new));
+}
+
+#[tokio::test]
+async fn a_change_shows_in_the_time_of_the_file_and_a_bad_one_changes_nothing() {
+    let folder = Folder::new();
+    let tls = Tls::open(folder.open_to_all()).expect("a pair");
+    std::fs::write(folder.files().cert, "not a certificate").expect("written");
+    let another_time = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+    let file = std::fs::OpenOptions::new().write(true).open(folder.files().cert).expect("ours");
+    file.set_modified(another_time).expect("ours");
+    assert!(tls.look(false).is_err());
+    connect(&tls, &folder.client(rustls::ALL_VERSIONS, false)).await.expect("served with what was there");
+}
+
+#[tokio::test]
+async fn with_an_authority_for_clients_strangers_are_refused() {
+    let folder = Folder::new();
+    let tls = Tls::open(folder.files()).expect("a pair");
+    assert!(connect(&tls, &folder.client(rustls::ALL_VERSIONS, false)).await.is_none());
+    assert!(connect(&tls, &folder.client(rustls::ALL_VERSIONS, true)).await.is_some());
+}
+
+#[test]
+fn files_that_are_of_no_use_are_named_with_their_problem() {
+    let folder = Folder::new();
+    let good = folder.open_to_all();
+    let path = |name: &str, text: &str| {
+        let path = folder.folder.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path
+    };
+    let other_key = path("other.pem", &KeyPair::generate().expect("a key").serialize_pem());
+    let garbled = path("garbled.pem", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n");
+    let empty = path("empty.pem", "");
+    let missing = folder.folder.path().join("missing.pem");
+    for (files, expected) in [
+        (Files { cert: missing, ..good.clone() }, "missing.pem: cannot be read"),
+        (Files { cert: garbled, ..good.clone() }, "garbled.pem: not PEM"),
+        (Files { cert: empty.clone(), ..good.clone() }, "empty.pem: no certificate in PEM form"),
+        (Files { key: empty, ..good.clone() }, "empty.pem: nothing in PEM form"),
+        (Files { key: other_key, ..good }, "the key does not belong to the certificate"),
+    ] {
+        let error = Tls::open(files).expect_err("of no use").to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

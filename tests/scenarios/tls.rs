@@ -1,0 +1,63 @@
+//! Pulls over TLS: the same bytes, by their own way, and no answer for those who do not speak it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::support::client;
+use crate::support::mirror::Settings;
+use crate::support::registry::{Registry, noise};
+
+/// Sends GETs over one connection and returns everything that came back.
+async fn get(address: SocketAddr, client: &TlsConnector, path: &str) -> Vec<u8> {
+    let stream = TcpStream::connect(address).await.expect("somebody listens");
+    let mut stream = client.connect(ServerName::try_from("localhost").expect("a name"), stream).await.expect("TLS");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an orderly end");
+    answer
+}
+
+#[tokio::test]
+async fn blobs_come_over_tls_cold_and_warm() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
+    let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert_file, cert.pem()).expect("written");
+    std::fs::write(&key_file, signing_key.serialize_pem()).expect("written");
+    let mut roots = RootCertStore::empty();
+    roots.add(cert.der().clone()).expect("a certificate");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let tls = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
+
+    let registry = Registry::start().await;
+    let bytes = noise(91, 3_000_000);
+    let digest = registry.add_blob("library/app", bytes.clone());
+    let lines = format!(
+        "server.tls.cert = \"{}\"\nserver.tls.key = \"{}\"\nserver.header_timeout = \"50ms\"",
+        cert_file.display(),
+        key_file.display()
+    );
+    let mirror = Settings::of(&registry).config(&lines).start().await;
+    for _ in 0..2 {
+        let answer = get(mirror.address, &tls, &format!("/v2/library/app/blobs/{digest}")).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(&bytes));
+        mirror.settled().await;
+    }
+    let metrics = mirror.metrics().await;
+    assert!(metrics.contains("mirror_bodies_total{path=\"tls\"} 2\n"), "{metrics}");
+
+    let plain = client::raw(mirror.address, b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(!plain.starts_with(b"HTTP"), "nothing is told without TLS");
+    // Ends when the mirror hangs up on a client that says nothing.
+    let mut silent = TcpStream::connect(mirror.address).await.expect("somebody listens");
+    let _ = silent.read_to_end(&mut Vec::new()).await;
+}
