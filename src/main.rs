@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use registry_mirror::cli::{self, Bound};
 use registry_mirror::config::Config;
 use registry_mirror::daemon::{self, Daemon, Listeners};
+use registry_mirror::server::congestion;
 use registry_mirror::systemd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -62,10 +63,30 @@ async fn listeners(config: &Config) -> anyhow::Result<Listeners> {
     if listeners.pull.is_empty() {
         listeners.pull = bind(&config.server.listen, "--listen").await?;
     }
+    pace(&listeners.pull, config.server.congestion_control.as_deref())?;
     if listeners.admin.is_empty() {
         listeners.admin = bind(&config.server.admin, "--admin").await?;
     }
     Ok(listeners)
+}
+
+fn pace(listeners: &[TcpListener], algorithm: Option<&str>) -> anyhow::Result<()> {
+    let Some(algorithm) = algorithm else {
+        if let Some(warning) = congestion::warning() {
+            tracing::warn!("{warning}");
+        }
+        return Ok(());
+    };
+    for listener in listeners {
+        let chosen = congestion::choose(listener, algorithm);
+        chosen.with_context(|| {
+            format!(
+                "server.congestion_control = {algorithm:?} cannot be used; the kernel lists what it has in \
+                 /proc/sys/net/ipv4/tcp_allowed_congestion_control"
+            )
+        })?;
+    }
+    Ok(())
 }
 
 async fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>> {

@@ -3,6 +3,7 @@
 //! Connections are the business of [`listener`]; what a request means is decided in [`handler`].
 
 pub mod body;
+pub mod congestion;
 pub mod exchange;
 pub mod handler;
 pub mod io;
