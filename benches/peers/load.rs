@@ -1,0 +1,291 @@
+//! The load: clients that throw away what they get, so that what is measured is the server.
+//!
+//! One thread goes round all connections and never sleeps in the kernel, so that the server pays
+//! for no wake-ups. Bodies are discarded within the kernel (`MSG_TRUNC`); how much came is counted.
+
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use registry_mirror::oci::{Digest, Verifier};
+use rustix::net::RecvFlags;
+use rustls::pki_types::{CertificateDer, ServerName};
+
+/// How much is discarded at once, in bytes.
+const GULP: usize = 4 << 20;
+/// Pause of a round that brought nothing while a body is under way: less than it takes to fill a
+/// receive buffer.
+const PAUSE: Duration = Duration::from_micros(50);
+/// A server that sends nothing for so long has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// One keep-alive connection in the middle of something.
+struct Connection {
+    socket: TcpStream,
+    head: Vec<u8>,
+    /// Bytes of the body still to come; `None` while the head is.
+    left: Option<u64>,
+}
+
+/// What came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Whole responses.
+    pub responses: u64,
+    /// Bytes of bodies.
+    pub bytes: u64,
+}
+
+fn request(path: &str, extra: &str) -> Vec<u8> {
+    // Docker's registry answers with an ancient manifest to those who do not name a newer one.
+    let accept = "application/vnd.docker.distribution.manifest.v2+json, */*";
+    format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: {accept}\r\n{extra}\r\n").into_bytes()
+}
+
+impl Connection {
+    fn open(address: SocketAddr) -> io::Result<Connection> {
+        let socket = TcpStream::connect(address)?;
+        socket.set_nodelay(true)?;
+        Ok(Connection { socket, head: Vec::new(), left: None })
+    }
+
+    fn ask(&mut self, request: &[u8]) -> io::Result<()> {
+        self.socket.set_nonblocking(false)?;
+        self.socket.write_all(request)?;
+        self.socket.set_nonblocking(true)?;
+        self.head.clear();
+        self.left = None;
+        Ok(())
+    }
+
+    /// Takes what is there. Gives the bytes of body that came, and whether the response is whole.
+    fn take(&mut self, buffer: &mut [u8]) -> io::Result<Option<(u64, bool)>> {
+        let Some(left) = self.left else { return self.take_head(buffer) };
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let taken = rustix::net::recv(&self.socket, &mut buffer[..most], RecvFlags::TRUNC);
+        match taken {
+            Ok((_, 0)) => Err(io::Error::new(ErrorKind::UnexpectedEof, "the body ended early")),
+            Ok((_, taken)) => {
+                let left = left - taken as u64;
+                self.left = Some(left);
+                Ok(Some((taken as u64, left == 0)))
+            }
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn take_head(&mut self, buffer: &mut [u8]) -> io::Result<Option<(u64, bool)>> {
+        let read = match self.socket.read(&mut buffer[..64 << 10]) {
+            Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "no answer")),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        self.head.extend_from_slice(&buffer[..read]);
+        let Some(end) = self.head.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
+        let head = String::from_utf8_lossy(&self.head[..end]).to_ascii_lowercase();
+        let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<u64>().ok());
+        let (Some(length), true) = (length, status == "200" || status == "206") else {
+            return Err(io::Error::other(format!("unexpected answer: {head}")));
+        };
+        let came = (self.head.len() - end - 4) as u64;
+        self.left = Some(length - came);
+        Ok(Some((came, came == length)))
+    }
+}
+
+/// Asks for `path` again and again on `connections` connections for about `time`.
+pub fn keep_asking(address: SocketAddr, path: &str, connections: usize, time: Duration) -> io::Result<Work> {
+    let request = request(path, "");
+    let mut open = open_all(address, connections)?;
+    for connection in &mut open {
+        connection.ask(&request)?;
+    }
+    let deadline = Instant::now() + time;
+    let mut work = Work::default();
+    let mut buffer = vec![0; GULP];
+    let mut last = Instant::now();
+    while Instant::now() < deadline {
+        let mut idle = true;
+        let mut in_body = false;
+        for connection in &mut open {
+            if let Some((bytes, whole)) = connection.take(&mut buffer)? {
+                idle = false;
+                work.bytes += bytes;
+                if whole {
+                    work.responses += 1;
+                    connection.ask(&request)?;
+                }
+            }
+            in_body |= connection.left.is_some();
+        }
+        breathe(idle, in_body, &mut last)?;
+    }
+    Ok(work)
+}
+
+/// Asks for each path once, all at the same time, and waits for the ends.
+pub fn fetch_all(address: SocketAddr, paths: &[String], ranges: Option<u64>) -> io::Result<Work> {
+    let mut open = open_all(address, paths.len())?;
+    for (number, (connection, path)) in open.iter_mut().zip(paths).enumerate() {
+        let range = ranges.map(|size| {
+            let start = number as u64 * size;
+            format!("Range: bytes={start}-{}\r\n", start + size - 1)
+        });
+        connection.ask(&request(path, range.as_deref().unwrap_or_default()))?;
+    }
+    let mut work = Work::default();
+    let mut buffer = vec![0; GULP];
+    let mut last = Instant::now();
+    while !open.is_empty() {
+        let mut idle = true;
+        let mut failure = None;
+        open.retain_mut(|connection| match connection.take(&mut buffer) {
+            Ok(Some((bytes, whole))) => {
+                idle = false;
+                work.bytes += bytes;
+                work.responses += u64::from(whole);
+                !whole
+            }
+            Ok(None) => true,
+            Err(error) => {
+                failure = Some(error);
+                true
+            }
+        });
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        let in_body = open.iter().any(|connection| connection.left.is_some());
+        breathe(idle, in_body, &mut last)?;
+    }
+    Ok(work)
+}
+
+/// Fetches and verifies: that every server sends the right bytes is worth knowing before it is measured.
+pub fn verify(address: SocketAddr, path: &str, digest: &Digest) -> io::Result<()> {
+    let mut socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.write_all(&request(path, "Connection: close\r\n"))?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(0) + 4;
+    let mut verifier = Verifier::new(digest.algorithm());
+    verifier.update(answer.get(end..).unwrap_or_default());
+    let found = verifier.finish();
+    if found == *digest {
+        return Ok(());
+    }
+    let head = String::from_utf8_lossy(answer.get(..end.min(600)).unwrap_or_default()).into_owned();
+    Err(io::Error::other(format!("{path} at {address} has the digest {found}: {head}")))
+}
+
+fn open_all(address: SocketAddr, connections: usize) -> io::Result<Vec<Connection>> {
+    (0..connections).map(|_| Connection::open(address)).collect()
+}
+
+fn breathe(idle: bool, in_body: bool, last: &mut Instant) -> io::Result<()> {
+    if !idle {
+        *last = Instant::now();
+    } else if last.elapsed() > PATIENCE {
+        return Err(io::Error::new(ErrorKind::TimedOut, "the server sends nothing"));
+    } else if in_body {
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// Readers that take `rate` bytes a second each until they are dropped, on a thread of their own.
+pub struct SlowReaders {
+    stop: Arc<std::sync::atomic::AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl SlowReaders {
+    pub fn start(address: SocketAddr, path: &str, readers: usize, rate: usize) -> io::Result<SlowReaders> {
+        let mut open = open_all(address, readers)?;
+        for connection in &mut open {
+            connection.ask(&request(path, ""))?;
+        }
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            let piece = (rate / 20).clamp(1, buffer.len());
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                for connection in &mut open {
+                    let _ = connection.socket.read(&mut buffer[..piece]);
+                }
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        });
+        Ok(SlowReaders { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for SlowReaders {
+    fn drop(&mut self) {
+        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A TLS configuration that trusts this certificate only, TLS 1.3, AES-128 first as Go has it.
+pub fn tls_client(certificate: CertificateDer<'static>) -> Result<Arc<rustls::ClientConfig>, rustls::Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(certificate)?;
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256];
+    let config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// As [`keep_asking`], over TLS: a real handshake, then so many requests in advance that the time is
+/// up before they are answered. What comes is discarded as it is, so records count, not bodies.
+pub fn keep_asking_tls(
+    config: &Arc<rustls::ClientConfig>,
+    address: SocketAddr,
+    path: &str,
+    connections: usize,
+    time: Duration,
+) -> io::Result<Work> {
+    const IN_ADVANCE: usize = 60;
+    let requests = request(path, "").repeat(IN_ADVANCE);
+    let mut open = open_all(address, connections)?;
+    for connection in &mut open {
+        let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
+        let mut session = rustls::ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        while session.is_handshaking() {
+            session.complete_io(&mut connection.socket)?;
+        }
+        session.writer().write_all(&requests)?;
+        while session.wants_write() {
+            session.write_tls(&mut connection.socket)?;
+        }
+        connection.socket.set_nonblocking(true)?;
+        connection.left = Some(u64::MAX);
+    }
+    let deadline = Instant::now() + time;
+    let mut work = Work::default();
+    let mut buffer = vec![0; GULP];
+    let mut last = Instant::now();
+    while Instant::now() < deadline {
+        let mut idle = true;
+        for connection in &mut open {
+            if let Some((bytes, _)) = connection.take(&mut buffer)? {
+                idle = false;
+                work.bytes += bytes;
+            }
+        }
+        breathe(idle, true, &mut last)?;
+    }
+    Ok(work)
+}
