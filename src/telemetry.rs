@@ -6,8 +6,12 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
+use tracing::Level;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::time::SystemTime;
+use tracing_subscriber::layer::{Filter, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer, Registry};
 
 use crate::config::{Log, LogFormat};
 
@@ -38,15 +42,23 @@ pub fn start(log: &Log) {
             no_color: set("NO_COLOR"),
         },
     );
-    let filter = EnvFilter::try_new(&log.level).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(style.colour);
-    // The combinations are different types. A log that is already there stays.
-    let _ = match (style.json, style.time) {
-        (true, true) => lines.json().flatten_event(true).with_timer(SystemTime).try_init(),
-        (true, false) => lines.json().flatten_event(true).without_time().try_init(),
-        (false, true) => lines.with_timer(SystemTime).try_init(),
-        (false, false) => lines.without_time().try_init(),
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(style.colour);
+    // The combinations are different types.
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match (style.json, style.time) {
+        (true, true) => Box::new(lines.json().flatten_event(true).with_timer(SystemTime)),
+        (true, false) => Box::new(lines.json().flatten_event(true).without_time()),
+        (false, true) => Box::new(lines.with_timer(SystemTime)),
+        (false, false) => Box::new(lines.without_time()),
     };
+    // A log that is already there stays.
+    let _ = tracing_subscriber::registry().with(lines.with_filter(rules(&log.level))).try_init();
+}
+
+/// What is written: what `level` says, and of other crates nothing finer than `debug`. On `trace`
+/// those which talk to the network write headers out, and with them what nobody may read.
+pub fn rules<S>(level: &str) -> impl Filter<S> + use<S> {
+    let level = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
+    level.and(filter_fn(|line| line.target().starts_with("registry_mirror") || *line.level() <= Level::DEBUG))
 }
 
 fn style(format: LogFormat, surroundings: Surroundings) -> Style {

@@ -168,7 +168,8 @@ impl Default for Limits {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or directives such as `info,hyper=debug`.
+    /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or directives such as `info,hyper=debug`. The
+    /// libraries underneath never get finer than `debug`.
     pub level: String,
     /// `auto` (text on a terminal, JSON elsewhere), `text` or `json`.
     pub format: String,

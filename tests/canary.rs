@@ -1,0 +1,248 @@
+//! Secrets stay where they belong: every path is pulled with canaries in every credential and every
+//! client header, everything is logged, and then nothing of them is found in logs, metrics, answers,
+//! `Debug` output, or requests to hosts that should not have them.
+//!
+//! One test in a program of its own, because it looks at all that the process logs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use registry_mirror::clock::SystemClock;
+use registry_mirror::oci::{Algorithm, Digest};
+use registry_mirror::telemetry;
+use registry_mirror::upstream::credentials::Auth;
+use registry_mirror::upstream::http::{HttpSettings, HttpUpstream, Timeouts};
+use registry_mirror::upstream::{Unobserved, Upstream as _};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+#[path = "scenarios/support/client.rs"]
+mod client;
+#[path = "scenarios/support/mirror.rs"]
+mod mirror;
+#[path = "scenarios/support/registry.rs"]
+mod registry;
+
+use client::Response;
+use mirror::{Settings, TestMirror};
+use registry::{Listener, Match, Recorded, Registry, Rule, TokenPolicy, base64, noise};
+
+const USER: &str = "canary-user";
+const PASSWORD: &str = "canary-password";
+/// What clients send: none of it is any upstream's business.
+const CLIENT: [(&str, &str); 9] = [
+    ("authorization", "Basic canary-client-authorization"),
+    ("proxy-authorization", "Basic canary-client-proxy"),
+    ("cookie", "session=canary-client-cookie"),
+    ("x-registry-auth", "canary-client-registry-auth"),
+    ("x-meta-token", "canary-client-meta"),
+    ("x-forwarded-for", "canary-client-forwarded"),
+    ("referer", "https://canary-client-referer.example/"),
+    ("origin", "https://canary-client-origin.example"),
+    ("if-none-match", "\"canary-client-etag\""),
+];
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Logs everything that the daemon would at `level = "trace"`.
+    fn start() -> Log {
+        let log = Log::default();
+        let writer = log.clone();
+        let lines = tracing_subscriber::fmt::layer().with_ansi(false).with_writer(move || writer.clone());
+        tracing_subscriber::registry().with(lines.with_filter(telemetry::rules("trace"))).init();
+        log
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+/// What a client was told: the head as we parse it, and the body.
+fn shown(response: &Response) -> String {
+    format!("{:?} {}", response.headers, String::from_utf8_lossy(&response.body))
+}
+
+async fn ask(mirror: &TestMirror, path: &str, told: &mut String) -> u16 {
+    let response = mirror.get_with(path, &CLIENT).await;
+    told.push_str(&shown(&response));
+    response.status
+}
+
+/// Pulls along every path: cold, warm, again, in parts, missing, refused, damaged, throttled, dead.
+async fn pull_everything(registry: &mut Registry, mirror: &TestMirror) -> String {
+    let mut told = String::new();
+    let image = registry.add_image("library/app", "1", &[noise(241, 200_000)]);
+    let manifest = "/v2/library/app/manifests/1";
+    let blobs: Vec<String> =
+        image.blobs().map(|blob| format!("/v2/library/app/blobs/{}?token=canary-client-query", blob.digest)).collect();
+    for path in ["/v2/", manifest, manifest, "/v2/library/app/tags/list", "/v2/library/none/manifests/1"] {
+        ask(mirror, path, &mut told).await;
+    }
+    for blob in blobs.iter().chain(&blobs) {
+        assert_eq!(ask(mirror, blob, &mut told).await, 200);
+    }
+    ask(mirror, &format!("/v2/library/app/referrers/{}", image.manifest.digest), &mut told).await;
+    ask(mirror, "/v2/nowhere.example/app/manifests/1", &mut told).await;
+    ask(mirror, "/v2/library/app/manifests/canary-client-..%2f", &mut told).await;
+    let odd = registry.add_blob("library/app", noise(242, 100_000));
+    registry.rule(Rule::on(Match::stored(&odd)).flip_last_byte());
+    ask(mirror, &format!("/v2/library/app/blobs/{odd}"), &mut told).await;
+    registry.clear_rules();
+    // Refusals and failures, with words of the upstream that nobody should repeat.
+    for (number, status) in [400, 401, 403, 404, 418, 429, 500, 503].into_iter().enumerate() {
+        registry.rule(Rule::on(Match::any()).answer(status, "text/plain", "canary-upstream-words").before_auth());
+        mirror.advance(Duration::from_secs(1000));
+        ask(mirror, manifest, &mut told).await;
+        ask(mirror, &format!("/v2/library/other{number}/manifests/1"), &mut told).await;
+        registry.clear_rules();
+    }
+    registry.rule(Rule::on(Match::token()).answer(500, "text/plain", "canary-upstream-words"));
+    registry.expire_tokens();
+    mirror.advance(Duration::from_secs(1000));
+    ask(mirror, manifest, &mut told).await;
+    registry.clear_rules();
+    let location =
+        "https://canary-upstream-user:canary-upstream-password@registry.example/?sig=canary-upstream-signature";
+    registry.rule(Rule::on(Match::blobs()).redirect(location));
+    let led = registry.add_blob("library/app", noise(243, 100));
+    mirror.advance(Duration::from_secs(1000));
+    ask(mirror, &format!("/v2/library/app/blobs/{led}"), &mut told).await;
+    registry.clear_rules();
+    registry.stop().await;
+    mirror.advance(Duration::from_secs(1000));
+    ask(mirror, manifest, &mut told).await;
+    ask(mirror, "/v2/library/app/manifests/2", &mut told).await;
+    told
+}
+
+/// Everything that one request to an upstream contains.
+fn sent(request: &Recorded) -> String {
+    format!("{} {}?{} {:?} {:?}", request.method, request.path, request.query, request.headers, request.body)
+}
+
+/// The sources of credentials that the daemon finds by its environment, each with a canary.
+async fn use_every_source(registry: &Registry, errors: &mut String) {
+    let home = tempfile::tempdir().unwrap();
+    let origin = registry.authority();
+    let auth = base64(&format!("{USER}:{PASSWORD}"));
+    for (n, (entry, source)) in [
+        (format!(r#""auth":"{auth}""#), "docker-config"),
+        (r#""identitytoken":"canary-identity-token""#.to_owned(), "docker-config"),
+        (r#""registrytoken":"canary-registry-token""#.to_owned(), "docker-config"),
+        (r#""auth":"canary-not-base64""#.to_owned(), "docker-config"),
+        (String::new(), "helper:canary-missing"),
+        (String::new(), "file:broken"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = home.path().join(format!("auth{n}.json"));
+        std::fs::write(&file, format!(r#"{{"auths":{{"{origin}":{{{entry}}}}}}}"#)).unwrap();
+        std::fs::write(home.path().join("broken"), "canary-line-without-colon").unwrap();
+        let source = source.parse::<Auth>().unwrap().source_in(|name| match name {
+            "REGISTRY_AUTH_FILE" => Some(file.clone().into()),
+            "CREDENTIALS_DIRECTORY" => Some(home.path().into()),
+            _ => None,
+        });
+        let upstream = HttpUpstream::new(HttpSettings {
+            name: "registry.example".parse().unwrap(),
+            url: registry.url().parse().unwrap(),
+            credentials: source,
+            auth_realms: Vec::new(),
+            insecure: false,
+            ca: None,
+            certificate: None,
+            proxy: None,
+            timeouts: Timeouts::default(),
+            allow_private: false,
+            budget_floor: 0,
+            clock: Arc::new(SystemClock),
+            observer: Arc::new(Unobserved),
+        })
+        .unwrap();
+        let answer = upstream.stat(&"library/app".parse().unwrap(), &Digest::of(Algorithm::Sha256, b"x")).await;
+        errors.push_str(&format!(
+            "{upstream:?} {answer:?} {}",
+            answer.as_ref().err().map(ToString::to_string).unwrap_or_default()
+        ));
+    }
+}
+
+#[tokio::test]
+async fn no_canary_is_found_where_it_should_not_be() {
+    let log = Log::start();
+    tracing::trace!(target: "registry_mirror", "the log works");
+    tracing::trace!(target: "h2::proto", "canary-library-trace");
+    tracing::trace!(target: "hyper::proto", "canary-library-trace");
+
+    let mut registry = Registry::start().await.with_storage_host().await;
+    registry.require_tokens(TokenPolicy::bearer().user(USER, PASSWORD));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, format!("{USER}:{PASSWORD}\n")).unwrap();
+    let auth = format!("auth = \"file:{}\"", file.display());
+    let mirror = Settings::of(&registry).upstream(&auth).start().await;
+    let mut errors = String::new();
+    use_every_source(&registry, &mut errors).await;
+    registry.forget_requests();
+    let told = pull_everything(&mut registry, &mirror).await;
+    let metrics = mirror.metrics().await;
+    let debug = format!("{:?} {errors}", mirror.mirror);
+    mirror.stop().await;
+
+    let requests = registry.requests();
+    let pair = base64(&format!("{USER}:{PASSWORD}"));
+    let at_token_service = requests.iter().filter(|request| request.path == "/token");
+    assert!(at_token_service.clone().any(|request| sent(request).contains(&pair)), "the password is in use");
+    let stored = |request: &&Recorded| request.listener == Listener::Storage;
+    assert!(requests.iter().filter(stored).count() > 0, "storage is in use");
+
+    // Tokens and signatures that were in use are secrets as well.
+    let tokens = requests.iter().filter_map(|request| request.header("authorization")?.strip_prefix("Bearer "));
+    let signatures = requests.iter().filter(stored).map(|request| request.query.as_str());
+    let mut secrets: Vec<&str> = tokens.chain(signatures).filter(|secret| !secret.is_empty()).collect();
+    secrets.sort_unstable();
+    secrets.dedup();
+    assert!(secrets.len() > 3, "{secrets:?}");
+    secrets.extend(["canary", pair.as_str()]);
+
+    let log = log.text();
+    assert!(log.contains("the log works") && log.contains("TRACE"), "there is a log");
+    let mut found = Vec::new();
+    for (place, text) in [("the log", &log), ("metrics", &metrics), ("answers", &told), ("debug output", &debug)] {
+        // The name of a helper is not a secret; it is how a person finds it.
+        let text = text.replace("docker-credential-canary-missing", "");
+        for line in text.lines() {
+            let secret = secrets.iter().find(|secret| line.contains(**secret));
+            found.extend(secret.map(|secret| format!("{secret} in {place}: {line}")));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    for request in &requests {
+        let text = sent(request);
+        assert!(!text.contains("canary-client"), "what a client sent went upstream: {text}");
+        let may_have_password = request.path == "/token";
+        assert!(may_have_password || !text.contains(&pair), "the password at {}", request.path);
+        if request.listener == Listener::Storage {
+            assert_eq!(request.header("authorization"), None);
+            assert_eq!(request.header("cookie"), None);
+        }
+    }
+}
