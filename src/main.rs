@@ -37,6 +37,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     } else {
         tracing::info!(?pull, ?admin, store = %config.store.path.display(), budget_bytes = budget, "serving");
     }
+    // A file that grows beyond the limit of the process is an error to be handled, not the end.
+    let _file_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
     systemd::ready();

@@ -247,3 +247,20 @@ async fn what_was_garbled_in_an_unfinished_fill_is_never_completed_and_heals() {
     let again = mirror.get(&path).await;
     assert!(again.complete && again.body == bytes);
 }
+
+#[tokio::test]
+async fn a_clock_that_jumps_ten_years_either_way_breaks_neither_pulls_nor_eviction() {
+    use registry_mirror::clock::{Clock as _, Timestamp};
+    const TEN_YEARS: u64 = 10 * 365 * 86_400_000;
+    let registry = Registry::start().await;
+    let mirror = mirror_of(&registry, 250_000).await;
+    let start = mirror.clock.now().0;
+    for (number, now) in [start, start + TEN_YEARS, start - TEN_YEARS, 0, start].into_iter().enumerate() {
+        mirror.clock.set(Timestamp(now));
+        for number in [number as u64, 0] {
+            assert!(pull(&mirror, &image(&registry, number)).await);
+            mirror.settled().await;
+        }
+        assert!(stored(&mirror) <= 250_000);
+    }
+}

@@ -1,0 +1,117 @@
+//! The binary as a process of its own, so that it can be killed, limited and traced.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use registry_mirror::oci::{Algorithm, Digest};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
+
+/// A running daemon. Dropping it kills it.
+pub struct Process {
+    child: Child,
+    pub address: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+impl Process {
+    /// Starts on `store`, in front of the registry at `upstream` as `docker.io`.
+    pub fn start(store: &Path, upstream: &str, config: &str) -> Process {
+        Process::start_by("exec", store, upstream, config)
+    }
+
+    /// The same, started by a line of shell in front of the command, such as `ulimit -n 64; exec`.
+    pub fn start_by(how: &str, store: &Path, upstream: &str, config: &str) -> Process {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text =
+            format!("store.min_free = \"0\"\n{config}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{upstream}\"\n");
+        std::fs::write(file.path(), text).expect("writes");
+        let script = format!(
+            "{how} {BINARY} serve -c {} --listen 127.0.0.1:0 --admin 127.0.0.1:0 --store {}",
+            file.path().display(),
+            store.display()
+        );
+        let mut child = Command::new("sh")
+            .args(["-c", &script])
+            .env_remove("NOTIFY_SOCKET")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("a shell");
+        let log = Arc::new(Mutex::new(String::new()));
+        let (found, address) = std::sync::mpsc::channel();
+        let mut lines = BufReader::new(child.stderr.take().expect("piped"));
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
+                if let Some(address) = pull_address(&line) {
+                    let _ = found.send(address);
+                }
+                kept.lock().expect("no panic").push_str(&std::mem::take(&mut line));
+            }
+        });
+        let Ok(address) = address.recv() else {
+            let status = child.wait();
+            panic!("the daemon did not start: {status:?}\n{}", log.lock().expect("no panic"));
+        };
+        // Read by now.
+        drop(file);
+        Process { child, address, log }
+    }
+
+    /// What it said so far.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("no panic").clone()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("our child").is_none()
+    }
+
+    /// Ends it as a power switch would, as far as the process goes.
+    pub fn kill(mut self) {
+        self.child.kill().expect("our child");
+        self.child.wait().expect("our child");
+    }
+
+    /// Ends it in good order.
+    pub fn terminate(mut self) -> ExitStatus {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("our child");
+        self.child.wait().expect("our child")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pull_address(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("\"pull\":\"[")?;
+    rest.split([']', ',']).next()?.parse().ok()
+}
+
+/// Hashes every blob file of a store: how many there are, and those that are not what their name says.
+pub fn audit(store: &Path) -> (usize, Vec<String>) {
+    let mut wrong = Vec::new();
+    let mut count = 0;
+    for algorithm in Algorithm::ALL {
+        for entry in std::fs::read_dir(store.join("blobs").join(algorithm.as_str())).into_iter().flatten() {
+            let path = entry.expect("an entry").path();
+            let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+            let found = Digest::of(algorithm, &std::fs::read(&path).expect("a plain file"));
+            count += 1;
+            if found.hex() != name {
+                wrong.push(format!("{name} has the digest {found}"));
+            }
+        }
+    }
+    (count, wrong)
+}

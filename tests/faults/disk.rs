@@ -1,0 +1,185 @@
+//! A disk, or a limit of the process, that says no: pulls go on, and it recovers by itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use futures_util::future::join_all;
+
+use crate::daemon::{Process, audit};
+use crate::registry::{Image, Registry, noise};
+use crate::{client, pull};
+
+/// A small file system of its own, unmounted when dropped.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None`, with a message, where this may not be done.
+    fn mount(size: &str) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+            .arg(folder.path())
+            .output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(SmallDisk(folder));
+        }
+        eprintln!("skipped: mounting a tmpfs needs a superuser");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+fn has_strace() -> bool {
+    let there = Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success());
+    if !there {
+        eprintln!("skipped: needs strace");
+    }
+    there
+}
+
+/// Starts a process whose system calls fail as told. It stays our child: the tracer is not in between.
+fn traced(inject: &str) -> String {
+    format!("exec strace -D -f -qq -o /dev/null -e trace=none -e inject={inject}")
+}
+
+async fn start(how: &str, store: &Path, registry: &Registry, config: &str) -> Process {
+    let (how, store, url, config) = (how.to_owned(), store.to_owned(), registry.url(), config.to_owned());
+    tokio::task::spawn_blocking(move || Process::start_by(&how, &store, &url, &config)).await.expect("starts")
+}
+
+fn images(registry: &Registry, count: u64, size: usize) -> Vec<Image> {
+    (0..count).map(|n| registry.add_image(&format!("library/app{n}"), "1", &[noise(50 + n, size)])).collect()
+}
+
+async fn pull_all(process: &Process, images: &[Image]) -> usize {
+    let results = join_all(images.iter().map(|image| pull(process.address, image))).await;
+    results.iter().filter(|whole| !**whole).count()
+}
+
+fn is_stored(store: &Path, image: &Image) -> bool {
+    image.blobs().all(|blob| store.join("blobs/sha256").join(blob.digest.hex()).exists())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_is_full_costs_no_pull_and_recovers_when_there_is_room() {
+    let Some(disk) = SmallDisk::mount("6m") else { return };
+    let registry = Registry::start().await;
+    let images = images(&registry, 12, 700_000);
+    let process = start("exec", disk.path(), &registry, "store.max_size = \"100%\"").await;
+    assert_eq!(pull_all(&process, &images).await, 0, "of 12 pulls with room for half of them");
+    // Somebody else takes all the rest.
+    let hog = disk.path().join("hog");
+    let _ = std::fs::write(&hog, vec![1; 8 << 20]);
+    assert_eq!(pull_all(&process, &images).await, 0, "of 12 pulls with a full disk");
+    std::fs::remove_file(&hog).expect("removes");
+    assert_eq!(pull_all(&process, &images[..1]).await, 0);
+    let mut tries = 0;
+    while !is_stored(disk.path(), &images[0]) {
+        assert_eq!(pull_all(&process, &images[..1]).await, 0);
+        tries += 1;
+        assert!(tries < 1000, "nothing is kept although there is room: {}", process.log());
+    }
+    assert_eq!(audit(disk.path()).1, Vec::<String>::new());
+}
+
+/// Every call that would change the disk fails, as after the kernel turned it read-only. (A real
+/// remount is refused as long as the daemon has its lock file open.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_turned_read_only_serves_what_it_has_and_passes_the_rest_through() {
+    if !has_strace() {
+        return;
+    }
+    let mut registry = Registry::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let images = images(&registry, 6, 300_000);
+    let process = start("exec", folder.path(), &registry, "").await;
+    assert_eq!(pull_all(&process, &images[..3]).await, 0);
+    assert!(process.terminate().success());
+    let calls = "pwrite64,fallocate,fsync,fdatasync,ftruncate,fchmod,rename,renameat,renameat2,unlink,unlinkat,mkdir";
+    let mut process = start(&traced(&format!("{calls}:error=EROFS:when=1+")), folder.path(), &registry, "").await;
+    assert_eq!(pull_all(&process, &images).await, 0, "of 6 pulls: {}", process.log());
+    registry.stop().await;
+    assert_eq!(pull_all(&process, &images[..3]).await, 0, "of 3 pulls without upstream: {}", process.log());
+    assert!(process.is_running());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_on_the_size_of_files_passes_large_blobs_through_and_keeps_small_ones() {
+    let registry = Registry::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = registry.add_image("library/small", "1", &[noise(1, 10_000)]);
+    let large = registry.add_image("library/large", "1", &[noise(2, 6_000_000)]);
+    // In blocks of 512 bytes: 2 MiB, which is less than the index wants, too.
+    let mut process = start("ulimit -f 4096; exec", folder.path(), &registry, "").await;
+    for image in [&small, &large, &small] {
+        assert!(pull(process.address, image).await, "{}: {}", image.repository, process.log());
+    }
+    assert!(process.is_running(), "{}", process.log());
+    assert!(is_stored(folder.path(), &small), "a large blob drives nothing out");
+    assert!(!is_stored(folder.path(), &large));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_on_open_files_makes_clients_wait_and_nothing_crash() {
+    let registry = Registry::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let images = images(&registry, 4, 100_000);
+    let mut process = start("ulimit -n 64; exec", folder.path(), &registry, "").await;
+    assert_eq!(pull_all(&process, &images).await, 0);
+    // More clients than descriptors; whether each is answered is not promised.
+    let crowd: Vec<_> = join_all((0..150).map(|_| client::Connection::open(process.address))).await;
+    drop(crowd);
+    assert!(process.is_running(), "{}", process.log());
+    assert_eq!(pull_all(&process, &images[..1]).await, 0, "after the crowd has left");
+    assert_eq!(audit(folder.path()).1, Vec::<String>::new());
+}
+
+/// Each call of the write path fails, always or now and then: no pull fails, nothing wrong is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_at_any_call_of_the_write_path_costs_no_pull() {
+    if !has_strace() {
+        return;
+    }
+    let registry = Registry::start().await;
+    let images = images(&registry, 2, 300_000);
+    let sweep = [
+        "pwrite64:error=EIO:when=1+",
+        "pwrite64:error=ENOSPC:when=3+4",
+        "pwrite64:error=EDQUOT:when=2+3",
+        "fsync,fdatasync:error=EIO:when=1+",
+        "fsync,fdatasync:error=ENOSPC:when=2+3",
+        "fsync,fdatasync:delay_exit=50000",
+        "rename,renameat,renameat2:error=EIO:when=1+",
+        "rename,renameat,renameat2:error=ENOSPC:when=2+3",
+        "fallocate:error=ENOSPC:when=1+",
+        "fchmod:error=EPERM:when=1+",
+        "ftruncate:error=EIO:when=1+",
+        "mkdir,mkdirat:error=ENOSPC:when=4+",
+    ];
+    let (mut pulls, mut failed) = (0, Vec::new());
+    for inject in sweep {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store: PathBuf = folder.path().join("store");
+        let mut process = start(&traced(inject), &store, &registry, "").await;
+        for image in images.iter().chain(&images) {
+            pulls += 1;
+            if !pull(process.address, image).await {
+                failed.push(format!("{inject}: {}", process.log()));
+            }
+        }
+        assert!(process.is_running(), "{inject}: {}", process.log());
+        drop(process);
+        assert_eq!(audit(&store).1, Vec::<String>::new(), "{inject}");
+    }
+    eprintln!("{} kinds of errors, {pulls} pulls, {} failed", sweep.len(), failed.len());
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
