@@ -22,8 +22,10 @@ const STDOUT: &str = "-";
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The file is an OCI layout in a tar. It can be read by registry-mirror import, docker load, podman \
-    load, ctr images import, and skopeo copy oci-archive:FILE:IMAGE with the whole name of the image."
+    after_help = "The file is an OCI layout in a tar, with manifest.json for docker. Read it with registry-mirror \
+    import, docker load -i FILE, podman load -i FILE, ctr images import FILE, or skopeo copy oci-archive:FILE:IMAGE, \
+    where IMAGE is the whole name; docker-archive:FILE:IMAGE for images in Docker's own types, which skopeo does not \
+    find in a layout."
 )]
 pub(super) struct Args {
     /// Image to export, such as redis:7 or ghcr.io/owner/app@sha256:…

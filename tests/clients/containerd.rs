@@ -1,10 +1,10 @@
 //! containerd with a `hosts.toml` for each registry: it names the registry with `?ns=`, and asks with HEAD for tags.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::support::command;
 use crate::support::image::{Image, Images};
-use crate::support::mirror::Mirror;
 use crate::support::process::Daemon;
 use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
@@ -16,7 +16,7 @@ fn containerd_pulls_cold_warm_and_offline_and_runs_a_container() {
     }
     let workspace = Workspace::new();
     let mut scenario = Scenario::start(&workspace);
-    let mut containerd = Containerd::start(scenario.mirror(), &workspace);
+    let mut containerd = Containerd::start(scenario.mirror().address(), &workspace);
 
     scenario.pull_cold_warm_and_offline(&mut containerd);
 
@@ -29,14 +29,14 @@ fn containerd_pulls_cold_warm_and_offline_and_runs_a_container() {
 const SNAPSHOTTER: &str = "--snapshotter=native";
 
 /// A containerd that shares nothing with one the machine may already run.
-struct Containerd<'a> {
+pub(crate) struct Containerd<'a> {
     _daemon: Daemon,
     workspace: &'a Workspace,
 }
 
 impl<'a> Containerd<'a> {
-    fn start(mirror: &Mirror<'_>, workspace: &'a Workspace) -> Containerd<'a> {
-        let url = format!("http://{}", mirror.address());
+    pub(crate) fn start(mirror: SocketAddr, workspace: &'a Workspace) -> Containerd<'a> {
+        let url = format!("http://{mirror}");
         // `server` names the mirror too, or containerd would go on to the registry itself.
         for registry in ["docker.io", Images::OTHER_REGISTRY] {
             workspace.write(
@@ -62,7 +62,7 @@ impl<'a> Containerd<'a> {
         Containerd { _daemon: daemon, workspace }
     }
 
-    fn ctr(&self) -> Command {
+    pub(crate) fn ctr(&self) -> Command {
         ctr(self.workspace)
     }
 }

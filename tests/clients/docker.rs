@@ -1,11 +1,11 @@
 //! dockerd with `--registry-mirror`, the way Docker Hub images are mirrored since Docker 1.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::support::command;
 use crate::support::image::Image;
-use crate::support::mirror::Mirror;
 use crate::support::process::Daemon;
 use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
@@ -17,7 +17,7 @@ fn dockerd_pulls_cold_warm_and_offline_and_runs_a_container() {
     }
     let workspace = Workspace::new();
     let mut scenario = Scenario::start(&workspace);
-    let mut docker = Docker::start(scenario.mirror(), &workspace);
+    let mut docker = Docker::start(scenario.mirror().address(), &workspace);
 
     scenario.pull_cold_warm_and_offline(&mut docker);
 
@@ -27,13 +27,13 @@ fn dockerd_pulls_cold_warm_and_offline_and_runs_a_container() {
 }
 
 /// A dockerd that shares nothing with one the machine may already run.
-struct Docker<'a> {
+pub(crate) struct Docker<'a> {
     daemon: Daemon,
     workspace: &'a Workspace,
 }
 
 impl<'a> Docker<'a> {
-    fn start(mirror: &Mirror<'_>, workspace: &'a Workspace) -> Docker<'a> {
+    pub(crate) fn start(mirror: SocketAddr, workspace: &'a Workspace) -> Docker<'a> {
         let config = workspace.write("daemon.json", "{}");
         let mut command = command::daemon("dockerd");
         command
@@ -47,7 +47,7 @@ impl<'a> Docker<'a> {
             .arg(workspace.path("docker.pid"))
             .arg("--host")
             .arg(socket(workspace))
-            .arg(format!("--registry-mirror=http://{}", mirror.address()))
+            .arg(format!("--registry-mirror=http://{mirror}"))
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]);
         let mut docker = Docker { daemon: Daemon::start(&mut command, &workspace.path("dockerd.log")), workspace };
         let mut probe = client(workspace);
@@ -56,7 +56,7 @@ impl<'a> Docker<'a> {
         docker
     }
 
-    fn client(&self) -> Command {
+    pub(crate) fn client(&self) -> Command {
         client(self.workspace)
     }
 }
@@ -72,7 +72,7 @@ fn socket(workspace: &Workspace) -> String {
 }
 
 /// What a person types: `docker.io/library/` is understood.
-fn docker_name(image: &Image) -> String {
+pub(crate) fn docker_name(image: &Image) -> String {
     format!("{}:{}", short_name(image), Image::TAG)
 }
 

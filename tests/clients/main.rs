@@ -1,6 +1,6 @@
 //! Real clients against the real daemon: dockerd, containerd, podman, buildah, skopeo, crane, oras and regctl
 //! pull the same images of two registries through `registry-mirror serve`, cold, warm, and with the upstreams
-//! stopped and the daemon restarted.
+//! stopped and the daemon restarted. Some load them from a bundle, with nothing running at all.
 //!
 //! Needs root and Debian's docker.io, docker-registry, skopeo, podman, buildah, containerd and debootstrap; crane,
 //! oras and regctl are built with Go. On a machine without them each test says what is missing and passes; with
@@ -10,6 +10,7 @@
 #![allow(clippy::expect_used, reason = "a failed expectation is how a test fails")]
 
 mod buildah;
+mod bundle;
 mod containerd;
 mod docker;
 mod layout_copiers;

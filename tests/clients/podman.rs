@@ -29,8 +29,8 @@ fn podman_pulls_cold_warm_and_offline_and_runs_a_container() {
 }
 
 /// A podman with storage of its own; it has no daemon.
-struct Podman<'a> {
-    workspace: &'a Workspace,
+pub(crate) struct Podman<'a> {
+    pub(crate) workspace: &'a Workspace,
 }
 
 impl<'a> Podman<'a> {
@@ -39,7 +39,7 @@ impl<'a> Podman<'a> {
         Podman { workspace }
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = command::confined("podman");
         command
             .env("CONTAINERS_REGISTRIES_CONF", self.workspace.path("registries.conf"))

@@ -21,13 +21,13 @@ fn skopeo_copies_cold_warm_and_offline_the_exact_bytes() {
     scenario.pull_cold_warm_and_offline(&mut skopeo);
 }
 
-struct Skopeo<'a> {
-    mirror: SocketAddr,
-    workspace: &'a Workspace,
+pub(crate) struct Skopeo<'a> {
+    pub(crate) mirror: SocketAddr,
+    pub(crate) workspace: &'a Workspace,
 }
 
 impl Skopeo<'_> {
-    fn folder(&self, image: &Image) -> PathBuf {
+    pub(crate) fn folder(&self, image: &Image) -> PathBuf {
         self.workspace.path(&image.repository.replace('/', "-"))
     }
 }
