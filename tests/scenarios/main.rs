@@ -13,6 +13,7 @@ mod hits;
 mod joiners;
 mod listener;
 mod registry_selftest;
+mod setups;
 mod support;
 mod tag_history;
 mod tags;

@@ -1,0 +1,99 @@
+//! The worked set-ups in `examples/`: their configurations are valid, and what their texts promise is so.
+
+use std::path::Path;
+use std::time::Duration;
+
+use registry_mirror::config::{Config, Limit, Overrides};
+use registry_mirror::metadata::sled::SledMetadata;
+use registry_mirror::metadata::{Location, MetadataStore as _, Pin};
+use registry_mirror::oci::Reference;
+
+use crate::support::mirror::{Settings, TestMirror};
+use crate::support::registry::{Image, Registry, noise};
+
+const CLOUD_FOUNDRY: &str = include_str!("../../examples/cloud-foundry/mirror.toml");
+const WORKSTATION: &str = include_str!("../../examples/workstation/mirror.toml");
+
+fn parse(text: &str) -> Config {
+    let home = [("HOME".to_owned(), "/home/someone".to_owned())];
+    Config::parse(Path::new("mirror.toml"), text, home, Overrides::default()).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn the_configurations_are_valid_and_say_what_their_texts_say() {
+    let config = parse(CLOUD_FOUNDRY);
+    assert_eq!(config.store.path, Path::new("/var/vcap/store/registry-mirror"));
+    assert_eq!((config.store.max_size, config.store.min_free), (Limit::Percent(90), Limit::Bytes(100_000_000)));
+    assert_eq!(config.cache.stale_if_error, Duration::from_secs(400 * 86_400));
+    let config = parse(WORKSTATION);
+    assert_eq!(config.cache.mode.as_str(), "prefer-cache");
+    assert!(config.server.listen.iter().all(|listen| format!("{listen:?}").contains("127.0.0.1")), "for this machine");
+}
+
+/// The cache of the example, with a store of a thousandth of 2 GB.
+fn scaled(registry: &Registry) -> Settings {
+    let example: toml::Table = toml::from_str(CLOUD_FOUNDRY).expect("TOML");
+    let cache = example["cache"].as_table().expect("a section");
+    let lines: Vec<String> = cache.iter().map(|(key, value)| format!("cache.{key} = {value}")).collect();
+    Settings::of(registry)
+        .config(&lines.join("\n"))
+        .config(&format!("store.max_size = \"{}B\"\nstore.min_free = \"0\"", VOLUME * 9 / 10))
+}
+
+/// In bytes.
+const VOLUME: u64 = 2_000_000;
+
+async fn pull(mirror: &TestMirror, image: &Image) -> bool {
+    let manifest = mirror.get(&format!("/docker.io/v2/{}/manifests/{}", image.repository, image.tag)).await;
+    let mut whole = manifest.status == 200 && manifest.complete;
+    for blob in image.blobs() {
+        let response = mirror.get(&format!("/docker.io/v2/{}/blobs/{}", image.repository, blob.digest)).await;
+        whole &= response.status == 200 && response.complete && response.body.len() as u64 == blob.size;
+    }
+    mirror.settled().await;
+    whole
+}
+
+/// Bytes of everything below a folder.
+fn bytes_below(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let sizes = entries.map(|entry| match entry.metadata() {
+        Ok(found) if found.is_dir() => bytes_below(&entry.path()),
+        Ok(found) => found.len(),
+        Err(_) => 0,
+    });
+    sizes.sum()
+}
+
+#[tokio::test]
+async fn what_is_staged_restarts_and_scales_while_docker_hub_is_away_on_a_volume_that_is_never_overrun() {
+    let mut registry = Registry::start().await;
+    let staged = registry.add_image("library/staged", "1", &[noise(81, 400_000), noise(82, 200_000)]);
+    let settings = scaled(&registry);
+    let pin = Pin {
+        location: Location {
+            upstream: "docker.io".parse().expect("valid"),
+            repository: staged.repository.parse().expect("valid"),
+        },
+        reference: Reference::Tag(staged.tag.parse().expect("valid")),
+    };
+    SledMetadata::open(settings.store()).pin(&pin).expect("pins");
+    let mirror = settings.start().await;
+    assert!(pull(&mirror, &staged).await);
+
+    let blobs = mirror.store().join("blobs");
+    for number in 0..30 {
+        mirror.advance(Duration::from_secs(3600));
+        let other = registry.add_image(&format!("owner/app{number}"), "1", &[noise(900 + number, 150_000)]);
+        assert!(pull(&mirror, &other).await, "what does not fit is passed through");
+        let used = bytes_below(&blobs) + bytes_below(&mirror.store().join("ingest"));
+        assert!(used <= VOLUME * 9 / 10, "{used} bytes after {number} more images");
+    }
+
+    registry.stop().await;
+    mirror.advance(Duration::from_secs(300 * 86_400));
+    let mirror = mirror.restart().await;
+    for _instance in 0..5 {
+        assert!(pull(&mirror, &staged).await);
+    }
+}
