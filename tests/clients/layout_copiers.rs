@@ -6,18 +6,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::support::command;
-use crate::support::go::Module;
+use crate::support::go::{CRANE, Module, ORAS, REGCTL};
 use crate::support::image::Image;
 use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
 
-const CRANE: Module = Module { path: "github.com/google/go-containerregistry", version: "v0.20.6", sums: "" };
-const ORAS: Module = Module { path: "oras.land/oras", version: "v1.2.3", sums: "" };
-const REGCTL: Module = Module { path: "github.com/regclient/regclient", version: "v0.11.5", sums: "" };
-
 #[test]
 fn crane_copies_cold_warm_and_offline_the_exact_bytes() {
-    copies_cold_warm_and_offline("crane", &CRANE, "github.com/google/go-containerregistry/cmd/crane", |copy| {
+    copies_cold_warm_and_offline("crane", &CRANE, |copy| {
         let arguments = ["pull", "--insecure", "--format=oci", &copy.source].map(str::to_owned);
         arguments.into_iter().chain([copy.folder.display().to_string()]).collect()
     });
@@ -25,7 +21,7 @@ fn crane_copies_cold_warm_and_offline_the_exact_bytes() {
 
 #[test]
 fn oras_copies_cold_warm_and_offline_the_exact_bytes() {
-    copies_cold_warm_and_offline("oras", &ORAS, "oras.land/oras/cmd/oras", |copy| {
+    copies_cold_warm_and_offline("oras", &ORAS, |copy| {
         let arguments = ["cp", "--from-plain-http", &copy.source, "--to-oci-layout"].map(str::to_owned);
         arguments.into_iter().chain([format!("{}:{}", copy.folder.display(), Image::TAG)]).collect()
     });
@@ -33,16 +29,16 @@ fn oras_copies_cold_warm_and_offline_the_exact_bytes() {
 
 #[test]
 fn regctl_copies_cold_warm_and_offline_the_exact_bytes() {
-    copies_cold_warm_and_offline("regctl", &REGCTL, "github.com/regclient/regclient/cmd/regctl", |copy| {
+    copies_cold_warm_and_offline("regctl", &REGCTL, |copy| {
         let host = format!("reg={},tls=disabled", copy.mirror);
         let arguments = ["image", "copy", "--host", &host, &copy.source].map(str::to_owned);
         arguments.into_iter().chain([format!("ocidir://{}:{}", copy.folder.display(), Image::TAG)]).collect()
     });
 }
 
-fn copies_cold_warm_and_offline(name: &str, module: &Module, package: &str, arguments: fn(&Copy) -> Vec<String>) {
+fn copies_cold_warm_and_offline(name: &str, module: &Module, arguments: fn(&Copy) -> Vec<String>) {
     let mut missing = scenario::missing(&[]);
-    let program = missing.or_else(|| module.program(package));
+    let program = missing.or_else(|| module.program(&format!("cmd/{name}")));
     let (true, Some(program)) = (missing.is_nothing(name), program) else { return };
     let workspace = Workspace::new();
     let mut scenario = Scenario::start(&workspace);

@@ -1,7 +1,8 @@
 //! The conformance suite of the OCI distribution specification against the real daemon: its pull workflow on a
 //! mirror that only reads, and pull, push and content discovery on a front that sends writes to a writable
 //! registry and reads through the mirror of it. The numbers of passed, failed and skipped cases are printed.
-//! Content management is not promised: a mirror keeps what was deleted upstream.
+//! Content management is not promised: a mirror keeps what was deleted upstream. Beside the suite, oras copies an
+//! image with what was attached to it.
 //!
 //! The suite stands between its releases 1.1.0-rc.3 and 1.1.0; another one needs only its version and checksums in
 //! `suite.rs`. The registry behind is olareg, which has the referrers API. Both are built with Go, once. On a
@@ -10,6 +11,7 @@
 
 #![allow(clippy::expect_used, reason = "a failed expectation is how a test fails")]
 
+mod artifacts;
 mod front;
 mod olareg;
 mod suite;

@@ -24,7 +24,7 @@ pub(crate) struct Olareg {
 
 /// A running registry. Dropping it ends it.
 pub(crate) struct Registry {
-    _daemon: Daemon,
+    daemon: Daemon,
     address: SocketAddr,
 }
 
@@ -57,7 +57,7 @@ impl Image {
 impl Olareg {
     /// Builds olareg unless that has been done before; else says why it cannot be had.
     pub(crate) fn build() -> Result<Olareg, String> {
-        Ok(Olareg { program: MODULE.program("github.com/olareg/olareg/cmd/olareg")? })
+        Ok(Olareg { program: MODULE.program("cmd/olareg")? })
     }
 
     /// Starts a registry over the workspace's folder for it.
@@ -70,7 +70,7 @@ impl Olareg {
             .arg(storage(workspace));
         let mut daemon = Daemon::start(&mut command, &workspace.path("olareg.log"));
         daemon.wait_until_ready(|| loopback::status(address, "/v2/") == Some(200));
-        Registry { _daemon: daemon, address }
+        Registry { daemon, address }
     }
 }
 
@@ -78,6 +78,11 @@ impl Registry {
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Ends it: from now on the upstream is away.
+    pub(crate) fn stop(&mut self) {
+        self.daemon.stop();
     }
 }
 

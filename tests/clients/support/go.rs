@@ -11,6 +11,14 @@ use tempfile::TempDir;
 
 use super::{command, requirements};
 
+/// crane is one of its programs.
+pub(crate) const CRANE: Module =
+    Module { path: "github.com/google/go-containerregistry", version: "v0.20.6", sums: "" };
+/// oras is its program.
+pub(crate) const ORAS: Module = Module { path: "oras.land/oras", version: "v1.2.3", sums: "" };
+/// regctl is one of its programs.
+pub(crate) const REGCTL: Module = Module { path: "github.com/regclient/regclient", version: "v0.11.5", sums: "" };
+
 /// A module at one version.
 pub(crate) struct Module {
     /// Its path.
@@ -22,10 +30,12 @@ pub(crate) struct Module {
 }
 
 impl Module {
-    /// The program of this package of the module, built or kept from before; else why it cannot be had.
-    pub(crate) fn program(&self, package: &str) -> Result<PathBuf, String> {
-        self.build_once(package.rsplit('/').next().unwrap_or(package), |output| {
+    /// The program whose package is in this folder of the module, built or kept from before; else why it cannot
+    /// be had.
+    pub(crate) fn program(&self, folder: &str) -> Result<PathBuf, String> {
+        self.build_once(folder.rsplit('/').next().unwrap_or(folder), |output| {
             let workplace = self.requiring_module();
+            let package = format!("{}/{folder}", self.path);
             run(go(workplace.path()).args(["build", "-buildvcs=false", "-o"]).arg(output).arg(package))
         })
     }
