@@ -188,3 +188,140 @@ impl Upstream for Guarded {
         self.upstream.allowance(now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::oci::Algorithm;
+
+    /// Answers sizes of blobs as told; hangs when nothing is left to tell.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<Result<Option<u64>, UpstreamError>>>);
+
+    #[async_trait]
+    impl Upstream for Told {
+        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Descriptor, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn manifest(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Manifest, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn stat(&self, _: &Repository, _: &Digest) -> Result<Option<u64>, UpstreamError> {
+            let next = self.0.lock().expect("lock").pop();
+            match next {
+                Some(answer) => answer,
+                None => std::future::pending().await,
+            }
+        }
+
+        async fn blob(&self, _: &Repository, _: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn referrers(
+            &self,
+            _: &Repository,
+            _: &Digest,
+            _: Option<&str>,
+            _: Option<&Cursor>,
+        ) -> Result<ReferrerList, UpstreamError> {
+            unreachable!("not asked for")
+        }
+    }
+
+    #[derive(Default)]
+    struct Changes(Mutex<Vec<bool>>);
+
+    impl UpstreamObserver for Changes {
+        fn requested(&self, _: &RegistryName, _: Option<u16>) {}
+        fn received(&self, _: &RegistryName, _: u64) {}
+        fn availability(&self, _: &RegistryName, _: &str, up: bool) {
+            self.0.lock().expect("lock").push(up);
+        }
+    }
+
+    struct Scene {
+        told: Arc<Told>,
+        changes: Arc<Changes>,
+        clock: Arc<ManualClock>,
+        guarded: Guarded,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let (told, changes) = (Arc::new(Told::default()), Arc::new(Changes::default()));
+            let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+            let name = "registry.example".parse().expect("name");
+            let guarded =
+                Guarded::new(told.clone(), name, "registry.example".to_owned(), clock.clone(), changes.clone());
+            Scene { told, changes, clock, guarded }
+        }
+
+        /// What comes of a request that the upstream would answer like this.
+        async fn ask(
+            &self,
+            answer: Result<Option<u64>, UpstreamErrorClass>,
+        ) -> Result<Option<u64>, UpstreamErrorClass> {
+            *self.told.0.lock().expect("lock") = vec![answer.map_err(|class| UpstreamError::new(class, "told"))];
+            let digest = Digest::of(Algorithm::Sha256, b"");
+            self.guarded.stat(&"a".parse().expect("name"), &digest).await.map_err(|error| error.class)
+        }
+
+        fn changes(&self) -> Vec<bool> {
+            self.changes.0.lock().expect("lock").clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn every_change_is_told_once() {
+        use UpstreamErrorClass::{NotFound, Unavailable};
+        let scene = Scene::new();
+        assert_eq!(scene.ask(Err(NotFound)).await, Err(NotFound));
+        assert_eq!(scene.ask(Err(Unavailable)).await, Err(Unavailable));
+        assert_eq!(scene.ask(Ok(Some(1))).await, Err(Unavailable), "not asked");
+        scene.clock.advance(Duration::from_secs(1));
+        assert_eq!(scene.ask(Err(Unavailable)).await, Err(Unavailable));
+        assert_eq!(scene.changes(), [true, false]);
+        scene.clock.advance(Duration::from_secs(2));
+        assert_eq!(scene.ask(Err(NotFound)).await, Err(NotFound), "no is an answer");
+        assert_eq!(scene.ask(Ok(Some(1))).await, Ok(Some(1)));
+        assert_eq!(scene.changes(), [true, false, true]);
+    }
+
+    #[tokio::test]
+    async fn a_probe_whose_client_leaves_is_taken_over_by_the_next() {
+        let scene = Scene::new();
+        assert!(scene.ask(Err(UpstreamErrorClass::Unavailable)).await.is_err());
+        scene.clock.advance(Duration::from_secs(1));
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let repository = "a".parse().expect("name");
+        {
+            let mut probe = scene.guarded.stat(&repository, &digest);
+            assert!(futures_util::poll!(&mut probe).is_pending());
+            assert_eq!(scene.ask(Ok(Some(1))).await, Err(UpstreamErrorClass::Unavailable), "one at a time");
+        }
+        assert_eq!(scene.ask(Ok(Some(1))).await, Ok(Some(1)));
+    }
+
+    #[tokio::test]
+    async fn a_limit_is_told_to_everybody_with_what_is_left_of_it() {
+        use UpstreamErrorClass::RateLimited;
+        let scene = Scene::new();
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(scene.ask(Err(RateLimited(None))).await, Err(RateLimited(seconds(60))));
+        scene.clock.advance(Duration::from_secs(20));
+        assert_eq!(scene.ask(Ok(Some(1))).await, Err(RateLimited(seconds(40))));
+        scene.clock.advance(Duration::from_secs(40));
+        assert_eq!(scene.ask(Ok(Some(1))).await, Ok(Some(1)));
+        assert_eq!(scene.changes(), [true], "who limits is there");
+    }
+}
