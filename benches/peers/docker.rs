@@ -84,7 +84,7 @@ impl Drop for Docker {
 pub fn pulls(bench: &Bench) -> io::Result<String> {
     eprintln!("- docker pull");
     let docker = Docker::start(&bench.workshop.folder, &bench.workshop.client_cpu)?;
-    let ours = bench.workshop.mirror(bench.upstream.address, None)?;
+    let ours = bench.workshop.mirror(bench.upstream.address)?;
     let theirs = bench.workshop.docker_registry(&bench.images, None)?;
     let pull = |server: &Server| docker.pull(server.process(), server.address);
     for server in [&ours, &theirs] {

@@ -21,12 +21,17 @@ pub struct Server {
     pub tls: Option<SocketAddr>,
     child: Child,
     /// Removed when the server has ended.
-    folder: PathBuf,
+    folder: Option<PathBuf>,
 }
 
 impl Server {
     pub fn process(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Another server goes on with what is in the folder.
+    fn keep_folder(&mut self) {
+        self.folder = None;
     }
 
     fn start(
@@ -41,7 +46,7 @@ impl Server {
         let mut pinned = Command::new("taskset");
         pinned.args(["-c", cpu]).args(command).env("GOMAXPROCS", "1");
         pinned.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);
-        let mut server = Server { name, address, tls: None, child: pinned.spawn()?, folder: folder.to_owned() };
+        let mut server = Server { name, address, tls: None, child: pinned.spawn()?, folder: Some(folder.to_owned()) };
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             let ended = server.child.try_wait()?;
@@ -66,7 +71,9 @@ impl Drop for Server {
             }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let _ = fs::remove_dir_all(&self.folder);
+        if let Some(folder) = &self.folder {
+            let _ = fs::remove_dir_all(folder);
+        }
     }
 }
 
@@ -194,29 +201,41 @@ impl Workshop {
     }
 
     /// Ours, with nothing in its store.
-    pub fn mirror(&self, upstream: SocketAddr, tls: Option<(&Path, &Path)>) -> io::Result<Server> {
+    pub fn mirror(&self, upstream: SocketAddr) -> io::Result<Server> {
+        self.mirror_at(&self.fresh("mirror")?, upstream, "")
+    }
+
+    /// Ours with TLS on all addresses for clients. `fill` is called while it speaks plain HTTP.
+    pub fn mirror_with_tls(
+        &self,
+        upstream: SocketAddr,
+        (certificate, key): (&Path, &Path),
+        fill: impl FnOnce(SocketAddr) -> io::Result<()>,
+    ) -> io::Result<Server> {
         let folder = self.fresh("mirror")?;
-        let (address, admin, tls_address) = (free_port()?, free_port()?, free_port()?);
-        let tls_lines = tls.map_or_else(String::new, |(certificate, key)| {
-            format!(
-                "[tls]\nlisten = \"{tls_address}\"\ncertificate = \"{}\"\nkey = \"{}\"\n",
-                certificate.display(),
-                key.display()
-            )
-        });
+        let mut plain = self.mirror_at(&folder, upstream, "")?;
+        fill(plain.address)?;
+        plain.keep_folder();
+        drop(plain);
+        let tls = format!("[server.tls]\ncert = \"{}\"\nkey = \"{}\"\n", certificate.display(), key.display());
+        let mut server = self.mirror_at(&folder, upstream, &tls)?;
+        server.tls = Some(server.address);
+        Ok(server)
+    }
+
+    fn mirror_at(&self, folder: &Path, upstream: SocketAddr, tls: &str) -> io::Result<Server> {
+        let (address, admin) = (free_port()?, free_port()?);
         // As nginx and Docker's registry here: no line for each request.
         let text = format!(
-            "[server]\nlisten = \"{address}\"\nadmin = \"{admin}\"\n[store]\npath = \"{}/store\"\n[log]\nlevel = \"warn\"\n\
-             {tls_lines}[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{upstream}\"\n",
+            "[server]\nlisten = \"{address}\"\nadmin = \"{admin}\"\n{tls}[store]\npath = \"{}/store\"\n\
+             [log]\nlevel = \"warn\"\n[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{upstream}\"\n",
             folder.display()
         );
         let file = folder.join("mirror.toml");
         fs::write(&file, text)?;
         let (program, file) = (self.mirror_program.display().to_string(), file.display().to_string());
         let command = [program.as_str(), "serve", "-c", &file];
-        let mut server = Server::start("registry-mirror", address, &self.server_cpu, &command, &folder)?;
-        server.tls = tls.map(|_| tls_address);
-        Ok(server)
+        Server::start("registry-mirror", address, &self.server_cpu, &command, folder)
     }
 
     /// The raw floor.

@@ -58,26 +58,40 @@ impl Bench {
     }
 
     /// Ours, nginx with files and Docker's registry, each with everything and asked once.
-    fn warm_servers(&self, tls: bool) -> io::Result<[Server; 3]> {
-        let tls = tls.then_some((self.pem.0.as_path(), self.pem.1.as_path()));
+    fn warm_servers(&self) -> io::Result<[Server; 3]> {
         let servers = [
-            self.workshop.mirror(self.upstream.address, tls)?,
-            self.workshop.nginx_files(&self.images, tls)?,
+            self.workshop.mirror(self.upstream.address)?,
+            self.workshop.nginx_files(&self.images, None)?,
             self.workshop.docker_registry(&self.images, None)?,
         ];
         for server in &servers {
-            load::verify(server.address, &blob_path(&self.images.large), &self.images.large)?;
-            load::verify(server.address, &manifest_path(TAG), &self.images.image.manifest.digest)?;
+            self.fill(server.address)?;
         }
-        std::thread::sleep(SETTLE);
         Ok(servers)
+    }
+
+    /// Ours and nginx with files, over TLS.
+    fn warm_tls_servers(&self) -> io::Result<[Server; 2]> {
+        let pem = (self.pem.0.as_path(), self.pem.1.as_path());
+        Ok([
+            self.workshop.mirror_with_tls(self.upstream.address, pem, |address| self.fill(address))?,
+            self.workshop.nginx_files(&self.images, Some(pem))?,
+        ])
+    }
+
+    /// Asks for what is measured later, and looks whether it is right.
+    fn fill(&self, address: SocketAddr) -> io::Result<()> {
+        load::verify(address, &blob_path(&self.images.large), &self.images.large)?;
+        load::verify(address, &manifest_path(TAG), &self.images.image.manifest.digest)?;
+        std::thread::sleep(SETTLE);
+        Ok(())
     }
 
     /// A server with nothing in it, with connections open on both sides.
     fn cold_server(&self, peer: Peer) -> io::Result<Server> {
         let upstream = self.upstream.address;
         let server = match peer {
-            Peer::Ours => self.workshop.mirror(upstream, None)?,
+            Peer::Ours => self.workshop.mirror(upstream)?,
             Peer::Floor => self.workshop.floor(upstream)?,
             Peer::NginxCache => self.workshop.nginx_cache(upstream)?,
             Peer::RegistryCache => self.workshop.docker_registry(&self.images, Some(upstream))?,
@@ -119,7 +133,7 @@ fn names(servers: &[Server]) -> Vec<&'static str> {
 }
 
 fn warm_plain(bench: &Bench) -> io::Result<String> {
-    let servers = bench.warm_servers(false)?;
+    let servers = bench.warm_servers()?;
     let path = blob_path(&bench.images.large);
     let mut rows = String::new();
     for connections in [1, 8, 64] {
@@ -136,19 +150,19 @@ fn warm_plain(bench: &Bench) -> io::Result<String> {
 }
 
 fn warm_tls(bench: &Bench) -> io::Result<String> {
-    let servers = match bench.warm_servers(true) {
-        Ok(servers) => servers,
-        Err(error) if error.to_string().contains("tls") => {
+    let servers = match bench.warm_tls_servers() {
+        // What the program says about a configuration with a section that it does not know.
+        Err(error) if error.to_string().contains("server.tls") => {
             return Ok("| warm blob over TLS 1.3 | | not measured: this build has no TLS listener | | | |\n".to_owned());
         }
-        Err(error) => return Err(error),
+        servers => servers?,
     };
     let config = load::tls_client(bench.certificate.clone()).map_err(io::Error::other)?;
     let path = blob_path(&bench.images.large);
     let mut rows = String::new();
     for connections in [1, 8, 64] {
         let work = format!("warm blob, TLS 1.3, {connections} connections");
-        let contest = Contest::run(work, Unit::Gigabytes, &bench.effort, &names(&servers[..2]), |peer| {
+        let contest = Contest::run(work, Unit::Gigabytes, &bench.effort, &names(&servers), |peer| {
             let server = &servers[peer];
             let address = server.tls.ok_or_else(|| io::Error::other("no TLS"))?;
             sample(Unit::Gigabytes, server.process(), &bench.helpers(), Duration::ZERO, || {
@@ -161,7 +175,7 @@ fn warm_tls(bench: &Bench) -> io::Result<String> {
 }
 
 fn manifest(bench: &Bench) -> io::Result<String> {
-    let servers = bench.warm_servers(false)?;
+    let servers = bench.warm_servers()?;
     let mut rows = String::new();
     let digest = bench.images.image.manifest.digest.to_string();
     let size = bench.images.image.manifest.size;
