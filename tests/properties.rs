@@ -6,6 +6,7 @@
 use http::Method;
 use proptest::prelude::*;
 use registry_mirror::oci::challenge::{self, Challenge};
+use registry_mirror::oci::link;
 use registry_mirror::oci::request::{Page, RepositoryPath, Target};
 use registry_mirror::oci::{
     AcceptSet, Algorithm, ContentRange, Digest, Manifest, RangeHeader, Reference, RegistryName, Repository, Request,
@@ -154,6 +155,15 @@ proptest! {
             Selection::Whole => Some((0..size).collect()),
         };
         prop_assert_eq!(selected, (!wanted.is_empty()).then_some(wanted));
+    }
+
+    #[test]
+    fn a_link_leads_to_a_page_or_nowhere(lines in prop::collection::vec(any::<String>(), 0..3), link in "[<>?&=a-z\";, ]{0,60}") {
+        let lines = lines.iter().map(String::as_str).chain([link.as_str()]);
+        if let Some(page) = link::next(lines).and_then(link::query).and_then(Page::of_link) {
+            let query = page.upstream_query().expect("it says where the list goes on");
+            prop_assert!(!query.contains('#') && !query.contains(char::is_whitespace));
+        }
     }
 
     #[test]
