@@ -13,6 +13,7 @@ mod hits;
 mod joiners;
 mod listener;
 mod registry_selftest;
+mod replays;
 mod setups;
 mod support;
 mod tag_history;
