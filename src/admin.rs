@@ -1,20 +1,26 @@
-//! The admin listener: health and metrics over HTTP, never on an address for clients.
+//! The admin listener: health, metrics and the interface for operators, never on an address for clients.
 //!
-//! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened.
-//! Takes a bound listener and a shutdown future, so tests and `main` use the same door. What is
-//! answered is a pure function of request and state; nothing here changes anything.
+//! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened;
+//! below `/api/v1` is [`api`]. Takes a bound listener, TCP or Unix, and a shutdown future, so tests
+//! and `main` use the same door.
 
+mod api;
+pub mod socket;
+
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
 
 use crate::metrics::{self, Metrics};
+use crate::mirror::Mirror;
 use crate::server::listener::{self, Limits};
 
 /// Few connections, and short answers.
@@ -37,13 +43,24 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// Asked for each `/readyz`; must not block.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// What operators ask about; without it there is no `/api/v1`.
+    pub mirror: Option<Mirror>,
 }
+
+/// A body: at hand, or coming line by line.
+type Body = BoxBody<Bytes, Infallible>;
 
 /// Serves `listener` until `shutdown`, then lets running answers finish.
 pub async fn serve(listener: TcpListener, state: AdminState, shutdown: impl Future<Output = ()>) {
-    let answer =
-        move |_, request: Request<Incoming>| std::future::ready(answer(request.method(), request.uri().path(), &state));
+    let answer = move |_, request: Request<Incoming>| answer_any(request, state.clone());
     listener::serve(listener, None, LIMITS, answer, shutdown).await;
+}
+
+async fn answer_any(request: Request<Incoming>, state: AdminState) -> Response<Body> {
+    match &state.mirror {
+        Some(mirror) if request.uri().path().starts_with(api::PREFIX) => api::answer(request, mirror).await,
+        _ => answer(request.method(), request.uri().path(), &state).map(BodyExt::boxed),
+    }
 }
 
 /// The answer to one request.
@@ -62,7 +79,11 @@ fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Full<Byte
             Readiness::NotReady(why) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
         "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, state.metrics.encode()),
-        _ => respond(StatusCode::NOT_FOUND, JSON, r#"{"error":"not found: /livez, /readyz and /metrics are served"}"#),
+        _ => respond(
+            StatusCode::NOT_FOUND,
+            JSON,
+            r#"{"error":"not found: /livez, /readyz, /metrics and /api/v1 are served"}"#,
+        ),
     }
 }
 

@@ -54,6 +54,8 @@ pub struct Server {
     pub defaults: Vec<Option<RegistryName>>,
     /// Addresses for health and metrics; may be empty.
     pub admin: Vec<SocketAddr>,
+    /// The Unix socket of the admin interface; `None` switches it off.
+    pub admin_socket: Option<PathBuf>,
     /// Client connections at once; at least one.
     pub max_connections: usize,
     /// How long a client may take to send the head of a request.
@@ -135,6 +137,8 @@ pub struct Cache {
     pub stale_if_error: Duration,
     /// How long we remember that upstream has not got something.
     pub negative_ttl: Duration,
+    /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
+    pub complete_only: bool,
 }
 
 /// When upstream is asked.

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -79,6 +79,8 @@ pub struct Listeners {
     pub pull: Vec<TcpListener>,
     /// For operators.
     pub admin: Vec<TcpListener>,
+    /// For commands on this machine.
+    pub admin_socket: Option<UnixListener>,
 }
 
 /// A daemon that is ready to serve.
@@ -157,6 +159,9 @@ impl Daemon {
         for listener in listeners.admin {
             servers.spawn(admin::serve(listener, self.admin_state(), stop.clone().cancelled_owned()));
         }
+        if let Some(listener) = listeners.admin_socket {
+            servers.spawn(admin::socket::serve(listener, self.admin_state(), stop.clone().cancelled_owned()));
+        }
         servers.close();
         let housekeeping = tokio::spawn(self.housekeeping());
         let certificates = self.tls.clone().map(|tls| tokio::spawn(tls::keep_current(tls)));
@@ -183,7 +188,11 @@ impl Daemon {
     }
 
     fn admin_state(&self) -> AdminState {
-        AdminState { metrics: Arc::clone(&self.metrics), readiness: Arc::new(|| Readiness::Ready) }
+        AdminState {
+            metrics: Arc::clone(&self.metrics),
+            readiness: Arc::new(|| Readiness::Ready),
+            mirror: Some(self.mirror.clone()),
+        }
     }
 
     /// What runs beside the server: the index is brought up to date once, then gauges and access
@@ -262,7 +271,12 @@ impl From<config::Tls> for tls::Files {
 }
 
 fn policy(cache: &config::Cache) -> Policy {
-    Policy { mode: mode(cache.mode), tag_ttl: cache.tag_ttl, stale_if_error: cache.stale_if_error }
+    Policy {
+        mode: mode(cache.mode),
+        tag_ttl: cache.tag_ttl,
+        stale_if_error: cache.stale_if_error,
+        complete_only: cache.complete_only,
+    }
 }
 
 fn mode(mode: config::Mode) -> Mode {

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use registry_mirror::admin;
 use registry_mirror::cli::{self, Bound};
 use registry_mirror::config::Config;
 use registry_mirror::daemon::{self, Daemon, Listeners};
@@ -24,13 +25,17 @@ fn serve(config: Config) -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     // First the sockets: a port that is taken is told before the store is touched.
-    let listeners = listeners(&config).await?;
+    let mut listeners = listeners(&config).await?;
     let (pull, admin) = (addresses(&listeners.pull)?, addresses(&listeners.admin)?);
     let daemon = tokio::task::spawn_blocking({
         let config = config.clone();
         move || Daemon::open(config)
     });
     let daemon = daemon.await.context("opening the store")??;
+    // After the lock of the store: a socket that is there now is left over.
+    if let Some(path) = &config.server.admin_socket {
+        listeners.admin_socket = admin::socket::bind(path);
+    }
     let budget = daemon::budget(&config.store).unwrap_or_default();
     if io::stderr().is_terminal() {
         eprint!("{}", cli::banner(&config, Bound { pull: &pull, admin: &admin }, budget));
@@ -61,7 +66,8 @@ async fn listeners(config: &Config) -> anyhow::Result<Listeners> {
     let adopt = |sockets: Vec<std::net::TcpListener>| {
         sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()
     };
-    let mut listeners = Listeners { pull: adopt(inherited.pull)?, admin: adopt(inherited.admin)? };
+    let mut listeners =
+        Listeners { pull: adopt(inherited.pull)?, admin: adopt(inherited.admin)?, ..Listeners::default() };
     if listeners.pull.is_empty() {
         listeners.pull = bind(&config.server.listen, "--listen").await?;
     }

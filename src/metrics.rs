@@ -5,7 +5,7 @@
 //! process starts. Labels come from enums, from words in the code and from configured upstreams;
 //! any other upstream counts as `other`; a repository or a digest never becomes a label.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
@@ -162,11 +162,50 @@ labels! {
 
 type TimeToFirstByte = Family<OfOutcome, Histogram, fn() -> Histogram>;
 
+/// What is counted, by outcome. [`Metrics`] writes series for machines; these sums are for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Requests for manifests and blobs that got them.
+    pub requests: Vec<(Outcome, u64)>,
+    /// Bytes of content sent to clients.
+    pub sent: Vec<(Outcome, u64)>,
+    /// Bytes of content from upstreams.
+    pub received: u64,
+    /// Bytes in blobs.
+    pub store_used: u64,
+    /// Number of blobs.
+    pub store_blobs: u64,
+    /// Bytes that the store may hold.
+    pub store_budget: u64,
+}
+
+/// The counters behind [`Totals`]: outcomes in the order of [`Outcome::ALL`].
+#[derive(Debug, Default)]
+struct Tally {
+    requests: [AtomicU64; Outcome::ALL.len()],
+    sent: [AtomicU64; Outcome::ALL.len()],
+    received: AtomicU64,
+}
+
+impl Tally {
+    fn count(counters: &[AtomicU64], outcome: Outcome, by: u64) {
+        if let Some(counter) = counters.get(outcome as usize) {
+            counter.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    fn read(counters: &[AtomicU64]) -> Vec<(Outcome, u64)> {
+        let counts = counters.iter().map(|counter| counter.load(Ordering::Relaxed));
+        Outcome::ALL.into_iter().zip(counts).collect()
+    }
+}
+
 /// Everything that is counted. Cheap to call; shared behind an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     upstreams: Vec<RegistryName>,
+    tally: Tally,
     requests: Family<OfRequest, Counter>,
     sent: Family<OfSent, Counter>,
     upstream_requests: Family<OfUpstreamRequest, Counter>,
@@ -203,6 +242,7 @@ impl Metrics {
         let mut metrics = Metrics {
             registry: Registry::with_prefix("mirror"),
             upstreams,
+            tally: Tally::default(),
             requests: Family::default(),
             sent: Family::default(),
             upstream_requests: Family::default(),
@@ -326,10 +366,14 @@ impl Metrics {
             status: if (100..600).contains(&status) { Label::Status(status) } else { Label::Word("other") },
         };
         self.requests.get_or_create(&labels).inc();
+        if matches!(kind, RequestKind::Manifest | RequestKind::Blob) && (200..300).contains(&status) {
+            Tally::count(&self.tally.requests, outcome, 1);
+        }
     }
 
     /// So many bytes of content went to a client.
     pub fn sent(&self, upstream: Option<&RegistryName>, outcome: Outcome, bytes: u64) {
+        Tally::count(&self.tally.sent, outcome, bytes);
         let upstream = self.upstream(upstream.map(RegistryName::as_str));
         self.sent.get_or_create(&OfSent { upstream, outcome: Label::Word(outcome.as_str()) }).inc_by(bytes);
     }
@@ -342,6 +386,7 @@ impl Metrics {
 
     /// So many bytes of content came from an upstream.
     pub fn upstream_received(&self, upstream: &str, bytes: u64) {
+        self.tally.received.fetch_add(bytes, Ordering::Relaxed);
         let upstream = self.upstream(Some(upstream));
         self.upstream_received.get_or_create(&OfUpstream { upstream }).inc_by(bytes);
     }
@@ -438,6 +483,18 @@ impl Metrics {
     /// A fill went on where an earlier one had ended, after so many bytes.
     pub fn resumed(&self, bytes: u64) {
         self.resumed.inc_by(bytes);
+    }
+
+    /// The sums that people ask for.
+    pub fn totals(&self) -> Totals {
+        Totals {
+            requests: Tally::read(&self.tally.requests),
+            sent: Tally::read(&self.tally.sent),
+            received: self.tally.received.load(Ordering::Relaxed),
+            store_used: self.store_used.get(),
+            store_blobs: self.store_blobs.get(),
+            store_budget: self.store_budget.get(),
+        }
     }
 
     /// Everything, as [`CONTENT_TYPE`].

@@ -10,20 +10,26 @@
 
 pub mod blobs;
 pub mod body;
+pub mod catalog;
 pub mod error;
 pub mod eviction;
 pub mod fill;
 pub mod flights;
 pub mod freshness;
+pub mod garbage;
+pub mod images;
 mod lazy;
 pub mod lists;
 pub mod manifests;
 mod negatives;
+pub mod prefetch;
 pub mod resume;
 pub mod room;
 pub mod routes;
 pub mod scrub;
+pub mod status;
 pub mod tag_moves;
+pub mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +39,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::{BlobStore, Content};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::metadata::uses::Uses;
 use crate::metadata::{BlobRecord, MetadataError, MetadataStore, TagKey};
 use crate::metrics::Metrics;
@@ -103,6 +109,7 @@ pub(crate) struct Shared {
     ingests: Arc<IngestDir>,
     metadata: Arc<dyn MetadataStore>,
     clock: Arc<dyn Clock>,
+    started_at: Timestamp,
     policy: Policy,
     budget: Budget,
     room: Room,
@@ -154,6 +161,7 @@ impl Mirror {
             blobs,
             ingests,
             metadata,
+            started_at: clock.now(),
             clock,
             policy,
             budget,

@@ -24,6 +24,17 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// All of them, in the order of their declaration.
+    pub const ALL: [Outcome; 7] = [
+        Outcome::Hit,
+        Outcome::Join,
+        Outcome::Fill,
+        Outcome::Revalidated,
+        Outcome::Stale,
+        Outcome::Relayed,
+        Outcome::Local,
+    ];
+
     /// The word.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,7 +1,7 @@
 //! The admin listener, as a probe and as a scraper see it.
 
-use http_body_util::BodyExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use super::*;
 
 fn state(readiness: Readiness) -> AdminState {
-    AdminState { metrics: Arc::new(Metrics::new([])), readiness: Arc::new(move || readiness.clone()) }
+    AdminState { metrics: Arc::new(Metrics::new([])), readiness: Arc::new(move || readiness.clone()), mirror: None }
 }
 
 async fn get(method: Method, path: &str, state: &AdminState) -> (u16, String, String) {

@@ -22,8 +22,10 @@ pub(super) struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     pub(super) fn new(variables: impl IntoIterator<Item = (String, String)>) -> Environment {
-        let concerns_us =
-            |name: &str| name.starts_with(PREFIX) || matches!(name, "CACHE_DIRECTORY" | "XDG_CACHE_HOME" | "HOME");
+        let concerns_us = |name: &str| {
+            name.starts_with(PREFIX)
+                || matches!(name, "CACHE_DIRECTORY" | "RUNTIME_DIRECTORY" | "XDG_CACHE_HOME" | "HOME")
+        };
         Environment(variables.into_iter().filter(|(name, _)| concerns_us(name)).collect())
     }
 
@@ -41,6 +43,11 @@ impl Environment {
         of_service
             .or_else(|| Some(absolute("XDG_CACHE_HOME")?.join("registry-mirror")))
             .or_else(|| Some(absolute("HOME")?.join(".cache/registry-mirror")))
+    }
+
+    /// systemd's folder for what ends with the process.
+    pub(super) fn runtime_folder(&self) -> Option<PathBuf> {
+        self.get("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from)
     }
 
     /// Lays our variables over `document`.

@@ -43,6 +43,9 @@ pub struct Server {
     pub listen: Vec<String>,
     /// Addresses for health and metrics; an empty list switches them off.
     pub admin: Vec<String>,
+    /// The Unix socket of the admin interface; empty for `registry-mirror.sock` in
+    /// `$RUNTIME_DIRECTORY`, else `admin.sock` in the store; `off` for none.
+    pub admin_socket: String,
     /// Client connections at once; more wait to be accepted.
     pub max_connections: u64,
     /// How long a client may take to send the head of a request.
@@ -74,6 +77,7 @@ impl Default for Server {
         Server {
             listen: vec!["127.0.0.1:5000".into()],
             admin: vec!["127.0.0.1:5080".into()],
+            admin_socket: String::new(),
             max_connections: 4096,
             header_timeout: "10s".into(),
             drain: "30s".into(),
@@ -124,11 +128,19 @@ pub struct Cache {
     pub stale_if_error: String,
     /// How long we remember that upstream has not got something.
     pub negative_ttl: String,
+    /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
+    pub complete_only: bool,
 }
 
 impl Default for Cache {
     fn default() -> Cache {
-        Cache { mode: "online".into(), tag_ttl: "5m".into(), stale_if_error: "30d".into(), negative_ttl: "30s".into() }
+        Cache {
+            mode: "online".into(),
+            tag_ttl: "5m".into(),
+            stale_if_error: "30d".into(),
+            negative_ttl: "30s".into(),
+            complete_only: false,
+        }
     }
 }
 

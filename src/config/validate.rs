@@ -37,9 +37,11 @@ pub(super) fn config(
     let upstreams = check.upstreams(&file);
     let routes = check.routes(&file.routes, &upstreams);
     server.defaults = check.listener_defaults(&file.server.listen, &upstreams);
+    let admin_socket = check.admin_socket(&file.server.admin_socket, store.as_ref(), env);
     let problems = check.0.into_problems();
     match (store, routes) {
         (Some(store), Some(routes)) if problems.is_empty() => {
+            let server = Server { admin_socket, ..server };
             let warnings = warnings(&server, &upstreams);
             Ok(Config { source, server, store, cache, routes, upstreams, limits, log, warnings })
         }
@@ -106,6 +108,8 @@ impl Check {
             defaults: Vec::new(),
             unavailable_blob: if typed.unavailable_blob == 404 { 404 } else { 503 },
             admin,
+            // Where it is by default depends on the store, which is read after this.
+            admin_socket: None,
             max_connections: self.count("server.max_connections", typed.max_connections),
             header_timeout: self.positive("server.header_timeout", &typed.header_timeout),
             drain: self.duration("server.drain", &typed.drain),
@@ -142,6 +146,26 @@ impl Check {
         None
     }
 
+    fn admin_socket(&mut self, typed: &str, store: Option<&Store>, env: &Environment) -> Option<PathBuf> {
+        // The kernel's bound, less the zero at the end.
+        const LONGEST: usize = 107;
+        let path = match typed {
+            "off" => return None,
+            "" => match env.runtime_folder() {
+                Some(folder) => folder.join("registry-mirror.sock"),
+                None => store?.path.join("admin.sock"),
+            },
+            path => std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)),
+        };
+        let fits = path.as_os_str().len() <= LONGEST;
+        if !fits && !typed.is_empty() {
+            let message = format!("{} is longer than the {LONGEST} bytes a socket may have", path.display());
+            self.problem("server.admin_socket", message, "choose a shorter path, or \"off\"");
+        }
+        // One that nobody asked for is no reason not to start.
+        fits.then_some(path)
+    }
+
     fn store(&mut self, typed: &file::Store, env: &Environment) -> Option<Store> {
         let max_size = self.limit("store.max_size", &typed.max_size);
         let min_free = self.limit("store.min_free", &typed.min_free);
@@ -174,6 +198,7 @@ impl Check {
             tag_ttl: self.duration("cache.tag_ttl", &typed.tag_ttl),
             stale_if_error: self.duration("cache.stale_if_error", &typed.stale_if_error),
             negative_ttl: self.duration("cache.negative_ttl", &typed.negative_ttl),
+            complete_only: typed.complete_only,
         }
     }
 

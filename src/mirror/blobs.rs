@@ -85,7 +85,11 @@ impl Mirror {
 
     /// The blob from the store, if this repository may have it: upstream said so before, or says so
     /// now.
-    async fn stored_blob(&self, route: &Route, digest: &Digest) -> Result<Option<(Content, Outcome)>, MirrorError> {
+    pub(super) async fn stored_blob(
+        &self,
+        route: &Route,
+        digest: &Digest,
+    ) -> Result<Option<(Content, Outcome)>, MirrorError> {
         if let Some((_, content)) = self.0.open_member(&route.location, digest).await {
             return Ok(Some((content, Outcome::Hit)));
         }

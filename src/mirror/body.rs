@@ -106,12 +106,14 @@ pub struct FillReader {
     offset: u64,
     /// The first byte that is not wanted; `None` for everything up to the end.
     end: Option<u64>,
+    _seat: Arc<()>,
 }
 
 impl FillReader {
     /// Reads `span` of the blob that `fill` brings from `source`.
-    pub const fn new(fill: Following, source: BlobSource, span: Span) -> FillReader {
-        FillReader { fill, source, offset: span.start, end: span.end }
+    pub fn new(fill: Following, source: BlobSource, span: Span) -> FillReader {
+        let seat = Arc::clone(&fill.borrow().seats);
+        FillReader { fill, source, offset: span.start, end: span.end, _seat: seat }
     }
 
     /// The next piece. `None` at the end, and also when the store gave up: see

@@ -64,12 +64,14 @@ pub struct Progress {
     pub written: u64,
     /// The growing file. Readable to the end even after the fill is over.
     pub file: Option<Arc<File>>,
+    /// Every reader holds one of these, so that they can be counted.
+    pub seats: Arc<()>,
 }
 
 impl Progress {
     /// A fill that was just seated.
-    pub const fn starting() -> Progress {
-        Progress { phase: Phase::Starting, total: None, written: 0, file: None }
+    pub fn starting() -> Progress {
+        Progress { phase: Phase::Starting, total: None, written: 0, file: None, seats: Arc::default() }
     }
 
     /// How far a reader may read that wants the end: everything once it is verified, before that
@@ -191,7 +193,10 @@ async fn fetch(
     if let Some((_, Content { size, source: Source::File(file) })) =
         shared.open_member(&source.location, &source.digest).await
     {
-        progress.send_replace(Progress { phase: Phase::Verified, total: Some(size), written: size, file: Some(file) });
+        progress.send_modify(|progress| {
+            let seats = Arc::clone(&progress.seats);
+            *progress = Progress { phase: Phase::Verified, total: Some(size), written: size, file: Some(file), seats };
+        });
         return Ok(None);
     }
     let (mut transfer, left_over) = open(shared, source).await?;

@@ -60,6 +60,11 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
         lock(&self.table).get(key).cloned()
     }
 
+    /// All flights under way, in no particular order.
+    pub fn all(&self) -> Vec<(K, T)> {
+        lock(&self.table).iter().map(|(key, handle)| (key.clone(), handle.clone())).collect()
+    }
+
     /// How many flights are under way.
     pub fn len(&self) -> usize {
         lock(&self.table).len()

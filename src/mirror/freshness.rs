@@ -33,6 +33,8 @@ pub struct Policy {
     pub tag_ttl: Duration,
     /// How old a tag may be, since it was last checked, when upstream cannot answer.
     pub stale_if_error: Duration,
+    /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
+    pub complete_only: bool,
 }
 
 /// What to do about a tag.
@@ -96,6 +98,7 @@ mod tests {
         mode: Mode::Online,
         tag_ttl: Duration::from_secs(300),
         stale_if_error: Duration::from_secs(30 * 86_400),
+        complete_only: false,
     };
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 

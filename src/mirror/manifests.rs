@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use super::error::{MirrorError, Subject};
 use super::freshness::{self, Plan};
+use super::images::{self, Platforms};
 use super::negatives::Missing;
-use super::{BlobKey, Location, Mirror, OCTET_STREAM, Shared, tag_moves};
+use super::{BlobKey, Location, Mirror, Mode, OCTET_STREAM, Policy, Shared, tag_moves};
 use crate::blob_store::StoreError;
 use crate::metadata::{TagKey, TagRecord};
 use crate::mirror::Route;
@@ -46,20 +47,39 @@ impl Mirror {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<ManifestAnswer, MirrorError> {
-        match reference {
-            Reference::Digest(digest) => {
-                let (manifest, outcome) = self.0.manifest_by_digest(route, *digest).await?;
-                Ok(ManifestAnswer { manifest, outcome, stale_for: None })
-            }
-            Reference::Tag(tag) => {
-                if let Some(digest) = self.0.frozen(&route.location, tag) {
-                    let (manifest, outcome) = self.0.manifest_by_digest(route, digest).await?;
-                    return Ok(ManifestAnswer { manifest, outcome, stale_for: None });
+        let answer = match reference {
+            Reference::Digest(digest) => self.0.answer_by_digest(route, *digest).await?,
+            Reference::Tag(tag) => match self.0.frozen(&route.location, tag) {
+                Some(digest) => self.0.answer_by_digest(route, digest).await?,
+                None => {
+                    let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
+                    self.0.manifest_by_tag(route, key).await?
                 }
-                let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
-                self.0.manifest_by_tag(route, key).await
-            }
+            },
+        };
+        let Policy { mode, complete_only, .. } = self.0.policy;
+        if complete_only && (mode == Mode::Offline || answer.outcome == Outcome::Stale) {
+            self.refuse_a_part(route, reference, &answer.manifest).await?;
         }
+        Ok(answer)
+    }
+
+    /// Refuses a manifest of which nobody could pull the rest now.
+    async fn refuse_a_part(&self, route: &Route, name: &Reference, manifest: &Manifest) -> Result<(), MirrorError> {
+        let image = self.tree(&route.location, manifest.descriptor.clone(), 1).await;
+        let stored = self.stored(&route.location, &image).await;
+        let have = |part: &Descriptor| stored.contains(&part.digest);
+        if images::is_pullable(&image, &have) {
+            return Ok(());
+        }
+        let missing = images::completeness(&image, &Platforms::Machines, &have);
+        let message = format!(
+            "{}: {name} is incomplete here, {} parts with {} bytes are missing, and upstream is away",
+            route.location,
+            missing.missing.len(),
+            missing.missing_bytes
+        );
+        Err(manifest_error(UpstreamError::new(UpstreamErrorClass::Unavailable, message)))
     }
 }
 
@@ -79,6 +99,11 @@ impl Shared {
             shared.fetch_manifest(&route, digest).await.map(|manifest| (manifest, Outcome::Fill))
         };
         arrived(self.manifests.share(&self.tasks, key, work).await)
+    }
+
+    async fn answer_by_digest(self: &Arc<Self>, route: &Route, digest: Digest) -> Result<ManifestAnswer, MirrorError> {
+        let (manifest, outcome) = self.manifest_by_digest(route, digest).await?;
+        Ok(ManifestAnswer { manifest, outcome, stale_for: None })
     }
 
     /// Mutable: upstream first, when the tag is no longer fresh; then what is remembered.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use crate::metadata::Location;
 use crate::oci::request::RepositoryPath;
-use crate::oci::{RegistryName, Repository, Target};
+use crate::oci::{ImageName, RegistryName, Repository, Target};
 use crate::upstream::Upstream;
 
 /// The other names of Docker Hub.
@@ -108,6 +108,17 @@ impl Routes {
     /// The upstream of this name.
     pub fn upstream(&self, name: &RegistryName) -> Option<Arc<dyn Upstream>> {
         self.upstreams.get(name).cloned()
+    }
+
+    /// Finds the upstream of an image as people name it.
+    ///
+    /// # Errors
+    /// [`RouteError`]; nothing was dialled.
+    pub fn of_image(&self, image: &ImageName) -> Result<Route, RouteError> {
+        let name = fold_alias(image.registry.clone());
+        let upstream = self.upstreams.get(&name).ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?;
+        let repository = in_library(&name, image.repository.clone()).ok_or(RouteError::InvalidName)?;
+        Ok(Route { location: Location { upstream: name, repository }, upstream: Arc::clone(upstream), namespace: None })
     }
 }
 

@@ -12,6 +12,7 @@ mod delivery;
 mod hits;
 mod joiners;
 mod listener;
+mod offline;
 mod registry_selftest;
 mod replays;
 mod setups;

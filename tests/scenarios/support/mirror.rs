@@ -125,7 +125,7 @@ impl TestMirror {
         let addresses: Vec<_> = pull.iter().map(|pull| pull.local_addr().expect("bound")).collect();
         let admin_address = admin.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
-        let listeners = Listeners { pull, admin: vec![admin] };
+        let listeners = Listeners { pull, admin: vec![admin], ..Listeners::default() };
         let task = tokio::spawn(daemon.serve(listeners, async {
             let _ = stopped.await;
         }));

@@ -1,0 +1,260 @@
+//! Fetching an image ahead: everything that a pull would need, through the same look-ups and fills.
+//!
+//! Nothing is fetched twice and nothing is fetched in another way than for a client, so an image
+//! that was fetched ahead is one that can be pulled. What happens is told as events; whoever listens
+//! may leave, and the fills that run go on.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt as _, stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::error::MirrorError;
+use super::fill::{Phase, Progress};
+use super::images::Platforms;
+use super::resume::BlobSource;
+use super::{Mirror, Route};
+use crate::oci::manifest::is_index;
+use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Manifest, Platform, Reference};
+use crate::upstream::UpstreamErrorClass;
+
+/// Blobs of one image fetched at once; the mirror's own bound holds besides.
+const AT_ONCE: usize = 4;
+/// Indexes within indexes are followed so deep.
+const MAX_DEPTH: usize = 3;
+
+/// What kind of failure it was, as far as a script may care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// Upstream does not have it, or it is not made for the platform.
+    NotFound,
+    /// Upstream refused: not for us, or too often.
+    Refused,
+    /// Upstream could not answer.
+    Unavailable,
+    /// Upstream sent other bytes than the digest says, or no registry answer at all.
+    BadAnswer,
+    /// It was fetched, but the store could not keep it.
+    NotKept,
+    /// Anything else.
+    Other,
+}
+
+/// What happens while images are fetched ahead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum PullEvent {
+    /// It is known what the name stands for.
+    Resolved {
+        /// The image, under its whole name.
+        image: String,
+        /// Its manifest.
+        digest: Digest,
+    },
+    /// A blob belongs to it that is not stored.
+    Queued {
+        /// The blob.
+        digest: Digest,
+        /// In bytes.
+        size: u64,
+    },
+    /// A blob has grown.
+    Progress {
+        /// The blob.
+        digest: Digest,
+        /// Bytes that are there.
+        written: u64,
+    },
+    /// A blob is stored.
+    Finished {
+        /// The blob.
+        digest: Digest,
+        /// In bytes.
+        size: u64,
+        /// Whether it was fetched now.
+        fetched: bool,
+    },
+    /// A part of an image, or the whole image, cannot be had.
+    Failed {
+        /// The image.
+        image: String,
+        /// The part, if it was one.
+        digest: Option<Digest>,
+        /// What kind of failure.
+        failure: Failure,
+        /// For people.
+        message: String,
+    },
+    /// An image is done with.
+    Done {
+        /// The image.
+        image: String,
+        /// Whether all of it is stored.
+        complete: bool,
+        /// How many blobs it has.
+        blobs: usize,
+        /// Bytes that were fetched now.
+        fetched_bytes: u64,
+    },
+}
+
+/// Where the events go. That nobody listens does not matter.
+type Events = mpsc::Sender<PullEvent>;
+
+impl Mirror {
+    /// Fetches an image for these platforms into the store; whether all of it is there. Ends with
+    /// [`PullEvent::Done`] in every case.
+    pub async fn prefetch(&self, name: &ImageName, platforms: &Platforms, events: &Events) -> bool {
+        let image = name.to_string();
+        let mut count = Count::default();
+        let complete = match self.fetch_all(name, platforms, events, &mut count).await {
+            Ok(complete) => complete,
+            Err((digest, failure, message)) => {
+                tell(events, PullEvent::Failed { image: image.clone(), digest, failure, message }).await;
+                false
+            }
+        };
+        let Count { blobs, fetched_bytes } = count;
+        tracing::info!(%image, complete, blobs, fetched_bytes, "fetched ahead");
+        tell(events, PullEvent::Done { image, complete, blobs, fetched_bytes }).await;
+        complete
+    }
+
+    async fn fetch_all(
+        &self,
+        name: &ImageName,
+        platforms: &Platforms,
+        events: &Events,
+        count: &mut Count,
+    ) -> Result<bool, Problem> {
+        let route = self.route_of(name).map_err(|error| (None, Failure::NotFound, error.to_string()))?;
+        let top = self.manifest_for(&route, &name.reference).await?;
+        tell(events, PullEvent::Resolved { image: name.to_string(), digest: top.descriptor.digest }).await;
+        let mut blobs = Vec::new();
+        self.collect(&route, &top, platforms, MAX_DEPTH, &mut blobs).await?;
+        let mut known = HashSet::new();
+        blobs.retain(|blob| known.insert(blob.digest));
+        count.blobs = blobs.len();
+        let fetches = blobs.into_iter().map(|blob| self.fetch_blob(route.clone(), blob, events.clone()));
+        let mut fetched = stream::iter(fetches).buffer_unordered(AT_ONCE);
+        let mut complete = true;
+        while let Some(result) = fetched.next().await {
+            match result {
+                Ok(bytes) => count.fetched_bytes += bytes,
+                Err((digest, failure, message)) => {
+                    complete = false;
+                    let image = name.to_string();
+                    tell(events, PullEvent::Failed { image, digest, failure, message }).await;
+                }
+            }
+        }
+        // What the store could not keep of the manifests shows only now.
+        let ready = self.readiness(name, platforms).await.is_ok_and(|readiness| readiness.ready);
+        if complete && !ready {
+            return Err((
+                None,
+                Failure::NotKept,
+                "the store could not keep all of it; see the daemon's log".to_owned(),
+            ));
+        }
+        Ok(complete)
+    }
+
+    /// Collects the blobs of a manifest, fetching those of an index for the platforms.
+    async fn collect(
+        &self,
+        route: &Route,
+        manifest: &Manifest,
+        platforms: &Platforms,
+        depth: usize,
+        blobs: &mut Vec<Descriptor>,
+    ) -> Result<(), Problem> {
+        if !is_index(&manifest.descriptor.media_type) {
+            blobs.extend(manifest.children().blobs);
+            return Ok(());
+        }
+        let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
+        let (children, offered): (Vec<_>, Vec<_>) = manifest.platforms().into_iter().unzip();
+        let (chosen, lacking) = platforms.choose(&offered);
+        if let Some(platform) = lacking.first() {
+            let offered: Vec<_> = offered.iter().flatten().map(Platform::to_string).collect();
+            let message = format!("not made for {platform}, only for {}", offered.join(", "));
+            return Err((None, Failure::NotFound, message));
+        }
+        for child in chosen.into_iter().filter_map(|place| children.get(place)) {
+            let child = self.manifest_for(route, &Reference::Digest(child.digest)).await?;
+            Box::pin(self.collect(route, &child, &Platforms::All, depth, blobs)).await?;
+        }
+        Ok(())
+    }
+
+    async fn manifest_for(&self, route: &Route, reference: &Reference) -> Result<Manifest, Problem> {
+        let digest = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => None,
+        };
+        let answer = self.manifest(route, reference, AcceptSet::everything()).await;
+        Ok(answer.map_err(|error| problem(digest, &error))?.manifest.as_ref().clone())
+    }
+
+    /// Brings a blob into the store; how many bytes were fetched for that.
+    async fn fetch_blob(&self, route: Route, blob: Descriptor, events: Events) -> Result<u64, Problem> {
+        let Descriptor { digest, size, .. } = blob;
+        let events = &events;
+        let stored = self.stored_blob(&route, &digest).await.map_err(|error| problem(Some(digest), &error))?;
+        if stored.is_some() {
+            tell(events, PullEvent::Finished { digest, size, fetched: false }).await;
+            return Ok(0);
+        }
+        tell(events, PullEvent::Queued { digest, size }).await;
+        let source = BlobSource { upstream: route.upstream.clone(), location: route.location.clone(), digest };
+        let (mut following, _) = self.0.clone().fly(source);
+        // The fill commits after its last word and is gone when that is done.
+        loop {
+            let Progress { phase, written, .. } = following.borrow_and_update().clone();
+            if let Phase::Failed(error) = phase {
+                return Err(problem(Some(digest), &error));
+            }
+            // Progress is a courtesy: a listener that is slow misses some.
+            let _ = events.try_send(PullEvent::Progress { digest, written });
+            if following.changed().await.is_err() {
+                break;
+            }
+        }
+        if let Phase::Failed(error) = &following.borrow().phase {
+            return Err(problem(Some(digest), error));
+        }
+        if !self.0.holds(&route.location, &digest).await {
+            let message = "it came, but the store could not keep it; see the daemon's log".to_owned();
+            return Err((Some(digest), Failure::NotKept, message));
+        }
+        tell(events, PullEvent::Finished { digest, size, fetched: true }).await;
+        Ok(size)
+    }
+}
+
+#[derive(Default)]
+struct Count {
+    blobs: usize,
+    fetched_bytes: u64,
+}
+
+/// The part it is about, what kind of failure, and a sentence for people.
+type Problem = (Option<Digest>, Failure, String);
+
+fn problem(digest: Option<Digest>, error: &MirrorError) -> Problem {
+    let failure = match error.upstream_class() {
+        Some(UpstreamErrorClass::NotFound) => Failure::NotFound,
+        Some(UpstreamErrorClass::Denied | UpstreamErrorClass::RateLimited(_)) => Failure::Refused,
+        Some(UpstreamErrorClass::Unavailable) => Failure::Unavailable,
+        Some(UpstreamErrorClass::Protocol) => Failure::BadAnswer,
+        None => Failure::Other,
+    };
+    (digest, failure, error.to_string())
+}
+
+async fn tell(events: &Events, event: PullEvent) {
+    let _ = events.send(event).await;
+}

@@ -1,0 +1,138 @@
+//! Without a network: what was fetched ahead, what is missing, and what is refused.
+
+use std::time::Duration;
+
+use registry_mirror::mirror::images::Platforms;
+use registry_mirror::mirror::prefetch::{Failure, PullEvent};
+use registry_mirror::oci::{ImageName, Platform};
+use tokio::sync::mpsc;
+
+use crate::support::mirror::TestMirror;
+use crate::support::registry::{Match, Registry, Rule, noise};
+
+const PATH: &str = "/v2/library/app/manifests/1";
+
+fn app() -> ImageName {
+    "app:1".parse().expect("a name")
+}
+
+fn amd64() -> Platforms {
+    Platforms::Only(vec!["linux/amd64".parse::<Platform>().expect("a platform")])
+}
+
+/// Fetches ahead and gives what was told, progress apart.
+async fn prefetch(mirror: &TestMirror, platforms: &Platforms) -> (bool, Vec<PullEvent>) {
+    let (events, mut told) = mpsc::channel(1000);
+    let complete = mirror.mirror.prefetch(&app(), platforms, &events).await;
+    drop(events);
+    let mut all = Vec::new();
+    while let Some(event) = told.recv().await {
+        if !matches!(event, PullEvent::Progress { .. }) {
+            all.push(event);
+        }
+    }
+    (complete, all)
+}
+
+/// An index of two platforms that share a layer.
+fn two_platforms(registry: &Registry) -> (String, String) {
+    let base = noise(71, 5000);
+    let amd = registry.add_image("library/app", "amd", &[base.clone(), noise(72, 3000)]);
+    let arm = registry.add_image("library/app", "arm", &[base, noise(73, 3000)]);
+    registry.add_index("library/app", "1", &[(&amd, "amd64"), (&arm, "arm64")]);
+    (amd.manifest.digest.to_string(), arm.manifest.digest.to_string())
+}
+
+#[tokio::test]
+async fn what_was_fetched_ahead_for_a_platform_can_be_pulled_for_it_and_no_more_is_fetched() {
+    let mut registry = Registry::start().await;
+    let (amd, arm) = two_platforms(&registry);
+    let mirror = TestMirror::of(&registry).await;
+    assert!(!mirror.mirror.readiness(&app(), &amd64()).await.expect("answers").ready);
+    let (complete, events) = prefetch(&mirror, &amd64()).await;
+    assert!(complete, "{events:?}");
+    let finished = |event: &&PullEvent| matches!(event, PullEvent::Finished { fetched: true, .. });
+    assert_eq!(events.iter().filter(finished).count(), 3, "configuration and two layers");
+    assert_eq!(registry.count_of(&Match::blobs()), 3);
+    assert!(mirror.mirror.readiness(&app(), &amd64()).await.expect("answers").ready);
+    let both = mirror.mirror.readiness(&app(), &Platforms::Machines).await.expect("answers");
+    assert!(!both.ready && both.digest.is_some());
+
+    let (complete, events) = prefetch(&mirror, &amd64()).await;
+    assert!(complete && !events.iter().any(|event| finished(&event)), "nothing is fetched twice");
+    registry.stop().await;
+    mirror.advance(Duration::from_secs(3600));
+    assert_eq!(mirror.get(PATH).await.status, 200);
+    assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{amd}")).await.status, 200);
+    assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{arm}")).await.status, 503);
+}
+
+#[tokio::test]
+async fn fetching_ahead_tells_what_could_not_be_had_and_gets_the_rest() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(74, 3000), noise(75, 3000)]);
+    let lost = image.layers[0].digest;
+    registry.remove_blob("library/app", &lost);
+    let mirror = TestMirror::of(&registry).await;
+    let (complete, events) = prefetch(&mirror, &amd64()).await;
+    assert!(!complete);
+    let failures: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            PullEvent::Failed { digest, failure, .. } => Some((*digest, *failure)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(failures, [(Some(lost), Failure::NotFound)]);
+    let missing = mirror.mirror.readiness(&app(), &amd64()).await.expect("answers").completeness.missing;
+    assert_eq!(missing.iter().map(|part| part.digest).collect::<Vec<_>>(), [lost]);
+}
+
+#[tokio::test]
+async fn an_image_is_not_there_for_a_platform_that_it_is_not_made_for() {
+    let registry = Registry::start().await;
+    two_platforms(&registry);
+    let mirror = TestMirror::of(&registry).await;
+    let sparc = Platforms::Only(vec!["linux/sparc64".parse().expect("a platform")]);
+    let (complete, events) = prefetch(&mirror, &sparc).await;
+    assert!(!complete);
+    let said = events.iter().any(|event| {
+        matches!(event, PullEvent::Failed { failure: Failure::NotFound, message, .. } if message.contains("linux/arm64"))
+    });
+    assert!(said, "{events:?}");
+}
+
+#[tokio::test]
+async fn a_part_of_an_image_is_refused_offline_when_the_operator_wants_that() {
+    for (complete_only, expected) in [(true, 503), (false, 200)] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(76, 3000), noise(77, 3000)]);
+        let mirror = TestMirror::of(&registry).await;
+        let pulled = |digest: &str| format!("/v2/library/app/blobs/{digest}");
+        assert_eq!(mirror.get(PATH).await.status, 200);
+        for blob in [&image.config, &image.layers[0]] {
+            assert_eq!(mirror.get(&pulled(&blob.digest.to_string())).await.status, 200);
+        }
+        mirror.settled().await;
+        let settings = mirror.stop().await;
+        let settings = settings.config(&format!("cache.complete_only = {complete_only}"));
+        // In an outage, and in offline mode by tag and by digest.
+        registry.rule(Rule::on(Match::manifests()).refuse(503));
+        let mirror = settings.clone().config("cache.tag_ttl = \"0s\"").start().await;
+        let response = mirror.get(PATH).await;
+        assert_eq!(response.status, expected);
+        let why = String::from_utf8_lossy(&response.body).into_owned();
+        assert_eq!(why.contains("1 parts with"), complete_only, "{why}");
+        let mirror = mirror.stop().await.config("cache.mode = \"offline\"").start().await;
+        assert_eq!(mirror.get(PATH).await.status, expected);
+        let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+        assert_eq!(mirror.get(&by_digest).await.status, expected);
+
+        registry.clear_rules();
+        let mirror = mirror.stop().await.reconfigured("cache.complete_only = true").start().await;
+        assert_eq!(mirror.get(&pulled(&image.layers[1].digest.to_string())).await.status, 200);
+        mirror.settled().await;
+        let mirror = mirror.stop().await.config("cache.mode = \"offline\"").start().await;
+        assert_eq!(mirror.get(PATH).await.status, 200, "now it is whole");
+    }
+}
