@@ -1,7 +1,7 @@
 //! The admin listener: health, metrics and the interface for operators, never on an address for clients.
 //!
 //! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened;
-//! below `/api/v1` is [`api`]. Takes a bound listener, TCP or Unix, and a shutdown future, so tests
+//! below `/api/v1` is `api`. Takes a bound listener, TCP or Unix, and a shutdown future, so tests
 //! and `main` use the same door.
 
 mod api;

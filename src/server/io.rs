@@ -1,6 +1,6 @@
 //! Frames of a body that stand for a part of a file, so that hyper can carry what sendfile(2) sends.
 //!
-//! The only file with `unsafe` code. Its argument: a [`Frame`] owns a mapping of its part of the
+//! The only file with `unsafe` code. Its argument: a `Frame` owns a mapping of its part of the
 //! file, made and unmapped here and nowhere else, and lends it out as `&[u8]` for no longer than it
 //! lives. The bytes behind it are never loaded: hyper queues the slice by address, and the I/O object
 //! ([`plain`]) knows the address and has the kernel send the file. That matters because a file that

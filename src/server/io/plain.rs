@@ -1,7 +1,7 @@
 //! The I/O object of a connection without TLS: sends frames that stand for files by sendfile(2).
 //!
 //! Truth: the thread of the reactor never waits for a disk. Before a piece of a file is sent the page
-//! cache is asked for it (`preadv2` with `RWF_NOWAIT`, one byte every [`STRIDE`]); a piece that is not
+//! cache is asked for it (`preadv2` with `RWF_NOWAIT`, one byte every `STRIDE`); a piece that is not
 //! there is read on a thread that may block, and sent from memory. The same happens where a file
 //! system knows no sendfile. `cachestat(2)` would see more, but a seccomp filter that is older than
 //! it ends the process.
