@@ -7,10 +7,25 @@
 mod banner;
 mod bench;
 mod check;
+mod client;
 mod export;
+mod freeze;
+mod gc;
+mod healthcheck;
+mod history;
+mod images;
 mod import;
+mod inspect;
+mod lists;
+mod manual;
+mod pin;
+mod pull;
+mod ready;
 mod serve;
+mod show;
+mod status;
 mod store;
+mod verify;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -88,6 +103,38 @@ struct CommandLine {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// List the images that are stored
+    Images(images::Args),
+    /// Look at one image closely
+    Inspect(inspect::Args),
+    /// Fetch images ahead of time
+    Pull(pull::Args),
+    /// Say whether images can be pulled with no network
+    Ready(ready::Args),
+    /// Keep images whatever happens
+    Pin(pin::Args),
+    /// Undo pin
+    Unpin(pin::Args),
+    /// Hold a tag still
+    Freeze(freeze::Freeze),
+    /// Undo freeze
+    Unfreeze(freeze::Unfreeze),
+    /// Forget images; their bytes go with the next gc
+    Forget(pin::Args),
+    /// Delete what no name leads to
+    Gc(gc::Args),
+    /// Read everything that is stored and compare it with its name
+    Verify(verify::Args),
+    /// Show every digest that a tag was seen with
+    History(history::Args),
+    /// Show how the daemon is doing
+    Status(status::Args),
+    /// Say whether the daemon can serve
+    Healthcheck(healthcheck::Args),
+    /// Write completions for a shell
+    Completions(manual::Completions),
+    /// Write the manual
+    Man(manual::Man),
     /// Run the mirror; no file is needed
     Serve(serve::Args),
     /// Check a configuration without running it: no network, nothing is written
@@ -118,6 +165,22 @@ pub fn run<E: std::fmt::Display>(
         }
     };
     match command {
+        Command::Images(args) => either(images::run(&args)),
+        Command::Inspect(args) => either(inspect::run(&args)),
+        Command::Pull(args) => either(pull::run(&args)),
+        Command::Ready(args) => either(ready::run(&args)),
+        Command::Pin(args) => either(pin::run(&args, "pin", "pinned", "not pinned")),
+        Command::Unpin(args) => either(pin::run(&args, "unpin", "no longer pinned", "was not pinned")),
+        Command::Freeze(args) => either(freeze::freeze(&args)),
+        Command::Unfreeze(args) => either(freeze::unfreeze(&args)),
+        Command::Forget(args) => either(pin::run(&args, "forget", "forgotten", "was not known")),
+        Command::Gc(args) => either(gc::run(&args)),
+        Command::Verify(args) => either(verify::run(&args)),
+        Command::History(args) => either(history::run(&args)),
+        Command::Status(args) => either(status::run(&args)),
+        Command::Healthcheck(args) => either(healthcheck::run(&args)),
+        Command::Completions(args) => either(manual::completions(&args)),
+        Command::Man(args) => either(manual::man(&args)),
         Command::Serve(args) => serve::run(&args, serve),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args, dial),
@@ -162,4 +225,13 @@ fn print(line: &str) -> Exit {
         Ok(()) => Exit::Done,
         Err(_) => Exit::Failed,
     }
+}
+
+fn either(went: Result<Exit, Exit>) -> Exit {
+    went.unwrap_or_else(|exit| exit)
+}
+
+/// The query that names an image.
+fn query(image: &str) -> String {
+    url::form_urlencoded::Serializer::new(String::new()).append_pair("image", image).finish()
 }

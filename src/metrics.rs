@@ -171,10 +171,6 @@ pub struct Totals {
     pub sent: Vec<(Outcome, u64)>,
     /// Bytes of content from upstreams.
     pub received: u64,
-    /// Bytes in blobs.
-    pub store_used: u64,
-    /// Number of blobs.
-    pub store_blobs: u64,
     /// Bytes that the store may hold.
     pub store_budget: u64,
 }
@@ -491,8 +487,6 @@ impl Metrics {
             requests: Tally::read(&self.tally.requests),
             sent: Tally::read(&self.tally.sent),
             received: self.tally.received.load(Ordering::Relaxed),
-            store_used: self.store_used.get(),
-            store_blobs: self.store_blobs.get(),
             store_budget: self.store_budget.get(),
         }
     }

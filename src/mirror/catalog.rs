@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::images::{self, Completeness, Image, Parts, Platforms};
 use super::{Location, Mirror, Route, RouteError, Shared};
 use crate::clock::Timestamp;
-use crate::metadata::{FrozenTag, HistoryEntry, MetadataError, Pin, TagRecord};
+/// A line of a history, which is part of what is answered here.
+pub use crate::metadata::HistoryEntry;
+use crate::metadata::{FrozenTag, MetadataError, Pin, TagRecord};
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_image, is_index};
 use crate::oci::{Descriptor, Digest, ImageName, Manifest, Platform, Reference, Tag};
 

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Mirror, Mode, fill::Phase};
 use crate::clock::Timestamp;
-use crate::metrics::Totals;
 use crate::oci::Digest;
 use crate::outcome::Outcome;
 
@@ -90,6 +89,8 @@ impl Mirror {
     pub fn status(&self) -> Status {
         let totals = self.0.metrics.totals();
         let bytes = share(&totals.sent);
+        // The gauges lag behind.
+        let used = self.0.blobs.usage();
         let fills = self.0.fills.all().into_iter().map(|((location, digest), following)| {
             let progress = following.borrow();
             // The fill holds one itself.
@@ -110,7 +111,7 @@ impl Mirror {
             saved_bytes: bytes.total.saturating_sub(totals.received),
             fills: fills.collect(),
             upstreams,
-            store: store(&totals),
+            store: StoreStatus { used_bytes: used.bytes, blobs: used.blobs, budget_bytes: totals.store_budget },
         }
     }
 }
@@ -121,10 +122,6 @@ const fn mode(mode: Mode) -> &'static str {
         Mode::PreferCache => "prefer-cache",
         Mode::Offline => "offline",
     }
-}
-
-const fn store(totals: &Totals) -> StoreStatus {
-    StoreStatus { used_bytes: totals.store_used, blobs: totals.store_blobs, budget_bytes: totals.store_budget }
 }
 
 fn share(counts: &[(Outcome, u64)]) -> Share {

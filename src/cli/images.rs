@@ -1,0 +1,47 @@
+//! `registry-mirror images`: what is stored, by name.
+
+use serde_json::Value;
+
+use super::client::{At, Daemon};
+use super::{Exit, print, show};
+use crate::mirror::catalog::{ImageSummary, State};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    at: At,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
+    let answer: Value = Daemon::find(&args.at)?.get("images")?;
+    if args.at.json {
+        return Ok(print(&answer.to_string()));
+    }
+    let images: Vec<ImageSummary> = serde_json::from_value(answer["images"].clone()).map_err(|_| Exit::Failed)?;
+    let heading = ["IMAGE", "DIGEST", "STATE", "SIZE", "MISSING", "CHECKED", ""].map(str::to_owned).to_vec();
+    let rows: Vec<_> = std::iter::once(heading).chain(images.iter().map(row)).collect();
+    Ok(print(&show::table(&rows)))
+}
+
+fn row(image: &ImageSummary) -> Vec<String> {
+    let marks = [(image.pinned, "pinned"), (image.frozen, "frozen")];
+    let marks: Vec<_> = marks.into_iter().filter_map(|(set, mark)| set.then_some(mark)).collect();
+    vec![
+        image.image.clone(),
+        show::short(&image.digest),
+        state(image),
+        show::size(image.stored_bytes),
+        if image.missing_bytes == 0 { "-".to_owned() } else { show::size(image.missing_bytes) },
+        image.checked_at.map_or_else(|| "-".to_owned(), show::ago),
+        marks.join(", "),
+    ]
+}
+
+/// What of an image is stored, in a word or by its platforms.
+pub(super) fn state(image: &ImageSummary) -> String {
+    match image.state {
+        State::Complete => "complete".to_owned(),
+        State::SomePlatforms => image.platforms.join(" "),
+        State::Partly => "partly".to_owned(),
+    }
+}

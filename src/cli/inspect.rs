@@ -1,0 +1,69 @@
+//! `registry-mirror inspect`: one image, its platforms and parts, and what of them is stored.
+
+use serde_json::Value;
+
+use super::client::{At, Daemon};
+use super::{Exit, print, show};
+use crate::mirror::catalog::{ImageDetail, Part, PlatformDetail};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The image, such as redis:7
+    #[arg(value_name = "IMAGE")]
+    image: String,
+    #[command(flatten)]
+    at: At,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
+    let path = format!("images/inspect?{}", super::query(&args.image));
+    let answer: Value = Daemon::find(&args.at)?.get(&path)?;
+    if args.at.json {
+        return Ok(print(&answer.to_string()));
+    }
+    let detail: ImageDetail = serde_json::from_value(answer).map_err(|_| Exit::Failed)?;
+    Ok(print(&described(&detail)))
+}
+
+fn described(detail: &ImageDetail) -> String {
+    let summary = &detail.summary;
+    let mut lines = vec![
+        summary.image.clone(),
+        format!("  digest   {}", summary.digest),
+        format!("  type     {}", detail.media_type),
+        format!(
+            "  stored   {}, {} missing: {}",
+            show::size(summary.stored_bytes),
+            show::size(summary.missing_bytes),
+            super::images::state(summary)
+        ),
+        format!("  pinned   {}", if summary.pinned { "yes" } else { "no" }),
+        format!("  frozen   {}", if summary.frozen { "yes" } else { "no" }),
+        format!("  checked  {}", summary.checked_at.map_or_else(|| "never".to_owned(), show::ago)),
+        format!("  seen     {} digests, see: registry-mirror history {}", detail.history.len(), summary.image),
+    ];
+    for image in &detail.images {
+        lines.extend(platform(image));
+    }
+    lines.join("\n")
+}
+
+fn platform(image: &PlatformDetail) -> Vec<String> {
+    let name = image.platform.as_deref().unwrap_or("any platform");
+    let state = if image.complete { "complete" } else { "not complete" };
+    let parts = std::iter::once(&image.manifest).chain(&image.blobs).map(part).collect::<Vec<_>>();
+    let mut lines = vec![format!("  {name}: {state}")];
+    lines.extend(show::table(&parts).lines().map(|line| format!("    {line}")));
+    lines
+}
+
+fn part(part: &Part) -> Vec<String> {
+    let stored = if part.stored { "stored" } else { "missing" };
+    let Part { descriptor, .. } = part;
+    vec![
+        show::short(&descriptor.digest),
+        stored.to_owned(),
+        show::size(descriptor.size),
+        descriptor.media_type.to_string(),
+    ]
+}

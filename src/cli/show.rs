@@ -1,0 +1,62 @@
+//! How numbers, moments and tables look to people.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+
+use crate::clock::{Clock as _, SystemClock, Timestamp};
+
+/// A size, such as `41.3 MiB`.
+pub(super) fn size(bytes: u64) -> String {
+    ByteSize::b(bytes).display().iec().to_string()
+}
+
+/// How long ago something was, in its largest unit: `3m ago`.
+pub(super) fn ago(at: Timestamp) -> String {
+    match at.age(SystemClock.now()) {
+        Some(age) if age >= Duration::from_secs(1) => {
+            let text = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
+            format!("{} ago", text.split(' ').next().unwrap_or_default())
+        }
+        _ => "just now".to_owned(),
+    }
+}
+
+/// A moment as RFC 3339, to the second.
+pub(super) fn moment(at: Timestamp) -> String {
+    let time = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(at.0 / 1000));
+    time.map_or_else(|| "-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
+}
+
+/// A part of a whole, such as `94.1 %`.
+pub(super) fn percent(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{:.1} %", ratio * 100.0))
+}
+
+/// A short digest, enough to tell apart what is on a screen.
+pub(super) fn short(digest: &crate::oci::Digest) -> String {
+    digest.hex().chars().take(12).collect()
+}
+
+/// Rows with their cells below each other. The first row is the heading.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_stand_below_each_other() {
+        let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&rows), "A     B\nlong  x");
+    }
+}

@@ -1,0 +1,379 @@
+//! The commands that ask a running daemon, as a shell sees them: what is said where, and the exit code.
+
+#![allow(clippy::expect_used, reason = "a test may panic")]
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+#[path = "scenarios/support/registry.rs"]
+mod registry;
+
+use registry::{Image, Match, Registry, Rule, noise};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
+
+/// A daemon in front of a scripted registry as `docker.io`, with one image for each platform.
+struct Site {
+    daemon: Child,
+    folder: TempDir,
+    admin: String,
+    registry: Registry,
+    amd64: Image,
+    arm64: Image,
+    // The registry runs on it, so it ends last.
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+/// What a command left: exit code, stdout, stderr.
+type Ran = (i32, String, String);
+
+impl Site {
+    fn start() -> Site {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let registry = runtime.block_on(Registry::start());
+        let shared = noise(1, 50_000);
+        let amd64 = registry.add_image("library/app", "amd64", &[shared.clone(), noise(2, 2000)]);
+        let arm64 = registry.add_image("library/app", "arm64", &[shared, noise(3, 3000)]);
+        registry.add_index("library/app", "1", &[(&amd64, "amd64"), (&arm64, "arm64")]);
+        registry.add_image("library/other", "2", &[noise(4, 1000)]);
+        let folder = tempfile::tempdir().expect("a folder");
+        let config =
+            format!("store.min_free = \"0\"\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\n", registry.url());
+        std::fs::write(folder.path().join("mirror.toml"), config).expect("writes");
+        let mut daemon = Command::new(BINARY)
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["-c".as_ref(), folder.path().join("mirror.toml").as_os_str()])
+            .args(["--store".as_ref(), folder.path().join("store").as_os_str()])
+            .env_remove("NOTIFY_SOCKET")
+            .env_remove("RUNTIME_DIRECTORY")
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("starts");
+        let admin = admin_address(&mut daemon);
+        Site { daemon, folder, admin: format!("http://{admin}"), registry, amd64, arm64, _runtime: runtime }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("store/admin.sock")
+    }
+
+    /// Runs a command against the daemon.
+    fn run(&self, line: &str) -> Ran {
+        run(&format!("{line} --admin {}", self.admin), "")
+    }
+
+    /// The same with `--json`; stdout has to be one document.
+    fn json(&self, line: &str) -> (i32, Value) {
+        let (code, out, err) = self.run(&format!("{line} --json"));
+        (code, serde_json::from_str(&out).unwrap_or_else(|error| panic!("{line}: {error}: {out:?} {err:?}")))
+    }
+
+    fn ok(&self, line: &str) -> String {
+        let (code, out, err) = self.run(line);
+        assert_eq!(code, 0, "{line}: {out} {err}");
+        out
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).expect("writes");
+        path.display().to_string()
+    }
+}
+
+/// The address behind `admin` in what a starting daemon logs; the rest of its log is read and dropped.
+fn admin_address(daemon: &mut Child) -> SocketAddr {
+    let mut lines = BufReader::new(daemon.stderr.take().expect("piped")).lines();
+    let found = lines.by_ref().map_while(Result::ok).find_map(|line| {
+        let (_, rest) = line.split_once("\"admin\":\"[")?;
+        rest.split([']', ',']).next()?.parse().ok()
+    });
+    std::thread::spawn(move || lines.for_each(drop));
+    found.expect("the daemon says where its admin listener is")
+}
+
+/// Runs a command with an environment of its own, and this on its stdin.
+fn run(line: &str, stdin: &str) -> Ran {
+    let mut child = Command::new(BINARY)
+        .args(line.split(' '))
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    // It may end without reading it.
+    let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
+    let output = child.wait_with_output().expect("ends");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code().expect("ends by itself"), text(output.stdout), text(output.stderr))
+}
+
+/// The commands that take an image, with one.
+const ABOUT_IMAGES: [&str; 9] = [
+    "inspect app:1",
+    "pull app:1",
+    "ready app:1",
+    "pin app:1",
+    "unpin app:1",
+    "forget app:1",
+    "freeze app:1",
+    "unfreeze app:1",
+    "history app:1",
+];
+const ABOUT_ALL: [&str; 5] = ["images", "gc", "verify", "status", "healthcheck"];
+const APP: &str = "docker.io/library/app:1";
+
+#[test]
+fn what_is_pulled_ahead_is_listed_looked_at_and_counted() {
+    let site = Site::start();
+    let (code, out, err) = site.run("pull app:1 --platform linux/amd64");
+    assert_eq!((code, out.starts_with(&format!("{APP}: complete, 3 blobs, "))), (0, true), "{out} {err}");
+    assert!(err.starts_with(&format!("{APP} is sha256:")), "talk goes to stderr: {err}");
+
+    let (code, out, err) = site.run("pull app:1 --all-platforms --json");
+    assert_eq!((code, err.as_str()), (0, ""));
+    let events: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect();
+    assert_eq!(events.first().map(|event| &event["event"]), Some(&"resolved".into()));
+    let last = events.last().expect("events");
+    assert_eq!((&last["event"], &last["complete"], &last["blobs"]), (&"done".into(), &true.into(), &5.into()));
+
+    let out = site.ok("images");
+    assert!(out.starts_with("IMAGE ") && out.contains(APP) && out.contains("complete"), "{out}");
+    let (code, images) = site.json("images");
+    assert_eq!((code, &images["images"][0]["image"]), (0, &APP.into()));
+    let out = site.ok("inspect app:1");
+    assert!(out.contains("linux/amd64: complete") && out.contains("linux/arm64: complete"), "{out}");
+    let (code, detail) = site.json("inspect app:1");
+    assert_eq!((code, detail["images"].as_array().map(Vec::len)), (0, Some(2)));
+
+    let out = site.ok("history app:1");
+    assert!(out.contains(detail["digest"].as_str().expect("a digest")) && out.contains("docker.io"), "{out}");
+    let (code, history) = site.json("history app:1");
+    assert_eq!((code, &history["history"][0]["digest"]), (0, &detail["digest"]));
+
+    let out = site.ok("status");
+    assert!(out.contains("online") && out.contains(" in 8 blobs, of "), "{out}");
+    let (code, status) = site.json("status");
+    assert_eq!((code, &status["store"]["blobs"]), (0, &8.into()));
+    assert_eq!(site.ok("healthcheck"), "ready\n");
+    assert_eq!(site.json("healthcheck"), (0, serde_json::json!({ "ready": true })));
+}
+
+#[test]
+fn a_status_that_is_watched_comes_again_and_again() {
+    let site = Site::start();
+    let mut watching = Command::new(BINARY)
+        .args(["status", "--watch", "--json", "--admin", &site.admin])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let lines = BufReader::new(watching.stdout.take().expect("piped")).lines().take(2);
+    let seen: Vec<Value> = lines.map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON")).collect();
+    watching.kill().expect("our child");
+    watching.wait().expect("our child");
+    assert_eq!(seen.iter().filter(|status| status["version"].is_string()).count(), 2);
+}
+
+#[test]
+fn ready_says_what_is_missing_and_fetches_it() {
+    let site = Site::start();
+    let (code, out, _) = site.run("ready app:1");
+    assert_eq!((code, out), (5, format!("{APP}: not ready: it was never pulled through this mirror\n")));
+
+    // One layer does not come.
+    let layer = site.amd64.layers.last().expect("layers").digest;
+    site.registry.rule(Rule::on(Match::blob(&layer)).refuse(403));
+    assert_eq!(site.run("pull app:1 --platform linux/amd64").0, 3);
+    let (code, out, _) = site.run("ready app:1 --platform linux/amd64");
+    assert!(code == 5 && out.contains(&format!("\n  missing {layer} ")), "{code} {out}");
+    let (code, said) = site.json("ready app:1 --platform linux/amd64");
+    assert_eq!((code, &said["ready"]), (5, &false.into()));
+    assert_eq!(said["images"][0]["completeness"]["missing"][0]["digest"], layer.to_string());
+
+    // Talk about fetching does not get into the document.
+    site.registry.clear_rules();
+    let list = site.write("compose.yaml", "services:\n  app:\n    image: app:1\n  other:\n    image: \"other:2\"\n");
+    let (code, said) = site.json(&format!("ready -f {list} --fetch --platform linux/amd64"));
+    assert_eq!((code, &said["ready"], said["images"].as_array().map(Vec::len)), (0, &true.into(), Some(2)));
+    let out = site.ok(&format!("ready -f {list} --platform linux/amd64"));
+    assert!(out.starts_with(&format!("{APP}: ready, ")), "{out}");
+    let (code, out, _) = run(&format!("ready -f - --platform linux/arm64 --admin {}", site.admin), "# mine\napp:1\n");
+    assert_eq!((code, out.starts_with(&format!("{APP}: not ready: "))), (5, true), "{out}");
+    let lacks = site.arm64.manifest.digest.to_string();
+    assert!(out.contains(&lacks), "{out}");
+}
+
+#[test]
+fn what_cannot_be_pulled_ends_with_a_code_that_says_why() {
+    let site = Site::start();
+    let (code, out, err) = site.run("pull other:2 nothing:here");
+    assert_eq!(code, 3, "{out} {err}");
+    assert!(out.contains("docker.io/library/nothing:here: not complete"), "{out}");
+    assert!(err.contains("error: docker.io/library/nothing:here: "), "{err}");
+    assert_eq!(site.run("pull nothing:here").0, 5);
+    assert_eq!(site.run("pull app:1 --platform linux/s390x").0, 5);
+    site.registry.rule(Rule::on(Match::blobs().get()).flip_last_byte());
+    assert_eq!(site.run("pull app:1 --platform linux/amd64").0, 6);
+    site.registry.clear_rules();
+    site.registry.rule(Rule::on(Match::repository("library/private")).refuse(403));
+    assert_eq!(site.run("pull private:1").0, 7);
+}
+
+#[test]
+fn pins_frozen_tags_and_what_is_forgotten_are_told_apart() {
+    let site = Site::start();
+    site.ok("pull other:2");
+    let other = "docker.io/library/other:2";
+    assert_eq!(site.ok("pin other:2"), format!("{other}: pinned\n"));
+    assert_eq!(site.json("pin other:2").0, 0);
+    assert_eq!(site.json("images").1["images"][0]["pinned"], true);
+    assert_eq!(site.run("unpin other:2 app:1").0, 3);
+    assert_eq!(site.run("unpin other:2").1, format!("{other}: was not pinned\n"));
+    let (code, said) = site.json("unpin other:2");
+    assert_eq!((code, &said["images"][0]["changed"]), (5, &false.into()));
+
+    let out = site.ok("freeze other:2");
+    assert!(out.starts_with(&format!("{other}: frozen to sha256:")), "{out}");
+    let elsewhere = format!("sha256:{}", "1".repeat(64));
+    assert_eq!(site.json(&format!("freeze other:2 --to {elsewhere}")).1["digest"], elsewhere);
+    assert_eq!(site.ok("unfreeze other:2"), format!("{other}: follows upstream again\n"));
+    assert_eq!(site.json("unfreeze other:2"), (5, serde_json::json!({ "image": other, "changed": false })));
+    assert_eq!(site.run("freeze app:1").0, 5);
+
+    assert_eq!(site.ok("forget other:2"), format!("{other}: forgotten\n"));
+    assert_eq!(site.json("forget other:2").0, 5);
+    let would = site.ok("gc --dry-run");
+    assert!(would.starts_with("3 blobs with ") && would.ends_with(" would be deleted\n"), "{would}");
+    let (code, garbage) = site.json("gc");
+    assert_eq!((code, &garbage["blobs"], &garbage["failed"]), (0, &3.into(), &0.into()));
+    assert_eq!(site.ok("gc"), "0 blobs with 0 B deleted\n");
+}
+
+#[test]
+fn verify_finds_what_is_damaged_and_fetches_it_again() {
+    let site = Site::start();
+    site.ok("pull app:1 --platform linux/amd64");
+    assert!(site.ok("verify").ends_with(" 0 damaged, 0 repaired\n"));
+    let layer = site.amd64.layers.last().expect("layers").digest;
+    let damage = || {
+        let path = site.folder.path().join("store/blobs/sha256").join(layer.hex());
+        let mut bytes = std::fs::read(&path).expect("a blob");
+        *bytes.last_mut().expect("bytes") ^= 1;
+        std::fs::remove_file(&path).expect("removed");
+        std::fs::write(&path, bytes).expect("written");
+    };
+    damage();
+    let (code, out, err) = site.run("verify --repair --rate 50MB");
+    assert_eq!((code, out.contains(&format!("{layer}: damaged, fetched again\n"))), (0, true), "{out} {err}");
+    damage();
+    let (code, out, _) = site.run("verify --json");
+    let last: Value = serde_json::from_str(out.lines().last().expect("lines")).expect("JSON");
+    assert_eq!((code, &last["event"], &last["damaged"]), (6, &"done".into(), &1.into()));
+    let (code, out, _) = site.run("ready app:1 --platform linux/amd64");
+    assert!(code == 5 && out.contains(&layer.to_string()), "it is not served any more: {out}");
+}
+
+#[test]
+fn what_nobody_can_mean_is_refused_with_2() {
+    let site = Site::start();
+    for command in ABOUT_IMAGES {
+        let line = command.replace("app:1", "Not/An/Image");
+        let (code, out, err) = site.run(&line);
+        assert_eq!((code, out.as_str()), (2, ""), "{line}");
+        assert!(err.contains("an image is written [HOST/]NAME[:TAG][@DIGEST]"), "{line}: {err}");
+    }
+    for command in ABOUT_IMAGES.into_iter().chain(ABOUT_ALL) {
+        assert_eq!(site.run(&format!("{command} --jsno")).0, 2, "{command}");
+    }
+    let empty = site.write("empty", "# nothing\n");
+    let unset = site.write("unset.yaml", "image: app:${NOT_SET}\n");
+    for (line, why) in [
+        ("freeze app:1 --to latest".to_owned(), "--to"),
+        ("pull app:1 --platform vax".to_owned(), "vax"),
+        ("verify --rate fast".to_owned(), "--rate"),
+        ("ready -f /nonexistent/list".to_owned(), "/nonexistent/list: cannot be read"),
+        (format!("ready -f {empty}"), "names no image"),
+        (format!("ready -f {unset}"), "NOT_SET"),
+        ("history app@sha256:0000000000000000000000000000000000000000000000000000000000000000".to_owned(), "a tag"),
+    ] {
+        let (code, out, err) = site.run(&line);
+        assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
+        assert!(err.contains(why), "{line}: {err}");
+    }
+    let (code, _, err) = run("status --admin https://mirror.example", "");
+    assert!(code == 2 && err.contains("neither http://ADDRESS:PORT nor unix:PATH"), "{err}");
+}
+
+#[test]
+fn what_is_not_known_is_not_found() {
+    let site = Site::start();
+    for command in ["inspect app:1", "history app:1", "freeze app:1"] {
+        let (code, out, err) = site.run(command);
+        assert_eq!((code, out.as_str()), (5, ""), "{command}");
+        assert!(err.contains(&format!("get it with: registry-mirror pull {APP}")), "{err}");
+    }
+}
+
+#[test]
+fn without_a_daemon_every_command_says_where_it_looked_and_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let nobody = folder.path().join("nobody.sock");
+    for command in ABOUT_IMAGES.into_iter().chain(ABOUT_ALL) {
+        let (code, out, err) = run(&format!("{command} --admin unix:{}", nobody.display()), "");
+        assert_eq!((code, out.as_str()), (4, ""), "{command}");
+        assert!(err.contains(&format!("unix:{}: ", nobody.display())), "{command}: {err}");
+        assert!(err.contains("start one with: registry-mirror serve; or say where it is with --admin"), "{err}");
+    }
+}
+
+#[test]
+fn the_daemon_is_found_by_its_socket_and_by_its_configuration() {
+    let site = Site::start();
+    let (code, out, err) = run(&format!("healthcheck --admin unix:{}", site.socket().display()), "");
+    assert_eq!((code, out.as_str()), (0, "ready\n"), "{err}");
+    let config = site.write("found.toml", &format!("[server]\nadmin_socket = \"{}\"\n", site.socket().display()));
+    let found = Command::new(BINARY)
+        .arg("healthcheck")
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .env("REGISTRY_MIRROR_CONFIG", config)
+        .output()
+        .expect("runs");
+    assert_eq!((found.status.code(), found.stdout.as_slice()), (Some(0), b"ready\n".as_slice()));
+}
+
+#[test]
+fn shells_and_manuals_know_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, out, _) = run(&format!("completions {shell}"), "");
+        assert_eq!((code, out.contains("healthcheck")), (0, true), "{shell}");
+    }
+    assert_eq!(run("completions tcsh", "").0, 2);
+    let (code, out, _) = run("man", "");
+    assert_eq!((code, out.contains(".TH registry-mirror 1")), (0, true), "{out}");
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(run(&format!("man {}", folder.path().display()), "").0, 0);
+    for command in ABOUT_IMAGES.into_iter().chain(ABOUT_ALL) {
+        let name = command.split(' ').next().expect("a word");
+        assert!(page(folder.path(), name).contains(name), "{name}");
+    }
+}
+
+fn page(folder: &Path, command: &str) -> String {
+    std::fs::read_to_string(folder.join(format!("registry-mirror-{command}.1"))).expect("a page")
+}
