@@ -45,6 +45,8 @@ pub struct AdminState {
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// What operators ask about; without it there is no `/api/v1`.
     pub mirror: Option<Mirror>,
+    /// How fast blobs are verified when no rate is asked for, in bytes a second; 0 for no bound.
+    pub verify_rate: u64,
 }
 
 /// A body: at hand, or coming line by line.
@@ -58,7 +60,9 @@ pub async fn serve(listener: TcpListener, state: AdminState, shutdown: impl Futu
 
 async fn answer_any(request: Request<Incoming>, state: AdminState) -> Response<Body> {
     match &state.mirror {
-        Some(mirror) if request.uri().path().starts_with(api::PREFIX) => api::answer(request, mirror).await,
+        Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
+            api::answer(request, mirror, state.verify_rate).await
+        }
         _ => answer(request.method(), request.uri().path(), &state).map(BodyExt::boxed),
     }
 }

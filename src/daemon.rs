@@ -192,6 +192,7 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::new(|| Readiness::Ready),
             mirror: Some(self.mirror.clone()),
+            verify_rate: self.config.store.scrub_rate,
         }
     }
 

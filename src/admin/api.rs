@@ -62,7 +62,7 @@ struct Collect {
 #[serde(default, deny_unknown_fields)]
 struct Check {
     repair: bool,
-    /// Bytes a second.
+    /// Bytes a second, 0 for as fast as the disk reads; None for the rate of the scrub.
     rate: Option<u64>,
 }
 
@@ -80,14 +80,30 @@ impl From<CatalogError> for Refusal {
     }
 }
 
-/// Answers a request below [`PREFIX`].
-pub(super) async fn answer(request: Request<Incoming>, mirror: &Mirror) -> Response<Body> {
-    let answered = match *request.method() {
-        Method::GET | Method::HEAD => look(&request, mirror).await,
-        Method::POST => act(request, mirror).await,
-        _ => Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "only GET, HEAD and POST are served".to_owned())),
+/// What can be looked at, with GET.
+const LOOKS: [&str; 4] = ["status", "images", "images/inspect", "history"];
+/// What can be done, with POST.
+const ACTS: [&str; 9] = ["pull", "ready", "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify"];
+
+/// Answers a request below [`PREFIX`]. Blobs are verified at `verify_rate`, in bytes a second,
+/// unless the request names another.
+pub(super) async fn answer(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> Response<Body> {
+    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
+    let answered = match (LOOKS.contains(&path), ACTS.contains(&path), request.method()) {
+        (true, _, &(Method::GET | Method::HEAD)) => look(&request, mirror).await,
+        (_, true, &Method::POST) => act(request, mirror, verify_rate).await,
+        (true, ..) => return not_allowed("GET, HEAD"),
+        (_, true, _) => return not_allowed("POST"),
+        _ => Err(not_found()),
     };
     answered.unwrap_or_else(|Refusal(status, message)| respond(status, &json!({ "error": message })))
+}
+
+fn not_allowed(allowed: &'static str) -> Response<Body> {
+    let message = format!("this is served for {allowed} only");
+    let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": message }));
+    response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
+    response
 }
 
 async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<Body>, Refusal> {
@@ -104,7 +120,7 @@ async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<B
     }
 }
 
-async fn act(request: Request<Incoming>, mirror: &Mirror) -> Result<Response<Body>, Refusal> {
+async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> Result<Response<Body>, Refusal> {
     refuse_pages(request.headers())?;
     let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
     let body = Limited::new(request.into_body(), MAX_REQUEST).collect().await;
@@ -147,7 +163,7 @@ async fn act(request: Request<Incoming>, mirror: &Mirror) -> Result<Response<Bod
             Ok(ok(&json!({ "image": image.to_string(), "changed": mirror.unfreeze(&image)? })))
         }
         "gc" => Ok(ok(&mirror.collect_garbage(read::<Collect>(&body)?.dry_run).await?)),
-        "verify" => Ok(verify(mirror.clone(), &read(&body)?)),
+        "verify" => Ok(verify(mirror.clone(), &read(&body)?, verify_rate)),
         _ => Err(not_found()),
     }
 }
@@ -184,9 +200,9 @@ fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms) -> Respons
     streamed(lines)
 }
 
-fn verify(mirror: Mirror, check: &Check) -> Response<Body> {
+fn verify(mirror: Mirror, check: &Check, usual_rate: u64) -> Response<Body> {
     let (findings, lines) = mpsc::channel(QUEUE);
-    let (repair, rate) = (check.repair, check.rate);
+    let (repair, rate) = (check.repair, Some(check.rate.unwrap_or(usual_rate)));
     tokio::spawn(async move {
         if let Err(error) = mirror.verify(repair, rate, &findings).await {
             // The reader sees an answer without its last line.

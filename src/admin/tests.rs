@@ -9,7 +9,12 @@ use tokio::task::JoinHandle;
 use super::*;
 
 fn state(readiness: Readiness) -> AdminState {
-    AdminState { metrics: Arc::new(Metrics::new([])), readiness: Arc::new(move || readiness.clone()), mirror: None }
+    AdminState {
+        metrics: Arc::new(Metrics::new([])),
+        readiness: Arc::new(move || readiness.clone()),
+        mirror: None,
+        verify_rate: 0,
+    }
 }
 
 async fn get(method: Method, path: &str, state: &AdminState) -> (u16, String, String) {

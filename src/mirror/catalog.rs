@@ -280,17 +280,31 @@ impl Mirror {
             self.0.metadata.remove_tag(&pin.location, tag)?;
         }
         let Some((image, _)) = image else { return Ok(was_pinned || was_frozen) };
-        let mut kept = HashSet::new();
-        for (key, record) in self.0.metadata.tags()? {
-            if key.location == pin.location {
-                kept.extend(images::digests(&self.tree(&pin.location, record.descriptor, MAX_DEPTH).await));
-            }
-        }
+        let kept = self.needed(&pin.location).await?;
         for digest in images::digests(&image).difference(&kept) {
             self.0.metadata.remove_member(&pin.location, digest)?;
         }
         tracing::info!(image = %pin, "forgotten");
         Ok(true)
+    }
+
+    /// What the tags, pins and frozen tags of a repository lead to.
+    async fn needed(&self, location: &Location) -> Result<HashSet<Digest>, CatalogError> {
+        let metadata = &self.0.metadata;
+        let tags = metadata.tags()?.into_iter().filter(|(key, _)| key.location == *location);
+        let mut manifests: Vec<_> = tags.map(|(_, record)| record.descriptor).collect();
+        let frozen = metadata.frozen_tags()?.into_iter().map(|frozen| (frozen.location, frozen.digest));
+        let pinned = metadata.pins()?.into_iter().filter_map(|pin| match pin.reference {
+            Reference::Digest(digest) => Some((pin.location, digest)),
+            Reference::Tag(_) => None,
+        });
+        let by_digest = frozen.chain(pinned).filter(|(at, _)| at == location);
+        manifests.extend(by_digest.filter_map(|(_, digest)| self.0.member(location, &digest)));
+        let mut needed = HashSet::new();
+        for manifest in manifests {
+            needed.extend(images::digests(&self.tree(location, manifest, MAX_DEPTH).await));
+        }
+        Ok(needed)
     }
 
     /// What of an image is stored and may be served to its repository.

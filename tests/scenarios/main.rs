@@ -13,6 +13,7 @@ mod hits;
 mod joiners;
 mod listener;
 mod offline;
+mod operate_api;
 mod registry_selftest;
 mod replays;
 mod setups;

@@ -44,6 +44,12 @@ pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(
     Stream::request(address, method, path, headers).await.expect("a response head").finish().await
 }
 
+/// POST with a body, on a connection of its own.
+pub async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+    let connection = Connection::open(address).await;
+    connection.send_with("POST", path, headers, body).await.expect("a response head").finish().await
+}
+
 /// Sends these bytes, closes its own half, and reads whatever comes until the end. For garbage.
 pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Bytes {
     let mut stream = TcpStream::connect(address).await.expect("somebody listens");
@@ -76,7 +82,12 @@ impl Connection {
     }
 
     /// Sends a request and reads the head of the response; `None` if none came.
-    pub async fn send(mut self, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Stream> {
+    pub async fn send(self, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Stream> {
+        self.send_with(method, path, headers, "").await
+    }
+
+    /// The same, with a body.
+    pub async fn send_with(mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Stream> {
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head += "Host: mirror.test\r\n";
@@ -84,7 +95,10 @@ impl Connection {
         for (name, value) in headers {
             head += &format!("{name}: {value}\r\n");
         }
-        self.stream.write_all((head + "\r\n").as_bytes()).await.ok()?;
+        if !body.is_empty() {
+            head += &format!("Content-Length: {}\r\n", body.len());
+        }
+        self.stream.write_all((head + "\r\n" + body).as_bytes()).await.ok()?;
         self.receive(method == "HEAD").await
     }
 

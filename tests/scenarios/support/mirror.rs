@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use registry_mirror::admin;
 use registry_mirror::clock::{Clock as _, ManualClock, Timestamp};
 use registry_mirror::config::{Config, Overrides};
 use registry_mirror::daemon::{Daemon, Listeners};
@@ -119,13 +120,15 @@ impl TestMirror {
         for _ in &config.server.listen {
             pull.push(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
         }
+        let socket = config.server.admin_socket.clone();
         let daemon = Daemon::open_with(config, clock.clone()).expect("the daemon starts");
+        let admin_socket = socket.as_deref().and_then(admin::socket::bind);
         let mirror = daemon.mirror().clone();
         let admin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addresses: Vec<_> = pull.iter().map(|pull| pull.local_addr().expect("bound")).collect();
         let admin_address = admin.local_addr().expect("bound");
         let (stop, stopped) = oneshot::channel();
-        let listeners = Listeners { pull, admin: vec![admin], ..Listeners::default() };
+        let listeners = Listeners { pull, admin: vec![admin], admin_socket };
         let task = tokio::spawn(daemon.serve(listeners, async {
             let _ = stopped.await;
         }));
