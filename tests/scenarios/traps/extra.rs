@@ -1,12 +1,13 @@
 //! The smaller traps.
 
+use registry_mirror::clock::{Clock as _, Timestamp};
 use registry_mirror::oci::Algorithm;
 use serde_json::json;
 
 use crate::support::client;
 use crate::support::mirror::TestMirror;
 use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry, Rule};
+use crate::support::registry::{Match, Registry, Rule, TokenPolicy};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -260,4 +261,40 @@ async fn trap_extra_a_warning_is_short_and_by_nobody() {
     let answer = mirror.get("/v2/library/app/manifests/1").await;
     let warning = answer.header("warning").expect("it is stale");
     assert!(warning.starts_with("299 - \"") && warning.ends_with('"') && warning.len() < 200, "{warning}");
+}
+
+#[tokio::test]
+async fn trap_extra_a_token_that_is_still_good_outlives_its_token_service() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(141, 100)]);
+    registry.require_tokens(TokenPolicy::bearer());
+    let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+    registry.rule(Rule::on(Match::token()).refuse(500));
+    for blob in image.blobs() {
+        assert_eq!(mirror.get(&format!("/v2/library/app/blobs/{}", blob.digest)).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn trap_extra_a_clock_that_is_set_makes_nothing_fresh_for_ever() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(142, 100)]);
+    let mirror = TestMirror::of(&registry).await;
+    let (tag, list) = ("/v2/library/app/manifests/1", "/v2/library/app/tags/list");
+    let missing = "/v2/library/app/manifests/missing";
+    let now = mirror.clock.now();
+    for path in [tag, list, missing] {
+        mirror.get(path).await;
+    }
+    registry.forget_requests();
+    mirror.clock.set(Timestamp(now.0 - 3_600_000));
+    for path in [tag, list, missing] {
+        mirror.get(path).await;
+        assert_eq!(registry.count_of(&Match::path(path)), 1, "{path}: of what lies in the future nothing is known");
+    }
+    for path in [tag, list, missing] {
+        mirror.get(path).await;
+        assert_eq!(registry.count_of(&Match::path(path)), 1, "{path}: and asking once is enough");
+    }
 }
