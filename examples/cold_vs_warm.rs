@@ -124,7 +124,7 @@ struct Running {
 
 impl Running {
     async fn start(store: &Path, upstream: &str) -> anyhow::Result<Running> {
-        let text = format!("[[upstream]]\nhost = \"docker.io\"\nurl = \"{upstream}\"\n");
+        let text = format!("store.min_free = \"0\"\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{upstream}\"\n");
         let overrides = Overrides { store: Some(store.display().to_string()), ..Overrides::default() };
         let config = Config::parse(Path::new("cold_vs_warm.toml"), &text, [], overrides)?;
         let daemon = Daemon::open(config).context("opening the store")?;

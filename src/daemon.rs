@@ -23,7 +23,7 @@ use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
 use crate::cli::Dialled;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Config};
 use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
@@ -91,6 +91,8 @@ pub struct Daemon {
     metrics: Arc<Metrics>,
     blobs: Arc<LocalBlobStore>,
     metadata: Arc<SledMetadata>,
+    /// When it was opened: what is found in the store counts as used then.
+    opened: Timestamp,
     tls: Option<Arc<Tls>>,
     /// Held as long as the daemon lives.
     _lock: StoreLock,
@@ -122,6 +124,7 @@ impl Daemon {
         if metadata.index_was_replaced() {
             metrics.index_rebuilt();
         }
+        let opened = clock.now();
         let mirror = Mirror::new(Parts {
             routes: routes(&config, &metrics, &clock)?,
             blobs: blobs.clone(),
@@ -135,7 +138,7 @@ impl Daemon {
             verify_on_read: config.store.verify_on_read,
             metrics: metrics.clone(),
         });
-        Ok(Daemon { config, mirror, metrics, blobs, metadata, tls, _lock: lock })
+        Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, _lock: lock })
     }
 
     /// The use case, for those who ask without HTTP.
@@ -202,8 +205,9 @@ impl Daemon {
         let (mirror, metrics) = (self.mirror.clone(), Arc::clone(&self.metrics));
         let (blobs, metadata, config) =
             (Arc::clone(&self.blobs), Arc::clone(&self.metadata), self.config.store.clone());
+        let opened = self.opened;
         async move {
-            take_stock(&blobs, &metadata).await;
+            take_stock(&blobs, &metadata, opened).await;
             let gauges = async {
                 loop {
                     let usage = blobs.usage();
@@ -216,9 +220,8 @@ impl Daemon {
     }
 }
 
-/// Lists the blobs and brings the index up to date with the files.
-async fn take_stock(blobs: &Arc<LocalBlobStore>, metadata: &Arc<SledMetadata>) {
-    let now = SystemClock.now();
+/// Lists the blobs and brings the index up to date with the files. `now` is a moment before that.
+async fn take_stock(blobs: &Arc<LocalBlobStore>, metadata: &Arc<SledMetadata>, now: Timestamp) {
     if let Ok(known) = metadata.blobs() {
         blobs.remember_sizes(known.into_iter().map(|(digest, record)| (digest, record.size)));
     }

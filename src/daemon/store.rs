@@ -10,7 +10,7 @@ use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
 use crate::bundle::Stores;
 use crate::cli::{OpenError, OpenedStore};
-use crate::clock::SystemClock;
+use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::metadata::sled::SledMetadata;
 
@@ -29,7 +29,7 @@ pub fn open_store(config: &Config) -> Result<OpenedStore, OpenError> {
     let blobs = Arc::new(LocalBlobStore::open(path).map_err(failed)?);
     let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(failed)?);
     let metadata = Arc::new(SledMetadata::open(path));
-    tokio::runtime::Handle::current().block_on(super::take_stock(&blobs, &metadata));
+    tokio::runtime::Handle::current().block_on(super::take_stock(&blobs, &metadata, SystemClock.now()));
     let budget = super::budget(&config.store).map_err(failed)?;
     let room = budget.saturating_sub(blobs.usage().bytes);
     let stores = Stores { blobs, ingests, metadata, clock: Arc::new(SystemClock) };

@@ -23,7 +23,7 @@ impl<'a> Mirror<'a> {
         let sections = upstreams.iter().map(|(host, address)| {
             format!("[[upstream]]\nhost = \"{host}\"\nurl = \"http://{address}\"\ninsecure = true\n")
         });
-        let cache = "[cache]\ntag_ttl = \"0s\"\nnegative_ttl = \"0s\"\n".to_owned();
+        let cache = "[store]\nmin_free = \"0\"\n[cache]\ntag_ttl = \"0s\"\nnegative_ttl = \"0s\"\n".to_owned();
         let config: Vec<String> = [cache].into_iter().chain(sections).collect();
         workspace.write("mirror.toml", &config.join("\n"));
         let (address, admin) = (loopback::unused_address(), loopback::unused_address());
