@@ -6,4 +6,8 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 mod blob_store;
+mod clock;
 mod metadata;
+#[path = "../scenarios/support/registry.rs"]
+mod registry;
+mod upstream;
