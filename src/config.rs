@@ -139,6 +139,8 @@ pub struct Cache {
     pub negative_ttl: Duration,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
     pub complete_only: bool,
+    /// Bytes of an image that are fetched ahead when a client gets its manifest; zero for none.
+    pub prefetch: u64,
 }
 
 /// When upstream is asked.

@@ -280,6 +280,7 @@ fn policy(cache: &config::Cache) -> Policy {
         tag_ttl: cache.tag_ttl,
         stale_if_error: cache.stale_if_error,
         complete_only: cache.complete_only,
+        prefetch: cache.prefetch,
     }
 }
 

@@ -227,6 +227,9 @@ pub struct Metrics {
     damaged: Counter,
     checked: Counter,
     resumed: Counter,
+    prefetched_blobs: Counter,
+    prefetched: Counter,
+    prefetches_dropped: Counter,
 }
 
 impl Metrics {
@@ -264,6 +267,9 @@ impl Metrics {
             damaged: Counter::default(),
             checked: Counter::default(),
             resumed: Counter::default(),
+            prefetched_blobs: Counter::default(),
+            prefetched: Counter::default(),
+            prefetches_dropped: Counter::default(),
         };
         metrics.register();
         for kind in ["move", "rollback"] {
@@ -337,7 +343,25 @@ impl Metrics {
             Unit::Bytes,
             self.resumed.clone(),
         );
+        self.register_prefetches();
+        let registry = &mut self.registry;
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+    }
+
+    fn register_prefetches(&mut self) {
+        let registry = &mut self.registry;
+        registry.register("prefetched_blobs", "Fills begun ahead of clients", self.prefetched_blobs.clone());
+        registry.register_with_unit(
+            "prefetched",
+            "Bytes of blobs whose fill was begun ahead of clients",
+            Unit::Bytes,
+            self.prefetched.clone(),
+        );
+        registry.register(
+            "prefetches_dropped",
+            "Blobs not fetched ahead of clients because others needed the places or the room",
+            self.prefetches_dropped.clone(),
+        );
     }
 
     fn register_upstreams(&mut self) {
@@ -479,6 +503,17 @@ impl Metrics {
     /// A fill went on where an earlier one had ended, after so many bytes.
     pub fn resumed(&self, bytes: u64) {
         self.resumed.inc_by(bytes);
+    }
+
+    /// The fill of a blob of so many bytes begins before a client has asked for it.
+    pub fn fetching_ahead(&self, bytes: u64) {
+        self.prefetched_blobs.inc();
+        self.prefetched.inc_by(bytes);
+    }
+
+    /// A blob was not fetched ahead of clients: it would have taken something from others.
+    pub fn not_fetched_ahead(&self) {
+        self.prefetches_dropped.inc();
     }
 
     /// The sums that people ask for.

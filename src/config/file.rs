@@ -130,6 +130,8 @@ pub struct Cache {
     pub negative_ttl: String,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
     pub complete_only: bool,
+    /// How much of an image is fetched ahead when a client gets its manifest; `0` for nothing.
+    pub prefetch: String,
 }
 
 impl Default for Cache {
@@ -140,6 +142,7 @@ impl Default for Cache {
             stale_if_error: "30d".into(),
             negative_ttl: "30s".into(),
             complete_only: false,
+            prefetch: "0".into(),
         }
     }
 }

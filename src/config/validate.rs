@@ -199,6 +199,7 @@ impl Check {
             stale_if_error: self.duration("cache.stale_if_error", &typed.stale_if_error),
             negative_ttl: self.duration("cache.negative_ttl", &typed.negative_ttl),
             complete_only: typed.complete_only,
+            prefetch: self.size("cache.prefetch", &typed.prefetch),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::body::{BlobBody, FillReader};
 use super::error::{MirrorError, Subject};
@@ -58,7 +58,7 @@ impl Mirror {
         }
         self.0.negatives.check(&missing(&route.location, digest), self.0.clock.now())?;
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
-        let (following, outcome) = self.0.clone().fly(source.clone());
+        let (following, outcome) = self.0.clone().fly(source.clone(), None);
         if let Some(range) = range.filter(|range| range.is_bounded())
             && let Some(answer) = self.0.lazy_part(&following, &source, range).await?
         {
@@ -116,8 +116,13 @@ impl Mirror {
 }
 
 impl Shared {
-    /// Joins the fill of a blob, or starts it.
-    pub(super) fn fly(self: Arc<Shared>, source: BlobSource) -> (Following, Outcome) {
+    /// Joins the fill of a blob, or starts it; at `place` among the fills, or else at the next that
+    /// is free.
+    pub(super) fn fly(
+        self: Arc<Shared>,
+        source: BlobSource,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> (Following, Outcome) {
         let mut opened = None;
         let seat = self.fills.seat((source.location.clone(), source.digest), || {
             let (progress, following) = watch::channel(Progress::starting());
@@ -126,7 +131,7 @@ impl Shared {
         });
         match (seat, opened) {
             (Seat::Lead(following, departure), Some(progress)) => {
-                let fill = Fill { shared: Arc::clone(&self), source, progress, departure };
+                let fill = Fill { shared: Arc::clone(&self), source, progress, departure, place };
                 self.tasks.spawn(fill.run());
                 (following, Outcome::Fill)
             }

@@ -7,12 +7,13 @@
 //! Bytes are published before they are hashed, so readers do not wait for SHA-256; what protects
 //! them is that the last [`HELD_BACK`] bytes are not handed out before the digest was verified.
 
-use std::collections::HashMap;
+mod budget;
+
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::blobs::missing;
 use super::error::{MirrorError, Subject};
@@ -23,8 +24,10 @@ use super::{BlobKey, Shared};
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{Content, Source, StoreError, read_file_at};
 use crate::metrics::FillResult;
-use crate::oci::{Digest, RegistryName, Span, Verifier};
+use crate::oci::{Digest, Span, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+pub use budget::Budget;
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
 pub const HELD_BACK: u64 = 64 << 10;
@@ -87,54 +90,24 @@ impl Progress {
 /// The handle by which a fill is followed.
 pub type Following = watch::Receiver<Progress>;
 
-/// The bounds of fills. Permits are counted per upstream, so that one which stalls takes nothing
-/// from the others; memory is for all of them together.
-#[derive(Debug)]
-pub struct Budget {
-    fills_per_upstream: usize,
-    lanes: Mutex<HashMap<RegistryName, Arc<Semaphore>>>,
-    memory: Arc<Semaphore>,
-    memory_bytes: u32,
-}
-
-impl Budget {
-    /// At most `fills_per_upstream` at a time, and at most `memory_bytes` bytes between the network
-    /// and the disk.
-    pub fn new(fills_per_upstream: usize, memory_bytes: u32) -> Budget {
-        let memory = Arc::new(Semaphore::new(memory_bytes as usize));
-        Budget { fills_per_upstream, lanes: Mutex::default(), memory, memory_bytes }
-    }
-
-    /// The permits of an upstream.
-    fn lane(&self, upstream: &RegistryName) -> Arc<Semaphore> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-        let lane = lanes.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.fills_per_upstream)));
-        Arc::clone(lane)
-    }
-
-    /// Waits until `bytes` more bytes may be in memory. A chunk larger than all of it waits for all.
-    async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let weight = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.memory_bytes);
-        Arc::clone(&self.memory).acquire_many_owned(weight).await.ok()
-    }
-}
-
 /// A fill to be run as a task of its own.
 pub(super) struct Fill {
     pub(super) shared: Arc<Shared>,
     pub(super) source: BlobSource,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) departure: Departure<BlobKey, Following>,
+    /// Its place among the fills, where it has got one already.
+    pub(super) place: Option<OwnedSemaphorePermit>,
 }
 
 impl Fill {
     /// Runs the fill to its end. The flight leaves the table when this returns or is dropped.
     pub(super) async fn run(self) {
-        let Fill { shared, source, progress, departure } = self;
+        let Fill { shared, source, progress, departure, place } = self;
         shared.metrics.fill_started();
         let progress = Arc::new(progress);
         let fetched = tokio::select! {
-            fetched = fetch(&shared, &source, &progress) => fetched,
+            fetched = fetch(&shared, &source, &progress, place) => fetched,
             () = shared.ending.cancelled() => Err(End::Abandoned),
         };
         let result = match fetched {
@@ -187,8 +160,12 @@ async fn fetch(
     shared: &Arc<Shared>,
     source: &BlobSource,
     progress: &Arc<watch::Sender<Progress>>,
+    place: Option<OwnedSemaphorePermit>,
 ) -> Result<Option<Filled>, End> {
-    let _permit = shared.budget.lane(&source.location.upstream).acquire_owned().await;
+    let _place = match place {
+        Some(place) => Some(place),
+        None => shared.budget.place(&source.location.upstream).await,
+    };
     // The fill that ended between our reader's look at the store and its seat has left it there.
     if let Some((_, Content { size, source: Source::File(file) })) =
         shared.open_member(&source.location, &source.digest).await

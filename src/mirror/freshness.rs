@@ -35,6 +35,8 @@ pub struct Policy {
     pub stale_if_error: Duration,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
     pub complete_only: bool,
+    /// Bytes of an image that are fetched ahead when a client gets its manifest; zero for none.
+    pub prefetch: u64,
 }
 
 /// What to do about a tag.
@@ -99,6 +101,7 @@ mod tests {
         tag_ttl: Duration::from_secs(300),
         stale_if_error: Duration::from_secs(30 * 86_400),
         complete_only: false,
+        prefetch: 0,
     };
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 

@@ -3,20 +3,27 @@
 //! Nothing is fetched twice and nothing is fetched in another way than for a client, so an image
 //! that was fetched ahead is one that can be pulled. What happens is told as events; whoever listens
 //! may leave, and the fills that run go on.
+//!
+//! An operator may ask for an image, and then it is fetched whole. Or a client got a manifest, and
+//! will soon ask for what it points at: that is begun with at once, if the policy says so, as long as
+//! it takes nothing from anybody: places and room that others need are left to them, nothing is
+//! evicted, and a client that asks meanwhile reads along.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::error::MirrorError;
-use super::fill::{Phase, Progress};
+use super::fill::{Following, Phase, Progress};
 use super::images::Platforms;
 use super::resume::BlobSource;
-use super::{Mirror, Route};
-use crate::oci::manifest::is_index;
+use super::{Mirror, Mode, Route, Shared};
+use crate::oci::manifest::{is_image, is_index};
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Manifest, Platform, Reference};
+use crate::outcome::Outcome;
 use crate::upstream::UpstreamErrorClass;
 
 /// Blobs of one image fetched at once; the mirror's own bound holds besides.
@@ -210,28 +217,118 @@ impl Mirror {
         }
         tell(events, PullEvent::Queued { digest, size }).await;
         let source = BlobSource { upstream: route.upstream.clone(), location: route.location.clone(), digest };
-        let (mut following, _) = self.0.clone().fly(source);
-        // The fill commits after its last word and is gone when that is done.
-        loop {
-            let Progress { phase, written, .. } = following.borrow_and_update().clone();
-            if let Phase::Failed(error) = phase {
-                return Err(problem(Some(digest), &error));
-            }
-            // Progress is a courtesy: a listener that is slow misses some.
-            let _ = events.try_send(PullEvent::Progress { digest, written });
-            if following.changed().await.is_err() {
-                break;
-            }
-        }
-        if let Phase::Failed(error) = &following.borrow().phase {
-            return Err(problem(Some(digest), error));
-        }
+        let (following, _) = self.0.clone().fly(source, None);
+        // Progress is a courtesy: a listener that is slow misses some.
+        let grew = |written| drop(events.try_send(PullEvent::Progress { digest, written }));
+        landed(following, grew).await.map_err(|error| problem(Some(digest), &error))?;
         if !self.0.holds(&route.location, &digest).await {
             let message = "it came, but the store could not keep it; see the daemon's log".to_owned();
             return Err((Some(digest), Failure::NotKept, message));
         }
         tell(events, PullEvent::Finished { digest, size, fetched: true }).await;
         Ok(size)
+    }
+}
+
+impl Mirror {
+    /// A client has got this manifest, and will ask for what it points at: begins to fetch as much of
+    /// that as the policy says. Does not wait for it.
+    pub fn expect_pull(&self, route: &Route, manifest: &Arc<Manifest>) {
+        let policy = &self.0.policy;
+        let wanted = policy.prefetch > 0 && policy.mode != Mode::Offline;
+        if !wanted || !is_image(&manifest.descriptor.media_type) {
+            return;
+        }
+        let (shared, route, manifest) = (Arc::clone(&self.0), route.clone(), Arc::clone(manifest));
+        self.0.tasks.spawn(async move { shared.fetch_ahead(&route, &manifest).await });
+    }
+}
+
+/// What became of a blob that a client may ask for soon.
+enum Ahead {
+    /// It is stored, or on its way already.
+    There,
+    /// It was fetched before anybody had asked: so many bytes.
+    Led(u64),
+    /// Others need the places or the room.
+    Dropped,
+    /// Upstream did not give it; a client that asks is told.
+    Failed,
+}
+
+impl Shared {
+    async fn fetch_ahead(self: &Arc<Self>, route: &Route, manifest: &Manifest) {
+        let blobs = first_within(manifest.children().blobs, self.policy.prefetch);
+        let mut fetched = stream::iter(blobs).map(|blob| self.fetch_blob_ahead(route, blob)).buffer_unordered(AT_ONCE);
+        let (mut blobs, mut bytes, mut dropped) = (0_u64, 0_u64, 0_u64);
+        while let Some(ahead) = fetched.next().await {
+            match ahead {
+                Ahead::Led(size) => (blobs, bytes) = (blobs + 1, bytes + size),
+                Ahead::Dropped => dropped += 1,
+                Ahead::There | Ahead::Failed => {}
+            }
+        }
+        if blobs + dropped > 0 {
+            let manifest = &manifest.descriptor.digest;
+            tracing::info!(location = %route.location, %manifest, blobs, bytes, dropped, "fetched ahead of a client");
+        }
+    }
+
+    async fn fetch_blob_ahead(self: &Arc<Self>, route: &Route, blob: Descriptor) -> Ahead {
+        let Descriptor { digest, size, .. } = blob;
+        let (upstream, location) = (Arc::clone(&route.upstream), route.location.clone());
+        let in_flight = self.fills.join(&(location.clone(), digest)).is_some();
+        // What another repository has brought is not fetched again; whether this one may have it is
+        // asked for whoever wants it.
+        if in_flight || self.blobs.open(&digest).await.is_some() {
+            return Ahead::There;
+        }
+        let place = self.budget.spare_place(&location.upstream);
+        if place.is_none() || self.tasks.is_closed() || !self.fits(size) {
+            self.metrics.not_fetched_ahead();
+            return Ahead::Dropped;
+        }
+        let (following, outcome) = Arc::clone(self).fly(BlobSource { upstream, location, digest }, place);
+        if outcome == Outcome::Join {
+            return Ahead::There;
+        }
+        self.metrics.fetching_ahead(size);
+        match landed(following, |_| ()).await {
+            Ok(()) => Ahead::Led(size),
+            Err(_) => Ahead::Failed,
+        }
+    }
+}
+
+/// The first of `blobs` that have no more than `most` bytes together.
+fn first_within(blobs: Vec<Descriptor>, most: u64) -> Vec<Descriptor> {
+    let mut left = most;
+    let mut known = HashSet::new();
+    let distinct = blobs.into_iter().filter(|blob| known.insert(blob.digest));
+    distinct
+        .map_while(|blob| {
+            left = left.checked_sub(blob.size)?;
+            Some(blob)
+        })
+        .collect()
+}
+
+/// Waits until a fill has left the table: it commits after its last word and is gone when that is
+/// done. `grew` is told how many bytes there are.
+async fn landed(mut following: Following, grew: impl Fn(u64)) -> Result<(), MirrorError> {
+    loop {
+        let Progress { phase, written, .. } = following.borrow_and_update().clone();
+        if let Phase::Failed(error) = phase {
+            return Err(error);
+        }
+        grew(written);
+        if following.changed().await.is_err() {
+            break;
+        }
+    }
+    match &following.borrow().phase {
+        Phase::Failed(error) => Err(error.clone()),
+        _ => Ok(()),
     }
 }
 

@@ -135,6 +135,11 @@ impl Shared {
         self.blobs.usage().bytes.saturating_add(self.ingests.left_over())
     }
 
+    /// Whether `bytes` more fit into the store as it is.
+    pub(super) fn fits(&self, bytes: u64) -> bool {
+        self.room.excess(self.taken(), bytes).0 == 0
+    }
+
     /// Takes `bytes` of the store, after making room for them if need be.
     ///
     /// # Errors

@@ -131,7 +131,7 @@ impl Shared {
                 let _ = self.fetch_manifest(&route, *digest).await;
             } else {
                 let source = BlobSource { upstream, location, digest: *digest };
-                let (mut following, _) = Arc::clone(&self).fly(source);
+                let (mut following, _) = Arc::clone(&self).fly(source, None);
                 while following.changed().await.is_ok() {}
             }
             if self.blobs.open(digest).await.is_some() {

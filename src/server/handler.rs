@@ -121,6 +121,9 @@ async fn manifest(
     let answer = edge.mirror.manifest(route, reference, accept).await?;
     exchange.outcome = answer.outcome;
     let unchanged = matches_etag(http.headers(), &answer.manifest.descriptor.digest);
+    if http.method() == Method::GET && !unchanged {
+        edge.mirror.expect_pull(route, &answer.manifest);
+    }
     Ok(if unchanged { Answer::not_modified(answer.manifest.descriptor.digest) } else { Answer::manifest(answer) })
 }
 

@@ -1,0 +1,74 @@
+//! The bounds of fills: how many at once, and how much memory for all of them.
+//!
+//! Truth: a fill that a client waits for waits only for others of its kind. What runs ahead of
+//! clients, or beside a fill to make it faster, takes places only while half of them are free.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::oci::RegistryName;
+
+/// The bounds of fills. Permits are counted per upstream, so that one which stalls takes nothing
+/// from the others; memory is for all of them together.
+#[derive(Debug)]
+pub struct Budget {
+    fills_per_upstream: usize,
+    lanes: Mutex<HashMap<RegistryName, Arc<Semaphore>>>,
+    memory: Arc<Semaphore>,
+    memory_bytes: u32,
+}
+
+impl Budget {
+    /// At most `fills_per_upstream` at a time, and at most `memory_bytes` bytes between the network
+    /// and the disk.
+    pub fn new(fills_per_upstream: usize, memory_bytes: u32) -> Budget {
+        let memory = Arc::new(Semaphore::new(memory_bytes as usize));
+        Budget { fills_per_upstream, lanes: Mutex::default(), memory, memory_bytes }
+    }
+
+    /// The permits of an upstream.
+    fn lane(&self, upstream: &RegistryName) -> Arc<Semaphore> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let lane = lanes.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.fills_per_upstream)));
+        Arc::clone(lane)
+    }
+
+    /// Waits for one of the places of fills from `upstream`.
+    pub(super) async fn place(&self, upstream: &RegistryName) -> Option<OwnedSemaphorePermit> {
+        self.lane(upstream).acquire_owned().await.ok()
+    }
+
+    /// A place that nobody will miss, for what no client waits for: at least half of them stay free.
+    pub(in crate::mirror) fn spare_place(&self, upstream: &RegistryName) -> Option<OwnedSemaphorePermit> {
+        let lane = self.lane(upstream);
+        let place = Arc::clone(&lane).try_acquire_owned().ok()?;
+        (lane.available_permits() * 2 >= self.fills_per_upstream).then_some(place)
+    }
+
+    /// Waits until `bytes` more bytes may be in memory. A chunk larger than all of it waits for all.
+    pub(super) async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let weight = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.memory_bytes);
+        Arc::clone(&self.memory).acquire_many_owned(weight).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_spare_place_leaves_half_of_them_free() {
+        let upstream: RegistryName = "docker.io".parse().expect("a name");
+        for (fills, spare) in [(1, 0), (2, 1), (3, 1), (4, 2), (64, 32)] {
+            let budget = Budget::new(fills, 1);
+            let taken: Vec<_> = std::iter::from_fn(|| budget.spare_place(&upstream)).collect();
+            assert_eq!(taken.len(), spare, "of {fills}");
+            let rest = budget.place(&upstream).await;
+            assert!(rest.is_some() && budget.spare_place(&upstream).is_none());
+            drop((taken, rest));
+            assert_eq!(budget.spare_place(&upstream).is_some(), spare > 0, "again, of {fills}");
+        }
+    }
+}
