@@ -24,8 +24,12 @@ use crate::mirror::Mirror;
 use crate::server::listener::{self, Limits};
 
 /// Few connections, and short answers.
-const LIMITS: Limits =
-    Limits { max_connections: 64, header_timeout: Duration::from_secs(10), drain: Duration::from_secs(10) };
+const LIMITS: Limits = Limits {
+    max_connections: 64,
+    header_timeout: Duration::from_secs(10),
+    send_timeout: Duration::from_secs(60),
+    drain: Duration::from_secs(10),
+};
 
 /// Whether the mirror can serve.
 #[derive(Clone, Debug, PartialEq, Eq)]

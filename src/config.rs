@@ -60,6 +60,9 @@ pub struct Server {
     pub max_connections: usize,
     /// How long a client may take to send the head of a request.
     pub header_timeout: Duration,
+    /// How long a client may take nothing of an answer that waits for it; at most 49 days, the
+    /// kernel's limit.
+    pub send_timeout: Duration,
     /// How long running answers may take after a request to stop.
     pub drain: Duration,
     /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.

@@ -153,6 +153,7 @@ impl Daemon {
         let limits = server::Limits {
             max_connections: self.config.server.max_connections,
             header_timeout: self.config.server.header_timeout,
+            send_timeout: self.config.server.send_timeout,
             drain: self.config.server.drain,
         };
         for (place, listener) in listeners.pull.into_iter().enumerate() {

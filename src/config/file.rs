@@ -50,6 +50,8 @@ pub struct Server {
     pub max_connections: u64,
     /// How long a client may take to send the head of a request.
     pub header_timeout: String,
+    /// How long a client may take nothing of an answer that waits for it.
+    pub send_timeout: String,
     /// How long running answers may take after a request to stop.
     pub drain: String,
     /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
@@ -80,6 +82,7 @@ impl Default for Server {
             admin_socket: String::new(),
             max_connections: 4096,
             header_timeout: "10s".into(),
+            send_timeout: "10m".into(),
             drain: "30s".into(),
             unavailable_blob: 503,
             congestion_control: String::new(),

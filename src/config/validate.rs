@@ -112,6 +112,7 @@ impl Check {
             admin_socket: None,
             max_connections: self.count("server.max_connections", typed.max_connections),
             header_timeout: self.positive("server.header_timeout", &typed.header_timeout),
+            send_timeout: self.positive("server.send_timeout", &typed.send_timeout),
             drain: self.duration("server.drain", &typed.drain),
             congestion_control: self.congestion_control(&typed.congestion_control),
             tls: self.tls(&typed.tls),

@@ -1,7 +1,7 @@
 //! The accept loop of every listener: takes connections, bounds them, drains them.
 //!
 //! HTTP/1.1 only: no client that we know pulls over anything else. Every wait has a deadline: for
-//! the head of a request, and for the drain. Both listeners, for clients and for operators, go
+//! the head of a request, for a client that does not read its answer, and for the drain. Both listeners, for clients and for operators, go
 //! through [`serve`]; what a request means is not decided here.
 
 use std::convert::Infallible;
@@ -39,6 +39,8 @@ pub struct Limits {
     pub max_connections: usize,
     /// How long a client may take to send the head of a request.
     pub header_timeout: Duration,
+    /// How long a client may take nothing of an answer that waits for it.
+    pub send_timeout: Duration,
     /// How long running responses may go on after the shutdown began.
     pub drain: Duration,
 }
@@ -72,7 +74,7 @@ pub async fn serve<A, F, B>(
     loop {
         let next = async {
             let permit = Arc::clone(&connections).acquire_owned().await;
-            (permit, accept(&listener).await)
+            (permit, accept(&listener, limits.send_timeout).await)
         };
         let (permit, (stream, peer)) = tokio::select! {
             accepted = next => accepted,
@@ -136,9 +138,9 @@ where
         .serve_connection(TokioIo::new(stream), service)
 }
 
-async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+async fn accept(listener: &TcpListener, send_timeout: Duration) -> (TcpStream, SocketAddr) {
     loop {
-        match listener.accept().await.and_then(prepared) {
+        match listener.accept().await.and_then(|accepted| prepared(accepted, send_timeout)) {
             Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted");
@@ -148,7 +150,10 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     }
 }
 
-fn prepared((stream, peer): (TcpStream, SocketAddr)) -> io::Result<(TcpStream, SocketAddr)> {
+fn prepared((stream, peer): (TcpStream, SocketAddr), send_timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     stream.set_nodelay(true)?;
+    // The kernel ends connections to clients that vanished, and to those that are there but do not read.
+    let milliseconds = u32::try_from(send_timeout.as_millis()).unwrap_or(u32::MAX);
+    rustix::net::sockopt::set_tcp_user_timeout(&stream, milliseconds)?;
     Ok((stream, peer))
 }

@@ -51,6 +51,21 @@ async fn a_client_that_does_not_finish_its_request_is_dropped() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_read_its_answer_is_cut_off_and_makes_room() {
+    let registry = Registry::start().await;
+    // More than the buffers of both ends of a connection take.
+    let digest = registry.add_blob("library/app", noise(62, 32 << 20));
+    let settings = "server.send_timeout = \"100ms\"\nserver.max_connections = 1";
+    let mirror = Settings::of(&registry).config(settings).start().await;
+    let path = format!("/v2/library/app/blobs/{digest}");
+    let mut deaf = TcpStream::connect(mirror.address).await.unwrap();
+    deaf.write_all(format!("GET {path} HTTP/1.1\r\nHost: m\r\n\r\n").as_bytes()).await.unwrap();
+    // The only place is taken until the deaf one has lost it.
+    assert_eq!(client::get(mirror.address, &path, &[]).await.body.len(), 32 << 20);
+    drop(deaf);
+}
+
+#[tokio::test]
 async fn no_more_connections_than_the_limit_are_served_at_a_time() {
     let (registry, gate, path) = gated_blob().await;
     let mirror = Settings::of(&registry).config("server.max_connections = 1").start().await;
