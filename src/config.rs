@@ -199,6 +199,8 @@ pub struct Upstream {
     pub allow_private: bool,
     /// The hundredths of the pulls it grants below which cached tags are served without asking.
     pub budget_floor: u8,
+    /// Through how many connections a large blob is read at once, 1 to 4.
+    pub parallel: usize,
     /// How long it may take.
     pub timeouts: Timeouts,
 }

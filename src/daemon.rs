@@ -324,7 +324,7 @@ fn online(
         let (clock, observer) = (Arc::clone(clock), Arc::clone(&observer));
         endpoints.push(Arc::new(Guarded::new(client, upstream.host.clone(), endpoint, clock, observer)));
     }
-    Ok(Arc::new(Failover::new(endpoints)))
+    Ok(Arc::new(Failover::new(endpoints).with_streams(upstream.parallel)))
 }
 
 fn settings(

@@ -230,6 +230,8 @@ pub struct Metrics {
     prefetched_blobs: Counter,
     prefetched: Counter,
     prefetches_dropped: Counter,
+    helping_streams: Counter,
+    given_up_streams: Counter,
 }
 
 impl Metrics {
@@ -270,6 +272,8 @@ impl Metrics {
             prefetched_blobs: Counter::default(),
             prefetched: Counter::default(),
             prefetches_dropped: Counter::default(),
+            helping_streams: Counter::default(),
+            given_up_streams: Counter::default(),
         };
         metrics.register();
         for kind in ["move", "rollback"] {
@@ -343,12 +347,12 @@ impl Metrics {
             Unit::Bytes,
             self.resumed.clone(),
         );
-        self.register_prefetches();
+        self.register_fill_extras();
         let registry = &mut self.registry;
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
     }
 
-    fn register_prefetches(&mut self) {
+    fn register_fill_extras(&mut self) {
         let registry = &mut self.registry;
         registry.register("prefetched_blobs", "Fills begun ahead of clients", self.prefetched_blobs.clone());
         registry.register_with_unit(
@@ -361,6 +365,16 @@ impl Metrics {
             "prefetches_dropped",
             "Blobs not fetched ahead of clients because others needed the places or the room",
             self.prefetches_dropped.clone(),
+        );
+        registry.register(
+            "parallel_streams",
+            "Connections that helped a fill, besides its first",
+            self.helping_streams.clone(),
+        );
+        registry.register(
+            "parallel_streams_given_up",
+            "Fills that went on through one connection after another had failed",
+            self.given_up_streams.clone(),
         );
     }
 
@@ -514,6 +528,16 @@ impl Metrics {
     /// A blob was not fetched ahead of clients: it would have taken something from others.
     pub fn not_fetched_ahead(&self) {
         self.prefetches_dropped.inc();
+    }
+
+    /// A fill is read through so many connections besides its first.
+    pub fn streams_helped(&self, streams: usize) {
+        self.helping_streams.inc_by(streams as u64);
+    }
+
+    /// A fill goes on through one connection, although several are allowed.
+    pub fn streams_gave_up(&self) {
+        self.given_up_streams.inc();
     }
 
     /// The sums that people ask for.

@@ -92,6 +92,8 @@ pub struct UpstreamBlob {
     /// Offset of the first byte of `body`: the start that was asked for, or 0 when the upstream
     /// does not do ranges.
     pub offset: u64,
+    /// Whether only the part that was asked for comes, rather than everything.
+    pub part: bool,
     /// The bytes. Ends without an error only where the answer ended as announced.
     pub body: BoxStream<'static, Result<Bytes, UpstreamError>>,
 }
@@ -175,6 +177,11 @@ pub trait Upstream: Send + Sync + 'static {
         artifact_type: Option<&str>,
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError>;
+
+    /// Through how many connections a large blob may be read at once.
+    fn streams(&self) -> usize {
+        1
+    }
 
     /// What is left of the pulls that the upstream grants, as of its latest answers. Asks nobody.
     fn allowance(&self, _now: Timestamp) -> Allowance {

@@ -7,7 +7,7 @@
 //! with it. What an earlier boot of the machine left is removed: its bytes may never have reached the
 //! disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
@@ -29,6 +29,8 @@ const CUT_OFF: u64 = 4 << 10;
 const WORTH_KEEPING: u64 = 256 << 10;
 /// How long what is left over is kept.
 const KEPT_FOR: Duration = Duration::from_secs(3 * 86_400);
+/// The end of the name of a file with gaps: its length does not say how much of it can be resumed.
+const GAPS: &str = "~";
 /// The ending of the file beside the folder that names the boot of the machine in which it was last
 /// used.
 const BOOT: &str = "boot";
@@ -88,7 +90,7 @@ impl IngestDir {
             }
             result => result?,
         };
-        let ingest = Ingest { file: Arc::new(file), path: Some(path), written: 0, resumable: None };
+        let ingest = Ingest::new(file, path, 0);
         ingest.allocate(size)?;
         Ok(ingest)
     }
@@ -109,7 +111,7 @@ impl IngestDir {
         });
         match cut {
             Ok(file) => {
-                let mut ingest = Ingest { file: Arc::new(file), path: Some(path), written, resumable: None };
+                let mut ingest = Ingest::new(file, path, written);
                 self.make_resumable(&mut ingest, digest);
                 Some(ingest)
             }
@@ -184,7 +186,7 @@ fn remove(path: &Path) {
 
 fn digest_in_name(name: &str) -> Option<Digest> {
     let (algorithm, rest) = name.split_once('-')?;
-    let (hex, _) = rest.split_once('.')?;
+    let (hex, _) = rest.split_once('.').filter(|(_, number)| !number.ends_with(GAPS))?;
     Algorithm::ALL.iter().find(|known| known.as_str() == algorithm)?;
     format!("{algorithm}:{hex}").parse().ok()
 }
@@ -208,11 +210,17 @@ pub struct Ingest {
     /// `None` once the file was taken over by a store.
     path: Option<PathBuf>,
     written: u64,
+    /// What was written ahead of that, start and end, without touching each other.
+    ahead: BTreeMap<u64, u64>,
     /// Where the file is kept for the next fill when this is dropped.
     resumable: Option<(Digest, Arc<Mutex<LeftOver>>)>,
 }
 
 impl Ingest {
+    fn new(file: File, path: PathBuf, written: u64) -> Ingest {
+        Ingest { file: Arc::new(file), path: Some(path), written, ahead: BTreeMap::new(), resumable: None }
+    }
+
     /// Allocates the blocks of a file of `size` bytes without changing its length. File systems that
     /// cannot are left alone.
     ///
@@ -241,7 +249,49 @@ impl Ingest {
         Ok(())
     }
 
-    /// How many bytes were written.
+    /// Writes bytes that may be ahead of their turn. They count as written when everything before them
+    /// is. What is left over after a kill with gaps in it is not resumed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; the bytes then do not count, as in [`Ingest::append`].
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), StoreError> {
+        if offset == self.written {
+            self.append(bytes)?;
+        } else {
+            if self.ahead.is_empty() {
+                self.rename(true)?;
+            }
+            self.file.write_all_at(bytes, offset)?;
+            let end = offset + bytes.len() as u64;
+            let before = self.ahead.range(..offset).next_back().filter(|(_, end)| **end == offset);
+            let start = before.map_or(offset, |(start, _)| *start);
+            self.ahead.insert(start, end);
+        }
+        let had_gaps = !self.ahead.is_empty();
+        while let Some((start, end)) = self.ahead.first_key_value().map(|(start, end)| (*start, *end))
+            && start <= self.written
+        {
+            self.ahead.remove(&start);
+            self.written = self.written.max(end);
+        }
+        if had_gaps && self.ahead.is_empty() {
+            self.rename(false)?;
+        }
+        Ok(())
+    }
+
+    /// Gives the file the name of one with gaps, or of one without.
+    fn rename(&mut self, gaps: bool) -> io::Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
+        let name = name.trim_end_matches(GAPS);
+        let path = path.with_file_name(if gaps { format!("{name}{GAPS}") } else { name.to_owned() });
+        fs::rename(self.path.as_deref().unwrap_or(&path), &path)?;
+        self.path = Some(path);
+        Ok(())
+    }
+
+    /// How many bytes were written, without a gap.
     pub const fn written(&self) -> u64 {
         self.written
     }
@@ -270,10 +320,15 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        if self.resumable.is_some() {
+            // Gives back what was allocated and not written, or written behind a gap.
+            let cut = self.file.set_len(self.written);
+            if !self.ahead.is_empty() && cut.and_then(|()| self.rename(false)).is_err() {
+                self.resumable = None;
+            }
+        }
         match (self.path.take(), self.resumable.take()) {
             (Some(path), Some((digest, left_over))) => {
-                // Gives back what was allocated and not written.
-                let _ = self.file.set_len(self.written);
                 keep(&mut lock(&left_over), digest, path, self.written);
             }
             (Some(path), None) => remove(&path),

@@ -227,6 +227,8 @@ pub struct Upstream {
     pub allow_private: bool,
     /// The part of the pulls it grants below which cached tags are served without asking.
     pub budget_floor: String,
+    /// Through how many connections a large blob is read at once, 1 to 4.
+    pub parallel: u64,
     /// How long a connection may take to be made.
     pub connect_timeout: String,
     /// How long the first byte of an answer may take.
@@ -249,6 +251,7 @@ impl Default for Upstream {
             insecure: false,
             allow_private: false,
             budget_floor: "10%".into(),
+            parallel: 1,
             connect_timeout: "5s".into(),
             first_byte_timeout: "30s".into(),
             idle_timeout: "60s".into(),

@@ -237,6 +237,21 @@ fn the_floor_of_the_budget_is_a_part() {
 }
 
 #[test]
+fn one_to_four_connections_and_nothing_or_a_size_ahead_are_off_unless_set() {
+    let parallel = |parallel: &str| parse(&format!("[[upstream]]\nhost = \"a.example\"\nparallel = {parallel}"));
+    assert_eq!(
+        ["1", "4"].map(|four| parallel(four).map(|config| config.upstreams[0].parallel).ok()),
+        [Some(1), Some(4)]
+    );
+    for wrong in ["0", "5", "-1", "\"2\""] {
+        assert!(parallel(wrong).is_err(), "{wrong}");
+    }
+    assert_eq!(valid("[cache]\nprefetch = \"64MiB\"").cache.prefetch, 64 << 20);
+    assert!(broken("[cache]\nprefetch = \"64\"").contains("not a size"));
+    assert_eq!((valid("").cache.prefetch, valid("").upstreams[0].parallel), (0, 1));
+}
+
+#[test]
 fn certificates_that_are_not_verified_are_worth_a_warning() {
     let upstream =
         |url: &str| format!("[[upstream]]\nhost = \"a.example\"\nurl = \"{url}://a.example\"\ninsecure = true");

@@ -307,6 +307,7 @@ impl Check {
             insecure: typed.insecure,
             allow_private: typed.allow_private,
             budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
+            parallel: self.parallel(&at("parallel"), typed.parallel),
             timeouts: Timeouts {
                 connect: self.positive(&at("connect_timeout"), &typed.connect_timeout),
                 first_byte: self.positive(&at("first_byte_timeout"), &typed.first_byte_timeout),
@@ -314,6 +315,14 @@ impl Check {
             },
             host: host?,
         })
+    }
+
+    fn parallel(&mut self, path: &str, typed: u64) -> usize {
+        let parallel = usize::try_from(typed).ok().filter(|parallel| (1..=4).contains(parallel));
+        if parallel.is_none() {
+            self.problem(path, "expected a number from 1 to 4", "1 unless each connection is slow");
+        }
+        parallel.unwrap_or(1)
     }
 
     fn host(&mut self, path: &str, typed: &str) -> Option<RegistryName> {

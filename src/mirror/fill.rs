@@ -8,11 +8,12 @@
 //! them is that the last [`HELD_BACK`] bytes are not handed out before the digest was verified.
 
 mod budget;
+mod pieces;
+mod writer;
 
 use std::fs::File;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
 use super::blobs::missing;
@@ -22,23 +23,19 @@ use super::resume::{BlobSource, Transfer};
 use super::room::Reservation;
 use super::{BlobKey, Shared};
 use crate::blob_store::ingest::Ingest;
-use crate::blob_store::{Content, Source, StoreError, read_file_at};
+use crate::blob_store::{Content, Source, StoreError};
 use crate::metrics::FillResult;
-use crate::oci::{Digest, Span, Verifier};
+use crate::oci::{Digest, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 pub use budget::Budget;
+use pieces::Drain;
+use writer::{STEP, Writer};
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
 pub const HELD_BACK: u64 = 64 << 10;
 /// Chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the budget.
 const QUEUE: usize = 8;
-/// How many bytes are written at most before readers are told.
-const PUBLISH_EVERY: u64 = 256 << 10;
-/// How many bytes are reserved at a time for a blob of unknown size.
-const STEP: u64 = 8 << 20;
-/// How many bytes of an earlier fill are read at a time to be hashed.
-const REHASH: usize = 1 << 20;
 
 /// Where a fill stands.
 #[derive(Clone, Debug)]
@@ -176,7 +173,7 @@ async fn fetch(
         });
         return Ok(None);
     }
-    let (mut transfer, left_over) = open(shared, source).await?;
+    let (transfer, left_over) = open(shared, source).await?;
     let total = transfer.size();
     let Filled { ingest, reservation } = begin(shared, source.digest, total, left_over).await.map_err(|error| {
         let verifier = Verifier::new(source.digest.algorithm());
@@ -194,17 +191,11 @@ async fn fetch(
     });
 
     let (queue, chunks) = mpsc::channel(QUEUE);
-    let writer = Writer {
-        shared: Arc::clone(shared),
-        verifier: Verifier::new(source.digest.algorithm()),
-        progress: Arc::clone(progress),
-        total,
-        ingest,
-        reservation,
-        relieved: false,
-    };
+    let (verifier, start) = (Verifier::new(source.digest.algorithm()), ingest.written());
+    let writer = Writer::new(Arc::clone(shared), ingest, reservation, verifier, Arc::clone(progress), total);
     let writer = shared.tasks.spawn_blocking(move || writer.run(chunks));
-    let pumped = pump(&mut transfer, queue, &shared.budget).await;
+    let drain = Drain { queue, budget: &shared.budget };
+    let pumped = pieces::pump(source, transfer, start, drain, &Told { shared, source }).await;
     let Writer { ingest, verifier, reservation, .. } =
         writer.await.map_err(|error| End::Failed(MirrorError::Internal(error.to_string())))??;
     let checked = pumped.and_then(|()| verify(source, verifier.finish(), total, ingest.written()));
@@ -231,7 +222,7 @@ async fn open(shared: &Arc<Shared>, source: &BlobSource) -> Result<(Transfer, Op
     });
     if let Some(left_over) = left_over.await.ok().flatten() {
         let start = left_over.written();
-        match Transfer::open(source.clone(), Span { start, end: None }).await {
+        match pieces::open(source, start).await {
             Ok(transfer) => {
                 tracing::info!(blob = ?source, start, "resuming an earlier fill");
                 shared.metrics.resumed(start);
@@ -242,7 +233,7 @@ async fn open(shared: &Arc<Shared>, source: &BlobSource) -> Result<(Transfer, Op
             Err(_) => left_over.discard(),
         }
     }
-    Ok((Transfer::open(source.clone(), Span::default()).await?, None))
+    Ok((pieces::open(source, 0).await?, None))
 }
 
 /// Reserves the room, in the budget and on the disk. A disk that is full gets one chance more, after
@@ -285,19 +276,22 @@ async fn create(shared: &Arc<Shared>, digest: Digest, total: Option<u64>) -> Res
         .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))
 }
 
-/// Moves chunks from upstream to the writer; ends early when the writer is gone.
-async fn pump(
-    transfer: &mut Transfer,
-    queue: mpsc::Sender<(Bytes, Option<OwnedSemaphorePermit>)>,
-    budget: &Budget,
-) -> Result<(), UpstreamError> {
-    while let Some(bytes) = transfer.next().await? {
-        let permit = budget.memory(bytes.len()).await;
-        if queue.send((bytes, permit)).await.is_err() {
-            break;
-        }
+/// Tells the log and the metrics of streams that help.
+struct Told<'a> {
+    shared: &'a Shared,
+    source: &'a BlobSource,
+}
+
+impl pieces::Told for Told<'_> {
+    fn helped(&self, streams: usize) {
+        self.shared.metrics.streams_helped(streams);
+        tracing::info!(blob = ?self.source, streams = streams + 1, "reading a blob through several connections");
     }
-    Ok(())
+
+    fn alone(&self, error: &UpstreamError) {
+        self.shared.metrics.streams_gave_up();
+        tracing::warn!(blob = ?self.source, %error, "reading the rest of a blob through one connection");
+    }
 }
 
 fn verify(source: &BlobSource, found: Digest, total: Option<u64>, written: u64) -> Result<(), UpstreamError> {
@@ -312,94 +306,6 @@ fn verify(source: &BlobSource, found: Digest, total: Option<u64>, written: u64) 
         return broken(format!("upstream sent {found}"));
     }
     Ok(())
-}
-
-/// Puts chunks into the ingest, tells readers, then hashes. Runs on a thread that may block.
-struct Writer {
-    shared: Arc<Shared>,
-    ingest: Ingest,
-    reservation: Reservation,
-    verifier: Verifier,
-    progress: Arc<watch::Sender<Progress>>,
-    total: Option<u64>,
-    /// Whether room was made on the disk already.
-    relieved: bool,
-}
-
-impl Writer {
-    fn run(mut self, mut chunks: mpsc::Receiver<(Bytes, Option<OwnedSemaphorePermit>)>) -> Result<Writer, End> {
-        if let Err(error) = self.hash_what_is_there() {
-            self.ingest.discard();
-            return Err(End::Failed(MirrorError::Internal(format!("an unfinished fill cannot be read: {error}"))));
-        }
-        while let Some(first) = chunks.blocking_recv() {
-            let mut batch = vec![first];
-            let mut failure = None;
-            let before = self.ingest.written();
-            let mut next = 0;
-            while let Some((bytes, _)) = batch.get(next) {
-                if let Err(error) = self.append(bytes) {
-                    batch.truncate(next);
-                    failure = Some(error);
-                    break;
-                }
-                next += 1;
-                if self.ingest.written() - before < PUBLISH_EVERY {
-                    batch.extend(chunks.try_recv());
-                }
-            }
-            if failure.is_none() {
-                let written = self.ingest.written();
-                self.progress.send_modify(|progress| progress.written = written);
-            }
-            batch.iter().for_each(|(bytes, _)| self.verifier.update(bytes));
-            if let Some(error) = failure {
-                return Err(self.give_up(error));
-            }
-        }
-        Ok(self)
-    }
-
-    /// Hashes what an earlier fill left in the file.
-    fn hash_what_is_there(&mut self) -> std::io::Result<()> {
-        let (file, written) = (self.ingest.file(), self.ingest.written());
-        let mut offset = 0;
-        while offset < written {
-            let length = usize::try_from(written - offset).unwrap_or(usize::MAX).min(REHASH);
-            self.verifier.update(&read_file_at(&file, offset, length)?);
-            offset += length as u64;
-        }
-        Ok(())
-    }
-
-    /// Writes, with room reserved for it. A disk that is full gets one chance more, after something
-    /// was evicted.
-    fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
-        let runtime = tokio::runtime::Handle::current();
-        let end = self.ingest.written() + bytes.len() as u64;
-        if let Some(missing) = end.checked_sub(self.reservation.bytes()).filter(|missing| *missing > 0) {
-            self.reservation.add(runtime.block_on(self.shared.reserve(missing.max(STEP)))?);
-        }
-        match self.ingest.append(bytes) {
-            Err(StoreError::NoSpace(_)) if !std::mem::replace(&mut self.relieved, true) => {
-                let rest = self.total.map_or(STEP, |total| total.saturating_sub(self.ingest.written()));
-                runtime.block_on(self.shared.relieve(rest));
-                self.ingest.append(bytes)
-            }
-            result => result,
-        }
-    }
-
-    /// The disk failed: readers keep what is in the file and go on by themselves.
-    fn give_up(self, error: StoreError) -> End {
-        let written = self.ingest.written();
-        self.progress.send_modify(|progress| {
-            progress.written = written;
-            progress.phase = Phase::Unkept(self.verifier);
-        });
-        self.ingest.discard();
-        End::Unkept(error)
-    }
 }
 
 /// Commits, then records. Readers have the verified bytes already: what fails here fails nobody.

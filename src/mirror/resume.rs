@@ -46,6 +46,8 @@ pub struct Transfer {
     breaks: u32,
     /// Whether upstream sends again what lies before `position`.
     repeats: bool,
+    /// Whether upstream sends only what was asked for.
+    part: bool,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -63,8 +65,16 @@ impl Transfer {
     /// # Errors
     /// What upstream says to the first request; only later breaks are resumed.
     pub async fn open(source: BlobSource, span: Span) -> Result<Transfer, UpstreamError> {
-        let mut transfer =
-            Transfer { source, position: span.start, end: span.end, size: None, body: None, breaks: 0, repeats: false };
+        let mut transfer = Transfer {
+            source,
+            position: span.start,
+            end: span.end,
+            size: None,
+            body: None,
+            breaks: 0,
+            repeats: false,
+            part: false,
+        };
         transfer.connect().await?;
         Ok(transfer)
     }
@@ -77,6 +87,21 @@ impl Transfer {
     /// Whether upstream does not do ranges, and sends everything from the start.
     pub const fn repeats(&self) -> bool {
         self.repeats
+    }
+
+    /// Whether upstream sends only the part that was asked for.
+    pub const fn is_part(&self) -> bool {
+        self.part
+    }
+
+    /// The first byte that is not wanted; `None` for everything up to the end.
+    pub const fn end(&self) -> Option<u64> {
+        self.end
+    }
+
+    /// Takes everything of an upstream that sends everything, whatever end was asked for.
+    pub fn widen(&mut self) {
+        self.end = self.end.filter(|_| self.part).map(|end| end.min(self.size.unwrap_or(end)));
     }
 
     /// The next bytes; `None` at the end.
@@ -143,6 +168,7 @@ impl Transfer {
         }
         self.size = self.size.or(blob.size);
         self.repeats = blob.offset < self.position;
+        self.part = blob.part;
         self.body = Some(skip(blob.body, self.position.saturating_sub(blob.offset)));
         Ok(())
     }

@@ -16,12 +16,19 @@ use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Referenc
 #[derive(Clone)]
 pub struct Failover {
     endpoints: Vec<Arc<dyn Upstream>>,
+    streams: usize,
 }
 
 impl Failover {
     /// Tries `endpoints` in this order.
     pub fn new(endpoints: Vec<Arc<dyn Upstream>>) -> Failover {
-        Failover { endpoints }
+        Failover { endpoints, streams: 1 }
+    }
+
+    /// Large blobs may be read through so many connections at once.
+    #[must_use]
+    pub fn with_streams(self, streams: usize) -> Failover {
+        Failover { streams, ..self }
     }
 
     async fn first<'a, T, F>(&'a self, ask: impl Fn(&'a dyn Upstream) -> F) -> Result<T, UpstreamError>
@@ -82,6 +89,10 @@ impl Upstream for Failover {
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError> {
         self.first(|endpoint| endpoint.referrers(repository, digest, artifact_type, cursor)).await
+    }
+
+    fn streams(&self) -> usize {
+        self.streams
     }
 
     /// Of the address that is tried first.

@@ -238,7 +238,7 @@ impl Upstream for HttpUpstream {
         match answer.response.status() {
             StatusCode::OK => {
                 let size = number(&answer.response, CONTENT_LENGTH);
-                Ok(UpstreamBlob { size, offset: 0, body: self.body(answer, None)?.into_stream() })
+                Ok(UpstreamBlob { size, offset: 0, part: false, body: self.body(answer, None)?.into_stream() })
             }
             StatusCode::PARTIAL_CONTENT if !span.is_whole() => {
                 let range = content_range(&answer.response).filter(|range| answers(*range, span));
@@ -248,7 +248,7 @@ impl Upstream for HttpUpstream {
                     return Err(protocol(&answer.what, "sends another range than the one asked for"));
                 };
                 let body = self.body(answer, length)?.into_stream();
-                Ok(UpstreamBlob { size: range.total, offset: range.first, body })
+                Ok(UpstreamBlob { size: range.total, offset: range.first, part: true, body })
             }
             _ => Err(self.refusal(answer).await),
         }

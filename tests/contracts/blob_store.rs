@@ -8,7 +8,7 @@ use registry_mirror::blob_store::ingest::{Ingest, IngestDir};
 use registry_mirror::blob_store::local::LocalBlobStore;
 use registry_mirror::blob_store::lock::{LockError, StoreLock};
 use registry_mirror::blob_store::memory::MemoryBlobStore;
-use registry_mirror::blob_store::{BlobStore, Content, Usage};
+use registry_mirror::blob_store::{BlobStore, Content, Usage, read_file_at};
 use registry_mirror::oci::{Algorithm, Digest};
 use tempfile::TempDir;
 
@@ -448,6 +448,45 @@ async fn unfinished_fills_of_an_earlier_process_are_removed() {
     assert!(!is_empty(folder.path()));
     let _ingests = IngestDir::open(folder.path()).expect("opens");
     assert!(is_empty(folder.path()));
+}
+
+#[test]
+fn bytes_ahead_of_their_turn_count_when_the_gap_closes_and_are_not_resumed_after_a_kill_before_that() {
+    const PART: usize = 300_000;
+    let folder = tempfile::tempdir().expect("a folder");
+    let bytes = some_bytes(4 * PART);
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    let part = |number: usize| (number as u64 * PART as u64, &bytes[number * PART..(number + 1) * PART]);
+    // Dropped in good order, forgotten as a kill would, and killed without a gap: what can be resumed.
+    for (order, killed, resumed) in [
+        (&[2, 0, 3][..], false, Some(PART)),
+        (&[2, 0, 3][..], true, None),
+        (&[2, 3, 1, 0][..], true, Some(4 * PART)),
+        (&[1, 0, 3, 2][..], false, Some(4 * PART)),
+    ] {
+        let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
+        let mut ingest = ingests.begin(&digest, Some(bytes.len() as u64)).expect("begins");
+        ingests.make_resumable(&mut ingest, &digest);
+        for number in order {
+            let (offset, bytes) = part(*number);
+            ingest.write_at(offset, bytes).expect("writes");
+        }
+        assert_eq!(ingest.written(), if order.len() == 4 { 4 * PART as u64 } else { PART as u64 }, "{order:?}");
+        if killed {
+            std::mem::forget(ingest)
+        } else {
+            drop(ingest)
+        }
+        let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
+        let found = ingests.resume(&digest);
+        assert_eq!(found.as_ref().map(Ingest::written), resumed.map(|resumed| resumed as u64 - 4096), "{order:?}");
+        if let Some(found) = found {
+            let read = read_file_at(&found.file(), 0, found.written() as usize).expect("reads");
+            assert!(read == bytes[..found.written() as usize]);
+            found.discard();
+        }
+        assert!(is_empty(&folder.path().join("ingest")), "{order:?}");
+    }
 }
 
 #[test]

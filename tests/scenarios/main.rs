@@ -14,6 +14,7 @@ mod joiners;
 mod listener;
 mod offline;
 mod operate_api;
+mod parallel;
 mod prefetch;
 mod registry_selftest;
 mod replays;

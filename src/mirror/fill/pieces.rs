@@ -1,0 +1,237 @@
+//! One blob through several connections, for upstreams that are slow on each of them.
+//!
+//! The first request asks for the first piece only. When upstream answers with just that, and the
+//! blob is large, the rest is read in pieces: one stream leads, others help, and each takes the next
+//! piece when it has finished one. What comes ahead of its turn is written where it belongs, so it
+//! waits on the disk and not in memory; readers see the prefix without gaps.
+//!
+//! Truth: help never breaks a fill. Whatever goes wrong with a piece, an answer without the range,
+//! another size, a connection that stays broken, its rest is given back and the leading stream goes
+//! on alone; only what fails then fails the fill.
+
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+
+use super::Budget;
+use crate::mirror::resume::{BlobSource, Transfer};
+use crate::oci::Span;
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// How much is asked for at a time, in bytes.
+const PIECE: u64 = 8 << 20;
+/// What is left of a blob must be more than this, in bytes, to be read by several streams.
+const LARGE: u64 = 24 << 20;
+
+/// Bytes on their way to the file, and their share of the memory for that.
+pub(super) struct Chunk {
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+    pub(super) _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// Asks upstream for the blob from `start` on, or for its first piece where several streams are
+/// allowed.
+pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, UpstreamError> {
+    if source.upstream.streams() > 1 {
+        let first = Span { start, end: Some(start.saturating_add(PIECE)) };
+        match Transfer::open(source.clone(), first).await {
+            Ok(mut transfer) if transfer.size().is_some() || !transfer.is_part() => {
+                transfer.widen();
+                return Ok(transfer);
+            }
+            Ok(_) => {}
+            Err(error) if error.class != UpstreamErrorClass::Protocol => return Err(error),
+            Err(error) => tracing::debug!(blob = ?source, %error, "no answer to a range, asking for everything"),
+        }
+    }
+    Transfer::open(source.clone(), Span::from(start)).await
+}
+
+/// Where chunks go.
+pub(super) struct Drain<'a> {
+    pub(super) queue: mpsc::Sender<Chunk>,
+    pub(super) budget: &'a Budget,
+}
+
+impl Drain<'_> {
+    /// Moves what `transfer` brings, keeping `position` at its next byte; whether the writer is
+    /// still there.
+    async fn take_from(&self, transfer: &mut Transfer, position: &mut u64) -> Result<bool, UpstreamError> {
+        while let Some(bytes) = transfer.next().await? {
+            let (offset, length) = (*position, bytes.len());
+            let _memory = self.budget.memory(length).await;
+            if self.queue.send(Chunk { offset, bytes, _memory }).await.is_err() {
+                return Ok(false);
+            }
+            *position += length as u64;
+        }
+        Ok(true)
+    }
+}
+
+/// What is told about help.
+pub(super) trait Told: Sync {
+    /// So many streams help with a fill.
+    fn helped(&self, streams: usize);
+    /// The leading stream goes on alone, and why.
+    fn alone(&self, error: &UpstreamError);
+}
+
+/// Moves a blob from upstream to the writer, beginning with what `first` brings from `start` on; ends
+/// early when the writer is gone.
+///
+/// # Errors
+/// What fails the leading stream when it is alone.
+pub(super) async fn pump(
+    source: &BlobSource,
+    mut first: Transfer,
+    start: u64,
+    drain: Drain<'_>,
+    told: &dyn Told,
+) -> Result<(), UpstreamError> {
+    let mut position = start;
+    let (size, end) = match (first.size(), first.end()) {
+        (Some(size), Some(end)) if end < size => (size, end),
+        _ => return drain.take_from(&mut first, &mut position).await.map(drop),
+    };
+    let mut places = Vec::new();
+    if size - end > LARGE {
+        let spare = || drain.budget.spare_place(&source.location.upstream);
+        places.extend(std::iter::from_fn(spare).take(source.upstream.streams() - 1));
+    }
+    if !places.is_empty() {
+        told.helped(places.len());
+    }
+    let pieces = Pieces::new(source, end..size, places.is_empty());
+    let helpers = async {
+        join_all(places.into_iter().map(|place| pieces.help(&drain, told, place))).await;
+        Ok(())
+    };
+    let lead = async {
+        if drain.take_from(&mut first, &mut position).await? {
+            drop(first);
+            pieces.lead(&drain, told).await?;
+        } else {
+            pieces.stop();
+        }
+        Ok(())
+    };
+    tokio::try_join!(lead, helpers)?;
+    // What a helper gave back after the leading stream had found nothing more to do.
+    pieces.lead(&drain, told).await
+}
+
+/// What is left of a blob, and who reads which part of it.
+struct Pieces<'a> {
+    source: &'a BlobSource,
+    size: u64,
+    left: Mutex<Left>,
+}
+
+struct Left {
+    /// The first byte that nobody has taken yet.
+    next: u64,
+    /// What was taken and not finished.
+    given_back: Vec<Range<u64>>,
+    /// Whether there is one stream only.
+    alone: bool,
+}
+
+impl Pieces<'_> {
+    fn new(source: &BlobSource, left: Range<u64>, alone: bool) -> Pieces<'_> {
+        let (next, size) = (left.start, left.end);
+        Pieces { source, size, left: Mutex::new(Left { next, given_back: Vec::new(), alone }) }
+    }
+
+    fn left(&self) -> MutexGuard<'_, Left> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next piece for the leading stream; everything up to the end when it is alone.
+    fn take(&self) -> Option<Range<u64>> {
+        let mut left = self.left();
+        if let Some(first) = (0..left.given_back.len()).min_by_key(|at| left.given_back.get(*at).map(|r| r.start)) {
+            return Some(left.given_back.swap_remove(first));
+        }
+        let end = if left.alone { self.size } else { left.next.saturating_add(PIECE).min(self.size) };
+        let piece = left.next..end;
+        left.next = end;
+        (!piece.is_empty()).then_some(piece)
+    }
+
+    /// The next piece for a stream that helps.
+    fn take_to_help(&self) -> Option<Range<u64>> {
+        if self.left().alone { None } else { self.take() }
+    }
+
+    /// The writer is gone: there is nothing more to do.
+    fn stop(&self) {
+        let mut left = self.left();
+        (left.next, left.alone) = (self.size, true);
+        left.given_back.clear();
+    }
+
+    /// From now on the leading stream is alone; `rest` is for it. Whether it was not alone before.
+    fn give_back(&self, rest: Range<u64>) -> bool {
+        let mut left = self.left();
+        if !rest.is_empty() {
+            left.given_back.push(rest);
+        }
+        !std::mem::replace(&mut left.alone, true)
+    }
+
+    async fn help(&self, drain: &Drain<'_>, told: &dyn Told, _place: OwnedSemaphorePermit) {
+        while let Some(mut piece) = self.take_to_help() {
+            match self.read(drain, &mut piece).await {
+                Ok(true) => {}
+                Ok(false) => return self.stop(),
+                Err(error) => {
+                    self.give_back(piece);
+                    return told.alone(&error);
+                }
+            }
+        }
+    }
+
+    async fn lead(&self, drain: &Drain<'_>, told: &dyn Told) -> Result<(), UpstreamError> {
+        while let Some(mut piece) = self.take() {
+            match self.read(drain, &mut piece).await {
+                Ok(true) => {}
+                Ok(false) => self.stop(),
+                Err(error) => {
+                    if !self.give_back(piece) {
+                        self.stop();
+                        return Err(error);
+                    }
+                    told.alone(&error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a piece, and moves its start over what has come; whether the writer is still there.
+    async fn read(&self, drain: &Drain<'_>, piece: &mut Range<u64>) -> Result<bool, UpstreamError> {
+        let BlobSource { location, digest, .. } = self.source;
+        let broken = |what: &str| {
+            let message = format!("{location}: blob {digest}: {what}, at byte {}", piece.start);
+            UpstreamError::new(UpstreamErrorClass::Protocol, message)
+        };
+        let span = Span { start: piece.start, end: Some(piece.end) };
+        let mut transfer = Transfer::open(self.source.clone(), span).await?;
+        if transfer.size() != Some(self.size) {
+            return Err(broken("another size than before"));
+        }
+        if !transfer.is_part() && !self.left().alone {
+            return Err(broken("everything instead of a part"));
+        }
+        let mut position = piece.start;
+        let taken = drain.take_from(&mut transfer, &mut position).await;
+        piece.start = position;
+        taken
+    }
+}

@@ -1,0 +1,140 @@
+//! The side of a fill that faces the disk: puts chunks where they belong, tells readers, then hashes.
+//!
+//! Bytes are hashed in order. What came ahead of its turn is read back for that when the gap before it
+//! has closed; it is in the page cache by then.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::pieces::Chunk;
+use super::{End, Phase, Progress};
+use crate::blob_store::ingest::Ingest;
+use crate::blob_store::{StoreError, read_file_at};
+use crate::mirror::Shared;
+use crate::mirror::error::MirrorError;
+use crate::mirror::room::Reservation;
+use crate::oci::Verifier;
+
+/// How many bytes are written at most before readers are told.
+const PUBLISH_EVERY: u64 = 256 << 10;
+/// How many bytes are reserved at a time for a blob of unknown size.
+pub(super) const STEP: u64 = 8 << 20;
+/// How many bytes of the file are read at a time to be hashed.
+const REHASH: usize = 256 << 10;
+
+/// Writes one fill. Runs on a thread that may block.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) ingest: Ingest,
+    pub(super) reservation: Reservation,
+    pub(super) verifier: Verifier,
+    pub(super) progress: Arc<watch::Sender<Progress>>,
+    pub(super) total: Option<u64>,
+    /// The first byte that the verifier has not seen.
+    hashed: u64,
+    /// Whether room was made on the disk already.
+    relieved: bool,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        ingest: Ingest,
+        reservation: Reservation,
+        verifier: Verifier,
+        progress: Arc<watch::Sender<Progress>>,
+        total: Option<u64>,
+    ) -> Writer {
+        Writer { shared, ingest, reservation, verifier, progress, total, hashed: 0, relieved: false }
+    }
+
+    pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
+        // What an earlier fill left in the file.
+        if let Err(error) = self.catch_up() {
+            return Err(self.unreadable(&error));
+        }
+        while let Some(first) = chunks.blocking_recv() {
+            let mut batch = vec![first];
+            let mut failure = None;
+            let before = self.ingest.written();
+            let (mut next, mut bytes) = (0, 0);
+            while let Some(chunk) = batch.get(next) {
+                if let Err(error) = self.put(chunk) {
+                    batch.truncate(next);
+                    failure = Some(error);
+                    break;
+                }
+                next += 1;
+                bytes += chunk.bytes.len() as u64;
+                if bytes < PUBLISH_EVERY {
+                    batch.extend(chunks.try_recv());
+                }
+            }
+            let written = self.ingest.written();
+            if failure.is_none() && written > before {
+                self.progress.send_modify(|progress| progress.written = written);
+            }
+            for chunk in batch {
+                if chunk.offset == self.hashed {
+                    self.verifier.update(&chunk.bytes);
+                    self.hashed += chunk.bytes.len() as u64;
+                }
+            }
+            if let Err(error) = self.catch_up() {
+                return Err(self.unreadable(&error));
+            }
+            if let Some(error) = failure {
+                return Err(self.give_up(error));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Hashes what is in the file without a gap and was not hashed when it came.
+    fn catch_up(&mut self) -> io::Result<()> {
+        let file = self.ingest.file();
+        while self.hashed < self.ingest.written() {
+            let length = usize::try_from(self.ingest.written() - self.hashed).unwrap_or(usize::MAX).min(REHASH);
+            self.verifier.update(&read_file_at(&file, self.hashed, length)?);
+            self.hashed += length as u64;
+        }
+        Ok(())
+    }
+
+    fn unreadable(self, error: &io::Error) -> End {
+        self.ingest.discard();
+        End::Failed(MirrorError::Internal(format!("an unfinished fill cannot be read: {error}")))
+    }
+
+    /// Writes, with room reserved for it. A disk that is full gets one chance more, after something
+    /// was evicted.
+    fn put(&mut self, chunk: &Chunk) -> Result<(), StoreError> {
+        let Chunk { offset, bytes, .. } = chunk;
+        let runtime = tokio::runtime::Handle::current();
+        let end = offset + bytes.len() as u64;
+        if let Some(missing) = end.checked_sub(self.reservation.bytes()).filter(|missing| *missing > 0) {
+            self.reservation.add(runtime.block_on(self.shared.reserve(missing.max(STEP)))?);
+        }
+        match self.ingest.write_at(*offset, bytes) {
+            Err(StoreError::NoSpace(_)) if !std::mem::replace(&mut self.relieved, true) => {
+                let rest = self.total.map_or(STEP, |total| total.saturating_sub(self.ingest.written()));
+                runtime.block_on(self.shared.relieve(rest));
+                self.ingest.write_at(*offset, bytes)
+            }
+            result => result,
+        }
+    }
+
+    /// The disk failed: readers keep what is in the file and go on by themselves.
+    fn give_up(self, error: StoreError) -> End {
+        let written = self.ingest.written();
+        self.progress.send_modify(|progress| {
+            progress.written = written;
+            progress.phase = Phase::Unkept(self.verifier);
+        });
+        self.ingest.discard();
+        End::Unkept(error)
+    }
+}
