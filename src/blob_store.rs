@@ -74,6 +74,8 @@ pub struct Usage {
     pub bytes: u64,
     /// Number of blobs.
     pub blobs: u64,
+    /// Bytes of damaged content that was set aside; they are not among `bytes`.
+    pub set_aside: u64,
 }
 
 /// Why content could not be kept. The pull it belongs to goes on without the store.

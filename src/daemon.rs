@@ -25,7 +25,6 @@ use crate::blob_store::lock::{LockError, StoreLock};
 use crate::cli::Dialled;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Config};
-use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::fill::Budget;
@@ -45,6 +44,9 @@ pub use store::open_store;
 
 /// How often the gauges of the store are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
+
+/// How many sizes of blobs are taken from the index at a time, so that requests can come in between.
+const SIZES_AT_ONCE: usize = 4096;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -223,8 +225,19 @@ impl Daemon {
 
 /// Lists the blobs and brings the index up to date with the files. `now` is a moment before that.
 async fn take_stock(blobs: &Arc<LocalBlobStore>, metadata: &Arc<SledMetadata>, now: Timestamp) {
-    if let Ok(known) = metadata.blobs() {
-        blobs.remember_sizes(known.into_iter().map(|(digest, record)| (digest, record.size)));
+    let (known, index) = (Arc::clone(blobs), Arc::clone(metadata));
+    let remembered = tokio::task::spawn_blocking(move || {
+        let mut sizes = Vec::with_capacity(SIZES_AT_ONCE);
+        index.for_each_recorded(|digest, size| {
+            sizes.push((digest, size));
+            if sizes.len() == SIZES_AT_ONCE {
+                known.remember_sizes(sizes.drain(..));
+            }
+        });
+        known.remember_sizes(sizes);
+    });
+    if let Err(error) = remembered.await {
+        tracing::error!(%error, "the sizes of blobs were not read from the index; the files tell");
     }
     match blobs.list().await {
         Ok(stored) => {

@@ -3,10 +3,14 @@
 //! A file appears under its digest by a rename after its bytes were synced, is never written again
 //! and disappears by unlinking. Files are reached through the descriptor of their folder, opened
 //! once, without following links; whatever is not a plain file with one name is a miss. The sizes
-//! of known blobs are held in memory: a file whose size changed behind our back is a miss too and
-//! is set aside in `quarantine/`, so that the next fill replaces it.
+//! of [`known`] blobs are held in memory: a file whose size changed behind our back is a miss too and
+//! is set aside in [`quarantine`], so that the next fill replaces it.
 
-use std::collections::{HashMap, HashSet};
+mod known;
+mod listing;
+mod quarantine;
+
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,18 +19,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, Stat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::ingest::Ingest;
 use super::{BlobStore, Content, Source, StoreError, Usage};
 use crate::oci::{Algorithm, Digest};
+use known::Known;
 
 /// What marks a folder as an OCI image layout (image-spec, image-layout.md, "oci-layout file").
 const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
-
-/// How many damaged files of one digest are kept for inspection.
-const KEPT_ASIDE: u32 = 8;
 
 /// Blobs below a folder of the local file system.
 #[derive(Clone, Debug)]
@@ -49,13 +51,6 @@ struct Inner {
 struct Folder {
     path: PathBuf,
     descriptor: RwLock<Arc<OwnedFd>>,
-}
-
-/// The sizes of blobs that were committed, listed or opened, in bytes.
-#[derive(Debug, Default)]
-struct Known {
-    sizes: HashMap<Digest, u64>,
-    bytes: u64,
 }
 
 /// Why what lies under a digest is not served.
@@ -83,23 +78,25 @@ impl LocalBlobStore {
         let blobs = root.join("blobs");
         create_folder(&blobs)?;
         write_layout_mark(root)?;
-        Ok(LocalBlobStore(Arc::new(Inner {
+        let inner = Inner {
             root: root.to_owned(),
             sha256: Folder::open(blobs.join(Algorithm::Sha256.as_str()))?,
             sha512: Folder::open(blobs.join(Algorithm::Sha512.as_str()))?,
             known: RwLock::default(),
             reported: Mutex::default(),
             naming: Mutex::default(),
-        })))
+        };
+        inner.count_set_aside();
+        Ok(LocalBlobStore(Arc::new(inner)))
     }
 
     /// Takes sizes, in bytes, that were recorded when the blobs were stored, so that a file which
-    /// was cut while the daemon was not running is recognised. Call it before [`BlobStore::list`],
-    /// which forgets those that are no longer there.
+    /// was cut while the daemon was not running is recognised, and so that [`BlobStore::list`] need
+    /// not ask for them. Call it before that; it forgets those that are no longer there.
     pub fn remember_sizes(&self, sizes: impl IntoIterator<Item = (Digest, u64)>) {
         let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
         for (digest, size) in sizes {
-            known.learn(digest, size);
+            known.learn(&digest, size);
         }
     }
 }
@@ -137,8 +134,7 @@ impl BlobStore for LocalBlobStore {
     }
 
     fn usage(&self) -> Usage {
-        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
-        Usage { bytes: known.bytes, blobs: known.sizes.len() as u64 }
+        self.0.known.read().unwrap_or_else(PoisonError::into_inner).usage()
     }
 }
 
@@ -183,15 +179,8 @@ impl Inner {
     /// of a blob that was not known yet.
     fn check(&self, digest: &Digest, stat: impl Fn() -> rustix::io::Result<Stat>) -> Result<u64, Damage> {
         let first = stat().map_err(|error| Damage::Unreadable(error.into()))?;
-        if FileType::from_raw_mode(first.st_mode) != FileType::RegularFile {
-            return Err(Damage::NotAPlainFile);
-        }
-        // Zero names: deleted since it was opened, and as good as before.
-        if first.st_nlink > 1 {
-            return Err(Damage::Linked);
-        }
-        let found = u64::try_from(first.st_size).unwrap_or_default();
-        let expected = self.known.read().unwrap_or_else(PoisonError::into_inner).sizes.get(digest).copied();
+        let found = kind_and_size(&first)?;
+        let expected = self.known.read().unwrap_or_else(PoisonError::into_inner).size(digest);
         match expected {
             Some(expected) if expected != found => return Err(Damage::WrongSize { expected, found }),
             Some(_) => {}
@@ -199,7 +188,7 @@ impl Inner {
                 let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
                 // Again, with sizes held still: what was deleted meanwhile must not be counted.
                 if stat().is_ok_and(|now| now.st_nlink == 1) {
-                    known.learn(*digest, found);
+                    known.learn(digest, found);
                 }
             }
         }
@@ -262,101 +251,6 @@ impl Inner {
         Ok(())
     }
 
-    fn list(&self) -> io::Result<Vec<(Digest, u64)>> {
-        let before: Vec<Digest> =
-            self.known.read().unwrap_or_else(PoisonError::into_inner).sizes.keys().copied().collect();
-        let mut blobs = HashMap::new();
-        for algorithm in Algorithm::ALL {
-            self.list_folder(algorithm, &mut blobs)?;
-        }
-        for digest in before {
-            if !blobs.contains_key(&digest) {
-                self.forget_if_gone(&digest);
-            }
-        }
-        Ok(blobs.into_iter().collect())
-    }
-
-    fn list_folder(&self, algorithm: Algorithm, blobs: &mut HashMap<Digest, u64>) -> io::Result<()> {
-        let descriptor = self.folder_of(algorithm).descriptor();
-        for entry in Dir::read_from(&*descriptor)? {
-            let entry = entry?;
-            let Ok(name) = entry.file_name().to_str() else { continue };
-            let Ok(digest) = format!("{algorithm}:{name}").parse::<Digest>() else { continue };
-            match self.check(&digest, || rustix::fs::statat(&*descriptor, name, AtFlags::SYMLINK_NOFOLLOW)) {
-                Ok(size) => {
-                    blobs.insert(digest, size);
-                }
-                // Deleted since the folder was read.
-                Err(Damage::Unreadable(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(damage) => {
-                    self.report(&digest, &damage);
-                    if matches!(damage, Damage::WrongSize { .. }) {
-                        self.set_aside_if_damaged(&digest);
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Drops the size of a blob whose file somebody else removed.
-    fn forget_if_gone(&self, digest: &Digest) {
-        let _naming = self.naming();
-        let folder = self.folder(digest).descriptor();
-        if matches!(rustix::fs::statat(folder, digest.hex(), AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
-            self.remember(digest, None);
-        }
-    }
-
-    /// Looks again with names held still: a commit may have replaced the file meanwhile.
-    fn set_aside_if_damaged(&self, digest: &Digest) {
-        let _naming = self.naming();
-        if matches!(self.look(digest), Err(Damage::WrongSize { .. })) {
-            if let Err(error) = self.set_aside(digest) {
-                tracing::warn!(%digest, %error, "could not set a damaged blob aside");
-            }
-            self.remember(digest, None);
-        }
-    }
-
-    fn set_aside_if_same(&self, digest: &Digest, content: &Content) -> io::Result<bool> {
-        let Source::File(opened) = &content.source else { return Ok(false) };
-        let opened = rustix::fs::fstat(opened)?;
-        let _naming = self.naming();
-        match rustix::fs::statat(self.folder(digest).descriptor(), digest.hex(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(found) if (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino) => {}
-            Ok(_) | Err(Errno::NOENT) => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
-        self.set_aside(digest)?;
-        self.remember(digest, None);
-        Ok(true)
-    }
-
-    fn drop_set_aside(&self) -> io::Result<()> {
-        for entry in fs::read_dir(self.root.join("quarantine")).into_iter().flatten() {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
-        }
-        Ok(())
-    }
-
-    /// Moves what lies under the digest to `quarantine/`. The caller holds names still.
-    fn set_aside(&self, digest: &Digest) -> io::Result<()> {
-        let quarantine = self.root.join("quarantine");
-        create_folder(&quarantine)?;
-        let folder = self.folder(digest).descriptor();
-        for number in 0..KEPT_ASIDE {
-            let to = quarantine.join(format!("{}-{}.{number}", digest.algorithm(), digest.hex()));
-            match rustix::fs::renameat_with(&*folder, digest.hex(), CWD, &to, RenameFlags::NOREPLACE) {
-                Err(Errno::EXIST) => {}
-                result => return Ok(result?),
-            }
-        }
-        Ok(rustix::fs::unlinkat(&*folder, digest.hex(), AtFlags::empty())?)
-    }
-
     fn report(&self, digest: &Digest, damage: &Damage) {
         if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest) {
             tracing::warn!(%digest, reason = %damage, "a stored blob is not served; it is fetched again when asked for");
@@ -367,7 +261,7 @@ impl Inner {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.forget(digest);
         if let Some(size) = size {
-            known.learn(*digest, size);
+            known.learn(digest, size);
         }
     }
 
@@ -387,6 +281,18 @@ impl Inner {
     }
 }
 
+/// The size in bytes of what can be a blob.
+fn kind_and_size(stat: &Stat) -> Result<u64, Damage> {
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(Damage::NotAPlainFile);
+    }
+    // Zero names: deleted since it was opened, and as good as before.
+    if stat.st_nlink > 1 {
+        return Err(Damage::Linked);
+    }
+    Ok(u64::try_from(stat.st_size).unwrap_or_default())
+}
+
 impl Folder {
     fn open(path: PathBuf) -> io::Result<Folder> {
         let descriptor = RwLock::new(Arc::new(open_folder(&path)?));
@@ -401,22 +307,6 @@ impl Folder {
         let descriptor = Arc::new(open_folder(&self.path)?);
         *self.descriptor.write().unwrap_or_else(PoisonError::into_inner) = descriptor;
         Ok(())
-    }
-}
-
-impl Known {
-    /// The first size stands: it was recorded when the bytes were verified, or soonest after.
-    fn learn(&mut self, digest: Digest, size: u64) {
-        if let std::collections::hash_map::Entry::Vacant(entry) = self.sizes.entry(digest) {
-            entry.insert(size);
-            self.bytes += size;
-        }
-    }
-
-    fn forget(&mut self, digest: &Digest) {
-        if let Some(size) = self.sizes.remove(digest) {
-            self.bytes -= size;
-        }
     }
 }
 

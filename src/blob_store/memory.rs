@@ -69,6 +69,6 @@ impl BlobStore for MemoryBlobStore {
 
     fn usage(&self) -> Usage {
         let blobs = self.blobs();
-        Usage { bytes: blobs.values().map(|bytes| bytes.len() as u64).sum(), blobs: blobs.len() as u64 }
+        Usage { bytes: blobs.values().map(|bytes| bytes.len() as u64).sum(), blobs: blobs.len() as u64, set_aside: 0 }
     }
 }

@@ -20,12 +20,16 @@ pub(super) fn member_key(location: &Location, digest: &Digest) -> Vec<u8> {
     format!("{}\0{}\0{digest}", location.upstream, location.repository).into_bytes()
 }
 
-pub(super) fn encode_digest(digest: &Digest) -> Vec<u8> {
-    let algorithm = match digest.algorithm() {
+/// The byte that stands for the algorithm of a digest.
+pub(super) const fn algorithm(digest: &Digest) -> u8 {
+    match digest.algorithm() {
         Algorithm::Sha256 => 1,
         Algorithm::Sha512 => 2,
-    };
-    [&[algorithm], digest.as_bytes()].concat()
+    }
+}
+
+pub(super) fn encode_digest(digest: &Digest) -> Vec<u8> {
+    [&[algorithm(digest)], digest.as_bytes()].concat()
 }
 
 pub(super) fn decode_digest(bytes: &[u8]) -> Option<Digest> {
@@ -51,10 +55,13 @@ pub(super) fn decode_member_location(bytes: &[u8]) -> Option<Location> {
     decode_location(std::str::from_utf8(bytes).ok()?.split('\0'))
 }
 
+/// Bytes of a packed record.
+pub(super) const RECORD: usize = 28;
+
 /// Three numbers of eight bytes and one of four: there are as many of these as blobs, so they are
 /// kept small.
-pub(super) fn encode_blob(record: &BlobRecord) -> [u8; 28] {
-    let mut bytes = [0; 28];
+pub(super) fn encode_blob(record: &BlobRecord) -> [u8; RECORD] {
+    let mut bytes = [0; RECORD];
     for (place, number) in bytes.chunks_exact_mut(8).zip([record.size, record.stored_at.0, record.used_at.0]) {
         place.copy_from_slice(&number.to_le_bytes());
     }
@@ -65,7 +72,6 @@ pub(super) fn encode_blob(record: &BlobRecord) -> [u8; 28] {
 pub(super) fn decode_blob(bytes: &[u8]) -> Option<BlobRecord> {
     let number = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
     let (stored_at, used_at) = (Timestamp(number(8)?), Timestamp(number(16)?));
-    // Uses were not always counted.
-    let uses = bytes.get(24..28).and_then(|bytes| bytes.try_into().ok()).map_or(1, u32::from_le_bytes);
+    let uses = u32::from_le_bytes(bytes.get(24..RECORD)?.try_into().ok()?);
     Some(BlobRecord { size: number(0)?, stored_at, used_at, uses })
 }

@@ -26,6 +26,9 @@ mod wishes;
 /// No record is longer than this, in bytes; a longer file is damaged.
 const LONGEST_RECORD: u64 = 64 * 1024;
 
+/// Nearly all are shorter than this, in bytes.
+const USUAL_RECORD: usize = 512;
+
 const TAGS: &str = "_tags";
 const LINKS: &str = "_links";
 const HISTORY: &str = "history";
@@ -227,7 +230,7 @@ fn visit_tags(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
 fn visit_members(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
     for algorithm in Algorithm::ALL {
         for hex in names(&path.join(algorithm.as_str())) {
-            if let Ok(digest) = format!("{algorithm}:{hex}").parse() {
+            if let Some(digest) = algorithm.digest(&hex) {
                 visit(Key::Member(location.clone(), digest));
             }
         }
@@ -278,7 +281,7 @@ fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         report_damage(path, "it is not a plain file");
         return Ok(None);
     }
-    let mut bytes = Vec::new();
+    let mut bytes = Vec::with_capacity(USUAL_RECORD);
     file.take(LONGEST_RECORD).read_to_end(&mut bytes)?;
     match serde_json::from_slice(&bytes) {
         Ok(record) => Ok(Some(record)),

@@ -1,62 +1,38 @@
 //! Adapter: metadata as small files with a sled index over them.
 //!
-//! The only file that knows `sled`. Truth: the files say what is so, the index only says it faster.
+//! Nothing outside knows `sled`. Truth: the files say what is so, the index only says it faster.
 //! A write goes to the file first; a read that the index cannot answer goes to the file. The index
 //! is believed only after it was closed in order or rebuilt: after a crash it may lag behind the
-//! files. Damage makes sled fail, hang or panic, so it is opened on a thread with a time limit and
-//! every call is fenced; a damaged index is given up and, at the next start, moved aside and begun
-//! anew. This needs `panic = "unwind"`.
+//! files. Blobs are packed in [`pages`]; what happens when the engine fails is in [`index`].
 
+mod index;
+mod pages;
+
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::Write as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::num::NonZero;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
-use std::time::Duration;
 
-use sled::{Db, IVec, Tree};
+use sled::{IVec, Tree};
 
-use super::encoding::{
-    decode_blob, decode_digest, decode_member_location, decode_tag_key, encode_blob, encode_digest, member_key,
-    tag_key, tag_prefix,
-};
+pub use index::IndexState;
+
+use super::encoding::{decode_member_location, decode_tag_key, member_key, tag_key, tag_prefix};
 use super::files::{Files, Key};
 use super::{BlobRecord, FrozenTag, HistoryEntry, Location, MetadataError, MetadataStore, Pin, TagKey, TagRecord};
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
-
-/// How long an index may take to open before it is taken for damaged.
-const LONGEST_OPEN: Duration = Duration::from_secs(10);
-
-/// In bytes. A ceiling, not an allocation; sled needs more memory with a smaller one.
-const CACHE_CAPACITY: u64 = 256 * 1024 * 1024;
-
-/// Present in the folder of an index that was closed in order. Holds the number that the index
-/// wrote last, under [`CLOSINGS`]: an index that lost its end without noticing has another one.
-const CLOSED_MARK: &str = "closed-in-order";
-/// The key of how often the index was closed in order.
-const CLOSINGS: &str = "closings";
-/// Present in the folder of an index that failed while it was in use.
-const DAMAGED_MARK: &str = "damaged";
+use index::{Index, open_or_replace};
 
 /// Writes to the same record exclude each other; this many are distinguished.
 const STRIPES: usize = 64;
 
-/// What the index is good for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum IndexState {
-    /// It answers.
-    Ready,
-    /// It is new, or its last user crashed: [`SledMetadata::rebuild`] is due, the files answer.
-    Behind,
-    /// It failed or cannot be opened: the files answer.
-    Absent,
-}
+/// Threads that read files at a time, and how many names each takes at once.
+const MOST_THREADS: usize = 4;
+const AT_ONCE: usize = 256;
 
 /// Tags and memberships in files, blobs in an index over them.
 #[derive(Debug)]
@@ -74,16 +50,6 @@ struct Spare {
     blobs: HashMap<Digest, BlobRecord>,
     /// Whether the blobs from before the index was given up are among them.
     complete: bool,
-}
-
-#[derive(Debug)]
-struct Index {
-    path: PathBuf,
-    state: AtomicU8,
-    db: Db,
-    tags: Tree,
-    members: Tree,
-    blobs: Tree,
 }
 
 impl SledMetadata {
@@ -111,6 +77,12 @@ impl SledMetadata {
         self.replaced
     }
 
+    /// Visits every blob that the index knows, with its size in bytes. For the start, before
+    /// [`SledMetadata::rebuild`].
+    pub fn for_each_recorded(&self, mut visit: impl FnMut(Digest, u64)) {
+        self.fenced("listing blobs", |index| index.blobs.for_each(|digest, record| visit(digest, record.size)));
+    }
+
     /// The size of the index on disk in bytes; `None` when there is none.
     pub fn index_bytes(&self) -> Option<u64> {
         self.fenced("measuring it", |index| index.db.size_on_disk())
@@ -121,45 +93,57 @@ impl SledMetadata {
     /// every start, while requests are served. `now` is a moment before the list of blobs was
     /// made: blobs that the index did not know count as used then.
     pub fn rebuild(&self, blobs: &[(Digest, u64)], now: Timestamp) {
-        let fresh = |size| BlobRecord::new(size, now);
         if self.index_state() == IndexState::Behind {
             self.fenced("clearing it", |index| index.tags.clear().and_then(|()| index.members.clear()));
-            self.files.for_each_key(&mut |key| self.reindex(&key));
+            self.reindex_all();
         }
-        let stored: HashMap<Digest, u64> = blobs.iter().copied().collect();
+        let mut stored = Cow::Borrowed(blobs);
+        if !stored.is_sorted() {
+            stored.to_mut().sort_unstable();
+        }
         let rebuilt = self.fenced("rebuilding it", |index| {
-            for entry in &index.blobs {
-                let (key, value) = entry?;
-                // What was stored since the list was made is not in it.
-                let kept = decode_digest(&key).zip(decode_blob(&value)).is_some_and(|(digest, record)| {
-                    record.stored_at >= now || stored.get(&digest) == Some(&record.size)
-                });
-                if !kept {
-                    index.blobs.remove(key)?;
-                }
-            }
-            for (digest, size) in &stored {
-                let known = index.blobs.compare_and_swap(
-                    encode_digest(digest),
-                    None::<&[u8]>,
-                    Some(&encode_blob(&fresh(*size))[..]),
-                )?;
-                drop(known);
-            }
+            index.blobs.reconcile(&stored, now)?;
             index.db.flush()?;
             Ok(())
         });
         match (rebuilt, &self.index) {
             (Some(()), Some(index)) => index.become_ready(),
             _ => {
+                let stored: HashMap<Digest, u64> = stored.iter().copied().collect();
                 let mut spare = self.spare();
                 spare.blobs.retain(|digest, record| record.stored_at >= now || stored.contains_key(digest));
                 for (digest, size) in stored {
-                    spare.blobs.entry(digest).or_insert(fresh(size));
+                    spare.blobs.entry(digest).or_insert(BlobRecord::new(size, now));
                 }
                 spare.complete = true;
             }
         }
+    }
+
+    /// Copies every record from its file to the index.
+    fn reindex_all(&self) {
+        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
+        let (sender, receiver) = mpsc::sync_channel::<Vec<Key>>(4 * threads);
+        let receiver = Mutex::new(receiver);
+        let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        thread::scope(|scope| {
+            for _ in 0..threads {
+                scope.spawn(|| {
+                    while let Ok(keys) = next() {
+                        keys.iter().for_each(|key| self.reindex(key));
+                    }
+                });
+            }
+            let mut keys = Vec::with_capacity(AT_ONCE);
+            self.files.for_each_key(&mut |key| {
+                keys.push(key);
+                if keys.len() == AT_ONCE {
+                    let _ = sender.send(std::mem::replace(&mut keys, Vec::with_capacity(AT_ONCE)));
+                }
+            });
+            let _ = sender.send(keys);
+            drop(sender);
+        });
     }
 
     /// Copies a record from its file to the index.
@@ -223,17 +207,9 @@ impl SledMetadata {
         self.fenced(doing, |index| tree(index).iter().filter_map(|entry| entry.map(decode).transpose()).collect())
     }
 
-    /// The one way to sled. A call that fails or panics ends the index, never the process; `None`
-    /// then and from then on.
+    /// [`Index::call`] on the index, if there is one.
     fn fenced<T>(&self, doing: &'static str, call: impl FnOnce(&Index) -> sled::Result<T>) -> Option<T> {
-        let index = self.index.as_ref().filter(|index| index.state() != IndexState::Absent)?;
-        let reason = match catch_unwind(AssertUnwindSafe(|| call(index))) {
-            Ok(Ok(value)) => return Some(value),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it panicked".to_owned(),
-        };
-        index.give_up(doing, &reason);
-        None
+        self.index.as_ref()?.call(doing, call)
     }
 
     fn spare(&self) -> MutexGuard<'_, Spare> {
@@ -351,15 +327,14 @@ impl MetadataStore for SledMetadata {
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {
-        let value = &encode_blob(record)[..];
-        if self.fenced("writing a blob", |index| index.blobs.insert(encode_digest(digest), value)).is_none() {
+        if self.fenced("writing a blob", |index| index.blobs.put(digest, record)).is_none() {
             self.spare().blobs.insert(*digest, *record);
         }
         Ok(())
     }
 
     fn remove_blob(&self, digest: &Digest) -> Result<(), MetadataError> {
-        if self.fenced("removing a blob", |index| index.blobs.remove(encode_digest(digest))).is_none() {
+        if self.fenced("removing a blob", |index| index.blobs.remove(digest)).is_none() {
             self.spare().blobs.remove(digest);
         }
         Ok(())
@@ -369,8 +344,9 @@ impl MetadataStore for SledMetadata {
     /// blobs all of them would mislead the eviction.
     fn blobs(&self) -> Result<Vec<(Digest, BlobRecord)>, MetadataError> {
         let indexed = self.fenced("listing blobs", |index| {
-            let decode = |(key, value): (IVec, IVec)| decode_digest(&key).zip(decode_blob(&value));
-            index.blobs.iter().filter_map(|entry| entry.map(decode).transpose()).collect()
+            let mut blobs = Vec::new();
+            index.blobs.for_each(|digest, record| blobs.push((digest, record)))?;
+            Ok(blobs)
         });
         if let Some(blobs) = indexed {
             return Ok(blobs);
@@ -413,14 +389,7 @@ impl MetadataStore for SledMetadata {
     }
 
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
-        let touched = self.fenced("noting uses", |index| {
-            for (digest, used_at) in uses {
-                index.blobs.fetch_and_update(encode_digest(digest), |value| {
-                    value.and_then(decode_blob).map(|record| encode_blob(&record.used(*used_at)).to_vec())
-                })?;
-            }
-            Ok(())
-        });
+        let touched = self.fenced("noting uses", |index| index.blobs.touch(uses));
         if touched.is_none() {
             let mut spare = self.spare();
             for (digest, used_at) in uses {
@@ -440,133 +409,10 @@ impl MetadataStore for SledMetadata {
 
 impl Drop for SledMetadata {
     fn drop(&mut self) {
-        let ready = self.index_state() == IndexState::Ready;
-        let closing = if ready { self.fenced("closing it", Index::write_closing) } else { None };
-        let Some(index) = self.index.take() else { return };
-        let path = index.path.clone();
-        // Closing a damaged index may panic like everything else.
-        let closed = catch_unwind(AssertUnwindSafe(|| drop(index))).is_ok();
-        if let Some(closing) = closing.filter(|_| closed) {
-            // Without the mark the next start rebuilds: slower, not wrong.
-            let _ = mark_closed(&path, &closing);
+        if let Some(index) = self.index.take() {
+            index.close();
         }
     }
-}
-
-impl Index {
-    fn open(path: PathBuf) -> sled::Result<Index> {
-        let db = sled::Config::new().path(&path).cache_capacity(CACHE_CAPACITY).flush_every_ms(None).open()?;
-        let (tags, members, blobs) = (db.open_tree("tags")?, db.open_tree("members")?, db.open_tree("blobs")?);
-        let last = db.get(CLOSINGS)?;
-        let marked = fs::read(path.join(CLOSED_MARK)).is_ok_and(|mark| last.is_some_and(|last| last == mark));
-        // The mark must be gone from the disk before the first write, or a crash goes unnoticed.
-        let unmarked = fs::remove_file(path.join(CLOSED_MARK)).and_then(|()| File::open(&path)?.sync_all());
-        let state = if marked && unmarked.is_ok() { IndexState::Ready } else { IndexState::Behind };
-        Ok(Index { path, state: AtomicU8::new(state as u8), db, tags, members, blobs })
-    }
-
-    /// Writes, as the last thing, how often the index was closed.
-    fn write_closing(&self) -> sled::Result<IVec> {
-        let last = self.db.get(CLOSINGS)?;
-        let last = last.and_then(|last| std::str::from_utf8(&last).ok()?.parse::<u64>().ok()).unwrap_or_default();
-        let closing = IVec::from(last.wrapping_add(1).to_string().as_str());
-        self.db.flush()?;
-        self.db.insert(CLOSINGS, closing.clone())?;
-        self.db.flush()?;
-        Ok(closing)
-    }
-
-    fn state(&self) -> IndexState {
-        match self.state.load(Ordering::Acquire) {
-            state if state == IndexState::Ready as u8 => IndexState::Ready,
-            state if state == IndexState::Behind as u8 => IndexState::Behind,
-            _ => IndexState::Absent,
-        }
-    }
-
-    /// From behind only: an index that failed meanwhile stays given up.
-    fn become_ready(&self) {
-        let (behind, ready) = (IndexState::Behind as u8, IndexState::Ready as u8);
-        let _ = self.state.compare_exchange(behind, ready, Ordering::AcqRel, Ordering::Acquire);
-    }
-
-    fn give_up(&self, doing: &'static str, reason: &str) {
-        if self.state.swap(IndexState::Absent as u8, Ordering::AcqRel) != IndexState::Absent as u8 {
-            let _ = File::create(self.path.join(DAMAGED_MARK));
-            tracing::warn!(doing, reason, "the metadata index failed; the files answer, a restart begins a new index");
-        }
-    }
-}
-
-/// The index below `path`, or a new one in its place, or none; and whether it was replaced.
-fn open_or_replace(path: &Path) -> (Option<Index>, bool) {
-    let reason = match open_guarded(path, LONGEST_OPEN) {
-        Ok(index) => return (Some(index), false),
-        Err(reason) => reason,
-    };
-    if let Err(error) = move_aside(path) {
-        tracing::warn!(%reason, %error, "the metadata index cannot be opened nor moved aside; going on without one");
-        return (None, false);
-    }
-    match open_guarded(path, LONGEST_OPEN) {
-        Ok(index) => {
-            tracing::warn!(%reason, "the metadata index was damaged and is rebuilt from the files");
-            (Some(index), true)
-        }
-        Err(error) => {
-            tracing::warn!(%reason, %error, "no metadata index can be opened; going on without one");
-            (None, true)
-        }
-    }
-}
-
-/// Opens an index on a thread of its own. A thread that hangs is left behind with the folder it
-/// hangs on, which is then moved aside.
-fn open_guarded(path: &Path, limit: Duration) -> Result<Index, String> {
-    if path.join(DAMAGED_MARK).exists() {
-        return Err("it failed while it was last used".to_owned());
-    }
-    let (sender, receiver) = mpsc::channel();
-    let path = path.to_owned();
-    let open = move || {
-        // A receiver that gave up drops the index.
-        let _ = sender.send(catch_unwind(|| Index::open(path)));
-    };
-    thread::Builder::new().name("open-index".to_owned()).spawn(open).map_err(|error| error.to_string())?;
-    match receiver.recv_timeout(limit) {
-        Ok(Ok(Ok(index))) => Ok(index),
-        Ok(Ok(Err(error))) => Err(error.to_string()),
-        Ok(Err(_)) => Err("opening it panicked".to_owned()),
-        Err(_) => Err(format!("it did not open within {limit:?}")),
-    }
-}
-
-/// Renames the folder to `metadata.damaged-<n>` and removes an earlier one of that kind.
-fn move_aside(path: &Path) -> std::io::Result<()> {
-    let prefix = "metadata.damaged-";
-    let mut last = 0;
-    for entry in fs::read_dir(path.parent().unwrap_or(path))? {
-        let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u64>().ok());
-        if let Some(number) = number {
-            last = last.max(number);
-            let earlier = entry.path();
-            let _ = if entry.file_type()?.is_dir() { fs::remove_dir_all(earlier) } else { fs::remove_file(earlier) };
-        }
-    }
-    let number = last.checked_add(1).ok_or(std::io::ErrorKind::InvalidInput)?;
-    fs::rename(path, path.with_file_name(format!("{prefix}{number}")))
-}
-
-/// Marks an index as closed in order, after everything in it reached the disk.
-fn mark_closed(path: &Path, closing: &[u8]) -> std::io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        File::open(entry?.path())?.sync_all()?;
-    }
-    let mut mark = File::create(path.join(CLOSED_MARK))?;
-    mark.write_all(closing)?;
-    mark.sync_all()?;
-    File::open(path)?.sync_all()
 }
 
 #[cfg(test)]
@@ -632,17 +478,5 @@ mod tests {
         assert!(lookup().is_none());
         assert_eq!(store.tag(&key()).expect("answers"), Some(record(1)));
         assert!(lookup().is_some());
-    }
-
-    #[test]
-    fn an_index_that_hangs_while_it_is_opened_is_given_up() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let conf = folder.path().join("conf");
-        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
-        rustix::fs::mknodat(rustix::fs::CWD, &conf, kind, mode, 0).expect("makes a fifo that nobody writes to");
-        let refused = open_guarded(folder.path(), Duration::from_millis(20)).expect_err("it hangs");
-        assert!(refused.contains("did not open within"), "{refused}");
-        // Lets the thread that hangs go.
-        drop(fs::OpenOptions::new().read(true).write(true).open(&conf));
     }
 }

@@ -29,6 +29,14 @@ impl Algorithm {
             Algorithm::Sha512 => "sha512",
         }
     }
+
+    /// The digest of this algorithm whose hash is `hex`, lower-case; `None` if none is.
+    pub fn digest(self, hex: &str) -> Option<Digest> {
+        match self {
+            Algorithm::Sha256 => decode(hex).map(Digest::Sha256).ok(),
+            Algorithm::Sha512 => decode(hex).map(Digest::Sha512).ok(),
+        }
+    }
 }
 
 impl fmt::Display for Algorithm {

@@ -1,0 +1,125 @@
+//! What is known of the blobs without looking at the disk: their sizes, and how much they are together.
+//!
+//! There is one entry for each blob that is stored, so they are small: a million take 80 MB at most.
+//! Truth: the first size stands; it was recorded when the bytes were verified, or soonest after.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use super::super::Usage;
+use crate::oci::Digest;
+
+/// The sizes of blobs that were committed, listed or opened, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    sha256: HashMap<[u8; 32], u64>,
+    sha512: HashMap<[u8; 64], u64>,
+    bytes: u64,
+    /// Bytes of what was set aside.
+    pub(super) set_aside: u64,
+    /// How many listings are under way, and what was forgotten meanwhile: they may have seen it.
+    listings: u32,
+    forgotten: HashSet<Digest>,
+}
+
+impl Known {
+    pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
+        match digest {
+            Digest::Sha256(hash) => self.sha256.get(hash).copied(),
+            Digest::Sha512(hash) => self.sha512.get(hash).copied(),
+        }
+    }
+
+    pub(super) fn learn(&mut self, digest: &Digest, size: u64) {
+        let vacant = match digest {
+            Digest::Sha256(hash) => insert(self.sha256.entry(*hash), size),
+            Digest::Sha512(hash) => insert(self.sha512.entry(*hash), size),
+        };
+        if vacant {
+            self.bytes += size;
+        }
+    }
+
+    pub(super) fn forget(&mut self, digest: &Digest) {
+        let known = match digest {
+            Digest::Sha256(hash) => self.sha256.remove(hash),
+            Digest::Sha512(hash) => self.sha512.remove(hash),
+        };
+        self.bytes -= known.unwrap_or_default();
+        if self.listings > 0 {
+            self.forgotten.insert(*digest);
+        }
+    }
+
+    pub(super) fn begin_listing(&mut self) {
+        self.listings += 1;
+    }
+
+    /// [`Known::learn`], for what a listing saw, unless it was forgotten since.
+    pub(super) fn learn_listed(&mut self, digest: &Digest, size: u64) {
+        if !self.forgotten.contains(digest) {
+            self.learn(digest, size);
+        }
+    }
+
+    pub(super) fn end_listing(&mut self) {
+        self.listings -= 1;
+        if self.listings == 0 {
+            self.forgotten = HashSet::new();
+        }
+    }
+
+    /// Those that are not in `listed`, which is sorted.
+    pub(super) fn missing_in(&self, listed: &[(Digest, u64)]) -> Vec<Digest> {
+        if listed.len() >= self.count() && listed.iter().all(|(digest, _)| self.size(digest).is_some()) {
+            return Vec::new();
+        }
+        let digests = self.sha256.keys().map(|hash| Digest::Sha256(*hash));
+        let digests = digests.chain(self.sha512.keys().map(|hash| Digest::Sha512(*hash)));
+        digests.filter(|digest| listed.binary_search_by_key(digest, |(listed, _)| *listed).is_err()).collect()
+    }
+
+    pub(super) fn usage(&self) -> Usage {
+        Usage { bytes: self.bytes, blobs: self.count() as u64, set_aside: self.set_aside }
+    }
+
+    fn count(&self) -> usize {
+        self.sha256.len() + self.sha512.len()
+    }
+}
+
+fn insert<K>(entry: Entry<'_, K, u64>, size: u64) -> bool {
+    match entry {
+        Entry::Vacant(entry) => {
+            entry.insert(size);
+            true
+        }
+        Entry::Occupied(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_deleted_while_it_was_listed_is_not_counted_again() {
+        let mut known = Known::default();
+        let [kept, deleted, back] = [1, 2, 3].map(|number| Digest::Sha256([number; 32]));
+        known.begin_listing();
+        known.learn(&deleted, 20);
+        known.forget(&deleted);
+        known.forget(&back);
+        known.learn(&back, 300);
+        for digest in [kept, deleted, back] {
+            known.learn_listed(&digest, 1);
+        }
+        known.end_listing();
+        assert_eq!(known.usage(), Usage { bytes: 301, blobs: 2, set_aside: 0 });
+        known.begin_listing();
+        known.learn_listed(&deleted, 20);
+        known.end_listing();
+        assert_eq!(known.usage(), Usage { bytes: 321, blobs: 3, set_aside: 0 }, "it came back since");
+        assert_eq!(known.missing_in(&[(kept, 1), (deleted, 20)]), [back]);
+    }
+}

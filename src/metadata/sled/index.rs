@@ -1,0 +1,217 @@
+//! The engine behind the index, as far as it can fail: opening, closing, and giving it up.
+//!
+//! Damage makes sled fail, hang or panic, so it is opened on a thread with a time limit and every
+//! call is fenced by [`Index::call`]. Truths: an index that was not closed in order says so, and is
+//! not believed before it was rebuilt; a damaged one is moved aside and begun anew at the next start.
+
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use sled::{Db, IVec, Tree};
+
+use super::pages::Pages;
+
+/// How long an index may take to open before it is taken for damaged.
+const LONGEST_OPEN: Duration = Duration::from_secs(10);
+
+/// In bytes. A ceiling, not an allocation; sled needs more memory with a smaller one.
+const CACHE_CAPACITY: u64 = 256 * 1024 * 1024;
+
+/// Present in the folder of an index that was closed in order. Holds the number that the index
+/// wrote last, under [`CLOSINGS`]: an index that lost its end without noticing has another one.
+const CLOSED_MARK: &str = "closed-in-order";
+/// The key of how often the index was closed in order.
+const CLOSINGS: &str = "closings";
+/// Present in the folder of an index that failed while it was in use.
+const DAMAGED_MARK: &str = "damaged";
+
+/// What the index is good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum IndexState {
+    /// It answers.
+    Ready,
+    /// It is new, or its last user crashed: [`SledMetadata::rebuild`] is due, the files answer.
+    Behind,
+    /// It failed or cannot be opened: the files answer.
+    Absent,
+}
+
+/// An index that was opened.
+#[derive(Debug)]
+pub(super) struct Index {
+    path: PathBuf,
+    state: AtomicU8,
+    pub(super) db: Db,
+    pub(super) tags: Tree,
+    pub(super) members: Tree,
+    pub(super) blobs: Pages,
+}
+
+impl Index {
+    fn open(path: PathBuf) -> sled::Result<Index> {
+        let db = sled::Config::new().path(&path).cache_capacity(CACHE_CAPACITY).flush_every_ms(None).open()?;
+        let (tags, members) = (db.open_tree("tags")?, db.open_tree("members")?);
+        let blobs = Pages(db.open_tree("pages")?);
+        let last = db.get(CLOSINGS)?;
+        let marked = fs::read(path.join(CLOSED_MARK)).is_ok_and(|mark| last.is_some_and(|last| last == mark));
+        // The mark must be gone from the disk before the first write, or a crash goes unnoticed.
+        let unmarked = fs::remove_file(path.join(CLOSED_MARK)).and_then(|()| File::open(&path)?.sync_all());
+        let state = if marked && unmarked.is_ok() { IndexState::Ready } else { IndexState::Behind };
+        Ok(Index { path, state: AtomicU8::new(state as u8), db, tags, members, blobs })
+    }
+
+    /// The one way to sled. A call that fails or panics ends the index, never the process; `None`
+    /// then and from then on.
+    pub(super) fn call<T>(&self, doing: &'static str, call: impl FnOnce(&Index) -> sled::Result<T>) -> Option<T> {
+        if self.state() == IndexState::Absent {
+            return None;
+        }
+        let reason = match catch_unwind(AssertUnwindSafe(|| call(self))) {
+            Ok(Ok(value)) => return Some(value),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it panicked".to_owned(),
+        };
+        self.give_up(doing, &reason);
+        None
+    }
+
+    /// Closes an index; in good order if it answered.
+    pub(super) fn close(self) {
+        let ready = self.state() == IndexState::Ready;
+        let closing = if ready { self.call("closing it", Index::write_closing) } else { None };
+        let path = self.path.clone();
+        // Closing a damaged index may panic like everything else.
+        let closed = catch_unwind(AssertUnwindSafe(|| drop(self))).is_ok();
+        if let Some(closing) = closing.filter(|_| closed) {
+            // Without the mark the next start rebuilds: slower, not wrong.
+            let _ = mark_closed(&path, &closing);
+        }
+    }
+
+    /// Writes, as the last thing, how often the index was closed.
+    fn write_closing(&self) -> sled::Result<IVec> {
+        let last = self.db.get(CLOSINGS)?;
+        let last = last.and_then(|last| std::str::from_utf8(&last).ok()?.parse::<u64>().ok()).unwrap_or_default();
+        let closing = IVec::from(last.wrapping_add(1).to_string().as_str());
+        self.db.flush()?;
+        self.db.insert(CLOSINGS, closing.clone())?;
+        self.db.flush()?;
+        Ok(closing)
+    }
+
+    pub(super) fn state(&self) -> IndexState {
+        match self.state.load(Ordering::Acquire) {
+            state if state == IndexState::Ready as u8 => IndexState::Ready,
+            state if state == IndexState::Behind as u8 => IndexState::Behind,
+            _ => IndexState::Absent,
+        }
+    }
+
+    /// From behind only: an index that failed meanwhile stays given up.
+    pub(super) fn become_ready(&self) {
+        let (behind, ready) = (IndexState::Behind as u8, IndexState::Ready as u8);
+        let _ = self.state.compare_exchange(behind, ready, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    fn give_up(&self, doing: &'static str, reason: &str) {
+        if self.state.swap(IndexState::Absent as u8, Ordering::AcqRel) != IndexState::Absent as u8 {
+            let _ = File::create(self.path.join(DAMAGED_MARK));
+            tracing::warn!(doing, reason, "the metadata index failed; the files answer, a restart begins a new index");
+        }
+    }
+}
+
+/// The index below `path`, or a new one in its place, or none; and whether it was replaced.
+pub(super) fn open_or_replace(path: &Path) -> (Option<Index>, bool) {
+    let reason = match open_guarded(path, LONGEST_OPEN) {
+        Ok(index) => return (Some(index), false),
+        Err(reason) => reason,
+    };
+    if let Err(error) = move_aside(path) {
+        tracing::warn!(%reason, %error, "the metadata index cannot be opened nor moved aside; going on without one");
+        return (None, false);
+    }
+    match open_guarded(path, LONGEST_OPEN) {
+        Ok(index) => {
+            tracing::warn!(%reason, "the metadata index was damaged and is rebuilt from the files");
+            (Some(index), true)
+        }
+        Err(error) => {
+            tracing::warn!(%reason, %error, "no metadata index can be opened; going on without one");
+            (None, true)
+        }
+    }
+}
+
+/// Opens an index on a thread of its own. A thread that hangs is left behind with the folder it
+/// hangs on, which is then moved aside.
+fn open_guarded(path: &Path, limit: Duration) -> Result<Index, String> {
+    if path.join(DAMAGED_MARK).exists() {
+        return Err("it failed while it was last used".to_owned());
+    }
+    let (sender, receiver) = mpsc::channel();
+    let path = path.to_owned();
+    let open = move || {
+        // A receiver that gave up drops the index.
+        let _ = sender.send(catch_unwind(|| Index::open(path)));
+    };
+    thread::Builder::new().name("open-index".to_owned()).spawn(open).map_err(|error| error.to_string())?;
+    match receiver.recv_timeout(limit) {
+        Ok(Ok(Ok(index))) => Ok(index),
+        Ok(Ok(Err(error))) => Err(error.to_string()),
+        Ok(Err(_)) => Err("opening it panicked".to_owned()),
+        Err(_) => Err(format!("it did not open within {limit:?}")),
+    }
+}
+
+/// Renames the folder to `metadata.damaged-<n>` and removes an earlier one of that kind.
+fn move_aside(path: &Path) -> std::io::Result<()> {
+    let prefix = "metadata.damaged-";
+    let mut last = 0;
+    for entry in fs::read_dir(path.parent().unwrap_or(path))? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u64>().ok());
+        if let Some(number) = number {
+            last = last.max(number);
+            let earlier = entry.path();
+            let _ = if entry.file_type()?.is_dir() { fs::remove_dir_all(earlier) } else { fs::remove_file(earlier) };
+        }
+    }
+    let number = last.checked_add(1).ok_or(std::io::ErrorKind::InvalidInput)?;
+    fs::rename(path, path.with_file_name(format!("{prefix}{number}")))
+}
+
+/// Marks an index as closed in order, after everything in it reached the disk.
+fn mark_closed(path: &Path, closing: &[u8]) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    let mut mark = File::create(path.join(CLOSED_MARK))?;
+    mark.write_all(closing)?;
+    mark.sync_all()?;
+    File::open(path)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_hangs_while_it_is_opened_is_given_up() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let conf = folder.path().join("conf");
+        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+        rustix::fs::mknodat(rustix::fs::CWD, &conf, kind, mode, 0).expect("makes a fifo that nobody writes to");
+        let refused = open_guarded(folder.path(), Duration::from_millis(20)).expect_err("it hangs");
+        assert!(refused.contains("did not open within"), "{refused}");
+        // Lets the thread that hangs go.
+        drop(fs::OpenOptions::new().read(true).write(true).open(&conf));
+    }
+}
