@@ -2,8 +2,9 @@
 //!
 //! Roots are tags, pins and frozen tags; what they lead to stays, and what refers to something that
 //! stays, such as a signature, stays too. Images that are pulled by digest have no name: what was used
-//! lately stays, unless it was forgotten in every repository. Eviction, which makes room, is another
-//! matter.
+//! lately stays, unless it was forgotten in every repository. What a manifest leads to is not known
+//! while it cannot be read, so everything in its repositories stays until it was fetched again.
+//! Eviction, which makes room, is another matter.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::CatalogError;
-use super::{Location, Mirror};
+use super::{Location, Mirror, Shared};
 use crate::clock::Timestamp;
 use crate::metadata::{BlobRecord, TagKey};
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_image, is_index};
@@ -31,6 +32,9 @@ pub struct Garbage {
     pub bytes: u64,
     /// How many blobs could not be deleted.
     pub failed: u64,
+    /// How many manifests that are wanted could not be read; nothing in their repositories goes.
+    #[serde(default)]
+    pub unreadable: u64,
     /// Which blobs.
     pub digests: Vec<Digest>,
 }
@@ -41,6 +45,10 @@ struct Links {
     children: HashMap<Digest, Vec<Digest>>,
     /// From what is referred to, to the manifests that refer to it.
     referrers: HashMap<Digest, Vec<Digest>>,
+    /// Manifests that are missing or damaged, and where they belong.
+    unreadable: HashMap<Digest, Vec<Location>>,
+    /// What is in those repositories.
+    neighbours: HashMap<Location, Vec<Digest>>,
 }
 
 impl Mirror {
@@ -51,9 +59,14 @@ impl Mirror {
     pub async fn collect_garbage(&self, dry_run: bool) -> Result<Garbage, CatalogError> {
         let blobs = self.0.metadata.blobs()?;
         let members = self.0.metadata.members()?;
-        let kept = reachable(self.roots()?, &self.links(&members).await);
+        let links = self.links(&members).await;
+        let kept = reachable(self.roots()?, &links);
+        let unreadable = links.unreadable.keys().filter(|manifest| kept.contains(manifest));
+        let unreadable = unreadable
+            .inspect(|manifest| tracing::warn!(%manifest, "cannot be read; what is in its repositories stays"))
+            .count() as u64;
         let members: HashSet<Digest> = members.into_iter().map(|(_, descriptor)| descriptor.digest).collect();
-        let mut garbage = Garbage { dry_run, ..Garbage::default() };
+        let mut garbage = Garbage { dry_run, unreadable, ..Garbage::default() };
         for (digest, record) in unused(&blobs, &kept, &members, self.0.clock.now()) {
             if !dry_run && !self.delete(&digest).await {
                 garbage.failed += 1;
@@ -96,15 +109,15 @@ impl Mirror {
     async fn links(&self, members: &[(Location, Descriptor)]) -> Links {
         let mut links = Links::default();
         for (_, descriptor) in members {
+            let digest = descriptor.digest;
             let manifest = is_index(&descriptor.media_type) || is_image(&descriptor.media_type);
-            if !manifest || links.children.contains_key(&descriptor.digest) {
+            if !manifest || links.children.contains_key(&digest) || links.unreadable.contains_key(&digest) {
                 continue;
             }
-            let Some(content) = self.0.blobs.open(&descriptor.digest).await else { continue };
-            let length = usize::try_from(content.size.min(MAX_MANIFEST_SIZE)).unwrap_or_default();
-            let Ok(bytes) = content.read_at(0, length) else { continue };
-            let digest = descriptor.digest;
-            let manifest = Manifest { descriptor: descriptor.clone(), bytes };
+            let Some(manifest) = self.0.sound_manifest(descriptor).await else {
+                links.unreadable.insert(digest, Vec::new());
+                continue;
+            };
             let children = manifest.children();
             let parts = children.manifests.into_iter().chain(children.blobs).map(|part| part.digest);
             links.children.insert(digest, parts.collect());
@@ -112,18 +125,46 @@ impl Mirror {
                 links.referrers.entry(subject).or_default().push(digest);
             }
         }
+        for (location, descriptor) in members {
+            if let Some(locations) = links.unreadable.get_mut(&descriptor.digest) {
+                locations.push(location.clone());
+                links.neighbours.entry(location.clone()).or_default();
+            }
+        }
+        for (location, descriptor) in members {
+            if let Some(neighbours) = links.neighbours.get_mut(location) {
+                neighbours.push(descriptor.digest);
+            }
+        }
         links
+    }
+}
+
+impl Shared {
+    /// A stored manifest, if it is whole.
+    pub(super) async fn sound_manifest(&self, descriptor: &Descriptor) -> Option<Manifest> {
+        let content = self.blobs.open(&descriptor.digest).await.filter(|content| content.size <= MAX_MANIFEST_SIZE)?;
+        let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
+        let sound = Digest::of(descriptor.digest.algorithm(), &bytes) == descriptor.digest;
+        sound.then(|| Manifest { descriptor: descriptor.clone(), bytes })
     }
 }
 
 /// Everything that the roots lead to, and what refers to it.
 fn reachable(roots: Vec<Digest>, links: &Links) -> HashSet<Digest> {
     let mut kept = HashSet::new();
+    let mut whole = HashSet::new();
     let mut next = roots;
     while let Some(digest) = next.pop() {
-        if kept.insert(digest) {
-            let further = [links.children.get(&digest), links.referrers.get(&digest)];
-            next.extend(further.into_iter().flatten().flatten());
+        if !kept.insert(digest) {
+            continue;
+        }
+        let further = [links.children.get(&digest), links.referrers.get(&digest)];
+        next.extend(further.into_iter().flatten().flatten());
+        for location in links.unreadable.get(&digest).into_iter().flatten() {
+            if whole.insert(location) {
+                next.extend(links.neighbours.get(location).into_iter().flatten());
+            }
         }
     }
     kept
@@ -157,10 +198,31 @@ mod tests {
         let children = [("index", vec!["image"]), ("image", vec!["layer"]), ("signature", vec!["seal"])];
         let children = children.map(|(name, parts)| (digest(name), parts.into_iter().map(digest).collect()));
         let referrers = HashMap::from([(digest("image"), vec![digest("signature")])]);
-        let links = Links { children: HashMap::from(children), referrers };
+        let links = Links { children: HashMap::from(children), referrers, ..Links::default() };
         let kept = reachable(vec![digest("index")], &links);
         let all = ["index", "image", "layer", "signature", "seal"].map(digest);
         assert_eq!(kept, HashSet::from(all));
+    }
+
+    #[test]
+    fn what_an_unreadable_manifest_may_lead_to_stays() {
+        let at = |repository: &str| Location {
+            upstream: "docker.io".parse().expect("valid"),
+            repository: repository.parse().expect("valid"),
+        };
+        let links = Links {
+            unreadable: HashMap::from([
+                (digest("broken"), vec![at("a/wanted")]),
+                (digest("unwanted"), vec![at("a/other")]),
+            ]),
+            neighbours: HashMap::from([
+                (at("a/wanted"), vec![digest("broken"), digest("layer")]),
+                (at("a/other"), vec![digest("unwanted"), digest("chaff")]),
+            ]),
+            ..Links::default()
+        };
+        let kept = reachable(vec![digest("broken")], &links);
+        assert_eq!(kept, HashSet::from([digest("broken"), digest("layer")]));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::eviction::{self, Stock, Victim};
 use super::{Mirror, Shared};
 use crate::blob_store::StoreError;
 use crate::metadata::{Location, MetadataError, Pin, TagKey, TagRecord};
-use crate::oci::manifest::{self, MAX_MANIFEST_SIZE, Manifest};
+use crate::oci::manifest;
 use crate::oci::{Descriptor, Digest, MediaType, Reference, Tag};
 
 /// How often it is checked whether there is too much in the store.
@@ -132,7 +132,8 @@ impl Mirror {
 impl Shared {
     /// Bytes on disk that count.
     fn taken(&self) -> u64 {
-        self.blobs.usage().bytes.saturating_add(self.ingests.left_over())
+        let usage = self.blobs.usage();
+        usage.bytes.saturating_add(usage.set_aside).saturating_add(self.ingests.left_over())
     }
 
     /// Whether `bytes` more fit into the store as it is.
@@ -219,11 +220,16 @@ impl Shared {
         known.retain(|manifest, _| stored.contains(manifest));
         for (_, descriptor) in &members {
             let digest = &descriptor.digest;
-            if is_manifest(&descriptor.media_type) && stored.contains(digest) && !known.contains_key(digest) {
-                known.insert(*digest, self.read_children(descriptor));
+            if is_manifest(&descriptor.media_type)
+                && stored.contains(digest)
+                && !known.contains_key(digest)
+                && let Some(children) = self.read_children(descriptor)
+            {
+                known.insert(*digest, children);
             }
         }
-        let stock = Stock { blobs, children: known.clone(), pinned: self.pinned(&tags)? };
+        let pinned = with_neighbours(self.pinned(&tags)?, known, &members);
+        let stock = Stock { blobs, children: known.clone(), pinned };
         let victims = eviction::plan(&stock, needed.saturating_add(slack), self.clock.now());
         let going: HashSet<Digest> = victims.iter().map(|victim| victim.digest).collect();
         let mut owners = Owners::default();
@@ -260,15 +266,10 @@ impl Shared {
         Ok(by_digest.chain(frozen).chain(by_tag).collect())
     }
 
-    /// What a stored manifest points at; nothing when it cannot be read: then it goes alone.
-    fn read_children(&self, descriptor: &Descriptor) -> Arc<[Digest]> {
-        let opened = tokio::runtime::Handle::current().block_on(self.blobs.open(&descriptor.digest));
-        let bytes = opened
-            .filter(|content| content.size <= MAX_MANIFEST_SIZE)
-            .and_then(|content| content.read_at(0, usize::try_from(content.size).unwrap_or(usize::MAX)).ok());
-        let Some(bytes) = bytes else { return Arc::default() };
-        let children = Manifest { descriptor: descriptor.clone(), bytes }.children();
-        children.manifests.iter().chain(&children.blobs).map(|child| child.digest).collect()
+    /// What a stored manifest points at; `None` when it cannot be read.
+    fn read_children(&self, descriptor: &Descriptor) -> Option<Arc<[Digest]>> {
+        let children = tokio::runtime::Handle::current().block_on(self.sound_manifest(descriptor))?.children();
+        Some(children.manifests.iter().chain(&children.blobs).map(|child| child.digest).collect())
     }
 
     async fn evict(self: &Arc<Self>, victims: Vec<Victim>, mut owners: Owners) {
@@ -307,6 +308,32 @@ impl Shared {
 struct Owners {
     tags: HashMap<Digest, Vec<(Location, Tag)>>,
     members: HashMap<Digest, Vec<Location>>,
+}
+
+/// What is pinned, and, where a manifest that it leads to cannot be read, everything in the
+/// repositories of that manifest: some of it belongs to what is pinned.
+fn with_neighbours(
+    mut pinned: HashSet<Digest>,
+    known: &Children,
+    members: &[(Location, Descriptor)],
+) -> HashSet<Digest> {
+    let mut led_to = HashSet::new();
+    let mut open: Vec<Digest> = pinned.iter().copied().collect();
+    while let Some(digest) = open.pop() {
+        if led_to.insert(digest) {
+            open.extend(known.get(&digest).into_iter().flat_map(|children| children.iter()));
+        }
+    }
+    let unreadable: HashSet<&Location> = members
+        .iter()
+        .filter(|(_, Descriptor { digest, media_type, .. })| {
+            is_manifest(media_type) && led_to.contains(digest) && !known.contains_key(digest)
+        })
+        .map(|(location, _)| location)
+        .collect();
+    let neighbours = members.iter().filter(|(location, _)| unreadable.contains(location));
+    pinned.extend(neighbours.map(|(_, descriptor)| descriptor.digest));
+    pinned
 }
 
 pub(super) fn is_manifest(media_type: &MediaType) -> bool {

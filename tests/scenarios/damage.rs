@@ -7,7 +7,7 @@ use std::time::Duration;
 use registry_mirror::oci::Digest;
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Registry, noise};
+use crate::support::registry::{Image, Registry, noise};
 
 fn file_of(store: &Path, digest: &Digest) -> PathBuf {
     store.join("blobs/sha256").join(digest.hex())
@@ -113,6 +113,68 @@ async fn a_file_that_was_cut_while_we_were_stopped_and_the_index_lost_is_a_miss(
     assert!(response.complete && response.body == *bytes);
     mirror.settled().await;
     assert_eq!(std::fs::metadata(&file).unwrap().len(), 200_000);
+}
+
+#[tokio::test]
+async fn what_was_set_aside_counts_against_the_budget_and_is_the_first_to_go() {
+    let (registry, blobs) = with_blobs(3).await;
+    let lines = "store.max_size = \"700kB\"\nstore.verify_on_read = true";
+    let mirror = Settings::of(&registry).config(lines).start().await;
+    for (digest, _) in &blobs {
+        get(&mirror, digest).await;
+        mirror.settled().await;
+    }
+    flip(&file_of(mirror.store(), &blobs[0].0), 5);
+    let response = get(&mirror, &blobs[0].0).await;
+    assert!(response.complete && response.body == blobs[0].1);
+    mirror.settled().await;
+    assert!(blobs.iter().all(|(digest, _)| file_of(mirror.store(), digest).exists()), "nothing sound had to leave");
+    assert_eq!(mirror.store().join("quarantine").read_dir().unwrap().count(), 0, "together they were too much");
+}
+
+/// An image that was pulled, and then its manifest damaged.
+async fn with_a_damaged_manifest(registry: &Registry, config: &str) -> (TestMirror, Image) {
+    let image = registry.add_image("library/app", "1", &[noise(1, 100_000)]);
+    let mirror = Settings::of(registry).config(config).start().await;
+    mirror.get("/v2/library/app/manifests/1").await;
+    for blob in image.blobs() {
+        get(&mirror, &blob.digest).await;
+    }
+    mirror.settled().await;
+    mirror.advance(Duration::from_secs(3 * 86_400));
+    flip(&file_of(mirror.store(), &image.manifest.digest), 20);
+    (mirror, image)
+}
+
+#[tokio::test]
+async fn gc_deletes_nothing_that_an_unreadable_manifest_may_need() {
+    let registry = Registry::start().await;
+    let (mirror, image) = with_a_damaged_manifest(&registry, "").await;
+    let garbage = mirror.mirror.collect_garbage(false).await.expect("collects");
+    assert_eq!((garbage.blobs, garbage.unreadable), (0, 1));
+    std::fs::remove_file(file_of(mirror.store(), &image.manifest.digest)).unwrap();
+    let garbage = mirror.mirror.collect_garbage(false).await.expect("collects");
+    assert_eq!(
+        (garbage.unreadable, image.blobs().all(|blob| file_of(mirror.store(), &blob.digest).exists())),
+        (1, true)
+    );
+    // Once it is there again it is known what it needs.
+    mirror.get("/v2/library/app/manifests/1").await;
+    let garbage = mirror.mirror.collect_garbage(false).await.expect("collects");
+    assert_eq!((garbage.blobs, garbage.unreadable), (0, 0));
+}
+
+#[tokio::test]
+async fn a_pinned_image_keeps_its_layers_also_while_its_manifest_cannot_be_read() {
+    let registry = Registry::start().await;
+    let (mirror, image) = with_a_damaged_manifest(&registry, "store.max_size = \"300kB\"").await;
+    mirror.mirror.pin(&"docker.io/library/app:1".parse().expect("a name")).expect("pins");
+    for number in 0..4 {
+        let digest = registry.add_blob("library/other", noise(50 + number, 100_000));
+        assert!(mirror.get(&format!("/v2/library/other/blobs/{digest}")).await.complete);
+        mirror.settled().await;
+    }
+    assert!(image.blobs().all(|blob| file_of(mirror.store(), &blob.digest).exists()));
 }
 
 #[tokio::test]
