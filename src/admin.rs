@@ -7,8 +7,8 @@
 mod api;
 pub mod socket;
 
-use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,21 +54,35 @@ pub struct AdminState {
 }
 
 /// A body: at hand, or coming line by line.
-type Body = BoxBody<Bytes, Infallible>;
+type Body = BoxBody<Bytes, io::Error>;
 
 /// Serves `listener` until `shutdown`, then lets running answers finish.
 pub async fn serve(listener: TcpListener, state: AdminState, shutdown: impl Future<Output = ()>) {
-    let answer = move |_, request: Request<Incoming>| answer_any(request, state.clone());
+    let answer = move |_, request: Request<Incoming>| answer_any(request, state.clone(), Door::Address);
     listener::serve(listener, None, LIMITS, answer, shutdown).await;
 }
 
-async fn answer_any(request: Request<Incoming>, state: AdminState) -> Response<Body> {
+/// The way a request came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// An address, which a name that belongs to somebody else may have been made to point at.
+    Address,
+    /// The Unix socket, which no page in a browser can open.
+    Socket,
+}
+
+async fn answer_any(request: Request<Incoming>, state: AdminState, door: Door) -> Response<Body> {
     match &state.mirror {
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
-            api::answer(request, mirror, state.verify_rate).await
+            api::answer(request, mirror, state.verify_rate, door).await
         }
-        _ => answer(request.method(), request.uri().path(), &state).map(BodyExt::boxed),
+        _ => answer(request.method(), request.uri().path(), &state).map(whole),
     }
+}
+
+/// A body that is at hand.
+fn whole(bytes: Full<Bytes>) -> Body {
+    bytes.map_err(|never| match never {}).boxed()
 }
 
 /// The answer to one request.

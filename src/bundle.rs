@@ -16,12 +16,14 @@ mod graph;
 pub mod import;
 pub mod receipt;
 
+use std::any::Any;
 use std::sync::Arc;
 
-use crate::blob_store::BlobStore;
 use crate::blob_store::ingest::IngestDir;
+use crate::blob_store::{BlobStore, StoreError};
 use crate::clock::Clock;
 use crate::metadata::MetadataStore;
+use crate::oci::Digest;
 
 pub use export::{ExportError, Exported, Plan, Selection};
 pub use import::{ImportError, Imported};
@@ -43,5 +45,44 @@ pub struct Stores {
 impl std::fmt::Debug for Stores {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stores").finish_non_exhaustive()
+    }
+}
+
+/// Who grants room for what a bundle brings, and keeps it meanwhile. All of it may block.
+pub trait Space: Send + Sync {
+    /// How many bytes may come at most.
+    fn most(&self) -> u64;
+
+    /// Keeps a blob, there already or about to be, until the bundle is taken in.
+    fn hold(&self, _digest: &Digest) {}
+
+    /// Grants so many bytes until what is returned is dropped; by then they are counted, or gone.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] when they cannot be had.
+    fn reserve(&self, bytes: u64) -> Result<Box<dyn Any>, StoreError>;
+
+    /// The disk had no room for `bytes`, although they were granted: makes some if that can be done.
+    fn relieve(&self, _bytes: u64) {}
+}
+
+/// A store that nobody else works on and that evicts nothing.
+pub struct Rest {
+    /// What it consists of.
+    pub blobs: Arc<dyn BlobStore>,
+    /// How many bytes it may hold.
+    pub budget: u64,
+}
+
+impl Space for Rest {
+    fn most(&self) -> u64 {
+        self.budget.saturating_sub(self.blobs.usage().bytes)
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<Box<dyn Any>, StoreError> {
+        if bytes > self.most() {
+            return Err(StoreError::NoSpace(std::io::ErrorKind::StorageFull.into()));
+        }
+        Ok(Box::new(()))
     }
 }

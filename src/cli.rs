@@ -184,8 +184,8 @@ pub fn run<E: std::fmt::Display>(
         Command::Serve(args) => serve::run(&args, serve),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args, dial),
-        Command::Export(args) => export::run(&args, open),
-        Command::Import(args) => import::run(&args, open),
+        Command::Export(args) => either(export::run(&args, open)),
+        Command::Import(args) => either(import::run(&args, open)),
     }
 }
 

@@ -10,6 +10,7 @@
 
 pub mod blobs;
 pub mod body;
+pub mod bundles;
 pub mod catalog;
 pub mod error;
 pub mod eviction;
@@ -17,6 +18,7 @@ pub mod fill;
 pub mod flights;
 pub mod freshness;
 pub mod garbage;
+mod holds;
 pub mod images;
 mod lazy;
 pub mod lists;
@@ -58,6 +60,7 @@ pub use routes::{Route, RouteError, Routes};
 
 use fill::{Budget, Following};
 use flights::{Flights, Shareable};
+use holds::Holds;
 use lists::{Lists, ReferrersKey, TagsKey};
 use manifests::Fetched;
 use negatives::Negatives;
@@ -113,6 +116,7 @@ pub(crate) struct Shared {
     policy: Policy,
     budget: Budget,
     room: Room,
+    holds: Holds,
     trust: Trust,
     metrics: Arc<Metrics>,
     fills: Flights<BlobKey, Following>,
@@ -166,6 +170,7 @@ impl Mirror {
             policy,
             budget,
             room,
+            holds: Holds::default(),
             trust: Trust::new(verify_on_read),
             metrics,
             fills: Flights::new(),

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use registry_mirror::blob_store::ingest::IngestDir;
 use registry_mirror::blob_store::memory::MemoryBlobStore;
 use registry_mirror::bundle::import::{Fate, Intake, import};
-use registry_mirror::bundle::{ExportError, ImportError, Imported, Plan, Receipt, Selection, Stores};
+use registry_mirror::bundle::{ExportError, ImportError, Imported, Plan, Receipt, Rest, Selection, Stores};
 use registry_mirror::clock::{Clock as _, ManualClock, Timestamp};
 use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metadata::{BlobRecord, Location, TagKey, TagRecord};
@@ -102,7 +102,7 @@ impl Side {
         self.import_with(bundle, &Intake::default())
     }
 
-    fn import_with(&self, bundle: impl Read, intake: &Intake) -> Result<Imported, ImportError> {
+    fn import_with(&self, bundle: impl Read, intake: &Intake<'_>) -> Result<Imported, ImportError> {
         import(&self.stores, bundle, intake, self.runtime.handle())
     }
 
@@ -379,16 +379,78 @@ fn there_must_be_room() {
     let (here, _) = two_images();
     let bundle = here.export(&images(&["app:1"]));
     let there = Side::new();
-    let refused = there.import_with(&*bundle, &Intake { room: Some(100), name: None });
+    let little = Rest { blobs: Arc::clone(&there.stores.blobs), budget: 100 };
+    let intake = Intake { space: Some(&little), name: None };
+    let refused = there.import_with(&*bundle, &intake);
     assert!(matches!(refused, Err(ImportError::NoRoom { room: 100, .. })), "{refused:?}");
     assert!(there.blobs().is_empty(), "refused before anything was written");
     // A bundle that does not say what it brings.
     let files: Vec<_> = files(&bundle).into_iter().filter(|(name, _)| name != "mirror-bundle.json").collect();
-    let refused = there.import_with(&*pack(&files), &Intake { room: Some(100), name: None });
+    let refused = there.import_with(&*pack(&files), &intake);
     assert!(matches!(refused, Err(ImportError::NoRoom { .. })), "{refused:?}");
     assert!(there.stores.blobs.usage().bytes <= 100);
-    let room = Some(here.stores.blobs.usage().bytes);
-    there.import_with(&*bundle, &Intake { room, name: None }).expect("fits");
+    let enough = Rest { blobs: Arc::clone(&there.stores.blobs), budget: here.stores.blobs.usage().bytes };
+    there.import_with(&*bundle, &Intake { space: Some(&enough), name: None }).expect("fits");
+}
+
+#[test]
+fn a_bundle_that_was_compressed_with_gzip_is_read_as_it_is() {
+    let (here, _) = two_images();
+    let bundle = here.export(&images(&["app:1"]));
+    let there = Side::new();
+    let report = there.import(&*gzip(&bundle)).expect("is taken in");
+    assert_eq!(report.images.iter().map(|image| &image.fate).collect::<Vec<_>>(), [&Fate::Ready]);
+    assert_eq!(there.blobs().len() as u64, report.stored);
+    // In pieces, as pigz and cat write it.
+    let (front, back) = bundle.split_at(700);
+    let report = there.import(&*[gzip(front), gzip(back)].concat()).expect("is taken in");
+    assert_eq!((report.stored, report.images.len()), (0, 1));
+
+    let whole = gzip(&bundle);
+    for cut in [3, 20, whole.len() / 2, whole.len() - 9] {
+        let cut_short = Side::new().import(&whole[..cut]);
+        assert!(matches!(cut_short, Err(ImportError::Malformed(_))), "{cut}: {cut_short:?}");
+    }
+}
+
+#[test]
+fn what_expands_without_end_is_bound_by_what_its_entries_may_have() {
+    let there = Side::new();
+    let zeros = || behind(entry(b"blobs/sha256/x", EntryType::GNULongName, b"", 8 << 30, b""));
+    assert_hostile_or_malformed(&there.import(&*gzip(&zeros())));
+    // A long name of zeros, far smaller than what it expands to.
+    let mut name = entry(b"././@LongLink", EntryType::GNULongName, b"", 64 << 20, b"");
+    name.resize(name.len() + (64 << 20), 0);
+    let bomb = gzip(&name);
+    assert!(bomb.len() < 1_000_000);
+    assert_hostile_or_malformed(&there.import(&*bomb));
+    // A layer that there is no room for is refused before it is expanded.
+    let digest = "1".repeat(64);
+    let layer = entry(format!("blobs/sha256/{digest}").as_bytes(), EntryType::Regular, b"", 8 << 30, b"");
+    let space = Rest { blobs: Arc::clone(&there.stores.blobs), budget: 1 << 20 };
+    let refused = there.import_with(&*gzip(&layer), &Intake { space: Some(&space), name: None });
+    assert!(matches!(refused, Err(ImportError::NoRoom { .. })), "{refused:?}");
+    assert_eq!((there.blobs().len(), there.unfinished()), (0, 0));
+}
+
+fn assert_hostile_or_malformed(result: &Result<Imported, ImportError>) {
+    assert!(matches!(result, Err(ImportError::Hostile { .. } | ImportError::Malformed(_))), "{result:?}");
+}
+
+#[test]
+fn other_compressions_are_named_with_what_undoes_them() {
+    for (start, tool) in
+        [(&b"\x28\xb5\x2f\xfd\x04"[..], "zstd -d"), (b"\xfd7zXZ\0\0", "xz -d"), (b"BZh91AY", "bzip2 -d")]
+    {
+        let error = Side::new().import(start).expect_err("is not read").to_string();
+        assert!(error.contains(tool) && error.contains("decompress it first"), "{error}");
+    }
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, bytes).expect("memory");
+    encoder.finish().expect("memory")
 }
 
 // What others make.
@@ -570,7 +632,7 @@ fn a_layout_of_another_tool_is_taken_in_under_the_name_that_is_given() {
     let report = there.import(&*bundle).expect("is taken in");
     assert_eq!(report.images[0].fate, Fate::Nameless);
     let name: ImageName = "ghcr.io/owner/app:2".parse().expect("a name");
-    let report = there.import_with(&*bundle, &Intake { room: None, name: Some(name) }).expect("is taken in");
+    let report = there.import_with(&*bundle, &Intake { space: None, name: Some(&name) }).expect("is taken in");
     assert_eq!((report.images[0].name.as_str(), &report.images[0].fate), ("ghcr.io/owner/app:2", &Fate::Ready));
 }
 

@@ -19,7 +19,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metadata", &["oci", "clock", "metadata"]),
     ("blob_store", &["oci", "clock", "blob_store"]),
     ("upstream", &["oci", "clock", "upstream"]),
-    ("mirror", &["oci", "clock", "outcome", "metadata", "blob_store", "upstream", "metrics", "mirror"]),
+    ("mirror", &["oci", "clock", "outcome", "metadata", "blob_store", "upstream", "metrics", "bundle", "mirror"]),
     ("metrics", &["oci", "outcome", "metrics"]),
     ("bench", &["oci", "upstream", "bench"]),
     ("bundle", &["oci", "clock", "metadata", "blob_store", "bundle"]),
@@ -29,7 +29,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
-    ("admin", &["oci", "clock", "outcome", "metrics", "mirror", "server", "admin"]),
+    ("admin", &["oci", "clock", "outcome", "metrics", "bundle", "mirror", "server", "admin"]),
     (
         "cli",
         &["oci", "clock", "config", "telemetry", "metrics", "mirror", "upstream", "server", "bench", "bundle", "cli"],
@@ -48,6 +48,7 @@ const ADAPTERS: [&str; 3] = ["metadata::sled", "blob_store::local", "upstream::h
 const PLACES: &[(&str, &[&str])] = &[
     ("bytesize", &["config", "cli"]),
     ("clap", &["cli"]),
+    ("flate2", &["bundle"]),
     ("humantime", &["config", "cli"]),
     ("hyper", &["server", "admin", "cli/client"]),
     ("hyper_util", &["server", "admin", "cli/client"]),

@@ -3,7 +3,7 @@
 #![allow(clippy::expect_used, reason = "a test may panic")]
 
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -339,6 +339,104 @@ fn without_a_daemon_every_command_says_where_it_looked_and_what_to_do() {
         assert!(err.contains(&format!("unix:{}: ", nobody.display())), "{command}: {err}");
         assert!(err.contains("start one with: registry-mirror serve; or say where it is with --admin"), "{err}");
     }
+}
+
+#[test]
+fn a_bundle_is_made_and_taken_in_by_the_daemon_that_is_named() {
+    let site = Site::start();
+    site.ok("pull other:2");
+    let bundle = site.folder.path().join("other.tar").display().to_string();
+    let (code, said) = site.json(&format!("export --all -o {bundle}"));
+    assert_eq!((code, &said["images"][0]), (0, &"docker.io/library/other:2".into()));
+    let (code, said) = site.json(&format!("import {bundle}"));
+    assert_eq!(
+        (code, &said["bundles"][0]["images"][0]["fate"], &said["bundles"][0]["known"]),
+        (0, &"ready".into(), &3.into())
+    );
+    let nobody = site.folder.path().join("nobody.sock");
+    for command in [format!("export --all -o {bundle}"), format!("import {bundle}")] {
+        let (code, _, err) = run(&format!("{command} --admin unix:{}", nobody.display()), "");
+        assert!(code == 4 && err.contains("no daemon answers"), "{code} {err}");
+    }
+}
+
+#[test]
+fn a_daemon_that_gives_no_sign_of_life_is_given_up_with_4() {
+    // The system takes connections for it; it does nothing with them.
+    let hung = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = hung.local_addr().expect("bound");
+    let folder = tempfile::tempdir().expect("a folder");
+    let bundle = folder.path().join("x.tar");
+    std::fs::write(&bundle, "x").expect("writes");
+    let bundles = [format!("export --all -o {0}.new", bundle.display()), format!("import {}", bundle.display())];
+    for command in ABOUT_IMAGES.into_iter().chain(ABOUT_ALL).chain(bundles.iter().map(String::as_str)) {
+        let (code, out, err) = run(&format!("{command} --timeout 50ms --admin http://{address}"), "");
+        assert_eq!((code, out.as_str()), (4, ""), "{command}: {err}");
+        assert!(err.contains(&format!("http://{address} has given no sign of life for 50ms")), "{command}: {err}");
+        assert!(err.contains("--timeout waits for longer"), "{command}: {err}");
+    }
+}
+
+#[test]
+fn an_answer_that_stops_half_way_is_given_up_when_the_daemon_is_dead() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let daemon = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        BufReader::new(&stream).read_line(&mut String::new()).expect("a request");
+        let line = "{\"event\":\"progress\",\"checked\":1,\"of\":2,\"bytes\":3}\n";
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/jsonl\r\nContent-Length: 1000\r\n\r\n";
+        stream.write_all(format!("{head}{line}").as_bytes()).expect("writes");
+        (listener, stream)
+    });
+    let (code, _, err) = run(&format!("verify --timeout 50ms --admin http://{address}"), "");
+    drop(daemon.join().expect("answers"));
+    assert!(code == 4 && err.contains("no sign of life"), "{code} {err}");
+}
+
+#[test]
+fn an_answer_that_takes_long_is_waited_for_while_the_daemon_lives() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let daemon = std::thread::spawn(move || {
+        let (mut slow, _) = listener.accept().expect("a connection");
+        // Not before it was asked three times whether it lives.
+        for _ in 0..3 {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            let mut line = String::new();
+            BufReader::new(&stream).read_line(&mut line).expect("a request");
+            assert_eq!(line, "GET /livez HTTP/1.1\r\n");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n").expect("writes");
+        }
+        let body = "{\"dry_run\":false,\"blobs\":7,\"bytes\":0,\"failed\":0,\"digests\":[]}";
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        slow.write_all(format!("{head}{body}").as_bytes()).expect("writes");
+        (listener, slow)
+    });
+    // Long enough for a thread to answer on a busy machine.
+    let (code, out, err) = run(&format!("gc --timeout 1s --admin http://{address}"), "");
+    drop(daemon.join().expect("answers"));
+    assert_eq!((code, out.as_str()), (0, "7 blobs with 0 B deleted\n"), "{err}");
+}
+
+#[test]
+fn the_daemon_of_a_configuration_is_found_with_c_and_by_the_environment() {
+    let site = Site::start();
+    let admin = site.admin.strip_prefix("http://").expect("an address");
+    let config = format!("[server]\nadmin = [\"{admin}\"]\nadmin_socket = \"off\"\n");
+    let config = site.write("elsewhere.toml", &config);
+    let (code, out, err) = run(&format!("healthcheck -c {config}"), "");
+    assert_eq!((code, out.as_str()), (0, "ready\n"), "{err}");
+    let (code, _, err) = run("healthcheck -c /nonexistent/mirror.toml", "");
+    assert!(code == 2 && err.contains("/nonexistent/mirror.toml"), "{code} {err}");
+    let found = Command::new(BINARY)
+        .args(["status", "--json"])
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .env("REGISTRY_MIRROR_SERVER_ADMIN", admin)
+        .output()
+        .expect("runs");
+    assert_eq!(found.status.code(), Some(0), "{}", String::from_utf8_lossy(&found.stderr));
 }
 
 #[test]

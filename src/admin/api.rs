@@ -1,12 +1,16 @@
 //! The interface for operators: HTTP and JSON below `/api/v1`.
 //!
-//! GET looks, POST does. A page in a browser can send neither a POST nor a request under a name that
-//! it made point here: POST needs the header `X-Registry-Mirror: 1`, which no page may send to
-//! another origin, and a `Host` that is an address or `localhost`. What takes long answers with one
-//! JSON object a line while it goes on. Fields are added, never renamed: the commands and the page
+//! GET looks, POST does. A page in a browser can do neither. Every request needs a `Host` that is an
+//! address or `localhost`, so that a name that its owner made point here (DNS rebinding) reads nothing,
+//! least of all the names of images; a POST needs the header `X-Registry-Mirror: 1`, too, which no page
+//! may send to another origin. The Unix socket has its file mode instead of the former. Health and
+//! metrics, which name no image, are answered under any name, as probes and Prometheus use many. What
+//! takes long answers with one JSON object a line while it goes on. Fields are added, never renamed: the commands and the page
 //! read the same documents.
 
-use std::convert::Infallible;
+mod bundles;
+
+use std::io;
 use std::net::IpAddr;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
@@ -16,10 +20,10 @@ use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use super::Body;
+use super::{Body, Door, whole};
 use crate::mirror::Mirror;
 use crate::mirror::catalog::CatalogError;
 use crate::mirror::images::Platforms;
@@ -67,7 +71,26 @@ struct Check {
 }
 
 /// Why a request is refused.
-struct Refusal(StatusCode, String);
+struct Refusal {
+    status: StatusCode,
+    /// `error`: a sentence; `class`: a word, where the status does not say it all.
+    told: Value,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, message: String) -> Refusal {
+        Refusal { status, told: json!({ "error": message }) }
+    }
+
+    fn of_class(status: StatusCode, class: &str, message: String) -> Refusal {
+        Refusal { status, told: json!({ "error": message, "class": class }) }
+    }
+
+    fn with(mut self, key: &str, value: Value) -> Refusal {
+        self.told[key] = value;
+        self
+    }
+}
 
 impl From<CatalogError> for Refusal {
     fn from(error: CatalogError) -> Refusal {
@@ -76,18 +99,28 @@ impl From<CatalogError> for Refusal {
             CatalogError::Route(_) | CatalogError::NotATag(_) => StatusCode::BAD_REQUEST,
             CatalogError::Metadata(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        Refusal(status, error.to_string())
+        Refusal::new(status, error.to_string())
     }
 }
 
 /// What can be looked at, with GET.
-const LOOKS: [&str; 4] = ["status", "images", "images/inspect", "history"];
+const LOOKS: [&str; 5] = ["status", "images", "images/inspect", "history", "receipt"];
 /// What can be done, with POST.
-const ACTS: [&str; 9] = ["pull", "ready", "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify"];
+const ACTS: [&str; 11] =
+    ["pull", "ready", "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import"];
 
 /// Answers a request below [`PREFIX`]. Blobs are verified at `verify_rate`, in bytes a second,
 /// unless the request names another.
-pub(super) async fn answer(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> Response<Body> {
+pub(super) async fn answer(
+    request: Request<Incoming>,
+    mirror: &Mirror,
+    verify_rate: u64,
+    door: Door,
+) -> Response<Body> {
+    if door == Door::Address && !is_asked_by_address(&request) {
+        let message = "ask this by its address or as localhost, not by another name";
+        return respond(StatusCode::FORBIDDEN, &json!({ "error": message }));
+    }
     let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
     let answered = match (LOOKS.contains(&path), ACTS.contains(&path), request.method()) {
         (true, _, &(Method::GET | Method::HEAD)) => look(&request, mirror).await,
@@ -96,7 +129,7 @@ pub(super) async fn answer(request: Request<Incoming>, mirror: &Mirror, verify_r
         (_, true, _) => return not_allowed("POST"),
         _ => Err(not_found()),
     };
-    answered.unwrap_or_else(|Refusal(status, message)| respond(status, &json!({ "error": message })))
+    answered.unwrap_or_else(|Refusal { status, told }| respond(status, &told))
 }
 
 fn not_allowed(allowed: &'static str) -> Response<Body> {
@@ -116,6 +149,7 @@ async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<B
             let image = asked_for(query)?;
             Ok(ok(&json!({ "image": image.to_string(), "history": mirror.history(&image)? })))
         }
+        Some("receipt") => bundles::receipt(mirror).await,
         _ => Err(not_found()),
     }
 }
@@ -123,9 +157,13 @@ async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<B
 async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> Result<Response<Body>, Refusal> {
     refuse_pages(request.headers())?;
     let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
-    let body = Limited::new(request.into_body(), MAX_REQUEST).collect().await;
+    if path == "import" {
+        return bundles::import(request, mirror).await;
+    }
+    let longest = if path == "export" { bundles::LONGEST_ORDER } else { MAX_REQUEST };
+    let body = Limited::new(request.into_body(), longest).collect().await;
     let body =
-        body.map_err(|_| Refusal(StatusCode::PAYLOAD_TOO_LARGE, "the request is too long".to_owned()))?.to_bytes();
+        body.map_err(|_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the request is too long".to_owned()))?.to_bytes();
     match path.as_str() {
         "pull" => {
             let order: Order = read(&body)?;
@@ -163,6 +201,7 @@ async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> R
             Ok(ok(&json!({ "image": image.to_string(), "changed": mirror.unfreeze(&image)? })))
         }
         "gc" => Ok(ok(&mirror.collect_garbage(read::<Collect>(&body)?.dry_run).await?)),
+        "export" => bundles::export(mirror, &read(&body)?).await,
         "verify" => Ok(verify(mirror.clone(), &read(&body)?, verify_rate)),
         _ => Err(not_found()),
     }
@@ -170,15 +209,20 @@ async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> R
 
 /// Refuses what a page in a browser could have sent.
 fn refuse_pages(headers: &HeaderMap) -> Result<(), Refusal> {
-    let forbidden = |message: &str| Err(Refusal(StatusCode::FORBIDDEN, message.to_owned()));
     if headers.get(CONSENT).is_none_or(|value| value != "1") {
-        return forbidden("a request that changes something needs the header X-Registry-Mirror: 1");
-    }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    if !is_address(host) {
-        return forbidden("ask this by its address or as localhost, not by another name");
+        let message = "a request that changes something needs the header X-Registry-Mirror: 1".to_owned();
+        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
     }
     Ok(())
+}
+
+/// Whether a request names us in a way that nobody else can make theirs: in `Host`, and in the target
+/// if that names a host, which then counts.
+fn is_asked_by_address(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let (host, second) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next());
+    let target = request.uri().authority().is_none_or(|authority| is_address(authority.as_str()));
+    second.is_none() && target && host.is_some_and(is_address)
 }
 
 /// Whether a `Host` is an address or this machine, which no foreign name can be made to look like.
@@ -219,7 +263,7 @@ fn streamed<T: Serialize + Send + 'static>(values: mpsc::Receiver<T>) -> Respons
         let written = serde_json::to_writer(&mut line, &values.recv().await?);
         let mut line = line.into_inner();
         line.put_u8(b'\n');
-        written.ok().map(|()| (Ok::<_, Infallible>(Frame::data(line.freeze())), values))
+        written.ok().map(|()| (Ok::<_, io::Error>(Frame::data(line.freeze())), values))
     });
     respond_with(StatusCode::OK, "application/jsonl", StreamBody::new(lines).boxed())
 }
@@ -261,11 +305,11 @@ fn platforms(order: &Order) -> Result<Platforms, Refusal> {
 }
 
 fn bad(message: String) -> Refusal {
-    Refusal(StatusCode::BAD_REQUEST, message)
+    Refusal::new(StatusCode::BAD_REQUEST, message)
 }
 
 fn not_found() -> Refusal {
-    Refusal(StatusCode::NOT_FOUND, "there is no such request; see the README for what there is".to_owned())
+    Refusal::new(StatusCode::NOT_FOUND, "there is no such request; see the README for what there is".to_owned())
 }
 
 fn ok(value: &impl Serialize) -> Response<Body> {
@@ -275,7 +319,7 @@ fn ok(value: &impl Serialize) -> Response<Body> {
 fn respond(status: StatusCode, value: &impl Serialize) -> Response<Body> {
     let mut json = serde_json::to_vec(value).unwrap_or_default();
     json.push(b'\n');
-    respond_with(status, "application/json", Full::new(Bytes::from(json)).boxed())
+    respond_with(status, "application/json", whole(Full::new(Bytes::from(json))))
 }
 
 fn respond_with(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {

@@ -17,7 +17,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use super::{AdminState, LIMITS, answer_any};
+use super::{AdminState, Door, LIMITS, answer_any};
 
 /// How long to wait after accepting failed, which it does when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -70,7 +70,7 @@ pub async fn serve(listener: UnixListener, state: AdminState, shutdown: impl Fut
         };
         let state = state.clone();
         let service = service_fn(move |request| {
-            let answered = answer_any(request, state.clone());
+            let answered = answer_any(request, state.clone(), Door::Socket);
             async move { Ok::<_, Infallible>(answered.await) }
         });
         let connection = http1::Builder::new()

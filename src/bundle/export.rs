@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::format::{self, DescribedImage, Description, DockerImage, Index, Listed, Pointer, Root};
@@ -41,7 +41,7 @@ pub struct Selection {
 }
 
 /// An image that was asked for and cannot be in the bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unavailable {
     /// The image.
     pub name: String,
@@ -66,8 +66,20 @@ pub enum ExportError {
     Write(#[source] io::Error),
 }
 
+impl ExportError {
+    /// A word for scripts and commands.
+    pub const fn class(&self) -> &'static str {
+        match self {
+            ExportError::Metadata(_) => "metadata",
+            ExportError::Damaged(_) => "damaged",
+            ExportError::Gone(_) => "gone",
+            ExportError::Write(_) => "write",
+        }
+    }
+}
+
 /// A bundle that was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exported {
     /// The whole names of the images in it.
     pub images: Vec<String>,
@@ -153,6 +165,11 @@ impl Plan {
             left_out: left_out.len(),
             left_out_bytes: bytes(left_out),
         }
+    }
+
+    /// The blobs that will be in it.
+    pub fn contents(&self) -> impl Iterator<Item = &Digest> {
+        self.description.contents.iter().map(|content| &content.digest)
     }
 
     /// What the other side has once it took the bundle in.

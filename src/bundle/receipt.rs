@@ -19,6 +19,11 @@ impl Receipt {
         self.0.contains(digest)
     }
 
+    /// The blobs that are there.
+    pub fn iter(&self) -> impl Iterator<Item = &Digest> {
+        self.0.iter()
+    }
+
     /// How many blobs are there.
     pub fn len(&self) -> usize {
         self.0.len()

@@ -1,19 +1,21 @@
 //! `registry-mirror export`: images into one file, for another mirror, or for an engine.
 //!
-//! Works on the store itself when no daemon uses it. The file appears under its name when it is
+//! The daemon does it while pulls go on; on a store that no daemon uses it is done here. The file appears under its name when it is
 //! whole; an export that fails leaves nothing.
 
 use std::fs;
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::Serialize;
+use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::store::{self, OpenError, OpenStore, OpenedStore, StoreArgs};
-use super::{Exit, print, say};
+use super::client::Daemon;
+use super::store::{OpenStore, OpenedStore, Place, StoreArgs};
+use super::{Exit, print, say, show};
 use crate::bundle::{ExportError, Exported, Plan, Receipt, Selection};
 use crate::oci::{ImageName, Platform};
 
@@ -49,9 +51,6 @@ pub(super) struct Args {
     /// Write down what the other side will have, for the next --since
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
-    /// Answer with one JSON object on stdout
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -64,22 +63,19 @@ struct Report<'a> {
     exported: &'a Exported,
 }
 
-pub(super) fn run(args: &Args, open: OpenStore) -> Exit {
-    execute(args, open).unwrap_or_else(|exit| exit)
-}
-
-fn execute(args: &Args, open: OpenStore) -> Result<Exit, Exit> {
-    if args.json && args.output == Path::new(STDOUT) {
+pub(super) fn run(args: &Args, open: OpenStore) -> Result<Exit, Exit> {
+    if args.store.at.json && args.output == Path::new(STDOUT) {
         say("error: standard output takes the bundle or the JSON, not both");
         return Err(Exit::Usage);
     }
-    let config = args.store.config()?;
     let selection = args.selection()?;
-    let runtime = store::runtime()?;
-    let entered = runtime.enter();
-    let opened = open(&config).map_err(|error| refused(&error))?;
-    let exported = export(args, &selection, &opened, runtime.handle())?;
-    drop((opened, entered));
+    let exported = match args.store.place(open)? {
+        Place::Daemon(daemon) => export_from(&daemon, args, &selection)?,
+        Place::Store(opened, runtime) => {
+            let _entered = runtime.enter();
+            export(args, &selection, &opened, runtime.handle())?
+        }
+    };
     tell(args, &exported)
 }
 
@@ -108,48 +104,84 @@ fn read_receipt(path: &Path) -> Result<Receipt, Exit> {
 fn export(args: &Args, selection: &Selection, opened: &OpenedStore, runtime: &Handle) -> Result<Exported, Exit> {
     let plan = Plan::make(&opened.stores, selection, runtime).map_err(|error| failed(&error))?;
     let exported = plan.summary();
+    announce(&exported)?;
+    write(args, &exported, |out| plan.write(&opened.stores, out, runtime).map_err(|error| failed(&error)))?;
+    write_receipt(args, plan.receipt())?;
+    Ok(exported)
+}
+
+fn export_from(daemon: &Daemon, args: &Args, selection: &Selection) -> Result<Exported, Exit> {
+    let text = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>();
+    let download = daemon.export(&json!({
+        "images": text(&mut selection.images.iter().map(ToString::to_string)),
+        "all": args.all,
+        "used_since": selection.used_since.map(|age| age.as_secs()),
+        "platforms": text(&mut selection.platforms.iter().map(ToString::to_string)),
+        "since": text(&mut selection.since.iter().map(ToString::to_string)),
+        "framed": true,
+    }))?;
+    let (exported, receipt) = (download.exported.clone(), download.receipt.clone());
+    announce(&exported)?;
+    write(args, &exported, |out| download.write(out))?;
+    write_receipt(args, &receipt)?;
+    Ok(exported)
+}
+
+/// Says what will be missing, before anything is written.
+fn announce(exported: &Exported) -> Result<(), Exit> {
     for image in &exported.unavailable {
         match image.missing.len() {
             0 => say(&format!("warning: {} is not stored; get it with: registry-mirror pull {0}", image.name)),
             parts => say(&format!("warning: {} is not complete, {parts} parts of it are missing", image.name)),
         }
     }
-    if plan.is_empty() {
+    if exported.images.is_empty() {
         say("error: there is nothing to export");
         return Err(Exit::NotFound);
     }
-    if args.output == Path::new(STDOUT) {
-        plan.write(&opened.stores, BufWriter::new(io::stdout().lock()), runtime).map_err(|error| failed(&error))?;
+    Ok(())
+}
+
+/// Has the bundle written to where it belongs, with a bar on a terminal.
+fn write(
+    args: &Args,
+    exported: &Exported,
+    content: impl FnOnce(&mut dyn Write) -> Result<(), Exit>,
+) -> Result<(), Exit> {
+    let bar = show::bar(exported.bytes, !args.store.at.json);
+    let written = if args.output == Path::new(STDOUT) {
+        content(&mut bar.wrap_write(BufWriter::new(io::stdout().lock())))
     } else {
-        whole(&args.output, |file| plan.write(&opened.stores, file, runtime))?;
-    }
-    if let Some(path) = &args.receipt {
-        whole(path, |mut file| write!(file, "{}", plan.receipt()).map_err(ExportError::Write))?;
-    }
-    Ok(exported)
+        whole(&args.output, |file| content(&mut bar.wrap_write(file)))
+    };
+    bar.finish_and_clear();
+    written
+}
+
+fn write_receipt(args: &Args, receipt: &Receipt) -> Result<(), Exit> {
+    let Some(path) = &args.receipt else { return Ok(()) };
+    whole(path, |file| write!(file, "{receipt}").and_then(|()| file.flush()).map_err(|error| unwritable(path, &error)))
 }
 
 /// Writes a file that is there whole or not at all. Only its owner may read it: images may be private.
 pub(super) fn whole(
     path: &Path,
-    write: impl FnOnce(BufWriter<&fs::File>) -> Result<(), ExportError>,
+    write: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<(), Exit>,
 ) -> Result<(), Exit> {
-    let failed_here = |error: io::Error| {
-        say(&format!("error: {} cannot be written: {error}", path.display()));
-        Exit::Failed
-    };
+    let failed_here = |error: io::Error| unwritable(path, &error);
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::NamedTempFile::new_in(folder).map_err(failed_here)?;
-    write(BufWriter::with_capacity(1 << 20, file.as_file())).map_err(|error| failed(&error))?;
+    let mut buffered = BufWriter::with_capacity(1 << 20, file.as_file());
+    write(&mut buffered)?;
+    buffered.flush().map_err(failed_here)?;
+    drop(buffered);
     file.as_file().sync_all().map_err(failed_here)?;
     file.persist(path).map_err(|error| failed_here(error.error))?;
     Ok(())
 }
 
-/// Tells why the store cannot be worked on.
-pub(super) fn refused(error: &OpenError) -> Exit {
-    let (OpenError::InUse(told) | OpenError::Failed(told)) = error;
-    say(&format!("error: {told}"));
+fn unwritable(path: &Path, error: &io::Error) -> Exit {
+    say(&format!("error: {} cannot be written: {error}", path.display()));
     Exit::Failed
 }
 
@@ -159,7 +191,7 @@ fn failed(error: &ExportError) -> Exit {
 }
 
 fn tell(args: &Args, exported: &Exported) -> Result<Exit, Exit> {
-    if args.json {
+    if args.store.at.json {
         let report = Report { output: &args.output, exported };
         let printed = serde_json::to_string(&report).map_or(Exit::Failed, |json| print(&json));
         if printed != Exit::Done {
@@ -173,9 +205,10 @@ fn tell(args: &Args, exported: &Exported) -> Result<Exit, Exit> {
                 format!("; {blobs} blobs, {}, are left out, the other side has them", size(exported.left_out_bytes))
             }
         };
+        let output = args.output.display().to_string();
         say(&format!(
             "{}: {} images, {} blobs, {}{left_out}",
-            args.output.display(),
+            if output == STDOUT { "standard output" } else { &output },
             exported.images.len(),
             exported.blobs,
             size(exported.bytes)

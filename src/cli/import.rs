@@ -1,20 +1,22 @@
 //! `registry-mirror import`: take in what another mirror, or another tool, has written into a file.
 //!
-//! Works on the store itself when no daemon uses it. Running it again goes on where it stopped.
+//! The daemon does it while pulls go on; on a store that no daemon uses it is done here. Running it again goes on where it stopped.
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytesize::ByteSize;
-use serde::Serialize;
-use tokio::runtime::Handle;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
 
-use super::store::{self, OpenStore, OpenedStore, StoreArgs};
-use super::{Exit, export, print, say};
+use super::client::Daemon;
+use super::store::{OpenStore, OpenedStore, Place, StoreArgs};
+use super::{Exit, export, print, say, show};
 use crate::bundle::import::{self, Fate, Intake};
-use crate::bundle::{ExportError, ImportError, Imported};
-use crate::oci::ImageName;
+use crate::bundle::{ImportError, Imported, Receipt, Rest};
+use crate::oci::{Digest, ImageName};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Whoever made the file decides what the tags in it mean: take it only from somebody you trust \
@@ -30,9 +32,6 @@ pub(super) struct Args {
     /// Write down what is stored afterwards, for the next export --since
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
-    /// Answer with one JSON object on stdout
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -50,21 +49,15 @@ struct Bundle {
     imported: Imported,
 }
 
-pub(super) fn run(args: &Args, open: OpenStore) -> Exit {
-    execute(args, open).unwrap_or_else(|exit| exit)
-}
-
-fn execute(args: &Args, open: OpenStore) -> Result<Exit, Exit> {
-    let config = args.store.config()?;
-    let runtime = store::runtime()?;
-    let entered = runtime.enter();
-    let mut opened = open(&config).map_err(|error| export::refused(&error))?;
+pub(super) fn run(args: &Args, open: OpenStore) -> Result<Exit, Exit> {
+    let place = args.store.place(open)?;
+    let entered = if let Place::Store(_, runtime) = &place { Some(runtime.enter()) } else { None };
     let mut report = Report { bundles: Vec::new() };
     let mut exit = Exit::Done;
     for file in &args.files {
-        match take_in(file, args, &mut opened, runtime.handle()) {
+        match take_in(file, args, &place) {
             Ok(imported) => {
-                exit = worse(exit, tell(file, &imported, args.json));
+                exit = worse(exit, tell(file, &imported, args.store.at.json));
                 report.bundles.push(Bundle { file: file.clone(), imported });
             }
             Err(failed) => {
@@ -74,27 +67,70 @@ fn execute(args: &Args, open: OpenStore) -> Result<Exit, Exit> {
         }
     }
     if let Some(path) = &args.receipt {
-        let receipt = import::receipt(&opened.stores, runtime.handle()).map_err(|error| failed(path, &error))?;
-        export::whole(path, |mut file| write!(file, "{receipt}").map_err(ExportError::Write))?;
+        let receipt = receipt(&place, path)?;
+        let unwritable = |error: io::Error| failed(path, &ImportError::Read(error));
+        export::whole(path, |file| write!(file, "{receipt}").map_err(unwritable))?;
     }
-    drop((opened, entered));
-    if args.json {
+    drop(entered);
+    drop(place);
+    if args.store.at.json {
         let printed = serde_json::to_string(&report).map_or(Exit::Failed, |json| print(&json));
         exit = worse(exit, printed);
     }
     Ok(exit)
 }
 
-fn take_in(path: &Path, args: &Args, opened: &mut OpenedStore, runtime: &Handle) -> Result<Imported, Exit> {
-    let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(io::stdin().lock())
+fn take_in(path: &Path, args: &Args, place: &Place) -> Result<Imported, Exit> {
+    let (source, length): (Box<dyn Read + Send>, u64) = if path == Path::new("-") {
+        (Box::new(io::stdin()), 0)
     } else {
-        Box::new(File::open(path).map_err(|error| failed(path, &ImportError::Read(error)))?)
+        let file = File::open(path).map_err(|error| failed(path, &ImportError::Read(error)))?;
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        (Box::new(file), length)
     };
-    let intake = Intake { room: Some(opened.room), name: args.name.clone() };
-    let imported = import::import(&opened.stores, source, &intake, runtime).map_err(|error| failed(path, &error))?;
-    opened.room = opened.room.saturating_sub(imported.stored_bytes);
-    Ok(imported)
+    let bar = show::bar(length, !args.store.at.json);
+    let source = bar.wrap_read(source);
+    let imported = match place {
+        Place::Store(OpenedStore { stores, budget, .. }, runtime) => {
+            let rest = Rest { blobs: Arc::clone(&stores.blobs), budget: *budget };
+            let intake = Intake { space: Some(&rest), name: args.name.as_ref() };
+            import::import(stores, source, &intake, runtime.handle()).map_err(|error| failed(path, &error))
+        }
+        Place::Daemon(daemon) => send(path, args, source, daemon),
+    };
+    bar.finish_and_clear();
+    imported
+}
+
+/// Has the daemon take in a bundle.
+fn send(path: &Path, args: &Args, source: impl Read + Send + 'static, daemon: &Daemon) -> Result<Imported, Exit> {
+    let query = args.name.as_ref().map_or_else(String::new, |name| {
+        let mut query = url::form_urlencoded::Serializer::new("?".to_owned());
+        query.append_pair("name", &name.to_string()).finish()
+    });
+    let (status, said) = daemon.import(source, &query)?;
+    if !status.is_success() {
+        say(&format!("error: {}: {}", path.display(), said["error"].as_str().unwrap_or_else(|| status.as_str())));
+        return Err(if status == StatusCode::UNPROCESSABLE_ENTITY { Exit::Corrupt } else { Exit::Failed });
+    }
+    serde_json::from_value(said).map_err(|error| {
+        say(&format!("error: {}: the daemon's answer cannot be read: {error}", path.display()));
+        Exit::Failed
+    })
+}
+
+/// What is stored now.
+fn receipt(place: &Place, path: &Path) -> Result<Receipt, Exit> {
+    #[derive(Deserialize)]
+    struct Stored {
+        receipt: Vec<Digest>,
+    }
+    match place {
+        Place::Store(OpenedStore { stores, .. }, runtime) => {
+            import::receipt(stores, runtime.handle()).map_err(|error| failed(path, &error))
+        }
+        Place::Daemon(daemon) => Ok(daemon.get::<Stored>("receipt")?.receipt.into_iter().collect()),
+    }
 }
 
 fn failed(path: &Path, error: &ImportError) -> Exit {

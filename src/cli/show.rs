@@ -1,8 +1,10 @@
 //! How numbers, moments and tables look to people.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::clock::{Clock as _, SystemClock, Timestamp};
 
@@ -36,6 +38,18 @@ pub(super) fn percent(ratio: Option<f64>) -> String {
 /// A short digest, enough to tell apart what is on a screen.
 pub(super) fn short(digest: &crate::oci::Digest) -> String {
     digest.hex().chars().take(12).collect()
+}
+
+/// A bar for so many bytes, or for a number that is not known if 0; none where nobody looks at it.
+pub(super) fn bar(bytes: u64, wanted: bool) -> ProgressBar {
+    if !wanted || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = if bytes == 0 { ProgressBar::no_length() } else { ProgressBar::new(bytes) };
+    match ProgressStyle::with_template("  {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}") {
+        Ok(style) if bytes > 0 => bar.with_style(style),
+        _ => bar,
+    }
 }
 
 /// Rows with their cells below each other. The first row is the heading.

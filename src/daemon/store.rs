@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use crate::blob_store::BlobStore as _;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
@@ -31,7 +30,6 @@ pub fn open_store(config: &Config) -> Result<OpenedStore, OpenError> {
     let metadata = Arc::new(SledMetadata::open(path));
     tokio::runtime::Handle::current().block_on(super::take_stock(&blobs, &metadata, SystemClock.now()));
     let budget = super::budget(&config.store).map_err(failed)?;
-    let room = budget.saturating_sub(blobs.usage().bytes);
     let stores = Stores { blobs, ingests, metadata, clock: Arc::new(SystemClock) };
-    Ok(OpenedStore { stores, room, lock: Box::new(lock) })
+    Ok(OpenedStore { stores, budget, lock: Box::new(lock) })
 }

@@ -60,11 +60,12 @@ impl Mirror {
         let blobs = self.0.metadata.blobs()?;
         let members = self.0.metadata.members()?;
         let links = self.links(&members).await;
-        let kept = reachable(self.roots()?, &links);
+        let mut kept = reachable(self.roots()?, &links);
         let unreadable = links.unreadable.keys().filter(|manifest| kept.contains(manifest));
         let unreadable = unreadable
             .inspect(|manifest| tracing::warn!(%manifest, "cannot be read; what is in its repositories stays"))
             .count() as u64;
+        kept.extend(self.0.holds.all());
         let members: HashSet<Digest> = members.into_iter().map(|(_, descriptor)| descriptor.digest).collect();
         let mut garbage = Garbage { dry_run, unreadable, ..Garbage::default() };
         for (digest, record) in unused(&blobs, &kept, &members, self.0.clock.now()) {
@@ -81,7 +82,12 @@ impl Mirror {
         Ok(garbage)
     }
 
+    /// Whether it is gone. What somebody holds stays.
     async fn delete(&self, digest: &Digest) -> bool {
+        let _nobody_takes_hold = self.0.room.one_at_a_time().await;
+        if self.0.holds.has(digest) {
+            return false;
+        }
         if let Err(error) = self.0.blobs.delete(digest).await {
             tracing::warn!(%digest, %error, "could not be deleted");
             return false;

@@ -68,4 +68,9 @@ impl Negatives {
     pub(super) fn forget(&self, missing: &Missing) {
         self.known.invalidate(missing);
     }
+
+    /// Anything may be there after all.
+    pub(super) fn forget_all(&self) {
+        self.known.invalidate_all();
+    }
 }

@@ -86,6 +86,11 @@ impl Room {
         *self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Held by whoever makes room, and by those who must not be overtaken by that.
+    pub(super) async fn one_at_a_time(&self) -> impl Drop + '_ {
+        self.children.lock().await
+    }
+
     fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
         let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = stored.saturating_add(*promised);
@@ -130,6 +135,17 @@ impl Mirror {
 }
 
 impl Shared {
+    /// How many bytes more the store could take, if all that may go went.
+    pub(super) fn most_room(&self) -> u64 {
+        self.room.excess(self.taken(), 0).1
+    }
+
+    /// Does something while nothing is evicted or collected.
+    pub(super) async fn while_nothing_goes(&self, work: impl FnOnce()) {
+        let _making_room = self.room.one_at_a_time().await;
+        work();
+    }
+
     /// Bytes on disk that count.
     fn taken(&self) -> u64 {
         let usage = self.blobs.usage();
@@ -251,7 +267,7 @@ impl Shared {
         Ok((victims, owners))
     }
 
-    /// The manifests that somebody wants to keep. Fails rather than leave one out.
+    /// What somebody wants to keep. Fails rather than leave one out.
     fn pinned(&self, tags: &[(TagKey, TagRecord)]) -> Result<HashSet<Digest>, MetadataError> {
         let pins: HashSet<Pin> = self.metadata.pins()?.into_iter().collect();
         let by_digest = pins.iter().filter_map(|pin| match &pin.reference {
@@ -263,7 +279,7 @@ impl Shared {
             let pin = Pin { location: key.location.clone(), reference: Reference::Tag(key.tag.clone()) };
             pins.contains(&pin).then_some(record.descriptor.digest)
         });
-        Ok(by_digest.chain(frozen).chain(by_tag).collect())
+        Ok(by_digest.chain(frozen).chain(by_tag).chain(self.holds.all()).collect())
     }
 
     /// What a stored manifest points at; `None` when it cannot be read.

@@ -107,7 +107,8 @@ fn a_layout_that_skopeo_wrote_is_taken_in() {
     }
 }
 
-/// Both images in a bundle, made from what a client pulled through a mirror that is gone now.
+/// Both images in a bundle, made by a running mirror from what a client pulled through it; the mirror is
+/// gone when this returns.
 fn exported(workspace: &Workspace) -> (&'static Images, PathBuf) {
     let images = Images::get().expect("the requirements are met");
     let scenario = Scenario::start(workspace);
@@ -116,9 +117,10 @@ fn exported(workspace: &Workspace) -> (&'static Images, PathBuf) {
         skopeo.pull(image);
         skopeo.remove(image);
     }
-    drop(scenario);
     let bundle = workspace.path("bundle.tar");
+    // The daemon has the lock of the store, so it is the one that does it.
     command::run(on_store("export", &workspace.path("store")).args(["--all", "--output"]).arg(&bundle));
+    drop(scenario);
     (images, bundle)
 }
 

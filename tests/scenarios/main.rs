@@ -7,6 +7,7 @@ mod bad_upstream;
 mod bench_command;
 mod budget;
 mod bundles;
+mod bundles_live;
 mod damage;
 mod delivery;
 mod hits;

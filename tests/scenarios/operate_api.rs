@@ -23,7 +23,7 @@ fn parsed(response: &Response) -> Value {
 
 /// What GET answers, when it does.
 async fn look(mirror: &TestMirror, path: &str) -> Value {
-    let response = client::get(mirror.admin, &format!("/api/v1/{path}"), &[]).await;
+    let response = client::get(mirror.admin, &format!("/api/v1/{path}"), &CONSENT).await;
     assert_eq!(response.status, 200, "{path}: {:?}", response.body);
     parsed(&response)
 }
@@ -471,6 +471,43 @@ async fn a_change_that_a_page_could_have_sent_is_refused_and_changes_nothing() {
     assert_eq!((&images["images"][0]["pinned"], images["images"].as_array().unwrap().len()), (&json!(false), 1));
 }
 
+/// A page whose name its owner made point here sends requests under that name.
+#[tokio::test]
+async fn under_a_foreign_name_nothing_is_told_but_health_and_numbers() {
+    let registry = Registry::start().await;
+    let mirror = TestMirror::of(&registry).await;
+    let status = |host: &str| format!("GET /api/v1/status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    for path in ["status", "images", "images/inspect?image=app:1", "history?image=app:1", "receipt", "nothing"] {
+        let path = format!("/api/v1/{path}");
+        for host in ["evil.example", "evil.example:5080", "127.0.0.1.evil.example", "localhost.evil.example", ""] {
+            let refused = client::get(mirror.admin, &path, &[("Host", host)]).await;
+            assert_eq!(refused.status, 403, "{path} {host}");
+            assert!(parsed(&refused)["error"].as_str().expect("a sentence").contains("by its address"));
+        }
+        for host in ["127.0.0.1", "localhost:5080", "[::1]:5080", "192.0.2.7:5080"] {
+            assert_ne!(client::get(mirror.admin, &path, &[("Host", host)]).await.status, 403, "{path} {host}");
+        }
+    }
+    for odd in [
+        status("127.0.0.1\r\nHost: evil.example"),
+        "GET http://evil.example/api/v1/status HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".to_owned(),
+        "GET /api/v1/status HTTP/1.0\r\n\r\n".to_owned(),
+    ] {
+        let answer = client::raw(mirror.admin, odd.as_bytes()).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 403 ") || answer.starts_with("HTTP/1.0 403 "), "{odd}: {answer}");
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let answer = client::get(mirror.admin, path, &[("Host", "mirror.monitoring.svc:5080")]).await;
+        assert_eq!(answer.status, 200, "{path}");
+    }
+    let mut socket = tokio::net::UnixStream::connect(mirror.store().join("admin.sock")).await.expect("it listens");
+    socket.write_all(status("anything").as_bytes()).await.expect("writes");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("reads");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "the file of the socket has a mode: {answer}");
+}
+
 #[tokio::test]
 async fn looking_is_get_and_changing_is_post_and_the_other_way_round_is_405() {
     let registry = Registry::start().await;
@@ -500,7 +537,7 @@ async fn what_cannot_be_answered_is_told_in_json() {
         ("images/inspect?image=UPPER", 400),
         ("images/inspect?image=elsewhere.example/app:1", 400),
     ] {
-        let answer = client::get(mirror.admin, &format!("/api/v1/{path}"), &[]).await;
+        let answer = client::get(mirror.admin, &format!("/api/v1/{path}"), &CONSENT).await;
         assert_eq!(answer.status, expected, "{path}");
         assert!(!parsed(&answer)["error"].as_str().expect("a sentence").is_empty(), "{path}");
     }

@@ -45,9 +45,9 @@ pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(
 }
 
 /// POST with a body, on a connection of its own.
-pub async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: &str) -> Response {
+pub async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
     let connection = Connection::open(address).await;
-    connection.send_with("POST", path, headers, body).await.expect("a response head").finish().await
+    connection.send_with("POST", path, headers, body.as_ref()).await.expect("a response head").finish().await
 }
 
 /// Sends these bytes, closes its own half, and reads whatever comes until the end. For garbage.
@@ -83,11 +83,17 @@ impl Connection {
 
     /// Sends a request and reads the head of the response; `None` if none came.
     pub async fn send(self, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Stream> {
-        self.send_with(method, path, headers, "").await
+        self.send_with(method, path, headers, b"").await
     }
 
     /// The same, with a body.
-    pub async fn send_with(mut self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Option<Stream> {
+    pub async fn send_with(
+        mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Stream> {
         let mut head = format!("{method} {path} HTTP/1.1\r\n");
         if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
             head += "Host: mirror.test\r\n";
@@ -98,7 +104,7 @@ impl Connection {
         if !body.is_empty() {
             head += &format!("Content-Length: {}\r\n", body.len());
         }
-        self.stream.write_all((head + "\r\n" + body).as_bytes()).await.ok()?;
+        self.stream.write_all(&[(head + "\r\n").as_bytes(), body].concat()).await.ok()?;
         self.receive(method == "HEAD").await
     }
 

@@ -1,0 +1,152 @@
+//! Points tags at what has arrived: memberships first, a tag only when its image is wholly there.
+
+use std::collections::HashSet;
+
+use tokio::runtime::Handle;
+
+use super::reading::Taken;
+use super::{Fate, ImportError, Imported, ImportedImage};
+use crate::bundle::Stores;
+use crate::bundle::format::{DescribedImage, Pointer};
+use crate::bundle::graph::{self, Holdings, Scope};
+use crate::metadata::{Location, TagKey, TagRecord};
+use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Reference};
+
+/// Makes the images of a bundle available, as far as they are there. `name` is for the only image of
+/// a layout that has no name for it.
+pub(super) fn arrive(
+    stores: &Stores,
+    runtime: &Handle,
+    name: Option<&ImageName>,
+    taken: Taken,
+) -> Result<Imported, ImportError> {
+    let Taken { index, description, blobs, report } = taken;
+    let mut arrivals = Arrivals { stores, runtime, report };
+    let left_out = description.iter().flat_map(|description| &description.left_out);
+    let scope: HashSet<Digest> = blobs.into_iter().chain(left_out.map(|content| content.digest)).collect();
+    let described = description.map(|description| description.images).unwrap_or_default();
+    for image in described.iter().cloned().map(Arrival::from) {
+        arrivals.arrive(image, &scope)?;
+    }
+    let single = index.manifests.len() == 1;
+    for root in &index.manifests {
+        let Some(manifest) = root.manifest() else { continue };
+        let named = root.name().or_else(|| name.cloned().filter(|_| single));
+        let told = |image: &DescribedImage| Some(image.name()) == named;
+        if !described.iter().any(told) {
+            arrivals.arrive(Arrival { name: named, manifest, pointers: Vec::new() }, &scope)?;
+        }
+    }
+    stores.metadata.flush()?;
+    Ok(arrivals.report)
+}
+
+struct Arrivals<'a> {
+    stores: &'a Stores,
+    runtime: &'a Handle,
+    report: Imported,
+}
+
+impl Arrivals<'_> {
+    /// Makes an image available under its name, if it is all there.
+    fn arrive(&mut self, arrival: Arrival, scope: &HashSet<Digest>) -> Result<(), ImportError> {
+        let holdings = Holdings { stores: self.stores, runtime: self.runtime, within: None };
+        let scope = Scope { platforms: &[], manifests: Some(scope) };
+        let roots = std::iter::once(&arrival.manifest).chain(arrival.pointers.iter().map(|pointer| &pointer.manifest));
+        let mut image = graph::Image::default();
+        let mut walked_already = HashSet::new();
+        for root in roots.filter(|root| walked_already.insert(root.digest)) {
+            let walked = graph::walk(&holdings, root, &scope);
+            image.contents.extend(walked.contents);
+            image.missing.extend(walked.missing);
+            image.variants.extend(walked.variants);
+        }
+        let complete = image.usable() && image.missing.is_empty();
+        let fate = match &arrival.name {
+            _ if !complete => Fate::Incomplete,
+            // Signatures and the like belong to other images, by digest.
+            None => match self.adopt(&image)? {
+                true => return Ok(()),
+                false => Fate::Nameless,
+            },
+            Some(name) => self.point(name, &arrival, &image.contents)?,
+        };
+        let digest = arrival.manifest.digest;
+        self.report.images.push(ImportedImage {
+            name: arrival.name.map_or_else(|| digest.to_string(), |name| name.to_string()),
+            digest,
+            fate,
+            missing: image.missing.iter().map(|missing| missing.digest).collect(),
+        });
+        Ok(())
+    }
+
+    /// Makes a referrer part of every repository that its subject came into. Whether there is one.
+    fn adopt(&self, image: &graph::Image) -> Result<bool, ImportError> {
+        let subjects: HashSet<Digest> =
+            image.variants.iter().filter_map(|variant| variant.manifest.subject()).collect();
+        let mut adopted = false;
+        for name in self.report.images.iter().filter(|image| matches!(image.fate, Fate::Ready | Fate::KeptNewer)) {
+            let Ok(name) = name.name.parse::<ImageName>() else { continue };
+            let location = Location { upstream: name.registry, repository: name.repository };
+            for subject in &subjects {
+                if self.stores.metadata.member(&location, subject)?.is_some() {
+                    self.enrol(&location, &image.contents)?;
+                    adopted = true;
+                }
+            }
+        }
+        Ok(adopted)
+    }
+
+    fn enrol(&self, location: &Location, contents: &[Descriptor]) -> Result<(), ImportError> {
+        for content in contents {
+            if self.stores.metadata.member(location, &content.digest)?.is_none() {
+                self.stores.metadata.put_member(location, content)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Records memberships, then moves the tag, unless upstream said something else more recently.
+    fn point(&self, name: &ImageName, arrival: &Arrival, contents: &[Descriptor]) -> Result<Fate, ImportError> {
+        let location = Location { upstream: name.registry.clone(), repository: name.repository.clone() };
+        self.enrol(&location, contents)?;
+        let Reference::Tag(tag) = &name.reference else { return Ok(Fate::Ready) };
+        let now = self.stores.clock.now();
+        let mut pointers = arrival.pointers.clone();
+        let checked_at = pointers.iter().map(|pointer| pointer.checked_at).max().unwrap_or(now);
+        if !pointers.iter().any(|pointer| pointer.accept == AcceptSet::everything()) {
+            let since = pointers.iter().map(|pointer| pointer.since).min().unwrap_or(now);
+            let accept = AcceptSet::everything();
+            pointers.push(Pointer { accept, manifest: arrival.manifest.clone(), checked_at, since });
+        }
+        let mut fate = Fate::Ready;
+        for Pointer { accept, manifest, checked_at, since } in pointers {
+            let key = TagKey { location: location.clone(), tag: tag.clone(), accept };
+            // Nobody's clock but ours decides how fresh a tag is.
+            let (checked_at, since) = (checked_at.min(now), since.min(checked_at).min(now));
+            let newer =
+                |before: &TagRecord| before.checked_at > checked_at && before.descriptor.digest != manifest.digest;
+            if self.stores.metadata.tag(&key)?.as_ref().is_some_and(newer) {
+                fate = Fate::KeptNewer;
+                continue;
+            }
+            self.stores.metadata.put_tag(&key, &TagRecord { descriptor: manifest, checked_at, since })?;
+        }
+        Ok(fate)
+    }
+}
+
+/// An image that a bundle claims to bring.
+struct Arrival {
+    name: Option<ImageName>,
+    manifest: Descriptor,
+    pointers: Vec<Pointer>,
+}
+
+impl From<DescribedImage> for Arrival {
+    fn from(image: DescribedImage) -> Arrival {
+        Arrival { name: Some(image.name()), manifest: image.manifest, pointers: image.pointers }
+    }
+}
