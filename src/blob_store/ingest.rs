@@ -3,9 +3,10 @@
 //! An ingest is always a local file. Its bytes are appended by one writer and read back at any
 //! offset by everyone who follows the fill. Dropping an ingest removes its file, unless it was made
 //! resumable: then the file stays, named by its digest, for whoever fills the same blob next, also
-//! after a stop or a kill. What stays is not trusted; it is hashed again by the fill that goes on
-//! with it. What an earlier boot of the machine left is removed: its bytes may never have reached the
-//! disk.
+//! after a stop, a kill or a power cut. What an earlier process left is not trusted, its bytes may
+//! never have reached the disk: now and then the hash of what was written so far is noted beside it,
+//! in an extended attribute, and only what still has that hash is gone on with, so that no reader
+//! gets a byte that was not received. A file system without such attributes forgets at a restart.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -16,11 +17,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::fs::OFlags;
+use rustix::fs::{OFlags, XattrFlags};
 
-use super::StoreError;
+use super::{StoreError, read_file_at};
 use crate::clock::Timestamp;
-use crate::oci::{Algorithm, Digest};
+use crate::oci::{Algorithm, Digest, Verifier};
 
 /// The end of what is left over is cut off by so many bytes, so that there is always something to
 /// ask upstream for, and the last write before a kill is not relied on.
@@ -29,11 +30,10 @@ const CUT_OFF: u64 = 4 << 10;
 const WORTH_KEEPING: u64 = 256 << 10;
 /// How long what is left over is kept.
 const KEPT_FOR: Duration = Duration::from_secs(3 * 86_400);
-/// The end of the name of a file with gaps: its length does not say how much of it can be resumed.
-const GAPS: &str = "~";
-/// The ending of the file beside the folder that names the boot of the machine in which it was last
-/// used.
-const BOOT: &str = "boot";
+/// The attribute that holds a length, in eight bytes, and the hash of so many bytes.
+const PROOF: &str = "user.registry-mirror.written";
+/// How many bytes are hashed at a time.
+const PIECE: usize = 1 << 20;
 
 /// The folder of unfinished fills. It must lie on the file system of the blobs: a commit renames.
 #[derive(Debug)]
@@ -43,8 +43,17 @@ pub struct IngestDir {
     left_over: Arc<Mutex<LeftOver>>,
 }
 
-/// Files that wait for a fill to go on with them: name and size in bytes.
-type LeftOver = HashMap<Digest, (PathBuf, u64)>;
+/// Files that wait for a fill to go on with them.
+type LeftOver = HashMap<Digest, Unfinished>;
+
+#[derive(Debug)]
+struct Unfinished {
+    path: PathBuf,
+    /// In bytes.
+    size: u64,
+    /// The hash of so many bytes, where an earlier process wrote them.
+    proof: Option<Digest>,
+}
 
 impl IngestDir {
     /// Opens the folder, creating it if need be. Of what an earlier process left there the files
@@ -55,21 +64,20 @@ impl IngestDir {
     pub fn open(path: impl Into<PathBuf>) -> io::Result<IngestDir> {
         let path = path.into();
         create_folder(&path)?;
-        let same_boot = note_boot(&path);
         let mut left_over = LeftOver::new();
         for entry in fs::read_dir(&path)? {
             let entry = entry?;
             let name = entry.file_name();
-            let size = entry.metadata().ok().filter(fs::Metadata::is_file).map(|metadata| metadata.len());
             let digest = name.to_str().and_then(digest_in_name);
-            match (digest, size) {
-                (Some(digest), Some(size)) if same_boot => keep(&mut left_over, digest, entry.path(), size),
-                _ => remove(&entry.path()),
+            match digest.and_then(|digest| Some((digest, proven(entry.path(), &digest)?))) {
+                Some((digest, unfinished)) => keep(&mut left_over, digest, unfinished),
+                None => remove(&entry.path()),
             }
         }
         // Names must not clash with what is left over.
-        let next =
-            AtomicU64::new(left_over.values().filter_map(|(path, _)| number_in_name(path)).max().unwrap_or(0) + 1);
+        let next = AtomicU64::new(
+            left_over.values().filter_map(|unfinished| number_in_name(&unfinished.path)).max().unwrap_or(0) + 1,
+        );
         Ok(IngestDir { path, next, left_over: Arc::new(Mutex::new(left_over)) })
     }
 
@@ -95,27 +103,20 @@ impl IngestDir {
         Ok(ingest)
     }
 
-    /// Takes over what is left of an earlier fill of this blob, if there is something. Its bytes
-    /// have yet to be hashed. Nobody else gets it meanwhile.
+    /// Takes over what is left of an earlier fill of this blob, if there is something. Nobody else
+    /// gets it meanwhile. Blocks as long as hashing it takes, after a restart.
     pub fn resume(&self, digest: &Digest) -> Option<Ingest> {
-        let (path, size) = lock(&self.left_over).remove(digest)?;
-        let flags = OFlags::NOFOLLOW.bits().cast_signed();
-        let opened = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&path);
-        let written = size.saturating_sub(CUT_OFF);
-        let cut = opened.and_then(|file| {
-            if !file.metadata()?.is_file() || file.metadata()?.len() < written {
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-            file.set_len(written)?;
-            Ok(file)
-        });
-        match cut {
-            Ok(file) => {
+        let Unfinished { path, size, proof } = lock(&self.left_over).remove(digest)?;
+        let written = if proof.is_some() { size } else { size.saturating_sub(CUT_OFF) };
+        match reopen(&path, written, proof) {
+            Ok((file, hashed)) => {
                 let mut ingest = Ingest::new(file, path, written);
+                ingest.hashed = hashed;
                 self.make_resumable(&mut ingest, digest);
                 Some(ingest)
             }
-            Err(_) => {
+            Err(error) => {
+                tracing::info!(%digest, %error, "an unfinished fill is of no use; it begins anew");
                 remove(&path);
                 None
             }
@@ -129,12 +130,12 @@ impl IngestDir {
 
     /// How many bytes are left over from earlier fills.
     pub fn left_over(&self) -> u64 {
-        lock(&self.left_over).values().map(|(_, size)| size).sum()
+        lock(&self.left_over).values().map(|unfinished| unfinished.size).sum()
     }
 
     /// Removes what is left over: the room is needed.
     pub fn drop_left_over(&self) {
-        lock(&self.left_over).drain().for_each(|(_, (path, _))| remove(&path));
+        lock(&self.left_over).drain().for_each(|(_, unfinished)| remove(&unfinished.path));
     }
 
     /// Removes what was left over too long ago.
@@ -143,7 +144,7 @@ impl IngestDir {
             let written = fs::metadata(path).and_then(|metadata| metadata.modified()).map(Timestamp::from);
             written.is_ok_and(|written| written.age(now).is_some_and(|age| age > KEPT_FOR))
         };
-        lock(&self.left_over).retain(|_, (path, _)| {
+        lock(&self.left_over).retain(|_, Unfinished { path, .. }| {
             let stays = !expired(path);
             if !stays {
                 remove(path);
@@ -153,25 +154,50 @@ impl IngestDir {
     }
 }
 
-/// Remembers the present boot of the machine; whether it was that one before. Where boots cannot be
-/// told apart nothing is kept.
-fn note_boot(folder: &Path) -> bool {
-    let Ok(boot) = fs::read("/proc/sys/kernel/random/boot_id") else { return false };
-    let file = folder.with_extension(BOOT);
-    let same = fs::read(&file).is_ok_and(|before| before == boot);
-    if !same && let Err(error) = fs::write(&file, boot) {
-        tracing::debug!(%error, "unfinished fills will not be resumed after a restart");
+/// What an earlier process wrote and noted the hash of.
+fn proven(path: PathBuf, digest: &Digest) -> Option<Unfinished> {
+    let length = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?.len();
+    let mut note = [0; 8 + 64];
+    let noted = rustix::fs::lgetxattr(&path, PROOF, &mut note[..]).ok()?;
+    let (size, hash) = note.get(..noted)?.split_first_chunk()?;
+    let proof = match digest.algorithm() {
+        Algorithm::Sha256 => Digest::Sha256(hash.try_into().ok()?),
+        Algorithm::Sha512 => Digest::Sha512(hash.try_into().ok()?),
+    };
+    let size = Some(u64::from_le_bytes(*size)).filter(|size| *size <= length)?;
+    Some(Unfinished { path, size, proof: Some(proof) })
+}
+
+/// Opens a file of which `written` bytes are wanted, and hashes them if there is a proof.
+fn reopen(path: &Path, written: u64, proof: Option<Digest>) -> io::Result<(File, Option<Verifier>)> {
+    let flags = OFlags::NOFOLLOW.bits().cast_signed();
+    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() < written {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is shorter than it was"));
     }
-    same
+    file.set_len(written)?;
+    let Some(proof) = proof else { return Ok((file, None)) };
+    let mut verifier = Verifier::new(proof.algorithm());
+    let mut offset = 0;
+    while offset < written {
+        let length = usize::try_from(written - offset).unwrap_or(usize::MAX).min(PIECE);
+        verifier.update(&read_file_at(&file, offset, length)?);
+        offset += length as u64;
+    }
+    if verifier.clone().finish() != proof {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "its bytes are not those that were written"));
+    }
+    Ok((file, Some(verifier)))
 }
 
 /// Keeps the longest file of each digest, if it is worth it.
-fn keep(left_over: &mut LeftOver, digest: Digest, path: PathBuf, size: u64) {
-    let longest = left_over.get(&digest).map_or(WORTH_KEEPING, |(_, known)| *known);
-    if size < longest {
-        remove(&path);
-    } else if let Some((shorter, _)) = left_over.insert(digest, (path, size)) {
-        remove(&shorter);
+fn keep(left_over: &mut LeftOver, digest: Digest, unfinished: Unfinished) {
+    let longest = left_over.get(&digest).map_or(WORTH_KEEPING, |known| known.size);
+    if unfinished.size < longest {
+        remove(&unfinished.path);
+    } else if let Some(shorter) = left_over.insert(digest, unfinished) {
+        remove(&shorter.path);
     }
 }
 
@@ -186,7 +212,7 @@ fn remove(path: &Path) {
 
 fn digest_in_name(name: &str) -> Option<Digest> {
     let (algorithm, rest) = name.split_once('-')?;
-    let (hex, _) = rest.split_once('.').filter(|(_, number)| !number.ends_with(GAPS))?;
+    let (hex, _) = rest.split_once('.')?;
     Algorithm::ALL.iter().find(|known| known.as_str() == algorithm)?;
     format!("{algorithm}:{hex}").parse().ok()
 }
@@ -214,11 +240,16 @@ pub struct Ingest {
     ahead: BTreeMap<u64, u64>,
     /// Where the file is kept for the next fill when this is dropped.
     resumable: Option<(Digest, Arc<Mutex<LeftOver>>)>,
+    /// The hash of what was written by whoever began.
+    hashed: Option<Verifier>,
+    /// How much of it the note beside the file is about.
+    proven: u64,
 }
 
 impl Ingest {
     fn new(file: File, path: PathBuf, written: u64) -> Ingest {
-        Ingest { file: Arc::new(file), path: Some(path), written, ahead: BTreeMap::new(), resumable: None }
+        let (file, path) = (Arc::new(file), Some(path));
+        Ingest { file, path, written, ahead: BTreeMap::new(), resumable: None, hashed: None, proven: written }
     }
 
     /// Allocates the blocks of a file of `size` bytes without changing its length. File systems that
@@ -250,7 +281,7 @@ impl Ingest {
     }
 
     /// Writes bytes that may be ahead of their turn. They count as written when everything before them
-    /// is. What is left over after a kill with gaps in it is not resumed.
+    /// is.
     ///
     /// # Errors
     /// [`StoreError`]; the bytes then do not count, as in [`Ingest::append`].
@@ -258,37 +289,47 @@ impl Ingest {
         if offset == self.written {
             self.append(bytes)?;
         } else {
-            if self.ahead.is_empty() {
-                self.rename(true)?;
-            }
             self.file.write_all_at(bytes, offset)?;
             let end = offset + bytes.len() as u64;
             let before = self.ahead.range(..offset).next_back().filter(|(_, end)| **end == offset);
             let start = before.map_or(offset, |(start, _)| *start);
             self.ahead.insert(start, end);
         }
-        let had_gaps = !self.ahead.is_empty();
         while let Some((start, end)) = self.ahead.first_key_value().map(|(start, end)| (*start, *end))
             && start <= self.written
         {
             self.ahead.remove(&start);
             self.written = self.written.max(end);
         }
-        if had_gaps && self.ahead.is_empty() {
-            self.rename(false)?;
-        }
         Ok(())
     }
 
-    /// Gives the file the name of one with gaps, or of one without.
-    fn rename(&mut self, gaps: bool) -> io::Result<()> {
-        let Some(path) = &self.path else { return Ok(()) };
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(()) };
-        let name = name.trim_end_matches(GAPS);
-        let path = path.with_file_name(if gaps { format!("{name}{GAPS}") } else { name.to_owned() });
-        fs::rename(self.path.as_deref().unwrap_or(&path), &path)?;
-        self.path = Some(path);
-        Ok(())
+    /// The hash of what an earlier process wrote, if that is known already.
+    pub fn take_hashed(&mut self) -> Option<Verifier> {
+        self.hashed.take()
+    }
+
+    /// Whether so much came since the last time that [`Ingest::prove`] is due.
+    pub const fn is_proof_due(&self) -> bool {
+        let step = self.written / 16;
+        self.written - self.proven >= if step > WORTH_KEEPING { step } else { WORTH_KEEPING }
+    }
+
+    /// Notes beside the file that what was written so far has the hash `found`, so that a later
+    /// process may go on with it. Where that is not possible it will begin anew.
+    pub fn prove(&mut self, found: &Digest) {
+        let note = [&self.written.to_le_bytes(), found.as_bytes()].concat();
+        if let Err(error) = rustix::fs::fsetxattr(&self.file, PROOF, &note, XattrFlags::empty()) {
+            tracing::debug!(%error, "an unfinished fill would not be resumed after a restart");
+        }
+        self.proven = self.written;
+    }
+
+    /// Removes the note: the file is about to be a blob.
+    pub(crate) fn remove_proof(&self) {
+        if self.proven > 0 {
+            let _ = rustix::fs::fremovexattr(&self.file, PROOF);
+        }
     }
 
     /// How many bytes were written, without a gap.
@@ -320,16 +361,14 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        if self.resumable.is_some() {
-            // Gives back what was allocated and not written, or written behind a gap.
-            let cut = self.file.set_len(self.written);
-            if !self.ahead.is_empty() && cut.and_then(|()| self.rename(false)).is_err() {
-                self.resumable = None;
-            }
+        // Gives back what was allocated and not written, or written behind a gap.
+        if self.resumable.is_some() && self.file.set_len(self.written).is_err() && !self.ahead.is_empty() {
+            self.resumable = None;
         }
         match (self.path.take(), self.resumable.take()) {
             (Some(path), Some((digest, left_over))) => {
-                keep(&mut lock(&left_over), digest, path, self.written);
+                let unfinished = Unfinished { path, size: self.written, proof: None };
+                keep(&mut lock(&left_over), digest, unfinished);
             }
             (Some(path), None) => remove(&path),
             (None, _) => {}

@@ -202,6 +202,7 @@ impl Inner {
         if file.metadata()?.len() != size {
             file.set_len(size)?;
         }
+        ingest.remove_proof();
         file.set_permissions(Permissions::from_mode(0o444))?;
         file.sync_all()?;
         {

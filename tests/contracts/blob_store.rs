@@ -452,19 +452,13 @@ async fn unfinished_fills_of_an_earlier_process_are_removed() {
 }
 
 #[test]
-fn bytes_ahead_of_their_turn_count_when_the_gap_closes_and_are_not_resumed_after_a_kill_before_that() {
+fn bytes_ahead_of_their_turn_count_when_the_gap_closes_and_are_not_resumed_before_that() {
     const PART: usize = 300_000;
     let folder = tempfile::tempdir().expect("a folder");
     let bytes = some_bytes(4 * PART);
     let digest = Digest::of(Algorithm::Sha256, &bytes);
     let part = |number: usize| (number as u64 * PART as u64, &bytes[number * PART..(number + 1) * PART]);
-    // Dropped in good order, forgotten as a kill would, and killed without a gap: what can be resumed.
-    for (order, killed, resumed) in [
-        (&[2, 0, 3][..], false, Some(PART)),
-        (&[2, 0, 3][..], true, None),
-        (&[2, 3, 1, 0][..], true, Some(4 * PART)),
-        (&[1, 0, 3, 2][..], false, Some(4 * PART)),
-    ] {
+    for (order, written) in [(&[2, 0, 3][..], PART), (&[2, 3, 1, 0][..], 4 * PART), (&[1, 0, 3, 2][..], 4 * PART)] {
         let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
         let mut ingest = ingests.begin(&digest, Some(bytes.len() as u64)).expect("begins");
         ingests.make_resumable(&mut ingest, &digest);
@@ -472,21 +466,53 @@ fn bytes_ahead_of_their_turn_count_when_the_gap_closes_and_are_not_resumed_after
             let (offset, bytes) = part(*number);
             ingest.write_at(offset, bytes).expect("writes");
         }
-        assert_eq!(ingest.written(), if order.len() == 4 { 4 * PART as u64 } else { PART as u64 }, "{order:?}");
-        if killed {
-            std::mem::forget(ingest)
-        } else {
-            drop(ingest)
+        assert_eq!(ingest.written(), written as u64, "{order:?}");
+        drop(ingest);
+        let found = ingests.resume(&digest).expect("is resumed");
+        assert_eq!(found.written(), written as u64 - 4096, "{order:?}");
+        let read = read_file_at(&found.file(), 0, found.written() as usize).expect("reads");
+        assert!(read == bytes[..found.written() as usize]);
+        found.discard();
+        assert!(is_empty(&folder.path().join("ingest")), "{order:?}");
+    }
+}
+
+#[test]
+fn after_a_kill_just_that_is_resumed_which_is_proven_to_have_been_written() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bytes = some_bytes(1_200_000);
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    for (proven, garbled, resumed) in [
+        (None, None, None),
+        (Some(600_000), None, Some(600_000)),
+        (Some(600_000), Some(700_000), Some(600_000)),
+        (Some(600_000), Some(599_999), None),
+        (Some(100_000), None, None),
+    ] {
+        let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
+        let mut ingest = ingests.begin(&digest, Some(bytes.len() as u64)).expect("begins");
+        ingests.make_resumable(&mut ingest, &digest);
+        let first = proven.unwrap_or_default();
+        ingest.append(&bytes[..first]).expect("writes");
+        if proven.is_some() {
+            ingest.prove(&Digest::of(Algorithm::Sha256, &bytes[..first]));
         }
+        ingest.append(&bytes[first..900_000]).expect("writes");
+        ingest.write_at(1_000_000, &bytes[1_000_000..]).expect("writes");
+        if let Some(at) = garbled {
+            let wrong = [bytes[at] ^ 1];
+            std::os::unix::fs::FileExt::write_all_at(&*ingest.file(), &wrong, at as u64).expect("writes");
+        }
+        std::mem::forget(ingest);
         let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
         let found = ingests.resume(&digest);
-        assert_eq!(found.as_ref().map(Ingest::written), resumed.map(|resumed| resumed as u64 - 4096), "{order:?}");
-        if let Some(found) = found {
-            let read = read_file_at(&found.file(), 0, found.written() as usize).expect("reads");
-            assert!(read == bytes[..found.written() as usize]);
+        assert_eq!(found.as_ref().map(Ingest::written), resumed, "{proven:?} {garbled:?}");
+        if let Some(mut found) = found {
+            let hashed = found.take_hashed().expect("hashed already").finish();
+            assert_eq!(hashed, Digest::of(Algorithm::Sha256, &bytes[..600_000]));
             found.discard();
         }
-        assert!(is_empty(&folder.path().join("ingest")), "{order:?}");
+        assert!(is_empty(&folder.path().join("ingest")), "{proven:?} {garbled:?}");
     }
 }
 

@@ -51,7 +51,10 @@ impl Writer {
     }
 
     pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
-        // What an earlier fill left in the file.
+        // What an earlier fill left in the file; after a restart it was hashed already.
+        if let Some(verifier) = self.ingest.take_hashed() {
+            (self.verifier, self.hashed) = (verifier, self.ingest.written());
+        }
         if let Err(error) = self.catch_up() {
             return Err(self.unreadable(&error));
         }
@@ -88,8 +91,19 @@ impl Writer {
             if let Some(error) = failure {
                 return Err(self.give_up(error));
             }
+            if self.ingest.is_proof_due() {
+                self.prove();
+            }
         }
+        self.prove();
         Ok(self)
+    }
+
+    /// Lets a later process go on from here. What is complete has no use for it.
+    fn prove(&mut self) {
+        if self.total.is_some_and(|total| self.ingest.written() < total) {
+            self.ingest.prove(&self.verifier.clone().finish());
+        }
     }
 
     /// Hashes what is in the file without a gap and was not hashed when it came.
