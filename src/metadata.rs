@@ -7,11 +7,14 @@
 
 mod encoding;
 mod files;
+mod lists;
 pub mod memory;
 pub mod sled;
 pub mod uses;
 
 use std::time::Duration;
+
+pub use self::lists::{KeptList, ListKey};
 
 use serde::{Deserialize, Serialize};
 
@@ -207,6 +210,16 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// Every frozen tag, in no particular order. Fails rather than leave one out.
     fn frozen_tags(&self) -> Result<Vec<FrozenTag>, MetadataError>;
+
+    /// What upstream last answered to this question, if it was kept and is whole.
+    fn list(&self, key: &ListKey) -> Result<Option<KeptList>, MetadataError>;
+
+    /// Keeps an answer, in place of the one before it. Of too long an answer, none is kept; when there
+    /// are too many, the oldest go.
+    fn put_list(&self, key: &ListKey, list: &KeptList) -> Result<(), MetadataError>;
+
+    /// Forgets every list of tags of a repository, or all that are about one of its manifests.
+    fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError>;
 
     /// Remembers a blob that was just stored.
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError>;

@@ -61,7 +61,7 @@ pub use routes::{Route, RouteError, Routes};
 use fill::{Budget, Following};
 use flights::{Flights, Shareable};
 use holds::Holds;
-use lists::{Lists, ReferrersKey, TagsKey};
+use lists::Lists;
 use manifests::Fetched;
 use negatives::Negatives;
 use scrub::Trust;
@@ -123,8 +123,8 @@ pub(crate) struct Shared {
     tags: Flights<TagKey, Shareable<Fetched>>,
     manifests: Flights<BlobKey, Shareable<Fetched>>,
     negatives: Negatives,
-    tag_lists: Lists<TagsKey, TagList>,
-    referrer_lists: Lists<ReferrersKey, ReferrerList>,
+    tag_lists: Lists<TagList>,
+    referrer_lists: Lists<ReferrerList>,
     uses: Uses,
     tasks: TaskTracker,
     /// Cancelled when running fills have to end.
@@ -177,8 +177,8 @@ impl Mirror {
             tags: Flights::new(),
             manifests: Flights::new(),
             negatives: Negatives::new(negative_ttl),
-            tag_lists: Lists::new(lists::weight_of_tags, policy, negative_ttl),
-            referrer_lists: Lists::new(lists::weight_of_referrers, policy, negative_ttl),
+            tag_lists: Lists::new(policy, negative_ttl),
+            referrer_lists: Lists::new(policy, negative_ttl),
             uses: Uses::default(),
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),

@@ -2,7 +2,7 @@
 //!
 //! Below `<store>/repositories/<upstream>/<repository>/` lie `_tags/<tag>/<accepted types>` (a
 //! [`TagRecord`]), `_tags/<tag>/history` (every digest the tag ever had, one JSON line each, only
-//! ever appended to) and `_links/<algorithm>/<hex>` (a [`Descriptor`]); see [`wishes`] for two more. No component of a repository
+//! ever appended to) and `_links/<algorithm>/<hex>` (a [`Descriptor`]); see [`wishes`] and [`lists`] for more. No component of a repository
 //! starts with `_` and no upstream with `.`, so nothing clashes. Files are written under another
 //! name, synced and renamed, so a reader sees the old or the new one, whole. A damaged file counts
 //! as absent: what it said is asked of upstream again.
@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use super::{HistoryEntry, Location, TagKey, TagRecord};
 use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, RegistryName, Repository, Tag};
 
+mod lists;
 mod wishes;
 
 /// No record is longer than this, in bytes; a longer file is damaged.
@@ -39,6 +40,7 @@ pub(super) struct Files {
     root: PathBuf,
     staging: PathBuf,
     next: AtomicU64,
+    ledger: lists::Ledger,
 }
 
 /// The name of a record in the tree.
@@ -58,7 +60,7 @@ impl Files {
         for leftover in fs::read_dir(&staging).into_iter().flatten().flatten() {
             let _ = fs::remove_file(leftover.path());
         }
-        Files { root, staging, next: AtomicU64::new(0) }
+        Files { root, staging, next: AtomicU64::new(0), ledger: lists::Ledger::default() }
     }
 
     pub(super) fn tag(&self, key: &TagKey) -> io::Result<Option<TagRecord>> {
@@ -167,11 +169,15 @@ impl Files {
     }
 
     fn write_record(&self, path: &Path, record: &impl Serialize) -> io::Result<()> {
+        self.write_whole(path, &serde_json::to_vec(record)?)
+    }
+
+    fn write_whole(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
         create_folder(folder)?;
         create_folder(&self.staging)?;
         let staged = self.staging.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let written = write_synced(&staged, &serde_json::to_vec(record)?).and_then(|()| fs::rename(&staged, path));
+        let written = write_synced(&staged, bytes).and_then(|()| fs::rename(&staged, path));
         if written.is_err() {
             let _ = fs::remove_file(&staged);
         }
@@ -237,7 +243,7 @@ fn visit_members(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
     }
 }
 
-fn entries(path: &Path) -> impl Iterator<Item = fs::DirEntry> {
+fn entries(path: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
     fs::read_dir(path).into_iter().flatten().flatten()
 }
 
@@ -269,6 +275,18 @@ fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
 
 /// Reads a record. `None` when there is none, or when what is there is damaged.
 fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let Some(bytes) = read_whole(path, LONGEST_RECORD)? else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(record) => Ok(Some(record)),
+        Err(_) => {
+            report_damage(path, "it is not a whole record");
+            Ok(None)
+        }
+    }
+}
+
+/// Reads a file, at most `longest` bytes of it. `None` when there is none, or no plain file.
+fn read_whole(path: &Path, longest: u64) -> io::Result<Option<Vec<u8>>> {
     let file = match open_plain(OpenOptions::new().read(true), path) {
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             report_damage(path, "it is a link");
@@ -282,14 +300,8 @@ fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
         return Ok(None);
     }
     let mut bytes = Vec::with_capacity(USUAL_RECORD);
-    file.take(LONGEST_RECORD).read_to_end(&mut bytes)?;
-    match serde_json::from_slice(&bytes) {
-        Ok(record) => Ok(Some(record)),
-        Err(_) => {
-            report_damage(path, "it is not a whole record");
-            Ok(None)
-        }
-    }
+    file.take(longest).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
 }
 
 fn report_damage(path: &Path, reason: &str) {

@@ -5,7 +5,10 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{BlobRecord, FrozenTag, HistoryEntry, Location, MetadataError, MetadataStore, Pin, TagKey, TagRecord};
+use super::{
+    BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin, TagKey,
+    TagRecord,
+};
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
 
@@ -21,6 +24,7 @@ struct Tables {
     history: HashMap<(Location, Tag), Vec<HistoryEntry>>,
     pins: BTreeSet<Pin>,
     frozen: HashMap<(Location, Tag), Digest>,
+    lists: HashMap<ListKey, KeptList>,
 }
 
 impl MemoryMetadata {
@@ -116,6 +120,20 @@ impl MetadataStore for MemoryMetadata {
             digest: *digest,
         });
         Ok(frozen.collect())
+    }
+
+    fn list(&self, key: &ListKey) -> Result<Option<KeptList>, MetadataError> {
+        Ok(self.tables().lists.get(key).cloned())
+    }
+
+    fn put_list(&self, key: &ListKey, list: &KeptList) -> Result<(), MetadataError> {
+        self.tables().lists.insert(key.clone(), list.clone());
+        Ok(())
+    }
+
+    fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError> {
+        self.tables().lists.retain(|key, _| key.location != *location || key.about.as_ref() != about);
+        Ok(())
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {

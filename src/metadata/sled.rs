@@ -22,7 +22,10 @@ pub use index::IndexState;
 
 use super::encoding::{decode_member_location, decode_tag_key, member_key, tag_key, tag_prefix};
 use super::files::{Files, Key};
-use super::{BlobRecord, FrozenTag, HistoryEntry, Location, MetadataError, MetadataStore, Pin, TagKey, TagRecord};
+use super::{
+    BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin, TagKey,
+    TagRecord,
+};
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
 use index::{Index, open_or_replace};
@@ -324,6 +327,20 @@ impl MetadataStore for SledMetadata {
 
     fn frozen_tags(&self) -> Result<Vec<FrozenTag>, MetadataError> {
         self.files.frozen_tags().map_err(|error| MetadataError::new("listing frozen tags", error))
+    }
+
+    // Lists are asked for seldom, and by their files' names.
+
+    fn list(&self, key: &ListKey) -> Result<Option<KeptList>, MetadataError> {
+        self.files.list(key).map_err(|error| MetadataError::new("reading a list", error))
+    }
+
+    fn put_list(&self, key: &ListKey, list: &KeptList) -> Result<(), MetadataError> {
+        self.files.put_list(key, list).map_err(|error| MetadataError::new("writing a list", error))
+    }
+
+    fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError> {
+        self.files.remove_lists(location, about).map_err(|error| MetadataError::new("removing lists", error))
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {

@@ -264,8 +264,8 @@ impl Mirror {
         Ok(was_frozen)
     }
 
-    /// Forgets an image: its name, its pin, and that its repository has what no other tag of the
-    /// repository needs. The bytes go with the next `gc`; the history stays. Whether it was known.
+    /// Forgets an image: its name, its pin, that its repository has what no other tag of the
+    /// repository needs, and the lists that name it. The bytes go with the next `gc`; the history stays. Whether it was known.
     ///
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
@@ -281,9 +281,11 @@ impl Mirror {
         }
         let Some((image, _)) = image else { return Ok(was_pinned || was_frozen) };
         let kept = self.needed(&pin.location).await?;
-        for digest in images::digests(&image).difference(&kept) {
+        let gone: Vec<_> = images::digests(&image).difference(&kept).copied().collect();
+        for digest in &gone {
             self.0.metadata.remove_member(&pin.location, digest)?;
         }
+        self.0.forget_lists(&pin.location, &gone)?;
         tracing::info!(image = %pin, "forgotten");
         Ok(true)
     }

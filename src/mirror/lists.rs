@@ -1,22 +1,27 @@
 //! Lists: the tags of a repository, and the manifests that refer to one.
 //!
-//! They change at any time and prove nothing, so they are kept in memory only, for half a minute at
+//! They change at any time and prove nothing, so they are served without asking for half a minute at
 //! most, and never made up from what else we know. An upstream that cannot answer is covered for with
-//! the last list it sent, marked as stale; an answer of "not found" is passed on and never turned into
-//! an empty list, because to a client that would mean that an image has no signatures.
+//! the last list it sent, marked as stale, also after a restart (see [`kept`]); an answer of "not
+//! found" is passed on and never turned into an empty list, because to a client that would mean that
+//! an image has no signatures. That a registry keeps no list of referrers is remembered like a list.
 
-use std::hash::Hash;
+mod kept;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use moka::sync::Cache;
+use url::form_urlencoded::Serializer;
 
+use self::kept::{Keeper, List};
 use super::error::{MirrorError, Subject};
 use super::flights::{Flights, Shareable};
 use super::freshness::{self, Plan, Policy};
 use super::{Location, Mirror, Shared};
 use crate::clock::Timestamp;
+use crate::metadata::{ListKey, MetadataError};
 use crate::mirror::Route;
 use crate::oci::{Cursor, Digest, Page};
 use crate::outcome::Outcome;
@@ -28,11 +33,6 @@ const LIST_TTL: Duration = Duration::from_secs(30);
 const CAPACITY: u64 = 16 << 20;
 /// The largest page that we ask any upstream for: more is an error at Amazon's registries.
 const LARGEST_PAGE: u32 = 1000;
-
-/// What a list of tags is remembered by: where it is, and the page that upstream is asked for.
-pub(super) type TagsKey = (Location, Page);
-/// What a list of referrers is remembered by: where, to what, of which type, from where on.
-pub(super) type ReferrersKey = (Location, Digest, Option<String>, Option<Cursor>);
 
 /// An answer with tags.
 #[derive(Clone, Debug)]
@@ -69,9 +69,10 @@ impl Mirror {
     /// [`MirrorError::Upstream`] when upstream says no, or cannot answer and nothing is remembered.
     pub async fn tags(&self, route: &Route, page: &Page) -> Result<TagsAnswer, MirrorError> {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
-        let (location, upstream) = (route.location.clone(), Arc::clone(&route.upstream));
-        let ask = |(location, page): TagsKey| async move { upstream.tags(&location.repository, &page).await };
-        let found = self.0.tag_lists.look(&self.0, Subject::Tags, (location, asked), ask).await?;
+        let key = tags_key(&route.location, &asked);
+        let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
+        let ask = || async move { upstream.tags(&repository, &asked).await };
+        let found = self.0.tag_lists.look(&self.0, key, ask).await?;
         let (tags, next) = cut(&found.list, page);
         Ok(TagsAnswer { tags: tags.to_vec(), next, outcome: found.outcome, stale_for: found.stale_for })
     }
@@ -88,12 +89,12 @@ impl Mirror {
         artifact_type: Option<&str>,
         cursor: Option<&Cursor>,
     ) -> Result<ReferrersAnswer, MirrorError> {
-        let key = (route.location.clone(), digest, artifact_type.map(str::to_owned), cursor.cloned());
-        let upstream = Arc::clone(&route.upstream);
-        let ask = |(location, digest, artifact_type, cursor): ReferrersKey| async move {
-            upstream.referrers(&location.repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await
-        };
-        let found = self.0.referrer_lists.look(&self.0, Subject::Referrers, key, ask).await?;
+        let key = referrers_key(&route.location, &digest, artifact_type, cursor);
+        let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
+        let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
+        let ask =
+            || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
+        let found = self.0.referrer_lists.look(&self.0, key, ask).await?;
         let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
         Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
     }
@@ -114,12 +115,24 @@ fn cut<'a>(list: &'a TagList, asked: &Page) -> (&'a [String], Option<Page>) {
     }
 }
 
-/// Lists of one kind that were asked for a moment ago, and those being asked for.
-pub(super) struct Lists<K, V> {
+fn tags_key(location: &Location, page: &Page) -> ListKey {
+    ListKey { location: location.clone(), about: None, part: page.upstream_query().unwrap_or_default() }
+}
+
+fn referrers_key(location: &Location, about: &Digest, artifact_type: Option<&str>, cursor: Option<&Cursor>) -> ListKey {
+    let mut part = Serializer::new(String::new());
+    artifact_type.map(|wanted| part.append_pair("artifactType", wanted));
+    cursor.map(|cursor| part.append_pair("cursor", cursor.as_str()));
+    ListKey { location: location.clone(), about: Some(*about), part: part.finish() }
+}
+
+/// Lists of one kind that are remembered, and those being asked for.
+pub(super) struct Lists<V> {
     policy: Policy,
     negative_ttl: Duration,
-    known: Cache<K, Known<V>>,
-    flights: Flights<K, Shareable<Result<Arc<V>, MirrorError>>>,
+    known: Cache<ListKey, Known<V>>,
+    flights: Flights<ListKey, Shareable<Result<Arc<V>, MirrorError>>>,
+    keeper: Keeper,
 }
 
 /// What upstream said, and when.
@@ -127,61 +140,68 @@ pub(super) struct Lists<K, V> {
 struct Known<V> {
     said: Result<Arc<V>, MirrorError>,
     at: Timestamp,
+    /// When the same was last written down.
+    written: Option<Timestamp>,
 }
 
 /// A list that was found.
-pub(super) struct Found<V> {
+struct Found<V> {
     list: Arc<V>,
     outcome: Outcome,
     stale_for: Option<Duration>,
 }
 
-impl<K, V> Lists<K, V>
-where
-    K: Hash + Eq + Clone + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
-{
-    /// Nothing known yet. `weight` is the size of a list in bytes.
-    pub(super) fn new(weight: fn(&V) -> usize, policy: Policy, negative_ttl: Duration) -> Lists<K, V> {
+impl<V: List> Lists<V> {
+    /// Nothing known yet.
+    pub(super) fn new(policy: Policy, negative_ttl: Duration) -> Lists<V> {
         let policy = Policy { tag_ttl: policy.tag_ttl.min(LIST_TTL), ..policy };
-        let weigh = move |_: &K, known: &Known<V>| {
-            let list = known.said.as_ref().map_or(0, |list| weight(list));
-            u32::try_from(list + 512).unwrap_or(u32::MAX)
+        let weigh = |key: &ListKey, known: &Known<V>| {
+            let list = known.said.as_ref().map_or(0, |list| list.weight());
+            u32::try_from(list + key.part.len() + 512).unwrap_or(u32::MAX)
         };
         let known = Cache::builder().max_capacity(CAPACITY).weigher(weigh).build();
-        Lists { policy, negative_ttl: negative_ttl.min(policy.tag_ttl), known, flights: Flights::new() }
+        let negative_ttl = negative_ttl.min(policy.tag_ttl);
+        Lists { policy, negative_ttl, known, flights: Flights::new(), keeper: Keeper::new() }
+    }
+
+    /// Forgets, in memory, what matches.
+    pub(super) fn forget(&self, matches: impl Fn(&ListKey) -> bool) {
+        for (key, _) in &self.known {
+            if matches(&key) {
+                self.known.invalidate(&*key);
+            }
+        }
     }
 
     /// The list for `key`: remembered, asked for, or remembered after all.
     async fn look<F>(
         &self,
         shared: &Arc<Shared>,
-        subject: Subject,
-        key: K,
-        ask: impl FnOnce(K) -> F,
+        key: ListKey,
+        ask: impl FnOnce() -> F,
     ) -> Result<Found<V>, MirrorError>
     where
         F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
     {
         let now = shared.clock.now();
-        let last = match self.known.get(&key) {
-            Some(Known { said: Ok(list), at }) => Some((list, at)),
-            Some(Known { said: Err(no), at }) if at.age(now).is_some_and(|age| age < self.negative_ttl) => {
-                return Err(no);
-            }
-            _ => None,
-        };
-        let checked_at = last.as_ref().map(|(_, at)| *at);
+        let last = self.recall(shared, &key).await;
+        if let Some(Known { said: Err(no), at, .. }) = &last
+            && at.age(now).is_some_and(|age| age < self.negative_ttl)
+        {
+            return Err(no.clone());
+        }
+        let last = last.filter(|last| last.said.is_ok() || V::SUBJECT == Subject::Referrers);
+        let checked_at = last.as_ref().map(|last| last.at);
         // Lists are not among the pulls that an upstream counts.
         let asked = match (freshness::plan(checked_at, now, &self.policy, Allowance::Free), &last) {
-            (Plan::Serve, Some((list, _))) => {
+            (Plan::Serve, Some(Known { said: Ok(list), .. })) => {
                 return Ok(Found { list: Arc::clone(list), outcome: Outcome::Hit, stale_for: None });
             }
             (Plan::AskBriefly(patience), _) => {
-                let asked = tokio::time::timeout(patience, self.ask(shared, subject, key, ask)).await;
-                asked.unwrap_or_else(|_| Err(too_slow(subject, patience)))
+                let asked = tokio::time::timeout(patience, self.ask(shared, key, ask)).await;
+                asked.unwrap_or_else(|_| Err(too_slow(V::SUBJECT, patience)))
             }
-            _ => self.ask(shared, subject, key, ask).await,
+            _ => self.ask(shared, key, ask).await,
         };
         let error = match asked {
             Ok((list, outcome)) => return Ok(Found { list, outcome, stale_for: None }),
@@ -190,37 +210,60 @@ where
         let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol);
         let stale_for = freshness::stand_in(checked_at, class, shared.clock.now(), &self.policy);
         match (last, stale_for) {
-            (Some((list, _)), Some(_)) => {
+            (Some(Known { said: Ok(list), .. }), Some(_)) => {
                 tracing::warn!(%error, "served a stale list");
                 Ok(Found { list, outcome: Outcome::Stale, stale_for })
             }
+            (Some(Known { said: Err(no), .. }), Some(_)) => {
+                tracing::warn!(%error, "there was no such list when upstream last answered");
+                Err(no)
+            }
             _ => Err(error),
         }
+    }
+
+    /// What upstream said last, as far as it is remembered.
+    async fn recall(&self, shared: &Arc<Shared>, key: &ListKey) -> Option<Known<V>> {
+        if let Some(known) = self.known.get(key) {
+            return Some(known);
+        }
+        let read = kept::read(Arc::clone(&shared.metadata), key).await?;
+        // Somebody may have asked meanwhile.
+        Some(self.known.entry_by_ref(key).or_insert(read).into_value())
     }
 
     /// Asks upstream, together with everybody else who asks for the same just now.
     async fn ask<F>(
         &self,
         shared: &Arc<Shared>,
-        subject: Subject,
-        key: K,
-        ask: impl FnOnce(K) -> F,
+        key: ListKey,
+        ask: impl FnOnce() -> F,
     ) -> Result<(Arc<V>, Outcome), MirrorError>
     where
         F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
     {
-        let (known, clock) = (self.known.clone(), Arc::clone(&shared.clock));
+        let (known, keeper) = (self.known.clone(), self.keeper.clone());
         let work = || {
-            let answer = ask(key.clone());
-            let key = key.clone();
+            let (answer, key, shared) = (ask(), key.clone(), Arc::clone(shared));
             async move {
-                let said = answer.await.map(Arc::new).map_err(|error| MirrorError::upstream(subject, error));
-                match said.as_ref().map_err(MirrorError::upstream_class) {
-                    Ok(_) | Err(Some(UpstreamErrorClass::NotFound)) => {
-                        known.insert(key, Known { said: said.clone(), at: clock.now() });
+                let said = answer.await.map(Arc::new).map_err(|error| MirrorError::upstream(V::SUBJECT, error));
+                let class = said.as_ref().err().map(MirrorError::upstream_class);
+                match class {
+                    None | Some(Some(UpstreamErrorClass::NotFound)) => {
+                        let before = known.get(&key);
+                        let (now_known, permit) = keeper.plan(before.as_ref(), said.clone(), shared.clock.now());
+                        known.insert(key.clone(), now_known.clone());
+                        if class.is_some() && V::SUBJECT != Subject::Referrers {
+                            kept::remove(&shared, &key);
+                        } else if let Some(permit) = permit {
+                            kept::write(&shared, key, now_known, permit);
+                        }
                     }
-                    Err(Some(UpstreamErrorClass::Denied)) => known.invalidate(&key),
-                    Err(_) => {}
+                    Some(Some(UpstreamErrorClass::Denied)) => {
+                        known.invalidate(&key);
+                        kept::remove(&shared, &key);
+                    }
+                    Some(_) => {}
                 }
                 said
             }
@@ -231,14 +274,14 @@ where
     }
 }
 
-/// The size of a list in memory, in bytes.
-pub(super) fn weight_of_tags(list: &TagList) -> usize {
-    list.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum()
-}
-
-/// The size of a list in memory, in bytes.
-pub(super) fn weight_of_referrers(list: &ReferrerList) -> usize {
-    list.index.len()
+impl Shared {
+    /// Forgets the lists of tags of a repository and those about the manifests that left it.
+    pub(super) fn forget_lists(&self, location: &Location, gone: &[Digest]) -> Result<(), MetadataError> {
+        self.tag_lists.forget(|key| key.location == *location);
+        self.referrer_lists.forget(|key| key.location == *location && key.about.is_some_and(|d| gone.contains(&d)));
+        self.metadata.remove_lists(location, None)?;
+        gone.iter().try_for_each(|digest| self.metadata.remove_lists(location, Some(digest)))
+    }
 }
 
 fn too_slow(subject: Subject, patience: Duration) -> MirrorError {

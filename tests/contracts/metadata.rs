@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metadata::sled::{IndexState, SledMetadata};
-use registry_mirror::metadata::{BlobRecord, FrozenTag, Location, MetadataStore, Pin, TagKey, TagRecord};
+use registry_mirror::metadata::{
+    BlobRecord, FrozenTag, KeptList, ListKey, Location, MetadataStore, Pin, TagKey, TagRecord,
+};
 use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Reference};
 use tempfile::TempDir;
 
@@ -125,6 +127,8 @@ contract! {
     the_history_of_a_tag_has_every_digest_and_outlives_the_tag,
     an_image_stays_pinned_until_it_is_unpinned,
     a_tag_stays_frozen_until_it_is_unfrozen,
+    a_list_is_kept_for_its_own_question,
+    lists_are_forgotten_by_what_they_are_about,
 }
 
 fn the_records_of_a_tag_are_those_of_all_its_clients(store: &dyn MetadataStore) {
@@ -165,6 +169,48 @@ fn an_image_stays_pinned_until_it_is_unpinned(store: &dyn MetadataStore) {
     assert!(store.unpin(&tag).expect("removes"));
     assert!(!store.unpin(&tag).expect("nothing to do"));
     assert_eq!(store.pins().expect("answers"), [digest]);
+}
+
+/// Questions that differ in one thing each.
+fn questions() -> [ListKey; 5] {
+    let key = |repository: &str, about: Option<&str>, part: &str| ListKey {
+        location: at("docker.io", repository),
+        about: about.map(digest),
+        part: part.to_owned(),
+    };
+    [
+        key("library/redis", None, ""),
+        key("library/redis", None, "n=2&last=b"),
+        key("library/redis", Some("manifest"), ""),
+        key("library/redis", Some("other"), ""),
+        key("library/redis/cli", None, ""),
+    ]
+}
+
+fn kept(text: &'static str) -> KeptList {
+    KeptList { at: Timestamp(7), body: Some(text.into()) }
+}
+
+fn a_list_is_kept_for_its_own_question(store: &dyn MetadataStore) {
+    let lists = [kept("a"), kept(""), KeptList { at: Timestamp(8), body: None }, kept("{}\n\0\u{ff}"), kept("b")];
+    for (key, list) in questions().iter().zip(&lists) {
+        assert_eq!(store.list(key).expect("answers"), None);
+        store.put_list(key, &kept("before")).expect("writes");
+        store.put_list(key, list).expect("writes");
+    }
+    for (key, list) in questions().iter().zip(lists) {
+        assert_eq!(store.list(key).expect("answers"), Some(list), "{key:?}");
+    }
+}
+
+fn lists_are_forgotten_by_what_they_are_about(store: &dyn MetadataStore) {
+    let left = || questions().map(|key| store.list(&key).expect("answers").is_some());
+    store.remove_lists(&redis(), None).expect("nothing to do");
+    questions().iter().for_each(|key| store.put_list(key, &kept("x")).expect("writes"));
+    store.remove_lists(&redis(), Some(&digest("other"))).expect("removes");
+    assert_eq!(left(), [true, true, true, false, true]);
+    store.remove_lists(&redis(), None).expect("removes");
+    assert_eq!(left(), [false, false, true, false, true]);
 }
 
 fn a_tag_stays_frozen_until_it_is_unfrozen(store: &dyn MetadataStore) {
@@ -570,6 +616,39 @@ fn a_damaged_file_counts_as_absent_and_is_healed_by_the_next_write() {
     store.put_tag(&latest(), &record("manifest", 5)).expect("writes");
     store.put_member(&redis(), &descriptor("manifest")).expect("writes");
     assert_answers(&store);
+}
+
+#[test]
+fn a_damaged_list_counts_as_absent_wherever_it_is_damaged() {
+    let disk = OnDisk::new();
+    let store = disk.open();
+    let [key, other, ..] = questions();
+    let files = || {
+        let folder = disk.folder.path().join("repositories/docker.io/library/redis/_lists");
+        fs::read_dir(folder).expect("reads").map(|entry| entry.expect("reads").path()).collect::<Vec<_>>()
+    };
+    store.put_list(&key, &kept("the list")).expect("writes");
+    let path = files().remove(0);
+    let whole = fs::read(&path).expect("reads");
+    assert_eq!(disk.open().list(&key).expect("answers"), Some(kept("the list")));
+    let cuts = (0..whole.len()).map(|end| whole[..end].to_vec());
+    let flips = (0..whole.len()).map(|place| {
+        let mut flipped = whole.clone();
+        flipped[place] ^= 1;
+        flipped
+    });
+    for damaged in cuts.chain(flips).chain([noise(5000, 1), noise(3 << 20, 2)]) {
+        fs::write(&path, &damaged).expect("writes");
+        let found = store.list(&key).expect("answers");
+        // The moment alone is not covered: it is no part of the list.
+        assert!(found.is_none_or(|found| found.body == kept("the list").body), "{damaged:?}");
+    }
+    store.put_list(&other, &kept("the list")).expect("writes");
+    let others = files().into_iter().find(|file| *file != path).expect("another file");
+    fs::copy(others, &path).expect("copies");
+    assert_eq!(store.list(&key).expect("answers"), None, "the answer to another question");
+    store.put_list(&key, &kept("a list")).expect("writes");
+    assert_eq!(store.list(&key).expect("answers"), Some(kept("a list")));
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod damage;
 mod delivery;
 mod hits;
 mod joiners;
+mod kept_lists;
 mod listener;
 mod offline;
 mod operate_api;

@@ -78,7 +78,10 @@ impl Files {
     }
 
     /// Visits the folder of every repository, and ends at the first that cannot be read.
-    fn for_each_repository(&self, visit: &mut dyn FnMut(&Location, &Path) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn for_each_repository(
+        &self,
+        visit: &mut dyn FnMut(&Location, &Path) -> io::Result<()>,
+    ) -> io::Result<()> {
         let Some(_) = present(fs::read_dir(&self.root))? else { return Ok(()) };
         for (name, path) in folders(&self.root) {
             if let Ok(upstream) = name.parse() {

@@ -217,7 +217,9 @@ async fn trap_29_no_referrers_api_is_404_an_empty_list_is_200_and_an_outage_is_n
     }
     registry.stop().await;
     mirror.advance(Duration::from_secs(31));
-    assert_eq!(mirror.get(&path).await.status, 503);
+    assert_eq!(mirror.get(&path).await.status, 404, "it was the last answer that there is no such list");
+    let never_asked = format!("/v2/library/app/referrers/sha256:{}", "1".repeat(64));
+    assert_eq!(mirror.get(&never_asked).await.status, 503);
 }
 
 #[tokio::test]

@@ -1,0 +1,248 @@
+//! Lists that upstreams sent, as small files of bounded size and number.
+//!
+//! Below a repository lie `_lists/tags.<question>` and `_lists/<algorithm>.<hex>.<question>`, the
+//! latter about the manifest of that digest; the question is hashed. A file is one line of JSON, a
+//! [`Header`], and then the list as it was handed in. Truth: what is read is what was written for
+//! this very question, or nothing; all lists together never take more than [`MOST_BYTES`].
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::{Files, entries, present, read_whole, report_damage, sync_folder};
+use crate::clock::Timestamp;
+use crate::metadata::{KeptList, ListKey, Location};
+use crate::oci::{Algorithm, Digest};
+
+const LISTS: &str = "_lists";
+
+/// A longer list is not kept, in bytes.
+const LONGEST_LIST: usize = 1 << 20;
+/// All lists together, in bytes on disk. As much as the memory for them holds.
+const MOST_BYTES: u64 = 32 << 20;
+/// What a file takes at least, and in steps of which it grows.
+const BLOCK: u64 = 4096;
+
+/// The first line of a file.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    of: String,
+    at: Timestamp,
+    /// Of the rest of the file; `None` when upstream has no such list.
+    digest: Option<Digest>,
+}
+
+/// What the files take, counted when the first one is written.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<Option<Counted>>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    /// When each was written, and what it takes.
+    files: HashMap<PathBuf, (u64, u64)>,
+    bytes: u64,
+    writes: u64,
+}
+
+impl Files {
+    pub(in crate::metadata) fn list(&self, key: &ListKey) -> io::Result<Option<KeptList>> {
+        let path = self.list_path(key);
+        let Some(bytes) = read_whole(&path, LONGEST_LIST as u64 + BLOCK)? else { return Ok(None) };
+        let kept = parse(&bytes, &question(key));
+        if kept.is_none() {
+            report_damage(&path, "it is not the list that was kept there");
+        }
+        Ok(kept)
+    }
+
+    pub(in crate::metadata) fn put_list(&self, key: &ListKey, list: &KeptList) -> io::Result<()> {
+        let path = self.list_path(key);
+        let body = list.body.as_deref().unwrap_or_default();
+        if body.len() > LONGEST_LIST || key.part.len() as u64 > BLOCK / 2 {
+            return self.remove_list_files(vec![path]);
+        }
+        let digest = list.body.as_ref().map(|body| Digest::of(Algorithm::Sha256, body));
+        let mut bytes = serde_json::to_vec(&Header { of: question(key), at: list.at, digest })?;
+        bytes.push(b'\n');
+        bytes.extend_from_slice(body);
+        let oldest = self.counted().as_mut().map(|counted| counted.add(path.clone(), bytes.len() as u64, MOST_BYTES));
+        self.remove_list_files(oldest.unwrap_or_default())?;
+        let written = self.write_whole(&path, &bytes);
+        if written.is_err() {
+            self.uncount(&path);
+        }
+        written
+    }
+
+    pub(in crate::metadata) fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> io::Result<()> {
+        let folder = self.repository_folder(location).join(LISTS);
+        let prefix = prefix(about);
+        let concerned = entries(&folder).filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        let paths: Vec<_> = concerned.map(|entry| entry.path()).collect();
+        if paths.is_empty() {
+            return Ok(());
+        }
+        self.remove_list_files(paths)?;
+        present(sync_folder(&folder)).map(drop)
+    }
+
+    fn remove_list_files(&self, paths: Vec<PathBuf>) -> io::Result<()> {
+        for path in paths {
+            present(fs::remove_file(&path))?;
+            self.uncount(&path);
+        }
+        Ok(())
+    }
+
+    fn uncount(&self, path: &Path) {
+        if let Some(counted) = self.counted().as_mut() {
+            counted.remove(path);
+        }
+    }
+
+    fn list_path(&self, key: &ListKey) -> PathBuf {
+        let part = Digest::of(Algorithm::Sha256, key.part.as_bytes()).hex();
+        let name = format!("{}{}", prefix(key.about.as_ref()), &part[..32]);
+        self.repository_folder(&key.location).join(LISTS).join(name)
+    }
+
+    /// The ledger, with every file in it. Blocks for as long as it takes to look for them, once.
+    fn counted(&self) -> MutexGuard<'_, Option<Counted>> {
+        let mut ledger = self.ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if ledger.is_none() {
+            let mut found = Vec::new();
+            let look = self.for_each_repository(&mut |_, folder| {
+                found.extend(entries(&folder.join(LISTS)).filter_map(|entry| found_file(&entry)));
+                Ok(())
+            });
+            // What is not found is not counted, and found at the next start.
+            if let Err(error) = look {
+                tracing::debug!(%error, "not all lists on disk are counted");
+            }
+            found.sort_unstable();
+            let mut counted = Counted::default();
+            for (_, path, size) in found {
+                counted.add(path, size, u64::MAX);
+            }
+            *ledger = Some(counted);
+        }
+        ledger
+    }
+}
+
+impl Counted {
+    /// Counts a file that is about to be written. Returns those that have to go for it, the oldest.
+    fn add(&mut self, path: PathBuf, size: u64, most: u64) -> Vec<PathBuf> {
+        self.remove(&path);
+        let size = size.div_ceil(BLOCK) * BLOCK;
+        let mut oldest = Vec::new();
+        if self.bytes + size > most {
+            let mut by_age: Vec<_> = self.files.iter().map(|(path, (at, size))| (*at, *size, path.clone())).collect();
+            by_age.sort_unstable();
+            // A little more than is needed, so that it is not done for every list from now on.
+            let mut left = self.bytes + size;
+            for (_, size, path) in by_age {
+                if left <= most - most / 8 {
+                    break;
+                }
+                left -= size;
+                self.remove(&path);
+                oldest.push(path);
+            }
+        }
+        self.writes += 1;
+        self.bytes += size;
+        self.files.insert(path, (self.writes, size));
+        oldest
+    }
+
+    fn remove(&mut self, path: &Path) {
+        if let Some((_, size)) = self.files.remove(path) {
+            self.bytes -= size;
+        }
+    }
+}
+
+fn found_file(entry: &fs::DirEntry) -> Option<(SystemTime, PathBuf, u64)> {
+    let about = entry.metadata().ok()?;
+    Some((about.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path(), about.len()))
+}
+
+/// How the names of all lists about the same thing begin.
+fn prefix(about: Option<&Digest>) -> String {
+    about.map_or_else(|| "tags.".to_owned(), |digest| format!("{}.{}.", digest.algorithm(), digest.hex()))
+}
+
+fn question(key: &ListKey) -> String {
+    format!("{} {}?{}", key.location, prefix(key.about.as_ref()), key.part)
+}
+
+fn parse(bytes: &[u8], question: &str) -> Option<KeptList> {
+    let end = bytes.iter().position(|byte| *byte == b'\n')?;
+    let header: Header = serde_json::from_slice(bytes.get(..end)?).ok()?;
+    let body = bytes.get(end + 1..)?;
+    let whole = match header.digest {
+        Some(digest) => digest == Digest::of(digest.algorithm(), body),
+        None => body.is_empty(),
+    };
+    let body = header.digest.is_some().then(|| Bytes::copy_from_slice(body));
+    (whole && header.of == question).then_some(KeptList { at: header.at, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(repository: &str, part: &str) -> ListKey {
+        let upstream = "docker.io".parse().expect("name");
+        let location = Location { upstream, repository: repository.parse().expect("name") };
+        ListKey { location, about: None, part: part.to_owned() }
+    }
+
+    fn list(size: usize) -> KeptList {
+        KeptList { at: Timestamp(7), body: Some(Bytes::from(vec![b'x'; size])) }
+    }
+
+    fn bytes_on_disk(files: &Files) -> u64 {
+        let mut bytes = 0;
+        let mut count = |_: &Location, folder: &Path| {
+            let sizes = entries(&folder.join(LISTS)).filter_map(|entry| entry.metadata().ok());
+            bytes += sizes.map(|about| about.len().div_ceil(BLOCK) * BLOCK).sum::<u64>();
+            Ok(())
+        };
+        files.for_each_repository(&mut count).expect("listed");
+        bytes
+    }
+
+    #[test]
+    fn all_lists_together_are_bounded_also_after_a_restart_and_the_oldest_go_first() {
+        let store = tempfile::tempdir().expect("a folder");
+        let mut files = Files::open(store.path());
+        let most = MOST_BYTES >> 20;
+        for n in 0..most + 20 {
+            if n == most / 2 {
+                files = Files::open(store.path());
+            }
+            files.put_list(&key(&format!("app{}", n % 5), &n.to_string()), &list(LONGEST_LIST)).expect("kept");
+            assert!(bytes_on_disk(&files) <= MOST_BYTES, "after {n} lists");
+        }
+        let kept = |n: u64| files.list(&key(&format!("app{}", n % 5), &n.to_string())).expect("read").is_some();
+        assert!(kept(most + 19) && !kept(0) && !kept(19));
+    }
+
+    #[test]
+    fn a_list_that_is_too_long_is_not_kept_and_takes_the_one_before_it_along() {
+        let store = tempfile::tempdir().expect("a folder");
+        let files = Files::open(store.path());
+        files.put_list(&key("app", ""), &list(10)).expect("kept");
+        files.put_list(&key("app", ""), &list(LONGEST_LIST + 1)).expect("done");
+        assert_eq!(files.list(&key("app", "")).expect("read"), None);
+        assert_eq!(bytes_on_disk(&files), 0);
+    }
+}

@@ -1,0 +1,213 @@
+//! Lists of tags and referrers that outlive the process: after a restart they stand in for an upstream
+//! that is away, as docker 29 needs it, and what is damaged, refused or forgotten does not.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use registry_mirror::oci::Descriptor;
+use serde_json::json;
+
+use crate::support::client;
+use crate::support::mirror::{Settings, TestMirror};
+use crate::support::registry::{Image, Match, Registry, Rule, noise};
+
+const TAGS: &str = "/v2/library/app/tags/list";
+const SIGNATURE: &str = "application/vnd.example.signature";
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const CONSENT: [(&str, &str); 2] = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
+
+/// An image with a signature, and the path to its referrers.
+async fn signed() -> (Registry, Image, String) {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(401, 5000)]);
+    registry.add_referrer("library/app", &image.manifest, SIGNATURE, noise(402, 50));
+    let path = referrers_of(&image.manifest);
+    (registry, image, path)
+}
+
+fn referrers_of(manifest: &Descriptor) -> String {
+    format!("/v2/library/app/referrers/{}?ns=docker.io", manifest.digest)
+}
+
+/// What docker from 29.1 on asks for: tag, manifest, referrers, configuration and layers.
+fn pull_of_docker_29(image: &Image) -> Vec<String> {
+    let digest = &image.manifest.digest;
+    let blobs = image.blobs().map(|blob| format!("/v2/library/app/blobs/{}?ns=docker.io", blob.digest));
+    let mut paths = vec![
+        "/v2/library/app/manifests/1?ns=docker.io".to_owned(),
+        format!("/v2/library/app/manifests/{digest}?ns=docker.io"),
+        referrers_of(&image.manifest),
+    ];
+    paths.extend(blobs);
+    paths
+}
+
+fn list_files(mirror: &TestMirror) -> Vec<PathBuf> {
+    let folder = mirror.store().join("repositories/docker.io/library/app/_lists");
+    fs::read_dir(folder).into_iter().flatten().map(|entry| entry.expect("an entry").path()).collect()
+}
+
+#[tokio::test]
+async fn docker_29_pulls_offline_after_a_restart_with_referrers_and_all() {
+    let (mut registry, image, referrers) = signed().await;
+    for offline in [false, true] {
+        let mirror = TestMirror::of(&registry).await;
+        let mut bodies = Vec::new();
+        for path in pull_of_docker_29(&image) {
+            let answer = mirror.get(&path).await;
+            assert_eq!(answer.status, 200, "{path}");
+            bodies.push(answer.body);
+        }
+        let list = bodies[2].clone();
+        registry.stop().await;
+        mirror.advance(DAY);
+        let mirror = if offline {
+            let settings = mirror.stop().await;
+            settings.reconfigured("cache.mode = \"offline\"").start().await
+        } else {
+            mirror.restart().await
+        };
+        for (path, body) in pull_of_docker_29(&image).iter().zip(bodies) {
+            let answer = mirror.get(path).await;
+            assert_eq!((answer.status, answer.body), (200, body), "{path}, offline: {offline}");
+        }
+        let stale = mirror.get(&referrers).await;
+        assert_eq!((&stale.body, stale.header("warning").is_some()), (&list, !offline), "offline: {offline}");
+        let never_asked = format!("/v2/library/app/referrers/sha256:{}", "0".repeat(64));
+        assert_eq!(mirror.get(&never_asked).await.status, 503, "nothing is made up");
+        registry.restart_on_same_port().await;
+    }
+}
+
+#[tokio::test]
+async fn every_page_of_tags_survives_a_restart_by_its_own_question() {
+    let (mut registry, image, _) = signed().await;
+    for tag in ["2", "3"] {
+        registry.move_tag("library/app", tag, &image.manifest.digest);
+    }
+    let mirror = TestMirror::of(&registry).await;
+    let pages = [TAGS.to_owned(), format!("{TAGS}?n=2"), format!("{TAGS}?n=2&last=2")];
+    let mut lists = Vec::new();
+    for page in &pages {
+        let list = mirror.get(page).await;
+        assert_eq!(list.status, 200);
+        lists.push((list.header("link").map(str::to_owned), list.body));
+    }
+    let mirror = mirror.restart().await;
+    mirror.advance(DAY);
+    registry.stop().await;
+    for (page, (link, body)) in pages.iter().zip(lists) {
+        let stale = mirror.get(page).await;
+        assert_eq!((stale.status, stale.header("link").map(str::to_owned), &stale.body), (200, link, &body), "{page}");
+        assert!(stale.header("warning").expect("a warning").contains("86400 s"), "{page}");
+    }
+    assert_eq!(mirror.get(&format!("{TAGS}?n=1")).await.status, 503, "nothing is made up");
+}
+
+#[tokio::test]
+async fn a_registry_without_a_list_of_referrers_is_remembered_as_such_across_a_restart() {
+    let (mut registry, image, referrers) = signed().await;
+    registry.options(|options| options.referrers = false);
+    let mirror = TestMirror::of(&registry).await;
+    for path in pull_of_docker_29(&image) {
+        assert_eq!(mirror.get(&path).await.status, if path == referrers { 404 } else { 200 });
+    }
+    registry.stop().await;
+    let mirror = mirror.restart().await;
+    mirror.advance(DAY);
+    assert_eq!(mirror.get(&referrers).await.status, 404);
+    // Until it is there again and has one.
+    registry.restart_on_same_port().await;
+    registry.options(|options| options.referrers = true);
+    mirror.advance(DAY);
+    assert_eq!(mirror.get(&referrers).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_damaged_list_is_asked_for_again_and_never_served() {
+    let (mut registry, image, referrers) = signed().await;
+    let mirror = TestMirror::of(&registry).await;
+    for path in [&pull_of_docker_29(&image)[1], &referrers, TAGS] {
+        mirror.get(path).await;
+    }
+    let settings = mirror.stop().await;
+    let mirror = settings.clone().start().await;
+    let files = list_files(&mirror);
+    assert_eq!(files.len(), 2);
+    for file in &files {
+        let mut bytes = fs::read(file).expect("read");
+        let last = bytes.len() - 5;
+        bytes[last] ^= 0x20;
+        fs::write(file, bytes).expect("written");
+    }
+    registry.stop().await;
+    for path in [referrers.as_str(), TAGS] {
+        assert_eq!(mirror.get(path).await.status, 503, "{path}");
+    }
+    registry.restart_on_same_port().await;
+    mirror.advance(Duration::from_secs(60));
+    for path in [referrers.as_str(), TAGS] {
+        assert_eq!(mirror.get(path).await.status, 200, "{path}");
+    }
+    registry.stop().await;
+    let mirror = mirror.restart().await;
+    for path in [referrers.as_str(), TAGS] {
+        assert_eq!(mirror.get(path).await.status, 200, "{path}, which is kept again");
+    }
+}
+
+#[tokio::test]
+async fn what_upstream_refuses_or_somebody_forgets_does_not_come_back_after_a_restart() {
+    for forget in [false, true] {
+        let (mut registry, image, referrers) = signed().await;
+        let mirror = TestMirror::of(&registry).await;
+        for path in pull_of_docker_29(&image).iter().map(String::as_str).chain([TAGS]) {
+            assert_eq!(mirror.get(path).await.status, 200);
+        }
+        let mirror = mirror.restart().await;
+        assert_eq!(list_files(&mirror).len(), 2);
+        if forget {
+            mirror.get(TAGS).await;
+            mirror.get(&referrers).await;
+            let body = json!({ "images": ["app:1"] }).to_string();
+            assert_eq!(client::post(mirror.admin, "/api/v1/forget", &CONSENT, &body).await.status, 200);
+        } else {
+            mirror.advance(DAY);
+            registry.rule(Rule::on(Match::when(|_| true)).refuse(403));
+            assert_eq!(mirror.get(TAGS).await.status, 404);
+            assert_eq!(mirror.get(&referrers).await.status, 403);
+        }
+        registry.stop().await;
+        for path in [referrers.as_str(), TAGS] {
+            assert_eq!(mirror.get(path).await.status, 503, "{path}, forgotten: {forget}");
+        }
+        let mirror = mirror.restart().await;
+        for path in [referrers.as_str(), TAGS] {
+            assert_eq!(mirror.get(path).await.status, 503, "{path}, forgotten: {forget}");
+        }
+        assert_eq!(list_files(&mirror), [] as [PathBuf; 0]);
+    }
+}
+
+#[tokio::test]
+async fn a_digest_that_is_no_manifest_of_ours_fills_no_disk_and_a_disk_that_fails_delays_nobody() {
+    let (registry, image, referrers) = signed().await;
+    let mirror = TestMirror::of(&registry).await;
+    for n in 10..20 {
+        let path = format!("/v2/library/app/referrers/sha256:{}", n.to_string().repeat(32));
+        assert_eq!(mirror.get(&path).await.status, 200);
+    }
+    let mirror = mirror.restart().await;
+    assert_eq!(list_files(&mirror), [] as [PathBuf; 0]);
+
+    mirror.get(&pull_of_docker_29(&image)[1]).await;
+    let folder = mirror.store().join("repositories/docker.io/library/app/_lists");
+    fs::write(&folder, "in the way").expect("written");
+    for path in [referrers.as_str(), TAGS] {
+        assert_eq!(mirror.get(path).await.status, 200, "{path}");
+    }
+    let settings = mirror.stop().await;
+    let mirror = Settings::start(settings).await;
+    assert_eq!(mirror.get(TAGS).await.status, 200);
+}
