@@ -19,6 +19,7 @@ pub mod page;
 pub mod platform;
 pub mod range;
 pub mod request;
+pub mod target;
 
 pub use accept::AcceptSet;
 pub use descriptor::{Descriptor, MediaType};
@@ -30,4 +31,5 @@ pub use name::{Reference, RegistryName, Repository, Tag};
 pub use page::{Cursor, Page};
 pub use platform::Platform;
 pub use range::{ContentRange, RangeHeader, Selection, Span};
-pub use request::{Request, RequestError, Target};
+pub use request::{Request, RequestError};
+pub use target::{RepositoryPath, Target};

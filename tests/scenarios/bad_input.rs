@@ -14,7 +14,7 @@ async fn odd_requests_are_refused_in_json_before_anything_is_touched() {
     let long = "a/".repeat(5_000);
     for (path, status, code) in [
         ("/v2/library/app/manifests/.INVALID_MANIFEST_NAME", 404, "MANIFEST_UNKNOWN"),
-        ("/v2/library/app/manifests/sha256:totallywrong", 400, "DIGEST_INVALID"),
+        ("/v2/library/app/manifests/sha256:totallywrong", 404, "MANIFEST_UNKNOWN"),
         (&format!("/v2/library/app/blobs/{upper}"), 400, "DIGEST_INVALID"),
         ("/v2/library/app/blobs/md5:d41d8cd98f00b204e9800998ecf8427e", 400, "DIGEST_INVALID"),
         (&format!("/v2/../../etc/passwd/blobs/{DIGEST}"), 400, "NAME_INVALID"),
@@ -60,7 +60,7 @@ async fn bodies_proxy_requests_and_huge_headers_are_refused() {
     let with_body =
         b"GET /v2/library/app/manifests/sha256:totallywrong HTTP/1.1\r\nHost: m\r\nContent-Length: 9\r\n\r\nblablabla";
     let reply = text(client::raw(mirror.address, with_body).await);
-    assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("DIGEST_INVALID"), "{reply}");
+    assert!(reply.starts_with("HTTP/1.1 404") && reply.contains("MANIFEST_UNKNOWN"), "{reply}");
     let with_body =
         b"GET /v2/library/app/manifests/1 HTTP/1.1\r\nHost: m\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let reply = text(client::raw(mirror.address, with_body).await);

