@@ -2,7 +2,9 @@
 //!
 //! A redirect is chosen by the upstream, so it must not reach what only we can reach: never from
 //! https to http, never to an address of a private network unless the upstream is there itself,
-//! never with a user name in it. The adapter drops credentials when the origin changes.
+//! never to where clouds tell a machine its secrets, never with a user name in it. What the address
+//! spells is judged here, before anybody is asked, a proxy included; what names resolve to is up to
+//! the resolver. The adapter drops credentials when the origin changes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -29,6 +31,8 @@ pub(super) enum RedirectError {
     Downgrade(String),
     #[error("redirects to {0}, an address of a private network; set allow_private if that is right")]
     Private(String),
+    #[error("redirects to {0}, where a machine finds its neighbours and its cloud; that is never followed")]
+    LinkLocal(String),
     #[error("redirects to {0} with a user name in the address")]
     UserInfo(String),
 }
@@ -49,7 +53,14 @@ pub(super) fn next(current: &Url, location: &str, rules: RedirectRules) -> Resul
     if !next.username().is_empty() || next.password().is_some() {
         return Err(RedirectError::UserInfo(host));
     }
-    if !rules.private && names_private(&next) {
+    // The first hop is where the configuration says, and others have come past here.
+    if next.host() == current.host() {
+        return Ok(next);
+    }
+    if names_link_local(&next) {
+        return Err(RedirectError::LinkLocal(host));
+    }
+    if !rules.private && (names_private(&next) || is_bare_name(&next)) {
         return Err(RedirectError::Private(host));
     }
     Ok(next)
@@ -75,6 +86,25 @@ pub(super) fn names_private(url: &Url) -> bool {
     }
 }
 
+/// Names under which clouds offer a machine its metadata, within the machine's network only.
+const METADATA_NAMES: [&str; 4] =
+    ["metadata.google.internal", "metadata.goog", "instance-data.ec2.internal", "metadata.tencentyun.com"];
+
+/// Whether the host is a link-local address, or a metadata service, as it stands.
+pub(super) fn names_link_local(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => is_link_local(address.into()),
+        Some(Host::Ipv6(address)) => is_link_local(address.into()),
+        Some(Host::Domain(name)) => METADATA_NAMES.contains(&name.trim_end_matches('.')),
+        None => false,
+    }
+}
+
+/// Whether the host is a name without a dot, which only means something within a network.
+fn is_bare_name(url: &Url) -> bool {
+    matches!(url.host(), Some(Host::Domain(name)) if !name.trim_end_matches('.').contains('.'))
+}
+
 /// Whether the host is this machine.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
@@ -94,6 +124,36 @@ pub(super) fn is_private(address: IpAddr) -> bool {
     }
 }
 
+/// Whether an address is link-local, or one where clouds keep metadata elsewhere.
+pub(super) fn is_link_local(address: IpAddr) -> bool {
+    let v4 = match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(address) => embedded_v4(address),
+    };
+    let v4_is = v4.is_some_and(|address| {
+        address.is_link_local()
+            || [[100, 100, 100, 200], [168, 63, 129, 16], [192, 0, 0, 192]].contains(&address.octets())
+    });
+    let v6_is = match address {
+        IpAddr::V6(address) => matches!(address.segments(), [0xfe80..=0xfebf, ..] | [0xfd00, 0xec2, ..]),
+        IpAddr::V4(_) => false,
+    };
+    v4_is || v6_is
+}
+
+/// The address of version 4 that one of version 6 stands for.
+fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| {
+        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
+        Some(Ipv4Addr::new(a, b, c, d))
+    };
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        _ => None,
+    }
+}
+
 fn is_private_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     match a {
@@ -108,18 +168,13 @@ fn is_private_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_private_v6(address: Ipv6Addr) -> bool {
-    let segments = address.segments();
-    let [a, b, ..] = segments;
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        is_private_v4(Ipv4Addr::new(a, b, c, d))
-    };
-    match segments {
-        // ::, ::1 and addresses of version 4 in their several clothes
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0x64, 0xff9b, 1, ..] => true,
-        [0x2002, high, low, ..] => v4(high, low),
-        _ => matches!(a, 0xfc00..=0xfdff | 0xfe80..=0xfeff | 0xff00..=0xffff) || (a == 0x2001 && b == 0),
+    // `::` and `::1` are among those that stand for one of version 4.
+    if let Some(address) = embedded_v4(address) {
+        return is_private_v4(address);
+    }
+    match address.segments() {
+        [0x64, 0xff9b, 1, ..] | [0x2001, 0, ..] => true,
+        [a, ..] => matches!(a, 0xfc00..=0xfdff | 0xfe80..=0xfeff | 0xff00..=0xffff),
     }
 }
 
@@ -188,11 +243,50 @@ mod tests {
             "[2002:7f00:1::]",
         ] {
             let location = format!("https://{host}/x");
+            let refused = go("https://a.example/", &location, PUBLIC);
+            assert!(matches!(refused, Err(RedirectError::Private(_) | RedirectError::LinkLocal(_))), "{host}");
+            let never = matches!(refused, Err(RedirectError::LinkLocal(_)));
+            assert_eq!(go("https://a.example/", &location, inside).is_ok(), !never, "{host}");
+        }
+        for host in ["registry", "registry.", "internal"] {
+            let location = format!("https://{host}/x");
             assert!(matches!(go("https://a.example/", &location, PUBLIC), Err(RedirectError::Private(_))), "{host}");
             assert!(go("https://a.example/", &location, inside).is_ok(), "{host}");
         }
+        assert!(go("https://registry/", "https://registry/x", PUBLIC).is_ok(), "where the configuration says");
         for host in ["1.1.1.1", "172.32.0.1", "100.63.0.1", "192.0.2.1", "[2606:4700::1]", "[::ffff:1.1.1.1]"] {
             assert!(go("https://a.example/", &format!("https://{host}/x"), PUBLIC).is_ok(), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_metadata_service_is_for_nobody_but_who_names_it() {
+        let inside = RedirectRules { plain_http: true, private: true };
+        for host in [
+            "169.254.169.254",
+            "169.254.0.1",
+            "2852039166",
+            "0xa9.254.43518",
+            "[::ffff:169.254.169.254]",
+            "[::169.254.169.254]",
+            "[64:ff9b::169.254.169.254]",
+            "[2002:a9fe:a9fe::]",
+            "[fe80::1]",
+            "[febf::1]",
+            "[fd00:ec2::254]",
+            "100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "metadata.google.internal",
+            "METADATA.google.internal.",
+            "instance-data.ec2.internal",
+        ] {
+            for from in ["http://127.0.0.1:5000/v2/", "http://10.0.0.1/", "http://registry/"] {
+                let found = go(from, &format!("http://{host}/latest/meta-data/"), inside);
+                assert!(matches!(found, Err(RedirectError::LinkLocal(_))), "{from} {host} {found:?}");
+            }
+            let itself = format!("http://{host}/x");
+            assert!(go(&itself, "/y", inside).is_ok(), "{host}");
         }
     }
 

@@ -1,33 +1,38 @@
 //! Name resolution that keeps foreign names out of private networks.
 //!
 //! The names that the configuration itself gives resolve to whatever they resolve to. A name that an
-//! upstream made us ask, by redirect or realm, must not lead to a private address: the addresses
-//! are filtered where the connection is made, so that a second answer of the DNS changes nothing.
+//! upstream made us ask, by redirect or realm, must not lead to a private address, unless the upstream
+//! is on a private network itself, and never to a link-local one: the addresses are filtered where
+//! the connection is made, so that a second answer of the DNS changes nothing.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Url;
 
-use super::redirect::is_private;
+use super::redirect::{is_link_local, is_private};
 
 /// Variables that name a proxy, which may well be on a private network.
 const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
-/// Filters private addresses out, except for trusted names.
+/// Filters addresses out that are nobody's business, except for trusted names.
 #[derive(Debug)]
 pub(super) struct GuardedResolver {
     trusted: Arc<HashSet<String>>,
+    /// What is left out.
+    forbidden: fn(IpAddr) -> bool,
 }
 
 impl GuardedResolver {
-    /// Trusts these names, and those of the proxies in the environment.
-    pub(super) fn new(trusted: impl IntoIterator<Item = String>) -> GuardedResolver {
+    /// Trusts these names, and those of the proxies in the environment. Others may lead to `private`
+    /// addresses or not.
+    pub(super) fn new(trusted: impl IntoIterator<Item = String>, private: bool) -> GuardedResolver {
         let proxies = PROXIES.iter().filter_map(|name| std::env::var(name).ok()).filter_map(|value| host_of(&value));
         let trusted = trusted.into_iter().chain(proxies).map(|name| name.to_ascii_lowercase()).collect();
-        GuardedResolver { trusted: Arc::new(trusted) }
+        let forbidden = if private { is_link_local } else { is_forbidden };
+        GuardedResolver { trusted: Arc::new(trusted), forbidden }
     }
 }
 
@@ -39,9 +44,10 @@ fn host_of(proxy: &str) -> Option<String> {
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let trusted = self.trusted.contains(&name.as_str().to_ascii_lowercase());
+        let forbidden = self.forbidden;
         Box::pin(async move {
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let kept = admitted(found, trusted);
+            let kept = admitted(found, |address| trusted || !forbidden(address));
             if kept.is_empty() {
                 return Err("the name leads to a private network; set allow_private if that is right".into());
             }
@@ -50,8 +56,12 @@ impl Resolve for GuardedResolver {
     }
 }
 
-fn admitted(found: impl Iterator<Item = SocketAddr>, trusted: bool) -> Vec<SocketAddr> {
-    found.filter(|address| trusted || !is_private(address.ip())).collect()
+fn is_forbidden(address: IpAddr) -> bool {
+    is_private(address) || is_link_local(address)
+}
+
+fn admitted(found: impl Iterator<Item = SocketAddr>, may: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
+    found.filter(|address| may(address.ip())).collect()
 }
 
 #[cfg(test)]
@@ -59,10 +69,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_addresses_are_kept_for_trusted_names_only() {
-        let found = ["8.8.8.8:0", "10.0.0.1:0", "[::1]:0"].map(|a| a.parse::<SocketAddr>().expect("address"));
-        assert_eq!(admitted(found.into_iter(), false), found[..1]);
-        assert_eq!(admitted(found.into_iter(), true), found);
+    fn private_addresses_are_for_trusted_names_and_private_upstreams_and_link_local_ones_for_the_former() {
+        let found = ["8.8.8.8:0", "10.0.0.1:0", "[::1]:0", "169.254.169.254:0"]
+            .map(|a| a.parse::<SocketAddr>().expect("address"));
+        let without = |forbidden: fn(IpAddr) -> bool| admitted(found.into_iter(), |address| !forbidden(address));
+        assert_eq!(without(is_forbidden), found[..1]);
+        assert_eq!(without(is_link_local), found[..3]);
+        assert_eq!(admitted(found.into_iter(), |_| true), found);
     }
 
     #[test]
@@ -78,7 +91,8 @@ mod tests {
         let resolve = |resolver: GuardedResolver| async move {
             resolver.resolve("localhost".parse().expect("name")).await.map(|addresses| addresses.count() > 0).ok()
         };
-        assert_eq!(resolve(GuardedResolver::new([])).await, None);
-        assert_eq!(resolve(GuardedResolver::new(["LocalHost".to_owned()])).await, Some(true));
+        assert_eq!(resolve(GuardedResolver::new([], false)).await, None);
+        assert_eq!(resolve(GuardedResolver::new([], true)).await, Some(true));
+        assert_eq!(resolve(GuardedResolver::new(["LocalHost".to_owned()], false)).await, Some(true));
     }
 }

@@ -11,10 +11,10 @@ use super::endpoint::Endpoint;
 use super::redirect;
 use super::resolver::GuardedResolver;
 use super::wire::describe_failure;
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::oci::RegistryName;
-use crate::upstream::UpstreamObserver;
-use crate::upstream::credentials::CredentialSource;
+use crate::upstream::credentials::{Anonymous, CredentialSource};
+use crate::upstream::{Unobserved, UpstreamObserver};
 
 /// How long an upstream may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +54,14 @@ pub struct HttpSettings {
     /// What to show of ourselves to exactly this origin.
     pub certificate: Option<ClientCertificate>,
     /// The proxy for everything that goes out: `http://`, `https://`, `socks5://` (names are looked
-    /// up here) or `socks5h://` (there). `None` for what the environment says. Names of redirect
-    /// targets are looked up by proxies of the other kinds, out of reach of our guard against
-    /// private networks.
+    /// up here) or `socks5h://` (there). `None` for what the environment says. Proxies other than
+    /// `socks5` look the names of redirect targets up themselves: what the address spells is refused
+    /// all the same, what a name resolves to there is out of our reach.
     pub proxy: Option<Url>,
     /// How long it may take.
     pub timeouts: Timeouts,
     /// Allows redirects and token services on private networks. They are allowed anyway where `url`
-    /// itself spells a private address.
+    /// itself spells a private address. Link-local addresses, metadata services among them, are not.
     pub allow_private: bool,
     /// Below so many hundredths of the pulls that it grants, it is spared.
     pub budget_floor: u8,
@@ -81,6 +81,25 @@ pub struct ClientCertificate {
 }
 
 impl HttpSettings {
+    /// The upstream `name` at `url`, everything else as it is where nothing is configured.
+    pub fn new(name: RegistryName, url: Url) -> HttpSettings {
+        HttpSettings {
+            name,
+            url,
+            credentials: Arc::new(Anonymous),
+            auth_realms: Vec::new(),
+            insecure: false,
+            ca: None,
+            certificate: None,
+            proxy: None,
+            timeouts: Timeouts::default(),
+            allow_private: false,
+            budget_floor: 0,
+            clock: Arc::new(SystemClock),
+            observer: Arc::new(Unobserved),
+        }
+    }
+
     /// Whether the url is one that we may ask.
     pub(super) fn check_url(&self) -> Result<(), HttpSettingsError> {
         let (name, url) = (|| self.name.clone(), &self.url);
@@ -186,11 +205,10 @@ fn client(settings: &HttpSettings, endpoint: &Endpoint, http1: bool, own: bool) 
     if http1 {
         builder = builder.http1_only();
     }
-    if !endpoint.rules.private {
-        let hosts = [Some(&settings.url), settings.proxy.as_ref()];
-        let hosts = hosts.into_iter().flatten().filter_map(|url| url.host_str()).map(str::to_owned);
-        builder = builder.dns_resolver(GuardedResolver::new(hosts.chain(settings.auth_realms.iter().cloned())));
-    }
+    let hosts = [Some(&settings.url), settings.proxy.as_ref()];
+    let hosts = hosts.into_iter().flatten().filter_map(|url| url.host_str()).map(str::to_owned);
+    let trusted = hosts.chain(settings.auth_realms.iter().cloned());
+    builder = builder.dns_resolver(GuardedResolver::new(trusted, endpoint.rules.private));
     builder = egress(builder, settings, endpoint)?;
     if let Some(path) = &settings.ca {
         builder = builder.tls_certs_merge(certificates(&settings.name, path)?);
