@@ -38,7 +38,7 @@ use crate::upstream::guard::Guarded;
 use crate::upstream::http::{ClientCertificate, HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
 use crate::upstream::offline::Offline;
 use crate::upstream::retry::Retrying;
-use crate::upstream::{Unobserved, Upstream, UpstreamObserver};
+use crate::upstream::{Upstream, UpstreamObserver};
 
 pub use store::open_store;
 
@@ -377,20 +377,12 @@ pub fn dial(to: Dialled<'_>) -> Result<Arc<dyn Upstream>, String> {
     let auth: config::Auth =
         to.auth.parse().map_err(|error: crate::upstream::credentials::AuthError| error.to_string())?;
     let settings = HttpSettings {
-        name: to.name.clone(),
         // Plain http is as good as it was typed; a certificate is looked at all the same.
         insecure: to.url.scheme() == "http",
-        url: to.url,
         credentials: auth.source(),
-        auth_realms: Vec::new(),
         ca: to.ca.map(Path::to_owned),
-        certificate: None,
-        proxy: None,
-        timeouts: Timeouts::default(),
         allow_private: true,
-        budget_floor: 0,
-        clock: Arc::new(SystemClock),
-        observer: Arc::new(Unobserved),
+        ..HttpSettings::new(to.name.clone(), to.url)
     };
     HttpUpstream::new(settings).map(|client| Arc::new(client) as Arc<dyn Upstream>).map_err(|error| error.to_string())
 }

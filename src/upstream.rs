@@ -3,6 +3,7 @@
 //! Errors come by class, because freshness and retries decide by class: only an upstream that
 //! *cannot* answer may be covered for with old content; one that says no is taken at its word.
 
+mod around;
 pub mod breaker;
 pub mod budget;
 pub mod credentials;
@@ -85,6 +86,25 @@ impl UpstreamError {
     }
 }
 
+/// What a tag or digest stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// The upstream told, without sending it.
+    Told(Descriptor),
+    /// The upstream did not tell, so the manifest was fetched and looked at.
+    Fetched(Manifest),
+}
+
+impl Resolved {
+    /// What it is.
+    pub const fn descriptor(&self) -> &Descriptor {
+        match self {
+            Resolved::Told(descriptor) => descriptor,
+            Resolved::Fetched(manifest) => &manifest.descriptor,
+        }
+    }
+}
+
 /// A blob that an upstream is sending.
 pub struct UpstreamBlob {
     /// Size of the whole blob in bytes, if the upstream said it.
@@ -140,13 +160,13 @@ pub enum Allowance {
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
     /// What a tag or digest stands for, without its bytes (HEAD). Where the upstream leaves out the
-    /// digest or the length, the adapter asks for the manifest instead.
+    /// digest or the length, the adapter asks for the manifest instead, and hands it over.
     async fn resolve(
         &self,
         repository: &Repository,
         reference: &Reference,
         accept: AcceptSet,
-    ) -> Result<Descriptor, UpstreamError>;
+    ) -> Result<Resolved, UpstreamError>;
 
     /// A manifest. By digest, the bytes are verified to have it.
     async fn manifest(
@@ -186,6 +206,12 @@ pub trait Upstream: Send + Sync + 'static {
     /// What is left of the pulls that the upstream grants, as of its latest answers. Asks nobody.
     fn allowance(&self, _now: Timestamp) -> Allowance {
         Allowance::Free
+    }
+
+    /// Whether it did not answer when it was last asked, so that asking may well be in vain. Asks
+    /// nobody.
+    fn is_down(&self) -> bool {
+        false
     }
 }
 

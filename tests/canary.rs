@@ -9,12 +9,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use registry_mirror::clock::SystemClock;
 use registry_mirror::oci::{Algorithm, Digest};
 use registry_mirror::telemetry;
+use registry_mirror::upstream::Upstream as _;
 use registry_mirror::upstream::credentials::Auth;
-use registry_mirror::upstream::http::{HttpSettings, HttpUpstream, Timeouts};
-use registry_mirror::upstream::{Unobserved, Upstream as _};
+use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -161,22 +160,9 @@ async fn use_every_source(registry: &Registry, errors: &mut String) {
             "CREDENTIALS_DIRECTORY" => Some(home.path().into()),
             _ => None,
         });
-        let upstream = HttpUpstream::new(HttpSettings {
-            name: "registry.example".parse().unwrap(),
-            url: registry.url().parse().unwrap(),
-            credentials: source,
-            auth_realms: Vec::new(),
-            insecure: false,
-            ca: None,
-            certificate: None,
-            proxy: None,
-            timeouts: Timeouts::default(),
-            allow_private: false,
-            budget_floor: 0,
-            clock: Arc::new(SystemClock),
-            observer: Arc::new(Unobserved),
-        })
-        .unwrap();
+        let name = "registry.example".parse().unwrap();
+        let settings = HttpSettings { credentials: source, ..HttpSettings::new(name, registry.url().parse().unwrap()) };
+        let upstream = HttpUpstream::new(settings).unwrap();
         let answer = upstream.stat(&"library/app".parse().unwrap(), &Digest::of(Algorithm::Sha256, b"x")).await;
         errors.push_str(&format!(
             "{upstream:?} {answer:?} {}",

@@ -13,16 +13,15 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use registry_mirror::clock::{SystemClock, Timestamp};
+use registry_mirror::clock::Timestamp;
 use registry_mirror::oci::{
     AcceptSet, Algorithm, ContentRange, Digest, Manifest, RangeHeader, Reference, Repository, Request, Selection, Span,
     challenge,
 };
 use registry_mirror::upstream::budget::{Budget, Reading};
-use registry_mirror::upstream::credentials::Anonymous;
 use registry_mirror::upstream::http::{HttpSettings, HttpUpstream, Timeouts};
 use registry_mirror::upstream::token::parse_token;
-use registry_mirror::upstream::{Unobserved, Upstream as _, UpstreamError};
+use registry_mirror::upstream::{Upstream as _, UpstreamError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -270,21 +269,13 @@ async fn no_answer_of_an_upstream_panics_or_hangs_us() {
     let bytes = Arc::new(Mutex::new(Vec::new()));
     let (url, server) = raw_server(Arc::clone(&bytes)).await;
     let quick = Duration::from_millis(500);
+    let name = "registry.example".parse().unwrap();
     let upstream = HttpUpstream::new(HttpSettings {
-        name: "registry.example".parse().unwrap(),
-        url: url.parse().unwrap(),
-        credentials: Arc::new(Anonymous),
-        auth_realms: Vec::new(),
-        insecure: false,
-        ca: None,
-        certificate: None,
         // Wherever a mutated redirect leads: it ends at the server of this test.
         proxy: Some(url.parse().unwrap()),
         timeouts: Timeouts { connect: quick, first_byte: quick, idle: quick },
-        allow_private: false,
         budget_floor: 10,
-        clock: Arc::new(SystemClock),
-        observer: Arc::new(Unobserved),
+        ..HttpSettings::new(name, url.parse().unwrap())
     })
     .unwrap();
     let (mut values, mut errors) = (0, 0);

@@ -10,33 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use registry_mirror::clock::SystemClock;
 use registry_mirror::oci::{Algorithm, Digest, Repository};
 use registry_mirror::upstream::credentials::{Auth, Credential, CredentialError, CredentialSource, Secret};
-use registry_mirror::upstream::http::{HttpSettings, HttpUpstream, Timeouts};
-use registry_mirror::upstream::{Unobserved, Upstream, UpstreamError, UpstreamErrorClass};
+use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
+use registry_mirror::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
 use tempfile::TempDir;
 use upstream_http_support::{Reply, Seen, Server, reply};
 
 const REPOSITORY: &str = "team/app";
 
 fn upstream(server: &Server, credentials: Arc<dyn CredentialSource>) -> HttpUpstream {
-    HttpUpstream::new(HttpSettings {
-        name: "registry.example".parse().expect("name"),
-        url: server.url.parse().expect("url"),
-        credentials,
-        auth_realms: Vec::new(),
-        insecure: false,
-        ca: None,
-        certificate: None,
-        proxy: None,
-        timeouts: Timeouts::default(),
-        allow_private: false,
-        budget_floor: 0,
-        clock: Arc::new(SystemClock),
-        observer: Arc::new(Unobserved),
-    })
-    .expect("settings")
+    let (name, url) = ("registry.example".parse().expect("name"), server.url.parse().expect("url"));
+    HttpUpstream::new(HttpSettings { credentials, ..HttpSettings::new(name, url) }).expect("settings")
 }
 
 async fn stat(upstream: &HttpUpstream) -> Result<Option<u64>, UpstreamError> {

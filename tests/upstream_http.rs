@@ -10,12 +10,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
-use registry_mirror::clock::SystemClock;
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, RegistryName, Repository, Span};
-use registry_mirror::upstream::credentials::{Anonymous, Credential, CredentialError, CredentialSource, Secret};
+use registry_mirror::upstream::credentials::{Credential, CredentialError, CredentialSource, Secret};
 use registry_mirror::upstream::failover::Failover;
 use registry_mirror::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
-use registry_mirror::upstream::{Unobserved, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
+use registry_mirror::upstream::{Resolved, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use upstream_http_support::{Reply, Seen, Server, reply};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
@@ -38,19 +37,8 @@ fn digest_of(text: &str) -> Digest {
 
 fn settings(url: &str) -> HttpSettings {
     HttpSettings {
-        name: "registry.example".parse().expect("name"),
-        url: url.parse().expect("url"),
-        credentials: Arc::new(Anonymous),
-        auth_realms: Vec::new(),
-        insecure: false,
-        ca: None,
-        certificate: None,
-        proxy: None,
-        timeouts: Timeouts::default(),
-        allow_private: false,
         budget_floor: 10,
-        clock: Arc::new(SystemClock),
-        observer: Arc::new(Unobserved),
+        ..HttpSettings::new("registry.example".parse().expect("name"), url.parse().expect("url"))
     }
 }
 
@@ -148,7 +136,7 @@ async fn fifty_requests_at_once_fetch_one_token() {
     let (repository, tag) = (repository(), tag());
     let ask = || upstream.resolve(&repository, &tag, AcceptSet::everything());
     for answer in futures_util::future::join_all((0..50).map(|_| ask())).await {
-        assert_eq!(answer.expect("descriptor").digest, digest_of(MANIFEST));
+        assert_eq!(answer.expect("descriptor").descriptor().digest, digest_of(MANIFEST));
     }
     assert_eq!(server.seen().iter().filter(|seen| seen.path == "/token").count(), 1);
 }
@@ -175,6 +163,86 @@ async fn a_refresh_token_goes_into_the_body_of_a_post() {
         "grant_type=refresh_token&client_id=registry-mirror&service=s&\
          scope=repository%3Alibrary%2Fredis%3Apull&refresh_token=r%261"
     );
+}
+
+#[tokio::test]
+async fn a_token_service_that_does_not_know_get_is_given_the_password_in_a_post() {
+    for status in [404, 405] {
+        let server = Server::start(move |seen| match (seen.path.as_str(), seen.method.as_str()) {
+            ("/token", "GET") => reply(status),
+            ("/token", _) => token(),
+            _ => guarded(seen),
+        })
+        .await;
+        let upstream = upstream_with(&server, user());
+        upstream.resolve(&repository(), &tag(), AcceptSet::everything()).await.expect("descriptor");
+        let asked: Vec<_> = server.seen().into_iter().filter(|seen| seen.path == "/token").collect();
+        assert_eq!(asked.iter().map(|seen| seen.method.as_str()).collect::<Vec<_>>(), ["GET", "POST"]);
+        assert_eq!((asked[1].query.as_str(), asked[1].header("authorization")), ("", None));
+        let form: Vec<_> = asked[1].body.split('&').collect();
+        assert_eq!(form[..2], ["grant_type=password", "client_id=registry-mirror"]);
+        assert!(form.iter().any(|field| field.starts_with("username=")), "{form:?}");
+        // Who has no password to give has nothing to post.
+        let nobody = upstream_with(&server, Credential::Anonymous);
+        let error = nobody.resolve(&repository(), &tag(), AcceptSet::everything()).await.expect_err("no token");
+        assert_eq!(error.class, UpstreamErrorClass::Protocol);
+    }
+}
+
+#[tokio::test]
+async fn no_redirect_leads_to_a_metadata_service_not_even_that_of_a_local_registry() {
+    for location in [
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::ffff:169.254.169.254]/latest/",
+        "http://[fe80::1]/",
+        "http://metadata.google.internal/computeMetadata/v1/",
+    ] {
+        let server = Server::start(move |_| reply(307).header("location", location)).await;
+        let error = upstream(&server).stat(&repository(), &digest_of("x")).await.expect_err("refused");
+        assert_eq!(error.class, UpstreamErrorClass::Protocol);
+        assert!(error.message.contains("never followed"), "{error}");
+        assert_eq!(server.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn no_proxy_is_asked_for_what_a_redirect_must_not_reach() {
+    for location in [
+        "http://127.0.0.1:1/",
+        "http://localhost:1/",
+        "http://LOCALHOST./",
+        "http://10.0.0.1/",
+        "http://[::1]/",
+        "http://[fd00::1]/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://metadata.google.internal/",
+        "http://intranet/",
+        "http://2130706433/",
+    ] {
+        let proxy = Server::start(move |_| reply(307).header("location", location)).await;
+        let settings = HttpSettings {
+            insecure: true,
+            proxy: Some(proxy.url.parse().expect("url")),
+            ..settings("http://registry.example")
+        };
+        let upstream = HttpUpstream::new(settings).expect("settings");
+        let error = upstream.stat(&repository(), &digest_of("x")).await.expect_err("refused");
+        assert_eq!(error.class, UpstreamErrorClass::Protocol, "{location}");
+        assert_eq!(proxy.seen().len(), 1, "{location}");
+    }
+    for realm in ["http://10.0.0.1/token", "http://localhost/token", "http://169.254.169.254/token"] {
+        let proxy = Server::start(move |_| challenge(realm)).await;
+        let settings = HttpSettings {
+            insecure: true,
+            proxy: Some(proxy.url.parse().expect("url")),
+            credentials: Arc::new(Fixed(user())),
+            ..settings("http://registry.example")
+        };
+        let upstream = HttpUpstream::new(settings).expect("settings");
+        let error = upstream.stat(&repository(), &digest_of("x")).await.expect_err("refused");
+        assert_eq!(error.class, UpstreamErrorClass::Denied, "{realm}");
+        assert_eq!(proxy.seen().len(), 1, "{realm}");
+    }
 }
 
 #[tokio::test]
@@ -287,7 +355,11 @@ async fn a_wrong_password_does_not_break_a_public_image() {
         .await;
         let upstream = upstream_with(&server, user());
         let found = upstream.resolve(&repository(), &tag(), AcceptSet::everything()).await;
-        assert_eq!(found.expect("public").digest, digest_of(MANIFEST), "refused by the registry: {at_registry}");
+        assert_eq!(
+            found.expect("public").descriptor().digest,
+            digest_of(MANIFEST),
+            "refused by the registry: {at_registry}"
+        );
     }
 }
 
@@ -434,8 +506,10 @@ async fn a_head_that_does_not_tell_enough_is_followed_by_one_get() {
         let server = Server::start(move |seen| if seen.method == "HEAD" { head.clone() } else { manifest() }).await;
         let found =
             upstream(&server).resolve(&repository(), &tag(), AcceptSet::everything()).await.expect("descriptor");
-        assert_eq!((found.digest, found.size), (digest_of(MANIFEST), MANIFEST.len() as u64));
-        assert_eq!(found.media_type.as_ref(), INDEX);
+        let Resolved::Fetched(manifest) = found else { panic!("what was fetched is handed over: {found:?}") };
+        let descriptor = manifest.descriptor;
+        assert_eq!((descriptor.digest, descriptor.size), (digest_of(MANIFEST), MANIFEST.len() as u64));
+        assert_eq!((descriptor.media_type.as_ref(), &manifest.bytes[..]), (INDEX, MANIFEST.as_bytes()));
         let methods: Vec<String> = server.seen().into_iter().map(|seen| seen.method).collect();
         assert_eq!(methods, ["HEAD", "GET"]);
     }
@@ -446,6 +520,7 @@ async fn a_good_head_costs_no_get() {
     let server = Server::start(|_| manifest()).await;
     let accept = AcceptSet::from_headers([INDEX]);
     let found = upstream(&server).resolve(&repository(), &tag(), accept).await.expect("descriptor");
+    let Resolved::Told(found) = found else { panic!("nothing is fetched: {found:?}") };
     assert_eq!((found.digest, found.size), (digest_of(MANIFEST), MANIFEST.len() as u64));
     let seen = server.seen();
     assert_eq!(seen.len(), 1);

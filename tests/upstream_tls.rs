@@ -11,11 +11,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use registry_mirror::clock::SystemClock;
 use registry_mirror::oci::{Algorithm, Digest};
-use registry_mirror::upstream::credentials::Anonymous;
-use registry_mirror::upstream::http::{ClientCertificate, HttpSettings, HttpUpstream, Timeouts};
-use registry_mirror::upstream::{Unobserved, Upstream, UpstreamError, UpstreamErrorClass};
+use registry_mirror::upstream::http::{ClientCertificate, HttpSettings, HttpUpstream};
+use registry_mirror::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
 use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
 
@@ -174,21 +172,7 @@ fn redirect(location: &str) -> String {
 }
 
 fn settings(url: &str) -> HttpSettings {
-    HttpSettings {
-        name: "registry.example".parse().expect("name"),
-        url: url.parse().expect("url"),
-        credentials: Arc::new(Anonymous),
-        auth_realms: Vec::new(),
-        insecure: false,
-        ca: None,
-        certificate: None,
-        proxy: None,
-        timeouts: Timeouts::default(),
-        allow_private: false,
-        budget_floor: 0,
-        clock: Arc::new(SystemClock),
-        observer: Arc::new(Unobserved),
-    }
+    HttpSettings::new("registry.example".parse().expect("name"), url.parse().expect("url"))
 }
 
 async fn stat(settings: HttpSettings) -> Result<Option<u64>, UpstreamError> {

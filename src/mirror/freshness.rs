@@ -21,7 +21,8 @@ pub enum Mode {
     Offline,
 }
 
-/// How long `prefer-cache` waits for an upstream when it could serve what it has.
+/// How long `prefer-cache` waits for an upstream when it could serve what it has; so does everybody
+/// for an upstream that did not answer the last time.
 pub const PREFER_CACHE_PATIENCE: Duration = Duration::from_millis(300);
 
 /// The rules for tags.
@@ -78,6 +79,13 @@ pub fn plan_without_own_record(policy: &Policy) -> Plan {
         Mode::PreferCache => Plan::AskBriefly(PREFER_CACHE_PATIENCE),
         Mode::Offline => Plan::Serve,
     }
+}
+
+/// The plan where upstream did not answer when it was last asked: who asks finds out whether it is
+/// back, but need not wait for long when what is remembered may stand in.
+pub fn in_doubt(plan: Plan, checked_at: Option<Timestamp>, now: Timestamp, policy: &Policy) -> Plan {
+    let covered = stand_in(checked_at, UpstreamErrorClass::Unavailable, now, policy).is_some();
+    if plan == Plan::Ask && covered { Plan::AskBriefly(PREFER_CACHE_PATIENCE) } else { plan }
 }
 
 /// Whether what is remembered may stand in for an upstream that failed with `class`. Returns how
@@ -145,6 +153,26 @@ mod tests {
                 assert_eq!(plan, expected, "{allowance:?} {mode:?} {seconds_ago}");
             }
             assert_eq!(plan(None, NOW, &POLICY, allowance), Plan::Ask);
+        }
+    }
+
+    #[test]
+    fn nobody_waits_long_for_an_upstream_in_doubt_unless_there_is_nothing_else() {
+        let month = 30 * 86_400;
+        let briefly = Plan::AskBriefly(PREFER_CACHE_PATIENCE);
+        for (before, seconds_ago, expected) in [
+            (Plan::Ask, Some(400), briefly),
+            (Plan::Ask, Some(month + 1), Plan::Ask),
+            (Plan::Ask, None, Plan::Ask),
+            (Plan::Serve, Some(100), Plan::Serve),
+            (Plan::Spare(Duration::from_secs(400)), Some(400), Plan::Spare(Duration::from_secs(400))),
+            (briefly, Some(400), briefly),
+        ] {
+            assert_eq!(
+                in_doubt(before, seconds_ago.map(checked), NOW, &POLICY),
+                expected,
+                "{before:?} {seconds_ago:?}"
+            );
         }
     }
 

@@ -71,8 +71,9 @@ impl Mirror {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
         let key = tags_key(&route.location, &asked);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
+        let is_down = upstream.is_down();
         let ask = || async move { upstream.tags(&repository, &asked).await };
-        let found = self.0.tag_lists.look(&self.0, key, ask).await?;
+        let found = self.0.tag_lists.look(&self.0, key, is_down, ask).await?;
         let (tags, next) = cut(&found.list, page);
         Ok(TagsAnswer { tags: tags.to_vec(), next, outcome: found.outcome, stale_for: found.stale_for })
     }
@@ -91,10 +92,11 @@ impl Mirror {
     ) -> Result<ReferrersAnswer, MirrorError> {
         let key = referrers_key(&route.location, &digest, artifact_type, cursor);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
+        let is_down = upstream.is_down();
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
-        let found = self.0.referrer_lists.look(&self.0, key, ask).await?;
+        let found = self.0.referrer_lists.look(&self.0, key, is_down, ask).await?;
         let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
         Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
     }
@@ -173,11 +175,13 @@ impl<V: List> Lists<V> {
         }
     }
 
-    /// The list for `key`: remembered, asked for, or remembered after all.
+    /// The list for `key`: remembered, asked for, or remembered after all. `is_down` says that upstream
+    /// did not answer when it was last asked.
     async fn look<F>(
         &self,
         shared: &Arc<Shared>,
         key: ListKey,
+        is_down: bool,
         ask: impl FnOnce() -> F,
     ) -> Result<Found<V>, MirrorError>
     where
@@ -193,7 +197,11 @@ impl<V: List> Lists<V> {
         let last = last.filter(|last| last.said.is_ok() || V::SUBJECT == Subject::Referrers);
         let checked_at = last.as_ref().map(|last| last.at);
         // Lists are not among the pulls that an upstream counts.
-        let asked = match (freshness::plan(checked_at, now, &self.policy, Allowance::Free), &last) {
+        let mut plan = freshness::plan(checked_at, now, &self.policy, Allowance::Free);
+        if is_down {
+            plan = freshness::in_doubt(plan, checked_at, now, &self.policy);
+        }
+        let asked = match (plan, &last) {
             (Plan::Serve, Some(Known { said: Ok(list), .. })) => {
                 return Ok(Found { list: Arc::clone(list), outcome: Outcome::Hit, stale_for: None });
             }

@@ -19,7 +19,7 @@ use crate::mirror::Route;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
 use crate::outcome::Outcome;
-use crate::upstream::{UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Resolved, UpstreamError, UpstreamErrorClass};
 
 /// An answer with a manifest.
 #[derive(Clone, Debug)]
@@ -120,6 +120,14 @@ impl Shared {
             Some(_) if !own => freshness::plan_without_own_record(&self.policy),
             checked_at => freshness::plan(checked_at, now, &self.policy, route.upstream.allowance(now)),
         };
+        let plan = match &record {
+            Some(record)
+                if route.upstream.is_down() && self.holds(&route.location, &record.descriptor.digest).await =>
+            {
+                freshness::in_doubt(plan, checked_at, now, &self.policy)
+            }
+            _ => plan,
+        };
         if let (Plan::Spare(age), Some(record)) = (plan, &record)
             && let Some(manifest) = self.stored_manifest(route, &record.descriptor.digest).await
         {
@@ -197,18 +205,20 @@ impl Shared {
     async fn resolve(self: &Arc<Self>, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
         let reference = Reference::Tag(key.tag.clone());
         let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept).await;
-        let descriptor = match resolved {
-            Ok(descriptor) => descriptor,
+        let resolved = match resolved {
+            Ok(resolved) => resolved,
             Err(error) => return Err(self.told(&key, error).await),
         };
-        let known = self.stored_manifest(route, &descriptor.digest).await;
-        let (manifest, outcome) = match known {
-            Some(manifest) => (manifest, Outcome::Revalidated),
-            None => {
-                // Upstream has just said that it is there.
-                self.negatives.forget(&missing(route, descriptor.digest));
-                self.manifest_by_digest(route, descriptor.digest).await?
-            }
+        let digest = resolved.descriptor().digest;
+        let known = self.stored_manifest(route, &digest).await;
+        if known.is_none() {
+            // Upstream has just said that it is there.
+            self.negatives.forget(&missing(route, digest));
+        }
+        let (manifest, outcome) = match (known, resolved) {
+            (Some(manifest), _) => (manifest, Outcome::Revalidated),
+            (None, Resolved::Fetched(manifest)) => (self.keep_and_record(route, manifest).await, Outcome::Fill),
+            (None, Resolved::Told(_)) => self.manifest_by_digest(route, digest).await?,
         };
         self.point(key, record, manifest.descriptor.clone()).await;
         Ok((manifest, outcome))
@@ -283,16 +293,22 @@ impl Shared {
                 format!("{}: manifest {digest}: upstream sent {}", route.location, manifest.descriptor.digest);
             return Err(manifest_error(UpstreamError::new(UpstreamErrorClass::Protocol, message)));
         }
+        Ok(self.keep_and_record(route, manifest).await)
+    }
+
+    /// Keeps a verified manifest, if the store can.
+    async fn keep_and_record(self: &Arc<Self>, route: &Route, manifest: Manifest) -> Arc<Manifest> {
+        let descriptor = &manifest.descriptor;
         match self.keep_manifest(&manifest).await {
             Ok(()) => {
-                self.record_blob(&digest, manifest.descriptor.size).await;
-                self.record_member(&route.location, manifest.descriptor.clone()).await;
+                self.record_blob(&descriptor.digest, descriptor.size).await;
+                self.record_member(&route.location, descriptor.clone()).await;
             }
             Err(error) => {
-                tracing::warn!(location = %route.location, %digest, %error, "verified and served, but not kept")
+                tracing::warn!(location = %route.location, digest = %descriptor.digest, %error, "verified and served, but not kept");
             }
         }
-        Ok(Arc::new(manifest))
+        Arc::new(manifest)
     }
 
     async fn keep_manifest(self: &Arc<Self>, manifest: &Manifest) -> Result<(), StoreError> {

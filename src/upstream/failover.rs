@@ -6,11 +6,10 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-
-use super::{Allowance, ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::around::Around;
+use super::limit::Lane;
+use super::{Allowance, Upstream, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
-use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span};
 
 /// Addresses in the order to try.
 #[derive(Clone)]
@@ -30,14 +29,21 @@ impl Failover {
     pub fn with_streams(self, streams: usize) -> Failover {
         Failover { streams, ..self }
     }
+}
 
-    async fn first<'a, T, F>(&'a self, ask: impl Fn(&'a dyn Upstream) -> F) -> Result<T, UpstreamError>
+impl Around for Failover {
+    async fn put<'a, T, F>(
+        &'a self,
+        _: Lane,
+        question: impl Fn(&'a dyn Upstream) -> F + Send + Sync,
+    ) -> Result<T, UpstreamError>
     where
-        F: Future<Output = Result<T, UpstreamError>>,
+        T: Send,
+        F: Future<Output = Result<T, UpstreamError>> + Send,
     {
         let mut outage = None;
         for endpoint in &self.endpoints {
-            match ask(endpoint.as_ref()).await {
+            match question(endpoint.as_ref()).await {
                 Err(error) if error.class.is_outage() => {
                     tracing::debug!(%error, "trying the next address");
                     outage = Some(error);
@@ -47,49 +53,6 @@ impl Failover {
         }
         Err(outage.unwrap_or_else(|| UpstreamError::new(UpstreamErrorClass::Unavailable, "no address to ask")))
     }
-}
-
-#[async_trait]
-impl Upstream for Failover {
-    async fn resolve(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        accept: AcceptSet,
-    ) -> Result<Descriptor, UpstreamError> {
-        self.first(|endpoint| endpoint.resolve(repository, reference, accept)).await
-    }
-
-    async fn manifest(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        accept: AcceptSet,
-    ) -> Result<Manifest, UpstreamError> {
-        self.first(|endpoint| endpoint.manifest(repository, reference, accept)).await
-    }
-
-    async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        self.first(|endpoint| endpoint.stat(repository, digest)).await
-    }
-
-    async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        self.first(|endpoint| endpoint.blob(repository, digest, span)).await
-    }
-
-    async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
-        self.first(|endpoint| endpoint.tags(repository, page)).await
-    }
-
-    async fn referrers(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        artifact_type: Option<&str>,
-        cursor: Option<&Cursor>,
-    ) -> Result<ReferrerList, UpstreamError> {
-        self.first(|endpoint| endpoint.referrers(repository, digest, artifact_type, cursor)).await
-    }
 
     fn streams(&self) -> usize {
         self.streams
@@ -98,5 +61,9 @@ impl Upstream for Failover {
     /// Of the address that is tried first.
     fn allowance(&self, now: Timestamp) -> Allowance {
         self.endpoints.first().map_or(Allowance::Free, |endpoint| endpoint.allowance(now))
+    }
+
+    fn is_down(&self) -> bool {
+        self.endpoints.iter().all(|endpoint| endpoint.is_down())
     }
 }

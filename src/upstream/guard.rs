@@ -6,16 +6,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use async_trait::async_trait;
 use tokio::time::Instant;
 
+use super::around::Around;
 use super::breaker::{Admission, Breaker, Ending, Ticket};
 use super::limit::{Lane, Limits};
-use super::{
-    Allowance, ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass, UpstreamObserver,
-};
+use super::{Allowance, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use crate::clock::{Clock, Timestamp};
-use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
+use crate::oci::RegistryName;
 
 /// One address of an upstream, with a memory of how it fared.
 pub struct Guarded {
@@ -142,50 +140,25 @@ impl Drop for Pending<'_> {
     }
 }
 
-#[async_trait]
-impl Upstream for Guarded {
-    async fn resolve(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        accept: AcceptSet,
-    ) -> Result<Descriptor, UpstreamError> {
-        self.guarded(Lane::Manifests, self.upstream.resolve(repository, reference, accept)).await
-    }
-
-    async fn manifest(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        accept: AcceptSet,
-    ) -> Result<Manifest, UpstreamError> {
-        self.guarded(Lane::Manifests, self.upstream.manifest(repository, reference, accept)).await
-    }
-
-    async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        self.guarded(Lane::Blobs, self.upstream.stat(repository, digest)).await
-    }
-
-    async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        self.guarded(Lane::Blobs, self.upstream.blob(repository, digest, span)).await
-    }
-
-    async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
-        self.guarded(Lane::Manifests, self.upstream.tags(repository, page)).await
-    }
-
-    async fn referrers(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        artifact_type: Option<&str>,
-        cursor: Option<&Cursor>,
-    ) -> Result<ReferrerList, UpstreamError> {
-        self.guarded(Lane::Manifests, self.upstream.referrers(repository, digest, artifact_type, cursor)).await
+impl Around for Guarded {
+    async fn put<'a, T, F>(
+        &'a self,
+        lane: Lane,
+        question: impl Fn(&'a dyn Upstream) -> F + Send + Sync,
+    ) -> Result<T, UpstreamError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, UpstreamError>> + Send,
+    {
+        self.guarded(lane, question(&*self.upstream)).await
     }
 
     fn allowance(&self, now: Timestamp) -> Allowance {
         self.upstream.allowance(now)
+    }
+
+    fn is_down(&self) -> bool {
+        !self.health().breaker.is_up()
     }
 }
 
@@ -193,9 +166,12 @@ impl Upstream for Guarded {
 mod tests {
     use std::time::Duration;
 
+    use async_trait::async_trait;
+
     use super::*;
     use crate::clock::ManualClock;
-    use crate::oci::Algorithm;
+    use crate::oci::{AcceptSet, Algorithm, Cursor, Digest, Manifest, Page, Reference, Repository, Span};
+    use crate::upstream::{ReferrerList, Resolved, TagList, UpstreamBlob};
 
     /// Answers sizes of blobs as told; hangs when nothing is left to tell.
     #[derive(Default)]
@@ -203,7 +179,7 @@ mod tests {
 
     #[async_trait]
     impl Upstream for Told {
-        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Descriptor, UpstreamError> {
+        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Resolved, UpstreamError> {
             unreachable!("not asked for")
         }
 

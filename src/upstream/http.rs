@@ -34,7 +34,7 @@ pub use self::settings::{ClientCertificate, HttpSettings, HttpSettingsError, Tim
 use self::wire::{content_range, drain, header, number, text};
 use super::budget::{Budget, Reading};
 use super::token::Tokens;
-use super::{Allowance, ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::{Allowance, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
 use crate::oci::{
@@ -155,12 +155,12 @@ impl Upstream for HttpUpstream {
         repository: &Repository,
         reference: &Reference,
         accept: AcceptSet,
-    ) -> Result<Descriptor, UpstreamError> {
+    ) -> Result<Resolved, UpstreamError> {
         let answer = self.ask(&manifest_question(Method::HEAD, repository, reference, accept)?).await?;
         match answer.response.status() {
             StatusCode::OK => {}
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
-                return Ok(self.manifest(repository, reference, accept).await?.descriptor);
+                return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
             }
             _ => return Err(self.refusal(answer).await),
         }
@@ -172,14 +172,14 @@ impl Upstream for HttpUpstream {
         let size = number(&answer.response, CONTENT_LENGTH).filter(|size| *size > 0);
         let media_type = declared_type(text(&answer.response, CONTENT_TYPE));
         let (Some(digest), Some(size), Some(media_type)) = (digest, size, media_type) else {
-            return Ok(self.manifest(repository, reference, accept).await?.descriptor);
+            return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
         };
         if let Reference::Digest(asked) = reference
             && *asked != digest
         {
             return Err(protocol(&answer.what, format_args!("is {digest}")));
         }
-        Ok(Descriptor { digest, size, media_type })
+        Ok(Resolved::Told(Descriptor { digest, size, media_type }))
     }
 
     async fn manifest(

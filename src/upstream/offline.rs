@@ -5,8 +5,8 @@
 
 use async_trait::async_trait;
 
-use super::{ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
-use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
+use super::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// Stands in for the upstream of this name.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Upstream for Offline {
         repository: &Repository,
         reference: &Reference,
         _: AcceptSet,
-    ) -> Result<Descriptor, UpstreamError> {
+    ) -> Result<Resolved, UpstreamError> {
         Err(self.refusal(format_args!("{repository} {reference}")))
     }
 

@@ -4,15 +4,13 @@
 //! waiting. Whoever said no, or asked us to wait, is taken at its word; waiting out a rate limit is
 //! the business of whoever decides about freshness. The schedule is a pure function.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
-
-use super::{Allowance, ReferrerList, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::around::Around;
+use super::limit::Lane;
+use super::{Allowance, Upstream, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
-use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span};
 
 /// Pauses before the first and the second retry.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
@@ -45,67 +43,35 @@ impl Retrying {
     }
 }
 
-async fn retried<T, F>(mut ask: impl FnMut() -> F) -> Result<T, UpstreamError>
-where
-    F: Future<Output = Result<T, UpstreamError>>,
-{
-    let (mut attempt, began) = (1, tokio::time::Instant::now());
-    loop {
-        let error = match ask().await {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
-        let Some(pause) = pause(attempt, error.class, began.elapsed(), rand::random()) else { return Err(error) };
-        tracing::debug!(attempt, ?pause, %error, "asking the upstream again");
-        tokio::time::sleep(pause).await;
-        attempt += 1;
-    }
-}
-
-#[async_trait]
-impl Upstream for Retrying {
-    async fn resolve(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        accept: AcceptSet,
-    ) -> Result<Descriptor, UpstreamError> {
-        retried(|| self.upstream.resolve(repository, reference, accept)).await
-    }
-
-    async fn manifest(
-        &self,
-        repository: &Repository,
-        reference: &Reference,
-        accept: AcceptSet,
-    ) -> Result<Manifest, UpstreamError> {
-        retried(|| self.upstream.manifest(repository, reference, accept)).await
-    }
-
-    async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        retried(|| self.upstream.stat(repository, digest)).await
-    }
-
-    async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        retried(|| self.upstream.blob(repository, digest, span)).await
-    }
-
-    async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
-        retried(|| self.upstream.tags(repository, page)).await
-    }
-
-    async fn referrers(
-        &self,
-        repository: &Repository,
-        digest: &Digest,
-        artifact_type: Option<&str>,
-        cursor: Option<&Cursor>,
-    ) -> Result<ReferrerList, UpstreamError> {
-        retried(|| self.upstream.referrers(repository, digest, artifact_type, cursor)).await
+impl Around for Retrying {
+    async fn put<'a, T, F>(
+        &'a self,
+        _: Lane,
+        question: impl Fn(&'a dyn Upstream) -> F + Send + Sync,
+    ) -> Result<T, UpstreamError>
+    where
+        T: Send,
+        F: Future<Output = Result<T, UpstreamError>> + Send,
+    {
+        let (mut attempt, began) = (1, tokio::time::Instant::now());
+        loop {
+            let error = match question(&*self.upstream).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let Some(pause) = pause(attempt, error.class, began.elapsed(), rand::random()) else { return Err(error) };
+            tracing::debug!(attempt, ?pause, %error, "asking the upstream again");
+            tokio::time::sleep(pause).await;
+            attempt += 1;
+        }
     }
 
     fn allowance(&self, now: Timestamp) -> Allowance {
         self.upstream.allowance(now)
+    }
+
+    fn is_down(&self) -> bool {
+        self.upstream.is_down()
     }
 }
 
@@ -113,7 +79,11 @@ impl Upstream for Retrying {
 mod tests {
     use std::sync::Mutex;
 
+    use async_trait::async_trait;
+
     use super::*;
+    use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, Repository, Span};
+    use crate::upstream::{ReferrerList, Resolved, TagList, UpstreamBlob};
 
     #[test]
     fn only_an_upstream_that_could_not_answer_is_asked_again() {
@@ -153,7 +123,7 @@ mod tests {
 
     #[async_trait]
     impl Upstream for Failing {
-        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Descriptor, UpstreamError> {
+        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Resolved, UpstreamError> {
             unreachable!("not asked for")
         }
 

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use futures_util::TryStreamExt as _;
 use registry_mirror::clock::SystemClock;
 use registry_mirror::oci::{AcceptSet, Digest, Reference, Repository, Span};
-use registry_mirror::upstream::credentials::Anonymous;
 use registry_mirror::upstream::failover::Failover;
 use registry_mirror::upstream::guard::Guarded;
-use registry_mirror::upstream::http::{HttpSettings, HttpUpstream, Timeouts};
+use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
 use registry_mirror::upstream::offline::Offline;
 use registry_mirror::upstream::retry::Retrying;
 use registry_mirror::upstream::{Unobserved, Upstream, UpstreamErrorClass};
@@ -33,21 +32,7 @@ impl Known {
     }
 
     fn http(&self) -> Arc<dyn Upstream> {
-        let settings = HttpSettings {
-            name: "registry.example".parse().unwrap(),
-            url: self.registry.url().parse().unwrap(),
-            credentials: Arc::new(Anonymous),
-            auth_realms: Vec::new(),
-            insecure: false,
-            ca: None,
-            certificate: None,
-            proxy: None,
-            timeouts: Timeouts::default(),
-            allow_private: false,
-            budget_floor: 10,
-            clock: Arc::new(SystemClock),
-            observer: Arc::new(Unobserved),
-        };
+        let settings = HttpSettings::new("registry.example".parse().unwrap(), self.registry.url().parse().unwrap());
         Arc::new(HttpUpstream::new(settings).unwrap())
     }
 }
@@ -68,7 +53,7 @@ async fn keeps_the_contract(known: &Known, upstream: Arc<dyn Upstream>) {
 
 async fn a_tag_resolves_to_what_its_manifest_is(known: &Known, upstream: &dyn Upstream) {
     let everything = AcceptSet::everything();
-    let resolved = upstream.resolve(&repository(), &tag("1"), everything).await.unwrap();
+    let resolved = upstream.resolve(&repository(), &tag("1"), everything).await.unwrap().descriptor().clone();
     assert_eq!(resolved, known.image.manifest);
     for reference in [tag("1"), Reference::Digest(resolved.digest)] {
         let manifest = upstream.manifest(&repository(), &reference, everything).await.unwrap();

@@ -89,3 +89,34 @@ async fn a_dead_first_address_is_tried_once_and_the_second_serves() {
     assert_metric(&mirror, &line(&first, 0)).await;
     assert_metric(&mirror, &line(&second, 1)).await;
 }
+
+#[tokio::test]
+async fn who_finds_out_whether_it_is_back_need_not_wait_for_it_where_something_stored_stands_in() {
+    const TAGS: &str = "/v2/library/app/tags/list";
+    for path in [PATH, TAGS] {
+        let registry = Registry::start().await;
+        registry.add_image("library/app", "1", &[noise(206, 1000)]);
+        // So patient that nobody who waits for it sees the end of this test.
+        let mirror = Settings::of(&registry).upstream("first_byte_timeout = \"1h\"").start().await;
+        assert_eq!(mirror.get(path).await.status, 200);
+        registry.rule(Rule::on(Match::any()).close_at_once());
+        mirror.advance(Duration::from_secs(301));
+        assert_eq!(mirror.get(path).await.status, 200, "stale");
+        assert_metric(&mirror, &up(&registry, 0)).await;
+        registry.clear_rules();
+        let gate = Gate::new();
+        registry.rule(Rule::on(Match::any()).stall_before_headers(&gate));
+        mirror.advance(Duration::from_secs(301));
+        registry.forget_requests();
+        for _ in 0..3 {
+            let stale = mirror.get(path).await;
+            assert_eq!((stale.status, stale.header("warning").is_some()), (200, true), "{path}");
+        }
+        assert_eq!(registry.requests().len(), 1, "one of them has asked, for {path}");
+        gate.open();
+        while !mirror.metrics().await.contains(&up(&registry, 1)) {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(mirror.get(path).await.header("warning"), None, "the probe was heard out");
+    }
+}

@@ -39,6 +39,14 @@ async fn a_manifest_without_a_digest_header_is_hashed() {
         let response = mirror.get(&path).await;
         assert_eq!((response.status, response.header("docker-content-digest")), (200, Some(digest.as_str())), "{path}");
     }
+    assert_eq!(registry.count_of(&Match::manifests()), 2, "one HEAD that does not tell, one GET that is enough");
+    assert_eq!(registry.count_of(&Match::manifests().get()), 1);
+    // Nor does it take more when the tag has moved.
+    let moved = registry.add_image("library/app", "1", &[noise(235, 1000)]);
+    mirror.advance(std::time::Duration::from_secs(301));
+    let response = mirror.get(PATH).await;
+    assert_eq!(response.header("docker-content-digest"), Some(moved.manifest.digest.to_string().as_str()));
+    assert_eq!(registry.count_of(&Match::manifests()), 4);
 }
 
 #[tokio::test]

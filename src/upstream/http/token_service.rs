@@ -1,4 +1,5 @@
-//! How a token is asked for: with a password or without by GET, with a refresh token by POST.
+//! How a token is asked for: with a password or without by GET, with a refresh token by POST; and
+//! with a password by POST where GET is not known.
 
 use http::header::{AUTHORIZATION, HeaderMap};
 use http::{Method, StatusCode};
@@ -6,7 +7,7 @@ use url::Url;
 
 use super::exchange::Answer;
 use super::redirect::same_origin;
-use super::wire::basic;
+use super::wire::{basic, drain};
 use super::{HttpUpstream, status};
 use crate::upstream::credentials::Credential;
 use crate::upstream::token::{Token, parse_token};
@@ -26,22 +27,31 @@ impl HttpUpstream {
     ) -> Result<Token, UpstreamError> {
         let what = format!("token for {scope} from {}", realm.host_str().unwrap_or_default());
         let client = self.clients.for_api(same_origin(realm, &self.endpoint.url));
-        let mut url = realm.clone();
-        let mut headers = HeaderMap::new();
-        let fields = service.map(|service| ("service", service)).into_iter().chain([("scope", scope)]);
-        let response = if let Credential::IdentityToken(refresh) = credential {
-            let form = url::form_urlencoded::Serializer::new(String::new())
-                .extend_pairs([("grant_type", "refresh_token"), ("client_id", env!("CARGO_PKG_NAME"))])
-                .extend_pairs(fields)
-                .append_pair("refresh_token", refresh.expose())
-                .finish();
-            self.send(client, Method::POST, &url, headers, Some(form), &what).await?
-        } else {
-            url.query_pairs_mut().extend_pairs(fields);
-            if let Credential::Basic { user, password } = credential {
-                headers.insert(AUTHORIZATION, basic(user, password)?);
+        let fields: Vec<_> =
+            service.map(|service| ("service", service)).into_iter().chain([("scope", scope)]).collect();
+        let response = match credential {
+            Credential::IdentityToken(refresh) => {
+                let form = form("refresh_token", &fields, &[("refresh_token", refresh.expose())]);
+                self.send(client, Method::POST, realm, HeaderMap::new(), Some(form), &what).await?
             }
-            self.send(client, Method::GET, &url, headers, None, &what).await?
+            _ => {
+                let (mut url, mut headers) = (realm.clone(), HeaderMap::new());
+                url.query_pairs_mut().extend_pairs(&fields);
+                if let Credential::Basic { user, password } = credential {
+                    headers.insert(AUTHORIZATION, basic(user, password)?);
+                }
+                self.send(client, Method::GET, &url, headers, None, &what).await?
+            }
+        };
+        let response = match credential {
+            Credential::Basic { user, password }
+                if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) =>
+            {
+                drain(response).await;
+                let form = form("password", &fields, &[("username", user), ("password", password.expose())]);
+                self.send(client, Method::POST, realm, HeaderMap::new(), Some(form), &what).await?
+            }
+            _ => response,
         };
         let status = response.status();
         if !status.is_success() {
@@ -60,4 +70,13 @@ impl HttpUpstream {
         parse_token(&body, self.now())
             .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: no token in the answer")))
     }
+}
+
+/// A form as OAuth2 wants it.
+fn form(grant: &str, fields: &[(&str, &str)], secrets: &[(&str, &str)]) -> String {
+    url::form_urlencoded::Serializer::new(String::new())
+        .extend_pairs([("grant_type", grant), ("client_id", env!("CARGO_PKG_NAME"))])
+        .extend_pairs(fields)
+        .extend_pairs(secrets)
+        .finish()
 }
