@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
+use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -33,9 +33,12 @@ impl Folder {
 
     /// Writes a new certificate, and returns it.
     fn issue(&self) -> CertificateDer<'static> {
-        let key = KeyPair::generate().expect("a key");
+        self.issue_for(&KeyPair::generate().expect("a key"))
+    }
+
+    fn issue_for(&self, key: &KeyPair) -> CertificateDer<'static> {
         let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
-        let certificate = params.signed_by(&key, &self.authority).expect("signed");
+        let certificate = params.signed_by(key, &self.authority).expect("signed");
         let files = self.files();
         std::fs::write(files.cert, certificate.pem()).expect("written");
         std::fs::write(files.key, key.serialize_pem()).expect("written");
@@ -103,6 +106,56 @@ async fn old_and_new_clients_are_served_and_resumed() {
         let second = connect(&tls, &client).await.expect("served");
         assert_eq!(second.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed), "{name:?}");
     }
+}
+
+/// A client such as docker 1.13, which was built with Go 1.7: TLS 1.2 with AES-GCM over one of these
+/// curves, no X25519, no Ed25519, no RSA-PSS.
+fn client_of_2017(folder: &Folder, curve: NamedGroup) -> TlsConnector {
+    let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups.retain(|group| group.name() == curve);
+    provider.cipher_suites.retain(|suite| {
+        let name = format!("{:?}", suite.suite());
+        name.starts_with("TLS_ECDHE_") && name.contains("_GCM_")
+    });
+    assert!(provider.kx_groups.len() == 1 && provider.cipher_suites.len() == 4);
+    let mut verifiers = provider.signature_verification_algorithms;
+    let known = verifiers.mapping.iter().filter(|(scheme, _)| {
+        let name = format!("{scheme:?}");
+        name.starts_with("RSA_PKCS1_") || name.starts_with("ECDSA_NISTP256") || name.starts_with("ECDSA_NISTP384")
+    });
+    verifiers.mapping = Vec::leak(known.copied().collect());
+    provider.signature_verification_algorithms = verifiers;
+    let mut roots = RootCertStore::empty();
+    roots.add(folder.authority.der().clone()).expect("an authority");
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider));
+    let builder = builder.with_protocol_versions(&[&rustls::version::TLS12]).expect("a version");
+    TlsConnector::from(Arc::new(builder.with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[tokio::test]
+async fn a_client_of_2017_is_served_with_ecdsa_and_with_rsa_certificates() {
+    let folder = Folder::new();
+    let rsa = KeyPair::from_pem(include_str!("rsa_key_for_tests.pem")).expect("a key");
+    let ecdsa = |of| KeyPair::generate_for(of).expect("a key");
+    for (kind, key) in [
+        ("P-256", ecdsa(&rcgen::PKCS_ECDSA_P256_SHA256)),
+        ("P-384", ecdsa(&rcgen::PKCS_ECDSA_P384_SHA384)),
+        ("RSA", rsa),
+    ] {
+        folder.issue_for(&key);
+        let tls = Tls::open(folder.open_to_all()).expect("a pair");
+        for curve in [NamedGroup::secp256r1, NamedGroup::secp384r1] {
+            let stream = connect(&tls, &client_of_2017(&folder, curve)).await;
+            let stream = stream.unwrap_or_else(|| panic!("refused: {kind} {curve:?}"));
+            let connection = stream.get_ref().1;
+            assert_eq!(connection.protocol_version(), Some(ProtocolVersion::TLSv1_2), "{kind}");
+            assert_eq!(connection.negotiated_key_exchange_group().map(|group| group.name()), Some(curve), "{kind}");
+        }
+    }
+    folder.issue_for(&KeyPair::generate_for(&rcgen::PKCS_ED25519).expect("a key"));
+    let tls = Tls::open(folder.open_to_all()).expect("a pair");
+    let refused = connect(&tls, &client_of_2017(&folder, NamedGroup::secp256r1)).await;
+    assert!(refused.is_none(), "the client is as old as it should be");
 }
 
 #[tokio::test]
