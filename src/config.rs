@@ -193,6 +193,8 @@ pub struct Upstream {
     pub client_cert: Option<(PathBuf, PathBuf)>,
     /// The proxy for what goes there, without user and password.
     pub proxy: Option<url::Url>,
+    /// The file with user and password for that proxy, as an [`Auth::File`].
+    pub proxy_auth: Option<Auth>,
     /// Whether `http://` and certificates that are not good were allowed, for exactly `urls`.
     pub insecure: bool,
     /// Whether it may be, or redirect to, a private address.
@@ -315,8 +317,11 @@ impl Config {
         let mut missing = Vec::new();
         for upstream in &self.upstreams {
             let credential = upstream.auth.file(credentials_directory).filter(|path| path.is_absolute());
+            let proxy = upstream.proxy_auth.as_ref().and_then(|auth| auth.file(credentials_directory));
+            let proxy = proxy.filter(|path| path.is_absolute());
             let client_cert = upstream.client_cert.iter();
             let files = credential.iter().map(|path| ("auth", path)).chain(upstream.ca.iter().map(|path| ("ca", path)));
+            let files = files.chain(proxy.iter().map(|path| ("proxy_auth", path)));
             let files = files.chain(client_cert.flat_map(|(cert, key)| [("client_cert", cert), ("client_key", key)]));
             for (key, path) in files {
                 // Opening a folder works; reading it does not.

@@ -356,6 +356,7 @@ fn settings(
         ca: upstream.ca.clone(),
         certificate: certificate.map(|(certificate, key)| ClientCertificate { certificate, key }),
         proxy: upstream.proxy.clone(),
+        proxy_auth: upstream.proxy_auth.as_ref().and_then(config::Auth::file_here),
         timeouts: Timeouts {
             connect: upstream.timeouts.connect,
             first_byte: upstream.timeouts.first_byte,

@@ -347,6 +347,99 @@ async fn requests_go_through_an_http_proxy() {
     thread.join().expect("proxy");
 }
 
+/// A file with a user and a password that has everything addresses are particular about.
+fn password_file(folder: &tempfile::TempDir) -> PathBuf {
+    let path = folder.path().join("proxy-password");
+    std::fs::write(&path, "me:p@s:s/w%rd#?\n").expect("write");
+    path
+}
+
+#[tokio::test]
+async fn an_http_proxy_is_told_who_we_are_and_nobody_else_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new();
+    let server = Server::start(authority.leaf("registry.example", |_| {}), None, FOUND);
+    let target = server.address;
+    let (address, thread) = proxy(move |client| {
+        let mut head = String::new();
+        let mut lines = BufReader::new(client.try_clone().expect("clone"));
+        while lines.read_line(&mut head).expect("head") > 2 {}
+        // me:p@s:s/w%rd#? in base64
+        assert!(head.to_lowercase().contains("proxy-authorization: basic bwu6cebzonmvdyvyzcm/"), "{head}");
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("write");
+        target
+    });
+    let settings = HttpSettings {
+        ca: Some(authority.file()),
+        proxy: Some(format!("http://{address}").parse().expect("url")),
+        proxy_auth: Some(password_file(&folder)),
+        ..settings("https://registry.example")
+    };
+    assert_eq!(class(stat(settings).await), Ok(Some(7)));
+    for connection in server.stop() {
+        let head = connection.request.unwrap_or_default().to_lowercase();
+        assert!(!head.contains("proxy-auth") && !head.contains("authorization"), "{head}");
+    }
+    thread.join().expect("proxy");
+}
+
+#[tokio::test]
+async fn a_socks_proxy_is_told_who_we_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new();
+    let server = Server::start(authority.leaf("registry.example", |_| {}), None, FOUND);
+    let target = server.address;
+    let (address, thread) = proxy(move |client| {
+        let read = |client: &mut TcpStream, count: usize| {
+            let mut bytes = vec![0; count];
+            client.read_exact(&mut bytes).expect("read");
+            bytes
+        };
+        let methods = read(client, 2)[1];
+        assert!(read(client, methods.into()).contains(&2), "a password is offered");
+        client.write_all(&[5, 2]).expect("write");
+        let user = read(client, 2)[1];
+        assert_eq!(read(client, user.into()), b"me");
+        let password = read(client, 1)[0];
+        assert_eq!(read(client, password.into()), b"p@s:s/w%rd#?");
+        client.write_all(&[1, 0]).expect("write");
+        let length = read(client, 5)[4];
+        read(client, usize::from(length) + 2);
+        client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).expect("write");
+        target
+    });
+    let settings = HttpSettings {
+        ca: Some(authority.file()),
+        proxy: Some(format!("socks5h://{address}").parse().expect("url")),
+        proxy_auth: Some(password_file(&folder)),
+        ..settings("https://registry.example")
+    };
+    assert_eq!(class(stat(settings).await), Ok(Some(7)));
+    drop(server.stop());
+    thread.join().expect("proxy");
+}
+
+#[tokio::test]
+async fn the_password_of_a_proxy_is_in_no_error() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("broken");
+    std::fs::write(&file, "canary-without-colon").expect("write");
+    let with = |proxy: &str, file: PathBuf| HttpSettings {
+        proxy: Some(proxy.parse().expect("url")),
+        proxy_auth: Some(file),
+        ..settings("https://registry.example")
+    };
+    for missing in [file.clone(), folder.path().join("missing")] {
+        let error = HttpUpstream::new(with("http://127.0.0.1:1", missing)).map(drop).expect_err("of no use");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    }
+    std::fs::write(&file, "canary-user:canary-password").expect("write");
+    for scheme in ["http", "https", "socks5", "socks5h"] {
+        let error = stat(with(&format!("{scheme}://127.0.0.1:1"), file.clone())).await.expect_err("nobody listens");
+        assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn requests_go_through_a_socks_proxy_that_looks_names_up() {
     let authority = Authority::new();

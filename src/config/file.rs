@@ -220,6 +220,8 @@ pub struct Upstream {
     pub client_key: String,
     /// The proxy for what goes to this upstream; empty for what the environment says.
     pub proxy: String,
+    /// Who we are to that proxy, as `file:PATH`; empty for nobody.
+    pub proxy_auth: String,
     /// Whether `http://` addresses are accepted that leave this machine, and `https://` ones whose
     /// certificate is not good. For exactly these addresses.
     pub insecure: bool,
@@ -248,6 +250,7 @@ impl Default for Upstream {
             client_cert: String::new(),
             client_key: String::new(),
             proxy: String::new(),
+            proxy_auth: String::new(),
             insecure: false,
             allow_private: false,
             budget_floor: "10%".into(),

@@ -178,6 +178,7 @@ fn no_problem_quotes_a_credential() {
         "[[upstream]]\nhost = \"a.example\"\nproxy = \"http://me:hunter2@proxy.example\"",
         "[[upstream]]\nhost = \"a.example\"\nproxy = \"http://me:hunter2@proxy.example",
         "[[upstream]]\nhost = \"a.example\"\nproxy = [\"http://me:hunter2@proxy.example\"]",
+        "[[upstream]]\nhost = \"a.example\"\nproxy = \"http://p.example\"\nproxy_auth = \"me:hunter2\"",
         "[[upstream]]\nhost = \"a.example\"\npassword = \"hunter2\"",
         "[[upstream]]\nhost = \"a.example\"\nurl = \"https://me:hunter2@a.example",
         "[[upstream]]\nhost = \"a.example\"\nauth = basic:hunter2",
@@ -221,6 +222,21 @@ fn a_proxy_is_an_address_without_credentials() {
     {
         assert!(parse(&upstream(wrong)).is_err(), "{wrong}");
     }
+}
+
+#[test]
+fn who_we_are_to_a_proxy_stands_in_a_file() {
+    let upstream = |proxy: &str, auth: &str| {
+        format!("[[upstream]]\nhost = \"a.example\"\nproxy = \"{proxy}\"\nproxy_auth = \"{auth}\"")
+    };
+    let found = valid(&upstream("http://proxy.example", "file:/secret")).upstreams[0].proxy_auth.clone();
+    assert_eq!(found, Some(Auth::File("/secret".into())));
+    assert_eq!(valid(&upstream("http://proxy.example", "")).upstreams[0].proxy_auth, None);
+    for (proxy, auth) in [("", "file:/x"), ("http://p.example", "helper:x"), ("http://p.example", "file:")] {
+        assert!(parse(&upstream(proxy, auth)).is_err(), "{proxy} {auth}");
+    }
+    let config = valid(&upstream("http://proxy.example", "file:/not/there"));
+    assert!(config.missing_files(None).iter().any(|problem| problem.to_string().contains("proxy_auth")));
 }
 
 #[test]

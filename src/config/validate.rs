@@ -304,6 +304,7 @@ impl Check {
             ca: (!typed.ca.is_empty()).then(|| PathBuf::from(&typed.ca)),
             client_cert: self.client_cert(path, typed),
             proxy: self.proxy(&at("proxy"), &typed.proxy),
+            proxy_auth: self.proxy_auth(&at("proxy_auth"), typed),
             insecure: typed.insecure,
             allow_private: typed.allow_private,
             budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
@@ -400,7 +401,7 @@ impl Check {
             return None;
         };
         if !url.username().is_empty() || url.password().is_some() {
-            let hint = "leave the key out and put the proxy with its password into the environment, as HTTPS_PROXY";
+            let hint = "put user:password into a file, and set proxy_auth = \"file:PATH\"";
             self.problem(path, "credentials do not belong in a URL", hint);
         } else if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h")
             || url.host_str().is_none_or(str::is_empty)
@@ -410,6 +411,22 @@ impl Check {
             return Some(url);
         }
         None
+    }
+
+    fn proxy_auth(&mut self, path: &str, typed: &file::Upstream) -> Option<Auth> {
+        let hint = "for example proxy_auth = \"file:proxy-password\", with user:password in the file";
+        if typed.proxy_auth.is_empty() {
+            return None;
+        }
+        if typed.proxy.is_empty() {
+            self.problem(path, "a password without its proxy", "set proxy, too");
+        }
+        let auth = typed.proxy_auth.parse().ok().filter(|auth| matches!(auth, Auth::File(_)));
+        if auth.is_none() {
+            // Not quoted: it may be a password that was put here by mistake.
+            self.problem(path, "not a file with a password", hint);
+        }
+        auth
     }
 
     fn percent(&mut self, path: &str, typed: &str) -> u8 {

@@ -153,7 +153,7 @@ pub enum Auth {
     /// None are used.
     #[default]
     Anonymous,
-    /// Docker's `config.json` and podman's `auth.json` of the user we run as.
+    /// Docker's `config.json` and podman's `auth.json` of the user we run as, and `DOCKER_AUTH_CONFIG`.
     DockerConfig,
     /// The program `docker-credential-NAME`.
     Helper(String),
@@ -212,6 +212,11 @@ impl Auth {
         }
     }
 
+    /// The file that is read by the environment of this process, where it is a file.
+    pub fn file_here(&self) -> Option<PathBuf> {
+        self.file(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())
+    }
+
     /// The source, with its files and programs found by the environment of this process.
     pub fn source(&self) -> Arc<dyn CredentialSource> {
         self.source_in(|name| std::env::var_os(name))
@@ -223,7 +228,7 @@ impl Auth {
             Auth::Anonymous => Place::Nowhere,
             Auth::DockerConfig => {
                 let user = rustix::process::getuid().as_raw();
-                Place::DockerConfig(docker_config::paths(&variable, user), Helpers::new(&variable))
+                Place::DockerConfig(docker_config::places(&variable, user), Helpers::new(&variable))
             }
             Auth::Helper(name) => Place::Helper(name.clone(), Helpers::new(&variable)),
             Auth::File(path) => {
@@ -250,7 +255,7 @@ impl CredentialSource for Anonymous {
 
 enum Place {
     Nowhere,
-    DockerConfig(Vec<PathBuf>, Helpers),
+    DockerConfig(Vec<docker_config::Logins>, Helpers),
     Helper(String, Helpers),
     File(PathBuf),
 }
@@ -259,7 +264,7 @@ impl Place {
     async fn look(&self, origin: &str, repository: &Repository) -> Result<Credential, CredentialError> {
         match self {
             Place::Nowhere => Ok(Credential::Anonymous),
-            Place::DockerConfig(paths, helpers) => docker_config::look_up(paths, helpers, origin, repository).await,
+            Place::DockerConfig(places, helpers) => docker_config::look_up(places, helpers, origin, repository).await,
             Place::Helper(name, helpers) => helpers.get(name, docker_config::server_url(origin)).await,
             Place::File(path) => user_and_password(path).await,
         }
@@ -272,12 +277,18 @@ fn credential_file(path: &Path, folder: Option<&Path>) -> PathBuf {
 
 async fn user_and_password(path: &Path) -> Result<Credential, CredentialError> {
     let text = Zeroizing::new(read(path).await?);
+    let (user, password) = pair_of_file(path, &text)?;
+    Ok(Credential::from_pair(user, password.to_owned()))
+}
+
+/// The user and the password of a file that holds nothing else.
+pub(super) fn pair_of_file<'a>(path: &Path, text: &'a str) -> Result<(&'a str, &'a str), CredentialError> {
     let invalid = || CredentialError::Invalid { path: path.to_owned(), reason: "expected user:password".to_owned() };
     let (user, password) = text.lines().next().and_then(|line| line.split_once(':')).ok_or_else(invalid)?;
     if user.is_empty() || text.lines().skip(1).any(|line| !line.trim().is_empty()) {
         return Err(invalid());
     }
-    Ok(Credential::from_pair(user, password.to_owned()))
+    Ok((user, password))
 }
 
 async fn read(path: &Path) -> Result<String, CredentialError> {

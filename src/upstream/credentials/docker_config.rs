@@ -2,13 +2,15 @@
 //!
 //! Keys of `auths` are hosts, or hosts with a path (podman), or addresses (old dockers); the most
 //! specific one wins. For a host: its helper, then the common store, then the file itself, as in
-//! docker. Files are tried in podman's order; the first that has something is taken.
+//! docker. What stands in `DOCKER_AUTH_CONFIG` comes first, then files in podman's order, last the
+//! one from before there were folders; the first that has something is taken.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::helper::Helpers;
@@ -34,12 +36,27 @@ struct Entry {
     registrytoken: Option<Secret>,
 }
 
-/// The files to read, by the environment and for the user of this number: `REGISTRY_AUTH_FILE`,
-/// podman's two, docker's.
-pub(super) fn paths(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> Vec<PathBuf> {
+/// The variable that holds what a file would.
+const VARIABLE: &str = "DOCKER_AUTH_CONFIG";
+
+/// Where logins are kept.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Logins {
+    /// In the environment; the text is that of a file.
+    Inline(Secret),
+    /// In a file.
+    File(PathBuf),
+    /// In a file that is what `auths` is in the others.
+    Dockercfg(PathBuf),
+}
+
+/// Where to look, by the environment and for the user of this number: `DOCKER_AUTH_CONFIG`,
+/// `REGISTRY_AUTH_FILE`, podman's two files, docker's, docker's from before 2015.
+pub(super) fn places(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> Vec<Logins> {
     let folder = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = |sub: &str| folder("HOME").map(|home| home.join(sub));
-    [
+    let inline = variable(VARIABLE).and_then(|text| text.into_string().ok()).filter(|text| !text.is_empty());
+    let files = [
         folder("REGISTRY_AUTH_FILE"),
         Some(match folder("XDG_RUNTIME_DIR") {
             Some(run) => run.join("containers/auth.json"),
@@ -50,7 +67,9 @@ pub(super) fn paths(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> V
     ]
     .into_iter()
     .flatten()
-    .collect()
+    .map(Logins::File);
+    let inline = inline.map(|text| Logins::Inline(Secret::new(text)));
+    inline.into_iter().chain(files).chain(home(".dockercfg").map(Logins::Dockercfg)).collect()
 }
 
 /// What a helper is asked for: the host, except for Docker Hub, which has a name from older days.
@@ -58,19 +77,28 @@ pub(super) fn server_url(origin: &str) -> &str {
     if host_of_hub(origin) { HUB_KEY } else { origin }
 }
 
-/// Looks for a credential in one file after the other. Files that do not exist are skipped.
+/// Looks for a credential in one place after the other. Files that do not exist are skipped.
 pub(super) async fn look_up(
-    paths: &[PathBuf],
+    places: &[Logins],
     helpers: &Helpers,
     origin: &str,
     repository: &Repository,
 ) -> Result<Credential, CredentialError> {
-    for path in paths {
-        if !tokio::fs::try_exists(path).await.unwrap_or(true) {
-            continue;
-        }
-        let text = Zeroizing::new(super::read(path).await?);
-        let file = parse(path, &text)?;
+    for place in places {
+        let (path, file) = match place {
+            Logins::Inline(text) => (Path::new(VARIABLE), parse(Path::new(VARIABLE), text.expose())?),
+            Logins::File(path) | Logins::Dockercfg(path) => {
+                if !tokio::fs::try_exists(path).await.unwrap_or(true) {
+                    continue;
+                }
+                let text = Zeroizing::new(super::read(path).await?);
+                let file = match place {
+                    Logins::Dockercfg(_) => File { auths: parse(path, &text)?, ..File::default() },
+                    _ => parse(path, &text)?,
+                };
+                (path.as_path(), file)
+            }
+        };
         let found = file.credential(path, helpers, origin, repository).await?;
         if found != Credential::Anonymous {
             return Ok(found);
@@ -79,7 +107,7 @@ pub(super) async fn look_up(
     Ok(Credential::Anonymous)
 }
 
-fn parse(path: &Path, text: &str) -> Result<File, CredentialError> {
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, CredentialError> {
     // The parser's own message may quote a value, and values here are secrets.
     serde_json::from_str(text).map_err(|error| CredentialError::Invalid {
         path: path.to_owned(),
@@ -165,7 +193,7 @@ mod tests {
     }
 
     async fn found(json: &str, origin: &str, repository: &str) -> Result<Credential, CredentialError> {
-        let file = parse(Path::new(PATH), json)?;
+        let file: File = parse(Path::new(PATH), json)?;
         file.credential(Path::new(PATH), &Helpers::default(), origin, &repository.parse().expect("name")).await
     }
 
@@ -250,29 +278,49 @@ mod tests {
         let [missing, empty, full] = ["missing", "empty", "full"].map(|name| folder.path().join(name));
         std::fs::write(&empty, "{}").expect("write");
         std::fs::write(&full, format!(r#"{{"auths":{{"a.io":{{"auth":"{}"}}}}}}"#, auth("me"))).expect("write");
-        let found = look_up(&[missing, empty, full], &Helpers::default(), "a.io", &"x".parse().expect("name"))
-            .await
-            .expect("valid");
-        assert_eq!(found.identity().as_deref(), Some("user me"));
+        let old = folder.path().join("old");
+        std::fs::write(&old, format!(r#"{{"https://b.io":{{"auth":"{}","email":"x"}}}}"#, auth("old"))).expect("write");
+        let inline = format!(r#"{{"auths":{{"c.io":{{"auth":"{}"}}}}}}"#, auth("env"));
+        let places = [
+            Logins::Inline(Secret::new(inline)),
+            Logins::File(missing),
+            Logins::File(empty),
+            Logins::File(full),
+            Logins::Dockercfg(old),
+        ];
+        for (origin, expected) in [("a.io", "user me"), ("b.io", "user old"), ("c.io", "user env")] {
+            let found = look_up(&places, &Helpers::default(), origin, &"x".parse().expect("name")).await;
+            assert_eq!(found.expect("valid").identity().as_deref(), Some(expected));
+        }
+        let broken = [Logins::Inline(Secret::new("{\"auths\":\"canary\"}".to_owned()))];
+        let error =
+            look_up(&broken, &Helpers::default(), "a.io", &"x".parse().expect("name")).await.expect_err("broken");
+        assert!(error.to_string().contains(VARIABLE) && !format!("{error:?} {broken:?}").contains("canary"), "{error}");
     }
 
     #[test]
     fn files_are_looked_for_where_podman_and_docker_keep_them() {
         let environment = |set: &'static [(&str, &str)]| {
-            paths(move |name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()), 7)
+            places(move |name| set.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into()), 7)
         };
         let home = environment(&[("HOME", "/h")]);
-        let expected = ["/run/containers/7/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"];
-        assert_eq!(home, expected.map(PathBuf::from));
+        let file = |path: &str| Logins::File(path.into());
+        let old = || Logins::Dockercfg("/h/.dockercfg".into());
+        let [first, second, third] =
+            ["/run/containers/7/auth.json", "/h/.config/containers/auth.json", "/h/.docker/config.json"].map(file);
+        assert_eq!(home, [first, second, third, old()]);
         let all = environment(&[
+            ("DOCKER_AUTH_CONFIG", "{}"),
             ("REGISTRY_AUTH_FILE", "/r"),
             ("XDG_RUNTIME_DIR", "/run/u"),
             ("XDG_CONFIG_HOME", "/c"),
             ("DOCKER_CONFIG", "/d"),
             ("HOME", "/h"),
         ]);
-        let expected = ["/r", "/run/u/containers/auth.json", "/c/containers/auth.json", "/d/config.json"];
-        assert_eq!(all, expected.map(PathBuf::from));
-        assert_eq!(environment(&[("HOME", "")]), [PathBuf::from("/run/containers/7/auth.json")]);
+        let [first, second, third, fourth] =
+            ["/r", "/run/u/containers/auth.json", "/c/containers/auth.json", "/d/config.json"].map(file);
+        let inline = Logins::Inline(Secret::new("{}".to_owned()));
+        assert_eq!(all, [inline, first, second, third, fourth, old()]);
+        assert_eq!(environment(&[("HOME", ""), ("DOCKER_AUTH_CONFIG", "")]), [file("/run/containers/7/auth.json")]);
     }
 }

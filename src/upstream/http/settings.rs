@@ -13,7 +13,7 @@ use super::resolver::GuardedResolver;
 use super::wire::describe_failure;
 use crate::clock::{Clock, SystemClock};
 use crate::oci::RegistryName;
-use crate::upstream::credentials::{Anonymous, CredentialSource};
+use crate::upstream::credentials::{Anonymous, CredentialSource, pair_of_file};
 use crate::upstream::{Unobserved, UpstreamObserver};
 
 /// How long an upstream may take.
@@ -58,6 +58,8 @@ pub struct HttpSettings {
     /// `socks5` look the names of redirect targets up themselves: what the address spells is refused
     /// all the same, what a name resolves to there is out of our reach.
     pub proxy: Option<Url>,
+    /// The file with `user:password` for `proxy`; read once, when the clients are set up.
+    pub proxy_auth: Option<PathBuf>,
     /// How long it may take.
     pub timeouts: Timeouts,
     /// Allows redirects and token services on private networks. They are allowed anyway where `url`
@@ -92,6 +94,7 @@ impl HttpSettings {
             ca: None,
             certificate: None,
             proxy: None,
+            proxy_auth: None,
             timeouts: Timeouts::default(),
             allow_private: false,
             budget_floor: 0,
@@ -230,13 +233,25 @@ fn egress(
 ) -> Result<ClientBuilder, HttpSettingsError> {
     match &settings.proxy {
         Some(url) => {
-            let failed =
-                |error| HttpSettingsError::Proxy { name: settings.name.clone(), reason: describe_failure(error) };
-            Ok(builder.proxy(Proxy::all(url.clone()).map_err(failed)?))
+            let failed = |reason| HttpSettingsError::Proxy { name: settings.name.clone(), reason };
+            let mut url = url.clone();
+            if let Some(path) = &settings.proxy_auth {
+                log_in(&mut url, path).map_err(failed)?;
+            }
+            Ok(builder.proxy(Proxy::all(url).map_err(|error| failed(describe_failure(error)))?))
         }
         None if redirect::is_loopback(&endpoint.url) => Ok(builder.no_proxy()),
         None => Ok(builder),
     }
+}
+
+/// Puts user and password into the address of a proxy, which is where the client looks for them.
+fn log_in(proxy: &mut Url, path: &Path) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);
+    let text = text.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let (user, password) = pair_of_file(path, &text).map_err(|error| error.to_string())?;
+    let put = proxy.set_username(user).and_then(|()| proxy.set_password(Some(password)));
+    put.map_err(|()| "its address takes no user".to_owned())
 }
 
 fn certificates(name: &RegistryName, path: &Path) -> Result<Vec<Certificate>, HttpSettingsError> {
