@@ -2,20 +2,28 @@
 //!
 //! Content is named by its digest, so any answer for the same digest continues any other; nobody
 //! has to ask whether it changed. What arrives is not trusted for that: whoever reads it verifies.
+//!
+//! A connection on which bytes only trickle counts as broken: another one may be faster, and a fill
+//! that never ends would keep everybody who joined it waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{self, BoxStream};
+use tokio::time::Instant;
 
 use crate::metadata::Location;
 use crate::oci::{Digest, Span};
 use crate::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
 
-/// How often in a row a transfer may break without a byte in between.
+/// How often in a row a transfer may break without getting anywhere in between.
 const MAX_BREAKS: u32 = 5;
+/// How many bytes a connection must bring in [`PATIENCE`], and a new one to count as progress.
+const TRICKLE: u64 = 4 << 10;
+/// How long upstream is waited for, while nobody holds it up, before it is judged how much came.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A blob at an upstream.
 #[derive(Clone)]
@@ -44,6 +52,8 @@ pub struct Transfer {
     size: Option<u64>,
     body: Option<BoxStream<'static, Result<Bytes, UpstreamError>>>,
     breaks: u32,
+    /// How many bytes came since the last break.
+    progress: u64,
     /// Whether upstream sends again what lies before `position`.
     repeats: bool,
     /// Whether upstream sends only what was asked for.
@@ -72,6 +82,7 @@ impl Transfer {
             size: None,
             body: None,
             breaks: 0,
+            progress: 0,
             repeats: false,
             part: false,
         };
@@ -136,7 +147,10 @@ impl Transfer {
             bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         }
         self.position += bytes.len() as u64;
-        self.breaks = 0;
+        self.progress += bytes.len() as u64;
+        if self.progress >= TRICKLE {
+            self.breaks = 0;
+        }
         Ok(Some(bytes))
     }
 
@@ -169,7 +183,8 @@ impl Transfer {
         self.size = self.size.or(blob.size);
         self.repeats = blob.offset < self.position;
         self.part = blob.part;
-        self.body = Some(skip(blob.body, self.position.saturating_sub(blob.offset)));
+        self.progress = 0;
+        self.body = Some(skip(steady(blob.body), self.position.saturating_sub(blob.offset)));
         Ok(())
     }
 
@@ -182,6 +197,25 @@ impl Transfer {
 /// How long to wait after the transfer broke for the `breaks`-th time in a row; `None` to give up.
 fn pause(breaks: u32) -> Option<Duration> {
     (breaks < MAX_BREAKS).then(|| Duration::from_millis(50 << (2 * breaks)))
+}
+
+/// Ends a body that trickles with an error.
+fn steady(body: BoxStream<'static, Result<Bytes, UpstreamError>>) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+    stream::try_unfold((body, Duration::ZERO, 0), |(mut body, mut waited, mut came)| async move {
+        let asked = Instant::now();
+        let Some(bytes) = body.next().await.transpose()? else { return Ok(None) };
+        waited += asked.elapsed();
+        came += bytes.len() as u64;
+        if waited >= PATIENCE {
+            if came < TRICKLE {
+                let message = format!("upstream sent {came} bytes in {} s", waited.as_secs());
+                return Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered());
+            }
+            (waited, came) = (Duration::ZERO, 0);
+        }
+        Ok(Some((bytes, (body, waited, came))))
+    })
+    .boxed()
 }
 
 /// Leaves out what an upstream without ranges sends again.
@@ -202,4 +236,46 @@ fn skip(
         std::future::ready((!nothing_new).then_some(rest))
     };
     body.filter_map(unseen).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many chunks, one each second.
+    fn dripping(bytes: usize, times: usize) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+        let drops = stream::iter(0..times).then(move |_| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(Bytes::from(vec![0; bytes]))
+        });
+        drops.boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_broken_off() {
+        let mut body = steady(dripping(1, 1000));
+        let mut came = 0;
+        let broken = loop {
+            match body.next().await {
+                Some(Ok(_)) => came += 1,
+                other => break other,
+            }
+        };
+        assert_eq!(came, 59);
+        assert!(broken.expect("an error").is_err_and(|error| error.class.is_outage() && error.answered));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_is_read_to_its_end() {
+        assert!(steady(dripping(100, 1000)).all(|item| std::future::ready(item.is_ok())).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_its_time_does_not_make_upstream_slow() {
+        let mut body = steady(dripping(1, 50));
+        while let Some(item) = body.next().await {
+            assert!(item.is_ok());
+            tokio::time::sleep(PATIENCE).await;
+        }
+    }
 }
