@@ -57,6 +57,7 @@ pub use lists::{ReferrersAnswer, TagsAnswer};
 pub use manifests::ManifestAnswer;
 pub use room::Room;
 pub use routes::{Route, RouteError, Routes};
+pub use scrub::Complaint;
 
 use fill::{Budget, Following};
 use flights::{Flights, Shareable};

@@ -11,6 +11,7 @@ use super::fill::{Fill, Following, Phase, Progress};
 use super::flights::Seat;
 use super::negatives::Missing;
 use super::resume::BlobSource;
+use super::scrub::Complaint;
 use super::{Location, Mirror, Shared};
 use crate::blob_store::Content;
 use crate::mirror::Route;
@@ -54,7 +55,7 @@ impl Mirror {
         range: Option<&RangeHeader>,
     ) -> Result<BlobAnswer, MirrorError> {
         if let Some((content, outcome)) = self.stored_blob(route, &digest).await? {
-            return stored(content, digest, range, outcome);
+            return stored(&self.0, content, digest, range, outcome);
         }
         self.0.negatives.check(&missing(&route.location, digest), self.0.clock.now())?;
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
@@ -146,6 +147,7 @@ pub(super) fn missing(location: &Location, digest: Digest) -> Missing {
 }
 
 fn stored(
+    shared: &Arc<Shared>,
     content: Content,
     digest: Digest,
     range: Option<&RangeHeader>,
@@ -153,7 +155,8 @@ fn stored(
 ) -> Result<BlobAnswer, MirrorError> {
     let size = content.size;
     let part = select(range, size)?;
-    let body = BlobBody::Stored(content, part.clone().unwrap_or(0..size));
+    let complaint = Complaint::new(shared, digest, &content);
+    let body = BlobBody::Stored(content, part.clone().unwrap_or(0..size), complaint);
     Ok(BlobAnswer { digest, size: Some(size), part, body, outcome })
 }
 

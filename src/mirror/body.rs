@@ -18,6 +18,7 @@ use super::error::{MirrorError, Subject};
 use super::fill::{Following, HELD_BACK, Phase};
 use super::lazy::Witness;
 use super::resume::{BlobSource, Transfer};
+use super::scrub::Complaint;
 use crate::blob_store::{Content, Source};
 use crate::oci::{Digest, Span, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
@@ -50,7 +51,7 @@ impl Chunk {
 #[derive(Debug)]
 pub enum BlobBody {
     /// From the store.
-    Stored(Content, Range<u64>),
+    Stored(Content, Range<u64>, Complaint),
     /// Following a fill.
     Filling(FillReader),
     /// Straight from upstream.
@@ -58,6 +59,14 @@ pub enum BlobBody {
 }
 
 impl BlobBody {
+    /// Where to complain when the stored file turns out to be unreadable.
+    pub fn complaint(&self) -> Option<Complaint> {
+        match self {
+            BlobBody::Stored(_, _, complaint) => Some(complaint.clone()),
+            _ => None,
+        }
+    }
+
     /// The next piece, of at most `limit` bytes where it comes from a file; `None` at the end.
     ///
     /// # Errors
@@ -65,7 +74,7 @@ impl BlobBody {
     /// aborted, not ended.
     pub async fn next(&mut self, limit: u64) -> Result<Option<Chunk>, MirrorError> {
         match self {
-            BlobBody::Stored(content, range) => Ok(stored(content, range, limit)),
+            BlobBody::Stored(content, range, _) => Ok(stored(content, range, limit)),
             BlobBody::Filling(reader) => {
                 if let Some(chunk) = reader.next(limit).await? {
                     return Ok(Some(chunk));

@@ -8,10 +8,11 @@
 //! the next request fetches it again; the background scrub fetches it itself.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use moka::sync::Cache;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::resume::BlobSource;
@@ -39,6 +40,34 @@ impl Trust {
     /// With `always` everything is hashed before it is served.
     pub(super) fn new(always: bool) -> Trust {
         Trust { always, lately: Cache::builder().max_capacity(Trust::MAX).time_to_live(Trust::LATELY).build() }
+    }
+}
+
+/// How whoever sends a stored blob tells that it cannot be read: it is checked at once, and set aside
+/// if that is so, so that the next request fetches it again.
+#[derive(Clone)]
+pub struct Complaint {
+    shared: Weak<Shared>,
+    digest: Digest,
+    content: Content,
+}
+
+impl std::fmt::Debug for Complaint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Complaint").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Complaint {
+    pub(super) fn new(shared: &Arc<Shared>, digest: Digest, content: &Content) -> Complaint {
+        Complaint { shared: Arc::downgrade(shared), digest, content: content.clone() }
+    }
+
+    /// The blob could not be read to its end.
+    pub fn raise(self) {
+        let Some(shared) = self.shared.upgrade().filter(|_| Handle::try_current().is_ok()) else { return };
+        let tasks = shared.tasks.clone();
+        tasks.spawn(async move { shared.check(&self.digest, &self.content).await });
     }
 }
 

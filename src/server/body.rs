@@ -16,7 +16,7 @@ use super::exchange::{Exchange, Sending};
 use super::io::Receipt as _;
 use super::wire::Wire;
 use crate::metrics::SentBy;
-use crate::mirror::{BlobBody, Chunk, MirrorError};
+use crate::mirror::{BlobBody, Chunk, Complaint, MirrorError};
 
 /// Why a body was cut.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +50,13 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
-    fn new(frames: Frames, length: Option<u64>, mut exchange: Exchange) -> ResponseBody {
+    fn new(frames: Frames, length: Option<u64>, exchange: Exchange) -> ResponseBody {
+        ResponseBody::of(frames, length, exchange, None)
+    }
+
+    fn of(frames: Frames, length: Option<u64>, mut exchange: Exchange, complaint: Option<Complaint>) -> ResponseBody {
         exchange.announced(length);
-        ResponseBody { frames, remaining: length, sending: Sending::new(exchange) }
+        ResponseBody { frames, remaining: length, sending: Sending::new(exchange, complaint) }
     }
 
     /// No bytes at all.
@@ -69,7 +73,7 @@ impl ResponseBody {
 
     /// A blob of `length` bytes, where that is known, for this kind of connection.
     pub fn blob(body: BlobBody, length: Option<u64>, exchange: Exchange, wire: Wire) -> ResponseBody {
-        let mut response = ResponseBody::new(Frames::Empty, length, exchange);
+        let mut response = ResponseBody::of(Frames::Empty, length, exchange, body.complaint());
         let sending = Arc::clone(&response.sending);
         let frames = stream::try_unfold((body, wire, sending), move |(mut body, wire, sending)| async move {
             let bytes = match body.next(wire.piece()).await? {

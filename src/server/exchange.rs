@@ -12,7 +12,7 @@ use http::StatusCode;
 
 use super::io::Receipt;
 use crate::metrics::{Metrics, RequestKind, SentBy};
-use crate::mirror::Location;
+use crate::mirror::{Complaint, Location};
 use crate::oci::ErrorCode;
 use crate::outcome::Outcome;
 
@@ -104,23 +104,32 @@ impl Exchange {
 
 /// An exchange whose answer is on its way, shared by all that carry a part of it.
 #[derive(Debug)]
-pub struct Sending(Mutex<Exchange>);
+pub struct Sending {
+    exchange: Mutex<Exchange>,
+    complaint: Option<Complaint>,
+}
 
 impl Sending {
-    /// The answer begins.
-    pub fn new(exchange: Exchange) -> Arc<Sending> {
-        Arc::new(Sending(Mutex::new(exchange)))
+    /// The answer begins; whether what it is made from is stored, and can be complained about.
+    pub fn new(exchange: Exchange, complaint: Option<Complaint>) -> Arc<Sending> {
+        Arc::new(Sending { exchange: Mutex::new(exchange), complaint })
     }
 
     /// The exchange, to note something.
     pub fn exchange(&self) -> MutexGuard<'_, Exchange> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Receipt for Sending {
     fn sent(&self, by: SentBy, bytes: u64) {
         self.exchange().sent(by, bytes);
+    }
+
+    fn unreadable(&self) {
+        if let Some(complaint) = &self.complaint {
+            complaint.clone().raise();
+        }
     }
 }
 

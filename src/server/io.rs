@@ -31,6 +31,9 @@ use crate::metrics::SentBy;
 pub trait Receipt: Send + Sync {
     /// So many bytes went to the socket.
     fn sent(&self, by: SentBy, bytes: u64);
+
+    /// The file that they are in cannot be read.
+    fn unreadable(&self) {}
 }
 
 /// The frames that are on their way to one connection. Shared by the bodies, which make them, and

@@ -73,7 +73,7 @@ impl Wire {
             Wire::Tls(buffers) => Arc::clone(buffers),
             Wire::Plain(_) => Arc::default(),
         };
-        let bytes = buffers.read(file, range).await?;
+        let bytes = buffers.read(file, range).await.inspect_err(|_| receipt.unreadable())?;
         receipt.sent(by, bytes.len() as u64);
         Ok(bytes)
     }

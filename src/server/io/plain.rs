@@ -86,7 +86,8 @@ impl PlainStream {
                 Ahead::Reading(reading) => {
                     let piece = ready!(Pin::new(reading).poll(context));
                     self.ahead = Ahead::Nothing;
-                    self.ahead = Ahead::Read(piece.unwrap_or_else(|error| Err(io::Error::other(error)))?);
+                    let piece = piece.unwrap_or_else(|error| Err(io::Error::other(error)));
+                    self.ahead = Ahead::Read(piece.inspect_err(|_| part.receipt.unreadable())?);
                     continue;
                 }
                 Ahead::Read(piece) => {
@@ -112,7 +113,10 @@ impl PlainStream {
                 continue;
             }
             match self.sendfile(part, cached) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Ok(0) => {
+                    part.receipt.unreadable();
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
                 Ok(sent) => {
                     part.receipt.sent(SentBy::Sendfile, sent as u64);
                     return Poll::Ready(Ok(sent));
@@ -120,7 +124,13 @@ impl PlainStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if is_refusal(&error) => self.refused = true,
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    // Everything else is about the socket.
+                    if Errno::from_io_error(&error) == Some(Errno::IO) {
+                        part.receipt.unreadable();
+                    }
+                    return Poll::Ready(Err(error));
+                }
             }
         }
     }
