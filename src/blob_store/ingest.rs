@@ -226,7 +226,8 @@ fn lock(left_over: &Mutex<LeftOver>) -> MutexGuard<'_, LeftOver> {
 }
 
 fn create_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    // A disk that is full or read-only refuses also what is there already.
+    if path.is_dir() { Ok(()) } else { DirBuilder::new().recursive(true).mode(0o700).create(path) }
 }
 
 /// A blob being written.

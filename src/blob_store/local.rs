@@ -312,7 +312,8 @@ impl Folder {
 }
 
 fn create_folder(path: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(path)
+    // A disk that is full or read-only refuses also what is there already.
+    if path.is_dir() { Ok(()) } else { DirBuilder::new().recursive(true).mode(0o700).create(path) }
 }
 
 /// Creates the folder if need be, closes it to other users and opens it.

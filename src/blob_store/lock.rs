@@ -31,8 +31,7 @@ pub enum LockError {
         /// The process that holds it, as far as is known.
         process: Option<u32>,
     },
-    /// The lock file cannot be created or locked, as on a file system mounted read-only or one
-    /// that has no locks. Nothing says that somebody else uses the store.
+    /// The lock file cannot be created or locked, as on a file system that has no locks. Nothing says that somebody else uses the store.
     #[error("the store {} cannot be locked: {source}", path.display())]
     Io {
         /// The store.
@@ -50,17 +49,27 @@ impl StoreLock {
     /// [`LockError::Held`] when somebody else has it, [`LockError::Io`] otherwise.
     pub fn acquire(root: &Path) -> Result<StoreLock, LockError> {
         let failed = |source| LockError::Io { path: root.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        if !root.is_dir() {
+            DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+        }
         let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-        let mut file = OpenOptions::new()
+        let path = root.join("lock");
+        let writable = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .custom_flags(nofollow)
-            .open(root.join("lock"))
-            .map_err(failed)?;
+            .open(&path);
+        let mut file = match writable {
+            // A store that cannot be written to is served all the same.
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                OpenOptions::new().read(true).custom_flags(nofollow).open(&path)
+            }
+            result => result,
+        }
+        .map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

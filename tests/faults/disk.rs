@@ -46,9 +46,12 @@ fn has_strace() -> bool {
     there
 }
 
-/// Starts a process whose system calls fail as told. It stays our child: the tracer is not in between.
-fn traced(inject: &str) -> String {
-    format!("exec strace -D -f -qq -o /dev/null -e trace=none -e inject={inject}")
+/// Starts a process whose system calls fail as told, such as `fsync:error=EIO:when=2`. It stays our
+/// child: the tracer is not in between. Only calls that are traced can fail.
+fn traced(injections: &[&str]) -> String {
+    let calls: Vec<&str> = injections.iter().filter_map(|inject| inject.split(':').next()).collect();
+    let injections: String = injections.iter().map(|inject| format!(" -e inject={inject}")).collect();
+    format!("exec strace -D -f -qq -o /dev/null -e trace={}{injections}", calls.join(","))
 }
 
 async fn start(how: &str, store: &Path, registry: &Registry, config: &str) -> Process {
@@ -91,6 +94,22 @@ async fn a_disk_that_is_full_costs_no_pull_and_recovers_when_there_is_room() {
     assert_eq!(audit(disk.path()).1, Vec::<String>::new());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_on_a_disk_that_is_mounted_read_only_is_served() {
+    let Some(disk) = SmallDisk::mount("20m") else { return };
+    let mut registry = Registry::start().await;
+    let images = images(&registry, 4, 300_000);
+    let process = start("exec", disk.path(), &registry, "").await;
+    assert_eq!(pull_all(&process, &images[..2]).await, 0);
+    assert!(process.terminate().success());
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(disk.path()).status().expect("mount runs");
+    assert!(remounted.success());
+    let process = start("exec", disk.path(), &registry, "").await;
+    assert_eq!(pull_all(&process, &images).await, 0, "of 4 pulls: {}", process.log());
+    registry.stop().await;
+    assert_eq!(pull_all(&process, &images[..2]).await, 0, "of 2 pulls without upstream: {}", process.log());
+}
+
 /// Every call that would change the disk fails, as after the kernel turned it read-only. (A real
 /// remount is refused as long as the daemon has its lock file open.)
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -105,7 +124,7 @@ async fn a_disk_that_turned_read_only_serves_what_it_has_and_passes_the_rest_thr
     assert_eq!(pull_all(&process, &images[..3]).await, 0);
     assert!(process.terminate().success());
     let calls = "pwrite64,fallocate,fsync,fdatasync,ftruncate,fchmod,rename,renameat,renameat2,unlink,unlinkat,mkdir";
-    let mut process = start(&traced(&format!("{calls}:error=EROFS:when=1+")), folder.path(), &registry, "").await;
+    let mut process = start(&traced(&[&format!("{calls}:error=EROFS:when=1+")]), folder.path(), &registry, "").await;
     assert_eq!(pull_all(&process, &images).await, 0, "of 6 pulls: {}", process.log());
     registry.stop().await;
     assert_eq!(pull_all(&process, &images[..3]).await, 0, "of 3 pulls without upstream: {}", process.log());
@@ -169,7 +188,9 @@ async fn an_error_at_any_call_of_the_write_path_costs_no_pull() {
     for inject in sweep {
         let folder = tempfile::tempdir().expect("a folder");
         let store: PathBuf = folder.path().join("store");
-        let mut process = start(&traced(inject), &store, &registry, "").await;
+        // Without its folders there is no store to start on.
+        assert!(start("exec", &store, &registry, "").await.terminate().success());
+        let mut process = start(&traced(&[inject]), &store, &registry, "").await;
         for image in images.iter().chain(&images) {
             pulls += 1;
             if !pull(process.address, image).await {
@@ -182,4 +203,74 @@ async fn an_error_at_any_call_of_the_write_path_costs_no_pull() {
     }
     eprintln!("{} kinds of errors, {pulls} pulls, {} failed", sweep.len(), failed.len());
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// The order of the calls is the proof that a power cut leaves a blob absent or whole: its bytes are
+/// synced before it gets its name, and the name before the blob counts as stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_is_synced_before_it_gets_its_name_and_its_folder_after() {
+    if !has_strace() {
+        return;
+    }
+    let registry = Registry::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = &images(&registry, 1, 300_000)[0];
+    let (store, trace) = (folder.path().join("store"), folder.path().join("trace"));
+    let calls = "pwrite64,fsync,fdatasync,rename,renameat,renameat2";
+    let how = format!("exec strace -D -f -qq -y -e trace={calls} -o {}", trace.display());
+    let process = start(&how, &store, &registry, "").await;
+    assert!(pull(process.address, image).await, "{}", process.log());
+    assert!(process.terminate().success());
+    let trace = std::fs::read_to_string(&trace).expect("a trace");
+    for blob in image.blobs() {
+        let hex = blob.digest.hex();
+        let at = |what: &str, wanted: &dyn Fn(&str) -> bool| {
+            let found: Vec<usize> =
+                trace.lines().enumerate().filter(|(_, line)| wanted(line)).map(|(number, _)| number).collect();
+            assert!(!found.is_empty(), "no {what} of {hex} in\n{trace}");
+            found
+        };
+        let staged = format!("ingest/sha256-{hex}");
+        let written = at("write", &|line| line.contains("pwrite64(") && line.contains(&staged));
+        let synced = at("sync", &|line| line.contains("fsync(") && line.contains(&staged));
+        let named =
+            at("rename", &|line| line.contains("rename") && line.contains(&hex) && line.contains("blobs/sha256"));
+        let (written, synced, named) = (written[written.len() - 1], synced[synced.len() - 1], named[0]);
+        let folder = at("sync of the folder", &|line| line.contains("fsync(") && line.contains("/blobs/sha256>"));
+        assert!(written < synced && synced < named, "{written} {synced} {named} in\n{trace}");
+        assert!(folder.iter().any(|folder| *folder > named), "the folder was not synced after {named} in\n{trace}");
+        let recorded =
+            at("membership", &|line| line.contains("rename") && line.contains(&format!("_links/sha256/{hex}")));
+        assert!(recorded[0] > named, "recorded before it was there:\n{trace}");
+    }
+}
+
+/// A bad sector under a stored blob: the answer that meets it is cut, the blob is set aside, and the
+/// next pull gets it from upstream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_in_the_middle_of_a_hit_cuts_the_answer_and_the_blob_is_fetched_again() {
+    if !has_strace() {
+        return;
+    }
+    let registry = Registry::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = &images(&registry, 1, 20_000_000)[0];
+    let process = start("exec", folder.path(), &registry, "").await;
+    assert!(pull(process.address, image).await);
+    assert!(process.terminate().success());
+    registry.forget_requests();
+    // Each thread fails once to send. Whoever reads the whole file meets the bad sector, too; the
+    // first calls load libraries.
+    let inject = ["sendfile:error=EIO:when=2", "pread64:error=EIO:when=15+"];
+    let process = start(&traced(&inject), folder.path(), &registry, "").await;
+    let mut cut = 0;
+    while !pull(process.address, image).await {
+        cut += 1;
+        assert!(cut < 20, "it never heals: {}", process.log());
+    }
+    assert!(cut > 0, "the fault was not met: {}", process.log());
+    let layer = image.blobs().map(|blob| blob.digest).find(|digest| registry.gets_of(digest) > 0);
+    assert!(layer.is_some(), "{cut} answers were cut and nothing was fetched again: {}", process.log());
+    assert!(std::fs::read_dir(folder.path().join("quarantine")).expect("a folder").count() > 0);
+    assert_eq!(audit(folder.path()).1, Vec::<String>::new());
 }

@@ -1,16 +1,17 @@
 //! Faults of the machine, injected into the binary: what a pull needs goes on.
 //!
 //! Rows of the fault matrix and where they are proven. Here: kill -9 ([`crash`]); ENOSPC, EIO, EDQUOT
-//! and slow syncs at every call of the write path, EFBIG, EMFILE, a disk that is full or turns
-//! read-only ([`disk`]). In `scenarios/damage.rs`: bit flips, cut files, a newer format. In
+//! and slow syncs at every call of the write path, a bad sector under a hit, EFBIG, EMFILE, a disk that
+//! is full, turns or is mounted read-only, and the order of write, sync, rename and sync of the folder
+//! ([`disk`]). In `scenarios/damage.rs`: bit flips, cut files, unreadable manifests, a newer format. In
 //! `scenarios/trouble.rs` and `contracts/`: garbled, missing and swapped index, links, fifos, folders
 //! and permissions in place of files, two daemons. In `scenarios/budget.rs`: eviction against readers
-//! and writers, resumed fills, clock jumps.
+//! and writers, resumed fills and what a power cut takes from them, clock jumps.
 //!
 //! Not here, and why: a power cut that loses unsynced data needs a file system that forgets, which
-//! this machine has not got; what stands in for it is the order of the system calls (sync, rename,
-//! sync) and the sweep that fails each of them. A read error in the middle of a hit is the server's
-//! to abort. Memory ceilings need a control group of our own.
+//! this machine has not got; what stands in for it is the order of the system calls and the sweep that
+//! fails each of them. An index that answers slowly is memory of this process: it waits for the disk
+//! only where a blob would wait, too. Memory ceilings need a control group of our own.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, unreachable_pub)]
 
