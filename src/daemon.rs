@@ -414,8 +414,8 @@ impl UpstreamObserver for Counted {
         self.0.upstream_up(upstream, endpoint, up);
     }
 
-    fn budget(&self, upstream: &RegistryName, budget: &PullBudget) {
+    fn budget(&self, upstream: &RegistryName, endpoint: &str, budget: &PullBudget) {
         let reading = &budget.reading;
-        self.0.upstream_budget(upstream, reading.limit, reading.left, budget.resets_at.0 / 1000);
+        self.0.upstream_budget(upstream, endpoint, reading.limit, reading.left, budget.resets_at.0 / 1000);
     }
 }

@@ -207,9 +207,9 @@ pub struct Metrics {
     upstream_requests: Family<OfUpstreamRequest, Counter>,
     upstream_received: Family<OfUpstream, Counter>,
     upstream_up: Family<OfEndpoint, Gauge>,
-    budget_limit: Family<OfUpstream, Gauge<u64, AtomicU64>>,
-    budget_left: Family<OfUpstream, Gauge<u64, AtomicU64>>,
-    budget_reset: Family<OfUpstream, Gauge<u64, AtomicU64>>,
+    budget_limit: Family<OfEndpoint, Gauge<u64, AtomicU64>>,
+    budget_left: Family<OfEndpoint, Gauge<u64, AtomicU64>>,
+    budget_reset: Family<OfEndpoint, Gauge<u64, AtomicU64>>,
     fills: Family<OfResult, Counter>,
     fills_in_flight: Gauge,
     errors: Family<OfClass, Counter>,
@@ -381,7 +381,11 @@ impl Metrics {
     fn register_upstreams(&mut self) {
         let registry = &mut self.registry;
         registry.register("upstream_up", "Whether an address of an upstream answers", self.upstream_up.clone());
-        registry.register("upstream_budget_limit", "Pulls an upstream grants in a window", self.budget_limit.clone());
+        registry.register(
+            "upstream_budget_limit",
+            "Pulls an address of an upstream grants in a window",
+            self.budget_limit.clone(),
+        );
         registry.register("upstream_budget_left", "Pulls left of them", self.budget_left.clone());
         registry.register_with_unit(
             "upstream_budget_reset_timestamp",
@@ -427,17 +431,18 @@ impl Metrics {
 
     /// An address of an upstream, host and port as they are configured, answers or does not.
     pub fn upstream_up(&self, upstream: &RegistryName, endpoint: &str, up: bool) {
-        let labels = OfEndpoint {
-            upstream: self.upstream(Some(upstream.as_str())),
-            endpoint: Label::Endpoint(endpoint.to_owned()),
-        };
-        self.upstream_up.get_or_create(&labels).set(up.into());
+        self.upstream_up.get_or_create(&self.endpoint(upstream, endpoint)).set(up.into());
     }
 
-    /// What an upstream grants in a window, what is left, and when the window ends, in seconds since
-    /// 1970.
-    pub fn upstream_budget(&self, upstream: &RegistryName, limit: u64, left: u64, resets_at: u64) {
-        let labels = OfUpstream { upstream: self.upstream(Some(upstream.as_str())) };
+    fn endpoint(&self, upstream: &RegistryName, endpoint: &str) -> OfEndpoint {
+        let upstream = self.upstream(Some(upstream.as_str()));
+        OfEndpoint { upstream, endpoint: Label::Endpoint(endpoint.to_owned()) }
+    }
+
+    /// What an address of an upstream grants in a window, what is left, and when the window ends, in
+    /// seconds since 1970.
+    pub fn upstream_budget(&self, upstream: &RegistryName, endpoint: &str, limit: u64, left: u64, resets_at: u64) {
+        let labels = self.endpoint(upstream, endpoint);
         self.budget_limit.get_or_create(&labels).set(limit);
         self.budget_left.get_or_create(&labels).set(left);
         self.budget_reset.get_or_create(&labels).set(resets_at);
@@ -586,7 +591,7 @@ mod tests {
         metrics.upstream_request("docker.io", "ok");
         metrics.upstream_received("docker.io", 7);
         metrics.upstream_up(&docker_hub(), "registry-1.docker.io", true);
-        metrics.upstream_budget(&docker_hub(), 100, 76, 1_700_000_000);
+        metrics.upstream_budget(&docker_hub(), "registry-1.docker.io", 100, 76, 1_700_000_000);
         metrics.fill_started();
         metrics.fill_started();
         metrics.fill_ended(FillResult::Stored);
@@ -605,9 +610,9 @@ mod tests {
             r#"mirror_upstream_requests_total{upstream="docker.io",result="ok"} 1"#,
             r#"mirror_upstream_received_bytes_total{upstream="docker.io"} 7"#,
             r#"mirror_upstream_up{upstream="docker.io",endpoint="registry-1.docker.io"} 1"#,
-            r#"mirror_upstream_budget_limit{upstream="docker.io"} 100"#,
-            r#"mirror_upstream_budget_left{upstream="docker.io"} 76"#,
-            r#"mirror_upstream_budget_reset_timestamp_seconds{upstream="docker.io"} 1700000000"#,
+            r#"mirror_upstream_budget_limit{upstream="docker.io",endpoint="registry-1.docker.io"} 100"#,
+            r#"mirror_upstream_budget_left{upstream="docker.io",endpoint="registry-1.docker.io"} 76"#,
+            r#"mirror_upstream_budget_reset_timestamp_seconds{upstream="docker.io",endpoint="registry-1.docker.io"} 1700000000"#,
             r#"mirror_fills_total{result="stored"} 1"#,
             r#"mirror_fills_total{result="mismatch"} 0"#,
             "mirror_fills_in_flight 1",

@@ -9,6 +9,7 @@ pub mod budget;
 pub mod credentials;
 pub mod failover;
 pub mod guard;
+pub mod health;
 pub mod http;
 pub mod limit;
 pub mod offline;
@@ -22,6 +23,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use self::budget::Budget;
+use self::health::EndpointHealth;
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
@@ -213,6 +215,16 @@ pub trait Upstream: Send + Sync + 'static {
     fn is_down(&self) -> bool {
         false
     }
+
+    /// Whether a request for a manifest would be sent at `now`, rather than refused on the way.
+    fn is_asked(&self, _now: Timestamp) -> bool {
+        true
+    }
+
+    /// How each of its addresses fares, in the order in which they are tried.
+    fn health(&self, _now: Timestamp) -> Vec<EndpointHealth> {
+        Vec::new()
+    }
 }
 
 /// Is told what goes over the wire to upstreams, for metrics.
@@ -227,8 +239,8 @@ pub trait UpstreamObserver: Send + Sync + 'static {
     /// One of the addresses of an upstream answers again, or has stopped to.
     fn availability(&self, _upstream: &RegistryName, _endpoint: &str, _up: bool) {}
 
-    /// The upstream said how many pulls it still grants.
-    fn budget(&self, _upstream: &RegistryName, _budget: &Budget) {}
+    /// One of the addresses of an upstream said how many pulls it still grants.
+    fn budget(&self, _upstream: &RegistryName, _endpoint: &str, _budget: &Budget) {}
 }
 
 /// An observer that looks away.

@@ -24,6 +24,15 @@ pub(super) fn ago(at: Timestamp) -> String {
     }
 }
 
+/// How far ahead something is, to the second: `in 4s`.
+pub(super) fn ahead(at: Timestamp) -> String {
+    let left = Duration::from_millis(at.0.saturating_sub(SystemClock.now().0)).as_millis().div_ceil(1000);
+    match u64::try_from(left) {
+        Ok(0) | Err(_) => "with the next request".to_owned(),
+        Ok(seconds) => format!("in {}", humantime::format_duration(Duration::from_secs(seconds))),
+    }
+}
+
 /// A moment as RFC 3339, to the second.
 pub(super) fn moment(at: Timestamp) -> String {
     let time = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(at.0 / 1000));

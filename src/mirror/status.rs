@@ -4,12 +4,15 @@
 //! answered from a running fill is joined, not hit. Saved is what clients got less what upstreams
 //! sent. Counted since the daemon started.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Mirror, Mode, fill::Phase};
 use crate::clock::Timestamp;
-use crate::oci::Digest;
+use crate::oci::{Digest, RegistryName};
 use crate::outcome::Outcome;
+use crate::upstream::health::EndpointHealth;
 
 /// How the mirror is doing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -71,6 +74,12 @@ pub struct FillStatus {
 pub struct UpstreamStatus {
     /// The name images use.
     pub host: String,
+    /// Fills that get bytes from it.
+    pub filling: usize,
+    /// Fills that wait for their turn, or for its answer.
+    pub waiting: usize,
+    /// Its addresses in the order in which they are tried; none when nobody is ever asked.
+    pub endpoints: Vec<EndpointHealth>,
 }
 
 /// What the store holds and may hold.
@@ -91,16 +100,26 @@ impl Mirror {
         let bytes = share(&totals.sent);
         // The gauges lag behind.
         let used = self.0.blobs.usage();
-        let fills = self.0.fills.all().into_iter().map(|((location, digest), following)| {
+        let mut upstreams: BTreeMap<String, UpstreamStatus> =
+            self.0.routes.names().map(|name| self.upstream(name)).collect();
+        let mut fills = Vec::new();
+        for ((location, digest), following) in self.0.fills.all() {
             let progress = following.borrow();
             // The fill holds one itself.
             let readers = std::sync::Arc::strong_count(&progress.seats).saturating_sub(1);
-            let written = if matches!(progress.phase, Phase::Starting) { 0 } else { progress.written };
-            FillStatus { repository: location.to_string(), digest, written, total: progress.total, readers }
-        });
-        let mut upstreams: Vec<_> =
-            self.0.routes.names().map(|name| UpstreamStatus { host: name.to_string() }).collect();
-        upstreams.sort_unstable_by(|one, other| one.host.cmp(&other.host));
+            let waits = matches!(progress.phase, Phase::Starting);
+            if let Some(upstream) = upstreams.get_mut(location.upstream.as_str()) {
+                *(if waits { &mut upstream.waiting } else { &mut upstream.filling }) += 1;
+            }
+            let written = if waits { 0 } else { progress.written };
+            fills.push(FillStatus {
+                repository: location.to_string(),
+                digest,
+                written,
+                total: progress.total,
+                readers,
+            });
+        }
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.0.started_at,
@@ -109,10 +128,19 @@ impl Mirror {
             bytes,
             fetched_bytes: totals.received,
             saved_bytes: bytes.total.saturating_sub(totals.received),
-            fills: fills.collect(),
-            upstreams,
+            fills,
+            upstreams: upstreams.into_values().collect(),
             store: StoreStatus { used_bytes: used.bytes, blobs: used.blobs, budget_bytes: totals.store_budget },
         }
+    }
+}
+
+impl Mirror {
+    fn upstream(&self, name: &RegistryName) -> (String, UpstreamStatus) {
+        let upstream = self.0.routes.upstream(name);
+        let endpoints = upstream.map(|upstream| upstream.health(self.0.clock.now())).unwrap_or_default();
+        let status = UpstreamStatus { host: name.to_string(), filling: 0, waiting: 0, endpoints };
+        (name.to_string(), status)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use async_trait::async_trait;
 
+use super::health::EndpointHealth;
 use super::limit::Lane;
 use super::{Allowance, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError};
 use crate::clock::Timestamp;
@@ -27,6 +28,12 @@ pub trait Around: Send + Sync + 'static {
 
     /// As of [`Upstream::is_down`].
     fn is_down(&self) -> bool;
+
+    /// As of [`Upstream::is_asked`].
+    fn is_asked(&self, now: Timestamp) -> bool;
+
+    /// As of [`Upstream::health`].
+    fn health(&self, now: Timestamp) -> Vec<EndpointHealth>;
 
     /// As of [`Upstream::streams`].
     fn streams(&self) -> usize {
@@ -82,6 +89,14 @@ impl<W: Around> Upstream for W {
 
     fn is_down(&self) -> bool {
         Around::is_down(self)
+    }
+
+    fn is_asked(&self, now: Timestamp) -> bool {
+        Around::is_asked(self, now)
+    }
+
+    fn health(&self, now: Timestamp) -> Vec<EndpointHealth> {
+        Around::health(self, now)
     }
 
     fn streams(&self) -> usize {

@@ -61,6 +61,17 @@ enum State {
     Probing { failures: u32 },
 }
 
+/// Where an address stands, for whoever only looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Requests go through.
+    Up,
+    /// Nobody asks for so long; zero when the next request may find out.
+    Down(Duration),
+    /// One request is under way to find out.
+    Probing,
+}
+
 /// The memory of one address of an upstream.
 #[derive(Debug)]
 pub struct Breaker {
@@ -80,16 +91,23 @@ impl Breaker {
         self.state == State::Closed
     }
 
+    /// Where it stands at `now`.
+    pub fn standing(&self, now: Timestamp) -> Standing {
+        match self.state {
+            State::Closed => Standing::Up,
+            State::Probing { .. } => Standing::Probing,
+            State::Open { since, failures } => Standing::Down(left(since, failures, now)),
+        }
+    }
+
     /// Decides about a request at `now`.
     pub fn admit(&mut self, now: Timestamp) -> Admission {
         match self.state {
             State::Closed => Admission::Ask(Ticket { answers: self.answers, probe: false }),
             State::Probing { .. } => Admission::Wait(Duration::ZERO),
             State::Open { since, failures } => {
-                let pause = pause(failures);
-                // A failure that lies in the future says that the clock was set back.
-                let left = since.age(now).and_then(|age| pause.checked_sub(age)).filter(|left| !left.is_zero());
-                if let Some(left) = left {
+                let left = left(since, failures, now);
+                if !left.is_zero() {
                     return Admission::Wait(left);
                 }
                 self.state = State::Probing { failures };
@@ -127,6 +145,12 @@ impl Breaker {
             }
         }
     }
+}
+
+/// How long nobody asks yet.
+fn left(since: Timestamp, failures: u32, now: Timestamp) -> Duration {
+    // A failure that lies in the future says that the clock was set back.
+    since.age(now).and_then(|age| pause(failures).checked_sub(age)).unwrap_or_default()
 }
 
 fn pause(failures: u32) -> Duration {

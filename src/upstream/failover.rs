@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::around::Around;
+use super::health::EndpointHealth;
 use super::limit::Lane;
 use super::{Allowance, Upstream, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
@@ -58,9 +59,18 @@ impl Around for Failover {
         self.streams
     }
 
-    /// Of the address that is tried first.
+    /// Of the address that would be asked: the first, unless that is left alone.
     fn allowance(&self, now: Timestamp) -> Allowance {
-        self.endpoints.first().map_or(Allowance::Free, |endpoint| endpoint.allowance(now))
+        let asked = self.endpoints.iter().find(|endpoint| endpoint.is_asked(now));
+        asked.or(self.endpoints.first()).map_or(Allowance::Free, |endpoint| endpoint.allowance(now))
+    }
+
+    fn is_asked(&self, now: Timestamp) -> bool {
+        self.endpoints.iter().any(|endpoint| endpoint.is_asked(now))
+    }
+
+    fn health(&self, now: Timestamp) -> Vec<EndpointHealth> {
+        self.endpoints.iter().flat_map(|endpoint| endpoint.health(now)).collect()
     }
 
     fn is_down(&self) -> bool {

@@ -5,11 +5,13 @@
 //! class that the upstream's own answer would have had, so that nobody has to know the difference.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::around::Around;
-use super::breaker::{Admission, Breaker, Ending, Ticket};
+use super::breaker::{Admission, Breaker, Ending, Standing, Ticket};
+use super::health::{EndpointHealth, EndpointState, LastError};
 use super::limit::{Lane, Limits};
 use super::{Allowance, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use crate::clock::{Clock, Timestamp};
@@ -30,8 +32,10 @@ pub struct Guarded {
 struct Health {
     breaker: Breaker,
     limits: Limits,
-    /// What went wrong last.
+    /// Why it counts as down.
     failure: String,
+    /// What went wrong last.
+    last_error: Option<LastError>,
 }
 
 impl std::fmt::Debug for Guarded {
@@ -53,7 +57,7 @@ impl Guarded {
         Guarded { upstream, name, endpoint, clock, observer, health: Mutex::default() }
     }
 
-    fn health(&self) -> MutexGuard<'_, Health> {
+    fn memory(&self) -> MutexGuard<'_, Health> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -66,6 +70,7 @@ impl Guarded {
         let mut pending = self.admit(lane)?;
         let asked = Instant::now();
         let answer = ask.await;
+        self.note(&answer);
         let Some(ticket) = pending.ticket.take() else { return answer };
         let ending = match &answer {
             Err(error) if error.class == UpstreamErrorClass::Unavailable => {
@@ -75,7 +80,7 @@ impl Guarded {
         };
         self.ended(ticket, ending, answer.as_ref().err());
         if let Err(UpstreamError { class: UpstreamErrorClass::RateLimited(wait), message, .. }) = answer {
-            let wait = self.health().limits.limited(lane, wait, self.clock.now());
+            let wait = self.memory().limits.limited(lane, wait, self.clock.now());
             let seconds = wait.as_secs();
             tracing::warn!(upstream = %self.name, seconds, reason = message, "rate limited: {} is left alone", self.endpoint);
             return Err(UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message));
@@ -83,9 +88,17 @@ impl Guarded {
         answer
     }
 
+    fn note<T>(&self, answer: &Result<T, UpstreamError>) {
+        let Err(error) = answer else { return };
+        if error.class != UpstreamErrorClass::NotFound {
+            let class = error.class.as_str().to_owned();
+            self.memory().last_error = Some(LastError { class, at: self.clock.now() });
+        }
+    }
+
     fn admit(&self, lane: Lane) -> Result<Pending<'_>, UpstreamError> {
         let now = self.clock.now();
-        let mut health = self.health();
+        let mut health = self.memory();
         let Guarded { name, endpoint, .. } = self;
         if let Some(wait) = health.limits.wait(lane, now) {
             let message =
@@ -103,7 +116,7 @@ impl Guarded {
     }
 
     fn ended(&self, ticket: Ticket, ending: Ending, error: Option<&UpstreamError>) {
-        let mut health = self.health();
+        let mut health = self.memory();
         let was_up = health.breaker.is_up();
         health.breaker.ended(ticket, ending, self.clock.now());
         let is_up = health.breaker.is_up();
@@ -158,14 +171,35 @@ impl Around for Guarded {
     }
 
     fn is_down(&self) -> bool {
-        !self.health().breaker.is_up()
+        !self.memory().breaker.is_up()
+    }
+
+    fn is_asked(&self, now: Timestamp) -> bool {
+        let health = self.memory();
+        let answers = matches!(health.breaker.standing(now), Standing::Up | Standing::Down(Duration::ZERO));
+        answers && health.limits.wait(Lane::Manifests, now).is_none()
+    }
+
+    fn health(&self, now: Timestamp) -> Vec<EndpointHealth> {
+        let mut endpoints = self.upstream.health(now);
+        let health = self.memory();
+        let (state, left) = match (health.breaker.standing(now), health.limits.wait(Lane::Manifests, now)) {
+            (Standing::Down(left), _) => (EndpointState::Down, Some(left)),
+            (Standing::Probing, _) => (EndpointState::Probing, None),
+            (Standing::Up, Some(left)) => (EndpointState::Limited, Some(left)),
+            (Standing::Up, None) => (EndpointState::Up, None),
+        };
+        for endpoint in &mut endpoints {
+            endpoint.state = state;
+            endpoint.asked_again_at = left.map(|left| now.plus(left));
+            endpoint.last_error.clone_from(&health.last_error);
+        }
+        endpoints
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use async_trait::async_trait;
 
     use super::*;

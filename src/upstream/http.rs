@@ -33,6 +33,7 @@ use self::settings::Clients;
 pub use self::settings::{ClientCertificate, HttpSettings, HttpSettingsError, Timeouts};
 use self::wire::{content_range, drain, header, number, text};
 use super::budget::{Budget, Reading};
+use super::health::{EndpointHealth, EndpointState, Pulls};
 use super::token::Tokens;
 use super::{Allowance, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
@@ -88,7 +89,7 @@ impl HttpUpstream {
         let now = Budget::after(budget.as_ref(), reading, self.now());
         let tenths_before = budget.replace(now.clone()).map(|before| before.tenths());
         drop(budget);
-        self.settings.observer.budget(&self.settings.name, &now);
+        self.settings.observer.budget(&self.settings.name, self.settings.url.authority(), &now);
         if tenths_before != Some(now.tenths()) {
             let Reading { limit, left, window, source } = &now.reading;
             let (hours, source) = (window.as_secs() / 3600, source.as_deref().unwrap_or_default());
@@ -271,6 +272,14 @@ impl Upstream for HttpUpstream {
     fn allowance(&self, now: Timestamp) -> Allowance {
         let budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.as_ref().map_or(Allowance::Free, |budget| budget.allowance(self.settings.budget_floor, now))
+    }
+
+    fn health(&self, now: Timestamp) -> Vec<EndpointHealth> {
+        let budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of a window that is over nothing is known.
+        let pulls = budget.as_ref().filter(|budget| now < budget.resets_at).map(Pulls::from);
+        let url = self.settings.url.to_string();
+        vec![EndpointHealth { url, state: EndpointState::Up, asked_again_at: None, last_error: None, pulls }]
     }
 }
 

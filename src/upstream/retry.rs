@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::around::Around;
+use super::health::EndpointHealth;
 use super::limit::Lane;
 use super::{Allowance, Upstream, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
@@ -72,6 +73,14 @@ impl Around for Retrying {
 
     fn is_down(&self) -> bool {
         self.upstream.is_down()
+    }
+
+    fn is_asked(&self, now: Timestamp) -> bool {
+        self.upstream.is_asked(now)
+    }
+
+    fn health(&self, now: Timestamp) -> Vec<EndpointHealth> {
+        self.upstream.health(now)
     }
 }
 

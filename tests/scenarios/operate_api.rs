@@ -420,6 +420,8 @@ async fn status_tells_of_fills_of_the_store_and_of_the_hit_ratio() {
     let fill = &status["fills"][0];
     assert_eq!((&fill["digest"], &fill["total"]), (&json!(slow.to_string()), &json!(200_000)));
     assert_eq!((&fill["repository"], &fill["readers"]), (&json!("docker.io/library/slow"), &json!(1)));
+    let upstream = status["upstreams"].as_array().unwrap().iter().find(|upstream| upstream["host"] == "docker.io");
+    assert_eq!(upstream.map(|upstream| [&upstream["filling"], &upstream["waiting"]]), Some([&json!(1), &json!(0)]));
     assert!(fill["written"].as_u64().is_some_and(|written| (100_000..=150_000).contains(&written)), "{fill}");
     gate.open();
     assert!(stream.finish().await.complete);

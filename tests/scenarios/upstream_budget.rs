@@ -22,8 +22,9 @@ async fn pulled(left: u64, settings: &str) -> (Registry, TestMirror) {
     (registry, mirror)
 }
 
-async fn assert_gauge(mirror: &TestMirror, name: &str, value: u64) {
-    let line = format!("mirror_upstream_budget_{name}{{upstream=\"docker.io\"}} {value}");
+async fn assert_gauge((registry, mirror): (&Registry, &TestMirror), name: &str, value: u64) {
+    let endpoint = registry.authority();
+    let line = format!("mirror_upstream_budget_{name}{{upstream=\"docker.io\",endpoint=\"{endpoint}\"}} {value}");
     let text = mirror.metrics().await;
     assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
 }
@@ -31,13 +32,13 @@ async fn assert_gauge(mirror: &TestMirror, name: &str, value: u64) {
 #[tokio::test]
 async fn trap_19_a_tag_is_revalidated_with_head_and_costs_no_pull() {
     let (registry, mirror) = pulled(50, "").await;
-    assert_gauge(&mirror, "limit", 100).await;
-    assert_gauge(&mirror, "left", 49).await;
-    assert_gauge(&mirror, "reset_timestamp_seconds", 1_700_000_000 + 6 * 3600).await;
+    assert_gauge((&registry, &mirror), "limit", 100).await;
+    assert_gauge((&registry, &mirror), "left", 49).await;
+    assert_gauge((&registry, &mirror), "reset_timestamp_seconds", 1_700_000_000 + 6 * 3600).await;
     assert!(mirror.get(PATH).await.header("cache-status").unwrap().contains("revalidated"));
     assert_eq!(registry.requests().len(), 1);
     assert_eq!(registry.count_of(&Match::manifests().head()), 1);
-    assert_gauge(&mirror, "left", 49).await;
+    assert_gauge((&registry, &mirror), "left", 49).await;
 }
 
 #[tokio::test]
@@ -50,7 +51,7 @@ async fn below_the_floor_cached_tags_are_served_without_asking() {
     assert!(registry.requests().is_empty());
     // What is not cached is asked for all the same.
     assert_eq!(mirror.get("/v2/library/app/manifests/2").await.status, 200);
-    assert_gauge(&mirror, "left", 8).await;
+    assert_gauge((&registry, &mirror), "left", 8).await;
 }
 
 #[tokio::test]
@@ -63,7 +64,7 @@ async fn the_floor_is_a_setting() {
 #[tokio::test]
 async fn with_nothing_left_stale_goes_on_until_the_window_passes() {
     let (registry, mirror) = pulled(1, "budget_floor = \"0%\"").await;
-    assert_gauge(&mirror, "left", 0).await;
+    assert_gauge((&registry, &mirror), "left", 0).await;
     for _ in 0..5 {
         mirror.advance(HOUR);
         let response = mirror.get(PATH).await;
@@ -74,7 +75,7 @@ async fn with_nothing_left_stale_goes_on_until_the_window_passes() {
     registry.limit_pulls(100, 100);
     mirror.advance(HOUR);
     assert!(mirror.get(PATH).await.header("cache-status").unwrap().contains("revalidated"));
-    assert_gauge(&mirror, "left", 100).await;
+    assert_gauge((&registry, &mirror), "left", 100).await;
 }
 
 #[tokio::test]

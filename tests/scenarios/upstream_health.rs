@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
+use crate::support::client;
 use crate::support::mirror::{Settings, TestMirror};
 use crate::support::registry::noise;
 use crate::support::registry::{Gate, Match, Registry, Rule};
@@ -119,4 +122,43 @@ async fn who_finds_out_whether_it_is_back_need_not_wait_for_it_where_something_s
         }
         assert_eq!(mirror.get(path).await.header("warning"), None, "the probe was heard out");
     }
+}
+
+#[tokio::test]
+async fn each_address_shows_its_own_state_and_the_one_that_is_asked_says_what_may_be_spent() {
+    let (first, second) = (Registry::start().await, Registry::start().await);
+    first.rule(Rule::on(Match::any()).close_at_once());
+    second.limit_pulls(100, 8);
+    second.add_image("app", "1", &[noise(206, 1000)]);
+    second.add_image("app", "2", &[noise(207, 1000)]);
+    let urls = format!("[[upstream]]\nhost = \"two.example\"\nurl = [\"{}\", \"{}\"]", first.url(), second.url());
+    let mirror = Settings::of(&first).upstream(&urls).start().await;
+    assert_eq!(mirror.get("/v2/two.example/app/manifests/1").await.status, 200);
+    mirror.advance(Duration::from_secs(301));
+    // Finds the first dead once more and makes it be left alone for two seconds.
+    assert_eq!(mirror.get("/v2/two.example/app/manifests/2").await.status, 200);
+
+    let status = client::get(mirror.admin, "/api/v1/status", &[("Host", "localhost")]).await;
+    let status: Value = serde_json::from_slice(&status.body).expect("JSON");
+    let upstreams = status["upstreams"].as_array().expect("a list");
+    let two = upstreams.iter().find(|upstream| upstream["host"] == "two.example").expect("is there");
+    let now = 1_700_000_301_000_u64;
+    let error = json!({ "class": "unavailable", "at": now });
+    let [dead, alive] = [&two["endpoints"][0], &two["endpoints"][1]];
+    assert_eq!(dead["url"].as_str().map(|url| url.trim_end_matches('/')), Some(first.url().as_str()));
+    assert_eq!([&dead["state"], &dead["asked_again_at"]], [&json!("down"), &json!(now + 2000)]);
+    assert_eq!([&dead["last_error"], &dead["pulls"]], [&error, &Value::Null]);
+    assert_eq!([&alive["state"], &alive["last_error"]], [&json!("up"), &Value::Null]);
+    let resets_at = 1_700_000_000_000_u64 + 6 * 3_600_000;
+    assert_eq!(alive["pulls"], json!({ "limit": 100, "left": 6, "resets_at": resets_at }));
+    assert_eq!([&two["filling"], &two["waiting"]], [0, 0]);
+    let endpoint = second.authority();
+    let gauge = format!("mirror_upstream_budget_left{{upstream=\"two.example\",endpoint=\"{endpoint}\"}} 6");
+    assert_metric(&mirror, &gauge).await;
+
+    // Few pulls are left where we would ask: what is cached is served without.
+    second.forget_requests();
+    let response = mirror.get("/v2/two.example/app/manifests/1").await;
+    assert!(response.status == 200 && response.header("cache-status").unwrap().contains("stale"));
+    assert!(second.requests().is_empty());
 }
