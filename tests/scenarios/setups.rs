@@ -97,3 +97,44 @@ async fn what_is_staged_restarts_and_scales_while_docker_hub_is_away_on_a_volume
         assert!(pull(&mirror, &staged).await);
     }
 }
+
+const DASHBOARD: &str = include_str!("../../examples/compose/grafana/dashboards/registry-mirror.json");
+
+/// The names of our metrics in a query.
+fn metrics_in(query: &str) -> impl Iterator<Item = &str> {
+    query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("mirror_"))
+}
+
+#[tokio::test]
+async fn every_metric_of_the_dashboard_is_there() {
+    let registry = Registry::start().await;
+    registry.limit_pulls(100, 50);
+    let image = registry.add_image("library/app", "1", &[noise(241, 1000)]);
+    let mirror = TestMirror::of(&registry).await;
+    mirror.get("/v2/library/app/manifests/1").await;
+    for blob in image.blobs() {
+        mirror.get(&format!("/v2/library/app/blobs/{}", blob.digest)).await;
+    }
+    mirror.settled().await;
+    let text = mirror.metrics().await;
+    let there = |name: &str| {
+        let series = text.lines().filter_map(|line| line.strip_prefix(name));
+        series.into_iter().any(|rest| rest.starts_with([' ', '{']))
+    };
+    let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("JSON");
+    let panels = dashboard["panels"].as_array().expect("a list");
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("a list"));
+    let queries: Vec<&str> = targets.map(|target| target["expr"].as_str().expect("a query")).collect();
+    assert!(queries.len() >= panels.len());
+    for query in queries {
+        assert!(metrics_in(query).count() > 0, "{query}");
+        for name in metrics_in(query) {
+            assert!(there(name), "{name} of {query} is not in\n{text}");
+        }
+        // A label that no series has makes an empty panel, too.
+        let grouped = query.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
+        for label in grouped.flat_map(|labels| labels.split(',')) {
+            assert!(text.contains(&format!("{}=\"", label.trim())), "{label} of {query}");
+        }
+    }
+}
