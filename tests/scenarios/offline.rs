@@ -7,8 +7,8 @@ use registry_mirror::mirror::prefetch::{Failure, PullEvent};
 use registry_mirror::oci::{ImageName, Platform};
 use tokio::sync::mpsc;
 
-use crate::support::mirror::TestMirror;
-use crate::support::registry::{Match, Registry, Rule, noise};
+use crate::support::mirror::{Settings, TestMirror};
+use crate::support::registry::{Gate, Match, Registry, Rule, noise};
 
 const PATH: &str = "/v2/library/app/manifests/1";
 
@@ -135,4 +135,28 @@ async fn a_part_of_an_image_is_refused_offline_when_the_operator_wants_that() {
         let mirror = mirror.stop().await.config("cache.mode = \"offline\"").start().await;
         assert_eq!(mirror.get(PATH).await.status, 200, "now it is whole");
     }
+}
+
+/// The time that passes is the runtime's own: it stands still while anybody has something to do.
+#[tokio::test]
+async fn prefer_cache_answers_from_the_store_within_300_ms_of_silence() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(75, 1000)]);
+    let mirror = Settings::of(&registry).config("cache.mode = \"prefer-cache\"").start().await;
+    assert_eq!(mirror.get(PATH).await.status, 200);
+    mirror.settled().await;
+    mirror.advance(Duration::from_secs(301));
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::any()).stall_before_headers(&gate));
+    registry.forget_requests();
+    tokio::time::pause();
+    let asked = tokio::time::Instant::now();
+    let response = mirror.get(PATH).await;
+    let waited = asked.elapsed();
+    assert_eq!((response.status, response.complete), (200, true));
+    assert!(response.header("cache-status").unwrap().contains("stale"));
+    assert_eq!(registry.requests().len(), 1, "upstream was asked");
+    let patience = Duration::from_millis(300);
+    assert!(waited >= patience && waited < patience + Duration::from_millis(10), "{waited:?}");
+    gate.open();
 }
