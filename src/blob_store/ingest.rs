@@ -103,6 +103,11 @@ impl IngestDir {
         Ok(ingest)
     }
 
+    /// Whether something is left of an earlier fill of this blob. Does not look at the disk.
+    pub fn is_left_over(&self, digest: &Digest) -> bool {
+        lock(&self.left_over).contains_key(digest)
+    }
+
     /// Takes over what is left of an earlier fill of this blob, if there is something. Nobody else
     /// gets it meanwhile. Blocks as long as hashing it takes, after a restart.
     pub fn resume(&self, digest: &Digest) -> Option<Ingest> {

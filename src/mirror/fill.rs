@@ -34,8 +34,9 @@ use writer::{STEP, Writer};
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
 pub const HELD_BACK: u64 = 64 << 10;
-/// Chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the budget.
-const QUEUE: usize = 8;
+/// Batches of chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the
+/// budget.
+const QUEUE: usize = 4;
 
 /// Where a fill stands.
 #[derive(Clone, Debug)]
@@ -173,9 +174,9 @@ async fn fetch(
         });
         return Ok(None);
     }
-    let (transfer, left_over) = open(shared, source).await?;
+    let (transfer, ingest) = open(shared, source).await?;
     let total = transfer.size();
-    let Filled { ingest, reservation } = begin(shared, source.digest, total, left_over).await.map_err(|error| {
+    let Filled { ingest, reservation } = begin(shared, source.digest, total, ingest).await.map_err(|error| {
         let verifier = Verifier::new(source.digest.algorithm());
         progress.send_modify(|progress| {
             progress.total = total;
@@ -213,65 +214,67 @@ async fn fetch(
     Ok(Some(Filled { ingest, reservation }))
 }
 
-/// Asks upstream for the blob, or for what is missing of it when an earlier fill got somewhere.
-async fn open(shared: &Arc<Shared>, source: &BlobSource) -> Result<(Transfer, Option<Ingest>), UpstreamError> {
-    let (shared, digest) = (Arc::clone(shared), source.digest);
-    let left_over = tokio::task::spawn_blocking({
-        let shared = Arc::clone(&shared);
-        move || shared.ingests.resume(&digest)
-    });
-    if let Some(left_over) = left_over.await.ok().flatten() {
+/// Asks upstream for the blob, or for what is missing of it when an earlier fill got somewhere. The
+/// file is made meanwhile, so that the first byte does not wait for it.
+async fn open(
+    shared: &Arc<Shared>,
+    source: &BlobSource,
+) -> Result<(Transfer, Result<Ingest, StoreError>), UpstreamError> {
+    if let Some(left_over) = left_over(shared, source.digest).await {
         let start = left_over.written();
         match pieces::open(source, start).await {
             Ok(transfer) => {
                 tracing::info!(blob = ?source, start, "resuming an earlier fill");
                 shared.metrics.resumed(start);
-                return Ok((transfer, Some(left_over)));
+                return Ok((transfer, Ok(left_over)));
             }
             Err(error) if error.class.is_outage() => return Err(error),
             // It may have more bytes than the blob has.
             Err(_) => left_over.discard(),
         }
     }
-    Ok((pieces::open(source, 0).await?, None))
+    let (transfer, ingest) = tokio::join!(pieces::open(source, 0), create(shared, source.digest));
+    Ok((transfer?, ingest))
 }
 
-/// Reserves the room, in the budget and on the disk. A disk that is full gets one chance more, after
-/// something was evicted.
+async fn left_over(shared: &Arc<Shared>, digest: Digest) -> Option<Ingest> {
+    if !shared.ingests.is_left_over(&digest) {
+        return None;
+    }
+    let shared = Arc::clone(shared);
+    tokio::task::spawn_blocking(move || shared.ingests.resume(&digest)).await.ok().flatten()
+}
+
+/// Reserves the room in the budget. A disk that is full gets one chance more, after something was
+/// evicted.
 async fn begin(
     shared: &Arc<Shared>,
     digest: Digest,
     total: Option<u64>,
-    left_over: Option<Ingest>,
+    ingest: Result<Ingest, StoreError>,
 ) -> Result<Filled, StoreError> {
-    let bytes = total.unwrap_or(STEP).max(left_over.as_ref().map_or(0, Ingest::written));
+    let bytes = total.unwrap_or(STEP).max(ingest.as_ref().map_or(0, Ingest::written));
     let reservation = match shared.reserve(bytes).await {
         Ok(reservation) => reservation,
         Err(error) => {
-            if let Some(left_over) = left_over {
-                left_over.discard();
-            }
+            let _ = ingest.map(Ingest::discard);
             return Err(error);
         }
     };
-    let allocated = match left_over {
-        Some(left_over) => left_over.allocate(total).map(|()| left_over),
-        None => create(shared, digest, total).await,
-    };
-    let mut ingest = match allocated {
+    let mut ingest = match ingest {
         Err(StoreError::NoSpace(_)) => {
             shared.relieve(bytes).await;
-            create(shared, digest, total).await?
+            create(shared, digest).await?
         }
-        allocated => allocated?,
+        ingest => ingest?,
     };
     shared.ingests.make_resumable(&mut ingest, &digest);
     Ok(Filled { ingest, reservation })
 }
 
-async fn create(shared: &Arc<Shared>, digest: Digest, total: Option<u64>) -> Result<Ingest, StoreError> {
+async fn create(shared: &Arc<Shared>, digest: Digest) -> Result<Ingest, StoreError> {
     let shared = Arc::clone(shared);
-    tokio::task::spawn_blocking(move || shared.ingests.begin(&digest, total))
+    tokio::task::spawn_blocking(move || shared.ingests.begin(&digest, None))
         .await
         .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))
 }

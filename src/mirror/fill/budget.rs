@@ -47,10 +47,18 @@ impl Budget {
         (lane.available_permits() * 2 >= self.fills_per_upstream).then_some(place)
     }
 
+    /// Whether `bytes` more bytes may be in memory now, and if so their share of it.
+    pub(super) fn memory_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.memory).try_acquire_many_owned(self.weight(bytes)).ok()
+    }
+
+    fn weight(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.memory_bytes)
+    }
+
     /// Waits until `bytes` more bytes may be in memory. A chunk larger than all of it waits for all.
     pub(super) async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let weight = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.memory_bytes);
-        Arc::clone(&self.memory).acquire_many_owned(weight).await.ok()
+        Arc::clone(&self.memory).acquire_many_owned(self.weight(bytes)).await.ok()
     }
 }
 

@@ -10,10 +10,13 @@
 //! on alone; only what fails then fails the fill.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use futures_util::poll;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Budget;
@@ -25,6 +28,9 @@ use crate::upstream::{UpstreamError, UpstreamErrorClass};
 const PIECE: u64 = 8 << 20;
 /// What is left of a blob must be more than this, in bytes, to be read by several streams.
 const LARGE: u64 = 24 << 20;
+
+/// How much is gathered before it is handed to the writer, in bytes.
+const GATHER: usize = 512 << 10;
 
 /// Bytes on their way to the file, and their share of the memory for that.
 pub(super) struct Chunk {
@@ -53,23 +59,71 @@ pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, Up
 
 /// Where chunks go.
 pub(super) struct Drain<'a> {
-    pub(super) queue: mpsc::Sender<Chunk>,
+    pub(super) queue: mpsc::Sender<Vec<Chunk>>,
     pub(super) budget: &'a Budget,
 }
 
 impl Drain<'_> {
     /// Moves what `transfer` brings, keeping `position` at its next byte; whether the writer is
     /// still there.
+    ///
+    /// Chunks are handed over one by one in the beginning, because a client waits for them; later
+    /// those that come at once go together, because the writer is another thread, and waking it, and
+    /// the readers after it, costs as much as writing a small chunk.
     async fn take_from(&self, transfer: &mut Transfer, position: &mut u64) -> Result<bool, UpstreamError> {
-        while let Some(bytes) = transfer.next().await? {
+        let (mut gathered, mut bytes_gathered, early) = (Vec::new(), 0, *position + GATHER as u64);
+        loop {
+            let next = {
+                let mut next = pin!(transfer.next());
+                let mut ready = poll!(&mut next);
+                if ready.is_pending() && !gathered.is_empty() {
+                    // The connection gets its turn; what it has by then goes along.
+                    tokio::task::yield_now().await;
+                    ready = poll!(&mut next);
+                }
+                match ready {
+                    Poll::Ready(next) => next,
+                    Poll::Pending => {
+                        if !self.hand_over(&mut gathered).await {
+                            return Ok(false);
+                        }
+                        bytes_gathered = 0;
+                        next.await
+                    }
+                }
+            };
+            let bytes = match next {
+                Ok(Some(bytes)) => bytes,
+                end => {
+                    let taken = self.hand_over(&mut gathered).await;
+                    return end.map(|_| taken);
+                }
+            };
             let (offset, length) = (*position, bytes.len());
-            let _memory = self.budget.memory(length).await;
-            if self.queue.send(Chunk { offset, bytes, _memory }).await.is_err() {
-                return Ok(false);
+            let mut memory = self.budget.memory_now(length);
+            if memory.is_none() {
+                // What is gathered may be all that there is.
+                if !self.hand_over(&mut gathered).await {
+                    return Ok(false);
+                }
+                bytes_gathered = 0;
+                memory = self.budget.memory(length).await;
             }
+            gathered.push(Chunk { offset, bytes, _memory: memory });
+            bytes_gathered += length;
             *position += length as u64;
+            if *position <= early || bytes_gathered >= GATHER {
+                if !self.hand_over(&mut gathered).await {
+                    return Ok(false);
+                }
+                bytes_gathered = 0;
+            }
         }
-        Ok(true)
+    }
+
+    /// Whether the writer is there to take it.
+    async fn hand_over(&self, gathered: &mut Vec<Chunk>) -> bool {
+        gathered.is_empty() || self.queue.send(std::mem::take(gathered)).await.is_ok()
     }
 }
 
@@ -233,5 +287,110 @@ impl Pieces<'_> {
         let taken = drain.take_from(&mut transfer, &mut position).await;
         piece.start = position;
         taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use async_trait::async_trait;
+    use futures_util::StreamExt as _;
+    use futures_util::stream;
+
+    use super::*;
+    use crate::metadata::Location;
+    use crate::oci::{AcceptSet, Algorithm, Cursor, Digest, Manifest, Page, Reference, Repository};
+    use crate::upstream::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob};
+
+    const CHUNK: u64 = 64 << 10;
+
+    /// Sends blobs of `size` bytes as fast as they are taken, and counts what was taken.
+    struct Fast {
+        size: u64,
+        taken: Arc<AtomicU64>,
+    }
+
+    #[async_trait]
+    impl Upstream for Fast {
+        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Resolved, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn manifest(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Manifest, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn stat(&self, _: &Repository, _: &Digest) -> Result<Option<u64>, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn blob(&self, _: &Repository, _: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
+            let taken = Arc::clone(&self.taken);
+            let chunks = stream::iter(0..self.size / CHUNK).map(move |_| {
+                taken.fetch_add(CHUNK, Ordering::SeqCst);
+                Ok(Bytes::from_static(&[0; CHUNK as usize]))
+            });
+            Ok(UpstreamBlob { size: Some(self.size), offset: 0, part: false, body: chunks.boxed() })
+        }
+
+        async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn referrers(
+            &self,
+            _: &Repository,
+            _: &Digest,
+            _: Option<&str>,
+            _: Option<&Cursor>,
+        ) -> Result<ReferrerList, UpstreamError> {
+            unreachable!("not asked for")
+        }
+    }
+
+    #[tokio::test]
+    async fn fills_that_the_disk_cannot_take_stay_within_one_bound_of_memory_and_go_on_when_it_can() {
+        const FILLS: u64 = 16;
+        const MEMORY: u64 = 1 << 20;
+        let taken = Arc::new(AtomicU64::new(0));
+        let size = 4 << 20;
+        let location =
+            Location { upstream: "docker.io".parse().expect("a name"), repository: "a".parse().expect("a name") };
+        let budget = Budget::new(64, u32::try_from(MEMORY).expect("small"));
+        let (mut queues, mut fills) = (Vec::new(), Vec::new());
+        for number in 0..FILLS {
+            let upstream = Arc::new(Fast { size, taken: Arc::clone(&taken) });
+            let digest = Digest::of(Algorithm::Sha256, &number.to_le_bytes());
+            let source = BlobSource { upstream, location: location.clone(), digest };
+            let (queue, chunks) = mpsc::channel(super::super::QUEUE);
+            queues.push(chunks);
+            let drain = Drain { queue, budget: &budget };
+            fills.push(async move {
+                let mut transfer = open(&source, 0).await?;
+                drain.take_from(&mut transfer, &mut 0).await
+            });
+        }
+        let mut fills = pin!(join_all(fills));
+        // Nobody writes: polled until nothing moves any more.
+        let mut before = u64::MAX;
+        while before != taken.load(Ordering::SeqCst) {
+            before = taken.load(Ordering::SeqCst);
+            assert!(poll!(&mut fills).is_pending());
+            tokio::task::yield_now().await;
+        }
+        assert!(before >= MEMORY, "{before} bytes: the bound is not what stops them");
+        assert!(before <= MEMORY + FILLS * CHUNK, "{before} bytes, and one chunk each that waits");
+        let write = join_all(queues.iter_mut().map(|chunks| async move {
+            let mut written = 0;
+            while let Some(batch) = chunks.recv().await {
+                written += batch.iter().map(|chunk| chunk.bytes.len() as u64).sum::<u64>();
+            }
+            written
+        }));
+        let (fills, written) = tokio::join!(fills, write);
+        assert!(fills.into_iter().all(|fill| fill.is_ok_and(|taken| taken)));
+        assert!(written.into_iter().all(|written| written == size));
     }
 }

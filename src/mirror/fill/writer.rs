@@ -50,7 +50,7 @@ impl Writer {
         Writer { shared, ingest, reservation, verifier, progress, total, hashed: 0, relieved: false }
     }
 
-    pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
+    pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Vec<Chunk>>) -> Result<Writer, End> {
         // What an earlier fill left in the file; after a restart it was hashed already.
         if let Some(verifier) = self.ingest.take_hashed() {
             (self.verifier, self.hashed) = (verifier, self.ingest.written());
@@ -58,8 +58,11 @@ impl Writer {
         if let Err(error) = self.catch_up() {
             return Err(self.unreadable(&error));
         }
+        if let Err(error) = self.allocate() {
+            return Err(self.give_up(error));
+        }
         while let Some(first) = chunks.blocking_recv() {
-            let mut batch = vec![first];
+            let mut batch = first;
             let mut failure = None;
             let before = self.ingest.written();
             let (mut next, mut bytes) = (0, 0);
@@ -71,8 +74,11 @@ impl Writer {
                 }
                 next += 1;
                 bytes += chunk.bytes.len() as u64;
-                if bytes < PUBLISH_EVERY {
-                    batch.extend(chunks.try_recv());
+                if bytes < PUBLISH_EVERY
+                    && next == batch.len()
+                    && let Ok(more) = chunks.try_recv()
+                {
+                    batch.extend(more);
                 }
             }
             let written = self.ingest.written();
@@ -106,6 +112,24 @@ impl Writer {
         }
     }
 
+    /// Allocates the blocks of the whole blob. A disk that is full gets one chance more, after something
+    /// was evicted.
+    fn allocate(&mut self) -> Result<(), StoreError> {
+        match self.ingest.allocate(self.total) {
+            Err(StoreError::NoSpace(_)) => {
+                self.relieve();
+                self.ingest.allocate(self.total)
+            }
+            result => result,
+        }
+    }
+
+    fn relieve(&mut self) {
+        self.relieved = true;
+        let rest = self.total.map_or(STEP, |total| total.saturating_sub(self.ingest.written()));
+        tokio::runtime::Handle::current().block_on(self.shared.relieve(rest));
+    }
+
     /// Hashes what is in the file without a gap and was not hashed when it came.
     fn catch_up(&mut self) -> io::Result<()> {
         let file = self.ingest.file();
@@ -132,9 +156,8 @@ impl Writer {
             self.reservation.add(runtime.block_on(self.shared.reserve(missing.max(STEP)))?);
         }
         match self.ingest.write_at(*offset, bytes) {
-            Err(StoreError::NoSpace(_)) if !std::mem::replace(&mut self.relieved, true) => {
-                let rest = self.total.map_or(STEP, |total| total.saturating_sub(self.ingest.written()));
-                runtime.block_on(self.shared.relieve(rest));
+            Err(StoreError::NoSpace(_)) if !self.relieved => {
+                self.relieve();
                 self.ingest.write_at(*offset, bytes)
             }
             result => result,
