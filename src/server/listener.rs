@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -89,15 +89,8 @@ pub async fn serve<A, F, B>(
                     let client = Client { peer, wire: Wire::Plain(regions) };
                     watcher.watch(connection(stream, client, limits, answer)).await.err().map(|error| error.to_string())
                 }
-                Some(tls) => match tokio::time::timeout(limits.header_timeout, tls.accept(stream)).await {
-                    Ok(Ok(stream)) => {
-                        let client = Client { peer, wire: Wire::Tls(buffers) };
-                        let connection = connection(stream, client, limits, answer);
-                        watcher.watch(connection).await.err().map(|error| error.to_string())
-                    }
-                    Ok(Err(error)) => Some(format!("no TLS: {error}")),
-                    Err(_) => Some("no TLS: the client took too long".to_owned()),
-                },
+                // In a box, so that connections without TLS do not keep room for it.
+                Some(tls) => Box::pin(encrypted(stream, peer, tls, buffers, limits, answer, watcher)).await,
             };
             // Of a request, how it ended is in its log line.
             if let Some(error) = broken {
@@ -109,6 +102,32 @@ pub async fn serve<A, F, B>(
     drop(listener);
     if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("closing connections that were still open when the drain time ended");
+    }
+}
+
+/// One connection with TLS; why it broke, if it did.
+async fn encrypted<A, F, B>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Arc<Tls>,
+    buffers: Arc<Buffers>,
+    limits: Limits,
+    answer: A,
+    watcher: Watcher,
+) -> Option<String>
+where
+    A: Fn(Client, Request<Incoming>) -> F + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+{
+    match tokio::time::timeout(limits.header_timeout, tls.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let client = Client { peer, wire: Wire::Tls(buffers) };
+            let connection = connection(stream, client, limits, answer);
+            watcher.watch(connection).await.err().map(|error| error.to_string())
+        }
+        Ok(Err(error)) => Some(format!("no TLS: {error}")),
+        Err(_) => Some("no TLS: the client took too long".to_owned()),
     }
 }
 
@@ -126,7 +145,8 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
     let service = service_fn(move |request| {
-        let answered = answer(client.clone(), request);
+        // In a box, for hyper keeps room for it also while no request is there.
+        let answered = Box::pin(answer(client.clone(), request));
         async move { Ok::<_, Infallible>(answered.await) }
     });
     http1::Builder::new()
