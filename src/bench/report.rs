@@ -100,7 +100,9 @@ impl Report {
         let cold = self.series.iter().find(|series| series.way == Way::Cold.as_str()).map(|cold| cold.fetched);
         match cold {
             Some(Some(false)) => self.notes.push(
-                "NOT COLD: in a cold round the mirror fetched less than half of the image, so it had it already".into(),
+                "NOT COLD: in a cold round the mirror fetched less than half of the image, so it had it already; \
+                 with --forget it is made to forget it"
+                    .into(),
             ),
             Some(None) => self.notes.push(
                 "the mirror does not tell what it fetches (--admin), so that the cold pulls were cold is not proved"

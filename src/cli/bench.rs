@@ -22,9 +22,11 @@ use crate::oci::{ImageName, RegistryName, Repository};
 use crate::upstream::UpstreamErrorClass;
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "A cold pull is one of an image that the mirror does not have. Without --cold-reset that is \
-    at most the first pull, so there is one cold pull of each image; with it the command makes the mirror forget \
-    the image before each one. Whether a pull was cold is proved by what the mirror says it fetched (--admin).")]
+#[command(
+    after_help = "A cold pull is one of an image that the mirror does not have. That is at most the first pull, \
+    so there is one cold pull of each image, unless the mirror is made to forget it before each one: our own with \
+    --forget, another one with --cold-reset. Whether a pull was cold is proved by what the mirror says it fetched (--admin)."
+)]
 pub(super) struct Args {
     /// Image to pull, such as redis:7 or ghcr.io/owner/app@sha256:…
     #[arg(required = true, value_name = "IMAGE")]
@@ -38,7 +40,7 @@ pub(super) struct Args {
     /// Admin listener of our own mirror, for what it fetched; `none` for another one
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5080")]
     admin: String,
-    /// Cold pulls [default: 1, or 5 with --cold-reset]
+    /// Cold pulls [default: 1, or 5 with --forget or --cold-reset]
     #[arg(long, value_name = "N")]
     cold: Option<usize>,
     /// Warm pulls
@@ -50,6 +52,10 @@ pub(super) struct Args {
     /// Command that makes the mirror forget the image in $IMAGE
     #[arg(long, value_name = "COMMAND")]
     cold_reset: Option<String>,
+    /// Make our own mirror forget the image before each cold pull, pins and freezes of it included, and
+    /// delete what nothing else needs (through --admin)
+    #[arg(long, conflicts_with = "cold_reset")]
+    forget: bool,
     /// Clients that pull at once
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     clients: u16,
@@ -147,11 +153,15 @@ async fn measure(
 
 impl Args {
     fn plan(&self) -> Result<Plan, String> {
-        let cold = self.cold.unwrap_or(if self.cold_reset.is_some() { 5 } else { 1 });
-        if cold > 1 && self.cold_reset.is_none() {
+        let resets = self.forget || self.cold_reset.is_some();
+        let cold = self.cold.unwrap_or(if resets { 5 } else { 1 });
+        if cold > 1 && !resets {
             return Err("only the first pull of an image can be cold: name several images that the mirror does not \
-                        have, or a command that makes it forget them with --cold-reset"
+                        have, or make it forget them with --forget, or with a command for --cold-reset"
                 .to_owned());
+        }
+        if self.forget && self.admin == "none" {
+            return Err("--forget needs the admin address of the mirror (--admin)".to_owned());
         }
         let direct = if self.direct.as_deref() == Some("none") { 0 } else { self.direct_pulls };
         if direct + cold + self.warm == 0 {
@@ -174,6 +184,7 @@ impl Args {
             auth: self.auth.clone(),
             ca: self.ca.clone(),
             cold_reset: self.cold_reset.clone(),
+            forget: self.forget,
         })
     }
 
@@ -187,6 +198,9 @@ impl Args {
         notes.push(format!("mirror {}; direct {}", site.address(Way::Warm), site.address(Way::Direct)));
         if let Some(command) = &self.cold_reset {
             notes.push(format!("made cold by: {command}"));
+        }
+        if self.forget {
+            notes.push("made cold by forgetting the image and deleting what nothing else needed".to_owned());
         }
         notes
     }

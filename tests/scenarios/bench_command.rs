@@ -106,6 +106,25 @@ async fn cold_pulls_are_repeated_with_a_command_that_makes_the_mirror_forget() {
 }
 
 #[tokio::test]
+async fn cold_pulls_are_repeated_by_making_our_own_mirror_forget() {
+    let (registry, image, mirror) = setting().await;
+    let bench = || Bench::of(&registry, &mirror).args(&["app:1", "--warm", "1", "--direct-pulls", "0", "--forget"]);
+    for (args, cold) in [(&["--cold", "3"][..], 3), (&[], 5)] {
+        registry.forget_requests();
+        let reports = bench().args(args).reports().await;
+        let series = series(&reports[0], "cold");
+        assert_eq!((series["rounds"].as_u64(), series["fetched"].as_bool()), (Some(cold), Some(true)));
+        assert_eq!(series["upstream_bytes_per_client_byte"], 1.0);
+        for layer in &image.layers {
+            assert_eq!(registry.gets_of(&layer.digest) as u64, cold);
+        }
+        assert!(!reports[0]["notes"].to_string().contains("NOT COLD"));
+    }
+    let code = async |args: &[&str]| bench().args(args).run().await.status.code();
+    assert_eq!(code(&["--cold-reset", "true"]).await, Some(2), "one or the other");
+}
+
+#[tokio::test]
 async fn a_benchmark_of_pulls_that_fail_is_none_and_the_exit_code_says_why() {
     let (registry, image, mirror) = setting().await;
     let code = async |args: &[&str]| Bench::of(&registry, &mirror).args(args).run().await.status.code();

@@ -33,6 +33,8 @@ pub(super) struct Registries {
     pub(super) auth: String,
     pub(super) ca: Option<PathBuf>,
     pub(super) cold_reset: Option<String>,
+    /// Whether our own mirror is told to forget.
+    pub(super) forget: bool,
 }
 
 /// One image, its mirror and its registry.
@@ -81,6 +83,9 @@ impl Ground for Site<'_> {
     }
 
     async fn make_cold(&self) -> Result<(), String> {
+        if let Some(admin) = self.registries.admin.as_ref().filter(|_| self.registries.forget) {
+            return admin::forget(admin, self.image).await.map_err(|reason| format!("--forget: {admin}: {reason}"));
+        }
         let Some(command) = &self.registries.cold_reset else { return Ok(()) };
         let mut shell = tokio::process::Command::new("sh");
         // What the command says is talk: stdout is for the report.
