@@ -8,7 +8,8 @@
 //! report the end. So no path of ours dereferences a frame; what cannot be sent by sendfile is read
 //! with pread. In builds with debug assertions frames are mapped without any access, and a load is a
 //! crash of the test that did it. In release builds they are readable, so that a hyper that copied
-//! them would still send the right bytes.
+//! them would still send the right bytes. Miri cannot judge it: it has no mappings of files. The mapping
+//! without access takes its place, and runs with every test of the pull listener.
 #![allow(unsafe_code, reason = "mmap, munmap and the slice over them; see above")]
 
 pub mod plain;

@@ -181,6 +181,42 @@ async fn a_change_shows_in_the_time_of_the_file_and_a_bad_one_changes_nothing() 
     connect(&tls, &folder.client(rustls::ALL_VERSIONS, false)).await.expect("served with what was there");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_client_is_refused_while_certificates_change_and_the_daemon_is_told_again_and_again() {
+    let tell = || rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).expect("us");
+    // Without a handler the signal would end the tests.
+    let _handler = signal(SignalKind::hangup()).expect("a handler");
+    let folder = Folder::new();
+    let tls = Arc::new(Tls::open(folder.open_to_all()).expect("a pair"));
+    let keeping = tokio::spawn(keep_current(Arc::clone(&tls)));
+    let (others, client) = (Arc::clone(&tls), folder.client(rustls::ALL_VERSIONS, false));
+    // Also while the new certificate is there, and its key is not yet.
+    let meanwhile = tokio::spawn(async move {
+        loop {
+            tell();
+            connect(&others, &client).await.expect("served");
+        }
+    });
+    let client = folder.client(rustls::ALL_VERSIONS, false);
+    for _ in 0..10 {
+        let new = folder.issue();
+        let shown = async {
+            loop {
+                tell();
+                let stream = connect(&tls, &client).await.expect("served");
+                if stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) == Some(&new) {
+                    break;
+                }
+            }
+        };
+        // Later it would be found without being told.
+        tokio::time::timeout(LOOK_EVERY / 2, shown).await.expect("heard");
+    }
+    assert!(!meanwhile.is_finished(), "somebody was refused");
+    meanwhile.abort();
+    keeping.abort();
+}
+
 #[tokio::test]
 async fn with_an_authority_for_clients_strangers_are_refused() {
     let folder = Folder::new();
