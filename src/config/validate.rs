@@ -1,22 +1,20 @@
 //! From what was typed to what it means.
 //!
-//! One function per kind of value. Each notes its problem and goes on with a stand-in, so that one
+//! One function per kind of value, most of them in the files below. Each notes its problem and goes on with a stand-in, so that one
 //! run finds everything; a [`Config`] comes out only when nothing was noted.
 
-use std::net::{IpAddr, SocketAddr};
+mod upstreams;
+mod values;
+
+use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use url::{Host, Url};
-
-use super::document::{Document, nearest};
+use super::document::Document;
 use super::environment::Environment;
 use super::{
-    Auth, Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Mode, Routes, Server, Store, Timeouts, Tls,
-    Upstream, file, well_known,
+    Auth, Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Mode, Routes, Server, Store, Tls, Upstream, file,
 };
 use crate::oci::RegistryName;
-use crate::upstream::credentials::AuthError;
 
 /// Validates the layers.
 pub(super) fn config(
@@ -231,93 +229,6 @@ impl Check {
         defaults
     }
 
-    fn known_upstream(&mut self, path: &str, typed: &str, upstreams: &[Upstream]) -> Option<RegistryName> {
-        let known = upstreams.iter().find(|upstream| upstream.host.as_str() == typed);
-        if known.is_none() {
-            let message = format!("{typed:?} is not an upstream");
-            let near = nearest(typed, upstreams.iter().map(|upstream| upstream.host.as_str()));
-            let hint = near.map_or("add it under [[upstream]]".to_owned(), |near| format!("did you mean {near}?"));
-            self.problem(path, message, &hint);
-        }
-        known.map(|upstream| upstream.host.clone())
-    }
-
-    fn upstreams(&mut self, file: &file::File) -> Vec<Upstream> {
-        let mut upstreams: Vec<Upstream> = Vec::new();
-        for (n, typed) in file.upstream.iter().enumerate() {
-            let path = format!("upstream[{n}]");
-            let Some(upstream) = self.upstream(&path, typed) else { continue };
-            if upstreams.iter().any(|other| other.host == upstream.host) {
-                let message = format!("{} is configured twice", upstream.host);
-                self.problem(
-                    &format!("{path}.host"),
-                    message,
-                    "several addresses of one registry go into one url list",
-                );
-            }
-            upstreams.push(upstream);
-        }
-        if file.routes.well_known {
-            for host in well_known::HOSTS {
-                let typed = file::Upstream { host: host.to_owned(), ..file::Upstream::default() };
-                if !upstreams.iter().any(|upstream| upstream.host.as_str() == host) {
-                    upstreams.extend(self.upstream("routes.well_known", &typed));
-                }
-            }
-        }
-        upstreams
-    }
-
-    fn upstream(&mut self, path: &str, typed: &file::Upstream) -> Option<Upstream> {
-        let at = |key: &str| format!("{path}.{key}");
-        let urls = match typed.url.as_slice() {
-            [] => vec![well_known::url(&typed.host)],
-            urls => urls.to_vec(),
-        };
-        let host = self.host(path, &typed.host);
-        // The address of an upstream without a url follows from its host, which has been found wanting.
-        let urls = if host.is_none() && typed.url.is_empty() { Vec::new() } else { urls };
-        let urls = urls.iter().enumerate().filter_map(|(n, url)| {
-            let place = if typed.url.is_empty() { at("host") } else { self.0.element(&at("url"), n) };
-            self.url(&place, url, typed.insecure)
-        });
-        let urls = urls.collect();
-        let auth = self.auth(&at("auth"), &typed.auth);
-        let mut auth_realms = Vec::new();
-        for (n, realm) in typed.auth_realms.iter().enumerate() {
-            match realm.parse() {
-                Ok(realm) => auth_realms.push(realm),
-                Err(_) => {
-                    let place = self.0.element(&at("auth_realms"), n);
-                    self.problem(
-                        &place,
-                        "not a host with an optional port",
-                        "for example auth_realms = [\"auth.example.com\"]",
-                    );
-                }
-            }
-        }
-        Some(Upstream {
-            urls,
-            auth,
-            auth_realms,
-            ca: (!typed.ca.is_empty()).then(|| PathBuf::from(&typed.ca)),
-            client_cert: self.client_cert(path, typed),
-            proxy: self.proxy(&at("proxy"), &typed.proxy),
-            proxy_auth: self.proxy_auth(&at("proxy_auth"), typed),
-            insecure: typed.insecure,
-            allow_private: typed.allow_private,
-            budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
-            parallel: self.parallel(&at("parallel"), typed.parallel),
-            timeouts: Timeouts {
-                connect: self.positive(&at("connect_timeout"), &typed.connect_timeout),
-                first_byte: self.positive(&at("first_byte_timeout"), &typed.first_byte_timeout),
-                idle: self.positive(&at("idle_timeout"), &typed.idle_timeout),
-            },
-            host: host?,
-        })
-    }
-
     fn parallel(&mut self, path: &str, typed: u64) -> usize {
         let parallel = usize::try_from(typed).ok().filter(|parallel| (1..=4).contains(parallel));
         if parallel.is_none() {
@@ -325,218 +236,9 @@ impl Check {
         }
         parallel.unwrap_or(1)
     }
-
-    fn host(&mut self, path: &str, typed: &str) -> Option<RegistryName> {
-        let hint = "the name images use, in lower case, such as docker.io or registry.example:5000";
-        if typed.is_empty() {
-            self.problem(path, "an upstream needs a host", hint);
-            return None;
-        }
-        let host = typed.parse();
-        if host.is_err() {
-            self.problem(&format!("{path}.host"), "not a registry host", hint);
-        }
-        host.ok()
-    }
-
-    fn url(&mut self, path: &str, typed: &str, insecure: bool) -> Option<Url> {
-        let Ok(url) = Url::parse(typed) else {
-            self.problem(path, "not a URL", "for example url = \"https://registry.example\"");
-            return None;
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            self.problem(
-                path,
-                "credentials do not belong in a URL",
-                "use auth = \"file:PATH\", \"docker-config\" or \"helper:NAME\"",
-            );
-        } else if url.query().is_some() || url.fragment().is_some() {
-            self.problem(path, "a query or fragment has no meaning here", "give scheme, host and path only");
-        } else if url.scheme() == "http" && !insecure && !is_this_machine(&url) {
-            self.problem(
-                path,
-                "plain http to another machine",
-                "use https://, or set insecure = true for this upstream",
-            );
-        } else if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
-            self.problem(path, "not an http or https URL", "for example url = \"https://registry.example\"");
-        } else {
-            return Some(url);
-        }
-        None
-    }
-
-    fn auth(&mut self, path: &str, typed: &str) -> Auth {
-        let auth = typed.parse();
-        match &auth {
-            Ok(_) => {}
-            // The value is not quoted: it may be a password that was put here by mistake.
-            Err(AuthError::Unknown) => {
-                self.problem(path, "not a way to log in", "one of anonymous, docker-config, helper:NAME, file:PATH");
-            }
-            Err(error) => self.problem(path, "not a way to log in", &error.to_string()),
-        }
-        auth.unwrap_or_default()
-    }
-
-    fn client_cert(&mut self, path: &str, typed: &file::Upstream) -> Option<(PathBuf, PathBuf)> {
-        let (cert, key) = (&typed.client_cert, &typed.client_key);
-        if cert.is_empty() != key.is_empty() {
-            let (there, missing) =
-                if key.is_empty() { ("client_cert", "client_key") } else { ("client_key", "client_cert") };
-            let message = format!("{there} without {missing}");
-            self.problem(&format!("{path}.{there}"), message, "a certificate is of use only with its key");
-            return None;
-        }
-        (!cert.is_empty()).then(|| (PathBuf::from(cert), PathBuf::from(key)))
-    }
-
-    fn proxy(&mut self, path: &str, typed: &str) -> Option<Url> {
-        if typed.is_empty() {
-            return None;
-        }
-        let hint = "for example proxy = \"http://proxy.example:3128\" or \"socks5://127.0.0.1:1080\"";
-        let Ok(url) = Url::parse(typed) else {
-            self.problem(path, "not a URL", hint);
-            return None;
-        };
-        if !url.username().is_empty() || url.password().is_some() {
-            let hint = "put user:password into a file, and set proxy_auth = \"file:PATH\"";
-            self.problem(path, "credentials do not belong in a URL", hint);
-        } else if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h")
-            || url.host_str().is_none_or(str::is_empty)
-        {
-            self.problem(path, "not a proxy: its scheme is http, https, socks5 or socks5h", hint);
-        } else {
-            return Some(url);
-        }
-        None
-    }
-
-    fn proxy_auth(&mut self, path: &str, typed: &file::Upstream) -> Option<Auth> {
-        let hint = "for example proxy_auth = \"file:proxy-password\", with user:password in the file";
-        if typed.proxy_auth.is_empty() {
-            return None;
-        }
-        if typed.proxy.is_empty() {
-            self.problem(path, "a password without its proxy", "set proxy, too");
-        }
-        let auth = typed.proxy_auth.parse().ok().filter(|auth| matches!(auth, Auth::File(_)));
-        if auth.is_none() {
-            // Not quoted: it may be a password that was put here by mistake.
-            self.problem(path, "not a file with a password", hint);
-        }
-        auth
-    }
-
-    fn percent(&mut self, path: &str, typed: &str) -> u8 {
-        let percent = typed.trim().strip_suffix('%').and_then(|number| number.trim().parse().ok());
-        let percent = percent.filter(|percent| *percent <= 100);
-        if percent.is_none() {
-            self.problem(path, format!("{typed:?} is not a part"), "a part from 0% to 100%");
-        }
-        percent.unwrap_or_default()
-    }
-
-    fn addresses(&mut self, path: &str, typed: &[String]) -> Vec<SocketAddr> {
-        let mut addresses = Vec::new();
-        for (n, text) in typed.iter().enumerate() {
-            match text.parse() {
-                Ok(address) => addresses.push(address),
-                Err(_) => {
-                    let place = self.0.element(path, n);
-                    let port = text.rsplit(':').next().and_then(|port| port.parse::<u16>().ok()).unwrap_or(5000);
-                    let hint = format!("127.0.0.1:{port} for this machine, [::]:{port} for all addresses");
-                    self.problem(&place, format!("{text:?} is not an address and a port"), &hint);
-                }
-            }
-        }
-        addresses
-    }
-
-    fn word<T: Copy>(&mut self, path: &str, typed: &str, words: &[(&str, T)]) -> Option<T> {
-        let found = words.iter().find(|(word, _)| *word == typed);
-        if found.is_none() {
-            let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-            let hint = match nearest(typed, known.iter().copied()) {
-                Some(near) => format!("did you mean {near:?}? Known: {}", known.join(", ")),
-                None => format!("one of {}", known.join(", ")),
-            };
-            self.problem(path, format!("{typed:?} means nothing here"), &hint);
-        }
-        found.map(|(_, meaning)| *meaning)
-    }
-
-    fn count(&mut self, path: &str, typed: u64) -> usize {
-        let count = usize::try_from(typed).ok().filter(|count| *count > 0 && u32::try_from(*count).is_ok());
-        if count.is_none() {
-            self.problem(path, "expected a number from 1 to 4294967295", "");
-        }
-        count.unwrap_or(1)
-    }
-
-    fn positive(&mut self, path: &str, typed: &str) -> Duration {
-        let duration = self.read_duration(path, typed);
-        if duration == Some(Duration::ZERO) {
-            self.problem(path, "a time-out of zero lets nothing through", "");
-        }
-        duration.unwrap_or_default()
-    }
-
-    fn duration(&mut self, path: &str, typed: &str) -> Duration {
-        self.read_duration(path, typed).unwrap_or_default()
-    }
-
-    /// At most a hundred years: sums with a time of day must not overflow.
-    fn read_duration(&mut self, path: &str, typed: &str) -> Option<Duration> {
-        const LONGEST: Duration = Duration::from_secs(100 * 366 * 86_400);
-        let duration = humantime::parse_duration(typed).ok().filter(|duration| *duration <= LONGEST);
-        if duration.is_none() {
-            self.problem(path, format!("{typed:?} is not a duration"), "a number and a unit: 500ms, 30s, 5m, 12h, 30d");
-        }
-        duration
-    }
-
-    fn limit(&mut self, path: &str, typed: &str) -> Option<Limit> {
-        let limit = match typed.trim().strip_suffix('%') {
-            Some(percent) => percent.trim().parse().ok().filter(|percent| *percent <= 100).map(Limit::Percent),
-            None => read_size(typed).map(Limit::Bytes),
-        };
-        if limit.is_none() {
-            let message = format!("{typed:?} is neither a size nor a part");
-            self.problem(path, message, "a number and a unit, 500GB or 200GiB, or a part of the file system, 80%");
-        }
-        limit
-    }
-
-    fn size(&mut self, path: &str, typed: &str) -> u64 {
-        let size = read_size(typed);
-        if size.is_none() {
-            self.problem(path, format!("{typed:?} is not a size"), "a number and a unit: 32MiB, 1GB");
-        }
-        size.unwrap_or_default()
-    }
 }
 
 /// Address and upstream of an entry of `listen`.
 fn split_listener(entry: &str) -> (&str, Option<&str>) {
     entry.split_once('=').map_or((entry, None), |(address, upstream)| (address.trim(), Some(upstream.trim())))
-}
-
-/// Bytes. A number needs its unit, zero apart: a bare `500` is more often meant as GB than as bytes.
-fn read_size(typed: &str) -> Option<u64> {
-    let typed = typed.trim();
-    let has_unit = typed == "0" || typed.ends_with(|c: char| c.is_ascii_alphabetic());
-    let size = typed.parse::<bytesize::ByteSize>().ok().filter(|_| has_unit)?;
-    // More is a mistake, and the parser stops there instead of saying so.
-    (size.as_u64() <= i64::MAX as u64).then(|| size.as_u64())
-}
-
-fn is_this_machine(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost",
-        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
-        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
-        None => false,
-    }
 }

@@ -1,0 +1,213 @@
+//! The sections `[[upstream]]`, and those that are there without being written.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use url::{Host, Url};
+
+use super::Check;
+use crate::config::document::nearest;
+use crate::config::{Auth, Timeouts, Upstream, file, well_known};
+use crate::oci::RegistryName;
+use crate::upstream::credentials::AuthError;
+
+impl Check {
+    pub(super) fn known_upstream(&mut self, path: &str, typed: &str, upstreams: &[Upstream]) -> Option<RegistryName> {
+        let known = upstreams.iter().find(|upstream| upstream.host.as_str() == typed);
+        if known.is_none() {
+            let message = format!("{typed:?} is not an upstream");
+            let near = nearest(typed, upstreams.iter().map(|upstream| upstream.host.as_str()));
+            let hint = near.map_or("add it under [[upstream]]".to_owned(), |near| format!("did you mean {near}?"));
+            self.problem(path, message, &hint);
+        }
+        known.map(|upstream| upstream.host.clone())
+    }
+
+    pub(super) fn upstreams(&mut self, file: &file::File) -> Vec<Upstream> {
+        let mut upstreams: Vec<Upstream> = Vec::new();
+        for (n, typed) in file.upstream.iter().enumerate() {
+            let path = format!("upstream[{n}]");
+            let Some(upstream) = self.upstream(&path, typed) else { continue };
+            if upstreams.iter().any(|other| other.host == upstream.host) {
+                let message = format!("{} is configured twice", upstream.host);
+                self.problem(
+                    &format!("{path}.host"),
+                    message,
+                    "several addresses of one registry go into one url list",
+                );
+            }
+            upstreams.push(upstream);
+        }
+        if file.routes.well_known {
+            for host in well_known::HOSTS {
+                let typed = file::Upstream { host: host.to_owned(), ..file::Upstream::default() };
+                if !upstreams.iter().any(|upstream| upstream.host.as_str() == host) {
+                    upstreams.extend(self.upstream("routes.well_known", &typed));
+                }
+            }
+        }
+        upstreams
+    }
+
+    fn upstream(&mut self, path: &str, typed: &file::Upstream) -> Option<Upstream> {
+        let at = |key: &str| format!("{path}.{key}");
+        let urls = match typed.url.as_slice() {
+            [] => vec![well_known::url(&typed.host)],
+            urls => urls.to_vec(),
+        };
+        let host = self.host(path, &typed.host);
+        // The address of an upstream without a url follows from its host, which has been found wanting.
+        let urls = if host.is_none() && typed.url.is_empty() { Vec::new() } else { urls };
+        let urls = urls.iter().enumerate().filter_map(|(n, url)| {
+            let place = if typed.url.is_empty() { at("host") } else { self.0.element(&at("url"), n) };
+            self.url(&place, url, typed.insecure)
+        });
+        let urls = urls.collect();
+        let auth = self.auth(&at("auth"), &typed.auth);
+        let mut auth_realms = Vec::new();
+        for (n, realm) in typed.auth_realms.iter().enumerate() {
+            match realm.parse() {
+                Ok(realm) => auth_realms.push(realm),
+                Err(_) => {
+                    let place = self.0.element(&at("auth_realms"), n);
+                    self.problem(
+                        &place,
+                        "not a host with an optional port",
+                        "for example auth_realms = [\"auth.example.com\"]",
+                    );
+                }
+            }
+        }
+        Some(Upstream {
+            urls,
+            auth,
+            auth_realms,
+            ca: (!typed.ca.is_empty()).then(|| PathBuf::from(&typed.ca)),
+            client_cert: self.client_cert(path, typed),
+            proxy: self.proxy(&at("proxy"), &typed.proxy),
+            proxy_auth: self.proxy_auth(&at("proxy_auth"), typed),
+            insecure: typed.insecure,
+            allow_private: typed.allow_private,
+            budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
+            parallel: self.parallel(&at("parallel"), typed.parallel),
+            timeouts: Timeouts {
+                connect: self.positive(&at("connect_timeout"), &typed.connect_timeout),
+                first_byte: self.positive(&at("first_byte_timeout"), &typed.first_byte_timeout),
+                idle: self.positive(&at("idle_timeout"), &typed.idle_timeout),
+            },
+            host: host?,
+        })
+    }
+
+    fn host(&mut self, path: &str, typed: &str) -> Option<RegistryName> {
+        let hint = "the name images use, in lower case, such as docker.io or registry.example:5000";
+        if typed.is_empty() {
+            self.problem(path, "an upstream needs a host", hint);
+            return None;
+        }
+        let host = typed.parse();
+        if host.is_err() {
+            self.problem(&format!("{path}.host"), "not a registry host", hint);
+        }
+        host.ok()
+    }
+
+    fn url(&mut self, path: &str, typed: &str, insecure: bool) -> Option<Url> {
+        let Ok(url) = Url::parse(typed) else {
+            self.problem(path, "not a URL", "for example url = \"https://registry.example\"");
+            return None;
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            self.problem(
+                path,
+                "credentials do not belong in a URL",
+                "use auth = \"file:PATH\", \"docker-config\" or \"helper:NAME\"",
+            );
+        } else if url.query().is_some() || url.fragment().is_some() {
+            self.problem(path, "a query or fragment has no meaning here", "give scheme, host and path only");
+        } else if url.scheme() == "http" && !insecure && !is_this_machine(&url) {
+            self.problem(
+                path,
+                "plain http to another machine",
+                "use https://, or set insecure = true for this upstream",
+            );
+        } else if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+            self.problem(path, "not an http or https URL", "for example url = \"https://registry.example\"");
+        } else {
+            return Some(url);
+        }
+        None
+    }
+
+    fn auth(&mut self, path: &str, typed: &str) -> Auth {
+        let auth = typed.parse();
+        match &auth {
+            Ok(_) => {}
+            // The value is not quoted: it may be a password that was put here by mistake.
+            Err(AuthError::Unknown) => {
+                self.problem(path, "not a way to log in", "one of anonymous, docker-config, helper:NAME, file:PATH");
+            }
+            Err(error) => self.problem(path, "not a way to log in", &error.to_string()),
+        }
+        auth.unwrap_or_default()
+    }
+
+    fn client_cert(&mut self, path: &str, typed: &file::Upstream) -> Option<(PathBuf, PathBuf)> {
+        let (cert, key) = (&typed.client_cert, &typed.client_key);
+        if cert.is_empty() != key.is_empty() {
+            let (there, missing) =
+                if key.is_empty() { ("client_cert", "client_key") } else { ("client_key", "client_cert") };
+            let message = format!("{there} without {missing}");
+            self.problem(&format!("{path}.{there}"), message, "a certificate is of use only with its key");
+            return None;
+        }
+        (!cert.is_empty()).then(|| (PathBuf::from(cert), PathBuf::from(key)))
+    }
+
+    fn proxy(&mut self, path: &str, typed: &str) -> Option<Url> {
+        if typed.is_empty() {
+            return None;
+        }
+        let hint = "for example proxy = \"http://proxy.example:3128\" or \"socks5://127.0.0.1:1080\"";
+        let Ok(url) = Url::parse(typed) else {
+            self.problem(path, "not a URL", hint);
+            return None;
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            let hint = "put user:password into a file, and set proxy_auth = \"file:PATH\"";
+            self.problem(path, "credentials do not belong in a URL", hint);
+        } else if !matches!(url.scheme(), "http" | "https" | "socks5" | "socks5h")
+            || url.host_str().is_none_or(str::is_empty)
+        {
+            self.problem(path, "not a proxy: its scheme is http, https, socks5 or socks5h", hint);
+        } else {
+            return Some(url);
+        }
+        None
+    }
+
+    fn proxy_auth(&mut self, path: &str, typed: &file::Upstream) -> Option<Auth> {
+        let hint = "for example proxy_auth = \"file:proxy-password\", with user:password in the file";
+        if typed.proxy_auth.is_empty() {
+            return None;
+        }
+        if typed.proxy.is_empty() {
+            self.problem(path, "a password without its proxy", "set proxy, too");
+        }
+        let auth = typed.proxy_auth.parse().ok().filter(|auth| matches!(auth, Auth::File(_)));
+        if auth.is_none() {
+            // Not quoted: it may be a password that was put here by mistake.
+            self.problem(path, "not a file with a password", hint);
+        }
+        auth
+    }
+}
+
+fn is_this_machine(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),
+        Some(Host::Ipv6(address)) => IpAddr::V6(address).is_loopback(),
+        None => false,
+    }
+}
