@@ -144,6 +144,8 @@ pub struct Cache {
     pub complete_only: bool,
     /// Bytes of an image that are fetched ahead when a client gets its manifest; zero for none.
     pub prefetch: u64,
+    /// How much may be missing of a blob for its fill to go on when nobody reads it any more.
+    pub finish_unread: Limit,
 }
 
 /// When upstream is asked.

@@ -27,7 +27,7 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Config};
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
-use crate::mirror::fill::Budget;
+use crate::mirror::fill::{Budget, FinishUnread};
 use crate::mirror::{Mirror, Mode, Parts, Policy, Room, Routes};
 use crate::oci::{ErrorCode, RegistryName};
 use crate::server::tls::{self, Tls, TlsError};
@@ -295,6 +295,11 @@ fn policy(cache: &config::Cache) -> Policy {
         stale_if_error: cache.stale_if_error,
         complete_only: cache.complete_only,
         prefetch: cache.prefetch,
+        finish_unread: match cache.finish_unread {
+            config::Limit::Percent(100) => FinishUnread::Always,
+            config::Limit::Percent(percent) => FinishUnread::Percent(percent),
+            config::Limit::Bytes(bytes) => FinishUnread::Bytes(bytes),
+        },
     }
 }
 

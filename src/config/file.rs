@@ -135,6 +135,9 @@ pub struct Cache {
     pub complete_only: bool,
     /// How much of an image is fetched ahead when a client gets its manifest; `0` for nothing.
     pub prefetch: String,
+    /// How much may be missing of a blob, as a size or a part of it, for its download to go on when the
+    /// last client has left.
+    pub finish_unread: String,
 }
 
 impl Default for Cache {
@@ -146,6 +149,7 @@ impl Default for Cache {
             negative_ttl: "30s".into(),
             complete_only: false,
             prefetch: "0".into(),
+            finish_unread: "100%".into(),
         }
     }
 }

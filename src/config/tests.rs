@@ -240,6 +240,13 @@ fn who_we_are_to_a_proxy_stands_in_a_file() {
 }
 
 #[test]
+fn what_may_be_missing_of_an_unread_blob_is_a_size_or_a_part() {
+    let finish = |limit: &str| parse(&format!("cache.finish_unread = \"{limit}\"")).map(|c| c.cache.finish_unread).ok();
+    assert_eq!((finish("0%"), finish("1GB")), (Some(Limit::Percent(0)), Some(Limit::Bytes(1_000_000_000))));
+    assert_eq!((valid("").cache.finish_unread, finish("101%"), finish("5")), (Limit::Percent(100), None, None));
+}
+
+#[test]
 fn the_floor_of_the_budget_is_a_part() {
     let floor = |floor: &str| {
         let text = format!("[[upstream]]\nhost = \"a.example\"\nbudget_floor = \"{floor}\"");

@@ -199,6 +199,7 @@ impl Check {
             negative_ttl: self.duration("cache.negative_ttl", &typed.negative_ttl),
             complete_only: typed.complete_only,
             prefetch: self.size("cache.prefetch", &typed.prefetch),
+            finish_unread: self.limit("cache.finish_unread", &typed.finish_unread).unwrap_or(Limit::Percent(100)),
         }
     }
 

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -115,13 +116,14 @@ pub struct FillReader {
     offset: u64,
     /// The first byte that is not wanted; `None` for everything up to the end.
     end: Option<u64>,
-    _seat: Arc<()>,
+    _seat: Arc<AtomicBool>,
 }
 
 impl FillReader {
     /// Reads `span` of the blob that `fill` brings from `source`.
     pub fn new(fill: Following, source: BlobSource, span: Span) -> FillReader {
         let seat = Arc::clone(&fill.borrow().seats);
+        seat.store(true, Ordering::Relaxed);
         FillReader { fill, source, offset: span.start, end: span.end, _seat: seat }
     }
 

@@ -9,10 +9,12 @@
 
 mod budget;
 mod pieces;
+mod unread;
 mod writer;
 
 use std::fs::File;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
@@ -28,6 +30,7 @@ use crate::metrics::FillResult;
 use crate::oci::{Digest, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
+pub use self::unread::FinishUnread;
 pub use budget::Budget;
 use pieces::Drain;
 use writer::{STEP, Writer};
@@ -65,8 +68,8 @@ pub struct Progress {
     pub written: u64,
     /// The growing file. Readable to the end even after the fill is over.
     pub file: Option<Arc<File>>,
-    /// Every reader holds one of these, so that they can be counted.
-    pub seats: Arc<()>,
+    /// Every reader holds one of these, so that they can be counted. Says whether there ever was one.
+    pub seats: Arc<AtomicBool>,
 }
 
 impl Progress {
@@ -101,12 +104,20 @@ pub(super) struct Fill {
 impl Fill {
     /// Runs the fill to its end. The flight leaves the table when this returns or is dropped.
     pub(super) async fn run(self) {
-        let Fill { shared, source, progress, departure, place } = self;
+        let Fill { shared, source, progress, departure, mut place } = self;
         shared.metrics.fill_started();
         let progress = Arc::new(progress);
-        let fetched = tokio::select! {
-            fetched = fetch(&shared, &source, &progress, place) => fetched,
-            () = shared.ending.cancelled() => Err(End::Abandoned),
+        let fetched = loop {
+            let fetched = tokio::select! {
+                fetched = fetch(&shared, &source, &progress, place.take()) => fetched,
+                () = shared.ending.cancelled() => Err(End::Abandoned),
+            };
+            // Somebody may have come while it stopped: then it goes on from where it is.
+            let left =
+                |end: &End| !matches!(end, End::Deserted) || departure.leave_if(|| unread::nobody_reads(&progress));
+            if fetched.as_ref().err().is_none_or(left) {
+                break fetched;
+            }
         };
         let result = match fetched {
             Ok(Some(filled)) => keep(&shared, &source, filled).await,
@@ -118,6 +129,10 @@ impl Fill {
             Err(End::Abandoned) => {
                 let error = MirrorError::Internal("the mirror is stopping".to_owned());
                 progress.send_modify(|progress| progress.phase = Phase::Failed(error));
+                FillResult::Abandoned
+            }
+            Err(End::Deserted) => {
+                tracing::info!(blob = ?source, "nobody reads it any more; what is there is kept for who comes next");
                 FillResult::Abandoned
             }
             Err(End::Failed(error)) => {
@@ -139,6 +154,8 @@ enum End {
     Unkept(StoreError),
     Failed(MirrorError),
     Abandoned,
+    /// The last reader has left.
+    Deserted,
 }
 
 /// Verified bytes, and the room they take.
@@ -196,9 +213,15 @@ async fn fetch(
     let writer = Writer::new(Arc::clone(shared), ingest, reservation, verifier, Arc::clone(progress), total);
     let writer = shared.tasks.spawn_blocking(move || writer.run(chunks));
     let drain = Drain { queue, budget: &shared.budget };
-    let pumped = pieces::pump(source, transfer, start, drain, &Told { shared, source }).await;
+    let told = Told { shared, source };
+    // Whichever is left behind lets go of upstream.
+    let pumped = tokio::select! {
+        pumped = pieces::pump(source, transfer, start, drain, &told) => Some(pumped),
+        () = unread::deserted(shared.policy.finish_unread, progress) => None,
+    };
     let Writer { ingest, verifier, reservation, .. } =
         writer.await.map_err(|error| End::Failed(MirrorError::Internal(error.to_string())))??;
+    let Some(pumped) = pumped else { return Err(End::Deserted) };
     let checked = pumped.and_then(|()| verify(source, verifier.finish(), total, ingest.written()));
     if let Err(error) = checked {
         // After an outage the bytes so far are good for the next fill; else they are suspect.

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -35,6 +36,7 @@ pub enum Seat<K: Eq + Hash, T> {
 pub struct Departure<K: Eq + Hash, T> {
     table: Arc<Mutex<HashMap<K, T>>>,
     key: K,
+    left: AtomicBool,
 }
 
 impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
@@ -50,7 +52,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
             Entry::Vacant(entry) => {
                 let key = entry.key().clone();
                 let handle = entry.insert(open()).clone();
-                Seat::Lead(handle, Departure { table: Arc::clone(&self.table), key })
+                Seat::Lead(handle, Departure { table: Arc::clone(&self.table), key, left: AtomicBool::new(false) })
             }
         }
     }
@@ -111,9 +113,24 @@ impl<K: Eq + Hash + Clone, T: Clone> Default for Flights<K, T> {
     }
 }
 
+impl<K: Eq + Hash, T> Departure<K, T> {
+    /// Leaves the table at once, if `may` says so while nobody can join; whether it did.
+    pub fn leave_if(&self, may: impl FnOnce() -> bool) -> bool {
+        let mut table = lock(&self.table);
+        let leaves = may();
+        if leaves && !self.left.swap(true, Ordering::Relaxed) {
+            table.remove(&self.key);
+        }
+        leaves
+    }
+}
+
 impl<K: Eq + Hash, T> Drop for Departure<K, T> {
     fn drop(&mut self) {
-        lock(&self.table).remove(&self.key);
+        // What has its key after it left is another flight.
+        if !*self.left.get_mut() {
+            lock(&self.table).remove(&self.key);
+        }
     }
 }
 
@@ -134,8 +151,13 @@ mod tests {
         assert!(matches!(flights.seat("b", || 3), Seat::Lead(3, _)));
         assert_eq!(flights.join(&"a"), Some(1));
         drop(departure);
-        assert!(flights.is_empty());
-        assert!(matches!(flights.seat("a", || 4), Seat::Lead(4, _)));
+        assert!(flights.join(&"a").is_none());
+        let Seat::Lead(4, departure) = flights.seat("a", || 4) else { panic!("it has left") };
+        assert!(!departure.leave_if(|| false) && flights.join(&"a").is_some());
+        assert!(departure.leave_if(|| true) && flights.join(&"a").is_none());
+        let Seat::Lead(5, _later) = flights.seat("a", || 5) else { panic!("it has left") };
+        drop(departure);
+        assert_eq!(flights.join(&"a"), Some(5), "who left takes no other along");
     }
 
     #[tokio::test]

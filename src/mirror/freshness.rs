@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::fill::FinishUnread;
 use crate::clock::Timestamp;
 use crate::upstream::{Allowance, UpstreamErrorClass};
 
@@ -38,6 +39,8 @@ pub struct Policy {
     pub complete_only: bool,
     /// Bytes of an image that are fetched ahead when a client gets its manifest; zero for none.
     pub prefetch: u64,
+    /// How much may be missing of a blob for its fill to go on without readers.
+    pub finish_unread: FinishUnread,
 }
 
 /// What to do about a tag.
@@ -110,6 +113,7 @@ mod tests {
         stale_if_error: Duration::from_secs(30 * 86_400),
         complete_only: false,
         prefetch: 0,
+        finish_unread: FinishUnread::Always,
     };
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 

@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 use registry_mirror::oci::Digest;
 
 use crate::support::client::Stream;
-use crate::support::mirror::TestMirror;
+use crate::support::mirror::{Settings, TestMirror};
 use crate::support::registry::noise;
 use crate::support::registry::{Gate, Match, Registry, Rule};
 
@@ -114,6 +114,29 @@ async fn trap_08_a_client_that_leaves_wastes_nothing() {
     let second = second.finish().await;
     assert!(second.complete && second.body == bytes);
     assert_eq!(registry.gets_of(&digest), 1);
+}
+
+#[tokio::test]
+async fn trap_08_with_the_policy_stop_upstream_is_let_go_and_what_came_is_kept() {
+    let (registry, digest, bytes, path) = registry_with_blob().await;
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get().without_header("range")).stall_after(SIZE as u64 / 2, &gate));
+    let mirror = Settings::of(&registry).config("cache.finish_unread = \"0%\"").start().await;
+    let mut first = mirror.stream(&path).await;
+    let mut other = mirror.stream(&path).await;
+    first.read_exactly(SIZE / 2 - 100_000).await;
+    first.reset();
+    other.read_exactly(SIZE / 2 - 100_000).await;
+    assert_eq!(mirror.mirror.fills(), 1, "one reader is left");
+    other.reset();
+    // The gate stays closed: the fill ends because it is given up, not because upstream goes on.
+    mirror.settled().await;
+    assert!(mirror.metrics().await.contains("result=\"abandoned\"} 1"));
+    let again = mirror.get(&path).await;
+    assert!(again.complete && again.body == bytes);
+    assert_eq!(registry.gets_of(&digest), 2);
+    assert!(registry.requests().last().expect("a request").header("range").is_some(), "it goes on where it was");
+    gate.open();
 }
 
 #[tokio::test]
