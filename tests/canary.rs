@@ -1,8 +1,9 @@
 //! Secrets stay where they belong: every path is pulled with canaries in every credential and every
-//! client header, everything is logged, and then nothing of them is found in logs, metrics, answers,
-//! `Debug` output, or requests to hosts that should not have them.
+//! client header, everything is logged, and then nothing of them is found in logs, metrics, answers of
+//! either listener, files of the store, messages of panics, `Debug` output, what commands print, what
+//! the system tells of our processes, or requests to hosts that should not have them.
 //!
-//! One test in a program of its own, because it looks at all that the process logs.
+//! In a program of its own, because it looks at all that the process logs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -14,6 +15,7 @@ use registry_mirror::telemetry;
 use registry_mirror::upstream::Upstream as _;
 use registry_mirror::upstream::credentials::Auth;
 use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
+use tokio::io::AsyncBufReadExt as _;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -136,6 +138,63 @@ fn sent(request: &Recorded) -> String {
     format!("{} {}?{} {:?} {:?}", request.method, request.path, request.query, request.headers, request.body)
 }
 
+/// Everything that the admin interface tells, and a change of each kind.
+async fn ask_the_admin(mirror: &TestMirror) -> String {
+    let mut told = String::new();
+    let image = "images/inspect?image=docker.io/library/app:1";
+    for path in ["status", "images", image, "history?image=app:1", "canary-client-path"] {
+        let response = client::get(mirror.admin, &format!("/api/v1/{path}"), &CLIENT).await;
+        told.push_str(&shown(&response).replace("canary-client-path", ""));
+    }
+    for path in ["/", "/livez", "/readyz"] {
+        told.push_str(&shown(&client::get(mirror.admin, path, &CLIENT).await));
+    }
+    let consent = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
+    for path in ["ready", "pull", "verify", "pin", "freeze", "unfreeze", "forget", "gc"] {
+        let body = r#"{"images":["app:1"],"image":"app:1"}"#;
+        told.push_str(&shown(&client::post(mirror.admin, &format!("/api/v1/{path}"), &consent, body).await));
+    }
+    told
+}
+
+/// What the program prints, with a credential of its own.
+async fn run_commands(registry: &Registry, mirror: &TestMirror, auth: &str) -> String {
+    let run = |args: Vec<String>| async move {
+        let mut program = tokio::process::Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
+        let output = program.args(args).env_remove("HOME").kill_on_drop(true).output().await.unwrap();
+        format!("{} {}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let admin = format!("http://{}", mirror.admin);
+    let arguments = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    let bench = format!(
+        "bench --direct {} --auth {auth} --mirror http://{} --admin {admin} library/app:1",
+        registry.url(),
+        mirror.address
+    );
+    let mut told = run(arguments(format!("{bench} --json"))).await;
+    assert!(told.contains("series"), "{told}");
+    told.push_str(&run(arguments(format!("{bench}-missing"))).await);
+    for command in ["status", "status --json", "images --json", "inspect app:1"] {
+        told.push_str(&run(arguments(format!("{command} --admin {admin}"))).await);
+    }
+    told
+}
+
+/// Whatever lies below a folder: names of files and what is in them.
+fn files_below(folder: &std::path::Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        text.push_str(&format!("{}\n", entry.file_name().to_string_lossy()));
+        if entry.file_type().unwrap().is_dir() {
+            text.push_str(&files_below(&entry.path()));
+        } else if entry.file_type().unwrap().is_file() {
+            let bytes = std::fs::read(entry.path()).unwrap();
+            text.push_str(&String::from_utf8_lossy(&bytes));
+        }
+    }
+    text
+}
+
 /// The sources of credentials that the daemon finds by its environment, each with a canary.
 async fn use_every_source(registry: &Registry, errors: &mut String) {
     let home = tempfile::tempdir().unwrap();
@@ -185,13 +244,30 @@ async fn no_canary_is_found_where_it_should_not_be() {
     std::fs::write(&file, format!("{USER}:{PASSWORD}\n")).unwrap();
     let auth = format!("auth = \"file:{}\"", file.display());
     let mirror = Settings::of(&registry).upstream(&auth).start().await;
+    let panics = Log::default();
+    let messages = panics.clone();
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        before(panic);
+        messages.0.lock().unwrap().extend_from_slice(format!("{panic}\n").as_bytes());
+    }));
+    let secret = registry_mirror::upstream::credentials::Secret::new(PASSWORD.to_owned());
+    assert!(std::panic::catch_unwind(|| panic!("{secret:?}")).is_err());
     let mut errors = String::new();
     use_every_source(&registry, &mut errors).await;
     registry.forget_requests();
+    registry.add_image("library/app", "1", &[noise(244, 1000)]);
+    let printed = run_commands(&registry, &mirror, &format!("file:{}", file.display())).await;
     let told = pull_everything(&mut registry, &mirror).await;
     let metrics = mirror.metrics().await;
+    let admin = ask_the_admin(&mirror).await;
     let debug = format!("{:?} {errors}", mirror.mirror);
-    mirror.stop().await;
+    let settings = mirror.stop().await;
+    let files = files_below(settings.store());
+    assert!(files.contains("library"), "there is a store");
+    let panics = panics.text();
+    assert!(panics.contains("***"), "what panics say is heard: {panics}");
+    let _ = std::panic::take_hook();
 
     let requests = registry.requests();
     let pair = base64(&format!("{USER}:{PASSWORD}"));
@@ -212,9 +288,18 @@ async fn no_canary_is_found_where_it_should_not_be() {
     let log = log.text();
     assert!(log.contains("the log works") && log.contains("TRACE"), "there is a log");
     let mut found = Vec::new();
-    for (place, text) in [("the log", &log), ("metrics", &metrics), ("answers", &told), ("debug output", &debug)] {
-        // The name of a helper is not a secret; it is how a person finds it.
-        let text = text.replace("docker-credential-canary-missing", "");
+    for (place, text) in [
+        ("the log", &log),
+        ("metrics", &metrics),
+        ("answers", &told),
+        ("the admin interface", &admin),
+        ("debug output", &debug),
+        ("what commands print", &printed),
+        ("the store", &files),
+        ("panics", &panics),
+    ] {
+        // The name of a helper is not a secret, it is how a person finds it; nor is that of this file.
+        let text = text.replace("docker-credential-canary-missing", "").replace("tests/canary.rs", "");
         for line in text.lines() {
             let secret = secrets.iter().find(|secret| line.contains(**secret));
             found.extend(secret.map(|secret| format!("{secret} in {place}: {line}")));
@@ -231,4 +316,62 @@ async fn no_canary_is_found_where_it_should_not_be() {
             assert_eq!(request.header("cookie"), None);
         }
     }
+}
+
+#[tokio::test]
+async fn no_secret_is_in_what_the_system_tells_of_our_processes() {
+    let registry = Registry::start().await;
+    registry.require_tokens(TokenPolicy::bearer().user(USER, PASSWORD));
+    registry.add_image("library/app", "1", &[noise(245, 1000)]);
+    let folder = tempfile::tempdir().unwrap();
+    let seen = folder.path().join("seen");
+    // A helper that notes what the system tells of it and of whoever started it.
+    let helper = folder.path().join("docker-credential-canary");
+    let script = format!(
+        "#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ /proc/$PPID/cmdline /proc/$PPID/environ > {0}.part\n\
+         mv {0}.part {0}\ncat >/dev/null\n\
+         echo '{{\"ServerURL\":\"x\",\"Username\":\"{USER}\",\"Secret\":\"{PASSWORD}\"}}'\n",
+        seen.display()
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let config = folder.path().join("mirror.toml");
+    let lines = format!(
+        "[store]\nmin_free = \"0%\"\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\nauth = \"helper:canary\"\n",
+        registry.url()
+    );
+    std::fs::write(&config, lines).unwrap();
+    let path = format!("{}:{}", folder.path().display(), std::env::var("PATH").unwrap_or_default());
+    let mut daemon = tokio::process::Command::new(env!("CARGO_BIN_EXE_registry-mirror"))
+        .args(["serve", "-c", &config.display().to_string(), "--admin", "127.0.0.1:0"])
+        .args(["--listen", "127.0.0.1:0", "--store", &folder.path().join("store").display().to_string()])
+        .env("PATH", path)
+        .env_remove("NOTIFY_SOCKET")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut log = tokio::io::BufReader::new(daemon.stderr.take().unwrap()).lines();
+    let address = loop {
+        let line = log.next_line().await.unwrap().expect("the daemon says where it listens");
+        let place = line.split_once("\"pull\":\"[").and_then(|(_, rest)| rest.split([']', ',']).next()?.parse().ok());
+        if let Some(address) = place {
+            break address;
+        }
+    };
+    let rest = tokio::spawn(async move { while log.next_line().await.is_ok_and(|line| line.is_some()) {} });
+    assert_eq!(client::get(address, "/v2/library/app/manifests/1", &CLIENT).await.status, 200);
+    let told = String::from_utf8_lossy(&std::fs::read(&seen).unwrap()).into_owned();
+    assert!(told.contains("docker-credential-canary") && told.contains("serve"), "{told}");
+    let process = daemon.id().unwrap();
+    let now: Vec<_> =
+        ["cmdline", "environ"].map(|what| std::fs::read(format!("/proc/{process}/{what}")).unwrap()).concat();
+    let told = format!("{told} {}", String::from_utf8_lossy(&now));
+    let pair = base64(&format!("{USER}:{PASSWORD}"));
+    for secret in [PASSWORD, pair.as_str(), "canary-client"] {
+        assert!(!told.contains(secret), "{secret} in {told}");
+    }
+    daemon.kill().await.unwrap();
+    rest.await.unwrap();
 }
