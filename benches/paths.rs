@@ -73,11 +73,11 @@ struct Stage {
 }
 
 impl Stage {
-    fn set() -> Stage {
+    fn set(lines: &str) -> Stage {
         let runtime = Runtime::new().expect("a runtime");
         let registry = runtime.block_on(Registry::start());
         let store = tempfile::tempdir().expect("a folder");
-        let text = format!("[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\n", registry.url());
+        let text = format!("{lines}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\n", registry.url());
         let overrides = Overrides { store: Some(store.path().display().to_string()), ..Overrides::default() };
         let config = Config::parse(Path::new("bench.toml"), &text, [], overrides).expect("a configuration");
         let daemon = runtime.block_on(async { Daemon::open(config) }).expect("the daemon starts");
@@ -131,7 +131,7 @@ async fn drain(mut body: BlobBody) -> u64 {
 }
 
 fn hits(criterion: &mut Criterion) {
-    let stage = Stage::set();
+    let stage = Stage::set("");
     let mut group = criterion.benchmark_group("hit");
     for size in [4 << 10, 1 << 20, 16 << 20] {
         let digest = stage.registry.add_blob(REPOSITORY, noise(size as u64, size));
@@ -161,9 +161,39 @@ fn hits(criterion: &mut Criterion) {
     }
 }
 
+/// What `verify_on_read` costs where the blob was not verified a moment ago: compare with `hit/blob`.
+fn verified_hits(criterion: &mut Criterion) {
+    let stage = Stage::set("store.verify_on_read = true");
+    let mut seed = 2_000_000;
+    let mut group = criterion.benchmark_group("verified hit");
+    group.sample_size(10).measurement_time(Duration::from_secs(3));
+    for size in [4 << 10, 1 << 20, 16 << 20] {
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_with_input(BenchmarkId::new("blob", size), &size, |bencher, size| {
+            bencher.iter_custom(|times| {
+                let mut spent = Duration::ZERO;
+                for _ in 0..times {
+                    seed += 1;
+                    let digest = stage.registry.add_blob(REPOSITORY, noise(seed, *size));
+                    stage.store(digest);
+                    let route = stage.blob_route(&digest);
+                    let start = Instant::now();
+                    stage.runtime.block_on(async {
+                        drain(stage.mirror().blob(&route, digest, None).await.expect("a hit").body).await
+                    });
+                    spent += start.elapsed();
+                    stage.registry.remove_blob(REPOSITORY, &digest);
+                }
+                spent
+            });
+        });
+    }
+    group.finish();
+}
+
 fn fills(criterion: &mut Criterion) {
     const SIZE: usize = 4 << 20;
-    let stage = Stage::set();
+    let stage = Stage::set("");
     let mut seed = 1_000_000;
     let mut group = criterion.benchmark_group("fill of 4 MiB");
     group.sample_size(10).measurement_time(Duration::from_secs(4));
@@ -205,5 +235,5 @@ fn fan_out(stage: &Stage, digest: Digest, readers: usize) -> Duration {
     })
 }
 
-criterion_group!(benches, digests, requests, hits, fills);
+criterion_group!(benches, digests, requests, hits, verified_hits, fills);
 criterion_main!(benches);

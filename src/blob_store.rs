@@ -138,6 +138,14 @@ pub trait BlobStore: Send + Sync + 'static {
     /// [`StoreError::Io`].
     async fn drop_set_aside(&self) -> Result<(), StoreError>;
 
+    /// Whether nothing says that the blob reached the disk whole: whoever serves it hashes it before.
+    fn is_unproven(&self, _digest: &Digest) -> bool {
+        false
+    }
+
+    /// The blob was hashed and is what it should be.
+    fn vouch(&self, _digest: &Digest) {}
+
     /// How much is stored, from memory.
     fn usage(&self) -> Usage;
 }

@@ -126,6 +126,10 @@ impl Daemon {
         if metadata.index_was_replaced() {
             metrics.index_rebuilt();
         }
+        if metadata.was_interrupted() {
+            tracing::info!("the store was not closed in order; what was not recorded is checked before its first use");
+            blobs.distrust();
+        }
         let opened = clock.now();
         let mirror = Mirror::new(Parts {
             routes: routes(&config, &metrics, &clock)?,

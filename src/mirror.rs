@@ -73,6 +73,10 @@ const OCTET_STREAM: &str = "application/octet-stream";
 /// How often access times are written.
 const USES_EVERY: Duration = Duration::from_secs(10);
 
+/// After how many times of that the index is made durable: what it knows of need not be hashed after an
+/// unclean stop.
+const FLUSH_EVERY: usize = 6;
+
 /// How long fills that were told to end may take for it.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -207,11 +211,15 @@ impl Mirror {
         self.0.fills.len()
     }
 
-    /// Writes access times until the future is dropped. Run it beside the server.
+    /// Writes access times, and makes durable what was recorded, until the future is dropped. Run it
+    /// beside the server.
     pub async fn keep_uses(&self) {
         loop {
-            tokio::time::sleep(USES_EVERY).await;
-            self.0.write_uses().await;
+            for _ in 0..FLUSH_EVERY {
+                tokio::time::sleep(USES_EVERY).await;
+                self.0.write_uses().await;
+            }
+            self.0.remember("the index was not flushed", |metadata| metadata.flush()).await;
         }
     }
 

@@ -90,6 +90,12 @@ impl LocalBlobStore {
         Ok(LocalBlobStore(Arc::new(inner)))
     }
 
+    /// From now on blobs are unproven that are found without having been remembered: the last user of
+    /// the store did not end well. Call it before the first request.
+    pub fn distrust(&self) {
+        self.0.known.write().unwrap_or_else(PoisonError::into_inner).interrupted = true;
+    }
+
     /// Takes sizes, in bytes, that were recorded when the blobs were stored, so that a file which
     /// was cut while the daemon was not running is recognised, and so that [`BlobStore::list`] need
     /// not ask for them. Call it before that; it forgets those that are no longer there.
@@ -131,6 +137,15 @@ impl BlobStore for LocalBlobStore {
     async fn drop_set_aside(&self) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.0);
         blocking(move || inner.drop_set_aside()).await
+    }
+
+    fn is_unproven(&self, digest: &Digest) -> bool {
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.interrupted && known.is_unproven(digest)
+    }
+
+    fn vouch(&self, digest: &Digest) {
+        self.0.known.write().unwrap_or_else(PoisonError::into_inner).vouch(digest);
     }
 
     fn usage(&self) -> Usage {
@@ -188,7 +203,7 @@ impl Inner {
                 let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
                 // Again, with sizes held still: what was deleted meanwhile must not be counted.
                 if stat().is_ok_and(|now| now.st_nlink == 1) {
-                    known.learn(digest, found);
+                    known.find(digest, found);
                 }
             }
         }

@@ -86,6 +86,11 @@ impl SledMetadata {
         self.fenced("listing blobs", |index| index.blobs.for_each(|digest, record| visit(digest, record.size)));
     }
 
+    /// Whether the last user of the store did not end well. An index that was deleted says nothing.
+    pub fn was_interrupted(&self) -> bool {
+        self.replaced || self.index.as_ref().is_some_and(|index| index.interrupted)
+    }
+
     /// The size of the index on disk in bytes; `None` when there is none.
     pub fn index_bytes(&self) -> Option<u64> {
         self.fenced("measuring it", |index| index.db.size_on_disk())

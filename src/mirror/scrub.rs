@@ -1,8 +1,9 @@
 //! Whether stored content still is what its digest says: on read, in the background, and what
 //! happens when it is not.
 //!
-//! A commit syncs the file, renames it and syncs the folder, so what is visible is whole and needs no
-//! check after a crash. What this finds is damage done later: by the disk, or behind our back. A blob
+//! A commit syncs the file, renames it and syncs the folder, so what is visible is whole where the disk
+//! keeps its word. What was stored shortly before an unclean stop, and not recorded durably, is hashed
+//! before its first use all the same. Other damage is done later: by the disk, or behind our back. A blob
 //! whose length is not the one of its membership is hashed before it is served, also when the index
 //! was lost; with `verify_on_read` every blob is. Damaged content is taken out of sight at once, so
 //! the next request fetches it again; the background scrub fetches it itself.
@@ -118,12 +119,16 @@ impl Mirror {
 impl Shared {
     /// The content, if it may be served. `expected` is its size in bytes as upstream said it.
     pub(super) async fn trusted(&self, digest: &Digest, content: Content, expected: Option<u64>) -> Option<Content> {
-        let odd = expected.is_some_and(|expected| expected != content.size);
+        let unproven = self.blobs.is_unproven(digest);
+        let odd = unproven || expected.is_some_and(|expected| expected != content.size);
         if !odd && (!self.trust.always || self.trust.lately.get(digest) == Some(content.size)) {
             return Some(content);
         }
         if !self.check(digest, &content).await {
             return None;
+        }
+        if unproven {
+            self.blobs.vouch(digest);
         }
         self.trust.lately.insert(*digest, content.size);
         Some(content)

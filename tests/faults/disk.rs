@@ -245,6 +245,37 @@ async fn a_blob_is_synced_before_it_gets_its_name_and_its_folder_after() {
     }
 }
 
+/// What a disk that does not keep its word leaves after a power cut: the name and the length, and other
+/// bytes. It is found before the first use.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_that_lost_its_bytes_in_a_power_cut_is_found_before_its_first_use() {
+    let registry = Registry::start().await;
+    for garbage in [vec![0; 300_000], noise(9, 300_000).to_vec(), Vec::new()] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let image = &images(&registry, 1, 300_000)[0];
+        let process = start("exec", folder.path(), &registry, "").await;
+        assert!(pull(process.address, image).await);
+        // The client has its bytes before the store has.
+        while !is_stored(folder.path(), image)
+            || std::fs::read_dir(folder.path().join("ingest")).expect("a folder").count() > 0
+        {
+            tokio::task::yield_now().await;
+        }
+        process.kill();
+        for blob in image.blobs() {
+            let file = folder.path().join("blobs/sha256").join(blob.digest.hex());
+            let length = std::fs::metadata(&file).expect("it is stored").len();
+            std::fs::remove_file(&file).expect("removes");
+            let left = &garbage[..garbage.len().min(usize::try_from(length).expect("fits"))];
+            std::fs::write(&file, left).expect("writes");
+        }
+        let process = start("exec", folder.path(), &registry, "").await;
+        assert!(pull(process.address, image).await, "{}", process.log());
+        assert!(process.terminate().success());
+        assert_eq!(audit(folder.path()).1, Vec::<String>::new());
+    }
+}
+
 /// A bad sector under a stored blob: the answer that meets it is cut, the blob is set aside, and the
 /// next pull gets it from upstream.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,8 +2,8 @@
 //!
 //! Rows of the fault matrix and where they are proven. Here: kill -9 ([`crash`]); ENOSPC, EIO, EDQUOT
 //! and slow syncs at every call of the write path, a bad sector under a hit, EFBIG, EMFILE, a disk that
-//! is full, turns or is mounted read-only, and the order of write, sync, rename and sync of the folder
-//! ([`disk`]). In `scenarios/damage.rs`: bit flips, cut files, unreadable manifests, a newer format. In
+//! is full, turns or is mounted read-only, the order of write, sync, rename and sync of the folder, and
+//! a blob that has its name and not its bytes after a power cut ([`disk`]). In `scenarios/damage.rs`: bit flips, cut files, unreadable manifests, a newer format. In
 //! `scenarios/trouble.rs` and `contracts/`: garbled, missing and swapped index, links, fifos, folders
 //! and permissions in place of files, two daemons. In `scenarios/budget.rs`: eviction against readers
 //! and writers, resumed fills and what a power cut takes from them, clock jumps.

@@ -1,7 +1,8 @@
 //! What is known of the blobs without looking at the disk: their sizes, and how much they are together.
 //!
 //! There is one entry for each blob that is stored, so they are small: a million take 80 MB at most.
-//! Truth: the first size stands; it was recorded when the bytes were verified, or soonest after.
+//! Truths: the first size stands; it was recorded when the bytes were verified, or soonest after. A
+//! blob that is merely found after an unclean stop is unproven until somebody hashed it.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -20,6 +21,9 @@ pub(super) struct Known {
     /// How many listings are under way, and what was forgotten meanwhile: they may have seen it.
     listings: u32,
     forgotten: HashSet<Digest>,
+    /// Whether the last user of the store did not end well.
+    pub(super) interrupted: bool,
+    unproven: HashSet<Digest>,
 }
 
 impl Known {
@@ -30,7 +34,24 @@ impl Known {
         }
     }
 
-    pub(super) fn learn(&mut self, digest: &Digest, size: u64) {
+    /// Whether the blob was there when nobody had recorded it, and was not hashed since.
+    pub(super) fn is_unproven(&self, digest: &Digest) -> bool {
+        self.unproven.contains(digest)
+    }
+
+    pub(super) fn vouch(&mut self, digest: &Digest) {
+        self.unproven.remove(digest);
+    }
+
+    /// [`Known::learn`], for what was found on the disk.
+    pub(super) fn find(&mut self, digest: &Digest, size: u64) {
+        if self.learn(digest, size) && self.interrupted {
+            self.unproven.insert(*digest);
+        }
+    }
+
+    /// Whether it was not known before.
+    pub(super) fn learn(&mut self, digest: &Digest, size: u64) -> bool {
         let vacant = match digest {
             Digest::Sha256(hash) => insert(self.sha256.entry(*hash), size),
             Digest::Sha512(hash) => insert(self.sha512.entry(*hash), size),
@@ -38,6 +59,7 @@ impl Known {
         if vacant {
             self.bytes += size;
         }
+        vacant
     }
 
     pub(super) fn forget(&mut self, digest: &Digest) {
@@ -46,6 +68,7 @@ impl Known {
             Digest::Sha512(hash) => self.sha512.remove(hash),
         };
         self.bytes -= known.unwrap_or_default();
+        self.unproven.remove(digest);
         if self.listings > 0 {
             self.forgotten.insert(*digest);
         }
@@ -55,10 +78,10 @@ impl Known {
         self.listings += 1;
     }
 
-    /// [`Known::learn`], for what a listing saw, unless it was forgotten since.
+    /// [`Known::find`], for what a listing saw, unless it was forgotten since.
     pub(super) fn learn_listed(&mut self, digest: &Digest, size: u64) {
         if !self.forgotten.contains(digest) {
-            self.learn(digest, size);
+            self.find(digest, size);
         }
     }
 

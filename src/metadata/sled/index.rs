@@ -48,6 +48,8 @@ pub enum IndexState {
 pub(super) struct Index {
     path: PathBuf,
     state: AtomicU8,
+    /// Whether it was there and was not closed in order.
+    pub(super) interrupted: bool,
     pub(super) db: Db,
     pub(super) tags: Tree,
     pub(super) members: Tree,
@@ -64,7 +66,8 @@ impl Index {
         // The mark must be gone from the disk before the first write, or a crash goes unnoticed.
         let unmarked = fs::remove_file(path.join(CLOSED_MARK)).and_then(|()| File::open(&path)?.sync_all());
         let state = if marked && unmarked.is_ok() { IndexState::Ready } else { IndexState::Behind };
-        Ok(Index { path, state: AtomicU8::new(state as u8), db, tags, members, blobs })
+        let interrupted = db.was_recovered() && !marked;
+        Ok(Index { path, state: AtomicU8::new(state as u8), interrupted, db, tags, members, blobs })
     }
 
     /// The one way to sled. A call that fails or panics ends the index, never the process; `None`
