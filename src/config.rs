@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::oci::RegistryName;
+pub use crate::telemetry::{Log, LogFormat};
 pub use crate::upstream::credentials::Auth;
 
 pub use problem::{ConfigError, Problem};
@@ -227,26 +228,6 @@ pub struct Limits {
     pub fills: usize,
     /// Bytes of memory for the fills that the disk cannot take, all of them together.
     pub fill_memory: u64,
-}
-
-/// What is logged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// A level, or directives for [`crate::telemetry`].
-    pub level: String,
-    /// How a line looks.
-    pub format: LogFormat,
-}
-
-/// How a line of the log looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// Text on a terminal, JSON elsewhere.
-    Auto,
-    /// Text.
-    Text,
-    /// One JSON object per line.
-    Json,
 }
 
 /// What flags of the command line set, as typed; it is checked like the file.

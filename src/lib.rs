@@ -7,7 +7,8 @@
 //! | 0 vocabulary | [`oci`], [`outcome`] | nothing that does I/O |
 //! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | `oci`; each adapter the one crate it wraps |
 //! | 2 use cases | [`mirror`]; [`bundle`], which carries images offline; [`mod@bench`], which pulls to measure | ports, never adapters |
-//! | 3 edges | [`server`], [`admin`], [`cli`], [`config`], [`systemd`], [`telemetry`] | `mirror` |
+//! | 3 edges | [`server`], [`admin`], [`cli`], [`config`], [`systemd`] | `mirror` |
+//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log | the vocabulary |
 //! | wiring | [`daemon`], and `main` | everything, without logic |
 //!
 //! # The four flows of a request

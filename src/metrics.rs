@@ -1,9 +1,12 @@
 //! Metrics: what happened, counted.
 //!
-//! Callers name events; the names of series, labels and units are decided here, in the only file
+//! Callers name events; the names of series, labels and units are decided here, in the only module
 //! that knows `prometheus-client`. The truth it keeps: the number of series is bounded when the
 //! process starts. Labels come from enums, from words in the code and from configured upstreams;
 //! any other upstream counts as `other`; a repository or a digest never becomes a label.
+
+mod totals;
+mod words;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -20,105 +23,12 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::oci::RegistryName;
 use crate::outcome::Outcome;
 
+use totals::Tally;
+pub use totals::Totals;
+pub use words::{FillResult, RequestKind, SentBy};
+
 /// What the media type of [`Metrics::encode`] is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
-/// What a client asked for, in one word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum RequestKind {
-    /// `/v2/`
-    Ping,
-    /// A manifest.
-    Manifest,
-    /// A blob.
-    Blob,
-    /// A list of tags.
-    Tags,
-    /// A list of referrers.
-    Referrers,
-    /// Anything else, refused.
-    Other,
-}
-
-impl RequestKind {
-    /// The word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RequestKind::Ping => "ping",
-            RequestKind::Manifest => "manifest",
-            RequestKind::Blob => "blob",
-            RequestKind::Tags => "tags",
-            RequestKind::Referrers => "referrers",
-            RequestKind::Other => "other",
-        }
-    }
-}
-
-/// How the body of an answer got to the socket. A body that went several ways counts as the last of
-/// them in this list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum SentBy {
-    /// From memory: manifests, small blobs, what is relayed.
-    Memory,
-    /// From a file through TLS.
-    Tls,
-    /// From a file by the kernel, without a copy.
-    Sendfile,
-    /// From a file through a buffer, where the page cache or the file system did not help.
-    Copy,
-}
-
-impl SentBy {
-    /// All of them.
-    pub const ALL: [SentBy; 4] = [SentBy::Memory, SentBy::Tls, SentBy::Sendfile, SentBy::Copy];
-
-    /// The word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            SentBy::Memory => "memory",
-            SentBy::Tls => "tls",
-            SentBy::Sendfile => "sendfile",
-            SentBy::Copy => "copy",
-        }
-    }
-}
-
-/// How a fill ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum FillResult {
-    /// Verified and in the store.
-    Stored,
-    /// Verified and delivered, but the store could not take it.
-    NotStored,
-    /// Upstream sent other bytes than the digest says.
-    Mismatch,
-    /// Upstream could not deliver.
-    UpstreamFailed,
-    /// Given up: the daemon stops, or nobody waits for it.
-    Abandoned,
-}
-
-impl FillResult {
-    /// All of them.
-    pub const ALL: [FillResult; 5] = [
-        FillResult::Stored,
-        FillResult::NotStored,
-        FillResult::Mismatch,
-        FillResult::UpstreamFailed,
-        FillResult::Abandoned,
-    ];
-
-    /// The word.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            FillResult::Stored => "stored",
-            FillResult::NotStored => "not-stored",
-            FillResult::Mismatch => "mismatch",
-            FillResult::UpstreamFailed => "upstream-failed",
-            FillResult::Abandoned => "abandoned",
-        }
-    }
-}
 
 /// A label whose values are known before the first request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -161,40 +71,6 @@ labels! {
 }
 
 type TimeToFirstByte = Family<OfOutcome, Histogram, fn() -> Histogram>;
-
-/// What is counted, by outcome. [`Metrics`] writes series for machines; these sums are for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Requests for manifests and blobs that got them.
-    pub requests: Vec<(Outcome, u64)>,
-    /// Bytes of content sent to clients.
-    pub sent: Vec<(Outcome, u64)>,
-    /// Bytes of content from upstreams.
-    pub received: u64,
-    /// Bytes that the store may hold.
-    pub store_budget: u64,
-}
-
-/// The counters behind [`Totals`]: outcomes in the order of [`Outcome::ALL`].
-#[derive(Debug, Default)]
-struct Tally {
-    requests: [AtomicU64; Outcome::ALL.len()],
-    sent: [AtomicU64; Outcome::ALL.len()],
-    received: AtomicU64,
-}
-
-impl Tally {
-    fn count(counters: &[AtomicU64], outcome: Outcome, by: u64) {
-        if let Some(counter) = counters.get(outcome as usize) {
-            counter.fetch_add(by, Ordering::Relaxed);
-        }
-    }
-
-    fn read(counters: &[AtomicU64]) -> Vec<(Outcome, u64)> {
-        let counts = counters.iter().map(|counter| counter.load(Ordering::Relaxed));
-        Outcome::ALL.into_iter().zip(counts).collect()
-    }
-}
 
 /// Everything that is counted. Cheap to call; shared behind an `Arc`.
 #[derive(Debug)]
@@ -575,78 +451,4 @@ fn first_byte_buckets() -> Histogram {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn docker_hub() -> RegistryName {
-        "docker.io".parse().expect("valid")
-    }
-
-    #[test]
-    fn events_become_series_with_the_promised_names() {
-        let metrics = Metrics::new([docker_hub()]);
-        metrics.request(Some(&docker_hub()), RequestKind::Blob, Outcome::Hit, 200);
-        metrics.request(None, RequestKind::Ping, Outcome::Local, 200);
-        metrics.sent(Some(&docker_hub()), Outcome::Hit, 10);
-        metrics.upstream_request("docker.io", "ok");
-        metrics.upstream_received("docker.io", 7);
-        metrics.upstream_up(&docker_hub(), "registry-1.docker.io", true);
-        metrics.upstream_budget(&docker_hub(), "registry-1.docker.io", 100, 76, 1_700_000_000);
-        metrics.fill_started();
-        metrics.fill_started();
-        metrics.fill_ended(FillResult::Stored);
-        metrics.error("store");
-        metrics.time_to_first_byte(Outcome::Hit, Duration::from_millis(2));
-        metrics.sent_by(SentBy::Sendfile);
-        metrics.store(1, 2, 3);
-        metrics.index_rebuilt();
-        metrics.tag_moved(true);
-        metrics.evicted(5);
-        let text = metrics.encode();
-        for line in [
-            r#"mirror_requests_total{upstream="docker.io",kind="blob",outcome="hit",status="200"} 1"#,
-            r#"mirror_requests_total{upstream="none",kind="ping",outcome="local",status="200"} 1"#,
-            r#"mirror_sent_bytes_total{upstream="docker.io",outcome="hit"} 10"#,
-            r#"mirror_upstream_requests_total{upstream="docker.io",result="ok"} 1"#,
-            r#"mirror_upstream_received_bytes_total{upstream="docker.io"} 7"#,
-            r#"mirror_upstream_up{upstream="docker.io",endpoint="registry-1.docker.io"} 1"#,
-            r#"mirror_upstream_budget_limit{upstream="docker.io",endpoint="registry-1.docker.io"} 100"#,
-            r#"mirror_upstream_budget_left{upstream="docker.io",endpoint="registry-1.docker.io"} 76"#,
-            r#"mirror_upstream_budget_reset_timestamp_seconds{upstream="docker.io",endpoint="registry-1.docker.io"} 1700000000"#,
-            r#"mirror_fills_total{result="stored"} 1"#,
-            r#"mirror_fills_total{result="mismatch"} 0"#,
-            "mirror_fills_in_flight 1",
-            r#"mirror_errors_total{class="store"} 1"#,
-            r#"mirror_time_to_first_byte_seconds_count{outcome="hit"} 1"#,
-            r#"mirror_bodies_total{path="sendfile"} 1"#,
-            r#"mirror_bodies_total{path="copy"} 0"#,
-            "mirror_store_used_bytes 1",
-            "mirror_store_blobs 2",
-            "mirror_store_budget_bytes 3",
-            r#"mirror_tag_moves_total{kind="rollback"} 1"#,
-            r#"mirror_tag_moves_total{kind="move"} 0"#,
-            "mirror_index_rebuilds_total 1",
-            "mirror_evicted_blobs_total 1",
-            "mirror_evicted_bytes_total 5",
-            "# EOF",
-        ] {
-            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
-        }
-    }
-
-    #[test]
-    fn a_million_names_from_outside_make_no_more_series_than_one() {
-        let metrics = Metrics::new([docker_hub()]);
-        let series_after = |names: std::ops::Range<u32>| {
-            for n in names {
-                let name: RegistryName = format!("r{n}.example").parse().expect("valid");
-                metrics.request(Some(&name), RequestKind::Manifest, Outcome::Fill, 200);
-                metrics.upstream_request(name.as_str(), "ok");
-            }
-            metrics.encode().lines().count()
-        };
-        let of_one = series_after(0..1);
-        assert_eq!(series_after(1..1_000_000), of_one);
-        assert!(metrics.encode().contains(r#"upstream="other""#));
-    }
-}
+mod tests;

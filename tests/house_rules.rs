@@ -23,7 +23,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &["oci", "outcome", "metrics"]),
     ("bench", &["oci", "upstream", "bench"]),
     ("bundle", &["oci", "clock", "metadata", "blob_store", "bundle"]),
-    ("telemetry", &["config", "telemetry"]),
+    ("telemetry", &["telemetry"]),
     // `upstream` for the one parser of `auth`; the adapters stay out of reach.
     ("config", &["oci", "telemetry", "upstream", "config"]),
     ("systemd", &["systemd"]),
@@ -55,7 +55,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("moka", &["mirror", "upstream"]),
     ("oci_spec", &["oci"]),
-    ("prometheus_client", &["metrics.rs"]),
+    ("prometheus_client", &["metrics"]),
     ("psl", &["upstream"]),
     ("reqwest", &["upstream/http"]),
     ("rustls", &["server/tls", "upstream/http"]),

@@ -8,7 +8,6 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,9 +17,7 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use super::{AdminState, Door, LIMITS, answer_any};
-
-/// How long to wait after accepting failed, which it does when file descriptors run out.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::server::listener::accepted;
 
 /// Listens on a socket that its owner and group may use. `None` where that cannot be: the daemon
 /// serves without it. To be called with the store locked, so that what is there is left over.
@@ -55,18 +52,13 @@ pub async fn serve(listener: UnixListener, state: AdminState, shutdown: impl Fut
     let graceful = GracefulShutdown::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
-        let next = async { (Arc::clone(&seats).acquire_owned().await, listener.accept().await) };
-        let (seat, accepted) = tokio::select! {
+        let next = async {
+            let seat = Arc::clone(&seats).acquire_owned().await;
+            (seat, accepted(|| listener.accept()).await)
+        };
+        let (seat, (stream, _)) = tokio::select! {
             next = next => next,
             () = &mut shutdown => break,
-        };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "the admin socket cannot accept a connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
         };
         let state = state.clone();
         let service = service_fn(move |request| {

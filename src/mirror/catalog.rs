@@ -1,12 +1,11 @@
 //! What the mirror holds, by image: for people and scripts, never on the path of a pull.
 //!
 //! Lists images, says what one consists of and what of it is stored, remembers pins and frozen tags,
-//! forgets. Looking does not count as using. Every answer is also the JSON of the admin interface,
-//! so fields are added and never renamed.
+//! forgets. Looking does not count as using. What is answered is in `answers`.
+
+mod answers;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-
-use serde::{Deserialize, Serialize};
 
 use super::images::{self, Completeness, Image, Parts, Platforms};
 use super::{Location, Mirror, Route, RouteError, Shared};
@@ -16,6 +15,8 @@ pub use crate::metadata::HistoryEntry;
 use crate::metadata::{FrozenTag, MetadataError, Pin, TagRecord};
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_image, is_index};
 use crate::oci::{Descriptor, Digest, ImageName, Manifest, Platform, Reference, Tag};
+
+pub use answers::{ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State};
 
 /// Indexes within indexes are followed so deep.
 const MAX_DEPTH: usize = 3;
@@ -35,95 +36,6 @@ pub enum CatalogError {
     /// The disk failed.
     #[error(transparent)]
     Metadata(#[from] MetadataError),
-}
-
-/// How much of an image is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// All of it, for every platform.
-    Complete,
-    /// All of it for some platforms.
-    SomePlatforms,
-    /// Nobody could pull it without a network.
-    Partly,
-}
-
-/// An image in a list.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageSummary {
-    /// Its whole name.
-    pub image: String,
-    /// The manifest that the name is answered with.
-    pub digest: Digest,
-    /// How much of it is stored.
-    pub state: State,
-    /// The platforms that are stored whole. Empty for an image that is not in an index.
-    pub platforms: Vec<String>,
-    /// Bytes of it that are stored; what it shares with others is counted for each.
-    pub stored_bytes: u64,
-    /// Bytes of it that are not.
-    pub missing_bytes: u64,
-    /// Whether it never leaves the store.
-    pub pinned: bool,
-    /// Whether upstream is not asked about the tag.
-    pub frozen: bool,
-    /// When upstream last confirmed the tag.
-    pub checked_at: Option<Timestamp>,
-    /// When it was last asked for.
-    pub used_at: Option<Timestamp>,
-}
-
-/// A part of an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Part {
-    /// What it is.
-    #[serde(flatten)]
-    pub descriptor: Descriptor,
-    /// Whether it is stored.
-    pub stored: bool,
-}
-
-/// One platform of an image.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PlatformDetail {
-    /// The platform; `None` for an image that is not in an index.
-    pub platform: Option<String>,
-    /// Its manifest.
-    pub manifest: Part,
-    /// Configuration and layers; empty while the manifest is not stored.
-    pub blobs: Vec<Part>,
-    /// Whether all of it is stored.
-    pub complete: bool,
-}
-
-/// An image, looked at closely.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImageDetail {
-    /// As in the list.
-    #[serde(flatten)]
-    pub summary: ImageSummary,
-    /// The media type of the manifest that the name is answered with.
-    pub media_type: String,
-    /// One for each platform.
-    pub images: Vec<PlatformDetail>,
-    /// What the tag was seen to have, oldest first.
-    pub history: Vec<HistoryEntry>,
-}
-
-/// Whether an image can be pulled without a network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Readiness {
-    /// Its whole name.
-    pub image: String,
-    /// Whether it can.
-    pub ready: bool,
-    /// The manifest that the name is answered with.
-    pub digest: Option<Digest>,
-    /// What is there and what is not.
-    pub completeness: Completeness,
-    /// In a sentence, why not.
-    pub reason: Option<String>,
 }
 
 /// What there is to know before images are looked at, fetched once for a whole list.

@@ -27,7 +27,7 @@ use super::io::plain::PlainStream;
 use super::tls::Tls;
 use super::wire::{Buffers, Wire};
 
-/// How long to wait after accepting failed, which it does when file descriptors run out.
+/// How long to wait after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Buffer for the head of a request, in bytes; a longer head is answered with 431.
 const MAX_HEAD: usize = 128 << 10;
@@ -74,7 +74,8 @@ pub async fn serve<A, F, B>(
     loop {
         let next = async {
             let permit = Arc::clone(&connections).acquire_owned().await;
-            (permit, accept(&listener, limits.send_timeout).await)
+            let next = || async { prepared(listener.accept().await?, limits.send_timeout) };
+            (permit, accepted(next).await)
         };
         let (permit, (stream, peer)) = tokio::select! {
             accepted = next => accepted,
@@ -158,9 +159,13 @@ where
         .serve_connection(TokioIo::new(stream), service)
 }
 
-async fn accept(listener: &TcpListener, send_timeout: Duration) -> (TcpStream, SocketAddr) {
+/// The next connection, however often accepting fails before: it does when file descriptors run out.
+pub async fn accepted<T, F>(accept: impl Fn() -> F) -> T
+where
+    F: Future<Output = io::Result<T>>,
+{
     loop {
-        match listener.accept().await.and_then(|accepted| prepared(accepted, send_timeout)) {
+        match accept().await {
             Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted");

@@ -46,7 +46,7 @@ pub(super) fn read(
     let mut reader = Reader { stores, runtime, intake, seen: Seen::default(), report: Imported::default() };
     match reader.read_all(tar, &meter) {
         Err(Failed::Tar(error)) if meter.broken.get() => Err(ImportError::Read(error)),
-        Err(Failed::Tar(error)) => Err(ImportError::Malformed(error.to_string())),
+        Err(Failed::Tar(error)) => Err(ImportError::Malformed(format!("it is cut short, or no tar: {error}"))),
         Err(Failed::Import(error)) => Err(error),
         Ok(()) => reader.finish(),
     }
