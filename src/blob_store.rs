@@ -148,4 +148,9 @@ pub trait BlobStore: Send + Sync + 'static {
 
     /// How much is stored, from memory.
     fn usage(&self) -> Usage;
+
+    /// How often a blob was taken out of sight, from memory: deleted, set aside, found missing.
+    /// Rises after the blob is gone and before the call that took it away returns, so what was
+    /// opened since a number was read is still there as long as the number stands.
+    fn removals(&self) -> u64;
 }

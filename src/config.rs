@@ -147,6 +147,8 @@ pub struct Cache {
     pub prefetch: u64,
     /// How much may be missing of a blob for its fill to go on when nobody reads it any more.
     pub finish_unread: Limit,
+    /// Memory for manifests and small blobs that were asked for lately, in bytes; none when zero.
+    pub memory: u64,
 }
 
 /// When upstream is asked.

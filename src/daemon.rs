@@ -142,6 +142,7 @@ impl Daemon {
             budget: Budget::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
             room: room(&config.store),
             verify_on_read: config.store.verify_on_read,
+            memory: config.cache.memory,
             metrics: metrics.clone(),
         });
         Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, _lock: lock })
@@ -194,6 +195,7 @@ impl Daemon {
             } else {
                 ErrorCode::Unavailable
             },
+            shortcuts: Arc::default(),
         }
     }
 
@@ -219,6 +221,7 @@ impl Daemon {
                 loop {
                     let usage = blobs.usage();
                     metrics.store(usage.bytes, usage.blobs, budget(&config).unwrap_or_default());
+                    metrics.memory(mirror.memory_used());
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }
             };

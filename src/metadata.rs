@@ -12,6 +12,7 @@ pub mod memory;
 pub mod sled;
 pub mod uses;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use self::lists::{KeptList, ListKey};
@@ -138,6 +139,30 @@ impl BlobRecord {
     }
 }
 
+/// What [`MetadataStore::changes`] counts with. A change notes itself when it begins; it counts when
+/// it is over, however it ended.
+#[derive(Debug, Default)]
+struct Changes(AtomicU64);
+
+impl Changes {
+    const fn begin(&self) -> Change<'_> {
+        Change(self)
+    }
+
+    fn count(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// A change under way; counts when dropped.
+struct Change<'a>(&'a Changes);
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 /// Why the metadata store could not do what it was asked. Callers go on without it.
 #[derive(Debug, thiserror::Error)]
 #[error("metadata: {doing}: {source}")]
@@ -238,6 +263,11 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// Notes when blobs were last used, each counted as one more use. Unknown blobs are left out silently; a lost note is harmless.
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError>;
+
+    /// How often tags, memberships and frozen tags changed, from memory. Rises after a change can be
+    /// seen and before the call that made it returns, so what was read since a number was read still
+    /// is so as long as the number stands.
+    fn changes(&self) -> u64;
 
     /// Makes durable what is not yet.
     fn flush(&self) -> Result<(), MetadataError>;

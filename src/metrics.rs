@@ -8,6 +8,7 @@
 mod totals;
 mod words;
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -72,11 +73,26 @@ labels! {
 
 type TimeToFirstByte = Family<OfOutcome, Histogram, fn() -> Histogram>;
 
+const OUTCOMES: usize = Outcome::ALL.len();
+
+/// Series of one upstream that most requests add to, once they exist: to find them by their labels
+/// would cost a request more than to answer it. They are in the order in which the enums are declared.
+#[derive(Debug, Default)]
+struct Held {
+    /// Those of answers with status 200, by kind and outcome.
+    requests: [[OnceLock<Counter>; OUTCOMES]; RequestKind::COUNT],
+    sent: [OnceLock<Counter>; OUTCOMES],
+}
+
 /// Everything that is counted. Cheap to call; shared behind an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
     upstreams: Vec<RegistryName>,
+    /// For each upstream by its place, and behind them for others and for none.
+    held: Vec<Held>,
+    first_bytes: [OnceLock<Histogram>; OUTCOMES],
+    paths: [OnceLock<Counter>; SentBy::ALL.len()],
     tally: Tally,
     requests: Family<OfRequest, Counter>,
     sent: Family<OfSent, Counter>,
@@ -108,6 +124,8 @@ pub struct Metrics {
     prefetches_dropped: Counter,
     helping_streams: Counter,
     given_up_streams: Counter,
+    at_hand: Counter,
+    memory_used: Gauge<u64, AtomicU64>,
 }
 
 impl Metrics {
@@ -118,7 +136,10 @@ impl Metrics {
         upstreams.dedup();
         let mut metrics = Metrics {
             registry: Registry::with_prefix("mirror"),
+            held: (0..upstreams.len() + 2).map(|_| Held::default()).collect(),
             upstreams,
+            first_bytes: Default::default(),
+            paths: Default::default(),
             tally: Tally::default(),
             requests: Family::default(),
             sent: Family::default(),
@@ -150,6 +171,8 @@ impl Metrics {
             prefetches_dropped: Counter::default(),
             helping_streams: Counter::default(),
             given_up_streams: Counter::default(),
+            at_hand: Counter::default(),
+            memory_used: Gauge::default(),
         };
         metrics.register();
         for kind in ["move", "rollback"] {
@@ -223,6 +246,8 @@ impl Metrics {
             Unit::Bytes,
             self.resumed.clone(),
         );
+        registry.register("memory_hits", "Answers from memory, without a look at the store", self.at_hand.clone());
+        registry.register_with_unit("memory_used", "Bytes of answers in memory", Unit::Bytes, self.memory_used.clone());
         self.register_fill_extras();
         let registry = &mut self.registry;
         registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -273,13 +298,20 @@ impl Metrics {
 
     /// A request was answered; `None` when it was for no upstream.
     pub fn request(&self, upstream: Option<&RegistryName>, kind: RequestKind, outcome: Outcome, status: u16) {
-        let labels = OfRequest {
-            upstream: self.upstream(upstream.map(RegistryName::as_str)),
-            kind: Label::Word(kind.as_str()),
-            outcome: Label::Word(outcome.as_str()),
-            status: if (100..600).contains(&status) { Label::Status(status) } else { Label::Word("other") },
+        let place = self.place(upstream);
+        let find = || {
+            let labels = OfRequest {
+                upstream: self.label(place),
+                kind: Label::Word(kind.as_str()),
+                outcome: Label::Word(outcome.as_str()),
+                status: if (100..600).contains(&status) { Label::Status(status) } else { Label::Word("other") },
+            };
+            self.requests.get_or_create(&labels).clone()
         };
-        self.requests.get_or_create(&labels).inc();
+        match self.held.get(place) {
+            Some(held) if status == 200 => held.requests[kind as usize][outcome as usize].get_or_init(find).inc(),
+            _ => find().inc(),
+        };
         if matches!(kind, RequestKind::Manifest | RequestKind::Blob) && (200..300).contains(&status) {
             Tally::count(&self.tally.requests, outcome, 1);
         }
@@ -288,8 +320,15 @@ impl Metrics {
     /// So many bytes of content went to a client.
     pub fn sent(&self, upstream: Option<&RegistryName>, outcome: Outcome, bytes: u64) {
         Tally::count(&self.tally.sent, outcome, bytes);
-        let upstream = self.upstream(upstream.map(RegistryName::as_str));
-        self.sent.get_or_create(&OfSent { upstream, outcome: Label::Word(outcome.as_str()) }).inc_by(bytes);
+        let place = self.place(upstream);
+        let find = || {
+            let labels = OfSent { upstream: self.label(place), outcome: Label::Word(outcome.as_str()) };
+            self.sent.get_or_create(&labels).clone()
+        };
+        match self.held.get(place) {
+            Some(held) => held.sent[outcome as usize].get_or_init(find).inc_by(bytes),
+            None => find().inc_by(bytes),
+        };
     }
 
     /// An upstream answered a request, or did not: a word for how.
@@ -342,13 +381,17 @@ impl Metrics {
 
     /// How long a client waited for the first byte of content.
     pub fn time_to_first_byte(&self, outcome: Outcome, waited: Duration) {
-        let labels = OfOutcome { outcome: Label::Word(outcome.as_str()) };
-        self.time_to_first_byte.get_or_create(&labels).observe(waited.as_secs_f64());
+        let find = || {
+            let labels = OfOutcome { outcome: Label::Word(outcome.as_str()) };
+            self.time_to_first_byte.get_or_create(&labels).clone()
+        };
+        self.first_bytes[outcome as usize].get_or_init(find).observe(waited.as_secs_f64());
     }
 
     /// The body of an answer was sent, or as much of it as the client took.
     pub fn sent_by(&self, by: SentBy) {
-        self.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }).inc();
+        let find = || self.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }).clone();
+        self.paths[by as usize].get_or_init(find).inc();
     }
 
     /// What the store holds and may hold: bytes, blobs, bytes.
@@ -421,6 +464,16 @@ impl Metrics {
         self.given_up_streams.inc();
     }
 
+    /// A request was answered from memory, without a look at the store.
+    pub fn at_hand(&self) {
+        self.at_hand.inc();
+    }
+
+    /// So many bytes of answers are in memory.
+    pub fn memory(&self, used: u64) {
+        self.memory_used.set(used);
+    }
+
     /// The sums that people ask for.
     pub fn totals(&self) -> Totals {
         Totals {
@@ -440,9 +493,26 @@ impl Metrics {
     }
 
     fn upstream(&self, name: Option<&str>) -> Label {
-        let Some(name) = name else { return Label::Word("none") };
-        let found = self.upstreams.binary_search_by(|known| known.as_str().cmp(name)).ok();
-        found.and_then(|at| self.upstreams.get(at)).map_or(Label::Word("other"), |known| Label::Upstream(known.clone()))
+        self.label(self.place_of(name))
+    }
+
+    fn place(&self, upstream: Option<&RegistryName>) -> usize {
+        self.place_of(upstream.map(RegistryName::as_str))
+    }
+
+    /// Where an upstream is among those with series of their own; behind them come the others, and none.
+    fn place_of(&self, name: Option<&str>) -> usize {
+        let count = self.upstreams.len();
+        let Some(name) = name else { return count + 1 };
+        self.upstreams.binary_search_by(|known| known.as_str().cmp(name)).unwrap_or(count)
+    }
+
+    fn label(&self, place: usize) -> Label {
+        match self.upstreams.get(place) {
+            Some(known) => Label::Upstream(known.clone()),
+            None if place == self.upstreams.len() => Label::Word("other"),
+            None => Label::Word("none"),
+        }
     }
 }
 

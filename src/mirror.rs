@@ -23,6 +23,7 @@ pub mod images;
 mod lazy;
 pub mod lists;
 pub mod manifests;
+pub mod memory;
 mod negatives;
 pub mod prefetch;
 pub mod resume;
@@ -55,6 +56,7 @@ pub use error::{MirrorError, Subject};
 pub use freshness::{Mode, Policy};
 pub use lists::{ReferrersAnswer, TagsAnswer};
 pub use manifests::ManifestAnswer;
+pub use memory::{Kept, Wanted};
 pub use room::Room;
 pub use routes::{Route, RouteError, Routes};
 pub use scrub::Complaint;
@@ -64,6 +66,7 @@ use flights::{Flights, Shareable};
 use holds::Holds;
 use lists::Lists;
 use manifests::Fetched;
+use memory::Memory;
 use negatives::Negatives;
 use scrub::Trust;
 
@@ -102,6 +105,8 @@ pub struct Parts {
     pub room: Room,
     /// Whether every blob is hashed before it is served.
     pub verify_on_read: bool,
+    /// Memory for small content that was asked for lately, in bytes; none when zero.
+    pub memory: u64,
     /// Where events are counted.
     pub metrics: Arc<Metrics>,
 }
@@ -123,6 +128,7 @@ pub(crate) struct Shared {
     room: Room,
     holds: Holds,
     trust: Trust,
+    memory: Memory,
     metrics: Arc<Metrics>,
     fills: Flights<BlobKey, Following>,
     tags: Flights<TagKey, Shareable<Fetched>>,
@@ -163,6 +169,7 @@ impl Mirror {
             budget,
             room,
             verify_on_read,
+            memory,
             metrics,
         } = parts;
         Mirror(Arc::new(Shared {
@@ -177,6 +184,7 @@ impl Mirror {
             room,
             holds: Holds::default(),
             trust: Trust::new(verify_on_read),
+            memory: Memory::new(memory),
             metrics,
             fills: Flights::new(),
             tags: Flights::new(),

@@ -16,6 +16,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -40,6 +41,7 @@ struct Inner {
     sha256: Folder,
     sha512: Folder,
     known: RwLock<Known>,
+    removals: AtomicU64,
     /// Digests whose file was already complained about.
     reported: Mutex<HashSet<Digest>>,
     /// Held while a name appears or disappears, never while bytes are synced.
@@ -83,6 +85,7 @@ impl LocalBlobStore {
             sha256: Folder::open(blobs.join(Algorithm::Sha256.as_str()))?,
             sha512: Folder::open(blobs.join(Algorithm::Sha512.as_str()))?,
             known: RwLock::default(),
+            removals: AtomicU64::new(0),
             reported: Mutex::default(),
             naming: Mutex::default(),
         };
@@ -150,6 +153,10 @@ impl BlobStore for LocalBlobStore {
 
     fn usage(&self) -> Usage {
         self.0.known.read().unwrap_or_else(PoisonError::into_inner).usage()
+    }
+
+    fn removals(&self) -> u64 {
+        self.0.removals.load(Ordering::SeqCst)
     }
 }
 
@@ -276,8 +283,13 @@ impl Inner {
     fn remember(&self, digest: &Digest, size: Option<u64>) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.forget(digest);
-        if let Some(size) = size {
-            known.learn(digest, size);
+        match size {
+            Some(size) => {
+                known.learn(digest, size);
+            }
+            None => {
+                self.removals.fetch_add(1, Ordering::SeqCst);
+            }
         }
     }
 

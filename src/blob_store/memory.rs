@@ -4,6 +4,7 @@
 //! reads the file and removes it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -15,7 +16,10 @@ use crate::oci::Digest;
 
 /// Blobs in a table.
 #[derive(Debug, Default)]
-pub struct MemoryBlobStore(Mutex<HashMap<Digest, Bytes>>);
+pub struct MemoryBlobStore {
+    blobs: Mutex<HashMap<Digest, Bytes>>,
+    removals: AtomicU64,
+}
 
 impl MemoryBlobStore {
     /// An empty store.
@@ -24,7 +28,7 @@ impl MemoryBlobStore {
     }
 
     fn blobs(&self) -> MutexGuard<'_, HashMap<Digest, Bytes>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -44,6 +48,7 @@ impl BlobStore for MemoryBlobStore {
 
     async fn delete(&self, digest: &Digest) -> Result<(), StoreError> {
         self.blobs().remove(digest);
+        self.removals.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
@@ -59,6 +64,7 @@ impl BlobStore for MemoryBlobStore {
         });
         if same {
             blobs.remove(digest);
+            self.removals.fetch_add(1, Ordering::SeqCst);
         }
         Ok(same)
     }
@@ -70,5 +76,9 @@ impl BlobStore for MemoryBlobStore {
     fn usage(&self) -> Usage {
         let blobs = self.blobs();
         Usage { bytes: blobs.values().map(|bytes| bytes.len() as u64).sum(), blobs: blobs.len() as u64, set_aside: 0 }
+    }
+
+    fn removals(&self) -> u64 {
+        self.removals.load(Ordering::SeqCst)
     }
 }

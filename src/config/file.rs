@@ -138,6 +138,8 @@ pub struct Cache {
     /// How much may be missing of a blob, as a size or a part of it, for its download to go on when the
     /// last client has left.
     pub finish_unread: String,
+    /// Memory for manifests and small blobs that were asked for lately; `0` for none.
+    pub memory: String,
 }
 
 impl Default for Cache {
@@ -150,6 +152,7 @@ impl Default for Cache {
             complete_only: false,
             prefetch: "0".into(),
             finish_unread: "100%".into(),
+            memory: "16MiB".into(),
         }
     }
 }

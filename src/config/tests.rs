@@ -34,6 +34,7 @@ fn without_a_file_everything_has_its_default() {
     assert_eq!((config.store.max_size, config.store.min_free), (Limit::Percent(80), Limit::Percent(5)));
     assert_eq!(config.cache.tag_ttl, Duration::from_secs(300));
     assert_eq!(config.cache.stale_if_error, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.cache.memory, 16 << 20);
     assert_eq!(config.limits, Limits { fills: 64, fill_memory: 32 << 20 });
     assert_eq!(config.routes.default.as_str(), "docker.io");
     let hosts: Vec<_> = config.upstreams.iter().map(|upstream| upstream.host.as_str()).collect();
@@ -333,6 +334,9 @@ fn sizes_and_durations_need_units() {
     for wrong in ["", "5", "-5m", "5 parsecs", "101years", "forever"] {
         assert_eq!(ttl(wrong), None, "{wrong}");
     }
+    let memory = |size: &str| parse(&format!("[cache]\nmemory = \"{size}\"")).map(|config| config.cache.memory).ok();
+    assert_eq!((memory("1MiB"), memory("0"), memory("10%")), (Some(1 << 20), Some(0), None));
+    assert!(broken("[cache]\nmemory = \"much\"").contains("\"much\" is not a size"));
     assert!(broken("[store]\nmax_size = \"0%\"").contains("a store needs room"));
     assert!(broken("[server]\nheader_timeout = \"0s\"").contains("time-out of zero"));
 }

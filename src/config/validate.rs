@@ -200,6 +200,7 @@ impl Check {
             complete_only: typed.complete_only,
             prefetch: self.size("cache.prefetch", &typed.prefetch),
             finish_unread: self.limit("cache.finish_unread", &typed.finish_unread).unwrap_or(Limit::Percent(100)),
+            memory: self.size("cache.memory", &typed.memory),
         }
     }
 

@@ -6,15 +6,18 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin, TagKey,
-    TagRecord,
+    BlobRecord, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin,
+    TagKey, TagRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
 
 /// Metadata in tables.
 #[derive(Debug, Default)]
-pub struct MemoryMetadata(Mutex<Tables>);
+pub struct MemoryMetadata {
+    tables: Mutex<Tables>,
+    changes: Changes,
+}
 
 #[derive(Debug, Default)]
 struct Tables {
@@ -34,7 +37,7 @@ impl MemoryMetadata {
     }
 
     fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -50,6 +53,7 @@ impl MetadataStore for MemoryMetadata {
     }
 
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         let mut tables = self.tables();
         let before = tables.tags.insert(key.clone(), record.clone());
         if before.is_none_or(|before| before.descriptor.digest != record.descriptor.digest) {
@@ -63,6 +67,7 @@ impl MetadataStore for MemoryMetadata {
     }
 
     fn remove_tag(&self, location: &Location, tag: &Tag) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         self.tables().tags.retain(|key, _| key.location != *location || key.tag != *tag);
         Ok(())
     }
@@ -72,11 +77,13 @@ impl MetadataStore for MemoryMetadata {
     }
 
     fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         self.tables().members.insert((location.clone(), descriptor.digest), descriptor.clone());
         Ok(())
     }
 
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         self.tables().members.remove(&(location.clone(), *digest));
         Ok(())
     }
@@ -99,12 +106,14 @@ impl MetadataStore for MemoryMetadata {
     }
 
     fn freeze(&self, frozen: &FrozenTag) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         let key = (frozen.location.clone(), frozen.tag.clone());
         self.tables().frozen.insert(key, frozen.digest);
         Ok(())
     }
 
     fn unfreeze(&self, location: &Location, tag: &Tag) -> Result<bool, MetadataError> {
+        let _change = self.changes.begin();
         Ok(self.tables().frozen.remove(&(location.clone(), tag.clone())).is_some())
     }
 
@@ -168,6 +177,10 @@ impl MetadataStore for MemoryMetadata {
             }
         }
         Ok(())
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.count()
     }
 
     fn flush(&self) -> Result<(), MetadataError> {

@@ -23,8 +23,8 @@ pub use index::IndexState;
 use super::encoding::{decode_member_location, decode_tag_key, member_key, tag_key, tag_prefix};
 use super::files::{Files, Key};
 use super::{
-    BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin, TagKey,
-    TagRecord,
+    BlobRecord, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin,
+    TagKey, TagRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -44,6 +44,7 @@ pub struct SledMetadata {
     index: Option<Index>,
     spare: Mutex<Spare>,
     stripes: [Mutex<()>; STRIPES],
+    changes: Changes,
     replaced: bool,
 }
 
@@ -66,6 +67,7 @@ impl SledMetadata {
             index,
             spare: Mutex::default(),
             stripes: std::array::from_fn(|_| Mutex::default()),
+            changes: Changes::default(),
             replaced,
         }
     }
@@ -101,6 +103,7 @@ impl SledMetadata {
     /// every start, while requests are served. `now` is a moment before the list of blobs was
     /// made: blobs that the index did not know count as used then.
     pub fn rebuild(&self, blobs: &[(Digest, u64)], now: Timestamp) {
+        let _change = self.changes.begin();
         if self.index_state() == IndexState::Behind {
             self.fenced("clearing it", |index| index.tags.clear().and_then(|()| index.members.clear()));
             self.reindex_all();
@@ -252,6 +255,7 @@ impl MetadataStore for SledMetadata {
     }
 
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         let _writing = self.stripe(&key.location, key.tag.as_str());
         self.files.put_tag(key, record).map_err(|error| MetadataError::new("writing a tag", error))?;
         self.index_value("writing a tag", tag_key(key), Some(record), |index| &index.tags);
@@ -259,6 +263,7 @@ impl MetadataStore for SledMetadata {
     }
 
     fn remove_tag(&self, location: &Location, tag: &Tag) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         let _writing = self.stripe(location, tag.as_str());
         self.fenced("removing a tag", |index| {
             for key in index.tags.scan_prefix(tag_prefix(location, tag)).keys() {
@@ -283,6 +288,7 @@ impl MetadataStore for SledMetadata {
     }
 
     fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         let digest = &descriptor.digest;
         let _writing = self.stripe(location, &digest.hex());
         self.files
@@ -295,6 +301,7 @@ impl MetadataStore for SledMetadata {
     }
 
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         let _writing = self.stripe(location, &digest.hex());
         self.fenced("removing a membership", |index| index.members.remove(member_key(location, digest)));
         self.files.remove_member(location, digest).map_err(|error| MetadataError::new("removing a membership", error))
@@ -319,10 +326,12 @@ impl MetadataStore for SledMetadata {
     }
 
     fn freeze(&self, frozen: &FrozenTag) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
         self.files.freeze(frozen).map_err(|error| MetadataError::new("freezing a tag", error))
     }
 
     fn unfreeze(&self, location: &Location, tag: &Tag) -> Result<bool, MetadataError> {
+        let _change = self.changes.begin();
         self.files.unfreeze(location, tag).map_err(|error| MetadataError::new("unfreezing a tag", error))
     }
 
@@ -421,6 +430,10 @@ impl MetadataStore for SledMetadata {
             }
         }
         Ok(())
+    }
+
+    fn changes(&self) -> u64 {
+        self.changes.count()
     }
 
     fn flush(&self) -> Result<(), MetadataError> {

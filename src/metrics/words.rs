@@ -18,6 +18,9 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
+    /// How many there are.
+    pub(super) const COUNT: usize = RequestKind::Other as usize + 1;
+
     /// The word.
     pub const fn as_str(self) -> &'static str {
         match self {

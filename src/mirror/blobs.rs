@@ -54,7 +54,10 @@ impl Mirror {
         digest: Digest,
         range: Option<&RangeHeader>,
     ) -> Result<BlobAnswer, MirrorError> {
-        if let Some((content, outcome)) = self.stored_blob(route, &digest).await? {
+        let stamp = self.0.stamp();
+        if let Some((content, outcome)) = self.stored_blob(route, &digest).await?
+            && let Some(content) = self.0.blob_in_memory(&route.location, &digest, content, stamp).await
+        {
             return stored(&self.0, content, digest, range, outcome);
         }
         self.0.negatives.check(&missing(&route.location, digest), self.0.clock.now())?;

@@ -8,12 +8,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::error::{MirrorError, Subject};
 use super::freshness::{self, Plan};
 use super::images::{self, Platforms};
+use super::memory::{Name, Stamp};
 use super::negatives::Missing;
 use super::{BlobKey, Location, Mirror, Mode, OCTET_STREAM, Policy, Shared, tag_moves};
-use crate::blob_store::StoreError;
+use crate::blob_store::{Content, StoreError};
 use crate::metadata::{TagKey, TagRecord};
 use crate::mirror::Route;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -49,13 +52,20 @@ impl Mirror {
     ) -> Result<ManifestAnswer, MirrorError> {
         let answer = match reference {
             Reference::Digest(digest) => self.0.answer_by_digest(route, *digest).await?,
-            Reference::Tag(tag) => match self.0.frozen(&route.location, tag) {
-                Some(digest) => self.0.answer_by_digest(route, digest).await?,
-                None => {
-                    let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
-                    self.0.manifest_by_tag(route, key).await?
+            Reference::Tag(tag) => {
+                let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
+                let stamp = self.0.stamp();
+                match self.0.frozen(&route.location, tag) {
+                    Some(digest) => {
+                        let answer = self.0.answer_by_digest(route, digest).await?;
+                        if answer.outcome == Outcome::Hit {
+                            self.0.keep_at_hand(Name::Tag(key), &answer.manifest, None, stamp);
+                        }
+                        answer
+                    }
+                    None => self.0.manifest_by_tag(route, key, stamp).await?,
                 }
-            },
+            }
         };
         let Policy { mode, complete_only, .. } = self.0.policy;
         if complete_only && (mode == Mode::Offline || answer.outcome == Outcome::Stale) {
@@ -107,7 +117,12 @@ impl Shared {
     }
 
     /// Mutable: upstream first, when the tag is no longer fresh; then what is remembered.
-    async fn manifest_by_tag(self: &Arc<Self>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
+    async fn manifest_by_tag(
+        self: &Arc<Self>,
+        route: &Route,
+        key: TagKey,
+        stamp: Stamp,
+    ) -> Result<ManifestAnswer, MirrorError> {
         let record = self.metadata.tag(&key).unwrap_or_else(|error| {
             tracing::warn!(location = %key.location, tag = %key.tag, %error, "tag not remembered, asking upstream");
             None
@@ -152,7 +167,11 @@ impl Shared {
             None => (None, None),
         };
         let digest = record.map(|record| record.descriptor.digest);
-        self.remembered(route, &key, digest, error, stale_for).await
+        let answer = self.remembered(route, &key, digest, error, stale_for).await?;
+        if own && plan == Plan::Serve && answer.outcome == Outcome::Hit {
+            self.keep_at_hand(Name::Tag(key), &answer.manifest, checked_at, stamp);
+        }
+        Ok(answer)
     }
 
     /// The manifest that an operator froze the tag to.
@@ -255,20 +274,31 @@ impl Shared {
 
     /// The manifest from the store, verified: it is small, and its media type is not in its bytes.
     async fn stored_manifest(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
+        let stamp = self.stamp();
         let (descriptor, content) = self.open_member(&route.location, digest).await?;
         // A blob that was fetched as a blob does not know that it is a manifest.
         if descriptor.media_type.as_ref() == OCTET_STREAM || content.size > MAX_MANIFEST_SIZE {
             return None;
         }
-        let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
-        if Digest::of(digest.algorithm(), &bytes) != *digest {
-            tracing::error!(%digest, "a stored manifest was damaged; fetching it again");
-            self.metrics.damaged();
-            let _ = self.blobs.set_aside(digest, &content).await;
-            return None;
-        }
+        let bytes = match self.bytes_at_hand(&route.location, &descriptor) {
+            Some(bytes) => bytes,
+            None => self.verified_bytes(digest, &content).await?,
+        };
         let descriptor = Descriptor { size: content.size, ..descriptor };
-        Some(Arc::new(Manifest { descriptor, bytes }))
+        let manifest = Manifest { descriptor, bytes };
+        self.keep_at_hand(Name::Manifest(route.location.clone(), *digest), &manifest, None, stamp);
+        Some(Arc::new(manifest))
+    }
+
+    async fn verified_bytes(&self, digest: &Digest, content: &Content) -> Option<Bytes> {
+        let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
+        if Digest::of(digest.algorithm(), &bytes) == *digest {
+            return Some(bytes);
+        }
+        tracing::error!(%digest, "a stored manifest was damaged; fetching it again");
+        self.metrics.damaged();
+        let _ = self.blobs.set_aside(digest, content).await;
+        None
     }
 
     pub(super) async fn fetch_manifest(

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::io::Receipt;
+use super::shortcut::Asked;
 use crate::metrics::{Metrics, RequestKind, SentBy};
 use crate::mirror::{Complaint, Location};
-use crate::oci::ErrorCode;
+use crate::oci::{ErrorCode, Reference};
 use crate::outcome::Outcome;
 
 /// A request being answered.
@@ -24,7 +25,7 @@ pub struct Exchange {
     /// Where the answer comes from.
     pub outcome: Outcome,
     /// The tag or digest asked for.
-    pub reference: Option<String>,
+    pub reference: Option<Reference>,
     metrics: Arc<Metrics>,
     peer: SocketAddr,
     method: http::Method,
@@ -66,6 +67,17 @@ impl Exchange {
     /// The request was routed.
     pub fn located(&mut self, location: &Location) {
         self.location = Some(location.clone());
+    }
+
+    /// The answer is in memory.
+    pub fn found(&mut self, asked: &Asked) {
+        let (kind, reference) = match asked {
+            Asked::Manifest(reference, _) => (RequestKind::Manifest, reference),
+            Asked::Blob(reference) => (RequestKind::Blob, reference),
+        };
+        self.kind = kind;
+        self.reference = Some(reference.clone());
+        self.outcome = Outcome::Hit;
     }
 
     /// The status is decided.
@@ -150,7 +162,7 @@ impl Drop for Exchange {
             outcome = self.outcome.as_str(),
             upstream = upstream.map(|name| name.as_str()),
             repository = self.location.as_ref().map(|location| location.repository.as_str()),
-            reference = self.reference.as_deref(),
+            reference = self.reference.as_ref().map(tracing::field::display),
             bytes = self.bytes,
             complete = self.length.is_some_and(|length| self.bytes >= length),
             first_byte_ms = self.first_byte.map(milliseconds),

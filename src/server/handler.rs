@@ -10,6 +10,7 @@ use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::listener::Client;
 use super::response::{self, Answer};
+use super::shortcut::{Asked, Shortcut};
 use crate::metrics::RequestKind;
 use crate::mirror::{MirrorError, Route, Subject};
 use crate::oci::{AcceptSet, Digest, ErrorCode, Page, RangeHeader, Reference, Request, RequestError, Target};
@@ -54,8 +55,7 @@ impl Refusal {
 /// Turns the request into data, or says why not. Touches nothing.
 fn understood(request: &HttpRequest<Incoming>) -> Result<Request, Refusal> {
     let headers = request.headers();
-    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if size > MAX_HEADERS {
+    if size_of(headers) > MAX_HEADERS {
         return Err(Refusal::HeadersTooLarge);
     }
     let uri = request.uri();
@@ -67,6 +67,10 @@ fn understood(request: &HttpRequest<Incoming>) -> Result<Request, Refusal> {
         return Err(Refusal::Body);
     }
     Ok(parsed)
+}
+
+fn size_of(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 fn has_body(headers: &HeaderMap) -> bool {
@@ -85,6 +89,10 @@ async fn respond(edge: &Edge, exchange: &mut Exchange, http: &HttpRequest<Incomi
     };
     exchange.located(&route.location);
     let namespace = route.namespace.clone();
+    if let Some(mut answer) = at_hand(edge, exchange, http, &route, &request) {
+        answer.namespace = namespace;
+        return answer;
+    }
     let answered = match request {
         Request::Ping => Ok(Answer::ping()),
         Request::Manifest { reference, .. } => manifest(edge, exchange, http, &route, &reference).await,
@@ -92,7 +100,7 @@ async fn respond(edge: &Edge, exchange: &mut Exchange, http: &HttpRequest<Incomi
         Request::Tags { target, page } => tags(edge, exchange, &route, target, &page).await,
         Request::Referrers { target, digest, artifact_type, cursor } => {
             exchange.kind = RequestKind::Referrers;
-            exchange.reference = Some(digest.to_string());
+            exchange.reference = Some(Reference::Digest(digest));
             let found = edge.mirror.referrers(&route, digest, artifact_type.as_deref(), cursor.as_ref()).await;
             found.map(|answer| {
                 exchange.outcome = answer.outcome;
@@ -108,6 +116,56 @@ async fn respond(edge: &Edge, exchange: &mut Exchange, http: &HttpRequest<Incomi
     answer
 }
 
+/// The answer that is in memory. Conditional requests and parts go the long way.
+fn at_hand(
+    edge: &Edge,
+    exchange: &mut Exchange,
+    http: &HttpRequest<Incoming>,
+    route: &Route,
+    request: &Request,
+) -> Option<Answer> {
+    if is_conditional(http.headers()) {
+        return None;
+    }
+    let asked = match request {
+        Request::Manifest { reference, .. } => {
+            Asked::Manifest(reference.clone(), AcceptSet::from_headers(strings(http.headers(), ACCEPT)))
+        }
+        Request::Blob { digest, .. } => Asked::Blob(Reference::Digest(*digest)),
+        _ => return None,
+    };
+    let kept = edge.mirror.at_hand(route, asked.wanted()?)?;
+    exchange.found(&asked);
+    edge.shortcuts.remember(http, Shortcut::new(http, route.clone(), asked, &kept));
+    Some(Answer::kept(kept))
+}
+
+fn is_conditional(headers: &HeaderMap) -> bool {
+    headers.contains_key(IF_NONE_MATCH) || headers.contains_key(RANGE)
+}
+
+/// The answer to a request that was answered from memory before, if it still is there. All that
+/// refuses a request is looked at as ever; what the request means is known.
+pub fn at_once(edge: &Edge, client: &Client, request: &HttpRequest<Incoming>) -> Option<http::Response<ResponseBody>> {
+    let shortcut = edge.shortcuts.find(request)?;
+    let headers = request.headers();
+    let plain = (request.method() == Method::GET || request.method() == Method::HEAD)
+        && request.uri().authority().is_none()
+        && !is_conditional(headers)
+        && !has_body(headers)
+        && size_of(headers) <= MAX_HEADERS;
+    let kept = shortcut.kept.upgrade().filter(|_| plain)?;
+    if !edge.mirror.still_holds(&shortcut.route, shortcut.asked.wanted()?, &kept) {
+        return None;
+    }
+    let mut exchange = Exchange::begin(edge.metrics.clone(), client.peer, request);
+    exchange.located(&shortcut.route.location);
+    exchange.found(&shortcut.asked);
+    let mut answer = Answer::kept(kept);
+    answer.namespace = shortcut.route.namespace.clone();
+    Some(response::render(answer, request.method() == Method::HEAD, exchange, &client.wire))
+}
+
 async fn manifest(
     edge: &Edge,
     exchange: &mut Exchange,
@@ -116,7 +174,7 @@ async fn manifest(
     reference: &Reference,
 ) -> Result<Answer, MirrorError> {
     exchange.kind = RequestKind::Manifest;
-    exchange.reference = Some(reference.to_string());
+    exchange.reference = Some(reference.clone());
     let accept = AcceptSet::from_headers(strings(http.headers(), ACCEPT));
     let answer = edge.mirror.manifest(route, reference, accept).await?;
     exchange.outcome = answer.outcome;
@@ -135,7 +193,7 @@ async fn blob(
     digest: Digest,
 ) -> Result<Answer, MirrorError> {
     exchange.kind = RequestKind::Blob;
-    exchange.reference = Some(digest.to_string());
+    exchange.reference = Some(Reference::Digest(digest));
     if http.method() == Method::HEAD || matches_etag(http.headers(), &digest) {
         let stat = edge.mirror.stat_blob(route, digest).await?;
         exchange.outcome = stat.outcome;

@@ -1,5 +1,6 @@
 //! Answers become responses here: status, headers, body. Nothing is decided.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,20 +8,23 @@ use http::header::{
     ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LINK,
     RETRY_AFTER, WARNING,
 };
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
 use super::body::ResponseBody;
 use super::exchange::Exchange;
 use super::wire::Wire;
-use crate::mirror::{BlobAnswer, BlobBody, ManifestAnswer, MirrorError, ReferrersAnswer, TagsAnswer};
-use crate::oci::{ContentRange, Digest, ErrorCode, MediaType, RegistryName, Request};
+use crate::mirror::{BlobAnswer, BlobBody, Kept, ManifestAnswer, MirrorError, ReferrersAnswer, TagsAnswer};
+use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, MediaType, RegistryName, Request};
+use crate::outcome::Outcome;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+/// The type of blobs.
+const OCTET_STREAM: &str = "application/octet-stream";
 
 /// What to tell the client.
 #[derive(Debug)]
@@ -41,6 +45,17 @@ enum AnswerBody {
     /// Nothing is sent, and this is its length where it is known.
     Absent(Option<u64>),
     Blob(BlobBody, Option<u64>),
+    Kept(Arc<Kept>),
+}
+
+impl AnswerBody {
+    fn length(&self) -> Option<u64> {
+        match self {
+            AnswerBody::Bytes(bytes) => Some(bytes.len() as u64),
+            AnswerBody::Absent(length) | AnswerBody::Blob(_, length) => *length,
+            AnswerBody::Kept(kept) => Some(kept.descriptor.size),
+        }
+    }
 }
 
 impl Answer {
@@ -70,6 +85,11 @@ impl Answer {
             .header(CONTENT_TYPE, descriptor.media_type.as_ref())
             .identified(&descriptor.digest);
         answer.stale(stale_for)
+    }
+
+    /// What is in memory.
+    pub fn kept(kept: Arc<Kept>) -> Answer {
+        Answer::new(StatusCode::OK, AnswerBody::Kept(kept))
     }
 
     /// Tags of the repository that the client calls `name`; `next` asks for the rest of them.
@@ -174,7 +194,7 @@ impl Answer {
     }
 
     fn described_blob(self, digest: &Digest) -> Answer {
-        self.header(CONTENT_TYPE, "application/octet-stream").header(ACCEPT_RANGES, "bytes").identified(digest)
+        self.header(CONTENT_TYPE, OCTET_STREAM).header(ACCEPT_RANGES, "bytes").identified(digest)
     }
 }
 
@@ -185,27 +205,44 @@ fn stale_warning(age: Duration) -> String {
 /// Makes the response. The exchange goes with the body, to be closed when that ends.
 pub fn render(answer: Answer, head_only: bool, mut exchange: Exchange, wire: &Wire) -> Response<ResponseBody> {
     exchange.answered(answer.status, answer.code);
-    let length = match &answer.body {
-        AnswerBody::Bytes(bytes) => Some(bytes.len() as u64),
-        AnswerBody::Absent(length) | AnswerBody::Blob(_, length) => *length,
+    let mut headers = match &answer.body {
+        AnswerBody::Kept(kept) => kept.head(head_of_kept).clone(),
+        body => head(answer.headers, body.length(), exchange.outcome),
     };
-    let mut response = Response::new(());
-    *response.status_mut() = answer.status;
-    let headers = response.headers_mut();
-    headers.extend(answer.headers);
-    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    headers.insert(CACHE_STATUS, HeaderValue::from_static(exchange.outcome.cache_status()));
     if let Some(Ok(namespace)) = answer.namespace.map(|namespace| HeaderValue::from_str(namespace.as_str())) {
         headers.insert(NAMESPACE, namespace);
     }
-    if let Some(length) = length {
-        headers.insert(CONTENT_LENGTH, length.into());
-    }
+    let mut response = Response::new(());
+    *response.status_mut() = answer.status;
+    *response.headers_mut() = headers;
     let body = match answer.body {
         _ if head_only => ResponseBody::empty(exchange),
         AnswerBody::Absent(_) => ResponseBody::empty(exchange),
         AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, exchange),
+        AnswerBody::Kept(kept) => ResponseBody::bytes(kept.bytes.clone(), exchange),
         AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, exchange, wire.clone()),
     };
     response.map(|()| body)
+}
+
+fn head(own: Vec<(HeaderName, HeaderValue)>, length: Option<u64>, outcome: Outcome) -> HeaderMap {
+    let mut headers = HeaderMap::from_iter(own);
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    headers.insert(CACHE_STATUS, HeaderValue::from_static(outcome.cache_status()));
+    if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    headers
+}
+
+/// What is in memory is a hit; it is answered with the headers it would have from the store.
+fn head_of_kept(kept: &Kept) -> HeaderMap {
+    let Descriptor { digest, size, media_type } = &kept.descriptor;
+    let answer = Answer::new(StatusCode::OK, AnswerBody::Absent(None));
+    let answer = if media_type.as_ref() == OCTET_STREAM {
+        answer.described_blob(digest)
+    } else {
+        answer.header(CONTENT_TYPE, media_type.as_ref()).identified(digest)
+    };
+    head(answer.headers, Some(*size), Outcome::Hit)
 }

@@ -75,6 +75,7 @@ contract! {
     a_sha512_blob_is_not_found_under_another_algorithm,
     an_ingest_can_be_read_while_it_grows_and_after_the_commit,
     equal_blobs_committed_at_once_count_once,
+    the_number_of_removals_rises_with_each,
 }
 
 async fn what_was_committed_can_be_read_at_any_offset(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
@@ -132,6 +133,19 @@ async fn a_deleted_blob_is_a_miss_and_stays_readable_where_it_was_open(
     assert!(store.open(&digest).await.is_none());
     assert_eq!(bytes_of(&content), b"being read");
     assert_eq!(store.usage(), Usage::default());
+}
+
+async fn the_number_of_removals_rises_with_each(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
+    let (one, other) = (stored(store, ingests, b"one").await, stored(store, ingests, b"other").await);
+    let at_first = store.removals();
+    store.open(&one).await.expect("is there");
+    assert_eq!(store.removals(), at_first, "looking takes nothing away");
+    store.delete(&one).await.expect("deleted");
+    let then = store.removals();
+    assert!(then > at_first);
+    let content = store.open(&other).await.expect("is there");
+    assert!(store.set_aside(&other, &content).await.expect("set aside"));
+    assert!(store.removals() > then);
 }
 
 async fn deleting_what_is_not_there_succeeds(store: &dyn BlobStore, _: &IngestDir, _: &Path) {

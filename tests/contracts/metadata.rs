@@ -129,6 +129,7 @@ contract! {
     a_tag_stays_frozen_until_it_is_unfrozen,
     a_list_is_kept_for_its_own_question,
     lists_are_forgotten_by_what_they_are_about,
+    the_number_of_changes_rises_with_each,
 }
 
 fn the_records_of_a_tag_are_those_of_all_its_clients(store: &dyn MetadataStore) {
@@ -229,6 +230,26 @@ fn a_tag_stays_frozen_until_it_is_unfrozen(store: &dyn MetadataStore) {
     assert!(!store.unfreeze(&redis(), &tag).expect("nothing to do"));
     assert_eq!(store.frozen(&redis(), &tag).expect("answers"), None);
     assert_eq!(store.frozen_tags().expect("answers"), []);
+}
+
+fn the_number_of_changes_rises_with_each(store: &dyn MetadataStore) {
+    let (tag, member) = (latest(), descriptor("m"));
+    let frozen = FrozenTag { location: redis(), tag: tag.tag.clone(), digest: member.digest };
+    let changes: [(&str, &dyn Fn()); 6] = [
+        ("put_tag", &|| store.put_tag(&tag, &record("m", 2)).expect("written")),
+        ("put_member", &|| store.put_member(&redis(), &member).expect("written")),
+        ("freeze", &|| store.freeze(&frozen).expect("written")),
+        ("unfreeze", &|| assert!(store.unfreeze(&redis(), &tag.tag).expect("written"))),
+        ("remove_member", &|| store.remove_member(&redis(), &member.digest).expect("written")),
+        ("remove_tag", &|| store.remove_tag(&redis(), &tag.tag).expect("written")),
+    ];
+    for (what, change) in changes {
+        let before = store.changes();
+        tag_of(store, &tag);
+        assert_eq!(store.changes(), before, "reading changes nothing");
+        change();
+        assert!(store.changes() > before, "{what}");
+    }
 }
 
 fn an_unknown_tag_is_not_an_error(store: &dyn MetadataStore) {

@@ -14,6 +14,7 @@ mod hits;
 mod joiners;
 mod kept_lists;
 mod listener;
+mod memory;
 mod offline;
 mod operate_api;
 mod parallel;
