@@ -75,16 +75,27 @@ impl ResponseBody {
     pub fn blob(body: BlobBody, length: Option<u64>, exchange: Exchange, wire: Wire) -> ResponseBody {
         let mut response = ResponseBody::of(Frames::Empty, length, exchange, body.complaint());
         let sending = Arc::clone(&response.sending);
-        let frames = stream::try_unfold((body, wire, sending), move |(mut body, wire, sending)| async move {
-            let bytes = match body.next(wire.piece()).await? {
-                None => return Ok(None),
-                Some(Chunk::Bytes(bytes)) => {
-                    sending.sent(SentBy::Memory, bytes.len() as u64);
-                    bytes
-                }
-                Some(Chunk::File(file, range)) => wire.load(file, range, length, &sending).await?,
+        let begin = (body, wire, sending, None);
+        let frames = stream::try_unfold(begin, move |(mut body, wire, sending, rest)| async move {
+            let chunk = match rest {
+                Some(rest) => rest,
+                None => match body.next(wire.piece()).await? {
+                    Some(chunk) => chunk,
+                    None => return Ok(None),
+                },
             };
-            Ok(Some((bytes, (body, wire, sending))))
+            let (bytes, rest) = match chunk {
+                Chunk::Bytes(bytes) => {
+                    sending.sent(SentBy::Memory, bytes.len() as u64);
+                    (bytes, None)
+                }
+                Chunk::File(file, range) => {
+                    let bytes = wire.load(Arc::clone(&file), range.clone(), length, &sending).await?;
+                    let rest = range.start + bytes.len() as u64..range.end;
+                    (bytes, (!rest.is_empty()).then_some(Chunk::File(file, rest)))
+                }
+            };
+            Ok(Some((bytes, (body, wire, sending, rest))))
         });
         response.frames = Frames::Stream(Box::pin(frames));
         response

@@ -16,8 +16,9 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use super::io::{Receipt, Regions};
 use crate::metrics::SentBy;
 
-/// How much a frame stands for at most, in bytes. Mapping it costs microseconds, sending it hundreds.
-const FRAME: u64 = 4 << 20;
+/// How much a frame stands for at most, in bytes. Mapping costs the same for much and for little, and
+/// between two frames the connection is flushed.
+const FRAME: u64 = 64 << 20;
 /// How much is read at once where bytes are needed, in bytes.
 const BUFFER: usize = 256 << 10;
 /// How many buffers are kept for the next reader.
@@ -43,8 +44,9 @@ impl Wire {
         }
     }
 
-    /// A part of a file, ready for the connection, for a body of `length` bytes. The receipt is told
-    /// of the bytes when they are sent, or here and now if they are in memory.
+    /// The beginning of a part of a file, or all of it, ready for the connection, for a body of
+    /// `length` bytes. The receipt is told of the bytes when they are sent, or here and now if they
+    /// are in memory.
     ///
     /// # Errors
     /// What the file system says; [`io::ErrorKind::UnexpectedEof`] when the file ends before.
@@ -73,7 +75,8 @@ impl Wire {
             Wire::Tls(buffers) => Arc::clone(buffers),
             Wire::Plain(_) => Arc::default(),
         };
-        let bytes = buffers.read(file, range).await.inspect_err(|_| receipt.unreadable())?;
+        let end = range.end.min(range.start.saturating_add(BUFFER as u64));
+        let bytes = buffers.read(file, range.start..end).await.inspect_err(|_| receipt.unreadable())?;
         receipt.sent(by, bytes.len() as u64);
         Ok(bytes)
     }

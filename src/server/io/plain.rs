@@ -1,16 +1,18 @@
 //! The I/O object of a connection without TLS: sends frames that stand for files by sendfile(2).
 //!
 //! Truth: the thread of the reactor never waits for a disk. Before a piece of a file is sent the page
-//! cache is asked for it (`preadv2` with `RWF_NOWAIT`, one byte every `STRIDE`); a piece that is not
-//! there is read on a thread that may block, and sent from memory. The same happens where a file
+//! cache is asked for it (`preadv2` with `RWF_NOWAIT`, one byte every `STRIDE`), once for what is sent
+//! within a moment, however many calls that takes; a piece that is not there is read on a thread that may block, and sent from memory. The same happens where a file
 //! system knows no sendfile. `cachestat(2)` would see more, but a seccomp filter that is older than
 //! it ends the process.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
+use std::ops::Range;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
@@ -24,10 +26,12 @@ use crate::blob_store::read_file_at;
 use crate::metrics::SentBy;
 
 /// How much is sent by one call at most, in bytes: between two calls others get their turn.
-const BURST: u64 = 1 << 20;
+const BURST: u64 = 2 << 20;
 /// How far apart the page cache is probed, in bytes. What is missing between two probes costs one
 /// read of the disk.
-const STRIDE: u64 = 256 << 10;
+const STRIDE: u64 = 512 << 10;
+/// For how long the page cache is taken to hold what it held when it was asked.
+const MOMENT: Duration = Duration::from_secs(1);
 
 /// A TCP connection that knows frames.
 #[derive(Debug)]
@@ -38,6 +42,24 @@ pub struct PlainStream {
     /// The file system refused sendfile once.
     refused: bool,
     ahead: Ahead,
+    found: Option<Found>,
+}
+
+/// What the page cache was found to hold: of this file, up to this offset, at this moment.
+#[derive(Debug)]
+struct Found {
+    /// Weak, so that a connection that is kept open keeps no file open.
+    file: Weak<File>,
+    range: Range<u64>,
+    at: Instant,
+}
+
+impl Found {
+    /// How many bytes at the beginning of `part` are still believed to be there.
+    fn covers(&self, part: &FilePart) -> u64 {
+        let same = Weak::as_ptr(&self.file) == Arc::as_ptr(&part.file) && self.range.contains(&part.offset);
+        if same && self.at.elapsed() < MOMENT { self.range.end - part.offset } else { 0 }
+    }
 }
 
 /// What is read on another thread, because the page cache has not got it.
@@ -67,7 +89,7 @@ impl Piece {
 impl PlainStream {
     /// A connection that sends the frames of `regions`.
     pub const fn new(stream: TcpStream, regions: Arc<Regions>) -> PlainStream {
-        PlainStream { stream, regions, corked: false, refused: false, ahead: Ahead::Nothing }
+        PlainStream { stream, regions, corked: false, refused: false, ahead: Ahead::Nothing, found: None }
     }
 
     /// Holds back packets that are not full, or lets them go. It only saves packets: a socket that
@@ -103,7 +125,7 @@ impl PlainStream {
             }
             ready!(self.stream.poll_write_ready(context))?;
             let wanted = BURST.min(length as u64);
-            let cached = if self.refused { 0 } else { cached(&part.file, part.offset, wanted) };
+            let cached = if self.refused { 0 } else { self.cached(part, wanted) };
             if cached == 0 {
                 let (file, offset, length) = (Arc::clone(&part.file), part.offset, wanted.min(STRIDE));
                 self.ahead = Ahead::Reading(tokio::task::spawn_blocking(move || {
@@ -133,6 +155,18 @@ impl PlainStream {
                 }
             }
         }
+    }
+
+    /// How many of the `wanted` bytes of this part can be sent without waiting for the disk.
+    fn cached(&mut self, part: &FilePart, wanted: u64) -> u64 {
+        let known = self.found.as_ref().map_or(0, |found| found.covers(part));
+        if known > 0 {
+            return known.min(wanted);
+        }
+        let cached = cached(&part.file, part.offset, wanted);
+        let range = part.offset..part.offset + cached;
+        self.found = Some(Found { file: Arc::downgrade(&part.file), range, at: Instant::now() });
+        cached
     }
 
     fn sendfile(&self, part: &FilePart, length: u64) -> io::Result<usize> {

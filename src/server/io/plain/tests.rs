@@ -129,3 +129,17 @@ fn the_end_of_a_file_is_not_waited_for() {
     assert_eq!(cached(&file, 0, 5), 5);
     assert_eq!(cached(&file, 100, 5), 5);
 }
+
+#[test]
+fn what_the_page_cache_was_found_to_hold_is_believed_of_that_place_and_for_a_moment() {
+    let (one, other) = (file(b"one"), file(b"other"));
+    let part =
+        |file: &Arc<File>, offset| FilePart { file: Arc::clone(file), offset, receipt: Arc::new(Sent::default()) };
+    let mut found = Found { file: Arc::downgrade(&one), range: 100..200, at: Instant::now() };
+    for (file, offset, expected) in [(&one, 100, 100), (&one, 150, 50), (&one, 99, 0), (&one, 200, 0), (&other, 100, 0)]
+    {
+        assert_eq!(found.covers(&part(file, offset)), expected, "{offset}");
+    }
+    found.at = found.at.checked_sub(MOMENT).expect("the clock goes on");
+    assert_eq!(found.covers(&part(&one, 100)), 0, "a moment has passed");
+}
