@@ -6,6 +6,7 @@
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use registry_mirror::oci::{Digest, Verifier};
@@ -89,7 +90,8 @@ impl Connection {
         let status = head.split(' ').nth(1).unwrap_or_default().to_owned();
         let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<u64>().ok());
         let (Some(length), true) = (length, status == "200" || status == "206") else {
-            return Err(io::Error::other(format!("unexpected answer: {head}")));
+            let said = String::from_utf8_lossy(&self.head[end..]).trim().chars().take(400).collect::<String>();
+            return Err(io::Error::other(format!("unexpected answer: {head}: {said}")));
         };
         let came = (self.head.len() - end - 4) as u64;
         self.left = Some(length - came);
@@ -125,6 +127,27 @@ pub fn keep_asking(address: SocketAddr, path: &str, connections: usize, time: Du
         breathe(idle, in_body, &mut last)?;
     }
     Ok(work)
+}
+
+/// Asks for `path` on one connection every millisecond until `stop`; how long the slowest answer took.
+pub fn longest_answer(address: SocketAddr, path: &str, stop: &AtomicBool) -> io::Result<Duration> {
+    let request = request(path, "");
+    let mut connection = Connection::open(address)?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut longest = Duration::ZERO;
+    while !stop.load(Ordering::Relaxed) {
+        let begin = Instant::now();
+        connection.ask(&request)?;
+        while !matches!(connection.take(&mut buffer)?, Some((_, true))) {
+            if begin.elapsed() > PATIENCE {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            std::thread::sleep(PAUSE);
+        }
+        longest = longest.max(begin.elapsed());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(longest)
 }
 
 /// Asks for each path once, all at the same time, and waits for the ends.
@@ -200,7 +223,7 @@ fn breathe(idle: bool, in_body: bool, last: &mut Instant) -> io::Result<()> {
 
 /// Readers that take `rate` bytes a second each until they are dropped, on a thread of their own.
 pub struct SlowReaders {
-    stop: Arc<std::sync::atomic::AtomicBool>,
+    stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -210,12 +233,12 @@ impl SlowReaders {
         for connection in &mut open {
             connection.ask(&request(path, ""))?;
         }
-        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 64 << 10];
             let piece = (rate / 20).clamp(1, buffer.len());
-            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+            while !stopped.load(Ordering::Relaxed) {
                 for connection in &mut open {
                     let _ = connection.socket.read(&mut buffer[..piece]);
                 }
@@ -228,7 +251,7 @@ impl SlowReaders {
 
 impl Drop for SlowReaders {
     fn drop(&mut self) {
-        self.stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

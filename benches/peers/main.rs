@@ -10,6 +10,7 @@
 #[path = "../../tests/scenarios/support/registry/content.rs"]
 #[allow(dead_code)]
 mod content;
+mod cut;
 mod docker;
 mod floor;
 mod images;
@@ -17,6 +18,7 @@ mod load;
 mod machine;
 mod rounds;
 mod servers;
+mod trouble;
 mod works;
 
 use std::io;
@@ -40,6 +42,9 @@ struct Arguments {
     /// Rounds of each work
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// About how long all of it may take: works have fewer rounds where there is no time for more
+    #[arg(long, default_value_t = 7)]
+    minutes: u32,
     /// Only works whose name contains this
     #[arg(long)]
     only: Option<String>,
@@ -81,10 +86,12 @@ fn run(arguments: &Arguments, mirror: PathBuf) -> anyhow::Result<()> {
         None => std::env::temp_dir(),
     })?;
     let effort = if arguments.short {
-        Effort { rounds: 1, tries: 1, patience: Duration::ZERO, time: Duration::from_millis(150) }
+        let time = Duration::from_millis(150);
+        Effort { rounds: 1, tries: 1, patience: Duration::ZERO, time, share: Duration::MAX }
     } else {
         let second = Duration::from_secs(1);
-        Effort { rounds: arguments.rounds, tries: 3, patience: 2 * second, time: second }
+        let share = 60 * second * arguments.minutes / works::CONTESTS;
+        Effort { rounds: arguments.rounds, tries: 3, patience: 2 * second, time: 3 * second / 4, share }
     };
     print_setting(arguments, &mirror);
     let workshop = servers::Workshop::new(
@@ -95,10 +102,11 @@ fn run(arguments: &Arguments, mirror: PathBuf) -> anyhow::Result<()> {
     );
     let bench = Bench::prepare(workshop, effort, arguments.short)?;
     println!(
-        "| work | who | ratio (least-most of {} rounds) | ours | theirs | notes |\n|---|---|---|---|---|---|",
+        "| work | who | ratio (least-most of at most {} rounds) | ours | theirs | notes |\n|---|---|---|---|---|---|",
         effort.rounds
     );
     let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| name.contains(only));
+    let start = std::time::Instant::now();
     let mut failures = 0;
     for (name, work) in works::ALL {
         if wanted(name) {
@@ -108,6 +116,11 @@ fn run(arguments: &Arguments, mirror: PathBuf) -> anyhow::Result<()> {
     if arguments.docker && wanted("docker") {
         failures += report("docker", docker::pulls(&bench));
     }
+    println!(
+        "\nRatios are of work per CPU second of the server, medians over rounds in which all took turns. None of the \
+         servers writes a line for each request. {} s.",
+        start.elapsed().as_secs()
+    );
     anyhow::ensure!(failures == 0, "{failures} works could not be measured");
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::load::Work;
 use super::machine::{MAX_FOREIGN, Watch, wait_for_quiet};
@@ -18,6 +18,27 @@ pub struct Effort {
     pub patience: Duration,
     /// How long a sample of endless work takes.
     pub time: Duration,
+    /// How long one contest may take: it has a round less rather than last longer, but never fewer
+    /// than [`FEWEST`].
+    pub share: Duration,
+}
+
+/// Rounds without which a median says nothing.
+const FEWEST: usize = 3;
+
+impl Effort {
+    /// Calls `round` for each round there is time for.
+    pub fn rounds(&self, mut round: impl FnMut() -> io::Result<()>) -> io::Result<()> {
+        let start = Instant::now();
+        for done in 0..self.rounds {
+            let longest = start.elapsed() + start.elapsed() / u32::try_from(done.max(1)).unwrap_or(1);
+            if done >= FEWEST && longest > self.share {
+                break;
+            }
+            round()?;
+        }
+        Ok(())
+    }
 }
 
 /// What one peer did in one round.
@@ -66,7 +87,7 @@ pub fn sample(
     work: impl FnOnce() -> io::Result<Work>,
 ) -> io::Result<Sample> {
     let watch = Watch::start(&[server], helpers);
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     let done = work()?;
     let wall = start.elapsed().as_secs_f64();
     // What the server still does after the last byte is its work too.
@@ -113,11 +134,12 @@ impl Contest {
         let work = work.into();
         eprintln!("- {work}");
         let mut samples: Vec<(&'static str, Vec<Sample>)> = peers.iter().map(|name| (*name, Vec::new())).collect();
-        for _ in 0..effort.rounds {
+        effort.rounds(|| {
             for (peer, (_, taken)) in samples.iter_mut().enumerate() {
                 taken.push(quietest(effort, || take(peer))?);
             }
-        }
+            Ok(())
+        })?;
         Ok(Contest { work, unit, by_cpu: true, peers: samples })
     }
 

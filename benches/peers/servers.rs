@@ -29,6 +29,23 @@ impl Server {
         self.child.id()
     }
 
+    /// What lies under this name in the folder of the server.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.as_deref().unwrap_or(Path::new("")).join(name)
+    }
+
+    /// Ends it in good order, and gives its folder.
+    pub fn end(mut self) -> PathBuf {
+        self.folder.take().unwrap_or_default()
+    }
+
+    /// Ends it in the middle of whatever it does, and gives its folder.
+    pub fn kill(mut self) -> PathBuf {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.folder.take().unwrap_or_default()
+    }
+
     /// Another server goes on with what is in the folder.
     fn keep_folder(&mut self) {
         self.folder = None;
@@ -54,7 +71,7 @@ impl Server {
                 let said = fs::read_to_string(&log).unwrap_or_default();
                 return Err(io::Error::other(format!("{name} does not start ({ended:?}): {said}")));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(2));
         }
         Ok(server)
     }
@@ -62,8 +79,10 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let process = rustix::process::Pid::from_child(&self.child);
-        let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let process = rustix::process::Pid::from_child(&self.child);
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+        }
         let deadline = Instant::now() + Duration::from_secs(10);
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
@@ -202,7 +221,12 @@ impl Workshop {
 
     /// Ours, with nothing in its store.
     pub fn mirror(&self, upstream: SocketAddr) -> io::Result<Server> {
-        self.mirror_at(&self.fresh("mirror")?, upstream, "")
+        self.mirror_in(&self.fresh("mirror")?, upstream)
+    }
+
+    /// Ours, with what is in the folder.
+    pub fn mirror_in(&self, folder: &Path, upstream: SocketAddr) -> io::Result<Server> {
+        self.mirror_at(folder, upstream, "")
     }
 
     /// Ours with TLS on all addresses for clients. `fill` is called while it speaks plain HTTP.

@@ -10,12 +10,13 @@ use super::load::{self, SlowReaders, Work};
 use super::machine::peak_memory;
 use super::rounds::{Contest, Effort, Sample, Unit, quietest, sample, spread};
 use super::servers::{Server, Workshop};
+use super::trouble;
 
 /// A work gives rows of the table.
 pub type Work1 = fn(&Bench) -> io::Result<String>;
 
 /// All of them, by the name that `--only` looks for.
-pub const ALL: [(&str, Work1); 8] = [
+pub const ALL: [(&str, Work1); 11] = [
     ("warm-plain", warm_plain),
     ("warm-tls", warm_tls),
     ("manifest", manifest),
@@ -24,7 +25,13 @@ pub const ALL: [(&str, Work1); 8] = [
     ("chunks", chunks),
     ("slow", slow),
     ("memory", memory),
+    ("disk", trouble::disk),
+    ("cut", trouble::cut),
+    ("restart", trouble::restart),
 ];
+
+/// About how many contests of equal length they are.
+pub const CONTESTS: u32 = 21;
 
 /// How long a server is given to finish what the last byte left to do.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -53,12 +60,12 @@ impl Bench {
         Ok(Bench { workshop, effort, images, upstream, log, certificate, pem })
     }
 
-    fn helpers(&self) -> [u32; 1] {
+    pub fn helpers(&self) -> [u32; 1] {
         [self.upstream.process()]
     }
 
     /// Ours, nginx with files and Docker's registry, each with everything and asked once.
-    fn warm_servers(&self) -> io::Result<[Server; 3]> {
+    pub fn warm_servers(&self) -> io::Result<[Server; 3]> {
         let servers = [
             self.workshop.mirror(self.upstream.address)?,
             self.workshop.nginx_files(&self.images, None)?,
@@ -88,7 +95,7 @@ impl Bench {
     }
 
     /// A server with nothing in it, with connections open on both sides.
-    fn cold_server(&self, peer: Peer) -> io::Result<Server> {
+    pub fn cold_server(&self, peer: Peer) -> io::Result<Server> {
         let upstream = self.upstream.address;
         let server = match peer {
             Peer::Ours => self.workshop.mirror(upstream)?,
@@ -114,21 +121,21 @@ impl Bench {
     }
 
     /// Bytes of bodies of answers that the upstream has finished.
-    fn upstream_bytes(&self) -> io::Result<u64> {
+    pub fn upstream_bytes(&self) -> io::Result<u64> {
         let log = std::fs::read_to_string(&self.log)?;
         Ok(log.lines().filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum())
     }
 }
 
 #[derive(Clone, Copy)]
-enum Peer {
+pub enum Peer {
     Ours,
     Floor,
     NginxCache,
     RegistryCache,
 }
 
-fn names(servers: &[Server]) -> Vec<&'static str> {
+pub fn names(servers: &[Server]) -> Vec<&'static str> {
     servers.iter().map(|server| server.name).collect()
 }
 
@@ -247,10 +254,11 @@ fn slow(bench: &Bench) -> io::Result<String> {
             })
         };
         let mut ratios = Vec::new();
-        for _ in 0..bench.effort.rounds {
+        bench.effort.rounds(|| {
             let (alone, beside) = (fast(0)?, fast(8)?);
             ratios.push(beside.rate / alone.rate);
-        }
+            Ok(())
+        })?;
         rows += &format!(
             "| cold blob, a fast client beside 8 slow ones against alone | {name} : itself | {} | | | speed, not CPU |\n",
             spread(&ratios)
