@@ -26,6 +26,7 @@ pub mod manifests;
 pub mod memory;
 mod negatives;
 pub mod prefetch;
+mod records;
 pub mod resume;
 pub mod room;
 pub mod routes;
@@ -44,9 +45,9 @@ use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::{BlobStore, Content};
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::uses::Uses;
-use crate::metadata::{BlobRecord, MetadataError, MetadataStore, TagKey};
+use crate::metadata::{MetadataStore, TagKey};
 use crate::metrics::Metrics;
-use crate::oci::{Descriptor, Digest, MediaType, RegistryName, Target};
+use crate::oci::{Descriptor, Digest, RegistryName, Target};
 use crate::upstream::{ReferrerList, TagList};
 
 pub use crate::metadata::Location;
@@ -68,6 +69,7 @@ use lists::Lists;
 use manifests::Fetched;
 use memory::Memory;
 use negatives::Negatives;
+use records::Late;
 use scrub::Trust;
 
 /// The type of content that was fetched as a blob.
@@ -137,6 +139,7 @@ pub(crate) struct Shared {
     tag_lists: Lists<TagList>,
     referrer_lists: Lists<ReferrerList>,
     uses: Uses,
+    late: Arc<Late>,
     tasks: TaskTracker,
     /// Cancelled when running fills have to end.
     ending: CancellationToken,
@@ -193,6 +196,7 @@ impl Mirror {
             tag_lists: Lists::new(policy, negative_ttl),
             referrer_lists: Lists::new(policy, negative_ttl),
             uses: Uses::default(),
+            late: Arc::default(),
             tasks: TaskTracker::new(),
             ending: CancellationToken::new(),
         }))
@@ -227,7 +231,7 @@ impl Mirror {
                 tokio::time::sleep(USES_EVERY).await;
                 self.0.write_uses().await;
             }
-            self.0.remember("the index was not flushed", |metadata| metadata.flush()).await;
+            self.0.flush("the index was not flushed").await;
         }
     }
 
@@ -240,11 +244,7 @@ impl Mirror {
             let _ = tokio::time::timeout(LAST_WORDS, self.0.tasks.wait()).await;
         }
         self.0.write_uses().await;
-        let metadata = Arc::clone(&self.0.metadata);
-        let flushed = tokio::task::spawn_blocking(move || metadata.flush()).await;
-        if let Ok(Err(error)) = flushed {
-            tracing::warn!(%error, "the index was not flushed; it is rebuilt from the files");
-        }
+        self.0.flush("the index was not flushed; it is rebuilt from the files").await;
     }
 }
 
@@ -275,47 +275,5 @@ impl Shared {
             tracing::warn!(%location, %digest, %error, "membership unknown, asking upstream");
             None
         })
-    }
-
-    /// Remembers that upstream has the content in this repository.
-    async fn record_member(&self, location: &Location, descriptor: Descriptor) {
-        let location = location.clone();
-        self.remember("membership not remembered", move |metadata| metadata.put_member(&location, &descriptor)).await;
-    }
-
-    /// Remembers that upstream has the blob in this repository. What is known as a manifest there
-    /// stays one: clients may ask for a manifest among the blobs.
-    async fn record_blob_member(&self, location: &Location, digest: Digest, size: u64) {
-        if self.member(location, &digest).is_none_or(|known| known.media_type.as_ref() == OCTET_STREAM) {
-            let descriptor = Descriptor { digest, size, media_type: MediaType::from(OCTET_STREAM) };
-            self.record_member(location, descriptor).await;
-        }
-    }
-
-    async fn forget_member(&self, location: &Location, digest: &Digest) {
-        let (location, digest) = (location.clone(), *digest);
-        self.remember("membership not forgotten", move |metadata| metadata.remove_member(&location, &digest)).await;
-    }
-
-    /// Remembers a blob that was just committed.
-    async fn record_blob(&self, digest: &Digest, size: u64) {
-        let (digest, now) = (*digest, self.clock.now());
-        let record = BlobRecord::new(size, now);
-        self.remember("stored, but not in the index", move |metadata| metadata.put_blob(&digest, &record)).await;
-    }
-
-    /// Changes the metadata on a thread that may block, because every change ends in a sync. A change
-    /// that fails is logged: the pull goes on without it.
-    async fn remember(
-        &self,
-        otherwise: &'static str,
-        change: impl FnOnce(&dyn MetadataStore) -> Result<(), MetadataError> + Send + 'static,
-    ) {
-        let metadata = Arc::clone(&self.metadata);
-        match tokio::task::spawn_blocking(move || change(&*metadata)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "{otherwise}"),
-            Err(error) => tracing::error!(%error, "{otherwise}"),
-        }
     }
 }

@@ -77,6 +77,7 @@ impl LocalBlobStore {
     /// [`io::ErrorKind::NotADirectory`] when a link stands where a folder of blobs should be.
     pub fn open(root: &Path) -> io::Result<LocalBlobStore> {
         create_folder(root)?;
+        warn_if_open_to_everybody(root);
         let blobs = root.join("blobs");
         create_folder(&blobs)?;
         write_layout_mark(root)?;
@@ -341,6 +342,19 @@ impl Folder {
 fn create_folder(path: &Path) -> io::Result<()> {
     // A disk that is full or read-only refuses also what is there already.
     if path.is_dir() { Ok(()) } else { DirBuilder::new().recursive(true).mode(0o700).create(path) }
+}
+
+/// Folders that everybody may write are what some volumes come as, so this is no reason not to start:
+/// what lies in them is closed to others. Who may replace the folders themselves can still do harm
+/// between a stop and a start.
+fn warn_if_open_to_everybody(root: &Path) {
+    // With the sticky bit, names belong to their owners.
+    if fs::metadata(root).is_ok_and(|folder| folder.permissions().mode() & 0o1002 == 0o002) {
+        tracing::warn!(
+            store = %root.display(),
+            "every user of this machine may replace the folders of the store; take that away with chmod o-w"
+        );
+    }
 }
 
 /// Creates the folder if need be, closes it to other users and opens it.

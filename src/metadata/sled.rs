@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::num::NonZero;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::thread;
 
 use sled::{IVec, Tree};
@@ -136,7 +136,7 @@ impl SledMetadata {
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
         let (sender, receiver) = mpsc::sync_channel::<Vec<Key>>(4 * threads);
         let receiver = Mutex::new(receiver);
-        let next = || receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let next = || lock(&receiver).recv();
         thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
@@ -159,15 +159,29 @@ impl SledMetadata {
 
     /// Copies a record from its file to the index.
     fn reindex(&self, key: &Key) {
+        let _writing = lock(self.stripe_of(key));
+        self.copy_to_index(key);
+    }
+
+    /// The same for a record that a reader found in its file and not in the index, unless it is being
+    /// written just now: readers never wait for writers, and who writes tells the index.
+    fn reindex_unless_written(&self, key: &Key) {
+        match self.stripe_of(key).try_lock() {
+            Err(TryLockError::WouldBlock) => {}
+            Ok(_writing) => self.copy_to_index(key),
+            Err(TryLockError::Poisoned(_writing)) => self.copy_to_index(key),
+        }
+    }
+
+    /// Call it with the stripe of the key locked.
+    fn copy_to_index(&self, key: &Key) {
         match key {
             Key::Tag(key) => {
-                let _writing = self.stripe(&key.location, key.tag.as_str());
                 if let Ok(record) = self.files.tag(key) {
                     self.index_value("copying a tag", tag_key(key), record, |index| &index.tags);
                 }
             }
             Key::Member(location, digest) => {
-                let _writing = self.stripe(location, &digest.hex());
                 if let Ok(descriptor) = self.files.member(location, digest) {
                     self.index_value("copying a membership", member_key(location, digest), descriptor, |index| {
                         &index.members
@@ -224,16 +238,31 @@ impl SledMetadata {
     }
 
     fn spare(&self) -> MutexGuard<'_, Spare> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.spare)
     }
 
-    /// Held while a record is written, so that file and index see writes in the same order.
+    /// Locked while a record is written, so that file and index see writes in the same order.
     fn stripe(&self, location: &Location, name: &str) -> MutexGuard<'_, ()> {
+        lock(self.stripe_at(location, name))
+    }
+
+    fn stripe_of(&self, key: &Key) -> &Mutex<()> {
+        match key {
+            Key::Tag(key) => self.stripe_at(&key.location, key.tag.as_str()),
+            Key::Member(location, digest) => self.stripe_at(location, &digest.hex()),
+        }
+    }
+
+    fn stripe_at(&self, location: &Location, name: &str) -> &Mutex<()> {
         let mut hasher = DefaultHasher::new();
         (location, name).hash(&mut hasher);
         let place = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or_default();
-        self.stripes[place].lock().unwrap_or_else(PoisonError::into_inner)
+        &self.stripes[place]
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl MetadataStore for SledMetadata {
@@ -243,7 +272,7 @@ impl MetadataStore for SledMetadata {
         }
         let found = self.files.tag(key).map_err(|error| MetadataError::new("reading a tag", error))?;
         if found.is_some() && self.index_state() == IndexState::Ready {
-            self.reindex(&Key::Tag(key.clone()));
+            self.reindex_unless_written(&Key::Tag(key.clone()));
         }
         Ok(found)
     }
@@ -282,7 +311,7 @@ impl MetadataStore for SledMetadata {
         let found =
             self.files.member(location, digest).map_err(|error| MetadataError::new("reading a membership", error))?;
         if found.is_some() && self.index_state() == IndexState::Ready {
-            self.reindex(&Key::Member(location.clone(), *digest));
+            self.reindex_unless_written(&Key::Member(location.clone(), *digest));
         }
         Ok(found)
     }
@@ -452,6 +481,8 @@ impl Drop for SledMetadata {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::oci::{AcceptSet, Algorithm, MediaType};
 
@@ -513,5 +544,22 @@ mod tests {
         assert!(lookup().is_none());
         assert_eq!(store.tag(&key()).expect("answers"), Some(record(1)));
         assert!(lookup().is_some());
+    }
+
+    #[test]
+    fn a_reader_waits_for_no_writer() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = ready(folder.path());
+        store.fenced("forgetting", |index| index.tags.clear());
+        let writing = store.stripe(&key().location, key().tag.as_str());
+        let (sender, answer) = mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let _ = sender.send(store.tag(&key()));
+            });
+            let answered = answer.recv_timeout(Duration::from_secs(60));
+            drop(writing);
+            assert_eq!(answered.expect("before the writer is done").expect("answers"), Some(record(1)));
+        });
     }
 }

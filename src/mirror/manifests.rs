@@ -248,7 +248,7 @@ impl Shared {
     async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
         if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
             let TagKey { location, tag, .. } = key.clone();
-            self.remember("a tag is gone and not forgotten", move |metadata| metadata.remove_tag(&location, &tag))
+            self.take_away("a tag is gone and not forgotten", move |metadata| metadata.remove_tag(&location, &tag))
                 .await;
         }
         self.negatives.note(|| Missing::Tag(key.clone()), error.class, self.clock.now());
@@ -263,7 +263,7 @@ impl Shared {
         let since = before.filter(|_| moved_from.is_none()).map_or(now, |before| before.since);
         let record = TagRecord { descriptor, checked_at: now, since };
         let metrics = Arc::clone(&self.metrics);
-        self.remember("tag not remembered", move |metadata| {
+        self.add("tag not remembered", move |metadata| {
             if let Some(from) = moved_from {
                 tag_moves::report(&key, from, record.descriptor.digest, metadata, &metrics);
             }

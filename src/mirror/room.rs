@@ -294,7 +294,7 @@ impl Shared {
             let (tags, members) =
                 (owners.tags.remove(&digest).unwrap_or_default(), owners.members.remove(&digest).unwrap_or_default());
             // Before the blob: a fill that comes in between writes its membership after this.
-            self.remember("an evicted blob is still in the index", move |metadata| {
+            self.take_away("an evicted blob is still in the index", move |metadata| {
                 for (location, tag) in tags {
                     metadata.remove_tag(&location, &tag)?;
                 }

@@ -22,6 +22,7 @@ mod prefetch;
 mod registry_selftest;
 mod replays;
 mod setups;
+mod slow_index;
 mod support;
 mod tag_history;
 mod tags;

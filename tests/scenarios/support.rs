@@ -3,3 +3,4 @@
 pub mod client;
 pub mod mirror;
 pub mod registry;
+pub mod stalling;

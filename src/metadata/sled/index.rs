@@ -4,8 +4,9 @@
 //! call is fenced by [`Index::call`]. Truths: an index that was not closed in order says so, and is
 //! not believed before it was rebuilt; a damaged one is moved aside and begun anew at the next start.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -58,6 +59,8 @@ pub(super) struct Index {
 
 impl Index {
     fn open(path: PathBuf) -> sled::Result<Index> {
+        // It names images that may be private; sled would let everybody read it.
+        let _ = DirBuilder::new().mode(0o700).create(&path);
         let db = sled::Config::new().path(&path).cache_capacity(CACHE_CAPACITY).flush_every_ms(None).open()?;
         let (tags, members) = (db.open_tree("tags")?, db.open_tree("members")?);
         let blobs = Pages(db.open_tree("pages")?);
