@@ -1,7 +1,9 @@
 //! The binary as a process of its own, so that it can be killed, limited and traced.
 
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -29,6 +31,8 @@ impl Process {
         let text =
             format!("store.min_free = \"0\"\n{config}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{upstream}\"\n");
         std::fs::write(file.path(), text).expect("writes");
+        // For a daemon that runs as somebody else.
+        std::fs::set_permissions(file.path(), Permissions::from_mode(0o644)).expect("chmod");
         let script = format!(
             "{how} {BINARY} serve -c {} --listen 127.0.0.1:0 --admin 127.0.0.1:0 --store {}",
             file.path().display(),
@@ -66,6 +70,14 @@ impl Process {
     /// What it said so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic").clone()
+    }
+
+    /// The most memory it ever had, in bytes.
+    pub fn most_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
+        let kibibytes: u64 = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
+        kibibytes << 10
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -38,7 +38,7 @@ impl Drop for SmallDisk {
     }
 }
 
-fn has_strace() -> bool {
+pub fn has_strace() -> bool {
     let there = Command::new("strace").arg("-V").output().is_ok_and(|output| output.status.success());
     if !there {
         eprintln!("skipped: needs strace");
@@ -54,21 +54,21 @@ fn traced(injections: &[&str]) -> String {
     format!("exec strace -D -f -qq -o /dev/null -e trace={}{injections}", calls.join(","))
 }
 
-async fn start(how: &str, store: &Path, registry: &Registry, config: &str) -> Process {
+pub async fn start(how: &str, store: &Path, registry: &Registry, config: &str) -> Process {
     let (how, store, url, config) = (how.to_owned(), store.to_owned(), registry.url(), config.to_owned());
     tokio::task::spawn_blocking(move || Process::start_by(&how, &store, &url, &config)).await.expect("starts")
 }
 
-fn images(registry: &Registry, count: u64, size: usize) -> Vec<Image> {
+pub fn images(registry: &Registry, count: u64, size: usize) -> Vec<Image> {
     (0..count).map(|n| registry.add_image(&format!("library/app{n}"), "1", &[noise(50 + n, size)])).collect()
 }
 
-async fn pull_all(process: &Process, images: &[Image]) -> usize {
+pub async fn pull_all(process: &Process, images: &[Image]) -> usize {
     let results = join_all(images.iter().map(|image| pull(process.address, image))).await;
     results.iter().filter(|whole| !**whole).count()
 }
 
-fn is_stored(store: &Path, image: &Image) -> bool {
+pub fn is_stored(store: &Path, image: &Image) -> bool {
     image.blobs().all(|blob| store.join("blobs/sha256").join(blob.digest.hex()).exists())
 }
 

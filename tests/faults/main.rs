@@ -1,25 +1,56 @@
-//! Faults of the machine, injected into the binary: what a pull needs goes on.
+//! Faults of the machine, injected into the binary: what a pull needs goes on. And the fault matrix of
+//! store (S), index (I), tag journal (J), evictor and scrub (E), clock and configuration (K): each row
+//! with the tests that show it, here or elsewhere. [`matrix`] checks that they are there.
 //!
-//! Rows of the fault matrix and where they are proven. Here: kill -9 ([`crash`]); ENOSPC, EIO, EDQUOT
-//! and slow syncs at every call of the write path, a bad sector under a hit, EFBIG, EMFILE, a disk that
-//! is full, turns or is mounted read-only, the order of write, sync, rename and sync of the folder, and
-//! a blob that has its name and not its bytes after a power cut ([`disk`]). In `scenarios/damage.rs`: bit flips, cut files, unreadable manifests, a newer format. In
-//! `scenarios/trouble.rs` and `contracts/`: garbled, missing and swapped index, links, fifos, folders
-//! and permissions in place of files, two daemons. In `scenarios/budget.rs`: eviction against readers
-//! and writers, resumed fills and what a power cut takes from them, clock jumps.
+//! | Fault | Shown by |
+//! |---|---|
+//! | kill -9 at any moment (S I J) | `after_a_kill_at_any_moment_no_blob_is_wrong_and_no_pull_fails`, `after_a_kill_just_that_is_resumed_which_is_proven_to_have_been_written`, `tags_and_members_survive_a_crash_that_nothing_was_flushed_before` |
+//! | power cut: unsynced data lost (S I J) | `a_blob_that_lost_its_bytes_in_a_power_cut_is_found_before_its_first_use`, `what_a_power_cut_took_from_an_unfinished_fill_is_fetched_again`, `an_index_that_opens_but_lost_records_is_not_believed`; see below |
+//! | torn write in journal or index (I J) | `a_line_of_history_that_a_crash_cut_spoils_no_other`, `a_damaged_file_counts_as_absent_and_is_healed_by_the_next_write`, `an_index_cut_anywhere_hides_nothing` |
+//! | rename done, folder not synced (S) | `a_blob_is_synced_before_it_gets_its_name_and_its_folder_after` |
+//! | fsync, write or short write fails; ENOSPC and EDQUOT at every write; slow fsync (S I J) | `an_error_at_any_call_of_the_write_path_costs_no_pull` |
+//! | disk full (S I J) | `a_disk_that_is_full_costs_no_pull_and_recovers_when_there_is_room`, `room_that_does_not_exist_is_refused_before_the_first_byte` |
+//! | EFBIG (S) | `a_limit_on_the_size_of_files_passes_large_blobs_through_and_keeps_small_ones` |
+//! | EROFS (S I) | `a_store_on_a_disk_that_is_mounted_read_only_is_served`, `a_disk_that_turned_read_only_serves_what_it_has_and_passes_the_rest_through` |
+//! | EMFILE (S) | `a_limit_on_open_files_makes_clients_wait_and_nothing_crash` |
+//! | read EIO on a hit (S) | `an_error_in_the_middle_of_a_hit_cuts_the_answer_and_the_blob_is_fetched_again` |
+//! | bit flip (S E) | `with_verify_on_read_no_flipped_bit_is_ever_served`, `the_scrub_finds_every_flipped_bit_and_fetches_the_blobs_again`, `verify_finds_a_flipped_bit_and_with_repair_fetches_the_blob_again` |
+//! | file deleted or cut (S I) | `a_file_that_was_tampered_with_is_a_miss_and_is_fetched_again`, `a_file_truncated_under_a_running_store_is_a_miss_and_is_set_aside`, `a_file_that_was_cut_while_we_were_stopped_and_the_index_lost_is_a_miss`, `a_file_that_is_cut_while_it_is_served_cuts_one_body_and_nothing_else`, `a_store_that_was_emptied_while_running_is_filled_again` |
+//! | symlink, hard link, fifo swapped in (S) | `a_link_in_place_of_a_file_is_a_miss`, `a_file_with_a_second_name_is_a_miss_until_that_name_is_gone`, `a_fifo_in_place_of_a_file_is_a_miss_and_stops_nobody`, `a_file_that_is_swapped_all_the_time_is_itself_or_a_miss`, `a_folder_swapped_for_a_link_under_a_running_store_leads_nowhere_else`, `a_link_in_place_of_a_folder_is_refused_at_the_start` |
+//! | permissions 000 (S) | `a_blob_that_may_not_be_read_is_a_miss_and_is_fetched_again` |
+//! | world-writable store (S) | `a_store_that_everybody_may_write_is_told_about_and_closed_below`; not refused, because volumes come like that |
+//! | index corrupt or missing (I) | `a_lost_or_garbled_index_loses_no_pull`, `an_index_overwritten_with_noise_hides_nothing`, `an_index_with_a_hole_hides_nothing`, `a_panic_inside_sled_ends_the_index_and_nothing_else` |
+//! | index locked or hanging at the start (I) | `an_index_that_hangs_while_it_is_opened_is_given_up`, `an_index_that_does_not_open_is_replaced` |
+//! | index slow (I) | `while_the_index_stands_still_hits_are_hits_and_cold_pulls_are_answered`, `what_upstream_takes_back_is_gone_although_it_was_remembered_late`, `an_index_whose_every_call_takes_long_costs_no_pull`, `a_reader_waits_for_no_writer`; see below |
+//! | two daemons on one store (S I) | `a_second_daemon_on_the_same_store_is_refused`, `a_store_has_one_daemon_at_a_time` |
+//! | corrupt byte from upstream (S) | `a_flipped_last_byte_never_completes`, `a_flipped_first_byte_never_completes`, `a_lie_in_a_piece_never_ends_as_a_complete_body` |
+//! | many and odd ranges (S) | `a_range_selects_what_counting_byte_by_byte_selects`, `no_range_leaves_the_content`, `ranges_of_stored_blobs_follow_the_specification` |
+//! | eviction against reader, writer, scrub, rebuild (E S I) | `a_blob_that_is_evicted_while_it_is_read_is_read_to_its_end`, `four_hundred_pulls_at_the_end_of_the_budget_all_succeed_and_none_overshoots`, `what_was_deleted_while_it_was_listed_is_not_counted_again`, `after_reconciling_the_blobs_are_those_that_are_stored_and_what_came_since`, `any_sequence_of_operations_leaves_what_the_model_says` |
+//! | clock jumps, stands still (K E J) | `a_clock_that_jumps_ten_years_either_way_breaks_neither_pulls_nor_eviction`, `a_clock_that_was_set_back_still_leaves_an_order`, `trap_extra_a_clock_that_is_set_makes_nothing_fresh_for_ever` |
+//! | file half-written (K) | `a_source_that_is_broken_is_an_outage_that_names_it_and_quotes_nothing`, `a_password_that_expires_is_looked_up_anew_once_whatever_the_registry_says_about_it`, `a_change_shows_in_the_time_of_the_file_and_a_bad_one_changes_nothing`; the configuration is read once, at the start: `a_syntax_error_is_shown_with_its_place` |
+//! | memory ceiling (all) | `five_hundred_cold_pulls_at_once_stay_within_256_mebibytes`, `fills_that_the_disk_cannot_take_stay_within_one_bound_of_memory_and_go_on_when_it_can` |
+//! | newer format on disk (S I J) | `a_newer_store_is_refused_with_a_way_out`, `a_newer_store_is_refused_and_left_alone`; there is no older one yet |
 //!
-//! Not here, and why: a power cut that loses unsynced data needs a file system that forgets, which
-//! this machine has not got; what stands in for it is the order of the system calls and the sweep that
-//! fails each of them. An index that answers slowly is memory of this process: it waits for the disk
-//! only where a blob would wait, too. Memory ceilings need a control group of our own.
+//! Not here, and why:
+//! - A file system that forgets what was not synced: this takes a file system of its own. The order of the
+//!   calls, the sweep that fails each of them and files with other bytes under the right name stand in.
+//! - An index that stands still while it is *read*: a look-up takes no lock, and waits for the disk only
+//!   where its page is not in memory, as opening the blob does, or where it tells the index of a record
+//!   that it lost. To ask on another thread would cost every hit more than the look-up itself. So
+//!   a look-up that never returned would keep its thread.
+//! - No entropy, no threads: the kernel does not run out of the one once it has started, and a limit on
+//!   the other does not bind the superuser who runs these tests.
+//! - Quota of a real file system: it needs a loop device; EDQUOT is injected instead.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, unreachable_pub)]
 
+mod around;
 #[path = "../scenarios/support/client.rs"]
 mod client;
 mod crash;
 mod daemon;
 mod disk;
+mod matrix;
 #[path = "../scenarios/support/registry.rs"]
 mod registry;
 
