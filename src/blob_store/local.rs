@@ -3,8 +3,8 @@
 //! A file appears under its digest by a rename after its bytes were synced, is never written again
 //! and disappears by unlinking. Files are reached through the descriptor of their folder, opened
 //! once, without following links; whatever is not a plain file with one name is a miss. The sizes
-//! of [`known`] blobs are held in memory: a file whose size changed behind our back is a miss too and
-//! is set aside in [`quarantine`], so that the next fill replaces it.
+//! of `known` blobs are held in memory: a file whose size changed behind our back is a miss too and
+//! is set aside in `quarantine`, so that the next fill replaces it.
 
 mod known;
 mod listing;

@@ -3,7 +3,7 @@
 //! Nothing outside knows `sled`. Truth: the files say what is so, the index only says it faster.
 //! A write goes to the file first; a read that the index cannot answer goes to the file. The index
 //! is believed only after it was closed in order or rebuilt: after a crash it may lag behind the
-//! files. Blobs are packed in [`pages`]; what happens when the engine fails is in [`index`].
+//! files. Blobs are packed in `pages`; what happens when the engine fails is in `index`.
 
 mod index;
 mod pages;

@@ -2,7 +2,7 @@
 //!
 //! They change at any time and prove nothing, so they are served without asking for half a minute at
 //! most, and never made up from what else we know. An upstream that cannot answer is covered for with
-//! the last list it sent, marked as stale, also after a restart (see [`kept`]); an answer of "not
+//! the last list it sent, marked as stale, also after a restart (see `kept`); an answer of "not
 //! found" is passed on and never turned into an empty list, because to a client that would mean that
 //! an image has no signatures. That a registry keeps no list of referrers is remembered like a list.
 

@@ -38,7 +38,7 @@ const DAMAGED_MARK: &str = "damaged";
 pub enum IndexState {
     /// It answers.
     Ready,
-    /// It is new, or its last user crashed: [`SledMetadata::rebuild`] is due, the files answer.
+    /// It is new, or its last user crashed: `SledMetadata::rebuild` is due, the files answer.
     Behind,
     /// It failed or cannot be opened: the files answer.
     Absent,
