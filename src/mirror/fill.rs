@@ -14,7 +14,7 @@ mod writer;
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 
@@ -70,12 +70,15 @@ pub struct Progress {
     pub file: Option<Arc<File>>,
     /// Every reader holds one of these, so that they can be counted. Says whether there ever was one.
     pub seats: Arc<AtomicBool>,
+    /// How many bytes of the blob lazy readers get from upstream besides this fill.
+    pub relayed: Arc<AtomicU64>,
 }
 
 impl Progress {
     /// A fill that was just seated.
     pub fn starting() -> Progress {
-        Progress { phase: Phase::Starting, total: None, written: 0, file: None, seats: Arc::default() }
+        let (seats, relayed) = (Arc::default(), Arc::default());
+        Progress { phase: Phase::Starting, total: None, written: 0, file: None, seats, relayed }
     }
 
     /// How far a reader may read that wants the end: everything once it is verified, before that
@@ -186,8 +189,10 @@ async fn fetch(
         shared.open_member(&source.location, &source.digest).await
     {
         progress.send_modify(|progress| {
-            let seats = Arc::clone(&progress.seats);
-            *progress = Progress { phase: Phase::Verified, total: Some(size), written: size, file: Some(file), seats };
+            progress.phase = Phase::Verified;
+            progress.total = Some(size);
+            progress.written = size;
+            progress.file = Some(file);
         });
         return Ok(None);
     }

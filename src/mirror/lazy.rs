@@ -7,11 +7,13 @@
 //!
 //! Only parts with an end are read this way. `bytes=N-` asks for everything from there on, and some
 //! clients ask so from many places at once and hang up early: they follow the fill, or upstream would
-//! be paid for twice.
+//! be paid for twice. For the same reason only a tenth of a blob is read this way: who fetches all of
+//! it in parallel parts follows the fill as well.
 
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,6 +35,10 @@ const NEAR: u64 = 4 << 20;
 const PATIENCE: Duration = Duration::from_millis(250);
 /// A longer part is no lazy read, in bytes.
 const LARGEST: u64 = 32 << 20;
+/// How many bytes are read lazily of a small blob, however small.
+const ALWAYS: u64 = 1 << 20;
+/// Of a larger one, one of so many.
+const SHARE: u64 = 10;
 /// How much of a file is compared at once, in bytes.
 const COMPARED_AT_ONCE: usize = 256 << 10;
 
@@ -68,8 +74,17 @@ impl Shared {
         if is_reached(&mut fill, part.start).await {
             return Ok(None);
         }
+        let relayed = Arc::clone(&fill.borrow().relayed);
+        let length = part.end - part.start;
+        if !claim(&relayed, length, size) {
+            return Ok(None);
+        }
         let witness = Witness::new(self, following.clone(), source.clone(), part.start);
-        match Relay::part(source.clone(), part.clone(), witness).await {
+        let relay = Relay::part(source.clone(), part.clone(), witness).await;
+        if !matches!(relay, Ok(Some(_))) {
+            relayed.fetch_sub(length, Ordering::Relaxed);
+        }
+        match relay {
             Ok(Some(relay)) => Ok(Some(BlobAnswer {
                 digest: source.digest,
                 size: Some(size),
@@ -84,6 +99,13 @@ impl Shared {
             }
         }
     }
+}
+
+/// Takes `length` of the bytes that may be read lazily of a blob of `size` bytes, if so many are left.
+fn claim(relayed: &AtomicU64, length: u64, size: u64) -> bool {
+    let most = (size / SHARE).max(ALWAYS);
+    let claimed = |relayed: u64| relayed.checked_add(length).filter(|sum| *sum <= most);
+    relayed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).is_ok()
 }
 
 /// Whether a reader of the fill gets on at `start`, or will in a moment.
@@ -170,4 +192,18 @@ fn hash_of(file: &File, mut range: Range<u64>) -> std::io::Result<Digest> {
         range.start += length as u64;
     }
     Ok(hash.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_a_blob_is_read_lazily_and_something_of_every_blob() {
+        let relayed = AtomicU64::new(0);
+        let size = 100 << 20;
+        assert!(claim(&relayed, 2, size) && claim(&relayed, (10 << 20) - 2, size));
+        assert!(!claim(&relayed, 1, size));
+        assert!(claim(&AtomicU64::new(0), ALWAYS, 0) && !claim(&AtomicU64::new(1), u64::MAX, u64::MAX));
+    }
 }
