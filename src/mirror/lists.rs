@@ -189,6 +189,7 @@ impl<V: List> Lists<V> {
     {
         let now = shared.clock.now();
         let last = self.recall(shared, &key).await;
+        let seen = last.as_ref().map(|last| last.at);
         if let Some(Known { said: Err(no), at, .. }) = &last
             && at.age(now).is_some_and(|age| age < self.negative_ttl)
         {
@@ -206,10 +207,10 @@ impl<V: List> Lists<V> {
                 return Ok(Found { list: Arc::clone(list), outcome: Outcome::Hit, stale_for: None });
             }
             (Plan::AskBriefly(patience), _) => {
-                let asked = tokio::time::timeout(patience, self.ask(shared, key, ask)).await;
+                let asked = tokio::time::timeout(patience, self.ask(shared, key, seen, ask)).await;
                 asked.unwrap_or_else(|_| Err(too_slow(V::SUBJECT, patience)))
             }
-            _ => self.ask(shared, key, ask).await,
+            _ => self.ask(shared, key, seen, ask).await,
         };
         let error = match asked {
             Ok((list, outcome)) => return Ok(Found { list, outcome, stale_for: None }),
@@ -240,11 +241,13 @@ impl<V: List> Lists<V> {
         Some(self.known.entry_by_ref(key).or_insert(read).into_value())
     }
 
-    /// Asks upstream, together with everybody else who asks for the same just now.
+    /// Asks upstream, together with everybody else who asks for the same just now, unless something
+    /// later than what was `seen` has come meanwhile.
     async fn ask<F>(
         &self,
         shared: &Arc<Shared>,
         key: ListKey,
+        seen: Option<Timestamp>,
         ask: impl FnOnce() -> F,
     ) -> Result<(Arc<V>, Outcome), MirrorError>
     where
@@ -254,6 +257,10 @@ impl<V: List> Lists<V> {
         let work = || {
             let (answer, key, shared) = (ask(), key.clone(), Arc::clone(shared));
             async move {
+                // The flight that ended between our look and our seat has left its answer there.
+                if let Some(later) = known.get(&key).filter(|known| Some(known.at) != seen) {
+                    return later.said;
+                }
                 let said = answer.await.map(Arc::new).map_err(|error| MirrorError::upstream(V::SUBJECT, error));
                 let class = said.as_ref().err().map(MirrorError::upstream_class);
                 match class {
