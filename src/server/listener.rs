@@ -1,8 +1,9 @@
 //! The accept loop of every listener: takes connections, bounds them, drains them.
 //!
 //! HTTP/1.1 only: no client that we know pulls over anything else. Every wait has a deadline: for
-//! the head of a request, for a client that does not read its answer, and for the drain. Both listeners, for clients and for operators, go
-//! through [`serve`]; what a request means is not decided here.
+//! the head of a request, for a client that does not read its answer, and for the drain. Both
+//! listeners, for clients and for operators, go through [`serve`]; what a request means is not
+//! decided here.
 
 use std::convert::Infallible;
 use std::io;

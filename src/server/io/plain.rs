@@ -2,9 +2,9 @@
 //!
 //! Truth: the thread of the reactor never waits for a disk. Before a piece of a file is sent the page
 //! cache is asked for it (`preadv2` with `RWF_NOWAIT`, one byte every `STRIDE`), once for what is sent
-//! within a moment, however many calls that takes; a piece that is not there is read on a thread that may block, and sent from memory. The same happens where a file
-//! system knows no sendfile. `cachestat(2)` would see more, but a seccomp filter that is older than
-//! it ends the process.
+//! within a moment, however many calls that takes; a piece that is not there is read on a thread
+//! that may block, and sent from memory. The same happens where a file system knows no sendfile.
+//! `cachestat(2)` would see more, but a seccomp filter that is older than it ends the process.
 
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -172,6 +172,8 @@ impl PlainStream {
     fn sendfile(&self, part: &FilePart, length: u64) -> io::Result<usize> {
         let mut offset = part.offset;
         let length = usize::try_from(length).unwrap_or(usize::MAX);
+        // Tried again until the socket refuses, also after it took less: what room the client makes
+        // meanwhile is worth more than the call. With 64 clients, waiting at once cost twice the CPU.
         self.stream.try_io(Interest::WRITABLE, || {
             Ok(rustix::fs::sendfile(&self.stream, &part.file, Some(&mut offset), length)?)
         })
