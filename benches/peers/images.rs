@@ -22,6 +22,8 @@ pub struct Images {
     /// One large blob.
     pub large: Digest,
     pub large_size: u64,
+    /// Another one of that size, fetched before what is measured.
+    pub spare: Digest,
     /// Many of middle size.
     pub middle: Vec<Digest>,
     pub middle_size: u64,
@@ -48,6 +50,7 @@ impl Images {
             registry: folder.join("registry"),
             large: add(1, large),
             large_size: large,
+            spare: add(3, large),
             middle: (0..how_many as u64).map(|seed| add(100 + seed, middle)).collect(),
             middle_size: middle,
             small: add(2, 10_000),

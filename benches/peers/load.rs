@@ -1,22 +1,29 @@
 //! The load: clients that throw away what they get, so that what is measured is the server.
 //!
-//! One thread goes round all connections and never sleeps in the kernel, so that the server pays
-//! for no wake-ups. Bodies are discarded within the kernel (`MSG_TRUNC`); how much came is counted.
+//! One thread serves all connections. Bodies are discarded within the kernel (`MSG_TRUNC`), half a
+//! megabyte at a time: a client that woke for every packet would be woken at the cost of the server, and
+//! one that took whatever is there would have its acknowledgements send the rest, on its own CPU.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use registry_mirror::oci::{Digest, Verifier};
+use rustix::buffer::spare_capacity;
+use rustix::event::{Timespec, epoll};
 use rustix::net::RecvFlags;
 use rustls::pki_types::{CertificateDer, ServerName};
 
+use super::low_water::set_low_water;
+
 /// How much is discarded at once, in bytes.
 const GULP: usize = 4 << 20;
-/// Pause of a round that brought nothing while a body is under way: less than it takes to fill a
-/// receive buffer.
+/// How much of a body there must be for a client to wake up, in bytes.
+const LOW_WATER: u64 = 512 << 10;
+/// Pause between two looks of a client that measures how long an answer takes.
 const PAUSE: Duration = Duration::from_micros(50);
 /// A server that sends nothing for so long has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,6 +34,8 @@ struct Connection {
     head: Vec<u8>,
     /// Bytes of the body still to come; `None` while the head is.
     left: Option<u64>,
+    /// The low-water mark of the socket, in bytes.
+    low_water: u64,
 }
 
 /// What came.
@@ -48,7 +57,7 @@ impl Connection {
     fn open(address: SocketAddr) -> io::Result<Connection> {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
-        Ok(Connection { socket, head: Vec::new(), left: None })
+        Ok(Connection { socket, head: Vec::new(), left: None, low_water: 1 })
     }
 
     fn ask(&mut self, request: &[u8]) -> io::Result<()> {
@@ -57,6 +66,16 @@ impl Connection {
         self.socket.set_nonblocking(true)?;
         self.head.clear();
         self.left = None;
+        self.expect_more()
+    }
+
+    /// Has the kernel report the socket when there is enough to be worth it.
+    fn expect_more(&mut self) -> io::Result<()> {
+        let low_water = self.left.unwrap_or(1).clamp(1, LOW_WATER);
+        if low_water != self.low_water {
+            set_low_water(&self.socket, low_water as i32)?;
+            self.low_water = low_water;
+        }
         Ok(())
     }
 
@@ -99,6 +118,54 @@ impl Connection {
     }
 }
 
+/// Connections and the means to wait for them.
+struct Sink {
+    open: Vec<Connection>,
+    epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    buffer: Vec<u8>,
+    last: Instant,
+}
+
+impl Sink {
+    fn of(open: Vec<Connection>) -> io::Result<Sink> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        for (number, connection) in open.iter().enumerate() {
+            epoll::add(&epoll, &connection.socket, epoll::EventData::new_u64(number as u64), epoll::EventFlags::IN)?;
+        }
+        let events = Vec::with_capacity(open.len().max(1));
+        Ok(Sink { open, epoll, events, buffer: vec![0; GULP], last: Instant::now() })
+    }
+
+    /// Takes once from every connection that has something; which of them are finished.
+    ///
+    /// While all wait for heads it does not sleep, so that servers of small answers pay for no wake-ups.
+    fn take(&mut self, work: &mut Work) -> io::Result<Vec<usize>> {
+        let in_body = self.open.iter().any(|connection| connection.left.is_some());
+        let wait = Timespec { tv_sec: 0, tv_nsec: if in_body { 100_000_000 } else { 0 } };
+        self.events.clear();
+        epoll::wait(&self.epoll, spare_capacity(&mut self.events), Some(&wait))?;
+        if !self.events.is_empty() {
+            self.last = Instant::now();
+        } else if self.last.elapsed() > PATIENCE {
+            return Err(io::Error::new(ErrorKind::TimedOut, "the server sends nothing"));
+        }
+        let mut finished = Vec::new();
+        for event in &self.events {
+            let number = event.data.u64() as usize;
+            let Some(connection) = self.open.get_mut(number) else { continue };
+            let Some((bytes, whole)) = connection.take(&mut self.buffer)? else { continue };
+            work.bytes += bytes;
+            if whole {
+                work.responses += 1;
+                finished.push(number);
+            }
+            connection.expect_more()?;
+        }
+        Ok(finished)
+    }
+}
+
 /// Asks for `path` again and again on `connections` connections for about `time`.
 pub fn keep_asking(address: SocketAddr, path: &str, connections: usize, time: Duration) -> io::Result<Work> {
     let request = request(path, "");
@@ -106,25 +173,13 @@ pub fn keep_asking(address: SocketAddr, path: &str, connections: usize, time: Du
     for connection in &mut open {
         connection.ask(&request)?;
     }
+    let mut sink = Sink::of(open)?;
     let deadline = Instant::now() + time;
     let mut work = Work::default();
-    let mut buffer = vec![0; GULP];
-    let mut last = Instant::now();
     while Instant::now() < deadline {
-        let mut idle = true;
-        let mut in_body = false;
-        for connection in &mut open {
-            if let Some((bytes, whole)) = connection.take(&mut buffer)? {
-                idle = false;
-                work.bytes += bytes;
-                if whole {
-                    work.responses += 1;
-                    connection.ask(&request)?;
-                }
-            }
-            in_body |= connection.left.is_some();
+        for finished in sink.take(&mut work)? {
+            sink.open[finished].ask(&request)?;
         }
-        breathe(idle, in_body, &mut last)?;
     }
     Ok(work)
 }
@@ -160,30 +215,14 @@ pub fn fetch_all(address: SocketAddr, paths: &[String], ranges: Option<u64>) -> 
         });
         connection.ask(&request(path, range.as_deref().unwrap_or_default()))?;
     }
+    let mut left = open.len();
+    let mut sink = Sink::of(open)?;
     let mut work = Work::default();
-    let mut buffer = vec![0; GULP];
-    let mut last = Instant::now();
-    while !open.is_empty() {
-        let mut idle = true;
-        let mut failure = None;
-        open.retain_mut(|connection| match connection.take(&mut buffer) {
-            Ok(Some((bytes, whole))) => {
-                idle = false;
-                work.bytes += bytes;
-                work.responses += u64::from(whole);
-                !whole
-            }
-            Ok(None) => true,
-            Err(error) => {
-                failure = Some(error);
-                true
-            }
-        });
-        if let Some(error) = failure {
-            return Err(error);
+    while left > 0 {
+        for finished in sink.take(&mut work)? {
+            epoll::delete(&sink.epoll, &sink.open[finished].socket)?;
+            left -= 1;
         }
-        let in_body = open.iter().any(|connection| connection.left.is_some());
-        breathe(idle, in_body, &mut last)?;
     }
     Ok(work)
 }
@@ -208,17 +247,6 @@ pub fn verify(address: SocketAddr, path: &str, digest: &Digest) -> io::Result<()
 
 fn open_all(address: SocketAddr, connections: usize) -> io::Result<Vec<Connection>> {
     (0..connections).map(|_| Connection::open(address)).collect()
-}
-
-fn breathe(idle: bool, in_body: bool, last: &mut Instant) -> io::Result<()> {
-    if !idle {
-        *last = Instant::now();
-    } else if last.elapsed() > PATIENCE {
-        return Err(io::Error::new(ErrorKind::TimedOut, "the server sends nothing"));
-    } else if in_body {
-        std::thread::sleep(PAUSE);
-    }
-    Ok(())
 }
 
 /// Readers that take `rate` bytes a second each until they are dropped, on a thread of their own.
@@ -295,20 +323,13 @@ pub fn keep_asking_tls(
         }
         connection.socket.set_nonblocking(true)?;
         connection.left = Some(u64::MAX);
+        connection.expect_more()?;
     }
+    let mut sink = Sink::of(open)?;
     let deadline = Instant::now() + time;
     let mut work = Work::default();
-    let mut buffer = vec![0; GULP];
-    let mut last = Instant::now();
     while Instant::now() < deadline {
-        let mut idle = true;
-        for connection in &mut open {
-            if let Some((bytes, _)) = connection.take(&mut buffer)? {
-                idle = false;
-                work.bytes += bytes;
-            }
-        }
-        breathe(idle, true, &mut last)?;
+        sink.take(&mut work)?;
     }
     Ok(work)
 }

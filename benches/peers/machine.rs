@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
+use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 /// Load by others above which a sample does not count, in CPUs.
@@ -110,16 +112,11 @@ pub fn peak_memory(process: u32) -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
-/// The congestion control of loopback connections: that of the route, else the machine's.
-pub fn congestion_control() -> String {
-    let routes = std::process::Command::new("ip").args(["route", "show", "table", "local"]).output();
-    let routes = routes.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let pinned = routes.lines().filter(|line| line.contains("127.0.0.0/8")).find_map(|line| {
-        let mut words = line.split_whitespace().skip_while(|word| *word != "congctl");
-        words.nth(1).map(str::to_owned)
-    });
-    let machine = || fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
-    pinned.unwrap_or_else(|| format!("{} (NOT pinned)", machine().trim()))
+/// The congestion control of a connection on loopback, as the connection itself says.
+pub fn congestion_control() -> io::Result<String> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let connection = TcpStream::connect(listener.local_addr()?)?;
+    Ok(rustix::net::sockopt::tcp_congestion(&connection)?)
 }
 
 /// The first line of what a program says about its version.

@@ -15,6 +15,7 @@ mod docker;
 mod floor;
 mod images;
 mod load;
+mod low_water;
 mod machine;
 mod rounds;
 mod servers;
@@ -145,7 +146,7 @@ fn print_setting(arguments: &Arguments, mirror: &Path) {
         machine::version("nginx", "-v"),
         machine::version("docker-registry", "--version"),
         std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim(),
-        machine::congestion_control(),
+        machine::congestion_control().unwrap_or_else(|error| format!("unknown: {error}")),
         arguments.server_cpu,
         arguments.client_cpu,
     );

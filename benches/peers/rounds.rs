@@ -134,9 +134,18 @@ impl Contest {
         let work = work.into();
         eprintln!("- {work}");
         let mut samples: Vec<(&'static str, Vec<Sample>)> = peers.iter().map(|name| (*name, Vec::new())).collect();
+        let mut backwards = false;
         effort.rounds(|| {
-            for (peer, (_, taken)) in samples.iter_mut().enumerate() {
-                taken.push(quietest(effort, || take(peer))?);
+            let mut turns: Vec<usize> = (0..peers.len()).collect();
+            // Who comes first finds another machine than who comes last.
+            if backwards {
+                turns.reverse();
+            }
+            backwards = !backwards;
+            for peer in turns {
+                let sample = quietest(effort, || take(peer))?;
+
+                samples[peer].1.push(sample);
             }
             Ok(())
         })?;

@@ -34,6 +34,11 @@ impl Server {
         self.folder.as_deref().unwrap_or(Path::new("")).join(name)
     }
 
+    /// Removes what it stored of large blobs, behind its back.
+    pub fn remove_large_files(&self) -> io::Result<()> {
+        self.folder.as_deref().map_or(Ok(()), remove_large_files)
+    }
+
     /// Ends it in good order, and gives its folder.
     pub fn end(mut self) -> PathBuf {
         self.folder.take().unwrap_or_default()
@@ -272,6 +277,18 @@ impl Workshop {
         let command = [this.as_str(), "floor", &listen, &upstream, &file];
         Server::start("raw floor", address, &self.server_cpu, &command, &folder)
     }
+}
+
+fn remove_large_files(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let (path, metadata) = entry.and_then(|entry| Ok((entry.path(), entry.metadata()?)))?;
+        if metadata.is_dir() {
+            remove_large_files(&path)?;
+        } else if metadata.len() >= 1 << 20 {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 fn free_port() -> io::Result<SocketAddr> {
