@@ -25,7 +25,8 @@ use super::{FilePart, Regions};
 use crate::blob_store::read_file_at;
 use crate::metrics::SentBy;
 
-/// How much is sent by one call at most, in bytes: between two calls others get their turn.
+/// How much is sent by one call at most, and before others get their turn, in bytes: a client that takes
+/// as fast as we send would keep the thread for itself.
 const BURST: u64 = 2 << 20;
 /// How far apart the page cache is probed, in bytes. What is missing between two probes costs one
 /// read of the disk.
@@ -43,6 +44,8 @@ pub struct PlainStream {
     refused: bool,
     ahead: Ahead,
     found: Option<Found>,
+    /// How many bytes were sent since others had their turn.
+    in_this_turn: u64,
 }
 
 /// What the page cache was found to hold: of this file, up to this offset, at this moment.
@@ -89,7 +92,15 @@ impl Piece {
 impl PlainStream {
     /// A connection that sends the frames of `regions`.
     pub const fn new(stream: TcpStream, regions: Arc<Regions>) -> PlainStream {
-        PlainStream { stream, regions, corked: false, refused: false, ahead: Ahead::Nothing, found: None }
+        PlainStream {
+            stream,
+            regions,
+            corked: false,
+            refused: false,
+            ahead: Ahead::Nothing,
+            found: None,
+            in_this_turn: 0,
+        }
     }
 
     /// Holds back packets that are not full, or lets them go. It only saves packets: a socket that
@@ -103,6 +114,11 @@ impl PlainStream {
 
     fn poll_send(&mut self, context: &mut Context<'_>, part: &FilePart, length: usize) -> Poll<io::Result<usize>> {
         self.cork(true);
+        if self.in_this_turn >= BURST {
+            self.in_this_turn = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             match &mut self.ahead {
                 Ahead::Reading(reading) => {
@@ -141,6 +157,7 @@ impl PlainStream {
                 }
                 Ok(sent) => {
                     part.receipt.sent(SentBy::Sendfile, sent as u64);
+                    self.in_this_turn += sent as u64;
                     return Poll::Ready(Ok(sent));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -3,6 +3,8 @@
 
 use std::io::Write as _;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -121,6 +123,37 @@ async fn a_file_that_was_cut_ends_the_connection_and_not_the_process() {
         read.expect("an orderly end");
         assert!(received.len() <= 100_000);
     }
+}
+
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Wakes>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn after_a_burst_others_have_their_turn() {
+    let (mut stream, regions, client) = pair().await;
+    let frame = regions.frame(file(&noise()), 0..LENGTH as u64, Arc::new(Sent::default())).expect("mapped");
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let (mut sent, mut turns, mut buffer) = (0, 0, vec![0; 1 << 20]);
+    while sent < LENGTH {
+        let before = wakes.0.load(Ordering::SeqCst);
+        match Pin::new(&mut stream).poll_write(&mut Context::from_waker(&waker), &frame.slice(sent..)) {
+            Poll::Ready(taken) => sent += taken.expect("sent"),
+            // Nothing else can have woken it meanwhile: the runtime has not looked at the socket.
+            Poll::Pending if wakes.0.load(Ordering::SeqCst) > before => turns += 1,
+            Poll::Pending => {
+                while client.try_read(&mut buffer).is_ok() {}
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    assert_eq!(turns, LENGTH as u64 / BURST);
 }
 
 #[test]
