@@ -9,7 +9,7 @@ use registry_mirror::admin;
 use registry_mirror::cli::{self, Bound};
 use registry_mirror::config::Config;
 use registry_mirror::daemon::{self, Daemon, Listeners};
-use registry_mirror::server::congestion;
+use registry_mirror::server::{congestion, listener};
 use registry_mirror::systemd;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,7 +25,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
 
 async fn run(config: Config) -> anyhow::Result<()> {
     // First the sockets: a port that is taken is told before the store is touched.
-    let mut listeners = listeners(&config).await?;
+    let mut listeners = listeners(&config)?;
     let (pull, admin) = (addresses(&listeners.pull)?, addresses(&listeners.admin)?);
     let daemon = tokio::task::spawn_blocking({
         let config = config.clone();
@@ -61,7 +61,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
 }
 
 /// The sockets that systemd hands over, else those of the configuration.
-async fn listeners(config: &Config) -> anyhow::Result<Listeners> {
+fn listeners(config: &Config) -> anyhow::Result<Listeners> {
     let inherited = systemd::listeners().context("taking over the sockets of systemd")?;
     let adopt = |sockets: Vec<std::net::TcpListener>| {
         sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()
@@ -69,11 +69,11 @@ async fn listeners(config: &Config) -> anyhow::Result<Listeners> {
     let mut listeners =
         Listeners { pull: adopt(inherited.pull)?, admin: adopt(inherited.admin)?, ..Listeners::default() };
     if listeners.pull.is_empty() {
-        listeners.pull = bind(&config.server.listen, "--listen").await?;
+        listeners.pull = bind(&config.server.listen, "--listen")?;
     }
     pace(&listeners.pull, config.server.congestion_control.as_deref())?;
     if listeners.admin.is_empty() {
-        listeners.admin = bind(&config.server.admin, "--admin").await?;
+        listeners.admin = bind(&config.server.admin, "--admin")?;
     }
     Ok(listeners)
 }
@@ -97,10 +97,10 @@ fn pace(listeners: &[TcpListener], algorithm: Option<&str>) -> anyhow::Result<()
     Ok(())
 }
 
-async fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>> {
+fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let bound = TcpListener::bind(address).await;
+        let bound = listener::bind(*address);
         listeners.push(bound.with_context(|| format!("cannot listen on {address}; choose another with {flag}"))?);
     }
     Ok(listeners)

@@ -20,7 +20,7 @@ use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::io::Regions;
@@ -32,6 +32,22 @@ use super::wire::{Buffers, Wire};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Buffer for the head of a request, in bytes; a longer head is answered with 431.
 const MAX_HEAD: usize = 128 << 10;
+
+/// Connections that wait to be accepted, as far as the kernel allows more than its own default. When they
+/// are too many the kernel breaks off connections that clients take for established.
+const BACKLOG: u32 = 65_535;
+
+/// Listens on an address.
+///
+/// # Errors
+/// What the kernel says, such as [`io::ErrorKind::AddrInUse`].
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A daemon that starts again need not wait for the connections of the one before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// The bounds of a listener.
 #[derive(Clone, Copy, Debug)]
@@ -182,4 +198,29 @@ fn prepared((stream, peer): (TcpStream, SocketAddr), send_timeout: Duration) -> 
     let milliseconds = u32::try_from(send_timeout.as_millis()).unwrap_or(u32::MAX);
     rustix::net::sockopt::set_tcp_user_timeout(&stream, milliseconds)?;
     Ok((stream, peer))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    use super::*;
+
+    /// More than the standard library and tokio let wait.
+    const MANY: usize = 1100;
+
+    #[tokio::test]
+    async fn as_many_connections_wait_to_be_accepted_as_the_kernel_allows() {
+        let files = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files }).expect("up to the hard limit");
+        let allowed = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux");
+        let waiting = allowed.trim().parse().map_or(MANY, |allowed: usize| allowed.min(MANY));
+        let listener = bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let address = listener.local_addr().expect("bound");
+        // Where the queue is full, the kernel lets a connection wait for a second try, at the earliest after 1 s.
+        let patience = Duration::from_millis(900);
+        let connect = || std::net::TcpStream::connect_timeout(&address, patience);
+        let connected: Vec<_> = (0..waiting).map_while(|_| connect().ok()).collect();
+        assert_eq!(connected.len(), waiting);
+    }
 }
