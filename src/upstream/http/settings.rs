@@ -168,6 +168,7 @@ pub(super) struct Clients {
     elsewhere: Pair,
 }
 
+#[derive(Clone)]
 struct Pair {
     /// For manifests and tokens.
     api: Client,
@@ -181,7 +182,11 @@ impl Clients {
             let build = |http1| client(settings, endpoint, http1, own);
             Ok::<_, HttpSettingsError>(Pair { api: build(false)?, blobs: build(true)? })
         };
-        Ok(Clients { own: pair(true)?, elsewhere: pair(false)? })
+        let own = pair(true)?;
+        // Each client reads and keeps all certificates of the system.
+        let nothing_of_our_own = !settings.insecure && settings.certificate.is_none();
+        let elsewhere = if nothing_of_our_own { own.clone() } else { pair(false)? };
+        Ok(Clients { own, elsewhere })
     }
 
     /// For a path below a repository, at our own origin or elsewhere.
