@@ -37,7 +37,7 @@ use writer::{STEP, Writer};
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
 pub const HELD_BACK: u64 = 64 << 10;
-/// Batches of chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the
+/// Chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the
 /// budget.
 const QUEUE: usize = 4;
 

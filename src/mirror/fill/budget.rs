@@ -2,6 +2,8 @@
 //!
 //! Truth: a fill that a client waits for waits only for others of its kind. What runs ahead of
 //! clients, or beside a fill to make it faster, takes places only while half of them are free.
+//! All memory between the network and the disk is in buffers from here: what the HTTP client read is
+//! copied, because a small piece of it would keep a large buffer of its own alive.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::oci::RegistryName;
+
+/// How much a buffer holds, in bytes. What is written in such pieces, at multiples of their size, lies in
+/// large folios of the page cache, which are sent with less work later.
+pub(super) const BUFFER: usize = 256 << 10;
+/// How many buffers are kept for the next fill.
+const SPARE_BUFFERS: usize = 32;
 
 /// The bounds of fills. Permits are counted per upstream, so that one which stalls takes nothing
 /// from the others; memory is for all of them together.
@@ -18,6 +26,26 @@ pub struct Budget {
     lanes: Mutex<HashMap<RegistryName, Arc<Semaphore>>>,
     memory: Arc<Semaphore>,
     memory_bytes: u32,
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+/// Bytes on their way to the disk, never more than [`BUFFER`]. Their memory is free for others when this is
+/// dropped.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    pub(super) bytes: Vec<u8>,
+    spare: Arc<Mutex<Vec<Vec<u8>>>>,
+    _share: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if spare.len() < SPARE_BUFFERS {
+            self.bytes.clear();
+            spare.push(std::mem::take(&mut self.bytes));
+        }
+    }
 }
 
 impl Budget {
@@ -25,7 +53,7 @@ impl Budget {
     /// and the disk.
     pub fn new(fills_per_upstream: usize, memory_bytes: u32) -> Budget {
         let memory = Arc::new(Semaphore::new(memory_bytes as usize));
-        Budget { fills_per_upstream, lanes: Mutex::default(), memory, memory_bytes }
+        Budget { fills_per_upstream, lanes: Mutex::default(), memory, memory_bytes, spare: Arc::default() }
     }
 
     /// The permits of an upstream.
@@ -47,18 +75,13 @@ impl Budget {
         (lane.available_permits() * 2 >= self.fills_per_upstream).then_some(place)
     }
 
-    /// Whether `bytes` more bytes may be in memory now, and if so their share of it.
-    pub(super) fn memory_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.memory).try_acquire_many_owned(self.weight(bytes)).ok()
-    }
-
-    fn weight(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.memory_bytes)
-    }
-
-    /// Waits until `bytes` more bytes may be in memory. A chunk larger than all of it waits for all.
-    pub(super) async fn memory(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.memory).acquire_many_owned(self.weight(bytes)).await.ok()
+    /// Waits until another buffer may be used. A bound below one buffer allows one.
+    pub(super) async fn buffer(&self) -> Buffer {
+        let weight = u32::try_from(BUFFER).unwrap_or(u32::MAX).min(self.memory_bytes);
+        let share = Arc::clone(&self.memory).acquire_many_owned(weight).await.ok();
+        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let bytes = spare.unwrap_or_else(|| Vec::with_capacity(BUFFER));
+        Buffer { bytes, spare: Arc::clone(&self.spare), _share: share }
     }
 }
 

@@ -20,6 +20,7 @@ use futures_util::poll;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::Budget;
+use super::budget::{BUFFER, Buffer};
 use crate::mirror::resume::{BlobSource, Transfer};
 use crate::oci::Span;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
@@ -29,14 +30,31 @@ const PIECE: u64 = 8 << 20;
 /// What is left of a blob must be more than this, in bytes, to be read by several streams.
 const LARGE: u64 = 24 << 20;
 
-/// How much is gathered before it is handed to the writer, in bytes.
-const GATHER: usize = 512 << 10;
+/// For so many bytes at the beginning everything is handed over as it comes: a client waits for it.
+const EARLY: u64 = 512 << 10;
 
-/// Bytes on their way to the file, and their share of the memory for that.
+/// Bytes on their way to the file.
 pub(super) struct Chunk {
     pub(super) offset: u64,
-    pub(super) bytes: Bytes,
-    pub(super) _memory: Option<OwnedSemaphorePermit>,
+    buffer: Buffer,
+}
+
+impl Chunk {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer.bytes
+    }
+
+    /// Moves bytes from the front of `bytes` to the end, up to the next multiple of [`BUFFER`] in the file.
+    /// How many they were.
+    fn fill(&mut self, bytes: &mut Bytes) -> u64 {
+        let taken = bytes.split_to(self.room().min(bytes.len()));
+        self.buffer.bytes.extend_from_slice(&taken);
+        taken.len() as u64
+    }
+
+    fn room(&self) -> usize {
+        BUFFER - (self.offset % BUFFER as u64) as usize - self.buffer.bytes.len()
+    }
 }
 
 /// Asks upstream for the blob from `start` on, or for its first piece where several streams are
@@ -59,7 +77,7 @@ pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, Up
 
 /// Where chunks go.
 pub(super) struct Drain<'a> {
-    pub(super) queue: mpsc::Sender<Vec<Chunk>>,
+    pub(super) queue: mpsc::Sender<Chunk>,
     pub(super) budget: &'a Budget,
 }
 
@@ -67,63 +85,64 @@ impl Drain<'_> {
     /// Moves what `transfer` brings, keeping `position` at its next byte; whether the writer is
     /// still there.
     ///
-    /// Chunks are handed over one by one in the beginning, because a client waits for them; later
-    /// those that come at once go together, because the writer is another thread, and waking it, and
-    /// the readers after it, costs as much as writing a small chunk.
+    /// Later what comes at once goes together, because the writer is another thread, and waking it, and
+    /// the readers after it, costs as much as writing a small chunk. A buffer is held only while there
+    /// are bytes for it, so that an upstream which stalls takes no memory from the others.
     async fn take_from(&self, transfer: &mut Transfer, position: &mut u64) -> Result<bool, UpstreamError> {
-        let (mut gathered, mut bytes_gathered, early) = (Vec::new(), 0, *position + GATHER as u64);
+        let (mut gathered, early) = (None, *position + EARLY);
         loop {
-            let next = {
-                let mut next = pin!(transfer.next());
-                let mut ready = poll!(&mut next);
-                if ready.is_pending() && !gathered.is_empty() {
-                    // The connection gets its turn; what it has by then goes along.
-                    tokio::task::yield_now().await;
-                    ready = poll!(&mut next);
-                }
-                match ready {
-                    Poll::Ready(next) => next,
-                    Poll::Pending => {
-                        if !self.hand_over(&mut gathered).await {
-                            return Ok(false);
-                        }
-                        bytes_gathered = 0;
-                        next.await
-                    }
-                }
-            };
-            let bytes = match next {
+            let mut bytes = match self.next_of(transfer, &mut gathered).await {
                 Ok(Some(bytes)) => bytes,
                 end => {
                     let taken = self.hand_over(&mut gathered).await;
                     return end.map(|_| taken);
                 }
             };
-            let (offset, length) = (*position, bytes.len());
-            let mut memory = self.budget.memory_now(length);
-            if memory.is_none() {
-                // What is gathered may be all that there is.
-                if !self.hand_over(&mut gathered).await {
+            while !bytes.is_empty() {
+                let chunk = match &mut gathered {
+                    Some(chunk) => chunk,
+                    None => gathered.insert(Chunk { offset: *position, buffer: self.budget.buffer().await }),
+                };
+                *position += chunk.fill(&mut bytes);
+                if chunk.room() == 0 && !self.hand_over(&mut gathered).await {
                     return Ok(false);
                 }
-                bytes_gathered = 0;
-                memory = self.budget.memory(length).await;
             }
-            gathered.push(Chunk { offset, bytes, _memory: memory });
-            bytes_gathered += length;
-            *position += length as u64;
-            if *position <= early || bytes_gathered >= GATHER {
-                if !self.hand_over(&mut gathered).await {
-                    return Ok(false);
-                }
-                bytes_gathered = 0;
+            if *position <= early && !self.hand_over(&mut gathered).await {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// The next bytes. What is gathered does not wait for them.
+    async fn next_of(
+        &self,
+        transfer: &mut Transfer,
+        gathered: &mut Option<Chunk>,
+    ) -> Result<Option<Bytes>, UpstreamError> {
+        let mut next = pin!(transfer.next());
+        let mut ready = poll!(&mut next);
+        if ready.is_pending() && gathered.is_some() {
+            // The connection gets its turn; what it has by then goes along.
+            tokio::task::yield_now().await;
+            ready = poll!(&mut next);
+        }
+        match ready {
+            Poll::Ready(next) => next,
+            Poll::Pending => {
+                // That the writer is gone shows at the next chunk.
+                self.hand_over(gathered).await;
+                next.await
             }
         }
     }
 
     /// Whether the writer is there to take it.
-    async fn hand_over(&self, gathered: &mut Vec<Chunk>) -> bool {
-        gathered.is_empty() || self.queue.send(std::mem::take(gathered)).await.is_ok()
+    async fn hand_over(&self, gathered: &mut Option<Chunk>) -> bool {
+        match gathered.take() {
+            Some(chunk) => self.queue.send(chunk).await.is_ok(),
+            None => true,
+        }
     }
 }
 
@@ -350,20 +369,45 @@ mod tests {
         }
     }
 
+    fn fast(number: u64, size: u64, taken: &Arc<AtomicU64>) -> BlobSource {
+        let upstream = Arc::new(Fast { size, taken: Arc::clone(taken) });
+        let location =
+            Location { upstream: "docker.io".parse().expect("a name"), repository: "a".parse().expect("a name") };
+        BlobSource { upstream, location, digest: Digest::of(Algorithm::Sha256, &number.to_le_bytes()) }
+    }
+
+    #[tokio::test]
+    async fn what_comes_at_once_is_handed_over_in_pieces_that_end_at_multiples_of_a_buffer() {
+        let size = 4 << 20;
+        let budget = Budget::new(1, 64 << 20);
+        let (queue, mut chunks) = mpsc::channel(1000);
+        let drain = Drain { queue, budget: &budget };
+        let mut transfer = open(&fast(0, size, &Arc::default()), 0).await.expect("an answer");
+        // As after a resume.
+        let (start, mut position) = (1234, 1234);
+        assert!(drain.take_from(&mut transfer, &mut position).await.is_ok_and(|taken| taken));
+        drop(drain);
+        assert_eq!(position, start + size);
+        let mut next = start;
+        while let Some(chunk) = chunks.recv().await {
+            assert_eq!(chunk.offset, next);
+            next += chunk.bytes().len() as u64;
+            let is_early = next <= start + EARLY;
+            assert!(is_early || next == position || next.is_multiple_of(BUFFER as u64), "a chunk ends at {next}");
+        }
+        assert_eq!(next, position);
+    }
+
     #[tokio::test]
     async fn fills_that_the_disk_cannot_take_stay_within_one_bound_of_memory_and_go_on_when_it_can() {
         const FILLS: u64 = 16;
         const MEMORY: u64 = 1 << 20;
         let taken = Arc::new(AtomicU64::new(0));
         let size = 4 << 20;
-        let location =
-            Location { upstream: "docker.io".parse().expect("a name"), repository: "a".parse().expect("a name") };
         let budget = Budget::new(64, u32::try_from(MEMORY).expect("small"));
         let (mut queues, mut fills) = (Vec::new(), Vec::new());
         for number in 0..FILLS {
-            let upstream = Arc::new(Fast { size, taken: Arc::clone(&taken) });
-            let digest = Digest::of(Algorithm::Sha256, &number.to_le_bytes());
-            let source = BlobSource { upstream, location: location.clone(), digest };
+            let source = fast(number, size, &taken);
             let (queue, chunks) = mpsc::channel(super::super::QUEUE);
             queues.push(chunks);
             let drain = Drain { queue, budget: &budget };
@@ -384,8 +428,8 @@ mod tests {
         assert!(before <= MEMORY + FILLS * CHUNK, "{before} bytes, and one chunk each that waits");
         let write = join_all(queues.iter_mut().map(|chunks| async move {
             let mut written = 0;
-            while let Some(batch) = chunks.recv().await {
-                written += batch.iter().map(|chunk| chunk.bytes.len() as u64).sum::<u64>();
+            while let Some(chunk) = chunks.recv().await {
+                written += chunk.bytes().len() as u64;
             }
             written
         }));

@@ -18,7 +18,7 @@ use crate::mirror::room::Reservation;
 use crate::oci::Verifier;
 
 /// How many bytes are written at most before readers are told.
-const PUBLISH_EVERY: u64 = 256 << 10;
+const PUBLISH_EVERY: usize = 256 << 10;
 /// How many bytes are reserved at a time for a blob of unknown size.
 pub(super) const STEP: u64 = 8 << 20;
 /// How many bytes of the file are read at a time to be hashed.
@@ -50,7 +50,7 @@ impl Writer {
         Writer { shared, ingest, reservation, verifier, progress, total, hashed: 0, relieved: false }
     }
 
-    pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Vec<Chunk>>) -> Result<Writer, End> {
+    pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
         // What an earlier fill left in the file; after a restart it was hashed already.
         if let Some(verifier) = self.ingest.take_hashed() {
             (self.verifier, self.hashed) = (verifier, self.ingest.written());
@@ -62,23 +62,18 @@ impl Writer {
             return Err(self.give_up(error));
         }
         while let Some(first) = chunks.blocking_recv() {
-            let mut batch = first;
-            let mut failure = None;
+            let (mut batch, mut failure) = (Vec::new(), None);
+            let (mut next, mut bytes) = (Some(first), 0);
             let before = self.ingest.written();
-            let (mut next, mut bytes) = (0, 0);
-            while let Some(chunk) = batch.get(next) {
-                if let Err(error) = self.put(chunk) {
-                    batch.truncate(next);
+            while let Some(chunk) = next.take() {
+                if let Err(error) = self.put(&chunk) {
                     failure = Some(error);
                     break;
                 }
-                next += 1;
-                bytes += chunk.bytes.len() as u64;
-                if bytes < PUBLISH_EVERY
-                    && next == batch.len()
-                    && let Ok(more) = chunks.try_recv()
-                {
-                    batch.extend(more);
+                bytes += chunk.bytes().len();
+                batch.push(chunk);
+                if bytes < PUBLISH_EVERY {
+                    next = chunks.try_recv().ok();
                 }
             }
             let written = self.ingest.written();
@@ -87,8 +82,8 @@ impl Writer {
             }
             for chunk in batch {
                 if chunk.offset == self.hashed {
-                    self.verifier.update(&chunk.bytes);
-                    self.hashed += chunk.bytes.len() as u64;
+                    self.verifier.update(chunk.bytes());
+                    self.hashed += chunk.bytes().len() as u64;
                 }
             }
             if let Err(error) = self.catch_up() {
@@ -149,16 +144,16 @@ impl Writer {
     /// Writes, with room reserved for it. A disk that is full gets one chance more, after something
     /// was evicted.
     fn put(&mut self, chunk: &Chunk) -> Result<(), StoreError> {
-        let Chunk { offset, bytes, .. } = chunk;
+        let (offset, bytes) = (chunk.offset, chunk.bytes());
         let runtime = tokio::runtime::Handle::current();
         let end = offset + bytes.len() as u64;
         if let Some(missing) = end.checked_sub(self.reservation.bytes()).filter(|missing| *missing > 0) {
             self.reservation.add(runtime.block_on(self.shared.reserve(missing.max(STEP)))?);
         }
-        match self.ingest.write_at(*offset, bytes) {
+        match self.ingest.write_at(offset, bytes) {
             Err(StoreError::NoSpace(_)) if !self.relieved => {
                 self.relieve();
-                self.ingest.write_at(*offset, bytes)
+                self.ingest.write_at(offset, bytes)
             }
             result => result,
         }
