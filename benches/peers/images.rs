@@ -12,6 +12,8 @@ use super::content::{Content, Dialect, Image, noise};
 
 pub const REPOSITORY: &str = "library/bench";
 pub const TAG: &str = "1";
+/// How many names there are for what is asked for by different names.
+const NAMES: usize = 1000;
 
 /// Everything there is to pull.
 pub struct Images {
@@ -31,6 +33,8 @@ pub struct Images {
     pub small: Digest,
     /// The image of ten layers, whose manifest is what manifests are measured with.
     pub image: Image,
+    /// Tags of many different manifests.
+    pub names: Vec<String>,
 }
 
 impl Images {
@@ -39,6 +43,13 @@ impl Images {
         let mut content = Content::default();
         let layers: Vec<Bytes> = (0..10).map(|seed| noise(500 + seed, 3 << 20)).collect();
         let image = content.add_image(REPOSITORY, TAG, &layers, Dialect::Docker);
+        let manifest = content.repository(REPOSITORY).manifests[&image.manifest.digest].clone();
+        let names: Vec<String> = (0..NAMES).map(|number| format!("name-{number}")).collect();
+        for name in &names {
+            let open = String::from_utf8_lossy(&manifest.bytes).trim_end().trim_end_matches('}').to_owned();
+            let bytes = Bytes::from(format!("{open},\"annotations\":{{\"name\":\"{name}\"}}}}"));
+            content.repository(REPOSITORY).add_manifest(Algorithm::Sha256, &[name], bytes, &manifest.media_type);
+        }
         let octets = || MediaType::from("application/octet-stream");
         let holding = content.repository(REPOSITORY);
         let mut add = |seed, size: u64| {
@@ -55,6 +66,7 @@ impl Images {
             middle_size: middle,
             small: add(2, 10_000),
             image,
+            names,
         };
         images.write(&content)?;
         Ok(images)

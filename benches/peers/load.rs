@@ -5,7 +5,7 @@
 //! one that took whatever is there would have its acknowledgements send the rest, on its own CPU.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 struct Connection {
     socket: TcpStream,
     head: Vec<u8>,
+    /// Whether the answer is a head only.
+    bodiless: bool,
     /// Bytes of the body still to come; `None` while the head is.
     left: Option<u64>,
     /// The low-water mark of the socket, in bytes.
@@ -47,17 +49,33 @@ pub struct Work {
     pub bytes: u64,
 }
 
-fn request(path: &str, extra: &str) -> Vec<u8> {
+/// What is asked for in turns.
+pub struct Asked {
+    requests: Vec<Vec<u8>>,
+    bodiless: bool,
+}
+
+impl Asked {
+    pub fn get(paths: &[String]) -> Asked {
+        Asked { requests: paths.iter().map(|path| request("GET", path, "")).collect(), bodiless: false }
+    }
+
+    pub fn head(path: &str) -> Asked {
+        Asked { requests: vec![request("HEAD", path, "")], bodiless: true }
+    }
+}
+
+fn request(method: &str, path: &str, extra: &str) -> Vec<u8> {
     // Docker's registry answers with an ancient manifest to those who do not name a newer one.
     let accept = "application/vnd.docker.distribution.manifest.v2+json, */*";
-    format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: {accept}\r\n{extra}\r\n").into_bytes()
+    format!("{method} {path} HTTP/1.1\r\nHost: bench\r\nAccept: {accept}\r\n{extra}\r\n").into_bytes()
 }
 
 impl Connection {
     fn open(address: SocketAddr) -> io::Result<Connection> {
         let socket = TcpStream::connect(address)?;
         socket.set_nodelay(true)?;
-        Ok(Connection { socket, head: Vec::new(), left: None, low_water: 1 })
+        Ok(Connection { socket, head: Vec::new(), bodiless: false, left: None, low_water: 1 })
     }
 
     fn ask(&mut self, request: &[u8]) -> io::Result<()> {
@@ -112,6 +130,7 @@ impl Connection {
             let said = String::from_utf8_lossy(&self.head[end..]).trim().chars().take(400).collect::<String>();
             return Err(io::Error::other(format!("unexpected answer: {head}: {said}")));
         };
+        let length = if self.bodiless { 0 } else { length };
         let came = (self.head.len() - end - 4) as u64;
         self.left = Some(length - came);
         Ok(Some((came, came == length)))
@@ -166,19 +185,60 @@ impl Sink {
     }
 }
 
-/// Asks for `path` again and again on `connections` connections for about `time`.
-pub fn keep_asking(address: SocketAddr, path: &str, connections: usize, time: Duration) -> io::Result<Work> {
-    let request = request(path, "");
+/// Asks again and again on `connections` connections for about `time`.
+pub fn keep_asking(address: SocketAddr, asked: &Asked, connections: usize, time: Duration) -> io::Result<Work> {
+    let mut requests = asked.requests.iter().cycle();
+    let mut ask = |connection: &mut Connection| requests.next().map_or(Ok(()), |request| connection.ask(request));
     let mut open = open_all(address, connections)?;
     for connection in &mut open {
-        connection.ask(&request)?;
+        connection.bodiless = asked.bodiless;
+        ask(connection)?;
     }
     let mut sink = Sink::of(open)?;
     let deadline = Instant::now() + time;
     let mut work = Work::default();
     while Instant::now() < deadline {
         for finished in sink.take(&mut work)? {
-            sink.open[finished].ask(&request)?;
+            ask(&mut sink.open[finished])?;
+        }
+    }
+    Ok(work)
+}
+
+/// Asks for each of them once, one after the other.
+pub fn fetch_each(address: SocketAddr, paths: &[String]) -> io::Result<()> {
+    let mut sink = Sink::of(open_all(address, 1)?)?;
+    for path in paths {
+        sink.open[0].ask(&request("GET", path, ""))?;
+        while sink.take(&mut Work::default())?.is_empty() {}
+    }
+    Ok(())
+}
+
+/// Many clients ask for a blob of `size` bytes within a second. A quarter of them reads slowly and is not
+/// waited for, a quarter hangs up in the middle.
+pub fn crowd(address: SocketAddr, path: &str, size: u64, clients: usize) -> io::Result<Work> {
+    let request = request("GET", path, "");
+    let _slow = SlowReaders::start(address, path, clients / 4, 1_300_000)?;
+    let mut sink = Sink::of(open_all(address, clients - clients / 4)?)?;
+    let all = sink.open.len();
+    let hangs_up = |number: usize| number.is_multiple_of(3);
+    let mut gone = vec![false; all];
+    let (mut work, begin, mut asked, mut left) = (Work::default(), Instant::now(), 0, all);
+    while left > 0 {
+        while asked < all && begin.elapsed().as_secs_f64() >= asked as f64 / all as f64 {
+            sink.open[asked].ask(&request)?;
+            asked += 1;
+        }
+        let mut ended = sink.take(&mut work)?;
+        let had_enough = |number: &usize| sink.open[*number].left.is_some_and(|left| left < size / 2);
+        ended.extend((0..asked).filter(|number| hangs_up(*number) && had_enough(number)));
+        for number in ended {
+            if !std::mem::replace(&mut gone[number], true) {
+                epoll::delete(&sink.epoll, &sink.open[number].socket)?;
+                sink.open[number].socket.shutdown(Shutdown::Both)?;
+                left -= 1;
+            }
         }
     }
     Ok(work)
@@ -186,7 +246,7 @@ pub fn keep_asking(address: SocketAddr, path: &str, connections: usize, time: Du
 
 /// Asks for `path` on one connection every millisecond until `stop`; how long the slowest answer took.
 pub fn longest_answer(address: SocketAddr, path: &str, stop: &AtomicBool) -> io::Result<Duration> {
-    let request = request(path, "");
+    let request = request("GET", path, "");
     let mut connection = Connection::open(address)?;
     let mut buffer = vec![0; 64 << 10];
     let mut longest = Duration::ZERO;
@@ -213,11 +273,10 @@ pub fn fetch_all(address: SocketAddr, paths: &[String], ranges: Option<u64>) -> 
             let start = number as u64 * size;
             format!("Range: bytes={start}-{}\r\n", start + size - 1)
         });
-        connection.ask(&request(path, range.as_deref().unwrap_or_default()))?;
+        connection.ask(&request("GET", path, range.as_deref().unwrap_or_default()))?;
     }
     let mut left = open.len();
-    let mut sink = Sink::of(open)?;
-    let mut work = Work::default();
+    let (mut sink, mut work) = (Sink::of(open)?, Work::default());
     while left > 0 {
         for finished in sink.take(&mut work)? {
             epoll::delete(&sink.epoll, &sink.open[finished].socket)?;
@@ -231,7 +290,7 @@ pub fn fetch_all(address: SocketAddr, paths: &[String], ranges: Option<u64>) -> 
 pub fn verify(address: SocketAddr, path: &str, digest: &Digest) -> io::Result<()> {
     let mut socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    socket.write_all(&request(path, "Connection: close\r\n"))?;
+    socket.write_all(&request("GET", path, "Connection: close\r\n"))?;
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(0) + 4;
@@ -259,7 +318,7 @@ impl SlowReaders {
     pub fn start(address: SocketAddr, path: &str, readers: usize, rate: usize) -> io::Result<SlowReaders> {
         let mut open = open_all(address, readers)?;
         for connection in &mut open {
-            connection.ask(&request(path, ""))?;
+            connection.ask(&request("GET", path, ""))?;
         }
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -309,7 +368,7 @@ pub fn keep_asking_tls(
     time: Duration,
 ) -> io::Result<Work> {
     const IN_ADVANCE: usize = 60;
-    let requests = request(path, "").repeat(IN_ADVANCE);
+    let requests = request("GET", path, "").repeat(IN_ADVANCE);
     let mut open = open_all(address, connections)?;
     for connection in &mut open {
         let name = ServerName::try_from("localhost").map_err(io::Error::other)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::images::{Images, TAG, blob_path, manifest_path};
-use super::load::{self, SlowReaders, Work};
+use super::load::{self, Asked, SlowReaders, Work};
 use super::machine::peak_memory;
 use super::rounds::{Contest, Effort, Sample, Unit, quietest, sample, spread};
 use super::servers::{Server, Workshop};
@@ -16,12 +16,13 @@ use super::trouble;
 pub type Work1 = fn(&Bench) -> io::Result<String>;
 
 /// All of them, by the name that `--only` looks for.
-pub const ALL: [(&str, Work1); 11] = [
+pub const ALL: [(&str, Work1); 12] = [
     ("warm-plain", warm_plain),
     ("warm-tls", warm_tls),
     ("manifest", manifest),
     ("cold-one", cold_one),
     ("cold-many", cold_many),
+    ("crowd", crowd),
     ("chunks", chunks),
     ("slow", slow),
     ("memory", memory),
@@ -31,7 +32,7 @@ pub const ALL: [(&str, Work1); 11] = [
 ];
 
 /// About how many contests of equal length they are.
-pub const CONTESTS: u32 = 21;
+pub const CONTESTS: u32 = 24;
 
 /// How long a server is given to finish what the last byte left to do.
 const SETTLE: Duration = Duration::from_millis(300);
@@ -146,14 +147,14 @@ pub fn names(servers: &[Server]) -> Vec<&'static str> {
 
 fn warm_plain(bench: &Bench) -> io::Result<String> {
     let servers = bench.warm_servers()?;
-    let path = blob_path(&bench.images.large);
+    let asked = Asked::get(&[blob_path(&bench.images.large)]);
     let mut rows = String::new();
     for connections in [1, 8, 64] {
         let work = format!("warm blob, {connections} connections");
         let contest = Contest::run(work, Unit::Gigabytes, &bench.effort, &names(&servers), |peer| {
             let server = &servers[peer];
             sample(Unit::Gigabytes, server.process(), &bench.helpers(), Duration::ZERO, || {
-                load::keep_asking(server.address, &path, connections, bench.effort.time)
+                load::keep_asking(server.address, &asked, connections, bench.effort.time)
             })
         })?;
         rows += &contest.rows();
@@ -188,16 +189,24 @@ fn warm_tls(bench: &Bench) -> io::Result<String> {
 
 fn manifest(bench: &Bench) -> io::Result<String> {
     let servers = bench.warm_servers()?;
+    let names: Vec<String> = bench.images.names.iter().map(|name| manifest_path(name)).collect();
+    for server in &servers {
+        load::fetch_each(server.address, &names)?;
+    }
     let mut rows = String::new();
-    let digest = bench.images.image.manifest.digest.to_string();
+    let (digest, tag) = (manifest_path(&bench.images.image.manifest.digest.to_string()), manifest_path(TAG));
     let size = bench.images.image.manifest.size;
-    for (what, reference) in [("tag", TAG), ("digest", digest.as_str())] {
-        let path = manifest_path(reference);
-        let work = format!("manifest of {size} B by {what}, 64 connections");
-        let contest = Contest::run(work, Unit::Requests, &bench.effort, &names(&servers), |peer| {
+    for (what, asked) in [
+        ("GET by tag", Asked::get(std::slice::from_ref(&tag))),
+        ("GET by digest", Asked::get(&[digest])),
+        ("GET of 1,000 tags", Asked::get(&names)),
+        ("HEAD by tag", Asked::head(&tag)),
+    ] {
+        let work = format!("manifest of {size} B, {what}, 64 connections");
+        let contest = Contest::run(work, Unit::Requests, &bench.effort, &self::names(&servers), |peer| {
             let server = &servers[peer];
             sample(Unit::Requests, server.process(), &bench.helpers(), Duration::ZERO, || {
-                load::keep_asking(server.address, &path, 64, bench.effort.time)
+                load::keep_asking(server.address, &asked, 64, bench.effort.time)
             })
         })?;
         rows += &contest.rows();
@@ -224,6 +233,17 @@ fn cold_many(bench: &Bench) -> io::Result<String> {
     let contest = Contest::run("cold blob, 16 clients at once", Unit::Gigabytes, &bench.effort, &names, |peer| {
         let (peer, paths) = peers[peer];
         bench.cold_sample(peer, |address| load::fetch_all(address, paths, None))
+    })?;
+    Ok(contest.rows())
+}
+
+fn crowd(bench: &Bench) -> io::Result<String> {
+    let (path, size) = (blob_path(&bench.images.large), bench.images.large_size);
+    let peers = [Peer::Ours, Peer::NginxCache, Peer::RegistryCache];
+    let names = ["registry-mirror", "nginx proxy_cache (no hash)", "docker-registry (cache)"];
+    let work = "cold blob, 64 clients within a second, 16 slow, 16 hang up";
+    let contest = Contest::run(work, Unit::Gigabytes, &bench.effort, &names, |peer| {
+        bench.cold_sample(peers[peer], |address| load::crowd(address, &path, size, 64))
     })?;
     Ok(contest.rows())
 }
