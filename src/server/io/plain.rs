@@ -211,10 +211,19 @@ fn cached(file: &File, offset: u64, length: u64) -> u64 {
         match preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset + known, ReadWriteFlags::NOWAIT) {
             Ok(_) => known += STRIDE,
             Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP) if is_in_memory(file) => return length,
             Err(_) => break,
         }
     }
     known.min(length)
+}
+
+/// Whether the file has no disk: tmpfs does not answer the question what the page cache holds, because
+/// it is nowhere else.
+fn is_in_memory(file: &File) -> bool {
+    /// statfs(2), `TMPFS_MAGIC`.
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    rustix::fs::fstatfs(file).is_ok_and(|found| found.f_type == TMPFS)
 }
 
 impl AsyncRead for PlainStream {

@@ -157,6 +157,14 @@ async fn after_a_burst_others_have_their_turn() {
 }
 
 #[test]
+fn a_file_in_memory_is_there() {
+    let file = rustix::fs::memfd_create("blob", rustix::fs::MemfdFlags::CLOEXEC).expect("memory");
+    let mut file = File::from(file);
+    file.write_all(&noise()).expect("written");
+    assert_eq!(cached(&file, 0, LENGTH as u64), LENGTH as u64);
+}
+
+#[test]
 fn the_end_of_a_file_is_not_waited_for() {
     let file = file(b"short");
     assert_eq!(cached(&file, 0, 5), 5);
