@@ -85,7 +85,7 @@ impl Drain<'_> {
     /// Moves what `transfer` brings, keeping `position` at its next byte; whether the writer is
     /// still there.
     ///
-    /// Later what comes at once goes together, because the writer is another thread, and waking it, and
+    /// After the beginning what comes at once goes together, because the writer is another thread, and waking it, and
     /// the readers after it, costs as much as writing a small chunk. A buffer is held only while there
     /// are bytes for it, so that an upstream which stalls takes no memory from the others.
     async fn take_from(&self, transfer: &mut Transfer, position: &mut u64) -> Result<bool, UpstreamError> {
@@ -129,11 +129,9 @@ impl Drain<'_> {
         }
         match ready {
             Poll::Ready(next) => next,
-            Poll::Pending => {
-                // That the writer is gone shows at the next chunk.
-                self.hand_over(gathered).await;
-                next.await
-            }
+            // Nobody wants more: upstream may stand still for long.
+            Poll::Pending if !self.hand_over(gathered).await => Ok(None),
+            Poll::Pending => next.await,
         }
     }
 
@@ -141,7 +139,7 @@ impl Drain<'_> {
     async fn hand_over(&self, gathered: &mut Option<Chunk>) -> bool {
         match gathered.take() {
             Some(chunk) => self.queue.send(chunk).await.is_ok(),
-            None => true,
+            None => !self.queue.is_closed(),
         }
     }
 }
@@ -326,9 +324,12 @@ mod tests {
     const CHUNK: u64 = 64 << 10;
 
     /// Sends blobs of `size` bytes as fast as they are taken, and counts what was taken.
+    #[derive(Default)]
     struct Fast {
         size: u64,
         taken: Arc<AtomicU64>,
+        /// Then nothing more comes, and no end either.
+        stalls: bool,
     }
 
     #[async_trait]
@@ -347,11 +348,12 @@ mod tests {
 
         async fn blob(&self, _: &Repository, _: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
             let taken = Arc::clone(&self.taken);
+            let rest = stream::iter(0..u64::from(self.stalls)).then(|_| std::future::pending());
             let chunks = stream::iter(0..self.size / CHUNK).map(move |_| {
                 taken.fetch_add(CHUNK, Ordering::SeqCst);
                 Ok(Bytes::from_static(&[0; CHUNK as usize]))
             });
-            Ok(UpstreamBlob { size: Some(self.size), offset: 0, part: false, body: chunks.boxed() })
+            Ok(UpstreamBlob { size: Some(self.size), offset: 0, part: false, body: chunks.chain(rest).boxed() })
         }
 
         async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
@@ -370,7 +372,11 @@ mod tests {
     }
 
     fn fast(number: u64, size: u64, taken: &Arc<AtomicU64>) -> BlobSource {
-        let upstream = Arc::new(Fast { size, taken: Arc::clone(taken) });
+        of(Fast { size, taken: Arc::clone(taken), ..Fast::default() }, number)
+    }
+
+    fn of(upstream: Fast, number: u64) -> BlobSource {
+        let upstream = Arc::new(upstream);
         let location =
             Location { upstream: "docker.io".parse().expect("a name"), repository: "a".parse().expect("a name") };
         BlobSource { upstream, location, digest: Digest::of(Algorithm::Sha256, &number.to_le_bytes()) }
@@ -396,6 +402,26 @@ mod tests {
             assert!(is_early || next == position || next.is_multiple_of(BUFFER as u64), "a chunk ends at {next}");
         }
         assert_eq!(next, position);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upstream_that_stands_still_is_left_when_the_writer_is_gone() {
+        // One chunk more than is handed over as it comes.
+        let early = EARLY / CHUNK;
+        let stalling = Fast { size: (early + 1) * CHUNK, stalls: true, ..Fast::default() };
+        let budget = Budget::new(1, 64 << 20);
+        let (queue, mut chunks) = mpsc::channel(1000);
+        let drain = Drain { queue, budget: &budget };
+        let mut transfer = open(&of(stalling, 0), 0).await.expect("an answer");
+        let write = async move {
+            for _ in 0..early {
+                chunks.recv().await;
+            }
+        };
+        let (patience, mut position) = (std::time::Duration::from_secs(60), 0);
+        let (taken, ()) =
+            tokio::join!(tokio::time::timeout(patience, drain.take_from(&mut transfer, &mut position)), write);
+        assert!(matches!(taken, Ok(Ok(false))));
     }
 
     #[tokio::test]
