@@ -3,7 +3,8 @@
 //! Nothing outside knows `sled`. Truth: the files say what is so, the index only says it faster.
 //! A write goes to the file first; a read that the index cannot answer goes to the file. The index
 //! is believed only after it was closed in order or rebuilt: after a crash it may lag behind the
-//! files. Blobs are packed in `pages`; what happens when the engine fails is in `index`.
+//! files. Blobs are packed in `pages`; what happens when the engine fails is in `index`. What is left here
+//! is long because it is one method for each of the port's, each a write to the file and one to the index.
 
 mod index;
 mod pages;
@@ -480,86 +481,4 @@ impl Drop for SledMetadata {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::oci::{AcceptSet, Algorithm, MediaType};
-
-    fn key() -> TagKey {
-        let location =
-            Location { upstream: "docker.io".parse().expect("valid"), repository: "a/b".parse().expect("valid") };
-        TagKey { location, tag: "1".parse().expect("valid"), accept: AcceptSet::everything() }
-    }
-
-    fn record(moment: u64) -> TagRecord {
-        let digest = Digest::of(Algorithm::Sha256, b"manifest");
-        let descriptor = Descriptor { digest, size: 8, media_type: MediaType::ImageManifest };
-        TagRecord { descriptor, checked_at: Timestamp(moment), since: Timestamp(1) }
-    }
-
-    fn ready(folder: &Path) -> SledMetadata {
-        let store = SledMetadata::open(folder);
-        store.rebuild(&[], Timestamp(0));
-        store.put_tag(&key(), &record(1)).expect("writes");
-        assert_eq!(store.index_state(), IndexState::Ready);
-        store
-    }
-
-    #[test]
-    fn a_panic_inside_sled_ends_the_index_and_nothing_else() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = ready(folder.path());
-        assert_eq!(store.fenced("panicking", |_| -> sled::Result<()> { std::panic::panic_any("damaged") }), None);
-        assert_eq!(store.index_state(), IndexState::Absent);
-        assert_eq!(store.tag(&key()).expect("answers"), Some(record(1)));
-        store.put_tag(&key(), &record(2)).expect("writes");
-        assert!(store.blobs().is_err(), "which blobs there were is not known");
-        store.rebuild(&[(record(1).descriptor.digest, 8)], Timestamp(5));
-        assert_eq!(store.index_state(), IndexState::Absent);
-        assert_eq!(store.blobs().expect("answers").len(), 1);
-        drop(store);
-
-        let next = SledMetadata::open(folder.path());
-        assert!(next.index_was_replaced());
-        assert_eq!(next.tag(&key()).expect("answers"), Some(record(2)));
-    }
-
-    #[test]
-    fn an_error_of_sled_ends_the_index_so_that_it_cannot_answer_with_old_records() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = ready(folder.path());
-        let failed = store.fenced("failing", |_| -> sled::Result<()> { Err(sled::Error::Unsupported("test".into())) });
-        assert_eq!((failed, store.index_state()), (None, IndexState::Absent));
-        store.put_tag(&key(), &record(2)).expect("writes");
-        assert_eq!(store.tag(&key()).expect("answers"), Some(record(2)));
-    }
-
-    #[test]
-    fn an_index_that_lost_a_record_learns_it_from_the_file() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = ready(folder.path());
-        let lookup = || store.fenced("looking", |index| index.tags.get(tag_key(&key()))).flatten();
-        store.fenced("forgetting", |index| index.tags.clear());
-        assert!(lookup().is_none());
-        assert_eq!(store.tag(&key()).expect("answers"), Some(record(1)));
-        assert!(lookup().is_some());
-    }
-
-    #[test]
-    fn a_reader_waits_for_no_writer() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let store = ready(folder.path());
-        store.fenced("forgetting", |index| index.tags.clear());
-        let writing = store.stripe(&key().location, key().tag.as_str());
-        let (sender, answer) = mpsc::channel();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                let _ = sender.send(store.tag(&key()));
-            });
-            let answered = answer.recv_timeout(Duration::from_secs(60));
-            drop(writing);
-            assert_eq!(answered.expect("before the writer is done").expect("answers"), Some(record(1)));
-        });
-    }
-}
+mod tests;
