@@ -16,7 +16,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::BlobRecord;
-use registry_mirror::mirror::eviction::{Stock, Use, plan, plan_by, worth};
+use registry_mirror::mirror::keep::eviction::{Stock, Use, plan, plan_by, worth};
 use registry_mirror::oci::Digest;
 
 type Blob = u64;

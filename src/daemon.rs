@@ -27,7 +27,8 @@ use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Config};
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
-use crate::mirror::fill::{Budget, FinishUnread};
+use crate::mirror::flight::bounds::Bounds;
+use crate::mirror::flight::unread::FinishUnread;
 use crate::mirror::{Mirror, Mode, Parts, Policy, Room, Routes};
 use crate::oci::{ErrorCode, RegistryName};
 use crate::server::tls::{self, Tls, TlsError};
@@ -139,7 +140,7 @@ impl Daemon {
             clock,
             policy: policy(&config.cache),
             negative_ttl: config.cache.negative_ttl,
-            budget: Budget::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
+            bounds: Bounds::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
             room: room(&config.store),
             verify_on_read: config.store.verify_on_read,
             memory: config.cache.memory,

@@ -17,11 +17,11 @@
 //! [`mirror::routes`]. Then:
 //!
 //! - **Hit.** [`blob_store::BlobStore::open`], and the file goes to the client.
-//! - **Cold miss.** [`mirror::flights`] gives the lead. A [`mirror::fill`] runs as a task of its own:
+//! - **Cold miss.** [`mirror::flight`] gives the lead. A [`mirror::fill`] runs as a task of its own:
 //!   upstream, [`blob_store::ingest`], verify, commit, record. The client reads along.
-//! - **Joiner.** Everybody else reads the growing file through [`mirror::body`], at their own pace.
+//! - **Joiner.** Everybody else reads the growing file through [`mirror::answer::body`], at their own pace.
 //!   The last 64 KiB are held back until the digest is verified.
-//! - **Tag.** [`mirror::freshness`] decides whether upstream is asked, and whether what is remembered
+//! - **Tag.** [`mirror::recall::freshness`] decides whether upstream is asked, and whether what is remembered
 //!   may stand in when upstream cannot answer.
 //!
 //! Every answer carries one [`outcome::Outcome`]: in the log line, the metric and the

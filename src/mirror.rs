@@ -1,39 +1,23 @@
 //! The mirror: answers requests from the store and from upstreams. The use case, without any edge.
 //!
-//! Four flows (see the crate's documentation): a hit, a cold miss, a joiner, a tag. Blobs are in
-//! [`blobs`], manifests and tags in [`manifests`], lists in [`lists`]; this file holds what they share. It knows ports,
-//! never adapters, and nothing of HTTP.
+//! Four flows (see the crate's documentation): a hit, a cold miss, a joiner, a tag. In wings: the
+//! nouns [`flight`], [`recall`] and [`room`] below; what acts on them, [`fill`], [`answer`], [`keep`]
+//! and [`images`], above; this file puts them together. It knows ports, never adapters, and nothing of
+//! HTTP.
 //!
 //! Truths: a dead upstream never breaks a pull that the store can serve; a broken store never
 //! breaks a pull that the upstream can serve; content in the store is served only to a repository
 //! of which upstream said that it has it.
 
-pub mod blobs;
-pub mod body;
-pub mod bundles;
-pub mod catalog;
+pub mod answer;
 pub mod error;
-pub mod eviction;
 pub mod fill;
-pub mod flights;
-pub mod freshness;
-pub mod garbage;
-mod holds;
+pub mod flight;
 pub mod images;
-mod lazy;
-pub mod lists;
-pub mod manifests;
-pub mod memory;
-mod negatives;
-pub mod prefetch;
-mod records;
-pub mod resume;
+pub mod keep;
+pub mod recall;
 pub mod room;
 pub mod routes;
-pub mod scrub;
-pub mod status;
-pub mod tag_moves;
-pub mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,26 +35,27 @@ use crate::oci::{Descriptor, Digest, RegistryName, Target};
 use crate::upstream::{ReferrerList, TagList};
 
 pub use crate::metadata::Location;
-pub use blobs::BlobAnswer;
-pub use body::{BlobBody, Chunk};
+pub use answer::blob::BlobAnswer;
+pub use answer::body::{BlobBody, Chunk};
+pub use answer::lists::{ReferrersAnswer, TagsAnswer};
+pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};
-pub use freshness::{Mode, Policy};
-pub use lists::{ReferrersAnswer, TagsAnswer};
-pub use manifests::ManifestAnswer;
-pub use memory::{Kept, Wanted};
+pub use keep::scrub::Complaint;
+pub use recall::freshness::{Mode, Policy};
+pub use recall::memory::{Kept, Wanted};
 pub use room::Room;
 pub use routes::{Route, RouteError, Routes};
-pub use scrub::Complaint;
 
-use fill::{Budget, Following};
-use flights::{Flights, Shareable};
-use holds::Holds;
-use lists::Lists;
-use manifests::Fetched;
-use memory::Memory;
-use negatives::Negatives;
-use records::Late;
-use scrub::Trust;
+use answer::manifests::Fetched;
+use flight::bounds::Bounds;
+use flight::flights::{Flights, Shareable};
+use flight::progress::Following;
+use recall::lists::Lists;
+use recall::memory::Memory;
+use recall::negatives::Negatives;
+use room::holds::Holds;
+use room::late::Late;
+use room::trust::Trust;
 
 /// The type of content that was fetched as a blob.
 const OCTET_STREAM: &str = "application/octet-stream";
@@ -102,7 +87,7 @@ pub struct Parts {
     /// How long upstream's "not found" is believed.
     pub negative_ttl: Duration,
     /// The bounds of all fills together.
-    pub budget: Budget,
+    pub bounds: Bounds,
     /// How much the store may hold.
     pub room: Room,
     /// Whether every blob is hashed before it is served.
@@ -126,7 +111,7 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     started_at: Timestamp,
     policy: Policy,
-    budget: Budget,
+    bounds: Bounds,
     room: Room,
     holds: Holds,
     trust: Trust,
@@ -169,12 +154,15 @@ impl Mirror {
             clock,
             policy,
             negative_ttl,
-            budget,
+            bounds,
             room,
             verify_on_read,
             memory,
             metrics,
         } = parts;
+        let tasks = TaskTracker::new();
+        let of_lists = (Arc::clone(&metadata), Arc::clone(&clock), tasks.clone());
+        let (for_tags, for_referrers) = (of_lists.clone(), of_lists);
         Mirror(Arc::new(Shared {
             routes,
             blobs,
@@ -183,7 +171,7 @@ impl Mirror {
             started_at: clock.now(),
             clock,
             policy,
-            budget,
+            bounds,
             room,
             holds: Holds::default(),
             trust: Trust::new(verify_on_read),
@@ -193,11 +181,11 @@ impl Mirror {
             tags: Flights::new(),
             manifests: Flights::new(),
             negatives: Negatives::new(negative_ttl),
-            tag_lists: Lists::new(policy, negative_ttl),
-            referrer_lists: Lists::new(policy, negative_ttl),
+            tag_lists: Lists::new(policy, negative_ttl, for_tags.0, for_tags.1, for_tags.2),
+            referrer_lists: Lists::new(policy, negative_ttl, for_referrers.0, for_referrers.1, for_referrers.2),
             uses: Uses::default(),
             late: Arc::default(),
-            tasks: TaskTracker::new(),
+            tasks,
             ending: CancellationToken::new(),
         }))
     }

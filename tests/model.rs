@@ -18,7 +18,7 @@ use registry_mirror::blob_store::local::LocalBlobStore;
 use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metadata::{BlobRecord, Location, MetadataStore as _, TagKey, TagRecord};
-use registry_mirror::mirror::eviction::{Stock, plan};
+use registry_mirror::mirror::keep::eviction::{Stock, plan};
 use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Tag};
 
 /// Images are numbers: number `n` has the layers `n`, `n / 2` and `n / 4`, so they share.

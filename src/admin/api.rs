@@ -25,8 +25,8 @@ use tokio::sync::mpsc;
 
 use super::{Body, Door, whole};
 use crate::mirror::Mirror;
-use crate::mirror::catalog::CatalogError;
-use crate::mirror::images::Platforms;
+use crate::mirror::images::catalog::CatalogError;
+use crate::mirror::images::image::Platforms;
 use crate::oci::{Digest, ImageName, Platform};
 
 /// What all paths of the interface begin with.

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::client::{At, Daemon};
 use super::{Exit, print, show};
-use crate::mirror::garbage::Garbage;
+use crate::mirror::keep::garbage::Garbage;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

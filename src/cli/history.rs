@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::client::{At, Daemon};
 use super::{Exit, print, show};
-use crate::mirror::catalog::HistoryEntry;
+use crate::mirror::images::catalog::HistoryEntry;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

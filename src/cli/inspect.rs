@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::client::{At, Daemon};
 use super::{Exit, print, show};
-use crate::mirror::catalog::{ImageDetail, Part, PlatformDetail};
+use crate::mirror::images::catalog::{ImageDetail, Part, PlatformDetail};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::client::{At, Daemon};
 use super::{Exit, lists, print, say, show};
-use crate::mirror::prefetch::{Failure, PullEvent};
+use crate::mirror::images::prefetch::{Failure, PullEvent};
 use crate::oci::Digest;
 
 /// Which images, and for which platforms.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::client::{At, Daemon};
 use super::pull::{self, Told, Which};
 use super::{Exit, print, say, show};
-use crate::mirror::catalog::Readiness;
+use crate::mirror::images::catalog::Readiness;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

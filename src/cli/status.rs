@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::client::{At, Daemon};
 use super::{Exit, print, show};
-use crate::mirror::status::{FillStatus, Status, UpstreamStatus};
+use crate::mirror::images::status::{FillStatus, Status, UpstreamStatus};
 use crate::upstream::health::{EndpointHealth, EndpointState};
 
 /// How often `--watch` looks.

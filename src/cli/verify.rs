@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::client::{At, Daemon};
 use super::{Exit, print, say, show};
-use crate::mirror::verify::Finding;
+use crate::mirror::keep::verify::Finding;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {

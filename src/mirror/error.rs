@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::routes::RouteError;
+use crate::mirror::RouteError;
 use crate::oci::ErrorCode;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 

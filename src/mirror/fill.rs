@@ -5,94 +5,34 @@
 //! Commit, then record, then leave the table: a newcomer finds either the flight or the blob.
 //!
 //! Bytes are published before they are hashed, so readers do not wait for SHA-256; what protects
-//! them is that the last [`HELD_BACK`] bytes are not handed out before the digest was verified.
+//! them is that the last [`HELD_BACK`](crate::mirror::flight::progress::HELD_BACK) bytes are not handed out before the digest was verified.
 
-mod budget;
 mod pieces;
-mod unread;
 mod writer;
 
-use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
+use pieces::Drain;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use writer::{STEP, Writer};
 
-use super::blobs::missing;
-use super::error::{MirrorError, Subject};
-use super::flights::Departure;
-use super::resume::{BlobSource, Transfer};
-use super::room::Reservation;
-use super::{BlobKey, Shared};
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{Content, Source, StoreError};
 use crate::metrics::FillResult;
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::flights::Departure;
+use crate::mirror::flight::progress::{Following, Phase, Progress};
+use crate::mirror::flight::transfer::{BlobSource, Transfer};
+use crate::mirror::flight::unread;
+use crate::mirror::recall::negatives::Missing;
+use crate::mirror::room::Reservation;
+use crate::mirror::{BlobKey, Shared};
 use crate::oci::{Digest, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
-pub use self::unread::FinishUnread;
-pub use budget::Budget;
-use pieces::Drain;
-use writer::{STEP, Writer};
-
-/// How many bytes at the end of a blob are kept from readers until its digest is verified.
-pub const HELD_BACK: u64 = 64 << 10;
 /// Chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the
-/// budget.
+/// bounds.
 const QUEUE: usize = 4;
-
-/// Where a fill stands.
-#[derive(Clone, Debug)]
-pub enum Phase {
-    /// Upstream has not answered yet.
-    Starting,
-    /// Bytes arrive.
-    Streaming,
-    /// All bytes are there and have the digest.
-    Verified,
-    /// The store could not take the bytes any more. Readers go on upstream by themselves, from
-    /// `written` with this verifier.
-    Unkept(Verifier),
-    /// Upstream failed, or sent something else. There is nothing more to come.
-    Failed(MirrorError),
-}
-
-/// What readers see of a fill.
-#[derive(Clone, Debug)]
-pub struct Progress {
-    /// Where it stands.
-    pub phase: Phase,
-    /// Size of the blob in bytes, once known.
-    pub total: Option<u64>,
-    /// How many bytes are in the file.
-    pub written: u64,
-    /// The growing file. Readable to the end even after the fill is over.
-    pub file: Option<Arc<File>>,
-    /// Every reader holds one of these, so that they can be counted. Says whether there ever was one.
-    pub seats: Arc<AtomicBool>,
-    /// How many bytes of the blob lazy readers get from upstream besides this fill.
-    pub relayed: Arc<AtomicU64>,
-}
-
-impl Progress {
-    /// A fill that was just seated.
-    pub fn starting() -> Progress {
-        let (seats, relayed) = (Arc::default(), Arc::default());
-        Progress { phase: Phase::Starting, total: None, written: 0, file: None, seats, relayed }
-    }
-
-    /// How far a reader may read that wants the end: everything once it is verified, before that
-    /// all but the tail. Where the store gave up, the tail is still to come, from upstream.
-    pub fn readable(&self) -> u64 {
-        match self.phase {
-            Phase::Verified | Phase::Unkept(_) => self.written,
-            _ => self.written.min(self.total.unwrap_or(self.written).saturating_sub(HELD_BACK)),
-        }
-    }
-}
-
-/// The handle by which a fill is followed.
-pub type Following = watch::Receiver<Progress>;
 
 /// A fill to be run as a task of its own.
 pub(super) struct Fill {
@@ -141,7 +81,7 @@ impl Fill {
             Err(End::Failed(error)) => {
                 tracing::warn!(blob = ?source, %error, "fill failed");
                 let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Unavailable);
-                shared.negatives.note(|| missing(&source.location, source.digest), class, shared.clock.now());
+                shared.negatives.note(|| Missing::blob(&source.location, source.digest), class, shared.clock.now());
                 let wrong = class == UpstreamErrorClass::Protocol;
                 progress.send_modify(|progress| progress.phase = Phase::Failed(error));
                 if wrong { FillResult::Mismatch } else { FillResult::UpstreamFailed }
@@ -182,7 +122,7 @@ async fn fetch(
 ) -> Result<Option<Filled>, End> {
     let _place = match place {
         Some(place) => Some(place),
-        None => shared.budget.place(&source.location.upstream).await,
+        None => shared.bounds.place(&source.location.upstream).await,
     };
     // The fill that ended between our reader's look at the store and its seat has left it there.
     if let Some((_, Content { size, source: Source::File(file) })) =
@@ -217,7 +157,7 @@ async fn fetch(
     let (verifier, start) = (Verifier::new(source.digest.algorithm()), ingest.written());
     let writer = Writer::new(Arc::clone(shared), ingest, reservation, verifier, Arc::clone(progress), total);
     let writer = shared.tasks.spawn_blocking(move || writer.run(chunks));
-    let drain = Drain { queue, budget: &shared.budget };
+    let drain = Drain { queue, bounds: &shared.bounds };
     let told = Told { shared, source };
     // Whichever is left behind lets go of upstream.
     let pumped = tokio::select! {
@@ -273,7 +213,7 @@ async fn left_over(shared: &Arc<Shared>, digest: Digest) -> Option<Ingest> {
     tokio::task::spawn_blocking(move || shared.ingests.resume(&digest)).await.ok().flatten()
 }
 
-/// Reserves the room in the budget. A disk that is full gets one chance more, after something was
+/// Reserves the room in the bounds. A disk that is full gets one chance more, after something was
 /// evicted.
 async fn begin(
     shared: &Arc<Shared>,

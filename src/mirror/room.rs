@@ -1,33 +1,16 @@
-//! Room in the store: who may take how much, and who makes more of it.
+//! Room in the store: nouns of what is promised, held and trusted.
 //!
 //! Every fill reserves its size before its first byte is written, and what is not known in advance
-//! as it grows, so blobs and reservations together stay within the allowance. When there is no room
-//! the plan of [`super::eviction`] is carried out, tag pointers first, then manifests, then layers;
-//! files that are being read stay readable, so it never breaks a pull. When even that makes no room,
-//! nothing is evicted in vain and the pull is passed through.
-//!
-//! Until the blobs were listed after a start, `usage` knows only a part of them; `min_free` holds from
-//! the first moment, `max_size` from then on, when what is too much is evicted.
+//! as it grows, so blobs and reservations together stay within the allowance.
 
-use std::collections::{HashMap, HashSet};
+pub(in crate::mirror) mod holds;
+pub(in crate::mirror) mod late;
+pub(in crate::mirror) mod trust;
+
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use super::eviction::{self, Stock, Victim};
-use super::{Mirror, Shared};
-use crate::blob_store::StoreError;
-use crate::metadata::{Location, MetadataError, Pin, TagKey, TagRecord};
-use crate::oci::manifest;
-use crate::oci::{Descriptor, Digest, MediaType, Reference, Tag};
-
-/// How often it is checked whether there is too much in the store.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
-/// How long a fill waits for others to leave before it is passed through.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// One part in so many is evicted beyond what is needed, so that not every fill has to.
-const SLACK: u64 = 50;
-/// The slack is never more than this, in bytes.
-const MOST_SLACK: u64 = 8 << 30;
+use crate::oci::Digest;
 
 /// Tells how many bytes the store may hold, given how many it holds and has promised.
 pub type Allowance = dyn Fn(u64) -> u64 + Send + Sync;
@@ -39,10 +22,10 @@ pub struct Room {
     promised: Arc<Mutex<u64>>,
     /// What stored manifests point at: they never change, so each is read once. Held while room is
     /// made: one at a time.
-    children: tokio::sync::Mutex<Children>,
+    pub(in crate::mirror) children: tokio::sync::Mutex<Children>,
 }
 
-type Children = HashMap<Digest, Arc<[Digest]>>;
+pub(in crate::mirror) type Children = HashMap<Digest, Arc<[Digest]>>;
 
 impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -87,11 +70,11 @@ impl Room {
     }
 
     /// Held by whoever makes room, and by those who must not be overtaken by that.
-    pub(super) async fn one_at_a_time(&self) -> impl Drop + '_ {
+    pub(in crate::mirror) async fn one_at_a_time(&self) -> impl Drop + '_ {
         self.children.lock().await
     }
 
-    fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
+    pub(in crate::mirror) fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
         let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = stored.saturating_add(*promised);
         if taken.saturating_add(bytes) > (self.allowance)(taken) {
@@ -102,256 +85,9 @@ impl Room {
     }
 
     /// How many bytes are too many, if `bytes` more are to come, and what the store may hold.
-    fn excess(&self, stored: u64, bytes: u64) -> (u64, u64) {
+    pub(in crate::mirror) fn excess(&self, stored: u64, bytes: u64) -> (u64, u64) {
         let taken = stored.saturating_add(self.promised());
         let allowed = (self.allowance)(taken);
         (taken.saturating_add(bytes).saturating_sub(allowed), allowed)
     }
-}
-
-/// Why room is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Need {
-    /// A fill wants so many bytes. If they cannot be had nothing is evicted.
-    Fill(u64),
-    /// The disk is full, whatever we counted: so many bytes, or as many as can be had.
-    Disk(u64),
-    /// The allowance shrank, or was overrun while not everything was counted.
-    Excess,
-}
-
-impl Mirror {
-    /// Keeps the store within its allowance until the future is dropped. Run it beside the server,
-    /// after the blobs were listed.
-    pub async fn keep_room(&self) {
-        loop {
-            if self.0.room.excess(self.0.taken(), 0).0 > 0 {
-                self.0.make_room(Need::Excess).await;
-            }
-            self.0.metrics.promised(self.0.room.promised());
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-}
-
-impl Shared {
-    /// How many bytes more the store could take, if all that may go went.
-    pub(super) fn most_room(&self) -> u64 {
-        self.room.excess(self.taken(), 0).1
-    }
-
-    /// Does something while nothing is evicted or collected.
-    pub(super) async fn while_nothing_goes(&self, work: impl FnOnce()) {
-        let _making_room = self.room.one_at_a_time().await;
-        work();
-    }
-
-    /// Bytes on disk that count.
-    fn taken(&self) -> u64 {
-        let usage = self.blobs.usage();
-        usage.bytes.saturating_add(usage.set_aside).saturating_add(self.ingests.left_over())
-    }
-
-    /// Whether `bytes` more fit into the store as it is.
-    pub(super) fn fits(&self, bytes: u64) -> bool {
-        self.room.excess(self.taken(), bytes).0 == 0
-    }
-
-    /// Takes `bytes` of the store, after making room for them if need be.
-    ///
-    /// # Errors
-    /// [`StoreError::NoSpace`] when there is no room to be had, at least not soon.
-    pub(super) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
-        if let Some(reservation) = self.room.reserve(self.taken(), bytes) {
-            return Ok(reservation);
-        }
-        let shared = Arc::clone(self);
-        // A task of its own: it goes on when we lose patience.
-        let making = self.tasks.spawn(async move { shared.make_room(Need::Fill(bytes)).await });
-        let made = tokio::time::timeout(PATIENCE, making).await;
-        made.ok().and_then(Result::ok).flatten().ok_or_else(|| {
-            self.metrics.reservation_refused();
-            let reason = format!("there is no room for {bytes} bytes");
-            StoreError::NoSpace(std::io::Error::new(std::io::ErrorKind::StorageFull, reason))
-        })
-    }
-
-    /// The disk had no room for `bytes`, although they were granted: evicts as much.
-    pub(super) async fn relieve(self: &Arc<Self>, bytes: u64) {
-        let shared = Arc::clone(self);
-        let making = self.tasks.spawn(async move { shared.make_room(Need::Disk(bytes)).await });
-        let _ = tokio::time::timeout(PATIENCE, making).await;
-    }
-
-    /// Evicts what is needed, one caller at a time. For a fill returns what it asked for.
-    async fn make_room(self: &Arc<Self>, need: Need) -> Option<Reservation> {
-        let mut children = self.room.children.lock().await;
-        let wanted = if let Need::Fill(bytes) = need { bytes } else { 0 };
-        // Somebody else may have made room while we waited.
-        if need == Need::Fill(wanted)
-            && let Some(reservation) = self.room.reserve(self.taken(), wanted)
-        {
-            return Some(reservation);
-        }
-        // What nobody can be served from goes first.
-        self.ingests.drop_left_over();
-        if let Err(error) = self.blobs.drop_set_aside().await {
-            tracing::warn!(%error, "damaged blobs that were set aside could not be deleted");
-        }
-        let (excess, allowed) = self.room.excess(self.taken(), wanted);
-        let needed = if let Need::Disk(bytes) = need { bytes.max(excess) } else { excess };
-        if wanted > allowed {
-            return None;
-        }
-        self.write_uses().await;
-        let slack = (allowed / SLACK).min(MOST_SLACK);
-        let (shared, mut known) = (Arc::clone(self), std::mem::take(&mut *children));
-        let planned = tokio::task::spawn_blocking(move || {
-            let planned = shared.plan(&mut known, needed, slack);
-            (planned, known)
-        });
-        let (planned, known) = planned.await.ok()?;
-        *children = known;
-        let (victims, owners) = planned
-            .inspect_err(|error| tracing::warn!(%error, "nothing can be evicted: what is stored is not known"))
-            .ok()?;
-        let freed: u64 = victims.iter().map(|victim| victim.size).sum();
-        if wanted > 0 && freed < needed {
-            tracing::info!(wanted, freed, "what may be evicted makes no room for this");
-            return None;
-        }
-        self.evict(victims, owners).await;
-        (wanted > 0).then(|| self.room.reserve(self.taken(), wanted)).flatten()
-    }
-
-    /// Decides what goes. Blocks.
-    fn plan(&self, known: &mut Children, needed: u64, slack: u64) -> Result<(Vec<Victim>, Owners), MetadataError> {
-        if needed == 0 {
-            return Ok((Vec::new(), Owners::default()));
-        }
-        let blobs = self.metadata.blobs()?;
-        let members = self.metadata.members()?;
-        let tags = self.metadata.tags()?;
-        let stored: HashSet<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
-        known.retain(|manifest, _| stored.contains(manifest));
-        for (_, descriptor) in &members {
-            let digest = &descriptor.digest;
-            if is_manifest(&descriptor.media_type)
-                && stored.contains(digest)
-                && !known.contains_key(digest)
-                && let Some(children) = self.read_children(descriptor)
-            {
-                known.insert(*digest, children);
-            }
-        }
-        let pinned = with_neighbours(self.pinned(&tags)?, known, &members);
-        let stock = Stock { blobs, children: known.clone(), pinned };
-        let victims = eviction::plan(&stock, needed.saturating_add(slack), self.clock.now());
-        let going: HashSet<Digest> = victims.iter().map(|victim| victim.digest).collect();
-        let mut owners = Owners::default();
-        for (location, Descriptor { digest, .. }) in members {
-            if going.contains(&digest) {
-                owners.members.entry(digest).or_default().push(location);
-            }
-        }
-        let staying: HashSet<(&Location, &Tag)> = tags
-            .iter()
-            .filter(|(_, record)| !going.contains(&record.descriptor.digest))
-            .map(|(TagKey { location, tag, .. }, _)| (location, tag))
-            .collect();
-        for (TagKey { location, tag, .. }, record) in &tags {
-            if !staying.contains(&(location, tag)) {
-                owners.tags.entry(record.descriptor.digest).or_default().push((location.clone(), tag.clone()));
-            }
-        }
-        Ok((victims, owners))
-    }
-
-    /// What somebody wants to keep. Fails rather than leave one out.
-    fn pinned(&self, tags: &[(TagKey, TagRecord)]) -> Result<HashSet<Digest>, MetadataError> {
-        let pins: HashSet<Pin> = self.metadata.pins()?.into_iter().collect();
-        let by_digest = pins.iter().filter_map(|pin| match &pin.reference {
-            Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(_) => None,
-        });
-        let frozen = self.metadata.frozen_tags()?.into_iter().map(|frozen| frozen.digest);
-        let by_tag = tags.iter().filter_map(|(key, record)| {
-            let pin = Pin { location: key.location.clone(), reference: Reference::Tag(key.tag.clone()) };
-            pins.contains(&pin).then_some(record.descriptor.digest)
-        });
-        Ok(by_digest.chain(frozen).chain(by_tag).chain(self.holds.all()).collect())
-    }
-
-    /// What a stored manifest points at; `None` when it cannot be read.
-    fn read_children(&self, descriptor: &Descriptor) -> Option<Arc<[Digest]>> {
-        let children = tokio::runtime::Handle::current().block_on(self.sound_manifest(descriptor))?.children();
-        Some(children.manifests.iter().chain(&children.blobs).map(|child| child.digest).collect())
-    }
-
-    async fn evict(self: &Arc<Self>, victims: Vec<Victim>, mut owners: Owners) {
-        let (mut blobs, mut bytes) = (0_u64, 0_u64);
-        for Victim { digest, size } in victims {
-            let (tags, members) =
-                (owners.tags.remove(&digest).unwrap_or_default(), owners.members.remove(&digest).unwrap_or_default());
-            // Before the blob: a fill that comes in between writes its membership after this.
-            self.take_away("an evicted blob is still in the index", move |metadata| {
-                for (location, tag) in tags {
-                    metadata.remove_tag(&location, &tag)?;
-                }
-                for location in members {
-                    metadata.remove_member(&location, &digest)?;
-                }
-                metadata.remove_blob(&digest)
-            })
-            .await;
-            match self.blobs.delete(&digest).await {
-                Ok(()) => {
-                    self.metrics.evicted(size);
-                    blobs += 1;
-                    bytes += size;
-                }
-                Err(error) => tracing::warn!(%digest, %error, "a blob was not evicted"),
-            }
-        }
-        if blobs > 0 {
-            tracing::info!(blobs, bytes, "evicted to make room");
-        }
-    }
-}
-
-/// Who knows the blobs that go: tags that point at them, and nowhere else, and repositories.
-#[derive(Debug, Default)]
-struct Owners {
-    tags: HashMap<Digest, Vec<(Location, Tag)>>,
-    members: HashMap<Digest, Vec<Location>>,
-}
-
-/// What is pinned, and, where a manifest that it leads to cannot be read, everything in the
-/// repositories of that manifest: some of it belongs to what is pinned.
-fn with_neighbours(
-    mut pinned: HashSet<Digest>,
-    known: &Children,
-    members: &[(Location, Descriptor)],
-) -> HashSet<Digest> {
-    let mut led_to = HashSet::new();
-    let mut open: Vec<Digest> = pinned.iter().copied().collect();
-    while let Some(digest) = open.pop() {
-        if led_to.insert(digest) {
-            open.extend(known.get(&digest).into_iter().flat_map(|children| children.iter()));
-        }
-    }
-    let unreadable: HashSet<&Location> = members
-        .iter()
-        .filter(|(_, Descriptor { digest, media_type, .. })| {
-            is_manifest(media_type) && led_to.contains(digest) && !known.contains_key(digest)
-        })
-        .map(|(location, _)| location)
-        .collect();
-    let neighbours = members.iter().filter(|(location, _)| unreadable.contains(location));
-    pinned.extend(neighbours.map(|(_, descriptor)| descriptor.digest));
-    pinned
-}
-
-pub(super) fn is_manifest(media_type: &MediaType) -> bool {
-    manifest::is_image(media_type) || manifest::is_index(media_type)
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::metadata::Location;
+use crate::mirror::Location;
 use crate::oci::request::RepositoryPath;
 use crate::oci::{ImageName, RegistryName, Repository, Target};
 use crate::upstream::Upstream;

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use registry_mirror::mirror::images::Platforms;
-use registry_mirror::mirror::prefetch::{Failure, PullEvent};
+use registry_mirror::mirror::images::image::Platforms;
+use registry_mirror::mirror::images::prefetch::{Failure, PullEvent};
 use registry_mirror::oci::{ImageName, Platform};
 use tokio::sync::mpsc;
 

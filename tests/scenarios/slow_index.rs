@@ -12,7 +12,8 @@ use registry_mirror::daemon;
 use registry_mirror::metadata::MetadataStore as _;
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metrics::Metrics;
-use registry_mirror::mirror::fill::{Budget, FinishUnread};
+use registry_mirror::mirror::flight::bounds::Bounds;
+use registry_mirror::mirror::flight::unread::FinishUnread;
 use registry_mirror::mirror::{BlobBody, Chunk, Mirror, Mode, Parts, Policy, Room, Route, Routes};
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, Request};
 use registry_mirror::outcome::Outcome;
@@ -50,7 +51,7 @@ impl Stage {
             clock: Arc::new(SystemClock),
             policy,
             negative_ttl: Duration::ZERO,
-            budget: Budget::new(16, 16 << 20),
+            bounds: Bounds::new(16, 16 << 20),
             room: Room::new(|_| u64::MAX),
             verify_on_read: false,
             memory: 0,

@@ -23,7 +23,7 @@ use super::{Refusal, bad, image_name, ok, respond_with};
 use crate::admin::Body;
 use crate::bundle::{ImportError, Selection};
 use crate::mirror::Mirror;
-use crate::mirror::bundles::Outgoing;
+use crate::mirror::images::bundles::Outgoing;
 use crate::oci::Digest;
 
 /// The longest order for an export, in bytes: a receipt names every blob of the other side.

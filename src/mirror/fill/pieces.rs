@@ -19,9 +19,8 @@ use futures_util::future::join_all;
 use futures_util::poll;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
-use super::Budget;
-use super::budget::{BUFFER, Buffer};
-use crate::mirror::resume::{BlobSource, Transfer};
+use crate::mirror::flight::bounds::{BUFFER, Bounds, Buffer};
+use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::oci::Span;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
@@ -78,7 +77,7 @@ pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, Up
 /// Where chunks go.
 pub(super) struct Drain<'a> {
     pub(super) queue: mpsc::Sender<Chunk>,
-    pub(super) budget: &'a Budget,
+    pub(super) bounds: &'a Bounds,
 }
 
 impl Drain<'_> {
@@ -101,7 +100,7 @@ impl Drain<'_> {
             while !bytes.is_empty() {
                 let chunk = match &mut gathered {
                     Some(chunk) => chunk,
-                    None => gathered.insert(Chunk { offset: *position, buffer: self.budget.buffer().await }),
+                    None => gathered.insert(Chunk { offset: *position, buffer: self.bounds.buffer().await }),
                 };
                 *position += chunk.fill(&mut bytes);
                 if chunk.room() == 0 && !self.hand_over(&mut gathered).await {
@@ -171,7 +170,7 @@ pub(super) async fn pump(
     };
     let mut places = Vec::new();
     if size - end > LARGE {
-        let spare = || drain.budget.spare_place(&source.location.upstream);
+        let spare = || drain.bounds.spare_place(&source.location.upstream);
         places.extend(std::iter::from_fn(spare).take(source.upstream.streams() - 1));
     }
     if !places.is_empty() {
@@ -385,9 +384,9 @@ mod tests {
     #[tokio::test]
     async fn what_comes_at_once_is_handed_over_in_pieces_that_end_at_multiples_of_a_buffer() {
         let size = 4 << 20;
-        let budget = Budget::new(1, 64 << 20);
+        let bounds = Bounds::new(1, 64 << 20);
         let (queue, mut chunks) = mpsc::channel(1000);
-        let drain = Drain { queue, budget: &budget };
+        let drain = Drain { queue, bounds: &bounds };
         let mut transfer = open(&fast(0, size, &Arc::default()), 0).await.expect("an answer");
         // As after a resume.
         let (start, mut position) = (1234, 1234);
@@ -409,9 +408,9 @@ mod tests {
         // One chunk more than is handed over as it comes.
         let early = EARLY / CHUNK;
         let stalling = Fast { size: (early + 1) * CHUNK, stalls: true, ..Fast::default() };
-        let budget = Budget::new(1, 64 << 20);
+        let bounds = Bounds::new(1, 64 << 20);
         let (queue, mut chunks) = mpsc::channel(1000);
-        let drain = Drain { queue, budget: &budget };
+        let drain = Drain { queue, bounds: &bounds };
         let mut transfer = open(&of(stalling, 0), 0).await.expect("an answer");
         let write = async move {
             for _ in 0..early {
@@ -430,13 +429,13 @@ mod tests {
         const MEMORY: u64 = 1 << 20;
         let taken = Arc::new(AtomicU64::new(0));
         let size = 4 << 20;
-        let budget = Budget::new(64, u32::try_from(MEMORY).expect("small"));
+        let bounds = Bounds::new(64, u32::try_from(MEMORY).expect("small"));
         let (mut queues, mut fills) = (Vec::new(), Vec::new());
         for number in 0..FILLS {
             let source = fast(number, size, &taken);
             let (queue, chunks) = mpsc::channel(super::super::QUEUE);
             queues.push(chunks);
-            let drain = Drain { queue, budget: &budget };
+            let drain = Drain { queue, bounds: &bounds };
             fills.push(async move {
                 let mut transfer = open(&source, 0).await?;
                 drain.take_from(&mut transfer, &mut 0).await

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::pieces::Chunk;
-use super::{End, Phase, Progress};
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{StoreError, read_file_at};
 use crate::mirror::Shared;
 use crate::mirror::error::MirrorError;
+use crate::mirror::fill::End;
+use crate::mirror::fill::pieces::Chunk;
+use crate::mirror::flight::progress::{Phase, Progress};
 use crate::mirror::room::Reservation;
 use crate::oci::Verifier;
 

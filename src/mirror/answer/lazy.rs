@@ -1,0 +1,126 @@
+//! Lazy reads: a small part of a blob that the fill has not reached yet, passed on from upstream at
+//! once while the fill runs behind.
+//!
+//! No digest covers a part, so what is passed on here is the one thing that nobody has verified; it
+//! is never stored. Its hash is kept and compared with the file once the blob is verified, and an
+//! upstream that sent something else is told of in the log and counted.
+//!
+//! Only parts with an end are read this way. `bytes=N-` asks for everything from there on, and some
+//! clients ask so from many places at once and hang up early: they follow the fill, or upstream would
+//! be paid for twice. For the same reason only a tenth of a blob is read this way: who fetches all of
+//! it in parallel parts follows the fill as well.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::mirror::Shared;
+use crate::mirror::answer::blob::{BlobAnswer, select};
+use crate::mirror::answer::body::BlobBody;
+use crate::mirror::answer::relay::Relay;
+use crate::mirror::answer::witness::Witness;
+use crate::mirror::error::MirrorError;
+use crate::mirror::flight::progress::{Following, Phase, started};
+use crate::mirror::flight::transfer::BlobSource;
+use crate::oci::RangeHeader;
+use crate::outcome::Outcome;
+
+/// A part that begins no further than this ahead of the fill is waited for, in bytes.
+const NEAR: u64 = 4 << 20;
+/// How long it is waited for.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// A longer part is no lazy read, in bytes.
+const LARGEST: u64 = 32 << 20;
+/// How many bytes are read lazily of a small blob, however small.
+const ALWAYS: u64 = 1 << 20;
+/// Of a larger one, one of so many.
+const SHARE: u64 = 10;
+
+impl Shared {
+    /// The part that `range` selects, from upstream, where the fill would keep the client waiting for
+    /// it; `None` where following the fill is the better way, or the only one.
+    ///
+    /// # Errors
+    /// [`MirrorError::Range`] when the range selects nothing.
+    pub(in crate::mirror) async fn lazy_part(
+        self: &Arc<Self>,
+        following: &Following,
+        source: &BlobSource,
+        range: &RangeHeader,
+    ) -> Result<Option<BlobAnswer>, MirrorError> {
+        let mut fill = following.clone();
+        let size = match tokio::time::timeout(PATIENCE, started(&mut fill)).await {
+            // The client is told by whoever follows the fill.
+            Ok(Err(_)) => return Ok(None),
+            Ok(Ok(progress)) => progress.total,
+            Err(_) => None,
+        };
+        let size = match size {
+            Some(size) => size,
+            None => match source.upstream.stat(&source.location.repository, &source.digest).await {
+                Ok(Some(size)) => size,
+                _ => return Ok(None),
+            },
+        };
+        let Some(part) = select(Some(range), size)?.filter(|part| part.end - part.start <= LARGEST) else {
+            return Ok(None);
+        };
+        if is_reached(&mut fill, part.start).await {
+            return Ok(None);
+        }
+        let relayed = Arc::clone(&fill.borrow().relayed);
+        let length = part.end - part.start;
+        if !claim(&relayed, length, size) {
+            return Ok(None);
+        }
+        let witness = Witness::new(self, following.clone(), source.clone(), part.start);
+        let relay = Relay::part(source.clone(), part.clone(), witness).await;
+        if !matches!(relay, Ok(Some(_))) {
+            relayed.fetch_sub(length, Ordering::Relaxed);
+        }
+        match relay {
+            Ok(Some(relay)) => Ok(Some(BlobAnswer {
+                digest: source.digest,
+                size: Some(size),
+                part: Some(part),
+                body: BlobBody::Relayed(Box::new(relay)),
+                outcome: Outcome::Relayed,
+            })),
+            Ok(None) => Ok(None),
+            Err(error) => {
+                tracing::debug!(blob = ?source, %error, "a part is not to be had by itself; waiting for the fill");
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// Takes `length` of the bytes that may be read lazily of a blob of `size` bytes, if so many are left.
+fn claim(relayed: &AtomicU64, length: u64, size: u64) -> bool {
+    let most = (size / SHARE).max(ALWAYS);
+    let claimed = |relayed: u64| relayed.checked_add(length).filter(|sum| *sum <= most);
+    relayed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).is_ok()
+}
+
+/// Whether a reader of the fill gets on at `start`, or will in a moment.
+async fn is_reached(fill: &mut Following, start: u64) -> bool {
+    let written = fill.borrow().written;
+    let patience = if start.saturating_sub(written) <= NEAR { PATIENCE } else { Duration::ZERO };
+    let over = |phase: &Phase| !matches!(phase, Phase::Starting | Phase::Streaming);
+    let reached = fill.wait_for(|progress| progress.written > start || over(&progress.phase));
+    tokio::time::timeout(patience, reached).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_a_blob_is_read_lazily_and_something_of_every_blob() {
+        let relayed = AtomicU64::new(0);
+        let size = 100 << 20;
+        assert!(claim(&relayed, 2, size) && claim(&relayed, (10 << 20) - 2, size));
+        assert!(!claim(&relayed, 1, size));
+        assert!(claim(&AtomicU64::new(0), ALWAYS, 0) && !claim(&AtomicU64::new(1), u64::MAX, u64::MAX));
+    }
+}

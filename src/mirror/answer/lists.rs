@@ -1,0 +1,160 @@
+//! Lists: the tags of a repository, and the manifests that refer to one.
+//!
+//! They change at any time and prove nothing, so they are served without asking for half a minute at
+//! most, and never made up from what else we know. An upstream that cannot answer is covered for with
+//! the last list it sent, marked as stale, also after a restart (see `kept`); an answer of "not
+//! found" is passed on and never turned into an empty list, because to a client that would mean that
+//! an image has no signatures. That a registry keeps no list of referrers is remembered like a list.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use url::form_urlencoded::Serializer;
+
+use crate::metadata::{ListKey, MetadataError};
+use crate::mirror::error::MirrorError;
+use crate::mirror::{Location, Mirror, Route, Shared};
+use crate::oci::{Cursor, Digest, Page};
+use crate::outcome::Outcome;
+use crate::upstream::{ReferrerList, TagList};
+
+/// The largest page that we ask any upstream for: more is an error at Amazon's registries.
+const LARGEST_PAGE: u32 = 1000;
+
+/// An answer with tags.
+#[derive(Clone, Debug)]
+pub struct TagsAnswer {
+    /// In the order of the upstream.
+    pub tags: Vec<String>,
+    /// Where the list goes on.
+    pub next: Option<Page>,
+    /// Where the list comes from.
+    pub outcome: Outcome,
+    /// For a stale answer, how long ago upstream sent the list.
+    pub stale_for: Option<Duration>,
+}
+
+/// An answer with referrers.
+#[derive(Clone, Debug)]
+pub struct ReferrersAnswer {
+    /// An image index, exactly as upstream sent it.
+    pub index: Bytes,
+    /// Whether upstream applied the filter for the type.
+    pub filtered: bool,
+    /// Where the list goes on.
+    pub next: Option<Cursor>,
+    /// Where the list comes from.
+    pub outcome: Outcome,
+    /// For a stale answer, how long ago upstream sent the list.
+    pub stale_for: Option<Duration>,
+}
+
+impl Mirror {
+    /// A part of the tags of a repository.
+    ///
+    /// # Errors
+    /// [`MirrorError::Upstream`] when upstream says no, or cannot answer and nothing is remembered.
+    pub async fn tags(&self, route: &Route, page: &Page) -> Result<TagsAnswer, MirrorError> {
+        let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
+        let key = tags_key(&route.location, &asked);
+        let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
+        let is_down = upstream.is_down();
+        let ask = || async move { upstream.tags(&repository, &asked).await };
+        let found = self.0.tag_lists.look(key, is_down, ask).await?;
+        let (tags, next) = cut(&found.list, page);
+        Ok(TagsAnswer { tags: tags.to_vec(), next, outcome: found.outcome, stale_for: found.stale_for })
+    }
+
+    /// A part of the manifests that refer to `digest`.
+    ///
+    /// # Errors
+    /// [`MirrorError::Upstream`] when upstream has no such list, says no, or cannot answer and nothing
+    /// is remembered.
+    pub async fn referrers(
+        &self,
+        route: &Route,
+        digest: Digest,
+        artifact_type: Option<&str>,
+        cursor: Option<&Cursor>,
+    ) -> Result<ReferrersAnswer, MirrorError> {
+        let key = referrers_key(&route.location, &digest, artifact_type, cursor);
+        let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
+        let is_down = upstream.is_down();
+        let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
+        let ask =
+            || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
+        let found = self.0.referrer_lists.look(key, is_down, ask).await?;
+        let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
+        Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
+    }
+}
+
+/// The part of `list` that the client asked for, and where it goes on: not every upstream keeps to
+/// `n` and `last`, and what it was asked for may be less than what the client wants.
+fn cut<'a>(list: &'a TagList, asked: &Page) -> (&'a [String], Option<Page>) {
+    let seen = asked.last.as_ref().and_then(|last| list.tags.iter().position(|tag| tag == last));
+    let tags = seen.and_then(|seen| list.tags.get(seen + 1..)).unwrap_or(&list.tags);
+    let wanted = asked.n.map_or(tags.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
+    match tags.get(..wanted) {
+        Some([]) if wanted == 0 => (&[], None),
+        Some(page) if page.len() < tags.len() => {
+            (page, Some(Page { n: asked.n, last: page.last().cloned(), cursor: None }))
+        }
+        _ => (tags, list.next.clone().map(|next| Page { n: asked.n.or(next.n), ..next })),
+    }
+}
+
+fn tags_key(location: &Location, page: &Page) -> ListKey {
+    ListKey { location: location.clone(), about: None, part: page.upstream_query().unwrap_or_default() }
+}
+
+fn referrers_key(location: &Location, about: &Digest, artifact_type: Option<&str>, cursor: Option<&Cursor>) -> ListKey {
+    let mut part = Serializer::new(String::new());
+    artifact_type.map(|wanted| part.append_pair("artifactType", wanted));
+    cursor.map(|cursor| part.append_pair("cursor", cursor.as_str()));
+    ListKey { location: location.clone(), about: Some(*about), part: part.finish() }
+}
+
+impl Shared {
+    /// Forgets the lists of tags of a repository and those about the manifests that left it.
+    pub(in crate::mirror) fn forget_lists(&self, location: &Location, gone: &[Digest]) -> Result<(), MetadataError> {
+        self.tag_lists.forget(|key| key.location == *location);
+        self.referrer_lists.forget(|key| key.location == *location && key.about.is_some_and(|d| gone.contains(&d)));
+        self.metadata.remove_lists(location, None)?;
+        gone.iter().try_for_each(|digest| self.metadata.remove_lists(location, Some(digest)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(n: Option<u32>, last: &str) -> Page {
+        Page { n, last: (!last.is_empty()).then(|| last.to_owned()), cursor: None }
+    }
+
+    #[test]
+    fn a_page_has_what_was_asked_for_and_says_where_it_goes_on() {
+        let cursor = |n| Page { n, cursor: "page=2".parse().ok(), ..Page::default() };
+        for (upstream_next, asked, tags, next) in [
+            (None, after(None, ""), "abcd", None),
+            (None, after(Some(0), ""), "", None),
+            (None, after(Some(2), ""), "ab", Some(after(Some(2), "b"))),
+            (None, after(Some(2), "b"), "cd", None),
+            (None, after(Some(4), ""), "abcd", None),
+            (None, after(Some(9), "c"), "d", None),
+            (None, after(None, "d"), "", None),
+            (None, after(None, "not there"), "abcd", None),
+            (Some(after(Some(4), "d")), after(None, ""), "abcd", Some(after(Some(4), "d"))),
+            (Some(after(Some(4), "d")), after(Some(9), ""), "abcd", Some(after(Some(9), "d"))),
+            (Some(after(Some(4), "d")), after(Some(0), ""), "", None),
+            (Some(cursor(None)), after(Some(4), ""), "abcd", Some(cursor(Some(4)))),
+            (Some(cursor(None)), after(Some(3), ""), "abc", Some(after(Some(3), "c"))),
+        ] {
+            let list = TagList { tags: ["a", "b", "c", "d"].map(str::to_owned).to_vec(), next: upstream_next };
+            let (page, goes_on) = cut(&list, &asked);
+            assert_eq!((page.concat().as_str(), goes_on), (tags, next), "{asked:?}");
+        }
+    }
+}

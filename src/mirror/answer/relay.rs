@@ -1,0 +1,162 @@
+//! Passing a blob on from upstream to one client, without keeping it.
+//!
+//! Truth: who reads to the end gets it verified; the tail is held back until then.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::mirror::answer::witness::Witness;
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::progress::HELD_BACK;
+use crate::mirror::flight::transfer::{BlobSource, Transfer};
+use crate::oci::{Digest, Span, Verifier};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// Passes a blob on from upstream without keeping it, for one client.
+#[derive(Debug)]
+pub struct Relay {
+    source: BlobSource,
+    span: Span,
+    state: RelayState,
+    /// What was read and not yet handed out.
+    held: Held,
+    /// Remembers what no digest covers.
+    witness: Option<Witness>,
+}
+
+#[derive(Debug)]
+enum RelayState {
+    /// Not asked yet. A verifier goes with the offset of the first byte that it has not seen.
+    Closed(Option<(Verifier, u64)>),
+    Open {
+        transfer: Box<Transfer>,
+        position: u64,
+        verifier: Option<Verifier>,
+    },
+    Done,
+}
+
+impl Relay {
+    /// The rest of a blob of which `seen` bytes went through `verifier` already.
+    ///
+    /// A reader that wants the end gets it verified, even if that means reading again what lies
+    /// before its own start.
+    pub(in crate::mirror) fn from(
+        source: BlobSource,
+        span: Span,
+        total: Option<u64>,
+        seen: u64,
+        verifier: Verifier,
+    ) -> Relay {
+        let part = span.end.is_some_and(|end| total.is_some_and(|total| end < total));
+        let verifier = (!part).then_some((verifier, seen));
+        Relay { source, span, state: RelayState::Closed(verifier), held: Held::default(), witness: None }
+    }
+
+    /// A part of a blob, unverified, as far as `witness` can tell later. `None` when upstream would
+    /// send everything that lies before it as well.
+    pub(in crate::mirror) async fn part(
+        source: BlobSource,
+        range: Range<u64>,
+        witness: Witness,
+    ) -> Result<Option<Relay>, UpstreamError> {
+        let span = Span { start: range.start, end: Some(range.end) };
+        let transfer = Transfer::open(source.clone(), span).await?;
+        if transfer.repeats() {
+            return Ok(None);
+        }
+        let state = RelayState::Open { transfer: Box::new(transfer), position: range.start, verifier: None };
+        Ok(Some(Relay { source, span, state, held: Held::default(), witness: Some(witness) }))
+    }
+
+    pub(in crate::mirror) async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
+        loop {
+            if let Some(bytes) = self.held.release(matches!(self.state, RelayState::Done)) {
+                if let Some(witness) = &mut self.witness {
+                    witness.saw(&bytes);
+                }
+                return Ok(Some(bytes));
+            }
+            match &mut self.state {
+                RelayState::Done => return Ok(None),
+                RelayState::Closed(verifier) => {
+                    let verifier = verifier.take();
+                    self.state = open(self.source.clone(), self.span, verifier).await.map_err(blob_error)?;
+                }
+                RelayState::Open { transfer, position, verifier } => {
+                    match transfer.next().await.map_err(blob_error)? {
+                        Some(bytes) => {
+                            if let Some(verifier) = verifier {
+                                verifier.update(&bytes);
+                            }
+                            let start = self.span.start.saturating_sub(*position);
+                            *position += bytes.len() as u64;
+                            let start = usize::try_from(start).unwrap_or(usize::MAX).min(bytes.len());
+                            self.held.push(bytes.slice(start..), verifier.is_some());
+                        }
+                        None => {
+                            let found = verifier.take().map(Verifier::finish);
+                            check(&self.source, found)?;
+                            self.state = RelayState::Done;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Asks for what the relay needs: with a verifier everything that it has not seen, else the span.
+async fn open(source: BlobSource, span: Span, verifier: Option<(Verifier, u64)>) -> Result<RelayState, UpstreamError> {
+    let (verifier, position, end) = match verifier {
+        Some((verifier, seen)) => (Some(verifier), seen, None),
+        None => (None, span.start, span.end),
+    };
+    let transfer = Box::new(Transfer::open(source, Span { start: position, end }).await?);
+    Ok(RelayState::Open { transfer, position, verifier })
+}
+
+fn blob_error(error: UpstreamError) -> MirrorError {
+    MirrorError::upstream(Subject::Blob, error)
+}
+
+fn check(source: &BlobSource, found: Option<Digest>) -> Result<(), MirrorError> {
+    match found {
+        Some(found) if found != source.digest => {
+            let message = format!("{}: blob {}: upstream sent {found}", source.location, source.digest);
+            Err(blob_error(UpstreamError::new(UpstreamErrorClass::Protocol, message)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The tail of a relayed body, kept back until its digest is verified.
+#[derive(Debug, Default)]
+struct Held {
+    chunks: VecDeque<Bytes>,
+    bytes: u64,
+    /// How many bytes stay here as long as the body may turn out to be wrong.
+    reserve: u64,
+}
+
+impl Held {
+    fn push(&mut self, bytes: Bytes, verified_later: bool) {
+        self.reserve = if verified_later { HELD_BACK } else { 0 };
+        self.bytes += bytes.len() as u64;
+        self.chunks.push_back(bytes);
+    }
+
+    fn release(&mut self, verified: bool) -> Option<Bytes> {
+        let reserve = if verified { 0 } else { self.reserve };
+        let surplus = usize::try_from(self.bytes.saturating_sub(reserve)).unwrap_or(usize::MAX);
+        if surplus == 0 {
+            return None;
+        }
+        let first = self.chunks.front_mut()?;
+        let released = if first.len() <= surplus { self.chunks.pop_front()? } else { first.split_to(surplus) };
+        self.bytes -= released.len() as u64;
+        Some(released)
+    }
+}

@@ -1,0 +1,282 @@
+//! The bytes of one blob from upstream, in order and without gaps, resumed when the connection breaks.
+//!
+//! Content is named by its digest, so any answer for the same digest continues any other; nobody
+//! has to ask whether it changed. What arrives is not trusted for that: whoever reads it verifies.
+//!
+//! A connection on which bytes only trickle counts as broken: another one may be faster, and a fill
+//! that never ends would keep everybody who joined it waiting.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use futures_util::stream::BoxStream;
+use tokio::time::Instant;
+
+use crate::mirror::Location;
+use crate::oci::{Digest, Span};
+use crate::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
+
+/// How often in a row a transfer may break without getting anywhere in between.
+const MAX_BREAKS: u32 = 5;
+/// How many bytes a connection must bring in [`PATIENCE`], and a new one to count as progress.
+const TRICKLE: u64 = 4 << 10;
+/// How long upstream is waited for, while nobody holds it up, before it is judged how much came.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A blob at an upstream.
+#[derive(Clone)]
+pub struct BlobSource {
+    /// The registry to ask.
+    pub upstream: Arc<dyn Upstream>,
+    /// Its name and the repository.
+    pub location: Location,
+    /// The blob.
+    pub digest: Digest,
+}
+
+impl std::fmt::Debug for BlobSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.location, self.digest)
+    }
+}
+
+/// A transfer that survives breaks.
+pub struct Transfer {
+    source: BlobSource,
+    /// The next byte to hand out.
+    position: u64,
+    /// The first byte that is not wanted.
+    end: Option<u64>,
+    size: Option<u64>,
+    body: Option<BoxStream<'static, Result<Bytes, UpstreamError>>>,
+    breaks: u32,
+    /// How many bytes came since the last break.
+    progress: u64,
+    /// Whether upstream sends again what lies before `position`.
+    repeats: bool,
+    /// Whether upstream sends only what was asked for.
+    part: bool,
+}
+
+impl std::fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transfer")
+            .field("source", &self.source)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Transfer {
+    /// Asks for `span` of the blob.
+    ///
+    /// # Errors
+    /// What upstream says to the first request; only later breaks are resumed.
+    pub async fn open(source: BlobSource, span: Span) -> Result<Transfer, UpstreamError> {
+        let mut transfer = Transfer {
+            source,
+            position: span.start,
+            end: span.end,
+            size: None,
+            body: None,
+            breaks: 0,
+            progress: 0,
+            repeats: false,
+            part: false,
+        };
+        transfer.connect().await?;
+        Ok(transfer)
+    }
+
+    /// The size of the whole blob in bytes, if upstream said it.
+    pub const fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// Whether upstream does not do ranges, and sends everything from the start.
+    pub const fn repeats(&self) -> bool {
+        self.repeats
+    }
+
+    /// Whether upstream sends only the part that was asked for.
+    pub const fn is_part(&self) -> bool {
+        self.part
+    }
+
+    /// The first byte that is not wanted; `None` for everything up to the end.
+    pub const fn end(&self) -> Option<u64> {
+        self.end
+    }
+
+    /// Takes everything of an upstream that sends everything, whatever end was asked for.
+    pub fn widen(&mut self) {
+        self.end = self.end.filter(|_| self.part).map(|end| end.min(self.size.unwrap_or(end)));
+    }
+
+    /// The next bytes; `None` at the end.
+    ///
+    /// # Errors
+    /// When the transfer broke too often without progress, or upstream contradicts itself.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        loop {
+            if self.end.is_some_and(|end| self.position >= end) {
+                return Ok(None);
+            }
+            let broken = match self.read().await {
+                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                Ok(None) if self.is_complete() => return Ok(None),
+                Ok(None) => self.error(UpstreamErrorClass::Unavailable, "the body ended early"),
+                Err(error) if error.class.is_outage() => error,
+                Err(error) => return Err(error),
+            };
+            self.resume(broken).await?;
+        }
+    }
+
+    /// The next bytes of the present connection that were not seen before.
+    async fn read(&mut self) -> Result<Option<Bytes>, UpstreamError> {
+        let Some(body) = &mut self.body else { return Ok(None) };
+        let Some(mut bytes) = body.next().await.transpose()? else { return Ok(None) };
+        let limit = self.end.or(self.size).unwrap_or(u64::MAX) - self.position;
+        if bytes.len() as u64 > limit {
+            if self.end.is_none() {
+                return Err(self.error(UpstreamErrorClass::Protocol, "more bytes than the blob has"));
+            }
+            bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        self.position += bytes.len() as u64;
+        self.progress += bytes.len() as u64;
+        if self.progress >= TRICKLE {
+            self.breaks = 0;
+        }
+        Ok(Some(bytes))
+    }
+
+    fn is_complete(&self) -> bool {
+        self.end.or(self.size).is_none_or(|end| self.position >= end)
+    }
+
+    async fn resume(&mut self, mut broken: UpstreamError) -> Result<(), UpstreamError> {
+        self.body = None;
+        while let Some(pause) = pause(self.breaks) {
+            tracing::debug!(blob = ?self.source, position = self.position, error = %broken, "resuming a transfer");
+            tokio::time::sleep(pause).await;
+            self.breaks += 1;
+            match self.connect().await {
+                Err(error) if error.class.is_outage() => broken = error,
+                result => return result,
+            }
+        }
+        Err(broken)
+    }
+
+    async fn connect(&mut self) -> Result<(), UpstreamError> {
+        let span = Span { start: self.position, end: self.end };
+        let blob = self.source.upstream.blob(&self.source.location.repository, &self.source.digest, span).await?;
+        if let (Some(before), Some(now)) = (self.size, blob.size)
+            && before != now
+        {
+            return Err(self.error(UpstreamErrorClass::Protocol, "the size changed while the blob was resumed"));
+        }
+        self.size = self.size.or(blob.size);
+        self.repeats = blob.offset < self.position;
+        self.part = blob.part;
+        self.progress = 0;
+        self.body = Some(skip(steady(blob.body), self.position.saturating_sub(blob.offset)));
+        Ok(())
+    }
+
+    fn error(&self, class: UpstreamErrorClass, what: &str) -> UpstreamError {
+        let BlobSource { location, digest, .. } = &self.source;
+        UpstreamError::new(class, format!("{location}: blob {digest}: {what}, at byte {}", self.position))
+    }
+}
+
+/// How long to wait after the transfer broke for the `breaks`-th time in a row; `None` to give up.
+fn pause(breaks: u32) -> Option<Duration> {
+    (breaks < MAX_BREAKS).then(|| Duration::from_millis(50 << (2 * breaks)))
+}
+
+/// Ends a body that trickles with an error.
+fn steady(body: BoxStream<'static, Result<Bytes, UpstreamError>>) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+    stream::try_unfold((body, Duration::ZERO, 0), |(mut body, mut waited, mut came)| async move {
+        let asked = Instant::now();
+        let Some(bytes) = body.next().await.transpose()? else { return Ok(None) };
+        waited += asked.elapsed();
+        came += bytes.len() as u64;
+        if waited >= PATIENCE {
+            if came < TRICKLE {
+                let message = format!("upstream sent {came} bytes in {} s", waited.as_secs());
+                return Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered());
+            }
+            (waited, came) = (Duration::ZERO, 0);
+        }
+        Ok(Some((bytes, (body, waited, came))))
+    })
+    .boxed()
+}
+
+/// Leaves out what an upstream without ranges sends again.
+fn skip(
+    body: BoxStream<'static, Result<Bytes, UpstreamError>>,
+    mut seen: u64,
+) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+    if seen == 0 {
+        return body;
+    }
+    let unseen = move |item: Result<Bytes, UpstreamError>| {
+        let rest = item.map(|mut bytes| {
+            let known = usize::try_from(seen).unwrap_or(usize::MAX).min(bytes.len());
+            seen -= known as u64;
+            bytes.split_off(known)
+        });
+        let nothing_new = rest.as_ref().is_ok_and(Bytes::is_empty);
+        std::future::ready((!nothing_new).then_some(rest))
+    };
+    body.filter_map(unseen).boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// So many chunks, one each second.
+    fn dripping(bytes: usize, times: usize) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
+        let drops = stream::iter(0..times).then(move |_| async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Ok(Bytes::from(vec![0; bytes]))
+        });
+        drops.boxed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_trickles_is_broken_off() {
+        let mut body = steady(dripping(1, 1000));
+        let mut came = 0;
+        let broken = loop {
+            match body.next().await {
+                Some(Ok(_)) => came += 1,
+                other => break other,
+            }
+        };
+        assert_eq!(came, 59);
+        assert!(broken.expect("an error").is_err_and(|error| error.class.is_outage() && error.answered));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_body_is_read_to_its_end() {
+        assert!(steady(dripping(100, 1000)).all(|item| std::future::ready(item.is_ok())).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_its_time_does_not_make_upstream_slow() {
+        let mut body = steady(dripping(1, 50));
+        while let Some(item) = body.next().await {
+            assert!(item.is_ok());
+            tokio::time::sleep(PATIENCE).await;
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Bundles made and taken in while pulls go on.
+//!
+//! Reading and writing block and run on threads of their own; what they work on is held meanwhile,
+//! so that neither eviction nor a collection takes it away. What comes in gets its room like a fill
+//! and counts like one. Dropping the future that waits for a bundle does not end it: whoever reads or
+//! writes it fails when the other side is gone.
+
+use std::any::Any;
+use std::io::{Read, Write};
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::blob_store::StoreError;
+use crate::bundle::import::Intake;
+use crate::bundle::{ExportError, Exported, ImportError, Imported, Plan, Receipt, Selection, Space, Stores, import};
+use crate::mirror::room::holds::Hold;
+use crate::mirror::{Mirror, Shared};
+use crate::oci::{Digest, ImageName};
+
+/// How often a plan is made again because something of it was evicted before it could be held.
+const ATTEMPTS: usize = 3;
+
+/// A bundle that can be written: all of it is there and stays until this is dropped.
+pub struct Outgoing {
+    plan: Plan,
+    stores: Stores,
+    tasks: TaskTracker,
+    _hold: Hold,
+}
+
+impl std::fmt::Debug for Outgoing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outgoing").field("plan", &self.plan).finish_non_exhaustive()
+    }
+}
+
+impl Outgoing {
+    /// Whether there would be nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.plan.is_empty()
+    }
+
+    /// What there will be, in numbers.
+    pub fn summary(&self) -> Exported {
+        self.plan.summary()
+    }
+
+    /// What the other side has once it took the bundle in.
+    pub fn receipt(&self) -> &Receipt {
+        self.plan.receipt()
+    }
+
+    /// Writes the tar, on a thread that may block.
+    ///
+    /// # Errors
+    /// [`ExportError`]; what was written before is not a bundle.
+    pub async fn send(self, out: impl Write + Send + 'static) -> Result<(), ExportError> {
+        let tasks = self.tasks.clone();
+        let written = tasks.spawn_blocking(move || self.plan.write(&self.stores, out, &Handle::current()));
+        written.await.unwrap_or_else(|error| Err(ExportError::Write(std::io::Error::other(error))))
+    }
+}
+
+impl Mirror {
+    /// Finds out what a bundle would be, and keeps that.
+    ///
+    /// # Errors
+    /// [`ExportError::Metadata`]; [`ExportError::Gone`] when blobs disappear faster than they are held.
+    pub async fn plan_bundle(&self, selection: Selection) -> Result<Outgoing, ExportError> {
+        let stores = self.0.stores();
+        let selection = Arc::new(selection);
+        let mut attempt = 1;
+        loop {
+            let (stores_here, selection) = (stores.clone(), Arc::clone(&selection));
+            let planned = tokio::task::spawn_blocking(move || Plan::make(&stores_here, &selection, &Handle::current()));
+            let plan = planned.await.map_err(|error| ExportError::Write(std::io::Error::other(error)))??;
+            let hold = self.0.holds.begin();
+            let gone = self.0.hold_all(&plan, &hold).await;
+            match gone {
+                None => return Ok(Outgoing { plan, stores, tasks: self.0.tasks.clone(), _hold: hold }),
+                Some(digest) if attempt == ATTEMPTS => return Err(ExportError::Gone(digest)),
+                Some(_) => attempt += 1,
+            }
+        }
+    }
+
+    /// Takes a bundle in. The name is for the image of a layout that has one image and no whole name
+    /// for it. Gives the source back, at the place where reading ended.
+    pub async fn take_in<R>(&self, mut bundle: R, name: Option<ImageName>) -> (Result<Imported, ImportError>, Option<R>)
+    where
+        R: Read + Send + 'static,
+    {
+        let shared = Arc::clone(&self.0);
+        let work = move || {
+            let runtime = Handle::current();
+            let incoming =
+                Incoming { shared: Arc::clone(&shared), hold: shared.holds.begin(), runtime: runtime.clone() };
+            let intake = Intake { space: Some(&incoming), name: name.as_ref() };
+            let imported = import::import(&shared.stores(), &mut bundle, &intake, &runtime);
+            // What upstream did not have a moment ago may have come.
+            shared.negatives.forget_all();
+            if let Ok(Imported { stored, stored_bytes, images, .. }) = &imported {
+                tracing::info!(blobs = stored, bytes = stored_bytes, images = images.len(), "a bundle was taken in");
+            }
+            (imported, bundle)
+        };
+        match self.0.tasks.spawn_blocking(work).await {
+            Ok((imported, bundle)) => (imported, Some(bundle)),
+            Err(error) => (Err(ImportError::Read(std::io::Error::other(error))), None),
+        }
+    }
+
+    /// Cancelled when the daemon has waited long enough for what is under way.
+    pub fn stopping(&self) -> CancellationToken {
+        self.0.ending.clone()
+    }
+
+    /// What this side has, for the next export of the other side.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] when the blobs cannot be listed.
+    pub async fn receipt(&self) -> Result<Receipt, StoreError> {
+        Ok(self.0.blobs.list().await?.into_iter().map(|(digest, _)| digest).collect())
+    }
+}
+
+impl Shared {
+    fn stores(&self) -> Stores {
+        Stores {
+            blobs: Arc::clone(&self.blobs),
+            ingests: Arc::clone(&self.ingests),
+            metadata: Arc::clone(&self.metadata),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    /// Holds everything that goes into a bundle; a blob that is gone already.
+    async fn hold_all(&self, plan: &Plan, hold: &Hold) -> Option<Digest> {
+        self.while_nothing_goes(|| plan.contents().for_each(|digest| hold.add(*digest))).await;
+        for digest in plan.contents() {
+            if self.blobs.open(digest).await.is_none() {
+                return Some(*digest);
+            }
+        }
+        None
+    }
+}
+
+/// Room for a bundle that comes in.
+struct Incoming {
+    shared: Arc<Shared>,
+    hold: Hold,
+    runtime: Handle,
+}
+
+impl Space for Incoming {
+    fn most(&self) -> u64 {
+        self.shared.most_room()
+    }
+
+    fn hold(&self, digest: &Digest) {
+        self.runtime.block_on(self.shared.while_nothing_goes(|| self.hold.add(*digest)));
+    }
+
+    fn reserve(&self, bytes: u64) -> Result<Box<dyn Any>, StoreError> {
+        Ok(Box::new(self.runtime.block_on(self.shared.reserve(bytes))?))
+    }
+
+    fn relieve(&self, bytes: u64) {
+        self.runtime.block_on(self.shared.relieve(bytes));
+    }
+}

@@ -1,0 +1,359 @@
+//! Fetching an image ahead: everything that a pull would need, through the same look-ups and fills.
+//!
+//! Nothing is fetched twice and nothing is fetched in another way than for a client, so an image
+//! that was fetched ahead is one that can be pulled. What happens is told as events; whoever listens
+//! may leave, and the fills that run go on.
+//!
+//! An operator may ask for an image, and then it is fetched whole. Or a client got a manifest, and
+//! will soon ask for what it points at: that is begun with at once, if the policy says so, as long as
+//! it takes nothing from anybody: places and room that others need are left to them, nothing is
+//! evicted, and a client that asks meanwhile reads along.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use crate::mirror::error::MirrorError;
+use crate::mirror::flight::progress::{Following, Phase, Progress};
+use crate::mirror::flight::transfer::BlobSource;
+use crate::mirror::images::image::Platforms;
+use crate::mirror::recall::freshness::Mode;
+use crate::mirror::{Mirror, Route, Shared};
+use crate::oci::manifest::{is_image, is_index};
+use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Manifest, Platform, Reference};
+use crate::outcome::Outcome;
+use crate::upstream::UpstreamErrorClass;
+
+/// Blobs of one image fetched at once; the mirror's own bound holds besides.
+const AT_ONCE: usize = 4;
+/// Indexes within indexes are followed so deep.
+const MAX_DEPTH: usize = 3;
+
+/// What kind of failure it was, as far as a script may care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// Upstream does not have it, or it is not made for the platform.
+    NotFound,
+    /// Upstream refused: not for us, or too often.
+    Refused,
+    /// Upstream could not answer.
+    Unavailable,
+    /// Upstream sent other bytes than the digest says, or no registry answer at all.
+    BadAnswer,
+    /// It was fetched, but the store could not keep it.
+    NotKept,
+    /// Anything else.
+    Other,
+}
+
+/// What happens while images are fetched ahead.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum PullEvent {
+    /// It is known what the name stands for.
+    Resolved {
+        /// The image, under its whole name.
+        image: String,
+        /// Its manifest.
+        digest: Digest,
+    },
+    /// A blob belongs to it that is not stored.
+    Queued {
+        /// The blob.
+        digest: Digest,
+        /// In bytes.
+        size: u64,
+    },
+    /// A blob has grown.
+    Progress {
+        /// The blob.
+        digest: Digest,
+        /// Bytes that are there.
+        written: u64,
+    },
+    /// A blob is stored.
+    Finished {
+        /// The blob.
+        digest: Digest,
+        /// In bytes.
+        size: u64,
+        /// Whether it was fetched now.
+        fetched: bool,
+    },
+    /// A part of an image, or the whole image, cannot be had.
+    Failed {
+        /// The image.
+        image: String,
+        /// The part, if it was one.
+        digest: Option<Digest>,
+        /// What kind of failure.
+        failure: Failure,
+        /// For people.
+        message: String,
+    },
+    /// An image is done with.
+    Done {
+        /// The image.
+        image: String,
+        /// Whether all of it is stored.
+        complete: bool,
+        /// How many blobs it has.
+        blobs: usize,
+        /// Bytes that were fetched now.
+        fetched_bytes: u64,
+    },
+}
+
+/// Where the events go. That nobody listens does not matter.
+type Events = mpsc::Sender<PullEvent>;
+
+impl Mirror {
+    /// Fetches an image for these platforms into the store; whether all of it is there. Ends with
+    /// [`PullEvent::Done`] in every case.
+    pub async fn prefetch(&self, name: &ImageName, platforms: &Platforms, events: &Events) -> bool {
+        let image = name.to_string();
+        let mut count = Count::default();
+        let complete = match self.fetch_all(name, platforms, events, &mut count).await {
+            Ok(complete) => complete,
+            Err((digest, failure, message)) => {
+                tell(events, PullEvent::Failed { image: image.clone(), digest, failure, message }).await;
+                false
+            }
+        };
+        let Count { blobs, fetched_bytes } = count;
+        tracing::info!(%image, complete, blobs, fetched_bytes, "fetched ahead");
+        tell(events, PullEvent::Done { image, complete, blobs, fetched_bytes }).await;
+        complete
+    }
+
+    async fn fetch_all(
+        &self,
+        name: &ImageName,
+        platforms: &Platforms,
+        events: &Events,
+        count: &mut Count,
+    ) -> Result<bool, Problem> {
+        let route = self.route_of(name).map_err(|error| (None, Failure::NotFound, error.to_string()))?;
+        let top = self.manifest_for(&route, &name.reference).await?;
+        tell(events, PullEvent::Resolved { image: name.to_string(), digest: top.descriptor.digest }).await;
+        let mut blobs = Vec::new();
+        self.collect(&route, &top, platforms, MAX_DEPTH, &mut blobs).await?;
+        let mut known = HashSet::new();
+        blobs.retain(|blob| known.insert(blob.digest));
+        count.blobs = blobs.len();
+        let fetches = blobs.into_iter().map(|blob| self.fetch_blob(route.clone(), blob, events.clone()));
+        let mut fetched = stream::iter(fetches).buffer_unordered(AT_ONCE);
+        let mut complete = true;
+        while let Some(result) = fetched.next().await {
+            match result {
+                Ok(bytes) => count.fetched_bytes += bytes,
+                Err((digest, failure, message)) => {
+                    complete = false;
+                    let image = name.to_string();
+                    tell(events, PullEvent::Failed { image, digest, failure, message }).await;
+                }
+            }
+        }
+        // What the store could not keep of the manifests shows only now.
+        let ready = self.readiness(name, platforms).await.is_ok_and(|readiness| readiness.ready);
+        if complete && !ready {
+            return Err((
+                None,
+                Failure::NotKept,
+                "the store could not keep all of it; see the daemon's log".to_owned(),
+            ));
+        }
+        Ok(complete)
+    }
+
+    /// Collects the blobs of a manifest, fetching those of an index for the platforms.
+    async fn collect(
+        &self,
+        route: &Route,
+        manifest: &Manifest,
+        platforms: &Platforms,
+        depth: usize,
+        blobs: &mut Vec<Descriptor>,
+    ) -> Result<(), Problem> {
+        if !is_index(&manifest.descriptor.media_type) {
+            blobs.extend(manifest.children().blobs);
+            return Ok(());
+        }
+        let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
+        let (children, offered): (Vec<_>, Vec<_>) = manifest.platforms().into_iter().unzip();
+        let (chosen, lacking) = platforms.choose(&offered);
+        if let Some(platform) = lacking.first() {
+            let offered: Vec<_> = offered.iter().flatten().map(Platform::to_string).collect();
+            let message = format!("not made for {platform}, only for {}", offered.join(", "));
+            return Err((None, Failure::NotFound, message));
+        }
+        for child in chosen.into_iter().filter_map(|place| children.get(place)) {
+            let child = self.manifest_for(route, &Reference::Digest(child.digest)).await?;
+            Box::pin(self.collect(route, &child, &Platforms::All, depth, blobs)).await?;
+        }
+        Ok(())
+    }
+
+    async fn manifest_for(&self, route: &Route, reference: &Reference) -> Result<Manifest, Problem> {
+        let digest = match reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(_) => None,
+        };
+        let answer = self.manifest(route, reference, AcceptSet::everything()).await;
+        Ok(answer.map_err(|error| problem(digest, &error))?.manifest.as_ref().clone())
+    }
+
+    /// Brings a blob into the store; how many bytes were fetched for that.
+    async fn fetch_blob(&self, route: Route, blob: Descriptor, events: Events) -> Result<u64, Problem> {
+        let Descriptor { digest, size, .. } = blob;
+        let events = &events;
+        let stored = self.stored_blob(&route, &digest).await.map_err(|error| problem(Some(digest), &error))?;
+        if stored.is_some() {
+            tell(events, PullEvent::Finished { digest, size, fetched: false }).await;
+            return Ok(0);
+        }
+        tell(events, PullEvent::Queued { digest, size }).await;
+        let source = BlobSource { upstream: route.upstream.clone(), location: route.location.clone(), digest };
+        let (following, _) = self.0.clone().fly(source, None);
+        // Progress is a courtesy: a listener that is slow misses some.
+        let grew = |written| drop(events.try_send(PullEvent::Progress { digest, written }));
+        landed(following, grew).await.map_err(|error| problem(Some(digest), &error))?;
+        if !self.0.holds(&route.location, &digest).await {
+            let message = "it came, but the store could not keep it; see the daemon's log".to_owned();
+            return Err((Some(digest), Failure::NotKept, message));
+        }
+        tell(events, PullEvent::Finished { digest, size, fetched: true }).await;
+        Ok(size)
+    }
+}
+
+impl Mirror {
+    /// A client has got this manifest, and will ask for what it points at: begins to fetch as much of
+    /// that as the policy says. Does not wait for it.
+    pub fn expect_pull(&self, route: &Route, manifest: &Arc<Manifest>) {
+        let policy = &self.0.policy;
+        let wanted = policy.prefetch > 0 && policy.mode != Mode::Offline;
+        if !wanted || !is_image(&manifest.descriptor.media_type) {
+            return;
+        }
+        let (shared, route, manifest) = (Arc::clone(&self.0), route.clone(), Arc::clone(manifest));
+        self.0.tasks.spawn(async move { shared.fetch_ahead(&route, &manifest).await });
+    }
+}
+
+/// What became of a blob that a client may ask for soon.
+enum Ahead {
+    /// It is stored, or on its way already.
+    There,
+    /// It was fetched before anybody had asked: so many bytes.
+    Led(u64),
+    /// Others need the places or the room.
+    Dropped,
+    /// Upstream did not give it; a client that asks is told.
+    Failed,
+}
+
+impl Shared {
+    async fn fetch_ahead(self: &Arc<Self>, route: &Route, manifest: &Manifest) {
+        let blobs = first_within(manifest.children().blobs, self.policy.prefetch);
+        let mut fetched = stream::iter(blobs).map(|blob| self.fetch_blob_ahead(route, blob)).buffer_unordered(AT_ONCE);
+        let (mut blobs, mut bytes, mut dropped) = (0_u64, 0_u64, 0_u64);
+        while let Some(ahead) = fetched.next().await {
+            match ahead {
+                Ahead::Led(size) => (blobs, bytes) = (blobs + 1, bytes + size),
+                Ahead::Dropped => dropped += 1,
+                Ahead::There | Ahead::Failed => {}
+            }
+        }
+        if blobs + dropped > 0 {
+            let manifest = &manifest.descriptor.digest;
+            tracing::info!(location = %route.location, %manifest, blobs, bytes, dropped, "fetched ahead of a client");
+        }
+    }
+
+    async fn fetch_blob_ahead(self: &Arc<Self>, route: &Route, blob: Descriptor) -> Ahead {
+        let Descriptor { digest, size, .. } = blob;
+        let (upstream, location) = (Arc::clone(&route.upstream), route.location.clone());
+        let in_flight = self.fills.join(&(location.clone(), digest)).is_some();
+        // What another repository has brought is not fetched again; whether this one may have it is
+        // asked for whoever wants it.
+        if in_flight || self.blobs.open(&digest).await.is_some() {
+            return Ahead::There;
+        }
+        let place = self.bounds.spare_place(&location.upstream);
+        if place.is_none() || self.tasks.is_closed() || !self.fits(size) {
+            self.metrics.not_fetched_ahead();
+            return Ahead::Dropped;
+        }
+        let (following, outcome) = Arc::clone(self).fly(BlobSource { upstream, location, digest }, place);
+        if outcome == Outcome::Join {
+            return Ahead::There;
+        }
+        self.metrics.fetching_ahead(size);
+        match landed(following, |_| ()).await {
+            Ok(()) => Ahead::Led(size),
+            Err(_) => Ahead::Failed,
+        }
+    }
+}
+
+/// The first of `blobs` that have no more than `most` bytes together.
+fn first_within(blobs: Vec<Descriptor>, most: u64) -> Vec<Descriptor> {
+    let mut left = most;
+    let mut known = HashSet::new();
+    let distinct = blobs.into_iter().filter(|blob| known.insert(blob.digest));
+    distinct
+        .map_while(|blob| {
+            left = left.checked_sub(blob.size)?;
+            Some(blob)
+        })
+        .collect()
+}
+
+/// Waits until a fill has left the table: it commits after its last word and is gone when that is
+/// done. `grew` is told how many bytes there are.
+async fn landed(mut following: Following, grew: impl Fn(u64)) -> Result<(), MirrorError> {
+    loop {
+        let Progress { phase, written, .. } = following.borrow_and_update().clone();
+        if let Phase::Failed(error) = phase {
+            return Err(error);
+        }
+        grew(written);
+        if following.changed().await.is_err() {
+            break;
+        }
+    }
+    match &following.borrow().phase {
+        Phase::Failed(error) => Err(error.clone()),
+        _ => Ok(()),
+    }
+}
+
+#[derive(Default)]
+struct Count {
+    blobs: usize,
+    fetched_bytes: u64,
+}
+
+/// The part it is about, what kind of failure, and a sentence for people.
+type Problem = (Option<Digest>, Failure, String);
+
+fn problem(digest: Option<Digest>, error: &MirrorError) -> Problem {
+    let failure = match error.upstream_class() {
+        Some(UpstreamErrorClass::NotFound) => Failure::NotFound,
+        Some(UpstreamErrorClass::Denied | UpstreamErrorClass::RateLimited(_)) => Failure::Refused,
+        Some(UpstreamErrorClass::Unavailable) => Failure::Unavailable,
+        Some(UpstreamErrorClass::Protocol) => Failure::BadAnswer,
+        None => Failure::Other,
+    };
+    (digest, failure, error.to_string())
+}
+
+async fn tell(events: &Events, event: PullEvent) {
+    let _ = events.send(event).await;
+}

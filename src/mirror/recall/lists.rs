@@ -1,0 +1,188 @@
+//! Lists of one kind that are remembered, and those being asked for.
+//!
+//! Truth: an upstream that cannot answer is covered for with the last list it sent; its "not found"
+//! is passed on and never turned into an empty list.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{Clock, Timestamp};
+use crate::metadata::{ListKey, MetadataStore};
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::flights::{Flights, Shareable};
+use crate::mirror::recall::freshness;
+use crate::mirror::recall::freshness::{Plan, Policy};
+use crate::mirror::recall::keeper::Keeper;
+use crate::mirror::recall::known::{Known, List};
+use crate::outcome::Outcome;
+use crate::upstream::{Allowance, UpstreamError, UpstreamErrorClass};
+
+/// How long a list is served without asking, at most; never longer than a tag.
+const LIST_TTL: Duration = Duration::from_secs(30);
+/// How many bytes of lists of one kind are remembered.
+const CAPACITY: u64 = 16 << 20;
+
+/// Lists of one kind that are remembered, and those being asked for.
+pub(in crate::mirror) struct Lists<V> {
+    policy: Policy,
+    negative_ttl: Duration,
+    known: Cache<ListKey, Known<V>>,
+    flights: Flights<ListKey, Shareable<Result<Arc<V>, MirrorError>>>,
+    keeper: Keeper,
+    clock: Arc<dyn Clock>,
+}
+
+/// A list that was found.
+pub(in crate::mirror) struct Found<V> {
+    pub(in crate::mirror) list: Arc<V>,
+    pub(in crate::mirror) outcome: Outcome,
+    pub(in crate::mirror) stale_for: Option<Duration>,
+}
+
+impl<V: List> Lists<V> {
+    /// Nothing known yet.
+    pub(in crate::mirror) fn new(
+        policy: Policy,
+        negative_ttl: Duration,
+        metadata: Arc<dyn MetadataStore>,
+        clock: Arc<dyn Clock>,
+        tasks: TaskTracker,
+    ) -> Lists<V> {
+        let policy = Policy { tag_ttl: policy.tag_ttl.min(LIST_TTL), ..policy };
+        let weigh = |key: &ListKey, known: &Known<V>| {
+            let list = known.said.as_ref().map_or(0, |list| list.weight());
+            u32::try_from(list + key.part.len() + 512).unwrap_or(u32::MAX)
+        };
+        let known = Cache::builder().max_capacity(CAPACITY).weigher(weigh).build();
+        let negative_ttl = negative_ttl.min(policy.tag_ttl);
+        Lists { policy, negative_ttl, known, flights: Flights::new(), keeper: Keeper::new(metadata, tasks), clock }
+    }
+
+    /// Forgets, in memory, what matches.
+    pub(in crate::mirror) fn forget(&self, matches: impl Fn(&ListKey) -> bool) {
+        for (key, _) in &self.known {
+            if matches(&key) {
+                self.known.invalidate(&*key);
+            }
+        }
+    }
+
+    /// The list for `key`: remembered, asked for, or remembered after all. `is_down` says that upstream
+    /// did not answer when it was last asked.
+    pub(in crate::mirror) async fn look<F>(
+        &self,
+        key: ListKey,
+        is_down: bool,
+        ask: impl FnOnce() -> F,
+    ) -> Result<Found<V>, MirrorError>
+    where
+        F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
+    {
+        let now = self.clock.now();
+        let last = self.recall(&key).await;
+        let seen = last.as_ref().map(|last| last.at);
+        if let Some(Known { said: Err(no), at, .. }) = &last
+            && at.age(now).is_some_and(|age| age < self.negative_ttl)
+        {
+            return Err(no.clone());
+        }
+        let last = last.filter(|last| last.said.is_ok() || V::SUBJECT == Subject::Referrers);
+        let checked_at = last.as_ref().map(|last| last.at);
+        // Lists are not among the pulls that an upstream counts.
+        let mut plan = freshness::plan(checked_at, now, &self.policy, Allowance::Free);
+        if is_down {
+            plan = freshness::in_doubt(plan, checked_at, now, &self.policy);
+        }
+        let asked = match (plan, &last) {
+            (Plan::Serve, Some(Known { said: Ok(list), .. })) => {
+                return Ok(Found { list: Arc::clone(list), outcome: Outcome::Hit, stale_for: None });
+            }
+            (Plan::AskBriefly(patience), _) => {
+                let asked = tokio::time::timeout(patience, self.ask(key, seen, ask)).await;
+                asked.unwrap_or_else(|_| Err(too_slow(V::SUBJECT, patience)))
+            }
+            _ => self.ask(key, seen, ask).await,
+        };
+        let error = match asked {
+            Ok((list, outcome)) => return Ok(Found { list, outcome, stale_for: None }),
+            Err(error) => error,
+        };
+        let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol);
+        let stale_for = freshness::stand_in(checked_at, class, self.clock.now(), &self.policy);
+        match (last, stale_for) {
+            (Some(Known { said: Ok(list), .. }), Some(_)) => {
+                tracing::warn!(%error, "served a stale list");
+                Ok(Found { list, outcome: Outcome::Stale, stale_for })
+            }
+            (Some(Known { said: Err(no), .. }), Some(_)) => {
+                tracing::warn!(%error, "there was no such list when upstream last answered");
+                Err(no)
+            }
+            _ => Err(error),
+        }
+    }
+
+    /// What upstream said last, as far as it is remembered.
+    async fn recall(&self, key: &ListKey) -> Option<Known<V>> {
+        if let Some(known) = self.known.get(key) {
+            return Some(known);
+        }
+        let read = self.keeper.read(key).await?;
+        // Somebody may have asked meanwhile.
+        Some(self.known.entry_by_ref(key).or_insert(read).into_value())
+    }
+
+    /// Asks upstream, together with everybody else who asks for the same just now, unless something
+    /// later than what was `seen` has come meanwhile.
+    async fn ask<F>(
+        &self,
+        key: ListKey,
+        seen: Option<Timestamp>,
+        ask: impl FnOnce() -> F,
+    ) -> Result<(Arc<V>, Outcome), MirrorError>
+    where
+        F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
+    {
+        let (known, keeper) = (self.known.clone(), self.keeper.clone());
+        let work = || {
+            let (answer, key, clock) = (ask(), key.clone(), Arc::clone(&self.clock));
+            async move {
+                // The flight that ended between our look and our seat has left its answer there.
+                if let Some(later) = known.get(&key).filter(|known| Some(known.at) != seen) {
+                    return later.said;
+                }
+                let said = answer.await.map(Arc::new).map_err(|error| MirrorError::upstream(V::SUBJECT, error));
+                let class = said.as_ref().err().map(MirrorError::upstream_class);
+                match class {
+                    None | Some(Some(UpstreamErrorClass::NotFound)) => {
+                        let before = known.get(&key);
+                        let (now_known, permit) = keeper.plan(before.as_ref(), said.clone(), clock.now());
+                        known.insert(key.clone(), now_known.clone());
+                        if class.is_some() && V::SUBJECT != Subject::Referrers {
+                            keeper.remove(&key);
+                        } else if let Some(permit) = permit {
+                            keeper.write(key, now_known, permit);
+                        }
+                    }
+                    Some(Some(UpstreamErrorClass::Denied)) => {
+                        known.invalidate(&key);
+                        keeper.remove(&key);
+                    }
+                    Some(_) => {}
+                }
+                said
+            }
+        };
+        let (said, joined) = self.flights.share(self.keeper.tasks(), key.clone(), work).await;
+        let said = said.unwrap_or_else(|| Err(MirrorError::Internal("the look-up ended without a result".to_owned())));
+        Ok((said?, if joined { Outcome::Join } else { Outcome::Fill }))
+    }
+}
+
+fn too_slow(subject: Subject, patience: Duration) -> MirrorError {
+    let message = format!("no list within {patience:?}");
+    MirrorError::upstream(subject, UpstreamError::new(UpstreamErrorClass::Unavailable, message))
+}

@@ -1,0 +1,158 @@
+//! Manifests and small blobs that were asked for lately, in memory and ready to be sent.
+//!
+//! A request that finds its answer here looks nothing up: no file, no index, no hash. Truth: an
+//! answer from here is the one that the store would give. Each carries the numbers by which both
+//! ports count what was changed and taken away, read before it was made. When either has moved on,
+//! membership and presence are looked up again before the answer counts; only its bytes, which
+//! were verified and have the digest whatever happens, are used again. How fresh a tag is, is
+//! decided for every request.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::clock::Timestamp;
+use crate::metadata::TagKey;
+use crate::mirror::Location;
+use crate::oci::{AcceptSet, Descriptor, Digest, Reference};
+
+/// What is longer, in bytes, goes from its file to the socket at least as well.
+pub(in crate::mirror) const LONGEST: usize = 64 << 10;
+/// About what an entry takes besides its bytes.
+const OVERHEAD: usize = 1 << 10;
+/// Uses of one answer closer to one another than this, in milliseconds, are noted once.
+const NOTED_ONCE: u64 = 1000;
+
+/// What can be asked for. A manifest may also be asked for as a blob, and is then answered as one.
+#[derive(Clone, Copy, Debug)]
+pub enum Wanted<'a> {
+    /// A manifest, by a client that accepts these types.
+    Manifest(&'a Reference, AcceptSet),
+    /// A blob.
+    Blob(&'a Digest),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(in crate::mirror) enum Name {
+    Tag(TagKey),
+    Manifest(Location, Digest),
+    Blob(Location, Digest),
+}
+
+impl Name {
+    pub(in crate::mirror) fn of(location: &Location, wanted: Wanted<'_>) -> Name {
+        let location = location.clone();
+        match wanted {
+            Wanted::Manifest(Reference::Tag(tag), accept) => Name::Tag(TagKey { location, tag: tag.clone(), accept }),
+            Wanted::Manifest(Reference::Digest(digest), _) => Name::Manifest(location, *digest),
+            Wanted::Blob(digest) => Name::Blob(location, *digest),
+        }
+    }
+}
+
+/// How far the ports have counted: see [`Shared::stamp`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::mirror) struct Stamp {
+    pub(in crate::mirror) changes: u64,
+    pub(in crate::mirror) removals: u64,
+}
+
+/// An answer in memory: a hit, as long as nothing changed.
+#[derive(Debug)]
+pub struct Kept {
+    /// What the bytes are; for what was asked for as a blob, some bytes.
+    pub descriptor: Descriptor,
+    /// All of them, verified.
+    pub bytes: Bytes,
+    head: OnceLock<HeaderMap>,
+    stamp: Stamp,
+    /// For a tag that can grow stale, when upstream last confirmed it.
+    checked_at: Option<Timestamp>,
+    noted_at: AtomicU64,
+}
+
+impl Kept {
+    /// The headers of the answer, made once by whoever asks first.
+    pub fn head(&self, make: impl FnOnce(&Kept) -> HeaderMap) -> &HeaderMap {
+        self.head.get_or_init(|| make(self))
+    }
+
+    /// Whether it was made when as much had changed.
+    pub(in crate::mirror) fn is_of(&self, stamp: Stamp) -> bool {
+        self.stamp == stamp
+    }
+
+    /// For a tag that can grow stale, when upstream last confirmed it.
+    pub(in crate::mirror) const fn checked_at(&self) -> Option<Timestamp> {
+        self.checked_at
+    }
+
+    /// Takes note of a use; whether it is to be told to others.
+    pub(in crate::mirror) fn note(&self, now: Timestamp) -> bool {
+        let due = now.0.wrapping_sub(self.noted_at.load(Ordering::Relaxed)) >= NOTED_ONCE;
+        if due {
+            self.noted_at.store(now.0, Ordering::Relaxed);
+        }
+        due
+    }
+
+    fn weight(&self) -> u32 {
+        u32::try_from(self.bytes.len() + OVERHEAD).unwrap_or(u32::MAX)
+    }
+}
+
+/// The answers in memory.
+#[derive(Debug)]
+pub(in crate::mirror) struct Memory(Option<Cache<Name, Arc<Kept>>>);
+
+impl Memory {
+    /// Of at most `capacity` bytes; none when that is zero.
+    pub(in crate::mirror) fn new(capacity: u64) -> Memory {
+        let cache = Cache::builder().max_capacity(capacity).weigher(|_, kept: &Arc<Kept>| kept.weight());
+        // How often something is looked up says little: see `Mirror::still_holds`.
+        let cache = cache.eviction_policy(EvictionPolicy::lru());
+        Memory((capacity > 0).then(|| cache.build()))
+    }
+
+    pub(in crate::mirror) fn get(&self, name: &Name) -> Option<Arc<Kept>> {
+        self.0.as_ref()?.get(name)
+    }
+
+    /// Whether content of `size` bytes is kept at all.
+    pub(in crate::mirror) fn takes(&self, size: u64) -> bool {
+        self.0.is_some() && size < LONGEST as u64
+    }
+
+    /// Keeps what was found in the store after `stamp` was read, where it is small.
+    pub(in crate::mirror) fn keep(
+        &self,
+        name: Name,
+        descriptor: &Descriptor,
+        bytes: &Bytes,
+        checked_at: Option<Timestamp>,
+        stamp: Stamp,
+    ) {
+        let Some(cache) = self.0.as_ref().filter(|_| self.takes(bytes.len() as u64)) else { return };
+        let kept = Kept {
+            descriptor: descriptor.clone(),
+            bytes: bytes.clone(),
+            head: OnceLock::new(),
+            stamp,
+            checked_at,
+            noted_at: AtomicU64::new(0),
+        };
+        cache.insert(name, Arc::new(kept));
+    }
+
+    /// How many bytes are in use.
+    pub(in crate::mirror) fn used(&self) -> u64 {
+        self.0.as_ref().map_or(0, |cache| {
+            cache.run_pending_tasks();
+            cache.weighted_size()
+        })
+    }
+}
