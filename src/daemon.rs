@@ -33,12 +33,10 @@ use crate::mirror::{Mirror, Mode, Parts, Policy, Room, Routes};
 use crate::oci::{ErrorCode, RegistryName};
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{self, Edge};
-use crate::upstream::budget::Budget as PullBudget;
-use crate::upstream::failover::Failover;
-use crate::upstream::guard::Guarded;
+use crate::upstream::asking::Asking;
 use crate::upstream::http::{ClientCertificate, HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
 use crate::upstream::offline::Offline;
-use crate::upstream::retry::Retrying;
+use crate::upstream::quota::Quota;
 use crate::upstream::{Upstream, UpstreamObserver};
 
 pub use store::open_store;
@@ -331,26 +329,20 @@ fn routes(config: &Config, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> Re
     Ok(Routes::new(config.routes.default.clone(), upstreams?))
 }
 
-/// All addresses of an upstream, each guarded. Only the last is asked again at once: where there is
-/// another address, that is the better second try.
+/// An upstream at all its addresses.
 fn online(
     upstream: &config::Upstream,
     metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Upstream>, StartError> {
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
-    let mut endpoints: Vec<Arc<dyn Upstream>> = Vec::new();
-    for (at, url) in upstream.urls.iter().enumerate() {
-        let settings = settings(upstream, url, &observer, clock);
-        let mut client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);
-        if at + 1 == upstream.urls.len() {
-            client = Arc::new(Retrying::new(client));
-        }
-        let endpoint = url.authority().to_owned();
-        let (clock, observer) = (Arc::clone(clock), Arc::clone(&observer));
-        endpoints.push(Arc::new(Guarded::new(client, upstream.host.clone(), endpoint, clock, observer)));
-    }
-    Ok(Arc::new(Failover::new(endpoints).with_streams(upstream.parallel)))
+    let clients = upstream.urls.iter().map(|url| {
+        let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings(upstream, url, &observer, clock))?);
+        Ok((url.authority().to_owned(), client))
+    });
+    let clients: Vec<_> = clients.collect::<Result<_, StartError>>()?;
+    let asking = Asking::new(&upstream.host, clients, Arc::clone(clock), &observer);
+    Ok(Arc::new(asking.with_streams(upstream.parallel)))
 }
 
 fn settings(
@@ -427,8 +419,8 @@ impl UpstreamObserver for Counted {
         self.0.upstream_up(upstream, endpoint, up);
     }
 
-    fn budget(&self, upstream: &RegistryName, endpoint: &str, budget: &PullBudget) {
-        let reading = &budget.reading;
-        self.0.upstream_budget(upstream, endpoint, reading.limit, reading.left, budget.resets_at.0 / 1000);
+    fn quota(&self, upstream: &RegistryName, endpoint: &str, quota: &Quota) {
+        let reading = &quota.reading;
+        self.0.upstream_budget(upstream, endpoint, reading.limit, reading.left, quota.resets_at.0 / 1000);
     }
 }

@@ -3,17 +3,16 @@
 //! Errors come by class, because freshness and retries decide by class: only an upstream that
 //! *cannot* answer may be covered for with old content; one that says no is taken at its word.
 
-mod around;
+pub mod asking;
 pub mod breaker;
-pub mod budget;
 pub mod credentials;
-pub mod failover;
-pub mod guard;
+mod guard;
 pub mod health;
 pub mod http;
 pub mod limit;
 pub mod offline;
-pub mod retry;
+pub mod quota;
+mod retry;
 pub mod token;
 
 use std::time::Duration;
@@ -22,9 +21,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
-use self::budget::Budget;
-use self::health::EndpointHealth;
-use crate::clock::Timestamp;
+use self::health::Health;
+pub use self::quota::Allowance;
+use self::quota::Quota;
 use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// What kind of failure it was.
@@ -146,18 +145,6 @@ pub struct ReferrerList {
     pub next: Option<Cursor>,
 }
 
-/// Whether the upstream still lets us ask as we like.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Allowance {
-    /// It counts nothing, or enough is left.
-    #[default]
-    Free,
-    /// Less is left than the floor that was configured: only what is not cached is asked for.
-    Low,
-    /// Nothing is left before the window passes.
-    Spent,
-}
-
 /// Asks a registry. Every method that asks may fail with any class of [`UpstreamError`].
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
@@ -200,30 +187,9 @@ pub trait Upstream: Send + Sync + 'static {
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError>;
 
-    /// Through how many connections a large blob may be read at once.
-    fn streams(&self) -> usize {
-        1
-    }
-
-    /// What is left of the pulls that the upstream grants, as of its latest answers. Asks nobody.
-    fn allowance(&self, _now: Timestamp) -> Allowance {
-        Allowance::Free
-    }
-
-    /// Whether it did not answer when it was last asked, so that asking may well be in vain. Asks
-    /// nobody.
-    fn is_down(&self) -> bool {
-        false
-    }
-
-    /// Whether a request for a manifest would be sent at `now`, rather than refused on the way.
-    fn is_asked(&self, _now: Timestamp) -> bool {
-        true
-    }
-
-    /// How each of its addresses fares, in the order in which they are tried.
-    fn health(&self, _now: Timestamp) -> Vec<EndpointHealth> {
-        Vec::new()
+    /// What is known of it, as of its latest answers. Asks nobody.
+    fn health(&self) -> Health {
+        Health::default()
     }
 }
 
@@ -240,7 +206,7 @@ pub trait UpstreamObserver: Send + Sync + 'static {
     fn availability(&self, _upstream: &RegistryName, _endpoint: &str, _up: bool) {}
 
     /// One of the addresses of an upstream said how many pulls it still grants.
-    fn budget(&self, _upstream: &RegistryName, _endpoint: &str, _budget: &Budget) {}
+    fn quota(&self, _upstream: &RegistryName, _endpoint: &str, _quota: &Quota) {}
 }
 
 /// An observer that looks away.

@@ -18,8 +18,8 @@ use registry_mirror::oci::{
     AcceptSet, Algorithm, ContentRange, Digest, Manifest, RangeHeader, Reference, Repository, Request, Selection, Span,
     challenge,
 };
-use registry_mirror::upstream::budget::{Budget, Reading};
 use registry_mirror::upstream::http::{HttpSettings, HttpUpstream, Timeouts};
+use registry_mirror::upstream::quota::{Quota, Reading};
 use registry_mirror::upstream::token::parse_token;
 use registry_mirror::upstream::{Upstream as _, UpstreamError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -186,8 +186,8 @@ fn no_header_panics_and_no_range_leaves_the_content() {
             }
         }
         if let Some(reading) = Reading::of(&headers) {
-            let budget = Budget::after(None, reading, Timestamp(u64::MAX - 1));
-            assert!(budget.tenths() <= 10);
+            let quota = Quota::after(None, reading, Timestamp(u64::MAX - 1));
+            assert!(quota.tenths() <= 10);
         }
     }
 }

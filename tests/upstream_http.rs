@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
+use registry_mirror::clock::SystemClock;
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, RegistryName, Repository, Span};
+use registry_mirror::upstream::asking::Asking;
 use registry_mirror::upstream::credentials::{Credential, CredentialError, CredentialSource, Secret};
-use registry_mirror::upstream::failover::Failover;
 use registry_mirror::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
-use registry_mirror::upstream::{Resolved, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
+use registry_mirror::upstream::{Resolved, Unobserved, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use upstream_http_support::{Reply, Seen, Server, reply};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
@@ -576,10 +577,12 @@ async fn the_next_url_is_asked_when_one_cannot_answer_and_only_then() {
     for (status, expected) in [(503, Ok(())), (429, Ok(())), (404, Err(UpstreamErrorClass::NotFound))] {
         let first = Server::start(move |_| reply(status)).await;
         let second = Server::start(|_| manifest()).await;
-        let endpoints = [&first, &second].map(|server| Arc::new(upstream(server)) as Arc<dyn Upstream>);
-        let upstream = Failover::new(endpoints.to_vec());
+        let addresses = [&first, &second].map(|server| (server.url.clone(), Arc::new(upstream(server)) as _));
+        let observer: Arc<dyn UpstreamObserver> = Arc::new(Unobserved);
+        let upstream = Asking::new(&settings(&first.url).name, addresses, Arc::new(SystemClock), &observer);
         let answer = upstream.resolve(&repository(), &tag(), AcceptSet::everything()).await;
         assert_eq!(answer.map(|_| ()).map_err(|error| error.class), expected);
+        assert_eq!(first.seen().len(), 1, "{status}: only the last address is asked again");
     }
 }
 

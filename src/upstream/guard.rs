@@ -1,6 +1,6 @@
-//! An upstream that is spared: not asked while it is known to be dead, nor while it wants rest.
+//! An address that is spared: not asked while it is known to be dead, nor while it wants rest.
 //!
-//! Wraps one address of an upstream. The decisions are those of [`Breaker`] and [`Limits`]; here
+//! Stands before one address of an upstream. The decisions are those of [`Breaker`] and [`Limits`]; here
 //! they are applied, counted, and logged once per change. A request that is not sent fails with the
 //! class that the upstream's own answer would have had, so that nobody has to know the difference.
 
@@ -9,27 +9,25 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::around::Around;
 use super::breaker::{Admission, Breaker, Ending, Standing, Ticket};
 use super::health::{EndpointHealth, EndpointState, LastError};
 use super::limit::{Lane, Limits};
-use super::{Allowance, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
+use super::{UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use crate::clock::{Clock, Timestamp};
 use crate::oci::RegistryName;
 
-/// One address of an upstream, with a memory of how it fared.
-pub struct Guarded {
-    upstream: Arc<dyn Upstream>,
+/// What is remembered of how one address of an upstream fared.
+pub(super) struct Guard {
     name: RegistryName,
     /// Host and port, for logs and metrics.
     endpoint: String,
     clock: Arc<dyn Clock>,
     observer: Arc<dyn UpstreamObserver>,
-    health: Mutex<Health>,
+    memory: Mutex<Memory>,
 }
 
 #[derive(Default)]
-struct Health {
+struct Memory {
     breaker: Breaker,
     limits: Limits,
     /// Why it counts as down.
@@ -38,31 +36,24 @@ struct Health {
     last_error: Option<LastError>,
 }
 
-impl std::fmt::Debug for Guarded {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Guarded").field("name", &self.name).field("endpoint", &self.endpoint).finish_non_exhaustive()
-    }
-}
-
-impl Guarded {
-    /// Guards `upstream`, the address `endpoint` (host and port) of the upstream `name`.
-    pub fn new(
-        upstream: Arc<dyn Upstream>,
+impl Guard {
+    /// Guards the address `endpoint` (host and port) of the upstream `name`.
+    pub(super) fn new(
         name: RegistryName,
         endpoint: String,
         clock: Arc<dyn Clock>,
         observer: Arc<dyn UpstreamObserver>,
-    ) -> Guarded {
+    ) -> Guard {
         observer.availability(&name, &endpoint, true);
-        Guarded { upstream, name, endpoint, clock, observer, health: Mutex::default() }
+        Guard { name, endpoint, clock, observer, memory: Mutex::default() }
     }
 
-    fn memory(&self) -> MutexGuard<'_, Health> {
-        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks, unless that is known to be in vain.
-    async fn guarded<T>(
+    pub(super) async fn ask<T>(
         &self,
         lane: Lane,
         ask: impl Future<Output = Result<T, UpstreamError>>,
@@ -98,32 +89,32 @@ impl Guarded {
 
     fn admit(&self, lane: Lane) -> Result<Pending<'_>, UpstreamError> {
         let now = self.clock.now();
-        let mut health = self.memory();
-        let Guarded { name, endpoint, .. } = self;
-        if let Some(wait) = health.limits.wait(lane, now) {
+        let mut memory = self.memory();
+        let Guard { name, endpoint, .. } = self;
+        if let Some(wait) = memory.limits.wait(lane, now) {
             let message =
                 format!("{name}: {endpoint} limits our rate and is not asked for {} s", wait.as_secs().max(1));
             return Err(UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message));
         }
-        match health.breaker.admit(now) {
+        match memory.breaker.admit(now) {
             Admission::Ask(ticket) => Ok(Pending { guard: self, ticket: Some(ticket) }),
             Admission::Wait(_) => {
                 let message =
-                    format!("{name}: {endpoint} is not asked just now, it did not answer: {}", health.failure);
+                    format!("{name}: {endpoint} is not asked just now, it did not answer: {}", memory.failure);
                 Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message))
             }
         }
     }
 
     fn ended(&self, ticket: Ticket, ending: Ending, error: Option<&UpstreamError>) {
-        let mut health = self.memory();
-        let was_up = health.breaker.is_up();
-        health.breaker.ended(ticket, ending, self.clock.now());
-        let is_up = health.breaker.is_up();
+        let mut memory = self.memory();
+        let was_up = memory.breaker.is_up();
+        memory.breaker.ended(ticket, ending, self.clock.now());
+        let is_up = memory.breaker.is_up();
         if let Some(error) = error.filter(|_| !is_up) {
-            health.failure.clone_from(&error.message);
+            memory.failure.clone_from(&error.message);
         }
-        drop(health);
+        drop(memory);
         if was_up == is_up {
             return;
         }
@@ -137,11 +128,32 @@ impl Guarded {
             None => tracing::info!(upstream = %self.name, "upstream up: {} answers again", self.endpoint),
         }
     }
+
+    /// Whether a request for a manifest would be sent at `now`.
+    pub(super) fn is_asked(&self, now: Timestamp) -> bool {
+        let memory = self.memory();
+        let answers = matches!(memory.breaker.standing(now), Standing::Up | Standing::Down(Duration::ZERO));
+        answers && memory.limits.wait(Lane::Manifests, now).is_none()
+    }
+
+    /// What the adapter tells of its address, with what is remembered here.
+    pub(super) fn seen(&self, endpoints: Vec<EndpointHealth>, now: Timestamp) -> Vec<EndpointHealth> {
+        let memory = self.memory();
+        let (state, left) = match (memory.breaker.standing(now), memory.limits.wait(Lane::Manifests, now)) {
+            (Standing::Down(left), _) => (EndpointState::Down, Some(left)),
+            (Standing::Probing, _) => (EndpointState::Probing, None),
+            (Standing::Up, Some(left)) => (EndpointState::Limited, Some(left)),
+            (Standing::Up, None) => (EndpointState::Up, None),
+        };
+        let (asked_again_at, last_error) = (left.map(|left| now.plus(left)), &memory.last_error);
+        let with = |endpoint| EndpointHealth { state, asked_again_at, last_error: last_error.clone(), ..endpoint };
+        endpoints.into_iter().map(with).collect()
+    }
 }
 
 /// A request under way. Dropped with its ticket, it gives the ticket back unused.
 struct Pending<'a> {
-    guard: &'a Guarded,
+    guard: &'a Guard,
     ticket: Option<Ticket>,
 }
 
@@ -153,100 +165,10 @@ impl Drop for Pending<'_> {
     }
 }
 
-impl Around for Guarded {
-    async fn put<'a, T, F>(
-        &'a self,
-        lane: Lane,
-        question: impl Fn(&'a dyn Upstream) -> F + Send + Sync,
-    ) -> Result<T, UpstreamError>
-    where
-        T: Send,
-        F: Future<Output = Result<T, UpstreamError>> + Send,
-    {
-        self.guarded(lane, question(&*self.upstream)).await
-    }
-
-    fn allowance(&self, now: Timestamp) -> Allowance {
-        self.upstream.allowance(now)
-    }
-
-    fn is_down(&self) -> bool {
-        !self.memory().breaker.is_up()
-    }
-
-    fn is_asked(&self, now: Timestamp) -> bool {
-        let health = self.memory();
-        let answers = matches!(health.breaker.standing(now), Standing::Up | Standing::Down(Duration::ZERO));
-        answers && health.limits.wait(Lane::Manifests, now).is_none()
-    }
-
-    fn health(&self, now: Timestamp) -> Vec<EndpointHealth> {
-        let mut endpoints = self.upstream.health(now);
-        let health = self.memory();
-        let (state, left) = match (health.breaker.standing(now), health.limits.wait(Lane::Manifests, now)) {
-            (Standing::Down(left), _) => (EndpointState::Down, Some(left)),
-            (Standing::Probing, _) => (EndpointState::Probing, None),
-            (Standing::Up, Some(left)) => (EndpointState::Limited, Some(left)),
-            (Standing::Up, None) => (EndpointState::Up, None),
-        };
-        for endpoint in &mut endpoints {
-            endpoint.state = state;
-            endpoint.asked_again_at = left.map(|left| now.plus(left));
-            endpoint.last_error.clone_from(&health.last_error);
-        }
-        endpoints
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use async_trait::async_trait;
-
     use super::*;
     use crate::clock::ManualClock;
-    use crate::oci::{AcceptSet, Algorithm, Cursor, Digest, Manifest, Page, Reference, Repository, Span};
-    use crate::upstream::{ReferrerList, Resolved, TagList, UpstreamBlob};
-
-    /// Answers sizes of blobs as told; hangs when nothing is left to tell.
-    #[derive(Default)]
-    struct Told(Mutex<Vec<Result<Option<u64>, UpstreamError>>>);
-
-    #[async_trait]
-    impl Upstream for Told {
-        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Resolved, UpstreamError> {
-            unreachable!("not asked for")
-        }
-
-        async fn manifest(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Manifest, UpstreamError> {
-            unreachable!("not asked for")
-        }
-
-        async fn stat(&self, _: &Repository, _: &Digest) -> Result<Option<u64>, UpstreamError> {
-            let next = self.0.lock().expect("lock").pop();
-            match next {
-                Some(answer) => answer,
-                None => std::future::pending().await,
-            }
-        }
-
-        async fn blob(&self, _: &Repository, _: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
-            unreachable!("not asked for")
-        }
-
-        async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
-            unreachable!("not asked for")
-        }
-
-        async fn referrers(
-            &self,
-            _: &Repository,
-            _: &Digest,
-            _: Option<&str>,
-            _: Option<&Cursor>,
-        ) -> Result<ReferrerList, UpstreamError> {
-            unreachable!("not asked for")
-        }
-    }
 
     #[derive(Default)]
     struct Changes(Mutex<Vec<bool>>);
@@ -260,30 +182,24 @@ mod tests {
     }
 
     struct Scene {
-        told: Arc<Told>,
         changes: Arc<Changes>,
         clock: Arc<ManualClock>,
-        guarded: Guarded,
+        guard: Guard,
     }
 
     impl Scene {
         fn new() -> Scene {
-            let (told, changes) = (Arc::new(Told::default()), Arc::new(Changes::default()));
+            let changes = Arc::new(Changes::default());
             let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
             let name = "registry.example".parse().expect("name");
-            let guarded =
-                Guarded::new(told.clone(), name, "registry.example".to_owned(), clock.clone(), changes.clone());
-            Scene { told, changes, clock, guarded }
+            let guard = Guard::new(name, "registry.example".to_owned(), clock.clone(), changes.clone());
+            Scene { changes, clock, guard }
         }
 
         /// What comes of a request that the upstream would answer like this.
-        async fn ask(
-            &self,
-            answer: Result<Option<u64>, UpstreamErrorClass>,
-        ) -> Result<Option<u64>, UpstreamErrorClass> {
-            *self.told.0.lock().expect("lock") = vec![answer.map_err(|class| UpstreamError::new(class, "told"))];
-            let digest = Digest::of(Algorithm::Sha256, b"");
-            self.guarded.stat(&"a".parse().expect("name"), &digest).await.map_err(|error| error.class)
+        async fn ask(&self, answer: Result<u64, UpstreamErrorClass>) -> Result<u64, UpstreamErrorClass> {
+            let answer = answer.map_err(|class| UpstreamError::new(class, "told"));
+            self.guard.ask(Lane::Blobs, async { answer }).await.map_err(|error| error.class)
         }
 
         fn changes(&self) -> Vec<bool> {
@@ -297,13 +213,13 @@ mod tests {
         let scene = Scene::new();
         assert_eq!(scene.ask(Err(NotFound)).await, Err(NotFound));
         assert_eq!(scene.ask(Err(Unavailable)).await, Err(Unavailable));
-        assert_eq!(scene.ask(Ok(Some(1))).await, Err(Unavailable), "not asked");
+        assert_eq!(scene.ask(Ok(1)).await, Err(Unavailable), "not asked");
         scene.clock.advance(Duration::from_secs(1));
         assert_eq!(scene.ask(Err(Unavailable)).await, Err(Unavailable));
         assert_eq!(scene.changes(), [true, false]);
         scene.clock.advance(Duration::from_secs(2));
         assert_eq!(scene.ask(Err(NotFound)).await, Err(NotFound), "no is an answer");
-        assert_eq!(scene.ask(Ok(Some(1))).await, Ok(Some(1)));
+        assert_eq!(scene.ask(Ok(1)).await, Ok(1));
         assert_eq!(scene.changes(), [true, false, true]);
     }
 
@@ -312,14 +228,12 @@ mod tests {
         let scene = Scene::new();
         assert!(scene.ask(Err(UpstreamErrorClass::Unavailable)).await.is_err());
         scene.clock.advance(Duration::from_secs(1));
-        let digest = Digest::of(Algorithm::Sha256, b"");
-        let repository = "a".parse().expect("name");
         {
-            let mut probe = scene.guarded.stat(&repository, &digest);
+            let mut probe = Box::pin(scene.guard.ask(Lane::Blobs, std::future::pending::<Result<u64, _>>()));
             assert!(futures_util::poll!(&mut probe).is_pending());
-            assert_eq!(scene.ask(Ok(Some(1))).await, Err(UpstreamErrorClass::Unavailable), "one at a time");
+            assert_eq!(scene.ask(Ok(1)).await, Err(UpstreamErrorClass::Unavailable), "one at a time");
         }
-        assert_eq!(scene.ask(Ok(Some(1))).await, Ok(Some(1)));
+        assert_eq!(scene.ask(Ok(1)).await, Ok(1));
     }
 
     #[tokio::test]
@@ -329,9 +243,9 @@ mod tests {
         let seconds = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(scene.ask(Err(RateLimited(None))).await, Err(RateLimited(seconds(60))));
         scene.clock.advance(Duration::from_secs(20));
-        assert_eq!(scene.ask(Ok(Some(1))).await, Err(RateLimited(seconds(40))));
+        assert_eq!(scene.ask(Ok(1)).await, Err(RateLimited(seconds(40))));
         scene.clock.advance(Duration::from_secs(40));
-        assert_eq!(scene.ask(Ok(Some(1))).await, Ok(Some(1)));
+        assert_eq!(scene.ask(Ok(1)).await, Ok(1));
         assert_eq!(scene.changes(), [true], "who limits is there");
     }
 }

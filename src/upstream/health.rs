@@ -1,10 +1,35 @@
-//! How the addresses of an upstream fare, for people: what [`super::guard`] and the adapters know,
-//! each address by itself.
+//! What is known of an upstream without asking it: what [`super::guard`] and the adapters remember of
+//! each of its addresses.
 
 use serde::{Deserialize, Serialize};
 
-use super::budget::Budget;
+use super::quota::{Allowance, Quota};
 use crate::clock::Timestamp;
+
+/// How an upstream fares, as of its latest answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Its addresses in the order in which they are tried; none where nobody is ever asked.
+    pub endpoints: Vec<EndpointHealth>,
+    /// What is left of the pulls that it grants.
+    pub allowance: Allowance,
+    /// Through how many connections a large blob may be read at once.
+    pub streams: usize,
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        Health { endpoints: Vec::new(), allowance: Allowance::Free, streams: 1 }
+    }
+}
+
+impl Health {
+    /// Whether none of its addresses answered when it was last asked, so that asking may well be in vain.
+    pub fn is_down(&self) -> bool {
+        let silent = |endpoint: &EndpointHealth| matches!(endpoint.state, EndpointState::Down | EndpointState::Probing);
+        !self.endpoints.is_empty() && self.endpoints.iter().all(silent)
+    }
+}
 
 /// Whether an address is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,9 +65,9 @@ pub struct Pulls {
     pub resets_at: Timestamp,
 }
 
-impl From<&Budget> for Pulls {
-    fn from(budget: &Budget) -> Pulls {
-        Pulls { limit: budget.reading.limit, left: budget.reading.left, resets_at: budget.resets_at }
+impl From<&Quota> for Pulls {
+    fn from(quota: &Quota) -> Pulls {
+        Pulls { limit: quota.reading.limit, left: quota.reading.left, resets_at: quota.resets_at }
     }
 }
 

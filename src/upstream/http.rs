@@ -32,10 +32,10 @@ use self::exchange::{Answer, Question};
 use self::settings::Clients;
 pub use self::settings::{ClientCertificate, HttpSettings, HttpSettingsError, Timeouts};
 use self::wire::{content_range, drain, header, number, text};
-use super::budget::{Budget, Reading};
-use super::health::{EndpointHealth, EndpointState, Pulls};
+use super::health::{EndpointHealth, EndpointState, Health, Pulls};
+use super::quota::{Quota, Reading};
 use super::token::Tokens;
-use super::{Allowance, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
 use crate::oci::{
@@ -51,7 +51,7 @@ pub struct HttpUpstream {
     clients: Clients,
     tokens: Tokens,
     /// The pulls that are left, once an answer has told them.
-    budget: Mutex<Option<Budget>>,
+    quota: Mutex<Option<Quota>>,
     /// Whether the log already says that a credential is refused.
     warned: AtomicBool,
 }
@@ -71,8 +71,8 @@ impl HttpUpstream {
         settings.check_url()?;
         let endpoint = Endpoint::new(settings.url.clone(), settings.allow_private);
         let clients = Clients::new(&settings, &endpoint)?;
-        let (tokens, budget, warned) = (Tokens::default(), Mutex::default(), AtomicBool::new(false));
-        Ok(HttpUpstream { settings, endpoint, clients, tokens, budget, warned })
+        let (tokens, quota, warned) = (Tokens::default(), Mutex::default(), AtomicBool::new(false));
+        Ok(HttpUpstream { settings, endpoint, clients, tokens, quota, warned })
     }
 
     fn now(&self) -> Timestamp {
@@ -80,16 +80,16 @@ impl HttpUpstream {
     }
 
     /// Takes note of the pulls that are left, where our own upstream tells them at `url`.
-    fn read_budget(&self, url: &Url, headers: &HeaderMap) {
+    fn read_quota(&self, url: &Url, headers: &HeaderMap) {
         if !redirect::same_origin(url, &self.endpoint.url) {
             return;
         }
         let Some(reading) = Reading::of(headers) else { return };
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Budget::after(budget.as_ref(), reading, self.now());
-        let tenths_before = budget.replace(now.clone()).map(|before| before.tenths());
-        drop(budget);
-        self.settings.observer.budget(&self.settings.name, self.settings.url.authority(), &now);
+        let mut quota = self.quota.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Quota::after(quota.as_ref(), reading, self.now());
+        let tenths_before = quota.replace(now.clone()).map(|before| before.tenths());
+        drop(quota);
+        self.settings.observer.quota(&self.settings.name, self.settings.url.authority(), &now);
         if tenths_before != Some(now.tenths()) {
             let Reading { limit, left, window, source } = &now.reading;
             let (hours, source) = (window.as_secs() / 3600, source.as_deref().unwrap_or_default());
@@ -269,17 +269,15 @@ impl Upstream for HttpUpstream {
         self.list_referrers(repository, digest, artifact_type, cursor).await
     }
 
-    fn allowance(&self, now: Timestamp) -> Allowance {
-        let budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.as_ref().map_or(Allowance::Free, |budget| budget.allowance(self.settings.budget_floor, now))
-    }
-
-    fn health(&self, now: Timestamp) -> Vec<EndpointHealth> {
-        let budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+    fn health(&self) -> Health {
+        let quota = self.quota.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = self.now();
         // Of a window that is over nothing is known.
-        let pulls = budget.as_ref().filter(|budget| now < budget.resets_at).map(Pulls::from);
+        let pulls = quota.as_ref().filter(|quota| now < quota.resets_at).map(Pulls::from);
         let url = self.settings.url.to_string();
-        vec![EndpointHealth { url, state: EndpointState::Up, asked_again_at: None, last_error: None, pulls }]
+        let endpoint = EndpointHealth { url, state: EndpointState::Up, asked_again_at: None, last_error: None, pulls };
+        let allowance = quota.as_ref().map(|quota| quota.allowance(self.settings.budget_floor, now));
+        Health { endpoints: vec![endpoint], allowance: allowance.unwrap_or_default(), ..Health::default() }
     }
 }
 

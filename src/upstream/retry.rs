@@ -4,14 +4,11 @@
 //! waiting. Whoever said no, or asked us to wait, is taken at its word; waiting out a rate limit is
 //! the business of whoever decides about freshness. The schedule is a pure function.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::around::Around;
-use super::health::EndpointHealth;
-use super::limit::Lane;
-use super::{Allowance, Upstream, UpstreamError, UpstreamErrorClass};
-use crate::clock::Timestamp;
+use tokio::time::Instant;
+
+use super::{UpstreamError, UpstreamErrorClass};
 
 /// Pauses before the first and the second retry.
 const PAUSES: [Duration; 2] = [Duration::from_millis(200), Duration::from_secs(1)];
@@ -22,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long to wait before asking again after `attempt` failures (1 for the first) that took `spent`
 /// together; `None` to give up. `jitter`, from 0 to 1, spreads the pause over half to one and a half of its length, so that
 /// requests which failed together do not come back together.
-pub fn pause(attempt: usize, class: UpstreamErrorClass, spent: Duration, jitter: f64) -> Option<Duration> {
+fn pause(attempt: usize, class: UpstreamErrorClass, spent: Duration, jitter: f64) -> Option<Duration> {
     if class != UpstreamErrorClass::Unavailable || spent >= PATIENCE {
         return None;
     }
@@ -30,69 +27,30 @@ pub fn pause(attempt: usize, class: UpstreamErrorClass, spent: Duration, jitter:
     Some(pause.mul_f64(0.5 + jitter.clamp(0.0, 1.0)))
 }
 
-/// An upstream that is asked again by the schedule of [`pause`]. Blobs are retried up to the first
-/// byte; resuming a broken body is up to the fill, which knows what it already has.
-#[derive(Clone)]
-pub struct Retrying {
-    upstream: Arc<dyn Upstream>,
-}
-
-impl Retrying {
-    /// Retries requests to `upstream`.
-    pub fn new(upstream: Arc<dyn Upstream>) -> Retrying {
-        Retrying { upstream }
-    }
-}
-
-impl Around for Retrying {
-    async fn put<'a, T, F>(
-        &'a self,
-        _: Lane,
-        question: impl Fn(&'a dyn Upstream) -> F + Send + Sync,
-    ) -> Result<T, UpstreamError>
-    where
-        T: Send,
-        F: Future<Output = Result<T, UpstreamError>> + Send,
-    {
-        let (mut attempt, began) = (1, tokio::time::Instant::now());
-        loop {
-            let error = match question(&*self.upstream).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
-            };
-            let Some(pause) = pause(attempt, error.class, began.elapsed(), rand::random()) else { return Err(error) };
-            tracing::debug!(attempt, ?pause, %error, "asking the upstream again");
-            tokio::time::sleep(pause).await;
-            attempt += 1;
-        }
-    }
-
-    fn allowance(&self, now: Timestamp) -> Allowance {
-        self.upstream.allowance(now)
-    }
-
-    fn is_down(&self) -> bool {
-        self.upstream.is_down()
-    }
-
-    fn is_asked(&self, now: Timestamp) -> bool {
-        self.upstream.is_asked(now)
-    }
-
-    fn health(&self, now: Timestamp) -> Vec<EndpointHealth> {
-        self.upstream.health(now)
+/// Asks, and asks again by the schedule of [`pause`]. Blobs are retried up to the first byte; resuming
+/// a broken body is up to the fill, which knows what it already has.
+pub(super) async fn again<T, F>(ask: impl Fn() -> F) -> Result<T, UpstreamError>
+where
+    F: Future<Output = Result<T, UpstreamError>>,
+{
+    let (mut attempt, began) = (1, Instant::now());
+    loop {
+        let error = match ask().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let Some(pause) = pause(attempt, error.class, began.elapsed(), rand::random()) else { return Err(error) };
+        tracing::debug!(attempt, ?pause, %error, "asking the upstream again");
+        tokio::time::sleep(pause).await;
+        attempt += 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
-    use async_trait::async_trait;
+    use std::cell::RefCell;
 
     use super::*;
-    use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, Repository, Span};
-    use crate::upstream::{ReferrerList, Resolved, TagList, UpstreamBlob};
 
     #[test]
     fn only_an_upstream_that_could_not_answer_is_asked_again() {
@@ -120,64 +78,23 @@ mod tests {
         assert_eq!(pause(1, UpstreamErrorClass::Unavailable, PATIENCE, 0.5), None);
     }
 
-    /// Fails with these classes, one a call, and then answers.
-    struct Failing(Mutex<Vec<UpstreamErrorClass>>);
-
-    impl Failing {
-        fn next(&self) -> Result<(), UpstreamError> {
-            let class = self.0.lock().expect("lock").pop();
+    /// What comes of an upstream that fails like this, last class first, and then answers, and how many
+    /// of its failures were left.
+    async fn asked(failures: &[UpstreamErrorClass]) -> (Result<(), UpstreamErrorClass>, usize) {
+        let left = RefCell::new(failures.to_vec());
+        let ask = || async {
+            let class = left.borrow_mut().pop();
             class.map_or(Ok(()), |class| Err(UpstreamError::new(class, "scripted")))
-        }
-    }
-
-    #[async_trait]
-    impl Upstream for Failing {
-        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Resolved, UpstreamError> {
-            unreachable!("not asked for")
-        }
-
-        async fn manifest(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Manifest, UpstreamError> {
-            unreachable!("not asked for")
-        }
-
-        async fn stat(&self, _: &Repository, _: &Digest) -> Result<Option<u64>, UpstreamError> {
-            self.next().map(|()| Some(7))
-        }
-
-        async fn blob(&self, _: &Repository, _: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
-            unreachable!("not asked for")
-        }
-
-        async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
-            unreachable!("not asked for")
-        }
-
-        async fn referrers(
-            &self,
-            _: &Repository,
-            _: &Digest,
-            _: Option<&str>,
-            _: Option<&Cursor>,
-        ) -> Result<ReferrerList, UpstreamError> {
-            unreachable!("not asked for")
-        }
-    }
-
-    /// What two, or more, failures lead to, and how many of them were left.
-    async fn stat(failures: &[UpstreamErrorClass]) -> (Result<Option<u64>, UpstreamErrorClass>, usize) {
-        let failing = Arc::new(Failing(Mutex::new(failures.to_vec())));
-        let upstream = Retrying::new(Arc::clone(&failing) as Arc<dyn Upstream>);
-        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"");
-        let answer = upstream.stat(&"a".parse().expect("repository"), &digest).await.map_err(|error| error.class);
-        let left = failing.0.lock().expect("lock").len();
-        (answer, left)
+        };
+        let answer = again(ask).await.map_err(|error| error.class);
+        (answer, left.into_inner().len())
     }
 
     #[tokio::test(start_paused = true)]
     async fn two_outages_are_waited_out_and_a_third_is_reported() {
         use UpstreamErrorClass::{NotFound, Unavailable};
-        assert_eq!(stat(&[Unavailable; 2]).await, (Ok(Some(7)), 0));
-        assert_eq!(stat(&[Unavailable; 4]).await, (Err(Unavailable), 1));
-        assert_eq!(stat(&[Unavailable, NotFound]).await, (Err(NotFound), 1));
+        assert_eq!(asked(&[Unavailable; 2]).await, (Ok(()), 0));
+        assert_eq!(asked(&[Unavailable; 4]).await, (Err(Unavailable), 1));
+        assert_eq!(asked(&[Unavailable, NotFound]).await, (Err(NotFound), 1));
     }
 }

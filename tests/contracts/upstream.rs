@@ -1,40 +1,101 @@
-//! The contract of upstreams, for the adapter and for everything that is wrapped around it.
+//! The contract of upstreams, for the adapter and for what stands around it, before a registry as
+//! plain as can be and before one that wants tokens and sends its blobs from elsewhere.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use registry_mirror::clock::SystemClock;
-use registry_mirror::oci::{AcceptSet, Digest, Reference, Repository, Span};
-use registry_mirror::upstream::failover::Failover;
-use registry_mirror::upstream::guard::Guarded;
+use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, Page, Reference, Repository, Span};
+use registry_mirror::upstream::asking::Asking;
 use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
 use registry_mirror::upstream::offline::Offline;
-use registry_mirror::upstream::retry::Retrying;
-use registry_mirror::upstream::{Unobserved, Upstream, UpstreamErrorClass};
+use registry_mirror::upstream::{Allowance, Unobserved, Upstream, UpstreamErrorClass, UpstreamObserver};
 
-use super::registry::{Image, Registry, noise};
+use super::registry::{Image, Registry, TokenPolicy, noise};
 
-/// A registry with an image and a blob, and what is in it.
+/// A registry with an image, a signature of it and a blob, and what is in it.
 struct Known {
     registry: Registry,
     image: Image,
+    signature: Descriptor,
     blob: Digest,
-    bytes: bytes::Bytes,
+    bytes: Bytes,
 }
 
 impl Known {
-    async fn start() -> Known {
-        let registry = Registry::start().await;
+    fn of(registry: Registry) -> Known {
         let image = registry.add_image("owner/app", "1", &[noise(1, 1000)]);
+        let signature = registry.add_referrer("owner/app", &image.manifest, "application/x.signature", noise(3, 100));
         let bytes = noise(2, 100_000);
         let blob = registry.add_blob("owner/app", bytes.clone());
-        Known { registry, image, blob, bytes }
+        Known { registry, image, signature, blob, bytes }
     }
 
-    fn http(&self) -> Arc<dyn Upstream> {
-        let settings = HttpSettings::new("registry.example".parse().unwrap(), self.registry.url().parse().unwrap());
-        Arc::new(HttpUpstream::new(settings).unwrap())
+    async fn plain() -> Known {
+        Known::of(Registry::start().await)
     }
+
+    async fn elaborate() -> Known {
+        let registry = Registry::start().await.with_storage_host().await;
+        registry.require_tokens(TokenPolicy::bearer());
+        Known::of(registry)
+    }
+}
+
+fn http(registry: &Registry) -> Arc<dyn Upstream> {
+    let settings = HttpSettings::new("registry.example".parse().unwrap(), registry.url().parse().unwrap());
+    Arc::new(HttpUpstream::new(settings).unwrap())
+}
+
+fn asking(registries: &[&Registry]) -> Asking {
+    let addresses = registries.iter().map(|registry| (registry.authority(), http(registry)));
+    let observer: Arc<dyn UpstreamObserver> = Arc::new(Unobserved);
+    Asking::new(&"registry.example".parse().unwrap(), addresses, Arc::new(SystemClock), &observer)
+}
+
+macro_rules! contract {
+    ($($case:ident),* $(,)?) => {
+        mod adapter {
+            $(#[tokio::test]
+            async fn $case() {
+                let known = super::Known::plain().await;
+                super::$case(&known, &*super::http(&known.registry)).await;
+            })*
+        }
+        mod adapter_with_tokens_and_redirects {
+            $(#[tokio::test]
+            async fn $case() {
+                let known = super::Known::elaborate().await;
+                super::$case(&known, &*super::http(&known.registry)).await;
+            })*
+        }
+        mod asking_at_one_address {
+            $(#[tokio::test]
+            async fn $case() {
+                let known = super::Known::plain().await;
+                super::$case(&known, &super::asking(&[&known.registry])).await;
+            })*
+        }
+        mod asking_at_the_second_address {
+            $(#[tokio::test]
+            async fn $case() {
+                let (mut gone, known) = (super::Registry::start().await, super::Known::plain().await);
+                gone.stop().await;
+                super::$case(&known, &super::asking(&[&gone, &known.registry])).await;
+            })*
+        }
+    };
+}
+
+contract! {
+    a_tag_resolves_to_what_its_manifest_is,
+    a_blob_comes_from_where_it_was_asked_for,
+    tags_come_in_the_order_of_the_upstream_and_say_where_they_go_on,
+    referrers_are_an_index_of_the_type_that_was_asked_for,
+    what_is_not_there_is_not_found,
+    no_list_of_referrers_is_not_an_empty_one,
+    health_asks_nobody_and_tells_what_the_latest_answer_told,
 }
 
 fn repository() -> Repository {
@@ -43,12 +104,6 @@ fn repository() -> Repository {
 
 fn tag(tag: &str) -> Reference {
     Reference::Tag(tag.parse().unwrap())
-}
-
-async fn keeps_the_contract(known: &Known, upstream: Arc<dyn Upstream>) {
-    a_tag_resolves_to_what_its_manifest_is(known, &*upstream).await;
-    a_blob_comes_from_where_it_was_asked_for(known, &*upstream).await;
-    what_is_not_there_is_not_found(&*upstream).await;
 }
 
 async fn a_tag_resolves_to_what_its_manifest_is(known: &Known, upstream: &dyn Upstream) {
@@ -72,57 +127,92 @@ async fn a_blob_comes_from_where_it_was_asked_for(known: &Known, upstream: &dyn 
     ] {
         let blob = upstream.blob(&repository(), &known.blob, span).await.unwrap();
         assert_eq!((blob.size, blob.offset), (Some(size), span.start));
-        let chunks: Vec<bytes::Bytes> = blob.body.try_collect().await.unwrap();
+        let chunks: Vec<Bytes> = blob.body.try_collect().await.unwrap();
         assert_eq!(chunks.concat(), known.bytes[part]);
     }
 }
 
-async fn what_is_not_there_is_not_found(upstream: &dyn Upstream) {
-    let missing = Digest::of(registry_mirror::oci::Algorithm::Sha256, b"missing");
-    let everything = AcceptSet::everything();
+async fn tags_come_in_the_order_of_the_upstream_and_say_where_they_go_on(known: &Known, upstream: &dyn Upstream) {
+    for tag in ["2", "3"] {
+        known.registry.move_tag("owner/app", tag, &known.image.manifest.digest);
+    }
+    let all = upstream.tags(&repository(), &Page::default()).await.unwrap();
+    assert_eq!((all.tags, all.next), (vec!["1".to_owned(), "2".to_owned(), "3".to_owned()], None));
+    let first = upstream.tags(&repository(), &Page { n: Some(2), ..Page::default() }).await.unwrap();
+    assert_eq!(first.tags, ["1", "2"]);
+    let rest = upstream.tags(&repository(), &first.next.unwrap()).await.unwrap();
+    assert_eq!((rest.tags, rest.next), (vec!["3".to_owned()], None));
+}
+
+async fn referrers_are_an_index_of_the_type_that_was_asked_for(known: &Known, upstream: &dyn Upstream) {
+    let subject = &known.image.manifest.digest;
+    for (wanted, found) in [(None, true), (Some("application/x.signature"), true), (Some("application/x.sbom"), false)]
+    {
+        let list = upstream.referrers(&repository(), subject, wanted, None).await.unwrap();
+        let index = String::from_utf8(list.index.to_vec()).unwrap();
+        assert_eq!(index.contains(&known.signature.digest.to_string()), found, "{wanted:?} {index}");
+        assert_eq!((list.filtered, list.next), (wanted.is_some(), None));
+    }
+}
+
+async fn what_is_not_there_is_not_found(_: &Known, upstream: &dyn Upstream) {
+    let missing = Digest::of(Algorithm::Sha256, b"missing");
+    let (everything, nowhere) = (AcceptSet::everything(), "owner/missing".parse().unwrap());
     let classes = [
         upstream.resolve(&repository(), &tag("missing"), everything).await.map(drop).unwrap_err().class,
         upstream.manifest(&repository(), &Reference::Digest(missing), everything).await.map(drop).unwrap_err().class,
         upstream.stat(&repository(), &missing).await.map(drop).unwrap_err().class,
         upstream.blob(&repository(), &missing, Span::default()).await.map(drop).unwrap_err().class,
+        upstream.tags(&nowhere, &Page::default()).await.map(drop).unwrap_err().class,
     ];
-    assert_eq!(classes, [UpstreamErrorClass::NotFound; 4]);
+    assert_eq!(classes, [UpstreamErrorClass::NotFound; 5]);
+}
+
+async fn no_list_of_referrers_is_not_an_empty_one(known: &Known, upstream: &dyn Upstream) {
+    let nothing_refers_to = Digest::of(Algorithm::Sha256, b"missing");
+    let ask = async || upstream.referrers(&repository(), &nothing_refers_to, None, None).await;
+    let empty = ask().await.unwrap();
+    assert!(!String::from_utf8_lossy(&empty.index).contains("sha256:"), "{empty:?}");
+    known.registry.options(|options| options.referrers = false);
+    assert_eq!(ask().await.unwrap_err().class, UpstreamErrorClass::NotFound);
+}
+
+async fn health_asks_nobody_and_tells_what_the_latest_answer_told(known: &Known, upstream: &dyn Upstream) {
+    let before = upstream.health();
+    assert!(known.registry.requests().is_empty());
+    assert!(!before.is_down() && !before.endpoints.is_empty() && before.streams == 1);
+    assert_eq!(before.allowance, Allowance::Free);
+    known.registry.limit_pulls(10, 1);
+    upstream.manifest(&repository(), &tag("1"), AcceptSet::everything()).await.unwrap();
+    let after = upstream.health();
+    assert!(!after.is_down());
+    assert_eq!(after.allowance, Allowance::Spent);
+    let pulls: Vec<_> = after.endpoints.iter().filter_map(|endpoint| endpoint.pulls).collect();
+    assert_eq!(pulls.iter().map(|pulls| (pulls.limit, pulls.left)).collect::<Vec<_>>(), [(10, 0)]);
 }
 
 #[tokio::test]
-async fn a_registry_over_http_keeps_the_contract() {
-    let known = Known::start().await;
-    keeps_the_contract(&known, known.http()).await;
-}
-
-#[tokio::test]
-async fn retries_keep_the_contract() {
-    let known = Known::start().await;
-    keeps_the_contract(&known, Arc::new(Retrying::new(known.http()))).await;
-}
-
-#[tokio::test]
-async fn the_guard_of_an_address_keeps_the_contract() {
-    let known = Known::start().await;
-    let name = "registry.example".parse().unwrap();
-    let clock = Arc::new(SystemClock);
-    let guarded = Guarded::new(known.http(), name, known.registry.authority(), clock, Arc::new(Unobserved));
-    keeps_the_contract(&known, Arc::new(guarded)).await;
-}
-
-#[tokio::test]
-async fn several_addresses_keep_the_contract() {
-    let known = Known::start().await;
-    keeps_the_contract(&known, Arc::new(Failover::new(vec![known.http(), known.http()]))).await;
+async fn an_upstream_is_down_when_none_of_its_addresses_answers() {
+    let (mut first, mut second) = (Registry::start().await, Registry::start().await);
+    let upstream = asking(&[&first, &second]).with_streams(4);
+    let missing = Digest::of(Algorithm::Sha256, b"missing");
+    for (stops, class, is_down) in
+        [(&mut first, UpstreamErrorClass::NotFound, false), (&mut second, UpstreamErrorClass::Unavailable, true)]
+    {
+        stops.stop().await;
+        assert_eq!(upstream.stat(&repository(), &missing).await.unwrap_err().class, class);
+        assert_eq!((upstream.health().is_down(), upstream.health().streams), (is_down, 4));
+    }
 }
 
 #[tokio::test]
 async fn offline_nothing_can_be_answered_and_nothing_is_denied() {
     let upstream = Offline::new("registry.example".parse().unwrap());
-    let digest = Digest::of(registry_mirror::oci::Algorithm::Sha256, b"");
+    let digest = Digest::of(Algorithm::Sha256, b"");
     let classes = [
         upstream.resolve(&repository(), &tag("1"), AcceptSet::everything()).await.map(drop).unwrap_err().class,
         upstream.blob(&repository(), &digest, Span::default()).await.map(drop).unwrap_err().class,
     ];
     assert_eq!(classes, [UpstreamErrorClass::Unavailable; 2]);
+    assert!(!upstream.health().is_down(), "nobody has failed to answer");
 }

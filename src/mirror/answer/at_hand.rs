@@ -11,6 +11,7 @@ use crate::mirror::recall::freshness::{Mode, Plan, Policy};
 use crate::mirror::recall::memory::{Kept, LONGEST, Name, Stamp, Wanted};
 use crate::mirror::{Location, Mirror, OCTET_STREAM, Route, Shared};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType};
+use crate::upstream::Allowance;
 
 impl Mirror {
     /// The answer, if it is in memory and needs no look at anything else. It counts as a use.
@@ -33,8 +34,8 @@ impl Mirror {
             return false;
         }
         if let Some(checked_at) = kept.checked_at() {
-            let allowance = route.upstream.allowance(now);
-            if freshness::plan(Some(checked_at), now, &shared.policy, allowance) != Plan::Serve {
+            // What upstream still grants matters only where it would be asked.
+            if freshness::plan(Some(checked_at), now, &shared.policy, Allowance::Free) != Plan::Serve {
                 return false;
             }
         }

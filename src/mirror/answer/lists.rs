@@ -59,7 +59,7 @@ impl Mirror {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
         let key = tags_key(&route.location, &asked);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let is_down = upstream.is_down();
+        let is_down = upstream.health().is_down();
         let ask = || async move { upstream.tags(&repository, &asked).await };
         let found = self.0.tag_lists.look(key, is_down, ask).await?;
         let (tags, next) = cut(&found.list, page);
@@ -80,7 +80,7 @@ impl Mirror {
     ) -> Result<ReferrersAnswer, MirrorError> {
         let key = referrers_key(&route.location, &digest, artifact_type, cursor);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let is_down = upstream.is_down();
+        let is_down = upstream.health().is_down();
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };

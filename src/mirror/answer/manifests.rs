@@ -132,15 +132,13 @@ impl Shared {
         let own = record.is_some();
         let record = record.or_else(|| self.record_of_others(&key));
         let checked_at = record.as_ref().map(|record| record.checked_at);
-        let now = self.clock.now();
+        let (now, health) = (self.clock.now(), route.upstream.health());
         let plan = match checked_at {
             Some(_) if !own => freshness::plan_without_own_record(&self.policy),
-            checked_at => freshness::plan(checked_at, now, &self.policy, route.upstream.allowance(now)),
+            checked_at => freshness::plan(checked_at, now, &self.policy, health.allowance),
         };
         let plan = match &record {
-            Some(record)
-                if route.upstream.is_down() && self.holds(&route.location, &record.descriptor.digest).await =>
-            {
+            Some(record) if health.is_down() && self.holds(&route.location, &record.descriptor.digest).await => {
                 freshness::in_doubt(plan, checked_at, now, &self.policy)
             }
             _ => plan,

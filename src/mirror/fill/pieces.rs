@@ -59,7 +59,7 @@ impl Chunk {
 /// Asks upstream for the blob from `start` on, or for its first piece where several streams are
 /// allowed.
 pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, UpstreamError> {
-    if source.upstream.streams() > 1 {
+    if source.upstream.health().streams > 1 {
         let first = Span { start, end: Some(start.saturating_add(PIECE)) };
         match Transfer::open(source.clone(), first).await {
             Ok(mut transfer) if transfer.size().is_some() || !transfer.is_part() => {
@@ -171,7 +171,7 @@ pub(super) async fn pump(
     let mut places = Vec::new();
     if size - end > LARGE {
         let spare = || drain.bounds.spare_place(&source.location.upstream);
-        places.extend(std::iter::from_fn(spare).take(source.upstream.streams() - 1));
+        places.extend(std::iter::from_fn(spare).take(source.upstream.health().streams - 1));
     }
     if !places.is_empty() {
         told.helped(places.len());

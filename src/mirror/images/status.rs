@@ -140,7 +140,7 @@ impl Mirror {
 impl Mirror {
     fn upstream(&self, name: &RegistryName) -> (String, UpstreamStatus) {
         let upstream = self.0.routes.upstream(name);
-        let endpoints = upstream.map(|upstream| upstream.health(self.0.clock.now())).unwrap_or_default();
+        let endpoints = upstream.map(|upstream| upstream.health().endpoints).unwrap_or_default();
         let status = UpstreamStatus { host: name.to_string(), filling: 0, waiting: 0, endpoints };
         (name.to_string(), status)
     }

@@ -41,7 +41,7 @@ impl HttpUpstream {
         let response = sent
             .map_err(|_| failed(UpstreamErrorClass::Unavailable, "did not answer in time".to_owned()))?
             .map_err(|error| failed(class_of(&error), format!("could not be asked: {}", describe_failure(error))))?;
-        self.read_budget(url, response.headers());
+        self.read_quota(url, response.headers());
         Ok(response)
     }
 }

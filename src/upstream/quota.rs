@@ -9,13 +9,24 @@ use std::time::Duration;
 
 use http::HeaderMap;
 
-use super::Allowance;
 use crate::clock::Timestamp;
 
 /// The window where the upstream does not say it: that of Docker Hub.
 const USUAL_WINDOW: Duration = Duration::from_secs(6 * 60 * 60);
 /// No longer window is believed.
 const LONGEST_WINDOW: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Whether the upstream still lets us ask as we like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Allowance {
+    /// It counts nothing, or enough is left.
+    #[default]
+    Free,
+    /// Less is left than the floor that was configured: only what is not cached is asked for.
+    Low,
+    /// Nothing is left before the window passes.
+    Spent,
+}
 
 /// What one answer tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,17 +65,17 @@ fn counted(value: &str) -> Option<(u64, Option<Duration>)> {
 
 /// What is known of the present window.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct Quota {
     /// What the latest answer told.
     pub reading: Reading,
     /// When everything is granted anew, at the latest.
     pub resets_at: Timestamp,
 }
 
-impl Budget {
+impl Quota {
     /// What is known after `reading` at `now`. More pulls than before, another limit or another
     /// source, are another window.
-    pub fn after(before: Option<&Budget>, reading: Reading, now: Timestamp) -> Budget {
+    pub fn after(before: Option<&Quota>, reading: Reading, now: Timestamp) -> Quota {
         let same_window = before.filter(|before| {
             let known = &before.reading;
             reading.left <= known.left && reading.limit == known.limit && reading.source == known.source
@@ -72,7 +83,7 @@ impl Budget {
         let resets_at = same_window.map(|before| before.resets_at).filter(|resets_at| now < *resets_at);
         // More than a window is left only after the clock was set back.
         let latest = now.plus(reading.window);
-        Budget { resets_at: resets_at.map_or(latest, |resets_at| resets_at.min(latest)), reading }
+        Quota { resets_at: resets_at.map_or(latest, |resets_at| resets_at.min(latest)), reading }
     }
 
     /// How we may ask at `now`, where cached tags are not asked about below `floor` hundredths.
@@ -136,30 +147,30 @@ mod tests {
             (0, 0, Allowance::Spent),
             (99, 100, Allowance::Low),
         ] {
-            let budget = Budget::after(None, left(pulls), NOW);
-            assert_eq!(budget.allowance(floor, NOW), expected, "{pulls} {floor}");
-            assert_eq!(budget.allowance(floor, NOW.plus(6 * HOUR)), Allowance::Free, "{pulls} {floor}");
+            let quota = Quota::after(None, left(pulls), NOW);
+            assert_eq!(quota.allowance(floor, NOW), expected, "{pulls} {floor}");
+            assert_eq!(quota.allowance(floor, NOW.plus(6 * HOUR)), Allowance::Free, "{pulls} {floor}");
         }
     }
 
     #[test]
     fn a_window_lasts_from_its_first_reading_until_more_is_left_again() {
-        let first = Budget::after(None, left(50), NOW);
-        let later = Budget::after(Some(&first), left(20), NOW.plus(HOUR));
+        let first = Quota::after(None, left(50), NOW);
+        let later = Quota::after(Some(&first), left(20), NOW.plus(HOUR));
         assert_eq!(later.resets_at, first.resets_at);
-        let refilled = Budget::after(Some(&later), left(90), NOW.plus(2 * HOUR));
+        let refilled = Quota::after(Some(&later), left(90), NOW.plus(2 * HOUR));
         assert_eq!(refilled.resets_at, NOW.plus(8 * HOUR));
-        let passed = Budget::after(Some(&first), left(0), NOW.plus(7 * HOUR));
+        let passed = Quota::after(Some(&first), left(0), NOW.plus(7 * HOUR));
         assert_eq!(passed.resets_at, NOW.plus(13 * HOUR));
         let account = Reading { source: Some("account".to_owned()), ..left(10) };
-        assert_eq!(Budget::after(Some(&first), account, NOW.plus(HOUR)).resets_at, NOW.plus(7 * HOUR));
-        let set_back = Budget::after(Some(&first), left(10), Timestamp(NOW.0 - 86_400_000));
+        assert_eq!(Quota::after(Some(&first), account, NOW.plus(HOUR)).resets_at, NOW.plus(7 * HOUR));
+        let set_back = Quota::after(Some(&first), left(10), Timestamp(NOW.0 - 86_400_000));
         assert!(set_back.resets_at < NOW);
     }
 
     #[test]
     fn tenths_are_nought_only_when_nothing_is_left() {
-        let tenths = |pulls| Budget::after(None, left(pulls), NOW).tenths();
+        let tenths = |pulls| Quota::after(None, left(pulls), NOW).tenths();
         assert_eq!([100, 91, 90, 10, 1, 0].map(tenths), [10, 10, 9, 1, 1, 0]);
     }
 }
