@@ -12,6 +12,7 @@ pub mod http;
 pub mod limit;
 pub mod offline;
 pub mod quota;
+pub mod realm;
 mod retry;
 pub mod token;
 

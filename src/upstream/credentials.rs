@@ -4,26 +4,25 @@
 //! and port) and repository, so that a credential found by host name goes to that host. Secrets
 //! print as `***` and are wiped when dropped. What is found is remembered for a minute.
 
-mod base64;
+mod auth;
 mod docker_config;
 mod helper;
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use base64::engine::{DecodePaddingMode, Engine as _};
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-pub(super) use self::base64::decode as decode_base64;
-pub(super) use self::base64::encode as encode_base64;
+pub use self::auth::{Auth, AuthError};
 use self::helper::Helpers;
 use crate::oci::Repository;
 
@@ -146,100 +145,6 @@ pub trait CredentialSource: Send + Sync + 'static {
     async fn refused(&self, origin: &str, repository: &Repository);
 }
 
-/// Where credentials come from, as the configuration writes it:
-/// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Auth {
-    /// None are used.
-    #[default]
-    Anonymous,
-    /// Docker's `config.json` and podman's `auth.json` of the user we run as, and `DOCKER_AUTH_CONFIG`.
-    DockerConfig,
-    /// The program `docker-credential-NAME`.
-    Helper(String),
-    /// A file with `user:password` on one line. A relative name is looked for in
-    /// `$CREDENTIALS_DIRECTORY`, where systemd puts credentials.
-    File(PathBuf),
-}
-
-/// The string names no source of credentials.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AuthError {
-    /// None of the four forms.
-    #[error("auth is one of anonymous, docker-config, helper:NAME, file:PATH")]
-    Unknown,
-    /// The name of a helper is `[A-Za-z0-9._-]+`.
-    #[error("the NAME in helper:NAME is what follows docker-credential- in the name of the program")]
-    HelperName,
-    /// `file:` without a path.
-    #[error("file: needs a path to a file that contains user:password")]
-    NoPath,
-}
-
-impl FromStr for Auth {
-    type Err = AuthError;
-
-    fn from_str(text: &str) -> Result<Auth, AuthError> {
-        match text.split_once(':') {
-            None if text == "anonymous" => Ok(Auth::Anonymous),
-            None if text == "docker-config" => Ok(Auth::DockerConfig),
-            Some(("helper", name)) if helper::is_name(name) => Ok(Auth::Helper(name.to_owned())),
-            Some(("helper", _)) => Err(AuthError::HelperName),
-            Some(("file", "")) => Err(AuthError::NoPath),
-            Some(("file", path)) => Ok(Auth::File(path.into())),
-            _ => Err(AuthError::Unknown),
-        }
-    }
-}
-
-impl fmt::Display for Auth {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Auth::Anonymous => f.write_str("anonymous"),
-            Auth::DockerConfig => f.write_str("docker-config"),
-            Auth::Helper(name) => write!(f, "helper:{name}"),
-            Auth::File(path) => write!(f, "file:{}", path.display()),
-        }
-    }
-}
-
-impl Auth {
-    /// The file that is read, where it is a file; a relative name is one in `credentials_directory`.
-    pub fn file(&self, credentials_directory: Option<&Path>) -> Option<PathBuf> {
-        match self {
-            Auth::File(path) => Some(credential_file(path, credentials_directory)),
-            _ => None,
-        }
-    }
-
-    /// The file that is read by the environment of this process, where it is a file.
-    pub fn file_here(&self) -> Option<PathBuf> {
-        self.file(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())
-    }
-
-    /// The source, with its files and programs found by the environment of this process.
-    pub fn source(&self) -> Arc<dyn CredentialSource> {
-        self.source_in(|name| std::env::var_os(name))
-    }
-
-    /// The source, with its files and programs found by these environment variables.
-    pub fn source_in(&self, variable: impl Fn(&str) -> Option<OsString>) -> Arc<dyn CredentialSource> {
-        let place = match self {
-            Auth::Anonymous => Place::Nowhere,
-            Auth::DockerConfig => {
-                let user = rustix::process::getuid().as_raw();
-                Place::DockerConfig(docker_config::places(&variable, user), Helpers::new(&variable))
-            }
-            Auth::Helper(name) => Place::Helper(name.clone(), Helpers::new(&variable)),
-            Auth::File(path) => {
-                let folder = variable("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-                Place::File(credential_file(path, folder.as_deref()))
-            }
-        };
-        Arc::new(Remembering { place, answers: Mutex::default() })
-    }
-}
-
 /// A source that never finds any.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Anonymous;
@@ -269,10 +174,6 @@ impl Place {
             Place::File(path) => user_and_password(path).await,
         }
     }
-}
-
-fn credential_file(path: &Path, folder: Option<&Path>) -> PathBuf {
-    folder.map_or_else(|| path.to_owned(), |folder| folder.join(path))
 }
 
 async fn user_and_password(path: &Path) -> Result<Credential, CredentialError> {
@@ -345,30 +246,22 @@ impl CredentialSource for Remembering {
 /// `user:password` in base64, as Basic authentication wants it.
 pub(super) fn encoded_pair(user: &str, password: &Secret) -> Secret {
     let pair = Zeroizing::new(format!("{user}:{}", password.expose()));
-    Secret::new(encode_base64(pair.as_bytes()))
+    Secret::new(STANDARD.encode(pair.as_bytes()))
+}
+
+/// Decodes base64 of the common or the URL alphabet, padded or not, as those who write credentials and
+/// tokens do it. `None` for anything else.
+pub(super) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    const TOLERANT: GeneralPurposeConfig = GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::RequireNone);
+    let alphabet = if text.contains(['-', '_']) { &alphabet::URL_SAFE } else { &alphabet::STANDARD };
+    GeneralPurpose::new(alphabet, TOLERANT).decode(text.trim_end_matches('=')).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn auth_prints_as_it_was_parsed_and_says_what_it_wants() {
-        for text in ["anonymous", "docker-config", "helper:ecr-login", "file:/run/secret", "file:name"] {
-            assert_eq!(text.parse::<Auth>().map(|auth| auth.to_string()).as_deref(), Ok(text));
-        }
-        for (text, error) in [
-            ("", AuthError::Unknown),
-            ("Anonymous", AuthError::Unknown),
-            ("me:password", AuthError::Unknown),
-            ("docker-config:x", AuthError::Unknown),
-            ("helper:", AuthError::HelperName),
-            ("helper:../x", AuthError::HelperName),
-            ("file:", AuthError::NoPath),
-        ] {
-            assert_eq!(text.parse::<Auth>(), Err(error), "{text}");
-        }
-    }
 
     #[tokio::test]
     async fn a_file_holds_a_user_and_a_password_on_one_line() {
@@ -395,11 +288,20 @@ mod tests {
     }
 
     #[test]
-    fn a_relative_file_is_looked_for_among_the_credentials_of_systemd() {
-        let folder = Some(Path::new("/run/credentials"));
-        assert_eq!(credential_file(Path::new("hub"), folder), Path::new("/run/credentials/hub"));
-        assert_eq!(credential_file(Path::new("/etc/hub"), folder), Path::new("/etc/hub"));
-        assert_eq!(credential_file(Path::new("hub"), None), Path::new("hub"));
+    fn base64_is_read_in_both_alphabets() {
+        for (text, bytes) in [
+            ("", &b""[..]),
+            ("YQ==", b"a"),
+            ("YR==", b"a"),
+            ("YWJjZA", b"abcd"),
+            ("+/+/", b"\xfb\xff\xbf"),
+            ("-_-_", b"\xfb\xff\xbf"),
+        ] {
+            assert_eq!(decode_base64(text).as_deref(), Some(bytes), "{text}");
+        }
+        for text in ["Y", "YWJjZ", "Y Q", "Y!=="] {
+            assert_eq!(decode_base64(text), None, "{text}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -183,13 +183,16 @@ fn host_of_hub(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
 
     const PATH: &str = "config.json";
 
     /// `user:word` in base64.
     fn auth(user: &str) -> String {
-        super::super::encode_base64(format!("{user}:word").as_bytes())
+        STANDARD.encode(format!("{user}:word"))
     }
 
     async fn found(json: &str, origin: &str, repository: &str) -> Result<Credential, CredentialError> {

@@ -19,7 +19,8 @@ use super::wire::{basic, drain, sensitive};
 use crate::oci::Repository;
 use crate::oci::challenge::{self, Challenge};
 use crate::upstream::credentials::{Credential, Secret};
-use crate::upstream::token::{TokenKey, check_realm, pull_scope};
+use crate::upstream::realm::check_realm;
+use crate::upstream::token::{TokenKey, pull_scope};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// A request, without what differs between hops.

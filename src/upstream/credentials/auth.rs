@@ -1,0 +1,140 @@
+//! Where the credentials for an upstream come from, as the configuration writes it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::helper::Helpers;
+use super::{CredentialSource, Place, Remembering, docker_config, helper};
+
+/// One of `anonymous`, `docker-config`, `helper:NAME` and `file:PATH`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Auth {
+    /// None are used.
+    #[default]
+    Anonymous,
+    /// Docker's `config.json` and podman's `auth.json` of the user we run as, and `DOCKER_AUTH_CONFIG`.
+    DockerConfig,
+    /// The program `docker-credential-NAME`.
+    Helper(String),
+    /// A file with `user:password` on one line. A relative name is looked for in
+    /// `$CREDENTIALS_DIRECTORY`, where systemd puts credentials.
+    File(PathBuf),
+}
+
+/// The string names no source of credentials.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// None of the four forms.
+    #[error("auth is one of anonymous, docker-config, helper:NAME, file:PATH")]
+    Unknown,
+    /// The name of a helper is `[A-Za-z0-9._-]+`.
+    #[error("the NAME in helper:NAME is what follows docker-credential- in the name of the program")]
+    HelperName,
+    /// `file:` without a path.
+    #[error("file: needs a path to a file that contains user:password")]
+    NoPath,
+}
+
+impl FromStr for Auth {
+    type Err = AuthError;
+
+    fn from_str(text: &str) -> Result<Auth, AuthError> {
+        match text.split_once(':') {
+            None if text == "anonymous" => Ok(Auth::Anonymous),
+            None if text == "docker-config" => Ok(Auth::DockerConfig),
+            Some(("helper", name)) if helper::is_name(name) => Ok(Auth::Helper(name.to_owned())),
+            Some(("helper", _)) => Err(AuthError::HelperName),
+            Some(("file", "")) => Err(AuthError::NoPath),
+            Some(("file", path)) => Ok(Auth::File(path.into())),
+            _ => Err(AuthError::Unknown),
+        }
+    }
+}
+
+impl fmt::Display for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Auth::Anonymous => f.write_str("anonymous"),
+            Auth::DockerConfig => f.write_str("docker-config"),
+            Auth::Helper(name) => write!(f, "helper:{name}"),
+            Auth::File(path) => write!(f, "file:{}", path.display()),
+        }
+    }
+}
+
+impl Auth {
+    /// The file that is read, where it is a file; a relative name is one in `credentials_directory`.
+    pub fn file(&self, credentials_directory: Option<&Path>) -> Option<PathBuf> {
+        match self {
+            Auth::File(path) => Some(credential_file(path, credentials_directory)),
+            _ => None,
+        }
+    }
+
+    /// The file that is read by the environment of this process, where it is a file.
+    pub fn file_here(&self) -> Option<PathBuf> {
+        self.file(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())
+    }
+
+    /// The source, with its files and programs found by the environment of this process.
+    pub fn source(&self) -> Arc<dyn CredentialSource> {
+        self.source_in(|name| std::env::var_os(name))
+    }
+
+    /// The source, with its files and programs found by these environment variables.
+    pub fn source_in(&self, variable: impl Fn(&str) -> Option<OsString>) -> Arc<dyn CredentialSource> {
+        let place = match self {
+            Auth::Anonymous => Place::Nowhere,
+            Auth::DockerConfig => {
+                let user = rustix::process::getuid().as_raw();
+                Place::DockerConfig(docker_config::places(&variable, user), Helpers::new(&variable))
+            }
+            Auth::Helper(name) => Place::Helper(name.clone(), Helpers::new(&variable)),
+            Auth::File(path) => {
+                let folder = variable("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+                Place::File(credential_file(path, folder.as_deref()))
+            }
+        };
+        Arc::new(Remembering { place, answers: Mutex::default() })
+    }
+}
+
+fn credential_file(path: &Path, folder: Option<&Path>) -> PathBuf {
+    folder.map_or_else(|| path.to_owned(), |folder| folder.join(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auth_prints_as_it_was_parsed_and_says_what_it_wants() {
+        for text in ["anonymous", "docker-config", "helper:ecr-login", "file:/run/secret", "file:name"] {
+            assert_eq!(text.parse::<Auth>().map(|auth| auth.to_string()).as_deref(), Ok(text));
+        }
+        for (text, error) in [
+            ("", AuthError::Unknown),
+            ("Anonymous", AuthError::Unknown),
+            ("me:password", AuthError::Unknown),
+            ("docker-config:x", AuthError::Unknown),
+            ("helper:", AuthError::HelperName),
+            ("helper:../x", AuthError::HelperName),
+            ("file:", AuthError::NoPath),
+        ] {
+            assert_eq!(text.parse::<Auth>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_relative_file_is_looked_for_among_the_credentials_of_systemd() {
+        let folder = Some(Path::new("/run/credentials"));
+        assert_eq!(credential_file(Path::new("hub"), folder), Path::new("/run/credentials/hub"));
+        assert_eq!(credential_file(Path::new("/etc/hub"), folder), Path::new("/etc/hub"));
+        assert_eq!(credential_file(Path::new("hub"), None), Path::new("hub"));
+    }
+}
