@@ -4,7 +4,8 @@
 //! sizes in bytes, names, paths resolved. Flags override the environment, which overrides the file,
 //! which overrides the defaults. The environment is an argument, so loading is a function of what it
 //! is given. All problems are reported at once, each with file, line and column where it has them,
-//! and no problem quotes a value that may hold a credential.
+//! and no problem quotes a value that may hold a credential. What a part of the program obeys is a type
+//! of that part; here it is only read.
 
 mod document;
 mod environment;
@@ -17,9 +18,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::mirror::Policy;
+use crate::mirror::flight::unread::FinishUnread;
 use crate::oci::RegistryName;
+use crate::server;
+use crate::server::tls::Files;
 pub use crate::telemetry::{Log, LogFormat};
-pub use crate::upstream::credentials::Auth;
+use crate::upstream::settings::Settings;
 
 pub use problem::{ConfigError, Problem};
 
@@ -57,32 +62,14 @@ pub struct Server {
     pub admin: Vec<SocketAddr>,
     /// The Unix socket of the admin interface; `None` switches it off.
     pub admin_socket: Option<PathBuf>,
-    /// Client connections at once; at least one.
-    pub max_connections: usize,
-    /// How long a client may take to send the head of a request.
-    pub header_timeout: Duration,
-    /// How long a client may take nothing of an answer that waits for it; at most 49 days, the
-    /// kernel's limit.
-    pub send_timeout: Duration,
-    /// How long running answers may take after a request to stop.
-    pub drain: Duration,
+    /// The bounds of each listener for clients; `send_timeout` is at most 49 days, the kernel's limit.
+    pub limits: server::Limits,
     /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
     pub unavailable_blob: u16,
     /// The algorithm that paces what is sent to clients; `None` for the system's.
     pub congestion_control: Option<String>,
     /// Where certificates are; `None` for plain HTTP.
-    pub tls: Option<Tls>,
-}
-
-/// The files of TLS, all PEM. Whether they are any good is found out when they are read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tls {
-    /// The certificate and its chain.
-    pub cert: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-    /// Authorities that clients must have a certificate of.
-    pub client_ca: Option<PathBuf>,
+    pub tls: Option<Files>,
 }
 
 impl Server {
@@ -130,47 +117,25 @@ impl Limit {
     }
 }
 
+impl From<Limit> for FinishUnread {
+    fn from(limit: Limit) -> FinishUnread {
+        match limit {
+            Limit::Percent(100) => FinishUnread::Always,
+            Limit::Percent(percent) => FinishUnread::Percent(percent),
+            Limit::Bytes(bytes) => FinishUnread::Bytes(bytes),
+        }
+    }
+}
+
 /// How long content counts as fresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cache {
-    /// When upstream is asked.
-    pub mode: Mode,
-    /// How long a tag is served without asking upstream.
-    pub tag_ttl: Duration,
-    /// How old a tag may be when upstream cannot answer.
-    pub stale_if_error: Duration,
+    /// When upstream is asked, and what is done without it.
+    pub policy: Policy,
     /// How long we remember that upstream has not got something.
     pub negative_ttl: Duration,
-    /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
-    pub complete_only: bool,
-    /// Bytes of an image that are fetched ahead when a client gets its manifest; zero for none.
-    pub prefetch: u64,
-    /// How much may be missing of a blob for its fill to go on when nobody reads it any more.
-    pub finish_unread: Limit,
     /// Memory for manifests and small blobs that were asked for lately, in bytes; none when zero.
     pub memory: u64,
-}
-
-/// When upstream is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// For what is not stored and for tags that are no longer fresh.
-    Online,
-    /// For what is not stored.
-    PreferCache,
-    /// Never.
-    Offline,
-}
-
-impl Mode {
-    /// The word in the file.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Mode::Online => "online",
-            Mode::PreferCache => "prefer-cache",
-            Mode::Offline => "offline",
-        }
-    }
 }
 
 /// Which upstream a request is for.
@@ -188,39 +153,10 @@ pub struct Upstream {
     /// Where its API is, in the order to try; at least one. Plain `http` only to this machine or
     /// with `insecure`; never with a user, a query or a fragment.
     pub urls: Vec<url::Url>,
-    /// Where our credentials for it come from.
-    pub auth: Auth,
-    /// Hosts of token services that may see the credentials, besides those of its own domain.
-    pub auth_realms: Vec<RegistryName>,
-    /// Certificates to trust besides the system's.
-    pub ca: Option<PathBuf>,
-    /// Our own certificate, and its key.
-    pub client_cert: Option<(PathBuf, PathBuf)>,
-    /// The proxy for what goes there, without user and password.
-    pub proxy: Option<url::Url>,
-    /// The file with user and password for that proxy, as an [`Auth::File`].
-    pub proxy_auth: Option<Auth>,
-    /// Whether `http://` and certificates that are not good were allowed, for exactly `urls`.
-    pub insecure: bool,
-    /// Whether it may be, or redirect to, a private address.
-    pub allow_private: bool,
-    /// The hundredths of the pulls it grants below which cached tags are served without asking.
-    pub budget_floor: u8,
+    /// How it is asked. `insecure` holds for exactly `urls`.
+    pub settings: Settings,
     /// Through how many connections a large blob is read at once, 1 to 4.
     pub parallel: usize,
-    /// How long it may take.
-    pub timeouts: Timeouts,
-}
-
-/// How long an upstream may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// To accept a connection.
-    pub connect: Duration,
-    /// To send the first byte of an answer.
-    pub first_byte: Duration,
-    /// Between two bytes of an answer.
-    pub idle: Duration,
 }
 
 /// What is used at once.
@@ -301,13 +237,15 @@ impl Config {
     pub fn missing_files(&self, credentials_directory: Option<&Path>) -> Vec<Problem> {
         let mut missing = Vec::new();
         for upstream in &self.upstreams {
-            let credential = upstream.auth.file(credentials_directory).filter(|path| path.is_absolute());
-            let proxy = upstream.proxy_auth.as_ref().and_then(|auth| auth.file(credentials_directory));
+            let settings = &upstream.settings;
+            let credential = settings.auth.file(credentials_directory).filter(|path| path.is_absolute());
+            let proxy = settings.proxy_auth.as_ref().and_then(|auth| auth.file(credentials_directory));
             let proxy = proxy.filter(|path| path.is_absolute());
-            let client_cert = upstream.client_cert.iter();
-            let files = credential.iter().map(|path| ("auth", path)).chain(upstream.ca.iter().map(|path| ("ca", path)));
+            let shown = settings.certificate.iter();
+            let files = credential.iter().map(|path| ("auth", path)).chain(settings.ca.iter().map(|path| ("ca", path)));
             let files = files.chain(proxy.iter().map(|path| ("proxy_auth", path)));
-            let files = files.chain(client_cert.flat_map(|(cert, key)| [("client_cert", cert), ("client_key", key)]));
+            let files =
+                files.chain(shown.flat_map(|own| [("client_cert", &own.certificate), ("client_key", &own.key)]));
             for (key, path) in files {
                 // Opening a folder works; reading it does not.
                 let readable = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut [0]));

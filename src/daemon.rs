@@ -28,15 +28,16 @@ use crate::config::{self, Config};
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
-use crate::mirror::flight::unread::FinishUnread;
-use crate::mirror::{Mirror, Mode, Parts, Policy, Room, Routes};
+use crate::mirror::{Mirror, Mode, Parts, Room, Routes};
 use crate::oci::{ErrorCode, RegistryName};
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{self, Edge};
 use crate::upstream::asking::Asking;
-use crate::upstream::http::{ClientCertificate, HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
+use crate::upstream::credentials::AuthError;
+use crate::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream};
 use crate::upstream::offline::Offline;
 use crate::upstream::quota::Quota;
+use crate::upstream::settings::Settings;
 use crate::upstream::{Upstream, UpstreamObserver};
 
 pub use store::open_store;
@@ -114,7 +115,7 @@ impl Daemon {
     /// [`StartError`].
     pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Daemon, StartError> {
         let path = &config.store.path;
-        let tls = config.server.tls.as_ref().map(|tls| Tls::open(tls.clone().into())).transpose()?.map(Arc::new);
+        let tls = config.server.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
         format::check(path)?;
@@ -136,7 +137,7 @@ impl Daemon {
             ingests,
             metadata: metadata.clone(),
             clock,
-            policy: policy(&config.cache),
+            policy: config.cache.policy,
             negative_ttl: config.cache.negative_ttl,
             bounds: Bounds::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
             room: room(&config.store),
@@ -156,12 +157,7 @@ impl Daemon {
     pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
         let servers = TaskTracker::new();
-        let limits = server::Limits {
-            max_connections: self.config.server.max_connections,
-            header_timeout: self.config.server.header_timeout,
-            send_timeout: self.config.server.send_timeout,
-            drain: self.config.server.drain,
-        };
+        let limits = self.config.server.limits;
         for (place, listener) in listeners.pull.into_iter().enumerate() {
             let edge = self.edge(listener.local_addr().ok(), place);
             servers.spawn(server::serve(listener, self.tls.clone(), edge, limits, stop.clone().cancelled_owned()));
@@ -180,7 +176,7 @@ impl Daemon {
         servers.wait().await;
         housekeeping.abort();
         certificates.inspect(tokio::task::JoinHandle::abort);
-        self.mirror.close(self.config.server.drain).await;
+        self.mirror.close(limits.drain).await;
     }
 
     fn edge(&self, bound: Option<SocketAddr>, place: usize) -> Edge {
@@ -288,39 +284,10 @@ fn room(store: &config::Store) -> Room {
     })
 }
 
-impl From<config::Tls> for tls::Files {
-    fn from(config::Tls { cert, key, client_ca }: config::Tls) -> tls::Files {
-        tls::Files { cert, key, client_ca }
-    }
-}
-
-fn policy(cache: &config::Cache) -> Policy {
-    Policy {
-        mode: mode(cache.mode),
-        tag_ttl: cache.tag_ttl,
-        stale_if_error: cache.stale_if_error,
-        complete_only: cache.complete_only,
-        prefetch: cache.prefetch,
-        finish_unread: match cache.finish_unread {
-            config::Limit::Percent(100) => FinishUnread::Always,
-            config::Limit::Percent(percent) => FinishUnread::Percent(percent),
-            config::Limit::Bytes(bytes) => FinishUnread::Bytes(bytes),
-        },
-    }
-}
-
-fn mode(mode: config::Mode) -> Mode {
-    match mode {
-        config::Mode::Online => Mode::Online,
-        config::Mode::PreferCache => Mode::PreferCache,
-        config::Mode::Offline => Mode::Offline,
-    }
-}
-
 fn routes(config: &Config, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> Result<Routes, StartError> {
     let upstreams = config.upstreams.iter().map(|upstream| {
-        let client: Arc<dyn Upstream> = match config.cache.mode {
-            config::Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
+        let client: Arc<dyn Upstream> = match config.cache.policy.mode {
+            Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
             _ => online(upstream, metrics, clock)?,
         };
         Ok((upstream.host.clone(), client))
@@ -337,41 +304,17 @@ fn online(
 ) -> Result<Arc<dyn Upstream>, StartError> {
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
     let clients = upstream.urls.iter().map(|url| {
-        let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings(upstream, url, &observer, clock))?);
+        let settings = HttpSettings {
+            clock: Arc::clone(clock),
+            observer: Arc::clone(&observer),
+            ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
+        };
+        let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);
         Ok((url.authority().to_owned(), client))
     });
     let clients: Vec<_> = clients.collect::<Result<_, StartError>>()?;
     let asking = Asking::new(&upstream.host, clients, Arc::clone(clock), &observer);
     Ok(Arc::new(asking.with_streams(upstream.parallel)))
-}
-
-fn settings(
-    upstream: &config::Upstream,
-    url: &url::Url,
-    observer: &Arc<dyn UpstreamObserver>,
-    clock: &Arc<dyn Clock>,
-) -> HttpSettings {
-    let certificate = upstream.client_cert.clone();
-    HttpSettings {
-        name: upstream.host.clone(),
-        url: url.clone(),
-        credentials: upstream.auth.source(),
-        auth_realms: upstream.auth_realms.iter().map(ToString::to_string).collect(),
-        insecure: upstream.insecure,
-        ca: upstream.ca.clone(),
-        certificate: certificate.map(|(certificate, key)| ClientCertificate { certificate, key }),
-        proxy: upstream.proxy.clone(),
-        proxy_auth: upstream.proxy_auth.as_ref().and_then(config::Auth::file_here),
-        timeouts: Timeouts {
-            connect: upstream.timeouts.connect,
-            first_byte: upstream.timeouts.first_byte,
-            idle: upstream.timeouts.idle,
-        },
-        allow_private: upstream.allow_private,
-        budget_floor: upstream.budget_floor,
-        clock: Arc::clone(clock),
-        observer: Arc::clone(observer),
-    }
 }
 
 /// Makes a client of a registry or mirror that somebody named on the command line. It retries
@@ -380,16 +323,15 @@ fn settings(
 /// # Errors
 /// For people: the address, the credentials setting or the file of certificates is not usable.
 pub fn dial(to: Dialled<'_>) -> Result<Arc<dyn Upstream>, String> {
-    let auth: config::Auth =
-        to.auth.parse().map_err(|error: crate::upstream::credentials::AuthError| error.to_string())?;
-    let settings = HttpSettings {
+    let settings = Settings {
+        auth: to.auth.parse().map_err(|error: AuthError| error.to_string())?,
         // Plain http is as good as it was typed; a certificate is looked at all the same.
         insecure: to.url.scheme() == "http",
-        credentials: auth.source(),
         ca: to.ca.map(Path::to_owned),
         allow_private: true,
-        ..HttpSettings::new(to.name.clone(), to.url)
+        ..Settings::default()
     };
+    let settings = HttpSettings::new(to.name.clone(), to.url, settings);
     HttpUpstream::new(settings).map(|client| Arc::new(client) as Arc<dyn Upstream>).map_err(|error| error.to_string())
 }
 

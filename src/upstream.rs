@@ -14,6 +14,7 @@ pub mod offline;
 pub mod quota;
 pub mod realm;
 mod retry;
+pub mod settings;
 pub mod token;
 
 use std::time::Duration;

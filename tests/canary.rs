@@ -220,7 +220,10 @@ async fn use_every_source(registry: &Registry, errors: &mut String) {
             _ => None,
         });
         let name = "registry.example".parse().unwrap();
-        let settings = HttpSettings { credentials: source, ..HttpSettings::new(name, registry.url().parse().unwrap()) };
+        let settings = HttpSettings {
+            credentials: source,
+            ..HttpSettings::new(name, registry.url().parse().unwrap(), Default::default())
+        };
         let upstream = HttpUpstream::new(settings).unwrap();
         let answer = upstream.stat(&"library/app".parse().unwrap(), &Digest::of(Algorithm::Sha256, b"x")).await;
         errors.push_str(&format!(

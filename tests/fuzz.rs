@@ -18,8 +18,9 @@ use registry_mirror::oci::{
     AcceptSet, Algorithm, ContentRange, Digest, Manifest, RangeHeader, Reference, Repository, Request, Selection, Span,
     challenge,
 };
-use registry_mirror::upstream::http::{HttpSettings, HttpUpstream, Timeouts};
+use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
 use registry_mirror::upstream::quota::{Quota, Reading};
+use registry_mirror::upstream::settings::{Settings, Timeouts};
 use registry_mirror::upstream::token::parse_token;
 use registry_mirror::upstream::{Upstream as _, UpstreamError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -270,14 +271,14 @@ async fn no_answer_of_an_upstream_panics_or_hangs_us() {
     let (url, server) = raw_server(Arc::clone(&bytes)).await;
     let quick = Duration::from_millis(500);
     let name = "registry.example".parse().unwrap();
-    let upstream = HttpUpstream::new(HttpSettings {
+    let settings = Settings {
         // Wherever a mutated redirect leads: it ends at the server of this test.
         proxy: Some(url.parse().unwrap()),
         timeouts: Timeouts { connect: quick, first_byte: quick, idle: quick },
         budget_floor: 10,
-        ..HttpSettings::new(name, url.parse().unwrap())
-    })
-    .unwrap();
+        ..Settings::default()
+    };
+    let upstream = HttpUpstream::new(HttpSettings::new(name, url.parse().unwrap(), settings)).unwrap();
     let (mut values, mut errors) = (0, 0);
     for number in 0..iterations(400) {
         let seed = pick(&mut random, &seeds);

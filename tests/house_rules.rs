@@ -24,8 +24,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bench", &["oci", "upstream", "bench"]),
     ("bundle", &["oci", "clock", "metadata", "blob_store", "bundle"]),
     ("telemetry", &["telemetry"]),
-    // `upstream` for the one parser of `auth`; the adapters stay out of reach.
-    ("config", &["oci", "telemetry", "upstream", "config"]),
+    // Settings belong to who obeys them; the adapters stay out of reach.
+    ("config", &["oci", "telemetry", "upstream", "mirror", "server", "config"]),
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use registry_mirror::oci::{Algorithm, Digest, Repository};
 use registry_mirror::upstream::credentials::{Auth, Credential, CredentialError, CredentialSource, Secret};
 use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
+use registry_mirror::upstream::settings::Settings;
 use registry_mirror::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
 use tempfile::TempDir;
 use upstream_http_support::{Reply, Seen, Server, reply};
@@ -21,7 +22,8 @@ const REPOSITORY: &str = "team/app";
 
 fn upstream(server: &Server, credentials: Arc<dyn CredentialSource>) -> HttpUpstream {
     let (name, url) = ("registry.example".parse().expect("name"), server.url.parse().expect("url"));
-    HttpUpstream::new(HttpSettings { credentials, ..HttpSettings::new(name, url) }).expect("settings")
+    HttpUpstream::new(HttpSettings { credentials, ..HttpSettings::new(name, url, Settings::default()) })
+        .expect("settings")
 }
 
 async fn stat(upstream: &HttpUpstream) -> Result<Option<u64>, UpstreamError> {

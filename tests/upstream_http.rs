@@ -14,7 +14,8 @@ use registry_mirror::clock::SystemClock;
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, RegistryName, Repository, Span};
 use registry_mirror::upstream::asking::Asking;
 use registry_mirror::upstream::credentials::{Credential, CredentialError, CredentialSource, Secret};
-use registry_mirror::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream, Timeouts};
+use registry_mirror::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream};
+use registry_mirror::upstream::settings::{Settings, Timeouts};
 use registry_mirror::upstream::{Resolved, Unobserved, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use upstream_http_support::{Reply, Seen, Server, reply};
 
@@ -37,10 +38,12 @@ fn digest_of(text: &str) -> Digest {
 }
 
 fn settings(url: &str) -> HttpSettings {
-    HttpSettings {
-        budget_floor: 10,
-        ..HttpSettings::new("registry.example".parse().expect("name"), url.parse().expect("url"))
-    }
+    configured(url, Settings::default())
+}
+
+fn configured(url: &str, configured: Settings) -> HttpSettings {
+    let configured = Settings { budget_floor: 10, ..configured };
+    HttpSettings::new("registry.example".parse().expect("name"), url.parse().expect("url"), configured)
 }
 
 fn upstream(server: &Server) -> HttpUpstream {
@@ -221,11 +224,9 @@ async fn no_proxy_is_asked_for_what_a_redirect_must_not_reach() {
         "http://2130706433/",
     ] {
         let proxy = Server::start(move |_| reply(307).header("location", location)).await;
-        let settings = HttpSettings {
-            insecure: true,
-            proxy: Some(proxy.url.parse().expect("url")),
-            ..settings("http://registry.example")
-        };
+        let proxy_url = Some(proxy.url.parse().expect("url"));
+        let proxied = Settings { insecure: true, proxy: proxy_url, ..Settings::default() };
+        let settings = configured("http://registry.example", proxied);
         let upstream = HttpUpstream::new(settings).expect("settings");
         let error = upstream.stat(&repository(), &digest_of("x")).await.expect_err("refused");
         assert_eq!(error.class, UpstreamErrorClass::Protocol, "{location}");
@@ -233,12 +234,10 @@ async fn no_proxy_is_asked_for_what_a_redirect_must_not_reach() {
     }
     for realm in ["http://10.0.0.1/token", "http://localhost/token", "http://169.254.169.254/token"] {
         let proxy = Server::start(move |_| challenge(realm)).await;
-        let settings = HttpSettings {
-            insecure: true,
-            proxy: Some(proxy.url.parse().expect("url")),
-            credentials: Arc::new(Fixed(user())),
-            ..settings("http://registry.example")
-        };
+        let proxy_url = Some(proxy.url.parse().expect("url"));
+        let proxied = Settings { insecure: true, proxy: proxy_url, ..Settings::default() };
+        let credentials = Arc::new(Fixed(user()));
+        let settings = HttpSettings { credentials, ..configured("http://registry.example", proxied) };
         let upstream = HttpUpstream::new(settings).expect("settings");
         let error = upstream.stat(&repository(), &digest_of("x")).await.expect_err("refused");
         assert_eq!(error.class, UpstreamErrorClass::Denied, "{realm}");
@@ -452,7 +451,8 @@ async fn a_body_that_ends_early_is_an_outage() {
 async fn a_body_that_stands_still_is_an_outage() {
     let server = Server::start(|_| reply(200).body("abc").announced(5).hanging()).await;
     let timeouts = Timeouts { idle: Duration::from_millis(50), ..Timeouts::default() };
-    let upstream = HttpUpstream::new(HttpSettings { timeouts, ..settings(&server.url) }).expect("settings");
+    let upstream =
+        HttpUpstream::new(configured(&server.url, Settings { timeouts, ..Settings::default() })).expect("settings");
     let (_, body) = read(&upstream, "abcde", Span::default()).await;
     let error = body.expect_err("no end");
     assert_eq!(error.class, UpstreamErrorClass::Unavailable);
@@ -639,7 +639,9 @@ async fn every_request_and_every_byte_of_a_body_is_counted() {
 
 #[test]
 fn plain_http_needs_to_be_asked_for_except_at_home() {
-    let new = |url: &str, insecure| HttpUpstream::new(HttpSettings { insecure, ..settings(url) }).map(|_| ());
+    let new = |url: &str, insecure| {
+        HttpUpstream::new(configured(url, Settings { insecure, ..Settings::default() })).map(|_| ())
+    };
     assert!(matches!(new("http://registry.example", false), Err(HttpSettingsError::PlainHttp { .. })));
     assert!(new("http://registry.example", true).is_ok());
     assert!(new("http://127.0.0.1:5000", false).is_ok());

@@ -12,7 +12,9 @@ use std::thread::JoinHandle;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use registry_mirror::oci::{Algorithm, Digest};
-use registry_mirror::upstream::http::{ClientCertificate, HttpSettings, HttpUpstream};
+use registry_mirror::upstream::credentials::Auth;
+use registry_mirror::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream};
+use registry_mirror::upstream::settings::{ClientCertificate, Settings};
 use registry_mirror::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
 use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
@@ -171,12 +173,16 @@ fn redirect(location: &str) -> String {
     format!("HTTP/1.1 307 Go\r\nlocation: {location}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
 }
 
-fn settings(url: &str) -> HttpSettings {
-    HttpSettings::new("registry.example".parse().expect("name"), url.parse().expect("url"))
+/// Where proxies are to go.
+const REGISTRY: &str = "https://registry.example";
+
+fn upstream(url: &str, settings: Settings) -> Result<HttpUpstream, HttpSettingsError> {
+    let (name, url) = ("registry.example".parse().expect("name"), url.parse().expect("url"));
+    HttpUpstream::new(HttpSettings::new(name, url, settings))
 }
 
-async fn stat(settings: HttpSettings) -> Result<Option<u64>, UpstreamError> {
-    let upstream = HttpUpstream::new(settings).expect("settings");
+async fn stat(url: &str, settings: Settings) -> Result<Option<u64>, UpstreamError> {
+    let upstream = upstream(url, settings).expect("settings");
     upstream.stat(&"a".parse().expect("repository"), &Digest::of(Algorithm::Sha256, b"")).await
 }
 
@@ -188,8 +194,8 @@ fn class(answer: Result<Option<u64>, UpstreamError>) -> Result<Option<u64>, Upst
 async fn a_certificate_of_the_configured_authority_is_believed() {
     let authority = Authority::new();
     let server = Server::honest(&authority);
-    let settings = HttpSettings { ca: Some(authority.file()), ..settings(&server.url()) };
-    assert_eq!(stat(settings).await.expect("size"), Some(7));
+    let settings = Settings { ca: Some(authority.file()), ..Settings::default() };
+    assert_eq!(stat(&server.url(), settings).await.expect("size"), Some(7));
     let requests = server.stop();
     let request = requests[0].request.as_deref().expect("a request");
     assert!(request.starts_with("HEAD /v2/a/blobs/sha256:"), "{request}");
@@ -210,7 +216,7 @@ async fn a_bad_certificate_gets_no_request_and_is_not_taken_for_an_outage() {
     ] {
         let server = Server::start(authority.leaf(name, change), None, FOUND);
         let ca = known.then(|| authority.file());
-        let error = stat(HttpSettings { ca, ..settings(&server.url()) }).await.expect_err(what);
+        let error = stat(&server.url(), Settings { ca, ..Settings::default() }).await.expect_err(what);
         assert_eq!(error.class, UpstreamErrorClass::Protocol, "{what}: {error}");
         assert!(error.to_string().contains("certificate"), "{what}: {error}");
         // No second attempt either: neither over plain http nor without a look.
@@ -226,22 +232,22 @@ async fn a_self_signed_certificate_is_refused() {
     let params = CertificateParams::new(["127.0.0.1".to_owned()]).expect("parameters");
     let certificate = params.self_signed(&key).expect("certificate");
     let server = Server::start(Leaf { certificate, key }, None, FOUND);
-    assert_eq!(class(stat(settings(&server.url())).await), Err(UpstreamErrorClass::Protocol));
+    assert_eq!(class(stat(&server.url(), Settings::default()).await), Err(UpstreamErrorClass::Protocol));
     assert_eq!(server.stop()[0].request, None);
 }
 
 #[tokio::test]
 async fn insecure_is_for_exactly_this_origin() {
     let authority = Authority::new();
-    let careless = |url: &str| HttpSettings { insecure: true, ..settings(url) };
+    let careless = || Settings { insecure: true, ..Settings::default() };
     let server = Server::start(authority.leaf("other.example", |_| {}), None, FOUND);
-    assert_eq!(class(stat(careless(&server.url())).await), Ok(Some(7)));
+    assert_eq!(class(stat(&server.url(), careless()).await), Ok(Some(7)));
 
     // The same host at another port is another origin.
     let elsewhere = Server::honest(&authority);
     let location = format!("{}/x", elsewhere.url());
     let leading = Server::start(authority.leaf("127.0.0.1", |_| {}), None, &redirect(&location));
-    assert_eq!(class(stat(careless(&leading.url())).await), Err(UpstreamErrorClass::Protocol));
+    assert_eq!(class(stat(&leading.url(), careless()).await), Err(UpstreamErrorClass::Protocol));
     assert_eq!(elsewhere.stop()[0].request, None, "a redirect");
 
     let realm = Server::honest(&authority);
@@ -250,7 +256,7 @@ async fn insecure_is_for_exactly_this_origin() {
         realm.url()
     );
     let guarded = Server::start(authority.leaf("127.0.0.1", |_| {}), None, &challenge);
-    assert_eq!(class(stat(careless(&guarded.url())).await), Err(UpstreamErrorClass::Protocol));
+    assert_eq!(class(stat(&guarded.url(), careless()).await), Err(UpstreamErrorClass::Protocol));
     assert_eq!(realm.stop()[0].request, None, "a token service");
 }
 
@@ -260,9 +266,9 @@ async fn our_certificate_is_shown_to_the_upstream_and_not_where_it_redirects() {
     let storage = Server::start(authority.leaf("127.0.0.1", |_| {}), Some((&authority, false)), FOUND);
     let location = format!("{}/x", storage.url());
     let registry = Server::start(authority.leaf("127.0.0.1", |_| {}), Some((&authority, true)), &redirect(&location));
-    let ours = |certificate| HttpSettings { ca: Some(authority.file()), certificate, ..settings(&registry.url()) };
-    assert_eq!(class(stat(ours(Some(authority.client()))).await), Ok(Some(7)));
-    assert_eq!(class(stat(ours(None)).await), Err(UpstreamErrorClass::Protocol), "it wants one");
+    let ours = |certificate| Settings { ca: Some(authority.file()), certificate, ..Settings::default() };
+    assert_eq!(class(stat(&registry.url(), ours(Some(authority.client()))).await), Ok(Some(7)));
+    assert_eq!(class(stat(&registry.url(), ours(None)).await), Err(UpstreamErrorClass::Protocol), "it wants one");
     let shown: Vec<bool> = registry.stop().iter().map(|connection| connection.showed_certificate).collect();
     assert_eq!(shown, [true, false]);
     let seen = storage.stop();
@@ -283,8 +289,8 @@ fn files_that_are_no_certificates_are_named_and_not_quoted() {
         (None, Some(ClientCertificate { key: missing.clone(), ..client.clone() }), &missing),
         (None, Some(ClientCertificate { certificate: missing.clone(), ..client }), &missing),
     ] {
-        let settings = HttpSettings { ca, certificate, ..settings("https://registry.example") };
-        let error = HttpUpstream::new(settings).expect_err("not usable");
+        let settings = Settings { ca, certificate, ..Settings::default() };
+        let error = upstream(REGISTRY, settings).expect_err("not usable");
         let text = format!("{error} {error:?}");
         assert!(text.contains(&named.display().to_string()) && !text.contains("canary"), "{text}");
     }
@@ -298,8 +304,8 @@ async fn https_is_not_led_to_http() {
     let target = plain.local_addr().expect("address");
     let answer = redirect(&format!("http://{target}/?canary"));
     let server = Server::start(authority.leaf("127.0.0.1", |_| {}), None, &answer);
-    let settings = HttpSettings { ca: Some(authority.file()), ..settings(&server.url()) };
-    let error = stat(settings).await.expect_err("led astray");
+    let settings = Settings { ca: Some(authority.file()), ..Settings::default() };
+    let error = stat(&server.url(), settings).await.expect_err("led astray");
     assert_eq!(error.class, UpstreamErrorClass::Protocol);
     assert!(!error.to_string().contains("canary"), "{error}");
     assert!(plain.accept().is_err(), "nobody connects");
@@ -341,8 +347,8 @@ async fn requests_go_through_an_http_proxy() {
         target
     });
     let proxy = Some(format!("http://{address}").parse().expect("url"));
-    let settings = HttpSettings { ca: Some(authority.file()), proxy, ..settings("https://registry.example") };
-    assert_eq!(class(stat(settings).await), Ok(Some(7)));
+    let settings = Settings { ca: Some(authority.file()), proxy, ..Settings::default() };
+    assert_eq!(class(stat(REGISTRY, settings).await), Ok(Some(7)));
     drop(server.stop());
     thread.join().expect("proxy");
 }
@@ -369,13 +375,13 @@ async fn an_http_proxy_is_told_who_we_are_and_nobody_else_is() {
         client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("write");
         target
     });
-    let settings = HttpSettings {
+    let settings = Settings {
         ca: Some(authority.file()),
         proxy: Some(format!("http://{address}").parse().expect("url")),
-        proxy_auth: Some(password_file(&folder)),
-        ..settings("https://registry.example")
+        proxy_auth: Some(Auth::File(password_file(&folder))),
+        ..Settings::default()
     };
-    assert_eq!(class(stat(settings).await), Ok(Some(7)));
+    assert_eq!(class(stat(REGISTRY, settings).await), Ok(Some(7)));
     for connection in server.stop() {
         let head = connection.request.unwrap_or_default().to_lowercase();
         assert!(!head.contains("proxy-auth") && !head.contains("authorization"), "{head}");
@@ -408,13 +414,13 @@ async fn a_socks_proxy_is_told_who_we_are() {
         client.write_all(&[5, 0, 0, 1, 0, 0, 0, 0, 0, 0]).expect("write");
         target
     });
-    let settings = HttpSettings {
+    let settings = Settings {
         ca: Some(authority.file()),
         proxy: Some(format!("socks5h://{address}").parse().expect("url")),
-        proxy_auth: Some(password_file(&folder)),
-        ..settings("https://registry.example")
+        proxy_auth: Some(Auth::File(password_file(&folder))),
+        ..Settings::default()
     };
-    assert_eq!(class(stat(settings).await), Ok(Some(7)));
+    assert_eq!(class(stat(REGISTRY, settings).await), Ok(Some(7)));
     drop(server.stop());
     thread.join().expect("proxy");
 }
@@ -424,18 +430,19 @@ async fn the_password_of_a_proxy_is_in_no_error() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("broken");
     std::fs::write(&file, "canary-without-colon").expect("write");
-    let with = |proxy: &str, file: PathBuf| HttpSettings {
+    let with = |proxy: &str, file: PathBuf| Settings {
         proxy: Some(proxy.parse().expect("url")),
-        proxy_auth: Some(file),
-        ..settings("https://registry.example")
+        proxy_auth: Some(Auth::File(file)),
+        ..Settings::default()
     };
     for missing in [file.clone(), folder.path().join("missing")] {
-        let error = HttpUpstream::new(with("http://127.0.0.1:1", missing)).map(drop).expect_err("of no use");
+        let error = upstream(REGISTRY, with("http://127.0.0.1:1", missing)).map(drop).expect_err("of no use");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
     }
     std::fs::write(&file, "canary-user:canary-password").expect("write");
     for scheme in ["http", "https", "socks5", "socks5h"] {
-        let error = stat(with(&format!("{scheme}://127.0.0.1:1"), file.clone())).await.expect_err("nobody listens");
+        let error =
+            stat(REGISTRY, with(&format!("{scheme}://127.0.0.1:1"), file.clone())).await.expect_err("nobody listens");
         assert!(!format!("{error} {error:?}").contains("canary"), "{error}");
     }
 }
@@ -467,8 +474,8 @@ async fn requests_go_through_a_socks_proxy_that_looks_names_up() {
         target
     });
     let proxy = Some(format!("socks5h://{address}").parse().expect("url"));
-    let settings = HttpSettings { ca: Some(authority.file()), proxy, ..settings("https://registry.example") };
-    assert_eq!(class(stat(settings).await), Ok(Some(7)));
+    let settings = Settings { ca: Some(authority.file()), proxy, ..Settings::default() };
+    assert_eq!(class(stat(REGISTRY, settings).await), Ok(Some(7)));
     drop(server.stop());
     thread.join().expect("proxy");
 }

@@ -32,7 +32,7 @@ pub fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
     line("pull", &urls(bound.pull));
     line("store", &config.store.path.display().to_string());
     line("at most", &ByteSize(budget).display().si().to_string());
-    line("mode", config.cache.mode.as_str());
+    line("mode", config.cache.policy.mode.as_str());
     line("admin", &if bound.admin.is_empty() { "off".to_owned() } else { urls(bound.admin) });
     line("config", &source);
     if let Some(address) = bound.pull.first() {

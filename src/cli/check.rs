@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Exit, complain, environment, print, say};
-use crate::config::{self, Config, ConfigError, Overrides, Problem};
-use crate::server::tls::{Files, Tls};
+use crate::config::{Config, ConfigError, Overrides, Problem};
+use crate::server::tls::Tls;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -63,8 +63,8 @@ pub(super) fn run(args: &Args) -> Exit {
 
 /// The configuration, if its certificates are of use.
 fn with_certificates(config: Config) -> Result<Config, ConfigError> {
-    let Some(config::Tls { cert, key, client_ca }) = config.server.tls.clone() else { return Ok(config) };
-    match Tls::open(Files { cert, key, client_ca }) {
+    let Some(files) = config.server.tls.clone() else { return Ok(config) };
+    match Tls::open(files) {
         Ok(_) => Ok(config),
         Err(error) => Err(Problem::at("server.tls", error.to_string()).into()),
     }

@@ -12,9 +12,10 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
+use super::Overrides;
 use super::file::File;
 use super::problem::{ConfigError, Problem, Show};
-use super::{Mode, Overrides};
+use crate::mirror::Mode;
 
 /// Where a value was set.
 #[derive(Clone, Debug)]

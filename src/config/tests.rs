@@ -3,6 +3,9 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::mirror::Mode;
+use crate::upstream::credentials::Auth;
+use crate::upstream::settings::ClientCertificate;
 
 fn home() -> Vec<(String, String)> {
     vec![("HOME".into(), "/home/someone".into())]
@@ -32,8 +35,8 @@ fn without_a_file_everything_has_its_default() {
     assert_eq!(config.server.admin, ["127.0.0.1:5080".parse().expect("valid")]);
     assert_eq!(config.store.path, Path::new("/home/someone/.cache/registry-mirror"));
     assert_eq!((config.store.max_size, config.store.min_free), (Limit::Percent(80), Limit::Percent(5)));
-    assert_eq!(config.cache.tag_ttl, Duration::from_secs(300));
-    assert_eq!(config.cache.stale_if_error, Duration::from_secs(30 * 86_400));
+    assert_eq!(config.cache.policy.tag_ttl, Duration::from_secs(300));
+    assert_eq!(config.cache.policy.stale_if_error, Duration::from_secs(30 * 86_400));
     assert_eq!(config.cache.memory, 16 << 20);
     assert_eq!(config.limits, Limits { fills: 64, fill_memory: 32 << 20 });
     assert_eq!(config.routes.default.as_str(), "docker.io");
@@ -97,7 +100,7 @@ fn the_environment_overrides_the_file_and_flags_override_both() {
     assert_eq!(config.store.min_free, Limit::Bytes(1_000_000_000));
     assert_eq!(config.store.max_size, Limit::Bytes(2_000_000_000));
     assert_eq!(config.store.path, Path::new("/c"));
-    assert_eq!(config.cache.mode, Mode::Offline);
+    assert_eq!(config.cache.policy.mode, Mode::Offline);
     assert_eq!(config.server.admin.len(), 2);
     assert_eq!(config.limits.fills, 7);
 }
@@ -206,7 +209,10 @@ fn auth_has_four_forms() {
 fn a_certificate_of_our_own_has_a_key() {
     let upstream = |more: &str| format!("[[upstream]]\nhost = \"a.example\"\n{more}");
     let config = valid(&upstream("client_cert = \"/c.pem\"\nclient_key = \"/k.pem\""));
-    assert_eq!(config.upstreams[0].client_cert, Some(("/c.pem".into(), "/k.pem".into())));
+    assert_eq!(
+        config.upstreams[0].settings.certificate,
+        Some(ClientCertificate { certificate: "/c.pem".into(), key: "/k.pem".into() })
+    );
     assert!(broken(&upstream("client_cert = \"/c.pem\"")).contains("client_cert without client_key"));
     assert!(broken(&upstream("client_key = \"/k.pem\"")).contains("client_key without client_cert"));
 }
@@ -215,9 +221,9 @@ fn a_certificate_of_our_own_has_a_key() {
 fn a_proxy_is_an_address_without_credentials() {
     let upstream = |proxy: &str| format!("[[upstream]]\nhost = \"a.example\"\nproxy = \"{proxy}\"");
     for fine in ["http://proxy.example:3128", "https://proxy.example", "socks5://127.0.0.1:1080", "socks5h://[::1]:1"] {
-        assert!(valid(&upstream(fine)).upstreams[0].proxy.is_some(), "{fine}");
+        assert!(valid(&upstream(fine)).upstreams[0].settings.proxy.is_some(), "{fine}");
     }
-    assert_eq!(valid(&upstream("")).upstreams[0].proxy, None);
+    assert_eq!(valid(&upstream("")).upstreams[0].settings.proxy, None);
     for wrong in
         ["proxy.example:3128", "ftp://proxy.example", "socks4://proxy.example", "http://u:p@proxy.example", "x"]
     {
@@ -230,9 +236,9 @@ fn who_we_are_to_a_proxy_stands_in_a_file() {
     let upstream = |proxy: &str, auth: &str| {
         format!("[[upstream]]\nhost = \"a.example\"\nproxy = \"{proxy}\"\nproxy_auth = \"{auth}\"")
     };
-    let found = valid(&upstream("http://proxy.example", "file:/secret")).upstreams[0].proxy_auth.clone();
+    let found = valid(&upstream("http://proxy.example", "file:/secret")).upstreams[0].settings.proxy_auth.clone();
     assert_eq!(found, Some(Auth::File("/secret".into())));
-    assert_eq!(valid(&upstream("http://proxy.example", "")).upstreams[0].proxy_auth, None);
+    assert_eq!(valid(&upstream("http://proxy.example", "")).upstreams[0].settings.proxy_auth, None);
     for (proxy, auth) in [("", "file:/x"), ("http://p.example", "helper:x"), ("http://p.example", "file:")] {
         assert!(parse(&upstream(proxy, auth)).is_err(), "{proxy} {auth}");
     }
@@ -242,22 +248,26 @@ fn who_we_are_to_a_proxy_stands_in_a_file() {
 
 #[test]
 fn what_may_be_missing_of_an_unread_blob_is_a_size_or_a_part() {
-    let finish = |limit: &str| parse(&format!("cache.finish_unread = \"{limit}\"")).map(|c| c.cache.finish_unread).ok();
-    assert_eq!((finish("0%"), finish("1GB")), (Some(Limit::Percent(0)), Some(Limit::Bytes(1_000_000_000))));
-    assert_eq!((valid("").cache.finish_unread, finish("101%"), finish("5")), (Limit::Percent(100), None, None));
+    let finish =
+        |limit: &str| parse(&format!("cache.finish_unread = \"{limit}\"")).map(|c| c.cache.policy.finish_unread).ok();
+    assert_eq!(
+        (finish("0%"), finish("1GB")),
+        (Some(FinishUnread::Percent(0)), Some(FinishUnread::Bytes(1_000_000_000)))
+    );
+    assert_eq!((valid("").cache.policy.finish_unread, finish("101%"), finish("5")), (FinishUnread::Always, None, None));
 }
 
 #[test]
 fn the_floor_of_the_budget_is_a_part() {
     let floor = |floor: &str| {
         let text = format!("[[upstream]]\nhost = \"a.example\"\nbudget_floor = \"{floor}\"");
-        parse(&text).map(|config| config.upstreams[0].budget_floor).ok()
+        parse(&text).map(|config| config.upstreams[0].settings.budget_floor).ok()
     };
     assert_eq!((floor("0%"), floor("25 %"), floor("100%")), (Some(0), Some(25), Some(100)));
     for wrong in ["", "10", "101%", "-1%", "1.5%", "%"] {
         assert_eq!(floor(wrong), None, "{wrong}");
     }
-    assert_eq!(valid("").upstreams[0].budget_floor, 10);
+    assert_eq!(valid("").upstreams[0].settings.budget_floor, 10);
 }
 
 #[test]
@@ -270,9 +280,9 @@ fn one_to_four_connections_and_nothing_or_a_size_ahead_are_off_unless_set() {
     for wrong in ["0", "5", "-1", "\"2\""] {
         assert!(parallel(wrong).is_err(), "{wrong}");
     }
-    assert_eq!(valid("[cache]\nprefetch = \"64MiB\"").cache.prefetch, 64 << 20);
+    assert_eq!(valid("[cache]\nprefetch = \"64MiB\"").cache.policy.prefetch, 64 << 20);
     assert!(broken("[cache]\nprefetch = \"64\"").contains("not a size"));
-    assert_eq!((valid("").cache.prefetch, valid("").upstreams[0].parallel), (0, 1));
+    assert_eq!((valid("").cache.policy.prefetch, valid("").upstreams[0].parallel), (0, 1));
 }
 
 #[test]
@@ -328,7 +338,8 @@ fn sizes_and_durations_need_units() {
     for wrong in ["", "500", "-1GB", "101%", "-1%", "%", "1XB", "GB", "99999999EB", "100%"] {
         assert_eq!(size(wrong), None, "{wrong}");
     }
-    let ttl = |ttl: &str| parse(&format!("[cache]\ntag_ttl = \"{ttl}\"")).map(|config| config.cache.tag_ttl).ok();
+    let ttl =
+        |ttl: &str| parse(&format!("[cache]\ntag_ttl = \"{ttl}\"")).map(|config| config.cache.policy.tag_ttl).ok();
     assert_eq!(ttl("1h 30m"), Some(Duration::from_secs(5400)));
     assert_eq!(ttl("0s"), Some(Duration::ZERO));
     for wrong in ["", "5", "-5m", "5 parsecs", "101years", "forever"] {
@@ -343,8 +354,8 @@ fn sizes_and_durations_need_units() {
 
 #[test]
 fn numbers_may_be_grouped_and_must_make_sense() {
-    assert_eq!(valid("[server]\nmax_connections = 10_000").server.max_connections, 10_000);
-    assert_eq!(valid("[server]\nmax_connections = 0x10").server.max_connections, 16);
+    assert_eq!(valid("[server]\nmax_connections = 10_000").server.limits.max_connections, 10_000);
+    assert_eq!(valid("[server]\nmax_connections = 0x10").server.limits.max_connections, 16);
     for wrong in ["-1", "0", "1.5", "99999999999999999999", "4294967296", "true"] {
         assert!(parse(&format!("[server]\nmax_connections = {wrong}")).is_err(), "{wrong}");
     }

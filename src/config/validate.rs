@@ -11,10 +11,12 @@ use std::path::PathBuf;
 
 use super::document::Document;
 use super::environment::Environment;
-use super::{
-    Auth, Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Mode, Routes, Server, Store, Tls, Upstream, file,
-};
+use super::{Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Routes, Server, Store, Upstream, file};
+use crate::mirror::{Mode, Policy};
 use crate::oci::RegistryName;
+use crate::server;
+use crate::server::tls::Files;
+use crate::upstream::credentials::Auth;
 
 /// Validates the layers.
 pub(super) fn config(
@@ -52,7 +54,7 @@ fn warnings(server: &Server, upstreams: &[Upstream]) -> Vec<String> {
     let mut warnings = Vec::new();
     let open = |addresses: &[SocketAddr]| addresses.iter().find(|address| !address.ip().is_loopback()).copied();
     if let Some(address) = open(&server.listen) {
-        let private = upstreams.iter().filter(|upstream| upstream.auth != Auth::Anonymous);
+        let private = upstreams.iter().filter(|upstream| upstream.settings.auth != Auth::Anonymous);
         warnings.extend(private.map(|upstream| {
             format!(
                 "everyone who reaches {address} can pull what our credentials for {} can pull; \
@@ -63,7 +65,7 @@ fn warnings(server: &Server, upstreams: &[Upstream]) -> Vec<String> {
     }
     let unverified = upstreams
         .iter()
-        .filter(|upstream| upstream.insecure && upstream.urls.iter().any(|url| url.scheme() == "https"));
+        .filter(|upstream| upstream.settings.insecure && upstream.urls.iter().any(|url| url.scheme() == "https"));
     warnings.extend(unverified.map(|upstream| {
         format!(
             "certificates of {} are not verified: anybody on the way may read our credentials for it",
@@ -108,10 +110,12 @@ impl Check {
             admin,
             // Where it is by default depends on the store, which is read after this.
             admin_socket: None,
-            max_connections: self.count("server.max_connections", typed.max_connections),
-            header_timeout: self.positive("server.header_timeout", &typed.header_timeout),
-            send_timeout: self.positive("server.send_timeout", &typed.send_timeout),
-            drain: self.duration("server.drain", &typed.drain),
+            limits: server::Limits {
+                max_connections: self.count("server.max_connections", typed.max_connections),
+                header_timeout: self.positive("server.header_timeout", &typed.header_timeout),
+                send_timeout: self.positive("server.send_timeout", &typed.send_timeout),
+                drain: self.duration("server.drain", &typed.drain),
+            },
             congestion_control: self.congestion_control(&typed.congestion_control),
             tls: self.tls(&typed.tls),
         }
@@ -126,11 +130,11 @@ impl Check {
         (!typed.is_empty()).then(|| typed.to_owned())
     }
 
-    fn tls(&mut self, typed: &file::Tls) -> Option<Tls> {
+    fn tls(&mut self, typed: &file::Tls) -> Option<Files> {
         let path = |typed: &str| (!typed.is_empty()).then(|| PathBuf::from(typed));
         let client_ca = path(&typed.client_ca);
         match (path(&typed.cert), path(&typed.key)) {
-            (Some(cert), Some(key)) => return Some(Tls { cert, key, client_ca }),
+            (Some(cert), Some(key)) => return Some(Files { cert, key, client_ca }),
             (Some(_), None) => self.problem("server.tls.cert", "a certificate without its key", "set key, too"),
             (None, Some(_)) => self.problem("server.tls.key", "a key without its certificate", "set cert, too"),
             (None, None) if client_ca.is_some() => {
@@ -193,13 +197,18 @@ impl Check {
     fn cache(&mut self, typed: &file::Cache) -> Cache {
         let modes = [Mode::Online, Mode::PreferCache, Mode::Offline].map(|mode| (mode.as_str(), mode));
         Cache {
-            mode: self.word("cache.mode", &typed.mode, &modes).unwrap_or(Mode::Online),
-            tag_ttl: self.duration("cache.tag_ttl", &typed.tag_ttl),
-            stale_if_error: self.duration("cache.stale_if_error", &typed.stale_if_error),
+            policy: Policy {
+                mode: self.word("cache.mode", &typed.mode, &modes).unwrap_or_default(),
+                tag_ttl: self.duration("cache.tag_ttl", &typed.tag_ttl),
+                stale_if_error: self.duration("cache.stale_if_error", &typed.stale_if_error),
+                complete_only: typed.complete_only,
+                prefetch: self.size("cache.prefetch", &typed.prefetch),
+                finish_unread: self
+                    .limit("cache.finish_unread", &typed.finish_unread)
+                    .map(Into::into)
+                    .unwrap_or_default(),
+            },
             negative_ttl: self.duration("cache.negative_ttl", &typed.negative_ttl),
-            complete_only: typed.complete_only,
-            prefetch: self.size("cache.prefetch", &typed.prefetch),
-            finish_unread: self.limit("cache.finish_unread", &typed.finish_unread).unwrap_or(Limit::Percent(100)),
             memory: self.size("cache.memory", &typed.memory),
         }
     }

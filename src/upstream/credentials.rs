@@ -145,19 +145,6 @@ pub trait CredentialSource: Send + Sync + 'static {
     async fn refused(&self, origin: &str, repository: &Repository);
 }
 
-/// A source that never finds any.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Anonymous;
-
-#[async_trait]
-impl CredentialSource for Anonymous {
-    async fn credential(&self, _: &str, _: &Repository) -> Result<Credential, CredentialError> {
-        Ok(Credential::Anonymous)
-    }
-
-    async fn refused(&self, _: &str, _: &Repository) {}
-}
-
 enum Place {
     Nowhere,
     DockerConfig(Vec<docker_config::Logins>, Helpers),

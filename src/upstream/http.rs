@@ -30,7 +30,7 @@ use self::body::Body;
 use self::endpoint::Endpoint;
 use self::exchange::{Answer, Question};
 use self::settings::Clients;
-pub use self::settings::{ClientCertificate, HttpSettings, HttpSettingsError, Timeouts};
+pub use self::settings::{HttpSettings, HttpSettingsError};
 use self::wire::{content_range, drain, header, number, text};
 use super::health::{EndpointHealth, EndpointState, Health, Pulls};
 use super::quota::{Quota, Reading};
@@ -69,7 +69,7 @@ impl HttpUpstream {
     /// When the settings contradict themselves or the file of certificates is not usable.
     pub fn new(settings: HttpSettings) -> Result<HttpUpstream, HttpSettingsError> {
         settings.check_url()?;
-        let endpoint = Endpoint::new(settings.url.clone(), settings.allow_private);
+        let endpoint = Endpoint::new(settings.url.clone(), settings.configured.allow_private);
         let clients = Clients::new(&settings, &endpoint)?;
         let (tokens, quota, warned) = (Tokens::default(), Mutex::default(), AtomicBool::new(false));
         Ok(HttpUpstream { settings, endpoint, clients, tokens, quota, warned })
@@ -115,7 +115,7 @@ impl HttpUpstream {
         Ok(Body {
             left: announced.or_else(|| number(&answer.response, CONTENT_LENGTH)),
             response: answer.response,
-            idle: self.settings.timeouts.idle,
+            idle: self.settings.configured.timeouts.idle,
             what: answer.what,
             observer: Arc::clone(&self.settings.observer),
             upstream: self.settings.name.clone(),
@@ -276,7 +276,7 @@ impl Upstream for HttpUpstream {
         let pulls = quota.as_ref().filter(|quota| now < quota.resets_at).map(Pulls::from);
         let url = self.settings.url.to_string();
         let endpoint = EndpointHealth { url, state: EndpointState::Up, asked_again_at: None, last_error: None, pulls };
-        let allowance = quota.as_ref().map(|quota| quota.allowance(self.settings.budget_floor, now));
+        let allowance = quota.as_ref().map(|quota| quota.allowance(self.settings.configured.budget_floor, now));
         Health { endpoints: vec![endpoint], allowance: allowance.unwrap_or_default(), ..Health::default() }
     }
 }

@@ -5,6 +5,8 @@
 
 use url::{Host, Url};
 
+use crate::oci::RegistryName;
+
 /// Why a token service is not asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RealmError {
@@ -31,7 +33,7 @@ pub enum RealmError {
 ///
 /// # Errors
 /// See [`RealmError`]; the messages name the host and nothing else of the realm.
-pub fn check_realm(upstream: &Url, realm: &str, allowed: &[String]) -> Result<Url, RealmError> {
+pub fn check_realm(upstream: &Url, realm: &str, allowed: &[RegistryName]) -> Result<Url, RealmError> {
     let realm = Url::parse(realm).map_err(|_| RealmError::Malformed)?;
     let host = realm.host_str().unwrap_or_default().to_owned();
     if host.is_empty() || !matches!(realm.scheme(), "https" | "http") {
@@ -43,7 +45,7 @@ pub fn check_realm(upstream: &Url, realm: &str, allowed: &[String]) -> Result<Ur
     if upstream.scheme() == "https" && realm.scheme() != "https" {
         return Err(RealmError::PlainHttp(host));
     }
-    if same_site(upstream, &realm) || allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(&host)) {
+    if same_site(upstream, &realm) || allowed.iter().any(|allowed| allowed.as_str() == host) {
         return Ok(realm);
     }
     Err(RealmError::Foreign(host))
@@ -68,7 +70,7 @@ mod tests {
     fn a_realm_is_of_the_same_site_or_allowed_by_name() {
         let hub = "https://registry-1.docker.io";
         let foreign = |host: &str| Err(RealmError::Foreign(host.to_owned()));
-        let allowed = "Login.Partner.example".to_owned();
+        let allowed: RegistryName = "login.partner.example".parse().expect("a host");
         for (upstream, realm, expected) in [
             (hub, "https://auth.docker.io/token", Ok(())),
             (hub, "https://AUTH.docker.io:8443/token", Ok(())),

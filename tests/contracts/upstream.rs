@@ -10,6 +10,7 @@ use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, Page, Refer
 use registry_mirror::upstream::asking::Asking;
 use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
 use registry_mirror::upstream::offline::Offline;
+use registry_mirror::upstream::settings::Settings;
 use registry_mirror::upstream::{Allowance, Unobserved, Upstream, UpstreamErrorClass, UpstreamObserver};
 
 use super::registry::{Image, Registry, TokenPolicy, noise};
@@ -44,8 +45,8 @@ impl Known {
 }
 
 fn http(registry: &Registry) -> Arc<dyn Upstream> {
-    let settings = HttpSettings::new("registry.example".parse().unwrap(), registry.url().parse().unwrap());
-    Arc::new(HttpUpstream::new(settings).unwrap())
+    let (name, url) = ("registry.example".parse().unwrap(), registry.url().parse().unwrap());
+    Arc::new(HttpUpstream::new(HttpSettings::new(name, url, Settings::default())).unwrap())
 }
 
 fn asking(registries: &[&Registry]) -> Asking {

@@ -24,9 +24,9 @@ fn the_configurations_are_valid_and_say_what_their_texts_say() {
     let config = parse(CLOUD_FOUNDRY);
     assert_eq!(config.store.path, Path::new("/var/vcap/store/registry-mirror"));
     assert_eq!((config.store.max_size, config.store.min_free), (Limit::Percent(90), Limit::Bytes(100_000_000)));
-    assert_eq!(config.cache.stale_if_error, Duration::from_secs(400 * 86_400));
+    assert_eq!(config.cache.policy.stale_if_error, Duration::from_secs(400 * 86_400));
     let config = parse(WORKSTATION);
-    assert_eq!(config.cache.mode.as_str(), "prefer-cache");
+    assert_eq!(config.cache.policy.mode.as_str(), "prefer-cache");
     assert!(config.server.listen.iter().all(|listen| format!("{listen:?}").contains("127.0.0.1")), "for this machine");
 }
 

@@ -7,9 +7,10 @@ use url::{Host, Url};
 
 use super::Check;
 use crate::config::document::nearest;
-use crate::config::{Auth, Timeouts, Upstream, file, well_known};
+use crate::config::{Upstream, file, well_known};
 use crate::oci::RegistryName;
-use crate::upstream::credentials::AuthError;
+use crate::upstream::credentials::{Auth, AuthError};
+use crate::upstream::settings::{ClientCertificate, Settings, Timeouts};
 
 impl Check {
     pub(super) fn known_upstream(&mut self, path: &str, typed: &str, upstreams: &[Upstream]) -> Option<RegistryName> {
@@ -78,25 +79,24 @@ impl Check {
                 }
             }
         }
-        Some(Upstream {
-            urls,
+        let settings = Settings {
             auth,
             auth_realms,
+            insecure: typed.insecure,
             ca: (!typed.ca.is_empty()).then(|| PathBuf::from(&typed.ca)),
-            client_cert: self.client_cert(path, typed),
+            certificate: self.certificate(path, typed),
             proxy: self.proxy(&at("proxy"), &typed.proxy),
             proxy_auth: self.proxy_auth(&at("proxy_auth"), typed),
-            insecure: typed.insecure,
-            allow_private: typed.allow_private,
-            budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
-            parallel: self.parallel(&at("parallel"), typed.parallel),
             timeouts: Timeouts {
                 connect: self.positive(&at("connect_timeout"), &typed.connect_timeout),
                 first_byte: self.positive(&at("first_byte_timeout"), &typed.first_byte_timeout),
                 idle: self.positive(&at("idle_timeout"), &typed.idle_timeout),
             },
-            host: host?,
-        })
+            allow_private: typed.allow_private,
+            budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
+        };
+        let parallel = self.parallel(&at("parallel"), typed.parallel);
+        Some(Upstream { host: host?, urls, settings, parallel })
     }
 
     fn host(&mut self, path: &str, typed: &str) -> Option<RegistryName> {
@@ -152,7 +152,7 @@ impl Check {
         auth.unwrap_or_default()
     }
 
-    fn client_cert(&mut self, path: &str, typed: &file::Upstream) -> Option<(PathBuf, PathBuf)> {
+    fn certificate(&mut self, path: &str, typed: &file::Upstream) -> Option<ClientCertificate> {
         let (cert, key) = (&typed.client_cert, &typed.client_key);
         if cert.is_empty() != key.is_empty() {
             let (there, missing) =
@@ -161,7 +161,7 @@ impl Check {
             self.problem(&format!("{path}.{there}"), message, "a certificate is of use only with its key");
             return None;
         }
-        (!cert.is_empty()).then(|| (PathBuf::from(cert), PathBuf::from(key)))
+        (!cert.is_empty()).then(|| ClientCertificate { certificate: PathBuf::from(cert), key: PathBuf::from(key) })
     }
 
     fn proxy(&mut self, path: &str, typed: &str) -> Option<Url> {

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Timestamp;
 use crate::mirror::Mirror;
 use crate::mirror::flight::progress::Phase;
-use crate::mirror::recall::freshness::Mode;
 use crate::oci::{Digest, RegistryName};
 use crate::outcome::Outcome;
 use crate::upstream::health::EndpointHealth;
@@ -125,7 +124,7 @@ impl Mirror {
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.0.started_at,
-            mode: mode(self.0.policy.mode).to_owned(),
+            mode: self.0.policy.mode.as_str().to_owned(),
             requests: share(&totals.requests),
             bytes,
             fetched_bytes: totals.received,
@@ -143,14 +142,6 @@ impl Mirror {
         let endpoints = upstream.map(|upstream| upstream.health().endpoints).unwrap_or_default();
         let status = UpstreamStatus { host: name.to_string(), filling: 0, waiting: 0, endpoints };
         (name.to_string(), status)
-    }
-}
-
-const fn mode(mode: Mode) -> &'static str {
-    match mode {
-        Mode::Online => "online",
-        Mode::PreferCache => "prefer-cache",
-        Mode::Offline => "offline",
     }
 }
 

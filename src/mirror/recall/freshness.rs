@@ -22,6 +22,17 @@ pub enum Mode {
     Offline,
 }
 
+impl Mode {
+    /// The word for it, in the configuration and in the status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Mode::Online => "online",
+            Mode::PreferCache => "prefer-cache",
+            Mode::Offline => "offline",
+        }
+    }
+}
+
 /// How long `prefer-cache` waits for an upstream when it could serve what it has; so does everybody
 /// for an upstream that did not answer the last time.
 pub const PREFER_CACHE_PATIENCE: Duration = Duration::from_millis(300);

@@ -150,7 +150,7 @@ impl HttpUpstream {
             Challenge::Basic => None,
         });
         if let Some((realm, service)) = bearer {
-            let realm = check_realm(&endpoint.url, realm, &self.settings.auth_realms)
+            let realm = check_realm(&endpoint.url, realm, &self.settings.configured.auth_realms)
                 .map_err(|error| UpstreamError::new(UpstreamErrorClass::Denied, format!("{}: {error}", answer.what)))?;
             return Ok(Some(Demand::Bearer { realm, service: service.clone() }));
         }

@@ -1,4 +1,4 @@
-//! What an upstream is configured with, and the clients made from it.
+//! What an upstream is asked with, and the clients made from it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,91 +13,37 @@ use super::resolver::GuardedResolver;
 use super::wire::describe_failure;
 use crate::clock::{Clock, SystemClock};
 use crate::oci::RegistryName;
-use crate::upstream::credentials::{Anonymous, CredentialSource, pair_of_file};
+use crate::upstream::credentials::{Auth, CredentialSource, pair_of_file};
+use crate::upstream::settings::{ClientCertificate, Settings};
 use crate::upstream::{Unobserved, UpstreamObserver};
 
-/// How long an upstream may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a connection, TLS included.
-    pub connect: Duration,
-    /// From the request to the headers of the answer.
-    pub first_byte: Duration,
-    /// Between two chunks of a body.
-    pub idle: Duration,
-}
-
-impl Default for Timeouts {
-    fn default() -> Timeouts {
-        let seconds = Duration::from_secs;
-        Timeouts { connect: seconds(10), first_byte: seconds(30), idle: seconds(30) }
-    }
-}
-
-/// What there is to know about an upstream.
+/// What an upstream is asked with: what is configured, and what stands around it here.
 #[derive(Clone)]
 pub struct HttpSettings {
     /// The name that images use.
     pub name: RegistryName,
     /// Where it is.
     pub url: Url,
+    /// How it is asked.
+    pub configured: Settings,
     /// Where credentials for it come from.
     pub credentials: Arc<dyn CredentialSource>,
-    /// Hosts of token services that may get credentials although they are on another site.
-    pub auth_realms: Vec<String>,
-    /// Allows plain http to `url`, and https without a look at its certificate. It holds for exactly
-    /// this origin, never for a token service or a redirect elsewhere. On loopback addresses http is
-    /// allowed anyway.
-    pub insecure: bool,
-    /// Certificates to trust besides those of the system, PEM.
-    pub ca: Option<PathBuf>,
-    /// What to show of ourselves to exactly this origin.
-    pub certificate: Option<ClientCertificate>,
-    /// The proxy for everything that goes out: `http://`, `https://`, `socks5://` (names are looked
-    /// up here) or `socks5h://` (there). `None` for what the environment says. Proxies other than
-    /// `socks5` look the names of redirect targets up themselves: what the address spells is refused
-    /// all the same, what a name resolves to there is out of our reach.
-    pub proxy: Option<Url>,
-    /// The file with `user:password` for `proxy`; read once, when the clients are set up.
-    pub proxy_auth: Option<PathBuf>,
-    /// How long it may take.
-    pub timeouts: Timeouts,
-    /// Allows redirects and token services on private networks. They are allowed anyway where `url`
-    /// itself spells a private address. Link-local addresses, metadata services among them, are not.
-    pub allow_private: bool,
-    /// Below so many hundredths of the pulls that it grants, it is spared.
-    pub budget_floor: u8,
     /// The time of day, for lifetimes and windows.
     pub clock: Arc<dyn Clock>,
     /// Counts requests and bytes.
     pub observer: Arc<dyn UpstreamObserver>,
 }
 
-/// A certificate of ours and its key, PEM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClientCertificate {
-    /// The file with the certificate, and those between it and the authority.
-    pub certificate: PathBuf,
-    /// The file with the key.
-    pub key: PathBuf,
-}
-
 impl HttpSettings {
-    /// The upstream `name` at `url`, everything else as it is where nothing is configured.
-    pub fn new(name: RegistryName, url: Url) -> HttpSettings {
+    /// The upstream `name` at `url`, with the credentials that are configured, if any, by the clock of
+    /// the system and unobserved.
+    pub fn new(name: RegistryName, url: Url, configured: Settings) -> HttpSettings {
+        let credentials = configured.auth.source();
         HttpSettings {
             name,
             url,
-            credentials: Arc::new(Anonymous),
-            auth_realms: Vec::new(),
-            insecure: false,
-            ca: None,
-            certificate: None,
-            proxy: None,
-            proxy_auth: None,
-            timeouts: Timeouts::default(),
-            allow_private: false,
-            budget_floor: 0,
+            configured,
+            credentials,
             clock: Arc::new(SystemClock),
             observer: Arc::new(Unobserved),
         }
@@ -111,7 +57,7 @@ impl HttpSettings {
         if !web || !bare || url.query().is_some() || url.fragment().is_some() {
             return Err(HttpSettingsError::Url(name()));
         }
-        if url.scheme() == "http" && !self.insecure && !redirect::is_loopback(url) {
+        if url.scheme() == "http" && !self.configured.insecure && !redirect::is_loopback(url) {
             let host = url.host_str().unwrap_or_default().to_owned();
             return Err(HttpSettingsError::PlainHttp { name: name(), host });
         }
@@ -184,7 +130,7 @@ impl Clients {
         };
         let own = pair(true)?;
         // Each client reads and keeps all certificates of the system.
-        let nothing_of_our_own = !settings.insecure && settings.certificate.is_none();
+        let nothing_of_our_own = !settings.configured.insecure && settings.configured.certificate.is_none();
         let elsewhere = if nothing_of_our_own { own.clone() } else { pair(false)? };
         Ok(Clients { own, elsewhere })
     }
@@ -206,25 +152,25 @@ fn client(settings: &HttpSettings, endpoint: &Endpoint, http1: bool, own: bool) 
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
-        .connect_timeout(settings.timeouts.connect)
+        .connect_timeout(settings.configured.timeouts.connect)
         .pool_idle_timeout(Duration::from_secs(90))
         .tcp_keepalive(Duration::from_secs(30))
         .tcp_nodelay(true);
     if http1 {
         builder = builder.http1_only();
     }
-    let hosts = [Some(&settings.url), settings.proxy.as_ref()];
+    let hosts = [Some(&settings.url), settings.configured.proxy.as_ref()];
     let hosts = hosts.into_iter().flatten().filter_map(|url| url.host_str()).map(str::to_owned);
-    let trusted = hosts.chain(settings.auth_realms.iter().cloned());
+    let trusted = hosts.chain(settings.configured.auth_realms.iter().map(ToString::to_string));
     builder = builder.dns_resolver(GuardedResolver::new(trusted, endpoint.rules.private));
     builder = egress(builder, settings, endpoint)?;
-    if let Some(path) = &settings.ca {
+    if let Some(path) = &settings.configured.ca {
         builder = builder.tls_certs_merge(certificates(&settings.name, path)?);
     }
-    if own && settings.insecure {
+    if own && settings.configured.insecure {
         builder = builder.tls_danger_accept_invalid_certs(true);
     }
-    if let Some(certificate) = settings.certificate.as_ref().filter(|_| own) {
+    if let Some(certificate) = settings.configured.certificate.as_ref().filter(|_| own) {
         builder = builder.identity(identity(&settings.name, certificate)?);
     }
     let name = || settings.name.clone();
@@ -236,12 +182,12 @@ fn egress(
     settings: &HttpSettings,
     endpoint: &Endpoint,
 ) -> Result<ClientBuilder, HttpSettingsError> {
-    match &settings.proxy {
+    match &settings.configured.proxy {
         Some(url) => {
             let failed = |reason| HttpSettingsError::Proxy { name: settings.name.clone(), reason };
             let mut url = url.clone();
-            if let Some(path) = &settings.proxy_auth {
-                log_in(&mut url, path).map_err(failed)?;
+            if let Some(path) = settings.configured.proxy_auth.as_ref().and_then(Auth::file_here) {
+                log_in(&mut url, &path).map_err(failed)?;
             }
             Ok(builder.proxy(Proxy::all(url).map_err(|error| failed(describe_failure(error)))?))
         }

@@ -32,7 +32,7 @@ impl HttpUpstream {
         if let Some(form) = form {
             request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
         }
-        let timeouts = &self.settings.timeouts;
+        let timeouts = &self.settings.configured.timeouts;
         let sent = tokio::time::timeout(timeouts.connect + timeouts.first_byte, request.send()).await;
         let status = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(|response| response.status().as_u16());
         self.settings.observer.requested(&self.settings.name, status);

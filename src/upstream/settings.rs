@@ -1,0 +1,68 @@
+//! What is configured of an upstream and obeyed by whoever asks it. Plain values; no client is made here.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use super::credentials::Auth;
+use crate::oci::RegistryName;
+
+/// How long an upstream may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection, TLS included.
+    pub connect: Duration,
+    /// From the request to the headers of the answer.
+    pub first_byte: Duration,
+    /// Between two chunks of a body.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        let seconds = Duration::from_secs;
+        Timeouts { connect: seconds(10), first_byte: seconds(30), idle: seconds(30) }
+    }
+}
+
+/// How an upstream is asked. By default as where nothing is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// Where our credentials for it come from.
+    pub auth: Auth,
+    /// Hosts of token services that may get credentials although they are on another site.
+    pub auth_realms: Vec<RegistryName>,
+    /// Allows plain http to its own url, and https without a look at its certificate. It holds for
+    /// exactly this origin, never for a token service or a redirect elsewhere. On loopback addresses
+    /// http is allowed anyway.
+    pub insecure: bool,
+    /// Certificates to trust besides those of the system, PEM.
+    pub ca: Option<PathBuf>,
+    /// What to show of ourselves to exactly this origin.
+    pub certificate: Option<ClientCertificate>,
+    /// The proxy for everything that goes out, without user and password: `http://`, `https://`,
+    /// `socks5://` (names are looked up here) or `socks5h://` (there). `None` for what the environment
+    /// says. Proxies other than `socks5` look the names of redirect targets up themselves: what the
+    /// address spells is refused all the same, what a name resolves to there is out of our reach.
+    pub proxy: Option<Url>,
+    /// The file with `user:password` for `proxy`, as an [`Auth::File`]; read once, when the clients are
+    /// set up.
+    pub proxy_auth: Option<Auth>,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+    /// Allows redirects and token services on private networks. They are allowed anyway where the url
+    /// itself spells a private address. Link-local addresses, metadata services among them, are not.
+    pub allow_private: bool,
+    /// Below so many hundredths of the pulls that it grants, it is spared.
+    pub budget_floor: u8,
+}
+
+/// A certificate of ours and its key, PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The file with the certificate, and those between it and the authority.
+    pub certificate: PathBuf,
+    /// The file with the key.
+    pub key: PathBuf,
+}
