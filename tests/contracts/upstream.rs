@@ -13,7 +13,7 @@ use registry_mirror::upstream::offline::Offline;
 use registry_mirror::upstream::settings::Settings;
 use registry_mirror::upstream::{Allowance, Unobserved, Upstream, UpstreamErrorClass, UpstreamObserver};
 
-use super::registry::{Image, Registry, TokenPolicy, noise};
+use super::registry::{Image, Match, Registry, Rule, TokenPolicy, noise};
 
 /// A registry with an image, a signature of it and a blob, and what is in it.
 struct Known {
@@ -190,6 +190,17 @@ async fn health_asks_nobody_and_tells_what_the_latest_answer_told(known: &Known,
     assert_eq!(after.allowance, Allowance::Spent);
     let pulls: Vec<_> = after.endpoints.iter().filter_map(|endpoint| endpoint.pulls).collect();
     assert_eq!(pulls.iter().map(|pulls| (pulls.limit, pulls.left)).collect::<Vec<_>>(), [(10, 0)]);
+}
+
+#[tokio::test]
+async fn an_address_that_stumbles_is_asked_again_where_there_is_no_other() {
+    let [first, last] = [Known::plain().await, Known::plain().await];
+    for known in [&first, &last] {
+        known.registry.rule(Rule::on(Match::any()).refuse(503).once());
+    }
+    let upstream = asking(&[&first.registry, &last.registry]);
+    assert_eq!(upstream.stat(&repository(), &last.blob).await.unwrap(), Some(last.bytes.len() as u64));
+    assert_eq!([&first, &last].map(|known| known.registry.requests().len()), [1, 2]);
 }
 
 #[tokio::test]
