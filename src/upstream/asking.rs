@@ -1,7 +1,7 @@
 //! How an upstream is asked: at several addresses in order, each guarded, the last one again.
 //!
 //! The next address is asked when one cannot answer or wants rest, and only then: whoever says no is
-//! taken at its word. Each has its own [`Guard`], so that a dead first one costs one time-out and not
+//! taken at its word. Each has its own guard, so that a dead first one costs one time-out and not
 //! one for every request. Only the last is asked again at once: where there is another address, that
 //! is the better second try.
 

@@ -1,4 +1,4 @@
-//! What is known of an upstream without asking it: what [`super::guard`] and the adapters remember of
+//! What is known of an upstream without asking it: what the guards and the adapters remember of
 //! each of its addresses.
 
 use serde::{Deserialize, Serialize};
