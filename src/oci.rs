@@ -18,6 +18,7 @@ pub mod name;
 pub mod page;
 pub mod platform;
 pub mod range;
+pub mod refusal;
 pub mod request;
 pub mod target;
 
@@ -31,5 +32,6 @@ pub use name::{Reference, RegistryName, Repository, Tag};
 pub use page::{Cursor, Page};
 pub use platform::Platform;
 pub use range::{ContentRange, RangeHeader, Selection, Span};
-pub use request::{Request, RequestError};
+pub use refusal::RequestError;
+pub use request::Request;
 pub use target::{RepositoryPath, Target};

@@ -7,10 +7,9 @@ use http::Method;
 use proptest::prelude::*;
 use registry_mirror::oci::challenge::{self, Challenge};
 use registry_mirror::oci::link;
-use registry_mirror::oci::request::{Page, RepositoryPath, Target};
 use registry_mirror::oci::{
-    AcceptSet, Algorithm, ContentRange, Digest, Manifest, RangeHeader, Reference, RegistryName, Repository, Request,
-    Selection, Tag,
+    AcceptSet, Algorithm, ContentRange, Digest, Manifest, Page, RangeHeader, Reference, RegistryName, Repository,
+    RepositoryPath, Request, Selection, Tag, Target,
 };
 
 fn component() -> impl Strategy<Value = String> {

@@ -9,8 +9,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::mirror::Location;
-use crate::oci::request::RepositoryPath;
-use crate::oci::{ImageName, RegistryName, Repository, Target};
+use crate::oci::{ImageName, RegistryName, Repository, RepositoryPath, Target};
 use crate::upstream::Upstream;
 
 /// The other names of Docker Hub.

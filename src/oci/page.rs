@@ -5,7 +5,7 @@
 
 use url::form_urlencoded;
 
-use super::request::RequestError;
+use super::refusal::RequestError;
 
 /// A part of a list of tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -10,12 +10,11 @@ use std::fmt::Write as _;
 
 use http::Method;
 
-use super::digest::{Digest, DigestError};
-use super::error::ErrorCode;
+use super::digest::Digest;
 use super::name::{Reference, RegistryName, Tag};
-pub use super::page::{Cursor, Page};
-use super::target::split_prefix;
-pub use super::target::{RepositoryPath, Target};
+use super::page::{Cursor, Page};
+use super::refusal::RequestError;
+use super::target::{RepositoryPath, Target, split_prefix};
 
 /// A request of the pull side of the distribution specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,55 +53,6 @@ pub enum Request {
         /// Where the list goes on, for every page but the first.
         cursor: Option<Cursor>,
     },
-}
-
-/// Why a request is refused before anything is looked up.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RequestError {
-    /// Not GET or HEAD.
-    #[error("this is a read-only mirror: only GET and HEAD are served")]
-    Method,
-    /// Not below `/v2/`.
-    #[error("not found: registry requests start with /v2/")]
-    NotFound,
-    /// The repository name breaks the grammar.
-    #[error("not a repository name")]
-    Name,
-    /// The registry named by prefix or `ns` is not a host.
-    #[error("not a registry name")]
-    Registry,
-    /// `ns` stands twice.
-    #[error("the ns parameter stands more than once")]
-    Contradiction,
-    /// The tag breaks the grammar: no such manifest can exist.
-    #[error("no such manifest: not a tag")]
-    Tag,
-    /// The digest of a manifest cannot be parsed: no such manifest can exist.
-    #[error("no such manifest: not a digest: {0}")]
-    ManifestDigest(DigestError),
-    /// The digest cannot be parsed.
-    #[error("not a digest: {0}")]
-    Digest(#[from] DigestError),
-    /// `n` is not a number, or `cursor` is not one of ours.
-    #[error("n is not a number, or cursor is not one that this mirror gave out")]
-    Page,
-}
-
-impl RequestError {
-    /// The code to answer with. An illegal tag is 404, not 400: the conformance suite asks for one. So
-    /// is an illegal digest of a manifest, where either will do: on a 400, docker 1.13 gives up in
-    /// place of asking its next endpoint, and its users may type digests that are not ours to parse.
-    pub const fn code(&self) -> ErrorCode {
-        match self {
-            RequestError::Method => ErrorCode::Unsupported,
-            RequestError::NotFound => ErrorCode::NameUnknown,
-            RequestError::Name | RequestError::Registry | RequestError::Contradiction | RequestError::Page => {
-                ErrorCode::NameInvalid
-            }
-            RequestError::Tag | RequestError::ManifestDigest(_) => ErrorCode::ManifestUnknown,
-            RequestError::Digest(_) => ErrorCode::DigestInvalid,
-        }
-    }
 }
 
 impl Request {
@@ -172,6 +122,15 @@ impl Request {
             | Request::Blob { target, .. }
             | Request::Tags { target, .. }
             | Request::Referrers { target, .. } => Some(target),
+        }
+    }
+
+    /// The tag or digest that is asked for, or about.
+    pub fn reference(&self) -> Option<Reference> {
+        match self {
+            Request::Ping | Request::Tags { .. } => None,
+            Request::Manifest { reference, .. } => Some(reference.clone()),
+            Request::Blob { digest, .. } | Request::Referrers { digest, .. } => Some(Reference::Digest(*digest)),
         }
     }
 }

@@ -4,7 +4,7 @@
 //! here and not decided upon; that is up to the mirror's routes, which know the configuration.
 
 use super::name::{RegistryName, Repository};
-use super::request::RequestError;
+use super::refusal::RequestError;
 
 /// Everything a request says about where content is: which upstream is decided from it, and from
 /// the configuration, by the mirror's routes.

@@ -1,6 +1,8 @@
 //! What a path and a query come to, and what is refused.
 
 use super::*;
+use crate::oci::ErrorCode;
+use crate::oci::digest::DigestError;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
