@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::bench::Bench;
 use super::images::{REPOSITORY, TAG};
 use super::machine::Watch;
 use super::rounds::{median, spread};
 use super::servers::Server;
-use super::works::Bench;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

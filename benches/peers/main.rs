@@ -7,6 +7,7 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+mod bench;
 #[path = "../../tests/scenarios/support/registry/content.rs"]
 #[allow(dead_code)]
 mod content;
@@ -28,8 +29,8 @@ use std::time::Duration;
 
 use clap::Parser;
 
+use bench::Bench;
 use rounds::Effort;
-use works::Bench;
 
 /// Ours against nginx and Docker's registry.
 #[derive(Parser)]

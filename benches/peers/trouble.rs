@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use registry_mirror::oci::{Algorithm, Digest};
 use rustix::fs::{Advice, fadvise};
 
+use super::bench::{Bench, names};
 use super::cut::Cutter;
 use super::images::{TAG, blob_path, manifest_path};
 use super::load;
 use super::rounds::{median, spread};
 use super::servers::Server;
-use super::works::{Bench, names};
 
 /// A large blob that the page cache has not got, and small requests beside it: whether reading a
 /// disk keeps everybody waiting.
