@@ -3,8 +3,10 @@
 use std::collections::VecDeque;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 /// Stands in front of an upstream for as long as the benchmark runs.
 pub struct Cutter {
@@ -35,7 +37,7 @@ impl Cutter {
 
     /// From now on counts, and cuts the first connections that get this far.
     pub fn cut_after(&self, bytes: &[u64]) {
-        *self.shared.cuts.lock().unwrap_or_else(PoisonError::into_inner) = bytes.iter().copied().collect();
+        *self.shared.cuts.lock() = bytes.iter().copied().collect();
         self.shared.passed.store(0, Ordering::Relaxed);
     }
 
@@ -59,7 +61,7 @@ fn pass(client: TcpStream, upstream: SocketAddr, shared: &Shared) -> Option<()> 
         let read = upstream.read(&mut buffer).ok().filter(|read| *read > 0);
         let Some(read) = read else { break };
         let cut = {
-            let mut cuts = shared.cuts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut cuts = shared.cuts.lock();
             let reached = cuts.front().is_some_and(|cut| sent + read as u64 > *cut);
             if reached { cuts.pop_front() } else { None }
         };

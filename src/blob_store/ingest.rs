@@ -13,10 +13,11 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::fs::{OFlags, XattrFlags};
 
 use super::{StoreError, read_file_at};
@@ -105,13 +106,13 @@ impl IngestDir {
 
     /// Whether something is left of an earlier fill of this blob. Does not look at the disk.
     pub fn is_left_over(&self, digest: &Digest) -> bool {
-        lock(&self.left_over).contains_key(digest)
+        self.left_over.lock().contains_key(digest)
     }
 
     /// Takes over what is left of an earlier fill of this blob, if there is something. Nobody else
     /// gets it meanwhile. Blocks as long as hashing it takes, after a restart.
     pub fn resume(&self, digest: &Digest) -> Option<Ingest> {
-        let Unfinished { path, size, proof } = lock(&self.left_over).remove(digest)?;
+        let Unfinished { path, size, proof } = self.left_over.lock().remove(digest)?;
         let written = if proof.is_some() { size } else { size.saturating_sub(CUT_OFF) };
         match reopen(&path, written, proof) {
             Ok((file, hashed)) => {
@@ -135,12 +136,12 @@ impl IngestDir {
 
     /// How many bytes are left over from earlier fills.
     pub fn left_over(&self) -> u64 {
-        lock(&self.left_over).values().map(|unfinished| unfinished.size).sum()
+        self.left_over.lock().values().map(|unfinished| unfinished.size).sum()
     }
 
     /// Removes what is left over: the room is needed.
     pub fn drop_left_over(&self) {
-        lock(&self.left_over).drain().for_each(|(_, unfinished)| remove(&unfinished.path));
+        self.left_over.lock().drain().for_each(|(_, unfinished)| remove(&unfinished.path));
     }
 
     /// Removes what was left over too long ago.
@@ -149,7 +150,7 @@ impl IngestDir {
             let written = fs::metadata(path).and_then(|metadata| metadata.modified()).map(Timestamp::from);
             written.is_ok_and(|written| written.age(now).is_some_and(|age| age > KEPT_FOR))
         };
-        lock(&self.left_over).retain(|_, Unfinished { path, .. }| {
+        self.left_over.lock().retain(|_, Unfinished { path, .. }| {
             let stays = !expired(path);
             if !stays {
                 remove(path);
@@ -224,10 +225,6 @@ fn digest_in_name(name: &str) -> Option<Digest> {
 
 fn number_in_name(path: &Path) -> Option<u64> {
     path.extension()?.to_str()?.parse().ok()
-}
-
-fn lock(left_over: &Mutex<LeftOver>) -> MutexGuard<'_, LeftOver> {
-    left_over.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn create_folder(path: &Path) -> io::Result<()> {
@@ -374,7 +371,7 @@ impl Drop for Ingest {
         match (self.path.take(), self.resumable.take()) {
             (Some(path), Some((digest, left_over))) => {
                 let unfinished = Unfinished { path, size: self.written, proof: None };
-                keep(&mut lock(&left_over), digest, unfinished);
+                keep(&mut left_over.lock(), digest, unfinished);
             }
             (Some(path), None) => remove(&path),
             (None, _) => {}

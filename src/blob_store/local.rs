@@ -16,10 +16,11 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
@@ -97,14 +98,14 @@ impl LocalBlobStore {
     /// From now on blobs are unproven that are found without having been remembered: the last user of
     /// the store did not end well. Call it before the first request.
     pub fn distrust(&self) {
-        self.0.known.write().unwrap_or_else(PoisonError::into_inner).interrupted = true;
+        self.0.known.write().interrupted = true;
     }
 
     /// Takes sizes, in bytes, that were recorded when the blobs were stored, so that a file which
     /// was cut while the daemon was not running is recognised, and so that [`BlobStore::list`] need
     /// not ask for them. Call it before that; it forgets those that are no longer there.
     pub fn remember_sizes(&self, sizes: impl IntoIterator<Item = (Digest, u64)>) {
-        let mut known = self.0.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.0.known.write();
         for (digest, size) in sizes {
             known.learn(&digest, size);
         }
@@ -144,16 +145,16 @@ impl BlobStore for LocalBlobStore {
     }
 
     fn is_unproven(&self, digest: &Digest) -> bool {
-        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        let known = self.0.known.read();
         known.interrupted && known.is_unproven(digest)
     }
 
     fn vouch(&self, digest: &Digest) {
-        self.0.known.write().unwrap_or_else(PoisonError::into_inner).vouch(digest);
+        self.0.known.write().vouch(digest);
     }
 
     fn usage(&self) -> Usage {
-        self.0.known.read().unwrap_or_else(PoisonError::into_inner).usage()
+        self.0.known.read().usage()
     }
 
     fn removals(&self) -> u64 {
@@ -203,12 +204,12 @@ impl Inner {
     fn check(&self, digest: &Digest, stat: impl Fn() -> rustix::io::Result<Stat>) -> Result<u64, Damage> {
         let first = stat().map_err(|error| Damage::Unreadable(error.into()))?;
         let found = kind_and_size(&first)?;
-        let expected = self.known.read().unwrap_or_else(PoisonError::into_inner).size(digest);
+        let expected = self.known.read().size(digest);
         match expected {
             Some(expected) if expected != found => return Err(Damage::WrongSize { expected, found }),
             Some(_) => {}
             None => {
-                let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+                let mut known = self.known.write();
                 // Again, with sizes held still: what was deleted meanwhile must not be counted.
                 if stat().is_ok_and(|now| now.st_nlink == 1) {
                     known.find(digest, found);
@@ -229,14 +230,14 @@ impl Inner {
         file.set_permissions(Permissions::from_mode(0o444))?;
         file.sync_all()?;
         {
-            let _naming = self.naming();
+            let _naming = self.naming.lock();
             // Before the rename: a reader in between sets the old, wrong file aside, not the new one.
             self.remember(digest, Some(size));
             if let Err(error) = self.rename_into_place(&path, digest) {
                 self.remember(digest, None);
                 return Err(error);
             }
-            self.reported.lock().unwrap_or_else(PoisonError::into_inner).remove(digest);
+            self.reported.lock().remove(digest);
         }
         ingest.release();
         if let Err(error) = rustix::fs::fsync(self.folder(digest).descriptor()) {
@@ -265,7 +266,7 @@ impl Inner {
     }
 
     fn delete(&self, digest: &Digest) -> io::Result<()> {
-        let _naming = self.naming();
+        let _naming = self.naming.lock();
         match rustix::fs::unlinkat(self.folder(digest).descriptor(), digest.hex(), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(Errno::ISDIR) => self.set_aside(digest)?,
@@ -276,13 +277,13 @@ impl Inner {
     }
 
     fn report(&self, digest: &Digest, damage: &Damage) {
-        if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(*digest) {
+        if self.reported.lock().insert(*digest) {
             tracing::warn!(%digest, reason = %damage, "a stored blob is not served; it is fetched again when asked for");
         }
     }
 
     fn remember(&self, digest: &Digest, size: Option<u64>) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         known.forget(digest);
         match size {
             Some(size) => {
@@ -292,10 +293,6 @@ impl Inner {
                 self.removals.fetch_add(1, Ordering::SeqCst);
             }
         }
-    }
-
-    fn naming(&self) -> MutexGuard<'_, ()> {
-        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn folder(&self, digest: &Digest) -> &Folder {
@@ -329,12 +326,12 @@ impl Folder {
     }
 
     fn descriptor(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.descriptor.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.descriptor.read())
     }
 
     fn reopen(&self) -> io::Result<()> {
         let descriptor = Arc::new(open_folder(&self.path)?);
-        *self.descriptor.write().unwrap_or_else(PoisonError::into_inner) = descriptor;
+        *self.descriptor.write() = descriptor;
         Ok(())
     }
 }

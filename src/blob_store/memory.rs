@@ -5,10 +5,10 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::ingest::Ingest;
 use super::{BlobStore, Content, Source, StoreError, Usage, read_file_at};
@@ -26,38 +26,34 @@ impl MemoryBlobStore {
     pub fn new() -> MemoryBlobStore {
         MemoryBlobStore::default()
     }
-
-    fn blobs(&self) -> MutexGuard<'_, HashMap<Digest, Bytes>> {
-        self.blobs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[async_trait]
 impl BlobStore for MemoryBlobStore {
     async fn open(&self, digest: &Digest) -> Option<Content> {
-        let bytes = self.blobs().get(digest)?.clone();
+        let bytes = self.blobs.lock().get(digest)?.clone();
         Some(Content { size: bytes.len() as u64, source: Source::Memory(bytes) })
     }
 
     async fn commit(&self, ingest: Ingest, digest: &Digest) -> Result<(), StoreError> {
         let length = usize::try_from(ingest.written()).unwrap_or(usize::MAX);
         let bytes = read_file_at(&ingest.file(), 0, length)?;
-        self.blobs().insert(*digest, bytes);
+        self.blobs.lock().insert(*digest, bytes);
         Ok(())
     }
 
     async fn delete(&self, digest: &Digest) -> Result<(), StoreError> {
-        self.blobs().remove(digest);
+        self.blobs.lock().remove(digest);
         self.removals.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
 
     async fn list(&self) -> Result<Vec<(Digest, u64)>, StoreError> {
-        Ok(self.blobs().iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)).collect())
+        Ok(self.blobs.lock().iter().map(|(digest, bytes)| (*digest, bytes.len() as u64)).collect())
     }
 
     async fn set_aside(&self, digest: &Digest, content: &Content) -> Result<bool, StoreError> {
-        let mut blobs = self.blobs();
+        let mut blobs = self.blobs.lock();
         let same = blobs.get(digest).is_some_and(|bytes| match &content.source {
             Source::Memory(opened) => opened.as_ptr() == bytes.as_ptr(),
             Source::File(_) => false,
@@ -74,7 +70,7 @@ impl BlobStore for MemoryBlobStore {
     }
 
     fn usage(&self) -> Usage {
-        let blobs = self.blobs();
+        let blobs = self.blobs.lock();
         Usage { bytes: blobs.values().map(|bytes| bytes.len() as u64).sum(), blobs: blobs.len() as u64, set_aside: 0 }
     }
 

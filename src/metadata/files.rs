@@ -2,7 +2,7 @@
 //!
 //! Below `<store>/repositories/<upstream>/<repository>/` lie `_tags/<tag>/<accepted types>` (a
 //! [`TagRecord`]), `_tags/<tag>/history` (every digest the tag ever had, one JSON line each, only
-//! ever appended to) and `_links/<algorithm>/<hex>` (a [`Descriptor`]); see [`wishes`] and [`lists`] for more. No component of a repository
+//! ever appended to) and `_links/<algorithm>/<hex>` (a [`Descriptor`]); see [`pins`] and [`lists`] for more. No component of a repository
 //! starts with `_` and no upstream with `.`, so nothing clashes. Files are written under another
 //! name, synced and renamed, so a reader sees the old or the new one, whole. A damaged file counts
 //! as absent: what it said is asked of upstream again.
@@ -22,7 +22,7 @@ use super::{HistoryEntry, Location, TagKey, TagRecord};
 use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, RegistryName, Repository, Tag};
 
 mod lists;
-mod wishes;
+mod pins;
 
 /// No record is longer than this, in bytes; a longer file is damaged.
 const LONGEST_RECORD: u64 = 64 * 1024;

@@ -3,7 +3,8 @@
 //! Passes the same contract suite as the store on disk and forgets everything when dropped.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use parking_lot::Mutex;
 
 use super::{
     BlobRecord, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin,
@@ -35,26 +36,22 @@ impl MemoryMetadata {
     pub fn new() -> MemoryMetadata {
         MemoryMetadata::default()
     }
-
-    fn tables(&self) -> MutexGuard<'_, Tables> {
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl MetadataStore for MemoryMetadata {
     fn tag(&self, key: &TagKey) -> Result<Option<TagRecord>, MetadataError> {
-        Ok(self.tables().tags.get(key).cloned())
+        Ok(self.tables.lock().tags.get(key).cloned())
     }
 
     fn tag_records(&self, location: &Location, tag: &Tag) -> Result<Vec<(AcceptSet, TagRecord)>, MetadataError> {
-        let tables = self.tables();
+        let tables = self.tables.lock();
         let of_tag = tables.tags.iter().filter(|(key, _)| key.location == *location && key.tag == *tag);
         Ok(of_tag.map(|(key, record)| (key.accept, record.clone())).collect())
     }
 
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        let mut tables = self.tables();
+        let mut tables = self.tables.lock();
         let before = tables.tags.insert(key.clone(), record.clone());
         if before.is_none_or(|before| before.descriptor.digest != record.descriptor.digest) {
             let history = tables.history.entry((key.location.clone(), key.tag.clone())).or_default();
@@ -68,61 +65,61 @@ impl MetadataStore for MemoryMetadata {
 
     fn remove_tag(&self, location: &Location, tag: &Tag) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        self.tables().tags.retain(|key, _| key.location != *location || key.tag != *tag);
+        self.tables.lock().tags.retain(|key, _| key.location != *location || key.tag != *tag);
         Ok(())
     }
 
     fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>, MetadataError> {
-        Ok(self.tables().members.get(&(location.clone(), *digest)).cloned())
+        Ok(self.tables.lock().members.get(&(location.clone(), *digest)).cloned())
     }
 
     fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        self.tables().members.insert((location.clone(), descriptor.digest), descriptor.clone());
+        self.tables.lock().members.insert((location.clone(), descriptor.digest), descriptor.clone());
         Ok(())
     }
 
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        self.tables().members.remove(&(location.clone(), *digest));
+        self.tables.lock().members.remove(&(location.clone(), *digest));
         Ok(())
     }
 
     fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
-        Ok(self.tables().history.get(&(location.clone(), tag.clone())).cloned().unwrap_or_default())
+        Ok(self.tables.lock().history.get(&(location.clone(), tag.clone())).cloned().unwrap_or_default())
     }
 
     fn pin(&self, pin: &Pin) -> Result<(), MetadataError> {
-        self.tables().pins.insert(pin.clone());
+        self.tables.lock().pins.insert(pin.clone());
         Ok(())
     }
 
     fn unpin(&self, pin: &Pin) -> Result<bool, MetadataError> {
-        Ok(self.tables().pins.remove(pin))
+        Ok(self.tables.lock().pins.remove(pin))
     }
 
     fn pins(&self) -> Result<Vec<Pin>, MetadataError> {
-        Ok(self.tables().pins.iter().cloned().collect())
+        Ok(self.tables.lock().pins.iter().cloned().collect())
     }
 
     fn freeze(&self, frozen: &FrozenTag) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
         let key = (frozen.location.clone(), frozen.tag.clone());
-        self.tables().frozen.insert(key, frozen.digest);
+        self.tables.lock().frozen.insert(key, frozen.digest);
         Ok(())
     }
 
     fn unfreeze(&self, location: &Location, tag: &Tag) -> Result<bool, MetadataError> {
         let _change = self.changes.begin();
-        Ok(self.tables().frozen.remove(&(location.clone(), tag.clone())).is_some())
+        Ok(self.tables.lock().frozen.remove(&(location.clone(), tag.clone())).is_some())
     }
 
     fn frozen(&self, location: &Location, tag: &Tag) -> Result<Option<Digest>, MetadataError> {
-        Ok(self.tables().frozen.get(&(location.clone(), tag.clone())).copied())
+        Ok(self.tables.lock().frozen.get(&(location.clone(), tag.clone())).copied())
     }
 
     fn frozen_tags(&self) -> Result<Vec<FrozenTag>, MetadataError> {
-        let tables = self.tables();
+        let tables = self.tables.lock();
         let frozen = tables.frozen.iter().map(|((location, tag), digest)| FrozenTag {
             location: location.clone(),
             tag: tag.clone(),
@@ -132,45 +129,45 @@ impl MetadataStore for MemoryMetadata {
     }
 
     fn list(&self, key: &ListKey) -> Result<Option<KeptList>, MetadataError> {
-        Ok(self.tables().lists.get(key).cloned())
+        Ok(self.tables.lock().lists.get(key).cloned())
     }
 
     fn put_list(&self, key: &ListKey, list: &KeptList) -> Result<(), MetadataError> {
-        self.tables().lists.insert(key.clone(), list.clone());
+        self.tables.lock().lists.insert(key.clone(), list.clone());
         Ok(())
     }
 
     fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError> {
-        self.tables().lists.retain(|key, _| key.location != *location || key.about.as_ref() != about);
+        self.tables.lock().lists.retain(|key, _| key.location != *location || key.about.as_ref() != about);
         Ok(())
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {
-        self.tables().blobs.insert(*digest, *record);
+        self.tables.lock().blobs.insert(*digest, *record);
         Ok(())
     }
 
     fn remove_blob(&self, digest: &Digest) -> Result<(), MetadataError> {
-        self.tables().blobs.remove(digest);
+        self.tables.lock().blobs.remove(digest);
         Ok(())
     }
 
     fn blobs(&self) -> Result<Vec<(Digest, BlobRecord)>, MetadataError> {
-        Ok(self.tables().blobs.iter().map(|(digest, record)| (*digest, *record)).collect())
+        Ok(self.tables.lock().blobs.iter().map(|(digest, record)| (*digest, *record)).collect())
     }
 
     fn tags(&self) -> Result<Vec<(TagKey, TagRecord)>, MetadataError> {
-        Ok(self.tables().tags.iter().map(|(key, record)| (key.clone(), record.clone())).collect())
+        Ok(self.tables.lock().tags.iter().map(|(key, record)| (key.clone(), record.clone())).collect())
     }
 
     fn members(&self) -> Result<Vec<(Location, Descriptor)>, MetadataError> {
-        let tables = self.tables();
+        let tables = self.tables.lock();
         let members = tables.members.iter();
         Ok(members.map(|((location, _), descriptor)| (location.clone(), descriptor.clone())).collect())
     }
 
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
-        let mut tables = self.tables();
+        let mut tables = self.tables.lock();
         for (digest, used_at) in uses {
             if let Some(record) = tables.blobs.get_mut(digest) {
                 *record = record.used(*used_at);

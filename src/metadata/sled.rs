@@ -3,20 +3,19 @@
 //! Nothing outside knows `sled`. Truth: the files say what is so, the index only says it faster.
 //! A write goes to the file first; a read that the index cannot answer goes to the file. The index
 //! is believed only after it was closed in order or rebuilt: after a crash it may lag behind the
-//! files. Blobs are packed in `pages`; what happens when the engine fails is in `index`. What is left here
-//! is long because it is one method for each of the port's, each a write to the file and one to the index.
+//! files (see `rebuild`). Blobs are packed in `pages`, or in `spare` while there is no index; what happens
+//! when the engine fails is in `index`.
 
 mod index;
 mod pages;
+mod rebuild;
+mod spare;
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::num::NonZero;
+use std::io;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
-use std::thread;
 
+use parking_lot::Mutex;
 use sled::{IVec, Tree};
 
 pub use index::IndexState;
@@ -30,31 +29,20 @@ use super::{
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
 use index::{Index, open_or_replace};
+use spare::Spare;
 
 /// Writes to the same record exclude each other; this many are distinguished.
 const STRIPES: usize = 64;
-
-/// Threads that read files at a time, and how many names each takes at once.
-const MOST_THREADS: usize = 4;
-const AT_ONCE: usize = 256;
 
 /// Tags and memberships in files, blobs in an index over them.
 #[derive(Debug)]
 pub struct SledMetadata {
     files: Files,
     index: Option<Index>,
-    spare: Mutex<Spare>,
+    spare: Spare,
     stripes: [Mutex<()>; STRIPES],
     changes: Changes,
     replaced: bool,
-}
-
-/// Stands in for the blobs of the index while there is none.
-#[derive(Debug, Default)]
-struct Spare {
-    blobs: HashMap<Digest, BlobRecord>,
-    /// Whether the blobs from before the index was given up are among them.
-    complete: bool,
 }
 
 impl SledMetadata {
@@ -66,7 +54,7 @@ impl SledMetadata {
         SledMetadata {
             files: Files::open(store),
             index,
-            spare: Mutex::default(),
+            spare: Spare::default(),
             stripes: std::array::from_fn(|_| Mutex::default()),
             changes: Changes::default(),
             replaced,
@@ -97,99 +85,6 @@ impl SledMetadata {
     /// The size of the index on disk in bytes; `None` when there is none.
     pub fn index_bytes(&self) -> Option<u64> {
         self.fenced("measuring it", |index| index.db.size_on_disk())
-    }
-
-    /// Brings the index up to date with the files, unless it is, and always with the blobs that
-    /// are stored (sizes in bytes), then lets it answer. Blocks; meant for a thread of its own at
-    /// every start, while requests are served. `now` is a moment before the list of blobs was
-    /// made: blobs that the index did not know count as used then.
-    pub fn rebuild(&self, blobs: &[(Digest, u64)], now: Timestamp) {
-        let _change = self.changes.begin();
-        if self.index_state() == IndexState::Behind {
-            self.fenced("clearing it", |index| index.tags.clear().and_then(|()| index.members.clear()));
-            self.reindex_all();
-        }
-        let mut stored = Cow::Borrowed(blobs);
-        if !stored.is_sorted() {
-            stored.to_mut().sort_unstable();
-        }
-        let rebuilt = self.fenced("rebuilding it", |index| {
-            index.blobs.reconcile(&stored, now)?;
-            index.db.flush()?;
-            Ok(())
-        });
-        match (rebuilt, &self.index) {
-            (Some(()), Some(index)) => index.become_ready(),
-            _ => {
-                let stored: HashMap<Digest, u64> = stored.iter().copied().collect();
-                let mut spare = self.spare();
-                spare.blobs.retain(|digest, record| record.stored_at >= now || stored.contains_key(digest));
-                for (digest, size) in stored {
-                    spare.blobs.entry(digest).or_insert(BlobRecord::new(size, now));
-                }
-                spare.complete = true;
-            }
-        }
-    }
-
-    /// Copies every record from its file to the index.
-    fn reindex_all(&self) {
-        let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
-        let (sender, receiver) = mpsc::sync_channel::<Vec<Key>>(4 * threads);
-        let receiver = Mutex::new(receiver);
-        let next = || lock(&receiver).recv();
-        thread::scope(|scope| {
-            for _ in 0..threads {
-                scope.spawn(|| {
-                    while let Ok(keys) = next() {
-                        keys.iter().for_each(|key| self.reindex(key));
-                    }
-                });
-            }
-            let mut keys = Vec::with_capacity(AT_ONCE);
-            self.files.for_each_key(&mut |key| {
-                keys.push(key);
-                if keys.len() == AT_ONCE {
-                    let _ = sender.send(std::mem::replace(&mut keys, Vec::with_capacity(AT_ONCE)));
-                }
-            });
-            let _ = sender.send(keys);
-            drop(sender);
-        });
-    }
-
-    /// Copies a record from its file to the index.
-    fn reindex(&self, key: &Key) {
-        let _writing = lock(self.stripe_of(key));
-        self.copy_to_index(key);
-    }
-
-    /// The same for a record that a reader found in its file and not in the index, unless it is being
-    /// written just now: readers never wait for writers, and who writes tells the index.
-    fn reindex_unless_written(&self, key: &Key) {
-        match self.stripe_of(key).try_lock() {
-            Err(TryLockError::WouldBlock) => {}
-            Ok(_writing) => self.copy_to_index(key),
-            Err(TryLockError::Poisoned(_writing)) => self.copy_to_index(key),
-        }
-    }
-
-    /// Call it with the stripe of the key locked.
-    fn copy_to_index(&self, key: &Key) {
-        match key {
-            Key::Tag(key) => {
-                if let Ok(record) = self.files.tag(key) {
-                    self.index_value("copying a tag", tag_key(key), record, |index| &index.tags);
-                }
-            }
-            Key::Member(location, digest) => {
-                if let Ok(descriptor) = self.files.member(location, digest) {
-                    self.index_value("copying a membership", member_key(location, digest), descriptor, |index| {
-                        &index.members
-                    });
-                }
-            }
-        }
     }
 
     fn index_value<T: serde::Serialize>(
@@ -238,23 +133,15 @@ impl SledMetadata {
         self.index.as_ref()?.call(doing, call)
     }
 
-    fn spare(&self) -> MutexGuard<'_, Spare> {
-        lock(&self.spare)
-    }
-
-    /// Locked while a record is written, so that file and index see writes in the same order.
-    fn stripe(&self, location: &Location, name: &str) -> MutexGuard<'_, ()> {
-        lock(self.stripe_at(location, name))
-    }
-
     fn stripe_of(&self, key: &Key) -> &Mutex<()> {
         match key {
-            Key::Tag(key) => self.stripe_at(&key.location, key.tag.as_str()),
-            Key::Member(location, digest) => self.stripe_at(location, &digest.hex()),
+            Key::Tag(key) => self.stripe(&key.location, key.tag.as_str()),
+            Key::Member(location, digest) => self.stripe(location, &digest.hex()),
         }
     }
 
-    fn stripe_at(&self, location: &Location, name: &str) -> &Mutex<()> {
+    /// Locked while a record is written, so that file and index see writes in the same order.
+    fn stripe(&self, location: &Location, name: &str) -> &Mutex<()> {
         let mut hasher = DefaultHasher::new();
         (location, name).hash(&mut hasher);
         let place = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or_default();
@@ -262,8 +149,15 @@ impl SledMetadata {
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Says of an error what was being done.
+trait Doing<T> {
+    fn doing(self, doing: &'static str) -> Result<T, MetadataError>;
+}
+
+impl<T> Doing<T> for io::Result<T> {
+    fn doing(self, doing: &'static str) -> Result<T, MetadataError> {
+        self.map_err(|error| MetadataError::new(doing, error))
+    }
 }
 
 impl MetadataStore for SledMetadata {
@@ -271,7 +165,7 @@ impl MetadataStore for SledMetadata {
         if let Some(record) = self.indexed("reading a tag", |index| index.tags.get(tag_key(key))) {
             return Ok(Some(record));
         }
-        let found = self.files.tag(key).map_err(|error| MetadataError::new("reading a tag", error))?;
+        let found = self.files.tag(key).doing("reading a tag")?;
         if found.is_some() && self.index_state() == IndexState::Ready {
             self.reindex_unless_written(&Key::Tag(key.clone()));
         }
@@ -281,27 +175,27 @@ impl MetadataStore for SledMetadata {
     /// A handful of small files, asked for when a client comes whose types nobody had: not worth an
     /// index that might lack one.
     fn tag_records(&self, location: &Location, tag: &Tag) -> Result<Vec<(AcceptSet, TagRecord)>, MetadataError> {
-        self.files.tag_records(location, tag).map_err(|error| MetadataError::new("reading the records of a tag", error))
+        self.files.tag_records(location, tag).doing("reading the records of a tag")
     }
 
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        let _writing = self.stripe(&key.location, key.tag.as_str());
-        self.files.put_tag(key, record).map_err(|error| MetadataError::new("writing a tag", error))?;
+        let _writing = self.stripe(&key.location, key.tag.as_str()).lock();
+        self.files.put_tag(key, record).doing("writing a tag")?;
         self.index_value("writing a tag", tag_key(key), Some(record), |index| &index.tags);
         Ok(())
     }
 
     fn remove_tag(&self, location: &Location, tag: &Tag) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        let _writing = self.stripe(location, tag.as_str());
+        let _writing = self.stripe(location, tag.as_str()).lock();
         self.fenced("removing a tag", |index| {
             for key in index.tags.scan_prefix(tag_prefix(location, tag)).keys() {
                 index.tags.remove(key?)?;
             }
             Ok(())
         });
-        self.files.remove_tag(location, tag).map_err(|error| MetadataError::new("removing a tag", error))
+        self.files.remove_tag(location, tag).doing("removing a tag")
     }
 
     fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>, MetadataError> {
@@ -309,8 +203,7 @@ impl MetadataStore for SledMetadata {
         if let Some(descriptor) = self.indexed("reading a membership", |index| index.members.get(key)) {
             return Ok(Some(descriptor));
         }
-        let found =
-            self.files.member(location, digest).map_err(|error| MetadataError::new("reading a membership", error))?;
+        let found = self.files.member(location, digest).doing("reading a membership")?;
         if found.is_some() && self.index_state() == IndexState::Ready {
             self.reindex_unless_written(&Key::Member(location.clone(), *digest));
         }
@@ -320,10 +213,8 @@ impl MetadataStore for SledMetadata {
     fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
         let digest = &descriptor.digest;
-        let _writing = self.stripe(location, &digest.hex());
-        self.files
-            .put_member(location, descriptor)
-            .map_err(|error| MetadataError::new("writing a membership", error))?;
+        let _writing = self.stripe(location, &digest.hex()).lock();
+        self.files.put_member(location, descriptor).doing("writing a membership")?;
         self.index_value("writing a membership", member_key(location, digest), Some(descriptor), |index| {
             &index.members
         });
@@ -332,71 +223,71 @@ impl MetadataStore for SledMetadata {
 
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        let _writing = self.stripe(location, &digest.hex());
+        let _writing = self.stripe(location, &digest.hex()).lock();
         self.fenced("removing a membership", |index| index.members.remove(member_key(location, digest)));
-        self.files.remove_member(location, digest).map_err(|error| MetadataError::new("removing a membership", error))
+        self.files.remove_member(location, digest).doing("removing a membership")
     }
 
     fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
-        self.files.history(location, tag).map_err(|error| MetadataError::new("reading the history of a tag", error))
+        self.files.history(location, tag).doing("reading the history of a tag")
     }
 
     // Pins and frozen tags are few and must not be forgotten: the files alone have them.
 
     fn pin(&self, pin: &Pin) -> Result<(), MetadataError> {
-        self.files.pin(pin).map_err(|error| MetadataError::new("writing a pin", error))
+        self.files.pin(pin).doing("writing a pin")
     }
 
     fn unpin(&self, pin: &Pin) -> Result<bool, MetadataError> {
-        self.files.unpin(pin).map_err(|error| MetadataError::new("removing a pin", error))
+        self.files.unpin(pin).doing("removing a pin")
     }
 
     fn pins(&self) -> Result<Vec<Pin>, MetadataError> {
-        self.files.pins().map_err(|error| MetadataError::new("listing pins", error))
+        self.files.pins().doing("listing pins")
     }
 
     fn freeze(&self, frozen: &FrozenTag) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        self.files.freeze(frozen).map_err(|error| MetadataError::new("freezing a tag", error))
+        self.files.freeze(frozen).doing("freezing a tag")
     }
 
     fn unfreeze(&self, location: &Location, tag: &Tag) -> Result<bool, MetadataError> {
         let _change = self.changes.begin();
-        self.files.unfreeze(location, tag).map_err(|error| MetadataError::new("unfreezing a tag", error))
+        self.files.unfreeze(location, tag).doing("unfreezing a tag")
     }
 
     fn frozen(&self, location: &Location, tag: &Tag) -> Result<Option<Digest>, MetadataError> {
-        self.files.frozen(location, tag).map_err(|error| MetadataError::new("reading what a tag is frozen to", error))
+        self.files.frozen(location, tag).doing("reading what a tag is frozen to")
     }
 
     fn frozen_tags(&self) -> Result<Vec<FrozenTag>, MetadataError> {
-        self.files.frozen_tags().map_err(|error| MetadataError::new("listing frozen tags", error))
+        self.files.frozen_tags().doing("listing frozen tags")
     }
 
     // Lists are asked for seldom, and by their files' names.
 
     fn list(&self, key: &ListKey) -> Result<Option<KeptList>, MetadataError> {
-        self.files.list(key).map_err(|error| MetadataError::new("reading a list", error))
+        self.files.list(key).doing("reading a list")
     }
 
     fn put_list(&self, key: &ListKey, list: &KeptList) -> Result<(), MetadataError> {
-        self.files.put_list(key, list).map_err(|error| MetadataError::new("writing a list", error))
+        self.files.put_list(key, list).doing("writing a list")
     }
 
     fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError> {
-        self.files.remove_lists(location, about).map_err(|error| MetadataError::new("removing lists", error))
+        self.files.remove_lists(location, about).doing("removing lists")
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {
         if self.fenced("writing a blob", |index| index.blobs.put(digest, record)).is_none() {
-            self.spare().blobs.insert(*digest, *record);
+            self.spare.put(*digest, *record);
         }
         Ok(())
     }
 
     fn remove_blob(&self, digest: &Digest) -> Result<(), MetadataError> {
         if self.fenced("removing a blob", |index| index.blobs.remove(digest)).is_none() {
-            self.spare().blobs.remove(digest);
+            self.spare.remove(digest);
         }
         Ok(())
     }
@@ -409,14 +300,8 @@ impl MetadataStore for SledMetadata {
             index.blobs.for_each(|digest, record| blobs.push((digest, record)))?;
             Ok(blobs)
         });
-        if let Some(blobs) = indexed {
-            return Ok(blobs);
-        }
-        let spare = self.spare();
-        if !spare.complete {
-            return Err(MetadataError::new("listing blobs", "there is no index, and the store was not listed yet"));
-        }
-        Ok(spare.blobs.iter().map(|(digest, record)| (*digest, *record)).collect())
+        let unlisted = || MetadataError::new("listing blobs", "there is no index, and the store was not listed yet");
+        indexed.or_else(|| self.spare.all()).ok_or_else(unlisted)
     }
 
     fn tags(&self) -> Result<Vec<(TagKey, TagRecord)>, MetadataError> {
@@ -450,14 +335,8 @@ impl MetadataStore for SledMetadata {
     }
 
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
-        let touched = self.fenced("noting uses", |index| index.blobs.touch(uses));
-        if touched.is_none() {
-            let mut spare = self.spare();
-            for (digest, used_at) in uses {
-                if let Some(record) = spare.blobs.get_mut(digest) {
-                    *record = record.used(*used_at);
-                }
-            }
+        if self.fenced("noting uses", |index| index.blobs.touch(uses)).is_none() {
+            self.spare.touch(uses);
         }
         Ok(())
     }

@@ -5,7 +5,8 @@
 //! What a crash loses is a few seconds of eviction order.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+
+use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 use crate::oci::Digest;
@@ -22,14 +23,14 @@ impl Uses {
 
     /// Notes that a blob was served. The latest moment stands.
     pub fn note(&self, digest: &Digest, now: Timestamp) {
-        let mut uses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut uses = self.0.lock();
         let last = uses.entry(*digest).or_insert(now);
         *last = now.max(*last);
     }
 
     /// Takes what was noted since the last call, in no particular order.
     pub fn drain(&self) -> Vec<(Digest, Timestamp)> {
-        let uses = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let uses = std::mem::take(&mut *self.0.lock());
         uses.into_iter().collect()
     }
 }

@@ -6,7 +6,6 @@
 
 use std::io;
 use std::num::NonZero;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -31,12 +30,12 @@ struct Unknown {
 impl Inner {
     /// Every blob with its size in bytes, by digest. What is no blob is complained about.
     pub(super) fn list(&self) -> io::Result<Vec<(Digest, u64)>> {
-        self.known.write().unwrap_or_else(PoisonError::into_inner).begin_listing();
+        self.known.write().begin_listing();
         let listed = self.list_folders();
-        self.known.write().unwrap_or_else(PoisonError::into_inner).end_listing();
+        self.known.write().end_listing();
         let mut blobs = listed?;
         blobs.sort_unstable();
-        let missing = self.known.read().unwrap_or_else(PoisonError::into_inner).missing_in(&blobs);
+        let missing = self.known.read().missing_in(&blobs);
         for digest in missing {
             self.forget_if_gone(&digest);
         }
@@ -61,7 +60,7 @@ impl Inner {
             let Some(digest) = entry.file_name().to_str().ok().and_then(|name| algorithm.digest(name)) else {
                 continue;
             };
-            let size = self.known.read().unwrap_or_else(PoisonError::into_inner).size(&digest);
+            let size = self.known.read().size(&digest);
             match (size, entry.file_type()) {
                 (Some(size), FileType::RegularFile) => blobs.push((digest, size)),
                 (None, FileType::RegularFile) | (_, FileType::Unknown) => {
@@ -108,7 +107,7 @@ impl Inner {
                 Err(damage) => self.report(digest, &damage),
             }
         }
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.write();
         for (digest, size) in &found[first..] {
             known.learn_listed(digest, *size);
         }
@@ -116,7 +115,7 @@ impl Inner {
 
     /// Drops the size of a blob whose file somebody else removed.
     fn forget_if_gone(&self, digest: &Digest) {
-        let _naming = self.naming();
+        let _naming = self.naming.lock();
         let folder = self.folder(digest).descriptor();
         if matches!(rustix::fs::statat(folder, digest.hex(), AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
             self.remember(digest, None);

@@ -5,7 +5,6 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::sync::PoisonError;
 
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
@@ -23,7 +22,7 @@ const QUARANTINE: &str = "quarantine";
 impl Inner {
     /// Looks again with names held still: a commit may have replaced the file meanwhile.
     pub(super) fn set_aside_if_damaged(&self, digest: &Digest) {
-        let _naming = self.naming();
+        let _naming = self.naming.lock();
         if matches!(self.look(digest), Err(Damage::WrongSize { .. })) {
             if let Err(error) = self.set_aside(digest) {
                 tracing::warn!(%digest, %error, "could not set a damaged blob aside");
@@ -35,7 +34,7 @@ impl Inner {
     pub(super) fn set_aside_if_same(&self, digest: &Digest, content: &Content) -> io::Result<bool> {
         let Source::File(opened) = &content.source else { return Ok(false) };
         let opened = rustix::fs::fstat(opened)?;
-        let _naming = self.naming();
+        let _naming = self.naming.lock();
         match rustix::fs::statat(self.folder(digest).descriptor(), digest.hex(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) if (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino) => {}
             Ok(_) | Err(Errno::NOENT) => return Ok(false),
@@ -76,7 +75,7 @@ impl Inner {
         let entries = fs::read_dir(self.root.join(QUARANTINE)).into_iter().flatten().flatten();
         let sizes = entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file);
         let bytes = sizes.map(|metadata| metadata.len()).sum();
-        self.known.write().unwrap_or_else(PoisonError::into_inner).set_aside = bytes;
+        self.known.write().set_aside = bytes;
     }
 }
 

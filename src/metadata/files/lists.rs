@@ -9,10 +9,10 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
 use super::{Files, entries, present, read_whole, report_damage, sync_folder};
@@ -114,7 +114,7 @@ impl Files {
 
     /// The ledger, with every file in it. Blocks for as long as it takes to look for them, once.
     fn counted(&self) -> MutexGuard<'_, Option<Counted>> {
-        let mut ledger = self.ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.ledger.0.lock();
         if ledger.is_none() {
             let mut found = Vec::new();
             let look = self.for_each_repository(&mut |_, folder| {

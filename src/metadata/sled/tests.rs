@@ -1,5 +1,7 @@
 //! When the index is believed: not after a panic or an error of the engine, and never against the files.
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use super::*;
@@ -70,7 +72,7 @@ fn a_reader_waits_for_no_writer() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = ready(folder.path());
     store.fenced("forgetting", |index| index.tags.clear());
-    let writing = store.stripe(&key().location, key().tag.as_str());
+    let writing = store.stripe(&key().location, key().tag.as_str()).lock();
     let (sender, answer) = mpsc::channel();
     thread::scope(|scope| {
         scope.spawn(|| {
