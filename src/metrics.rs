@@ -3,8 +3,8 @@
 //! Callers name events; the names of series, labels and units are decided here, in the only module
 //! that knows `prometheus-client`. The truth it keeps: the number of series is bounded when the
 //! process starts. Labels come from enums, from words in the code and from configured upstreams;
-//! any other upstream counts as `other`; a repository or a digest never becomes a label. It is long
-//! because it is a list: every series once where it is named and once where it is counted.
+//! any other upstream counts as `other`; a repository or a digest never becomes a label. Every series
+//! stands once in the table below and once in the event that counts with it.
 
 mod totals;
 mod words;
@@ -72,7 +72,70 @@ labels! {
     OfMove { kind }
 }
 
-type TimeToFirstByte = Family<OfOutcome, Histogram, fn() -> Histogram>;
+/// Every series: its name without the prefix and without what the format adds, unit and suffix; how it
+/// is made where that is not the default; its help.
+macro_rules! series {
+    ($($name:ident: $kind:ty $(= $make:expr)?, $([$unit:ident])? $help:literal;)+) => {
+        #[derive(Debug)]
+        struct Series { $($name: $kind),+ }
+
+        impl Series {
+            fn registered(registry: &mut Registry) -> Series {
+                let series = Series { $($name: series!(@make $($make)?)),+ };
+                $(series!(@register registry, $name, series.$name.clone(), $help $(, $unit)?);)+
+                series
+            }
+        }
+    };
+    (@make) => { Default::default() };
+    (@make $make:expr) => { $make };
+    (@register $registry:ident, $name:ident, $metric:expr, $help:literal) => {
+        $registry.register(stringify!($name), $help, $metric)
+    };
+    (@register $registry:ident, $name:ident, $metric:expr, $help:literal, $unit:ident) => {
+        $registry.register_with_unit(stringify!($name), $help, Unit::$unit, $metric)
+    };
+}
+
+/// A number that only ever is what it was last set to.
+type Level = Gauge<u64, AtomicU64>;
+
+series! {
+    requests: Family<OfRequest, Counter>, "Requests answered";
+    sent: Family<OfSent, Counter>, [Bytes] "Bytes of content sent to clients";
+    upstream_requests: Family<OfUpstreamRequest, Counter>, "Requests made to upstreams";
+    upstream_received: Family<OfUpstream, Counter>, [Bytes] "Bytes of content received from upstreams";
+    upstream_up: Family<OfEndpoint, Gauge>, "Whether an address of an upstream answers";
+    upstream_budget_limit: Family<OfEndpoint, Level>, "Pulls an address of an upstream grants in a window";
+    upstream_budget_left: Family<OfEndpoint, Level>, "Pulls left of them";
+    upstream_budget_reset_timestamp: Family<OfEndpoint, Level>, [Seconds] "When the window ends, at the latest";
+    fills: Family<OfResult, Counter>, "Fills ended";
+    fills_in_flight: Gauge, "Fills running";
+    errors: Family<OfClass, Counter>, "Errors by class";
+    time_to_first_byte: Family<OfOutcome, Histogram, fn() -> Histogram>
+        = Family::new_with_constructor(first_byte_buckets),
+        [Seconds] "From the head of a request to the first byte of its answer";
+    bodies: Family<OfPath, Counter>, "Bodies sent, by the way they took";
+    store_used: Level, [Bytes] "Bytes of blobs in the store";
+    store_blobs: Level, "Blobs in the store";
+    store_budget: Level, [Bytes] "Bytes the store may hold";
+    tag_moves: Family<OfMove, Counter>, "Tags seen to point elsewhere than before";
+    index_rebuilds: Counter, "Rebuilds of the metadata index from the files";
+    evicted_blobs: Counter, "Blobs evicted";
+    evicted: Counter, [Bytes] "Bytes evicted";
+    store_promised: Level, [Bytes] "Bytes of the budget promised to running fills";
+    reservations_refused: Counter, "Fills that were passed through for want of room";
+    damaged_blobs: Counter, "Stored blobs that turned out to be damaged";
+    checked: Counter, [Bytes] "Stored bytes that were hashed again";
+    resumed: Counter, [Bytes] "Bytes of earlier fills that were gone on with";
+    memory_hits: Counter, "Answers from memory, without a look at the store";
+    memory_used: Level, [Bytes] "Bytes of answers in memory";
+    prefetched_blobs: Counter, "Fills begun ahead of clients";
+    prefetched: Counter, [Bytes] "Bytes of blobs whose fill was begun ahead of clients";
+    prefetches_dropped: Counter, "Blobs not fetched ahead of clients because others needed the places or the room";
+    parallel_streams: Counter, "Connections that helped a fill, besides its first";
+    parallel_streams_given_up: Counter, "Fills that went on through one connection after another had failed";
+}
 
 const OUTCOMES: usize = Outcome::ALL.len();
 
@@ -95,38 +158,7 @@ pub struct Metrics {
     first_bytes: [OnceLock<Histogram>; OUTCOMES],
     paths: [OnceLock<Counter>; SentBy::ALL.len()],
     tally: Tally,
-    requests: Family<OfRequest, Counter>,
-    sent: Family<OfSent, Counter>,
-    upstream_requests: Family<OfUpstreamRequest, Counter>,
-    upstream_received: Family<OfUpstream, Counter>,
-    upstream_up: Family<OfEndpoint, Gauge>,
-    budget_limit: Family<OfEndpoint, Gauge<u64, AtomicU64>>,
-    budget_left: Family<OfEndpoint, Gauge<u64, AtomicU64>>,
-    budget_reset: Family<OfEndpoint, Gauge<u64, AtomicU64>>,
-    fills: Family<OfResult, Counter>,
-    fills_in_flight: Gauge,
-    errors: Family<OfClass, Counter>,
-    time_to_first_byte: TimeToFirstByte,
-    bodies: Family<OfPath, Counter>,
-    store_used: Gauge<u64, AtomicU64>,
-    store_blobs: Gauge<u64, AtomicU64>,
-    store_budget: Gauge<u64, AtomicU64>,
-    tag_moves: Family<OfMove, Counter>,
-    index_rebuilds: Counter,
-    evicted_blobs: Counter,
-    evicted: Counter,
-    promised: Gauge<u64, AtomicU64>,
-    reservations_refused: Counter,
-    damaged: Counter,
-    checked: Counter,
-    resumed: Counter,
-    prefetched_blobs: Counter,
-    prefetched: Counter,
-    prefetches_dropped: Counter,
-    helping_streams: Counter,
-    given_up_streams: Counter,
-    at_hand: Counter,
-    memory_used: Gauge<u64, AtomicU64>,
+    series: Series,
 }
 
 impl Metrics {
@@ -135,166 +167,28 @@ impl Metrics {
         let mut upstreams: Vec<RegistryName> = upstreams.into_iter().collect();
         upstreams.sort_unstable();
         upstreams.dedup();
-        let mut metrics = Metrics {
-            registry: Registry::with_prefix("mirror"),
+        let mut registry = Registry::with_prefix("mirror");
+        let series = Series::registered(&mut registry);
+        registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        // An alert on a rise needs the series to exist before its first event.
+        for kind in ["move", "rollback"] {
+            drop(series.tag_moves.get_or_create(&OfMove { kind: Label::Word(kind) }));
+        }
+        for result in FillResult::ALL {
+            drop(series.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }));
+        }
+        for by in SentBy::ALL {
+            drop(series.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }));
+        }
+        Metrics {
+            registry,
             held: (0..upstreams.len() + 2).map(|_| Held::default()).collect(),
             upstreams,
             first_bytes: Default::default(),
             paths: Default::default(),
             tally: Tally::default(),
-            requests: Family::default(),
-            sent: Family::default(),
-            upstream_requests: Family::default(),
-            upstream_received: Family::default(),
-            upstream_up: Family::default(),
-            budget_limit: Family::default(),
-            budget_left: Family::default(),
-            budget_reset: Family::default(),
-            fills: Family::default(),
-            fills_in_flight: Gauge::default(),
-            errors: Family::default(),
-            time_to_first_byte: Family::new_with_constructor(first_byte_buckets),
-            bodies: Family::default(),
-            store_used: Gauge::default(),
-            store_blobs: Gauge::default(),
-            store_budget: Gauge::default(),
-            tag_moves: Family::default(),
-            index_rebuilds: Counter::default(),
-            evicted_blobs: Counter::default(),
-            evicted: Counter::default(),
-            promised: Gauge::default(),
-            reservations_refused: Counter::default(),
-            damaged: Counter::default(),
-            checked: Counter::default(),
-            resumed: Counter::default(),
-            prefetched_blobs: Counter::default(),
-            prefetched: Counter::default(),
-            prefetches_dropped: Counter::default(),
-            helping_streams: Counter::default(),
-            given_up_streams: Counter::default(),
-            at_hand: Counter::default(),
-            memory_used: Gauge::default(),
-        };
-        metrics.register();
-        for kind in ["move", "rollback"] {
-            drop(metrics.tag_moves.get_or_create(&OfMove { kind: Label::Word(kind) }));
+            series,
         }
-        // An alert on a rise needs the series to exist before its first event.
-        for result in FillResult::ALL {
-            drop(metrics.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }));
-        }
-        for by in SentBy::ALL {
-            drop(metrics.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }));
-        }
-        metrics
-    }
-
-    fn register(&mut self) {
-        let registry = &mut self.registry;
-        registry.register("requests", "Requests answered", self.requests.clone());
-        registry.register_with_unit("sent", "Bytes of content sent to clients", Unit::Bytes, self.sent.clone());
-        registry.register("upstream_requests", "Requests made to upstreams", self.upstream_requests.clone());
-        registry.register_with_unit(
-            "upstream_received",
-            "Bytes of content received from upstreams",
-            Unit::Bytes,
-            self.upstream_received.clone(),
-        );
-        self.register_upstreams();
-        let registry = &mut self.registry;
-        registry.register("fills", "Fills ended", self.fills.clone());
-        registry.register("fills_in_flight", "Fills running", self.fills_in_flight.clone());
-        registry.register("errors", "Errors by class", self.errors.clone());
-        registry.register_with_unit(
-            "time_to_first_byte",
-            "From the head of a request to the first byte of its answer",
-            Unit::Seconds,
-            self.time_to_first_byte.clone(),
-        );
-        registry.register("bodies", "Bodies sent, by the way they took", self.bodies.clone());
-        registry.register_with_unit("store_used", "Bytes of blobs in the store", Unit::Bytes, self.store_used.clone());
-        registry.register("store_blobs", "Blobs in the store", self.store_blobs.clone());
-        registry.register_with_unit("store_budget", "Bytes the store may hold", Unit::Bytes, self.store_budget.clone());
-        registry.register("tag_moves", "Tags seen to point elsewhere than before", self.tag_moves.clone());
-        registry.register(
-            "index_rebuilds",
-            "Rebuilds of the metadata index from the files",
-            self.index_rebuilds.clone(),
-        );
-        registry.register("evicted_blobs", "Blobs evicted", self.evicted_blobs.clone());
-        registry.register_with_unit("evicted", "Bytes evicted", Unit::Bytes, self.evicted.clone());
-        registry.register_with_unit(
-            "store_promised",
-            "Bytes of the budget promised to running fills",
-            Unit::Bytes,
-            self.promised.clone(),
-        );
-        registry.register(
-            "reservations_refused",
-            "Fills that were passed through for want of room",
-            self.reservations_refused.clone(),
-        );
-        registry.register("damaged_blobs", "Stored blobs that turned out to be damaged", self.damaged.clone());
-        registry.register_with_unit(
-            "checked",
-            "Stored bytes that were hashed again",
-            Unit::Bytes,
-            self.checked.clone(),
-        );
-        registry.register_with_unit(
-            "resumed",
-            "Bytes of earlier fills that were gone on with",
-            Unit::Bytes,
-            self.resumed.clone(),
-        );
-        registry.register("memory_hits", "Answers from memory, without a look at the store", self.at_hand.clone());
-        registry.register_with_unit("memory_used", "Bytes of answers in memory", Unit::Bytes, self.memory_used.clone());
-        self.register_fill_extras();
-        let registry = &mut self.registry;
-        registry.register("build", "The running version", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
-    }
-
-    fn register_fill_extras(&mut self) {
-        let registry = &mut self.registry;
-        registry.register("prefetched_blobs", "Fills begun ahead of clients", self.prefetched_blobs.clone());
-        registry.register_with_unit(
-            "prefetched",
-            "Bytes of blobs whose fill was begun ahead of clients",
-            Unit::Bytes,
-            self.prefetched.clone(),
-        );
-        registry.register(
-            "prefetches_dropped",
-            "Blobs not fetched ahead of clients because others needed the places or the room",
-            self.prefetches_dropped.clone(),
-        );
-        registry.register(
-            "parallel_streams",
-            "Connections that helped a fill, besides its first",
-            self.helping_streams.clone(),
-        );
-        registry.register(
-            "parallel_streams_given_up",
-            "Fills that went on through one connection after another had failed",
-            self.given_up_streams.clone(),
-        );
-    }
-
-    fn register_upstreams(&mut self) {
-        let registry = &mut self.registry;
-        registry.register("upstream_up", "Whether an address of an upstream answers", self.upstream_up.clone());
-        registry.register(
-            "upstream_budget_limit",
-            "Pulls an address of an upstream grants in a window",
-            self.budget_limit.clone(),
-        );
-        registry.register("upstream_budget_left", "Pulls left of them", self.budget_left.clone());
-        registry.register_with_unit(
-            "upstream_budget_reset_timestamp",
-            "When the window ends, at the latest",
-            Unit::Seconds,
-            self.budget_reset.clone(),
-        );
     }
 
     /// A request was answered; `None` when it was for no upstream.
@@ -307,7 +201,7 @@ impl Metrics {
                 outcome: Label::Word(outcome.as_str()),
                 status: if (100..600).contains(&status) { Label::Status(status) } else { Label::Word("other") },
             };
-            self.requests.get_or_create(&labels).clone()
+            self.series.requests.get_or_create(&labels).clone()
         };
         match self.held.get(place) {
             Some(held) if status == 200 => held.requests[kind as usize][outcome as usize].get_or_init(find).inc(),
@@ -324,7 +218,7 @@ impl Metrics {
         let place = self.place(upstream);
         let find = || {
             let labels = OfSent { upstream: self.label(place), outcome: Label::Word(outcome.as_str()) };
-            self.sent.get_or_create(&labels).clone()
+            self.series.sent.get_or_create(&labels).clone()
         };
         match self.held.get(place) {
             Some(held) => held.sent[outcome as usize].get_or_init(find).inc_by(bytes),
@@ -335,19 +229,19 @@ impl Metrics {
     /// An upstream answered a request, or did not: a word for how.
     pub fn upstream_request(&self, upstream: &str, result: &'static str) {
         let labels = OfUpstreamRequest { upstream: self.upstream(Some(upstream)), result: Label::Word(result) };
-        self.upstream_requests.get_or_create(&labels).inc();
+        self.series.upstream_requests.get_or_create(&labels).inc();
     }
 
     /// So many bytes of content came from an upstream.
     pub fn upstream_received(&self, upstream: &str, bytes: u64) {
         self.tally.received.fetch_add(bytes, Ordering::Relaxed);
         let upstream = self.upstream(Some(upstream));
-        self.upstream_received.get_or_create(&OfUpstream { upstream }).inc_by(bytes);
+        self.series.upstream_received.get_or_create(&OfUpstream { upstream }).inc_by(bytes);
     }
 
     /// An address of an upstream, host and port as they are configured, answers or does not.
     pub fn upstream_up(&self, upstream: &RegistryName, endpoint: &str, up: bool) {
-        self.upstream_up.get_or_create(&self.endpoint(upstream, endpoint)).set(up.into());
+        self.series.upstream_up.get_or_create(&self.endpoint(upstream, endpoint)).set(up.into());
     }
 
     fn endpoint(&self, upstream: &RegistryName, endpoint: &str) -> OfEndpoint {
@@ -359,120 +253,120 @@ impl Metrics {
     /// seconds since 1970.
     pub fn upstream_budget(&self, upstream: &RegistryName, endpoint: &str, limit: u64, left: u64, resets_at: u64) {
         let labels = self.endpoint(upstream, endpoint);
-        self.budget_limit.get_or_create(&labels).set(limit);
-        self.budget_left.get_or_create(&labels).set(left);
-        self.budget_reset.get_or_create(&labels).set(resets_at);
+        self.series.upstream_budget_limit.get_or_create(&labels).set(limit);
+        self.series.upstream_budget_left.get_or_create(&labels).set(left);
+        self.series.upstream_budget_reset_timestamp.get_or_create(&labels).set(resets_at);
     }
 
     /// A fill started; [`Metrics::fill_ended`] follows in every case.
     pub fn fill_started(&self) {
-        self.fills_in_flight.inc();
+        self.series.fills_in_flight.inc();
     }
 
     /// A fill ended.
     pub fn fill_ended(&self, result: FillResult) {
-        self.fills_in_flight.dec();
-        self.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }).inc();
+        self.series.fills_in_flight.dec();
+        self.series.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }).inc();
     }
 
     /// Something went wrong; the word of its class.
     pub fn error(&self, class: &'static str) {
-        self.errors.get_or_create(&OfClass { class: Label::Word(class) }).inc();
+        self.series.errors.get_or_create(&OfClass { class: Label::Word(class) }).inc();
     }
 
     /// How long a client waited for the first byte of content.
     pub fn time_to_first_byte(&self, outcome: Outcome, waited: Duration) {
         let find = || {
             let labels = OfOutcome { outcome: Label::Word(outcome.as_str()) };
-            self.time_to_first_byte.get_or_create(&labels).clone()
+            self.series.time_to_first_byte.get_or_create(&labels).clone()
         };
         self.first_bytes[outcome as usize].get_or_init(find).observe(waited.as_secs_f64());
     }
 
     /// The body of an answer was sent, or as much of it as the client took.
     pub fn sent_by(&self, by: SentBy) {
-        let find = || self.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }).clone();
+        let find = || self.series.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }).clone();
         self.paths[by as usize].get_or_init(find).inc();
     }
 
     /// What the store holds and may hold: bytes, blobs, bytes.
     pub fn store(&self, used: u64, blobs: u64, budget: u64) {
-        self.store_used.set(used);
-        self.store_blobs.set(blobs);
-        self.store_budget.set(budget);
+        self.series.store_used.set(used);
+        self.series.store_blobs.set(blobs);
+        self.series.store_budget.set(budget);
     }
 
     /// A tag points elsewhere than before; `rollback` when it had that digest once already.
     pub fn tag_moved(&self, rollback: bool) {
         let kind = Label::Word(if rollback { "rollback" } else { "move" });
-        self.tag_moves.get_or_create(&OfMove { kind }).inc();
+        self.series.tag_moves.get_or_create(&OfMove { kind }).inc();
     }
 
     /// The metadata index was rebuilt from the files.
     pub fn index_rebuilt(&self) {
-        self.index_rebuilds.inc();
+        self.series.index_rebuilds.inc();
     }
 
     /// A blob of so many bytes was evicted.
     pub fn evicted(&self, bytes: u64) {
-        self.evicted_blobs.inc();
-        self.evicted.inc_by(bytes);
+        self.series.evicted_blobs.inc();
+        self.series.evicted.inc_by(bytes);
     }
 
     /// So many bytes are promised to running fills.
     pub fn promised(&self, bytes: u64) {
-        self.promised.set(bytes);
+        self.series.store_promised.set(bytes);
     }
 
     /// A fill was passed through because there was no room for it.
     pub fn reservation_refused(&self) {
-        self.reservations_refused.inc();
+        self.series.reservations_refused.inc();
     }
 
     /// A stored blob turned out to be damaged.
     pub fn damaged(&self) {
-        self.damaged.inc();
+        self.series.damaged_blobs.inc();
     }
 
     /// So many stored bytes were hashed again.
     pub fn checked(&self, bytes: u64) {
-        self.checked.inc_by(bytes);
+        self.series.checked.inc_by(bytes);
     }
 
     /// A fill went on where an earlier one had ended, after so many bytes.
     pub fn resumed(&self, bytes: u64) {
-        self.resumed.inc_by(bytes);
+        self.series.resumed.inc_by(bytes);
     }
 
     /// The fill of a blob of so many bytes begins before a client has asked for it.
     pub fn fetching_ahead(&self, bytes: u64) {
-        self.prefetched_blobs.inc();
-        self.prefetched.inc_by(bytes);
+        self.series.prefetched_blobs.inc();
+        self.series.prefetched.inc_by(bytes);
     }
 
     /// A blob was not fetched ahead of clients: it would have taken something from others.
     pub fn not_fetched_ahead(&self) {
-        self.prefetches_dropped.inc();
+        self.series.prefetches_dropped.inc();
     }
 
     /// A fill is read through so many connections besides its first.
     pub fn streams_helped(&self, streams: usize) {
-        self.helping_streams.inc_by(streams as u64);
+        self.series.parallel_streams.inc_by(streams as u64);
     }
 
     /// A fill goes on through one connection, although several are allowed.
     pub fn streams_gave_up(&self) {
-        self.given_up_streams.inc();
+        self.series.parallel_streams_given_up.inc();
     }
 
     /// A request was answered from memory, without a look at the store.
     pub fn at_hand(&self) {
-        self.at_hand.inc();
+        self.series.memory_hits.inc();
     }
 
     /// So many bytes of answers are in memory.
     pub fn memory(&self, used: u64) {
-        self.memory_used.set(used);
+        self.series.memory_used.set(used);
     }
 
     /// The sums that people ask for.
@@ -481,7 +375,7 @@ impl Metrics {
             requests: Tally::read(&self.tally.requests),
             sent: Tally::read(&self.tally.sent),
             received: self.tally.received.load(Ordering::Relaxed),
-            store_budget: self.store_budget.get(),
+            store_budget: self.series.store_budget.get(),
         }
     }
 
