@@ -17,11 +17,11 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 
 use crate::metrics::{self, Metrics};
 use crate::mirror::Mirror;
-use crate::server::listener::{self, Limits};
+use crate::server::listener;
+use crate::server::{Client, Limits, Listener, Peer};
 
 /// Few connections, and short answers.
 const LIMITS: Limits = Limits {
@@ -57,8 +57,11 @@ pub struct AdminState {
 type Body = BoxBody<Bytes, io::Error>;
 
 /// Serves `listener` until `shutdown`, then lets running answers finish.
-pub async fn serve(listener: TcpListener, state: AdminState, shutdown: impl Future<Output = ()>) {
-    let answer = move |_, request: Request<Incoming>| answer_any(request, state.clone(), Door::Address);
+pub async fn serve(listener: Listener, state: AdminState, shutdown: impl Future<Output = ()>) {
+    let answer = move |client: Client, request| {
+        let door = if client.peer == Peer::Socket { Door::Socket } else { Door::Address };
+        answer_any(request, state.clone(), door)
+    };
     listener::serve(listener, None, LIMITS, answer, shutdown).await;
 }
 

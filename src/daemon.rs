@@ -31,7 +31,7 @@ use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::{Mirror, Mode, Parts, Room, Routes};
 use crate::oci::{ErrorCode, RegistryName};
 use crate::server::tls::{self, Tls, TlsError};
-use crate::server::{self, Edge};
+use crate::server::{self, Edge, Listener};
 use crate::upstream::asking::Asking;
 use crate::upstream::credentials::AuthError;
 use crate::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream};
@@ -163,10 +163,14 @@ impl Daemon {
             servers.spawn(server::serve(listener, self.tls.clone(), edge, limits, stop.clone().cancelled_owned()));
         }
         for listener in listeners.admin {
-            servers.spawn(admin::serve(listener, self.admin_state(), stop.clone().cancelled_owned()));
+            servers.spawn(admin::serve(
+                Listener::Address(listener),
+                self.admin_state(),
+                stop.clone().cancelled_owned(),
+            ));
         }
         if let Some(listener) = listeners.admin_socket {
-            servers.spawn(admin::socket::serve(listener, self.admin_state(), stop.clone().cancelled_owned()));
+            servers.spawn(admin::serve(Listener::Socket(listener), self.admin_state(), stop.clone().cancelled_owned()));
         }
         servers.close();
         let housekeeping = tokio::spawn(self.housekeeping());

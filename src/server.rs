@@ -4,25 +4,24 @@
 
 pub mod body;
 pub mod congestion;
-pub mod exchange;
 pub mod handler;
 pub mod io;
 pub mod listener;
+pub mod record;
 pub mod response;
 pub mod shortcut;
 pub mod tls;
-pub mod wire;
 
 use std::sync::Arc;
 
-use futures_util::future::{Either, ready};
 use tokio::net::TcpListener;
 
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::oci::{ErrorCode, RegistryName};
 
-pub use listener::{Client, Limits};
+pub use listener::{Client, Limits, Listener};
+pub use record::Peer;
 pub use shortcut::Shortcuts;
 pub use tls::Tls;
 
@@ -50,13 +49,6 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
-    let answer = move |client: Client, request| match handler::at_once(&edge, &client, &request) {
-        Some(response) => Either::Left(ready(response)),
-        None => {
-            let edge = edge.clone();
-            // Boxed: it is large, and would be moved about for those that need nothing of it.
-            Either::Right(Box::pin(async move { handler::answer(&edge, &client, request).await }))
-        }
-    };
-    listener::serve(listener, tls, limits, answer, shutdown).await;
+    let answer = move |client: Client, request| handler::answer(&edge, client, request);
+    listener::serve(Listener::Address(listener), tls, limits, answer, shutdown).await;
 }

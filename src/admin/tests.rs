@@ -64,7 +64,7 @@ async fn start() -> (TcpStream, oneshot::Sender<()>, JoinHandle<()>) {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let server = tokio::spawn(serve(listener, state(Readiness::Ready), shutdown));
+    let server = tokio::spawn(serve(Listener::Address(listener), state(Readiness::Ready), shutdown));
     (TcpStream::connect(address).await.expect("connects"), stop, server)
 }
 

@@ -1,5 +1,7 @@
 //! The words that labels are made of: closed sets, so that the number of series is known.
 
+use crate::oci::Request;
+
 /// What a client asked for, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RequestKind {
@@ -20,6 +22,17 @@ pub enum RequestKind {
 impl RequestKind {
     /// How many there are.
     pub(super) const COUNT: usize = RequestKind::Other as usize + 1;
+
+    /// Of a request that is understood.
+    pub const fn of(request: &Request) -> RequestKind {
+        match request {
+            Request::Ping => RequestKind::Ping,
+            Request::Manifest { .. } => RequestKind::Manifest,
+            Request::Blob { .. } => RequestKind::Blob,
+            Request::Tags { .. } => RequestKind::Tags,
+            Request::Referrers { .. } => RequestKind::Referrers,
+        }
+    }
 
     /// The word.
     pub const fn as_str(self) -> &'static str {

@@ -1,8 +1,14 @@
-//! Response bodies: what the mirror yields, turned into frames for the connection.
+//! Response bodies: what the mirror yields, as the connection takes it. Parts of files go to it without
+//! TLS as frames for the kernel to send, with TLS as bytes in pooled buffers.
 //!
-//! An error ends the connection, not the body: the client sees fewer bytes than were announced, or
-//! a chunked body without its end.
+//! Truths: an error ends the connection, not the body: the client sees fewer bytes than were announced,
+//! or a chunked body without its end. Reads never make the reactor wait for a disk: what the page cache
+//! has is read at once, the rest on a thread that may block.
 
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,12 +17,23 @@ use bytes::Bytes;
 use futures_util::Stream;
 use futures_util::stream::{self, BoxStream};
 use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::exchange::{Exchange, Sending};
-use super::io::Receipt as _;
-use super::wire::Wire;
+use super::io::{Receipt, Regions};
+use super::record::{Record, Sending};
 use crate::metrics::SentBy;
 use crate::mirror::{BlobBody, Chunk, Complaint, MirrorError};
+
+/// How much a frame stands for at most, in bytes. Mapping costs the same for much and for little, and
+/// between two frames the connection is flushed.
+const FRAME: u64 = 64 << 20;
+/// How much is read at once where bytes are needed, in bytes.
+const BUFFER: usize = 256 << 10;
+/// How many buffers are kept for the next reader.
+const SPARE_BUFFERS: usize = 64;
+/// Bodies that are shorter, in bytes, are read: a frame would cost more.
+const SMALL: u64 = 64 << 10;
 
 /// Why a body was cut.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +43,7 @@ pub enum BodyError {
     Mirror(#[from] MirrorError),
     /// The stored file cannot be read.
     #[error("reading the store: {0}")]
-    Read(#[from] std::io::Error),
+    Read(#[from] io::Error),
 }
 
 /// The body of a response.
@@ -50,30 +67,26 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
-    fn new(frames: Frames, length: Option<u64>, exchange: Exchange) -> ResponseBody {
-        ResponseBody::of(frames, length, exchange, None)
-    }
-
-    fn of(frames: Frames, length: Option<u64>, mut exchange: Exchange, complaint: Option<Complaint>) -> ResponseBody {
-        exchange.announced(length);
-        ResponseBody { frames, remaining: length, sending: Sending::new(exchange, complaint) }
+    fn new(frames: Frames, length: Option<u64>, mut record: Record, complaint: Option<Complaint>) -> ResponseBody {
+        record.announced(length);
+        ResponseBody { frames, remaining: length, sending: Sending::new(record, complaint) }
     }
 
     /// No bytes at all.
-    pub fn empty(exchange: Exchange) -> ResponseBody {
-        ResponseBody::new(Frames::Empty, Some(0), exchange)
+    pub fn empty(record: Record) -> ResponseBody {
+        ResponseBody::new(Frames::Empty, Some(0), record, None)
     }
 
     /// Bytes that are in memory.
-    pub fn bytes(bytes: Bytes, mut exchange: Exchange) -> ResponseBody {
+    pub fn bytes(bytes: Bytes, mut record: Record) -> ResponseBody {
         let length = bytes.len() as u64;
-        exchange.sent(SentBy::Memory, length);
-        ResponseBody::new(Frames::Bytes(Some(bytes)), Some(length), exchange)
+        record.sent(SentBy::Memory, length);
+        ResponseBody::new(Frames::Bytes(Some(bytes)), Some(length), record, None)
     }
 
     /// A blob of `length` bytes, where that is known, for this kind of connection.
-    pub fn blob(body: BlobBody, length: Option<u64>, exchange: Exchange, wire: Wire) -> ResponseBody {
-        let mut response = ResponseBody::of(Frames::Empty, length, exchange, body.complaint());
+    pub fn blob(body: BlobBody, length: Option<u64>, record: Record, wire: Wire) -> ResponseBody {
+        let mut response = ResponseBody::new(Frames::Empty, length, record, body.complaint());
         let sending = Arc::clone(&response.sending);
         let begin = (body, wire, sending, None);
         let frames = stream::try_unfold(begin, move |(mut body, wire, sending, rest)| async move {
@@ -117,8 +130,8 @@ impl http_body::Body for ResponseBody {
             Some(Ok(bytes)) => {
                 this.remaining = this.remaining.map(|remaining| remaining.saturating_sub(bytes.len() as u64));
             }
-            Some(Err(error)) => this.sending.exchange().aborted(error),
-            None => this.sending.exchange().completed(),
+            Some(Err(error)) => this.sending.record().aborted(error),
+            None => this.sending.record().completed(),
         }
         Poll::Ready(next.map(|result| result.map(Frame::data)))
     }
@@ -129,5 +142,114 @@ impl http_body::Body for ResponseBody {
 
     fn size_hint(&self) -> SizeHint {
         self.remaining.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// How a connection takes parts of files.
+#[derive(Clone, Debug)]
+pub enum Wire {
+    /// As frames of these regions.
+    Plain(Arc<Regions>),
+    /// As bytes.
+    Buffered(Arc<Buffers>),
+}
+
+impl Wire {
+    /// How many bytes of a file to ask for at a time.
+    const fn piece(&self) -> u64 {
+        match self {
+            Wire::Plain(_) => FRAME,
+            Wire::Buffered(_) => BUFFER as u64,
+        }
+    }
+
+    /// The beginning of a part of a file, or all of it, ready for the connection, for a body of
+    /// `length` bytes. The receipt is told of the bytes when they are sent, or here and now if they
+    /// are in memory.
+    ///
+    /// # Errors
+    /// What the file system says; [`io::ErrorKind::UnexpectedEof`] when the file ends before.
+    async fn load(
+        &self,
+        file: Arc<File>,
+        range: Range<u64>,
+        length: Option<u64>,
+        receipt: &Arc<Sending>,
+    ) -> io::Result<Bytes> {
+        let small = length.is_some_and(|length| length < SMALL);
+        let by = match self {
+            Wire::Plain(regions) if !small => {
+                let receipt = Arc::clone(receipt) as Arc<dyn Receipt>;
+                match regions.frame(Arc::clone(&file), range.clone(), receipt) {
+                    Ok(frame) => return Ok(frame),
+                    // Out of mappings, or a file system without them.
+                    Err(error) => tracing::debug!(%error, "a file is read instead of mapped"),
+                }
+                SentBy::Copy
+            }
+            Wire::Buffered(_) if !small => SentBy::Tls,
+            _ => SentBy::Memory,
+        };
+        let buffers = match self {
+            Wire::Buffered(buffers) => Arc::clone(buffers),
+            Wire::Plain(_) => Arc::default(),
+        };
+        let end = range.end.min(range.start.saturating_add(BUFFER as u64));
+        let bytes = buffers.read(file, range.start..end).await.inspect_err(|_| receipt.unreadable())?;
+        receipt.sent(by, bytes.len() as u64);
+        Ok(bytes)
+    }
+}
+
+/// Buffers that are used again. What they held before is overwritten before anybody sees it.
+#[derive(Debug, Default)]
+pub struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    async fn read(self: Arc<Buffers>, file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
+        let too_long = |_| io::Error::from(io::ErrorKind::FileTooLarge);
+        let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(too_long)?;
+        let mut buffer = Buffer { bytes: self.take(), pool: self };
+        buffer.bytes.resize(length, 0);
+        let slices = &mut [IoSliceMut::new(&mut buffer.bytes)];
+        // Refused where the file system does not know it, and short where the page cache ends.
+        let cached = preadv2(&file, slices, range.start, ReadWriteFlags::NOWAIT).unwrap_or(0);
+        if cached < length {
+            let read = tokio::task::spawn_blocking(move || {
+                let (_, rest) = buffer.bytes.split_at_mut(cached);
+                file.read_exact_at(rest, range.start + cached as u64).map(|()| buffer)
+            });
+            buffer = read.await.unwrap_or_else(|error| Err(io::Error::other(error)))?;
+        }
+        Ok(Bytes::from_owner(buffer))
+    }
+
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().pop().unwrap_or_default()
+    }
+
+    fn give_back(&self, bytes: Vec<u8>) {
+        let mut spare = self.0.lock();
+        if spare.len() < SPARE_BUFFERS && bytes.capacity() <= BUFFER {
+            spare.push(bytes);
+        }
+    }
+}
+
+/// Bytes that go back to the pool when the last slice of them is gone.
+struct Buffer {
+    bytes: Vec<u8>,
+    pool: Arc<Buffers>,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.pool.give_back(std::mem::take(&mut self.bytes));
     }
 }

@@ -1,34 +1,66 @@
 //! One request: parsed, routed, put to the mirror, answered. No decisions of its own beyond HTTP's.
 
+use std::future::ready;
+
+use futures_util::future::Either;
 use http::header::{ACCEPT, CONTENT_LENGTH, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
 use super::Edge;
 use super::body::ResponseBody;
-use super::exchange::Exchange;
 use super::listener::Client;
+use super::record::Record;
 use super::response::{self, Answer};
-use super::shortcut::{Asked, Shortcut};
-use crate::metrics::RequestKind;
-use crate::mirror::{MirrorError, Route, Subject};
-use crate::oci::{AcceptSet, Digest, ErrorCode, Page, RangeHeader, Reference, Request, RequestError, Target};
+use super::shortcut::Shortcut;
+use crate::mirror::{Mirror, MirrorError, Route, Subject, Wanted};
+use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError};
 
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
 const MAX_HEADERS: usize = 32 << 10;
 
 /// Answers one request of the pull listener.
-pub async fn answer(edge: &Edge, client: &Client, request: HttpRequest<Incoming>) -> http::Response<ResponseBody> {
-    let mut exchange = Exchange::begin(edge.metrics.clone(), client.peer, &request);
-    let answer = match understood(&request) {
-        Ok(understood) => respond(edge, &mut exchange, &request, understood).await,
+pub fn answer(
+    edge: &Edge,
+    client: Client,
+    http: HttpRequest<Incoming>,
+) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
+    match answered_again(edge, &client, &http) {
+        Some(response) => Either::Left(ready(response)),
+        None => {
+            let edge = edge.clone();
+            // Boxed: it is large, and would be moved about for those that need nothing of it.
+            Either::Right(Box::pin(async move { answered_anew(&edge, &client, &http).await }))
+        }
+    }
+}
+
+/// The answer to a request that was answered from memory before, if it still is there. All that
+/// refuses a request is looked at as ever; what the request means is known.
+fn answered_again(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) -> Option<Response<ResponseBody>> {
+    let shortcut = edge.shortcuts.find(http)?;
+    let Shortcut { request, route, accept, kept, .. } = &*understood(http, || Ok(shortcut)).ok()?;
+    let kept = kept.upgrade()?;
+    if !edge.mirror.still_holds(route, wanted(http, request, *accept)?, &kept) {
+        return None;
+    }
+    let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
+    record.asked(request, Some(&route.location));
+    let answer = Answer::kept(kept).echoing(route.namespace.clone());
+    Some(response::render(answer, http.method() == Method::HEAD, record, &client.wire))
+}
+
+async fn answered_anew(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) -> Response<ResponseBody> {
+    let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
+    let uri = http.uri();
+    let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
+        Ok(request) => respond(edge, &mut record, http, request).await,
         // What follows a refused request on its connection is not trusted.
-        Err(refusal) if has_body(request.headers()) => refusal.answer().closing(),
+        Err(refusal) if has_body(http.headers()) => refusal.answer().closing(),
         Err(refusal) => refusal.answer(),
     };
-    let head_only = request.method() == Method::HEAD;
-    response::render(answer, head_only, exchange, &client.wire)
+    response::render(answer, http.method() == Method::HEAD, record, &client.wire)
 }
 
 /// Why a request is refused before it is looked at any further.
@@ -52,21 +84,22 @@ impl Refusal {
     }
 }
 
-/// Turns the request into data, or says why not. Touches nothing.
-fn understood(request: &HttpRequest<Incoming>) -> Result<Request, Refusal> {
-    let headers = request.headers();
-    if size_of(headers) > MAX_HEADERS {
+/// What the request means, or why it is refused. Touches nothing.
+fn understood<T>(
+    http: &HttpRequest<Incoming>,
+    meaning: impl FnOnce() -> Result<T, RequestError>,
+) -> Result<T, Refusal> {
+    if size_of(http.headers()) > MAX_HEADERS {
         return Err(Refusal::HeadersTooLarge);
     }
-    let uri = request.uri();
-    if uri.authority().is_some() && request.method() != Method::CONNECT {
+    if http.uri().authority().is_some() && http.method() != Method::CONNECT {
         return Err(Refusal::Proxy);
     }
-    let parsed = Request::parse(request.method(), uri.path(), uri.query()).map_err(Refusal::Grammar)?;
-    if has_body(headers) {
+    let meaning = meaning().map_err(Refusal::Grammar)?;
+    if has_body(http.headers()) {
         return Err(Refusal::Body);
     }
-    Ok(parsed)
+    Ok(meaning)
 }
 
 fn size_of(headers: &HeaderMap) -> usize {
@@ -78,152 +111,103 @@ fn has_body(headers: &HeaderMap) -> bool {
     announced || headers.contains_key(TRANSFER_ENCODING)
 }
 
-async fn respond(edge: &Edge, exchange: &mut Exchange, http: &HttpRequest<Incoming>, request: Request) -> Answer {
+async fn respond(edge: &Edge, record: &mut Record, http: &HttpRequest<Incoming>, request: Request) -> Answer {
     let Some(target) = request.target() else {
-        exchange.kind = RequestKind::Ping;
+        record.asked(&request, None);
         return Answer::ping();
     };
     let route = match edge.mirror.route_by(target, edge.default.as_ref()) {
         Ok(route) => route,
-        Err(error) => return failed(edge, exchange, error.into()),
+        Err(error) => return failed(edge, &error.into()),
     };
-    exchange.located(&route.location);
-    let namespace = route.namespace.clone();
-    if let Some(mut answer) = at_hand(edge, exchange, http, &route, &request) {
-        answer.namespace = namespace;
-        return answer;
-    }
-    let answered = match request {
-        Request::Ping => Ok(Answer::ping()),
-        Request::Manifest { reference, .. } => manifest(edge, exchange, http, &route, &reference).await,
-        Request::Blob { digest, .. } => blob(edge, exchange, http, &route, digest).await,
-        Request::Tags { target, page } => tags(edge, exchange, &route, target, &page).await,
-        Request::Referrers { target, digest, artifact_type, cursor } => {
-            exchange.kind = RequestKind::Referrers;
-            exchange.reference = Some(Reference::Digest(digest));
-            let found = edge.mirror.referrers(&route, digest, artifact_type.as_deref(), cursor.as_ref()).await;
-            found.map(|answer| {
-                exchange.outcome = answer.outcome;
-                let next = answer.next.clone();
-                let next =
-                    next.map(|cursor| Request::Referrers { target, digest, artifact_type, cursor: Some(cursor) });
-                Answer::referrers(answer, next.as_ref())
-            })
-        }
+    record.asked(&request, Some(&route.location));
+    let answer = match at_hand(edge, http, &route, &request) {
+        Some(answer) => answer,
+        None => looked_up(&edge.mirror, http, &route, request).await.unwrap_or_else(|error| failed(edge, &error)),
     };
-    let mut answer = answered.unwrap_or_else(|error| failed(edge, exchange, error));
-    answer.namespace = namespace;
-    answer
+    answer.echoing(route.namespace)
 }
 
-/// The answer that is in memory. Conditional requests and parts go the long way.
-fn at_hand(
-    edge: &Edge,
-    exchange: &mut Exchange,
-    http: &HttpRequest<Incoming>,
-    route: &Route,
-    request: &Request,
-) -> Option<Answer> {
-    if is_conditional(http.headers()) {
-        return None;
-    }
-    let asked = match request {
-        Request::Manifest { reference, .. } => {
-            Asked::Manifest(reference.clone(), AcceptSet::from_headers(strings(http.headers(), ACCEPT)))
-        }
-        Request::Blob { digest, .. } => Asked::Blob(Reference::Digest(*digest)),
-        _ => return None,
-    };
-    let kept = edge.mirror.at_hand(route, asked.wanted()?)?;
-    exchange.found(&asked);
-    edge.shortcuts.remember(http, Shortcut::new(http, route.clone(), asked, &kept));
+/// The answer that is in memory.
+fn at_hand(edge: &Edge, http: &HttpRequest<Incoming>, route: &Route, request: &Request) -> Option<Answer> {
+    let accept = accept(http);
+    let kept = edge.mirror.at_hand(route, wanted(http, request, accept)?)?;
+    edge.shortcuts.remember(http, Shortcut::new(http, route.clone(), request.clone(), accept, &kept));
     Some(Answer::kept(kept))
 }
 
-fn is_conditional(headers: &HeaderMap) -> bool {
-    headers.contains_key(IF_NONE_MATCH) || headers.contains_key(RANGE)
+/// What may be in memory. Conditional requests and parts go the long way.
+fn wanted<'a>(http: &HttpRequest<Incoming>, request: &'a Request, accept: AcceptSet) -> Option<Wanted<'a>> {
+    let headers = http.headers();
+    match request {
+        _ if headers.contains_key(IF_NONE_MATCH) || headers.contains_key(RANGE) => None,
+        Request::Manifest { reference, .. } => Some(Wanted::Manifest(reference, accept)),
+        Request::Blob { digest, .. } => Some(Wanted::Blob(digest)),
+        _ => None,
+    }
 }
 
-/// The answer to a request that was answered from memory before, if it still is there. All that
-/// refuses a request is looked at as ever; what the request means is known.
-pub fn at_once(edge: &Edge, client: &Client, request: &HttpRequest<Incoming>) -> Option<http::Response<ResponseBody>> {
-    let shortcut = edge.shortcuts.find(request)?;
-    let headers = request.headers();
-    let plain = (request.method() == Method::GET || request.method() == Method::HEAD)
-        && request.uri().authority().is_none()
-        && !is_conditional(headers)
-        && !has_body(headers)
-        && size_of(headers) <= MAX_HEADERS;
-    let kept = shortcut.kept.upgrade().filter(|_| plain)?;
-    if !edge.mirror.still_holds(&shortcut.route, shortcut.asked.wanted()?, &kept) {
-        return None;
+async fn looked_up(
+    mirror: &Mirror,
+    http: &HttpRequest<Incoming>,
+    route: &Route,
+    request: Request,
+) -> Result<Answer, MirrorError> {
+    match request {
+        Request::Ping => Ok(Answer::ping()),
+        Request::Manifest { reference, .. } => manifest(mirror, http, route, &reference).await,
+        Request::Blob { digest, .. } => blob(mirror, http, route, digest).await,
+        Request::Tags { target, page } => {
+            let answer = mirror.tags(route, &page).await?;
+            let name = target.repository.to_string();
+            let next = answer.next.clone().map(|page| Request::Tags { target, page });
+            Ok(Answer::tags(&name, answer, next.as_ref()))
+        }
+        Request::Referrers { target, digest, artifact_type, cursor } => {
+            let answer = mirror.referrers(route, digest, artifact_type.as_deref(), cursor.as_ref()).await?;
+            let next = |cursor| Request::Referrers { target, digest, artifact_type, cursor: Some(cursor) };
+            let next = answer.next.clone().map(next);
+            Ok(Answer::referrers(answer, next.as_ref()))
+        }
     }
-    let mut exchange = Exchange::begin(edge.metrics.clone(), client.peer, request);
-    exchange.located(&shortcut.route.location);
-    exchange.found(&shortcut.asked);
-    let mut answer = Answer::kept(kept);
-    answer.namespace = shortcut.route.namespace.clone();
-    Some(response::render(answer, request.method() == Method::HEAD, exchange, &client.wire))
 }
 
 async fn manifest(
-    edge: &Edge,
-    exchange: &mut Exchange,
+    mirror: &Mirror,
     http: &HttpRequest<Incoming>,
     route: &Route,
     reference: &Reference,
 ) -> Result<Answer, MirrorError> {
-    exchange.kind = RequestKind::Manifest;
-    exchange.reference = Some(reference.clone());
-    let accept = AcceptSet::from_headers(strings(http.headers(), ACCEPT));
-    let answer = edge.mirror.manifest(route, reference, accept).await?;
-    exchange.outcome = answer.outcome;
-    let unchanged = matches_etag(http.headers(), &answer.manifest.descriptor.digest);
-    if http.method() == Method::GET && !unchanged {
-        edge.mirror.expect_pull(route, &answer.manifest);
+    let answer = mirror.manifest(route, reference, accept(http)).await?;
+    let digest = answer.manifest.descriptor.digest;
+    if matches_etag(http.headers(), &digest) {
+        return Ok(Answer::not_modified(digest, answer.outcome));
     }
-    Ok(if unchanged { Answer::not_modified(answer.manifest.descriptor.digest) } else { Answer::manifest(answer) })
+    if http.method() == Method::GET {
+        mirror.expect_pull(route, &answer.manifest);
+    }
+    Ok(Answer::manifest(answer))
 }
 
 async fn blob(
-    edge: &Edge,
-    exchange: &mut Exchange,
+    mirror: &Mirror,
     http: &HttpRequest<Incoming>,
     route: &Route,
     digest: Digest,
 ) -> Result<Answer, MirrorError> {
-    exchange.kind = RequestKind::Blob;
-    exchange.reference = Some(Reference::Digest(digest));
-    if http.method() == Method::HEAD || matches_etag(http.headers(), &digest) {
-        let stat = edge.mirror.stat_blob(route, digest).await?;
-        exchange.outcome = stat.outcome;
-        let unchanged = http.method() != Method::HEAD;
-        return Ok(if unchanged { Answer::not_modified(digest) } else { Answer::blob_head(digest, stat.size) });
+    if http.method() == Method::HEAD {
+        let stat = mirror.stat_blob(route, digest).await?;
+        return Ok(Answer::blob_head(digest, stat.size, stat.outcome));
     }
-    let answer = edge.mirror.blob(route, digest, range(http.headers(), &digest).as_ref()).await?;
-    exchange.outcome = answer.outcome;
-    Ok(Answer::blob(answer))
+    if matches_etag(http.headers(), &digest) {
+        return Ok(Answer::not_modified(digest, mirror.stat_blob(route, digest).await?.outcome));
+    }
+    Ok(Answer::blob(mirror.blob(route, digest, range(http.headers(), &digest).as_ref()).await?))
 }
 
-async fn tags(
-    edge: &Edge,
-    exchange: &mut Exchange,
-    route: &Route,
-    target: Target,
-    page: &Page,
-) -> Result<Answer, MirrorError> {
-    exchange.kind = RequestKind::Tags;
-    let answer = edge.mirror.tags(route, page).await?;
-    exchange.outcome = answer.outcome;
-    let name = target.repository.to_string();
-    let next = answer.next.clone().map(|page| Request::Tags { target, page });
-    Ok(Answer::tags(&name, answer, next.as_ref()))
-}
-
-fn failed(edge: &Edge, exchange: &mut Exchange, error: MirrorError) -> Answer {
+fn failed(edge: &Edge, error: &MirrorError) -> Answer {
     edge.metrics.error(error.class());
-    exchange.failed(&error);
-    Answer::failure(&error, code(&error, edge.unavailable_blob))
+    Answer::failure(error, code(error, edge.unavailable_blob))
 }
 
 /// The code for an error. For a blob that upstream cannot give now it is a setting, because clients
@@ -255,6 +239,10 @@ fn names(tag: &str, digest: &Digest) -> bool {
     let tag = tag.trim();
     let tag = tag.strip_prefix("W/").unwrap_or(tag);
     tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).is_some_and(|tag| tag == digest.to_string())
+}
+
+fn accept(http: &HttpRequest<Incoming>) -> AcceptSet {
+    AcceptSet::from_headers(strings(http.headers(), ACCEPT))
 }
 
 fn strings(headers: &HeaderMap, name: http::HeaderName) -> impl Iterator<Item = &str> {

@@ -20,10 +20,11 @@ use std::io;
 use std::ops::Range;
 use std::ptr;
 use std::slice;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::metrics::SentBy;
@@ -95,7 +96,7 @@ impl Regions {
         let start = mapping.address();
         let region =
             Region { addresses: start..start + mapping.length, part: FilePart { file, offset: range.start, receipt } };
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.push(region);
         self.count.store(table.len(), Ordering::Release);
         drop(table);
@@ -108,17 +109,13 @@ impl Regions {
             return None;
         }
         let address = bytes.as_ptr().addr();
-        self.lock().iter().find_map(|region| region.part(address, bytes.len()))
+        self.table.lock().iter().find_map(|region| region.part(address, bytes.len()))
     }
 
     fn remove(&self, start: usize) {
-        let mut table = self.lock();
+        let mut table = self.table.lock();
         table.retain(|region| region.addresses.start != start);
         self.count.store(table.len(), Ordering::Release);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<Region>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -249,6 +246,6 @@ mod tests {
         drop(frame);
         assert_eq!(regions.part(&rest).map(|part| part.offset), Some(1300));
         drop(rest);
-        assert_eq!(regions.lock().len(), 0);
+        assert_eq!(regions.table.lock().len(), 0);
     }
 }

@@ -1,9 +1,8 @@
 //! The accept loop of every listener: takes connections, bounds them, drains them.
 //!
 //! HTTP/1.1 only: no client that we know pulls over anything else. Every wait has a deadline: for
-//! the head of a request, for a client that does not read its answer, and for the drain. Both
-//! listeners, for clients and for operators, go through [`serve`]; what a request means is not
-//! decided here.
+//! the head of a request, for a client that does not read its answer, and for the drain. All listeners,
+//! for clients and for operators, go through [`serve`]; what a request means is not decided here.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,17 +15,18 @@ use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{HttpService, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::body::{Buffers, Wire};
 use super::io::Regions;
 use super::io::plain::PlainStream;
+use super::record::Peer;
 use super::tls::Tls;
-use super::wire::{Buffers, Wire};
 
 /// How long to wait after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -49,6 +49,20 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Listener {
+    /// An address.
+    Address(TcpListener),
+    /// A Unix socket, for few connections: with nothing of what is done for speed.
+    Socket(UnixListener),
+}
+
+enum Stream {
+    Address(TcpStream),
+    Socket(UnixStream),
+}
+
 /// The bounds of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -65,16 +79,16 @@ pub struct Limits {
 /// Who asks, and what leads to them.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// The address of the other side.
-    pub peer: SocketAddr,
+    /// The other side.
+    pub peer: Peer,
     /// How the connection takes parts of files.
     pub wire: Wire,
 }
 
 /// Answers every request with `answer` until `shutdown` completes, then lets running responses end
-/// within the drain time. With `tls`, clients must speak it.
+/// within the drain time. With `tls`, clients at an address must speak it.
 pub async fn serve<A, F, B>(
-    listener: TcpListener,
+    listener: Listener,
     tls: Option<Arc<Tls>>,
     limits: Limits,
     answer: A,
@@ -84,37 +98,46 @@ pub async fn serve<A, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
 {
-    let connections = Arc::new(Semaphore::new(limits.max_connections));
+    let seats = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
     let buffers = Arc::new(Buffers::default());
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
-            let permit = Arc::clone(&connections).acquire_owned().await;
-            let next = || async { prepared(listener.accept().await?, limits.send_timeout) };
-            (permit, accepted(next).await)
+            let seat = Arc::clone(&seats).acquire_owned().await;
+            (seat, accepted(&listener, &limits).await)
         };
-        let (permit, (stream, peer)) = tokio::select! {
-            accepted = next => accepted,
+        let (seat, (stream, peer)) = tokio::select! {
+            next = next => next,
             () = &mut shutdown => break,
         };
         let (answer, watcher, tls, buffers) = (answer.clone(), graceful.watcher(), tls.clone(), Arc::clone(&buffers));
         tokio::spawn(async move {
-            let broken = match tls {
-                None => {
-                    let regions = Arc::new(Regions::default());
-                    let stream = PlainStream::new(stream, Arc::clone(&regions));
-                    let client = Client { peer, wire: Wire::Plain(regions) };
-                    watcher.watch(connection(stream, client, limits, answer)).await.err().map(|error| error.to_string())
+            let client = |wire| Client { peer, wire };
+            let ended = async {
+                match (stream, tls) {
+                    (Stream::Address(stream), None) => {
+                        let regions = Arc::new(Regions::default());
+                        let stream = PlainStream::new(stream, Arc::clone(&regions));
+                        connection(stream, client(Wire::Plain(regions)), limits, answer, watcher).await?;
+                    }
+                    // In boxes, so that the many connections without TLS do not keep room for the others.
+                    (Stream::Address(stream), Some(tls)) => {
+                        let stream = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
+                        let client = client(Wire::Buffered(buffers));
+                        Box::pin(connection(stream, client, limits, answer, watcher)).await?;
+                    }
+                    (Stream::Socket(stream), _) => {
+                        let client = client(Wire::Buffered(buffers));
+                        Box::pin(connection(stream, client, limits, answer, watcher)).await?;
+                    }
                 }
-                // In a box, so that connections without TLS do not keep room for it.
-                Some(tls) => Box::pin(encrypted(stream, peer, tls, buffers, limits, answer, watcher)).await,
-            };
-            // Of a request, how it ended is in its log line.
-            if let Some(error) = broken {
-                tracing::debug!(%peer, error, "a connection broke");
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
             }
-            drop(permit);
+            .await;
+            // Of a request, how it ended is in its log line.
+            ended.unwrap_or_else(|error| tracing::debug!(%peer, %error, "a connection broke"));
+            drop(seat);
         });
     }
     drop(listener);
@@ -123,39 +146,14 @@ pub async fn serve<A, F, B>(
     }
 }
 
-/// One connection with TLS; why it broke, if it did.
-async fn encrypted<A, F, B>(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Arc<Tls>,
-    buffers: Arc<Buffers>,
-    limits: Limits,
-    answer: A,
-    watcher: Watcher,
-) -> Option<String>
-where
-    A: Fn(Client, Request<Incoming>) -> F + Send + 'static,
-    F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
-{
-    match tokio::time::timeout(limits.header_timeout, tls.accept(stream)).await {
-        Ok(Ok(stream)) => {
-            let client = Client { peer, wire: Wire::Tls(buffers) };
-            let connection = connection(stream, client, limits, answer);
-            watcher.watch(connection).await.err().map(|error| error.to_string())
-        }
-        Ok(Err(error)) => Some(format!("no TLS: {error}")),
-        Err(_) => Some("no TLS: the client took too long".to_owned()),
-    }
-}
-
-/// One connection, whose every request is answered with `answer`.
+/// One connection, to its end: every request is answered with `answer`.
 fn connection<S, A, F, B>(
     stream: S,
     client: Client,
     limits: Limits,
     answer: A,
-) -> http1::Connection<TokioIo<S>, impl HttpService<Incoming, ResBody = B, Error = Infallible, Future: Send> + Send>
+    watcher: Watcher,
+) -> impl Future<Output = hyper::Result<()>> + Send
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Client, Request<Incoming>) -> F + Send + 'static,
@@ -167,22 +165,20 @@ where
         let answered = Box::pin(answer(client.clone(), request));
         async move { Ok::<_, Infallible>(answered.await) }
     });
-    http1::Builder::new()
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_buf_size(MAX_HEAD)
         // Frames must arrive as they are; the default is a guess that may change.
         .writev(true)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream), service);
+    watcher.watch(connection)
 }
 
 /// The next connection, however often accepting fails before: it does when file descriptors run out.
-pub async fn accepted<T, F>(accept: impl Fn() -> F) -> T
-where
-    F: Future<Output = io::Result<T>>,
-{
+async fn accepted(listener: &Listener, limits: &Limits) -> (Stream, Peer) {
     loop {
-        match accept().await {
+        match accept(listener, limits).await {
             Ok(accepted) => return accepted,
             Err(error) => {
                 tracing::warn!(%error, "no connection can be accepted");
@@ -192,12 +188,18 @@ where
     }
 }
 
-fn prepared((stream, peer): (TcpStream, SocketAddr), send_timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
-    stream.set_nodelay(true)?;
-    // The kernel ends connections to clients that vanished, and to those that are there but do not read.
-    let milliseconds = u32::try_from(send_timeout.as_millis()).unwrap_or(u32::MAX);
-    rustix::net::sockopt::set_tcp_user_timeout(&stream, milliseconds)?;
-    Ok((stream, peer))
+async fn accept(listener: &Listener, limits: &Limits) -> io::Result<(Stream, Peer)> {
+    match listener {
+        Listener::Socket(listener) => Ok((Stream::Socket(listener.accept().await?.0), Peer::Socket)),
+        Listener::Address(listener) => {
+            let (stream, peer) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            // The kernel ends connections to clients that vanished, and to those that are there but do not read.
+            let milliseconds = u32::try_from(limits.send_timeout.as_millis()).unwrap_or(u32::MAX);
+            rustix::net::sockopt::set_tcp_user_timeout(&stream, milliseconds)?;
+            Ok((Stream::Address(stream), Peer::Address(peer)))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -11,9 +11,8 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
-use super::body::ResponseBody;
-use super::exchange::Exchange;
-use super::wire::Wire;
+use super::body::{ResponseBody, Wire};
+use super::record::Record;
 use crate::mirror::{BlobAnswer, BlobBody, Kept, ManifestAnswer, MirrorError, ReferrersAnswer, TagsAnswer};
 use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, MediaType, RegistryName, Request};
 use crate::outcome::Outcome;
@@ -29,14 +28,15 @@ const OCTET_STREAM: &str = "application/octet-stream";
 /// What to tell the client.
 #[derive(Debug)]
 pub struct Answer {
-    /// The status.
-    pub status: StatusCode,
+    status: StatusCode,
     /// The `ns` that was routed by, to be echoed.
-    pub namespace: Option<RegistryName>,
+    namespace: Option<RegistryName>,
+    outcome: Outcome,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: AnswerBody,
-    /// The error code, for the log line.
-    pub code: Option<ErrorCode>,
+    code: Option<ErrorCode>,
+    /// Why it is a failure, for the log line.
+    problem: Option<String>,
 }
 
 #[derive(Debug)]
@@ -60,7 +60,19 @@ impl AnswerBody {
 
 impl Answer {
     fn new(status: StatusCode, body: AnswerBody) -> Answer {
-        Answer { status, namespace: None, headers: Vec::new(), body, code: None }
+        Answer {
+            status,
+            namespace: None,
+            outcome: Outcome::Local,
+            headers: Vec::new(),
+            body,
+            code: None,
+            problem: None,
+        }
+    }
+
+    fn of(outcome: Outcome, body: AnswerBody) -> Answer {
+        Answer { outcome, ..Answer::new(StatusCode::OK, body) }
     }
 
     fn header(mut self, name: HeaderName, value: impl TryInto<HeaderValue>) -> Answer {
@@ -79,17 +91,17 @@ impl Answer {
 
     /// A manifest.
     pub fn manifest(answer: ManifestAnswer) -> Answer {
-        let ManifestAnswer { manifest, stale_for, .. } = answer;
+        let ManifestAnswer { manifest, outcome, stale_for } = answer;
         let descriptor = &manifest.descriptor;
-        let answer = Answer::new(StatusCode::OK, AnswerBody::Bytes(manifest.bytes.clone()))
+        Answer::of(outcome, AnswerBody::Bytes(manifest.bytes.clone()))
             .header(CONTENT_TYPE, descriptor.media_type.as_ref())
-            .identified(&descriptor.digest);
-        answer.stale(stale_for)
+            .identified(&descriptor.digest)
+            .stale(stale_for)
     }
 
     /// What is in memory.
     pub fn kept(kept: Arc<Kept>) -> Answer {
-        Answer::new(StatusCode::OK, AnswerBody::Kept(kept))
+        Answer::of(Outcome::Hit, AnswerBody::Kept(kept))
     }
 
     /// Tags of the repository that the client calls `name`; `next` asks for the rest of them.
@@ -100,7 +112,7 @@ impl Answer {
             tags: Vec<String>,
         }
         let body = serde_json::to_vec(&Body { name, tags: answer.tags }).unwrap_or_default();
-        Answer::new(StatusCode::OK, AnswerBody::Bytes(body.into()))
+        Answer::of(answer.outcome, AnswerBody::Bytes(body.into()))
             .header(CONTENT_TYPE, "application/json")
             .stale(answer.stale_for)
             .continued(next)
@@ -108,8 +120,8 @@ impl Answer {
 
     /// Referrers of a manifest; `next` asks for the rest of them.
     pub fn referrers(answer: ReferrersAnswer, next: Option<&Request>) -> Answer {
-        let ReferrersAnswer { index, filtered, stale_for, .. } = answer;
-        let answer = Answer::new(StatusCode::OK, AnswerBody::Bytes(index))
+        let ReferrersAnswer { index, filtered, stale_for, outcome, .. } = answer;
+        let answer = Answer::of(outcome, AnswerBody::Bytes(index))
             .header(CONTENT_TYPE, MediaType::ImageIndex.as_ref())
             .stale(stale_for)
             .continued(next);
@@ -118,27 +130,26 @@ impl Answer {
 
     /// A blob, or a part of it.
     pub fn blob(answer: BlobAnswer) -> Answer {
-        let BlobAnswer { digest, size, part, body, .. } = answer;
+        let BlobAnswer { digest, size, part, body, outcome } = answer;
         let length = part.as_ref().map(|part| part.end - part.start).or(size);
-        let status = if part.is_some() { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
-        let answer = Answer::new(status, AnswerBody::Blob(body, length)).described_blob(&digest);
+        let answer = Answer::of(outcome, AnswerBody::Blob(body, length)).described_blob(&digest);
         match part {
             Some(part) => {
                 let range = ContentRange { first: part.start, last: part.end - 1, total: size };
-                answer.header(CONTENT_RANGE, range.to_string())
+                answer.with_status(StatusCode::PARTIAL_CONTENT).header(CONTENT_RANGE, range.to_string())
             }
             None => answer,
         }
     }
 
     /// The headers of a blob.
-    pub fn blob_head(digest: Digest, size: Option<u64>) -> Answer {
-        Answer::new(StatusCode::OK, AnswerBody::Absent(size)).described_blob(&digest)
+    pub fn blob_head(digest: Digest, size: Option<u64>, outcome: Outcome) -> Answer {
+        Answer::of(outcome, AnswerBody::Absent(size)).described_blob(&digest)
     }
 
     /// The client has it already.
-    pub fn not_modified(digest: Digest) -> Answer {
-        Answer::new(StatusCode::NOT_MODIFIED, AnswerBody::Absent(None)).identified(&digest)
+    pub fn not_modified(digest: Digest, outcome: Outcome) -> Answer {
+        Answer::of(outcome, AnswerBody::Absent(None)).with_status(StatusCode::NOT_MODIFIED).identified(&digest)
     }
 
     /// A request that is refused as it stands.
@@ -151,7 +162,8 @@ impl Answer {
 
     /// A request that the mirror could not answer.
     pub fn failure(error: &MirrorError, code: ErrorCode) -> Answer {
-        let answer = Answer::refusal(code, error.to_string());
+        let problem = error.to_string();
+        let answer = Answer { problem: Some(problem.clone()), ..Answer::refusal(code, problem) };
         let answer = match error {
             MirrorError::Range { size } => answer.header(CONTENT_RANGE, format!("bytes */{size}")),
             _ => answer,
@@ -160,6 +172,12 @@ impl Answer {
             Some(wait) => answer.header(RETRY_AFTER, wait.as_secs().max(1)),
             None => answer,
         }
+    }
+
+    /// The same, with the `ns` that took part in the routing.
+    #[must_use]
+    pub fn echoing(self, namespace: Option<RegistryName>) -> Answer {
+        Answer { namespace, ..self }
     }
 
     /// The same with another status.
@@ -202,12 +220,12 @@ fn stale_warning(age: Duration) -> String {
     format!("299 - \"stale: upstream cannot be asked, last checked {} s ago\"", age.as_secs())
 }
 
-/// Makes the response. The exchange goes with the body, to be closed when that ends.
-pub fn render(answer: Answer, head_only: bool, mut exchange: Exchange, wire: &Wire) -> Response<ResponseBody> {
-    exchange.answered(answer.status, answer.code);
+/// Makes the response. The record goes with the body, to be closed when that ends.
+pub fn render(answer: Answer, head_only: bool, mut record: Record, wire: &Wire) -> Response<ResponseBody> {
+    record.answered(answer.status, answer.outcome, answer.code, answer.problem);
     let mut headers = match &answer.body {
         AnswerBody::Kept(kept) => kept.head(head_of_kept).clone(),
-        body => head(answer.headers, body.length(), exchange.outcome),
+        body => head(answer.headers, body.length(), answer.outcome),
     };
     if let Some(Ok(namespace)) = answer.namespace.map(|namespace| HeaderValue::from_str(namespace.as_str())) {
         headers.insert(NAMESPACE, namespace);
@@ -216,11 +234,11 @@ pub fn render(answer: Answer, head_only: bool, mut exchange: Exchange, wire: &Wi
     *response.status_mut() = answer.status;
     *response.headers_mut() = headers;
     let body = match answer.body {
-        _ if head_only => ResponseBody::empty(exchange),
-        AnswerBody::Absent(_) => ResponseBody::empty(exchange),
-        AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, exchange),
-        AnswerBody::Kept(kept) => ResponseBody::bytes(kept.bytes.clone(), exchange),
-        AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, exchange, wire.clone()),
+        _ if head_only => ResponseBody::empty(record),
+        AnswerBody::Absent(_) => ResponseBody::empty(record),
+        AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, record),
+        AnswerBody::Kept(kept) => ResponseBody::bytes(kept.bytes.clone(), record),
+        AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, record, wire.clone()),
     };
     response.map(|()| body)
 }

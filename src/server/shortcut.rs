@@ -1,18 +1,19 @@
 //! Requests that were answered from memory a moment ago, recognised by their bytes.
 //!
-//! A client that asks for what was asked for before sends the same path and the same `Accept`
-//! lines. What they were understood to mean, and where they were routed, cannot have changed, so
-//! neither is done again. Truth: nothing but that is remembered here. The answer itself belongs to
+//! A client that asks for what was asked for before sends the same method, path and `Accept` lines.
+//! What they were understood to mean, and where they were routed, cannot have changed, so neither is
+//! done again. Truth: nothing but that is remembered here. The answer itself belongs to
 //! the mirror, which is asked each time whether it still holds.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
-use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Weak};
 
 use http::header::ACCEPT;
-use http::{HeaderValue, Request};
+use http::{HeaderValue, Method};
+use parking_lot::RwLock;
 
-use crate::mirror::{Kept, Route, Wanted};
-use crate::oci::{AcceptSet, Reference};
+use crate::mirror::{Kept, Route};
+use crate::oci::{AcceptSet, Request};
 
 /// How many requests are remembered; each takes a few hundred bytes.
 const SLOTS: usize = 4096;
@@ -24,56 +25,47 @@ pub struct Shortcut {
     /// Where it was routed.
     pub route: Route,
     /// What it asks for.
-    pub asked: Asked,
+    pub request: Request,
+    /// Which types of manifests the client accepts.
+    pub accept: AcceptSet,
     /// What it was answered with.
     pub kept: Weak<Kept>,
 }
 
-/// The bytes that a request is recognised by.
+impl Shortcut {
+    /// What `http`, understood and routed so, was answered with.
+    pub fn new<B>(
+        http: &http::Request<B>,
+        route: Route,
+        request: Request,
+        accept: AcceptSet,
+        kept: &Arc<Kept>,
+    ) -> Shortcut {
+        Shortcut { sent: Sent::by(http), route, request, accept, kept: Arc::downgrade(kept) }
+    }
+}
+
+/// What a request is recognised by.
 #[derive(Debug)]
 struct Sent {
+    method: Method,
     path_and_query: Box<str>,
     accept_lines: Vec<HeaderValue>,
 }
 
 impl Sent {
-    fn by<B>(request: &Request<B>) -> Sent {
+    fn by<B>(http: &http::Request<B>) -> Sent {
         Sent {
-            path_and_query: path_and_query(request).into(),
-            accept_lines: request.headers().get_all(ACCEPT).into_iter().cloned().collect(),
+            method: http.method().clone(),
+            path_and_query: path_and_query(http).into(),
+            accept_lines: http.headers().get_all(ACCEPT).into_iter().cloned().collect(),
         }
     }
 
-    fn again<B>(&self, request: &Request<B>) -> bool {
-        *self.path_and_query == *path_and_query(request)
-            && request.headers().get_all(ACCEPT).into_iter().eq(&self.accept_lines)
-    }
-}
-
-/// What may be in memory.
-#[derive(Clone, Debug)]
-pub enum Asked {
-    /// A manifest, by a client that accepts these types.
-    Manifest(Reference, AcceptSet),
-    /// A blob. It is always a digest.
-    Blob(Reference),
-}
-
-impl Asked {
-    /// What to ask the mirror for; always there.
-    pub const fn wanted(&self) -> Option<Wanted<'_>> {
-        match self {
-            Asked::Manifest(reference, accept) => Some(Wanted::Manifest(reference, *accept)),
-            Asked::Blob(Reference::Digest(digest)) => Some(Wanted::Blob(digest)),
-            Asked::Blob(Reference::Tag(_)) => None,
-        }
-    }
-}
-
-impl Shortcut {
-    /// What `request`, understood and routed so, was answered with.
-    pub fn new<B>(request: &Request<B>, route: Route, asked: Asked, kept: &Arc<Kept>) -> Shortcut {
-        Shortcut { sent: Sent::by(request), route, asked, kept: Arc::downgrade(kept) }
+    fn again<B>(&self, http: &http::Request<B>) -> bool {
+        self.method == *http.method()
+            && *self.path_and_query == *path_and_query(http)
+            && http.headers().get_all(ACCEPT).into_iter().eq(&self.accept_lines)
     }
 }
 
@@ -97,57 +89,56 @@ impl std::fmt::Debug for Shortcuts {
 
 impl Shortcuts {
     /// What is known of this request.
-    pub fn find<B>(&self, request: &Request<B>) -> Option<Arc<Shortcut>> {
-        let slot = self.slot(request)?.read().unwrap_or_else(PoisonError::into_inner);
-        slot.as_ref().filter(|shortcut| shortcut.sent.again(request)).cloned()
+    pub fn find<B>(&self, http: &http::Request<B>) -> Option<Arc<Shortcut>> {
+        self.slot(http)?.read().as_ref().filter(|shortcut| shortcut.sent.again(http)).cloned()
     }
 
-    /// Remembers it.
-    pub fn remember<B>(&self, request: &Request<B>, shortcut: Shortcut) {
-        if let Some(slot) = self.slot(request) {
-            *slot.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(shortcut));
+    /// Remembers what `http` came to.
+    pub fn remember<B>(&self, http: &http::Request<B>, shortcut: Shortcut) {
+        if let Some(slot) = self.slot(http) {
+            *slot.write() = Some(Arc::new(shortcut));
         }
     }
 
-    fn slot<B>(&self, request: &Request<B>) -> Option<&RwLock<Option<Arc<Shortcut>>>> {
+    fn slot<B>(&self, http: &http::Request<B>) -> Option<&RwLock<Option<Arc<Shortcut>>>> {
         let mut hasher = self.hasher.build_hasher();
-        hasher.write(path_and_query(request).as_bytes());
-        for line in request.headers().get_all(ACCEPT) {
+        http.method().hash(&mut hasher);
+        hasher.write(path_and_query(http).as_bytes());
+        for line in http.headers().get_all(ACCEPT) {
             line.hash(&mut hasher);
         }
         self.slots.get(usize::try_from(hasher.finish() % SLOTS as u64).ok()?)
     }
 }
 
-fn path_and_query<B>(request: &Request<B>) -> &str {
-    request.uri().path_and_query().map_or("", |whole| whole.as_str())
+fn path_and_query<B>(http: &http::Request<B>) -> &str {
+    http.uri().path_and_query().map_or("", |whole| whole.as_str())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn request(path: &str, accept: &[&str]) -> Request<()> {
-        let mut builder = Request::get(path);
-        for line in accept {
-            builder = builder.header(ACCEPT, *line);
-        }
-        builder.body(()).expect("a request")
+    fn request(method: &Method, path: &str, accept: &[&str]) -> http::Request<()> {
+        let builder = http::Request::builder().method(method).uri(path);
+        accept.iter().fold(builder, |builder, line| builder.header(ACCEPT, *line)).body(()).expect("a request")
     }
 
     #[test]
-    fn only_the_same_path_query_and_accept_lines_are_the_same_request() {
+    fn only_the_same_method_path_query_and_accept_lines_are_the_same_request() {
         let (path, lines) = ("/v2/app/manifests/1?ns=docker.io", ["a/b, c/d", "e/f"]);
-        let sent = Sent::by(&request(path, &lines));
-        assert!(sent.again(&request(path, &lines)));
-        for (path, lines) in [
-            ("/v2/app/manifests/1", &lines[..]),
-            ("/v2/app/manifests/1?ns=ghcr.io", &lines[..]),
-            (path, &lines[..1]),
-            (path, &["e/f", "a/b, c/d"]),
-            (path, &[]),
+        let sent = Sent::by(&request(&Method::GET, path, &lines));
+        assert!(sent.again(&request(&Method::GET, path, &lines)));
+        for (method, path, lines) in [
+            (Method::POST, path, &lines[..]),
+            (Method::HEAD, path, &lines),
+            (Method::GET, "/v2/app/manifests/1", &lines),
+            (Method::GET, "/v2/app/manifests/1?ns=ghcr.io", &lines),
+            (Method::GET, path, &lines[..1]),
+            (Method::GET, path, &["e/f", "a/b, c/d"]),
+            (Method::GET, path, &[]),
         ] {
-            assert!(!sent.again(&request(path, lines)), "{path} {lines:?}");
+            assert!(!sent.again(&request(&method, path, lines)), "{method} {path} {lines:?}");
         }
     }
 }

@@ -7,9 +7,10 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::RwLock;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -89,22 +90,25 @@ impl Tls {
     /// # Errors
     /// [`TlsError`]; the certificates in use stay.
     pub fn look(&self, in_any_case: bool) -> Result<bool, TlsError> {
-        let written = self.current.read().unwrap_or_else(PoisonError::into_inner).written.clone();
+        let written = self.current.read().written.clone();
         if !in_any_case && written == self.files.written() {
             return Ok(false);
         }
         let read = Current::read(&self.files)?;
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = read;
+        *self.current.write() = read;
         Ok(true)
     }
 
     /// Becomes the server's side of TLS.
     ///
     /// # Errors
-    /// When the other side does not speak TLS, or has not got the certificate asked for.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let config = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner).config);
-        TlsAcceptor::from(config).accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER))).await
+    /// When the other side does not speak TLS, has not got the certificate asked for, or takes longer than
+    /// `patience`.
+    pub async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<TlsStream<TcpStream>> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.read().config));
+        let accepted = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER)));
+        let accepted = tokio::time::timeout(patience, accepted).await.unwrap_or_else(|late| Err(late.into()));
+        accepted.map_err(|error| io::Error::new(error.kind(), format!("no TLS: {error}")))
     }
 }
 

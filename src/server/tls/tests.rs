@@ -78,7 +78,7 @@ async fn connect(tls: &Tls, client: &TlsConnector) -> Option<ClientStream<TcpStr
     let name = ServerName::try_from("localhost").expect("a name");
     let server = async {
         let (stream, _) = listener.accept().await.expect("accepted");
-        let mut stream = tls.accept(stream).await.ok()?;
+        let mut stream = tls.accept(stream, Duration::from_secs(60)).await.ok()?;
         let byte = stream.read_u8().await.ok()?;
         stream.write_u8(byte).await.ok()?;
         stream.flush().await.ok()

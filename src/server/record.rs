@@ -4,30 +4,46 @@
 //! and is closed when the last of them is gone, so that bytes and duration are those of what was
 //! really sent. Query strings and headers never get here.
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::io::Receipt;
-use super::shortcut::Asked;
 use crate::metrics::{Metrics, RequestKind, SentBy};
 use crate::mirror::{Complaint, Location};
-use crate::oci::{ErrorCode, Reference};
+use crate::oci::{ErrorCode, Reference, Request};
 use crate::outcome::Outcome;
+
+/// The other side of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// At an address.
+    Address(SocketAddr),
+    /// Whoever may open the Unix socket.
+    Socket,
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Peer::Address(address) => address.fmt(f),
+            Peer::Socket => f.write_str("socket"),
+        }
+    }
+}
 
 /// A request being answered.
 #[derive(Debug)]
-pub struct Exchange {
-    /// What kind of request it was.
-    pub kind: RequestKind,
-    /// Where the answer comes from.
-    pub outcome: Outcome,
-    /// The tag or digest asked for.
-    pub reference: Option<Reference>,
+pub struct Record {
+    kind: RequestKind,
+    outcome: Outcome,
+    reference: Option<Reference>,
     metrics: Arc<Metrics>,
-    peer: SocketAddr,
+    peer: Peer,
     method: http::Method,
     location: Option<Location>,
     status: StatusCode,
@@ -42,10 +58,10 @@ pub struct Exchange {
     sent_by: Option<SentBy>,
 }
 
-impl Exchange {
+impl Record {
     /// A request that just arrived.
-    pub fn begin<B>(metrics: Arc<Metrics>, peer: SocketAddr, request: &http::Request<B>) -> Exchange {
-        Exchange {
+    pub fn begin<B>(metrics: Arc<Metrics>, peer: Peer, request: &http::Request<B>) -> Record {
+        Record {
             kind: RequestKind::Other,
             outcome: Outcome::Local,
             reference: None,
@@ -64,31 +80,19 @@ impl Exchange {
         }
     }
 
-    /// The request was routed.
-    pub fn located(&mut self, location: &Location) {
-        self.location = Some(location.clone());
+    /// The request is understood, and leads there.
+    pub fn asked(&mut self, request: &Request, location: Option<&Location>) {
+        self.kind = RequestKind::of(request);
+        self.reference = request.reference();
+        self.location = location.cloned();
     }
 
-    /// The answer is in memory.
-    pub fn found(&mut self, asked: &Asked) {
-        let (kind, reference) = match asked {
-            Asked::Manifest(reference, _) => (RequestKind::Manifest, reference),
-            Asked::Blob(reference) => (RequestKind::Blob, reference),
-        };
-        self.kind = kind;
-        self.reference = Some(reference.clone());
-        self.outcome = Outcome::Hit;
-    }
-
-    /// The status is decided.
-    pub fn answered(&mut self, status: StatusCode, code: Option<ErrorCode>) {
+    /// The answer is decided. `problem` says why it is a failure, for people.
+    pub fn answered(&mut self, status: StatusCode, outcome: Outcome, code: Option<ErrorCode>, problem: Option<String>) {
         self.status = status;
+        self.outcome = outcome;
         self.code = code;
-    }
-
-    /// The request cannot be answered, and why.
-    pub fn failed(&mut self, problem: &dyn std::fmt::Display) {
-        self.problem = Some(problem.to_string());
+        self.problem = problem;
     }
 
     /// How many bytes the body will have, where that is known.
@@ -109,33 +113,33 @@ impl Exchange {
     }
 
     /// The body cannot be ended: the client must see that it was cut.
-    pub fn aborted(&mut self, error: &dyn std::fmt::Display) {
-        self.failed(&format_args!("cut off: {error}"));
+    pub fn aborted(&mut self, error: &dyn fmt::Display) {
+        self.problem = Some(format!("cut off: {error}"));
     }
 }
 
-/// An exchange whose answer is on its way, shared by all that carry a part of it.
+/// The record of an answer that is on its way, shared by all that carry a part of it.
 #[derive(Debug)]
 pub struct Sending {
-    exchange: Mutex<Exchange>,
+    record: Mutex<Record>,
     complaint: Option<Complaint>,
 }
 
 impl Sending {
     /// The answer begins; whether what it is made from is stored, and can be complained about.
-    pub fn new(exchange: Exchange, complaint: Option<Complaint>) -> Arc<Sending> {
-        Arc::new(Sending { exchange: Mutex::new(exchange), complaint })
+    pub fn new(record: Record, complaint: Option<Complaint>) -> Arc<Sending> {
+        Arc::new(Sending { record: Mutex::new(record), complaint })
     }
 
-    /// The exchange, to note something.
-    pub fn exchange(&self) -> MutexGuard<'_, Exchange> {
-        self.exchange.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The record, to note something.
+    pub fn record(&self) -> MutexGuard<'_, Record> {
+        self.record.lock()
     }
 }
 
 impl Receipt for Sending {
     fn sent(&self, by: SentBy, bytes: u64) {
-        self.exchange().sent(by, bytes);
+        self.record().sent(by, bytes);
     }
 
     fn unreadable(&self) {
@@ -145,7 +149,7 @@ impl Receipt for Sending {
     }
 }
 
-impl Drop for Exchange {
+impl Drop for Record {
     fn drop(&mut self) {
         let upstream = self.location.as_ref().map(|location| &location.upstream);
         self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
