@@ -42,7 +42,7 @@ pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};
 pub use keep::scrub::Complaint;
 pub use recall::freshness::{Mode, Policy};
-pub use recall::memory::{Kept, Wanted};
+pub use recall::memory::{Asked, Kept};
 pub use room::Room;
 pub use routes::{Route, RouteError, Routes};
 

@@ -14,7 +14,7 @@ use super::listener::Client;
 use super::record::Record;
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
-use crate::mirror::{Mirror, MirrorError, Route, Subject, Wanted};
+use crate::mirror::{Asked, Mirror, MirrorError, Route, Subject};
 use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError};
 
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
@@ -40,9 +40,9 @@ pub fn answer(
 /// refuses a request is looked at as ever; what the request means is known.
 fn answered_again(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) -> Option<Response<ResponseBody>> {
     let shortcut = edge.shortcuts.find(http)?;
-    let Shortcut { request, route, accept, kept, .. } = &*understood(http, || Ok(shortcut)).ok()?;
-    let kept = kept.upgrade()?;
-    if !edge.mirror.still_holds(route, wanted(http, request, *accept)?, &kept) {
+    let Shortcut { request, route, asked, kept, .. } = &*understood(http, || Ok(shortcut)).ok()?;
+    let kept = kept.upgrade().filter(|_| !is_conditional(http.headers()))?;
+    if !edge.mirror.still_holds(route, asked, &kept) {
         return None;
     }
     let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
@@ -128,23 +128,16 @@ async fn respond(edge: &Edge, record: &mut Record, http: &HttpRequest<Incoming>,
     answer.echoing(route.namespace)
 }
 
-/// The answer that is in memory.
+/// The answer that is in memory. Conditional requests and parts go the long way.
 fn at_hand(edge: &Edge, http: &HttpRequest<Incoming>, route: &Route, request: &Request) -> Option<Answer> {
-    let accept = accept(http);
-    let kept = edge.mirror.at_hand(route, wanted(http, request, accept)?)?;
-    edge.shortcuts.remember(http, Shortcut::new(http, route.clone(), request.clone(), accept, &kept));
+    let asked = Asked::of(request, accept(http)).filter(|_| !is_conditional(http.headers()))?;
+    let kept = edge.mirror.at_hand(route, &asked)?;
+    edge.shortcuts.remember(http, Shortcut::new(http, route.clone(), request.clone(), asked, &kept));
     Some(Answer::kept(kept))
 }
 
-/// What may be in memory. Conditional requests and parts go the long way.
-fn wanted<'a>(http: &HttpRequest<Incoming>, request: &'a Request, accept: AcceptSet) -> Option<Wanted<'a>> {
-    let headers = http.headers();
-    match request {
-        _ if headers.contains_key(IF_NONE_MATCH) || headers.contains_key(RANGE) => None,
-        Request::Manifest { reference, .. } => Some(Wanted::Manifest(reference, accept)),
-        Request::Blob { digest, .. } => Some(Wanted::Blob(digest)),
-        _ => None,
-    }
+fn is_conditional(headers: &HeaderMap) -> bool {
+    headers.contains_key(IF_NONE_MATCH) || headers.contains_key(RANGE)
 }
 
 async fn looked_up(

@@ -12,8 +12,8 @@ use http::header::ACCEPT;
 use http::{HeaderValue, Method};
 use parking_lot::RwLock;
 
-use crate::mirror::{Kept, Route};
-use crate::oci::{AcceptSet, Request};
+use crate::mirror::{Asked, Kept, Route};
+use crate::oci::Request;
 
 /// How many requests are remembered; each takes a few hundred bytes.
 const SLOTS: usize = 4096;
@@ -24,24 +24,18 @@ pub struct Shortcut {
     sent: Sent,
     /// Where it was routed.
     pub route: Route,
-    /// What it asks for.
+    /// What it means.
     pub request: Request,
-    /// Which types of manifests the client accepts.
-    pub accept: AcceptSet,
+    /// What it asks the mirror for.
+    pub asked: Asked,
     /// What it was answered with.
     pub kept: Weak<Kept>,
 }
 
 impl Shortcut {
     /// What `http`, understood and routed so, was answered with.
-    pub fn new<B>(
-        http: &http::Request<B>,
-        route: Route,
-        request: Request,
-        accept: AcceptSet,
-        kept: &Arc<Kept>,
-    ) -> Shortcut {
-        Shortcut { sent: Sent::by(http), route, request, accept, kept: Arc::downgrade(kept) }
+    pub fn new<B>(http: &http::Request<B>, route: Route, request: Request, asked: Asked, kept: &Arc<Kept>) -> Shortcut {
+        Shortcut { sent: Sent::by(http), route, request, asked, kept: Arc::downgrade(kept) }
     }
 }
 

@@ -8,20 +8,20 @@ use crate::blob_store::{Content, Source};
 use crate::clock::Timestamp;
 use crate::mirror::recall::freshness;
 use crate::mirror::recall::freshness::{Mode, Plan, Policy};
-use crate::mirror::recall::memory::{Kept, LONGEST, Name, Stamp, Wanted};
+use crate::mirror::recall::memory::{Asked, Kept, LONGEST, Stamp};
 use crate::mirror::{Location, Mirror, OCTET_STREAM, Route, Shared};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType};
 use crate::upstream::Allowance;
 
 impl Mirror {
     /// The answer, if it is in memory and needs no look at anything else. It counts as a use.
-    pub fn at_hand(&self, route: &Route, wanted: Wanted<'_>) -> Option<Arc<Kept>> {
-        let kept = self.0.memory.get(&Name::of(&route.location, wanted))?;
-        self.still_holds(route, wanted, &kept).then_some(kept)
+    pub fn at_hand(&self, route: &Route, asked: &Asked) -> Option<Arc<Kept>> {
+        let kept = self.0.memory.get(&route.location, asked)?;
+        self.still_holds(route, asked, &kept).then_some(kept)
     }
 
     /// Whether an answer that was at hand for this before still is one. It counts as a use.
-    pub fn still_holds(&self, route: &Route, wanted: Wanted<'_>, kept: &Kept) -> bool {
+    pub fn still_holds(&self, route: &Route, asked: &Asked, kept: &Kept) -> bool {
         let shared = &self.0;
         if !kept.is_of(shared.stamp()) {
             return false;
@@ -30,7 +30,7 @@ impl Mirror {
         let Policy { mode, complete_only, prefetch, .. } = shared.policy;
         // Whether the rest is there has to be looked at: to refuse half an image, or to fetch it ahead.
         let leads_on = prefetch > 0 || (complete_only && mode == Mode::Offline);
-        if matches!(wanted, Wanted::Manifest(..)) && leads_on {
+        if leads_on && !matches!(asked, Asked::Blob(_)) {
             return false;
         }
         if let Some(checked_at) = kept.checked_at() {
@@ -42,7 +42,7 @@ impl Mirror {
         if kept.note(now) {
             shared.uses.note(&kept.descriptor.digest, now);
             // Whoever kept a hold of it did not look it up: it is in use all the same.
-            drop(shared.memory.get(&Name::of(&route.location, wanted)));
+            drop(shared.memory.get(&route.location, asked));
         }
         shared.metrics.at_hand();
         true
@@ -63,19 +63,20 @@ impl Shared {
 
     /// The bytes of a manifest, if they are in memory; whether they may be served is not said.
     pub(in crate::mirror) fn bytes_at_hand(&self, location: &Location, descriptor: &Descriptor) -> Option<Bytes> {
-        let kept = self.memory.get(&Name::Manifest(location.clone(), descriptor.digest))?;
+        let kept = self.memory.get(location, &Asked::Manifest(descriptor.digest))?;
         Some(kept.bytes.clone())
     }
 
     /// Keeps a manifest that was found in the store after `stamp` was read.
     pub(in crate::mirror) fn keep_at_hand(
         &self,
-        name: Name,
+        location: &Location,
+        asked: Asked,
         manifest: &Manifest,
         checked_at: Option<Timestamp>,
         stamp: Stamp,
     ) {
-        self.memory.keep(name, &manifest.descriptor, &manifest.bytes, checked_at, stamp);
+        self.memory.keep(location, asked, &manifest.descriptor, &manifest.bytes, checked_at, stamp);
     }
 
     /// A blob that was found in the store after `stamp` was read: in memory, where it is small.
@@ -90,8 +91,8 @@ impl Shared {
         if !self.memory.takes(content.size) || matches!(content.source, Source::Memory(_)) {
             return Some(content);
         }
-        let name = Name::Blob(location.clone(), *digest);
-        let bytes = match self.memory.get(&name).filter(|kept| kept.descriptor.size == content.size) {
+        let asked = Asked::Blob(*digest);
+        let bytes = match self.memory.get(location, &asked).filter(|kept| kept.descriptor.size == content.size) {
             Some(kept) => kept.bytes.clone(),
             None => match load(digest, &content).await {
                 Loaded::Verified(bytes) => bytes,
@@ -101,7 +102,7 @@ impl Shared {
             },
         };
         let descriptor = Descriptor { digest: *digest, size: content.size, media_type: MediaType::from(OCTET_STREAM) };
-        self.memory.keep(name, &descriptor, &bytes, None, stamp);
+        self.memory.keep(location, asked, &descriptor, &bytes, None, stamp);
         Some(Content { source: Source::Memory(bytes), ..content })
     }
 }

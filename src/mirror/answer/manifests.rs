@@ -18,7 +18,7 @@ use crate::mirror::images::image;
 use crate::mirror::images::image::Platforms;
 use crate::mirror::recall::freshness;
 use crate::mirror::recall::freshness::{Mode, Plan, Policy};
-use crate::mirror::recall::memory::{Name, Stamp};
+use crate::mirror::recall::memory::{Asked, Stamp};
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::{BlobKey, Location, Mirror, OCTET_STREAM, Route, Shared};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -61,7 +61,8 @@ impl Mirror {
                     Some(digest) => {
                         let answer = self.0.answer_by_digest(route, digest).await?;
                         if answer.outcome == Outcome::Hit {
-                            self.0.keep_at_hand(Name::Tag(key), &answer.manifest, None, stamp);
+                            let asked = Asked::Tag(key.tag, accept);
+                            self.0.keep_at_hand(&route.location, asked, &answer.manifest, None, stamp);
                         }
                         answer
                     }
@@ -138,7 +139,7 @@ impl Shared {
             checked_at => freshness::plan(checked_at, now, &self.policy, health.allowance),
         };
         let plan = match &record {
-            Some(record) if health.is_down() && self.holds(&route.location, &record.descriptor.digest).await => {
+            Some(record) if health.is_down() && self.has(&route.location, &record.descriptor.digest).await => {
                 freshness::in_doubt(plan, checked_at, now, &self.policy)
             }
             _ => plan,
@@ -169,7 +170,8 @@ impl Shared {
         let digest = record.map(|record| record.descriptor.digest);
         let answer = self.remembered(route, &key, digest, error, stale_for).await?;
         if own && plan == Plan::Serve && answer.outcome == Outcome::Hit {
-            self.keep_at_hand(Name::Tag(key), &answer.manifest, checked_at, stamp);
+            let asked = Asked::Tag(key.tag, key.accept);
+            self.keep_at_hand(&route.location, asked, &answer.manifest, checked_at, stamp);
         }
         Ok(answer)
     }
@@ -286,7 +288,7 @@ impl Shared {
         };
         let descriptor = Descriptor { size: content.size, ..descriptor };
         let manifest = Manifest { descriptor, bytes };
-        self.keep_at_hand(Name::Manifest(route.location.clone(), *digest), &manifest, None, stamp);
+        self.keep_at_hand(&route.location, Asked::Manifest(*digest), &manifest, None, stamp);
         Some(Arc::new(manifest))
     }
 

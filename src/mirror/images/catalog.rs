@@ -227,7 +227,7 @@ impl Mirror {
     pub(in crate::mirror) async fn stored(&self, location: &Location, image: &Image) -> HashSet<Digest> {
         let mut stored = HashSet::new();
         for digest in image::digests(image) {
-            if self.0.holds(location, &digest).await {
+            if self.0.has(location, &digest).await {
                 stored.insert(digest);
             }
         }
@@ -339,7 +339,7 @@ impl Mirror {
 
 impl Shared {
     /// Whether content is stored and known to be in this repository. Does not count as a use.
-    pub(in crate::mirror) async fn holds(&self, location: &Location, digest: &Digest) -> bool {
+    pub(in crate::mirror) async fn has(&self, location: &Location, digest: &Digest) -> bool {
         self.member(location, digest).is_some() && self.blobs.open(digest).await.is_some()
     }
 

@@ -223,7 +223,7 @@ impl Mirror {
         // Progress is a courtesy: a listener that is slow misses some.
         let grew = |written| drop(events.try_send(PullEvent::Progress { digest, written }));
         landed(following, grew).await.map_err(|error| problem(Some(digest), &error))?;
-        if !self.0.holds(&route.location, &digest).await {
+        if !self.0.has(&route.location, &digest).await {
             let message = "it came, but the store could not keep it; see the daemon's log".to_owned();
             return Err((Some(digest), Failure::NotKept, message));
         }

@@ -16,9 +16,8 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use crate::clock::Timestamp;
-use crate::metadata::TagKey;
 use crate::mirror::Location;
-use crate::oci::{AcceptSet, Descriptor, Digest, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, Reference, Request, Tag};
 
 /// What is longer, in bytes, goes from its file to the socket at least as well.
 pub(in crate::mirror) const LONGEST: usize = 64 << 10;
@@ -27,29 +26,26 @@ const OVERHEAD: usize = 1 << 10;
 /// Uses of one answer closer to one another than this, in milliseconds, are noted once.
 const NOTED_ONCE: u64 = 1000;
 
-/// What can be asked for. A manifest may also be asked for as a blob, and is then answered as one.
-#[derive(Clone, Copy, Debug)]
-pub enum Wanted<'a> {
-    /// A manifest, by a client that accepts these types.
-    Manifest(&'a Reference, AcceptSet),
-    /// A blob.
-    Blob(&'a Digest),
-}
-
+/// What can be at hand. A manifest may also be asked for as a blob, and is then answered as one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::mirror) enum Name {
-    Tag(TagKey),
-    Manifest(Location, Digest),
-    Blob(Location, Digest),
+pub enum Asked {
+    /// A manifest by tag, by a client that accepts these types.
+    Tag(Tag, AcceptSet),
+    /// A manifest by digest.
+    Manifest(Digest),
+    /// A blob.
+    Blob(Digest),
 }
 
-impl Name {
-    pub(in crate::mirror) fn of(location: &Location, wanted: Wanted<'_>) -> Name {
-        let location = location.clone();
-        match wanted {
-            Wanted::Manifest(Reference::Tag(tag), accept) => Name::Tag(TagKey { location, tag: tag.clone(), accept }),
-            Wanted::Manifest(Reference::Digest(digest), _) => Name::Manifest(location, *digest),
-            Wanted::Blob(digest) => Name::Blob(location, *digest),
+impl Asked {
+    /// What is asked for by a client that accepts these types of manifests; `None` where it is a list,
+    /// or nothing.
+    pub fn of(request: &Request, accept: AcceptSet) -> Option<Asked> {
+        match request {
+            Request::Manifest { reference: Reference::Tag(tag), .. } => Some(Asked::Tag(tag.clone(), accept)),
+            Request::Manifest { reference: Reference::Digest(digest), .. } => Some(Asked::Manifest(*digest)),
+            Request::Blob { digest, .. } => Some(Asked::Blob(*digest)),
+            Request::Ping | Request::Tags { .. } | Request::Referrers { .. } => None,
         }
     }
 }
@@ -107,7 +103,7 @@ impl Kept {
 
 /// The answers in memory.
 #[derive(Debug)]
-pub(in crate::mirror) struct Memory(Option<Cache<Name, Arc<Kept>>>);
+pub(in crate::mirror) struct Memory(Option<Cache<(Location, Asked), Arc<Kept>>>);
 
 impl Memory {
     /// Of at most `capacity` bytes; none when that is zero.
@@ -118,8 +114,8 @@ impl Memory {
         Memory((capacity > 0).then(|| cache.build()))
     }
 
-    pub(in crate::mirror) fn get(&self, name: &Name) -> Option<Arc<Kept>> {
-        self.0.as_ref()?.get(name)
+    pub(in crate::mirror) fn get(&self, location: &Location, asked: &Asked) -> Option<Arc<Kept>> {
+        self.0.as_ref()?.get(&(location.clone(), asked.clone()))
     }
 
     /// Whether content of `size` bytes is kept at all.
@@ -130,7 +126,8 @@ impl Memory {
     /// Keeps what was found in the store after `stamp` was read, where it is small.
     pub(in crate::mirror) fn keep(
         &self,
-        name: Name,
+        location: &Location,
+        asked: Asked,
         descriptor: &Descriptor,
         bytes: &Bytes,
         checked_at: Option<Timestamp>,
@@ -145,7 +142,7 @@ impl Memory {
             checked_at,
             noted_at: AtomicU64::new(0),
         };
-        cache.insert(name, Arc::new(kept));
+        cache.insert((location.clone(), asked), Arc::new(kept));
     }
 
     /// How many bytes are in use.
