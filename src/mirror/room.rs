@@ -8,7 +8,9 @@ pub(in crate::mirror) mod late;
 pub(in crate::mirror) mod trust;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::oci::Digest;
 
@@ -54,7 +56,7 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        *self.promised.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        *self.promised.lock() -= self.bytes;
     }
 }
 
@@ -66,7 +68,7 @@ impl Room {
 
     /// Bytes promised to running fills.
     pub fn promised(&self) -> u64 {
-        *self.promised.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.promised.lock()
     }
 
     /// Held by whoever makes room, and by those who must not be overtaken by that.
@@ -75,7 +77,7 @@ impl Room {
     }
 
     pub(in crate::mirror) fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
-        let mut promised = self.promised.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut promised = self.promised.lock();
         let taken = stored.saturating_add(*promised);
         if taken.saturating_add(bytes) > (self.allowance)(taken) {
             return None;

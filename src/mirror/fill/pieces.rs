@@ -11,12 +11,12 @@
 
 use std::ops::Range;
 use std::pin::pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::poll;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use crate::mirror::flight::bounds::{BUFFER, Bounds, Buffer};
@@ -217,13 +217,9 @@ impl Pieces<'_> {
         Pieces { source, size, left: Mutex::new(Left { next, given_back: Vec::new(), alone }) }
     }
 
-    fn left(&self) -> MutexGuard<'_, Left> {
-        self.left.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The next piece for the leading stream; everything up to the end when it is alone.
     fn take(&self) -> Option<Range<u64>> {
-        let mut left = self.left();
+        let mut left = self.left.lock();
         if let Some(first) = (0..left.given_back.len()).min_by_key(|at| left.given_back.get(*at).map(|r| r.start)) {
             return Some(left.given_back.swap_remove(first));
         }
@@ -235,19 +231,19 @@ impl Pieces<'_> {
 
     /// The next piece for a stream that helps.
     fn take_to_help(&self) -> Option<Range<u64>> {
-        if self.left().alone { None } else { self.take() }
+        if self.left.lock().alone { None } else { self.take() }
     }
 
     /// The writer is gone: there is nothing more to do.
     fn stop(&self) {
-        let mut left = self.left();
+        let mut left = self.left.lock();
         (left.next, left.alone) = (self.size, true);
         left.given_back.clear();
     }
 
     /// From now on the leading stream is alone; `rest` is for it. Whether it was not alone before.
     fn give_back(&self, rest: Range<u64>) -> bool {
-        let mut left = self.left();
+        let mut left = self.left.lock();
         if !rest.is_empty() {
             left.given_back.push(rest);
         }
@@ -296,7 +292,7 @@ impl Pieces<'_> {
         if transfer.size() != Some(self.size) {
             return Err(broken("another size than before"));
         }
-        if !transfer.is_part() && !self.left().alone {
+        if !transfer.is_part() && !self.left.lock().alone {
             return Err(broken("everything instead of a part"));
         }
         let mut position = piece.start;

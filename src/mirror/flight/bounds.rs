@@ -6,8 +6,9 @@
 //! copied, because a small piece of it would keep a large buffer of its own alive.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::oci::RegistryName;
@@ -40,7 +41,7 @@ pub(in crate::mirror) struct Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut spare = self.spare.lock();
         if spare.len() < SPARE_BUFFERS {
             self.bytes.clear();
             spare.push(std::mem::take(&mut self.bytes));
@@ -58,7 +59,7 @@ impl Bounds {
 
     /// The permits of an upstream.
     fn lane(&self, upstream: &RegistryName) -> Arc<Semaphore> {
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = self.lanes.lock();
         let lane = lanes.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.fills_per_upstream)));
         Arc::clone(lane)
     }
@@ -79,7 +80,7 @@ impl Bounds {
     pub(in crate::mirror) async fn buffer(&self) -> Buffer {
         let weight = u32::try_from(BUFFER).unwrap_or(u32::MAX).min(self.memory_bytes);
         let share = Arc::clone(&self.memory).acquire_many_owned(weight).await.ok();
-        let spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let spare = self.spare.lock().pop();
         let bytes = spare.unwrap_or_else(|| Vec::with_capacity(BUFFER));
         Buffer { bytes, spare: Arc::clone(&self.spare), _share: share }
     }

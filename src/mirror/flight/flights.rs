@@ -7,9 +7,10 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::hash::Hash;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -47,7 +48,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
 
     /// Joins the flight for `key`, or opens one with the handle that `open` makes.
     pub fn seat(&self, key: K, open: impl FnOnce() -> T) -> Seat<K, T> {
-        match lock(&self.table).entry(key) {
+        match self.table.lock().entry(key) {
             Entry::Occupied(entry) => Seat::Join(entry.get().clone()),
             Entry::Vacant(entry) => {
                 let key = entry.key().clone();
@@ -59,17 +60,17 @@ impl<K: Eq + Hash + Clone, T: Clone> Flights<K, T> {
 
     /// Joins the flight for `key`, if one is under way.
     pub fn join(&self, key: &K) -> Option<T> {
-        lock(&self.table).get(key).cloned()
+        self.table.lock().get(key).cloned()
     }
 
     /// All flights under way, in no particular order.
     pub fn all(&self) -> Vec<(K, T)> {
-        lock(&self.table).iter().map(|(key, handle)| (key.clone(), handle.clone())).collect()
+        self.table.lock().iter().map(|(key, handle)| (key.clone(), handle.clone())).collect()
     }
 
     /// How many flights are under way.
     pub fn len(&self) -> usize {
-        lock(&self.table).len()
+        self.table.lock().len()
     }
 
     /// Whether nothing is under way.
@@ -116,7 +117,7 @@ impl<K: Eq + Hash + Clone, T: Clone> Default for Flights<K, T> {
 impl<K: Eq + Hash, T> Departure<K, T> {
     /// Leaves the table at once, if `may` says so while nobody can join; whether it did.
     pub fn leave_if(&self, may: impl FnOnce() -> bool) -> bool {
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         let leaves = may();
         if leaves && !self.left.swap(true, Ordering::Relaxed) {
             table.remove(&self.key);
@@ -129,14 +130,9 @@ impl<K: Eq + Hash, T> Drop for Departure<K, T> {
     fn drop(&mut self) {
         // What has its key after it left is another flight.
         if !*self.left.get_mut() {
-            lock(&self.table).remove(&self.key);
+            self.table.lock().remove(&self.key);
         }
     }
-}
-
-/// A panic elsewhere leaves the table as it was: every operation on it is atomic.
-fn lock<K, T>(table: &Mutex<HashMap<K, T>>) -> MutexGuard<'_, HashMap<K, T>> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -4,7 +4,9 @@
 //! Truth: whoever takes a hold while no room is being made, and then finds the blob, keeps it.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
 
 use crate::oci::Digest;
 
@@ -13,18 +15,14 @@ use crate::oci::Digest;
 pub(in crate::mirror) struct Holds(Arc<Mutex<HashMap<Digest, u32>>>);
 
 impl Holds {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Digest, u32>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether the blob must stay.
     pub(in crate::mirror) fn has(&self, digest: &Digest) -> bool {
-        self.lock().contains_key(digest)
+        self.0.lock().contains_key(digest)
     }
 
     /// Everything that must stay.
     pub(in crate::mirror) fn all(&self) -> HashSet<Digest> {
-        self.lock().keys().copied().collect()
+        self.0.lock().keys().copied().collect()
     }
 
     /// A hold on nothing yet.
@@ -42,16 +40,16 @@ pub(in crate::mirror) struct Hold {
 
 impl Hold {
     pub(in crate::mirror) fn add(&self, digest: Digest) {
-        if self.digests.lock().unwrap_or_else(PoisonError::into_inner).insert(digest) {
-            *self.holds.lock().entry(digest).or_default() += 1;
+        if self.digests.lock().insert(digest) {
+            *self.holds.0.lock().entry(digest).or_default() += 1;
         }
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut holds = self.holds.lock();
-        for digest in self.digests.get_mut().unwrap_or_else(PoisonError::into_inner).iter() {
+        let mut holds = self.holds.0.lock();
+        for digest in self.digests.get_mut().iter() {
             if let Some(count) = holds.get_mut(digest) {
                 *count -= 1;
                 if *count == 0 {
