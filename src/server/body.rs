@@ -209,7 +209,8 @@ impl Buffers {
     async fn read(self: Arc<Buffers>, file: Arc<File>, range: Range<u64>) -> io::Result<Bytes> {
         let too_long = |_| io::Error::from(io::ErrorKind::FileTooLarge);
         let length = usize::try_from(range.end.saturating_sub(range.start)).map_err(too_long)?;
-        let mut buffer = Buffer { bytes: self.take(), pool: self };
+        let spare = self.0.lock().pop();
+        let mut buffer = Buffer { bytes: spare.unwrap_or_default(), pool: self };
         buffer.bytes.resize(length, 0);
         let slices = &mut [IoSliceMut::new(&mut buffer.bytes)];
         // Refused where the file system does not know it, and short where the page cache ends.
@@ -222,17 +223,6 @@ impl Buffers {
             buffer = read.await.unwrap_or_else(|error| Err(io::Error::other(error)))?;
         }
         Ok(Bytes::from_owner(buffer))
-    }
-
-    fn take(&self) -> Vec<u8> {
-        self.0.lock().pop().unwrap_or_default()
-    }
-
-    fn give_back(&self, bytes: Vec<u8>) {
-        let mut spare = self.0.lock();
-        if spare.len() < SPARE_BUFFERS && bytes.capacity() <= BUFFER {
-            spare.push(bytes);
-        }
     }
 }
 
@@ -250,6 +240,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.pool.give_back(std::mem::take(&mut self.bytes));
+        let mut spare = self.pool.0.lock();
+        if spare.len() < SPARE_BUFFERS && self.bytes.capacity() <= BUFFER {
+            spare.push(std::mem::take(&mut self.bytes));
+        }
     }
 }
