@@ -36,16 +36,17 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if let Some(path) = &config.server.admin_socket {
         listeners.admin_socket = admin::socket::bind(path);
     }
+    // A file that grows beyond the limit of the process is an error to be handled, not the end.
+    let _file_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
+    // Before anybody is told that it serves: whoever ends it then expects it to end well.
+    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
     let budget = daemon::budget(&config.store).unwrap_or_default();
     if io::stderr().is_terminal() {
         eprint!("{}", cli::banner(&config, Bound { pull: &pull, admin: &admin }, budget));
     } else {
         tracing::info!(?pull, ?admin, store = %config.store.path.display(), budget_bytes = budget, "serving");
     }
-    // A file that grows beyond the limit of the process is an error to be handled, not the end.
-    let _file_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
-    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
     systemd::ready();
     daemon
         .serve(listeners, async {
