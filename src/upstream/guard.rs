@@ -4,9 +4,10 @@
 //! they are applied, counted, and logged once per change. A request that is not sent fails with the
 //! class that the upstream's own answer would have had, so that nobody has to know the difference.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker, Ending, Standing, Ticket};
@@ -49,7 +50,7 @@ impl Guard {
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock()
     }
 
     /// Asks, unless that is known to be in vain.
@@ -177,7 +178,7 @@ mod tests {
         fn requested(&self, _: &RegistryName, _: Option<u16>) {}
         fn received(&self, _: &RegistryName, _: u64) {}
         fn availability(&self, _: &RegistryName, _: &str, up: bool) {
-            self.0.lock().expect("lock").push(up);
+            self.0.lock().push(up);
         }
     }
 
@@ -203,7 +204,7 @@ mod tests {
         }
 
         fn changes(&self) -> Vec<bool> {
-            self.changes.0.lock().expect("lock").clone()
+            self.changes.0.lock().clone()
         }
     }
 

@@ -16,14 +16,15 @@ mod status;
 mod token_service;
 mod wire;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use http::header::{
     ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE,
 };
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use url::Url;
 
 use self::body::Body;
@@ -85,7 +86,7 @@ impl HttpUpstream {
             return;
         }
         let Some(reading) = Reading::of(headers) else { return };
-        let mut quota = self.quota.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut quota = self.quota.lock();
         let now = Quota::after(quota.as_ref(), reading, self.now());
         let tenths_before = quota.replace(now.clone()).map(|before| before.tenths());
         drop(quota);
@@ -270,7 +271,7 @@ impl Upstream for HttpUpstream {
     }
 
     fn health(&self) -> Health {
-        let quota = self.quota.lock().unwrap_or_else(PoisonError::into_inner);
+        let quota = self.quota.lock();
         let now = self.now();
         // Of a window that is over nothing is known.
         let pulls = quota.as_ref().filter(|quota| now < quota.resets_at).map(Pulls::from);

@@ -6,10 +6,11 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -177,7 +178,7 @@ impl Tokens {
     }
 
     fn slot(&self, key: &TokenKey) -> Arc<Slot> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut slots = self.slots.lock();
         if slots.len() >= SWEEP_AT && !slots.contains_key(key) {
             let now = Instant::now();
             let lives = |state: &State| state.token.as_ref().is_some_and(|token| now < token.expires_at);

@@ -1,7 +1,6 @@
 //! One address of an upstream, and what it wanted when it was last asked.
 
-use std::sync::{PoisonError, RwLock};
-
+use parking_lot::RwLock;
 use url::Url;
 
 use super::redirect::{RedirectRules, names_private};
@@ -40,14 +39,14 @@ impl Endpoint {
     }
 
     pub(super) fn demand(&self) -> Option<Demand> {
-        self.demand.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.demand.read().clone()
     }
 
     pub(super) fn learn(&self, demand: &Demand) {
-        *self.demand.write().unwrap_or_else(PoisonError::into_inner) = Some(demand.clone());
+        *self.demand.write() = Some(demand.clone());
     }
 
     pub(super) fn unlearn(&self) {
-        *self.demand.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.demand.write() = None;
     }
 }
