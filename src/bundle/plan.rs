@@ -1,11 +1,7 @@
-//! Writing a bundle: first a plan of what would be in it, then the tar, as a stream.
-//!
-//! The plan is complete before the first byte, so that whoever asked hears at once what is missing.
-//! Truth: bytes are hashed on their way out, and a blob that is not what its digest says ends the
-//! bundle before its last byte.
+//! What would be in a bundle: found out completely before the first byte is written, so that whoever
+//! asked hears at once what is missing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,15 +9,12 @@ use tokio::runtime::Handle;
 
 use super::format::{self, DescribedImage, Description, DockerImage, Index, Listed, Pointer, Root};
 use super::graph::{self, Holdings, Image, Scope, Variant};
+use super::writing::ExportError;
 use super::{Receipt, Stores};
-use crate::blob_store::Content;
 use crate::clock::Timestamp;
-use crate::metadata::{Location, MetadataError, TagRecord};
+use crate::metadata::{Location, TagRecord};
 use crate::oci::manifest::{is_image, is_index};
-use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Platform, Reference, Tag, Verifier};
-
-/// How much is read from a blob at a time, in bytes.
-const CHUNK: usize = 1 << 20;
+use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Platform, Reference, Tag};
 
 /// Configurations of images that an engine can run; what else is called a manifest may be anything.
 const RUNNABLE: [&str; 2] =
@@ -49,35 +42,6 @@ pub struct Unavailable {
     pub missing: Vec<Digest>,
 }
 
-/// Why a bundle was not written, or not to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// Tags and memberships cannot be read.
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
-    /// A stored blob is not what its digest says.
-    #[error("the stored blob {0} is damaged and was set aside; pull the image again, then export it")]
-    Damaged(Digest),
-    /// A blob was evicted while the bundle was being written.
-    #[error("the blob {0} was removed from the store while it was being exported; export again")]
-    Gone(Digest),
-    /// The bundle cannot be written.
-    #[error("the bundle cannot be written: {0}")]
-    Write(#[source] io::Error),
-}
-
-impl ExportError {
-    /// A word for scripts and commands.
-    pub const fn class(&self) -> &'static str {
-        match self {
-            ExportError::Metadata(_) => "metadata",
-            ExportError::Damaged(_) => "damaged",
-            ExportError::Gone(_) => "gone",
-            ExportError::Write(_) => "write",
-        }
-    }
-}
-
 /// A bundle that was written.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exported {
@@ -98,9 +62,9 @@ pub struct Exported {
 /// A bundle to be written.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    description: Description,
-    index: Index,
-    docker: Vec<DockerImage>,
+    pub(super) description: Description,
+    pub(super) index: Index,
+    pub(super) docker: Vec<DockerImage>,
     unavailable: Vec<Unavailable>,
     /// What the other side has once it took the bundle in.
     receipt: Receipt,
@@ -175,87 +139,6 @@ impl Plan {
     /// What the other side has once it took the bundle in.
     pub fn receipt(&self) -> &Receipt {
         &self.receipt
-    }
-
-    /// Writes the tar. Blocks; what was written before an error is not a bundle.
-    ///
-    /// # Errors
-    /// [`ExportError`].
-    pub fn write(&self, stores: &Stores, out: impl Write, runtime: &Handle) -> Result<(), ExportError> {
-        let mut tar = tar::Builder::new(out);
-        tar.mode(tar::HeaderMode::Deterministic);
-        let description = json(&self.description)?;
-        append(&mut tar, format::OCI_LAYOUT, format::OCI_LAYOUT_CONTENT.len(), format::OCI_LAYOUT_CONTENT.as_bytes())?;
-        append(&mut tar, format::DESCRIPTION, description.len(), &*description)?;
-        let index = json(&self.index)?;
-        append(&mut tar, format::INDEX, index.len(), &*index)?;
-        let docker = json(&self.docker)?;
-        append(&mut tar, format::DOCKER_MANIFEST, docker.len(), &*docker)?;
-        for Listed { digest, size } in &self.description.contents {
-            let content = runtime.block_on(stores.blobs.open(digest)).filter(|content| content.size == *size);
-            let mut verified = Verified::new(content.ok_or(ExportError::Gone(*digest))?, *digest);
-            let name = format::blob_name(digest);
-            let length = usize::try_from(*size).map_err(|error| ExportError::Write(io::Error::other(error)))?;
-            match append(&mut tar, &name, length, &mut verified) {
-                Err(_) if verified.damaged => {
-                    let aside = runtime.block_on(stores.blobs.set_aside(digest, &verified.content));
-                    tracing::warn!(%digest, ?aside, "a damaged blob was found on its way into a bundle");
-                    return Err(ExportError::Damaged(*digest));
-                }
-                result => result?,
-            }
-        }
-        tar.into_inner().and_then(|mut out| out.flush()).map_err(ExportError::Write)
-    }
-}
-
-fn json(value: &impl Serialize) -> Result<Vec<u8>, ExportError> {
-    serde_json::to_vec(value).map_err(|error| ExportError::Write(error.into()))
-}
-
-fn append(tar: &mut tar::Builder<impl Write>, name: &str, size: usize, content: impl Read) -> Result<(), ExportError> {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(size as u64);
-    header.set_mode(0o644);
-    header.set_entry_type(tar::EntryType::Regular);
-    tar.append_data(&mut header, name, content).map_err(ExportError::Write)
-}
-
-/// A blob on its way out. The last bytes are not given away unless all of them have the digest.
-struct Verified {
-    content: Content,
-    offset: u64,
-    verifier: Option<Verifier>,
-    digest: Digest,
-    chunk: io::Cursor<bytes::Bytes>,
-    damaged: bool,
-}
-
-impl Verified {
-    fn new(content: Content, digest: Digest) -> Verified {
-        let verifier = Some(Verifier::new(digest.algorithm()));
-        Verified { content, offset: 0, verifier, digest, chunk: io::Cursor::default(), damaged: false }
-    }
-}
-
-impl Read for Verified {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.chunk.position() == self.chunk.get_ref().len() as u64 {
-            let read = self.content.read_at(self.offset, CHUNK).inspect_err(|_| self.damaged = true)?;
-            self.offset += read.len() as u64;
-            if let Some(verifier) = &mut self.verifier {
-                verifier.update(&read);
-            }
-            self.chunk = io::Cursor::new(read);
-            if self.offset == self.content.size
-                && let Some(verifier) = self.verifier.take()
-                && verifier.finish() != self.digest
-            {
-                self.damaged = true;
-                return Err(io::ErrorKind::InvalidData.into());
-            }
-        }
-        self.chunk.read(buffer)
     }
 }
 
