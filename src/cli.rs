@@ -2,10 +2,10 @@
 //!
 //! The only place, with `cli/`, that knows clap. One file per command. Data goes to stdout, talk to
 //! stderr; the exit codes are [`Exit`] and scripts depend on them. Nothing here does the work of the
-//! daemon: `main` hands in what `serve` runs.
+//! daemon: `serve` runs it, and nearly all others ask it.
 
 mod banner;
-mod bench;
+pub mod bench;
 mod check;
 mod client;
 mod export;
@@ -16,8 +16,8 @@ mod history;
 mod images;
 mod import;
 mod inspect;
-mod lists;
 mod manual;
+mod names;
 mod pin;
 mod pull;
 mod ready;
@@ -25,66 +25,16 @@ mod serve;
 mod show;
 mod status;
 mod store;
+mod talk;
 mod verify;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
-use std::path::Path;
-use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError};
-use crate::oci::RegistryName;
-use crate::upstream::Upstream;
+use talk::{complain, either, print, say};
 
-pub use banner::{Bound, banner};
-pub use store::{OpenError, OpenStore, OpenedStore};
-
-/// How a command went. Codes may be added; one that is not known here means "failed".
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// Done.
-    Done = 0,
-    /// Failed.
-    Failed = 1,
-    /// The command line or the configuration is wrong.
-    Usage = 2,
-    /// Done for a part of what was asked.
-    Partly = 3,
-    /// The daemon cannot be reached.
-    Unreachable = 4,
-    /// Not found, or not ready.
-    NotFound = 5,
-    /// Content is not what its digest says.
-    Corrupt = 6,
-    /// Upstream refused.
-    Refused = 7,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> ExitCode {
-        ExitCode::from(exit as u8)
-    }
-}
-
-/// A registry or mirror to be a client of.
-#[derive(Clone, Debug)]
-pub struct Dialled<'a> {
-    /// The name that images use.
-    pub name: &'a RegistryName,
-    /// Where it is; plain http is fine, since somebody typed it.
-    pub url: url::Url,
-    /// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
-    pub auth: &'a str,
-    /// Certificates to trust besides those of the system, PEM.
-    pub ca: Option<&'a Path>,
-}
-
-/// Makes a client without connections; why it cannot be made is told to people.
-pub type Dial = fn(Dialled<'_>) -> Result<Arc<dyn Upstream>, String>;
+pub use talk::Exit;
 
 /// A pull-through caching mirror for container registries.
 #[derive(Debug, Parser)]
@@ -147,16 +97,8 @@ enum Command {
     Import(import::Args),
 }
 
-/// Parses `args` (with the name of the program first) and runs the command. `serve` is what the
-/// command of that name runs, with the log started and the configuration valid; it returns when the
-/// daemon has stopped. `dial` makes the clients of the commands that pull; `open` opens the store for
-/// commands that work on it themselves.
-pub fn run<E: std::fmt::Display>(
-    args: impl IntoIterator<Item = OsString>,
-    serve: impl FnOnce(Config) -> Result<(), E>,
-    dial: Dial,
-    open: OpenStore,
-) -> Exit {
+/// Parses `args` (with the name of the program first) and runs the command.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let command = match CommandLine::try_parse_from(args) {
         Ok(line) => line.command,
         Err(talk) => {
@@ -181,11 +123,11 @@ pub fn run<E: std::fmt::Display>(
         Command::Healthcheck(args) => either(healthcheck::run(&args)),
         Command::Completions(args) => either(manual::completions(&args)),
         Command::Man(args) => either(manual::man(&args)),
-        Command::Serve(args) => serve::run(&args, serve),
+        Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
-        Command::Bench(args) => bench::run(&args, dial),
-        Command::Export(args) => either(export::run(&args, open)),
-        Command::Import(args) => either(import::run(&args, open)),
+        Command::Bench(args) => bench::run(&args),
+        Command::Export(args) => either(export::run(&args)),
+        Command::Import(args) => either(import::run(&args)),
     }
 }
 
@@ -204,31 +146,6 @@ fn environment() -> Result<Vec<(String, String)>, Exit> {
         }
     }
     Ok(variables)
-}
-
-/// Tells what is wrong with a configuration.
-fn complain(error: &ConfigError) -> Exit {
-    for problem in &error.problems {
-        say(&format!("error: {problem}"));
-    }
-    Exit::Usage
-}
-
-/// Writes a line of talk. That nobody listens is no reason to stop.
-fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
-}
-
-/// Writes a line of data.
-fn print(line: &str) -> Exit {
-    match writeln!(io::stdout().lock(), "{line}") {
-        Ok(()) => Exit::Done,
-        Err(_) => Exit::Failed,
-    }
-}
-
-fn either(went: Result<Exit, Exit>) -> Exit {
-    went.unwrap_or_else(|exit| exit)
 }
 
 /// The query that names an image.

@@ -1,14 +1,17 @@
 //! The wiring: which adapter stands behind which port, and what runs beside the server.
 //!
-//! The only file besides `main` that names adapters. Tests enter here too, with listeners of their
-//! own, so that they run what production runs. Nothing here asks an upstream: the daemon starts
-//! without a network.
+//! This and its folder alone name adapters. `process` is the daemon as a process, with sockets and
+//! signals; tests enter here, with listeners of their own, so that they run what production runs.
+//! Nothing here asks an upstream: the daemon starts without a network.
 
-mod store;
+mod process;
+mod settings;
+mod stock;
+pub mod store;
+mod upstreams;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,37 +19,30 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::stock::take_stock;
 use crate::admin::{self, AdminState, Readiness};
 use crate::blob_store::BlobStore as _;
 use crate::blob_store::format::{self, NewerFormat};
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
-use crate::cli::Dialled;
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
-use crate::mirror::{Mirror, Mode, Parts, Room, Routes};
-use crate::oci::{ErrorCode, RegistryName};
+use crate::mirror::{Mirror, Parts};
+use crate::oci::ErrorCode;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{self, Edge, Listener};
-use crate::upstream::asking::Asking;
-use crate::upstream::credentials::AuthError;
-use crate::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream};
-use crate::upstream::offline::Offline;
-use crate::upstream::quota::Quota;
-use crate::upstream::settings::Settings;
-use crate::upstream::{Upstream, UpstreamObserver};
+use crate::upstream::http::HttpSettingsError;
 
-pub use store::open_store;
+pub use process::{Bound, run};
+pub use settings::{budget, check_certificates};
+pub use upstreams::{Dialled, dial};
 
 /// How often the gauges of the store are brought up to date.
 const GAUGES_EVERY: Duration = Duration::from_secs(5);
-
-/// How many sizes of blobs are taken from the index at a time, so that requests can come in between.
-const SIZES_AT_ONCE: usize = 4096;
 
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +128,7 @@ impl Daemon {
         }
         let opened = clock.now();
         let mirror = Mirror::new(Parts {
-            routes: routes(&config, &metrics, &clock)?,
+            routes: upstreams::routes(&config, &metrics, &clock)?,
             blobs: blobs.clone(),
             ingests,
             metadata: metadata.clone(),
@@ -140,7 +136,7 @@ impl Daemon {
             policy: config.cache.policy,
             negative_ttl: config.cache.negative_ttl,
             bounds: Bounds::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
-            room: room(&config.store),
+            room: settings::room(&config.store),
             verify_on_read: config.store.verify_on_read,
             memory: config.cache.memory,
             metrics: metrics.clone(),
@@ -226,147 +222,5 @@ impl Daemon {
             };
             tokio::join!(mirror.keep_uses(), mirror.keep_room(), mirror.scrub(config.scrub_rate), gauges);
         }
-    }
-}
-
-/// Lists the blobs and brings the index up to date with the files. `now` is a moment before that.
-async fn take_stock(blobs: &Arc<LocalBlobStore>, metadata: &Arc<SledMetadata>, now: Timestamp) {
-    let (known, index) = (Arc::clone(blobs), Arc::clone(metadata));
-    let remembered = tokio::task::spawn_blocking(move || {
-        let mut sizes = Vec::with_capacity(SIZES_AT_ONCE);
-        index.for_each_recorded(|digest, size| {
-            sizes.push((digest, size));
-            if sizes.len() == SIZES_AT_ONCE {
-                known.remember_sizes(sizes.drain(..));
-            }
-        });
-        known.remember_sizes(sizes);
-    });
-    if let Err(error) = remembered.await {
-        tracing::error!(%error, "the sizes of blobs were not read from the index; the files tell");
-    }
-    match blobs.list().await {
-        Ok(stored) => {
-            let metadata = Arc::clone(metadata);
-            let rebuilt = tokio::task::spawn_blocking(move || metadata.rebuild(&stored, now)).await;
-            if let Err(error) = rebuilt {
-                tracing::error!(%error, "the index could not be brought up to date; the files answer");
-            }
-        }
-        Err(error) => tracing::error!(%error, "the blobs could not be listed"),
-    }
-}
-
-/// How many bytes the store may hold, when nobody else fills the disk.
-///
-/// # Errors
-/// When the file system cannot be asked for its size.
-pub fn budget(store: &config::Store) -> io::Result<u64> {
-    let stat = rustix::fs::statvfs(&store.path)?;
-    let capacity = stat.f_blocks.saturating_mul(stat.f_frsize);
-    Ok(store.max_size.of(capacity).min(capacity.saturating_sub(store.min_free.of(capacity))))
-}
-
-/// Grants what the settings allow and the disk has free at the moment.
-fn room(store: &config::Store) -> Room {
-    let store = store.clone();
-    Room::new(move |taken| match rustix::fs::statvfs(&store.path) {
-        Ok(stat) => {
-            let capacity = stat.f_blocks.saturating_mul(stat.f_frsize);
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-            let min_free = store.min_free.of(capacity);
-            let by_disk = taken.saturating_add(free).saturating_sub(min_free);
-            store.max_size.of(capacity).min(by_disk)
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the file system does not say how much is free");
-            match store.max_size {
-                config::Limit::Bytes(bytes) => bytes,
-                config::Limit::Percent(_) => taken,
-            }
-        }
-    })
-}
-
-fn routes(config: &Config, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> Result<Routes, StartError> {
-    let upstreams = config.upstreams.iter().map(|upstream| {
-        let client: Arc<dyn Upstream> = match config.cache.policy.mode {
-            Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
-            _ => online(upstream, metrics, clock)?,
-        };
-        Ok((upstream.host.clone(), client))
-    });
-    let upstreams: Result<Vec<_>, StartError> = upstreams.collect();
-    Ok(Routes::new(config.routes.default.clone(), upstreams?))
-}
-
-/// An upstream at all its addresses.
-fn online(
-    upstream: &config::Upstream,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-) -> Result<Arc<dyn Upstream>, StartError> {
-    let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
-    let clients = upstream.urls.iter().map(|url| {
-        let settings = HttpSettings {
-            clock: Arc::clone(clock),
-            observer: Arc::clone(&observer),
-            ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
-        };
-        let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);
-        Ok((url.authority().to_owned(), client))
-    });
-    let clients: Vec<_> = clients.collect::<Result<_, StartError>>()?;
-    let asking = Asking::new(&upstream.host, clients, Arc::clone(clock), &observer);
-    Ok(Arc::new(asking.with_streams(upstream.parallel)))
-}
-
-/// Makes a client of a registry or mirror that somebody named on the command line. It retries
-/// nothing, and private networks are allowed: whoever measures or pulls says where.
-///
-/// # Errors
-/// For people: the address, the credentials setting or the file of certificates is not usable.
-pub fn dial(to: Dialled<'_>) -> Result<Arc<dyn Upstream>, String> {
-    let settings = Settings {
-        auth: to.auth.parse().map_err(|error: AuthError| error.to_string())?,
-        // Plain http is as good as it was typed; a certificate is looked at all the same.
-        insecure: to.url.scheme() == "http",
-        ca: to.ca.map(Path::to_owned),
-        allow_private: true,
-        ..Settings::default()
-    };
-    let settings = HttpSettings::new(to.name.clone(), to.url, settings);
-    HttpUpstream::new(settings).map(|client| Arc::new(client) as Arc<dyn Upstream>).map_err(|error| error.to_string())
-}
-
-/// Counts what goes over the wire to upstreams.
-struct Counted(Arc<Metrics>);
-
-impl UpstreamObserver for Counted {
-    fn requested(&self, upstream: &RegistryName, status: Option<u16>) {
-        let result = match status {
-            None => "unanswered",
-            Some(200..=299) => "ok",
-            Some(300..=399) => "redirect",
-            Some(401 | 403) => "denied",
-            Some(404) => "not_found",
-            Some(429) => "rate_limited",
-            Some(500..) => "server_error",
-            Some(_) => "other",
-        };
-        self.0.upstream_request(upstream.as_str(), result);
-    }
-
-    fn received(&self, upstream: &RegistryName, bytes: u64) {
-        self.0.upstream_received(upstream.as_str(), bytes);
-    }
-
-    fn availability(&self, upstream: &RegistryName, endpoint: &str, up: bool) {
-        self.0.upstream_up(upstream, endpoint, up);
-    }
-
-    fn quota(&self, upstream: &RegistryName, endpoint: &str, quota: &Quota) {
-        let reading = &quota.reading;
-        self.0.upstream_budget(upstream, endpoint, reading.limit, reading.left, quota.resets_at.0 / 1000);
     }
 }

@@ -6,10 +6,11 @@
 //! |---|---|---|
 //! | 0 vocabulary | [`oci`], [`outcome`] | nothing that does I/O |
 //! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | `oci`; each adapter the one crate it wraps |
-//! | 2 use cases | [`mirror`]; [`bundle`], which carries images offline; [`mod@bench`], which pulls to measure | ports, never adapters |
-//! | 3 edges | [`server`], [`admin`], [`cli`], [`config`], [`systemd`] | `mirror` |
-//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log | the vocabulary |
-//! | wiring | [`daemon`], and `main` | everything, without logic |
+//! | 2 use cases | [`mirror`]; [`bundle`], which carries images offline | ports, never adapters |
+//! | 3 edges | [`server`], [`admin`] | `mirror` |
+//! | 4 the wiring | [`daemon`] | everything, without logic |
+//! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, the vocabulary |
+//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`config`]; [`systemd`] | the vocabulary |
 //!
 //! # The four flows of a request
 //!
@@ -28,7 +29,6 @@
 //! `Cache-Status` header.
 
 pub mod admin;
-pub mod bench;
 pub mod blob_store;
 pub mod bundle;
 pub mod cli;

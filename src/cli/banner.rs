@@ -9,18 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytesize::ByteSize;
 
 use crate::config::Config;
-
-/// The addresses that are bound.
-#[derive(Clone, Copy, Debug)]
-pub struct Bound<'a> {
-    /// For clients.
-    pub pull: &'a [SocketAddr],
-    /// For health and metrics.
-    pub admin: &'a [SocketAddr],
-}
+use crate::daemon::Bound;
 
 /// The banner; `budget` is how many bytes the store may hold. Ends with a line break.
-pub fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
+pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
     let source = match &config.source {
         Some(path) => path.display().to_string(),
         None => "defaults, no file".to_owned(),

@@ -1,11 +1,19 @@
 //! `registry-mirror bench`: how fast are pulls through a mirror, cold and warm, and past it?
 //!
 //! Any mirror, ours or another. Turns flags into a plan, shows progress on stderr, and prints the
-//! report on stdout as text or JSON, with a plot where one is wanted. Measuring itself is
-//! [`crate::bench`]; it is done in this process, so one machine serves all clients.
+//! report on stdout as text or JSON, with a plot where one is wanted. Measuring is done in this
+//! process, so one machine serves all clients: [`pull`] is one pull, [`run`] the plan of many,
+//! [`report`], [`statistics`] and [`plot`] are what comes out. A registry is asked through the port
+//! `upstream` whatever stands in front of it, with fresh connections for every pull. The truth it
+//! keeps: what was not measured is absent, not zero.
 
 mod admin;
 mod ground;
+pub mod plot;
+pub mod pull;
+pub mod report;
+pub mod run;
+pub mod statistics;
 mod table;
 
 use std::path::PathBuf;
@@ -13,11 +21,10 @@ use std::path::PathBuf;
 use url::Url;
 
 use self::ground::{Registries, Site};
-use super::{Dial, Exit, say};
-use crate::bench::plot;
-use crate::bench::pull::{Order, Platform, PullError};
-use crate::bench::report::Report;
-use crate::bench::run::{Plan, RunError, Way, run as run_plan};
+use self::pull::{Order, Platform, PullError};
+use self::report::Report;
+use self::run::{Plan, RunError, Way, run as run_plan};
+use super::{Exit, say};
 use crate::oci::{ImageName, RegistryName, Repository};
 use crate::upstream::UpstreamErrorClass;
 
@@ -82,8 +89,8 @@ pub(super) struct Args {
     output: Option<PathBuf>,
 }
 
-/// Runs the benchmark; `dial` makes clients.
-pub(super) fn run(args: &Args, dial: Dial) -> Exit {
+/// Runs the benchmark.
+pub(super) fn run(args: &Args) -> Exit {
     let (plan, registries) = match (args.plan(), args.registries()) {
         (Ok(plan), Ok(registries)) => (plan, registries),
         (Err(problem), _) | (_, Err(problem)) => {
@@ -98,7 +105,7 @@ pub(super) fn run(args: &Args, dial: Dial) -> Exit {
             return Exit::Failed;
         }
     };
-    let (reports, mut exit) = runtime.block_on(measure_all(args, &plan, &registries, dial));
+    let (reports, mut exit) = runtime.block_on(measure_all(args, &plan, &registries));
     if let Some(path) = &args.output
         && !reports.is_empty()
         && let Err(error) = std::fs::write(path, plot::svg(&reports))
@@ -111,11 +118,11 @@ pub(super) fn run(args: &Args, dial: Dial) -> Exit {
 }
 
 /// One image after the other; an image that cannot be pulled leaves the others alone.
-async fn measure_all(args: &Args, plan: &Plan, registries: &Registries, dial: Dial) -> (Vec<Report>, Exit) {
+async fn measure_all(args: &Args, plan: &Plan, registries: &Registries) -> (Vec<Report>, Exit) {
     let mut reports = Vec::new();
     let mut failure = None;
     for image in &args.images {
-        match measure(args, plan, registries, dial, image).await {
+        match measure(args, plan, registries, image).await {
             Ok(report) => reports.extend(report),
             Err(error) => {
                 say(&format!("error: {image}: {error}"));
@@ -135,7 +142,6 @@ async fn measure(
     args: &Args,
     plan: &Plan,
     registries: &Registries,
-    dial: Dial,
     image: &ImageName,
 ) -> Result<Option<Report>, RunError> {
     let order = Order {
@@ -144,7 +150,7 @@ async fn measure(
         platform: args.platform.clone().unwrap_or_default(),
         parallel: usize::from(args.parallel),
     };
-    let site = Site::new(registries, image, dial, plan.clients);
+    let site = Site::new(registries, image, plan.clients);
     let rounds = run_plan(plan, &order, &site).await;
     site.end();
     let notes = args.notes(&site);

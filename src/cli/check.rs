@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{Exit, complain, environment, print, say};
 use crate::config::{Config, ConfigError, Overrides, Problem};
-use crate::server::tls::Tls;
+use crate::daemon;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -63,9 +63,8 @@ pub(super) fn run(args: &Args) -> Exit {
 
 /// The configuration, if its certificates are of use.
 fn with_certificates(config: Config) -> Result<Config, ConfigError> {
-    let Some(files) = config.server.tls.clone() else { return Ok(config) };
-    match Tls::open(files) {
-        Ok(_) => Ok(config),
+    match daemon::check_certificates(&config.server) {
+        Ok(()) => Ok(config),
         Err(error) => Err(Problem::at("server.tls", error.to_string()).into()),
     }
 }

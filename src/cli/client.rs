@@ -56,7 +56,7 @@ impl At {
 }
 
 /// A daemon that may answer.
-pub(super) struct Daemon {
+pub(super) struct Remote {
     addresses: Vec<Address>,
     /// The one that took a connection.
     found: OnceCell<Address>,
@@ -70,9 +70,9 @@ type Body = BoxBody<Bytes, io::Error>;
 trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 
-impl Daemon {
+impl Remote {
     /// The daemon that `at` names, else the one of the configuration.
-    pub(super) fn find(at: &At) -> Result<Daemon, Exit> {
+    pub(super) fn find(at: &At) -> Result<Remote, Exit> {
         let addresses = match &at.admin {
             Some(typed) => vec![address::parse(typed).ok_or_else(|| {
                 say(&format!("error: --admin: {typed:?} is neither http://ADDRESS:PORT nor unix:PATH"));
@@ -80,21 +80,21 @@ impl Daemon {
             })?],
             None => address::configured(&at.config(None)?),
         };
-        Daemon::at(addresses, at.timeout)
+        Remote::at(addresses, at.timeout)
     }
 
     /// The daemon of a configuration; with `store_only` only one that surely has the store of it.
-    pub(super) fn of(config: &Config, store_only: bool, patience: Duration) -> Result<Daemon, Exit> {
+    pub(super) fn of(config: &Config, store_only: bool, patience: Duration) -> Result<Remote, Exit> {
         let addresses = if store_only { address::of_store(config) } else { address::configured(config) };
-        Daemon::at(addresses, patience)
+        Remote::at(addresses, patience)
     }
 
-    fn at(addresses: Vec<Address>, patience: Duration) -> Result<Daemon, Exit> {
+    fn at(addresses: Vec<Address>, patience: Duration) -> Result<Remote, Exit> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
             say(&format!("error: {error}"));
             Exit::Failed
         })?;
-        Ok(Daemon { addresses, found: OnceCell::new(), runtime, patience })
+        Ok(Remote { addresses, found: OnceCell::new(), runtime, patience })
     }
 
     /// Whether somebody takes a connection.
@@ -209,7 +209,7 @@ impl Daemon {
 
 /// An answer whose body is still to come.
 struct Answer<'d> {
-    daemon: &'d Daemon,
+    daemon: &'d Remote,
     status: StatusCode,
     body: Incoming,
     /// What came and was not asked for yet.

@@ -13,10 +13,11 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::client::Daemon;
-use super::store::{OpenStore, OpenedStore, Place, StoreArgs};
+use super::client::Remote;
+use super::store::{Place, StoreArgs};
 use super::{Exit, print, say, show};
 use crate::bundle::{ExportError, Exported, Plan, Receipt, Selection};
+use crate::daemon::store::OpenedStore;
 use crate::oci::{ImageName, Platform};
 
 /// Where standard output is meant in place of a file.
@@ -63,14 +64,14 @@ struct Report<'a> {
     exported: &'a Exported,
 }
 
-pub(super) fn run(args: &Args, open: OpenStore) -> Result<Exit, Exit> {
+pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
     if args.store.at.json && args.output == Path::new(STDOUT) {
         say("error: standard output takes the bundle or the JSON, not both");
         return Err(Exit::Usage);
     }
     let selection = args.selection()?;
-    let exported = match args.store.place(open)? {
-        Place::Daemon(daemon) => export_from(&daemon, args, &selection)?,
+    let exported = match args.store.place()? {
+        Place::Remote(daemon) => export_from(&daemon, args, &selection)?,
         Place::Store(opened, runtime) => {
             let _entered = runtime.enter();
             export(args, &selection, &opened, runtime.handle())?
@@ -110,7 +111,7 @@ fn export(args: &Args, selection: &Selection, opened: &OpenedStore, runtime: &Ha
     Ok(exported)
 }
 
-fn export_from(daemon: &Daemon, args: &Args, selection: &Selection) -> Result<Exported, Exit> {
+fn export_from(daemon: &Remote, args: &Args, selection: &Selection) -> Result<Exported, Exit> {
     let text = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>();
     let download = daemon.export(&json!({
         "images": text(&mut selection.images.iter().map(ToString::to_string)),

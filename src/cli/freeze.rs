@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{At, Daemon};
+use super::client::{At, Remote};
 use super::{Exit, print};
 use crate::oci::Digest;
 
@@ -28,7 +28,7 @@ pub(super) struct Unfreeze {
 }
 
 pub(super) fn freeze(args: &Freeze) -> Result<Exit, Exit> {
-    let answer: Value = Daemon::find(&args.at)?.post("freeze", &json!({ "image": args.image, "digest": args.to }))?;
+    let answer: Value = Remote::find(&args.at)?.post("freeze", &json!({ "image": args.image, "digest": args.to }))?;
     let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
     Ok(print(&if args.at.json {
         answer.to_string()
@@ -38,7 +38,7 @@ pub(super) fn freeze(args: &Freeze) -> Result<Exit, Exit> {
 }
 
 pub(super) fn unfreeze(args: &Unfreeze) -> Result<Exit, Exit> {
-    let answer: Value = Daemon::find(&args.at)?.post("unfreeze", &json!({ "image": args.image }))?;
+    let answer: Value = Remote::find(&args.at)?.post("unfreeze", &json!({ "image": args.image }))?;
     let changed = answer["changed"] == Value::Bool(true);
     let image = answer["image"].as_str().unwrap_or_default();
     let became = if changed { "follows upstream again" } else { "was not frozen" };

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{At, Daemon};
+use super::client::{At, Remote};
 use super::{Exit, print, show};
 use crate::mirror::keep::garbage::Garbage;
 
@@ -16,7 +16,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let answer: Value = Daemon::find(&args.at)?.post("gc", &json!({ "dry_run": args.dry_run }))?;
+    let answer: Value = Remote::find(&args.at)?.post("gc", &json!({ "dry_run": args.dry_run }))?;
     let garbage: Garbage = serde_json::from_value(answer.clone()).map_err(|_| Exit::Failed)?;
     if args.at.json {
         print(&answer.to_string());

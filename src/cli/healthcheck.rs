@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::client::{At, Daemon};
+use super::client::{At, Remote};
 use super::{Exit, print};
 
 #[derive(Debug, clap::Args)]
@@ -12,7 +12,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let ready = Daemon::find(&args.at)?.is_ready()?;
+    let ready = Remote::find(&args.at)?.is_ready()?;
     let text = if ready { "ready" } else { "not ready" };
     print(&if args.at.json { json!({ "ready": ready }).to_string() } else { text.to_owned() });
     Ok(if ready { Exit::Done } else { Exit::NotFound })

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::client::{At, Daemon};
+use super::client::{At, Remote};
 use super::{Exit, print, show};
 use crate::mirror::images::catalog::{ImageSummary, State};
 
@@ -13,7 +13,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let answer: Value = Daemon::find(&args.at)?.get("images")?;
+    let answer: Value = Remote::find(&args.at)?.get("images")?;
     if args.at.json {
         return Ok(print(&answer.to_string()));
     }

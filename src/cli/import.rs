@@ -11,11 +11,12 @@ use bytesize::ByteSize;
 use http::StatusCode;
 use serde::{Deserialize, Serialize};
 
-use super::client::Daemon;
-use super::store::{OpenStore, OpenedStore, Place, StoreArgs};
+use super::client::Remote;
+use super::store::{Place, StoreArgs};
 use super::{Exit, export, print, say, show};
 use crate::bundle::import::{self, Fate, Intake};
 use crate::bundle::{ImportError, Imported, Receipt, Rest};
+use crate::daemon::store::OpenedStore;
 use crate::oci::{Digest, ImageName};
 
 #[derive(Debug, clap::Args)]
@@ -49,8 +50,8 @@ struct Bundle {
     imported: Imported,
 }
 
-pub(super) fn run(args: &Args, open: OpenStore) -> Result<Exit, Exit> {
-    let place = args.store.place(open)?;
+pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
+    let place = args.store.place()?;
     let entered = if let Place::Store(_, runtime) = &place { Some(runtime.enter()) } else { None };
     let mut report = Report { bundles: Vec::new() };
     let mut exit = Exit::Done;
@@ -96,14 +97,14 @@ fn take_in(path: &Path, args: &Args, place: &Place) -> Result<Imported, Exit> {
             let intake = Intake { space: Some(&rest), name: args.name.as_ref() };
             import::import(stores, source, &intake, runtime.handle()).map_err(|error| failed(path, &error))
         }
-        Place::Daemon(daemon) => send(path, args, source, daemon),
+        Place::Remote(daemon) => send(path, args, source, daemon),
     };
     bar.finish_and_clear();
     imported
 }
 
 /// Has the daemon take in a bundle.
-fn send(path: &Path, args: &Args, source: impl Read + Send + 'static, daemon: &Daemon) -> Result<Imported, Exit> {
+fn send(path: &Path, args: &Args, source: impl Read + Send + 'static, daemon: &Remote) -> Result<Imported, Exit> {
     let query = args.name.as_ref().map_or_else(String::new, |name| {
         let mut query = url::form_urlencoded::Serializer::new("?".to_owned());
         query.append_pair("name", &name.to_string()).finish()
@@ -129,7 +130,7 @@ fn receipt(place: &Place, path: &Path) -> Result<Receipt, Exit> {
         Place::Store(OpenedStore { stores, .. }, runtime) => {
             import::receipt(stores, runtime.handle()).map_err(|error| failed(path, &error))
         }
-        Place::Daemon(daemon) => Ok(daemon.get::<Stored>("receipt")?.receipt.into_iter().collect()),
+        Place::Remote(daemon) => Ok(daemon.get::<Stored>("receipt")?.receipt.into_iter().collect()),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{At, Daemon};
+use super::client::{At, Remote};
 use super::{Exit, print};
 
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(super) struct Args {
 /// Asks for `verb` and says of each image what became of it: `done`, or `not` when there was nothing
 /// to do, which makes the exit code 5.
 pub(super) fn run(args: &Args, verb: &str, done: &str, not: &str) -> Result<Exit, Exit> {
-    let answer: Value = Daemon::find(&args.at)?.post(verb, &json!({ "images": args.images }))?;
+    let answer: Value = Remote::find(&args.at)?.post(verb, &json!({ "images": args.images }))?;
     let images = answer["images"].as_array().map(Vec::as_slice).unwrap_or_default();
     let changed = |image: &Value| image["changed"] == Value::Bool(true);
     if args.at.json {

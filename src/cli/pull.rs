@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::client::{At, Daemon};
-use super::{Exit, lists, print, say, show};
+use super::client::{At, Remote};
+use super::{Exit, names, print, say, show};
 use crate::mirror::images::prefetch::{Failure, PullEvent};
 use crate::oci::Digest;
 
@@ -43,7 +43,7 @@ impl Which {
             std::fs::read_to_string(path)
         };
         let text = text.map_err(|error| usage(&format!("{}: cannot be read: {error}", path.display())))?;
-        let found = lists::names(&text, &|name| std::env::var(name).ok())
+        let found = names::names(&text, &|name| std::env::var(name).ok())
             .map_err(|name| usage(&format!("{}: ${{{name}}} is not set and has no default", path.display())))?;
         if found.is_empty() && self.images.is_empty() {
             return Err(usage(&format!("{}: names no image", path.display())));
@@ -71,7 +71,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let daemon = Daemon::find(&args.at)?;
+    let daemon = Remote::find(&args.at)?;
     let order = args.which.order(&args.which.names()?);
     fetch(&daemon, &order, if args.at.json { Told::Events } else { Told::Results })
 }
@@ -88,7 +88,7 @@ pub(super) enum Told {
 }
 
 /// Fetches what is ordered, and shows how that goes.
-pub(super) fn fetch(daemon: &Daemon, order: &serde_json::Value, told: Told) -> Result<Exit, Exit> {
+pub(super) fn fetch(daemon: &Remote, order: &serde_json::Value, told: Told) -> Result<Exit, Exit> {
     let mut tally = Tally::default();
     let mut screen = Screen::new(told);
     daemon.post_lines("pull", order, &mut |event: PullEvent, line| {

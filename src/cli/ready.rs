@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{At, Daemon};
+use super::client::{At, Remote};
 use super::pull::{self, Told, Which};
 use super::{Exit, print, say, show};
 use crate::mirror::images::catalog::Readiness;
@@ -19,7 +19,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let daemon = Daemon::find(&args.at)?;
+    let daemon = Remote::find(&args.at)?;
     let names = args.which.names()?;
     let mut images = ask(&daemon, &args.which, &names)?;
     let missing: Vec<String> = images.iter().filter(|image| !image.ready).map(|image| image.image.clone()).collect();
@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
     Ok(if ready { Exit::Done } else { Exit::NotFound })
 }
 
-fn ask(daemon: &Daemon, which: &Which, names: &[String]) -> Result<Vec<Readiness>, Exit> {
+fn ask(daemon: &Remote, which: &Which, names: &[String]) -> Result<Vec<Readiness>, Exit> {
     let answer: Value = daemon.post("ready", &which.order(names))?;
     serde_json::from_value(answer["images"].clone()).map_err(|error| {
         say(&format!("error: the daemon's answer cannot be read: {error}"));

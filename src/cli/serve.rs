@@ -3,10 +3,13 @@
 //! Loads the configuration, starts the log and hands over. The flags are the few settings that
 //! people change from one run to the next; everything else is in the file.
 
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
+use super::banner::banner;
 use super::{Exit, complain, environment, say};
 use crate::config::{Config, Overrides};
+use crate::daemon::{self, Bound};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -31,7 +34,7 @@ pub(super) struct Args {
     offline: bool,
 }
 
-pub(super) fn run<E: std::fmt::Display>(args: &Args, serve: impl FnOnce(Config) -> Result<(), E>) -> Exit {
+pub(super) fn run(args: &Args) -> Exit {
     let variables = match environment() {
         Ok(variables) => variables,
         Err(exit) => return exit,
@@ -56,11 +59,21 @@ pub(super) fn run<E: std::fmt::Display>(args: &Args, serve: impl FnOnce(Config) 
     for problem in config.missing_files(folder.as_deref()) {
         tracing::warn!("{}: {}", problem.place, problem.message);
     }
-    match serve(config) {
+    match daemon::run(config, announce) {
         Ok(()) => Exit::Done,
         Err(error) => {
             say(&format!("error: {error:#}"));
             Exit::Failed
         }
+    }
+}
+
+/// Says that the daemon is about to serve, and where.
+fn announce(config: &Config, bound: Bound<'_>, budget: u64) {
+    if io::stderr().is_terminal() {
+        eprint!("{}", banner(config, bound, budget));
+    } else {
+        let Bound { pull, admin } = bound;
+        tracing::info!(?pull, ?admin, store = %config.store.path.display(), budget_bytes = budget, "serving");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::client::{At, Daemon};
+use super::client::{At, Remote};
 use super::{Exit, print, show};
 use crate::mirror::images::status::{FillStatus, Status, UpstreamStatus};
 use crate::upstream::health::{EndpointHealth, EndpointState};
@@ -24,7 +24,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let daemon = Daemon::find(&args.at)?;
+    let daemon = Remote::find(&args.at)?;
     loop {
         let answer: Value = daemon.get("status")?;
         let text = if args.at.json {

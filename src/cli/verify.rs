@@ -5,7 +5,7 @@ use std::io::IsTerminal as _;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::client::{At, Daemon};
+use super::client::{At, Remote};
 use super::{Exit, print, say, show};
 use crate::mirror::keep::verify::Finding;
 
@@ -25,7 +25,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
     let order = json!({ "repair": args.repair, "rate": args.rate.map(|rate| rate.as_u64()) });
     let bar = (std::io::stderr().is_terminal() && !args.at.json).then(ProgressBar::no_length);
     let mut end = None;
-    Daemon::find(&args.at)?.post_lines("verify", &order, &mut |finding: Finding, line| {
+    Remote::find(&args.at)?.post_lines("verify", &order, &mut |finding: Finding, line| {
         if args.at.json {
             print(line);
         }

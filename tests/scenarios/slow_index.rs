@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use registry_mirror::blob_store::ingest::IngestDir;
 use registry_mirror::blob_store::local::LocalBlobStore;
-use registry_mirror::cli::Dialled;
 use registry_mirror::clock::SystemClock;
 use registry_mirror::daemon;
+use registry_mirror::daemon::Dialled;
 use registry_mirror::metadata::MetadataStore as _;
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metrics::Metrics;

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use url::Url;
 
-use super::super::{Dial, Dialled};
+use super::pull::Event;
+use super::run::{Ground, Watched, Way};
 use super::{address_of, admin, below, described};
-use crate::bench::pull::Event;
-use crate::bench::run::{Ground, Watched, Way};
+use crate::daemon::{Dialled, dial};
 use crate::oci::ImageName;
 use crate::upstream::Upstream;
 
@@ -41,17 +41,16 @@ pub(super) struct Registries {
 pub(super) struct Site<'a> {
     registries: &'a Registries,
     image: &'a ImageName,
-    dial: Dial,
     clients: usize,
     bar: ProgressBar,
 }
 
 impl<'a> Site<'a> {
-    pub(super) fn new(registries: &'a Registries, image: &'a ImageName, dial: Dial, clients: usize) -> Site<'a> {
+    pub(super) fn new(registries: &'a Registries, image: &'a ImageName, clients: usize) -> Site<'a> {
         let style = ProgressStyle::with_template("{prefix:<16} {bar:30} {bytes:>10} {bytes_per_sec}");
         let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
         let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Site { registries, image, dial, clients, bar }
+        Site { registries, image, clients, bar }
     }
 
     /// Takes the progress off the screen.
@@ -79,7 +78,7 @@ impl Ground for Site<'_> {
         // A mirror gets no credentials: it has its own.
         let auth = if way == Way::Direct { self.registries.auth.as_str() } else { "anonymous" };
         let dialled = Dialled { name: &self.image.registry, url, auth, ca: self.registries.ca.as_deref() };
-        (self.dial)(dialled).map_err(|reason| format!("{}: {reason}", described(&address, &self.image.repository)))
+        dial(dialled).map_err(|reason| format!("{}: {reason}", described(&address, &self.image.repository)))
     }
 
     async fn make_cold(&self) -> Result<(), String> {

@@ -6,8 +6,8 @@ use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::super::{Exit, print as print_line};
-use crate::bench::plot::duration;
-use crate::bench::report::{Report, Series};
+use super::plot::duration;
+use super::report::{Report, Series};
 
 #[derive(Serialize)]
 struct Document<'a> {

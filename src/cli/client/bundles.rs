@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::{Answer, Daemon, broke};
+use super::{Answer, Remote, broke};
 use crate::bundle::{Exported, Receipt};
 use crate::cli::{Exit, say};
 
@@ -42,7 +42,7 @@ pub(in crate::cli) struct Download<'d> {
     pub(in crate::cli) receipt: Receipt,
 }
 
-impl Daemon {
+impl Remote {
     /// Orders a bundle.
     pub(in crate::cli) fn export(&self, order: &Value) -> Result<Download<'_>, Exit> {
         let mut answer = self.runtime.block_on(self.ask(Method::POST, "export", Some(order)))?;

@@ -150,7 +150,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bench::pull::{BlobTimes, Platform};
+    use crate::cli::bench::pull::{BlobTimes, Platform};
     use crate::oci::{Algorithm, Digest, Reference};
 
     fn round(way: Way, seconds: u64, upstream_bytes: Option<u64>) -> Round {

@@ -120,8 +120,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::bench::report::Ratios;
-    use crate::bench::statistics::Summary;
+    use crate::cli::bench::report::Ratios;
+    use crate::cli::bench::statistics::Summary;
 
     fn report(image: &str, samples: &[f64]) -> Report {
         let time = Summary::of(samples.iter().map(|seconds| Duration::from_secs_f64(*seconds))).expect("samples");

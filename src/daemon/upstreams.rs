@@ -1,0 +1,115 @@
+//! The clients of upstreams: those that the configuration names, each address guarded, and those that
+//! somebody names on the command line.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::StartError;
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::metrics::Metrics;
+use crate::mirror::{Mode, Routes};
+use crate::oci::RegistryName;
+use crate::upstream::asking::Asking;
+use crate::upstream::credentials::AuthError;
+use crate::upstream::http::{HttpSettings, HttpUpstream};
+use crate::upstream::offline::Offline;
+use crate::upstream::quota::Quota;
+use crate::upstream::settings::Settings;
+use crate::upstream::{Upstream, UpstreamObserver};
+
+pub(super) fn routes(config: &Config, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> Result<Routes, StartError> {
+    let upstreams = config.upstreams.iter().map(|upstream| {
+        let client: Arc<dyn Upstream> = match config.cache.policy.mode {
+            Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
+            _ => online(upstream, metrics, clock)?,
+        };
+        Ok((upstream.host.clone(), client))
+    });
+    let upstreams: Result<Vec<_>, StartError> = upstreams.collect();
+    Ok(Routes::new(config.routes.default.clone(), upstreams?))
+}
+
+/// An upstream at all its addresses.
+fn online(
+    upstream: &config::Upstream,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Upstream>, StartError> {
+    let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
+    let clients = upstream.urls.iter().map(|url| {
+        let settings = HttpSettings {
+            clock: Arc::clone(clock),
+            observer: Arc::clone(&observer),
+            ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
+        };
+        let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);
+        Ok((url.authority().to_owned(), client))
+    });
+    let clients: Vec<_> = clients.collect::<Result<_, StartError>>()?;
+    let asking = Asking::new(&upstream.host, clients, Arc::clone(clock), &observer);
+    Ok(Arc::new(asking.with_streams(upstream.parallel)))
+}
+
+/// A registry or mirror to be a client of.
+#[derive(Clone, Debug)]
+pub struct Dialled<'a> {
+    /// The name that images use.
+    pub name: &'a RegistryName,
+    /// Where it is; plain http is fine, since somebody typed it.
+    pub url: url::Url,
+    /// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
+    pub auth: &'a str,
+    /// Certificates to trust besides those of the system, PEM.
+    pub ca: Option<&'a Path>,
+}
+
+/// Makes a client of a registry or mirror that somebody named on the command line. It retries
+/// nothing, and private networks are allowed: whoever measures or pulls says where.
+///
+/// # Errors
+/// For people: the address, the credentials setting or the file of certificates is not usable.
+pub fn dial(to: Dialled<'_>) -> Result<Arc<dyn Upstream>, String> {
+    let settings = Settings {
+        auth: to.auth.parse().map_err(|error: AuthError| error.to_string())?,
+        // Plain http is as good as it was typed; a certificate is looked at all the same.
+        insecure: to.url.scheme() == "http",
+        ca: to.ca.map(Path::to_owned),
+        allow_private: true,
+        ..Settings::default()
+    };
+    let settings = HttpSettings::new(to.name.clone(), to.url, settings);
+    HttpUpstream::new(settings).map(|client| Arc::new(client) as Arc<dyn Upstream>).map_err(|error| error.to_string())
+}
+
+/// Counts what goes over the wire to upstreams.
+struct Counted(Arc<Metrics>);
+
+impl UpstreamObserver for Counted {
+    fn requested(&self, upstream: &RegistryName, status: Option<u16>) {
+        let result = match status {
+            None => "unanswered",
+            Some(200..=299) => "ok",
+            Some(300..=399) => "redirect",
+            Some(401 | 403) => "denied",
+            Some(404) => "not_found",
+            Some(429) => "rate_limited",
+            Some(500..) => "server_error",
+            Some(_) => "other",
+        };
+        self.0.upstream_request(upstream.as_str(), result);
+    }
+
+    fn received(&self, upstream: &RegistryName, bytes: u64) {
+        self.0.upstream_received(upstream.as_str(), bytes);
+    }
+
+    fn availability(&self, upstream: &RegistryName, endpoint: &str, up: bool) {
+        self.0.upstream_up(upstream, endpoint, up);
+    }
+
+    fn quota(&self, upstream: &RegistryName, endpoint: &str, quota: &Quota) {
+        let reading = &quota.reading;
+        self.0.upstream_budget(upstream, endpoint, reading.limit, reading.left, quota.resets_at.0 / 1000);
+    }
+}
