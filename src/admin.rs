@@ -18,6 +18,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
+use crate::documents::{Code, Error};
 use crate::metrics::{self, Metrics};
 use crate::mirror::Mirror;
 use crate::server::listener;
@@ -79,23 +80,15 @@ async fn answer_any(request: Request<Incoming>, state: AdminState, door: Door) -
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
             api::answer(request, mirror, state.verify_rate, door).await
         }
-        _ => answer(request.method(), request.uri().path(), &state).map(whole),
+        _ => answer(request.method(), request.uri().path(), &state),
     }
 }
 
-/// A body that is at hand.
-fn whole(bytes: Full<Bytes>) -> Body {
-    bytes.map_err(|never| match never {}).boxed()
-}
-
 /// The answer to one request.
-fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Full<Bytes>> {
+fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Body> {
     const TEXT: &str = "text/plain; charset=utf-8";
-    const JSON: &str = "application/json";
     if method != Method::GET && method != Method::HEAD {
-        let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, JSON, r#"{"error":"only GET and HEAD are served"}"#);
-        response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
-        return response;
+        return api::not_allowed("GET, HEAD");
     }
     match path {
         "/livez" => respond(StatusCode::OK, TEXT, "ok\n"),
@@ -104,16 +97,16 @@ fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Full<Byte
             Readiness::NotReady(why) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
         "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, state.metrics.encode()),
-        _ => respond(
-            StatusCode::NOT_FOUND,
-            JSON,
-            r#"{"error":"not found: /livez, /readyz, /metrics and /api/v1 are served"}"#,
-        ),
+        _ => api::refusal(&Error::new(Code::NotFound, "not found: /livez, /readyz, /metrics and /api/v1 are served")),
     }
 }
 
-fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+    respond_with(status, content_type, Full::new(body.into()).map_err(|never| match never {}).boxed())
+}
+
+fn respond_with(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));

@@ -3,8 +3,8 @@
 //! A bundle is an OCI image layout in a tar (image-spec, image-layout.md) with the original bytes of
 //! manifests, configurations and layers, `manifest.json` for `docker load`, and `mirror-bundle.json`,
 //! which says what the tags meant, when, and where. [`plan`] finds out what would be in one, [`writing`]
-//! writes it, [`import`] takes one in, [`receipt`] says what the other side has. Works on ports; reading and
-//! writing are blocking and meant for a thread of their own.
+//! writes it, [`import`] takes one in, [`Receipt`](crate::documents::Receipt) says what the other side
+//! has. Works on ports; reading and writing are blocking and meant for a thread of their own.
 //!
 //! Truths: what is exported is what this mirror would serve; nothing read from a bundle becomes a
 //! path; a blob is stored only under the digest of its own bytes; a tag moves last, and only to an
@@ -14,7 +14,6 @@ pub mod format;
 mod graph;
 pub mod import;
 pub mod plan;
-pub mod receipt;
 pub mod writing;
 
 use std::any::Any;
@@ -26,9 +25,8 @@ use crate::clock::Clock;
 use crate::metadata::MetadataStore;
 use crate::oci::Digest;
 
-pub use import::{ImportError, Imported};
-pub use plan::{Exported, Plan, Selection};
-pub use receipt::Receipt;
+pub use import::ImportError;
+pub use plan::{Plan, Selection};
 pub use writing::ExportError;
 
 /// What bundles are made from and taken into.

@@ -32,7 +32,9 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-use talk::{complain, either, print, say};
+use crate::config::ConfigError;
+use crate::documents::{Code, Error, Forgotten, Pinned, Unpinned};
+use talk::{print, say};
 
 pub use talk::Exit;
 
@@ -99,53 +101,71 @@ enum Command {
 
 /// Parses `args` (with the name of the program first) and runs the command.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
+    let args: Vec<OsString> = args.into_iter().collect();
+    // Also for what cannot be parsed: a script that asked for JSON gets it.
+    let json = args.iter().any(|arg| arg == "--json");
     let command = match CommandLine::try_parse_from(args) {
         Ok(line) => line.command,
-        Err(talk) => {
-            let _ = talk.print();
-            return if talk.use_stderr() { Exit::Usage } else { Exit::Done };
-        }
+        Err(talk) => return refuse(&talk, json),
     };
-    match command {
-        Command::Images(args) => either(images::run(&args)),
-        Command::Inspect(args) => either(inspect::run(&args)),
-        Command::Pull(args) => either(pull::run(&args)),
-        Command::Ready(args) => either(ready::run(&args)),
-        Command::Pin(args) => either(pin::run(&args, "pin", "pinned", "not pinned")),
-        Command::Unpin(args) => either(pin::run(&args, "unpin", "no longer pinned", "was not pinned")),
-        Command::Freeze(args) => either(freeze::freeze(&args)),
-        Command::Unfreeze(args) => either(freeze::unfreeze(&args)),
-        Command::Forget(args) => either(pin::run(&args, "forget", "forgotten", "was not known")),
-        Command::Gc(args) => either(gc::run(&args)),
-        Command::Verify(args) => either(verify::run(&args)),
-        Command::History(args) => either(history::run(&args)),
-        Command::Status(args) => either(status::run(&args)),
-        Command::Healthcheck(args) => either(healthcheck::run(&args)),
-        Command::Completions(args) => either(manual::completions(&args)),
-        Command::Man(args) => either(manual::man(&args)),
+    let went = match command {
+        Command::Images(args) => images::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Pull(args) => pull::run(&args),
+        Command::Ready(args) => ready::run(&args),
+        Command::Pin(args) => pin::run::<Pinned>(&args),
+        Command::Unpin(args) => pin::run::<Unpinned>(&args),
+        Command::Freeze(args) => freeze::freeze(&args),
+        Command::Unfreeze(args) => freeze::unfreeze(&args),
+        Command::Forget(args) => pin::run::<Forgotten>(&args),
+        Command::Gc(args) => gc::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::History(args) => history::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Healthcheck(args) => healthcheck::run(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Bench(args) => bench::run(&args),
-        Command::Export(args) => either(export::run(&args)),
-        Command::Import(args) => either(import::run(&args)),
+        Command::Export(args) => export::run(&args),
+        Command::Import(args) => import::run(&args),
+    };
+    went.unwrap_or_else(|error| talk::fail(&error, json))
+}
+
+/// Says what clap has to say: help, or what cannot be parsed.
+fn refuse(talk: &clap::Error, json: bool) -> Exit {
+    let _ = talk.print();
+    if !talk.use_stderr() {
+        return Exit::Done;
     }
+    if json {
+        let _ = talk::print_document(&Error::new(Code::Usage, talk.to_string().trim_end()));
+    }
+    Exit::Usage
 }
 
 /// The environment as text. A variable that is not UTF-8 is left out, except that one of ours is a
 /// mistake to be told.
-fn environment() -> Result<Vec<(String, String)>, Exit> {
+fn environment() -> Result<Vec<(String, String)>, Error> {
     let mut variables = Vec::new();
     for (name, value) in std::env::vars_os() {
         match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => variables.push((name, value)),
             (Ok(name), Err(_)) if name.starts_with("REGISTRY_MIRROR_") => {
-                say(&format!("error: {name} is not UTF-8"));
-                return Err(Exit::Usage);
+                return Err(Error::new(Code::Configuration, format!("{name} is not UTF-8")));
             }
             _ => {}
         }
     }
     Ok(variables)
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Error {
+        Error::new(Code::Configuration, error.to_string())
+    }
 }
 
 /// The query that names an image.

@@ -4,12 +4,12 @@
 //!
 //! | layer | modules | may use |
 //! |---|---|---|
-//! | 0 vocabulary | [`oci`], [`outcome`] | nothing that does I/O |
-//! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | `oci`; each adapter the one crate it wraps |
+//! | 0 vocabulary | [`oci`], [`outcome`], [`documents`] | nothing that does I/O |
+//! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | the vocabulary; each adapter the one crate it wraps |
 //! | 2 use cases | [`mirror`]; [`bundle`], which carries images offline | ports, never adapters |
 //! | 3 edges | [`server`], [`admin`] | `mirror` |
 //! | 4 the wiring | [`daemon`] | everything, without logic |
-//! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, the vocabulary |
+//! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, the vocabulary, never `mirror` |
 //! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`config`]; [`systemd`] | the vocabulary |
 //!
 //! # The four flows of a request
@@ -35,6 +35,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
+pub mod documents;
 pub mod metadata;
 pub mod metrics;
 pub mod mirror;

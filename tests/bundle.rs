@@ -12,9 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use registry_mirror::blob_store::ingest::IngestDir;
 use registry_mirror::blob_store::memory::MemoryBlobStore;
-use registry_mirror::bundle::import::{Fate, Intake, import};
-use registry_mirror::bundle::{ExportError, ImportError, Imported, Plan, Receipt, Rest, Selection, Stores};
+use registry_mirror::bundle::import::{Intake, import};
+use registry_mirror::bundle::{ExportError, ImportError, Plan, Rest, Selection, Stores};
 use registry_mirror::clock::{Clock as _, ManualClock, Timestamp};
+use registry_mirror::documents::{Fate, Imported, Receipt};
 use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metadata::{BlobRecord, Location, TagKey, TagRecord};
 use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, ImageName, MediaType, Tag};
@@ -189,7 +190,7 @@ fn a_bundle_brings_the_exact_bytes_and_the_tags() {
     let there = Side::new();
     let report = there.import(&*bundle).expect("is taken in");
     assert_eq!(
-        report.images.iter().map(|i| (i.name.as_str(), &i.fate)).collect::<Vec<_>>(),
+        report.images.iter().map(|i| (i.image.as_str(), &i.fate)).collect::<Vec<_>>(),
         [("docker.io/library/app:1", &Fate::Ready)]
     );
     assert_eq!((report.stored, report.known, report.ignored), (7, 0, 1), "manifest.json is for engines");
@@ -297,7 +298,7 @@ fn what_this_mirror_would_not_serve_is_not_exported() {
     here.stores.metadata.remove_member(&app(), &layer).expect("removes");
     let summary = here.plan(&images(&["app:2", "app:1", "nobody:1"])).summary();
     assert_eq!(summary.images, ["docker.io/library/app:1"]);
-    let unavailable: Vec<_> = summary.unavailable.iter().map(|u| (u.name.as_str(), &*u.missing)).collect();
+    let unavailable: Vec<_> = summary.unavailable.iter().map(|u| (u.image.as_str(), &*u.missing)).collect();
     assert_eq!(unavailable, [("docker.io/library/nobody:1", &[][..]), ("docker.io/library/app:2", &[layer])]);
 }
 
@@ -573,7 +574,7 @@ fn bytes_that_do_not_match_their_name_are_told_and_not_kept() {
     let report = there.import(&*pack(&bundle)).expect("the rest is taken in");
     assert_eq!(report.damaged, [damaged]);
     assert_eq!(there.bytes(&damaged), None);
-    let fates: Vec<_> = report.images.iter().map(|image| (image.name.as_str(), &image.fate)).collect();
+    let fates: Vec<_> = report.images.iter().map(|image| (image.image.as_str(), &image.fate)).collect();
     assert_eq!(fates, [("docker.io/library/app:1", &Fate::Ready), ("docker.io/library/app:2", &Fate::Incomplete)]);
     assert_eq!(there.tagged(&app(), "2"), None);
     assert_eq!(there.unfinished(), 0);
@@ -633,7 +634,7 @@ fn a_layout_of_another_tool_is_taken_in_under_the_name_that_is_given() {
     assert_eq!(report.images[0].fate, Fate::Nameless);
     let name: ImageName = "ghcr.io/owner/app:2".parse().expect("a name");
     let report = there.import_with(&*bundle, &Intake { space: None, name: Some(&name) }).expect("is taken in");
-    assert_eq!((report.images[0].name.as_str(), &report.images[0].fate), ("ghcr.io/owner/app:2", &Fate::Ready));
+    assert_eq!((report.images[0].image.as_str(), &report.images[0].fate), ("ghcr.io/owner/app:2", &Fate::Ready));
 }
 
 #[test]

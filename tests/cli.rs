@@ -50,7 +50,10 @@ fn check_answers_scripts_in_json() {
         report["problems"].as_array().expect("a list").iter().map(|p| (&p["line"], &p["column"])).collect();
     assert_eq!(places, [(&2.into(), &1.into()), (&4.into(), &11.into())]);
     let (code, out, _) = run(program().args(["check", "--json"]));
-    assert_eq!((code, out.as_str()), (0, "{\"valid\":true,\"problems\":[],\"warnings\":[]}\n"));
+    assert_eq!(
+        (code, out.as_str()),
+        (0, "{\"document\":\"check\",\"version\":1,\"valid\":true,\"problems\":[],\"warnings\":[]}\n")
+    );
 }
 
 #[test]

@@ -14,24 +14,28 @@ use registry_mirror::config::{Config, Overrides};
 /// fits counts. `daemon` wires and may name all.
 const LAYERS: &[(&str, &[&str])] = &[
     ("oci", &["oci"]),
-    ("clock", &["oci", "clock"]),
+    ("documents", &["oci", "documents"]),
+    ("clock", &["oci", "documents", "clock"]),
     ("outcome", &["oci", "outcome"]),
     ("metadata", &["oci", "clock", "metadata"]),
     ("blob_store", &["oci", "clock", "blob_store"]),
     ("upstream", &["oci", "clock", "upstream"]),
-    ("mirror", &["oci", "clock", "outcome", "metadata", "blob_store", "upstream", "metrics", "bundle", "mirror"]),
+    (
+        "mirror",
+        &["oci", "documents", "clock", "outcome", "metadata", "blob_store", "upstream", "metrics", "bundle", "mirror"],
+    ),
     ("metrics", &["oci", "outcome", "metrics"]),
-    ("bundle", &["oci", "clock", "metadata", "blob_store", "bundle"]),
+    ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "bundle"]),
     ("telemetry", &["telemetry"]),
     // Settings belong to who obeys them; the adapters stay out of reach.
     ("config", &["oci", "telemetry", "upstream", "mirror", "server", "config"]),
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
-    ("admin", &["oci", "clock", "outcome", "metrics", "bundle", "mirror", "server", "admin"]),
+    ("admin", &["oci", "documents", "clock", "outcome", "metrics", "mirror", "server", "admin"]),
     ("daemon", &["*"]),
     // `upstream` for the port that `bench` pulls through.
-    ("cli", &["oci", "clock", "config", "telemetry", "mirror", "upstream", "bundle", "daemon", "cli"]),
+    ("cli", &["oci", "documents", "clock", "config", "telemetry", "upstream", "daemon", "cli"]),
     // A map of the crate.
     ("lib", &[]),
     ("main", &["cli"]),
@@ -44,10 +48,11 @@ const ADAPTERS: [&str; 3] = ["metadata::sled", "blob_store::local", "upstream::h
 /// One external crate, one place: the starts of the paths that may name it.
 const PLACES: &[(&str, &[&str])] = &[
     ("base64", &["upstream"]),
+    ("anyhow", &["daemon/process.rs"]),
     ("bytesize", &["config", "cli"]),
     ("clap", &["cli"]),
     ("flate2", &["bundle"]),
-    ("humantime", &["config", "cli"]),
+    ("humantime", &["config", "cli", "documents"]),
     ("hyper", &["server", "admin", "cli/client"]),
     ("hyper_util", &["server", "admin", "cli/client"]),
     ("indicatif", &["cli"]),
@@ -57,6 +62,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("psl", &["upstream"]),
     ("reqwest", &["upstream/http"]),
     ("rustls", &["server/tls", "upstream/http"]),
+    ("schemars", &["documents"]),
     ("sd_notify", &["systemd.rs"]),
     ("sha2", &["oci/digest.rs"]),
     ("sled", &["metadata/sled"]),

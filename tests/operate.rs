@@ -171,7 +171,10 @@ fn what_is_pulled_ahead_is_listed_looked_at_and_counted() {
     let (code, status) = site.json("status");
     assert_eq!((code, &status["store"]["blobs"]), (0, &8.into()));
     assert_eq!(site.ok("healthcheck"), "ready\n");
-    assert_eq!(site.json("healthcheck"), (0, serde_json::json!({ "ready": true })));
+    assert_eq!(
+        site.json("healthcheck"),
+        (0, serde_json::json!({ "document": "healthcheck", "version": 1, "ready": true }))
+    );
 }
 
 #[test]
@@ -186,7 +189,7 @@ fn a_status_that_is_watched_comes_again_and_again() {
     let seen: Vec<Value> = lines.map(|line| serde_json::from_str(&line.expect("a line")).expect("JSON")).collect();
     watching.kill().expect("our child");
     watching.wait().expect("our child");
-    assert_eq!(seen.iter().filter(|status| status["version"].is_string()).count(), 2);
+    assert_eq!(seen.iter().filter(|status| status["program"].is_string()).count(), 2);
 }
 
 #[test]
@@ -252,7 +255,10 @@ fn pins_frozen_tags_and_what_is_forgotten_are_told_apart() {
     let elsewhere = format!("sha256:{}", "1".repeat(64));
     assert_eq!(site.json(&format!("freeze other:2 --to {elsewhere}")).1["digest"], elsewhere);
     assert_eq!(site.ok("unfreeze other:2"), format!("{other}: follows upstream again\n"));
-    assert_eq!(site.json("unfreeze other:2"), (5, serde_json::json!({ "image": other, "changed": false })));
+    assert_eq!(
+        site.json("unfreeze other:2"),
+        (5, serde_json::json!({ "document": "unfreeze", "version": 1, "image": other, "changed": false }))
+    );
     assert_eq!(site.run("freeze app:1").0, 5);
 
     assert_eq!(site.ok("forget other:2"), format!("{other}: forgotten\n"));
@@ -384,7 +390,7 @@ fn an_answer_that_stops_half_way_is_given_up_when_the_daemon_is_dead() {
     let daemon = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("a connection");
         BufReader::new(&stream).read_line(&mut String::new()).expect("a request");
-        let line = "{\"event\":\"progress\",\"checked\":1,\"of\":2,\"bytes\":3}\n";
+        let line = "{\"document\":\"verify\",\"version\":1,\"event\":\"progress\",\"checked\":1,\"of\":2,\"checked_bytes\":3}\n";
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/jsonl\r\nContent-Length: 1000\r\n\r\n";
         stream.write_all(format!("{head}{line}").as_bytes()).expect("writes");
         (listener, stream)
@@ -408,7 +414,7 @@ fn an_answer_that_takes_long_is_waited_for_while_the_daemon_lives() {
             assert_eq!(line, "GET /livez HTTP/1.1\r\n");
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n").expect("writes");
         }
-        let body = "{\"dry_run\":false,\"blobs\":7,\"bytes\":0,\"failed\":0,\"digests\":[]}";
+        let body = r#"{"document":"gc","version":1,"dry_run":false,"blobs":7,"size_bytes":0,"failed":0,"unreadable":0,"digests":[]}"#;
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         slow.write_all(format!("{head}{body}").as_bytes()).expect("writes");
         (listener, slow)

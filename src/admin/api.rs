@@ -4,30 +4,31 @@
 //! address or `localhost`, so that a name that its owner made point here (DNS rebinding) reads nothing,
 //! least of all the names of images; a POST needs the header `X-Registry-Mirror: 1`, too, which no page
 //! may send to another origin. The Unix socket has its file mode instead of the former. Health and
-//! metrics, which name no image, are answered under any name, as probes and Prometheus use many. What
-//! takes long answers with one JSON object a line while it goes on. Fields are added, never renamed: the commands and the page
-//! read the same documents.
+//! metrics, which name no image, are answered under any name, as probes and Prometheus use many. What is
+//! answered and ordered are [`documents`]; what takes long answers with one a line.
 
 mod bundles;
 
 use std::io;
 use std::net::IpAddr;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use http_body_util::{BodyExt as _, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
-use super::{Body, Door, whole};
+use super::{Body, Door, respond_with};
+use crate::documents::{
+    self, Changed, Code, Document, Error, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, orders,
+};
 use crate::mirror::Mirror;
 use crate::mirror::images::catalog::CatalogError;
 use crate::mirror::images::image::Platforms;
-use crate::oci::{Digest, ImageName, Platform};
+use crate::oci::{ImageName, Platform};
 
 /// What all paths of the interface begin with.
 pub(super) const PREFIX: &str = "/api/v1/";
@@ -39,72 +40,41 @@ const MAX_REQUEST: usize = 1 << 20;
 /// Lines that wait for a slow reader.
 const QUEUE: usize = 256;
 
-/// Images and platforms, as in `{"images": ["redis:7"], "platforms": ["linux/arm64"]}`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Order {
-    images: Vec<String>,
-    /// None: the one of this machine.
-    platforms: Vec<String>,
-    all_platforms: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Freeze {
-    image: String,
-    digest: Option<Digest>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Collect {
-    dry_run: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Check {
-    repair: bool,
-    /// Bytes a second, 0 for as fast as the disk reads; None for the rate of the scrub.
-    rate: Option<u64>,
-}
-
-/// Why a request is refused.
-struct Refusal {
-    status: StatusCode,
-    /// `error`: a sentence; `class`: a word, where the status does not say it all.
-    told: Value,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, message: String) -> Refusal {
-        Refusal { status, told: json!({ "error": message }) }
-    }
-
-    fn of_class(status: StatusCode, class: &str, message: String) -> Refusal {
-        Refusal { status, told: json!({ "error": message, "class": class }) }
-    }
-
-    fn with(mut self, key: &str, value: Value) -> Refusal {
-        self.told[key] = value;
-        self
+/// The status that says what a code says: the one table from the one to the other.
+const fn status_of(code: Code) -> StatusCode {
+    match code {
+        Code::Usage | Code::Read => StatusCode::BAD_REQUEST,
+        Code::NotFound | Code::Nothing => StatusCode::NOT_FOUND,
+        Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+        Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
+        Code::Hostile | Code::Malformed => StatusCode::UNPROCESSABLE_ENTITY,
+        Code::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
+        Code::Configuration
+        | Code::Unreachable
+        | Code::Refused
+        | Code::Damaged
+        | Code::Write
+        | Code::Gone
+        | Code::Store
+        | Code::Metadata
+        | Code::Failed => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-impl From<CatalogError> for Refusal {
-    fn from(error: CatalogError) -> Refusal {
-        let status = match error {
-            CatalogError::Unknown(_) => StatusCode::NOT_FOUND,
-            CatalogError::Route(_) | CatalogError::NotATag(_) => StatusCode::BAD_REQUEST,
-            CatalogError::Metadata(_) => StatusCode::INTERNAL_SERVER_ERROR,
+impl From<CatalogError> for Error {
+    fn from(error: CatalogError) -> Error {
+        let code = match &error {
+            CatalogError::Unknown(_) => Code::NotFound,
+            CatalogError::Route(_) | CatalogError::NotATag(_) => Code::Usage,
+            CatalogError::Metadata(_) => Code::Metadata,
         };
-        Refusal::new(status, error.to_string())
+        Error::new(code, error.to_string())
     }
 }
 
 /// What can be looked at, with GET.
-const LOOKS: [&str; 5] = ["status", "images", "images/inspect", "history", "receipt"];
+const LOOKS: [&str; 6] = ["status", "images", "images/inspect", "history", "receipt", "schema"];
 /// What can be done, with POST.
 const ACTS: [&str; 11] =
     ["pull", "ready", "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import"];
@@ -119,7 +89,7 @@ pub(super) async fn answer(
 ) -> Response<Body> {
     if door == Door::Address && !is_asked_by_address(&request) {
         let message = "ask this by its address or as localhost, not by another name";
-        return respond(StatusCode::FORBIDDEN, &json!({ "error": message }));
+        return refusal(&Error::new(Code::Forbidden, message));
     }
     let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
     let answered = match (LOOKS.contains(&path), ACTS.contains(&path), request.method()) {
@@ -129,32 +99,31 @@ pub(super) async fn answer(
         (_, true, _) => return not_allowed("POST"),
         _ => Err(not_found()),
     };
-    answered.unwrap_or_else(|Refusal { status, told }| respond(status, &told))
+    answered.unwrap_or_else(|error| refusal(&error))
 }
 
-fn not_allowed(allowed: &'static str) -> Response<Body> {
+/// The answer to a request with a method that is not among the `allowed`.
+pub(super) fn not_allowed(allowed: &'static str) -> Response<Body> {
     let message = format!("this is served for {allowed} only");
-    let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, &json!({ "error": message }));
+    let mut response = refusal(&Error::new(Code::MethodNotAllowed, message));
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     response
 }
 
-async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<Body>, Refusal> {
+async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<Body>, Error> {
     let query = request.uri().query().unwrap_or_default();
     match request.uri().path().strip_prefix(PREFIX) {
         Some("status") => Ok(ok(&mirror.status())),
-        Some("images") => Ok(ok(&json!({ "images": mirror.images().await? }))),
+        Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
         Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
-        Some("history") => {
-            let image = asked_for(query)?;
-            Ok(ok(&json!({ "image": image.to_string(), "history": mirror.history(&image)? })))
-        }
+        Some("history") => Ok(ok(&mirror.history(&asked_for(query)?)?)),
         Some("receipt") => bundles::receipt(mirror).await,
+        Some("schema") => Ok(ok(&documents::schema())),
         _ => Err(not_found()),
     }
 }
 
-async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> Result<Response<Body>, Refusal> {
+async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> Result<Response<Body>, Error> {
     refuse_pages(request.headers())?;
     let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
     if path == "import" {
@@ -162,56 +131,61 @@ async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> R
     }
     let longest = if path == "export" { bundles::LONGEST_ORDER } else { MAX_REQUEST };
     let body = Limited::new(request.into_body(), longest).collect().await;
-    let body =
-        body.map_err(|_| Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "the request is too long".to_owned()))?.to_bytes();
+    let body = body.map_err(|_| Error::new(Code::TooLong, "the request is too long"))?.to_bytes();
     match path.as_str() {
         "pull" => {
-            let order: Order = read(&body)?;
+            let order: orders::Images = read(&body)?;
             Ok(pull(mirror.clone(), images(&order)?, platforms(&order)?))
         }
-        "ready" => {
-            let order: Order = read(&body)?;
-            let platforms = platforms(&order)?;
-            let mut answers = Vec::new();
-            for image in images(&order)? {
-                answers.push(mirror.readiness(&image, &platforms).await?);
-            }
-            Ok(ok(&json!({ "images": answers })))
-        }
-        "pin" | "unpin" | "forget" => {
-            let order: Order = read(&body)?;
-            let mut answers = Vec::new();
-            for image in images(&order)? {
-                let changed = match path.as_str() {
-                    "pin" => mirror.pin(&image).map(|()| true),
-                    "unpin" => mirror.unpin(&image),
-                    _ => mirror.forget(&image).await,
-                };
-                answers.push(json!({ "image": image.to_string(), "changed": changed? }));
-            }
-            Ok(ok(&json!({ "images": answers })))
-        }
+        "ready" => ready(mirror, &read(&body)?).await,
+        "pin" | "unpin" | "forget" => change(mirror, &path, &read(&body)?).await,
         "freeze" => {
-            let Freeze { image, digest } = read(&body)?;
+            let orders::Freeze { image, digest } = read(&body)?;
             let image = image_name(&image)?;
-            Ok(ok(&json!({ "image": image.to_string(), "digest": mirror.freeze(&image, digest)? })))
+            Ok(ok(&Frozen { image: image.to_string(), digest: mirror.freeze(&image, digest)? }))
         }
         "unfreeze" => {
-            let image = image_name(&read::<Freeze>(&body)?.image)?;
-            Ok(ok(&json!({ "image": image.to_string(), "changed": mirror.unfreeze(&image)? })))
+            let image = image_name(&read::<orders::Freeze>(&body)?.image)?;
+            Ok(ok(&Unfrozen { image: image.to_string(), changed: mirror.unfreeze(&image)? }))
         }
-        "gc" => Ok(ok(&mirror.collect_garbage(read::<Collect>(&body)?.dry_run).await?)),
+        "gc" => Ok(ok(&mirror.collect_garbage(read::<orders::Collect>(&body)?.dry_run).await?)),
         "export" => bundles::export(mirror, &read(&body)?).await,
-        "verify" => Ok(verify(mirror.clone(), &read(&body)?, verify_rate)),
+        "verify" => Ok(verify(mirror.clone(), read(&body)?, verify_rate)),
         _ => Err(not_found()),
     }
 }
 
+async fn ready(mirror: &Mirror, order: &orders::Images) -> Result<Response<Body>, Error> {
+    let platforms = platforms(order)?;
+    let mut answers = Vec::new();
+    for image in images(order)? {
+        answers.push(mirror.readiness(&image, &platforms).await?);
+    }
+    Ok(ok(&Ready { ready: answers.iter().all(|image| image.ready), images: answers }))
+}
+
+async fn change(mirror: &Mirror, act: &str, order: &orders::Images) -> Result<Response<Body>, Error> {
+    let mut images = Vec::new();
+    for image in self::images(order)? {
+        let changed = match act {
+            "pin" => mirror.pin(&image).map(|()| true),
+            "unpin" => mirror.unpin(&image),
+            _ => mirror.forget(&image).await,
+        };
+        images.push(Changed { image: image.to_string(), changed: changed? });
+    }
+    Ok(match act {
+        "pin" => ok(&Pinned { images }),
+        "unpin" => ok(&Unpinned { images }),
+        _ => ok(&Forgotten { images }),
+    })
+}
+
 /// Refuses what a page in a browser could have sent.
-fn refuse_pages(headers: &HeaderMap) -> Result<(), Refusal> {
+fn refuse_pages(headers: &HeaderMap) -> Result<(), Error> {
     if headers.get(CONSENT).is_none_or(|value| value != "1") {
-        let message = "a request that changes something needs the header X-Registry-Mirror: 1".to_owned();
-        return Err(Refusal::new(StatusCode::FORBIDDEN, message));
+        let message = "a request that changes something needs the header X-Registry-Mirror: 1";
+        return Err(Error::new(Code::Forbidden, message));
     }
     Ok(())
 }
@@ -236,63 +210,67 @@ fn is_address(host: &str) -> bool {
 
 fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms) -> Response<Body> {
     let (events, lines) = mpsc::channel(QUEUE);
-    tokio::spawn(async move {
+    let task = tokio::spawn(async move {
         for image in images {
             mirror.prefetch(&image, &platforms, &events).await;
         }
+        Ok(())
     });
-    streamed(lines)
+    streamed(lines, task)
 }
 
-fn verify(mirror: Mirror, check: &Check, usual_rate: u64) -> Response<Body> {
+fn verify(mirror: Mirror, order: orders::Verify, usual_rate: u64) -> Response<Body> {
     let (findings, lines) = mpsc::channel(QUEUE);
-    let (repair, rate) = (check.repair, Some(check.rate.unwrap_or(usual_rate)));
-    tokio::spawn(async move {
-        if let Err(error) = mirror.verify(repair, rate, &findings).await {
-            // The reader sees an answer without its last line.
+    let task = tokio::spawn(async move {
+        let verified = mirror.verify(order.repair, Some(order.rate.unwrap_or(usual_rate)), &findings).await;
+        verified.map_err(|error| {
             tracing::error!(%error, "the blobs cannot be listed");
-        }
+            Error::new(Code::Store, format!("the blobs cannot be listed: {error}"))
+        })
     });
-    streamed(lines)
+    streamed(lines, task)
 }
 
-/// Values as they come, one JSON object a line.
-fn streamed<T: Serialize + Send + 'static>(values: mpsc::Receiver<T>) -> Response<Body> {
-    let lines = stream::unfold(values, |mut values| async move {
-        let mut line = BytesMut::new().writer();
-        let written = serde_json::to_writer(&mut line, &values.recv().await?);
-        let mut line = line.into_inner();
-        line.put_u8(b'\n');
-        written.ok().map(|()| (Ok::<_, io::Error>(Frame::data(line.freeze())), values))
+/// Documents as `task` makes them, one a line, and behind them the error that ended it.
+fn streamed<T: Document + Send + Sync + 'static>(
+    values: mpsc::Receiver<T>,
+    task: JoinHandle<Result<(), Error>>,
+) -> Response<Body> {
+    let lines = stream::unfold((values, Some(task)), |(mut values, mut task)| async move {
+        let line = match values.recv().await {
+            Some(value) => documents::line(&value),
+            None => documents::line(&task.take()?.await.ok()?.err()?),
+        };
+        Some((Ok::<_, io::Error>(Frame::data(Bytes::from(line + "\n"))), (values, task)))
     });
     respond_with(StatusCode::OK, "application/jsonl", StreamBody::new(lines).boxed())
 }
 
-fn read<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Refusal> {
+fn read<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Error> {
     if body.is_empty() {
         return Ok(T::default());
     }
     serde_json::from_slice(body).map_err(|error| bad(format!("the request cannot be read: {error}")))
 }
 
-fn asked_for(query: &str) -> Result<ImageName, Refusal> {
+fn asked_for(query: &str) -> Result<ImageName, Error> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let image = pairs.find(|(name, _)| name == "image").map(|(_, value)| value);
     image_name(&image.ok_or_else(|| bad("which image? Add ?image=NAME".to_owned()))?)
 }
 
-fn images(order: &Order) -> Result<Vec<ImageName>, Refusal> {
+fn images(order: &orders::Images) -> Result<Vec<ImageName>, Error> {
     if order.images.is_empty() {
         return Err(bad("no images are named".to_owned()));
     }
     order.images.iter().map(|name| image_name(name)).collect()
 }
 
-fn image_name(typed: &str) -> Result<ImageName, Refusal> {
+fn image_name(typed: &str) -> Result<ImageName, Error> {
     typed.parse().map_err(|error| bad(format!("{typed:?}: {error}")))
 }
 
-fn platforms(order: &Order) -> Result<Platforms, Refusal> {
+fn platforms(order: &orders::Images) -> Result<Platforms, Error> {
     if order.all_platforms {
         return Ok(Platforms::All);
     }
@@ -304,31 +282,25 @@ fn platforms(order: &Order) -> Result<Platforms, Refusal> {
     Ok(Platforms::Only(platforms.collect::<Result<_, _>>()?))
 }
 
-fn bad(message: String) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, message)
+fn bad(message: String) -> Error {
+    Error::new(Code::Usage, message)
 }
 
-fn not_found() -> Refusal {
-    Refusal::new(StatusCode::NOT_FOUND, "there is no such request; see the README for what there is".to_owned())
+fn not_found() -> Error {
+    Error::new(Code::NotFound, "there is no such request").with_hint("the README says what there is")
 }
 
-fn ok(value: &impl Serialize) -> Response<Body> {
-    respond(StatusCode::OK, value)
+fn ok(document: &impl Document) -> Response<Body> {
+    said(StatusCode::OK, document)
 }
 
-fn respond(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    let mut json = serde_json::to_vec(value).unwrap_or_default();
-    json.push(b'\n');
-    respond_with(status, "application/json", whole(Full::new(Bytes::from(json))))
+/// The answer that says what went wrong.
+pub(super) fn refusal(error: &Error) -> Response<Body> {
+    said(status_of(error.code), error)
 }
 
-fn respond_with(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
-    headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-store"));
-    response
+fn said(status: StatusCode, document: &impl Document) -> Response<Body> {
+    super::respond(status, "application/json", documents::line(document) + "\n")
 }
 
 #[cfg(test)]

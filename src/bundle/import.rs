@@ -12,13 +12,13 @@ mod source;
 
 use std::io::{self, Read};
 
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use super::{Receipt, Space, Stores};
+use super::{Space, Stores};
 use crate::blob_store::StoreError;
+use crate::documents::{self, Code, Imported, Receipt};
 use crate::metadata::MetadataError;
-use crate::oci::{Digest, ImageName};
+use crate::oci::ImageName;
 
 /// How a bundle is to be taken in.
 #[derive(Clone, Copy, Default)]
@@ -71,62 +71,18 @@ pub enum ImportError {
     Metadata(#[from] MetadataError),
 }
 
-impl ImportError {
-    /// A word for scripts and commands.
-    pub const fn class(&self) -> &'static str {
-        match self {
-            ImportError::Hostile { .. } => "hostile",
-            ImportError::Malformed(_) => "malformed",
-            ImportError::NoRoom { .. } => "no-room",
-            ImportError::Read(_) => "read",
-            ImportError::Store(_) => "store",
-            ImportError::Metadata(_) => "metadata",
-        }
+impl From<ImportError> for documents::Error {
+    fn from(error: ImportError) -> documents::Error {
+        let code = match &error {
+            ImportError::Hostile { .. } => Code::Hostile,
+            ImportError::Malformed(_) => Code::Malformed,
+            ImportError::NoRoom { .. } => Code::NoRoom,
+            ImportError::Read(_) => Code::Read,
+            ImportError::Store(_) => Code::Store,
+            ImportError::Metadata(_) => Code::Metadata,
+        };
+        documents::Error::new(code, error.to_string())
     }
-}
-
-/// What became of an image of a bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Fate {
-    /// It can be pulled.
-    Ready,
-    /// It is here; its tag stays where it is, because upstream said so more recently.
-    KeptNewer,
-    /// Something of it is neither in the bundle nor in the store.
-    Incomplete,
-    /// It has no whole name, so nobody can ask for it.
-    Nameless,
-}
-
-/// An image of a bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ImportedImage {
-    /// Its whole name, or the digest of its manifest.
-    pub name: String,
-    /// Its manifest.
-    pub digest: Digest,
-    /// What became of it.
-    pub fate: Fate,
-    /// What is missing.
-    pub missing: Vec<Digest>,
-}
-
-/// A bundle that was taken in.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Imported {
-    /// Its images, in its order.
-    pub images: Vec<ImportedImage>,
-    /// Blobs that were stored.
-    pub stored: u64,
-    /// How many bytes these have.
-    pub stored_bytes: u64,
-    /// Blobs that were there already.
-    pub known: u64,
-    /// Blobs whose bytes were not what their name said. Nothing of them was kept.
-    pub damaged: Vec<Digest>,
-    /// Entries that are not part of an image layout.
-    pub ignored: u64,
 }
 
 /// What this side has, for the next export. Blocks.

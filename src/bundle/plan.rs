@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
+use super::Stores;
 use super::format::{self, DescribedImage, Description, DockerImage, Index, Listed, Pointer, Root};
 use super::graph::{self, Holdings, Image, Scope, Variant};
 use super::writing::ExportError;
-use super::{Receipt, Stores};
 use crate::clock::Timestamp;
+use crate::documents::{self, Code, Exported, Receipt, Unavailable, orders};
 use crate::metadata::{Location, TagRecord};
 use crate::oci::manifest::{is_image, is_index};
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Platform, Reference, Tag};
@@ -33,30 +33,27 @@ pub struct Selection {
     pub since: Receipt,
 }
 
-/// An image that was asked for and cannot be in the bundle.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unavailable {
-    /// The image.
-    pub name: String,
-    /// What of it is missing; empty when nothing of it is known.
-    pub missing: Vec<Digest>,
-}
+impl TryFrom<&orders::Export> for Selection {
+    type Error = documents::Error;
 
-/// A bundle that was written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exported {
-    /// The whole names of the images in it.
-    pub images: Vec<String>,
-    /// The images that are not in it.
-    pub unavailable: Vec<Unavailable>,
-    /// How many blobs are in it.
-    pub blobs: usize,
-    /// How many bytes these have.
-    pub bytes: u64,
-    /// How many blobs were left out because the other side has them.
-    pub left_out: usize,
-    /// How many bytes these have.
-    pub left_out_bytes: u64,
+    fn try_from(order: &orders::Export) -> Result<Selection, documents::Error> {
+        let bad = |message: String| documents::Error::new(Code::Usage, message);
+        if order.images.is_empty() && !order.all && order.used_since.is_none() {
+            return Err(bad("name images, or say all or used_since".to_owned()));
+        }
+        if order.all && !order.images.is_empty() {
+            return Err(bad("all is all: name no images".to_owned()));
+        }
+        let images = order.images.iter().map(|typed| typed.parse().map_err(|error| bad(format!("{typed:?}: {error}"))));
+        let platforms = order.platforms.iter();
+        let platforms = platforms.map(|typed| typed.parse().map_err(|error| bad(format!("{typed:?}: {error}"))));
+        Ok(Selection {
+            images: images.collect::<Result<_, _>>()?,
+            used_since: order.used_since.map(Duration::from_secs),
+            platforms: platforms.collect::<Result<_, _>>()?,
+            since: order.since.clone(),
+        })
+    }
 }
 
 /// A bundle to be written.
@@ -125,10 +122,15 @@ impl Plan {
             images: images.iter().map(|image| image.name().to_string()).collect(),
             unavailable: self.unavailable.clone(),
             blobs: contents.len(),
-            bytes: bytes(contents),
+            size_bytes: bytes(contents),
             left_out: left_out.len(),
             left_out_bytes: bytes(left_out),
         }
+    }
+
+    /// What it would be, for whoever ordered it.
+    pub fn document(&self) -> documents::Plan {
+        documents::Plan { exported: self.summary(), receipt: self.receipt.clone() }
     }
 
     /// The blobs that will be in it.
@@ -193,7 +195,7 @@ impl Planner<'_> {
                 }
             };
             if pointers.is_empty() {
-                self.plan.unavailable.push(Unavailable { name: name.to_string(), missing: Vec::new() });
+                self.plan.unavailable.push(Unavailable { image: name.to_string(), missing: Vec::new() });
             } else {
                 selected.insert((location, named), pointers);
             }
@@ -249,7 +251,7 @@ impl Planner<'_> {
             Named::Digest(digest) => format!("{location}@{digest}"),
         };
         let missing = walked.first().map(|(_, image)| image.missing.iter().map(|missing| missing.digest).collect());
-        self.plan.unavailable.push(Unavailable { name, missing: missing.unwrap_or_default() });
+        self.plan.unavailable.push(Unavailable { image: name, missing: missing.unwrap_or_default() });
     }
 
     /// Names the image in every list that a reader may look at.

@@ -12,6 +12,7 @@ use super::Stores;
 use super::format::{self, Listed};
 use super::plan::Plan;
 use crate::blob_store::Content;
+use crate::documents::{self, Code};
 use crate::metadata::MetadataError;
 use crate::oci::{Digest, Verifier};
 
@@ -35,15 +36,15 @@ pub enum ExportError {
     Write(#[source] io::Error),
 }
 
-impl ExportError {
-    /// A word for scripts and commands.
-    pub const fn class(&self) -> &'static str {
-        match self {
-            ExportError::Metadata(_) => "metadata",
-            ExportError::Damaged(_) => "damaged",
-            ExportError::Gone(_) => "gone",
-            ExportError::Write(_) => "write",
-        }
+impl From<ExportError> for documents::Error {
+    fn from(error: ExportError) -> documents::Error {
+        let code = match &error {
+            ExportError::Metadata(_) => Code::Metadata,
+            ExportError::Damaged(_) => Code::Damaged,
+            ExportError::Gone(_) => Code::Gone,
+            ExportError::Write(_) => Code::Write,
+        };
+        documents::Error::new(code, error.to_string())
     }
 }
 

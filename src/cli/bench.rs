@@ -2,7 +2,7 @@
 //!
 //! Any mirror, ours or another. Turns flags into a plan, shows progress on stderr, and prints the
 //! report on stdout as text or JSON, with a plot where one is wanted. Measuring is done in this
-//! process, so one machine serves all clients: [`pull`] is one pull, [`run`] the plan of many,
+//! process, so one machine serves all clients: [`pull`] is one pull, [`mod@run`] the plan of many,
 //! [`report`], [`statistics`] and [`plot`] are what comes out. A registry is asked through the port
 //! `upstream` whatever stands in front of it, with fresh connections for every pull. The truth it
 //! keeps: what was not measured is absent, not zero.
@@ -20,11 +20,14 @@ use std::path::PathBuf;
 
 use url::Url;
 
+use self::admin::Admin;
 use self::ground::{Registries, Site};
 use self::pull::{Order, Platform, PullError};
-use self::report::Report;
-use self::run::{Plan, RunError, Way, run as run_plan};
-use super::{Exit, say};
+use self::run::{Plan, RunError, run as run_plan};
+use super::client::{not_an_address, parse_address};
+use super::talk::{complain, print_document};
+use super::{Exit, print};
+use crate::documents::{Bench, Code, Error, Report, Way};
 use crate::oci::{ImageName, RegistryName, Repository};
 use crate::upstream::UpstreamErrorClass;
 
@@ -45,7 +48,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL")]
     direct: Option<String>,
     /// Admin listener of our own mirror, for what it fetched; `none` for another one
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5080")]
+    #[arg(long, value_name = "URL|unix:PATH", default_value = "http://127.0.0.1:5080")]
     admin: String,
     /// Cold pulls [default: 1, or 5 with --forget or --cold-reset]
     #[arg(long, value_name = "N")]
@@ -90,52 +93,46 @@ pub(super) struct Args {
 }
 
 /// Runs the benchmark.
-pub(super) fn run(args: &Args) -> Exit {
-    let (plan, registries) = match (args.plan(), args.registries()) {
-        (Ok(plan), Ok(registries)) => (plan, registries),
-        (Err(problem), _) | (_, Err(problem)) => {
-            say(&format!("error: {problem}"));
-            return Exit::Usage;
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            say(&format!("error: starting the runtime: {error}"));
-            return Exit::Failed;
-        }
-    };
-    let (reports, mut exit) = runtime.block_on(measure_all(args, &plan, &registries));
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let usage = |problem: String| Error::new(Code::Usage, problem);
+    let (plan, registries) = (args.plan().map_err(usage)?, args.registries()?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
+    let (reports, mut failures) = runtime.block_on(measure_all(args, &plan, &registries));
+    if reports.is_empty()
+        && let Some(last) = failures.pop()
+    {
+        failures.iter().for_each(complain);
+        return Err(last);
+    }
+    let mut exit = if failures.is_empty() { Exit::Done } else { Exit::Partly };
+    failures.iter().for_each(complain);
     if let Some(path) = &args.output
         && !reports.is_empty()
         && let Err(error) = std::fs::write(path, plot::svg(&reports))
     {
-        say(&format!("error: the plot cannot be written to {}: {error}", path.display()));
+        let message = format!("the plot cannot be written to {}: {error}", path.display());
+        complain(&Error::new(Code::Write, message));
         exit = Exit::Failed;
     }
-    let printed = if args.json { table::print_json(&reports) } else { table::print(&reports) };
-    if printed == Exit::Done { exit } else { printed }
+    if args.json {
+        print_document(&Bench { program: env!("CARGO_PKG_VERSION").to_owned(), images: reports })?;
+    } else {
+        print(&table::table(&reports))?;
+    }
+    Ok(exit)
 }
 
 /// One image after the other; an image that cannot be pulled leaves the others alone.
-async fn measure_all(args: &Args, plan: &Plan, registries: &Registries) -> (Vec<Report>, Exit) {
-    let mut reports = Vec::new();
-    let mut failure = None;
+async fn measure_all(args: &Args, plan: &Plan, registries: &Registries) -> (Vec<Report>, Vec<Error>) {
+    let (mut reports, mut failures) = (Vec::new(), Vec::new());
     for image in &args.images {
         match measure(args, plan, registries, image).await {
             Ok(report) => reports.extend(report),
-            Err(error) => {
-                say(&format!("error: {image}: {error}"));
-                failure = Some(exit_of(&error));
-            }
+            Err(error) => failures.push(Error::new(code_of(&error), error.to_string()).of(image)),
         }
     }
-    let exit = match failure {
-        None => Exit::Done,
-        Some(_) if !reports.is_empty() => Exit::Partly,
-        Some(exit) => exit,
-    };
-    (reports, exit)
+    (reports, failures)
 }
 
 async fn measure(
@@ -176,16 +173,18 @@ impl Args {
         Ok(Plan { direct, cold, warm: self.warm, clients: usize::from(self.clients) })
     }
 
-    fn registries(&self) -> Result<Registries, String> {
+    fn registries(&self) -> Result<Registries, Error> {
         let url = |flag: &str, text: &str| {
             Url::parse(text)
                 .map_err(|error| format!("{flag}: {text} is not a URL such as http://127.0.0.1:5000: {error}"))
+                .map_err(|problem| Error::new(Code::Usage, problem))
         };
+        let admin = |typed: &str| parse_address(typed).map(Admin::at).ok_or_else(|| not_an_address(typed));
         let direct = self.direct.as_deref().filter(|direct| *direct != "none");
         Ok(Registries {
             mirror: self.mirror.clone(),
             direct: direct.map(|direct| url("--direct", direct)).transpose()?,
-            admin: (self.admin != "none").then(|| url("--admin", &self.admin)).transpose()?,
+            admin: (self.admin != "none").then(|| admin(&self.admin)).transpose()?,
             prefix: !self.no_prefix,
             auth: self.auth.clone(),
             ca: self.ca.clone(),
@@ -212,17 +211,17 @@ impl Args {
     }
 }
 
-fn exit_of(error: &RunError) -> Exit {
+fn code_of(error: &RunError) -> Code {
     match error {
-        RunError::Pull { source: PullError::Corrupt { .. }, .. } => Exit::Corrupt,
-        RunError::Pull { source: PullError::Platform(_), .. } => Exit::NotFound,
+        RunError::Pull { source: PullError::Corrupt { .. }, .. } => Code::Damaged,
+        RunError::Pull { source: PullError::Platform(_), .. } => Code::NotFound,
         RunError::Pull { way, source: PullError::Registry(error) } => match (error.class, way) {
-            (UpstreamErrorClass::NotFound, _) => Exit::NotFound,
-            (UpstreamErrorClass::Denied | UpstreamErrorClass::RateLimited(_), _) => Exit::Refused,
-            (UpstreamErrorClass::Unavailable, Way::Cold | Way::Warm) => Exit::Unreachable,
-            _ => Exit::Failed,
+            (UpstreamErrorClass::NotFound, _) => Code::NotFound,
+            (UpstreamErrorClass::Denied | UpstreamErrorClass::RateLimited(_), _) => Code::Refused,
+            (UpstreamErrorClass::Unavailable, Way::Cold | Way::Warm) => Code::Unreachable,
+            _ => Code::Failed,
         },
-        _ => Exit::Failed,
+        _ => Code::Failed,
     }
 }
 

@@ -5,11 +5,11 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
-
-use super::{Exit, complain, environment, print, say};
-use crate::config::{Config, ConfigError, Overrides, Problem};
+use super::talk::print_document;
+use super::{Exit, environment, print, say};
+use crate::config::{self, Config, ConfigError, Overrides};
 use crate::daemon;
+use crate::documents::{Check, Error, Problem};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,19 +21,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-/// The answer for scripts.
-#[derive(Serialize)]
-struct Report<'a> {
-    valid: bool,
-    problems: &'a [Problem],
-    warnings: &'a [String],
-}
-
-pub(super) fn run(args: &Args) -> Exit {
-    let variables = match environment() {
-        Ok(variables) => variables,
-        Err(exit) => return exit,
-    };
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let variables = environment()?;
     let folder =
         variables.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY").map(|(_, value)| PathBuf::from(value));
     let loaded = Config::load(args.file.as_deref(), variables, Overrides::default()).and_then(|config| {
@@ -42,30 +31,35 @@ pub(super) fn run(args: &Args) -> Exit {
             problems => Err(ConfigError { problems }),
         }
     });
-    if args.json {
-        let report = match &loaded {
-            Ok(config) => Report { valid: true, problems: &[], warnings: config.warnings() },
-            Err(error) => Report { valid: false, problems: &error.problems, warnings: &[] },
-        };
-        let printed = serde_json::to_string(&report).map_or(Exit::Failed, |json| print(&json));
-        return if loaded.is_ok() { printed } else { Exit::Usage };
-    }
     match &loaded {
+        Ok(config) if args.json => {
+            print_document(&Check { valid: true, problems: Vec::new(), warnings: config.warnings().to_vec() })?;
+        }
+        Err(error) if args.json => {
+            let problems = error.problems.iter().map(problem).collect();
+            print_document(&Check { valid: false, problems, warnings: Vec::new() })?;
+        }
         Ok(config) => {
             for warning in config.warnings() {
                 say(&format!("warning: {warning}"));
             }
-            print(&summary(config))
+            print(&summary(config))?;
         }
-        Err(error) => complain(error),
+        Err(error) => error.problems.iter().for_each(|problem| say(&format!("error: {problem}"))),
     }
+    Ok(if loaded.is_ok() { Exit::Done } else { Exit::Usage })
+}
+
+fn problem(problem: &config::Problem) -> Problem {
+    let config::Problem { place, line, column, message, hint, .. } = problem.clone();
+    Problem { place, line, column, message, hint }
 }
 
 /// The configuration, if its certificates are of use.
 fn with_certificates(config: Config) -> Result<Config, ConfigError> {
     match daemon::check_certificates(&config.server) {
         Ok(()) => Ok(config),
-        Err(error) => Err(Problem::at("server.tls", error.to_string()).into()),
+        Err(error) => Err(config::Problem::at("server.tls", error.to_string()).into()),
     }
 }
 

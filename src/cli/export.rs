@@ -9,15 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use serde::Serialize;
-use serde_json::json;
-use tokio::runtime::Handle;
 
-use super::client::Remote;
 use super::store::{Place, StoreArgs};
-use super::{Exit, print, say, show};
-use crate::bundle::{ExportError, Exported, Plan, Receipt, Selection};
-use crate::daemon::store::OpenedStore;
+use super::talk::print_document;
+use super::{Exit, say, show};
+use crate::documents::{Code, Error, Export, Exported, Plan, Receipt, ReceiptError, orders};
 use crate::oci::{ImageName, Platform};
 
 /// Where standard output is meant in place of a file.
@@ -56,89 +52,67 @@ pub(super) struct Args {
     store: StoreArgs,
 }
 
-/// The answer for scripts.
-#[derive(Serialize)]
-struct Report<'a> {
-    output: &'a Path,
-    #[serde(flatten)]
-    exported: &'a Exported,
-}
-
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     if args.store.at.json && args.output == Path::new(STDOUT) {
-        say("error: standard output takes the bundle or the JSON, not both");
-        return Err(Exit::Usage);
+        return Err(Error::new(Code::Usage, "standard output takes the bundle or the JSON, not both"));
     }
-    let selection = args.selection()?;
+    let order = args.order()?;
     let exported = match args.store.place()? {
-        Place::Remote(daemon) => export_from(&daemon, args, &selection)?,
-        Place::Store(opened, runtime) => {
-            let _entered = runtime.enter();
-            export(args, &selection, &opened, runtime.handle())?
+        Place::Remote(remote) => {
+            let download = remote.export(&order)?;
+            export(args, download.plan.clone(), |out| download.write(out))?
+        }
+        Place::Store(opened) => {
+            let outgoing = opened.export(&order)?;
+            export(args, outgoing.document(), |out| outgoing.write(out))?
         }
     };
-    tell(args, &exported)
+    tell(args, exported)
 }
 
 impl Args {
-    fn selection(&self) -> Result<Selection, Exit> {
-        let since = self.since.as_deref().map_or(Ok(Receipt::default()), read_receipt)?;
-        Ok(Selection {
-            images: self.images.clone(),
-            used_since: self.used_since,
-            platforms: self.platforms.clone(),
-            since,
+    fn order(&self) -> Result<orders::Export, Error> {
+        Ok(orders::Export {
+            images: self.images.iter().map(ToString::to_string).collect(),
+            all: self.all,
+            used_since: self.used_since.map(|age| age.as_secs()),
+            platforms: self.platforms.iter().map(ToString::to_string).collect(),
+            since: self.since.as_deref().map_or(Ok(Receipt::default()), read_receipt)?,
+            ..orders::Export::default()
         })
     }
 }
 
-fn read_receipt(path: &Path) -> Result<Receipt, Exit> {
+fn read_receipt(path: &Path) -> Result<Receipt, Error> {
     let text = fs::read_to_string(path).map_err(|error| error.to_string());
-    text.and_then(|text| text.parse().map_err(|error: crate::bundle::receipt::ReceiptError| error.to_string())).map_err(
-        |error| {
-            say(&format!("error: the receipt {}: {error}", path.display()));
-            Exit::Usage
-        },
-    )
+    text.and_then(|text| text.parse().map_err(|error: ReceiptError| error.to_string()))
+        .map_err(|error| Error::new(Code::Usage, format!("the receipt {}: {error}", path.display())))
 }
 
-fn export(args: &Args, selection: &Selection, opened: &OpenedStore, runtime: &Handle) -> Result<Exported, Exit> {
-    let plan = Plan::make(&opened.stores, selection, runtime).map_err(|error| failed(&error))?;
-    let exported = plan.summary();
+/// Has the planned bundle written to where it belongs, and the receipt beside it.
+fn export(
+    args: &Args,
+    Plan { exported, receipt }: Plan,
+    content: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
+) -> Result<Exported, Error> {
     announce(&exported)?;
-    write(args, &exported, |out| plan.write(&opened.stores, out, runtime).map_err(|error| failed(&error)))?;
-    write_receipt(args, plan.receipt())?;
-    Ok(exported)
-}
-
-fn export_from(daemon: &Remote, args: &Args, selection: &Selection) -> Result<Exported, Exit> {
-    let text = |list: &mut dyn Iterator<Item = String>| list.collect::<Vec<_>>();
-    let download = daemon.export(&json!({
-        "images": text(&mut selection.images.iter().map(ToString::to_string)),
-        "all": args.all,
-        "used_since": selection.used_since.map(|age| age.as_secs()),
-        "platforms": text(&mut selection.platforms.iter().map(ToString::to_string)),
-        "since": text(&mut selection.since.iter().map(ToString::to_string)),
-        "framed": true,
-    }))?;
-    let (exported, receipt) = (download.exported.clone(), download.receipt.clone());
-    announce(&exported)?;
-    write(args, &exported, |out| download.write(out))?;
-    write_receipt(args, &receipt)?;
+    write(args, &exported, content)?;
+    if let Some(path) = &args.receipt {
+        write_receipt(path, &receipt)?;
+    }
     Ok(exported)
 }
 
 /// Says what will be missing, before anything is written.
-fn announce(exported: &Exported) -> Result<(), Exit> {
+fn announce(exported: &Exported) -> Result<(), Error> {
     for image in &exported.unavailable {
         match image.missing.len() {
-            0 => say(&format!("warning: {} is not stored; get it with: registry-mirror pull {0}", image.name)),
-            parts => say(&format!("warning: {} is not complete, {parts} parts of it are missing", image.name)),
+            0 => say(&format!("warning: {} is not stored; get it with: registry-mirror pull {0}", image.image)),
+            parts => say(&format!("warning: {} is not complete, {parts} parts of it are missing", image.image)),
         }
     }
     if exported.images.is_empty() {
-        say("error: there is nothing to export");
-        return Err(Exit::NotFound);
+        return Err(Error::new(Code::Nothing, "there is nothing to export"));
     }
     Ok(())
 }
@@ -147,9 +121,9 @@ fn announce(exported: &Exported) -> Result<(), Exit> {
 fn write(
     args: &Args,
     exported: &Exported,
-    content: impl FnOnce(&mut dyn Write) -> Result<(), Exit>,
-) -> Result<(), Exit> {
-    let bar = show::bar(exported.bytes, !args.store.at.json);
+    content: impl FnOnce(&mut dyn Write) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let bar = show::bar(exported.size_bytes, !args.store.at.json);
     let written = if args.output == Path::new(STDOUT) {
         content(&mut bar.wrap_write(BufWriter::new(io::stdout().lock())))
     } else {
@@ -159,16 +133,13 @@ fn write(
     written
 }
 
-fn write_receipt(args: &Args, receipt: &Receipt) -> Result<(), Exit> {
-    let Some(path) = &args.receipt else { return Ok(()) };
+/// Writes a receipt into a file.
+pub(super) fn write_receipt(path: &Path, receipt: &Receipt) -> Result<(), Error> {
     whole(path, |file| write!(file, "{receipt}").and_then(|()| file.flush()).map_err(|error| unwritable(path, &error)))
 }
 
 /// Writes a file that is there whole or not at all. Only its owner may read it: images may be private.
-pub(super) fn whole(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<(), Exit>,
-) -> Result<(), Exit> {
+fn whole(path: &Path, write: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<(), Error>) -> Result<(), Error> {
     let failed_here = |error: io::Error| unwritable(path, &error);
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::NamedTempFile::new_in(folder).map_err(failed_here)?;
@@ -181,39 +152,28 @@ pub(super) fn whole(
     Ok(())
 }
 
-fn unwritable(path: &Path, error: &io::Error) -> Exit {
-    say(&format!("error: {} cannot be written: {error}", path.display()));
-    Exit::Failed
+fn unwritable(path: &Path, error: &io::Error) -> Error {
+    Error::new(Code::Write, format!("{} cannot be written: {error}", path.display()))
 }
 
-fn failed(error: &ExportError) -> Exit {
-    say(&format!("error: {error}"));
-    if matches!(error, ExportError::Damaged(_)) { Exit::Corrupt } else { Exit::Failed }
-}
-
-fn tell(args: &Args, exported: &Exported) -> Result<Exit, Exit> {
+fn tell(args: &Args, exported: Exported) -> Result<Exit, Error> {
+    let exit = if exported.unavailable.is_empty() { Exit::Done } else { Exit::Partly };
     if args.store.at.json {
-        let report = Report { output: &args.output, exported };
-        let printed = serde_json::to_string(&report).map_or(Exit::Failed, |json| print(&json));
-        if printed != Exit::Done {
-            return Err(printed);
-        }
-    } else {
-        let size = |bytes| ByteSize::b(bytes).display();
-        let left_out = match exported.left_out {
-            0 => String::new(),
-            blobs => {
-                format!("; {blobs} blobs, {}, are left out, the other side has them", size(exported.left_out_bytes))
-            }
-        };
-        let output = args.output.display().to_string();
-        say(&format!(
-            "{}: {} images, {} blobs, {}{left_out}",
-            if output == STDOUT { "standard output" } else { &output },
-            exported.images.len(),
-            exported.blobs,
-            size(exported.bytes)
-        ));
+        print_document(&Export { output: args.output.clone(), exported })?;
+        return Ok(exit);
     }
-    Ok(if exported.unavailable.is_empty() { Exit::Done } else { Exit::Partly })
+    let size = |bytes| ByteSize::b(bytes).display();
+    let left_out = match exported.left_out {
+        0 => String::new(),
+        blobs => format!("; {blobs} blobs, {}, are left out, the other side has them", size(exported.left_out_bytes)),
+    };
+    let output = args.output.display().to_string();
+    say(&format!(
+        "{}: {} images, {} blobs, {}{left_out}",
+        if output == STDOUT { "standard output" } else { &output },
+        exported.images.len(),
+        exported.blobs,
+        size(exported.size_bytes)
+    ));
+    Ok(exit)
 }

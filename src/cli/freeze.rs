@@ -1,9 +1,8 @@
 //! `registry-mirror freeze` and `unfreeze`: hold a tag still, whatever upstream says about it.
 
-use serde_json::{Value, json};
-
+use super::Exit;
 use super::client::{At, Remote};
-use super::{Exit, print};
+use crate::documents::{Error, Frozen, Unfrozen, orders};
 use crate::oci::Digest;
 
 #[derive(Debug, clap::Args)]
@@ -27,21 +26,18 @@ pub(super) struct Unfreeze {
     at: At,
 }
 
-pub(super) fn freeze(args: &Freeze) -> Result<Exit, Exit> {
-    let answer: Value = Remote::find(&args.at)?.post("freeze", &json!({ "image": args.image, "digest": args.to }))?;
-    let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
-    Ok(print(&if args.at.json {
-        answer.to_string()
-    } else {
-        format!("{}: frozen to {}", text("image"), text("digest"))
-    }))
+pub(super) fn freeze(args: &Freeze) -> Result<Exit, Error> {
+    let order = orders::Freeze { image: args.image.clone(), digest: args.to };
+    let said = Remote::find(&args.at)?.post::<Frozen>("freeze", &order)?;
+    said.print(args.at.json, |Frozen { image, digest }| format!("{image}: frozen to {digest}"))?;
+    Ok(Exit::Done)
 }
 
-pub(super) fn unfreeze(args: &Unfreeze) -> Result<Exit, Exit> {
-    let answer: Value = Remote::find(&args.at)?.post("unfreeze", &json!({ "image": args.image }))?;
-    let changed = answer["changed"] == Value::Bool(true);
-    let image = answer["image"].as_str().unwrap_or_default();
-    let became = if changed { "follows upstream again" } else { "was not frozen" };
-    print(&if args.at.json { answer.to_string() } else { format!("{image}: {became}") });
-    Ok(if changed { Exit::Done } else { Exit::NotFound })
+pub(super) fn unfreeze(args: &Unfreeze) -> Result<Exit, Error> {
+    let order = orders::Freeze { image: args.image.clone(), digest: None };
+    let said = Remote::find(&args.at)?.post::<Unfrozen>("unfreeze", &order)?;
+    said.print(args.at.json, |Unfrozen { image, changed }| {
+        format!("{image}: {}", if *changed { "follows upstream again" } else { "was not frozen" })
+    })?;
+    Ok(if said.document.changed { Exit::Done } else { Exit::NotFound })
 }

@@ -1,10 +1,8 @@
 //! `registry-mirror gc`: delete what no name leads to.
 
-use serde_json::{Value, json};
-
 use super::client::{At, Remote};
-use super::{Exit, print, show};
-use crate::mirror::keep::garbage::Garbage;
+use super::{Exit, say, show};
+use crate::documents::{Error, Garbage, orders};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -15,17 +13,15 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let answer: Value = Remote::find(&args.at)?.post("gc", &json!({ "dry_run": args.dry_run }))?;
-    let garbage: Garbage = serde_json::from_value(answer.clone()).map_err(|_| Exit::Failed)?;
-    if args.at.json {
-        print(&answer.to_string());
-    } else {
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let said = Remote::find(&args.at)?.post::<Garbage>("gc", &orders::Collect { dry_run: args.dry_run })?;
+    said.print(args.at.json, |garbage| {
         let verb = if garbage.dry_run { "would be deleted" } else { "deleted" };
-        print(&format!("{} blobs with {} {verb}", garbage.blobs, show::size(garbage.bytes)));
-        if garbage.failed > 0 {
-            super::say(&format!("{} blobs could not be deleted; see the daemon's log", garbage.failed));
-        }
+        format!("{} blobs with {} {verb}", garbage.blobs, show::size(garbage.size_bytes))
+    })?;
+    let failed = said.document.failed;
+    if failed > 0 && !args.at.json {
+        say(&format!("{failed} blobs could not be deleted; see the daemon's log"));
     }
-    Ok(if garbage.failed == 0 { Exit::Done } else { Exit::Partly })
+    Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
 }

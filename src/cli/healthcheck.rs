@@ -1,9 +1,9 @@
 //! `registry-mirror healthcheck`: can the daemon serve? For containers, which have no other client.
 
-use serde_json::json;
-
 use super::client::{At, Remote};
+use super::talk::print_document;
 use super::{Exit, print};
+use crate::documents::{Error, Health};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -11,9 +11,12 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let ready = Remote::find(&args.at)?.is_ready()?;
-    let text = if ready { "ready" } else { "not ready" };
-    print(&if args.at.json { json!({ "ready": ready }).to_string() } else { text.to_owned() });
+    if args.at.json {
+        print_document(&Health { ready })?;
+    } else {
+        print(if ready { "ready" } else { "not ready" })?;
+    }
     Ok(if ready { Exit::Done } else { Exit::NotFound })
 }

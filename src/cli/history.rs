@@ -1,10 +1,8 @@
 //! `registry-mirror history`: every digest a tag was seen with, when and from where.
 
-use serde_json::Value;
-
 use super::client::{At, Remote};
-use super::{Exit, print, show};
-use crate::mirror::images::catalog::HistoryEntry;
+use super::{Exit, show};
+use crate::documents::{Error, History, HistoryEntry};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -15,14 +13,15 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let answer: Value = Remote::find(&args.at)?.get(&format!("history?{}", super::query(&args.image)))?;
-    if args.at.json {
-        return Ok(print(&answer.to_string()));
-    }
-    let entries: Vec<HistoryEntry> = serde_json::from_value(answer["history"].clone()).map_err(|_| Exit::Failed)?;
-    let heading = ["SEEN", "DIGEST", "FROM"].map(str::to_owned).to_vec();
-    let row = |entry: &HistoryEntry| vec![show::moment(entry.at), entry.digest.to_string(), entry.from.to_string()];
-    let rows: Vec<_> = std::iter::once(heading).chain(entries.iter().map(row)).collect();
-    Ok(print(&show::table(&rows)))
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let said = Remote::find(&args.at)?.get::<History>(&format!("history?{}", super::query(&args.image)))?;
+    said.print(args.at.json, |History { history, .. }| {
+        let heading = ["SEEN", "DIGEST", "FROM"].map(str::to_owned).to_vec();
+        show::table(&std::iter::once(heading).chain(history.iter().map(row)).collect::<Vec<_>>())
+    })?;
+    Ok(Exit::Done)
+}
+
+fn row(entry: &HistoryEntry) -> Vec<String> {
+    vec![show::moment(entry.seen_at), entry.digest.to_string(), entry.from.to_string()]
 }

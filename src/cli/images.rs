@@ -1,10 +1,8 @@
 //! `registry-mirror images`: what is stored, by name.
 
-use serde_json::Value;
-
 use super::client::{At, Remote};
-use super::{Exit, print, show};
-use crate::mirror::images::catalog::{ImageSummary, State};
+use super::{Exit, show};
+use crate::documents::{Error, ImageSummary, Images, State};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -12,15 +10,13 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let answer: Value = Remote::find(&args.at)?.get("images")?;
-    if args.at.json {
-        return Ok(print(&answer.to_string()));
-    }
-    let images: Vec<ImageSummary> = serde_json::from_value(answer["images"].clone()).map_err(|_| Exit::Failed)?;
-    let heading = ["IMAGE", "DIGEST", "STATE", "SIZE", "MISSING", "CHECKED", ""].map(str::to_owned).to_vec();
-    let rows: Vec<_> = std::iter::once(heading).chain(images.iter().map(row)).collect();
-    Ok(print(&show::table(&rows)))
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let said = Remote::find(&args.at)?.get::<Images>("images")?;
+    said.print(args.at.json, |Images { images }| {
+        let heading = ["IMAGE", "DIGEST", "STATE", "SIZE", "MISSING", "CHECKED", ""].map(str::to_owned).to_vec();
+        show::table(&std::iter::once(heading).chain(images.iter().map(row)).collect::<Vec<_>>())
+    })?;
+    Ok(Exit::Done)
 }
 
 fn row(image: &ImageSummary) -> Vec<String> {

@@ -3,21 +3,16 @@
 //! The daemon does it while pulls go on; on a store that no daemon uses it is done here. Running it again goes on where it stopped.
 
 use std::fs::File;
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use bytesize::ByteSize;
-use http::StatusCode;
-use serde::{Deserialize, Serialize};
 
-use super::client::Remote;
 use super::store::{Place, StoreArgs};
-use super::{Exit, export, print, say, show};
-use crate::bundle::import::{self, Fate, Intake};
-use crate::bundle::{ImportError, Imported, Receipt, Rest};
-use crate::daemon::store::OpenedStore;
-use crate::oci::{Digest, ImageName};
+use super::talk::{complain, print_document};
+use super::{Exit, export, say, show};
+use crate::documents::{Code, Error, Fate, Import, Imported, ImportedFile, StoredReceipt};
+use crate::oci::ImageName;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Whoever made the file decides what the tags in it mean: take it only from somebody you trust \
@@ -37,109 +32,71 @@ pub(super) struct Args {
     store: StoreArgs,
 }
 
-/// The answer for scripts.
-#[derive(Serialize)]
-struct Report {
-    bundles: Vec<Bundle>,
-}
-
-#[derive(Serialize)]
-struct Bundle {
-    file: PathBuf,
-    #[serde(flatten)]
-    imported: Imported,
-}
-
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let json = args.store.at.json;
     let place = args.store.place()?;
-    let entered = if let Place::Store(_, runtime) = &place { Some(runtime.enter()) } else { None };
-    let mut report = Report { bundles: Vec::new() };
+    let mut report = Import::default();
     let mut exit = Exit::Done;
+    let mut failed = None;
     for file in &args.files {
         match take_in(file, args, &place) {
             Ok(imported) => {
-                exit = worse(exit, tell(file, &imported, args.store.at.json));
-                report.bundles.push(Bundle { file: file.clone(), imported });
+                exit = worse(exit, tell(file, &imported, json));
+                report.bundles.push(ImportedFile { file: file.clone(), imported });
             }
-            Err(failed) => {
-                exit = failed;
+            Err(error) => {
+                failed = Some(error.of(file.display()));
                 break;
             }
         }
     }
     if let Some(path) = &args.receipt {
-        let receipt = receipt(&place, path)?;
-        let unwritable = |error: io::Error| failed(path, &ImportError::Read(error));
-        export::whole(path, |file| write!(file, "{receipt}").map_err(unwritable))?;
+        let receipt = match &place {
+            Place::Store(opened) => opened.receipt(),
+            Place::Remote(remote) => remote.get::<StoredReceipt>("receipt").map(|said| said.document.receipt),
+        };
+        export::write_receipt(path, &receipt.map_err(|error| error.of(path.display()))?)?;
     }
-    drop(entered);
-    drop(place);
-    if args.store.at.json {
-        let printed = serde_json::to_string(&report).map_or(Exit::Failed, |json| print(&json));
-        exit = worse(exit, printed);
+    match failed {
+        Some(error) if report.bundles.is_empty() => return Err(error),
+        // What came of the files before it is the document; this one is told to people.
+        Some(error) => {
+            complain(&error);
+            exit = error.code.into();
+        }
+        None => {}
+    }
+    if json {
+        print_document(&report)?;
     }
     Ok(exit)
 }
 
-fn take_in(path: &Path, args: &Args, place: &Place) -> Result<Imported, Exit> {
+fn take_in(path: &Path, args: &Args, place: &Place) -> Result<Imported, Error> {
     let (source, length): (Box<dyn Read + Send>, u64) = if path == Path::new("-") {
         (Box::new(io::stdin()), 0)
     } else {
-        let file = File::open(path).map_err(|error| failed(path, &ImportError::Read(error)))?;
+        let unreadable = |error: io::Error| Error::new(Code::Read, format!("the bundle cannot be read: {error}"));
+        let file = File::open(path).map_err(unreadable)?;
         let length = file.metadata().map_or(0, |metadata| metadata.len());
         (Box::new(file), length)
     };
     let bar = show::bar(length, !args.store.at.json);
     let source = bar.wrap_read(source);
     let imported = match place {
-        Place::Store(OpenedStore { stores, budget, .. }, runtime) => {
-            let rest = Rest { blobs: Arc::clone(&stores.blobs), budget: *budget };
-            let intake = Intake { space: Some(&rest), name: args.name.as_ref() };
-            import::import(stores, source, &intake, runtime.handle()).map_err(|error| failed(path, &error))
-        }
-        Place::Remote(daemon) => send(path, args, source, daemon),
+        Place::Store(opened) => opened.import(source, args.name.as_ref()),
+        Place::Remote(remote) => remote.import(source, &query(args.name.as_ref())),
     };
     bar.finish_and_clear();
     imported
 }
 
-/// Has the daemon take in a bundle.
-fn send(path: &Path, args: &Args, source: impl Read + Send + 'static, daemon: &Remote) -> Result<Imported, Exit> {
-    let query = args.name.as_ref().map_or_else(String::new, |name| {
+/// What comes behind the path, for an image of this name.
+fn query(name: Option<&ImageName>) -> String {
+    name.map_or_else(String::new, |name| {
         let mut query = url::form_urlencoded::Serializer::new("?".to_owned());
         query.append_pair("name", &name.to_string()).finish()
-    });
-    let (status, said) = daemon.import(source, &query)?;
-    if !status.is_success() {
-        say(&format!("error: {}: {}", path.display(), said["error"].as_str().unwrap_or_else(|| status.as_str())));
-        return Err(if status == StatusCode::UNPROCESSABLE_ENTITY { Exit::Corrupt } else { Exit::Failed });
-    }
-    serde_json::from_value(said).map_err(|error| {
-        say(&format!("error: {}: the daemon's answer cannot be read: {error}", path.display()));
-        Exit::Failed
     })
-}
-
-/// What is stored now.
-fn receipt(place: &Place, path: &Path) -> Result<Receipt, Exit> {
-    #[derive(Deserialize)]
-    struct Stored {
-        receipt: Vec<Digest>,
-    }
-    match place {
-        Place::Store(OpenedStore { stores, .. }, runtime) => {
-            import::receipt(stores, runtime.handle()).map_err(|error| failed(path, &error))
-        }
-        Place::Remote(daemon) => Ok(daemon.get::<Stored>("receipt")?.receipt.into_iter().collect()),
-    }
-}
-
-fn failed(path: &Path, error: &ImportError) -> Exit {
-    say(&format!("error: {}: {error}", path.display()));
-    match error {
-        ImportError::Hostile { .. } | ImportError::Malformed(_) => Exit::Corrupt,
-        _ => Exit::Failed,
-    }
 }
 
 /// Tells how it went, and what that means for a script.
@@ -158,7 +115,7 @@ fn tell(path: &Path, imported: &Imported, quiet: bool) -> Exit {
     }
     let mut exit = if imported.damaged.is_empty() { Exit::Done } else { Exit::Corrupt };
     for image in &imported.images {
-        let (name, parts) = (&image.name, image.missing.len());
+        let (name, parts) = (&image.image, image.missing.len());
         match image.fate {
             Fate::Ready if quiet => {}
             Fate::Ready => say(&format!("  {name}: ready")),

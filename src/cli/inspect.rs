@@ -1,10 +1,8 @@
 //! `registry-mirror inspect`: one image, its platforms and parts, and what of them is stored.
 
-use serde_json::Value;
-
 use super::client::{At, Remote};
-use super::{Exit, print, show};
-use crate::mirror::images::catalog::{ImageDetail, Part, PlatformDetail};
+use super::{Exit, show};
+use crate::documents::{Error, ImageDetail, Part, PlatformDetail};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -15,14 +13,10 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let path = format!("images/inspect?{}", super::query(&args.image));
-    let answer: Value = Remote::find(&args.at)?.get(&path)?;
-    if args.at.json {
-        return Ok(print(&answer.to_string()));
-    }
-    let detail: ImageDetail = serde_json::from_value(answer).map_err(|_| Exit::Failed)?;
-    Ok(print(&described(&detail)))
+    Remote::find(&args.at)?.get::<ImageDetail>(&path)?.print(args.at.json, described)?;
+    Ok(Exit::Done)
 }
 
 fn described(detail: &ImageDetail) -> String {
@@ -59,11 +53,11 @@ fn platform(image: &PlatformDetail) -> Vec<String> {
 
 fn part(part: &Part) -> Vec<String> {
     let stored = if part.stored { "stored" } else { "missing" };
-    let Part { descriptor, .. } = part;
+    let Part { content, .. } = part;
     vec![
-        show::short(&descriptor.digest),
+        show::short(&content.digest),
         stored.to_owned(),
-        show::size(descriptor.size),
-        descriptor.media_type.to_string(),
+        show::size(content.size_bytes),
+        content.media_type.to_string(),
     ]
 }

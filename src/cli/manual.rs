@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use clap::CommandFactory as _;
 
-use super::{CommandLine, Exit, say};
+use super::{CommandLine, Exit};
+use crate::documents::{Code, Error};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
@@ -21,23 +22,21 @@ pub(super) struct Man {
     folder: Option<PathBuf>,
 }
 
-pub(super) fn completions(args: &Completions) -> Result<Exit, Exit> {
+pub(super) fn completions(args: &Completions) -> Result<Exit, Error> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut CommandLine::command(), "registry-mirror", &mut text);
-    io::Write::write_all(&mut io::stdout().lock(), &text).map_err(|_| Exit::Failed)?;
+    io::Write::write_all(&mut io::stdout().lock(), &text)
+        .map_err(|error| Error::new(Code::Write, format!("standard output cannot be written: {error}")))?;
     Ok(Exit::Done)
 }
 
-pub(super) fn man(args: &Man) -> Result<Exit, Exit> {
+pub(super) fn man(args: &Man) -> Result<Exit, Error> {
     let written = match &args.folder {
         Some(folder) => {
             std::fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(CommandLine::command(), folder))
         }
         None => clap_mangen::Man::new(CommandLine::command()).render(&mut io::stdout().lock()),
     };
-    written.map_err(|error| {
-        say(&format!("error: the manual cannot be written: {error}"));
-        Exit::Failed
-    })?;
+    written.map_err(|error| Error::new(Code::Write, format!("the manual cannot be written: {error}")))?;
     Ok(Exit::Done)
 }

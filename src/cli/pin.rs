@@ -1,9 +1,8 @@
 //! `registry-mirror pin`, `unpin` and `forget`: what is to stay, and what is to go.
 
-use serde_json::{Value, json};
-
+use super::Exit;
 use super::client::{At, Remote};
-use super::{Exit, print};
+use crate::documents::{Changed, Document, Error, Forgotten, Pinned, Unpinned, orders};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -14,21 +13,54 @@ pub(super) struct Args {
     at: At,
 }
 
-/// Asks for `verb` and says of each image what became of it: `done`, or `not` when there was nothing
-/// to do, which makes the exit code 5.
-pub(super) fn run(args: &Args, verb: &str, done: &str, not: &str) -> Result<Exit, Exit> {
-    let answer: Value = Remote::find(&args.at)?.post(verb, &json!({ "images": args.images }))?;
-    let images = answer["images"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let changed = |image: &Value| image["changed"] == Value::Bool(true);
-    if args.at.json {
-        print(&answer.to_string());
-    } else {
-        for image in images {
-            let became = if changed(image) { done } else { not };
-            print(&format!("{}: {became}", image["image"].as_str().unwrap_or_default()));
-        }
+/// What was done to images, and how that is called.
+pub(super) trait Acted: Document {
+    /// What an image became.
+    const DONE: &'static str;
+    /// What is said where there was nothing to do.
+    const NOT: &'static str;
+
+    /// The images.
+    fn images(&self) -> &[Changed];
+}
+
+impl Acted for Pinned {
+    const DONE: &'static str = "pinned";
+    const NOT: &'static str = "not pinned";
+
+    fn images(&self) -> &[Changed] {
+        &self.images
     }
-    Ok(match images.iter().filter(|image| changed(image)).count() {
+}
+
+impl Acted for Unpinned {
+    const DONE: &'static str = "no longer pinned";
+    const NOT: &'static str = "was not pinned";
+
+    fn images(&self) -> &[Changed] {
+        &self.images
+    }
+}
+
+impl Acted for Forgotten {
+    const DONE: &'static str = "forgotten";
+    const NOT: &'static str = "was not known";
+
+    fn images(&self) -> &[Changed] {
+        &self.images
+    }
+}
+
+/// Asks for it and says of each image what became of it. Where there was nothing to do the exit code
+/// is 5.
+pub(super) fn run<T: Acted>(args: &Args) -> Result<Exit, Error> {
+    let order = orders::Images { images: args.images.clone(), ..orders::Images::default() };
+    // The path is named like the document.
+    let said = Remote::find(&args.at)?.post::<T>(T::NAME, &order)?;
+    let became = |image: &Changed| format!("{}: {}", image.image, if image.changed { T::DONE } else { T::NOT });
+    said.print(args.at.json, |acted| acted.images().iter().map(became).collect::<Vec<_>>().join("\n"))?;
+    let images = said.document.images();
+    Ok(match images.iter().filter(|image| image.changed).count() {
         changed if changed == images.len() => Exit::Done,
         0 => Exit::NotFound,
         _ => Exit::Partly,

@@ -8,11 +8,10 @@ use std::io::{IsTerminal as _, Read as _};
 use std::path::PathBuf;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::json;
 
 use super::client::{At, Remote};
 use super::{Exit, names, print, say, show};
-use crate::mirror::images::prefetch::{Failure, PullEvent};
+use crate::documents::{Code, Error, Failure, PullEvent, orders};
 use crate::oci::Digest;
 
 /// Which images, and for which platforms.
@@ -34,7 +33,7 @@ pub(super) struct Which {
 
 impl Which {
     /// All names, those of the file included.
-    pub(super) fn names(&self) -> Result<Vec<String>, Exit> {
+    pub(super) fn names(&self) -> Result<Vec<String>, Error> {
         let Some(path) = &self.file else { return Ok(self.images.clone()) };
         let text = if path.as_os_str() == "-" {
             let mut text = String::new();
@@ -51,15 +50,14 @@ impl Which {
         Ok(self.images.iter().cloned().chain(found).collect())
     }
 
-    /// The request for these names.
-    pub(super) fn order(&self, names: &[String]) -> serde_json::Value {
-        json!({ "images": names, "platforms": self.platform, "all_platforms": self.all_platforms })
+    /// The order for these names.
+    pub(super) fn order(&self, images: Vec<String>) -> orders::Images {
+        orders::Images { images, platforms: self.platform.clone(), all_platforms: self.all_platforms }
     }
 }
 
-fn usage(message: &str) -> Exit {
-    say(&format!("error: {message}"));
-    Exit::Usage
+fn usage(message: &str) -> Error {
+    Error::new(Code::Usage, message)
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,10 +68,10 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let daemon = Remote::find(&args.at)?;
-    let order = args.which.order(&args.which.names()?);
-    fetch(&daemon, &order, if args.at.json { Told::Events } else { Told::Results })
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let remote = Remote::find(&args.at)?;
+    let order = args.which.order(args.which.names()?);
+    fetch(&remote, &order, if args.at.json { Told::Events } else { Told::Results })
 }
 
 /// What goes to stdout while images are fetched; the rest is talk.
@@ -88,18 +86,19 @@ pub(super) enum Told {
 }
 
 /// Fetches what is ordered, and shows how that goes.
-pub(super) fn fetch(daemon: &Remote, order: &serde_json::Value, told: Told) -> Result<Exit, Exit> {
+pub(super) fn fetch(remote: &Remote, order: &orders::Images, told: Told) -> Result<Exit, Error> {
     let mut tally = Tally::default();
     let mut screen = Screen::new(told);
-    daemon.post_lines("pull", order, &mut |event: PullEvent, line| {
+    remote.post_lines("pull", order, &mut |event: PullEvent, line| {
         tally.count(&event);
         if told == Told::Events {
-            print(line);
+            // That nobody reads on is no reason to stop fetching.
+            let _ = print(line);
         } else {
             screen.show(&event);
         }
     })?;
-    Ok(tally.exit(order["images"].as_array().map_or(0, Vec::len)))
+    Ok(tally.exit(order.images.len()))
 }
 
 /// How it went, for the exit code.
@@ -151,11 +150,11 @@ impl Screen {
     fn show(&mut self, event: &PullEvent) {
         match event {
             PullEvent::Resolved { image, digest } => self.talk(&format!("{image} is {digest}")),
-            PullEvent::Queued { digest, size } => self.begin(digest, *size),
-            PullEvent::Progress { digest, written } => self.advance(digest, *written),
-            PullEvent::Finished { digest, size, fetched } => {
+            PullEvent::Queued { digest, size_bytes } => self.begin(digest, *size_bytes),
+            PullEvent::Progress { digest, written_bytes } => self.advance(digest, *written_bytes),
+            PullEvent::Finished { digest, size_bytes, fetched } => {
                 let end = if *fetched { "fetched" } else { "is there" };
-                self.end(digest, &format!("  {} {end}, {}", show::short(digest), show::size(*size)));
+                self.end(digest, &format!("  {} {end}, {}", show::short(digest), show::size(*size_bytes)));
             }
             PullEvent::Failed { digest, message, image, .. } => {
                 let line = format!("error: {image}: {message}");
@@ -173,7 +172,8 @@ impl Screen {
     }
 
     fn result(&self, line: &str) {
-        match &self.bars {
+        // That nobody reads on is no reason to stop fetching.
+        let _ = match &self.bars {
             Some((screen, _)) => screen.suspend(|| print(line)),
             None => print(line),
         };

@@ -1,11 +1,9 @@
 //! `registry-mirror ready`: can these images be pulled with no network, and if not, what is missing?
 
-use serde_json::{Value, json};
-
 use super::client::{At, Remote};
 use super::pull::{self, Told, Which};
-use super::{Exit, print, say, show};
-use crate::mirror::images::catalog::Readiness;
+use super::{Exit, show};
+use crate::documents::{Error, Readiness, Ready};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -18,43 +16,29 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let daemon = Remote::find(&args.at)?;
-    let names = args.which.names()?;
-    let mut images = ask(&daemon, &args.which, &names)?;
-    let missing: Vec<String> = images.iter().filter(|image| !image.ready).map(|image| image.image.clone()).collect();
-    if args.fetch && !missing.is_empty() {
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let remote = Remote::find(&args.at)?;
+    let order = args.which.order(args.which.names()?);
+    let mut said = remote.post::<Ready>("ready", &order)?;
+    if args.fetch && !said.document.ready {
+        let missing = said.document.images.iter().filter(|image| !image.ready).map(|image| image.image.clone());
         // How it went shows in what is asked next.
-        let _ = pull::fetch(&daemon, &args.which.order(&missing), Told::Nothing)?;
-        images = ask(&daemon, &args.which, &names)?;
+        let _ = pull::fetch(&remote, &args.which.order(missing.collect()), Told::Nothing)?;
+        said = remote.post("ready", &order)?;
     }
-    let ready = images.iter().all(|image| image.ready);
-    if args.at.json {
-        print(&json!({ "ready": ready, "images": images }).to_string());
-    } else {
-        for image in &images {
-            report(image);
-        }
-    }
-    Ok(if ready { Exit::Done } else { Exit::NotFound })
+    said.print(args.at.json, |ready| ready.images.iter().map(report).collect::<Vec<_>>().join("\n"))?;
+    Ok(if said.document.ready { Exit::Done } else { Exit::NotFound })
 }
 
-fn ask(daemon: &Remote, which: &Which, names: &[String]) -> Result<Vec<Readiness>, Exit> {
-    let answer: Value = daemon.post("ready", &which.order(names))?;
-    serde_json::from_value(answer["images"].clone()).map_err(|error| {
-        say(&format!("error: the daemon's answer cannot be read: {error}"));
-        Exit::Failed
-    })
-}
-
-fn report(image: &Readiness) {
+fn report(image: &Readiness) -> String {
     let Readiness { image: name, ready, completeness, reason, .. } = image;
     if *ready {
-        print(&format!("{name}: ready, {}", show::size(completeness.size)));
-        return;
+        return format!("{name}: ready, {}", show::size(completeness.size_bytes));
     }
-    print(&format!("{name}: not ready: {}", reason.as_deref().unwrap_or("it is not complete")));
-    for part in &completeness.missing {
-        print(&format!("  missing {} {} {}", part.digest, show::size(part.size), part.media_type));
-    }
+    let mut lines = vec![format!("{name}: not ready: {}", reason.as_deref().unwrap_or("it is not complete"))];
+    let missing = completeness.missing.iter();
+    lines.extend(
+        missing.map(|part| format!("  missing {} {} {}", part.digest, show::size(part.size_bytes), part.media_type)),
+    );
+    lines.join("\n")
 }

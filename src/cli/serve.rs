@@ -7,9 +7,10 @@ use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
 use super::banner::banner;
-use super::{Exit, complain, environment, say};
+use super::{Exit, environment};
 use crate::config::{Config, Overrides};
 use crate::daemon::{self, Bound};
+use crate::documents::{Code, Error};
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -34,11 +35,7 @@ pub(super) struct Args {
     offline: bool,
 }
 
-pub(super) fn run(args: &Args) -> Exit {
-    let variables = match environment() {
-        Ok(variables) => variables,
-        Err(exit) => return exit,
-    };
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let overrides = Overrides {
         listen: args.listen.clone(),
         admin: args.admin.clone(),
@@ -46,10 +43,7 @@ pub(super) fn run(args: &Args) -> Exit {
         max_size: args.max_size.clone(),
         offline: args.offline,
     };
-    let config = match Config::load(args.config.as_deref(), variables, overrides) {
-        Ok(config) => config,
-        Err(error) => return complain(&error),
-    };
+    let config = Config::load(args.config.as_deref(), environment()?, overrides)?;
     telemetry::start(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");
@@ -59,13 +53,8 @@ pub(super) fn run(args: &Args) -> Exit {
     for problem in config.missing_files(folder.as_deref()) {
         tracing::warn!("{}: {}", problem.place, problem.message);
     }
-    match daemon::run(config, announce) {
-        Ok(()) => Exit::Done,
-        Err(error) => {
-            say(&format!("error: {error:#}"));
-            Exit::Failed
-        }
-    }
+    daemon::run(config, announce).map_err(|error| Error::new(Code::Failed, format!("{error:#}")))?;
+    Ok(Exit::Done)
 }
 
 /// Says that the daemon is about to serve, and where.

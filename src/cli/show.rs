@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::clock::{Clock as _, SystemClock, Timestamp};
+use crate::documents::Moment;
 
 /// A size, such as `41.3 MiB`.
 pub(super) fn size(bytes: u64) -> String {
@@ -14,8 +15,8 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// How long ago something was, in its largest unit: `3m ago`.
-pub(super) fn ago(at: Timestamp) -> String {
-    match at.age(SystemClock.now()) {
+pub(super) fn ago(at: Moment) -> String {
+    match Timestamp::from(at).age(SystemClock.now()) {
         Some(age) if age >= Duration::from_secs(1) => {
             let text = humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
             format!("{} ago", text.split(' ').next().unwrap_or_default())
@@ -25,8 +26,8 @@ pub(super) fn ago(at: Timestamp) -> String {
 }
 
 /// How far ahead something is, to the second: `in 4s`.
-pub(super) fn ahead(at: Timestamp) -> String {
-    let left = Duration::from_millis(at.0.saturating_sub(SystemClock.now().0)).as_millis().div_ceil(1000);
+pub(super) fn ahead(at: Moment) -> String {
+    let left = Duration::from_millis(at.millis().saturating_sub(SystemClock.now().0)).as_millis().div_ceil(1000);
     match u64::try_from(left) {
         Ok(0) | Err(_) => "with the next request".to_owned(),
         Ok(seconds) => format!("in {}", humantime::format_duration(Duration::from_secs(seconds))),
@@ -34,9 +35,9 @@ pub(super) fn ahead(at: Timestamp) -> String {
 }
 
 /// A moment as RFC 3339, to the second.
-pub(super) fn moment(at: Timestamp) -> String {
-    let time = std::time::UNIX_EPOCH.checked_add(Duration::from_secs(at.0 / 1000));
-    time.map_or_else(|| "-".to_owned(), |time| humantime::format_rfc3339_seconds(time).to_string())
+pub(super) fn moment(at: Moment) -> String {
+    let whole_second = Moment::from_millis(at.millis() / 1000 * 1000);
+    whole_second.to_string().replace(".000Z", "Z")
 }
 
 /// A part of a whole, such as `94.1 %`.

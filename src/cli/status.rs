@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use super::client::{At, Remote};
-use super::{Exit, print, show};
-use crate::mirror::images::status::{FillStatus, Status, UpstreamStatus};
-use crate::upstream::health::{EndpointHealth, EndpointState};
+use super::{Exit, show};
+use crate::documents::{Endpoint, EndpointState, Error, FillStatus, Mode, Status, UpstreamStatus};
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -23,20 +20,14 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let daemon = Remote::find(&args.at)?;
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let remote = Remote::find(&args.at)?;
     loop {
-        let answer: Value = daemon.get("status")?;
-        let text = if args.at.json {
-            answer.to_string()
-        } else {
-            let status: Status = serde_json::from_value(answer).map_err(|_| Exit::Failed)?;
-            let clear = if args.watch { CLEAR } else { "" };
-            format!("{clear}{}", described(&status))
-        };
-        let printed = print(&text);
-        if !args.watch || printed != Exit::Done {
-            return Ok(printed);
+        let clear = if args.watch { CLEAR } else { "" };
+        let said = remote.get::<Status>("status")?;
+        said.print(args.at.json, |status| format!("{clear}{}", described(status)))?;
+        if !args.watch {
+            return Ok(Exit::Done);
         }
         std::thread::sleep(EVERY);
     }
@@ -45,7 +36,12 @@ pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
 fn described(status: &Status) -> String {
     let Status { requests, bytes, store, .. } = status;
     let mut lines = vec![
-        format!("registry-mirror {}, {}, since {}", status.version, status.mode, show::moment(status.started_at)),
+        format!(
+            "registry-mirror {}, {}, since {}",
+            status.program,
+            status.mode.as_str(),
+            show::moment(status.started_at)
+        ),
         format!(
             "  hits       {} of {} requests, {} of bytes",
             show::percent(requests.hit_ratio),
@@ -82,7 +78,7 @@ fn described(status: &Status) -> String {
     }
     let quiet: Vec<_> = quiet.into_iter().map(|upstream| upstream.host.as_str()).collect();
     if !quiet.is_empty() {
-        let asked = if status.mode == "offline" { "never asked" } else { "up as far as is known" };
+        let asked = if status.mode == Mode::Offline { "never asked" } else { "up as far as is known" };
         lines.push(format!("    {}: {asked}", quiet.join(", ")));
     }
     lines.join("\n")
@@ -90,14 +86,14 @@ fn described(status: &Status) -> String {
 
 /// Whether there is nothing to tell of an upstream.
 fn is_quiet(upstream: &UpstreamStatus) -> bool {
-    let up = |endpoint: &EndpointHealth| {
+    let up = |endpoint: &Endpoint| {
         endpoint.state == EndpointState::Up && endpoint.last_error.is_none() && endpoint.pulls.is_none()
     };
     upstream.filling + upstream.waiting == 0 && upstream.endpoints.iter().all(up)
 }
 
 /// How an address fares, in words.
-fn fares(endpoint: &EndpointHealth) -> String {
+fn fares(endpoint: &Endpoint) -> String {
     let mut said = match endpoint.state {
         EndpointState::Up => "up".to_owned(),
         EndpointState::Down => "down".to_owned(),
@@ -108,7 +104,7 @@ fn fares(endpoint: &EndpointHealth) -> String {
         said += &format!(", asked again {}", show::ahead(at));
     }
     if let Some(error) = &endpoint.last_error {
-        said += &format!(", last error {} {}", error.class, show::ago(error.at));
+        said += &format!(", last error {} {}", error.class, show::ago(error.failed_at));
     }
     if let Some(pulls) = &endpoint.pulls {
         said += &format!(", {} of {} pulls left until {}", pulls.left, pulls.limit, show::moment(pulls.resets_at));
@@ -125,33 +121,37 @@ fn fills(upstream: &UpstreamStatus) -> String {
 }
 
 fn fill(fill: &FillStatus) -> String {
-    let total = fill.total.map_or_else(|| "?".to_owned(), show::size);
-    let FillStatus { repository, digest, written, readers, .. } = fill;
+    let total = fill.size_bytes.map_or_else(|| "?".to_owned(), show::size);
+    let FillStatus { repository, digest, written_bytes: written, readers, .. } = fill;
     format!("    {repository} {} {} of {total}, {readers} reading", show::short(digest), show::size(*written))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::upstream::health::{LastError, Pulls};
+    use crate::documents::{LastError, Moment, Pulls};
 
     #[test]
     fn every_address_is_told_with_what_is_wrong_and_what_is_left() {
-        let up = EndpointHealth {
+        let up = Endpoint {
             url: "https://a.example/".to_owned(),
             state: EndpointState::Up,
             asked_again_at: None,
             last_error: None,
-            pulls: Some(Pulls { limit: 100, left: 76, resets_at: Timestamp(1_700_000_000_000) }),
+            pulls: Some(Pulls { limit: 100, left: 76, resets_at: Moment::from_millis(1_700_000_000_000) }),
         };
         assert_eq!(fares(&up), "up, 76 of 100 pulls left until 2023-11-14T22:13:20Z");
-        let error = Some(LastError { class: "unavailable".to_owned(), at: Timestamp(u64::MAX / 2) });
+        let error = Some(LastError { class: "unavailable".to_owned(), failed_at: Moment::from_millis(u64::MAX) });
         let state = EndpointState::Down;
-        let down =
-            EndpointHealth { state, asked_again_at: Some(Timestamp(0)), last_error: error, pulls: None, ..up.clone() };
+        let down = Endpoint {
+            state,
+            asked_again_at: Some(Moment::from_millis(0)),
+            last_error: error,
+            pulls: None,
+            ..up.clone()
+        };
         assert_eq!(fares(&down), "down, asked again with the next request, last error unavailable just now");
-        let quiet = EndpointHealth { pulls: None, ..up.clone() };
+        let quiet = Endpoint { pulls: None, ..up.clone() };
         let host = "a.example".to_owned();
         let mut upstream = UpstreamStatus { host, filling: 0, waiting: 0, endpoints: vec![quiet.clone(), quiet] };
         assert!(is_quiet(&upstream));

@@ -4,13 +4,13 @@
 //! one that does not asks the daemon that has it.
 
 use super::client::{At, Remote};
-use super::{Exit, say};
-use crate::daemon::store::{self, OpenError, OpenedStore};
+use crate::daemon::store::OpenedStore;
+use crate::documents::Error;
 
 /// Where a command works.
 pub(super) enum Place {
-    /// On the store, which is opened within the runtime.
-    Store(OpenedStore, tokio::runtime::Runtime),
+    /// On the store.
+    Store(OpenedStore),
     /// In the daemon.
     Remote(Remote),
 }
@@ -27,34 +27,20 @@ pub(super) struct StoreArgs {
 
 impl StoreArgs {
     /// Finds out who does the work.
-    pub(super) fn place(&self) -> Result<Place, Exit> {
+    pub(super) fn place(&self) -> Result<Place, Error> {
         if self.at.admin.is_some() {
             return Remote::find(&self.at).map(Place::Remote);
         }
         let config = self.at.config(self.store.clone())?;
-        let daemon = Remote::of(&config, self.store.is_some(), self.at.timeout)?;
+        let remote = Remote::of(&config, self.store.is_some(), self.at.timeout)?;
         // A store that nobody made yet is not what somebody means who has a daemon running.
-        if self.store.is_none() && !config.store.path.exists() && daemon.answers() {
-            return Ok(Place::Remote(daemon));
+        if self.store.is_none() && !config.store.path.exists() && remote.takes_connections() {
+            return Ok(Place::Remote(remote));
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| {
-            say(&format!("error: starting the runtime: {error}"));
-            Exit::Failed
-        })?;
-        let entered = runtime.enter();
-        let opened = store::open(&config);
-        drop(entered);
-        match opened {
-            Ok(opened) => Ok(Place::Store(opened, runtime)),
-            Err(_) if daemon.answers() => Ok(Place::Remote(daemon)),
-            Err(OpenError::InUse(told)) => {
-                say(&format!("error: {told}, or say where it answers with --admin"));
-                Err(Exit::Unreachable)
-            }
-            Err(OpenError::Failed(told)) => {
-                say(&format!("error: {told}"));
-                Err(Exit::Failed)
-            }
+        match OpenedStore::open(&config) {
+            Ok(opened) => Ok(Place::Store(opened)),
+            Err(_) if remote.takes_connections() => Ok(Place::Remote(remote)),
+            Err(error) => Err(error),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::ConfigError;
+use crate::documents::{self, Code, Document, Error};
 
 /// How a command went. Codes may be added; one that is not known here means "failed".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,12 +33,45 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Tells what is wrong with a configuration.
-pub(super) fn complain(error: &ConfigError) -> Exit {
-    for problem in &error.problems {
-        say(&format!("error: {problem}"));
+/// The one table from what went wrong to the exit code.
+impl From<Code> for Exit {
+    fn from(code: Code) -> Exit {
+        match code {
+            Code::Usage | Code::Configuration => Exit::Usage,
+            Code::Unreachable => Exit::Unreachable,
+            Code::NotFound | Code::Nothing => Exit::NotFound,
+            Code::Damaged | Code::Hostile | Code::Malformed => Exit::Corrupt,
+            Code::Refused => Exit::Refused,
+            Code::MethodNotAllowed
+            | Code::Forbidden
+            | Code::TooLong
+            | Code::NoRoom
+            | Code::Read
+            | Code::Write
+            | Code::Gone
+            | Code::Store
+            | Code::Metadata
+            | Code::Failed => Exit::Failed,
+        }
     }
-    Exit::Usage
+}
+
+/// Tells what went wrong: people on stderr, and with `json` scripts on stdout.
+pub(super) fn fail(error: &Error, json: bool) -> Exit {
+    complain(error);
+    if json {
+        // Nobody is left to hear that this cannot be written either.
+        let _ = print_document(error);
+    }
+    error.code.into()
+}
+
+/// Tells people what went wrong.
+pub(super) fn complain(error: &Error) {
+    say(&format!("error: {}", error.message));
+    if let Some(hint) = &error.hint {
+        say(hint);
+    }
 }
 
 /// Writes a line of talk. That nobody listens is no reason to stop.
@@ -47,13 +80,12 @@ pub(super) fn say(line: &str) {
 }
 
 /// Writes a line of data.
-pub(super) fn print(line: &str) -> Exit {
-    match writeln!(io::stdout().lock(), "{line}") {
-        Ok(()) => Exit::Done,
-        Err(_) => Exit::Failed,
-    }
+pub(super) fn print(line: &str) -> Result<(), Error> {
+    writeln!(io::stdout().lock(), "{line}")
+        .map_err(|error| Error::new(Code::Write, format!("standard output cannot be written: {error}")))
 }
 
-pub(super) fn either(went: Result<Exit, Exit>) -> Exit {
-    went.unwrap_or_else(|exit| exit)
+/// Writes a document.
+pub(super) fn print_document(document: &impl Document) -> Result<(), Error> {
+    print(&documents::line(document))
 }

@@ -3,11 +3,10 @@
 use std::io::IsTerminal as _;
 
 use indicatif::ProgressBar;
-use serde_json::json;
 
 use super::client::{At, Remote};
-use super::{Exit, print, say, show};
-use crate::mirror::keep::verify::Finding;
+use super::{Exit, print, show};
+use crate::documents::{Code, Error, Finding, orders};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,13 +20,14 @@ pub(super) struct Args {
     at: At,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
-    let order = json!({ "repair": args.repair, "rate": args.rate.map(|rate| rate.as_u64()) });
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let order = orders::Verify { repair: args.repair, rate: args.rate.map(|rate| rate.as_u64()) };
     let bar = (std::io::stderr().is_terminal() && !args.at.json).then(ProgressBar::no_length);
     let mut end = None;
+    let mut printed = Ok(());
     Remote::find(&args.at)?.post_lines("verify", &order, &mut |finding: Finding, line| {
         if args.at.json {
-            print(line);
+            printed = print(line);
         }
         match finding {
             Finding::Progress { checked, of, .. } => {
@@ -38,21 +38,23 @@ pub(super) fn run(args: &Args) -> Result<Exit, Exit> {
             }
             Finding::Damaged { digest, repaired } if !args.at.json => {
                 let state = if repaired { "damaged, fetched again" } else { "damaged" };
-                print(&format!("{digest}: {state}"));
+                printed = print(&format!("{digest}: {state}"));
             }
             Finding::Damaged { .. } => {}
-            Finding::Done { checked, bytes, damaged, repaired } => end = Some((checked, bytes, damaged, repaired)),
+            Finding::Done { checked, checked_bytes, damaged, repaired } => {
+                end = Some((checked, checked_bytes, damaged, repaired));
+            }
         }
     })?;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
+    printed?;
     let Some((checked, bytes, damaged, repaired)) = end else {
-        say("error: the daemon ended before everything was read");
-        return Err(Exit::Failed);
+        return Err(Error::new(Code::Failed, "the daemon ended before everything was read"));
     };
     if !args.at.json {
-        print(&format!("{checked} blobs with {} read, {damaged} damaged, {repaired} repaired", show::size(bytes)));
+        print(&format!("{checked} blobs with {} read, {damaged} damaged, {repaired} repaired", show::size(bytes)))?;
     }
     Ok(if damaged == repaired { Exit::Done } else { Exit::Corrupt })
 }

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, for people and for scripts.
+//! What is wrong with a configuration, for people.
 //!
 //! A [`Problem`] says where it is, what it is and what to do. The line of the file is shown with a
 //! caret under the spot; what follows a key is cut off where it may hold a credential.
@@ -6,25 +6,19 @@
 use std::fmt;
 use std::ops::Range;
 
-use serde::Serialize;
-
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// `mirror.toml:3:1`, the name of a variable or a flag; empty when it has no place.
     pub place: String,
     /// The line, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
     /// The column in characters, from 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub column: Option<usize>,
     /// What is wrong.
     pub message: String,
     /// What to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
-    #[serde(skip)]
     snippet: Option<Snippet>,
 }
 

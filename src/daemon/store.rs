@@ -2,25 +2,30 @@
 //!
 //! Whoever holds the lock may: either the daemon, or one command at a time.
 
-use std::any::Any;
+use std::io::{Read, Write};
 use std::sync::Arc;
 
+use tokio::runtime::Runtime;
+
+use super::{settings, stock};
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
-use crate::bundle::Stores;
+use crate::bundle::import::{self, Intake};
+use crate::bundle::{Plan, Rest, Stores};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
+use crate::documents::{self, Code, Error, Imported, Receipt, orders};
 use crate::metadata::sled::SledMetadata;
+use crate::oci::ImageName;
 
 /// A store that no daemon uses, and that none can use until this is dropped.
 pub struct OpenedStore {
-    /// What is in it.
-    pub stores: Stores,
+    stores: Stores,
     /// How many bytes it may hold.
-    pub budget: u64,
-    /// The right to use it.
-    pub lock: Box<dyn Any + Send>,
+    budget: u64,
+    _lock: StoreLock,
+    runtime: Runtime,
 }
 
 impl std::fmt::Debug for OpenedStore {
@@ -29,32 +34,83 @@ impl std::fmt::Debug for OpenedStore {
     }
 }
 
-/// Why a store cannot be opened, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OpenError {
-    /// A daemon, or another command, works on it.
-    InUse(String),
-    /// Anything else.
-    Failed(String),
+/// A bundle that can be written.
+#[derive(Debug)]
+pub struct Outgoing<'s> {
+    store: &'s OpenedStore,
+    plan: Plan,
 }
 
-/// Opens the store of a configuration, if no daemon uses it. Brings its index up to date, which
-/// takes as long as listing the blobs. Blocks; call it within a runtime, on a thread that may block.
-///
-/// # Errors
-/// [`OpenError::InUse`] when somebody has the lock, [`OpenError::Failed`] for everything else.
-pub fn open(config: &Config) -> Result<OpenedStore, OpenError> {
-    let path = &config.store.path;
-    let failed = |error: std::io::Error| OpenError::Failed(format!("the store {}: {error}", path.display()));
-    let lock = StoreLock::acquire(path).map_err(|error| match error {
-        LockError::Held { .. } => OpenError::InUse(error.to_string()),
-        LockError::Io { .. } => OpenError::Failed(error.to_string()),
-    })?;
-    let blobs = Arc::new(LocalBlobStore::open(path).map_err(failed)?);
-    let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(failed)?);
-    let metadata = Arc::new(SledMetadata::open(path));
-    tokio::runtime::Handle::current().block_on(super::stock::take_stock(&blobs, &metadata, SystemClock.now()));
-    let budget = super::budget(&config.store).map_err(failed)?;
-    let stores = Stores { blobs, ingests, metadata, clock: Arc::new(SystemClock) };
-    Ok(OpenedStore { stores, budget, lock: Box::new(lock) })
+impl OpenedStore {
+    /// Opens the store of a configuration, if no daemon uses it. Brings its index up to date, which
+    /// takes as long as listing the blobs. Blocks.
+    ///
+    /// # Errors
+    /// [`Code::Unreachable`] when somebody has the lock, [`Code::Failed`] for everything else.
+    pub fn open(config: &Config) -> Result<OpenedStore, Error> {
+        let path = &config.store.path;
+        let failed = |error: std::io::Error| Error::new(Code::Failed, format!("the store {}: {error}", path.display()));
+        let lock = StoreLock::acquire(path).map_err(|error| match error {
+            LockError::Held { .. } => {
+                Error::new(Code::Unreachable, format!("{error}, or say where it answers with --admin"))
+            }
+            LockError::Io { .. } => Error::new(Code::Failed, error.to_string()),
+        })?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
+        let entered = runtime.enter();
+        let blobs = Arc::new(LocalBlobStore::open(path).map_err(failed)?);
+        let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(failed)?);
+        let metadata = Arc::new(SledMetadata::open(path));
+        drop(entered);
+        runtime.block_on(stock::take_stock(&blobs, &metadata, SystemClock.now()));
+        let budget = settings::budget(&config.store).map_err(failed)?;
+        let stores = Stores { blobs, ingests, metadata, clock: Arc::new(SystemClock) };
+        Ok(OpenedStore { stores, budget, _lock: lock, runtime })
+    }
+
+    /// Finds out what a bundle would be.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] for an order that nobody can mean, and what [`Plan::make`] says.
+    pub fn export(&self, order: &orders::Export) -> Result<Outgoing<'_>, Error> {
+        let _entered = self.runtime.enter();
+        let plan = Plan::make(&self.stores, &order.try_into()?, self.runtime.handle())?;
+        Ok(Outgoing { store: self, plan })
+    }
+
+    /// Takes a bundle in. The name is for the only image of one that has no name for it.
+    ///
+    /// # Errors
+    /// What [`import::import`] says.
+    pub fn import(&self, bundle: impl Read, name: Option<&ImageName>) -> Result<Imported, Error> {
+        let _entered = self.runtime.enter();
+        let rest = Rest { blobs: Arc::clone(&self.stores.blobs), budget: self.budget };
+        let intake = Intake { space: Some(&rest), name };
+        Ok(import::import(&self.stores, bundle, &intake, self.runtime.handle())?)
+    }
+
+    /// What is stored.
+    ///
+    /// # Errors
+    /// [`Code::Store`] when the blobs cannot be listed.
+    pub fn receipt(&self) -> Result<Receipt, Error> {
+        Ok(import::receipt(&self.stores, self.runtime.handle())?)
+    }
+}
+
+impl Outgoing<'_> {
+    /// What it will be.
+    pub fn document(&self) -> documents::Plan {
+        self.plan.document()
+    }
+
+    /// Writes the tar. What was written before an error is not a bundle.
+    ///
+    /// # Errors
+    /// What [`Plan::write`] says.
+    pub fn write(&self, out: &mut dyn Write) -> Result<(), Error> {
+        let _entered = self.store.runtime.enter();
+        Ok(self.plan.write(&self.store.stores, out, self.store.runtime.handle())?)
+    }
 }

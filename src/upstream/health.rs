@@ -1,8 +1,6 @@
 //! What is known of an upstream without asking it: what the guards and the adapters remember of
 //! each of its addresses.
 
-use serde::{Deserialize, Serialize};
-
 use super::quota::{Allowance, Quota};
 use crate::clock::Timestamp;
 
@@ -32,8 +30,7 @@ impl Health {
 }
 
 /// Whether an address is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndpointState {
     /// It is, as far as we know with success.
     Up,
@@ -46,7 +43,7 @@ pub enum EndpointState {
 }
 
 /// The latest request that did not get what it asked for. That something does not exist is no error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastError {
     /// The class, as [`super::UpstreamErrorClass::as_str`] names it.
     pub class: String,
@@ -55,7 +52,7 @@ pub struct LastError {
 }
 
 /// The pulls that an address grants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pulls {
     /// In a window.
     pub limit: u64,
@@ -72,7 +69,7 @@ impl From<&Quota> for Pulls {
 }
 
 /// How one address fares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointHealth {
     /// Where it is, as it is configured.
     pub url: String,

@@ -63,8 +63,8 @@ async fn a_report_counts_the_pulls_and_the_bytes_that_the_mirror_fetched_for_the
 
     let [report] = &reports[..] else { panic!("{reports:?}") };
     assert_eq!(report["image"], "docker.io/library/app:1");
-    assert_eq!(report["manifest"], image.manifest.digest.to_string());
-    assert_eq!(report["bytes"], image.blob_bytes() + image.manifest.size);
+    assert_eq!(report["digest"], image.manifest.digest.to_string());
+    assert_eq!(report["size_bytes"], image.blob_bytes() + image.manifest.size);
     for (way, rounds) in [("direct", 2), ("cold", 1), ("warm", 2)] {
         let series = series(report, way);
         assert_eq!((series["rounds"].as_u64(), series["time"]["count"].as_u64()), (Some(rounds), Some(rounds * 4)));

@@ -177,7 +177,7 @@ async fn the_interface_sends_a_plain_tar_and_says_no_before_the_first_byte() {
     };
     let plan = parsed(&post(&here, "export", order(&["app:1", "nobody:1"], "dry_run")).await);
     assert_eq!(plan["images"], json!(["docker.io/library/app:1"]));
-    assert_eq!(plan["unavailable"][0]["name"], "docker.io/library/nobody:1");
+    assert_eq!(plan["unavailable"][0]["image"], "docker.io/library/nobody:1");
     assert_eq!(plan["receipt"].as_array().map(Vec::len), Some(4));
     let tar = post(&here, "export", order(&["app:1"], "")).await;
     assert_eq!((tar.status, tar.complete, tar.header("content-type")), (200, true, Some("application/x-tar")));
@@ -185,7 +185,9 @@ async fn the_interface_sends_a_plain_tar_and_says_no_before_the_first_byte() {
 
     let nothing = post(&here, "export", order(&["nobody:1"], "")).await;
     assert_eq!(nothing.status, 404);
-    assert_eq!(parsed(&nothing)["plan"]["unavailable"][0]["name"], "docker.io/library/nobody:1");
+    let nothing = parsed(&nothing);
+    assert_eq!((&nothing["document"], &nothing["code"]), (&json!("error"), &json!("nothing")));
+    assert!(nothing["message"].to_string().contains("docker.io/library/nobody:1"), "{nothing}");
     for wrong in
         ["{}", r#"{"all":true,"images":["app:1"]}"#, r#"{"images":["A"]}"#, r#"{"all":true,"platforms":["x"]}"#]
     {
@@ -196,7 +198,7 @@ async fn the_interface_sends_a_plain_tar_and_says_no_before_the_first_byte() {
         assert_eq!(page.status, 403, "{path}");
     }
     let refused = post(&here, "import", b"nothing that anybody would call a tar".repeat(100)).await;
-    assert_eq!((refused.status, &parsed(&refused)["class"]), (422, &json!("malformed")));
+    assert_eq!((refused.status, &parsed(&refused)["code"]), (422, &json!("malformed")));
 
     // A stored layer turns out to be damaged: the tar must not look whole.
     let layer = here.store().join("blobs/sha256").join(app.layers[0].digest.hex());
@@ -249,7 +251,7 @@ async fn what_comes_in_gets_its_room_from_what_is_older_and_never_more_than_ther
     there.advance(DAY);
 
     let refused = post(&there, "import", &large).await;
-    assert_eq!((refused.status, &parsed(&refused)["class"]), (507, &json!("no-room")));
+    assert_eq!((refused.status, &parsed(&refused)["code"]), (507, &json!("no-room")));
     assert!(is_whole(&there, &old), "nothing goes for what cannot come");
     let taken = parsed(&post(&there, "import", &small).await);
     assert_eq!((&taken["images"][0]["fate"], &taken["stored"]), (&json!("ready"), &json!(4)));

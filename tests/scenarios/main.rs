@@ -10,6 +10,7 @@ mod bundles;
 mod bundles_live;
 mod damage;
 mod delivery;
+mod documents;
 mod hits;
 mod joiners;
 mod kept_lists;

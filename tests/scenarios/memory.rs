@@ -190,7 +190,7 @@ async fn what_is_served_from_memory_counts_as_used() {
     let mirror = mirror.restart().await;
     let listed = mirror.mirror.images().await.expect("listed");
     let used_at = listed.iter().find(|listed| listed.digest == image.manifest.digest).and_then(|listed| listed.used_at);
-    assert_eq!(used_at.map(|used_at| used_at.0), Some(1_700_000_000_000 + 3_600_000));
+    assert_eq!(used_at.map(|used_at| used_at.millis()), Some(1_700_000_000_000 + 3_600_000));
 }
 
 #[tokio::test]

@@ -3,4 +3,5 @@
 pub mod client;
 pub mod mirror;
 pub mod registry;
+pub mod schema;
 pub mod stalling;

@@ -2,8 +2,8 @@
 //!
 //! An export is planned before its first byte, so what cannot be is told with a status. What goes
 //! wrong later breaks the connection off: a tar that ends well is whole. Who asks for frames is told
-//! more: a line of JSON with the plan, lines that announce as many bytes as they say, and a last line
-//! that says how it ended. A client that stands still for long is given up.
+//! more: the plan, documents that announce as many bytes as they say, and a last one that says how it
+//! ended. A client that stands still for long is given up.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -12,19 +12,16 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures_util::stream;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
-use hyper::body::{Frame, Incoming};
-use serde::Deserialize;
-use serde_json::json;
+use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::{Refusal, bad, image_name, ok, respond_with};
-use crate::admin::Body;
-use crate::bundle::{ImportError, Selection};
+use super::{image_name, ok};
+use crate::admin::{Body, respond_with};
+use crate::documents::{self, Code, Document, Error, Frame, Plan, StoredReceipt, orders};
 use crate::mirror::Mirror;
 use crate::mirror::images::bundles::Outgoing;
-use crate::oci::Digest;
 
 /// The longest order for an export, in bytes: a receipt names every blob of the other side.
 pub(super) const LONGEST_ORDER: usize = 64 << 20;
@@ -37,62 +34,15 @@ const STANDSTILL: Duration = Duration::from_secs(300);
 /// How long the rest of a refused bundle is read, so that the answer arrives.
 const LEFTOVERS: Duration = Duration::from_secs(30);
 
-/// What is to be exported.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct Order {
-    images: Vec<String>,
-    /// Everything that is stored.
-    all: bool,
-    /// Only what was used in the last so many seconds.
-    used_since: Option<u64>,
-    /// Those that are stored, when none are named.
-    platforms: Vec<String>,
-    /// What the other side has.
-    since: Vec<Digest>,
-    /// Only say what would be in it.
-    dry_run: bool,
-    /// The plan and the end are told around the bytes.
-    framed: bool,
-}
-
-impl Order {
-    fn selection(&self) -> Result<Selection, Refusal> {
-        if self.images.is_empty() && !self.all && self.used_since.is_none() {
-            return Err(bad("name images, or say all or used_since".to_owned()));
-        }
-        if self.all && !self.images.is_empty() {
-            return Err(bad("all is all: name no images".to_owned()));
-        }
-        let platforms = self.platforms.iter();
-        Ok(Selection {
-            images: self.images.iter().map(|name| image_name(name)).collect::<Result<_, _>>()?,
-            used_since: self.used_since.map(Duration::from_secs),
-            platforms: platforms
-                .map(|typed| typed.parse().map_err(|error| bad(format!("{typed:?}: {error}"))))
-                .collect::<Result<_, _>>()?,
-            since: self.since.iter().copied().collect(),
-        })
-    }
-}
-
-pub(super) async fn export(mirror: &Mirror, order: &Order) -> Result<Response<Body>, Refusal> {
-    let outgoing = mirror
-        .plan_bundle(order.selection()?)
-        .await
-        .map_err(|error| Refusal::of_class(StatusCode::INTERNAL_SERVER_ERROR, error.class(), error.to_string()))?;
-    let mut plan = serde_json::to_value(outgoing.summary()).unwrap_or_default();
-    if order.dry_run || order.framed {
-        plan["event"] = "plan".into();
-        plan["receipt"] = outgoing.receipt().iter().map(ToString::to_string).collect();
-    }
+pub(super) async fn export(mirror: &Mirror, order: &orders::Export) -> Result<Response<Body>, Error> {
+    let outgoing = mirror.plan_bundle(order.try_into()?).await?;
+    let plan = outgoing.document();
     if order.dry_run {
         return Ok(ok(&plan));
     }
     // Who asked for frames reads it in the plan.
     if outgoing.is_empty() && !order.framed {
-        let message = "there is nothing to export".to_owned();
-        return Err(Refusal::of_class(StatusCode::NOT_FOUND, "nothing", message).with("plan", plan));
+        return Err(nothing(&plan));
     }
     let (pieces, body) = mpsc::channel(QUEUE);
     let outlet = Outlet {
@@ -105,10 +55,17 @@ pub(super) async fn export(mirror: &Mirror, order: &Order) -> Result<Response<Bo
     tokio::spawn(send(outgoing, outlet, order.framed.then(|| line(&plan))));
     let frames = stream::unfold(body, |mut body| async move {
         let piece: io::Result<Bytes> = body.recv().await?;
-        Some((piece.map(Frame::data), body))
+        Some((piece.map(hyper::body::Frame::data), body))
     });
     let content_type = if order.framed { "application/octet-stream" } else { "application/x-tar" };
     Ok(respond_with(StatusCode::OK, content_type, StreamBody::new(frames).boxed()))
+}
+
+fn nothing(plan: &Plan) -> Error {
+    let names: Vec<_> = plan.exported.unavailable.iter().map(|image| image.image.as_str()).collect();
+    let why = if names.is_empty() { String::new() } else { format!("; not stored: {}", names.join(", ")) };
+    Error::new(Code::Nothing, format!("there is nothing to export{why}"))
+        .with_hint("with dry_run the plan says what is missing")
 }
 
 async fn send(outgoing: Outgoing, outlet: Outlet, plan: Option<Bytes>) {
@@ -117,23 +74,18 @@ async fn send(outgoing: Outgoing, outlet: Outlet, plan: Option<Bytes>) {
         let _ = pieces.send(Ok(plan)).await;
     }
     let last = match outgoing.send(outlet).await {
-        Ok(()) => json!({ "event": "done" }),
+        Ok(()) if framed => Ok(line(&Frame::Done)),
+        Ok(()) => return,
         Err(error) => {
             tracing::warn!(%error, "a bundle was not sent to its end");
-            if !framed {
-                let _ = pieces.send(Err(io::Error::other(error))).await;
-                return;
-            }
-            json!({ "event": "failed", "class": error.class(), "message": error.to_string() })
+            if framed { Ok(line(&Error::from(error))) } else { Err(io::Error::other(error)) }
         }
     };
-    if framed {
-        let _ = pieces.send(Ok(line(&last))).await;
-    }
+    let _ = pieces.send(last).await;
 }
 
-fn line(value: &serde_json::Value) -> Bytes {
-    Bytes::from(format!("{value}\n"))
+fn line(document: &impl Document) -> Bytes {
+    Bytes::from(documents::line(document) + "\n")
 }
 
 /// Takes what is written and hands it on in pieces. Blocks.
@@ -173,7 +125,7 @@ impl Write for Outlet {
             return Ok(());
         }
         if self.framed {
-            self.hand_on(line(&json!({ "event": "data", "bytes": piece.len() })))?;
+            self.hand_on(line(&Frame::Data { size_bytes: piece.len() }))?;
         }
         self.hand_on(piece)
     }
@@ -183,7 +135,7 @@ fn stopping() -> io::Error {
     io::Error::other("the daemon stops")
 }
 
-pub(super) async fn import(request: Request<Incoming>, mirror: &Mirror) -> Result<Response<Body>, Refusal> {
+pub(super) async fn import(request: Request<Incoming>, mirror: &Mirror) -> Result<Response<Body>, Error> {
     let query = request.uri().query().unwrap_or_default();
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let name = pairs.find(|(key, _)| key == "name").map(|(_, name)| image_name(&name)).transpose()?;
@@ -199,22 +151,14 @@ pub(super) async fn import(request: Request<Incoming>, mirror: &Mirror) -> Resul
     }
     imported.map(|imported| ok(&imported)).map_err(|error| {
         tracing::warn!(%error, "a bundle was not taken in");
-        let status = match &error {
-            ImportError::Hostile { .. } | ImportError::Malformed(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            ImportError::NoRoom { .. } => StatusCode::INSUFFICIENT_STORAGE,
-            ImportError::Read(_) => StatusCode::BAD_REQUEST,
-            ImportError::Store(_) | ImportError::Metadata(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Refusal::of_class(status, error.class(), error.to_string())
+        error.into()
     })
 }
 
-/// What is stored here, for the next export of the other side: digests, one a line.
-pub(super) async fn receipt(mirror: &Mirror) -> Result<Response<Body>, Refusal> {
-    let receipt = mirror.receipt().await;
-    let receipt = receipt.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-    let receipt: Vec<_> = receipt.iter().map(ToString::to_string).collect();
-    Ok(ok(&json!({ "receipt": receipt })))
+/// What is stored here, for the next export of the other side.
+pub(super) async fn receipt(mirror: &Mirror) -> Result<Response<Body>, Error> {
+    let receipt = mirror.receipt().await.map_err(|error| Error::new(Code::Store, error.to_string()))?;
+    Ok(ok(&StoredReceipt { receipt }))
 }
 
 /// Reads what a client sends. Blocks.

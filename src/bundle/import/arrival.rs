@@ -4,11 +4,12 @@ use std::collections::HashSet;
 
 use tokio::runtime::Handle;
 
+use super::ImportError;
 use super::reading::Taken;
-use super::{Fate, ImportError, Imported, ImportedImage};
 use crate::bundle::Stores;
 use crate::bundle::format::{DescribedImage, Pointer};
 use crate::bundle::graph::{self, Holdings, Scope};
+use crate::documents::{Fate, Imported, ImportedImage};
 use crate::metadata::{Location, TagKey, TagRecord};
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Reference};
 
@@ -73,7 +74,7 @@ impl Arrivals<'_> {
         };
         let digest = arrival.manifest.digest;
         self.report.images.push(ImportedImage {
-            name: arrival.name.map_or_else(|| digest.to_string(), |name| name.to_string()),
+            image: arrival.name.map_or_else(|| digest.to_string(), |name| name.to_string()),
             digest,
             fate,
             missing: image.missing.iter().map(|missing| missing.digest).collect(),
@@ -83,15 +84,16 @@ impl Arrivals<'_> {
 
     /// Makes a referrer part of every repository that its subject came into. Whether there is one.
     fn adopt(&self, image: &graph::Image) -> Result<bool, ImportError> {
+        let contents = &image.contents;
         let subjects: HashSet<Digest> =
             image.variants.iter().filter_map(|variant| variant.manifest.subject()).collect();
         let mut adopted = false;
-        for name in self.report.images.iter().filter(|image| matches!(image.fate, Fate::Ready | Fate::KeptNewer)) {
-            let Ok(name) = name.name.parse::<ImageName>() else { continue };
+        for image in self.report.images.iter().filter(|image| matches!(image.fate, Fate::Ready | Fate::KeptNewer)) {
+            let Ok(name) = image.image.parse::<ImageName>() else { continue };
             let location = Location { upstream: name.registry, repository: name.repository };
             for subject in &subjects {
                 if self.stores.metadata.member(&location, subject)?.is_some() {
-                    self.enrol(&location, &image.contents)?;
+                    self.enrol(&location, contents)?;
                     adopted = true;
                 }
             }

@@ -7,11 +7,12 @@ use std::io::{self, Read};
 use tokio::runtime::Handle;
 
 use super::source::{self, Meter};
-use super::{ImportError, Imported, Intake};
+use super::{ImportError, Intake};
 use crate::blob_store::StoreError;
 use crate::blob_store::ingest::Ingest;
 use crate::bundle::Stores;
 use crate::bundle::format::{Description, Entry, Index, PathTrick, VERSION};
+use crate::documents::Imported;
 use crate::metadata::BlobRecord;
 use crate::oci::{Digest, Verifier};
 

@@ -9,10 +9,12 @@ use async_trait::async_trait;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use url::Url;
 
+use super::admin::Admin;
 use super::pull::Event;
-use super::run::{Ground, Watched, Way};
-use super::{address_of, admin, below, described};
+use super::run::{Ground, Watched};
+use super::{address_of, below, described};
 use crate::daemon::{Dialled, dial};
+use crate::documents::Way;
 use crate::oci::ImageName;
 use crate::upstream::Upstream;
 
@@ -27,7 +29,7 @@ pub(super) struct Registries {
     pub(super) mirror: Url,
     /// `None`: that of the image.
     pub(super) direct: Option<Url>,
-    pub(super) admin: Option<Url>,
+    pub(super) admin: Option<Admin>,
     /// Whether the mirror wants to be told the registry.
     pub(super) prefix: bool,
     pub(super) auth: String,
@@ -83,7 +85,7 @@ impl Ground for Site<'_> {
 
     async fn make_cold(&self) -> Result<(), String> {
         if let Some(admin) = self.registries.admin.as_ref().filter(|_| self.registries.forget) {
-            return admin::forget(admin, self.image).await.map_err(|reason| format!("--forget: {admin}: {reason}"));
+            return admin.forget(self.image).await.map_err(|reason| format!("--forget: {reason}"));
         }
         let Some(command) = &self.registries.cold_reset else { return Ok(()) };
         let mut shell = tokio::process::Command::new("sh");
@@ -94,13 +96,13 @@ impl Ground for Site<'_> {
     }
 
     async fn upstream_bytes(&self) -> Option<u64> {
-        admin::upstream_bytes(self.registries.admin.as_ref()?).await
+        self.registries.admin.as_ref()?.upstream_bytes().await
     }
 
     async fn settle(&self) {
         if let Some(admin) = &self.registries.admin {
             for _ in 0..SETTLE_POLLS {
-                match admin::fills_in_flight(admin).await {
+                match admin.fills_in_flight().await {
                     Some(0) => return,
                     Some(_) => tokio::time::sleep(SETTLE_PAUSE).await,
                     None => break,

@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use super::report::{Report, Series};
+use crate::documents::{Report, Series, Way};
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 80.0;
@@ -41,7 +41,8 @@ fn panel(svg: &mut String, report: &Report, top: f64) {
     let end = (longest / step).ceil().max(1.0) * step;
     let x = |seconds: f64| LEFT + seconds / end * (WIDTH - LEFT - RIGHT);
     let clients = if report.clients == 1 { "1 client".to_owned() } else { format!("{} clients", report.clients) };
-    let title = format!("{} · {} · {:.1} MB · {clients}", report.image, report.platform, report.bytes as f64 / 1e6);
+    let title =
+        format!("{} · {} · {:.1} MB · {clients}", report.image, report.platform, report.size_bytes as f64 / 1e6);
     text(svg, 12.0, top + 24.0, "start", "font-weight=\"bold\"", &title);
     let bottom = top + HEAD + ROW * report.series.len() as f64;
     for tick in 0..=((end / step).round() as u32) {
@@ -61,11 +62,11 @@ fn panel(svg: &mut String, report: &Report, top: f64) {
 
 fn draw_series(svg: &mut String, series: &Series, y: f64, x: &dyn Fn(f64) -> f64) {
     let color = match series.way {
-        "direct" => "#7f7f7f",
-        "cold" => "#1f77b4",
-        _ => "#d6611f",
+        Way::Direct => "#7f7f7f",
+        Way::Cold => "#1f77b4",
+        Way::Warm => "#d6611f",
     };
-    text(svg, LEFT - 12.0, y + 4.0, "end", "", series.way);
+    text(svg, LEFT - 12.0, y + 4.0, "end", "", series.way.as_str());
     for sample in &series.samples {
         let _ = writeln!(
             svg,
@@ -120,12 +121,12 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::cli::bench::report::Ratios;
-    use crate::cli::bench::statistics::Summary;
+    use crate::cli::bench::statistics::summary;
+    use crate::documents::Ratios;
 
     fn report(image: &str, samples: &[f64]) -> Report {
-        let time = Summary::of(samples.iter().map(|seconds| Duration::from_secs_f64(*seconds))).expect("samples");
-        let series = ["direct", "cold", "warm"].map(|way| Series {
+        let time = summary(samples.iter().map(|seconds| Duration::from_secs_f64(*seconds))).expect("samples");
+        let series = Way::ALL.map(|way| Series {
             way,
             rounds: samples.len(),
             time,
@@ -138,9 +139,9 @@ mod tests {
         });
         Report {
             image: image.to_owned(),
-            manifest: String::new(),
+            digest: String::new(),
             platform: "linux/amd64".to_owned(),
-            bytes: 1,
+            size_bytes: 1,
             blobs: 1,
             clients: 1,
             parallel: 3,

@@ -1,79 +1,18 @@
 //! The report of a run: one series for each way, ratios between them, and how it was measured.
 //!
-//! The JSON of it is an interface: fields are added, never renamed. Times are in seconds, sizes in
-//! bytes, rates in bytes per second.
-
-use serde::Serialize;
+//! The report itself is a document.
 
 use super::pull::{Order, Pulled};
-use super::run::{Round, Way};
-use super::statistics::{Summary, ratio};
-
-/// What a run of one image came to.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// The image as it was meant.
-    pub image: String,
-    /// The manifest that was pulled.
-    pub manifest: String,
-    /// Whose image of an index.
-    pub platform: String,
-    /// Bytes of a pull, manifests included.
-    pub bytes: u64,
-    /// Configuration and layers of a pull.
-    pub blobs: usize,
-    /// Clients at once.
-    pub clients: usize,
-    /// Blobs at a time, for each client.
-    pub parallel: usize,
-    /// One for each way that was pulled.
-    pub series: Vec<Series>,
-    /// Medians of times against each other.
-    pub ratios: Ratios,
-    /// How it was measured, and what is to be known of the numbers.
-    pub notes: Vec<String>,
-}
-
-/// All rounds of one way.
-#[derive(Clone, Debug, Serialize)]
-pub struct Series {
-    /// `direct`, `cold` or `warm`.
-    pub way: &'static str,
-    /// Rounds; each has one pull for each client.
-    pub rounds: usize,
-    /// Times of pulls, each from its own start to its last byte.
-    pub time: Summary,
-    /// Times from the start of a pull to the first byte of its first blob.
-    pub first_byte: Summary,
-    /// Times from the request for a blob to the first byte of it.
-    pub blob_first_byte: Option<Summary>,
-    /// The median over the rounds of the bytes of all clients together in a second.
-    pub rate: f64,
-    /// Bytes that the mirror fetched for each byte that it delivered; absent where it does not tell.
-    pub upstream_bytes_per_client_byte: Option<f64>,
-    /// Whether every round made the mirror fetch the image; absent where it does not tell.
-    pub fetched: Option<bool>,
-    /// The time of every pull, in the order of the rounds.
-    pub samples: Vec<f64>,
-}
-
-/// How the medians of the times compare; absent where one of the two was not measured.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct Ratios {
-    /// Above 1 the mirror costs time when it has to fetch.
-    pub cold_to_direct: Option<f64>,
-    /// Below 1 the mirror saves time.
-    pub warm_to_direct: Option<f64>,
-    /// What being warm saves.
-    pub warm_to_cold: Option<f64>,
-}
+use super::run::Round;
+use super::statistics::{ratio, summary};
+use crate::documents::{Ratios, Report, Series, Way};
 
 impl Report {
     /// Of at least one round; `None` of none.
     pub fn of(image: String, order: &Order, clients: usize, rounds: &[Round], notes: Vec<String>) -> Option<Report> {
         let pulled = rounds.first()?.pulls.first()?;
         let series: Vec<Series> = Way::ALL.into_iter().filter_map(|way| Series::of(way, rounds)).collect();
-        let median = |way: Way| series.iter().find(|series| series.way == way.as_str()).map(|s| s.time.median);
+        let median = |way: Way| series.iter().find(|series| series.way == way).map(|s| s.time.median);
         let compare = |of, to| ratio(median(of)?, median(to)?);
         let ratios = Ratios {
             cold_to_direct: compare(Way::Cold, Way::Direct),
@@ -82,9 +21,9 @@ impl Report {
         };
         let mut report = Report {
             image,
-            manifest: pulled.manifest.to_string(),
+            digest: pulled.manifest.to_string(),
             platform: order.platform.to_string(),
-            bytes: pulled.bytes,
+            size_bytes: pulled.bytes,
             blobs: pulled.blobs.len(),
             clients,
             parallel: order.parallel,
@@ -97,7 +36,7 @@ impl Report {
     }
 
     fn warn(&mut self, rounds: &[Round]) {
-        let cold = self.series.iter().find(|series| series.way == Way::Cold.as_str()).map(|cold| cold.fetched);
+        let cold = self.series.iter().find(|series| series.way == Way::Cold).map(|cold| cold.fetched);
         match cold {
             Some(Some(false)) => self.notes.push(
                 "NOT COLD: in a cold round the mirror fetched less than half of the image, so it had it already; \
@@ -110,7 +49,7 @@ impl Report {
             ),
             Some(Some(true)) | None => {}
         }
-        let manifests = rounds.iter().flat_map(|round| &round.pulls).any(|p| p.manifest.to_string() != self.manifest);
+        let manifests = rounds.iter().flat_map(|round| &round.pulls).any(|p| p.manifest.to_string() != self.digest);
         if manifests {
             self.notes.push("the tag moved during the run: not all pulls are of the same image".into());
         }
@@ -125,11 +64,11 @@ impl Series {
         let delivered: u64 = rounds.iter().map(|round| round.bytes()).sum();
         let fetched: Option<Vec<bool>> = rounds.iter().map(|round| round.fetched()).collect();
         Some(Series {
-            way: way.as_str(),
+            way,
             rounds: rounds.len(),
-            time: Summary::of(pulls().map(|pulled| pulled.elapsed))?,
-            first_byte: Summary::of(pulls().map(|pulled| pulled.first_byte))?,
-            blob_first_byte: Summary::of(pulls().flat_map(|pulled| &pulled.blobs).map(|blob| blob.first_byte)),
+            time: summary(pulls().map(|pulled| pulled.elapsed))?,
+            first_byte: summary(pulls().map(|pulled| pulled.first_byte))?,
+            blob_first_byte: summary(pulls().flat_map(|pulled| &pulled.blobs).map(|blob| blob.first_byte)),
             rate: median_rate(&rounds),
             upstream_bytes_per_client_byte: upstream.and_then(|bytes| ratio(bytes as f64, delivered as f64)),
             fetched: fetched.map(|fetched| fetched.into_iter().all(|fetched| fetched)),
@@ -181,7 +120,7 @@ mod tests {
         let rounds = [round(Way::Direct, 4, None), round(Way::Warm, 1, Some(0)), round(Way::Warm, 3, Some(0))];
         let report = report(&rounds).expect("a report");
         let ways: Vec<_> = report.series.iter().map(|series| (series.way, series.rounds, series.time.count)).collect();
-        assert_eq!(ways, [("direct", 1, 2), ("warm", 2, 4)]);
+        assert_eq!(ways, [(Way::Direct, 1, 2), (Way::Warm, 2, 4)]);
         assert_eq!(report.ratios.warm_to_direct, Some(0.25));
         assert_eq!((report.ratios.cold_to_direct, report.ratios.warm_to_cold), (None, None));
         assert_eq!(report.series[0].upstream_bytes_per_client_byte, None, "a direct pull tells nothing of the mirror");

@@ -12,35 +12,11 @@ use futures_util::future::try_join_all;
 use tokio::time::Instant;
 
 use super::pull::{self, Event, Order, PullError, Pulled};
+use crate::documents::Way;
 use crate::upstream::Upstream;
 
 /// Below this part of the bytes of an image, a pull that fetched them was not a cold one.
 const COLD_PART: f64 = 0.5;
-
-/// Which way an image was pulled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
-    /// From the registry itself.
-    Direct,
-    /// Through the mirror, which did not have it.
-    Cold,
-    /// Through the mirror, which had it.
-    Warm,
-}
-
-impl Way {
-    /// All of them.
-    pub const ALL: [Way; 3] = [Way::Direct, Way::Cold, Way::Warm];
-
-    /// The word for it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Way::Direct => "direct",
-            Way::Cold => "cold",
-            Way::Warm => "warm",
-        }
-    }
-}
 
 /// How often each way, and by how many clients at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,43 +5,22 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use crate::documents::Summary;
 
-/// What samples of a time come to, in seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Summary {
-    /// How many samples.
-    pub count: usize,
-    /// The least.
-    pub min: f64,
-    /// Half are no more.
-    pub median: f64,
-    /// Nine of ten are no more.
-    pub p90: f64,
-    /// Ninety-nine of a hundred are no more.
-    pub p99: f64,
-    /// The most.
-    pub max: f64,
-    /// The width of the middle half.
-    pub spread: f64,
-}
-
-impl Summary {
-    /// Of at least one sample; `None` of none.
-    pub fn of(samples: impl IntoIterator<Item = Duration>) -> Option<Summary> {
-        let mut seconds: Vec<f64> = samples.into_iter().map(|sample| sample.as_secs_f64()).collect();
-        seconds.sort_by(f64::total_cmp);
-        let at = |percent| nearest_rank(&seconds, percent);
-        Some(Summary {
-            count: seconds.len(),
-            min: *seconds.first()?,
-            median: at(50)?,
-            p90: at(90)?,
-            p99: at(99)?,
-            max: *seconds.last()?,
-            spread: at(75)? - at(25)?,
-        })
-    }
+/// What samples come to, in seconds; `None` of none.
+pub fn summary(samples: impl IntoIterator<Item = Duration>) -> Option<Summary> {
+    let mut seconds: Vec<f64> = samples.into_iter().map(|sample| sample.as_secs_f64()).collect();
+    seconds.sort_by(f64::total_cmp);
+    let at = |percent| nearest_rank(&seconds, percent);
+    Some(Summary {
+        count: seconds.len(),
+        min: *seconds.first()?,
+        median: at(50)?,
+        p90: at(90)?,
+        p99: at(99)?,
+        max: *seconds.last()?,
+        spread: at(75)? - at(25)?,
+    })
 }
 
 /// The smallest value that at least `percent` of all values do not exceed.
@@ -60,21 +39,21 @@ mod tests {
     use super::*;
 
     fn seconds(values: impl IntoIterator<Item = u64>) -> Option<Summary> {
-        Summary::of(values.into_iter().map(Duration::from_secs))
+        summary(values.into_iter().map(Duration::from_secs))
     }
 
     #[test]
     fn percentiles_are_samples_of_that_rank() {
-        let summary = seconds((1..=100).rev()).expect("samples");
-        assert_eq!((summary.count, summary.min, summary.max), (100, 1.0, 100.0));
-        assert_eq!((summary.median, summary.p90, summary.p99), (50.0, 90.0, 99.0));
-        assert_eq!(summary.spread, 50.0);
+        let found = seconds((1..=100).rev()).expect("samples");
+        assert_eq!((found.count, found.min, found.max), (100, 1.0, 100.0));
+        assert_eq!((found.median, found.p90, found.p99), (50.0, 90.0, 99.0));
+        assert_eq!(found.spread, 50.0);
     }
 
     #[test]
     fn few_samples_have_their_maximum_as_high_percentiles() {
-        let summary = seconds([3, 1, 2]).expect("samples");
-        assert_eq!((summary.median, summary.p90, summary.p99), (2.0, 3.0, 3.0));
+        let found = seconds([3, 1, 2]).expect("samples");
+        assert_eq!((found.median, found.p90, found.p99), (2.0, 3.0, 3.0));
         assert_eq!(seconds([7]).map(|summary| (summary.median, summary.p99, summary.spread)), Some((7.0, 7.0, 0.0)));
     }
 

@@ -1,33 +1,14 @@
-//! The report as text for people and as JSON for scripts.
+//! The report as text for people.
 
 use std::fmt::Write as _;
 
-use bytesize::ByteSize;
-use serde::Serialize;
-
-use super::super::{Exit, print as print_line};
 use super::plot::duration;
-use super::report::{Report, Series};
+use crate::documents::{Report, Series};
+use bytesize::ByteSize;
 
-#[derive(Serialize)]
-struct Document<'a> {
-    version: &'a str,
-    images: &'a [Report],
-}
-
-pub(super) fn print_json(reports: &[Report]) -> Exit {
-    match serde_json::to_string_pretty(&Document { version: env!("CARGO_PKG_VERSION"), images: reports }) {
-        Ok(json) => print_line(&json),
-        Err(_) => Exit::Failed,
-    }
-}
-
-pub(super) fn print(reports: &[Report]) -> Exit {
-    if reports.is_empty() {
-        return Exit::Done;
-    }
-    let texts: Vec<String> = reports.iter().map(text).collect();
-    print_line(&texts.join("\n\n"))
+/// All reports below each other.
+pub(super) fn table(reports: &[Report]) -> String {
+    reports.iter().map(text).collect::<Vec<_>>().join("\n\n")
 }
 
 fn text(report: &Report) -> String {
@@ -35,10 +16,10 @@ fn text(report: &Report) -> String {
     let mut text = format!(
         "{}\n{}, {}, {} blobs, {}; {clients}, {} blobs at a time\n\n",
         report.image,
-        report.manifest,
+        report.digest,
         report.platform,
         report.blobs,
-        ByteSize(report.bytes),
+        ByteSize(report.size_bytes),
         report.parallel
     );
     let _ = writeln!(
@@ -74,7 +55,7 @@ fn row(series: &Series) -> String {
     let time = &series.time;
     format!(
         "{:<7} {:>5} {:>9} {:>9} {:>9} {:>9} {:>9} {:>13} {:>10} {blob:>17} {fetched:>11}\n",
-        series.way,
+        series.way.as_str(),
         time.count,
         duration(time.median),
         duration(time.min),

@@ -9,7 +9,7 @@ const SOCKET_OF_SERVICE: &str = "/run/registry-mirror/registry-mirror.sock";
 
 /// A place where a daemon may listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Address {
+pub(in crate::cli) enum Address {
     Tcp(String),
     Unix(PathBuf),
 }
@@ -45,7 +45,7 @@ pub(super) fn of_store(config: &Config) -> Vec<Address> {
     config.server.admin_socket.iter().filter(|path| path.exists()).cloned().map(Address::Unix).collect()
 }
 
-pub(super) fn parse(typed: &str) -> Option<Address> {
+pub(in crate::cli) fn parse(typed: &str) -> Option<Address> {
     if let Some(path) = typed.strip_prefix("unix:") {
         let path = Path::new(path.strip_prefix("//").unwrap_or(path));
         return path.is_absolute().then(|| Address::Unix(path.to_owned()));

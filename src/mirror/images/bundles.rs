@@ -15,7 +15,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob_store::StoreError;
 use crate::bundle::import::Intake;
-use crate::bundle::{ExportError, Exported, ImportError, Imported, Plan, Receipt, Selection, Space, Stores, import};
+use crate::bundle::{ExportError, ImportError, Plan, Selection, Space, Stores, import};
+use crate::documents::{self, Imported, Receipt};
 use crate::mirror::room::holds::Hold;
 use crate::mirror::{Mirror, Shared};
 use crate::oci::{Digest, ImageName};
@@ -43,14 +44,9 @@ impl Outgoing {
         self.plan.is_empty()
     }
 
-    /// What there will be, in numbers.
-    pub fn summary(&self) -> Exported {
-        self.plan.summary()
-    }
-
-    /// What the other side has once it took the bundle in.
-    pub fn receipt(&self) -> &Receipt {
-        self.plan.receipt()
+    /// What it will be, for whoever ordered it.
+    pub fn document(&self) -> documents::Plan {
+        self.plan.document()
     }
 
     /// Writes the tar, on a thread that may block.

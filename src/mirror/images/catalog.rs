@@ -1,24 +1,20 @@
 //! What the mirror holds, by image: for people and scripts, never on the path of a pull.
 //!
 //! Lists images, says what one consists of and what of it is stored, remembers pins and frozen tags,
-//! forgets. Looking does not count as using. What is answered is in `answers`.
-
-mod answers;
+//! forgets. Looking does not count as using. What is answered are documents.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::clock::Timestamp;
+use crate::documents::{
+    self, History, HistoryEntry, ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State,
+};
 use crate::metadata::{FrozenTag, MetadataError, Pin, TagRecord};
 use crate::mirror::images::image;
 use crate::mirror::images::image::{Completeness, Image, Parts, Platforms};
 use crate::mirror::{Location, Mirror, Route, RouteError, Shared};
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_image, is_index};
 use crate::oci::{Descriptor, Digest, ImageName, Manifest, Platform, Reference, Tag};
-
-/// A line of a history, which is part of what is answered here.
-pub use crate::metadata::HistoryEntry;
-
-pub use answers::{ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State};
 
 /// Indexes within indexes are followed so deep.
 const MAX_DEPTH: usize = 3;
@@ -92,7 +88,7 @@ impl Mirror {
             return Err(CatalogError::Unknown(pin.to_string()));
         };
         let history = match &pin.reference {
-            Reference::Tag(tag) => self.0.metadata.history(&pin.location, tag)?,
+            Reference::Tag(tag) => self.seen(&pin.location, tag)?,
             Reference::Digest(_) => Vec::new(),
         };
         let stored = self.stored(&pin.location, &image).await;
@@ -115,13 +111,14 @@ impl Mirror {
         let image = self.image_of(&pin, record.as_ref(), &self.surroundings()?).await;
         let Some((image, _)) = image else {
             let reason = Some("it was never pulled through this mirror".to_owned());
-            let completeness = Completeness::default();
+            let completeness = documents::Completeness::default();
             return Ok(Readiness { image: pin.to_string(), ready: false, digest: None, completeness, reason });
         };
         let stored = self.stored(&pin.location, &image).await;
         let completeness = image::completeness(&image, platforms, &|part| stored.contains(&part.digest));
         let reason = (!completeness.is_complete()).then(|| why_not(&completeness));
         let (ready, digest) = (completeness.is_complete(), Some(image.manifest.digest));
+        let completeness = completeness.document();
         Ok(Readiness { image: pin.to_string(), ready, digest, completeness, reason })
     }
 
@@ -129,10 +126,17 @@ impl Mirror {
     ///
     /// # Errors
     /// [`CatalogError::NotATag`], and [`CatalogError::Unknown`] when it was never seen.
-    pub fn history(&self, name: &ImageName) -> Result<Vec<HistoryEntry>, CatalogError> {
+    pub fn history(&self, name: &ImageName) -> Result<History, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
-        let history = self.0.metadata.history(&location, &tag)?;
-        if history.is_empty() { Err(CatalogError::Unknown(name.to_string())) } else { Ok(history) }
+        let (image, history) = (name.to_string(), self.seen(&location, &tag)?);
+        if history.is_empty() { Err(CatalogError::Unknown(image)) } else { Ok(History { image, history }) }
+    }
+
+    fn seen(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
+        let seen = self.0.metadata.history(location, tag)?.into_iter();
+        Ok(seen
+            .map(|entry| HistoryEntry { digest: entry.digest, seen_at: entry.at.into(), from: entry.from })
+            .collect())
     }
 
     /// Keeps an image whatever happens; whether it is stored does not matter.
@@ -331,8 +335,12 @@ impl Mirror {
             missing_bytes: whole.missing_bytes,
             pinned: around.pins.contains(name),
             frozen,
-            checked_at: record.map(|record| record.checked_at),
-            used_at: image::digests(image).iter().filter_map(|digest| around.used.get(digest)).max().copied(),
+            checked_at: record.map(|record| record.checked_at.into()),
+            used_at: image::digests(image)
+                .iter()
+                .filter_map(|digest| around.used.get(digest))
+                .max()
+                .map(|at| (*at).into()),
         }
     }
 }
@@ -368,7 +376,7 @@ fn complete_platforms(image: &Image, have: &dyn Fn(&Descriptor) -> bool) -> Vec<
 
 fn detail(platform: Option<&Platform>, image: &Image, stored: &HashSet<Digest>) -> PlatformDetail {
     let part =
-        |descriptor: &Descriptor| Part { stored: stored.contains(&descriptor.digest), descriptor: descriptor.clone() };
+        |descriptor: &Descriptor| Part { stored: stored.contains(&descriptor.digest), content: descriptor.into() };
     let blobs = match &image.parts {
         Parts::Blobs(blobs) => blobs.iter().map(part).collect(),
         _ => Vec::new(),

@@ -6,8 +6,7 @@
 
 use std::collections::HashSet;
 
-use serde::{Deserialize, Serialize};
-
+use crate::documents::{self, Content};
 use crate::oci::{Descriptor, Digest, Platform};
 
 /// A manifest and what it leads to.
@@ -31,8 +30,7 @@ pub enum Parts {
 }
 
 /// Which images of an index are meant. An image that is not in an index is always meant.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Platforms {
     /// All of them, with what is no image: signatures and attestations.
     All,
@@ -72,7 +70,7 @@ pub fn is_attestation(platform: Option<&Platform>) -> bool {
 }
 
 /// How much of an image is there.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Completeness {
     /// All that belongs to it, in bytes, as far as that is known.
     pub size: u64,
@@ -88,6 +86,16 @@ impl Completeness {
     /// Whether nothing is missing.
     pub const fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.lacking.is_empty()
+    }
+
+    /// The same for people and scripts.
+    pub fn document(&self) -> documents::Completeness {
+        documents::Completeness {
+            size_bytes: self.size,
+            missing: self.missing.iter().map(Content::from).collect(),
+            missing_bytes: self.missing_bytes,
+            lacking: self.lacking.iter().map(Platform::to_string).collect(),
+        }
     }
 }
 

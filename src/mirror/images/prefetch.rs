@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+use crate::documents::{Failure, PullEvent};
 use crate::mirror::error::MirrorError;
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
@@ -32,82 +32,6 @@ use crate::upstream::UpstreamErrorClass;
 const AT_ONCE: usize = 4;
 /// Indexes within indexes are followed so deep.
 const MAX_DEPTH: usize = 3;
-
-/// What kind of failure it was, as far as a script may care.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Failure {
-    /// Upstream does not have it, or it is not made for the platform.
-    NotFound,
-    /// Upstream refused: not for us, or too often.
-    Refused,
-    /// Upstream could not answer.
-    Unavailable,
-    /// Upstream sent other bytes than the digest says, or no registry answer at all.
-    BadAnswer,
-    /// It was fetched, but the store could not keep it.
-    NotKept,
-    /// Anything else.
-    Other,
-}
-
-/// What happens while images are fetched ahead.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum PullEvent {
-    /// It is known what the name stands for.
-    Resolved {
-        /// The image, under its whole name.
-        image: String,
-        /// Its manifest.
-        digest: Digest,
-    },
-    /// A blob belongs to it that is not stored.
-    Queued {
-        /// The blob.
-        digest: Digest,
-        /// In bytes.
-        size: u64,
-    },
-    /// A blob has grown.
-    Progress {
-        /// The blob.
-        digest: Digest,
-        /// Bytes that are there.
-        written: u64,
-    },
-    /// A blob is stored.
-    Finished {
-        /// The blob.
-        digest: Digest,
-        /// In bytes.
-        size: u64,
-        /// Whether it was fetched now.
-        fetched: bool,
-    },
-    /// A part of an image, or the whole image, cannot be had.
-    Failed {
-        /// The image.
-        image: String,
-        /// The part, if it was one.
-        digest: Option<Digest>,
-        /// What kind of failure.
-        failure: Failure,
-        /// For people.
-        message: String,
-    },
-    /// An image is done with.
-    Done {
-        /// The image.
-        image: String,
-        /// Whether all of it is stored.
-        complete: bool,
-        /// How many blobs it has.
-        blobs: usize,
-        /// Bytes that were fetched now.
-        fetched_bytes: u64,
-    },
-}
 
 /// Where the events go. That nobody listens does not matter.
 type Events = mpsc::Sender<PullEvent>;
@@ -214,20 +138,20 @@ impl Mirror {
         let events = &events;
         let stored = self.stored_blob(&route, &digest).await.map_err(|error| problem(Some(digest), &error))?;
         if stored.is_some() {
-            tell(events, PullEvent::Finished { digest, size, fetched: false }).await;
+            tell(events, PullEvent::Finished { digest, size_bytes: size, fetched: false }).await;
             return Ok(0);
         }
-        tell(events, PullEvent::Queued { digest, size }).await;
+        tell(events, PullEvent::Queued { digest, size_bytes: size }).await;
         let source = BlobSource { upstream: route.upstream.clone(), location: route.location.clone(), digest };
         let (following, _) = self.0.clone().fly(source, None);
         // Progress is a courtesy: a listener that is slow misses some.
-        let grew = |written| drop(events.try_send(PullEvent::Progress { digest, written }));
+        let grew = |written_bytes| drop(events.try_send(PullEvent::Progress { digest, written_bytes }));
         landed(following, grew).await.map_err(|error| problem(Some(digest), &error))?;
         if !self.0.has(&route.location, &digest).await {
             let message = "it came, but the store could not keep it; see the daemon's log".to_owned();
             return Err((Some(digest), Failure::NotKept, message));
         }
-        tell(events, PullEvent::Finished { digest, size, fetched: true }).await;
+        tell(events, PullEvent::Finished { digest, size_bytes: size, fetched: true }).await;
         Ok(size)
     }
 }

@@ -6,93 +6,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-
-use crate::clock::Timestamp;
+use crate::documents::{self, Endpoint, FillStatus, LastError, Pulls, Share, Status, StoreStatus, UpstreamStatus};
 use crate::mirror::Mirror;
 use crate::mirror::flight::progress::Phase;
-use crate::oci::{Digest, RegistryName};
+use crate::mirror::recall::freshness::Mode;
+use crate::oci::RegistryName;
 use crate::outcome::Outcome;
-use crate::upstream::health::EndpointHealth;
-
-/// How the mirror is doing.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
-    /// Of the daemon.
-    pub version: String,
-    /// When it started.
-    pub started_at: Timestamp,
-    /// `online`, `prefer-cache` or `offline`.
-    pub mode: String,
-    /// What clients asked for.
-    pub requests: Share,
-    /// What clients got, in bytes.
-    pub bytes: Share,
-    /// What upstreams sent, in bytes of content.
-    pub fetched_bytes: u64,
-    /// What clients got and no upstream sent, in bytes.
-    pub saved_bytes: u64,
-    /// What is being fetched just now.
-    pub fills: Vec<FillStatus>,
-    /// The registries that we may ask.
-    pub upstreams: Vec<UpstreamStatus>,
-    /// What the store holds and may hold.
-    pub store: StoreStatus,
-}
-
-/// A sum by where it came from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Share {
-    /// All together.
-    pub total: u64,
-    /// From the store.
-    pub hit: u64,
-    /// From fills that others had started.
-    pub joined: u64,
-    /// Fetched for it.
-    pub missed: u64,
-    /// `hit` as a part of `total`, 0 to 1; nothing while there is nothing to count.
-    pub hit_ratio: Option<f64>,
-}
-
-/// A blob on its way from upstream.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FillStatus {
-    /// Upstream and repository.
-    pub repository: String,
-    /// The blob.
-    pub digest: Digest,
-    /// Bytes that are there.
-    pub written: u64,
-    /// Bytes that there will be, where upstream says so.
-    pub total: Option<u64>,
-    /// Clients that read along.
-    pub readers: usize,
-}
-
-/// A registry that we may ask.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpstreamStatus {
-    /// The name images use.
-    pub host: String,
-    /// Fills that get bytes from it.
-    pub filling: usize,
-    /// Fills that wait for their turn, or for its answer.
-    pub waiting: usize,
-    /// Its addresses in the order in which they are tried; none when nobody is ever asked.
-    pub endpoints: Vec<EndpointHealth>,
-}
-
-/// What the store holds and may hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoreStatus {
-    /// Bytes in blobs.
-    pub used_bytes: u64,
-    /// Number of blobs.
-    pub blobs: u64,
-    /// Bytes it may hold; 0 until that is known.
-    pub budget_bytes: u64,
-}
+use crate::upstream::health::{EndpointHealth, EndpointState};
 
 impl Mirror {
     /// How it is doing now.
@@ -116,15 +36,15 @@ impl Mirror {
             fills.push(FillStatus {
                 repository: location.to_string(),
                 digest,
-                written,
-                total: progress.total,
+                written_bytes: written,
+                size_bytes: progress.total,
                 readers,
             });
         }
         Status {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: self.0.started_at,
-            mode: self.0.policy.mode.as_str().to_owned(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.0.started_at.into(),
+            mode: mode(self.0.policy.mode),
             requests: share(&totals.requests),
             bytes,
             fetched_bytes: totals.received,
@@ -140,8 +60,35 @@ impl Mirror {
     fn upstream(&self, name: &RegistryName) -> (String, UpstreamStatus) {
         let upstream = self.0.routes.upstream(name);
         let endpoints = upstream.map(|upstream| upstream.health().endpoints).unwrap_or_default();
+        let endpoints = endpoints.into_iter().map(endpoint).collect();
         let status = UpstreamStatus { host: name.to_string(), filling: 0, waiting: 0, endpoints };
         (name.to_string(), status)
+    }
+}
+
+const fn mode(mode: Mode) -> documents::Mode {
+    match mode {
+        Mode::Online => documents::Mode::Online,
+        Mode::PreferCache => documents::Mode::PreferCache,
+        Mode::Offline => documents::Mode::Offline,
+    }
+}
+
+fn endpoint(health: EndpointHealth) -> Endpoint {
+    Endpoint {
+        url: health.url,
+        state: match health.state {
+            EndpointState::Up => documents::EndpointState::Up,
+            EndpointState::Down => documents::EndpointState::Down,
+            EndpointState::Probing => documents::EndpointState::Probing,
+            EndpointState::Limited => documents::EndpointState::Limited,
+        },
+        asked_again_at: health.asked_again_at.map(Into::into),
+        last_error: health.last_error.map(|error| LastError { class: error.class, failed_at: error.at.into() }),
+        pulls: health.pulls.map(|pulls| {
+            let resets_at = pulls.resets_at.into();
+            Pulls { limit: pulls.limit, left: pulls.left, resets_at }
+        }),
     }
 }
 

@@ -9,9 +9,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
-
 use crate::clock::Timestamp;
+use crate::documents::Garbage;
 use crate::metadata::{BlobRecord, TagKey};
 use crate::mirror::images::catalog::CatalogError;
 use crate::mirror::{Location, Mirror, Shared};
@@ -20,24 +19,6 @@ use crate::oci::{Descriptor, Digest, Manifest, Reference};
 
 /// What was used more recently is pulled by digest, or is being pulled just now.
 const GRACE: Duration = Duration::from_secs(24 * 60 * 60);
-
-/// What was deleted, or would be.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Garbage {
-    /// Whether it was only looked for.
-    pub dry_run: bool,
-    /// How many blobs.
-    pub blobs: u64,
-    /// How many bytes.
-    pub bytes: u64,
-    /// How many blobs could not be deleted.
-    pub failed: u64,
-    /// How many manifests that are wanted could not be read; nothing in their repositories goes.
-    #[serde(default)]
-    pub unreadable: u64,
-    /// Which blobs.
-    pub digests: Vec<Digest>,
-}
 
 /// What manifests lead to.
 #[derive(Debug, Default)]
@@ -74,10 +55,10 @@ impl Mirror {
                 continue;
             }
             garbage.blobs += 1;
-            garbage.bytes += record.size;
+            garbage.size_bytes += record.size;
             garbage.digests.push(digest);
         }
-        let Garbage { blobs, bytes, failed, .. } = garbage;
+        let Garbage { blobs, size_bytes: bytes, failed, .. } = garbage;
         tracing::info!(dry_run, blobs, bytes, failed, "looked for what no name leads to");
         Ok(garbage)
     }

@@ -5,46 +5,12 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::blob_store::StoreError;
+use crate::documents::Finding;
 use crate::mirror::Mirror;
-use crate::oci::Digest;
-
-/// What comes of reading everything.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "kebab-case")]
-pub enum Finding {
-    /// So much was read so far.
-    Progress {
-        /// Blobs that were read.
-        checked: u64,
-        /// Their bytes.
-        bytes: u64,
-        /// Blobs that there are.
-        of: u64,
-    },
-    /// A blob is not what its digest says.
-    Damaged {
-        /// The blob.
-        digest: Digest,
-        /// Whether it is sound again.
-        repaired: bool,
-    },
-    /// Everything was read.
-    Done {
-        /// Blobs that were read.
-        checked: u64,
-        /// Their bytes.
-        bytes: u64,
-        /// Blobs that were not what their digest says.
-        damaged: u64,
-        /// Those of them that are sound again.
-        repaired: u64,
-    },
-}
 
 impl Mirror {
     /// Reads every blob, at most `rate` bytes a second, and tells what it finds. Ends early when
@@ -60,12 +26,12 @@ impl Mirror {
     ) -> Result<(), StoreError> {
         let blobs = self.0.blobs.list().await?;
         let (of, start) = (blobs.len() as u64, Instant::now());
-        let (mut checked, mut bytes, mut damaged, mut repaired) = (0, 0_u64, 0, 0);
+        let (mut checked, mut checked_bytes, mut damaged, mut repaired) = (0, 0_u64, 0, 0);
         for (digest, size) in blobs {
             // Evicted since the list was made.
             let Some(content) = self.0.blobs.open(&digest).await else { continue };
             checked += 1;
-            bytes += size;
+            checked_bytes += size;
             if !self.0.check(&digest, &content).await {
                 damaged += 1;
                 let sound = repair && self.0.clone().heal(&digest).await;
@@ -74,14 +40,15 @@ impl Mirror {
                     return Ok(());
                 }
             }
-            if findings.send(Finding::Progress { checked, bytes, of }).await.is_err() {
+            if findings.send(Finding::Progress { checked, checked_bytes, of }).await.is_err() {
                 return Ok(());
             }
             if let Some(rate) = rate.filter(|rate| *rate > 0) {
-                tokio::time::sleep_until(start + Duration::from_millis(bytes.saturating_mul(1000) / rate)).await;
+                tokio::time::sleep_until(start + Duration::from_millis(checked_bytes.saturating_mul(1000) / rate))
+                    .await;
             }
         }
-        let _ = findings.send(Finding::Done { checked, bytes, damaged, repaired }).await;
+        let _ = findings.send(Finding::Done { checked, checked_bytes, damaged, repaired }).await;
         Ok(())
     }
 }

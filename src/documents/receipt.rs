@@ -1,16 +1,20 @@
 //! Receipts: which blobs the other side has, as a list of digests that fits through any hatch.
 //!
-//! Plain text, one digest a line, sorted; empty lines and lines that begin with `#` say nothing.
+//! In a file it is plain text, one digest a line, sorted; empty lines and lines that begin with `#` say nothing.
 //! The other side is believed: a blob that a receipt names is left out of the next bundle.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 use crate::oci::Digest;
 
 /// The digests of blobs that somebody has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
 pub struct Receipt(BTreeSet<Digest>);
 
 impl Receipt {

@@ -1,0 +1,73 @@
+//! Orders: what is asked of the interface with POST, as the body of the request. An order has no
+//! name and no version: the path says what it is. A key that is not known is an error.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Receipt;
+use crate::oci::Digest;
+
+/// Images and platforms: for `pull` and `ready`, and without platforms for `pin`, `unpin`, `forget`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ImagesOrder")]
+#[serde(default, deny_unknown_fields)]
+pub struct Images {
+    /// Such as `redis:7`.
+    pub images: Vec<String>,
+    /// Such as `linux/arm64`; none: the one of the daemon's machine.
+    pub platforms: Vec<String>,
+    /// Every platform, with what is no image: signatures and attestations.
+    pub all_platforms: bool,
+}
+
+/// A tag: for `freeze`, and without a digest for `unfreeze`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "FreezeOrder")]
+#[serde(default, deny_unknown_fields)]
+pub struct Freeze {
+    /// The tag, such as `redis:7`.
+    pub image: String,
+    /// What it is to be frozen to; none: what it has now.
+    pub digest: Option<Digest>,
+}
+
+/// For `gc`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "CollectOrder")]
+#[serde(default, deny_unknown_fields)]
+pub struct Collect {
+    /// Only say what would go.
+    pub dry_run: bool,
+}
+
+/// For `verify`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "VerifyOrder")]
+#[serde(default, deny_unknown_fields)]
+pub struct Verify {
+    /// Fetch again what is damaged.
+    pub repair: bool,
+    /// Bytes a second, 0 for as fast as the disk reads; none: the rate of the scrub.
+    pub rate: Option<u64>,
+}
+
+/// For `export`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ExportOrder")]
+#[serde(default, deny_unknown_fields)]
+pub struct Export {
+    /// These images.
+    pub images: Vec<String>,
+    /// Everything that is stored.
+    pub all: bool,
+    /// Only what was used in the last so many seconds.
+    pub used_since: Option<u64>,
+    /// Only these platforms; none: those that are stored.
+    pub platforms: Vec<String>,
+    /// What the other side has.
+    pub since: Receipt,
+    /// Only say what would be in it.
+    pub dry_run: bool,
+    /// Tell the plan and the end around the bytes.
+    pub framed: bool,
+}
