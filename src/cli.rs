@@ -141,7 +141,10 @@ fn refuse(talk: &clap::Error, json: bool) -> Exit {
         return Exit::Done;
     }
     if json {
-        let _ = talk::print_document(&Error::new(Code::Usage, talk.to_string().trim_end()));
+        let text = talk.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let (message, rest) = text.split_once("\n\n").unwrap_or((text, "see --help"));
+        let _ = talk::print_document(&Error::new(Code::Usage, message).with_hint(rest.trim_end()));
     }
     Exit::Usage
 }
