@@ -132,6 +132,12 @@ impl From<Limit> for FinishUnread {
 pub struct Cache {
     /// When upstream is asked, and what is done without it.
     pub policy: Policy,
+    /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
+    pub complete_only: bool,
+    /// Bytes of an image that are fetched ahead when a client gets its manifest; zero for none.
+    pub prefetch: u64,
+    /// How much may be missing of a blob for its fill to go on without readers.
+    pub finish_unread: FinishUnread,
     /// How long we remember that upstream has not got something.
     pub negative_ttl: Duration,
     /// Memory for manifests and small blobs that were asked for lately, in bytes; none when zero.

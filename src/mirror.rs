@@ -50,6 +50,7 @@ use answer::manifests::Fetched;
 use flight::bounds::Bounds;
 use flight::flights::{Flights, Shareable};
 use flight::progress::Following;
+use flight::unread::FinishUnread;
 use recall::lists::Lists;
 use recall::memory::Memory;
 use recall::negatives::Negatives;
@@ -82,8 +83,14 @@ pub struct Parts {
     pub metadata: Arc<dyn MetadataStore>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
-    /// The rules for tags.
+    /// The rules for tags and lists.
     pub policy: Policy,
+    /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
+    pub complete_only: bool,
+    /// Bytes of an image that are fetched ahead when a client gets its manifest; zero for none.
+    pub prefetch: u64,
+    /// How much may be missing of a blob for its fill to go on without readers.
+    pub finish_unread: FinishUnread,
     /// How long upstream's "not found" is believed.
     pub negative_ttl: Duration,
     /// The bounds of all fills together.
@@ -111,6 +118,9 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     started_at: Timestamp,
     policy: Policy,
+    complete_only: bool,
+    prefetch: u64,
+    finish_unread: FinishUnread,
     bounds: Bounds,
     room: Room,
     holds: Holds,
@@ -153,6 +163,9 @@ impl Mirror {
             metadata,
             clock,
             policy,
+            complete_only,
+            prefetch,
+            finish_unread,
             negative_ttl,
             bounds,
             room,
@@ -171,6 +184,9 @@ impl Mirror {
             started_at: clock.now(),
             clock,
             policy,
+            complete_only,
+            prefetch,
+            finish_unread,
             bounds,
             room,
             holds: Holds::default(),

@@ -248,13 +248,12 @@ fn who_we_are_to_a_proxy_stands_in_a_file() {
 
 #[test]
 fn what_may_be_missing_of_an_unread_blob_is_a_size_or_a_part() {
-    let finish =
-        |limit: &str| parse(&format!("cache.finish_unread = \"{limit}\"")).map(|c| c.cache.policy.finish_unread).ok();
+    let finish = |limit: &str| parse(&format!("cache.finish_unread = \"{limit}\"")).map(|c| c.cache.finish_unread).ok();
     assert_eq!(
         (finish("0%"), finish("1GB")),
         (Some(FinishUnread::Percent(0)), Some(FinishUnread::Bytes(1_000_000_000)))
     );
-    assert_eq!((valid("").cache.policy.finish_unread, finish("101%"), finish("5")), (FinishUnread::Always, None, None));
+    assert_eq!((valid("").cache.finish_unread, finish("101%"), finish("5")), (FinishUnread::Always, None, None));
 }
 
 #[test]
@@ -280,9 +279,9 @@ fn one_to_four_connections_and_nothing_or_a_size_ahead_are_off_unless_set() {
     for wrong in ["0", "5", "-1", "\"2\""] {
         assert!(parallel(wrong).is_err(), "{wrong}");
     }
-    assert_eq!(valid("[cache]\nprefetch = \"64MiB\"").cache.policy.prefetch, 64 << 20);
+    assert_eq!(valid("[cache]\nprefetch = \"64MiB\"").cache.prefetch, 64 << 20);
     assert!(broken("[cache]\nprefetch = \"64\"").contains("not a size"));
-    assert_eq!((valid("").cache.policy.prefetch, valid("").upstreams[0].parallel), (0, 1));
+    assert_eq!((valid("").cache.prefetch, valid("").upstreams[0].parallel), (0, 1));
 }
 
 #[test]

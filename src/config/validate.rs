@@ -201,13 +201,10 @@ impl Check {
                 mode: self.word("cache.mode", &typed.mode, &modes).unwrap_or_default(),
                 tag_ttl: self.duration("cache.tag_ttl", &typed.tag_ttl),
                 stale_if_error: self.duration("cache.stale_if_error", &typed.stale_if_error),
-                complete_only: typed.complete_only,
-                prefetch: self.size("cache.prefetch", &typed.prefetch),
-                finish_unread: self
-                    .limit("cache.finish_unread", &typed.finish_unread)
-                    .map(Into::into)
-                    .unwrap_or_default(),
             },
+            complete_only: typed.complete_only,
+            prefetch: self.size("cache.prefetch", &typed.prefetch),
+            finish_unread: self.limit("cache.finish_unread", &typed.finish_unread).map(Into::into).unwrap_or_default(),
             negative_ttl: self.duration("cache.negative_ttl", &typed.negative_ttl),
             memory: self.size("cache.memory", &typed.memory),
         }

@@ -162,7 +162,7 @@ async fn fetch(
     // Whichever is left behind lets go of upstream.
     let pumped = tokio::select! {
         pumped = pieces::pump(source, transfer, start, drain, &told) => Some(pumped),
-        () = unread::deserted(shared.policy.finish_unread, progress) => None,
+        () = unread::deserted(shared.finish_unread, progress) => None,
     };
     let Writer { ingest, verifier, reservation, .. } =
         writer.await.map_err(|error| End::Failed(MirrorError::Internal(error.to_string())))??;

@@ -39,9 +39,6 @@ impl Stage {
             mode: Mode::Online,
             tag_ttl: Duration::from_secs(3600),
             stale_if_error: Duration::from_secs(3600),
-            complete_only: false,
-            prefetch: 0,
-            finish_unread: FinishUnread::Always,
         };
         let mirror = Mirror::new(Parts {
             routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
@@ -50,6 +47,9 @@ impl Stage {
             metadata: metadata.clone(),
             clock: Arc::new(SystemClock),
             policy,
+            complete_only: false,
+            prefetch: 0,
+            finish_unread: FinishUnread::Always,
             negative_ttl: Duration::ZERO,
             bounds: Bounds::new(16, 16 << 20),
             room: Room::new(|_| u64::MAX),

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::blob_store::{Content, Source};
 use crate::clock::Timestamp;
 use crate::mirror::recall::freshness;
-use crate::mirror::recall::freshness::{Mode, Plan, Policy};
+use crate::mirror::recall::freshness::{Mode, Plan};
 use crate::mirror::recall::memory::{Asked, Kept, LONGEST, Stamp};
 use crate::mirror::{Location, Mirror, OCTET_STREAM, Route, Shared};
 use crate::oci::{Descriptor, Digest, Manifest, MediaType};
@@ -27,9 +27,8 @@ impl Mirror {
             return false;
         }
         let now = shared.clock.now();
-        let Policy { mode, complete_only, prefetch, .. } = shared.policy;
         // Whether the rest is there has to be looked at: to refuse half an image, or to fetch it ahead.
-        let leads_on = prefetch > 0 || (complete_only && mode == Mode::Offline);
+        let leads_on = shared.prefetch > 0 || (shared.complete_only && shared.policy.mode == Mode::Offline);
         if leads_on && !matches!(asked, Asked::Blob(_)) {
             return false;
         }

@@ -17,7 +17,7 @@ use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::images::image;
 use crate::mirror::images::image::Platforms;
 use crate::mirror::recall::freshness;
-use crate::mirror::recall::freshness::{Mode, Plan, Policy};
+use crate::mirror::recall::freshness::{Mode, Plan};
 use crate::mirror::recall::memory::{Asked, Stamp};
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::{BlobKey, Location, Mirror, OCTET_STREAM, Route, Shared};
@@ -70,8 +70,7 @@ impl Mirror {
                 }
             }
         };
-        let Policy { mode, complete_only, .. } = self.0.policy;
-        if complete_only && (mode == Mode::Offline || answer.outcome == Outcome::Stale) {
+        if self.0.complete_only && (self.0.policy.mode == Mode::Offline || answer.outcome == Outcome::Stale) {
             self.refuse_a_part(route, reference, &answer.manifest).await?;
         }
         Ok(answer)

@@ -160,8 +160,7 @@ impl Mirror {
     /// A client has got this manifest, and will ask for what it points at: begins to fetch as much of
     /// that as the policy says. Does not wait for it.
     pub fn expect_pull(&self, route: &Route, manifest: &Arc<Manifest>) {
-        let policy = &self.0.policy;
-        let wanted = policy.prefetch > 0 && policy.mode != Mode::Offline;
+        let wanted = self.0.prefetch > 0 && self.0.policy.mode != Mode::Offline;
         if !wanted || !is_image(&manifest.descriptor.media_type) {
             return;
         }
@@ -184,7 +183,7 @@ enum Ahead {
 
 impl Shared {
     async fn fetch_ahead(self: &Arc<Self>, route: &Route, manifest: &Manifest) {
-        let blobs = first_within(manifest.children().blobs, self.policy.prefetch);
+        let blobs = first_within(manifest.children().blobs, self.prefetch);
         let mut fetched = stream::iter(blobs).map(|blob| self.fetch_blob_ahead(route, blob)).buffer_unordered(AT_ONCE);
         let (mut blobs, mut bytes, mut dropped) = (0_u64, 0_u64, 0_u64);
         while let Some(ahead) = fetched.next().await {

@@ -6,7 +6,6 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::mirror::flight::unread::FinishUnread;
 use crate::upstream::{Allowance, UpstreamErrorClass};
 
 /// How eager the mirror is to ask upstream.
@@ -37,7 +36,7 @@ impl Mode {
 /// for an upstream that did not answer the last time.
 pub const PREFER_CACHE_PATIENCE: Duration = Duration::from_millis(300);
 
-/// The rules for tags.
+/// The rules for tags and lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// How eager to ask.
@@ -46,12 +45,6 @@ pub struct Policy {
     pub tag_ttl: Duration,
     /// How old a tag may be, since it was last checked, when upstream cannot answer.
     pub stale_if_error: Duration,
-    /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
-    pub complete_only: bool,
-    /// Bytes of an image that are fetched ahead when a client gets its manifest; zero for none.
-    pub prefetch: u64,
-    /// How much may be missing of a blob for its fill to go on without readers.
-    pub finish_unread: FinishUnread,
 }
 
 /// What to do about a tag.
@@ -122,9 +115,6 @@ mod tests {
         mode: Mode::Online,
         tag_ttl: Duration::from_secs(300),
         stale_if_error: Duration::from_secs(30 * 86_400),
-        complete_only: false,
-        prefetch: 0,
-        finish_unread: FinishUnread::Always,
     };
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
