@@ -20,7 +20,7 @@
 //! - **Hit.** [`blob_store::BlobStore::open`], and the file goes to the client.
 //! - **Cold miss.** [`mirror::flight`] gives the lead. A [`mirror::fill`] runs as a task of its own:
 //!   upstream, [`blob_store::ingest`], verify, commit, record. The client reads along.
-//! - **Joiner.** Everybody else reads the growing file through [`mirror::answer::body`], at their own pace.
+//! - **Joiner.** Everybody else reads the growing file through [`mirror::answer::reader`], at their own pace.
 //!   The last 64 KiB are held back until the digest is verified.
 //! - **Tag.** [`mirror::recall::freshness`] decides whether upstream is asked, and whether what is remembered
 //!   may stand in when upstream cannot answer.

@@ -1,9 +1,9 @@
 //! The mirror: answers requests from the store and from upstreams. The use case, without any edge.
 //!
 //! Four flows (see the crate's documentation): a hit, a cold miss, a joiner, a tag. In wings: the
-//! nouns [`flight`], [`recall`] and [`room`] below; what acts on them, [`fill`], [`answer`], [`keep`]
-//! and [`images`], above; this file puts them together. It knows ports, never adapters, and nothing of
-//! HTTP.
+//! nouns [`flight`], [`recall`] and [`room`] below; above them what acts, each on those before it:
+//! [`keep`], [`fill`], [`answer`], [`images`] and [`scrub`]. This file puts them together. It knows
+//! ports, never adapters, and nothing of HTTP.
 //!
 //! Truths: a dead upstream never breaks a pull that the store can serve; a broken store never
 //! breaks a pull that the upstream can serve; content in the store is served only to a repository
@@ -18,6 +18,7 @@ pub mod keep;
 pub mod recall;
 pub mod room;
 pub mod routes;
+pub mod scrub;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,41 +26,35 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::blob_store::BlobStore;
 use crate::blob_store::ingest::IngestDir;
-use crate::blob_store::{BlobStore, Content};
 use crate::clock::{Clock, Timestamp};
-use crate::metadata::uses::Uses;
-use crate::metadata::{MetadataStore, TagKey};
+use crate::metadata::MetadataStore;
 use crate::metrics::Metrics;
-use crate::oci::{Descriptor, Digest, RegistryName, Target};
-use crate::upstream::{ReferrerList, TagList};
+use crate::oci::{RegistryName, Target};
 
 pub use crate::metadata::Location;
-pub use answer::blob::BlobAnswer;
-pub use answer::body::{BlobBody, Chunk};
+pub use answer::blobs::{BlobAnswer, BlobBody, Chunk};
 pub use answer::lists::{ReferrersAnswer, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};
-pub use keep::scrub::Complaint;
 pub use recall::freshness::{Mode, Policy};
 pub use recall::memory::{Asked, Kept};
 pub use room::Room;
+pub use room::stored::Complaint;
 pub use routes::{Route, RouteError, Routes};
 
-use answer::manifests::Fetched;
+use answer::lists::ListAnswers;
+use answer::{Answers, Rules};
+use fill::Fills;
 use flight::bounds::Bounds;
-use flight::flights::{Flights, Shareable};
-use flight::progress::Following;
+use flight::flights::Flights;
 use flight::unread::FinishUnread;
-use recall::lists::Lists;
-use recall::memory::Memory;
+use images::prefetch::Ahead;
 use recall::negatives::Negatives;
 use room::holds::Holds;
-use room::late::Late;
-use room::trust::Trust;
-
-/// The type of content that was fetched as a blob.
-const OCTET_STREAM: &str = "application/octet-stream";
+use room::stored::Stored;
+use scrub::Scrub;
 
 /// How often access times are written.
 const USES_EVERY: Duration = Duration::from_secs(10);
@@ -105,11 +100,7 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
-/// The key of a fill. Not the digest alone: a joiner must not inherit another repository's
-/// permission, or its 404.
-pub(crate) type BlobKey = (Location, Digest);
-
-/// What all tasks of a mirror share.
+/// SCAFFOLD
 pub(crate) struct Shared {
     routes: Routes,
     blobs: Arc<dyn BlobStore>,
@@ -118,92 +109,97 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     started_at: Timestamp,
     policy: Policy,
-    complete_only: bool,
-    prefetch: u64,
-    finish_unread: FinishUnread,
-    bounds: Bounds,
     room: Room,
     holds: Holds,
-    trust: Trust,
-    memory: Memory,
     metrics: Arc<Metrics>,
-    fills: Flights<BlobKey, Following>,
-    tags: Flights<TagKey, Shareable<Fetched>>,
-    manifests: Flights<BlobKey, Shareable<Fetched>>,
-    negatives: Negatives,
-    tag_lists: Lists<TagList>,
-    referrer_lists: Lists<ReferrerList>,
-    uses: Uses,
-    late: Arc<Late>,
+    stored: Arc<Stored>,
+    negatives: Arc<Negatives>,
     tasks: TaskTracker,
-    /// Cancelled when running fills have to end.
     ending: CancellationToken,
+}
+
+impl std::ops::Deref for Wings {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Shared {
+    fn member(&self, location: &Location, digest: &crate::oci::Digest) -> Option<crate::oci::Descriptor> {
+        self.stored.member(location, digest)
+    }
+}
+
+/// What a mirror consists of.
+struct Wings {
+    shared: Arc<Shared>,
+    fills: Arc<Fills>,
+    answers: Answers,
+    ahead: Ahead,
+    scrub: Scrub,
 }
 
 /// The use case: answers for manifests and blobs. Cheap to clone.
 #[derive(Clone)]
-pub struct Mirror(Arc<Shared>);
+pub struct Mirror(Arc<Wings>);
 
 impl std::fmt::Debug for Mirror {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mirror")
-            .field("routes", &self.0.routes)
-            .field("fills", &self.0.fills.len())
-            .finish_non_exhaustive()
+        f.debug_struct("Mirror").field("routes", &self.0.routes).field("fills", &self.fills()).finish_non_exhaustive()
     }
 }
 
 impl Mirror {
     /// Puts a mirror together. Does no I/O and asks nobody.
     pub fn new(parts: Parts) -> Mirror {
-        let Parts {
-            routes,
+        let Parts { routes, blobs, ingests, metadata, clock, policy, negative_ttl, metrics, .. } = parts;
+        let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
+        let stored = Arc::new(Stored::new(
+            blobs.clone(),
+            metadata.clone(),
+            clock.clone(),
+            tasks.clone(),
+            metrics.clone(),
+            parts.verify_on_read,
+        ));
+        let negatives = Arc::new(Negatives::new(negative_ttl, clock.clone()));
+        let shared = Arc::new(Shared {
+            routes: routes.clone(),
             blobs,
-            ingests,
-            metadata,
-            clock,
-            policy,
-            complete_only,
-            prefetch,
-            finish_unread,
-            negative_ttl,
-            bounds,
-            room,
-            verify_on_read,
-            memory,
-            metrics,
-        } = parts;
-        let tasks = TaskTracker::new();
-        let of_lists = (Arc::clone(&metadata), Arc::clone(&clock), tasks.clone());
-        let (for_tags, for_referrers) = (of_lists.clone(), of_lists);
-        Mirror(Arc::new(Shared {
-            routes,
-            blobs,
-            ingests,
-            metadata,
+            ingests: ingests.clone(),
+            metadata: metadata.clone(),
             started_at: clock.now(),
-            clock,
+            clock: clock.clone(),
             policy,
-            complete_only,
-            prefetch,
-            finish_unread,
-            bounds,
-            room,
+            room: parts.room,
             holds: Holds::default(),
-            trust: Trust::new(verify_on_read),
-            memory: Memory::new(memory),
+            metrics: metrics.clone(),
+            stored: stored.clone(),
+            negatives: negatives.clone(),
+            tasks: tasks.clone(),
+            ending: ending.clone(),
+        });
+        let lists = ListAnswers::new(policy, negative_ttl, &metadata, &clock, &tasks);
+        let fills = Arc::new(Fills {
+            flights: Flights::new(),
+            bounds: parts.bounds,
+            stored,
+            ingests,
+            room: shared.clone(),
+            negatives,
+            finish_unread: parts.finish_unread,
             metrics,
-            fills: Flights::new(),
-            tags: Flights::new(),
-            manifests: Flights::new(),
-            negatives: Negatives::new(negative_ttl),
-            tag_lists: Lists::new(policy, negative_ttl, for_tags.0, for_tags.1, for_tags.2),
-            referrer_lists: Lists::new(policy, negative_ttl, for_referrers.0, for_referrers.1, for_referrers.2),
-            uses: Uses::default(),
-            late: Arc::default(),
             tasks,
-            ending: CancellationToken::new(),
-        }))
+            ending,
+        });
+        let Parts { complete_only, memory, prefetch, .. } = parts;
+        let most = if policy.mode == Mode::Offline { 0 } else { prefetch };
+        let rules = Rules { policy, complete_only, fetches_ahead: prefetch > 0, memory };
+        let answers = Answers::new(&fills, lists, metadata, clock, rules);
+        let ahead = Ahead { fills: fills.clone(), most };
+        let scrub = Scrub { routes, fills: fills.clone() };
+        Mirror(Arc::new(Wings { shared, fills, answers, ahead, scrub }))
     }
 
     /// Finds the upstream and the repository of a request.
@@ -224,7 +220,7 @@ impl Mirror {
 
     /// How many fills are under way.
     pub fn fills(&self) -> usize {
-        self.0.fills.len()
+        self.0.fills.flights.len()
     }
 
     /// Writes access times, and makes durable what was recorded, until the future is dropped. Run it
@@ -233,9 +229,9 @@ impl Mirror {
         loop {
             for _ in 0..FLUSH_EVERY {
                 tokio::time::sleep(USES_EVERY).await;
-                self.0.write_uses().await;
+                self.0.stored.write_uses().await;
             }
-            self.0.flush("the index was not flushed").await;
+            self.0.stored.records.flush("the index was not flushed").await;
         }
     }
 
@@ -247,37 +243,7 @@ impl Mirror {
             self.0.ending.cancel();
             let _ = tokio::time::timeout(LAST_WORDS, self.0.tasks.wait()).await;
         }
-        self.0.write_uses().await;
-        self.0.flush("the index was not flushed; it is rebuilt from the files").await;
-    }
-}
-
-impl Shared {
-    async fn write_uses(&self) {
-        let uses = self.uses.drain();
-        if uses.is_empty() {
-            return;
-        }
-        let metadata = Arc::clone(&self.metadata);
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || metadata.touch(&uses)).await {
-            tracing::debug!(%error, "access times were not written");
-        }
-    }
-
-    /// Opens content of this repository, with what is known of it. `None` when it is not stored, or
-    /// when upstream has not said that this repository has it.
-    async fn open_member(&self, location: &Location, digest: &Digest) -> Option<(Descriptor, Content)> {
-        let descriptor = self.member(location, digest)?;
-        let content = self.blobs.open(digest).await?;
-        let content = self.trusted(digest, content, Some(descriptor.size)).await?;
-        self.uses.note(digest, self.clock.now());
-        Some((descriptor, content))
-    }
-
-    fn member(&self, location: &Location, digest: &Digest) -> Option<Descriptor> {
-        self.metadata.member(location, digest).unwrap_or_else(|error| {
-            tracing::warn!(%location, %digest, %error, "membership unknown, asking upstream");
-            None
-        })
+        self.0.stored.write_uses().await;
+        self.0.stored.records.flush("the index was not flushed; it is rebuilt from the files").await;
     }
 }

@@ -1,12 +1,133 @@
 //! Answers for clients: blobs, manifests and lists, from memory, the store, a fill or upstream.
 
 mod at_hand;
-pub mod blob;
 pub mod blobs;
-pub mod body;
 mod lazy;
 pub mod lists;
 pub mod manifests;
+pub mod reader;
 pub mod relay;
 pub mod tag_moves;
+pub(crate) mod tags;
 mod witness;
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::metadata::{MetadataStore, TagKey};
+use crate::mirror::Mirror;
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::fill::Fills;
+use crate::mirror::flight::flights::Flights;
+use crate::mirror::images::image;
+use crate::mirror::images::image::Platforms;
+use crate::mirror::recall::freshness::{Mode, Policy};
+use crate::mirror::recall::memory::Memory;
+use crate::mirror::routes::Route;
+use crate::oci::{AcceptSet, Descriptor, Manifest, Reference};
+use crate::outcome::Outcome;
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+use at_hand::AtHand;
+use blobs::Blobs;
+use lists::ListAnswers;
+use manifests::{ManifestAnswer, Manifests};
+use tags::Tags;
+
+/// Everything that answers clients.
+pub(crate) struct Answers {
+    pub(crate) blobs: Blobs,
+    tags: Arc<Tags>,
+    pub(crate) lists: ListAnswers,
+    at_hand: AtHand,
+    /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
+    complete_only: bool,
+}
+
+/// What clients are answered by.
+#[derive(Clone, Copy)]
+pub(super) struct Rules {
+    pub(super) policy: Policy,
+    pub(super) complete_only: bool,
+    pub(super) fetches_ahead: bool,
+    pub(super) memory: u64,
+}
+
+impl Answers {
+    pub(super) fn new(
+        fills: &Arc<Fills>,
+        lists: ListAnswers,
+        metadata: Arc<dyn MetadataStore>,
+        clock: Arc<dyn Clock>,
+        rules: Rules,
+    ) -> Answers {
+        let Rules { policy, complete_only, fetches_ahead, memory } = rules;
+        let (fills, stored, negatives) = (Arc::clone(fills), Arc::clone(&fills.stored), Arc::clone(&fills.negatives));
+        let (memory, metrics, tasks) = (Arc::new(Memory::new(memory)), Arc::clone(&fills.metrics), fills.tasks.clone());
+        let at_hand = AtHand {
+            memory: memory.clone(),
+            stored: stored.clone(),
+            policy,
+            manifests_lead_on: fetches_ahead || (complete_only && policy.mode == Mode::Offline),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+        };
+        let manifests = Arc::new(Manifests {
+            stored: stored.clone(),
+            memory: memory.clone(),
+            fills: fills.clone(),
+            flights: Flights::new(),
+            negatives: negatives.clone(),
+        });
+        let blobs = Blobs { stored, memory, fills, negatives: negatives.clone() };
+        let flights = Flights::new();
+        let tags = Arc::new(Tags { manifests, flights, policy, metadata, negatives, clock, metrics, tasks });
+        Answers { blobs, tags, lists, at_hand, complete_only }
+    }
+}
+
+impl Mirror {
+    /// A manifest by tag or digest.
+    ///
+    /// # Errors
+    /// [`MirrorError::Upstream`] when upstream says no, or cannot answer and nothing stored may
+    /// stand in for it.
+    pub async fn manifest(
+        &self,
+        route: &Route,
+        reference: &Reference,
+        accept: AcceptSet,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let Answers { tags, complete_only, .. } = &self.0.answers;
+        let answer = match reference {
+            Reference::Digest(digest) => tags.manifests.answer(route, *digest).await?,
+            Reference::Tag(tag) => {
+                let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
+                tags.manifest(route, key).await?
+            }
+        };
+        if *complete_only && (tags.policy.mode == Mode::Offline || answer.outcome == Outcome::Stale) {
+            self.refuse_a_part(route, reference, &answer.manifest).await?;
+        }
+        Ok(answer)
+    }
+
+    /// Refuses a manifest of which nobody could pull the rest now.
+    async fn refuse_a_part(&self, route: &Route, name: &Reference, manifest: &Manifest) -> Result<(), MirrorError> {
+        let image = self.tree(&route.location, manifest.descriptor.clone(), 1).await;
+        let stored = self.stored(&route.location, &image).await;
+        let have = |part: &Descriptor| stored.contains(&part.digest);
+        if image::is_pullable(&image, &have) {
+            return Ok(());
+        }
+        let missing = image::completeness(&image, &Platforms::Machines, &have);
+        let message = format!(
+            "{}: {name} is incomplete here, {} parts with {} bytes are missing, and upstream is away",
+            route.location,
+            missing.missing.len(),
+            missing.missing_bytes
+        );
+        let error = UpstreamError::new(UpstreamErrorClass::Unavailable, message);
+        Err(MirrorError::upstream(Subject::Manifest, error))
+    }
+}

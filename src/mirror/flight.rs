@@ -8,3 +8,17 @@ pub mod flights;
 pub mod progress;
 pub mod transfer;
 pub mod unread;
+
+use std::sync::Arc;
+
+use crate::metadata::Location;
+use crate::mirror::error::MirrorError;
+use crate::oci::{Digest, Manifest};
+use crate::outcome::Outcome;
+
+/// The key of what is on its way. Not the digest alone: who joins must not inherit another
+/// repository's permission, or its 404.
+pub(crate) type BlobKey = (Location, Digest);
+
+/// What a flight for a manifest brings.
+pub(crate) type Fetched = Result<(Arc<Manifest>, Outcome), MirrorError>;

@@ -1,9 +1,5 @@
-//! What keeps the store sound and within its bounds: making room, collecting garbage, hashing again,
-//! and writing down what is known.
+//! What keeps the store within its bounds: making room, collecting garbage.
 
 pub mod eviction;
 pub mod garbage;
 pub mod making_room;
-pub(in crate::mirror) mod records;
-pub mod scrub;
-pub mod verify;

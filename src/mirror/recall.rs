@@ -1,8 +1,8 @@
 //! What is remembered in memory, and when that may be served: nouns, and decisions that take `now`.
 
 pub mod freshness;
-mod keeper;
+pub(crate) mod keeper;
 mod known;
-pub(in crate::mirror) mod lists;
+pub(crate) mod lists;
 pub mod memory;
-pub(in crate::mirror) mod negatives;
+pub(crate) mod negatives;

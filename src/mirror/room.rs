@@ -1,11 +1,11 @@
-//! Room in the store: nouns of what is promised, held and trusted.
+//! Room in the store, and what is in it: nouns of what is promised, held, stored and recorded.
 //!
 //! Every fill reserves its size before its first byte is written, and what is not known in advance
 //! as it grows, so blobs and reservations together stay within the allowance.
 
-pub(in crate::mirror) mod holds;
-pub(in crate::mirror) mod late;
-pub(in crate::mirror) mod trust;
+pub(crate) mod holds;
+pub(crate) mod records;
+pub(crate) mod stored;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,10 +24,10 @@ pub struct Room {
     promised: Arc<Mutex<u64>>,
     /// What stored manifests point at: they never change, so each is read once. Held while room is
     /// made: one at a time.
-    pub(in crate::mirror) children: tokio::sync::Mutex<Children>,
+    pub(crate) children: tokio::sync::Mutex<Children>,
 }
 
-pub(in crate::mirror) type Children = HashMap<Digest, Arc<[Digest]>>;
+pub(crate) type Children = HashMap<Digest, Arc<[Digest]>>;
 
 impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,11 +72,11 @@ impl Room {
     }
 
     /// Held by whoever makes room, and by those who must not be overtaken by that.
-    pub(in crate::mirror) async fn one_at_a_time(&self) -> impl Drop + '_ {
+    pub(crate) async fn one_at_a_time(&self) -> impl Drop + '_ {
         self.children.lock().await
     }
 
-    pub(in crate::mirror) fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
+    pub(crate) fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
         let mut promised = self.promised.lock();
         let taken = stored.saturating_add(*promised);
         if taken.saturating_add(bytes) > (self.allowance)(taken) {
@@ -87,7 +87,7 @@ impl Room {
     }
 
     /// How many bytes are too many, if `bytes` more are to come, and what the store may hold.
-    pub(in crate::mirror) fn excess(&self, stored: u64, bytes: u64) -> (u64, u64) {
+    pub(crate) fn excess(&self, stored: u64, bytes: u64) -> (u64, u64) {
         let taken = stored.saturating_add(self.promised());
         let allowed = (self.allowance)(taken);
         (taken.saturating_add(bytes).saturating_sub(allowed), allowed)

@@ -18,6 +18,9 @@ pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.man
 /// Docker's oldest manifest, schema 1.
 pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
 
+/// The type of blobs, whatever they are.
+pub const OCTET_STREAM: &str = "application/octet-stream";
+
 /// What content is: its digest, its size in bytes, its media type.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Descriptor {
@@ -27,6 +30,18 @@ pub struct Descriptor {
     pub size: u64,
     /// How it is to be read.
     pub media_type: MediaType,
+}
+
+impl Descriptor {
+    /// Content that was asked for as a blob: what else it is, is not known.
+    pub fn of_blob(digest: Digest, size: u64) -> Descriptor {
+        Descriptor { digest, size, media_type: MediaType::from(OCTET_STREAM) }
+    }
+
+    /// Whether no more is known of it than that it is a blob.
+    pub fn is_of_blob(&self) -> bool {
+        self.media_type.as_ref() == OCTET_STREAM
+    }
 }
 
 impl TryFrom<&oci_spec::image::Descriptor> for Descriptor {

@@ -1,22 +1,63 @@
-//! Blobs: flows A (hit), B (cold miss) and C (joiner).
+//! Blobs: flows A (hit), B (cold miss) and C (joiner), and the bytes on their way to one client.
+//!
+//! Truth: a body that ends without an error was verified. The exception is a client that asks for a
+//! part of a blob which is still arriving, where the part does not reach the end or is read lazily
+//! (see `lazy`): no digest covers a part, and holding it back until the whole is there would
+//! stall those who read lazily.
 
+use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use bytes::Bytes;
 
-use crate::blob_store::Content;
-use crate::mirror::answer::blob::{BlobAnswer, BlobStat, select};
-use crate::mirror::answer::body::{BlobBody, FillReader};
+use crate::blob_store::{Content, Source};
+use crate::mirror::Mirror;
+use crate::mirror::answer::lazy;
+use crate::mirror::answer::reader::FillReader;
+use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
-use crate::mirror::fill::Fill;
-use crate::mirror::flight::flights::Seat;
+use crate::mirror::fill::Fills;
 use crate::mirror::flight::progress::{Following, Phase, Progress, finished, started};
 use crate::mirror::flight::transfer::BlobSource;
-use crate::mirror::keep::scrub::Complaint;
-use crate::mirror::recall::negatives::Missing;
-use crate::mirror::{Mirror, Route, Shared};
-use crate::oci::{Digest, RangeHeader, Span};
+use crate::mirror::recall::memory::{Damaged, Memory};
+use crate::mirror::recall::negatives::{Missing, Negatives};
+use crate::mirror::room::stored::{Complaint, Stored};
+use crate::mirror::routes::Route;
+use crate::oci::{Digest, RangeHeader, Selection, Span};
 use crate::outcome::Outcome;
+
+/// An answer with a blob, or with a part of it.
+#[derive(Debug)]
+pub struct BlobAnswer {
+    /// What was asked for.
+    pub digest: Digest,
+    /// Size of the whole blob in bytes; unknown where upstream does not say it.
+    pub size: Option<u64>,
+    /// The part that was selected; `None` for the whole blob.
+    pub part: Option<Range<u64>>,
+    /// The bytes.
+    pub body: BlobBody,
+    /// Where they come from.
+    pub outcome: Outcome,
+}
+
+/// The size of a blob, for clients that want no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlobStat {
+    /// In bytes; unknown where upstream does not say it.
+    pub size: Option<u64>,
+    /// Where the answer comes from.
+    pub outcome: Outcome,
+}
+
+/// Answers with blobs.
+pub(crate) struct Blobs {
+    pub(super) stored: Arc<Stored>,
+    pub(super) memory: Arc<Memory>,
+    pub(super) fills: Arc<Fills>,
+    pub(super) negatives: Arc<Negatives>,
+}
 
 impl Mirror {
     /// A blob, or the part of it that `range` selects.
@@ -30,19 +71,18 @@ impl Mirror {
         digest: Digest,
         range: Option<&RangeHeader>,
     ) -> Result<BlobAnswer, MirrorError> {
-        let stamp = self.0.stamp();
-        if let Some((content, outcome)) = self.stored_blob(route, &digest).await?
-            && let Some(content) = self.0.blob_in_memory(&route.location, &digest, content, stamp).await
-        {
-            return stored(&self.0, content, digest, range, outcome);
+        let blobs = &self.0.answers.blobs;
+        if let Some((content, outcome)) = blobs.sound(route, &digest).await? {
+            return blobs.hit(content, digest, range, outcome);
         }
-        self.0.negatives.check(&Missing::blob(&route.location, digest), self.0.clock.now())?;
+        blobs.negatives.check(&Missing::blob(&route.location, digest))?;
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
-        let (following, outcome) = self.0.clone().fly(source.clone(), None);
+        let (following, outcome) = blobs.fills.fly(source.clone(), None);
         if let Some(range) = range.filter(|range| range.is_bounded())
-            && let Some(answer) = self.0.lazy_part(&following, &source, range).await?
+            && let Some((size, part, relay)) = lazy::part(&blobs.fills, &following, &source, range).await?
         {
-            return Ok(answer);
+            let body = BlobBody::Relayed(Box::new(relay));
+            return Ok(BlobAnswer { digest, size: Some(size), part: Some(part), body, outcome: Outcome::Relayed });
         }
         filling(following, source, range, outcome).await
     }
@@ -52,86 +92,79 @@ impl Mirror {
     /// # Errors
     /// [`MirrorError::Upstream`] when the blob is not stored and upstream does not confirm it.
     pub async fn stat_blob(&self, route: &Route, digest: Digest) -> Result<BlobStat, MirrorError> {
-        if let Some((content, outcome)) = self.stored_blob(route, &digest).await? {
+        let blobs = &self.0.answers.blobs;
+        if let Some((content, outcome)) = blobs.stored(route, &digest).await? {
             return Ok(BlobStat { size: Some(content.size), outcome });
         }
-        if let Some(mut following) = self.0.fills.join(&(route.location.clone(), digest)) {
+        if let Some(mut following) = blobs.fills.flights.join(&(route.location.clone(), digest)) {
             let size = started(&mut following).await?.total;
             return Ok(BlobStat { size, outcome: Outcome::Join });
         }
-        let size = self.confirm(route, &digest).await?;
+        let size = blobs.confirm(route, &digest).await?;
         Ok(BlobStat { size, outcome: Outcome::Relayed })
     }
+}
 
+impl Blobs {
     /// The blob from the store, if this repository may have it: upstream said so before, or says so
     /// now.
-    pub(in crate::mirror) async fn stored_blob(
+    pub(crate) async fn stored(
         &self,
         route: &Route,
         digest: &Digest,
     ) -> Result<Option<(Content, Outcome)>, MirrorError> {
-        if let Some((_, content)) = self.0.open_member(&route.location, digest).await {
+        if let Some((_, content)) = self.stored.open(&route.location, digest).await {
             return Ok(Some((content, Outcome::Hit)));
         }
-        let Some(content) = self.0.blobs.open(digest).await else { return Ok(None) };
-        let Some(content) = self.0.trusted(digest, content, None).await else { return Ok(None) };
+        let Some(content) = self.stored.open_any(digest).await else { return Ok(None) };
         self.confirm(route, digest).await?;
-        self.0.uses.note(digest, self.0.clock.now());
+        self.stored.note(digest);
         Ok(Some((content, Outcome::Revalidated)))
     }
 
+    /// The same, in memory where it is small. `None` also when it turns out to be damaged; it was then
+    /// taken out of sight.
+    async fn sound(&self, route: &Route, digest: &Digest) -> Result<Option<(Content, Outcome)>, MirrorError> {
+        let stamp = self.stored.stamp();
+        let Some((content, outcome)) = self.stored(route, digest).await? else { return Ok(None) };
+        let content = match self.memory.load(&route.location, digest, content, stamp).await {
+            Ok(content) => Some(content),
+            // Read and hashed once more, and set aside if that is how it is.
+            Err(Damaged(content)) => self.stored.check(digest, &content).await.then_some(content),
+        };
+        Ok(content.map(|content| (content, outcome)))
+    }
+
     /// Asks upstream whether the repository has the blob, and remembers a yes.
-    async fn confirm(&self, route: &Route, digest: &Digest) -> Result<Option<u64>, MirrorError> {
-        self.0.negatives.check(&Missing::blob(&route.location, *digest), self.0.clock.now())?;
-        let stat = route.upstream.stat(&route.location.repository, digest).await;
-        let size = stat.map_err(|error| {
-            self.0.negatives.note(|| Missing::blob(&route.location, *digest), error.class, self.0.clock.now());
+    async fn confirm(
+        &self,
+        Route { location, upstream, .. }: &Route,
+        digest: &Digest,
+    ) -> Result<Option<u64>, MirrorError> {
+        self.negatives.check(&Missing::blob(location, *digest))?;
+        let size = upstream.stat(&location.repository, digest).await.map_err(|error| {
+            self.negatives.note(|| Missing::blob(location, *digest), error.class);
             MirrorError::upstream(Subject::Blob, error)
         })?;
         if let Some(size) = size {
-            self.0.record_blob_member(&route.location, *digest, size).await;
+            self.stored.add_blob_member(location, *digest, size).await;
         }
         Ok(size)
     }
-}
 
-impl Shared {
-    /// Joins the fill of a blob, or starts it; at `place` among the fills, or else at the next that
-    /// is free.
-    pub(in crate::mirror) fn fly(
-        self: Arc<Shared>,
-        source: BlobSource,
-        place: Option<OwnedSemaphorePermit>,
-    ) -> (Following, Outcome) {
-        let mut opened = None;
-        let seat = self.fills.seat((source.location.clone(), source.digest), || {
-            let (progress, following) = watch::channel(Progress::starting());
-            opened = Some(progress);
-            following
-        });
-        match (seat, opened) {
-            (Seat::Lead(following, departure), Some(progress)) => {
-                let fill = Fill { shared: Arc::clone(&self), source, progress, departure, place };
-                self.tasks.spawn(fill.run());
-                (following, Outcome::Fill)
-            }
-            (Seat::Lead(following, _) | Seat::Join(following), _) => (following, Outcome::Join),
-        }
+    fn hit(
+        &self,
+        content: Content,
+        digest: Digest,
+        range: Option<&RangeHeader>,
+        outcome: Outcome,
+    ) -> Result<BlobAnswer, MirrorError> {
+        let size = content.size;
+        let part = select(range, size)?;
+        let complaint = self.stored.complaint(digest, &content);
+        let body = BlobBody::Stored(content, part.clone().unwrap_or(0..size), complaint);
+        Ok(BlobAnswer { digest, size: Some(size), part, body, outcome })
     }
-}
-
-fn stored(
-    shared: &Arc<Shared>,
-    content: Content,
-    digest: Digest,
-    range: Option<&RangeHeader>,
-    outcome: Outcome,
-) -> Result<BlobAnswer, MirrorError> {
-    let size = content.size;
-    let part = select(range, size)?;
-    let complaint = Complaint::new(shared, digest, &content);
-    let body = BlobBody::Stored(content, part.clone().unwrap_or(0..size), complaint);
-    Ok(BlobAnswer { digest, size: Some(size), part, body, outcome })
 }
 
 async fn filling(
@@ -153,4 +186,96 @@ async fn filling(
     let digest = source.digest;
     let body = BlobBody::Filling(FillReader::new(following, source, span));
     Ok(BlobAnswer { digest, size: total, part, body, outcome })
+}
+
+fn select(range: Option<&RangeHeader>, size: u64) -> Result<Option<Range<u64>>, MirrorError> {
+    match range.map(|range| range.select(size)) {
+        None | Some(Selection::Whole) => Ok(None),
+        Some(Selection::Part(part)) => Ok(Some(part)),
+        Some(Selection::Unsatisfiable) => Err(MirrorError::Range { size }),
+    }
+}
+
+/// The bytes of a blob for one client.
+#[derive(Debug)]
+pub enum BlobBody {
+    /// From the store.
+    Stored(Content, Range<u64>, Complaint),
+    /// Following a fill.
+    Filling(FillReader),
+    /// Straight from upstream.
+    Relayed(Box<Relay>),
+}
+
+/// The next piece of a body.
+#[derive(Clone, Debug)]
+pub enum Chunk {
+    /// Bytes in memory.
+    Bytes(Bytes),
+    /// Bytes of a file that is never rewritten: the edge decides how they get to the socket.
+    File(Arc<File>, Range<u64>),
+}
+
+impl Chunk {
+    /// How many bytes it is.
+    pub const fn len(&self) -> u64 {
+        match self {
+            Chunk::Bytes(bytes) => bytes.len() as u64,
+            Chunk::File(_, range) => range.end - range.start,
+        }
+    }
+
+    /// Whether it is nothing at all. Bodies do not yield such chunks.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl BlobBody {
+    /// Where to complain when the stored file turns out to be unreadable.
+    pub fn complaint(&self) -> Option<Complaint> {
+        match self {
+            BlobBody::Stored(_, _, complaint) => Some(complaint.clone()),
+            _ => None,
+        }
+    }
+
+    /// The next piece, of at most `limit` bytes where it comes from a file; `None` at the end.
+    ///
+    /// # Errors
+    /// When the rest cannot be had, or is not what the digest names. The response must then be
+    /// aborted, not ended.
+    pub async fn next(&mut self, limit: u64) -> Result<Option<Chunk>, MirrorError> {
+        match self {
+            BlobBody::Stored(content, range, _) => Ok(next_of(content, range, limit)),
+            BlobBody::Filling(reader) => {
+                if let Some((file, piece)) = reader.next(limit).await? {
+                    return Ok(Some(Chunk::File(file, piece)));
+                }
+                match reader.go_on_alone() {
+                    Some(relay) => {
+                        *self = BlobBody::Relayed(Box::new(relay));
+                        Box::pin(self.next(limit)).await
+                    }
+                    None => Ok(None),
+                }
+            }
+            BlobBody::Relayed(relay) => Ok(relay.next().await?.map(Chunk::Bytes)),
+        }
+    }
+}
+
+fn next_of(content: &Content, range: &mut Range<u64>, limit: u64) -> Option<Chunk> {
+    let piece = range.start..range.end.min(range.start.saturating_add(limit));
+    if piece.is_empty() {
+        return None;
+    }
+    range.start = piece.end;
+    Some(match &content.source {
+        Source::File(file) => Chunk::File(Arc::clone(file), piece),
+        Source::Memory(bytes) => {
+            let index = |offset: u64| usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            Chunk::Bytes(bytes.slice(index(piece.start)..index(piece.end)))
+        }
+    })
 }

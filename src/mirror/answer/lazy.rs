@@ -10,20 +10,18 @@
 //! be paid for twice. For the same reason only a tenth of a blob is read this way: who fetches all of
 //! it in parallel parts follows the fill as well.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::mirror::Shared;
-use crate::mirror::answer::blob::{BlobAnswer, select};
-use crate::mirror::answer::body::BlobBody;
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::answer::witness::Witness;
 use crate::mirror::error::MirrorError;
+use crate::mirror::fill::Fills;
 use crate::mirror::flight::progress::{Following, Phase, started};
 use crate::mirror::flight::transfer::BlobSource;
-use crate::oci::RangeHeader;
-use crate::outcome::Outcome;
+use crate::oci::{RangeHeader, Selection};
 
 /// A part that begins no further than this ahead of the fill is waited for, in bytes.
 const NEAR: u64 = 4 << 20;
@@ -36,63 +34,53 @@ const ALWAYS: u64 = 1 << 20;
 /// Of a larger one, one of so many.
 const SHARE: u64 = 10;
 
-impl Shared {
-    /// The part that `range` selects, from upstream, where the fill would keep the client waiting for
-    /// it; `None` where following the fill is the better way, or the only one.
-    ///
-    /// # Errors
-    /// [`MirrorError::Range`] when the range selects nothing.
-    pub(in crate::mirror) async fn lazy_part(
-        self: &Arc<Self>,
-        following: &Following,
-        source: &BlobSource,
-        range: &RangeHeader,
-    ) -> Result<Option<BlobAnswer>, MirrorError> {
-        let mut fill = following.clone();
-        let size = match tokio::time::timeout(PATIENCE, started(&mut fill)).await {
-            // The client is told by whoever follows the fill.
-            Ok(Err(_)) => return Ok(None),
-            Ok(Ok(progress)) => progress.total,
-            Err(_) => None,
-        };
-        let size = match size {
-            Some(size) => size,
-            None => match source.upstream.stat(&source.location.repository, &source.digest).await {
-                Ok(Some(size)) => size,
-                _ => return Ok(None),
-            },
-        };
-        let Some(part) = select(Some(range), size)?.filter(|part| part.end - part.start <= LARGEST) else {
-            return Ok(None);
-        };
-        if is_reached(&mut fill, part.start).await {
-            return Ok(None);
-        }
-        let relayed = Arc::clone(&fill.borrow().relayed);
-        let length = part.end - part.start;
-        if !claim(&relayed, length, size) {
-            return Ok(None);
-        }
-        let witness = Witness::new(self, following.clone(), source.clone(), part.start);
-        let relay = Relay::part(source.clone(), part.clone(), witness).await;
-        if !matches!(relay, Ok(Some(_))) {
-            relayed.fetch_sub(length, Ordering::Relaxed);
-        }
-        match relay {
-            Ok(Some(relay)) => Ok(Some(BlobAnswer {
-                digest: source.digest,
-                size: Some(size),
-                part: Some(part),
-                body: BlobBody::Relayed(Box::new(relay)),
-                outcome: Outcome::Relayed,
-            })),
-            Ok(None) => Ok(None),
-            Err(error) => {
-                tracing::debug!(blob = ?source, %error, "a part is not to be had by itself; waiting for the fill");
-                Ok(None)
-            }
-        }
+/// The size of the blob and the part of it that `range` selects, from upstream, where the fill would keep
+/// the client waiting for it; `None` where following the fill is the better way, or the only one.
+///
+/// # Errors
+/// [`MirrorError::Range`] when the range selects nothing.
+pub(super) async fn part(
+    fills: &Fills,
+    following: &Following,
+    source: &BlobSource,
+    range: &RangeHeader,
+) -> Result<Option<(u64, Range<u64>, Relay)>, MirrorError> {
+    let mut fill = following.clone();
+    let Some(size) = size(&mut fill, source).await else { return Ok(None) };
+    let part = match range.select(size) {
+        Selection::Part(part) if part.end - part.start <= LARGEST => part,
+        Selection::Unsatisfiable => return Err(MirrorError::Range { size }),
+        _ => return Ok(None),
+    };
+    if is_reached(&mut fill, part.start).await {
+        return Ok(None);
     }
+    let relayed = Arc::clone(&fill.borrow().relayed);
+    let length = part.end - part.start;
+    if !claim(&relayed, length, size) {
+        return Ok(None);
+    }
+    let (metrics, tasks) = (Arc::clone(&fills.metrics), fills.tasks.clone());
+    let witness = Witness::new(metrics, tasks, fill, source.clone(), part.start);
+    let relay = Relay::part(source.clone(), part.clone(), witness).await.unwrap_or_else(|error| {
+        tracing::debug!(blob = ?source, %error, "a part is not to be had by itself; waiting for the fill");
+        None
+    });
+    if relay.is_none() {
+        relayed.fetch_sub(length, Ordering::Relaxed);
+    }
+    Ok(relay.map(|relay| (size, part, relay)))
+}
+
+/// The size of the blob, as the fill knows it in a moment, or else upstream. `None` also when the fill
+/// has failed: the client is told by whoever follows it.
+async fn size(fill: &mut Following, source: &BlobSource) -> Option<u64> {
+    if let Ok(known) = tokio::time::timeout(PATIENCE, started(fill)).await
+        && let Some(size) = known.ok()?.total
+    {
+        return Some(size);
+    }
+    source.upstream.stat(&source.location.repository, &source.digest).await.ok()?
 }
 
 /// Takes `length` of the bytes that may be read lazily of a blob of `size` bytes, if so many are left.

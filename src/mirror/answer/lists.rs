@@ -10,11 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio_util::task::TaskTracker;
 use url::form_urlencoded::Serializer;
 
-use crate::metadata::{ListKey, MetadataError};
+use crate::clock::Clock;
+use crate::metadata::{ListKey, Location, MetadataStore};
+use crate::mirror::Mirror;
 use crate::mirror::error::MirrorError;
-use crate::mirror::{Location, Mirror, Route, Shared};
+use crate::mirror::recall::freshness::Policy;
+use crate::mirror::recall::keeper::Keeper;
+use crate::mirror::recall::lists::Lists;
+use crate::mirror::routes::Route;
 use crate::oci::{Cursor, Digest, Page};
 use crate::outcome::Outcome;
 use crate::upstream::{ReferrerList, TagList};
@@ -50,6 +56,12 @@ pub struct ReferrersAnswer {
     pub stale_for: Option<Duration>,
 }
 
+/// Answers with lists.
+pub(crate) struct ListAnswers {
+    tags: Lists<TagList>,
+    referrers: Lists<ReferrerList>,
+}
+
 impl Mirror {
     /// A part of the tags of a repository.
     ///
@@ -59,9 +71,9 @@ impl Mirror {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
         let key = tags_key(&route.location, &asked);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let is_down = upstream.health().is_down();
+        let health = upstream.health();
         let ask = || async move { upstream.tags(&repository, &asked).await };
-        let found = self.0.tag_lists.look(key, is_down, ask).await?;
+        let found = self.0.answers.lists.tags.look(key, health, ask).await?;
         let (tags, next) = cut(&found.list, page);
         Ok(TagsAnswer { tags: tags.to_vec(), next, outcome: found.outcome, stale_for: found.stale_for })
     }
@@ -80,11 +92,11 @@ impl Mirror {
     ) -> Result<ReferrersAnswer, MirrorError> {
         let key = referrers_key(&route.location, &digest, artifact_type, cursor);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let is_down = upstream.health().is_down();
+        let health = upstream.health();
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
-        let found = self.0.referrer_lists.look(key, is_down, ask).await?;
+        let found = self.0.answers.lists.referrers.look(key, health, ask).await?;
         let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
         Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
     }
@@ -116,13 +128,24 @@ fn referrers_key(location: &Location, about: &Digest, artifact_type: Option<&str
     ListKey { location: location.clone(), about: Some(*about), part: part.finish() }
 }
 
-impl Shared {
-    /// Forgets the lists of tags of a repository and those about the manifests that left it.
-    pub(in crate::mirror) fn forget_lists(&self, location: &Location, gone: &[Digest]) -> Result<(), MetadataError> {
-        self.tag_lists.forget(|key| key.location == *location);
-        self.referrer_lists.forget(|key| key.location == *location && key.about.is_some_and(|d| gone.contains(&d)));
-        self.metadata.remove_lists(location, None)?;
-        gone.iter().try_for_each(|digest| self.metadata.remove_lists(location, Some(digest)))
+impl ListAnswers {
+    pub(crate) fn new(
+        policy: Policy,
+        negative_ttl: Duration,
+        metadata: &Arc<dyn MetadataStore>,
+        clock: &Arc<dyn Clock>,
+        tasks: &TaskTracker,
+    ) -> ListAnswers {
+        let keeper = || Keeper::new(Arc::clone(metadata), tasks.clone());
+        let tags = Lists::new(policy, negative_ttl, keeper(), Arc::clone(clock));
+        let referrers = Lists::new(policy, negative_ttl, keeper(), Arc::clone(clock));
+        ListAnswers { tags, referrers }
+    }
+
+    /// Forgets, in memory, the lists of tags of a repository and those about the manifests that left it.
+    pub(crate) fn forget(&self, location: &Location, gone: &[Digest]) {
+        self.tags.forget(|key| key.location == *location);
+        self.referrers.forget(|key| key.location == *location && key.about.is_some_and(|d| gone.contains(&d)));
     }
 }
 

@@ -43,13 +43,7 @@ impl Relay {
     ///
     /// A reader that wants the end gets it verified, even if that means reading again what lies
     /// before its own start.
-    pub(in crate::mirror) fn from(
-        source: BlobSource,
-        span: Span,
-        total: Option<u64>,
-        seen: u64,
-        verifier: Verifier,
-    ) -> Relay {
+    pub(super) fn from(source: BlobSource, span: Span, total: Option<u64>, seen: u64, verifier: Verifier) -> Relay {
         let part = span.end.is_some_and(|end| total.is_some_and(|total| end < total));
         let verifier = (!part).then_some((verifier, seen));
         Relay { source, span, state: RelayState::Closed(verifier), held: Held::default(), witness: None }
@@ -57,7 +51,7 @@ impl Relay {
 
     /// A part of a blob, unverified, as far as `witness` can tell later. `None` when upstream would
     /// send everything that lies before it as well.
-    pub(in crate::mirror) async fn part(
+    pub(super) async fn part(
         source: BlobSource,
         range: Range<u64>,
         witness: Witness,
@@ -71,7 +65,7 @@ impl Relay {
         Ok(Some(Relay { source, span, state, held: Held::default(), witness: Some(witness) }))
     }
 
-    pub(in crate::mirror) async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
         loop {
             if let Some(bytes) = self.held.release(matches!(self.state, RelayState::Done)) {
                 if let Some(witness) = &mut self.witness {

@@ -29,13 +29,7 @@ pub fn classify(history: &[HistoryEntry], from: &Digest, to: &Digest) -> Option<
 }
 
 /// Tells of a move, before it is written to the history.
-pub(in crate::mirror) fn report(
-    key: &TagKey,
-    from: Digest,
-    to: Digest,
-    metadata: &dyn MetadataStore,
-    metrics: &Metrics,
-) {
+pub(super) fn report(key: &TagKey, from: Digest, to: Digest, metadata: &dyn MetadataStore, metrics: &Metrics) {
     let TagKey { location, tag, .. } = key;
     let history = metadata.history(location, tag).unwrap_or_else(|error| {
         tracing::warn!(%location, %tag, %error, "the tag moved; its history is unknown");

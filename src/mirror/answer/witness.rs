@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
 
 use crate::blob_store::read_file_at;
-use crate::mirror::Shared;
+use crate::metrics::Metrics;
 use crate::mirror::flight::progress::{Following, Phase};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::oci::{Algorithm, Digest, Verifier};
@@ -17,8 +18,9 @@ use crate::oci::{Algorithm, Digest, Verifier};
 const COMPARED_AT_ONCE: usize = 256 << 10;
 
 /// Remembers the hash of what was passed on, and compares it when the blob is there.
-pub(in crate::mirror) struct Witness {
-    shared: Arc<Shared>,
+pub(super) struct Witness {
+    metrics: Arc<Metrics>,
+    tasks: TaskTracker,
     fill: Following,
     source: BlobSource,
     seen: Range<u64>,
@@ -32,13 +34,19 @@ impl std::fmt::Debug for Witness {
 }
 
 impl Witness {
-    pub(in crate::mirror) fn new(shared: &Arc<Shared>, fill: Following, source: BlobSource, start: u64) -> Witness {
+    pub(super) fn new(
+        metrics: Arc<Metrics>,
+        tasks: TaskTracker,
+        fill: Following,
+        source: BlobSource,
+        start: u64,
+    ) -> Witness {
         let hash = Some(Verifier::new(Algorithm::Sha256));
-        Witness { shared: Arc::clone(shared), fill, source, seen: start..start, hash }
+        Witness { metrics, tasks, fill, source, seen: start..start, hash }
     }
 
     /// These bytes go to the client.
-    pub(in crate::mirror) fn saw(&mut self, bytes: &Bytes) {
+    pub(super) fn saw(&mut self, bytes: &Bytes) {
         self.seen.end += bytes.len() as u64;
         if let Some(hash) = &mut self.hash {
             hash.update(bytes);
@@ -54,13 +62,13 @@ impl Drop for Witness {
         if Handle::try_current().is_err() {
             return;
         }
-        let (shared, source, seen) = (Arc::clone(&self.shared), self.source.clone(), self.seen.clone());
-        let compared = compare(shared, self.fill.clone(), source, seen, found);
-        self.shared.tasks.spawn(compared);
+        let (metrics, source, seen) = (Arc::clone(&self.metrics), self.source.clone(), self.seen.clone());
+        let compared = compare(metrics, self.fill.clone(), source, seen, found);
+        self.tasks.spawn(compared);
     }
 }
 
-async fn compare(shared: Arc<Shared>, mut fill: Following, source: BlobSource, seen: Range<u64>, found: Digest) {
+async fn compare(metrics: Arc<Metrics>, mut fill: Following, source: BlobSource, seen: Range<u64>, found: Digest) {
     let over = fill.wait_for(|progress| !matches!(progress.phase, Phase::Starting | Phase::Streaming)).await;
     let Some(file) =
         over.ok().filter(|progress| matches!(progress.phase, Phase::Verified)).and_then(|p| p.file.clone())
@@ -71,7 +79,7 @@ async fn compare(shared: Arc<Shared>, mut fill: Following, source: BlobSource, s
     match tokio::task::spawn_blocking(move || hash_of(&file, range)).await {
         Ok(Ok(stored)) if stored == found => {}
         Ok(Ok(_)) => {
-            shared.metrics.error("relayed-mismatch");
+            metrics.error("relayed-mismatch");
             tracing::error!(
                 blob = ?source, first = seen.start, last = seen.end.saturating_sub(1),
                 "upstream sent a client other bytes in this range than the blob has, which is now verified; \

@@ -19,6 +19,7 @@ use futures_util::poll;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::{BUFFER, Bounds, Buffer};
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::oci::Span;
@@ -143,14 +144,6 @@ impl Drain<'_> {
     }
 }
 
-/// What is told about help.
-pub(super) trait Told: Sync {
-    /// So many streams help with a fill.
-    fn helped(&self, streams: usize);
-    /// The leading stream goes on alone, and why.
-    fn alone(&self, error: &UpstreamError);
-}
-
 /// Moves a blob from upstream to the writer, beginning with what `first` brings from `start` on; ends
 /// early when the writer is gone.
 ///
@@ -161,7 +154,7 @@ pub(super) async fn pump(
     mut first: Transfer,
     start: u64,
     drain: Drain<'_>,
-    told: &dyn Told,
+    metrics: &Metrics,
 ) -> Result<(), UpstreamError> {
     let mut position = start;
     let (size, end) = match (first.size(), first.end()) {
@@ -174,17 +167,19 @@ pub(super) async fn pump(
         places.extend(std::iter::from_fn(spare).take(source.upstream.health().streams - 1));
     }
     if !places.is_empty() {
-        told.helped(places.len());
+        let streams = places.len();
+        metrics.streams_helped(streams);
+        tracing::info!(blob = ?source, streams = streams + 1, "reading a blob through several connections");
     }
-    let pieces = Pieces::new(source, end..size, places.is_empty());
+    let pieces = Pieces::new(source, end..size, places.is_empty(), metrics);
     let helpers = async {
-        join_all(places.into_iter().map(|place| pieces.help(&drain, told, place))).await;
+        join_all(places.into_iter().map(|place| pieces.help(&drain, place))).await;
         Ok(())
     };
     let lead = async {
         if drain.take_from(&mut first, &mut position).await? {
             drop(first);
-            pieces.lead(&drain, told).await?;
+            pieces.lead(&drain).await?;
         } else {
             pieces.stop();
         }
@@ -192,12 +187,13 @@ pub(super) async fn pump(
     };
     tokio::try_join!(lead, helpers)?;
     // What a helper gave back after the leading stream had found nothing more to do.
-    pieces.lead(&drain, told).await
+    pieces.lead(&drain).await
 }
 
 /// What is left of a blob, and who reads which part of it.
 struct Pieces<'a> {
     source: &'a BlobSource,
+    metrics: &'a Metrics,
     size: u64,
     left: Mutex<Left>,
 }
@@ -211,10 +207,10 @@ struct Left {
     alone: bool,
 }
 
-impl Pieces<'_> {
-    fn new(source: &BlobSource, left: Range<u64>, alone: bool) -> Pieces<'_> {
+impl<'a> Pieces<'a> {
+    fn new(source: &'a BlobSource, left: Range<u64>, alone: bool, metrics: &'a Metrics) -> Pieces<'a> {
         let (next, size) = (left.start, left.end);
-        Pieces { source, size, left: Mutex::new(Left { next, given_back: Vec::new(), alone }) }
+        Pieces { source, metrics, size, left: Mutex::new(Left { next, given_back: Vec::new(), alone }) }
     }
 
     /// The next piece for the leading stream; everything up to the end when it is alone.
@@ -250,20 +246,25 @@ impl Pieces<'_> {
         !std::mem::replace(&mut left.alone, true)
     }
 
-    async fn help(&self, drain: &Drain<'_>, told: &dyn Told, _place: OwnedSemaphorePermit) {
+    fn alone(&self, error: &UpstreamError) {
+        self.metrics.streams_gave_up();
+        tracing::warn!(blob = ?self.source, %error, "reading the rest of a blob through one connection");
+    }
+
+    async fn help(&self, drain: &Drain<'_>, _place: OwnedSemaphorePermit) {
         while let Some(mut piece) = self.take_to_help() {
             match self.read(drain, &mut piece).await {
                 Ok(true) => {}
                 Ok(false) => return self.stop(),
                 Err(error) => {
                     self.give_back(piece);
-                    return told.alone(&error);
+                    return self.alone(&error);
                 }
             }
         }
     }
 
-    async fn lead(&self, drain: &Drain<'_>, told: &dyn Told) -> Result<(), UpstreamError> {
+    async fn lead(&self, drain: &Drain<'_>) -> Result<(), UpstreamError> {
         while let Some(mut piece) = self.take() {
             match self.read(drain, &mut piece).await {
                 Ok(true) => {}
@@ -273,7 +274,7 @@ impl Pieces<'_> {
                         self.stop();
                         return Err(error);
                     }
-                    told.alone(&error);
+                    self.alone(&error);
                 }
             }
         }

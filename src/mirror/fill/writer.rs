@@ -12,7 +12,7 @@ use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{StoreError, read_file_at};
 use crate::mirror::Shared;
 use crate::mirror::error::MirrorError;
-use crate::mirror::fill::End;
+use crate::mirror::fill::end::End;
 use crate::mirror::fill::pieces::Chunk;
 use crate::mirror::flight::progress::{Phase, Progress};
 use crate::mirror::room::Reservation;
@@ -27,11 +27,11 @@ const REHASH: usize = 256 << 10;
 
 /// Writes one fill. Runs on a thread that may block.
 pub(super) struct Writer {
-    pub(super) shared: Arc<Shared>,
+    room: Arc<Shared>,
     pub(super) ingest: Ingest,
     pub(super) reservation: Reservation,
     pub(super) verifier: Verifier,
-    pub(super) progress: Arc<watch::Sender<Progress>>,
+    progress: Arc<watch::Sender<Progress>>,
     pub(super) total: Option<u64>,
     /// The first byte that the verifier has not seen.
     hashed: u64,
@@ -41,14 +41,14 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        shared: Arc<Shared>,
+        room: Arc<Shared>,
         ingest: Ingest,
         reservation: Reservation,
         verifier: Verifier,
         progress: Arc<watch::Sender<Progress>>,
         total: Option<u64>,
     ) -> Writer {
-        Writer { shared, ingest, reservation, verifier, progress, total, hashed: 0, relieved: false }
+        Writer { room, ingest, reservation, verifier, progress, total, hashed: 0, relieved: false }
     }
 
     pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
@@ -123,7 +123,7 @@ impl Writer {
     fn relieve(&mut self) {
         self.relieved = true;
         let rest = self.total.map_or(STEP, |total| total.saturating_sub(self.ingest.written()));
-        tokio::runtime::Handle::current().block_on(self.shared.relieve(rest));
+        tokio::runtime::Handle::current().block_on(self.room.relieve(rest));
     }
 
     /// Hashes what is in the file without a gap and was not hashed when it came.
@@ -149,7 +149,7 @@ impl Writer {
         let runtime = tokio::runtime::Handle::current();
         let end = offset + bytes.len() as u64;
         if let Some(missing) = end.checked_sub(self.reservation.bytes()).filter(|missing| *missing > 0) {
-            self.reservation.add(runtime.block_on(self.shared.reserve(missing.max(STEP)))?);
+            self.reservation.add(runtime.block_on(self.room.reserve(missing.max(STEP)))?);
         }
         match self.ingest.write_at(offset, bytes) {
             Err(StoreError::NoSpace(_)) if !self.relieved => {

@@ -15,7 +15,7 @@ use crate::oci::RegistryName;
 
 /// How much a buffer holds, in bytes. What is written in such pieces, at multiples of their size, lies in
 /// large folios of the page cache, which are sent with less work later.
-pub(in crate::mirror) const BUFFER: usize = 256 << 10;
+pub(crate) const BUFFER: usize = 256 << 10;
 /// How many buffers are kept for the next fill.
 const SPARE_BUFFERS: usize = 32;
 
@@ -33,8 +33,8 @@ pub struct Bounds {
 /// Bytes on their way to the disk, never more than [`BUFFER`]. Their memory is free for others when this is
 /// dropped.
 #[derive(Debug)]
-pub(in crate::mirror) struct Buffer {
-    pub(in crate::mirror) bytes: Vec<u8>,
+pub(crate) struct Buffer {
+    pub(crate) bytes: Vec<u8>,
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
     _share: Option<OwnedSemaphorePermit>,
 }
@@ -65,19 +65,19 @@ impl Bounds {
     }
 
     /// Waits for one of the places of fills from `upstream`.
-    pub(in crate::mirror) async fn place(&self, upstream: &RegistryName) -> Option<OwnedSemaphorePermit> {
+    pub(crate) async fn place(&self, upstream: &RegistryName) -> Option<OwnedSemaphorePermit> {
         self.lane(upstream).acquire_owned().await.ok()
     }
 
     /// A place that nobody will miss, for what no client waits for: at least half of them stay free.
-    pub(in crate::mirror) fn spare_place(&self, upstream: &RegistryName) -> Option<OwnedSemaphorePermit> {
+    pub(crate) fn spare_place(&self, upstream: &RegistryName) -> Option<OwnedSemaphorePermit> {
         let lane = self.lane(upstream);
         let place = Arc::clone(&lane).try_acquire_owned().ok()?;
         (lane.available_permits() * 2 >= self.fills_per_upstream).then_some(place)
     }
 
     /// Waits until another buffer may be used. A bound below one buffer allows one.
-    pub(in crate::mirror) async fn buffer(&self) -> Buffer {
+    pub(crate) async fn buffer(&self) -> Buffer {
         let weight = u32::try_from(BUFFER).unwrap_or(u32::MAX).min(self.memory_bytes);
         let share = Arc::clone(&self.memory).acquire_many_owned(weight).await.ok();
         let spare = self.spare.lock().pop();

@@ -67,12 +67,12 @@ impl Progress {
 pub type Following = watch::Receiver<Progress>;
 
 /// Waits until upstream has answered the fill's request.
-pub(in crate::mirror) async fn started(following: &mut Following) -> Result<Progress, MirrorError> {
+pub(crate) async fn started(following: &mut Following) -> Result<Progress, MirrorError> {
     wait(following, |phase| !matches!(phase, Phase::Starting)).await
 }
 
 /// Waits until a fill of unknown size knows it. `None` when it never will.
-pub(in crate::mirror) async fn finished(following: &mut Following) -> Result<Option<u64>, MirrorError> {
+pub(crate) async fn finished(following: &mut Following) -> Result<Option<u64>, MirrorError> {
     Ok(wait(following, |phase| matches!(phase, Phase::Verified | Phase::Unkept(_) | Phase::Failed(_))).await?.total)
 }
 

@@ -15,7 +15,7 @@ use futures_util::stream;
 use futures_util::stream::BoxStream;
 use tokio::time::Instant;
 
-use crate::mirror::Location;
+use crate::metadata::Location;
 use crate::oci::{Digest, Span};
 use crate::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
 

@@ -42,7 +42,7 @@ impl FinishUnread {
 }
 
 /// Waits until nobody reads the fill any more and too much of it is missing to go on for nobody.
-pub(in crate::mirror) async fn deserted(policy: FinishUnread, progress: &watch::Sender<Progress>) {
+pub(crate) async fn deserted(policy: FinishUnread, progress: &watch::Sender<Progress>) {
     if policy == FinishUnread::Always {
         return std::future::pending().await;
     }
@@ -59,7 +59,7 @@ pub(in crate::mirror) async fn deserted(policy: FinishUnread, progress: &watch::
 }
 
 /// Whether the fill had readers and has none left. The handle that the flight table has is no reader.
-pub(in crate::mirror) fn nobody_reads(progress: &watch::Sender<Progress>) -> bool {
+pub(crate) fn nobody_reads(progress: &watch::Sender<Progress>) -> bool {
     progress.receiver_count() <= 1 && progress.borrow().seats.load(Ordering::Relaxed)
 }
 

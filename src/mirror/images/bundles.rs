@@ -89,7 +89,7 @@ impl Mirror {
     where
         R: Read + Send + 'static,
     {
-        let shared = Arc::clone(&self.0);
+        let shared = Arc::clone(&self.0.shared);
         let work = move || {
             let runtime = Handle::current();
             let incoming =

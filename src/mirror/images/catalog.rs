@@ -203,7 +203,9 @@ impl Mirror {
         for digest in &gone {
             self.0.metadata.remove_member(&pin.location, digest)?;
         }
-        self.0.forget_lists(&pin.location, &gone)?;
+        self.0.answers.lists.forget(&pin.location, &gone);
+        self.0.metadata.remove_lists(&pin.location, None)?;
+        gone.iter().try_for_each(|digest| self.0.metadata.remove_lists(&pin.location, Some(digest)))?;
         tracing::info!(image = %pin, "forgotten");
         Ok(true)
     }
@@ -228,7 +230,7 @@ impl Mirror {
     }
 
     /// What of an image is stored and may be served to its repository.
-    pub(in crate::mirror) async fn stored(&self, location: &Location, image: &Image) -> HashSet<Digest> {
+    pub(crate) async fn stored(&self, location: &Location, image: &Image) -> HashSet<Digest> {
         let mut stored = HashSet::new();
         for digest in image::digests(image) {
             if self.0.has(location, &digest).await {
@@ -289,7 +291,7 @@ impl Mirror {
     }
 
     /// A manifest and what it leads to, as far as its manifests are stored.
-    pub(in crate::mirror) async fn tree(&self, location: &Location, manifest: Descriptor, depth: usize) -> Image {
+    pub(crate) async fn tree(&self, location: &Location, manifest: Descriptor, depth: usize) -> Image {
         let Some(stored) = self.0.peek_manifest(location, &manifest).await else {
             return Image { manifest, parts: Parts::Unknown };
         };
@@ -347,16 +349,12 @@ impl Mirror {
 
 impl Shared {
     /// Whether content is stored and known to be in this repository. Does not count as a use.
-    pub(in crate::mirror) async fn has(&self, location: &Location, digest: &Digest) -> bool {
+    pub(crate) async fn has(&self, location: &Location, digest: &Digest) -> bool {
         self.member(location, digest).is_some() && self.blobs.open(digest).await.is_some()
     }
 
     /// A stored manifest of this repository. Does not count as a use.
-    pub(in crate::mirror) async fn peek_manifest(
-        &self,
-        location: &Location,
-        descriptor: &Descriptor,
-    ) -> Option<Manifest> {
+    pub(crate) async fn peek_manifest(&self, location: &Location, descriptor: &Descriptor) -> Option<Manifest> {
         let known = self.member(location, &descriptor.digest)?;
         if !is_index(&known.media_type) && !is_image(&known.media_type) {
             return None;

@@ -18,11 +18,11 @@ use tokio::sync::mpsc;
 
 use crate::documents::{Failure, PullEvent};
 use crate::mirror::error::MirrorError;
+use crate::mirror::fill::Fills;
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::images::image::Platforms;
-use crate::mirror::recall::freshness::Mode;
-use crate::mirror::{Mirror, Route, Shared};
+use crate::mirror::{Mirror, Route};
 use crate::oci::manifest::{is_image, is_index};
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Manifest, Platform, Reference};
 use crate::outcome::Outcome;
@@ -136,18 +136,19 @@ impl Mirror {
     async fn fetch_blob(&self, route: Route, blob: Descriptor, events: Events) -> Result<u64, Problem> {
         let Descriptor { digest, size, .. } = blob;
         let events = &events;
-        let stored = self.stored_blob(&route, &digest).await.map_err(|error| problem(Some(digest), &error))?;
+        let stored =
+            self.0.answers.blobs.stored(&route, &digest).await.map_err(|error| problem(Some(digest), &error))?;
         if stored.is_some() {
             tell(events, PullEvent::Finished { digest, size_bytes: size, fetched: false }).await;
             return Ok(0);
         }
         tell(events, PullEvent::Queued { digest, size_bytes: size }).await;
         let source = BlobSource { upstream: route.upstream.clone(), location: route.location.clone(), digest };
-        let (following, _) = self.0.clone().fly(source, None);
+        let (following, _) = self.0.fills.fly(source, None);
         // Progress is a courtesy: a listener that is slow misses some.
         let grew = |written_bytes| drop(events.try_send(PullEvent::Progress { digest, written_bytes }));
         landed(following, grew).await.map_err(|error| problem(Some(digest), &error))?;
-        if !self.0.has(&route.location, &digest).await {
+        if !self.0.stored.has(&route.location, &digest).await {
             let message = "it came, but the store could not keep it; see the daemon's log".to_owned();
             return Err((Some(digest), Failure::NotKept, message));
         }
@@ -160,17 +161,26 @@ impl Mirror {
     /// A client has got this manifest, and will ask for what it points at: begins to fetch as much of
     /// that as the policy says. Does not wait for it.
     pub fn expect_pull(&self, route: &Route, manifest: &Arc<Manifest>) {
-        let wanted = self.0.prefetch > 0 && self.0.policy.mode != Mode::Offline;
-        if !wanted || !is_image(&manifest.descriptor.media_type) {
+        let ahead = &self.0.ahead;
+        if ahead.most == 0 || !is_image(&manifest.descriptor.media_type) {
             return;
         }
-        let (shared, route, manifest) = (Arc::clone(&self.0), route.clone(), Arc::clone(manifest));
-        self.0.tasks.spawn(async move { shared.fetch_ahead(&route, &manifest).await });
+        let (tasks, ahead) = (ahead.fills.tasks.clone(), ahead.clone());
+        let (route, manifest) = (route.clone(), Arc::clone(manifest));
+        tasks.spawn(async move { ahead.fetch(&route, &manifest).await });
     }
 }
 
+/// Fetches what clients will ask for soon.
+#[derive(Clone)]
+pub(crate) struct Ahead {
+    pub(crate) fills: Arc<Fills>,
+    /// Bytes of an image; zero for none.
+    pub(crate) most: u64,
+}
+
 /// What became of a blob that a client may ask for soon.
-enum Ahead {
+enum Fetched {
     /// It is stored, or on its way already.
     There,
     /// It was fetched before anybody had asked: so many bytes.
@@ -181,16 +191,16 @@ enum Ahead {
     Failed,
 }
 
-impl Shared {
-    async fn fetch_ahead(self: &Arc<Self>, route: &Route, manifest: &Manifest) {
-        let blobs = first_within(manifest.children().blobs, self.prefetch);
-        let mut fetched = stream::iter(blobs).map(|blob| self.fetch_blob_ahead(route, blob)).buffer_unordered(AT_ONCE);
+impl Ahead {
+    async fn fetch(&self, route: &Route, manifest: &Manifest) {
+        let blobs = first_within(manifest.children().blobs, self.most);
+        let mut fetched = stream::iter(blobs).map(|blob| self.fetch_blob(route, blob)).buffer_unordered(AT_ONCE);
         let (mut blobs, mut bytes, mut dropped) = (0_u64, 0_u64, 0_u64);
-        while let Some(ahead) = fetched.next().await {
-            match ahead {
-                Ahead::Led(size) => (blobs, bytes) = (blobs + 1, bytes + size),
-                Ahead::Dropped => dropped += 1,
-                Ahead::There | Ahead::Failed => {}
+        while let Some(fetched) = fetched.next().await {
+            match fetched {
+                Fetched::Led(size) => (blobs, bytes) = (blobs + 1, bytes + size),
+                Fetched::Dropped => dropped += 1,
+                Fetched::There | Fetched::Failed => {}
             }
         }
         if blobs + dropped > 0 {
@@ -199,28 +209,29 @@ impl Shared {
         }
     }
 
-    async fn fetch_blob_ahead(self: &Arc<Self>, route: &Route, blob: Descriptor) -> Ahead {
+    async fn fetch_blob(&self, route: &Route, blob: Descriptor) -> Fetched {
+        let fills = &self.fills;
         let Descriptor { digest, size, .. } = blob;
         let (upstream, location) = (Arc::clone(&route.upstream), route.location.clone());
-        let in_flight = self.fills.join(&(location.clone(), digest)).is_some();
+        let in_flight = fills.flights.join(&(location.clone(), digest)).is_some();
         // What another repository has brought is not fetched again; whether this one may have it is
         // asked for whoever wants it.
-        if in_flight || self.blobs.open(&digest).await.is_some() {
-            return Ahead::There;
+        if in_flight || fills.stored.blobs.open(&digest).await.is_some() {
+            return Fetched::There;
         }
-        let place = self.bounds.spare_place(&location.upstream);
-        if place.is_none() || self.tasks.is_closed() || !self.fits(size) {
-            self.metrics.not_fetched_ahead();
-            return Ahead::Dropped;
+        let place = fills.bounds.spare_place(&location.upstream);
+        if place.is_none() || fills.tasks.is_closed() || !fills.room.fits(size) {
+            fills.metrics.not_fetched_ahead();
+            return Fetched::Dropped;
         }
-        let (following, outcome) = Arc::clone(self).fly(BlobSource { upstream, location, digest }, place);
+        let (following, outcome) = fills.fly(BlobSource { upstream, location, digest }, place);
         if outcome == Outcome::Join {
-            return Ahead::There;
+            return Fetched::There;
         }
-        self.metrics.fetching_ahead(size);
+        fills.metrics.fetching_ahead(size);
         match landed(following, |_| ()).await {
-            Ok(()) => Ahead::Led(size),
-            Err(_) => Ahead::Failed,
+            Ok(()) => Fetched::Led(size),
+            Err(_) => Fetched::Failed,
         }
     }
 }

@@ -129,7 +129,7 @@ impl Mirror {
 
 impl Shared {
     /// A stored manifest, if it is whole.
-    pub(in crate::mirror) async fn sound_manifest(&self, descriptor: &Descriptor) -> Option<Manifest> {
+    pub(crate) async fn sound_manifest(&self, descriptor: &Descriptor) -> Option<Manifest> {
         let content = self.blobs.open(&descriptor.digest).await.filter(|content| content.size <= MAX_MANIFEST_SIZE)?;
         let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
         let sound = Digest::of(descriptor.digest.algorithm(), &bytes) == descriptor.digest;

@@ -47,7 +47,7 @@ impl Mirror {
     pub async fn keep_room(&self) {
         loop {
             if self.0.room.excess(self.0.taken(), 0).0 > 0 {
-                self.0.make_room(Need::Excess).await;
+                self.0.shared.make_room(Need::Excess).await;
             }
             self.0.metrics.promised(self.0.room.promised());
             tokio::time::sleep(LOOK_EVERY).await;
@@ -57,12 +57,12 @@ impl Mirror {
 
 impl Shared {
     /// How many bytes more the store could take, if all that may go went.
-    pub(in crate::mirror) fn most_room(&self) -> u64 {
+    pub(crate) fn most_room(&self) -> u64 {
         self.room.excess(self.taken(), 0).1
     }
 
     /// Does something while nothing is evicted or collected.
-    pub(in crate::mirror) async fn while_nothing_goes(&self, work: impl FnOnce()) {
+    pub(crate) async fn while_nothing_goes(&self, work: impl FnOnce()) {
         let _making_room = self.room.one_at_a_time().await;
         work();
     }
@@ -74,7 +74,7 @@ impl Shared {
     }
 
     /// Whether `bytes` more fit into the store as it is.
-    pub(in crate::mirror) fn fits(&self, bytes: u64) -> bool {
+    pub(crate) fn fits(&self, bytes: u64) -> bool {
         self.room.excess(self.taken(), bytes).0 == 0
     }
 
@@ -82,7 +82,7 @@ impl Shared {
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] when there is no room to be had, at least not soon.
-    pub(in crate::mirror) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
+    pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
         if let Some(reservation) = self.room.reserve(self.taken(), bytes) {
             return Ok(reservation);
         }
@@ -98,7 +98,7 @@ impl Shared {
     }
 
     /// The disk had no room for `bytes`, although they were granted: evicts as much.
-    pub(in crate::mirror) async fn relieve(self: &Arc<Self>, bytes: u64) {
+    pub(crate) async fn relieve(self: &Arc<Self>, bytes: u64) {
         let shared = Arc::clone(self);
         let making = self.tasks.spawn(async move { shared.make_room(Need::Disk(bytes)).await });
         let _ = tokio::time::timeout(PATIENCE, making).await;
@@ -124,7 +124,7 @@ impl Shared {
         if wanted > allowed {
             return None;
         }
-        self.write_uses().await;
+        self.stored.write_uses().await;
         let slack = (allowed / SLACK).min(MOST_SLACK);
         let (shared, mut known) = (Arc::clone(self), std::mem::take(&mut *children));
         let planned = tokio::task::spawn_blocking(move || {
@@ -215,16 +215,18 @@ impl Shared {
             let (tags, members) =
                 (owners.tags.remove(&digest).unwrap_or_default(), owners.members.remove(&digest).unwrap_or_default());
             // Before the blob: a fill that comes in between writes its membership after this.
-            self.take_away("an evicted blob is still in the index", move |metadata| {
-                for (location, tag) in tags {
-                    metadata.remove_tag(&location, &tag)?;
-                }
-                for location in members {
-                    metadata.remove_member(&location, &digest)?;
-                }
-                metadata.remove_blob(&digest)
-            })
-            .await;
+            self.stored
+                .records
+                .take_away("an evicted blob is still in the index", move |metadata| {
+                    for (location, tag) in tags {
+                        metadata.remove_tag(&location, &tag)?;
+                    }
+                    for location in members {
+                        metadata.remove_member(&location, &digest)?;
+                    }
+                    metadata.remove_blob(&digest)
+                })
+                .await;
             match self.blobs.delete(&digest).await {
                 Ok(()) => {
                     self.metrics.evicted(size);
@@ -273,6 +275,6 @@ fn with_neighbours(
     pinned
 }
 
-pub(in crate::mirror) fn is_manifest(media_type: &MediaType) -> bool {
+pub(crate) fn is_manifest(media_type: &MediaType) -> bool {
     manifest::is_image(media_type) || manifest::is_index(media_type)
 }

@@ -23,14 +23,14 @@ const WRITERS: usize = 8;
 
 /// Writes lists down, and reads them again.
 #[derive(Clone)]
-pub(super) struct Keeper {
+pub(crate) struct Keeper {
     metadata: Arc<dyn MetadataStore>,
     tasks: TaskTracker,
     writers: Arc<Semaphore>,
 }
 
 impl Keeper {
-    pub(super) fn new(metadata: Arc<dyn MetadataStore>, tasks: TaskTracker) -> Keeper {
+    pub(crate) fn new(metadata: Arc<dyn MetadataStore>, tasks: TaskTracker) -> Keeper {
         Keeper { metadata, tasks, writers: Arc::new(Semaphore::new(WRITERS)) }
     }
 
@@ -41,7 +41,7 @@ impl Keeper {
 
     /// What is to be remembered after upstream `said` something `now`, and, where it is worth writing
     /// down, leave to do so.
-    pub(in crate::mirror) fn plan<V: List>(
+    pub(super) fn plan<V: List>(
         &self,
         before: Option<&Known<V>>,
         said: Result<Arc<V>, MirrorError>,

@@ -12,15 +12,15 @@ use crate::upstream::{ReferrerList, TagList};
 
 /// What upstream said, and when.
 #[derive(Clone)]
-pub(in crate::mirror) struct Known<V> {
-    pub(in crate::mirror) said: Result<Arc<V>, MirrorError>,
-    pub(in crate::mirror) at: Timestamp,
+pub(super) struct Known<V> {
+    pub(super) said: Result<Arc<V>, MirrorError>,
+    pub(super) at: Timestamp,
     /// When the same was last written down.
-    pub(in crate::mirror) written: Option<Timestamp>,
+    pub(super) written: Option<Timestamp>,
 }
 
 /// What can be kept.
-pub(in crate::mirror) trait List: Clone + PartialEq + Send + Sync + 'static {
+pub(crate) trait List: Clone + PartialEq + Send + Sync + 'static {
     /// What is asked for when such a list is.
     const SUBJECT: Subject;
     /// The size in memory, in bytes.

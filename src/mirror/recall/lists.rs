@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Timestamp};
-use crate::metadata::{ListKey, MetadataStore};
+use crate::metadata::ListKey;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::flights::{Flights, Shareable};
-use crate::mirror::recall::freshness;
-use crate::mirror::recall::freshness::{Plan, Policy};
+use crate::mirror::recall::freshness::{Consulted, Policy, Remembered};
 use crate::mirror::recall::keeper::Keeper;
 use crate::mirror::recall::known::{Known, List};
 use crate::outcome::Outcome;
+use crate::upstream::health::Health;
 use crate::upstream::{Allowance, UpstreamError, UpstreamErrorClass};
 
 /// How long a list is served without asking, at most; never longer than a tag.
@@ -26,7 +25,7 @@ const LIST_TTL: Duration = Duration::from_secs(30);
 const CAPACITY: u64 = 16 << 20;
 
 /// Lists of one kind that are remembered, and those being asked for.
-pub(in crate::mirror) struct Lists<V> {
+pub(crate) struct Lists<V> {
     policy: Policy,
     negative_ttl: Duration,
     known: Cache<ListKey, Known<V>>,
@@ -36,21 +35,15 @@ pub(in crate::mirror) struct Lists<V> {
 }
 
 /// A list that was found.
-pub(in crate::mirror) struct Found<V> {
-    pub(in crate::mirror) list: Arc<V>,
-    pub(in crate::mirror) outcome: Outcome,
-    pub(in crate::mirror) stale_for: Option<Duration>,
+pub(crate) struct Found<V> {
+    pub(crate) list: Arc<V>,
+    pub(crate) outcome: Outcome,
+    pub(crate) stale_for: Option<Duration>,
 }
 
 impl<V: List> Lists<V> {
     /// Nothing known yet.
-    pub(in crate::mirror) fn new(
-        policy: Policy,
-        negative_ttl: Duration,
-        metadata: Arc<dyn MetadataStore>,
-        clock: Arc<dyn Clock>,
-        tasks: TaskTracker,
-    ) -> Lists<V> {
+    pub(crate) fn new(policy: Policy, negative_ttl: Duration, keeper: Keeper, clock: Arc<dyn Clock>) -> Lists<V> {
         let policy = Policy { tag_ttl: policy.tag_ttl.min(LIST_TTL), ..policy };
         let weigh = |key: &ListKey, known: &Known<V>| {
             let list = known.said.as_ref().map_or(0, |list| list.weight());
@@ -58,11 +51,11 @@ impl<V: List> Lists<V> {
         };
         let known = Cache::builder().max_capacity(CAPACITY).weigher(weigh).build();
         let negative_ttl = negative_ttl.min(policy.tag_ttl);
-        Lists { policy, negative_ttl, known, flights: Flights::new(), keeper: Keeper::new(metadata, tasks), clock }
+        Lists { policy, negative_ttl, known, flights: Flights::new(), keeper, clock }
     }
 
     /// Forgets, in memory, what matches.
-    pub(in crate::mirror) fn forget(&self, matches: impl Fn(&ListKey) -> bool) {
+    pub(crate) fn forget(&self, matches: impl Fn(&ListKey) -> bool) {
         for (key, _) in &self.known {
             if matches(&key) {
                 self.known.invalidate(&*key);
@@ -70,12 +63,12 @@ impl<V: List> Lists<V> {
         }
     }
 
-    /// The list for `key`: remembered, asked for, or remembered after all. `is_down` says that upstream
-    /// did not answer when it was last asked.
-    pub(in crate::mirror) async fn look<F>(
+    /// The list for `key`: remembered, asked for, or remembered after all. `health` is that of
+    /// upstream.
+    pub(crate) async fn look<F>(
         &self,
         key: ListKey,
-        is_down: bool,
+        health: Health,
         ask: impl FnOnce() -> F,
     ) -> Result<Found<V>, MirrorError>
     where
@@ -90,38 +83,20 @@ impl<V: List> Lists<V> {
             return Err(no.clone());
         }
         let last = last.filter(|last| last.said.is_ok() || V::SUBJECT == Subject::Referrers);
-        let checked_at = last.as_ref().map(|last| last.at);
+        let remembered =
+            last.map(|Known { said, at, .. }| Remembered { conclusive: said.is_ok(), checked_at: at, what: said });
         // Lists are not among the pulls that an upstream counts.
-        let mut plan = freshness::plan(checked_at, now, &self.policy, Allowance::Free);
-        if is_down {
-            plan = freshness::in_doubt(plan, checked_at, now, &self.policy);
-        }
-        let asked = match (plan, &last) {
-            (Plan::Serve, Some(Known { said: Ok(list), .. })) => {
-                return Ok(Found { list: Arc::clone(list), outcome: Outcome::Hit, stale_for: None });
+        let health = Health { allowance: Allowance::Free, ..health };
+        let location = key.location.clone();
+        let ask = self.ask(key, seen, ask);
+        match self.policy.consult(&*self.clock, V::SUBJECT, remembered, &health, ask).await? {
+            Consulted::Asked((list, outcome)) => Ok(Found { list, outcome, stale_for: None }),
+            Consulted::Remembered(said) => Ok(Found { list: said?, outcome: Outcome::Hit, stale_for: None }),
+            Consulted::Stale(said, age, error) => {
+                let error = error.as_ref().map(tracing::field::display);
+                tracing::warn!(%location, error, "what upstream said of a list before stands in");
+                Ok(Found { list: said?, outcome: Outcome::Stale, stale_for: Some(age) })
             }
-            (Plan::AskBriefly(patience), _) => {
-                let asked = tokio::time::timeout(patience, self.ask(key, seen, ask)).await;
-                asked.unwrap_or_else(|_| Err(too_slow(V::SUBJECT, patience)))
-            }
-            _ => self.ask(key, seen, ask).await,
-        };
-        let error = match asked {
-            Ok((list, outcome)) => return Ok(Found { list, outcome, stale_for: None }),
-            Err(error) => error,
-        };
-        let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol);
-        let stale_for = freshness::stand_in(checked_at, class, self.clock.now(), &self.policy);
-        match (last, stale_for) {
-            (Some(Known { said: Ok(list), .. }), Some(_)) => {
-                tracing::warn!(%error, "served a stale list");
-                Ok(Found { list, outcome: Outcome::Stale, stale_for })
-            }
-            (Some(Known { said: Err(no), .. }), Some(_)) => {
-                tracing::warn!(%error, "there was no such list when upstream last answered");
-                Err(no)
-            }
-            _ => Err(error),
         }
     }
 
@@ -180,9 +155,4 @@ impl<V: List> Lists<V> {
         let said = said.unwrap_or_else(|| Err(MirrorError::Internal("the look-up ended without a result".to_owned())));
         Ok((said?, if joined { Outcome::Join } else { Outcome::Fill }))
     }
-}
-
-fn too_slow(subject: Subject, patience: Duration) -> MirrorError {
-    let message = format!("no list within {patience:?}");
-    MirrorError::upstream(subject, UpstreamError::new(UpstreamErrorClass::Unavailable, message))
 }

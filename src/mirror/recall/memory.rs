@@ -15,12 +15,13 @@ use http::HeaderMap;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
+use crate::blob_store::{Content, Source};
 use crate::clock::Timestamp;
 use crate::mirror::Location;
 use crate::oci::{AcceptSet, Descriptor, Digest, Reference, Request, Tag};
 
 /// What is longer, in bytes, goes from its file to the socket at least as well.
-pub(in crate::mirror) const LONGEST: usize = 64 << 10;
+const LONGEST: usize = 64 << 10;
 /// About what an entry takes besides its bytes.
 const OVERHEAD: usize = 1 << 10;
 /// Uses of one answer closer to one another than this, in milliseconds, are noted once.
@@ -50,11 +51,11 @@ impl Asked {
     }
 }
 
-/// How far the ports have counted: see [`Shared::stamp`].
+/// How far the ports have counted: see [`Stored::stamp`](crate::mirror::room::stored::Stored::stamp).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::mirror) struct Stamp {
-    pub(in crate::mirror) changes: u64,
-    pub(in crate::mirror) removals: u64,
+pub(crate) struct Stamp {
+    pub(crate) changes: u64,
+    pub(crate) removals: u64,
 }
 
 /// An answer in memory: a hit, as long as nothing changed.
@@ -78,17 +79,17 @@ impl Kept {
     }
 
     /// Whether it was made when as much had changed.
-    pub(in crate::mirror) fn is_of(&self, stamp: Stamp) -> bool {
+    pub(crate) fn is_of(&self, stamp: Stamp) -> bool {
         self.stamp == stamp
     }
 
     /// For a tag that can grow stale, when upstream last confirmed it.
-    pub(in crate::mirror) const fn checked_at(&self) -> Option<Timestamp> {
+    pub(crate) const fn checked_at(&self) -> Option<Timestamp> {
         self.checked_at
     }
 
     /// Takes note of a use; whether it is to be told to others.
-    pub(in crate::mirror) fn note(&self, now: Timestamp) -> bool {
+    pub(crate) fn note(&self, now: Timestamp) -> bool {
         let due = now.0.wrapping_sub(self.noted_at.load(Ordering::Relaxed)) >= NOTED_ONCE;
         if due {
             self.noted_at.store(now.0, Ordering::Relaxed);
@@ -103,28 +104,28 @@ impl Kept {
 
 /// The answers in memory.
 #[derive(Debug)]
-pub(in crate::mirror) struct Memory(Option<Cache<(Location, Asked), Arc<Kept>>>);
+pub(crate) struct Memory(Option<Cache<(Location, Asked), Arc<Kept>>>);
 
 impl Memory {
     /// Of at most `capacity` bytes; none when that is zero.
-    pub(in crate::mirror) fn new(capacity: u64) -> Memory {
+    pub(crate) fn new(capacity: u64) -> Memory {
         let cache = Cache::builder().max_capacity(capacity).weigher(|_, kept: &Arc<Kept>| kept.weight());
         // How often something is looked up says little: see `Mirror::still_holds`.
         let cache = cache.eviction_policy(EvictionPolicy::lru());
         Memory((capacity > 0).then(|| cache.build()))
     }
 
-    pub(in crate::mirror) fn get(&self, location: &Location, asked: &Asked) -> Option<Arc<Kept>> {
+    pub(crate) fn get(&self, location: &Location, asked: &Asked) -> Option<Arc<Kept>> {
         self.0.as_ref()?.get(&(location.clone(), asked.clone()))
     }
 
     /// Whether content of `size` bytes is kept at all.
-    pub(in crate::mirror) fn takes(&self, size: u64) -> bool {
+    fn takes(&self, size: u64) -> bool {
         self.0.is_some() && size < LONGEST as u64
     }
 
     /// Keeps what was found in the store after `stamp` was read, where it is small.
-    pub(in crate::mirror) fn keep(
+    pub(crate) fn keep(
         &self,
         location: &Location,
         asked: Asked,
@@ -145,11 +146,51 @@ impl Memory {
         cache.insert((location.clone(), asked), Arc::new(kept));
     }
 
+    /// A blob that was found in the store after `stamp` was read: in memory, where it is small.
+    ///
+    /// # Errors
+    /// [`Damaged`] when its bytes are not what they should be.
+    pub(crate) async fn load(
+        &self,
+        location: &Location,
+        digest: &Digest,
+        content: Content,
+        stamp: Stamp,
+    ) -> Result<Content, Damaged> {
+        if !self.takes(content.size) || matches!(content.source, Source::Memory(_)) {
+            return Ok(content);
+        }
+        let asked = Asked::Blob(*digest);
+        let bytes = match self.get(location, &asked).filter(|kept| kept.descriptor.size == content.size) {
+            Some(kept) => kept.bytes.clone(),
+            None => match read(*digest, content.clone()).await {
+                Some((bytes, true)) => bytes,
+                Some((_, false)) => return Err(Damaged(content)),
+                None => return Ok(content),
+            },
+        };
+        self.keep(location, asked, &Descriptor::of_blob(*digest, content.size), &bytes, None, stamp);
+        Ok(Content { source: Source::Memory(bytes), ..content })
+    }
+
     /// How many bytes are in use.
-    pub(in crate::mirror) fn used(&self) -> u64 {
+    pub(crate) fn used(&self) -> u64 {
         self.0.as_ref().map_or(0, |cache| {
             cache.run_pending_tasks();
             cache.weighted_size()
         })
     }
+}
+
+/// Content whose bytes are not what its digest says.
+pub(crate) struct Damaged(pub(crate) Content);
+
+/// The bytes, and whether they have the digest.
+async fn read(digest: Digest, content: Content) -> Option<(Bytes, bool)> {
+    let read = move || {
+        let bytes = content.read_at(0, LONGEST).ok()?;
+        let sound = Digest::of(digest.algorithm(), &bytes) == digest;
+        Some((bytes, sound))
+    };
+    tokio::task::spawn_blocking(read).await.ok()?
 }

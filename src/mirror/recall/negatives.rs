@@ -4,20 +4,20 @@
 //! A tag is remembered for the set of types that was accepted, content for what it was asked for as,
 //! because clients ask for a manifest among the blobs when it is not found among the manifests.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::clock::Timestamp;
-use crate::metadata::TagKey;
-use crate::mirror::Location;
+use crate::clock::{Clock, Timestamp};
+use crate::metadata::{Location, TagKey};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::oci::Digest;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// What was not found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::mirror) enum Missing {
+pub(crate) enum Missing {
     /// A tag, by clients that accept these types.
     Tag(TagKey),
     /// A manifest or a blob by digest.
@@ -26,12 +26,12 @@ pub(in crate::mirror) enum Missing {
 
 impl Missing {
     /// A blob, as something that upstream may not have.
-    pub(in crate::mirror) fn blob(location: &Location, digest: Digest) -> Missing {
+    pub(crate) fn blob(location: &Location, digest: Digest) -> Missing {
         Missing::Content(Subject::Blob, location.clone(), digest)
     }
 
     /// A manifest, likewise.
-    pub(in crate::mirror) fn manifest(location: &Location, digest: Digest) -> Missing {
+    pub(crate) fn manifest(location: &Location, digest: Digest) -> Missing {
         Missing::Content(Subject::Manifest, location.clone(), digest)
     }
 
@@ -46,8 +46,9 @@ impl Missing {
 }
 
 /// What was not found, and when.
-pub(in crate::mirror) struct Negatives {
+pub(crate) struct Negatives {
     ttl: Duration,
+    clock: Arc<dyn Clock>,
     known: Cache<Missing, Timestamp>,
 }
 
@@ -55,32 +56,32 @@ impl Negatives {
     const MAX: u64 = 10_000;
 
     /// Believes a "not found" for `ttl`.
-    pub(in crate::mirror) fn new(ttl: Duration) -> Negatives {
-        Negatives { ttl, known: Cache::new(Negatives::MAX) }
+    pub(crate) fn new(ttl: Duration, clock: Arc<dyn Clock>) -> Negatives {
+        Negatives { ttl, clock, known: Cache::new(Negatives::MAX) }
     }
 
     /// Fails where upstream need not be asked again.
-    pub(in crate::mirror) fn check(&self, missing: &Missing, now: Timestamp) -> Result<(), MirrorError> {
-        match self.known.get(missing).and_then(|at| at.age(now)) {
+    pub(crate) fn check(&self, missing: &Missing) -> Result<(), MirrorError> {
+        match self.known.get(missing).and_then(|at| at.age(self.clock.now())) {
             Some(age) if age < self.ttl => Err(missing.error()),
             _ => Ok(()),
         }
     }
 
     /// Takes note of what upstream said, if it is "not found".
-    pub(in crate::mirror) fn note(&self, missing: impl FnOnce() -> Missing, class: UpstreamErrorClass, now: Timestamp) {
+    pub(crate) fn note(&self, missing: impl FnOnce() -> Missing, class: UpstreamErrorClass) {
         if class == UpstreamErrorClass::NotFound && !self.ttl.is_zero() {
-            self.known.insert(missing(), now);
+            self.known.insert(missing(), self.clock.now());
         }
     }
 
     /// It is there after all.
-    pub(in crate::mirror) fn forget(&self, missing: &Missing) {
+    pub(crate) fn forget(&self, missing: &Missing) {
         self.known.invalidate(missing);
     }
 
     /// Anything may be there after all.
-    pub(in crate::mirror) fn forget_all(&self) {
+    pub(crate) fn forget_all(&self) {
         self.known.invalidate_all();
     }
 }

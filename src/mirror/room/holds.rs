@@ -12,34 +12,34 @@ use crate::oci::Digest;
 
 /// The blobs that are held, and how often. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub(in crate::mirror) struct Holds(Arc<Mutex<HashMap<Digest, u32>>>);
+pub(crate) struct Holds(Arc<Mutex<HashMap<Digest, u32>>>);
 
 impl Holds {
     /// Whether the blob must stay.
-    pub(in crate::mirror) fn has(&self, digest: &Digest) -> bool {
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
         self.0.lock().contains_key(digest)
     }
 
     /// Everything that must stay.
-    pub(in crate::mirror) fn all(&self) -> HashSet<Digest> {
+    pub(crate) fn all(&self) -> HashSet<Digest> {
         self.0.lock().keys().copied().collect()
     }
 
     /// A hold on nothing yet.
-    pub(in crate::mirror) fn begin(&self) -> Hold {
+    pub(crate) fn begin(&self) -> Hold {
         Hold { holds: self.clone(), digests: Mutex::default() }
     }
 }
 
 /// Keeps blobs until dropped.
 #[derive(Debug)]
-pub(in crate::mirror) struct Hold {
+pub(crate) struct Hold {
     holds: Holds,
     digests: Mutex<HashSet<Digest>>,
 }
 
 impl Hold {
-    pub(in crate::mirror) fn add(&self, digest: Digest) {
+    pub(crate) fn add(&self, digest: Digest) {
         if self.digests.lock().insert(digest) {
             *self.holds.0.lock().entry(digest).or_default() += 1;
         }

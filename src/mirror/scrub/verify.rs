@@ -24,17 +24,17 @@ impl Mirror {
         rate: Option<u64>,
         findings: &mpsc::Sender<Finding>,
     ) -> Result<(), StoreError> {
-        let blobs = self.0.blobs.list().await?;
+        let blobs = self.0.stored.blobs.list().await?;
         let (of, start) = (blobs.len() as u64, Instant::now());
         let (mut checked, mut checked_bytes, mut damaged, mut repaired) = (0, 0_u64, 0, 0);
         for (digest, size) in blobs {
             // Evicted since the list was made.
-            let Some(content) = self.0.blobs.open(&digest).await else { continue };
+            let Some(content) = self.0.stored.blobs.open(&digest).await else { continue };
             checked += 1;
             checked_bytes += size;
-            if !self.0.check(&digest, &content).await {
+            if !self.0.stored.check(&digest, &content).await {
                 damaged += 1;
-                let sound = repair && self.0.clone().heal(&digest).await;
+                let sound = repair && self.0.scrub.heal(digest).await;
                 repaired += u64::from(sound);
                 if findings.send(Finding::Damaged { digest, repaired: sound }).await.is_err() {
                     return Ok(());

@@ -1,0 +1,92 @@
+//! Reading along with a running fill. Every reader has its own offset and its own pace; none of them is
+//! known to the fill.
+
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::mirror::answer::relay::Relay;
+use crate::mirror::error::MirrorError;
+use crate::mirror::flight::progress::{Following, Phase};
+use crate::mirror::flight::transfer::BlobSource;
+use crate::oci::Span;
+
+/// Reads along with a running fill.
+#[derive(Debug)]
+pub struct FillReader {
+    fill: Following,
+    source: BlobSource,
+    offset: u64,
+    /// The first byte that is not wanted; `None` for everything up to the end.
+    end: Option<u64>,
+    _seat: Arc<AtomicBool>,
+}
+
+/// A piece of the growing file.
+type Piece = (Arc<File>, Range<u64>);
+
+impl FillReader {
+    /// Reads `span` of the blob that `fill` brings from `source`.
+    pub(super) fn new(fill: Following, source: BlobSource, span: Span) -> FillReader {
+        let seat = Arc::clone(&fill.borrow().seats);
+        seat.store(true, Ordering::Relaxed);
+        FillReader { fill, source, offset: span.start, end: span.end, _seat: seat }
+    }
+
+    /// The next piece, of at most `limit` bytes. `None` at the end, and also when the store gave up: see
+    /// [`FillReader::go_on_alone`].
+    pub(super) async fn next(&mut self, limit: u64) -> Result<Option<Piece>, MirrorError> {
+        loop {
+            match self.step(limit)? {
+                Step::Read(piece) => return Ok(Some(piece)),
+                Step::End => return Ok(None),
+                Step::Wait => {}
+            }
+            if self.fill.changed().await.is_err() {
+                // The fill is gone. Its last word counts; a fill without one has failed.
+                return match self.step(limit)? {
+                    Step::Read(piece) => Ok(Some(piece)),
+                    Step::End => Ok(None),
+                    Step::Wait => Err(MirrorError::Internal("the fill ended without a result".to_owned())),
+                };
+            }
+        }
+    }
+
+    fn step(&mut self, limit: u64) -> Result<Step, MirrorError> {
+        let FillReader { fill, offset, end, .. } = self;
+        let progress = fill.borrow_and_update();
+        let part = end.filter(|end| progress.total.is_some_and(|total| *end < total));
+        let readable = part.map_or(progress.readable(), |end| progress.written.min(end));
+        let piece = *offset..readable.min(offset.saturating_add(limit));
+        if let (false, Some(file)) = (piece.is_empty(), &progress.file) {
+            *offset = piece.end;
+            return Ok(Step::Read((Arc::clone(file), piece)));
+        }
+        match &progress.phase {
+            _ if part.is_some_and(|end| *offset >= end) => Ok(Step::End),
+            Phase::Starting | Phase::Streaming => Ok(Step::Wait),
+            Phase::Verified | Phase::Unkept(_) => Ok(Step::End),
+            Phase::Failed(error) => Err(error.clone()),
+        }
+    }
+
+    /// After the store gave up on the fill: the rest of this reader's bytes, straight from upstream.
+    pub(super) fn go_on_alone(&self) -> Option<Relay> {
+        let progress = self.fill.borrow();
+        match &progress.phase {
+            Phase::Unkept(verifier) => {
+                let span = Span { start: self.offset, end: self.end };
+                Some(Relay::from(self.source.clone(), span, progress.total, progress.written, verifier.clone()))
+            }
+            _ => None,
+        }
+    }
+}
+
+enum Step {
+    Read(Piece),
+    Wait,
+    End,
+}

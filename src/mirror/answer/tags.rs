@@ -1,0 +1,209 @@
+//! Manifests by tag, as fresh as the policy asks (flow D).
+//!
+//! A look-up of a tag always ends with the manifest in the store, also when the client only sent
+//! HEAD: whoever got that answer must be able to get the manifest, even if upstream goes away in
+//! between. The pointer is moved only after the new manifest is there, so that a tag that could be
+//! served offline stays one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::TaskTracker;
+
+use crate::clock::{Clock, Timestamp};
+use crate::metadata::{Location, MetadataStore, TagKey, TagRecord};
+use crate::metrics::Metrics;
+use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived};
+use crate::mirror::answer::tag_moves;
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::Fetched;
+use crate::mirror::flight::flights::{Flights, Shareable};
+use crate::mirror::recall::freshness::{Consulted, Policy, Remembered};
+use crate::mirror::recall::memory::{Asked, Stamp};
+use crate::mirror::recall::negatives::{Missing, Negatives};
+use crate::mirror::routes::Route;
+use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
+use crate::outcome::Outcome;
+use crate::upstream::health::Health;
+use crate::upstream::{Allowance, Resolved, UpstreamError, UpstreamErrorClass};
+
+/// Answers with what tags point at.
+pub(super) struct Tags {
+    pub(super) manifests: Arc<Manifests>,
+    pub(super) flights: Flights<TagKey, Shareable<Fetched>>,
+    pub(super) policy: Policy,
+    pub(super) metadata: Arc<dyn MetadataStore>,
+    pub(super) negatives: Arc<Negatives>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) tasks: TaskTracker,
+}
+
+impl Tags {
+    /// What the operator froze the tag to, or else what it points at: mutable, so upstream comes first
+    /// when that is no longer fresh, then what is remembered.
+    pub(super) async fn manifest(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
+        let stamp = self.manifests.stored.stamp();
+        let Some(digest) = self.frozen(&route.location, &key.tag) else {
+            return self.pointed_at(route, key, stamp).await;
+        };
+        let answer = self.manifests.answer(route, digest).await?;
+        self.keep_at_hand(key, &answer, None, stamp);
+        Ok(answer)
+    }
+
+    async fn pointed_at(
+        self: &Arc<Tags>,
+        route: &Route,
+        key: TagKey,
+        stamp: Stamp,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        let remembered = self.remembered(&key);
+        let own = remembered.as_ref().filter(|remembered| remembered.conclusive).map(|own| own.what.clone());
+        let health = self.health(route, remembered.as_ref()).await;
+        let look_up = self.look_up(route, key.clone(), own.clone());
+        let (policy, clock) = (&self.policy, &*self.clock);
+        match policy.consult(clock, Subject::Manifest, remembered, &health, look_up).await? {
+            Consulted::Asked((manifest, outcome)) => Ok(ManifestAnswer { manifest, outcome, stale_for: None }),
+            Consulted::Remembered(record) => {
+                let answer = self.manifests.answer(route, record.descriptor.digest).await?;
+                if let Some(own) = own {
+                    self.keep_at_hand(key, &answer, Some(own.checked_at), stamp);
+                }
+                Ok(answer)
+            }
+            Consulted::Stale(record, age, error) => self.stale(route, &key, record.descriptor.digest, age, error).await,
+        }
+    }
+
+    /// Serves what stands in for upstream.
+    async fn stale(
+        &self,
+        route: &Route,
+        key: &TagKey,
+        digest: Digest,
+        age: Duration,
+        error: Option<MirrorError>,
+    ) -> Result<ManifestAnswer, MirrorError> {
+        match (self.manifests.stored(&route.location, &digest).await, error) {
+            (Some(manifest), error) => {
+                if let Some(error) = error {
+                    tracing::warn!(location = %key.location, tag = %key.tag, %digest, %error, "served stale");
+                }
+                Ok(ManifestAnswer { manifest, outcome: Outcome::Stale, stale_for: Some(age) })
+            }
+            (None, Some(error)) => Err(error),
+            (None, None) => {
+                let answer = self.manifests.answer(route, digest).await?;
+                Ok(ManifestAnswer { stale_for: Some(age), ..answer })
+            }
+        }
+    }
+
+    /// The manifest that an operator froze the tag to.
+    fn frozen(&self, location: &Location, tag: &Tag) -> Option<Digest> {
+        self.metadata.frozen(location, tag).unwrap_or_else(|error| {
+            tracing::warn!(%location, %tag, %error, "not known whether the tag is frozen, answering as if it were not");
+            None
+        })
+    }
+
+    /// What the tag pointed at when it was last checked. Clients that accept other types may have been
+    /// told something that this client can read, too, if he was told nothing himself.
+    fn remembered(&self, key: &TagKey) -> Option<Remembered<TagRecord>> {
+        let own = self.metadata.tag(key).unwrap_or_else(|error| {
+            tracing::warn!(location = %key.location, tag = %key.tag, %error, "tag not remembered, asking upstream");
+            None
+        });
+        let conclusive = own.is_some();
+        let what = own.or_else(|| {
+            let records = self.metadata.tag_records(&key.location, &key.tag).ok()?;
+            let readable = records.into_iter().filter(|(_, record)| key.accept.takes(&record.descriptor.media_type));
+            readable.map(|(_, record)| record).max_by_key(|record| record.checked_at)
+        })?;
+        Some(Remembered { checked_at: what.checked_at, conclusive, what })
+    }
+
+    /// How upstream is, where that matters: there must be something to serve in its place.
+    async fn health(&self, route: &Route, remembered: Option<&Remembered<TagRecord>>) -> Health {
+        let Some(Remembered { what, checked_at, conclusive }) = remembered else { return Health::default() };
+        if *conclusive && self.policy.serves(*checked_at, self.clock.now()) {
+            return Health::default();
+        }
+        let health = route.upstream.health();
+        let troubled = health.is_down() || health.allowance != Allowance::Free;
+        let covered = troubled && self.manifests.stored.has(&route.location, &what.descriptor.digest).await;
+        if covered { health } else { Health::default() }
+    }
+
+    /// A tag that was answered from the store is answered from memory the next time.
+    fn keep_at_hand(&self, key: TagKey, answer: &ManifestAnswer, checked_at: Option<Timestamp>, stamp: Stamp) {
+        if answer.outcome == Outcome::Hit {
+            let TagKey { location, tag, accept } = key;
+            let Manifest { descriptor, bytes } = &*answer.manifest;
+            let memory = &self.manifests.memory;
+            memory.keep(&location, Asked::Tag(tag, accept), descriptor, bytes, checked_at, stamp);
+        }
+    }
+
+    /// Asks upstream what the tag points at, together with everybody else who asks just now.
+    async fn look_up(self: &Arc<Tags>, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
+        self.negatives.check(&Missing::Tag(key.clone()))?;
+        let (tags, route, of) = (Arc::clone(self), route.clone(), key.clone());
+        arrived(self.flights.share(&self.tasks, key, || async move { tags.resolve(&route, of, record).await }).await)
+    }
+
+    async fn resolve(&self, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
+        let reference = Reference::Tag(key.tag.clone());
+        let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept).await;
+        let resolved = match resolved {
+            Ok(resolved) => resolved,
+            Err(error) => return Err(self.told(&key, error).await),
+        };
+        let digest = resolved.descriptor().digest;
+        let known = self.manifests.stored(&route.location, &digest).await;
+        if known.is_none() {
+            // Upstream has just said that it is there.
+            self.negatives.forget(&Missing::manifest(&route.location, digest));
+        }
+        let (manifest, outcome) = match (known, resolved) {
+            (Some(manifest), _) => (manifest, Outcome::Revalidated),
+            (None, Resolved::Fetched(manifest)) => {
+                (self.manifests.fills.keep_manifest(&route.location, manifest).await, Outcome::Fill)
+            }
+            (None, Resolved::Told(_)) => self.manifests.by_digest(route, digest).await?,
+        };
+        self.point(key, record, manifest.descriptor.clone()).await;
+        Ok((manifest, outcome))
+    }
+
+    /// Takes note of what upstream said in place of an answer: a tag that is gone, or not ours to
+    /// see, is forgotten.
+    async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
+        if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+            let TagKey { location, tag, .. } = key.clone();
+            let forget = move |metadata: &dyn MetadataStore| metadata.remove_tag(&location, &tag);
+            self.manifests.stored.records.take_away("a tag is gone and not forgotten", forget).await;
+        }
+        self.negatives.note(|| Missing::Tag(key.clone()), error.class);
+        MirrorError::upstream(Subject::Manifest, error)
+    }
+
+    /// Remembers what the tag points at now.
+    async fn point(&self, key: TagKey, before: Option<TagRecord>, descriptor: Descriptor) {
+        let now = self.clock.now();
+        let moved_from =
+            before.as_ref().map(|before| before.descriptor.digest).filter(|from| *from != descriptor.digest);
+        let since = before.filter(|_| moved_from.is_none()).map_or(now, |before| before.since);
+        let record = TagRecord { descriptor, checked_at: now, since };
+        let metrics = Arc::clone(&self.metrics);
+        let records = &self.manifests.stored.records;
+        let add = move |metadata: &dyn MetadataStore| {
+            if let Some(from) = moved_from {
+                tag_moves::report(&key, from, record.descriptor.digest, metadata, &metrics);
+            }
+            metadata.put_tag(&key, &record)
+        };
+        records.add("tag not remembered", add).await;
+    }
+}

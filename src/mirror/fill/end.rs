@@ -1,0 +1,116 @@
+//! How a fill ends: verified and kept, verified and passed through, or with an error that every reader
+//! is told.
+
+use crate::blob_store::StoreError;
+use crate::blob_store::ingest::Ingest;
+use crate::metrics::FillResult;
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::fill::Fill;
+use crate::mirror::fill::writer::Writer;
+use crate::mirror::flight::progress::Phase;
+use crate::mirror::flight::transfer::BlobSource;
+use crate::mirror::recall::negatives::Missing;
+use crate::mirror::room::Reservation;
+use crate::oci::Digest;
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// Why a fill ended without a verified ingest.
+pub(super) enum End {
+    Unkept(StoreError),
+    Failed(MirrorError),
+    Abandoned,
+    /// The last reader has left.
+    Deserted,
+}
+
+impl From<UpstreamError> for End {
+    fn from(error: UpstreamError) -> End {
+        End::Failed(MirrorError::upstream(Subject::Blob, error))
+    }
+}
+
+/// Bytes in a file, and the room they take.
+pub(super) struct Filled {
+    pub(super) ingest: Ingest,
+    pub(super) reservation: Reservation,
+}
+
+impl Fill {
+    /// Looks whether what was written is the blob, and tells readers if it is.
+    pub(super) fn verify(&self, pumped: Result<(), UpstreamError>, written: Writer) -> Result<Filled, End> {
+        let Writer { ingest, verifier, reservation, total, .. } = written;
+        let found = |()| compare(&self.source, verifier.finish(), total, ingest.written());
+        if let Err(error) = pumped.and_then(found) {
+            // After an outage the bytes so far are good for the next fill; else they are suspect.
+            if !error.class.is_outage() {
+                ingest.discard();
+            }
+            return Err(error.into());
+        }
+        self.progress.send_modify(|progress| {
+            progress.total = Some(progress.written);
+            progress.phase = Phase::Verified;
+        });
+        Ok(Filled { ingest, reservation })
+    }
+
+    /// Keeps what was fetched, or tells readers and the log why there is nothing to keep.
+    pub(super) async fn end(&self, fetched: Result<Option<Filled>, End>) -> FillResult {
+        let source = &self.source;
+        match fetched {
+            Ok(Some(filled)) => self.keep(filled).await,
+            Ok(None) => FillResult::Stored,
+            Err(End::Unkept(error)) => {
+                tracing::warn!(blob = ?source, %error, "not kept, passed through");
+                FillResult::NotStored
+            }
+            Err(End::Abandoned) => {
+                self.fail(MirrorError::Internal("the mirror is stopping".to_owned()));
+                FillResult::Abandoned
+            }
+            Err(End::Deserted) => {
+                tracing::info!(blob = ?source, "nobody reads it any more; what is there is kept for who comes next");
+                FillResult::Abandoned
+            }
+            Err(End::Failed(error)) => {
+                tracing::warn!(blob = ?source, %error, "fill failed");
+                let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Unavailable);
+                self.fills.negatives.note(|| Missing::blob(&source.location, source.digest), class);
+                self.fail(error);
+                let wrong = class == UpstreamErrorClass::Protocol;
+                if wrong { FillResult::Mismatch } else { FillResult::UpstreamFailed }
+            }
+        }
+    }
+
+    fn fail(&self, error: MirrorError) {
+        self.progress.send_modify(|progress| progress.phase = Phase::Failed(error));
+    }
+
+    /// Commits, then records. Readers have the verified bytes already: what fails here fails nobody.
+    async fn keep(&self, Filled { ingest, reservation: _reservation }: Filled) -> FillResult {
+        let (stored, BlobSource { location, digest, .. }) = (&self.fills.stored, &self.source);
+        let size = ingest.written();
+        if let Err(error) = stored.blobs.commit(ingest, digest).await {
+            tracing::warn!(blob = ?self.source, %error, "verified and served, but not kept");
+            return FillResult::NotStored;
+        }
+        stored.records.add_blob(digest, size).await;
+        stored.add_blob_member(location, *digest, size).await;
+        FillResult::Stored
+    }
+}
+
+fn compare(source: &BlobSource, found: Digest, total: Option<u64>, written: u64) -> Result<(), UpstreamError> {
+    let BlobSource { location, digest, .. } = source;
+    let broken = |what: String| {
+        Err(UpstreamError::new(UpstreamErrorClass::Protocol, format!("{location}: blob {digest}: {what}")))
+    };
+    if total.is_some_and(|total| total != written) {
+        return broken(format!("upstream sent {written} bytes of {total:?}"));
+    }
+    if found != *digest {
+        return broken(format!("upstream sent {found}"));
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! Manifests from upstream into the store. Each is small: it is verified and written in one piece, and
+//! nobody reads along.
+
+use std::sync::Arc;
+
+use crate::blob_store::StoreError;
+use crate::metadata::Location;
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::fill::Fills;
+use crate::mirror::recall::negatives::Missing;
+use crate::mirror::routes::Route;
+use crate::oci::{AcceptSet, Digest, Manifest, Reference};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+impl Fills {
+    /// Asks upstream for a manifest by digest, and keeps it if the store can.
+    pub(crate) async fn manifest(&self, route: &Route, digest: Digest) -> Result<Arc<Manifest>, MirrorError> {
+        let Route { location, upstream, .. } = route;
+        let reference = Reference::Digest(digest);
+        let fetched = upstream.manifest(&location.repository, &reference, AcceptSet::everything()).await;
+        let error = match fetched {
+            Ok(manifest) if manifest.descriptor.digest == digest => {
+                return Ok(self.keep_manifest(location, manifest).await);
+            }
+            Ok(Manifest { descriptor, .. }) => {
+                let message = format!("{location}: manifest {digest}: upstream sent {}", descriptor.digest);
+                UpstreamError::new(UpstreamErrorClass::Protocol, message)
+            }
+            Err(error) => error,
+        };
+        if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+            self.stored.records.forget_member(location, &digest).await;
+        }
+        self.negatives.note(|| Missing::manifest(location, digest), error.class);
+        Err(MirrorError::upstream(Subject::Manifest, error))
+    }
+
+    /// Keeps a verified manifest, if the store can.
+    pub(crate) async fn keep_manifest(&self, location: &Location, manifest: Manifest) -> Arc<Manifest> {
+        let descriptor = &manifest.descriptor;
+        match self.write_manifest(manifest.clone()).await {
+            Ok(()) => {
+                self.stored.records.add_blob(&descriptor.digest, descriptor.size).await;
+                self.stored.records.add_member(location, descriptor.clone()).await;
+            }
+            Err(error) => {
+                tracing::warn!(%location, digest = %descriptor.digest, %error, "verified and served, but not kept");
+            }
+        }
+        Arc::new(manifest)
+    }
+
+    async fn write_manifest(&self, Manifest { descriptor, bytes }: Manifest) -> Result<(), StoreError> {
+        let _reservation = self.room.reserve(descriptor.size).await?;
+        let (ingests, digest) = (Arc::clone(&self.ingests), descriptor.digest);
+        let written = tokio::task::spawn_blocking(move || {
+            let mut ingest = ingests.begin(&digest, Some(descriptor.size))?;
+            ingest.append(&bytes)?;
+            Ok(ingest)
+        });
+        let ingest = written.await.unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))?;
+        self.stored.blobs.commit(ingest, &digest).await
+    }
+}

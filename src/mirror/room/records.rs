@@ -1,0 +1,134 @@
+//! What is written to the metadata, on threads that may block, because every change ends in a sync.
+//!
+//! Truths: a change that fails is logged, and the pull goes on without it. A pull waits for what it
+//! adds, so that it is there when the client comes back, but not for long: an index or a disk that
+//! stalls delays pulls by a second once, not for as long as it stalls. What is taken away is
+//! waited for, and comes after what was added before, also where nobody waited for that.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::metadata::{BlobRecord, Location, MetadataError, MetadataStore};
+use crate::oci::{Descriptor, Digest};
+
+/// How long a pull waits for what it adds. While something is late, the next do not wait at all.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Each addition that is late keeps a thread from other work; beyond so many, none is begun.
+const MOST_LATE: usize = 64;
+
+/// What is remembered, as those see it who write.
+pub(crate) struct Records {
+    pub(super) metadata: Arc<dyn MetadataStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) tasks: TaskTracker,
+    /// How many additions are under way that nobody waits for any more.
+    late: watch::Sender<usize>,
+}
+
+impl Records {
+    pub(super) fn new(metadata: Arc<dyn MetadataStore>, clock: Arc<dyn Clock>, tasks: TaskTracker) -> Records {
+        Records { metadata, clock, tasks, late: watch::Sender::new(0) }
+    }
+
+    /// Remembers that upstream has the content in this repository.
+    pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor) {
+        let location = location.clone();
+        self.add("membership not remembered", move |metadata| metadata.put_member(&location, &descriptor)).await;
+    }
+
+    pub(crate) async fn forget_member(&self, location: &Location, digest: &Digest) {
+        let (location, digest) = (location.clone(), *digest);
+        self.take_away("membership not forgotten", move |metadata| metadata.remove_member(&location, &digest)).await;
+    }
+
+    /// Remembers a blob that was just committed.
+    pub(crate) async fn add_blob(&self, digest: &Digest, size: u64) {
+        let (digest, record) = (*digest, BlobRecord::new(size, self.clock.now()));
+        self.add("stored, but not in the index", move |metadata| metadata.put_blob(&digest, &record)).await;
+    }
+
+    /// Adds to the metadata. Returns when it is there, or when that takes long.
+    pub(crate) async fn add(
+        &self,
+        otherwise: &'static str,
+        change: impl FnOnce(&dyn MetadataStore) -> Result<(), MetadataError> + Send + 'static,
+    ) {
+        let late = *self.late.borrow();
+        if late >= MOST_LATE {
+            tracing::warn!(late, "{otherwise}: the metadata does not keep up");
+            return;
+        }
+        let mut changing = Box::pin(self.with(change));
+        let patience = if late == 0 { PATIENCE } else { Duration::ZERO };
+        match tokio::time::timeout(patience, &mut changing).await {
+            Ok(changed) => report(otherwise, changed),
+            Err(_) => {
+                let late = Late::one_more(&self.late);
+                self.tasks.spawn(async move {
+                    report(otherwise, changing.await);
+                    drop(late);
+                });
+            }
+        }
+    }
+
+    /// Takes something away from the metadata. Returns when it is gone.
+    pub(crate) async fn take_away(
+        &self,
+        otherwise: &'static str,
+        change: impl FnOnce(&dyn MetadataStore) -> Result<(), MetadataError> + Send + 'static,
+    ) {
+        self.nothing_late().await;
+        report(otherwise, self.with(change).await);
+    }
+
+    /// Makes durable what was recorded.
+    pub(crate) async fn flush(&self, otherwise: &'static str) {
+        report(otherwise, self.with(|metadata| metadata.flush()).await);
+    }
+
+    /// Waits until everything that was added before is there.
+    pub(crate) async fn nothing_late(&self) {
+        let _ = self.late.subscribe().wait_for(|count| *count == 0).await;
+    }
+
+    /// Does something with the metadata that may take long, whether or not anybody waits for it.
+    ///
+    /// # Errors
+    /// What `work` fails with, or that it panicked.
+    pub(crate) fn with<T, W>(&self, work: W) -> impl Future<Output = Result<T, MetadataError>> + Send + use<T, W>
+    where
+        T: Send + 'static,
+        W: FnOnce(&dyn MetadataStore) -> Result<T, MetadataError> + Send + 'static,
+    {
+        let metadata = Arc::clone(&self.metadata);
+        let working = tokio::task::spawn_blocking(move || work(&*metadata));
+        async { working.await.unwrap_or_else(|error| Err(MetadataError::new("a task", error))) }
+    }
+}
+
+fn report(otherwise: &'static str, changed: Result<(), MetadataError>) {
+    if let Err(error) = changed {
+        tracing::warn!(%error, "{otherwise}");
+    }
+}
+
+/// Counts as late until it is dropped.
+struct Late(watch::Sender<usize>);
+
+impl Late {
+    fn one_more(count: &watch::Sender<usize>) -> Late {
+        count.send_modify(|count| *count += 1);
+        Late(count.clone())
+    }
+}
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}

@@ -1,0 +1,218 @@
+//! Stored content, as far as it may be served: what a repository may have, and what still is what its
+//! digest says.
+//!
+//! A commit syncs the file, renames it and syncs the folder, so what is visible is whole where the disk
+//! keeps its word. What was stored shortly before an unclean stop, and not recorded durably, is hashed
+//! before its first use all the same. Other damage is done later: by the disk, or behind our back. A blob
+//! whose length is not the one of its membership is hashed before it is served, also when the index
+//! was lost; with `verify_on_read` every blob is. Damaged content is taken out of sight at once, so
+//! the next request fetches it again.
+
+use std::io;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use tokio::runtime::Handle;
+use tokio_util::task::TaskTracker;
+
+use crate::blob_store::{BlobStore, Content};
+use crate::clock::Clock;
+use crate::metadata::uses::Uses;
+use crate::metadata::{Location, MetadataStore};
+use crate::metrics::Metrics;
+use crate::mirror::recall::memory::Stamp;
+use crate::mirror::room::records::Records;
+use crate::oci::{Descriptor, Digest, Verifier};
+
+/// How many bytes are read at a time.
+const PIECE: usize = 1 << 20;
+
+/// What is stored, and what is known of it.
+pub(crate) struct Stored {
+    pub(crate) blobs: Arc<dyn BlobStore>,
+    pub(crate) records: Records,
+    uses: Uses,
+    trust: Trust,
+    metrics: Arc<Metrics>,
+}
+
+impl Stored {
+    /// With `verify_on_read` everything is hashed before it is served.
+    pub(crate) fn new(
+        blobs: Arc<dyn BlobStore>,
+        metadata: Arc<dyn MetadataStore>,
+        clock: Arc<dyn Clock>,
+        tasks: TaskTracker,
+        metrics: Arc<Metrics>,
+        verify_on_read: bool,
+    ) -> Stored {
+        let records = Records::new(metadata, clock, tasks);
+        Stored { blobs, records, uses: Uses::default(), trust: Trust::new(verify_on_read), metrics }
+    }
+
+    /// How far changes are counted now. What is looked up after this call holds as long as this
+    /// stays the same.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp { changes: self.records.metadata.changes(), removals: self.blobs.removals() }
+    }
+
+    /// Opens content of this repository, with what is known of it. `None` when it is not stored, or
+    /// when upstream has not said that this repository has it. It counts as a use.
+    pub(crate) async fn open(&self, location: &Location, digest: &Digest) -> Option<(Descriptor, Content)> {
+        let descriptor = self.member(location, digest)?;
+        let content = self.blobs.open(digest).await?;
+        let content = self.trusted(digest, content, Some(descriptor.size)).await?;
+        self.note(digest);
+        Some((descriptor, content))
+    }
+
+    /// Opens content of whatever repository. Who serves it asks first, and takes note of the use.
+    pub(crate) async fn open_any(&self, digest: &Digest) -> Option<Content> {
+        let content = self.blobs.open(digest).await?;
+        self.trusted(digest, content, None).await
+    }
+
+    /// What is known of content of this repository. `None` when upstream has not said that it has it.
+    pub(crate) fn member(&self, location: &Location, digest: &Digest) -> Option<Descriptor> {
+        self.records.metadata.member(location, digest).unwrap_or_else(|error| {
+            tracing::warn!(%location, %digest, %error, "membership unknown, asking upstream");
+            None
+        })
+    }
+
+    /// Whether content is stored and known to be in this repository. Does not count as a use.
+    pub(crate) async fn has(&self, location: &Location, digest: &Digest) -> bool {
+        self.member(location, digest).is_some() && self.blobs.open(digest).await.is_some()
+    }
+
+    /// Remembers that upstream has the blob in this repository. What is known as a manifest there
+    /// stays one: clients may ask for a manifest among the blobs.
+    pub(crate) async fn add_blob_member(&self, location: &Location, digest: Digest, size: u64) {
+        if self.member(location, &digest).is_none_or(|known| known.is_of_blob()) {
+            self.records.add_member(location, Descriptor::of_blob(digest, size)).await;
+        }
+    }
+
+    /// Content was served just now.
+    pub(crate) fn note(&self, digest: &Digest) {
+        self.uses.note(digest, self.records.clock.now());
+    }
+
+    /// Writes down what was noted.
+    pub(crate) async fn write_uses(&self) {
+        let uses = self.uses.drain();
+        if uses.is_empty() {
+            return;
+        }
+        if let Err(error) = self.records.with(move |metadata| metadata.touch(&uses)).await {
+            tracing::debug!(%error, "access times were not written");
+        }
+    }
+
+    /// The content, if it may be served. `expected` is its size in bytes as upstream said it.
+    async fn trusted(&self, digest: &Digest, content: Content, expected: Option<u64>) -> Option<Content> {
+        let unproven = self.blobs.is_unproven(digest);
+        let odd = unproven || expected.is_some_and(|expected| expected != content.size);
+        if !odd && (!self.trust.always || self.trust.lately.get(digest) == Some(content.size)) {
+            return Some(content);
+        }
+        if !self.check(digest, &content).await {
+            return None;
+        }
+        if unproven {
+            self.blobs.vouch(digest);
+        }
+        self.trust.lately.insert(*digest, content.size);
+        Some(content)
+    }
+
+    /// Hashes content. What is damaged is taken out of sight.
+    pub(crate) async fn check(&self, digest: &Digest, content: &Content) -> bool {
+        self.metrics.checked(content.size);
+        let reason = match hash(*digest, content.clone()).await {
+            Ok(found) if found == *digest => return true,
+            Ok(found) => format!("its bytes have the digest {found}"),
+            Err(error) => format!("it cannot be read: {error}"),
+        };
+        self.metrics.damaged();
+        match self.blobs.set_aside(digest, content).await {
+            Ok(_) => tracing::error!(%digest, reason, "a stored blob is damaged and was set aside"),
+            Err(error) => {
+                tracing::error!(%digest, reason, %error, "a stored blob is damaged and could not be set aside");
+            }
+        }
+        false
+    }
+
+    /// All bytes of content that is small, if they have its digest. Else it is taken out of sight.
+    pub(crate) async fn verified(&self, digest: &Digest, content: &Content) -> Option<Bytes> {
+        let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
+        if Digest::of(digest.algorithm(), &bytes) == *digest {
+            return Some(bytes);
+        }
+        self.check(digest, content).await;
+        None
+    }
+
+    /// For whoever sends this content.
+    pub(crate) fn complaint(self: &Arc<Self>, digest: Digest, content: &Content) -> Complaint {
+        Complaint { stored: Arc::downgrade(self), digest, content: content.clone() }
+    }
+}
+
+/// The digest that content has.
+async fn hash(digest: Digest, content: Content) -> io::Result<Digest> {
+    let read = move || {
+        let mut verifier = Verifier::new(digest.algorithm());
+        let mut offset = 0;
+        while offset < content.size {
+            let bytes = content.read_at(offset, PIECE)?;
+            offset += bytes.len() as u64;
+            verifier.update(&bytes);
+        }
+        Ok(verifier.finish())
+    };
+    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+/// What was hashed on read a moment ago: the parts of one blob, asked for one after another, are
+/// checked once.
+struct Trust {
+    always: bool,
+    lately: Cache<Digest, u64>,
+}
+
+impl Trust {
+    const MAX: u64 = 10_000;
+    const LATELY: Duration = Duration::from_secs(30);
+
+    fn new(always: bool) -> Trust {
+        Trust { always, lately: Cache::builder().max_capacity(Trust::MAX).time_to_live(Trust::LATELY).build() }
+    }
+}
+
+/// How whoever sends a stored blob tells that it cannot be read: it is checked at once, and set aside
+/// if that is so, so that the next request fetches it again.
+#[derive(Clone)]
+pub struct Complaint {
+    stored: Weak<Stored>,
+    digest: Digest,
+    content: Content,
+}
+
+impl std::fmt::Debug for Complaint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Complaint").field("digest", &self.digest).finish_non_exhaustive()
+    }
+}
+
+impl Complaint {
+    /// The blob could not be read to its end.
+    pub fn raise(self) {
+        let Some(stored) = self.stored.upgrade().filter(|_| Handle::try_current().is_ok()) else { return };
+        let tasks = stored.records.tasks.clone();
+        tasks.spawn(async move { stored.check(&self.digest, &self.content).await });
+    }
+}
