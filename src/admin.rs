@@ -2,7 +2,7 @@
 //!
 //! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened;
 //! below `/api/v1` is `api`. Takes a bound listener, TCP or Unix, and a shutdown future, so tests
-//! and `main` use the same door.
+//! and the daemon use the same door.
 
 mod api;
 pub mod socket;
