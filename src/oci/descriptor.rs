@@ -43,15 +43,3 @@ impl Descriptor {
         self.media_type.as_ref() == OCTET_STREAM
     }
 }
-
-impl TryFrom<&oci_spec::image::Descriptor> for Descriptor {
-    type Error = super::digest::DigestError;
-
-    fn try_from(descriptor: &oci_spec::image::Descriptor) -> Result<Descriptor, Self::Error> {
-        Ok(Descriptor {
-            digest: descriptor.digest().as_ref().parse()?,
-            size: descriptor.size(),
-            media_type: descriptor.media_type().clone(),
-        })
-    }
-}

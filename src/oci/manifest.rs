@@ -35,58 +35,48 @@ impl Manifest {
         Manifest { descriptor, bytes }
     }
 
+    /// Whether the bytes have the shape that the media type says: a list of manifests, or a
+    /// configuration. What has another shape leads to nothing that one could know.
+    pub fn is_legible(&self) -> bool {
+        let index = is_index(&self.descriptor.media_type);
+        self.outline().is_some_and(|it| if index { it.manifests.is_some() } else { it.config.is_some() })
+    }
+
     /// What the manifest points at: configuration and layers, or the manifests of an index.
     /// Empty for bytes that are neither; children with a digest we cannot verify are left out, and
     /// so are layers that live elsewhere (`urls`).
     pub fn children(&self) -> Children {
-        let Ok(outline) = serde_json::from_slice::<Outline>(&self.bytes) else {
-            return Children::default();
-        };
-        let narrow = |list: Vec<oci_spec::image::Descriptor>| {
-            list.iter()
-                .filter(|child| child.urls().as_ref().is_none_or(Vec::is_empty))
-                .filter_map(|child| Descriptor::try_from(child).ok())
-                .collect()
+        let outline = self.outline().unwrap_or_default();
+        let narrow = |list: Vec<Child>| {
+            let ours = list.into_iter().filter(|child| child.urls.as_ref().is_none_or(Vec::is_empty));
+            ours.filter_map(|child| child.descriptor()).collect()
         };
         Children {
             manifests: narrow(outline.manifests.unwrap_or_default()),
             blobs: narrow(outline.config.into_iter().chain(outline.layers.unwrap_or_default()).collect()),
         }
     }
-}
 
-impl Manifest {
     /// The manifests of an index, each with the platform it is for, where the index says so; empty
     /// for everything else. Those with a digest we cannot verify are left out.
     pub fn platforms(&self) -> Vec<(Descriptor, Option<Platform>)> {
-        let index: Index = serde_json::from_slice(&self.bytes).unwrap_or_default();
-        let known = |child: Child| {
-            let descriptor = Descriptor {
-                digest: child.digest.parse().ok()?,
-                size: child.size,
-                media_type: MediaType::from(child.media_type.as_str()),
-            };
-            Some((descriptor, child.platform))
-        };
-        index.manifests.into_iter().filter_map(known).collect()
+        let manifests = self.outline().and_then(|outline| outline.manifests).unwrap_or_default();
+        let known = |child: Child| Some((child.descriptor()?, Platform::deserialize(&child.platform).ok()));
+        manifests.into_iter().filter_map(known).collect()
     }
 
     /// The manifest that this one says something about: it is a referrer of that one, a signature
     /// for instance.
     pub fn subject(&self) -> Option<Digest> {
-        let index: Index = serde_json::from_slice(&self.bytes).ok()?;
-        index.subject?.digest.parse().ok()
+        self.outline()?.subject?.digest.parse().ok()
+    }
+
+    fn outline(&self) -> Option<Outline> {
+        serde_json::from_slice(&self.bytes).ok()
     }
 }
 
-/// The parts of a manifest that say what else belongs together with it.
-#[derive(Default, Deserialize)]
-struct Index {
-    #[serde(default)]
-    manifests: Vec<Child>,
-    subject: Option<Child>,
-}
-
+/// What a manifest says of something that it points at.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Child {
@@ -94,7 +84,18 @@ struct Child {
     size: u64,
     #[serde(default)]
     media_type: String,
-    platform: Option<Platform>,
+    urls: Option<Vec<String>>,
+    /// Something that we cannot read is no reason not to know the rest.
+    #[serde(default)]
+    platform: serde_json::Value,
+}
+
+impl Child {
+    /// `None` for a digest that we cannot verify.
+    fn descriptor(&self) -> Option<Descriptor> {
+        let media_type = MediaType::from(self.media_type.as_str());
+        Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type })
+    }
 }
 
 /// The descriptors a manifest contains.
@@ -107,14 +108,14 @@ pub struct Children {
 }
 
 /// The parts of a manifest that we read; everything else stays unread in the bytes.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Outline {
     media_type: Option<String>,
-    #[serde(default)]
-    config: Option<oci_spec::image::Descriptor>,
-    layers: Option<Vec<oci_spec::image::Descriptor>>,
-    manifests: Option<Vec<oci_spec::image::Descriptor>>,
+    config: Option<Child>,
+    layers: Option<Vec<Child>>,
+    manifests: Option<Vec<Child>>,
+    subject: Option<Child>,
 }
 
 fn media_type(content_type: Option<&str>, bytes: &[u8]) -> MediaType {
@@ -166,6 +167,11 @@ pub fn is_image(media_type: &MediaType) -> bool {
     *media_type == MediaType::ImageManifest || media_type.as_ref() == DOCKER_MANIFEST
 }
 
+/// Whether something of this type leads to other content.
+pub fn is_manifest(media_type: &MediaType) -> bool {
+    is_image(media_type) || is_index(media_type)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,6 +217,26 @@ mod tests {
             (None, Some(b"not json".as_slice()), false),
         ] {
             assert_eq!(is_first_schema(content_type, bytes), expected, "{content_type:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_not_the_shape_of_its_media_type_is_not_legible() {
+        let (image, index) = (MediaType::ImageManifest, MediaType::ImageIndex);
+        let config = format!(r#"{{"config":{CONFIG}}}"#);
+        for (json, media_type, expected) in [
+            (config.as_str(), &image, true),
+            (config.as_str(), &index, false),
+            (r#"{"manifests":[]}"#, &index, true),
+            (r#"{"manifests":null}"#, &index, false),
+            (r#"{"manifests":[{"digest":1}]}"#, &index, false),
+            (r#"{"manifests":[]}"#, &image, false),
+            ("{}", &image, false),
+            ("[]", &index, false),
+            ("", &image, false),
+        ] {
+            let manifest = manifest(json.to_owned(), Some(media_type.as_ref()));
+            assert_eq!(manifest.is_legible(), expected, "{json} {media_type}");
         }
     }
 
