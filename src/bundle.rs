@@ -11,7 +11,7 @@
 //! image that is wholly there. Who imports a bundle believes its maker about what tags mean.
 
 pub mod format;
-mod graph;
+mod gathered;
 pub mod import;
 pub mod plan;
 pub mod writing;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::{BlobStore, StoreError};
 use crate::clock::Clock;
+use crate::graph::Graph;
 use crate::metadata::MetadataStore;
 use crate::oci::Digest;
 
@@ -45,6 +46,12 @@ pub struct Stores {
 impl std::fmt::Debug for Stores {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Stores").finish_non_exhaustive()
+    }
+}
+
+impl Stores {
+    fn graph(&self) -> Graph {
+        Graph::new(Arc::clone(&self.blobs), Arc::clone(&self.metadata))
     }
 }
 

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | 0 vocabulary | [`oci`], [`outcome`], [`documents`] | nothing that does I/O |
 //! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | the vocabulary; each adapter the one crate it wraps |
+//! | 2 what both use cases need | [`graph`], what images lead to | ports, never adapters |
 //! | 2 use cases | [`mirror`]; [`bundle`], which carries images offline | ports, never adapters |
 //! | 3 edges | [`server`], [`admin`] | `mirror` |
 //! | 4 the wiring | [`daemon`] | everything, without logic |
@@ -36,6 +37,7 @@ pub mod clock;
 pub mod config;
 pub mod daemon;
 pub mod documents;
+pub mod graph;
 pub mod metadata;
 pub mod metrics;
 pub mod mirror;

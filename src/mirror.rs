@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use crate::blob_store::BlobStore;
 use crate::blob_store::ingest::IngestDir;
 use crate::clock::{Clock, Timestamp};
+use crate::graph::Graph;
 use crate::metadata::MetadataStore;
 use crate::metrics::Metrics;
 use crate::oci::{RegistryName, Target};
@@ -106,6 +107,7 @@ pub(crate) struct Shared {
     blobs: Arc<dyn BlobStore>,
     ingests: Arc<IngestDir>,
     metadata: Arc<dyn MetadataStore>,
+    graph: Graph,
     clock: Arc<dyn Clock>,
     started_at: Timestamp,
     policy: Policy,
@@ -122,12 +124,6 @@ impl std::ops::Deref for Wings {
     type Target = Shared;
     fn deref(&self) -> &Shared {
         &self.shared
-    }
-}
-
-impl Shared {
-    fn member(&self, location: &Location, digest: &crate::oci::Digest) -> Option<crate::oci::Descriptor> {
-        self.stored.member(location, digest)
     }
 }
 
@@ -166,6 +162,7 @@ impl Mirror {
         let negatives = Arc::new(Negatives::new(negative_ttl, clock.clone()));
         let shared = Arc::new(Shared {
             routes: routes.clone(),
+            graph: Graph::new(blobs.clone(), metadata.clone()),
             blobs,
             ingests: ingests.clone(),
             metadata: metadata.clone(),

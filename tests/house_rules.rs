@@ -20,19 +20,33 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metadata", &["oci", "clock", "metadata"]),
     ("blob_store", &["oci", "clock", "blob_store"]),
     ("upstream", &["oci", "clock", "upstream"]),
+    // Below both use cases, as both need it and one uses the other.
+    ("graph", &["oci", "documents", "metadata", "blob_store", "graph"]),
     (
         "mirror",
-        &["oci", "documents", "clock", "outcome", "metadata", "blob_store", "upstream", "metrics", "bundle", "mirror"],
+        &[
+            "oci",
+            "documents",
+            "clock",
+            "outcome",
+            "metadata",
+            "blob_store",
+            "upstream",
+            "metrics",
+            "graph",
+            "bundle",
+            "mirror",
+        ],
     ),
     ("metrics", &["oci", "outcome", "metrics"]),
-    ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "bundle"]),
+    ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
     ("telemetry", &["telemetry"]),
     // Settings belong to who obeys them; the adapters stay out of reach.
     ("config", &["oci", "telemetry", "upstream", "mirror", "server", "config"]),
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
-    ("admin", &["oci", "documents", "clock", "outcome", "metrics", "mirror", "server", "admin"]),
+    ("admin", &["oci", "documents", "clock", "outcome", "metrics", "graph", "mirror", "server", "admin"]),
     ("daemon", &["*"]),
     // `upstream` for the port that `bench` pulls through.
     ("cli", &["oci", "documents", "clock", "config", "telemetry", "upstream", "daemon", "cli"]),

@@ -25,9 +25,9 @@ use super::{Body, Door, respond_with};
 use crate::documents::{
     self, Changed, Code, Document, Error, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, orders,
 };
+use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
 use crate::mirror::images::catalog::CatalogError;
-use crate::mirror::images::image::Platforms;
 use crate::oci::{ImageName, Platform};
 
 /// What all paths of the interface begin with.
@@ -116,7 +116,7 @@ async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<B
         Some("status") => Ok(ok(&mirror.status())),
         Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
         Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
-        Some("history") => Ok(ok(&mirror.history(&asked_for(query)?)?)),
+        Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
         Some("receipt") => bundles::receipt(mirror).await,
         Some("schema") => Ok(ok(&documents::schema())),
         _ => Err(not_found()),
@@ -142,13 +142,16 @@ async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> R
         "freeze" => {
             let orders::Freeze { image, digest } = read(&body)?;
             let image = image_name(&image)?;
-            Ok(ok(&Frozen { image: image.to_string(), digest: mirror.freeze(&image, digest)? }))
+            Ok(ok(&Frozen { image: image.to_string(), digest: mirror.freeze(&image, digest).await? }))
         }
         "unfreeze" => {
             let image = image_name(&read::<orders::Freeze>(&body)?.image)?;
-            Ok(ok(&Unfrozen { image: image.to_string(), changed: mirror.unfreeze(&image)? }))
+            Ok(ok(&Unfrozen { image: image.to_string(), changed: mirror.unfreeze(&image).await? }))
         }
-        "gc" => Ok(ok(&mirror.collect_garbage(read::<orders::Collect>(&body)?.dry_run).await?)),
+        "gc" => {
+            let garbage = mirror.collect_garbage(read::<orders::Collect>(&body)?.dry_run).await;
+            Ok(ok(&garbage.map_err(CatalogError::from)?))
+        }
         "export" => bundles::export(mirror, &read(&body)?).await,
         "verify" => Ok(verify(mirror.clone(), read(&body)?, verify_rate)),
         _ => Err(not_found()),
@@ -168,8 +171,8 @@ async fn change(mirror: &Mirror, act: &str, order: &orders::Images) -> Result<Re
     let mut images = Vec::new();
     for image in self::images(order)? {
         let changed = match act {
-            "pin" => mirror.pin(&image).map(|()| true),
-            "unpin" => mirror.unpin(&image),
+            "pin" => mirror.pin(&image).await.map(|()| true),
+            "unpin" => mirror.unpin(&image).await,
             _ => mirror.forget(&image).await,
         };
         images.push(Changed { image: image.to_string(), changed: changed? });

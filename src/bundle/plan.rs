@@ -8,12 +8,13 @@ use tokio::runtime::Handle;
 
 use super::Stores;
 use super::format::{self, DescribedImage, Description, DockerImage, Index, Listed, Pointer, Root};
-use super::graph::{self, Holdings, Image, Scope, Variant};
+use super::gathered::{Gathered, Scope, Variant};
 use super::writing::ExportError;
 use crate::clock::Timestamp;
 use crate::documents::{self, Code, Exported, Receipt, Unavailable, orders};
+use crate::graph::Graph;
 use crate::metadata::{Location, TagRecord};
-use crate::oci::manifest::{is_image, is_index};
+use crate::oci::manifest::{is_index, is_manifest};
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Platform, Reference, Tag};
 
 /// Configurations of images that an engine can run; what else is called a manifest may be anything.
@@ -82,7 +83,9 @@ impl Plan {
     /// # Errors
     /// [`ExportError::Metadata`].
     pub fn make(stores: &Stores, selection: &Selection, runtime: &Handle) -> Result<Plan, ExportError> {
-        let mut planner = Planner { stores, runtime, selection, plan: Plan::empty(stores), contents: Vec::new() };
+        let _entered = runtime.enter();
+        let (graph, plan) = (stores.graph(), Plan::empty(stores));
+        let mut planner = Planner { stores, graph, selection, plan, contents: Vec::new() };
         let selected = planner.select()?;
         let locations: BTreeSet<Location> = selected.keys().map(|(location, _)| location.clone()).collect();
         for ((location, named), pointers) in selected {
@@ -147,7 +150,7 @@ impl Plan {
 /// A plan in the making.
 struct Planner<'a> {
     stores: &'a Stores,
-    runtime: &'a Handle,
+    graph: Graph,
     selection: &'a Selection,
     plan: Plan,
     /// What belongs to the images, each once.
@@ -195,7 +198,8 @@ impl Planner<'_> {
                 }
             };
             if pointers.is_empty() {
-                self.plan.unavailable.push(Unavailable { image: name.to_string(), missing: Vec::new() });
+                let (image, missing, damaged) = (name.to_string(), Vec::new(), Vec::new());
+                self.plan.unavailable.push(Unavailable { image, missing, damaged });
             } else {
                 selected.insert((location, named), pointers);
             }
@@ -216,12 +220,11 @@ impl Planner<'_> {
 
     /// Adds an image with everything its pointers lead to; or notes what is missing.
     fn add(&mut self, location: &Location, named: &Named, pointers: Vec<Pointer>) {
-        let holdings = Holdings { stores: self.stores, runtime: self.runtime, within: Some(location) };
-        let scope = Scope { platforms: &self.selection.platforms, manifests: None };
-        let mut walked: Vec<(Digest, Image)> = Vec::new();
+        let scope = Scope { within: Some(location), platforms: &self.selection.platforms, manifests: None };
+        let mut walked: Vec<(Digest, Gathered)> = Vec::new();
         for pointer in &pointers {
             if !walked.iter().any(|(digest, _)| *digest == pointer.manifest.digest) {
-                walked.push((pointer.manifest.digest, graph::walk(&holdings, &pointer.manifest, &scope)));
+                walked.push((pointer.manifest.digest, Gathered::of(&self.graph, &pointer.manifest, &scope)));
             }
         }
         let usable: HashSet<Digest> =
@@ -245,13 +248,14 @@ impl Planner<'_> {
         }
     }
 
-    fn give_up(&mut self, location: &Location, named: &Named, walked: &[(Digest, Image)]) {
+    fn give_up(&mut self, location: &Location, named: &Named, walked: &[(Digest, Gathered)]) {
         let name = match named {
             Named::Tag(tag) => format!("{location}:{tag}"),
             Named::Digest(digest) => format!("{location}@{digest}"),
         };
-        let missing = walked.first().map(|(_, image)| image.missing.iter().map(|missing| missing.digest).collect());
-        self.plan.unavailable.push(Unavailable { image: name, missing: missing.unwrap_or_default() });
+        let first = walked.first().map(|(_, image)| (image.missing.clone(), image.damaged.clone()));
+        let (missing, damaged) = first.unwrap_or_default();
+        self.plan.unavailable.push(Unavailable { image: name, missing, damaged });
     }
 
     /// Names the image in every list that a reader may look at.
@@ -272,12 +276,11 @@ impl Planner<'_> {
     /// Adds signatures and the like, and what in turn refers to them.
     fn add_referrers(&mut self, locations: &BTreeSet<Location>) -> Result<(), ExportError> {
         let members = self.stores.metadata.members()?;
-        let manifest = |member: &Descriptor| is_image(&member.media_type) || is_index(&member.media_type);
-        let candidates = members.into_iter().filter(|(at, member)| locations.contains(at) && manifest(member));
+        let here = |(at, member): &(Location, Descriptor)| locations.contains(at) && is_manifest(&member.media_type);
         let mut referrers: Vec<(Location, Descriptor, Digest)> = Vec::new();
-        for (location, member) in candidates {
-            let holdings = Holdings { stores: self.stores, runtime: self.runtime, within: Some(&location) };
-            if let Some(subject) = holdings.manifest(&member).and_then(|manifest| manifest.subject()) {
+        for (location, member) in members.into_iter().filter(here) {
+            let manifest = self.graph.manifest(Some(&location), &member);
+            if let Some(subject) = manifest.ok().and_then(|manifest| manifest.subject()) {
                 referrers.push((location, member, subject));
             }
         }
@@ -289,8 +292,8 @@ impl Planner<'_> {
                 return Ok(());
             }
             for (location, member, _) in due.into_iter().filter(|(_, member, _)| !known.contains(&member.digest)) {
-                let holdings = Holdings { stores: self.stores, runtime: self.runtime, within: Some(&location) };
-                let image = graph::walk(&holdings, &member, &Scope::default());
+                let scope = Scope { within: Some(&location), ..Scope::default() };
+                let image = Gathered::of(&self.graph, &member, &scope);
                 if image.usable() {
                     self.take(&image.contents);
                     self.plan.index.manifests.push(Root::new(&member, None));
@@ -328,15 +331,13 @@ fn confirmed(manifest: Descriptor, at: Timestamp) -> Pointer {
 /// What `docker load` makes of the image: one platform, ours if it is there.
 fn docker_image(name: &ImageName, variants: &[Variant]) -> Option<DockerImage> {
     let ours = Platform::default();
-    let runnable = |variant: &&Variant| {
-        let config = variant.manifest.children().blobs.into_iter().next();
-        config.is_some_and(|config| RUNNABLE.contains(&config.media_type.as_ref()))
-    };
+    let runnable =
+        |variant: &&Variant| variant.blobs.first().is_some_and(|config| RUNNABLE.contains(&config.media_type.as_ref()));
     let is_ours = |variant: &&Variant| variant.platform.as_ref().is_some_and(|platform| ours.takes(platform));
     let mut runnable = variants.iter().filter(runnable).peekable();
     let first = *runnable.peek()?;
     let variant = runnable.find(is_ours).unwrap_or(first);
-    let mut entries = variant.manifest.children().blobs.into_iter().map(|blob| format::blob_name(&blob.digest));
+    let mut entries = variant.blobs.iter().map(|blob| format::blob_name(&blob.digest));
     let config = entries.next()?;
     let repo_tags = if matches!(name.reference, Reference::Tag(_)) { vec![name.to_string()] } else { Vec::new() };
     Some(DockerImage { config, repo_tags, layers: entries.collect() })

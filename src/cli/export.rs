@@ -107,6 +107,9 @@ fn export(
 fn announce(exported: &Exported) -> Result<(), Error> {
     for image in &exported.unavailable {
         match image.missing.len() {
+            _ if !image.damaged.is_empty() => {
+                say(&format!("warning: {} is damaged; get it again with: registry-mirror pull {0}", image.image));
+            }
             0 => say(&format!("warning: {} is not stored; get it with: registry-mirror pull {0}", image.image)),
             parts => say(&format!("warning: {} is not complete, {parts} parts of it are missing", image.image)),
         }

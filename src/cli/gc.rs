@@ -19,9 +19,17 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         let verb = if garbage.dry_run { "would be deleted" } else { "deleted" };
         format!("{} blobs with {} {verb}", garbage.blobs, show::size(garbage.size_bytes))
     })?;
-    let failed = said.document.failed;
-    if failed > 0 && !args.at.json {
-        say(&format!("{failed} blobs could not be deleted; see the daemon's log"));
+    let Garbage { failed, unreadable, damaged, .. } = &said.document;
+    if !args.at.json {
+        for manifest in damaged {
+            say(&format!("{manifest} is damaged; mend it with: registry-mirror verify --repair"));
+        }
+        if *unreadable > 0 {
+            say(&format!("{unreadable} manifests cannot be read; what they may lead to in their repositories stays"));
+        }
+        if *failed > 0 {
+            say(&format!("{failed} blobs could not be deleted; see the daemon's log"));
+        }
     }
-    Ok(if failed == 0 { Exit::Done } else { Exit::Partly })
+    Ok(if *failed == 0 { Exit::Done } else { Exit::Partly })
 }

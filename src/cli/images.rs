@@ -20,7 +20,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
 }
 
 fn row(image: &ImageSummary) -> Vec<String> {
-    let marks = [(image.pinned, "pinned"), (image.frozen, "frozen")];
+    let marks = [(image.pinned, "pinned"), (image.frozen, "frozen"), (!image.damaged.is_empty(), "damaged")];
     let marks: Vec<_> = marks.into_iter().filter_map(|(set, mark)| set.then_some(mark)).collect();
     vec![
         image.image.clone(),

@@ -52,7 +52,11 @@ fn platform(image: &PlatformDetail) -> Vec<String> {
 }
 
 fn part(part: &Part) -> Vec<String> {
-    let stored = if part.stored { "stored" } else { "missing" };
+    let stored = match (part.damaged, part.stored) {
+        (true, _) => "damaged",
+        (false, true) => "stored",
+        (false, false) => "missing",
+    };
     let Part { content, .. } = part;
     vec![
         show::short(&content.digest),

@@ -37,8 +37,9 @@ fn report(image: &Readiness) -> String {
     }
     let mut lines = vec![format!("{name}: not ready: {}", reason.as_deref().unwrap_or("it is not complete"))];
     let missing = completeness.missing.iter();
-    lines.extend(
-        missing.map(|part| format!("  missing {} {} {}", part.digest, show::size(part.size_bytes), part.media_type)),
-    );
+    lines.extend(missing.map(|part| {
+        let state = if completeness.damaged.contains(&part.digest) { "damaged" } else { "missing" };
+        format!("  {state} {} {} {}", part.digest, show::size(part.size_bytes), part.media_type)
+    }));
     lines.join("\n")
 }

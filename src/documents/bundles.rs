@@ -18,6 +18,8 @@ pub struct Unavailable {
     pub image: String,
     /// What of it is missing; empty when nothing of it is known.
     pub missing: Vec<Digest>,
+    /// Manifests among that of which other bytes are stored.
+    pub damaged: Vec<Digest>,
 }
 
 /// What a bundle consists of.

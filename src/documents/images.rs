@@ -44,6 +44,8 @@ pub struct ImageSummary {
     pub stored_bytes: u64,
     /// What of it is not.
     pub missing_bytes: u64,
+    /// Its manifests of which other bytes are stored.
+    pub damaged: Vec<Digest>,
     /// Whether it never leaves the store.
     pub pinned: bool,
     /// Whether upstream is not asked about the tag.
@@ -81,6 +83,8 @@ pub struct Part {
     pub content: Content,
     /// Whether it is stored.
     pub stored: bool,
+    /// Whether other bytes are stored in its place.
+    pub damaged: bool,
 }
 
 /// One platform of an image.
@@ -175,6 +179,8 @@ pub struct Completeness {
     pub missing: Vec<Content>,
     /// All of that together.
     pub missing_bytes: u64,
+    /// Manifests among that of which other bytes are stored.
+    pub damaged: Vec<Digest>,
     /// Platforms that were asked for and that the image is not made for.
     pub lacking: Vec<String>,
 }

@@ -19,6 +19,8 @@ pub struct Garbage {
     pub failed: u64,
     /// How many manifests that are wanted could not be read; nothing in their repositories goes.
     pub unreadable: u64,
+    /// Which of those are stored with other bytes.
+    pub damaged: Vec<Digest>,
     /// Which blobs.
     pub digests: Vec<Digest>,
 }

@@ -14,13 +14,12 @@ mod witness;
 use std::sync::Arc;
 
 use crate::clock::Clock;
+use crate::graph::image::{self, Platforms};
 use crate::metadata::{MetadataStore, TagKey};
 use crate::mirror::Mirror;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::flights::Flights;
-use crate::mirror::images::image;
-use crate::mirror::images::image::Platforms;
 use crate::mirror::recall::freshness::{Mode, Policy};
 use crate::mirror::recall::memory::Memory;
 use crate::mirror::routes::Route;
@@ -114,8 +113,13 @@ impl Mirror {
 
     /// Refuses a manifest of which nobody could pull the rest now.
     async fn refuse_a_part(&self, route: &Route, name: &Reference, manifest: &Manifest) -> Result<(), MirrorError> {
-        let image = self.tree(&route.location, manifest.descriptor.clone(), 1).await;
-        let stored = self.stored(&route.location, &image).await;
+        let (location, manifest) = (route.location.clone(), manifest.descriptor.clone());
+        let found = self.0.graph.ask(move |graph| {
+            let image = graph.image(Some(&location), manifest);
+            let stored = graph.stored(Some(&location), &image);
+            Ok((image, stored))
+        });
+        let (image, stored) = found.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
         let have = |part: &Descriptor| stored.contains(&part.digest);
         if image::is_pullable(&image, &have) {
             return Ok(());

@@ -2,6 +2,5 @@
 
 pub mod bundles;
 pub mod catalog;
-pub mod image;
 pub mod prefetch;
 pub mod status;

@@ -7,12 +7,11 @@ pub(crate) mod holds;
 pub(crate) mod records;
 pub(crate) mod stored;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::oci::Digest;
+use crate::graph::links::Known;
 
 /// Tells how many bytes the store may hold, given how many it holds and has promised.
 pub type Allowance = dyn Fn(u64) -> u64 + Send + Sync;
@@ -22,12 +21,10 @@ pub struct Room {
     allowance: Box<Allowance>,
     /// Bytes promised to running fills.
     promised: Arc<Mutex<u64>>,
-    /// What stored manifests point at: they never change, so each is read once. Held while room is
+    /// What stored manifests lead to: that never changes, so each is read once. Held while room is
     /// made: one at a time.
-    pub(crate) children: tokio::sync::Mutex<Children>,
+    pub(crate) known: tokio::sync::Mutex<Known>,
 }
-
-pub(crate) type Children = HashMap<Digest, Arc<[Digest]>>;
 
 impl std::fmt::Debug for Room {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -63,7 +60,7 @@ impl Drop for Reservation {
 impl Room {
     /// An accountant that grants as much as `allowance` says.
     pub fn new(allowance: impl Fn(u64) -> u64 + Send + Sync + 'static) -> Room {
-        Room { allowance: Box::new(allowance), promised: Arc::default(), children: tokio::sync::Mutex::default() }
+        Room { allowance: Box::new(allowance), promised: Arc::default(), known: tokio::sync::Mutex::default() }
     }
 
     /// Bytes promised to running fills.
@@ -73,7 +70,7 @@ impl Room {
 
     /// Held by whoever makes room, and by those who must not be overtaken by that.
     pub(crate) async fn one_at_a_time(&self) -> impl Drop + '_ {
-        self.children.lock().await
+        self.known.lock().await
     }
 
     pub(crate) fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {

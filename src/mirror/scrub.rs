@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use crate::mirror::Mirror;
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::transfer::BlobSource;
-use crate::mirror::keep::making_room::is_manifest;
 use crate::mirror::routes::{Route, Routes};
 use crate::oci::Digest;
+use crate::oci::manifest::is_manifest;
 
 /// How long after a start the scrub begins, and how long it pauses after each pass.
 const PAUSE: Duration = Duration::from_secs(600);

@@ -168,7 +168,7 @@ async fn gc_deletes_nothing_that_an_unreadable_manifest_may_need() {
 async fn a_pinned_image_keeps_its_layers_also_while_its_manifest_cannot_be_read() {
     let registry = Registry::start().await;
     let (mirror, image) = with_a_damaged_manifest(&registry, "store.max_size = \"300kB\"").await;
-    mirror.mirror.pin(&"docker.io/library/app:1".parse().expect("a name")).expect("pins");
+    mirror.mirror.pin(&"docker.io/library/app:1".parse().expect("a name")).await.expect("pins");
     for number in 0..4 {
         let digest = registry.add_blob("library/other", noise(50 + number, 100_000));
         assert!(mirror.get(&format!("/v2/library/other/blobs/{digest}")).await.complete);

@@ -22,6 +22,7 @@ mod parallel;
 mod prefetch;
 mod registry_selftest;
 mod replays;
+mod rotten_manifests;
 mod setups;
 mod slow_index;
 mod support;

@@ -155,14 +155,14 @@ async fn freezing_a_tag_holds_at_once_and_so_does_its_end() {
     let (mirror, old, _) = remembered(&registry, Settings::of(&registry).config("cache.tag_ttl = \"1h\"")).await;
     let newer = registry.add_image("library/app", "2", &[noise(4, 3_000)]);
     mirror.get("/v2/library/app/manifests/2").await;
-    mirror.mirror.freeze(&name("app:1"), Some(newer.manifest.digest)).expect("frozen");
+    mirror.mirror.freeze(&name("app:1"), Some(newer.manifest.digest)).await.expect("frozen");
     let answered = |response: Response| response.header("docker-content-digest").map(str::to_owned);
     let before = hits(&mirror).await;
     for _ in 0..3 {
         assert_eq!(answered(mirror.get(TAG).await), Some(newer.manifest.digest.to_string()));
     }
     assert!(hits(&mirror).await > before, "a frozen tag comes from memory too");
-    mirror.mirror.unfreeze(&name("app:1")).expect("unfrozen");
+    mirror.mirror.unfreeze(&name("app:1")).await.expect("unfrozen");
     assert_eq!(answered(mirror.get(TAG).await), Some(old.manifest.digest.to_string()));
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use registry_mirror::documents::{Failure, PullEvent};
-use registry_mirror::mirror::images::image::Platforms;
+use registry_mirror::graph::image::Platforms;
 use registry_mirror::oci::{ImageName, Platform};
 use tokio::sync::mpsc;
 

@@ -8,8 +8,9 @@ use super::ImportError;
 use super::reading::Taken;
 use crate::bundle::Stores;
 use crate::bundle::format::{DescribedImage, Pointer};
-use crate::bundle::graph::{self, Holdings, Scope};
+use crate::bundle::gathered::{Gathered, Scope};
 use crate::documents::{Fate, Imported, ImportedImage};
+use crate::graph::Graph;
 use crate::metadata::{Location, TagKey, TagRecord};
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Reference};
 
@@ -22,7 +23,8 @@ pub(super) fn arrive(
     taken: Taken,
 ) -> Result<Imported, ImportError> {
     let Taken { index, description, blobs, report } = taken;
-    let mut arrivals = Arrivals { stores, runtime, report };
+    let _entered = runtime.enter();
+    let mut arrivals = Arrivals { stores, graph: stores.graph(), report };
     let left_out = description.iter().flat_map(|description| &description.left_out);
     let scope: HashSet<Digest> = blobs.into_iter().chain(left_out.map(|content| content.digest)).collect();
     let described = description.map(|description| description.images).unwrap_or_default();
@@ -44,20 +46,19 @@ pub(super) fn arrive(
 
 struct Arrivals<'a> {
     stores: &'a Stores,
-    runtime: &'a Handle,
+    graph: Graph,
     report: Imported,
 }
 
 impl Arrivals<'_> {
     /// Makes an image available under its name, if it is all there.
     fn arrive(&mut self, arrival: Arrival, scope: &HashSet<Digest>) -> Result<(), ImportError> {
-        let holdings = Holdings { stores: self.stores, runtime: self.runtime, within: None };
-        let scope = Scope { platforms: &[], manifests: Some(scope) };
+        let scope = Scope { manifests: Some(scope), ..Scope::default() };
         let roots = std::iter::once(&arrival.manifest).chain(arrival.pointers.iter().map(|pointer| &pointer.manifest));
-        let mut image = graph::Image::default();
+        let mut image = Gathered::default();
         let mut walked_already = HashSet::new();
         for root in roots.filter(|root| walked_already.insert(root.digest)) {
-            let walked = graph::walk(&holdings, root, &scope);
+            let walked = Gathered::of(&self.graph, root, &scope);
             image.contents.extend(walked.contents);
             image.missing.extend(walked.missing);
             image.variants.extend(walked.variants);
@@ -77,16 +78,16 @@ impl Arrivals<'_> {
             image: arrival.name.map_or_else(|| digest.to_string(), |name| name.to_string()),
             digest,
             fate,
-            missing: image.missing.iter().map(|missing| missing.digest).collect(),
+            missing: image.missing,
         });
         Ok(())
     }
 
     /// Makes a referrer part of every repository that its subject came into. Whether there is one.
-    fn adopt(&self, image: &graph::Image) -> Result<bool, ImportError> {
+    fn adopt(&self, image: &Gathered) -> Result<bool, ImportError> {
         let contents = &image.contents;
-        let subjects: HashSet<Digest> =
-            image.variants.iter().filter_map(|variant| variant.manifest.subject()).collect();
+        let manifests = image.variants.iter().filter_map(|variant| self.graph.manifest(None, &variant.manifest).ok());
+        let subjects: HashSet<Digest> = manifests.filter_map(|manifest| manifest.subject()).collect();
         let mut adopted = false;
         for image in self.report.images.iter().filter(|image| matches!(image.fate, Fate::Ready | Fate::KeptNewer)) {
             let Ok(name) = image.image.parse::<ImageName>() else { continue };

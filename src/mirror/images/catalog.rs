@@ -9,15 +9,12 @@ use crate::clock::Timestamp;
 use crate::documents::{
     self, History, HistoryEntry, ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State,
 };
+use crate::graph::Graph;
+use crate::graph::image::{self, Completeness, Image, Parts, Platforms};
+use crate::graph::links::Known;
 use crate::metadata::{FrozenTag, MetadataError, Pin, TagRecord};
-use crate::mirror::images::image;
-use crate::mirror::images::image::{Completeness, Image, Parts, Platforms};
-use crate::mirror::{Location, Mirror, Route, RouteError, Shared};
-use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_image, is_index};
-use crate::oci::{Descriptor, Digest, ImageName, Manifest, Platform, Reference, Tag};
-
-/// Indexes within indexes are followed so deep.
-const MAX_DEPTH: usize = 3;
+use crate::mirror::{Location, Mirror, Route, RouteError};
+use crate::oci::{Descriptor, Digest, ImageName, Platform, Reference, Tag};
 
 /// Why the catalog could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -36,13 +33,6 @@ pub enum CatalogError {
     Metadata(#[from] MetadataError),
 }
 
-/// What there is to know before images are looked at, fetched once for a whole list.
-struct Surroundings {
-    pins: HashSet<Pin>,
-    frozen: HashMap<(Location, Tag), Digest>,
-    used: HashMap<Digest, Timestamp>,
-}
-
 impl Mirror {
     /// Finds the upstream of an image as people name it.
     ///
@@ -57,24 +47,7 @@ impl Mirror {
     /// # Errors
     /// [`CatalogError::Metadata`].
     pub async fn images(&self) -> Result<Vec<ImageSummary>, CatalogError> {
-        let around = self.surroundings()?;
-        let mut wanted: BTreeMap<Pin, Option<TagRecord>> = around.pins.iter().map(|pin| (pin.clone(), None)).collect();
-        for (key, record) in self.0.metadata.tags()? {
-            let known = wanted.entry(Pin { location: key.location, reference: Reference::Tag(key.tag) }).or_default();
-            if known.as_ref().is_none_or(|known| known.checked_at < record.checked_at) {
-                *known = Some(record);
-            }
-        }
-        for (location, tag) in around.frozen.keys() {
-            wanted.entry(Pin { location: location.clone(), reference: Reference::Tag(tag.clone()) }).or_default();
-        }
-        let mut summaries = Vec::new();
-        for (name, record) in wanted {
-            if let Some((image, _)) = self.image_of(&name, record.as_ref(), &around).await {
-                summaries.push(self.summary(&name, record.as_ref(), &image, &around).await);
-            }
-        }
-        Ok(summaries)
+        Ok(self.0.graph.ask(|graph| Catalog::of(graph)?.images()).await?)
     }
 
     /// One image, looked at closely.
@@ -82,24 +55,9 @@ impl Mirror {
     /// # Errors
     /// [`CatalogError::Unknown`] when nothing of that name is known.
     pub async fn inspect(&self, name: &ImageName) -> Result<ImageDetail, CatalogError> {
-        let around = self.surroundings()?;
-        let (pin, record) = self.named(name)?;
-        let Some((image, media_type)) = self.image_of(&pin, record.as_ref(), &around).await else {
-            return Err(CatalogError::Unknown(pin.to_string()));
-        };
-        let history = match &pin.reference {
-            Reference::Tag(tag) => self.seen(&pin.location, tag)?,
-            Reference::Digest(_) => Vec::new(),
-        };
-        let stored = self.stored(&pin.location, &image).await;
-        let alone = [(None, image.clone())];
-        let images = match &image.parts {
-            Parts::Images(images) => images,
-            _ => &alone[..],
-        };
-        let images = images.iter().map(|(platform, image)| detail(platform.as_ref(), image, &stored)).collect();
-        let summary = self.summary(&pin, record.as_ref(), &image, &around).await;
-        Ok(ImageDetail { summary, media_type, images, history })
+        let pin = self.pin_of(name)?;
+        let unknown = CatalogError::Unknown(pin.to_string());
+        self.0.graph.ask(move |graph| Catalog::of(graph)?.inspect(&pin)).await?.ok_or(unknown)
     }
 
     /// Whether an image can be pulled for these platforms without a network.
@@ -107,79 +65,68 @@ impl Mirror {
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`]; an unknown image is not ready.
     pub async fn readiness(&self, name: &ImageName, platforms: &Platforms) -> Result<Readiness, CatalogError> {
-        let (pin, record) = self.named(name)?;
-        let image = self.image_of(&pin, record.as_ref(), &self.surroundings()?).await;
-        let Some((image, _)) = image else {
-            let reason = Some("it was never pulled through this mirror".to_owned());
-            let completeness = documents::Completeness::default();
-            return Ok(Readiness { image: pin.to_string(), ready: false, digest: None, completeness, reason });
-        };
-        let stored = self.stored(&pin.location, &image).await;
-        let completeness = image::completeness(&image, platforms, &|part| stored.contains(&part.digest));
-        let reason = (!completeness.is_complete()).then(|| why_not(&completeness));
-        let (ready, digest) = (completeness.is_complete(), Some(image.manifest.digest));
-        let completeness = completeness.document();
-        Ok(Readiness { image: pin.to_string(), ready, digest, completeness, reason })
+        let (pin, platforms) = (self.pin_of(name)?, platforms.clone());
+        Ok(self.0.graph.ask(move |graph| Catalog::of(graph)?.readiness(&pin, &platforms)).await?)
     }
 
     /// Everything a tag was seen to have, oldest first.
     ///
     /// # Errors
     /// [`CatalogError::NotATag`], and [`CatalogError::Unknown`] when it was never seen.
-    pub fn history(&self, name: &ImageName) -> Result<History, CatalogError> {
+    pub async fn history(&self, name: &ImageName) -> Result<History, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
-        let (image, history) = (name.to_string(), self.seen(&location, &tag)?);
+        let history = self.0.graph.ask(move |graph| seen(graph, &location, &tag)).await?;
+        let image = name.to_string();
         if history.is_empty() { Err(CatalogError::Unknown(image)) } else { Ok(History { image, history }) }
-    }
-
-    fn seen(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
-        let seen = self.0.metadata.history(location, tag)?.into_iter();
-        Ok(seen
-            .map(|entry| HistoryEntry { digest: entry.digest, seen_at: entry.at.into(), from: entry.from })
-            .collect())
     }
 
     /// Keeps an image whatever happens; whether it is stored does not matter.
     ///
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
-    pub fn pin(&self, name: &ImageName) -> Result<(), CatalogError> {
-        Ok(self.0.metadata.pin(&self.pin_of(name)?)?)
+    pub async fn pin(&self, name: &ImageName) -> Result<(), CatalogError> {
+        let pin = self.pin_of(name)?;
+        Ok(self.0.graph.ask(move |graph| graph.metadata().pin(&pin)).await?)
     }
 
     /// Undoes [`Mirror::pin`]; whether it was pinned.
     ///
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
-    pub fn unpin(&self, name: &ImageName) -> Result<bool, CatalogError> {
-        Ok(self.0.metadata.unpin(&self.pin_of(name)?)?)
+    pub async fn unpin(&self, name: &ImageName) -> Result<bool, CatalogError> {
+        let pin = self.pin_of(name)?;
+        Ok(self.0.graph.ask(move |graph| graph.metadata().unpin(&pin)).await?)
     }
 
     /// Answers a tag with one manifest until it is unfrozen: `to`, or what it has now.
     ///
     /// # Errors
     /// [`CatalogError::NotATag`], and [`CatalogError::Unknown`] when it is not known what it has.
-    pub fn freeze(&self, name: &ImageName, to: Option<Digest>) -> Result<Digest, CatalogError> {
+    pub async fn freeze(&self, name: &ImageName, to: Option<Digest>) -> Result<Digest, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
-        let (_, record) = self.named(name)?;
-        let digest = to.or(record.map(|record| record.descriptor.digest));
-        let digest = digest.ok_or_else(|| CatalogError::Unknown(name.to_string()))?;
-        tracing::info!(%location, %tag, %digest, "tag frozen");
-        self.0.metadata.freeze(&FrozenTag { location, tag, digest })?;
-        Ok(digest)
+        let frozen = self.0.graph.ask(move |graph| {
+            let record = newest(graph, &location, &tag)?;
+            let Some(digest) = to.or(record.map(|record| record.descriptor.digest)) else { return Ok(None) };
+            tracing::info!(%location, %tag, %digest, "tag frozen");
+            graph.metadata().freeze(&FrozenTag { location, tag, digest }).map(|()| Some(digest))
+        });
+        frozen.await?.ok_or_else(|| CatalogError::Unknown(name.to_string()))
     }
 
     /// Undoes [`Mirror::freeze`]; whether it was frozen.
     ///
     /// # Errors
     /// [`CatalogError::NotATag`], [`CatalogError::Route`] and [`CatalogError::Metadata`].
-    pub fn unfreeze(&self, name: &ImageName) -> Result<bool, CatalogError> {
+    pub async fn unfreeze(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
-        let was_frozen = self.0.metadata.unfreeze(&location, &tag)?;
-        if was_frozen {
-            tracing::info!(%location, %tag, "tag unfrozen");
-        }
-        Ok(was_frozen)
+        let unfrozen = self.0.graph.ask(move |graph| {
+            let was_frozen = graph.metadata().unfreeze(&location, &tag)?;
+            if was_frozen {
+                tracing::info!(%location, %tag, "tag unfrozen");
+            }
+            Ok(was_frozen)
+        });
+        Ok(unfrozen.await?)
     }
 
     /// Forgets an image: its name, its pin, that its repository has what no other tag of the
@@ -188,68 +135,15 @@ impl Mirror {
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn forget(&self, name: &ImageName) -> Result<bool, CatalogError> {
-        let around = self.surroundings()?;
-        let (pin, record) = self.named(name)?;
-        let image = self.image_of(&pin, record.as_ref(), &around).await;
-        let was_pinned = self.0.metadata.unpin(&pin)?;
-        let mut was_frozen = false;
-        if let Reference::Tag(tag) = &pin.reference {
-            was_frozen = self.0.metadata.unfreeze(&pin.location, tag)?;
-            self.0.metadata.remove_tag(&pin.location, tag)?;
+        let pin = self.pin_of(name)?;
+        let location = pin.location.clone();
+        let forgotten = self.0.graph.ask(move |graph| Catalog::of(graph)?.forget(&pin));
+        let (was_known, gone) = forgotten.await?;
+        if let Some(gone) = gone {
+            self.0.answers.lists.forget(&location, &gone);
+            tracing::info!(image = %name, "forgotten");
         }
-        let Some((image, _)) = image else { return Ok(was_pinned || was_frozen) };
-        let kept = self.needed(&pin.location).await?;
-        let gone: Vec<_> = image::digests(&image).difference(&kept).copied().collect();
-        for digest in &gone {
-            self.0.metadata.remove_member(&pin.location, digest)?;
-        }
-        self.0.answers.lists.forget(&pin.location, &gone);
-        self.0.metadata.remove_lists(&pin.location, None)?;
-        gone.iter().try_for_each(|digest| self.0.metadata.remove_lists(&pin.location, Some(digest)))?;
-        tracing::info!(image = %pin, "forgotten");
-        Ok(true)
-    }
-
-    /// What the tags, pins and frozen tags of a repository lead to.
-    async fn needed(&self, location: &Location) -> Result<HashSet<Digest>, CatalogError> {
-        let metadata = &self.0.metadata;
-        let tags = metadata.tags()?.into_iter().filter(|(key, _)| key.location == *location);
-        let mut manifests: Vec<_> = tags.map(|(_, record)| record.descriptor).collect();
-        let frozen = metadata.frozen_tags()?.into_iter().map(|frozen| (frozen.location, frozen.digest));
-        let pinned = metadata.pins()?.into_iter().filter_map(|pin| match pin.reference {
-            Reference::Digest(digest) => Some((pin.location, digest)),
-            Reference::Tag(_) => None,
-        });
-        let by_digest = frozen.chain(pinned).filter(|(at, _)| at == location);
-        manifests.extend(by_digest.filter_map(|(_, digest)| self.0.member(location, &digest)));
-        let mut needed = HashSet::new();
-        for manifest in manifests {
-            needed.extend(image::digests(&self.tree(location, manifest, MAX_DEPTH).await));
-        }
-        Ok(needed)
-    }
-
-    /// What of an image is stored and may be served to its repository.
-    pub(crate) async fn stored(&self, location: &Location, image: &Image) -> HashSet<Digest> {
-        let mut stored = HashSet::new();
-        for digest in image::digests(image) {
-            if self.0.has(location, &digest).await {
-                stored.insert(digest);
-            }
-        }
-        stored
-    }
-
-    fn surroundings(&self) -> Result<Surroundings, CatalogError> {
-        let metadata = &self.0.metadata;
-        let frozen = metadata.frozen_tags()?.into_iter().map(|frozen| ((frozen.location, frozen.tag), frozen.digest));
-        // Without an index it is not known when blobs were used: no reason not to list images.
-        let blobs = metadata.blobs().unwrap_or_default();
-        Ok(Surroundings {
-            pins: metadata.pins()?.into_iter().collect(),
-            frozen: frozen.collect(),
-            used: blobs.into_iter().map(|(digest, record)| (digest, record.used_at)).collect(),
-        })
+        Ok(was_known)
     }
 
     fn pin_of(&self, name: &ImageName) -> Result<Pin, CatalogError> {
@@ -262,61 +156,147 @@ impl Mirror {
             Pin { .. } => Err(CatalogError::NotATag(name.to_string())),
         }
     }
+}
 
-    /// The image of this name, and what upstream last said about its tag, to whomever.
-    fn named(&self, name: &ImageName) -> Result<(Pin, Option<TagRecord>), CatalogError> {
-        let pin = self.pin_of(name)?;
-        let record = match &pin.reference {
-            Reference::Tag(tag) => {
-                let records = self.0.metadata.tag_records(&pin.location, tag)?;
-                records.into_iter().map(|(_, record)| record).max_by_key(|record| record.checked_at)
+/// What upstream last said about a tag, to whomever.
+fn newest(graph: &Graph, location: &Location, tag: &Tag) -> Result<Option<TagRecord>, MetadataError> {
+    let records = graph.metadata().tag_records(location, tag)?.into_iter();
+    Ok(records.map(|(_, record)| record).max_by_key(|record| record.checked_at))
+}
+
+fn seen(graph: &Graph, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
+    let seen = graph.metadata().history(location, tag)?.into_iter();
+    Ok(seen.map(|entry| HistoryEntry { digest: entry.digest, seen_at: entry.at.into(), from: entry.from }).collect())
+}
+
+/// What there is to know before images are looked at, fetched once for a whole list. All of it blocks.
+struct Catalog<'g> {
+    graph: &'g Graph,
+    pins: HashSet<Pin>,
+    frozen: HashMap<(Location, Tag), Digest>,
+    used: HashMap<Digest, Timestamp>,
+}
+
+/// An image as it is found under its name.
+struct Found {
+    image: Image,
+    media_type: String,
+    /// What of it is stored.
+    stored: HashSet<Digest>,
+    record: Option<TagRecord>,
+}
+
+impl<'g> Catalog<'g> {
+    fn of(graph: &'g Graph) -> Result<Catalog<'g>, MetadataError> {
+        let metadata = graph.metadata();
+        let frozen = metadata.frozen_tags()?.into_iter().map(|frozen| ((frozen.location, frozen.tag), frozen.digest));
+        // Without an index it is not known when blobs were used: no reason not to list images.
+        let blobs = metadata.blobs().unwrap_or_default();
+        Ok(Catalog {
+            graph,
+            pins: metadata.pins()?.into_iter().collect(),
+            frozen: frozen.collect(),
+            used: blobs.into_iter().map(|(digest, record)| (digest, record.used_at)).collect(),
+        })
+    }
+
+    fn images(&self) -> Result<Vec<ImageSummary>, MetadataError> {
+        let mut wanted: BTreeMap<Pin, Option<TagRecord>> = self.pins.iter().map(|pin| (pin.clone(), None)).collect();
+        for (key, record) in self.graph.metadata().tags()? {
+            let known = wanted.entry(Pin { location: key.location, reference: Reference::Tag(key.tag) }).or_default();
+            if known.as_ref().is_none_or(|known| known.checked_at < record.checked_at) {
+                *known = Some(record);
             }
+        }
+        for (location, tag) in self.frozen.keys() {
+            wanted.entry(Pin { location: location.clone(), reference: Reference::Tag(tag.clone()) }).or_default();
+        }
+        let found = wanted.into_iter().filter_map(|(name, record)| Some((self.found(&name, record)?, name)));
+        Ok(found.map(|(found, name)| self.summary(&name, &found)).collect())
+    }
+
+    fn inspect(&self, name: &Pin) -> Result<Option<ImageDetail>, MetadataError> {
+        let Some(found) = self.named(name)? else { return Ok(None) };
+        let history = match &name.reference {
+            Reference::Tag(tag) => seen(self.graph, &name.location, tag)?,
+            Reference::Digest(_) => Vec::new(),
+        };
+        let alone = [(None, found.image.clone())];
+        let images = match &found.image.parts {
+            Parts::Images(images) => images,
+            _ => &alone[..],
+        };
+        let images = images.iter().map(|(platform, image)| detail(platform.as_ref(), image, &found.stored)).collect();
+        let (summary, media_type) = (self.summary(name, &found), found.media_type);
+        Ok(Some(ImageDetail { summary, media_type, images, history }))
+    }
+
+    fn readiness(&self, name: &Pin, platforms: &Platforms) -> Result<Readiness, MetadataError> {
+        let image = name.to_string();
+        let Some(Found { image: found, stored, .. }) = self.named(name)? else {
+            let reason = Some("it was never pulled through this mirror".to_owned());
+            let completeness = documents::Completeness::default();
+            return Ok(Readiness { image, ready: false, digest: None, completeness, reason });
+        };
+        let completeness = image::completeness(&found, platforms, &|part| stored.contains(&part.digest));
+        let reason = (!completeness.is_complete()).then(|| why_not(name, &completeness));
+        let (ready, digest) = (completeness.is_complete(), Some(found.manifest.digest));
+        let completeness = completeness.document();
+        Ok(Readiness { image, ready, digest, completeness, reason })
+    }
+
+    /// Whether the name was known; and what its repository is no longer known to have, if the image was.
+    fn forget(&self, name: &Pin) -> Result<(bool, Option<Vec<Digest>>), MetadataError> {
+        let (metadata, location) = (self.graph.metadata(), &name.location);
+        let found = self.named(name)?;
+        let mut was_known = metadata.unpin(name)?;
+        if let Reference::Tag(tag) = &name.reference {
+            was_known |= metadata.unfreeze(location, tag)?;
+            metadata.remove_tag(location, tag)?;
+        }
+        let Some(Found { image, .. }) = found else { return Ok((was_known, None)) };
+        // Anew: this name is no root any more.
+        let members = metadata.members()?.into_iter().filter(|(at, _)| at == location).collect::<Vec<_>>();
+        let mut known = Known::new();
+        let needed = self.graph.links(&members, &mut known);
+        let needed = needed.reach(self.graph.roots(Some(location), HashSet::new())?.all());
+        let parts = image::parts(&image, &Platforms::All).into_iter().map(|part| part.digest);
+        let gone: Vec<_> = parts.filter(|digest| !needed.contains(digest)).collect();
+        metadata.remove_lists(location, None)?;
+        for digest in &gone {
+            metadata.remove_member(location, digest)?;
+            metadata.remove_lists(location, Some(digest))?;
+        }
+        Ok((true, Some(gone)))
+    }
+
+    /// The image that a name is answered with; `None` when nothing is known.
+    fn named(&self, name: &Pin) -> Result<Option<Found>, MetadataError> {
+        let record = match &name.reference {
+            Reference::Tag(tag) => newest(self.graph, &name.location, tag)?,
             Reference::Digest(_) => None,
         };
-        Ok((pin, record))
+        Ok(self.found(name, record))
     }
 
-    /// The image that a name is answered with, and its media type; `None` when nothing is known.
-    async fn image_of(&self, name: &Pin, record: Option<&TagRecord>, around: &Surroundings) -> Option<(Image, String)> {
+    fn found(&self, name: &Pin, record: Option<TagRecord>) -> Option<Found> {
+        let location = &name.location;
         let digest = match &name.reference {
             Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(tag) => around.frozen.get(&(name.location.clone(), tag.clone())).copied(),
+            Reference::Tag(tag) => self.frozen.get(&(location.clone(), tag.clone())).copied(),
         };
         let descriptor = match digest {
-            Some(digest) => self.0.member(&name.location, &digest)?,
-            None => record?.descriptor.clone(),
+            Some(digest) => self.graph.member(location, &digest)?,
+            None => record.as_ref()?.descriptor.clone(),
         };
         let media_type = descriptor.media_type.to_string();
-        Some((self.tree(&name.location, descriptor, MAX_DEPTH).await, media_type))
+        let image = self.graph.image(Some(location), descriptor);
+        let stored = self.graph.stored(Some(location), &image);
+        Some(Found { image, media_type, stored, record })
     }
 
-    /// A manifest and what it leads to, as far as its manifests are stored.
-    pub(crate) async fn tree(&self, location: &Location, manifest: Descriptor, depth: usize) -> Image {
-        let Some(stored) = self.0.peek_manifest(location, &manifest).await else {
-            return Image { manifest, parts: Parts::Unknown };
-        };
-        if !is_index(&manifest.media_type) {
-            return Image { manifest, parts: Parts::Blobs(stored.children().blobs) };
-        }
-        let mut images = Vec::new();
-        for (child, platform) in stored.platforms() {
-            let image = match depth.checked_sub(1) {
-                Some(depth) => Box::pin(self.tree(location, child, depth)).await,
-                None => Image { manifest: child, parts: Parts::Unknown },
-            };
-            images.push((platform, image));
-        }
-        Image { manifest, parts: Parts::Images(images) }
-    }
-
-    async fn summary(
-        &self,
-        name: &Pin,
-        record: Option<&TagRecord>,
-        image: &Image,
-        around: &Surroundings,
-    ) -> ImageSummary {
-        let stored = self.stored(&name.location, image).await;
+    fn summary(&self, name: &Pin, found: &Found) -> ImageSummary {
+        let Found { image, stored, record, .. } = found;
         let have = |part: &Descriptor| stored.contains(&part.digest);
         let whole = image::completeness(image, &Platforms::Machines, &have);
         let state = match (whole.is_complete(), image::is_pullable(image, &have)) {
@@ -325,9 +305,10 @@ impl Mirror {
             (false, false) => State::Partly,
         };
         let frozen = match &name.reference {
-            Reference::Tag(tag) => around.frozen.contains_key(&(name.location.clone(), tag.clone())),
+            Reference::Tag(tag) => self.frozen.contains_key(&(name.location.clone(), tag.clone())),
             Reference::Digest(_) => false,
         };
+        let used = image::parts(image, &Platforms::All).into_iter().filter_map(|part| self.used.get(&part.digest));
         ImageSummary {
             image: name.to_string(),
             digest: image.manifest.digest,
@@ -335,33 +316,12 @@ impl Mirror {
             platforms: complete_platforms(image, &have),
             stored_bytes: whole.size - whole.missing_bytes,
             missing_bytes: whole.missing_bytes,
-            pinned: around.pins.contains(name),
+            damaged: whole.damaged,
+            pinned: self.pins.contains(name),
             frozen,
-            checked_at: record.map(|record| record.checked_at.into()),
-            used_at: image::digests(image)
-                .iter()
-                .filter_map(|digest| around.used.get(digest))
-                .max()
-                .map(|at| (*at).into()),
+            checked_at: record.as_ref().map(|record| record.checked_at.into()),
+            used_at: used.max().map(|at| (*at).into()),
         }
-    }
-}
-
-impl Shared {
-    /// Whether content is stored and known to be in this repository. Does not count as a use.
-    pub(crate) async fn has(&self, location: &Location, digest: &Digest) -> bool {
-        self.member(location, digest).is_some() && self.blobs.open(digest).await.is_some()
-    }
-
-    /// A stored manifest of this repository. Does not count as a use.
-    pub(crate) async fn peek_manifest(&self, location: &Location, descriptor: &Descriptor) -> Option<Manifest> {
-        let known = self.member(location, &descriptor.digest)?;
-        if !is_index(&known.media_type) && !is_image(&known.media_type) {
-            return None;
-        }
-        let content = self.blobs.open(&descriptor.digest).await.filter(|content| content.size <= MAX_MANIFEST_SIZE)?;
-        let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
-        Some(Manifest { descriptor: known, bytes })
     }
 }
 
@@ -373,22 +333,28 @@ fn complete_platforms(image: &Image, have: &dyn Fn(&Descriptor) -> bool) -> Vec<
 }
 
 fn detail(platform: Option<&Platform>, image: &Image, stored: &HashSet<Digest>) -> PlatformDetail {
-    let part =
-        |descriptor: &Descriptor| Part { stored: stored.contains(&descriptor.digest), content: descriptor.into() };
+    let part = |descriptor: &Descriptor, damaged: bool| Part {
+        stored: !damaged && stored.contains(&descriptor.digest),
+        damaged,
+        content: descriptor.into(),
+    };
     let blobs = match &image.parts {
-        Parts::Blobs(blobs) => blobs.iter().map(part).collect(),
+        Parts::Blobs(blobs) => blobs.iter().map(|blob| part(blob, false)).collect(),
         _ => Vec::new(),
     };
     PlatformDetail {
         platform: platform.map(Platform::to_string),
-        manifest: part(&image.manifest),
+        manifest: part(&image.manifest, image.parts == Parts::Damaged),
         blobs,
         complete: image::is_pullable(image, &|part| stored.contains(&part.digest)),
     }
 }
 
 /// In a sentence, why an image is not complete.
-fn why_not(completeness: &Completeness) -> String {
+fn why_not(name: &Pin, completeness: &Completeness) -> String {
+    if let Some(manifest) = completeness.damaged.first() {
+        return format!("its manifest {manifest} is damaged; get it again with: registry-mirror pull {name}");
+    }
     let lacking: Vec<_> = completeness.lacking.iter().map(Platform::to_string).collect();
     if !lacking.is_empty() {
         return format!("it is not made for {}", lacking.join(", "));

@@ -17,21 +17,19 @@ use futures_util::stream;
 use tokio::sync::mpsc;
 
 use crate::documents::{Failure, PullEvent};
+use crate::graph::image::{self, Image, Platforms};
 use crate::mirror::error::MirrorError;
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
-use crate::mirror::images::image::Platforms;
 use crate::mirror::{Mirror, Route};
-use crate::oci::manifest::{is_image, is_index};
+use crate::oci::manifest::is_image;
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Manifest, Platform, Reference};
 use crate::outcome::Outcome;
 use crate::upstream::UpstreamErrorClass;
 
 /// Blobs of one image fetched at once; the mirror's own bound holds besides.
 const AT_ONCE: usize = 4;
-/// Indexes within indexes are followed so deep.
-const MAX_DEPTH: usize = 3;
 
 /// Where the events go. That nobody listens does not matter.
 type Events = mpsc::Sender<PullEvent>;
@@ -65,10 +63,8 @@ impl Mirror {
         let route = self.route_of(name).map_err(|error| (None, Failure::NotFound, error.to_string()))?;
         let top = self.manifest_for(&route, &name.reference).await?;
         tell(events, PullEvent::Resolved { image: name.to_string(), digest: top.descriptor.digest }).await;
-        let mut blobs = Vec::new();
-        self.collect(&route, &top, platforms, MAX_DEPTH, &mut blobs).await?;
-        let mut known = HashSet::new();
-        blobs.retain(|blob| known.insert(blob.digest));
+        let tree = self.fetch_manifests(&route, top.descriptor, platforms).await?;
+        let blobs: Vec<_> = image::blobs(&tree, platforms).into_iter().cloned().collect();
         count.blobs = blobs.len();
         let fetches = blobs.into_iter().map(|blob| self.fetch_blob(route.clone(), blob, events.clone()));
         let mut fetched = stream::iter(fetches).buffer_unordered(AT_ONCE);
@@ -95,32 +91,39 @@ impl Mirror {
         Ok(complete)
     }
 
-    /// Collects the blobs of a manifest, fetching those of an index for the platforms.
-    async fn collect(
-        &self,
-        route: &Route,
-        manifest: &Manifest,
-        platforms: &Platforms,
-        depth: usize,
-        blobs: &mut Vec<Descriptor>,
-    ) -> Result<(), Problem> {
-        if !is_index(&manifest.descriptor.media_type) {
-            blobs.extend(manifest.children().blobs);
-            return Ok(());
+    /// Brings in what is not stored of the manifests below `top`, level by level; what they lead to.
+    async fn fetch_manifests(&self, route: &Route, top: Descriptor, platforms: &Platforms) -> Result<Image, Problem> {
+        let mut asked = HashSet::new();
+        loop {
+            let tree = self.tree(route, &top).await?;
+            // With every blob taken for stored, what is missing are manifests.
+            let mut unread = image::completeness(&tree, platforms, &|_| true);
+            if let Some(platform) = unread.lacking.first() {
+                let offered = image::platforms(&tree).map(Platform::to_string).collect::<Vec<_>>().join(", ");
+                let message = format!("not made for {platform}, only for {offered}");
+                return Err((None, Failure::NotFound, message));
+            }
+            // What came and is not there now, the store could not keep.
+            unread.missing.retain(|manifest| asked.insert(manifest.digest));
+            if unread.missing.is_empty() {
+                return Ok(tree);
+            }
+            for Descriptor { digest, .. } in unread.missing {
+                // What is in memory is served without a look at the disk, which would find out.
+                if unread.damaged.contains(&digest)
+                    && let Some(content) = self.0.blobs.open(&digest).await
+                {
+                    self.0.stored.check(&digest, &content).await;
+                }
+                self.manifest_for(route, &Reference::Digest(digest)).await?;
+            }
         }
-        let Some(depth) = depth.checked_sub(1) else { return Ok(()) };
-        let (children, offered): (Vec<_>, Vec<_>) = manifest.platforms().into_iter().unzip();
-        let (chosen, lacking) = platforms.choose(&offered);
-        if let Some(platform) = lacking.first() {
-            let offered: Vec<_> = offered.iter().flatten().map(Platform::to_string).collect();
-            let message = format!("not made for {platform}, only for {}", offered.join(", "));
-            return Err((None, Failure::NotFound, message));
-        }
-        for child in chosen.into_iter().filter_map(|place| children.get(place)) {
-            let child = self.manifest_for(route, &Reference::Digest(child.digest)).await?;
-            Box::pin(self.collect(route, &child, &Platforms::All, depth, blobs)).await?;
-        }
-        Ok(())
+    }
+
+    async fn tree(&self, route: &Route, top: &Descriptor) -> Result<Image, Problem> {
+        let (location, top) = (route.location.clone(), top.clone());
+        let tree = self.0.graph.ask(move |graph| Ok(graph.image(Some(&location), top))).await;
+        tree.map_err(|error| (None, Failure::Other, error.to_string()))
     }
 
     async fn manifest_for(&self, route: &Route, reference: &Reference) -> Result<Manifest, Problem> {

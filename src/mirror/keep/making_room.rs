@@ -14,12 +14,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::blob_store::StoreError;
-use crate::metadata::{MetadataError, Pin, TagKey, TagRecord};
+use crate::clock::Timestamp;
+use crate::graph::Graph;
+use crate::graph::links::Known;
+use crate::metadata::{BlobRecord, MetadataError, TagKey, TagRecord};
 use crate::mirror::keep::eviction;
 use crate::mirror::keep::eviction::{Stock, Victim};
-use crate::mirror::room::{Children, Reservation};
+use crate::mirror::room::Reservation;
 use crate::mirror::{Location, Mirror, Shared};
-use crate::oci::{Descriptor, Digest, MediaType, Reference, Tag, manifest};
+use crate::oci::{Descriptor, Digest, Tag};
 
 /// How often it is checked whether there is too much in the store.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -106,7 +109,7 @@ impl Shared {
 
     /// Evicts what is needed, one caller at a time. For a fill returns what it asked for.
     async fn make_room(self: &Arc<Self>, need: Need) -> Option<Reservation> {
-        let mut children = self.room.children.lock().await;
+        let mut known = self.room.known.lock().await;
         let wanted = if let Need::Fill(bytes) = need { bytes } else { 0 };
         // Somebody else may have made room while we waited.
         if need == Need::Fill(wanted)
@@ -126,16 +129,16 @@ impl Shared {
         }
         self.stored.write_uses().await;
         let slack = (allowed / SLACK).min(MOST_SLACK);
-        let (shared, mut known) = (Arc::clone(self), std::mem::take(&mut *children));
-        let planned = tokio::task::spawn_blocking(move || {
-            let planned = shared.plan(&mut known, needed, slack);
-            (planned, known)
+        let (held, now, mut read) = (self.holds.all(), self.clock.now(), std::mem::take(&mut *known));
+        let planned = self.graph.ask(move |graph| {
+            let (victims, owners) = plan(graph, held, &mut read, needed, slack, now)?;
+            Ok((victims, owners, read))
         });
-        let (planned, known) = planned.await.ok()?;
-        *children = known;
-        let (victims, owners) = planned
+        let (victims, owners, read) = planned
+            .await
             .inspect_err(|error| tracing::warn!(%error, "nothing can be evicted: what is stored is not known"))
             .ok()?;
+        *known = read;
         let freed: u64 = victims.iter().map(|victim| victim.size).sum();
         if wanted > 0 && freed < needed {
             tracing::info!(wanted, freed, "what may be evicted makes no room for this");
@@ -143,70 +146,6 @@ impl Shared {
         }
         self.evict(victims, owners).await;
         (wanted > 0).then(|| self.room.reserve(self.taken(), wanted)).flatten()
-    }
-
-    /// Decides what goes. Blocks.
-    fn plan(&self, known: &mut Children, needed: u64, slack: u64) -> Result<(Vec<Victim>, Owners), MetadataError> {
-        if needed == 0 {
-            return Ok((Vec::new(), Owners::default()));
-        }
-        let blobs = self.metadata.blobs()?;
-        let members = self.metadata.members()?;
-        let tags = self.metadata.tags()?;
-        let stored: HashSet<Digest> = blobs.iter().map(|(digest, _)| *digest).collect();
-        known.retain(|manifest, _| stored.contains(manifest));
-        for (_, descriptor) in &members {
-            let digest = &descriptor.digest;
-            if is_manifest(&descriptor.media_type)
-                && stored.contains(digest)
-                && !known.contains_key(digest)
-                && let Some(children) = self.read_children(descriptor)
-            {
-                known.insert(*digest, children);
-            }
-        }
-        let pinned = with_neighbours(self.pinned(&tags)?, known, &members);
-        let stock = Stock { blobs, children: known.clone(), pinned };
-        let victims = eviction::plan(&stock, needed.saturating_add(slack), self.clock.now());
-        let going: HashSet<Digest> = victims.iter().map(|victim| victim.digest).collect();
-        let mut owners = Owners::default();
-        for (location, Descriptor { digest, .. }) in members {
-            if going.contains(&digest) {
-                owners.members.entry(digest).or_default().push(location);
-            }
-        }
-        let staying: HashSet<(&Location, &Tag)> = tags
-            .iter()
-            .filter(|(_, record)| !going.contains(&record.descriptor.digest))
-            .map(|(TagKey { location, tag, .. }, _)| (location, tag))
-            .collect();
-        for (TagKey { location, tag, .. }, record) in &tags {
-            if !staying.contains(&(location, tag)) {
-                owners.tags.entry(record.descriptor.digest).or_default().push((location.clone(), tag.clone()));
-            }
-        }
-        Ok((victims, owners))
-    }
-
-    /// What somebody wants to keep. Fails rather than leave one out.
-    fn pinned(&self, tags: &[(TagKey, TagRecord)]) -> Result<HashSet<Digest>, MetadataError> {
-        let pins: HashSet<Pin> = self.metadata.pins()?.into_iter().collect();
-        let by_digest = pins.iter().filter_map(|pin| match &pin.reference {
-            Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(_) => None,
-        });
-        let frozen = self.metadata.frozen_tags()?.into_iter().map(|frozen| frozen.digest);
-        let by_tag = tags.iter().filter_map(|(key, record)| {
-            let pin = Pin { location: key.location.clone(), reference: Reference::Tag(key.tag.clone()) };
-            pins.contains(&pin).then_some(record.descriptor.digest)
-        });
-        Ok(by_digest.chain(frozen).chain(by_tag).chain(self.holds.all()).collect())
-    }
-
-    /// What a stored manifest points at; `None` when it cannot be read.
-    fn read_children(&self, descriptor: &Descriptor) -> Option<Arc<[Digest]>> {
-        let children = tokio::runtime::Handle::current().block_on(self.sound_manifest(descriptor))?.children();
-        Some(children.manifests.iter().chain(&children.blobs).map(|child| child.digest).collect())
     }
 
     async fn evict(self: &Arc<Self>, victims: Vec<Victim>, mut owners: Owners) {
@@ -242,6 +181,49 @@ impl Shared {
     }
 }
 
+/// Decides what goes. Blocks.
+fn plan(
+    graph: &Graph,
+    held: HashSet<Digest>,
+    known: &mut Known,
+    needed: u64,
+    slack: u64,
+    now: Timestamp,
+) -> Result<(Vec<Victim>, Owners), MetadataError> {
+    if needed == 0 {
+        return Ok((Vec::new(), Owners::default()));
+    }
+    let members = graph.metadata().members()?;
+    let stock = stock(graph, &members, held, known)?;
+    let victims = eviction::plan(&stock, needed.saturating_add(slack), now);
+    let owners = Owners::of(&victims, members, &graph.metadata().tags()?);
+    Ok((victims, owners))
+}
+
+/// What is stored, as eviction sees it. Blocks.
+fn stock(
+    graph: &Graph,
+    members: &[(Location, Descriptor)],
+    held: HashSet<Digest>,
+    known: &mut Known,
+) -> Result<Stock, MetadataError> {
+    let mut blobs = graph.metadata().blobs()?;
+    let records: HashMap<Digest, BlobRecord> = blobs.iter().copied().collect();
+    known.retain(|manifest, _| records.contains_key(manifest));
+    let links = graph.links(members, known);
+    let roots = graph.roots(None, held)?;
+    let (guesses, pinned) = (links.guesses(&roots), links.reach(roots.kept));
+    for (manifest, parts) in &guesses {
+        // One that is gone holds its image together all the same, until that goes.
+        let latest = parts.iter().filter_map(|part| records.get(part)).max_by_key(|record| record.used_at);
+        if let Some(latest) = latest.filter(|_| !records.contains_key(manifest)) {
+            blobs.push((*manifest, BlobRecord { size: 0, ..*latest }));
+        }
+    }
+    let children = known.iter().map(|(manifest, leads)| (*manifest, Arc::clone(&leads.children)));
+    Ok(Stock { children: children.chain(guesses).collect(), blobs, pinned })
+}
+
 /// Who knows the blobs that go: tags that point at them, and nowhere else, and repositories.
 #[derive(Debug, Default)]
 struct Owners {
@@ -249,32 +231,23 @@ struct Owners {
     members: HashMap<Digest, Vec<Location>>,
 }
 
-/// What is pinned, and, where a manifest that it leads to cannot be read, everything in the
-/// repositories of that manifest: some of it belongs to what is pinned.
-fn with_neighbours(
-    mut pinned: HashSet<Digest>,
-    known: &Children,
-    members: &[(Location, Descriptor)],
-) -> HashSet<Digest> {
-    let mut led_to = HashSet::new();
-    let mut open: Vec<Digest> = pinned.iter().copied().collect();
-    while let Some(digest) = open.pop() {
-        if led_to.insert(digest) {
-            open.extend(known.get(&digest).into_iter().flat_map(|children| children.iter()));
+impl Owners {
+    fn of(victims: &[Victim], members: Vec<(Location, Descriptor)>, tags: &[(TagKey, TagRecord)]) -> Owners {
+        let mut owners = Owners::default();
+        let going: HashSet<Digest> = victims.iter().map(|victim| victim.digest).collect();
+        for (location, Descriptor { digest, .. }) in members {
+            if going.contains(&digest) {
+                owners.members.entry(digest).or_default().push(location);
+            }
         }
+        let goes = |record: &TagRecord| going.contains(&record.descriptor.digest);
+        let staying = tags.iter().filter(|(_, record)| !goes(record));
+        let staying: HashSet<_> = staying.map(|(TagKey { location, tag, .. }, _)| (location, tag)).collect();
+        for (TagKey { location, tag, .. }, record) in tags {
+            if !staying.contains(&(location, tag)) {
+                owners.tags.entry(record.descriptor.digest).or_default().push((location.clone(), tag.clone()));
+            }
+        }
+        owners
     }
-    let unreadable: HashSet<&Location> = members
-        .iter()
-        .filter(|(_, Descriptor { digest, media_type, .. })| {
-            is_manifest(media_type) && led_to.contains(digest) && !known.contains_key(digest)
-        })
-        .map(|(location, _)| location)
-        .collect();
-    let neighbours = members.iter().filter(|(location, _)| unreadable.contains(location));
-    pinned.extend(neighbours.map(|(_, descriptor)| descriptor.digest));
-    pinned
-}
-
-pub(crate) fn is_manifest(media_type: &MediaType) -> bool {
-    manifest::is_image(media_type) || manifest::is_index(media_type)
 }

@@ -2,7 +2,8 @@
 //!
 //! An image is a manifest with its configuration and layers, or an index with one manifest per
 //! platform. The same function answers `images`, `inspect`, `ready` and the refusal to serve
-//! half an image offline, so they never disagree. What is stored is asked through a look-up.
+//! half an image offline, so they never disagree. What is stored is asked through a look-up; what
+//! cannot be read is not there.
 
 use std::collections::HashSet;
 
@@ -21,12 +22,20 @@ pub struct Image {
 /// What a manifest leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parts {
-    /// Not known: the manifest is not stored.
+    /// Not known: the manifest is not stored, or too deep in indexes.
     Unknown,
+    /// Not known: what is stored as the manifest is not what its digest says.
+    Damaged,
     /// Configuration and layers.
     Blobs(Vec<Descriptor>),
     /// The images of an index, each with its platform, where the index says so.
     Images(Vec<(Option<Platform>, Image)>),
+}
+
+impl Parts {
+    const fn are_unknown(&self) -> bool {
+        matches!(self, Parts::Unknown | Parts::Damaged)
+    }
 }
 
 /// Which images of an index are meant. An image that is not in an index is always meant.
@@ -78,6 +87,8 @@ pub struct Completeness {
     pub missing: Vec<Descriptor>,
     /// The sum of its sizes.
     pub missing_bytes: u64,
+    /// Those of them that are manifests of which other bytes are stored.
+    pub damaged: Vec<Digest>,
     /// Platforms that were asked for and that the image is not made for.
     pub lacking: Vec<Platform>,
 }
@@ -94,6 +105,7 @@ impl Completeness {
             size_bytes: self.size,
             missing: self.missing.iter().map(Content::from).collect(),
             missing_bytes: self.missing_bytes,
+            damaged: self.damaged.clone(),
             lacking: self.lacking.iter().map(Platform::to_string).collect(),
         }
     }
@@ -103,10 +115,13 @@ impl Completeness {
 pub fn completeness(image: &Image, platforms: &Platforms, have: &dyn Fn(&Descriptor) -> bool) -> Completeness {
     let mut count = Completeness::default();
     let mut seen = HashSet::new();
-    visit(image, platforms, &mut |descriptor, stored| {
+    visit(image, platforms, &mut |descriptor, parts| {
         if seen.insert(descriptor.digest) {
             count.size = count.size.saturating_add(descriptor.size);
-            if !(stored && have(descriptor)) {
+            if parts == Some(&Parts::Damaged) {
+                count.damaged.push(descriptor.digest);
+            }
+            if parts.is_some_and(Parts::are_unknown) || !have(descriptor) {
                 count.missing_bytes = count.missing_bytes.saturating_add(descriptor.size);
                 count.missing.push(descriptor.clone());
             }
@@ -130,13 +145,12 @@ pub fn is_pullable(image: &Image, have: &dyn Fn(&Descriptor) -> bool) -> bool {
     }
 }
 
-/// Visits everything that is meant, manifests before what they lead to, with whether it may be
-/// stored at all.
-fn visit(image: &Image, platforms: &Platforms, visitor: &mut dyn FnMut(&Descriptor, bool)) {
-    visitor(&image.manifest, image.parts != Parts::Unknown);
+/// Visits everything that is meant, manifests before what they lead to, and with that.
+fn visit<'i>(image: &'i Image, platforms: &Platforms, visitor: &mut dyn FnMut(&'i Descriptor, Option<&'i Parts>)) {
+    visitor(&image.manifest, Some(&image.parts));
     match &image.parts {
-        Parts::Unknown => {}
-        Parts::Blobs(blobs) => blobs.iter().for_each(|blob| visitor(blob, true)),
+        Parts::Unknown | Parts::Damaged => {}
+        Parts::Blobs(blobs) => blobs.iter().for_each(|blob| visitor(blob, None)),
         Parts::Images(images) => {
             let offered: Vec<_> = images.iter().map(|(platform, _)| platform.clone()).collect();
             for place in platforms.choose(&offered).0 {
@@ -148,13 +162,30 @@ fn visit(image: &Image, platforms: &Platforms, visitor: &mut dyn FnMut(&Descript
     }
 }
 
-/// Every digest of an image, whatever the platform.
-pub fn digests(image: &Image) -> HashSet<Digest> {
-    let mut all = HashSet::new();
-    visit(image, &Platforms::All, &mut |descriptor, _| {
-        all.insert(descriptor.digest);
+/// Everything of an image that is meant, each once.
+pub fn parts<'i>(image: &'i Image, platforms: &Platforms) -> Vec<&'i Descriptor> {
+    pick(image, platforms, |_| true)
+}
+
+/// The configurations and layers that are meant, each once.
+pub fn blobs<'i>(image: &'i Image, platforms: &Platforms) -> Vec<&'i Descriptor> {
+    pick(image, platforms, |parts| parts.is_none())
+}
+
+/// The platforms of an index.
+pub fn platforms(image: &Image) -> impl Iterator<Item = &Platform> {
+    let images = if let Parts::Images(images) = &image.parts { &images[..] } else { &[] };
+    images.iter().filter_map(|(platform, _)| platform.as_ref())
+}
+
+fn pick<'i>(image: &'i Image, platforms: &Platforms, wanted: fn(Option<&Parts>) -> bool) -> Vec<&'i Descriptor> {
+    let (mut picked, mut seen) = (Vec::new(), HashSet::new());
+    visit(image, platforms, &mut |descriptor, parts| {
+        if wanted(parts) && seen.insert(descriptor.digest) {
+            picked.push(descriptor);
+        }
     });
-    all
+    picked
 }
 
 #[cfg(test)]
@@ -213,8 +244,10 @@ mod tests {
 
     #[test]
     fn a_manifest_that_is_not_stored_is_missing_whatever_the_look_up_says() {
-        let unknown = Image { parts: Parts::Unknown, ..image("x", &[]) };
-        assert_eq!(completeness(&unknown, &Platforms::All, &|_| true).missing, [content("x", 1)]);
+        for (parts, damaged) in [(Parts::Unknown, vec![]), (Parts::Damaged, vec![content("x", 1).digest])] {
+            let found = completeness(&Image { parts, ..image("x", &[]) }, &Platforms::All, &|_| true);
+            assert_eq!((found.missing, found.damaged), (vec![content("x", 1)], damaged));
+        }
     }
 
     #[test]

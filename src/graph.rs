@@ -1,0 +1,167 @@
+//! What images lead to: one verified reader of stored manifests, one walk, one set of roots.
+//!
+//! A noun of its own below `mirror` and `bundle`: both need it, and the mirror needs bundles. `image`
+//! judges what the walk found, `links` is the same for everything that is stored at once.
+//!
+//! Truth: what a manifest leads to is told by bytes only that have its digest and the shape of its media
+//! type. An image of which a manifest cannot be read is not complete and goes into no bundle; what such
+//! a manifest may lead to, which is everything in its repositories, is not taken for unreferenced. Where
+//! bytes are there and wrong, whoever speaks of the image says that it is damaged. Looking at an image is
+//! no use of it and mends nothing.
+//!
+//! All of it blocks, on threads within a runtime that may; [`Graph::ask`] is for everybody else.
+
+pub mod image;
+pub mod links;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+
+use crate::blob_store::{BlobStore, Content};
+use crate::metadata::{Location, MetadataError, MetadataStore};
+use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_index, is_manifest};
+use crate::oci::{Descriptor, Digest, Manifest};
+use image::{Image, Parts, Platforms};
+
+/// Indexes within indexes are followed so deep.
+const MAX_DEPTH: usize = 3;
+/// Manifests that are read for one image. No real one has so many; indexes that name one another over
+/// and over would.
+const MOST_MANIFESTS: usize = 10_000;
+
+/// Why it is not known what a manifest leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unreadable {
+    /// Nothing is stored under its digest, or not for this repository, or it is of a type that leads
+    /// nowhere that we know.
+    Missing,
+    /// What is stored is not what the digest says, or has not the shape that the media type says.
+    Damaged,
+}
+
+/// What is stored, as images. Cheap to clone.
+#[derive(Clone)]
+pub struct Graph {
+    blobs: Arc<dyn BlobStore>,
+    metadata: Arc<dyn MetadataStore>,
+}
+
+impl std::fmt::Debug for Graph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Graph").finish_non_exhaustive()
+    }
+}
+
+impl Graph {
+    /// The graph of what these hold.
+    pub fn new(blobs: Arc<dyn BlobStore>, metadata: Arc<dyn MetadataStore>) -> Graph {
+        Graph { blobs, metadata }
+    }
+
+    /// Tags, pins, memberships: where images begin.
+    pub fn metadata(&self) -> &dyn MetadataStore {
+        &*self.metadata
+    }
+
+    /// Has a question answered on a thread that may block.
+    ///
+    /// # Errors
+    /// Those of `question`; and when it was not answered, because the runtime ends.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Graph) -> Result<T, MetadataError> + Send + 'static,
+    ) -> Result<T, MetadataError> {
+        let graph = self.clone();
+        let answered = tokio::task::spawn_blocking(move || question(&graph)).await;
+        answered.unwrap_or_else(|ended| Err(MetadataError::new("looking at what is stored", ended)))
+    }
+
+    /// What a repository is known to have under this digest.
+    pub fn member(&self, location: &Location, digest: &Digest) -> Option<Descriptor> {
+        self.metadata.member(location, digest).unwrap_or_else(|error| {
+            tracing::warn!(%location, %digest, %error, "membership unknown, taken for none");
+            None
+        })
+    }
+
+    /// Opens content of exactly this size. With `within` it counts only if it is known to be in that
+    /// repository, as it does for clients.
+    pub fn open(&self, within: Option<&Location>, descriptor: &Descriptor) -> Option<Content> {
+        if let Some(location) = within {
+            self.member(location, &descriptor.digest)?;
+        }
+        self.content(&descriptor.digest).filter(|content| content.size == descriptor.size)
+    }
+
+    fn content(&self, digest: &Digest) -> Option<Content> {
+        Handle::current().block_on(self.blobs.open(digest))
+    }
+
+    /// Reads a stored manifest: the only place where that is done for what it leads to. The media type
+    /// is the one of the membership, where `within` is given.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn manifest(&self, within: Option<&Location>, descriptor: &Descriptor) -> Result<Manifest, Unreadable> {
+        let digest = &descriptor.digest;
+        let known = match within {
+            // What was fetched as a blob does not know that it is a manifest, and is not served as one.
+            Some(location) => self.member(location, digest).filter(|known| is_manifest(&known.media_type)),
+            None => Some(descriptor.clone()),
+        };
+        let known = known.ok_or(Unreadable::Missing)?;
+        let content = self.content(digest).ok_or(Unreadable::Missing)?;
+        let size = usize::try_from(content.size.min(MAX_MANIFEST_SIZE + 1)).map_err(|_| Unreadable::Damaged)?;
+        let bytes = content.read_at(0, size).map_err(|_| Unreadable::Damaged)?;
+        let read = Manifest::from_wire(bytes, Some(known.media_type.as_ref()), digest.algorithm());
+        if read.descriptor.digest != *digest {
+            return Err(Unreadable::Damaged);
+        }
+        match is_manifest(&read.descriptor.media_type) {
+            false => Err(Unreadable::Missing),
+            true if read.is_legible() => Ok(read),
+            true => Err(Unreadable::Damaged),
+        }
+    }
+
+    /// A manifest and everything that it leads to, as far as manifests can be read.
+    pub fn image(&self, within: Option<&Location>, manifest: Descriptor) -> Image {
+        self.walk(within, manifest, MAX_DEPTH, &mut MOST_MANIFESTS.clone())
+    }
+
+    fn walk(&self, within: Option<&Location>, mut manifest: Descriptor, depth: usize, left: &mut usize) -> Image {
+        let read = match left.checked_sub(1) {
+            Some(fewer) => {
+                *left = fewer;
+                self.manifest(within, &manifest)
+            }
+            None => Err(Unreadable::Missing),
+        };
+        let parts = match read {
+            Err(Unreadable::Missing) => Parts::Unknown,
+            Err(Unreadable::Damaged) => Parts::Damaged,
+            Ok(read) => {
+                manifest.media_type = read.descriptor.media_type.clone();
+                match (is_index(&manifest.media_type), depth.checked_sub(1)) {
+                    (false, _) => Parts::Blobs(read.children().blobs),
+                    (true, None) => Parts::Unknown,
+                    (true, Some(depth)) => {
+                        let children = read.platforms().into_iter();
+                        let children =
+                            children.map(|(child, platform)| (platform, self.walk(within, child, depth, left)));
+                        Parts::Images(children.collect())
+                    }
+                }
+            }
+        };
+        Image { manifest, parts }
+    }
+
+    /// What of an image is stored and may be served to the repository, whether or not it can be read.
+    pub fn stored(&self, within: Option<&Location>, image: &Image) -> HashSet<Digest> {
+        let parts = image::parts(image, &Platforms::All).into_iter();
+        parts.filter(|part| self.open(within, part).is_some()).map(|part| part.digest).collect()
+    }
+}
