@@ -18,12 +18,8 @@ use registry_mirror::config::{Config, Overrides};
 use registry_mirror::daemon::Daemon;
 use registry_mirror::mirror::{BlobBody, Chunk, Mirror, Route};
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, Request, Verifier};
+use scripted_registry::{Registry, noise};
 use tokio::runtime::Runtime;
-
-#[path = "../tests/scenarios/support/registry.rs"]
-mod registry;
-
-use registry::{Registry, noise};
 
 const REPOSITORY: &str = "library/bench";
 /// How much a listener asks a body for, in bytes.
@@ -97,6 +93,16 @@ impl Stage {
         self.route(&format!("/v2/{REPOSITORY}/blobs/{digest}"))
     }
 
+    /// Puts a blob into the registry. It names what it has by digests of its own type.
+    fn add(&self, bytes: bytes::Bytes) -> Digest {
+        self.registry.add_blob(REPOSITORY, bytes).to_string().parse().expect("a digest")
+    }
+
+    /// Takes a blob out of the registry.
+    fn remove(&self, digest: &Digest) {
+        self.registry.remove_blob(REPOSITORY, &digest.to_string().parse().expect("a digest"));
+    }
+
     /// Pulls and waits until it is stored.
     fn store(&self, digest: Digest) {
         let route = self.blob_route(&digest);
@@ -134,7 +140,7 @@ fn hits(criterion: &mut Criterion) {
     let stage = Stage::set("");
     let mut group = criterion.benchmark_group("hit");
     for size in [4 << 10, 1 << 20, 16 << 20] {
-        let digest = stage.registry.add_blob(REPOSITORY, noise(size as u64, size));
+        let digest = stage.add(noise(size as u64, size));
         stage.store(digest);
         let route = stage.blob_route(&digest);
         group.throughput(Throughput::Bytes(size as u64));
@@ -149,9 +155,10 @@ fn hits(criterion: &mut Criterion) {
     group.finish();
     let image = stage.registry.add_image(REPOSITORY, "1", &[noise(7, 1000)]);
     let route = stage.route(&format!("/v2/{REPOSITORY}/manifests/1"));
-    for (name, reference) in
-        [("tag", Reference::Tag("1".parse().expect("a tag"))), ("digest", Reference::Digest(image.manifest.digest))]
-    {
+    for (name, reference) in [
+        ("tag", Reference::Tag("1".parse().expect("a tag"))),
+        ("digest", Reference::Digest(image.manifest.digest.to_string().parse().expect("a digest"))),
+    ] {
         criterion.bench_function(&format!("hit/manifest by {name}"), |bencher| {
             bencher.iter(|| {
                 let answer = stage.mirror().manifest(&route, &reference, AcceptSet::everything());
@@ -174,7 +181,7 @@ fn verified_hits(criterion: &mut Criterion) {
                 let mut spent = Duration::ZERO;
                 for _ in 0..times {
                     seed += 1;
-                    let digest = stage.registry.add_blob(REPOSITORY, noise(seed, *size));
+                    let digest = stage.add(noise(seed, *size));
                     stage.store(digest);
                     let route = stage.blob_route(&digest);
                     let start = Instant::now();
@@ -182,7 +189,7 @@ fn verified_hits(criterion: &mut Criterion) {
                         drain(stage.mirror().blob(&route, digest, None).await.expect("a hit").body).await
                     });
                     spent += start.elapsed();
-                    stage.registry.remove_blob(REPOSITORY, &digest);
+                    stage.remove(&digest);
                 }
                 spent
             });
@@ -204,9 +211,9 @@ fn fills(criterion: &mut Criterion) {
                 let mut spent = Duration::ZERO;
                 for _ in 0..times {
                     seed += 1;
-                    let digest = stage.registry.add_blob(REPOSITORY, noise(seed, SIZE));
+                    let digest = stage.add(noise(seed, SIZE));
                     spent += fan_out(&stage, digest, *readers);
-                    stage.registry.remove_blob(REPOSITORY, &digest);
+                    stage.remove(&digest);
                 }
                 spent
             });

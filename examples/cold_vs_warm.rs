@@ -22,14 +22,10 @@ use registry_mirror::daemon::{self, Daemon, Listeners};
 use registry_mirror::mirror::Mirror;
 use registry_mirror::oci::{Digest, Repository};
 use registry_mirror::upstream::Upstream;
+use scripted_registry::{Gate, Image, Match, Registry, Rule, noise};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-#[path = "../tests/scenarios/support/registry.rs"]
-mod registry;
-
-use registry::{Gate, Image, Match, Registry, Rule, noise};
 
 /// Shows an image pulled directly, cold, warm and with the registry gone.
 #[derive(Parser)]
@@ -55,8 +51,8 @@ async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let mut registry = Registry::start().await;
     let image = add_image(&registry, arguments.megabytes);
-    let probes: Vec<Digest> =
-        (0..=arguments.pairs).map(|seed| registry.add_blob(PROBES, noise(1000 + seed, PROBE))).collect();
+    let probes = (0..=arguments.pairs).map(|seed| registry.add_blob(PROBES, noise(1000 + seed, PROBE)).to_string());
+    let probes: Vec<Digest> = probes.map(|digest| digest.parse()).collect::<Result<_, _>>()?;
     delay_answers(&registry, Duration::from_millis(arguments.latency));
 
     let store = tempfile::tempdir().context("making a folder for the store")?;

@@ -11,11 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-
-#[path = "../tests/scenarios/support/registry.rs"]
-mod registry;
-
-use registry::{Gate, Match, Registry, Rule, TokenPolicy, noise};
+use scripted_registry::{Gate, Match, Registry, Rule, TokenPolicy, noise};
 
 /// Serves images that it makes, and misbehaves as told.
 #[derive(Parser)]

@@ -6,9 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use registry_mirror::oci::{Algorithm, Digest, MediaType};
-
-use super::content::{Content, Dialect, Image, noise};
+use scripted_registry::{Algorithm, Content, Dialect, Digest, Image, noise};
 
 pub const REPOSITORY: &str = "library/bench";
 pub const TAG: &str = "1";
@@ -50,11 +48,10 @@ impl Images {
             let bytes = Bytes::from(format!("{open},\"annotations\":{{\"name\":\"{name}\"}}}}"));
             content.repository(REPOSITORY).add_manifest(Algorithm::Sha256, &[name], bytes, &manifest.media_type);
         }
-        let octets = || MediaType::from("application/octet-stream");
         let holding = content.repository(REPOSITORY);
         let mut add = |seed, size: u64| {
             let bytes = noise(seed, usize::try_from(size).unwrap_or(0));
-            holding.add_blob(Algorithm::Sha256, bytes, octets()).digest
+            holding.add_blob(Algorithm::Sha256, bytes, "application/octet-stream").digest
         };
         let images = Images {
             web: folder.join("web"),

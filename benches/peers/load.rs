@@ -11,11 +11,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use registry_mirror::oci::{Digest, Verifier};
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::net::RecvFlags;
 use rustls::pki_types::{CertificateDer, ServerName};
+use scripted_registry::Digest;
 
 use super::low_water::set_low_water;
 
@@ -294,9 +294,7 @@ pub fn verify(address: SocketAddr, path: &str, digest: &Digest) -> io::Result<()
     let mut answer = Vec::new();
     socket.read_to_end(&mut answer)?;
     let end = answer.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(0) + 4;
-    let mut verifier = Verifier::new(digest.algorithm());
-    verifier.update(answer.get(end..).unwrap_or_default());
-    let found = verifier.finish();
+    let found = Digest::of(digest.algorithm(), answer.get(end..).unwrap_or_default());
     if found == *digest {
         return Ok(());
     }

@@ -8,9 +8,6 @@
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
 mod bench;
-#[path = "../../tests/scenarios/support/registry/content.rs"]
-#[allow(dead_code)]
-mod content;
 mod cut;
 mod docker;
 mod floor;

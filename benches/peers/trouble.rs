@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use registry_mirror::oci::{Algorithm, Digest};
 use rustix::fs::{Advice, fadvise};
+use scripted_registry::{Algorithm, Digest};
 
 use super::bench::{Bench, names};
 use super::cut::Cutter;

@@ -5,11 +5,11 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::process::Command;
 
 use futures_util::future::join_all;
+use scripted_registry::{Registry, noise};
 
 use crate::daemon::audit;
 use crate::disk::{has_strace, images, is_stored, pull_all, start};
 use crate::pull;
-use crate::registry::{Registry, noise};
 
 /// Nobody in particular; as good as any that is not us.
 const STRANGER: u32 = 65534;
@@ -112,7 +112,7 @@ async fn five_hundred_cold_pulls_at_once_stay_within_256_mebibytes() {
     let address = process.address;
     let failed = join_all(blobs.iter().map(|digest| async move {
         let path = format!("/v2/library/app/blobs/{digest}");
-        let Some(stream) = crate::client::Stream::request(address, "GET", &path, &[]).await else {
+        let Some(stream) = scripted_registry::client::Stream::request(address, "GET", &path, &[]).await else {
             return true;
         };
         let response = stream.finish().await;

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
+use scripted_registry::{Image, Registry, client, noise};
 use tokio::net::TcpStream;
 
 use crate::daemon::{Process, audit};
-use crate::registry::{Image, Registry, noise};
-use crate::{client, pull};
+use crate::pull;
 
 /// Pulls until told to stop; counts the answers. Errors are what a kill looks like.
 async fn load(

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use futures_util::future::join_all;
+use scripted_registry::{Image, Registry, client, noise};
 
 use crate::daemon::{Process, audit};
-use crate::registry::{Image, Registry, noise};
-use crate::{client, pull};
+use crate::pull;
 
 /// A small file system of its own, unmounted when dropped.
 struct SmallDisk(tempfile::TempDir);

@@ -45,19 +45,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, unreachable_pub)]
 
 mod around;
-#[path = "../scenarios/support/client.rs"]
-mod client;
 mod crash;
 mod daemon;
 mod disk;
 mod matrix;
-#[path = "../scenarios/support/registry.rs"]
-mod registry;
 
 use std::net::SocketAddr;
 
-use registry::Image;
-use registry_mirror::oci::Digest;
+use scripted_registry::{Digest, Image, client};
 
 /// Pulls an image: whether every byte came and was right.
 async fn pull(address: SocketAddr, image: &Image) -> bool {

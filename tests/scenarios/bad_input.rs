@@ -1,8 +1,8 @@
 //! What clients should not send: a clear 4xx in the JSON of the specification, and nobody is asked.
 
-use crate::support::client;
+use scripted_registry::{Registry, client};
+
 use crate::support::mirror::TestMirror;
-use crate::support::registry::Registry;
 
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 

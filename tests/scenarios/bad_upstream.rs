@@ -1,11 +1,9 @@
 //! Whatever upstream sends: no client completes a wrong body, nothing wrong is stored, and what
 //! broke is resumed.
 
-use registry_mirror::oci::Digest;
+use scripted_registry::{Digest, Match, Registry, Rule, noise};
 
 use crate::support::mirror::TestMirror;
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry, Rule};
 
 async fn registry_with_blob(size: usize) -> (Registry, Digest, bytes::Bytes, String) {
     let registry = Registry::start().await;

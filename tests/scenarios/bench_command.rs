@@ -2,11 +2,11 @@
 
 use std::process::{Output, Stdio};
 
+use scripted_registry::{Image, Match, Registry, Rule, noise};
 use serde_json::Value;
 use tokio::process::Command;
 
 use crate::support::mirror::TestMirror;
-use crate::support::registry::{Image, Match, Registry, Rule, noise};
 
 struct Bench(Command);
 

@@ -1,10 +1,9 @@
 //! The budget: the store stays within it, and no pull pays for that.
 
 use futures_util::future::join_all;
-use registry_mirror::oci::Digest;
+use scripted_registry::{Digest, Gate, Image, Match, Registry, Rule, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Gate, Image, Match, Registry, Rule, noise};
 
 /// Pulls an image as a client does: the manifest by its tag, then every blob. Whether all of it came.
 async fn pull(mirror: &TestMirror, image: &Image) -> bool {
@@ -134,7 +133,7 @@ async fn a_blob_that_is_evicted_while_it_is_read_is_read_to_its_end() {
     let path = format!("/v2/library/slow/blobs/{digest}");
     mirror.get(&path).await;
     mirror.settled().await;
-    let mut slow = crate::support::client::Connection::open_narrow(mirror.address, 4096)
+    let mut slow = scripted_registry::client::Connection::open_narrow(mirror.address, 4096)
         .await
         .send("GET", &path, &[])
         .await

@@ -3,21 +3,19 @@
 
 use std::path::Path;
 
-use assert_cmd::Command;
+use scripted_registry::{Image, Registry, noise};
 use tempfile::TempDir;
 
+use crate::support::command;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Image, Registry, noise};
 
 const OCI: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
 
 /// Runs a command on a store. Exit code, stdout and stderr.
 fn run(store: &Path, arguments: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("registry-mirror"));
-    command.env_clear().env("HOME", "/home/someone").args(arguments).arg("--store").arg(store);
-    let output = command.output().expect("runs");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (output.status.code().expect("ends by itself"), text(output.stdout), text(output.stderr))
+    let store = store.to_str().expect("UTF-8");
+    let (code, out, err) = command::run(&[arguments, &["--store", store]].concat(), b"");
+    (code, String::from_utf8(out).expect("UTF-8"), err)
 }
 
 /// The body of everything an image consists of, as a client gets it. `None` where it does not.

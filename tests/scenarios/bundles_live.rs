@@ -4,15 +4,14 @@
 use std::path::Path;
 use std::time::Duration;
 
-use assert_cmd::Command;
 use registry_mirror::bundle::Selection;
-use registry_mirror::oci::Digest;
+use scripted_registry::client::{self, Response};
+use scripted_registry::{Digest, Image, Registry, noise};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::client::{self, Response};
+use crate::support::command;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Image, Registry, noise};
 
 const CONSENT: [(&str, &str); 2] = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
 const DAY: Duration = Duration::from_secs(86_400);
@@ -22,13 +21,7 @@ type Ran = (i32, String, String);
 /// Runs a command, with these bytes on its standard input, on a thread of its own.
 async fn run(arguments: &[&str], stdin: Vec<u8>) -> (i32, Vec<u8>, String) {
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    let work = move || {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("registry-mirror"));
-        command.env_clear().env("HOME", "/nonexistent").args(arguments).write_stdin(stdin);
-        let output = command.output().expect("runs");
-        let err = String::from_utf8(output.stderr).expect("UTF-8");
-        (output.status.code().expect("ends by itself"), output.stdout, err)
-    };
+    let work = move || command::run(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), &stdin);
     tokio::task::spawn_blocking(work).await.expect("ends")
 }
 

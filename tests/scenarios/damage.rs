@@ -4,10 +4,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use registry_mirror::oci::Digest;
+use scripted_registry::{Digest, Image, Registry, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Image, Registry, noise};
 
 fn file_of(store: &Path, digest: &Digest) -> PathBuf {
     store.join("blobs/sha256").join(digest.hex())
@@ -35,7 +34,7 @@ async fn with_blobs(count: u64) -> (Registry, Vec<(Digest, bytes::Bytes)>) {
     (registry, blobs)
 }
 
-async fn get(mirror: &TestMirror, digest: &Digest) -> crate::support::client::Response {
+async fn get(mirror: &TestMirror, digest: &Digest) -> scripted_registry::client::Response {
     mirror.get(&format!("/v2/library/app/blobs/{digest}")).await
 }
 

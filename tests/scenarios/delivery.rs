@@ -4,12 +4,13 @@
 use std::fs::OpenOptions;
 use std::path::PathBuf;
 
-use crate::support::client::Connection;
+use scripted_registry::client::Connection;
+use scripted_registry::{Gate, Match, Registry, Rule, noise};
+
 use crate::support::mirror::TestMirror;
-use crate::support::registry::{Gate, Match, Registry, Rule, noise};
 
 /// The file of a stored blob.
-fn stored(mirror: &TestMirror, digest: &registry_mirror::oci::Digest) -> PathBuf {
+fn stored(mirror: &TestMirror, digest: &scripted_registry::Digest) -> PathBuf {
     mirror.store().join("blobs").join(digest.algorithm().as_str()).join(digest.hex())
 }
 

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use assert_cmd::Command;
 use registry_mirror::documents::orders;
+use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
 use serde_json::{Value, json};
 
-use crate::support::client;
+use crate::support::command;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Gate, Match, Registry, Rule, noise};
 use crate::support::schema::Schema;
 
 const CONSENT: [(&str, &str); 2] = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
@@ -21,12 +20,10 @@ fn schema() -> Schema {
 /// Runs a command; the exit code and the documents that it printed.
 async fn run(line: String) -> (i32, Vec<Value>) {
     let work = move || {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("registry-mirror"));
-        command.env_clear().env("HOME", "/nonexistent").args(line.split(' '));
-        let output = command.output().expect("runs");
-        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let (code, out, _) = command::run(&line.split(' ').collect::<Vec<_>>(), b"");
+        let text = String::from_utf8(out).expect("UTF-8");
         let documents = text.lines().map(|line| serde_json::from_str(line).expect("a document a line"));
-        (output.status.code().expect("ends by itself"), documents.collect())
+        (code, documents.collect())
     };
     tokio::task::spawn_blocking(work).await.expect("ends")
 }

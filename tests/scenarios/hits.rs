@@ -1,8 +1,8 @@
 //! What is stored is served without upstream: whole, in parts, by HEAD, after a restart.
 
+use scripted_registry::{Match, Registry, noise};
+
 use crate::support::mirror::TestMirror;
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry};
 
 #[tokio::test]
 async fn a_cold_pull_is_a_fill_and_a_warm_one_a_hit_without_upstream() {
@@ -123,7 +123,7 @@ async fn a_client_that_has_the_content_is_told_so() {
 async fn empty_blobs_and_sha512_are_content_like_any_other() {
     let registry = Registry::start().await;
     let empty = registry.add_blob("library/app", "");
-    let long = registry.add_blob_with("library/app", registry_mirror::oci::Algorithm::Sha512, noise(8, 90_000));
+    let long = registry.add_blob_with("library/app", scripted_registry::Algorithm::Sha512, noise(8, 90_000));
     let mirror = TestMirror::of(&registry).await;
     for (digest, length) in [(empty, 0), (long, 90_000)] {
         let path = format!("/v2/library/app/blobs/{digest}");

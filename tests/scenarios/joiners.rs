@@ -1,12 +1,10 @@
 //! One fill, many readers: one download, own paces, nobody waits for anybody.
 
 use futures_util::future::join_all;
-use registry_mirror::oci::Digest;
+use scripted_registry::client::Stream;
+use scripted_registry::{Digest, Gate, Match, Registry, Rule, noise};
 
-use crate::support::client::Stream;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Gate, Match, Registry, Rule};
 
 const SIZE: usize = 2_000_000;
 
@@ -43,7 +41,7 @@ async fn fifty_clients_of_one_missing_blob_cost_one_download() {
 async fn a_client_that_does_not_read_slows_nobody() {
     let (registry, digest, bytes, path) = registry_with_blob().await;
     let mirror = TestMirror::of(&registry).await;
-    let mut slow = crate::support::client::Connection::open_narrow(mirror.address, 4096)
+    let mut slow = scripted_registry::client::Connection::open_narrow(mirror.address, 4096)
         .await
         .send("GET", &path, &[])
         .await

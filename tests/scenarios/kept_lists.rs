@@ -5,12 +5,10 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use registry_mirror::oci::Descriptor;
+use scripted_registry::{Descriptor, Image, Match, Registry, Rule, client, noise};
 use serde_json::json;
 
-use crate::support::client;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Image, Match, Registry, Rule, noise};
 
 const TAGS: &str = "/v2/library/app/tags/list";
 const SIGNATURE: &str = "application/vnd.example.signature";

@@ -2,12 +2,11 @@
 
 use std::sync::{Arc, Mutex};
 
+use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::client;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Gate, Match, Registry, Rule, noise};
 
 const SIZE: usize = 1_000_000;
 

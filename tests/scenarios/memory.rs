@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use registry_mirror::oci::{Digest, ImageName};
+use registry_mirror::oci::ImageName;
+use scripted_registry::client::Response;
+use scripted_registry::{Digest, Image, Registry, noise};
 
-use crate::support::client::Response;
+use crate::support::known;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Image, Registry, noise};
 
 const TAG: &str = "/v2/library/app/manifests/1";
 
@@ -155,7 +156,7 @@ async fn freezing_a_tag_holds_at_once_and_so_does_its_end() {
     let (mirror, old, _) = remembered(&registry, Settings::of(&registry).config("cache.tag_ttl = \"1h\"")).await;
     let newer = registry.add_image("library/app", "2", &[noise(4, 3_000)]);
     mirror.get("/v2/library/app/manifests/2").await;
-    mirror.mirror.freeze(&name("app:1"), Some(newer.manifest.digest)).await.expect("frozen");
+    mirror.mirror.freeze(&name("app:1"), Some(known(&newer.manifest.digest))).await.expect("frozen");
     let answered = |response: Response| response.header("docker-content-digest").map(str::to_owned);
     let before = hits(&mirror).await;
     for _ in 0..3 {
@@ -189,7 +190,8 @@ async fn what_is_served_from_memory_counts_as_used() {
     assert_eq!(hits(&mirror).await, before + 1);
     let mirror = mirror.restart().await;
     let listed = mirror.mirror.images().await.expect("listed");
-    let used_at = listed.iter().find(|listed| listed.digest == image.manifest.digest).and_then(|listed| listed.used_at);
+    let used_at =
+        listed.iter().find(|listed| listed.digest == known(&image.manifest.digest)).and_then(|listed| listed.used_at);
     assert_eq!(used_at.map(|used_at| used_at.millis()), Some(1_700_000_000_000 + 3_600_000));
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 use registry_mirror::documents::{Failure, PullEvent};
 use registry_mirror::graph::image::Platforms;
 use registry_mirror::oci::{ImageName, Platform};
+use scripted_registry::{Gate, Match, Registry, Rule, noise};
 use tokio::sync::mpsc;
 
+use crate::support::known;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Gate, Match, Registry, Rule, noise};
 
 const PATH: &str = "/v2/library/app/manifests/1";
 
@@ -71,8 +72,8 @@ async fn what_was_fetched_ahead_for_a_platform_can_be_pulled_for_it_and_no_more_
 async fn fetching_ahead_tells_what_could_not_be_had_and_gets_the_rest() {
     let registry = Registry::start().await;
     let image = registry.add_image("library/app", "1", &[noise(74, 3000), noise(75, 3000)]);
-    let lost = image.layers[0].digest;
-    registry.remove_blob("library/app", &lost);
+    let lost = known(&image.layers[0].digest);
+    registry.remove_blob("library/app", &image.layers[0].digest);
     let mirror = TestMirror::of(&registry).await;
     let (complete, events) = prefetch(&mirror, &amd64()).await;
     assert!(!complete);

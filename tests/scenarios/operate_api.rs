@@ -4,13 +4,12 @@
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::time::Duration;
 
-use registry_mirror::oci::Digest;
+use scripted_registry::client::{self, Response};
+use scripted_registry::{Digest, Gate, Image, Match, Registry, Rule, noise};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::support::client::{self, Response};
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Gate, Image, Match, Registry, Rule, noise};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const CONSENT: [(&str, &str); 2] = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];

@@ -2,10 +2,9 @@
 //! worse pull than through one.
 
 use bytes::Bytes;
-use registry_mirror::oci::Digest;
+use scripted_registry::{Digest, Gate, Match, Registry, Rule, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Gate, Match, Registry, Rule, noise};
 
 /// What is asked for at a time, in bytes.
 const PIECE: u64 = 8 << 20;

@@ -1,7 +1,8 @@
 //! Fetching ahead of a client that got a manifest: once, within bounds, and never in anybody's way.
 
+use scripted_registry::{Gate, Image, Match, Registry, Rule, noise};
+
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Gate, Image, Match, Registry, Rule, noise};
 
 async fn registry_with_image() -> (Registry, Image) {
     let registry = Registry::start().await;

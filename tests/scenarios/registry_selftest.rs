@@ -1,10 +1,8 @@
 //! The scripted registry does what its script says; a scenario can be no better than that.
 
 use bytes::Bytes;
-use registry_mirror::oci::{Algorithm, Digest};
-
-use crate::support::client::{self, Connection, Stream};
-use crate::support::registry::{Expired, Gate, Listener, Match, Registry, Rule, TokenPolicy, base64, noise};
+use scripted_registry::client::{self, Connection, Stream};
+use scripted_registry::{Digest, Expired, Gate, Listener, Match, Registry, Rule, TokenPolicy, base64, noise};
 
 const SIZE: usize = 200_000;
 
@@ -15,8 +13,9 @@ async fn with_blob() -> (Registry, Digest, String) {
     (registry, digest, format!("/v2/library/app/blobs/{digest}"))
 }
 
+/// As the mirror computes it.
 fn digest_of(bytes: &[u8]) -> Digest {
-    Digest::of(Algorithm::Sha256, bytes)
+    registry_mirror::oci::Digest::of(registry_mirror::oci::Algorithm::Sha256, bytes).to_string().parse().unwrap()
 }
 
 #[tokio::test]

@@ -3,13 +3,11 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use registry_mirror::oci::{Algorithm, Digest};
+use scripted_registry::client::{self, Response, Stream};
+use scripted_registry::{Algorithm, Digest, Image, Match, Registry, Rule, noise};
 use serde_json::{Value, json};
 
-use crate::support::client::{self, Response, Stream};
 use crate::support::mirror::TestMirror;
-use crate::support::registry::noise;
-use crate::support::registry::{Image, Match, Registry, Rule};
 
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -125,7 +123,7 @@ async fn stargz_probes_two_bytes_asks_for_the_size_and_reads_pieces() {
     let registry = Registry::start().await;
     let bytes = noise(155, 9_000_000);
     let digest = registry.add_blob("library/app", bytes.clone());
-    let gate = crate::support::registry::Gate::new();
+    let gate = scripted_registry::Gate::new();
     registry.rule(Rule::on(Match::blob(&digest).get().without_header("range")).stall_after(200_000, &gate));
     let mirror = TestMirror::of(&registry).await;
     let path = format!("/v2/library/app/blobs/{digest}?ns=docker.io");

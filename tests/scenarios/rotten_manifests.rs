@@ -4,13 +4,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use assert_cmd::Command;
-use registry_mirror::oci::Digest;
+use scripted_registry::{Digest, Image, Registry, client, noise};
 use serde_json::{Value, json};
 
-use crate::support::client;
+use crate::support::command;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Image, Registry, noise};
 
 const DAY: Duration = Duration::from_secs(86_400);
 const CONSENT: [(&str, &str); 2] = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
@@ -143,7 +141,7 @@ impl Scene {
         let garbage = self.act("gc", json!({ "dry_run": true })).await;
         let bundle = self.act("export", json!({ "images": [NAME], "dry_run": true })).await;
         let receipt = bundle["receipt"].as_array().unwrap();
-        let exported = self.parts.iter().all(|part| receipt.contains(&json!(part)));
+        let exported = self.parts.iter().all(|part| receipt.contains(&json!(part.to_string())));
         vec![
             ("ready", ready["ready"] == true, ready["completeness"]["damaged"].clone()),
             ("images", image["state"] == "complete", image["damaged"].clone()),
@@ -171,7 +169,7 @@ async fn everybody_says_the_same_of_an_image_whose_manifest_cannot_be_read() {
         for rot in [Rot::Flipped, Rot::Shapeless, Rot::Cut, Rot::Gone] {
             let scene = Scene::of(rot, which).await;
             let damaged = matches!(rot, Rot::Flipped | Rot::Shapeless);
-            let expected = if damaged { json!([scene.rotten]) } else { json!([]) };
+            let expected = if damaged { json!([scene.rotten.to_string()]) } else { json!([]) };
             for (who, whole, told) in scene.said().await {
                 // A bundle of what is there says nothing of what is not.
                 let told = if told.is_null() && !damaged { json!([]) } else { told };
@@ -206,11 +204,11 @@ async fn the_commands_call_it_damaged_and_pull_mends_it() {
     let admin = format!("http://{}", scene.mirror.admin);
     let bundle = scene.mirror.store().join("bundle.tar").display().to_string();
     let run = async |arguments: &[&str]| {
-        let mut command = Command::new(assert_cmd::cargo::cargo_bin!("registry-mirror"));
-        command.env_clear().env("HOME", "/nonexistent").args(arguments).args(["--admin", &admin]);
-        let output = tokio::task::spawn_blocking(move || command.output().expect("runs")).await.expect("ends");
-        let said = [output.stdout, output.stderr].concat();
-        (output.status.code().expect("ends by itself"), String::from_utf8(said).expect("UTF-8"))
+        let arguments: Vec<String> =
+            arguments.iter().chain(&["--admin", &admin]).map(|&word| word.to_owned()).collect();
+        let work = move || command::run(&arguments.iter().map(String::as_str).collect::<Vec<_>>(), b"");
+        let (code, out, err) = tokio::task::spawn_blocking(work).await.expect("ends");
+        (code, String::from_utf8(out).expect("UTF-8") + &err)
     };
     let ready = ["ready", NAME, "--platform", "linux/amd64"];
     for (arguments, code) in [

@@ -7,9 +7,9 @@ use registry_mirror::config::{Config, Limit, Overrides};
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metadata::{Location, MetadataStore as _, Pin};
 use registry_mirror::oci::Reference;
+use scripted_registry::{Image, Registry, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Image, Registry, noise};
 
 const CLOUD_FOUNDRY: &str = include_str!("../../examples/cloud-foundry/mirror.toml");
 const WORKSTATION: &str = include_str!("../../examples/workstation/mirror.toml");

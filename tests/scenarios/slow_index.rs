@@ -17,8 +17,9 @@ use registry_mirror::mirror::flight::unread::FinishUnread;
 use registry_mirror::mirror::{BlobBody, Chunk, Mirror, Mode, Parts, Policy, Room, Route, Routes};
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, Request};
 use registry_mirror::outcome::Outcome;
+use scripted_registry::{Descriptor, Image, Match, Registry, Rule, noise};
 
-use crate::support::registry::{Image, Match, Registry, Rule, noise};
+use crate::support::known;
 use crate::support::stalling::Stalling;
 
 /// A mirror without listeners, on a store on disk whose metadata can be made to stand still.
@@ -68,7 +69,7 @@ impl Stage {
 
     async fn manifest(&self, image: &Image, reference: Reference) -> Option<Outcome> {
         let answer = self.mirror.manifest(&self.route(image), &reference, AcceptSet::everything()).await.ok()?;
-        assert_eq!(answer.manifest.descriptor.digest, image.manifest.digest);
+        assert_eq!(answer.manifest.descriptor.digest, known(&image.manifest.digest));
         Some(answer.outcome)
     }
 
@@ -77,17 +78,17 @@ impl Stage {
         let tag = Reference::Tag(image.tag.parse().unwrap());
         let mut outcomes = vec![self.manifest(image, tag).await.expect("a manifest")];
         for blob in image.blobs() {
-            let answer = self.mirror.blob(&self.route(image), blob.digest, None).await.expect("a blob");
+            let answer = self.mirror.blob(&self.route(image), known(&blob.digest), None).await.expect("a blob");
             outcomes.push(answer.outcome);
-            assert_eq!(Digest::of(Algorithm::Sha256, &read(answer.body).await), blob.digest);
+            assert_eq!(Digest::of(Algorithm::Sha256, &read(answer.body).await), known(&blob.digest));
         }
         outcomes
     }
 
     fn knows(&self, image: &Image) -> bool {
         let location = self.route(image).location;
-        let known = |digest: &Digest| self.metadata.member(&location, digest).unwrap().is_some();
-        known(&image.manifest.digest) && image.blobs().all(|blob| known(&blob.digest))
+        let knows = |part: &Descriptor| self.metadata.member(&location, &known(&part.digest)).unwrap().is_some();
+        knows(&image.manifest) && image.blobs().all(knows)
     }
 }
 
@@ -136,7 +137,7 @@ async fn while_the_index_stands_still_hits_are_hits_and_cold_pulls_are_answered(
     }
     registry.stop().await;
     for blob in cold.blobs() {
-        let answer = stage.mirror.blob(&stage.route(&cold), blob.digest, None).await.expect("a blob");
+        let answer = stage.mirror.blob(&stage.route(&cold), known(&blob.digest), None).await.expect("a blob");
         assert_eq!(answer.outcome, Outcome::Hit);
     }
 }
@@ -146,7 +147,7 @@ async fn what_upstream_takes_back_is_gone_although_it_was_remembered_late() {
     let registry = Registry::start().await;
     let image = registry.add_image("library/app", "1", &[noise(3, 1000)]);
     let stage = Arc::new(Stage::set(&registry));
-    let digest = image.manifest.digest;
+    let digest = known(&image.manifest.digest);
     let standing = stage.metadata.stand_still();
     assert_eq!(stage.manifest(&image, Reference::Digest(digest)).await, Some(Outcome::Fill));
     registry.rule(Rule::on(Match::manifests()).refuse(404));

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use registry_mirror::oci::descriptor::DOCKER_MANIFEST;
+use scripted_registry::{Registry, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::{Registry, noise};
 
 const PATH: &str = "/v2/library/app/manifests/1";
 

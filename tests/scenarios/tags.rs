@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use scripted_registry::{Match, Registry, Rule, noise};
+
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry, Rule};
 
 const PATH: &str = "/v2/library/app/manifests/1";
 
@@ -174,7 +174,7 @@ async fn a_listener_with_an_upstream_of_its_own_answers_for_that_one() {
         (1, "/v2/docker.io/app/manifests/1", &here),
         (0, "/v2/other.example/app/manifests/1", &there),
     ] {
-        let answer = crate::support::client::get(mirror.addresses[listener], path, &[]).await;
+        let answer = scripted_registry::client::get(mirror.addresses[listener], path, &[]).await;
         let digest = image.manifest.digest.to_string();
         assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()), "{listener} {path}");
     }

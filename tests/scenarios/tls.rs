@@ -6,13 +6,12 @@ use std::sync::Arc;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
+use scripted_registry::{Registry, client, noise};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
-use crate::support::client;
 use crate::support::mirror::Settings;
-use crate::support::registry::{Registry, noise};
 
 /// Sends GETs over one connection and returns everything that came back.
 async fn get(address: SocketAddr, client: &TlsConnector, path: &str) -> Vec<u8> {

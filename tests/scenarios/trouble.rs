@@ -1,8 +1,8 @@
 //! Trouble with our own disk and index: a pull that upstream can serve never fails for it.
 
+use scripted_registry::{Registry, noise};
+
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::Registry;
-use crate::support::registry::noise;
 
 #[tokio::test]
 async fn a_lost_or_garbled_index_loses_no_pull() {
@@ -104,7 +104,7 @@ async fn when_nothing_can_be_written_pulls_are_passed_through() {
 
 #[tokio::test]
 async fn a_passed_through_body_is_verified_as_well() {
-    use crate::support::registry::{Match, Rule};
+    use scripted_registry::{Match, Rule};
     let registry = Registry::start().await;
     let digest = registry.add_blob("library/app", noise(46, 400_000));
     registry.rule(Rule::on(Match::blob(&digest).get()).flip_last_byte());

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use scripted_registry::{Match, Registry, noise};
+
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry};
 
 const PATH: &str = "/v2/library/app/manifests/1";
 const HOUR: Duration = Duration::from_secs(3600);

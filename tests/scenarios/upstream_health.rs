@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
+use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
 use serde_json::{Value, json};
 
-use crate::support::client;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Gate, Match, Registry, Rule};
 
 const PATH: &str = "/v2/library/app/manifests/1";
 

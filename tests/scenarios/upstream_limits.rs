@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::client::Response;
+use scripted_registry::client::Response;
+use scripted_registry::{Image, Match, Registry, Rule, noise};
+
 use crate::support::mirror::TestMirror;
-use crate::support::registry::noise;
-use crate::support::registry::{Image, Match, Registry, Rule};
 
 const PATH: &str = "/v2/library/app/manifests/1";
 const UNKNOWN: &str = "/v2/library/app/manifests/2";

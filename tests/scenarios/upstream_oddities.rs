@@ -1,10 +1,9 @@
 //! Answers that are not quite what the specification says, and that real registries give.
 
 use bytes::Bytes;
+use scripted_registry::{Gate, Match, Registry, Rule, TokenPolicy, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Gate, Match, Registry, Rule, TokenPolicy};
 
 const PATH: &str = "/v2/library/app/manifests/1";
 
@@ -62,7 +61,7 @@ async fn manifests_may_be_redirected_to_a_host_that_says_less() {
     let mirror = TestMirror::of(&front).await;
     let response = mirror.get(PATH).await;
     let Some(media_type) = response.header("content-type") else { panic!("a type") };
-    assert_eq!(media_type, image.manifest.media_type.as_ref());
+    assert_eq!(media_type, image.manifest.media_type);
     assert_eq!(response.header("docker-content-digest"), Some(image.manifest.digest.to_string().as_str()));
     for blob in image.blobs() {
         assert!(mirror.get(&format!("/v2/library/app/blobs/{}", blob.digest)).await.complete);
@@ -77,7 +76,7 @@ async fn a_type_that_says_nothing_is_replaced_by_what_the_bytes_say() {
         registry.rule(Rule::on(Match::manifests()).header("content-type", wrong));
         let mirror = TestMirror::of(&registry).await;
         let response = mirror.get(PATH).await;
-        assert_eq!(response.header("content-type"), Some(image.manifest.media_type.as_ref()), "{wrong}");
+        assert_eq!(response.header("content-type"), Some(image.manifest.media_type.as_str()), "{wrong}");
     }
 }
 

@@ -12,12 +12,11 @@ use registry_mirror::clock::{Clock as _, ManualClock, Timestamp};
 use registry_mirror::config::{Config, Overrides};
 use registry_mirror::daemon::{Daemon, Listeners};
 use registry_mirror::mirror::Mirror;
+use scripted_registry::Registry;
+use scripted_registry::client::{self, Response, Stream};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-
-use super::client::{self, Response, Stream};
-use super::registry::Registry;
 
 /// A running mirror with a store of its own.
 pub struct TestMirror {

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::support::client;
+use scripted_registry::{Match, Registry, Rule, TokenPolicy, client, noise};
+
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry, Rule, TokenPolicy};
 
 const TAG: &str = "/v2/library/app/manifests/1";
 const NEGATIVE_TTL: Duration = Duration::from_secs(31);
@@ -45,7 +44,7 @@ async fn trap_21_not_found_is_believed_for_seconds_and_nothing_else_is() {
     registry.add_image("library/app", "other", &[noise(112, 100)]);
     let mirror = TestMirror::of(&registry).await;
     let late = noise(113, 1000);
-    let digest = registry_mirror::oci::Digest::of(registry_mirror::oci::Algorithm::Sha256, &late);
+    let digest = scripted_registry::Digest::of(scripted_registry::Algorithm::Sha256, &late);
     let paths = [
         TAG.to_owned(),
         format!("/v2/library/app/manifests/{digest}"),

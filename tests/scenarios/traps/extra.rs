@@ -1,13 +1,10 @@
 //! The smaller traps.
 
 use registry_mirror::clock::{Clock as _, Timestamp};
-use registry_mirror::oci::Algorithm;
+use scripted_registry::{Algorithm, Match, Registry, Rule, TokenPolicy, client, noise};
 use serde_json::json;
 
-use crate::support::client;
 use crate::support::mirror::TestMirror;
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry, Rule, TokenPolicy};
 
 const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";

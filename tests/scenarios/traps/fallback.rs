@@ -7,14 +7,13 @@
 use std::time::Duration;
 
 use registry_mirror::mirror::{MirrorError, RouteError, Subject};
-use registry_mirror::oci::{Digest, ErrorCode, RequestError};
+use registry_mirror::oci::{ErrorCode, RequestError};
 use registry_mirror::server::handler;
 use registry_mirror::upstream::{UpstreamError, UpstreamErrorClass};
+use scripted_registry::{Match, Registry, Rule, noise};
 use serde_json::Value;
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry, Rule};
 
 /// What dockerd does after an answer that is not the content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +87,7 @@ fn trap_26_no_error_for_a_manifest_makes_any_dockerd_abort() {
         }
     }
     // A tag that no client can mean, a digest such as docker's own parser lets through, and a path below a name that we do not serve.
-    let digest = "sha256:3A5".parse::<Digest>().expect_err("illegal");
+    let digest = "sha256:3A5".parse::<registry_mirror::oci::Digest>().expect_err("illegal");
     for error in [RequestError::Tag, RequestError::ManifestDigest(digest), RequestError::NotFound] {
         let (status, body) = as_sent(error.code());
         assert_eq!(after_manifest(Version::Old, status, "application/json", &body), Then::NextEndpoint, "{error:?}");

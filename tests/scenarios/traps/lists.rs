@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use registry_mirror::oci::Descriptor;
+use scripted_registry::client::Response;
+use scripted_registry::{Descriptor, Match, Registry, Rule, noise};
 use serde_json::Value;
 
-use crate::support::client::Response;
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry, Rule};
 
 const TAGS: &str = "/v2/library/app/tags/list";
 const SIGNATURE: &str = "application/vnd.example.signature";
@@ -262,7 +260,7 @@ async fn trap_29_pages_of_referrers_lead_to_us() {
 async fn trap_28_and_29_twenty_clients_at_once_are_one_request_and_no_cache_means_no_cache() {
     let registry = registry_with_tags(&["a"]).await;
     let mirror = TestMirror::of(&registry).await;
-    let gate = crate::support::registry::Gate::new();
+    let gate = scripted_registry::Gate::new();
     registry.rule(Rule::on(Match::path(TAGS)).once().stall_before_headers(&gate));
     let lists = futures_util::future::join_all((0..20).map(|_| mirror.get(TAGS)));
     let release = async {

@@ -1,11 +1,9 @@
 //! Traps 1 to 4: which manifest, in which bytes, with which headers.
 
-use registry_mirror::oci::{Algorithm, Digest};
+use scripted_registry::client::{self, Response};
+use scripted_registry::{Algorithm, Digest, Match, Registry, Rule, noise};
 
-use crate::support::client::{self, Response};
 use crate::support::mirror::TestMirror;
-use crate::support::registry::noise;
-use crate::support::registry::{Match, Registry, Rule};
 
 const TAG: &str = "/v2/library/app/manifests/1";
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";

@@ -2,12 +2,10 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use registry_mirror::oci::Digest;
+use scripted_registry::client::{Response, Stream};
+use scripted_registry::{Digest, Gate, Match, Registry, Rule, noise};
 
-use crate::support::client::{Response, Stream};
 use crate::support::mirror::TestMirror;
-use crate::support::registry::noise;
-use crate::support::registry::{Gate, Match, Registry, Rule};
 
 const SIZE: usize = 12_000_000;
 

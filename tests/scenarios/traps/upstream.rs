@@ -1,10 +1,8 @@
 //! Traps 13 to 17: redirects, tokens and credentials. Their tables are in the tests of the adapter.
 
-use registry_mirror::oci::Digest;
+use scripted_registry::{Digest, Expired, Listener, Match, Registry, Rule, TokenPolicy, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
-use crate::support::registry::noise;
-use crate::support::registry::{Expired, Listener, Match, Registry, Rule, TokenPolicy};
 
 const TAG: &str = "/v2/library/app/manifests/1";
 
@@ -36,7 +34,7 @@ async fn trap_13_credentials_stay_with_the_registry_when_it_redirects() {
 async fn trap_13_a_part_is_asked_for_behind_the_redirect_too_and_a_loop_ends() {
     let (registry, digest, bytes, path) = with_storage(9_000_000).await;
     let mirror = TestMirror::of(&registry).await;
-    let gate = crate::support::registry::Gate::new();
+    let gate = scripted_registry::Gate::new();
     registry.rule(Rule::on(Match::stored(&digest).without_header("range")).stall_after(0, &gate));
     let part = mirror.get_with(&path, &[("Range", "bytes=-16")]).await;
     assert_eq!((part.status, &part.body), (206, &bytes.slice(8_999_984..)));

@@ -1,8 +1,6 @@
 //! Properties of the vocabulary: nothing from the network panics it, what is printed is parsed back,
 //! and ranges never leave the content.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use http::Method;
 use proptest::prelude::*;
 use registry_mirror::oci::challenge::{self, Challenge};

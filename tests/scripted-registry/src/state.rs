@@ -4,74 +4,73 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
 
-use registry_mirror::oci::Digest;
 use tokio::sync::watch;
 
 use super::answer::{self, Answer};
 use super::content::Content;
 use super::script::{Behaviour, Rule};
 use super::tokens::{Issued, TokenPolicy};
-use super::{Listener, Options, Recorded};
+use super::{Digest, Listener, Options, Recorded};
 
 /// What all connections of a registry share.
-pub(super) struct Shared {
+pub(crate) struct Shared {
     inside: Mutex<Inside>,
     /// Moves with everything that a test may wait for.
-    pub(super) events: watch::Sender<u64>,
+    pub(crate) events: watch::Sender<u64>,
 }
 
 #[derive(Default)]
-pub(super) struct Inside {
-    pub(super) authority: String,
-    pub(super) storage: Option<String>,
-    pub(super) content: Content,
-    pub(super) options: Options,
-    pub(super) rules: Vec<Rule>,
-    pub(super) policy: Option<TokenPolicy>,
-    pub(super) issued: Issued,
+pub(crate) struct Inside {
+    pub(crate) authority: String,
+    pub(crate) storage: Option<String>,
+    pub(crate) content: Content,
+    pub(crate) options: Options,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) policy: Option<TokenPolicy>,
+    pub(crate) issued: Issued,
     /// Manifest GETs left, and the limit, as Docker Hub counts them.
-    pub(super) quota: Option<(u64, u64)>,
-    pub(super) requests: Vec<Recorded>,
-    pub(super) connections: usize,
-    pub(super) open_connections: usize,
-    pub(super) hang_ups: usize,
-    pub(super) sent: HashMap<Digest, u64>,
-    pub(super) watcher: Option<Watcher>,
+    pub(crate) quota: Option<(u64, u64)>,
+    pub(crate) requests: Vec<Recorded>,
+    pub(crate) connections: usize,
+    pub(crate) open_connections: usize,
+    pub(crate) hang_ups: usize,
+    pub(crate) sent: HashMap<Digest, u64>,
+    pub(crate) watcher: Option<Watcher>,
 }
 
-pub(super) type Watcher = Box<dyn Fn(&Recorded, u16) + Send>;
+pub(crate) type Watcher = Box<dyn Fn(&Recorded, u16) + Send>;
 
 impl Shared {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inside> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inside> {
         self.inside.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    pub(super) fn new(authority: String) -> Shared {
+    pub(crate) fn new(authority: String) -> Shared {
         let inside = Inside { authority, ..Inside::default() };
         Shared { inside: Mutex::new(inside), events: watch::Sender::new(0) }
     }
 
     /// The number of a connection that was just accepted.
-    pub(super) fn connected(&self) -> usize {
+    pub(crate) fn connected(&self) -> usize {
         let mut inside = self.lock();
         inside.connections += 1;
         inside.open_connections += 1;
         inside.connections - 1
     }
 
-    pub(super) fn disconnected(&self) {
+    pub(crate) fn disconnected(&self) {
         self.lock().open_connections -= 1;
         self.happened();
     }
 
-    pub(super) fn count(&self, digest: Option<Digest>, bytes: u64) {
+    pub(crate) fn count(&self, digest: Option<Digest>, bytes: u64) {
         if let Some(digest) = digest {
             *self.lock().sent.entry(digest).or_default() += bytes;
             self.happened();
         }
     }
 
-    pub(super) fn hung_up(&self) {
+    pub(crate) fn hung_up(&self) {
         self.lock().hang_ups += 1;
         self.happened();
     }
@@ -81,7 +80,7 @@ impl Shared {
     }
 
     /// Records a request and decides what it gets.
-    pub(super) fn take(&self, request: &Recorded) -> (Answer, Behaviour) {
+    pub(crate) fn take(&self, request: &Recorded) -> (Answer, Behaviour) {
         let mut inside = self.lock();
         let inside = &mut *inside;
         inside.requests.push(request.clone());

@@ -1,9 +1,5 @@
 //! What `HttpUpstream` says on the wire, against scripted servers on loopback ports.
 
-#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
-
-mod upstream_http_support;
-
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,7 +13,8 @@ use registry_mirror::upstream::credentials::{Credential, CredentialError, Creden
 use registry_mirror::upstream::http::{HttpSettings, HttpSettingsError, HttpUpstream};
 use registry_mirror::upstream::settings::{Settings, Timeouts};
 use registry_mirror::upstream::{Resolved, Unobserved, Upstream, UpstreamError, UpstreamErrorClass, UpstreamObserver};
-use upstream_http_support::{Reply, Seen, Server, reply};
+
+use crate::answering::{Reply, Seen, Server, reply};
 
 const MANIFEST: &str = r#"{"schemaVersion":2,"manifests":[]}"#;
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";

@@ -1,8 +1,6 @@
 //! What `HttpUpstream` makes of https: whom it believes, what it shows of itself and to whom, and
 //! where it is not led.
 
-#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;

@@ -2,8 +2,6 @@
 //! somebody else made is believed no further than its digests. The whole way, from a pull to a pull,
 //! is in the scenarios; real clients are in `clients/bundle.rs`.
 
-#![allow(clippy::expect_used, reason = "a test may panic")]
-
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read};
 use std::sync::Arc;

@@ -2,11 +2,10 @@
 
 use bytes::Bytes;
 use http::HeaderMap;
-use registry_mirror::oci::Digest;
 use serde_json::json;
 
 use super::content::{Content, Holding, StoredManifest};
-use super::{Options, Recorded};
+use super::{Digest, Options, Recorded};
 
 /// An answer before it is sent.
 #[derive(Clone, Debug)]

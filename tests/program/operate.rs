@@ -1,19 +1,13 @@
 //! The commands that ask a running daemon, as a shell sees them: what is said where, and the exit code.
 
-#![allow(clippy::expect_used, reason = "a test may panic")]
-
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use scripted_registry::{Image, Match, Registry, Rule, noise};
 use serde_json::Value;
 use tempfile::TempDir;
-
-#[path = "scenarios/support/registry.rs"]
-mod registry;
-
-use registry::{Image, Match, Registry, Rule, noise};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 

@@ -4,36 +4,34 @@
 //! Honest until told otherwise: manifests with `Accept`, blobs with `Range`, tags, referrers. A
 //! [`Rule`] changes answers; a [`TokenPolicy`] guards them; a storage host takes over the blobs.
 //! Nothing waits for time. Where an order of events matters a test holds a [`Gate`], and
-//! [`Registry::seen`] waits for requests. Used by the scenarios and, by path, by the examples.
+//! [`Registry::seen`] waits for requests. With it a raw [`client`], as unforgiving as the registry is rude.
+//!
+//! A crate of its own, compiled once for tests, benchmarks and examples. It knows nothing of the
+//! mirror: it names content by digests of its own, and can stand in front of any cache.
 
-#![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+#![allow(unreachable_pub, clippy::unwrap_used, clippy::expect_used, reason = "for tests, which may panic")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use registry_mirror::oci::{Algorithm, Descriptor, Digest, MediaType};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
-// The paths are written out because the examples include this file by path.
-#[path = "registry/answer.rs"]
 mod answer;
-#[path = "registry/content.rs"]
+pub mod client;
 mod content;
-#[path = "registry/recorded.rs"]
+mod digest;
 mod recorded;
-#[path = "registry/script.rs"]
 mod script;
-#[path = "registry/server.rs"]
 mod server;
-#[path = "registry/state.rs"]
 mod state;
-#[path = "registry/tokens.rs"]
 mod tokens;
 
-pub use content::{Content, DOCKER_CONFIG, DOCKER_LAYER, Dialect, Holding, Image, gzip, layer, noise};
+use content::OCTETS;
+pub use content::{Content, Dialect, Holding, Image, StoredManifest, gzip, layer, noise};
+pub use digest::{Algorithm, Descriptor, Digest, NotADigest};
 pub use recorded::{Listener, Recorded};
 pub use script::{Gate, Match, Rule};
 use state::Shared;
@@ -179,8 +177,8 @@ impl Registry {
 
     /// Puts a blob into a repository under a digest of this algorithm.
     pub fn add_blob_with(&self, repository: &str, algorithm: Algorithm, bytes: impl Into<Bytes>) -> Digest {
-        let (bytes, media_type) = (bytes.into(), MediaType::from("application/octet-stream"));
-        self.content(|content| content.repository(repository).add_blob(algorithm, bytes, media_type).digest)
+        let bytes = bytes.into();
+        self.content(|content| content.repository(repository).add_blob(algorithm, bytes, OCTETS).digest)
     }
 
     /// Puts a manifest into a repository and points the tags at it.

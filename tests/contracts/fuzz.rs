@@ -4,8 +4,6 @@
 //!
 //! `REGISTRY_MIRROR_FUZZ_ITERATIONS` sets how long, `REGISTRY_MIRROR_FUZZ_SEED` where it begins.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

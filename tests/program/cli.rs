@@ -1,16 +1,14 @@
 //! The command line as a shell sees it: what is said where, and the exit code.
 
-#![allow(clippy::expect_used, reason = "a test may panic")]
-
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use assert_cmd::Command;
 use tempfile::TempDir;
 
 /// The program with an environment of its own.
 fn program() -> Command {
-    let mut command = Command::new(assert_cmd::cargo::cargo_bin!("registry-mirror"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
     command.env_clear().env("HOME", "/home/someone");
     command
 }

@@ -5,8 +5,6 @@
 //! policy, only its promises: what is evicted is whole images, nothing that is pinned or that a kept
 //! image needs, and enough.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)]
-
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;

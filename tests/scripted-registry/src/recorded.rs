@@ -6,12 +6,15 @@ use http::HeaderMap;
 /// A request as it came in.
 #[derive(Clone, Debug)]
 pub struct Recorded {
+    /// `GET`, say.
     pub method: String,
     /// Without the query, not decoded.
     pub path: String,
     /// Without the question mark, not decoded; empty if there is none.
     pub query: String,
+    /// The headers, as they came.
     pub headers: HeaderMap,
+    /// The body.
     pub body: Bytes,
     /// The number of the connection, over both listeners, from 0.
     pub at_connection: usize,
@@ -52,7 +55,7 @@ impl Recorded {
         Some((name, keyword, rest))
     }
 
-    pub(super) fn keyword(&self) -> Option<&str> {
+    pub(crate) fn keyword(&self) -> Option<&str> {
         self.parts().map(|(_, keyword, _)| keyword)
     }
 }

@@ -1,7 +1,5 @@
 //! A server that answers by a function and remembers what it was asked.
 
-#![allow(dead_code, reason = "no test uses everything")]
-
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

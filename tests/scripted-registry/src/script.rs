@@ -8,10 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use registry_mirror::oci::Digest;
 use tokio::sync::watch;
 
-use super::Recorded;
+use super::{Digest, Recorded};
 
 /// A place where answers wait. Clones are the same gate.
 #[derive(Clone, Debug)]
@@ -177,41 +176,41 @@ impl Match {
 /// What a registry does to some requests. Begin with [`Rule::on`]; without a change it does nothing.
 #[derive(Clone)]
 pub struct Rule {
-    pub(super) on: Match,
-    pub(super) skip: usize,
-    pub(super) times: usize,
-    pub(super) before_auth: bool,
-    pub(super) seen: Arc<AtomicUsize>,
-    pub(super) behaviour: Behaviour,
+    pub(crate) on: Match,
+    pub(crate) skip: usize,
+    pub(crate) times: usize,
+    pub(crate) before_auth: bool,
+    pub(crate) seen: Arc<AtomicUsize>,
+    pub(crate) behaviour: Behaviour,
 }
 
 /// Changes to the honest answer.
 #[derive(Clone, Debug, Default)]
 pub struct Behaviour {
-    pub(super) replace: Option<Replacement>,
-    pub(super) status: Option<u16>,
-    pub(super) set_headers: Vec<(String, String)>,
-    pub(super) drop_headers: Vec<String>,
-    pub(super) redirect_to_host: Option<String>,
-    pub(super) ignore_range: bool,
-    pub(super) gzip: bool,
-    pub(super) flip_at: Vec<u64>,
-    pub(super) flip_last: bool,
-    pub(super) framing: Framing,
-    pub(super) extra: Bytes,
-    pub(super) bare_lf: bool,
-    pub(super) before_headers: Option<Gate>,
-    pub(super) pauses: Vec<(u64, Gate)>,
-    pub(super) drip: Option<(usize, Gate)>,
-    pub(super) ending: Ending,
+    pub(crate) replace: Option<Replacement>,
+    pub(crate) status: Option<u16>,
+    pub(crate) set_headers: Vec<(String, String)>,
+    pub(crate) drop_headers: Vec<String>,
+    pub(crate) redirect_to_host: Option<String>,
+    pub(crate) ignore_range: bool,
+    pub(crate) gzip: bool,
+    pub(crate) flip_at: Vec<u64>,
+    pub(crate) flip_last: bool,
+    pub(crate) framing: Framing,
+    pub(crate) extra: Bytes,
+    pub(crate) bare_lf: bool,
+    pub(crate) before_headers: Option<Gate>,
+    pub(crate) pauses: Vec<(u64, Gate)>,
+    pub(crate) drip: Option<(usize, Gate)>,
+    pub(crate) ending: Ending,
 }
 
 /// An answer that takes the place of the honest one.
 #[derive(Clone, Debug)]
 pub struct Replacement {
-    pub(super) status: u16,
-    pub(super) content_type: String,
-    pub(super) body: Bytes,
+    pub(crate) status: u16,
+    pub(crate) content_type: String,
+    pub(crate) body: Bytes,
 }
 
 /// How the end of a body is told.
@@ -283,7 +282,7 @@ impl Rule {
     }
 
     /// Whether the rule takes this request; counts it.
-    pub(super) fn takes(&self, request: &Recorded, authorised: bool) -> bool {
+    pub(crate) fn takes(&self, request: &Recorded, authorised: bool) -> bool {
         if !(authorised || self.before_auth) || !self.on.matches(request) {
             return false;
         }

@@ -6,19 +6,28 @@ use std::io::Write as _;
 
 use bytes::Bytes;
 use flate2::{Compression, GzBuilder};
-use registry_mirror::oci::descriptor::{DOCKER_LIST, DOCKER_MANIFEST};
-use registry_mirror::oci::{Algorithm, Descriptor, Digest, MediaType};
 use serde_json::json;
 
-/// Docker's type of an image configuration.
-pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-/// Docker's type of a gzipped layer.
-pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+use super::{Algorithm, Descriptor, Digest};
+
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const OCI_EMPTY: &str = "application/vnd.oci.empty.v1+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+/// Of what is just bytes.
+pub const OCTETS: &str = "application/octet-stream";
 
 /// A manifest as it was pushed.
 #[derive(Clone, Debug)]
 pub struct StoredManifest {
+    /// What was pushed.
     pub bytes: Bytes,
+    /// The type that it was pushed with.
     pub media_type: String,
 }
 
@@ -61,13 +70,16 @@ pub enum Dialect {
 /// Everything in a registry.
 #[derive(Debug, Default)]
 pub struct Content {
+    /// By their names.
     pub repositories: HashMap<String, Holding>,
 }
 
 /// Everything in a repository.
 #[derive(Debug, Default)]
 pub struct Holding {
+    /// By their digests.
     pub blobs: HashMap<Digest, Bytes>,
+    /// By their digests.
     pub manifests: BTreeMap<Digest, StoredManifest>,
     /// Several manifests may answer to one tag; the first that the client accepts does.
     pub tags: BTreeMap<String, Vec<Digest>>,
@@ -83,15 +95,15 @@ impl Content {
     pub fn add_image(&mut self, repository: &str, tag: &str, files: &[Bytes], dialect: Dialect) -> Image {
         let holding = self.repository(repository);
         let (config_type, layer_type) = match dialect {
-            Dialect::Oci => (MediaType::ImageConfig, MediaType::ImageLayerGzip),
-            Dialect::Docker => (MediaType::from(DOCKER_CONFIG), MediaType::from(DOCKER_LAYER)),
+            Dialect::Oci => (OCI_CONFIG, OCI_LAYER),
+            Dialect::Docker => (DOCKER_CONFIG, DOCKER_LAYER),
         };
         let mut diff_ids = Vec::new();
         let mut layers = Vec::new();
         for (number, file) in files.iter().enumerate() {
             let (layer, diff_id) = layer(&format!("layer-{number}.bin"), file);
-            diff_ids.push(diff_id);
-            layers.push(holding.add_blob(Algorithm::Sha256, layer, layer_type.clone()));
+            diff_ids.push(diff_id.to_string());
+            layers.push(holding.add_blob(Algorithm::Sha256, layer, layer_type));
         }
         let history: Vec<_> = diff_ids
             .iter()
@@ -105,14 +117,14 @@ impl Content {
         });
         let config = holding.add_blob(Algorithm::Sha256, Bytes::from(config.to_string()), config_type);
         let media_type = match dialect {
-            Dialect::Oci => MediaType::ImageManifest,
-            Dialect::Docker => MediaType::from(DOCKER_MANIFEST),
+            Dialect::Oci => OCI_MANIFEST,
+            Dialect::Docker => DOCKER_MANIFEST,
         };
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": media_type.as_ref(),
+            "schemaVersion": 2, "mediaType": media_type,
             "config": wire(&config), "layers": layers.iter().map(wire).collect::<Vec<_>>(),
         });
-        let manifest = holding.add_manifest(Algorithm::Sha256, &[tag], pretty(&manifest), media_type.as_ref());
+        let manifest = holding.add_manifest(Algorithm::Sha256, &[tag], pretty(&manifest), media_type);
         Image { repository: repository.to_owned(), tag: tag.to_owned(), manifest, config, layers }
     }
 
@@ -125,8 +137,8 @@ impl Content {
         dialect: Dialect,
     ) -> Descriptor {
         let media_type = match dialect {
-            Dialect::Oci => MediaType::ImageIndex,
-            Dialect::Docker => MediaType::from(DOCKER_LIST),
+            Dialect::Oci => OCI_INDEX,
+            Dialect::Docker => DOCKER_LIST,
         };
         let children: Vec<_> = images
             .iter()
@@ -136,8 +148,8 @@ impl Content {
                 child
             })
             .collect();
-        let index = json!({"schemaVersion": 2, "mediaType": media_type.as_ref(), "manifests": children});
-        self.repository(repository).add_manifest(Algorithm::Sha256, &[tag], pretty(&index), media_type.as_ref())
+        let index = json!({"schemaVersion": 2, "mediaType": media_type, "manifests": children});
+        self.repository(repository).add_manifest(Algorithm::Sha256, &[tag], pretty(&index), media_type)
     }
 
     /// Makes an artifact (a signature, say) that refers to a manifest.
@@ -149,33 +161,28 @@ impl Content {
         blob: Bytes,
     ) -> Descriptor {
         let holding = self.repository(repository);
-        let empty = MediaType::from("application/vnd.oci.empty.v1+json");
-        let config = holding.add_blob(Algorithm::Sha256, Bytes::from_static(b"{}"), empty);
-        let layer = holding.add_blob(Algorithm::Sha256, blob, MediaType::from("application/octet-stream"));
+        let config = holding.add_blob(Algorithm::Sha256, Bytes::from_static(b"{}"), OCI_EMPTY);
+        let layer = holding.add_blob(Algorithm::Sha256, blob, OCTETS);
         let manifest = json!({
-            "schemaVersion": 2, "mediaType": MediaType::ImageManifest.as_ref(), "artifactType": artifact_type,
+            "schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": artifact_type,
             "config": wire(&config), "layers": [wire(&layer)], "subject": wire(subject),
             "annotations": {"made-for": "a test"},
         });
-        holding.add_manifest(Algorithm::Sha256, &[], pretty(&manifest), MediaType::ImageManifest.as_ref())
+        holding.add_manifest(Algorithm::Sha256, &[], pretty(&manifest), OCI_MANIFEST)
     }
 }
 
 impl Holding {
     /// Puts a blob there.
-    pub fn add_blob(&mut self, algorithm: Algorithm, bytes: Bytes, media_type: MediaType) -> Descriptor {
-        let descriptor = Descriptor { digest: Digest::of(algorithm, &bytes), size: bytes.len() as u64, media_type };
+    pub fn add_blob(&mut self, algorithm: Algorithm, bytes: Bytes, media_type: &str) -> Descriptor {
+        let descriptor = Descriptor::of(algorithm, &bytes, media_type);
         self.blobs.insert(descriptor.digest, bytes);
         descriptor
     }
 
     /// Puts a manifest there and points these tags at it, and at nothing else.
     pub fn add_manifest(&mut self, algorithm: Algorithm, tags: &[&str], bytes: Bytes, media_type: &str) -> Descriptor {
-        let descriptor = Descriptor {
-            digest: Digest::of(algorithm, &bytes),
-            size: bytes.len() as u64,
-            media_type: MediaType::from(media_type),
-        };
+        let descriptor = Descriptor::of(algorithm, &bytes, media_type);
         self.manifests.insert(descriptor.digest, StoredManifest { bytes, media_type: media_type.to_owned() });
         for tag in tags {
             self.tags.insert((*tag).to_owned(), vec![descriptor.digest]);
@@ -219,7 +226,7 @@ pub fn noise(seed: u64, length: usize) -> Bytes {
 
 fn wire(descriptor: &Descriptor) -> serde_json::Value {
     json!({
-        "mediaType": descriptor.media_type.as_ref(),
+        "mediaType": descriptor.media_type,
         "digest": descriptor.digest.to_string(),
         "size": descriptor.size,
     })

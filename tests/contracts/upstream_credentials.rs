@@ -1,9 +1,5 @@
 //! Every source of credentials, from its file or program to what arrives at the registry.
 
-#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
-
-mod upstream_http_support;
-
 use std::ffi::OsString;
 use std::process::Command;
 use std::sync::Arc;
@@ -16,7 +12,8 @@ use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
 use registry_mirror::upstream::settings::Settings;
 use registry_mirror::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
 use tempfile::TempDir;
-use upstream_http_support::{Reply, Seen, Server, reply};
+
+use crate::answering::{Reply, Seen, Server, reply};
 
 const REPOSITORY: &str = "team/app";
 

@@ -1,8 +1,6 @@
 //! A raw HTTP/1.1 client: sends what it is told, reads as slowly as it is told, and says whether a
 //! body ended as announced. Forgives nothing and repairs nothing.
 
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
-
 use std::net::SocketAddr;
 
 use bytes::{Bytes, BytesMut};
@@ -14,8 +12,11 @@ use tokio::net::TcpStream;
 /// A whole response.
 #[derive(Clone, Debug)]
 pub struct Response {
+    /// The status.
     pub status: u16,
+    /// The headers, as they came.
     pub headers: HeaderMap,
+    /// What came of the body.
     pub body: Bytes,
     /// Whether the body ended as announced: `Content-Length` bytes came, or the last chunk. A body
     /// that the end of the connection delimits is complete when that end was orderly.
@@ -68,6 +69,7 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Opens one.
     pub async fn open(address: SocketAddr) -> Connection {
         let stream = TcpStream::connect(address).await.expect("somebody listens");
         Connection { stream, buffer: BytesMut::new() }
@@ -144,7 +146,9 @@ fn head_end(buffer: &[u8]) -> Option<(usize, usize)> {
 
 /// A response whose body is read piece by piece. Dropping it hangs up.
 pub struct Stream {
+    /// The status.
     pub status: u16,
+    /// The headers, as they came.
     pub headers: HeaderMap,
     connection: Connection,
     left: Left,

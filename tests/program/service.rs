@@ -1,7 +1,5 @@
 //! The binary as a service manager sees it: readiness, sockets handed over, a stop by signal.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;

@@ -1,0 +1,13 @@
+//! The program as others see it: a shell that runs its commands, a service manager that starts and
+//! stops it, and somebody who looks for secrets in all that it leaves.
+//!
+//! No scenario is in here, because [`secrets`] listens to all that this process logs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may stop where it stands")]
+
+mod cli;
+#[path = "../scenarios/support/mirror.rs"]
+mod mirror;
+mod operate;
+mod secrets;
+mod service;
