@@ -35,7 +35,7 @@ fn docker_loads_a_bundle_and_runs_a_container() {
 
 #[test]
 fn podman_loads_a_bundle() {
-    if !scenario::missing(&["podman", "conmon"]).is_nothing("podman load") {
+    if !scenario::missing(&["podman", "conmon", "runc"]).is_nothing("podman load") {
         return;
     }
     let workspace = Workspace::new();

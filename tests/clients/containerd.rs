@@ -21,7 +21,9 @@ fn containerd_pulls_cold_warm_and_offline_and_runs_a_container() {
     scenario.pull_cold_warm_and_offline(&mut containerd);
 
     let image = scenario.runnable().reference();
-    let said = command::run(containerd.ctr().args(["run", "--rm", SNAPSHOTTER, &image, "test", "/bin/echo", "ok"]));
+    let mut run = containerd.ctr();
+    run.args(["run", "--rm", SNAPSHOTTER, "--runtime=io.containerd.runc.v2", "--runc-binary"]).arg(command::runtime());
+    let said = command::run(run.args([&image, "test", "/bin/echo", "ok"]));
     assert_eq!(said, "ok\n");
 }
 

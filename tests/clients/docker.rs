@@ -48,7 +48,9 @@ impl<'a> Docker<'a> {
             .arg("--host")
             .arg(socket(workspace))
             .arg(format!("--registry-mirror=http://{mirror}"))
-            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"]);
+            .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
+            // Its own name for it: it knows that one without a path.
+            .arg("--default-runtime=runc");
         let mut docker = Docker { daemon: Daemon::start(&mut command, &workspace.path("dockerd.log")), workspace };
         let mut probe = client(workspace);
         probe.arg("version");

@@ -10,7 +10,7 @@ use crate::support::{command, registries_conf};
 
 #[test]
 fn podman_pulls_cold_warm_and_offline_and_runs_a_container() {
-    if !scenario::missing(&["podman", "conmon"]).is_nothing("podman") {
+    if !scenario::missing(&["podman", "conmon", "runc"]).is_nothing("podman") {
         return;
     }
     let workspace = Workspace::new();
@@ -49,6 +49,8 @@ impl<'a> Podman<'a> {
             .arg(self.workspace.path("run"))
             .arg("--tmpdir")
             .arg(self.workspace.path("libpod"))
+            .arg("--runtime")
+            .arg(command::runtime())
             .args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs", "--events-backend=file"]);
         command
     }

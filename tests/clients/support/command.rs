@@ -29,6 +29,12 @@ pub(crate) fn unconfined(program: &str) -> Command {
     Command::new(resolve(program))
 }
 
+/// The runtime that every engine is told to run containers with: a machine may have others beside it, and an
+/// engine that chooses by itself may choose one that does not get along with the control groups there.
+pub(crate) fn runtime() -> PathBuf {
+    resolve("runc")
+}
+
 fn resolve(program: &str) -> PathBuf {
     requirements::find(program).unwrap_or_else(|| program.into())
 }
