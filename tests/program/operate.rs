@@ -408,7 +408,7 @@ fn an_answer_that_takes_long_is_waited_for_while_the_daemon_lives() {
             assert_eq!(line, "GET /livez HTTP/1.1\r\n");
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n").expect("writes");
         }
-        let body = r#"{"document":"gc","version":1,"dry_run":false,"blobs":7,"size_bytes":0,"failed":0,"unreadable":0,"digests":[]}"#;
+        let body = r#"{"document":"gc","version":1,"dry_run":false,"blobs":7,"size_bytes":0,"failed":0,"unreadable":0,"damaged":[],"digests":[]}"#;
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         slow.write_all(format!("{head}{body}").as_bytes()).expect("writes");
         (listener, slow)
