@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::BlobRecord;
 use registry_mirror::mirror::keep::eviction::{Stock, Use, plan, plan_by, worth};

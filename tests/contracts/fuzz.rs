@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use http::{HeaderMap, HeaderValue, Method};
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use registry_mirror::clock::Timestamp;
 use registry_mirror::oci::{
     AcceptSet, Algorithm, ContentRange, Digest, Manifest, RangeHeader, Reference, Repository, Request, Selection, Span,

@@ -1,5 +1,5 @@
 //! The paths that every pull takes, each alone: digest, parsing of requests, a hit, a fill with
-//! several readers. `cargo bench --bench paths`; compare with `--save-baseline` and `--baseline`.
+//! several readers. `cargo bench -p paths`; compare with `--save-baseline` and `--baseline`.
 //!
 //! Hits and fills run on the mirror as production wires it, without the listener; the registry
 //! behind it is the scripted one. Bytes are read from the store's files, as a listener without
