@@ -17,18 +17,48 @@ pub mod plan;
 pub mod writing;
 
 use std::any::Any;
+use std::io;
 use std::sync::Arc;
 
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::{BlobStore, StoreError};
 use crate::clock::Clock;
+use crate::documents::{self, Code};
 use crate::graph::Graph;
-use crate::metadata::MetadataStore;
+use crate::metadata::{MetadataError, MetadataStore};
 use crate::oci::Digest;
 
 pub use import::ImportError;
 pub use plan::{Plan, Selection};
-pub use writing::ExportError;
+
+/// Why a bundle was not written, or not to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Tags and memberships cannot be read.
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    /// A stored blob is not what its digest says.
+    #[error("the stored blob {0} is damaged and was set aside; pull the image again, then export it")]
+    Damaged(Digest),
+    /// A blob was evicted while the bundle was being written.
+    #[error("the blob {0} was removed from the store while it was being exported; export again")]
+    Gone(Digest),
+    /// The bundle cannot be written.
+    #[error("the bundle cannot be written: {0}")]
+    Write(#[source] io::Error),
+}
+
+impl From<ExportError> for documents::Error {
+    fn from(error: ExportError) -> documents::Error {
+        let code = match &error {
+            ExportError::Metadata(_) => Code::Metadata,
+            ExportError::Damaged(_) => Code::Damaged,
+            ExportError::Gone(_) => Code::Gone,
+            ExportError::Write(_) => Code::Write,
+        };
+        documents::Error::new(code, error.to_string())
+    }
+}
 
 /// What bundles are made from and taken into.
 #[derive(Clone)]

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::Stores;
 use super::format::{self, DescribedImage, Description, DockerImage, Index, Listed, Pointer, Root};
 use super::gathered::{Gathered, Scope, Variant};
-use super::writing::ExportError;
+use super::{ExportError, Stores};
 use crate::clock::Timestamp;
 use crate::documents::{self, Code, Exported, Receipt, Unavailable, orders};
 use crate::graph::Graph;

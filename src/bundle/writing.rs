@@ -8,45 +8,14 @@ use std::io::{self, Read, Write};
 use serde::Serialize;
 use tokio::runtime::Handle;
 
-use super::Stores;
 use super::format::{self, Listed};
 use super::plan::Plan;
+use super::{ExportError, Stores};
 use crate::blob_store::Content;
-use crate::documents::{self, Code};
-use crate::metadata::MetadataError;
 use crate::oci::{Digest, Verifier};
 
 /// How much is read from a blob at a time, in bytes.
 const CHUNK: usize = 1 << 20;
-
-/// Why a bundle was not written, or not to its end.
-#[derive(Debug, thiserror::Error)]
-pub enum ExportError {
-    /// Tags and memberships cannot be read.
-    #[error(transparent)]
-    Metadata(#[from] MetadataError),
-    /// A stored blob is not what its digest says.
-    #[error("the stored blob {0} is damaged and was set aside; pull the image again, then export it")]
-    Damaged(Digest),
-    /// A blob was evicted while the bundle was being written.
-    #[error("the blob {0} was removed from the store while it was being exported; export again")]
-    Gone(Digest),
-    /// The bundle cannot be written.
-    #[error("the bundle cannot be written: {0}")]
-    Write(#[source] io::Error),
-}
-
-impl From<ExportError> for documents::Error {
-    fn from(error: ExportError) -> documents::Error {
-        let code = match &error {
-            ExportError::Metadata(_) => Code::Metadata,
-            ExportError::Damaged(_) => Code::Damaged,
-            ExportError::Gone(_) => Code::Gone,
-            ExportError::Write(_) => Code::Write,
-        };
-        documents::Error::new(code, error.to_string())
-    }
-}
 
 impl Plan {
     /// Writes the tar. Blocks; what was written before an error is not a bundle.

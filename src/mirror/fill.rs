@@ -23,7 +23,7 @@ use crate::blob_store::ingest::{Ingest, IngestDir};
 use crate::blob_store::{Content, Source, StoreError};
 use crate::metrics::Metrics;
 use crate::mirror::Shared;
-use crate::mirror::error::MirrorError;
+use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::flight::flights::{Departure, Flights, Seat};
@@ -36,7 +36,7 @@ use crate::oci::Verifier;
 use crate::outcome::Outcome;
 use crate::upstream::UpstreamError;
 
-use end::{End, Filled};
+use end::Filled;
 use pieces::Drain;
 use writer::{STEP, Writer};
 
@@ -81,6 +81,21 @@ impl Fills {
             }
             (Seat::Lead(following, _) | Seat::Join(following), _) => (following, Outcome::Join),
         }
+    }
+}
+
+/// Why a fill ended without a verified ingest.
+enum End {
+    Unkept(StoreError),
+    Failed(MirrorError),
+    Abandoned,
+    /// The last reader has left.
+    Deserted,
+}
+
+impl From<UpstreamError> for End {
+    fn from(error: UpstreamError) -> End {
+        End::Failed(MirrorError::upstream(Subject::Blob, error))
     }
 }
 

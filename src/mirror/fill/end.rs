@@ -1,33 +1,17 @@
 //! How a fill ends: verified and kept, verified and passed through, or with an error that every reader
 //! is told.
 
-use crate::blob_store::StoreError;
 use crate::blob_store::ingest::Ingest;
 use crate::metrics::FillResult;
-use crate::mirror::error::{MirrorError, Subject};
-use crate::mirror::fill::Fill;
+use crate::mirror::error::MirrorError;
 use crate::mirror::fill::writer::Writer;
+use crate::mirror::fill::{End, Fill};
 use crate::mirror::flight::progress::Phase;
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::room::Reservation;
 use crate::oci::Digest;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
-
-/// Why a fill ended without a verified ingest.
-pub(super) enum End {
-    Unkept(StoreError),
-    Failed(MirrorError),
-    Abandoned,
-    /// The last reader has left.
-    Deserted,
-}
-
-impl From<UpstreamError> for End {
-    fn from(error: UpstreamError) -> End {
-        End::Failed(MirrorError::upstream(Subject::Blob, error))
-    }
-}
 
 /// Bytes in a file, and the room they take.
 pub(super) struct Filled {

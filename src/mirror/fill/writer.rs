@@ -12,7 +12,7 @@ use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{StoreError, read_file_at};
 use crate::mirror::Shared;
 use crate::mirror::error::MirrorError;
-use crate::mirror::fill::end::End;
+use crate::mirror::fill::End;
 use crate::mirror::fill::pieces::Chunk;
 use crate::mirror::flight::progress::{Phase, Progress};
 use crate::mirror::room::Reservation;
