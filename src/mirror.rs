@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob_store::BlobStore;
 use crate::blob_store::ingest::IngestDir;
+use crate::bundle::Stores;
 use crate::clock::{Clock, Timestamp};
 use crate::graph::Graph;
 use crate::metadata::MetadataStore;
@@ -51,9 +52,12 @@ use fill::Fills;
 use flight::bounds::Bounds;
 use flight::flights::Flights;
 use flight::unread::FinishUnread;
+use images::bundles::Bundles;
 use images::prefetch::Ahead;
+use keep::RoomKeeper;
 use recall::negatives::Negatives;
 use room::holds::Holds;
+use room::records::Records;
 use room::stored::Stored;
 use scrub::Scrub;
 
@@ -101,38 +105,17 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
 }
 
-/// SCAFFOLD
-pub(crate) struct Shared {
-    routes: Routes,
-    blobs: Arc<dyn BlobStore>,
-    ingests: Arc<IngestDir>,
-    metadata: Arc<dyn MetadataStore>,
-    graph: Graph,
-    clock: Arc<dyn Clock>,
-    started_at: Timestamp,
-    policy: Policy,
-    room: Room,
-    holds: Holds,
-    metrics: Arc<Metrics>,
-    stored: Arc<Stored>,
-    negatives: Arc<Negatives>,
-    tasks: TaskTracker,
-    ending: CancellationToken,
-}
-
-impl std::ops::Deref for Wings {
-    type Target = Shared;
-    fn deref(&self) -> &Shared {
-        &self.shared
-    }
-}
-
 /// What a mirror consists of.
 struct Wings {
-    shared: Arc<Shared>,
+    started_at: Timestamp,
+    mode: Mode,
+    routes: Routes,
+    graph: Graph,
+    room: Arc<RoomKeeper>,
     fills: Arc<Fills>,
     answers: Answers,
     ahead: Ahead,
+    bundles: Bundles,
     scrub: Scrub,
 }
 
@@ -150,53 +133,41 @@ impl Mirror {
     /// Puts a mirror together. Does no I/O and asks nobody.
     pub fn new(parts: Parts) -> Mirror {
         let Parts { routes, blobs, ingests, metadata, clock, policy, negative_ttl, metrics, .. } = parts;
-        let (tasks, ending) = (TaskTracker::new(), CancellationToken::new());
-        let stored = Arc::new(Stored::new(
-            blobs.clone(),
-            metadata.clone(),
-            clock.clone(),
-            tasks.clone(),
-            metrics.clone(),
-            parts.verify_on_read,
-        ));
-        let negatives = Arc::new(Negatives::new(negative_ttl, clock.clone()));
-        let shared = Arc::new(Shared {
-            routes: routes.clone(),
-            graph: Graph::new(blobs.clone(), metadata.clone()),
-            blobs,
-            ingests: ingests.clone(),
-            metadata: metadata.clone(),
-            started_at: clock.now(),
-            clock: clock.clone(),
-            policy,
+        let (started_at, mode, tasks) = (clock.now(), policy.mode, TaskTracker::new());
+        let graph = Graph::new(blobs.clone(), metadata.clone());
+        let records = Records::new(metadata.clone(), clock.clone(), tasks.clone());
+        let stored = Arc::new(Stored::new(blobs.clone(), records, metrics.clone(), parts.verify_on_read));
+        let room = Arc::new(RoomKeeper {
             room: parts.room,
             holds: Holds::default(),
-            metrics: metrics.clone(),
+            graph: graph.clone(),
             stored: stored.clone(),
-            negatives: negatives.clone(),
+            ingests: ingests.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
             tasks: tasks.clone(),
-            ending: ending.clone(),
         });
-        let lists = ListAnswers::new(policy, negative_ttl, &metadata, &clock, &tasks);
         let fills = Arc::new(Fills {
             flights: Flights::new(),
             bounds: parts.bounds,
-            stored,
-            ingests,
-            room: shared.clone(),
-            negatives,
+            stored: stored.clone(),
+            ingests: ingests.clone(),
+            room: room.clone(),
+            negatives: Arc::new(Negatives::new(negative_ttl, clock.clone())),
             finish_unread: parts.finish_unread,
             metrics,
-            tasks,
-            ending,
+            tasks: tasks.clone(),
+            ending: CancellationToken::new(),
         });
-        let Parts { complete_only, memory, prefetch, .. } = parts;
-        let most = if policy.mode == Mode::Offline { 0 } else { prefetch };
+        let stores = Stores { blobs, ingests, metadata: metadata.clone(), clock: clock.clone() };
+        let bundles = Bundles::new(stores, &fills);
+        let lists = ListAnswers::new(policy, negative_ttl, &metadata, &clock, &tasks);
+        let Parts { complete_only, prefetch, memory, .. } = parts;
         let rules = Rules { policy, complete_only, fetches_ahead: prefetch > 0, memory };
+        let scrub = Scrub { routes: routes.clone(), fills: fills.clone(), stored, clock: clock.clone() };
         let answers = Answers::new(&fills, lists, metadata, clock, rules);
-        let ahead = Ahead { fills: fills.clone(), most };
-        let scrub = Scrub { routes, fills: fills.clone() };
-        Mirror(Arc::new(Wings { shared, fills, answers, ahead, scrub }))
+        let ahead = Ahead::new(fills.clone(), if mode == Mode::Offline { 0 } else { prefetch });
+        Mirror(Arc::new(Wings { started_at, mode, routes, graph, room, fills, answers, ahead, bundles, scrub }))
     }
 
     /// Finds the upstream and the repository of a request.
@@ -226,21 +197,21 @@ impl Mirror {
         loop {
             for _ in 0..FLUSH_EVERY {
                 tokio::time::sleep(USES_EVERY).await;
-                self.0.stored.write_uses().await;
+                self.0.fills.stored.write_uses().await;
             }
-            self.0.stored.records.flush("the index was not flushed").await;
+            self.0.fills.stored.records.flush("the index was not flushed").await;
         }
     }
 
     /// Ends well: waits for running fills, at most for `patience`, and writes what is in memory.
     pub async fn close(&self, patience: Duration) {
-        self.0.tasks.close();
-        if tokio::time::timeout(patience, self.0.tasks.wait()).await.is_err() {
+        self.0.fills.tasks.close();
+        if tokio::time::timeout(patience, self.0.fills.tasks.wait()).await.is_err() {
             tracing::warn!(fills = self.fills(), "stopping with fills under way; they are resumed when asked for");
-            self.0.ending.cancel();
-            let _ = tokio::time::timeout(LAST_WORDS, self.0.tasks.wait()).await;
+            self.0.fills.ending.cancel();
+            let _ = tokio::time::timeout(LAST_WORDS, self.0.fills.tasks.wait()).await;
         }
-        self.0.stored.write_uses().await;
-        self.0.stored.records.flush("the index was not flushed; it is rebuilt from the files").await;
+        self.0.fills.stored.write_uses().await;
+        self.0.fills.stored.records.flush("the index was not flushed; it is rebuilt from the files").await;
     }
 }

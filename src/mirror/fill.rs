@@ -22,21 +22,21 @@ use tokio_util::task::TaskTracker;
 use crate::blob_store::ingest::{Ingest, IngestDir};
 use crate::blob_store::{Content, Source, StoreError};
 use crate::metrics::Metrics;
-use crate::mirror::Shared;
-use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::error::MirrorError;
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::flight::flights::{Departure, Flights, Seat};
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::mirror::flight::unread::{self, FinishUnread};
+use crate::mirror::keep::RoomKeeper;
 use crate::mirror::recall::negatives::Negatives;
 use crate::mirror::room::stored::Stored;
 use crate::oci::Verifier;
 use crate::outcome::Outcome;
 use crate::upstream::UpstreamError;
 
-use end::Filled;
+use end::{End, Filled};
 use pieces::Drain;
 use writer::{STEP, Writer};
 
@@ -50,7 +50,7 @@ pub(crate) struct Fills {
     pub(super) bounds: Bounds,
     pub(super) stored: Arc<Stored>,
     pub(super) ingests: Arc<IngestDir>,
-    pub(super) room: Arc<Shared>,
+    pub(super) room: Arc<RoomKeeper>,
     pub(super) negatives: Arc<Negatives>,
     pub(super) finish_unread: FinishUnread,
     pub(super) metrics: Arc<Metrics>,
@@ -81,21 +81,6 @@ impl Fills {
             }
             (Seat::Lead(following, _) | Seat::Join(following), _) => (following, Outcome::Join),
         }
-    }
-}
-
-/// Why a fill ended without a verified ingest.
-enum End {
-    Unkept(StoreError),
-    Failed(MirrorError),
-    Abandoned,
-    /// The last reader has left.
-    Deserted,
-}
-
-impl From<UpstreamError> for End {
-    fn from(error: UpstreamError) -> End {
-        End::Failed(MirrorError::upstream(Subject::Blob, error))
     }
 }
 
@@ -166,7 +151,7 @@ impl Fill {
             () = unread::deserted(fills.finish_unread, progress) => None,
         };
         let written = writer.await.map_err(|error| End::Failed(MirrorError::Internal(error.to_string())))??;
-        self.verify(pumped.ok_or(End::Deserted)?, written).map(Some)
+        written.verify(source, pumped.ok_or(End::Deserted)?).map(Some)
     }
 
     /// Whether the fill that ended between our reader's look at the store and its seat has left the

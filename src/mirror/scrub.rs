@@ -1,17 +1,22 @@
-//! Whether stored content still is what its digest says: read in the background, and fetched again where
-//! it is not. [`verify`] does the same for whoever waits for it. What is read by clients is looked at in
+//! Whether stored content still is what its digest says: read in the background, or for whoever waits for
+//! it, one blob after another at a bounded rate, so that pulls do not feel it.
+//!
+//! What is damaged is set aside at once, and fetched again. What clients read is looked at in
 //! `room::stored`.
-
-pub mod verify;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use crate::blob_store::StoreError;
+use crate::clock::Clock;
+use crate::documents::Finding;
 use crate::mirror::Mirror;
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::transfer::BlobSource;
+use crate::mirror::room::stored::Stored;
 use crate::mirror::routes::{Route, Routes};
 use crate::oci::Digest;
 use crate::oci::manifest::is_manifest;
@@ -23,6 +28,8 @@ const PAUSE: Duration = Duration::from_secs(600);
 pub(crate) struct Scrub {
     pub(super) routes: Routes,
     pub(super) fills: Arc<Fills>,
+    pub(super) stored: Arc<Stored>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
 impl Mirror {
@@ -41,7 +48,8 @@ impl Mirror {
     /// One pass of [`Mirror::scrub`]; how many blobs were damaged. It begins where the last passes
     /// are unlikely to have come: a daemon that is stopped every night must not always check the same.
     pub async fn scrub_once(&self, rate: u64) -> u64 {
-        let mut blobs = match self.0.stored.blobs.list().await {
+        let Scrub { stored, clock, .. } = &self.0.scrub;
+        let mut blobs = match stored.blobs.list().await {
             Ok(blobs) => blobs,
             Err(error) => {
                 tracing::warn!(%error, "the blobs could not be listed to be checked");
@@ -49,31 +57,72 @@ impl Mirror {
             }
         };
         blobs.sort_unstable();
-        let first = usize::try_from(self.0.clock.now().0).unwrap_or_default() % blobs.len().max(1);
+        let first = usize::try_from(clock.now().0).unwrap_or_default() % blobs.len().max(1);
         blobs.rotate_left(first);
-        let (start, mut read, mut damaged) = (Instant::now(), 0_u64, 0);
-        for (digest, size) in blobs {
-            // Evicted since the list was made.
-            let Some(content) = self.0.stored.blobs.open(&digest).await else { continue };
-            if !self.0.stored.check(&digest, &content).await {
-                damaged += 1;
-                let healed = self.0.scrub.heal(digest).await;
-                tracing::warn!(%digest, healed, "the scrub found a damaged blob");
+        let (findings, mut found) = mpsc::channel(1);
+        let listen = async {
+            let mut count = 0;
+            while let Some(finding) = found.recv().await {
+                if let Finding::Damaged { digest, repaired } = finding {
+                    count += 1;
+                    tracing::warn!(%digest, repaired, "the scrub found a damaged blob");
+                }
             }
-            read = read.saturating_add(size);
-            if let Some(millis) = read.saturating_mul(1000).checked_div(rate) {
-                tokio::time::sleep_until(start + Duration::from_millis(millis)).await;
-            }
-        }
-        damaged
+            count
+        };
+        tokio::join!(self.0.scrub.read(blobs, true, rate, findings), listen).1
+    }
+
+    /// Reads every blob, at most `rate` bytes a second, and tells what it finds; with `repair`, damaged
+    /// ones are fetched again. Ends early when nobody listens.
+    ///
+    /// # Errors
+    /// When the blobs cannot be listed.
+    pub async fn verify(
+        &self,
+        repair: bool,
+        rate: Option<u64>,
+        findings: &mpsc::Sender<Finding>,
+    ) -> Result<(), StoreError> {
+        let blobs = self.0.scrub.stored.blobs.list().await?;
+        // Whoever stopped listening knows.
+        let _ = self.0.scrub.read(blobs, repair, rate.unwrap_or_default(), findings.clone()).await;
+        Ok(())
     }
 }
 
 impl Scrub {
+    /// Reads one blob after another, at most `rate` bytes a second where that is not zero, and tells what
+    /// it finds as long as somebody listens.
+    async fn read(
+        &self,
+        blobs: Vec<(Digest, u64)>,
+        repair: bool,
+        rate: u64,
+        findings: mpsc::Sender<Finding>,
+    ) -> Result<(), mpsc::error::SendError<Finding>> {
+        let (of, start) = (blobs.len() as u64, Instant::now());
+        let (mut checked, mut checked_bytes, mut damaged, mut repaired) = (0, 0_u64, 0, 0);
+        for (digest, size) in blobs {
+            // Evicted since the list was made.
+            let Some(content) = self.stored.blobs.open(&digest).await else { continue };
+            (checked, checked_bytes) = (checked + 1, checked_bytes + size);
+            if !self.stored.check(&digest, &content).await {
+                let sound = repair && self.heal(digest).await;
+                (damaged, repaired) = (damaged + 1, repaired + u64::from(sound));
+                findings.send(Finding::Damaged { digest, repaired: sound }).await?;
+            }
+            findings.send(Finding::Progress { checked, checked_bytes, of }).await?;
+            if let Some(millis) = checked_bytes.saturating_mul(1000).checked_div(rate) {
+                tokio::time::sleep_until(start + Duration::from_millis(millis)).await;
+            }
+        }
+        findings.send(Finding::Done { checked, checked_bytes, damaged, repaired }).await
+    }
+
     /// Fetches again what was set aside, from any repository that has it; whether it is there now.
     async fn heal(&self, digest: Digest) -> bool {
-        let stored = &self.fills.stored;
-        let Ok(members) = stored.records.with(|metadata| metadata.members()).await else { return false };
+        let Ok(members) = self.stored.records.with(|metadata| metadata.members()).await else { return false };
         for (location, descriptor) in members.into_iter().filter(|(_, descriptor)| descriptor.digest == digest) {
             let Some(upstream) = self.routes.upstream(&location.upstream) else { continue };
             if is_manifest(&descriptor.media_type) {
@@ -84,7 +133,7 @@ impl Scrub {
                 let (mut following, _) = self.fills.fly(BlobSource { upstream, location, digest }, None);
                 while following.changed().await.is_ok() {}
             }
-            if stored.blobs.open(&digest).await.is_some() {
+            if self.stored.blobs.open(&digest).await.is_some() {
                 return true;
             }
         }

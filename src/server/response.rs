@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::body::{ResponseBody, Wire};
 use super::record::Record;
 use crate::mirror::{BlobAnswer, BlobBody, Kept, ManifestAnswer, MirrorError, ReferrersAnswer, TagsAnswer};
+use crate::oci::descriptor::OCTET_STREAM;
 use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, MediaType, RegistryName, Request};
 use crate::outcome::Outcome;
 
@@ -22,8 +23,6 @@ const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-diges
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-/// The type of blobs.
-const OCTET_STREAM: &str = "application/octet-stream";
 
 /// What to tell the client.
 #[derive(Debug)]
@@ -257,7 +256,7 @@ fn head(own: Vec<(HeaderName, HeaderValue)>, length: Option<u64>, outcome: Outco
 fn head_of_kept(kept: &Kept) -> HeaderMap {
     let Descriptor { digest, size, media_type } = &kept.descriptor;
     let answer = Answer::new(StatusCode::OK, AnswerBody::Absent(None));
-    let answer = if media_type.as_ref() == OCTET_STREAM {
+    let answer = if kept.descriptor.is_of_blob() {
         answer.described_blob(digest)
     } else {
         answer.header(CONTENT_TYPE, media_type.as_ref()).identified(digest)

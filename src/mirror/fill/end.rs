@@ -1,17 +1,31 @@
 //! How a fill ends: verified and kept, verified and passed through, or with an error that every reader
 //! is told.
 
+use crate::blob_store::StoreError;
 use crate::blob_store::ingest::Ingest;
 use crate::metrics::FillResult;
-use crate::mirror::error::MirrorError;
-use crate::mirror::fill::writer::Writer;
-use crate::mirror::fill::{End, Fill};
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::fill::Fill;
 use crate::mirror::flight::progress::Phase;
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::room::Reservation;
-use crate::oci::Digest;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// Why a fill ended without a verified ingest.
+pub(super) enum End {
+    Unkept(StoreError),
+    Failed(MirrorError),
+    Abandoned,
+    /// The last reader has left.
+    Deserted,
+}
+
+impl From<UpstreamError> for End {
+    fn from(error: UpstreamError) -> End {
+        End::Failed(MirrorError::upstream(Subject::Blob, error))
+    }
+}
 
 /// Bytes in a file, and the room they take.
 pub(super) struct Filled {
@@ -20,24 +34,6 @@ pub(super) struct Filled {
 }
 
 impl Fill {
-    /// Looks whether what was written is the blob, and tells readers if it is.
-    pub(super) fn verify(&self, pumped: Result<(), UpstreamError>, written: Writer) -> Result<Filled, End> {
-        let Writer { ingest, verifier, reservation, total, .. } = written;
-        let found = |()| compare(&self.source, verifier.finish(), total, ingest.written());
-        if let Err(error) = pumped.and_then(found) {
-            // After an outage the bytes so far are good for the next fill; else they are suspect.
-            if !error.class.is_outage() {
-                ingest.discard();
-            }
-            return Err(error.into());
-        }
-        self.progress.send_modify(|progress| {
-            progress.total = Some(progress.written);
-            progress.phase = Phase::Verified;
-        });
-        Ok(Filled { ingest, reservation })
-    }
-
     /// Keeps what was fetched, or tells readers and the log why there is nothing to keep.
     pub(super) async fn end(&self, fetched: Result<Option<Filled>, End>) -> FillResult {
         let source = &self.source;
@@ -83,18 +79,4 @@ impl Fill {
         stored.add_blob_member(location, *digest, size).await;
         FillResult::Stored
     }
-}
-
-fn compare(source: &BlobSource, found: Digest, total: Option<u64>, written: u64) -> Result<(), UpstreamError> {
-    let BlobSource { location, digest, .. } = source;
-    let broken = |what: String| {
-        Err(UpstreamError::new(UpstreamErrorClass::Protocol, format!("{location}: blob {digest}: {what}")))
-    };
-    if total.is_some_and(|total| total != written) {
-        return broken(format!("upstream sent {written} bytes of {total:?}"));
-    }
-    if found != *digest {
-        return broken(format!("upstream sent {found}"));
-    }
-    Ok(())
 }

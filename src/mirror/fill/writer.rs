@@ -10,13 +10,15 @@ use tokio::sync::{mpsc, watch};
 
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{StoreError, read_file_at};
-use crate::mirror::Shared;
 use crate::mirror::error::MirrorError;
-use crate::mirror::fill::End;
+use crate::mirror::fill::end::{End, Filled};
 use crate::mirror::fill::pieces::Chunk;
 use crate::mirror::flight::progress::{Phase, Progress};
+use crate::mirror::flight::transfer::BlobSource;
+use crate::mirror::keep::RoomKeeper;
 use crate::mirror::room::Reservation;
-use crate::oci::Verifier;
+use crate::oci::{Digest, Verifier};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// How many bytes are written at most before readers are told.
 const PUBLISH_EVERY: usize = 256 << 10;
@@ -27,12 +29,12 @@ const REHASH: usize = 256 << 10;
 
 /// Writes one fill. Runs on a thread that may block.
 pub(super) struct Writer {
-    room: Arc<Shared>,
-    pub(super) ingest: Ingest,
-    pub(super) reservation: Reservation,
-    pub(super) verifier: Verifier,
+    room: Arc<RoomKeeper>,
+    ingest: Ingest,
+    reservation: Reservation,
+    verifier: Verifier,
     progress: Arc<watch::Sender<Progress>>,
-    pub(super) total: Option<u64>,
+    total: Option<u64>,
     /// The first byte that the verifier has not seen.
     hashed: u64,
     /// Whether room was made on the disk already.
@@ -41,7 +43,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        room: Arc<Shared>,
+        room: Arc<RoomKeeper>,
         ingest: Ingest,
         reservation: Reservation,
         verifier: Verifier,
@@ -160,6 +162,24 @@ impl Writer {
         }
     }
 
+    /// Whether what was written is the blob; tells readers if it is.
+    pub(super) fn verify(self, source: &BlobSource, pumped: Result<(), UpstreamError>) -> Result<Filled, End> {
+        let Writer { ingest, verifier, reservation, total, progress, .. } = self;
+        let compared = pumped.and_then(|()| compare(source, verifier.finish(), total, ingest.written()));
+        if let Err(error) = compared {
+            // After an outage the bytes so far are good for the next fill; else they are suspect.
+            if !error.class.is_outage() {
+                ingest.discard();
+            }
+            return Err(error.into());
+        }
+        progress.send_modify(|progress| {
+            progress.total = Some(progress.written);
+            progress.phase = Phase::Verified;
+        });
+        Ok(Filled { ingest, reservation })
+    }
+
     /// The disk failed: readers keep what is in the file and go on by themselves.
     fn give_up(self, error: StoreError) -> End {
         let written = self.ingest.written();
@@ -170,4 +190,18 @@ impl Writer {
         self.ingest.discard();
         End::Unkept(error)
     }
+}
+
+fn compare(source: &BlobSource, found: Digest, total: Option<u64>, written: u64) -> Result<(), UpstreamError> {
+    let BlobSource { location, digest, .. } = source;
+    let broken = |what: String| {
+        Err(UpstreamError::new(UpstreamErrorClass::Protocol, format!("{location}: blob {digest}: {what}")))
+    };
+    if total.is_some_and(|total| total != written) {
+        return broken(format!("upstream sent {written} bytes of {total:?}"));
+    }
+    if found != *digest {
+        return broken(format!("upstream sent {found}"));
+    }
+    Ok(())
 }

@@ -17,8 +17,11 @@ use crate::blob_store::StoreError;
 use crate::bundle::import::Intake;
 use crate::bundle::{ExportError, ImportError, Plan, Selection, Space, Stores, import};
 use crate::documents::{self, Imported, Receipt};
+use crate::mirror::Mirror;
+use crate::mirror::fill::Fills;
+use crate::mirror::keep::RoomKeeper;
+use crate::mirror::recall::negatives::Negatives;
 use crate::mirror::room::holds::Hold;
-use crate::mirror::{Mirror, Shared};
 use crate::oci::{Digest, ImageName};
 
 /// How often a plan is made again because something of it was evicted before it could be held.
@@ -60,23 +63,35 @@ impl Outgoing {
     }
 }
 
+/// Makes bundles and takes them in.
+pub(crate) struct Bundles {
+    stores: Stores,
+    room: Arc<RoomKeeper>,
+    negatives: Arc<Negatives>,
+    tasks: TaskTracker,
+    /// Cancelled when what is under way has to end.
+    ending: CancellationToken,
+}
+
 impl Mirror {
     /// Finds out what a bundle would be, and keeps that.
     ///
     /// # Errors
     /// [`ExportError::Metadata`]; [`ExportError::Gone`] when blobs disappear faster than they are held.
     pub async fn plan_bundle(&self, selection: Selection) -> Result<Outgoing, ExportError> {
-        let stores = self.0.stores();
+        let Bundles { stores, room, tasks, .. } = &self.0.bundles;
         let selection = Arc::new(selection);
         let mut attempt = 1;
         loop {
-            let (stores_here, selection) = (stores.clone(), Arc::clone(&selection));
-            let planned = tokio::task::spawn_blocking(move || Plan::make(&stores_here, &selection, &Handle::current()));
+            let (made_from, selection) = (stores.clone(), Arc::clone(&selection));
+            let planned = tokio::task::spawn_blocking(move || Plan::make(&made_from, &selection, &Handle::current()));
             let plan = planned.await.map_err(|error| ExportError::Write(std::io::Error::other(error)))??;
-            let hold = self.0.holds.begin();
-            let gone = self.0.hold_all(&plan, &hold).await;
-            match gone {
-                None => return Ok(Outgoing { plan, stores, tasks: self.0.tasks.clone(), _hold: hold }),
+            let hold = room.holds.begin();
+            match self.0.bundles.hold_all(&plan, &hold).await {
+                None => {
+                    let (stores, tasks) = (stores.clone(), tasks.clone());
+                    return Ok(Outgoing { plan, stores, tasks, _hold: hold });
+                }
                 Some(digest) if attempt == ATTEMPTS => return Err(ExportError::Gone(digest)),
                 Some(_) => attempt += 1,
             }
@@ -89,21 +104,21 @@ impl Mirror {
     where
         R: Read + Send + 'static,
     {
-        let shared = Arc::clone(&self.0.shared);
+        let Bundles { stores, room, negatives, tasks, .. } = &self.0.bundles;
+        let (stores, room, negatives) = (stores.clone(), Arc::clone(room), Arc::clone(negatives));
         let work = move || {
             let runtime = Handle::current();
-            let incoming =
-                Incoming { shared: Arc::clone(&shared), hold: shared.holds.begin(), runtime: runtime.clone() };
+            let incoming = Incoming { hold: room.holds.begin(), room, runtime: runtime.clone() };
             let intake = Intake { space: Some(&incoming), name: name.as_ref() };
-            let imported = import::import(&shared.stores(), &mut bundle, &intake, &runtime);
+            let imported = import::import(&stores, &mut bundle, &intake, &runtime);
             // What upstream did not have a moment ago may have come.
-            shared.negatives.forget_all();
+            negatives.forget_all();
             if let Ok(Imported { stored, stored_bytes, images, .. }) = &imported {
                 tracing::info!(blobs = stored, bytes = stored_bytes, images = images.len(), "a bundle was taken in");
             }
             (imported, bundle)
         };
-        match self.0.tasks.spawn_blocking(work).await {
+        match tasks.spawn_blocking(work).await {
             Ok((imported, bundle)) => (imported, Some(bundle)),
             Err(error) => (Err(ImportError::Read(std::io::Error::other(error))), None),
         }
@@ -111,7 +126,7 @@ impl Mirror {
 
     /// Cancelled when the daemon has waited long enough for what is under way.
     pub fn stopping(&self) -> CancellationToken {
-        self.0.ending.clone()
+        self.0.bundles.ending.clone()
     }
 
     /// What this side has, for the next export of the other side.
@@ -119,25 +134,21 @@ impl Mirror {
     /// # Errors
     /// [`StoreError::Io`] when the blobs cannot be listed.
     pub async fn receipt(&self) -> Result<Receipt, StoreError> {
-        Ok(self.0.blobs.list().await?.into_iter().map(|(digest, _)| digest).collect())
+        Ok(self.0.bundles.stores.blobs.list().await?.into_iter().map(|(digest, _)| digest).collect())
     }
 }
 
-impl Shared {
-    fn stores(&self) -> Stores {
-        Stores {
-            blobs: Arc::clone(&self.blobs),
-            ingests: Arc::clone(&self.ingests),
-            metadata: Arc::clone(&self.metadata),
-            clock: Arc::clone(&self.clock),
-        }
+impl Bundles {
+    pub(crate) fn new(stores: Stores, fills: &Fills) -> Bundles {
+        let (room, negatives) = (Arc::clone(&fills.room), Arc::clone(&fills.negatives));
+        Bundles { stores, room, negatives, tasks: fills.tasks.clone(), ending: fills.ending.clone() }
     }
 
     /// Holds everything that goes into a bundle; a blob that is gone already.
     async fn hold_all(&self, plan: &Plan, hold: &Hold) -> Option<Digest> {
-        self.while_nothing_goes(|| plan.contents().for_each(|digest| hold.add(*digest))).await;
+        self.room.while_nothing_goes(|| plan.contents().for_each(|digest| hold.add(*digest))).await;
         for digest in plan.contents() {
-            if self.blobs.open(digest).await.is_none() {
+            if self.stores.blobs.open(digest).await.is_none() {
                 return Some(*digest);
             }
         }
@@ -147,25 +158,25 @@ impl Shared {
 
 /// Room for a bundle that comes in.
 struct Incoming {
-    shared: Arc<Shared>,
+    room: Arc<RoomKeeper>,
     hold: Hold,
     runtime: Handle,
 }
 
 impl Space for Incoming {
     fn most(&self) -> u64 {
-        self.shared.most_room()
+        self.room.most_room()
     }
 
     fn hold(&self, digest: &Digest) {
-        self.runtime.block_on(self.shared.while_nothing_goes(|| self.hold.add(*digest)));
+        self.runtime.block_on(self.room.while_nothing_goes(|| self.hold.add(*digest)));
     }
 
     fn reserve(&self, bytes: u64) -> Result<Box<dyn Any>, StoreError> {
-        Ok(Box::new(self.runtime.block_on(self.shared.reserve(bytes))?))
+        Ok(Box::new(self.runtime.block_on(self.room.reserve(bytes))?))
     }
 
     fn relieve(&self, bytes: u64) {
-        self.runtime.block_on(self.shared.relieve(bytes));
+        self.runtime.block_on(self.room.relieve(bytes));
     }
 }

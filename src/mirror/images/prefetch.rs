@@ -111,9 +111,9 @@ impl Mirror {
             for Descriptor { digest, .. } in unread.missing {
                 // What is in memory is served without a look at the disk, which would find out.
                 if unread.damaged.contains(&digest)
-                    && let Some(content) = self.0.blobs.open(&digest).await
+                    && let Some(content) = self.0.fills.stored.blobs.open(&digest).await
                 {
-                    self.0.stored.check(&digest, &content).await;
+                    self.0.fills.stored.check(&digest, &content).await;
                 }
                 self.manifest_for(route, &Reference::Digest(digest)).await?;
             }
@@ -151,7 +151,7 @@ impl Mirror {
         // Progress is a courtesy: a listener that is slow misses some.
         let grew = |written_bytes| drop(events.try_send(PullEvent::Progress { digest, written_bytes }));
         landed(following, grew).await.map_err(|error| problem(Some(digest), &error))?;
-        if !self.0.stored.has(&route.location, &digest).await {
+        if !self.0.fills.stored.has(&route.location, &digest).await {
             let message = "it came, but the store could not keep it; see the daemon's log".to_owned();
             return Err((Some(digest), Failure::NotKept, message));
         }
@@ -177,9 +177,9 @@ impl Mirror {
 /// Fetches what clients will ask for soon.
 #[derive(Clone)]
 pub(crate) struct Ahead {
-    pub(crate) fills: Arc<Fills>,
+    fills: Arc<Fills>,
     /// Bytes of an image; zero for none.
-    pub(crate) most: u64,
+    most: u64,
 }
 
 /// What became of a blob that a client may ask for soon.
@@ -195,6 +195,10 @@ enum Fetched {
 }
 
 impl Ahead {
+    pub(crate) fn new(fills: Arc<Fills>, most: u64) -> Ahead {
+        Ahead { fills, most }
+    }
+
     async fn fetch(&self, route: &Route, manifest: &Manifest) {
         let blobs = first_within(manifest.children().blobs, self.most);
         let mut fetched = stream::iter(blobs).map(|blob| self.fetch_blob(route, blob)).buffer_unordered(AT_ONCE);

@@ -17,14 +17,15 @@ use crate::upstream::health::{EndpointHealth, EndpointState};
 impl Mirror {
     /// How it is doing now.
     pub fn status(&self) -> Status {
-        let totals = self.0.metrics.totals();
+        let filling = &self.0.fills;
+        let totals = filling.metrics.totals();
         let bytes = share(&totals.sent);
         // The gauges lag behind.
-        let used = self.0.blobs.usage();
+        let used = filling.stored.blobs.usage();
         let mut upstreams: BTreeMap<String, UpstreamStatus> =
             self.0.routes.names().map(|name| self.upstream(name)).collect();
         let mut fills = Vec::new();
-        for ((location, digest), following) in self.0.fills.flights.all() {
+        for ((location, digest), following) in filling.flights.all() {
             let progress = following.borrow();
             // The fill holds one itself.
             let readers = std::sync::Arc::strong_count(&progress.seats).saturating_sub(1);
@@ -44,7 +45,7 @@ impl Mirror {
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.0.started_at.into(),
-            mode: mode(self.0.policy.mode),
+            mode: mode(self.0.mode),
             requests: share(&totals.requests),
             bytes,
             fetched_bytes: totals.received,

@@ -13,6 +13,7 @@ use crate::graph::links::Known;
 use crate::graph::{Graph, Unreadable};
 use crate::metadata::{BlobRecord, MetadataError};
 use crate::mirror::Mirror;
+use crate::mirror::keep::RoomKeeper;
 use crate::oci::Digest;
 
 /// What was used more recently is pulled by digest, or is being pulled just now.
@@ -24,11 +25,12 @@ impl Mirror {
     /// # Errors
     /// [`MetadataError`] when it is not known what must stay; nothing is deleted then.
     pub async fn collect_garbage(&self, dry_run: bool) -> Result<Garbage, MetadataError> {
-        let (held, now) = (self.0.holds.all(), self.0.clock.now());
-        let (found, mut garbage) = self.0.graph.ask(move |graph| find(graph, held, now)).await?;
+        let keeper = &self.0.room;
+        let (held, now) = (keeper.holds.all(), keeper.clock.now());
+        let (found, mut garbage) = keeper.graph.ask(move |graph| find(graph, held, now)).await?;
         garbage.dry_run = dry_run;
         for (digest, record) in found {
-            if !dry_run && !self.delete(digest).await {
+            if !dry_run && !keeper.delete(digest).await {
                 garbage.failed += 1;
                 continue;
             }
@@ -40,18 +42,20 @@ impl Mirror {
         tracing::info!(dry_run, blobs, bytes, failed, "looked for what no name leads to");
         Ok(garbage)
     }
+}
 
+impl RoomKeeper {
     /// Whether it is gone. What somebody holds stays.
     async fn delete(&self, digest: Digest) -> bool {
-        let _nobody_takes_hold = self.0.room.one_at_a_time().await;
-        if self.0.holds.has(&digest) {
+        let _nobody_takes_hold = self.room.one_at_a_time().await;
+        if self.holds.has(&digest) {
             return false;
         }
-        if let Err(error) = self.0.blobs.delete(&digest).await {
+        if let Err(error) = self.stored.blobs.delete(&digest).await {
             tracing::warn!(%digest, %error, "could not be deleted");
             return false;
         }
-        let records = &self.0.stored.records;
+        let records = &self.stored.records;
         records.take_away("deleted, but still in the index", move |metadata| metadata.remove_blob(&digest)).await;
         true
     }

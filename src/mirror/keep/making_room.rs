@@ -17,11 +17,11 @@ use crate::blob_store::StoreError;
 use crate::clock::Timestamp;
 use crate::graph::Graph;
 use crate::graph::links::Known;
-use crate::metadata::{BlobRecord, MetadataError, TagKey, TagRecord};
-use crate::mirror::keep::eviction;
-use crate::mirror::keep::eviction::{Stock, Victim};
+use crate::metadata::{BlobRecord, Location, MetadataError, TagKey, TagRecord};
+use crate::mirror::Mirror;
+use crate::mirror::keep::RoomKeeper;
+use crate::mirror::keep::eviction::{self, Stock, Victim};
 use crate::mirror::room::Reservation;
-use crate::mirror::{Location, Mirror, Shared};
 use crate::oci::{Descriptor, Digest, Tag};
 
 /// How often it is checked whether there is too much in the store.
@@ -49,16 +49,17 @@ impl Mirror {
     /// after the blobs were listed.
     pub async fn keep_room(&self) {
         loop {
-            if self.0.room.excess(self.0.taken(), 0).0 > 0 {
-                self.0.shared.make_room(Need::Excess).await;
+            let keeper = &self.0.room;
+            if !keeper.fits(0) {
+                keeper.make_room(Need::Excess).await;
             }
-            self.0.metrics.promised(self.0.room.promised());
+            keeper.metrics.promised(keeper.room.promised());
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }
 
-impl Shared {
+impl RoomKeeper {
     /// How many bytes more the store could take, if all that may go went.
     pub(crate) fn most_room(&self) -> u64 {
         self.room.excess(self.taken(), 0).1
@@ -72,7 +73,7 @@ impl Shared {
 
     /// Bytes on disk that count.
     fn taken(&self) -> u64 {
-        let usage = self.blobs.usage();
+        let usage = self.stored.blobs.usage();
         usage.bytes.saturating_add(usage.set_aside).saturating_add(self.ingests.left_over())
     }
 
@@ -89,9 +90,9 @@ impl Shared {
         if let Some(reservation) = self.room.reserve(self.taken(), bytes) {
             return Ok(reservation);
         }
-        let shared = Arc::clone(self);
+        let keeper = Arc::clone(self);
         // A task of its own: it goes on when we lose patience.
-        let making = self.tasks.spawn(async move { shared.make_room(Need::Fill(bytes)).await });
+        let making = self.tasks.spawn(async move { keeper.make_room(Need::Fill(bytes)).await });
         let made = tokio::time::timeout(PATIENCE, making).await;
         made.ok().and_then(Result::ok).flatten().ok_or_else(|| {
             self.metrics.reservation_refused();
@@ -102,13 +103,13 @@ impl Shared {
 
     /// The disk had no room for `bytes`, although they were granted: evicts as much.
     pub(crate) async fn relieve(self: &Arc<Self>, bytes: u64) {
-        let shared = Arc::clone(self);
-        let making = self.tasks.spawn(async move { shared.make_room(Need::Disk(bytes)).await });
+        let keeper = Arc::clone(self);
+        let making = self.tasks.spawn(async move { keeper.make_room(Need::Disk(bytes)).await });
         let _ = tokio::time::timeout(PATIENCE, making).await;
     }
 
     /// Evicts what is needed, one caller at a time. For a fill returns what it asked for.
-    async fn make_room(self: &Arc<Self>, need: Need) -> Option<Reservation> {
+    async fn make_room(&self, need: Need) -> Option<Reservation> {
         let mut known = self.room.known.lock().await;
         let wanted = if let Need::Fill(bytes) = need { bytes } else { 0 };
         // Somebody else may have made room while we waited.
@@ -119,7 +120,7 @@ impl Shared {
         }
         // What nobody can be served from goes first.
         self.ingests.drop_left_over();
-        if let Err(error) = self.blobs.drop_set_aside().await {
+        if let Err(error) = self.stored.blobs.drop_set_aside().await {
             tracing::warn!(%error, "damaged blobs that were set aside could not be deleted");
         }
         let (excess, allowed) = self.room.excess(self.taken(), wanted);
@@ -148,7 +149,7 @@ impl Shared {
         (wanted > 0).then(|| self.room.reserve(self.taken(), wanted)).flatten()
     }
 
-    async fn evict(self: &Arc<Self>, victims: Vec<Victim>, mut owners: Owners) {
+    async fn evict(&self, victims: Vec<Victim>, mut owners: Owners) {
         let (mut blobs, mut bytes) = (0_u64, 0_u64);
         for Victim { digest, size } in victims {
             let (tags, members) =
@@ -166,7 +167,7 @@ impl Shared {
                     metadata.remove_blob(&digest)
                 })
                 .await;
-            match self.blobs.delete(&digest).await {
+            match self.stored.blobs.delete(&digest).await {
                 Ok(()) => {
                     self.metrics.evicted(size);
                     blobs += 1;

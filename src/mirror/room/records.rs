@@ -30,7 +30,7 @@ pub(crate) struct Records {
 }
 
 impl Records {
-    pub(super) fn new(metadata: Arc<dyn MetadataStore>, clock: Arc<dyn Clock>, tasks: TaskTracker) -> Records {
+    pub(crate) fn new(metadata: Arc<dyn MetadataStore>, clock: Arc<dyn Clock>, tasks: TaskTracker) -> Records {
         Records { metadata, clock, tasks, late: watch::Sender::new(0) }
     }
 

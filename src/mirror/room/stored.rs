@@ -15,12 +15,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
 
 use crate::blob_store::{BlobStore, Content};
-use crate::clock::Clock;
+use crate::metadata::Location;
 use crate::metadata::uses::Uses;
-use crate::metadata::{Location, MetadataStore};
 use crate::metrics::Metrics;
 use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::records::Records;
@@ -42,13 +40,10 @@ impl Stored {
     /// With `verify_on_read` everything is hashed before it is served.
     pub(crate) fn new(
         blobs: Arc<dyn BlobStore>,
-        metadata: Arc<dyn MetadataStore>,
-        clock: Arc<dyn Clock>,
-        tasks: TaskTracker,
+        records: Records,
         metrics: Arc<Metrics>,
         verify_on_read: bool,
     ) -> Stored {
-        let records = Records::new(metadata, clock, tasks);
         Stored { blobs, records, uses: Uses::default(), trust: Trust::new(verify_on_read), metrics }
     }
 
