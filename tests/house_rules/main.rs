@@ -59,6 +59,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("", &[]),
 ];
 
+/// The wings of the mirror, nouns first: each may name those before it.
+const WINGS: [&str; 8] = ["flight", "recall", "room", "keep", "fill", "answer", "images", "scrub"];
+
 /// The adapters that touch disk and network: named by nobody but the wiring and themselves.
 const ADAPTERS: [&str; 3] = ["metadata::sled", "blob_store::local", "upstream::http"];
 
@@ -207,6 +210,18 @@ fn layer_violations(path: &str, code: &str) -> Vec<String> {
     violations
 }
 
+fn wing_violations(path: &str, code: &str) -> Vec<String> {
+    let place = |name: &str| WINGS.iter().position(|wing| *wing == name);
+    let wing_of = |path: &str| path.strip_prefix("mirror/").and_then(|rest| place(rest.split(['/', '.']).next()?));
+    let Some(own) = wing_of(path) else { return Vec::new() };
+    let groups =
+        code.match_indices("crate::mirror::{").flat_map(|(at, start)| group_members(&code[at + start.len()..]));
+    let named = own_paths(code).into_iter().chain(groups.map(|member| format!("mirror::{member}")));
+    let named = named.map(|named| named.replace("::", "/"));
+    let above = named.filter(|named| wing_of(named).is_some_and(|named| named > own));
+    above.map(|named| format!("src/{path}: names {named}, which stands above it")).collect()
+}
+
 fn place_violations(path: &str, code: &str) -> Vec<String> {
     let misplaced = PLACES
         .iter()
@@ -231,6 +246,11 @@ fn every_module_belongs_to_a_layer() {
     assert_none(
         homeless.map(|source| format!("src/{}: add its layer to tests/house_rules/main.rs", source.path)).collect(),
     );
+}
+
+#[test]
+fn nothing_in_the_mirror_runs_back_up() {
+    assert_none(sources().iter().flat_map(|source| wing_violations(&source.path, &source.code)).collect());
 }
 
 #[test]
@@ -282,6 +302,12 @@ fn the_scanner_sees_what_it_looks_for() {
     assert_eq!(layer_violations("mirror/fill.rs", "crate::metadata::memory::Memory::default()").len(), 0);
     assert_eq!(layer_violations("metadata/sled.rs", "use crate::metadata::sled::Tree;").len(), 0);
     assert_eq!(layer_violations("daemon.rs", "use crate::metadata::sled::Sled;").len(), 0);
+    assert_eq!(wing_violations("mirror/fill/end.rs", "use crate::mirror::answer::blobs::Blobs;").len(), 1);
+    assert_eq!(
+        wing_violations("mirror/fill.rs", "use crate::mirror::{Mirror, keep::RoomKeeper, scrub::Scrub};").len(),
+        1
+    );
+    assert_eq!(wing_violations("mirror.rs", "use crate::mirror::answer::blobs::Blobs;").len(), 0);
     assert_eq!(without_comments("a // sled::open()\nb"), "a \nb");
 }
 
