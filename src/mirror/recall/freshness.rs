@@ -1,5 +1,5 @@
 //! May a tag or a list be served from memory, must upstream be asked, and what if upstream cannot
-//! answer? The decisions are pure; [`Policy::consult`] carries them out, for tags and lists alike.
+//! answer? The decisions are pure; `Policy::consult` carries them out, for tags and lists alike.
 //!
 //! Truth: only an upstream that cannot answer is covered for. *Not found* and *denied* are answers.
 
