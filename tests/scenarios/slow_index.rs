@@ -15,7 +15,7 @@ use registry_mirror::metrics::Metrics;
 use registry_mirror::mirror::flight::bounds::Bounds;
 use registry_mirror::mirror::flight::unread::FinishUnread;
 use registry_mirror::mirror::{BlobBody, Chunk, Mirror, Mode, Parts, Policy, Room, Route, Routes};
-use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, Request};
+use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Page, Reference, Request};
 use registry_mirror::outcome::Outcome;
 use scripted_registry::{Descriptor, Image, Match, Registry, Rule, noise};
 
@@ -164,4 +164,25 @@ async fn what_upstream_takes_back_is_gone_although_it_was_remembered_late() {
     stage.mirror.close(Duration::from_secs(60)).await;
     assert_eq!(stage.metadata.member(&stage.route(&image).location, &digest).unwrap(), None);
     assert!(stage.metadata.stood().contains(&"put_member"));
+}
+
+#[tokio::test]
+async fn a_list_that_upstream_refuses_is_gone_before_anybody_is_told() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(4, 1000)]);
+    registry.rule(Rule::on(Match::when(|_| true)).refuse(403));
+    let stage = Arc::new(Stage::set(&registry));
+    let standing = stage.metadata.stand_still();
+    let there = Arc::clone(&stage);
+    let refused = tokio::spawn(async move { there.mirror.tags(&there.route(&image), &Page::default()).await });
+    while !stage.metadata.stood().contains(&"remove_lists") {
+        tokio::task::yield_now().await;
+    }
+    // Whoever tells without waiting has had the time for it.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!refused.is_finished());
+    drop(standing);
+    assert!(refused.await.unwrap().is_err());
 }

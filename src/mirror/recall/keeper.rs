@@ -1,7 +1,8 @@
 //! Lists beyond the life of the process: how they are written down, and when.
 //!
 //! They are written behind the client, which never waits for it, and read when memory does not know
-//! them. A list that cannot be written or read is asked of upstream again: no pull depends on it.
+//! them. What upstream refuses is removed before the client is told. A list that cannot be written or
+//! read is asked of upstream again: no pull depends on it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -74,12 +75,13 @@ impl Keeper {
         });
     }
 
-    /// Removes all lists about the same thing, some time.
-    pub(super) fn remove(&self, key: &ListKey) {
+    /// Removes all lists about the same thing. Whoever asks afterwards does not find them.
+    pub(super) async fn remove(&self, key: &ListKey) {
         let (metadata, key) = (Arc::clone(&self.metadata), key.clone());
-        self.tasks.spawn_blocking(move || {
+        let removing = self.tasks.spawn_blocking(move || {
             report(metadata.remove_lists(&key.location, key.about.as_ref()), "a list is not forgotten");
         });
+        let _ = removing.await;
     }
 
     /// What was written down before.

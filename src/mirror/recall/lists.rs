@@ -137,14 +137,14 @@ impl<V: List> Lists<V> {
                         let (now_known, permit) = keeper.plan(before.as_ref(), said.clone(), clock.now());
                         known.insert(key.clone(), now_known.clone());
                         if class.is_some() && V::SUBJECT != Subject::Referrers {
-                            keeper.remove(&key);
+                            keeper.remove(&key).await;
                         } else if let Some(permit) = permit {
                             keeper.write(key, now_known, permit);
                         }
                     }
                     Some(Some(UpstreamErrorClass::Denied)) => {
+                        keeper.remove(&key).await;
                         known.invalidate(&key);
-                        keeper.remove(&key);
                     }
                     Some(_) => {}
                 }

@@ -1,5 +1,5 @@
-//! Metadata whose additions stand still for as long as a test likes. Everything else goes through:
-//! what is looked up is in memory, and what is taken away has to overtake nothing.
+//! Metadata whose additions, and removals of lists, stand still for as long as a test likes. Everything else
+//! goes through: what is looked up is in memory, and what else is taken away has to overtake nothing.
 
 #![allow(unreachable_pub)]
 
@@ -15,7 +15,7 @@ use registry_mirror::oci::{AcceptSet, Descriptor, Digest, Tag};
 
 type Result<T> = std::result::Result<T, MetadataError>;
 
-/// The metadata of a store, and a gate in front of its additions.
+/// The metadata of a store, and a gate in front of what stands still.
 pub struct Stalling {
     inner: SledMetadata,
     gate: Mutex<Gate>,
@@ -28,7 +28,7 @@ struct Gate {
     stood: Vec<&'static str>,
 }
 
-/// Additions stand still until this is dropped.
+/// Everything stands still until this is dropped.
 pub struct Standing<'a>(&'a Stalling);
 
 impl Drop for Standing<'_> {
@@ -135,6 +135,7 @@ impl MetadataStore for Stalling {
     }
 
     fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<()> {
+        self.pass("remove_lists");
         self.inner.remove_lists(location, about)
     }
 
