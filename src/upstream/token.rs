@@ -4,13 +4,13 @@
 //! many requests wait for it; a lifetime counts from our own clock at receipt. Rules: distribution's
 //! token authentication specification.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use parking_lot::Mutex;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -27,8 +27,10 @@ const MIN_LIFETIME: Duration = Duration::from_secs(10);
 const MAX_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// How long a token service that is away is left alone while there is a token that still lives.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
-/// Above so many tokens, dead ones are swept out.
-const SWEEP_AT: usize = 1024;
+/// What all tokens of an upstream may take, in bytes. The one that was used the longest time ago goes first.
+const MAX_BYTES: u64 = 4 << 20;
+/// What a token takes besides its text and its key, in bytes, roughly.
+const OVERHEAD: usize = 256;
 
 /// The scope we ask for. Computed, because what upstreams propose may be missing or `*`.
 pub fn pull_scope(repository: &Repository) -> String {
@@ -105,6 +107,8 @@ struct Slot {
     state: tokio::sync::Mutex<State>,
     /// How many fetches have ended, to tell who waited for one.
     ended: AtomicU64,
+    /// The length of the token, in bytes.
+    length: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -113,10 +117,25 @@ struct State {
     failure: Option<UpstreamError>,
 }
 
-/// The tokens of one upstream.
-#[derive(Default)]
+/// The tokens of one upstream, bounded in bytes.
 pub struct Tokens {
-    slots: Mutex<HashMap<TokenKey, Arc<Slot>>>,
+    slots: Cache<TokenKey, Arc<Slot>>,
+}
+
+impl Default for Tokens {
+    fn default() -> Tokens {
+        let slots = Cache::builder()
+            .max_capacity(MAX_BYTES)
+            .eviction_policy(EvictionPolicy::lru())
+            .weigher(|key: &TokenKey, slot: &Arc<Slot>| {
+                let service = key.service.as_ref().map_or(0, String::len);
+                let text = key.realm.len() + service + key.scope.len() + slot.length.load(Ordering::Relaxed);
+                u32::try_from(text + OVERHEAD).unwrap_or(u32::MAX)
+            })
+            .time_to_live(MAX_LIFETIME)
+            .build();
+        Tokens { slots }
+    }
 }
 
 impl std::fmt::Debug for Tokens {
@@ -151,6 +170,10 @@ impl Tokens {
             Ok(token) => {
                 let secret = token.secret.clone();
                 *state = State { token: Some(token), failure: None };
+                drop(state);
+                // Put in again, so that it is weighed with what it holds now.
+                slot.length.store(secret.expose().len(), Ordering::Relaxed);
+                self.slots.insert(key.clone(), slot);
                 Ok((secret, true))
             }
             Err(error) => {
@@ -170,21 +193,23 @@ impl Tokens {
     /// Drops the token for `key` if it still is `refused`: another request may have put a new one
     /// in its place already.
     pub async fn forget(&self, key: &TokenKey, refused: &Secret) {
-        let slot = self.slot(key);
+        let Some(slot) = self.slots.get(key) else { return };
         let mut state = slot.state.lock().await;
         if state.token.as_ref().is_some_and(|token| token.secret == *refused) {
             state.token = None;
         }
     }
 
+    /// The token for `key`, if there is one that still lives.
+    pub async fn kept(&self, key: &TokenKey) -> Option<Secret> {
+        let slot = self.slots.get(key)?;
+        let state = slot.state.lock().await;
+        let token = state.token.as_ref().filter(|token| Instant::now() < token.expires_at);
+        token.map(|token| token.secret.clone())
+    }
+
     fn slot(&self, key: &TokenKey) -> Arc<Slot> {
-        let mut slots = self.slots.lock();
-        if slots.len() >= SWEEP_AT && !slots.contains_key(key) {
-            let now = Instant::now();
-            let lives = |state: &State| state.token.as_ref().is_some_and(|token| now < token.expires_at);
-            slots.retain(|_, slot| Arc::strong_count(slot) > 1 || slot.state.try_lock().is_ok_and(|s| lives(&s)));
-        }
-        Arc::clone(slots.entry(key.clone()).or_default())
+        self.slots.get_with_by_ref(key, Arc::default)
     }
 }
 
@@ -277,6 +302,21 @@ mod tests {
         assert_eq!(got(&tokens, token("newer")).await, Some(("new".to_owned(), false)));
         tokens.forget(&key(), &Secret::new("new".to_owned())).await;
         assert_eq!(got(&tokens, token("newer")).await, Some(("newer".to_owned(), true)));
+    }
+
+    #[tokio::test]
+    async fn made_up_names_do_not_fill_the_memory() {
+        let tokens = Tokens::default();
+        let long = "t".repeat(4096);
+        for number in 0..3000 {
+            let key = TokenKey { scope: format!("repository:r{number}:pull"), ..key() };
+            tokens.get(&key, || async { token(&long) }).await.expect("a token");
+        }
+        tokens.slots.run_pending_tasks();
+        let kept = tokens.slots.weighted_size();
+        assert!(kept <= MAX_BYTES && kept > MAX_BYTES / 2, "{kept}");
+        assert_eq!(got(&tokens, token("one")).await, Some(("one".to_owned(), true)));
+        assert_eq!(got(&tokens, token("two")).await, Some(("one".to_owned(), false)));
     }
 
     #[tokio::test]
