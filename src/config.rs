@@ -24,7 +24,7 @@ use crate::oci::RegistryName;
 use crate::server;
 use crate::server::tls::Files;
 pub use crate::telemetry::{Log, LogFormat};
-use crate::upstream::settings::Settings;
+use crate::upstream::settings::{OnMissing, Settings};
 
 pub use problem::{ConfigError, Problem};
 
@@ -163,6 +163,8 @@ pub struct Upstream {
     pub settings: Settings,
     /// Through how many connections a large blob is read at once, 1 to 4.
     pub parallel: usize,
+    /// What a 404 of one of `urls` means.
+    pub on_missing: OnMissing,
 }
 
 /// What is used at once.

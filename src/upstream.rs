@@ -35,7 +35,10 @@ pub enum UpstreamErrorClass {
     NotFound,
     /// 401 or 403 after a fresh token: not for us.
     Denied,
-    /// 429, with how long to wait where the upstream said so.
+    /// Another refusal, 4xx: asking again the same way does not help, and nothing is said about what
+    /// is there.
+    Refused,
+    /// 429, or 503 that says how long to wait; with how long, where the upstream said so.
     RateLimited(Option<Duration>),
     /// No connection, no answer in time, 5xx, or the connection broke.
     Unavailable,
@@ -55,6 +58,7 @@ impl UpstreamErrorClass {
         match self {
             UpstreamErrorClass::NotFound => "not_found",
             UpstreamErrorClass::Denied => "denied",
+            UpstreamErrorClass::Refused => "refused",
             UpstreamErrorClass::RateLimited(_) => "rate_limited",
             UpstreamErrorClass::Unavailable => "unavailable",
             UpstreamErrorClass::Protocol => "protocol",

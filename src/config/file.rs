@@ -232,8 +232,12 @@ pub struct Upstream {
     /// Whether `http://` addresses are accepted that leave this machine, and `https://` ones whose
     /// certificate is not good. For exactly these addresses.
     pub insecure: bool,
-    /// Whether the upstream may be, or redirect to, a private address.
+    /// Whether the upstream may redirect to, and name token services at, private addresses.
     pub allow_private: bool,
+    /// Whether an `https://` address may redirect to `http://` for blobs.
+    pub redirect_to_http: bool,
+    /// With several addresses: `answer` where a 404 is one, `next` where it sends on to the next address.
+    pub on_missing: String,
     /// The part of the pulls it grants below which cached tags are served without asking.
     pub budget_floor: String,
     /// Through how many connections a large blob is read at once, 1 to 4.
@@ -260,6 +264,8 @@ impl Default for Upstream {
             proxy_auth: String::new(),
             insecure: false,
             allow_private: false,
+            redirect_to_http: false,
+            on_missing: "answer".into(),
             budget_floor: "10%".into(),
             parallel: 1,
             connect_timeout: "5s".into(),

@@ -48,7 +48,7 @@ fn online(
     });
     let clients: Vec<_> = clients.collect::<Result<_, StartError>>()?;
     let asking = Asking::new(&upstream.host, clients, Arc::clone(clock), &observer);
-    Ok(Arc::new(asking.with_streams(upstream.parallel)))
+    Ok(Arc::new(asking.with_streams(upstream.parallel).with_on_missing(upstream.on_missing)))
 }
 
 /// A registry or mirror to be a client of.

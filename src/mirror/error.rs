@@ -83,7 +83,11 @@ impl MirrorError {
                 (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Tags) => ErrorCode::NameUnknown,
                 (UpstreamErrorClass::NotFound, Subject::Referrers) => ErrorCode::NameUnknown,
                 // A 404 would say that there is no such list, and signatures would seem to be missing.
-                (UpstreamErrorClass::Denied, Subject::Referrers) => ErrorCode::Denied,
+                (UpstreamErrorClass::Denied | UpstreamErrorClass::Refused, Subject::Referrers) => ErrorCode::Denied,
+                // A refusal stays one of ours, too: after 5xx clients ask again.
+                (UpstreamErrorClass::Refused, Subject::Manifest) => ErrorCode::ManifestUnknown,
+                (UpstreamErrorClass::Refused, Subject::Blob) => ErrorCode::BlobUnknown,
+                (UpstreamErrorClass::Refused, Subject::Tags) => ErrorCode::NameUnknown,
                 (UpstreamErrorClass::RateLimited(_) | UpstreamErrorClass::Unavailable, _) => ErrorCode::Unavailable,
                 (UpstreamErrorClass::Protocol, _) => ErrorCode::Unknown,
             },
@@ -115,10 +119,11 @@ mod tests {
 
     #[test]
     fn no_answer_makes_an_old_client_abort() {
-        use UpstreamErrorClass::{Denied, NotFound, Protocol, RateLimited, Unavailable};
+        use UpstreamErrorClass::{Denied, NotFound, Protocol, RateLimited, Refused, Unavailable};
         for (class, manifest, blob) in [
             (NotFound, 404, 404),
             (Denied, 404, 404),
+            (Refused, 404, 404),
             (RateLimited(None), 503, 503),
             (Unavailable, 503, 503),
             (Protocol, 502, 502),

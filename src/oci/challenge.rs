@@ -1,6 +1,8 @@
 //! `WWW-Authenticate`: what an upstream wants before it answers.
 //!
-//! Parsed with `http-auth`. Schemes that we do not speak are dropped; parameters may be missing.
+//! Read as Go's clients read it, which is more than the grammar of RFC 9110 allows: quotes of both kinds or
+//! none, any bytes in them, commas left out. Schemes that we do not speak are dropped; parameters may be
+//! missing.
 
 /// One way to authenticate that an upstream offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,32 +22,90 @@ pub enum Challenge {
     Basic,
 }
 
-/// Reads the values of all `WWW-Authenticate` lines of an answer. Values that cannot be parsed, and
-/// schemes that we do not speak, yield nothing.
-pub fn parse<'a>(values: impl IntoIterator<Item = &'a str>) -> Vec<Challenge> {
-    values
-        .into_iter()
-        .filter_map(|value| http_auth::parse_challenges(value).ok())
-        .flatten()
-        .filter_map(|challenge| {
-            let param = |name: &str| {
-                let (_, value) = challenge.params.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-                Some(value.to_unescaped())
-            };
-            if challenge.scheme.eq_ignore_ascii_case("basic") {
-                Some(Challenge::Basic)
-            } else if challenge.scheme.eq_ignore_ascii_case("bearer") {
-                Some(Challenge::Bearer {
-                    realm: param("realm")?,
-                    service: param("service"),
-                    scope: param("scope"),
-                    error: param("error"),
-                })
-            } else {
-                None
-            }
+/// Reads the values of all `WWW-Authenticate` lines of an answer. What cannot be read, and schemes that we
+/// do not speak, yield nothing.
+pub fn parse(values: impl IntoIterator<Item = impl AsRef<str>>) -> Vec<Challenge> {
+    values.into_iter().flat_map(|value| offers(value.as_ref())).filter_map(Offer::understood).collect()
+}
+
+/// A scheme with its parameters.
+struct Offer {
+    scheme: String,
+    parameters: Vec<(String, String)>,
+}
+
+impl Offer {
+    fn understood(self) -> Option<Challenge> {
+        let parameter = |wanted: &str| {
+            let named = self.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            named.map(|(_, value)| value.clone())
+        };
+        if self.scheme.eq_ignore_ascii_case("basic") {
+            return Some(Challenge::Basic);
+        }
+        if !self.scheme.eq_ignore_ascii_case("bearer") {
+            return None;
+        }
+        Some(Challenge::Bearer {
+            realm: parameter("realm")?,
+            service: parameter("service"),
+            scope: parameter("scope"),
+            error: parameter("error"),
         })
-        .collect()
+    }
+}
+
+/// A word with an equals sign behind it is a parameter of the scheme before it, any other word a scheme.
+fn offers(value: &str) -> Vec<Offer> {
+    let mut offers: Vec<Offer> = Vec::new();
+    let mut rest = value;
+    loop {
+        rest = rest.trim_start_matches(is_between);
+        if rest.is_empty() {
+            return offers;
+        }
+        let (word, behind) = rest.split_at(rest.find(|c| c == '=' || is_between(c)).unwrap_or(rest.len()));
+        rest = match (behind.trim_start().strip_prefix('='), offers.last_mut()) {
+            (Some(value), Some(offer)) => {
+                let (value, behind) = parameter_value(value.trim_start());
+                offer.parameters.extend(value.map(|value| (word.to_owned(), value)));
+                behind
+            }
+            (Some(stray), None) => stray,
+            (None, _) => {
+                offers.push(Offer { scheme: word.to_owned(), parameters: Vec::new() });
+                behind
+            }
+        };
+    }
+}
+
+fn is_between(c: char) -> bool {
+    c == ',' || c.is_whitespace()
+}
+
+/// A value at the start of `text`, and what stands behind it. A quoted one that does not end is none.
+fn parameter_value(text: &str) -> (Option<String>, &str) {
+    if let Some(quoted) = text.strip_prefix('"') {
+        return until_quote(quoted).map_or((None, ""), |(value, behind)| (Some(value), behind));
+    }
+    if let Some((value, behind)) = text.strip_prefix('\'').and_then(|quoted| quoted.split_once('\'')) {
+        return (Some(value.to_owned()), behind);
+    }
+    let (value, behind) = text.split_at(text.find(is_between).unwrap_or(text.len()));
+    (Some(value.to_owned()), behind)
+}
+
+fn until_quote(text: &str) -> Option<(String, &str)> {
+    let (mut value, mut characters) = (String::new(), text.char_indices());
+    while let Some((at, c)) = characters.next() {
+        match c {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => value.extend(characters.next().map(|(_, escaped)| escaped)),
+            c => value.push(c),
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -76,8 +136,32 @@ mod tests {
     }
 
     #[test]
+    fn no_odd_byte_or_quote_discards_a_challenge() {
+        for value in [
+            "Basic realm=/",
+            "Basic realm='a b'",
+            "Basic realm=\"dépôt\"",
+            "Basic",
+            "basic realm=a b c",
+            "Negotiate YII==, Basic realm=\"x\"",
+            "Basic realm=\"unclosed",
+        ] {
+            assert_eq!(parse([value]), [Challenge::Basic], "{value}");
+        }
+        for value in [
+            "Bearer realm=\"https://a/t\" service=\"s\" scope=\"x\"",
+            "Bearer realm='https://a/t',service='s',scope=x",
+            "Bearer realm=https://a/t,service=s , scope=\"x\"",
+            "Bearer realm = \"https://a/t\",, service = \"s\", scope=\"x\",",
+            "Bearer title=\"dépôt \\\"1\\\"\",realm=\"https://a/t\",service=\"s\",scope=\"x\"",
+        ] {
+            assert_eq!(parse([value]), [bearer("https://a/t", Some("s"), Some("x"))], "{value}");
+        }
+    }
+
+    #[test]
     fn nonsense_is_no_challenge() {
-        for value in ["", "Bearer", "Bearer service=\"x\"", "Bearer realm=\"unclosed", "\u{7f}"] {
+        for value in ["", "Bearer", "Bearer service=\"x\"", "Bearer realm=\"unclosed", "\u{7f}", "=", "realm=\"x\""] {
             assert_eq!(parse([value]), [], "{value}");
         }
     }

@@ -1,20 +1,44 @@
 //! The `Link` header (RFC 8288), as far as lists need it: where the next page is. Pure.
 //!
-//! Registries write it relative, absolute, several to a line and on several lines. Only the target
-//! is read here; what of it may be trusted is decided by whoever goes there.
+//! Registries write it relative, absolute, several to a line and on several lines, with quotes of either
+//! kind, without a relation, without angle brackets. Only the target is read here; what of it may be
+//! trusted is decided by whoever goes there. Truth: what cannot be read is never taken for the end of a list.
 
-/// The target of the first link with `rel="next"` in these header values.
-pub fn next<'a>(values: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    values.into_iter().find_map(|value| {
-        let mut rest = value;
-        while let Some((target, parameters, behind)) = link(rest) {
-            if is_next(parameters) {
-                return Some(target);
+/// Where a list goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nowhere: this was all of it.
+    End,
+    /// At this target.
+    At(String),
+    /// Somewhere; the header is not one that can be read.
+    Unclear,
+}
+
+/// The target of the first link with `rel="next"` in these header values; without one, of the first link
+/// that has no relation at all.
+pub fn next(values: impl IntoIterator<Item = impl AsRef<str>>) -> Next {
+    let (mut unrelated, mut unclear) = (None, false);
+    for value in values {
+        let mut rest = value.as_ref().trim();
+        while !rest.is_empty() {
+            let (link, behind) = link(rest);
+            match link {
+                Some(Link { target, relations: Some(relations) }) if names_next(relations) => {
+                    return Next::At(encoded(target));
+                }
+                Some(Link { relations: Some(_), .. }) => {}
+                Some(Link { target, relations: None }) => unrelated = unrelated.or_else(|| Some(encoded(target))),
+                None => unclear = true,
             }
             rest = behind;
         }
-        None
-    })
+    }
+    match unrelated {
+        Some(target) => Next::At(target),
+        None if unclear => Next::Unclear,
+        None => Next::End,
+    }
 }
 
 /// The query of a link's target; `None` where it has none.
@@ -23,42 +47,83 @@ pub fn query(target: &str) -> Option<&str> {
     target.split_once('?').map(|(_, query)| query).filter(|query| !query.is_empty())
 }
 
-/// Target and parameters of the first link, and what stands behind it.
-fn link(text: &str) -> Option<(&str, &str, &str)> {
-    let (_, text) = text.split_once('<')?;
-    let (target, text) = text.split_once('>')?;
+struct Link<'a> {
+    target: &'a str,
+    relations: Option<&'a str>,
+}
+
+/// The first link, if it is one, and what stands behind it. There is always less behind than before.
+fn link(text: &str) -> (Option<Link<'_>>, &str) {
+    let (target, behind) = match text.strip_prefix('<') {
+        Some(bracketed) => bracketed.split_once('>').unwrap_or_else(|| bare_target(bracketed)),
+        None => bare_target(text),
+    };
     let mut quoted = false;
-    let end = text.char_indices().find(|(_, c)| {
+    let end = behind.char_indices().find(|(_, c)| {
         quoted ^= *c == '"';
         *c == ',' && !quoted
     });
-    let (parameters, behind) = end.map_or((text, ""), |(at, _)| text.split_at(at));
-    Some((target, parameters, behind))
+    let (parameters, behind) = end.map_or((behind, ""), |(at, _)| (&behind[..at], &behind[at + 1..]));
+    let target = target.trim();
+    let is_address = target.contains(['/', '?']);
+    (is_address.then(|| Link { target, relations: relations(parameters) }), behind.trim_start())
 }
 
-fn is_next(parameters: &str) -> bool {
-    parameters.split(';').filter_map(|parameter| parameter.split_once('=')).any(|(name, value)| {
-        let relations = value.trim().trim_matches('"').split_ascii_whitespace();
-        name.trim().eq_ignore_ascii_case("rel") && relations.into_iter().any(|rel| rel.eq_ignore_ascii_case("next"))
-    })
+/// A target that no bracket ends. A comma may be part of it, a semicolon hardly.
+fn bare_target(text: &str) -> (&str, &str) {
+    text.split_at(text.find(';').unwrap_or(text.len()))
+}
+
+fn relations(parameters: &str) -> Option<&str> {
+    let mut named = parameters.split(';').filter_map(|parameter| parameter.split_once('='));
+    let (_, value) = named.find(|(name, _)| name.trim().eq_ignore_ascii_case("rel"))?;
+    Some(value.trim().trim_matches(['"', '\'']))
+}
+
+fn names_next(relations: &str) -> bool {
+    relations.split_ascii_whitespace().any(|relation| relation.eq_ignore_ascii_case("next"))
+}
+
+fn encoded(target: &str) -> String {
+    target.replace(' ', "%20")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn at(target: &str) -> Next {
+        Next::At(target.to_owned())
+    }
+
     #[test]
     fn the_next_page_is_found_in_every_form_of_the_header() {
         for (values, expected) in [
-            (&["</v2/a/tags/list?n=2&last=b>; rel=\"next\""][..], Some("/v2/a/tags/list?n=2&last=b")),
-            (&["<https://r.example/v2/a/tags/list?last=b>;rel=next"], Some("https://r.example/v2/a/tags/list?last=b")),
-            (&["</first>; rel=first, </x?a=1,2>; title=\"a, b\"; REL=\"prev Next\""], Some("/x?a=1,2")),
-            (&["</first>; rel=\"first\"", "</second>; rel=\"next\""], Some("/second")),
-            (&["</first>; rel=\"nextish\""], None),
-            (&["</first>", "rel=next", "<", ""], None),
-            (&[], None),
+            (&["</v2/a/tags/list?n=2&last=b>; rel=\"next\""][..], at("/v2/a/tags/list?n=2&last=b")),
+            (&["<https://r.example/v2/a/tags/list?last=b>;rel=next"], at("https://r.example/v2/a/tags/list?last=b")),
+            (&["</first>; rel=first, </x?a=1,2>; title=\"a, b\"; REL=\"prev Next\""], at("/x?a=1,2")),
+            (&["</first>; rel=\"first\"", "</second>; rel=\"next\""], at("/second")),
+            (&["</x?last=b>; rel='next'"], at("/x?last=b")),
+            (&["</x?last=b>"], at("/x?last=b")),
+            (&["</x?last=b>; title=\"more\""], at("/x?last=b")),
+            (&["</y?z>", "</x?last=b>; rel=next"], at("/x?last=b")),
+            (&["/x?last=b; rel=\"next\""], at("/x?last=b")),
+            (&["/x?last=b"], at("/x?last=b")),
+            (&["</x?last=b; rel=\"next\""], at("/x?last=b")),
+            (&["</x?last=a b>; rel=next"], at("/x?last=a%20b")),
+            (&["</first>; rel=\"nextish\""], Next::End),
+            (&["</first>; rel=\"first\", </docs>; rel=help"], Next::End),
+            (&[""], Next::End),
+            (&[], Next::End),
         ] {
             assert_eq!(next(values.iter().copied()), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_the_end() {
+        for value in ["rel=next", "<", "next", "<>; rel=next", ";", "<next>; rel=next"] {
+            assert_eq!(next([value]), Next::Unclear, "{value}");
         }
     }
 

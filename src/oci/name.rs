@@ -92,6 +92,14 @@ name!(RegistryName, is_registry, NameError::Registry);
 name!(Repository, is_repository, NameError::Repository);
 name!(Tag, is_tag, NameError::Tag);
 
+impl RegistryName {
+    /// The host without its port.
+    pub fn host(&self) -> &str {
+        let port = self.0.rfind(':').filter(|at| !self.0[*at..].contains(']'));
+        &self.0[..port.unwrap_or(self.0.len())]
+    }
+}
+
 impl Repository {
     /// Splits at the first slash, as in `ghcr.io/owner/app`; `None` where there is only one component.
     pub fn split_first(&self) -> Option<(&str, Repository)> {
@@ -230,6 +238,15 @@ mod tests {
             "a_b",
         ] {
             assert_eq!(invalid.parse::<RegistryName>(), Err(NameError::Registry), "{invalid}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_a_registry_without_its_port() {
+        for (name, host) in
+            [("a.example", "a.example"), ("a.example:1", "a.example"), ("[::1]:1", "[::1]"), ("[::1]", "[::1]")]
+        {
+            assert_eq!(name.parse::<RegistryName>().expect("valid").host(), host);
         }
     }
 

@@ -1,7 +1,7 @@
 //! How an upstream is asked: at several addresses in order, each guarded, the last one again.
 //!
 //! The next address is asked when one cannot answer or wants rest, and only then: whoever says no is
-//! taken at its word. Each has its own guard, so that a dead first one costs one time-out and not
+//! taken at its word, unless the operator says that an address holds only a part. Each has its own guard, so that a dead first one costs one time-out and not
 //! one for every request. Only the last is asked again at once: where there is another address, that
 //! is the better second try.
 
@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use super::guard::Guard;
 use super::health::Health;
 use super::limit::Lane;
+use super::settings::OnMissing;
 use super::{Allowance, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 use super::{UpstreamObserver, retry};
 use crate::clock::Clock;
@@ -22,6 +23,7 @@ pub struct Asking {
     /// In the order to try.
     addresses: Vec<Address>,
     streams: usize,
+    on_missing: OnMissing,
     clock: Arc<dyn Clock>,
 }
 
@@ -44,13 +46,19 @@ impl Asking {
             Address { upstream, guard }
         };
         let addresses = addresses.into_iter().map(guarded).collect();
-        Asking { addresses, streams: 1, clock }
+        Asking { addresses, streams: 1, on_missing: OnMissing::default(), clock }
     }
 
     /// Large blobs may be read through so many connections at once.
     #[must_use]
     pub fn with_streams(self, streams: usize) -> Asking {
         Asking { streams, ..self }
+    }
+
+    /// What it means that one address has not got something.
+    #[must_use]
+    pub fn with_on_missing(self, on_missing: OnMissing) -> Asking {
+        Asking { on_missing, ..self }
     }
 
     /// Puts a question to one address after the other, until one answers.
@@ -61,13 +69,29 @@ impl Asking {
         let Some((last, others)) = self.addresses.split_last() else {
             return Err(UpstreamError::new(UpstreamErrorClass::Unavailable, "no address to ask"));
         };
+        let mut away = None;
         for address in others {
             match address.guard.ask(lane, question(&*address.upstream)).await {
-                Err(error) if error.class.is_outage() => tracing::debug!(%error, "trying the next address"),
+                Err(error) if error.class.is_outage() => {
+                    tracing::debug!(%error, "trying the next address");
+                    away = Some(error);
+                }
+                Err(error) if error.class == UpstreamErrorClass::NotFound && self.on_missing == OnMissing::Next => {
+                    tracing::debug!(%error, "not there, trying the next address");
+                }
                 answer => return answer,
             }
         }
-        last.guard.ask(lane, retry::again(|| question(&*last.upstream))).await
+        let answer = last.guard.ask(lane, retry::again(|| question(&*last.upstream))).await;
+        match (answer, away) {
+            // Where each holds a part, the one that is away may have it.
+            (Err(missing), Some(away))
+                if missing.class == UpstreamErrorClass::NotFound && self.on_missing == OnMissing::Next =>
+            {
+                Err(away)
+            }
+            (answer, _) => answer,
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! A [`CredentialSource`] is asked only after an upstream has demanded something, per origin (host
 //! and port) and repository, so that a credential found by host name goes to that host. Secrets
-//! print as `***` and are wiped when dropped. What is found is remembered for a minute.
+//! print as `***` and are wiped when dropped. What is found is remembered for a minute, what a program
+//! says for a registry and not for each of its repositories.
 
 mod auth;
 mod docker_config;
@@ -161,6 +162,13 @@ impl Place {
             Place::File(path) => user_and_password(path).await,
         }
     }
+
+    /// Forgets what programs said for `origin`.
+    async fn refused(&self, origin: &str) {
+        if let Place::DockerConfig(_, helpers) | Place::Helper(_, helpers) = self {
+            helpers.forget(docker_config::server_url(origin)).await;
+        }
+    }
 }
 
 async fn user_and_password(path: &Path) -> Result<Credential, CredentialError> {
@@ -185,12 +193,17 @@ async fn read(path: &Path) -> Result<String, CredentialError> {
     tokio::fs::read_to_string(path).await.map_err(|error| unreadable(reason(error)))
 }
 
+/// What was found, and when.
 struct Answer {
     at: Instant,
     found: Result<Credential, CredentialError>,
 }
 
 impl Answer {
+    fn now(found: &Result<Credential, CredentialError>) -> Answer {
+        Answer { at: Instant::now(), found: found.clone() }
+    }
+
     fn holds(&self) -> bool {
         self.at.elapsed() < if self.found.is_ok() { REMEMBERED } else { SETTLED }
     }
@@ -198,7 +211,21 @@ impl Answer {
 
 struct Remembering {
     place: Place,
-    answers: Mutex<HashMap<(String, Repository), Answer>>,
+    answers: Mutex<HashMap<Subject, Answer>>,
+}
+
+/// What a credential is for: an origin, and a repository where that makes a difference.
+type Subject = (String, Option<Repository>);
+
+impl Remembering {
+    fn new(place: Place) -> Remembering {
+        Remembering { place, answers: Mutex::default() }
+    }
+
+    fn subject(&self, origin: &str, repository: &Repository) -> Subject {
+        let by_repository = matches!(self.place, Place::DockerConfig(..));
+        (origin.to_owned(), by_repository.then(|| repository.clone()))
+    }
 }
 
 #[async_trait]
@@ -209,23 +236,27 @@ impl CredentialSource for Remembering {
         }
         // Held while looking, so that a hundred requests start one helper and not a hundred.
         let mut answers = self.answers.lock().await;
-        let key = (origin.to_owned(), repository.clone());
+        let key = self.subject(origin, repository);
         if let Some(answer) = answers.get(&key).filter(|answer| answer.holds()) {
             return answer.found.clone();
         }
         let found = self.place.look(origin, repository).await;
+        if let Err(error) = &found {
+            tracing::warn!(%error, "no credential for {origin} just now; what is public there is pulled without one");
+        }
         if answers.len() >= MAX_REMEMBERED {
             answers.clear();
         }
-        answers.insert(key, Answer { at: Instant::now(), found: found.clone() });
+        answers.insert(key, Answer::now(&found));
         found
     }
 
     async fn refused(&self, origin: &str, repository: &Repository) {
         let mut answers = self.answers.lock().await;
-        let key = (origin.to_owned(), repository.clone());
+        let key = self.subject(origin, repository);
         if answers.get(&key).is_some_and(|answer| answer.at.elapsed() >= SETTLED) {
             answers.remove(&key);
+            self.place.refused(origin).await;
         }
     }
 }
@@ -296,7 +327,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("secret");
         let write = |user: &str| std::fs::write(&path, format!("{user}:x")).expect("write");
-        let source = Remembering { place: Place::File(path.clone()), answers: Mutex::default() };
+        let source = Remembering::new(Place::File(path.clone()));
         let repository: Repository = "a".parse().expect("name");
         let user = async || source.credential("a.io", &repository).await.ok().and_then(|found| found.identity());
         let first = Some("user one".to_owned());

@@ -5,34 +5,42 @@
 //! becomes a value of the port or an error with a class. Messages name hosts and paths of the
 //! registry API, never a query string, a header or a redirect target's path.
 
+mod answer;
 mod body;
+mod clients;
+mod egress;
 mod endpoint;
 mod exchange;
+mod facade;
 mod lists;
+mod proof;
 mod redirect;
 mod resolver;
 mod settings;
 mod status;
 mod token_service;
+mod trust;
 mod wire;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use http::header::{
-    ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RANGE,
+    ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, RANGE,
 };
 use http::{Method, StatusCode};
 use parking_lot::Mutex;
 use url::Url;
 
+use self::answer::{Answer, Question};
 use self::body::Body;
+use self::clients::Clients;
 use self::endpoint::Endpoint;
-use self::exchange::{Answer, Question};
-use self::settings::Clients;
+use self::facade::Abroad;
 pub use self::settings::{HttpSettings, HttpSettingsError};
-use self::wire::{content_range, drain, header, number, text};
+use self::wire::{content_range, drain, header_value, number, text};
 use super::health::{EndpointHealth, EndpointState, Health, Pulls};
 use super::quota::{Quota, Reading};
 use super::token::Tokens;
@@ -40,7 +48,7 @@ use super::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamErr
 use crate::clock::Timestamp;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
 use crate::oci::{
-    AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span,
+    AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span, header,
 };
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -51,6 +59,8 @@ pub struct HttpUpstream {
     endpoint: Endpoint,
     clients: Clients,
     tokens: Tokens,
+    /// Registries that this one is a façade of.
+    abroad: Abroad,
     /// The pulls that are left, once an answer has told them.
     quota: Mutex<Option<Quota>>,
     /// Whether the log already says that a credential is refused.
@@ -70,10 +80,11 @@ impl HttpUpstream {
     /// When the settings contradict themselves or the file of certificates is not usable.
     pub fn new(settings: HttpSettings) -> Result<HttpUpstream, HttpSettingsError> {
         settings.check_url()?;
-        let endpoint = Endpoint::new(settings.url.clone(), settings.configured.allow_private);
+        let endpoint = Endpoint::new(settings.url.clone(), &settings.configured);
         let clients = Clients::new(&settings, &endpoint)?;
         let (tokens, quota, warned) = (Tokens::default(), Mutex::default(), AtomicBool::new(false));
-        Ok(HttpUpstream { settings, endpoint, clients, tokens, quota, warned })
+        let abroad = facade::nowhere();
+        Ok(HttpUpstream { settings, endpoint, clients, tokens, abroad, quota, warned })
     }
 
     fn now(&self) -> Timestamp {
@@ -115,6 +126,7 @@ impl HttpUpstream {
         refuse_encoding(&answer)?;
         Ok(Body {
             left: announced.or_else(|| number(&answer.response, CONTENT_LENGTH)),
+            set: Arc::clone(self.clients_for(&answer.url)),
             response: answer.response,
             idle: self.settings.configured.timeouts.idle,
             what: answer.what,
@@ -125,24 +137,54 @@ impl HttpUpstream {
 
     /// The answer to a blob request. The target of a redirect may have expired on the way; then the
     /// registry is asked for a new one, once.
-    async fn ask_for_blob(&self, question: &Question<'_>) -> Result<Answer, UpstreamError> {
+    async fn ask_for_blob(&self, question: &Question) -> Result<Answer, UpstreamError> {
         let answer = self.ask(question).await?;
         let expired = matches!(answer.response.status(), StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN);
         if answer.abroad && expired { self.ask(question).await } else { Ok(answer) }
     }
 
+    fn manifest_question(
+        &self,
+        method: Method,
+        repository: &Repository,
+        reference: &Reference,
+        accept: AcceptSet,
+    ) -> Result<Question, UpstreamError> {
+        let mut headers = HeaderMap::new();
+        if let Some(accept) = accept.header_value() {
+            headers.insert(ACCEPT, header_value(accept)?);
+        }
+        self.question(method, repository, format!("manifests/{reference}"), headers)
+    }
+
+    fn blob_question(
+        &self,
+        method: Method,
+        repository: &Repository,
+        digest: &Digest,
+        range: Option<&str>,
+    ) -> Result<Question, UpstreamError> {
+        let mut headers = HeaderMap::new();
+        if let Some(range) = range {
+            headers.insert(RANGE, header_value(range.to_owned())?);
+        }
+        self.question(method, repository, format!("blobs/{digest}"), headers)
+    }
+
     /// The size of a blob, from its first byte.
     async fn stat_by_range(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let question = blob_question(Method::GET, repository, digest, Some("bytes=0-0"))?;
+        let question = self.blob_question(Method::GET, repository, digest, Some("bytes=0-0"))?;
         let answer = self.ask_for_blob(&question).await?;
         match answer.response.status() {
             StatusCode::PARTIAL_CONTENT => Ok(content_range(&answer.response).and_then(|range| range.total)),
-            StatusCode::OK => {
+            status if status::is_whole(status) => {
                 refuse_encoding(&answer)?;
                 Ok(number(&answer.response, CONTENT_LENGTH))
             }
             // The only blob without a first byte.
-            StatusCode::RANGE_NOT_SATISFIABLE if text(&answer.response, CONTENT_RANGE) == Some("bytes */0") => {
+            StatusCode::RANGE_NOT_SATISFIABLE
+                if text(&answer.response, CONTENT_RANGE).as_deref() == Some("bytes */0") =>
+            {
                 Ok(Some(0))
             }
             _ => Err(self.refusal(answer).await),
@@ -158,21 +200,21 @@ impl Upstream for HttpUpstream {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Resolved, UpstreamError> {
-        let answer = self.ask(&manifest_question(Method::HEAD, repository, reference, accept)?).await?;
+        let answer = self.ask(&self.manifest_question(Method::HEAD, repository, reference, accept)?).await?;
         match answer.response.status() {
-            StatusCode::OK => {}
-            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+            status if status::is_whole(status) => {}
+            status if status::is_not_implemented(status) => {
                 return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
             }
             _ => return Err(self.refusal(answer).await),
         }
         refuse_encoding(&answer)?;
-        if is_first_schema(text(&answer.response, CONTENT_TYPE), None) {
+        if is_first_schema(text(&answer.response, CONTENT_TYPE).as_deref(), None) {
             return Err(first_schema(&answer.what));
         }
         let digest = text(&answer.response, DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
         let size = number(&answer.response, CONTENT_LENGTH).filter(|size| *size > 0);
-        let media_type = declared_type(text(&answer.response, CONTENT_TYPE));
+        let media_type = declared_type(text(&answer.response, CONTENT_TYPE).as_deref());
         let (Some(digest), Some(size), Some(media_type)) = (digest, size, media_type) else {
             return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
         };
@@ -190,12 +232,12 @@ impl Upstream for HttpUpstream {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Manifest, UpstreamError> {
-        let answer = self.ask(&manifest_question(Method::GET, repository, reference, accept)?).await?;
-        if answer.response.status() != StatusCode::OK {
+        let answer = self.ask(&self.manifest_question(Method::GET, repository, reference, accept)?).await?;
+        if !status::is_whole(answer.response.status()) {
             return Err(self.refusal(answer).await);
         }
         let what = answer.what.clone();
-        let content_type = text(&answer.response, CONTENT_TYPE).map(str::to_owned);
+        let content_type = text(&answer.response, CONTENT_TYPE).map(Cow::into_owned);
         let told = text(&answer.response, DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),
@@ -217,9 +259,9 @@ impl Upstream for HttpUpstream {
     }
 
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let answer = self.ask(&blob_question(Method::HEAD, repository, digest, None)?).await?;
+        let answer = self.ask(&self.blob_question(Method::HEAD, repository, digest, None)?).await?;
         match answer.response.status() {
-            StatusCode::OK => {
+            status if status::is_whole(status) => {
                 refuse_encoding(&answer)?;
                 Ok(number(&answer.response, CONTENT_LENGTH))
             }
@@ -227,18 +269,16 @@ impl Upstream for HttpUpstream {
             StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if answer.abroad => {
                 self.stat_by_range(repository, digest).await
             }
-            StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
-                self.stat_by_range(repository, digest).await
-            }
+            status if status::is_not_implemented(status) => self.stat_by_range(repository, digest).await,
             _ => Err(self.refusal(answer).await),
         }
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        let question = blob_question(Method::GET, repository, digest, span.header_value().as_deref())?;
+        let question = self.blob_question(Method::GET, repository, digest, span.header_value().as_deref())?;
         let answer = self.ask_for_blob(&question).await?;
         match answer.response.status() {
-            StatusCode::OK => {
+            status if status::is_whole(status) => {
                 let size = number(&answer.response, CONTENT_LENGTH);
                 Ok(UpstreamBlob { size, offset: 0, part: false, body: self.body(answer, None)?.into_stream() })
             }
@@ -287,32 +327,6 @@ fn answers(range: ContentRange, span: Span) -> bool {
     range.first == span.start && span.end.is_none_or(|end| range.last < end)
 }
 
-fn manifest_question<'a>(
-    method: Method,
-    repository: &'a Repository,
-    reference: &Reference,
-    accept: AcceptSet,
-) -> Result<Question<'a>, UpstreamError> {
-    let mut headers = HeaderMap::new();
-    if let Some(accept) = accept.header_value() {
-        headers.insert(ACCEPT, header(accept)?);
-    }
-    Ok(Question { method, path: format!("manifests/{reference}"), query: None, repository, headers })
-}
-
-fn blob_question<'a>(
-    method: Method,
-    repository: &'a Repository,
-    digest: &Digest,
-    range: Option<&str>,
-) -> Result<Question<'a>, UpstreamError> {
-    let mut headers = HeaderMap::new();
-    if let Some(range) = range {
-        headers.insert(RANGE, header(range.to_owned())?);
-    }
-    Ok(Question { method, path: format!("blobs/{digest}"), query: None, repository, headers })
-}
-
 fn protocol(what: &str, problem: impl std::fmt::Display) -> UpstreamError {
     UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: {problem}"))
 }
@@ -324,11 +338,17 @@ fn first_schema(what: &str) -> UpstreamError {
     UpstreamError::new(UpstreamErrorClass::NotFound, format!("{what}: {reason}"))
 }
 
+/// The codings there are (RFC 9110, 8.4.1, and its registry). Other words stand in `Content-Encoding` beside
+/// plain bytes: `aws-chunked`, `utf-8`, `none`.
+const CODINGS: [&str; 9] = ["gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz"];
+
 /// Bytes in a coding that nobody asked for are not the bytes that the digest names.
 fn refuse_encoding(answer: &Answer) -> Result<(), UpstreamError> {
-    let mut codings = answer.response.headers().get_all(CONTENT_ENCODING).iter();
-    let plain = |value: &HeaderValue| value.is_empty() || value.as_bytes().eq_ignore_ascii_case(b"identity");
-    if codings.all(plain) {
+    let values = answer.response.headers().get_all(CONTENT_ENCODING).iter().map(header::text);
+    let is_coded = |value: Cow<'_, str>| {
+        value.split(',').any(|word| CODINGS.iter().any(|coding| coding.eq_ignore_ascii_case(word.trim())))
+    };
+    if !values.into_iter().any(is_coded) {
         return Ok(());
     }
     Err(protocol(&answer.what, "comes with a Content-Encoding although none was asked for"))

@@ -5,11 +5,13 @@
 //! window ends is not told; it ends no later than one window after it was first seen, so that what
 //! is known of it is forgotten then.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use http::HeaderMap;
 
 use crate::clock::Timestamp;
+use crate::oci::header::text;
 
 /// The window where the upstream does not say it: that of Docker Hub.
 const USUAL_WINDOW: Duration = Duration::from_secs(6 * 60 * 60);
@@ -44,13 +46,13 @@ pub struct Reading {
 impl Reading {
     /// Reads an answer; `None` where it tells nothing, as when pulls are not limited.
     pub fn of(headers: &HeaderMap) -> Option<Reading> {
-        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::trim);
-        let (limit, window) = counted(text("ratelimit-limit")?)?;
-        let (left, other_window) = counted(text("ratelimit-remaining")?)?;
+        let told = |name: &str| headers.get(name).map(text);
+        let (limit, window) = counted(&told("ratelimit-limit")?)?;
+        let (left, other_window) = counted(&told("ratelimit-remaining")?)?;
         let window = window.or(other_window).unwrap_or(USUAL_WINDOW).clamp(Duration::from_secs(1), LONGEST_WINDOW);
         let plain =
-            |source: &&str| !source.is_empty() && source.len() <= 64 && source.bytes().all(|b| b.is_ascii_graphic());
-        let source = text("docker-ratelimit-source").filter(plain).map(str::to_owned);
+            |source: &str| !source.is_empty() && source.len() <= 64 && source.bytes().all(|b| b.is_ascii_graphic());
+        let source = told("docker-ratelimit-source").filter(|source| plain(source)).map(Cow::into_owned);
         Some(Reading { limit, left: left.min(limit), window, source })
     }
 }

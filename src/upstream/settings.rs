@@ -6,7 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::credentials::Auth;
-use crate::oci::RegistryName;
+use crate::oci::{RegistryName, Repository};
 
 /// How long an upstream may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,34 @@ pub struct Settings {
     /// Allows redirects and token services on private networks. They are allowed anyway where the url
     /// itself spells a private address. Link-local addresses, metadata services among them, are not.
     pub allow_private: bool,
+    /// Allows an https upstream to redirect to plain http for blobs, whose digest is verified in any case.
+    pub redirect_to_http: bool,
     /// Below so many hundredths of the pulls that it grants, it is spared.
     pub budget_floor: u8,
+}
+
+/// What a 404 of one of several addresses means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMissing {
+    /// That it does not exist.
+    #[default]
+    Answer,
+    /// That this address has not got it, and the next may.
+    Next,
+}
+
+/// What stands before the API in the path of an upstream's url, without a slash at the end, and what stands
+/// before every repository name there: `https://harbor.corp/v2/proxy-hub/` has nothing of the former and
+/// `proxy-hub` of the latter. `None` where no repository name can begin like that.
+pub fn split_api(url: &Url) -> Option<(String, Option<Repository>)> {
+    let path = url.path().trim_end_matches('/');
+    let below = |at: usize| path[at..].strip_prefix("/v2").filter(|rest| rest.is_empty() || rest.starts_with('/'));
+    let found = path.match_indices("/v2").find_map(|(at, _)| Some((at, below(at)?)));
+    match found {
+        None => Some((path.to_owned(), None)),
+        Some((at, "")) => Some((path[..at].to_owned(), None)),
+        Some((at, prefix)) => Some((path[..at].to_owned(), Some(prefix[1..].parse().ok()?))),
+    }
 }
 
 /// A certificate of ours and its key, PEM.
@@ -65,4 +91,32 @@ pub struct ClientCertificate {
     pub certificate: PathBuf,
     /// The file with the key.
     pub key: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_behind_the_api_stands_before_every_repository_name() {
+        for (url, expected) in [
+            ("https://r.example", Some(("", None))),
+            ("https://r.example/", Some(("", None))),
+            ("https://r.example/v2/", Some(("", None))),
+            ("https://r.example/v2", Some(("", None))),
+            ("https://r.example/v2/proxy-hub/", Some(("", Some("proxy-hub")))),
+            ("https://r.example/v2/a/b", Some(("", Some("a/b")))),
+            ("https://r.example/docker/v2/a", Some(("/docker", Some("a")))),
+            ("https://r.example/docker/", Some(("/docker", None))),
+            ("https://r.example/v2x/v2/a", Some(("/v2x", Some("a")))),
+            ("https://r.example/v2/v2/a", Some(("", Some("v2/a")))),
+            ("https://r.example/v2/a%2Fb", None),
+            ("https://r.example/v2/a//b", None),
+            ("https://r.example/v2/_catalog", None),
+        ] {
+            let split = split_api(&Url::parse(url).expect("url"));
+            let split = split.as_ref().map(|(base, prefix)| (base.as_str(), prefix.as_ref().map(Repository::as_str)));
+            assert_eq!(split, expected, "{url}");
+        }
+    }
 }

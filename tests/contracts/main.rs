@@ -18,3 +18,4 @@ mod upstream;
 mod upstream_credentials;
 mod upstream_http;
 mod upstream_tls;
+mod upstream_tls_wire;

@@ -229,14 +229,20 @@ async fn a_file_is_found_by_its_path_and_among_the_credentials_of_systemd() {
 }
 
 #[tokio::test]
-async fn a_source_that_is_broken_is_an_outage_that_names_it_and_quotes_nothing() {
-    let server = Server::start(token_registry).await;
+async fn a_source_that_is_broken_leaves_what_is_public_and_is_an_outage_for_the_rest() {
+    let public = Server::start(token_registry).await;
+    let server = Server::start(|seen| match (seen.path.as_str(), seen.header("authorization")) {
+        ("/token", None) => reply(403),
+        _ => token_registry(seen),
+    })
+    .await;
     for (auth, home, named) in [
         ("file:/no/such/file", Home::new(), "/no/such/file"),
         ("helper:broken", Home::new().helper("broken", "echo canary; exit 3"), "docker-credential-broken"),
         ("helper:missing", Home::new(), "docker-credential-missing"),
         ("docker-config", Home::new().file("authfile", r#"{"auths":"canary"}"#), "authfile"),
     ] {
+        assert_eq!(stat(&upstream(&public, home.source(auth))).await.expect("public"), Some(3), "{auth}");
         let error = stat(&upstream(&server, home.source(auth))).await.expect_err(auth);
         assert_eq!(error.class, UpstreamErrorClass::Unavailable, "{error}");
         assert!(error.answered, "it says nothing about the upstream");
@@ -282,6 +288,46 @@ async fn a_password_that_expires_is_looked_up_anew_once_whatever_the_registry_sa
         let requests = server.seen().len();
         expired.store(9, Ordering::SeqCst);
         assert!(stat(&upstream).await.is_err(), "{status}");
-        assert_eq!(server.seen().len(), requests + 2, "{status}: once, and no more");
+        // A refusal, in so many words, is then put to the test as nobody.
+        let as_nobody = usize::from(status != 400);
+        assert_eq!(server.seen().len(), requests + 2 + as_nobody, "{status}: once, and no more");
     }
+}
+
+#[tokio::test]
+async fn one_answer_of_a_helper_is_for_all_repositories_of_a_registry() {
+    const COUNTING: &str =
+        r#"cat >/dev/null; echo run >> "$(dirname "$0")/runs"; printf '{"Username":"me","Secret":"word"}'"#;
+    for auth in ["helper:counting", "docker-config"] {
+        let server = Server::start(token_registry).await;
+        let origin = server.url.trim_start_matches("http://");
+        let home = Home::new()
+            .helper("counting", COUNTING)
+            .file("authfile", &format!(r#"{{"credHelpers":{{"{origin}":"counting"}}}}"#));
+        let upstream = upstream(&server, home.source(auth));
+        let digest = Digest::of(Algorithm::Sha256, b"");
+        let repositories: Vec<Repository> = (0..100).map(|n| format!("r{n}").parse().expect("name")).collect();
+        let asked = repositories.iter().map(|repository| upstream.stat(repository, &digest));
+        for answer in futures_util::future::join_all(asked).await {
+            assert_eq!(answer.expect("granted"), Some(3), "{auth}");
+        }
+        let runs = std::fs::read_to_string(home.0.path().join("bin/runs")).expect("it ran");
+        assert_eq!(runs.lines().count(), 1, "{auth}");
+    }
+}
+
+#[tokio::test]
+async fn a_helper_that_is_not_installed_hides_nothing_that_is_written_elsewhere() {
+    let files = |origin: &str| {
+        let entries = auths(&[(origin, "entry")]);
+        let broken = r#"{"credsStore":"not-installed"}"#;
+        Home::new().file("authfile", broken).file(".docker/config.json", &entries)
+    };
+    assert_eq!(service_is_told("docker-config", files).await, basic("entry", "word"));
+    let same_file = |origin: &str| {
+        let entries = auths(&[(origin, "entry")]);
+        let entries = entries.trim_end_matches('}').to_owned() + r#"}},"credsStore":"not-installed"}"#;
+        Home::new().file("authfile", &entries)
+    };
+    assert_eq!(service_is_told("docker-config", same_file).await, basic("entry", "word"));
 }

@@ -34,4 +34,7 @@ mod trouble;
 mod upstream_budget;
 mod upstream_health;
 mod upstream_limits;
+mod upstream_logins;
 mod upstream_oddities;
+mod upstream_places;
+mod upstream_wire;

@@ -10,7 +10,7 @@ use crate::config::document::nearest;
 use crate::config::{Upstream, file, well_known};
 use crate::oci::RegistryName;
 use crate::upstream::credentials::{Auth, AuthError};
-use crate::upstream::settings::{ClientCertificate, Settings, Timeouts};
+use crate::upstream::settings::{ClientCertificate, OnMissing, Settings, Timeouts, split_api};
 
 impl Check {
     pub(super) fn known_upstream(&mut self, path: &str, typed: &str, upstreams: &[Upstream]) -> Option<RegistryName> {
@@ -93,10 +93,21 @@ impl Check {
                 idle: self.positive(&at("idle_timeout"), &typed.idle_timeout),
             },
             allow_private: typed.allow_private,
+            redirect_to_http: typed.redirect_to_http,
             budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
         };
         let parallel = self.parallel(&at("parallel"), typed.parallel);
-        Some(Upstream { host: host?, urls, settings, parallel })
+        let on_missing = self.on_missing(&at("on_missing"), typed);
+        Some(Upstream { host: host?, urls, settings, parallel, on_missing })
+    }
+
+    fn on_missing(&mut self, path: &str, typed: &file::Upstream) -> OnMissing {
+        let words = [("answer", OnMissing::Answer), ("next", OnMissing::Next)];
+        let on_missing = self.word(path, &typed.on_missing, &words).unwrap_or_default();
+        if on_missing == OnMissing::Next && typed.url.len() < 2 {
+            self.problem(path, "there is no next address", "give url a list of two or more");
+        }
+        on_missing
     }
 
     fn host(&mut self, path: &str, typed: &str) -> Option<RegistryName> {
@@ -133,6 +144,12 @@ impl Check {
             );
         } else if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
             self.problem(path, "not an http or https URL", "for example url = \"https://registry.example\"");
+        } else if split_api(&url).is_none() {
+            self.problem(
+                path,
+                "what stands behind /v2/ is not what a repository name can begin with",
+                "for example url = \"https://harbor.example/v2/proxy-hub/\"",
+            );
         } else {
             return Some(url);
         }

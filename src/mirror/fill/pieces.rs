@@ -68,7 +68,10 @@ pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, Up
                 return Ok(transfer);
             }
             Ok(_) => {}
-            Err(error) if error.class != UpstreamErrorClass::Protocol => return Err(error),
+            // A refusal may be one of the range alone.
+            Err(error) if !matches!(error.class, UpstreamErrorClass::Protocol | UpstreamErrorClass::Refused) => {
+                return Err(error);
+            }
             Err(error) => tracing::debug!(blob = ?source, %error, "no answer to a range, asking for everything"),
         }
     }

@@ -287,7 +287,9 @@ type Problem = (Option<Digest>, Failure, String);
 fn problem(digest: Option<Digest>, error: &MirrorError) -> Problem {
     let failure = match error.upstream_class() {
         Some(UpstreamErrorClass::NotFound) => Failure::NotFound,
-        Some(UpstreamErrorClass::Denied | UpstreamErrorClass::RateLimited(_)) => Failure::Refused,
+        Some(UpstreamErrorClass::Denied | UpstreamErrorClass::Refused | UpstreamErrorClass::RateLimited(_)) => {
+            Failure::Refused
+        }
         Some(UpstreamErrorClass::Unavailable) => Failure::Unavailable,
         Some(UpstreamErrorClass::Protocol) => Failure::BadAnswer,
         None => Failure::Other,

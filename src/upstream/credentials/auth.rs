@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
-
 use super::helper::Helpers;
 use super::{CredentialSource, Place, Remembering, docker_config, helper};
 
@@ -100,7 +98,7 @@ impl Auth {
                 Place::File(credential_file(path, folder.as_deref()))
             }
         };
-        Arc::new(Remembering { place, answers: Mutex::default() })
+        Arc::new(Remembering::new(place))
     }
 }
 

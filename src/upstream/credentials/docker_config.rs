@@ -2,7 +2,8 @@
 //!
 //! Keys of `auths` are hosts, or hosts with a path (podman), or addresses (old dockers); the most
 //! specific one wins. For a host: its helper, then the common store, then the file itself, as in
-//! docker. What stands in `DOCKER_AUTH_CONFIG` comes first, then files in podman's order, last the
+//! docker; a helper that does not work, because it is not installed say, hides nothing that stands
+//! elsewhere. What stands in `DOCKER_AUTH_CONFIG` comes first, then files in podman's order, last the
 //! one from before there were folders; the first that has something is taken.
 
 use std::collections::HashMap;
@@ -84,6 +85,7 @@ pub(super) async fn look_up(
     origin: &str,
     repository: &Repository,
 ) -> Result<Credential, CredentialError> {
+    let mut failure = None;
     for place in places {
         let (path, file) = match place {
             Logins::Inline(text) => (Path::new(VARIABLE), parse(Path::new(VARIABLE), text.expose())?),
@@ -99,12 +101,13 @@ pub(super) async fn look_up(
                 (path.as_path(), file)
             }
         };
-        let found = file.credential(path, helpers, origin, repository).await?;
-        if found != Credential::Anonymous {
-            return Ok(found);
+        match file.credential(path, helpers, origin, repository).await {
+            Ok(Credential::Anonymous) => {}
+            Err(error @ CredentialError::Helper { .. }) => failure = failure.or(Some(error)),
+            found => return found,
         }
     }
-    Ok(Credential::Anonymous)
+    failure.map_or(Ok(Credential::Anonymous), Err)
 }
 
 fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, CredentialError> {
@@ -126,12 +129,21 @@ impl File {
         let host = normalised(origin);
         let named = self.cred_helpers.iter().find(|(key, _)| normalised(key) == host).map(|(_, name)| name);
         if let Some(name) = named.or(self.creds_store.as_ref().filter(|name| !name.is_empty())) {
-            let found = helpers.get(name, server_url(origin)).await?;
-            if found != Credential::Anonymous {
-                return Ok(found);
+            match helpers.get(name, server_url(origin)).await {
+                Ok(Credential::Anonymous) => {}
+                Err(error) => {
+                    let written = self.written(path, &host, repository)?;
+                    return if written == Credential::Anonymous { Err(error) } else { Ok(written) };
+                }
+                found => return found,
             }
         }
-        self.entry(&host, repository).map_or(Ok(Credential::Anonymous), |entry| {
+        self.written(path, &host, repository)
+    }
+
+    /// What the file itself says.
+    fn written(&self, path: &Path, host: &str, repository: &Repository) -> Result<Credential, CredentialError> {
+        self.entry(host, repository).map_or(Ok(Credential::Anonymous), |entry| {
             entry.credential().ok_or_else(|| CredentialError::Invalid {
                 path: path.to_owned(),
                 reason: format!("auth of {host} is not base64 of user:password"),

@@ -2,27 +2,32 @@
 //! fetch them from a cloud.
 //!
 //! Protocol of docker-credential-helpers: one argument, the server on standard input, JSON on
-//! standard output. Run without a shell and for ten seconds at most. Nothing that a helper prints
-//! goes into an error, because it may be the secret.
+//! standard output. Run without a shell, one at a time for each registry, and for ten seconds at most; what
+//! it says is kept for a while. Nothing that a helper prints goes into an error, because it may be the secret.
 
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
-use super::{Credential, CredentialError};
+use super::{Answer, Credential, CredentialError};
 
 const TIME_OUT: Duration = Duration::from_secs(10);
+/// Above so many answers, all are forgotten. Only hosts of the configuration are asked for.
+const MAX_SAID: usize = 256;
 /// What all helpers print when they have nothing for a server.
 const NOT_FOUND: &str = "credentials not found in native keychain";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Answer {
+struct Printed {
     #[serde(default)]
     username: String,
     #[serde(default)]
@@ -34,20 +39,47 @@ pub(super) fn is_name(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// Where helpers are.
-#[derive(Clone, Debug, Default)]
+/// What a helper said, locked while it is asked.
+type Slot = Arc<Mutex<Option<Answer>>>;
+
+/// Where helpers are, and what they said.
+#[derive(Default)]
 pub(super) struct Helpers {
     /// The folders to search, as in `PATH`; `None` for those of this process.
     path: Option<OsString>,
+    /// By the name of the helper and the server.
+    said: Mutex<HashMap<(String, String), Slot>>,
 }
 
 impl Helpers {
     pub(super) fn new(variable: impl Fn(&str) -> Option<OsString>) -> Helpers {
-        Helpers { path: variable("PATH") }
+        Helpers { path: variable("PATH"), said: Mutex::default() }
     }
 
-    /// Asks a helper for the credential of `server`.
+    /// The credential of `server`, from a helper that is asked at most once in a while, whoever waits for it.
     pub(super) async fn get(&self, name: &str, server: &str) -> Result<Credential, CredentialError> {
+        let slot = {
+            let mut said = self.said.lock().await;
+            if said.len() >= MAX_SAID {
+                said.clear();
+            }
+            Arc::clone(said.entry((name.to_owned(), server.to_owned())).or_default())
+        };
+        let mut said = slot.lock().await;
+        if let Some(answer) = said.as_ref().filter(|answer| answer.holds()) {
+            return answer.found.clone();
+        }
+        let found = self.run(name, server).await;
+        *said = Some(Answer::now(&found));
+        found
+    }
+
+    /// What was said about `server` is not good any more.
+    pub(super) async fn forget(&self, server: &str) {
+        self.said.lock().await.retain(|(_, known), _| known != server);
+    }
+
+    async fn run(&self, name: &str, server: &str) -> Result<Credential, CredentialError> {
         if !is_name(name) {
             let reason = "is not a name of a program".to_owned();
             return Err(CredentialError::Helper { helper: name.to_owned(), reason });
@@ -73,7 +105,7 @@ async fn ask(name: &str, program: Command, server: &str) -> Result<Credential, C
             false => Err(failed(format!("failed ({}); run it by hand to see why", output.status))),
         };
     }
-    let answer: Answer = serde_json::from_slice(&stdout)
+    let answer: Printed = serde_json::from_slice(&stdout)
         .map_err(|error| failed(format!("printed invalid JSON, line {} column {}", error.line(), error.column())))?;
     Ok(Credential::from_pair(&answer.username, answer.secret))
 }

@@ -1,13 +1,19 @@
 //! Bodies: counted, timed, and never longer than announced.
+//!
+//! Where nothing announces the length, the end of the connection is the end of the body, with TLS's own word
+//! for it or without: many servers never say it, and the digest decides about what came.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream::{BoxStream, StreamExt, unfold};
+use http::Version;
+use http::header::TRANSFER_ENCODING;
 use reqwest::Response;
 
-use super::wire::describe_failure;
+use super::clients::Set;
+use super::wire::{describe_failure, is_of_http2, is_unannounced_end};
 use crate::oci::RegistryName;
 use crate::upstream::{UpstreamError, UpstreamErrorClass, UpstreamObserver};
 
@@ -21,6 +27,8 @@ pub(super) struct Body {
     pub(super) idle: Duration,
     /// What was asked, for messages.
     pub(super) what: String,
+    /// The clients that it came by.
+    pub(super) set: Arc<Set>,
     /// Who counts, and for whom.
     pub(super) observer: Arc<dyn UpstreamObserver>,
     /// The upstream that the bytes count for.
@@ -35,8 +43,17 @@ impl Body {
         };
         let chunk = tokio::time::timeout(self.idle, self.response.chunk())
             .await
-            .map_err(|_| unavailable(format!("stood still for {} s", self.idle.as_secs_f32())))?
-            .map_err(|error| unavailable(format!("broke off: {}", describe_failure(error))))?;
+            .map_err(|_| unavailable(format!("stood still for {} s", self.idle.as_secs_f32())))?;
+        let chunk = match chunk {
+            Err(error) if self.ends_with_its_connection() && is_unannounced_end(&error) => None,
+            Err(error) => {
+                if is_of_http2(&error) {
+                    self.set.goes_back();
+                }
+                return Err(unavailable(format!("broke off: {}", describe_failure(error))));
+            }
+            Ok(chunk) => chunk,
+        };
         let Some(chunk) = chunk else {
             return match self.left {
                 Some(left) if left > 0 => Err(unavailable(format!("ended {left} bytes early"))),
@@ -51,6 +68,11 @@ impl Body {
             })?;
         }
         Ok(Some(chunk))
+    }
+
+    fn ends_with_its_connection(&self) -> bool {
+        let chunked = self.response.headers().contains_key(TRANSFER_ENCODING);
+        self.left.is_none() && !chunked && self.response.version() < Version::HTTP_2
     }
 
     /// Everything, if it is no more than `limit` bytes.

@@ -1,15 +1,27 @@
 //! One address of an upstream, and what it wanted when it was last asked.
 
-use parking_lot::RwLock;
+use std::time::Duration;
+
+use parking_lot::{Mutex, RwLock};
+use tokio::time::Instant;
 use url::Url;
 
 use super::redirect::{RedirectRules, names_private};
-use crate::oci::Repository;
+use crate::oci::{NameError, Repository};
+use crate::upstream::realm::{Realm, authority};
+use crate::upstream::settings::{Settings, split_api};
 
-/// What an origin wants before it answers. Its realm has passed the realm rule.
+/// How long it is believed that `/v2/` demands nothing.
+const LET_IN: Duration = Duration::from_secs(10 * 60);
+
+/// What an origin wants before it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Demand {
-    Bearer { realm: Url, service: Option<String> },
+    /// A token. The realm is one that [`crate::upstream::realm::check_realm`] understood.
+    Bearer {
+        realm: Realm,
+        service: Option<String>,
+    },
     Basic,
 }
 
@@ -19,22 +31,43 @@ pub(super) struct Endpoint {
     /// Host, and port where it is not the usual one.
     pub(super) origin: String,
     pub(super) rules: RedirectRules,
+    /// What stands before `/v2/`.
+    base: String,
+    /// What stands before every repository name.
+    prefix: Option<Repository>,
     /// What it wanted last time.
     demand: RwLock<Option<Demand>>,
+    /// When `/v2/` last demanded nothing.
+    let_in: Mutex<Option<Instant>>,
 }
 
 impl Endpoint {
-    pub(super) fn new(url: Url, allow_private: bool) -> Endpoint {
-        let host = url.host_str().unwrap_or_default();
-        let origin = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let rules = RedirectRules { plain_http: url.scheme() == "http", private: allow_private || names_private(&url) };
-        Endpoint { url, origin, rules, demand: RwLock::default() }
+    pub(super) fn new(url: Url, settings: &Settings) -> Endpoint {
+        let (base, prefix) = split_api(&url).unwrap_or_default();
+        let rules = RedirectRules {
+            plain_http: url.scheme() == "http",
+            blobs_over_http: settings.redirect_to_http,
+            private: settings.allow_private || names_private(&url),
+        };
+        let origin = authority(&url);
+        Endpoint { url, origin, rules, base, prefix, demand: RwLock::default(), let_in: Mutex::default() }
     }
 
-    /// The address of `path` below `repository`.
-    pub(super) fn address(&self, repository: &Repository, path: &str) -> Url {
+    /// What `repository` is called there.
+    ///
+    /// # Errors
+    /// [`NameError::Repository`] when that is longer than a repository may be.
+    pub(super) fn name_there(&self, repository: &Repository) -> Result<Repository, NameError> {
+        match &self.prefix {
+            Some(prefix) => repository.prefixed(prefix.as_str()),
+            None => Ok(repository.clone()),
+        }
+    }
+
+    /// The address of `path` below `/v2/`.
+    pub(super) fn address(&self, path: &str) -> Url {
         let mut url = self.url.clone();
-        url.set_path(&format!("{}/v2/{repository}/{path}", self.url.path().trim_end_matches('/')));
+        url.set_path(&format!("{}/v2/{path}", self.base));
         url
     }
 
@@ -46,7 +79,13 @@ impl Endpoint {
         *self.demand.write() = Some(demand.clone());
     }
 
-    pub(super) fn unlearn(&self) {
-        *self.demand.write() = None;
+    /// Whether `/v2/` demanded nothing a while ago.
+    pub(super) fn let_in_lately(&self) -> bool {
+        self.let_in.lock().is_some_and(|at| at.elapsed() < LET_IN)
+    }
+
+    /// `/v2/` demands nothing.
+    pub(super) fn lets_in(&self) {
+        *self.let_in.lock() = Some(Instant::now());
     }
 }

@@ -11,11 +11,13 @@ use serde::{Deserialize, Deserializer};
 use url::form_urlencoded::Serializer;
 
 use super::HttpUpstream;
-use super::exchange::{Answer, Question};
+use super::answer::{Answer, Question};
 use super::protocol;
-use super::wire::{header, text};
+use super::status::{is_not_implemented, is_whole};
+use super::wire::{header_value, text};
+use crate::oci::link::{self, Next};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Cursor, Digest, MediaType, Page, Repository, link};
+use crate::oci::{Cursor, Digest, MediaType, Page, Repository, header};
 use crate::upstream::{ReferrerList, TagList, UpstreamError, UpstreamErrorClass};
 
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -38,25 +40,38 @@ fn list_or_null<'de, D: Deserializer<'de>>(value: D) -> Result<(), D::Error> {
 
 impl HttpUpstream {
     pub(super) async fn list_tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
-        let answer = self.ask(&tags_question(repository, page)?).await?;
+        let answer = self.ask(&self.tags_question(repository, page)?).await?;
         let answer = match answer.response.status() {
-            StatusCode::OK => answer,
+            status if is_whole(status) => answer,
             // Amazon's registries have a largest page, and others have smaller ones.
             StatusCode::BAD_REQUEST if page.n.is_some() && page.cursor.is_none() => {
                 let page = Page { n: None, ..page.clone() };
-                let answer = self.ask(&tags_question(repository, &page)?).await?;
-                if answer.response.status() != StatusCode::OK {
+                let answer = self.ask(&self.tags_question(repository, &page)?).await?;
+                if !is_whole(answer.response.status()) {
                     return Err(self.refusal(answer).await);
                 }
                 answer
             }
+            // Asking for such a list again does not help either.
+            StatusCode::NOT_IMPLEMENTED => {
+                let message = format!("{}: this registry lists no tags", answer.what);
+                return Err(UpstreamError::new(UpstreamErrorClass::Refused, message));
+            }
             _ => return Err(self.refusal(answer).await),
         };
-        let (what, next) = (answer.what.clone(), next_query(&answer));
+        let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?;
         let list: WireTags =
             serde_json::from_slice(&bytes).map_err(|error| protocol(&what, format_args!("is no list: {error}")))?;
-        Ok(TagList { tags: list.tags.unwrap_or_default(), next: next.as_deref().and_then(Page::of_link) })
+        let next = next.map(|query| Page::of_link(&query).ok_or_else(|| unclear(&what))).transpose()?;
+        Ok(TagList { tags: list.tags.unwrap_or_default(), next })
+    }
+
+    fn tags_question(&self, repository: &Repository, page: &Page) -> Result<Question, UpstreamError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT, header_value("application/json".to_owned())?);
+        let question = self.question(Method::GET, repository, "tags/list".to_owned(), headers)?;
+        Ok(Question { query: page.upstream_query(), ..question })
     }
 
     pub(super) async fn list_referrers(
@@ -73,35 +88,42 @@ impl HttpUpstream {
             }
         };
         let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, header(MediaType::ImageIndex.to_string())?);
+        headers.insert(ACCEPT, header_value(MediaType::ImageIndex.to_string())?);
         let path = format!("referrers/{digest}");
-        let answer = self.ask(&Question { method: Method::GET, path, query, repository, headers }).await?;
+        let question = Question { query, ..self.question(Method::GET, repository, path, headers)? };
+        let answer = self.ask(&question).await?;
         match answer.response.status() {
-            StatusCode::OK => {}
+            status if is_whole(status) => {}
             // A registry that does not know the path.
-            StatusCode::BAD_REQUEST | StatusCode::METHOD_NOT_ALLOWED => return Err(no_referrers(&answer.what)),
+            status if status == StatusCode::BAD_REQUEST || is_not_implemented(status) => {
+                return Err(no_referrers(&answer.what));
+            }
             _ => return Err(self.refusal(answer).await),
         }
         let applied = text(&answer.response, FILTERS_APPLIED).unwrap_or_default();
         let filtered = applied.split(',').any(|filter| filter.trim().eq_ignore_ascii_case("artifactType"));
-        let (what, next) = (answer.what.clone(), next_query(&answer));
+        let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let index = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?;
         // Some answer every path with a page for people.
         serde_json::from_slice::<WireIndex>(&index).map_err(|_| no_referrers(&what))?;
-        Ok(ReferrerList { index, filtered, next: next.and_then(|next| next.parse().ok()) })
+        let next = next.map(|query| query.parse().map_err(|_| unclear(&what))).transpose()?;
+        Ok(ReferrerList { index, filtered, next })
     }
 }
 
-fn tags_question<'a>(repository: &'a Repository, page: &Page) -> Result<Question<'a>, UpstreamError> {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT, header("application/json".to_owned())?);
-    let (path, query) = ("tags/list".to_owned(), page.upstream_query());
-    Ok(Question { method: Method::GET, path, query, repository, headers })
+/// The query that asks for the next page; `None` at the end of the list.
+fn next_query(answer: &Answer) -> Result<Option<String>, UpstreamError> {
+    let lines = answer.response.headers().get_all(LINK).iter().map(header::addresses);
+    match link::next(lines) {
+        Next::End => Ok(None),
+        Next::At(target) => link::query(&target).map(str::to_owned).map(Some).ok_or_else(|| unclear(&answer.what)),
+        Next::Unclear => Err(unclear(&answer.what)),
+    }
 }
 
-fn next_query(answer: &Answer) -> Option<String> {
-    let lines = answer.response.headers().get_all(LINK).iter().filter_map(|line| line.to_str().ok());
-    link::next(lines).and_then(link::query).map(str::to_owned)
+/// A part is never passed on as the whole.
+fn unclear(what: &str) -> UpstreamError {
+    protocol(what, "the list goes on, and its Link does not say where")
 }
 
 fn no_referrers(what: &str) -> UpstreamError {

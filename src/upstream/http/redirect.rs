@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use http::StatusCode;
 use url::{Host, Url};
 
 /// Redirects in one request, at most.
@@ -18,6 +19,8 @@ pub(super) const MAX_REDIRECTS: usize = 10;
 pub(super) struct RedirectRules {
     /// The upstream itself is plain http.
     pub(super) plain_http: bool,
+    /// The operator lets an https upstream redirect to plain http for blobs.
+    pub(super) blobs_over_http: bool,
     /// The upstream itself is on a private network, or is marked as such.
     pub(super) private: bool,
 }
@@ -27,7 +30,7 @@ pub(super) struct RedirectRules {
 pub(super) enum RedirectError {
     #[error("redirects without a valid address")]
     Malformed,
-    #[error("redirects from https to plain http at {0}")]
+    #[error("redirects from https to plain http at {0}; if that is right for blobs, set redirect_to_http")]
     Downgrade(String),
     #[error("redirects to {0}, an address of a private network; set allow_private if that is right")]
     Private(String),
@@ -35,6 +38,13 @@ pub(super) enum RedirectError {
     LinkLocal(String),
     #[error("redirects to {0} with a user name in the address")]
     UserInfo(String),
+}
+
+impl RedirectRules {
+    /// The rules for a question about a blob, or about anything else.
+    pub(super) fn about(self, blob: bool) -> RedirectRules {
+        RedirectRules { blobs_over_http: self.blobs_over_http && blob, ..self }
+    }
 }
 
 /// The address that `location` leads to from `current`.
@@ -47,6 +57,7 @@ pub(super) fn next(current: &Url, location: &str, rules: RedirectRules) -> Resul
     match (current.scheme(), next.scheme()) {
         (_, "https") => {}
         ("http", "http") if rules.plain_http => {}
+        (_, "http") if rules.blobs_over_http => {}
         (_, "http") => return Err(RedirectError::Downgrade(host)),
         _ => return Err(RedirectError::Malformed),
     }
@@ -64,6 +75,11 @@ pub(super) fn next(current: &Url, location: &str, rules: RedirectRules) -> Resul
         return Err(RedirectError::Private(host));
     }
     Ok(next)
+}
+
+/// Whether an answer of this status leads on, where it has a location.
+pub(super) fn is_redirect(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
 /// Whether two addresses have the same scheme, host and port.
@@ -182,7 +198,7 @@ fn is_private_v6(address: Ipv6Addr) -> bool {
 mod tests {
     use super::*;
 
-    const PUBLIC: RedirectRules = RedirectRules { plain_http: false, private: false };
+    const PUBLIC: RedirectRules = RedirectRules { plain_http: false, blobs_over_http: false, private: false };
 
     fn go(from: &str, location: &str, rules: RedirectRules) -> Result<String, RedirectError> {
         next(&Url::parse(from).expect("url"), location, rules).map(String::from)
@@ -190,13 +206,24 @@ mod tests {
 
     #[test]
     fn https_never_becomes_http() {
-        let insecure = RedirectRules { plain_http: true, private: false };
+        let insecure = RedirectRules { plain_http: true, blobs_over_http: false, private: false };
         let down = Err(RedirectError::Downgrade("b.example".to_owned()));
         assert_eq!(go("https://a.example/v2/", "http://b.example/x", PUBLIC), down);
         assert_eq!(go("https://a.example/v2/", "http://b.example/x", insecure), down);
         assert_eq!(go("http://a.example/v2/", "http://b.example/x", PUBLIC), down);
         assert_eq!(go("http://a.example/v2/", "http://b.example/x", insecure), Ok("http://b.example/x".to_owned()));
         assert_eq!(go("http://a.example/v2/", "https://b.example/x", insecure), Ok("https://b.example/x".to_owned()));
+    }
+
+    #[test]
+    fn blobs_alone_may_be_fetched_over_http_where_the_operator_allows_it() {
+        let allowed = RedirectRules { blobs_over_http: true, ..PUBLIC };
+        let (blobs, api) = (allowed.about(true), allowed.about(false));
+        let target = "http://b.example/x";
+        assert_eq!(go("https://a.example/v2/", target, blobs), Ok(target.to_owned()));
+        assert_eq!(go("https://a.example/v2/", target, api), Err(RedirectError::Downgrade("b.example".to_owned())));
+        let refused = go("https://a.example/v2/", "http://10.0.0.1/x", blobs);
+        assert_eq!(refused, Err(RedirectError::Private("10.0.0.1".to_owned())));
     }
 
     #[test]
@@ -213,7 +240,7 @@ mod tests {
 
     #[test]
     fn private_addresses_are_for_private_upstreams() {
-        let inside = RedirectRules { plain_http: false, private: true };
+        let inside = RedirectRules { plain_http: false, blobs_over_http: false, private: true };
         for host in [
             "127.0.0.1",
             "127.1",
@@ -261,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_metadata_service_is_for_nobody_but_who_names_it() {
-        let inside = RedirectRules { plain_http: true, private: true };
+        let inside = RedirectRules { plain_http: true, blobs_over_http: false, private: true };
         for host in [
             "169.254.169.254",
             "169.254.0.1",

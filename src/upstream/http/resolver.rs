@@ -10,8 +10,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use url::Url;
 
+use super::egress::proxy_url;
 use super::redirect::{is_link_local, is_private};
 
 /// Variables that name a proxy, which may well be on a private network.
@@ -37,8 +37,7 @@ impl GuardedResolver {
 }
 
 fn host_of(proxy: &str) -> Option<String> {
-    let url = Url::parse(proxy).ok().filter(Url::has_host).or_else(|| Url::parse(&format!("http://{proxy}")).ok())?;
-    url.host_str().map(str::to_owned)
+    proxy_url(proxy)?.host_str().map(str::to_owned)
 }
 
 impl Resolve for GuardedResolver {

@@ -1,75 +1,173 @@
 //! How a token is asked for: with a password or without by GET, with a refresh token by POST; and
 //! with a password by POST where GET is not known.
+//!
+//! Redirects are followed within the origin of the token service; away from it only by who has no secret.
+//! A realm that an https upstream names over plain http is asked over https; where nobody answers there, plain
+//! http is asked where it leads, without a secret.
 
-use http::header::{AUTHORIZATION, HeaderMap};
+use http::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use http::{Method, StatusCode};
+use reqwest::Response;
 use url::Url;
 
-use super::exchange::Answer;
-use super::redirect::same_origin;
-use super::wire::{basic, drain};
+use super::answer::Answer;
+use super::clients::Traffic;
+use super::redirect::{self, is_redirect, same_origin};
+use super::wire::{Sending, basic, drain};
 use super::{HttpUpstream, status};
-use crate::upstream::credentials::Credential;
+use crate::oci::header;
+use crate::upstream::credentials::{Credential, Secret};
+use crate::upstream::realm::{Realm, check_realm};
 use crate::upstream::token::{Token, parse_token};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// The largest answer of a token service that is read, in bytes.
 const MAX_TOKEN_ANSWER: u64 = 1 << 20;
+/// Redirects of a token service, at most.
+const MAX_REDIRECTS: usize = 5;
+
+/// What a token is for.
+pub(super) struct Wanted<'a> {
+    pub(super) service: Option<&'a str>,
+    pub(super) scope: &'a str,
+}
+
+/// One way to ask.
+enum Asking<'a> {
+    Get(Option<(&'a str, &'a Secret)>),
+    Post(String),
+}
+
+impl Asking<'_> {
+    /// Whether it tells a secret.
+    fn tells(&self) -> bool {
+        !matches!(self, Asking::Get(None))
+    }
+}
 
 impl HttpUpstream {
-    /// Fetches a token. Redirects are not followed: credentials go to the checked realm only.
+    /// Fetches a token from a service that may see the credential.
     pub(super) async fn fetch_token(
         &self,
-        realm: &Url,
-        service: Option<&str>,
-        scope: &str,
+        realm: &Realm,
+        wanted: Wanted<'_>,
         credential: &Credential,
     ) -> Result<Token, UpstreamError> {
-        let what = format!("token for {scope} from {}", realm.host_str().unwrap_or_default());
-        let client = self.clients.for_api(same_origin(realm, &self.endpoint.url));
+        match self.fetch_token_at(&realm.url, &wanted, credential).await {
+            // Nobody there who speaks TLS.
+            Err(error) if realm.upgraded && !error.answered => match self.where_http_leads(realm).await {
+                Some(url) => self.fetch_token_at(&url, &wanted, credential).await,
+                None => Err(error),
+            },
+            fetched => fetched,
+        }
+    }
+
+    async fn fetch_token_at(
+        &self,
+        realm: &Url,
+        wanted: &Wanted<'_>,
+        credential: &Credential,
+    ) -> Result<Token, UpstreamError> {
+        let what = format!("token for {} from {}", wanted.scope, realm.host_str().unwrap_or_default());
         let fields: Vec<_> =
-            service.map(|service| ("service", service)).into_iter().chain([("scope", scope)]).collect();
+            wanted.service.map(|service| ("service", service)).into_iter().chain([("scope", wanted.scope)]).collect();
+        let mut with_query = realm.clone();
+        with_query.query_pairs_mut().extend_pairs(&fields);
         let response = match credential {
             Credential::IdentityToken(refresh) => {
                 let form = form("refresh_token", &fields, &[("refresh_token", refresh.expose())]);
-                self.send(client, Method::POST, realm, HeaderMap::new(), Some(form), &what).await?
+                self.ask_service(realm, &Asking::Post(form), &what).await?
             }
-            _ => {
-                let (mut url, mut headers) = (realm.clone(), HeaderMap::new());
-                url.query_pairs_mut().extend_pairs(&fields);
-                if let Credential::Basic { user, password } = credential {
-                    headers.insert(AUTHORIZATION, basic(user, password)?);
+            Credential::Basic { user, password } => {
+                let asking = Asking::Get(Some((user, password)));
+                let response = self.ask_service(&with_query, &asking, &what).await?;
+                if !matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) {
+                    response
+                } else {
+                    drain(response).await;
+                    let form = form("password", &fields, &[("username", user), ("password", password.expose())]);
+                    self.ask_service(realm, &Asking::Post(form), &what).await?
                 }
-                self.send(client, Method::GET, &url, headers, None, &what).await?
+            }
+            Credential::Anonymous | Credential::RegistryToken(_) => {
+                self.ask_service(&with_query, &Asking::Get(None), &what).await?
             }
         };
-        let response = match credential {
-            Credential::Basic { user, password }
-                if matches!(response.status(), StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED) =>
-            {
-                drain(response).await;
-                let form = form("password", &fields, &[("username", user), ("password", password.expose())]);
-                self.send(client, Method::POST, realm, HeaderMap::new(), Some(form), &what).await?
+        self.read_token(response, realm, what).await
+    }
+
+    /// Asks, and follows redirects.
+    async fn ask_service(&self, url: &Url, asking: &Asking<'_>, what: &str) -> Result<Response, UpstreamError> {
+        let protocol = |problem: String| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: {problem}"));
+        let mut url = url.clone();
+        for _ in 0..=MAX_REDIRECTS {
+            let mut headers = HeaderMap::new();
+            let (method, form) = match asking {
+                Asking::Get(None) => (Method::GET, None),
+                Asking::Get(Some((user, password))) => {
+                    headers.insert(AUTHORIZATION, basic(user, password)?);
+                    (Method::GET, None)
+                }
+                Asking::Post(form) => (Method::POST, Some(form.clone())),
+            };
+            let sending = Sending { method, url: &url, headers, form, traffic: Traffic::Api, what };
+            let response = self.send(sending).await?;
+            let location = response.headers().get(LOCATION).map(header::addresses);
+            let Some(location) = location.filter(|_| is_redirect(response.status())) else { return Ok(response) };
+            let rules = self.endpoint.rules.about(false);
+            let next = redirect::next(&url, &location, rules).map_err(|error| protocol(error.to_string()))?;
+            if asking.tells() && !is_same_service(&url, &next) {
+                let host = next.host_str().unwrap_or_default();
+                return Err(protocol(format!("redirects to {host}, where credentials are not sent")));
             }
-            _ => response,
-        };
+            drain(response).await;
+            url = next;
+        }
+        Err(protocol(format!("more than {MAX_REDIRECTS} redirects")))
+    }
+
+    async fn read_token(&self, response: Response, realm: &Url, what: String) -> Result<Token, UpstreamError> {
         let status = response.status();
         if !status.is_success() {
             let class = match status::class(status, response.headers(), self.now()) {
                 // The answer to a refresh token, or a user, that is not valid any more.
-                UpstreamErrorClass::Protocol if status == StatusCode::BAD_REQUEST => UpstreamErrorClass::Denied,
+                UpstreamErrorClass::Refused if status == StatusCode::BAD_REQUEST => UpstreamErrorClass::Denied,
                 // That a token service is gone says nothing about what it guards.
-                UpstreamErrorClass::NotFound => UpstreamErrorClass::Protocol,
+                UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused => UpstreamErrorClass::Protocol,
                 class => class,
             };
             return Err(UpstreamError::new(class, format!("{what}: {status}")).answered());
         }
-        let answer = Answer { response, abroad: false, what };
+        let answer = Answer { response, url: realm.clone(), abroad: false, sent: None, what };
         let what = answer.what.clone();
         let body = self.body(answer, None)?.collect(MAX_TOKEN_ANSWER).await?;
         parse_token(&body, self.now())
             .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: no token in the answer")))
     }
+
+    /// Where the plain http address of a realm redirects to, if that is one that may see credentials.
+    /// Nothing is said there but the address itself.
+    async fn where_http_leads(&self, realm: &Realm) -> Option<Url> {
+        let mut url = realm.url.clone();
+        url.set_scheme("http").ok()?;
+        let (headers, what) = (HeaderMap::new(), "plain http address of a token service");
+        let sending = Sending { method: Method::GET, url: &url, headers, form: None, traffic: Traffic::Api, what };
+        let response = self.send(sending).await.ok()?;
+        let location = response.headers().get(LOCATION).map(header::addresses);
+        let location = location.filter(|_| is_redirect(response.status()))?;
+        drain(response).await;
+        let next = redirect::next(&url, &location, self.endpoint.rules.about(false)).ok()?;
+        let leads = check_realm(&self.endpoint.url, next.as_str(), &self.settings.configured.auth_realms).ok()?;
+        let same_host = next.host() == realm.url.host();
+        (same_host && leads.trusted == realm.trusted && !leads.upgraded).then_some(next)
+    }
+}
+
+/// Whether a redirect stays with the token service: its origin, or its host by https where it was http.
+fn is_same_service(from: &Url, to: &Url) -> bool {
+    let upgraded = from.scheme() == "http" && to.scheme() == "https" && from.port().is_none() && to.port().is_none();
+    same_origin(from, to) || (upgraded && from.host() == to.host())
 }
 
 /// A form as OAuth2 wants it.

@@ -1,6 +1,13 @@
 //! Single requests, and what is read off single headers.
+//!
+//! A connection that was kept may be closed just as the next request comes on it (RFC 9112, 9.3.1). Where
+//! nothing of an answer came, the request goes out again at once, on a new connection: all that we send
+//! may be sent twice.
 
-use std::error::Error as _;
+use std::borrow::Cow;
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -9,60 +16,133 @@ use reqwest::{Client, Response};
 use url::Url;
 
 use super::HttpUpstream;
+use super::clients::{Set, Traffic};
+use super::redirect::same_origin;
 use crate::oci::ContentRange;
+use crate::oci::header;
 use crate::upstream::credentials::{Secret, encoded_pair};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// How much of a body that nobody wants is read, to keep the connection, in bytes.
 const MAX_DRAINED: u64 = 64 << 10;
 
-impl HttpUpstream {
-    /// Sends one request, no more.
-    pub(super) async fn send(
-        &self,
-        client: &Client,
-        method: Method,
-        url: &Url,
-        mut headers: HeaderMap,
-        form: Option<String>,
-        what: &str,
-    ) -> Result<Response, UpstreamError> {
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let mut request = client.request(method, url.clone()).headers(headers);
-        if let Some(form) = form {
-            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form);
+/// One request: a question with an address, ready to be sent.
+pub(super) struct Sending<'a> {
+    pub(super) method: Method,
+    pub(super) url: &'a Url,
+    pub(super) headers: HeaderMap,
+    pub(super) form: Option<String>,
+    pub(super) traffic: Traffic,
+    /// For messages.
+    pub(super) what: &'a str,
+}
+
+impl Sending<'_> {
+    async fn by(&self, client: &Client) -> Result<Response, reqwest::Error> {
+        let mut request = client.request(self.method.clone(), self.url.clone()).headers(self.headers.clone());
+        request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(form) = &self.form {
+            request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
         }
+        request.send().await
+    }
+}
+
+impl HttpUpstream {
+    /// The clients for what goes to `url`.
+    pub(super) fn clients_for(&self, url: &Url) -> &Arc<Set> {
+        self.clients.set(same_origin(url, &self.endpoint.url))
+    }
+
+    /// Sends one request; a second time where it was lost with the connection.
+    pub(super) async fn send(&self, sending: Sending<'_>) -> Result<Response, UpstreamError> {
+        let set = self.clients_for(sending.url);
         let timeouts = &self.settings.configured.timeouts;
-        let sent = tokio::time::timeout(timeouts.connect + timeouts.first_byte, request.send()).await;
-        let status = sent.as_ref().ok().and_then(|sent| sent.as_ref().ok()).map(|response| response.status().as_u16());
-        self.settings.observer.requested(&self.settings.name, status);
-        let host = url.host_str().unwrap_or_default();
-        let failed = |class, reason: String| UpstreamError::new(class, format!("{what}: {host} {reason}"));
+        let sent = tokio::time::timeout(timeouts.connect + timeouts.first_byte, self.send_by(set, &sending)).await;
+        let host = sending.url.host_str().unwrap_or_default();
+        let failed = |class, reason: String| UpstreamError::new(class, format!("{}: {host} {reason}", sending.what));
         let response = sent
-            .map_err(|_| failed(UpstreamErrorClass::Unavailable, "did not answer in time".to_owned()))?
+            .map_err(|_| {
+                self.settings.observer.requested(&self.settings.name, None);
+                failed(UpstreamErrorClass::Unavailable, "did not answer in time".to_owned())
+            })?
             .map_err(|error| failed(class_of(&error), format!("could not be asked: {}", describe_failure(error))))?;
-        self.read_quota(url, response.headers());
+        self.read_quota(sending.url, response.headers());
         Ok(response)
     }
+
+    async fn send_by(&self, set: &Set, sending: &Sending<'_>) -> Result<Response, reqwest::Error> {
+        let requested = |sent: &Result<Response, _>| {
+            let status = sent.as_ref().ok().map(|response| response.status().as_u16());
+            self.settings.observer.requested(&self.settings.name, status);
+        };
+        let mut sent = sending.by(set.usual(sending.traffic)).await;
+        requested(&sent);
+        if let Err(error) = &sent {
+            let by_http2 = is_of_http2(error);
+            if by_http2 || (set.may_reuse() && is_lost(error)) {
+                tracing::debug!(what = sending.what, "no answer on that connection, asking again on a new one");
+                sent = sending.by(set.fresh()).await;
+                requested(&sent);
+                if by_http2 && sent.is_ok() {
+                    set.goes_back();
+                }
+            }
+        }
+        if sent.is_ok() {
+            set.answered();
+        }
+        sent
+    }
+}
+
+/// An error and what caused it, in turn.
+fn causes(error: &reqwest::Error) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(Some(error as &(dyn Error + 'static)), |error| cause(*error))
+}
+
+fn cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    // What an I/O error wraps is not among its sources, only the sources of that.
+    let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
+}
+
+/// Whether the connection ended before anything of an answer had come.
+fn is_lost(error: &reqwest::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, NotConnected, UnexpectedEof};
+    let ended = |cause: &(dyn Error + 'static)| {
+        let http = cause.downcast_ref::<hyper::Error>();
+        let connection = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+        http.is_some_and(|error| error.is_incomplete_message() || error.is_closed() || error.is_canceled())
+            || connection.is_some_and(|kind| {
+                matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | NotConnected | UnexpectedEof)
+            })
+    };
+    !error.is_connect() && !error.is_timeout() && causes(error).any(ended)
+}
+
+/// Whether it is HTTP/2 that failed, so that HTTP/1.1 may do.
+pub(super) fn is_of_http2(error: &reqwest::Error) -> bool {
+    causes(error).any(|cause| cause.is::<h2::Error>())
+}
+
+/// Whether the connection ended where TLS would have said so first.
+pub(super) fn is_unannounced_end(error: &reqwest::Error) -> bool {
+    let end = |cause: &(dyn Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+    };
+    causes(error).any(end)
 }
 
 /// The class of a request that got no answer. Whoever shows a certificate that is not good, or
 /// wants another one of ours, is there; it may be somebody else, so nothing old stands in for it.
 fn class_of(error: &reqwest::Error) -> UpstreamErrorClass {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        match error.downcast_ref::<rustls::Error>() {
-            Some(rustls::Error::InvalidCertificate(_)) => return UpstreamErrorClass::Protocol,
-            Some(rustls::Error::AlertReceived(alert)) if is_about_certificates(*alert) => {
-                return UpstreamErrorClass::Protocol;
-            }
-            _ => {}
-        }
-        // What an I/O error wraps is not among its sources, only the sources of that.
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        cause = wrapped.map(|inner| inner as &(dyn std::error::Error + 'static)).or_else(|| error.source());
-    }
-    UpstreamErrorClass::Unavailable
+    let about_certificates = |cause: &(dyn Error + 'static)| match cause.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(_)) => true,
+        Some(rustls::Error::AlertReceived(alert)) => is_about_certificates(*alert),
+        _ => false,
+    };
+    if causes(error).any(about_certificates) { UpstreamErrorClass::Protocol } else { UpstreamErrorClass::Unavailable }
 }
 
 fn is_about_certificates(alert: rustls::AlertDescription) -> bool {
@@ -80,7 +160,7 @@ fn is_about_certificates(alert: rustls::AlertDescription) -> bool {
     .contains(&alert)
 }
 
-pub(super) fn header(value: String) -> Result<HeaderValue, UpstreamError> {
+pub(super) fn header_value(value: String) -> Result<HeaderValue, UpstreamError> {
     // The value stays out of the message: it may be a credential.
     HeaderValue::try_from(value).map_err(|_| {
         UpstreamError::new(UpstreamErrorClass::Protocol, "a request header would contain characters it must not")
@@ -88,7 +168,7 @@ pub(super) fn header(value: String) -> Result<HeaderValue, UpstreamError> {
 }
 
 pub(super) fn sensitive(value: String) -> Result<HeaderValue, UpstreamError> {
-    let mut header = header(value)?;
+    let mut header = header_value(value)?;
     header.set_sensitive(true);
     Ok(header)
 }
@@ -98,8 +178,8 @@ pub(super) fn basic(user: &str, password: &Secret) -> Result<HeaderValue, Upstre
     sensitive(format!("Basic {}", encoded_pair(user, password).expose()))
 }
 
-pub(super) fn text(response: &Response, name: HeaderName) -> Option<&str> {
-    response.headers().get(name)?.to_str().ok().map(str::trim)
+pub(super) fn text(response: &Response, name: HeaderName) -> Option<Cow<'_, str>> {
+    response.headers().get(name).map(header::text)
 }
 
 pub(super) fn number(response: &Response, name: HeaderName) -> Option<u64> {
@@ -107,7 +187,7 @@ pub(super) fn number(response: &Response, name: HeaderName) -> Option<u64> {
 }
 
 pub(super) fn content_range(response: &Response) -> Option<ContentRange> {
-    ContentRange::parse(text(response, CONTENT_RANGE)?)
+    ContentRange::parse(&text(response, CONTENT_RANGE)?)
 }
 
 /// Reads what is left of a short answer, so that the connection can be used again.

@@ -36,7 +36,8 @@ pub struct TestMirror {
 pub struct Settings {
     store: Arc<tempfile::TempDir>,
     path: Option<PathBuf>,
-    upstream: String,
+    /// The addresses of the upstream `docker.io`.
+    upstream: Vec<String>,
     /// Lines of mirror.toml in front of the first `[[upstream]]`.
     config: String,
     /// Further lines of the upstream `docker.io`.
@@ -51,7 +52,7 @@ impl Settings {
         Settings {
             store: Arc::new(tempfile::tempdir().expect("a folder")),
             path: None,
-            upstream: registry.url(),
+            upstream: vec![registry.url()],
             config: String::new(),
             upstream_config: String::new(),
             more: String::new(),
@@ -77,6 +78,18 @@ impl Settings {
         self
     }
 
+    /// With a path behind the address of the upstream.
+    pub fn at_path(mut self, path: &str) -> Settings {
+        self.upstream.iter_mut().for_each(|url| url.push_str(path));
+        self
+    }
+
+    /// With a further address of the upstream.
+    pub fn or_at(mut self, registry: &Registry) -> Settings {
+        self.upstream.push(registry.url());
+        self
+    }
+
     /// With another upstream.
     pub fn and(mut self, host: &str, registry: &Registry) -> Settings {
         self.more.push_str(&format!("[[upstream]]\nhost = \"{host}\"\nurl = \"{}\"\n", registry.url()));
@@ -99,7 +112,7 @@ impl Settings {
 
     fn parsed(&self) -> Config {
         let text = format!(
-            "{}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\n{}\n{}",
+            "{}\n[[upstream]]\nhost = \"docker.io\"\nurl = {:?}\n{}\n{}",
             self.config, self.upstream, self.upstream_config, self.more
         );
         let overrides = Overrides { store: Some(self.store().display().to_string()), ..Overrides::default() };

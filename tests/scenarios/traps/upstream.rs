@@ -74,15 +74,18 @@ async fn trap_14_an_address_of_the_storage_is_used_once_and_told_nobody() {
 }
 
 #[tokio::test]
-async fn trap_15_no_request_goes_to_a_realm_of_somebody_else() {
+async fn trap_15_no_request_of_who_has_a_credential_goes_to_a_realm_of_somebody_else() {
     let (registry, elsewhere) = (Registry::start().await, Registry::start().await);
     registry.add_image("library/app", "1", &[noise(102, 100)]);
     let realm = elsewhere.url().replace("127.0.0.1", "localhost") + "/token";
     registry.require_tokens(TokenPolicy::bearer().realm(&realm));
-    let mirror = TestMirror::of(&registry).await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("login");
+    std::fs::write(&file, "me:word").unwrap();
+    let mirror = Settings::of(&registry).upstream(&format!("auth = \"file:{}\"", file.display())).start().await;
     let answer = mirror.get(TAG).await;
     assert_eq!(answer.status, 404);
-    assert!(String::from_utf8_lossy(&answer.body).contains("realm"), "{:?}", answer.body);
+    assert!(String::from_utf8_lossy(&answer.body).contains("auth_realms"), "{:?}", answer.body);
     assert!(elsewhere.requests().is_empty());
 }
 

@@ -1,0 +1,123 @@
+//! A registry behind a façade: the configured one redirects everything to it, and it wants a token.
+//!
+//! Such a token is for nobody: no credential of ours leaves the configured origin, so no realm has to be
+//! trusted with one. Where it leads is judged as every redirect is.
+
+use http::StatusCode;
+use http::header::HeaderValue;
+use url::Url;
+
+use super::HttpUpstream;
+use super::answer::{Answer, Question};
+use super::proof::challenges;
+use super::redirect;
+use super::token_service::Wanted;
+use super::wire::sensitive;
+use crate::oci::challenge::Challenge;
+use crate::upstream::credentials::{Credential, Secret};
+use crate::upstream::realm::{Realm, check_realm};
+use crate::upstream::token::{TokenKey, pull_scope};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// So many registries abroad are remembered.
+const MAX_KNOWN: u64 = 64;
+
+/// What registries abroad want, by their origin.
+pub(super) type Abroad = moka::sync::Cache<String, (Realm, Option<String>)>;
+
+/// Remembers nothing yet.
+pub(super) fn nowhere() -> Abroad {
+    Abroad::new(MAX_KNOWN)
+}
+
+impl HttpUpstream {
+    /// The token for where an answer came from, where that is another registry that wants one.
+    pub(super) async fn token_abroad(
+        &self,
+        question: &Question,
+        answer: &Answer,
+    ) -> Result<Option<HeaderValue>, UpstreamError> {
+        if !answer.abroad || answer.response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(None);
+        }
+        let bearer = challenges(answer).into_iter().find_map(|challenge| match challenge {
+            Challenge::Bearer { realm, service, .. } => Some((realm, service)),
+            Challenge::Basic => None,
+        });
+        let Some((realm, service)) = bearer else { return Ok(None) };
+        let denied =
+            |error: String| UpstreamError::new(UpstreamErrorClass::Denied, format!("{}: {error}", answer.what));
+        let realm = check_realm(&answer.url, &realm, &[]).map_err(|error| denied(error.to_string()))?;
+        redirect::next(&answer.url, realm.url.as_str(), self.endpoint.rules.about(false))
+            .map_err(|error| denied(format!("its token service {error}")))?;
+        let known = (realm, service);
+        // Another request may have fetched one since; only the one that was refused is dropped.
+        let key = key(question, &answer.url, &known);
+        if let Some(kept) = self.tokens.kept(&key).await
+            && answer.sent.as_ref() == Some(&bearer_header(&kept)?)
+        {
+            self.tokens.forget(&key, &kept).await;
+        }
+        let token = self.fetch_abroad(question, &answer.url, &known).await?;
+        self.abroad.insert(origin(&answer.url), known);
+        Ok(Some(token))
+    }
+
+    /// The token for a registry abroad that wanted one before.
+    pub(super) async fn kept_token_abroad(&self, question: &Question, url: &Url) -> Option<HeaderValue> {
+        let known = self.abroad.get(&origin(url))?;
+        self.fetch_abroad(question, url, &known).await.ok()
+    }
+
+    async fn fetch_abroad(
+        &self,
+        question: &Question,
+        url: &Url,
+        known: &(Realm, Option<String>),
+    ) -> Result<HeaderValue, UpstreamError> {
+        let key = key(question, url, known);
+        let (realm, service) = known;
+        let fetch = || async {
+            let wanted = Wanted { service: service.as_deref(), scope: &key.scope };
+            self.fetch_token(realm, wanted, &Credential::Anonymous).await
+        };
+        let (token, _) = self.tokens.get(&key, fetch).await?;
+        bearer_header(&token)
+    }
+}
+
+fn bearer_header(token: &Secret) -> Result<HeaderValue, UpstreamError> {
+    sensitive(format!("Bearer {}", token.expose()))
+}
+
+fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+fn key(question: &Question, url: &Url, (realm, service): &(Realm, Option<String>)) -> TokenKey {
+    let repository = repository_in(url.path()).and_then(|name| name.parse().ok());
+    TokenKey {
+        realm: realm.url.to_string(),
+        service: service.clone(),
+        scope: pull_scope(repository.as_ref().unwrap_or(&question.repository)),
+        identity: None,
+    }
+}
+
+/// The repository that a path of the registry interface is about: it may have another name abroad.
+fn repository_in(path: &str) -> Option<&str> {
+    let (_, below) = path.split_once("/v2/")?;
+    ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().find_map(|keyword| Some(below.rsplit_once(keyword)?.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repository_has_the_name_that_it_has_where_the_redirect_leads() {
+        assert_eq!(repository_in("/v2/library/redis/manifests/7"), Some("library/redis"));
+        assert_eq!(repository_in("/base/v2/a/blobs/blobs/sha256:00"), Some("a/blobs"));
+        assert_eq!(repository_in("/bucket/x"), None);
+    }
+}

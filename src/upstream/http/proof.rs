@@ -1,0 +1,146 @@
+//! Who we are to an upstream: what it demands, and the proof that meets it.
+
+use std::sync::atomic::Ordering;
+
+use http::StatusCode;
+use http::header::{HeaderValue, WWW_AUTHENTICATE};
+
+use super::HttpUpstream;
+use super::answer::Answer;
+use super::endpoint::Demand;
+use super::redirect;
+use super::token_service::Wanted;
+use super::wire::{basic, sensitive};
+use crate::oci::challenge::{self, Challenge};
+use crate::oci::{Repository, header};
+use crate::upstream::credentials::{Credential, Secret};
+use crate::upstream::realm::{Realm, check_realm};
+use crate::upstream::token::{TokenKey, pull_scope};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// Proof of who we are, ready to be sent.
+pub(super) struct Proof {
+    pub(super) header: HeaderValue,
+    /// The token behind the header, unless it is a password.
+    token: Option<(TokenKey, Secret)>,
+    /// Whether it was made for this very question.
+    pub(super) fresh: bool,
+}
+
+pub(super) fn challenges(answer: &Answer) -> Vec<Challenge> {
+    challenge::parse(answer.response.headers().get_all(WWW_AUTHENTICATE).iter().map(header::text))
+}
+
+impl HttpUpstream {
+    /// What has to be met before asking again; `None` where nothing is said of it.
+    pub(super) fn demanded(&self, answer: &Answer) -> Result<Option<Demand>, UpstreamError> {
+        if answer.abroad || answer.response.status() != StatusCode::UNAUTHORIZED {
+            return Ok(None);
+        }
+        let challenges = challenges(answer);
+        let bearer = challenges.iter().find_map(|challenge| match challenge {
+            Challenge::Bearer { realm, service, .. } => Some((realm, service)),
+            Challenge::Basic => None,
+        });
+        let Some((realm, service)) = bearer else {
+            return Ok(challenges.contains(&Challenge::Basic).then_some(Demand::Basic));
+        };
+        let denied =
+            |error: String| UpstreamError::new(UpstreamErrorClass::Denied, format!("{}: {error}", answer.what));
+        let realm = check_realm(&self.endpoint.url, realm, &self.settings.configured.auth_realms)
+            .map_err(|error| denied(error.to_string()))?;
+        if !realm.trusted {
+            redirect::next(&self.endpoint.url, realm.url.as_str(), self.endpoint.rules.about(false))
+                .map_err(|error| denied(format!("its token service {error}")))?;
+        }
+        Ok(Some(Demand::Bearer { realm, service: service.clone() }))
+    }
+
+    /// The credential for `repository`.
+    pub(super) async fn credential(&self, repository: &Repository) -> Result<Credential, UpstreamError> {
+        let origin = &self.endpoint.origin;
+        self.settings.credentials.credential(origin, repository).await.map_err(|error| {
+            let message = format!("{origin} wants credentials, and they cannot be looked up: {error}");
+            UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered()
+        })
+    }
+
+    /// The credential for `repository`; nobody's, where it cannot be looked up: what is public is to be had
+    /// all the same.
+    pub(super) async fn credential_or_nobody(&self, repository: &Repository) -> Credential {
+        self.credential(repository).await.unwrap_or(Credential::Anonymous)
+    }
+
+    /// Meets a demand. `None` where we have nothing to meet it with.
+    pub(super) async fn prove(&self, demand: &Demand, repository: &Repository) -> Result<Option<Proof>, UpstreamError> {
+        let credential = self.credential_or_nobody(repository).await;
+        match (demand, credential) {
+            (Demand::Bearer { .. }, Credential::RegistryToken(token)) => {
+                let header = sensitive(format!("Bearer {}", token.expose()))?;
+                Ok(Some(Proof { header, token: None, fresh: false }))
+            }
+            (Demand::Bearer { realm, service }, credential) => {
+                self.bearer(realm, service.as_deref(), repository, credential).await.map(Some)
+            }
+            (Demand::Basic, Credential::Basic { user, password }) => {
+                Ok(Some(Proof { header: basic(&user, &password)?, token: None, fresh: false }))
+            }
+            (Demand::Basic, _) => Ok(None),
+        }
+    }
+
+    pub(super) async fn bearer(
+        &self,
+        realm: &Realm,
+        service: Option<&str>,
+        repository: &Repository,
+        credential: Credential,
+    ) -> Result<Proof, UpstreamError> {
+        if !realm.trusted && credential != Credential::Anonymous {
+            let (origin, host) = (&self.endpoint.origin, realm.authority());
+            let message = format!(
+                "{origin} names a token service at {host}, which is another site and gets no credential; \
+                 if it is the right one, add \"{host}\" to auth_realms of this upstream"
+            );
+            return Err(UpstreamError::new(UpstreamErrorClass::Denied, message));
+        }
+        let key = TokenKey {
+            realm: realm.url.to_string(),
+            service: service.map(str::to_owned),
+            scope: pull_scope(repository),
+            identity: credential.identity(),
+        };
+        let wanted = || Wanted { service, scope: &key.scope };
+        let fetch = || async {
+            let fetched = self.fetch_token(realm, wanted(), &credential).await;
+            match fetched {
+                Err(refusal) if refusal.class == UpstreamErrorClass::Denied && key.identity.is_some() => {
+                    let public = self.fetch_token(realm, wanted(), &Credential::Anonymous).await;
+                    public.inspect(|_| self.warn_refused()).map_err(|_| refusal)
+                }
+                fetched => fetched,
+            }
+        };
+        let (secret, fresh) = self.tokens.get(&key, fetch).await?;
+        let header = sensitive(format!("Bearer {}", secret.expose()))?;
+        Ok(Proof { header, token: Some((key, secret)), fresh })
+    }
+
+    /// The upstream refused this.
+    pub(super) async fn forget(&self, repository: &Repository, refused: &Proof) {
+        match &refused.token {
+            Some((key, secret)) => self.tokens.forget(key, secret).await,
+            None => self.settings.credentials.refused(&self.endpoint.origin, repository).await,
+        }
+    }
+
+    pub(super) fn warn_refused(&self) {
+        if !self.warned.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                upstream = %self.settings.name,
+                "{} refuses our credential; public images are pulled without one, private ones are not: renew it",
+                self.endpoint.origin
+            );
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! As lenient as the clients that people compare us with: what an upstream writes that others can read.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use scripted_registry::{Match, Registry, Rule, TokenPolicy, noise};
+
+use crate::support::mirror::{Settings, TestMirror};
+
+const PATH: &str = "/v2/library/app/manifests/1";
+const LIST: &str = "/v2/library/app/tags/list";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Requests that come on a connection that has carried one before.
+fn on_a_used_connection() -> Match {
+    let used = Mutex::new(HashSet::new());
+    Match::when(move |request| !used.lock().unwrap().insert(request.at_connection))
+}
+
+#[tokio::test]
+async fn a_request_lost_on_a_reused_connection_goes_out_again_and_nothing_is_held_against_the_upstream() {
+    type Change = fn(Rule) -> Rule;
+    for (what, change) in [("closed", Rule::close_at_once as Change), ("reset", Rule::reset_at_once)] {
+        let registry = Registry::start().await;
+        let blob = registry.add_blob("library/app", noise(400, 1000));
+        for tag in 0..24 {
+            registry.add_image("library/app", &format!("t{tag}"), &[noise(401, 100)]);
+        }
+        registry.rule(change(Rule::on(on_a_used_connection())));
+        let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+        for round in 0..3 {
+            for tag in 0..24 {
+                let response = mirror.get(&format!("/v2/library/app/manifests/t{tag}")).await;
+                assert_eq!((response.status, response.header("warning")), (200, None), "{what} {round} t{tag}");
+            }
+        }
+        assert_eq!(mirror.get(LIST).await.status, 200, "{what}");
+        assert!(mirror.get(&format!("/v2/library/app/blobs/{blob}")).await.complete, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_token_request_goes_out_again() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(402, 100)]);
+    registry.require_tokens(TokenPolicy::bearer());
+    registry.rule(Rule::on(Match::token().and(on_a_used_connection())).close_at_once().before_auth());
+    let mirror = TestMirror::of(&registry).await;
+    // The token service is asked on the connection that has brought the challenge.
+    assert_eq!(mirror.get(PATH).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_refusal_of_any_number_stays_a_refusal() {
+    for status in [400, 402, 405, 406, 409, 410, 418, 422, 423, 428, 451, 499] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(403, 100)]);
+        registry.rule(Rule::on(Match::any()).refuse(status));
+        let mirror = Settings::of(&registry).config("cache.negative_ttl = \"0s\"").start().await;
+        let layer = &image.layers[0].digest;
+        for path in [
+            PATH.to_owned(),
+            format!("/v2/library/app/manifests/{}", image.manifest.digest),
+            format!("/v2/library/app/blobs/{layer}"),
+            LIST.to_owned(),
+            format!("/v2/library/app/referrers/{}", image.manifest.digest),
+        ] {
+            let told = mirror.get(&path).await.status;
+            assert!((400..500).contains(&told), "{status} became {told} for {path}");
+            let told = mirror.head(&path).await.status;
+            assert!((400..500).contains(&told), "{status} became {told} for HEAD {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_takes_nothing_away_that_is_stored() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(404, 100)]);
+    let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+    assert_eq!(mirror.get(PATH).await.status, 200);
+    registry.rule(Rule::on(Match::any()).refuse(451).times(1));
+    assert_eq!(mirror.get(PATH).await.status, 404);
+    registry.clear_rules();
+    registry.rule(Rule::on(Match::any()).refuse(500));
+    let response = mirror.get(PATH).await;
+    assert_eq!((response.status, response.header("warning").is_some()), (200, true), "the tag is still known");
+}
+
+#[tokio::test]
+async fn an_interface_that_is_not_implemented_is_a_refusal() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(405, 100)]);
+    registry.rule(Rule::on(Match::any()).refuse(501));
+    let mirror = TestMirror::of(&registry).await;
+    let referrers = format!("/v2/library/app/referrers/{}", image.manifest.digest);
+    for path in [referrers.as_str(), LIST] {
+        assert_eq!(mirror.get(path).await.status, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn who_says_how_long_it_is_away_is_left_alone_and_clients_are_told() {
+    for status in [429, 503] {
+        let registry = Registry::start().await;
+        registry.add_image("library/app", "1", &[noise(406, 100)]);
+        registry.add_image("library/app", "2", &[noise(407, 100)]);
+        let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+        assert_eq!(mirror.get(PATH).await.status, 200);
+        registry.forget_requests();
+        registry.rule(Rule::on(Match::any()).refuse(status).header("retry-after", "7"));
+        for asked in 0..10 {
+            let response = mirror.get("/v2/library/app/manifests/2").await;
+            assert_eq!((response.status, response.header("retry-after")), (503, Some("7")), "{status} {asked}");
+        }
+        assert_eq!(registry.requests().len(), 1, "{status}");
+        let stale = mirror.get(PATH).await;
+        assert_eq!((stale.status, stale.header("warning").is_some()), (200, true), "{status}");
+        registry.clear_rules();
+        mirror.advance(Duration::from_secs(8));
+        assert_eq!(mirror.get("/v2/library/app/manifests/2").await.status, 200, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_a_list_is_never_passed_on_as_the_whole() {
+    let long = "x".repeat(3000);
+    let longest = "x".repeat(9000);
+    for (link, goes_on) in [
+        ("</v2/library/app/tags/list?n=1&last=a>; rel='next'".to_owned(), true),
+        ("</v2/library/app/tags/list?n=1&last=a>".to_owned(), true),
+        ("/v2/library/app/tags/list?n=1&last=a; rel=\"next\"".to_owned(), true),
+        ("</v2/library/app/tags/list?n=1&last=a&von=hübsch>; rel=\"next\"".to_owned(), true),
+        (format!("</v2/library/app/tags/list?n=1&last=a&state={long}>; rel=\"next\""), true),
+        (format!("</v2/library/app/tags/list?n=1&last=a&state={longest}>; rel=\"next\""), false),
+        ("next".to_owned(), false),
+        ("</v2/library/app/tags/list/2>; rel=\"next\"".to_owned(), false),
+    ] {
+        let registry = Registry::start().await;
+        for tag in ["a", "b"] {
+            registry.add_image("library/app", tag, &[noise(408, 100)]);
+        }
+        let first = Match::path(LIST).and(Match::when(|request| !request.query.contains("last=")));
+        let body = r#"{"name":"library/app","tags":["a"]}"#;
+        registry.rule(Rule::on(first).answer(200, "application/json", body).header("link", &link));
+        let mirror = TestMirror::of(&registry).await;
+        let page = mirror.get(LIST).await;
+        if !goes_on {
+            assert_eq!(page.status, 502, "{link:.80}");
+            continue;
+        }
+        assert_eq!(page.status, 200, "{link:.80}");
+        let next = page.header("link").expect("more").split(['<', '>']).nth(1).expect("a target").to_owned();
+        let rest = mirror.get(&next).await;
+        assert_eq!(rest.status, 200, "{link:.80}");
+        assert!(String::from_utf8_lossy(&rest.body).contains("[\"b\"]"), "{link:.80}");
+    }
+}
+
+#[tokio::test]
+async fn a_part_of_the_referrers_is_never_passed_on_as_the_whole() {
+    for (link, status) in [("next", 502), ("</x?page=2>; rel='next'", 200), ("</x>; rel=next", 502)] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(409, 100)]);
+        let path = format!("/v2/library/app/referrers/{}", image.manifest.digest);
+        registry.rule(Rule::on(Match::path(&path)).header("link", link));
+        let mirror = TestMirror::of(&registry).await;
+        let page = mirror.get(&path).await;
+        assert_eq!((page.status, page.header("link").is_some()), (status, status == 200), "{link}");
+    }
+}
+
+#[tokio::test]
+async fn a_content_encoding_that_is_no_coding_leaves_it_to_the_digest() {
+    for (coding, status) in
+        [("aws-chunked", 200), ("utf-8", 200), ("none", 200), ("", 200), ("aws-chunked, gzip", 502), ("ZSTD", 502)]
+    {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(410, 1000)]);
+        registry.rule(Rule::on(Match::any()).header("content-encoding", coding));
+        let mirror = TestMirror::of(&registry).await;
+        let blob = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+        for path in [PATH, &blob, LIST] {
+            assert_eq!(mirror.head(path).await.status, status, "{coding:?} HEAD {path}");
+            assert_eq!(mirror.get(path).await.status, status, "{coding:?} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_location_in_raw_text_is_followed() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(411, 1000)]);
+    let layer = &image.layers[0];
+    let stored = Match::path("/speicher/sch%C3%B6n%20hier");
+    let bytes = registry.content(|content| content.repository("library/app").blobs[&layer.digest].clone());
+    registry.rule(Rule::on(stored.clone()).answer(200, "application/octet-stream", bytes));
+    registry.rule(Rule::on(Match::blobs()).redirect("/speicher/schön hier?x=ü"));
+    let mirror = TestMirror::of(&registry).await;
+    assert!(mirror.get(&format!("/v2/library/app/blobs/{}", layer.digest)).await.complete);
+    assert_eq!(registry.requests().last().map(|request| request.query.clone()).as_deref(), Some("x=%C3%BC"));
+}
+
+#[tokio::test]
+async fn an_answer_that_says_who_carried_it_is_an_answer() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(412, 1000)]);
+    registry.rule(Rule::on(Match::any()).status(203));
+    let mirror = TestMirror::of(&registry).await;
+    let blob = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    for path in [PATH, &blob, LIST] {
+        assert_eq!(mirror.head(path).await.status, 200, "{path}");
+        assert_eq!(mirror.get(path).await.status, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn an_odd_byte_discards_no_header() {
+    let registry = Registry::start().await;
+    let bytes = Bytes::from(r#"{"schemaVersion":2,"manifests":[]}"#);
+    registry.add_manifest("library/app", &["1"], bytes, INDEX);
+    let odd = format!("{INDEX}; by=\"Müller\"");
+    registry.rule(Rule::on(Match::manifests()).header("content-type", &odd));
+    let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get(PATH).await.header("content-type"), Some(INDEX));
+    assert_eq!(registry.count_of(&Match::manifests().get()), 1);
+}
