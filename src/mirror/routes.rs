@@ -133,7 +133,11 @@ fn repository(path: &RepositoryPath, registry_in_path: bool) -> Option<Repositor
     if registry_in_path { path.below_registry.clone() } else { path.whole.clone() }
 }
 
+/// The repository as its registry calls it. Docker Hub knows no capitals, and what it says to them is known.
 fn in_library(upstream: &RegistryName, repository: Repository) -> Option<Repository> {
+    if upstream.as_str() == HUB && repository.as_str().bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return None;
+    }
     if upstream.as_str() == HUB && !repository.as_str().contains('/') {
         repository.prefixed("library").ok()
     } else {
@@ -228,6 +232,15 @@ mod tests {
         }
         for path in ["/v2/ghcr.io/app/manifests/1?ns=docker.io", "/ghcr.io/v2/docker.io/app/manifests/1"] {
             assert!(matches!(route(path), Err(RouteError::Contradiction(..))), "{path}");
+        }
+    }
+
+    #[test]
+    fn capitals_are_for_the_upstream_to_judge_and_docker_hub_knows_none() {
+        assert_eq!(route("/v2/ghcr.io/Org/Model/manifests/1").as_deref(), Ok("ghcr.io/Org/Model"));
+        assert_eq!(route("/v2/registry.example:5000/App/manifests/1").as_deref(), Ok("registry.example:5000/App"));
+        for path in ["/v2/Org/model/manifests/1", "/v2/docker.io/App/manifests/1", "/v2/App/manifests/1?ns=docker.io"] {
+            assert_eq!(route(path), Err(RouteError::InvalidName), "{path}");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Names: registry hosts, repositories, tags, and references (a tag or a digest).
 //!
 //! A value of these types is valid and safe as a path below the store: no empty component, no `.`
-//! or `..`, no upper case, no percent sign. Grammar: distribution-spec 1.1.1, "Pulling manifests".
+//! or `..`, no percent sign. Grammar: distribution-spec 1.1.1, "Pulling manifests", and capitals in
+//! repositories, which some registries allow; the others say themselves that they do not.
 //! `oci-spec` parses whole image references (`host/name:tag`) with a regular expression and is used
 //! for what people type; a request line needs its components one by one.
 
@@ -19,7 +20,7 @@ pub enum NameError {
     /// Not a host name or address with an optional port.
     #[error("not a registry host")]
     Registry,
-    /// Not `[a-z0-9]` components with separators, or longer than 255 bytes.
+    /// Not `[A-Za-z0-9]` components with separators, or longer than 255 bytes.
     #[error("not a repository name")]
     Repository,
     /// Not 1 to 128 of `[A-Za-z0-9._-]`, or it starts with `.` or `-`.
@@ -148,9 +149,9 @@ fn is_repository(text: &str) -> bool {
     text.len() <= 255 && text.split('/').all(is_component)
 }
 
-/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+/// `[A-Za-z0-9]+((\.|_|__|-+)[A-Za-z0-9]+)*`
 fn is_component(component: &str) -> bool {
-    let alphanumeric = |b: &u8| matches!(b, b'a'..=b'z' | b'0'..=b'9');
+    let alphanumeric = u8::is_ascii_alphanumeric;
     let bytes = component.as_bytes();
     let ends_well = bytes.first().is_some_and(alphanumeric) && bytes.last().is_some_and(alphanumeric);
     ends_well
@@ -191,13 +192,14 @@ mod tests {
 
     #[test]
     fn repositories_follow_the_grammar_of_the_specification() {
-        for valid in ["a", "library/redis", "a.b_c__d---e/f", "manifests/blobs/v2", "0/1", "a/b/c/d/e"] {
+        for valid in ["a", "library/redis", "a.b_c__d---e/f", "manifests/blobs/v2", "0/1", "a/b/c/d/e", "Org/Model-7B"]
+        {
             assert!(valid.parse::<Repository>().is_ok(), "{valid}");
         }
         let too_long = "a".repeat(256);
         for invalid in [
-            "", "/", "a/", "/a", "a//b", "A", "a/..", "..", ".", "a.", "-a", "a_", "a___b", "a..b", "a._b", "a%2fb",
-            "a\\b", "ä", "a b", "_tags", "a/_links", &too_long,
+            "", "/", "a/", "/a", "a//b", "a/..", "..", ".", "a.", "-a", "a_", "a___b", "a..b", "a._b", "a%2fb", "a\\b",
+            "ä", "a b", "_tags", "a/_links", &too_long,
         ] {
             assert_eq!(invalid.parse::<Repository>(), Err(NameError::Repository), "{invalid}");
         }

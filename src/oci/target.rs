@@ -104,7 +104,7 @@ mod tests {
             assert_eq!(parsed.whole.as_ref().map(Repository::as_str), whole, "{path}");
             assert_eq!(parsed.to_string(), path);
         }
-        for path in ["r.example:5000", "r.example:0/app", "r.example:5000/App", "user@r.example/app", ":5000/app", ""] {
+        for path in ["r.example:5000", "r.example:0/app", "user@r.example/app", ":5000/app", ""] {
             assert_eq!(RepositoryPath::parse(path), Err(RequestError::Name), "{path}");
         }
     }

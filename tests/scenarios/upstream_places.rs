@@ -84,3 +84,21 @@ async fn what_the_address_that_is_away_may_have_is_not_called_missing() {
     assert_eq!((stale.status, stale.header("warning").is_some()), (200, true));
     assert_eq!(mirror.get("/v2/library/app/manifests/2").await.status, 503);
 }
+
+#[tokio::test]
+async fn capitals_in_a_name_are_for_the_upstream_to_judge() {
+    let (hub, mut models) = (Registry::start().await, Registry::start().await);
+    let image = models.add_image("Org/Model-7B", "latest", &[noise(436, 1000)]);
+    let mirror = Settings::of(&hub).and("models.example", &models).config("cache.tag_ttl = \"0s\"").start().await;
+    let path = "/v2/models.example/Org/Model-7B";
+    assert_eq!(mirror.get(&format!("{path}/manifests/latest")).await.status, 200);
+    assert!(mirror.get(&format!("{path}/blobs/{}", image.layers[0].digest)).await.complete);
+    assert_eq!(mirror.get("/v2/Org/Model-7B/manifests/latest?ns=models.example").await.status, 200);
+    // Another name is another repository.
+    assert_eq!(mirror.get("/v2/models.example/org/model-7b/manifests/latest").await.status, 404);
+    assert_eq!(mirror.get("/v2/Org/Model-7B/manifests/latest").await.status, 400, "Docker Hub knows no capitals");
+    assert_eq!(hub.requests().len(), 0);
+    let mirror = mirror.restart().await;
+    models.stop_now();
+    assert_eq!(mirror.get(&format!("{path}/manifests/latest")).await.status, 200);
+}
