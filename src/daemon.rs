@@ -36,6 +36,7 @@ use crate::oci::ErrorCode;
 use crate::server::tls::{self, Tls, TlsError};
 use crate::server::{self, Edge, Listener};
 use crate::upstream::http::HttpSettingsError;
+use crate::upstream::ours::Ours;
 
 pub use process::{Bound, run};
 pub use settings::{budget, check_certificates};
@@ -92,6 +93,8 @@ pub struct Daemon {
     /// When it was opened: what is found in the store counts as used then.
     opened: Timestamp,
     tls: Option<Arc<Tls>>,
+    /// Where it listens, for the upstreams.
+    ours: Arc<Ours>,
     /// Held as long as the daemon lives.
     _lock: StoreLock,
 }
@@ -127,8 +130,9 @@ impl Daemon {
             blobs.distrust();
         }
         let opened = clock.now();
+        let ours = Arc::default();
         let mirror = Mirror::new(Parts {
-            routes: upstreams::routes(&config, &metrics, &clock)?,
+            routes: upstreams::routes(&config, &metrics, &clock, &ours)?,
             blobs: blobs.clone(),
             ingests,
             metadata: metadata.clone(),
@@ -144,7 +148,7 @@ impl Daemon {
             memory: config.cache.memory,
             metrics: metrics.clone(),
         });
-        Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, _lock: lock })
+        Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, ours, _lock: lock })
     }
 
     /// The use case, for those who ask without HTTP.
@@ -157,6 +161,8 @@ impl Daemon {
         let stop = CancellationToken::new();
         let servers = TaskTracker::new();
         let limits = self.config.server.limits;
+        let bound = listeners.pull.iter().chain(&listeners.admin).filter_map(|listener| listener.local_addr().ok());
+        bound.for_each(|address| self.ours.listen_at(address));
         for (place, listener) in listeners.pull.into_iter().enumerate() {
             let edge = self.edge(listener.local_addr().ok(), place);
             servers.spawn(server::serve(listener, self.tls.clone(), edge, limits, stop.clone().cancelled_owned()));

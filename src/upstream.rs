@@ -11,6 +11,7 @@ pub mod health;
 pub mod http;
 pub mod limit;
 pub mod offline;
+pub mod ours;
 pub mod quota;
 pub mod realm;
 mod retry;

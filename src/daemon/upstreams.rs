@@ -14,15 +14,21 @@ use crate::upstream::asking::Asking;
 use crate::upstream::credentials::AuthError;
 use crate::upstream::http::{HttpSettings, HttpUpstream};
 use crate::upstream::offline::Offline;
+use crate::upstream::ours::Ours;
 use crate::upstream::quota::Quota;
 use crate::upstream::settings::Settings;
 use crate::upstream::{Upstream, UpstreamObserver};
 
-pub(super) fn routes(config: &Config, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> Result<Routes, StartError> {
+pub(super) fn routes(
+    config: &Config,
+    metrics: &Arc<Metrics>,
+    clock: &Arc<dyn Clock>,
+    ours: &Arc<Ours>,
+) -> Result<Routes, StartError> {
     let upstreams = config.upstreams.iter().map(|upstream| {
         let client: Arc<dyn Upstream> = match config.cache.policy.mode {
             Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
-            _ => online(upstream, metrics, clock)?,
+            _ => online(upstream, metrics, clock, ours)?,
         };
         Ok((upstream.host.clone(), client))
     });
@@ -35,12 +41,14 @@ fn online(
     upstream: &config::Upstream,
     metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
+    ours: &Arc<Ours>,
 ) -> Result<Arc<dyn Upstream>, StartError> {
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
     let clients = upstream.urls.iter().map(|url| {
         let settings = HttpSettings {
             clock: Arc::clone(clock),
             observer: Arc::clone(&observer),
+            ours: Arc::clone(ours),
             ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
         };
         let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);

@@ -102,3 +102,25 @@ async fn capitals_in_a_name_are_for_the_upstream_to_judge() {
     models.stop_now();
     assert_eq!(mirror.get(&format!("{path}/manifests/latest")).await.status, 200);
 }
+
+#[tokio::test]
+async fn nothing_leads_to_our_own_listeners_by_whatever_name() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(437, 1000)]);
+    let mirror = Settings::of(&registry).start().await;
+    let own = mirror.address.port();
+    let blob = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    for host in ["127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]", "2130706433"] {
+        for port in [own, mirror.admin.port()] {
+            registry.clear_rules();
+            registry.rule(Rule::on(Match::blobs()).redirect(&format!("http://{host}:{port}{blob}")));
+            let challenge = format!("Bearer realm=\"http://{host}:{port}/token\"");
+            registry.rule(Rule::on(Match::manifests()).refuse(401).header("www-authenticate", &challenge));
+            let redirected = mirror.get(&blob).await;
+            assert_eq!(redirected.status, 502, "{host}:{port}");
+            assert!(String::from_utf8_lossy(&redirected.body).contains("this mirror itself"), "{host}:{port}");
+            let sent_for_a_token = mirror.get(PATH).await;
+            assert!([404, 502].contains(&sent_for_a_token.status), "{host}:{port}");
+        }
+    }
+}

@@ -9,6 +9,7 @@ use super::redirect;
 use crate::clock::{Clock, SystemClock};
 use crate::oci::RegistryName;
 use crate::upstream::credentials::CredentialSource;
+use crate::upstream::ours::Ours;
 use crate::upstream::settings::{Settings, split_api};
 use crate::upstream::{Unobserved, UpstreamObserver};
 
@@ -27,6 +28,8 @@ pub struct HttpSettings {
     pub clock: Arc<dyn Clock>,
     /// Counts requests and bytes.
     pub observer: Arc<dyn UpstreamObserver>,
+    /// Where we listen ourselves.
+    pub ours: Arc<Ours>,
 }
 
 impl HttpSettings {
@@ -41,6 +44,7 @@ impl HttpSettings {
             credentials,
             clock: Arc::new(SystemClock),
             observer: Arc::new(Unobserved),
+            ours: Arc::default(),
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use http::Method;
 use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response};
-use url::Url;
+use url::{Host, Url};
 
 use super::HttpUpstream;
 use super::clients::{Set, Traffic};
@@ -56,6 +56,7 @@ impl HttpUpstream {
 
     /// Sends one request; a second time where it was lost with the connection.
     pub(super) async fn send(&self, sending: Sending<'_>) -> Result<Response, UpstreamError> {
+        self.refuse_ourselves(&sending).await?;
         let set = self.clients_for(sending.url);
         let timeouts = &self.settings.configured.timeouts;
         let sent = tokio::time::timeout(timeouts.connect + timeouts.first_byte, self.send_by(set, &sending)).await;
@@ -69,6 +70,28 @@ impl HttpUpstream {
             .map_err(|error| failed(class_of(&error), format!("could not be asked: {}", describe_failure(error))))?;
         self.read_quota(sending.url, response.headers());
         Ok(response)
+    }
+
+    /// Nothing is asked of our own listeners, by whatever name.
+    async fn refuse_ourselves(&self, sending: &Sending<'_>) -> Result<(), UpstreamError> {
+        let ours = &self.settings.ours;
+        let Some(port) = sending.url.port_or_known_default().filter(|port| ours.has_port(*port)) else { return Ok(()) };
+        let is_ours = match sending.url.host() {
+            Some(Host::Ipv4(address)) => ours.contains((address, port).into()),
+            Some(Host::Ipv6(address)) => ours.contains((address, port).into()),
+            Some(Host::Domain(name)) => {
+                let connect = self.settings.configured.timeouts.connect;
+                let found = tokio::time::timeout(connect, tokio::net::lookup_host((name, port))).await;
+                found.is_ok_and(|found| found.is_ok_and(|mut found| found.any(|address| ours.contains(address))))
+            }
+            None => false,
+        };
+        if !is_ours {
+            return Ok(());
+        }
+        let host = sending.url.host_str().unwrap_or_default();
+        let message = format!("{}: {host}:{port} is where this mirror itself listens; it is never asked", sending.what);
+        Err(UpstreamError::new(UpstreamErrorClass::Protocol, message))
     }
 
     async fn send_by(&self, set: &Set, sending: &Sending<'_>) -> Result<Response, reqwest::Error> {
