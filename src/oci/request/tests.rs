@@ -174,7 +174,6 @@ fn paths_that_could_mean_something_else_to_another_reader_are_refused() {
         ("/v2/%2e%2e/manifests/1", RequestError::Name),
         ("/v2/a\\b/manifests/1", RequestError::Name),
         ("/v2/a\0b/manifests/1", RequestError::Name),
-        ("/v2/A/manifests/1", RequestError::Name),
         ("/v2/ä/manifests/1", RequestError::Name),
         ("/v2/_tags/manifests/1", RequestError::Name),
         ("/v2/ghcr.io/../app/manifests/1", RequestError::Name),
