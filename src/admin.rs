@@ -1,10 +1,12 @@
 //! The admin listener: health, metrics and the interface for operators, never on an address for clients.
 //!
 //! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened;
-//! below `/api/v1` is `api`. Takes a bound listener, TCP or Unix, and a shutdown future, so tests
-//! and the daemon use the same door.
+//! below `/api/v1` is `api`, and who may ask there is `guard`'s. Takes a bound listener, TCP or Unix, and
+//! a shutdown future, so tests and the daemon use the same door. An address beyond loopback speaks TLS
+//! where there is a certificate, and plain HTTP, too, for the probes and scrapers that know no other.
 
 mod api;
+mod guard;
 pub mod socket;
 
 use std::future::Future;
@@ -22,7 +24,10 @@ use crate::documents::{Code, Error};
 use crate::metrics::{self, Metrics};
 use crate::mirror::Mirror;
 use crate::server::listener;
-use crate::server::{Client, Limits, Listener, Peer};
+use crate::server::{Client, Limits, Listener, Tls, Transport};
+use guard::Door;
+
+pub use guard::{Guard, Token};
 
 /// Few connections, and short answers.
 const LIMITS: Limits = Limits {
@@ -52,33 +57,49 @@ pub struct AdminState {
     pub mirror: Option<Mirror>,
     /// How fast blobs are verified when no rate is asked for, in bytes a second; 0 for no bound.
     pub verify_rate: u64,
+    /// Who may ask what; the same for all listeners.
+    pub guard: Arc<Guard>,
+    /// The certificate for addresses beyond loopback; asks for none of clients.
+    pub tls: Option<Arc<Tls>>,
 }
 
 /// A body: at hand, or coming line by line.
 type Body = BoxBody<Bytes, io::Error>;
 
-/// Serves `listener` until `shutdown`, then lets running answers finish.
-pub async fn serve(listener: Listener, state: AdminState, shutdown: impl Future<Output = ()>) {
-    let answer = move |client: Client, request| {
-        let door = if client.peer == Peer::Socket { Door::Socket } else { Door::Address };
-        answer_any(request, state.clone(), door)
-    };
-    listener::serve(listener, None, LIMITS, answer, shutdown).await;
-}
-
-/// The way a request came in.
+/// Whom a listener can be reached from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
-    /// An address, which a name that belongs to somebody else may have been made to point at.
-    Address,
-    /// The Unix socket, which no page in a browser can open.
-    Socket,
+pub enum Reach {
+    /// This machine alone.
+    Machine,
+    /// Others, too.
+    Network,
 }
 
-async fn answer_any(request: Request<Incoming>, state: AdminState, door: Door) -> Response<Body> {
+impl Reach {
+    /// That of a listener. Of an address that cannot be told: others, too.
+    pub fn of(listener: &Listener) -> Reach {
+        match listener {
+            Listener::Socket(_) => Reach::Machine,
+            Listener::Address(listener) if listener.local_addr().is_ok_and(guard::is_loopback) => Reach::Machine,
+            Listener::Address(_) => Reach::Network,
+        }
+    }
+}
+
+/// Serves `listener` until `shutdown`, then lets running answers finish.
+pub async fn serve(listener: Listener, reach: Reach, state: AdminState, shutdown: impl Future<Output = ()>) {
+    let exposed = reach == Reach::Network;
+    let transport = state.tls.clone().filter(|_| exposed).map_or(Transport::Plain, Transport::Either);
+    let answer = move |client: Client, request| answer_any(request, state.clone(), client, reach);
+    listener::serve(listener, transport, LIMITS, answer, shutdown).await;
+}
+
+async fn answer_any(request: Request<Incoming>, state: AdminState, client: Client, reach: Reach) -> Response<Body> {
     match &state.mirror {
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
-            api::answer(request, mirror, state.verify_rate, door).await
+            let door = Door { peer: client.peer, encrypted: client.encrypted, reach };
+            let visit = api::Visit { mirror, guard: &state.guard, door, seat: &client.seat };
+            visit.answer(request, state.verify_rate).await
         }
         _ => answer(request.method(), request.uri().path(), &state),
     }

@@ -19,6 +19,7 @@ mod inspect;
 mod manual;
 mod names;
 mod pin;
+mod plain;
 mod pull;
 mod ready;
 mod serve;

@@ -11,6 +11,7 @@ mod document;
 mod environment;
 pub mod file;
 mod problem;
+mod secret;
 mod validate;
 mod well_known;
 
@@ -27,6 +28,7 @@ pub use crate::telemetry::{Log, LogFormat};
 use crate::upstream::settings::{OnMissing, Settings};
 
 pub use problem::{ConfigError, Problem};
+pub use secret::{Secret, SecretError};
 
 /// What the daemon runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct Server {
     pub admin: Vec<SocketAddr>,
     /// The Unix socket of the admin interface; `None` switches it off.
     pub admin_socket: Option<PathBuf>,
+    /// The file with the token that lets addresses act.
+    pub admin_token: Option<PathBuf>,
     /// The bounds of each listener for clients; `send_timeout` is at most 49 days, the kernel's limit.
     pub limits: server::Limits,
     /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
@@ -264,6 +268,20 @@ impl Config {
             }
         }
         missing
+    }
+
+    /// Whether clients have to say who they are: then names of images are nobody else's business.
+    pub fn asks_who_clients_are(&self) -> bool {
+        self.server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
+
+    /// The token that lets addresses of the admin interface act, if one is configured. Reads its file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no token.
+    pub fn admin_token(&self) -> Result<Option<Secret>, ConfigError> {
+        let read = self.server.admin_token.as_deref().map(Secret::read).transpose();
+        read.map_err(|error| Problem::at("server.admin_token", error.to_string()).into())
     }
 
     /// What is allowed and yet worth a second look, one sentence each.

@@ -20,20 +20,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::stock::take_stock;
-use crate::admin::{self, AdminState, Readiness};
+use crate::admin::{self, AdminState, Guard, Reach, Readiness, Token};
 use crate::blob_store::BlobStore as _;
 use crate::blob_store::format::{self, NewerFormat};
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::{Mirror, Parts};
 use crate::oci::ErrorCode;
-use crate::server::tls::{self, Tls, TlsError};
+use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Edge, Listener};
 use crate::upstream::http::HttpSettingsError;
 use crate::upstream::ours::Ours;
@@ -69,6 +69,9 @@ pub enum StartError {
     /// There is no TLS with the configured files.
     #[error("server.tls: {0}")]
     Tls(#[from] TlsError),
+    /// A secret that the configuration names cannot be used.
+    #[error(transparent)]
+    Secret(#[from] ConfigError),
 }
 
 /// The sockets to serve on, already bound.
@@ -95,6 +98,9 @@ pub struct Daemon {
     tls: Option<Arc<Tls>>,
     /// Where it listens, for the upstreams.
     ours: Arc<Ours>,
+    /// The same certificate for operators, of whom none is asked for.
+    admin_tls: Option<Arc<Tls>>,
+    guard: Arc<Guard>,
     /// Held as long as the daemon lives.
     _lock: StoreLock,
 }
@@ -115,6 +121,10 @@ impl Daemon {
     pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Daemon, StartError> {
         let path = &config.store.path;
         let tls = config.server.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
+        let without_clients = config.server.tls.clone().map(|files| Files { client_ca: None, ..files });
+        let admin_tls = without_clients.map(Tls::open).transpose()?.map(Arc::new);
+        let token = config.admin_token()?.map(|secret| Token::new(secret.expose().as_bytes()));
+        let guard = Arc::new(Guard::new(token, config.asks_who_clients_are()));
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
         format::check(path)?;
@@ -148,7 +158,7 @@ impl Daemon {
             memory: config.cache.memory,
             metrics: metrics.clone(),
         });
-        Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, ours, _lock: lock })
+        Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, admin_tls, guard, ours, _lock: lock })
     }
 
     /// The use case, for those who ask without HTTP.
@@ -167,24 +177,20 @@ impl Daemon {
             let edge = self.edge(listener.local_addr().ok(), place);
             servers.spawn(server::serve(listener, self.tls.clone(), edge, limits, stop.clone().cancelled_owned()));
         }
-        for listener in listeners.admin {
-            servers.spawn(admin::serve(
-                Listener::Address(listener),
-                self.admin_state(),
-                stop.clone().cancelled_owned(),
-            ));
-        }
-        if let Some(listener) = listeners.admin_socket {
-            servers.spawn(admin::serve(Listener::Socket(listener), self.admin_state(), stop.clone().cancelled_owned()));
+        let sockets = listeners.admin_socket.map(Listener::Socket);
+        for listener in listeners.admin.into_iter().map(Listener::Address).chain(sockets) {
+            let (reach, stopping) = (Reach::of(&listener), stop.clone().cancelled_owned());
+            servers.spawn(admin::serve(listener, reach, self.admin_state(), stopping));
         }
         servers.close();
         let housekeeping = tokio::spawn(self.housekeeping());
-        let certificates = self.tls.clone().map(|tls| tokio::spawn(tls::keep_current(tls)));
+        let served = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
+        let certificates: Vec<_> = served.map(|tls| tokio::spawn(tls::keep_current(tls))).collect();
         shutdown.await;
         stop.cancel();
         servers.wait().await;
         housekeeping.abort();
-        certificates.inspect(tokio::task::JoinHandle::abort);
+        certificates.iter().for_each(tokio::task::JoinHandle::abort);
         self.mirror.close(limits.drain).await;
     }
 
@@ -209,6 +215,8 @@ impl Daemon {
             readiness: Arc::new(|| Readiness::Ready),
             mirror: Some(self.mirror.clone()),
             verify_rate: self.config.store.scrub_rate,
+            guard: Arc::clone(&self.guard),
+            tls: self.admin_tls.clone(),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::oci::{ErrorCode, RegistryName};
 
-pub use listener::{Client, Limits, Listener};
+pub use listener::{Client, Limits, Listener, Transport};
 pub use record::Peer;
 pub use shortcut::Shortcuts;
 pub use tls::Tls;
@@ -50,5 +50,6 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) {
     let answer = move |client: Client, request| handler::answer(&edge, client, request);
-    listener::serve(Listener::Address(listener), tls, limits, answer, shutdown).await;
+    let transport = tls.map_or(Transport::Plain, Transport::Tls);
+    listener::serve(Listener::Address(listener), transport, limits, answer, shutdown).await;
 }

@@ -1,27 +1,29 @@
 //! The interface for operators: HTTP and JSON below `/api/v1`.
 //!
-//! GET looks, POST does. A page in a browser can do neither. Every request needs a `Host` that is an
-//! address or `localhost`, so that a name that its owner made point here (DNS rebinding) reads nothing,
-//! least of all the names of images; a POST needs the header `X-Registry-Mirror: 1`, too, which no page
-//! may send to another origin. The Unix socket has its file mode instead of the former. Health and
-//! metrics, which name no image, are answered under any name, as probes and Prometheus use many. What is
-//! answered and ordered are [`documents`]; what takes long answers with one a line.
+//! GET looks, POST acts, `ready` apart, which looks; who may do which is [`Guard`]'s to say. A page in a
+//! browser can do neither. Without the token a request needs a `Host` that is an address or `localhost`,
+//! so that a name that its owner made point here (DNS rebinding) reads nothing, least of all the names of
+//! images; a POST needs the header `X-Registry-Mirror: 1`, too, which no page may send to another origin.
+//! Health and metrics, which name no image, are answered under any name, as probes and Prometheus use
+//! many. What is answered and ordered are [`documents`]; what takes long answers with one a line.
 
 mod bundles;
 
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::stream;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited, StreamBody};
+use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::{Body, Door, respond_with};
+use super::guard::{Actor, Door, Guard, Wish};
+use super::{Body, respond_with};
 use crate::documents::{
     self, Changed, Code, Document, Error, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, orders,
 };
@@ -29,6 +31,7 @@ use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
 use crate::mirror::images::catalog::CatalogError;
 use crate::oci::{ImageName, Platform};
+use crate::server::listener::Seat;
 
 /// What all paths of the interface begin with.
 pub(super) const PREFIX: &str = "/api/v1/";
@@ -37,6 +40,10 @@ pub(super) const PREFIX: &str = "/api/v1/";
 const CONSENT: &str = "x-registry-mirror";
 /// A longer request is refused, in bytes.
 const MAX_REQUEST: usize = 1 << 20;
+/// How long a request may take to come.
+const ARRIVAL: Duration = Duration::from_secs(60);
+/// How much of an order the log shows, in bytes.
+const SHOWN: usize = 300;
 /// Lines that wait for a slow reader.
 const QUEUE: usize = 256;
 
@@ -47,6 +54,8 @@ const fn status_of(code: Code) -> StatusCode {
         Code::NotFound | Code::Nothing => StatusCode::NOT_FOUND,
         Code::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         Code::Forbidden => StatusCode::FORBIDDEN,
+        Code::Unauthorized => StatusCode::UNAUTHORIZED,
+        Code::Busy => StatusCode::SERVICE_UNAVAILABLE,
         Code::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
         Code::Hostile | Code::Malformed => StatusCode::UNPROCESSABLE_ENTITY,
         Code::NoRoom => StatusCode::INSUFFICIENT_STORAGE,
@@ -75,31 +84,107 @@ impl From<CatalogError> for Error {
 
 /// What can be looked at, with GET.
 const LOOKS: [&str; 6] = ["status", "images", "images/inspect", "history", "receipt", "schema"];
-/// What can be done, with POST.
-const ACTS: [&str; 11] =
-    ["pull", "ready", "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import"];
+/// What is asked for with POST. All but [`READY`] act.
+const POSTS: [&str; 11] =
+    ["pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import"];
+const READY: &str = "ready";
 
-/// Answers a request below [`PREFIX`]. Blobs are verified at `verify_rate`, in bytes a second,
-/// unless the request names another.
-pub(super) async fn answer(
-    request: Request<Incoming>,
-    mirror: &Mirror,
-    verify_rate: u64,
-    door: Door,
-) -> Response<Body> {
-    if door == Door::Address && !is_asked_by_address(&request) {
-        let message = "ask this by its address or as localhost, not by another name";
-        return refusal(&Error::new(Code::Forbidden, message));
+/// A request below [`PREFIX`] on its way through.
+pub(super) struct Visit<'a> {
+    pub(super) mirror: &'a Mirror,
+    pub(super) guard: &'a Guard,
+    pub(super) door: Door,
+    pub(super) seat: &'a Seat,
+}
+
+impl Visit<'_> {
+    /// The answer. Blobs are verified at `verify_rate`, in bytes a second, unless the request names another.
+    pub(super) async fn answer(&self, request: Request<Incoming>, verify_rate: u64) -> Response<Body> {
+        let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
+        let post = POSTS.contains(&path.as_str());
+        let acts = post && path != READY && request.method() == Method::POST;
+        let wish = if acts { Wish::Act } else { Wish::Look };
+        let by_address = is_asked_by_address(&request);
+        let actor = match self.guard.admit(self.door, request.headers(), by_address, wish).await {
+            Ok(actor) => actor,
+            Err(error) => return refusal(&error),
+        };
+        let answered = match (LOOKS.contains(&path.as_str()), post, request.method()) {
+            (true, _, &(Method::GET | Method::HEAD)) => look(&request, self.mirror).await,
+            (_, true, &Method::POST) => self.take(request, &path, wish, actor, verify_rate).await,
+            (true, ..) => return not_allowed("GET, HEAD"),
+            (_, true, _) => return not_allowed("POST"),
+            _ => Err(not_found()),
+        };
+        answered.unwrap_or_else(|error| refusal(&error))
     }
-    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default();
-    let answered = match (LOOKS.contains(&path), ACTS.contains(&path), request.method()) {
-        (true, _, &(Method::GET | Method::HEAD)) => look(&request, mirror).await,
-        (_, true, &Method::POST) => act(request, mirror, verify_rate).await,
-        (true, ..) => return not_allowed("GET, HEAD"),
-        (_, true, _) => return not_allowed("POST"),
-        _ => Err(not_found()),
+
+    /// Takes an order, which may be long in coming, and does it, which may be long in ending. From here
+    /// on the connection has a place among its kind instead of one among all.
+    async fn take(
+        &self,
+        request: Request<Incoming>,
+        path: &str,
+        wish: Wish,
+        actor: Actor,
+        verify_rate: u64,
+    ) -> Result<Response<Body>, Error> {
+        refuse_pages(request.headers())?;
+        let place = self.guard.place(wish)?;
+        self.seat.give_up();
+        let answered = if path == "import" {
+            tracing::info!(act = path, by = %actor, name = request.uri().query(), "act");
+            bundles::import(request, self.mirror, place.clone()).await
+        } else {
+            match arrived(request, path).await {
+                Ok(order) => {
+                    if wish == Wish::Act {
+                        tracing::info!(act = path, by = %actor, order = shown(&order), "act");
+                    }
+                    act(path, &order, self.mirror, verify_rate).await
+                }
+                Err(error) => Err(error),
+            }
+        };
+        let (mut head, body) = answered.unwrap_or_else(|error| refusal(&error)).into_parts();
+        // Nothing more is to come on a connection that nobody counts.
+        head.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        let held = body.map_frame(move |frame| {
+            let _held = &place;
+            frame
+        });
+        Ok(Response::from_parts(head, held.boxed()))
+    }
+}
+
+/// The whole body of a request. One that is too long is read to its end all the same: a client that is
+/// still sending would not hear the answer.
+async fn arrived(request: Request<Incoming>, path: &str) -> Result<Bytes, Error> {
+    let longest = if path == "export" { bundles::LONGEST_ORDER } else { MAX_REQUEST };
+    let mut body = request.into_body();
+    let (mut order, mut length) = (BytesMut::new(), 0_usize);
+    let whole = async {
+        while let Some(frame) = body.frame().await {
+            let piece = frame?.into_data().unwrap_or_default();
+            length = length.saturating_add(piece.len());
+            if length <= longest {
+                order.extend_from_slice(&piece);
+            }
+        }
+        Ok::<_, hyper::Error>(())
     };
-    answered.unwrap_or_else(|error| refusal(&error))
+    match tokio::time::timeout(ARRIVAL, whole).await {
+        _ if length > longest => Err(Error::new(Code::TooLong, "the request is too long")),
+        Ok(Ok(())) => Ok(order.freeze()),
+        Ok(Err(_)) => Err(bad("the request broke off".to_owned())),
+        Err(_) => Err(bad(format!("the request did not come within {} s", ARRIVAL.as_secs()))),
+    }
+}
+
+/// The beginning of an order.
+fn shown(order: &Bytes) -> &str {
+    let order = order.get(..SHOWN.min(order.len())).unwrap_or_default();
+    order.utf8_chunks().next().map_or("", |chunk| chunk.valid())
 }
 
 /// The answer to a request with a method that is not among the `allowed`.
@@ -123,37 +208,30 @@ async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<B
     }
 }
 
-async fn act(request: Request<Incoming>, mirror: &Mirror, verify_rate: u64) -> Result<Response<Body>, Error> {
-    refuse_pages(request.headers())?;
-    let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
-    if path == "import" {
-        return bundles::import(request, mirror).await;
-    }
-    let longest = if path == "export" { bundles::LONGEST_ORDER } else { MAX_REQUEST };
-    let body = Limited::new(request.into_body(), longest).collect().await;
-    let body = body.map_err(|_| Error::new(Code::TooLong, "the request is too long"))?.to_bytes();
-    match path.as_str() {
+/// Does what is ordered.
+async fn act(path: &str, body: &Bytes, mirror: &Mirror, verify_rate: u64) -> Result<Response<Body>, Error> {
+    match path {
         "pull" => {
-            let order: orders::Images = read(&body)?;
+            let order: orders::Images = read(body)?;
             Ok(pull(mirror.clone(), images(&order)?, platforms(&order)?))
         }
-        "ready" => ready(mirror, &read(&body)?).await,
-        "pin" | "unpin" | "forget" => change(mirror, &path, &read(&body)?).await,
+        READY => ready(mirror, &read(body)?).await,
+        "pin" | "unpin" | "forget" => change(mirror, path, &read(body)?).await,
         "freeze" => {
-            let orders::Freeze { image, digest } = read(&body)?;
+            let orders::Freeze { image, digest } = read(body)?;
             let image = image_name(&image)?;
             Ok(ok(&Frozen { image: image.to_string(), digest: mirror.freeze(&image, digest).await? }))
         }
         "unfreeze" => {
-            let image = image_name(&read::<orders::Freeze>(&body)?.image)?;
+            let image = image_name(&read::<orders::Freeze>(body)?.image)?;
             Ok(ok(&Unfrozen { image: image.to_string(), changed: mirror.unfreeze(&image).await? }))
         }
         "gc" => {
-            let garbage = mirror.collect_garbage(read::<orders::Collect>(&body)?.dry_run).await;
+            let garbage = mirror.collect_garbage(read::<orders::Collect>(body)?.dry_run).await;
             Ok(ok(&garbage.map_err(CatalogError::from)?))
         }
-        "export" => bundles::export(mirror, &read(&body)?).await,
-        "verify" => Ok(verify(mirror.clone(), read(&body)?, verify_rate)),
+        "export" => bundles::export(mirror, &read(body)?).await,
+        "verify" => Ok(verify(mirror.clone(), read(body)?, verify_rate)),
         _ => Err(not_found()),
     }
 }
@@ -299,7 +377,16 @@ fn ok(document: &impl Document) -> Response<Body> {
 
 /// The answer that says what went wrong.
 pub(super) fn refusal(error: &Error) -> Response<Body> {
-    said(status_of(error.code), error)
+    let mut answer = said(status_of(error.code), error);
+    let more = match error.code {
+        Code::Unauthorized => Some((header::WWW_AUTHENTICATE, "Bearer realm=\"registry-mirror\"")),
+        Code::Busy => Some((header::RETRY_AFTER, "5")),
+        _ => None,
+    };
+    if let Some((name, value)) = more {
+        answer.headers_mut().insert(name, header::HeaderValue::from_static(value));
+    }
+    answer
 }
 
 fn said(status: StatusCode, document: &impl Document) -> Response<Body> {

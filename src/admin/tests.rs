@@ -14,6 +14,8 @@ fn state(readiness: Readiness) -> AdminState {
         readiness: Arc::new(move || readiness.clone()),
         mirror: None,
         verify_rate: 0,
+        guard: Arc::new(Guard::new(None, false)),
+        tls: None,
     }
 }
 
@@ -64,7 +66,7 @@ async fn start() -> (TcpStream, oneshot::Sender<()>, JoinHandle<()>) {
     let shutdown = async move {
         let _ = stopped.await;
     };
-    let server = tokio::spawn(serve(Listener::Address(listener), state(Readiness::Ready), shutdown));
+    let server = tokio::spawn(serve(Listener::Address(listener), Reach::Machine, state(Readiness::Ready), shutdown));
     (TcpStream::connect(address).await.expect("connects"), stop, server)
 }
 

@@ -5,7 +5,9 @@
 //! `manifest.json` is docker's, as `docker save` has written it since Docker 1.10.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
@@ -167,6 +169,7 @@ pub struct Index {
     #[serde(default)]
     pub media_type: Option<String>,
     /// The images.
+    #[serde(deserialize_with = "usable")]
     pub manifests: Vec<Root>,
 }
 
@@ -180,9 +183,57 @@ pub struct Root {
     pub digest: String,
     /// In bytes.
     pub size: u64,
-    /// Its names, among others.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    /// Its names; what else is annotated is not kept.
+    #[serde(default, deserialize_with = "names", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+}
+
+/// The images whose digest can be verified: others can neither be kept nor be served.
+fn usable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Root>, D::Error> {
+    struct Usable;
+    impl<'de> Visitor<'de> for Usable {
+        type Value = Vec<Root>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of images")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut images: A) -> Result<Vec<Root>, A::Error> {
+            let mut usable = Vec::new();
+            while let Some(root) = images.next_element::<Root>()? {
+                if root.manifest().is_some() {
+                    usable.push(root);
+                }
+            }
+            Ok(usable)
+        }
+    }
+    deserializer.deserialize_seq(Usable)
+}
+
+/// The annotations that are names.
+fn names<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Names;
+    impl<'de> Visitor<'de> for Names {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("annotations")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut annotations: A) -> Result<BTreeMap<String, String>, A::Error> {
+            let mut names = BTreeMap::new();
+            while let Some(key) = annotations.next_key::<String>()? {
+                if [CONTAINERD_NAME, REF_NAME].contains(&key.as_str()) {
+                    names.insert(key, annotations.next_value()?);
+                } else {
+                    annotations.next_value::<IgnoredAny>()?;
+                }
+            }
+            Ok(names)
+        }
+    }
+    deserializer.deserialize_map(Names)
 }
 
 impl Root {

@@ -20,11 +20,11 @@ use std::path::PathBuf;
 
 use url::Url;
 
-use self::admin::Admin;
+use self::admin::{Admin, PATIENCE};
 use self::ground::{Registries, Site};
 use self::pull::{Order, Platform, PullError};
 use self::run::{Plan, RunError, run as run_plan};
-use super::client::{not_an_address, parse_address};
+use super::client::Search;
 use super::talk::{complain, print_document};
 use super::{Exit, print};
 use crate::documents::{Bench, Code, Error, Report, Way};
@@ -47,9 +47,13 @@ pub(super) struct Args {
     /// The registry past the mirror, or `none` for no direct pulls [default: that of the image]
     #[arg(long, value_name = "URL")]
     direct: Option<String>,
-    /// Admin listener of our own mirror, for what it fetched; `none` for another one
-    #[arg(long, value_name = "URL|unix:PATH", default_value = "http://127.0.0.1:5080")]
-    admin: String,
+    /// Admin listener of our own mirror, for what it fetched; `none` for another one [default: that of the
+    /// configuration]
+    #[arg(long, value_name = "URL|unix:PATH")]
+    admin: Option<String>,
+    /// File with the token that lets addresses act, for --forget [default: that of the configuration]
+    #[arg(long, value_name = "FILE")]
+    admin_token: Option<PathBuf>,
     /// Cold pulls [default: 1, or 5 with --forget or --cold-reset]
     #[arg(long, value_name = "N")]
     cold: Option<usize>,
@@ -163,7 +167,7 @@ impl Args {
                         have, or make it forget them with --forget, or with a command for --cold-reset"
                 .to_owned());
         }
-        if self.forget && self.admin == "none" {
+        if self.forget && self.admin.as_deref() == Some("none") {
             return Err("--forget needs the admin address of the mirror (--admin)".to_owned());
         }
         let direct = if self.direct.as_deref() == Some("none") { 0 } else { self.direct_pulls };
@@ -179,12 +183,19 @@ impl Args {
                 .map_err(|error| format!("{flag}: {text} is not a URL such as http://127.0.0.1:5000: {error}"))
                 .map_err(|problem| Error::new(Code::Usage, problem))
         };
-        let admin = |typed: &str| parse_address(typed).map(Admin::at).ok_or_else(|| not_an_address(typed));
+        let search = Search {
+            admin: self.admin.as_deref(),
+            ca: self.ca.as_deref(),
+            token: self.admin_token.as_deref(),
+            config: None,
+            patience: PATIENCE,
+        };
+        let admin = search.admin.is_none_or(|typed| typed != "none").then(|| Admin::of(search)).transpose()?;
         let direct = self.direct.as_deref().filter(|direct| *direct != "none");
         Ok(Registries {
             mirror: self.mirror.clone(),
             direct: direct.map(|direct| url("--direct", direct)).transpose()?,
-            admin: (self.admin != "none").then(|| admin(&self.admin)).transpose()?,
+            admin,
             prefix: !self.no_prefix,
             auth: self.auth.clone(),
             ca: self.ca.clone(),

@@ -27,7 +27,10 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         variables.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY").map(|(_, value)| PathBuf::from(value));
     let loaded = Config::load(args.file.as_deref(), variables, Overrides::default()).and_then(|config| {
         match config.missing_files(folder.as_deref()) {
-            problems if problems.is_empty() => with_certificates(config),
+            problems if problems.is_empty() => {
+                config.admin_token()?;
+                with_certificates(config)
+            }
             problems => Err(ConfigError { problems }),
         }
     });

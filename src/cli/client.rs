@@ -5,20 +5,22 @@
 mod address;
 mod bundles;
 mod endpoint;
+mod tls;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http::Method;
 use serde::Serialize;
 
 use super::environment;
-use super::talk::print;
-use crate::config::{Config, Overrides};
+use super::talk::{print, print_json};
+use crate::config::{Config, Overrides, Secret};
 use crate::documents::{Code, Document, Error};
+use address::Address;
 use endpoint::{nothing, parsed};
+use tls::Trust;
 
-pub(super) use address::{Address, parse as parse_address};
 pub(super) use endpoint::Endpoint;
 
 /// What every command that asks the daemon can be told.
@@ -27,6 +29,12 @@ pub(super) struct At {
     /// The daemon: its admin address, such as http://127.0.0.1:5080, or unix:PATH
     #[arg(long, value_name = "URL|unix:PATH")]
     pub(super) admin: Option<String>,
+    /// Authorities to trust for an https:// address, and no others, PEM
+    #[arg(long, value_name = "FILE", requires = "admin")]
+    ca: Option<PathBuf>,
+    /// File with the token that lets addresses act [default: that of the configuration]
+    #[arg(long, value_name = "FILE")]
+    admin_token: Option<PathBuf>,
     /// Configuration of the daemon, which says where it listens [env: REGISTRY_MIRROR_CONFIG]
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
@@ -41,8 +49,72 @@ pub(super) struct At {
 impl At {
     /// The configuration that is meant, with the store in `store` if that is given.
     pub(super) fn config(&self, store: Option<String>) -> Result<Config, Error> {
-        let overrides = Overrides { store, ..Overrides::default() };
-        Ok(Config::load(self.config.as_deref(), environment()?, overrides)?)
+        configuration(self.config.as_deref(), store)
+    }
+
+    fn search(&self) -> Search<'_> {
+        Search {
+            admin: self.admin.as_deref(),
+            ca: self.ca.as_deref(),
+            token: self.admin_token.as_deref(),
+            config: self.config.as_deref(),
+            patience: self.timeout,
+        }
+    }
+}
+
+fn configuration(path: Option<&Path>, store: Option<String>) -> Result<Config, Error> {
+    let overrides = Overrides { store, ..Overrides::default() };
+    Ok(Config::load(path, environment()?, overrides)?)
+}
+
+/// What a command knows of the daemon that it wants to ask.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Search<'a> {
+    /// Its address as typed.
+    pub(super) admin: Option<&'a str>,
+    /// Authorities to trust there.
+    pub(super) ca: Option<&'a Path>,
+    /// A file with the token.
+    pub(super) token: Option<&'a Path>,
+    /// Its configuration.
+    pub(super) config: Option<&'a Path>,
+    /// How long it may be silent.
+    pub(super) patience: Duration,
+}
+
+impl Search<'_> {
+    /// The daemon that is named, else the one of the configuration.
+    pub(super) fn find(self) -> Result<Endpoint, Error> {
+        let Some(typed) = self.admin else {
+            let config = configuration(self.config, None)?;
+            let token = self.token(Some(&config))?;
+            return Ok(Endpoint::new(address::configured(&config), self.patience).with_token(token, false));
+        };
+        let trust = || self.ca.map_or_else(Trust::system, Trust::authorities);
+        let address = address::parse(typed, trust).ok_or_else(|| not_an_address(typed))?;
+        if let Address::Tls(_, trust) = &address
+            && let Some(problem) = trust.problem()
+        {
+            return Err(Error::new(Code::Usage, format!("--ca: {problem}")));
+        }
+        // Only for the token: who names the daemon needs no configuration, unless they name one.
+        let config = match configuration(self.config, None) {
+            Err(error) if self.config.is_some() => return Err(error),
+            config => config.ok(),
+        };
+        let token = self.token(config.as_ref())?;
+        Ok(Endpoint::new(vec![address], self.patience).with_token(token, true))
+    }
+
+    /// The token that was named, else the configured one where this user can read it.
+    fn token(self, config: Option<&Config>) -> Result<Option<Secret>, Error> {
+        match self.token {
+            Some(path) => {
+                Secret::read(path).map(Some).map_err(|error| Error::new(Code::Usage, format!("--admin-token: {error}")))
+            }
+            None => Ok(config.and_then(|config| config.admin_token().ok().flatten())),
+        }
     }
 }
 
@@ -63,30 +135,25 @@ pub(super) struct Said<T> {
 impl<T> Said<T> {
     /// Prints the document as it came, or else what it means for people.
     pub(super) fn print(&self, json: bool, means: impl FnOnce(&T) -> String) -> Result<(), Error> {
-        if json { print(&self.text) } else { print(&means(&self.document)) }
+        if json { print_json(&self.text) } else { print(&means(&self.document)) }
     }
 }
 
 impl Remote {
     /// The daemon that `at` names, else the one of the configuration.
     pub(super) fn find(at: &At) -> Result<Remote, Error> {
-        let addresses = match &at.admin {
-            Some(typed) => vec![parse_address(typed).ok_or_else(|| not_an_address(typed))?],
-            None => address::configured(&at.config(None)?),
-        };
-        Remote::at(addresses, at.timeout)
+        Remote::at(at.search().find()?)
     }
 
-    /// The daemon of a configuration; with `store_only` only one that surely has the store of it.
-    pub(super) fn of(config: &Config, store_only: bool, patience: Duration) -> Result<Remote, Error> {
-        let addresses = if store_only { address::of_store(config) } else { address::configured(config) };
-        Remote::at(addresses, patience)
+    /// The daemon that surely has the store of this configuration.
+    pub(super) fn of_store(config: &Config, patience: Duration) -> Result<Remote, Error> {
+        Remote::at(Endpoint::new(address::of_store(config), patience))
     }
 
-    fn at(addresses: Vec<Address>, patience: Duration) -> Result<Remote, Error> {
+    fn at(endpoint: Endpoint) -> Result<Remote, Error> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
-        Ok(Remote { endpoint: Endpoint::new(addresses, patience), runtime })
+        Ok(Remote { endpoint, runtime })
     }
 
     /// Whether somebody takes a connection.
@@ -134,5 +201,5 @@ impl Remote {
 
 /// That this is no address of a daemon.
 pub(super) fn not_an_address(typed: &str) -> Error {
-    Error::new(Code::Usage, format!("--admin: {typed:?} is neither http://ADDRESS:PORT nor unix:PATH"))
+    Error::new(Code::Usage, format!("--admin: {typed:?} is neither http://ADDRESS:PORT, https://NAME nor unix:PATH"))
 }

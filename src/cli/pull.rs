@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::client::{At, Remote};
+use super::talk::print_json;
 use super::{Exit, names, print, say, show};
 use crate::documents::{Code, Error, Failure, PullEvent, orders};
 use crate::oci::Digest;
@@ -93,7 +94,7 @@ pub(super) fn fetch(remote: &Remote, order: &orders::Images, told: Told) -> Resu
         tally.count(&event);
         if told == Told::Events {
             // That nobody reads on is no reason to stop fetching.
-            let _ = print(line);
+            let _ = print_json(line);
         } else {
             screen.show(&event);
         }

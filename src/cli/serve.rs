@@ -44,6 +44,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         offline: args.offline,
     };
     let config = Config::load(args.config.as_deref(), environment()?, overrides)?;
+    config.admin_token()?;
     telemetry::start(&config.log);
     for warning in config.warnings() {
         tracing::warn!("{warning}");

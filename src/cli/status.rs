@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use super::client::{At, Remote};
+use super::talk::clear;
 use super::{Exit, show};
 use crate::documents::{Endpoint, EndpointState, Error, FillStatus, Mode, Status, UpstreamStatus};
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(2);
-/// Clears a terminal and goes to its top.
-const CLEAR: &str = "\u{1b}[2J\u{1b}[H";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -23,9 +22,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let remote = Remote::find(&args.at)?;
     loop {
-        let clear = if args.watch { CLEAR } else { "" };
         let said = remote.get::<Status>("status")?;
-        said.print(args.at.json, |status| format!("{clear}{}", described(status)))?;
+        if args.watch && !args.at.json {
+            clear()?;
+        }
+        said.print(args.at.json, described)?;
         if !args.watch {
             return Ok(Exit::Done);
         }

@@ -32,7 +32,10 @@ impl StoreArgs {
             return Remote::find(&self.at).map(Place::Remote);
         }
         let config = self.at.config(self.store.clone())?;
-        let remote = Remote::of(&config, self.store.is_some(), self.at.timeout)?;
+        let remote = match self.store {
+            Some(_) => Remote::of_store(&config, self.at.timeout)?,
+            None => Remote::find(&self.at)?,
+        };
         // A store that nobody made yet is not what somebody means who has a daemon running.
         if self.store.is_none() && !config.store.path.exists() && remote.takes_connections() {
             return Ok(Place::Remote(remote));

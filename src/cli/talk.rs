@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
+use super::plain;
 use crate::documents::{self, Code, Document, Error};
 
 /// How a command went. Codes may be added; one that is not known here means "failed".
@@ -44,6 +45,8 @@ impl From<Code> for Exit {
             Code::Refused => Exit::Refused,
             Code::MethodNotAllowed
             | Code::Forbidden
+            | Code::Unauthorized
+            | Code::Busy
             | Code::TooLong
             | Code::NoRoom
             | Code::Read
@@ -76,16 +79,34 @@ pub(super) fn complain(error: &Error) {
 
 /// Writes a line of talk. That nobody listens is no reason to stop.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{line}");
+    let _ = writeln!(io::stderr().lock(), "{}", plain::lines(line));
 }
 
-/// Writes a line of data.
+/// Writes a line of data for people.
 pub(super) fn print(line: &str) -> Result<(), Error> {
-    writeln!(io::stdout().lock(), "{line}")
-        .map_err(|error| Error::new(Code::Write, format!("standard output cannot be written: {error}")))
+    write(&plain::lines(line))
+}
+
+/// Writes a line of JSON.
+pub(super) fn print_json(line: &str) -> Result<(), Error> {
+    write(&plain::json(line))
 }
 
 /// Writes a document.
 pub(super) fn print_document(document: &impl Document) -> Result<(), Error> {
-    print(&documents::line(document))
+    print_json(&documents::line(document))
+}
+
+/// Clears a terminal and goes to its top.
+pub(super) fn clear() -> Result<(), Error> {
+    const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
+    io::stdout().lock().write_all(CLEAR).map_err(unwritable)
+}
+
+fn write(line: &str) -> Result<(), Error> {
+    writeln!(io::stdout().lock(), "{line}").map_err(unwritable)
+}
+
+fn unwritable(error: io::Error) -> Error {
+    Error::new(Code::Write, format!("standard output cannot be written: {error}"))
 }

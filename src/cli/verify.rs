@@ -5,6 +5,7 @@ use std::io::IsTerminal as _;
 use indicatif::ProgressBar;
 
 use super::client::{At, Remote};
+use super::talk::print_json;
 use super::{Exit, print, show};
 use crate::documents::{Code, Error, Finding, orders};
 
@@ -27,7 +28,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let mut printed = Ok(());
     Remote::find(&args.at)?.post_lines("verify", &order, &mut |finding: Finding, line| {
         if args.at.json {
-            printed = print(line);
+            printed = print_json(line);
         }
         match finding {
             Finding::Progress { checked, of, .. } => {

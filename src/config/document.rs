@@ -239,7 +239,7 @@ impl Document {
 
 /// Values that may hold a credential although they should not: never shown.
 fn is_delicate(path: &str) -> bool {
-    path.ends_with(".auth") || path.ends_with(".proxy_auth")
+    [".auth", ".proxy_auth", ".admin_token"].iter().any(|key| path.ends_with(key))
 }
 
 /// Whether the line at `spot` is a heading or sets a key that holds no credential. A file that

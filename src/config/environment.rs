@@ -24,7 +24,10 @@ impl Environment {
     pub(super) fn new(variables: impl IntoIterator<Item = (String, String)>) -> Environment {
         let concerns_us = |name: &str| {
             name.starts_with(PREFIX)
-                || matches!(name, "CACHE_DIRECTORY" | "RUNTIME_DIRECTORY" | "XDG_CACHE_HOME" | "HOME")
+                || matches!(
+                    name,
+                    "CACHE_DIRECTORY" | "RUNTIME_DIRECTORY" | "CREDENTIALS_DIRECTORY" | "XDG_CACHE_HOME" | "HOME"
+                )
         };
         Environment(variables.into_iter().filter(|(name, _)| concerns_us(name)).collect())
     }
@@ -48,6 +51,11 @@ impl Environment {
     /// systemd's folder for what ends with the process.
     pub(super) fn runtime_folder(&self) -> Option<PathBuf> {
         self.get("RUNTIME_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from)
+    }
+
+    /// systemd's folder for secrets.
+    pub(super) fn credentials_folder(&self) -> Option<PathBuf> {
+        self.get("CREDENTIALS_DIRECTORY").map(PathBuf::from)
     }
 
     /// Lays our variables over `document`.

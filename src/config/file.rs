@@ -46,6 +46,8 @@ pub struct Server {
     /// The Unix socket of the admin interface; empty for `registry-mirror.sock` in
     /// `$RUNTIME_DIRECTORY`, else `admin.sock` in the store; `off` for none.
     pub admin_socket: String,
+    /// `file:` and the path of a file with the token that lets addresses act; empty: none does.
+    pub admin_token: String,
     /// Client connections at once; more wait to be accepted.
     pub max_connections: u64,
     /// How long a client may take to send the head of a request.
@@ -80,6 +82,7 @@ impl Default for Server {
             listen: vec!["127.0.0.1:5000".into()],
             admin: vec!["127.0.0.1:5080".into()],
             admin_socket: String::new(),
+            admin_token: String::new(),
             max_connections: 4096,
             header_timeout: "10s".into(),
             send_timeout: "10m".into(),

@@ -26,7 +26,7 @@ pub(super) fn config(
 ) -> Result<Config, ConfigError> {
     let file = document.file()?;
     let mut check = Check(document);
-    let mut server = check.server(&file.server);
+    let mut server = check.server(&file.server, env);
     let store = check.store(&file.store, env);
     let cache = check.cache(&file.cache);
     let limits = Limits {
@@ -72,9 +72,16 @@ fn warnings(server: &Server, upstreams: &[Upstream]) -> Vec<String> {
             upstream.host
         )
     }));
-    warnings.extend(open(&server.admin).map(|address| {
-        format!("health and metrics are open to everyone who reaches {address}; they are meant for loopback")
-    }));
+    if let Some(address) = open(&server.admin) {
+        warnings.push(format!(
+            "health and metrics are open to everyone who reaches {address}; they are meant for loopback"
+        ));
+        if server.admin_token.is_some() && server.tls.is_none() {
+            warnings.push(format!(
+                "the admin token does not count at {address}, where others can read it: set [server.tls] cert and key"
+            ));
+        }
+    }
     warnings
 }
 
@@ -85,7 +92,7 @@ impl Check {
         self.0.report_value(path, message.into(), (!hint.is_empty()).then(|| hint.to_owned()));
     }
 
-    fn server(&mut self, typed: &file::Server) -> Server {
+    fn server(&mut self, typed: &file::Server, env: &Environment) -> Server {
         let addresses: Vec<String> = typed.listen.iter().map(|entry| split_listener(entry).0.to_owned()).collect();
         let listen = self.addresses("server.listen", &addresses);
         let admin = self.addresses("server.admin", &typed.admin);
@@ -110,6 +117,7 @@ impl Check {
             admin,
             // Where it is by default depends on the store, which is read after this.
             admin_socket: None,
+            admin_token: self.secret("server.admin_token", &typed.admin_token, env),
             limits: server::Limits {
                 max_connections: self.count("server.max_connections", typed.max_connections),
                 header_timeout: self.positive("server.header_timeout", &typed.header_timeout),
@@ -147,6 +155,18 @@ impl Check {
             (None, None) => {}
         }
         None
+    }
+
+    /// The file of a secret; a relative name is one of systemd's credentials, where it has any.
+    fn secret(&mut self, path: &str, typed: &str, env: &Environment) -> Option<PathBuf> {
+        if typed.is_empty() {
+            return None;
+        }
+        let Some(file) = typed.strip_prefix("file:").filter(|file| !file.is_empty()) else {
+            self.problem(path, "a secret stands in a file of its own", "write file: and the path of that file");
+            return None;
+        };
+        Some(env.credentials_folder().map_or_else(|| PathBuf::from(file), |folder| folder.join(file)))
     }
 
     fn admin_socket(&mut self, typed: &str, store: Option<&Store>, env: &Environment) -> Option<PathBuf> {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,8 +29,17 @@ pub struct Bound<'a> {
 /// # Errors
 /// For people: why it cannot start.
 pub fn run(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> anyhow::Result<()> {
+    if let Err(error) = hide_memory() {
+        tracing::warn!(%error, "other processes of this user can read the memory of this one");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(serve(config, announce))
+}
+
+/// Keeps the memory of this process, and the credentials in it, from other processes of its user: no
+/// dump of it is written, and none but root may trace it.
+fn hide_memory() -> io::Result<()> {
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
 async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> anyhow::Result<()> {
@@ -47,6 +57,8 @@ async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -
     }
     // A file that grows beyond the limit of the process is an error to be handled, not the end.
     let _file_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
+    // It asks for certificates to be read again; where there are none, it is no reason to end.
+    let _hang_up = signal(SignalKind::hangup()).context("handling SIGHUP")?;
     // Before anybody is told that it serves: whoever ends it then expects it to end well.
     let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
@@ -113,4 +125,17 @@ fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>
 
 fn addresses(listeners: &[TcpListener]) -> io::Result<Vec<SocketAddr>> {
     listeners.iter().map(TcpListener::local_addr).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::dumpable_behavior;
+
+    use super::*;
+
+    #[test]
+    fn no_other_process_of_this_user_may_read_the_memory_of_a_daemon() {
+        hide_memory().expect("Linux");
+        assert_eq!(dumpable_behavior().expect("Linux"), DumpableBehavior::NotDumpable);
+    }
 }

@@ -22,6 +22,10 @@ pub enum Code {
     MethodNotAllowed,
     /// The request may have been sent by a page in a browser.
     Forbidden,
+    /// Nobody may ask this who does not say who they are, or who says so wrongly.
+    Unauthorized,
+    /// Too much of it is under way.
+    Busy,
     /// The request is too long.
     TooLong,
     /// No daemon answers.

@@ -18,9 +18,10 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::body::{Buffers, Wire};
 use super::io::Regions;
@@ -63,6 +64,34 @@ enum Stream {
     Socket(UnixStream),
 }
 
+/// What is spoken at an address.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// HTTP as it is.
+    Plain,
+    /// HTTP within TLS.
+    Tls(Arc<Tls>),
+    /// Whichever of the two a client begins with.
+    Either(Arc<Tls>),
+}
+
+impl Transport {
+    /// The TLS that a connection at an address is to begin with, if any.
+    async fn of(self, stream: &TcpStream, patience: Duration) -> io::Result<Option<Arc<Tls>>> {
+        /// The first byte of a handshake (RFC 8446, 5.1).
+        const HANDSHAKE: u8 = 0x16;
+        match self {
+            Transport::Plain => Ok(None),
+            Transport::Tls(tls) => Ok(Some(tls)),
+            Transport::Either(tls) => {
+                let mut first = [0];
+                tokio::time::timeout(patience, stream.peek(&mut first)).await??;
+                Ok((first == [HANDSHAKE]).then_some(tls))
+            }
+        }
+    }
+}
+
 /// The bounds of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -81,15 +110,31 @@ pub struct Limits {
 pub struct Client {
     /// The other side.
     pub peer: Peer,
+    /// Whether the connection is one of TLS.
+    pub encrypted: bool,
     /// How the connection takes parts of files.
     pub wire: Wire,
+    /// Its place among the connections of the listener.
+    pub seat: Seat,
+}
+
+/// The place of a connection among [`Limits::max_connections`].
+#[derive(Clone, Debug)]
+pub struct Seat(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+
+impl Seat {
+    /// Lets another connection have it. For whoever bounds this one in another way, and closes it
+    /// after its answer.
+    pub fn give_up(&self) {
+        drop(self.0.lock().take());
+    }
 }
 
 /// Answers every request with `answer` until `shutdown` completes, then lets running responses end
-/// within the drain time. With `tls`, clients at an address must speak it.
+/// within the drain time. `transport` is for clients at an address.
 pub async fn serve<A, F, B>(
     listener: Listener,
-    tls: Option<Arc<Tls>>,
+    transport: Transport,
     limits: Limits,
     answer: A,
     shutdown: impl Future<Output = ()>,
@@ -104,31 +149,36 @@ pub async fn serve<A, F, B>(
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
-            let seat = Arc::clone(&seats).acquire_owned().await;
-            (seat, accepted(&listener, &limits).await)
+            let seat = Arc::clone(&seats).acquire_owned().await.ok();
+            (Seat(Arc::new(Mutex::new(seat))), accepted(&listener, &limits).await)
         };
         let (seat, (stream, peer)) = tokio::select! {
             next = next => next,
             () = &mut shutdown => break,
         };
-        let (answer, watcher, tls, buffers) = (answer.clone(), graceful.watcher(), tls.clone(), Arc::clone(&buffers));
+        let (answer, watcher, buffers) = (answer.clone(), graceful.watcher(), Arc::clone(&buffers));
+        let transport = transport.clone();
         tokio::spawn(async move {
-            let client = |wire| Client { peer, wire };
+            let client = |wire, encrypted| Client { peer, encrypted, wire, seat: seat.clone() };
             let ended = async {
+                let tls = match &stream {
+                    Stream::Address(stream) => transport.of(stream, limits.header_timeout).await?,
+                    Stream::Socket(_) => None,
+                };
                 match (stream, tls) {
                     (Stream::Address(stream), None) => {
                         let regions = Arc::new(Regions::default());
                         let stream = PlainStream::new(stream, Arc::clone(&regions));
-                        connection(stream, client(Wire::Plain(regions)), limits, answer, watcher).await?;
+                        connection(stream, client(Wire::Plain(regions), false), limits, answer, watcher).await?;
                     }
                     // In boxes, so that the many connections without TLS do not keep room for the others.
                     (Stream::Address(stream), Some(tls)) => {
                         let stream = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
-                        let client = client(Wire::Buffered(buffers));
+                        let client = client(Wire::Buffered(buffers), true);
                         Box::pin(connection(stream, client, limits, answer, watcher)).await?;
                     }
                     (Stream::Socket(stream), _) => {
-                        let client = client(Wire::Buffered(buffers));
+                        let client = client(Wire::Buffered(buffers), false);
                         Box::pin(connection(stream, client, limits, answer, watcher)).await?;
                     }
                 }
@@ -137,7 +187,7 @@ pub async fn serve<A, F, B>(
             .await;
             // Of a request, how it ended is in its log line.
             ended.unwrap_or_else(|error| tracing::debug!(%peer, %error, "a connection broke"));
-            drop(seat);
+            seat.give_up();
         });
     }
     drop(listener);
@@ -190,7 +240,11 @@ async fn accepted(listener: &Listener, limits: &Limits) -> (Stream, Peer) {
 
 async fn accept(listener: &Listener, limits: &Limits) -> io::Result<(Stream, Peer)> {
     match listener {
-        Listener::Socket(listener) => Ok((Stream::Socket(listener.accept().await?.0), Peer::Socket)),
+        Listener::Socket(listener) => {
+            let (stream, _) = listener.accept().await?;
+            let uid = stream.peer_cred()?.uid();
+            Ok((Stream::Socket(stream), Peer::Socket { uid }))
+        }
         Listener::Address(listener) => {
             let (stream, peer) = listener.accept().await?;
             stream.set_nodelay(true)?;

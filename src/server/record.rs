@@ -23,15 +23,18 @@ use crate::outcome::Outcome;
 pub enum Peer {
     /// At an address.
     Address(SocketAddr),
-    /// Whoever may open the Unix socket.
-    Socket,
+    /// At the Unix socket: a process of this user, as the kernel says (`SO_PEERCRED`).
+    Socket {
+        /// The user.
+        uid: u32,
+    },
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Address(address) => address.fmt(f),
-            Peer::Socket => f.write_str("socket"),
+            Peer::Socket { uid } => write!(f, "uid={uid}"),
         }
     }
 }

@@ -48,6 +48,7 @@ mod around;
 mod crash;
 mod daemon;
 mod disk;
+mod imports;
 mod matrix;
 
 use std::net::SocketAddr;

@@ -83,18 +83,19 @@ const PLACES: &[(&str, &[&str])] = &[
     ("prometheus_client", &["metrics"]),
     ("psl", &["upstream"]),
     ("reqwest", &["upstream/http"]),
-    ("rustls", &["server/tls", "upstream/http"]),
-    ("rustls_platform_verifier", &["upstream/http/trust.rs"]),
+    ("rustls", &["server/tls", "upstream/http", "cli/client/tls"]),
+    ("rustls_platform_verifier", &["upstream/http/trust.rs", "cli/client/tls"]),
     ("schemars", &["documents"]),
     ("sd_notify", &["systemd.rs"]),
     ("sha2", &["oci/digest.rs"]),
     ("sled", &["metadata/sled"]),
     ("strsim", &["config"]),
+    ("subtle", &["admin/guard.rs"]),
     ("tar", &["bundle"]),
-    ("tokio_rustls", &["server/tls"]),
+    ("tokio_rustls", &["server/tls", "cli/client/tls"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["telemetry.rs"]),
-    ("zeroize", &["upstream"]),
+    ("zeroize", &["upstream", "config/secret.rs"]),
 ];
 
 /// Files in which unsafe code is allowed, each with its reason.

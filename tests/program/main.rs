@@ -9,5 +9,6 @@ mod cli;
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;
 mod operate;
+mod operators;
 mod secrets;
 mod service;

@@ -66,7 +66,7 @@ impl Site {
 
     /// Runs a command against the daemon.
     fn run(&self, line: &str) -> Ran {
-        run(&format!("{line} --admin {}", self.admin), "")
+        run(&format!("{line} --admin unix:{}", self.socket().display()), "")
     }
 
     /// The same with `--json`; stdout has to be one document.
@@ -315,8 +315,8 @@ fn what_nobody_can_mean_is_refused_with_2() {
         assert_eq!((code, out.as_str()), (2, ""), "{line}: {err}");
         assert!(err.contains(why), "{line}: {err}");
     }
-    let (code, _, err) = run("status --admin https://mirror.example", "");
-    assert!(code == 2 && err.contains("neither http://ADDRESS:PORT nor unix:PATH"), "{err}");
+    let (code, _, err) = run("status --admin ftp://mirror.example", "");
+    assert!(code == 2 && err.contains("neither http://ADDRESS:PORT, https://NAME nor unix:PATH"), "{err}");
 }
 
 #[test]

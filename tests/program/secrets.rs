@@ -141,7 +141,7 @@ async fn ask_the_admin(mirror: &TestMirror) -> String {
     let consent = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
     for path in ["ready", "pull", "verify", "pin", "freeze", "unfreeze", "forget", "gc"] {
         let body = r#"{"images":["app:1"],"image":"app:1"}"#;
-        told.push_str(&shown(&client::post(mirror.admin, &format!("/api/v1/{path}"), &consent, body).await));
+        told.push_str(&shown(&client::post(mirror.socket(), &format!("/api/v1/{path}"), &consent, body).await));
     }
     told
 }
@@ -153,7 +153,7 @@ async fn run_commands(registry: &Registry, mirror: &TestMirror, auth: &str) -> S
         let output = program.args(args).env_remove("HOME").kill_on_drop(true).output().await.unwrap();
         format!("{} {}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
     };
-    let admin = format!("http://{}", mirror.admin);
+    let admin = format!("unix:{}", mirror.socket().display());
     let arguments = |line: String| line.split(' ').map(str::to_owned).collect::<Vec<_>>();
     let bench = format!(
         "bench --direct {} --auth {auth} --mirror http://{} --admin {admin} library/app:1",
@@ -347,7 +347,7 @@ async fn no_secret_is_in_what_the_system_tells_of_our_processes() {
         .spawn()
         .unwrap();
     let mut log = tokio::io::BufReader::new(daemon.stderr.take().unwrap()).lines();
-    let address = loop {
+    let address: std::net::SocketAddr = loop {
         let line = log.next_line().await.unwrap().expect("the daemon says where it listens");
         let place = line.split_once("\"pull\":\"[").and_then(|(_, rest)| rest.split([']', ',']).next()?.parse().ok());
         if let Some(address) = place {

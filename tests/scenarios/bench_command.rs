@@ -18,7 +18,10 @@ impl Bench {
     fn at(registry: &Registry, url: &str, mirror: &TestMirror) -> Bench {
         let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
         command.args(["bench", "--direct", &registry.url(), "--mirror", url]);
-        command.args(["--admin", &format!("http://{}", mirror.admin)]).stdin(Stdio::null()).kill_on_drop(true);
+        command
+            .args(["--admin", &format!("unix:{}", mirror.socket().display())])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
         Bench(command)
     }
 

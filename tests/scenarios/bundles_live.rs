@@ -31,7 +31,7 @@ async fn said(arguments: &[&str]) -> Ran {
 }
 
 async fn post(mirror: &TestMirror, path: &str, body: impl AsRef<[u8]>) -> Response {
-    client::post(mirror.admin, &format!("/api/v1/{path}"), &CONSENT, body).await
+    client::post(mirror.socket(), &format!("/api/v1/{path}"), &CONSENT, body).await
 }
 
 fn parsed(response: &Response) -> Value {
@@ -100,8 +100,8 @@ async fn a_running_mirror_exports_and_another_that_runs_without_a_network_takes_
     assert!(err.contains("docker.io/library/app:1: ready") && err.contains("4 blobs stored"), "{err}");
     assert!(pull(&there, &app).await && !pull(&there, &other).await);
 
-    // The rest, through pipes, compressed on the way, named by address.
-    let [from, to] = [&here, &there].map(|mirror| format!("http://{}", mirror.admin));
+    // The rest, through pipes, compressed on the way, named by socket.
+    let [from, to] = [&here, &there].map(|mirror| format!("unix:{}", mirror.socket().display()));
     let rest = ["export", "--all", "--since", &receipt, "-o", "-", "--admin", &from];
     let (code, tar, err) = run(&rest, Vec::new()).await;
     assert_eq!(code, 0, "{err}");
@@ -124,7 +124,7 @@ async fn exit_codes_are_those_of_a_store_without_a_daemon() {
     let there = offline(&registry, folder.path()).await;
     let file = |name: &str| folder.path().join(name).display().to_string();
     let (none, whole, half, bad) = (file("none.tar"), file("whole.tar"), file("half.tar"), file("bad.tar"));
-    let [from, to] = [&here, &there].map(|mirror| format!("http://{}", mirror.admin));
+    let [from, to] = [&here, &there].map(|mirror| format!("unix:{}", mirror.socket().display()));
     let (code, _, err) = said(&["export", "nobody:1", "-o", &none, "--admin", &from]).await;
     assert_eq!(code, 5, "{err}");
     assert!(err.contains("registry-mirror pull docker.io/library/nobody:1"), "{err}");
@@ -187,7 +187,7 @@ async fn the_interface_sends_a_plain_tar_and_says_no_before_the_first_byte() {
         assert_eq!(post(&here, "export", wrong).await.status, 400, "{wrong}");
     }
     for path in ["export", "import"] {
-        let page = client::post(here.admin, &format!("/api/v1/{path}"), &[("Host", "127.0.0.1")], "{}").await;
+        let page = client::post(here.socket(), &format!("/api/v1/{path}"), &[("Host", "127.0.0.1")], "{}").await;
         assert_eq!(page.status, 403, "{path}");
     }
     let refused = post(&here, "import", b"nothing that anybody would call a tar".repeat(100)).await;
@@ -261,7 +261,7 @@ async fn a_sender_that_goes_away_leaves_nothing_half_done() {
     let folder = tempfile::tempdir().expect("a folder");
     let there = offline(&registry, folder.path()).await;
     let tar = post(&here, "export", json!({ "images": ["app:1"] }).to_string()).await.body;
-    let mut stream = tokio::net::TcpStream::connect(there.admin).await.expect("somebody listens");
+    let mut stream = tokio::net::UnixStream::connect(there.socket()).await.expect("somebody listens");
     let head = format!(
         "POST /api/v1/import HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Registry-Mirror: 1\r\nContent-Length: {}\r\n\r\n",
         tar.len()

@@ -34,7 +34,7 @@ async fn look(mirror: &TestMirror, path: &str) -> Value {
 }
 
 async fn post(mirror: &TestMirror, act: &str, order: impl AsRef<[u8]>) -> Vec<u8> {
-    client::post(mirror.admin, &format!("/api/v1/{act}"), &CONSENT, order).await.body.to_vec()
+    client::post(mirror.socket(), &format!("/api/v1/{act}"), &CONSENT, order).await.body.to_vec()
 }
 
 /// The documents around the bytes of a framed bundle.
@@ -71,7 +71,7 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
     let mut said = Vec::new();
     let folder = tempfile::tempdir().expect("a folder");
     let bundle = folder.path().join("app.tar").display().to_string();
-    let admin = format!("http://{}", mirror.admin);
+    let admin = format!("unix:{}", mirror.socket().display());
     let bench = format!("bench app:1 --warm 1 --direct-pulls 1 --mirror http://{}", mirror.address);
     for (line, expected) in [
         ("ready app:1".to_owned(), 5),

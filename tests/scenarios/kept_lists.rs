@@ -169,7 +169,7 @@ async fn what_upstream_refuses_or_somebody_forgets_does_not_come_back_after_a_re
             mirror.get(TAGS).await;
             mirror.get(&referrers).await;
             let body = json!({ "images": ["app:1"] }).to_string();
-            assert_eq!(client::post(mirror.admin, "/api/v1/forget", &CONSENT, &body).await.status, 200);
+            assert_eq!(client::post(mirror.socket(), "/api/v1/forget", &CONSENT, &body).await.status, 200);
         } else {
             mirror.advance(DAY);
             registry.rule(Rule::on(Match::when(|_| true)).refuse(403));

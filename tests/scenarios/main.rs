@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod admin_doors;
 mod bad_input;
 mod bad_upstream;
 mod bench_command;

@@ -1,5 +1,5 @@
-//! The interface for operators, as the commands and scripts use it: HTTP and JSON, on an address and
-//! on a Unix socket.
+//! The interface for operators, as the commands and scripts use it: HTTP and JSON, looked at on an
+//! address and acted through on a Unix socket.
 
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::time::Duration;
@@ -28,7 +28,7 @@ async fn look(mirror: &TestMirror, path: &str) -> Value {
 }
 
 async fn post(mirror: &TestMirror, path: &str, body: Value) -> Response {
-    client::post(mirror.admin, &format!("/api/v1/{path}"), &CONSENT, &body.to_string()).await
+    client::post(mirror.socket(), &format!("/api/v1/{path}"), &CONSENT, &body.to_string()).await
 }
 
 /// What POST answers, when it does.
@@ -464,14 +464,15 @@ async fn a_change_that_a_page_could_have_sent_is_refused_and_changes_nothing() {
     pull(&mirror, &image).await;
     let body = json!({ "images": ["app:1"] }).to_string();
     let here = ("Host", "127.0.0.1");
-    for headers in
-        [&[here][..], &[here, ("X-Registry-Mirror", "0")], &[("Host", "evil.example"), ("X-Registry-Mirror", "1")]]
-    {
-        for path in ["pin", "forget", "gc", "verify", "pull", "ready"] {
-            let refused = client::post(mirror.admin, &format!("/api/v1/{path}"), headers, &body).await;
+    let foreign = [("Host", "evil.example"), ("X-Registry-Mirror", "1")];
+    for path in ["pin", "forget", "gc", "verify", "pull", "ready"] {
+        let path = format!("/api/v1/{path}");
+        for headers in [&[here][..], &[here, ("X-Registry-Mirror", "0")]] {
+            let refused = client::post(mirror.socket(), &path, headers, &body).await;
             assert_eq!(refused.status, 403, "{path} {headers:?}");
             assert!(parsed(&refused)["message"].is_string());
         }
+        assert_eq!(client::post(mirror.admin, &path, &foreign, &body).await.status, 403, "{path}");
     }
     let images = look(&mirror, "images").await;
     assert_eq!((&images["images"][0]["pinned"], images["images"].as_array().unwrap().len()), (&json!(false), 1));
@@ -559,7 +560,7 @@ async fn what_cannot_be_answered_is_told_in_json() {
         assert!(parsed(&answer)["message"].is_string());
     }
     let long = json!({ "images": ["a".repeat(2 << 20)] }).to_string();
-    let answer = client::post(mirror.admin, "/api/v1/pin", &CONSENT, &long).await;
+    let answer = client::post(mirror.socket(), "/api/v1/pin", &CONSENT, &long).await;
     assert_eq!(answer.status, 413);
 }
 

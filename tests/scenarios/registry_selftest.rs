@@ -270,7 +270,7 @@ async fn the_storage_host_takes_a_signature_once_for_one_method_and_no_credentia
         let location = answer.header("location").unwrap().to_owned();
         location.strip_prefix(&format!("http://{storage}")).unwrap().to_owned()
     };
-    let address = storage.parse().unwrap();
+    let address: std::net::SocketAddr = storage.parse().unwrap();
     let signed = location().await;
     assert_eq!(client::head(address, &signed, &[]).await.status, 403);
     assert_eq!(client::get(address, &signed, &[("Authorization", "Bearer x")]).await.status, 400);

@@ -123,7 +123,7 @@ impl Scene {
 
     async fn act(&self, path: &str, body: Value) -> Value {
         let path = format!("/api/v1/{path}");
-        let response = client::post(self.mirror.admin, &path, &CONSENT, body.to_string()).await;
+        let response = client::post(self.mirror.socket(), &path, &CONSENT, body.to_string()).await;
         assert_eq!(response.status, 200, "{path}: {:?}", response.body);
         serde_json::from_slice(&response.body).expect("JSON")
     }
@@ -201,7 +201,7 @@ async fn everybody_says_the_same_of_an_image_whose_manifest_cannot_be_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_commands_call_it_damaged_and_pull_mends_it() {
     let scene = Scene::of(Rot::Shapeless, Which::Child).await;
-    let admin = format!("http://{}", scene.mirror.admin);
+    let admin = format!("unix:{}", scene.mirror.socket().display());
     let bundle = scene.mirror.store().join("bundle.tar").display().to_string();
     let run = async |arguments: &[&str]| {
         let arguments: Vec<String> =

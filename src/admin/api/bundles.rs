@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{image_name, ok};
+use crate::admin::guard::Place;
 use crate::admin::{Body, respond_with};
 use crate::documents::{self, Code, Document, Error, Frame, Plan, StoredReceipt, orders};
 use crate::mirror::Mirror;
@@ -135,7 +136,8 @@ fn stopping() -> io::Error {
     io::Error::other("the daemon stops")
 }
 
-pub(super) async fn import(request: Request<Incoming>, mirror: &Mirror) -> Result<Response<Body>, Error> {
+/// Takes a bundle in. `place` is held as long as its bytes may come.
+pub(super) async fn import(request: Request<Incoming>, mirror: &Mirror, place: Place) -> Result<Response<Body>, Error> {
     let query = request.uri().query().unwrap_or_default();
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let name = pairs.find(|(key, _)| key == "name").map(|(_, name)| image_name(&name)).transpose()?;
@@ -147,7 +149,10 @@ pub(super) async fn import(request: Request<Incoming>, mirror: &Mirror) -> Resul
     };
     let (imported, inlet) = mirror.take_in(inlet, name).await;
     if let Some(inlet) = inlet {
-        tokio::spawn(inlet.empty());
+        tokio::spawn(async move {
+            inlet.empty().await;
+            drop(place);
+        });
     }
     imported.map(|imported| ok(&imported)).map_err(|error| {
         tracing::warn!(%error, "a bundle was not taken in");

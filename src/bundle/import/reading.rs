@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::HashSet;
 use std::io::{self, Read};
 
+use serde::Deserialize;
 use tokio::runtime::Handle;
 
 use super::source::{self, Meter};
@@ -16,8 +17,11 @@ use crate::documents::Imported;
 use crate::metadata::BlobRecord;
 use crate::oci::{Digest, Verifier};
 
-/// The longest JSON file that is read, in bytes.
+/// The longest JSON file that is read, in bytes. What is made of it may not be much larger: a few bytes
+/// of gzip can be all of it.
 const LONGEST_JSON: u64 = 32 << 20;
+/// The longest `oci-layout`, in bytes.
+const LONGEST_LAYOUT: u64 = 64 << 10;
 /// The largest blob that is read, in bytes: what claims to be more is a mistake or worse. What is
 /// skipped may be as much, all together.
 const LARGEST_BLOB: u64 = 256 << 30;
@@ -44,13 +48,33 @@ pub(super) fn read(
 ) -> Result<Taken, ImportError> {
     let meter = Meter::default();
     let tar = source::tar(bundle, &meter)?;
-    let mut reader = Reader { stores, runtime, intake, seen: Seen::default(), report: Imported::default() };
+    let mut reader = Reader { stores, runtime, intake, entries: 0, seen: Seen::default(), report: Imported::default() };
     match reader.read_all(tar, &meter) {
         Err(Failed::Tar(error)) if meter.broken.get() => Err(ImportError::Read(error)),
-        Err(Failed::Tar(error)) => Err(ImportError::Malformed(format!("it is cut short, or no tar: {error}"))),
+        // What the tar reader says of it may quote what is no tar.
+        Err(Failed::Tar(_)) if reader.entries == 0 => {
+            let told = "it is neither a tar nor a tar compressed with gzip";
+            Err(ImportError::Malformed(told.to_owned()))
+        }
+        Err(Failed::Tar(_)) => {
+            Err(ImportError::Malformed(format!("the tar is cut short or damaged after {} entries", reader.entries)))
+        }
         Err(Failed::Import(error)) => Err(error),
         Ok(()) => reader.finish(),
     }
+}
+
+/// `oci-layout`.
+#[derive(Deserialize)]
+struct Layout {
+    #[serde(rename = "imageLayoutVersion", default)]
+    version: String,
+}
+
+/// What `mirror-bundle.json` says in every version of it.
+#[derive(Deserialize)]
+struct Made {
+    version: Option<u32>,
 }
 
 /// Why reading stopped.
@@ -87,6 +111,8 @@ struct Reader<'a> {
     stores: &'a Stores,
     runtime: &'a Handle,
     intake: &'a Intake<'a>,
+    /// How many entries were read to their end.
+    entries: usize,
     seen: Seen,
     report: Imported,
 }
@@ -108,7 +134,11 @@ impl Reader<'_> {
             if what != Entry::Other && !kind.is_file() {
                 return Err(hostile(&name, "it is not a plain file").into());
             }
-            let longest = if matches!(what, Entry::Blob(_)) { LARGEST_BLOB } else { LONGEST_JSON };
+            let longest = match what {
+                Entry::Blob(_) => LARGEST_BLOB,
+                Entry::Layout => LONGEST_LAYOUT,
+                _ => LONGEST_JSON,
+            };
             if what != Entry::Other && size > longest {
                 return Err(hostile(&name, "it claims to be larger than anything we would keep").into());
             }
@@ -124,6 +154,7 @@ impl Reader<'_> {
                 Entry::Other => self.skip(&name, size)?,
             }
             io::copy(&mut entry, &mut io::sink()).map_err(Failed::Tar)?;
+            self.entries += 1;
         }
         // Padding, and the sum that gzip ends with. Whoever sends it is not to be cut off either.
         match io::copy(&mut archive.into_inner(), &mut io::sink()) {
@@ -142,8 +173,8 @@ impl Reader<'_> {
     }
 
     fn layout(&mut self, name: &[u8], entry: &mut impl Read) -> Result<(), Failed> {
-        let layout: serde_json::Value = read_json(name, entry)?;
-        if !layout["imageLayoutVersion"].as_str().is_some_and(|version| version.starts_with("1.")) {
+        let layout: Layout = read_json(name, entry)?;
+        if !layout.version.starts_with("1.") {
             return Err(ImportError::Malformed("the image layout has a version that is not known".to_owned()).into());
         }
         once(name, std::mem::replace(&mut self.seen.layout, true))?;
@@ -151,13 +182,14 @@ impl Reader<'_> {
     }
 
     fn description(&mut self, name: &[u8], entry: &mut impl Read) -> Result<(), Failed> {
-        let description: serde_json::Value = read_json(name, entry)?;
-        if description["version"] != VERSION {
+        let text = read_text(entry)?;
+        let told = |error| ImportError::Malformed(format!("mirror-bundle.json: {error}"));
+        let Made { version } = serde_json::from_slice(&text).map_err(told)?;
+        if version != Some(VERSION) {
             tracing::warn!("the bundle was made by a newer registry-mirror; only what every tool reads is used");
             return Ok(());
         }
-        let description: Description = serde_json::from_value(description)
-            .map_err(|error| ImportError::Malformed(format!("mirror-bundle.json: {error}")))?;
+        let description: Description = serde_json::from_slice(&text).map_err(told)?;
         self.check_room(&description)?;
         once(name, self.seen.description.replace(description).is_some())?;
         Ok(())
@@ -266,8 +298,13 @@ fn once(name: &[u8], again: bool) -> Result<(), ImportError> {
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(name: &[u8], entry: &mut impl Read) -> Result<T, Failed> {
-    let mut bytes = Vec::new();
-    entry.take(LONGEST_JSON).read_to_end(&mut bytes).map_err(Failed::Tar)?;
+    let bytes = read_text(entry)?;
     let told = |error| ImportError::Malformed(format!("{}: {error}", String::from_utf8_lossy(name)));
     serde_json::from_slice(&bytes).map_err(|error| told(error).into())
+}
+
+fn read_text(entry: &mut impl Read) -> Result<Vec<u8>, Failed> {
+    let mut bytes = Vec::new();
+    entry.take(LONGEST_JSON).read_to_end(&mut bytes).map_err(Failed::Tar)?;
+    Ok(bytes)
 }

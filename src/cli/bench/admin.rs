@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use crate::cli::client::{Address, Endpoint};
+use crate::cli::client::{Endpoint, Search};
 use crate::documents::{Error, Forgotten, Garbage, orders};
 use crate::oci::ImageName;
 
 const RECEIVED: &str = "mirror_upstream_received_bytes_total";
 const FILLS: &str = "mirror_fills_in_flight";
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a mirror may take to delete what it forgot.
 const DELETING: Duration = Duration::from_secs(60);
 
@@ -19,8 +19,9 @@ const DELETING: Duration = Duration::from_secs(60);
 pub(super) struct Admin(Endpoint);
 
 impl Admin {
-    pub(super) fn at(address: Address) -> Admin {
-        Admin(Endpoint::new(vec![address], PATIENCE))
+    /// The one that is searched for.
+    pub(super) fn of(search: Search<'_>) -> Result<Admin, Error> {
+        search.find().map(Admin)
     }
 
     /// Bytes of content received from all upstreams so far.

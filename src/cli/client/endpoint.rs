@@ -1,5 +1,5 @@
 //! One daemon at the other end: HTTP over its Unix socket or its admin address, one request per
-//! connection.
+//! connection, with the token where that may be seen.
 //!
 //! No redirects, no proxies: the other side is this machine or one that somebody named. However long an
 //! answer takes, it is waited for as long as the daemon lives: whenever nothing came for a while, it is
@@ -22,6 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::address::Address;
+use crate::cli::plain;
+use crate::config::Secret;
 use crate::documents::{self, Code, Document, Error};
 
 /// A daemon that may answer.
@@ -30,6 +32,16 @@ pub(in crate::cli) struct Endpoint {
     /// The one that took a connection.
     found: OnceLock<Address>,
     patience: Duration,
+    token: Option<Secret>,
+    /// Whether somebody typed the address.
+    named: bool,
+}
+
+/// A connection to a daemon.
+struct Line {
+    wire: Box<dyn Wire>,
+    /// Whether it is to this machine.
+    loopback: bool,
 }
 
 /// What the body of a request is sent from.
@@ -41,7 +53,23 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
 impl Endpoint {
     /// The first of these that takes a connection, silent for `patience` at most.
     pub(in crate::cli) fn new(addresses: Vec<Address>, patience: Duration) -> Endpoint {
-        Endpoint { addresses, found: OnceLock::new(), patience }
+        Endpoint { addresses, found: OnceLock::new(), patience, token: None, named: false }
+    }
+
+    /// The same with a token to show, where that may be seen. `named` says that somebody typed the address.
+    pub(super) fn with_token(self, token: Option<Secret>, named: bool) -> Endpoint {
+        Endpoint { token, named, ..self }
+    }
+
+    /// The token, where it may be shown: over TLS, and on loopback to whom somebody named. Whoever listens
+    /// at a configured address while the daemon is down must not get it.
+    fn token_for(&self, address: &Address, line: &Line) -> Option<&Secret> {
+        let may_see = match address {
+            Address::Tls(..) => true,
+            Address::Plain(_) => self.named && line.loopback,
+            Address::Unix(_) => false,
+        };
+        self.token.as_ref().filter(|_| may_see)
     }
 
     /// Whether somebody takes a connection.
@@ -62,26 +90,32 @@ impl Endpoint {
 
     /// Any answer to a request.
     pub(super) async fn send(&self, method: Method, path: &str, body: Body) -> Result<Answer<'_>, Error> {
-        let (address, wire) = self.connect().await.map_err(|tried| {
+        let (address, line) = self.connect().await.map_err(|tried| {
             Error::new(Code::Unreachable, format!("no daemon answers{tried}"))
                 .with_hint("start one with: registry-mirror serve; or say where it is with --admin")
         })?;
         let address = self.found.get_or_init(|| address);
-        let request = request(method, path, address, body).map_err(|error| broke(&error))?;
-        let answer = self.patiently(exchange(wire, request)).await?.map_err(|error| broke(&error))?;
+        let mut request = request(method, path, address, body).map_err(|error| broke(&error))?;
+        if let Some(token) = self.token_for(address, &line) {
+            let shown = header::HeaderValue::try_from(format!("Bearer {}", token.expose()));
+            let mut shown = shown.map_err(|error| broke(&error))?;
+            shown.set_sensitive(true);
+            request.headers_mut().insert(header::AUTHORIZATION, shown);
+        }
+        let answer = self.patiently(exchange(line.wire, request)).await?.map_err(|error| broke(&error))?;
         let (head, body) = answer.into_parts();
         Ok(Answer { endpoint: self, status: head.status, body, rest: BytesMut::new() })
     }
 
     /// The first address that takes a connection; or what was tried, for people.
-    async fn connect(&self) -> Result<(Address, Box<dyn Wire>), String> {
+    async fn connect(&self) -> Result<(Address, Line), String> {
         let mut tried = String::new();
         let addresses = self.found.get().map_or(&self.addresses[..], std::slice::from_ref);
         for address in addresses {
             let connected = tokio::time::timeout(self.patience, dial(address)).await;
             let late = io::Error::new(io::ErrorKind::TimedOut, "takes no connection");
             match connected.unwrap_or(Err(late)) {
-                Ok(wire) => return Ok((address.clone(), wire)),
+                Ok(line) => return Ok((address.clone(), line)),
                 Err(error) => tried.push_str(&format!("\n  {address}: {error}")),
             }
         }
@@ -111,9 +145,9 @@ impl Endpoint {
 
     /// Whether the daemon answers anything at all.
     async fn lives(&self) -> bool {
-        let Ok((address, wire)) = self.connect().await else { return false };
+        let Ok((address, line)) = self.connect().await else { return false };
         let Ok(request) = request(Method::GET, "/livez", &address, nothing()) else { return false };
-        exchange(wire, request).await.is_ok_and(|answer| answer.status().is_success())
+        exchange(line.wire, request).await.is_ok_and(|answer| answer.status().is_success())
     }
 }
 
@@ -134,7 +168,7 @@ impl<'e> Answer<'e> {
             return Ok(self);
         }
         let said = self.whole().await?;
-        Err(serde_json::from_slice(&said).unwrap_or_else(|_| {
+        Err(serde_json::from_slice(&plain::document(&said)).unwrap_or_else(|_| {
             let code = match status {
                 StatusCode::NOT_FOUND => Code::NotFound,
                 StatusCode::BAD_REQUEST => Code::Usage,
@@ -190,22 +224,33 @@ impl<'e> Answer<'e> {
     }
 }
 
-/// The document in these bytes, and its text as it came; or the error in its place.
+/// The document in these bytes, as people may see it, and its text as it came; or the error in its place.
 pub(super) fn parsed<T: Document>(bytes: &[u8]) -> Result<(T, String), Error> {
-    let document = documents::read(bytes).map_err(|error| broke(&error))??;
+    let document = documents::read(&plain::document(bytes)).map_err(|error| broke(&error))??;
     Ok((document, String::from_utf8_lossy(bytes.trim_ascii_end()).into_owned()))
 }
 
-async fn dial(address: &Address) -> io::Result<Box<dyn Wire>> {
-    Ok(match address {
-        Address::Tcp(host) => Box::new(TcpStream::connect(host).await?),
-        Address::Unix(path) => Box::new(UnixStream::connect(path).await?),
-    })
+async fn dial(address: &Address) -> io::Result<Line> {
+    let (at, trust) = match address {
+        Address::Unix(path) => {
+            let wire = Box::new(UnixStream::connect(path).await?);
+            return Ok(Line { wire, loopback: true });
+        }
+        Address::Plain(at) => (at, None),
+        Address::Tls(at, trust) => (at, Some(trust)),
+    };
+    let stream = TcpStream::connect(at).await?;
+    let loopback = stream.peer_addr()?.ip().to_canonical().is_loopback();
+    let wire: Box<dyn Wire> = match trust {
+        None => Box::new(stream),
+        Some(trust) => Box::new(trust.connect(stream, at).await?),
+    };
+    Ok(Line { wire, loopback })
 }
 
 fn request(method: Method, path: &str, address: &Address, body: Body) -> Result<Request<Body>, http::Error> {
     let host = match address {
-        Address::Tcp(host) => host,
+        Address::Plain(at) | Address::Tls(at, _) => at,
         Address::Unix(_) => "localhost",
     };
     Request::builder()

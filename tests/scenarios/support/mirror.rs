@@ -171,6 +171,11 @@ impl TestMirror {
         self.settings.store()
     }
 
+    /// The Unix socket of the admin interface, as nothing else is configured.
+    pub fn socket(&self) -> PathBuf {
+        self.store().join("admin.sock")
+    }
+
     pub async fn get(&self, path: &str) -> Response {
         self.get_with(path, &[]).await
     }

@@ -2,12 +2,41 @@
 //! body ended as announced. Forgives nothing and repairs nothing.
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
+
+/// Where somebody listens.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// An address.
+    Address(SocketAddr),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+impl From<SocketAddr> for Place {
+    fn from(address: SocketAddr) -> Place {
+        Place::Address(address)
+    }
+}
+
+impl From<&Path> for Place {
+    fn from(path: &Path) -> Place {
+        Place::Socket(path.to_owned())
+    }
+}
+
+impl From<PathBuf> for Place {
+    fn from(path: PathBuf) -> Place {
+        Place::Socket(path)
+    }
+}
 
 /// A whole response.
 #[derive(Clone, Debug)]
@@ -31,23 +60,23 @@ impl Response {
 }
 
 /// GET on a connection of its own.
-pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Response {
-    request(address, "GET", path, headers).await
+pub async fn get(place: impl Into<Place>, path: &str, headers: &[(&str, &str)]) -> Response {
+    request(place, "GET", path, headers).await
 }
 
 /// HEAD on a connection of its own.
-pub async fn head(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Response {
-    request(address, "HEAD", path, headers).await
+pub async fn head(place: impl Into<Place>, path: &str, headers: &[(&str, &str)]) -> Response {
+    request(place, "HEAD", path, headers).await
 }
 
 /// Any method, on a connection of its own.
-pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
-    Stream::request(address, method, path, headers).await.expect("a response head").finish().await
+pub async fn request(place: impl Into<Place>, method: &str, path: &str, headers: &[(&str, &str)]) -> Response {
+    Stream::request(place, method, path, headers).await.expect("a response head").finish().await
 }
 
 /// POST with a body, on a connection of its own.
-pub async fn post(address: SocketAddr, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
-    let connection = Connection::open(address).await;
+pub async fn post(place: impl Into<Place>, path: &str, headers: &[(&str, &str)], body: impl AsRef<[u8]>) -> Response {
+    let connection = Connection::open(place).await;
     connection.send_with("POST", path, headers, body.as_ref()).await.expect("a response head").finish().await
 }
 
@@ -64,14 +93,17 @@ pub async fn raw(address: SocketAddr, bytes: &[u8]) -> Bytes {
 
 /// A connection on which several requests can be sent.
 pub struct Connection {
-    stream: TcpStream,
+    stream: Either<TcpStream, UnixStream>,
     buffer: BytesMut,
 }
 
 impl Connection {
     /// Opens one.
-    pub async fn open(address: SocketAddr) -> Connection {
-        let stream = TcpStream::connect(address).await.expect("somebody listens");
+    pub async fn open(place: impl Into<Place>) -> Connection {
+        let stream = match place.into() {
+            Place::Address(address) => Either::Left(TcpStream::connect(address).await.expect("somebody listens")),
+            Place::Socket(path) => Either::Right(UnixStream::connect(path).await.expect("somebody listens")),
+        };
         Connection { stream, buffer: BytesMut::new() }
     }
 
@@ -80,7 +112,7 @@ impl Connection {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(receive_buffer).expect("an option of every socket");
         let stream = socket.connect(address).await.expect("somebody listens");
-        Connection { stream, buffer: BytesMut::new() }
+        Connection { stream: Either::Left(stream), buffer: BytesMut::new() }
     }
 
     /// Sends a request and reads the head of the response; `None` if none came.
@@ -170,13 +202,18 @@ enum Left {
 
 impl Stream {
     /// Sends a request on a connection of its own.
-    pub async fn request(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Stream> {
-        Connection::open(address).await.send(method, path, headers).await
+    pub async fn request(
+        place: impl Into<Place>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Option<Stream> {
+        Connection::open(place).await.send(method, path, headers).await
     }
 
     /// GET on a connection of its own.
-    pub async fn get(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Stream {
-        Stream::request(address, "GET", path, headers).await.expect("a response head")
+    pub async fn get(place: impl Into<Place>, path: &str, headers: &[(&str, &str)]) -> Stream {
+        Stream::request(place, "GET", path, headers).await.expect("a response head")
     }
 
     /// The next bytes of the body, at most `most`; empty at its end.
@@ -251,7 +288,9 @@ impl Stream {
 
     /// Hangs up with a reset.
     pub fn reset(self) {
-        let _ = self.connection.stream.set_zero_linger();
+        if let Either::Left(stream) = &self.connection.stream {
+            let _ = stream.set_zero_linger();
+        }
     }
 
     async fn piece(&mut self, most: usize, at_end: Left) -> Bytes {

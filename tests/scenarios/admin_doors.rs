@@ -1,0 +1,271 @@
+//! Who may do what at the admin interface, by which door: addresses look, the Unix socket and the token act.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use registry_mirror::admin::{self, AdminState, Guard, Reach, Readiness, Token};
+use registry_mirror::metrics::Metrics;
+use registry_mirror::server::tls::Files;
+use registry_mirror::server::{Listener, Tls};
+use scripted_registry::client::{self, Response};
+use scripted_registry::{Registry, noise};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio_util::either::Either;
+
+use crate::support::command;
+use crate::support::mirror::{Settings, TestMirror};
+
+const TOKEN: &str = "a token of 24 characters";
+const ACTS: [&str; 10] = ["pull", "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import"];
+const CONSENT: [(&str, &str); 2] = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
+/// Longer than anything here takes, so that what hangs fails.
+const LONG: Duration = Duration::from_secs(30);
+
+fn with(token: &str) -> [(&str, String); 3] {
+    let [host, consent] = CONSENT.map(|(name, value)| (name, value.to_owned()));
+    [host, consent, ("Authorization", format!("Bearer {token}"))]
+}
+
+async fn post(address: SocketAddr, act: &str, token: Option<&str>, body: &str) -> Response {
+    let headers = with(token.unwrap_or_default());
+    let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let headers = if token.is_some() { &headers[..] } else { &headers[..2] };
+    client::post(address, &format!("/api/v1/{act}"), headers, body).await
+}
+
+fn code(response: &Response) -> Value {
+    let document: Value = serde_json::from_slice(&response.body).expect("JSON");
+    document["code"].clone()
+}
+
+/// A mirror with one image and a token.
+async fn mirror(config: &str) -> (Registry, TestMirror, TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    std::fs::write(&file, format!("{TOKEN}\n")).expect("written");
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(401, 1000)]);
+    let token = format!("server.admin_token = \"file:{}\"\n{config}", file.display());
+    let mirror = Settings::of(&registry).config(&token).start().await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+    (registry, mirror, folder)
+}
+
+async fn pinned(mirror: &TestMirror) -> Value {
+    let images = client::get(mirror.socket(), "/api/v1/images", &CONSENT).await;
+    let images: Value = serde_json::from_slice(&images.body).expect("JSON");
+    images["images"][0]["pinned"].clone()
+}
+
+#[tokio::test]
+async fn an_address_looks_and_acts_with_the_token_alone() {
+    let (_registry, mirror, _folder) = mirror("").await;
+    let body = json!({ "images": ["app:1"] }).to_string();
+    for act in ACTS {
+        let refused = post(mirror.admin, act, None, &body).await;
+        assert_eq!((refused.status, code(&refused)), (401, json!("unauthorized")), "{act}");
+        assert!(refused.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Bearer")));
+    }
+    assert_eq!(pinned(&mirror).await, false);
+    for wrong in ["", "another token of 16", &TOKEN[1..]] {
+        assert_eq!(post(mirror.admin, "pin", Some(wrong), &body).await.status, 401, "{wrong}");
+    }
+    assert_eq!(pinned(&mirror).await, false);
+    assert_eq!(post(mirror.admin, "ready", None, &body).await.status, 200, "it only looks");
+    assert_eq!(client::get(mirror.admin, "/api/v1/images", &CONSENT).await.status, 200);
+    assert_eq!(post(mirror.admin, "pin", Some(TOKEN), &body).await.status, 200);
+    assert_eq!(pinned(&mirror).await, true);
+    // A page has no token to show, so any name will do; but what changes something is still asked for.
+    let token = format!("Bearer {TOKEN}");
+    let foreign = [("Host", "mirror.example"), ("Authorization", token.as_str()), ("X-Registry-Mirror", "1")];
+    assert_eq!(client::post(mirror.admin, "/api/v1/unpin", &foreign, &body).await.status, 200);
+    assert_eq!(client::post(mirror.admin, "/api/v1/pin", &foreign[..2], &body).await.status, 403);
+    assert_eq!(pinned(&mirror).await, false);
+}
+
+#[tokio::test]
+async fn without_a_token_nothing_that_is_shown_acts() {
+    let registry = Registry::start().await;
+    let mirror = TestMirror::of(&registry).await;
+    for token in [None, Some(""), Some("null"), Some(TOKEN)] {
+        assert_eq!(post(mirror.admin, "gc", token, "").await.status, 401, "{token:?}");
+    }
+    let acted = client::post(mirror.socket(), "/api/v1/gc", &CONSENT, "").await;
+    assert_eq!(acted.status, 200);
+}
+
+#[tokio::test]
+async fn where_clients_say_who_they_are_names_of_images_are_hidden_on_loopback_too() {
+    let (files, _certificates) = certificate();
+    let [cert, key] = [&files.cert, &files.key].map(|file| file.display().to_string());
+    let registry = Registry::start().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let token = folder.path().join("token");
+    std::fs::write(&token, TOKEN).expect("written");
+    let config = format!(
+        "server.tls.cert = \"{cert}\"\nserver.tls.key = \"{key}\"\nserver.tls.client_ca = \"{cert}\"\n\
+         server.admin_token = \"file:{}\"",
+        token.display()
+    );
+    let mirror = Settings::of(&registry).config(&config).start().await;
+    let ready = json!({ "images": ["app:1"] }).to_string();
+    assert_eq!(post(mirror.admin, "ready", None, &ready).await.status, 401);
+    let token = format!("Bearer {TOKEN}");
+    for path in ["status", "images", "images/inspect?image=app:1", "history?image=app:1", "receipt", "nothing"] {
+        let path = format!("/api/v1/{path}");
+        assert_eq!(client::get(mirror.admin, &path, &CONSENT).await.status, 401, "{path}");
+        let shown = [("Host", "127.0.0.1"), ("Authorization", token.as_str())];
+        assert_ne!(client::get(mirror.admin, &path, &shown).await.status, 401, "{path}");
+        assert_ne!(client::get(mirror.socket(), &path, &CONSENT).await.status, 401, "{path}");
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(client::get(mirror.admin, path, &[("Authorization", "Bearer wrong")]).await.status, 200, "{path}");
+    }
+}
+
+fn certificate() -> (Files, TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
+    let path = |name: &str| -> PathBuf { folder.path().join(name) };
+    let files = Files { cert: path("cert.pem"), key: path("key.pem"), client_ca: None };
+    std::fs::write(&files.cert, cert.pem()).expect("written");
+    std::fs::write(&files.key, signing_key.serialize_pem()).expect("written");
+    (files, folder)
+}
+
+/// The admin interface of a mirror as it is on an address that others can reach, on one that they cannot.
+async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let state = AdminState {
+        metrics: Arc::new(Metrics::new([])),
+        readiness: Arc::new(|| Readiness::Ready),
+        mirror: Some(mirror.mirror.clone()),
+        verify_rate: 0,
+        guard: Arc::new(Guard::new(Some(Token::new(TOKEN.as_bytes())), false)),
+        tls: tls.map(|files| Arc::new(Tls::open(files).expect("a pair"))),
+    };
+    tokio::spawn(admin::serve(Listener::Address(listener), Reach::Network, state, std::future::pending()));
+    address
+}
+
+#[tokio::test]
+async fn beyond_loopback_health_and_numbers_are_told_to_all_and_nothing_else_is() {
+    let (_registry, mirror, _folder) = mirror("").await;
+    let (files, _certificates) = certificate();
+    for tls in [None, Some(files)] {
+        let address = exposed(&mirror, tls).await;
+        for path in ["/livez", "/readyz", "/metrics"] {
+            let answer = client::get(address, path, &[("Host", "mirror.example")]).await;
+            assert_eq!(answer.status, 200, "{path}, as probes and scrapers of today ask it");
+        }
+        for path in ["status", "images", "schema", "nothing"] {
+            assert_eq!(client::get(address, &format!("/api/v1/{path}"), &CONSENT).await.status, 401, "{path}");
+        }
+        assert_eq!(post(address, "ready", None, "{}").await.status, 401);
+        assert_eq!(post(address, "gc", None, "").await.status, 401);
+        // From this machine nobody else can read it.
+        assert_eq!(post(address, "gc", Some(TOKEN), "").await.status, 200);
+    }
+}
+
+/// Runs a command.
+async fn run(line: String) -> (i32, String) {
+    let work = move || {
+        let (code, _, err) = command::run(&line.split(' ').collect::<Vec<_>>(), b"");
+        (code, err)
+    };
+    tokio::task::spawn_blocking(work).await.expect("ends")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_asks_over_tls_whom_it_is_told_to_believe() {
+    let (_registry, mirror, folder) = mirror("").await;
+    let (files, _certificates) = certificate();
+    let (others, _others) = certificate();
+    let address = exposed(&mirror, Some(files.clone())).await;
+    let (port, token) = (address.port(), folder.path().join("token").display().to_string());
+    let [cert, other] = [&files.cert, &others.cert].map(|file| file.display().to_string());
+    for (line, expected, why) in [
+        (format!("gc --admin https://localhost:{port} --ca {cert} --admin-token {token}"), 0, ""),
+        (format!("status --admin https://localhost:{port} --ca {cert}"), 1, "has to show the token"),
+        (format!("status --admin https://localhost:{port} --ca {other} --admin-token {token}"), 4, "certificate"),
+        (format!("status --admin https://localhost:{port} --admin-token {token}"), 4, "certificate"),
+        // The certificate is not for this name.
+        (format!("status --admin https://127.0.0.1:{port} --ca {cert} --admin-token {token}"), 4, "certificate"),
+        (format!("status --admin https://localhost:{port} --ca /nonexistent"), 2, "--ca: /nonexistent"),
+        (format!("status --admin https://localhost:{port} --ca {cert} --admin-token /nonexistent"), 2, "--admin-token"),
+        (format!("status --ca {cert}"), 2, "--admin"),
+    ] {
+        let (code, err) = run(line.clone()).await;
+        assert!(code == expected && err.contains(why), "{line}: {code} {err}");
+    }
+    // Found by its file it is asked by an address that no certificate is for, and exactly that one is believed.
+    let config = |cert: &str| {
+        let file = folder.path().join("mirror.toml");
+        let text = format!(
+            "[server]\nadmin = [\"0.0.0.0:{port}\"]\nadmin_socket = \"off\"\nadmin_token = \"file:{token}\"\n\
+             [server.tls]\ncert = \"{cert}\"\nkey = \"{}\"\n",
+            files.key.display()
+        );
+        std::fs::write(&file, text).expect("written");
+        file.display().to_string()
+    };
+    let (code, err) = run(format!("gc -c {}", config(&cert))).await;
+    assert_eq!(code, 0, "{err}");
+    let (code, err) = run(format!("gc -c {}", config(&other))).await;
+    assert!(code == 4 && err.contains(&format!("https://127.0.0.1:{port}")), "{code} {err}");
+}
+
+/// Somebody who begins an order and never ends it.
+async fn begin(mirror: &TestMirror, act: &str, at_address: bool) -> Either<TcpStream, UnixStream> {
+    let mut stream = match at_address {
+        true => Either::Left(TcpStream::connect(mirror.admin).await.expect("somebody listens")),
+        false => Either::Right(UnixStream::connect(mirror.socket()).await.expect("somebody listens")),
+    };
+    let head = format!(
+        "POST /api/v1/{act} HTTP/1.1\r\nHost: localhost\r\nX-Registry-Mirror: 1\r\nContent-Length: 1000000\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn orders_that_never_end_are_few_and_silence_no_probe() {
+    let (_registry, mirror, _folder) = mirror("").await;
+    for (act, at_address) in [("import", false), ("pin", false), ("export", false), ("ready", true)] {
+        let mut begun = Vec::new();
+        for _ in 0..100 {
+            begun.push(begin(&mirror, act, at_address).await);
+        }
+        let told = async {
+            assert_eq!(client::get(mirror.socket(), "/livez", &[]).await.status, 200);
+            assert_eq!(client::get(mirror.admin, "/livez", &[]).await.status, 200);
+            loop {
+                let more = match at_address {
+                    true => post(mirror.admin, "ready", None, r#"{"images":["app:1"]}"#).await,
+                    false => client::post(mirror.socket(), "/api/v1/gc", &CONSENT, "{}").await,
+                };
+                match (more.status, more.header("retry-after")) {
+                    (503, Some("5")) => break,
+                    told => assert_eq!(told, (200, None), "{act}"),
+                }
+            }
+        };
+        tokio::time::timeout(LONG, told).await.expect("somebody answers");
+        drop(begun);
+        let ended = async {
+            while client::post(mirror.socket(), "/api/v1/gc", &CONSENT, "{}").await.status != 200 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(LONG, ended).await.expect("who hangs up makes room");
+    }
+    mirror.stop().await;
+}
