@@ -211,3 +211,15 @@ fn a_hang_up_ends_no_daemon_that_has_no_certificates_to_read_again() {
     assert_eq!(code, 0, "{err}");
     daemon.terminate();
 }
+
+#[test]
+fn a_file_that_is_no_bundle_is_told_so_and_not_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, store) = (folder.path().join("notes"), folder.path().join("store"));
+    for content in ["my password is canary\n".repeat(100), "my password is canary".to_owned(), String::new()] {
+        std::fs::write(&file, content).unwrap();
+        let (code, out, err) = run(&format!("import {} --store {}", file.display(), store.display()));
+        assert_eq!((code, out.as_str()), (6, ""), "{err}");
+        assert!(err.contains("notes: the bundle cannot be understood") && !err.contains("canary"), "{err}");
+    }
+}
