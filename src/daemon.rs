@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -170,7 +171,7 @@ impl Daemon {
     pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
         let servers = TaskTracker::new();
-        let limits = self.config.server.limits;
+        let limits = self.config.server.limits.leaving_time_to_close();
         let bound = listeners.pull.iter().chain(&listeners.admin).filter_map(|listener| listener.local_addr().ok());
         bound.for_each(|address| self.ours.listen_at(address));
         for (place, listener) in listeners.pull.into_iter().enumerate() {
@@ -187,11 +188,13 @@ impl Daemon {
         let served = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
         let certificates: Vec<_> = served.map(|tls| tokio::spawn(tls::keep_current(tls))).collect();
         shutdown.await;
+        let ends_at = Instant::now() + self.config.server.limits.drain;
         stop.cancel();
-        servers.wait().await;
+        // Those for operators have a drain time of their own, which may be longer.
+        let _ = tokio::time::timeout_at(ends_at, servers.wait()).await;
         housekeeping.abort();
         certificates.iter().for_each(tokio::task::JoinHandle::abort);
-        self.mirror.close(limits.drain).await;
+        self.mirror.close(ends_at.saturating_duration_since(Instant::now())).await;
     }
 
     fn edge(&self, bound: Option<SocketAddr>, place: usize) -> Edge {

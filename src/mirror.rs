@@ -68,8 +68,9 @@ const USES_EVERY: Duration = Duration::from_secs(10);
 /// unclean stop.
 const FLUSH_EVERY: usize = 6;
 
-/// How long fills that were told to end may take for it.
-const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long fills that were told to end may take for it, at the least and at the most.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+const MOST_LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// What a mirror is made of.
 pub struct Parts {
@@ -203,13 +204,15 @@ impl Mirror {
         }
     }
 
-    /// Ends well: waits for running fills, at most for `patience`, and writes what is in memory.
+    /// Ends well, within `patience`: waits for running fills, tells them to end in time, and writes what is in
+    /// memory.
     pub async fn close(&self, patience: Duration) {
         self.0.fills.tasks.close();
-        if tokio::time::timeout(patience, self.0.fills.tasks.wait()).await.is_err() {
+        let last_words = (patience / 2).clamp(LAST_WORDS, MOST_LAST_WORDS);
+        if tokio::time::timeout(patience.saturating_sub(last_words), self.0.fills.tasks.wait()).await.is_err() {
             tracing::warn!(fills = self.fills(), "stopping with fills under way; they are resumed when asked for");
             self.0.fills.ending.cancel();
-            let _ = tokio::time::timeout(LAST_WORDS, self.0.fills.tasks.wait()).await;
+            let _ = tokio::time::timeout(last_words, self.0.fills.tasks.wait()).await;
         }
         self.0.fills.stored.write_uses().await;
         self.0.fills.stored.records.flush("the index was not flushed; it is rebuilt from the files").await;

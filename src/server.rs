@@ -4,6 +4,9 @@
 
 pub mod body;
 pub mod congestion;
+pub mod connection;
+mod greeting;
+pub mod half_closed;
 pub mod handler;
 pub mod io;
 pub mod listener;

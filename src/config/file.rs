@@ -52,9 +52,9 @@ pub struct Server {
     pub max_connections: u64,
     /// How long a client may take to send the head of a request.
     pub header_timeout: String,
-    /// How long a client may take nothing of an answer that waits for it.
+    /// How long a client may take nothing of an answer that waits for it, or less than 1 KiB a second.
     pub send_timeout: String,
-    /// How long running answers may take after a request to stop.
+    /// How long a stop may take in all: running answers, then running fills.
     pub drain: String,
     /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
     pub unavailable_blob: u64,

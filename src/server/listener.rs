@@ -22,8 +22,12 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::body::{Buffers, Wire};
+use super::connection::Connection;
+use super::greeting;
+use super::half_closed::{Answer, Answering, HalfClosed};
 use super::io::Regions;
 use super::io::plain::PlainStream;
 use super::record::Peer;
@@ -31,6 +35,8 @@ use super::tls::Tls;
 
 /// How long to wait after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How much of the drain time is for closing the store, at most.
+const TO_CLOSE: Duration = Duration::from_secs(3);
 /// Buffer for the head of a request, in bytes; a longer head is answered with 431.
 const MAX_HEAD: usize = 128 << 10;
 
@@ -99,10 +105,18 @@ pub struct Limits {
     pub max_connections: usize,
     /// How long a client may take to send the head of a request.
     pub header_timeout: Duration,
-    /// How long a client may take nothing of an answer that waits for it.
+    /// How long a client may take nothing of an answer that waits for it, or less than 1 KiB a second.
     pub send_timeout: Duration,
     /// How long running responses may go on after the shutdown began.
     pub drain: Duration,
+}
+
+impl Limits {
+    /// The same, with a part of the drain time left for what is to be done when the last response has ended.
+    #[must_use]
+    pub fn leaving_time_to_close(self) -> Limits {
+        Limits { drain: self.drain - (self.drain / 10).min(TO_CLOSE), ..self }
+    }
 }
 
 /// Who asks, and what leads to them.
@@ -141,11 +155,12 @@ pub async fn serve<A, F, B>(
 ) where
     A: Fn(Client, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let seats = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
     let buffers = Arc::new(Buffers::default());
+    let drained = CancellationToken::new();
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
@@ -157,10 +172,11 @@ pub async fn serve<A, F, B>(
             () = &mut shutdown => break,
         };
         let (answer, watcher, buffers) = (answer.clone(), graceful.watcher(), Arc::clone(&buffers));
-        let transport = transport.clone();
+        let (transport, drained) = (transport.clone(), drained.clone());
         tokio::spawn(async move {
             let client = |wire, encrypted| Client { peer, encrypted, wire, seat: seat.clone() };
-            let ended = async {
+            let answering = Answering::default();
+            let served = async {
                 let tls = match &stream {
                     Stream::Address(stream) => transport.of(stream, limits.header_timeout).await?,
                     Stream::Socket(_) => None,
@@ -168,31 +184,41 @@ pub async fn serve<A, F, B>(
                 match (stream, tls) {
                     (Stream::Address(stream), None) => {
                         let regions = Arc::new(Regions::default());
+                        let stream = Connection::new(stream, limits.send_timeout, answering.clone());
                         let stream = PlainStream::new(stream, Arc::clone(&regions));
-                        connection(stream, client(Wire::Plain(regions), false), limits, answer, watcher).await?;
+                        let client = client(Wire::Plain(regions), false);
+                        connection(stream, client, answering, limits, answer, watcher).await?;
                     }
                     // In boxes, so that the many connections without TLS do not keep room for the others.
                     (Stream::Address(stream), Some(tls)) => {
+                        let Some(stream) = Box::pin(greeting::of_tls(stream, limits.header_timeout)).await? else {
+                            return Ok(());
+                        };
+                        let stream = Connection::new(stream, limits.send_timeout, answering.clone());
                         let stream = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
                         let client = client(Wire::Buffered(buffers), true);
-                        Box::pin(connection(stream, client, limits, answer, watcher)).await?;
+                        Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
                     }
                     (Stream::Socket(stream), _) => {
                         let client = client(Wire::Buffered(buffers), false);
-                        Box::pin(connection(stream, client, limits, answer, watcher)).await?;
+                        Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
                     }
                 }
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
-            }
-            .await;
+            };
             // Of a request, how it ended is in its log line.
-            ended.unwrap_or_else(|error| tracing::debug!(%peer, %error, "a connection broke"));
+            match drained.run_until_cancelled(served).await {
+                Some(Ok(())) => {}
+                Some(Err(error)) => tracing::debug!(%peer, %error, "a connection broke"),
+                None => tracing::debug!(%peer, "a connection was open when the drain time ended"),
+            }
             seat.give_up();
         });
     }
     drop(listener);
     if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("closing connections that were still open when the drain time ended");
+        drained.cancel();
     }
 }
 
@@ -200,6 +226,7 @@ pub async fn serve<A, F, B>(
 fn connection<S, A, F, B>(
     stream: S,
     client: Client,
+    answering: Answering,
     limits: Limits,
     answer: A,
     watcher: Watcher,
@@ -208,11 +235,13 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Client, Request<Incoming>) -> F + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
-    let service = service_fn(move |request| {
+    let stream = HalfClosed { stream, answering: answering.clone() };
+    let service = service_fn(move |request: Request<Incoming>| {
+        let said = request.body().is_end_stream();
         // In a box, for hyper keeps room for it also while no request is there.
-        let answered = Box::pin(answer(client.clone(), request));
+        let answered = Box::pin(Answer::of(answering.clone(), said, answer(client.clone(), request)));
         async move { Ok::<_, Infallible>(answered.await) }
     });
     let connection = http1::Builder::new()

@@ -16,7 +16,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -104,7 +104,10 @@ impl Tls {
     /// # Errors
     /// When the other side does not speak TLS, has not got the certificate asked for, or takes longer than
     /// `patience`.
-    pub async fn accept(&self, stream: TcpStream, patience: Duration) -> io::Result<TlsStream<TcpStream>> {
+    pub async fn accept<S>(&self, stream: S, patience: Duration) -> io::Result<TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.current.read().config));
         let accepted = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER)));
         let accepted = tokio::time::timeout(patience, accepted).await.unwrap_or_else(|late| Err(late.into()));

@@ -26,6 +26,7 @@ mod replays;
 mod rotten_manifests;
 mod setups;
 mod slow_index;
+mod stops;
 mod support;
 mod tag_history;
 mod tags;

@@ -1,12 +1,13 @@
-//! Pulls over TLS: the same bytes, by their own way, and no answer for those who do not speak it.
+//! Pulls over TLS: the same bytes, by their own way, and for those who do not speak it only how to.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use scripted_registry::{Registry, client, noise};
+use scripted_registry::{Match, Registry, Rule, client, noise};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -24,11 +25,11 @@ async fn get(address: SocketAddr, client: &TlsConnector, path: &str) -> Vec<u8> 
     answer
 }
 
-#[tokio::test]
-async fn blobs_come_over_tls_cold_and_warm() {
-    let folder = tempfile::tempdir().expect("a folder");
+/// Lines of configuration for a mirror that speaks TLS with a certificate in `folder`, and a client that trusts
+/// it.
+fn certified(folder: &Path) -> (String, TlsConnector) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
-    let (cert_file, key_file) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    let (cert_file, key_file) = (folder.join("cert.pem"), folder.join("key.pem"));
     std::fs::write(&cert_file, cert.pem()).expect("written");
     std::fs::write(&key_file, signing_key.serialize_pem()).expect("written");
     let mut roots = RootCertStore::empty();
@@ -36,15 +37,47 @@ async fn blobs_come_over_tls_cold_and_warm() {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
     let tls = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
-
-    let registry = Registry::start().await;
-    let bytes = noise(91, 3_000_000);
-    let digest = registry.add_blob("library/app", bytes.clone());
     let lines = format!(
         "server.tls.cert = \"{}\"\nserver.tls.key = \"{}\"\nserver.header_timeout = \"50ms\"",
         cert_file.display(),
         key_file.display()
     );
+    (lines, tls)
+}
+
+#[tokio::test]
+async fn a_cut_over_tls_is_no_orderly_end_for_whatever_client() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (lines, tls) = certified(folder.path());
+    let registry = Registry::start().await;
+    let digest = registry.add_blob("library/app", noise(92, 500_000));
+    for rule in [|rule: Rule| rule, |rule: Rule| rule.chunked(), |rule: Rule| rule.without_length()] {
+        registry.clear_rules();
+        registry.rule(rule(Rule::on(Match::blob(&digest).get()).flip_last_byte()));
+        let mirror = Settings::of(&registry).config(&lines).start().await;
+        for version in ["1.0", "1.1"] {
+            let stream = TcpStream::connect(mirror.address).await.expect("somebody listens");
+            let mut stream =
+                tls.connect(ServerName::try_from("localhost").expect("a name"), stream).await.expect("TLS");
+            let request = format!(
+                "GET /v2/library/app/blobs/{digest} HTTP/{version}\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            );
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            let mut answer = Vec::new();
+            let end = stream.read_to_end(&mut answer).await;
+            let head = String::from_utf8_lossy(answer.get(..15).unwrap_or_default()).into_owned();
+            assert!(end.is_err() || head.contains(" 502"), "HTTP/{version}: {head}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn blobs_come_over_tls_cold_and_warm() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (lines, tls) = certified(folder.path());
+    let registry = Registry::start().await;
+    let bytes = noise(91, 3_000_000);
+    let digest = registry.add_blob("library/app", bytes.clone());
     let mirror = Settings::of(&registry).config(&lines).start().await;
     for _ in 0..2 {
         let answer = get(mirror.address, &tls, &format!("/v2/library/app/blobs/{digest}")).await;
@@ -55,7 +88,13 @@ async fn blobs_come_over_tls_cold_and_warm() {
     assert!(metrics.contains("mirror_bodies_total{path=\"tls\"} 2\n"), "{metrics}");
 
     let plain = client::raw(mirror.address, b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    assert!(!plain.starts_with(b"HTTP"), "nothing is told without TLS");
+    let plain = String::from_utf8(plain.to_vec()).expect("text");
+    assert!(
+        plain.starts_with("HTTP/1.1 400") && plain.contains("text/plain") && plain.contains("use https://"),
+        "{plain}"
+    );
+    // What is neither TLS nor HTTP gets no answer.
+    assert!(!client::raw(mirror.address, b"ssh").await.starts_with(b"HTTP"));
     // Ends when the mirror hangs up on a client that says nothing.
     let mut silent = TcpStream::connect(mirror.address).await.expect("somebody listens");
     let _ = silent.read_to_end(&mut Vec::new()).await;

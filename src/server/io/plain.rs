@@ -18,12 +18,12 @@ use bytes::Bytes;
 use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use rustix::net::sockopt::set_tcp_cork;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use super::{FilePart, Regions};
 use crate::blob_store::read_file_at;
 use crate::metrics::SentBy;
+use crate::server::connection::Connection;
 
 /// How much is sent by one call at most, and before others get their turn, in bytes: a client that takes
 /// as fast as we send would keep the thread for itself.
@@ -37,7 +37,7 @@ const MOMENT: Duration = Duration::from_secs(1);
 /// A TCP connection that knows frames.
 #[derive(Debug)]
 pub struct PlainStream {
-    stream: TcpStream,
+    stream: Connection,
     regions: Arc<Regions>,
     corked: bool,
     /// The file system refused sendfile once.
@@ -91,7 +91,7 @@ impl Piece {
 
 impl PlainStream {
     /// A connection that sends the frames of `regions`.
-    pub const fn new(stream: TcpStream, regions: Arc<Regions>) -> PlainStream {
+    pub const fn new(stream: Connection, regions: Arc<Regions>) -> PlainStream {
         PlainStream {
             stream,
             regions,
@@ -108,7 +108,7 @@ impl PlainStream {
     fn cork(&mut self, on: bool) {
         if self.corked != on {
             self.corked = on;
-            let _ = set_tcp_cork(&self.stream, on);
+            let _ = set_tcp_cork(self.stream.socket(), on);
         }
     }
 
@@ -139,7 +139,7 @@ impl PlainStream {
                 }
                 Ahead::Nothing => {}
             }
-            ready!(self.stream.poll_write_ready(context))?;
+            ready!(self.stream.poll_writable(context))?;
             let wanted = BURST.min(length as u64);
             let cached = if self.refused { 0 } else { self.cached(part, wanted) };
             if cached == 0 {
@@ -157,6 +157,7 @@ impl PlainStream {
                 }
                 Ok(sent) => {
                     part.receipt.sent(SentBy::Sendfile, sent as u64);
+                    self.stream.took(sent)?;
                     self.in_this_turn += sent as u64;
                     return Poll::Ready(Ok(sent));
                 }
@@ -191,9 +192,8 @@ impl PlainStream {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         // Tried again until the socket refuses, also after it took less: what room the client makes
         // meanwhile is worth more than the call. With 64 clients, waiting at once cost twice the CPU.
-        self.stream.try_io(Interest::WRITABLE, || {
-            Ok(rustix::fs::sendfile(&self.stream, &part.file, Some(&mut offset), length)?)
-        })
+        let socket = self.stream.socket();
+        socket.try_io(Interest::WRITABLE, || Ok(rustix::fs::sendfile(socket, &part.file, Some(&mut offset), length)?))
     }
 }
 

@@ -7,10 +7,11 @@ use std::task::{Wake, Waker};
 
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::super::Receipt;
 use super::*;
+use crate::server::half_closed::Answering;
 
 const LENGTH: usize = 3_000_001;
 
@@ -44,7 +45,10 @@ async fn pair() -> (PlainStream, Arc<Regions>, TcpStream) {
     let address = listener.local_addr().expect("bound");
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let regions = Arc::new(Regions::default());
-    let stream = PlainStream::new(accepted.expect("accepted").0, Arc::clone(&regions));
+    let stream = PlainStream::new(
+        Connection::new(accepted.expect("accepted").0, Duration::from_secs(600), Answering::default()),
+        Arc::clone(&regions),
+    );
     (stream, regions, client.expect("connected"))
 }
 

@@ -1,0 +1,149 @@
+//! What is known of the answer on a connection: while one is under way, the client may have said all that
+//! it had to say and still gets it (RFC 9112, 9.6).
+//!
+//! hyper's own switch for that looks at nothing while an answer is under way, so it would not see a client
+//! that hangs up with a reset either, and upstream would be read on for nobody. Here the end of what the
+//! client sends is kept from hyper as long as an answer is under way; a reset is not.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use http::Response;
+use http_body::{Body, Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Whether an answer is under way on a connection, or was cut.
+#[derive(Clone, Debug, Default)]
+pub struct Answering(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    under: AtomicBool,
+    /// Whether nothing more of the request is to come.
+    said: AtomicBool,
+    cut: AtomicBool,
+}
+
+impl Answering {
+    /// From now on until what is returned is dropped.
+    fn begin(&self, said: bool) -> Under {
+        self.0.said.store(said, Ordering::Release);
+        self.0.under.store(true, Ordering::Release);
+        Under(self.clone())
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.0.under.load(Ordering::Acquire)
+    }
+
+    /// Whether the client waits for an answer, and needs to say nothing more for it.
+    fn is_waited_for(&self) -> bool {
+        self.is_under_way() && self.0.said.load(Ordering::Acquire)
+    }
+
+    /// Whether an answer was begun that will not be ended, if the connection ends now.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_under_way() || self.0.cut.load(Ordering::Acquire)
+    }
+}
+
+/// An answer is under way as long as this lives.
+#[derive(Debug)]
+struct Under(Answering);
+
+impl Drop for Under {
+    fn drop(&mut self) {
+        self.0.0.under.store(false, Ordering::Release);
+    }
+}
+
+/// A stream whose end is not told while an answer is under way.
+#[derive(Debug)]
+pub(super) struct HalfClosed<S> {
+    pub(super) stream: S,
+    pub(super) answering: Answering,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for HalfClosed<S> {
+    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(context, buffer);
+        let at_end = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before && buffer.remaining() > 0;
+        // Whoever reads for the next request does so when the answer is over, and then sees the end.
+        if at_end && this.answering.is_waited_for() { Poll::Pending } else { read }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
+    fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+    }
+}
+
+/// An answer under way: what makes it, then its body.
+#[derive(Debug)]
+pub(super) struct Answer<B> {
+    body: B,
+    under: Under,
+}
+
+impl<B> Answer<B> {
+    /// Begins with what makes the answer, to a request of which everything was `said` where it has no body.
+    pub(super) async fn of(
+        answering: Answering,
+        said: bool,
+        answered: impl Future<Output = Response<B>>,
+    ) -> Response<Answer<B>> {
+        let under = answering.begin(said);
+        answered.await.map(|body| Answer { body, under })
+    }
+}
+
+impl<B: Body + Unpin> Body for Answer<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(Some(Err(_)))) {
+            this.under.0.0.cut.store(true, Ordering::Release);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
