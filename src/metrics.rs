@@ -130,6 +130,7 @@ series! {
     resumed: Counter, [Bytes] "Bytes of earlier fills that were gone on with";
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
+    shortcuts: Level, [Bytes] "Bytes by which requests are recognised that were answered from memory";
     prefetched_blobs: Counter, "Fills begun ahead of clients";
     prefetched: Counter, [Bytes] "Bytes of blobs whose fill was begun ahead of clients";
     prefetches_dropped: Counter, "Blobs not fetched ahead of clients because others needed the places or the room";
@@ -362,6 +363,14 @@ impl Metrics {
     /// A request was answered from memory, without a look at the store.
     pub fn at_hand(&self) {
         self.series.memory_hits.inc();
+    }
+
+    /// Requests that are answered from memory are recognised by so many bytes more, or fewer.
+    pub fn shortcuts(&self, change: i64) {
+        match change {
+            0.. => self.series.shortcuts.inc_by(change.unsigned_abs()),
+            _ => self.series.shortcuts.dec_by(change.unsigned_abs()),
+        };
     }
 
     /// So many bytes of answers are in memory.

@@ -145,8 +145,9 @@ fn in_library(upstream: &RegistryName, repository: Repository) -> Option<Reposit
     }
 }
 
-/// Folds Docker Hub's other names into `docker.io`.
+/// Folds Docker Hub's other names into `docker.io`, and leaves out the port that https means anyway.
 pub fn fold_alias(name: RegistryName) -> RegistryName {
+    let name = name.without_default_port();
     if HUB_ALIASES.contains(&name.as_str()) { HUB.parse().unwrap_or(name) } else { name }
 }
 

@@ -99,6 +99,23 @@ impl RegistryName {
         let port = self.0.rfind(':').filter(|at| !self.0[*at..].contains(']'));
         &self.0[..port.unwrap_or(self.0.len())]
     }
+
+    /// Parses a host as a client may write it: case does not matter in the names of hosts.
+    ///
+    /// # Errors
+    /// [`NameError::Registry`].
+    pub fn parse_any_case(text: &str) -> Result<RegistryName, NameError> {
+        text.to_ascii_lowercase().parse()
+    }
+
+    /// The same host without the port that `https://` means anyway.
+    #[must_use]
+    pub fn without_default_port(self) -> RegistryName {
+        match self.0.strip_suffix(":443") {
+            Some(host) => RegistryName(host.into()),
+            None => self,
+        }
+    }
 }
 
 impl Repository {

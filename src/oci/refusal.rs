@@ -3,6 +3,10 @@
 use super::digest::DigestError;
 use super::error::ErrorCode;
 
+/// What to tell a client whose path says `/v2/` twice, where nothing is there.
+pub const DOUBLED: &str =
+    "the path says /v2/ twice; if the client's configuration has /v2/ in the address of the mirror, leave it out there";
+
 /// Why a request is refused as it stands.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
@@ -12,6 +16,12 @@ pub enum RequestError {
     /// Not below `/v2/`.
     #[error("not found: registry requests start with /v2/")]
     NotFound,
+    /// `/v2/_catalog`.
+    #[error("this mirror lists nothing: it has no catalog of repositories; pull an image by its name")]
+    Catalog,
+    /// `/v2/v2/`: a client whose address of the mirror has `/v2/` in it.
+    #[error("not found: {DOUBLED}")]
+    Doubled,
     /// The repository name breaks the grammar.
     #[error("not a repository name")]
     Name,
@@ -42,7 +52,7 @@ impl RequestError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             RequestError::Method => ErrorCode::Unsupported,
-            RequestError::NotFound => ErrorCode::NameUnknown,
+            RequestError::NotFound | RequestError::Catalog | RequestError::Doubled => ErrorCode::NameUnknown,
             RequestError::Name | RequestError::Registry | RequestError::Contradiction | RequestError::Page => {
                 ErrorCode::NameInvalid
             }

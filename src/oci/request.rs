@@ -2,13 +2,15 @@
 //!
 //! Nothing from the network is looked at as a string after this. The path is split at the *last*
 //! keyword, because repositories may contain components called `manifests`, `blobs` or `v2`.
-//! Any `%`, empty component, dot component or byte outside the grammar is refused here, so that no
-//! later layer can be talked into another view of the path.
+//! The component behind the keyword, a digest or a tag, is percent-decoded once, as every URL parser
+//! may have encoded it. Any other `%`, empty component, dot component or byte outside the grammar is
+//! refused here, so that no later layer can be talked into another view of the path.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use http::Method;
+use percent_encoding::percent_decode_str;
 
 use super::digest::Digest;
 use super::name::{Reference, RegistryName, Tag};
@@ -69,7 +71,14 @@ impl Request {
             return Ok(Request::Ping);
         }
         let query = Query::parse(query.unwrap_or_default())?;
+        if path == "/v2" || path == "/v2/" {
+            return Err(RequestError::Doubled);
+        }
+        if path.strip_suffix("/_catalog").is_some_and(|registry| !registry.trim_start_matches('/').contains('/')) {
+            return Err(RequestError::Catalog);
+        }
         let (name, keyword, rest) = split_keyword(&path[1..]).ok_or(RequestError::NotFound)?;
+        let rest = &*decoded(rest);
         let target = Target { prefix, namespace: query.namespace.clone(), repository: RepositoryPath::parse(name)? };
         match (keyword, rest) {
             ("manifests", rest) => Ok(Request::Manifest { target, reference: reference(rest)? }),
@@ -142,6 +151,13 @@ fn split_keyword(path: &str) -> Option<(&str, &str, &str)> {
     Some((name, keyword, rest))
 }
 
+/// What a tag or digest was before it was percent-encoded. What would be several components then, or is
+/// encoded twice, stays as it is: neither a tag nor a digest.
+fn decoded(component: &str) -> Cow<'_, str> {
+    let decoded = percent_decode_str(component).decode_utf8().ok();
+    decoded.filter(|decoded| !decoded.contains(['/', '%'])).unwrap_or(Cow::Borrowed(component))
+}
+
 fn reference(text: &str) -> Result<Reference, RequestError> {
     if text.contains(':') {
         text.parse().map(Reference::Digest).map_err(RequestError::ManifestDigest)
@@ -168,7 +184,9 @@ impl Query {
             let own = |value: Cow<'_, str>| Some(value.into_owned());
             match key.as_ref() {
                 "ns" if parsed.namespace.is_some() => return Err(RequestError::Contradiction),
-                "ns" => parsed.namespace = Some(value.parse().map_err(|_| RequestError::Registry)?),
+                "ns" => {
+                    parsed.namespace = Some(RegistryName::parse_any_case(&value).map_err(|_| RequestError::Registry)?)
+                }
                 "n" => parsed.n = own(value),
                 "last" => parsed.last = own(value),
                 "artifactType" => {

@@ -18,6 +18,14 @@ pub struct Target {
     pub repository: RepositoryPath,
 }
 
+impl Target {
+    /// Whether the path may say `/v2/` twice: `v2` may also be the first component of a repository.
+    pub fn may_be_doubled(&self) -> bool {
+        let RepositoryPath { below_registry, whole, .. } = &self.repository;
+        [below_registry, whole].into_iter().flatten().any(|repository| repository.as_str().starts_with("v2/"))
+    }
+}
+
 /// The path between `/v2/` and the keyword. Its first component may be a registry with a port or in
 /// a form that repositories may not have, so it is kept apart from [`Repository`] until it is routed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +48,8 @@ impl RepositoryPath {
     pub fn parse(path: &str) -> Result<RepositoryPath, RequestError> {
         let whole = path.parse().ok();
         let split = path.split_once('/').filter(|(first, _)| first.contains(['.', ':']) || *first == "localhost");
-        let split = split.and_then(|(first, rest)| Some((first.parse().ok()?, rest.parse().ok()?)));
+        let split =
+            split.and_then(|(first, rest)| Some((RegistryName::parse_any_case(first).ok()?, rest.parse().ok()?)));
         if whole.is_none() && split.is_none() {
             return Err(RequestError::Name);
         }
@@ -79,7 +88,7 @@ pub(super) fn split_prefix(path: &str) -> Result<(Option<RegistryName>, &str), R
     }
     let (prefix, rest) = path.strip_prefix('/').and_then(|path| path.split_once('/')).ok_or(RequestError::NotFound)?;
     let rest = rest.strip_prefix("v2").filter(|rest| below_v2(rest)).ok_or(RequestError::NotFound)?;
-    let prefix = prefix.parse().map_err(|_| RequestError::Registry)?;
+    let prefix = RegistryName::parse_any_case(prefix).map_err(|_| RequestError::Registry)?;
     Ok((Some(prefix), rest))
 }
 

@@ -3,8 +3,8 @@
 use std::future::ready;
 
 use futures_util::future::Either;
-use http::header::{ACCEPT, CONTENT_LENGTH, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
-use http::{HeaderMap, Method, Response, StatusCode};
+use http::header::{ACCEPT, CONTENT_LENGTH, HOST, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
@@ -15,6 +15,7 @@ use super::record::Record;
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::mirror::{Asked, Mirror, MirrorError, Route, Subject};
+use crate::oci::refusal::DOUBLED;
 use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError};
 
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
@@ -57,7 +58,7 @@ async fn answered_anew(edge: &Edge, client: &Client, http: &HttpRequest<Incoming
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
         Ok(request) => respond(edge, &mut record, http, request).await,
         // What follows a refused request on its connection is not trusted.
-        Err(refusal) if has_body(http.headers()) => refusal.answer().closing(),
+        Err(refusal) if has_body(http.headers()) || matches!(refusal, Refusal::Hosts) => refusal.answer().closing(),
         Err(refusal) => refusal.answer(),
     };
     response::render(answer, http.method() == Method::HEAD, record, &client.wire)
@@ -66,7 +67,9 @@ async fn answered_anew(edge: &Edge, client: &Client, http: &HttpRequest<Incoming
 /// Why a request is refused before it is looked at any further.
 enum Refusal {
     HeadersTooLarge,
-    /// An absolute address: the client takes us for a forward proxy.
+    /// `Host` stands more than once: somebody in front may believe another one (RFC 9112, 3.2).
+    Hosts,
+    /// An absolute address that is none of a registry: the client takes us for a forward proxy.
     Proxy,
     Grammar(RequestError),
     Body,
@@ -77,6 +80,8 @@ impl Refusal {
         match self {
             Refusal::HeadersTooLarge => Answer::refusal(ErrorCode::Unsupported, "the headers are too large")
                 .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            Refusal::Hosts => Answer::refusal(ErrorCode::Unsupported, "the request has more than one Host header")
+                .with_status(StatusCode::BAD_REQUEST),
             Refusal::Proxy => Answer::refusal(ErrorCode::NameInvalid, "this is not a proxy: ask for a path below /v2/"),
             Refusal::Grammar(error) => Answer::refusal(error.code(), error.to_string()),
             Refusal::Body => Answer::refusal(ErrorCode::Unsupported, "a GET or HEAD has no body here"),
@@ -92,10 +97,16 @@ fn understood<T>(
     if size_of(http.headers()) > MAX_HEADERS {
         return Err(Refusal::HeadersTooLarge);
     }
-    if http.uri().authority().is_some() && http.method() != Method::CONNECT {
-        return Err(Refusal::Proxy);
+    if http.headers().get_all(HOST).into_iter().nth(1).is_some() {
+        return Err(Refusal::Hosts);
     }
-    let meaning = meaning().map_err(Refusal::Grammar)?;
+    // The absolute form says what Host says (RFC 9112, 3.2.2). Which names lead to us we do not know;
+    // nobody is dialled for it in any case.
+    let is_absolute = http.uri().authority().is_some() && http.method() != Method::CONNECT;
+    let meaning = meaning().map_err(|error| match error {
+        RequestError::NotFound if is_absolute => Refusal::Proxy,
+        error => Refusal::Grammar(error),
+    })?;
     if has_body(http.headers()) {
         return Err(Refusal::Body);
     }
@@ -118,12 +129,16 @@ async fn respond(edge: &Edge, record: &mut Record, http: &HttpRequest<Incoming>,
     };
     let route = match edge.mirror.route_by(target, edge.default.as_ref()) {
         Ok(route) => route,
-        Err(error) => return failed(edge, &error.into()),
+        Err(error) => return failed(edge, &error.into(), None),
     };
     record.asked(&request, Some(&route.location));
+    let hint = target.may_be_doubled().then_some(DOUBLED);
     let answer = match at_hand(edge, http, &route, &request) {
         Some(answer) => answer,
-        None => looked_up(&edge.mirror, http, &route, request).await.unwrap_or_else(|error| failed(edge, &error)),
+        None => {
+            let answered = looked_up(&edge.mirror, http, &route, request).await;
+            answered.unwrap_or_else(|error| failed(edge, &error, hint))
+        }
     };
     answer.echoing(route.namespace)
 }
@@ -132,7 +147,8 @@ async fn respond(edge: &Edge, record: &mut Record, http: &HttpRequest<Incoming>,
 fn at_hand(edge: &Edge, http: &HttpRequest<Incoming>, route: &Route, request: &Request) -> Option<Answer> {
     let asked = Asked::of(request, accept(http)).filter(|_| !is_conditional(http.headers()))?;
     let kept = edge.mirror.at_hand(route, &asked)?;
-    edge.shortcuts.remember(http, Shortcut::new(http, route.clone(), request.clone(), asked, &kept));
+    let shortcut = Shortcut::new(http, route.clone(), request.clone(), asked, &kept);
+    edge.metrics.shortcuts(edge.shortcuts.remember(http, shortcut));
     Some(Answer::kept(kept))
 }
 
@@ -188,19 +204,23 @@ async fn blob(
     route: &Route,
     digest: Digest,
 ) -> Result<Answer, MirrorError> {
-    if http.method() == Method::HEAD {
+    let has_it = matches_etag(http.headers(), &digest);
+    if has_it || http.method() == Method::HEAD {
         let stat = mirror.stat_blob(route, digest).await?;
-        return Ok(Answer::blob_head(digest, stat.size, stat.outcome));
+        let outcome = stat.outcome;
+        return Ok(if has_it {
+            Answer::not_modified(digest, outcome)
+        } else {
+            Answer::blob_head(digest, stat.size, outcome)
+        });
     }
-    if matches_etag(http.headers(), &digest) {
-        return Ok(Answer::not_modified(digest, mirror.stat_blob(route, digest).await?.outcome));
-    }
-    Ok(Answer::blob(mirror.blob(route, digest, range(http.headers(), &digest).as_ref()).await?))
+    let range = range(http.headers(), &digest);
+    Ok(Answer::blob(mirror.blob(route, digest, range.as_ref()).await?))
 }
 
-fn failed(edge: &Edge, error: &MirrorError) -> Answer {
+fn failed(edge: &Edge, error: &MirrorError, hint: Option<&str>) -> Answer {
     edge.metrics.error(error.class());
-    Answer::failure(error, code(error, edge.unavailable_blob))
+    Answer::failure(error, code(error, edge.unavailable_blob), hint)
 }
 
 /// The code for an error. For a blob that upstream cannot give now it is a setting, because clients
@@ -216,22 +236,28 @@ pub fn code(error: &MirrorError, unavailable_blob: ErrorCode) -> ErrorCode {
     }
 }
 
-/// The range asked for, unless `If-Range` names other content (RFC 9110, 13.1.5).
+/// The range asked for, unless `If-Range` names other content. A weak tag never names the same bytes, and
+/// neither does a date (RFC 9110, 13.1.5).
 fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeHeader> {
-    let same = strings(headers, IF_RANGE).all(|tag| names(tag, digest));
-    let header = headers.get(RANGE).filter(|_| same)?;
+    let same = headers.get_all(IF_RANGE).into_iter().all(|tag| names(tag.as_bytes(), digest));
+    let mut ranges = headers.get_all(RANGE).into_iter();
+    let header = ranges.next().filter(|_| same && ranges.next().is_none())?;
     RangeHeader::parse(header.to_str().ok()?)
 }
 
-/// Whether the client has this content already: `If-None-Match`, with weak tags and lists.
+/// Whether the client has this content already: `If-None-Match`, with weak tags, lists and `*`.
 fn matches_etag(headers: &HeaderMap, digest: &Digest) -> bool {
-    strings(headers, IF_NONE_MATCH).flat_map(|value| value.split(',')).any(|tag| names(tag, digest))
+    let lines = headers.get_all(IF_NONE_MATCH).into_iter().map(HeaderValue::as_bytes);
+    lines
+        .flat_map(|line| line.split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .any(|tag| tag == b"*" || names(tag.strip_prefix(b"W/").unwrap_or(tag), digest))
 }
 
-fn names(tag: &str, digest: &Digest) -> bool {
-    let tag = tag.trim();
-    let tag = tag.strip_prefix("W/").unwrap_or(tag);
-    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).is_some_and(|tag| tag == digest.to_string())
+/// Whether this is the strong tag of the content.
+fn names(tag: &[u8], digest: &Digest) -> bool {
+    let tag = tag.trim_ascii().strip_prefix(b"\"").and_then(|tag| tag.strip_suffix(b"\""));
+    tag.is_some_and(|tag| tag == digest.to_string().as_bytes())
 }
 
 fn accept(http: &HttpRequest<Incoming>) -> AcceptSet {
@@ -248,7 +274,7 @@ mod tests {
     use crate::oci::Algorithm;
 
     fn headers(name: http::HeaderName, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(name, value.parse().expect("a header value"))])
+        HeaderMap::from_iter([(name, value.as_bytes().try_into().expect("a header value"))])
     }
 
     #[test]
@@ -258,11 +284,35 @@ mod tests {
             (format!("\"{digest}\""), true),
             (format!("W/\"{digest}\""), true),
             (format!("\"other\" , \"{digest}\""), true),
+            (format!("\"ot\u{e9}r\",\"{digest}\""), true),
+            ("*".to_owned(), true),
+            ("\"*\"".to_owned(), false),
             (digest.to_string(), false),
             ("\"other\"".to_owned(), false),
         ] {
             assert_eq!(matches_etag(&headers(IF_NONE_MATCH, &value), &digest), expected, "{value}");
         }
+    }
+
+    #[test]
+    fn a_range_is_given_of_the_same_bytes_only() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        for (tag, expected) in [
+            (format!("\"{digest}\""), true),
+            (format!("W/\"{digest}\""), false),
+            ("\"other\"".to_owned(), false),
+            ("\"ot\u{e9}r\"".to_owned(), false),
+            ("Sat, 28 Nov 2026 12:00:00 GMT".to_owned(), false),
+            ("*".to_owned(), false),
+        ] {
+            let mut headers = headers(RANGE, "bytes=0-9");
+            assert!(range(&headers, &digest).is_some());
+            headers.insert(IF_RANGE, tag.as_bytes().try_into().expect("a header value"));
+            assert_eq!(range(&headers, &digest).is_some(), expected, "{tag}");
+        }
+        let mut twice = headers(RANGE, "bytes=0-9");
+        twice.append(RANGE, HeaderValue::from_static("bytes=20-29"));
+        assert_eq!(range(&twice, &digest), None);
     }
 
     #[test]

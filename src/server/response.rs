@@ -159,9 +159,12 @@ impl Answer {
         Answer { code: Some(code), ..answer }
     }
 
-    /// A request that the mirror could not answer.
-    pub fn failure(error: &MirrorError, code: ErrorCode) -> Answer {
-        let problem = error.to_string();
+    /// A request that the mirror could not answer. `hint` is for who finds nothing there.
+    pub fn failure(error: &MirrorError, code: ErrorCode, hint: Option<&str>) -> Answer {
+        let problem = match hint.filter(|_| code.status() == StatusCode::NOT_FOUND) {
+            Some(hint) => format!("{error}; {hint}"),
+            None => error.to_string(),
+        };
         let answer = Answer { problem: Some(problem.clone()), ..Answer::refusal(code, problem) };
         let answer = match error {
             MirrorError::Range { size } => answer.header(CONTENT_RANGE, format!("bytes */{size}")),

@@ -8,8 +8,8 @@
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
 use std::sync::{Arc, Weak};
 
+use http::Method;
 use http::header::ACCEPT;
-use http::{HeaderValue, Method};
 use parking_lot::RwLock;
 
 use crate::mirror::{Asked, Kept, Route};
@@ -17,6 +17,9 @@ use crate::oci::Request;
 
 /// How many requests are remembered; each takes a few hundred bytes.
 const SLOTS: usize = 4096;
+/// A request is remembered when what it is recognised by has at most so many bytes. Docker's lines of
+/// `Accept` have 500; a longer one goes the long way.
+const LONGEST: usize = 2 << 10;
 
 /// A request that was understood.
 #[derive(Debug)]
@@ -39,27 +42,38 @@ impl Shortcut {
     }
 }
 
-/// What a request is recognised by.
+/// What a request is recognised by: a copy of its own, for a piece of what was read from a connection would
+/// keep all of that.
 #[derive(Debug)]
 struct Sent {
     method: Method,
     path_and_query: Box<str>,
-    accept_lines: Vec<HeaderValue>,
+    /// The lines of `Accept`, each ended by the line feed that no line can have.
+    accept_lines: Box<[u8]>,
 }
 
 impl Sent {
     fn by<B>(http: &http::Request<B>) -> Sent {
+        let lines = http.headers().get_all(ACCEPT).into_iter();
         Sent {
             method: http.method().clone(),
             path_and_query: path_and_query(http).into(),
-            accept_lines: http.headers().get_all(ACCEPT).into_iter().cloned().collect(),
+            accept_lines: lines.flat_map(|line| [line.as_bytes(), b"\n"]).collect::<Vec<_>>().concat().into(),
         }
     }
 
     fn again<B>(&self, http: &http::Request<B>) -> bool {
+        let mut lines = self.accept_lines.split_inclusive(|byte| *byte == b'\n');
         self.method == *http.method()
             && *self.path_and_query == *path_and_query(http)
-            && http.headers().get_all(ACCEPT).into_iter().eq(&self.accept_lines)
+            && http.headers().get_all(ACCEPT).into_iter().all(|line| {
+                lines.next().and_then(|known| known.strip_suffix(b"\n")).is_some_and(|known| known == line.as_bytes())
+            })
+            && lines.next().is_none()
+    }
+
+    fn len(&self) -> usize {
+        self.path_and_query.len() + self.accept_lines.len()
     }
 }
 
@@ -71,7 +85,8 @@ pub struct Shortcuts {
 
 impl Default for Shortcuts {
     fn default() -> Shortcuts {
-        Shortcuts { slots: (0..SLOTS).map(|_| RwLock::default()).collect(), hasher: RandomState::new() }
+        let slots = (0..SLOTS).map(|_| RwLock::default()).collect();
+        Shortcuts { slots, hasher: RandomState::new() }
     }
 }
 
@@ -87,11 +102,13 @@ impl Shortcuts {
         self.slot(http)?.read().as_ref().filter(|shortcut| shortcut.sent.again(http)).cloned()
     }
 
-    /// Remembers what `http` came to.
-    pub fn remember<B>(&self, http: &http::Request<B>, shortcut: Shortcut) {
-        if let Some(slot) = self.slot(http) {
-            *slot.write() = Some(Arc::new(shortcut));
-        }
+    /// Remembers what `http` came to, unless it is very long. By how many bytes more requests are recognised
+    /// now: all together by at most [`SLOTS`] times [`LONGEST`].
+    pub fn remember<B>(&self, http: &http::Request<B>, shortcut: Shortcut) -> i64 {
+        let after = shortcut.sent.len();
+        let Some(slot) = self.slot(http).filter(|_| after <= LONGEST) else { return 0 };
+        let before = slot.write().replace(Arc::new(shortcut)).map_or(0, |before| before.sent.len());
+        i64::try_from(after).unwrap_or_default() - i64::try_from(before).unwrap_or_default()
     }
 
     fn slot<B>(&self, http: &http::Request<B>) -> Option<&RwLock<Option<Arc<Shortcut>>>> {

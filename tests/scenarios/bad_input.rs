@@ -65,7 +65,7 @@ async fn bodies_proxy_requests_and_huge_headers_are_refused() {
         b"GET /v2/library/app/manifests/1 HTTP/1.1\r\nHost: m\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     let reply = text(client::raw(mirror.address, with_body).await);
     assert!(reply.starts_with("HTTP/1.1 405") && reply.contains("UNSUPPORTED"), "{reply}");
-    let absolute = b"GET http://evil.example/v2/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+    let absolute = b"GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
     let reply = text(client::raw(mirror.address, absolute).await);
     assert!(reply.starts_with("HTTP/1.1 400") && reply.contains("not a proxy"), "{reply}");
     let huge = "x".repeat(60_000);

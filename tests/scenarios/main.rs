@@ -13,6 +13,7 @@ mod damage;
 mod delivery;
 mod documents;
 mod hits;
+mod http_forms;
 mod joiners;
 mod kept_lists;
 mod listener;

@@ -203,7 +203,6 @@ fn what_is_not_part_of_the_pull_side_is_not_found() {
         "/v",
         "v2/",
         "/a/b/v2/app/manifests/1",
-        "/v2/_catalog",
         "/v2/manifests/1",
         "/v2/app",
         "/v2/app/tags",
@@ -229,4 +228,65 @@ fn only_get_and_head_are_served_and_nothing_else_of_a_write_is_looked_at() {
             assert_eq!((&error, error.code()), (&RequestError::Method, ErrorCode::Unsupported));
         }
     }
+}
+
+#[test]
+fn a_digest_or_tag_is_percent_decoded_once_and_nothing_else_is() {
+    let digest: Digest = DIGEST.parse().expect("a digest");
+    let in_app = || target(None, None, "app");
+    let by_digest = Request::Manifest { target: in_app(), reference: Reference::Digest(digest) };
+    let encoded = [DIGEST.replace(':', "%3A"), DIGEST.replace(':', "%3a"), DIGEST.replace('e', "%65")];
+    for encoded in &encoded {
+        assert_eq!(get(&format!("/v2/app/manifests/{encoded}")), Ok(by_digest.clone()), "{encoded}");
+        let blob = Request::Blob { target: in_app(), digest };
+        assert_eq!(get(&format!("/v2/app/blobs/{encoded}")), Ok(blob), "{encoded}");
+        let referrers = get(&format!("/v2/app/referrers/{encoded}"));
+        assert!(matches!(referrers, Ok(Request::Referrers { digest: found, .. }) if found == digest), "{encoded}");
+    }
+    assert_eq!(get("/v2/app/manifests/1%2E0%5Fa"), Ok(by_tag(in_app(), "1.0_a")));
+    for (path, expected) in [
+        (format!("/v2/app/blobs/{}", DIGEST.replace(':', "%253A")), RequestError::Digest(DigestError::Malformed)),
+        (format!("/v2/app/blobs/{}", DIGEST.replace(':', "%2F")), RequestError::Digest(DigestError::Malformed)),
+        ("/v2/app/manifests/1%2F0".to_owned(), RequestError::Tag),
+        ("/v2/app/manifests/1%252E0".to_owned(), RequestError::Tag),
+        ("/v2/app/manifests/1%00".to_owned(), RequestError::Tag),
+        ("/v2/app/manifests/%FF".to_owned(), RequestError::Tag),
+        ("/v2/app/manifests/%".to_owned(), RequestError::Tag),
+        ("/v2/app/tags%2Flist".to_owned(), RequestError::NotFound),
+        ("/v2/a%2Fb/manifests/1".to_owned(), RequestError::Name),
+        ("/v2/%61/manifests/1".to_owned(), RequestError::Name),
+    ] {
+        assert_eq!(get(&path), Err(expected), "{path}");
+    }
+}
+
+#[test]
+fn hosts_are_named_in_any_case() {
+    for path in ["/v2/app/manifests/1?ns=QUAY.IO", "/v2/app/manifests/1?ns=Quay.io"] {
+        assert_eq!(get(path), Ok(by_tag(target(None, Some("quay.io"), "app"), "1")), "{path}");
+    }
+    assert_eq!(get("/QUAY.IO/v2/app/manifests/1"), Ok(by_tag(target(Some("quay.io"), None, "app"), "1")));
+    let below = get("/v2/QUAY.IO/app/manifests/1").expect("a request");
+    let path = below.target().map(|target| target.repository.clone()).expect("a target");
+    assert_eq!(path.registry, "quay.io".parse().ok());
+    assert_eq!(path.below_registry, "app".parse().ok());
+}
+
+#[test]
+fn a_catalog_and_a_doubled_prefix_are_not_found_and_say_why() {
+    for (path, expected) in [
+        ("/v2/_catalog", RequestError::Catalog),
+        ("/v2/_catalog?n=100", RequestError::Catalog),
+        ("/v2/quay.io/_catalog", RequestError::Catalog),
+        ("/quay.io/v2/_catalog", RequestError::Catalog),
+        ("/v2/v2/", RequestError::Doubled),
+        ("/v2/v2", RequestError::Doubled),
+        ("/quay.io/v2/v2/", RequestError::Doubled),
+    ] {
+        assert_eq!(get(path), Err(expected.clone()), "{path}");
+        assert_eq!(expected.code().status(), 404);
+    }
+    assert_eq!(get("/v2/app/manifests/_catalog"), Ok(by_tag(target(None, None, "app"), "_catalog")));
+    let doubled = get("/v2/v2/library/app/manifests/1").expect("v2 may be a part of a name");
+    assert!(doubled.target().is_some_and(Target::may_be_doubled));
 }
