@@ -51,6 +51,18 @@ enum Behaviour {
     WithoutLength,
     /// Blobs come in chunks.
     Chunked,
+    /// Blobs are 200 with nothing in them.
+    EmptyBlobs,
+    /// Blobs come in chunks, and their last byte has one bit flipped.
+    ChunkedFlipLastByte,
+    /// Blobs come without a length, and without their last byte.
+    WithoutLengthCut,
+    /// The first byte of blobs has one bit flipped, and they end at half; nothing comes of what is asked for then.
+    WrongThenCut,
+    /// Blobs end at half, and whoever asks for the rest is told that there is no such range.
+    RefuseResume,
+    /// While one blob is being sent, every other is 429.
+    OneAtATime,
     /// Blobs come gzipped, whatever the client accepts.
     Gzip,
     /// Ranges are ignored.
@@ -147,6 +159,25 @@ fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
         Behaviour::TooLong => vec![Rule::on(blobs().get()).extra("and more")],
         Behaviour::WithoutLength => vec![Rule::on(blobs().get()).without_length()],
         Behaviour::Chunked => vec![Rule::on(blobs().get()).chunked()],
+        Behaviour::EmptyBlobs => vec![Rule::on(blobs()).answer(200, "application/octet-stream", "")],
+        Behaviour::ChunkedFlipLastByte => vec![Rule::on(blobs().get()).chunked().flip_last_byte()],
+        Behaviour::WithoutLengthCut => {
+            per_blob(registry, |on, size| Rule::on(on).without_length().close_after(size.saturating_sub(1)))
+        }
+        Behaviour::WrongThenCut => {
+            let mut rules = vec![Rule::on(blobs().get().with_header("range")).close_at_once()];
+            rules.extend(per_blob(registry, |on, size| Rule::on(on).flip_bit_at(0).close_after(size / 2)));
+            rules
+        }
+        Behaviour::RefuseResume => {
+            let mut rules = vec![Rule::on(blobs().get().with_header("range")).refuse(416)];
+            rules.extend(per_blob(registry, |on, size| Rule::on(on).once().close_after(size / 2)));
+            return rules.into_iter().for_each(|rule| registry.rule(rule));
+        }
+        Behaviour::OneAtATime => {
+            registry.options(|options| options.one_blob_at_a_time = true);
+            Vec::new()
+        }
         Behaviour::Gzip => vec![Rule::on(blobs().get()).gzip()],
         Behaviour::IgnoreRange => vec![Rule::on(blobs()).ignore_range()],
         Behaviour::Drip => vec![Rule::on(blobs().get()).drip(1024, &tap())],

@@ -36,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::oci::{RegistryName, Target};
 
 pub use crate::metadata::Location;
-pub use answer::blobs::{BlobAnswer, BlobBody, Chunk};
+pub use answer::blobs::{BlobAnswer, BlobBody, Chunk, Framing, Selected};
 pub use answer::lists::{ReferrersAnswer, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};

@@ -16,7 +16,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use http::Method;
 use registry_mirror::config::{Config, Overrides};
 use registry_mirror::daemon::Daemon;
-use registry_mirror::mirror::{BlobBody, Chunk, Mirror, Route};
+use registry_mirror::mirror::{Chunk, Framing, Mirror, Route, Selected};
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, Request, Verifier};
 use scripted_registry::{Registry, noise};
 use tokio::runtime::Runtime;
@@ -107,7 +107,7 @@ impl Stage {
     fn store(&self, digest: Digest) {
         let route = self.blob_route(&digest);
         self.runtime.block_on(async {
-            drain(self.mirror().blob(&route, digest, None).await.expect("a blob").body).await;
+            drain(self.mirror().blob(&route, digest, None, Framing::Told).await.expect("a blob").selected).await;
             self.settle().await;
         });
     }
@@ -119,7 +119,8 @@ impl Stage {
     }
 }
 
-async fn drain(mut body: BlobBody) -> u64 {
+async fn drain(selected: Selected) -> u64 {
+    let Selected::Whole(mut body) = selected else { panic!("a part") };
     let mut buffer = vec![0; PIECE as usize];
     let mut drained = 0;
     while let Some(chunk) = body.next(PIECE).await.expect("a whole body") {
@@ -147,7 +148,8 @@ fn hits(criterion: &mut Criterion) {
         group.bench_with_input(BenchmarkId::new("blob", size), &digest, |bencher, digest| {
             bencher.iter(|| {
                 stage.runtime.block_on(async {
-                    drain(stage.mirror().blob(&route, *digest, None).await.expect("a hit").body).await
+                    drain(stage.mirror().blob(&route, *digest, None, Framing::Told).await.expect("a hit").selected)
+                        .await
                 })
             });
         });
@@ -186,7 +188,8 @@ fn verified_hits(criterion: &mut Criterion) {
                     let route = stage.blob_route(&digest);
                     let start = Instant::now();
                     stage.runtime.block_on(async {
-                        drain(stage.mirror().blob(&route, digest, None).await.expect("a hit").body).await
+                        drain(stage.mirror().blob(&route, digest, None, Framing::Told).await.expect("a hit").selected)
+                            .await
                     });
                     spent += start.elapsed();
                     stage.remove(&digest);
@@ -230,7 +233,9 @@ fn fan_out(stage: &Stage, digest: Digest, readers: usize) -> Duration {
         let readers: Vec<_> = (0..readers)
             .map(|_| {
                 let (mirror, route) = (stage.mirror().clone(), route.clone());
-                tokio::spawn(async move { drain(mirror.blob(&route, digest, None).await.expect("a blob").body).await })
+                tokio::spawn(async move {
+                    drain(mirror.blob(&route, digest, None, Framing::Told).await.expect("a blob").selected).await
+                })
             })
             .collect();
         for reader in readers {

@@ -33,6 +33,8 @@ const WORTH_KEEPING: u64 = 256 << 10;
 const KEPT_FOR: Duration = Duration::from_secs(3 * 86_400);
 /// The attribute that holds a length, in eight bytes, and the hash of so many bytes.
 const PROOF: &str = "user.registry-mirror.written";
+/// The attribute of a file whose bytes came from an upstream that was in trouble.
+const DOUBT: &str = "user.registry-mirror.doubtful";
 /// How many bytes are hashed at a time.
 const PIECE: usize = 1 << 20;
 
@@ -54,6 +56,8 @@ struct Unfinished {
     size: u64,
     /// The hash of so many bytes, where an earlier process wrote them.
     proof: Option<Digest>,
+    /// Whether the bytes may be others than they should.
+    doubtful: bool,
 }
 
 impl IngestDir {
@@ -112,12 +116,12 @@ impl IngestDir {
     /// Takes over what is left of an earlier fill of this blob, if there is something. Nobody else
     /// gets it meanwhile. Blocks as long as hashing it takes, after a restart.
     pub fn resume(&self, digest: &Digest) -> Option<Ingest> {
-        let Unfinished { path, size, proof } = self.left_over.lock().remove(digest)?;
+        let Unfinished { path, size, proof, doubtful } = self.left_over.lock().remove(digest)?;
         let written = if proof.is_some() { size } else { size.saturating_sub(CUT_OFF) };
         match reopen(&path, written, proof) {
             Ok((file, hashed)) => {
                 let mut ingest = Ingest::new(file, path, written);
-                ingest.hashed = hashed;
+                (ingest.hashed, ingest.doubtful) = (hashed, doubtful);
                 self.make_resumable(&mut ingest, digest);
                 Some(ingest)
             }
@@ -171,7 +175,8 @@ fn proven(path: PathBuf, digest: &Digest) -> Option<Unfinished> {
         Algorithm::Sha512 => Digest::Sha512(hash.try_into().ok()?),
     };
     let size = Some(u64::from_le_bytes(*size)).filter(|size| *size <= length)?;
-    Some(Unfinished { path, size, proof: Some(proof) })
+    let doubtful = rustix::fs::lgetxattr(&path, DOUBT, &mut [0; 1][..]).is_ok();
+    Some(Unfinished { path, size, proof: Some(proof), doubtful })
 }
 
 /// Opens a file of which `written` bytes are wanted, and hashes them if there is a proof.
@@ -247,12 +252,15 @@ pub struct Ingest {
     hashed: Option<Verifier>,
     /// How much of it the note beside the file is about.
     proven: u64,
+    /// Whether what is written may be other bytes than it should.
+    doubtful: bool,
 }
 
 impl Ingest {
     fn new(file: File, path: PathBuf, written: u64) -> Ingest {
         let (file, path) = (Arc::new(file), Some(path));
-        Ingest { file, path, written, ahead: BTreeMap::new(), resumable: None, hashed: None, proven: written }
+        let (resumable, hashed) = (None, None);
+        Ingest { file, path, written, ahead: BTreeMap::new(), resumable, hashed, proven: written, doubtful: false }
     }
 
     /// Allocates the blocks of a file of `size` bytes without changing its length. File systems that
@@ -328,11 +336,36 @@ impl Ingest {
         self.proven = self.written;
     }
 
-    /// Removes the note: the file is about to be a blob.
+    /// Notes that upstream was in trouble while this was written: other things may be wrong with it, too.
+    pub fn doubt(&mut self) {
+        self.doubtful = true;
+        // Where that is not possible there is no proof either, and nothing is resumed after a restart.
+        let _ = rustix::fs::fsetxattr(&self.file, DOUBT, b"1", XattrFlags::empty());
+    }
+
+    /// Whether what is written may be other bytes than it should: see [`Ingest::doubt`].
+    pub const fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// Removes the notes: the file is about to be a blob.
     pub(crate) fn remove_proof(&self) {
         if self.proven > 0 {
             let _ = rustix::fs::fremovexattr(&self.file, PROOF);
         }
+        if self.doubtful {
+            let _ = rustix::fs::fremovexattr(&self.file, DOUBT);
+        }
+    }
+
+    /// Whether the file has the bytes that were written and no hole among them: nobody cut it meanwhile.
+    /// Some file systems make holes of zeros, so a hole proves nothing; its absence does.
+    pub fn is_uncut(&self) -> bool {
+        let length = self.file.metadata().map(|found| found.len());
+        // Reads and writes are at offsets of their own: nobody minds where the file stands.
+        let hole = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(0));
+        length.is_ok_and(|length| length == self.written)
+            && (self.written == 0 || hole.is_ok_and(|hole| hole >= self.written))
     }
 
     /// How many bytes were written, without a gap.
@@ -370,7 +403,7 @@ impl Drop for Ingest {
         }
         match (self.path.take(), self.resumable.take()) {
             (Some(path), Some((digest, left_over))) => {
-                let unfinished = Unfinished { path, size: self.written, proof: None };
+                let unfinished = Unfinished { path, size: self.written, proof: None, doubtful: self.doubtful };
                 keep(&mut left_over.lock(), digest, unfinished);
             }
             (Some(path), None) => remove(&path),

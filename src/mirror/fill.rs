@@ -100,9 +100,14 @@ impl Fill {
                 fetched = self.fetch(place.take()) => fetched,
                 () = self.fills.ending.cancelled() => Err(End::Abandoned),
             };
-            // Somebody may have come while it stopped: then it goes on from where it is.
-            let left = |end: &End| {
-                !matches!(end, End::Deserted) || departure.leave_if(|| unread::nobody_reads(&self.progress))
+            let left = |end: &End| match end {
+                // Somebody may have come while it stopped: then it goes on from where it is.
+                End::Deserted => departure.leave_if(|| unread::nobody_reads(&self.progress)),
+                End::Doubted(error) => {
+                    tracing::info!(blob = ?self.source, %error, "what was left over is wrong; it begins anew");
+                    false
+                }
+                _ => true,
             };
             if fetched.as_ref().err().is_none_or(left) {
                 break fetched;
@@ -136,13 +141,14 @@ impl Fill {
         progress.send_modify(|progress| {
             progress.total = total;
             progress.written = ingest.written();
+            progress.doubtful = ingest.is_doubtful();
             progress.file = Some(ingest.file());
             progress.phase = Phase::Streaming;
         });
 
         let (queue, chunks) = mpsc::channel(QUEUE);
-        let (verifier, start) = (Verifier::new(source.digest.algorithm()), ingest.written());
-        let writer = Writer::new(Arc::clone(&fills.room), ingest, reservation, verifier, Arc::clone(progress), total);
+        let (algorithm, start) = (source.digest.algorithm(), ingest.written());
+        let writer = Writer::new(Arc::clone(&fills.room), ingest, reservation, algorithm, Arc::clone(progress), total);
         let writer = fills.tasks.spawn_blocking(move || writer.run(chunks));
         let drain = Drain { queue, bounds: &fills.bounds };
         // Whichever is left behind lets go of upstream.

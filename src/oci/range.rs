@@ -45,6 +45,9 @@ enum Spec {
     Suffix(u64),
 }
 
+/// A header with more ranges than this is answered with everything (RFC 9110, 14.2).
+pub const MAX_RANGES: usize = 256;
+
 /// What a [`RangeHeader`] means for content of a known size.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Selection {
@@ -52,6 +55,8 @@ pub enum Selection {
     Whole,
     /// These bytes: 206. Never empty.
     Part(Range<u64>),
+    /// Several parts that do not overlap: 206 with as many bodies. None is empty.
+    Parts(Vec<Range<u64>>),
     /// Nothing of it is there: 416.
     Unsatisfiable,
 }
@@ -68,17 +73,32 @@ impl RangeHeader {
         specs.filter(|specs| !specs.is_empty()).map(RangeHeader)
     }
 
-    /// Applies the header to content of `size` bytes. A header with several ranges selects the
-    /// whole content, which every client with multi-range requests understands.
+    /// Applies the header to content of `size` bytes. What is not there is left out; ranges that overlap
+    /// are put in order and become one (RFC 9110, 15.3.7.2), so that no byte is sent twice.
     pub fn select(&self, size: u64) -> Selection {
-        let [spec] = self.0[..] else {
-            return if self.0.iter().all(|spec| slice(*spec, size).is_none()) {
-                Selection::Unsatisfiable
-            } else {
-                Selection::Whole
-            };
-        };
-        slice(spec, size).map_or(Selection::Unsatisfiable, Selection::Part)
+        let mut parts: Vec<_> = self.0.iter().filter_map(|spec| slice(*spec, size)).collect();
+        if parts.len() > 1 && self.0.len() > MAX_RANGES {
+            return Selection::Whole;
+        }
+        let asked = parts.clone();
+        parts.sort_by_key(|part| part.start);
+        let parted = parts.len();
+        parts.dedup_by(|next, last| {
+            let overlap = next.start < last.end;
+            if overlap {
+                last.end = last.end.max(next.end);
+            }
+            overlap
+        });
+        match parts.pop() {
+            None => Selection::Unsatisfiable,
+            Some(only) if parts.is_empty() => Selection::Part(only),
+            Some(_) if parts.len() + 1 == parted => Selection::Parts(asked),
+            Some(last) => {
+                parts.push(last);
+                Selection::Parts(parts)
+            }
+        }
     }
 
     /// Whether it is one range with an end, or of a certain length.
@@ -168,13 +188,27 @@ mod tests {
             ("bytes=5-0", 10, Selection::Unsatisfiable),
             ("bytes=-0", 10, Selection::Unsatisfiable),
             ("bytes=0-", 0, Selection::Unsatisfiable),
-            ("bytes=0-1,4-5", 10, Selection::Whole),
+            ("bytes=0-1,4-5", 10, Selection::Parts(vec![0..2, 4..6])),
+            ("bytes=4-5,0-1,-1", 10, Selection::Parts(vec![4..6, 0..2, 9..10])),
+            ("bytes=6-8,0-3,2-5,7-", 10, Selection::Parts(vec![0..6, 6..10])),
+            ("bytes=0-4,4-9", 10, Selection::Part(0..10)),
+            ("bytes=0-1,20-30", 10, Selection::Part(0..2)),
             ("bytes=20-,30-", 10, Selection::Unsatisfiable),
             ("bytes=0-18446744073709551615", 10, Selection::Part(0..10)),
             ("bytes=99999999999999999999999-", 10, Selection::Unsatisfiable),
         ] {
             assert_eq!(RangeHeader::parse(header).map(|r| r.select(size)), Some(expected), "{header} of {size}");
         }
+    }
+
+    #[test]
+    fn more_ranges_than_the_bound_are_everything() {
+        let ranges = |count: usize| {
+            let ranges: Vec<_> = (0..count).map(|n| format!("{}-{}", 2 * n, 2 * n)).collect();
+            RangeHeader::parse(&format!("bytes={}", ranges.join(","))).expect("ranges").select(10_000)
+        };
+        assert!(matches!(ranges(MAX_RANGES), Selection::Parts(parts) if parts.len() == MAX_RANGES));
+        assert_eq!(ranges(MAX_RANGES + 1), Selection::Whole);
     }
 
     #[test]

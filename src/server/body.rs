@@ -5,6 +5,7 @@
 //! or a chunked body without its end. Reads never make the reactor wait for a disk: what the page cache
 //! has is read at once, the rest on a thread that may block.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSliceMut};
 use std::ops::Range;
@@ -44,6 +45,9 @@ pub enum BodyError {
     /// The stored file cannot be read.
     #[error("reading the store: {0}")]
     Read(#[from] io::Error),
+    /// More bytes came than the client was told of.
+    #[error("more bytes than were announced")]
+    Overlong,
 }
 
 /// The body of a response.
@@ -86,32 +90,106 @@ impl ResponseBody {
 
     /// A blob of `length` bytes, where that is known, for this kind of connection.
     pub fn blob(body: BlobBody, length: Option<u64>, record: Record, wire: Wire) -> ResponseBody {
-        let mut response = ResponseBody::new(Frames::Empty, length, record, body.complaint());
-        let sending = Arc::clone(&response.sending);
-        let begin = (body, wire, sending, None);
-        let frames = stream::try_unfold(begin, move |(mut body, wire, sending, rest)| async move {
-            let chunk = match rest {
-                Some(rest) => rest,
-                None => match body.next(wire.piece()).await? {
-                    Some(chunk) => chunk,
-                    None => return Ok(None),
-                },
-            };
-            let (bytes, rest) = match chunk {
-                Chunk::Bytes(bytes) => {
-                    sending.sent(SentBy::Memory, bytes.len() as u64);
-                    (bytes, None)
-                }
-                Chunk::File(file, range) => {
-                    let bytes = wire.load(Arc::clone(&file), range.clone(), length, &sending).await?;
-                    let rest = range.start + bytes.len() as u64..range.end;
-                    (bytes, (!rest.is_empty()).then_some(Chunk::File(file, rest)))
-                }
-            };
-            Ok(Some((bytes, (body, wire, sending, rest))))
-        });
+        let complaint = body.complaint();
+        ResponseBody::pieces(vec![Piece::Blob(body, length)], length, record, complaint, wire)
+    }
+
+    /// Parts of a blob, with `end` behind the last of them.
+    pub fn sections(sections: Vec<Section>, end: Bytes, record: Record, wire: Wire) -> ResponseBody {
+        let length = sections.iter().map(Section::bytes).sum::<u64>() + end.len() as u64;
+        let complaint = sections.first().and_then(|section| section.body.complaint());
+        let parts = sections
+            .into_iter()
+            .flat_map(|section| [Piece::Bytes(section.head), Piece::Blob(section.body, Some(section.length))]);
+        let pieces = parts.chain([Piece::Bytes(end)]).collect();
+        ResponseBody::pieces(pieces, Some(length), record, complaint, wire)
+    }
+
+    fn pieces(
+        pieces: Vec<Piece>,
+        length: Option<u64>,
+        record: Record,
+        complaint: Option<Complaint>,
+        wire: Wire,
+    ) -> ResponseBody {
+        let mut response = ResponseBody::new(Frames::Empty, length, record, complaint);
+        let begin = Sources { pieces: pieces.into(), rest: None, wire, sending: Arc::clone(&response.sending) };
+        let frames =
+            stream::try_unfold(
+                begin,
+                |mut sources| async move { Ok(sources.next().await?.map(|bytes| (bytes, sources))) },
+            );
         response.frames = Frames::Stream(Box::pin(frames));
         response
+    }
+}
+
+/// A part of a blob in a body of several (RFC 9110, 14.6).
+#[derive(Debug)]
+pub struct Section {
+    /// What comes before it.
+    pub head: Bytes,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its bytes.
+    pub body: BlobBody,
+}
+
+impl Section {
+    /// How many bytes of the body it takes.
+    pub const fn bytes(&self) -> u64 {
+        self.head.len() as u64 + self.length
+    }
+}
+
+/// What a body is made of.
+enum Piece {
+    Bytes(Bytes),
+    /// With its length in bytes, where that is known.
+    Blob(BlobBody, Option<u64>),
+}
+
+/// Where the bytes of a body come from, piece by piece.
+struct Sources {
+    pieces: VecDeque<Piece>,
+    /// A part of a file that is begun.
+    rest: Option<(Arc<File>, Range<u64>)>,
+    wire: Wire,
+    sending: Arc<Sending>,
+}
+
+impl Sources {
+    async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        loop {
+            let (body, length) = match self.pieces.front_mut() {
+                None => return Ok(None),
+                Some(Piece::Bytes(bytes)) => {
+                    let bytes = std::mem::take(bytes);
+                    self.pieces.pop_front();
+                    self.sending.sent(SentBy::Memory, bytes.len() as u64);
+                    return Ok(Some(bytes));
+                }
+                Some(Piece::Blob(body, length)) => (body, *length),
+            };
+            let (file, range) = match self.rest.take() {
+                Some(rest) => rest,
+                None => match body.next(self.wire.piece()).await? {
+                    None => {
+                        self.pieces.pop_front();
+                        continue;
+                    }
+                    Some(Chunk::Bytes(bytes)) => {
+                        self.sending.sent(SentBy::Memory, bytes.len() as u64);
+                        return Ok(Some(bytes));
+                    }
+                    Some(Chunk::File(file, range)) => (file, range),
+                },
+            };
+            let bytes = self.wire.load(Arc::clone(&file), range.clone(), length, &self.sending).await?;
+            let rest = range.start + bytes.len() as u64..range.end;
+            self.rest = (!rest.is_empty()).then_some((file, rest));
+            return Ok(Some(bytes));
+        }
     }
 }
 
@@ -126,6 +204,9 @@ impl http_body::Body for ResponseBody {
             Frames::Bytes(bytes) => bytes.take().filter(|bytes| !bytes.is_empty()).map(Ok),
             Frames::Stream(frames) => ready!(Pin::new(frames).poll_next(context)),
         };
+        let overlong = |bytes: &Bytes| this.remaining.is_some_and(|remaining| bytes.len() as u64 > remaining);
+        let next =
+            next.map(|next| next.and_then(|bytes| if overlong(&bytes) { Err(BodyError::Overlong) } else { Ok(bytes) }));
         match &next {
             Some(Ok(bytes)) => {
                 this.remaining = this.remaining.map(|remaining| remaining.saturating_sub(bytes.len() as u64));

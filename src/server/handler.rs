@@ -4,7 +4,7 @@ use std::future::ready;
 
 use futures_util::future::Either;
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
@@ -14,7 +14,7 @@ use super::listener::Client;
 use super::record::Record;
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
-use crate::mirror::{Asked, Mirror, MirrorError, Route, Subject};
+use crate::mirror::{Asked, Framing, Mirror, MirrorError, Route, Subject};
 use crate::oci::refusal::DOUBLED;
 use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError};
 
@@ -214,8 +214,9 @@ async fn blob(
             Answer::blob_head(digest, stat.size, outcome)
         });
     }
+    let framing = if http.version() >= Version::HTTP_11 { Framing::Told } else { Framing::UntilClose };
     let range = range(http.headers(), &digest);
-    Ok(Answer::blob(mirror.blob(route, digest, range.as_ref()).await?))
+    Ok(Answer::blob(mirror.blob(route, digest, range.as_ref(), framing).await?))
 }
 
 fn failed(edge: &Edge, error: &MirrorError, hint: Option<&str>) -> Answer {

@@ -1,5 +1,6 @@
 //! Answers become responses here: status, headers, body. Nothing is decided.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,9 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
-use super::body::{ResponseBody, Wire};
+use super::body::{ResponseBody, Section, Wire};
 use super::record::Record;
-use crate::mirror::{BlobAnswer, BlobBody, Kept, ManifestAnswer, MirrorError, ReferrersAnswer, TagsAnswer};
+use crate::mirror::{BlobAnswer, BlobBody, Kept, ManifestAnswer, MirrorError, ReferrersAnswer, Selected, TagsAnswer};
 use crate::oci::descriptor::OCTET_STREAM;
 use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, MediaType, RegistryName, Request};
 use crate::outcome::Outcome;
@@ -44,6 +45,8 @@ enum AnswerBody {
     /// Nothing is sent, and this is its length where it is known.
     Absent(Option<u64>),
     Blob(BlobBody, Option<u64>),
+    /// Parts of a blob, and what comes behind the last one.
+    Sections(Vec<Section>, Bytes),
     Kept(Arc<Kept>),
 }
 
@@ -52,6 +55,9 @@ impl AnswerBody {
         match self {
             AnswerBody::Bytes(bytes) => Some(bytes.len() as u64),
             AnswerBody::Absent(length) | AnswerBody::Blob(_, length) => *length,
+            AnswerBody::Sections(sections, end) => {
+                Some(sections.iter().map(Section::bytes).sum::<u64>() + end.len() as u64)
+            }
             AnswerBody::Kept(kept) => Some(kept.descriptor.size),
         }
     }
@@ -127,17 +133,34 @@ impl Answer {
         if filtered { answer.header(FILTERS_APPLIED, "artifactType") } else { answer }
     }
 
-    /// A blob, or a part of it.
+    /// A blob, or parts of it.
     pub fn blob(answer: BlobAnswer) -> Answer {
-        let BlobAnswer { digest, size, part, body, outcome } = answer;
-        let length = part.as_ref().map(|part| part.end - part.start).or(size);
-        let answer = Answer::of(outcome, AnswerBody::Blob(body, length)).described_blob(&digest);
-        match part {
-            Some(part) => {
-                let range = ContentRange { first: part.start, last: part.end - 1, total: size };
-                answer.with_status(StatusCode::PARTIAL_CONTENT).header(CONTENT_RANGE, range.to_string())
+        let BlobAnswer { digest, size, selected, outcome } = answer;
+        let range = |part: &Range<u64>| {
+            ContentRange { first: part.start, last: part.end.saturating_sub(1), total: size }.to_string()
+        };
+        match selected {
+            Selected::Whole(body) => Answer::of(outcome, AnswerBody::Blob(body, size)).described_blob(&digest),
+            Selected::Part(part, body) => Answer::of(outcome, AnswerBody::Blob(body, Some(part.end - part.start)))
+                .with_status(StatusCode::PARTIAL_CONTENT)
+                .header(CONTENT_RANGE, range(&part))
+                .described_blob(&digest),
+            Selected::Parts(parts) => {
+                let boundary = boundary(&digest);
+                let parts = parts.into_iter().map(|(part, body)| {
+                    let head = format!(
+                        "\r\n--{boundary}\r\nContent-Type: {OCTET_STREAM}\r\nContent-Range: {}\r\n\r\n",
+                        range(&part)
+                    );
+                    Section { head: head.into(), length: part.end - part.start, body }
+                });
+                let end = format!("\r\n--{boundary}--\r\n").into();
+                Answer::of(outcome, AnswerBody::Sections(parts.collect(), end))
+                    .with_status(StatusCode::PARTIAL_CONTENT)
+                    .header(CONTENT_TYPE, format!("multipart/byteranges; boundary={boundary}"))
+                    .header(ACCEPT_RANGES, "bytes")
+                    .identified(&digest)
             }
-            None => answer,
         }
     }
 
@@ -218,6 +241,14 @@ impl Answer {
     }
 }
 
+/// What parts of a blob are separated by. No blob has its own digest in it, so none has this.
+fn boundary(digest: &Digest) -> String {
+    let mut boundary = digest.hex();
+    // RFC 2046, 5.1.1: at most 70.
+    boundary.truncate(64);
+    boundary
+}
+
 fn stale_warning(age: Duration) -> String {
     format!("299 - \"stale: upstream cannot be asked, last checked {} s ago\"", age.as_secs())
 }
@@ -241,6 +272,7 @@ pub fn render(answer: Answer, head_only: bool, mut record: Record, wire: &Wire) 
         AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, record),
         AnswerBody::Kept(kept) => ResponseBody::bytes(kept.bytes.clone(), record),
         AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, record, wire.clone()),
+        AnswerBody::Sections(sections, end) => ResponseBody::sections(sections, end, record, wire.clone()),
     };
     response.map(|()| body)
 }

@@ -120,7 +120,8 @@ impl Upstream for Asking {
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        self.put(Lane::Blobs, |upstream| upstream.blob(repository, digest, span)).await
+        let lane = if span.start > 0 { Lane::Rest } else { Lane::Blobs };
+        self.put(lane, |upstream| upstream.blob(repository, digest, span)).await
     }
 
     async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {

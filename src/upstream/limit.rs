@@ -2,7 +2,9 @@
 //!
 //! Everybody waits, not only the request that was refused: asking on is what turns a limit into a
 //! ban. Manifests and blobs are told apart, because registries that count pulls count manifests and
-//! go on sending the layers of a pull that is under way; one that refuses blobs limits everything.
+//! go on sending the layers of a pull that is under way; one that refuses blobs limits everything. The
+//! rest of a blob that is being sent was granted with its beginning: it is asked for in any case, and
+//! what is said to that says nothing of other requests.
 
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ pub enum Lane {
     Manifests,
     /// Blobs.
     Blobs,
+    /// What is missing of a blob.
+    Rest,
 }
 
 /// Until when an upstream is left alone.
@@ -37,6 +41,7 @@ impl Limits {
         let until = match lane {
             Lane::Manifests => self.manifests,
             Lane::Blobs => self.blobs,
+            Lane::Rest => None,
         };
         let left = Duration::from_millis(until?.0.checked_sub(now.0)?);
         (!left.is_zero() && left <= LONGEST_WAIT).then_some(left)
@@ -46,9 +51,10 @@ impl Limits {
     pub fn limited(&mut self, lane: Lane, wait: Option<Duration>, now: Timestamp) -> Duration {
         let wait = wait.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST_WAIT);
         let until = Some(now.plus(wait));
-        self.manifests = until;
-        if lane == Lane::Blobs {
-            self.blobs = until;
+        match lane {
+            Lane::Manifests => self.manifests = until,
+            Lane::Blobs => (self.manifests, self.blobs) = (until, until),
+            Lane::Rest => {}
         }
         wait
     }
@@ -80,6 +86,15 @@ mod tests {
         let mut limits = Limits::default();
         limits.limited(Lane::Blobs, None, NOW);
         assert!(limits.wait(Lane::Manifests, NOW).is_some() && limits.wait(Lane::Blobs, NOW).is_some());
+    }
+
+    #[test]
+    fn the_rest_of_a_blob_waits_for_no_limit_and_makes_none() {
+        let mut limits = Limits::default();
+        limits.limited(Lane::Rest, None, NOW);
+        assert_eq!(limits, Limits::default());
+        limits.limited(Lane::Blobs, None, NOW);
+        assert_eq!(limits.wait(Lane::Rest, NOW), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metrics::Metrics;
 use registry_mirror::mirror::flight::bounds::Bounds;
 use registry_mirror::mirror::flight::unread::FinishUnread;
-use registry_mirror::mirror::{BlobBody, Chunk, Mirror, Mode, Parts, Policy, Room, Route, Routes};
+use registry_mirror::mirror::{BlobBody, Chunk, Framing, Mirror, Mode, Parts, Policy, Room, Route, Routes, Selected};
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Page, Reference, Request};
 use registry_mirror::outcome::Outcome;
 use scripted_registry::{Descriptor, Image, Match, Registry, Rule, noise};
@@ -78,9 +78,11 @@ impl Stage {
         let tag = Reference::Tag(image.tag.parse().unwrap());
         let mut outcomes = vec![self.manifest(image, tag).await.expect("a manifest")];
         for blob in image.blobs() {
-            let answer = self.mirror.blob(&self.route(image), known(&blob.digest), None).await.expect("a blob");
+            let answer =
+                self.mirror.blob(&self.route(image), known(&blob.digest), None, Framing::Told).await.expect("a blob");
             outcomes.push(answer.outcome);
-            assert_eq!(Digest::of(Algorithm::Sha256, &read(answer.body).await), known(&blob.digest));
+            let Selected::Whole(body) = answer.selected else { panic!("a part") };
+            assert_eq!(Digest::of(Algorithm::Sha256, &read(body).await), known(&blob.digest));
         }
         outcomes
     }
@@ -137,7 +139,8 @@ async fn while_the_index_stands_still_hits_are_hits_and_cold_pulls_are_answered(
     }
     registry.stop().await;
     for blob in cold.blobs() {
-        let answer = stage.mirror.blob(&stage.route(&cold), known(&blob.digest), None).await.expect("a blob");
+        let answer =
+            stage.mirror.blob(&stage.route(&cold), known(&blob.digest), None, Framing::Told).await.expect("a blob");
         assert_eq!(answer.outcome, Outcome::Hit);
     }
 }

@@ -19,27 +19,46 @@ use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::progress::{Following, Phase, Progress, finished, started};
-use crate::mirror::flight::transfer::BlobSource;
+use crate::mirror::flight::transfer::{BlobSource, can_have};
 use crate::mirror::recall::memory::{Damaged, Memory};
 use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::room::stored::{Complaint, Stored};
 use crate::mirror::routes::Route;
 use crate::oci::{Digest, RangeHeader, Selection, Span};
 use crate::outcome::Outcome;
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
-/// An answer with a blob, or with a part of it.
+/// An answer with a blob, or with parts of it.
 #[derive(Debug)]
 pub struct BlobAnswer {
     /// What was asked for.
     pub digest: Digest,
     /// Size of the whole blob in bytes; unknown where upstream does not say it.
     pub size: Option<u64>,
-    /// The part that was selected; `None` for the whole blob.
-    pub part: Option<Range<u64>>,
     /// The bytes.
-    pub body: BlobBody,
+    pub selected: Selected,
     /// Where they come from.
     pub outcome: Outcome,
+}
+
+/// What was selected of a blob, and its bytes.
+#[derive(Debug)]
+pub enum Selected {
+    /// All of it.
+    Whole(BlobBody),
+    /// A part.
+    Part(Range<u64>, BlobBody),
+    /// Several parts, in the order in which they are sent.
+    Parts(Vec<(Range<u64>, BlobBody)>),
+}
+
+/// How a client learns that a body of unknown length is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// It is told.
+    Told,
+    /// By the end of the connection, which may be a cut: it gets no body of unknown length.
+    UntilClose,
 }
 
 /// The size of a blob, for clients that want no more.
@@ -60,7 +79,7 @@ pub(crate) struct Blobs {
 }
 
 impl Mirror {
-    /// A blob, or the part of it that `range` selects.
+    /// A blob, or the parts of it that `range` selects, for a client that learns of its end by `framing`.
     ///
     /// # Errors
     /// [`MirrorError::Range`] when the range selects nothing; [`MirrorError::Upstream`] when the
@@ -70,6 +89,7 @@ impl Mirror {
         route: &Route,
         digest: Digest,
         range: Option<&RangeHeader>,
+        framing: Framing,
     ) -> Result<BlobAnswer, MirrorError> {
         let blobs = &self.0.answers.blobs;
         if let Some((content, outcome)) = blobs.sound(route, &digest).await? {
@@ -82,9 +102,10 @@ impl Mirror {
             && let Some((size, part, relay)) = lazy::part(&blobs.fills, &following, &source, range).await?
         {
             let body = BlobBody::Relayed(Box::new(relay));
-            return Ok(BlobAnswer { digest, size: Some(size), part: Some(part), body, outcome: Outcome::Relayed });
+            let selected = Selected::Part(part, body);
+            return Ok(BlobAnswer { digest, size: Some(size), selected, outcome: Outcome::Relayed });
         }
-        filling(following, source, range, outcome).await
+        filling(following, source, range, framing, outcome).await
     }
 
     /// Whether a blob exists, and how large it is, without fetching it.
@@ -146,6 +167,13 @@ impl Blobs {
             self.negatives.note(|| Missing::blob(location, *digest), error.class);
             MirrorError::upstream(Subject::Blob, error)
         })?;
+        if !can_have(digest, size) {
+            let message = format!("{location}: blob {digest}: upstream says that it is empty");
+            return Err(MirrorError::upstream(
+                Subject::Blob,
+                UpstreamError::new(UpstreamErrorClass::Protocol, message),
+            ));
+        }
         if let Some(size) = size {
             self.stored.add_blob_member(location, *digest, size).await;
         }
@@ -160,10 +188,11 @@ impl Blobs {
         outcome: Outcome,
     ) -> Result<BlobAnswer, MirrorError> {
         let size = content.size;
-        let part = select(range, size)?;
         let complaint = self.stored.complaint(digest, &content);
-        let body = BlobBody::Stored(content, part.clone().unwrap_or(0..size), complaint);
-        Ok(BlobAnswer { digest, size: Some(size), part, body, outcome })
+        let body = |part: Option<&Range<u64>>| {
+            BlobBody::Stored(content.clone(), part.cloned().unwrap_or(0..size), complaint.clone())
+        };
+        Ok(BlobAnswer { digest, size: Some(size), selected: select(range, Some(size), body)?, outcome })
     }
 }
 
@@ -171,28 +200,40 @@ async fn filling(
     mut following: Following,
     source: BlobSource,
     range: Option<&RangeHeader>,
+    framing: Framing,
     outcome: Outcome,
 ) -> Result<BlobAnswer, MirrorError> {
     let Progress { mut total, phase, .. } = started(&mut following).await?;
     let outcome = if matches!(phase, Phase::Unkept(_)) { Outcome::Relayed } else { outcome };
-    if total.is_none() && range.is_some() {
+    if total.is_none() && (range.is_some() || framing == Framing::UntilClose) {
         total = finished(&mut following).await?;
     }
-    let part = match total {
-        Some(size) => select(range, size)?,
-        None => None,
-    };
-    let span = part.as_ref().map_or(Span::default(), |part| Span { start: part.start, end: Some(part.end) });
+    if total.is_none() && framing == Framing::UntilClose {
+        // The store gave up, and there is nowhere to keep what is not verified yet: it is fetched for its
+        // length first, and a second time for the client.
+        total = Some(Relay::measure(source.clone()).await?);
+    }
     let digest = source.digest;
-    let body = BlobBody::Filling(FillReader::new(following, source, span));
-    Ok(BlobAnswer { digest, size: total, part, body, outcome })
+    let body = |part: Option<&Range<u64>>| {
+        let span = part.map_or(Span::default(), |part| Span { start: part.start, end: Some(part.end) });
+        BlobBody::Filling(FillReader::new(following.clone(), source.clone(), span, total))
+    };
+    Ok(BlobAnswer { digest, size: total, selected: select(range, total, body)?, outcome })
 }
 
-fn select(range: Option<&RangeHeader>, size: u64) -> Result<Option<Range<u64>>, MirrorError> {
-    match range.map(|range| range.select(size)) {
-        None | Some(Selection::Whole) => Ok(None),
-        Some(Selection::Part(part)) => Ok(Some(part)),
-        Some(Selection::Unsatisfiable) => Err(MirrorError::Range { size }),
+/// What `range` selects of a blob of `size` bytes, where that is known, with bodies that `body` makes.
+fn select(
+    range: Option<&RangeHeader>,
+    size: Option<u64>,
+    body: impl Fn(Option<&Range<u64>>) -> BlobBody,
+) -> Result<Selected, MirrorError> {
+    match range.zip(size).map(|(range, size)| range.select(size)) {
+        None | Some(Selection::Whole) => Ok(Selected::Whole(body(None))),
+        Some(Selection::Part(part)) => Ok(Selected::Part(part.clone(), body(Some(&part)))),
+        Some(Selection::Parts(parts)) => {
+            Ok(Selected::Parts(parts.into_iter().map(|part| (part.clone(), body(Some(&part)))).collect()))
+        }
+        Some(Selection::Unsatisfiable) => Err(MirrorError::Range { size: size.unwrap_or_default() }),
     }
 }
 

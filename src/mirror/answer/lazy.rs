@@ -62,7 +62,7 @@ pub(super) async fn part(
     }
     let (metrics, tasks) = (Arc::clone(&fills.metrics), fills.tasks.clone());
     let witness = Witness::new(metrics, tasks, fill, source.clone(), part.start);
-    let relay = Relay::part(source.clone(), part.clone(), witness).await.unwrap_or_else(|error| {
+    let relay = Relay::part(source.clone(), part.clone(), size, witness).await.unwrap_or_else(|error| {
         tracing::debug!(blob = ?source, %error, "a part is not to be had by itself; waiting for the fill");
         None
     });
@@ -92,10 +92,10 @@ fn claim(relayed: &AtomicU64, length: u64, size: u64) -> bool {
 
 /// Whether a reader of the fill gets on at `start`, or will in a moment.
 async fn is_reached(fill: &mut Following, start: u64) -> bool {
-    let written = fill.borrow().written;
-    let patience = if start.saturating_sub(written) <= NEAR { PATIENCE } else { Duration::ZERO };
+    let reached = fill.borrow().reached();
+    let patience = if start.saturating_sub(reached) <= NEAR { PATIENCE } else { Duration::ZERO };
     let over = |phase: &Phase| !matches!(phase, Phase::Starting | Phase::Streaming);
-    let reached = fill.wait_for(|progress| progress.written > start || over(&progress.phase));
+    let reached = fill.wait_for(|progress| progress.reached() > start || over(&progress.phase));
     tokio::time::timeout(patience, reached).await.is_ok()
 }
 

@@ -1,16 +1,18 @@
 //! Reading along with a running fill. Every reader has its own offset and its own pace; none of them is
 //! known to the fill.
 
+use std::cmp::Ordering;
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{self, AtomicBool};
 
 use crate::mirror::answer::relay::Relay;
-use crate::mirror::error::MirrorError;
+use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::progress::{Following, Phase};
 use crate::mirror::flight::transfer::BlobSource;
-use crate::oci::Span;
+use crate::oci::{Span, Verifier};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// Reads along with a running fill.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub struct FillReader {
     offset: u64,
     /// The first byte that is not wanted; `None` for everything up to the end.
     end: Option<u64>,
+    /// The size of the blob in bytes, where the client was told one.
+    total: Option<u64>,
     _seat: Arc<AtomicBool>,
 }
 
@@ -27,11 +31,12 @@ pub struct FillReader {
 type Piece = (Arc<File>, Range<u64>);
 
 impl FillReader {
-    /// Reads `span` of the blob that `fill` brings from `source`.
-    pub(super) fn new(fill: Following, source: BlobSource, span: Span) -> FillReader {
+    /// Reads `span` of the blob that `fill` brings from `source`, for a client that was told it has `total`
+    /// bytes.
+    pub(super) fn new(fill: Following, source: BlobSource, span: Span, total: Option<u64>) -> FillReader {
         let seat = Arc::clone(&fill.borrow().seats);
-        seat.store(true, Ordering::Relaxed);
-        FillReader { fill, source, offset: span.start, end: span.end, _seat: seat }
+        seat.store(true, atomic::Ordering::Relaxed);
+        FillReader { fill, source, offset: span.start, end: span.end, total, _seat: seat }
     }
 
     /// The next piece, of at most `limit` bytes. `None` at the end, and also when the store gave up: see
@@ -55,10 +60,19 @@ impl FillReader {
     }
 
     fn step(&mut self, limit: u64) -> Result<Step, MirrorError> {
-        let FillReader { fill, offset, end, .. } = self;
+        let FillReader { fill, source, offset, end, total, .. } = self;
         let progress = fill.borrow_and_update();
+        if let (Some(told), Some(total)) = (*total, progress.total)
+            && told != total
+        {
+            let message = format!("{source:?}: a client was told that it has {told} bytes, and it has {total}");
+            return Err(MirrorError::upstream(
+                Subject::Blob,
+                UpstreamError::new(UpstreamErrorClass::Protocol, message),
+            ));
+        }
         let part = end.filter(|end| progress.total.is_some_and(|total| *end < total));
-        let readable = part.map_or(progress.readable(), |end| progress.written.min(end));
+        let readable = part.map_or(progress.readable(), |end| progress.reached().min(end));
         let piece = *offset..readable.min(offset.saturating_add(limit));
         if let (false, Some(file)) = (piece.is_empty(), &progress.file) {
             *offset = piece.end;
@@ -78,7 +92,13 @@ impl FillReader {
         match &progress.phase {
             Phase::Unkept(verifier) => {
                 let span = Span { start: self.offset, end: self.end };
-                Some(Relay::from(self.source.clone(), span, progress.total, progress.written, verifier.clone()))
+                // Who got nothing of what is in the file needs that, too.
+                let (seen, verifier) = match self.offset.cmp(&progress.written) {
+                    Ordering::Less => (0, Verifier::new(self.source.digest.algorithm())),
+                    _ => (progress.written, verifier.clone()),
+                };
+                let total = progress.total.or(self.total);
+                Some(Relay::from(self.source.clone(), span, total, seen, verifier))
             }
             _ => None,
         }

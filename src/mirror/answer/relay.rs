@@ -19,6 +19,8 @@ use crate::upstream::{UpstreamError, UpstreamErrorClass};
 pub struct Relay {
     source: BlobSource,
     span: Span,
+    /// The size of the blob in bytes, where it was told: it cannot change.
+    total: Option<u64>,
     state: RelayState,
     /// What was read and not yet handed out.
     held: Held,
@@ -46,7 +48,7 @@ impl Relay {
     pub(super) fn from(source: BlobSource, span: Span, total: Option<u64>, seen: u64, verifier: Verifier) -> Relay {
         let part = span.end.is_some_and(|end| total.is_some_and(|total| end < total));
         let verifier = (!part).then_some((verifier, seen));
-        Relay { source, span, state: RelayState::Closed(verifier), held: Held::default(), witness: None }
+        Relay { source, span, total, state: RelayState::Closed(verifier), held: Held::default(), witness: None }
     }
 
     /// A part of a blob, unverified, as far as `witness` can tell later. `None` when upstream would
@@ -54,15 +56,29 @@ impl Relay {
     pub(super) async fn part(
         source: BlobSource,
         range: Range<u64>,
+        total: u64,
         witness: Witness,
     ) -> Result<Option<Relay>, UpstreamError> {
-        let span = Span { start: range.start, end: Some(range.end) };
-        let transfer = Transfer::open(source.clone(), span).await?;
+        let (span, total) = (Span { start: range.start, end: Some(range.end) }, Some(total));
+        let transfer = Transfer::open(source.clone(), span, total).await?;
         if transfer.repeats() {
             return Ok(None);
         }
         let state = RelayState::Open { transfer: Box::new(transfer), position: range.start, verifier: None };
-        Ok(Some(Relay { source, span, state, held: Held::default(), witness: Some(witness) }))
+        Ok(Some(Relay { source, span, total, state, held: Held::default(), witness: Some(witness) }))
+    }
+
+    /// How many bytes the blob has, by reading all of it; nobody else gets what was read.
+    ///
+    /// # Errors
+    /// What the bytes are wrong with, or upstream.
+    pub(super) async fn measure(source: BlobSource) -> Result<u64, MirrorError> {
+        let verifier = Verifier::new(source.digest.algorithm());
+        let (mut relay, mut size) = (Relay::from(source, Span::default(), None, 0, verifier), 0);
+        while let Some(bytes) = relay.next().await? {
+            size += bytes.len() as u64;
+        }
+        Ok(size)
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
@@ -77,7 +93,8 @@ impl Relay {
                 RelayState::Done => return Ok(None),
                 RelayState::Closed(verifier) => {
                     let verifier = verifier.take();
-                    self.state = open(self.source.clone(), self.span, verifier).await.map_err(blob_error)?;
+                    self.state =
+                        open(self.source.clone(), self.span, self.total, verifier).await.map_err(blob_error)?;
                 }
                 RelayState::Open { transfer, position, verifier } => {
                     match transfer.next().await.map_err(blob_error)? {
@@ -103,12 +120,17 @@ impl Relay {
 }
 
 /// Asks for what the relay needs: with a verifier everything that it has not seen, else the span.
-async fn open(source: BlobSource, span: Span, verifier: Option<(Verifier, u64)>) -> Result<RelayState, UpstreamError> {
+async fn open(
+    source: BlobSource,
+    span: Span,
+    total: Option<u64>,
+    verifier: Option<(Verifier, u64)>,
+) -> Result<RelayState, UpstreamError> {
     let (verifier, position, end) = match verifier {
         Some((verifier, seen)) => (Some(verifier), seen, None),
         None => (None, span.start, span.end),
     };
-    let transfer = Box::new(Transfer::open(source, Span { start: position, end }).await?);
+    let transfer = Box::new(Transfer::open(source, Span { start: position, end }, total).await?);
     Ok(RelayState::Open { transfer, position, verifier })
 }
 

@@ -19,6 +19,8 @@ pub(super) enum End {
     Abandoned,
     /// The last reader has left.
     Deserted,
+    /// What was left over from an earlier fill was wrong. No reader got any of it.
+    Doubted(MirrorError),
 }
 
 impl From<UpstreamError> for End {
@@ -52,7 +54,7 @@ impl Fill {
                 tracing::info!(blob = ?source, "nobody reads it any more; what is there is kept for who comes next");
                 FillResult::Abandoned
             }
-            Err(End::Failed(error)) => {
+            Err(End::Failed(error) | End::Doubted(error)) => {
                 tracing::warn!(blob = ?source, %error, "fill failed");
                 let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Unavailable);
                 self.fills.negatives.note(|| Missing::blob(&source.location, source.digest), class);

@@ -56,7 +56,11 @@ impl Fills {
         let written = tokio::task::spawn_blocking(move || {
             let mut ingest = ingests.begin(&digest, Some(descriptor.size))?;
             ingest.append(&bytes)?;
-            Ok(ingest)
+            if ingest.is_uncut() {
+                Ok(ingest)
+            } else {
+                Err(std::io::Error::other("it was cut while it was written").into())
+            }
         });
         let ingest = written.await.unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))?;
         self.stored.blobs.commit(ingest, &digest).await

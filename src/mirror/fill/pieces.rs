@@ -62,20 +62,20 @@ impl Chunk {
 pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, UpstreamError> {
     if source.upstream.health().streams > 1 {
         let first = Span { start, end: Some(start.saturating_add(PIECE)) };
-        match Transfer::open(source.clone(), first).await {
+        match Transfer::open(source.clone(), first, None).await {
             Ok(mut transfer) if transfer.size().is_some() || !transfer.is_part() => {
                 transfer.widen();
                 return Ok(transfer);
             }
             Ok(_) => {}
-            // A refusal may be one of the range alone.
-            Err(error) if !matches!(error.class, UpstreamErrorClass::Protocol | UpstreamErrorClass::Refused) => {
-                return Err(error);
+            // An answer such as 501 may be about the range.
+            Err(error) if error.answered && error.class == UpstreamErrorClass::Unavailable => {
+                tracing::debug!(blob = ?source, %error, "no answer to a range, asking for everything");
             }
-            Err(error) => tracing::debug!(blob = ?source, %error, "no answer to a range, asking for everything"),
+            Err(error) => return Err(error),
         }
     }
-    Transfer::open(source.clone(), Span::from(start)).await
+    Transfer::open(source.clone(), Span::from(start), None).await
 }
 
 /// Where chunks go.
@@ -174,7 +174,8 @@ pub(super) async fn pump(
         metrics.streams_helped(streams);
         tracing::info!(blob = ?source, streams = streams + 1, "reading a blob through several connections");
     }
-    let pieces = Pieces::new(source, end..size, places.is_empty(), metrics);
+    let alone = places.is_empty();
+    let pieces = Pieces::new(source, end..size, alone, metrics);
     let helpers = async {
         join_all(places.into_iter().map(|place| pieces.help(&drain, place))).await;
         Ok(())
@@ -182,15 +183,16 @@ pub(super) async fn pump(
     let lead = async {
         if drain.take_from(&mut first, &mut position).await? {
             drop(first);
-            pieces.lead(&drain).await?;
+            pieces.lead(&drain, alone).await?;
         } else {
             pieces.stop();
         }
         Ok(())
     };
     tokio::try_join!(lead, helpers)?;
-    // What a helper gave back after the leading stream had found nothing more to do.
-    pieces.lead(&drain).await
+    // What a helper gave back after the leading stream had found nothing more to do, or what that left.
+    pieces.give_back(size..size);
+    pieces.lead(&drain, true).await
 }
 
 /// What is left of a blob, and who reads which part of it.
@@ -267,17 +269,23 @@ impl<'a> Pieces<'a> {
         }
     }
 
-    async fn lead(&self, drain: &Drain<'_>) -> Result<(), UpstreamError> {
+    /// Reads what is left. Where it is not `alone` somebody may be at it still: then trouble is no failure,
+    /// and what it leaves is read later.
+    async fn lead(&self, drain: &Drain<'_>, alone: bool) -> Result<(), UpstreamError> {
         while let Some(mut piece) = self.take() {
             match self.read(drain, &mut piece).await {
                 Ok(true) => {}
                 Ok(false) => self.stop(),
+                Err(error) if alone => {
+                    self.stop();
+                    return Err(error);
+                }
                 Err(error) => {
-                    if !self.give_back(piece) {
-                        self.stop();
-                        return Err(error);
+                    // Those who help may be what stood in the way: the rest waits until they have left.
+                    if self.give_back(piece) {
+                        self.alone(&error);
                     }
-                    self.alone(&error);
+                    return Ok(());
                 }
             }
         }
@@ -292,11 +300,13 @@ impl<'a> Pieces<'a> {
             UpstreamError::new(UpstreamErrorClass::Protocol, message)
         };
         let span = Span { start: piece.start, end: Some(piece.end) };
-        let mut transfer = Transfer::open(self.source.clone(), span).await?;
-        if transfer.size() != Some(self.size) {
-            return Err(broken("another size than before"));
-        }
-        if !transfer.is_part() && !self.left.lock().alone {
+        let alone = self.left.lock().alone;
+        let mut transfer = match Transfer::open(self.source.clone(), span, Some(self.size)).await {
+            // Nobody else is at it: upstream gave the rest before, and is asked for it again.
+            Err(error) if alone && error.class.is_outage() => Transfer::of(self.source.clone(), span, Some(self.size)),
+            transfer => transfer?,
+        };
+        if !transfer.is_part() && !alone {
             return Err(broken("everything instead of a part"));
         }
         let mut position = piece.start;

@@ -10,14 +10,14 @@ use tokio::sync::{mpsc, watch};
 
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{StoreError, read_file_at};
-use crate::mirror::error::MirrorError;
+use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::end::{End, Filled};
 use crate::mirror::fill::pieces::Chunk;
 use crate::mirror::flight::progress::{Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::keep::RoomKeeper;
 use crate::mirror::room::Reservation;
-use crate::oci::{Digest, Verifier};
+use crate::oci::{Algorithm, Digest, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// How many bytes are written at most before readers are told.
@@ -35,6 +35,7 @@ pub(super) struct Writer {
     verifier: Verifier,
     progress: Arc<watch::Sender<Progress>>,
     total: Option<u64>,
+    algorithm: Algorithm,
     /// The first byte that the verifier has not seen.
     hashed: u64,
     /// Whether room was made on the disk already.
@@ -46,11 +47,12 @@ impl Writer {
         room: Arc<RoomKeeper>,
         ingest: Ingest,
         reservation: Reservation,
-        verifier: Verifier,
+        algorithm: Algorithm,
         progress: Arc<watch::Sender<Progress>>,
         total: Option<u64>,
     ) -> Writer {
-        Writer { room, ingest, reservation, verifier, progress, total, hashed: 0, relieved: false }
+        let verifier = Verifier::new(algorithm);
+        Writer { room, ingest, reservation, verifier, progress, total, algorithm, hashed: 0, relieved: false }
     }
 
     pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
@@ -100,7 +102,24 @@ impl Writer {
             }
         }
         self.prove();
-        Ok(self)
+        self.compare_with_file()
+    }
+
+    /// What was hashed on its way must be what is in the file: nobody may have cut that meanwhile, because
+    /// what is written later would leave a hole.
+    fn compare_with_file(mut self) -> Result<Writer, End> {
+        let is_whole = self.total.is_none_or(|total| total == self.ingest.written());
+        if !is_whole || self.ingest.is_uncut() {
+            return Ok(self);
+        }
+        let seen = std::mem::replace(&mut self.verifier, Verifier::new(self.algorithm));
+        self.hashed = 0;
+        let read = self.catch_up();
+        match read {
+            Ok(()) if self.verifier.clone().finish() == seen.finish() => Ok(self),
+            Ok(()) => Err(self.unreadable(&io::Error::other("it was changed while it was written"))),
+            Err(error) => Err(self.unreadable(&error)),
+        }
     }
 
     /// Lets a later process go on from here. What is complete has no use for it.
@@ -164,14 +183,21 @@ impl Writer {
 
     /// Whether what was written is the blob; tells readers if it is.
     pub(super) fn verify(self, source: &BlobSource, pumped: Result<(), UpstreamError>) -> Result<Filled, End> {
-        let Writer { ingest, verifier, reservation, total, progress, .. } = self;
+        let Writer { mut ingest, verifier, reservation, total, progress, .. } = self;
         let compared = pumped.and_then(|()| compare(source, verifier.finish(), total, ingest.written()));
         if let Err(error) = compared {
-            // After an outage the bytes so far are good for the next fill; else they are suspect.
-            if !error.class.is_outage() {
-                ingest.discard();
+            let doubtful = ingest.is_doubtful();
+            if error.class.is_outage() {
+                // The bytes so far may be good for the next fill.
+                ingest.doubt();
+                return Err(error.into());
             }
-            return Err(error.into());
+            ingest.discard();
+            return Err(if doubtful {
+                End::Doubted(MirrorError::upstream(Subject::Blob, error))
+            } else {
+                error.into()
+            });
         }
         progress.send_modify(|progress| {
             progress.total = Some(progress.written);

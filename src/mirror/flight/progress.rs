@@ -38,6 +38,9 @@ pub struct Progress {
     pub total: Option<u64>,
     /// How many bytes are in the file.
     pub written: u64,
+    /// Whether some of them came from an upstream that was in trouble: then readers get none of them before
+    /// all are verified, so that the fill can begin anew unnoticed.
+    pub doubtful: bool,
     /// The growing file. Readable to the end even after the fill is over.
     pub file: Option<Arc<File>>,
     /// Every reader holds one of these, so that they can be counted. Says whether there ever was one.
@@ -50,15 +53,24 @@ impl Progress {
     /// A fill that was just seated.
     pub fn starting() -> Progress {
         let (seats, relayed) = (Arc::default(), Arc::default());
-        Progress { phase: Phase::Starting, total: None, written: 0, file: None, seats, relayed }
+        Progress { phase: Phase::Starting, total: None, written: 0, doubtful: false, file: None, seats, relayed }
+    }
+
+    /// How many bytes at the beginning may be handed out at all.
+    pub fn reached(&self) -> u64 {
+        match self.phase {
+            Phase::Verified => self.written,
+            _ if self.doubtful => 0,
+            _ => self.written,
+        }
     }
 
     /// How far a reader may read that wants the end: everything once it is verified, before that
     /// all but the tail. Where the store gave up, the tail is still to come, from upstream.
     pub fn readable(&self) -> u64 {
         match self.phase {
-            Phase::Verified | Phase::Unkept(_) => self.written,
-            _ => self.written.min(self.total.unwrap_or(self.written).saturating_sub(HELD_BACK)),
+            Phase::Verified | Phase::Unkept(_) => self.reached(),
+            _ => self.reached().min(self.total.unwrap_or(self.written).saturating_sub(HELD_BACK)),
         }
     }
 }

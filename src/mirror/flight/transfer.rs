@@ -2,6 +2,8 @@
 //!
 //! Content is named by its digest, so any answer for the same digest continues any other; nobody
 //! has to ask whether it changed. What arrives is not trusted for that: whoever reads it verifies.
+//! An upstream that will not give the rest may give the whole: then that is asked for, and what is known
+//! of it is skipped.
 //!
 //! A connection on which bytes only trickle counts as broken: another one may be faster, and a fill
 //! that never ends would keep everybody who joined it waiting.
@@ -17,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::metadata::Location;
 use crate::oci::{Digest, Span};
-use crate::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// How often in a row a transfer may break without getting anywhere in between.
 const MAX_BREAKS: u32 = 5;
@@ -43,6 +45,11 @@ impl std::fmt::Debug for BlobSource {
     }
 }
 
+/// Whether a blob may have this size in bytes: only one of all blobs is empty.
+pub(crate) fn can_have(digest: &Digest, size: Option<u64>) -> bool {
+    size != Some(0) || *digest == Digest::of(digest.algorithm(), b"")
+}
+
 /// A transfer that survives breaks.
 pub struct Transfer {
     source: BlobSource,
@@ -59,6 +66,8 @@ pub struct Transfer {
     repeats: bool,
     /// Whether upstream sends only what was asked for.
     part: bool,
+    /// Whether the next question is for everything: one for a part was refused.
+    whole: bool,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -71,24 +80,31 @@ impl std::fmt::Debug for Transfer {
 }
 
 impl Transfer {
-    /// Asks for `span` of the blob.
+    /// Asks for `span` of the blob, of which `size` in bytes may be known.
     ///
     /// # Errors
     /// What upstream says to the first request; only later breaks are resumed.
-    pub async fn open(source: BlobSource, span: Span) -> Result<Transfer, UpstreamError> {
-        let mut transfer = Transfer {
+    pub async fn open(source: BlobSource, span: Span, size: Option<u64>) -> Result<Transfer, UpstreamError> {
+        let mut transfer = Transfer::of(source, span, size);
+        transfer.connect().await?;
+        Ok(transfer)
+    }
+
+    /// The same for the rest of what upstream gives already: it is asked when the first bytes are wanted,
+    /// and again like after a break.
+    pub const fn of(source: BlobSource, span: Span, size: Option<u64>) -> Transfer {
+        Transfer {
             source,
             position: span.start,
             end: span.end,
-            size: None,
+            size,
             body: None,
             breaks: 0,
             progress: 0,
             repeats: false,
-            part: false,
-        };
-        transfer.connect().await?;
-        Ok(transfer)
+            part: true,
+            whole: false,
+        }
     }
 
     /// The size of the whole blob in bytes, if upstream said it.
@@ -174,19 +190,45 @@ impl Transfer {
     }
 
     async fn connect(&mut self) -> Result<(), UpstreamError> {
-        let span = Span { start: self.position, end: self.end };
-        let blob = self.source.upstream.blob(&self.source.location.repository, &self.source.digest, span).await?;
+        let blob = self.ask().await?;
         if let (Some(before), Some(now)) = (self.size, blob.size)
             && before != now
         {
-            return Err(self.error(UpstreamErrorClass::Protocol, "the size changed while the blob was resumed"));
+            return Err(self.error(UpstreamErrorClass::Protocol, "another size than before"));
         }
         self.size = self.size.or(blob.size);
+        if !can_have(&self.source.digest, self.size) || self.size.is_some_and(|size| size < self.position) {
+            return Err(self.error(UpstreamErrorClass::Protocol, "a size that the blob cannot have"));
+        }
         self.repeats = blob.offset < self.position;
         self.part = blob.part;
         self.progress = 0;
         self.body = Some(skip(steady(blob.body), self.position.saturating_sub(blob.offset)));
         Ok(())
+    }
+
+    /// Asks for what is missing. Where that is refused, and would not be at the beginning of a download,
+    /// the whole is asked for: at once, or the next time where it may have been an outage.
+    async fn ask(&mut self) -> Result<UpstreamBlob, UpstreamError> {
+        let BlobSource { upstream, location, digest } = &self.source;
+        let repository = &location.repository;
+        let span = Span { start: self.position, end: self.end };
+        let is_part = !span.is_whole();
+        if is_part && !self.whole {
+            let refused = match upstream.blob(repository, digest, span).await {
+                Err(error) if error.class.is_outage() => {
+                    self.whole = error.answered && error.class == UpstreamErrorClass::Unavailable;
+                    return Err(error);
+                }
+                Err(error) => error,
+                answer => return answer,
+            };
+            tracing::debug!(blob = ?self.source, error = %refused, "no answer to a range, asking for everything");
+        }
+        // An outage says nothing against ranges the next time; a refusal does.
+        let answer = upstream.blob(repository, digest, Span::default()).await;
+        self.whole = is_part && answer.is_ok();
+        answer
     }
 
     fn error(&self, class: UpstreamErrorClass, what: &str) -> UpstreamError {

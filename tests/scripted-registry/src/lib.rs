@@ -50,6 +50,8 @@ pub struct Options {
     pub largest_page: Option<usize>,
     /// What stands before the path in `Link`: nothing, or `http://host:port`.
     pub link_base: String,
+    /// While one blob is being sent, every other GET of one is 429.
+    pub one_blob_at_a_time: bool,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
             referrers_filter: true,
             largest_page: None,
             link_base: String::new(),
+            one_blob_at_a_time: false,
         }
     }
 }

@@ -46,15 +46,44 @@ async fn connection(open: Open, mut stream: TcpStream, on: Listener) {
     let _ = stream.set_nodelay(true);
     let mut buffer = BytesMut::new();
     while let Some(request) = read_request(&mut stream, &mut buffer, on, open.number).await {
-        let (answer, behaviour) = shared.take(&request);
+        let (mut answer, behaviour) = shared.take(&request);
+        let turn = Turn::of(shared, &request);
+        if turn.is_none() {
+            answer = Answer::error(429, "TOOMANYREQUESTS");
+        }
         let keep = !asks_to_close(&request);
-        match send(&mut stream, &request, answer, &behaviour, shared).await {
+        let sent = send(&mut stream, &request, answer, &behaviour, shared).await;
+        drop(turn);
+        match sent {
             Ok(true) if keep => {}
             Ok(_) => return,
             Err(HungUp) => {
                 shared.hung_up();
                 return;
             }
+        }
+    }
+}
+
+/// A blob being sent, where only one may be.
+struct Turn<'a>(Option<&'a Shared>);
+
+impl Turn<'_> {
+    /// `None` when it is somebody else's turn.
+    fn of<'a>(shared: &'a Shared, request: &Recorded) -> Option<Turn<'a>> {
+        let mut inside = shared.lock();
+        if !inside.options.one_blob_at_a_time || request.method != "GET" || request.keyword() != Some("blobs") {
+            return Some(Turn(None));
+        }
+        let free = !std::mem::replace(&mut inside.sends_a_blob, true);
+        free.then(|| Turn(Some(shared)))
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0 {
+            shared.lock().sends_a_blob = false;
         }
     }
 }

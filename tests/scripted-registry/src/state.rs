@@ -36,6 +36,8 @@ pub(crate) struct Inside {
     pub(crate) hang_ups: usize,
     pub(crate) sent: HashMap<Digest, u64>,
     pub(crate) watcher: Option<Watcher>,
+    /// See `Options::one_blob_at_a_time`.
+    pub(crate) sends_a_blob: bool,
 }
 
 pub(crate) type Watcher = Box<dyn Fn(&Recorded, u16) + Send>;
