@@ -37,7 +37,7 @@ use crate::oci::{RegistryName, Target};
 
 pub use crate::metadata::Location;
 pub use answer::blobs::{BlobAnswer, BlobBody, Chunk, Framing, Selected};
-pub use answer::lists::{ReferrersAnswer, TagsAnswer};
+pub use answer::lists::{ReferrersAnswer, Tags, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};
 pub use recall::freshness::{Mode, Policy};

@@ -13,6 +13,7 @@ pub mod listener;
 pub mod record;
 pub mod response;
 pub mod shortcut;
+pub mod tags;
 pub mod tls;
 
 use std::sync::Arc;

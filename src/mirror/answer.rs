@@ -13,6 +13,8 @@ mod witness;
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use crate::clock::Clock;
 use crate::graph::image::{self, Platforms};
 use crate::metadata::{MetadataStore, TagKey};
@@ -77,6 +79,7 @@ impl Answers {
             fills: fills.clone(),
             flights: Flights::new(),
             negatives: negatives.clone(),
+            in_use: Mutex::default(),
         });
         let blobs = Blobs { stored, memory, fills, negatives: negatives.clone() };
         let flights = Flights::new();

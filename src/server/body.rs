@@ -23,6 +23,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::io::{Receipt, Regions};
 use super::record::{Record, Sending};
+use super::tags::TagsJson;
 use crate::metrics::SentBy;
 use crate::mirror::{BlobBody, Chunk, Complaint, MirrorError};
 
@@ -86,6 +87,18 @@ impl ResponseBody {
         let length = bytes.len() as u64;
         record.sent(SentBy::Memory, length);
         ResponseBody::new(Frames::Bytes(Some(bytes)), Some(length), record, None)
+    }
+
+    /// A list, made as it is sent.
+    pub fn list(list: TagsJson, length: u64, record: Record) -> ResponseBody {
+        let mut response = ResponseBody::new(Frames::Empty, Some(length), record, None);
+        let sending = Arc::clone(&response.sending);
+        let pieces = list.map(move |piece| {
+            sending.sent(SentBy::Memory, piece.len() as u64);
+            Ok(piece)
+        });
+        response.frames = Frames::Stream(Box::pin(stream::iter(pieces)));
+        response
     }
 
     /// A blob of `length` bytes, where that is known, for this kind of connection.

@@ -10,13 +10,13 @@ use http::header::{
     RETRY_AFTER, WARNING,
 };
 use http::{HeaderMap, Response, StatusCode};
-use serde::Serialize;
 
 use super::body::{ResponseBody, Section, Wire};
 use super::record::Record;
+use super::tags::TagsJson;
 use crate::mirror::{BlobAnswer, BlobBody, Kept, ManifestAnswer, MirrorError, ReferrersAnswer, Selected, TagsAnswer};
 use crate::oci::descriptor::OCTET_STREAM;
-use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, MediaType, RegistryName, Request};
+use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, Manifest, MediaType, RegistryName, Request};
 use crate::outcome::Outcome;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
@@ -48,6 +48,9 @@ enum AnswerBody {
     /// Parts of a blob, and what comes behind the last one.
     Sections(Vec<Section>, Bytes),
     Kept(Arc<Kept>),
+    Manifest(Arc<Manifest>),
+    /// With its length in bytes.
+    Tags(TagsJson, u64),
 }
 
 impl AnswerBody {
@@ -59,6 +62,8 @@ impl AnswerBody {
                 Some(sections.iter().map(Section::bytes).sum::<u64>() + end.len() as u64)
             }
             AnswerBody::Kept(kept) => Some(kept.descriptor.size),
+            AnswerBody::Manifest(manifest) => Some(manifest.bytes.len() as u64),
+            AnswerBody::Tags(_, length) => Some(*length),
         }
     }
 }
@@ -98,7 +103,7 @@ impl Answer {
     pub fn manifest(answer: ManifestAnswer) -> Answer {
         let ManifestAnswer { manifest, outcome, stale_for } = answer;
         let descriptor = &manifest.descriptor;
-        Answer::of(outcome, AnswerBody::Bytes(manifest.bytes.clone()))
+        Answer::of(outcome, AnswerBody::Manifest(Arc::clone(&manifest)))
             .header(CONTENT_TYPE, descriptor.media_type.as_ref())
             .identified(&descriptor.digest)
             .stale(stale_for)
@@ -111,13 +116,9 @@ impl Answer {
 
     /// Tags of the repository that the client calls `name`; `next` asks for the rest of them.
     pub fn tags(name: &str, answer: TagsAnswer, next: Option<&Request>) -> Answer {
-        #[derive(Serialize)]
-        struct Body<'a> {
-            name: &'a str,
-            tags: Vec<String>,
-        }
-        let body = serde_json::to_vec(&Body { name, tags: answer.tags }).unwrap_or_default();
-        Answer::of(answer.outcome, AnswerBody::Bytes(body.into()))
+        let list = TagsJson::new(name, answer.tags);
+        let length = list.bytes();
+        Answer::of(answer.outcome, AnswerBody::Tags(list, length))
             .header(CONTENT_TYPE, "application/json")
             .stale(answer.stale_for)
             .continued(next)
@@ -241,6 +242,15 @@ impl Answer {
     }
 }
 
+/// A manifest that is being sent: as long as it is, whoever else asks for it gets the same bytes.
+struct InUse(Arc<Manifest>);
+
+impl AsRef<[u8]> for InUse {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
 /// What parts of a blob are separated by. No blob has its own digest in it, so none has this.
 fn boundary(digest: &Digest) -> String {
     let mut boundary = digest.hex();
@@ -271,6 +281,8 @@ pub fn render(answer: Answer, head_only: bool, mut record: Record, wire: &Wire) 
         AnswerBody::Absent(_) => ResponseBody::empty(record),
         AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, record),
         AnswerBody::Kept(kept) => ResponseBody::bytes(kept.bytes.clone(), record),
+        AnswerBody::Manifest(manifest) => ResponseBody::bytes(Bytes::from_owner(InUse(manifest)), record),
+        AnswerBody::Tags(list, length) => ResponseBody::list(list, length, record),
         AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, record, wire.clone()),
         AnswerBody::Sections(sections, end) => ResponseBody::sections(sections, end, record, wire.clone()),
     };

@@ -17,6 +17,7 @@ mod hits;
 mod http_forms;
 mod joiners;
 mod kept_lists;
+mod large_answers;
 mod listener;
 mod memory;
 mod multipart;

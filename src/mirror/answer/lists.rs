@@ -6,6 +6,7 @@
 //! found" is passed on and never turned into an empty list, because to a client that would mean that
 //! an image has no signatures. That a registry keeps no list of referrers is remembered like a list.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,11 +29,41 @@ use crate::upstream::{ReferrerList, TagList};
 /// The largest page that we ask any upstream for: more is an error at Amazon's registries.
 const LARGEST_PAGE: u32 = 1000;
 
+/// Some tags of a list that all who ask for them share.
+#[derive(Clone, Debug)]
+pub struct Tags {
+    list: Arc<TagList>,
+    part: Range<usize>,
+}
+
+impl Tags {
+    /// All of these.
+    pub fn of(tags: Vec<String>) -> Tags {
+        Tags { part: 0..tags.len(), list: Arc::new(TagList { tags, next: None }) }
+    }
+
+    /// How many they are.
+    pub const fn len(&self) -> usize {
+        self.part.end - self.part.start
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// One of them, counted from zero.
+    pub fn get(&self, place: usize) -> Option<&str> {
+        let place = self.part.start.checked_add(place).filter(|place| *place < self.part.end)?;
+        self.list.tags.get(place).map(String::as_str)
+    }
+}
+
 /// An answer with tags.
 #[derive(Clone, Debug)]
 pub struct TagsAnswer {
     /// In the order of the upstream.
-    pub tags: Vec<String>,
+    pub tags: Tags,
     /// Where the list goes on.
     pub next: Option<Page>,
     /// Where the list comes from.
@@ -74,8 +105,9 @@ impl Mirror {
         let health = upstream.health();
         let ask = || async move { upstream.tags(&repository, &asked).await };
         let found = self.0.answers.lists.tags.look(key, health, ask).await?;
-        let (tags, next) = cut(&found.list, page);
-        Ok(TagsAnswer { tags: tags.to_vec(), next, outcome: found.outcome, stale_for: found.stale_for })
+        let (part, next) = cut(&found.list, page);
+        let tags = Tags { list: found.list, part };
+        Ok(TagsAnswer { tags, next, outcome: found.outcome, stale_for: found.stale_for })
     }
 
     /// A part of the manifests that refer to `digest`.
@@ -104,17 +136,19 @@ impl Mirror {
 
 /// The part of `list` that the client asked for, and where it goes on: not every upstream keeps to
 /// `n` and `last`, and what it was asked for may be less than what the client wants.
-fn cut<'a>(list: &'a TagList, asked: &Page) -> (&'a [String], Option<Page>) {
+fn cut(list: &TagList, asked: &Page) -> (Range<usize>, Option<Page>) {
     let seen = asked.last.as_ref().and_then(|last| list.tags.iter().position(|tag| tag == last));
-    let tags = seen.and_then(|seen| list.tags.get(seen + 1..)).unwrap_or(&list.tags);
+    let tags = seen.map_or(0, |seen| seen + 1)..list.tags.len();
     let wanted = asked.n.map_or(tags.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
-    match tags.get(..wanted) {
-        Some([]) if wanted == 0 => (&[], None),
-        Some(page) if page.len() < tags.len() => {
-            (page, Some(Page { n: asked.n, last: page.last().cloned(), cursor: None }))
-        }
-        _ => (tags, list.next.clone().map(|next| Page { n: asked.n.or(next.n), ..next })),
+    if wanted == 0 {
+        return (0..0, None);
     }
+    if wanted < tags.len() {
+        let page = tags.start..tags.start + wanted;
+        let last = list.tags.get(page.end - 1).cloned();
+        return (page, Some(Page { n: asked.n, last, cursor: None }));
+    }
+    (tags, list.next.clone().map(|next| Page { n: asked.n.or(next.n), ..next }))
 }
 
 fn tags_key(location: &Location, page: &Page) -> ListKey {
@@ -177,7 +211,8 @@ mod tests {
         ] {
             let list = TagList { tags: ["a", "b", "c", "d"].map(str::to_owned).to_vec(), next: upstream_next };
             let (page, goes_on) = cut(&list, &asked);
-            assert_eq!((page.concat().as_str(), goes_on), (tags, next), "{asked:?}");
+            let page = list.tags[page].concat();
+            assert_eq!((page.as_str(), goes_on), (tags, next), "{asked:?}");
         }
     }
 }

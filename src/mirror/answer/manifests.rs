@@ -1,7 +1,10 @@
 //! Manifests by digest: from the store, verified, or else from upstream, once for all who ask.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
+
+use parking_lot::Mutex;
 
 use crate::metadata::Location;
 use crate::mirror::error::MirrorError;
@@ -34,6 +37,8 @@ pub(super) struct Manifests {
     pub(super) fills: Arc<Fills>,
     pub(super) flights: Flights<BlobKey, Shareable<Fetched>>,
     pub(super) negatives: Arc<Negatives>,
+    /// Those that somebody has in hand just now: they are in memory once.
+    pub(super) in_use: Mutex<HashMap<BlobKey, Weak<Manifest>>>,
 }
 
 impl Manifests {
@@ -71,14 +76,27 @@ impl Manifests {
         if descriptor.is_of_blob() || content.size > MAX_MANIFEST_SIZE {
             return None;
         }
+        let descriptor = Descriptor { size: content.size, ..descriptor };
+        let key = (location.clone(), *digest);
+        let in_use = self.in_use.lock().get(&key).and_then(Weak::upgrade);
+        if let Some(manifest) = in_use.filter(|manifest| manifest.descriptor == descriptor) {
+            return Some(manifest);
+        }
         let asked = Asked::Manifest(*digest);
         let bytes = match self.memory.get(location, &asked) {
             Some(kept) => kept.bytes.clone(),
             None => self.stored.verified(digest, &content).await?,
         };
-        let manifest = Manifest { descriptor: Descriptor { size: content.size, ..descriptor }, bytes };
+        let manifest = Arc::new(Manifest { descriptor, bytes });
         self.memory.keep(location, asked, &manifest.descriptor, &manifest.bytes, None, stamp);
-        Some(Arc::new(manifest))
+        let mut in_use = self.in_use.lock();
+        // Those that nobody has in hand any more leave, so that there are no more than answers.
+        if in_use.len() >= in_use.capacity() {
+            in_use.retain(|_, manifest| manifest.strong_count() > 0);
+        }
+        in_use.insert(key, Arc::downgrade(&manifest));
+        drop(in_use);
+        Some(manifest)
     }
 }
 

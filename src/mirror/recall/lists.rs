@@ -22,7 +22,7 @@ use crate::upstream::{Allowance, UpstreamError, UpstreamErrorClass};
 /// How long a list is served without asking, at most; never longer than a tag.
 const LIST_TTL: Duration = Duration::from_secs(30);
 /// How many bytes of lists of one kind are remembered.
-const CAPACITY: u64 = 16 << 20;
+const CAPACITY: u64 = 32 << 20;
 
 /// Lists of one kind that are remembered, and those being asked for.
 pub(crate) struct Lists<V> {

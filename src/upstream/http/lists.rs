@@ -20,6 +20,8 @@ use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Cursor, Digest, MediaType, Page, Repository, header};
 use crate::upstream::{ReferrerList, TagList, UpstreamError, UpstreamErrorClass};
 
+/// The most bytes of tags that are taken in one answer: a list of 11 MB is one that people have.
+const MAX_TAGS_SIZE: u64 = 64 << 20;
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 #[derive(Deserialize)]
@@ -60,7 +62,7 @@ impl HttpUpstream {
             _ => return Err(self.refusal(answer).await),
         };
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
-        let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?;
+        let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE).await?;
         let list: WireTags =
             serde_json::from_slice(&bytes).map_err(|error| protocol(&what, format_args!("is no list: {error}")))?;
         let next = next.map(|query| Page::of_link(&query).ok_or_else(|| unclear(&what))).transpose()?;
