@@ -14,6 +14,7 @@ pub mod offline;
 pub mod ours;
 pub mod quota;
 pub mod realm;
+pub mod resource;
 mod retry;
 pub mod settings;
 pub mod token;
@@ -27,6 +28,7 @@ use futures_util::stream::BoxStream;
 use self::health::Health;
 pub use self::quota::Allowance;
 use self::quota::Quota;
+pub use self::resource::Resource;
 use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// What kind of failure it was.
@@ -67,6 +69,19 @@ impl UpstreamErrorClass {
     }
 }
 
+/// How far a failed request got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Contact {
+    /// No connection could be made: refused, or not in time.
+    Unreachable,
+    /// There was a connection, and no answer came in time.
+    Silent,
+    /// There was a connection, and it ended before an answer.
+    Closed,
+    /// Something answered, if only with an error.
+    Answered,
+}
+
 /// A failed request to an upstream. The message is for people and holds no secret: no query
 /// strings, no headers.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -76,22 +91,49 @@ pub struct UpstreamError {
     pub class: UpstreamErrorClass,
     /// What was asked, and what came back.
     pub message: String,
-    /// Whether something answered at all, if only with an error: then the upstream is not dead.
-    pub answered: bool,
+    /// How far it got.
+    pub contact: Contact,
+    /// Whether it was not the registry that failed, but somebody whom it sent us to: a storage host, a
+    /// token service. That says nothing of the registry.
+    pub elsewhere: bool,
 }
 
 impl UpstreamError {
-    /// An error of `class`. Only an outage leaves it open whether anybody answered, and is taken for
-    /// silence.
+    /// An error of `class`, of the registry itself. Only an outage leaves it open whether anybody
+    /// answered; then nobody could be reached.
     pub fn new(class: UpstreamErrorClass, message: impl Into<String>) -> UpstreamError {
-        UpstreamError { class, message: message.into(), answered: class != UpstreamErrorClass::Unavailable }
+        let contact = if class == UpstreamErrorClass::Unavailable { Contact::Unreachable } else { Contact::Answered };
+        UpstreamError { class, message: message.into(), contact, elsewhere: false }
+    }
+
+    /// The same error of a request that got so far.
+    #[must_use]
+    pub fn after(self, contact: Contact) -> UpstreamError {
+        UpstreamError { contact, ..self }
     }
 
     /// The same error, of somebody who did answer.
     #[must_use]
     pub fn answered(self) -> UpstreamError {
-        UpstreamError { answered: true, ..self }
+        self.after(Contact::Answered)
     }
+
+    /// The same error, if `elsewhere` of somebody whom the registry sent us to.
+    #[must_use]
+    pub fn elsewhere(self, elsewhere: bool) -> UpstreamError {
+        UpstreamError { elsewhere, ..self }
+    }
+}
+
+/// Whether asking is of use where something stored can be the answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outlook {
+    /// Nothing is known against it.
+    Well,
+    /// There was trouble lately; whoever has this outlook finds out whether it is over.
+    Doubtful,
+    /// There is trouble, and it is not yet time to look again, or somebody else does. Says what trouble.
+    Spared(String),
 }
 
 /// What a tag or digest stands for.
@@ -197,6 +239,12 @@ pub trait Upstream: Send + Sync + 'static {
     /// What is known of it, as of its latest answers. Asks nobody.
     fn health(&self) -> Health {
         Health::default()
+    }
+
+    /// Whether it is of use to ask for `resource` where something stored can be the answer. Of those who
+    /// come while there is trouble one has [`Outlook::Doubtful`] now and again, and is to ask.
+    fn outlook(&self, _resource: &Resource) -> Outlook {
+        Outlook::Well
     }
 }
 

@@ -56,7 +56,8 @@ fn online(
     });
     let clients: Vec<_> = clients.collect::<Result<_, StartError>>()?;
     let asking = Asking::new(&upstream.host, clients, Arc::clone(clock), &observer);
-    Ok(Arc::new(asking.with_streams(upstream.parallel).with_on_missing(upstream.on_missing)))
+    let asking = asking.with_on_missing(upstream.on_missing).with_timeouts(upstream.settings.timeouts);
+    Ok(Arc::new(asking.with_streams(upstream.parallel)))
 }
 
 /// A registry or mirror to be a client of.

@@ -6,14 +6,19 @@
 //! is the better second try.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::guard::Guard;
 use super::health::Health;
 use super::limit::Lane;
-use super::settings::OnMissing;
-use super::{Allowance, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::resource::Resource;
+use super::settings::{OnMissing, Timeouts};
+use super::{
+    Allowance, Contact, Outlook, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError,
+    UpstreamErrorClass,
+};
 use super::{UpstreamObserver, retry};
 use crate::clock::Clock;
 use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
@@ -24,6 +29,8 @@ pub struct Asking {
     addresses: Vec<Address>,
     streams: usize,
     on_missing: OnMissing,
+    /// How long one address may take for an answer, with everything that belongs to it.
+    longest: Duration,
     clock: Arc<dyn Clock>,
 }
 
@@ -41,12 +48,15 @@ impl Asking {
         clock: Arc<dyn Clock>,
         observer: &Arc<dyn UpstreamObserver>,
     ) -> Asking {
-        let guarded = |(endpoint, upstream)| {
-            let guard = Guard::new(name.clone(), endpoint, Arc::clone(&clock), Arc::clone(observer));
-            Address { upstream, guard }
-        };
-        let addresses = addresses.into_iter().map(guarded).collect();
-        Asking { addresses, streams: 1, on_missing: OnMissing::default(), clock }
+        let mut addresses = addresses.into_iter().peekable();
+        let mut guarded = Vec::new();
+        while let Some((endpoint, upstream)) = addresses.next() {
+            let has_deputy = addresses.peek().is_some();
+            let guard = Guard::new(name.clone(), endpoint, has_deputy, Arc::clone(&clock), Arc::clone(observer));
+            guarded.push(Address { upstream, guard });
+        }
+        let on_missing = OnMissing::default();
+        Asking { addresses: guarded, streams: 1, on_missing, longest: Timeouts::default().longest(), clock }
     }
 
     /// Large blobs may be read through so many connections at once.
@@ -58,11 +68,27 @@ impl Asking {
     /// What it means that one address has not got something.
     #[must_use]
     pub fn with_on_missing(self, on_missing: OnMissing) -> Asking {
-        Asking { on_missing, ..self }
+        let mut addresses = self.addresses;
+        if on_missing == OnMissing::Next {
+            let alone = |address: Address| Address { guard: address.guard.without_deputy(), ..address };
+            addresses = addresses.into_iter().map(alone).collect();
+        }
+        Asking { addresses, on_missing, ..self }
+    }
+
+    /// No answer may take longer than these add up to.
+    #[must_use]
+    pub fn with_timeouts(self, timeouts: Timeouts) -> Asking {
+        Asking { longest: timeouts.longest(), ..self }
     }
 
     /// Puts a question to one address after the other, until one answers.
-    async fn put<'a, T, F>(&'a self, lane: Lane, question: impl Fn(&'a dyn Upstream) -> F) -> Result<T, UpstreamError>
+    async fn put<'a, T, F>(
+        &'a self,
+        lane: Lane,
+        resource: &Resource,
+        question: impl Fn(&'a dyn Upstream) -> F,
+    ) -> Result<T, UpstreamError>
     where
         F: Future<Output = Result<T, UpstreamError>>,
     {
@@ -70,8 +96,8 @@ impl Asking {
             return Err(UpstreamError::new(UpstreamErrorClass::Unavailable, "no address to ask"));
         };
         let mut away = None;
-        for address in others {
-            match address.guard.ask(lane, question(&*address.upstream)).await {
+        for Address { guard, upstream } in others {
+            match guard.ask(lane, resource, self.in_all(question(&**upstream))).await {
                 Err(error) if error.class.is_outage() => {
                     tracing::debug!(%error, "trying the next address");
                     away = Some(error);
@@ -82,8 +108,9 @@ impl Asking {
                 answer => return answer,
             }
         }
-        let answer = last.guard.ask(lane, retry::again(|| question(&*last.upstream))).await;
-        match (answer, away) {
+        let again = |error: &UpstreamError| !last.guard.is_failing() && error.contact != Contact::Silent;
+        let answer = self.in_all(retry::again(again, || question(&*last.upstream)));
+        match (last.guard.ask(lane, resource, answer).await, away) {
             // Where each holds a part, the one that is away may have it.
             (Err(missing), Some(away))
                 if missing.class == UpstreamErrorClass::NotFound && self.on_missing == OnMissing::Next =>
@@ -92,6 +119,15 @@ impl Asking {
             }
             (answer, _) => answer,
         }
+    }
+
+    /// Everything that belongs to an answer has one time-out together: tokens, redirects, another try, and
+    /// the body where it is waited for.
+    async fn in_all<T>(&self, answer: impl Future<Output = Result<T, UpstreamError>>) -> Result<T, UpstreamError> {
+        tokio::time::timeout(self.longest, answer).await.unwrap_or_else(|_| {
+            let message = format!("no whole answer within {:?}", self.longest);
+            Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered())
+        })
     }
 }
 
@@ -103,7 +139,8 @@ impl Upstream for Asking {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Resolved, UpstreamError> {
-        self.put(Lane::Manifests, |upstream| upstream.resolve(repository, reference, accept)).await
+        let resource = Resource::manifest(repository, reference);
+        self.put(Lane::Manifests, &resource, |upstream| upstream.resolve(repository, reference, accept)).await
     }
 
     async fn manifest(
@@ -112,20 +149,24 @@ impl Upstream for Asking {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Manifest, UpstreamError> {
-        self.put(Lane::Manifests, |upstream| upstream.manifest(repository, reference, accept)).await
+        let resource = Resource::manifest(repository, reference);
+        self.put(Lane::Manifests, &resource, |upstream| upstream.manifest(repository, reference, accept)).await
     }
 
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        self.put(Lane::Blobs, |upstream| upstream.stat(repository, digest)).await
+        let resource = Resource::blob(repository, digest);
+        self.put(Lane::Blobs, &resource, |upstream| upstream.stat(repository, digest)).await
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
+        let resource = Resource::blob(repository, digest);
         let lane = if span.start > 0 { Lane::Rest } else { Lane::Blobs };
-        self.put(lane, |upstream| upstream.blob(repository, digest, span)).await
+        self.put(lane, &resource, |upstream| upstream.blob(repository, digest, span)).await
     }
 
     async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
-        self.put(Lane::Manifests, |upstream| upstream.tags(repository, page)).await
+        let resource = Resource::tags(repository);
+        self.put(Lane::Manifests, &resource, |upstream| upstream.tags(repository, page)).await
     }
 
     async fn referrers(
@@ -135,7 +176,22 @@ impl Upstream for Asking {
         artifact_type: Option<&str>,
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError> {
-        self.put(Lane::Manifests, |upstream| upstream.referrers(repository, digest, artifact_type, cursor)).await
+        let resource = Resource::referrers(repository, digest);
+        self.put(Lane::Manifests, &resource, |upstream| upstream.referrers(repository, digest, artifact_type, cursor))
+            .await
+    }
+
+    fn outlook(&self, resource: &Resource) -> Outlook {
+        let outlooks = self.addresses.iter().map(|address| address.guard.outlook(resource));
+        // That of the first address that would be asked.
+        let mut last = Outlook::Well;
+        for outlook in outlooks {
+            last = outlook;
+            if !matches!(last, Outlook::Spared(_)) {
+                break;
+            }
+        }
+        last
     }
 
     fn health(&self) -> Health {

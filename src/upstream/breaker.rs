@@ -1,12 +1,21 @@
-//! When is an upstream that does not answer asked again? Pure.
+//! When is an address that failed asked again? Pure.
 //!
-//! A dead upstream must cost one time-out and not one for every request: after a failure it is left
-//! alone for a while, and then a single request finds out whether it is back. What counts is
-//! silence. An upstream that answers 500 to one image is alive for all the others, and so is one
-//! that answered somebody else while a request failed.
+//! What is known is kept by address and by kind of trouble. Where no connection can be made nobody is
+//! asked: that costs one time-out and not one for every request. An answer that stays away says
+//! something of what was asked for, and of the address only when other answers stay away as well. Errors
+//! keep nobody from asking, but spare the upstream questions that something stored can answer.
+//!
+//! After a pause one request finds out whether the trouble is over. Pauses double. What just failed
+//! waits for a pause of its own, so that another request comes first to find out.
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
 use std::time::Duration;
 
+use super::resource::Resource;
+use super::{Contact, Outlook};
 use crate::clock::Timestamp;
 
 /// How long an upstream is left alone after its first failure.
@@ -15,30 +24,56 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// An error that took this long to come costs as much as silence.
 const SLOW: Duration = Duration::from_secs(5);
+/// Trouble with one resource is worth no caution any more after this.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// The trouble of so many resources is remembered.
+const REMEMBERED: usize = 64;
+/// So many resources have to be silent, in more than one repository, before the address is taken for dead.
+const SILENT_TOGETHER: usize = 3;
+/// Or so many of one.
+const SILENT_OF_ONE_REPOSITORY: usize = 8;
+/// So many resources have to fail with errors before the address is taken for troubled.
+const FAILING_TOGETHER: usize = 2;
 
-/// How a request ended, as far as the health of the upstream is concerned.
+/// How a request ended, as far as the health of the address is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Somebody answered, whatever it was.
+    /// It was answered; *no* is an answer.
     Answered,
-    /// Nobody did.
-    Silence,
+    /// It was answered with an error, or the answer broke off.
+    Failed,
+    /// It failed for the sake of somebody whom the registry sent us to.
+    FailedElsewhere,
+    /// The connection ended before an answer.
+    Closed,
+    /// No answer came in time.
+    Silent,
+    /// No connection could be made.
+    Unreachable,
     /// The request was dropped before it was known.
     Unknown,
 }
 
 impl Ending {
-    /// The ending of a request that could not be served: whether it was `answered`, after how long.
-    pub fn of_outage(answered: bool, took: Duration) -> Ending {
-        if answered && took < SLOW { Ending::Answered } else { Ending::Silence }
+    /// The ending of a request that could not be served: how far it got, after how long, and whether it was
+    /// the registry that failed.
+    pub fn of_outage(contact: Contact, elsewhere: bool, took: Duration) -> Ending {
+        match contact {
+            _ if elsewhere => Ending::FailedElsewhere,
+            Contact::Answered if took < SLOW => Ending::Failed,
+            Contact::Answered | Contact::Silent => Ending::Silent,
+            Contact::Closed => Ending::Closed,
+            Contact::Unreachable => Ending::Unreachable,
+        }
     }
 }
 
 /// Permission to ask, to be given back with [`Breaker::ended`].
 #[derive(Debug)]
 pub struct Ticket {
-    /// How many requests had been answered when this one began.
-    answers: u64,
+    resource: Resource,
+    /// What had come when this request began.
+    seen: Seen,
     probe: bool,
 }
 
@@ -47,8 +82,10 @@ pub struct Ticket {
 pub enum Admission {
     /// Ask.
     Ask(Ticket),
-    /// Do not ask before this much time has passed; zero while another request finds out.
+    /// Do not ask before this much time has passed.
     Wait(Duration),
+    /// Another request is finding out.
+    Probing,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +93,49 @@ enum State {
     /// Requests go through.
     Closed,
     /// Nobody asks before the pause after the last failure is over.
-    Open { since: Timestamp, failures: u32 },
+    Open(Pause),
     /// One request is under way to find out.
     Probing { failures: u32 },
+}
+
+/// A rest after so many failures in a row; none after zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Pause {
+    since: Timestamp,
+    failures: u32,
+}
+
+impl Pause {
+    /// The pause after one more failure, `now`.
+    fn after(before: Option<Pause>, now: Timestamp) -> Pause {
+        Pause { since: now, failures: before.map_or(1, |before| before.failures.saturating_add(1)) }
+    }
+
+    /// How much is left of it.
+    fn left(self, now: Timestamp) -> Duration {
+        let Some(doublings) = self.failures.checked_sub(1) else { return Duration::ZERO };
+        let length = (FIRST_PAUSE * (1 << doublings.min(10))).min(LONGEST_PAUSE);
+        // A failure that lies in the future says that the clock was set back.
+        self.since.age(now).and_then(|age| length.checked_sub(age)).unwrap_or_default()
+    }
+}
+
+/// How often something came from the address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen {
+    /// Anything, errors included.
+    signs_of_life: u64,
+    /// Answers.
+    answers: u64,
+}
+
+/// The trouble with one resource.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    pause: Pause,
+    ending: Ending,
+    /// What had come when the request began that failed.
+    seen: Seen,
 }
 
 /// Where an address stands, for whoever only looks.
@@ -76,19 +153,29 @@ pub enum Standing {
 #[derive(Debug)]
 pub struct Breaker {
     state: State,
-    answers: u64,
-}
-
-impl Default for Breaker {
-    fn default() -> Breaker {
-        Breaker { state: State::Closed, answers: 0 }
-    }
+    /// Answers with errors only: where something stored can be the answer, one request at a time asks.
+    failing: Option<Pause>,
+    seen: Seen,
+    troubles: HashMap<Resource, Trouble>,
+    /// Whether there is another address to ask, so that this one can be left alone for little.
+    has_deputy: bool,
 }
 
 impl Breaker {
+    /// An address of which nothing is known. With `has_deputy` there is another one to ask.
+    pub fn new(has_deputy: bool) -> Breaker {
+        let (seen, troubles) = (Seen::default(), HashMap::new());
+        Breaker { state: State::Closed, failing: None, seen, troubles, has_deputy }
+    }
+
     /// Whether requests go through.
     pub fn is_up(&self) -> bool {
         self.state == State::Closed
+    }
+
+    /// Whether there is nothing to come but errors, as far as we know.
+    pub fn is_failing(&self) -> bool {
+        self.failing.is_some()
     }
 
     /// Where it stands at `now`.
@@ -96,173 +183,132 @@ impl Breaker {
         match self.state {
             State::Closed => Standing::Up,
             State::Probing { .. } => Standing::Probing,
-            State::Open { since, failures } => Standing::Down(left(since, failures, now)),
+            State::Open(pause) => Standing::Down(pause.left(now)),
         }
     }
 
-    /// Decides about a request at `now`.
-    pub fn admit(&mut self, now: Timestamp) -> Admission {
-        match self.state {
-            State::Closed => Admission::Ask(Ticket { answers: self.answers, probe: false }),
-            State::Probing { .. } => Admission::Wait(Duration::ZERO),
-            State::Open { since, failures } => {
-                let left = left(since, failures, now);
-                if !left.is_zero() {
-                    return Admission::Wait(left);
-                }
-                self.state = State::Probing { failures };
-                Admission::Ask(Ticket { answers: self.answers, probe: true })
-            }
+    /// Decides about a request for `resource` at `now`.
+    pub fn admit(&mut self, resource: &Resource, now: Timestamp) -> Admission {
+        let own = self.troubles.get(resource).filter(|trouble| trouble.ending == Ending::Silent);
+        let own = own.map_or(Duration::ZERO, |trouble| trouble.pause.left(now));
+        let (left, probe) = match self.state {
+            State::Closed => (own, None),
+            State::Probing { .. } => return Admission::Probing,
+            State::Open(pause) => (pause.left(now).max(own), Some(pause.failures)),
+        };
+        if !left.is_zero() {
+            return Admission::Wait(left);
         }
+        if let Some(failures) = probe {
+            self.state = State::Probing { failures };
+        }
+        Admission::Ask(Ticket { resource: resource.clone(), seen: self.seen, probe: probe.is_some() })
+    }
+
+    /// Whether it is of use at `now` to ask for `resource` where something stored can be the answer. Of
+    /// those who hear [`Outlook::Doubtful`] the next is a pause away, whether this one asks or not.
+    pub fn outlook(&mut self, resource: &Resource, now: Timestamp) -> Outlook {
+        let spared = |trouble: &str| Outlook::Spared(trouble.to_owned());
+        match self.standing(now) {
+            Standing::Probing => return spared("it did not answer, and somebody is finding out"),
+            Standing::Down(left) if !left.is_zero() => return spared("it did not answer"),
+            Standing::Down(_) | Standing::Up => {}
+        }
+        let mut doubtful = !self.is_up();
+        let recent = |trouble: &&mut Trouble| trouble.pause.since.age(now).is_some_and(|age| age < FORGOTTEN);
+        let own = self.troubles.get_mut(resource).filter(recent).map(|trouble| &mut trouble.pause);
+        let mut pauses: Vec<_> = self.failing.iter_mut().chain(own).collect();
+        if pauses.iter().any(|pause| !pause.left(now).is_zero()) {
+            return spared("it failed lately");
+        }
+        for pause in &mut pauses {
+            pause.since = now;
+            doubtful = true;
+        }
+        if doubtful { Outlook::Doubtful } else { Outlook::Well }
     }
 
     /// Takes note of how an admitted request ended at `now`.
     pub fn ended(&mut self, ticket: Ticket, ending: Ending, now: Timestamp) {
+        let Ticket { resource, seen, probe } = ticket;
+        if !matches!(ending, Ending::Answered | Ending::Unknown | Ending::Unreachable) {
+            self.note(resource.clone(), Trouble { pause: Pause { since: now, failures: 0 }, ending, seen });
+        }
         match ending {
             Ending::Answered => {
-                self.answers = self.answers.wrapping_add(1);
+                self.seen.signs_of_life = self.seen.signs_of_life.wrapping_add(1);
+                self.seen.answers = self.seen.answers.wrapping_add(1);
+                self.troubles.remove(&resource);
+                if !self.is_up() || self.is_failing() {
+                    // It was the address, not what was asked for.
+                    self.troubles.clear();
+                }
+                (self.state, self.failing) = (State::Closed, None);
+            }
+            Ending::Failed => {
+                self.seen.signs_of_life = self.seen.signs_of_life.wrapping_add(1);
                 self.state = State::Closed;
-            }
-            Ending::Silence => {
-                let others_were_answered = self.answers != ticket.answers;
-                self.state = match self.state {
-                    State::Closed if others_were_answered => State::Closed,
-                    State::Closed => State::Open { since: now, failures: 1 },
-                    State::Probing { failures } if ticket.probe => {
-                        State::Open { since: now, failures: failures.saturating_add(1) }
-                    }
-                    // It was sent before the failure that is already known.
-                    known => known,
+                let together = |trouble: &&Trouble| {
+                    trouble.ending != Ending::FailedElsewhere && trouble.seen.answers == self.seen.answers
                 };
+                if self.troubles.values().filter(together).count() >= FAILING_TOGETHER {
+                    self.failing = Some(Pause::after(self.failing, now));
+                }
             }
-            Ending::Unknown => {
+            // Another request may find out at once, unless that can go elsewhere.
+            Ending::Silent | Ending::Closed => {
+                self.stayed_away(probe, self.are_silent_together(), u32::from(self.has_deputy), now);
+            }
+            Ending::Unreachable => {
+                let others_were_answered = self.seen.signs_of_life != seen.signs_of_life;
+                self.stayed_away(probe, !others_were_answered, 1, now);
+            }
+            // Whoever comes next may find out at once.
+            Ending::Unknown | Ending::FailedElsewhere => {
                 if let State::Probing { failures } = self.state
-                    && ticket.probe
+                    && probe
                 {
-                    // Whoever comes next may find out at once.
-                    self.state = State::Open { since: Timestamp(0), failures };
+                    self.state = State::Open(Pause { since: Timestamp(0), failures });
                 }
             }
         }
     }
-}
 
-/// How long nobody asks yet.
-fn left(since: Timestamp, failures: u32, now: Timestamp) -> Duration {
-    // A failure that lies in the future says that the clock was set back.
-    since.age(now).and_then(|age| pause(failures).checked_sub(age)).unwrap_or_default()
-}
-
-fn pause(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(10);
-    (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const START: Timestamp = Timestamp(1_700_000_000_000);
-
-    fn at(seconds: u64) -> Timestamp {
-        START.plus(Duration::from_secs(seconds))
+    /// A request got no answer. `trips` says whether that is enough to leave the address alone, for the
+    /// pause after so many `failures`.
+    fn stayed_away(&mut self, probe: bool, trips: bool, failures: u32, now: Timestamp) {
+        self.state = match self.state {
+            State::Closed if trips => State::Open(Pause { since: now, failures }),
+            State::Probing { failures } if probe => {
+                State::Open(Pause { since: now, failures: failures.saturating_add(1) })
+            }
+            // It was sent before the failure that is already known.
+            known => known,
+        };
     }
 
-    fn ask(breaker: &mut Breaker, now: Timestamp) -> Option<Ticket> {
-        match breaker.admit(now) {
-            Admission::Ask(ticket) => Some(ticket),
-            Admission::Wait(_) => None,
+    /// Whether so many answers stay away, and none came meanwhile, that it must be the address.
+    fn are_silent_together(&self) -> bool {
+        let silent = self.troubles.iter().filter(|(_, trouble)| {
+            matches!(trouble.ending, Ending::Silent | Ending::Closed)
+                && trouble.seen.signs_of_life == self.seen.signs_of_life
+        });
+        let silent: Vec<_> = silent.map(|(resource, _)| &resource.repository).collect();
+        let of_several = silent.iter().any(|repository| Some(repository) != silent.first());
+        let enough = if of_several { SILENT_TOGETHER } else { SILENT_OF_ONE_REPOSITORY };
+        silent.len() >= if self.has_deputy { 1 } else { enough }
+    }
+
+    /// Remembers the trouble with a resource, one more in a row.
+    fn note(&mut self, resource: Resource, trouble: Trouble) {
+        let before = self.troubles.remove(&resource).map(|before| before.pause);
+        if self.troubles.len() >= REMEMBERED {
+            let oldest = self.troubles.iter().min_by_key(|(_, trouble)| trouble.pause.since);
+            if let Some(oldest) = oldest.map(|(resource, _)| resource.clone()) {
+                self.troubles.remove(&oldest);
+            }
         }
-    }
-
-    fn fail(breaker: &mut Breaker, now: Timestamp) {
-        let ticket = ask(breaker, now).expect("admitted");
-        breaker.ended(ticket, Ending::Silence, now);
-    }
-
-    #[test]
-    fn one_silence_closes_the_door_and_the_pauses_double() {
-        let mut breaker = Breaker::default();
-        let mut now = 0;
-        for pause in [1, 2, 4, 8, 16, 30, 30] {
-            fail(&mut breaker, at(now));
-            assert!(!breaker.is_up());
-            assert!(matches!(breaker.admit(at(now)), Admission::Wait(left) if left == Duration::from_secs(pause)));
-            assert!(ask(&mut breaker, START.plus(Duration::from_millis((now + pause) * 1000 - 1))).is_none());
-            now += pause;
-        }
-    }
-
-    #[test]
-    fn one_request_at_a_time_finds_out_whether_the_upstream_is_back() {
-        let mut breaker = Breaker::default();
-        fail(&mut breaker, at(0));
-        let probe = ask(&mut breaker, at(1)).expect("a probe");
-        assert!(matches!(breaker.admit(at(50)), Admission::Wait(Duration::ZERO)));
-        breaker.ended(probe, Ending::Answered, at(51));
-        assert!(breaker.is_up());
-        // A new failure starts from the first pause.
-        fail(&mut breaker, at(60));
-        assert!(ask(&mut breaker, at(61)).is_some());
-    }
-
-    #[test]
-    fn a_probe_that_is_dropped_leaves_the_door_to_the_next() {
-        let mut breaker = Breaker::default();
-        fail(&mut breaker, at(0));
-        let probe = ask(&mut breaker, at(1)).expect("a probe");
-        breaker.ended(probe, Ending::Unknown, at(1));
-        assert!(!breaker.is_up());
-        assert!(ask(&mut breaker, at(1)).is_some());
-    }
-
-    #[test]
-    fn an_upstream_that_answers_others_is_not_dead() {
-        let mut breaker = Breaker::default();
-        let slow = ask(&mut breaker, at(0)).expect("admitted");
-        let other = ask(&mut breaker, at(1)).expect("admitted");
-        breaker.ended(other, Ending::Answered, at(2));
-        breaker.ended(slow, Ending::Silence, at(30));
-        assert!(breaker.is_up());
-        let alone = ask(&mut breaker, at(31)).expect("admitted");
-        breaker.ended(alone, Ending::Silence, at(61));
-        assert!(!breaker.is_up());
-    }
-
-    #[test]
-    fn what_was_sent_before_the_failure_neither_adds_to_it_nor_ends_the_probe() {
-        let mut breaker = Breaker::default();
-        let [first, second, third] = [0, 0, 0].map(|_| ask(&mut breaker, at(0)).expect("admitted"));
-        breaker.ended(first, Ending::Silence, at(10));
-        breaker.ended(second, Ending::Silence, at(10));
-        let probe = ask(&mut breaker, at(11)).expect("after one second");
-        breaker.ended(third, Ending::Silence, at(11));
-        assert!(ask(&mut breaker, at(20)).is_none(), "the probe is under way");
-        breaker.ended(probe, Ending::Answered, at(21));
-        assert!(breaker.is_up());
-    }
-
-    #[test]
-    fn an_answer_to_an_earlier_request_is_proof_of_life() {
-        let mut breaker = Breaker::default();
-        let early = ask(&mut breaker, at(0)).expect("admitted");
-        fail(&mut breaker, at(0));
-        breaker.ended(early, Ending::Answered, at(0));
-        assert!(breaker.is_up());
-    }
-
-    #[test]
-    fn a_clock_that_is_set_back_closes_no_door_for_long() {
-        let mut breaker = Breaker::default();
-        fail(&mut breaker, at(1000));
-        assert!(ask(&mut breaker, at(0)).is_some());
-    }
-
-    #[test]
-    fn errors_are_answers_unless_they_take_as_long_as_silence() {
-        let seconds = Duration::from_secs;
-        assert_eq!(Ending::of_outage(true, seconds(1)), Ending::Answered);
-        assert_eq!(Ending::of_outage(true, seconds(60)), Ending::Silence);
-        assert_eq!(Ending::of_outage(false, seconds(0)), Ending::Silence);
+        let pause = Pause::after(before, trouble.pause.since);
+        self.troubles.insert(resource, Trouble { pause, ..trouble });
     }
 }

@@ -8,14 +8,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker, Ending, Standing, Ticket};
 use super::health::{EndpointHealth, EndpointState, LastError};
 use super::limit::{Lane, Limits};
-use super::{UpstreamError, UpstreamErrorClass, UpstreamObserver};
+use super::resource::Resource;
+use super::{Outlook, UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use crate::clock::{Clock, Timestamp};
 use crate::oci::RegistryName;
+
+/// How long a request waits for another one that finds out whether the address is back, from when that
+/// one began.
+const FINDING_OUT: Duration = Duration::from_secs(1);
 
 /// What is remembered of how one address of an upstream fared.
 pub(super) struct Guard {
@@ -25,9 +31,10 @@ pub(super) struct Guard {
     clock: Arc<dyn Clock>,
     observer: Arc<dyn UpstreamObserver>,
     memory: Mutex<Memory>,
+    /// Told whenever a request that found out has ended.
+    found_out: Notify,
 }
 
-#[derive(Default)]
 struct Memory {
     breaker: Breaker,
     limits: Limits,
@@ -35,18 +42,35 @@ struct Memory {
     failure: String,
     /// What went wrong last.
     last_error: Option<LastError>,
+    /// When the request began that finds out.
+    probing_since: Instant,
 }
 
 impl Guard {
-    /// Guards the address `endpoint` (host and port) of the upstream `name`.
+    /// Guards the address `endpoint` (host and port) of the upstream `name`; with `has_deputy` there is
+    /// another one that is asked in its place.
     pub(super) fn new(
         name: RegistryName,
         endpoint: String,
+        has_deputy: bool,
         clock: Arc<dyn Clock>,
         observer: Arc<dyn UpstreamObserver>,
     ) -> Guard {
         observer.availability(&name, &endpoint, true);
-        Guard { name, endpoint, clock, observer, memory: Mutex::default() }
+        let memory = Memory {
+            breaker: Breaker::new(has_deputy),
+            limits: Limits::default(),
+            failure: String::new(),
+            last_error: None,
+            probing_since: Instant::now(),
+        };
+        Guard { name, endpoint, clock, observer, memory: Mutex::new(memory), found_out: Notify::new() }
+    }
+
+    /// The same where no other address has what this one has.
+    pub(super) fn without_deputy(mut self) -> Guard {
+        self.memory.get_mut().breaker = Breaker::new(false);
+        self
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -57,27 +81,52 @@ impl Guard {
     pub(super) async fn ask<T>(
         &self,
         lane: Lane,
+        resource: &Resource,
         ask: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, UpstreamError> {
-        let mut pending = self.admit(lane)?;
+        let mut pending = self.admitted(lane, resource).await?;
         let asked = Instant::now();
         let answer = ask.await;
         self.note(&answer);
         let Some(ticket) = pending.ticket.take() else { return answer };
         let ending = match &answer {
             Err(error) if error.class == UpstreamErrorClass::Unavailable => {
-                Ending::of_outage(error.answered, asked.elapsed())
+                Ending::of_outage(error.contact, error.elsewhere, asked.elapsed())
             }
+            Err(error) if error.elsewhere => Ending::FailedElsewhere,
             _ => Ending::Answered,
         };
         self.ended(ticket, ending, answer.as_ref().err());
-        if let Err(UpstreamError { class: UpstreamErrorClass::RateLimited(wait), message, .. }) = answer {
-            let wait = self.memory().limits.limited(lane, wait, self.clock.now());
-            let seconds = wait.as_secs();
-            tracing::warn!(upstream = %self.name, seconds, reason = message, "rate limited: {} is left alone", self.endpoint);
-            return Err(UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message));
+        match answer {
+            Err(error) if error.elsewhere => Err(error),
+            Err(UpstreamError { class: UpstreamErrorClass::RateLimited(wait), message, .. }) => {
+                let wait = self.memory().limits.limited(lane, wait, self.clock.now());
+                let seconds = wait.as_secs();
+                tracing::warn!(upstream = %self.name, seconds, reason = message, "rate limited: {} is left alone", self.endpoint);
+                Err(UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message))
+            }
+            answer => answer,
         }
-        answer
+    }
+
+    /// Whether it is of use to ask for `resource` where something stored can be the answer.
+    pub(super) fn outlook(&self, resource: &Resource) -> Outlook {
+        let now = self.clock.now();
+        let mut memory = self.memory();
+        let Guard { name, endpoint, .. } = self;
+        if let Some(wait) = memory.limits.wait(Lane::Manifests, now) {
+            let seconds = wait.as_secs().max(1);
+            return Outlook::Spared(format!("{name}: {endpoint} limits our rate and is not asked for {seconds} s"));
+        }
+        match memory.breaker.outlook(resource, now) {
+            Outlook::Spared(why) => Outlook::Spared(format!("{name}: {endpoint} is not asked just now: {why}")),
+            outlook => outlook,
+        }
+    }
+
+    /// Whether it answers with errors only, so that asking again at once is of no use.
+    pub(super) fn is_failing(&self) -> bool {
+        self.memory().breaker.is_failing()
     }
 
     fn note<T>(&self, answer: &Result<T, UpstreamError>) {
@@ -88,34 +137,61 @@ impl Guard {
         }
     }
 
-    fn admit(&self, lane: Lane) -> Result<Pending<'_>, UpstreamError> {
+    /// Leave to ask, at once or as soon as another request has found out that it is of use.
+    async fn admitted(&self, lane: Lane, resource: &Resource) -> Result<Pending<'_>, UpstreamError> {
+        loop {
+            let mut found_out = std::pin::pin!(self.found_out.notified());
+            found_out.as_mut().enable();
+            let refused = match self.admit(lane, resource) {
+                Ok(ticket) => return Ok(Pending { guard: self, ticket: Some(ticket) }),
+                Err(refused) => refused,
+            };
+            let until = refused.until.filter(|until| Instant::now() < *until).ok_or(refused.error)?;
+            let _ = tokio::time::timeout_at(until, found_out).await;
+        }
+    }
+
+    fn admit(&self, lane: Lane, resource: &Resource) -> Result<Ticket, Refused> {
         let now = self.clock.now();
         let mut memory = self.memory();
         let Guard { name, endpoint, .. } = self;
         if let Some(wait) = memory.limits.wait(lane, now) {
             let message =
                 format!("{name}: {endpoint} limits our rate and is not asked for {} s", wait.as_secs().max(1));
-            return Err(UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message));
+            let error = UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message);
+            return Err(Refused { error, until: None });
         }
-        match memory.breaker.admit(now) {
-            Admission::Ask(ticket) => Ok(Pending { guard: self, ticket: Some(ticket) }),
-            Admission::Wait(_) => {
-                let message =
-                    format!("{name}: {endpoint} is not asked just now, it did not answer: {}", memory.failure);
-                Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message))
+        let until = match memory.breaker.admit(resource, now) {
+            Admission::Ask(ticket) => {
+                if !memory.breaker.is_up() {
+                    memory.probing_since = Instant::now();
+                }
+                return Ok(ticket);
             }
-        }
+            Admission::Wait(_) => None,
+            Admission::Probing => Some(memory.probing_since + FINDING_OUT),
+        };
+        let message = format!("{name}: {endpoint} is not asked just now, it did not answer: {}", memory.failure);
+        Err(Refused { error: UpstreamError::new(UpstreamErrorClass::Unavailable, message), until })
     }
 
     fn ended(&self, ticket: Ticket, ending: Ending, error: Option<&UpstreamError>) {
         let mut memory = self.memory();
-        let was_up = memory.breaker.is_up();
+        let (was_up, was_failing) = (memory.breaker.is_up(), memory.breaker.is_failing());
         memory.breaker.ended(ticket, ending, self.clock.now());
-        let is_up = memory.breaker.is_up();
-        if let Some(error) = error.filter(|_| !is_up) {
+        let (is_up, is_failing) = (memory.breaker.is_up(), memory.breaker.is_failing());
+        if let Some(error) = error.filter(|_| matches!(ending, Ending::Silent | Ending::Closed | Ending::Unreachable)) {
             memory.failure.clone_from(&error.message);
         }
         drop(memory);
+        self.found_out.notify_waiters();
+        if let Some(error) = error.filter(|_| is_failing && !was_failing) {
+            tracing::warn!(
+                upstream = %self.name, %error,
+                "upstream in trouble: {} answers with errors; what is cached is served, and now and again one request asks",
+                self.endpoint
+            );
+        }
         if was_up == is_up {
             return;
         }
@@ -150,6 +226,13 @@ impl Guard {
         let with = |endpoint| EndpointHealth { state, asked_again_at, last_error: last_error.clone(), ..endpoint };
         endpoints.into_iter().map(with).collect()
     }
+}
+
+/// A request that is not sent.
+struct Refused {
+    error: UpstreamError,
+    /// Until when it may wait for another one that finds out.
+    until: Option<Instant>,
 }
 
 /// A request under way. Dropped with its ticket, it gives the ticket back unused.
@@ -193,19 +276,23 @@ mod tests {
             let changes = Arc::new(Changes::default());
             let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
             let name = "registry.example".parse().expect("name");
-            let guard = Guard::new(name, "registry.example".to_owned(), clock.clone(), changes.clone());
+            let guard = Guard::new(name, "registry.example".to_owned(), false, clock.clone(), changes.clone());
             Scene { changes, clock, guard }
         }
 
         /// What comes of a request that the upstream would answer like this.
         async fn ask(&self, answer: Result<u64, UpstreamErrorClass>) -> Result<u64, UpstreamErrorClass> {
             let answer = answer.map_err(|class| UpstreamError::new(class, "told"));
-            self.guard.ask(Lane::Blobs, async { answer }).await.map_err(|error| error.class)
+            self.guard.ask(Lane::Blobs, &resource(), async { answer }).await.map_err(|error| error.class)
         }
 
         fn changes(&self) -> Vec<bool> {
             self.changes.0.lock().clone()
         }
+    }
+
+    fn resource() -> Resource {
+        Resource::tags(&"app".parse().expect("a name"))
     }
 
     #[tokio::test]
@@ -224,17 +311,63 @@ mod tests {
         assert_eq!(scene.changes(), [true, false, true]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_probe_whose_client_leaves_is_taken_over_by_the_next() {
         let scene = Scene::new();
         assert!(scene.ask(Err(UpstreamErrorClass::Unavailable)).await.is_err());
         scene.clock.advance(Duration::from_secs(1));
         {
-            let mut probe = Box::pin(scene.guard.ask(Lane::Blobs, std::future::pending::<Result<u64, _>>()));
+            let silence = std::future::pending::<Result<u64, _>>();
+            let what = resource();
+            let mut probe = Box::pin(scene.guard.ask(Lane::Blobs, &what, silence));
             assert!(futures_util::poll!(&mut probe).is_pending());
             assert_eq!(scene.ask(Ok(1)).await, Err(UpstreamErrorClass::Unavailable), "one at a time");
         }
         assert_eq!(scene.ask(Ok(1)).await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_while_one_finds_out_waits_for_it_and_not_for_long() {
+        let scene = Scene::new();
+        for (answer, expected) in
+            [(Ok(1), Ok(2)), (Err(UpstreamErrorClass::Unavailable), Err(UpstreamErrorClass::Unavailable))]
+        {
+            assert!(scene.ask(Err(UpstreamErrorClass::Unavailable)).await.is_err());
+            scene.clock.advance(Duration::from_secs(1));
+            let probe = async {
+                tokio::time::sleep(FINDING_OUT / 2).await;
+                answer.map_err(|class| UpstreamError::new(class, "told"))
+            };
+            let (began, what) = (Instant::now(), resource());
+            let (_, waited) = tokio::join!(scene.guard.ask(Lane::Blobs, &what, probe), scene.ask(Ok(2)));
+            assert_eq!((waited, began.elapsed()), (expected, FINDING_OUT / 2));
+        }
+        scene.clock.advance(Duration::from_secs(60));
+        let silence = async {
+            tokio::time::sleep(FINDING_OUT * 30).await;
+            Ok(1)
+        };
+        let (began, what) = (Instant::now(), resource());
+        let (_, waited) = tokio::join!(scene.guard.ask(Lane::Blobs, &what, silence), async {
+            let waited = scene.ask(Ok(2)).await;
+            (waited, began.elapsed())
+        });
+        assert_eq!(waited, (Err(UpstreamErrorClass::Unavailable), FINDING_OUT));
+    }
+
+    #[tokio::test]
+    async fn trouble_of_a_storage_host_is_none_of_the_registry() {
+        let scene = Scene::new();
+        let wait = Some(Duration::from_secs(900));
+        for class in [UpstreamErrorClass::Unavailable, UpstreamErrorClass::RateLimited(wait)] {
+            for _ in 0..20 {
+                let error = UpstreamError::new(class, "told").elsewhere(true);
+                let asked = scene.guard.ask(Lane::Blobs, &resource(), async { Err::<u64, _>(error) }).await;
+                assert_eq!(asked.map_err(|error| error.class), Err(class), "asked again");
+            }
+        }
+        assert_eq!(scene.ask(Ok(1)).await, Ok(1));
+        assert_eq!(scene.changes(), [true]);
     }
 
     #[tokio::test]

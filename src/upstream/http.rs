@@ -118,7 +118,7 @@ impl HttpUpstream {
             _ => "",
         };
         drain(answer.response).await;
-        UpstreamError::new(class, format!("{}: {status}{hint}", answer.what)).answered()
+        UpstreamError::new(class, format!("{}: {status}{hint}", answer.what)).answered().elsewhere(answer.abroad)
     }
 
     /// The body of an answer; `announced` where something else than `Content-Length` announces it.
@@ -130,6 +130,7 @@ impl HttpUpstream {
             response: answer.response,
             idle: self.settings.configured.timeouts.idle,
             what: answer.what,
+            abroad: answer.abroad,
             observer: Arc::clone(&self.settings.observer),
             upstream: self.settings.name.clone(),
         })

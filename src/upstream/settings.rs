@@ -26,6 +26,15 @@ impl Default for Timeouts {
     }
 }
 
+impl Timeouts {
+    /// How long an answer may take in all: the questions that precede it, redirects, another try, and its
+    /// body where that is small. A moment longer than a single question, so that a single one that is not
+    /// answered is known as such.
+    pub fn longest(self) -> Duration {
+        self.connect + self.first_byte + Duration::from_secs(1)
+    }
+}
+
 /// How an upstream is asked. By default as where nothing is configured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {

@@ -10,7 +10,7 @@ use registry_mirror::oci::{Algorithm, Digest, Repository};
 use registry_mirror::upstream::credentials::{Auth, Credential, CredentialError, CredentialSource, Secret};
 use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
 use registry_mirror::upstream::settings::Settings;
-use registry_mirror::upstream::{Upstream, UpstreamError, UpstreamErrorClass};
+use registry_mirror::upstream::{Contact, Upstream, UpstreamError, UpstreamErrorClass};
 use tempfile::TempDir;
 
 use crate::answering::{Reply, Seen, Server, reply};
@@ -245,7 +245,7 @@ async fn a_source_that_is_broken_leaves_what_is_public_and_is_an_outage_for_the_
         assert_eq!(stat(&upstream(&public, home.source(auth))).await.expect("public"), Some(3), "{auth}");
         let error = stat(&upstream(&server, home.source(auth))).await.expect_err(auth);
         assert_eq!(error.class, UpstreamErrorClass::Unavailable, "{error}");
-        assert!(error.answered, "it says nothing about the upstream");
+        assert_eq!(error.contact, Contact::Answered, "it says nothing about the upstream");
         let text = format!("{error} {error:?}");
         assert!(text.contains(named) && !text.contains("canary"), "{text}");
     }

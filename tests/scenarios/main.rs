@@ -38,6 +38,7 @@ mod tags;
 mod tls;
 mod traps;
 mod trouble;
+mod trouble_by_kind;
 mod upstream_budget;
 mod upstream_health;
 mod upstream_limits;

@@ -19,21 +19,27 @@ async fn assert_metric(mirror: &TestMirror, line: &str) {
 }
 
 #[tokio::test]
-async fn a_dead_upstream_costs_one_time_out_until_it_is_back() {
+async fn a_silent_upstream_costs_a_few_time_outs_until_it_is_back() {
     let registry = Registry::start().await;
     registry.add_image("library/app", "1", &[noise(201, 1000)]);
     registry.add_image("library/app", "2", &[noise(202, 1000)]);
-    let mirror = Settings::of(&registry).upstream("first_byte_timeout = \"100ms\"").start().await;
+    let mirror = TestMirror::of(&registry).await;
     assert_eq!(mirror.get(PATH).await.status, 200);
     assert_metric(&mirror, &up(&registry, 1)).await;
     let gate = Gate::new();
     registry.rule(Rule::on(Match::any()).stall_before_headers(&gate));
-    // The clock stands still; what waits below is only the first request.
-    assert_eq!(mirror.get("/v2/library/app/manifests/2").await.status, 503);
+    tokio::time::pause();
+    for path in ["app/manifests/2", "app/manifests/3", "other/manifests/1"] {
+        assert_metric(&mirror, &up(&registry, 1)).await;
+        assert_eq!(mirror.get(&format!("/v2/library/{path}")).await.status, 503);
+    }
     assert_metric(&mirror, &up(&registry, 0)).await;
+    // Somebody else may find out at once; after that there is a pause for all.
+    assert_eq!(mirror.get("/v2/library/another/manifests/1").await.status, 503);
+    tokio::time::resume();
     registry.forget_requests();
-    for _ in 0..20 {
-        let response = mirror.get("/v2/library/app/manifests/2").await;
+    for n in 0..20 {
+        let response = mirror.get(&format!("/v2/library/app/manifests/{}", n % 5 + 2)).await;
         assert_eq!(response.status, 503);
         assert!(String::from_utf8_lossy(&response.body).contains("did not answer"));
     }
@@ -44,6 +50,20 @@ async fn a_dead_upstream_costs_one_time_out_until_it_is_back() {
     mirror.advance(Duration::from_secs(1));
     assert_eq!(mirror.get("/v2/library/app/manifests/2").await.status, 200, "the probe is an ordinary request");
     assert_metric(&mirror, &up(&registry, 1)).await;
+}
+
+#[tokio::test]
+async fn what_was_silent_is_not_asked_for_again_at_once() {
+    let registry = Registry::start().await;
+    let mirror = TestMirror::of(&registry).await;
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::any()).stall_before_headers(&gate));
+    tokio::time::pause();
+    for _ in 0..20 {
+        assert_eq!(mirror.get(PATH).await.status, 503);
+    }
+    assert_eq!(registry.requests().len(), 1);
+    gate.open();
 }
 
 #[tokio::test]
@@ -95,16 +115,16 @@ async fn a_dead_first_address_is_tried_once_and_the_second_serves() {
 async fn who_finds_out_whether_it_is_back_need_not_wait_for_it_where_something_stored_stands_in() {
     const TAGS: &str = "/v2/library/app/tags/list";
     for path in [PATH, TAGS] {
-        let registry = Registry::start().await;
+        let mut registry = Registry::start().await;
         registry.add_image("library/app", "1", &[noise(206, 1000)]);
         // So patient that nobody who waits for it sees the end of this test.
         let mirror = Settings::of(&registry).upstream("first_byte_timeout = \"1h\"").start().await;
         assert_eq!(mirror.get(path).await.status, 200);
-        registry.rule(Rule::on(Match::any()).close_at_once());
+        registry.stop().await;
         mirror.advance(Duration::from_secs(301));
         assert_eq!(mirror.get(path).await.status, 200, "stale");
         assert_metric(&mirror, &up(&registry, 0)).await;
-        registry.clear_rules();
+        registry.restart_on_same_port().await;
         let gate = Gate::new();
         registry.rule(Rule::on(Match::any()).stall_before_headers(&gate));
         mirror.advance(Duration::from_secs(301));

@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::{BUFFER, Bounds, Buffer};
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::oci::Span;
-use crate::upstream::{UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
 
 /// How much is asked for at a time, in bytes.
 const PIECE: u64 = 8 << 20;
@@ -69,7 +69,7 @@ pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, Up
             }
             Ok(_) => {}
             // An answer such as 501 may be about the range.
-            Err(error) if error.answered && error.class == UpstreamErrorClass::Unavailable => {
+            Err(error) if error.contact == Contact::Answered && error.class == UpstreamErrorClass::Unavailable => {
                 tracing::debug!(blob = ?source, %error, "no answer to a range, asking for everything");
             }
             Err(error) => return Err(error),

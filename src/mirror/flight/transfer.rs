@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::metadata::Location;
 use crate::oci::{Digest, Span};
-use crate::upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Contact, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// How often in a row a transfer may break without getting anywhere in between.
 const MAX_BREAKS: u32 = 5;
@@ -217,7 +217,7 @@ impl Transfer {
         if is_part && !self.whole {
             let refused = match upstream.blob(repository, digest, span).await {
                 Err(error) if error.class.is_outage() => {
-                    self.whole = error.answered && error.class == UpstreamErrorClass::Unavailable;
+                    self.whole = error.contact == Contact::Answered && error.class == UpstreamErrorClass::Unavailable;
                     return Err(error);
                 }
                 Err(error) => error,
@@ -284,6 +284,7 @@ fn skip(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::Contact;
 
     /// So many chunks, one each second.
     fn dripping(bytes: usize, times: usize) -> BoxStream<'static, Result<Bytes, UpstreamError>> {
@@ -305,7 +306,9 @@ mod tests {
             }
         };
         assert_eq!(came, 59);
-        assert!(broken.expect("an error").is_err_and(|error| error.class.is_outage() && error.answered));
+        assert!(
+            broken.expect("an error").is_err_and(|error| error.class.is_outage() && error.contact == Contact::Answered)
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,6 +29,8 @@ pub(super) struct Body {
     pub(super) what: String,
     /// The clients that it came by.
     pub(super) set: Arc<Set>,
+    /// Whether it comes from somebody whom the registry sent us to.
+    pub(super) abroad: bool,
     /// Who counts, and for whom.
     pub(super) observer: Arc<dyn UpstreamObserver>,
     /// The upstream that the bytes count for.
@@ -39,7 +41,9 @@ impl Body {
     /// The next bytes; `None` at the announced end.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>, UpstreamError> {
         let unavailable = |reason: String| {
-            UpstreamError::new(UpstreamErrorClass::Unavailable, format!("{}: the body {reason}", self.what)).answered()
+            UpstreamError::new(UpstreamErrorClass::Unavailable, format!("{}: the body {reason}", self.what))
+                .answered()
+                .elsewhere(self.abroad)
         };
         let chunk = tokio::time::timeout(self.idle, self.response.chunk())
             .await

@@ -61,7 +61,7 @@ impl HttpUpstream {
         let origin = &self.endpoint.origin;
         self.settings.credentials.credential(origin, repository).await.map_err(|error| {
             let message = format!("{origin} wants credentials, and they cannot be looked up: {error}");
-            UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered()
+            UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered().elsewhere(true)
         })
     }
 

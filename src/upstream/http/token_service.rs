@@ -19,7 +19,7 @@ use crate::oci::header;
 use crate::upstream::credentials::{Credential, Secret};
 use crate::upstream::realm::{Realm, check_realm};
 use crate::upstream::token::{Token, parse_token};
-use crate::upstream::{UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
 
 /// The largest answer of a token service that is read, in bytes.
 const MAX_TOKEN_ANSWER: u64 = 1 << 20;
@@ -55,10 +55,12 @@ impl HttpUpstream {
     ) -> Result<Token, UpstreamError> {
         match self.fetch_token_at(&realm.url, &wanted, credential).await {
             // Nobody there who speaks TLS.
-            Err(error) if realm.upgraded && !error.answered => match self.where_http_leads(realm).await {
-                Some(url) => self.fetch_token_at(&url, &wanted, credential).await,
-                None => Err(error),
-            },
+            Err(error) if realm.upgraded && error.contact != Contact::Answered => {
+                match self.where_http_leads(realm).await {
+                    Some(url) => self.fetch_token_at(&url, &wanted, credential).await,
+                    None => Err(error),
+                }
+            }
             fetched => fetched,
         }
     }
@@ -128,7 +130,7 @@ impl HttpUpstream {
     }
 
     async fn read_token(&self, response: Response, realm: &Url, what: String) -> Result<Token, UpstreamError> {
-        let status = response.status();
+        let (status, elsewhere) = (response.status(), self.is_elsewhere(realm));
         if !status.is_success() {
             let class = match status::class(status, response.headers(), self.now()) {
                 // The answer to a refresh token, or a user, that is not valid any more.
@@ -137,9 +139,9 @@ impl HttpUpstream {
                 UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused => UpstreamErrorClass::Protocol,
                 class => class,
             };
-            return Err(UpstreamError::new(class, format!("{what}: {status}")).answered());
+            return Err(UpstreamError::new(class, format!("{what}: {status}")).answered().elsewhere(elsewhere));
         }
-        let answer = Answer { response, url: realm.clone(), abroad: false, sent: None, what };
+        let answer = Answer { response, url: realm.clone(), abroad: elsewhere, sent: None, what };
         let what = answer.what.clone();
         let body = self.body(answer, None)?.collect(MAX_TOKEN_ANSWER).await?;
         parse_token(&body, self.now())

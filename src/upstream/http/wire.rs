@@ -21,7 +21,7 @@ use super::redirect::same_origin;
 use crate::oci::ContentRange;
 use crate::oci::header;
 use crate::upstream::credentials::{Secret, encoded_pair};
-use crate::upstream::{UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
 
 /// How much of a body that nobody wants is read, to keep the connection, in bytes.
 const MAX_DRAINED: u64 = 64 << 10;
@@ -61,15 +61,25 @@ impl HttpUpstream {
         let timeouts = &self.settings.configured.timeouts;
         let sent = tokio::time::timeout(timeouts.connect + timeouts.first_byte, self.send_by(set, &sending)).await;
         let host = sending.url.host_str().unwrap_or_default();
-        let failed = |class, reason: String| UpstreamError::new(class, format!("{}: {host} {reason}", sending.what));
-        let response = sent
-            .map_err(|_| {
-                self.settings.observer.requested(&self.settings.name, None);
-                failed(UpstreamErrorClass::Unavailable, "did not answer in time".to_owned())
-            })?
-            .map_err(|error| failed(class_of(&error), format!("could not be asked: {}", describe_failure(error))))?;
+        let failed = |class, contact, reason: String| {
+            let error = UpstreamError::new(class, format!("{}: {host} {reason}", sending.what));
+            error.after(contact).elsewhere(self.is_elsewhere(sending.url))
+        };
+        let sent = sent.map_err(|_| {
+            self.settings.observer.requested(&self.settings.name, None);
+            failed(UpstreamErrorClass::Unavailable, Contact::Silent, "did not answer in time".to_owned())
+        })?;
+        let response = sent.map_err(|error| {
+            let (class, contact) = (class_of(&error), contact_of(&error));
+            failed(class, contact, format!("could not be asked: {}", describe_failure(error)))
+        })?;
         self.read_quota(sending.url, response.headers());
         Ok(response)
+    }
+
+    /// Whether whoever is at `url` is not the registry itself.
+    pub(super) fn is_elsewhere(&self, url: &Url) -> bool {
+        !same_origin(url, &self.endpoint.url)
     }
 
     /// Nothing is asked of our own listeners, by whatever name.
@@ -116,6 +126,17 @@ impl HttpUpstream {
             set.answered();
         }
         sent
+    }
+}
+
+/// How far a request got that got no answer.
+fn contact_of(error: &reqwest::Error) -> Contact {
+    if error.is_connect() {
+        Contact::Unreachable
+    } else if error.is_timeout() {
+        Contact::Silent
+    } else {
+        Contact::Closed
     }
 }
 

@@ -1,0 +1,41 @@
+//! What a question is about, as far as trouble is remembered: one manifest, blob or list of a repository,
+//! however it is asked for.
+
+use crate::oci::{Digest, Reference, Repository};
+
+/// What a question is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Resource {
+    pub(super) repository: Repository,
+    item: Item,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Item {
+    Manifest(Reference),
+    Blob(Digest),
+    Tags,
+    Referrers(Digest),
+}
+
+impl Resource {
+    /// A manifest by tag or digest.
+    pub fn manifest(repository: &Repository, reference: &Reference) -> Resource {
+        Resource { repository: repository.clone(), item: Item::Manifest(reference.clone()) }
+    }
+
+    /// A blob.
+    pub fn blob(repository: &Repository, digest: &Digest) -> Resource {
+        Resource { repository: repository.clone(), item: Item::Blob(*digest) }
+    }
+
+    /// The tags of a repository.
+    pub fn tags(repository: &Repository) -> Resource {
+        Resource { repository: repository.clone(), item: Item::Tags }
+    }
+
+    /// The manifests that refer to `digest`.
+    pub fn referrers(repository: &Repository, digest: &Digest) -> Resource {
+        Resource { repository: repository.clone(), item: Item::Referrers(*digest) }
+    }
+}

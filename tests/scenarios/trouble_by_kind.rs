@@ -1,0 +1,104 @@
+//! Trouble is laid at the door of whoever has it: one resource, a storage host, the whole upstream.
+
+use std::time::Duration;
+
+use scripted_registry::{Gate, Match, Registry, Rule, noise};
+
+use crate::support::mirror::{Settings, TestMirror};
+
+fn manifest(repository: &str, tag: &str) -> String {
+    format!("/v2/library/{repository}/manifests/{tag}")
+}
+
+/// A registry with many small images of `fast`.
+async fn registry() -> Registry {
+    let registry = Registry::start().await;
+    for tag in 0..20 {
+        registry.add_image("library/fast", &tag.to_string(), &[noise(920, 1000)]);
+    }
+    registry
+}
+
+/// Cold tags of another repository are served, one after the other and together.
+async fn assert_others_are_served(mirror: &TestMirror, tags: std::ops::Range<u32>) {
+    for tag in tags.clone() {
+        if tag % 2 == 0 {
+            assert_eq!(mirror.get(&manifest("fast", &tag.to_string())).await.status, 200, "{tag}");
+        }
+    }
+    let together = tags.filter(|tag| tag % 2 == 1).map(|tag| {
+        let path = manifest("fast", &tag.to_string());
+        async move { mirror.get(&path).await.status }
+    });
+    let statuses = futures_util::future::join_all(together).await;
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+}
+
+#[tokio::test]
+async fn silence_of_one_resource_is_not_silence_of_the_host() {
+    for big in [&["t"][..], &["t", "u", "v"]] {
+        let registry = registry().await;
+        let gate = Gate::new();
+        registry.rule(Rule::on(Match::repository("library/big")).stall_before_headers(&gate));
+        let timeouts = "connect_timeout = \"1s\"\nfirst_byte_timeout = \"6s\"";
+        let mirror = Settings::of(&registry).upstream(timeouts).start().await;
+        for round in 0..3 {
+            tokio::time::pause();
+            for tag in big {
+                assert_eq!(mirror.get(&manifest("big", tag)).await.status, 503);
+            }
+            tokio::time::resume();
+            assert_others_are_served(&mirror, round * 6..round * 6 + 6).await;
+            mirror.advance(Duration::from_secs(10));
+        }
+        gate.open();
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_for_one_blob_ends_for_no_other() {
+    let registry = registry().await;
+    let broken = registry.add_blob("library/big", noise(921, 1000));
+    registry.rule(Rule::on(Match::blob(&broken)).reset_at_once());
+    let mirror = TestMirror::of(&registry).await;
+    let path = format!("/v2/library/big/blobs/{broken}");
+    for round in 0..3 {
+        tokio::time::pause();
+        assert_eq!(mirror.get(&path).await.status, 503);
+        tokio::time::resume();
+        assert_others_are_served(&mirror, round * 6..round * 6 + 6).await;
+        mirror.advance(Duration::from_secs(1));
+    }
+}
+
+#[tokio::test]
+async fn trouble_of_a_storage_host_is_none_of_the_registry() {
+    // Nobody listens there.
+    let mut gone = Registry::start().await;
+    let dead = format!("{}/x", gone.url());
+    gone.stop().await;
+    let gate = Gate::new();
+    let storage = || Rule::on(Match::storage());
+    for rule in [
+        storage().too_many_requests(Some("900")),
+        storage().refuse(500),
+        storage().reset_at_once(),
+        storage().stall_before_headers(&gate),
+        Rule::on(Match::blobs()).redirect(&dead),
+    ] {
+        let registry = registry().await.with_storage_host().await;
+        let broken: Vec<_> = (0..4).map(|n| registry.add_blob("library/big", noise(922 + n, 1000))).collect();
+        registry.rule(rule);
+        let mirror = TestMirror::of(&registry).await;
+        for round in 0..3 {
+            tokio::time::pause();
+            for blob in &broken {
+                assert_eq!(mirror.get(&format!("/v2/library/big/blobs/{blob}")).await.status, 503);
+            }
+            tokio::time::resume();
+            assert_others_are_served(&mirror, round * 6..round * 6 + 6).await;
+            mirror.advance(Duration::from_secs(1));
+        }
+    }
+    gate.open();
+}
