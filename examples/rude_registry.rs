@@ -73,6 +73,22 @@ enum Behaviour {
     StallAtHalf,
     /// No answer comes to anything.
     Stall,
+    /// No answer comes to the tag `latest`; everything else is answered.
+    StallOneTag,
+    /// No answer comes from the token service. Asks for tokens.
+    StallTokens,
+    /// Tokens come a byte a second. Asks for tokens.
+    DripTokens,
+    /// Manifests and lists come a byte a second.
+    DripManifests,
+    /// Everything is redirected to where it is, after a second each time.
+    RedirectSlowly,
+    /// Connections are reset when the largest layer is asked for.
+    ResetOneBlob,
+    /// What HEAD says that a tag points at is 404 by the time that it is asked for by digest.
+    MovingTag,
+    /// 429 with a long Retry-After to everything at the storage host, 200 elsewhere. Wants --storage-host.
+    StorageRateLimited,
     /// Manifests come as text/plain.
     WrongContentType,
     /// Manifests and blobs come without Docker-Content-Digest.
@@ -89,6 +105,8 @@ enum Behaviour {
     Denied,
     /// 503 to everything.
     Unavailable,
+    /// 500 to everything.
+    Failing,
     /// Blobs are redirected to where they are.
     RedirectLoop,
     /// Blobs are redirected to a link-local address.
@@ -183,6 +201,31 @@ fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
         Behaviour::Drip => vec![Rule::on(blobs().get()).drip(1024, &tap())],
         Behaviour::StallAtHalf => per_blob(registry, |on, size| Rule::on(on).stall_after(size / 2, &Gate::new())),
         Behaviour::Stall => vec![Rule::on(Match::any()).stall_before_headers(&Gate::new())],
+        Behaviour::StallOneTag => {
+            vec![Rule::on(Match::manifest(REPOSITORY, "latest")).stall_before_headers(&Gate::new())]
+        }
+        Behaviour::StallTokens | Behaviour::DripTokens => {
+            registry.require_tokens(TokenPolicy::bearer());
+            let rule = Rule::on(Match::token());
+            let silent = matches!(behaviour, Behaviour::StallTokens);
+            vec![if silent { rule.stall_before_headers(&Gate::new()) } else { rule.drip(1, &tap()) }]
+        }
+        Behaviour::DripManifests => vec![Rule::on(Match::manifests().or(Match::lists()).get()).drip(1, &tap())],
+        Behaviour::RedirectSlowly => {
+            vec![Rule::on(Match::any()).redirect_to_host(&registry.url()).stall_before_headers(&tap())]
+        }
+        Behaviour::ResetOneBlob => {
+            let largest = registry.content(|content| {
+                let blobs = &content.repository(REPOSITORY).blobs;
+                blobs.iter().max_by_key(|(_, bytes)| bytes.len()).map(|(digest, _)| *digest)
+            });
+            largest.iter().map(|digest| Rule::on(Match::blob(digest).get()).reset_at_once()).collect()
+        }
+        Behaviour::MovingTag => {
+            let gone = Match::manifests().and(Match::when(|request| request.path.contains("sha256:")));
+            vec![Rule::on(gone.get()).refuse(404)]
+        }
+        Behaviour::StorageRateLimited => vec![Rule::on(Match::storage()).too_many_requests(Some("900"))],
         Behaviour::WrongContentType => vec![Rule::on(Match::manifests()).header("content-type", "text/plain")],
         Behaviour::WithoutDigest => {
             vec![Rule::on(content()).without_header("docker-content-digest").without_header("etag")]
@@ -199,6 +242,7 @@ fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
         }
         Behaviour::Denied => vec![Rule::on(Match::any()).refuse(403).before_auth()],
         Behaviour::Unavailable => vec![Rule::on(Match::any()).refuse(503).before_auth()],
+        Behaviour::Failing => vec![Rule::on(Match::any()).refuse(500).before_auth()],
         Behaviour::RedirectLoop => vec![Rule::on(blobs()).redirect_to_host(&registry.url())],
         Behaviour::RedirectPrivate => vec![Rule::on(blobs()).redirect("http://169.254.169.254/latest/meta-data/")],
         Behaviour::ForeignRealm => {

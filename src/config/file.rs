@@ -132,6 +132,8 @@ pub struct Cache {
     pub tag_ttl: String,
     /// How old a tag may be when upstream cannot answer.
     pub stale_if_error: String,
+    /// How long a client waits for upstream where something stored can be served.
+    pub patience: String,
     /// How long we remember that upstream has not got something.
     pub negative_ttl: String,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
@@ -151,6 +153,7 @@ impl Default for Cache {
             mode: "online".into(),
             tag_ttl: "5m".into(),
             stale_if_error: "30d".into(),
+            patience: "2s".into(),
             negative_ttl: "30s".into(),
             complete_only: false,
             prefetch: "0".into(),

@@ -221,6 +221,7 @@ impl Check {
                 mode: self.word("cache.mode", &typed.mode, &modes).unwrap_or_default(),
                 tag_ttl: self.duration("cache.tag_ttl", &typed.tag_ttl),
                 stale_if_error: self.duration("cache.stale_if_error", &typed.stale_if_error),
+                patience: self.duration("cache.patience", &typed.patience),
             },
             complete_only: typed.complete_only,
             prefetch: self.size("cache.prefetch", &typed.prefetch),

@@ -24,6 +24,7 @@ mod multipart;
 mod offline;
 mod operate_api;
 mod parallel;
+mod patience;
 mod prefetch;
 mod registry_selftest;
 mod replays;

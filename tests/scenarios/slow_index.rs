@@ -40,6 +40,7 @@ impl Stage {
             mode: Mode::Online,
             tag_ttl: Duration::from_secs(3600),
             stale_if_error: Duration::from_secs(3600),
+            patience: Duration::from_secs(2),
         };
         let mirror = Mirror::new(Parts {
             routes: Routes::new(name.clone(), [(name.clone(), upstream)]),

@@ -102,3 +102,45 @@ async fn trouble_of_a_storage_host_is_none_of_the_registry() {
     }
     gate.open();
 }
+
+#[tokio::test]
+async fn an_upstream_that_says_500_to_everything_is_asked_once_in_a_while_for_all() {
+    let registry = registry().await;
+    let mirror = TestMirror::of(&registry).await;
+    let paths: Vec<_> = (0..10).map(|tag| manifest("fast", &tag.to_string())).collect();
+    for path in &paths {
+        assert_eq!(mirror.get(path).await.status, 200);
+    }
+    mirror.settled().await;
+    mirror.advance(Duration::from_secs(301));
+    registry.rule(Rule::on(Match::any()).refuse(500));
+    registry.forget_requests();
+    let all_are_stale = async |most: Duration| {
+        tokio::time::pause();
+        let asked = tokio::time::Instant::now();
+        for path in &paths {
+            let response = mirror.get(path).await;
+            assert_eq!((response.status, response.header("warning").is_some()), (200, true));
+        }
+        tokio::time::resume();
+        assert!(asked.elapsed() <= most, "{:?}", asked.elapsed());
+        let asked = registry.requests().len();
+        registry.forget_requests();
+        asked
+    };
+    // Two have to fail before it is known.
+    assert_eq!(all_are_stale(Duration::from_secs(4)).await, 6);
+    for _ in 0..5 {
+        assert_eq!(all_are_stale(Duration::from_millis(100)).await, 0, "known to be in trouble");
+    }
+    for pause in [1, 2, 4, 8, 16, 30] {
+        mirror.advance(Duration::from_secs(pause));
+        let asked = all_are_stale(Duration::from_millis(400)).await;
+        assert_eq!(asked, 1, "one finds out for all, after {pause} s");
+    }
+    assert_eq!(mirror.get(&manifest("fast", "15")).await.status, 503);
+    assert_eq!(registry.requests().len(), 1, "what is not stored is asked for, and once");
+    registry.clear_rules();
+    assert_eq!(mirror.get(&manifest("fast", "16")).await.status, 200);
+    assert_eq!(mirror.get(&paths[0]).await.header("warning"), None, "any answer ends it");
+}

@@ -24,7 +24,7 @@ use crate::mirror::recall::lists::Lists;
 use crate::mirror::routes::Route;
 use crate::oci::{Cursor, Digest, Page};
 use crate::outcome::Outcome;
-use crate::upstream::{ReferrerList, TagList};
+use crate::upstream::{ReferrerList, Resource, TagList};
 
 /// The largest page that we ask any upstream for: more is an error at Amazon's registries.
 const LARGEST_PAGE: u32 = 1000;
@@ -102,9 +102,9 @@ impl Mirror {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
         let key = tags_key(&route.location, &asked);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let health = upstream.health();
+        let about = (&*route.upstream, Resource::tags(&repository));
         let ask = || async move { upstream.tags(&repository, &asked).await };
-        let found = self.0.answers.lists.tags.look(key, health, ask).await?;
+        let found = self.0.answers.lists.tags.look(key, about, ask).await?;
         let (part, next) = cut(&found.list, page);
         let tags = Tags { list: found.list, part };
         Ok(TagsAnswer { tags, next, outcome: found.outcome, stale_for: found.stale_for })
@@ -124,11 +124,11 @@ impl Mirror {
     ) -> Result<ReferrersAnswer, MirrorError> {
         let key = referrers_key(&route.location, &digest, artifact_type, cursor);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let health = upstream.health();
+        let about = (&*route.upstream, Resource::referrers(&repository, &digest));
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
-        let found = self.0.answers.lists.referrers.look(key, health, ask).await?;
+        let found = self.0.answers.lists.referrers.look(key, about, ask).await?;
         let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
         Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
     }

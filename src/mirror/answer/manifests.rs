@@ -7,10 +7,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use crate::metadata::Location;
-use crate::mirror::error::MirrorError;
+use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
-use crate::mirror::flight::flights::{Flights, Shareable};
+use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::flight::{BlobKey, Fetched};
+use crate::mirror::recall::freshness::overdue;
 use crate::mirror::recall::memory::{Asked, Memory};
 use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::room::stored::Stored;
@@ -65,7 +66,7 @@ impl Manifests {
             }
             manifests.fills.manifest(&route, digest).await.map(|manifest| (manifest, Outcome::Fill))
         };
-        arrived(self.flights.share(&self.fills.tasks, key, work).await)
+        arrived(self.flights.share(&self.fills.tasks, key, None, work).await)
     }
 
     /// The manifest from the store, verified: it is small, and its media type is not in its bytes.
@@ -101,9 +102,13 @@ impl Manifests {
 }
 
 /// What a shared flight brought, with `Join` for those who did not lead it.
-pub(super) fn arrived((value, joined): (Option<Fetched>, bool)) -> Fetched {
-    let (manifest, outcome) =
-        value.unwrap_or_else(|| Err(MirrorError::Internal("the look-up ended without a result".to_owned())))?;
-    let outcome = if joined { Outcome::Join } else { outcome };
-    Ok((manifest, outcome))
+pub(super) fn arrived(landing: Landing<Fetched>) -> Fetched {
+    match landing {
+        Landing::Arrived(fetched, joined) => {
+            let (manifest, outcome) = fetched?;
+            Ok((manifest, if joined { Outcome::Join } else { outcome }))
+        }
+        Landing::Overdue => Err(overdue(Subject::Manifest)),
+        Landing::Lost => Err(MirrorError::Internal("the look-up ended without a result".to_owned())),
+    }
 }

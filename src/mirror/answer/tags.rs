@@ -18,14 +18,13 @@ use crate::mirror::answer::tag_moves;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::Fetched;
 use crate::mirror::flight::flights::{Flights, Shareable};
-use crate::mirror::recall::freshness::{Consulted, Policy, Remembered};
+use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered};
 use crate::mirror::recall::memory::{Asked, Stamp};
 use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::routes::Route;
 use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
 use crate::outcome::Outcome;
-use crate::upstream::health::Health;
-use crate::upstream::{Allowance, Resolved, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Allowance, Resolved, Resource, UpstreamError, UpstreamErrorClass};
 
 /// Answers with what tags point at.
 pub(super) struct Tags {
@@ -58,12 +57,21 @@ impl Tags {
         key: TagKey,
         stamp: Stamp,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let remembered = self.remembered(&key);
+        let mut remembered = self.remembered(&key);
+        if let Some(remembered) = remembered.as_mut().filter(|remembered| !self.is_fresh(remembered)) {
+            let digest = &remembered.what.descriptor.digest;
+            remembered.stored = self.manifests.stored.has(&route.location, digest).await;
+        }
         let own = remembered.as_ref().filter(|remembered| remembered.conclusive).map(|own| own.what.clone());
-        let health = self.health(route, remembered.as_ref()).await;
-        let look_up = self.look_up(route, key.clone(), own.clone());
-        let (policy, clock) = (&self.policy, &*self.clock);
-        match policy.consult(clock, Subject::Manifest, remembered, &health, look_up).await? {
+        let reference = Reference::Tag(key.tag.clone());
+        let question = Question {
+            upstream: &*route.upstream,
+            resource: Resource::manifest(&route.location.repository, &reference),
+            subject: Subject::Manifest,
+            allowance: self.allowance(route, remembered.as_ref()),
+        };
+        let look_up = |patience| self.look_up(route, key.clone(), own.clone(), patience);
+        match self.policy.consult(&*self.clock, question, remembered, look_up).await? {
             Consulted::Asked((manifest, outcome)) => Ok(ManifestAnswer { manifest, outcome, stale_for: None }),
             Consulted::Remembered(record) => {
                 let answer = self.manifests.answer(route, record.descriptor.digest).await?;
@@ -121,19 +129,18 @@ impl Tags {
             let readable = records.into_iter().filter(|(_, record)| key.accept.takes(&record.descriptor.media_type));
             readable.map(|(_, record)| record).max_by_key(|record| record.checked_at)
         })?;
-        Some(Remembered { checked_at: what.checked_at, conclusive, what })
+        Some(Remembered { checked_at: what.checked_at, conclusive, what, stored: false })
     }
 
-    /// How upstream is, where that matters: there must be something to serve in its place.
-    async fn health(&self, route: &Route, remembered: Option<&Remembered<TagRecord>>) -> Health {
-        let Some(Remembered { what, checked_at, conclusive }) = remembered else { return Health::default() };
-        if *conclusive && self.policy.serves(*checked_at, self.clock.now()) {
-            return Health::default();
-        }
-        let health = route.upstream.health();
-        let troubled = health.is_down() || health.allowance != Allowance::Free;
-        let covered = troubled && self.manifests.stored.has(&route.location, &what.descriptor.digest).await;
-        if covered { health } else { Health::default() }
+    /// What is left of the pulls that upstream grants, where that matters: there is something to serve.
+    fn allowance(&self, route: &Route, remembered: Option<&Remembered<TagRecord>>) -> Allowance {
+        let covered = remembered.is_some_and(|remembered| remembered.stored);
+        if covered { route.upstream.health().allowance } else { Allowance::Free }
+    }
+
+    /// Whether upstream need not be asked.
+    fn is_fresh(&self, remembered: &Remembered<TagRecord>) -> bool {
+        remembered.conclusive && self.policy.serves(remembered.checked_at, self.clock.now())
     }
 
     /// A tag that was answered from the store is answered from memory the next time.
@@ -146,11 +153,19 @@ impl Tags {
         }
     }
 
-    /// Asks upstream what the tag points at, together with everybody else who asks just now.
-    async fn look_up(self: &Arc<Tags>, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
+    /// Asks upstream what the tag points at, together with everybody else who asks just now, and waits for
+    /// it as long as `patience` allows.
+    async fn look_up(
+        self: &Arc<Tags>,
+        route: &Route,
+        key: TagKey,
+        record: Option<TagRecord>,
+        patience: Option<Duration>,
+    ) -> Fetched {
         self.negatives.check(&Missing::Tag(key.clone()))?;
         let (tags, route, of) = (Arc::clone(self), route.clone(), key.clone());
-        arrived(self.flights.share(&self.tasks, key, || async move { tags.resolve(&route, of, record).await }).await)
+        let work = || async move { tags.resolve(&route, of, record).await };
+        arrived(self.flights.share(&self.tasks, key, patience, work).await)
     }
 
     async fn resolve(&self, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
@@ -168,13 +183,15 @@ impl Tags {
         }
         let (manifest, outcome) = match (known, resolved) {
             (Some(manifest), _) => (manifest, Outcome::Revalidated),
-            (None, Resolved::Fetched(manifest)) => {
-                (self.manifests.fills.keep_manifest(&route.location, manifest).await, Outcome::Fill)
-            }
+            (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await,
             (None, Resolved::Told(_)) => self.manifests.by_digest(route, digest).await?,
         };
         self.point(key, record, manifest.descriptor.clone()).await;
         Ok((manifest, outcome))
+    }
+
+    async fn keep(&self, route: &Route, manifest: Manifest) -> (Arc<Manifest>, Outcome) {
+        (self.manifests.fills.keep_manifest(&route.location, manifest).await, Outcome::Fill)
     }
 
     /// Takes note of what upstream said in place of an answer: a tag that is gone, or not ours to

@@ -10,12 +10,30 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use std::time::Duration;
+
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 /// A flight that ends with one value for everybody.
-pub type Shareable<V> = watch::Receiver<Option<V>>;
+#[derive(Clone, Debug)]
+pub struct Shareable<V> {
+    begun: Instant,
+    value: watch::Receiver<Option<V>>,
+}
+
+/// What came of following a flight that ends with one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Landing<V> {
+    /// The value, and whether the flight was joined.
+    Arrived(V, bool),
+    /// The flight takes longer than one is willing to wait, and goes on.
+    Overdue,
+    /// Its task panicked.
+    Lost,
+}
 
 /// The flights under way, by key. `T` is the handle through which a flight is followed.
 #[derive(Debug)]
@@ -85,13 +103,20 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// Waits for the value of the flight for `key`, which `work` computes as a task of its own if
-    /// nobody else is at it. Returns whether the flight was joined. `None` when the task panicked.
-    pub async fn share<F>(&self, tasks: &TaskTracker, key: K, work: impl FnOnce() -> F) -> (Option<V>, bool)
+    /// nobody else is at it. Nobody waits longer than his `patience`, counted from where the flight began:
+    /// who comes late does not wait for it again.
+    pub async fn share<F>(
+        &self,
+        tasks: &TaskTracker,
+        key: K,
+        patience: Option<Duration>,
+        work: impl FnOnce() -> F,
+    ) -> Landing<V>
     where
         F: Future<Output = V> + Send + 'static,
     {
-        let (arrival, waiting) = watch::channel(None);
-        let (mut flight, joined) = match self.seat(key, || waiting) {
+        let (arrival, value) = watch::channel(None);
+        let (mut flight, joined) = match self.seat(key, || Shareable { begun: Instant::now(), value }) {
             Seat::Join(flight) => (flight, true),
             Seat::Lead(flight, departure) => {
                 let work = work();
@@ -103,8 +128,16 @@ where
                 (flight, false)
             }
         };
-        let value = flight.wait_for(Option::is_some).await.map(|value| value.clone()).unwrap_or_default();
-        (value, joined)
+        let landed = flight.value.wait_for(Option::is_some);
+        let landed = match patience {
+            Some(patience) => match tokio::time::timeout_at(flight.begun + patience, landed).await {
+                Ok(landed) => landed,
+                Err(_) => return Landing::Overdue,
+            },
+            None => landed.await,
+        };
+        let value = landed.ok().and_then(|value| value.clone());
+        value.map_or(Landing::Lost, |value| Landing::Arrived(value, joined))
     }
 }
 
@@ -161,15 +194,15 @@ mod tests {
         let (flights, tasks) = (Flights::new(), TaskTracker::new());
         let calls = std::sync::atomic::AtomicU32::new(0);
         let ask = || {
-            flights.share(&tasks, "key", || {
+            flights.share(&tasks, "key", None, || {
                 calls.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
                 async { 7 }
             })
         };
         let answers = futures_util::future::join_all((0..50).map(|_| ask())).await;
         assert_eq!(calls.into_inner(), 1);
-        assert!(answers.iter().all(|(value, _)| *value == Some(7)));
-        assert_eq!(answers.iter().filter(|(_, joined)| !joined).count(), 1);
+        assert_eq!(answers.iter().filter(|landing| **landing == Landing::Arrived(7, false)).count(), 1);
+        assert_eq!(answers.iter().filter(|landing| **landing == Landing::Arrived(7, true)).count(), 49);
         tasks.close();
         tasks.wait().await;
         assert!(flights.is_empty());
@@ -178,10 +211,29 @@ mod tests {
     #[tokio::test]
     async fn a_panic_leaves_the_table_and_answers_everybody() {
         let (flights, tasks): (Flights<_, Shareable<u32>>, _) = (Flights::new(), TaskTracker::new());
-        let (value, _) = flights.share(&tasks, "key", || async { panic!("on purpose") }).await;
-        assert_eq!(value, None);
+        let landing = flights.share(&tasks, "key", None, || async { panic!("on purpose") }).await;
+        assert_eq!(landing, Landing::Lost);
         tasks.close();
         tasks.wait().await;
         assert!(flights.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_comes_late_waits_no_longer_than_who_came_first() {
+        let (flights, tasks): (Flights<_, Shareable<u32>>, _) = (Flights::new(), TaskTracker::new());
+        let seconds = Duration::from_secs;
+        let work = || async {
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            7
+        };
+        let share = |patience| flights.share(&tasks, "key", patience, work);
+        let began = Instant::now();
+        assert_eq!(share(Some(seconds(2))).await, Landing::Overdue);
+        assert_eq!(share(Some(seconds(2))).await, Landing::Overdue);
+        assert_eq!(began.elapsed(), seconds(2));
+        assert_eq!(share(Some(seconds(3))).await, Landing::Overdue);
+        assert_eq!(began.elapsed(), seconds(3));
+        assert_eq!(share(None).await, Landing::Arrived(7, true));
+        assert_eq!(began.elapsed(), seconds(30));
     }
 }

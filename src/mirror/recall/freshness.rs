@@ -1,23 +1,24 @@
 //! May a tag or a list be served from memory, must upstream be asked, and what if upstream cannot
 //! answer? The decisions are pure; `Policy::consult` carries them out, for tags and lists alike.
 //!
-//! Truth: only an upstream that cannot answer is covered for. *Not found* and *denied* are answers.
+//! Truths: only an upstream that cannot answer is covered for. *Not found* and *denied* are answers. Where
+//! something stored can be served nobody waits longer than his patience, whatever upstream does; the
+//! question goes on behind.
 
 use std::time::Duration;
 
 use crate::clock::{Clock, Timestamp};
 use crate::mirror::error::{MirrorError, Subject};
-use crate::upstream::health::Health;
-use crate::upstream::{Allowance, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Allowance, Outlook, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
 /// How eager the mirror is to ask upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// Ask when a tag is no longer fresh, wait for the answer.
+    /// Ask when a tag is no longer fresh, and wait for the answer, for [`Policy::patience`] where there is
+    /// something to serve.
     #[default]
     Online,
-    /// Ask when a tag is no longer fresh, but give up after [`PREFER_CACHE_PATIENCE`] when there is
-    /// something to serve.
+    /// The same, for [`SHORT_PATIENCE`] at most.
     PreferCache,
     /// Never ask.
     Offline,
@@ -35,8 +36,8 @@ impl Mode {
 }
 
 /// How long `prefer-cache` waits for an upstream when it could serve what it has; so does everybody
-/// for an upstream that did not answer the last time.
-pub const PREFER_CACHE_PATIENCE: Duration = Duration::from_millis(300);
+/// for an upstream that failed the last time.
+pub const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 
 /// The rules for tags and lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Policy {
     pub tag_ttl: Duration,
     /// How old a tag may be, since it was last checked, when upstream cannot answer.
     pub stale_if_error: Duration,
+    /// How long a client waits for upstream where something stored can be served.
+    pub patience: Duration,
 }
 
 /// What upstream said the last time.
@@ -59,6 +62,17 @@ pub(crate) struct Remembered<R> {
     /// Whether it is an answer while it is fresh. What was said to clients that accept other types is
     /// none while upstream has one, however fresh, and stands in for upstream and no more.
     pub(crate) conclusive: bool,
+    /// Whether what it leads to is stored, so that it can stand in for upstream.
+    pub(crate) stored: bool,
+}
+
+/// Whom to ask, and about what.
+pub(crate) struct Question<'a> {
+    pub(crate) upstream: &'a dyn Upstream,
+    pub(crate) resource: Resource,
+    pub(crate) subject: Subject,
+    /// What is left of the pulls that upstream grants, where the answer would count as one.
+    pub(crate) allowance: Allowance,
 }
 
 /// What came of looking at what is remembered, or asking upstream.
@@ -80,47 +94,72 @@ enum Plan {
     /// Serve what is remembered although it is no longer fresh, to spare the pulls that upstream
     /// still grants; it was checked so long ago.
     Spare(Duration),
-    /// Ask upstream, and wait as long as that takes.
+    /// Ask upstream, and wait as long as that takes: there is nothing else.
     Ask,
-    /// Ask upstream, and treat it as away when it takes longer than this.
-    AskBriefly(Duration),
+    /// Ask upstream if that is of use, and wait only as long as one is patient; then serve what was checked
+    /// so long ago.
+    AskPatiently(Duration),
 }
 
 impl Policy {
-    /// What is remembered, what upstream says to `ask` about `subject`, or what stands in for it.
-    /// `health` is that of upstream; of one that is well where there is nothing to serve in its place.
+    /// What is remembered, what upstream says to `question` when it is put with `ask`, or what stands in for
+    /// it. `ask` is given how long to wait; the question must go on after that.
     ///
     /// # Errors
     /// What upstream said, or that it said nothing, where nothing may stand in.
-    pub(crate) async fn consult<R, T>(
+    pub(crate) async fn consult<R, T, F>(
         &self,
         clock: &dyn Clock,
-        subject: Subject,
+        question: Question<'_>,
         remembered: Option<Remembered<R>>,
-        health: &Health,
-        ask: impl Future<Output = Result<T, MirrorError>>,
+        ask: impl FnOnce(Option<Duration>) -> F,
+    ) -> Result<Consulted<R, T>, MirrorError>
+    where
+        F: Future<Output = Result<T, MirrorError>>,
+    {
+        let plan = self.plan(remembered.as_ref(), question.allowance, clock.now());
+        let patience = match (plan, &remembered) {
+            (Plan::AskPatiently(_), _) => match question.upstream.outlook(&question.resource) {
+                Outlook::Well => Some(self.patience(true)),
+                Outlook::Doubtful => Some(self.patience(false)),
+                Outlook::Spared(why) => {
+                    let error = UpstreamError::new(UpstreamErrorClass::Unavailable, why);
+                    let error = MirrorError::upstream(question.subject, error);
+                    return self.cover(clock, remembered, error);
+                }
+            },
+            _ => None,
+        };
+        match (plan, remembered) {
+            (Plan::Serve, Some(Remembered { what, .. })) => Ok(Consulted::Remembered(what)),
+            (Plan::Spare(age), Some(Remembered { what, .. })) => Ok(Consulted::Stale(what, age, None)),
+            (_, remembered) => match ask(patience).await {
+                Ok(answer) => Ok(Consulted::Asked(answer)),
+                Err(error) => self.cover(clock, remembered, error),
+            },
+        }
+    }
+
+    /// What stands in for upstream after `error`, if it may.
+    fn cover<R, T>(
+        &self,
+        clock: &dyn Clock,
+        remembered: Option<Remembered<R>>,
+        error: MirrorError,
     ) -> Result<Consulted<R, T>, MirrorError> {
-        let plan = self.plan(remembered.as_ref(), health, clock.now());
-        let asked = match (plan, remembered) {
-            (Plan::Serve, Some(Remembered { what, .. })) => return Ok(Consulted::Remembered(what)),
-            (Plan::Spare(age), Some(Remembered { what, .. })) => return Ok(Consulted::Stale(what, age, None)),
-            (Plan::AskBriefly(patience), remembered) => {
-                let asked = tokio::time::timeout(patience, ask).await;
-                (asked.unwrap_or_else(|_| Err(too_slow(subject, patience))), remembered)
-            }
-            (_, remembered) => (ask.await, remembered),
-        };
-        let (error, remembered) = match asked {
-            (Ok(answer), _) => return Ok(Consulted::Asked(answer)),
-            (Err(error), remembered) => (error, remembered),
-        };
         let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol);
-        let covering = remembered.and_then(|remembered| {
+        let covering = remembered.filter(|remembered| remembered.stored).and_then(|remembered| {
             let age = self.stand_in(remembered.checked_at, class, clock.now())?;
             Some((remembered.what, age))
         });
         let Some((what, age)) = covering else { return Err(error) };
         Ok(Consulted::Stale(what, age, Some(error)))
+    }
+
+    /// How long a client waits for upstream where something can be served in its place.
+    fn patience(&self, is_well: bool) -> Duration {
+        let short = self.mode == Mode::PreferCache || !is_well;
+        if short { self.patience.min(SHORT_PATIENCE) } else { self.patience }
     }
 
     /// Whether what was checked at `checked_at` is served without asking.
@@ -130,19 +169,20 @@ impl Policy {
     }
 
     /// What to do before upstream is asked.
-    fn plan<R>(&self, remembered: Option<&Remembered<R>>, health: &Health, now: Timestamp) -> Plan {
-        let Some(&Remembered { checked_at, conclusive, .. }) = remembered else { return Plan::Ask };
+    fn plan<R>(&self, remembered: Option<&Remembered<R>>, allowance: Allowance, now: Timestamp) -> Plan {
+        let Some(&Remembered { checked_at, conclusive, stored, .. }) = remembered else { return Plan::Ask };
         if self.mode == Mode::Offline || conclusive && self.serves(checked_at, now) {
             return Plan::Serve;
         }
+        if !stored {
+            return Plan::Ask;
+        }
         let spared = checked_at.age(now).filter(|age| *age <= self.stale_if_error);
-        if let Some(age) = spared.filter(|_| conclusive && health.allowance != Allowance::Free) {
+        if let Some(age) = spared.filter(|_| conclusive && allowance != Allowance::Free) {
             return Plan::Spare(age);
         }
-        // Who asks finds out whether upstream is back, but need not wait for long.
-        let doubtful = health.is_down() && self.stand_in(checked_at, UpstreamErrorClass::Unavailable, now).is_some();
-        let briefly = self.mode == Mode::PreferCache || doubtful;
-        if briefly { Plan::AskBriefly(PREFER_CACHE_PATIENCE) } else { Plan::Ask }
+        let stands_in = self.stand_in(checked_at, UpstreamErrorClass::Unavailable, now);
+        stands_in.map_or(Plan::Ask, Plan::AskPatiently)
     }
 
     /// Whether what was checked at `checked_at` may stand in for an upstream that failed with `class`.
@@ -153,39 +193,37 @@ impl Policy {
     }
 }
 
-fn too_slow(subject: Subject, patience: Duration) -> MirrorError {
-    let message = format!("no answer within {patience:?}");
+/// The error of a question that goes on behind.
+pub(crate) fn overdue(subject: Subject) -> MirrorError {
+    let message = "no answer within the patience of the client; the question goes on";
     MirrorError::upstream(subject, UpstreamError::new(UpstreamErrorClass::Unavailable, message))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::health::{EndpointHealth, EndpointState};
+    use crate::upstream::offline::Offline;
 
     const POLICY: Policy = Policy {
         mode: Mode::Online,
         tag_ttl: Duration::from_secs(300),
         stale_if_error: Duration::from_secs(MONTH.unsigned_abs()),
+        patience: Duration::from_secs(2),
     };
     const MONTH: i64 = 30 * 86_400;
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
-    const BRIEFLY: Plan = Plan::AskBriefly(PREFER_CACHE_PATIENCE);
 
     fn checked(seconds_ago: i64) -> Remembered<()> {
         let checked_at = Timestamp(NOW.0.wrapping_add_signed(-seconds_ago * 1000));
-        Remembered { what: (), checked_at, conclusive: true }
+        Remembered { what: (), checked_at, conclusive: true, stored: true }
     }
 
-    fn plan(mode: Mode, remembered: Option<Remembered<()>>, health: &Health) -> Plan {
-        Policy { mode, ..POLICY }.plan(remembered.as_ref(), health, NOW)
+    fn plan(mode: Mode, remembered: Option<Remembered<()>>, allowance: Allowance) -> Plan {
+        Policy { mode, ..POLICY }.plan(remembered.as_ref(), allowance, NOW)
     }
 
-    fn down(allowance: Allowance) -> Health {
-        let state = EndpointState::Down;
-        let endpoint =
-            EndpointHealth { url: String::new(), state, asked_again_at: None, last_error: None, pulls: None };
-        Health { endpoints: vec![endpoint], allowance, streams: 1 }
+    fn patiently(seconds_ago: u64) -> Plan {
+        Plan::AskPatiently(Duration::from_secs(seconds_ago))
     }
 
     #[test]
@@ -193,28 +231,36 @@ mod tests {
         for (mode, seconds_ago, expected) in [
             (Mode::Online, 0, Plan::Serve),
             (Mode::Online, 299, Plan::Serve),
-            (Mode::Online, 300, Plan::Ask),
-            (Mode::Online, -60, Plan::Ask),
+            (Mode::Online, 300, patiently(300)),
+            (Mode::Online, MONTH + 1, Plan::Ask),
+            (Mode::Online, -60, patiently(0)),
             (Mode::PreferCache, 299, Plan::Serve),
-            (Mode::PreferCache, 300, BRIEFLY),
+            (Mode::PreferCache, 300, patiently(300)),
+            (Mode::PreferCache, MONTH + 1, patiently(30 * 86_400 + 1)),
             (Mode::Offline, 10_000_000, Plan::Serve),
         ] {
-            assert_eq!(plan(mode, Some(checked(seconds_ago)), &Health::default()), expected, "{mode:?} {seconds_ago}");
+            assert_eq!(plan(mode, Some(checked(seconds_ago)), Allowance::Free), expected, "{mode:?} {seconds_ago}");
         }
-        assert_eq!(plan(Mode::Online, None, &Health::default()), Plan::Ask);
+        assert_eq!(plan(Mode::Online, None, Allowance::Free), Plan::Ask);
+    }
+
+    #[test]
+    fn what_is_not_stored_is_waited_for_as_if_it_were_not_remembered() {
+        for allowance in [Allowance::Free, Allowance::Spent] {
+            let not_stored = Remembered { stored: false, ..checked(400) };
+            assert_eq!(plan(Mode::Online, Some(not_stored), allowance), Plan::Ask);
+            assert_eq!(plan(Mode::PreferCache, Some(not_stored), allowance), Plan::Ask);
+        }
     }
 
     #[test]
     fn what_others_were_told_is_no_answer_while_upstream_has_one() {
         let told_others = Remembered { conclusive: false, ..checked(1) };
-        for (mode, expected) in [(Mode::Online, Plan::Ask), (Mode::PreferCache, BRIEFLY), (Mode::Offline, Plan::Serve)]
+        for (mode, expected) in
+            [(Mode::Online, patiently(1)), (Mode::PreferCache, patiently(1)), (Mode::Offline, Plan::Serve)]
         {
             for allowance in [Allowance::Free, Allowance::Spent] {
-                assert_eq!(
-                    plan(mode, Some(told_others), &Health { allowance, ..Health::default() }),
-                    expected,
-                    "{mode:?}"
-                );
+                assert_eq!(plan(mode, Some(told_others), allowance), expected, "{mode:?}");
             }
         }
     }
@@ -222,36 +268,29 @@ mod tests {
     #[test]
     fn a_budget_that_runs_out_is_spared_for_what_is_not_cached() {
         for allowance in [Allowance::Low, Allowance::Spent] {
-            let health = Health { allowance, ..Health::default() };
             for (mode, seconds_ago, expected) in [
                 (Mode::Online, 299, Plan::Serve),
                 (Mode::Online, 300, Plan::Spare(Duration::from_secs(300))),
                 (Mode::PreferCache, 300, Plan::Spare(Duration::from_secs(300))),
                 (Mode::Online, MONTH + 1, Plan::Ask),
-                (Mode::Online, -60, Plan::Ask),
+                (Mode::Online, -60, patiently(0)),
                 (Mode::Offline, 300, Plan::Serve),
             ] {
-                let planned = plan(mode, Some(checked(seconds_ago)), &health);
+                let planned = plan(mode, Some(checked(seconds_ago)), allowance);
                 assert_eq!(planned, expected, "{allowance:?} {mode:?} {seconds_ago}");
             }
-            assert_eq!(plan(Mode::Online, None, &health), Plan::Ask);
+            assert_eq!(plan(Mode::Online, None, allowance), Plan::Ask);
         }
     }
 
     #[test]
-    fn nobody_waits_long_for_an_upstream_in_doubt_unless_there_is_nothing_else() {
-        use Allowance::{Free, Low};
-        let spared = Plan::Spare(Duration::from_secs(400));
-        for (mode, allowance, seconds_ago, expected) in [
-            (Mode::Online, Free, Some(400), BRIEFLY),
-            (Mode::Online, Free, Some(MONTH + 1), Plan::Ask),
-            (Mode::Online, Free, None, Plan::Ask),
-            (Mode::Online, Free, Some(100), Plan::Serve),
-            (Mode::Online, Low, Some(400), spared),
-            (Mode::PreferCache, Free, Some(400), BRIEFLY),
-        ] {
-            let planned = plan(mode, seconds_ago.map(checked), &down(allowance));
-            assert_eq!(planned, expected, "{mode:?} {seconds_ago:?}");
+    fn patience_is_short_for_an_upstream_in_doubt_and_where_the_cache_is_preferred() {
+        let prefer = Policy { mode: Mode::PreferCache, ..POLICY };
+        let hasty = Policy { patience: Duration::from_millis(100), ..prefer };
+        for (policy, is_well, expected) in
+            [(POLICY, true, 2000), (POLICY, false, 300), (prefer, true, 300), (prefer, false, 300), (hasty, true, 100)]
+        {
+            assert_eq!(policy.patience(is_well), Duration::from_millis(expected));
         }
     }
 
@@ -284,14 +323,29 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_brief_question_ends_with_what_stands_in_or_with_an_outage() {
-        let silence = std::future::pending::<Result<(), MirrorError>>;
-        let policy = Policy { mode: Mode::PreferCache, ..POLICY };
-        let well = Health::default();
-        let of = |remembered| policy.consult(&Still, Subject::Manifest, remembered, &well, silence());
-        assert!(matches!(of(Some(checked(400))).await, Ok(Consulted::Stale((), age, Some(_))) if age.as_secs() == 400));
-        let alone = tokio::time::timeout(PREFER_CACHE_PATIENCE * 10, of(None)).await;
-        assert!(alone.is_err(), "there is nothing to wait briefly for");
+    #[tokio::test]
+    async fn who_asks_is_told_how_long_to_wait_and_is_covered_for_when_that_is_over() {
+        let offline = Offline::new("docker.io".parse().expect("a name"));
+        let repository = "app".parse().expect("a name");
+        let asked = async |remembered| {
+            let question = Question {
+                upstream: &offline,
+                resource: Resource::tags(&repository),
+                subject: Subject::Tags,
+                allowance: Allowance::Free,
+            };
+            let mut waits = None;
+            let ask = |patience| {
+                waits = patience;
+                async { Err::<(), _>(overdue(Subject::Tags)) }
+            };
+            (POLICY.consult(&Still, question, remembered, ask).await, waits)
+        };
+        let (stale, waits) = asked(Some(checked(400))).await;
+        assert!(matches!(stale, Ok(Consulted::Stale((), age, Some(_))) if age.as_secs() == 400));
+        assert_eq!(waits, Some(POLICY.patience));
+        for nothing in [None, Some(checked(MONTH + 1)), Some(Remembered { stored: false, ..checked(400) })] {
+            assert!(matches!(asked(nothing).await, (Err(_), None)), "there is nothing to wait briefly for");
+        }
     }
 }

@@ -11,13 +11,12 @@ use moka::sync::Cache;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::ListKey;
 use crate::mirror::error::{MirrorError, Subject};
-use crate::mirror::flight::flights::{Flights, Shareable};
-use crate::mirror::recall::freshness::{Consulted, Policy, Remembered};
+use crate::mirror::flight::flights::{Flights, Landing, Shareable};
+use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered, overdue};
 use crate::mirror::recall::keeper::Keeper;
 use crate::mirror::recall::known::{Known, List};
 use crate::outcome::Outcome;
-use crate::upstream::health::Health;
-use crate::upstream::{Allowance, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Allowance, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
 /// How long a list is served without asking, at most; never longer than a tag.
 const LIST_TTL: Duration = Duration::from_secs(30);
@@ -63,12 +62,12 @@ impl<V: List> Lists<V> {
         }
     }
 
-    /// The list for `key`: remembered, asked for, or remembered after all. `health` is that of
-    /// upstream.
+    /// The list for `key`: remembered, asked for, or remembered after all. `upstream` is whom `ask` asks,
+    /// for `resource`.
     pub(crate) async fn look<F>(
         &self,
         key: ListKey,
-        health: Health,
+        (upstream, resource): (&dyn Upstream, Resource),
         ask: impl FnOnce() -> F,
     ) -> Result<Found<V>, MirrorError>
     where
@@ -83,13 +82,17 @@ impl<V: List> Lists<V> {
             return Err(no.clone());
         }
         let last = last.filter(|last| last.said.is_ok() || V::SUBJECT == Subject::Referrers);
-        let remembered =
-            last.map(|Known { said, at, .. }| Remembered { conclusive: said.is_ok(), checked_at: at, what: said });
+        let remembered = last.map(|Known { said, at, .. }| Remembered {
+            conclusive: said.is_ok(),
+            checked_at: at,
+            what: said,
+            stored: true,
+        });
         // Lists are not among the pulls that an upstream counts.
-        let health = Health { allowance: Allowance::Free, ..health };
+        let question = Question { upstream, resource, subject: V::SUBJECT, allowance: Allowance::Free };
         let location = key.location.clone();
-        let ask = self.ask(key, seen, ask);
-        match self.policy.consult(&*self.clock, V::SUBJECT, remembered, &health, ask).await? {
+        let ask = |patience| self.ask(key, seen, patience, ask);
+        match self.policy.consult(&*self.clock, question, remembered, ask).await? {
             Consulted::Asked((list, outcome)) => Ok(Found { list, outcome, stale_for: None }),
             Consulted::Remembered(said) => Ok(Found { list: said?, outcome: Outcome::Hit, stale_for: None }),
             Consulted::Stale(said, age, error) => {
@@ -111,11 +114,12 @@ impl<V: List> Lists<V> {
     }
 
     /// Asks upstream, together with everybody else who asks for the same just now, unless something
-    /// later than what was `seen` has come meanwhile.
+    /// later than what was `seen` has come meanwhile. Waits as long as `patience` allows.
     async fn ask<F>(
         &self,
         key: ListKey,
         seen: Option<Timestamp>,
+        patience: Option<Duration>,
         ask: impl FnOnce() -> F,
     ) -> Result<(Arc<V>, Outcome), MirrorError>
     where
@@ -151,8 +155,10 @@ impl<V: List> Lists<V> {
                 said
             }
         };
-        let (said, joined) = self.flights.share(self.keeper.tasks(), key.clone(), work).await;
-        let said = said.unwrap_or_else(|| Err(MirrorError::Internal("the look-up ended without a result".to_owned())));
-        Ok((said?, if joined { Outcome::Join } else { Outcome::Fill }))
+        match self.flights.share(self.keeper.tasks(), key.clone(), patience, work).await {
+            Landing::Arrived(said, joined) => Ok((said?, if joined { Outcome::Join } else { Outcome::Fill })),
+            Landing::Overdue => Err(overdue(V::SUBJECT)),
+            Landing::Lost => Err(MirrorError::Internal("the look-up ended without a result".to_owned())),
+        }
     }
 }

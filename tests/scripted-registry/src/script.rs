@@ -126,6 +126,13 @@ impl Match {
         Match::when(|request| request.path.starts_with("/v2/") && request.keyword() == Some("manifests"))
     }
 
+    /// Lists of tags and of referrers.
+    pub fn lists() -> Match {
+        Match::when(|request| {
+            request.path.starts_with("/v2/") && matches!(request.keyword(), Some("tags" | "referrers"))
+        })
+    }
+
     /// One manifest, by tag or digest as it is asked for.
     pub fn manifest(repository: &str, reference: &str) -> Match {
         Match::path(&format!("/v2/{repository}/manifests/{reference}"))

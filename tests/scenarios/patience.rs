@@ -1,0 +1,236 @@
+//! How long a client waits for an upstream, whatever that does: where something stored can be served, and
+//! where nothing is. The time that passes is the runtime's own: it stands still while anybody has something
+//! to do.
+
+use std::time::Duration;
+
+use scripted_registry::client::{self, Response};
+use scripted_registry::{Gate, Image, Match, Registry, Rule, TokenPolicy, noise};
+use tokio::time::Instant;
+
+use crate::support::mirror::{Settings, TestMirror};
+
+const TAG: &str = "/v2/library/app/manifests/1";
+const TAGS: &str = "/v2/library/app/tags/list";
+
+/// What an upstream can do to keep a client waiting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Trouble {
+    /// No answer.
+    Silent,
+    /// A byte of the body each second.
+    Dripping,
+    /// One redirect after the other, each after 2.5 s.
+    Redirecting,
+    /// The token service does not answer.
+    TokensSilent,
+    /// The token comes at a byte each second.
+    TokensDripping,
+}
+
+const TROUBLES: [Trouble; 5] =
+    [Trouble::Silent, Trouble::Dripping, Trouble::Redirecting, Trouble::TokensSilent, Trouble::TokensDripping];
+
+impl Trouble {
+    /// Begins, for requests that match.
+    fn begin(self, registry: &Registry, on: Match) -> Gate {
+        let gate = Gate::new();
+        let slowly = |step: u64| {
+            let gate = gate.clone();
+            tokio::spawn(async move {
+                for passed in 1.. {
+                    gate.reached_times(passed).await;
+                    tokio::time::sleep(Duration::from_millis(step)).await;
+                    gate.let_through(1);
+                }
+            });
+        };
+        let (registry_itself, every_token) = (|| on.clone(), || Rule::on(Match::token()));
+        registry.rule(match self {
+            Trouble::Silent => Rule::on(registry_itself()).stall_before_headers(&gate),
+            Trouble::Dripping => Rule::on(registry_itself().get()).drip(1, &gate),
+            Trouble::Redirecting => {
+                Rule::on(registry_itself()).redirect_to_host(&registry.url()).stall_before_headers(&gate)
+            }
+            Trouble::TokensSilent => every_token().stall_before_headers(&gate),
+            Trouble::TokensDripping => every_token().drip(1, &gate),
+        });
+        match self {
+            Trouble::Dripping | Trouble::TokensDripping => slowly(1000),
+            Trouble::Redirecting => slowly(2500),
+            Trouble::Silent | Trouble::TokensSilent => {}
+        }
+        if matches!(self, Trouble::TokensSilent | Trouble::TokensDripping) {
+            registry.require_tokens(TokenPolicy::bearer());
+            registry.expire_tokens();
+        }
+        gate
+    }
+}
+
+/// What comes of a request, and after how long.
+async fn timed(mirror: &TestMirror, method: &str, path: &str) -> (Response, Duration) {
+    let asked = Instant::now();
+    let response = match method {
+        "HEAD" => client::head(mirror.address, path, &[]).await,
+        _ => mirror.get(path).await,
+    };
+    (response, asked.elapsed())
+}
+
+fn is_stale(response: &Response) -> bool {
+    assert_eq!(response.status, 200);
+    response.header("warning").is_some() && response.header("cache-status").is_some_and(|s| s.contains("stale"))
+}
+
+/// A mirror that knows a tag, the tags and the referrers of it, of which nothing is fresh any more; and an
+/// upstream where the tag has moved.
+async fn warm(config: &str) -> (Registry, TestMirror, Image) {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(901, 1000)]);
+    let mirror = Settings::of(&registry).config(config).start().await;
+    for path in [TAG, TAGS, &referrers(&image)] {
+        assert_eq!(mirror.get(path).await.status, 200);
+    }
+    mirror.settled().await;
+    registry.add_image("library/app", "1", &[noise(902, 1000)]);
+    mirror.advance(Duration::from_secs(301));
+    registry.forget_requests();
+    (registry, mirror, image)
+}
+
+fn referrers(image: &Image) -> String {
+    format!("/v2/library/app/referrers/{}", image.manifest.digest)
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_than_his_patience_where_something_stored_can_be_served() {
+    let seconds = Duration::from_secs;
+    for (config, patience) in [
+        ("", seconds(2)),
+        ("cache.patience = \"700ms\"", Duration::from_millis(700)),
+        ("cache.mode = \"prefer-cache\"", Duration::from_millis(300)),
+        ("cache.mode = \"prefer-cache\"\ncache.patience = \"100ms\"", Duration::from_millis(100)),
+    ] {
+        let troubles = if config.is_empty() { &TROUBLES[..] } else { &TROUBLES[..1] };
+        for trouble in troubles {
+            let (registry, mirror, image) = warm(config).await;
+            let gate = trouble.begin(&registry, Match::repository("library/app"));
+            tokio::time::pause();
+            for (method, path) in [("GET", TAG), ("GET", TAGS), ("GET", referrers(&image).as_str())] {
+                let what = format!("{trouble:?} {config} {path}");
+                let (response, waited) = timed(&mirror, method, path).await;
+                assert!(is_stale(&response), "{what}");
+                let most = patience + Duration::from_millis(10);
+                assert!(waited >= patience.min(seconds(2)) && waited < most, "{what}: {waited:?}");
+                let asked = registry.requests().len();
+                // By HEAD it is the same question.
+                for method in ["GET", "HEAD", "GET"] {
+                    let (response, waited) = timed(&mirror, method, path).await;
+                    assert!(is_stale(&response) && waited < Duration::from_millis(10), "{what}: {waited:?} again");
+                }
+                assert!(registry.requests().len() <= asked + 1, "{what}: one question is under way");
+            }
+            tokio::time::resume();
+            registry.clear_rules();
+            gate.open();
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_question_finds_after_its_client_left_is_kept() {
+    let (registry, mirror, image) = warm("").await;
+    let gate = Trouble::Silent.begin(&registry, Match::repository("library/app"));
+    let list = referrers(&image);
+    let paths = [TAG, TAGS, &list];
+    tokio::time::pause();
+    for path in paths {
+        assert!(is_stale(&mirror.get(path).await));
+    }
+    tokio::time::resume();
+    registry.clear_rules();
+    gate.open();
+    let found = async {
+        for path in paths {
+            while mirror.get(path).await.header("warning").is_some() {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), found).await.expect("what was found is served");
+    let kept = mirror.get(TAG).await;
+    assert_ne!(kept.header("docker-content-digest"), Some(image.manifest.digest.to_string().as_str()));
+    assert_eq!(registry.count_of(&Match::manifest("library/app", "1").head()), 1, "the first question found it");
+    assert_eq!(registry.count_of(&Match::path(TAGS)), 1);
+}
+
+#[tokio::test]
+async fn who_comes_while_a_question_is_under_way_waits_no_longer_than_who_asked_it() {
+    let (registry, mirror, _) = warm("").await;
+    let gate = Trouble::Silent.begin(&registry, Match::manifests());
+    tokio::time::pause();
+    let later = |after: u64| {
+        let address = mirror.address;
+        async move {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            let asked = Instant::now();
+            assert!(is_stale(&client::get(address, TAG, &[]).await));
+            (asked.elapsed().as_millis() + 50) / 100
+        }
+    };
+    let waited = tokio::join!(later(0), later(500), later(1500), later(2500));
+    assert_eq!(waited, (20, 15, 5, 0));
+    assert_eq!(registry.requests().len(), 1);
+    gate.open();
+}
+
+/// What the README promises for an upstream with these time-outs.
+const UPSTREAM: &str = "connect_timeout = \"1s\"\nfirst_byte_timeout = \"6s\"";
+const LONGEST: Duration = Duration::from_millis(8_010);
+
+#[tokio::test]
+async fn where_nothing_is_stored_everything_that_belongs_to_an_answer_has_one_time_out() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(903, 1000)]);
+    let blob = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+    let list = referrers(&image);
+    for trouble in TROUBLES {
+        for (method, path) in
+            [("GET", TAG), ("GET", &by_digest), ("GET", TAGS), ("GET", &list), ("GET", &blob), ("HEAD", &blob)]
+        {
+            if trouble == Trouble::Dripping && path == blob {
+                continue; // A blob is passed on as it comes.
+            }
+            let mirror = Settings::of(&registry).upstream(UPSTREAM).start().await;
+            let gate = trouble.begin(&registry, Match::repository("library/app"));
+            tokio::time::pause();
+            let (response, waited) = timed(&mirror, method, path).await;
+            tokio::time::resume();
+            assert!(response.status == 503 && waited <= LONGEST, "{trouble:?} {method} {path}: {waited:?}");
+            registry.clear_rules();
+            registry.require_nothing();
+            gate.open();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_token_service_keeps_nobody_waiting_longer_than_who_came_first() {
+    let registry = Registry::start().await;
+    for tag in ["1", "2", "3"] {
+        registry.add_image("library/app", tag, &[noise(904, 1000)]);
+    }
+    let mirror = Settings::of(&registry).upstream(UPSTREAM).start().await;
+    let gate = Trouble::TokensDripping.begin(&registry, Match::any());
+    tokio::time::pause();
+    let asked = Instant::now();
+    let pull =
+        |tag: u32| client::get(mirror.address, Box::leak(format!("/v2/library/app/manifests/{tag}").into()), &[]);
+    let (one, two, three) = tokio::join!(pull(1), pull(2), pull(3));
+    let waited = asked.elapsed();
+    assert!([one, two, three].iter().all(|response| response.status == 503));
+    assert!(waited <= LONGEST, "{waited:?}");
+    gate.open();
+}
