@@ -144,3 +144,36 @@ async fn an_upstream_that_says_500_to_everything_is_asked_once_in_a_while_for_al
     assert_eq!(mirror.get(&manifest("fast", "16")).await.status, 200);
     assert_eq!(mirror.get(&paths[0]).await.header("warning"), None, "any answer ends it");
 }
+
+#[tokio::test]
+async fn a_tag_that_moves_between_our_two_questions_is_asked_for_in_one() {
+    for upstream_fails_then in [false, true] {
+        let registry = Registry::start().await;
+        let stored = registry.add_image("library/app", "1", &[noise(930, 1000)]);
+        let mirror = TestMirror::of(&registry).await;
+        let path = manifest("app", "1");
+        assert_eq!(mirror.get(&path).await.status, 200);
+        mirror.advance(Duration::from_secs(301));
+
+        let between = registry.add_image("library/app", "1", &[noise(931, 1000)]);
+        let gate = Gate::new();
+        let tag = || Match::manifest("library/app", "1");
+        registry.rule(Rule::on(tag().head()).stall_before_headers(&gate));
+        if upstream_fails_then {
+            registry.rule(Rule::on(tag().get()).refuse(500));
+        }
+        let moves = async {
+            gate.reached().await;
+            registry.remove_manifest("library/app", &between.manifest.digest);
+            let now = registry.add_image("library/app", "1", &[noise(932, 1000)]);
+            gate.open();
+            now
+        };
+        let (response, now) = tokio::join!(mirror.get(&path), moves);
+        assert_eq!(response.status, 200);
+        let (expected, is_stale) = if upstream_fails_then { (&stored, true) } else { (&now, false) };
+        let expected = expected.manifest.digest.to_string();
+        assert_eq!(response.header("docker-content-digest"), Some(expected.as_str()));
+        assert_eq!(response.header("warning").is_some(), is_stale);
+    }
+}

@@ -184,10 +184,25 @@ impl Tags {
         let (manifest, outcome) = match (known, resolved) {
             (Some(manifest), _) => (manifest, Outcome::Revalidated),
             (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await,
-            (None, Resolved::Told(_)) => self.manifests.by_digest(route, digest).await?,
+            (None, Resolved::Told(_)) => match self.manifests.by_digest(route, digest).await {
+                Err(error) if error.upstream_class() == Some(UpstreamErrorClass::NotFound) => {
+                    self.in_one_question(route, &key).await?
+                }
+                fetched => fetched?,
+            },
         };
         self.point(key, record, manifest.descriptor.clone()).await;
         Ok((manifest, outcome))
+    }
+
+    /// The manifest by tag: what upstream said that the tag points at is not there, because the tag moved
+    /// meanwhile, or because upstream says what it has not got. Two questions cannot be taken for one.
+    async fn in_one_question(&self, route: &Route, key: &TagKey) -> Fetched {
+        let (repository, reference) = (&route.location.repository, Reference::Tag(key.tag.clone()));
+        match route.upstream.manifest(repository, &reference, key.accept).await {
+            Ok(manifest) => Ok(self.keep(route, manifest).await),
+            Err(error) => Err(self.told(key, error).await),
+        }
     }
 
     async fn keep(&self, route: &Route, manifest: Manifest) -> (Arc<Manifest>, Outcome) {
