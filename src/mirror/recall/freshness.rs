@@ -120,8 +120,8 @@ impl Policy {
         let plan = self.plan(remembered.as_ref(), question.allowance, clock.now());
         let patience = match (plan, &remembered) {
             (Plan::AskPatiently(_), _) => match question.upstream.outlook(&question.resource) {
-                Outlook::Well => Some(self.patience(true)),
-                Outlook::Doubtful => Some(self.patience(false)),
+                Outlook::Well => Some(self.patience_with(true)),
+                Outlook::Doubtful => Some(self.patience_with(false)),
                 Outlook::Spared(why) => {
                     let error = UpstreamError::new(UpstreamErrorClass::Unavailable, why);
                     let error = MirrorError::upstream(question.subject, error);
@@ -157,7 +157,7 @@ impl Policy {
     }
 
     /// How long a client waits for upstream where something can be served in its place.
-    fn patience(&self, is_well: bool) -> Duration {
+    fn patience_with(&self, is_well: bool) -> Duration {
         let short = self.mode == Mode::PreferCache || !is_well;
         if short { self.patience.min(SHORT_PATIENCE) } else { self.patience }
     }
@@ -290,7 +290,7 @@ mod tests {
         for (policy, is_well, expected) in
             [(POLICY, true, 2000), (POLICY, false, 300), (prefer, true, 300), (prefer, false, 300), (hasty, true, 100)]
         {
-            assert_eq!(policy.patience(is_well), Duration::from_millis(expected));
+            assert_eq!(policy.patience_with(is_well), Duration::from_millis(expected));
         }
     }
 
