@@ -103,7 +103,7 @@ impl Shortcuts {
     }
 
     /// Remembers what `http` came to, unless it is very long. By how many bytes more requests are recognised
-    /// now: all together by at most [`SLOTS`] times [`LONGEST`].
+    /// now: all together by at most `SLOTS` times `LONGEST`.
     pub fn remember<B>(&self, http: &http::Request<B>, shortcut: Shortcut) -> i64 {
         let after = shortcut.sent.len();
         let Some(slot) = self.slot(http).filter(|_| after <= LONGEST) else { return 0 };
