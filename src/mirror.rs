@@ -35,12 +35,13 @@ use crate::metadata::MetadataStore;
 use crate::metrics::Metrics;
 use crate::oci::{RegistryName, Target};
 
+pub use crate::documents::Mode;
 pub use crate::metadata::Location;
 pub use answer::blobs::{BlobAnswer, BlobBody, Chunk, Framing, Selected};
 pub use answer::lists::{ReferrersAnswer, Tags, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};
-pub use recall::freshness::{Mode, Policy};
+pub use recall::freshness::Policy;
 pub use recall::memory::{Asked, Kept};
 pub use room::Room;
 pub use room::stored::Complaint;

@@ -6,15 +6,17 @@ use serde::{Deserialize, Serialize};
 use super::{Document, Moment};
 use crate::oci::Digest;
 
-/// Whom a mirror asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+/// How eager a mirror is to ask upstreams: what the configuration says, and the status.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Upstreams, about tags now and again and for what is missing.
+    /// It asks when a tag is no longer fresh, and waits for the answer, as long as its patience lasts where
+    /// there is something to serve.
+    #[default]
     Online,
-    /// Upstreams for what is missing.
+    /// The same, with little patience.
     PreferCache,
-    /// Nobody.
+    /// It never asks.
     Offline,
 }
 

@@ -16,13 +16,14 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
+use crate::documents::Mode;
 use crate::graph::image::{self, Platforms};
 use crate::metadata::{MetadataStore, TagKey};
 use crate::mirror::Mirror;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::flights::Flights;
-use crate::mirror::recall::freshness::{Mode, Policy};
+use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::memory::Memory;
 use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Descriptor, Manifest, Reference};

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use crate::documents::{self, Endpoint, FillStatus, LastError, Pulls, Share, Status, StoreStatus, UpstreamStatus};
 use crate::mirror::Mirror;
 use crate::mirror::flight::progress::Phase;
-use crate::mirror::recall::freshness::Mode;
 use crate::oci::RegistryName;
 use crate::outcome::Outcome;
 use crate::upstream::health::{EndpointHealth, EndpointState};
@@ -45,7 +44,7 @@ impl Mirror {
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.0.started_at.into(),
-            mode: mode(self.0.mode),
+            mode: self.0.mode,
             requests: share(&totals.requests),
             bytes,
             fetched_bytes: totals.received,
@@ -64,14 +63,6 @@ impl Mirror {
         let endpoints = endpoints.into_iter().map(endpoint).collect();
         let status = UpstreamStatus { host: name.to_string(), filling: 0, waiting: 0, endpoints };
         (name.to_string(), status)
-    }
-}
-
-const fn mode(mode: Mode) -> documents::Mode {
-    match mode {
-        Mode::Online => documents::Mode::Online,
-        Mode::PreferCache => documents::Mode::PreferCache,
-        Mode::Offline => documents::Mode::Offline,
     }
 }
 

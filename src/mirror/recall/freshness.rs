@@ -8,32 +8,9 @@
 use std::time::Duration;
 
 use crate::clock::{Clock, Timestamp};
+use crate::documents::Mode;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::upstream::{Allowance, Outlook, Resource, Upstream, UpstreamError, UpstreamErrorClass};
-
-/// How eager the mirror is to ask upstream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Ask when a tag is no longer fresh, and wait for the answer, for [`Policy::patience`] where there is
-    /// something to serve.
-    #[default]
-    Online,
-    /// The same, for [`SHORT_PATIENCE`] at most.
-    PreferCache,
-    /// Never ask.
-    Offline,
-}
-
-impl Mode {
-    /// The word for it, in the configuration and in the status.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Mode::Online => "online",
-            Mode::PreferCache => "prefer-cache",
-            Mode::Offline => "offline",
-        }
-    }
-}
 
 /// How long `prefer-cache` waits for an upstream when it could serve what it has; so does everybody
 /// for an upstream that failed the last time.
