@@ -50,6 +50,7 @@ pub use routes::{Route, RouteError, Routes};
 use answer::lists::ListAnswers;
 use answer::{Answers, Rules};
 use fill::Fills;
+use fill::disk::Disk;
 use flight::bounds::Bounds;
 use flight::flights::Flights;
 use flight::unread::FinishUnread;
@@ -154,6 +155,7 @@ impl Mirror {
             bounds: parts.bounds,
             stored: stored.clone(),
             ingests: ingests.clone(),
+            disk: Disk::default(),
             room: room.clone(),
             negatives: Arc::new(Negatives::new(negative_ttl, clock.clone())),
             finish_unread: parts.finish_unread,

@@ -114,19 +114,25 @@ impl IngestDir {
     }
 
     /// Takes over what is left of an earlier fill of this blob, if there is something. Nobody else
-    /// gets it meanwhile. Blocks as long as hashing it takes, after a restart.
-    pub fn resume(&self, digest: &Digest) -> Option<Ingest> {
+    /// gets it meanwhile.
+    pub fn resume(&self, digest: &Digest) -> Option<Resumed> {
         let Unfinished { path, size, proof, doubtful } = self.left_over.lock().remove(digest)?;
         let written = if proof.is_some() { size } else { size.saturating_sub(CUT_OFF) };
-        match reopen(&path, written, proof) {
-            Ok((file, hashed)) => {
-                let mut ingest = Ingest::new(file, path, written);
-                (ingest.hashed, ingest.doubtful) = (hashed, doubtful);
+        match reopen(&path, written) {
+            Ok(file) => {
+                let mut ingest = Box::new(Ingest::new(file, path, written));
+                (ingest.proof, ingest.doubtful) = (proof, doubtful);
                 self.make_resumable(&mut ingest, digest);
-                Some(ingest)
+                Some(match proof {
+                    Some(proof) => {
+                        let seen = Verifier::new(proof.algorithm());
+                        Resumed::Unproven(Box::new(Unproven { ingest, seen, offset: 0 }))
+                    }
+                    None => Resumed::Ready(ingest),
+                })
             }
             Err(error) => {
-                tracing::info!(%digest, %error, "an unfinished fill is of no use; it begins anew");
+                of_no_use(digest, &error);
                 remove(&path);
                 None
             }
@@ -179,8 +185,8 @@ fn proven(path: PathBuf, digest: &Digest) -> Option<Unfinished> {
     Some(Unfinished { path, size, proof: Some(proof), doubtful })
 }
 
-/// Opens a file of which `written` bytes are wanted, and hashes them if there is a proof.
-fn reopen(path: &Path, written: u64, proof: Option<Digest>) -> io::Result<(File, Option<Verifier>)> {
+/// Opens a file of which `written` bytes are wanted.
+fn reopen(path: &Path, written: u64) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW.bits().cast_signed();
     let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
     let metadata = file.metadata()?;
@@ -188,18 +194,53 @@ fn reopen(path: &Path, written: u64, proof: Option<Digest>) -> io::Result<(File,
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is shorter than it was"));
     }
     file.set_len(written)?;
-    let Some(proof) = proof else { return Ok((file, None)) };
-    let mut verifier = Verifier::new(proof.algorithm());
-    let mut offset = 0;
-    while offset < written {
-        let length = usize::try_from(written - offset).unwrap_or(usize::MAX).min(PIECE);
-        verifier.update(&read_file_at(&file, offset, length)?);
-        offset += length as u64;
+    Ok(file)
+}
+
+fn of_no_use(digest: &Digest, error: &io::Error) {
+    tracing::info!(%digest, %error, "an unfinished fill is of no use; it begins anew");
+}
+
+/// What is left of an earlier fill.
+#[derive(Debug)]
+pub enum Resumed {
+    /// It can be gone on with.
+    Ready(Box<Ingest>),
+    /// An earlier process wrote it.
+    Unproven(Box<Unproven>),
+}
+
+/// What an earlier process wrote, until it was hashed and has the hash that was noted.
+#[derive(Debug)]
+pub struct Unproven {
+    ingest: Box<Ingest>,
+    seen: Verifier,
+    offset: u64,
+}
+
+impl Unproven {
+    /// Reads and hashes the next of it. `None` when that is not what was written; it is then removed.
+    pub fn hash_next(mut self: Box<Unproven>) -> Option<Resumed> {
+        let Ingest { file, written, proof, .. } = &*self.ingest;
+        let length = usize::try_from(written - self.offset).unwrap_or(usize::MAX).min(PIECE);
+        let read = read_file_at(file, self.offset, length);
+        if let Ok(bytes) = &read {
+            self.seen.update(bytes);
+            self.offset += length as u64;
+            if self.offset < *written {
+                return Some(Resumed::Unproven(self));
+            }
+        }
+        if read.is_ok() && *proof == Some(self.seen.clone().finish()) {
+            (self.ingest.proof, self.ingest.hashed) = (None, Some(self.seen));
+            return Some(Resumed::Ready(self.ingest));
+        }
+        if let Some((digest, _)) = &self.ingest.resumable {
+            of_no_use(digest, &io::Error::new(io::ErrorKind::InvalidData, "its bytes are not those that were written"));
+        }
+        self.ingest.discard();
+        None
     }
-    if verifier.clone().finish() != proof {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "its bytes are not those that were written"));
-    }
-    Ok((file, Some(verifier)))
 }
 
 /// Keeps the longest file of each digest, if it is worth it.
@@ -248,6 +289,8 @@ pub struct Ingest {
     ahead: BTreeMap<u64, u64>,
     /// Where the file is kept for the next fill when this is dropped.
     resumable: Option<(Digest, Arc<Mutex<LeftOver>>)>,
+    /// What an earlier process noted as the hash of what it wrote, as long as that was not compared.
+    proof: Option<Digest>,
     /// The hash of what was written by whoever began.
     hashed: Option<Verifier>,
     /// How much of it the note beside the file is about.
@@ -259,8 +302,9 @@ pub struct Ingest {
 impl Ingest {
     fn new(file: File, path: PathBuf, written: u64) -> Ingest {
         let (file, path) = (Arc::new(file), Some(path));
-        let (resumable, hashed) = (None, None);
-        Ingest { file, path, written, ahead: BTreeMap::new(), resumable, hashed, proven: written, doubtful: false }
+        let (resumable, proof, hashed) = (None, None, None);
+        let ahead = BTreeMap::new();
+        Ingest { file, path, written, ahead, resumable, proof, hashed, proven: written, doubtful: false }
     }
 
     /// Allocates the blocks of a file of `size` bytes without changing its length. File systems that
@@ -403,7 +447,8 @@ impl Drop for Ingest {
         }
         match (self.path.take(), self.resumable.take()) {
             (Some(path), Some((digest, left_over))) => {
-                let unfinished = Unfinished { path, size: self.written, proof: None, doubtful: self.doubtful };
+                let (proof, doubtful) = (self.proof, self.doubtful);
+                let unfinished = Unfinished { path, size: self.written, proof, doubtful };
                 keep(&mut left_over.lock(), digest, unfinished);
             }
             (Some(path), None) => remove(&path),

@@ -8,6 +8,7 @@
 //! Bytes are published before they are hashed, so readers do not wait for SHA-256; what protects
 //! them is that the last [`HELD_BACK`](crate::mirror::flight::progress::HELD_BACK) bytes are not handed out before the digest was verified.
 
+pub(crate) mod disk;
 mod end;
 mod manifests;
 mod pieces;
@@ -19,10 +20,9 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::blob_store::ingest::{Ingest, IngestDir};
+use crate::blob_store::ingest::{Ingest, IngestDir, Resumed};
 use crate::blob_store::{Content, Source, StoreError};
 use crate::metrics::Metrics;
-use crate::mirror::error::MirrorError;
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::flight::flights::{Departure, Flights, Seat};
@@ -36,6 +36,7 @@ use crate::oci::Verifier;
 use crate::outcome::Outcome;
 use crate::upstream::UpstreamError;
 
+use disk::Disk;
 use end::{End, Filled};
 use pieces::Drain;
 use writer::{STEP, Writer};
@@ -50,6 +51,7 @@ pub(crate) struct Fills {
     pub(super) bounds: Bounds,
     pub(super) stored: Arc<Stored>,
     pub(super) ingests: Arc<IngestDir>,
+    pub(super) disk: Disk,
     pub(super) room: Arc<RoomKeeper>,
     pub(super) negatives: Arc<Negatives>,
     pub(super) finish_unread: FinishUnread,
@@ -82,6 +84,12 @@ impl Fills {
             (Seat::Lead(following, _) | Seat::Join(following), _) => (following, Outcome::Join),
         }
     }
+
+    /// Removes what is of no use.
+    async fn discard(&self, ingest: Ingest) {
+        // Where nothing runs any more it is dropped, and goes that way.
+        let _ = self.disk.run(move || ingest.discard()).await;
+    }
 }
 
 /// A fill, run as a task of its own.
@@ -96,10 +104,7 @@ impl Fill {
     async fn run(self, departure: Departure<BlobKey, Following>, mut place: Option<OwnedSemaphorePermit>) {
         self.fills.metrics.fill_started();
         let fetched = loop {
-            let fetched = tokio::select! {
-                fetched = self.fetch(place.take()) => fetched,
-                () = self.fills.ending.cancelled() => Err(End::Abandoned),
-            };
+            let fetched = self.fetch(place.take()).await;
             let left = |end: &End| match end {
                 // Somebody may have come while it stopped: then it goes on from where it is.
                 End::Deserted => departure.leave_if(|| unread::nobody_reads(&self.progress)),
@@ -120,44 +125,60 @@ impl Fill {
 
     /// Brings the blob into an ingest and verifies it. `None` when it was in the store after all.
     async fn fetch(&self, place: Option<OwnedSemaphorePermit>) -> Result<Option<Filled>, End> {
-        let Fill { fills, source, progress } = self;
-        let _place = match place {
-            Some(place) => Some(place),
-            None => fills.bounds.place(&source.location.upstream).await,
+        let (bounds, upstream) = (&self.fills.bounds, &self.source.location.upstream);
+        let begun = async {
+            let place = match place {
+                Some(place) => Some(place),
+                None => bounds.place(upstream).await,
+            };
+            let begun = if self.is_stored().await { None } else { Some(self.begin().await?) };
+            Ok(begun.map(|begun| (begun, place)))
         };
-        if self.is_stored().await {
-            return Ok(None);
-        }
+        let begun = tokio::select! {
+            begun = begun => begun,
+            () = self.fills.ending.cancelled() => Err(End::Abandoned),
+        };
+        let Some(((transfer, filled), _place)) = begun? else { return Ok(None) };
+        self.stream(transfer, filled).await.map(Some)
+    }
+
+    /// Has upstream's answer, and a file for what comes.
+    async fn begin(&self) -> Result<(Transfer, Filled), End> {
         let (transfer, ingest) = self.open().await?;
         let total = transfer.size();
-        let Filled { ingest, reservation } = self.begin(total, ingest).await.map_err(|error| {
-            let verifier = Verifier::new(source.digest.algorithm());
-            progress.send_modify(|progress| {
-                progress.total = total;
-                progress.phase = Phase::Unkept(verifier);
-            });
-            End::Unkept(error)
-        })?;
-        progress.send_modify(|progress| {
+        let reserved = self.reserve(total, ingest).await;
+        self.progress.send_modify(|progress| {
             progress.total = total;
-            progress.written = ingest.written();
-            progress.doubtful = ingest.is_doubtful();
-            progress.file = Some(ingest.file());
-            progress.phase = Phase::Streaming;
+            match &reserved {
+                Ok(Filled { ingest, .. }) => {
+                    progress.written = ingest.written();
+                    progress.doubtful = ingest.is_doubtful();
+                    progress.file = Some(ingest.file());
+                    progress.phase = Phase::Streaming;
+                }
+                Err(_) => progress.phase = Phase::Unkept(Verifier::new(self.source.digest.algorithm())),
+            }
         });
+        Ok((transfer, reserved.map_err(End::Unkept)?))
+    }
 
+    /// Moves what comes to the file, as long as somebody wants it.
+    async fn stream(&self, transfer: Transfer, filled: Filled) -> Result<Filled, End> {
+        let Fill { fills, source, progress } = self;
         let (queue, chunks) = mpsc::channel(QUEUE);
-        let (algorithm, start) = (source.digest.algorithm(), ingest.written());
-        let writer = Writer::new(Arc::clone(&fills.room), ingest, reservation, algorithm, Arc::clone(progress), total);
-        let writer = fills.tasks.spawn_blocking(move || writer.run(chunks));
+        let start = filled.ingest.written();
+        let writer = Writer::new(Arc::clone(fills), filled, source, Arc::clone(progress), transfer.size());
         let drain = Drain { queue, bounds: &fills.bounds };
-        // Whichever is left behind lets go of upstream.
-        let pumped = tokio::select! {
-            pumped = pieces::pump(source, transfer, start, drain, &fills.metrics) => Some(pumped),
-            () = unread::deserted(fills.finish_unread, progress) => None,
+        // Whatever ends it lets go of upstream, and the writer ends with what it has.
+        let pumped = async {
+            tokio::select! {
+                pumped = pieces::pump(source, transfer, start, drain, &fills.metrics) => Ok(pumped),
+                () = unread::deserted(fills.finish_unread, progress) => Err(End::Deserted),
+                () = fills.ending.cancelled() => Err(End::Abandoned),
+            }
         };
-        let written = writer.await.map_err(|error| End::Failed(MirrorError::Internal(error.to_string())))??;
-        written.verify(source, pumped.ok_or(End::Deserted)?).map(Some)
+        let (written, pumped) = tokio::join!(writer.run(chunks), pumped);
+        written?.verify(source, pumped?).await
     }
 
     /// Whether the fill that ended between our reader's look at the store and its seat has left the
@@ -189,36 +210,46 @@ impl Fill {
                 }
                 Err(error) if error.class.is_outage() => return Err(error),
                 // It may have more bytes than the blob has.
-                Err(_) => left_over.discard(),
+                Err(_) => self.fills.discard(left_over).await,
             }
         }
         let (transfer, ingest) = tokio::join!(pieces::open(source, 0), self.create());
         Ok((transfer?, ingest))
     }
 
+    /// What is left of an earlier fill. What an earlier process wrote is hashed first.
     async fn left_over(&self) -> Option<Ingest> {
-        let (ingests, digest) = (Arc::clone(&self.fills.ingests), self.source.digest);
-        if !ingests.is_left_over(&digest) {
+        let (ingests, disk) = (&self.fills.ingests, &self.fills.disk);
+        if !ingests.is_left_over(&self.source.digest) {
             return None;
         }
-        tokio::task::spawn_blocking(move || ingests.resume(&digest)).await.ok().flatten()
+        let (found, digest) = (Arc::clone(ingests), self.source.digest);
+        let mut resumed = disk.run(move || found.resume(&digest)).await.ok().flatten();
+        loop {
+            match resumed? {
+                Resumed::Ready(ingest) => return Some(*ingest),
+                Resumed::Unproven(unproven) => resumed = disk.run(move || unproven.hash_next()).await.ok().flatten(),
+            }
+        }
     }
 
     /// Reserves the room in the bounds. A disk that is full gets one chance more, after something was
     /// evicted.
-    async fn begin(&self, total: Option<u64>, ingest: Result<Ingest, StoreError>) -> Result<Filled, StoreError> {
+    async fn reserve(&self, total: Option<u64>, ingest: Result<Ingest, StoreError>) -> Result<Filled, StoreError> {
         let Fill { fills, source, .. } = self;
         let bytes = total.unwrap_or(STEP).max(ingest.as_ref().map_or(0, Ingest::written));
         let reservation = match fills.room.reserve(bytes).await {
             Ok(reservation) => reservation,
             Err(error) => {
-                let _ = ingest.map(Ingest::discard);
+                if let Ok(ingest) = ingest {
+                    fills.discard(ingest).await;
+                }
                 return Err(error);
             }
         };
         let mut ingest = match ingest {
             Err(StoreError::NoSpace(_)) => {
-                fills.room.relieve(bytes).await;
+                fills.room.relieve(STEP).await;
                 self.create().await?
             }
             ingest => ingest?,
@@ -229,8 +260,6 @@ impl Fill {
 
     async fn create(&self) -> Result<Ingest, StoreError> {
         let (ingests, digest) = (Arc::clone(&self.fills.ingests), self.source.digest);
-        tokio::task::spawn_blocking(move || ingests.begin(&digest, None))
-            .await
-            .unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))
+        self.fills.disk.run(move || ingests.begin(&digest, None)).await?
     }
 }

@@ -19,6 +19,7 @@ mod joiners;
 mod kept_lists;
 mod large_answers;
 mod listener;
+mod many_fills;
 mod memory;
 mod multipart;
 mod offline;

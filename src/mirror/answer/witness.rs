@@ -75,10 +75,9 @@ async fn compare(metrics: Arc<Metrics>, mut fill: Following, source: BlobSource,
     else {
         return;
     };
-    let range = seen.clone();
-    match tokio::task::spawn_blocking(move || hash_of(&file, range)).await {
-        Ok(Ok(stored)) if stored == found => {}
-        Ok(Ok(_)) => {
+    match hash_of(file, seen.clone()).await {
+        Ok(stored) if stored == found => {}
+        Ok(_) => {
             metrics.error("relayed-mismatch");
             tracing::error!(
                 blob = ?source, first = seen.start, last = seen.end.saturating_sub(1),
@@ -86,16 +85,18 @@ async fn compare(metrics: Arc<Metrics>, mut fill: Following, source: BlobSource,
                  pull the image there again, and ask whoever runs the upstream"
             );
         }
-        Ok(Err(error)) => tracing::debug!(blob = ?source, %error, "what was passed on could not be compared"),
-        Err(error) => tracing::error!(blob = ?source, %error, "what was passed on could not be compared"),
+        Err(error) => tracing::debug!(blob = ?source, %error, "what was passed on could not be compared"),
     }
 }
 
-fn hash_of(file: &File, mut range: Range<u64>) -> std::io::Result<Digest> {
+/// No thread is kept for longer than it takes to read a piece.
+async fn hash_of(file: Arc<File>, mut range: Range<u64>) -> std::io::Result<Digest> {
     let mut hash = Verifier::new(Algorithm::Sha256);
     while !range.is_empty() {
         let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX).min(COMPARED_AT_ONCE);
-        hash.update(&read_file_at(file, range.start, length)?);
+        let (file, offset) = (Arc::clone(&file), range.start);
+        let read = tokio::task::spawn_blocking(move || read_file_at(&file, offset, length));
+        hash.update(&read.await.unwrap_or_else(|error| Err(std::io::Error::other(error)))?);
         range.start += length as u64;
     }
     Ok(hash.finish())

@@ -73,6 +73,7 @@ impl Fill {
     async fn keep(&self, Filled { ingest, reservation: _reservation }: Filled) -> FillResult {
         let (stored, BlobSource { location, digest, .. }) = (&self.fills.stored, &self.source);
         let size = ingest.written();
+        let _turn = self.fills.disk.turn().await;
         if let Err(error) = stored.blobs.commit(ingest, digest).await {
             tracing::warn!(blob = ?self.source, %error, "verified and served, but not kept");
             return FillResult::NotStored;

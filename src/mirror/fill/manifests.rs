@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::blob_store::StoreError;
+use crate::blob_store::ingest::Ingest;
 use crate::metadata::Location;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
@@ -53,8 +54,8 @@ impl Fills {
     async fn write_manifest(&self, Manifest { descriptor, bytes }: Manifest) -> Result<(), StoreError> {
         let _reservation = self.room.reserve(descriptor.size).await?;
         let (ingests, digest) = (Arc::clone(&self.ingests), descriptor.digest);
-        let written = tokio::task::spawn_blocking(move || {
-            let mut ingest = ingests.begin(&digest, Some(descriptor.size))?;
+        let written = self.disk.run(move || -> Result<Ingest, StoreError> {
+            let mut ingest = ingests.begin(&digest, None)?;
             ingest.append(&bytes)?;
             if ingest.is_uncut() {
                 Ok(ingest)
@@ -62,7 +63,8 @@ impl Fills {
                 Err(std::io::Error::other("it was cut while it was written").into())
             }
         });
-        let ingest = written.await.unwrap_or_else(|error| Err(StoreError::Io(std::io::Error::other(error))))?;
+        let ingest = written.await??;
+        let _turn = self.disk.turn().await;
         self.stored.blobs.commit(ingest, &digest).await
     }
 }

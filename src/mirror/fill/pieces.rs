@@ -44,6 +44,11 @@ impl Chunk {
         &self.buffer.bytes
     }
 
+    /// The offset of the first byte behind it.
+    pub(super) fn end(&self) -> u64 {
+        self.offset + self.buffer.bytes.len() as u64
+    }
+
     /// Moves bytes from the front of `bytes` to the end, up to the next multiple of [`BUFFER`] in the file.
     /// How many they were.
     fn fill(&mut self, bytes: &mut Bytes) -> u64 {
@@ -88,8 +93,8 @@ impl Drain<'_> {
     /// Moves what `transfer` brings, keeping `position` at its next byte; whether the writer is
     /// still there.
     ///
-    /// After the beginning what comes at once goes together, because the writer is another thread, and waking it, and
-    /// the readers after it, costs as much as writing a small chunk. A buffer is held only while there
+    /// After the beginning what comes at once goes together, because a turn at the disk, and waking the readers
+    /// after it, costs as much as writing a small chunk. A buffer is held only while there
     /// are bytes for it, so that an upstream which stalls takes no memory from the others.
     async fn take_from(&self, transfer: &mut Transfer, position: &mut u64) -> Result<bool, UpstreamError> {
         let (mut gathered, early) = (None, *position + EARLY);

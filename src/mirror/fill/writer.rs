@@ -1,8 +1,10 @@
 //! The side of a fill that faces the disk: puts chunks where they belong, tells readers, then hashes.
 //!
 //! Bytes are hashed in order. What came ahead of its turn is read back for that when the gap before it
-//! has closed; it is in the page cache by then.
+//! has closed; it is in the page cache by then. A fill has no thread of its own: what came is written in
+//! turns at the disk, each about one call long.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -13,23 +15,21 @@ use crate::blob_store::{StoreError, read_file_at};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::end::{End, Filled};
 use crate::mirror::fill::pieces::Chunk;
+use crate::mirror::fill::{Fills, QUEUE};
 use crate::mirror::flight::progress::{Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
-use crate::mirror::keep::RoomKeeper;
 use crate::mirror::room::Reservation;
 use crate::oci::{Algorithm, Digest, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
-/// How many bytes are written at most before readers are told.
-const PUBLISH_EVERY: usize = 256 << 10;
 /// How many bytes are reserved at a time for a blob of unknown size.
 pub(super) const STEP: u64 = 8 << 20;
 /// How many bytes of the file are read at a time to be hashed.
-const REHASH: usize = 256 << 10;
+const REHASH: usize = 1 << 20;
 
-/// Writes one fill. Runs on a thread that may block.
+/// Writes one fill.
 pub(super) struct Writer {
-    room: Arc<RoomKeeper>,
+    fills: Arc<Fills>,
     ingest: Ingest,
     reservation: Reservation,
     verifier: Verifier,
@@ -38,88 +38,112 @@ pub(super) struct Writer {
     algorithm: Algorithm,
     /// The first byte that the verifier has not seen.
     hashed: u64,
-    /// Whether room was made on the disk already.
-    relieved: bool,
 }
 
 impl Writer {
     pub(super) fn new(
-        room: Arc<RoomKeeper>,
-        ingest: Ingest,
-        reservation: Reservation,
-        algorithm: Algorithm,
+        fills: Arc<Fills>,
+        Filled { mut ingest, reservation }: Filled,
+        source: &BlobSource,
         progress: Arc<watch::Sender<Progress>>,
         total: Option<u64>,
     ) -> Writer {
-        let verifier = Verifier::new(algorithm);
-        Writer { room, ingest, reservation, verifier, progress, total, algorithm, hashed: 0, relieved: false }
-    }
-
-    pub(super) fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
+        let algorithm = source.digest.algorithm();
         // What an earlier fill left in the file; after a restart it was hashed already.
-        if let Some(verifier) = self.ingest.take_hashed() {
-            (self.verifier, self.hashed) = (verifier, self.ingest.written());
-        }
-        if let Err(error) = self.catch_up() {
-            return Err(self.unreadable(&error));
-        }
-        if let Err(error) = self.allocate() {
-            return Err(self.give_up(error));
-        }
-        while let Some(first) = chunks.blocking_recv() {
-            let (mut batch, mut failure) = (Vec::new(), None);
-            let (mut next, mut bytes) = (Some(first), 0);
-            let before = self.ingest.written();
-            while let Some(chunk) = next.take() {
-                if let Err(error) = self.put(&chunk) {
-                    failure = Some(error);
-                    break;
-                }
-                bytes += chunk.bytes().len();
-                batch.push(chunk);
-                if bytes < PUBLISH_EVERY {
-                    next = chunks.try_recv().ok();
-                }
-            }
-            let written = self.ingest.written();
-            if failure.is_none() && written > before {
-                self.progress.send_modify(|progress| progress.written = written);
-            }
-            for chunk in batch {
-                if chunk.offset == self.hashed {
-                    self.verifier.update(chunk.bytes());
-                    self.hashed += chunk.bytes().len() as u64;
-                }
-            }
-            if let Err(error) = self.catch_up() {
-                return Err(self.unreadable(&error));
-            }
-            if let Some(error) = failure {
-                return Err(self.give_up(error));
-            }
-            if self.ingest.is_proof_due() {
-                self.prove();
-            }
-        }
-        self.prove();
-        self.compare_with_file()
+        let hashed = ingest.take_hashed().map(|verifier| (verifier, ingest.written()));
+        let (verifier, hashed) = hashed.unwrap_or_else(|| (Verifier::new(algorithm), 0));
+        Writer { fills, ingest, reservation, verifier, progress, total, algorithm, hashed }
     }
 
-    /// What was hashed on its way must be what is in the file: nobody may have cut that meanwhile, because
-    /// what is written later would leave a hole.
-    fn compare_with_file(mut self) -> Result<Writer, End> {
-        let is_whole = self.total.is_none_or(|total| total == self.ingest.written());
-        if !is_whole || self.ingest.is_uncut() {
-            return Ok(self);
+    /// Writes what comes until nothing more does.
+    pub(super) async fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
+        self = self.catch_up().await?;
+        while let Some(first) = chunks.recv().await {
+            let mut batch = VecDeque::from([first]);
+            while batch.len() < QUEUE
+                && let Ok(next) = chunks.try_recv()
+            {
+                batch.push_back(next);
+            }
+            self = self.write(batch).await?;
         }
-        let seen = std::mem::replace(&mut self.verifier, Verifier::new(self.algorithm));
-        self.hashed = 0;
-        let read = self.catch_up();
-        match read {
-            Ok(()) if self.verifier.clone().finish() == seen.finish() => Ok(self),
-            Ok(()) => Err(self.unreadable(&io::Error::other("it was changed while it was written"))),
-            Err(error) => Err(self.unreadable(&error)),
+        self.compare_with_file().await
+    }
+
+    /// Does something in one turn at the disk.
+    async fn turn<T: Send + 'static>(
+        mut self,
+        work: impl FnOnce(&mut Writer) -> T + Send + 'static,
+    ) -> Result<(Writer, T), End> {
+        let fills = Arc::clone(&self.fills);
+        let turn = move || {
+            let done = work(&mut self);
+            (self, done)
+        };
+        fills.disk.run(turn).await.map_err(|error| End::Failed(MirrorError::Internal(error.to_string())))
+    }
+
+    /// Writes a batch, with room reserved for it. A disk that is full gets one chance more, after something
+    /// was evicted.
+    async fn write(mut self, mut batch: VecDeque<Chunk>) -> Result<Writer, End> {
+        let mut relieved = false;
+        loop {
+            if let Err(error) = self.reserve(&batch).await {
+                return Err(self.give_up(error).await);
+            }
+            let put = move |writer: &mut Writer| {
+                let put = writer.put(&mut batch);
+                (batch, put)
+            };
+            let (writer, (rest, put)) = self.turn(put).await?;
+            (self, batch) = (writer.catch_up().await?, rest);
+            match put {
+                Ok(()) => return Ok(self),
+                Err(StoreError::NoSpace(_)) if !relieved => {
+                    relieved = true;
+                    self.fills.room.relieve(STEP).await;
+                }
+                Err(error) => return Err(self.give_up(error).await),
+            }
         }
+    }
+
+    /// Reserves the room that the batch wants beyond what is reserved.
+    async fn reserve(&mut self, batch: &VecDeque<Chunk>) -> Result<(), StoreError> {
+        let end = batch.iter().map(Chunk::end).max().unwrap_or_default();
+        let missing = end.saturating_sub(self.reservation.bytes());
+        if missing > 0 {
+            self.reservation.add(self.fills.room.reserve(missing.max(STEP)).await?);
+        }
+        Ok(())
+    }
+
+    /// Writes, tells readers, then hashes. What could not be written stays in the batch.
+    fn put(&mut self, batch: &mut VecDeque<Chunk>) -> Result<(), StoreError> {
+        let (before, mut put) = (self.ingest.written(), Vec::new());
+        let mut result = Ok(());
+        while let Some(chunk) = batch.pop_front() {
+            result = self.ingest.write_at(chunk.offset, chunk.bytes());
+            if result.is_err() {
+                batch.push_front(chunk);
+                break;
+            }
+            put.push(chunk);
+        }
+        let written = self.ingest.written();
+        if written > before {
+            self.progress.send_modify(|progress| progress.written = written);
+        }
+        for chunk in put {
+            if chunk.offset == self.hashed {
+                self.verifier.update(chunk.bytes());
+                self.hashed = chunk.end();
+            }
+        }
+        if self.hashed == written && self.ingest.is_proof_due() {
+            self.prove();
+        }
+        result
     }
 
     /// Lets a later process go on from here. What is complete has no use for it.
@@ -129,61 +153,54 @@ impl Writer {
         }
     }
 
-    /// Allocates the blocks of the whole blob. A disk that is full gets one chance more, after something
-    /// was evicted.
-    fn allocate(&mut self) -> Result<(), StoreError> {
-        match self.ingest.allocate(self.total) {
-            Err(StoreError::NoSpace(_)) => {
-                self.relieve();
-                self.ingest.allocate(self.total)
-            }
-            result => result,
-        }
-    }
-
-    fn relieve(&mut self) {
-        self.relieved = true;
-        let rest = self.total.map_or(STEP, |total| total.saturating_sub(self.ingest.written()));
-        tokio::runtime::Handle::current().block_on(self.room.relieve(rest));
-    }
-
     /// Hashes what is in the file without a gap and was not hashed when it came.
-    fn catch_up(&mut self) -> io::Result<()> {
-        let file = self.ingest.file();
+    async fn catch_up(mut self) -> Result<Writer, End> {
         while self.hashed < self.ingest.written() {
-            let length = usize::try_from(self.ingest.written() - self.hashed).unwrap_or(usize::MAX).min(REHASH);
-            self.verifier.update(&read_file_at(&file, self.hashed, length)?);
-            self.hashed += length as u64;
+            let (writer, read) = self.turn(Writer::hash_next).await?;
+            self = writer;
+            if let Err(error) = read {
+                return Err(self.unreadable(&error).await);
+            }
         }
+        Ok(self)
+    }
+
+    fn hash_next(&mut self) -> io::Result<()> {
+        let length = usize::try_from(self.ingest.written() - self.hashed).unwrap_or(usize::MAX).min(REHASH);
+        self.verifier.update(&read_file_at(&self.ingest.file(), self.hashed, length)?);
+        self.hashed += length as u64;
         Ok(())
     }
 
-    fn unreadable(self, error: &io::Error) -> End {
-        self.ingest.discard();
+    /// What was hashed on its way must be what is in the file: nobody may have cut that meanwhile, because
+    /// what is written later would leave a hole.
+    async fn compare_with_file(self) -> Result<Writer, End> {
+        let last_look = |writer: &mut Writer| {
+            writer.prove();
+            let is_whole = writer.total.is_none_or(|total| total == writer.ingest.written());
+            !is_whole || writer.ingest.is_uncut()
+        };
+        let (mut writer, is_sound) = self.turn(last_look).await?;
+        if is_sound {
+            return Ok(writer);
+        }
+        let seen = std::mem::replace(&mut writer.verifier, Verifier::new(writer.algorithm)).finish();
+        writer.hashed = 0;
+        writer = writer.catch_up().await?;
+        if writer.verifier.clone().finish() == seen {
+            return Ok(writer);
+        }
+        Err(writer.unreadable(&io::Error::other("it was changed while it was written")).await)
+    }
+
+    async fn unreadable(self, error: &io::Error) -> End {
+        self.fills.discard(self.ingest).await;
         End::Failed(MirrorError::Internal(format!("an unfinished fill cannot be read: {error}")))
     }
 
-    /// Writes, with room reserved for it. A disk that is full gets one chance more, after something
-    /// was evicted.
-    fn put(&mut self, chunk: &Chunk) -> Result<(), StoreError> {
-        let (offset, bytes) = (chunk.offset, chunk.bytes());
-        let runtime = tokio::runtime::Handle::current();
-        let end = offset + bytes.len() as u64;
-        if let Some(missing) = end.checked_sub(self.reservation.bytes()).filter(|missing| *missing > 0) {
-            self.reservation.add(runtime.block_on(self.room.reserve(missing.max(STEP)))?);
-        }
-        match self.ingest.write_at(offset, bytes) {
-            Err(StoreError::NoSpace(_)) if !self.relieved => {
-                self.relieve();
-                self.ingest.write_at(offset, bytes)
-            }
-            result => result,
-        }
-    }
-
     /// Whether what was written is the blob; tells readers if it is.
-    pub(super) fn verify(self, source: &BlobSource, pumped: Result<(), UpstreamError>) -> Result<Filled, End> {
-        let Writer { mut ingest, verifier, reservation, total, progress, .. } = self;
+    pub(super) async fn verify(self, source: &BlobSource, pumped: Result<(), UpstreamError>) -> Result<Filled, End> {
+        let Writer { fills, mut ingest, verifier, reservation, total, progress, .. } = self;
         let compared = pumped.and_then(|()| compare(source, verifier.finish(), total, ingest.written()));
         if let Err(error) = compared {
             let doubtful = ingest.is_doubtful();
@@ -192,7 +209,7 @@ impl Writer {
                 ingest.doubt();
                 return Err(error.into());
             }
-            ingest.discard();
+            fills.discard(ingest).await;
             return Err(if doubtful {
                 End::Doubted(MirrorError::upstream(Subject::Blob, error))
             } else {
@@ -207,13 +224,13 @@ impl Writer {
     }
 
     /// The disk failed: readers keep what is in the file and go on by themselves.
-    fn give_up(self, error: StoreError) -> End {
+    async fn give_up(self, error: StoreError) -> End {
         let written = self.ingest.written();
         self.progress.send_modify(|progress| {
             progress.written = written;
             progress.phase = Phase::Unkept(self.verifier);
         });
-        self.ingest.discard();
+        self.fills.discard(self.ingest).await;
         End::Unkept(error)
     }
 }

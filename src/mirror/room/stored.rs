@@ -157,19 +157,20 @@ impl Stored {
     }
 }
 
-/// The digest that content has.
+/// The digest that content has. No thread is kept for longer than it takes to read a piece.
 async fn hash(digest: Digest, content: Content) -> io::Result<Digest> {
-    let read = move || {
-        let mut verifier = Verifier::new(digest.algorithm());
-        let mut offset = 0;
-        while offset < content.size {
+    let (mut verifier, mut offset) = (Verifier::new(digest.algorithm()), 0);
+    while offset < content.size {
+        let content = content.clone();
+        let read = move || {
             let bytes = content.read_at(offset, PIECE)?;
-            offset += bytes.len() as u64;
             verifier.update(&bytes);
-        }
-        Ok(verifier.finish())
-    };
-    tokio::task::spawn_blocking(read).await.unwrap_or_else(|error| Err(io::Error::other(error)))
+            Ok((verifier, offset + bytes.len() as u64))
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        (verifier, offset) = read.unwrap_or_else(|error| Err(io::Error::other(error)))?;
+    }
+    Ok(verifier.finish())
 }
 
 /// What was hashed on read a moment ago: the parts of one blob, asked for one after another, are
