@@ -91,7 +91,7 @@ pub async fn serve(listener: Listener, reach: Reach, state: AdminState, shutdown
     let exposed = reach == Reach::Network;
     let transport = state.tls.clone().filter(|_| exposed).map_or(Transport::Plain, Transport::Either);
     let answer = move |client: Client, request| answer_any(request, state.clone(), client, reach);
-    listener::serve(listener, transport, LIMITS, answer, shutdown).await;
+    listener::serve(listener, transport, LIMITS, None, answer, shutdown).await;
 }
 
 async fn answer_any(request: Request<Incoming>, state: AdminState, client: Client, reach: Reach) -> Response<Body> {

@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::clients::{self, Network};
 use crate::mirror::Policy;
 use crate::mirror::flight::unread::FinishUnread;
 use crate::oci::RegistryName;
@@ -66,6 +67,8 @@ pub struct Server {
     pub admin_socket: Option<PathBuf>,
     /// The file with the token that lets addresses act.
     pub admin_token: Option<PathBuf>,
+    /// Proxies in front, whose `X-Forwarded-For` counts.
+    pub trusted_proxies: Vec<Network>,
     /// The bounds of each listener for clients; `send_timeout` is at most 49 days, the kernel's limit.
     pub limits: server::Limits,
     /// The status for a blob that is not stored and that upstream cannot give now: 503 or 404.
@@ -167,9 +170,14 @@ pub struct Upstream {
     pub settings: Settings,
     /// Through how many connections a large blob is read at once, 1 to 4.
     pub parallel: usize,
+    /// How many requests may be under way; `None` for as many as fills and [`BESIDE_FILLS`].
+    pub connections: Option<usize>,
     /// What a 404 of one of `urls` means.
     pub on_missing: OnMissing,
 }
+
+/// How many requests to an upstream may be under way besides fills.
+pub const BESIDE_FILLS: usize = 32;
 
 /// What is used at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,6 +186,10 @@ pub struct Limits {
     pub fills: usize,
     /// Bytes of memory for the fills that the disk cannot take, all of them together.
     pub fill_memory: u64,
+    /// How long to wait for a place, among the fills and among the requests to an upstream.
+    pub fill_wait: Duration,
+    /// What each client may have.
+    pub client: clients::Limits,
 }
 
 /// What flags of the command line set, as typed; it is checked like the file.

@@ -27,6 +27,7 @@ use crate::blob_store::format::{self, NewerFormat};
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
+use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, ConfigError};
 use crate::metadata::sled::SledMetadata;
@@ -99,6 +100,7 @@ pub struct Daemon {
     tls: Option<Arc<Tls>>,
     /// Where it listens, for the upstreams.
     ours: Arc<Ours>,
+    clients: Arc<Clients>,
     /// The same certificate for operators, of whom none is asked for.
     admin_tls: Option<Arc<Tls>>,
     guard: Arc<Guard>,
@@ -159,7 +161,9 @@ impl Daemon {
             memory: config.cache.memory,
             metrics: metrics.clone(),
         });
-        Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, admin_tls, guard, ours, _lock: lock })
+        let clients = Arc::new(Clients::new(config.limits.client, config.server.trusted_proxies.clone()));
+        let _lock = lock;
+        Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, admin_tls, guard, ours, clients, _lock })
     }
 
     /// The use case, for those who ask without HTTP.
@@ -209,6 +213,7 @@ impl Daemon {
                 ErrorCode::Unavailable
             },
             shortcuts: Arc::default(),
+            clients: Arc::clone(&self.clients),
         }
     }
 

@@ -4,7 +4,7 @@
 //!
 //! | layer | modules | may use |
 //! |---|---|---|
-//! | 0 vocabulary | [`oci`], [`outcome`], [`documents`] | nothing that does I/O |
+//! | 0 vocabulary | [`oci`], [`outcome`], [`documents`]; [`clients`], what each may have | nothing that does I/O |
 //! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | the vocabulary; each adapter the one crate it wraps |
 //! | 2 what both use cases need | [`graph`], what images lead to | ports, never adapters |
 //! | 2 use cases | [`mirror`]; [`bundle`], which carries images offline | ports, never adapters |
@@ -33,6 +33,7 @@ pub mod admin;
 pub mod blob_store;
 pub mod bundle;
 pub mod cli;
+pub mod clients;
 pub mod clock;
 pub mod config;
 pub mod daemon;

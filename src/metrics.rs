@@ -70,6 +70,7 @@ labels! {
     OfClass { class }
     OfPath { path }
     OfMove { kind }
+    OfLimit { limit }
 }
 
 /// Every series: its name without the prefix and without what the format adds, unit and suffix; how it
@@ -112,6 +113,7 @@ series! {
     fills: Family<OfResult, Counter>, "Fills ended";
     fills_in_flight: Gauge, "Fills running";
     errors: Family<OfClass, Counter>, "Errors by class";
+    limited: Family<OfLimit, Counter>, "Requests and connections refused because their client had what one may have";
     time_to_first_byte: Family<OfOutcome, Histogram, fn() -> Histogram>
         = Family::new_with_constructor(first_byte_buckets),
         [Seconds] "From the head of a request to the first byte of its answer";
@@ -238,6 +240,11 @@ impl Metrics {
         self.tally.received.fetch_add(bytes, Ordering::Relaxed);
         let upstream = self.upstream(Some(upstream));
         self.series.upstream_received.get_or_create(&OfUpstream { upstream }).inc_by(bytes);
+    }
+
+    /// A client was refused: he has had what this limit allows.
+    pub fn limited(&self, limit: &'static str) {
+        self.series.limited.get_or_create(&OfLimit { limit: Label::Word(limit) }).inc();
     }
 
     /// An address of an upstream, host and port as they are configured, answers or does not.

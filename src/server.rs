@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
+use crate::clients::Clients;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::oci::{ErrorCode, RegistryName};
@@ -43,6 +44,8 @@ pub struct Edge {
     pub unavailable_blob: ErrorCode,
     /// What requests mean that are answered from memory.
     pub shortcuts: Arc<Shortcuts>,
+    /// What each client may have.
+    pub clients: Arc<Clients>,
 }
 
 /// Serves until `shutdown` completes, then lets running responses end within the drain time.
@@ -53,7 +56,8 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
+    let clients = Some(Arc::clone(&edge.clients));
     let answer = move |client: Client, request| handler::answer(&edge, client, request);
     let transport = tls.map_or(Transport::Plain, Transport::Tls);
-    listener::serve(Listener::Address(listener), transport, limits, answer, shutdown).await;
+    listener::serve(Listener::Address(listener), transport, limits, clients, answer, shutdown).await;
 }

@@ -6,6 +6,7 @@
 pub mod asking;
 pub mod breaker;
 pub mod credentials;
+pub mod gate;
 mod guard;
 pub mod health;
 pub mod http;
@@ -19,6 +20,7 @@ mod retry;
 pub mod settings;
 pub mod token;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -29,6 +31,7 @@ use self::health::Health;
 pub use self::quota::Allowance;
 use self::quota::Quota;
 pub use self::resource::Resource;
+use crate::clients::ClientId;
 use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// What kind of failure it was.
@@ -245,6 +248,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// come while there is trouble one has [`Outlook::Doubtful`] now and again, and is to ask.
     fn outlook(&self, _resource: &Resource) -> Outlook {
         Outlook::Well
+    }
+
+    /// The same, as this client asks it; `None` where all are alike.
+    fn for_client(&self, _client: ClientId) -> Option<Arc<dyn Upstream>> {
+        None
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Server {
     pub admin_token: String,
     /// Client connections at once; more wait to be accepted.
     pub max_connections: u64,
+    /// Addresses or networks of proxies in front: their `X-Forwarded-For` says who the client is.
+    pub trusted_proxies: Vec<String>,
     /// How long a client may take to send the head of a request.
     pub header_timeout: String,
     /// How long a client may take nothing of an answer that waits for it, or less than 1 KiB a second.
@@ -84,6 +86,7 @@ impl Default for Server {
             admin_socket: String::new(),
             admin_token: String::new(),
             max_connections: 4096,
+            trusted_proxies: Vec::new(),
             header_timeout: "10s".into(),
             send_timeout: "10m".into(),
             drain: "30s".into(),
@@ -187,11 +190,29 @@ pub struct Limits {
     pub fills: u64,
     /// Memory for the fills that the disk cannot take, all of them together.
     pub fill_memory: String,
+    /// How long to wait for a place, among the fills and among the requests to an upstream.
+    pub fill_wait: String,
+    /// Connections of each client; 0 is no limit. One more waits for `server.header_timeout` at most.
+    pub connections_per_client: u64,
+    /// Requests of each client a second; 0 is no limit.
+    pub requests_per_client: u64,
+    /// Questions to upstreams for each client a minute; 0 is no limit.
+    pub cold_per_client: u64,
+    /// Bytes a second to each client; 0 is no limit.
+    pub egress_per_client: String,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { fills: 64, fill_memory: "32MiB".into() }
+        Limits {
+            fills: 64,
+            fill_memory: "32MiB".into(),
+            fill_wait: "10s".into(),
+            connections_per_client: 2048,
+            requests_per_client: 0,
+            cold_per_client: 0,
+            egress_per_client: "0".into(),
+        }
     }
 }
 
@@ -248,6 +269,8 @@ pub struct Upstream {
     pub budget_floor: String,
     /// Through how many connections a large blob is read at once, 1 to 4.
     pub parallel: u64,
+    /// How many requests may be under way, at all addresses together; 0: `limits.fills` and 32 more.
+    pub connections: u64,
     /// How long a connection may take to be made.
     pub connect_timeout: String,
     /// How long the first byte of an answer may take.
@@ -274,6 +297,7 @@ impl Default for Upstream {
             on_missing: "answer".into(),
             budget_floor: "10%".into(),
             parallel: 1,
+            connections: 0,
             connect_timeout: "5s".into(),
             first_byte_timeout: "30s".into(),
             idle_timeout: "60s".into(),

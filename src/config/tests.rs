@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::clients;
 use crate::mirror::Mode;
 use crate::upstream::credentials::Auth;
 use crate::upstream::settings::ClientCertificate;
@@ -38,7 +39,9 @@ fn without_a_file_everything_has_its_default() {
     assert_eq!(config.cache.policy.tag_ttl, Duration::from_secs(300));
     assert_eq!(config.cache.policy.stale_if_error, Duration::from_secs(30 * 86_400));
     assert_eq!(config.cache.memory, 16 << 20);
-    assert_eq!(config.limits, Limits { fills: 64, fill_memory: 32 << 20 });
+    let client = clients::Limits { connections: 2048, ..clients::Limits::default() };
+    let fill_wait = Duration::from_secs(10);
+    assert_eq!(config.limits, Limits { fills: 64, fill_memory: 32 << 20, fill_wait, client });
     assert_eq!(config.routes.default.as_str(), "docker.io");
     let hosts: Vec<_> = config.upstreams.iter().map(|upstream| upstream.host.as_str()).collect();
     assert_eq!(hosts, well_known::HOSTS);
@@ -439,4 +442,25 @@ fn the_status_for_an_unavailable_blob_is_one_of_two() {
     assert_eq!(valid("").server.unavailable_blob, 503);
     assert_eq!(valid("[server]\nunavailable_blob = 404").server.unavailable_blob, 404);
     assert!(broken("[server]\nunavailable_blob = 200").contains("neither 503 nor 404"));
+}
+
+#[test]
+fn what_a_client_may_have_is_a_number_and_never_more_than_half_of_the_connections() {
+    let limits = |lines: &str| parse(lines).map(|config| config.limits.client);
+    let half = limits("[server]\nmax_connections = 10").expect("valid");
+    assert_eq!(half.connections, 5);
+    assert_eq!(limits("[server]\nmax_connections = 1").expect("valid").connections, 1);
+    assert_eq!(limits("[limits]\nconnections_per_client = 7").expect("valid").connections, 7);
+    assert_eq!(limits("[limits]\nconnections_per_client = 0").expect("valid").connections, 0);
+    assert_eq!(limits("[limits]\negress_per_client = \"1MiB\"").expect("valid").egress, 1 << 20);
+    for wrong in
+        ["requests_per_client = -1", "cold_per_client = 4294967296", "egress_per_client = \"5\"", "fill_wait = \"5\""]
+    {
+        assert!(limits(&format!("[limits]\n{wrong}")).is_err(), "{wrong}");
+    }
+    let proxies = |list: &str| parse(&format!("[server]\ntrusted_proxies = {list}"));
+    assert_eq!(proxies("[\"10.0.0.0/8\", \"::1\"]").expect("valid").server.trusted_proxies.len(), 2);
+    for wrong in ["[\"localhost\"]", "[\"10.0.0.0/40\"]", "[\"\"]"] {
+        assert!(proxies(wrong).is_err_and(|error| error.to_string().contains("trusted_proxies")), "{wrong}");
+    }
 }

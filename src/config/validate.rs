@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use super::document::Document;
 use super::environment::Environment;
 use super::{Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Routes, Server, Store, Upstream, file};
+use crate::clients::{self, Network};
 use crate::mirror::{Mode, Policy};
 use crate::oci::RegistryName;
 use crate::server;
@@ -32,6 +33,8 @@ pub(super) fn config(
     let limits = Limits {
         fills: check.count("limits.fills", file.limits.fills),
         fill_memory: check.size("limits.fill_memory", &file.limits.fill_memory),
+        fill_wait: check.duration("limits.fill_wait", &file.limits.fill_wait),
+        client: check.client_limits(&file.limits, server.limits.max_connections),
     };
     let log = check.log(&file.log);
     let upstreams = check.upstreams(&file);
@@ -124,8 +127,31 @@ impl Check {
                 send_timeout: self.positive("server.send_timeout", &typed.send_timeout),
                 drain: self.duration("server.drain", &typed.drain),
             },
+            trusted_proxies: self.networks("server.trusted_proxies", &typed.trusted_proxies),
             congestion_control: self.congestion_control(&typed.congestion_control),
             tls: self.tls(&typed.tls),
+        }
+    }
+
+    fn networks(&mut self, path: &str, typed: &[String]) -> Vec<Network> {
+        let networks = typed.iter().filter_map(|text| match text.parse() {
+            Ok(network) => Some(network),
+            Err(error) => {
+                self.problem(path, format!("{text:?}: {error}"), "names are not looked up");
+                None
+            }
+        });
+        networks.collect()
+    }
+
+    /// Nobody may have more than half of all connections.
+    fn client_limits(&mut self, typed: &file::Limits, max_connections: usize) -> clients::Limits {
+        let most = (max_connections / 2).max(1);
+        clients::Limits {
+            connections: usize::try_from(typed.connections_per_client).unwrap_or(most).min(most),
+            requests: self.rate("limits.requests_per_client", typed.requests_per_client),
+            cold: self.rate("limits.cold_per_client", typed.cold_per_client),
+            egress: self.size("limits.egress_per_client", &typed.egress_per_client),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::mirror::{Mode, Routes};
 use crate::oci::RegistryName;
 use crate::upstream::asking::Asking;
 use crate::upstream::credentials::AuthError;
+use crate::upstream::gate::Gate;
 use crate::upstream::http::{HttpSettings, HttpUpstream};
 use crate::upstream::offline::Offline;
 use crate::upstream::ours::Ours;
@@ -28,12 +29,18 @@ pub(super) fn routes(
     let upstreams = config.upstreams.iter().map(|upstream| {
         let client: Arc<dyn Upstream> = match config.cache.policy.mode {
             Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
-            _ => online(upstream, metrics, clock, ours)?,
+            _ => Arc::new(gated(upstream, &config.limits, online(upstream, metrics, clock, ours)?)),
         };
         Ok((upstream.host.clone(), client))
     });
     let upstreams: Result<Vec<_>, StartError> = upstreams.collect();
     Ok(Routes::new(config.routes.default.clone(), upstreams?))
+}
+
+/// An upstream, with its bound on what is under way at a time.
+fn gated(upstream: &config::Upstream, limits: &config::Limits, asking: Arc<dyn Upstream>) -> Gate {
+    let places = upstream.connections.unwrap_or(limits.fills.saturating_add(config::BESIDE_FILLS));
+    Gate::new(upstream.host.clone(), asking, places, limits.fills, limits.fill_wait)
 }
 
 /// An upstream at all its addresses.

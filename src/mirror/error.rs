@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clients::TooMany;
 use crate::mirror::RouteError;
 use crate::oci::ErrorCode;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
@@ -39,6 +40,9 @@ pub enum MirrorError {
         /// The size of the blob in bytes.
         size: u64,
     },
+    /// The client has had what one client may have.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The task that fetched for several requests ended without an answer.
     #[error("the mirror failed while it fetched this: {0}")]
     Internal(String),
@@ -68,13 +72,15 @@ impl MirrorError {
 
     /// The code to answer with.
     ///
-    /// A refusal is told as 404, and an outage or a rate limit as 503, because docker 1.13 aborts a
-    /// pull on a 403 or 429 in place of going on to its next endpoint.
+    /// A refusal is told as 404, and an outage or a rate limit of an upstream as 503, because docker 1.13
+    /// aborts a pull on a 403 or 429 in place of going on to its next endpoint. A limit of ours is a 429: who
+    /// wants too much is not to go on elsewhere.
     pub const fn code(&self) -> ErrorCode {
         match self {
             MirrorError::Route(RouteError::UnknownUpstream(_)) => ErrorCode::NameUnknown,
             MirrorError::Route(RouteError::Contradiction(..) | RouteError::InvalidName) => ErrorCode::NameInvalid,
             MirrorError::Range { .. } => ErrorCode::RangeInvalid,
+            MirrorError::TooMany(_) => ErrorCode::TooManyRequests,
             MirrorError::Internal(_) => ErrorCode::Unknown,
             MirrorError::Upstream { subject, error } => match (error.class, subject) {
                 (UpstreamErrorClass::NotFound, Subject::Manifest) => ErrorCode::ManifestUnknown,
@@ -99,15 +105,20 @@ impl MirrorError {
         match self {
             MirrorError::Route(_) => "route",
             MirrorError::Range { .. } => "range",
+            MirrorError::TooMany(_) => "client_limit",
             MirrorError::Internal(_) => "internal",
             MirrorError::Upstream { error, .. } => error.class.as_str(),
         }
     }
 
-    /// How long the client should wait before it asks again, where upstream said so.
+    /// How long the client should wait before it asks again, where upstream said so, or a limit of his own.
     pub const fn retry_after(&self) -> Option<Duration> {
-        match self.upstream_class() {
-            Some(UpstreamErrorClass::RateLimited(wait)) => wait,
+        match self {
+            MirrorError::TooMany(TooMany { wait, .. }) => Some(*wait),
+            MirrorError::Upstream { error, .. } => match error.class {
+                UpstreamErrorClass::RateLimited(wait) => wait,
+                _ => None,
+            },
             _ => None,
         }
     }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::clients::Asker;
 use crate::mirror::Location;
 use crate::oci::{ImageName, RegistryName, Repository, RepositoryPath, Target};
 use crate::upstream::Upstream;
@@ -39,6 +40,17 @@ pub struct Route {
     pub upstream: Arc<dyn Upstream>,
     /// The `ns` that took part in the decision, to be echoed in `OCI-Namespace`.
     pub namespace: Option<RegistryName>,
+    /// Who asks.
+    pub asker: Asker,
+}
+
+impl Route {
+    /// The same, for `asker`.
+    #[must_use]
+    pub fn asked_by(self, asker: Asker) -> Route {
+        let upstream = self.upstream.for_client(asker.client()).unwrap_or(self.upstream);
+        Route { asker, upstream, ..self }
+    }
 }
 
 impl std::fmt::Debug for Route {
@@ -101,6 +113,7 @@ impl Routes {
             location: Location { upstream: name, repository },
             upstream: Arc::clone(upstream),
             namespace: target.namespace.clone(),
+            asker: Asker::operator(),
         })
     }
 
@@ -117,7 +130,8 @@ impl Routes {
         let name = fold_alias(image.registry.clone());
         let upstream = self.upstreams.get(&name).ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?;
         let repository = in_library(&name, image.repository.clone()).ok_or(RouteError::InvalidName)?;
-        Ok(Route { location: Location { upstream: name, repository }, upstream: Arc::clone(upstream), namespace: None })
+        let location = Location { upstream: name, repository };
+        Ok(Route { location, upstream: Arc::clone(upstream), namespace: None, asker: Asker::operator() })
     }
 }
 

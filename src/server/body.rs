@@ -24,6 +24,7 @@ use rustix::io::{ReadWriteFlags, preadv2};
 use super::io::{Receipt, Regions};
 use super::record::{Record, Sending};
 use super::tags::TagsJson;
+use crate::clients::Pace;
 use crate::metrics::SentBy;
 use crate::mirror::{BlobBody, Chunk, Complaint, MirrorError};
 
@@ -83,39 +84,37 @@ impl ResponseBody {
     }
 
     /// Bytes that are in memory.
-    pub fn bytes(bytes: Bytes, mut record: Record) -> ResponseBody {
+    pub fn bytes(bytes: Bytes, mut record: Record, pace: Option<Pace>) -> ResponseBody {
         let length = bytes.len() as u64;
+        if let Some(pace) = pace {
+            let way = Way { wire: Wire::Buffered(Arc::default()), pace: Some(pace) };
+            return ResponseBody::pieces(vec![Piece::Bytes(bytes)], Some(length), record, None, way);
+        }
         record.sent(SentBy::Memory, length);
         ResponseBody::new(Frames::Bytes(Some(bytes)), Some(length), record, None)
     }
 
     /// A list, made as it is sent.
-    pub fn list(list: TagsJson, length: u64, record: Record) -> ResponseBody {
-        let mut response = ResponseBody::new(Frames::Empty, Some(length), record, None);
-        let sending = Arc::clone(&response.sending);
-        let pieces = list.map(move |piece| {
-            sending.sent(SentBy::Memory, piece.len() as u64);
-            Ok(piece)
-        });
-        response.frames = Frames::Stream(Box::pin(stream::iter(pieces)));
-        response
+    pub fn list(list: TagsJson, length: u64, record: Record, pace: Option<Pace>) -> ResponseBody {
+        let way = Way { wire: Wire::Buffered(Arc::default()), pace };
+        ResponseBody::pieces(vec![Piece::List(list)], Some(length), record, None, way)
     }
 
     /// A blob of `length` bytes, where that is known, for this kind of connection.
-    pub fn blob(body: BlobBody, length: Option<u64>, record: Record, wire: Wire) -> ResponseBody {
+    pub fn blob(body: BlobBody, length: Option<u64>, record: Record, way: Way) -> ResponseBody {
         let complaint = body.complaint();
-        ResponseBody::pieces(vec![Piece::Blob(body, length)], length, record, complaint, wire)
+        ResponseBody::pieces(vec![Piece::Blob(body, length)], length, record, complaint, way)
     }
 
     /// Parts of a blob, with `end` behind the last of them.
-    pub fn sections(sections: Vec<Section>, end: Bytes, record: Record, wire: Wire) -> ResponseBody {
+    pub fn sections(sections: Vec<Section>, end: Bytes, record: Record, way: Way) -> ResponseBody {
         let length = sections.iter().map(Section::bytes).sum::<u64>() + end.len() as u64;
         let complaint = sections.first().and_then(|section| section.body.complaint());
         let parts = sections
             .into_iter()
             .flat_map(|section| [Piece::Bytes(section.head), Piece::Blob(section.body, Some(section.length))]);
         let pieces = parts.chain([Piece::Bytes(end)]).collect();
-        ResponseBody::pieces(pieces, Some(length), record, complaint, wire)
+        ResponseBody::pieces(pieces, Some(length), record, complaint, way)
     }
 
     fn pieces(
@@ -123,10 +122,10 @@ impl ResponseBody {
         length: Option<u64>,
         record: Record,
         complaint: Option<Complaint>,
-        wire: Wire,
+        way: Way,
     ) -> ResponseBody {
         let mut response = ResponseBody::new(Frames::Empty, length, record, complaint);
-        let begin = Sources { pieces: pieces.into(), rest: None, wire, sending: Arc::clone(&response.sending) };
+        let begin = Sources { pieces: pieces.into(), rest: None, way, sending: Arc::clone(&response.sending) };
         let frames =
             stream::try_unfold(
                 begin,
@@ -158,6 +157,7 @@ impl Section {
 /// What a body is made of.
 enum Piece {
     Bytes(Bytes),
+    List(TagsJson),
     /// With its length in bytes, where that is known.
     Blob(BlobBody, Option<u64>),
 }
@@ -167,41 +167,79 @@ struct Sources {
     pieces: VecDeque<Piece>,
     /// A part of a file that is begun.
     rest: Option<(Arc<File>, Range<u64>)>,
-    wire: Wire,
+    way: Way,
     sending: Arc<Sending>,
 }
 
 impl Sources {
     async fn next(&mut self) -> Result<Option<Bytes>, BodyError> {
+        let most = self.way.piece();
         loop {
             let (body, length) = match self.pieces.front_mut() {
                 None => return Ok(None),
                 Some(Piece::Bytes(bytes)) => {
-                    let bytes = std::mem::take(bytes);
-                    self.pieces.pop_front();
-                    self.sending.sent(SentBy::Memory, bytes.len() as u64);
-                    return Ok(Some(bytes));
+                    let piece = bytes.split_to(bytes.len().min(usize::try_from(most).unwrap_or(usize::MAX)));
+                    if bytes.is_empty() {
+                        self.pieces.pop_front();
+                    }
+                    return Ok(Some(in_memory(&self.way, &self.sending, piece).await));
                 }
-                Some(Piece::Blob(body, length)) => (body, *length),
-            };
-            let (file, range) = match self.rest.take() {
-                Some(rest) => rest,
-                None => match body.next(self.wire.piece()).await? {
+                Some(Piece::List(list)) => match list.next() {
+                    Some(piece) => return Ok(Some(in_memory(&self.way, &self.sending, piece).await)),
                     None => {
                         self.pieces.pop_front();
                         continue;
                     }
-                    Some(Chunk::Bytes(bytes)) => {
-                        self.sending.sent(SentBy::Memory, bytes.len() as u64);
-                        return Ok(Some(bytes));
+                },
+                Some(Piece::Blob(body, length)) => (body, *length),
+            };
+            let (file, range) = match self.rest.take() {
+                Some(rest) => rest,
+                None => match body.next(most).await? {
+                    None => {
+                        self.pieces.pop_front();
+                        continue;
                     }
+                    Some(Chunk::Bytes(bytes)) => return Ok(Some(in_memory(&self.way, &self.sending, bytes).await)),
                     Some(Chunk::File(file, range)) => (file, range),
                 },
             };
-            let bytes = self.wire.load(Arc::clone(&file), range.clone(), length, &self.sending).await?;
+            let part = range.start..range.end.min(range.start.saturating_add(most));
+            self.way.wait(part.end - part.start).await;
+            let bytes = self.way.wire.load(Arc::clone(&file), part, length, &self.sending).await?;
             let rest = range.start + bytes.len() as u64..range.end;
             self.rest = (!rest.is_empty()).then_some((file, rest));
             return Ok(Some(bytes));
+        }
+    }
+}
+
+/// Bytes that are in memory, when they may go.
+async fn in_memory(way: &Way, sending: &Sending, bytes: Bytes) -> Bytes {
+    way.wait(bytes.len() as u64).await;
+    sending.sent(SentBy::Memory, bytes.len() as u64);
+    bytes
+}
+
+/// How bytes get to a client.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// How his connection takes parts of files.
+    pub wire: Wire,
+    /// How fast, where that is limited.
+    pub pace: Option<Pace>,
+}
+
+impl Way {
+    /// How many bytes to ask for at a time.
+    fn piece(&self) -> u64 {
+        let most = self.wire.piece();
+        self.pace.as_ref().map_or(most, |pace| most.min(pace.piece()))
+    }
+
+    async fn wait(&self, bytes: u64) {
+        if let Some(pace) = &self.pace {
+            pace.wait(bytes).await;
         }
     }
 }

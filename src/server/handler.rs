@@ -4,20 +4,23 @@ use std::future::ready;
 
 use futures_util::future::Either;
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
 use super::Edge;
 use super::body::ResponseBody;
 use super::listener::Client;
-use super::record::Record;
+use super::record::{Peer, Record};
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
+use crate::clients::{Asker, TooMany};
 use crate::mirror::{Asked, Framing, Mirror, MirrorError, Route, Subject};
 use crate::oci::refusal::DOUBLED;
 use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError};
 
+/// Whom a proxy asks for. No specification has it; all proxies do.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
 const MAX_HEADERS: usize = 32 << 10;
 
@@ -27,19 +30,45 @@ pub fn answer(
     client: Client,
     http: HttpRequest<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
-    match answered_again(edge, &client, &http) {
+    let (client, asker) = asker(edge, client, &http);
+    if let Some(too_many) = client.turned_away.or_else(|| asker.request().err()) {
+        return Either::Left(ready(limited(edge, &client, &http, too_many)));
+    }
+    match answered_again(edge, &client, &asker, &http) {
         Some(response) => Either::Left(ready(response)),
         None => {
             let edge = edge.clone();
             // Boxed: it is large, and would be moved about for those that need nothing of it.
-            Either::Right(Box::pin(async move { answered_anew(&edge, &client, &http).await }))
+            Either::Right(Box::pin(async move { answered_anew(&edge, &client, asker, &http).await }))
         }
     }
 }
 
+/// Who asks: the other side of the connection, or whom a trusted proxy names.
+fn asker(edge: &Edge, client: Client, http: &HttpRequest<Incoming>) -> (Client, Asker) {
+    let Peer::Address(peer) = client.peer else { return (client, Asker::operator()) };
+    let lines = http.headers().get_all(FORWARDED_FOR).into_iter();
+    let origin = edge.clients.origin(peer.ip(), lines.map(HeaderValue::as_bytes));
+    let peer = if origin == peer.ip() { client.peer } else { Peer::Behind(origin) };
+    (Client { peer, ..client }, Asker::new(origin, &edge.clients))
+}
+
+/// The answer to who has had what he may have.
+fn limited(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>, too_many: TooMany) -> Response<ResponseBody> {
+    let answer = failed(edge, &too_many.into(), None);
+    let answer = if client.turned_away.is_some() { answer.closing() } else { answer };
+    let record = Record::begin(edge.metrics.clone(), client.peer, http);
+    response::render(answer, http.method() == Method::HEAD, record, &client.wire, None)
+}
+
 /// The answer to a request that was answered from memory before, if it still is there. All that
 /// refuses a request is looked at as ever; what the request means is known.
-fn answered_again(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) -> Option<Response<ResponseBody>> {
+fn answered_again(
+    edge: &Edge,
+    client: &Client,
+    asker: &Asker,
+    http: &HttpRequest<Incoming>,
+) -> Option<Response<ResponseBody>> {
     let shortcut = edge.shortcuts.find(http)?;
     let Shortcut { request, route, asked, kept, .. } = &*understood(http, || Ok(shortcut)).ok()?;
     let kept = kept.upgrade().filter(|_| !is_conditional(http.headers()))?;
@@ -49,19 +78,25 @@ fn answered_again(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) ->
     let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
     record.asked(request, Some(&route.location));
     let answer = Answer::kept(kept).echoing(route.namespace.clone());
-    Some(response::render(answer, http.method() == Method::HEAD, record, &client.wire))
+    Some(response::render(answer, http.method() == Method::HEAD, record, &client.wire, asker.pace()))
 }
 
-async fn answered_anew(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) -> Response<ResponseBody> {
+async fn answered_anew(
+    edge: &Edge,
+    client: &Client,
+    asker: Asker,
+    http: &HttpRequest<Incoming>,
+) -> Response<ResponseBody> {
+    let pace = asker.pace();
     let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
     let uri = http.uri();
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
-        Ok(request) => respond(edge, &mut record, http, request).await,
+        Ok(request) => respond(edge, &mut record, asker, http, request).await,
         // What follows a refused request on its connection is not trusted.
         Err(refusal) if has_body(http.headers()) || matches!(refusal, Refusal::Hosts) => refusal.answer().closing(),
         Err(refusal) => refusal.answer(),
     };
-    response::render(answer, http.method() == Method::HEAD, record, &client.wire)
+    response::render(answer, http.method() == Method::HEAD, record, &client.wire, pace)
 }
 
 /// Why a request is refused before it is looked at any further.
@@ -122,7 +157,13 @@ fn has_body(headers: &HeaderMap) -> bool {
     announced || headers.contains_key(TRANSFER_ENCODING)
 }
 
-async fn respond(edge: &Edge, record: &mut Record, http: &HttpRequest<Incoming>, request: Request) -> Answer {
+async fn respond(
+    edge: &Edge,
+    record: &mut Record,
+    asker: Asker,
+    http: &HttpRequest<Incoming>,
+    request: Request,
+) -> Answer {
     let Some(target) = request.target() else {
         record.asked(&request, None);
         return Answer::ping();
@@ -136,6 +177,7 @@ async fn respond(edge: &Edge, record: &mut Record, http: &HttpRequest<Incoming>,
     let answer = match at_hand(edge, http, &route, &request) {
         Some(answer) => answer,
         None => {
+            let route = route.clone().asked_by(asker);
             let answered = looked_up(&edge.mirror, http, &route, request).await;
             answered.unwrap_or_else(|error| failed(edge, &error, hint))
         }
@@ -221,6 +263,9 @@ async fn blob(
 
 fn failed(edge: &Edge, error: &MirrorError, hint: Option<&str>) -> Answer {
     edge.metrics.error(error.class());
+    if let MirrorError::TooMany(TooMany { limit, .. }) = error {
+        edge.metrics.limited(limit.as_str());
+    }
     Answer::failure(error, code(error, edge.unavailable_blob), hint)
 }
 
@@ -265,7 +310,7 @@ fn accept(http: &HttpRequest<Incoming>) -> AcceptSet {
     AcceptSet::from_headers(strings(http.headers(), ACCEPT))
 }
 
-fn strings(headers: &HeaderMap, name: http::HeaderName) -> impl Iterator<Item = &str> {
+fn strings(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
 }
 
@@ -274,7 +319,7 @@ mod tests {
     use super::*;
     use crate::oci::Algorithm;
 
-    fn headers(name: http::HeaderName, value: &str) -> HeaderMap {
+    fn headers(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, value.as_bytes().try_into().expect("a header value"))])
     }
 

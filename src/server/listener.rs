@@ -32,6 +32,7 @@ use super::io::Regions;
 use super::io::plain::PlainStream;
 use super::record::Peer;
 use super::tls::Tls;
+use crate::clients::{Clients, Place, TooMany};
 
 /// How long to wait after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -130,6 +131,8 @@ pub struct Client {
     pub wire: Wire,
     /// Its place among the connections of the listener.
     pub seat: Seat,
+    /// The client has as many connections as he may have: this one is told so, and closed.
+    pub turned_away: Option<TooMany>,
 }
 
 /// The place of a connection among [`Limits::max_connections`].
@@ -144,12 +147,36 @@ impl Seat {
     }
 }
 
+/// Where a connection finds its place: among all, and among those of its client.
+struct Seating {
+    seats: Arc<Semaphore>,
+    clients: Option<Arc<Clients>>,
+    patience: Duration,
+}
+
+impl Seating {
+    /// The place of a connection among those of its client, for which it waits while others may have its seat.
+    async fn place(&self, peer: Peer, seat: &Seat) -> Result<Option<Place>, TooMany> {
+        let (Some(clients), Peer::Address(address)) = (&self.clients, peer) else { return Ok(None) };
+        let full = match clients.connect(address.ip()) {
+            Ok(place) => return Ok(place),
+            Err(full) => full,
+        };
+        seat.give_up();
+        let place = full.wait(self.patience).await?;
+        *seat.0.lock() = Arc::clone(&self.seats).acquire_owned().await.ok();
+        Ok(Some(place))
+    }
+}
+
 /// Answers every request with `answer` until `shutdown` completes, then lets running responses end
-/// within the drain time. `transport` is for clients at an address.
+/// within the drain time. `transport` is for clients at an address; of `clients` each has only so many
+/// connections.
 pub async fn serve<A, F, B>(
     listener: Listener,
     transport: Transport,
     limits: Limits,
+    clients: Option<Arc<Clients>>,
     answer: A,
     shutdown: impl Future<Output = ()>,
 ) where
@@ -161,6 +188,7 @@ pub async fn serve<A, F, B>(
     let graceful = GracefulShutdown::new();
     let buffers = Arc::new(Buffers::default());
     let drained = CancellationToken::new();
+    let seating = Arc::new(Seating { seats: Arc::clone(&seats), clients, patience: limits.header_timeout });
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
@@ -172,11 +200,13 @@ pub async fn serve<A, F, B>(
             () = &mut shutdown => break,
         };
         let (answer, watcher, buffers) = (answer.clone(), graceful.watcher(), Arc::clone(&buffers));
-        let (transport, drained) = (transport.clone(), drained.clone());
+        let (transport, drained, seating) = (transport.clone(), drained.clone(), Arc::clone(&seating));
         tokio::spawn(async move {
-            let client = |wire, encrypted| Client { peer, encrypted, wire, seat: seat.clone() };
             let answering = Answering::default();
             let served = async {
+                let place = seating.place(peer, &seat).await;
+                let turned_away = place.as_ref().err().copied();
+                let client = |wire, encrypted| Client { peer, encrypted, wire, seat: seat.clone(), turned_away };
                 let tls = match &stream {
                     Stream::Address(stream) => transport.of(stream, limits.header_timeout).await?,
                     Stream::Socket(_) => None,

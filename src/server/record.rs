@@ -5,7 +5,7 @@
 //! really sent. Query strings and headers never get here.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,8 @@ use crate::outcome::Outcome;
 pub enum Peer {
     /// At an address.
     Address(SocketAddr),
+    /// Behind a proxy, which says so.
+    Behind(IpAddr),
     /// At the Unix socket: a process of this user, as the kernel says (`SO_PEERCRED`).
     Socket {
         /// The user.
@@ -34,6 +36,7 @@ impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Peer::Address(address) => address.fmt(f),
+            Peer::Behind(address) => address.fmt(f),
             Peer::Socket { uid } => write!(f, "uid={uid}"),
         }
     }

@@ -11,9 +11,10 @@ use http::header::{
 };
 use http::{HeaderMap, Response, StatusCode};
 
-use super::body::{ResponseBody, Section, Wire};
+use super::body::{ResponseBody, Section, Way, Wire};
 use super::record::Record;
 use super::tags::TagsJson;
+use crate::clients::Pace;
 use crate::mirror::{BlobAnswer, BlobBody, Kept, ManifestAnswer, MirrorError, ReferrersAnswer, Selected, TagsAnswer};
 use crate::oci::descriptor::OCTET_STREAM;
 use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, Manifest, MediaType, RegistryName, Request};
@@ -263,8 +264,15 @@ fn stale_warning(age: Duration) -> String {
     format!("299 - \"stale: upstream cannot be asked, last checked {} s ago\"", age.as_secs())
 }
 
-/// Makes the response. The record goes with the body, to be closed when that ends.
-pub fn render(answer: Answer, head_only: bool, mut record: Record, wire: &Wire) -> Response<ResponseBody> {
+/// Makes the response. The record goes with the body, to be closed when that ends; the body goes at the
+/// `pace` of its client, where he has one.
+pub fn render(
+    answer: Answer,
+    head_only: bool,
+    mut record: Record,
+    wire: &Wire,
+    pace: Option<Pace>,
+) -> Response<ResponseBody> {
     record.answered(answer.status, answer.outcome, answer.code, answer.problem);
     let mut headers = match &answer.body {
         AnswerBody::Kept(kept) => kept.head(head_of_kept).clone(),
@@ -279,12 +287,14 @@ pub fn render(answer: Answer, head_only: bool, mut record: Record, wire: &Wire) 
     let body = match answer.body {
         _ if head_only => ResponseBody::empty(record),
         AnswerBody::Absent(_) => ResponseBody::empty(record),
-        AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, record),
-        AnswerBody::Kept(kept) => ResponseBody::bytes(kept.bytes.clone(), record),
-        AnswerBody::Manifest(manifest) => ResponseBody::bytes(Bytes::from_owner(InUse(manifest)), record),
-        AnswerBody::Tags(list, length) => ResponseBody::list(list, length, record),
-        AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, record, wire.clone()),
-        AnswerBody::Sections(sections, end) => ResponseBody::sections(sections, end, record, wire.clone()),
+        AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, record, pace),
+        AnswerBody::Kept(kept) => ResponseBody::bytes(kept.bytes.clone(), record, pace),
+        AnswerBody::Manifest(manifest) => ResponseBody::bytes(Bytes::from_owner(InUse(manifest)), record, pace),
+        AnswerBody::Tags(list, length) => ResponseBody::list(list, length, record, pace),
+        AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, record, Way { wire: wire.clone(), pace }),
+        AnswerBody::Sections(sections, end) => {
+            ResponseBody::sections(sections, end, record, Way { wire: wire.clone(), pace })
+        }
     };
     response.map(|()| body)
 }

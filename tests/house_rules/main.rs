@@ -20,9 +20,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("documents", &["oci", "documents"]),
     ("clock", &["oci", "documents", "clock"]),
     ("outcome", &["oci", "outcome"]),
+    ("clients", &["clients"]),
     ("metadata", &["oci", "clock", "metadata"]),
     ("blob_store", &["oci", "clock", "blob_store"]),
-    ("upstream", &["oci", "clock", "upstream"]),
+    ("upstream", &["oci", "clock", "clients", "upstream"]),
     // Below both use cases, as both need it and one uses the other.
     ("graph", &["oci", "documents", "metadata", "blob_store", "graph"]),
     (
@@ -32,6 +33,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "documents",
             "clock",
             "outcome",
+            "clients",
             "metadata",
             "blob_store",
             "upstream",
@@ -45,9 +47,9 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
     ("telemetry", &["telemetry"]),
     // Settings belong to who obeys them; the adapters stay out of reach.
-    ("config", &["oci", "telemetry", "upstream", "mirror", "server", "config"]),
+    ("config", &["oci", "telemetry", "clients", "upstream", "mirror", "server", "config"]),
     ("systemd", &["systemd"]),
-    ("server", &["oci", "clock", "outcome", "blob_store", "metrics", "mirror", "server"]),
+    ("server", &["oci", "clock", "outcome", "clients", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
     ("admin", &["oci", "documents", "clock", "outcome", "metrics", "graph", "mirror", "server", "admin"]),
     ("daemon", &["*"]),
@@ -72,12 +74,14 @@ const PLACES: &[(&str, &[&str])] = &[
     ("bytesize", &["config", "cli"]),
     ("clap", &["cli"]),
     ("flate2", &["bundle"]),
+    ("governor", &["clients/rate.rs"]),
     ("h2", &["upstream/http"]),
     ("humantime", &["config", "cli", "documents"]),
     // reqwest's errors are those of what it stands on: h2 and hyper are read there, and not asked for anything.
     ("hyper", &["server", "admin", "cli/client", "upstream/http/wire.rs"]),
     ("hyper_util", &["server", "admin", "cli/client"]),
     ("indicatif", &["cli"]),
+    ("ipnet", &["clients/forwarded.rs"]),
     ("moka", &["mirror", "upstream"]),
     ("oci_spec", &["oci"]),
     ("prometheus_client", &["metrics"]),

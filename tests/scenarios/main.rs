@@ -13,6 +13,7 @@ mod damage;
 mod delivery;
 mod documents;
 mod ends_of_bodies;
+mod fair_shares;
 mod hits;
 mod http_forms;
 mod joiners;

@@ -97,8 +97,9 @@ impl Check {
             budget_floor: self.percent(&at("budget_floor"), &typed.budget_floor),
         };
         let parallel = self.parallel(&at("parallel"), typed.parallel);
+        let connections = (typed.connections > 0).then(|| self.count(&at("connections"), typed.connections));
         let on_missing = self.on_missing(&at("on_missing"), typed);
-        Some(Upstream { host: host?, urls, settings, parallel, on_missing })
+        Some(Upstream { host: host?, urls, settings, parallel, connections, on_missing })
     }
 
     fn on_missing(&mut self, path: &str, typed: &file::Upstream) -> OnMissing {

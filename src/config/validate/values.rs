@@ -54,6 +54,15 @@ impl Check {
         count.unwrap_or(1)
     }
 
+    /// How often in a time; 0 is no limit.
+    pub(super) fn rate(&mut self, path: &str, typed: u64) -> u32 {
+        let rate = u32::try_from(typed);
+        if rate.is_err() {
+            self.problem(path, "expected a number from 0 to 4294967295", "0 is no limit");
+        }
+        rate.unwrap_or_default()
+    }
+
     pub(super) fn positive(&mut self, path: &str, typed: &str) -> Duration {
         let duration = self.read_duration(path, typed);
         if duration == Some(Duration::ZERO) {

@@ -96,6 +96,9 @@ impl Mirror {
             return blobs.hit(content, digest, range, outcome);
         }
         blobs.negatives.check(&Missing::blob(&route.location, digest))?;
+        if blobs.fills.flights.join(&(route.location.clone(), digest)).is_none() {
+            route.asker.question()?;
+        }
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
         let (following, outcome) = blobs.fills.fly(source.clone(), None);
         if let Some(range) = range.filter(|range| range.is_bounded())
@@ -159,10 +162,11 @@ impl Blobs {
     /// Asks upstream whether the repository has the blob, and remembers a yes.
     async fn confirm(
         &self,
-        Route { location, upstream, .. }: &Route,
+        Route { location, upstream, asker, .. }: &Route,
         digest: &Digest,
     ) -> Result<Option<u64>, MirrorError> {
         self.negatives.check(&Missing::blob(location, *digest))?;
+        asker.question()?;
         let size = upstream.stat(&location.repository, digest).await.map_err(|error| {
             self.negatives.note(|| Missing::blob(location, *digest), error.class);
             MirrorError::upstream(Subject::Blob, error)

@@ -102,7 +102,7 @@ impl Mirror {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
         let key = tags_key(&route.location, &asked);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let about = (&*route.upstream, Resource::tags(&repository));
+        let about = (route, Resource::tags(&repository));
         let ask = || async move { upstream.tags(&repository, &asked).await };
         let found = self.0.answers.lists.tags.look(key, about, ask).await?;
         let (part, next) = cut(&found.list, page);
@@ -124,7 +124,7 @@ impl Mirror {
     ) -> Result<ReferrersAnswer, MirrorError> {
         let key = referrers_key(&route.location, &digest, artifact_type, cursor);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let about = (&*route.upstream, Resource::referrers(&repository, &digest));
+        let about = (route, Resource::referrers(&repository, &digest));
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };

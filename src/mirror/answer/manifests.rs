@@ -59,6 +59,9 @@ impl Manifests {
         }
         self.negatives.check(&Missing::manifest(&route.location, digest))?;
         let key: BlobKey = (route.location.clone(), digest);
+        if self.flights.join(&key).is_none() {
+            route.asker.question()?;
+        }
         let (manifests, route) = (Arc::clone(self), route.clone());
         let work = || async move {
             if let Some(manifest) = manifests.stored(&route.location, &digest).await {

@@ -163,7 +163,11 @@ impl Tags {
         patience: Option<Duration>,
     ) -> Fetched {
         self.negatives.check(&Missing::Tag(key.clone()))?;
-        let (tags, route, of) = (Arc::clone(self), route.clone(), key.clone());
+        if self.flights.join(&key).is_none() {
+            route.asker.question()?;
+        }
+        let route = route.clone().asked_by(route.asker.counted());
+        let (tags, of) = (Arc::clone(self), key.clone());
         let work = || async move { tags.resolve(&route, of, record).await };
         arrived(self.flights.share(&self.tasks, key, patience, work).await)
     }

@@ -124,7 +124,11 @@ impl Policy {
         remembered: Option<Remembered<R>>,
         error: MirrorError,
     ) -> Result<Consulted<R, T>, MirrorError> {
-        let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol);
+        let class = match &error {
+            // Who may not ask gets what is there, as when nobody can.
+            MirrorError::TooMany(_) => UpstreamErrorClass::Unavailable,
+            error => error.upstream_class().unwrap_or(UpstreamErrorClass::Protocol),
+        };
         let covering = remembered.filter(|remembered| remembered.stored).and_then(|remembered| {
             let age = self.stand_in(remembered.checked_at, class, clock.now())?;
             Some((remembered.what, age))

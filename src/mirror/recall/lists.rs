@@ -15,8 +15,9 @@ use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered, overdue};
 use crate::mirror::recall::keeper::Keeper;
 use crate::mirror::recall::known::{Known, List};
+use crate::mirror::routes::Route;
 use crate::outcome::Outcome;
-use crate::upstream::{Allowance, Resource, Upstream, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Allowance, Resource, UpstreamError, UpstreamErrorClass};
 
 /// How long a list is served without asking, at most; never longer than a tag.
 const LIST_TTL: Duration = Duration::from_secs(30);
@@ -62,12 +63,12 @@ impl<V: List> Lists<V> {
         }
     }
 
-    /// The list for `key`: remembered, asked for, or remembered after all. `upstream` is whom `ask` asks,
-    /// for `resource`.
+    /// The list for `key`: remembered, asked for, or remembered after all. `ask` asks at
+    /// `route` for `resource`.
     pub(crate) async fn look<F>(
         &self,
         key: ListKey,
-        (upstream, resource): (&dyn Upstream, Resource),
+        (route, resource): (&Route, Resource),
         ask: impl FnOnce() -> F,
     ) -> Result<Found<V>, MirrorError>
     where
@@ -89,9 +90,15 @@ impl<V: List> Lists<V> {
             stored: true,
         });
         // Lists are not among the pulls that an upstream counts.
+        let upstream = &*route.upstream;
         let question = Question { upstream, resource, subject: V::SUBJECT, allowance: Allowance::Free };
         let location = key.location.clone();
-        let ask = |patience| self.ask(key, seen, patience, ask);
+        let ask = async |patience| {
+            if self.flights.join(&key).is_none() {
+                route.asker.question()?;
+            }
+            self.ask(key, seen, patience, ask).await
+        };
         match self.policy.consult(&*self.clock, question, remembered, ask).await? {
             Consulted::Asked((list, outcome)) => Ok(Found { list, outcome, stale_for: None }),
             Consulted::Remembered(said) => Ok(Found { list: said?, outcome: Outcome::Hit, stale_for: None }),

@@ -115,6 +115,14 @@ impl Connection {
         Connection { stream: Either::Left(stream), buffer: BytesMut::new() }
     }
 
+    /// From an address of its own, such as another one of the loopback network.
+    pub async fn open_from(from: [u8; 4], to: SocketAddr) -> Connection {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind((from, 0).into()).expect("an address of this machine");
+        let stream = socket.connect(to).await.expect("somebody listens");
+        Connection { stream: Either::Left(stream), buffer: BytesMut::new() }
+    }
+
     /// Sends a request and reads the head of the response; `None` if none came.
     pub async fn send(self, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Stream> {
         self.send_with(method, path, headers, b"").await
