@@ -15,7 +15,9 @@ mod secret;
 mod validate;
 mod well_known;
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,6 +28,7 @@ use crate::oci::RegistryName;
 use crate::server;
 use crate::server::tls::Files;
 pub use crate::telemetry::{Log, LogFormat};
+use crate::upstream::credentials::Auth;
 use crate::upstream::settings::{OnMissing, Settings};
 
 pub use problem::{ConfigError, Problem};
@@ -255,31 +258,41 @@ impl Config {
         validate::config(document, env, file.map(|(path, _)| path.to_owned()))
     }
 
-    /// The files that the configuration names and that cannot be read now. They are opened later
-    /// than the configuration, when it is too late to say so well. A relative name of a credential
-    /// is one of systemd's, in `credentials_directory`, and is not looked for without it.
+    /// The files that upstreams cannot be asked without, and that cannot be read now.
     pub fn missing_files(&self, credentials_directory: Option<&Path>) -> Vec<Problem> {
-        let mut missing = Vec::new();
-        for upstream in &self.upstreams {
+        let of = |upstream: &Upstream| {
             let settings = &upstream.settings;
-            let credential = settings.auth.file(credentials_directory).filter(|path| path.is_absolute());
             let proxy = settings.proxy_auth.as_ref().and_then(|auth| auth.file(credentials_directory));
             let proxy = proxy.filter(|path| path.is_absolute());
-            let shown = settings.certificate.iter();
-            let files = credential.iter().map(|path| ("auth", path)).chain(settings.ca.iter().map(|path| ("ca", path)));
-            let files = files.chain(proxy.iter().map(|path| ("proxy_auth", path)));
+            let own = settings
+                .certificate
+                .iter()
+                .flat_map(|own| [("client_cert", &own.certificate), ("client_key", &own.key)]);
             let files =
-                files.chain(shown.flat_map(|own| [("client_cert", &own.certificate), ("client_key", &own.key)]));
-            for (key, path) in files {
-                // Opening a folder works; reading it does not.
-                let readable = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut [0]));
-                if let Err(error) = readable {
-                    let message = format!("{key}: the file {} cannot be read: {error}", path.display());
-                    missing.push(Problem::at(format!("upstream {}", upstream.host), message));
-                }
+                settings.ca.iter().map(|path| ("ca", path)).chain(proxy.iter().map(|path| ("proxy_auth", path)));
+            files.chain(own).filter_map(|(key, path)| unreadable(upstream, key, path)).collect::<Vec<_>>()
+        };
+        self.upstreams.iter().flat_map(of).collect()
+    }
+
+    /// The credentials of upstreams that cannot be had now: files, and helper programs that are in none of the
+    /// folders of `path`, which is as `PATH`. They may come later, and what is public needs none. A relative
+    /// name of a file is one of systemd's, in `credentials_directory`, and is not looked for without it.
+    pub fn missing_credentials(&self, credentials_directory: Option<&Path>, path: Option<&OsStr>) -> Vec<Problem> {
+        let of = |upstream: &Upstream| match &upstream.settings.auth {
+            Auth::Helper(name) => {
+                let program = format!("docker-credential-{name}");
+                let folders: Vec<_> = path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
+                let missing = !folders.iter().any(|folder| is_program(&folder.join(&program)));
+                let message = format!("auth: the program {program} is in none of the folders of PATH");
+                missing.then(|| Problem::at(format!("upstream {}", upstream.host), message))
             }
-        }
-        missing
+            auth => {
+                let file = auth.file(credentials_directory).filter(|path| path.is_absolute())?;
+                unreadable(upstream, "auth", &file)
+            }
+        };
+        self.upstreams.iter().filter_map(of).collect()
     }
 
     /// Whether clients have to say who they are: then names of images are nobody else's business.
@@ -300,6 +313,18 @@ impl Config {
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
+}
+
+fn unreadable(upstream: &Upstream, key: &str, path: &Path) -> Option<Problem> {
+    // Opening a folder works; reading it does not.
+    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut [0]));
+    let error = read.err()?;
+    let message = format!("{key}: the file {} cannot be read: {error}", path.display());
+    Some(Problem::at(format!("upstream {}", upstream.host), message))
+}
+
+fn is_program(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! signals; tests enter here, with listeners of their own, so that they run what production runs.
 //! Nothing here asks an upstream: the daemon starts without a network.
 
+mod preflight;
 mod process;
 mod settings;
 mod stock;
@@ -23,13 +24,14 @@ use tokio_util::task::TaskTracker;
 use self::stock::take_stock;
 use crate::admin::{self, AdminState, Guard, Reach, Readiness, Token};
 use crate::blob_store::BlobStore as _;
-use crate::blob_store::format::{self, NewerFormat};
+use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
 use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, ConfigError};
+use crate::documents::{Code, Error};
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
@@ -40,8 +42,9 @@ use crate::server::{self, Edge, Listener};
 use crate::upstream::http::HttpSettingsError;
 use crate::upstream::ours::Ours;
 
+pub use preflight::{Findings, preflight};
 pub use process::{Bound, run};
-pub use settings::{budget, check_certificates};
+pub use settings::budget;
 pub use upstreams::{Dialled, dial};
 
 /// How often the gauges of the store are brought up to date.
@@ -50,12 +53,9 @@ const GAUGES_EVERY: Duration = Duration::from_secs(5);
 /// Why the daemon cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another daemon uses the store, or the lock cannot be taken.
+    /// The folder is no store of ours, another daemon uses it, or the lock cannot be taken.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The store was written by a newer version.
-    #[error(transparent)]
-    Format(#[from] NewerFormat),
     /// The store cannot be opened.
     #[error("the store {path} cannot be used: {source}")]
     Store {
@@ -74,6 +74,20 @@ pub enum StartError {
     /// A secret that the configuration names cannot be used.
     #[error(transparent)]
     Secret(#[from] ConfigError),
+}
+
+/// The message of each is whole: it says what it comes from.
+impl From<StartError> for Error {
+    fn from(error: StartError) -> Error {
+        let code = match error {
+            StartError::Lock(LockError::Refused(_))
+            | StartError::Upstream(_)
+            | StartError::Tls(_)
+            | StartError::Secret(_) => Code::Configuration,
+            StartError::Lock(_) | StartError::Store { .. } => Code::Failed,
+        };
+        Error::new(code, error.to_string())
+    }
 }
 
 /// The sockets to serve on, already bound.
@@ -130,7 +144,7 @@ impl Daemon {
         let guard = Arc::new(Guard::new(token, config.asks_who_clients_are()));
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
-        format::check(path)?;
+        format::mark(path);
         let blobs = Arc::new(LocalBlobStore::open(path).map_err(store_error)?);
         let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(store_error)?);
         let metadata = Arc::new(SledMetadata::open(path));

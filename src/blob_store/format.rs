@@ -1,7 +1,8 @@
-//! The version of the layout on disk, in `<store>/format`.
+//! What a folder has to be for a store: ours or empty, and of a format that this version knows.
 //!
-//! Older stores are read as they are; a newer one is refused before anything in it is touched. The
-//! number changes only when an older daemon would misread what a newer one wrote.
+//! `<store>/format` names the format. Older stores are read as they are; a newer one, and a folder in which
+//! somebody else keeps something, are refused before anything in them is touched. The number changes
+//! only when an older daemon would misread what a newer one wrote.
 
 use std::fs;
 use std::io;
@@ -12,45 +13,118 @@ pub const FORMAT: u32 = 1;
 
 const PREFIX: &str = "registry-mirror store format ";
 
-/// Why a store cannot be used by this version.
+/// The names in a store, as far as they are known beforehand. A store without its mark has no others.
+const NAMES: [&str; 12] = [
+    "lock",
+    "format",
+    "format.new",
+    "oci-layout",
+    "oci-layout.new",
+    "blobs",
+    "repositories",
+    "ingest",
+    "metadata",
+    "usage",
+    "quarantine",
+    "admin.sock",
+];
+/// An index that was moved aside.
+const DAMAGED_INDEX: &str = "metadata.damaged-";
+/// Names that only a store has together with no others: what is called `blobs` may be anybody's.
+const SIGNS: [&str; 3] = ["oci-layout", "repositories", "ingest"];
+
+/// Why a folder cannot be a store of this version.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "the store {} has format {found}, this version of registry-mirror knows {FORMAT} at most; \
-     use the newer version again, or choose another store",
-    path.display()
-)]
-pub struct NewerFormat {
-    /// The store.
-    pub path: PathBuf,
-    /// Its format.
-    pub found: u32,
+pub enum Refusal {
+    /// Somebody else keeps something there.
+    #[error(
+        "{} is no store of registry-mirror, and not empty: there is {found:?}; choose another folder for the store",
+        path.display()
+    )]
+    Foreign {
+        /// The folder.
+        path: PathBuf,
+        /// A name in it.
+        found: String,
+    },
+    /// It is something else.
+    #[error("{} is no folder; choose another place for the store", .0.display())]
+    NotAFolder(PathBuf),
+    /// A newer version wrote it.
+    #[error(
+        "the store {} has format {found}, this version of registry-mirror knows {FORMAT} at most; \
+         use the newer version again, or choose another store",
+        path.display()
+    )]
+    Newer {
+        /// The store.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+    },
 }
 
-/// Checks the format of the store below `root`, and marks a store that has no mark.
+/// Whether the folder may become, or is, a store of ours. Touches nothing. `lost+found`, which a file system
+/// has, and names that begin with a dot do not count; what is not there can be made.
 ///
 /// # Errors
-/// [`NewerFormat`]. A mark that cannot be read or written is no reason not to serve.
-pub fn check(root: &Path) -> Result<(), NewerFormat> {
-    let path = root.join("format");
-    let found = match fs::read_to_string(&path) {
-        Ok(text) => text.trim_end().strip_prefix(PREFIX).and_then(|number| number.parse().ok()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            tracing::warn!(file = %path.display(), %error, "the format of the store cannot be read");
-            return Ok(());
+/// [`Refusal`]. A folder that cannot be looked at is for whoever opens it to complain about.
+pub fn examine(root: &Path) -> Result<(), Refusal> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+            return Err(Refusal::NotAFolder(root.to_owned()));
         }
+        Err(_) => return Ok(()),
     };
-    match found {
-        Some(found) if found > FORMAT => Err(NewerFormat { path: root.to_owned(), found }),
-        Some(FORMAT) => Ok(()),
-        _ => {
+    match mark_of(root) {
+        Ok(Some(found)) if found > FORMAT => return Err(Refusal::Newer { path: root.to_owned(), found }),
+        Ok(Some(_)) => return Ok(()),
+        Ok(None) | Err(_) => {}
+    }
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names: Vec<_> = names.filter(|name| name != "lost+found" && !name.starts_with('.')).collect();
+    let ours = |name: &String| NAMES.contains(&name.as_str()) || name.starts_with(DAMAGED_INDEX);
+    let foreign = |found: &String| Refusal::Foreign { path: root.to_owned(), found: found.clone() };
+    if let Some(found) = names.iter().find(|name| !ours(name)) {
+        return Err(foreign(found));
+    }
+    let signed = names.iter().any(|name| SIGNS.contains(&name.as_str())) || is_our_lock(&root.join("lock"));
+    names.first().filter(|_| !signed).map_or(Ok(()), |found| Err(foreign(found)))
+}
+
+/// Whether this is what a start leaves that ended before anything else was made: a file with a process id,
+/// or with nothing.
+fn is_our_lock(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= 16)
+        && fs::read_to_string(path).is_ok_and(|text| text.trim().bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// The format that a store says it has; `None` where its mark is missing or spoilt.
+fn mark_of(root: &Path) -> io::Result<Option<u32>> {
+    match fs::read(root.join("format")) {
+        Ok(text) => {
+            let text = std::str::from_utf8(&text).unwrap_or_default();
+            Ok(text.trim_end().strip_prefix(PREFIX).and_then(|number| number.parse().ok()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Marks a store that has no mark with its format. That it cannot be read or written is no reason not to serve.
+pub fn mark(root: &Path) {
+    let path = root.join("format");
+    match mark_of(root) {
+        Ok(Some(_)) => {}
+        Ok(None) => {
             let staged = root.join("format.new");
             let written = fs::write(&staged, format!("{PREFIX}{FORMAT}\n")).and_then(|()| fs::rename(&staged, &path));
             if let Err(error) = written {
                 tracing::warn!(file = %path.display(), %error, "could not mark the format of the store");
             }
-            Ok(())
         }
+        Err(error) => tracing::warn!(file = %path.display(), %error, "the format of the store cannot be read"),
     }
 }
 
@@ -58,26 +132,79 @@ pub fn check(root: &Path) -> Result<(), NewerFormat> {
 mod tests {
     use super::*;
 
+    /// A folder with these: a name that ends with a slash is one of a folder.
+    fn folder(content: &[(&str, &str)]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in content {
+            let path = folder.path().join(name);
+            if name.ends_with('/') {
+                fs::create_dir_all(path).expect("made");
+            } else {
+                fs::write(path, text).expect("written");
+            }
+        }
+        folder
+    }
+
     #[test]
     fn a_newer_store_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("format");
-        fs::write(&file, "registry-mirror store format 2\n").expect("writes");
-        let error = check(folder.path()).expect_err("refused").to_string();
+        let newer = folder(&[("format", "registry-mirror store format 2\n"), ("of-tomorrow", "")]);
+        let error = examine(newer.path()).expect_err("refused").to_string();
         assert!(error.contains("format 2") && error.contains("knows 1"), "{error}");
-        assert_eq!(fs::read_to_string(&file).expect("reads"), "registry-mirror store format 2\n");
+        let text = fs::read_to_string(newer.path().join("format")).expect("reads");
+        assert_eq!(text, "registry-mirror store format 2\n");
     }
 
     #[test]
     fn a_store_without_a_mark_or_with_a_spoilt_one_is_marked() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("format");
         for spoilt in [None, Some("1"), Some("\0\0\0"), Some("registry-mirror store format x")] {
-            if let Some(spoilt) = spoilt {
-                fs::write(&file, spoilt).expect("writes");
-            }
-            check(folder.path()).expect("usable");
-            assert_eq!(fs::read_to_string(&file).expect("reads"), "registry-mirror store format 1\n");
+            let folder = folder(&spoilt.map(|spoilt| ("format", spoilt)).into_iter().collect::<Vec<_>>());
+            mark(folder.path());
+            let text = fs::read_to_string(folder.path().join("format")).expect("reads");
+            assert_eq!(text, "registry-mirror store format 1\n");
         }
+    }
+
+    #[test]
+    fn a_store_is_ours_or_empty() {
+        let mark = ("format", "registry-mirror store format 1\n");
+        for ours in [
+            &[][..],
+            &[("lost+found/", ""), (".snapshot/", ""), (".hidden", "")],
+            &[mark, ("notes.txt", "of whoever looks after it")],
+            // What a start leaves that ends at once.
+            &[("lock", "4711\n")],
+            &[("lock", ""), ("format.new", "")],
+            // The mark was lost, or has never been made.
+            &[("lock", "1"), ("oci-layout", ""), ("blobs/", ""), ("metadata/", ""), ("metadata.damaged-1/", "")],
+            &[("lock", "1"), ("format", "\0\0"), ("oci-layout", ""), ("blobs/", ""), ("lost+found/", "")],
+            // What matters of a backup.
+            &[("blobs/", ""), ("repositories/", "")],
+        ] {
+            assert!(examine(folder(ours).path()).is_ok(), "{ours:?}");
+        }
+        assert!(examine(Path::new("/nonexistent/store")).is_ok());
+    }
+
+    #[test]
+    fn a_folder_of_somebody_else_is_refused_and_named() {
+        for (foreign, name) in [
+            (&[("notes.txt", "")][..], "notes.txt"),
+            (&[("docker/registry/", "")], "docker"),
+            (&[("oci-layout", ""), ("blobs/", ""), ("index.json", "{}")], "index.json"),
+            (&[("blobs/", "")], "blobs"),
+            (&[("metadata/", "")], "metadata"),
+            (&[("format", "of something else")], "format"),
+            (&[("lock", "held by apt")], "lock"),
+            (&[("lock/", "")], "lock"),
+            (&[("lost+found/", ""), ("photos/", "")], "photos"),
+        ] {
+            let folder = folder(foreign);
+            let error = examine(folder.path()).expect_err(name).to_string();
+            assert!(error.contains(&format!("{name:?}")) && error.contains("another folder"), "{error}");
+        }
+        let folder = folder(&[("file", "")]);
+        let error = examine(&folder.path().join("file")).expect_err("a file").to_string();
+        assert!(error.contains("is no folder"), "{error}");
     }
 }

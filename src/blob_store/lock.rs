@@ -9,6 +9,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::format::{self, Refusal};
+
 /// The right to use a store, until dropped.
 #[derive(Debug)]
 pub struct StoreLock {
@@ -31,6 +33,9 @@ pub enum LockError {
         /// The process that holds it, as far as is known.
         process: Option<u32>,
     },
+    /// The folder is none of ours, or of a newer version. Nothing in it was touched.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// The lock file cannot be created or locked, as on a file system that has no locks. Nothing says that somebody else uses the store.
     #[error("the store {} cannot be locked: {source}", path.display())]
     Io {
@@ -46,8 +51,10 @@ impl StoreLock {
     /// Takes the lock of the store below `root`, which is created if need be. Does not wait.
     ///
     /// # Errors
-    /// [`LockError::Held`] when somebody else has it, [`LockError::Io`] otherwise.
+    /// [`LockError::Refused`] when the folder cannot be our store, [`LockError::Held`] when somebody else has
+    /// it, [`LockError::Io`] otherwise.
     pub fn acquire(root: &Path) -> Result<StoreLock, LockError> {
+        format::examine(root)?;
         let failed = |source| LockError::Io { path: root.to_owned(), source };
         if !root.is_dir() {
             DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
@@ -81,6 +88,12 @@ impl StoreLock {
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(StoreLock { _file: file })
     }
+}
+
+/// The process that holds the lock of the store below `root`, as far as can be told without asking for the lock.
+pub fn holder(root: &Path) -> Option<u32> {
+    let process = read_process(&mut File::open(root.join("lock")).ok()?)?;
+    Path::new("/proc").join(process.to_string()).exists().then_some(process)
 }
 
 fn read_process(file: &mut File) -> Option<u32> {

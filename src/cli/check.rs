@@ -1,14 +1,14 @@
-//! `registry-mirror check`: is this configuration valid?
+//! `registry-mirror check`: would `serve` start with this configuration, and what would it stumble over?
 //!
-//! The same code as at the start of `serve`, with the same environment, and a look at the files that
-//! it names; nothing after that: no network, nothing is written. All problems at once, as text or as one JSON object.
+//! The same code as at the start of `serve`, with the same environment, and a look at what it names; nothing
+//! after that: no network, nothing is written. All problems at once, as text or as one JSON object.
 
 use std::path::PathBuf;
 
 use super::talk::print_document;
 use super::{Exit, environment, print, say};
-use crate::config::{self, Config, ConfigError, Overrides};
-use crate::daemon;
+use crate::config::{self, Config, Overrides};
+use crate::daemon::{self, Findings};
 use crate::documents::{Check, Error, Problem};
 
 #[derive(Debug, clap::Args)]
@@ -16,54 +16,37 @@ pub(super) struct Args {
     /// Configuration file [env: REGISTRY_MIRROR_CONFIG]
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
+    /// The same, as other commands have it
+    #[arg(short, long, value_name = "FILE", conflicts_with = "file")]
+    config: Option<PathBuf>,
     /// Answer with one JSON object on stdout
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
-    let variables = environment()?;
-    let folder =
-        variables.iter().find(|(name, _)| name == "CREDENTIALS_DIRECTORY").map(|(_, value)| PathBuf::from(value));
-    let loaded = Config::load(args.file.as_deref(), variables, Overrides::default()).and_then(|config| {
-        match config.missing_files(folder.as_deref()) {
-            problems if problems.is_empty() => {
-                config.admin_token()?;
-                with_certificates(config)
-            }
-            problems => Err(ConfigError { problems }),
+    let file = args.file.as_deref().or(args.config.as_deref());
+    let loaded = Config::load(file, environment()?, Overrides::default());
+    let Findings { problems, warnings } = match &loaded {
+        Ok(config) => daemon::preflight(config),
+        Err(error) => Findings { problems: error.problems.clone(), warnings: Vec::new() },
+    };
+    let valid = problems.is_empty();
+    if args.json {
+        print_document(&Check { valid, problems: problems.iter().map(problem).collect(), warnings })?;
+    } else {
+        warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+        problems.iter().for_each(|problem| say(&format!("error: {problem}")));
+        if let Some(config) = loaded.ok().filter(|_| valid) {
+            print(&summary(&config))?;
         }
-    });
-    match &loaded {
-        Ok(config) if args.json => {
-            print_document(&Check { valid: true, problems: Vec::new(), warnings: config.warnings().to_vec() })?;
-        }
-        Err(error) if args.json => {
-            let problems = error.problems.iter().map(problem).collect();
-            print_document(&Check { valid: false, problems, warnings: Vec::new() })?;
-        }
-        Ok(config) => {
-            for warning in config.warnings() {
-                say(&format!("warning: {warning}"));
-            }
-            print(&summary(config))?;
-        }
-        Err(error) => error.problems.iter().for_each(|problem| say(&format!("error: {problem}"))),
     }
-    Ok(if loaded.is_ok() { Exit::Done } else { Exit::Usage })
+    Ok(if valid { Exit::Done } else { Exit::Usage })
 }
 
 fn problem(problem: &config::Problem) -> Problem {
     let config::Problem { place, line, column, message, hint, .. } = problem.clone();
     Problem { place, line, column, message, hint }
-}
-
-/// The configuration, if its certificates are of use.
-fn with_certificates(config: Config) -> Result<Config, ConfigError> {
-    match daemon::check_certificates(&config.server) {
-        Ok(()) => Ok(config),
-        Err(error) => Err(config::Problem::at("server.tls", error.to_string()).into()),
-    }
 }
 
 /// What the configuration means, in short.

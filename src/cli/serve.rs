@@ -10,7 +10,7 @@ use super::banner::banner;
 use super::{Exit, environment};
 use crate::config::{Config, Overrides};
 use crate::daemon::{self, Bound};
-use crate::documents::{Code, Error};
+use crate::documents::Error;
 use crate::telemetry;
 
 #[derive(Debug, clap::Args)]
@@ -51,10 +51,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     }
     // Not a reason to refuse: what is stored can be served, and a credential may come later.
     let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    for problem in config.missing_files(folder.as_deref()) {
-        tracing::warn!("{}: {}", problem.place, problem.message);
+    let path = std::env::var_os("PATH");
+    for problem in config.missing_credentials(folder.as_deref(), path.as_deref()) {
+        tracing::warn!("{problem}");
     }
-    daemon::run(config, announce).map_err(|error| Error::new(Code::Failed, format!("{error:#}")))?;
+    daemon::run(config, announce)?;
     Ok(Exit::Done)
 }
 

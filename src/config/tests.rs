@@ -304,7 +304,8 @@ fn a_file_that_is_named_and_missing_is_found_before_it_is_needed() {
     let (there, missing) = (there.display().to_string(), folder.path().join("missing").display().to_string());
     let found = |keys: &str| {
         let config = valid(&format!("[[upstream]]\nhost = \"a.example\"\n{keys}"));
-        let problems = config.missing_files(Some(folder.path()));
+        let mut problems = config.missing_files(Some(folder.path()));
+        problems.extend(config.missing_credentials(Some(folder.path()), None));
         problems.into_iter().map(|problem| format!("{}: {}", problem.place, problem.message)).collect::<Vec<_>>()
     };
     for fine in [
@@ -327,7 +328,22 @@ fn a_file_that_is_named_and_missing_is_found_before_it_is_needed() {
     }
     // Without the folder, a relative name is somebody else's business.
     let config = valid("[[upstream]]\nhost = \"a.example\"\nauth = \"file:missing\"");
-    assert!(config.missing_files(None).is_empty());
+    assert!(config.missing_credentials(None, None).is_empty());
+}
+
+#[test]
+fn a_helper_is_a_program_in_one_of_the_folders() {
+    let folder = tempfile::tempdir().expect("folder");
+    let config = valid("[[upstream]]\nhost = \"a.example\"\nauth = \"helper:here\"");
+    let path = std::env::join_paths([Path::new("/nonexistent"), folder.path()]).expect("a path");
+    let missing = |path: Option<&OsStr>| config.missing_credentials(None, path).len();
+    assert_eq!((missing(Some(&path)), missing(None)), (1, 1));
+    let program = folder.path().join("docker-credential-here");
+    std::fs::write(&program, "").expect("write");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o644)).expect("mode");
+    assert_eq!(missing(Some(&path)), 1, "what cannot be run is no program");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("mode");
+    assert_eq!(missing(Some(&path)), 0);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 
-use anyhow::Context as _;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Daemon, Listeners, budget};
 use crate::admin;
 use crate::config::Config;
+use crate::documents::{Code, Error};
 use crate::server::{congestion, listener};
 use crate::systemd;
 
@@ -27,13 +27,19 @@ pub struct Bound<'a> {
 /// is bound and how many bytes the store may hold.
 ///
 /// # Errors
-/// For people: why it cannot start.
-pub fn run(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> anyhow::Result<()> {
+/// Why it cannot start: [`Code::Configuration`] for what the configuration says, [`Code::Failed`] otherwise.
+pub fn run(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> Result<(), Error> {
     if let Err(error) = hide_memory() {
         tracing::warn!(%error, "other processes of this user can read the memory of this one");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(failed("starting the runtime"))?;
     runtime.block_on(serve(config, announce))
+}
+
+/// An error that says what was being done.
+fn failed<E: std::fmt::Display>(doing: &str) -> impl Fn(E) -> Error {
+    move |error| Error::new(Code::Failed, format!("{doing}: {error}"))
 }
 
 /// Keeps the memory of this process, and the credentials in it, from other processes of its user: no
@@ -42,7 +48,7 @@ fn hide_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> anyhow::Result<()> {
+async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> Result<(), Error> {
     // First the sockets: a port that is taken is told before the store is touched.
     let mut listeners = listeners(&config)?;
     let (pull, admin) = (addresses(&listeners.pull)?, addresses(&listeners.admin)?);
@@ -50,7 +56,7 @@ async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -
         let config = config.clone();
         move || Daemon::open(config)
     });
-    let daemon = daemon.await.context("opening the store")??;
+    let daemon = daemon.await.map_err(failed("opening the store"))??;
     // After the lock of the store: a socket that is there now is left over.
     if let Some(path) = &config.server.admin_socket {
         listeners.admin_socket = admin::socket::bind(path);
@@ -58,10 +64,10 @@ async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -
     // A file that grows beyond the limit of the process is an error to be handled, not the end.
     let _file_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
     // It asks for certificates to be read again; where there are none, it is no reason to end.
-    let _hang_up = signal(SignalKind::hangup()).context("handling SIGHUP")?;
+    let _hang_up = signal(SignalKind::hangup()).map_err(failed("handling SIGHUP"))?;
     // Before anybody is told that it serves: whoever ends it then expects it to end well.
-    let mut terminate = signal(SignalKind::terminate()).context("handling SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("handling SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed("handling SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handling SIGINT"))?;
     announce(&config, Bound { pull: &pull, admin: &admin }, budget(&config.store).unwrap_or_default());
     systemd::ready();
     daemon
@@ -78,10 +84,12 @@ async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -
 }
 
 /// The sockets that systemd hands over, else those of the configuration.
-fn listeners(config: &Config) -> anyhow::Result<Listeners> {
-    let inherited = systemd::listeners().context("taking over the sockets of systemd")?;
+fn listeners(config: &Config) -> Result<Listeners, Error> {
+    let unusable = failed("taking over the sockets of systemd");
+    let inherited = systemd::listeners().map_err(&unusable)?;
     let adopt = |sockets: Vec<std::net::TcpListener>| {
-        sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<Vec<_>>>()
+        let adopted: io::Result<Vec<_>> = sockets.into_iter().map(TcpListener::from_std).collect();
+        adopted.map_err(&unusable)
     };
     let mut listeners =
         Listeners { pull: adopt(inherited.pull)?, admin: adopt(inherited.admin)?, ..Listeners::default() };
@@ -95,7 +103,7 @@ fn listeners(config: &Config) -> anyhow::Result<Listeners> {
     Ok(listeners)
 }
 
-fn pace(listeners: &[TcpListener], algorithm: Option<&str>) -> anyhow::Result<()> {
+fn pace(listeners: &[TcpListener], algorithm: Option<&str>) -> Result<(), Error> {
     let Some(algorithm) = algorithm else {
         if let Some(warning) = congestion::warning() {
             tracing::warn!("{warning}");
@@ -103,28 +111,33 @@ fn pace(listeners: &[TcpListener], algorithm: Option<&str>) -> anyhow::Result<()
         return Ok(());
     };
     for listener in listeners {
-        let chosen = congestion::choose(listener, algorithm);
-        chosen.with_context(|| {
-            format!(
-                "server.congestion_control = {algorithm:?} cannot be used; the kernel lists what it has in \
-                 /proc/sys/net/ipv4/tcp_allowed_congestion_control"
-            )
-        })?;
+        congestion::choose(listener, algorithm)
+            .map_err(|error| Error::new(Code::Configuration, unusable_pace(algorithm, &error)))?;
     }
     Ok(())
 }
 
-fn bind(addresses: &[SocketAddr], flag: &str) -> anyhow::Result<Vec<TcpListener>> {
+/// Why the kernel does not pace connections as it is told.
+pub(super) fn unusable_pace(algorithm: &str, error: &io::Error) -> String {
+    format!(
+        "server.congestion_control = {algorithm:?} cannot be used; the kernel lists what it has in \
+         /proc/sys/net/ipv4/tcp_allowed_congestion_control: {error}"
+    )
+}
+
+fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Error> {
     let mut listeners = Vec::new();
     for address in addresses {
         let bound = listener::bind(*address);
-        listeners.push(bound.with_context(|| format!("cannot listen on {address}; choose another with {flag}"))?);
+        let doing = format!("cannot listen on {address}; choose another with {flag}");
+        listeners.push(bound.map_err(failed(&doing))?);
     }
     Ok(listeners)
 }
 
-fn addresses(listeners: &[TcpListener]) -> io::Result<Vec<SocketAddr>> {
-    listeners.iter().map(TcpListener::local_addr).collect()
+fn addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, Error> {
+    let addresses: io::Result<Vec<_>> = listeners.iter().map(TcpListener::local_addr).collect();
+    addresses.map_err(failed("asking a socket for its address"))
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@ use std::io;
 
 use crate::config;
 use crate::mirror::Room;
-use crate::server::tls::{Tls, TlsError};
 
 /// How many bytes the store may hold, when nobody else fills the disk.
 ///
@@ -35,12 +34,4 @@ pub(super) fn room(store: &config::Store) -> Room {
             }
         }
     })
-}
-
-/// Whether there can be TLS with the configured files, if any are.
-///
-/// # Errors
-/// [`TlsError`]: what is wrong with them.
-pub fn check_certificates(server: &config::Server) -> Result<(), TlsError> {
-    server.tls.clone().map_or(Ok(()), |files| Tls::open(files).map(drop))
 }

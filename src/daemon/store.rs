@@ -8,6 +8,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::{settings, stock};
+use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
@@ -46,7 +47,8 @@ impl OpenedStore {
     /// takes as long as listing the blobs. Blocks.
     ///
     /// # Errors
-    /// [`Code::Unreachable`] when somebody has the lock, [`Code::Failed`] for everything else.
+    /// [`Code::Unreachable`] when somebody has the lock, [`Code::Configuration`] when the folder is no store of
+    /// ours, [`Code::Failed`] for everything else.
     pub fn open(config: &Config) -> Result<OpenedStore, Error> {
         let path = &config.store.path;
         let failed = |error: std::io::Error| Error::new(Code::Failed, format!("the store {}: {error}", path.display()));
@@ -54,8 +56,10 @@ impl OpenedStore {
             LockError::Held { .. } => {
                 Error::new(Code::Unreachable, format!("{error}, or say where it answers with --admin"))
             }
+            LockError::Refused(_) => Error::new(Code::Configuration, error.to_string()),
             LockError::Io { .. } => Error::new(Code::Failed, error.to_string()),
         })?;
+        format::mark(path);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
         let entered = runtime.enter();

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::StartError;
-use crate::clock::Clock;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::mirror::{Mode, Routes};
@@ -41,6 +41,15 @@ pub(super) fn routes(
 fn gated(upstream: &config::Upstream, limits: &config::Limits, asking: Arc<dyn Upstream>) -> Gate {
     let places = upstream.connections.unwrap_or(limits.fills.saturating_add(config::BESIDE_FILLS));
     Gate::new(upstream.host.clone(), asking, places, limits.fills, limits.fill_wait)
+}
+
+/// Whether this upstream can be asked as it is configured. Reads its files.
+///
+/// # Errors
+/// [`StartError::Upstream`].
+pub(super) fn check(upstream: &config::Upstream) -> Result<(), StartError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    online(upstream, &Arc::new(Metrics::new([])), &clock, &Arc::default()).map(drop)
 }
 
 /// An upstream at all its addresses.

@@ -70,7 +70,6 @@ const ADAPTERS: [&str; 3] = ["metadata::sled", "blob_store::local", "upstream::h
 /// One external crate, one place: the starts of the paths that may name it.
 const PLACES: &[(&str, &[&str])] = &[
     ("base64", &["upstream"]),
-    ("anyhow", &["daemon/process.rs"]),
     ("bytesize", &["config", "cli"]),
     ("clap", &["cli"]),
     ("flate2", &["bundle"]),

@@ -1,0 +1,180 @@
+//! What a start would stumble over, found without one: no network is used and nothing is written.
+//!
+//! What `serve` refuses to start with is a problem. A warning is what it goes on without, and what depends on
+//! who asks and when: a store that this user may not write, a port that somebody has just now.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType};
+
+use super::process::unusable_pace;
+use super::{StartError, upstreams};
+use crate::blob_store::{format, lock};
+use crate::config::{Config, Problem, Upstream};
+use crate::mirror::Mode as Asking;
+use crate::server::tls::Tls;
+
+/// What was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// `serve` would not start.
+    pub problems: Vec<Problem>,
+    /// It would start with less than is configured, or not for this user or not now. A sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Findings {
+    fn problem(&mut self, place: &str, message: impl std::fmt::Display) {
+        self.problems.push(Problem::at(place, message.to_string()));
+    }
+
+    fn warn(&mut self, message: String) {
+        self.warnings.push(message);
+    }
+}
+
+/// Looks at everything that a configuration names: files, programs, the store, sockets.
+pub fn preflight(config: &Config) -> Findings {
+    let mut found = Findings { warnings: config.warnings().to_vec(), ..Findings::default() };
+    if let Err(error) = config.admin_token() {
+        found.problems.extend(error.problems);
+    }
+    if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
+        found.problem("server.tls", error);
+    }
+    look_at_upstreams(config, &mut found);
+    look_at_store(&config.store.path, &mut found);
+    if let Some(socket) = &config.server.admin_socket {
+        look_at_socket(socket, &config.store.path, &mut found);
+    }
+    look_at_pace(config, &mut found);
+    look_at_ports(config, &mut found);
+    found
+}
+
+fn look_at_upstreams(config: &Config, found: &mut Findings) {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let folder = folder.as_deref().map(Path::new);
+    let missing = config.missing_files(folder);
+    let place = |upstream: &Upstream| format!("upstream {}", upstream.host);
+    let has_files = |upstream: &&Upstream| {
+        let settings = &upstream.settings;
+        settings.ca.is_some() || settings.certificate.is_some() || settings.proxy.is_some()
+    };
+    let readable = |upstream: &&Upstream| missing.iter().all(|problem| problem.place != place(upstream));
+    let unusable = config.upstreams.iter().filter(has_files).filter(readable).filter_map(|upstream| {
+        let error: StartError = upstreams::check(upstream).err()?;
+        // It begins with the upstream that it is about.
+        Some(Problem::at("", error.to_string()))
+    });
+    let problems: Vec<_> = unusable.chain(missing.iter().cloned()).collect();
+    if config.cache.policy.mode == Asking::Offline {
+        // Nobody is asked, so nothing of it is read.
+        found.warnings.extend(problems.iter().map(Problem::to_string));
+    } else {
+        found.problems.extend(problems);
+    }
+    let path = std::env::var_os("PATH");
+    found.warnings.extend(config.missing_credentials(folder, path.as_deref()).iter().map(Problem::to_string));
+}
+
+fn look_at_store(path: &Path, found: &mut Findings) {
+    if let Err(refusal) = format::examine(path) {
+        return found.problem("store.path", refusal);
+    }
+    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path);
+    match rustix::fs::stat(there).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
+        Ok(FileType::Directory) => {}
+        Ok(_) => {
+            let message = format!("{} cannot be made: {} is no folder", path.display(), there.display());
+            return found.problem("store.path", message);
+        }
+        Err(error) => return found.warn(format!("the store {} cannot be used: {error}", path.display())),
+    }
+    let parts = ["", "blobs", "blobs/sha256", "repositories", "ingest", "metadata"].map(|part| there.join(part));
+    let parts = parts.iter().take(if there == path { 6 } else { 1 }).filter(|part| part.exists());
+    if let Some((part, error)) = parts.filter_map(|part| Some((part, cannot_write(part)?))).next() {
+        let what = if there == path { "used" } else { "made" };
+        found.warn(format!(
+            "the store {} cannot be {what} by this user: {}: {error}",
+            path.display(),
+            part.components().collect::<std::path::PathBuf>().display()
+        ));
+    }
+}
+
+/// Why this user cannot make files in a folder. A file without a name is made, where the file system has such.
+fn cannot_write(folder: &Path) -> Option<io::Error> {
+    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    if let Err(error) = rustix::fs::accessat(CWD, folder, all, AtFlags::EACCESS) {
+        return Some(error.into());
+    }
+    match rustix::fs::open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
+        Ok(_) => None,
+        // Not every file system has them. One without any room is none for files.
+        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
+            let room = rustix::fs::statvfs(folder).map_or(1, |stat| stat.f_blocks);
+            (room == 0).then(|| io::Error::other("that file system holds no files"))
+        }
+        Err(error) => Some(error.into()),
+    }
+}
+
+/// The socket is no reason not to serve. The one in the store is as good as the store.
+fn look_at_socket(socket: &Path, store: &Path, found: &mut Findings) {
+    let cannot = |why: &dyn std::fmt::Display| {
+        format!("server.admin_socket: {} cannot be made, and serve goes on without: {why}", socket.display())
+    };
+    if let Ok(there) = rustix::fs::lstat(socket) {
+        if FileType::from_raw_mode(there.st_mode) != FileType::Socket {
+            found.warn(cannot(&"there is something else"));
+        }
+    } else if let Some(folder) = socket.ancestors().skip(1).find(|path| path.exists())
+        && !socket.starts_with(store)
+    {
+        match cannot_write(folder) {
+            Some(_) if !folder.is_dir() => found.warn(cannot(&format!("{} is no folder", folder.display()))),
+            Some(error) => found.warn(cannot(&format!("{}: {error}", folder.display()))),
+            None => {}
+        }
+    }
+}
+
+fn look_at_pace(config: &Config, found: &mut Findings) {
+    let Some(algorithm) = &config.server.congestion_control else { return };
+    let Ok(socket) = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None) else { return };
+    match rustix::net::sockopt::set_tcp_congestion(&socket, algorithm) {
+        Err(Errno::NOENT) => found.problem("", unusable_pace(algorithm, &Errno::NOENT.into())),
+        Err(error) => found.warn(unusable_pace(algorithm, &error.into())),
+        Ok(()) => {}
+    }
+}
+
+/// Whether the addresses are free, unless a daemon runs on this store, which has them.
+fn look_at_ports(config: &Config, found: &mut Findings) {
+    if lock::holder(&config.store.path).is_some() {
+        return;
+    }
+    let server = &config.server;
+    for address in server.listen.iter().chain(&server.admin).filter(|address| address.port() != 0) {
+        match try_bind(*address) {
+            Err(Errno::ADDRINUSE) => found.warn(format!(
+                "another process listens on {address}; unless that is systemd or this mirror, serve cannot start"
+            )),
+            Err(error) => found.warn(format!("serve could not listen on {address} now: {error}")),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// Binds an address and gives it up again; nobody can connect to it in between, and who wants it gets it.
+fn try_bind(address: SocketAddr) -> rustix::io::Result<()> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket(family, SocketType::STREAM, None)?;
+    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)
+}

@@ -1,0 +1,295 @@
+//! `check` beside `serve`: what the one refuses the other does, and what the one goes on without the other warns of.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
+
+/// A folder of its own for each case, with a configuration.
+struct Case {
+    folder: TempDir,
+}
+
+/// Puts files into a case, and gives its configuration.
+type Prepare<'a> = &'a dyn Fn(&Case) -> String;
+
+impl Case {
+    fn new() -> Case {
+        Case { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    /// Runs a command with this configuration; exit code, stdout and stderr.
+    fn run(&self, command: &str, config: &str) -> (i32, String, String) {
+        let file = self.write("mirror.toml", config);
+        run(&format!("{command} -c {file}"))
+    }
+
+    /// The names in the store.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("store")).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+fn run(line: &str) -> (i32, String, String) {
+    let mut command = Command::new(BINARY);
+    let command = command.args(line.split(' ')).env_clear().env("HOME", "/nonexistent").env("PATH", "/usr/bin:/bin");
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+/// Listeners on ports of the system's choosing, and the store below the case.
+fn config(case: &Case, more: &str) -> String {
+    format!(
+        "[store]\npath = \"{}\"\n[server]\nlisten = [\"127.0.0.1:0\"]\nadmin = [\"127.0.0.1:0\"]\n{more}",
+        case.path("store").display()
+    )
+}
+
+#[test]
+fn a_folder_of_somebody_else_is_refused_by_all_and_left_alone() {
+    for name in ["notes.txt", "docker/registry/v2", "blobs/photo.jpg"] {
+        let case = Case::new();
+        case.write(&format!("store/{name}"), "theirs");
+        let before = case.names();
+        let store = case.path("store").display().to_string();
+        let config = config(&case, "");
+        let out = case.path("out.tar").display().to_string();
+        for (code, _, err) in [
+            case.run("check", &config),
+            case.run("serve", &config),
+            run(&format!("export --all -o {out} --store {store}")),
+        ] {
+            let first = name.split('/').next().unwrap();
+            assert!(code == 2 && err.contains(&store) && err.contains(&format!("{first:?}")), "{name}: {code} {err}");
+            assert!(err.contains("choose another folder"), "{err}");
+        }
+        assert_eq!(case.names(), before, "nothing is left there");
+    }
+}
+
+#[test]
+fn what_a_file_system_has_and_hidden_names_belong_to_nobody() {
+    let case = Case::new();
+    case.write("store/lost+found/x", "");
+    case.write("store/.snapshot", "");
+    let (code, _, err) = case.run("check", &config(&case, ""));
+    assert_eq!((code, err.as_str()), (0, ""));
+}
+
+#[test]
+fn check_refuses_whatever_serve_refuses() {
+    let none = "no certificate";
+    let cases: [(&str, Prepare<'_>, &str); 8] = [
+        (
+            "an authority of an upstream that is none",
+            &|case| {
+                let ca = case.write("ca.pem", none);
+                config(case, &format!("[[upstream]]\nhost = \"a.example\"\nca = \"{ca}\"\n"))
+            },
+            "ca.pem",
+        ),
+        (
+            "an authority of an upstream that is missing",
+            &|case| config(case, "[[upstream]]\nhost = \"a.example\"\nca = \"/no/such.pem\"\n"),
+            "/no/such.pem",
+        ),
+        (
+            "a certificate of our own without a key in its file",
+            &|case| {
+                let (cert, key) = (case.write("own.pem", none), case.write("own.key", none));
+                config(
+                    case,
+                    &format!("[[upstream]]\nhost = \"a.example\"\nclient_cert = \"{cert}\"\nclient_key = \"{key}\"\n"),
+                )
+            },
+            "own.pem",
+        ),
+        (
+            "a certificate of the listener that is none",
+            &|case| {
+                let cert = case.write("cert.pem", none);
+                config(case, &format!("[server.tls]\ncert = \"{cert}\"\nkey = \"{cert}\"\n"))
+            },
+            "cert.pem",
+        ),
+        (
+            "a token that can be guessed",
+            &|case| {
+                let token = case.write("token", "short\n");
+                config(case, &format!("admin_token = \"file:{token}\"\n"))
+            },
+            "less than 16 bytes",
+        ),
+        ("a pace that the kernel has not got", &|case| config(case, "congestion_control = \"nonesuch\"\n"), "nonesuch"),
+        (
+            "a file in place of the store",
+            &|case| {
+                case.write("store", "a file");
+                config(case, "")
+            },
+            "is no folder",
+        ),
+        (
+            "a store of a later version",
+            &|case| {
+                case.write("store/format", "registry-mirror store format 99\n");
+                config(case, "")
+            },
+            "format 99",
+        ),
+    ];
+    for (name, prepare, told) in cases {
+        let case = Case::new();
+        let config = prepare(&case);
+        for command in ["check", "serve"] {
+            let (code, out, err) = case.run(command, &config);
+            assert_eq!((code, out.as_str()), (2, ""), "{name}: {command}: {err}");
+            assert!(err.contains(told), "{name}: {command}: {err}");
+        }
+        let (code, out, _) = case.run("check --json", &config);
+        let said: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(
+            (code, &said["valid"], said["problems"].as_array().map(Vec::len)),
+            (2, &false.into(), Some(1)),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn check_warns_of_what_serve_goes_on_without_or_cannot_have_now() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap();
+    let cases: [(&str, Prepare<'_>, String); 6] = [
+        (
+            "a helper that is missing",
+            &|case| config(case, "[[upstream]]\nhost = \"a.example\"\nauth = \"helper:of-nobody\"\n"),
+            "docker-credential-of-nobody".to_owned(),
+        ),
+        (
+            "a password that is missing",
+            &|case| config(case, "[[upstream]]\nhost = \"a.example\"\nauth = \"file:/no/such\"\n"),
+            "the file /no/such cannot be read".to_owned(),
+        ),
+        (
+            "an authority that nobody is asked with",
+            &|case| {
+                config(case, "[cache]\nmode = \"offline\"\n[[upstream]]\nhost = \"a.example\"\nca = \"/no/such.pem\"\n")
+            },
+            "/no/such.pem".to_owned(),
+        ),
+        (
+            "something else in the place of the socket",
+            &|case| {
+                let socket = case.write("socket", "a file");
+                config(case, &format!("admin_socket = \"{socket}\"\n"))
+            },
+            "there is something else".to_owned(),
+        ),
+        (
+            "a port that is taken",
+            &|case| {
+                let store = case.path("store");
+                format!("[store]\npath = \"{}\"\n[server]\nlisten = [\"{taken}\"]\nadmin = []\n", store.display())
+            },
+            format!("another process listens on {taken}"),
+        ),
+        (
+            "a store that nobody can write",
+            &|_| "[store]\npath = \"/proc/store\"\n[server]\nlisten = [\"127.0.0.1:0\"]\nadmin = []\n".to_owned(),
+            "the store /proc/store cannot be made".to_owned(),
+        ),
+    ];
+    for (name, prepare, told) in cases {
+        let case = Case::new();
+        let (code, out, err) = case.run("check", &prepare(&case));
+        assert!(code == 0 && out.contains(": valid\n"), "{name}: {code} {err}");
+        let warnings: Vec<_> = err.lines().collect();
+        assert!(warnings.len() == 1 && err.starts_with("warning: ") && err.contains(&told), "{name}: {err}");
+        assert!(!case.path("store").exists(), "{name}: nothing is written");
+    }
+}
+
+#[test]
+fn a_store_that_this_user_may_not_write_is_a_warning_and_nothing_of_it_changes() {
+    use std::os::unix::fs::PermissionsExt as _;
+    if rustix::process::geteuid().is_root() {
+        // Nothing is closed to root.
+        return;
+    }
+    let case = Case::new();
+    fs::create_dir(case.path("store")).unwrap();
+    fs::set_permissions(case.path("store"), fs::Permissions::from_mode(0o555)).unwrap();
+    let (code, _, err) = case.run("check", &config(&case, ""));
+    assert!(code == 0 && err.contains("cannot be used by this user"), "{code} {err}");
+}
+
+#[test]
+fn an_error_says_once_what_the_system_said() {
+    let case = Case::new();
+    let (code, _, err) =
+        case.run("serve", "[store]\npath = \"/proc/store\"\n[server]\nlisten = [\"127.0.0.1:0\"]\nadmin = []\n");
+    let line = err.lines().find(|line| line.starts_with("error: ")).unwrap_or_else(|| panic!("{err}"));
+    assert_eq!((code, line.matches("os error").count()), (1, 1), "{line}");
+    assert!(line.contains("/proc/store"), "{line}");
+}
+
+/// A daemon that is ended whatever happens.
+struct Daemon(Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_mirror_that_runs_is_no_reason_for_a_warning() {
+    let case = Case::new();
+    let file = case.write("mirror.toml", &config(&case, ""));
+    let mut daemon = Command::new(BINARY);
+    let daemon = daemon.args(["serve", "-c", &file]).env_clear().stderr(Stdio::piped()).spawn().unwrap();
+    let mut daemon = Daemon(daemon);
+    let mut lines = BufReader::new(daemon.0.stderr.take().unwrap()).lines();
+    let pull = lines.find_map(|line| {
+        let line: Value = serde_json::from_str(&line.unwrap()).unwrap();
+        Some(line["pull"].as_str()?.trim_matches(['[', ']']).to_owned())
+    });
+    let running = config(&case, "").replacen("127.0.0.1:0", &pull.expect("it serves"), 1);
+    let (code, _, err) = case.run("check", &running);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(Path::new(&case.path("store/lock")).exists());
+}
+
+#[test]
+fn check_takes_the_file_as_an_argument_and_as_other_commands_do() {
+    let case = Case::new();
+    let file = case.write("mirror.toml", &config(&case, ""));
+    for line in [format!("check {file}"), format!("check -c {file}"), format!("check --config {file}")] {
+        let (code, out, err) = run(&line);
+        assert!(code == 0 && out.starts_with(&format!("{file}: valid")), "{line}: {err}");
+    }
+    assert_eq!(run(&format!("check {file} -c {file}")).0, 2);
+}
