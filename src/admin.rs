@@ -21,7 +21,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
 use crate::documents::{Code, Error};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{Format, Metrics};
 use crate::mirror::Mirror;
 use crate::server::listener;
 use crate::server::{Client, Limits, Listener, Tls, Transport};
@@ -101,12 +101,12 @@ async fn answer_any(request: Request<Incoming>, state: AdminState, client: Clien
             let visit = api::Visit { mirror, guard: &state.guard, door, seat: &client.seat };
             visit.answer(request, state.verify_rate).await
         }
-        _ => answer(request.method(), request.uri().path(), &state),
+        _ => answer(request.method(), request.uri().path(), Format::asked_for(request.headers()), &state),
     }
 }
 
-/// The answer to one request.
-fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Body> {
+/// The answer to one request; metrics come in this format.
+fn answer(method: &Method, path: &str, format: Format, state: &AdminState) -> Response<Body> {
     const TEXT: &str = "text/plain; charset=utf-8";
     if method != Method::GET && method != Method::HEAD {
         return api::not_allowed("GET, HEAD");
@@ -117,7 +117,7 @@ fn answer(method: &Method, path: &str, state: &AdminState) -> Response<Body> {
             Readiness::Ready => respond(StatusCode::OK, TEXT, "ok\n"),
             Readiness::NotReady(why) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
-        "/metrics" => respond(StatusCode::OK, metrics::CONTENT_TYPE, state.metrics.encode()),
+        "/metrics" => respond(StatusCode::OK, format.content_type(), state.metrics.encode(format)),
         _ => api::refusal(&Error::new(Code::NotFound, "not found: /livez, /readyz, /metrics and /api/v1 are served")),
     }
 }

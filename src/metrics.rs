@@ -6,6 +6,8 @@
 //! any other upstream counts as `other`; a repository or a digest never becomes a label. Every series
 //! stands once in the table below and once in the event that counts with it.
 
+mod format;
+mod process;
 mod totals;
 mod words;
 
@@ -13,7 +15,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -25,12 +27,11 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::oci::RegistryName;
 use crate::outcome::Outcome;
 
+pub use format::Format;
+use process::Process;
 use totals::Tally;
 pub use totals::Totals;
 pub use words::{FillResult, RequestKind, SentBy};
-
-/// What the media type of [`Metrics::encode`] is.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A label whose values are known before the first request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -155,6 +156,8 @@ struct Held {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What is not ours: it has no prefix.
+    process: Registry,
     upstreams: Vec<RegistryName>,
     /// For each upstream by its place, and behind them for others and for none.
     held: Vec<Held>,
@@ -183,8 +186,11 @@ impl Metrics {
         for by in SentBy::ALL {
             drop(series.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }));
         }
+        let mut process = Registry::default();
+        process.register_collector(Box::new(Process));
         Metrics {
             registry,
+            process,
             held: (0..upstreams.len() + 2).map(|_| Held::default()).collect(),
             upstreams,
             first_bytes: Default::default(),
@@ -395,12 +401,14 @@ impl Metrics {
         }
     }
 
-    /// Everything, as [`CONTENT_TYPE`].
-    pub fn encode(&self) -> String {
+    /// Everything, in this format.
+    pub fn encode(&self, format: Format) -> String {
         let mut text = String::new();
         // Writing to a string cannot fail; half a text is more use than none.
-        let _ = encode(&mut text, &self.registry);
-        text
+        let _ = encode_registry(&mut text, &self.registry)
+            .and_then(|()| encode_registry(&mut text, &self.process))
+            .and_then(|()| encode_eof(&mut text));
+        format.written(text)
     }
 
     fn upstream(&self, name: Option<&str>) -> Label {

@@ -20,7 +20,11 @@ fn state(readiness: Readiness) -> AdminState {
 }
 
 async fn get(method: Method, path: &str, state: &AdminState) -> (u16, String, String) {
-    let response = answer(&method, path, state);
+    get_as(Format::default(), method, path, state).await
+}
+
+async fn get_as(format: Format, method: Method, path: &str, state: &AdminState) -> (u16, String, String) {
+    let response = answer(&method, path, format, state);
     let content_type = response.headers()[header::CONTENT_TYPE].to_str().expect("text").to_owned();
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.expect("a body in memory").to_bytes();
@@ -37,10 +41,14 @@ async fn a_process_is_alive_before_it_is_ready() {
 }
 
 #[tokio::test]
-async fn metrics_are_open_metrics() {
-    let (status, content_type, body) = get(Method::GET, "/metrics", &state(Readiness::Ready)).await;
-    assert_eq!((status, content_type.as_str()), (200, metrics::CONTENT_TYPE));
-    assert!(body.ends_with("# EOF\n"), "{body}");
+async fn metrics_are_in_the_format_of_prometheus_or_in_the_one_that_was_asked_for() {
+    for (format, expected) in
+        [(Format::Prometheus, "text/plain; version=0.0.4"), (Format::OpenMetrics, "application/openmetrics-text; ")]
+    {
+        let (status, content_type, body) = get_as(format, Method::GET, "/metrics", &state(Readiness::Ready)).await;
+        assert!(status == 200 && content_type.starts_with(expected), "{content_type}");
+        assert_eq!(body.ends_with("# EOF\n"), format == Format::OpenMetrics, "{body}");
+    }
 }
 
 #[tokio::test]

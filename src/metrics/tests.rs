@@ -26,7 +26,7 @@ fn events_become_series_with_the_promised_names() {
     metrics.index_rebuilt();
     metrics.tag_moved(true);
     metrics.evicted(5);
-    let text = metrics.encode();
+    let text = metrics.encode(Format::OpenMetrics);
     for line in [
         r#"mirror_requests_total{upstream="docker.io",kind="blob",outcome="hit",status="200"} 1"#,
         r#"mirror_requests_total{upstream="none",kind="ping",outcome="local",status="200"} 1"#,
@@ -67,9 +67,81 @@ fn a_million_names_from_outside_make_no_more_series_than_one() {
             metrics.request(Some(&name), RequestKind::Manifest, Outcome::Fill, 200);
             metrics.upstream_request(name.as_str(), "ok");
         }
-        metrics.encode().lines().count()
+        metrics.encode(Format::OpenMetrics).lines().count()
     };
     let of_one = series_after(0..1);
     assert_eq!(series_after(1..1_000_000), of_one);
-    assert!(metrics.encode().contains(r#"upstream="other""#));
+    assert!(metrics.encode(Format::OpenMetrics).contains(r#"upstream="other""#));
+}
+
+/// The rules of the Prometheus text format, and what its linter looks at besides: each family has a help and a
+/// type in front of its series, once; counters, and they alone, end in `_total`.
+fn assert_prometheus(text: &str) {
+    let mut families: Vec<(String, String)> = Vec::new();
+    let mut help = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, words) = rest.split_once(' ').expect("a help");
+            assert!(!words.is_empty(), "{line}");
+            help = Some(name.to_owned());
+        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a type");
+            assert_eq!(help.take().as_deref(), Some(name), "{line}");
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert_eq!(kind == "counter", name.ends_with("_total"), "{line}");
+            assert!(families.iter().all(|(known, _)| known != name), "{name} twice");
+            families.push((name.to_owned(), kind.to_owned()));
+        } else {
+            assert!(!line.starts_with('#') && !line.is_empty(), "{line:?}");
+            let (series, value) = line.rsplit_once(' ').expect("a value");
+            value.parse::<f64>().expect("a number");
+            let name = series.split('{').next().expect("a name");
+            assert!(name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_'), "{line}");
+            let (family, kind) = families.last().expect("a head");
+            let suffixes: &[&str] = if kind == "histogram" { &["_bucket", "_sum", "_count"] } else { &[""] };
+            assert!(suffixes.iter().any(|suffix| *name == format!("{family}{suffix}")), "{line} below {family}");
+        }
+    }
+    assert!(families.len() > 30 && text.ends_with('\n'));
+}
+
+#[test]
+fn the_prometheus_format_keeps_its_rules_and_the_names_of_series() {
+    let metrics = Metrics::new([docker_hub()]);
+    metrics.request(Some(&docker_hub()), RequestKind::Blob, Outcome::Hit, 200);
+    metrics.time_to_first_byte(Outcome::Hit, Duration::from_millis(2));
+    metrics.upstream_up(&docker_hub(), "registry-1.docker.io", true);
+    let (prometheus, open_metrics) = (metrics.encode(Format::Prometheus), metrics.encode(Format::OpenMetrics));
+    assert_prometheus(&prometheus);
+    // Both name the same series; what is measured of the process changes meanwhile.
+    let series = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.rsplit_once(' ').expect("a value").0.to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(series(&prometheus), series(&open_metrics));
+    assert!(open_metrics.ends_with("# EOF\n"));
+}
+
+#[test]
+fn the_process_has_the_names_of_all_exporters() {
+    let text = Metrics::new([]).encode(Format::Prometheus);
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("{name} is not in\n{text}")).parse::<f64>().expect("a number")
+    };
+    for name in [
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "process_max_fds",
+        "process_virtual_memory_bytes",
+        "process_resident_memory_bytes",
+        "process_threads",
+    ] {
+        assert!(value(name) >= 0.0, "{name}");
+    }
+    assert!(value("process_resident_memory_bytes") > 1e6 && value("process_open_fds") >= 3.0);
+    let written = tempfile::tempfile().and_then(|file| file.metadata()?.modified()).expect("a file of now");
+    let now = written.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs_f64();
+    let started = value("process_start_time_seconds");
+    assert!(started <= now + 2.0 && started > now - 86_400.0, "{started} is not before {now}");
 }

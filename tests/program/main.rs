@@ -7,9 +7,13 @@
 
 mod check;
 mod cli;
+mod metrics;
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;
 mod operate;
 mod operators;
 mod secrets;
 mod service;
+#[allow(dead_code, reason = "some of it is for programs that need root")]
+#[path = "../clients/support/requirements.rs"]
+mod requirements;

@@ -12,12 +12,12 @@ use tempfile::TempDir;
 const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 
 /// A daemon in front of a scripted registry as `docker.io`, with one image for each platform.
-struct Site {
+pub(super) struct Site {
     daemon: Child,
-    folder: TempDir,
-    admin: String,
-    registry: Registry,
-    amd64: Image,
+    pub(super) folder: TempDir,
+    pub(super) admin: String,
+    pub(super) registry: Registry,
+    pub(super) amd64: Image,
     arm64: Image,
     // The registry runs on it, so it ends last.
     _runtime: tokio::runtime::Runtime,
@@ -34,7 +34,7 @@ impl Drop for Site {
 type Ran = (i32, String, String);
 
 impl Site {
-    fn start() -> Site {
+    pub(super) fn start() -> Site {
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let registry = runtime.block_on(Registry::start());
         let shared = noise(1, 50_000);
@@ -65,17 +65,17 @@ impl Site {
     }
 
     /// Runs a command against the daemon.
-    fn run(&self, line: &str) -> Ran {
+    pub(super) fn run(&self, line: &str) -> Ran {
         run(&format!("{line} --admin unix:{}", self.socket().display()), "")
     }
 
     /// The same with `--json`; stdout has to be one document.
-    fn json(&self, line: &str) -> (i32, Value) {
+    pub(super) fn json(&self, line: &str) -> (i32, Value) {
         let (code, out, err) = self.run(&format!("{line} --json"));
         (code, serde_json::from_str(&out).unwrap_or_else(|error| panic!("{line}: {error}: {out:?} {err:?}")))
     }
 
-    fn ok(&self, line: &str) -> String {
+    pub(super) fn ok(&self, line: &str) -> String {
         let (code, out, err) = self.run(line);
         assert_eq!(code, 0, "{line}: {out} {err}");
         out
