@@ -55,8 +55,6 @@ pub struct AdminState {
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
     /// What operators ask about; without it there is no `/api/v1`.
     pub mirror: Option<Mirror>,
-    /// How fast blobs are verified when no rate is asked for, in bytes a second; 0 for no bound.
-    pub verify_rate: u64,
     /// Who may ask what; the same for all listeners.
     pub guard: Arc<Guard>,
     /// The certificate for addresses beyond loopback; asks for none of clients.
@@ -99,7 +97,7 @@ async fn answer_any(request: Request<Incoming>, state: AdminState, client: Clien
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
             let door = Door { peer: client.peer, encrypted: client.encrypted, reach };
             let visit = api::Visit { mirror, guard: &state.guard, door, seat: &client.seat };
-            visit.answer(request, state.verify_rate).await
+            visit.answer(request).await
         }
         _ => answer(request.method(), request.uri().path(), Format::asked_for(request.headers()), &state),
     }

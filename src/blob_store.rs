@@ -132,6 +132,12 @@ pub trait BlobStore: Send + Sync + 'static {
     /// [`StoreError::Io`].
     async fn set_aside(&self, digest: &Digest, content: &Content) -> Result<bool, StoreError>;
 
+    /// The digests under which something is set aside, each once; sound content may be stored again under them.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    async fn list_set_aside(&self) -> Result<Vec<Digest>, StoreError>;
+
     /// Deletes for good what was set aside.
     ///
     /// # Errors

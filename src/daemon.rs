@@ -236,7 +236,6 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::new(|| Readiness::Ready),
             mirror: Some(self.mirror.clone()),
-            verify_rate: self.config.store.scrub_rate,
             guard: Arc::clone(&self.guard),
             tls: self.admin_tls.clone(),
         }

@@ -98,8 +98,8 @@ pub(super) struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// The answer. Blobs are verified at `verify_rate`, in bytes a second, unless the request names another.
-    pub(super) async fn answer(&self, request: Request<Incoming>, verify_rate: u64) -> Response<Body> {
+    /// The answer.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let post = POSTS.contains(&path.as_str());
         let acts = post && path != READY && request.method() == Method::POST;
@@ -111,7 +111,7 @@ impl Visit<'_> {
         };
         let answered = match (LOOKS.contains(&path.as_str()), post, request.method()) {
             (true, _, &(Method::GET | Method::HEAD)) => look(&request, self.mirror).await,
-            (_, true, &Method::POST) => self.take(request, &path, wish, actor, verify_rate).await,
+            (_, true, &Method::POST) => self.take(request, &path, wish, actor).await,
             (true, ..) => return not_allowed("GET, HEAD"),
             (_, true, _) => return not_allowed("POST"),
             _ => Err(not_found()),
@@ -127,7 +127,6 @@ impl Visit<'_> {
         path: &str,
         wish: Wish,
         actor: Actor,
-        verify_rate: u64,
     ) -> Result<Response<Body>, Error> {
         refuse_pages(request.headers())?;
         let place = self.guard.place(wish)?;
@@ -141,7 +140,7 @@ impl Visit<'_> {
                     if wish == Wish::Act {
                         tracing::info!(act = path, by = %actor, order = shown(&order), "act");
                     }
-                    act(path, &order, self.mirror, verify_rate).await
+                    act(path, &order, self.mirror).await
                 }
                 Err(error) => Err(error),
             }
@@ -209,7 +208,7 @@ async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<B
 }
 
 /// Does what is ordered.
-async fn act(path: &str, body: &Bytes, mirror: &Mirror, verify_rate: u64) -> Result<Response<Body>, Error> {
+async fn act(path: &str, body: &Bytes, mirror: &Mirror) -> Result<Response<Body>, Error> {
     match path {
         "pull" => {
             let order: orders::Images = read(body)?;
@@ -231,7 +230,7 @@ async fn act(path: &str, body: &Bytes, mirror: &Mirror, verify_rate: u64) -> Res
             Ok(ok(&garbage.map_err(CatalogError::from)?))
         }
         "export" => bundles::export(mirror, &read(body)?).await,
-        "verify" => Ok(verify(mirror.clone(), read(body)?, verify_rate)),
+        "verify" => Ok(verify(mirror.clone(), read(body)?)),
         _ => Err(not_found()),
     }
 }
@@ -300,10 +299,10 @@ fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms) -> Respons
     streamed(lines, task)
 }
 
-fn verify(mirror: Mirror, order: orders::Verify, usual_rate: u64) -> Response<Body> {
+fn verify(mirror: Mirror, order: orders::Verify) -> Response<Body> {
     let (findings, lines) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
-        let verified = mirror.verify(order.repair, Some(order.rate.unwrap_or(usual_rate)), &findings).await;
+        let verified = mirror.verify(order.repair, order.rate.unwrap_or_default(), &findings).await;
         verified.map_err(|error| {
             tracing::error!(%error, "the blobs cannot be listed");
             Error::new(Code::Store, format!("the blobs cannot be listed: {error}"))

@@ -13,7 +13,6 @@ fn state(readiness: Readiness) -> AdminState {
         metrics: Arc::new(Metrics::new([])),
         readiness: Arc::new(move || readiness.clone()),
         mirror: None,
-        verify_rate: 0,
         guard: Arc::new(Guard::new(None, false)),
         tls: None,
     }

@@ -139,6 +139,11 @@ impl BlobStore for LocalBlobStore {
         blocking(move || inner.set_aside_if_same(&digest, &content)).await
     }
 
+    async fn list_set_aside(&self) -> Result<Vec<Digest>, StoreError> {
+        let inner = Arc::clone(&self.0);
+        blocking(move || inner.list_set_aside()).await
+    }
+
     async fn drop_set_aside(&self) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.0);
         blocking(move || inner.drop_set_aside()).await

@@ -3,7 +3,7 @@
 //! Passes the same contract suite as the store on disk. Ingests are local files here too; a commit
 //! reads the file and removes it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -18,6 +18,8 @@ use crate::oci::Digest;
 #[derive(Debug, Default)]
 pub struct MemoryBlobStore {
     blobs: Mutex<HashMap<Digest, Bytes>>,
+    /// Whose content was set aside; it is not kept.
+    set_aside: Mutex<BTreeSet<Digest>>,
     removals: AtomicU64,
 }
 
@@ -60,12 +62,18 @@ impl BlobStore for MemoryBlobStore {
         });
         if same {
             blobs.remove(digest);
+            self.set_aside.lock().insert(*digest);
             self.removals.fetch_add(1, Ordering::SeqCst);
         }
         Ok(same)
     }
 
+    async fn list_set_aside(&self) -> Result<Vec<Digest>, StoreError> {
+        Ok(self.set_aside.lock().iter().copied().collect())
+    }
+
     async fn drop_set_aside(&self) -> Result<(), StoreError> {
+        self.set_aside.lock().clear();
         Ok(())
     }
 

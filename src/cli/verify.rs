@@ -1,4 +1,6 @@
 //! `registry-mirror verify`: read everything that is stored and compare it with its name.
+//!
+//! A bar on a terminal, else a line now and then; `--json` hands the daemon's findings on as they come.
 
 use std::io::IsTerminal as _;
 
@@ -6,15 +8,16 @@ use indicatif::ProgressBar;
 
 use super::client::{At, Remote};
 use super::talk::print_json;
-use super::{Exit, print, show};
+use super::{Exit, print, say, show};
 use crate::documents::{Code, Error, Finding, orders};
+use crate::oci::Digest;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Delete what is damaged and fetch it again
+    /// Fetch again what is damaged, also what was found earlier
     #[arg(long)]
     repair: bool,
-    /// Read at most so much a second, such as 50MB
+    /// Read at most so much a second, such as 50MB. Without it: as fast as the disk reads
     #[arg(long, value_name = "SIZE")]
     rate: Option<bytesize::ByteSize>,
     #[command(flatten)]
@@ -23,39 +26,74 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let order = orders::Verify { repair: args.repair, rate: args.rate.map(|rate| rate.as_u64()) };
-    let bar = (std::io::stderr().is_terminal() && !args.at.json).then(ProgressBar::no_length);
+    let mut screen = Screen::default();
     let mut end = None;
     let mut printed = Ok(());
     Remote::find(&args.at)?.post_lines("verify", &order, &mut |finding: Finding, line| {
         if args.at.json {
             printed = print_json(line);
+        } else {
+            match &finding {
+                Finding::Progress { .. } => screen.progress(&finding),
+                Finding::Damaged { digest, repaired } => printed = screen.damaged(digest, *repaired),
+                Finding::Done { .. } => screen.end(),
+            }
         }
-        match finding {
-            Finding::Progress { checked, of, .. } => {
-                if let Some(bar) = &bar {
-                    bar.set_length(of);
-                    bar.set_position(checked);
-                }
-            }
-            Finding::Damaged { digest, repaired } if !args.at.json => {
-                let state = if repaired { "damaged, fetched again" } else { "damaged" };
-                printed = print(&format!("{digest}: {state}"));
-            }
-            Finding::Damaged { .. } => {}
-            Finding::Done { checked, checked_bytes, damaged, repaired } => {
-                end = Some((checked, checked_bytes, damaged, repaired));
-            }
+        if let Finding::Done { checked, checked_bytes, damaged, repaired, lacking } = finding {
+            end = Some((checked, checked_bytes, damaged, repaired, lacking));
         }
     })?;
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
     printed?;
-    let Some((checked, bytes, damaged, repaired)) = end else {
+    let Some((checked, bytes, damaged, repaired, lacking)) = end else {
         return Err(Error::new(Code::Failed, "the daemon ended before everything was read"));
     };
     if !args.at.json {
         print(&format!("{checked} blobs with {} read, {damaged} damaged, {repaired} repaired", show::size(bytes)))?;
+        if lacking > 0 {
+            let hint =
+                if args.repair { "see the daemon's log" } else { "fetch them with: registry-mirror verify --repair" };
+            say(&format!("{lacking} damaged blobs were set aside and are missing from images here; {hint}"));
+        }
     }
     Ok(if damaged == repaired { Exit::Done } else { Exit::Corrupt })
+}
+
+/// How far it is: a bar, or for whom there is none, a line for each tenth.
+#[derive(Default)]
+struct Screen {
+    bar: Option<ProgressBar>,
+    tenths: u64,
+}
+
+impl Screen {
+    fn progress(&mut self, finding: &Finding) {
+        let Finding::Progress { checked, checked_bytes, of, of_bytes } = finding else { return };
+        if std::io::stderr().is_terminal() {
+            let bar = self.bar.get_or_insert_with(|| show::bar(*of_bytes, true));
+            bar.set_length(*of_bytes);
+            bar.set_position(*checked_bytes);
+            return;
+        }
+        // Empty blobs are read, too.
+        let tenths = checked_bytes.saturating_mul(10).checked_div(*of_bytes).unwrap_or(10);
+        if tenths > self.tenths {
+            self.tenths = tenths;
+            let (bytes, of_bytes) = (show::size(*checked_bytes), show::size(*of_bytes));
+            say(&format!("{}0 %: {checked} of {of} blobs, {bytes} of {of_bytes}", tenths));
+        }
+    }
+
+    fn damaged(&self, digest: &Digest, repaired: bool) -> Result<(), Error> {
+        let line = format!("{digest}: {}", if repaired { "damaged, fetched again" } else { "damaged" });
+        match &self.bar {
+            Some(bar) => bar.suspend(|| print(&line)),
+            None => print(&line),
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
 }

@@ -45,9 +45,9 @@ pub struct Collect {
 #[schemars(rename = "VerifyOrder")]
 #[serde(default, deny_unknown_fields)]
 pub struct Verify {
-    /// Fetch again what is damaged.
+    /// Fetch again what is damaged, also what was found earlier.
     pub repair: bool,
-    /// Bytes a second, 0 for as fast as the disk reads; none: the rate of the scrub.
+    /// Bytes a second; none or 0: as fast as the disk reads.
     pub rate: Option<u64>,
 }
 

@@ -41,8 +41,11 @@ pub enum Finding {
         checked_bytes: u64,
         /// Blobs that there are.
         of: u64,
+        /// All of those together.
+        #[serde(default)]
+        of_bytes: u64,
     },
-    /// A blob is not what its digest says.
+    /// A blob is not what its digest says, or was not when it was set aside earlier and is to be repaired.
     Damaged {
         /// The blob.
         digest: Digest,
@@ -59,6 +62,9 @@ pub enum Finding {
         damaged: u64,
         /// Those of them that are sound again.
         repaired: u64,
+        /// Blobs that were set aside as damaged, now or earlier, and that images here lack still.
+        #[serde(default)]
+        lacking: u64,
     },
 }
 

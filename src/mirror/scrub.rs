@@ -4,6 +4,7 @@
 //! What is damaged is set aside at once, and fetched again. What clients read is looked at in
 //! `room::stored`.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,21 +75,36 @@ impl Mirror {
         tokio::join!(self.0.scrub.read(blobs, true, rate, findings), listen).1
     }
 
-    /// Reads every blob, at most `rate` bytes a second, and tells what it finds; with `repair`, damaged
-    /// ones are fetched again. Ends early when nobody listens.
+    /// Reads every blob, at most `rate` bytes a second where that is not zero, and tells what it finds; with
+    /// `repair`, damaged ones are fetched again, and what was set aside earlier. Ends early when nobody listens.
     ///
     /// # Errors
     /// When the blobs cannot be listed.
-    pub async fn verify(
-        &self,
-        repair: bool,
-        rate: Option<u64>,
-        findings: &mpsc::Sender<Finding>,
-    ) -> Result<(), StoreError> {
+    pub async fn verify(&self, repair: bool, rate: u64, findings: &mpsc::Sender<Finding>) -> Result<(), StoreError> {
         let blobs = self.0.scrub.stored.blobs.list().await?;
         // Whoever stopped listening knows.
-        let _ = self.0.scrub.read(blobs, repair, rate.unwrap_or_default(), findings.clone()).await;
+        let _ = self.0.scrub.read(blobs, repair, rate, findings.clone()).await;
         Ok(())
+    }
+}
+
+/// What was found of damaged blobs.
+#[derive(Default)]
+struct Damaged {
+    found: u64,
+    /// Those of them that are sound again.
+    repaired: u64,
+    /// Those that were told of.
+    tried: HashSet<Digest>,
+    /// What was listed and could not be opened.
+    gone: HashSet<Digest>,
+}
+
+impl Damaged {
+    fn note(&mut self, digest: Digest, healed: bool) {
+        self.found += 1;
+        self.repaired += u64::from(healed);
+        self.tried.insert(digest);
     }
 }
 
@@ -102,23 +118,69 @@ impl Scrub {
         rate: u64,
         findings: mpsc::Sender<Finding>,
     ) -> Result<(), mpsc::error::SendError<Finding>> {
-        let (of, start) = (blobs.len() as u64, Instant::now());
-        let (mut checked, mut checked_bytes, mut damaged, mut repaired) = (0, 0_u64, 0, 0);
+        let (mut of, mut of_bytes) = (blobs.len() as u64, blobs.iter().map(|(_, size)| size).sum::<u64>());
+        let (mut checked, mut checked_bytes, start) = (0, 0_u64, Instant::now());
+        let mut damaged = Damaged::default();
         for (digest, size) in blobs {
-            // Evicted since the list was made.
-            let Some(content) = self.stored.blobs.open(&digest).await else { continue };
+            let Some(content) = self.stored.blobs.open(&digest).await else {
+                // Evicted since the list was made, or set aside as soon as it was opened.
+                damaged.gone.insert(digest);
+                (of, of_bytes) = (of - 1, of_bytes - size);
+                continue;
+            };
             (checked, checked_bytes) = (checked + 1, checked_bytes + size);
             if !self.stored.check(&digest, &content).await {
-                let sound = repair && self.heal(digest).await;
-                (damaged, repaired) = (damaged + 1, repaired + u64::from(sound));
-                findings.send(Finding::Damaged { digest, repaired: sound }).await?;
+                let healed = repair && self.heal(digest).await;
+                damaged.note(digest, healed);
+                findings.send(Finding::Damaged { digest, repaired: healed }).await?;
             }
-            findings.send(Finding::Progress { checked, checked_bytes, of }).await?;
+            findings.send(Finding::Progress { checked, checked_bytes, of, of_bytes }).await?;
             if let Some(millis) = checked_bytes.saturating_mul(1000).checked_div(rate) {
                 tokio::time::sleep_until(start + Duration::from_millis(millis)).await;
             }
         }
-        findings.send(Finding::Done { checked, checked_bytes, damaged, repaired }).await
+        let lacking = self.lacking(repair, &mut damaged, &findings).await?;
+        let Damaged { found, repaired, .. } = damaged;
+        findings.send(Finding::Done { checked, checked_bytes, damaged: found, repaired, lacking }).await
+    }
+
+    /// Looks after what was set aside without being read now: with `repair` it is fetched again. How many blobs
+    /// images lack in the end because they were set aside.
+    async fn lacking(
+        &self,
+        repair: bool,
+        damaged: &mut Damaged,
+        findings: &mpsc::Sender<Finding>,
+    ) -> Result<u64, mpsc::error::SendError<Finding>> {
+        let mut lacking = 0;
+        for digest in self.set_aside().await {
+            let new = damaged.gone.contains(&digest);
+            let mut healed = false;
+            if !damaged.tried.contains(&digest) && (repair || new) {
+                healed = repair && self.heal(digest).await;
+                damaged.note(digest, healed);
+                findings.send(Finding::Damaged { digest, repaired: healed }).await?;
+            }
+            lacking += u64::from(!healed);
+        }
+        Ok(lacking)
+    }
+
+    /// What was set aside, is not stored again, and belongs to an image still.
+    async fn set_aside(&self) -> Vec<Digest> {
+        let mut lost = Vec::new();
+        for digest in self.stored.blobs.list_set_aside().await.unwrap_or_default() {
+            if self.stored.blobs.open(&digest).await.is_none() {
+                lost.push(digest);
+            }
+        }
+        if lost.is_empty() {
+            return lost;
+        }
+        let members = self.stored.records.with(|metadata| metadata.members()).await.unwrap_or_default();
+        let members: HashSet<_> = members.into_iter().map(|(_, descriptor)| descriptor.digest).collect();
+        lost.retain(|digest| members.contains(digest));
+        lost
     }
 
     /// Fetches again what was set aside, from any repository that has it; whether it is there now.

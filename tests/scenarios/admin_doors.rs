@@ -147,7 +147,6 @@ async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
         metrics: Arc::new(Metrics::new([])),
         readiness: Arc::new(|| Readiness::Ready),
         mirror: Some(mirror.mirror.clone()),
-        verify_rate: 0,
         guard: Arc::new(Guard::new(Some(Token::new(TOKEN.as_bytes())), false)),
         tls: tls.map(|files| Arc::new(Tls::open(files).expect("a pair"))),
     };

@@ -385,7 +385,7 @@ async fn verify_finds_a_flipped_bit_and_with_repair_fetches_the_blob_again() {
 }
 
 #[tokio::test]
-async fn verify_without_a_rate_keeps_to_that_of_the_scrub() {
+async fn verify_reads_at_the_speed_of_the_disk_unless_it_is_told_a_rate() {
     let registry = Registry::start().await;
     let digest = registry.add_blob("library/app", noise(85, 50_000));
     let mirror = Settings::of(&registry).config("store.scrub_rate = \"1000B\"").start().await;
@@ -397,7 +397,7 @@ async fn verify_without_a_rate_keeps_to_that_of_the_scrub() {
     let asked_for = start.elapsed();
     assert!(asked_for >= Duration::from_secs(5));
     told(&mirror, "verify", json!({})).await;
-    assert!(start.elapsed() - asked_for >= Duration::from_secs(50), "{:?}", start.elapsed());
+    assert!(start.elapsed() - asked_for < Duration::from_secs(1), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

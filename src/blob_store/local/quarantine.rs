@@ -64,6 +64,22 @@ impl Inner {
         Ok(rustix::fs::unlinkat(&*folder, digest.hex(), AtFlags::empty())?)
     }
 
+    pub(super) fn list_set_aside(&self) -> io::Result<Vec<Digest>> {
+        let entries = match fs::read_dir(self.root.join(QUARANTINE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let digest = |entry: fs::DirEntry| -> Option<Digest> {
+            let name = entry.file_name().into_string().ok()?;
+            let (digest, _number) = name.rsplit_once('.')?;
+            digest.replacen('-', ":", 1).parse().ok()
+        };
+        let mut digests: Vec<_> = entries.flatten().filter_map(digest).collect();
+        digests.sort_unstable();
+        digests.dedup();
+        Ok(digests)
+    }
+
     pub(super) fn drop_set_aside(&self) -> io::Result<()> {
         let dropped = remove_all(&self.root.join(QUARANTINE));
         self.count_set_aside();
