@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use super::guard::{Actor, Door, Guard, Wish};
 use super::{Body, respond_with};
 use crate::documents::{
-    self, Changed, Code, Document, Error, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, orders,
+    self, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, orders,
 };
 use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
@@ -77,6 +77,9 @@ impl From<CatalogError> for Error {
             CatalogError::Unknown(_) => Code::NotFound,
             CatalogError::Route(_) | CatalogError::NotATag(_) => Code::Usage,
             CatalogError::Metadata(_) => Code::Metadata,
+            CatalogError::NotToBeHad { failure: Failure::NotFound, .. } => Code::NotFound,
+            CatalogError::NotToBeHad { failure: Failure::Refused, .. } => Code::Refused,
+            CatalogError::NotToBeHad { .. } => Code::Failed,
         };
         Error::new(code, error.to_string())
     }
@@ -247,12 +250,12 @@ async fn ready(mirror: &Mirror, order: &orders::Images) -> Result<Response<Body>
 async fn change(mirror: &Mirror, act: &str, order: &orders::Images) -> Result<Response<Body>, Error> {
     let mut images = Vec::new();
     for image in self::images(order)? {
-        let changed = match act {
-            "pin" => mirror.pin(&image).await.map(|()| true),
-            "unpin" => mirror.unpin(&image).await,
-            _ => mirror.forget(&image).await,
+        let (changed, stored) = match act {
+            "pin" => (true, Some(mirror.pin(&image).await?)),
+            "unpin" => (mirror.unpin(&image).await?, None),
+            _ => (mirror.forget(&image).await?, None),
         };
-        images.push(Changed { image: image.to_string(), changed: changed? });
+        images.push(Changed { image: image.to_string(), changed, stored });
     }
     Ok(match act {
         "pin" => ok(&Pinned { images }),

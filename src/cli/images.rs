@@ -24,7 +24,7 @@ fn row(image: &ImageSummary) -> Vec<String> {
     let marks: Vec<_> = marks.into_iter().filter_map(|(set, mark)| set.then_some(mark)).collect();
     vec![
         image.image.clone(),
-        show::short(&image.digest),
+        image.digest.as_ref().map_or_else(|| "-".to_owned(), show::short),
         state(image),
         show::size(image.stored_bytes),
         if image.missing_bytes == 0 { "-".to_owned() } else { show::size(image.missing_bytes) },
@@ -39,5 +39,6 @@ pub(super) fn state(image: &ImageSummary) -> String {
         State::Complete => "complete".to_owned(),
         State::SomePlatforms => image.platforms.join(" "),
         State::Partly => "partly".to_owned(),
+        State::Missing => "missing".to_owned(),
     }
 }

@@ -23,7 +23,7 @@ fn described(detail: &ImageDetail) -> String {
     let summary = &detail.summary;
     let mut lines = vec![
         summary.image.clone(),
-        format!("  digest   {}", summary.digest),
+        format!("  digest   {}", summary.digest.map_or_else(|| "unknown".to_owned(), |digest| digest.to_string())),
         format!("  type     {}", detail.media_type),
         format!(
             "  stored   {}, {} missing: {}",

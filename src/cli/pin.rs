@@ -57,7 +57,13 @@ pub(super) fn run<T: Acted>(args: &Args) -> Result<Exit, Error> {
     let order = orders::Images { images: args.images.clone(), ..orders::Images::default() };
     // The path is named like the document.
     let said = Remote::find(&args.at)?.post::<T>(T::NAME, &order)?;
-    let became = |image: &Changed| format!("{}: {}", image.image, if image.changed { T::DONE } else { T::NOT });
+    let became = |image: &Changed| {
+        let became = format!("{}: {}", image.image, if image.changed { T::DONE } else { T::NOT });
+        match image.stored {
+            Some(false) => format!("{became}, and not stored; fetch it with: registry-mirror pull {}", image.image),
+            _ => became,
+        }
+    };
     said.print(args.at.json, |acted| acted.images().iter().map(became).collect::<Vec<_>>().join("\n"))?;
     let images = said.document.images();
     Ok(match images.iter().filter(|image| image.changed).count() {

@@ -16,9 +16,11 @@ pub enum State {
     SomePlatforms,
     /// Nobody could pull it without a network.
     Partly,
+    /// It is pinned or frozen, and was never fetched.
+    Missing,
 }
 
-/// Every image that has a tag or is pinned, by name.
+/// Every image that has a tag, is pinned or is frozen, by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Images {
     /// The images.
@@ -34,15 +36,15 @@ impl Document for Images {
 pub struct ImageSummary {
     /// Its whole name.
     pub image: String,
-    /// The manifest that the name is answered with.
-    pub digest: Digest,
+    /// The manifest that the name is answered with; none where that is not known.
+    pub digest: Option<Digest>,
     /// How much of it is stored.
     pub state: State,
     /// The platforms that are stored whole. Empty for an image that is not in an index.
     pub platforms: Vec<String>,
     /// What of it is stored; what it shares with others is counted for each.
     pub stored_bytes: u64,
-    /// What of it is not.
+    /// What of it is not, as far as that is known.
     pub missing_bytes: u64,
     /// Its manifests of which other bytes are stored.
     pub damaged: Vec<Digest>,
@@ -192,6 +194,9 @@ pub struct Changed {
     pub image: String,
     /// Whether there was anything to do.
     pub changed: bool,
+    /// Of a pin: whether it can be pulled without a network, for some platform.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<bool>,
 }
 
 /// Images that are kept now whatever happens.

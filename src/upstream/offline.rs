@@ -1,12 +1,13 @@
 //! An upstream that is never asked: offline mode.
 //!
 //! Everything is answered with [`UpstreamErrorClass::Unavailable`], so that the mirror serves what
-//! it has by the same rules that hold when a real upstream is away.
+//! it has by the same rules that hold when a real upstream is away. Whoever reads the error is told what is not
+//! stored, and the command that fetches it.
 
 use async_trait::async_trait;
 
 use super::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
-use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
+use crate::oci::{AcceptSet, Cursor, Digest, ImageName, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// Stands in for the upstream of this name.
 #[derive(Clone, Debug)]
@@ -20,11 +21,27 @@ impl Offline {
         Offline { name }
     }
 
-    fn refusal(&self, what: impl std::fmt::Display) -> UpstreamError {
+    fn refusal(&self, what: impl std::fmt::Display, fetch: impl std::fmt::Display) -> UpstreamError {
         UpstreamError::new(
             UpstreamErrorClass::Unavailable,
-            format!("offline mode is on: {} was not asked for {what}", self.name),
+            format!(
+                "{what} is not stored, and offline mode is on, so {} is not asked; fetch it without offline mode, with: \
+                 registry-mirror pull {fetch}",
+                self.name
+            ),
         )
+    }
+
+    fn unknown(&self, repository: &Repository, reference: &Reference) -> UpstreamError {
+        let (name, repository, reference) = (self.name.clone(), repository.clone(), reference.clone());
+        let image = ImageName { registry: name, repository, reference };
+        self.refusal(&image, &image)
+    }
+
+    /// A part of some image of the repository.
+    fn unknown_part(&self, what: &str, repository: &Repository, digest: &Digest) -> UpstreamError {
+        let repository = format!("{}/{repository}", self.name);
+        self.refusal(format_args!("{what} {digest} of {repository}"), format_args!("{repository}:TAG"))
     }
 }
 
@@ -36,7 +53,7 @@ impl Upstream for Offline {
         reference: &Reference,
         _: AcceptSet,
     ) -> Result<Resolved, UpstreamError> {
-        Err(self.refusal(format_args!("{repository} {reference}")))
+        Err(self.unknown(repository, reference))
     }
 
     async fn manifest(
@@ -45,19 +62,20 @@ impl Upstream for Offline {
         reference: &Reference,
         _: AcceptSet,
     ) -> Result<Manifest, UpstreamError> {
-        Err(self.refusal(format_args!("{repository} {reference}")))
+        Err(self.unknown(repository, reference))
     }
 
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        Err(self.refusal(format_args!("{repository} {digest}")))
+        Err(self.unknown_part("the blob", repository, digest))
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
-        Err(self.refusal(format_args!("{repository} {digest}")))
+        Err(self.unknown_part("the blob", repository, digest))
     }
 
     async fn tags(&self, repository: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
-        Err(self.refusal(format_args!("the tags of {repository}")))
+        let repository = format!("{}/{repository}", self.name);
+        Err(self.refusal(format_args!("the list of tags of {repository}"), format_args!("{repository}:TAG")))
     }
 
     async fn referrers(
@@ -67,7 +85,7 @@ impl Upstream for Offline {
         _: Option<&str>,
         _: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError> {
-        Err(self.refusal(format_args!("the referrers of {repository} {digest}")))
+        Err(self.unknown_part("the list of referrers to", repository, digest))
     }
 }
 
@@ -82,6 +100,10 @@ mod tests {
         let reference = Reference::Tag("7".parse().expect("tag"));
         let error = upstream.resolve(&repository, &reference, AcceptSet::everything()).await.expect_err("offline");
         assert!(error.class.is_outage());
-        assert_eq!(error.to_string(), "offline mode is on: docker.io was not asked for library/redis 7");
+        assert_eq!(
+            error.to_string(),
+            "docker.io/library/redis:7 is not stored, and offline mode is on, so docker.io is not asked; \
+             fetch it without offline mode, with: registry-mirror pull docker.io/library/redis:7"
+        );
     }
 }

@@ -12,8 +12,9 @@ mod metrics;
 mod mirror;
 mod operate;
 mod operators;
-mod secrets;
-mod service;
 #[allow(dead_code, reason = "some of it is for programs that need root")]
 #[path = "../clients/support/requirements.rs"]
 mod requirements;
+mod secrets;
+mod service;
+mod upkeep;

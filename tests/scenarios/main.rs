@@ -24,6 +24,7 @@ mod many_fills;
 mod memory;
 mod multipart;
 mod offline;
+mod offline_errors;
 mod operate_api;
 mod parallel;
 mod patience;

@@ -190,8 +190,10 @@ async fn what_is_served_from_memory_counts_as_used() {
     assert_eq!(hits(&mirror).await, before + 1);
     let mirror = mirror.restart().await;
     let listed = mirror.mirror.images().await.expect("listed");
-    let used_at =
-        listed.iter().find(|listed| listed.digest == known(&image.manifest.digest)).and_then(|listed| listed.used_at);
+    let used_at = listed
+        .iter()
+        .find(|listed| listed.digest == Some(known(&image.manifest.digest)))
+        .and_then(|listed| listed.used_at);
     assert_eq!(used_at.map(|used_at| used_at.millis()), Some(1_700_000_000_000 + 3_600_000));
 }
 

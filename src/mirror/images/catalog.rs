@@ -7,14 +7,15 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::clock::Timestamp;
 use crate::documents::{
-    self, History, HistoryEntry, ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State,
+    self, Failure, History, HistoryEntry, ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State,
 };
 use crate::graph::Graph;
 use crate::graph::image::{self, Completeness, Image, Parts, Platforms};
 use crate::graph::links::Known;
 use crate::metadata::{FrozenTag, MetadataError, Pin, TagRecord};
+use crate::mirror::images::prefetch;
 use crate::mirror::{Location, Mirror, Route, RouteError};
-use crate::oci::{Descriptor, Digest, ImageName, Platform, Reference, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Platform, Reference, Tag};
 
 /// Why the catalog could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,18 @@ pub enum CatalogError {
     /// Nothing of this name was ever pulled.
     #[error("{0} was never pulled through this mirror; get it with: registry-mirror pull {0}")]
     Unknown(String),
+    /// Neither the store nor upstream has what the tag is to be frozen to.
+    #[error("{image} cannot be had, so {tag} is not frozen to it: {reason}")]
+    NotToBeHad {
+        /// What.
+        image: String,
+        /// The tag.
+        tag: Tag,
+        /// Why.
+        failure: Failure,
+        /// The same for people.
+        reason: String,
+    },
     /// The command needs a tag.
     #[error("{0} names a digest, which never changes; a tag can be frozen and has a history")]
     NotATag(String),
@@ -42,7 +55,7 @@ impl Mirror {
         self.0.routes.of_image(image)
     }
 
-    /// Every image that has a tag or is pinned, by name.
+    /// Every image that has a tag, is pinned or is frozen, by name; also one that was never fetched.
     ///
     /// # Errors
     /// [`CatalogError::Metadata`].
@@ -80,13 +93,21 @@ impl Mirror {
         if history.is_empty() { Err(CatalogError::Unknown(image)) } else { Ok(History { image, history }) }
     }
 
-    /// Keeps an image whatever happens; whether it is stored does not matter.
+    /// Keeps an image whatever happens, also one that is fetched later; whether it can be pulled without a
+    /// network now, for some platform.
     ///
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
-    pub async fn pin(&self, name: &ImageName) -> Result<(), CatalogError> {
+    pub async fn pin(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
-        Ok(self.0.graph.ask(move |graph| graph.metadata().pin(&pin)).await?)
+        let pinned = self.0.graph.ask(move |graph| {
+            graph.metadata().pin(&pin)?;
+            let found = Catalog::of(graph)?.named(&pin)?;
+            Ok(found.is_some_and(|Found { image, stored, .. }| {
+                image::is_pullable(&image, &|part| stored.contains(&part.digest))
+            }))
+        });
+        Ok(pinned.await?)
     }
 
     /// Undoes [`Mirror::pin`]; whether it was pinned.
@@ -98,12 +119,24 @@ impl Mirror {
         Ok(self.0.graph.ask(move |graph| graph.metadata().unpin(&pin)).await?)
     }
 
-    /// Answers a tag with one manifest until it is unfrozen: `to`, or what it has now.
+    /// Answers a tag with one manifest until it is unfrozen: `to`, which is fetched if it is not stored, or what
+    /// it has now.
     ///
     /// # Errors
-    /// [`CatalogError::NotATag`], and [`CatalogError::Unknown`] when it is not known what it has.
+    /// [`CatalogError::NotATag`], [`CatalogError::Unknown`] when it is not known what it has, and
+    /// [`CatalogError::NotToBeHad`].
     pub async fn freeze(&self, name: &ImageName, to: Option<Digest>) -> Result<Digest, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
+        if let Some(digest) = to {
+            let image = ImageName { reference: Reference::Digest(digest), ..name.clone() };
+            let there = self.manifest(&self.route_of(&image)?, &image.reference, AcceptSet::everything()).await;
+            there.map_err(|error| CatalogError::NotToBeHad {
+                image: image.to_string(),
+                tag: tag.clone(),
+                failure: prefetch::failure(&error),
+                reason: error.to_string(),
+            })?;
+        }
         let frozen = self.0.graph.ask(move |graph| {
             let record = newest(graph, &location, &tag)?;
             let Some(digest) = to.or(record.map(|record| record.descriptor.digest)) else { return Ok(None) };
@@ -211,8 +244,11 @@ impl<'g> Catalog<'g> {
         for (location, tag) in self.frozen.keys() {
             wanted.entry(Pin { location: location.clone(), reference: Reference::Tag(tag.clone()) }).or_default();
         }
-        let found = wanted.into_iter().filter_map(|(name, record)| Some((self.found(&name, record)?, name)));
-        Ok(found.map(|(found, name)| self.summary(&name, &found)).collect())
+        let summary = |(name, record)| match self.found(&name, record) {
+            Some(found) => self.summary(&name, &found),
+            None => self.never_fetched(&name),
+        };
+        Ok(wanted.into_iter().map(summary).collect())
     }
 
     fn inspect(&self, name: &Pin) -> Result<Option<ImageDetail>, MetadataError> {
@@ -279,13 +315,17 @@ impl<'g> Catalog<'g> {
         Ok(self.found(name, record))
     }
 
+    /// The manifest that a name stands for, whatever upstream says.
+    fn fixed(&self, name: &Pin) -> Option<Digest> {
+        match &name.reference {
+            Reference::Digest(digest) => Some(*digest),
+            Reference::Tag(tag) => self.frozen.get(&(name.location.clone(), tag.clone())).copied(),
+        }
+    }
+
     fn found(&self, name: &Pin, record: Option<TagRecord>) -> Option<Found> {
         let location = &name.location;
-        let digest = match &name.reference {
-            Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(tag) => self.frozen.get(&(location.clone(), tag.clone())).copied(),
-        };
-        let descriptor = match digest {
+        let descriptor = match self.fixed(name) {
             Some(digest) => self.graph.member(location, &digest)?,
             None => record.as_ref()?.descriptor.clone(),
         };
@@ -304,23 +344,42 @@ impl<'g> Catalog<'g> {
             (false, true) => State::SomePlatforms,
             (false, false) => State::Partly,
         };
-        let frozen = match &name.reference {
-            Reference::Tag(tag) => self.frozen.contains_key(&(name.location.clone(), tag.clone())),
-            Reference::Digest(_) => false,
-        };
         let used = image::parts(image, &Platforms::All).into_iter().filter_map(|part| self.used.get(&part.digest));
         ImageSummary {
             image: name.to_string(),
-            digest: image.manifest.digest,
+            digest: Some(image.manifest.digest),
             state,
             platforms: complete_platforms(image, &have),
             stored_bytes: whole.size - whole.missing_bytes,
             missing_bytes: whole.missing_bytes,
             damaged: whole.damaged,
             pinned: self.pins.contains(name),
-            frozen,
+            frozen: self.is_frozen(name),
             checked_at: record.as_ref().map(|record| record.checked_at.into()),
             used_at: used.max().map(|at| (*at).into()),
+        }
+    }
+}
+
+impl Catalog<'_> {
+    fn is_frozen(&self, name: &Pin) -> bool {
+        matches!(name.reference, Reference::Tag(_)) && self.fixed(name).is_some()
+    }
+
+    /// What there is to say of a name that is only held on to.
+    fn never_fetched(&self, name: &Pin) -> ImageSummary {
+        ImageSummary {
+            image: name.to_string(),
+            digest: self.fixed(name),
+            state: State::Missing,
+            platforms: Vec::new(),
+            stored_bytes: 0,
+            missing_bytes: 0,
+            damaged: Vec::new(),
+            pinned: self.pins.contains(name),
+            frozen: self.is_frozen(name),
+            checked_at: None,
+            used_at: None,
         }
     }
 }

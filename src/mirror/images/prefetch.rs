@@ -22,7 +22,7 @@ use crate::mirror::error::MirrorError;
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
-use crate::mirror::{Mirror, Route};
+use crate::mirror::{Mirror, Mode, Route};
 use crate::oci::manifest::is_image;
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Manifest, Platform, Reference};
 use crate::outcome::Outcome;
@@ -43,6 +43,7 @@ impl Mirror {
         let complete = match self.fetch_all(name, platforms, events, &mut count).await {
             Ok(complete) => complete,
             Err((digest, failure, message)) => {
+                let message = self.unless_offline(failure, message);
                 tell(events, PullEvent::Failed { image: image.clone(), digest, failure, message }).await;
                 false
             }
@@ -74,7 +75,7 @@ impl Mirror {
                 Ok(bytes) => count.fetched_bytes += bytes,
                 Err((digest, failure, message)) => {
                     complete = false;
-                    let image = name.to_string();
+                    let (image, message) = (name.to_string(), self.unless_offline(failure, message));
                     tell(events, PullEvent::Failed { image, digest, failure, message }).await;
                 }
             }
@@ -89,6 +90,15 @@ impl Mirror {
             ));
         }
         Ok(complete)
+    }
+
+    /// What is said of a failure; whoever pulls need not be told to pull.
+    fn unless_offline(&self, failure: Failure, message: String) -> String {
+        if self.0.mode == Mode::Offline && failure == Failure::Unavailable {
+            return "it is not stored, and offline mode is on; pull it without cache.mode = \"offline\" or --offline"
+                .to_owned();
+        }
+        message
     }
 
     /// Brings in what is not stored of the manifests below `top`, level by level; what they lead to.
@@ -285,7 +295,12 @@ struct Count {
 type Problem = (Option<Digest>, Failure, String);
 
 fn problem(digest: Option<Digest>, error: &MirrorError) -> Problem {
-    let failure = match error.upstream_class() {
+    (digest, failure(error), error.to_string())
+}
+
+/// What kind of failure it is for whoever looks after a mirror.
+pub(super) const fn failure(error: &MirrorError) -> Failure {
+    match error.upstream_class() {
         Some(UpstreamErrorClass::NotFound) => Failure::NotFound,
         Some(UpstreamErrorClass::Denied | UpstreamErrorClass::Refused | UpstreamErrorClass::RateLimited(_)) => {
             Failure::Refused
@@ -293,8 +308,7 @@ fn problem(digest: Option<Digest>, error: &MirrorError) -> Problem {
         Some(UpstreamErrorClass::Unavailable) => Failure::Unavailable,
         Some(UpstreamErrorClass::Protocol) => Failure::BadAnswer,
         None => Failure::Other,
-    };
-    (digest, failure, error.to_string())
+    }
 }
 
 async fn tell(events: &Events, event: PullEvent) {
