@@ -8,6 +8,9 @@ use clap::CommandFactory as _;
 use super::{CommandLine, Exit};
 use crate::documents::{Code, Error};
 
+/// What the shells know the program by.
+const NAME: &str = "registry-mirror";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Completions {
     /// The shell
@@ -24,8 +27,16 @@ pub(super) struct Man {
 
 pub(super) fn completions(args: &Completions) -> Result<Exit, Error> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut CommandLine::command(), "registry-mirror", &mut text);
-    io::Write::write_all(&mut io::stdout().lock(), &text)
+    clap_complete::generate(args.shell, &mut CommandLine::command(), NAME, &mut text);
+    let text = String::from_utf8_lossy(&text);
+    let text = match args.shell {
+        // clap_complete 4.6 takes the hyphen in our name for the step to a command there, and finds no options.
+        clap_complete::Shell::Bash => text.replace("registry__subcmd__mirror", "registry__mirror"),
+        // It ends options where the names of images begin.
+        clap_complete::Shell::Zsh => text.replace("'*::", "'*:"),
+        _ => text.into_owned(),
+    };
+    io::Write::write_all(&mut io::stdout().lock(), text.as_bytes())
         .map_err(|error| Error::new(Code::Write, format!("standard output cannot be written: {error}")))?;
     Ok(Exit::Done)
 }

@@ -7,6 +7,7 @@
 
 mod check;
 mod cli;
+mod completions;
 mod metrics;
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;

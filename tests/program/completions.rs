@@ -1,0 +1,103 @@
+//! Completions, each tried in its shell: commands, their options, and values.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::requirements::{DEMAND, demanded, find, say};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
+
+/// What is typed up to the key for completion, and what has to be offered then.
+const TYPED: [(&str, &str); 7] = [
+    ("registry-mirror ver", "verify"),
+    ("registry-mirror --he", "--help"),
+    ("registry-mirror verify --re", "--repair"),
+    ("registry-mirror pull redis:7 --pl", "--platform"),
+    ("registry-mirror serve --off", "--offline"),
+    ("registry-mirror images --js", "--json"),
+    ("registry-mirror verify --repair --ra", "--rate"),
+];
+/// The same for a value; fish is told of those of options only.
+const VALUE: (&str, &str) = ("registry-mirror completions fi", "fish");
+
+/// Runs `offered` for all that is typed, with the completions of this shell in a file, if it is here.
+fn try_in(shell: &str, offered: impl Fn(&Path, &str) -> Vec<String>) {
+    if find(shell).is_none() {
+        assert!(!demanded(), "{DEMAND}=1, but {shell} is missing");
+        return say(&format!("skipped the completions of {shell}, which is not here"));
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(format!("completions.{shell}"));
+    let written = Command::new(BINARY).args(["completions", shell]).output().unwrap();
+    fs::write(&file, written.stdout).unwrap();
+    let values = (shell != "fish").then_some(VALUE);
+    for (typed, expected) in TYPED.into_iter().chain(values) {
+        let offered = offered(&file, typed);
+        assert!(offered.iter().any(|word| word == expected), "{shell}: {typed}: {offered:?}");
+    }
+}
+
+/// What a script for a shell prints, by lines.
+fn printed(command: &mut Command) -> Vec<String> {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    text.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_options_and_values() {
+    // What the shell itself does when the key is pressed.
+    const SCRIPT: &str = r#"
+        source "$1"; shift
+        registered=$(complete -p registry-mirror)
+        function=${registered#*-F }; function=${function%% *}
+        COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+        "$function" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}"
+    "#;
+    try_in("bash", |file, typed| {
+        printed(Command::new("bash").args(["--norc", "-c", SCRIPT, "bash"]).arg(file).args(typed.split(' ')))
+    });
+}
+
+#[test]
+fn fish_completes_commands_and_options() {
+    const SCRIPT: &str = "source $argv[1]; complete -C $argv[2]";
+    try_in("fish", |file, typed| {
+        let home = file.parent().unwrap();
+        let mut fish = Command::new("fish");
+        let lines = printed(fish.env("HOME", home).args(["--no-config", "-c", SCRIPT]).arg(file).arg(typed));
+        lines.iter().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
+    });
+}
+
+#[test]
+fn zsh_completes_commands_options_and_values() {
+    // Only its line editor completes, and that wants a terminal. What would be added to the list is written down.
+    const SCRIPT: &str = r#"
+        zmodload zsh/zpty
+        zpty shell zsh -f -i
+        zpty -w shell "
+            PROMPT=
+            autoload -Uz compinit; compinit -u -D
+            source ${(q)1}
+            compadd() {
+                if [[ \"\$*\" == *-(O|D|A)\ * ]]; then builtin compadd \"\$@\"; return; fi
+                local -a found; builtin compadd -A found \"\$@\"; print -l -- \$found >>${(q)3}
+            }
+            note() { zle complete-word; exit }
+            zle -N note; bindkey '^X' note
+        "
+        zpty -w -n shell "$2"$'\C-x'
+        while zpty -r shell line; do :; done
+        cat "$3"
+    "#;
+    try_in("zsh", |file, typed| {
+        let home = tempfile::tempdir().unwrap();
+        let mut zsh = Command::new("zsh");
+        let zsh = zsh.env("HOME", home.path()).env("TERM", "dumb").args(["-f", "-c", SCRIPT, "zsh"]);
+        printed(zsh.arg(file).arg(typed).arg(home.path().join("offered")))
+    });
+}
