@@ -259,7 +259,8 @@ pub struct Upstream {
     /// Whether `http://` addresses are accepted that leave this machine, and `https://` ones whose
     /// certificate is not good. For exactly these addresses.
     pub insecure: bool,
-    /// Whether the upstream may redirect to, and name token services at, private addresses.
+    /// Whether the upstream may redirect to, and name token services at, private addresses. Hosts that stand
+    /// in the configuration may be private in any case.
     pub allow_private: bool,
     /// Whether an `https://` address may redirect to `http://` for blobs.
     pub redirect_to_http: bool,

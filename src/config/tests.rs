@@ -480,3 +480,23 @@ fn what_a_client_may_have_is_a_number_and_never_more_than_half_of_the_connection
         assert!(proxies(wrong).is_err_and(|error| error.to_string().contains("trusted_proxies")), "{wrong}");
     }
 }
+
+#[test]
+fn another_name_of_a_registry_is_that_registry() {
+    for alias in ["registry-1.docker.io", "index.docker.io", "docker.io:443"] {
+        let config = valid(&format!("[[upstream]]\nhost = \"{alias}\"\nproxy = \"http://proxy.example\"\n"));
+        let hub: Vec<_> = config.upstreams.iter().filter(|upstream| upstream.host.as_str() == "docker.io").collect();
+        let [hub] = &hub[..] else { panic!("{alias}: {hub:?}") };
+        assert!(hub.settings.proxy.is_some(), "{alias}: what is configured counts");
+        assert_eq!(hub.urls[0].as_str(), "https://registry-1.docker.io/");
+        assert!(config.upstreams.iter().all(|upstream| upstream.host.as_str() != alias));
+        let twins = broken(&format!("[[upstream]]\nhost = \"docker.io\"\n[[upstream]]\nhost = \"{alias}\"\n"));
+        assert!(twins.contains(&format!("{alias} is another name of docker.io")) && twins.contains("twice"), "{twins}");
+        let default = format!("[routes]\ndefault = \"{alias}\"\n[server]\nlisten = [\"127.0.0.1:5001={alias}\"]\n");
+        let config = valid(&default);
+        assert_eq!(config.routes.default.as_str(), "docker.io", "{alias}");
+        assert_eq!(config.server.defaults[0].as_ref().map(RegistryName::as_str), Some("docker.io"));
+    }
+    let twins = broken("[[upstream]]\nhost = \"a.example\"\n[[upstream]]\nhost = \"a.example:443\"\n");
+    assert!(twins.contains("a.example:443 is another name of a.example"), "{twins}");
+}

@@ -3,8 +3,7 @@
 //! A value of these types is valid and safe as a path below the store: no empty component, no `.`
 //! or `..`, no percent sign. Grammar: distribution-spec 1.1.1, "Pulling manifests", and capitals in
 //! repositories, which some registries allow; the others say themselves that they do not.
-//! `oci-spec` parses whole image references (`host/name:tag`) with a regular expression and is used
-//! for what people type; a request line needs its components one by one.
+//! Whole image names (`host/name:tag`), as people type them, are in `image`.
 
 use std::fmt;
 use std::str::FromStr;

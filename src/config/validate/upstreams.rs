@@ -8,13 +8,15 @@ use url::{Host, Url};
 use super::Check;
 use crate::config::document::nearest;
 use crate::config::{Upstream, file, well_known};
+use crate::mirror::routes::fold_alias;
 use crate::oci::RegistryName;
 use crate::upstream::credentials::{Auth, AuthError};
 use crate::upstream::settings::{ClientCertificate, OnMissing, Settings, Timeouts, split_api};
 
 impl Check {
     pub(super) fn known_upstream(&mut self, path: &str, typed: &str, upstreams: &[Upstream]) -> Option<RegistryName> {
-        let known = upstreams.iter().find(|upstream| upstream.host.as_str() == typed);
+        let folded = typed.parse().map(fold_alias);
+        let known = folded.ok().and_then(|host| upstreams.iter().find(|upstream| upstream.host == host));
         if known.is_none() {
             let message = format!("{typed:?} is not an upstream");
             let near = nearest(typed, upstreams.iter().map(|upstream| upstream.host.as_str()));
@@ -30,7 +32,10 @@ impl Check {
             let path = format!("upstream[{n}]");
             let Some(upstream) = self.upstream(&path, typed) else { continue };
             if upstreams.iter().any(|other| other.host == upstream.host) {
-                let message = format!("{} is configured twice", upstream.host);
+                let message = match &typed.host {
+                    typed if upstream.host.as_str() == typed => format!("{typed} is configured twice"),
+                    typed => format!("{typed} is another name of {0}, and {0} is configured twice", upstream.host),
+                };
                 self.problem(
                     &format!("{path}.host"),
                     message,
@@ -52,11 +57,11 @@ impl Check {
 
     fn upstream(&mut self, path: &str, typed: &file::Upstream) -> Option<Upstream> {
         let at = |key: &str| format!("{path}.{key}");
+        let host = self.host(path, &typed.host);
         let urls = match typed.url.as_slice() {
-            [] => vec![well_known::url(&typed.host)],
+            [] => vec![well_known::url(host.as_ref().map_or(&typed.host, RegistryName::as_str))],
             urls => urls.to_vec(),
         };
-        let host = self.host(path, &typed.host);
         // The address of an upstream without a url follows from its host, which has been found wanting.
         let urls = if host.is_none() && typed.url.is_empty() { Vec::new() } else { urls };
         let urls = urls.iter().enumerate().filter_map(|(n, url)| {
@@ -117,11 +122,12 @@ impl Check {
             self.problem(path, "an upstream needs a host", hint);
             return None;
         }
-        let host = typed.parse();
+        let host = typed.parse::<RegistryName>();
         if host.is_err() {
             self.problem(&format!("{path}.host"), "not a registry host", hint);
         }
-        host.ok()
+        // As requests are matched: another name of a registry is no second registry.
+        host.ok().map(fold_alias)
     }
 
     fn url(&mut self, path: &str, typed: &str, insecure: bool) -> Option<Url> {
