@@ -91,6 +91,16 @@ enum Behaviour {
     StorageRateLimited,
     /// Manifests come as text/plain.
     WrongContentType,
+    /// 200 and a page for people to everything, as a captive portal does it.
+    CaptivePortal,
+    /// Manifests are 200 with nothing in them.
+    EmptyManifests,
+    /// Manifests and lists are 200 with an error document.
+    ErrorsWith200,
+    /// Manifests are an image and an index at once.
+    Ambiguous,
+    /// Manifests are no JSON.
+    NotJson,
     /// Manifests and blobs come without Docker-Content-Digest.
     WithoutDigest,
     /// Manifests and blobs claim another digest.
@@ -227,6 +237,22 @@ fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
         }
         Behaviour::StorageRateLimited => vec![Rule::on(Match::storage()).too_many_requests(Some("900"))],
         Behaviour::WrongContentType => vec![Rule::on(Match::manifests()).header("content-type", "text/plain")],
+        Behaviour::CaptivePortal => {
+            vec![
+                Rule::on(Match::any())
+                    .answer(200, "text/html", "<html><body>Please log in</body></html>")
+                    .before_auth(),
+            ]
+        }
+        Behaviour::EmptyManifests => vec![Rule::on(Match::manifests()).answer(200, "application/json", "")],
+        Behaviour::ErrorsWith200 => vec![Rule::on(Match::manifests().or(Match::lists())).refuse(503).status(200)],
+        Behaviour::Ambiguous => {
+            let both = r#"{"schemaVersion":2,"config":{},"layers":[],"manifests":[]}"#;
+            vec![Rule::on(Match::manifests()).answer(200, "application/vnd.oci.image.index.v1+json", both)]
+        }
+        Behaviour::NotJson => {
+            vec![Rule::on(Match::manifests()).answer(200, "application/vnd.oci.image.index.v1+json", "no JSON")]
+        }
         Behaviour::WithoutDigest => {
             vec![Rule::on(content()).without_header("docker-content-digest").without_header("etag")]
         }

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use crate::blob_store::{BlobStore, Content};
 use crate::metadata::{Location, MetadataError, MetadataStore};
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_index, is_manifest};
+use crate::oci::plausible::{Asked, Told, check};
 use crate::oci::{Descriptor, Digest, Manifest};
 use image::{Image, Parts, Platforms};
 
@@ -119,11 +120,12 @@ impl Graph {
         if read.descriptor.digest != *digest {
             return Err(Unreadable::Damaged);
         }
-        match is_manifest(&read.descriptor.media_type) {
-            false => Err(Unreadable::Missing),
-            true if read.is_legible() => Ok(read),
-            true => Err(Unreadable::Damaged),
+        if !is_manifest(&read.descriptor.media_type) {
+            return Err(Unreadable::Missing);
         }
+        let told = Told { content_type: Some(read.descriptor.media_type.as_ref()), ..Told::default() };
+        let plausible = check(Asked::Manifest(Some(digest)), &told, Some(&read.bytes));
+        plausible.map(|()| read).map_err(|_| Unreadable::Damaged)
     }
 
     /// A manifest and everything that it leads to, as far as manifests can be read.
@@ -148,7 +150,7 @@ impl Graph {
                     (false, _) => Parts::Blobs(read.children().blobs),
                     (true, None) => Parts::Unknown,
                     (true, Some(depth)) => {
-                        let children = read.platforms().into_iter();
+                        let children = read.children().manifests.into_iter();
                         let children =
                             children.map(|(child, platform)| (platform, self.walk(within, child, depth, left)));
                         Parts::Images(children.collect())

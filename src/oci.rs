@@ -18,6 +18,7 @@ pub mod manifest;
 pub mod name;
 pub mod page;
 pub mod platform;
+pub mod plausible;
 pub mod range;
 pub mod refusal;
 pub mod request;

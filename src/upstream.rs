@@ -53,10 +53,15 @@ pub enum UpstreamErrorClass {
 }
 
 impl UpstreamErrorClass {
-    /// Whether the upstream could not answer, rather than answered no. Only then may a stale tag
-    /// stand in for it.
+    /// Whether the upstream could not answer, rather than answered no.
     pub const fn is_outage(self) -> bool {
         matches!(self, UpstreamErrorClass::RateLimited(_) | UpstreamErrorClass::Unavailable)
+    }
+
+    /// Whether nothing came that could be an answer, be it yes or no: an outage, or what cannot be what was
+    /// asked for. What is stored stands in for either, and another address may know better.
+    pub const fn is_no_answer(self) -> bool {
+        self.is_outage() || matches!(self, UpstreamErrorClass::Protocol)
     }
 
     /// A short name for metrics and logs.

@@ -88,7 +88,8 @@ impl Graph {
                 match self.manifest(None, member) {
                     Ok(manifest) => {
                         let children = manifest.children();
-                        let children = children.manifests.iter().chain(&children.blobs).map(|child| child.digest);
+                        let manifests = children.manifests.iter().map(|(manifest, _)| manifest);
+                        let children = manifests.chain(&children.blobs).map(|child| child.digest);
                         let leads = Leads { children: children.collect(), subject: manifest.subject() };
                         place.insert(leads);
                     }

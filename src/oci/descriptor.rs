@@ -17,6 +17,8 @@ pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list
 pub const DOCKER_SCHEMA1_SIGNED: &str = "application/vnd.docker.distribution.manifest.v1+prettyjws";
 /// Docker's oldest manifest, schema 1.
 pub const DOCKER_SCHEMA1: &str = "application/vnd.docker.distribution.manifest.v1+json";
+/// What an artifact was described in before OCI had a word for it.
+pub const ORAS_ARTIFACT: &str = "application/vnd.cncf.oras.artifact.manifest.v1+json";
 
 /// The type of blobs, whatever they are.
 pub const OCTET_STREAM: &str = "application/octet-stream";
@@ -38,8 +40,13 @@ impl Descriptor {
         Descriptor { digest, size, media_type: MediaType::from(OCTET_STREAM) }
     }
 
-    /// Whether no more is known of it than that it is a blob.
+    /// Whether it is a blob and no manifest: no more is known of it, or it is called a layer or a
+    /// configuration.
     pub fn is_of_blob(&self) -> bool {
-        self.media_type.as_ref() == OCTET_STREAM
+        let media_type = self.media_type.as_ref();
+        media_type == OCTET_STREAM || BLOBS.iter().any(|part| media_type.contains(part))
     }
 }
+
+/// What the types of layers and configurations have in them, and those of manifests have not.
+const BLOBS: [&str; 6] = [".layer.", ".rootfs.", ".config.", ".container.image.", ".cacheconfig.", ".empty."];

@@ -3,12 +3,18 @@
 //! The bytes are never written anew: any change of white space would change the digest. A manifest
 //! is parsed only to learn its media type, where the upstream did not say, and its children.
 
-use bytes::Bytes;
-use serde::Deserialize;
+mod outline;
 
-use super::descriptor::{DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, Descriptor, MediaType};
+use bytes::Bytes;
+
+use super::descriptor::{
+    DOCKER_LIST, DOCKER_MANIFEST, DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED, Descriptor, MediaType, OCTET_STREAM,
+    ORAS_ARTIFACT,
+};
 use super::digest::{Algorithm, Digest};
 use super::platform::Platform;
+pub use outline::MOST_NESTED;
+pub(super) use outline::{Outline, is_too_deep};
 
 /// The largest manifest we read, in bytes. The specification asks for 4 MB at least.
 pub const MAX_MANIFEST_SIZE: u64 = 8 << 20;
@@ -30,96 +36,50 @@ impl Manifest {
         let descriptor = Descriptor {
             digest: Digest::of(algorithm, &bytes),
             size: bytes.len() as u64,
-            media_type: media_type(content_type, &bytes),
+            media_type: declared_type(content_type)
+                .or_else(|| Outline::read(&bytes)?.inferred())
+                .unwrap_or_else(|| MediaType::from(OCTET_STREAM)),
         };
         Manifest { descriptor, bytes }
     }
 
-    /// Whether the bytes have the shape that the media type says: a list of manifests, or a
-    /// configuration. What has another shape leads to nothing that one could know.
-    pub fn is_legible(&self) -> bool {
-        let index = is_index(&self.descriptor.media_type);
-        self.outline().is_some_and(|it| if index { it.manifests.is_some() } else { it.config.is_some() })
-    }
-
-    /// What the manifest points at: configuration and layers, or the manifests of an index.
-    /// Empty for bytes that are neither; children with a digest we cannot verify are left out, and
-    /// so are layers that live elsewhere (`urls`).
+    /// What the manifest points at: configuration and layers, or what an index lists.
     pub fn children(&self) -> Children {
-        let outline = self.outline().unwrap_or_default();
-        let narrow = |list: Vec<Child>| {
-            let ours = list.into_iter().filter(|child| child.urls.as_ref().is_none_or(Vec::is_empty));
-            ours.filter_map(|child| child.descriptor()).collect()
+        let Some(outline) = Outline::read(&self.bytes) else {
+            return Children { unreadable: 1, ..Children::default() };
         };
-        Children {
-            manifests: narrow(outline.manifests.unwrap_or_default()),
-            blobs: narrow(outline.config.into_iter().chain(outline.layers.unwrap_or_default()).collect()),
-        }
-    }
-
-    /// The manifests of an index, each with the platform it is for, where the index says so; empty
-    /// for everything else. Those with a digest we cannot verify are left out.
-    pub fn platforms(&self) -> Vec<(Descriptor, Option<Platform>)> {
-        let manifests = self.outline().and_then(|outline| outline.manifests).unwrap_or_default();
-        let known = |child: Child| Some((child.descriptor()?, Platform::deserialize(&child.platform).ok()));
-        manifests.into_iter().filter_map(known).collect()
+        let Outline { config, layers, blobs, manifests, .. } = outline;
+        let all = [&config, &layers, &blobs, &manifests];
+        let unreadable: usize = all.iter().map(|entries| entries.unreadable).sum();
+        let is_bare = is_image(&self.descriptor.media_type) && !config.given && !layers.given;
+        let (odd, manifests): (Vec<_>, Vec<_>) = manifests.list.into_iter().partition(|(entry, _)| entry.is_of_blob());
+        let blobs = [config.list, layers.list, blobs.list, odd].into_iter().flatten();
+        let blobs = blobs.map(|(blob, _)| blob).collect();
+        Children { manifests, blobs, unreadable: unreadable + usize::from(is_bare) }
     }
 
     /// The manifest that this one says something about: it is a referrer of that one, a signature
     /// for instance.
     pub fn subject(&self) -> Option<Digest> {
-        self.outline()?.subject?.digest.parse().ok()
-    }
-
-    fn outline(&self) -> Option<Outline> {
-        serde_json::from_slice(&self.bytes).ok()
-    }
-}
-
-/// What a manifest says of something that it points at.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Child {
-    digest: String,
-    size: u64,
-    #[serde(default)]
-    media_type: String,
-    urls: Option<Vec<String>>,
-    /// Something that we cannot read is no reason not to know the rest.
-    #[serde(default)]
-    platform: serde_json::Value,
-}
-
-impl Child {
-    /// `None` for a digest that we cannot verify.
-    fn descriptor(&self) -> Option<Descriptor> {
-        let media_type = MediaType::from(self.media_type.as_str());
-        Some(Descriptor { digest: self.digest.parse().ok()?, size: self.size, media_type })
+        Outline::read(&self.bytes)?.subject.list.first().map(|(subject, _)| subject.digest)
     }
 }
 
 /// The descriptors a manifest contains.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Children {
-    /// Manifests of an image index.
-    pub manifests: Vec<Descriptor>,
-    /// Configuration first, then layers in order.
+    /// Manifests of an image index, each with the platform it is for, where the index says so.
+    pub manifests: Vec<(Descriptor, Option<Platform>)>,
+    /// Configuration first, then layers in order, also those that carry `urls`; or what of an index is no
+    /// manifest, as in the caches of BuildKit.
     pub blobs: Vec<Descriptor>,
+    /// How many more there are, of which digest or size cannot be read; an image that names nothing has one.
+    pub unreadable: usize,
 }
 
-/// The parts of a manifest that we read; everything else stays unread in the bytes.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Outline {
-    media_type: Option<String>,
-    config: Option<Child>,
-    layers: Option<Vec<Child>>,
-    manifests: Option<Vec<Child>>,
-    subject: Option<Child>,
-}
-
-fn media_type(content_type: Option<&str>, bytes: &[u8]) -> MediaType {
-    declared_type(content_type).unwrap_or_else(|| inferred(bytes))
+/// The platform that the configuration of an image names.
+pub fn platform_of(configuration: &[u8]) -> Option<Platform> {
+    outline::platform_of(configuration)
 }
 
 /// The media type that a `Content-Type` header gives to a manifest, without parameters; `None`
@@ -127,33 +87,30 @@ fn media_type(content_type: Option<&str>, bytes: &[u8]) -> MediaType {
 pub fn declared_type(content_type: Option<&str>) -> Option<MediaType> {
     let declared = content_type?.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match declared.as_str() {
-        "" | "text/plain" | "application/json" | "application/octet-stream" => None,
+        "" | "text/plain" | "application/json" | "application/octet-stream" | "binary/octet-stream" => None,
         declared => Some(MediaType::from(declared)),
     }
 }
 
-fn inferred(bytes: &[u8]) -> MediaType {
-    match serde_json::from_slice::<Outline>(bytes) {
-        Ok(Outline { media_type: Some(media_type), .. }) => MediaType::from(media_type.as_str()),
-        Ok(Outline { manifests: Some(_), .. }) => MediaType::ImageIndex,
-        Ok(Outline { config: Some(_), .. }) => MediaType::ImageManifest,
-        _ => MediaType::from("application/octet-stream"),
+impl Outline {
+    /// The media type of a manifest that came without one; `None` where it has the shape of none.
+    pub(super) fn inferred(&self) -> Option<MediaType> {
+        match &self.media_type {
+            Some(media_type) if !media_type.is_empty() => Some(MediaType::from(media_type.as_str())),
+            _ if self.manifests.named => Some(MediaType::ImageIndex),
+            _ if self.config.given || self.layers.given => Some(MediaType::ImageManifest),
+            _ if self.blobs.given => Some(MediaType::ArtifactManifest),
+            _ => None,
+        }
     }
 }
 
 /// Whether this is a manifest of the first schema. Its digest is that of a part of its bytes, so
 /// that it cannot be verified, stored or served by digest like anything else.
 pub fn is_first_schema(content_type: Option<&str>, bytes: Option<&[u8]>) -> bool {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Schema {
-        schema_version: u64,
-    }
     match declared_type(content_type) {
         Some(declared) => [DOCKER_SCHEMA1, DOCKER_SCHEMA1_SIGNED].contains(&declared.as_ref()),
-        None => bytes
-            .and_then(|bytes| serde_json::from_slice::<Schema>(bytes).ok())
-            .is_some_and(|schema| schema.schema_version == 1),
+        None => bytes.and_then(Outline::read).is_some_and(|outline| outline.schema_version == Some(1)),
     }
 }
 
@@ -167,9 +124,14 @@ pub fn is_image(media_type: &MediaType) -> bool {
     *media_type == MediaType::ImageManifest || media_type.as_ref() == DOCKER_MANIFEST
 }
 
+/// Whether manifests of this type point at blobs alone, for whatever purpose.
+pub fn is_artifact(media_type: &MediaType) -> bool {
+    *media_type == MediaType::ArtifactManifest || media_type.as_ref() == ORAS_ARTIFACT
+}
+
 /// Whether something of this type leads to other content.
 pub fn is_manifest(media_type: &MediaType) -> bool {
-    is_image(media_type) || is_index(media_type)
+    is_image(media_type) || is_index(media_type) || is_artifact(media_type)
 }
 
 #[cfg(test)]
@@ -221,34 +183,56 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_the_shape_of_its_media_type_is_not_legible() {
-        let (image, index) = (MediaType::ImageManifest, MediaType::ImageIndex);
-        let config = format!(r#"{{"config":{CONFIG}}}"#);
-        for (json, media_type, expected) in [
-            (config.as_str(), &image, true),
-            (config.as_str(), &index, false),
-            (r#"{"manifests":[]}"#, &index, true),
-            (r#"{"manifests":null}"#, &index, false),
-            (r#"{"manifests":[{"digest":1}]}"#, &index, false),
-            (r#"{"manifests":[]}"#, &image, false),
-            ("{}", &image, false),
-            ("[]", &index, false),
-            ("", &image, false),
+    fn children_are_configuration_and_layers_also_those_that_carry_urls() {
+        let layer = CONFIG.replace("image.config.v1+json", "image.layer.v1.tar");
+        let foreign = layer.replace("\"size\":2", "\"size\":2,\"urls\":[\"https://elsewhere.example/x\"]");
+        let json = format!(r#"{{"config":{CONFIG},"layers":[{layer},{foreign}]}}"#);
+        let children = manifest(json, None).children();
+        let types: Vec<_> = children.blobs.iter().map(|d| d.media_type.to_string()).collect();
+        let layer = "application/vnd.oci.image.layer.v1.tar";
+        assert_eq!(types, ["application/vnd.oci.image.config.v1+json", layer, layer]);
+        assert!(children.manifests.is_empty() && children.unreadable == 0);
+    }
+
+    #[test]
+    fn what_some_reader_may_see_of_a_manifest_is_seen_and_what_nobody_can_read_is_counted() {
+        let digest = |number: usize| format!("sha256:{number:064}");
+        let layer = |number: usize| format!(r#"{{"digest":"{}","size":{number}}}"#, digest(number));
+        let odd = format!(r#"{{"digest":"{}","size":1,"annotations":{{"x":null}},"mediaType":null}}"#, digest(1));
+        let deep = format!(r#"{{"x":{}1{},"{}","size":1}}"#, "[".repeat(90), "]".repeat(90), digest(1));
+        let deep = deep.replace(r#","sha256"#, r#","digest":"sha256"#);
+        for (json, blobs, unreadable) in [
+            (format!(r#"{{"layers":[{}],"layers":[{}]}}"#, layer(1), layer(2)), 2, 0),
+            (format!(r#"{{"Layers":[{}],"LAYER\u017f":[{}]}}"#, layer(1), layer(2)), 2, 0),
+            (format!(r#"{{"layers":[{odd}]}}"#), 1, 0),
+            (format!(r#"{{"layers":[{deep}]}}"#), 1, 0),
+            (format!(r#"{{"layers":[{}, null, 7, {{}}, [], "x"]}}"#, layer(1)), 1, 5),
+            (format!(r#"{{"layers":{}}}"#, layer(1)), 0, 1),
+            (r#"{"layers":[{"digest":"blake3:00","size":1}]}"#.to_owned(), 0, 1),
+            (format!(r#"{{"layers":[{{"digest":"{}","size":-1}}]}}"#, digest(1)), 0, 1),
+            (r#"{"config":null,"layers":null}"#.to_owned(), 0, 0),
+            (r#"{"config":7}"#.to_owned(), 0, 1),
+            (format!(r#"{{"blobs":[{}]}}"#, layer(1)), 1, 0),
+            ("no manifest".to_owned(), 0, 1),
         ] {
-            let manifest = manifest(json.to_owned(), Some(media_type.as_ref()));
-            assert_eq!(manifest.is_legible(), expected, "{json} {media_type}");
+            let children = manifest(json.clone(), None).children();
+            assert_eq!((children.blobs.len(), children.unreadable), (blobs, unreadable), "{json}");
         }
     }
 
     #[test]
-    fn children_are_configuration_and_layers_without_foreign_ones() {
-        let layer = CONFIG.replace("image.config.v1+json", "image.layer.v1.tar");
-        let foreign = layer.replace("\"size\":2", "\"size\":2,\"urls\":[\"https://elsewhere.example/x\"]");
-        let unknown = layer.replace("sha256:", "blake3:");
-        let json = format!(r#"{{"config":{CONFIG},"layers":[{layer},{foreign},{unknown}]}}"#);
-        let children = manifest(json, None).children();
-        let types: Vec<_> = children.blobs.iter().map(|d| d.media_type.to_string()).collect();
-        assert_eq!(types, ["application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar"]);
-        assert!(children.manifests.is_empty());
+    fn an_index_may_leave_out_platforms_and_list_what_is_no_manifest() {
+        let entry = |more: &str| format!(r#"{{"digest":"sha256:{:064}","size":1{more}}}"#, 0);
+        let entries = [
+            entry(""),
+            entry(r#","platform":{}"#),
+            entry(r#","platform":{"os":"linux","architecture":"arm64"}"#),
+            entry(r#","mediaType":"application/vnd.oci.image.index.v1+json""#),
+            entry(r#","mediaType":"application/vnd.oci.image.layer.v1.tar+gzip""#),
+            entry(r#","mediaType":"application/vnd.buildkit.cacheconfig.v0""#),
+        ];
+        let children = manifest(format!(r#"{{"manifests":[{}]}}"#, entries.join(",")), None).children();
+        let platforms: Vec<_> = children.manifests.iter().map(|(_, platform)| platform.is_some()).collect();
+        assert_eq!((platforms.as_slice(), children.blobs.len()), (&[false, false, true, false][..], 2));
     }
 }

@@ -1,6 +1,6 @@
 //! How an upstream is asked: at several addresses in order, each guarded, the last one again.
 //!
-//! The next address is asked when one cannot answer or wants rest, and only then: whoever says no is
+//! The next address is asked when one cannot answer, wants rest or sends what cannot be an answer, and only then: whoever says no is
 //! taken at its word, unless the operator says that an address holds only a part. Each has its own guard, so that a dead first one costs one time-out and not
 //! one for every request. Only the last is asked again at once: where there is another address, that
 //! is the better second try.
@@ -98,7 +98,7 @@ impl Asking {
         let mut away = None;
         for Address { guard, upstream } in others {
             match guard.ask(lane, resource, self.in_all(question(&**upstream))).await {
-                Err(error) if error.class.is_outage() => {
+                Err(error) if error.class.is_no_answer() => {
                     tracing::debug!(%error, "trying the next address");
                     away = Some(error);
                 }

@@ -47,6 +47,7 @@ use super::token::Tokens;
 use super::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
+use crate::oci::plausible::{Asked, Told, check};
 use crate::oci::{
     AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span, header,
 };
@@ -213,18 +214,16 @@ impl Upstream for HttpUpstream {
         if is_first_schema(text(&answer.response, CONTENT_TYPE).as_deref(), None) {
             return Err(first_schema(&answer.what));
         }
-        let digest = text(&answer.response, DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
-        let size = number(&answer.response, CONTENT_LENGTH).filter(|size| *size > 0);
-        let media_type = declared_type(text(&answer.response, CONTENT_TYPE).as_deref());
-        let (Some(digest), Some(size), Some(media_type)) = (digest, size, media_type) else {
-            return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
-        };
-        if let Reference::Digest(asked) = reference
-            && *asked != digest
-        {
-            return Err(protocol(&answer.what, format_args!("is {digest}")));
+        let head = Head::of(&answer);
+        let told = Told { size: head.size.filter(|size| *size > 0), ..head.told() };
+        let media_type = declared_type(told.content_type);
+        match (told.digest, told.size, media_type) {
+            (Some(digest), Some(size), Some(media_type)) if check(manifest(reference), &told, None).is_ok() => {
+                Ok(Resolved::Told(Descriptor { digest, size, media_type }))
+            }
+            // Of a head that tells too little, or what cannot be, the bytes decide.
+            _ => self.manifest(repository, reference, accept).await.map(Resolved::Fetched),
         }
-        Ok(Resolved::Told(Descriptor { digest, size, media_type }))
     }
 
     async fn manifest(
@@ -237,19 +236,19 @@ impl Upstream for HttpUpstream {
         if !status::is_whole(answer.response.status()) {
             return Err(self.refusal(answer).await);
         }
-        let what = answer.what.clone();
-        let content_type = text(&answer.response, CONTENT_TYPE).map(Cow::into_owned);
-        let told = text(&answer.response, DIGEST).and_then(|digest| digest.parse::<Digest>().ok());
+        let (what, head) = (answer.what.clone(), Head::of(&answer));
+        let told = head.told();
         let expected = match reference {
             Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(_) => told,
+            Reference::Tag(_) => told.digest,
         };
         let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?;
-        if is_first_schema(content_type.as_deref(), Some(&bytes)) {
+        if is_first_schema(told.content_type, Some(&bytes)) {
             return Err(first_schema(&what));
         }
+        check(manifest(reference), &told, Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
         let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
-        let manifest = Manifest::from_wire(bytes, content_type.as_deref(), algorithm);
+        let manifest = Manifest::from_wire(bytes, told.content_type, algorithm);
         match expected {
             Some(expected) if expected != manifest.descriptor.digest => {
                 let found = manifest.descriptor.digest;
@@ -264,7 +263,9 @@ impl Upstream for HttpUpstream {
         match answer.response.status() {
             status if status::is_whole(status) => {
                 refuse_encoding(&answer)?;
-                Ok(number(&answer.response, CONTENT_LENGTH))
+                let head = Head::of(&answer);
+                check(Asked::Blob(digest), &head.told(), None).map_err(|odd| protocol(&answer.what, odd))?;
+                Ok(head.size)
             }
             // Addresses of a storage host are often signed for GET alone.
             StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if answer.abroad => {
@@ -320,6 +321,34 @@ impl Upstream for HttpUpstream {
         let endpoint = EndpointHealth { url, state: EndpointState::Up, asked_again_at: None, last_error: None, pulls };
         let allowance = quota.as_ref().map(|quota| quota.allowance(self.settings.configured.budget_floor, now));
         Health { endpoints: vec![endpoint], allowance: allowance.unwrap_or_default(), ..Health::default() }
+    }
+}
+
+/// What an answer tells before its body.
+struct Head {
+    content_type: Option<String>,
+    digest: Option<Digest>,
+    size: Option<u64>,
+}
+
+impl Head {
+    fn of(answer: &Answer) -> Head {
+        Head {
+            content_type: text(&answer.response, CONTENT_TYPE).map(Cow::into_owned),
+            digest: text(&answer.response, DIGEST).and_then(|digest| digest.parse().ok()),
+            size: number(&answer.response, CONTENT_LENGTH),
+        }
+    }
+
+    fn told(&self) -> Told<'_> {
+        Told { content_type: self.content_type.as_deref(), digest: self.digest, size: self.size }
+    }
+}
+
+fn manifest(reference: &Reference) -> Asked<'_> {
+    match reference {
+        Reference::Digest(digest) => Asked::Manifest(Some(digest)),
+        Reference::Tag(_) => Asked::Manifest(None),
     }
 }
 

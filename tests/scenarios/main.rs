@@ -28,6 +28,7 @@ mod offline_errors;
 mod operate_api;
 mod parallel;
 mod patience;
+mod plausible_answers;
 mod prefetch;
 mod registry_selftest;
 mod replays;

@@ -173,7 +173,7 @@ async fn manifest(registry: &dyn Upstream, order: &Order) -> Result<(Manifest, u
 /// The first manifest of the index that is for the platform.
 fn choose(index: &Manifest, wanted: &Platform) -> Option<Digest> {
     let suits = |platform: Option<Platform>| platform.is_some_and(|platform| wanted.takes(&platform));
-    let (child, _) = index.platforms().into_iter().find(|(_, platform)| suits(platform.clone()))?;
+    let (child, _) = index.children().manifests.into_iter().find(|(_, platform)| suits(platform.clone()))?;
     Some(child.digest)
 }
 

@@ -124,7 +124,7 @@ impl Mirror {
             let size = started(&mut following).await?.total;
             return Ok(BlobStat { size, outcome: Outcome::Join });
         }
-        let size = blobs.confirm(route, &digest).await?;
+        let size = blobs.confirm(route, &digest, None).await?;
         Ok(BlobStat { size, outcome: Outcome::Relayed })
     }
 }
@@ -141,7 +141,7 @@ impl Blobs {
             return Ok(Some((content, Outcome::Hit)));
         }
         let Some(content) = self.stored.open_any(digest).await else { return Ok(None) };
-        self.confirm(route, digest).await?;
+        self.confirm(route, digest, Some(content.size)).await?;
         self.stored.note(digest);
         Ok(Some((content, Outcome::Revalidated)))
     }
@@ -159,11 +159,13 @@ impl Blobs {
         Ok(content.map(|content| (content, outcome)))
     }
 
-    /// Asks upstream whether the repository has the blob, and remembers a yes.
+    /// Asks upstream whether the repository has the blob, and remembers a yes; not one that is about another
+    /// size in bytes than is `known`.
     async fn confirm(
         &self,
         Route { location, upstream, asker, .. }: &Route,
         digest: &Digest,
+        known: Option<u64>,
     ) -> Result<Option<u64>, MirrorError> {
         self.negatives.check(&Missing::blob(location, *digest))?;
         asker.question()?;
@@ -171,8 +173,9 @@ impl Blobs {
             self.negatives.note(|| Missing::blob(location, *digest), error.class);
             MirrorError::upstream(Subject::Blob, error)
         })?;
-        if !can_have(digest, size) {
-            let message = format!("{location}: blob {digest}: upstream says that it is empty");
+        if !can_have(digest, size) || size.zip(known).is_some_and(|(size, known)| size != known) {
+            let size = size.unwrap_or_default();
+            let message = format!("{location}: blob {digest}: upstream says that it has {size} bytes");
             return Err(MirrorError::upstream(
                 Subject::Blob,
                 UpstreamError::new(UpstreamErrorClass::Protocol, message),

@@ -1,7 +1,8 @@
 //! May a tag or a list be served from memory, must upstream be asked, and what if upstream cannot
 //! answer? The decisions are pure; `Policy::consult` carries them out, for tags and lists alike.
 //!
-//! Truths: only an upstream that cannot answer is covered for. *Not found* and *denied* are answers. Where
+//! Truths: only an upstream that gives no answer is covered for: it cannot, or what it sends cannot be one.
+//! *Not found* and *denied* are answers. Where
 //! something stored can be served nobody waits longer than his patience, whatever upstream does; the
 //! question goes on behind.
 
@@ -170,7 +171,7 @@ impl Policy {
     /// Returns how long ago that was.
     fn stand_in(&self, checked_at: Timestamp, class: UpstreamErrorClass, now: Timestamp) -> Option<Duration> {
         let age = checked_at.age(now).unwrap_or_default();
-        (class.is_outage() && (self.mode != Mode::Online || age <= self.stale_if_error)).then_some(age)
+        (class.is_no_answer() && (self.mode != Mode::Online || age <= self.stale_if_error)).then_some(age)
     }
 }
 
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_outage_is_covered_for_and_only_for_a_while() {
+    fn only_who_gives_no_answer_is_covered_for_and_only_for_a_while() {
         for (class, seconds_ago, expected) in [
             (UpstreamErrorClass::Unavailable, 400, Some(400)),
             (UpstreamErrorClass::RateLimited(None), 400, Some(400)),
@@ -285,7 +286,8 @@ mod tests {
             (UpstreamErrorClass::Unavailable, -60, Some(0)),
             (UpstreamErrorClass::NotFound, 400, None),
             (UpstreamErrorClass::Denied, 400, None),
-            (UpstreamErrorClass::Protocol, 400, None),
+            (UpstreamErrorClass::Protocol, 400, Some(400)),
+            (UpstreamErrorClass::Refused, 400, None),
         ] {
             let age = POLICY.stand_in(checked(seconds_ago).checked_at, class, NOW);
             let expected = expected.map(|seconds: i64| Duration::from_secs(seconds.unsigned_abs()));

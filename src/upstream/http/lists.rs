@@ -17,6 +17,7 @@ use super::status::{is_not_implemented, is_whole};
 use super::wire::{header_value, text};
 use crate::oci::link::{self, Next};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::plausible::{Asked, Told, check};
 use crate::oci::{Cursor, Digest, MediaType, Page, Repository, header};
 use crate::upstream::{ReferrerList, TagList, UpstreamError, UpstreamErrorClass};
 
@@ -26,7 +27,15 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 
 #[derive(Deserialize)]
 struct WireTags {
+    /// `null` is an empty list; who leaves it out says at least whose list it is.
+    #[serde(default, deserialize_with = "given")]
     tags: Option<Vec<String>>,
+    name: Option<IgnoredAny>,
+    errors: Option<IgnoredAny>,
+}
+
+fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<String>>, D::Error> {
+    Option::deserialize(value).map(|list| Some(list.unwrap_or_default()))
 }
 
 #[derive(Deserialize)]
@@ -63,8 +72,13 @@ impl HttpUpstream {
         };
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE).await?;
+        check(Asked::List, &Told::default(), Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
         let list: WireTags =
             serde_json::from_slice(&bytes).map_err(|error| protocol(&what, format_args!("is no list: {error}")))?;
+        let is_list = list.tags.is_some() || list.name.is_some() && list.errors.is_none();
+        if !is_list {
+            return Err(protocol(&what, "is no list of tags"));
+        }
         let next = next.map(|query| Page::of_link(&query).ok_or_else(|| unclear(&what))).transpose()?;
         Ok(TagList { tags: list.tags.unwrap_or_default(), next })
     }
