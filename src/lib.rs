@@ -11,7 +11,7 @@
 //! | 3 edges | [`server`], [`admin`] | `mirror` |
 //! | 4 the wiring | [`daemon`] | everything, without logic |
 //! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, the vocabulary, never `mirror` |
-//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`config`]; [`systemd`] | the vocabulary |
+//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`config`]; [`systemd`]; [`confine`], where it may write | the vocabulary |
 //!
 //! # The four flows of a request
 //!
@@ -36,6 +36,7 @@ pub mod cli;
 pub mod clients;
 pub mod clock;
 pub mod config;
+pub mod confine;
 pub mod daemon;
 pub mod documents;
 pub mod graph;

@@ -1,7 +1,10 @@
 //! The daemon as a process: the sockets that it listens on and the signals that end it.
 
+use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
@@ -10,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Daemon, Listeners, budget};
 use crate::admin;
 use crate::config::Config;
+use crate::confine::confine;
 use crate::documents::{Code, Error};
 use crate::server::{congestion, listener};
 use crate::systemd;
@@ -32,9 +36,13 @@ pub fn run(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> Re
     if let Err(error) = hide_memory() {
         tracing::warn!(%error, "other processes of this user can read the memory of this one");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(failed("starting the runtime"))?;
-    runtime.block_on(serve(config, announce))
+    let no_runtime = failed("starting the runtime");
+    // First the sockets: a port that is taken is told before the store is touched.
+    let early = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(&no_runtime)?;
+    let sockets = early.block_on(async { sockets(&config) })?;
+    stay_inside(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
+    runtime.block_on(serve(config, sockets, announce))
 }
 
 /// An error that says what was being done.
@@ -48,9 +56,32 @@ fn hide_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> Result<(), Error> {
-    // First the sockets: a port that is taken is told before the store is touched.
-    let mut listeners = listeners(&config)?;
+/// Writes nowhere but in the store and in the folder of the admin socket. Before the runtime has threads.
+fn stay_inside(config: &Config) {
+    let store = &config.store.path;
+    let socket = config.server.admin_socket.as_deref().and_then(Path::parent);
+    // What cannot be made is told by who needs it.
+    let _ = DirBuilder::new().recursive(true).mode(0o700).create(store);
+    let _ = socket.map(std::fs::create_dir_all);
+    let mut folders: Vec<&Path> =
+        [Some(store.as_path()), socket].into_iter().flatten().filter(|path| path.is_dir()).collect();
+    folders.dedup();
+    match confine(folders.iter().copied()) {
+        Ok(()) => tracing::info!(?folders, "writing is restricted to the store and the admin socket (Landlock)"),
+        Err(error) => tracing::warn!(%error, "writing is not restricted by Landlock"),
+    }
+}
+
+async fn serve(
+    config: Config,
+    sockets: systemd::Listeners,
+    announce: impl FnOnce(&Config, Bound<'_>, u64),
+) -> Result<(), Error> {
+    let adopt = |sockets: Vec<std::net::TcpListener>| {
+        let adopted: io::Result<Vec<_>> = sockets.into_iter().map(TcpListener::from_std).collect();
+        adopted.map_err(failed("taking over the sockets"))
+    };
+    let mut listeners = Listeners { pull: adopt(sockets.pull)?, admin: adopt(sockets.admin)?, ..Listeners::default() };
     let (pull, admin) = (addresses(&listeners.pull)?, addresses(&listeners.admin)?);
     let daemon = tokio::task::spawn_blocking({
         let config = config.clone();
@@ -84,26 +115,19 @@ async fn serve(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -
 }
 
 /// The sockets that systemd hands over, else those of the configuration.
-fn listeners(config: &Config) -> Result<Listeners, Error> {
-    let unusable = failed("taking over the sockets of systemd");
-    let inherited = systemd::listeners().map_err(&unusable)?;
-    let adopt = |sockets: Vec<std::net::TcpListener>| {
-        let adopted: io::Result<Vec<_>> = sockets.into_iter().map(TcpListener::from_std).collect();
-        adopted.map_err(&unusable)
-    };
-    let mut listeners =
-        Listeners { pull: adopt(inherited.pull)?, admin: adopt(inherited.admin)?, ..Listeners::default() };
-    if listeners.pull.is_empty() {
-        listeners.pull = bind(&config.server.listen, "--listen")?;
+fn sockets(config: &Config) -> Result<systemd::Listeners, Error> {
+    let mut sockets = systemd::listeners().map_err(failed("taking over the sockets of systemd"))?;
+    if sockets.pull.is_empty() {
+        sockets.pull = bind(&config.server.listen, "--listen")?;
     }
-    pace(&listeners.pull, config.server.congestion_control.as_deref())?;
-    if listeners.admin.is_empty() {
-        listeners.admin = bind(&config.server.admin, "--admin")?;
+    pace(&sockets.pull, config.server.congestion_control.as_deref())?;
+    if sockets.admin.is_empty() {
+        sockets.admin = bind(&config.server.admin, "--admin")?;
     }
-    Ok(listeners)
+    Ok(sockets)
 }
 
-fn pace(listeners: &[TcpListener], algorithm: Option<&str>) -> Result<(), Error> {
+fn pace(listeners: &[std::net::TcpListener], algorithm: Option<&str>) -> Result<(), Error> {
     let Some(algorithm) = algorithm else {
         if let Some(warning) = congestion::warning() {
             tracing::warn!("{warning}");
@@ -125,10 +149,10 @@ pub(super) fn unusable_pace(algorithm: &str, error: &io::Error) -> String {
     )
 }
 
-fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<TcpListener>, Error> {
+fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<std::net::TcpListener>, Error> {
     let mut listeners = Vec::new();
     for address in addresses {
-        let bound = listener::bind(*address);
+        let bound = listener::bind(*address).and_then(TcpListener::into_std);
         let doing = format!("cannot listen on {address}; choose another with {flag}");
         listeners.push(bound.map_err(failed(&doing))?);
     }

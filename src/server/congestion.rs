@@ -5,15 +5,14 @@
 //! A listener can choose for its connections; the default of the machine is left alone.
 
 use std::io;
-
-use tokio::net::TcpListener;
+use std::os::fd::AsFd;
 
 /// Chooses the algorithm for the connections that the listener will accept.
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] when the kernel has not got it, [`io::ErrorKind::PermissionDenied`]
 /// when it is for administrators only.
-pub fn choose(listener: &TcpListener, algorithm: &str) -> io::Result<()> {
+pub fn choose(listener: impl AsFd, algorithm: &str) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_congestion(listener, algorithm)?)
 }
 
@@ -34,6 +33,8 @@ fn warning_about(default: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
 
     async fn listener() -> TcpListener {

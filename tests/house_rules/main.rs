@@ -21,9 +21,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clock", &["oci", "documents", "clock"]),
     ("outcome", &["oci", "outcome"]),
     ("clients", &["clients"]),
+    ("confine", &["confine"]),
     ("metadata", &["oci", "clock", "metadata"]),
     ("blob_store", &["oci", "clock", "blob_store"]),
-    ("upstream", &["oci", "clock", "clients", "upstream"]),
+    ("upstream", &["oci", "clock", "clients", "confine", "upstream"]),
     // Below both use cases, as both need it and one uses the other.
     ("graph", &["oci", "documents", "metadata", "blob_store", "graph"]),
     (
@@ -81,6 +82,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("hyper_util", &["server", "admin", "cli/client"]),
     ("indicatif", &["cli"]),
     ("ipnet", &["clients/forwarded.rs"]),
+    ("landlock", &["confine.rs"]),
     ("moka", &["mirror", "upstream"]),
     ("oci_spec", &["oci"]),
     ("prometheus_client", &["metrics"]),

@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::{Answer, Credential, CredentialError};
+use crate::confine;
 
 const TIME_OUT: Duration = Duration::from_secs(10);
 /// Above so many answers, all are forgotten. Only hosts of the configuration are asked for.
@@ -111,13 +112,9 @@ async fn ask(name: &str, program: Command, server: &str) -> Result<Credential, C
 }
 
 async fn run(mut program: Command, server: &str) -> std::io::Result<std::process::Output> {
-    let mut child = program
-        .arg("get")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()?;
+    program.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    // A helper may have files of its own to write.
+    let mut child = confine::freely(move || program.spawn()).await??;
     if let Some(mut stdin) = child.stdin.take() {
         // A helper may answer without having read the question.
         let _unread = stdin.write_all(server.as_bytes()).await;
