@@ -66,7 +66,7 @@ impl Environment {
             .map(|(section, key, default)| (variable(&section, key), (section, key.to_owned(), default.clone())))
             .collect();
         for (name, text) in self.0.iter().filter(|(name, _)| name.starts_with(PREFIX)) {
-            if RESERVED.contains(&name.as_str()) {
+            if RESERVED.contains(&name.as_str()) || is_of_kubernetes(name) {
                 continue;
             }
             let Some((section, key, default)) = known.remove(name) else {
@@ -107,9 +107,48 @@ fn read(text: &str, default: &Value) -> Result<Value, &'static str> {
         }
         Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| "true or false"),
         Value::Array(_) => {
+/// Whether Kubernetes sets a variable like that for a Service whose name begins with ours.
+fn is_of_kubernetes(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST") || name.split('_').any(|word| word == "PORT")
+}
+
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }
         _ => Ok(Value::String(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kubernetes_sets_for_services_of_our_name_is_none_of_ours() {
+        let problems = |name: &str| {
+            let mut document = Document::read(None).expect("no file");
+            Environment::new([(format!("{PREFIX}{name}"), "tcp://10.0.0.1:5000".to_owned())]).apply(&mut document);
+            document.into_problems().len()
+        };
+        for name in [
+            "SERVICE_HOST",
+            "SERVICE_PORT",
+            "SERVICE_PORT_PULL",
+            "PORT",
+            "PORT_5000_TCP",
+            "PORT_5000_TCP_ADDR",
+            "ADMIN_SERVICE_HOST",
+            "ADMIN_SERVICE_PORT_HTTP",
+            "ADMIN_PORT",
+            "ADMIN_PORT_5080_TCP_PROTO",
+        ] {
+            assert_eq!(problems(name), 0, "{name}");
+        }
+        for name in ["SERVICE", "SERVICE_HOSTS", "PORTS", "STORE_PAHT"] {
+            assert_eq!(problems(name), 1, "{name}");
+        }
+        // Its keys are none of those.
+        let document = Document::read(None).expect("no file");
+        assert!(document.scalars().into_iter().all(|(section, key, _)| !is_of_kubernetes(&variable(&section, key))));
     }
 }
