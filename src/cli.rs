@@ -8,6 +8,7 @@ mod banner;
 pub mod bench;
 mod check;
 mod client;
+mod config;
 mod export;
 mod freeze;
 mod gc;
@@ -28,6 +29,7 @@ mod status;
 mod store;
 mod talk;
 mod verify;
+mod version;
 
 use std::ffi::OsString;
 
@@ -92,6 +94,10 @@ enum Command {
     Serve(serve::Args),
     /// Check a configuration without running it: no network, nothing is written
     Check(check::Args),
+    /// Look at the configuration
+    Config(config::Args),
+    /// Say what this program is
+    Version(version::Args),
     /// Measure pulls through a mirror, cold and warm, against pulls past it
     Bench(Box<bench::Args>),
     /// Write images into a file, for another mirror or for an engine
@@ -128,6 +134,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Man(args) => manual::man(&args),
         Command::Serve(args) => serve::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Config(args) => config::run(&args),
+        Command::Version(args) => version::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Import(args) => import::run(&args),

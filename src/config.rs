@@ -8,9 +8,11 @@
 //! of that part; here it is only read.
 
 mod document;
+mod effective;
 mod environment;
 pub mod file;
 mod problem;
+mod search;
 mod secret;
 mod validate;
 mod well_known;
@@ -31,7 +33,9 @@ pub use crate::telemetry::{Log, LogFormat};
 use crate::upstream::credentials::Auth;
 use crate::upstream::settings::{OnMissing, Settings};
 
+pub use effective::Effective;
 pub use problem::{ConfigError, Problem};
+pub use search::Place;
 pub use secret::{Secret, SecretError};
 
 /// What the daemon runs with.
@@ -211,8 +215,8 @@ pub struct Overrides {
 }
 
 impl Config {
-    /// Reads `path`, else the file that `REGISTRY_MIRROR_CONFIG` names, else no file; applies the
-    /// environment and the flags; validates.
+    /// Reads `path`, else the file that `REGISTRY_MIRROR_CONFIG` names, else the first that is there of
+    /// [`Config::places`], else no file; applies the environment and the flags; validates.
     ///
     /// # Errors
     /// Everything that is wrong, together: an unreadable file, its syntax, unknown keys and
@@ -222,16 +226,13 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
         overrides: Overrides,
     ) -> Result<Config, ConfigError> {
-        let env = environment::Environment::new(env);
-        let named = env.config_file();
-        let Some(path) = path.or(named.as_deref()) else {
-            return Config::from_layers(None, &env, &overrides);
-        };
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let place = path.display().to_string();
-            ConfigError::from(Problem::at(place, format!("cannot be read: {error}")))
-        })?;
-        Config::from_layers(Some((path, &text)), &env, &overrides)
+        let (document, env, source) = Config::layers(path, env, &overrides)?;
+        validate::config(document, &env, source)
+    }
+
+    /// Where the file is looked for, in this order, unless `path` names it.
+    pub fn places(path: Option<&Path>, env: impl IntoIterator<Item = (String, String)>) -> Vec<Place> {
+        search::places(path, &environment::Environment::new(env))
     }
 
     /// [`Config::load`] with the text of the file at hand; `path` is only mentioned.
@@ -244,18 +245,36 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
         overrides: Overrides,
     ) -> Result<Config, ConfigError> {
-        Config::from_layers(Some((path, text)), &environment::Environment::new(env), &overrides)
+        let env = environment::Environment::new(env);
+        let document = Config::laid(Some((path, text)), &env, &overrides)?;
+        validate::config(document, &env, Some(path.to_owned()))
     }
 
-    fn from_layers(
+    /// The layers over each other, the environment, and the file.
+    fn layers(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<(document::Document, environment::Environment, Option<PathBuf>), ConfigError> {
+        let env = environment::Environment::new(env);
+        let chosen = search::places(path, &env).into_iter().find(|place| place.used).map(|place| place.path);
+        let Some(path) = chosen else { return Ok((Config::laid(None, &env, overrides)?, env, None)) };
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            let place = path.display().to_string();
+            ConfigError::from(Problem::at(place, format!("cannot be read: {error}")))
+        })?;
+        Ok((Config::laid(Some((&path, &text)), &env, overrides)?, env, Some(path)))
+    }
+
+    fn laid(
         file: Option<(&Path, &str)>,
         env: &environment::Environment,
         overrides: &Overrides,
-    ) -> Result<Config, ConfigError> {
+    ) -> Result<document::Document, ConfigError> {
         let mut document = document::Document::read(file)?;
         env.apply(&mut document);
         document.apply(overrides);
-        validate::config(document, env, file.map(|(path, _)| path.to_owned()))
+        Ok(document)
     }
 
     /// The files that upstreams cannot be asked without, and that cannot be read now.

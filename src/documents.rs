@@ -9,6 +9,7 @@
 
 mod bench;
 mod bundles;
+mod configuration;
 mod error;
 mod images;
 mod moment;
@@ -27,6 +28,7 @@ pub use bench::{Bench, Ratios, Report, Series, Summary, Way};
 pub use bundles::{
     Export, Exported, Fate, Frame, Import, Imported, ImportedFile, ImportedImage, Plan, StoredReceipt, Unavailable,
 };
+pub use configuration::{ConfigPaths, ConfigSchema, Configuration, FilePlace, Program};
 pub use error::{Code, Error};
 pub use images::{
     Changed, Completeness, Content, Forgotten, Frozen, History, HistoryEntry, ImageDetail, ImageSummary, Images, Part,

@@ -87,6 +87,11 @@ pub(super) fn print(line: &str) -> Result<(), Error> {
     write(&plain::lines(line))
 }
 
+/// Writes lines of ours, in which nothing comes from outside.
+pub(super) fn print_raw(lines: &str) -> Result<(), Error> {
+    write(lines)
+}
+
 /// Writes a line of JSON.
 pub(super) fn print_json(line: &str) -> Result<(), Error> {
     write(&plain::json(line))

@@ -156,6 +156,18 @@ impl Document {
         })
     }
 
+    /// Where each value was set, by its path: in a line of the file, in a variable, or by a flag.
+    pub(super) fn origins(&self) -> BTreeMap<String, String> {
+        let told = |origin: &Origin| match origin {
+            Origin::File { key, .. } => {
+                let before = self.text.get(..key.start).unwrap_or_default();
+                format!("{}:{}", self.file, before.matches('\n').count() + 1)
+            }
+            Origin::Named(name) => name.clone(),
+        };
+        self.origins.iter().map(|(path, origin)| (path.clone(), told(origin))).collect()
+    }
+
     /// All problems noted, in the order of the file; those of other layers first.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
         self.problems.sort_by_key(|problem| (problem.line, problem.column));

@@ -2,10 +2,10 @@
 //!
 //! `REGISTRY_MIRROR_<SECTION>_<KEY>` sets a key; a list is separated by commas. A variable of our
 //! prefix that sets nothing is an error, because a typing error would otherwise go unnoticed.
-//! Values are never quoted. Also knows the variables that say where caches are kept.
+//! Values are never quoted. Also knows the variables that say where caches and configurations are kept.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use toml::Value;
 
@@ -26,7 +26,12 @@ impl Environment {
             name.starts_with(PREFIX)
                 || matches!(
                     name,
-                    "CACHE_DIRECTORY" | "RUNTIME_DIRECTORY" | "CREDENTIALS_DIRECTORY" | "XDG_CACHE_HOME" | "HOME"
+                    "CACHE_DIRECTORY"
+                        | "RUNTIME_DIRECTORY"
+                        | "CREDENTIALS_DIRECTORY"
+                        | "XDG_CACHE_HOME"
+                        | "XDG_CONFIG_HOME"
+                        | "HOME"
                 )
         };
         Environment(variables.into_iter().filter(|(name, _)| concerns_us(name)).collect())
@@ -37,15 +42,22 @@ impl Environment {
         self.get(CONFIG).map(PathBuf::from)
     }
 
+    /// The user's folder for configurations.
+    pub(super) fn config_folder(&self) -> Option<PathBuf> {
+        self.user_folder("XDG_CONFIG_HOME", ".config")
+    }
+
     /// The folder for the store when none is configured: systemd's, else the user's.
     pub(super) fn cache_folder(&self) -> Option<PathBuf> {
         // systemd separates several folders with colons.
         let of_service = self.get("CACHE_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from);
-        // The XDG rules say that a relative path is to be ignored.
-        let absolute = |name| self.get(name).map(Path::new).filter(|path| path.is_absolute());
-        of_service
-            .or_else(|| Some(absolute("XDG_CACHE_HOME")?.join("registry-mirror")))
-            .or_else(|| Some(absolute("HOME")?.join(".cache/registry-mirror")))
+        of_service.or_else(|| Some(self.user_folder("XDG_CACHE_HOME", ".cache")?.join("registry-mirror")))
+    }
+
+    /// A folder of the XDG rules, which say that a relative path is to be ignored.
+    fn user_folder(&self, variable: &str, below_home: &str) -> Option<PathBuf> {
+        let absolute = |name| self.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        absolute(variable).or_else(|| Some(absolute("HOME")?.join(below_home)))
     }
 
     /// systemd's folder for what ends with the process.
@@ -95,6 +107,11 @@ impl Environment {
     }
 }
 
+/// Whether Kubernetes sets a variable like that for a Service whose name begins with ours.
+fn is_of_kubernetes(name: &str) -> bool {
+    name.ends_with("_SERVICE_HOST") || name.split('_').any(|word| word == "PORT")
+}
+
 fn variable(section: &str, key: &str) -> String {
     format!("{PREFIX}{section}_{key}").replace('.', "_").to_uppercase()
 }
@@ -107,11 +124,6 @@ fn read(text: &str, default: &Value) -> Result<Value, &'static str> {
         }
         Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| "true or false"),
         Value::Array(_) => {
-/// Whether Kubernetes sets a variable like that for a Service whose name begins with ours.
-fn is_of_kubernetes(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST") || name.split('_').any(|word| word == "PORT")
-}
-
             let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
             Ok(Value::Array(items.map(|item| Value::String(item.to_owned())).collect()))
         }

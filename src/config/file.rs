@@ -4,12 +4,14 @@
 //! file; nothing is checked beyond its type. The second stage is [`super::Config`]. The values of
 //! `Default` are the documented defaults, and the fields are the only list of keys there is: the
 //! nearest known key of a typing error and the names of the environment variables come from them.
-//! Durations and sizes are strings with units (`"5m"`, `"32MiB"`).
+//! Durations and sizes are strings with units (`"5m"`, `"32MiB"`). The schema for editors comes from them, too.
 
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// The whole file. Every key is optional.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct File {
     /// Where we listen.
@@ -35,13 +37,28 @@ impl File {
     }
 }
 
+/// The JSON Schema of the file, for editors.
+pub fn schema() -> serde_json::Map<String, serde_json::Value> {
+    let mut schema = SchemaSettings::draft2020_12().for_deserialize().into_generator().into_root_schema_for::<File>();
+    let object = schema.ensure_object();
+    object.insert("title".to_owned(), "mirror.toml of registry-mirror".into());
+    object.clone()
+}
+
+/// A list of strings, or a string for a list of one.
+fn one_or_more(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "anyOf": [{ "type": "string" }, { "type": "array", "items": { "type": "string" } }] })
+}
+
 /// `[server]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Server {
     /// Addresses for clients, each `address:port`, or `address:port=host` for one of an upstream.
+    #[schemars(schema_with = "one_or_more")]
     pub listen: Vec<String>,
     /// Addresses for health and metrics; an empty list switches them off.
+    #[schemars(schema_with = "one_or_more")]
     pub admin: Vec<String>,
     /// The Unix socket of the admin interface; empty for `registry-mirror.sock` in
     /// `$RUNTIME_DIRECTORY`, else `admin.sock` in the store; `off` for none.
@@ -67,7 +84,7 @@ pub struct Server {
 }
 
 /// `[server.tls]`
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Tls {
     /// A file with the certificate and its chain (PEM). Empty: plain HTTP.
@@ -98,7 +115,7 @@ impl Default for Server {
 }
 
 /// `[store]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
     /// The folder; empty for `$CACHE_DIRECTORY`, else `registry-mirror` in the XDG cache folder.
@@ -126,7 +143,7 @@ impl Default for Store {
 }
 
 /// `[cache]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Cache {
     /// `online`, `prefer-cache` or `offline`.
@@ -167,7 +184,7 @@ impl Default for Cache {
 }
 
 /// `[routes]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Routes {
     /// The upstream of a request that names none.
@@ -183,7 +200,7 @@ impl Default for Routes {
 }
 
 /// `[limits]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
     /// Fills at once from each upstream.
@@ -217,7 +234,7 @@ impl Default for Limits {
 }
 
 /// `[log]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
     /// `error`, `warn`, `info`, `debug`, `trace`, `off`, or directives such as `info,hyper=debug`. The
@@ -234,17 +251,20 @@ impl Default for Log {
 }
 
 /// `[[upstream]]`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["host"]))]
 #[serde(default, deny_unknown_fields)]
 pub struct Upstream {
     /// The name images use, the `ns` value and the path prefix. The one key without a default.
     pub host: String,
     /// Where its API is; several are tried in order. Empty for the well-known address, else
     /// `https://` and the host.
+    #[schemars(schema_with = "one_or_more")]
     pub url: Vec<String>,
     /// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
     pub auth: String,
     /// Hosts of token services that may see the credentials, besides those of the upstream's own domain.
+    #[schemars(schema_with = "one_or_more")]
     pub auth_realms: Vec<String>,
     /// A file with certificates to trust besides the system's; empty for none.
     pub ca: String,
@@ -303,5 +323,36 @@ impl Default for Upstream {
             first_byte_timeout: "30s".into(),
             idle_timeout: "60s".into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_of_the_file_knows_every_key() {
+        let schema = serde_json::Value::Object(schema());
+        let template = toml::Table::try_from(File::template()).expect("TOML");
+        for (section, value) in &template {
+            let mut reference = &schema["properties"][section];
+            if let Some(items) = reference.get("items") {
+                reference = items;
+            }
+            let name = reference["$ref"].as_str().and_then(|name| name.strip_prefix("#/$defs/")).expect("a definition");
+            let definition = &schema["$defs"][name];
+            assert_eq!(definition["additionalProperties"], false, "{section}");
+            let keys =
+                value.as_array().and_then(|values| values.first()).unwrap_or(value).as_table().expect("a section");
+            for (key, default) in keys {
+                let found = &definition["properties"][key];
+                assert!(found["description"].is_string() || default.is_table(), "{section}.{key} has no description");
+                let as_json = serde_json::to_value(default).expect("JSON");
+                assert!(default.is_table() || found["default"] == as_json, "{section}.{key}: {found}");
+            }
+        }
+        let upstream = &schema["$defs"]["Upstream"];
+        assert_eq!(upstream["required"], serde_json::json!(["host"]));
+        assert_eq!(upstream["properties"]["url"]["anyOf"].as_array().map(Vec::len), Some(2), "a string or a list");
     }
 }

@@ -9,7 +9,7 @@ use super::requirements::{DEMAND, demanded, find, say};
 const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 
 /// What is typed up to the key for completion, and what has to be offered then.
-const TYPED: [(&str, &str); 7] = [
+const TYPED: [(&str, &str); 9] = [
     ("registry-mirror ver", "verify"),
     ("registry-mirror --he", "--help"),
     ("registry-mirror verify --re", "--repair"),
@@ -17,6 +17,8 @@ const TYPED: [(&str, &str); 7] = [
     ("registry-mirror serve --off", "--offline"),
     ("registry-mirror images --js", "--json"),
     ("registry-mirror verify --repair --ra", "--rate"),
+    ("registry-mirror config sh", "show"),
+    ("registry-mirror config show --or", "--origin"),
 ];
 /// The same for a value; fish is told of those of options only.
 const VALUE: (&str, &str) = ("registry-mirror completions fi", "fish");

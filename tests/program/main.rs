@@ -8,6 +8,7 @@
 mod check;
 mod cli;
 mod completions;
+mod configuration;
 mod metrics;
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;

@@ -1,0 +1,134 @@
+//! The settings that are in force, as a file would say them, and where each was set.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::file::File;
+use super::{Config, ConfigError, Overrides};
+
+/// What was not set by anybody.
+const DEFAULT: &str = "default";
+
+/// All settings with their values. What follows from other things, the folder of the store and the admin socket,
+/// stands there as it is.
+#[derive(Clone, Debug)]
+pub struct Effective {
+    /// The file, if there is one.
+    pub source: Option<PathBuf>,
+    file: File,
+    /// Where a value was set, by its path such as `store.path` or `upstream[0].url`.
+    set: BTreeMap<String, String>,
+}
+
+impl Effective {
+    /// Loads a configuration as [`Config::load`] does.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load(
+        path: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        overrides: &Overrides,
+    ) -> Result<Effective, ConfigError> {
+        let (mut document, env, source) = Config::layers(path, env, overrides)?;
+        let mut file = document.file()?;
+        let set = document.origins();
+        let config = super::validate::config(document, &env, source)?;
+        file.store.path = config.store.path.display().to_string();
+        let socket = config.server.admin_socket.map(|path| path.display().to_string());
+        file.server.admin_socket = socket.unwrap_or_else(|| "off".to_owned());
+        Ok(Effective { source: config.source, file, set })
+    }
+
+    /// As `mirror.toml`, with a comment behind each value that says where it was set, if that is wanted.
+    pub fn to_toml(&self, with_origins: bool) -> String {
+        // Plain data: there is nothing in it that TOML cannot say.
+        let text = toml::to_string(&self.file).unwrap_or_default();
+        if !with_origins {
+            return text;
+        }
+        let (mut section, mut upstreams) = (String::new(), 0);
+        let lines = text.lines().map(|line| {
+            if line.starts_with("[[") {
+                section = format!("upstream[{upstreams}]");
+                upstreams += 1;
+            } else if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = name.to_owned();
+            } else if let Some((key, _)) = line.split_once(" = ") {
+                return format!("{line}  # {}\n", self.origin(&format!("{section}.{key}")));
+            }
+            format!("{line}\n")
+        });
+        lines.collect()
+    }
+
+    /// As JSON, by sections.
+    pub fn settings(&self) -> Map<String, Value> {
+        match serde_json::to_value(&self.file) {
+            Ok(Value::Object(sections)) => sections,
+            _ => Map::new(),
+        }
+    }
+
+    /// Where each setting was set, by its path: `mirror.toml:3`, the name of a variable, or `default`.
+    pub fn origins(&self) -> BTreeMap<String, String> {
+        let mut paths = Vec::new();
+        for (section, value) in self.settings() {
+            leaves(section, &value, &mut paths);
+        }
+        paths.into_iter().map(|path| (path.clone(), self.origin(&path).to_owned())).collect()
+    }
+
+    fn origin(&self, path: &str) -> &str {
+        self.set.get(path).map_or(DEFAULT, String::as_str)
+    }
+}
+
+/// The paths of all values that are no sections.
+fn leaves(path: String, value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(section) => section.iter().for_each(|(key, value)| leaves(format!("{path}.{key}"), value, found)),
+        Value::Array(sections) if path == "upstream" => {
+            sections.iter().enumerate().for_each(|(n, section)| leaves(format!("{path}[{n}]"), section, found));
+        }
+        _ => found.push(path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_shown_with_its_origin_and_means_the_same_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("mirror.toml");
+        let typed = "[store]\nmax_size = \"1GB\"\n\n[[upstream]]\nhost = \"a.example\"\nurl = \"http://127.0.0.1:1\"\n";
+        std::fs::write(&path, typed).expect("written");
+        let env = || {
+            let variables = [("HOME", "/home/someone"), ("REGISTRY_MIRROR_CACHE_TAG_TTL", "7m")];
+            variables.map(|(name, value)| (name.to_owned(), value.to_owned()))
+        };
+        let overrides = Overrides { listen: vec!["127.0.0.1:1".to_owned()], ..Overrides::default() };
+        let effective = Effective::load(Some(&path), env(), &overrides).expect("valid");
+        let shown = effective.to_toml(true);
+        let (file, origins) = (path.display(), effective.origins());
+        for (line, key, origin) in [
+            ("max_size = \"1GB\"", "store.max_size", format!("{file}:2")),
+            ("tag_ttl = \"7m\"", "cache.tag_ttl", "REGISTRY_MIRROR_CACHE_TAG_TTL".to_owned()),
+            ("listen = [\"127.0.0.1:1\"]", "server.listen", "--listen".to_owned()),
+            ("url = [\"http://127.0.0.1:1\"]", "upstream[0].url", format!("{file}:6")),
+            ("path = \"/home/someone/.cache/registry-mirror\"", "store.path", DEFAULT.to_owned()),
+            ("client_ca = \"\"", "server.tls.client_ca", DEFAULT.to_owned()),
+        ] {
+            assert!(shown.lines().any(|shown| shown == format!("{line}  # {origin}")), "{line} # {origin}\n{shown}");
+            assert_eq!(origins[key], origin, "{key}");
+        }
+        let again = Config::parse(&path, &shown, env(), Overrides::default()).expect("valid");
+        let config = Config::load(Some(&path), env(), overrides).expect("valid");
+        assert_eq!(again, config);
+        assert!(!effective.to_toml(false).contains('#'));
+    }
+}

@@ -1,0 +1,75 @@
+//! Where the file is looked for.
+//!
+//! The one that is named counts, by a flag or else by `REGISTRY_MIRROR_CONFIG`, also if it is not there; else the
+//! first that is there of the user's and the system's.
+
+use std::path::{Path, PathBuf};
+
+use super::environment::Environment;
+
+/// What all files are called.
+const NAME: &str = "registry-mirror/mirror.toml";
+/// Where those of the whole system are.
+const SYSTEM: &str = "/etc";
+
+/// A place where the file may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// Whether there is something. What this user may not look for is not there.
+    pub exists: bool,
+    /// Whether it is the one that counts.
+    pub used: bool,
+}
+
+/// All places, in the order in which they are looked at. At most one is used.
+pub(super) fn places(named: Option<&Path>, env: &Environment) -> Vec<Place> {
+    let place = |path: PathBuf| Place { exists: path.exists(), path, used: false };
+    let usual = env.config_folder().into_iter().chain([PathBuf::from(SYSTEM)]).map(|folder| place(folder.join(NAME)));
+    let named = named.map(Path::to_owned).into_iter().chain(env.config_file()).map(place);
+    let (mut places, usual): (Vec<_>, Vec<_>) = (named.collect(), usual.collect());
+    let first = if places.is_empty() { usual.iter().position(|place| place.exists) } else { Some(0) };
+    places.extend(usual);
+    if let Some(first) = first {
+        places[first].used = true;
+    }
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn used(named: Option<&Path>, variables: &[(&str, &Path)]) -> Option<PathBuf> {
+        let text = |path: &Path| path.display().to_string();
+        let env = Environment::new(variables.iter().map(|(name, path)| ((*name).to_owned(), text(path))));
+        let places = places(named, &env);
+        assert!(places.iter().filter(|place| place.used).count() <= 1);
+        assert_eq!(places.last().map(|place| text(&place.path)).as_deref(), Some("/etc/registry-mirror/mirror.toml"));
+        places.into_iter().find(|place| place.used && !place.path.starts_with("/etc")).map(|place| place.path)
+    }
+
+    #[test]
+    fn what_is_named_counts_and_else_the_first_that_is_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = |below: &str| {
+            let path = folder.path().join(below).join(NAME);
+            std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+            std::fs::write(&path, "").expect("written");
+            path
+        };
+        let (home, xdg) = (folder.path().join("home"), folder.path().join("xdg"));
+        assert_eq!(used(None, &[("HOME", &home), ("XDG_CONFIG_HOME", &xdg)]), None);
+        let of_home = file("home/.config");
+        assert_eq!(used(None, &[("HOME", &home)]), Some(of_home.clone()));
+        assert_eq!(used(None, &[("HOME", &home), ("XDG_CONFIG_HOME", &xdg)]), None, "in place of it, not besides");
+        let of_xdg = file("xdg");
+        assert_eq!(used(None, &[("HOME", &home), ("XDG_CONFIG_HOME", &xdg)]), Some(of_xdg));
+        let relative = Path::new("relative");
+        assert_eq!(used(None, &[("HOME", &home), ("XDG_CONFIG_HOME", relative)]), Some(of_home), "as XDG says");
+        let (one, other) = (Path::new("/nonexistent/1"), Path::new("/nonexistent/2"));
+        assert_eq!(used(None, &[("HOME", &home), ("REGISTRY_MIRROR_CONFIG", one)]).as_deref(), Some(one));
+        assert_eq!(used(Some(other), &[("HOME", &home), ("REGISTRY_MIRROR_CONFIG", one)]).as_deref(), Some(other));
+    }
+}

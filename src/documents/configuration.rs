@@ -1,0 +1,74 @@
+//! What the program says of itself and of its configuration.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Document;
+
+/// The program.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Program {
+    /// Its version.
+    pub program: String,
+    /// The commit that it is made from; none outside of a checkout.
+    pub commit: Option<String>,
+    /// What it was made with that it might be made without.
+    pub features: Vec<String>,
+}
+
+impl Document for Program {
+    const NAME: &'static str = "version";
+}
+
+/// The settings that are in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Configuration {
+    /// The file, if there is one.
+    pub file: Option<String>,
+    /// All settings, by sections, as in the file.
+    pub settings: Map<String, Value>,
+    /// Where each was set, by its path, such as `store.path`: a line of the file, a variable, or `default`.
+    pub origins: BTreeMap<String, String>,
+}
+
+impl Document for Configuration {
+    const NAME: &'static str = "config";
+}
+
+/// The JSON Schema of the file; it is a document itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct ConfigSchema(pub Map<String, Value>);
+
+impl Document for ConfigSchema {
+    const NAME: &'static str = "config-schema";
+}
+
+/// Where the configuration is, and what it leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ConfigPaths {
+    /// Where the file is looked for, in this order; the first that is named or there is used.
+    pub files: Vec<FilePlace>,
+    /// The folder of the store; none where the configuration is not valid.
+    pub store: Option<String>,
+    /// The Unix socket of the admin interface, if there is to be one.
+    pub admin_socket: Option<String>,
+}
+
+impl Document for ConfigPaths {
+    const NAME: &'static str = "config-paths";
+}
+
+/// A place where the file may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FilePlace {
+    /// The file.
+    pub path: String,
+    /// Whether it is there.
+    pub exists: bool,
+    /// Whether it is the one that is read.
+    pub used: bool,
+}
