@@ -8,6 +8,7 @@ mod banner;
 pub mod bench;
 mod check;
 mod client;
+mod colour;
 mod config;
 mod export;
 mod freeze;
@@ -33,11 +34,12 @@ mod version;
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::config::ConfigError;
 use crate::documents::{Code, Error, Forgotten, Pinned, Unpinned};
-use talk::{print, say};
+use colour::Color;
+use talk::{Manner, explain, insist, print, say};
 
 pub use talk::Exit;
 
@@ -54,6 +56,42 @@ pub use talk::Exit;
 struct CommandLine {
     #[command(subcommand)]
     command: Command,
+    #[command(flatten)]
+    tone: Tone,
+}
+
+/// How a command talks.
+#[derive(Debug, clap::Args)]
+struct Tone {
+    /// Say nothing but data, warnings and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more of what is done
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Colour what people read; JSON never is
+    #[arg(long, value_name = "WHEN", global = true, value_enum, default_value_t)]
+    color: Color,
+}
+
+impl Tone {
+    fn manner(&self) -> Manner {
+        Manner {
+            quiet: self.quiet,
+            verbose: self.verbose,
+            colours_data: self.color.paints(&std::io::stdout()),
+            colours_talk: self.color.paints(&std::io::stderr()),
+        }
+    }
+
+    /// The level of a daemon's log, where it is given.
+    const fn level(&self) -> Option<&'static str> {
+        match (self.quiet, self.verbose) {
+            (true, _) => Some("warn"),
+            (false, true) => Some("debug"),
+            (false, false) => None,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -111,10 +149,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
     // Also for what cannot be parsed: a script that asked for JSON gets it.
     let json = args.iter().any(|arg| arg == "--json");
-    let command = match CommandLine::try_parse_from(args) {
-        Ok(line) => line.command,
+    let parser = CommandLine::command().color(Color::typed(&args).of_help());
+    let parsed = parser.try_get_matches_from(args).and_then(|matches| CommandLine::from_arg_matches(&matches));
+    let CommandLine { command, tone } = match parsed {
+        Ok(line) => line,
         Err(talk) => return refuse(&talk, json),
     };
+    talk::behave(tone.manner());
     let went = match command {
         Command::Images(args) => images::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -132,7 +173,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
-        Command::Serve(args) => serve::run(&args),
+        Command::Serve(args) => serve::run(&args, tone.level(), tone.color),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Version(args) => version::run(&args),

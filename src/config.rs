@@ -212,6 +212,8 @@ pub struct Overrides {
     pub max_size: Option<String>,
     /// `--offline`
     pub offline: bool,
+    /// The level that `-q` or `-v` stands for.
+    pub log_level: Option<String>,
 }
 
 impl Config {

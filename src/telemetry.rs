@@ -49,8 +49,9 @@ struct Surroundings {
     no_color: bool,
 }
 
-/// Starts the log. Called once, before the first line; a second call changes nothing.
-pub fn start(log: &Log) {
+/// Starts the log, its text with or without colours where that is said. Called once, before the first line; a
+/// second call changes nothing.
+pub fn start(log: &Log, coloured: Option<bool>) {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let style = style(
         log.format,
@@ -60,7 +61,9 @@ pub fn start(log: &Log) {
             no_color: set("NO_COLOR"),
         },
     );
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(style.colour);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(coloured.map_or(style.colour, |coloured| coloured && !style.json));
     // The combinations are different types.
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match (style.json, style.time) {
         (true, true) => Box::new(lines.json().flatten_event(true).with_timer(SystemTime)),

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use super::talk::print_document;
-use super::{Exit, environment, print, say};
+use super::{Exit, environment, insist, print};
 use crate::config::{self, Config, Overrides};
 use crate::daemon::{self, Findings};
 use crate::documents::{Check, Error, Problem};
@@ -35,8 +35,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     if args.json {
         print_document(&Check { valid, problems: problems.iter().map(problem).collect(), warnings })?;
     } else {
-        warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
-        problems.iter().for_each(|problem| say(&format!("error: {problem}")));
+        warnings.iter().for_each(|warning| insist(&format!("warning: {warning}")));
+        problems.iter().for_each(|problem| insist(&format!("error: {problem}")));
         if let Some(config) = loaded.ok().filter(|_| valid) {
             print(&summary(&config))?;
         }

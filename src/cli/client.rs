@@ -13,8 +13,8 @@ use std::time::Duration;
 use http::Method;
 use serde::Serialize;
 
-use super::environment;
 use super::talk::{print, print_json};
+use super::{environment, explain};
 use crate::config::{Config, Overrides, Secret};
 use crate::documents::{Code, Document, Error};
 use address::Address;
@@ -65,7 +65,10 @@ impl At {
 
 fn configuration(path: Option<&Path>, store: Option<String>) -> Result<Config, Error> {
     let overrides = Overrides { store, ..Overrides::default() };
-    Ok(Config::load(path, environment()?, overrides)?)
+    let config = Config::load(path, environment()?, overrides)?;
+    let source = config.source.as_ref().map_or("the defaults, no file".to_owned(), |file| file.display().to_string());
+    explain(&format!("the configuration is {source}"));
+    Ok(config)
 }
 
 /// What a command knows of the daemon that it wants to ask.

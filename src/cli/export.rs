@@ -12,7 +12,7 @@ use bytesize::ByteSize;
 
 use super::store::{Place, StoreArgs};
 use super::talk::print_document;
-use super::{Exit, say, show};
+use super::{Exit, insist, say, show};
 use crate::documents::{Code, Error, Export, Exported, Plan, Receipt, ReceiptError, orders};
 use crate::oci::{ImageName, Platform};
 
@@ -108,10 +108,10 @@ fn announce(exported: &Exported) -> Result<(), Error> {
     for image in &exported.unavailable {
         match image.missing.len() {
             _ if !image.damaged.is_empty() => {
-                say(&format!("warning: {} is damaged; get it again with: registry-mirror pull {0}", image.image));
+                insist(&format!("warning: {} is damaged; get it again with: registry-mirror pull {0}", image.image));
             }
-            0 => say(&format!("warning: {} is not stored; get it with: registry-mirror pull {0}", image.image)),
-            parts => say(&format!("warning: {} is not complete, {parts} parts of it are missing", image.image)),
+            0 => insist(&format!("warning: {} is not stored; get it with: registry-mirror pull {0}", image.image)),
+            parts => insist(&format!("warning: {} is not complete, {parts} parts of it are missing", image.image)),
         }
     }
     if exported.images.is_empty() {

@@ -1,7 +1,7 @@
 //! `registry-mirror gc`: delete what no name leads to.
 
 use super::client::{At, Remote};
-use super::{Exit, say, show};
+use super::{Exit, insist, show};
 use crate::documents::{Error, Garbage, orders};
 
 #[derive(Debug, clap::Args)]
@@ -22,13 +22,15 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let Garbage { failed, unreadable, damaged, .. } = &said.document;
     if !args.at.json {
         for manifest in damaged {
-            say(&format!("{manifest} is damaged; mend it with: registry-mirror verify --repair"));
+            insist(&format!("{manifest} is damaged; mend it with: registry-mirror verify --repair"));
         }
         if *unreadable > 0 {
-            say(&format!("{unreadable} manifests cannot be read; what they may lead to in their repositories stays"));
+            insist(&format!(
+                "{unreadable} manifests cannot be read; what they may lead to in their repositories stays"
+            ));
         }
         if *failed > 0 {
-            say(&format!("{failed} blobs could not be deleted; see the daemon's log"));
+            insist(&format!("{failed} blobs could not be deleted; see the daemon's log"));
         }
     }
     Ok(if *failed == 0 { Exit::Done } else { Exit::Partly })

@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 
 use super::store::{Place, StoreArgs};
 use super::talk::{complain, print_document};
-use super::{Exit, export, say, show};
+use super::{Exit, export, insist, say, show};
 use crate::documents::{Code, Error, Fate, Import, Imported, ImportedFile, StoredReceipt};
 use crate::oci::ImageName;
 
@@ -111,7 +111,7 @@ fn tell(path: &Path, imported: &Imported, quiet: bool) -> Exit {
         ));
     }
     for digest in &imported.damaged {
-        say(&format!("error: {}: {digest} is damaged; make the bundle again", path.display()));
+        insist(&format!("error: {}: {digest} is damaged; make the bundle again", path.display()));
     }
     let mut exit = if imported.damaged.is_empty() { Exit::Done } else { Exit::Corrupt };
     for image in &imported.images {
@@ -120,8 +120,8 @@ fn tell(path: &Path, imported: &Imported, quiet: bool) -> Exit {
             Fate::Ready if quiet => {}
             Fate::Ready => say(&format!("  {name}: ready")),
             Fate::KeptNewer => say(&format!("  {name}: stored; its tag stays, upstream was asked more recently here")),
-            Fate::Incomplete => say(&format!("warning: {name}: {parts} parts are neither in the bundle nor here")),
-            Fate::Nameless => say(&format!("warning: {name} has no whole name; give it one with --name IMAGE")),
+            Fate::Incomplete => insist(&format!("warning: {name}: {parts} parts are neither in the bundle nor here")),
+            Fate::Nameless => insist(&format!("warning: {name} has no whole name; give it one with --name IMAGE")),
         }
         if matches!(image.fate, Fate::Incomplete | Fate::Nameless) {
             exit = worse(exit, Exit::Partly);

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
 use super::client::{At, Remote};
-use super::talk::print_json;
-use super::{Exit, names, print, say, show};
+use super::talk::{is_quiet, print_json};
+use super::{Exit, insist, names, print, say, show};
 use crate::documents::{Code, Error, Failure, PullEvent, orders};
 use crate::oci::Digest;
 
@@ -144,7 +144,7 @@ struct Screen {
 
 impl Screen {
     fn new(told: Told) -> Screen {
-        let bars = std::io::stderr().is_terminal() && told != Told::Events;
+        let bars = std::io::stderr().is_terminal() && told != Told::Events && !is_quiet();
         Screen { told, bars: bars.then(|| (MultiProgress::new(), HashMap::new())) }
     }
 
@@ -155,13 +155,17 @@ impl Screen {
             PullEvent::Progress { digest, written_bytes } => self.advance(digest, *written_bytes),
             PullEvent::Finished { digest, size_bytes, fetched } => {
                 let end = if *fetched { "fetched" } else { "is there" };
-                self.end(digest, &format!("  {} {end}, {}", show::short(digest), show::size(*size_bytes)));
+                self.end(digest);
+                self.talk(&format!("  {} {end}, {}", show::short(digest), show::size(*size_bytes)));
             }
             PullEvent::Failed { digest, message, image, .. } => {
                 let line = format!("error: {image}: {message}");
-                match digest {
-                    Some(digest) => self.end(digest, &line),
-                    None => self.talk(&line),
+                if let Some(digest) = digest {
+                    self.end(digest);
+                }
+                match &self.bars {
+                    Some((screen, _)) => screen.suspend(|| insist(&line)),
+                    None => insist(&line),
                 }
             }
             PullEvent::Done { image, complete, blobs, fetched_bytes } => {
@@ -202,10 +206,9 @@ impl Screen {
         }
     }
 
-    fn end(&mut self, digest: &Digest, line: &str) {
+    fn end(&mut self, digest: &Digest) {
         if let Some(bar) = self.bars.as_mut().and_then(|(_, bars)| bars.remove(digest)) {
             bar.finish_and_clear();
         }
-        self.talk(line);
     }
 }

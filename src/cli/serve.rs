@@ -7,7 +7,8 @@ use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
 use super::banner::banner;
-use super::{Exit, environment};
+use super::colour::Color;
+use super::{Exit, environment, say};
 use crate::config::{Config, Overrides};
 use crate::daemon::{self, Bound};
 use crate::documents::Error;
@@ -35,17 +36,19 @@ pub(super) struct Args {
     offline: bool,
 }
 
-pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+/// Runs it, with the log at this level if one is given.
+pub(super) fn run(args: &Args, level: Option<&str>, color: Color) -> Result<Exit, Error> {
     let overrides = Overrides {
         listen: args.listen.clone(),
         admin: args.admin.clone(),
         store: args.store.clone(),
         max_size: args.max_size.clone(),
         offline: args.offline,
+        log_level: level.map(str::to_owned),
     };
     let config = Config::load(args.config.as_deref(), environment()?, overrides)?;
     config.admin_token()?;
-    telemetry::start(&config.log);
+    telemetry::start(&config.log, color.fixed());
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
@@ -62,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
 /// Says that the daemon is about to serve, and where.
 fn announce(config: &Config, bound: Bound<'_>, budget: u64) {
     if io::stderr().is_terminal() {
-        eprint!("{}", banner(config, bound, budget));
+        say(banner(config, bound, budget).trim_end());
     } else {
         let Bound { pull, admin } = bound;
         tracing::info!(?pull, ?admin, store = %config.store.path.display(), budget_bytes = budget, "serving");

@@ -52,7 +52,7 @@ pub(super) fn short(digest: &crate::oci::Digest) -> String {
 
 /// A bar for so many bytes, or for a number that is not known if 0; none where nobody looks at it.
 pub(super) fn bar(bytes: u64, wanted: bool) -> ProgressBar {
-    if !wanted || !std::io::stderr().is_terminal() {
+    if !wanted || super::talk::is_quiet() || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = if bytes == 0 { ProgressBar::no_length() } else { ProgressBar::new(bytes) };

@@ -2,8 +2,9 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
-use super::plain;
+use super::{colour, plain};
 use crate::documents::{self, Code, Document, Error};
 
 /// How a command went. Codes may be added; one that is not known here means "failed".
@@ -59,6 +60,37 @@ impl From<Code> for Exit {
     }
 }
 
+/// How much is said, and how it looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Manner {
+    /// Nothing but data, warnings and errors.
+    pub(super) quiet: bool,
+    /// What is of no use unless something is wrong, too.
+    pub(super) verbose: bool,
+    /// Whether data for people are coloured.
+    pub(super) colours_data: bool,
+    /// Whether talk is.
+    pub(super) colours_talk: bool,
+}
+
+/// Decided once, by flags that all commands have.
+static MANNER: OnceLock<Manner> = OnceLock::new();
+
+/// Talks like this from now on.
+pub(super) fn behave(manner: Manner) {
+    // A second command in one process talks like the first.
+    let _ = MANNER.set(manner);
+}
+
+fn manner() -> Manner {
+    MANNER.get().copied().unwrap_or_default()
+}
+
+/// Whether nothing is to be said of how it goes.
+pub(super) fn is_quiet() -> bool {
+    manner().quiet
+}
+
 /// Tells what went wrong: people on stderr, and with `json` scripts on stdout.
 pub(super) fn fail(error: &Error, json: bool) -> Exit {
     complain(error);
@@ -71,20 +103,37 @@ pub(super) fn fail(error: &Error, json: bool) -> Exit {
 
 /// Tells people what went wrong.
 pub(super) fn complain(error: &Error) {
-    say(&format!("error: {}", error.message));
+    insist(&format!("error: {}", error.message));
     if let Some(hint) = &error.hint {
-        say(hint);
+        insist(hint);
     }
 }
 
-/// Writes a line of talk. That nobody listens is no reason to stop.
+/// Writes a line of talk, unless only errors are wanted.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", plain::lines(line));
+    if !manner().quiet {
+        insist(line);
+    }
+}
+
+/// Writes a line of talk that is of use to whoever finds out what is wrong.
+pub(super) fn explain(line: &str) {
+    if manner().verbose {
+        insist(line);
+    }
+}
+
+/// Writes a line that has to be read: a warning, an error. That nobody listens is no reason to stop.
+pub(super) fn insist(line: &str) {
+    let line = plain::lines(line);
+    let painted = manner().colours_talk.then(|| colour::paint(&line));
+    let _ = writeln!(io::stderr().lock(), "{}", painted.as_deref().unwrap_or(&line));
 }
 
 /// Writes a line of data for people.
 pub(super) fn print(line: &str) -> Result<(), Error> {
-    write(&plain::lines(line))
+    let line = plain::lines(line);
+    if manner().colours_data { write(&colour::paint(&line)) } else { write(&line) }
 }
 
 /// Writes lines of ours, in which nothing comes from outside.

@@ -8,7 +8,7 @@ use indicatif::ProgressBar;
 
 use super::client::{At, Remote};
 use super::talk::print_json;
-use super::{Exit, print, say, show};
+use super::{Exit, insist, print, say, show};
 use crate::documents::{Code, Error, Finding, orders};
 use crate::oci::Digest;
 
@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         if lacking > 0 {
             let hint =
                 if args.repair { "see the daemon's log" } else { "fetch them with: registry-mirror verify --repair" };
-            say(&format!("{lacking} damaged blobs were set aside and are missing from images here; {hint}"));
+            insist(&format!("{lacking} damaged blobs were set aside and are missing from images here; {hint}"));
         }
     }
     Ok(if damaged == repaired { Exit::Done } else { Exit::Corrupt })

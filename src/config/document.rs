@@ -81,6 +81,9 @@ impl Document {
         if let Some(size) = &overrides.max_size {
             self.set("store", "max_size", Value::String(size.clone()), "--max-size");
         }
+        if let Some(level) = &overrides.log_level {
+            self.set("log", "level", Value::String(level.clone()), "-q or -v");
+        }
         if overrides.offline {
             self.set("cache", "mode", Value::String(Mode::Offline.as_str().into()), "--offline");
         }

@@ -19,4 +19,5 @@ mod operators;
 mod requirements;
 mod secrets;
 mod service;
+mod tone;
 mod upkeep;

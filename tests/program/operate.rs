@@ -100,7 +100,7 @@ fn admin_address(daemon: &mut Child) -> SocketAddr {
 }
 
 /// Runs a command with an environment of its own, and this on its stdin.
-fn run(line: &str, stdin: &str) -> Ran {
+pub(super) fn run(line: &str, stdin: &str) -> Ran {
     let mut child = Command::new(BINARY)
         .args(line.split(' '))
         .env_clear()

@@ -13,6 +13,7 @@ use super::admin::Admin;
 use super::pull::Event;
 use super::run::{Ground, Watched};
 use super::{address_of, below, described};
+use crate::cli::talk::is_quiet;
 use crate::daemon::{Dialled, dial};
 use crate::documents::Way;
 use crate::oci::ImageName;
@@ -50,7 +51,8 @@ pub(super) struct Site<'a> {
 impl<'a> Site<'a> {
     pub(super) fn new(registries: &'a Registries, image: &'a ImageName, clients: usize) -> Site<'a> {
         let style = ProgressStyle::with_template("{prefix:<16} {bar:30} {bytes:>10} {bytes_per_sec}");
-        let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+        let target = if is_quiet() { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
         let bar = bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Site { registries, image, clients, bar }
     }

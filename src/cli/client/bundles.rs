@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Remote;
 use super::endpoint::{Answer, broke, parsed};
-use crate::cli::say;
+use crate::cli::insist;
 use crate::documents::{Code, Document, Error, Frame, Imported, Plan, orders};
 
 /// How much of a file is sent at a time, in bytes.
@@ -86,7 +86,7 @@ fn read_on(mut bundle: impl Read, pieces: &mpsc::Sender<io::Result<Bytes>>) {
             Ok(read) => Ok(Bytes::copy_from_slice(buffer.get(..read).unwrap_or_default())),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                say(&format!("error: the bundle cannot be read: {error}"));
+                insist(&format!("error: the bundle cannot be read: {error}"));
                 Err(error)
             }
         };

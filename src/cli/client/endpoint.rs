@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::address::Address;
-use crate::cli::plain;
+use crate::cli::{explain, plain};
 use crate::config::Secret;
 use crate::documents::{self, Code, Document, Error};
 
@@ -115,7 +115,12 @@ impl Endpoint {
             let connected = tokio::time::timeout(self.patience, dial(address)).await;
             let late = io::Error::new(io::ErrorKind::TimedOut, "takes no connection");
             match connected.unwrap_or(Err(late)) {
-                Ok(line) => return Ok((address.clone(), line)),
+                Ok(line) => {
+                    if self.found.get().is_none() {
+                        explain(&format!("the daemon is at {address}"));
+                    }
+                    return Ok((address.clone(), line));
+                }
                 Err(error) => tried.push_str(&format!("\n  {address}: {error}")),
             }
         }
