@@ -20,6 +20,7 @@ pub use self::lists::{KeptList, ListKey};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
+use crate::oci::manifest::is_index;
 use crate::oci::{AcceptSet, Descriptor, Digest, MediaType, Reference, RegistryName, Repository, Tag};
 
 /// A repository of an upstream.
@@ -57,6 +58,14 @@ pub struct TagRecord {
     pub checked_at: Timestamp,
     /// When upstream first said so, without another digest in between.
     pub since: Timestamp,
+}
+
+impl TagRecord {
+    /// How well it stands for the tag to whom nothing was told himself, the greatest best: an index is for every
+    /// platform, what those get who cannot read one is for a single one; then what was said last.
+    pub fn fitness(&self) -> (bool, Timestamp) {
+        (is_index(&self.descriptor.media_type), self.checked_at)
+    }
 }
 
 /// One digest that a tag once had.
@@ -197,6 +206,9 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// Forgets the tag for every set of accepted types: upstream said that it is gone.
     fn remove_tag(&self, location: &Location, tag: &Tag) -> Result<(), MetadataError>;
+
+    /// Forgets the tag for one set of accepted types: upstream has nothing there for that set.
+    fn remove_tag_for(&self, key: &TagKey) -> Result<(), MetadataError>;
 
     /// The descriptor of content that upstream confirmed to be in this repository: the proof that
     /// clients of the repository may have it.

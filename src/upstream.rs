@@ -226,6 +226,9 @@ pub trait Upstream: Send + Sync + 'static {
     /// and does not tell.
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError>;
 
+    /// The same from the beginning of an answer to GET, which some give where they have none for HEAD.
+    async fn stat_by_get(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError>;
+
     /// A blob, or a part of it. An upstream that does not do ranges sends everything, see
     /// [`UpstreamBlob::offset`].
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError>;

@@ -168,7 +168,9 @@ impl Planner<'_> {
         for ((location, named), pointers) in &mut selected {
             self.thaw(location, named, pointers)?;
             // Best first: what most clients get, then what was confirmed last.
-            pointers.sort_by_key(|p| (!is_index(&p.manifest.media_type), std::cmp::Reverse(p.checked_at), p.accept));
+            pointers.sort_by_key(|p| {
+                (!is_index(&p.manifest.media_type), std::cmp::Reverse(p.checked_at), p.accept.clone())
+            });
         }
         if let Some(age) = self.selection.used_since {
             let uses: BTreeMap<Digest, Timestamp> =

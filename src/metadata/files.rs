@@ -87,6 +87,14 @@ impl Files {
         self.write_record(&path, record)
     }
 
+    /// Removes one pointer of a tag.
+    pub(super) fn remove_tag_for(&self, key: &TagKey) -> io::Result<()> {
+        match present(fs::remove_file(self.tag_path(key)))? {
+            Some(()) => sync_folder(&self.tag_folder(&key.location, &key.tag)),
+            None => Ok(()),
+        }
+    }
+
     /// Removes the pointers of a tag. Its history stays.
     pub(super) fn remove_tag(&self, location: &Location, tag: &Tag) -> io::Result<()> {
         let folder = self.tag_folder(location, tag);

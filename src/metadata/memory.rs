@@ -46,7 +46,7 @@ impl MetadataStore for MemoryMetadata {
     fn tag_records(&self, location: &Location, tag: &Tag) -> Result<Vec<(AcceptSet, TagRecord)>, MetadataError> {
         let tables = self.tables.lock();
         let of_tag = tables.tags.iter().filter(|(key, _)| key.location == *location && key.tag == *tag);
-        Ok(of_tag.map(|(key, record)| (key.accept, record.clone())).collect())
+        Ok(of_tag.map(|(key, record)| (key.accept.clone(), record.clone())).collect())
     }
 
     fn put_tag(&self, key: &TagKey, record: &TagRecord) -> Result<(), MetadataError> {
@@ -66,6 +66,12 @@ impl MetadataStore for MemoryMetadata {
     fn remove_tag(&self, location: &Location, tag: &Tag) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
         self.tables.lock().tags.retain(|key, _| key.location != *location || key.tag != *tag);
+        Ok(())
+    }
+
+    fn remove_tag_for(&self, key: &TagKey) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
+        self.tables.lock().tags.remove(key);
         Ok(())
     }
 

@@ -198,6 +198,13 @@ impl MetadataStore for SledMetadata {
         self.files.remove_tag(location, tag).doing("removing a tag")
     }
 
+    fn remove_tag_for(&self, key: &TagKey) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
+        let _writing = self.stripe(&key.location, key.tag.as_str()).lock();
+        self.fenced("removing a tag", |index| index.tags.remove(tag_key(key)).map(drop));
+        self.files.remove_tag_for(key).doing("removing a tag")
+    }
+
     fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>, MetadataError> {
         let key = member_key(location, digest);
         if let Some(descriptor) = self.indexed("reading a membership", |index| index.members.get(key)) {

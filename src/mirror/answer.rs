@@ -103,7 +103,7 @@ impl Mirror {
     ) -> Result<ManifestAnswer, MirrorError> {
         let Answers { tags, complete_only, .. } = &self.0.answers;
         let answer = match reference {
-            Reference::Digest(digest) => tags.manifests.answer(route, *digest).await?,
+            Reference::Digest(digest) => tags.manifests.answer(route, *digest, &accept).await?,
             Reference::Tag(tag) => {
                 let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
                 tags.manifest(route, key).await?

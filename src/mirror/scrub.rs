@@ -20,8 +20,8 @@ use crate::mirror::fill::Fills;
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::room::stored::Stored;
 use crate::mirror::routes::{Route, Routes};
-use crate::oci::Digest;
 use crate::oci::manifest::is_manifest;
+use crate::oci::{AcceptSet, Digest};
 
 /// How long after a start the scrub begins, and how long it pauses after each pass.
 const PAUSE: Duration = Duration::from_secs(600);
@@ -191,7 +191,7 @@ impl Scrub {
             if is_manifest(&descriptor.media_type) {
                 let route = Route { location, upstream, namespace: None, asker: Asker::operator() };
                 // Kept, or only fetched: the store tells.
-                let _ = self.fills.manifest(&route, digest).await;
+                let _ = self.fills.manifest(&route, digest, &AcceptSet::default()).await;
             } else {
                 let (mut following, _) = self.fills.fly(BlobSource { upstream, location, digest }, None);
                 while following.changed().await.is_ok() {}

@@ -17,7 +17,7 @@ use super::shortcut::Shortcut;
 use crate::clients::{Asker, TooMany};
 use crate::mirror::{Asked, Framing, Mirror, MirrorError, Route, Subject};
 use crate::oci::refusal::DOUBLED;
-use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError};
+use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError, header};
 
 /// Whom a proxy asks for. No specification has it; all proxies do.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -288,7 +288,7 @@ fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeHeader> {
     let same = headers.get_all(IF_RANGE).into_iter().all(|tag| names(tag.as_bytes(), digest));
     let mut ranges = headers.get_all(RANGE).into_iter();
     let header = ranges.next().filter(|_| same && ranges.next().is_none())?;
-    RangeHeader::parse(header.to_str().ok()?)
+    RangeHeader::parse(&header::text(header))
 }
 
 /// Whether the client has this content already: `If-None-Match`, with weak tags, lists and `*`.
@@ -307,11 +307,7 @@ fn names(tag: &[u8], digest: &Digest) -> bool {
 }
 
 fn accept(http: &HttpRequest<Incoming>) -> AcceptSet {
-    AcceptSet::from_headers(strings(http.headers(), ACCEPT))
-}
-
-fn strings(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok())
+    AcceptSet::from_headers(http.headers().get_all(ACCEPT).into_iter().map(header::text))
 }
 
 #[cfg(test)]

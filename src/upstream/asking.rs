@@ -140,7 +140,7 @@ impl Upstream for Asking {
         accept: AcceptSet,
     ) -> Result<Resolved, UpstreamError> {
         let resource = Resource::manifest(repository, reference);
-        self.put(Lane::Manifests, &resource, |upstream| upstream.resolve(repository, reference, accept)).await
+        self.put(Lane::Manifests, &resource, |upstream| upstream.resolve(repository, reference, accept.clone())).await
     }
 
     async fn manifest(
@@ -150,12 +150,17 @@ impl Upstream for Asking {
         accept: AcceptSet,
     ) -> Result<Manifest, UpstreamError> {
         let resource = Resource::manifest(repository, reference);
-        self.put(Lane::Manifests, &resource, |upstream| upstream.manifest(repository, reference, accept)).await
+        self.put(Lane::Manifests, &resource, |upstream| upstream.manifest(repository, reference, accept.clone())).await
     }
 
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
         let resource = Resource::blob(repository, digest);
         self.put(Lane::Blobs, &resource, |upstream| upstream.stat(repository, digest)).await
+    }
+
+    async fn stat_by_get(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+        let resource = Resource::blob(repository, digest);
+        self.put(Lane::Blobs, &resource, |upstream| upstream.stat_by_get(repository, digest)).await
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {

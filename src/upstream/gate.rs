@@ -87,6 +87,10 @@ impl Upstream for Gate {
         self.put(self.upstream.stat(repository, digest)).await
     }
 
+    async fn stat_by_get(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+        self.put(self.upstream.stat_by_get(repository, digest)).await
+    }
+
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
         let held = (self.place(&self.bodies).await?, self.place(&self.places).await?);
         let blob = self.upstream.blob(repository, digest, span).await?;

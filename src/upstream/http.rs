@@ -150,7 +150,7 @@ impl HttpUpstream {
         method: Method,
         repository: &Repository,
         reference: &Reference,
-        accept: AcceptSet,
+        accept: &AcceptSet,
     ) -> Result<Question, UpstreamError> {
         let mut headers = HeaderMap::new();
         if let Some(accept) = accept.header_value() {
@@ -172,26 +172,6 @@ impl HttpUpstream {
         }
         self.question(method, repository, format!("blobs/{digest}"), headers)
     }
-
-    /// The size of a blob, from its first byte.
-    async fn stat_by_range(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let question = self.blob_question(Method::GET, repository, digest, Some("bytes=0-0"))?;
-        let answer = self.ask_for_blob(&question).await?;
-        match answer.response.status() {
-            StatusCode::PARTIAL_CONTENT => Ok(content_range(&answer.response).and_then(|range| range.total)),
-            status if status::is_whole(status) => {
-                refuse_encoding(&answer)?;
-                Ok(number(&answer.response, CONTENT_LENGTH))
-            }
-            // The only blob without a first byte.
-            StatusCode::RANGE_NOT_SATISFIABLE
-                if text(&answer.response, CONTENT_RANGE).as_deref() == Some("bytes */0") =>
-            {
-                Ok(Some(0))
-            }
-            _ => Err(self.refusal(answer).await),
-        }
-    }
 }
 
 #[async_trait]
@@ -202,9 +182,15 @@ impl Upstream for HttpUpstream {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Resolved, UpstreamError> {
-        let answer = self.ask(&self.manifest_question(Method::HEAD, repository, reference, accept)?).await?;
+        let answer = self.ask(&self.manifest_question(Method::HEAD, repository, reference, &accept)?).await?;
         match answer.response.status() {
             status if status::is_whole(status) => {}
+            // Some know no HEAD, or refuse it, or have it answered by somebody who knows less: a no to HEAD is
+            // no answer to who wants the manifest.
+            status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+                drain(answer.response).await;
+                return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
+            }
             status if status::is_not_implemented(status) => {
                 return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
             }
@@ -232,7 +218,7 @@ impl Upstream for HttpUpstream {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Manifest, UpstreamError> {
-        let answer = self.ask(&self.manifest_question(Method::GET, repository, reference, accept)?).await?;
+        let answer = self.ask(&self.manifest_question(Method::GET, repository, reference, &accept)?).await?;
         if !status::is_whole(answer.response.status()) {
             return Err(self.refusal(answer).await);
         }
@@ -269,11 +255,32 @@ impl Upstream for HttpUpstream {
             }
             // Addresses of a storage host are often signed for GET alone.
             StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if answer.abroad => {
-                self.stat_by_range(repository, digest).await
+                self.stat_by_get(repository, digest).await
             }
-            status if status::is_not_implemented(status) => self.stat_by_range(repository, digest).await,
+            status if status::is_not_implemented(status) => self.stat_by_get(repository, digest).await,
             _ => Err(self.refusal(answer).await),
         }
+    }
+
+    async fn stat_by_get(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+        let question = self.blob_question(Method::GET, repository, digest, Some("bytes=0-0"))?;
+        let answer = self.ask_for_blob(&question).await?;
+        let head = Head::of(&answer);
+        let whole = match answer.response.status() {
+            StatusCode::PARTIAL_CONTENT => content_range(&answer.response).and_then(|range| range.total),
+            status if status::is_whole(status) => head.size,
+            // The only blob without a first byte.
+            StatusCode::RANGE_NOT_SATISFIABLE
+                if text(&answer.response, CONTENT_RANGE).as_deref() == Some("bytes */0") =>
+            {
+                return Ok(Some(0));
+            }
+            _ => return Err(self.refusal(answer).await),
+        };
+        refuse_encoding(&answer)?;
+        let told = Told { size: whole, ..head.told() };
+        check(Asked::Blob(digest), &told, None).map_err(|odd| protocol(&answer.what, odd))?;
+        Ok(whole)
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
@@ -361,11 +368,12 @@ fn protocol(what: &str, problem: impl std::fmt::Display) -> UpstreamError {
     UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: {problem}"))
 }
 
-/// Said as "not found", so that clients which can still read such a manifest ask elsewhere for it.
+/// A refusal, which clients are told as "not found": those that can still read such a manifest ask elsewhere
+/// for it. It proves that the tag is there.
 fn first_schema(what: &str) -> UpstreamError {
     let reason = "is a signed schema 1 manifest, which cannot be verified by its digest and is not mirrored; \
                   pull it from the registry itself, or push the image again";
-    UpstreamError::new(UpstreamErrorClass::NotFound, format!("{what}: {reason}"))
+    UpstreamError::new(UpstreamErrorClass::Refused, format!("{what}: {reason}"))
 }
 
 /// The codings there are (RFC 9110, 8.4.1, and its registry). Other words stand in `Content-Encoding` beside

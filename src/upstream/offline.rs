@@ -69,6 +69,10 @@ impl Upstream for Offline {
         Err(self.unknown_part("the blob", repository, digest))
     }
 
+    async fn stat_by_get(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
+        self.stat(repository, digest).await
+    }
+
     async fn blob(&self, repository: &Repository, digest: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
         Err(self.unknown_part("the blob", repository, digest))
     }

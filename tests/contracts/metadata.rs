@@ -135,13 +135,21 @@ contract! {
 fn the_records_of_a_tag_are_those_of_all_its_clients(store: &dyn MetadataStore) {
     assert_eq!(store.tag_records(&redis(), &latest().tag).expect("answers"), []);
     let accepts = [AcceptSet::default(), AcceptSet::everything()];
-    for (accept, content) in accepts.into_iter().zip(["a", "b"]) {
-        store.put_tag(&key(redis(), "latest", accept), &record(content, 1)).expect("writes");
+    for (accept, content) in accepts.clone().into_iter().zip(["a", "b"]) {
+        store.put_tag(&key(redis(), "latest", accept.clone()), &record(content, 1)).expect("writes");
         store.put_tag(&key(redis(), "7", accept), &record("other", 1)).expect("writes");
     }
     let mut records = store.tag_records(&redis(), &latest().tag).expect("answers");
-    records.sort_unstable_by_key(|(accept, _)| *accept);
-    assert_eq!(records, [(accepts[0], record("a", 1)), (accepts[1], record("b", 1))]);
+    records.sort_unstable_by_key(|(accept, _)| accept.clone());
+    let [none, all] = accepts;
+    assert_eq!(records, [(none.clone(), record("a", 1)), (all.clone(), record("b", 1))]);
+    let none = key(redis(), "latest", none);
+    for _ in 0..2 {
+        store.remove_tag_for(&none).expect("removes");
+        assert_eq!(store.tag(&none).expect("answers"), None);
+        assert_eq!(store.tag_records(&redis(), &latest().tag).expect("answers"), [(all.clone(), record("b", 1))]);
+    }
+    assert_eq!(store.tag_records(&redis(), &"7".parse().expect("valid")).expect("answers").len(), 2);
     store.remove_tag(&redis(), &latest().tag).expect("removes");
     assert_eq!(store.tag_records(&redis(), &latest().tag).expect("answers"), []);
 }
@@ -235,12 +243,13 @@ fn a_tag_stays_frozen_until_it_is_unfrozen(store: &dyn MetadataStore) {
 fn the_number_of_changes_rises_with_each(store: &dyn MetadataStore) {
     let (tag, member) = (latest(), descriptor("m"));
     let frozen = FrozenTag { location: redis(), tag: tag.tag.clone(), digest: member.digest };
-    let changes: [(&str, &dyn Fn()); 6] = [
+    let changes: [(&str, &dyn Fn()); 7] = [
         ("put_tag", &|| store.put_tag(&tag, &record("m", 2)).expect("written")),
         ("put_member", &|| store.put_member(&redis(), &member).expect("written")),
         ("freeze", &|| store.freeze(&frozen).expect("written")),
         ("unfreeze", &|| assert!(store.unfreeze(&redis(), &tag.tag).expect("written"))),
         ("remove_member", &|| store.remove_member(&redis(), &member.digest).expect("written")),
+        ("remove_tag_for", &|| store.remove_tag_for(&tag).expect("written")),
         ("remove_tag", &|| store.remove_tag(&redis(), &tag.tag).expect("written")),
     ];
     for (what, change) in changes {

@@ -202,8 +202,8 @@ proptest! {
         let set = AcceptSet::from_headers([one_line.as_str()]);
         let (front, back) = shuffled.split_at(split.index(shuffled.len() + 1));
         let lines = [front.join(" , "), back.join(", ")];
-        prop_assert_eq!(AcceptSet::from_headers(lines.iter().map(String::as_str)), set);
-        prop_assert_eq!(set.to_string().parse(), Ok(set));
+        prop_assert_eq!(&AcceptSet::from_headers(lines.iter().map(String::as_str)), &set);
+        prop_assert_eq!(set.to_string().parse(), Ok(set.clone()));
         let sent_on = set.header_value();
         prop_assert_eq!(AcceptSet::from_headers(sent_on.as_deref()), set);
     }

@@ -108,12 +108,12 @@ fn tag(tag: &str) -> Reference {
 
 async fn a_tag_resolves_to_what_its_manifest_is(known: &Known, upstream: &dyn Upstream) {
     let everything = AcceptSet::everything();
-    let resolved = upstream.resolve(&repository(), &tag("1"), everything).await.unwrap().descriptor().clone();
+    let resolved = upstream.resolve(&repository(), &tag("1"), everything.clone()).await.unwrap().descriptor().clone();
     let told = (resolved.digest.to_string(), resolved.size, resolved.media_type.to_string());
     let expected = &known.image.manifest;
     assert_eq!(told, (expected.digest.to_string(), expected.size, expected.media_type.clone()));
     for reference in [tag("1"), Reference::Digest(resolved.digest)] {
-        let manifest = upstream.manifest(&repository(), &reference, everything).await.unwrap();
+        let manifest = upstream.manifest(&repository(), &reference, everything.clone()).await.unwrap();
         assert_eq!(manifest.descriptor, resolved);
         assert_eq!(Digest::of(resolved.digest.algorithm(), &manifest.bytes), resolved.digest);
     }
@@ -161,7 +161,7 @@ async fn what_is_not_there_is_not_found(_: &Known, upstream: &dyn Upstream) {
     let missing = Digest::of(Algorithm::Sha256, b"missing");
     let (everything, nowhere) = (AcceptSet::everything(), "owner/missing".parse().unwrap());
     let classes = [
-        upstream.resolve(&repository(), &tag("missing"), everything).await.map(drop).unwrap_err().class,
+        upstream.resolve(&repository(), &tag("missing"), everything.clone()).await.map(drop).unwrap_err().class,
         upstream.manifest(&repository(), &Reference::Digest(missing), everything).await.map(drop).unwrap_err().class,
         upstream.stat(&repository(), &missing).await.map(drop).unwrap_err().class,
         upstream.blob(&repository(), &missing, Span::default()).await.map(drop).unwrap_err().class,

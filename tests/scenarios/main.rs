@@ -51,3 +51,4 @@ mod upstream_logins;
 mod upstream_oddities;
 mod upstream_places;
 mod upstream_wire;
+mod variants;

@@ -81,7 +81,7 @@ async fn a_refusal_takes_nothing_away_that_is_stored() {
     registry.add_image("library/app", "1", &[noise(404, 100)]);
     let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
     assert_eq!(mirror.get(PATH).await.status, 200);
-    registry.rule(Rule::on(Match::any()).refuse(451).times(1));
+    registry.rule(Rule::on(Match::any()).refuse(451));
     assert_eq!(mirror.get(PATH).await.status, 404);
     registry.clear_rules();
     registry.rule(Rule::on(Match::any()).refuse(500));

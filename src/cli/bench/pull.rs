@@ -153,7 +153,7 @@ pub async fn pull_blob(
 /// The image manifest, and the bytes of all manifests on the way to it.
 async fn manifest(registry: &dyn Upstream, order: &Order) -> Result<(Manifest, u64), PullError> {
     let accept = AcceptSet::everything();
-    let mut manifest = registry.manifest(&order.repository, &order.reference, accept).await?;
+    let mut manifest = registry.manifest(&order.repository, &order.reference, accept.clone()).await?;
     let mut bytes = manifest.descriptor.size;
     for _ in 0..MAX_DEPTH {
         let media_type = &manifest.descriptor.media_type;
@@ -164,7 +164,7 @@ async fn manifest(registry: &dyn Upstream, order: &Order) -> Result<(Manifest, u
             break;
         }
         let child = choose(&manifest, &order.platform).ok_or_else(|| PullError::Platform(order.platform.clone()))?;
-        manifest = registry.manifest(&order.repository, &Reference::Digest(child), accept).await?;
+        manifest = registry.manifest(&order.repository, &Reference::Digest(child), accept.clone()).await?;
         bytes += manifest.descriptor.size;
     }
     Err(PullError::NotAnImage(manifest.descriptor.digest))

@@ -95,7 +95,7 @@ impl Mirror {
         if let Some((content, outcome)) = blobs.sound(route, &digest).await? {
             return blobs.hit(content, digest, range, outcome);
         }
-        blobs.negatives.check(&Missing::blob(&route.location, digest))?;
+        blobs.negatives.check(&Missing::Blob(route.location.clone(), digest))?;
         if blobs.fills.flights.join(&(route.location.clone(), digest)).is_none() {
             route.asker.question()?;
         }
@@ -117,21 +117,28 @@ impl Mirror {
     /// [`MirrorError::Upstream`] when the blob is not stored and upstream does not confirm it.
     pub async fn stat_blob(&self, route: &Route, digest: Digest) -> Result<BlobStat, MirrorError> {
         let blobs = &self.0.answers.blobs;
-        if let Some((content, outcome)) = blobs.stored(route, &digest).await? {
-            return Ok(BlobStat { size: Some(content.size), outcome });
+        if let Some((_, content)) = blobs.stored.open(&route.location, &digest).await {
+            return Ok(BlobStat { size: Some(content.size), outcome: Outcome::Hit });
         }
         if let Some(mut following) = blobs.fills.flights.join(&(route.location.clone(), digest)) {
             let size = started(&mut following).await?.total;
             return Ok(BlobStat { size, outcome: Outcome::Join });
         }
-        let size = blobs.confirm(route, &digest, None).await?;
-        Ok(BlobStat { size, outcome: Outcome::Relayed })
+        let known = blobs.stored.open_any(&digest).await.map(|content| content.size);
+        for missing in [Missing::Blob(route.location.clone(), digest), Missing::Head(route.location.clone(), digest)] {
+            blobs.negatives.check(&missing)?;
+        }
+        route.asker.question()?;
+        let size = blobs.head(route, &digest, known).await;
+        let size = size.map_err(|error| MirrorError::upstream(Subject::Blob, error))?;
+        let outcome = if known.is_some() { Outcome::Revalidated } else { Outcome::Relayed };
+        Ok(BlobStat { size: size.or(known), outcome })
     }
 }
 
 impl Blobs {
     /// The blob from the store, if this repository may have it: upstream said so before, or says so
-    /// now.
+    /// now. `None` also where only the whole blob can tell.
     pub(crate) async fn stored(
         &self,
         route: &Route,
@@ -141,7 +148,9 @@ impl Blobs {
             return Ok(Some((content, Outcome::Hit)));
         }
         let Some(content) = self.stored.open_any(digest).await else { return Ok(None) };
-        self.confirm(route, digest, Some(content.size)).await?;
+        if !self.confirm(route, digest, content.size).await? {
+            return Ok(None);
+        }
         self.stored.note(digest);
         Ok(Some((content, Outcome::Revalidated)))
     }
@@ -159,27 +168,42 @@ impl Blobs {
         Ok(content.map(|content| (content, outcome)))
     }
 
-    /// Asks upstream whether the repository has the blob, and remembers a yes; not one that is about another
-    /// size in bytes than is `known`.
-    async fn confirm(
-        &self,
-        Route { location, upstream, asker, .. }: &Route,
-        digest: &Digest,
-        known: Option<u64>,
-    ) -> Result<Option<u64>, MirrorError> {
-        self.negatives.check(&Missing::blob(location, *digest))?;
+    /// Asks upstream whether the repository has a blob of `size` bytes, and remembers a yes. A no to HEAD is
+    /// no answer to who wants GET: a byte of the blob is asked for, before the whole of it.
+    async fn confirm(&self, route: &Route, digest: &Digest, size: u64) -> Result<bool, MirrorError> {
+        let Route { location, upstream, asker, .. } = route;
+        self.negatives.check(&Missing::Blob(location.clone(), *digest))?;
         asker.question()?;
-        let size = upstream.stat(&location.repository, digest).await.map_err(|error| {
-            self.negatives.note(|| Missing::blob(location, *digest), error.class);
-            MirrorError::upstream(Subject::Blob, error)
+        if self.negatives.check(&Missing::Head(location.clone(), *digest)).is_ok() {
+            match self.head(route, digest, Some(size)).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.class.is_outage() => return Err(MirrorError::upstream(Subject::Blob, error)),
+                Err(_) => {}
+            }
+        }
+        match upstream.stat_by_get(&location.repository, digest).await {
+            Ok(Some(told)) if told == size => {
+                self.stored.add_blob_member(location, *digest, size).await;
+                Ok(true)
+            }
+            Err(error) if error.class.is_outage() => Err(MirrorError::upstream(Subject::Blob, error)),
+            // Some have it and not in parts.
+            _ => Ok(false),
+        }
+    }
+
+    /// What upstream says to HEAD, to whom knows the size in bytes or does not. Remembers a yes that tells the
+    /// size, and a no.
+    async fn head(&self, route: &Route, digest: &Digest, known: Option<u64>) -> Result<Option<u64>, UpstreamError> {
+        let Route { location, upstream, .. } = route;
+        let size = upstream.stat(&location.repository, digest).await;
+        let size = size.inspect_err(|error| {
+            self.negatives.note(|| Missing::Head(location.clone(), *digest), error.class);
         })?;
         if !can_have(digest, size) || size.zip(known).is_some_and(|(size, known)| size != known) {
             let size = size.unwrap_or_default();
             let message = format!("{location}: blob {digest}: upstream says that it has {size} bytes");
-            return Err(MirrorError::upstream(
-                Subject::Blob,
-                UpstreamError::new(UpstreamErrorClass::Protocol, message),
-            ));
+            return Err(UpstreamError::new(UpstreamErrorClass::Protocol, message));
         }
         if let Some(size) = size {
             self.stored.add_blob_member(location, *digest, size).await;

@@ -17,7 +17,7 @@ use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::room::stored::Stored;
 use crate::mirror::routes::Route;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Descriptor, Digest, Manifest};
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest};
 use crate::outcome::Outcome;
 
 /// An answer with a manifest.
@@ -36,7 +36,7 @@ pub(super) struct Manifests {
     pub(super) stored: Arc<Stored>,
     pub(super) memory: Arc<Memory>,
     pub(super) fills: Arc<Fills>,
-    pub(super) flights: Flights<BlobKey, Shareable<Fetched>>,
+    pub(super) flights: Flights<(Location, Digest, AcceptSet), Shareable<Fetched>>,
     pub(super) negatives: Arc<Negatives>,
     /// Those that somebody has in hand just now: they are in memory once.
     pub(super) in_use: Mutex<HashMap<BlobKey, Weak<Manifest>>>,
@@ -48,17 +48,21 @@ impl Manifests {
         self: &Arc<Manifests>,
         route: &Route,
         digest: Digest,
+        accept: &AcceptSet,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let (manifest, outcome) = self.by_digest(route, digest).await?;
+        let (manifest, outcome) = self.by_digest(route, digest, accept).await?;
         Ok(ManifestAnswer { manifest, outcome, stale_for: None })
     }
 
-    pub(super) async fn by_digest(self: &Arc<Manifests>, route: &Route, digest: Digest) -> Fetched {
+    /// The store first, then upstream, which is asked for every type that we know and for those that only the
+    /// client knows.
+    pub(super) async fn by_digest(self: &Arc<Manifests>, route: &Route, digest: Digest, accept: &AcceptSet) -> Fetched {
         if let Some(manifest) = self.stored(&route.location, &digest).await {
             return Ok((manifest, Outcome::Hit));
         }
-        self.negatives.check(&Missing::manifest(&route.location, digest))?;
-        let key: BlobKey = (route.location.clone(), digest);
+        let accept = accept.others();
+        self.negatives.check(&Missing::Manifest(route.location.clone(), digest, accept.clone()))?;
+        let key = (route.location.clone(), digest, accept.clone());
         if self.flights.join(&key).is_none() {
             route.asker.question()?;
         }
@@ -67,7 +71,7 @@ impl Manifests {
             if let Some(manifest) = manifests.stored(&route.location, &digest).await {
                 return Ok((manifest, Outcome::Hit));
             }
-            manifests.fills.manifest(&route, digest).await.map(|manifest| (manifest, Outcome::Fill))
+            manifests.fills.manifest(&route, digest, &accept).await.map(|manifest| (manifest, Outcome::Fill))
         };
         arrived(self.flights.share(&self.fills.tasks, key, None, work).await)
     }

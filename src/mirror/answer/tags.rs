@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Timestamp};
-use crate::metadata::{Location, MetadataStore, TagKey, TagRecord};
+use crate::metadata::{Location, MetadataError, MetadataStore, TagKey, TagRecord};
 use crate::metrics::Metrics;
 use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived};
 use crate::mirror::answer::tag_moves;
@@ -22,7 +22,7 @@ use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered};
 use crate::mirror::recall::memory::{Asked, Stamp};
 use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::routes::Route;
-use crate::oci::{Descriptor, Digest, Manifest, Reference, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
 use crate::outcome::Outcome;
 use crate::upstream::{Allowance, Resolved, Resource, UpstreamError, UpstreamErrorClass};
 
@@ -46,7 +46,7 @@ impl Tags {
         let Some(digest) = self.frozen(&route.location, &key.tag) else {
             return self.pointed_at(route, key, stamp).await;
         };
-        let answer = self.manifests.answer(route, digest).await?;
+        let answer = self.manifests.answer(route, digest, &key.accept).await?;
         self.keep_at_hand(key, &answer, None, stamp);
         Ok(answer)
     }
@@ -74,7 +74,7 @@ impl Tags {
         match self.policy.consult(&*self.clock, question, remembered, look_up).await? {
             Consulted::Asked((manifest, outcome)) => Ok(ManifestAnswer { manifest, outcome, stale_for: None }),
             Consulted::Remembered(record) => {
-                let answer = self.manifests.answer(route, record.descriptor.digest).await?;
+                let answer = self.manifests.answer(route, record.descriptor.digest, &key.accept).await?;
                 if let Some(own) = own {
                     self.keep_at_hand(key, &answer, Some(own.checked_at), stamp);
                 }
@@ -102,7 +102,7 @@ impl Tags {
             }
             (None, Some(error)) => Err(error),
             (None, None) => {
-                let answer = self.manifests.answer(route, digest).await?;
+                let answer = self.manifests.answer(route, digest, &key.accept).await?;
                 Ok(ManifestAnswer { stale_for: Some(age), ..answer })
             }
         }
@@ -127,7 +127,10 @@ impl Tags {
         let what = own.or_else(|| {
             let records = self.metadata.tag_records(&key.location, &key.tag).ok()?;
             let readable = records.into_iter().filter(|(_, record)| key.accept.takes(&record.descriptor.media_type));
-            readable.map(|(_, record)| record).max_by_key(|record| record.checked_at)
+            // What is too old to stand in comes last.
+            let now = self.clock.now();
+            let fitness = |record: &TagRecord| (self.policy.may_stand_in(record.checked_at, now), record.fitness());
+            readable.map(|(_, record)| record).max_by_key(fitness)
         })?;
         Some(Remembered { checked_at: what.checked_at, conclusive, what, stored: false })
     }
@@ -174,7 +177,7 @@ impl Tags {
 
     async fn resolve(&self, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
         let reference = Reference::Tag(key.tag.clone());
-        let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept).await;
+        let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept.clone()).await;
         let resolved = match resolved {
             Ok(resolved) => resolved,
             Err(error) => return Err(self.told(&key, error).await),
@@ -183,12 +186,12 @@ impl Tags {
         let known = self.manifests.stored(&route.location, &digest).await;
         if known.is_none() {
             // Upstream has just said that it is there.
-            self.negatives.forget(&Missing::manifest(&route.location, digest));
+            self.negatives.forget(&Missing::Manifest(route.location.clone(), digest, key.accept.others()));
         }
         let (manifest, outcome) = match (known, resolved) {
             (Some(manifest), _) => (manifest, Outcome::Revalidated),
             (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await,
-            (None, Resolved::Told(_)) => match self.manifests.by_digest(route, digest).await {
+            (None, Resolved::Told(_)) => match self.manifests.by_digest(route, digest, &key.accept).await {
                 Err(error) if error.upstream_class() == Some(UpstreamErrorClass::NotFound) => {
                     self.in_one_question(route, &key).await?
                 }
@@ -203,7 +206,7 @@ impl Tags {
     /// meanwhile, or because upstream says what it has not got. Two questions cannot be taken for one.
     async fn in_one_question(&self, route: &Route, key: &TagKey) -> Fetched {
         let (repository, reference) = (&route.location.repository, Reference::Tag(key.tag.clone()));
-        match route.upstream.manifest(repository, &reference, key.accept).await {
+        match route.upstream.manifest(repository, &reference, key.accept.clone()).await {
             Ok(manifest) => Ok(self.keep(route, manifest).await),
             Err(error) => Err(self.told(key, error).await),
         }
@@ -213,12 +216,24 @@ impl Tags {
         (self.manifests.fills.keep_manifest(&route.location, manifest).await, Outcome::Fill)
     }
 
-    /// Takes note of what upstream said in place of an answer: a tag that is gone, or not ours to
-    /// see, is forgotten.
+    /// Takes note of what upstream said in place of an answer. A tag that is not ours to see is forgotten; one
+    /// that is not there for some types is forgotten as far as it was one of these types, and stays for others.
     async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
-        if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
-            let TagKey { location, tag, .. } = key.clone();
-            let forget = move |metadata: &dyn MetadataStore| metadata.remove_tag(&location, &tag);
+        let (class, gone) = (error.class, key.clone());
+        if matches!(class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+            let forget = move |metadata: &dyn MetadataStore| {
+                let TagKey { location, tag, accept } = &gone;
+                if class == UpstreamErrorClass::Denied {
+                    return metadata.remove_tag(location, tag);
+                }
+                let refuted = |(set, record): &(AcceptSet, TagRecord)| {
+                    set == accept || accept.names(&record.descriptor.media_type)
+                };
+                let records = metadata.tag_records(location, tag)?.into_iter();
+                records
+                    .filter(refuted)
+                    .try_for_each(|(accept, _)| metadata.remove_tag_for(&TagKey { accept, ..gone.clone() }))
+            };
             self.manifests.stored.records.take_away("a tag is gone and not forgotten", forget).await;
         }
         self.negatives.note(|| Missing::Tag(key.clone()), error.class);
@@ -235,6 +250,9 @@ impl Tags {
         let metrics = Arc::clone(&self.metrics);
         let records = &self.manifests.stored.records;
         let add = move |metadata: &dyn MetadataStore| {
+            if key.accept.has_others() && is_crowded(metadata, &key)? {
+                return Ok(());
+            }
             if let Some(from) = moved_from {
                 tag_moves::report(&key, from, record.descriptor.digest, metadata, &metrics);
             }
@@ -242,4 +260,15 @@ impl Tags {
         };
         records.add("tag not remembered", add).await;
     }
+}
+
+/// Clients may name what types they like. For so many sets with types that nobody here knows it is remembered
+/// what a tag points at; the others ask each time.
+const MOST_UNKNOWN_SETS: usize = 16;
+
+/// Whether a tag has all the records that it may have for sets like this one.
+fn is_crowded(metadata: &dyn MetadataStore, key: &TagKey) -> Result<bool, MetadataError> {
+    let records = metadata.tag_records(&key.location, &key.tag)?;
+    let is_new = records.iter().all(|(accept, _)| *accept != key.accept);
+    Ok(is_new && records.iter().filter(|(accept, _)| accept.has_others()).count() >= MOST_UNKNOWN_SETS)
 }

@@ -57,7 +57,7 @@ impl Fill {
             Err(End::Failed(error) | End::Doubted(error)) => {
                 tracing::warn!(blob = ?source, %error, "fill failed");
                 let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Unavailable);
-                self.fills.negatives.note(|| Missing::blob(&source.location, source.digest), class);
+                self.fills.negatives.note(|| Missing::Blob(source.location.clone(), source.digest), class);
                 self.fail(error);
                 let wrong = class == UpstreamErrorClass::Protocol;
                 if wrong { FillResult::Mismatch } else { FillResult::UpstreamFailed }

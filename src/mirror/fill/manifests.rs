@@ -14,11 +14,20 @@ use crate::oci::{AcceptSet, Digest, Manifest, Reference};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 impl Fills {
-    /// Asks upstream for a manifest by digest, and keeps it if the store can.
-    pub(crate) async fn manifest(&self, route: &Route, digest: Digest) -> Result<Arc<Manifest>, MirrorError> {
+    /// Asks upstream for a manifest by digest, by one of all known types or of those in `accept`, and keeps it
+    /// if the store can.
+    pub(crate) async fn manifest(
+        &self,
+        route: &Route,
+        digest: Digest,
+        accept: &AcceptSet,
+    ) -> Result<Arc<Manifest>, MirrorError> {
         let Route { location, upstream, .. } = route;
         let reference = Reference::Digest(digest);
-        let fetched = upstream.manifest(&location.repository, &reference, AcceptSet::everything()).await;
+        let known = self.stored.member(location, &digest).filter(|known| !known.is_of_blob());
+        let asked = AcceptSet::everything().and(accept);
+        let asked = known.iter().fold(asked, |asked, known| asked.naming(&known.media_type));
+        let fetched = upstream.manifest(&location.repository, &reference, asked).await;
         let error = match fetched {
             Ok(manifest) if manifest.descriptor.digest == digest => {
                 return Ok(self.keep_manifest(location, manifest).await);
@@ -30,9 +39,9 @@ impl Fills {
             Err(error) => error,
         };
         if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
-            self.stored.records.forget_member(location, &digest).await;
+            self.stored.records.forget_manifest(location, &digest).await;
         }
-        self.negatives.note(|| Missing::manifest(location, digest), error.class);
+        self.negatives.note(|| Missing::Manifest(location.clone(), digest, accept.others()), error.class);
         Err(MirrorError::upstream(Subject::Manifest, error))
     }
 

@@ -360,6 +360,10 @@ mod tests {
             unreachable!("not asked for")
         }
 
+        async fn stat_by_get(&self, _: &Repository, _: &Digest) -> Result<Option<u64>, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
         async fn blob(&self, _: &Repository, _: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
             let taken = Arc::clone(&self.taken);
             let rest = stream::iter(0..u64::from(self.stalls)).then(|_| std::future::pending());

@@ -138,7 +138,7 @@ impl Mirror {
             })?;
         }
         let frozen = self.0.graph.ask(move |graph| {
-            let record = newest(graph, &location, &tag)?;
+            let record = fittest(graph, &location, &tag)?;
             let Some(digest) = to.or(record.map(|record| record.descriptor.digest)) else { return Ok(None) };
             tracing::info!(%location, %tag, %digest, "tag frozen");
             graph.metadata().freeze(&FrozenTag { location, tag, digest }).map(|()| Some(digest))
@@ -191,10 +191,10 @@ impl Mirror {
     }
 }
 
-/// What upstream last said about a tag, to whomever.
-fn newest(graph: &Graph, location: &Location, tag: &Tag) -> Result<Option<TagRecord>, MetadataError> {
+/// What stands best for a tag, to whomever upstream said it.
+fn fittest(graph: &Graph, location: &Location, tag: &Tag) -> Result<Option<TagRecord>, MetadataError> {
     let records = graph.metadata().tag_records(location, tag)?.into_iter();
-    Ok(records.map(|(_, record)| record).max_by_key(|record| record.checked_at))
+    Ok(records.map(|(_, record)| record).max_by_key(TagRecord::fitness))
 }
 
 fn seen(graph: &Graph, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
@@ -237,7 +237,7 @@ impl<'g> Catalog<'g> {
         let mut wanted: BTreeMap<Pin, Option<TagRecord>> = self.pins.iter().map(|pin| (pin.clone(), None)).collect();
         for (key, record) in self.graph.metadata().tags()? {
             let known = wanted.entry(Pin { location: key.location, reference: Reference::Tag(key.tag) }).or_default();
-            if known.as_ref().is_none_or(|known| known.checked_at < record.checked_at) {
+            if known.as_ref().is_none_or(|known| known.fitness() < record.fitness()) {
                 *known = Some(record);
             }
         }
@@ -309,7 +309,7 @@ impl<'g> Catalog<'g> {
     /// The image that a name is answered with; `None` when nothing is known.
     fn named(&self, name: &Pin) -> Result<Option<Found>, MetadataError> {
         let record = match &name.reference {
-            Reference::Tag(tag) => newest(self.graph, &name.location, tag)?,
+            Reference::Tag(tag) => fittest(self.graph, &name.location, tag)?,
             Reference::Digest(_) => None,
         };
         Ok(self.found(name, record))

@@ -167,6 +167,11 @@ impl Policy {
         stands_in.map_or(Plan::Ask, Plan::AskPatiently)
     }
 
+    /// Whether what was checked at `checked_at` may stand in for an upstream that is away.
+    pub(crate) fn may_stand_in(&self, checked_at: Timestamp, now: Timestamp) -> bool {
+        self.stand_in(checked_at, UpstreamErrorClass::Unavailable, now).is_some()
+    }
+
     /// Whether what was checked at `checked_at` may stand in for an upstream that failed with `class`.
     /// Returns how long ago that was.
     fn stand_in(&self, checked_at: Timestamp, class: UpstreamErrorClass, now: Timestamp) -> Option<Duration> {

@@ -2,7 +2,8 @@
 //!
 //! Only a plain "not found" is remembered: whoever was refused or could not be answered asks again.
 //! A tag is remembered for the set of types that was accepted, content for what it was asked for as,
-//! because clients ask for a manifest among the blobs when it is not found among the manifests.
+//! because clients ask for a manifest among the blobs when it is not found among the manifests, and for
+//! the method: what HEAD is told is no word on what GET would get.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use moka::sync::Cache;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::{Location, TagKey};
 use crate::mirror::error::{MirrorError, Subject};
-use crate::oci::Digest;
+use crate::oci::{AcceptSet, Digest};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// What was not found.
@@ -20,25 +21,22 @@ use crate::upstream::{UpstreamError, UpstreamErrorClass};
 pub(crate) enum Missing {
     /// A tag, by clients that accept these types.
     Tag(TagKey),
-    /// A manifest or a blob by digest.
-    Content(Subject, Location, Digest),
+    /// A manifest, asked for with these types besides those that we always ask for.
+    Manifest(Location, Digest, AcceptSet),
+    /// A blob.
+    Blob(Location, Digest),
+    /// The head of a blob. Some registries have none before somebody got the blob itself.
+    Head(Location, Digest),
 }
 
 impl Missing {
-    /// A blob, as something that upstream may not have.
-    pub(crate) fn blob(location: &Location, digest: Digest) -> Missing {
-        Missing::Content(Subject::Blob, location.clone(), digest)
-    }
-
-    /// A manifest, likewise.
-    pub(crate) fn manifest(location: &Location, digest: Digest) -> Missing {
-        Missing::Content(Subject::Manifest, location.clone(), digest)
-    }
-
     fn error(&self) -> MirrorError {
         let (subject, what) = match self {
             Missing::Tag(key) => (Subject::Manifest, format!("{}:{}", key.location, key.tag)),
-            Missing::Content(subject, location, digest) => (*subject, format!("{location}@{digest}")),
+            Missing::Manifest(location, digest, _) => (Subject::Manifest, format!("{location}@{digest}")),
+            Missing::Blob(location, digest) | Missing::Head(location, digest) => {
+                (Subject::Blob, format!("{location}@{digest}"))
+            }
         };
         let message = format!("{what} was not found a moment ago");
         MirrorError::upstream(subject, UpstreamError::new(UpstreamErrorClass::NotFound, message))

@@ -40,9 +40,14 @@ impl Records {
         self.add("membership not remembered", move |metadata| metadata.put_member(&location, &descriptor)).await;
     }
 
-    pub(crate) async fn forget_member(&self, location: &Location, digest: &Digest) {
+    /// Forgets that the repository has this as a manifest. What it has as a blob was not asked about.
+    pub(crate) async fn forget_manifest(&self, location: &Location, digest: &Digest) {
         let (location, digest) = (location.clone(), *digest);
-        self.take_away("membership not forgotten", move |metadata| metadata.remove_member(&location, &digest)).await;
+        let forget = move |metadata: &dyn MetadataStore| match metadata.member(&location, &digest)? {
+            Some(known) if !known.is_of_blob() => metadata.remove_member(&location, &digest),
+            _ => Ok(()),
+        };
+        self.take_away("membership not forgotten", forget).await;
     }
 
     /// Remembers a blob that was just committed.

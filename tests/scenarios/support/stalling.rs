@@ -80,6 +80,10 @@ impl MetadataStore for Stalling {
         self.inner.remove_tag(location, tag)
     }
 
+    fn remove_tag_for(&self, key: &TagKey) -> Result<()> {
+        self.inner.remove_tag_for(key)
+    }
+
     fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>> {
         self.inner.member(location, digest)
     }

@@ -56,7 +56,9 @@ async fn trap_21_not_found_is_believed_for_seconds_and_nothing_else_is() {
             assert_eq!(mirror.get(path).await.status, 404, "{path}");
             mirror.settled().await;
         }
-        assert_eq!(registry.count_of(&Match::path(path)), 1, "{path}");
+        // By HEAD, too, where it is a tag: what that is told is no word on what GET would get.
+        assert_eq!(registry.count_of(&Match::path(path).get()), 1, "{path}");
+        assert!(registry.count_of(&Match::path(path)) <= 2, "{path}");
     }
     registry.add_image("library/app", "1", &[noise(114, 100)]);
     registry.add_blob("library/app", late);

