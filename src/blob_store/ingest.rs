@@ -297,6 +297,8 @@ pub struct Ingest {
     proven: u64,
     /// Whether what is written may be other bytes than it should.
     doubtful: bool,
+    /// What was taken for the bytes until the store counts them.
+    room: Option<Box<dyn std::any::Any + Send + Sync>>,
 }
 
 impl Ingest {
@@ -304,7 +306,7 @@ impl Ingest {
         let (file, path) = (Arc::new(file), Some(path));
         let (resumable, proof, hashed) = (None, None, None);
         let ahead = BTreeMap::new();
-        Ingest { file, path, written, ahead, resumable, proof, hashed, proven: written, doubtful: false }
+        Ingest { file, path, written, ahead, resumable, proof, hashed, proven: written, doubtful: false, room: None }
     }
 
     /// Allocates the blocks of a file of `size` bytes without changing its length. File systems that
@@ -312,7 +314,7 @@ impl Ingest {
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn allocate(&self, size: Option<u64>) -> Result<(), StoreError> {
+    fn allocate(&self, size: Option<u64>) -> Result<(), StoreError> {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
         let Some(rest) = size.and_then(|size| size.checked_sub(self.written)).filter(|rest| *rest > 0) else {
@@ -410,6 +412,16 @@ impl Ingest {
         let hole = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(0));
         length.is_ok_and(|length| length == self.written)
             && (self.written == 0 || hole.is_ok_and(|hole| hole >= self.written))
+    }
+
+    /// Keeps `room` until a store counts the bytes, or they are gone: they are never counted twice.
+    pub fn keep_room(&mut self, room: impl Send + Sync + 'static) {
+        self.room = Some(Box::new(room));
+    }
+
+    /// The bytes are counted from now on: what was taken for them is given back.
+    pub(crate) fn give_room_back(&mut self) {
+        self.room = None;
     }
 
     /// How many bytes were written, without a gap.

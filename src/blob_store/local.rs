@@ -224,7 +224,7 @@ impl Inner {
         Ok(found)
     }
 
-    fn commit(&self, ingest: Ingest, digest: &Digest) -> io::Result<()> {
+    fn commit(&self, mut ingest: Ingest, digest: &Digest) -> io::Result<()> {
         let size = ingest.written();
         let path = ingest.path().ok_or(io::ErrorKind::NotFound)?.to_owned();
         let file = ingest.file();
@@ -238,6 +238,7 @@ impl Inner {
             let _naming = self.naming.lock();
             // Before the rename: a reader in between sets the old, wrong file aside, not the new one.
             self.remember(digest, Some(size));
+            ingest.give_room_back();
             if let Err(error) = self.rename_into_place(&path, digest) {
                 self.remember(digest, None);
                 return Err(error);

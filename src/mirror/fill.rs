@@ -24,7 +24,7 @@ use crate::blob_store::ingest::{Ingest, IngestDir, Resumed};
 use crate::blob_store::{Content, Source, StoreError};
 use crate::metrics::Metrics;
 use crate::mirror::flight::BlobKey;
-use crate::mirror::flight::bounds::Bounds;
+use crate::mirror::flight::bounds::{BUFFER, Bounds};
 use crate::mirror::flight::flights::{Departure, Flights, Seat};
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
@@ -39,7 +39,7 @@ use crate::upstream::UpstreamError;
 use disk::Disk;
 use end::{End, Filled};
 use pieces::Drain;
-use writer::{STEP, Writer};
+use writer::Writer;
 
 /// Chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the
 /// bounds.
@@ -233,23 +233,26 @@ impl Fill {
         }
     }
 
-    /// Reserves the room in the bounds. A disk that is full gets one chance more, after something was
-    /// evicted.
+    /// Has room for what is there already. What upstream promises beyond that is refused where the store can
+    /// never hold it; else it takes room as it comes.
     async fn reserve(&self, total: Option<u64>, ingest: Result<Ingest, StoreError>) -> Result<Filled, StoreError> {
         let Fill { fills, source, .. } = self;
-        let bytes = total.unwrap_or(STEP).max(ingest.as_ref().map_or(0, Ingest::written));
-        let reservation = match fills.room.reserve(bytes).await {
-            Ok(reservation) => reservation,
-            Err(error) => {
-                if let Ok(ingest) = ingest {
-                    fills.discard(ingest).await;
-                }
+        let written = ingest.as_ref().map_or(0, Ingest::written);
+        let reserved = match fills.room.could_hold(total.unwrap_or_default()) {
+            Ok(()) => fills.room.reserve(written, 0).await,
+            Err(error) => Err(error),
+        };
+        let (reservation, ingest) = match (reserved, ingest) {
+            (Ok(reservation), ingest) => (reservation, ingest),
+            (Err(error), Ok(ingest)) => {
+                fills.discard(ingest).await;
                 return Err(error);
             }
+            (Err(error), Err(_)) => return Err(error),
         };
         let mut ingest = match ingest {
             Err(StoreError::NoSpace(_)) => {
-                fills.room.relieve(STEP).await;
+                fills.room.relieve(BUFFER as u64).await;
                 self.create().await?
             }
             ingest => ingest?,

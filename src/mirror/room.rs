@@ -1,7 +1,7 @@
 //! Room in the store, and what is in it: nouns of what is promised, held, stored and recorded.
 //!
-//! Every fill reserves its size before its first byte is written, and what is not known in advance
-//! as it grows, so blobs and reservations together stay within the allowance.
+//! Every fill reserves what came before it is written, and nothing for what it is told will come, so blobs
+//! and reservations together stay within the allowance, and a promise takes nothing from anybody.
 
 pub(crate) mod holds;
 pub(crate) mod records;
@@ -32,7 +32,7 @@ impl std::fmt::Debug for Room {
     }
 }
 
-/// Bytes that a fill may write. Given back when dropped; by then the blob is counted, or gone.
+/// Bytes that a fill may write. Given back when dropped: when the blob is counted, or gone.
 #[derive(Debug)]
 pub struct Reservation {
     promised: Arc<Mutex<u64>>,

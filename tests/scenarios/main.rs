@@ -30,6 +30,7 @@ mod parallel;
 mod patience;
 mod plausible_answers;
 mod prefetch;
+mod promises;
 mod registry_selftest;
 mod replays;
 mod resumes;

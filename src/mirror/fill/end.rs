@@ -70,9 +70,10 @@ impl Fill {
     }
 
     /// Commits, then records. Readers have the verified bytes already: what fails here fails nobody.
-    async fn keep(&self, Filled { ingest, reservation: _reservation }: Filled) -> FillResult {
+    async fn keep(&self, Filled { mut ingest, reservation }: Filled) -> FillResult {
         let (stored, BlobSource { location, digest, .. }) = (&self.fills.stored, &self.source);
         let size = ingest.written();
+        ingest.keep_room(reservation);
         let _turn = self.fills.disk.turn().await;
         if let Err(error) = stored.blobs.commit(ingest, digest).await {
             tracing::warn!(blob = ?self.source, %error, "verified and served, but not kept");

@@ -61,7 +61,7 @@ impl Fills {
     }
 
     async fn write_manifest(&self, Manifest { descriptor, bytes }: Manifest) -> Result<(), StoreError> {
-        let _reservation = self.room.reserve(descriptor.size).await?;
+        let reservation = self.room.reserve(descriptor.size, 0).await?;
         let (ingests, digest) = (Arc::clone(&self.ingests), descriptor.digest);
         let written = self.disk.run(move || -> Result<Ingest, StoreError> {
             let mut ingest = ingests.begin(&digest, None)?;
@@ -72,7 +72,8 @@ impl Fills {
                 Err(std::io::Error::other("it was cut while it was written").into())
             }
         });
-        let ingest = written.await??;
+        let mut ingest = written.await??;
+        ingest.keep_room(reservation);
         let _turn = self.disk.turn().await;
         self.stored.blobs.commit(ingest, &digest).await
     }

@@ -22,10 +22,15 @@ use crate::mirror::room::Reservation;
 use crate::oci::{Algorithm, Digest, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
-/// How many bytes are reserved at a time for a blob of unknown size.
-pub(super) const STEP: u64 = 8 << 20;
 /// How many bytes of the file are read at a time to be hashed.
 const REHASH: usize = 1 << 20;
+
+/// Why a batch was not written whole.
+enum Refusal {
+    /// So many bytes more have to be reserved first.
+    Room(u64),
+    Disk(StoreError),
+}
 
 /// Writes one fill.
 pub(super) struct Writer {
@@ -36,6 +41,8 @@ pub(super) struct Writer {
     progress: Arc<watch::Sender<Progress>>,
     total: Option<u64>,
     algorithm: Algorithm,
+    /// How many bytes came so far, in whatever order: so many must be reserved.
+    came: u64,
     /// The first byte that the verifier has not seen.
     hashed: u64,
 }
@@ -52,7 +59,8 @@ impl Writer {
         // What an earlier fill left in the file; after a restart it was hashed already.
         let hashed = ingest.take_hashed().map(|verifier| (verifier, ingest.written()));
         let (verifier, hashed) = hashed.unwrap_or_else(|| (Verifier::new(algorithm), 0));
-        Writer { fills, ingest, reservation, verifier, progress, total, algorithm, hashed }
+        let came = ingest.written();
+        Writer { fills, ingest, reservation, verifier, progress, total, algorithm, came, hashed }
     }
 
     /// Writes what comes until nothing more does.
@@ -83,43 +91,47 @@ impl Writer {
         fills.disk.run(turn).await.map_err(|error| End::Failed(MirrorError::Internal(error.to_string())))
     }
 
-    /// Writes a batch, with room reserved for it. A disk that is full gets one chance more, after something
-    /// was evicted.
+    /// Writes a batch, with room reserved for what is in it. A disk that is full gets one chance more, after
+    /// something was evicted.
     async fn write(mut self, mut batch: VecDeque<Chunk>) -> Result<Writer, End> {
         let mut relieved = false;
         loop {
-            if let Err(error) = self.reserve(&batch).await {
-                return Err(self.give_up(error).await);
-            }
             let put = move |writer: &mut Writer| {
                 let put = writer.put(&mut batch);
                 (batch, put)
             };
             let (writer, (rest, put)) = self.turn(put).await?;
             (self, batch) = (writer.catch_up().await?, rest);
-            match put {
+            let error = match put {
                 Ok(()) => return Ok(self),
-                Err(StoreError::NoSpace(_)) if !relieved => {
-                    relieved = true;
-                    self.fills.room.relieve(STEP).await;
+                Err(Refusal::Room(bytes)) => {
+                    let promised = self.total.unwrap_or_default().saturating_sub(self.came + length_of(&batch));
+                    match self.fills.room.reserve(bytes, promised).await {
+                        Ok(reservation) => {
+                            self.reservation.add(reservation);
+                            continue;
+                        }
+                        Err(error) => error,
+                    }
                 }
-                Err(error) => return Err(self.give_up(error).await),
-            }
+                Err(Refusal::Disk(StoreError::NoSpace(_))) if !relieved => {
+                    relieved = true;
+                    self.fills.room.relieve(length_of(&batch)).await;
+                    continue;
+                }
+                Err(Refusal::Disk(error)) => error,
+            };
+            return Err(self.give_up(error).await);
         }
-    }
-
-    /// Reserves the room that the batch wants beyond what is reserved.
-    async fn reserve(&mut self, batch: &VecDeque<Chunk>) -> Result<(), StoreError> {
-        let end = batch.iter().map(Chunk::end).max().unwrap_or_default();
-        let missing = end.saturating_sub(self.reservation.bytes());
-        if missing > 0 {
-            self.reservation.add(self.fills.room.reserve(missing.max(STEP)).await?);
-        }
-        Ok(())
     }
 
     /// Writes, tells readers, then hashes. What could not be written stays in the batch.
-    fn put(&mut self, batch: &mut VecDeque<Chunk>) -> Result<(), StoreError> {
+    fn put(&mut self, batch: &mut VecDeque<Chunk>) -> Result<(), Refusal> {
+        let missing = (self.came + length_of(batch)).saturating_sub(self.reservation.bytes());
+        if missing > 0 {
+            let reservation = self.fills.room.reserve_at_once(missing).ok_or(Refusal::Room(missing))?;
+            self.reservation.add(reservation);
+        }
         let (before, mut put) = (self.ingest.written(), Vec::new());
         let mut result = Ok(());
         while let Some(chunk) = batch.pop_front() {
@@ -128,6 +140,7 @@ impl Writer {
                 batch.push_front(chunk);
                 break;
             }
+            self.came += chunk.bytes().len() as u64;
             put.push(chunk);
         }
         let written = self.ingest.written();
@@ -143,7 +156,7 @@ impl Writer {
         if self.hashed == written && self.ingest.is_proof_due() {
             self.prove();
         }
-        result
+        result.map_err(Refusal::Disk)
     }
 
     /// Lets a later process go on from here. What is complete has no use for it.
@@ -233,6 +246,11 @@ impl Writer {
         self.fills.discard(self.ingest).await;
         End::Unkept(error)
     }
+}
+
+/// In bytes.
+fn length_of(batch: &VecDeque<Chunk>) -> u64 {
+    batch.iter().map(|chunk| chunk.bytes().len() as u64).sum()
 }
 
 fn compare(source: &BlobSource, found: Digest, total: Option<u64>, written: u64) -> Result<(), UpstreamError> {

@@ -173,7 +173,7 @@ impl Space for Incoming {
     }
 
     fn reserve(&self, bytes: u64) -> Result<Box<dyn Any>, StoreError> {
-        Ok(Box::new(self.runtime.block_on(self.room.reserve(bytes))?))
+        Ok(Box::new(self.runtime.block_on(self.room.reserve(bytes, 0))?))
     }
 
     fn relieve(&self, bytes: u64) {

@@ -1,10 +1,10 @@
 //! Room in the store: who may take how much, and who makes more of it.
 //!
-//! Every fill reserves its size before its first byte is written, and what is not known in advance
-//! as it grows, so blobs and reservations together stay within the allowance. When there is no room
+//! Every fill reserves what came before it is written, so blobs and reservations together stay within the
+//! allowance, and what an upstream promises evicts nothing. When there is no room
 //! the plan of [`crate::mirror::keep::eviction`] is carried out, tag pointers first, then manifests, then layers;
 //! files that are being read stay readable, so it never breaks a pull. When even that makes no room,
-//! nothing is evicted in vain and the pull is passed through.
+//! nothing is evicted in vain and the pull is passed through: what is promised beyond counts for that.
 //!
 //! Until the blobs were listed after a start, `usage` knows only a part of them; `min_free` holds from
 //! the first moment, `max_size` from then on, when what is too much is evicted.
@@ -36,8 +36,9 @@ const MOST_SLACK: u64 = 8 << 30;
 /// Why room is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
-    /// A fill wants so many bytes. If they cannot be had nothing is evicted.
-    Fill(u64),
+    /// A fill wants so many bytes now, and probably so many afterwards. If they cannot be had nothing is
+    /// evicted.
+    Fill(u64, u64),
     /// The disk is full, whatever we counted: so many bytes, or as many as can be had.
     Disk(u64),
     /// The allowance shrank, or was overrun while not everything was counted.
@@ -82,23 +83,39 @@ impl RoomKeeper {
         self.room.excess(self.taken(), bytes).0 == 0
     }
 
-    /// Takes `bytes` of the store, after making room for them if need be.
+    /// Whether `bytes` could ever be in the store, if all that may go went.
+    ///
+    /// # Errors
+    /// [`StoreError::NoSpace`] when they could not.
+    pub(crate) fn could_hold(&self, bytes: u64) -> Result<(), StoreError> {
+        if bytes <= self.most_room() { Ok(()) } else { Err(self.refused(bytes)) }
+    }
+
+    /// Takes `bytes` of the store, if they are free. Looks at the disk.
+    pub(crate) fn reserve_at_once(&self, bytes: u64) -> Option<Reservation> {
+        self.room.reserve(self.taken(), bytes)
+    }
+
+    /// Takes `bytes` of the store, after making room for them if need be. Nothing goes for them if there is no
+    /// room to be had for `promised` bytes more.
     ///
     /// # Errors
     /// [`StoreError::NoSpace`] when there is no room to be had, at least not soon.
-    pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Reservation, StoreError> {
-        if let Some(reservation) = self.room.reserve(self.taken(), bytes) {
+    pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64, promised: u64) -> Result<Reservation, StoreError> {
+        if let Some(reservation) = self.reserve_at_once(bytes) {
             return Ok(reservation);
         }
         let keeper = Arc::clone(self);
         // A task of its own: it goes on when we lose patience.
-        let making = self.tasks.spawn(async move { keeper.make_room(Need::Fill(bytes)).await });
+        let making = self.tasks.spawn(async move { keeper.make_room(Need::Fill(bytes, promised)).await });
         let made = tokio::time::timeout(PATIENCE, making).await;
-        made.ok().and_then(Result::ok).flatten().ok_or_else(|| {
-            self.metrics.reservation_refused();
-            let reason = format!("there is no room for {bytes} bytes");
-            StoreError::NoSpace(std::io::Error::new(std::io::ErrorKind::StorageFull, reason))
-        })
+        made.ok().and_then(Result::ok).flatten().ok_or_else(|| self.refused(bytes.saturating_add(promised)))
+    }
+
+    fn refused(&self, bytes: u64) -> StoreError {
+        self.metrics.reservation_refused();
+        let reason = format!("there is no room for {bytes} bytes");
+        StoreError::NoSpace(std::io::Error::new(std::io::ErrorKind::StorageFull, reason))
     }
 
     /// The disk had no room for `bytes`, although they were granted: evicts as much.
@@ -111,10 +128,10 @@ impl RoomKeeper {
     /// Evicts what is needed, one caller at a time. For a fill returns what it asked for.
     async fn make_room(&self, need: Need) -> Option<Reservation> {
         let mut known = self.room.known.lock().await;
-        let wanted = if let Need::Fill(bytes) = need { bytes } else { 0 };
+        let (wanted, promised) = if let Need::Fill(bytes, promised) = need { (bytes, promised) } else { (0, 0) };
         // Somebody else may have made room while we waited.
-        if need == Need::Fill(wanted)
-            && let Some(reservation) = self.room.reserve(self.taken(), wanted)
+        if wanted > 0
+            && let Some(reservation) = self.reserve_at_once(wanted)
         {
             return Some(reservation);
         }
@@ -125,14 +142,14 @@ impl RoomKeeper {
         }
         let (excess, allowed) = self.room.excess(self.taken(), wanted);
         let needed = if let Need::Disk(bytes) = need { bytes.max(excess) } else { excess };
-        if wanted > allowed {
+        if wanted.saturating_add(promised) > allowed {
             return None;
         }
         self.stored.write_uses().await;
-        let slack = (allowed / SLACK).min(MOST_SLACK);
+        let sought = Sought { needed, slack: (allowed / SLACK).min(MOST_SLACK), promised };
         let (held, now, mut read) = (self.holds.all(), self.clock.now(), std::mem::take(&mut *known));
         let planned = self.graph.ask(move |graph| {
-            let (victims, owners) = plan(graph, held, &mut read, needed, slack, now)?;
+            let (victims, owners) = plan(graph, held, &mut read, sought, now)?;
             Ok((victims, owners, read))
         });
         let (victims, owners, read) = planned
@@ -140,9 +157,9 @@ impl RoomKeeper {
             .inspect_err(|error| tracing::warn!(%error, "nothing can be evicted: what is stored is not known"))
             .ok()?;
         *known = read;
-        let freed: u64 = victims.iter().map(|victim| victim.size).sum();
+        let freed = size_of(&victims);
         if wanted > 0 && freed < needed {
-            tracing::info!(wanted, freed, "what may be evicted makes no room for this");
+            tracing::info!(wanted, promised, "what may be evicted makes no room for this");
             return None;
         }
         self.evict(victims, owners).await;
@@ -182,13 +199,21 @@ impl RoomKeeper {
     }
 }
 
+/// How much should go, in bytes.
+#[derive(Clone, Copy)]
+struct Sought {
+    needed: u64,
+    slack: u64,
+    /// What will be needed later; where that cannot be had nothing goes now.
+    promised: u64,
+}
+
 /// Decides what goes. Blocks.
 fn plan(
     graph: &Graph,
     held: HashSet<Digest>,
     known: &mut Known,
-    needed: u64,
-    slack: u64,
+    Sought { needed, slack, promised }: Sought,
     now: Timestamp,
 ) -> Result<(Vec<Victim>, Owners), MetadataError> {
     if needed == 0 {
@@ -196,9 +221,17 @@ fn plan(
     }
     let members = graph.metadata().members()?;
     let stock = stock(graph, &members, held, known)?;
+    let in_all = needed.saturating_add(promised);
+    if promised > 0 && size_of(&eviction::plan(&stock, in_all, now)) < in_all {
+        return Ok((Vec::new(), Owners::default()));
+    }
     let victims = eviction::plan(&stock, needed.saturating_add(slack), now);
     let owners = Owners::of(&victims, members, &graph.metadata().tags()?);
     Ok((victims, owners))
+}
+
+fn size_of(victims: &[Victim]) -> u64 {
+    victims.iter().map(|victim| victim.size).sum()
 }
 
 /// What is stored, as eviction sees it. Blocks.
