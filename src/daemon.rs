@@ -34,7 +34,6 @@ use crate::config::{Config, ConfigError};
 use crate::documents::{Code, Error};
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
-use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::{Mirror, Parts};
 use crate::oci::ErrorCode;
 use crate::server::tls::{self, Files, Tls, TlsError};
@@ -169,7 +168,7 @@ impl Daemon {
             prefetch: config.cache.prefetch,
             finish_unread: config.cache.finish_unread,
             negative_ttl: config.cache.negative_ttl,
-            bounds: Bounds::new(config.limits.fills, u32::try_from(config.limits.fill_memory).unwrap_or(u32::MAX)),
+            bounds: settings::bounds(&config),
             room: settings::room(&config.store),
             verify_on_read: config.store.verify_on_read,
             memory: config.cache.memory,

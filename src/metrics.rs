@@ -113,6 +113,8 @@ series! {
     upstream_budget_reset_timestamp: Family<OfEndpoint, Level>, [Seconds] "When the window ends, at the latest";
     fills: Family<OfResult, Counter>, "Fills ended";
     fills_in_flight: Gauge, "Fills running";
+    fills_waiting: Gauge, "Fills that wait for a place among those of their upstream";
+    fills_unplaced: Counter, "Fills that found no place in time, and were passed through or refused";
     errors: Family<OfClass, Counter>, "Errors by class";
     limited: Family<OfLimit, Counter>, "Requests and connections refused because their client had what one may have";
     time_to_first_byte: Family<OfOutcome, Histogram, fn() -> Histogram>
@@ -150,6 +152,15 @@ struct Held {
     /// Those of answers with status 200, by kind and outcome.
     requests: [[OnceLock<Counter>; OUTCOMES]; RequestKind::COUNT],
     sent: [OnceLock<Counter>; OUTCOMES],
+}
+
+/// Counts in a gauge as long as it is there.
+struct Waiting(Gauge);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Everything that is counted. Cheap to call; shared behind an `Arc`.
@@ -275,6 +286,17 @@ impl Metrics {
     /// A fill started; [`Metrics::fill_ended`] follows in every case.
     pub fn fill_started(&self) {
         self.series.fills_in_flight.inc();
+    }
+
+    /// A fill waits for a place, until what is returned is dropped.
+    pub fn fill_waits(&self) -> impl Drop + Send + use<> {
+        self.series.fills_waiting.inc();
+        Waiting(self.series.fills_waiting.clone())
+    }
+
+    /// A fill found no place in time.
+    pub fn fill_unplaced(&self) {
+        self.series.fills_unplaced.inc();
     }
 
     /// A fill ended.

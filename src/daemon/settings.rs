@@ -4,6 +4,7 @@ use std::io;
 
 use crate::config;
 use crate::mirror::Room;
+use crate::mirror::flight::bounds::Bounds;
 
 /// How many bytes the store may hold, when nobody else fills the disk.
 ///
@@ -34,4 +35,32 @@ pub(super) fn room(store: &config::Store) -> Room {
             }
         }
     })
+}
+
+/// What may be under way to an upstream: in all, of that fills, and what is passed on without being one.
+pub(super) struct Shares {
+    pub(super) all: usize,
+    pub(super) fills: usize,
+    pub(super) relays: usize,
+}
+
+impl Shares {
+    /// A quarter of what there is beside the fills, and at least one, is left for questions.
+    pub(super) fn of(upstream: &config::Upstream, limits: &config::Limits) -> Shares {
+        let all = upstream.connections.unwrap_or(limits.fills.saturating_add(config::BESIDE_FILLS));
+        let bodies = (limits.fills + all.saturating_sub(limits.fills) * 3 / 4).min(all.saturating_sub(1)).max(1);
+        let fills = limits.fills.min(bodies);
+        Shares { all, fills, relays: bodies - fills }
+    }
+}
+
+/// What all fills together may use.
+pub(super) fn bounds(config: &config::Config) -> Bounds {
+    let limits = &config.limits;
+    let memory = u32::try_from(limits.fill_memory).unwrap_or(u32::MAX);
+    let lanes = config.upstreams.iter().map(|upstream| {
+        let Shares { fills, relays, .. } = Shares::of(upstream, limits);
+        (upstream.host.clone(), fills, relays)
+    });
+    Bounds::new(limits.fills, limits.fill_wait, memory).with_lanes(lanes)
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::StartError;
+use super::settings::Shares;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
@@ -39,8 +40,8 @@ pub(super) fn routes(
 
 /// An upstream, with its bound on what is under way at a time.
 fn gated(upstream: &config::Upstream, limits: &config::Limits, asking: Arc<dyn Upstream>) -> Gate {
-    let places = upstream.connections.unwrap_or(limits.fills.saturating_add(config::BESIDE_FILLS));
-    Gate::new(upstream.host.clone(), asking, places, limits.fills, limits.fill_wait)
+    let Shares { all, fills, relays } = Shares::of(upstream, limits);
+    Gate::new(upstream.host.clone(), asking, all, fills + relays, limits.fill_wait)
 }
 
 /// Whether this upstream can be asked as it is configured. Reads its files.

@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use crate::clients::TooMany;
 use crate::mirror::RouteError;
-use crate::oci::ErrorCode;
+use crate::oci::{ErrorCode, RegistryName};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// When to ask again where everything was taken.
+const BUSY: Duration = Duration::from_secs(5);
 
 /// What was asked for, as far as the error code depends on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,6 +46,12 @@ pub enum MirrorError {
     /// The client has had what one client may have.
     #[error(transparent)]
     TooMany(#[from] TooMany),
+    /// No fill of this upstream ended in time, and as many requests as may be are under way to it.
+    #[error("{upstream} is asked for as much as may be at a time; ask again in a moment")]
+    Busy {
+        /// The upstream.
+        upstream: RegistryName,
+    },
     /// The task that fetched for several requests ended without an answer.
     #[error("the mirror failed while it fetched this: {0}")]
     Internal(String),
@@ -82,6 +91,7 @@ impl MirrorError {
             MirrorError::Range { .. } => ErrorCode::RangeInvalid,
             MirrorError::TooMany(_) => ErrorCode::TooManyRequests,
             MirrorError::Internal(_) => ErrorCode::Unknown,
+            MirrorError::Busy { .. } => ErrorCode::Unavailable,
             MirrorError::Upstream { subject, error } => match (error.class, subject) {
                 (UpstreamErrorClass::NotFound, Subject::Manifest) => ErrorCode::ManifestUnknown,
                 (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Blob) => ErrorCode::BlobUnknown,
@@ -107,14 +117,16 @@ impl MirrorError {
             MirrorError::Range { .. } => "range",
             MirrorError::TooMany(_) => "client_limit",
             MirrorError::Internal(_) => "internal",
+            MirrorError::Busy { .. } => "busy",
             MirrorError::Upstream { error, .. } => error.class.as_str(),
         }
     }
 
-    /// How long the client should wait before it asks again, where upstream said so, or a limit of his own.
+    /// How long the client should wait before it asks again, where upstream said so or we do.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             MirrorError::TooMany(TooMany { wait, .. }) => Some(*wait),
+            MirrorError::Busy { .. } => Some(BUSY),
             MirrorError::Upstream { error, .. } => match error.class {
                 UpstreamErrorClass::RateLimited(wait) => wait,
                 _ => None,

@@ -1,7 +1,7 @@
 //! What brings content from upstream into the store: a fill for a blob, which any number of clients read
 //! meanwhile; a manifest in one piece (`manifests`).
 //!
-//! Truths: a fill never waits for a client; whoever asked first is only its first reader. Readers
+//! Truths: a fill that is kept never waits for a client; whoever asked first is only its first reader. Readers
 //! see every state, failure included: a fill that vanishes never looks like the end of the body.
 //! Commit, then record, then leave the table: a newcomer finds either the flight or the blob.
 //!
@@ -11,35 +11,39 @@
 pub(crate) mod disk;
 mod end;
 mod manifests;
+mod passing;
 mod pieces;
 mod writer;
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::blob_store::ingest::{Ingest, IngestDir, Resumed};
 use crate::blob_store::{Content, Source, StoreError};
+use crate::clients::ClientId;
 use crate::metrics::Metrics;
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::bounds::{BUFFER, Bounds};
 use crate::mirror::flight::flights::{Departure, Flights, Seat};
+use crate::mirror::flight::places::Place;
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::mirror::flight::unread::{self, FinishUnread};
 use crate::mirror::keep::RoomKeeper;
 use crate::mirror::recall::negatives::Negatives;
 use crate::mirror::room::stored::Stored;
-use crate::oci::Verifier;
+use crate::oci::Span;
 use crate::outcome::Outcome;
 use crate::upstream::UpstreamError;
 
 use disk::Disk;
 use end::{End, Filled};
+use passing::{Passing, Unkept};
 use pieces::Drain;
-use writer::Writer;
+use writer::{Stopped, Writer};
 
 /// Chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the
 /// bounds.
@@ -61,14 +65,23 @@ pub(crate) struct Fills {
     pub(super) ending: CancellationToken,
 }
 
+/// By what right a fill is begun.
+pub(crate) enum Right {
+    /// A client wants it: it waits for a place in his turn, if need be.
+    Of(ClientId),
+    /// It has a place.
+    At(Place),
+}
+
+/// What a fill comes to when upstream has sent all.
+enum Written<'a> {
+    ToDisk(Box<Writer>),
+    ToMemory(Box<Passing<'a>>),
+}
+
 impl Fills {
-    /// Joins the fill of a blob, or starts it; at `place` among the fills, or else at the next that
-    /// is free.
-    pub(crate) fn fly(
-        self: &Arc<Fills>,
-        source: BlobSource,
-        place: Option<OwnedSemaphorePermit>,
-    ) -> (Following, Outcome) {
+    /// Joins the fill of a blob, or starts it.
+    pub(crate) fn fly(self: &Arc<Fills>, source: BlobSource, right: Right) -> (Following, Outcome) {
         let mut opened = None;
         let seat = self.flights.seat((source.location.clone(), source.digest), || {
             let (progress, following) = watch::channel(Progress::starting());
@@ -77,7 +90,11 @@ impl Fills {
         });
         match (seat, opened) {
             (Seat::Lead(following, departure), Some(progress)) => {
-                let fill = Fill { fills: Arc::clone(self), source, progress: Arc::new(progress) };
+                let (client, place) = match right {
+                    Right::Of(client) => (client, None),
+                    Right::At(place) => (ClientId::Operator, Some(place)),
+                };
+                let fill = Fill { fills: Arc::clone(self), source, client, progress: Arc::new(progress) };
                 self.tasks.spawn(fill.run(departure, place));
                 (following, Outcome::Fill)
             }
@@ -96,18 +113,20 @@ impl Fills {
 struct Fill {
     fills: Arc<Fills>,
     source: BlobSource,
+    /// Who asked first.
+    client: ClientId,
     progress: Arc<watch::Sender<Progress>>,
 }
 
 impl Fill {
     /// Runs the fill to its end. The flight leaves the table when this returns or is dropped.
-    async fn run(self, departure: Departure<BlobKey, Following>, mut place: Option<OwnedSemaphorePermit>) {
+    async fn run(self, departure: Departure<BlobKey, Following>, mut place: Option<Place>) {
         self.fills.metrics.fill_started();
         let fetched = loop {
-            let fetched = self.fetch(place.take()).await;
+            let fetched = self.fetch(place.take(), &departure).await;
             let left = |end: &End| match end {
                 // Somebody may have come while it stopped: then it goes on from where it is.
-                End::Deserted => departure.leave_if(|| unread::nobody_reads(&self.progress)),
+                End::Deserted => departure.leave_if(|| unread::nobody_follows(&self.progress)),
                 End::Doubted(error) => {
                     tracing::info!(blob = ?self.source, %error, "what was left over is wrong; it begins anew");
                     false
@@ -124,67 +143,139 @@ impl Fill {
     }
 
     /// Brings the blob into an ingest and verifies it. `None` when it was in the store after all.
-    async fn fetch(&self, place: Option<OwnedSemaphorePermit>) -> Result<Option<Filled>, End> {
-        let (bounds, upstream) = (&self.fills.bounds, &self.source.location.upstream);
-        let begun = async {
-            let place = match place {
-                Some(place) => Some(place),
-                None => bounds.place(upstream).await,
-            };
-            let begun = if self.is_stored().await { None } else { Some(self.begin().await?) };
-            Ok(begun.map(|begun| (begun, place)))
+    async fn fetch(
+        &self,
+        place: Option<Place>,
+        departure: &Departure<BlobKey, Following>,
+    ) -> Result<Option<Filled>, End> {
+        let ending = self.fills.ending.cancelled();
+        let place = match place {
+            Some(place) => Some(place),
+            None => tokio::select! {
+                place = self.place() => place?,
+                () = ending => return Err(End::Abandoned),
+            },
         };
-        let begun = tokio::select! {
-            begun = begun => begun,
-            () = self.fills.ending.cancelled() => Err(End::Abandoned),
-        };
-        let Some(((transfer, filled), _place)) = begun? else { return Ok(None) };
-        self.stream(transfer, filled).await.map(Some)
-    }
-
-    /// Has upstream's answer, and a file for what comes.
-    async fn begin(&self) -> Result<(Transfer, Filled), End> {
-        let (transfer, ingest) = self.open().await?;
-        let total = transfer.size();
-        let reserved = self.reserve(total, ingest).await;
-        self.progress.send_modify(|progress| {
-            progress.total = total;
-            match &reserved {
-                Ok(Filled { ingest, .. }) => {
-                    progress.written = ingest.written();
-                    progress.doubtful = ingest.is_doubtful();
-                    progress.file = Some(ingest.file());
-                    progress.phase = Phase::Streaming;
-                }
-                Err(_) => progress.phase = Phase::Unkept(Verifier::new(self.source.digest.algorithm())),
+        match place {
+            Some(mut place) => {
+                let begun = tokio::select! {
+                    begun = self.begin() => begun?,
+                    () = self.fills.ending.cancelled() => return Err(End::Abandoned),
+                    () = unread::displaced(&mut place, &self.progress) => return Err(End::Deserted),
+                };
+                let Some((transfer, filled)) = begun else { return Ok(None) };
+                self.stream(transfer, filled, Some(&mut place), departure).await
             }
-        });
-        Ok((transfer, reserved.map_err(End::Unkept)?))
+            None => self.relay(departure).await,
+        }
     }
 
-    /// Moves what comes to the file, as long as somebody wants it.
-    async fn stream(&self, transfer: Transfer, filled: Filled) -> Result<Filled, End> {
-        let Fill { fills, source, progress } = self;
-        let (queue, chunks) = mpsc::channel(QUEUE);
-        let start = filled.ingest.written();
-        let writer = Writer::new(Arc::clone(fills), filled, source, Arc::clone(progress), transfer.size());
-        let drain = Drain { queue, bounds: &fills.bounds };
+    /// Waits for a place, as long as somebody wants it; `None` when that takes too long.
+    async fn place(&self) -> Result<Option<Place>, End> {
+        let Fill { fills, source, client, progress } = self;
+        let lane = fills.bounds.lane(&source.location.upstream);
+        let _waiting = fills.metrics.fill_waits();
+        tokio::select! {
+            biased;
+            place = tokio::time::timeout(fills.bounds.fill_wait, lane.place(*client)) => Ok(place.ok()),
+            () = unread::left(progress) => Err(End::Deserted),
+        }
+    }
+
+    /// Passes the blob on without a place, while upstream has a connection free.
+    async fn relay(&self, departure: &Departure<BlobKey, Following>) -> Result<Option<Filled>, End> {
+        let Fill { fills, source, .. } = self;
+        fills.metrics.fill_unplaced();
+        let place = Arc::new(fills.bounds.lane(&source.location.upstream).relay_place().ok_or(End::Busy)?);
+        self.progress.send_modify(|progress| progress.relay = Some(place));
+        if self.is_stored().await {
+            return Ok(None);
+        }
+        let transfer = tokio::select! {
+            transfer = Transfer::open(source.clone(), Span::default(), None) => transfer?,
+            () = fills.ending.cancelled() => return Err(End::Abandoned),
+        };
+        let reason = "there was no place among the fills in time".to_owned();
+        self.stream(transfer, Err(reason), None, departure).await
+    }
+
+    /// Has upstream's answer, and a file for what comes, or the reason why there is none. `None` when the blob
+    /// is stored.
+    async fn begin(&self) -> Result<Option<(Transfer, Result<Filled, String>)>, End> {
+        if self.is_stored().await {
+            return Ok(None);
+        }
+        let (transfer, ingest) = self.open().await?;
+        let filled = self.reserve(transfer.size(), ingest).await;
+        if let Ok(Filled { ingest, .. }) = &filled {
+            self.progress.send_modify(|progress| {
+                progress.total = transfer.size();
+                progress.written = ingest.written();
+                progress.doubtful = ingest.is_doubtful();
+                (progress.file, progress.passed) = (Some(ingest.file()), None);
+                progress.phase = Phase::Streaming;
+            });
+        }
+        Ok(Some((transfer, filled.map_err(|error| error.to_string()))))
+    }
+
+    /// Moves what comes to the file, or else to memory, as long as somebody wants it.
+    async fn stream(
+        &self,
+        transfer: Transfer,
+        filled: Result<Filled, String>,
+        place: Option<&mut Place>,
+        departure: &Departure<BlobKey, Following>,
+    ) -> Result<Option<Filled>, End> {
+        let Fill { fills, source, progress, .. } = self;
+        let (queue, mut chunks) = mpsc::channel(QUEUE);
+        let (total, is_kept) = (transfer.size(), filled.is_ok());
+        let start = filled.as_ref().map_or(0, |filled| filled.ingest.written());
+        let over = CancellationToken::new();
+        let ends = over.clone().drop_guard();
+        let written = async move {
+            let _ends = ends;
+            let unkept = match filled {
+                Ok(filled) => {
+                    let writer = Writer::new(Arc::clone(fills), filled, source, Arc::clone(progress), total);
+                    match writer.run(&mut chunks).await {
+                        Ok(writer) => return Ok(Written::ToDisk(Box::new(writer))),
+                        Err(Stopped::For(end)) => return Err(end),
+                        Err(Stopped::Unkept(unkept)) => *unkept,
+                    }
+                }
+                Err(reason) => Unkept::at_all(reason, source),
+            };
+            self.pass(unkept, total, &mut chunks, departure).await.map(|passing| Written::ToMemory(Box::new(passing)))
+        };
+        let displaced = async {
+            match place {
+                Some(place) => unread::displaced(place, progress).await,
+                None => std::future::pending().await,
+            }
+        };
         // Whatever ends it lets go of upstream, and the writer ends with what it has.
+        let drain = Drain { queue, bounds: &fills.bounds };
         let pumped = async {
             tokio::select! {
-                pumped = pieces::pump(source, transfer, start, drain, &fills.metrics) => Ok(pumped),
+                pumped = pieces::pump(source, transfer, start, drain, is_kept, &fills.metrics) => Ok(pumped),
                 () = unread::deserted(fills.finish_unread, progress) => Err(End::Deserted),
+                () = displaced => Err(End::Deserted),
                 () = fills.ending.cancelled() => Err(End::Abandoned),
+                () = over.cancelled() => Ok(Ok(())),
             }
         };
-        let (written, pumped) = tokio::join!(writer.run(chunks), pumped);
-        written?.verify(source, pumped?).await
+        let (written, pumped) = tokio::join!(written, pumped);
+        match written? {
+            Written::ToDisk(writer) => writer.verify(source, pumped?).await.map(Some),
+            Written::ToMemory(passing) => Err(passing.verify(source, pumped?)),
+        }
     }
 
     /// Whether the fill that ended between our reader's look at the store and its seat has left the
     /// blob there.
     async fn is_stored(&self) -> bool {
-        let Fill { fills, source, progress } = self;
+        let Fill { fills, source, progress, .. } = self;
         let found = fills.stored.open(&source.location, &source.digest).await;
         let Some((_, Content { size, source: Source::File(file) })) = found else { return false };
         progress.send_modify(|progress| {

@@ -5,9 +5,11 @@
 
 pub mod bounds;
 pub mod flights;
+pub mod places;
 pub mod progress;
 pub mod transfer;
 pub mod unread;
+pub mod window;
 
 use std::sync::Arc;
 

@@ -12,11 +12,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::blob_store::StoreError;
-use crate::clients::Asker;
+use crate::clients::{Asker, ClientId};
 use crate::clock::Clock;
 use crate::documents::Finding;
 use crate::mirror::Mirror;
-use crate::mirror::fill::Fills;
+use crate::mirror::fill::{Fills, Right};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::room::stored::Stored;
 use crate::mirror::routes::{Route, Routes};
@@ -193,7 +193,9 @@ impl Scrub {
                 // Kept, or only fetched: the store tells.
                 let _ = self.fills.manifest(&route, digest, &AcceptSet::default()).await;
             } else {
-                let (mut following, _) = self.fills.fly(BlobSource { upstream, location, digest }, None);
+                let place = self.fills.bounds.lane(&location.upstream).place(ClientId::Operator).await;
+                let source = BlobSource { upstream, location, digest };
+                let (mut following, _) = self.fills.fly(source, Right::At(place));
                 while following.changed().await.is_ok() {}
             }
             if self.stored.blobs.open(&digest).await.is_some() {

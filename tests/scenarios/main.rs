@@ -27,6 +27,7 @@ mod offline;
 mod offline_errors;
 mod operate_api;
 mod parallel;
+mod passed_on;
 mod patience;
 mod plausible_answers;
 mod prefetch;

@@ -53,7 +53,7 @@ impl Stage {
             prefetch: 0,
             finish_unread: FinishUnread::Always,
             negative_ttl: Duration::ZERO,
-            bounds: Bounds::new(16, 16 << 20),
+            bounds: Bounds::new(16, std::time::Duration::ZERO, 16 << 20),
             room: Room::new(|_| u64::MAX),
             verify_on_read: false,
             memory: 0,

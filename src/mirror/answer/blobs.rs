@@ -14,10 +14,10 @@ use bytes::Bytes;
 use crate::blob_store::{Content, Source};
 use crate::mirror::Mirror;
 use crate::mirror::answer::lazy;
-use crate::mirror::answer::reader::FillReader;
+use crate::mirror::answer::reader::{FillReader, Piece};
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
-use crate::mirror::fill::Fills;
+use crate::mirror::fill::{Fills, Right};
 use crate::mirror::flight::progress::{Following, Phase, Progress, finished, started};
 use crate::mirror::flight::transfer::{BlobSource, can_have};
 use crate::mirror::recall::memory::{Damaged, Memory};
@@ -100,7 +100,7 @@ impl Mirror {
             route.asker.question()?;
         }
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
-        let (following, outcome) = blobs.fills.fly(source.clone(), None);
+        let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(route.asker.client()));
         if let Some(range) = range.filter(|range| range.is_bounded())
             && let Some((size, part, relay)) = lazy::part(&blobs.fills, &following, &source, range).await?
         {
@@ -234,8 +234,9 @@ async fn filling(
     framing: Framing,
     outcome: Outcome,
 ) -> Result<BlobAnswer, MirrorError> {
-    let Progress { mut total, phase, .. } = started(&mut following).await?;
-    let outcome = if matches!(phase, Phase::Unkept(_)) { Outcome::Relayed } else { outcome };
+    let Progress { mut total, phase, passed, .. } = started(&mut following).await?;
+    let is_relayed = passed.is_some() || matches!(phase, Phase::Unkept(_));
+    let outcome = if is_relayed { Outcome::Relayed } else { outcome };
     if total.is_none() && (range.is_some() || framing == Framing::UntilClose) {
         total = finished(&mut following).await?;
     }
@@ -321,8 +322,10 @@ impl BlobBody {
         match self {
             BlobBody::Stored(content, range, _) => Ok(next_of(content, range, limit)),
             BlobBody::Filling(reader) => {
-                if let Some((file, piece)) = reader.next(limit).await? {
-                    return Ok(Some(Chunk::File(file, piece)));
+                match reader.next(limit).await? {
+                    Some(Piece::Kept(file, piece)) => return Ok(Some(Chunk::File(file, piece))),
+                    Some(Piece::Passed(bytes)) => return Ok(Some(Chunk::Bytes(bytes))),
+                    None => {}
                 }
                 match reader.go_on_alone() {
                     Some(relay) => {

@@ -7,10 +7,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{self, AtomicBool};
 
+use bytes::Bytes;
+
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::progress::{Following, Phase};
 use crate::mirror::flight::transfer::BlobSource;
+use crate::mirror::flight::window::Ticket;
 use crate::oci::{Span, Verifier};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
@@ -25,10 +28,19 @@ pub struct FillReader {
     /// The size of the blob in bytes, where the client was told one.
     total: Option<u64>,
     _seat: Arc<AtomicBool>,
+    /// The seat at what is passed on and not kept.
+    ticket: Option<Ticket>,
+    /// Whether what comes next is gone from there.
+    late: bool,
 }
 
-/// A piece of the growing file.
-type Piece = (Arc<File>, Range<u64>);
+/// The next bytes.
+pub(super) enum Piece {
+    /// In the growing file.
+    Kept(Arc<File>, Range<u64>),
+    /// In memory, where they are not kept.
+    Passed(Bytes),
+}
 
 impl FillReader {
     /// Reads `span` of the blob that `fill` brings from `source`, for a client that was told it has `total`
@@ -36,22 +48,34 @@ impl FillReader {
     pub(super) fn new(fill: Following, source: BlobSource, span: Span, total: Option<u64>) -> FillReader {
         let seat = Arc::clone(&fill.borrow().seats);
         seat.store(true, atomic::Ordering::Relaxed);
-        FillReader { fill, source, offset: span.start, end: span.end, total, _seat: seat }
+        let mut reader = FillReader {
+            fill,
+            source,
+            offset: span.start,
+            end: span.end,
+            total,
+            _seat: seat,
+            ticket: None,
+            late: false,
+        };
+        let passed = reader.fill.borrow().passed.clone();
+        reader.ticket = passed.map(|window| window.join(reader.offset));
+        reader
     }
 
-    /// The next piece, of at most `limit` bytes. `None` at the end, and also when the store gave up: see
+    /// The next piece, of at most `limit` bytes. `None` at the end, and also when it is left behind: see
     /// [`FillReader::go_on_alone`].
     pub(super) async fn next(&mut self, limit: u64) -> Result<Option<Piece>, MirrorError> {
         loop {
             match self.step(limit)? {
-                Step::Read(piece) => return Ok(Some(piece)),
+                Step::Read(chunk) => return Ok(Some(chunk)),
                 Step::End => return Ok(None),
                 Step::Wait => {}
             }
             if self.fill.changed().await.is_err() {
                 // The fill is gone. Its last word counts; a fill without one has failed.
                 return match self.step(limit)? {
-                    Step::Read(piece) => Ok(Some(piece)),
+                    Step::Read(chunk) => Ok(Some(chunk)),
                     Step::End => Ok(None),
                     Step::Wait => Err(MirrorError::Internal("the fill ended without a result".to_owned())),
                 };
@@ -60,7 +84,7 @@ impl FillReader {
     }
 
     fn step(&mut self, limit: u64) -> Result<Step, MirrorError> {
-        let FillReader { fill, source, offset, end, total, .. } = self;
+        let FillReader { fill, source, offset, end, total, ticket, late, .. } = self;
         let progress = fill.borrow_and_update();
         if let (Some(told), Some(total)) = (*total, progress.total)
             && told != total
@@ -73,10 +97,25 @@ impl FillReader {
         }
         let part = end.filter(|end| progress.total.is_some_and(|total| *end < total));
         let readable = part.map_or(progress.readable(), |end| progress.reached().min(end));
-        let piece = *offset..readable.min(offset.saturating_add(limit));
+        let mut piece = *offset..readable.min(offset.saturating_add(limit));
+        if let Some(window) = &progress.passed {
+            let ticket = match ticket {
+                Some(ticket) if ticket.is_for(window) => ticket,
+                ticket => ticket.insert(window.join(*offset)),
+            };
+            if piece.start >= window.origin() && !piece.is_empty() {
+                let Some(bytes) = ticket.read(piece.start, piece.end) else {
+                    *late = true;
+                    return Ok(Step::End);
+                };
+                *offset += bytes.len() as u64;
+                return Ok(Step::Read(Piece::Passed(bytes)));
+            }
+            piece.end = piece.end.min(window.origin());
+        }
         if let (false, Some(file)) = (piece.is_empty(), &progress.file) {
             *offset = piece.end;
-            return Ok(Step::Read((Arc::clone(file), piece)));
+            return Ok(Step::Read(Piece::Kept(Arc::clone(file), piece)));
         }
         match &progress.phase {
             _ if part.is_some_and(|end| *offset >= end) => Ok(Step::End),
@@ -86,7 +125,8 @@ impl FillReader {
         }
     }
 
-    /// After the store gave up on the fill: the rest of this reader's bytes, straight from upstream.
+    /// After the fill was given up, or went on without this reader: the rest of its bytes, straight from
+    /// upstream.
     pub(super) fn go_on_alone(&self) -> Option<Relay> {
         let progress = self.fill.borrow();
         match &progress.phase {
@@ -98,7 +138,15 @@ impl FillReader {
                     _ => (progress.written, verifier.clone()),
                 };
                 let total = progress.total.or(self.total);
-                Some(Relay::from(self.source.clone(), span, total, seen, verifier))
+                Some(Relay::from(self.source.clone(), span, total, seen, verifier).at(progress.relay.clone()))
+            }
+            _ if self.late => {
+                let (span, verifier) =
+                    (Span { start: self.offset, end: self.end }, Verifier::new(self.source.digest.algorithm()));
+                Some(
+                    Relay::from(self.source.clone(), span, progress.total.or(self.total), 0, verifier)
+                        .at(progress.relay.clone()),
+                )
             }
             _ => None,
         }

@@ -4,11 +4,13 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::mirror::answer::witness::Witness;
 use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::places::RelayPlace;
 use crate::mirror::flight::progress::HELD_BACK;
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::oci::{Digest, Span, Verifier};
@@ -26,6 +28,8 @@ pub struct Relay {
     held: Held,
     /// Remembers what no digest covers.
     witness: Option<Witness>,
+    /// Its place at upstream, where it has one.
+    _place: Option<Arc<RelayPlace>>,
 }
 
 #[derive(Debug)]
@@ -48,7 +52,20 @@ impl Relay {
     pub(super) fn from(source: BlobSource, span: Span, total: Option<u64>, seen: u64, verifier: Verifier) -> Relay {
         let part = span.end.is_some_and(|end| total.is_some_and(|total| end < total));
         let verifier = (!part).then_some((verifier, seen));
-        Relay { source, span, total, state: RelayState::Closed(verifier), held: Held::default(), witness: None }
+        Relay {
+            source,
+            span,
+            total,
+            state: RelayState::Closed(verifier),
+            held: Held::default(),
+            witness: None,
+            _place: None,
+        }
+    }
+
+    /// The same, in a place at upstream.
+    pub(super) fn at(self, place: Option<Arc<RelayPlace>>) -> Relay {
+        Relay { _place: place, ..self }
     }
 
     /// A part of a blob, unverified, as far as `witness` can tell later. `None` when upstream would
@@ -65,7 +82,7 @@ impl Relay {
             return Ok(None);
         }
         let state = RelayState::Open { transfer: Box::new(transfer), position: range.start, verifier: None };
-        Ok(Some(Relay { source, span, total, state, held: Held::default(), witness: Some(witness) }))
+        Ok(Some(Relay { source, span, total, state, held: Held::default(), witness: Some(witness), _place: None }))
     }
 
     /// How many bytes the blob has, by reading all of it; nobody else gets what was read.

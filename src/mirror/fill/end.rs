@@ -1,7 +1,6 @@
 //! How a fill ends: verified and kept, verified and passed through, or with an error that every reader
 //! is told.
 
-use crate::blob_store::StoreError;
 use crate::blob_store::ingest::Ingest;
 use crate::metrics::FillResult;
 use crate::mirror::error::{MirrorError, Subject};
@@ -10,11 +9,15 @@ use crate::mirror::flight::progress::Phase;
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::room::Reservation;
+use crate::oci::Digest;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// Why a fill ended without a verified ingest.
 pub(super) enum End {
-    Unkept(StoreError),
+    /// It was passed on, and not kept for this reason.
+    Unkept(String),
+    /// There is neither a place nor a connection for it.
+    Busy,
     Failed(MirrorError),
     Abandoned,
     /// The last reader has left.
@@ -42,9 +45,15 @@ impl Fill {
         match fetched {
             Ok(Some(filled)) => self.keep(filled).await,
             Ok(None) => FillResult::Stored,
-            Err(End::Unkept(error)) => {
-                tracing::warn!(blob = ?source, %error, "not kept, passed through");
+            Err(End::Unkept(reason)) => {
+                tracing::warn!(blob = ?source, reason, "not kept, passed through");
                 FillResult::NotStored
+            }
+            Err(End::Busy) => {
+                let upstream = source.location.upstream.clone();
+                tracing::warn!(blob = ?source, "refused: all fills and connections of its upstream are taken");
+                self.fail(MirrorError::Busy { upstream });
+                FillResult::Abandoned
             }
             Err(End::Abandoned) => {
                 self.fail(MirrorError::Internal("the mirror is stopping".to_owned()));
@@ -83,4 +92,27 @@ impl Fill {
         stored.add_blob_member(location, *digest, size).await;
         FillResult::Stored
     }
+}
+
+/// Whether `written` bytes with the digest `found` are the blob, which should have `total` bytes.
+///
+/// # Errors
+/// Of [`UpstreamErrorClass::Protocol`] when they are not.
+pub(super) fn compare(
+    source: &BlobSource,
+    found: Digest,
+    total: Option<u64>,
+    written: u64,
+) -> Result<(), UpstreamError> {
+    let BlobSource { location, digest, .. } = source;
+    let broken = |what: String| {
+        Err(UpstreamError::new(UpstreamErrorClass::Protocol, format!("{location}: blob {digest}: {what}")))
+    };
+    if total.is_some_and(|total| total != written) {
+        return broken(format!("upstream sent {written} bytes of {total:?}"));
+    }
+    if found != *digest {
+        return broken(format!("upstream sent {found}"));
+    }
+    Ok(())
 }

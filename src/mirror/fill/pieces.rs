@@ -17,10 +17,11 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::poll;
 use parking_lot::Mutex;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::{BUFFER, Bounds, Buffer};
+use crate::mirror::flight::places::Place;
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::oci::Span;
 use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
@@ -153,7 +154,7 @@ impl Drain<'_> {
 }
 
 /// Moves a blob from upstream to the writer, beginning with what `first` brings from `start` on; ends
-/// early when the writer is gone.
+/// early when the writer is gone. Where it may be helped, what comes may come ahead of its turn.
 ///
 /// # Errors
 /// What fails the leading stream when it is alone.
@@ -162,6 +163,7 @@ pub(super) async fn pump(
     mut first: Transfer,
     start: u64,
     drain: Drain<'_>,
+    may_be_helped: bool,
     metrics: &Metrics,
 ) -> Result<(), UpstreamError> {
     let mut position = start;
@@ -170,8 +172,9 @@ pub(super) async fn pump(
         _ => return drain.take_from(&mut first, &mut position).await.map(drop),
     };
     let mut places = Vec::new();
-    if size - end > LARGE {
-        let spare = || drain.bounds.spare_place(&source.location.upstream);
+    if may_be_helped && size - end > LARGE {
+        let lane = drain.bounds.lane(&source.location.upstream);
+        let spare = || lane.spare_place();
         places.extend(std::iter::from_fn(spare).take(source.upstream.health().streams - 1));
     }
     if !places.is_empty() {
@@ -261,8 +264,11 @@ impl<'a> Pieces<'a> {
         tracing::warn!(blob = ?self.source, %error, "reading the rest of a blob through one connection");
     }
 
-    async fn help(&self, drain: &Drain<'_>, _place: OwnedSemaphorePermit) {
-        while let Some(mut piece) = self.take_to_help() {
+    /// Reads pieces, until somebody else wants the place.
+    async fn help(&self, drain: &Drain<'_>, mut place: Place) {
+        while !place.gives_way()
+            && let Some(mut piece) = self.take_to_help()
+        {
             match self.read(drain, &mut piece).await {
                 Ok(true) => {}
                 Ok(false) => return self.stop(),
@@ -325,6 +331,7 @@ impl<'a> Pieces<'a> {
 mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::time::Duration;
 
     use async_trait::async_trait;
     use futures_util::StreamExt as _;
@@ -403,7 +410,7 @@ mod tests {
     #[tokio::test]
     async fn what_comes_at_once_is_handed_over_in_pieces_that_end_at_multiples_of_a_buffer() {
         let size = 4 << 20;
-        let bounds = Bounds::new(1, 64 << 20);
+        let bounds = Bounds::new(1, Duration::ZERO, 64 << 20);
         let (queue, mut chunks) = mpsc::channel(1000);
         let drain = Drain { queue, bounds: &bounds };
         let mut transfer = open(&fast(0, size, &Arc::default()), 0).await.expect("an answer");
@@ -427,7 +434,7 @@ mod tests {
         // One chunk more than is handed over as it comes.
         let early = EARLY / CHUNK;
         let stalling = Fast { size: (early + 1) * CHUNK, stalls: true, ..Fast::default() };
-        let bounds = Bounds::new(1, 64 << 20);
+        let bounds = Bounds::new(1, Duration::ZERO, 64 << 20);
         let (queue, mut chunks) = mpsc::channel(1000);
         let drain = Drain { queue, bounds: &bounds };
         let mut transfer = open(&of(stalling, 0), 0).await.expect("an answer");
@@ -448,7 +455,7 @@ mod tests {
         const MEMORY: u64 = 1 << 20;
         let taken = Arc::new(AtomicU64::new(0));
         let size = 4 << 20;
-        let bounds = Bounds::new(64, u32::try_from(MEMORY).expect("small"));
+        let bounds = Bounds::new(64, Duration::ZERO, u32::try_from(MEMORY).expect("small"));
         let (mut queues, mut fills) = (Vec::new(), Vec::new());
         for number in 0..FILLS {
             let source = fast(number, size, &taken);

@@ -13,14 +13,15 @@ use tokio::sync::{mpsc, watch};
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{StoreError, read_file_at};
 use crate::mirror::error::{MirrorError, Subject};
-use crate::mirror::fill::end::{End, Filled};
+use crate::mirror::fill::end::{End, Filled, compare};
+use crate::mirror::fill::passing::Unkept;
 use crate::mirror::fill::pieces::Chunk;
 use crate::mirror::fill::{Fills, QUEUE};
 use crate::mirror::flight::progress::{Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::room::Reservation;
-use crate::oci::{Algorithm, Digest, Verifier};
-use crate::upstream::{UpstreamError, UpstreamErrorClass};
+use crate::oci::{Algorithm, Verifier};
+use crate::upstream::UpstreamError;
 
 /// How many bytes of the file are read at a time to be hashed.
 const REHASH: usize = 1 << 20;
@@ -30,6 +31,19 @@ enum Refusal {
     /// So many bytes more have to be reserved first.
     Room(u64),
     Disk(StoreError),
+}
+
+/// Why nothing more is written.
+pub(super) enum Stopped {
+    For(End),
+    /// The disk failed, or there is no room: what comes can only be passed on.
+    Unkept(Box<Unkept>),
+}
+
+impl From<End> for Stopped {
+    fn from(end: End) -> Stopped {
+        Stopped::For(end)
+    }
 }
 
 /// Writes one fill.
@@ -64,7 +78,7 @@ impl Writer {
     }
 
     /// Writes what comes until nothing more does.
-    pub(super) async fn run(mut self, mut chunks: mpsc::Receiver<Chunk>) -> Result<Writer, End> {
+    pub(super) async fn run(mut self, chunks: &mut mpsc::Receiver<Chunk>) -> Result<Writer, Stopped> {
         self = self.catch_up().await?;
         while let Some(first) = chunks.recv().await {
             let mut batch = VecDeque::from([first]);
@@ -75,7 +89,7 @@ impl Writer {
             }
             self = self.write(batch).await?;
         }
-        self.compare_with_file().await
+        Ok(self.compare_with_file().await?)
     }
 
     /// Does something in one turn at the disk.
@@ -93,7 +107,7 @@ impl Writer {
 
     /// Writes a batch, with room reserved for what is in it. A disk that is full gets one chance more, after
     /// something was evicted.
-    async fn write(mut self, mut batch: VecDeque<Chunk>) -> Result<Writer, End> {
+    async fn write(mut self, mut batch: VecDeque<Chunk>) -> Result<Writer, Stopped> {
         let mut relieved = false;
         loop {
             let put = move |writer: &mut Writer| {
@@ -121,7 +135,7 @@ impl Writer {
                 }
                 Err(Refusal::Disk(error)) => error,
             };
-            return Err(self.give_up(error).await);
+            return Err(self.give_up(&error, batch).await);
         }
     }
 
@@ -236,33 +250,15 @@ impl Writer {
         Ok(Filled { ingest, reservation })
     }
 
-    /// The disk failed: readers keep what is in the file and go on by themselves.
-    async fn give_up(self, error: StoreError) -> End {
-        let written = self.ingest.written();
-        self.progress.send_modify(|progress| {
-            progress.written = written;
-            progress.phase = Phase::Unkept(self.verifier);
-        });
-        self.fills.discard(self.ingest).await;
-        End::Unkept(error)
+    /// Readers keep what is in the file.
+    async fn give_up(self, error: &StoreError, rest: VecDeque<Chunk>) -> Stopped {
+        let Writer { fills, ingest, verifier, hashed, .. } = self;
+        fills.discard(ingest).await;
+        Stopped::Unkept(Box::new(Unkept { reason: error.to_string(), rest, position: hashed, verifier }))
     }
 }
 
 /// In bytes.
 fn length_of(batch: &VecDeque<Chunk>) -> u64 {
     batch.iter().map(|chunk| chunk.bytes().len() as u64).sum()
-}
-
-fn compare(source: &BlobSource, found: Digest, total: Option<u64>, written: u64) -> Result<(), UpstreamError> {
-    let BlobSource { location, digest, .. } = source;
-    let broken = |what: String| {
-        Err(UpstreamError::new(UpstreamErrorClass::Protocol, format!("{location}: blob {digest}: {what}")))
-    };
-    if total.is_some_and(|total| total != written) {
-        return broken(format!("upstream sent {written} bytes of {total:?}"));
-    }
-    if found != *digest {
-        return broken(format!("upstream sent {found}"));
-    }
-    Ok(())
 }

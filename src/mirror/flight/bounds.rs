@@ -1,32 +1,40 @@
 //! The bounds of fills: how many at once, and how much memory for all of them.
 //!
-//! Truth: a fill that a client waits for waits only for others of its kind. What runs ahead of
-//! clients, or beside a fill to make it faster, takes places only while half of them are free.
+//! Truth: a fill that a client waits for waits only for others of its kind, and not for ever. What runs ahead
+//! of clients, or beside a fill to make it faster, takes places only while half of them are free.
 //! All memory between the network and the disk is in buffers from here: what the HTTP client read is
 //! copied, because a small piece of it would keep a large buffer of its own alive.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::mirror::flight::places::Lane;
+use crate::mirror::flight::window::Window;
 use crate::oci::RegistryName;
 
 /// How much a buffer holds, in bytes. What is written in such pieces, at multiples of their size, lies in
 /// large folios of the page cache, which are sent with less work later.
 pub(crate) const BUFFER: usize = 256 << 10;
+/// How many blobs are passed on from memory at a time; the readers of others go on alone.
+const WINDOWS: usize = 8;
 /// How many buffers are kept for the next fill.
 const SPARE_BUFFERS: usize = 32;
 
-/// The bounds of fills. Permits are counted per upstream, so that one which stalls takes nothing
+/// The bounds of fills. Places are counted per upstream, so that one which stalls takes nothing
 /// from the others; memory is for all of them together.
 #[derive(Debug)]
 pub struct Bounds {
     fills_per_upstream: usize,
-    lanes: Mutex<HashMap<RegistryName, Arc<Semaphore>>>,
+    /// How long a fill waits for a place.
+    pub(crate) fill_wait: Duration,
+    lanes: Mutex<HashMap<RegistryName, Arc<Lane>>>,
     memory: Arc<Semaphore>,
     memory_bytes: u32,
+    windows: Arc<Semaphore>,
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -50,30 +58,39 @@ impl Drop for Buffer {
 }
 
 impl Bounds {
-    /// At most `fills_per_upstream` at a time, and at most `memory_bytes` bytes between the network
-    /// and the disk.
-    pub fn new(fills_per_upstream: usize, memory_bytes: u32) -> Bounds {
-        let memory = Arc::new(Semaphore::new(memory_bytes as usize));
-        Bounds { fills_per_upstream, lanes: Mutex::default(), memory, memory_bytes, spare: Arc::default() }
+    /// At most `fills_per_upstream` at a time, where [`Bounds::with_lanes`] says nothing else, each of which waits no longer than `fill_wait` for its place, and
+    /// at most `memory_bytes` bytes between the network and the disk.
+    pub fn new(fills_per_upstream: usize, fill_wait: Duration, memory_bytes: u32) -> Bounds {
+        Bounds {
+            fills_per_upstream,
+            fill_wait,
+            lanes: Mutex::default(),
+            memory: Arc::new(Semaphore::new(memory_bytes as usize)),
+            memory_bytes,
+            windows: Arc::new(Semaphore::new(WINDOWS)),
+            spare: Arc::default(),
+        }
     }
 
-    /// The permits of an upstream.
-    fn lane(&self, upstream: &RegistryName) -> Arc<Semaphore> {
+    /// With so many fills, and so much that is passed on besides, for each of these upstreams.
+    #[must_use]
+    pub fn with_lanes(self, lanes: impl IntoIterator<Item = (RegistryName, usize, usize)>) -> Bounds {
+        let lanes = lanes.into_iter().map(|(upstream, fills, relays)| (upstream, Arc::new(Lane::new(fills, relays))));
+        self.lanes.lock().extend(lanes);
+        self
+    }
+
+    /// The places of fills from `upstream`.
+    pub(crate) fn lane(&self, upstream: &RegistryName) -> Arc<Lane> {
         let mut lanes = self.lanes.lock();
-        let lane = lanes.entry(upstream.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.fills_per_upstream)));
+        let lane = lanes.entry(upstream.clone()).or_insert_with(|| Arc::new(Lane::new(self.fills_per_upstream, 0)));
         Arc::clone(lane)
     }
 
-    /// Waits for one of the places of fills from `upstream`.
-    pub(crate) async fn place(&self, upstream: &RegistryName) -> Option<OwnedSemaphorePermit> {
-        self.lane(upstream).acquire_owned().await.ok()
-    }
-
-    /// A place that nobody will miss, for what no client waits for: at least half of them stay free.
-    pub(crate) fn spare_place(&self, upstream: &RegistryName) -> Option<OwnedSemaphorePermit> {
-        let lane = self.lane(upstream);
-        let place = Arc::clone(&lane).try_acquire_owned().ok()?;
-        (lane.available_permits() * 2 >= self.fills_per_upstream).then_some(place)
+    /// Memory for a blob that is passed on and not kept, from `origin` on, if there is some left.
+    pub(crate) fn window(&self, origin: u64) -> Option<Arc<Window>> {
+        let share = Arc::clone(&self.windows).try_acquire_owned().ok()?;
+        Some(Arc::new(Window::new(origin, share)))
     }
 
     /// Waits until another buffer may be used. A bound below one buffer allows one.
@@ -83,24 +100,5 @@ impl Bounds {
         let spare = self.spare.lock().pop();
         let bytes = spare.unwrap_or_else(|| Vec::with_capacity(BUFFER));
         Buffer { bytes, spare: Arc::clone(&self.spare), _share: share }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_spare_place_leaves_half_of_them_free() {
-        let upstream: RegistryName = "docker.io".parse().expect("a name");
-        for (fills, spare) in [(1, 0), (2, 1), (3, 1), (4, 2), (64, 32)] {
-            let bounds = Bounds::new(fills, 1);
-            let taken: Vec<_> = std::iter::from_fn(|| bounds.spare_place(&upstream)).collect();
-            assert_eq!(taken.len(), spare, "of {fills}");
-            let rest = bounds.place(&upstream).await;
-            assert!(rest.is_some() && bounds.spare_place(&upstream).is_none());
-            drop((taken, rest));
-            assert_eq!(bounds.spare_place(&upstream).is_some(), spare > 0, "again, of {fills}");
-        }
     }
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 use tokio::sync::watch;
 
 use crate::mirror::error::MirrorError;
+use crate::mirror::flight::places::RelayPlace;
+use crate::mirror::flight::window::Window;
 use crate::oci::Verifier;
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
@@ -22,7 +24,7 @@ pub enum Phase {
     Streaming,
     /// All bytes are there and have the digest.
     Verified,
-    /// The store could not take the bytes any more. Readers go on upstream by themselves, from
+    /// Neither the store nor memory could take the bytes any more. Readers go on upstream by themselves, from
     /// `written` with this verifier.
     Unkept(Verifier),
     /// Upstream failed, or sent something else. There is nothing more to come.
@@ -36,13 +38,17 @@ pub struct Progress {
     pub phase: Phase,
     /// Size of the blob in bytes, once known.
     pub total: Option<u64>,
-    /// How many bytes are in the file.
+    /// How many bytes came: in the file, or from there on in memory.
     pub written: u64,
     /// Whether some of them came from an upstream that was in trouble: then readers get none of them before
     /// all are verified, so that the fill can begin anew unnoticed.
     pub doubtful: bool,
     /// The growing file. Readable to the end even after the fill is over.
     pub file: Option<Arc<File>>,
+    /// Where it is not kept, or no longer: what comes, in memory.
+    pub passed: Option<Arc<Window>>,
+    /// The place at upstream of what never had one among the fills: who goes on alone keeps it.
+    pub relay: Option<Arc<RelayPlace>>,
     /// Every reader holds one of these, so that they can be counted. Says whether there ever was one.
     pub seats: Arc<AtomicBool>,
     /// How many bytes of the blob lazy readers get from upstream besides this fill.
@@ -53,7 +59,8 @@ impl Progress {
     /// A fill that was just seated.
     pub fn starting() -> Progress {
         let (seats, relayed) = (Arc::default(), Arc::default());
-        Progress { phase: Phase::Starting, total: None, written: 0, doubtful: false, file: None, seats, relayed }
+        let (phase, total, file, passed, relay) = (Phase::Starting, None, None, None, None);
+        Progress { phase, total, written: 0, doubtful: false, file, passed, relay, seats, relayed }
     }
 
     /// How many bytes at the beginning may be handed out at all.

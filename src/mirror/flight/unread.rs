@@ -1,13 +1,16 @@
 //! Whether a fill goes on when its last reader has left.
 //!
 //! Bytes that nobody waits for are worth their download where somebody will come for them; how many of
-//! them is a setting. A fill that stops keeps what it has and goes on from there when it is asked for.
+//! them is a setting. They are worth no place that somebody else waits for. A fill that stops keeps what it
+//! has and goes on from there when it is asked for.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::mirror::flight::places::Place;
 use crate::mirror::flight::progress::Progress;
 
 /// How often a fill looks whether somebody reads it.
@@ -58,9 +61,39 @@ pub(crate) async fn deserted(policy: FinishUnread, progress: &watch::Sender<Prog
     }
 }
 
-/// Whether the fill had readers and has none left. The handle that the flight table has is no reader.
-pub(crate) fn nobody_reads(progress: &watch::Sender<Progress>) -> bool {
-    progress.receiver_count() <= 1 && progress.borrow().seats.load(Ordering::Relaxed)
+/// Waits until somebody else wants the place of the fill, and nobody follows the fill: then the place is given
+/// up, even if the fill moves.
+pub(crate) async fn displaced(place: &mut Place, progress: &watch::Sender<Progress>) {
+    let lane = Arc::clone(place.lane());
+    loop {
+        lane.is_wanted().await;
+        if nobody_follows(progress) && place.gives_way() {
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Waits until nobody follows the fill.
+pub(crate) async fn left(progress: &watch::Sender<Progress>) {
+    while !nobody_follows(progress) {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Whether the fill had readers and has none left.
+fn nobody_reads(progress: &watch::Sender<Progress>) -> bool {
+    nobody_follows(progress) && progress.borrow().seats.load(Ordering::Relaxed)
+}
+
+/// Whether nobody waits for the fill, reads it or looks at it.
+pub(crate) fn nobody_follows(progress: &watch::Sender<Progress>) -> bool {
+    followers(progress) == 0
+}
+
+/// How many do. The handle that the flight table has is none of them.
+pub(crate) fn followers(progress: &watch::Sender<Progress>) -> usize {
+    progress.receiver_count().saturating_sub(1)
 }
 
 #[cfg(test)]

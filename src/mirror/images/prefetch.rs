@@ -16,10 +16,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 use tokio::sync::mpsc;
 
+use crate::clients::ClientId;
 use crate::documents::{Failure, PullEvent};
 use crate::graph::image::{self, Image, Platforms};
 use crate::mirror::error::MirrorError;
-use crate::mirror::fill::Fills;
+use crate::mirror::fill::{Fills, Right};
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::{Mirror, Mode, Route};
@@ -157,7 +158,9 @@ impl Mirror {
         }
         tell(events, PullEvent::Queued { digest, size_bytes: size }).await;
         let source = BlobSource { upstream: route.upstream.clone(), location: route.location.clone(), digest };
-        let (following, _) = self.0.fills.fly(source, None);
+        // Its place is waited for as long as somebody listens; a client that asks meanwhile does not wait with it.
+        let place = self.0.fills.bounds.lane(&route.location.upstream).place(ClientId::Operator).await;
+        let (following, _) = self.0.fills.fly(source, Right::At(place));
         // Progress is a courtesy: a listener that is slow misses some.
         let grew = |written_bytes| drop(events.try_send(PullEvent::Progress { digest, written_bytes }));
         landed(following, grew).await.map_err(|error| problem(Some(digest), &error))?;
@@ -236,20 +239,23 @@ impl Ahead {
         if in_flight || fills.stored.blobs.open(&digest).await.is_some() {
             return Fetched::There;
         }
-        let place = fills.bounds.spare_place(&location.upstream);
-        if place.is_none() || fills.tasks.is_closed() || !fills.room.fits(size) {
+        let lane = fills.bounds.lane(&location.upstream);
+        let place = lane.spare_place().filter(|_| !fills.tasks.is_closed() && fills.room.fits(size));
+        let Some(place) = place else {
             fills.metrics.not_fetched_ahead();
             return Fetched::Dropped;
-        }
-        let (following, outcome) = fills.fly(BlobSource { upstream, location, digest }, place);
+        };
+        let (following, outcome) = fills.fly(BlobSource { upstream, location, digest }, Right::At(place));
         if outcome == Outcome::Join {
             return Fetched::There;
         }
         fills.metrics.fetching_ahead(size);
-        match landed(following, |_| ()).await {
-            Ok(()) => Fetched::Led(size),
-            Err(_) => Fetched::Failed,
-        }
+        let landed = tokio::select! {
+            landed = landed(following, |_| ()) => landed,
+            // Nobody follows it any more then, unless a client does.
+            () = lane.is_wanted() => return Fetched::Dropped,
+        };
+        if landed.is_ok() { Fetched::Led(size) } else { Fetched::Failed }
     }
 }
 

@@ -199,7 +199,12 @@ impl TestMirror {
 
     /// Waits until no fill is under way.
     pub async fn settled(&self) {
-        while self.mirror.fills() > 0 {
+        self.settled_but(0).await;
+    }
+
+    /// Waits until no more than so many fills are under way.
+    pub async fn settled_but(&self, fills: usize) {
+        while self.mirror.fills() > fills {
             tokio::task::yield_now().await;
         }
     }

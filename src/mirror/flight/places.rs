@@ -1,0 +1,269 @@
+//! Places among the fills of one upstream, and who waits for one.
+//!
+//! Truth: what becomes free goes round the clients that wait, not first come, first served, so that nobody's
+//! many requests stand before everybody else's. Whoever holds a place learns when somebody waits, and may
+//! give it up for that: as many do as there are who wait, and no more.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+
+use crate::clients::ClientId;
+
+/// The places among the fills of one upstream.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    most: usize,
+    /// How many requests may be under way besides the fills, for what is passed on without a place.
+    relays: usize,
+    queue: Mutex<Queue>,
+    /// How many wait for whom nobody gives up a place yet.
+    wanted: watch::Sender<usize>,
+}
+
+/// The waiters, by client; a client that had his turn stands behind the others again.
+#[derive(Debug, Default)]
+struct Queue {
+    taken: usize,
+    relays: usize,
+    /// How many give their place up.
+    leaving: usize,
+    waiting: VecDeque<(ClientId, VecDeque<oneshot::Sender<Place>>)>,
+}
+
+/// A place among the fills, free again when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    lane: Arc<Lane>,
+    leaving: bool,
+}
+
+/// A place besides the fills, free again when this is dropped.
+#[derive(Debug)]
+pub struct RelayPlace(Arc<Lane>);
+
+/// Somebody who waits. He leaves the queue when this is dropped.
+struct Waiting<'a> {
+    lane: &'a Lane,
+    turn: Option<oneshot::Receiver<Place>>,
+}
+
+impl Queue {
+    fn push(&mut self, client: ClientId, waiter: oneshot::Sender<Place>) {
+        match self.waiting.iter_mut().find(|(known, _)| *known == client) {
+            Some((_, waiters)) => waiters.push_back(waiter),
+            None => self.waiting.push_back((client, VecDeque::from([waiter]))),
+        }
+    }
+
+    fn pop(&mut self) -> Option<oneshot::Sender<Place>> {
+        while let Some((client, mut waiters)) = self.waiting.pop_front() {
+            let next = std::iter::from_fn(|| waiters.pop_front()).find(|waiter| !waiter.is_closed());
+            if !waiters.is_empty() {
+                self.waiting.push_back((client, waiters));
+            }
+            if next.is_some() {
+                return next;
+            }
+        }
+        None
+    }
+
+    fn forget_who_left(&mut self) {
+        self.waiting.iter_mut().for_each(|(_, waiters)| waiters.retain(|waiter| !waiter.is_closed()));
+        self.waiting.retain(|(_, waiters)| !waiters.is_empty());
+    }
+
+    fn wanted(&self) -> usize {
+        let waiting: usize = self.waiting.iter().map(|(_, waiters)| waiters.len()).sum();
+        waiting.saturating_sub(self.leaving)
+    }
+}
+
+impl Lane {
+    pub(crate) fn new(most: usize, relays: usize) -> Lane {
+        Lane { most, relays, queue: Mutex::default(), wanted: watch::Sender::new(0) }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
+        let mut queue = self.queue.lock();
+        let changed = change(&mut queue);
+        let now = queue.wanted();
+        self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, now) != now);
+        changed
+    }
+
+    /// Waits for a place, in the turn of `client`.
+    pub(crate) async fn place(self: &Arc<Lane>, client: ClientId) -> Place {
+        loop {
+            let turn = self.change(|queue| {
+                if queue.taken < self.most {
+                    queue.taken += 1;
+                    return None;
+                }
+                let (waiter, turn) = oneshot::channel();
+                queue.push(client, waiter);
+                Some(turn)
+            });
+            let Some(turn) = turn else { return Place { lane: Arc::clone(self), leaving: false } };
+            let mut waiting = Waiting { lane: self, turn: Some(turn) };
+            if let Some(turn) = &mut waiting.turn
+                && let Ok(place) = turn.await
+            {
+                return place;
+            }
+        }
+    }
+
+    /// A place that nobody will miss, for what no client waits for: at least half of them stay free.
+    pub(crate) fn spare_place(self: &Arc<Lane>) -> Option<Place> {
+        self.change(|queue| {
+            let left = self.most.checked_sub(queue.taken + 1).filter(|left| left * 2 >= self.most);
+            left.map(|_| queue.taken += 1)
+        })?;
+        Some(Place { lane: Arc::clone(self), leaving: false })
+    }
+
+    /// A place besides the fills, if there is one.
+    pub(crate) fn relay_place(self: &Arc<Lane>) -> Option<RelayPlace> {
+        self.change(|queue| (queue.relays < self.relays).then(|| queue.relays += 1))?;
+        Some(RelayPlace(Arc::clone(self)))
+    }
+
+    /// Waits until somebody waits for whom nobody gives up a place yet.
+    pub(crate) async fn is_wanted(&self) {
+        let _ = self.wanted.subscribe().wait_for(|wanted| *wanted > 0).await;
+    }
+}
+
+impl Place {
+    pub(crate) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
+    }
+
+    /// Promises to give the place up, if somebody waits for whom nobody else does; whether it did.
+    pub(crate) fn gives_way(&mut self) -> bool {
+        let lane = Arc::clone(&self.lane);
+        self.leaving = self.leaving
+            || lane.change(|queue| {
+                let wanted = queue.wanted() > 0;
+                queue.leaving += usize::from(wanted);
+                wanted
+            });
+        self.leaving
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let next = self.lane.change(|queue| {
+            queue.leaving -= usize::from(self.leaving);
+            let next = queue.pop();
+            queue.taken -= usize::from(next.is_none());
+            next
+        });
+        if let Some(next) = next {
+            // Whoever left in this moment does not take it: then it is dropped, and goes to the next.
+            drop(next.send(Place { lane: Arc::clone(&self.lane), leaving: false }));
+        }
+    }
+}
+
+impl Drop for RelayPlace {
+    fn drop(&mut self) {
+        self.0.change(|queue| queue.relays -= 1);
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        // A place that was on its way goes to the next, before the queue is looked at.
+        self.turn = None;
+        self.lane.change(Queue::forget_who_left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::pin::pin;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    fn client(number: u8) -> ClientId {
+        IpAddr::from([127, 0, 0, number]).into()
+    }
+
+    #[tokio::test]
+    async fn a_place_that_becomes_free_goes_round_the_clients_that_wait() {
+        let lane = Arc::new(Lane::new(1, 0));
+        let first = lane.place(client(1)).await;
+        // One client with many requests, then another with one.
+        let waiter = |number| {
+            let (lane, client) = (Arc::clone(&lane), client(number));
+            (number, Box::pin(async move { lane.place(client).await }))
+        };
+        let mut waiting: Vec<_> = [1, 1, 1, 2, 3].into_iter().map(waiter).collect();
+        for (_, waiter) in &mut waiting {
+            assert!(poll!(waiter).is_pending());
+        }
+        drop(first);
+        let mut served = Vec::new();
+        while !waiting.is_empty() {
+            for at in (0..waiting.len()).rev() {
+                if let std::task::Poll::Ready(place) = poll!(&mut waiting[at].1) {
+                    served.push(waiting.remove(at).0);
+                    drop(place);
+                    break;
+                }
+            }
+        }
+        assert_eq!(served, [1, 2, 3, 1, 1]);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_the_queue_is_no_longer_waited_for_and_keeps_no_place() {
+        let lane = Arc::new(Lane::new(1, 0));
+        let mut held = lane.place(client(1)).await;
+        {
+            let mut left = pin!(lane.place(client(2)));
+            assert!(poll!(&mut left).is_pending());
+            assert!(poll!(pin!(lane.is_wanted())).is_ready());
+        }
+        assert!(poll!(pin!(lane.is_wanted())).is_pending() && !held.gives_way());
+        let mut late = Box::pin(lane.place(client(2)));
+        assert!(poll!(&mut late).is_pending());
+        drop(held);
+        // The place is on its way to somebody who leaves now.
+        drop(late);
+        assert!(poll!(pin!(lane.place(client(3)))).is_ready());
+    }
+
+    #[tokio::test]
+    async fn as_many_give_way_as_there_are_who_wait() {
+        let lane = Arc::new(Lane::new(3, 0));
+        let mut places = [lane.place(client(1)).await, lane.place(client(1)).await, lane.place(client(1)).await];
+        let mut waiter = pin!(lane.place(client(2)));
+        assert!(poll!(&mut waiter).is_pending());
+        let gave: Vec<bool> = places.iter_mut().map(Place::gives_way).collect();
+        assert_eq!(gave, [true, false, false]);
+        let [first, ..] = places;
+        drop(first);
+        assert!(poll!(&mut waiter).is_ready());
+    }
+
+    #[test]
+    fn a_spare_place_leaves_half_of_them_free() {
+        for (fills, spare) in [(1, 0), (2, 1), (3, 1), (4, 2), (64, 32)] {
+            let lane = Arc::new(Lane::new(fills, 0));
+            let taken: Vec<_> = std::iter::from_fn(|| lane.spare_place()).collect();
+            assert_eq!(taken.len(), spare, "of {fills}");
+            drop(taken);
+            assert_eq!(lane.spare_place().is_some(), spare > 0, "again, of {fills}");
+        }
+    }
+}

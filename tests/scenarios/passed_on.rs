@@ -1,0 +1,120 @@
+//! Blobs that the store cannot keep: fetched once for all who read them together.
+
+use futures_util::future::join_all;
+use scripted_registry::client::{Response, Stream};
+use scripted_registry::{Digest, Gate, Match, Registry, Rule, noise};
+
+use crate::support::mirror::{Settings, TestMirror};
+
+const CLIENTS: usize = 16;
+/// More than is kept in memory of one.
+const SIZE: usize = 6_000_000;
+
+async fn full_mirror(registry: &Registry) -> TestMirror {
+    Settings::of(registry).config("store.max_size = \"50000B\"\nstore.min_free = \"0\"").start().await
+}
+
+fn blob_of(registry: &Registry, size: usize) -> (Digest, bytes::Bytes, String) {
+    let bytes = noise(1, size);
+    let digest = registry.add_blob("library/app", bytes.clone());
+    (digest, bytes, format!("/v2/library/app/blobs/{digest}"))
+}
+
+fn is_relayed(response: &Response) -> bool {
+    response.header("cache-status").is_some_and(|status| status.contains("detail=relayed"))
+}
+
+#[tokio::test]
+async fn a_blob_that_cannot_be_kept_is_fetched_once_for_all_who_came_in_time() {
+    for without_length in [false, true] {
+        let registry = Registry::start().await;
+        let mirror = full_mirror(&registry).await;
+        let (digest, bytes, path) = blob_of(&registry, SIZE);
+        let gate = Gate::new();
+        let rule = Rule::on(Match::blob(&digest).get()).stall_after(300_000, &gate);
+        registry.rule(if without_length { rule.chunked() } else { rule });
+        let streams = join_all((0..CLIENTS).map(|_| mirror.stream(&path))).await;
+        gate.open();
+        let responses = join_all(streams.into_iter().map(Stream::finish)).await;
+        assert!(responses.iter().all(|response| response.complete && response.body == bytes));
+        assert!(without_length || responses.iter().all(is_relayed), "else it shows too late");
+        assert_eq!(registry.gets_of(&digest), 1, "without length: {without_length}");
+        mirror.settled().await;
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_finds_no_room_on_its_way_is_fetched_once_all_the_same() {
+    let registry = Registry::start().await;
+    let settings = Settings::of(&registry).config("store.max_size = \"10MB\"\nstore.min_free = \"0\"");
+    let mirror = settings.start().await;
+    // Held by a pin, so that nothing of it may go.
+    let pinned = registry.add_image("library/pinned", "1", &[noise(5, 5_000_000)]);
+    for path in pinned
+        .blobs()
+        .map(|blob| format!("/v2/library/pinned/blobs/{}", blob.digest))
+        .chain(["/v2/library/pinned/manifests/1".to_owned()])
+    {
+        assert!(mirror.get(&path).await.complete);
+    }
+    mirror.settled().await;
+    let pin = serde_json::json!({"images": ["docker.io/library/pinned:1"]}).to_string();
+    let headers = [("x-registry-mirror", "1"), ("content-type", "application/json")];
+    assert_eq!(scripted_registry::client::post(mirror.socket(), "/api/v1/pin", &headers, &pin).await.status, 200);
+    let (digest, bytes, path) = blob_of(&registry, SIZE);
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get()).stall_after(300_000, &gate));
+    let streams = join_all((0..CLIENTS).map(|_| mirror.stream(&path))).await;
+    gate.open();
+    let responses = join_all(streams.into_iter().map(Stream::finish)).await;
+    assert!(responses.iter().all(|response| response.complete && response.body == bytes));
+    assert_eq!(registry.gets_of(&digest), 1);
+}
+
+#[tokio::test]
+async fn who_does_not_read_what_is_passed_on_is_left_behind_and_has_it_alone() {
+    let registry = Registry::start().await;
+    let mirror = full_mirror(&registry).await;
+    let (digest, bytes, path) = blob_of(&registry, 3 * SIZE);
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get()).once().stall_after(300_000, &gate));
+    let slow = scripted_registry::client::Connection::open_narrow(mirror.address, 4096)
+        .await
+        .send("GET", &path, &[])
+        .await
+        .expect("an answer");
+    let fast = join_all((0..3).map(|_| mirror.stream(&path))).await;
+    gate.open();
+    let fast = join_all(fast.into_iter().map(Stream::finish)).await;
+    assert!(fast.iter().all(|response| response.complete && response.body == bytes));
+    assert_eq!(registry.gets_of(&digest), 1);
+    let slow = slow.finish().await;
+    assert!(slow.complete && slow.body == bytes);
+    assert_eq!(registry.gets_of(&digest), 2);
+}
+
+#[tokio::test]
+async fn what_is_passed_on_ends_when_nobody_reads_it_any_more() {
+    let registry = Registry::start().await;
+    let mirror = full_mirror(&registry).await;
+    let (digest, bytes, path) = blob_of(&registry, SIZE);
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get()).once().stall_after(300_000, &gate));
+    let mut only = mirror.stream(&path).await;
+    assert_eq!(only.read_exactly(100_000).await, bytes.slice(..100_000));
+    only.reset();
+    mirror.settled().await;
+    gate.open();
+    let later = mirror.get(&path).await;
+    assert!(later.complete && later.body == bytes);
+}
+
+#[tokio::test]
+async fn a_wrong_byte_in_what_is_passed_on_never_ends_as_a_complete_body() {
+    let registry = Registry::start().await;
+    let mirror = full_mirror(&registry).await;
+    let (digest, _, path) = blob_of(&registry, SIZE);
+    registry.rule(Rule::on(Match::blob(&digest).get()).flip_last_byte());
+    let responses = join_all((0..4).map(|_| mirror.get(&path))).await;
+    assert!(responses.iter().all(|response| !response.complete));
+}
