@@ -62,7 +62,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
 #[derive(Default)]
 struct Screen {
     bar: Option<ProgressBar>,
-    tenths: u64,
+    /// The last tenth that was told.
+    tenths: Option<u64>,
 }
 
 impl Screen {
@@ -76,10 +77,11 @@ impl Screen {
         }
         // Empty blobs are read, too.
         let tenths = checked_bytes.saturating_mul(10).checked_div(*of_bytes).unwrap_or(10);
-        if tenths > self.tenths {
-            self.tenths = tenths;
+        if Some(tenths) > self.tenths {
+            self.tenths = Some(tenths);
             let (bytes, of_bytes) = (show::size(*checked_bytes), show::size(*of_bytes));
-            say(&format!("{}0 %: {checked} of {of} blobs, {bytes} of {of_bytes}", tenths));
+            let percent = tenths * 10;
+            say(&format!("{percent} %: {checked} of {of} blobs, {bytes} of {of_bytes}"));
         }
     }
 

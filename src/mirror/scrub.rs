@@ -121,6 +121,7 @@ impl Scrub {
         let (mut of, mut of_bytes) = (blobs.len() as u64, blobs.iter().map(|(_, size)| size).sum::<u64>());
         let (mut checked, mut checked_bytes, start) = (0, 0_u64, Instant::now());
         let mut damaged = Damaged::default();
+        findings.send(Finding::Progress { checked, checked_bytes, of, of_bytes }).await?;
         for (digest, size) in blobs {
             let Some(content) = self.stored.blobs.open(&digest).await else {
                 // Evicted since the list was made, or set aside as soon as it was opened.

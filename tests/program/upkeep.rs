@@ -89,7 +89,7 @@ fn verify_shows_in_a_pipe_how_far_it_is_and_that_it_ends() {
     let (code, out, err) = site.run("verify");
     assert_eq!(code, 0);
     let last = err.lines().last().unwrap_or_default();
-    assert!(last.starts_with("100 %: 8 of 8 blobs, "), "{err}");
+    assert!(err.starts_with("0 %: 0 of 8 blobs, 0 B of ") && last.starts_with("100 %: 8 of 8 blobs, "), "{err}");
     assert!(out.starts_with("8 blobs with ") && out.ends_with(" read, 0 damaged, 0 repaired\n"), "{out}");
     let (_, out, err) = site.run("verify --json");
     assert_eq!(err, "", "scripts are told in the documents");
