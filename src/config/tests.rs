@@ -1,4 +1,5 @@
-//! The rules of the configuration, each with a file that keeps or breaks it.
+//! The rules of the configuration, each with a file that keeps or breaks it. Longer than others, as each rule stands by
+//! itself.
 
 use proptest::prelude::*;
 
@@ -499,4 +500,25 @@ fn another_name_of_a_registry_is_that_registry() {
     }
     let twins = broken("[[upstream]]\nhost = \"a.example\"\n[[upstream]]\nhost = \"a.example:443\"\n");
     assert!(twins.contains("a.example:443 is another name of a.example"), "{twins}");
+}
+
+#[test]
+fn an_address_is_listened_on_once() {
+    let server = |listen: &str, admin: &str| parse(&format!("[server]\nlisten = [{listen}]\nadmin = [{admin}]\n"));
+    for (listen, admin) in [
+        ("\"127.0.0.1:0\", \"127.0.0.1:0\"", "\"127.0.0.1:0\""),
+        ("\"127.0.0.1:1\", \"127.0.0.2:1\", \"[::1]:1\"", "\"127.0.0.1:2\""),
+        ("\"0.0.0.0:1\", \"127.0.0.1:2\"", "\"127.0.0.1:3\""),
+    ] {
+        assert!(server(listen, admin).is_ok(), "{listen} {admin}");
+    }
+    for (listen, admin, told) in [
+        ("\"127.0.0.1:1\", \"127.0.0.1:1=ghcr.io\"", "", "127.0.0.1:1 is listened on already"),
+        ("\"0.0.0.0:1\", \"127.0.0.1:1\"", "", "127.0.0.1:1 is listened on already"),
+        ("\"127.0.0.1:1\"", "\"[::1]:2\", \"[::]:2\"", "[::]:2 is listened on already"),
+        ("\"0.0.0.0:1\"", "\"127.0.0.1:1\"", "127.0.0.1:1 is also an address for clients"),
+    ] {
+        let error = server(listen, admin).expect_err(told).to_string();
+        assert!(error.contains(told), "{error}");
+    }
 }

@@ -102,9 +102,16 @@ impl Check {
         if typed.listen.is_empty() {
             self.problem("server.listen", "no address to listen on", "for example listen = [\"127.0.0.1:5000\"]");
         }
-        if let Some(both) = admin.iter().find(|address| address.port() != 0 && listen.contains(address)) {
+        if let Some(both) = admin.iter().find(|address| listen.iter().any(|other| overlap(address, other))) {
             let message = format!("{both} is also an address for clients");
             self.problem("server.admin", message, "health and metrics need an address of their own");
+        }
+        for (key, addresses) in [("server.listen", &listen), ("server.admin", &admin)] {
+            let twin = |n: usize| addresses.iter().take(n).any(|other| overlap(&addresses[n], other));
+            if let Some(n) = (0..addresses.len()).find(|n| twin(*n)) {
+                let message = format!("{} is listened on already by an address before it", addresses[n]);
+                self.problem(&self.0.element(key, n), message, "an address of all the machine's is each of them");
+            }
         }
         if !matches!(typed.unavailable_blob, 404 | 503) {
             self.problem(
@@ -291,6 +298,13 @@ impl Check {
         }
         parallel.unwrap_or(1)
     }
+}
+
+/// Whether the kernel gives only one of these to listen on.
+fn overlap(one: &SocketAddr, other: &SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    let same_port = one.port() != 0 && one.port() == other.port();
+    same_port && one.is_ipv4() == other.is_ipv4() && (all || one.ip() == other.ip())
 }
 
 /// Address and upstream of an entry of `listen`.
