@@ -302,11 +302,8 @@ impl Config {
     pub fn missing_credentials(&self, credentials_directory: Option<&Path>, path: Option<&OsStr>) -> Vec<Problem> {
         let of = |upstream: &Upstream| match &upstream.settings.auth {
             Auth::Helper(name) => {
-                let program = format!("docker-credential-{name}");
-                let folders: Vec<_> = path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
-                let missing = !folders.iter().any(|folder| is_program(&folder.join(&program)));
-                let message = format!("auth: the program {program} is in none of the folders of PATH");
-                missing.then(|| Problem::at(format!("upstream {}", upstream.host), message))
+                let message = format!("auth: {}", missing_helper(name, path)?);
+                Some(Problem::at(format!("upstream {}", upstream.host), message))
             }
             auth => {
                 let file = auth.file(credentials_directory).filter(|path| path.is_absolute())?;
@@ -342,6 +339,14 @@ fn unreadable(upstream: &Upstream, key: &str, path: &Path) -> Option<Problem> {
     let error = read.err()?;
     let message = format!("{key}: the file {} cannot be read: {error}", path.display());
     Some(Problem::at(format!("upstream {}", upstream.host), message))
+}
+
+/// What there is to say of a helper that is in none of the folders of `path`, which is as `PATH`.
+pub(crate) fn missing_helper(name: &str, path: Option<&OsStr>) -> Option<String> {
+    let program = format!("docker-credential-{name}");
+    let folders: Vec<_> = path.map(|path| std::env::split_paths(path).collect()).unwrap_or_default();
+    let missing = !folders.iter().any(|folder| is_program(&folder.join(&program)));
+    missing.then(|| format!("the program {program} is in none of the folders of PATH"))
 }
 
 fn is_program(path: &Path) -> bool {

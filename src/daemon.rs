@@ -41,7 +41,7 @@ use crate::server::{self, Edge, Listener};
 use crate::upstream::http::HttpSettingsError;
 use crate::upstream::ours::Ours;
 
-pub use preflight::{Findings, preflight};
+pub use preflight::{Findings, credential_warnings, preflight};
 pub use process::{Bound, run};
 pub use settings::budget;
 pub use upstreams::{Dialled, dial};

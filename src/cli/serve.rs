@@ -53,10 +53,8 @@ pub(super) fn run(args: &Args, level: Option<&str>, color: Color) -> Result<Exit
         tracing::warn!("{warning}");
     }
     // Not a reason to refuse: what is stored can be served, and a credential may come later.
-    let folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-    let path = std::env::var_os("PATH");
-    for problem in config.missing_credentials(folder.as_deref(), path.as_deref()) {
-        tracing::warn!("{problem}");
+    for warning in daemon::credential_warnings(&config) {
+        tracing::warn!("{warning}");
     }
     daemon::run(config, announce)?;
     Ok(Exit::Done)

@@ -3,6 +3,7 @@
 //! What `serve` refuses to start with is a problem. A warning is what it goes on without, and what depends on
 //! who asks and when: a store that this user may not write, a port that somebody has just now.
 
+use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -14,9 +15,10 @@ use rustix::net::{AddressFamily, SocketType};
 use super::process::unusable_pace;
 use super::{StartError, upstreams};
 use crate::blob_store::{format, lock};
-use crate::config::{Config, Problem, Upstream};
+use crate::config::{Config, Problem, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
 use crate::server::tls::Tls;
+use crate::upstream::credentials::{Auth, CredentialError};
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,8 +80,41 @@ fn look_at_upstreams(config: &Config, found: &mut Findings) {
     } else {
         found.problems.extend(problems);
     }
+    found.warnings.extend(credential_warnings(config));
+}
+
+/// What is wrong with credentials: upstreams are asked without them, or not at all where they want some. A
+/// sentence each. No helper is run.
+pub fn credential_warnings(config: &Config) -> Vec<String> {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
     let path = std::env::var_os("PATH");
-    found.warnings.extend(config.missing_credentials(folder, path.as_deref()).iter().map(Problem::to_string));
+    let missing = config.missing_credentials(folder.as_deref().map(Path::new), path.as_deref());
+    let place = |upstream: &Upstream| format!("upstream {}", upstream.host);
+    let there = |upstream: &&Upstream| missing.iter().all(|problem| problem.place != place(upstream));
+    let broken = config.upstreams.iter().filter(there).filter_map(|upstream| {
+        let why = broken_credential(upstream, path.as_deref())?;
+        Some(format!("{}: auth: {why}", place(upstream)))
+    });
+    missing.iter().map(Problem::to_string).chain(broken).collect()
+}
+
+/// Why nothing comes of the files in which credentials of an upstream are, if that is so.
+fn broken_credential(upstream: &Upstream, path: Option<&OsStr>) -> Option<String> {
+    match &upstream.settings.auth {
+        Auth::DockerConfig => {}
+        // A relative name is one of systemd's, where it has any.
+        auth @ Auth::File(_) if auth.file_here().is_some_and(|path| path.is_absolute()) => {}
+        _ => return None,
+    }
+    // With no folder to search, a helper that is named fails instead of being run.
+    let variable = |name: &str| if name == "PATH" { Some("/nonexistent".into()) } else { std::env::var_os(name) };
+    let source = upstream.settings.auth.source_in(variable);
+    let (origin, repository) = (upstream.urls.first()?.authority().to_owned(), "library/any".parse().ok()?);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    match runtime.block_on(source.credential(&origin, &repository)).err()? {
+        CredentialError::Helper { helper, .. } => missing_helper(&helper, path),
+        error => Some(error.to_string()),
+    }
 }
 
 fn look_at_store(path: &Path, found: &mut Findings) {

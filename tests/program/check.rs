@@ -181,7 +181,7 @@ fn check_refuses_whatever_serve_refuses() {
 fn check_warns_of_what_serve_goes_on_without_or_cannot_have_now() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap();
-    let cases: [(&str, Prepare<'_>, String); 6] = [
+    let cases: [(&str, Prepare<'_>, String); 7] = [
         (
             "a helper that is missing",
             &|case| config(case, "[[upstream]]\nhost = \"a.example\"\nauth = \"helper:of-nobody\"\n"),
@@ -191,6 +191,14 @@ fn check_warns_of_what_serve_goes_on_without_or_cannot_have_now() {
             "a password that is missing",
             &|case| config(case, "[[upstream]]\nhost = \"a.example\"\nauth = \"file:/no/such\"\n"),
             "the file /no/such cannot be read".to_owned(),
+        ),
+        (
+            "a password that is none",
+            &|case| {
+                let password = case.write("password", "no colon");
+                config(case, &format!("[[upstream]]\nhost = \"a.example\"\nauth = \"file:{password}\"\n"))
+            },
+            "expected user:password".to_owned(),
         ),
         (
             "an authority that nobody is asked with",
@@ -229,6 +237,33 @@ fn check_warns_of_what_serve_goes_on_without_or_cannot_have_now() {
         assert!(warnings.len() == 1 && err.starts_with("warning: ") && err.contains(&told), "{name}: {err}");
         assert!(!case.path("store").exists(), "{name}: nothing is written");
     }
+}
+
+#[test]
+fn a_helper_that_is_missing_is_found_where_docker_names_it_and_none_is_run() {
+    let case = Case::new();
+    let file =
+        case.write("mirror.toml", &config(&case, "[[upstream]]\nhost = \"docker.io\"\nauth = \"docker-config\"\n"));
+    let ran = case.path("ran").display().to_string();
+    let program = case.write("bin/docker-credential-here", &format!("#!/bin/sh\ntouch {ran}\n"));
+    use std::os::unix::fs::PermissionsExt as _;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    for (text, told) in [
+        (r#"{"credsStore":"of-nobody"}"#, "docker-credential-of-nobody is in none of the folders of PATH"),
+        (r#"{"credHelpers":{"docker.io":"of-nobody"}}"#, "docker-credential-of-nobody"),
+        (r#"{"credsStore":"here"}"#, ""),
+        (r#"{"auths":{}}"#, ""),
+        (r#"{"auths":"#, "config.json is not valid: line 1"),
+    ] {
+        case.write("config.json", text);
+        let mut command = Command::new(BINARY);
+        let command = command.args(["check", &file]).env_clear().env("HOME", "/nonexistent");
+        let output = command.env("PATH", case.path("bin")).env("DOCKER_CONFIG", case.folder.path()).output().unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{text}: {err}");
+        assert!(err.contains(told) && err.is_empty() == told.is_empty(), "{text}: {err}");
+    }
+    assert!(!Path::new(&ran).exists());
 }
 
 #[test]
