@@ -2,6 +2,7 @@
 
 mod at_hand;
 pub mod blobs;
+mod denied;
 mod lazy;
 pub mod lists;
 pub mod manifests;
@@ -103,12 +104,13 @@ impl Mirror {
     ) -> Result<ManifestAnswer, MirrorError> {
         let Answers { tags, complete_only, .. } = &self.0.answers;
         let answer = match reference {
-            Reference::Digest(digest) => tags.manifests.answer(route, *digest, &accept).await?,
+            Reference::Digest(digest) => tags.manifests.answer(route, *digest, &accept).await,
             Reference::Tag(tag) => {
                 let key = TagKey { location: route.location.clone(), tag: tag.clone(), accept };
-                tags.manifest(route, key).await?
+                tags.manifest(route, key).await
             }
         };
+        let answer = self.heard(route, answer)?;
         if *complete_only && (tags.policy.mode == Mode::Offline || answer.outcome == Outcome::Stale) {
             self.refuse_a_part(route, reference, &answer.manifest).await?;
         }

@@ -1,5 +1,6 @@
 //! What is remembered in memory, and when that may be served: nouns, and decisions that take `now`.
 
+pub(crate) mod denials;
 pub mod freshness;
 pub(crate) mod keeper;
 mod known;

@@ -11,6 +11,7 @@ mod bundles;
 mod bundles_live;
 mod damage;
 mod delivery;
+mod denials;
 mod documents;
 mod ends_of_bodies;
 mod fair_shares;

@@ -92,7 +92,7 @@ impl Mirror {
         framing: Framing,
     ) -> Result<BlobAnswer, MirrorError> {
         let blobs = &self.0.answers.blobs;
-        if let Some((content, outcome)) = blobs.sound(route, &digest).await? {
+        if let Some((content, outcome)) = self.heard(route, blobs.sound(route, &digest).await)? {
             return blobs.hit(content, digest, range, outcome);
         }
         blobs.negatives.check(&Missing::Blob(route.location.clone(), digest))?;
@@ -108,7 +108,7 @@ impl Mirror {
             let selected = Selected::Part(part, body);
             return Ok(BlobAnswer { digest, size: Some(size), selected, outcome: Outcome::Relayed });
         }
-        filling(following, source, range, framing, outcome).await
+        self.heard(route, filling(following, source, range, framing, outcome).await)
     }
 
     /// Whether a blob exists, and how large it is, without fetching it.
@@ -130,7 +130,7 @@ impl Mirror {
         }
         route.asker.question()?;
         let size = blobs.head(route, &digest, known).await;
-        let size = size.map_err(|error| MirrorError::upstream(Subject::Blob, error))?;
+        let size = self.heard(route, size.map_err(|error| MirrorError::upstream(Subject::Blob, error)))?;
         let outcome = if known.is_some() { Outcome::Revalidated } else { Outcome::Relayed };
         Ok(BlobStat { size: size.or(known), outcome })
     }

@@ -20,7 +20,7 @@ use crate::mirror::Mirror;
 use crate::mirror::error::MirrorError;
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::keeper::Keeper;
-use crate::mirror::recall::lists::Lists;
+use crate::mirror::recall::lists::{ListQuestion, Lists};
 use crate::mirror::routes::Route;
 use crate::oci::{Cursor, Digest, Page};
 use crate::outcome::Outcome;
@@ -102,9 +102,9 @@ impl Mirror {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
         let key = tags_key(&route.location, &asked);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let about = (route, Resource::tags(&repository));
+        let about = self.question(route, Resource::tags(&repository));
         let ask = || async move { upstream.tags(&repository, &asked).await };
-        let found = self.0.answers.lists.tags.look(key, about, ask).await?;
+        let found = self.heard(route, self.0.answers.lists.tags.look(key, about, ask).await)?;
         let (part, next) = cut(&found.list, page);
         let tags = Tags { list: found.list, part };
         Ok(TagsAnswer { tags, next, outcome: found.outcome, stale_for: found.stale_for })
@@ -124,13 +124,21 @@ impl Mirror {
     ) -> Result<ReferrersAnswer, MirrorError> {
         let key = referrers_key(&route.location, &digest, artifact_type, cursor);
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let about = (route, Resource::referrers(&repository, &digest));
+        let about = self.question(route, Resource::referrers(&repository, &digest));
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
-        let found = self.0.answers.lists.referrers.look(key, about, ask).await?;
+        let found = self.heard(route, self.0.answers.lists.referrers.look(key, about, ask).await)?;
         let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
         Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
+    }
+}
+
+impl Mirror {
+    /// What is remembered of a list counts as long as upstream does not deny the repository.
+    fn question<'a>(&self, route: &'a Route, resource: Resource) -> ListQuestion<'a> {
+        let may_remember = !self.0.fills.stored.denials.holds(&route.location);
+        ListQuestion { route, resource, may_remember }
     }
 }
 

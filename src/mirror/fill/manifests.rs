@@ -30,6 +30,7 @@ impl Fills {
         let fetched = upstream.manifest(&location.repository, &reference, asked).await;
         let error = match fetched {
             Ok(manifest) if manifest.descriptor.digest == digest => {
+                self.stored.denials.lift(location);
                 return Ok(self.keep_manifest(location, manifest).await);
             }
             Ok(Manifest { descriptor, .. }) => {
@@ -38,7 +39,7 @@ impl Fills {
             }
             Err(error) => error,
         };
-        if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+        if error.class == UpstreamErrorClass::NotFound {
             self.stored.records.forget_manifest(location, &digest).await;
         }
         self.negatives.note(|| Missing::Manifest(location.clone(), digest, accept.others()), error.class);

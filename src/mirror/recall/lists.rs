@@ -41,6 +41,16 @@ pub(crate) struct Found<V> {
     pub(crate) stale_for: Option<Duration>,
 }
 
+/// A question for a list.
+pub(crate) struct ListQuestion<'a> {
+    /// Where it is put, and who wants to know.
+    pub(crate) route: &'a Route,
+    /// What it is about.
+    pub(crate) resource: Resource,
+    /// Whether what is remembered may be the answer.
+    pub(crate) may_remember: bool,
+}
+
 impl<V: List> Lists<V> {
     /// Nothing known yet.
     pub(crate) fn new(policy: Policy, negative_ttl: Duration, keeper: Keeper, clock: Arc<dyn Clock>) -> Lists<V> {
@@ -63,12 +73,12 @@ impl<V: List> Lists<V> {
         }
     }
 
-    /// The list for `key`: remembered, asked for, or remembered after all. `ask` asks at
-    /// `route` for `resource`.
+    /// The list for `key`: remembered, asked for, or remembered after all. `ask` puts the
+    /// question.
     pub(crate) async fn look<F>(
         &self,
         key: ListKey,
-        (route, resource): (&Route, Resource),
+        ListQuestion { route, resource, may_remember }: ListQuestion<'_>,
         ask: impl FnOnce() -> F,
     ) -> Result<Found<V>, MirrorError>
     where
@@ -77,6 +87,7 @@ impl<V: List> Lists<V> {
         let now = self.clock.now();
         let last = self.recall(&key).await;
         let seen = last.as_ref().map(|last| last.at);
+        let last = last.filter(|_| may_remember);
         if let Some(Known { said: Err(no), at, .. }) = &last
             && at.age(now).is_some_and(|age| age < self.negative_ttl)
         {

@@ -20,6 +20,7 @@ use crate::blob_store::{BlobStore, Content};
 use crate::metadata::Location;
 use crate::metadata::uses::Uses;
 use crate::metrics::Metrics;
+use crate::mirror::recall::denials::Denials;
 use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::records::Records;
 use crate::oci::{Descriptor, Digest, Verifier};
@@ -31,6 +32,8 @@ const PIECE: usize = 1 << 20;
 pub(crate) struct Stored {
     pub(crate) blobs: Arc<dyn BlobStore>,
     pub(crate) records: Records,
+    /// What is stored and not served.
+    pub(crate) denials: Denials,
     uses: Uses,
     trust: Trust,
     metrics: Arc<Metrics>,
@@ -44,18 +47,23 @@ impl Stored {
         metrics: Arc<Metrics>,
         verify_on_read: bool,
     ) -> Stored {
-        Stored { blobs, records, uses: Uses::default(), trust: Trust::new(verify_on_read), metrics }
+        let denials = Denials::new(Arc::clone(&records.clock));
+        Stored { blobs, records, denials, uses: Uses::default(), trust: Trust::new(verify_on_read), metrics }
     }
 
     /// How far changes are counted now. What is looked up after this call holds as long as this
     /// stays the same.
     pub(crate) fn stamp(&self) -> Stamp {
-        Stamp { changes: self.records.metadata.changes(), removals: self.blobs.removals() }
+        let changes = self.records.metadata.changes().wrapping_add(self.denials.changes());
+        Stamp { changes, removals: self.blobs.removals() }
     }
 
     /// Opens content of this repository, with what is known of it. `None` when it is not stored, or
-    /// when upstream has not said that this repository has it. It counts as a use.
+    /// when upstream has not said that this repository has it, or denies the repository. It counts as a use.
     pub(crate) async fn open(&self, location: &Location, digest: &Digest) -> Option<(Descriptor, Content)> {
+        if self.denials.holds(location) {
+            return None;
+        }
         let descriptor = self.member(location, digest)?;
         let content = self.blobs.open(digest).await?;
         let content = self.trusted(digest, content, Some(descriptor.size)).await?;
@@ -79,7 +87,9 @@ impl Stored {
 
     /// Whether content is stored and known to be in this repository. Does not count as a use.
     pub(crate) async fn has(&self, location: &Location, digest: &Digest) -> bool {
-        self.member(location, digest).is_some() && self.blobs.open(digest).await.is_some()
+        !self.denials.holds(location)
+            && self.member(location, digest).is_some()
+            && self.blobs.open(digest).await.is_some()
     }
 
     /// Remembers that upstream has the blob in this repository. What is known as a manifest there

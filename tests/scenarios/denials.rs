@@ -1,0 +1,84 @@
+//! A repository that its registry denies: nothing of it is served any more, until it is given again.
+
+use scripted_registry::{Match, Registry, Rule, noise};
+
+use crate::support::mirror::{Settings, TestMirror};
+
+async fn status(mirror: &TestMirror, path: &str) -> u16 {
+    mirror.get(path).await.status
+}
+
+/// Asks until the answer has this status: what is found out behind an answer shows with a later one.
+async fn becomes(mirror: &TestMirror, path: &str, wanted: u16) {
+    let wait = async {
+        while status(mirror, path).await != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), wait).await.unwrap_or_else(|_| panic!("{path}: {wanted}"));
+}
+
+#[tokio::test]
+async fn a_denial_of_a_repository_ends_what_is_served_of_it_by_tag_by_digest_and_as_a_list() {
+    for (status_of_denial, begins_with_a_tag) in [(403, true), (401, true), (403, false)] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/private", "1", &[noise(1, 1000), noise(2, 200_000)]);
+        registry.add_image("library/open", "1", &[noise(1, 1000)]);
+        let mirror = Settings::of(&registry).config("cache.tag_ttl = \"1m\"").start().await;
+        let (tag, list) = ("/v2/library/private/manifests/1", "/v2/library/private/tags/list");
+        let by_digest = format!("/v2/library/private/manifests/{}", image.manifest.digest);
+        let blobs: Vec<_> = image.blobs().map(|blob| format!("/v2/library/private/blobs/{}", blob.digest)).collect();
+        let all: Vec<&str> = [tag, list, &by_digest].into_iter().chain(blobs.iter().map(String::as_str)).collect();
+        for path in all.iter().chain([&"/v2/library/open/manifests/1"]) {
+            assert_eq!(status(&mirror, path).await, 200, "{path}");
+        }
+        mirror.settled().await;
+        registry.rule(
+            Rule::on(Match::when(|request| request.path.starts_with("/v2/library/private/"))).refuse(status_of_denial),
+        );
+        mirror.advance(std::time::Duration::from_secs(120));
+        // Whoever asks upstream first hears of it.
+        assert_eq!(status(&mirror, if begins_with_a_tag { tag } else { list }).await, 404);
+        for path in &all {
+            becomes(&mirror, path, 404).await;
+            let head = mirror.head(path).await.status;
+            assert_eq!(head, 404, "HEAD {path}");
+        }
+        let open = mirror.get("/v2/library/open/manifests/1").await;
+        assert_eq!(open.status, 200, "another repository");
+
+        registry.clear_rules();
+        registry.forget_requests();
+        becomes(&mirror, tag, 200).await;
+        for path in &all {
+            becomes(&mirror, path, 200).await;
+        }
+        for blob in image.blobs() {
+            assert_eq!(registry.gets_of(&blob.digest), 0, "what is stored stays stored");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_of_one_thing_is_no_denial_of_the_repository() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(3, 1000)]);
+    let mirror = Settings::of(&registry).start().await;
+    let paths: Vec<_> = std::iter::once(format!("/v2/library/app/manifests/{}", image.manifest.digest))
+        .chain(image.blobs().map(|blob| format!("/v2/library/app/blobs/{}", blob.digest)))
+        .collect();
+    for path in paths.iter().map(String::as_str).chain(["/v2/library/app/manifests/1"]) {
+        assert_eq!(status(&mirror, path).await, 200, "{path}");
+    }
+    mirror.settled().await;
+    registry.rule(Rule::on(Match::when(|request| request.path.contains("/tags/list"))).refuse(403));
+    registry.forget_requests();
+    assert_eq!(status(&mirror, "/v2/library/app/tags/list").await, 404);
+    // It is looked into, and the manifest is there.
+    while registry.gets_of(&image.manifest.digest) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for path in &paths {
+        assert_eq!(status(&mirror, path).await, 200, "{path}");
+    }
+}
