@@ -21,16 +21,16 @@ use tokio::runtime::Handle;
 
 use crate::blob_store::{BlobStore, Content};
 use crate::metadata::{Location, MetadataError, MetadataStore};
-use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_index, is_manifest};
+use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE, is_index, is_manifest, platform_of};
 use crate::oci::plausible::{Asked, Told, check};
-use crate::oci::{Descriptor, Digest, Manifest};
+use crate::oci::{Descriptor, Digest, Manifest, Platform};
 use image::{Image, Parts, Platforms};
 
 /// Indexes within indexes are followed so deep.
-const MAX_DEPTH: usize = 3;
+pub const MAX_DEPTH: usize = 8;
 /// Manifests that are read for one image. No real one has so many; indexes that name one another over
 /// and over would.
-const MOST_MANIFESTS: usize = 10_000;
+pub const MOST_MANIFESTS: usize = 10_000;
 
 /// Why it is not known what a manifest leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,31 +134,40 @@ impl Graph {
     }
 
     fn walk(&self, within: Option<&Location>, mut manifest: Descriptor, depth: usize, left: &mut usize) -> Image {
-        let read = match left.checked_sub(1) {
-            Some(fewer) => {
-                *left = fewer;
-                self.manifest(within, &manifest)
-            }
-            None => Err(Unreadable::Missing),
-        };
-        let parts = match read {
-            Err(Unreadable::Missing) => Parts::Unknown,
-            Err(Unreadable::Damaged) => Parts::Damaged,
-            Ok(read) => {
-                manifest.media_type = read.descriptor.media_type.clone();
-                match (is_index(&manifest.media_type), depth.checked_sub(1)) {
-                    (false, _) => Parts::Blobs(read.children().blobs),
-                    (true, None) => Parts::Unknown,
-                    (true, Some(depth)) => {
-                        let children = read.children().manifests.into_iter();
-                        let children =
-                            children.map(|(child, platform)| (platform, self.walk(within, child, depth, left)));
-                        Parts::Images(children.collect())
-                    }
-                }
+        let Some(fewer) = left.checked_sub(1) else { return Image { manifest, parts: Parts::TooDeep, unreadable: 0 } };
+        *left = fewer;
+        let read = match self.manifest(within, &manifest) {
+            Ok(read) => read,
+            Err(why) => {
+                let parts = if why == Unreadable::Damaged { Parts::Damaged } else { Parts::Unknown };
+                return Image { manifest, parts, unreadable: 0 };
             }
         };
-        Image { manifest, parts }
+        manifest.media_type = read.descriptor.media_type.clone();
+        let Children { manifests, blobs, unreadable } = read.children();
+        let parts = match (is_index(&manifest.media_type), depth.checked_sub(1)) {
+            (false, _) => Parts::Blobs(blobs),
+            (true, None) => Parts::TooDeep,
+            (true, Some(depth)) => {
+                let images = manifests.into_iter().map(|(child, platform)| {
+                    let image = self.walk(within, child, depth, left);
+                    (platform.or_else(|| self.platform(within, &image)), image)
+                });
+                let blob = |blob| (None, Image { manifest: blob, parts: Parts::Nothing, unreadable: 0 });
+                Parts::Images(images.chain(blobs.into_iter().map(blob)).collect())
+            }
+        };
+        Image { manifest, parts, unreadable }
+    }
+
+    /// What an image is for, as its stored configuration says.
+    pub fn platform(&self, within: Option<&Location>, image: &Image) -> Option<Platform> {
+        let Parts::Blobs(blobs) = &image.parts else { return None };
+        let configuration = blobs.first()?;
+        let content = self.open(within, configuration).filter(|content| content.size <= MAX_MANIFEST_SIZE)?;
+        let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
+        let is_it = Digest::of(configuration.digest.algorithm(), &bytes) == configuration.digest;
+        platform_of(&bytes).filter(|_| is_it)
     }
 
     /// What of an image is stored and may be served to the repository, whether or not it can be read.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use crate::graph::Graph;
 use crate::graph::image::{Image, Parts};
 use crate::metadata::Location;
-use crate::oci::manifest::{MAX_MANIFEST_SIZE, is_index};
+use crate::oci::manifest::is_index;
 use crate::oci::{Descriptor, Digest, Platform};
 
 /// What there is of an image.
@@ -66,22 +66,35 @@ impl Gathered {
 
     fn add(&mut self, graph: &Graph, image: &Image, platform: Option<&Platform>, scope: &Scope<'_>) {
         match &image.parts {
-            Parts::Unknown => self.missing.push(image.manifest.digest),
+            Parts::Unknown | Parts::TooDeep => self.missing.push(image.manifest.digest),
+            // What cannot be read of it, nobody has.
+            _ if image.unreadable > 0 => self.missing.push(image.manifest.digest),
+            Parts::Nothing => match graph.open(scope.within, &image.manifest) {
+                Some(_) => self.take(&image.manifest),
+                None => self.missing.push(image.manifest.digest),
+            },
             Parts::Damaged => {
                 self.missing.push(image.manifest.digest);
                 self.damaged.push(image.manifest.digest);
             }
-            Parts::Blobs(blobs) => self.add_variant(graph, &image.manifest, blobs, platform, scope),
+            Parts::Blobs(blobs) => self.add_variant(graph, image, blobs, platform, scope),
             Parts::Images(images) => {
                 self.take(&image.manifest);
                 for (platform, image) in images {
                     let in_scope = scope.manifests.is_none_or(|manifests| manifests.contains(&image.manifest.digest));
                     let expected = scope.manifests.is_some() || image.parts != Parts::Unknown;
                     // Platforms of indexes within are told further down.
-                    let wanted = is_index(&image.manifest.media_type) || scope.wants(platform.as_ref());
+                    let wanted = is_index(&image.manifest.media_type)
+                        || image.parts == Parts::Nothing
+                        || scope.wants(platform.as_ref());
                     if in_scope && expected && wanted {
                         self.add(graph, image, platform.as_ref(), scope);
                     }
+                }
+                // An index of blobs is used as a whole.
+                if !images.is_empty() && images.iter().all(|(_, image)| image.parts == Parts::Nothing) {
+                    let blobs = images.iter().map(|(_, image)| image.manifest.clone()).collect();
+                    self.variants.push(Variant { platform: None, manifest: image.manifest.clone(), blobs });
                 }
             }
         }
@@ -90,7 +103,7 @@ impl Gathered {
     fn add_variant(
         &mut self,
         graph: &Graph,
-        manifest: &Descriptor,
+        image: &Image,
         blobs: &[Descriptor],
         platform: Option<&Platform>,
         scope: &Scope<'_>,
@@ -100,7 +113,8 @@ impl Gathered {
         if !missing.is_empty() {
             return self.missing.extend(missing);
         }
-        let platform = platform.cloned().or_else(|| configured_platform(graph, scope.within, blobs.first()?));
+        let (manifest, platform) = (&image.manifest, platform.cloned());
+        let platform = platform.or_else(|| graph.platform(scope.within, image));
         if scope.wants(platform.as_ref()) {
             std::iter::once(manifest).chain(blobs).for_each(|part| self.take(part));
             self.variants.push(Variant { platform, manifest: manifest.clone(), blobs: blobs.to_vec() });
@@ -112,11 +126,4 @@ impl Gathered {
             self.contents.push(part.clone());
         }
     }
-}
-
-/// What the configuration of an image says it is for.
-fn configured_platform(graph: &Graph, within: Option<&Location>, config: &Descriptor) -> Option<Platform> {
-    let content = graph.open(within, config).filter(|content| content.size <= MAX_MANIFEST_SIZE)?;
-    let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
-    serde_json::from_slice(&bytes).ok()
 }

@@ -7,6 +7,7 @@
 
 use std::collections::HashSet;
 
+use super::{MAX_DEPTH, MOST_MANIFESTS};
 use crate::documents::{self, Content};
 use crate::oci::{Descriptor, Digest, Platform};
 
@@ -17,15 +18,21 @@ pub struct Image {
     pub manifest: Descriptor,
     /// What it leads to.
     pub parts: Parts,
+    /// How many more parts it has that cannot be read.
+    pub unreadable: usize,
 }
 
 /// What a manifest leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parts {
-    /// Not known: the manifest is not stored, or too deep in indexes.
+    /// Not known: the manifest is not stored.
     Unknown,
+    /// Not followed: it lies deeper in indexes, or behind more manifests, than anybody builds.
+    TooDeep,
     /// Not known: what is stored as the manifest is not what its digest says.
     Damaged,
+    /// None: an index lists a blob, as the caches of BuildKit do.
+    Nothing,
     /// Configuration and layers.
     Blobs(Vec<Descriptor>),
     /// The images of an index, each with its platform, where the index says so.
@@ -34,7 +41,7 @@ pub enum Parts {
 
 impl Parts {
     const fn are_unknown(&self) -> bool {
-        matches!(self, Parts::Unknown | Parts::Damaged)
+        matches!(self, Parts::Unknown | Parts::TooDeep | Parts::Damaged)
     }
 }
 
@@ -51,26 +58,40 @@ pub enum Platforms {
 }
 
 impl Platforms {
-    /// The places of what is meant, among the platforms of an index; and the platforms it lacks.
-    pub fn choose(&self, offered: &[Option<Platform>]) -> (Vec<usize>, Vec<Platform>) {
+    /// What is meant of the images of an index, by place; and the platforms it lacks. Blobs are for every
+    /// platform; and so may be, where one is lacking, those of which it is not known for what they are.
+    pub fn choose(&self, images: &[(Option<Platform>, Image)]) -> (Vec<usize>, Vec<Platform>) {
+        let places = |wanted: &dyn Fn(&Option<Platform>, &Image) -> bool| -> Vec<usize> {
+            let all = images.iter().enumerate();
+            all.filter(|(_, (platform, image))| wanted(platform, image)).map(|(place, _)| place).collect()
+        };
         let wanted = match self {
-            Platforms::All => return ((0..offered.len()).collect(), Vec::new()),
-            Platforms::Machines => {
-                let machines = offered.iter().enumerate().filter(|(_, platform)| !is_attestation(platform.as_ref()));
-                return (machines.map(|(place, _)| place).collect(), Vec::new());
-            }
+            Platforms::All => return (places(&|_, _| true), Vec::new()),
+            Platforms::Machines => return (places(&|platform, _| !is_attestation(platform.as_ref())), Vec::new()),
             Platforms::Only(wanted) => wanted,
         };
-        let (mut chosen, mut lacking) = (Vec::new(), Vec::new());
+        let mut chosen = places(&|_, image| image.parts == Parts::Nothing);
+        let mut lacking = Vec::new();
         for platform in wanted {
-            match offered.iter().position(|offered| offered.as_ref().is_some_and(|offered| platform.takes(offered))) {
+            let suits = |offered: &Option<Platform>| offered.as_ref().is_some_and(|offered| platform.takes(offered));
+            match images.iter().position(|(offered, _)| suits(offered)) {
                 Some(place) if chosen.contains(&place) => {}
                 Some(place) => chosen.push(place),
                 None => lacking.push(platform.clone()),
             }
         }
+        let nameless = places(&|platform, image| platform.is_none() && image.parts != Parts::Nothing);
+        if !lacking.is_empty() && (!nameless.is_empty() || is_cache(images)) {
+            chosen.extend(nameless);
+            lacking.clear();
+        }
         (chosen, lacking)
     }
+}
+
+/// Whether an index lists blobs and no images.
+fn is_cache(images: &[(Option<Platform>, Image)]) -> bool {
+    !images.is_empty() && images.iter().all(|(_, image)| image.parts == Parts::Nothing)
 }
 
 /// Whether an entry of an index is for no machine: build tools mark attestations so.
@@ -89,6 +110,10 @@ pub struct Completeness {
     pub missing_bytes: u64,
     /// Those of them that are manifests of which other bytes are stored.
     pub damaged: Vec<Digest>,
+    /// Those of them below which nothing is followed.
+    pub too_deep: Vec<Digest>,
+    /// How many parts there are besides of which it cannot be read what they are.
+    pub unreadable: usize,
     /// Platforms that were asked for and that the image is not made for.
     pub lacking: Vec<Platform>,
 }
@@ -96,7 +121,17 @@ pub struct Completeness {
 impl Completeness {
     /// Whether nothing is missing.
     pub const fn is_complete(&self) -> bool {
-        self.missing.is_empty() && self.lacking.is_empty()
+        self.missing.is_empty() && self.lacking.is_empty() && self.unreadable == 0
+    }
+
+    /// In a sentence, why it is not known what all belongs to it, where that is not for want of a manifest.
+    pub fn unknown(&self) -> Option<String> {
+        if !self.too_deep.is_empty() {
+            let bounds = format!("nested more than {MAX_DEPTH} deep, or lead to more than {MOST_MANIFESTS} manifests");
+            return Some(format!("its indexes are {bounds}; what is below is not followed"));
+        }
+        let odd = self.unreadable;
+        (odd > 0).then(|| format!("its manifests name {odd} parts of which digest or size cannot be read"))
     }
 
     /// The same for people and scripts.
@@ -115,11 +150,15 @@ impl Completeness {
 pub fn completeness(image: &Image, platforms: &Platforms, have: &dyn Fn(&Descriptor) -> bool) -> Completeness {
     let mut count = Completeness::default();
     let mut seen = HashSet::new();
-    visit(image, platforms, &mut |descriptor, parts| {
+    visit(image, platforms, &mut |descriptor, image| {
         if seen.insert(descriptor.digest) {
+            let parts = image.map(|image| &image.parts);
             count.size = count.size.saturating_add(descriptor.size);
-            if parts == Some(&Parts::Damaged) {
-                count.damaged.push(descriptor.digest);
+            count.unreadable += image.map_or(0, |image| image.unreadable);
+            match parts {
+                Some(Parts::Damaged) => count.damaged.push(descriptor.digest),
+                Some(Parts::TooDeep) => count.too_deep.push(descriptor.digest),
+                _ => {}
             }
             if parts.is_some_and(Parts::are_unknown) || !have(descriptor) {
                 count.missing_bytes = count.missing_bytes.saturating_add(descriptor.size);
@@ -128,32 +167,31 @@ pub fn completeness(image: &Image, platforms: &Platforms, have: &dyn Fn(&Descrip
         }
     });
     if let Parts::Images(images) = &image.parts {
-        let offered: Vec<_> = images.iter().map(|(platform, _)| platform.clone()).collect();
-        count.lacking = platforms.choose(&offered).1;
+        count.lacking = platforms.choose(images).1;
     }
     count
 }
 
 /// Whether somebody can pull this without a network: the image whole, or an index of which at least
-/// one image is whole. Which one will be wanted is not known yet.
+/// one image is whole. Which one will be wanted is not known yet. Of an index of blobs all are.
 pub fn is_pullable(image: &Image, have: &dyn Fn(&Descriptor) -> bool) -> bool {
     match &image.parts {
-        Parts::Images(images) => images.iter().any(|(platform, image)| {
-            !is_attestation(platform.as_ref()) && completeness(image, &Platforms::All, have).is_complete()
+        Parts::Images(images) if !is_cache(images) => images.iter().any(|(platform, image)| {
+            let is_image = image.parts != Parts::Nothing && !is_attestation(platform.as_ref());
+            is_image && completeness(image, &Platforms::All, have).is_complete()
         }),
         _ => completeness(image, &Platforms::All, have).is_complete(),
     }
 }
 
-/// Visits everything that is meant, manifests before what they lead to, and with that.
-fn visit<'i>(image: &'i Image, platforms: &Platforms, visitor: &mut dyn FnMut(&'i Descriptor, Option<&'i Parts>)) {
-    visitor(&image.manifest, Some(&image.parts));
+/// Visits everything that is meant, manifests before what they lead to, and as what they are.
+fn visit<'i>(image: &'i Image, platforms: &Platforms, visitor: &mut dyn FnMut(&'i Descriptor, Option<&'i Image>)) {
+    visitor(&image.manifest, (image.parts != Parts::Nothing).then_some(image));
     match &image.parts {
-        Parts::Unknown | Parts::Damaged => {}
+        Parts::Unknown | Parts::TooDeep | Parts::Damaged | Parts::Nothing => {}
         Parts::Blobs(blobs) => blobs.iter().for_each(|blob| visitor(blob, None)),
         Parts::Images(images) => {
-            let offered: Vec<_> = images.iter().map(|(platform, _)| platform.clone()).collect();
-            for place in platforms.choose(&offered).0 {
+            for place in platforms.choose(images).0 {
                 if let Some((_, image)) = images.get(place) {
                     visit(image, &Platforms::All, visitor);
                 }
@@ -169,7 +207,16 @@ pub fn parts<'i>(image: &'i Image, platforms: &Platforms) -> Vec<&'i Descriptor>
 
 /// The configurations and layers that are meant, each once.
 pub fn blobs<'i>(image: &'i Image, platforms: &Platforms) -> Vec<&'i Descriptor> {
-    pick(image, platforms, |parts| parts.is_none())
+    pick(image, platforms, |image| image.is_none())
+}
+
+/// The configurations that say what images are for of which the index does not.
+pub fn configurations<'i>(image: &'i Image, platforms: &Platforms) -> Vec<&'i Descriptor> {
+    let (Parts::Images(images), Platforms::Only(_)) = (&image.parts, platforms) else { return Vec::new() };
+    let chosen = platforms.choose(images).0.into_iter().filter_map(|place| images.get(place));
+    let nameless = chosen.filter(|(platform, _)| platform.is_none());
+    let configuration = |image: &'i Image| if let Parts::Blobs(blobs) = &image.parts { blobs.first() } else { None };
+    nameless.filter_map(|(_, image)| configuration(image)).collect()
 }
 
 /// The platforms of an index.
@@ -178,10 +225,10 @@ pub fn platforms(image: &Image) -> impl Iterator<Item = &Platform> {
     images.iter().filter_map(|(platform, _)| platform.as_ref())
 }
 
-fn pick<'i>(image: &'i Image, platforms: &Platforms, wanted: fn(Option<&Parts>) -> bool) -> Vec<&'i Descriptor> {
+fn pick<'i>(image: &'i Image, platforms: &Platforms, wanted: fn(Option<&Image>) -> bool) -> Vec<&'i Descriptor> {
     let (mut picked, mut seen) = (Vec::new(), HashSet::new());
-    visit(image, platforms, &mut |descriptor, parts| {
-        if wanted(parts) && seen.insert(descriptor.digest) {
+    visit(image, platforms, &mut |descriptor, image| {
+        if wanted(image) && seen.insert(descriptor.digest) {
             picked.push(descriptor);
         }
     });
@@ -199,7 +246,7 @@ mod tests {
 
     fn image(name: &str, layers: &[(&str, u64)]) -> Image {
         let blobs = layers.iter().map(|(name, size)| content(name, *size)).collect();
-        Image { manifest: content(name, 1), parts: Parts::Blobs(blobs) }
+        Image { manifest: content(name, 1), parts: Parts::Blobs(blobs), unreadable: 0 }
     }
 
     fn platform(text: &str) -> Platform {
@@ -212,7 +259,7 @@ mod tests {
             (Some(platform("linux/arm64/v8")), image("arm", &[("base", 10), ("b", 1000)])),
             (Some(platform("unknown/unknown")), image("attestation", &[("c", 10_000)])),
         ];
-        Image { manifest: content("index", 1), parts: Parts::Images(images) }
+        Image { manifest: content("index", 1), parts: Parts::Images(images), unreadable: 0 }
     }
 
     fn without(missing: &'static [&'static str]) -> impl Fn(&Descriptor) -> bool {
@@ -255,5 +302,40 @@ mod tests {
         assert!(is_pullable(&index(), &without(&["b", "c"])));
         assert!(!is_pullable(&index(), &without(&["a", "b"])), "attestations are nothing to run");
         assert!(!is_pullable(&image("x", &[("a", 1)]), &without(&["a"])));
+    }
+
+    #[test]
+    fn who_does_not_say_for_what_he_is_may_be_what_is_wanted() {
+        let only = Platforms::Only(vec![platform("linux/amd64")]);
+        let nameless = |name: &str, layer: &'static str| (None, image(name, &[("config", 1), (layer, 10)]));
+        let of = |images| Image { manifest: content("index", 1), parts: Parts::Images(images), unreadable: 0 };
+        let unnamed = of(vec![nameless("one", "a"), nameless("other", "b")]);
+        assert_eq!(completeness(&unnamed, &only, &without(&["b"])).missing, [content("b", 10)]);
+        assert_eq!(configurations(&unnamed, &only), [&content("config", 1), &content("config", 1)]);
+        let named = of(vec![nameless("one", "a"), (Some(platform("linux/amd64")), image("amd", &[("b", 10)]))]);
+        assert!(completeness(&named, &only, &without(&["a"])).is_complete(), "it is named elsewhere");
+        let arm = of(vec![(Some(platform("linux/arm64")), image("arm", &[("b", 10)]))]);
+        assert_eq!(completeness(&arm, &only, &without(&[])).lacking.len(), 1);
+    }
+
+    #[test]
+    fn blobs_of_an_index_are_for_every_platform() {
+        let leaf = |name| (None, Image { manifest: content(name, 5), parts: Parts::Nothing, unreadable: 0 });
+        let cache =
+            Image { manifest: content("cache", 1), parts: Parts::Images(vec![leaf("a"), leaf("b")]), unreadable: 0 };
+        for platforms in [Platforms::All, Platforms::Machines, Platforms::Only(vec![platform("linux/amd64")])] {
+            assert_eq!(blobs(&cache, &platforms).len(), 2, "{platforms:?}");
+            assert_eq!(completeness(&cache, &platforms, &without(&["b"])).missing, [content("b", 5)], "{platforms:?}");
+        }
+        assert!(is_pullable(&cache, &without(&[])) && !is_pullable(&cache, &without(&["b"])));
+    }
+
+    #[test]
+    fn what_nobody_can_read_is_never_complete() {
+        let odd = Image { unreadable: 1, ..image("x", &[("a", 1)]) };
+        assert!(!completeness(&odd, &Platforms::All, &without(&[])).is_complete());
+        let deep = Image { parts: Parts::TooDeep, ..image("x", &[]) };
+        let found = completeness(&deep, &Platforms::All, &|_| true);
+        assert_eq!((found.too_deep.len(), found.missing.len()), (1, 1));
     }
 }

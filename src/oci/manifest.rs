@@ -54,7 +54,11 @@ impl Manifest {
         let is_bare = is_image(&self.descriptor.media_type) && !config.given && !layers.given;
         let (odd, manifests): (Vec<_>, Vec<_>) = manifests.list.into_iter().partition(|(entry, _)| entry.is_of_blob());
         let blobs = [config.list, layers.list, blobs.list, odd].into_iter().flatten();
-        let blobs = blobs.map(|(blob, _)| blob).collect();
+        let called = |media_type: MediaType| match media_type.as_ref() {
+            "" => MediaType::from(OCTET_STREAM),
+            _ => media_type,
+        };
+        let blobs = blobs.map(|(blob, _)| Descriptor { media_type: called(blob.media_type), ..blob }).collect();
         Children { manifests, blobs, unreadable: unreadable + usize::from(is_bare) }
     }
 

@@ -24,6 +24,7 @@ mod listener;
 mod many_fills;
 mod memory;
 mod multipart;
+mod odd_images;
 mod offline;
 mod offline_errors;
 mod operate_api;

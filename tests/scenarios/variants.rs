@@ -36,7 +36,7 @@ async fn pull(mirror: &TestMirror, image: &Image) {
 async fn membership_of_one_kind_of_object_is_not_removed_by_a_question_about_another() {
     for status in [404, 403] {
         for restarted in [false, true] {
-            let mut registry = Registry::start().await;
+            let registry = Registry::start().await;
             let image = registry.add_image("library/app", "1", &[noise(1, 1000), noise(2, 1000)]);
             let mut mirror = TestMirror::of(&registry).await;
             pull(&mirror, &image).await;
@@ -57,7 +57,8 @@ async fn membership_of_one_kind_of_object_is_not_removed_by_a_question_about_ano
                 let referrers = path("referrers", &image.manifest.digest);
                 client::request(mirror.address, method, &referrers, &[]).await;
             }
-            registry.stop().await;
+            registry.clear_rules();
+            registry.rule(Rule::on(Match::any()).close_at_once());
             if restarted {
                 mirror = mirror.restart().await;
             }

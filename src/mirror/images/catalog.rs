@@ -414,6 +414,9 @@ fn why_not(name: &Pin, completeness: &Completeness) -> String {
     if let Some(manifest) = completeness.damaged.first() {
         return format!("its manifest {manifest} is damaged; get it again with: registry-mirror pull {name}");
     }
+    if let Some(why) = completeness.unknown() {
+        return why;
+    }
     let lacking: Vec<_> = completeness.lacking.iter().map(Platform::to_string).collect();
     if !lacking.is_empty() {
         return format!("it is not made for {}", lacking.join(", "));

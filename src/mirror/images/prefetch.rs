@@ -65,12 +65,16 @@ impl Mirror {
         let route = self.route_of(name).map_err(|error| (None, Failure::NotFound, error.to_string()))?;
         let top = self.manifest_for(&route, &name.reference).await?;
         tell(events, PullEvent::Resolved { image: name.to_string(), digest: top.descriptor.digest }).await;
-        let tree = self.fetch_manifests(&route, top.descriptor, platforms).await?;
+        let (tree, problems) = self.fetch_manifests(&route, top.descriptor, platforms).await?;
+        let mut complete = problems.is_empty();
+        for (digest, failure, message) in problems {
+            let image = name.to_string();
+            tell(events, PullEvent::Failed { image, digest, failure, message }).await;
+        }
         let blobs: Vec<_> = image::blobs(&tree, platforms).into_iter().cloned().collect();
         count.blobs = blobs.len();
         let fetches = blobs.into_iter().map(|blob| self.fetch_blob(route.clone(), blob, events.clone()));
         let mut fetched = stream::iter(fetches).buffer_unordered(AT_ONCE);
-        let mut complete = true;
         while let Some(result) = fetched.next().await {
             match result {
                 Ok(bytes) => count.fetched_bytes += bytes,
@@ -102,9 +106,15 @@ impl Mirror {
         message
     }
 
-    /// Brings in what is not stored of the manifests below `top`, level by level; what they lead to.
-    async fn fetch_manifests(&self, route: &Route, top: Descriptor, platforms: &Platforms) -> Result<Image, Problem> {
-        let mut asked = HashSet::new();
+    /// Brings in what is not stored of the manifests below `top`, level by level; what they lead to, and what
+    /// was not to be had of them.
+    async fn fetch_manifests(
+        &self,
+        route: &Route,
+        top: Descriptor,
+        platforms: &Platforms,
+    ) -> Result<(Image, Vec<Problem>), Problem> {
+        let (mut asked, mut problems) = (HashSet::new(), Vec::new());
         loop {
             let tree = self.tree(route, &top).await?;
             // With every blob taken for stored, what is missing are manifests.
@@ -115,9 +125,12 @@ impl Mirror {
                 return Err((None, Failure::NotFound, message));
             }
             // What came and is not there now, the store could not keep.
-            unread.missing.retain(|manifest| asked.insert(manifest.digest));
-            if unread.missing.is_empty() {
-                return Ok(tree);
+            unread.missing.retain(|part| !unread.too_deep.contains(&part.digest) && asked.insert(part.digest));
+            let mut told = image::configurations(&tree, platforms);
+            told.retain(|configuration| asked.insert(configuration.digest));
+            if unread.missing.is_empty() && told.is_empty() {
+                problems.extend(unread.unknown().map(|why| (None, Failure::Other, why)));
+                return Ok((tree, problems));
             }
             for Descriptor { digest, .. } in unread.missing {
                 // What is in memory is served without a look at the disk, which would find out.
@@ -126,7 +139,12 @@ impl Mirror {
                 {
                     self.0.fills.stored.check(&digest, &content).await;
                 }
-                self.manifest_for(route, &Reference::Digest(digest)).await?;
+                problems.extend(self.manifest_for(route, &Reference::Digest(digest)).await.err());
+            }
+            for configuration in told {
+                // It is told of with all blobs, also where it is not to be had.
+                let unheard = mpsc::channel(1).0;
+                let _ = self.fetch_blob(route.clone(), configuration.clone(), unheard).await;
             }
         }
     }
