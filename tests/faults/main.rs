@@ -10,7 +10,7 @@
 //! | rename done, folder not synced (S) | `a_blob_is_synced_before_it_gets_its_name_and_its_folder_after` |
 //! | fsync, write or short write fails; ENOSPC and EDQUOT at every write; slow fsync (S I J) | `an_error_at_any_call_of_the_write_path_costs_no_pull` |
 //! | disk stands still under fills (S) | `a_disk_that_stands_still_under_any_number_of_fills_leaves_a_thread_for_others`, `fills_that_stand_still_keep_no_thread_from_hits_lists_and_other_fills` |
-//! | disk full (S I J) | `a_disk_that_is_full_costs_no_pull_and_recovers_when_there_is_room`, `room_that_does_not_exist_is_refused_before_the_first_byte` |
+//! | disk full (S I J) | `a_disk_that_is_full_costs_no_pull_and_recovers_when_there_is_room`, `a_blob_that_cannot_be_kept_is_fetched_once_for_all_who_came_in_time`, `a_blob_that_finds_no_room_on_its_way_is_fetched_once_all_the_same`, `room_that_does_not_exist_is_refused_before_the_first_byte` |
 //! | EFBIG (S) | `a_limit_on_the_size_of_files_passes_large_blobs_through_and_keeps_small_ones` |
 //! | EROFS (S I) | `a_store_on_a_disk_that_is_mounted_read_only_is_served`, `a_disk_that_turned_read_only_serves_what_it_has_and_passes_the_rest_through` |
 //! | EMFILE (S) | `a_limit_on_open_files_makes_clients_wait_and_nothing_crash` |
@@ -26,7 +26,7 @@
 //! | two daemons on one store (S I) | `a_second_daemon_on_the_same_store_is_refused`, `a_store_has_one_daemon_at_a_time` |
 //! | corrupt byte from upstream (S) | `a_flipped_last_byte_never_completes`, `a_flipped_first_byte_never_completes`, `a_lie_in_a_piece_never_ends_as_a_complete_body` |
 //! | many and odd ranges (S) | `ranges_select_what_counting_byte_by_byte_selects_and_no_byte_twice`, `no_range_leaves_the_content`, `ranges_of_stored_blobs_follow_the_specification` |
-//! | eviction against reader, writer, scrub, rebuild (E S I) | `a_blob_that_is_evicted_while_it_is_read_is_read_to_its_end`, `four_hundred_pulls_at_the_end_of_the_budget_all_succeed_and_none_overshoots`, `what_was_deleted_while_it_was_listed_is_not_counted_again`, `after_reconciling_the_blobs_are_those_that_are_stored_and_what_came_since`, `any_sequence_of_operations_leaves_what_the_model_says` |
+//! | eviction against reader, writer, scrub, rebuild (E S I) | `a_blob_that_is_evicted_while_it_is_read_is_read_to_its_end`, `four_hundred_pulls_at_the_end_of_the_budget_all_succeed_and_none_overshoots`, `what_was_stored_stays_unless_bytes_really_came`, `what_was_deleted_while_it_was_listed_is_not_counted_again`, `after_reconciling_the_blobs_are_those_that_are_stored_and_what_came_since`, `any_sequence_of_operations_leaves_what_the_model_says` |
 //! | clock jumps, stands still (K E J) | `a_clock_that_jumps_ten_years_either_way_breaks_neither_pulls_nor_eviction`, `a_clock_that_was_set_back_still_leaves_an_order`, `trap_extra_a_clock_that_is_set_makes_nothing_fresh_for_ever` |
 //! | file half-written (K) | `a_source_that_is_broken_leaves_what_is_public_and_is_an_outage_for_the_rest`, `a_password_that_expires_is_looked_up_anew_once_whatever_the_registry_says_about_it`, `a_change_shows_in_the_time_of_the_file_and_a_bad_one_changes_nothing`; the configuration is read once, at the start: `a_syntax_error_is_shown_with_its_place` |
 //! | memory ceiling (all) | `five_hundred_cold_pulls_at_once_stay_within_256_mebibytes`, `fills_that_the_disk_cannot_take_stay_within_one_bound_of_memory_and_go_on_when_it_can` |
