@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
-use scripted_registry::{Gate, Match, Registry, Rule, TokenPolicy, noise};
+use scripted_registry::{Descriptor, Digest, Gate, Image, Match, Registry, Rule, TokenPolicy, noise};
 
 /// Serves images that it makes, and misbehaves as told.
 #[derive(Parser)]
@@ -107,6 +107,16 @@ enum Behaviour {
     WrongDigest,
     /// 405 to every HEAD.
     NoHead,
+    /// 404 to every HEAD; GET is answered.
+    HeadNotFound,
+    /// 403 to every HEAD; GET is answered.
+    HeadDenied,
+    /// Manifests are 404 to who does not name OCI's types.
+    OciTypesOnly,
+    /// Manifests are 404 to who does not name application/vnd.example.artifact.manifest.v1+json.
+    ArtifactTypeOnly,
+    /// Who names none of OCI's types gets a manifest of schema 1.
+    SchemaOne,
     /// 429 with Retry-After to everything.
     RateLimited,
     /// 429 as plain text with bare LF line ends to everything.
@@ -158,9 +168,41 @@ fn add_images(registry: &Registry) {
     let docker = registry.add_docker_image(REPOSITORY, "docker", &layers);
     registry.negotiate_tag(REPOSITORY, "latest", &[oci.manifest.digest, docker.manifest.digest]);
     registry.add_index(REPOSITORY, "index", &[(&oci, "amd64"), (&docker, "arm64")]);
-    for tag in ["latest", "oci", "docker", "index"] {
+    add_odd_images(registry, &oci);
+    for tag in ["latest", "oci", "docker", "index", "nameless", "cache", "deep", "twice", "foreign", "partly"] {
         println!("{}/{REPOSITORY}:{tag}", registry.authority());
     }
+}
+
+/// Images as they really are met: an index without platforms, a cache of BuildKit, indexes in indexes, a key
+/// that stands twice, a layer that says it is elsewhere, an index of which the first image is not there.
+fn add_odd_images(registry: &Registry, image: &Image) {
+    const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+    const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+    let entry = |digest: &Digest, size: u64, media_type: &str, more: &str| {
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":{size}{more}}}"#)
+    };
+    let of =
+        |descriptor: &Descriptor, more: &str| entry(&descriptor.digest, descriptor.size, &descriptor.media_type, more);
+    let index = |tag: &str, entries: &str| {
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{INDEX}","manifests":[{entries}]}}"#);
+        let size = text.len() as u64;
+        entry(&registry.add_manifest(REPOSITORY, &[tag], text, INDEX), size, INDEX, "")
+    };
+    let manifest = |tag: &str, layers: &str| {
+        let text = format!(r#"{{"schemaVersion":2,"config":{},{layers}}}"#, of(&image.config, ""));
+        registry.add_manifest(REPOSITORY, &[tag], text, MANIFEST);
+    };
+    let (first, second) = (of(&image.layers[0], ""), of(&image.layers[1], ""));
+    index("nameless", &of(&image.manifest, ""));
+    index("cache", &format!("{first},{second}"));
+    let deep = (0..4).fold(of(&image.manifest, ""), |inner, _| index("deep", &inner));
+    index("deep", &deep);
+    manifest("twice", &format!(r#""layers":[{first}],"layers":[{second}]"#));
+    let elsewhere = of(&image.layers[0], r#","urls":["https://elsewhere.example/layer"]"#);
+    manifest("foreign", &format!(r#""layers":[{elsewhere}]"#));
+    let gone = format!(r#"{{"mediaType":"{MANIFEST}","digest":"sha256:{}","size":3}}"#, "0".repeat(64));
+    index("partly", &format!("{gone},{}", of(&image.manifest, "")));
 }
 
 fn described(behaviours: &[Behaviour]) -> String {
@@ -261,6 +303,17 @@ fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
             vec![Rule::on(content()).header("docker-content-digest", &other)]
         }
         Behaviour::NoHead => vec![Rule::on(Match::any().head()).refuse(405)],
+        Behaviour::HeadNotFound => vec![Rule::on(Match::any().head()).refuse(404)],
+        Behaviour::HeadDenied => vec![Rule::on(Match::any().head()).refuse(403)],
+        Behaviour::OciTypesOnly => vec![Rule::on(Match::manifests().and(unnamed("vnd.oci."))).refuse(404)],
+        Behaviour::ArtifactTypeOnly => {
+            vec![Rule::on(Match::manifests().and(unnamed("vnd.example.artifact.manifest.v1+json"))).refuse(404)]
+        }
+        Behaviour::SchemaOne => {
+            let media_type = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+            let rule = Rule::on(Match::manifests().and(unnamed("vnd.oci.")));
+            vec![rule.answer(200, media_type, r#"{"schemaVersion":1}"#)]
+        }
         Behaviour::RateLimited => vec![Rule::on(Match::any()).too_many_requests(Some("5")).before_auth()],
         Behaviour::RateLimitedAsText => {
             let rule = Rule::on(Match::any()).answer(429, "text/plain", "Too Many Requests\n").bare_lf();
@@ -279,6 +332,12 @@ fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
     for rule in rules {
         registry.rule(rule.times(times));
     }
+}
+
+/// Requests whose `Accept` does not name this.
+fn unnamed(media_type: &'static str) -> Match {
+    let names = move |line: &http::HeaderValue| line.to_str().is_ok_and(|line| line.contains(media_type));
+    Match::when(move |request| !request.headers.get_all("accept").iter().any(names))
 }
 
 /// A rule for each blob, because what it does depends on how large the blob is.

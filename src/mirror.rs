@@ -38,6 +38,7 @@ use crate::oci::{RegistryName, Target};
 pub use crate::documents::Mode;
 pub use crate::metadata::Location;
 pub use answer::blobs::{BlobAnswer, BlobBody, Chunk, Framing, Selected};
+pub use answer::heads::ManifestHead;
 pub use answer::lists::{ReferrersAnswer, Tags, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};

@@ -3,6 +3,7 @@
 mod at_hand;
 pub mod blobs;
 mod denied;
+pub mod heads;
 mod lazy;
 pub mod lists;
 pub mod manifests;
@@ -27,7 +28,7 @@ use crate::mirror::flight::flights::Flights;
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::memory::Memory;
 use crate::mirror::routes::Route;
-use crate::oci::{AcceptSet, Descriptor, Manifest, Reference};
+use crate::oci::{AcceptSet, Descriptor, Reference};
 use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
@@ -85,7 +86,19 @@ impl Answers {
         });
         let blobs = Blobs { stored, memory, fills, negatives: negatives.clone() };
         let flights = Flights::new();
-        let tags = Arc::new(Tags { manifests, flights, policy, metadata, negatives, clock, metrics, tasks });
+        let (heads, head_flights) = (Arc::default(), Flights::new());
+        let tags = Arc::new(Tags {
+            manifests,
+            flights,
+            heads,
+            head_flights,
+            policy,
+            metadata,
+            negatives,
+            clock,
+            metrics,
+            tasks,
+        });
         Answers { blobs, tags, lists, at_hand, complete_only }
     }
 }
@@ -102,7 +115,7 @@ impl Mirror {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let Answers { tags, complete_only, .. } = &self.0.answers;
+        let tags = &self.0.answers.tags;
         let answer = match reference {
             Reference::Digest(digest) => tags.manifests.answer(route, *digest, &accept).await,
             Reference::Tag(tag) => {
@@ -111,15 +124,24 @@ impl Mirror {
             }
         };
         let answer = self.heard(route, answer)?;
-        if *complete_only && (tags.policy.mode == Mode::Offline || answer.outcome == Outcome::Stale) {
-            self.refuse_a_part(route, reference, &answer.manifest).await?;
-        }
+        self.refuse_a_part(route, reference, &answer.manifest.descriptor, answer.outcome).await?;
         Ok(answer)
     }
 
-    /// Refuses a manifest of which nobody could pull the rest now.
-    async fn refuse_a_part(&self, route: &Route, name: &Reference, manifest: &Manifest) -> Result<(), MirrorError> {
-        let (location, manifest) = (route.location.clone(), manifest.descriptor.clone());
+    /// Refuses a manifest of which nobody could pull the rest now, where that is wanted.
+    async fn refuse_a_part(
+        &self,
+        route: &Route,
+        name: &Reference,
+        manifest: &Descriptor,
+        outcome: Outcome,
+    ) -> Result<(), MirrorError> {
+        let Answers { tags, complete_only, .. } = &self.0.answers;
+        let is_away = tags.policy.mode == Mode::Offline || outcome == Outcome::Stale;
+        if !*complete_only || !is_away {
+            return Ok(());
+        }
+        let (location, manifest) = (route.location.clone(), manifest.clone());
         let found = self.0.graph.ask(move |graph| {
             let image = graph.image(Some(&location), manifest);
             let stored = graph.stored(Some(&location), &image);

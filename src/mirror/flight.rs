@@ -22,5 +22,5 @@ use crate::outcome::Outcome;
 /// repository's permission, or its 404.
 pub(crate) type BlobKey = (Location, Digest);
 
-/// What a flight for a manifest brings.
-pub(crate) type Fetched = Result<(Arc<Manifest>, Outcome), MirrorError>;
+/// What a flight for a manifest brings, or for less of it.
+pub(crate) type Fetched<M = Arc<Manifest>> = Result<(M, Outcome), MirrorError>;

@@ -2,6 +2,7 @@
 
 pub(crate) mod denials;
 pub mod freshness;
+pub(crate) mod heads;
 pub(crate) mod keeper;
 mod known;
 pub(crate) mod lists;

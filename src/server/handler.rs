@@ -229,14 +229,18 @@ async fn manifest(
     route: &Route,
     reference: &Reference,
 ) -> Result<Answer, MirrorError> {
+    if http.method() == Method::HEAD {
+        let head = mirror.stat_manifest(route, reference, accept(http)).await?;
+        let (digest, outcome) = (head.descriptor.digest, head.outcome);
+        let has_it = matches_etag(http.headers(), &digest);
+        return Ok(if has_it { Answer::not_modified(digest, outcome) } else { Answer::manifest_head(head) });
+    }
     let answer = mirror.manifest(route, reference, accept(http)).await?;
     let digest = answer.manifest.descriptor.digest;
     if matches_etag(http.headers(), &digest) {
         return Ok(Answer::not_modified(digest, answer.outcome));
     }
-    if http.method() == Method::GET {
-        mirror.expect_pull(route, &answer.manifest);
-    }
+    mirror.expect_pull(route, &answer.manifest);
     Ok(Answer::manifest(answer))
 }
 

@@ -15,7 +15,9 @@ use super::body::{ResponseBody, Section, Way, Wire};
 use super::record::Record;
 use super::tags::TagsJson;
 use crate::clients::Pace;
-use crate::mirror::{BlobAnswer, BlobBody, Kept, ManifestAnswer, MirrorError, ReferrersAnswer, Selected, TagsAnswer};
+use crate::mirror::{
+    BlobAnswer, BlobBody, Kept, ManifestAnswer, ManifestHead, MirrorError, ReferrersAnswer, Selected, TagsAnswer,
+};
 use crate::oci::descriptor::OCTET_STREAM;
 use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, Manifest, MediaType, RegistryName, Request};
 use crate::outcome::Outcome;
@@ -107,6 +109,15 @@ impl Answer {
         Answer::of(outcome, AnswerBody::Manifest(Arc::clone(&manifest)))
             .header(CONTENT_TYPE, descriptor.media_type.as_ref())
             .identified(&descriptor.digest)
+            .stale(stale_for)
+    }
+
+    /// The headers of a manifest.
+    pub fn manifest_head(head: ManifestHead) -> Answer {
+        let ManifestHead { descriptor: Descriptor { digest, size, media_type }, outcome, stale_for } = head;
+        Answer::of(outcome, AnswerBody::Absent(Some(size)))
+            .header(CONTENT_TYPE, media_type.as_ref())
+            .identified(&digest)
             .stale(stale_for)
     }
 

@@ -15,6 +15,7 @@ mod denials;
 mod documents;
 mod ends_of_bodies;
 mod fair_shares;
+mod heads;
 mod hits;
 mod http_forms;
 mod joiners;

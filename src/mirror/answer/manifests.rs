@@ -109,7 +109,7 @@ impl Manifests {
 }
 
 /// What a shared flight brought, with `Join` for those who did not lead it.
-pub(super) fn arrived(landing: Landing<Fetched>) -> Fetched {
+pub(super) fn arrived<M>(landing: Landing<Fetched<M>>) -> Fetched<M> {
     match landing {
         Landing::Arrived(fetched, joined) => {
             let (manifest, outcome) = fetched?;

@@ -1,9 +1,7 @@
 //! Manifests by tag, as fresh as the policy asks (flow D).
 //!
-//! A look-up of a tag always ends with the manifest in the store, also when the client only sent
-//! HEAD: whoever got that answer must be able to get the manifest, even if upstream goes away in
-//! between. The pointer is moved only after the new manifest is there, so that a tag that could be
-//! served offline stays one.
+//! A look-up of a tag ends with the manifest in the store; what HEAD asks for is in `heads`. The pointer
+//! is moved only after the new manifest is there, so that a tag that could be served offline stays one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +17,7 @@ use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::Fetched;
 use crate::mirror::flight::flights::{Flights, Shareable};
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered};
+use crate::mirror::recall::heads::{HeadKey, Heads};
 use crate::mirror::recall::memory::{Asked, Stamp};
 use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::routes::Route;
@@ -30,6 +29,8 @@ use crate::upstream::{Allowance, Resolved, Resource, UpstreamError, UpstreamErro
 pub(super) struct Tags {
     pub(super) manifests: Arc<Manifests>,
     pub(super) flights: Flights<TagKey, Shareable<Fetched>>,
+    pub(super) heads: Arc<Heads>,
+    pub(super) head_flights: Flights<HeadKey, Shareable<Fetched<Descriptor>>>,
     pub(super) policy: Policy,
     pub(super) metadata: Arc<dyn MetadataStore>,
     pub(super) negatives: Arc<Negatives>,
@@ -57,19 +58,8 @@ impl Tags {
         key: TagKey,
         stamp: Stamp,
     ) -> Result<ManifestAnswer, MirrorError> {
-        let mut remembered = self.remembered(&key);
-        if let Some(remembered) = remembered.as_mut().filter(|remembered| !self.is_fresh(remembered)) {
-            let digest = &remembered.what.descriptor.digest;
-            remembered.stored = self.manifests.stored.has(&route.location, digest).await;
-        }
-        let own = remembered.as_ref().filter(|remembered| remembered.conclusive).map(|own| own.what.clone());
-        let reference = Reference::Tag(key.tag.clone());
-        let question = Question {
-            upstream: &*route.upstream,
-            resource: Resource::manifest(&route.location.repository, &reference),
-            subject: Subject::Manifest,
-            allowance: self.allowance(route, remembered.as_ref()),
-        };
+        let (remembered, own) = self.recalled(route, &key).await;
+        let question = self.question(route, &key, remembered.as_ref());
         let look_up = |patience| self.look_up(route, key.clone(), own.clone(), patience);
         match self.policy.consult(&*self.clock, question, remembered, look_up).await? {
             Consulted::Asked((manifest, outcome)) => Ok(ManifestAnswer { manifest, outcome, stale_for: None }),
@@ -81,6 +71,36 @@ impl Tags {
                 Ok(answer)
             }
             Consulted::Stale(record, age, error) => self.stale(route, &key, record.descriptor.digest, age, error).await,
+        }
+    }
+
+    /// What is remembered, and what of that is for these types.
+    pub(super) async fn recalled(
+        &self,
+        route: &Route,
+        key: &TagKey,
+    ) -> (Option<Remembered<TagRecord>>, Option<TagRecord>) {
+        let mut remembered = self.remembered(key);
+        if let Some(remembered) = remembered.as_mut().filter(|remembered| !self.is_fresh(remembered)) {
+            let digest = &remembered.what.descriptor.digest;
+            remembered.stored = self.manifests.stored.has(&route.location, digest).await;
+        }
+        let own = remembered.as_ref().filter(|remembered| remembered.conclusive).map(|own| own.what.clone());
+        (remembered, own)
+    }
+
+    pub(super) fn question<'a>(
+        &self,
+        route: &'a Route,
+        key: &TagKey,
+        remembered: Option<&Remembered<TagRecord>>,
+    ) -> Question<'a> {
+        let reference = Reference::Tag(key.tag.clone());
+        Question {
+            upstream: &*route.upstream,
+            resource: Resource::manifest(&route.location.repository, &reference),
+            subject: Subject::Manifest,
+            allowance: self.allowance(route, remembered),
         }
     }
 
@@ -109,7 +129,7 @@ impl Tags {
     }
 
     /// The manifest that an operator froze the tag to.
-    fn frozen(&self, location: &Location, tag: &Tag) -> Option<Digest> {
+    pub(super) fn frozen(&self, location: &Location, tag: &Tag) -> Option<Digest> {
         self.metadata.frozen(location, tag).unwrap_or_else(|error| {
             tracing::warn!(%location, %tag, %error, "not known whether the tag is frozen, answering as if it were not");
             None
@@ -158,7 +178,7 @@ impl Tags {
 
     /// Asks upstream what the tag points at, together with everybody else who asks just now, and waits for
     /// it as long as `patience` allows.
-    async fn look_up(
+    pub(super) async fn look_up(
         self: &Arc<Tags>,
         route: &Route,
         key: TagKey,
@@ -212,13 +232,13 @@ impl Tags {
         }
     }
 
-    async fn keep(&self, route: &Route, manifest: Manifest) -> (Arc<Manifest>, Outcome) {
+    pub(super) async fn keep(&self, route: &Route, manifest: Manifest) -> (Arc<Manifest>, Outcome) {
         (self.manifests.fills.keep_manifest(&route.location, manifest).await, Outcome::Fill)
     }
 
     /// Takes note of what upstream said in place of an answer. A tag that is not ours to see is forgotten; one
     /// that is not there for some types is forgotten as far as it was one of these types, and stays for others.
-    async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
+    pub(super) async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
         let (class, gone) = (error.class, key.clone());
         if matches!(class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
             let forget = move |metadata: &dyn MetadataStore| {
@@ -235,13 +255,14 @@ impl Tags {
                     .try_for_each(|(accept, _)| metadata.remove_tag_for(&TagKey { accept, ..gone.clone() }))
             };
             self.manifests.stored.records.take_away("a tag is gone and not forgotten", forget).await;
+            self.heads.forget(key);
         }
         self.negatives.note(|| Missing::Tag(key.clone()), error.class);
         MirrorError::upstream(Subject::Manifest, error)
     }
 
     /// Remembers what the tag points at now.
-    async fn point(&self, key: TagKey, before: Option<TagRecord>, descriptor: Descriptor) {
+    pub(super) async fn point(&self, key: TagKey, before: Option<TagRecord>, descriptor: Descriptor) {
         let now = self.clock.now();
         let moved_from =
             before.as_ref().map(|before| before.descriptor.digest).filter(|from| *from != descriptor.digest);

@@ -39,11 +39,23 @@ impl Fills {
             }
             Err(error) => error,
         };
+        let missing = Missing::Manifest(location.clone(), digest, accept.others());
+        Err(self.no_manifest(route, digest, missing, error).await)
+    }
+
+    /// Takes note of what upstream said in place of a manifest.
+    pub(crate) async fn no_manifest(
+        &self,
+        route: &Route,
+        digest: Digest,
+        missing: Missing,
+        error: UpstreamError,
+    ) -> MirrorError {
         if error.class == UpstreamErrorClass::NotFound {
-            self.stored.records.forget_manifest(location, &digest).await;
+            self.stored.records.forget_manifest(&route.location, &digest).await;
         }
-        self.negatives.note(|| Missing::Manifest(location.clone(), digest, accept.others()), error.class);
-        Err(MirrorError::upstream(Subject::Manifest, error))
+        self.negatives.note(|| missing, error.class);
+        MirrorError::upstream(Subject::Manifest, error)
     }
 
     /// Keeps a verified manifest, if the store can.

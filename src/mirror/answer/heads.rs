@@ -1,0 +1,190 @@
+//! What HEAD is told of manifests: from what is stored, or else from a HEAD of upstream, which costs no pull.
+//!
+//! What upstream told is believed as long as a tag is fresh, in memory and by HEAD alone. It moves no pointer:
+//! that is done when the manifest is there, so that a tag that could be served offline stays one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::metadata::{TagKey, TagRecord};
+use crate::mirror::Mirror;
+use crate::mirror::answer::manifests::{ManifestAnswer, arrived};
+use crate::mirror::answer::tags::Tags;
+use crate::mirror::error::MirrorError;
+use crate::mirror::flight::Fetched;
+use crate::mirror::recall::freshness::Consulted;
+use crate::mirror::recall::heads::HeadKey;
+use crate::mirror::recall::negatives::Missing;
+use crate::mirror::routes::Route;
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference};
+use crate::outcome::Outcome;
+use crate::upstream::Resolved;
+
+/// What a manifest is, for clients that want no more.
+#[derive(Clone, Debug)]
+pub struct ManifestHead {
+    /// Its digest, size and media type.
+    pub descriptor: Descriptor,
+    /// Where the answer comes from.
+    pub outcome: Outcome,
+    /// For a stale answer, how long ago upstream last confirmed the tag.
+    pub stale_for: Option<Duration>,
+}
+
+/// What a question for a head brings.
+type Told = Fetched<Descriptor>;
+
+impl Mirror {
+    /// What a manifest is, by tag or digest, without fetching it.
+    ///
+    /// # Errors
+    /// Those of [`Mirror::manifest`].
+    pub async fn stat_manifest(
+        &self,
+        route: &Route,
+        reference: &Reference,
+        accept: AcceptSet,
+    ) -> Result<ManifestHead, MirrorError> {
+        let tags = &self.0.answers.tags;
+        // What is denied is given again by a manifest, not by a head.
+        if self.0.fills.stored.denials.holds(&route.location) {
+            let ManifestAnswer { manifest, outcome, stale_for } = self.manifest(route, reference, accept).await?;
+            return Ok(ManifestHead { descriptor: manifest.descriptor.clone(), outcome, stale_for });
+        }
+        let found = match reference {
+            Reference::Digest(digest) => tags.head_of(route, *digest, accept).await,
+            Reference::Tag(tag) => {
+                tags.head(route, TagKey { location: route.location.clone(), tag: tag.clone(), accept }).await
+            }
+        };
+        let found = self.heard(route, found)?;
+        self.refuse_a_part(route, reference, &found.descriptor, found.outcome).await?;
+        Ok(found)
+    }
+}
+
+fn head((descriptor, outcome): (Descriptor, Outcome)) -> ManifestHead {
+    ManifestHead { descriptor, outcome, stale_for: None }
+}
+
+impl Tags {
+    /// The head of a manifest by digest.
+    async fn head_of(
+        self: &Arc<Tags>,
+        route: &Route,
+        digest: Digest,
+        accept: AcceptSet,
+    ) -> Result<ManifestHead, MirrorError> {
+        if let Some(stored) = self.manifests.stored(&route.location, &digest).await {
+            return Ok(head((stored.descriptor.clone(), Outcome::Hit)));
+        }
+        let missing = Missing::Manifest(route.location.clone(), digest, accept.others());
+        self.negatives.check(&missing)?;
+        let (tags, asking, asked) = (Arc::clone(self), route.clone(), AcceptSet::everything().and(&accept));
+        let work = || async move {
+            let (repository, reference) = (&asking.location.repository, Reference::Digest(digest));
+            match asking.upstream.resolve(repository, &reference, asked).await {
+                Ok(Resolved::Told(descriptor)) => Ok((descriptor, Outcome::Relayed)),
+                Ok(Resolved::Fetched(manifest)) => Ok(tags.kept(&asking, manifest).await),
+                Err(error) => Err(tags.manifests.fills.no_manifest(&asking, digest, missing, error).await),
+            }
+        };
+        let key = (route.location.clone(), Reference::Digest(digest), accept.others());
+        self.ask_for_head(route, key, None, work).await.map(head)
+    }
+
+    /// The head of what a tag points at.
+    async fn head(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestHead, MirrorError> {
+        if let Some(digest) = self.frozen(&route.location, &key.tag) {
+            return self.head_of(route, digest, key.accept).await;
+        }
+        let (remembered, own) = self.recalled(route, &key).await;
+        let question = self.question(route, &key, remembered.as_ref());
+        let look_up = |patience| self.look_up_head(route, key.clone(), own, patience);
+        let stale = |record: TagRecord, outcome, stale_for| {
+            Ok(ManifestHead { descriptor: record.descriptor, outcome, stale_for })
+        };
+        match self.policy.consult(&*self.clock, question, remembered, look_up).await? {
+            Consulted::Asked(told) => Ok(head(told)),
+            Consulted::Remembered(record) => stale(record, Outcome::Hit, None),
+            Consulted::Stale(record, age, error) => {
+                let error = error.as_ref().map(tracing::field::display);
+                tracing::debug!(location = %key.location, tag = %key.tag, error, "a head stands in");
+                stale(record, Outcome::Stale, Some(age))
+            }
+        }
+    }
+
+    async fn look_up_head(
+        self: &Arc<Tags>,
+        route: &Route,
+        key: TagKey,
+        record: Option<TagRecord>,
+        patience: Option<Duration>,
+    ) -> Told {
+        // Who asks for the manifest finds out as much.
+        if self.flights.join(&key).is_some() {
+            let (manifest, outcome) = self.look_up(route, key, record, patience).await?;
+            return Ok((manifest.descriptor.clone(), outcome));
+        }
+        self.negatives.check(&Missing::Tag(key.clone()))?;
+        let (tags, asking, of) = (Arc::clone(self), route.clone(), key.clone());
+        let work = || async move {
+            let (repository, reference) = (&asking.location.repository, Reference::Tag(of.tag.clone()));
+            let resolved = match asking.upstream.resolve(repository, &reference, of.accept.clone()).await {
+                Ok(resolved) => resolved,
+                Err(error) => return Err(tags.told(&of, error).await),
+            };
+            let (descriptor, outcome) = match resolved {
+                Resolved::Fetched(manifest) => tags.kept(&asking, manifest).await,
+                Resolved::Told(told) if tags.manifests.stored.has(&of.location, &told.digest).await => {
+                    (told, Outcome::Revalidated)
+                }
+                Resolved::Told(told) => return Ok((told, Outcome::Relayed)),
+            };
+            tags.point(of, record, descriptor.clone()).await;
+            Ok((descriptor, outcome))
+        };
+        let TagKey { location, tag, accept } = key;
+        self.ask_for_head(route, (location, Reference::Tag(tag), accept), patience, work).await
+    }
+
+    /// What upstream told lately, or tells now, together with everybody else who asks for it.
+    async fn ask_for_head<F>(
+        &self,
+        route: &Route,
+        key: HeadKey,
+        patience: Option<Duration>,
+        work: impl FnOnce() -> F,
+    ) -> Told
+    where
+        F: Future<Output = Told> + Send + 'static,
+    {
+        let (heads, flights) = (&self.heads, &self.head_flights);
+        if let Some((descriptor, at)) = heads.get(&key)
+            && self.policy.serves(at, self.clock.now())
+        {
+            return Ok((descriptor, Outcome::Hit));
+        }
+        if flights.join(&key).is_none() {
+            route.asker.question()?;
+        }
+        let (now, keeps, of) = (self.clock.now(), Arc::clone(heads), key.clone());
+        let work = || {
+            let work = work();
+            async move {
+                let answer = work.await;
+                if let Ok((descriptor, Outcome::Relayed)) = &answer {
+                    keeps.keep(of, descriptor.clone(), now);
+                }
+                answer
+            }
+        };
+        arrived(flights.share(&self.tasks, key, patience, work).await)
+    }
+
+    async fn kept(&self, route: &Route, manifest: Manifest) -> (Descriptor, Outcome) {
+        let (manifest, outcome) = self.keep(route, manifest).await;
+        (manifest.descriptor.clone(), outcome)
+    }
+}

@@ -1,0 +1,120 @@
+//! HEAD of manifests: clients that look whether a tag has moved cost no pull.
+
+use std::time::Duration;
+
+use scripted_registry::{Image, Match, Registry, Rule, noise};
+
+use crate::support::mirror::{Settings, TestMirror};
+
+const TAG: &str = "/v2/library/app/manifests/1";
+const EXPIRED: Duration = Duration::from_secs(301);
+
+async fn cold() -> (Registry, TestMirror, Image) {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(1, 1000)]);
+    let mirror = TestMirror::of(&registry).await;
+    (registry, mirror, image)
+}
+
+fn gets(registry: &Registry) -> usize {
+    registry.count_of(&Match::manifests().get())
+}
+
+#[tokio::test]
+async fn a_head_of_what_is_not_stored_costs_no_pull_and_many_cost_few_questions() {
+    for by_digest in [false, true] {
+        for at_once in [false, true] {
+            let (registry, mirror, image) = cold().await;
+            let path =
+                if by_digest { format!("/v2/library/app/manifests/{}", image.manifest.digest) } else { TAG.into() };
+            let answers = if at_once {
+                futures_util::future::join_all((0..30).map(|_| mirror.head(&path))).await
+            } else {
+                let mut answers = Vec::new();
+                for _ in 0..30 {
+                    answers.push(mirror.head(&path).await);
+                }
+                answers
+            };
+            let asked = registry.count_of(&Match::manifests());
+            assert!(gets(&registry) == 0 && asked <= 3, "{path}: {asked} questions, {} pulls", gets(&registry));
+            let got = mirror.get(&path).await;
+            assert_eq!((got.status, gets(&registry)), (200, 1));
+            for head in answers.iter().chain([&mirror.head(&path).await]) {
+                assert!(head.status == 200 && head.body.is_empty());
+                for name in ["content-length", "content-type", "docker-content-digest", "etag"] {
+                    assert_eq!(head.header(name), got.header(name), "{path} {name}");
+                }
+            }
+            assert_eq!(mirror.head(&path).await.header("cache-status"), Some("registry-mirror; hit"));
+            mirror.advance(EXPIRED);
+            mirror.head(&path).await;
+            assert_eq!(gets(&registry), 1, "nor does one that is checked again");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_a_tag_that_moved_tells_where_it_is_and_costs_no_pull() {
+    let (mut registry, mirror, old) = cold().await;
+    assert_eq!(mirror.get(TAG).await.status, 200);
+    let new = registry.add_image("library/app", "1", &[noise(2, 1000)]);
+    let (old, new) = (old.manifest.digest.to_string(), new.manifest.digest.to_string());
+    let digest = async |mirror: &TestMirror| {
+        let head = mirror.head(TAG).await;
+        (
+            head.status,
+            head.header("docker-content-digest").unwrap_or_default().to_owned(),
+            head.header("warning").is_some(),
+        )
+    };
+    assert_eq!(digest(&mirror).await, (200, old.clone(), false), "fresh");
+    registry.forget_requests();
+    mirror.advance(EXPIRED);
+    for _ in 0..5 {
+        assert_eq!(digest(&mirror).await, (200, new.clone(), false));
+    }
+    assert_eq!((gets(&registry), registry.count_of(&Match::manifests())), (0, 1));
+    // What could be served without upstream still can.
+    registry.stop().await;
+    mirror.advance(EXPIRED);
+    assert_eq!(digest(&mirror).await, (200, old.clone(), true), "stale");
+    let mirror = mirror.restart().await;
+    assert_eq!(digest(&mirror).await, (200, old.clone(), true), "stale, restarted");
+    assert_eq!(mirror.get(TAG).await.header("docker-content-digest"), Some(old.as_str()));
+}
+
+#[tokio::test]
+async fn a_head_is_told_no_as_a_get_is() {
+    for (status, expected) in [(404, 404), (403, 404), (500, 503)] {
+        let (registry, mirror, _) = cold().await;
+        registry.rule(Rule::on(Match::manifests()).refuse(status));
+        for _ in 0..2 {
+            assert_eq!(mirror.head(TAG).await.status, expected, "{status}");
+        }
+        assert_eq!(mirror.get(TAG).await.status, expected, "{status}");
+    }
+    // What was told before is not believed after a no.
+    let (registry, mirror, _) = cold().await;
+    assert_eq!(mirror.head(TAG).await.status, 200);
+    registry.remove_tag("library/app", "1");
+    assert_eq!(mirror.get(TAG).await.status, 404);
+    mirror.advance(Duration::from_secs(31));
+    assert_eq!(mirror.head(TAG).await.status, 404);
+    let (mut registry, mirror, _) = cold().await;
+    registry.stop().await;
+    assert_eq!(mirror.head(TAG).await.status, 503, "nothing is stored");
+}
+
+#[tokio::test]
+async fn a_head_of_a_frozen_tag_and_of_a_client_that_has_it_costs_nothing() {
+    let (registry, mirror, image) = cold().await;
+    let etag = format!("\"{}\"", image.manifest.digest);
+    let has_it = scripted_registry::client::head(mirror.address, TAG, &[("If-None-Match", &etag)]).await;
+    assert_eq!((has_it.status, gets(&registry)), (304, 0));
+    let without_ttl = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+    for _ in 0..3 {
+        assert_eq!(without_ttl.head(TAG).await.status, 200);
+    }
+    assert_eq!(gets(&registry), 0, "asked each time, and pulled never");
+}
