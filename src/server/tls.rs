@@ -15,7 +15,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
@@ -70,6 +71,8 @@ pub struct Tls {
 #[derive(Clone, Debug)]
 struct Current {
     config: Arc<ServerConfig>,
+    /// Who says which clients are served, where only some are.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
     /// When the files were written that it was made from.
     written: Vec<Option<SystemTime>>,
 }
@@ -108,10 +111,13 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let acceptor = TlsAcceptor::from(Arc::clone(&self.current.read().config));
+        let current = self.current.read().clone();
+        let acceptor = TlsAcceptor::from(Arc::clone(&current.config));
         let accepted = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER)));
         let accepted = tokio::time::timeout(patience, accepted).await.unwrap_or_else(|late| Err(late.into()));
-        accepted.map_err(|error| io::Error::new(error.kind(), format!("no TLS: {error}")))
+        let accepted = accepted.map_err(|error| io::Error::new(error.kind(), format!("no TLS: {error}")))?;
+        current.vouch_again(accepted.get_ref().1).map_err(|error| io::Error::other(format!("not resumed: {error}")))?;
+        Ok(accepted)
     }
 }
 
@@ -152,6 +158,21 @@ impl Files {
 }
 
 impl Current {
+    /// A session that is resumed brings along the certificate that was looked at when it began: it is looked
+    /// at again, because it may have expired since, or one above it.
+    fn vouch_again(&self, connection: &ServerConnection) -> Result<(), rustls::Error> {
+        let Some(verifier) =
+            self.verifier.as_ref().filter(|_| connection.handshake_kind() == Some(HandshakeKind::Resumed))
+        else {
+            return Ok(());
+        };
+        let now = self.config.time_provider.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)?;
+        match connection.peer_certificates().and_then(<[_]>::split_first) {
+            Some((own, above)) => verifier.verify_client_cert(own, above, now).map(drop),
+            None => Err(rustls::Error::NoCertificatesPresented),
+        }
+    }
+
     fn read(files: &Files) -> Result<Current, TlsError> {
         // Before the files are read: one that is written meanwhile is read again the next time.
         let written = files.written();
@@ -169,19 +190,22 @@ impl Current {
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(rustls::ALL_VERSIONS)
             .map_err(pair)?;
-        let builder = match &files.client_ca {
-            None => builder.with_no_client_auth(),
+        let verifier = match &files.client_ca {
+            None => None,
             Some(path) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(path)?), provider);
-                let verifier = verifier.build().map_err(|error| file_error(path, error.to_string()))?;
-                builder.with_client_cert_verifier(verifier)
+                Some(verifier.build().map_err(|error| file_error(path, error.to_string()))?)
             }
+        };
+        let builder = match &verifier {
+            None => builder.with_no_client_auth(),
+            Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
         };
         let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A new key for tickets with new files: who was trusted under the old ones proves it again.
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(pair)?;
-        Ok(Current { config: Arc::new(config), written })
+        Ok(Current { config: Arc::new(config), verifier, written })
     }
 }
 

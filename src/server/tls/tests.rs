@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, HandshakeKind, NamedGroup, ProtocolVersion, SupportedProtocolVersion};
+use rustls::{ClientConfig, NamedGroup, ProtocolVersion, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -37,7 +37,8 @@ impl Folder {
     }
 
     fn issue_for(&self, key: &KeyPair) -> CertificateDer<'static> {
-        let params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(2060, 1, 2);
         let certificate = params.signed_by(key, &self.authority).expect("signed");
         let files = self.files();
         std::fs::write(files.cert, certificate.pem()).expect("written");
@@ -223,6 +224,39 @@ async fn with_an_authority_for_clients_strangers_are_refused() {
     let tls = Tls::open(folder.files()).expect("a pair");
     assert!(connect(&tls, &folder.client(rustls::ALL_VERSIONS, false)).await.is_none());
     assert!(connect(&tls, &folder.client(rustls::ALL_VERSIONS, true)).await.is_some());
+}
+
+/// When certificates of these tests end: the second of January 2060, in seconds since 1970.
+const THE_END: u64 = 2_840_227_200;
+
+/// A time that somebody sets, in seconds since 1970.
+#[derive(Debug)]
+struct SetTime(std::sync::atomic::AtomicU64);
+
+impl rustls::time_provider::TimeProvider for SetTime {
+    fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
+        let seconds = self.0.load(std::sync::atomic::Ordering::SeqCst);
+        Some(rustls::pki_types::UnixTime::since_unix_epoch(Duration::from_secs(seconds)))
+    }
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_since_is_not_resumed() {
+    let folder = Folder::new();
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let tls = Tls::open(folder.files()).expect("a pair");
+        // A minute before the certificate ends.
+        let time = Arc::new(SetTime((THE_END - 60).into()));
+        let mut config = ServerConfig::clone(&tls.current.read().config);
+        config.time_provider = Arc::clone(&time) as Arc<dyn rustls::time_provider::TimeProvider>;
+        tls.current.write().config = Arc::new(config);
+        let client = folder.client(&[version], true);
+        assert!(connect(&tls, &client).await.is_some());
+        let resumed = connect(&tls, &client).await.expect("served again");
+        assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+        time.0.store(THE_END + 60, std::sync::atomic::Ordering::SeqCst);
+        assert!(connect(&tls, &client).await.is_none(), "{version:?}");
+    }
 }
 
 #[test]
