@@ -83,6 +83,9 @@ pub struct HistoryEntry {
     pub from: RegistryName,
 }
 
+/// How many changes of a tag are kept: the last ones.
+pub const CHANGES_KEPT: usize = 1000;
+
 impl HistoryEntry {
     /// What the record of a tag adds to its history.
     fn of(key: &TagKey, record: &TagRecord) -> HistoryEntry {
@@ -220,7 +223,7 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Forgets a membership: upstream said that the content is gone, or not ours to see.
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError>;
 
-    /// Every digest that the tag was seen to have, oldest first, also after it was removed. Written
+    /// The last [`CHANGES_KEPT`] digests that the tag was seen to have, oldest first, also after it was removed. Written
     /// by [`MetadataStore::put_tag`].
     fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError>;
 

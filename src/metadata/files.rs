@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{HistoryEntry, Location, TagKey, TagRecord};
+use super::{CHANGES_KEPT, HistoryEntry, Location, TagKey, TagRecord};
 use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, RegistryName, Repository, Tag};
 
 mod lists;
@@ -33,6 +33,8 @@ const USUAL_RECORD: usize = 512;
 const TAGS: &str = "_tags";
 const LINKS: &str = "_links";
 const HISTORY: &str = "history";
+/// A history of so many bytes may have more changes than are kept: it is written anew with each further one.
+const LONG_HISTORY: u64 = 256 << 10;
 
 /// The folder of small files.
 #[derive(Debug)]
@@ -108,7 +110,7 @@ impl Files {
         sync_folder(&folder)
     }
 
-    /// Every digest a tag had, oldest first. Lines that a crash cut are left out.
+    /// The last digests that a tag had, oldest first. Lines that a crash cut are left out.
     pub(super) fn history(&self, location: &Location, tag: &Tag) -> io::Result<Vec<HistoryEntry>> {
         let Some(bytes) = present(fs::read(self.tag_folder(location, tag).join(HISTORY)))? else {
             return Ok(Vec::new());
@@ -116,6 +118,7 @@ impl Files {
         let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
         let mut entries: Vec<HistoryEntry> = lines.collect();
         entries.dedup_by(|later, earlier| later.digest == earlier.digest);
+        entries.drain(..entries.len().saturating_sub(CHANGES_KEPT));
         Ok(entries)
     }
 
@@ -160,6 +163,12 @@ impl Files {
         create_folder(&folder)?;
         let entry = HistoryEntry::of(key, record);
         let mut file = open_plain(OpenOptions::new().read(true).append(true).create(true), &folder.join(HISTORY))?;
+        if file.metadata()?.len() > LONG_HISTORY {
+            let mut entries = self.history(&key.location, &key.tag)?;
+            entries.push(entry);
+            entries.drain(..entries.len().saturating_sub(CHANGES_KEPT));
+            return self.write_whole(&folder.join(HISTORY), &lines(&entries)?);
+        }
         let mut line = Vec::new();
         // A crash may have cut the last line: do not spoil the next one.
         if file.seek(SeekFrom::End(-1)).is_ok() {
@@ -169,8 +178,7 @@ impl Files {
                 line.push(b'\n');
             }
         }
-        serde_json::to_writer(&mut line, &entry)?;
-        line.push(b'\n');
+        line.extend(lines(&[entry])?);
         file.write_all(&line)?;
         file.sync_data()?;
         sync_folder(&folder)
@@ -339,4 +347,55 @@ fn create_folder(path: &Path) -> io::Result<()> {
 
 fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+fn lines(entries: &[HistoryEntry]) -> io::Result<Vec<u8>> {
+    let mut lines = Vec::new();
+    for entry in entries {
+        serde_json::to_writer(&mut lines, entry)?;
+        lines.push(b'\n');
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::oci::{Algorithm, MediaType};
+
+    #[test]
+    fn of_a_tag_that_moves_for_ever_the_last_changes_are_kept() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = Files::open(folder.path());
+        let location = Location {
+            upstream: "docker.io".parse().expect("valid"),
+            repository: "library/app".parse().expect("valid"),
+        };
+        let key =
+            TagKey { location: location.clone(), tag: "1".parse().expect("valid"), accept: AcceptSet::everything() };
+        let record = |n: usize| {
+            let digest = Digest::of(Algorithm::Sha256, n.to_string().as_bytes());
+            let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
+            TagRecord { descriptor, checked_at: Timestamp(n as u64), since: Timestamp(n as u64) }
+        };
+        files.put_tag(&key, &record(0)).expect("written");
+        // As one of an earlier version may be.
+        let many: Vec<_> = (0..3 * CHANGES_KEPT).map(|n| HistoryEntry::of(&key, &record(n))).collect();
+        let path = files.tag_folder(&location, &key.tag).join(HISTORY);
+        fs::write(&path, lines(&many).expect("json")).expect("written");
+        let kept = files.history(&location, &key.tag).expect("read");
+        assert_eq!((kept.len(), kept[0].at), (CHANGES_KEPT, Timestamp(2 * CHANGES_KEPT as u64)));
+        let last = 3 * CHANGES_KEPT;
+        files.put_tag(&key, &record(last)).expect("written");
+        let kept = files.history(&location, &key.tag).expect("read");
+        assert_eq!((kept.len(), kept[CHANGES_KEPT - 1].at), (CHANGES_KEPT, Timestamp(last as u64)));
+        let left = fs::read(&path).expect("read").split(|byte| *byte == b'\n').count();
+        assert_eq!(left, CHANGES_KEPT + 1, "the file is short again");
+        files.put_tag(&key, &record(last + 1)).expect("written");
+        assert_eq!(
+            files.history(&location, &key.tag).expect("read").last().map(|entry| entry.at),
+            Some(Timestamp(last as u64 + 1))
+        );
+    }
 }

@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use parking_lot::Mutex;
 
 use super::{
-    BlobRecord, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin,
-    TagKey, TagRecord,
+    BlobRecord, CHANGES_KEPT, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError,
+    MetadataStore, Pin, TagKey, TagRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -58,6 +58,7 @@ impl MetadataStore for MemoryMetadata {
             let entry = HistoryEntry::of(key, record);
             if history.last().is_none_or(|last| last.digest != entry.digest) {
                 history.push(entry);
+                history.drain(..history.len().saturating_sub(CHANGES_KEPT));
             }
         }
         Ok(())
