@@ -124,6 +124,9 @@ impl Mirror {
             }
         };
         let answer = self.heard(route, answer)?;
+        if matches!(reference, Reference::Digest(_)) {
+            tags.arrived(route, &answer.manifest).await;
+        }
         self.refuse_a_part(route, reference, &answer.manifest.descriptor, answer.outcome).await?;
         Ok(answer)
     }

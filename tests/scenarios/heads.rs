@@ -118,3 +118,29 @@ async fn a_head_of_a_frozen_tag_and_of_a_client_that_has_it_costs_nothing() {
     }
     assert_eq!(gets(&registry), 0, "asked each time, and pulled never");
 }
+
+/// containerd and docker ask for the head of the tag, and then for the manifest by its digest.
+#[tokio::test]
+async fn a_tag_of_which_a_client_took_the_head_and_then_the_manifest_can_be_served_without_upstream() {
+    let (mut registry, mirror, image) = cold().await;
+    let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+    assert_eq!(mirror.head(TAG).await.status, 200);
+    assert_eq!(mirror.get(&by_digest).await.status, 200);
+    registry.stop().await;
+    let mirror = mirror.restart().await;
+    mirror.advance(EXPIRED);
+    assert_eq!(mirror.head(TAG).await.status, 200);
+    let got = mirror.get(TAG).await;
+    assert_eq!((got.status, got.header("warning").is_some()), (200, true));
+}
+
+#[tokio::test]
+async fn a_head_that_was_told_stands_in_for_an_upstream_that_went_away() {
+    let (mut registry, mirror, image) = cold().await;
+    assert_eq!(mirror.head(TAG).await.status, 200);
+    registry.stop().await;
+    mirror.advance(EXPIRED);
+    let head = mirror.head(TAG).await;
+    assert_eq!((head.status, head.header("warning").is_some()), (200, true));
+    assert_eq!(head.header("docker-content-digest"), Some(image.manifest.digest.to_string().as_str()));
+}

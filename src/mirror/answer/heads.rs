@@ -12,7 +12,7 @@ use crate::mirror::answer::manifests::{ManifestAnswer, arrived};
 use crate::mirror::answer::tags::Tags;
 use crate::mirror::error::MirrorError;
 use crate::mirror::flight::Fetched;
-use crate::mirror::recall::freshness::Consulted;
+use crate::mirror::recall::freshness::{Consulted, Remembered};
 use crate::mirror::recall::heads::HeadKey;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::routes::Route;
@@ -68,6 +68,15 @@ fn head((descriptor, outcome): (Descriptor, Outcome)) -> ManifestHead {
 }
 
 impl Tags {
+    /// A manifest was asked for by digest, and is there: clients ask for the head of a tag, and then for what it
+    /// points at. From now on the tag can be served without upstream.
+    pub(super) async fn arrived(&self, route: &Route, manifest: &Manifest) {
+        for key in self.heads.arrived(&route.location, manifest.descriptor.digest) {
+            let before = self.metadata.tag(&key).ok().flatten();
+            self.point(key, before, manifest.descriptor.clone()).await;
+        }
+    }
+
     /// The head of a manifest by digest.
     async fn head_of(
         self: &Arc<Tags>,
@@ -99,6 +108,12 @@ impl Tags {
             return self.head_of(route, digest, key.accept).await;
         }
         let (remembered, own) = self.recalled(route, &key).await;
+        // Of what nobody pulled only this is known.
+        let remembered = remembered.or_else(|| {
+            let (descriptor, at) = self.heads.tag(&key)?;
+            let what = TagRecord { descriptor, checked_at: at, since: at };
+            Some(Remembered { what, checked_at: at, conclusive: true, stored: true })
+        });
         let question = self.question(route, &key, remembered.as_ref());
         let look_up = |patience| self.look_up_head(route, key.clone(), own, patience);
         let stale = |record: TagRecord, outcome, stale_for| {

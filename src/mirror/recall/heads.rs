@@ -5,33 +5,64 @@ use moka::sync::Cache;
 
 use crate::clock::Timestamp;
 use crate::metadata::{Location, TagKey};
-use crate::oci::{AcceptSet, Descriptor, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, Reference};
 
 /// A tag or digest, and the types that it was asked for with.
 pub(crate) type HeadKey = (Location, Reference, AcceptSet);
 
 /// Heads, and when they were told.
-pub(crate) struct Heads(Cache<HeadKey, (Descriptor, Timestamp)>);
+pub(crate) struct Heads {
+    told: Cache<HeadKey, (Descriptor, Timestamp)>,
+    /// The tags that were told to point at a manifest that is not stored.
+    pointing: Cache<(Location, Digest), Vec<TagKey>>,
+}
 
 impl Default for Heads {
     fn default() -> Heads {
-        Heads(Cache::new(Heads::MOST))
+        Heads { told: Cache::new(Heads::MOST), pointing: Cache::new(Heads::MOST) }
     }
 }
 
 impl Heads {
     const MOST: u64 = 10_000;
+    /// So many tags of one manifest are remembered.
+    const TAGS: usize = 16;
 
     pub(crate) fn get(&self, key: &HeadKey) -> Option<(Descriptor, Timestamp)> {
-        self.0.get(key)
+        self.told.get(key)
     }
 
     pub(crate) fn keep(&self, key: HeadKey, descriptor: Descriptor, told_at: Timestamp) {
-        self.0.insert(key, (descriptor, told_at));
+        if let (location, Reference::Tag(tag), accept) = &key {
+            let key = TagKey { location: location.clone(), tag: tag.clone(), accept: accept.clone() };
+            let entry = self.pointing.entry((location.clone(), descriptor.digest));
+            entry.and_upsert_with(|known| {
+                let mut tags = known.map_or_else(Vec::new, moka::Entry::into_value);
+                tags.retain(|known| *known != key);
+                tags.push(key);
+                tags.drain(..tags.len().saturating_sub(Heads::TAGS));
+                tags
+            });
+        }
+        self.told.insert(key, (descriptor, told_at));
+    }
+
+    /// The tags that were told to point at this manifest, which is stored now: no longer remembered here.
+    pub(crate) fn arrived(&self, location: &Location, digest: Digest) -> Vec<TagKey> {
+        let tags = self.pointing.remove(&(location.clone(), digest)).unwrap_or_default();
+        // Another answer may have come meanwhile.
+        let still = |key: &TagKey| self.tag(key).is_some_and(|(descriptor, _)| descriptor.digest == digest);
+        tags.into_iter().filter(still).collect()
+    }
+
+    /// What a tag was told to point at, and when.
+    pub(crate) fn tag(&self, key: &TagKey) -> Option<(Descriptor, Timestamp)> {
+        let TagKey { location, tag, accept } = key.clone();
+        self.told.get(&(location, Reference::Tag(tag), accept))
     }
 
     /// Upstream says that it is not there for these types.
     pub(crate) fn forget(&self, TagKey { location, tag, accept }: &TagKey) {
-        self.0.invalidate(&(location.clone(), Reference::Tag(tag.clone()), accept.clone()));
+        self.told.invalidate(&(location.clone(), Reference::Tag(tag.clone()), accept.clone()));
     }
 }
