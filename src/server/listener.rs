@@ -34,6 +34,8 @@ use super::record::Peer;
 use super::tls::Tls;
 use crate::clients::{Clients, Place, TooMany};
 
+/// How many connections are told at a time that their client has enough of them; more are closed at once.
+const TURNED_AWAY: usize = 256;
 /// How long to wait after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How much of the drain time is for closing the store, at most.
@@ -151,6 +153,8 @@ impl Seat {
 struct Seating {
     seats: Arc<Semaphore>,
     clients: Option<Arc<Clients>>,
+    /// Connections that are being told that there is no place for them.
+    turned_away: Semaphore,
     patience: Duration,
 }
 
@@ -166,6 +170,69 @@ impl Seating {
         let place = full.wait(self.patience).await?;
         *seat.0.lock() = Arc::clone(&self.seats).acquire_owned().await.ok();
         Ok(Some(place))
+    }
+}
+
+/// What all connections of a listener have in common.
+struct Serving {
+    transport: Transport,
+    limits: Limits,
+    seating: Seating,
+    buffers: Arc<Buffers>,
+}
+
+impl Serving {
+    /// One connection, from its place to its end.
+    async fn one<A, F, B>(
+        &self,
+        stream: Stream,
+        peer: Peer,
+        seat: Seat,
+        answer: A,
+        watcher: Watcher,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
+    where
+        A: Fn(Client, Request<Incoming>) -> F + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+    {
+        let Serving { transport, limits, seating, buffers } = self;
+        let (limits, answering) = (*limits, Answering::default());
+        let place = seating.place(peer, &seat).await;
+        let turned_away = place.as_ref().err().copied();
+        let _while_told = match turned_away.map(|_| seating.turned_away.try_acquire()) {
+            Some(Err(_)) => return Ok(()),
+            told => told,
+        };
+        let client = |wire, encrypted| Client { peer, encrypted, wire, seat, turned_away };
+        let tls = match &stream {
+            Stream::Address(stream) => transport.clone().of(stream, limits.header_timeout).await?,
+            Stream::Socket(_) => None,
+        };
+        match (stream, tls) {
+            (Stream::Address(stream), None) => {
+                let regions = Arc::new(Regions::default());
+                let stream = Connection::new(stream, limits.send_timeout, answering.clone());
+                let stream = PlainStream::new(stream, Arc::clone(&regions));
+                let client = client(Wire::Plain(regions), false);
+                connection(stream, client, answering, limits, answer, watcher).await?;
+            }
+            // In boxes, so that the many connections without TLS do not keep room for the others.
+            (Stream::Address(stream), Some(tls)) => {
+                let Some(stream) = Box::pin(greeting::of_tls(stream, limits.header_timeout)).await? else {
+                    return Ok(());
+                };
+                let stream = Connection::new(stream, limits.send_timeout, answering.clone());
+                let stream = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
+                let client = client(Wire::Buffered(Arc::clone(buffers)), true);
+                Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
+            }
+            (Stream::Socket(stream), _) => {
+                let client = client(Wire::Buffered(Arc::clone(buffers)), false);
+                Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -186,9 +253,14 @@ pub async fn serve<A, F, B>(
 {
     let seats = Arc::new(Semaphore::new(limits.max_connections));
     let graceful = GracefulShutdown::new();
-    let buffers = Arc::new(Buffers::default());
     let drained = CancellationToken::new();
-    let seating = Arc::new(Seating { seats: Arc::clone(&seats), clients, patience: limits.header_timeout });
+    let seating = Seating {
+        seats: Arc::clone(&seats),
+        clients,
+        turned_away: Semaphore::new(TURNED_AWAY),
+        patience: limits.header_timeout,
+    };
+    let serving = Arc::new(Serving { transport, limits, seating, buffers: Arc::default() });
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
@@ -199,45 +271,11 @@ pub async fn serve<A, F, B>(
             next = next => next,
             () = &mut shutdown => break,
         };
-        let (answer, watcher, buffers) = (answer.clone(), graceful.watcher(), Arc::clone(&buffers));
-        let (transport, drained, seating) = (transport.clone(), drained.clone(), Arc::clone(&seating));
+        let (answer, watcher) = (answer.clone(), graceful.watcher());
+        let (serving, drained) = (Arc::clone(&serving), drained.clone());
         tokio::spawn(async move {
-            let answering = Answering::default();
-            let served = async {
-                let place = seating.place(peer, &seat).await;
-                let turned_away = place.as_ref().err().copied();
-                let client = |wire, encrypted| Client { peer, encrypted, wire, seat: seat.clone(), turned_away };
-                let tls = match &stream {
-                    Stream::Address(stream) => transport.of(stream, limits.header_timeout).await?,
-                    Stream::Socket(_) => None,
-                };
-                match (stream, tls) {
-                    (Stream::Address(stream), None) => {
-                        let regions = Arc::new(Regions::default());
-                        let stream = Connection::new(stream, limits.send_timeout, answering.clone());
-                        let stream = PlainStream::new(stream, Arc::clone(&regions));
-                        let client = client(Wire::Plain(regions), false);
-                        connection(stream, client, answering, limits, answer, watcher).await?;
-                    }
-                    // In boxes, so that the many connections without TLS do not keep room for the others.
-                    (Stream::Address(stream), Some(tls)) => {
-                        let Some(stream) = Box::pin(greeting::of_tls(stream, limits.header_timeout)).await? else {
-                            return Ok(());
-                        };
-                        let stream = Connection::new(stream, limits.send_timeout, answering.clone());
-                        let stream = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
-                        let client = client(Wire::Buffered(buffers), true);
-                        Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
-                    }
-                    (Stream::Socket(stream), _) => {
-                        let client = client(Wire::Buffered(buffers), false);
-                        Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
-                    }
-                }
-                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
-            };
             // Of a request, how it ended is in its log line.
-            match drained.run_until_cancelled(served).await {
+            match drained.run_until_cancelled(serving.one(stream, peer, seat.clone(), answer, watcher)).await {
                 Some(Ok(())) => {}
                 Some(Err(error)) => tracing::debug!(%peer, %error, "a connection broke"),
                 None => tracing::debug!(%peer, "a connection was open when the drain time ended"),
