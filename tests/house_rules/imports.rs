@@ -100,7 +100,8 @@ impl Tree {
                     self.modules[number].children.insert(next(1).to_owned(), child);
                     at = end + 1;
                 }
-                "use" => {
+                // `impl Trait + use<'a>` is no import.
+                "use" if next(1) != "<" => {
                     let end = tokens[at..].iter().position(|token| token == ";").map_or(tokens.len(), |ends| at + ends);
                     leaves(&tokens[at + 1..end], &[], &mut self.modules[number].uses);
                     at = end + 1;
@@ -316,6 +317,22 @@ fn end_of_item(tokens: &[String], start: usize) -> usize {
         }
     }
     at
+}
+
+/// Code without comments, strings and lifetimes, and without spaces where none are needed.
+pub(crate) fn bare(text: &str) -> String {
+    let mut bare = String::new();
+    for token in tokens(text) {
+        if bare.ends_with(is_word) && token.starts_with(is_word) {
+            bare.push(' ');
+        }
+        bare += &token;
+    }
+    bare
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
 }
 
 /// Names, `::`, and all other signs one by one; without comments, strings and lifetimes.
