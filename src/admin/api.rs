@@ -81,7 +81,11 @@ impl From<CatalogError> for Error {
             CatalogError::NotToBeHad { failure: Failure::Refused, .. } => Code::Refused,
             CatalogError::NotToBeHad { .. } => Code::Failed,
         };
-        Error::new(code, error.to_string())
+        let said = Error::new(code, error.to_string());
+        match error {
+            CatalogError::Unknown(image) => said.with_hint(format!("get it with: registry-mirror pull {image}")),
+            _ => said,
+        }
     }
 }
 

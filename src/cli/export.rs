@@ -13,7 +13,7 @@ use bytesize::ByteSize;
 use super::store::{Place, StoreArgs};
 use super::talk::print_document;
 use super::{Exit, insist, say, show};
-use crate::documents::{Code, Error, Export, Exported, Plan, Receipt, ReceiptError, orders};
+use crate::documents::{Code, Error, Export, Exported, Plan, Receipt, ReceiptError, Unavailable, orders};
 use crate::oci::{ImageName, Platform};
 
 /// Where standard output is meant in place of a file.
@@ -103,21 +103,34 @@ fn export(
     Ok(exported)
 }
 
-/// Says what will be missing, before anything is written.
+/// Says what will be missing, before anything is written; where that is all, it is the error.
 fn announce(exported: &Exported) -> Result<(), Error> {
-    for image in &exported.unavailable {
-        match image.missing.len() {
-            _ if !image.damaged.is_empty() => {
-                insist(&format!("warning: {} is damaged; get it again with: registry-mirror pull {0}", image.image));
-            }
-            0 => insist(&format!("warning: {} is not stored; get it with: registry-mirror pull {0}", image.image)),
-            parts => insist(&format!("warning: {} is not complete, {parts} parts of it are missing", image.image)),
-        }
+    let Exported { images, unavailable, .. } = exported;
+    if images.is_empty() {
+        let why: Vec<_> = unavailable.iter().map(|image| format!("; {} {}", image.image, state(image))).collect();
+        let names: Vec<_> = unavailable.iter().map(|image| image.image.as_str()).collect();
+        let error = Error::new(Code::Nothing, format!("there is nothing to export{}", why.concat()));
+        let hint = format!("get what is missing with: registry-mirror pull {}", names.join(" "));
+        return Err(if names.is_empty() { error } else { error.with_hint(hint) });
     }
-    if exported.images.is_empty() {
-        return Err(Error::new(Code::Nothing, "there is nothing to export"));
+    for image in unavailable {
+        insist(&format!(
+            "warning: {name} {}; get what is missing with: registry-mirror pull {name}",
+            state(image),
+            name = image.image
+        ));
     }
     Ok(())
+}
+
+/// Why an image cannot be in the bundle.
+fn state(image: &Unavailable) -> String {
+    match image.missing.len() {
+        _ if !image.damaged.is_empty() => "is damaged".to_owned(),
+        0 => "is not stored, or not all of it is known".to_owned(),
+        1 => "is not complete, a part of it is missing".to_owned(),
+        parts => format!("is not complete, {parts} parts of it are missing"),
+    }
 }
 
 /// Has the bundle written to where it belongs, with a bar on a terminal.

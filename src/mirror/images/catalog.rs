@@ -24,7 +24,7 @@ pub enum CatalogError {
     #[error(transparent)]
     Route(#[from] RouteError),
     /// Nothing of this name was ever pulled.
-    #[error("{0} was never pulled through this mirror; get it with: registry-mirror pull {0}")]
+    #[error("{0} was never pulled through this mirror")]
     Unknown(String),
     /// Neither the store nor upstream has what the tag is to be frozen to.
     #[error("{image} cannot be had, so {tag} is not frozen to it: {reason}")]
