@@ -109,7 +109,12 @@ fn run(arguments: &Arguments, mirror: PathBuf) -> anyhow::Result<()> {
     let mut failures = 0;
     for (name, work) in works::ALL {
         if wanted(name) {
-            failures += report(name, work(&bench));
+            // A peer may fail under a crowd, and has a second try. So have we, and it is told.
+            let again = |error| {
+                println!("- {name}: {error}; once more");
+                work(&bench)
+            };
+            failures += report(name, work(&bench).or_else(again));
         }
     }
     if arguments.docker && wanted("docker") {
