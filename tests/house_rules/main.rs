@@ -58,6 +58,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("cli", &["oci", "documents", "clock", "config", "telemetry", "upstream", "daemon", "cli"]),
     // A map of the crate.
     ("lib", &[]),
+    // What runs before it is compiled.
+    ("build", &[]),
     ("main", &["cli"]),
     ("", &[]),
 ];
