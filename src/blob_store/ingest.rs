@@ -7,6 +7,7 @@
 //! never have reached the disk: now and then the hash of what was written so far is noted beside it,
 //! in an extended attribute, and only what still has that hash is gone on with, so that no reader
 //! gets a byte that was not received. A file system without such attributes forgets at a restart.
+//! The file is long because what is noted and what is gone on with are two ends of one format.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, DirBuilder, File, OpenOptions};

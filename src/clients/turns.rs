@@ -40,22 +40,10 @@ impl Turns {
 
     /// A place, when it is this client's turn. Dropping the future leaves the queue.
     pub async fn take(&self, client: ClientId) -> Option<Turn> {
-        let turn = match self.take_now_or_wait(client) {
-            Ok(turn) => turn,
-            Err(waiting) => waiting.await.ok()?,
-        };
-        Some(turn)
-    }
-
-    /// A place, if one is free and nobody waits for it.
-    pub fn take_now(&self) -> Option<Turn> {
-        let mut state = self.0.lock();
-        self.free(&mut state)
-    }
-
-    /// Whether anybody waits.
-    pub fn is_awaited(&self) -> bool {
-        self.0.lock().waiting.iter().any(|(_, his)| his.iter().any(|turn| !turn.is_closed()))
+        match self.take_now_or_wait(client) {
+            Ok(turn) => Some(turn),
+            Err(waiting) => waiting.await.ok(),
+        }
     }
 
     fn take_now_or_wait(&self, client: ClientId) -> Result<Turn, oneshot::Receiver<Turn>> {
@@ -121,6 +109,16 @@ impl Drop for Turn {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    impl Turns {
+        fn take_now(&self) -> Option<Turn> {
+            self.free(&mut self.0.lock())
+        }
+
+        fn is_awaited(&self) -> bool {
+            self.0.lock().waiting.iter().any(|(_, his)| his.iter().any(|turn| !turn.is_closed()))
+        }
+    }
 
     const GREEDY: ClientId = ClientId::V6(1);
     const HONEST: ClientId = ClientId::V6(2);

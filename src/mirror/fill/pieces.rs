@@ -7,7 +7,8 @@
 //!
 //! Truth: help never breaks a fill. Whatever goes wrong with a piece, an answer without the range,
 //! another size, a connection that stays broken, its rest is given back and the leading stream goes
-//! on alone; only what fails then fails the fill.
+//! on alone; only what fails then fails the fill. The file is long because the handing out, the help and
+//! the giving back of pieces are one protocol.
 
 use std::ops::Range;
 use std::pin::pin;
