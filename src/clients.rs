@@ -5,6 +5,7 @@
 
 mod forwarded;
 mod places;
+pub(crate) mod queue;
 mod rate;
 mod turns;
 

@@ -3,16 +3,13 @@
 //! Who asks for many waits behind himself: a place that is given up goes to the next client, not to the next
 //! request. Truth: a place is given up by being dropped, also while it is on its way to who waits for it.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::ClientId;
-
-/// Who has left is swept out of a queue that has become so long.
-const SWEEP: usize = 64;
+use super::queue::Queue;
 
 /// The places.
 #[derive(Clone, Debug)]
@@ -21,21 +18,17 @@ pub struct Turns(Arc<Mutex<State>>);
 #[derive(Debug)]
 struct State {
     free: usize,
-    /// Those who wait, in the order of their turns, each with what he waits for.
-    waiting: VecDeque<(ClientId, VecDeque<oneshot::Sender<Turn>>)>,
+    waiting: Queue<Turn>,
 }
 
 /// A place.
 #[derive(Debug)]
-pub struct Turn {
-    turns: Turns,
-    given: bool,
-}
+pub struct Turn(Turns);
 
 impl Turns {
     /// So many places.
     pub fn new(places: usize) -> Turns {
-        Turns(Arc::new(Mutex::new(State { free: places, waiting: VecDeque::new() })))
+        Turns(Arc::new(Mutex::new(State { free: places, waiting: Queue::default() })))
     }
 
     /// A place, when it is this client's turn. Dropping the future leaves the queue.
@@ -48,60 +41,28 @@ impl Turns {
 
     fn take_now_or_wait(&self, client: ClientId) -> Result<Turn, oneshot::Receiver<Turn>> {
         let mut state = self.0.lock();
-        if let Some(turn) = self.free(&mut state) {
-            return Ok(turn);
-        }
-        let (sender, receiver) = oneshot::channel();
-        match state.waiting.iter_mut().find(|(waiting, _)| *waiting == client) {
-            Some((_, his)) => {
-                if his.len() >= SWEEP {
-                    his.retain(|turn| !turn.is_closed());
-                }
-                his.push_back(sender);
-            }
-            None => {
-                if state.waiting.len() >= SWEEP {
-                    state.waiting.retain(|(_, his)| his.iter().any(|turn| !turn.is_closed()));
-                }
-                state.waiting.push_back((client, VecDeque::from([sender])));
-            }
-        }
-        Err(receiver)
+        self.free(&mut state).ok_or_else(|| state.waiting.push(client))
     }
 
     fn free(&self, state: &mut State) -> Option<Turn> {
         state.free = state.free.checked_sub(1)?;
-        Some(Turn { turns: self.clone(), given: false })
+        Some(Turn(self.clone()))
     }
 
     /// Whose turn is next; where nobody waits, the place is free.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut state = self.0.lock();
-        while let Some((client, mut his)) = state.waiting.pop_front() {
-            let next = his.pop_front();
-            if !his.is_empty() {
-                state.waiting.push_back((client, his));
-            }
-            if next.is_some() {
-                return next;
-            }
-        }
-        state.free += 1;
-        None
+        let next = state.waiting.pop();
+        state.free += usize::from(next.is_none());
+        next
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if self.given {
-            return;
-        }
-        while let Some(next) = self.turns.next() {
-            match next.send(Turn { turns: self.turns.clone(), given: false }) {
-                Ok(()) => return,
-                // He has left: the place is still ours to give.
-                Err(mut back) => back.given = true,
-            }
+        if let Some(next) = self.0.next() {
+            // Whoever left in this moment does not take it: then it is dropped, and goes to the next.
+            drop(next.send(Turn(self.0.clone())));
         }
     }
 }
@@ -116,7 +77,7 @@ mod tests {
         }
 
         fn is_awaited(&self) -> bool {
-            self.0.lock().waiting.iter().any(|(_, his)| his.iter().any(|turn| !turn.is_closed()))
+            self.0.lock().waiting.len() > 0
         }
     }
 
@@ -154,16 +115,5 @@ mod tests {
         // Given, and never looked at.
         drop(on_its_way);
         assert!(turns.take_now().is_some());
-    }
-
-    #[tokio::test]
-    async fn who_comes_and_goes_is_not_remembered() {
-        let turns = Turns::new(0);
-        for n in 0..10_000 {
-            drop(turns.take_now_or_wait(ClientId::V6(n % 1000)));
-        }
-        let state = turns.0.lock();
-        assert!(state.waiting.len() <= SWEEP + 1);
-        assert!(state.waiting.iter().all(|(_, his)| his.len() <= SWEEP + 1));
     }
 }

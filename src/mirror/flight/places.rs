@@ -4,13 +4,13 @@
 //! many requests stand before everybody else's. Whoever holds a place learns when somebody waits, and may
 //! give it up for that: as many do as there are who wait, and no more.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 
 use crate::clients::ClientId;
+use crate::clients::queue::Queue;
 
 /// The places among the fills of one upstream.
 #[derive(Debug)]
@@ -18,19 +18,18 @@ pub(crate) struct Lane {
     most: usize,
     /// How many requests may be under way besides the fills, for what is passed on without a place.
     relays: usize,
-    queue: Mutex<Queue>,
+    state: Mutex<State>,
     /// How many wait for whom nobody gives up a place yet.
     wanted: watch::Sender<usize>,
 }
 
-/// The waiters, by client; a client that had his turn stands behind the others again.
 #[derive(Debug, Default)]
-struct Queue {
+struct State {
     taken: usize,
     relays: usize,
     /// How many give their place up.
     leaving: usize,
-    waiting: VecDeque<(ClientId, VecDeque<oneshot::Sender<Place>>)>,
+    waiting: Queue<Place>,
 }
 
 /// A place among the fills, free again when this is dropped.
@@ -50,47 +49,21 @@ struct Waiting<'a> {
     turn: Option<oneshot::Receiver<Place>>,
 }
 
-impl Queue {
-    fn push(&mut self, client: ClientId, waiter: oneshot::Sender<Place>) {
-        match self.waiting.iter_mut().find(|(known, _)| *known == client) {
-            Some((_, waiters)) => waiters.push_back(waiter),
-            None => self.waiting.push_back((client, VecDeque::from([waiter]))),
-        }
-    }
-
-    fn pop(&mut self) -> Option<oneshot::Sender<Place>> {
-        while let Some((client, mut waiters)) = self.waiting.pop_front() {
-            let next = std::iter::from_fn(|| waiters.pop_front()).find(|waiter| !waiter.is_closed());
-            if !waiters.is_empty() {
-                self.waiting.push_back((client, waiters));
-            }
-            if next.is_some() {
-                return next;
-            }
-        }
-        None
-    }
-
-    fn forget_who_left(&mut self) {
-        self.waiting.iter_mut().for_each(|(_, waiters)| waiters.retain(|waiter| !waiter.is_closed()));
-        self.waiting.retain(|(_, waiters)| !waiters.is_empty());
-    }
-
+impl State {
     fn wanted(&self) -> usize {
-        let waiting: usize = self.waiting.iter().map(|(_, waiters)| waiters.len()).sum();
-        waiting.saturating_sub(self.leaving)
+        self.waiting.len().saturating_sub(self.leaving)
     }
 }
 
 impl Lane {
     pub(crate) fn new(most: usize, relays: usize) -> Lane {
-        Lane { most, relays, queue: Mutex::default(), wanted: watch::Sender::new(0) }
+        Lane { most, relays, state: Mutex::default(), wanted: watch::Sender::new(0) }
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Queue) -> T) -> T {
-        let mut queue = self.queue.lock();
-        let changed = change(&mut queue);
-        let now = queue.wanted();
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let mut state = self.state.lock();
+        let changed = change(&mut state);
+        let now = state.wanted();
         self.wanted.send_if_modified(|wanted| std::mem::replace(wanted, now) != now);
         changed
     }
@@ -98,14 +71,12 @@ impl Lane {
     /// Waits for a place, in the turn of `client`.
     pub(crate) async fn place(self: &Arc<Lane>, client: ClientId) -> Place {
         loop {
-            let turn = self.change(|queue| {
-                if queue.taken < self.most {
-                    queue.taken += 1;
+            let turn = self.change(|state| {
+                if state.taken < self.most {
+                    state.taken += 1;
                     return None;
                 }
-                let (waiter, turn) = oneshot::channel();
-                queue.push(client, waiter);
-                Some(turn)
+                Some(state.waiting.push(client))
             });
             let Some(turn) = turn else { return Place { lane: Arc::clone(self), leaving: false } };
             let mut waiting = Waiting { lane: self, turn: Some(turn) };
@@ -119,16 +90,16 @@ impl Lane {
 
     /// A place that nobody will miss, for what no client waits for: at least half of them stay free.
     pub(crate) fn spare_place(self: &Arc<Lane>) -> Option<Place> {
-        self.change(|queue| {
-            let left = self.most.checked_sub(queue.taken + 1).filter(|left| left * 2 >= self.most);
-            left.map(|_| queue.taken += 1)
+        self.change(|state| {
+            let left = self.most.checked_sub(state.taken + 1).filter(|left| left * 2 >= self.most);
+            left.map(|_| state.taken += 1)
         })?;
         Some(Place { lane: Arc::clone(self), leaving: false })
     }
 
     /// A place besides the fills, if there is one.
     pub(crate) fn relay_place(self: &Arc<Lane>) -> Option<RelayPlace> {
-        self.change(|queue| (queue.relays < self.relays).then(|| queue.relays += 1))?;
+        self.change(|state| (state.relays < self.relays).then(|| state.relays += 1))?;
         Some(RelayPlace(Arc::clone(self)))
     }
 
@@ -147,9 +118,9 @@ impl Place {
     pub(crate) fn gives_way(&mut self) -> bool {
         let lane = Arc::clone(&self.lane);
         self.leaving = self.leaving
-            || lane.change(|queue| {
-                let wanted = queue.wanted() > 0;
-                queue.leaving += usize::from(wanted);
+            || lane.change(|state| {
+                let wanted = state.wanted() > 0;
+                state.leaving += usize::from(wanted);
                 wanted
             });
         self.leaving
@@ -158,10 +129,10 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let next = self.lane.change(|queue| {
-            queue.leaving -= usize::from(self.leaving);
-            let next = queue.pop();
-            queue.taken -= usize::from(next.is_none());
+        let next = self.lane.change(|state| {
+            state.leaving -= usize::from(self.leaving);
+            let next = state.waiting.pop();
+            state.taken -= usize::from(next.is_none());
             next
         });
         if let Some(next) = next {
@@ -173,7 +144,7 @@ impl Drop for Place {
 
 impl Drop for RelayPlace {
     fn drop(&mut self) {
-        self.0.change(|queue| queue.relays -= 1);
+        self.0.change(|state| state.relays -= 1);
     }
 }
 
@@ -181,7 +152,7 @@ impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         // A place that was on its way goes to the next, before the queue is looked at.
         self.turn = None;
-        self.lane.change(Queue::forget_who_left);
+        self.lane.change(|state| state.waiting.forget_who_left());
     }
 }
 
