@@ -26,6 +26,12 @@ impl Timestamp {
     pub fn plus(self, later: Duration) -> Timestamp {
         Timestamp(self.0.saturating_add(u64::try_from(later.as_millis()).unwrap_or(u64::MAX)))
     }
+
+    /// The moment `earlier` before this one.
+    #[must_use]
+    pub fn minus(self, earlier: Duration) -> Timestamp {
+        Timestamp(self.0.saturating_sub(u64::try_from(earlier.as_millis()).unwrap_or(u64::MAX)))
+    }
 }
 
 impl From<Timestamp> for Moment {

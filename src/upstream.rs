@@ -11,6 +11,7 @@ mod guard;
 pub mod health;
 pub mod http;
 pub mod limit;
+pub mod notices;
 pub mod offline;
 pub mod ours;
 pub mod quota;
@@ -28,6 +29,7 @@ use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
 use self::health::Health;
+pub use self::notices::Notices;
 pub use self::quota::Allowance;
 use self::quota::Quota;
 pub use self::resource::Resource;
@@ -256,6 +258,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// come while there is trouble one has [`Outlook::Doubtful`] now and again, and is to ask.
     fn outlook(&self, _resource: &Resource) -> Outlook {
         Outlook::Well
+    }
+
+    /// What it said of its answers beside them.
+    fn notices(&self) -> Option<&Notices> {
+        None
     }
 
     /// The same, as this client asks it; `None` where all are alike.

@@ -61,11 +61,13 @@ fn online(
     ours: &Arc<Ours>,
 ) -> Result<Arc<dyn Upstream>, StartError> {
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
+    let notices = Arc::default();
     let clients = upstream.urls.iter().map(|url| {
         let settings = HttpSettings {
             clock: Arc::clone(clock),
             observer: Arc::clone(&observer),
             ours: Arc::clone(ours),
+            notices: Arc::clone(&notices),
             ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
         };
         let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);

@@ -15,6 +15,7 @@ mod witness;
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use parking_lot::Mutex;
 
 use crate::clock::Clock;
@@ -28,9 +29,9 @@ use crate::mirror::flight::flights::Flights;
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::memory::Memory;
 use crate::mirror::routes::Route;
-use crate::oci::{AcceptSet, Descriptor, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, Reference, Repository, Request};
 use crate::outcome::Outcome;
-use crate::upstream::{UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Resource, UpstreamError, UpstreamErrorClass};
 
 use at_hand::AtHand;
 use blobs::Blobs;
@@ -124,11 +125,27 @@ impl Mirror {
             }
         };
         let answer = self.heard(route, answer)?;
-        if matches!(reference, Reference::Digest(_)) {
-            tags.arrived(route, &answer.manifest).await;
-        }
+        tags.arrived(route, &answer.manifest.descriptor).await;
         self.refuse_a_part(route, reference, &answer.manifest.descriptor, answer.outcome).await?;
-        Ok(answer)
+        Ok(ManifestAnswer { outcome: answer.stale_for.map_or(answer.outcome, |_| Outcome::Stale), ..answer })
+    }
+
+    /// What upstream said to people beside its latest answer to this, and about what was `found` by it.
+    pub fn warnings(&self, route: &Route, request: &Request, found: Option<Digest>) -> Vec<HeaderValue> {
+        let of = |about: &dyn Fn(&Repository) -> Resource| route.notice(about).warnings;
+        let mut warnings = match request {
+            Request::Ping => Vec::new(),
+            Request::Manifest { reference, .. } => of(&|repository| Resource::manifest(repository, reference)),
+            Request::Blob { digest, .. } => of(&|repository| Resource::blob(repository, digest)),
+            Request::Tags { .. } => of(&Resource::tags),
+            Request::Referrers { digest, .. } => of(&|repository| Resource::referrers(repository, digest)),
+        };
+        if let Some(digest) = found {
+            let more = of(&|repository| Resource::manifest(repository, &Reference::Digest(digest)));
+            let new = more.into_iter().filter(|warning| !warnings.contains(warning)).collect::<Vec<_>>();
+            warnings.extend(new);
+        }
+        warnings
     }
 
     /// Refuses a manifest of which nobody could pull the rest now, where that is wanted.

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use crate::clients::Asker;
 use crate::mirror::Location;
-use crate::oci::{ImageName, RegistryName, Repository, RepositoryPath, Target};
-use crate::upstream::Upstream;
+use crate::oci::{ImageName, Notice, RegistryName, Repository, RepositoryPath, Target};
+use crate::upstream::{Resource, Upstream};
 
 /// The other names of Docker Hub.
 const HUB_ALIASES: [&str; 3] = ["index.docker.io", "registry-1.docker.io", "registry.hub.docker.com"];
@@ -45,6 +45,12 @@ pub struct Route {
 }
 
 impl Route {
+    /// What upstream said beside its latest answer about this.
+    pub(super) fn notice(&self, about: impl FnOnce(&Repository) -> Resource) -> Notice {
+        let notices = self.upstream.notices();
+        notices.map_or_else(Notice::default, |notices| notices.of(|| about(&self.location.repository)))
+    }
+
     /// The same, for `asker`.
     #[must_use]
     pub fn asked_by(self, asker: Asker) -> Route {

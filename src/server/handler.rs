@@ -178,8 +178,10 @@ async fn respond(
         Some(answer) => answer,
         None => {
             let route = route.clone().asked_by(asker);
-            let answered = looked_up(&edge.mirror, http, &route, request).await;
-            answered.unwrap_or_else(|error| failed(edge, &error, hint))
+            match looked_up(&edge.mirror, http, &route, request.clone()).await {
+                Ok(answer) => answer.warned(|found| edge.mirror.warnings(&route, &request, found)),
+                Err(error) => failed(edge, &error, hint),
+            }
         }
     };
     answer.echoing(route.namespace)

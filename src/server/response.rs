@@ -19,6 +19,7 @@ use crate::mirror::{
     BlobAnswer, BlobBody, Kept, ManifestAnswer, ManifestHead, MirrorError, ReferrersAnswer, Selected, TagsAnswer,
 };
 use crate::oci::descriptor::OCTET_STREAM;
+use crate::oci::notice::stale_warning;
 use crate::oci::{ContentRange, Descriptor, Digest, ErrorCode, Manifest, MediaType, RegistryName, Request};
 use crate::outcome::Outcome;
 
@@ -40,6 +41,8 @@ pub struct Answer {
     code: Option<ErrorCode>,
     /// Why it is a failure, for the log line.
     problem: Option<String>,
+    /// What was found.
+    digest: Option<Digest>,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,7 @@ impl Answer {
             body,
             code: None,
             problem: None,
+            digest: None,
         }
     }
 
@@ -230,6 +234,13 @@ impl Answer {
         self.header(CONNECTION, "close")
     }
 
+    /// The same, with what upstream says to people about what was found.
+    #[must_use]
+    pub fn warned(self, warnings: impl FnOnce(Option<Digest>) -> Vec<HeaderValue>) -> Answer {
+        let warnings = warnings(self.digest);
+        warnings.into_iter().fold(self, |answer, warning| answer.header(WARNING, warning))
+    }
+
     fn stale(self, since: Option<Duration>) -> Answer {
         match since {
             Some(age) => self.header(WARNING, stale_warning(age)),
@@ -246,7 +257,8 @@ impl Answer {
     }
 
     fn identified(self, digest: &Digest) -> Answer {
-        self.header(CONTENT_DIGEST, digest.to_string()).header(ETAG, format!("\"{digest}\""))
+        let answer = self.header(CONTENT_DIGEST, digest.to_string()).header(ETAG, format!("\"{digest}\""));
+        Answer { digest: Some(*digest), ..answer }
     }
 
     fn described_blob(self, digest: &Digest) -> Answer {
@@ -269,10 +281,6 @@ fn boundary(digest: &Digest) -> String {
     // RFC 2046, 5.1.1: at most 70.
     boundary.truncate(64);
     boundary
-}
-
-fn stale_warning(age: Duration) -> String {
-    format!("299 - \"stale: upstream cannot be asked, last checked {} s ago\"", age.as_secs())
 }
 
 /// Makes the response. The record goes with the body, to be closed when that ends; the body goes at the

@@ -16,7 +16,7 @@ use super::limit::Lane;
 use super::resource::Resource;
 use super::settings::{OnMissing, Timeouts};
 use super::{
-    Allowance, Contact, Outlook, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError,
+    Allowance, Contact, Notices, Outlook, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError,
     UpstreamErrorClass,
 };
 use super::{UpstreamObserver, retry};
@@ -197,6 +197,11 @@ impl Upstream for Asking {
             }
         }
         last
+    }
+
+    /// All addresses share what they said.
+    fn notices(&self) -> Option<&Notices> {
+        self.addresses.first().and_then(|address| address.upstream.notices())
     }
 
     fn health(&self) -> Health {

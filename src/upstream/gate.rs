@@ -11,7 +11,9 @@ use futures_util::StreamExt as _;
 
 use super::health::Health;
 use super::resource::Resource;
-use super::{Outlook, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::{
+    Notices, Outlook, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass,
+};
 use crate::clients::{ClientId, Turn, Turns};
 use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
@@ -120,6 +122,10 @@ impl Upstream for Gate {
 
     fn outlook(&self, resource: &Resource) -> Outlook {
         self.upstream.outlook(resource)
+    }
+
+    fn notices(&self) -> Option<&Notices> {
+        self.upstream.notices()
     }
 
     fn for_client(&self, client: ClientId) -> Option<Arc<dyn Upstream>> {

@@ -44,7 +44,9 @@ use self::wire::{content_range, drain, header_value, number, text};
 use super::health::{EndpointHealth, EndpointState, Health, Pulls};
 use super::quota::{Quota, Reading};
 use super::token::Tokens;
-use super::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use super::{
+    Notices, ReferrerList, Resolved, Resource, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass,
+};
 use crate::clock::Timestamp;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
 use crate::oci::plausible::{Asked, Told, check};
@@ -108,6 +110,11 @@ impl HttpUpstream {
             let (hours, source) = (window.as_secs() / 3600, source.as_deref().unwrap_or_default());
             tracing::info!(upstream = %self.settings.name, left, limit, hours, source, "pulls left in this window");
         }
+    }
+
+    /// Takes note of what stands beside a good answer.
+    fn notice(&self, resource: Resource, answer: &Answer) {
+        self.settings.notices.note(resource, answer.response.headers());
     }
 
     /// The error that an unwanted answer stands for.
@@ -197,6 +204,7 @@ impl Upstream for HttpUpstream {
             _ => return Err(self.refusal(answer).await),
         }
         refuse_encoding(&answer)?;
+        self.notice(Resource::manifest(repository, reference), &answer);
         if is_first_schema(text(&answer.response, CONTENT_TYPE).as_deref(), None) {
             return Err(first_schema(&answer.what));
         }
@@ -222,6 +230,7 @@ impl Upstream for HttpUpstream {
         if !status::is_whole(answer.response.status()) {
             return Err(self.refusal(answer).await);
         }
+        self.notice(Resource::manifest(repository, reference), &answer);
         let (what, head) = (answer.what.clone(), Head::of(&answer));
         let told = head.told();
         let expected = match reference {
@@ -249,6 +258,7 @@ impl Upstream for HttpUpstream {
         match answer.response.status() {
             status if status::is_whole(status) => {
                 refuse_encoding(&answer)?;
+                self.notice(Resource::blob(repository, digest), &answer);
                 let head = Head::of(&answer);
                 check(Asked::Blob(digest), &head.told(), None).map_err(|odd| protocol(&answer.what, odd))?;
                 Ok(head.size)
@@ -286,6 +296,9 @@ impl Upstream for HttpUpstream {
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
         let question = self.blob_question(Method::GET, repository, digest, span.header_value().as_deref())?;
         let answer = self.ask_for_blob(&question).await?;
+        if answer.response.status().is_success() {
+            self.notice(Resource::blob(repository, digest), &answer);
+        }
         match answer.response.status() {
             status if status::is_whole(status) => {
                 let size = number(&answer.response, CONTENT_LENGTH);
@@ -317,6 +330,10 @@ impl Upstream for HttpUpstream {
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError> {
         self.list_referrers(repository, digest, artifact_type, cursor).await
+    }
+
+    fn notices(&self) -> Option<&Notices> {
+        Some(&self.settings.notices)
     }
 
     fn health(&self) -> Health {

@@ -134,6 +134,38 @@ async fn a_tag_of_which_a_client_took_the_head_and_then_the_manifest_can_be_serv
     assert_eq!((got.status, got.header("warning").is_some()), (200, true));
 }
 
+/// Another tag, or a pull of all of an index, may bring it, too.
+#[tokio::test]
+async fn a_tag_of_which_a_client_took_the_head_can_be_served_however_its_manifest_came() {
+    for by in ["another tag", "an index"] {
+        let (mut registry, mirror, image) = cold().await;
+        registry.move_tag("library/app", "2", &image.manifest.digest);
+        registry.add_index("library/app", "3", &[(&image, "amd64")]);
+        assert_eq!(mirror.head(TAG).await.status, 200);
+        let other = if by == "an index" { "3" } else { "2" };
+        assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{other}")).await.status, 200);
+        if by == "an index" {
+            assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{}", image.manifest.digest)).await.status, 200);
+        }
+        mirror.settled().await;
+        registry.stop().await;
+        let mirror = mirror.restart().await;
+        mirror.advance(EXPIRED);
+        let got = mirror.get(TAG).await;
+        assert_eq!((got.status, got.header("warning").is_some()), (200, true), "{by}");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_is_as_fresh_as_its_head_was_told_and_not_as_its_manifest_came() {
+    let (registry, mirror, image) = cold().await;
+    assert_eq!(mirror.head(TAG).await.status, 200);
+    mirror.advance(EXPIRED);
+    let moved = registry.add_image("library/app", "1", &[noise(3, 1000)]).manifest.digest.to_string();
+    assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{}", image.manifest.digest)).await.status, 200);
+    assert_eq!(mirror.get(TAG).await.header("docker-content-digest"), Some(moved.as_str()));
+}
+
 #[tokio::test]
 async fn a_head_that_was_told_stands_in_for_an_upstream_that_went_away() {
     let (mut registry, mirror, image) = cold().await;

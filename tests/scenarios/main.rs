@@ -25,6 +25,7 @@ mod listener;
 mod many_fills;
 mod memory;
 mod multipart;
+mod notices;
 mod odd_images;
 mod offline;
 mod offline_errors;

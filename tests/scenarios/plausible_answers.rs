@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use registry_mirror::oci::{Algorithm, Digest};
+use scripted_registry::client;
 use scripted_registry::{Match, Registry, Rule, noise};
 use serde_json::json;
 
@@ -60,7 +61,7 @@ async fn what_cannot_be_a_manifest_is_neither_served_nor_kept_nor_does_it_replac
         lies(&registry, content_type, &body);
         let mirror = TestMirror::of(&registry).await;
         for method in ["GET", "HEAD"] {
-            let cold = scripted_registry::client::request(mirror.address, method, TAG, &[]).await;
+            let cold = client::request(mirror.address, method, TAG, &[]).await;
             assert_eq!(cold.status, 502, "cold {method} {content_type} {body}");
         }
         registry.clear_rules();
@@ -68,7 +69,7 @@ async fn what_cannot_be_a_manifest_is_neither_served_nor_kept_nor_does_it_replac
         lies(&registry, content_type, &body);
         mirror.advance(Duration::from_secs(301));
         for method in ["GET", "HEAD"] {
-            let stale = scripted_registry::client::request(mirror.address, method, TAG, &[]).await;
+            let stale = client::request(mirror.address, method, TAG, &[]).await;
             let told = (stale.status, stale.header("docker-content-digest"));
             assert_eq!(told, (200, Some(digest.as_str())), "stored {method} {content_type} {body}");
             assert!(stale.header("cache-status").unwrap().contains("stale"), "{content_type} {body}");
@@ -88,7 +89,7 @@ async fn what_cannot_be_a_manifest_is_not_served_by_its_digest_either() {
         let mirror = TestMirror::of(&registry).await;
         let path = format!("/v2/library/app/manifests/{digest}");
         for (method, path) in [("GET", path.as_str()), ("HEAD", &path), ("GET", TAG), ("HEAD", TAG)] {
-            let answer = scripted_registry::client::request(mirror.address, method, path, &[]).await;
+            let answer = client::request(mirror.address, method, path, &[]).await;
             // A head alone may be that of a manifest.
             let may = method == "HEAD" && answer.status == 200;
             assert!(answer.status == 502 || may, "{method} {path} {content_type} {body}: {}", answer.status);
@@ -133,33 +134,49 @@ async fn a_head_that_cannot_be_that_of_the_blob_opens_no_membership() {
 
 #[tokio::test]
 async fn a_list_that_cannot_be_one_replaces_no_list_and_is_not_taken_for_an_empty_one() {
-    const TAGS: &str = "/v2/library/app/tags/list";
+    let deep = format!(r#"{{"tags":[],"manifests":[],"x":{}{}}}"#, "[".repeat(200), "]".repeat(200));
     for (content_type, body) in [
         ("text/html", "<html>Please log in</html>"),
+        (INDEX, "<html>Please log in</html>"),
         ("application/json", r#"{"errors":[{"code":"UNAVAILABLE"}]}"#),
         ("application/json", r#"{"name":"library/app","errors":[]}"#),
         ("application/json", "{}"),
         ("application/json", ""),
         ("application/json", "[]"),
+        ("application/json", "no JSON"),
+        (INDEX, &deep),
     ] {
         let registry = Registry::start().await;
-        registry.add_image("library/app", "1", &[noise(1, 1000)]);
+        let image = registry.add_image("library/app", "1", &[noise(1, 1000)]);
+        let referrers = format!("/v2/library/app/referrers/{}", image.manifest.digest);
+        let paths = ["/v2/library/app/tags/list", &referrers, &format!("{referrers}?artifactType=a%2Fb")];
         lies(&registry, content_type, body);
         let mirror = TestMirror::of(&registry).await;
-        assert_eq!(mirror.get(TAGS).await.status, 502, "cold {content_type} {body}");
+        for (method, path) in paths.iter().flat_map(|path| [("HEAD", path), ("GET", path)]) {
+            let cold = client::request(mirror.address, method, path, &[]).await;
+            assert_eq!(cold.status, 502, "cold {method} {path} {content_type} {body}");
+        }
         registry.clear_rules();
-        let good = mirror.get(TAGS).await;
-        assert_eq!(good.status, 200);
+        assert_eq!(mirror.get(TAG).await.status, 200);
+        let mut good = Vec::new();
+        for path in paths {
+            good.push(mirror.get(path).await);
+        }
+        assert!(good.iter().all(|list| list.status == 200), "nothing was remembered of {content_type} {body}");
+        mirror.settled().await;
         lies(&registry, content_type, body);
         mirror.advance(Duration::from_secs(31));
-        let stale = mirror.get(TAGS).await;
-        assert_eq!((stale.status, &stale.body), (200, &good.body), "stored {content_type} {body}");
-        assert!(stale.header("warning").is_some(), "{content_type} {body}");
+        let mirror = mirror.restart().await;
+        for (path, good) in paths.iter().zip(&good) {
+            let stale = mirror.get(path).await;
+            assert_eq!((stale.status, &stale.body), (200, &good.body), "stored {path} {content_type} {body}");
+            assert!(stale.header("warning").is_some(), "{path} {content_type} {body}");
+        }
     }
     for empty in [r#"{"name":"library/app","tags":null}"#, r#"{"name":"library/app"}"#, r#"{"tags":null}"#] {
         let registry = Registry::start().await;
         lies(&registry, "application/json", empty);
-        assert_eq!(TestMirror::of(&registry).await.get(TAGS).await.status, 200, "{empty}");
+        assert_eq!(TestMirror::of(&registry).await.get("/v2/library/app/tags/list").await.status, 200, "{empty}");
     }
 }
 

@@ -9,6 +9,8 @@ use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::memory::{Asked, Kept, Memory};
 use crate::mirror::room::stored::Stored;
 use crate::mirror::routes::Route;
+use crate::oci::{Digest, Reference, Repository};
+use crate::upstream::Resource;
 
 /// What an answer in memory depends on.
 pub(super) struct AtHand {
@@ -35,6 +37,9 @@ impl Mirror {
         if !kept.is_of(stored.stamp()) || *manifests_lead_on && !matches!(asked, Asked::Blob(_)) {
             return false;
         }
+        if is_spoken_of(route, asked, kept.descriptor.digest) {
+            return false;
+        }
         let now = clock.now();
         if kept.checked_at().is_some_and(|checked_at| !policy.serves(checked_at, now)) {
             return false;
@@ -52,4 +57,14 @@ impl Mirror {
     pub fn memory_used(&self) -> u64 {
         self.0.answers.at_hand.memory.used()
     }
+}
+
+/// Whether upstream said something beside an answer that found this digest: that is told on.
+fn is_spoken_of(route: &Route, asked: &Asked, digest: Digest) -> bool {
+    let by_tag = |of: &Repository| match asked {
+        Asked::Tag(tag, _) => Resource::manifest(of, &Reference::Tag(tag.clone())),
+        Asked::Manifest(_) | Asked::Blob(_) => Resource::blob(of, &digest),
+    };
+    let by_digest = |of: &Repository| Resource::manifest(of, &Reference::Digest(digest));
+    !route.notice(by_tag).is_empty() || !route.notice(by_digest).is_empty()
 }

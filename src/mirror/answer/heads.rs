@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::metadata::{TagKey, TagRecord};
 use crate::mirror::Mirror;
 use crate::mirror::answer::manifests::{ManifestAnswer, arrived};
-use crate::mirror::answer::tags::Tags;
+use crate::mirror::answer::tags::{Tags, stale_there};
 use crate::mirror::error::MirrorError;
 use crate::mirror::flight::Fetched;
 use crate::mirror::recall::freshness::{Consulted, Remembered};
@@ -18,7 +18,7 @@ use crate::mirror::recall::negatives::Missing;
 use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference};
 use crate::outcome::Outcome;
-use crate::upstream::Resolved;
+use crate::upstream::{Resolved, Resource};
 
 /// What a manifest is, for clients that want no more.
 #[derive(Clone, Debug)]
@@ -59,7 +59,7 @@ impl Mirror {
         };
         let found = self.heard(route, found)?;
         self.refuse_a_part(route, reference, &found.descriptor, found.outcome).await?;
-        Ok(found)
+        Ok(ManifestHead { outcome: found.stale_for.map_or(found.outcome, |_| Outcome::Stale), ..found })
     }
 }
 
@@ -68,12 +68,12 @@ fn head((descriptor, outcome): (Descriptor, Outcome)) -> ManifestHead {
 }
 
 impl Tags {
-    /// A manifest was asked for by digest, and is there: clients ask for the head of a tag, and then for what it
-    /// points at. From now on the tag can be served without upstream.
-    pub(super) async fn arrived(&self, route: &Route, manifest: &Manifest) {
-        for key in self.heads.arrived(&route.location, manifest.descriptor.digest) {
+    /// A manifest is there, by whatever name it was asked for: clients ask for the head of a tag, and then for what
+    /// it points at. From now on the tag can be served without upstream.
+    pub(super) async fn arrived(&self, route: &Route, manifest: &Descriptor) {
+        for (key, told_at) in self.heads.arrived(&route.location, manifest.digest) {
             let before = self.metadata.tag(&key).ok().flatten();
-            self.point(key, before, manifest.descriptor.clone()).await;
+            self.point(key, before, manifest.clone(), Some(told_at)).await;
         }
     }
 
@@ -120,7 +120,7 @@ impl Tags {
             Ok(ManifestHead { descriptor: record.descriptor, outcome, stale_for })
         };
         match self.policy.consult(&*self.clock, question, remembered, look_up).await? {
-            Consulted::Asked(told) => Ok(head(told)),
+            Consulted::Asked(told) => Ok(ManifestHead { stale_for: stale_there(route, &key.tag), ..head(told) }),
             Consulted::Remembered(record) => stale(record, Outcome::Hit, None),
             Consulted::Stale(record, age, error) => {
                 let error = error.as_ref().map(tracing::field::display);
@@ -157,7 +157,8 @@ impl Tags {
                 }
                 Resolved::Told(told) => return Ok((told, Outcome::Relayed)),
             };
-            tags.point(of, record, descriptor.clone()).await;
+            let since = tags.stale_since(&asking, &of.tag);
+            tags.point(of, record, descriptor.clone(), since).await;
             Ok((descriptor, outcome))
         };
         let TagKey { location, tag, accept } = key;
@@ -166,7 +167,7 @@ impl Tags {
 
     /// What upstream told lately, or tells now, together with everybody else who asks for it.
     async fn ask_for_head<F>(
-        &self,
+        self: &Arc<Tags>,
         route: &Route,
         key: HeadKey,
         patience: Option<Duration>,
@@ -184,13 +185,19 @@ impl Tags {
         if flights.join(&key).is_none() {
             route.asker.question()?;
         }
-        let (now, keeps, of) = (self.clock.now(), Arc::clone(heads), key.clone());
+        let (now, tags, of, route) = (self.clock.now(), Arc::clone(self), key.clone(), route.clone());
         let work = || {
             let work = work();
             async move {
                 let answer = work.await;
                 if let Ok((descriptor, Outcome::Relayed)) = &answer {
-                    keeps.keep(of, descriptor.clone(), now);
+                    let stale_for = route.notice(|repository| Resource::manifest(repository, &of.1)).stale_for;
+                    let told_at = stale_for.map_or(now, |age| tags.policy.stale_since(age, now));
+                    tags.heads.keep(of, descriptor.clone(), told_at);
+                    // It may have come meanwhile.
+                    if tags.manifests.stored.has(&route.location, &descriptor.digest).await {
+                        tags.arrived(&route, descriptor).await;
+                    }
                 }
                 answer
             }

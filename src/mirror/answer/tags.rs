@@ -62,7 +62,9 @@ impl Tags {
         let question = self.question(route, &key, remembered.as_ref());
         let look_up = |patience| self.look_up(route, key.clone(), own.clone(), patience);
         match self.policy.consult(&*self.clock, question, remembered, look_up).await? {
-            Consulted::Asked((manifest, outcome)) => Ok(ManifestAnswer { manifest, outcome, stale_for: None }),
+            Consulted::Asked((manifest, outcome)) => {
+                Ok(ManifestAnswer { manifest, outcome, stale_for: stale_there(route, &key.tag) })
+            }
             Consulted::Remembered(record) => {
                 let answer = self.manifests.answer(route, record.descriptor.digest, &key.accept).await?;
                 if let Some(own) = own {
@@ -218,7 +220,8 @@ impl Tags {
                 fetched => fetched?,
             },
         };
-        self.point(key, record, manifest.descriptor.clone()).await;
+        let since = self.stale_since(route, &key.tag);
+        self.point(key, record, manifest.descriptor.clone(), since).await;
         Ok((manifest, outcome))
     }
 
@@ -261,13 +264,28 @@ impl Tags {
         MirrorError::upstream(Subject::Manifest, error)
     }
 
-    /// Remembers what the tag points at now.
-    pub(super) async fn point(&self, key: TagKey, before: Option<TagRecord>, descriptor: Descriptor) {
+    /// As of when a tag counts as checked that is stale behind upstream.
+    pub(super) fn stale_since(&self, route: &Route, tag: &Tag) -> Option<Timestamp> {
+        stale_there(route, tag).map(|age| self.policy.stale_since(age, self.clock.now()))
+    }
+
+    /// Remembers what the tag points at, as of now or an earlier moment.
+    pub(super) async fn point(
+        &self,
+        key: TagKey,
+        before: Option<TagRecord>,
+        descriptor: Descriptor,
+        earlier: Option<Timestamp>,
+    ) {
         let now = self.clock.now();
+        let says_the_same = |before: &TagRecord| before.descriptor.digest == descriptor.digest;
+        if earlier.is_some() && before.as_ref().is_some_and(says_the_same) {
+            return;
+        }
         let moved_from =
             before.as_ref().map(|before| before.descriptor.digest).filter(|from| *from != descriptor.digest);
         let since = before.filter(|_| moved_from.is_none()).map_or(now, |before| before.since);
-        let record = TagRecord { descriptor, checked_at: now, since };
+        let record = TagRecord { descriptor, checked_at: earlier.unwrap_or(now), since };
         let metrics = Arc::clone(&self.metrics);
         let records = &self.manifests.stored.records;
         let add = move |metadata: &dyn MetadataStore| {
@@ -281,6 +299,11 @@ impl Tags {
         };
         records.add("tag not remembered", add).await;
     }
+}
+
+/// How stale upstream itself says that its answer for a tag is.
+pub(super) fn stale_there(route: &Route, tag: &Tag) -> Option<Duration> {
+    route.notice(|of| Resource::manifest(of, &Reference::Tag(tag.clone()))).stale_for
 }
 
 /// Clients may name what types they like. For so many sets with types that nobody here knows it is remembered

@@ -144,6 +144,11 @@ impl Policy {
         if short { self.patience.min(SHORT_PATIENCE) } else { self.patience }
     }
 
+    /// When what is stale behind upstream `now`, for so long, counts as checked: it is not fresh here either.
+    pub(crate) fn stale_since(&self, age: Duration, now: Timestamp) -> Timestamp {
+        now.minus(age.max(self.tag_ttl))
+    }
+
     /// Whether what was checked at `checked_at` is served without asking.
     pub(crate) fn serves(&self, checked_at: Timestamp, now: Timestamp) -> bool {
         // A check that lies in the future says that the clock was set back: its age is unknown.

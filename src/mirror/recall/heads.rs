@@ -47,12 +47,15 @@ impl Heads {
         self.told.insert(key, (descriptor, told_at));
     }
 
-    /// The tags that were told to point at this manifest, which is stored now: no longer remembered here.
-    pub(crate) fn arrived(&self, location: &Location, digest: Digest) -> Vec<TagKey> {
+    /// The tags that were told to point at this manifest, which is stored now, and when: no longer remembered here.
+    pub(crate) fn arrived(&self, location: &Location, digest: Digest) -> Vec<(TagKey, Timestamp)> {
         let tags = self.pointing.remove(&(location.clone(), digest)).unwrap_or_default();
         // Another answer may have come meanwhile.
-        let still = |key: &TagKey| self.tag(key).is_some_and(|(descriptor, _)| descriptor.digest == digest);
-        tags.into_iter().filter(still).collect()
+        let still = |key: TagKey| {
+            let (_, told_at) = self.tag(&key).filter(|(descriptor, _)| descriptor.digest == digest)?;
+            Some((key, told_at))
+        };
+        tags.into_iter().filter_map(still).collect()
     }
 
     /// What a tag was told to point at, and when.

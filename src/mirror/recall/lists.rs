@@ -102,16 +102,20 @@ impl<V: List> Lists<V> {
         });
         // Lists are not among the pulls that an upstream counts.
         let upstream = &*route.upstream;
+        let about = resource.clone();
         let question = Question { upstream, resource, subject: V::SUBJECT, allowance: Allowance::Free };
         let location = key.location.clone();
         let ask = async |patience| {
             if self.flights.join(&key).is_none() {
                 route.asker.question()?;
             }
-            self.ask(key, seen, patience, ask).await
+            self.ask(key, seen, patience, (route.clone(), about.clone()), ask).await
         };
         match self.policy.consult(&*self.clock, question, remembered, ask).await? {
-            Consulted::Asked((list, outcome)) => Ok(Found { list, outcome, stale_for: None }),
+            Consulted::Asked((list, outcome)) => {
+                let stale_for = route.notice(|_| about.clone()).stale_for;
+                Ok(Found { list, outcome: stale_for.map_or(outcome, |_| Outcome::Stale), stale_for })
+            }
             Consulted::Remembered(said) => Ok(Found { list: said?, outcome: Outcome::Hit, stale_for: None }),
             Consulted::Stale(said, age, error) => {
                 let error = error.as_ref().map(tracing::field::display);
@@ -138,12 +142,13 @@ impl<V: List> Lists<V> {
         key: ListKey,
         seen: Option<Timestamp>,
         patience: Option<Duration>,
+        (route, about): (Route, Resource),
         ask: impl FnOnce() -> F,
     ) -> Result<(Arc<V>, Outcome), MirrorError>
     where
         F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
     {
-        let (known, keeper) = (self.known.clone(), self.keeper.clone());
+        let (known, keeper, policy) = (self.known.clone(), self.keeper.clone(), self.policy);
         let work = || {
             let (answer, key, clock) = (ask(), key.clone(), Arc::clone(&self.clock));
             async move {
@@ -156,7 +161,10 @@ impl<V: List> Lists<V> {
                 match class {
                     None | Some(Some(UpstreamErrorClass::NotFound)) => {
                         let before = known.get(&key);
-                        let (now_known, permit) = keeper.plan(before.as_ref(), said.clone(), clock.now());
+                        let (now, stale_for) = (clock.now(), route.notice(|_| about).stale_for);
+                        let stale_for = stale_for.filter(|_| said.is_ok());
+                        let at = stale_for.map_or(now, |age| policy.stale_since(age, now));
+                        let (now_known, permit) = keeper.plan(before.as_ref(), said.clone(), at);
                         known.insert(key.clone(), now_known.clone());
                         if class.is_some() && V::SUBJECT != Subject::Referrers {
                             keeper.remove(&key).await;

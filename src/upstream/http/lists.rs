@@ -19,7 +19,7 @@ use crate::oci::link::{self, Next};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::plausible::{Asked, Told, check};
 use crate::oci::{Cursor, Digest, MediaType, Page, Repository, header};
-use crate::upstream::{ReferrerList, TagList, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamErrorClass};
 
 /// The most bytes of tags that are taken in one answer: a list of 11 MB is one that people have.
 const MAX_TAGS_SIZE: u64 = 64 << 20;
@@ -70,6 +70,7 @@ impl HttpUpstream {
             }
             _ => return Err(self.refusal(answer).await),
         };
+        self.notice(Resource::tags(repository), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE).await?;
         check(Asked::List, &Told::default(), Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
@@ -118,10 +119,12 @@ impl HttpUpstream {
         }
         let applied = text(&answer.response, FILTERS_APPLIED).unwrap_or_default();
         let filtered = applied.split(',').any(|filter| filter.trim().eq_ignore_ascii_case("artifactType"));
+        self.notice(Resource::referrers(repository, digest), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let index = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?;
-        // Some answer every path with a page for people.
-        serde_json::from_slice::<WireIndex>(&index).map_err(|_| no_referrers(&what))?;
+        check(Asked::List, &Told::default(), Some(&index)).map_err(|odd| protocol(&what, odd))?;
+        serde_json::from_slice::<WireIndex>(&index)
+            .map_err(|error| protocol(&what, format_args!("is no list of referrers: {error}")))?;
         let next = next.map(|query| query.parse().map_err(|_| unclear(&what))).transpose()?;
         Ok(ReferrerList { index, filtered, next })
     }

@@ -11,7 +11,7 @@ use crate::oci::RegistryName;
 use crate::upstream::credentials::CredentialSource;
 use crate::upstream::ours::Ours;
 use crate::upstream::settings::{Settings, split_api};
-use crate::upstream::{Unobserved, UpstreamObserver};
+use crate::upstream::{Notices, Unobserved, UpstreamObserver};
 
 /// What an upstream is asked with: what is configured, and what stands around it here.
 #[derive(Clone)]
@@ -30,6 +30,8 @@ pub struct HttpSettings {
     pub observer: Arc<dyn UpstreamObserver>,
     /// Where we listen ourselves.
     pub ours: Arc<Ours>,
+    /// What all addresses of the upstream say beside their answers.
+    pub notices: Arc<Notices>,
 }
 
 impl HttpSettings {
@@ -45,6 +47,7 @@ impl HttpSettings {
             clock: Arc::new(SystemClock),
             observer: Arc::new(Unobserved),
             ours: Arc::default(),
+            notices: Arc::default(),
         }
     }
 

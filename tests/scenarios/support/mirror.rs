@@ -78,6 +78,12 @@ impl Settings {
         self
     }
 
+    /// In front of another mirror instead.
+    pub fn in_front_of(mut self, mirror: &TestMirror) -> Settings {
+        self.upstream = vec![format!("http://{}", mirror.address)];
+        self
+    }
+
     /// With a path behind the address of the upstream.
     pub fn at_path(mut self, path: &str) -> Settings {
         self.upstream.iter_mut().for_each(|url| url.push_str(path));

@@ -202,17 +202,20 @@ async fn trap_29_no_referrers_api_is_404_an_empty_list_is_200_and_an_outage_is_n
         mirror.advance(Duration::from_secs(31));
         assert_eq!(mirror.get(&path).await.status, expected, "upstream said {status}");
     }
-    for (media_type, body, expected) in [
-        (INDEX, r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":null}"#, 200),
-        ("text/html", "<html>welcome</html>", 404),
-        ("application/json", "{}", 404),
-    ] {
+    let null = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":null}"#;
+    for (media_type, body, is_stale) in
+        [(INDEX, null, false), ("text/html", "<html>welcome</html>", true), ("application/json", "{}", true)]
+    {
         registry.clear_rules();
         registry.rule(Rule::on(Match::path(&path)).answer(200, media_type, body));
         // As long as an upstream is left alone that said 429 and not for how long.
         mirror.advance(Duration::from_secs(60));
-        assert_eq!(mirror.get(&path).await.status, expected, "upstream answered {body}");
+        let answer = mirror.get(&path).await;
+        let told = (answer.status, answer.header("warning").is_some());
+        assert_eq!(told, (200, is_stale), "upstream answered {body}: that is no list, and says nothing about one");
     }
+    registry.clear_rules();
+    assert_eq!(mirror.get(&path).await.status, 404);
     registry.stop().await;
     mirror.advance(Duration::from_secs(31));
     assert_eq!(mirror.get(&path).await.status, 404, "it was the last answer that there is no such list");
