@@ -28,12 +28,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 
+use self::credentials::Presented;
 use self::health::Health;
 pub use self::notices::Notices;
 pub use self::quota::Allowance;
 use self::quota::Quota;
 pub use self::resource::Resource;
 use crate::clients::ClientId;
+use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// What kind of failure it was.
@@ -106,6 +108,8 @@ pub struct UpstreamError {
     /// Whether it was not the registry that failed, but somebody whom it sent us to: a storage host, a
     /// token service. That says nothing of the registry.
     pub elsewhere: bool,
+    /// The status of a refusal, for who asked with a credential of his own.
+    pub status: Option<u16>,
 }
 
 impl UpstreamError {
@@ -113,7 +117,7 @@ impl UpstreamError {
     /// answered; then nobody could be reached.
     pub fn new(class: UpstreamErrorClass, message: impl Into<String>) -> UpstreamError {
         let contact = if class == UpstreamErrorClass::Unavailable { Contact::Unreachable } else { Contact::Answered };
-        UpstreamError { class, message: message.into(), contact, elsewhere: false }
+        UpstreamError { class, message: message.into(), contact, elsewhere: false, status: None }
     }
 
     /// The same error of a request that got so far.
@@ -126,6 +130,12 @@ impl UpstreamError {
     #[must_use]
     pub fn answered(self) -> UpstreamError {
         self.after(Contact::Answered)
+    }
+
+    /// The same error, which came with this status.
+    #[must_use]
+    pub fn with_status(self, status: u16) -> UpstreamError {
+        UpstreamError { status: Some(status), ..self }
     }
 
     /// The same error, if `elsewhere` of somebody whom the registry sent us to.
@@ -249,6 +259,13 @@ pub trait Upstream: Send + Sync + 'static {
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError>;
 
+    /// Whether `/v2/` lets us in.
+    async fn enter(&self) -> Result<(), UpstreamError>;
+
+    /// What has to be shown before `repository`, or anything, is to be had; `None` where that is nothing. A token
+    /// service that may see no credential is never named.
+    async fn challenge(&self, repository: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError>;
+
     /// What is known of it, as of its latest answers. Asks nobody.
     fn health(&self) -> Health {
         Health::default()
@@ -267,6 +284,13 @@ pub trait Upstream: Send + Sync + 'static {
 
     /// The same, as this client asks it; `None` where all are alike.
     fn for_client(&self, _client: ClientId) -> Option<Arc<dyn Upstream>> {
+        None
+    }
+
+    /// The same registry, to which nothing is shown but what is `presented`: neither a credential that is configured
+    /// nor a certificate of ours. It goes to that registry, and to a token service that may see it, and is not kept.
+    /// `None` where nobody is asked.
+    fn presenting(&self, _presented: &Presented) -> Option<Arc<dyn Upstream>> {
         None
     }
 }

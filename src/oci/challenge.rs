@@ -4,6 +4,8 @@
 //! none, any bytes in them, commas left out. Schemes that we do not speak are dropped; parameters may be
 //! missing.
 
+use std::fmt;
+
 /// One way to authenticate that an upstream offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Challenge {
@@ -20,6 +22,38 @@ pub enum Challenge {
     },
     /// Send user and password with every request.
     Basic,
+}
+
+/// As it is told to a client. What a quoted string cannot hold is left out.
+impl fmt::Display for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Challenge::Bearer { realm, service, scope, error } = self else {
+            return f.write_str("Basic realm=\"registry\"");
+        };
+        write!(f, "Bearer realm={}", Quoted(realm))?;
+        for (name, value) in [("service", service), ("scope", scope), ("error", error)] {
+            if let Some(value) = value {
+                write!(f, ",{name}={}", Quoted(value))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A quoted string of RFC 9110, 5.6.4, of visible characters and spaces.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for c in self.0.chars().filter(|c| matches!(c, ' '..='~')) {
+            if matches!(c, '"' | '\\') {
+                f.write_str("\\")?;
+            }
+            write!(f, "{c}")?;
+        }
+        f.write_str("\"")
+    }
 }
 
 /// Reads the values of all `WWW-Authenticate` lines of an answer. What cannot be read, and schemes that we
@@ -115,6 +149,16 @@ mod tests {
     fn bearer(realm: &str, service: Option<&str>, scope: Option<&str>) -> Challenge {
         let own = |text: Option<&str>| text.map(str::to_owned);
         Challenge::Bearer { realm: realm.to_owned(), service: own(service), scope: own(scope), error: None }
+    }
+
+    #[test]
+    fn what_is_told_is_read_as_what_it_was() {
+        let odd = bearer("https://t.example/a?b=\"c\\", Some("two words"), Some("repository:a/b:pull"));
+        for challenge in [bearer("https://t.example/", None, None), odd, Challenge::Basic] {
+            assert_eq!(parse([challenge.to_string()]), [challenge]);
+        }
+        let split = bearer("https://t.example/\r\nSet-Cookie: x", None, None);
+        assert_eq!(split.to_string(), r#"Bearer realm="https://t.example/Set-Cookie: x""#);
     }
 
     #[test]

@@ -9,10 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use moka::sync::Cache;
+use parking_lot::Mutex;
 
+use super::credentials::{Fingerprint, Presented};
 use super::guard::Guard;
 use super::health::Health;
-use super::limit::Lane;
+use super::limit::{LONGEST_WAIT, Lane, Limits};
 use super::resource::Resource;
 use super::settings::{OnMissing, Timeouts};
 use super::{
@@ -21,7 +24,11 @@ use super::{
 };
 use super::{UpstreamObserver, retry};
 use crate::clock::Clock;
+use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
+
+/// So many who present credentials of their own are known to be limited, each.
+const MOST_LIMITS: u64 = 4096;
 
 /// An upstream with all its addresses.
 pub struct Asking {
@@ -34,9 +41,37 @@ pub struct Asking {
     clock: Arc<dyn Clock>,
 }
 
+#[derive(Clone)]
 struct Address {
     upstream: Arc<dyn Upstream>,
-    guard: Guard,
+    guard: Arc<Guard>,
+    /// What limits those who present a credential of their own, each for himself.
+    others: Cache<Option<Fingerprint>, Arc<Mutex<Limits>>>,
+    /// What limits this one; `None` where we ask as ourselves.
+    own: Option<Arc<Mutex<Limits>>>,
+}
+
+impl Address {
+    fn new(upstream: Arc<dyn Upstream>, guard: Guard) -> Address {
+        let others = Cache::builder().max_capacity(MOST_LIMITS).time_to_live(LONGEST_WAIT).build();
+        Address { upstream, guard: Arc::new(guard), others, own: None }
+    }
+
+    /// The same address, as somebody asks it with what he presents.
+    fn presenting(&self, presented: &Presented) -> Option<Address> {
+        let upstream = self.upstream.presenting(presented)?;
+        let own = self.others.get_with(presented.fingerprint, Arc::default);
+        Some(Address { upstream, own: Some(own), ..self.clone() })
+    }
+
+    async fn ask<T>(
+        &self,
+        lane: Lane,
+        resource: &Resource,
+        answer: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        self.guard.ask(lane, resource, self.own.as_deref(), answer).await
+    }
 }
 
 impl Asking {
@@ -53,7 +88,7 @@ impl Asking {
         while let Some((endpoint, upstream)) = addresses.next() {
             let has_deputy = addresses.peek().is_some();
             let guard = Guard::new(name.clone(), endpoint, has_deputy, Arc::clone(&clock), Arc::clone(observer));
-            guarded.push(Address { upstream, guard });
+            guarded.push(Address::new(upstream, guard));
         }
         let on_missing = OnMissing::default();
         Asking { addresses: guarded, streams: 1, on_missing, longest: Timeouts::default().longest(), clock }
@@ -68,10 +103,9 @@ impl Asking {
     /// What it means that one address has not got something.
     #[must_use]
     pub fn with_on_missing(self, on_missing: OnMissing) -> Asking {
-        let mut addresses = self.addresses;
+        let addresses = self.addresses;
         if on_missing == OnMissing::Next {
-            let alone = |address: Address| Address { guard: address.guard.without_deputy(), ..address };
-            addresses = addresses.into_iter().map(alone).collect();
+            addresses.iter().for_each(|address| address.guard.has_no_deputy());
         }
         Asking { addresses, on_missing, ..self }
     }
@@ -96,8 +130,8 @@ impl Asking {
             return Err(UpstreamError::new(UpstreamErrorClass::Unavailable, "no address to ask"));
         };
         let mut away = None;
-        for Address { guard, upstream } in others {
-            match guard.ask(lane, resource, self.in_all(question(&**upstream))).await {
+        for address in others {
+            match address.ask(lane, resource, self.in_all(question(&*address.upstream))).await {
                 Err(error) if error.class.is_no_answer() => {
                     tracing::debug!(%error, "trying the next address");
                     away = Some(error);
@@ -110,7 +144,7 @@ impl Asking {
         }
         let again = |error: &UpstreamError| !last.guard.is_failing() && error.contact != Contact::Silent;
         let answer = self.in_all(retry::again(again, || question(&*last.upstream)));
-        match (last.guard.ask(lane, resource, answer).await, away) {
+        match (last.ask(lane, resource, answer).await, away) {
             // Where each holds a part, the one that is away may have it.
             (Err(missing), Some(away))
                 if missing.class == UpstreamErrorClass::NotFound && self.on_missing == OnMissing::Next =>
@@ -186,8 +220,22 @@ impl Upstream for Asking {
             .await
     }
 
+    async fn enter(&self) -> Result<(), UpstreamError> {
+        self.put(Lane::Manifests, &Resource::door(), |upstream| upstream.enter()).await
+    }
+
+    async fn challenge(&self, repository: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError> {
+        self.put(Lane::Manifests, &Resource::door(), |upstream| upstream.challenge(repository)).await
+    }
+
+    fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
+        let addresses = self.addresses.iter().map(|address| address.presenting(presented)).collect::<Option<_>>()?;
+        let Asking { streams, on_missing, longest, ref clock, .. } = *self;
+        Some(Arc::new(Asking { addresses, streams, on_missing, longest, clock: Arc::clone(clock) }))
+    }
+
     fn outlook(&self, resource: &Resource) -> Outlook {
-        let outlooks = self.addresses.iter().map(|address| address.guard.outlook(resource));
+        let outlooks = self.addresses.iter().map(|address| address.guard.outlook(resource, address.own.as_deref()));
         // That of the first address that would be asked.
         let mut last = Outlook::Well;
         for outlook in outlooks {

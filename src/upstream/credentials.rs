@@ -103,6 +103,24 @@ impl Credential {
     }
 }
 
+/// Which credential it is, without saying what it says: a keyed hash of all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+/// A credential that is not the configured one: that of somebody who asks through us, or nobody's.
+#[derive(Clone, Debug)]
+pub struct Presented {
+    /// What is shown.
+    pub credential: Credential,
+    /// By which what comes of it is kept; `None` for nobody's.
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl Presented {
+    /// Nobody's.
+    pub const NOBODY: Presented = Presented { credential: Credential::Anonymous, fingerprint: None };
+}
+
 /// Why a credential could not be looked up. No message contains a part of one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {

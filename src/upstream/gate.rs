@@ -9,12 +9,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
 
+use super::credentials::Presented;
 use super::health::Health;
 use super::resource::Resource;
 use super::{
     Notices, Outlook, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass,
 };
 use crate::clients::{ClientId, Turn, Turns};
+use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// When somebody for whom there was no place may come again.
@@ -126,6 +128,18 @@ impl Upstream for Gate {
 
     fn notices(&self) -> Option<&Notices> {
         self.upstream.notices()
+    }
+
+    async fn enter(&self) -> Result<(), UpstreamError> {
+        self.put(self.upstream.enter()).await
+    }
+
+    async fn challenge(&self, repository: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError> {
+        self.put(self.upstream.challenge(repository)).await
+    }
+
+    fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
+        Some(Arc::new(Gate { upstream: self.upstream.presenting(presented)?, ..self.clone() }))
     }
 
     fn for_client(&self, client: ClientId) -> Option<Arc<dyn Upstream>> {

@@ -46,6 +46,13 @@ struct Memory {
     probing_since: Instant,
 }
 
+impl Memory {
+    /// How long who has these limits of his `own`, or we, have to wait.
+    fn wait(&self, lane: Lane, own: Option<&Mutex<Limits>>, now: Timestamp) -> Option<Duration> {
+        own.map_or_else(|| self.limits.wait(lane, now), |own| own.lock().wait(lane, now))
+    }
+}
+
 impl Guard {
     /// Guards the address `endpoint` (host and port) of the upstream `name`; with `has_deputy` there is
     /// another one that is asked in its place.
@@ -68,26 +75,28 @@ impl Guard {
     }
 
     /// The same where no other address has what this one has.
-    pub(super) fn without_deputy(mut self) -> Guard {
-        self.memory.get_mut().breaker = Breaker::new(false);
-        self
+    pub(super) fn has_no_deputy(&self) {
+        self.memory().breaker = Breaker::new(false);
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock()
     }
 
-    /// Asks, unless that is known to be in vain.
+    /// Asks, unless that is known to be in vain. Who presents a credential of his own has his `own` limits.
     pub(super) async fn ask<T>(
         &self,
         lane: Lane,
         resource: &Resource,
+        own: Option<&Mutex<Limits>>,
         ask: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<T, UpstreamError> {
-        let mut pending = self.admitted(lane, resource).await?;
+        let mut pending = self.admitted(lane, resource, own).await?;
         let asked = Instant::now();
         let answer = ask.await;
-        self.note(&answer);
+        if own.is_none() {
+            self.note(&answer);
+        }
         let Some(ticket) = pending.ticket.take() else { return answer };
         let ending = match &answer {
             Err(error) if error.class == UpstreamErrorClass::Unavailable => {
@@ -100,7 +109,12 @@ impl Guard {
         match answer {
             Err(error) if error.elsewhere => Err(error),
             Err(UpstreamError { class: UpstreamErrorClass::RateLimited(wait), message, .. }) => {
-                let wait = self.memory().limits.limited(lane, wait, self.clock.now());
+                let now = self.clock.now();
+                if let Some(own) = own {
+                    let wait = own.lock().limited(lane, wait, now);
+                    return Err(UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message));
+                }
+                let wait = self.memory().limits.limited(lane, wait, now);
                 let seconds = wait.as_secs();
                 tracing::warn!(upstream = %self.name, seconds, reason = message, "rate limited: {} is left alone", self.endpoint);
                 Err(UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message))
@@ -110,11 +124,11 @@ impl Guard {
     }
 
     /// Whether it is of use to ask for `resource` where something stored can be the answer.
-    pub(super) fn outlook(&self, resource: &Resource) -> Outlook {
+    pub(super) fn outlook(&self, resource: &Resource, own: Option<&Mutex<Limits>>) -> Outlook {
         let now = self.clock.now();
         let mut memory = self.memory();
         let Guard { name, endpoint, .. } = self;
-        if let Some(wait) = memory.limits.wait(Lane::Manifests, now) {
+        if let Some(wait) = memory.wait(Lane::Manifests, own, now) {
             let seconds = wait.as_secs().max(1);
             return Outlook::Spared(format!("{name}: {endpoint} limits our rate and is not asked for {seconds} s"));
         }
@@ -138,11 +152,16 @@ impl Guard {
     }
 
     /// Leave to ask, at once or as soon as another request has found out that it is of use.
-    async fn admitted(&self, lane: Lane, resource: &Resource) -> Result<Pending<'_>, UpstreamError> {
+    async fn admitted(
+        &self,
+        lane: Lane,
+        resource: &Resource,
+        own: Option<&Mutex<Limits>>,
+    ) -> Result<Pending<'_>, UpstreamError> {
         loop {
             let mut found_out = std::pin::pin!(self.found_out.notified());
             found_out.as_mut().enable();
-            let refused = match self.admit(lane, resource) {
+            let refused = match self.admit(lane, resource, own) {
                 Ok(ticket) => return Ok(Pending { guard: self, ticket: Some(ticket) }),
                 Err(refused) => refused,
             };
@@ -151,11 +170,11 @@ impl Guard {
         }
     }
 
-    fn admit(&self, lane: Lane, resource: &Resource) -> Result<Ticket, Refused> {
+    fn admit(&self, lane: Lane, resource: &Resource, own: Option<&Mutex<Limits>>) -> Result<Ticket, Refused> {
         let now = self.clock.now();
         let mut memory = self.memory();
         let Guard { name, endpoint, .. } = self;
-        if let Some(wait) = memory.limits.wait(lane, now) {
+        if let Some(wait) = memory.wait(lane, own, now) {
             let message =
                 format!("{name}: {endpoint} limits our rate and is not asked for {} s", wait.as_secs().max(1));
             let error = UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message);
@@ -283,7 +302,7 @@ mod tests {
         /// What comes of a request that the upstream would answer like this.
         async fn ask(&self, answer: Result<u64, UpstreamErrorClass>) -> Result<u64, UpstreamErrorClass> {
             let answer = answer.map_err(|class| UpstreamError::new(class, "told"));
-            self.guard.ask(Lane::Blobs, &resource(), async { answer }).await.map_err(|error| error.class)
+            self.guard.ask(Lane::Blobs, &resource(), None, async { answer }).await.map_err(|error| error.class)
         }
 
         fn changes(&self) -> Vec<bool> {
@@ -319,7 +338,7 @@ mod tests {
         {
             let silence = std::future::pending::<Result<u64, _>>();
             let what = resource();
-            let mut probe = Box::pin(scene.guard.ask(Lane::Blobs, &what, silence));
+            let mut probe = Box::pin(scene.guard.ask(Lane::Blobs, &what, None, silence));
             assert!(futures_util::poll!(&mut probe).is_pending());
             assert_eq!(scene.ask(Ok(1)).await, Err(UpstreamErrorClass::Unavailable), "one at a time");
         }
@@ -339,7 +358,7 @@ mod tests {
                 answer.map_err(|class| UpstreamError::new(class, "told"))
             };
             let (began, what) = (Instant::now(), resource());
-            let (_, waited) = tokio::join!(scene.guard.ask(Lane::Blobs, &what, probe), scene.ask(Ok(2)));
+            let (_, waited) = tokio::join!(scene.guard.ask(Lane::Blobs, &what, None, probe), scene.ask(Ok(2)));
             assert_eq!((waited, began.elapsed()), (expected, FINDING_OUT / 2));
         }
         scene.clock.advance(Duration::from_secs(60));
@@ -348,7 +367,7 @@ mod tests {
             Ok(1)
         };
         let (began, what) = (Instant::now(), resource());
-        let (_, waited) = tokio::join!(scene.guard.ask(Lane::Blobs, &what, silence), async {
+        let (_, waited) = tokio::join!(scene.guard.ask(Lane::Blobs, &what, None, silence), async {
             let waited = scene.ask(Ok(2)).await;
             (waited, began.elapsed())
         });
@@ -362,7 +381,7 @@ mod tests {
         for class in [UpstreamErrorClass::Unavailable, UpstreamErrorClass::RateLimited(wait)] {
             for _ in 0..20 {
                 let error = UpstreamError::new(class, "told").elsewhere(true);
-                let asked = scene.guard.ask(Lane::Blobs, &resource(), async { Err::<u64, _>(error) }).await;
+                let asked = scene.guard.ask(Lane::Blobs, &resource(), None, async { Err::<u64, _>(error) }).await;
                 assert_eq!(asked.map_err(|error| error.class), Err(class), "asked again");
             }
         }

@@ -8,6 +8,7 @@
 mod answer;
 mod body;
 mod clients;
+mod door;
 mod egress;
 mod endpoint;
 mod exchange;
@@ -41,6 +42,7 @@ use self::endpoint::Endpoint;
 use self::facade::Abroad;
 pub use self::settings::{HttpSettings, HttpSettingsError};
 use self::wire::{content_range, drain, header_value, number, text};
+use super::credentials::Presented;
 use super::health::{EndpointHealth, EndpointState, Health, Pulls};
 use super::quota::{Quota, Reading};
 use super::token::Tokens;
@@ -48,6 +50,7 @@ use super::{
     Notices, ReferrerList, Resolved, Resource, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass,
 };
 use crate::clock::Timestamp;
+use crate::oci::challenge::Challenge;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
 use crate::oci::plausible::{Asked, Told, check};
 use crate::oci::{
@@ -56,18 +59,21 @@ use crate::oci::{
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 
-/// A registry over HTTP.
+/// A registry over HTTP. Clones share what they know of it.
+#[derive(Clone)]
 pub struct HttpUpstream {
-    settings: HttpSettings,
-    endpoint: Endpoint,
+    settings: Arc<HttpSettings>,
+    endpoint: Arc<Endpoint>,
     clients: Clients,
-    tokens: Tokens,
+    tokens: Arc<Tokens>,
     /// Registries that this one is a façade of.
     abroad: Abroad,
     /// The pulls that are left, once an answer has told them.
-    quota: Mutex<Option<Quota>>,
+    quota: Arc<Mutex<Option<Quota>>>,
     /// Whether the log already says that a credential is refused.
-    warned: AtomicBool,
+    warned: Arc<AtomicBool>,
+    /// What is shown in place of the configured credential.
+    presented: Option<Presented>,
 }
 
 impl std::fmt::Debug for HttpUpstream {
@@ -85,18 +91,26 @@ impl HttpUpstream {
         settings.check_url()?;
         let endpoint = Endpoint::new(settings.url.clone(), &settings.configured);
         let clients = Clients::new(&settings, &endpoint)?;
-        let (tokens, quota, warned) = (Tokens::default(), Mutex::default(), AtomicBool::new(false));
-        let abroad = facade::nowhere();
-        Ok(HttpUpstream { settings, endpoint, clients, tokens, abroad, quota, warned })
+        Ok(HttpUpstream {
+            settings: Arc::new(settings),
+            endpoint: Arc::new(endpoint),
+            clients,
+            tokens: Arc::default(),
+            abroad: facade::nowhere(),
+            quota: Arc::default(),
+            warned: Arc::default(),
+            presented: None,
+        })
     }
 
     fn now(&self) -> Timestamp {
         self.settings.clock.now()
     }
 
-    /// Takes note of the pulls that are left, where our own upstream tells them at `url`.
+    /// Takes note of the pulls that are left, where our own upstream tells them at `url`. Those of others are
+    /// their own.
     fn read_quota(&self, url: &Url, headers: &HeaderMap) {
-        if !redirect::same_origin(url, &self.endpoint.url) {
+        if self.presented.is_some() || !redirect::same_origin(url, &self.endpoint.url) {
             return;
         }
         let Some(reading) = Reading::of(headers) else { return };
@@ -114,7 +128,9 @@ impl HttpUpstream {
 
     /// Takes note of what stands beside a good answer.
     fn notice(&self, resource: Resource, answer: &Answer) {
-        self.settings.notices.note(resource, answer.response.headers());
+        if self.presented.is_none() {
+            self.settings.notices.note(resource, answer.response.headers());
+        }
     }
 
     /// The error that an unwanted answer stands for.
@@ -122,11 +138,14 @@ impl HttpUpstream {
         let status = answer.response.status();
         let class = status::class(status, answer.response.headers(), self.now());
         let hint = match class {
-            UpstreamErrorClass::Denied if status == StatusCode::UNAUTHORIZED => "; check auth of this upstream",
+            UpstreamErrorClass::Denied if status == StatusCode::UNAUTHORIZED && self.presented.is_none() => {
+                "; check auth of this upstream"
+            }
             _ => "",
         };
         drain(answer.response).await;
-        UpstreamError::new(class, format!("{}: {status}{hint}", answer.what)).answered().elsewhere(answer.abroad)
+        let error = UpstreamError::new(class, format!("{}: {status}{hint}", answer.what)).answered();
+        error.with_status(status.as_u16()).elsewhere(answer.abroad)
     }
 
     /// The body of an answer; `announced` where something else than `Content-Length` announces it.
@@ -333,7 +352,25 @@ impl Upstream for HttpUpstream {
     }
 
     fn notices(&self) -> Option<&Notices> {
-        Some(&self.settings.notices)
+        // What is said to others is theirs.
+        self.presented.is_none().then_some(&*self.settings.notices)
+    }
+
+    async fn enter(&self) -> Result<(), UpstreamError> {
+        self.ask_to_be_let_in().await
+    }
+
+    async fn challenge(&self, repository: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError> {
+        self.challenge_of(repository).await
+    }
+
+    fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
+        let clients = if self.settings.configured.certificate.is_none() {
+            self.clients.clone()
+        } else {
+            self.clients.without_our_own()
+        };
+        Some(Arc::new(HttpUpstream { clients, presented: Some(presented.clone()), ..self.clone() }))
     }
 
     fn health(&self) -> Health {

@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 
 use super::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Cursor, Digest, ImageName, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// Stands in for the upstream of this name.
@@ -32,6 +33,11 @@ impl Offline {
         )
     }
 
+    fn not_asked(&self) -> UpstreamError {
+        let message = format!("offline mode is on, so {} is not asked", self.name);
+        UpstreamError::new(UpstreamErrorClass::Unavailable, message)
+    }
+
     fn unknown(&self, repository: &Repository, reference: &Reference) -> UpstreamError {
         let (name, repository, reference) = (self.name.clone(), repository.clone(), reference.clone());
         let image = ImageName { registry: name, repository, reference };
@@ -47,6 +53,14 @@ impl Offline {
 
 #[async_trait]
 impl Upstream for Offline {
+    async fn enter(&self) -> Result<(), UpstreamError> {
+        Err(self.not_asked())
+    }
+
+    async fn challenge(&self, _: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError> {
+        Err(self.not_asked())
+    }
+
     async fn resolve(
         &self,
         repository: &Repository,

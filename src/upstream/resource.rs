@@ -6,7 +6,8 @@ use crate::oci::{Digest, Reference, Repository};
 /// What a question is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Resource {
-    pub(super) repository: Repository,
+    /// None for the door, which belongs to none.
+    pub(super) repository: Option<Repository>,
     item: Item,
 }
 
@@ -16,26 +17,32 @@ enum Item {
     Blob(Digest),
     Tags,
     Referrers(Digest),
+    Door,
 }
 
 impl Resource {
+    /// What `/v2/` says.
+    pub const fn door() -> Resource {
+        Resource { repository: None, item: Item::Door }
+    }
+
     /// A manifest by tag or digest.
     pub fn manifest(repository: &Repository, reference: &Reference) -> Resource {
-        Resource { repository: repository.clone(), item: Item::Manifest(reference.clone()) }
+        Resource { repository: Some(repository.clone()), item: Item::Manifest(reference.clone()) }
     }
 
     /// A blob.
     pub fn blob(repository: &Repository, digest: &Digest) -> Resource {
-        Resource { repository: repository.clone(), item: Item::Blob(*digest) }
+        Resource { repository: Some(repository.clone()), item: Item::Blob(*digest) }
     }
 
     /// The tags of a repository.
     pub fn tags(repository: &Repository) -> Resource {
-        Resource { repository: repository.clone(), item: Item::Tags }
+        Resource { repository: Some(repository.clone()), item: Item::Tags }
     }
 
     /// The manifests that refer to `digest`.
     pub fn referrers(repository: &Repository, digest: &Digest) -> Resource {
-        Resource { repository: repository.clone(), item: Item::Referrers(*digest) }
+        Resource { repository: Some(repository.clone()), item: Item::Referrers(*digest) }
     }
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::UpstreamError;
-use super::credentials::{Secret, decode_base64};
+use super::credentials::{Fingerprint, Secret, decode_base64};
 use crate::clock::Timestamp;
 use crate::oci::Repository;
 
@@ -98,8 +98,19 @@ pub struct TokenKey {
     pub service: Option<String>,
     /// What the token allows.
     pub scope: String,
-    /// Who we are: a user name, or nobody. Never a secret.
-    pub identity: Option<String>,
+    /// Whose it is.
+    pub identity: Identity,
+}
+
+/// Who a token is for. Never a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Identity {
+    /// Everybody.
+    Nobody,
+    /// Us, by the name of the configured credential.
+    Ours(String),
+    /// Who presented a credential of his own.
+    Of(Fingerprint),
 }
 
 #[derive(Default)]
@@ -261,7 +272,7 @@ mod tests {
 
     fn key() -> TokenKey {
         let realm = "https://auth.example/".to_owned();
-        TokenKey { realm, service: None, scope: pull_scope(&"a".parse().expect("name")), identity: None }
+        TokenKey { realm, service: None, scope: pull_scope(&"a".parse().expect("name")), identity: Identity::Nobody }
     }
 
     fn token(text: &str) -> Result<Token, UpstreamError> {

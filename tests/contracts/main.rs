@@ -17,5 +17,6 @@ mod properties;
 mod upstream;
 mod upstream_credentials;
 mod upstream_http;
+mod upstream_presented;
 mod upstream_tls;
 mod upstream_tls_wire;

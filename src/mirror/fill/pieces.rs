@@ -340,6 +340,7 @@ mod tests {
 
     use super::*;
     use crate::metadata::Location;
+    use crate::oci::challenge::Challenge;
     use crate::oci::{AcceptSet, Algorithm, Cursor, Digest, Manifest, Page, Reference, Repository};
     use crate::upstream::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob};
 
@@ -383,6 +384,14 @@ mod tests {
         }
 
         async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn enter(&self) -> Result<(), UpstreamError> {
+            unreachable!("not asked for")
+        }
+
+        async fn challenge(&self, _: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError> {
             unreachable!("not asked for")
         }
 

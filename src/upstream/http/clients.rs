@@ -18,6 +18,7 @@ use super::trust::tls;
 
 /// The clients of an upstream. What is ours alone, a certificate of our own or the permission not
 /// to look at theirs, is for our own origin and never for where it sends us.
+#[derive(Clone)]
 pub(super) struct Clients {
     own: Arc<Set>,
     elsewhere: Arc<Set>,
@@ -103,6 +104,11 @@ impl Clients {
         let elsewhere =
             if nothing_of_our_own { Arc::clone(&own) } else { Arc::new(Set::new(settings, endpoint, false)?) };
         Ok(Clients { own, elsewhere })
+    }
+
+    /// Those for who is not us: nothing of our own is shown to anybody.
+    pub(super) fn without_our_own(&self) -> Clients {
+        Clients { own: Arc::clone(&self.elsewhere), elsewhere: Arc::clone(&self.elsewhere) }
     }
 
     /// For our own origin or elsewhere.

@@ -19,6 +19,7 @@ use super::redirect::{self, MAX_REDIRECTS, is_redirect, same_origin};
 use super::wire::{Sending, drain};
 use crate::oci::{Repository, header};
 use crate::upstream::credentials::Credential;
+use crate::upstream::token::pull_scope;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 impl HttpUpstream {
@@ -30,11 +31,15 @@ impl HttpUpstream {
         path: String,
         headers: HeaderMap,
     ) -> Result<Question, UpstreamError> {
-        let there = self.endpoint.name_there(repository).map_err(|_| {
+        Ok(Question { method, path, query: None, repository: self.name_there(repository)?, headers })
+    }
+
+    /// What `repository` is called there.
+    pub(super) fn name_there(&self, repository: &Repository) -> Result<Repository, UpstreamError> {
+        self.endpoint.name_there(repository).map_err(|_| {
             let message = format!("{repository} at {}: the name is too long there", self.endpoint.origin);
             UpstreamError::new(UpstreamErrorClass::NotFound, message)
-        })?;
-        Ok(Question { method, path, query: None, repository: there, headers })
+        })
     }
 
     /// Asks, with what the upstream wants to see.
@@ -136,12 +141,7 @@ impl HttpUpstream {
 
     /// What `/v2/` wants.
     async fn demanded_at_the_door(&self) -> Option<Demand> {
-        let url = self.endpoint.address("");
-        let what = format!("GET /v2/ at {}", self.endpoint.origin);
-        let (headers, traffic) = (HeaderMap::new(), Traffic::Api);
-        let sending = Sending { method: Method::GET, url: &url, headers, form: None, traffic, what: &what };
-        let response = self.send(sending).await.ok()?;
-        let answer = Answer { response, url, abroad: false, sent: None, what };
+        let answer = self.knock(None).await.ok()?;
         let demand = self.demanded(&answer).ok()?;
         if demand.is_none() && !answer.response.status().is_server_error() {
             self.endpoint.lets_in();
@@ -158,12 +158,17 @@ impl HttpUpstream {
         demand: &Demand,
         refused: Answer,
     ) -> Result<Answer, UpstreamError> {
-        if !refused.is_denial() || self.credential_or_nobody(&question.repository).await == Credential::Anonymous {
+        let is_ours = self.presented.is_none();
+        if !refused.is_denial()
+            || !is_ours
+            || self.credential_or_nobody(&question.repository).await == Credential::Anonymous
+        {
             return Ok(refused);
         }
         let nobody = match demand {
             Demand::Bearer { realm, service } => {
-                let token = self.bearer(realm, service.as_deref(), &question.repository, Credential::Anonymous).await;
+                let scope = pull_scope(&question.repository);
+                let token = self.bearer(realm, service.as_deref(), scope, Credential::Anonymous).await;
                 let Ok(token) = token else { return Ok(refused) };
                 Some(token)
             }

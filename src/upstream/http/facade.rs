@@ -16,7 +16,7 @@ use super::wire::sensitive;
 use crate::oci::challenge::Challenge;
 use crate::upstream::credentials::{Credential, Secret};
 use crate::upstream::realm::{Realm, check_realm};
-use crate::upstream::token::{TokenKey, pull_scope};
+use crate::upstream::token::{Identity, TokenKey, pull_scope};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// So many registries abroad are remembered.
@@ -100,7 +100,7 @@ fn key(question: &Question, url: &Url, (realm, service): &(Realm, Option<String>
         realm: realm.url.to_string(),
         service: service.clone(),
         scope: pull_scope(repository.as_ref().unwrap_or(&question.repository)),
-        identity: None,
+        identity: Identity::Nobody,
     }
 }
 

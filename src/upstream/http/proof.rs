@@ -15,7 +15,7 @@ use crate::oci::challenge::{self, Challenge};
 use crate::oci::{Repository, header};
 use crate::upstream::credentials::{Credential, Secret};
 use crate::upstream::realm::{Realm, check_realm};
-use crate::upstream::token::{TokenKey, pull_scope};
+use crate::upstream::token::{Identity, TokenKey, pull_scope};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// Proof of who we are, ready to be sent.
@@ -25,6 +25,14 @@ pub(super) struct Proof {
     token: Option<(TokenKey, Secret)>,
     /// Whether it was made for this very question.
     pub(super) fresh: bool,
+}
+
+impl Proof {
+    /// An access token, as it is.
+    pub(super) fn of_token(token: &Secret) -> Result<Proof, UpstreamError> {
+        let header = sensitive(format!("Bearer {}", token.expose()))?;
+        Ok(Proof { header, token: None, fresh: false })
+    }
 }
 
 pub(super) fn challenges(answer: &Answer) -> Vec<Challenge> {
@@ -58,6 +66,9 @@ impl HttpUpstream {
 
     /// The credential for `repository`.
     pub(super) async fn credential(&self, repository: &Repository) -> Result<Credential, UpstreamError> {
+        if let Some(presented) = &self.presented {
+            return Ok(presented.credential.clone());
+        }
         let origin = &self.endpoint.origin;
         self.settings.credentials.credential(origin, repository).await.map_err(|error| {
             let message = format!("{origin} wants credentials, and they cannot be looked up: {error}");
@@ -75,12 +86,10 @@ impl HttpUpstream {
     pub(super) async fn prove(&self, demand: &Demand, repository: &Repository) -> Result<Option<Proof>, UpstreamError> {
         let credential = self.credential_or_nobody(repository).await;
         match (demand, credential) {
-            (Demand::Bearer { .. }, Credential::RegistryToken(token)) => {
-                let header = sensitive(format!("Bearer {}", token.expose()))?;
-                Ok(Some(Proof { header, token: None, fresh: false }))
-            }
+            (Demand::Bearer { .. }, Credential::RegistryToken(token)) => Proof::of_token(&token).map(Some),
             (Demand::Bearer { realm, service }, credential) => {
-                self.bearer(realm, service.as_deref(), repository, credential).await.map(Some)
+                let scope = pull_scope(repository);
+                self.bearer(realm, service.as_deref(), scope, credential).await.map(Some)
             }
             (Demand::Basic, Credential::Basic { user, password }) => {
                 Ok(Some(Proof { header: basic(&user, &password)?, token: None, fresh: false }))
@@ -93,7 +102,7 @@ impl HttpUpstream {
         &self,
         realm: &Realm,
         service: Option<&str>,
-        repository: &Repository,
+        scope: String,
         credential: Credential,
     ) -> Result<Proof, UpstreamError> {
         if !realm.trusted && credential != Credential::Anonymous {
@@ -107,14 +116,16 @@ impl HttpUpstream {
         let key = TokenKey {
             realm: realm.url.to_string(),
             service: service.map(str::to_owned),
-            scope: pull_scope(repository),
-            identity: credential.identity(),
+            scope,
+            identity: self.identity(&credential),
         };
         let wanted = || Wanted { service, scope: &key.scope };
         let fetch = || async {
             let fetched = self.fetch_token(realm, wanted(), &credential).await;
             match fetched {
-                Err(refusal) if refusal.class == UpstreamErrorClass::Denied && key.identity.is_some() => {
+                Err(refusal)
+                    if refusal.class == UpstreamErrorClass::Denied && matches!(key.identity, Identity::Ours(_)) =>
+                {
                     let public = self.fetch_token(realm, wanted(), &Credential::Anonymous).await;
                     public.inspect(|_| self.warn_refused()).map_err(|_| refusal)
                 }
@@ -126,10 +137,21 @@ impl HttpUpstream {
         Ok(Proof { header, token: Some((key, secret)), fresh })
     }
 
+    /// Whose a token for this credential is.
+    fn identity(&self, credential: &Credential) -> Identity {
+        let presented = self.presented.as_ref().filter(|_| *credential != Credential::Anonymous);
+        match (presented.and_then(|presented| presented.fingerprint), credential.identity()) {
+            (Some(fingerprint), _) => Identity::Of(fingerprint),
+            (None, Some(name)) => Identity::Ours(name),
+            (None, None) => Identity::Nobody,
+        }
+    }
+
     /// The upstream refused this.
     pub(super) async fn forget(&self, repository: &Repository, refused: &Proof) {
         match &refused.token {
             Some((key, secret)) => self.tokens.forget(key, secret).await,
+            None if self.presented.is_some() => {}
             None => self.settings.credentials.refused(&self.endpoint.origin, repository).await,
         }
     }

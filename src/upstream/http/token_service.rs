@@ -72,8 +72,12 @@ impl HttpUpstream {
         credential: &Credential,
     ) -> Result<Token, UpstreamError> {
         let what = format!("token for {} from {}", wanted.scope, realm.host_str().unwrap_or_default());
-        let fields: Vec<_> =
-            wanted.service.map(|service| ("service", service)).into_iter().chain([("scope", wanted.scope)]).collect();
+        // Without a scope it is a token for the door alone.
+        let scope = Some(wanted.scope).filter(|scope| !scope.is_empty());
+        let fields: Vec<_> = [("service", wanted.service), ("scope", scope)]
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| (name, value)))
+            .collect();
         let mut with_query = realm.clone();
         with_query.query_pairs_mut().extend_pairs(&fields);
         let response = match credential {

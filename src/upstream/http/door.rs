@@ -1,0 +1,96 @@
+//! The door of a registry, `/v2/`: what it wants to see, and whether it lets in who shows something.
+
+use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
+use http::{Method, StatusCode};
+
+use super::HttpUpstream;
+use super::answer::Answer;
+use super::clients::Traffic;
+use super::endpoint::Demand;
+use super::proof::Proof;
+use super::wire::{Sending, basic, drain};
+use crate::oci::Repository;
+use crate::oci::challenge::Challenge;
+use crate::upstream::credentials::Credential;
+use crate::upstream::token::pull_scope;
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+impl HttpUpstream {
+    /// Knocks, with this to be shown.
+    pub(super) async fn knock(&self, shown: Option<HeaderValue>) -> Result<Answer, UpstreamError> {
+        let url = self.endpoint.address("");
+        let what = format!("GET /v2/ at {}", self.endpoint.origin);
+        let headers: HeaderMap = shown.clone().map(|shown| (AUTHORIZATION, shown)).into_iter().collect();
+        let sending =
+            Sending { method: Method::GET, url: &url, headers, form: None, traffic: Traffic::Api, what: &what };
+        let response = self.send(sending).await?;
+        Ok(Answer { response, url, abroad: false, sent: shown, what })
+    }
+
+    /// Whether the door opens, for what we have to show.
+    pub(super) async fn ask_to_be_let_in(&self) -> Result<(), UpstreamError> {
+        let answer = self.knock(None).await?;
+        let Some(demand) = self.demanded(&answer)? else { return self.is_open(answer).await };
+        drain(answer.response).await;
+        self.endpoint.learn(&demand);
+        let shown = self.what_to_show(&demand).await?;
+        self.is_open(self.knock(Some(shown)).await?).await
+    }
+
+    async fn is_open(&self, answer: Answer) -> Result<(), UpstreamError> {
+        if !answer.response.status().is_success() {
+            return Err(self.refusal(answer).await);
+        }
+        drain(answer.response).await;
+        Ok(())
+    }
+
+    /// A token for no repository opens the door and nothing else.
+    async fn what_to_show(&self, demand: &Demand) -> Result<HeaderValue, UpstreamError> {
+        let denied = || {
+            let message = format!("GET /v2/ at {}: there is nothing to show for what it demands", self.endpoint.origin);
+            UpstreamError::new(UpstreamErrorClass::Denied, message).with_status(StatusCode::UNAUTHORIZED.as_u16())
+        };
+        let credential = self.presented.as_ref().map_or(&Credential::Anonymous, |presented| &presented.credential);
+        let proof = match (demand, credential) {
+            (Demand::Bearer { .. }, Credential::RegistryToken(token)) => Proof::of_token(token)?,
+            (Demand::Bearer { realm, service }, credential) => {
+                self.bearer(realm, service.as_deref(), String::new(), credential.clone()).await?
+            }
+            (Demand::Basic, Credential::Basic { user, password }) => return basic(user, password),
+            (Demand::Basic, _) => return Err(denied()),
+        };
+        Ok(proof.header)
+    }
+
+    /// What the door wants, as it is told to who asks through us.
+    pub(super) async fn challenge_of(
+        &self,
+        repository: Option<&Repository>,
+    ) -> Result<Option<Challenge>, UpstreamError> {
+        let demand = match self.endpoint.demand() {
+            Some(demand) => Some(demand),
+            None => {
+                let answer = self.knock(None).await?;
+                let (status, demand) = (answer.response.status(), self.demanded(&answer)?);
+                if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+                    return Err(self.refusal(answer).await);
+                }
+                drain(answer.response).await;
+                demand.iter().for_each(|demand| self.endpoint.learn(demand));
+                demand
+            }
+        };
+        match demand {
+            Some(Demand::Bearer { realm, service }) if realm.trusted => {
+                let scope = match repository {
+                    Some(repository) => Some(pull_scope(&self.name_there(repository)?)),
+                    None => None,
+                };
+                Ok(Some(Challenge::Bearer { realm: realm.url.to_string(), service, scope, error: None }))
+            }
+            Some(Demand::Basic) => Ok(Some(Challenge::Basic)),
+            Some(Demand::Bearer { .. }) | None => Ok(None),
+        }
+    }
+}

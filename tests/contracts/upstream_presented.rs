@@ -1,0 +1,184 @@
+//! A registry that is asked with what somebody presents, in place of what is configured.
+
+use std::sync::Arc;
+
+use registry_mirror::clock::SystemClock;
+use registry_mirror::oci::challenge::Challenge;
+use registry_mirror::oci::{AcceptSet, Reference, Repository};
+use registry_mirror::upstream::asking::Asking;
+use registry_mirror::upstream::credentials::{Auth, Credential, Fingerprint, Presented, Secret};
+use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
+use registry_mirror::upstream::settings::Settings;
+use registry_mirror::upstream::{Unobserved, Upstream, UpstreamErrorClass, UpstreamObserver};
+use scripted_registry::{Match, Registry, Rule, TokenPolicy, noise};
+
+const SECRET: &str = "owner/secret";
+
+fn asking_with(registry: &Registry, configured: Settings) -> Asking {
+    let (name, url) = ("registry.example".parse().expect("name"), registry.url().parse().expect("url"));
+    let http: Arc<dyn Upstream> =
+        Arc::new(HttpUpstream::new(HttpSettings::new(name, url, configured)).expect("settings"));
+    let observer: Arc<dyn UpstreamObserver> = Arc::new(Unobserved);
+    let addresses = [(registry.authority(), http)];
+    Asking::new(&"registry.example".parse().expect("name"), addresses, Arc::new(SystemClock), &observer)
+}
+
+fn asking(registry: &Registry) -> Asking {
+    asking_with(registry, Settings::default())
+}
+
+/// Each credential has its own fingerprint, as whoever presents it makes it.
+fn basic(user: &str, password: &str) -> Presented {
+    let mut fingerprint = [0; 32];
+    let text = format!("{user}:{password}");
+    fingerprint[..text.len()].copy_from_slice(text.as_bytes());
+    let credential = Credential::Basic { user: user.to_owned(), password: Secret::new(password.to_owned()) };
+    Presented { credential, fingerprint: Some(Fingerprint(fingerprint)) }
+}
+
+fn token(token: &str) -> Presented {
+    Presented {
+        credential: Credential::RegistryToken(Secret::new(token.to_owned())),
+        fingerprint: Some(Fingerprint([7; 32])),
+    }
+}
+
+/// The class and the status of what is refused.
+async fn resolve(
+    upstream: &dyn Upstream,
+    presented: &Presented,
+    repository: &str,
+) -> Result<(), (UpstreamErrorClass, Option<u16>)> {
+    let upstream = upstream.presenting(presented).expect("a registry that is asked");
+    let (repository, tag): (Repository, Reference) =
+        (repository.parse().expect("name"), Reference::Tag("1".parse().expect("tag")));
+    let resolved = upstream.resolve(&repository, &tag, AcceptSet::everything()).await;
+    resolved.map(drop).map_err(|error| (error.class, error.status))
+}
+
+async fn registry() -> Registry {
+    let registry = Registry::start().await;
+    registry.require_tokens(TokenPolicy::bearer().user("bob", "right").private(SECRET));
+    registry.add_image(SECRET, "1", &[noise(1, 100)]);
+    registry.add_image("owner/open", "1", &[noise(2, 100)]);
+    registry
+}
+
+const DENIED: (UpstreamErrorClass, Option<u16>) = (UpstreamErrorClass::Denied, Some(401));
+
+#[tokio::test]
+async fn a_name_is_not_a_credential() {
+    let registry = registry().await;
+    let upstream = asking(&registry);
+    assert_eq!(resolve(&upstream, &basic("bob", "right"), SECRET).await, Ok(()));
+    // His token is at hand, and is for who has his password.
+    let refused = resolve(&upstream, &basic("bob", "wrong"), SECRET).await;
+    assert_eq!(refused.expect_err("not his password").0, UpstreamErrorClass::Denied);
+    assert_eq!(resolve(&upstream, &Presented::NOBODY, SECRET).await, Err(DENIED));
+    assert_eq!(resolve(&upstream, &basic("bob", "right"), SECRET).await, Ok(()), "nobody else's trouble is his");
+}
+
+#[tokio::test]
+async fn what_is_refused_to_a_credential_is_not_asked_for_without_it() {
+    let registry = registry().await;
+    let upstream = asking(&registry);
+    let refused = resolve(&upstream, &basic("bob", "wrong"), "owner/open").await;
+    assert_eq!(refused.expect_err("the service refuses him").0, UpstreamErrorClass::Denied);
+    let for_nobody = registry.count(|request| request.path == "/token" && request.header("authorization").is_none());
+    assert_eq!(for_nobody, 0);
+    assert_eq!(resolve(&upstream, &Presented::NOBODY, "owner/open").await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_token_goes_to_the_registry_as_it_is_and_to_no_service() {
+    let registry = registry().await;
+    assert_eq!(resolve(&asking(&registry), &token("made-up"), SECRET).await, Err(DENIED));
+    assert_eq!(registry.token_requests(), 0);
+    assert!(registry.count(|request| request.header("authorization") == Some("Bearer made-up")) > 0);
+}
+
+#[tokio::test]
+async fn who_presents_something_shows_nothing_that_is_configured() {
+    let registry = registry().await;
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), "bob:right").expect("write");
+    let auth = Auth::File(file.path().to_owned());
+    let upstream = asking_with(&registry, Settings { auth, ..Settings::default() });
+    let (secret, tag): (Repository, Reference) =
+        (SECRET.parse().expect("name"), Reference::Tag("1".parse().expect("tag")));
+    assert!(upstream.resolve(&secret, &tag, AcceptSet::everything()).await.is_ok(), "as ourselves");
+    for presented in [Presented::NOBODY, basic("eve", "x"), token("x")] {
+        assert_eq!(
+            resolve(&upstream, &presented, SECRET).await.map_err(|(class, _)| class),
+            Err(UpstreamErrorClass::Denied)
+        );
+    }
+}
+
+#[tokio::test]
+async fn who_is_limited_is_limited_alone() {
+    let registry = registry().await;
+    let upstream = asking(&registry);
+    let his = Match::when(|request| request.header("authorization") == Some("Bearer his"));
+    registry.rule(Rule::on(his).before_auth().too_many_requests(Some("600")));
+    let limited = resolve(&upstream, &token("his"), "owner/open").await.expect_err("he is limited");
+    assert!(matches!(limited.0, UpstreamErrorClass::RateLimited(_)), "{limited:?}");
+    let asked = registry.requests().len();
+    assert!(resolve(&upstream, &token("his"), "owner/open").await.is_err());
+    assert_eq!(registry.requests().len(), asked, "and left alone");
+    assert_eq!(resolve(&upstream, &Presented::NOBODY, "owner/open").await, Ok(()));
+    let (open, tag): (Repository, Reference) =
+        ("owner/open".parse().expect("name"), Reference::Tag("1".parse().expect("tag")));
+    assert!(upstream.resolve(&open, &tag, AcceptSet::everything()).await.is_ok(), "we are not");
+}
+
+#[tokio::test]
+async fn the_door_opens_for_who_may_and_says_what_it_wants() {
+    let registry = registry().await;
+    let upstream = asking(&registry);
+    let enter = async |presented: &Presented| {
+        let entered = upstream.presenting(presented).expect("asked").enter().await;
+        entered.map_err(|error| error.class)
+    };
+    assert_eq!(enter(&basic("bob", "right")).await, Ok(()));
+    assert_eq!(enter(&basic("bob", "wrong")).await, Err(UpstreamErrorClass::Denied));
+    assert_eq!(enter(&token("made-up")).await, Err(UpstreamErrorClass::Denied));
+    let secret: Repository = SECRET.parse().expect("name");
+    let challenge = upstream.challenge(Some(&secret)).await.expect("an answer");
+    let expected = Challenge::Bearer {
+        realm: format!("{}/token", registry.url()),
+        service: Some("registry.test".to_owned()),
+        scope: Some(format!("repository:{SECRET}:pull")),
+        error: None,
+    };
+    assert_eq!(challenge, Some(expected));
+    registry.require_tokens(TokenPolicy::basic("bob", "right"));
+    let upstream = asking(&registry);
+    assert_eq!(upstream.challenge(None).await.ok(), Some(Some(Challenge::Basic)));
+    assert!(upstream.presenting(&basic("bob", "right")).expect("asked").enter().await.is_ok());
+    assert!(upstream.presenting(&basic("bob", "wrong")).expect("asked").enter().await.is_err());
+}
+
+#[tokio::test]
+async fn a_foreign_token_service_is_not_named_and_gets_nothing_that_is_presented() {
+    let foreign = Registry::start().await;
+    let registry = registry().await;
+    let realm = format!("http://localhost:{}/token", foreign.address().port());
+    registry.require_tokens(TokenPolicy::bearer().user("bob", "right").private(SECRET).realm(&realm));
+    let upstream = asking(&registry);
+    assert_eq!(upstream.challenge(None).await.ok(), Some(None));
+    assert!(resolve(&upstream, &basic("bob", "right"), SECRET).await.is_err());
+    assert_eq!(foreign.count(|request| request.header("authorization").is_some()), 0);
+}
+
+#[tokio::test]
+async fn what_is_presented_stays_with_the_registry_where_that_sends_us_elsewhere() {
+    let registry = Registry::start().await.with_storage_host().await;
+    registry.require_tokens(TokenPolicy::bearer().user("bob", "right").private(SECRET));
+    let digest = registry.add_blob(SECRET, noise(1, 100));
+    let upstream = asking(&registry).presenting(&basic("bob", "right")).expect("asked");
+    let size = upstream.stat(&SECRET.parse().expect("name"), &digest.to_string().parse().expect("digest")).await;
+    assert_eq!(size.ok().flatten(), Some(100));
+    assert_eq!(registry.count_of(&Match::storage().with_header("authorization")), 0);
+    assert!(registry.count_of(&Match::storage()) > 0);
+}
