@@ -7,6 +7,7 @@
 //! never have reached the disk: now and then the hash of what was written so far is noted beside it,
 //! in an extended attribute, and only what still has that hash is gone on with, so that no reader
 //! gets a byte that was not received. A file system without such attributes forgets at a restart.
+//! Readers get what is left over before the whole is verified, so it is for the upstream that sent it only.
 //! The file is long because what is noted and what is gone on with are two ends of one format.
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,7 +24,7 @@ use rustix::fs::{OFlags, XattrFlags};
 
 use super::{StoreError, read_file_at};
 use crate::clock::Timestamp;
-use crate::oci::{Algorithm, Digest, Verifier};
+use crate::oci::{Algorithm, Digest, RegistryName, Verifier};
 
 /// The end of what is left over is cut off by so many bytes, so that there is always something to
 /// ask upstream for, and the last write before a kill is not relied on.
@@ -32,10 +33,12 @@ const CUT_OFF: u64 = 4 << 10;
 const WORTH_KEEPING: u64 = 256 << 10;
 /// How long what is left over is kept.
 const KEPT_FOR: Duration = Duration::from_secs(3 * 86_400);
-/// The attribute that holds a length, in eight bytes, and the hash of so many bytes.
+/// The attribute that holds a length, in eight bytes, the hash of so many bytes, and the upstream that sent them.
 const PROOF: &str = "user.registry-mirror.written";
 /// The attribute of a file whose bytes came from an upstream that was in trouble.
 const DOUBT: &str = "user.registry-mirror.doubtful";
+/// A longer note is none of ours, in bytes.
+const LONGEST_NOTE: usize = 8 + 64 + 512;
 /// How many bytes are hashed at a time.
 const PIECE: usize = 1 << 20;
 
@@ -47,8 +50,11 @@ pub struct IngestDir {
     left_over: Arc<Mutex<LeftOver>>,
 }
 
+/// A blob, and who sends it.
+pub type Origin = (RegistryName, Digest);
+
 /// Files that wait for a fill to go on with them.
-type LeftOver = HashMap<Digest, Unfinished>;
+type LeftOver = HashMap<Origin, Unfinished>;
 
 #[derive(Debug)]
 struct Unfinished {
@@ -63,7 +69,7 @@ struct Unfinished {
 
 impl IngestDir {
     /// Opens the folder, creating it if need be. Of what an earlier process left there the files
-    /// that can be resumed are kept, one for each digest.
+    /// that can be resumed are kept, one for each digest and upstream.
     ///
     /// # Errors
     /// What the file system says.
@@ -75,8 +81,8 @@ impl IngestDir {
             let entry = entry?;
             let name = entry.file_name();
             let digest = name.to_str().and_then(digest_in_name);
-            match digest.and_then(|digest| Some((digest, proven(entry.path(), &digest)?))) {
-                Some((digest, unfinished)) => keep(&mut left_over, digest, unfinished),
+            match digest.and_then(|digest| proven(entry.path(), digest)) {
+                Some((origin, unfinished)) => keep(&mut left_over, origin, unfinished),
                 None => remove(&entry.path()),
             }
         }
@@ -110,20 +116,20 @@ impl IngestDir {
     }
 
     /// Whether something is left of an earlier fill of this blob. Does not look at the disk.
-    pub fn is_left_over(&self, digest: &Digest) -> bool {
-        self.left_over.lock().contains_key(digest)
+    pub fn is_left_over(&self, origin: &Origin) -> bool {
+        self.left_over.lock().contains_key(origin)
     }
 
     /// Takes over what is left of an earlier fill of this blob, if there is something. Nobody else
     /// gets it meanwhile.
-    pub fn resume(&self, digest: &Digest) -> Option<Resumed> {
-        let Unfinished { path, size, proof, doubtful } = self.left_over.lock().remove(digest)?;
+    pub fn resume(&self, origin: &Origin) -> Option<Resumed> {
+        let Unfinished { path, size, proof, doubtful } = self.left_over.lock().remove(origin)?;
         let written = if proof.is_some() { size } else { size.saturating_sub(CUT_OFF) };
         match reopen(&path, written) {
             Ok(file) => {
                 let mut ingest = Box::new(Ingest::new(file, path, written));
                 (ingest.proof, ingest.doubtful) = (proof, doubtful);
-                self.make_resumable(&mut ingest, digest);
+                self.make_resumable(&mut ingest, origin);
                 Some(match proof {
                     Some(proof) => {
                         let seen = Verifier::new(proof.algorithm());
@@ -133,7 +139,7 @@ impl IngestDir {
                 })
             }
             Err(error) => {
-                of_no_use(digest, &error);
+                of_no_use(&origin.1, &error);
                 remove(&path);
                 None
             }
@@ -141,8 +147,8 @@ impl IngestDir {
     }
 
     /// From now on the file stays when the ingest is dropped, for [`IngestDir::resume`].
-    pub fn make_resumable(&self, ingest: &mut Ingest, digest: &Digest) {
-        ingest.resumable = Some((*digest, Arc::clone(&self.left_over)));
+    pub fn make_resumable(&self, ingest: &mut Ingest, origin: &Origin) {
+        ingest.resumable = Some((origin.clone(), Arc::clone(&self.left_over)));
     }
 
     /// How many bytes are left over from earlier fills.
@@ -171,19 +177,21 @@ impl IngestDir {
     }
 }
 
-/// What an earlier process wrote and noted the hash of.
-fn proven(path: PathBuf, digest: &Digest) -> Option<Unfinished> {
+/// What an earlier process wrote and noted the hash and the origin of.
+fn proven(path: PathBuf, digest: Digest) -> Option<(Origin, Unfinished)> {
     let length = fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file)?.len();
-    let mut note = [0; 8 + 64];
+    let mut note = [0; LONGEST_NOTE];
     let noted = rustix::fs::lgetxattr(&path, PROOF, &mut note[..]).ok()?;
-    let (size, hash) = note.get(..noted)?.split_first_chunk()?;
+    let (size, rest) = note.get(..noted)?.split_first_chunk()?;
+    let (hash, upstream) = rest.split_at_checked(digest.as_bytes().len())?;
+    let upstream = std::str::from_utf8(upstream).ok()?.parse().ok()?;
     let proof = match digest.algorithm() {
         Algorithm::Sha256 => Digest::Sha256(hash.try_into().ok()?),
         Algorithm::Sha512 => Digest::Sha512(hash.try_into().ok()?),
     };
     let size = Some(u64::from_le_bytes(*size)).filter(|size| *size <= length)?;
     let doubtful = rustix::fs::lgetxattr(&path, DOUBT, &mut [0; 1][..]).is_ok();
-    Some(Unfinished { path, size, proof: Some(proof), doubtful })
+    Some(((upstream, digest), Unfinished { path, size, proof: Some(proof), doubtful }))
 }
 
 /// Opens a file of which `written` bytes are wanted.
@@ -236,7 +244,7 @@ impl Unproven {
             (self.ingest.proof, self.ingest.hashed) = (None, Some(self.seen));
             return Some(Resumed::Ready(self.ingest));
         }
-        if let Some((digest, _)) = &self.ingest.resumable {
+        if let Some(((_, digest), _)) = &self.ingest.resumable {
             of_no_use(digest, &io::Error::new(io::ErrorKind::InvalidData, "its bytes are not those that were written"));
         }
         self.ingest.discard();
@@ -244,12 +252,12 @@ impl Unproven {
     }
 }
 
-/// Keeps the longest file of each digest, if it is worth it.
-fn keep(left_over: &mut LeftOver, digest: Digest, unfinished: Unfinished) {
-    let longest = left_over.get(&digest).map_or(WORTH_KEEPING, |known| known.size);
+/// Keeps the longest file of each blob, if it is worth it.
+fn keep(left_over: &mut LeftOver, origin: Origin, unfinished: Unfinished) {
+    let longest = left_over.get(&origin).map_or(WORTH_KEEPING, |known| known.size);
     if unfinished.size < longest {
         remove(&unfinished.path);
-    } else if let Some(shorter) = left_over.insert(digest, unfinished) {
+    } else if let Some(shorter) = left_over.insert(origin, unfinished) {
         remove(&shorter.path);
     }
 }
@@ -289,7 +297,7 @@ pub struct Ingest {
     /// What was written ahead of that, start and end, without touching each other.
     ahead: BTreeMap<u64, u64>,
     /// Where the file is kept for the next fill when this is dropped.
-    resumable: Option<(Digest, Arc<Mutex<LeftOver>>)>,
+    resumable: Option<(Origin, Arc<Mutex<LeftOver>>)>,
     /// What an earlier process noted as the hash of what it wrote, as long as that was not compared.
     proof: Option<Digest>,
     /// The hash of what was written by whoever began.
@@ -376,7 +384,8 @@ impl Ingest {
     /// Notes beside the file that what was written so far has the hash `found`, so that a later
     /// process may go on with it. Where that is not possible it will begin anew.
     pub fn prove(&mut self, found: &Digest) {
-        let note = [&self.written.to_le_bytes(), found.as_bytes()].concat();
+        let Some(((upstream, _), _)) = &self.resumable else { return };
+        let note = [&self.written.to_le_bytes(), found.as_bytes(), upstream.as_str().as_bytes()].concat();
         if let Err(error) = rustix::fs::fsetxattr(&self.file, PROOF, &note, XattrFlags::empty()) {
             tracing::debug!(%error, "an unfinished fill would not be resumed after a restart");
         }
@@ -459,10 +468,10 @@ impl Drop for Ingest {
             self.resumable = None;
         }
         match (self.path.take(), self.resumable.take()) {
-            (Some(path), Some((digest, left_over))) => {
+            (Some(path), Some((origin, left_over))) => {
                 let (proof, doubtful) = (self.proof, self.doubtful);
                 let unfinished = Unfinished { path, size: self.written, proof, doubtful };
-                keep(&mut left_over.lock(), digest, unfinished);
+                keep(&mut left_over.lock(), origin, unfinished);
             }
             (Some(path), None) => remove(&path),
             (None, _) => {}

@@ -311,11 +311,11 @@ impl Fill {
     /// What is left of an earlier fill. What an earlier process wrote is hashed first.
     async fn left_over(&self) -> Option<Ingest> {
         let (ingests, disk) = (&self.fills.ingests, &self.fills.disk);
-        if !ingests.is_left_over(&self.source.digest) {
+        let (found, origin) = (Arc::clone(ingests), self.source.origin());
+        if !ingests.is_left_over(&origin) {
             return None;
         }
-        let (found, digest) = (Arc::clone(ingests), self.source.digest);
-        let mut resumed = disk.run(move || found.resume(&digest)).await.ok().flatten();
+        let mut resumed = disk.run(move || found.resume(&origin)).await.ok().flatten();
         loop {
             match resumed? {
                 Resumed::Ready(ingest) => return Some(*ingest),
@@ -348,7 +348,7 @@ impl Fill {
             }
             ingest => ingest?,
         };
-        fills.ingests.make_resumable(&mut ingest, &source.digest);
+        fills.ingests.make_resumable(&mut ingest, &source.origin());
         Ok(Filled { ingest, reservation })
     }
 

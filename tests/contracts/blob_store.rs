@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
-use registry_mirror::blob_store::ingest::{Ingest, IngestDir, Resumed};
+use registry_mirror::blob_store::ingest::{Ingest, IngestDir, Origin, Resumed};
 use registry_mirror::blob_store::local::LocalBlobStore;
 use registry_mirror::blob_store::lock::{LockError, StoreLock};
 use registry_mirror::blob_store::memory::MemoryBlobStore;
@@ -496,7 +496,7 @@ fn bytes_ahead_of_their_turn_count_when_the_gap_closes_and_are_not_resumed_befor
     for (order, written) in [(&[2, 0, 3][..], PART), (&[2, 3, 1, 0][..], 4 * PART), (&[1, 0, 3, 2][..], 4 * PART)] {
         let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
         let mut ingest = ingests.begin(&digest, Some(bytes.len() as u64)).expect("begins");
-        ingests.make_resumable(&mut ingest, &digest);
+        ingests.make_resumable(&mut ingest, &origin(&digest));
         for number in order {
             let (offset, bytes) = part(*number);
             ingest.write_at(offset, bytes).expect("writes");
@@ -512,9 +512,46 @@ fn bytes_ahead_of_their_turn_count_when_the_gap_closes_and_are_not_resumed_befor
     }
 }
 
+fn origin(digest: &Digest) -> Origin {
+    ("registry.example:5000".parse().expect("a name"), *digest)
+}
+
+#[test]
+fn what_one_upstream_sent_is_gone_on_with_for_no_other_also_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bytes = some_bytes(600_000);
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    let elsewhere: Origin = ("other.example".parse().expect("a name"), digest);
+    let mut ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
+    for (origin, length) in [(origin(&digest), 500_000), (elsewhere.clone(), 600_000)] {
+        let mut ingest = ingests.begin(&digest, None).expect("begins");
+        ingests.make_resumable(&mut ingest, &origin);
+        ingest.append(&bytes[..length]).expect("writes");
+        ingest.prove(&Digest::of(Algorithm::Sha256, &bytes[..length]));
+        drop(ingest);
+        assert!(ingests.is_left_over(&origin));
+        ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
+    }
+    let unrelated: Origin = ("third.example".parse().expect("a name"), digest);
+    assert!(!ingests.is_left_over(&unrelated) && ingests.resume(&unrelated).is_none());
+    assert!(ingests.is_left_over(&origin(&digest)) && ingests.is_left_over(&elsewhere));
+    let own = resume(&ingests, &digest).expect("is its own");
+    assert_eq!(own.written(), 500_000);
+    own.discard();
+    // As an earlier version wrote it: nobody knows whose it is.
+    let file =
+        std::fs::read_dir(folder.path().join("ingest")).expect("lists").next().expect("the other's").expect("is read");
+    let note = [&600_000_u64.to_le_bytes()[..], Digest::of(Algorithm::Sha256, &bytes).as_bytes()].concat();
+    let name = "user.registry-mirror.written";
+    rustix::fs::setxattr(file.path(), name, &note, rustix::fs::XattrFlags::empty()).expect("is noted");
+    let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
+    assert!(!ingests.is_left_over(&elsewhere));
+    assert!(is_empty(&folder.path().join("ingest")));
+}
+
 /// What can be gone on with, after it was hashed where that is due.
 fn resume(ingests: &IngestDir, digest: &Digest) -> Option<Ingest> {
-    let mut resumed = ingests.resume(digest)?;
+    let mut resumed = ingests.resume(&origin(digest))?;
     loop {
         match resumed {
             Resumed::Ready(ingest) => return Some(*ingest),
@@ -537,7 +574,7 @@ fn after_a_kill_just_that_is_resumed_which_is_proven_to_have_been_written() {
     ] {
         let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
         let mut ingest = ingests.begin(&digest, Some(bytes.len() as u64)).expect("begins");
-        ingests.make_resumable(&mut ingest, &digest);
+        ingests.make_resumable(&mut ingest, &origin(&digest));
         let first = proven.unwrap_or_default();
         ingest.append(&bytes[..first]).expect("writes");
         if proven.is_some() {

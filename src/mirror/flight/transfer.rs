@@ -17,6 +17,7 @@ use futures_util::stream;
 use futures_util::stream::BoxStream;
 use tokio::time::Instant;
 
+use crate::blob_store::ingest::Origin;
 use crate::metadata::Location;
 use crate::oci::{Digest, Span};
 use crate::upstream::{Contact, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
@@ -37,6 +38,13 @@ pub struct BlobSource {
     pub location: Location,
     /// The blob.
     pub digest: Digest,
+}
+
+impl BlobSource {
+    /// The blob, and who sends it.
+    pub fn origin(&self) -> Origin {
+        (self.location.upstream.clone(), self.digest)
+    }
 }
 
 impl std::fmt::Debug for BlobSource {
