@@ -159,6 +159,7 @@ impl Daemon {
         let ours = Arc::default();
         let mirror = Mirror::new(Parts {
             routes: upstreams::routes(&config, &metrics, &clock, &ours)?,
+            public: upstreams::public(&config),
             blobs: blobs.clone(),
             ingests,
             metadata: metadata.clone(),
@@ -257,7 +258,8 @@ impl Daemon {
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }
             };
-            tokio::join!(mirror.keep_uses(), mirror.keep_room(), mirror.scrub(config.scrub_rate), gauges);
+            let proven = mirror.ask_once_more();
+            tokio::join!(mirror.keep_uses(), mirror.keep_room(), proven, mirror.scrub(config.scrub_rate), gauges);
         }
     }
 }

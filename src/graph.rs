@@ -81,10 +81,11 @@ impl Graph {
 
     /// What a repository is known to have under this digest.
     pub fn member(&self, location: &Location, digest: &Digest) -> Option<Descriptor> {
-        self.metadata.member(location, digest).unwrap_or_else(|error| {
+        let member = self.metadata.member(location, digest).unwrap_or_else(|error| {
             tracing::warn!(%location, %digest, %error, "membership unknown, taken for none");
             None
-        })
+        });
+        member.map(|member| member.descriptor)
     }
 
     /// Opens content of exactly this size. With `within` it counts only if it is known to be in that

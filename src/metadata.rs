@@ -8,6 +8,7 @@
 mod encoding;
 mod files;
 mod lists;
+mod membership;
 pub mod memory;
 pub mod sled;
 pub mod uses;
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use self::lists::{KeptList, ListKey};
+pub use self::membership::{Membership, Note, Proof};
 
 use serde::{Deserialize, Serialize};
 
@@ -213,15 +215,24 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Forgets the tag for one set of accepted types: upstream has nothing there for that set.
     fn remove_tag_for(&self, key: &TagKey) -> Result<(), MetadataError>;
 
-    /// The descriptor of content that upstream confirmed to be in this repository: the proof that
-    /// clients of the repository may have it.
-    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>, MetadataError>;
+    /// What is known of content that was proven to be in this repository: clients of the repository may have it.
+    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Membership>, MetadataError>;
 
-    /// Remembers that upstream has the content in this repository.
-    fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<(), MetadataError>;
+    /// Remembers that the repository has the content. What was proven before stays proven.
+    fn put_member(&self, location: &Location, membership: &Membership) -> Result<(), MetadataError>;
+
+    /// The repositories that have this content, and how that was proven, in no particular order. One may be left out:
+    /// then more is asked for than need be.
+    fn holders(&self, digest: &Digest) -> Result<Vec<(Location, Membership)>, MetadataError>;
 
     /// Forgets a membership: upstream said that the content is gone, or not ours to see.
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError>;
+
+    /// When this was noted of the repository, if it was.
+    fn noted(&self, location: &Location, note: Note) -> Result<Option<Timestamp>, MetadataError>;
+
+    /// Notes this of the repository, or takes the note back. Durable when it returns.
+    fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> Result<(), MetadataError>;
 
     /// The last [`CHANGES_KEPT`] digests that the tag was seen to have, oldest first, also after it was removed. Written
     /// by [`MetadataStore::put_tag`].
@@ -279,7 +290,7 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Notes when blobs were last used, each counted as one more use. Unknown blobs are left out silently; a lost note is harmless.
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError>;
 
-    /// How often tags, memberships and frozen tags changed, from memory. Rises after a change can be
+    /// How often tags, memberships, notes and frozen tags changed, from memory. Rises after a change can be
     /// seen and before the call that made it returns, so what was read since a number was read still
     /// is so as long as the number stands.
     fn changes(&self) -> u64;

@@ -7,7 +7,7 @@
 //!
 //! Truths: a dead upstream never breaks a pull that the store can serve; a broken store never
 //! breaks a pull that the upstream can serve; content in the store is served only to a repository
-//! of which upstream said that it has it.
+//! of which it was proven that it has it.
 
 pub mod answer;
 pub mod error;
@@ -20,6 +20,7 @@ pub mod room;
 pub mod routes;
 pub mod scrub;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ const MOST_LAST_WORDS: Duration = Duration::from_secs(5);
 pub struct Parts {
     /// Which upstreams there are.
     pub routes: Routes,
+    /// Those of them that are asked without a credential: what they give, they give to everybody.
+    pub public: HashSet<RegistryName>,
     /// Verified content.
     pub blobs: Arc<dyn BlobStore>,
     /// Where fills write, on the file system of `blobs`.
@@ -140,7 +143,7 @@ impl Mirror {
         let (started_at, mode, tasks) = (clock.now(), policy.mode, TaskTracker::new());
         let graph = Graph::new(blobs.clone(), metadata.clone());
         let records = Records::new(metadata.clone(), clock.clone(), tasks.clone());
-        let stored = Arc::new(Stored::new(blobs.clone(), records, metrics.clone(), parts.verify_on_read));
+        let stored = Arc::new(Stored::new(blobs.clone(), records, metrics.clone(), parts.public, parts.verify_on_read));
         let room = Arc::new(RoomKeeper {
             room: parts.room,
             holds: Holds::default(),

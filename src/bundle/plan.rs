@@ -195,7 +195,10 @@ impl Planner<'_> {
                 }
                 Reference::Digest(digest) => {
                     let member = self.stores.metadata.member(&location, digest)?;
-                    (Named::Digest(*digest), member.map(|member| confirmed(member, Timestamp(0))).into_iter().collect())
+                    (
+                        Named::Digest(*digest),
+                        member.map(|member| confirmed(member.descriptor, Timestamp(0))).into_iter().collect(),
+                    )
                 }
             };
             if pointers.is_empty() {
@@ -214,7 +217,7 @@ impl Planner<'_> {
         let Some(digest) = self.stores.metadata.frozen(location, tag)? else { return Ok(()) };
         if let Some(manifest) = self.stores.metadata.member(location, &digest)? {
             let checked_at = pointers.iter().map(|pointer| pointer.checked_at).max().unwrap_or_default();
-            *pointers = vec![confirmed(manifest, checked_at)];
+            *pointers = vec![confirmed(manifest.descriptor, checked_at)];
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! The clients of upstreams: those that the configuration names, each address guarded, and those that
 //! somebody names on the command line.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::metrics::Metrics;
 use crate::mirror::{Mode, Routes};
 use crate::oci::RegistryName;
 use crate::upstream::asking::Asking;
-use crate::upstream::credentials::AuthError;
+use crate::upstream::credentials::{Auth, AuthError};
 use crate::upstream::gate::Gate;
 use crate::upstream::http::{HttpSettings, HttpUpstream};
 use crate::upstream::offline::Offline;
@@ -36,6 +37,15 @@ pub(super) fn routes(
     });
     let upstreams: Result<Vec<_>, StartError> = upstreams.collect();
     Ok(Routes::new(config.routes.default.clone(), upstreams?))
+}
+
+/// The upstreams that are asked without a credential.
+pub(super) fn public(config: &Config) -> HashSet<RegistryName> {
+    let public = config.upstreams.iter().filter(|upstream| {
+        let Settings { auth, certificate, .. } = &upstream.settings;
+        *auth == Auth::Anonymous && certificate.is_none()
+    });
+    public.map(|upstream| upstream.host.clone()).collect()
 }
 
 /// An upstream, with its bound on what is under way at a time.

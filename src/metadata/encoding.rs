@@ -20,6 +20,11 @@ pub(super) fn member_key(location: &Location, digest: &Digest) -> Vec<u8> {
     format!("{}\0{}\0{digest}", location.upstream, location.repository).into_bytes()
 }
 
+/// That a repository has content, found by the content.
+pub(super) fn holder_key(digest: &Digest, location: &Location) -> Vec<u8> {
+    [encode_digest(digest), format!("{}\0{}", location.upstream, location.repository).into_bytes()].concat()
+}
+
 /// The byte that stands for the algorithm of a digest.
 pub(super) const fn algorithm(digest: &Digest) -> u8 {
     match digest.algorithm() {

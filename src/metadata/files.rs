@@ -2,7 +2,7 @@
 //!
 //! Below `<store>/repositories/<upstream>/<repository>/` lie `_tags/<tag>/<accepted types>` (a
 //! [`TagRecord`]), `_tags/<tag>/history` (every digest the tag ever had, one JSON line each, only
-//! ever appended to) and `_links/<algorithm>/<hex>` (a [`Descriptor`]); see [`pins`] and [`lists`] for more. No component of a repository
+//! ever appended to), `_links/<algorithm>/<hex>` (a [`Membership`]) and a file for each [`Note`]; see [`pins`] and [`lists`] for more. No component of a repository
 //! starts with `_` and no upstream with `.`, so nothing clashes. Files are written under another
 //! name, synced and renamed, so a reader sees the old or the new one, whole. A damaged file counts
 //! as absent: what it said is asked of upstream again.
@@ -18,8 +18,9 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CHANGES_KEPT, HistoryEntry, Location, TagKey, TagRecord};
-use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, RegistryName, Repository, Tag};
+use super::{CHANGES_KEPT, HistoryEntry, Location, Membership, Note, TagKey, TagRecord};
+use crate::clock::Timestamp;
+use crate::oci::{AcceptSet, Algorithm, Digest, RegistryName, Repository, Tag};
 
 mod lists;
 mod pins;
@@ -122,30 +123,51 @@ impl Files {
         Ok(entries)
     }
 
-    pub(super) fn member(&self, location: &Location, digest: &Digest) -> io::Result<Option<Descriptor>> {
+    pub(super) fn member(&self, location: &Location, digest: &Digest) -> io::Result<Option<Membership>> {
         let path = self.member_path(location, digest);
-        let found: Option<Descriptor> = read_record(&path)?;
-        if found.as_ref().is_some_and(|descriptor| descriptor.digest != *digest) {
+        let found: Option<Membership> = read_record(&path)?;
+        if found.as_ref().is_some_and(|member| member.descriptor.digest != *digest) {
             report_damage(&path, "it names another digest");
             return Ok(None);
         }
         Ok(found)
     }
 
-    /// Writes a membership, unless exactly this is there already.
-    pub(super) fn put_member(&self, location: &Location, descriptor: &Descriptor) -> io::Result<()> {
-        if self.member(location, &descriptor.digest)?.as_ref() == Some(descriptor) {
-            return Ok(());
+    /// Writes a membership, unless exactly this is there already. What stands then.
+    pub(super) fn put_member(&self, location: &Location, membership: &Membership) -> io::Result<Membership> {
+        let digest = &membership.descriptor.digest;
+        let before = self.member(location, digest)?;
+        let now = membership.clone().after(before.as_ref());
+        if before.as_ref() != Some(&now) {
+            self.write_record(&self.member_path(location, digest), &now)?;
         }
-        self.write_record(&self.member_path(location, &descriptor.digest), descriptor)
+        Ok(now)
+    }
+
+    /// The repositories that have this content, by a look into each.
+    pub(super) fn holders(&self, digest: &Digest) -> io::Result<Vec<(Location, Membership)>> {
+        let mut holders = Vec::new();
+        self.for_each_repository(&mut |location, _| {
+            holders.extend(self.member(location, digest)?.map(|member| (location.clone(), member)));
+            Ok(())
+        })?;
+        Ok(holders)
+    }
+
+    pub(super) fn noted(&self, location: &Location, note: Note) -> io::Result<Option<Timestamp>> {
+        read_record(&self.note_path(location, note))
+    }
+
+    pub(super) fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> io::Result<()> {
+        let path = self.note_path(location, note);
+        match at {
+            Some(at) => self.write_record(&path, &at),
+            None => remove(&path).map(drop),
+        }
     }
 
     pub(super) fn remove_member(&self, location: &Location, digest: &Digest) -> io::Result<()> {
-        let path = self.member_path(location, digest);
-        if present(fs::remove_file(&path))?.is_none() {
-            return Ok(());
-        }
-        path.parent().map_or(Ok(()), sync_folder)
+        remove(&self.member_path(location, digest)).map(drop)
     }
 
     /// Visits the name of every record. What cannot be read on the way is left out: it is asked of
@@ -211,6 +233,14 @@ impl Files {
 
     fn tag_path(&self, key: &TagKey) -> PathBuf {
         self.tag_folder(&key.location, &key.tag).join(key.accept.to_string())
+    }
+
+    fn note_path(&self, location: &Location, note: Note) -> PathBuf {
+        let name = match note {
+            Note::Public => "_public",
+            Note::Denied => "_denied",
+        };
+        self.repository_folder(location).join(name)
     }
 
     fn member_path(&self, location: &Location, digest: &Digest) -> PathBuf {
@@ -281,6 +311,15 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Removes a file for good; whether it was there.
+fn remove(path: &Path) -> io::Result<bool> {
+    if present(fs::remove_file(path))?.is_none() {
+        return Ok(false);
+    }
+    path.parent().map_or(Ok(()), sync_folder)?;
+    Ok(true)
 }
 
 /// Opens a file without following a link and without waiting for the other end of a fifo.
@@ -362,7 +401,7 @@ fn lines(entries: &[HistoryEntry]) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::oci::{Algorithm, MediaType};
+    use crate::oci::{Algorithm, Descriptor, MediaType};
 
     #[test]
     fn of_a_tag_that_moves_for_ever_the_last_changes_are_kept() {

@@ -7,8 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 use parking_lot::Mutex;
 
 use super::{
-    BlobRecord, CHANGES_KEPT, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError,
-    MetadataStore, Pin, TagKey, TagRecord,
+    BlobRecord, CHANGES_KEPT, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError,
+    MetadataStore, Note, Pin, TagKey, TagRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -23,7 +23,8 @@ pub struct MemoryMetadata {
 #[derive(Debug, Default)]
 struct Tables {
     tags: HashMap<TagKey, TagRecord>,
-    members: HashMap<(Location, Digest), Descriptor>,
+    members: HashMap<(Location, Digest), Membership>,
+    notes: HashMap<(Location, Note), Timestamp>,
     blobs: HashMap<Digest, BlobRecord>,
     history: HashMap<(Location, Tag), Vec<HistoryEntry>>,
     pins: BTreeSet<Pin>,
@@ -76,13 +77,36 @@ impl MetadataStore for MemoryMetadata {
         Ok(())
     }
 
-    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>, MetadataError> {
+    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Membership>, MetadataError> {
         Ok(self.tables.lock().members.get(&(location.clone(), *digest)).cloned())
     }
 
-    fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<(), MetadataError> {
+    fn put_member(&self, location: &Location, membership: &Membership) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        self.tables.lock().members.insert((location.clone(), descriptor.digest), descriptor.clone());
+        let mut tables = self.tables.lock();
+        let key = (location.clone(), membership.descriptor.digest);
+        let membership = membership.clone().after(tables.members.get(&key));
+        tables.members.insert(key, membership);
+        Ok(())
+    }
+
+    fn holders(&self, digest: &Digest) -> Result<Vec<(Location, Membership)>, MetadataError> {
+        let tables = self.tables.lock();
+        let holders = tables.members.iter().filter(|((_, of), _)| of == digest);
+        Ok(holders.map(|((location, _), membership)| (location.clone(), membership.clone())).collect())
+    }
+
+    fn noted(&self, location: &Location, note: Note) -> Result<Option<Timestamp>, MetadataError> {
+        Ok(self.tables.lock().notes.get(&(location.clone(), note)).copied())
+    }
+
+    fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
+        let (mut tables, key) = (self.tables.lock(), (location.clone(), note));
+        match at {
+            Some(at) => tables.notes.insert(key, at),
+            None => tables.notes.remove(&key),
+        };
         Ok(())
     }
 
@@ -170,7 +194,7 @@ impl MetadataStore for MemoryMetadata {
     fn members(&self) -> Result<Vec<(Location, Descriptor)>, MetadataError> {
         let tables = self.tables.lock();
         let members = tables.members.iter();
-        Ok(members.map(|((location, _), descriptor)| (location.clone(), descriptor.clone())).collect())
+        Ok(members.map(|((location, _), member)| (location.clone(), member.descriptor.clone())).collect())
     }
 
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {

@@ -20,11 +20,13 @@ use sled::{IVec, Tree};
 
 pub use index::IndexState;
 
-use super::encoding::{decode_member_location, decode_tag_key, member_key, tag_key, tag_prefix};
+use super::encoding::{
+    decode_member_location, decode_tag_key, encode_digest, holder_key, member_key, tag_key, tag_prefix,
+};
 use super::files::{Files, Key};
 use super::{
-    BlobRecord, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin,
-    TagKey, TagRecord,
+    BlobRecord, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError,
+    MetadataStore, Note, Pin, TagKey, TagRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -99,6 +101,15 @@ impl SledMetadata {
             Some(value) => tree(index).insert(key, value),
             None => tree(index).remove(key),
         });
+    }
+
+    fn index_member(&self, doing: &'static str, location: &Location, digest: &Digest, member: Option<&Membership>) {
+        let holder = holder_key(digest, location);
+        self.fenced(doing, |index| match member {
+            Some(_) => index.holders.insert(holder, &[]),
+            None => index.holders.remove(holder),
+        });
+        self.index_value(doing, member_key(location, digest), member, |index| &index.members);
     }
 
     /// What the index says, if it may be believed.
@@ -205,10 +216,10 @@ impl MetadataStore for SledMetadata {
         self.files.remove_tag_for(key).doing("removing a tag")
     }
 
-    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>, MetadataError> {
+    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Membership>, MetadataError> {
         let key = member_key(location, digest);
-        if let Some(descriptor) = self.indexed("reading a membership", |index| index.members.get(key)) {
-            return Ok(Some(descriptor));
+        if let Some(member) = self.indexed("reading a membership", |index| index.members.get(key)) {
+            return Ok(Some(member));
         }
         let found = self.files.member(location, digest).doing("reading a membership")?;
         if found.is_some() && self.index_state() == IndexState::Ready {
@@ -217,21 +228,42 @@ impl MetadataStore for SledMetadata {
         Ok(found)
     }
 
-    fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<(), MetadataError> {
+    fn put_member(&self, location: &Location, membership: &Membership) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        let digest = &descriptor.digest;
+        let digest = &membership.descriptor.digest;
         let _writing = self.stripe(location, &digest.hex()).lock();
-        self.files.put_member(location, descriptor).doing("writing a membership")?;
-        self.index_value("writing a membership", member_key(location, digest), Some(descriptor), |index| {
-            &index.members
-        });
+        let stands = self.files.put_member(location, membership).doing("writing a membership")?;
+        self.index_member("writing a membership", location, digest, Some(&stands));
         Ok(())
+    }
+
+    fn holders(&self, digest: &Digest) -> Result<Vec<(Location, Membership)>, MetadataError> {
+        let prefix = encode_digest(digest);
+        let locations = |index: &Index| -> sled::Result<Vec<Location>> {
+            let location = |key: IVec| key.get(prefix.len()..).and_then(decode_member_location);
+            index.holders.scan_prefix(&prefix).keys().filter_map(|key| key.map(location).transpose()).collect()
+        };
+        let ready = self.index_state() == IndexState::Ready;
+        let Some(locations) = ready.then(|| self.fenced("looking for who has content", locations)).flatten() else {
+            return self.files.holders(digest).doing("looking for who has content");
+        };
+        let member = |location: Location| Ok(self.member(&location, digest)?.map(|member| (location, member)));
+        locations.into_iter().filter_map(|location| member(location).transpose()).collect()
+    }
+
+    fn noted(&self, location: &Location, note: Note) -> Result<Option<Timestamp>, MetadataError> {
+        self.files.noted(location, note).doing("reading a note on a repository")
+    }
+
+    fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> Result<(), MetadataError> {
+        let _change = self.changes.begin();
+        self.files.note(location, note, at).doing("writing a note on a repository")
     }
 
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
         let _writing = self.stripe(location, &digest.hex()).lock();
-        self.fenced("removing a membership", |index| index.members.remove(member_key(location, digest)));
+        self.index_member("removing a membership", location, digest, None);
         self.files.remove_member(location, digest).doing("removing a membership")
     }
 
@@ -333,9 +365,9 @@ impl MetadataStore for SledMetadata {
         let mut members = Vec::new();
         self.files.for_each_key(&mut |key| {
             if let Key::Member(location, digest) = key
-                && let Ok(Some(descriptor)) = self.files.member(&location, &digest)
+                && let Ok(Some(member)) = self.files.member(&location, &digest)
             {
-                members.push((location, descriptor));
+                members.push((location, member.descriptor));
             }
         });
         Ok(members)

@@ -3,6 +3,7 @@
 mod at_hand;
 pub mod blobs;
 mod denied;
+mod doubtful;
 pub mod heads;
 mod lazy;
 pub mod lists;

@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::blob_store::ingest::{Ingest, IngestDir, Resumed};
 use crate::blob_store::{Content, Source, StoreError};
 use crate::clients::ClientId;
+use crate::metadata::Proof;
 use crate::metrics::Metrics;
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::bounds::{BUFFER, Bounds};
@@ -277,7 +278,11 @@ impl Fill {
     async fn is_stored(&self) -> bool {
         let Fill { fills, source, progress, .. } = self;
         let found = fills.stored.open(&source.location, &source.digest).await;
-        let Some((_, Content { size, source: Source::File(file) })) = found else { return false };
+        let Some((member, Content { size, source: Source::File(file) })) = found else { return false };
+        // It may be what this fill is to prove.
+        if member.proof == Proof::Unknown {
+            return false;
+        }
         progress.send_modify(|progress| {
             progress.phase = Phase::Verified;
             progress.total = Some(size);

@@ -1,8 +1,9 @@
-//! Room in the store, and what is in it: nouns of what is promised, held, stored and recorded.
+//! Room in the store, and what is in it: nouns of what is promised, held, stored, doubted and recorded.
 //!
 //! Every fill reserves what came before it is written, and nothing for what it is told will come, so blobs
 //! and reservations together stay within the allowance, and a promise takes nothing from anybody.
 
+pub(crate) mod doubts;
 pub(crate) mod holds;
 pub(crate) mod records;
 pub(crate) mod stored;

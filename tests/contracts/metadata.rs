@@ -7,7 +7,7 @@ use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metadata::sled::{IndexState, SledMetadata};
 use registry_mirror::metadata::{
-    BlobRecord, FrozenTag, KeptList, ListKey, Location, MetadataStore, Pin, TagKey, TagRecord,
+    BlobRecord, FrozenTag, KeptList, ListKey, Location, Membership, MetadataStore, Note, Pin, Proof, TagKey, TagRecord,
 };
 use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Reference};
 use tempfile::TempDir;
@@ -48,7 +48,11 @@ fn tag_of(store: &dyn MetadataStore, key: &TagKey) -> Option<TagRecord> {
     store.tag(key).expect("answers")
 }
 
-fn member_of(store: &dyn MetadataStore, location: &Location, digest: &Digest) -> Option<Descriptor> {
+fn proven(descriptor: Descriptor) -> Membership {
+    Membership { descriptor, proof: Proof::Bytes, anonymous: true }
+}
+
+fn member_of(store: &dyn MetadataStore, location: &Location, digest: &Digest) -> Option<Membership> {
     store.member(location, digest).expect("answers")
 }
 
@@ -118,6 +122,9 @@ contract! {
     a_member_of_one_repository_is_not_one_of_another,
     the_last_descriptor_of_a_member_stands,
     a_removed_member_is_gone,
+    a_proof_never_gets_weaker,
+    who_holds_content_is_told_by_the_content,
+    a_note_on_a_repository_stands_until_it_is_taken_back,
     blobs_are_listed_until_removed,
     a_touch_moves_the_use_forward_only,
     touching_an_unknown_blob_is_silent,
@@ -243,9 +250,11 @@ fn a_tag_stays_frozen_until_it_is_unfrozen(store: &dyn MetadataStore) {
 fn the_number_of_changes_rises_with_each(store: &dyn MetadataStore) {
     let (tag, member) = (latest(), descriptor("m"));
     let frozen = FrozenTag { location: redis(), tag: tag.tag.clone(), digest: member.digest };
-    let changes: [(&str, &dyn Fn()); 7] = [
+    let changes: [(&str, &dyn Fn()); 9] = [
         ("put_tag", &|| store.put_tag(&tag, &record("m", 2)).expect("written")),
-        ("put_member", &|| store.put_member(&redis(), &member).expect("written")),
+        ("put_member", &|| store.put_member(&redis(), &proven(member.clone())).expect("written")),
+        ("note", &|| store.note(&redis(), Note::Denied, Some(Timestamp(1))).expect("written")),
+        ("note taken back", &|| store.note(&redis(), Note::Denied, None).expect("written")),
         ("freeze", &|| store.freeze(&frozen).expect("written")),
         ("unfreeze", &|| assert!(store.unfreeze(&redis(), &tag.tag).expect("written"))),
         ("remove_member", &|| store.remove_member(&redis(), &member.digest).expect("written")),
@@ -319,8 +328,8 @@ fn a_removed_tag_can_come_back(store: &dyn MetadataStore) {
 }
 
 fn a_member_of_one_repository_is_not_one_of_another(store: &dyn MetadataStore) {
-    store.put_member(&redis(), &descriptor("layer")).expect("writes");
-    assert_eq!(member_of(store, &redis(), &digest("layer")), Some(descriptor("layer")));
+    store.put_member(&redis(), &proven(descriptor("layer"))).expect("writes");
+    assert_eq!(member_of(store, &redis(), &digest("layer")), Some(proven(descriptor("layer"))));
     assert_eq!(member_of(store, &redis(), &digest("other")), None);
     assert_eq!(member_of(store, &at("ghcr.io", "library/redis"), &digest("layer")), None);
     assert_eq!(member_of(store, &at("docker.io", "library"), &digest("layer")), None);
@@ -329,18 +338,67 @@ fn a_member_of_one_repository_is_not_one_of_another(store: &dyn MetadataStore) {
 fn the_last_descriptor_of_a_member_stands(store: &dyn MetadataStore) {
     let typed = Descriptor { media_type: MediaType::ImageIndex, ..descriptor("x") };
     for stored in [descriptor("x"), typed.clone(), typed] {
-        store.put_member(&redis(), &stored).expect("writes");
-        assert_eq!(member_of(store, &redis(), &digest("x")), Some(stored));
+        store.put_member(&redis(), &proven(stored.clone())).expect("writes");
+        assert_eq!(member_of(store, &redis(), &digest("x")), Some(proven(stored)));
     }
 }
 
 fn a_removed_member_is_gone(store: &dyn MetadataStore) {
     for content in ["a", "b"] {
-        store.put_member(&redis(), &descriptor(content)).expect("writes");
+        store.put_member(&redis(), &proven(descriptor(content))).expect("writes");
     }
     store.remove_member(&redis(), &digest("a")).expect("removes");
     assert_eq!(member_of(store, &redis(), &digest("a")), None);
-    assert_eq!(member_of(store, &redis(), &digest("b")), Some(descriptor("b")));
+    assert_eq!(member_of(store, &redis(), &digest("b")), Some(proven(descriptor("b"))));
+}
+
+fn a_proof_never_gets_weaker(store: &dyn MetadataStore) {
+    let with = |proof, anonymous| Membership { descriptor: descriptor("x"), proof, anonymous };
+    for (proof, anonymous, stands) in [
+        (Proof::Unknown, false, with(Proof::Unknown, false)),
+        (Proof::Head, true, with(Proof::Head, true)),
+        (Proof::Import, false, with(Proof::Import, true)),
+        (Proof::Head, false, with(Proof::Import, true)),
+        (Proof::Bytes, false, with(Proof::Bytes, true)),
+        (Proof::Unknown, false, with(Proof::Bytes, true)),
+    ] {
+        store.put_member(&redis(), &with(proof, anonymous)).expect("writes");
+        assert_eq!(member_of(store, &redis(), &digest("x")), Some(stands), "{proof:?}");
+    }
+    store.remove_member(&redis(), &digest("x")).expect("removes");
+    store.put_member(&redis(), &with(Proof::Head, false)).expect("writes");
+    assert_eq!(member_of(store, &redis(), &digest("x")), Some(with(Proof::Head, false)), "what is gone proves nothing");
+}
+
+fn who_holds_content_is_told_by_the_content(store: &dyn MetadataStore) {
+    let holders = |content: &str| {
+        let mut holders = store.holders(&digest(content)).expect("answers");
+        holders.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        holders
+    };
+    assert_eq!(holders("x"), []);
+    let by_word = Membership { descriptor: descriptor("x"), proof: Proof::Head, anonymous: false };
+    let elsewhere = at("ghcr.io", "a/b/c");
+    store.put_member(&redis(), &proven(descriptor("x"))).expect("writes");
+    store.put_member(&elsewhere, &by_word).expect("writes");
+    store.put_member(&elsewhere, &proven(descriptor("y"))).expect("writes");
+    assert_eq!(holders("x"), [(redis(), proven(descriptor("x"))), (elsewhere.clone(), by_word.clone())]);
+    store.remove_member(&redis(), &digest("x")).expect("removes");
+    assert_eq!(holders("x"), [(elsewhere.clone(), by_word)]);
+    assert_eq!(holders("y"), [(elsewhere, proven(descriptor("y")))]);
+}
+
+fn a_note_on_a_repository_stands_until_it_is_taken_back(store: &dyn MetadataStore) {
+    let noted = |location: &Location, note| store.noted(location, note).expect("answers");
+    store.note(&redis(), Note::Denied, None).expect("nothing to do");
+    for at in [5, 3] {
+        store.note(&redis(), Note::Public, Some(Timestamp(at))).expect("writes");
+        assert_eq!(noted(&redis(), Note::Public), Some(Timestamp(at)));
+    }
+    assert_eq!(noted(&redis(), Note::Denied), None);
+    assert_eq!(noted(&at("docker.io", "library"), Note::Public), None);
+    store.note(&redis(), Note::Public, None).expect("writes");
+    assert_eq!(noted(&redis(), Note::Public), None);
 }
 
 fn blobs_are_listed_until_removed(store: &dyn MetadataStore) {
@@ -365,7 +423,7 @@ fn every_tag_and_every_member_is_listed_once(store: &dyn MetadataStore) {
     let [all, none] = [AcceptSet::everything(), AcceptSet::default()].map(|set| key(redis(), "7", set));
     for (key, content) in [(&all, "a"), (&none, "b"), (&all, "c"), (&latest(), "c")] {
         store.put_tag(key, &record(content, 5)).expect("writes");
-        store.put_member(&redis(), &descriptor(content)).expect("writes");
+        store.put_member(&redis(), &proven(descriptor(content))).expect("writes");
     }
     let mut tags = store.tags().expect("lists");
     tags.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
@@ -399,7 +457,7 @@ impl OnDisk {
         let store = SledMetadata::open(folder.path());
         store.rebuild(&[], Timestamp(0));
         store.put_tag(&latest(), &record("manifest", 5)).expect("writes");
-        store.put_member(&redis(), &descriptor("manifest")).expect("writes");
+        store.put_member(&redis(), &proven(descriptor("manifest"))).expect("writes");
         store.put_blob(&digest("manifest"), &blob(8, 5)).expect("writes");
         drop(store);
         OnDisk { folder }
@@ -432,7 +490,7 @@ impl OnDisk {
 
 fn assert_answers(store: &SledMetadata) {
     assert_eq!(tag_of(store, &latest()), Some(record("manifest", 5)));
-    assert_eq!(member_of(store, &redis(), &digest("manifest")), Some(descriptor("manifest")));
+    assert_eq!(member_of(store, &redis(), &digest("manifest")), Some(proven(descriptor("manifest"))));
 }
 
 /// Answers before and after the rebuild, and takes writes.
@@ -482,14 +540,14 @@ fn tags_and_members_survive_a_crash_that_nothing_was_flushed_before() {
     fs::remove_file(crash.path().join("metadata/closed-in-order")).expect("the mark of an orderly end");
     let store = disk.open();
     store.put_tag(&latest(), &record("newer", 6)).expect("writes");
-    store.put_member(&redis(), &descriptor("newer")).expect("writes");
+    store.put_member(&redis(), &proven(descriptor("newer"))).expect("writes");
     copy(&disk.folder.path().join("repositories"), &crash.path().join("repositories"));
 
     let revived = SledMetadata::open(crash.path());
     assert_eq!(revived.index_state(), IndexState::Behind);
     for _ in 0..2 {
         assert_eq!(tag_of(&revived, &latest()), Some(record("newer", 6)));
-        assert_eq!(member_of(&revived, &redis(), &digest("newer")), Some(descriptor("newer")));
+        assert_eq!(member_of(&revived, &redis(), &digest("newer")), Some(proven(descriptor("newer"))));
         revived.rebuild(&[], Timestamp(9));
         assert_eq!(revived.index_state(), IndexState::Ready);
     }
@@ -644,7 +702,7 @@ fn a_damaged_file_counts_as_absent_and_is_healed_by_the_next_write() {
         assert_eq!(member_of(&store, &redis(), &digest("manifest")), None, "{garbage:.20}");
     }
     store.put_tag(&latest(), &record("manifest", 5)).expect("writes");
-    store.put_member(&redis(), &descriptor("manifest")).expect("writes");
+    store.put_member(&redis(), &proven(descriptor("manifest"))).expect("writes");
     assert_answers(&store);
 }
 

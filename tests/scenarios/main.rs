@@ -23,6 +23,7 @@ mod kept_lists;
 mod large_answers;
 mod listener;
 mod many_fills;
+mod membership;
 mod memory;
 mod multipart;
 mod notices;

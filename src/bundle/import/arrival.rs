@@ -11,7 +11,7 @@ use crate::bundle::format::{DescribedImage, Pointer};
 use crate::bundle::gathered::{Gathered, Scope};
 use crate::documents::{Fate, Imported, ImportedImage};
 use crate::graph::Graph;
-use crate::metadata::{Location, TagKey, TagRecord};
+use crate::metadata::{Location, Membership, Proof, TagKey, TagRecord};
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Reference};
 
 /// Makes the images of a bundle available, as far as they are there. `name` is for the only image of
@@ -104,9 +104,10 @@ impl Arrivals<'_> {
 
     fn enrol(&self, location: &Location, contents: &[Descriptor]) -> Result<(), ImportError> {
         for content in contents {
-            if self.stores.metadata.member(location, &content.digest)?.is_none() {
-                self.stores.metadata.put_member(location, content)?;
-            }
+            let known = self.stores.metadata.member(location, &content.digest)?;
+            let descriptor = known.map_or_else(|| content.clone(), |known| known.descriptor);
+            let membership = Membership { descriptor, proof: Proof::Import, anonymous: false };
+            self.stores.metadata.put_member(location, &membership)?;
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Files, folders, present, read_record, report_damage, sync_folder};
+use super::{Files, folders, present, read_record, remove, report_damage};
 use crate::metadata::{FrozenTag, Location, Pin};
 use crate::oci::{Digest, Reference, RegistryName, Repository, Tag};
 
@@ -120,13 +120,4 @@ fn names(folder: &Path) -> io::Result<Vec<String>> {
     let Some(entries) = present(fs::read_dir(folder))? else { return Ok(Vec::new()) };
     let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
     entries.filter_map(|entry| entry.map(name).transpose()).collect()
-}
-
-/// Removes a file for good; whether it was there.
-fn remove(path: &Path) -> io::Result<bool> {
-    if present(fs::remove_file(path))?.is_none() {
-        return Ok(false);
-    }
-    path.parent().map_or(Ok(()), sync_folder)?;
-    Ok(true)
 }

@@ -29,6 +29,9 @@ const CACHE_CAPACITY: u64 = 256 * 1024 * 1024;
 const CLOSED_MARK: &str = "closed-in-order";
 /// The key of how often the index was closed in order.
 const CLOSINGS: &str = "closings";
+/// The key of what an index holds, and what it holds now: one of an earlier version is rebuilt from the files.
+const FORM: &str = "form";
+const FORM_NOW: &str = "2";
 /// Present in the folder of an index that failed while it was in use.
 const DAMAGED_MARK: &str = "damaged";
 
@@ -54,6 +57,8 @@ pub(super) struct Index {
     pub(super) db: Db,
     pub(super) tags: Tree,
     pub(super) members: Tree,
+    /// Who has a digest, as keys.
+    pub(super) holders: Tree,
     pub(super) blobs: Pages,
 }
 
@@ -62,15 +67,16 @@ impl Index {
         // It names images that may be private; sled would let everybody read it.
         let _ = DirBuilder::new().mode(0o700).create(&path);
         let db = sled::Config::new().path(&path).cache_capacity(CACHE_CAPACITY).flush_every_ms(None).open()?;
-        let (tags, members) = (db.open_tree("tags")?, db.open_tree("members")?);
+        let (tags, members, holders) = (db.open_tree("tags")?, db.open_tree("members")?, db.open_tree("holders")?);
         let blobs = Pages(db.open_tree("pages")?);
         let last = db.get(CLOSINGS)?;
         let marked = fs::read(path.join(CLOSED_MARK)).is_ok_and(|mark| last.is_some_and(|last| last == mark));
         // The mark must be gone from the disk before the first write, or a crash goes unnoticed.
         let unmarked = fs::remove_file(path.join(CLOSED_MARK)).and_then(|()| File::open(&path)?.sync_all());
-        let state = if marked && unmarked.is_ok() { IndexState::Ready } else { IndexState::Behind };
+        let current = db.get(FORM)?.is_some_and(|form| form == FORM_NOW);
+        let state = if marked && current && unmarked.is_ok() { IndexState::Ready } else { IndexState::Behind };
         let interrupted = db.was_recovered() && !marked;
-        Ok(Index { path, state: AtomicU8::new(state as u8), interrupted, db, tags, members, blobs })
+        Ok(Index { path, state: AtomicU8::new(state as u8), interrupted, db, tags, members, holders, blobs })
     }
 
     /// The one way to sled. A call that fails or panics ends the index, never the process; `None`
@@ -99,6 +105,11 @@ impl Index {
             // Without the mark the next start rebuilds: slower, not wrong.
             let _ = mark_closed(&path, &closing);
         }
+    }
+
+    /// Notes that everything is in it that this version looks for.
+    pub(super) fn mark_form(&self) -> sled::Result<()> {
+        self.db.insert(FORM, FORM_NOW).map(drop)
     }
 
     /// Writes, as the last thing, how often the index was closed.

@@ -7,7 +7,7 @@ use std::thread;
 
 use parking_lot::Mutex;
 
-use super::{IndexState, Key, SledMetadata, member_key, tag_key};
+use super::{IndexState, Key, SledMetadata, tag_key};
 use crate::clock::Timestamp;
 use crate::oci::Digest;
 
@@ -23,7 +23,9 @@ impl SledMetadata {
     pub fn rebuild(&self, blobs: &[(Digest, u64)], now: Timestamp) {
         let _change = self.changes.begin();
         if self.index_state() == IndexState::Behind {
-            self.fenced("clearing it", |index| index.tags.clear().and_then(|()| index.members.clear()));
+            self.fenced("clearing it", |index| {
+                [&index.tags, &index.members, &index.holders].into_iter().try_for_each(|tree| tree.clear())
+            });
             self.reindex_all();
         }
         let mut stored = Cow::Borrowed(blobs);
@@ -32,6 +34,7 @@ impl SledMetadata {
         }
         let rebuilt = self.fenced("rebuilding it", |index| {
             index.blobs.reconcile(&stored, now)?;
+            index.mark_form()?;
             index.db.flush()?;
             Ok(())
         });
@@ -90,10 +93,8 @@ impl SledMetadata {
                 }
             }
             Key::Member(location, digest) => {
-                if let Ok(descriptor) = self.files.member(location, digest) {
-                    self.index_value("copying a membership", member_key(location, digest), descriptor, |index| {
-                        &index.members
-                    });
+                if let Ok(member) = self.files.member(location, digest) {
+                    self.index_member("copying a membership", location, digest, member.as_ref());
                 }
             }
         }

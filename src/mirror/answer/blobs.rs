@@ -12,6 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::blob_store::{Content, Source};
+use crate::metadata::Proof;
 use crate::mirror::Mirror;
 use crate::mirror::answer::lazy;
 use crate::mirror::answer::reader::{FillReader, Piece};
@@ -124,7 +125,10 @@ impl Mirror {
             let size = started(&mut following).await?.total;
             return Ok(BlobStat { size, outcome: Outcome::Join });
         }
-        let known = blobs.stored.open_any(&digest).await.map(|content| content.size);
+        let mut known = blobs.stored.open_any(&digest).await.map(|content| content.size);
+        if known.is_some() && !blobs.stored.is_word_enough(&route.location, &digest).await {
+            known = None;
+        }
         for missing in [Missing::Blob(route.location.clone(), digest), Missing::Head(route.location.clone(), digest)] {
             blobs.negatives.check(&missing)?;
         }
@@ -137,8 +141,8 @@ impl Mirror {
 }
 
 impl Blobs {
-    /// The blob from the store, if this repository may have it: upstream said so before, or says so
-    /// now. `None` also where only the whole blob can tell.
+    /// The blob from the store, if this repository may have it: that was proven before, or is now by the word of
+    /// upstream. `None` also where only the whole blob can tell.
     pub(crate) async fn stored(
         &self,
         route: &Route,
@@ -173,6 +177,9 @@ impl Blobs {
     async fn confirm(&self, route: &Route, digest: &Digest, size: u64) -> Result<bool, MirrorError> {
         let Route { location, upstream, asker, .. } = route;
         self.negatives.check(&Missing::Blob(location.clone(), *digest))?;
+        if !self.stored.is_word_enough(location, digest).await {
+            return Ok(false);
+        }
         asker.question()?;
         if self.negatives.check(&Missing::Head(location.clone(), *digest)).is_ok() {
             match self.head(route, digest, Some(size)).await {
@@ -183,7 +190,7 @@ impl Blobs {
         }
         match upstream.stat_by_get(&location.repository, digest).await {
             Ok(Some(told)) if told == size => {
-                self.stored.add_blob_member(location, *digest, size).await;
+                self.stored.add_blob_member(location, *digest, size, Proof::Head).await;
                 Ok(true)
             }
             Err(error) if error.class.is_outage() => Err(MirrorError::upstream(Subject::Blob, error)),
@@ -192,8 +199,8 @@ impl Blobs {
         }
     }
 
-    /// What upstream says to HEAD, to whom knows the size in bytes or does not. Remembers a yes that tells the
-    /// size, and a no.
+    /// What upstream says to HEAD, to whom has the blob, with a size in bytes that upstream may confirm, or has not.
+    /// Remembers a yes that confirms it, and a no.
     async fn head(&self, route: &Route, digest: &Digest, known: Option<u64>) -> Result<Option<u64>, UpstreamError> {
         let Route { location, upstream, .. } = route;
         let size = upstream.stat(&location.repository, digest).await;
@@ -205,8 +212,8 @@ impl Blobs {
             let message = format!("{location}: blob {digest}: upstream says that it has {size} bytes");
             return Err(UpstreamError::new(UpstreamErrorClass::Protocol, message));
         }
-        if let Some(size) = size {
-            self.stored.add_blob_member(location, *digest, size).await;
+        if let Some(size) = size.and(known) {
+            self.stored.add_blob_member(location, *digest, size, Proof::Head).await;
         }
         Ok(size)
     }

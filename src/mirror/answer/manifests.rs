@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::metadata::Location;
+use crate::metadata::{Location, Membership};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
@@ -79,7 +79,7 @@ impl Manifests {
     /// The manifest from the store, verified: it is small, and its media type is not in its bytes.
     pub(super) async fn stored(&self, location: &Location, digest: &Digest) -> Option<Arc<Manifest>> {
         let stamp = self.stored.stamp();
-        let (descriptor, content) = self.stored.open(location, digest).await?;
+        let (Membership { descriptor, .. }, content) = self.stored.open(location, digest).await?;
         // A blob that was fetched as a blob does not know that it is a manifest.
         if descriptor.is_of_blob() || content.size > MAX_MANIFEST_SIZE {
             return None;

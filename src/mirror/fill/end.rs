@@ -2,6 +2,7 @@
 //! is told.
 
 use crate::blob_store::ingest::Ingest;
+use crate::metadata::Proof;
 use crate::metrics::FillResult;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fill;
@@ -47,6 +48,10 @@ impl Fill {
             Ok(None) => FillResult::Stored,
             Err(End::Unkept(reason)) => {
                 tracing::warn!(blob = ?source, reason, "not kept, passed through");
+                let verified = matches!(self.progress.borrow().phase, Phase::Verified);
+                if verified {
+                    self.prove().await;
+                }
                 FillResult::NotStored
             }
             Err(End::Busy) => {
@@ -74,6 +79,14 @@ impl Fill {
         }
     }
 
+    /// What was verified proves what the repository has, also where another one had brought it before.
+    async fn prove(&self) {
+        let (stored, BlobSource { location, digest, .. }) = (&self.fills.stored, &self.source);
+        if let Some(content) = stored.blobs.open(digest).await {
+            stored.add_blob_member(location, *digest, content.size, Proof::Bytes).await;
+        }
+    }
+
     fn fail(&self, error: MirrorError) {
         self.progress.send_modify(|progress| progress.phase = Phase::Failed(error));
     }
@@ -89,7 +102,7 @@ impl Fill {
             return FillResult::NotStored;
         }
         stored.records.add_blob(digest, size).await;
-        stored.add_blob_member(location, *digest, size).await;
+        stored.add_blob_member(location, *digest, size, Proof::Bytes).await;
         FillResult::Stored
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::blob_store::StoreError;
 use crate::blob_store::ingest::Ingest;
-use crate::metadata::Location;
+use crate::metadata::{Location, Proof};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::recall::negatives::Missing;
@@ -24,7 +24,8 @@ impl Fills {
     ) -> Result<Arc<Manifest>, MirrorError> {
         let Route { location, upstream, .. } = route;
         let reference = Reference::Digest(digest);
-        let known = self.stored.member(location, &digest).filter(|known| !known.is_of_blob());
+        let known =
+            self.stored.member(location, &digest).map(|known| known.descriptor).filter(|known| !known.is_of_blob());
         let asked = AcceptSet::everything().and(accept);
         let asked = known.iter().fold(asked, |asked, known| asked.naming(&known.media_type));
         let fetched = upstream.manifest(&location.repository, &reference, asked).await;
@@ -64,7 +65,7 @@ impl Fills {
         match self.write_manifest(manifest.clone()).await {
             Ok(()) => {
                 self.stored.records.add_blob(&descriptor.digest, descriptor.size).await;
-                self.stored.records.add_member(location, descriptor.clone()).await;
+                self.stored.add_member(location, descriptor.clone(), Proof::Bytes).await;
             }
             Err(error) => {
                 tracing::warn!(%location, digest = %descriptor.digest, %error, "verified and served, but not kept");

@@ -12,8 +12,8 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::metadata::{BlobRecord, Location, MetadataError, MetadataStore};
-use crate::oci::{Descriptor, Digest};
+use crate::metadata::{BlobRecord, Location, Membership, MetadataError, MetadataStore};
+use crate::oci::Digest;
 
 /// How long a pull waits for what it adds. While something is late, the next do not wait at all.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -34,17 +34,17 @@ impl Records {
         Records { metadata, clock, tasks, late: watch::Sender::new(0) }
     }
 
-    /// Remembers that upstream has the content in this repository.
-    pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor) {
+    /// Remembers that the repository has the content.
+    pub(crate) async fn add_member(&self, location: &Location, membership: Membership) {
         let location = location.clone();
-        self.add("membership not remembered", move |metadata| metadata.put_member(&location, &descriptor)).await;
+        self.add("membership not remembered", move |metadata| metadata.put_member(&location, &membership)).await;
     }
 
     /// Forgets that the repository has this as a manifest. What it has as a blob was not asked about.
     pub(crate) async fn forget_manifest(&self, location: &Location, digest: &Digest) {
         let (location, digest) = (location.clone(), *digest);
         let forget = move |metadata: &dyn MetadataStore| match metadata.member(&location, &digest)? {
-            Some(known) if !known.is_of_blob() => metadata.remove_member(&location, &digest),
+            Some(known) if !known.descriptor.is_of_blob() => metadata.remove_member(&location, &digest),
             _ => Ok(()),
         };
         self.take_away("membership not forgotten", forget).await;

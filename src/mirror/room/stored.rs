@@ -8,6 +8,7 @@
 //! was lost; with `verify_on_read` every blob is. Damaged content is taken out of sight at once, so
 //! the next request fetches it again.
 
+use std::collections::HashSet;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -17,13 +18,14 @@ use moka::sync::Cache;
 use tokio::runtime::Handle;
 
 use crate::blob_store::{BlobStore, Content};
-use crate::metadata::Location;
 use crate::metadata::uses::Uses;
+use crate::metadata::{Location, Membership, Proof};
 use crate::metrics::Metrics;
 use crate::mirror::recall::denials::Denials;
 use crate::mirror::recall::memory::Stamp;
+use crate::mirror::room::doubts::{Doubts, is_enough};
 use crate::mirror::room::records::Records;
-use crate::oci::{Descriptor, Digest, Verifier};
+use crate::oci::{Descriptor, Digest, RegistryName, Verifier};
 
 /// How many bytes are read at a time.
 const PIECE: usize = 1 << 20;
@@ -34,21 +36,28 @@ pub(crate) struct Stored {
     pub(crate) records: Records,
     /// What is stored and not served.
     pub(crate) denials: Denials,
+    /// What is served and has to be proven once more.
+    pub(crate) doubts: Doubts,
+    /// Upstreams that are asked without a credential.
+    public: HashSet<RegistryName>,
     uses: Uses,
     trust: Trust,
     metrics: Arc<Metrics>,
 }
 
 impl Stored {
-    /// With `verify_on_read` everything is hashed before it is served.
+    /// With `verify_on_read` everything is hashed before it is served; `public` are the upstreams that are asked
+    /// without a credential.
     pub(crate) fn new(
         blobs: Arc<dyn BlobStore>,
         records: Records,
         metrics: Arc<Metrics>,
+        public: HashSet<RegistryName>,
         verify_on_read: bool,
     ) -> Stored {
-        let denials = Denials::new(Arc::clone(&records.clock));
-        Stored { blobs, records, denials, uses: Uses::default(), trust: Trust::new(verify_on_read), metrics }
+        let (denials, doubts) = (Denials::new(Arc::clone(&records.clock)), Doubts::default());
+        let (uses, trust) = (Uses::default(), Trust::new(verify_on_read));
+        Stored { blobs, records, denials, doubts, public, uses, trust, metrics }
     }
 
     /// How far changes are counted now. What is looked up after this call holds as long as this
@@ -59,16 +68,35 @@ impl Stored {
     }
 
     /// Opens content of this repository, with what is known of it. `None` when it is not stored, or
-    /// when upstream has not said that this repository has it, or denies the repository. It counts as a use.
-    pub(crate) async fn open(&self, location: &Location, digest: &Digest) -> Option<(Descriptor, Content)> {
+    /// when it was not proven that this repository has it, or upstream denies the repository. It counts as a use.
+    pub(crate) async fn open(&self, location: &Location, digest: &Digest) -> Option<(Membership, Content)> {
         if self.denials.holds(location) {
             return None;
         }
-        let descriptor = self.member(location, digest)?;
+        let member = self.member(location, digest)?;
         let content = self.blobs.open(digest).await?;
-        let content = self.trusted(digest, content, Some(descriptor.size)).await?;
+        let content = self.trusted(digest, content, Some(member.descriptor.size)).await?;
         self.note(digest);
-        Some((descriptor, content))
+        if member.descriptor.size != content.size {
+            // It was hashed, and need not be each time because of a length that somebody claimed.
+            let descriptor = Descriptor { size: content.size, ..member.descriptor.clone() };
+            self.records.add_member(location, Membership { descriptor, ..member.clone() }).await;
+        }
+        if member.proof == Proof::Unknown {
+            self.doubts.add(location, digest);
+        }
+        Some((member, content))
+    }
+
+    /// Whether the word of an upstream that a repository has this content proves it: where that upstream had the
+    /// bytes before, or has given them to everybody; not where it may only have heard of the digest.
+    pub(crate) async fn is_word_enough(&self, location: &Location, digest: &Digest) -> bool {
+        let digest = *digest;
+        let holders = self.records.with(move |metadata| metadata.holders(&digest)).await.unwrap_or_else(|error| {
+            tracing::warn!(%location, %digest, %error, "not known who has it, asking for the bytes");
+            Vec::new()
+        });
+        is_enough(&location.upstream, &holders, &self.public)
     }
 
     /// Opens content of whatever repository. Who serves it asks first, and takes note of the use.
@@ -77,8 +105,8 @@ impl Stored {
         self.trusted(digest, content, None).await
     }
 
-    /// What is known of content of this repository. `None` when upstream has not said that it has it.
-    pub(crate) fn member(&self, location: &Location, digest: &Digest) -> Option<Descriptor> {
+    /// What is known of content of this repository. `None` when it was not proven that it has it.
+    pub(crate) fn member(&self, location: &Location, digest: &Digest) -> Option<Membership> {
         self.records.metadata.member(location, digest).unwrap_or_else(|error| {
             tracing::warn!(%location, %digest, %error, "membership unknown, asking upstream");
             None
@@ -92,12 +120,17 @@ impl Stored {
             && self.blobs.open(digest).await.is_some()
     }
 
-    /// Remembers that upstream has the blob in this repository. What is known as a manifest there
-    /// stays one: clients may ask for a manifest among the blobs.
-    pub(crate) async fn add_blob_member(&self, location: &Location, digest: Digest, size: u64) {
-        if self.member(location, &digest).is_none_or(|known| known.is_of_blob()) {
-            self.records.add_member(location, Descriptor::of_blob(digest, size)).await;
-        }
+    /// Remembers that upstream has the content in this repository, and how it has just proven that.
+    pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor, proof: Proof) {
+        let anonymous = self.public.contains(&location.upstream);
+        self.records.add_member(location, Membership { descriptor, proof, anonymous }).await;
+    }
+
+    /// The same for a blob. What is known as a manifest there stays one: clients may ask for a manifest among the
+    /// blobs.
+    pub(crate) async fn add_blob_member(&self, location: &Location, digest: Digest, size: u64, proof: Proof) {
+        let known = self.member(location, &digest).map(|known| known.descriptor).filter(|known| !known.is_of_blob());
+        self.add_member(location, known.unwrap_or_else(|| Descriptor::of_blob(digest, size)), proof).await;
     }
 
     /// Content was served just now.

@@ -8,8 +8,8 @@ use std::sync::{Condvar, Mutex};
 use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metadata::{
-    BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, MetadataError, MetadataStore, Pin, TagKey,
-    TagRecord,
+    BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Note,
+    Pin, TagKey, TagRecord,
 };
 use registry_mirror::oci::{AcceptSet, Descriptor, Digest, Tag};
 
@@ -84,13 +84,25 @@ impl MetadataStore for Stalling {
         self.inner.remove_tag_for(key)
     }
 
-    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Descriptor>> {
+    fn member(&self, location: &Location, digest: &Digest) -> Result<Option<Membership>> {
         self.inner.member(location, digest)
     }
 
-    fn put_member(&self, location: &Location, descriptor: &Descriptor) -> Result<()> {
+    fn put_member(&self, location: &Location, membership: &Membership) -> Result<()> {
         self.pass("put_member");
-        self.inner.put_member(location, descriptor)
+        self.inner.put_member(location, membership)
+    }
+
+    fn holders(&self, digest: &Digest) -> Result<Vec<(Location, Membership)>> {
+        self.inner.holders(digest)
+    }
+
+    fn noted(&self, location: &Location, note: Note) -> Result<Option<Timestamp>> {
+        self.inner.noted(location, note)
+    }
+
+    fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> Result<()> {
+        self.inner.note(location, note, at)
     }
 
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<()> {
