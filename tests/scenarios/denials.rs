@@ -82,3 +82,38 @@ async fn a_refusal_of_one_thing_is_no_denial_of_the_repository() {
         assert_eq!(status(&mirror, path).await, 200, "{path}");
     }
 }
+
+#[tokio::test]
+async fn what_was_denied_before_a_restart_is_denied_after_it_also_while_upstream_is_away() {
+    let mut registry = Registry::start().await;
+    let image = registry.add_image("library/private", "1", &[noise(4, 1000)]);
+    let mirror = TestMirror::of(&registry).await;
+    let paths: Vec<_> = std::iter::once(format!("/v2/library/private/manifests/{}", image.manifest.digest))
+        .chain(image.blobs().map(|blob| format!("/v2/library/private/blobs/{}", blob.digest)))
+        .collect();
+    for path in &paths {
+        assert_eq!(status(&mirror, path).await, 200, "{path}");
+    }
+    mirror.settled().await;
+    registry.rule(Rule::on(Match::repository("library/private")).refuse(403));
+    assert_eq!(status(&mirror, "/v2/library/private/tags/list").await, 404);
+    for path in &paths {
+        becomes(&mirror, path, 404).await;
+    }
+    registry.stop().await;
+    let mirror = mirror.restart().await;
+    for path in &paths {
+        assert_eq!(status(&mirror, path).await, 503, "{path}");
+    }
+    registry.clear_rules();
+    registry.restart_on_same_port().await;
+    mirror.advance(std::time::Duration::from_secs(3600));
+    for path in &paths {
+        becomes(&mirror, path, 200).await;
+    }
+    let mirror = mirror.restart().await;
+    registry.stop().await;
+    for path in &paths {
+        assert_eq!(status(&mirror, path).await, 200, "{path}: a yes is remembered as well");
+    }
+}

@@ -27,8 +27,8 @@ async fn look_into(fills: Arc<Fills>, Route { location, upstream, .. }: Route) {
     let Some(digest) = a_stored_manifest(&fills, &location).await else { return };
     let (reference, accept) = (Reference::Digest(digest), AcceptSet::everything());
     match upstream.manifest(&location.repository, &reference, accept).await {
-        Ok(_) => fills.stored.denials.lift(&location),
-        Err(error) if error.class == UpstreamErrorClass::Denied => fills.stored.denials.deny(&location),
+        Ok(_) => fills.stored.denials.lift(&location).await,
+        Err(error) if error.class == UpstreamErrorClass::Denied => fills.stored.denials.deny(&location).await,
         Err(error) => tracing::debug!(%location, %error, "not known whether upstream denies it"),
     }
 }

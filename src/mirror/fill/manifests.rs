@@ -31,7 +31,7 @@ impl Fills {
         let fetched = upstream.manifest(&location.repository, &reference, asked).await;
         let error = match fetched {
             Ok(manifest) if manifest.descriptor.digest == digest => {
-                self.stored.denials.lift(location);
+                self.stored.denials.lift(location).await;
                 return Ok(self.keep_manifest(location, manifest).await);
             }
             Ok(Manifest { descriptor, .. }) => {

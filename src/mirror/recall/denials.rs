@@ -2,7 +2,7 @@
 //!
 //! A refusal proves that only as the answer of the registry itself to a GET of a manifest that is stored
 //! here. Other refusals are a reason to ask that, now and again. What is stored stays stored, and is served
-//! again after the first yes. In memory: after a restart it is asked anew with the first refusal.
+//! again after the first yes. It is noted of the repository, so that a restart opens nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,30 +10,39 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moka::sync::Cache;
 
 use crate::clock::{Clock, Timestamp};
-use crate::metadata::Location;
+use crate::metadata::{Location, MetadataError, MetadataStore, Note};
 
 /// How often it is asked whether a repository is denied, at most, in milliseconds.
 const ASKED_ONCE: u64 = 30_000;
 
 /// What is denied, and when it was asked.
 pub(crate) struct Denials {
-    denied: Cache<Location, ()>,
+    known: Cache<Location, bool>,
     asked: Cache<Location, Timestamp>,
     changes: AtomicU64,
+    metadata: Arc<dyn MetadataStore>,
     clock: Arc<dyn Clock>,
 }
 
 impl Denials {
     const MAX: u64 = 10_000;
 
-    pub(crate) fn new(clock: Arc<dyn Clock>) -> Denials {
-        let (denied, asked) = (Cache::new(Denials::MAX), Cache::new(Denials::MAX));
-        Denials { denied, asked, changes: AtomicU64::new(0), clock }
+    pub(crate) fn new(metadata: Arc<dyn MetadataStore>, clock: Arc<dyn Clock>) -> Denials {
+        let (known, asked) = (Cache::new(Denials::MAX), Cache::new(Denials::MAX));
+        Denials { known, asked, changes: AtomicU64::new(0), metadata, clock }
     }
 
     /// Whether nothing of a repository is served.
     pub(crate) fn holds(&self, location: &Location) -> bool {
-        self.denied.contains_key(location)
+        if let Some(denied) = self.known.get(location) {
+            return denied;
+        }
+        let noted = self.metadata.noted(location, Note::Denied).unwrap_or_else(|error| {
+            tracing::warn!(%location, %error, "not known whether upstream denied it, taken for given");
+            None
+        });
+        // Who learned more meanwhile is believed.
+        self.known.entry_by_ref(location).or_insert(noted.is_some()).into_value()
     }
 
     /// Whether it is time to ask for a manifest of a repository, after a refusal.
@@ -48,21 +57,30 @@ impl Denials {
     }
 
     /// The registry refused a manifest that is stored here.
-    pub(crate) fn deny(&self, location: &Location) {
+    pub(crate) async fn deny(&self, location: &Location) {
         if !self.holds(location) {
             tracing::warn!(%location, "upstream denies it: nothing of it is served until upstream gives it again");
-            self.denied.insert(location.clone(), ());
-            self.changes.fetch_add(1, Ordering::Release);
+            self.change(location, true).await;
         }
     }
 
     /// The registry gave something of it.
-    pub(crate) fn lift(&self, location: &Location) {
+    pub(crate) async fn lift(&self, location: &Location) {
         if self.holds(location) {
             tracing::info!(%location, "upstream gives it again");
-            self.denied.invalidate(location);
             self.asked.invalidate(location);
-            self.changes.fetch_add(1, Ordering::Release);
+            self.change(location, false).await;
+        }
+    }
+
+    async fn change(&self, location: &Location, denied: bool) {
+        self.known.insert(location.clone(), denied);
+        self.changes.fetch_add(1, Ordering::Release);
+        let at = denied.then(|| self.clock.now());
+        let (metadata, location) = (Arc::clone(&self.metadata), location.clone());
+        let noting = tokio::task::spawn_blocking(move || metadata.note(&location, Note::Denied, at)).await;
+        if let Err(error) = noting.unwrap_or_else(|error| Err(MetadataError::new("a task", error))) {
+            tracing::warn!(%error, "what upstream denies would be forgotten at a restart");
         }
     }
 

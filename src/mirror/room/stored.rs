@@ -55,7 +55,8 @@ impl Stored {
         public: HashSet<RegistryName>,
         verify_on_read: bool,
     ) -> Stored {
-        let (denials, doubts) = (Denials::new(Arc::clone(&records.clock)), Doubts::default());
+        let (denials, doubts) =
+            (Denials::new(Arc::clone(&records.metadata), Arc::clone(&records.clock)), Doubts::default());
         let (uses, trust) = (Uses::default(), Trust::new(verify_on_read));
         Stored { blobs, records, denials, doubts, public, uses, trust, metrics }
     }
