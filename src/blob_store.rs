@@ -113,7 +113,8 @@ pub trait BlobStore: Send + Sync + 'static {
     /// [`StoreError`]; the ingest is then gone and nothing is visible.
     async fn commit(&self, ingest: Ingest, digest: &Digest) -> Result<(), StoreError>;
 
-    /// Deletes a blob. Content opened before stays readable; deleting what is not there succeeds.
+    /// Deletes a blob, and what was set aside under its digest. Content opened before stays readable; deleting
+    /// what is not there succeeds.
     ///
     /// # Errors
     /// [`StoreError::Io`].
@@ -132,11 +133,9 @@ pub trait BlobStore: Send + Sync + 'static {
     /// [`StoreError::Io`].
     async fn set_aside(&self, digest: &Digest, content: &Content) -> Result<bool, StoreError>;
 
-    /// The digests under which something is set aside, each once; sound content may be stored again under them.
-    ///
-    /// # Errors
-    /// [`StoreError::Io`].
-    async fn list_set_aside(&self) -> Result<Vec<Digest>, StoreError>;
+    /// Whether there is something under a digest that cannot be it, so that it is not opened, or nothing because
+    /// it was set aside. Blocks for as long as it takes to open a file.
+    fn is_damaged(&self, digest: &Digest) -> bool;
 
     /// Deletes for good what was set aside.
     ///

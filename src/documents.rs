@@ -20,6 +20,8 @@ mod schema;
 mod status;
 mod upkeep;
 
+use std::fmt::Display;
+
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -45,6 +47,12 @@ pub use upkeep::{Check, Finding, Garbage, Health, Problem};
 
 /// The version of all documents.
 pub const VERSION: u32 = 1;
+
+/// A number of things, in words: `1 blob`, `2 blobs`.
+pub fn counted<N: Display + PartialEq + From<u8>>(number: N, thing: &str) -> String {
+    let plural = if number == N::from(1) { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
 
 /// What is said as a JSON object under a name.
 pub trait Document: Serialize + DeserializeOwned + JsonSchema {

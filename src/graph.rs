@@ -5,16 +5,15 @@
 //!
 //! Truth: what a manifest leads to is told by bytes only that have its digest and the shape of its media
 //! type. An image of which a manifest cannot be read is not complete and goes into no bundle; what such
-//! a manifest may lead to, which is everything in its repositories, is not taken for unreferenced. Where
-//! bytes are there and wrong, whoever speaks of the image says that it is damaged. Looking at an image is
-//! no use of it and mends nothing.
+//! a manifest may lead to, which is everything in its repositories, is not taken for unreferenced. A part
+//! of an image is whole, damaged or missing, whoever speaks of it: see [`Unreadable`]. Looking at an image
+//! is no use of it and mends nothing.
 //!
 //! All of it blocks, on threads within a runtime that may; [`Graph::ask`] is for everybody else.
 
 pub mod image;
 pub mod links;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
@@ -24,7 +23,7 @@ use crate::metadata::{Location, MetadataError, MetadataStore};
 use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE, is_index, is_manifest, platform_of};
 use crate::oci::plausible::{Asked, Told, check};
 use crate::oci::{Descriptor, Digest, Manifest, Platform};
-use image::{Image, Parts, Platforms};
+use image::{Image, Lacking, Parts, Platforms};
 
 /// Indexes within indexes are followed so deep.
 pub const MAX_DEPTH: usize = 8;
@@ -32,13 +31,14 @@ pub const MAX_DEPTH: usize = 8;
 /// and over would.
 pub const MOST_MANIFESTS: usize = 10_000;
 
-/// Why it is not known what a manifest leads to.
+/// Why a part of an image is not whole, and, of a manifest, why it is not known what it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unreadable {
-    /// Nothing is stored under its digest, or not for this repository, or it is of a type that leads
-    /// nowhere that we know.
+    /// Nothing is stored under its digest, or not for this repository, or it is a manifest of a type that
+    /// leads nowhere that we know.
     Missing,
-    /// What is stored is not what the digest says, or has not the shape that the media type says.
+    /// There is something under its digest that is not it: other bytes, more or fewer of them, something that
+    /// is no file or cannot be read, a manifest without the shape of its media type. Or that was set aside.
     Damaged,
 }
 
@@ -90,15 +90,27 @@ impl Graph {
 
     /// Opens content of exactly this size. With `within` it counts only if it is known to be in that
     /// repository, as it does for clients.
-    pub fn open(&self, within: Option<&Location>, descriptor: &Descriptor) -> Option<Content> {
-        if let Some(location) = within {
-            self.member(location, &descriptor.digest)?;
+    ///
+    /// # Errors
+    /// [`Unreadable`], as far as that shows without reading it.
+    pub fn open(&self, within: Option<&Location>, descriptor: &Descriptor) -> Result<Content, Unreadable> {
+        let known = match within {
+            Some(location) => Some(self.member(location, &descriptor.digest).ok_or(Unreadable::Missing)?),
+            None => None,
+        };
+        let content = self.content(&descriptor.digest)?;
+        match known {
+            _ if content.size == descriptor.size => Ok(content),
+            Some(known) if known.size != content.size => Err(Unreadable::Damaged),
+            // Whoever leads to it means something else.
+            _ => Err(Unreadable::Missing),
         }
-        self.content(&descriptor.digest).filter(|content| content.size == descriptor.size)
     }
 
-    fn content(&self, digest: &Digest) -> Option<Content> {
-        Handle::current().block_on(self.blobs.open(digest))
+    fn content(&self, digest: &Digest) -> Result<Content, Unreadable> {
+        let content = Handle::current().block_on(self.blobs.open(digest));
+        let why = || if self.blobs.is_damaged(digest) { Unreadable::Damaged } else { Unreadable::Missing };
+        content.ok_or_else(why)
     }
 
     /// Reads a stored manifest: the only place where that is done for what it leads to. The media type
@@ -114,7 +126,7 @@ impl Graph {
             None => Some(descriptor.clone()),
         };
         let known = known.ok_or(Unreadable::Missing)?;
-        let content = self.content(digest).ok_or(Unreadable::Missing)?;
+        let content = self.content(digest)?;
         let size = usize::try_from(content.size.min(MAX_MANIFEST_SIZE + 1)).map_err(|_| Unreadable::Damaged)?;
         let bytes = content.read_at(0, size).map_err(|_| Unreadable::Damaged)?;
         let read = Manifest::from_wire(bytes, Some(known.media_type.as_ref()), digest.algorithm());
@@ -131,17 +143,19 @@ impl Graph {
 
     /// A manifest and everything that it leads to, as far as manifests can be read.
     pub fn image(&self, within: Option<&Location>, manifest: Descriptor) -> Image {
-        self.walk(within, manifest, MAX_DEPTH, &mut MOST_MANIFESTS.clone())
+        let mut image = self.walk(within, manifest, MAX_DEPTH, &mut MOST_MANIFESTS.clone());
+        image.platform = self.platform(within, &image);
+        image
     }
 
     fn walk(&self, within: Option<&Location>, mut manifest: Descriptor, depth: usize, left: &mut usize) -> Image {
-        let Some(fewer) = left.checked_sub(1) else { return Image { manifest, parts: Parts::TooDeep, unreadable: 0 } };
+        let Some(fewer) = left.checked_sub(1) else { return Image::new(manifest, Parts::TooDeep) };
         *left = fewer;
         let read = match self.manifest(within, &manifest) {
             Ok(read) => read,
             Err(why) => {
                 let parts = if why == Unreadable::Damaged { Parts::Damaged } else { Parts::Unknown };
-                return Image { manifest, parts, unreadable: 0 };
+                return Image::new(manifest, parts);
             }
         };
         manifest.media_type = read.descriptor.media_type.clone();
@@ -154,26 +168,26 @@ impl Graph {
                     let image = self.walk(within, child, depth, left);
                     (platform.or_else(|| self.platform(within, &image)), image)
                 });
-                let blob = |blob| (None, Image { manifest: blob, parts: Parts::Nothing, unreadable: 0 });
+                let blob = |blob| (None, Image::new(blob, Parts::Nothing));
                 Parts::Images(images.chain(blobs.into_iter().map(blob)).collect())
             }
         };
-        Image { manifest, parts, unreadable }
+        Image { unreadable, ..Image::new(manifest, parts) }
     }
 
     /// What an image is for, as its stored configuration says.
     pub fn platform(&self, within: Option<&Location>, image: &Image) -> Option<Platform> {
         let Parts::Blobs(blobs) = &image.parts else { return None };
         let configuration = blobs.first()?;
-        let content = self.open(within, configuration).filter(|content| content.size <= MAX_MANIFEST_SIZE)?;
+        let content = self.open(within, configuration).ok().filter(|content| content.size <= MAX_MANIFEST_SIZE)?;
         let bytes = content.read_at(0, usize::try_from(content.size).ok()?).ok()?;
         let is_it = Digest::of(configuration.digest.algorithm(), &bytes) == configuration.digest;
         platform_of(&bytes).filter(|_| is_it)
     }
 
-    /// What of an image is stored and may be served to the repository, whether or not it can be read.
-    pub fn stored(&self, within: Option<&Location>, image: &Image) -> HashSet<Digest> {
+    /// What of an image cannot be served to the repository, and why, as far as that shows without reading it.
+    pub fn lacking(&self, within: Option<&Location>, image: &Image) -> Lacking {
         let parts = image::parts(image, &Platforms::All).into_iter();
-        parts.filter(|part| self.open(within, part).is_some()).map(|part| part.digest).collect()
+        parts.filter_map(|part| Some((part.digest, self.open(within, part).err()?))).collect()
     }
 }

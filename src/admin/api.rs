@@ -30,7 +30,7 @@ use crate::documents::{
 use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
 use crate::mirror::images::catalog::CatalogError;
-use crate::oci::{ImageName, Platform};
+use crate::oci::ImageName;
 use crate::server::listener::Seat;
 
 /// What all paths of the interface begin with.
@@ -362,7 +362,7 @@ fn platforms(order: &orders::Images) -> Result<Platforms, Error> {
         return Ok(Platforms::All);
     }
     if order.platforms.is_empty() {
-        return Ok(Platforms::Only(vec![Platform::default()]));
+        return Ok(Platforms::Ours);
     }
     let platforms =
         order.platforms.iter().map(|typed| typed.parse().map_err(|error| bad(format!("{typed:?}: {error}"))));

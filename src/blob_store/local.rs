@@ -139,14 +139,13 @@ impl BlobStore for LocalBlobStore {
         blocking(move || inner.set_aside_if_same(&digest, &content)).await
     }
 
-    async fn list_set_aside(&self) -> Result<Vec<Digest>, StoreError> {
-        let inner = Arc::clone(&self.0);
-        blocking(move || inner.list_set_aside()).await
-    }
-
     async fn drop_set_aside(&self) -> Result<(), StoreError> {
         let inner = Arc::clone(&self.0);
         blocking(move || inner.drop_set_aside()).await
+    }
+
+    fn is_damaged(&self, digest: &Digest) -> bool {
+        self.0.look(digest).map_or(true, |found| found.is_none() && self.0.known.read().aside.contains(digest))
     }
 
     fn is_unproven(&self, digest: &Digest) -> bool {
@@ -279,6 +278,7 @@ impl Inner {
             Err(error) => return Err(error.into()),
         }
         self.remember(digest, None);
+        self.drop_set_aside_as(digest);
         Ok(())
     }
 

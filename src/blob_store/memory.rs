@@ -3,7 +3,7 @@
 //! Passes the same contract suite as the store on disk. Ingests are local files here too; a commit
 //! reads the file and removes it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use crate::oci::Digest;
 pub struct MemoryBlobStore {
     blobs: Mutex<HashMap<Digest, Bytes>>,
     /// Whose content was set aside; it is not kept.
-    set_aside: Mutex<BTreeSet<Digest>>,
+    set_aside: Mutex<HashSet<Digest>>,
     removals: AtomicU64,
 }
 
@@ -46,6 +46,7 @@ impl BlobStore for MemoryBlobStore {
 
     async fn delete(&self, digest: &Digest) -> Result<(), StoreError> {
         self.blobs.lock().remove(digest);
+        self.set_aside.lock().remove(digest);
         self.removals.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -68,8 +69,8 @@ impl BlobStore for MemoryBlobStore {
         Ok(same)
     }
 
-    async fn list_set_aside(&self) -> Result<Vec<Digest>, StoreError> {
-        Ok(self.set_aside.lock().iter().copied().collect())
+    fn is_damaged(&self, digest: &Digest) -> bool {
+        !self.blobs.lock().contains_key(digest) && self.set_aside.lock().contains(digest)
     }
 
     async fn drop_set_aside(&self) -> Result<(), StoreError> {

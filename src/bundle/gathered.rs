@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 
-use crate::graph::Graph;
 use crate::graph::image::{Image, Parts};
+use crate::graph::{Graph, Unreadable};
 use crate::metadata::Location;
 use crate::oci::manifest::is_index;
 use crate::oci::{Descriptor, Digest, Platform};
@@ -21,8 +21,10 @@ pub(super) struct Gathered {
     pub(super) variants: Vec<Variant>,
     /// What should be there and is not.
     pub(super) missing: Vec<Digest>,
-    /// Manifests among that of which other bytes are there.
+    /// What of that is damaged.
     pub(super) damaged: Vec<Digest>,
+    /// Whether a manifest is.
+    unsound: bool,
 }
 
 /// An image for one platform.
@@ -61,21 +63,21 @@ impl Gathered {
 
     /// Whether it can be used on some platform, and is sound on all.
     pub(super) fn usable(&self) -> bool {
-        !self.variants.is_empty() && self.damaged.is_empty()
+        !self.variants.is_empty() && !self.unsound
     }
 
     fn add(&mut self, graph: &Graph, image: &Image, platform: Option<&Platform>, scope: &Scope<'_>) {
         match &image.parts {
-            Parts::Unknown | Parts::TooDeep => self.missing.push(image.manifest.digest),
+            Parts::Unknown | Parts::TooDeep => self.lack(&image.manifest, Unreadable::Missing),
             // What cannot be read of it, nobody has.
-            _ if image.unreadable > 0 => self.missing.push(image.manifest.digest),
+            _ if image.unreadable > 0 => self.lack(&image.manifest, Unreadable::Missing),
             Parts::Nothing => match graph.open(scope.within, &image.manifest) {
-                Some(_) => self.take(&image.manifest),
-                None => self.missing.push(image.manifest.digest),
+                Ok(_) => self.take(&image.manifest),
+                Err(why) => self.lack(&image.manifest, why),
             },
             Parts::Damaged => {
-                self.missing.push(image.manifest.digest);
-                self.damaged.push(image.manifest.digest);
+                self.lack(&image.manifest, Unreadable::Damaged);
+                self.unsound = true;
             }
             Parts::Blobs(blobs) => self.add_variant(graph, image, blobs, platform, scope),
             Parts::Images(images) => {
@@ -108,10 +110,10 @@ impl Gathered {
         platform: Option<&Platform>,
         scope: &Scope<'_>,
     ) {
-        let missing = blobs.iter().filter(|blob| graph.open(scope.within, blob).is_none()).map(|blob| blob.digest);
+        let missing = blobs.iter().filter_map(|blob| Some((blob, graph.open(scope.within, blob).err()?)));
         let missing: Vec<_> = missing.collect();
         if !missing.is_empty() {
-            return self.missing.extend(missing);
+            return missing.into_iter().for_each(|(blob, why)| self.lack(blob, why));
         }
         let (manifest, platform) = (&image.manifest, platform.cloned());
         let platform = platform.or_else(|| graph.platform(scope.within, image));
@@ -119,6 +121,11 @@ impl Gathered {
             std::iter::once(manifest).chain(blobs).for_each(|part| self.take(part));
             self.variants.push(Variant { platform, manifest: manifest.clone(), blobs: blobs.to_vec() });
         }
+    }
+
+    fn lack(&mut self, part: &Descriptor, why: Unreadable) {
+        self.missing.push(part.digest);
+        self.damaged.extend((why == Unreadable::Damaged).then_some(part.digest));
     }
 
     fn take(&mut self, part: &Descriptor) {

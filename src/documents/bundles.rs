@@ -18,7 +18,7 @@ pub struct Unavailable {
     pub image: String,
     /// What of it is missing; empty when nothing of it is known.
     pub missing: Vec<Digest>,
-    /// Manifests among that of which other bytes are stored.
+    /// What of that is damaged: other bytes are stored in its place, or were and are set aside.
     pub damaged: Vec<Digest>,
 }
 

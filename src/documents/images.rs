@@ -46,7 +46,7 @@ pub struct ImageSummary {
     pub stored_bytes: u64,
     /// What of it is not, as far as that is known.
     pub missing_bytes: u64,
-    /// Its manifests of which other bytes are stored.
+    /// Its parts of which other bytes are stored, or were and are set aside.
     pub damaged: Vec<Digest>,
     /// Whether it never leaves the store.
     pub pinned: bool,
@@ -85,14 +85,14 @@ pub struct Part {
     pub content: Content,
     /// Whether it is stored.
     pub stored: bool,
-    /// Whether other bytes are stored in its place.
+    /// Whether other bytes are stored in its place, or were and are set aside.
     pub damaged: bool,
 }
 
 /// One platform of an image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlatformDetail {
-    /// The platform; none for an image that is not in an index.
+    /// The platform, as the index says or else the configuration; none where neither does.
     pub platform: Option<String>,
     /// Its manifest.
     pub manifest: Part,
@@ -181,7 +181,7 @@ pub struct Completeness {
     pub missing: Vec<Content>,
     /// All of that together.
     pub missing_bytes: u64,
-    /// Manifests among that of which other bytes are stored.
+    /// What of that is damaged: other bytes are stored in its place, or were and are set aside.
     pub damaged: Vec<Digest>,
     /// Platforms that were asked for and that the image is not made for.
     pub lacking: Vec<String>,

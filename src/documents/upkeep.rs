@@ -19,7 +19,7 @@ pub struct Garbage {
     pub failed: u64,
     /// How many manifests that are wanted could not be read; nothing in their repositories goes.
     pub unreadable: u64,
-    /// Which of those are stored with other bytes.
+    /// Which of those are damaged; the others are missing.
     pub damaged: Vec<Digest>,
     /// Which blobs.
     pub digests: Vec<Digest>,
@@ -45,7 +45,7 @@ pub enum Finding {
         #[serde(default)]
         of_bytes: u64,
     },
-    /// A blob is not what its digest says, or was not when it was set aside earlier and is to be repaired.
+    /// A blob is not what its digest says, or was not when it was set aside earlier and images lack it still.
     Damaged {
         /// The blob.
         digest: Digest,
@@ -62,7 +62,7 @@ pub enum Finding {
         damaged: u64,
         /// Those of them that are sound again.
         repaired: u64,
-        /// Blobs that were set aside as damaged, now or earlier, and that images here lack still.
+        /// Blobs that are damaged, or were and are set aside, and that images here lack still.
         #[serde(default)]
         lacking: u64,
     },

@@ -2,13 +2,12 @@
 //!
 //! An image is a manifest with its configuration and layers, or an index with one manifest per
 //! platform. The same function answers `images`, `inspect`, `ready` and the refusal to serve
-//! half an image offline, so they never disagree. What is stored is asked through a look-up; what
-//! cannot be read is not there.
+//! half an image offline, so they never disagree. What is stored was looked up before.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use super::{MAX_DEPTH, MOST_MANIFESTS};
-use crate::documents::{self, Content};
+use super::{MAX_DEPTH, MOST_MANIFESTS, Unreadable};
+use crate::documents::{self, Content, counted};
 use crate::oci::{Descriptor, Digest, Platform};
 
 /// A manifest and what it leads to.
@@ -20,16 +19,25 @@ pub struct Image {
     pub parts: Parts,
     /// How many more parts it has that cannot be read.
     pub unreadable: usize,
+    /// What it is for, as its configuration says; told of an image that is in no index.
+    pub platform: Option<Platform>,
+}
+
+impl Image {
+    /// With as much as its manifest says.
+    pub const fn new(manifest: Descriptor, parts: Parts) -> Image {
+        Image { manifest, parts, unreadable: 0, platform: None }
+    }
 }
 
 /// What a manifest leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parts {
-    /// Not known: the manifest is not stored.
+    /// Not known: the manifest is missing.
     Unknown,
     /// Not followed: it lies deeper in indexes, or behind more manifests, than anybody builds.
     TooDeep,
-    /// Not known: what is stored as the manifest is not what its digest says.
+    /// Not known: the manifest is damaged.
     Damaged,
     /// None: an index lists a blob, as the caches of BuildKit do.
     Nothing,
@@ -39,13 +47,8 @@ pub enum Parts {
     Images(Vec<(Option<Platform>, Image)>),
 }
 
-impl Parts {
-    const fn are_unknown(&self) -> bool {
-        matches!(self, Parts::Unknown | Parts::TooDeep | Parts::Damaged)
-    }
-}
-
-/// Which images of an index are meant. An image that is not in an index is always meant.
+/// Which images of an index are meant. An image that is not in an index is always meant, but may be made for
+/// something else.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Platforms {
     /// All of them, with what is no image: signatures and attestations.
@@ -53,6 +56,8 @@ pub enum Platforms {
     /// Those for machines, whatever the machine.
     #[default]
     Machines,
+    /// The first that suits this machine. An image that is in no index will do, whatever it is made for.
+    Ours,
     /// The first that suits each of these.
     Only(Vec<Platform>),
 }
@@ -65,9 +70,11 @@ impl Platforms {
             let all = images.iter().enumerate();
             all.filter(|(_, (platform, image))| wanted(platform, image)).map(|(place, _)| place).collect()
         };
+        let ours = [Platform::default()];
         let wanted = match self {
             Platforms::All => return (places(&|_, _| true), Vec::new()),
             Platforms::Machines => return (places(&|platform, _| !is_attestation(platform.as_ref())), Vec::new()),
+            Platforms::Ours => &ours[..],
             Platforms::Only(wanted) => wanted,
         };
         let mut chosen = places(&|_, image| image.parts == Parts::Nothing);
@@ -99,6 +106,9 @@ pub fn is_attestation(platform: Option<&Platform>) -> bool {
     platform.is_some_and(|platform| platform.os == "unknown" && platform.architecture == "unknown")
 }
 
+/// Parts that are stored neither whole nor for this repository, and why.
+pub type Lacking = HashMap<Digest, Unreadable>;
+
 /// How much of an image is there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Completeness {
@@ -108,7 +118,7 @@ pub struct Completeness {
     pub missing: Vec<Descriptor>,
     /// The sum of its sizes.
     pub missing_bytes: u64,
-    /// Those of them that are manifests of which other bytes are stored.
+    /// Those of them that are damaged.
     pub damaged: Vec<Digest>,
     /// Those of them below which nothing is followed.
     pub too_deep: Vec<Digest>,
@@ -130,8 +140,14 @@ impl Completeness {
             let bounds = format!("nested more than {MAX_DEPTH} deep, or lead to more than {MOST_MANIFESTS} manifests");
             return Some(format!("its indexes are {bounds}; what is below is not followed"));
         }
-        let odd = self.unreadable;
-        (odd > 0).then(|| format!("its manifests name {odd} parts of which digest or size cannot be read"))
+        let odd = counted(self.unreadable, "part");
+        (self.unreadable > 0).then(|| format!("its manifests name {odd} of which digest or size cannot be read"))
+    }
+
+    /// In a clause, how much is missing.
+    pub fn shortfall(&self) -> String {
+        let (parts, bytes) = (counted(self.missing.len(), "part"), counted(self.missing_bytes, "byte"));
+        format!("{parts} with {bytes} {} missing", if self.missing.len() == 1 { "is" } else { "are" })
     }
 
     /// The same for people and scripts.
@@ -146,41 +162,50 @@ impl Completeness {
     }
 }
 
-/// How much of an image is there, for these platforms. `have` says whether content is stored.
-pub fn completeness(image: &Image, platforms: &Platforms, have: &dyn Fn(&Descriptor) -> bool) -> Completeness {
+/// How much of an image is there, for these platforms.
+pub fn completeness(image: &Image, platforms: &Platforms, lacking: &Lacking) -> Completeness {
     let mut count = Completeness::default();
     let mut seen = HashSet::new();
     visit(image, platforms, &mut |descriptor, image| {
         if seen.insert(descriptor.digest) {
-            let parts = image.map(|image| &image.parts);
             count.size = count.size.saturating_add(descriptor.size);
             count.unreadable += image.map_or(0, |image| image.unreadable);
-            match parts {
-                Some(Parts::Damaged) => count.damaged.push(descriptor.digest),
-                Some(Parts::TooDeep) => count.too_deep.push(descriptor.digest),
-                _ => {}
+            if image.is_some_and(|image| image.parts == Parts::TooDeep) {
+                count.too_deep.push(descriptor.digest);
             }
-            if parts.is_some_and(Parts::are_unknown) || !have(descriptor) {
+            if let Some(why) = lack(descriptor, image, lacking) {
                 count.missing_bytes = count.missing_bytes.saturating_add(descriptor.size);
                 count.missing.push(descriptor.clone());
+                count.damaged.extend((why == Unreadable::Damaged).then_some(descriptor.digest));
             }
         }
     });
-    if let Parts::Images(images) = &image.parts {
-        count.lacking = platforms.choose(images).1;
-    }
+    count.lacking = match (&image.parts, platforms, &image.platform) {
+        (Parts::Images(images), ..) => platforms.choose(images).1,
+        (_, Platforms::Only(wanted), Some(is)) => wanted.iter().filter(|wanted| !wanted.takes(is)).cloned().collect(),
+        _ => Vec::new(),
+    };
     count
+}
+
+/// Why a part is not whole; `image` is what it is, where it is a manifest.
+pub fn lack(part: &Descriptor, image: Option<&Image>, lacking: &Lacking) -> Option<Unreadable> {
+    match image.map(|image| &image.parts) {
+        Some(Parts::Damaged) => Some(Unreadable::Damaged),
+        Some(Parts::Unknown | Parts::TooDeep) => Some(Unreadable::Missing),
+        _ => lacking.get(&part.digest).copied(),
+    }
 }
 
 /// Whether somebody can pull this without a network: the image whole, or an index of which at least
 /// one image is whole. Which one will be wanted is not known yet. Of an index of blobs all are.
-pub fn is_pullable(image: &Image, have: &dyn Fn(&Descriptor) -> bool) -> bool {
+pub fn is_pullable(image: &Image, lacking: &Lacking) -> bool {
     match &image.parts {
         Parts::Images(images) if !is_cache(images) => images.iter().any(|(platform, image)| {
             let is_image = image.parts != Parts::Nothing && !is_attestation(platform.as_ref());
-            is_image && completeness(image, &Platforms::All, have).is_complete()
+            is_image && completeness(image, &Platforms::All, lacking).is_complete()
         }),
-        _ => completeness(image, &Platforms::All, have).is_complete(),
+        _ => completeness(image, &Platforms::All, lacking).is_complete(),
     }
 }
 
@@ -210,19 +235,25 @@ pub fn blobs<'i>(image: &'i Image, platforms: &Platforms) -> Vec<&'i Descriptor>
     pick(image, platforms, |image| image.is_none())
 }
 
-/// The configurations that say what images are for of which the index does not.
+/// The configurations that say what images are for of which no index does.
 pub fn configurations<'i>(image: &'i Image, platforms: &Platforms) -> Vec<&'i Descriptor> {
-    let (Parts::Images(images), Platforms::Only(_)) = (&image.parts, platforms) else { return Vec::new() };
-    let chosen = platforms.choose(images).0.into_iter().filter_map(|place| images.get(place));
-    let nameless = chosen.filter(|(platform, _)| platform.is_none());
     let configuration = |image: &'i Image| if let Parts::Blobs(blobs) = &image.parts { blobs.first() } else { None };
-    nameless.filter_map(|(_, image)| configuration(image)).collect()
+    match (&image.parts, platforms) {
+        (_, Platforms::All | Platforms::Machines) => Vec::new(),
+        (Parts::Images(images), _) => {
+            let chosen = platforms.choose(images).0.into_iter().filter_map(|place| images.get(place));
+            let nameless = chosen.filter(|(platform, _)| platform.is_none());
+            nameless.filter_map(|(_, image)| configuration(image)).collect()
+        }
+        (_, Platforms::Ours) => Vec::new(),
+        (_, Platforms::Only(_)) => configuration(image).into_iter().collect(),
+    }
 }
 
-/// The platforms of an index.
+/// What the images of an index are for, or an image that is in none.
 pub fn platforms(image: &Image) -> impl Iterator<Item = &Platform> {
     let images = if let Parts::Images(images) = &image.parts { &images[..] } else { &[] };
-    images.iter().filter_map(|(platform, _)| platform.as_ref())
+    images.iter().filter_map(|(platform, _)| platform.as_ref()).chain(&image.platform)
 }
 
 fn pick<'i>(image: &'i Image, platforms: &Platforms, wanted: fn(Option<&Image>) -> bool) -> Vec<&'i Descriptor> {
@@ -246,7 +277,7 @@ mod tests {
 
     fn image(name: &str, layers: &[(&str, u64)]) -> Image {
         let blobs = layers.iter().map(|(name, size)| content(name, *size)).collect();
-        Image { manifest: content(name, 1), parts: Parts::Blobs(blobs), unreadable: 0 }
+        Image::new(content(name, 1), Parts::Blobs(blobs))
     }
 
     fn platform(text: &str) -> Platform {
@@ -259,11 +290,11 @@ mod tests {
             (Some(platform("linux/arm64/v8")), image("arm", &[("base", 10), ("b", 1000)])),
             (Some(platform("unknown/unknown")), image("attestation", &[("c", 10_000)])),
         ];
-        Image { manifest: content("index", 1), parts: Parts::Images(images), unreadable: 0 }
+        Image::new(content("index", 1), Parts::Images(images))
     }
 
-    fn without(missing: &'static [&'static str]) -> impl Fn(&Descriptor) -> bool {
-        move |descriptor| !missing.iter().any(|name| content(name, 0).digest == descriptor.digest)
+    fn without(missing: &[&str]) -> Lacking {
+        missing.iter().map(|name| (content(name, 0).digest, Unreadable::Missing)).collect()
     }
 
     #[test]
@@ -292,7 +323,7 @@ mod tests {
     #[test]
     fn a_manifest_that_is_not_stored_is_missing_whatever_the_look_up_says() {
         for (parts, damaged) in [(Parts::Unknown, vec![]), (Parts::Damaged, vec![content("x", 1).digest])] {
-            let found = completeness(&Image { parts, ..image("x", &[]) }, &Platforms::All, &|_| true);
+            let found = completeness(&Image { parts, ..image("x", &[]) }, &Platforms::All, &without(&[]));
             assert_eq!((found.missing, found.damaged), (vec![content("x", 1)], damaged));
         }
     }
@@ -305,10 +336,22 @@ mod tests {
     }
 
     #[test]
+    fn an_image_in_no_index_is_made_for_what_its_configuration_says() {
+        let arm = Image { platform: Some(platform("linux/arm64")), ..image("x", &[("a", 1)]) };
+        let lacking = |image: &Image, platforms| completeness(image, &platforms, &without(&[])).lacking;
+        let wanted = ["linux/amd64", "linux/arm64", "linux/s390x"].map(platform);
+        assert_eq!(lacking(&arm, Platforms::Only(wanted.to_vec())), [wanted[0].clone(), wanted[2].clone()]);
+        assert_eq!(lacking(&image("x", &[("a", 1)]), Platforms::Only(wanted.to_vec())), [], "nobody knows");
+        for platforms in [Platforms::All, Platforms::Machines, Platforms::Ours] {
+            assert_eq!(lacking(&arm, platforms), [], "whoever takes what there is gets it");
+        }
+    }
+
+    #[test]
     fn who_does_not_say_for_what_he_is_may_be_what_is_wanted() {
         let only = Platforms::Only(vec![platform("linux/amd64")]);
         let nameless = |name: &str, layer: &'static str| (None, image(name, &[("config", 1), (layer, 10)]));
-        let of = |images| Image { manifest: content("index", 1), parts: Parts::Images(images), unreadable: 0 };
+        let of = |images| Image::new(content("index", 1), Parts::Images(images));
         let unnamed = of(vec![nameless("one", "a"), nameless("other", "b")]);
         assert_eq!(completeness(&unnamed, &only, &without(&["b"])).missing, [content("b", 10)]);
         assert_eq!(configurations(&unnamed, &only), [&content("config", 1), &content("config", 1)]);
@@ -320,9 +363,8 @@ mod tests {
 
     #[test]
     fn blobs_of_an_index_are_for_every_platform() {
-        let leaf = |name| (None, Image { manifest: content(name, 5), parts: Parts::Nothing, unreadable: 0 });
-        let cache =
-            Image { manifest: content("cache", 1), parts: Parts::Images(vec![leaf("a"), leaf("b")]), unreadable: 0 };
+        let leaf = |name| (None, Image::new(content(name, 5), Parts::Nothing));
+        let cache = Image::new(content("cache", 1), Parts::Images(vec![leaf("a"), leaf("b")]));
         for platforms in [Platforms::All, Platforms::Machines, Platforms::Only(vec![platform("linux/amd64")])] {
             assert_eq!(blobs(&cache, &platforms).len(), 2, "{platforms:?}");
             assert_eq!(completeness(&cache, &platforms, &without(&["b"])).missing, [content("b", 5)], "{platforms:?}");
@@ -335,7 +377,7 @@ mod tests {
         let odd = Image { unreadable: 1, ..image("x", &[("a", 1)]) };
         assert!(!completeness(&odd, &Platforms::All, &without(&[])).is_complete());
         let deep = Image { parts: Parts::TooDeep, ..image("x", &[]) };
-        let found = completeness(&deep, &Platforms::All, &|_| true);
+        let found = completeness(&deep, &Platforms::All, &without(&[]));
         assert_eq!((found.too_deep.len(), found.missing.len()), (1, 1));
     }
 }

@@ -165,21 +165,15 @@ impl Mirror {
         let (location, manifest) = (route.location.clone(), manifest.clone());
         let found = self.0.graph.ask(move |graph| {
             let image = graph.image(Some(&location), manifest);
-            let stored = graph.stored(Some(&location), &image);
-            Ok((image, stored))
+            let lacking = graph.lacking(Some(&location), &image);
+            Ok((image, lacking))
         });
-        let (image, stored) = found.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
-        let have = |part: &Descriptor| stored.contains(&part.digest);
-        if image::is_pullable(&image, &have) {
+        let (image, lacking) = found.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
+        if image::is_pullable(&image, &lacking) {
             return Ok(());
         }
-        let missing = image::completeness(&image, &Platforms::Machines, &have);
-        let message = format!(
-            "{}: {name} is incomplete here, {} parts with {} bytes are missing, and upstream is away",
-            route.location,
-            missing.missing.len(),
-            missing.missing_bytes
-        );
+        let shortfall = image::completeness(&image, &Platforms::Machines, &lacking).shortfall();
+        let message = format!("{}: {name} is incomplete here, {shortfall}, and upstream is away", route.location);
         let error = UpstreamError::new(UpstreamErrorClass::Unavailable, message);
         Err(MirrorError::upstream(Subject::Manifest, error))
     }

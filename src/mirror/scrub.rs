@@ -4,7 +4,7 @@
 //! What is damaged is set aside at once, and fetched again. What clients read is looked at in
 //! `room::stored`.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -94,17 +94,15 @@ struct Damaged {
     found: u64,
     /// Those of them that are sound again.
     repaired: u64,
-    /// Those that were told of.
-    tried: HashSet<Digest>,
-    /// What was listed and could not be opened.
-    gone: HashSet<Digest>,
+    /// Which.
+    told: HashSet<Digest>,
 }
 
 impl Damaged {
     fn note(&mut self, digest: Digest, healed: bool) {
         self.found += 1;
         self.repaired += u64::from(healed);
-        self.tried.insert(digest);
+        self.told.insert(digest);
     }
 }
 
@@ -125,7 +123,6 @@ impl Scrub {
         for (digest, size) in blobs {
             let Some(content) = self.stored.blobs.open(&digest).await else {
                 // Evicted since the list was made, or set aside as soon as it was opened.
-                damaged.gone.insert(digest);
                 (of, of_bytes) = (of - 1, of_bytes - size);
                 continue;
             };
@@ -145,19 +142,23 @@ impl Scrub {
         findings.send(Finding::Done { checked, checked_bytes, damaged: found, repaired, lacking }).await
     }
 
-    /// Looks after what was set aside without being read now: with `repair` it is fetched again. How many blobs
-    /// images lack in the end because they were set aside.
+    /// Looks after what is damaged and could not be opened to be read, now or in earlier runs: with `repair` it
+    /// is fetched again. How many blobs images lack in the end because they are damaged.
     async fn lacking(
         &self,
         repair: bool,
         damaged: &mut Damaged,
         findings: &mpsc::Sender<Finding>,
     ) -> Result<u64, mpsc::error::SendError<Finding>> {
+        let blobs = Arc::clone(&self.stored.blobs);
+        let damaged_members = self.stored.records.with(move |metadata| {
+            let members = metadata.members()?.into_iter().map(|(_, descriptor)| descriptor.digest);
+            Ok(members.filter(|digest| blobs.is_damaged(digest)).collect::<BTreeSet<_>>())
+        });
         let mut lacking = 0;
-        for digest in self.set_aside().await {
-            let new = damaged.gone.contains(&digest);
+        for digest in damaged_members.await.unwrap_or_default() {
             let mut healed = false;
-            if !damaged.tried.contains(&digest) && (repair || new) {
+            if !damaged.told.contains(&digest) {
                 healed = repair && self.heal(digest).await;
                 damaged.note(digest, healed);
                 findings.send(Finding::Damaged { digest, repaired: healed }).await?;
@@ -165,23 +166,6 @@ impl Scrub {
             lacking += u64::from(!healed);
         }
         Ok(lacking)
-    }
-
-    /// What was set aside, is not stored again, and belongs to an image still.
-    async fn set_aside(&self) -> Vec<Digest> {
-        let mut lost = Vec::new();
-        for digest in self.stored.blobs.list_set_aside().await.unwrap_or_default() {
-            if self.stored.blobs.open(&digest).await.is_none() {
-                lost.push(digest);
-            }
-        }
-        if lost.is_empty() {
-            return lost;
-        }
-        let members = self.stored.records.with(|metadata| metadata.members()).await.unwrap_or_default();
-        let members: HashSet<_> = members.into_iter().map(|(_, descriptor)| descriptor.digest).collect();
-        lost.retain(|digest| members.contains(digest));
-        lost
     }
 
     /// Fetches again what was set aside, from any repository that has it; whether it is there now.

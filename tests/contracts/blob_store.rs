@@ -76,7 +76,7 @@ contract! {
     an_ingest_can_be_read_while_it_grows_and_after_the_commit,
     equal_blobs_committed_at_once_count_once,
     the_number_of_removals_rises_with_each,
-    what_was_set_aside_is_listed_until_it_is_dropped,
+    what_was_set_aside_is_damaged_until_it_is_replaced_or_goes,
 }
 
 async fn what_was_committed_can_be_read_at_any_offset(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
@@ -149,24 +149,28 @@ async fn the_number_of_removals_rises_with_each(store: &dyn BlobStore, ingests: 
     assert!(store.removals() > then);
 }
 
-async fn what_was_set_aside_is_listed_until_it_is_dropped(store: &dyn BlobStore, ingests: &IngestDir, _: &Path) {
-    assert_eq!(store.list_set_aside().await.expect("lists"), []);
-    let mut expected = Vec::new();
-    for bytes in [b"one", b"two"] {
-        let digest = stored(store, ingests, bytes).await;
+async fn what_was_set_aside_is_damaged_until_it_is_replaced_or_goes(
+    store: &dyn BlobStore,
+    ingests: &IngestDir,
+    _: &Path,
+) {
+    let set_aside = async || {
+        let digest = stored(store, ingests, b"one").await;
+        assert!(!store.is_damaged(&digest));
         let content = store.open(&digest).await.expect("is there");
         assert!(store.set_aside(&digest, &content).await.expect("set aside"));
-        expected.push(digest);
-    }
-    // Sound content in its place changes nothing of that, nor does more that is set aside.
-    let again = stored(store, ingests, b"one").await;
-    let content = store.open(&again).await.expect("is there");
-    assert!(store.set_aside(&again, &content).await.expect("set aside"));
-    stored(store, ingests, b"one").await;
-    expected.sort_unstable();
-    assert_eq!(store.list_set_aside().await.expect("lists"), expected);
+        assert!(store.is_damaged(&digest));
+        digest
+    };
+    set_aside().await;
+    // Replaced, and set aside again.
+    let digest = set_aside().await;
+    store.delete(&digest).await.expect("deleted");
+    assert!(!store.is_damaged(&digest), "deleted is no damage");
+    set_aside().await;
     store.drop_set_aside().await.expect("drops");
-    assert_eq!(store.list_set_aside().await.expect("lists"), []);
+    assert!(!store.is_damaged(&digest), "nothing of it is left");
+    assert!(!store.is_damaged(&Digest::of(Algorithm::Sha256, b"never stored")));
 }
 
 async fn deleting_what_is_not_there_succeeds(store: &dyn BlobStore, _: &IngestDir, _: &Path) {
@@ -259,6 +263,7 @@ impl OnDisk {
 
     async fn assert_miss(&self) {
         assert!(self.store.open(&self.digest).await.is_none());
+        assert!(self.store.is_damaged(&self.digest));
     }
 
     async fn assert_hit(&self) {

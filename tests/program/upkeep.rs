@@ -112,9 +112,9 @@ fn repair_fetches_what_an_earlier_run_set_aside() {
     let missing = "2 damaged blobs were set aside and are missing from images here; fetch them with: registry-mirror verify --repair";
     assert!(code == 6 && out.ends_with(" 2 damaged, 0 repaired\n") && err.contains(missing), "{out} {err}");
     assert_eq!(ready(), 5);
-    // Nothing is found any more, and yet something is missing.
+    // What is told of it stays the same until it is sound.
     let (code, out, err) = site.run("verify");
-    assert!(code == 0 && out.ends_with(" 0 damaged, 0 repaired\n") && err.contains(missing), "{code} {out} {err}");
+    assert!(code == 6 && out.ends_with(" 2 damaged, 0 repaired\n") && err.contains(missing), "{code} {out} {err}");
 
     site.registry.rule(Rule::on(Match::blobs()).refuse(403));
     let (code, out, err) = site.run("verify --repair");
@@ -125,6 +125,21 @@ fn repair_fetches_what_an_earlier_run_set_aside() {
     assert!(out.contains(&format!("{layer}: damaged, fetched again\n")) && out.ends_with(" 1 repaired\n"), "{out}");
     assert_eq!(ready(), 0);
     assert!(site.ok("verify --repair").ends_with(" 0 damaged, 0 repaired\n"), "what is there again is left alone");
+}
+
+#[test]
+fn an_image_in_no_index_is_ready_for_what_its_configuration_says() {
+    let site = Site::start();
+    site.ok("pull other:2");
+    assert_eq!(site.run("ready other:2 --platform linux/amd64").0, 0);
+    let (code, out, _) = site.run("ready other:2 --platform linux/arm64");
+    assert!(code == 5 && out.contains("not ready: it is not made for linux/arm64"), "{out}");
+    let (code, said) = site.json("ready other:2 --platform linux/arm64 --platform linux/amd64");
+    assert_eq!((code, &said["images"][0]["completeness"]["lacking"]), (5, &serde_json::json!(["linux/arm64"])));
+    // A pull for that platform says so, and nothing of what could not be kept.
+    let (code, _, err) = site.run("pull other:2 --platform linux/arm64");
+    assert!(code == 5 && err.contains("not made for linux/arm64, only for linux/amd64"), "{code} {err}");
+    assert!(site.ok("inspect other:2").contains("linux/amd64: complete"));
 }
 
 #[test]

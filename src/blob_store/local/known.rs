@@ -16,8 +16,9 @@ pub(super) struct Known {
     sha256: HashMap<[u8; 32], u64>,
     sha512: HashMap<[u8; 64], u64>,
     bytes: u64,
-    /// Bytes of what was set aside.
+    /// Bytes of what was set aside, and under which digests.
     pub(super) set_aside: u64,
+    pub(super) aside: HashSet<Digest>,
     /// How many listings are under way, and what was forgotten meanwhile: they may have seen it.
     listings: u32,
     forgotten: HashSet<Digest>,

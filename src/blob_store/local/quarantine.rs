@@ -2,9 +2,10 @@
 //!
 //! They lie in `quarantine/` and count against the budget of the store; making room begins with them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
@@ -47,11 +48,10 @@ impl Inner {
 
     /// Moves what lies under the digest to the quarantine. The caller holds names still.
     pub(super) fn set_aside(&self, digest: &Digest) -> io::Result<()> {
-        let quarantine = self.root.join(QUARANTINE);
-        create_folder(&quarantine)?;
+        create_folder(&self.root.join(QUARANTINE))?;
         let folder = self.folder(digest).descriptor();
         for number in 0..KEPT_ASIDE {
-            let to = quarantine.join(format!("{}-{}.{number}", digest.algorithm(), digest.hex()));
+            let to = self.place_aside(digest, number);
             match rustix::fs::renameat_with(&*folder, digest.hex(), CWD, &to, RenameFlags::NOREPLACE) {
                 Err(Errno::EXIST) => {}
                 result => {
@@ -64,20 +64,18 @@ impl Inner {
         Ok(rustix::fs::unlinkat(&*folder, digest.hex(), AtFlags::empty())?)
     }
 
-    pub(super) fn list_set_aside(&self) -> io::Result<Vec<Digest>> {
-        let entries = match fs::read_dir(self.root.join(QUARANTINE)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let digest = |entry: fs::DirEntry| -> Option<Digest> {
-            let name = entry.file_name().into_string().ok()?;
-            let (digest, _number) = name.rsplit_once('.')?;
-            digest.replacen('-', ":", 1).parse().ok()
-        };
-        let mut digests: Vec<_> = entries.flatten().filter_map(digest).collect();
-        digests.sort_unstable();
-        digests.dedup();
-        Ok(digests)
+    fn place_aside(&self, digest: &Digest, number: u32) -> PathBuf {
+        self.root.join(QUARANTINE).join(format!("{}-{}.{number}", digest.algorithm(), digest.hex()))
+    }
+
+    /// Drops what was set aside under one digest, as far as that can be done.
+    pub(super) fn drop_set_aside_as(&self, digest: &Digest) {
+        if self.known.read().aside.contains(digest) {
+            for number in 0..KEPT_ASIDE {
+                let _ = remove(&self.place_aside(digest, number));
+            }
+            self.count_set_aside();
+        }
     }
 
     pub(super) fn drop_set_aside(&self) -> io::Result<()> {
@@ -88,17 +86,29 @@ impl Inner {
 
     /// Counted anew each time: they are few, and somebody who inspects them may delete some.
     pub(super) fn count_set_aside(&self) {
-        let entries = fs::read_dir(self.root.join(QUARANTINE)).into_iter().flatten().flatten();
-        let sizes = entries.filter_map(|entry| entry.metadata().ok()).filter(fs::Metadata::is_file);
-        let bytes = sizes.map(|metadata| metadata.len()).sum();
-        self.known.write().set_aside = bytes;
+        let (mut bytes, mut digests) = (0, HashSet::new());
+        for entry in fs::read_dir(self.root.join(QUARANTINE)).into_iter().flatten().flatten() {
+            bytes += entry.metadata().ok().filter(fs::Metadata::is_file).map_or(0, |metadata| metadata.len());
+            digests.extend(digest_of(&entry));
+        }
+        let mut known = self.known.write();
+        (known.set_aside, known.aside) = (bytes, digests);
     }
+}
+
+fn digest_of(entry: &fs::DirEntry) -> Option<Digest> {
+    let name = entry.file_name().into_string().ok()?;
+    let (digest, _number) = name.rsplit_once('.')?;
+    digest.replacen('-', ":", 1).parse().ok()
 }
 
 fn remove_all(folder: &Path) -> io::Result<()> {
     for entry in fs::read_dir(folder).into_iter().flatten() {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
+        remove(&entry?.path())?;
     }
     Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(path)?.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }
 }

@@ -9,12 +9,13 @@ use crate::clock::Timestamp;
 use crate::documents::{
     self, Failure, History, HistoryEntry, ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State,
 };
-use crate::graph::Graph;
-use crate::graph::image::{self, Completeness, Image, Parts, Platforms};
+use crate::graph::image::{self, Completeness, Image, Lacking, Parts, Platforms};
 use crate::graph::links::Known;
+use crate::graph::{Graph, Unreadable};
 use crate::metadata::{FrozenTag, MetadataError, Pin, TagRecord};
 use crate::mirror::images::prefetch;
 use crate::mirror::{Location, Mirror, Route, RouteError};
+use crate::oci::manifest::is_manifest;
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Platform, Reference, Tag};
 
 /// Why the catalog could not answer.
@@ -103,9 +104,7 @@ impl Mirror {
         let pinned = self.0.graph.ask(move |graph| {
             graph.metadata().pin(&pin)?;
             let found = Catalog::of(graph)?.named(&pin)?;
-            Ok(found.is_some_and(|Found { image, stored, .. }| {
-                image::is_pullable(&image, &|part| stored.contains(&part.digest))
-            }))
+            Ok(found.is_some_and(|Found { image, lacking, .. }| image::is_pullable(&image, &lacking)))
         });
         Ok(pinned.await?)
     }
@@ -214,8 +213,7 @@ struct Catalog<'g> {
 struct Found {
     image: Image,
     media_type: String,
-    /// What of it is stored.
-    stored: HashSet<Digest>,
+    lacking: Lacking,
     record: Option<TagRecord>,
 }
 
@@ -257,24 +255,24 @@ impl<'g> Catalog<'g> {
             Reference::Tag(tag) => seen(self.graph, &name.location, tag)?,
             Reference::Digest(_) => Vec::new(),
         };
-        let alone = [(None, found.image.clone())];
+        let alone = [(found.image.platform.clone(), found.image.clone())];
         let images = match &found.image.parts {
             Parts::Images(images) => images,
             _ => &alone[..],
         };
-        let images = images.iter().map(|(platform, image)| detail(platform.as_ref(), image, &found.stored)).collect();
+        let images = images.iter().map(|(platform, image)| detail(platform.as_ref(), image, &found.lacking)).collect();
         let (summary, media_type) = (self.summary(name, &found), found.media_type);
         Ok(Some(ImageDetail { summary, media_type, images, history }))
     }
 
     fn readiness(&self, name: &Pin, platforms: &Platforms) -> Result<Readiness, MetadataError> {
         let image = name.to_string();
-        let Some(Found { image: found, stored, .. }) = self.named(name)? else {
+        let Some(Found { image: found, lacking, .. }) = self.named(name)? else {
             let reason = Some("it was never pulled through this mirror".to_owned());
             let completeness = documents::Completeness::default();
             return Ok(Readiness { image, ready: false, digest: None, completeness, reason });
         };
-        let completeness = image::completeness(&found, platforms, &|part| stored.contains(&part.digest));
+        let completeness = image::completeness(&found, platforms, &lacking);
         let reason = (!completeness.is_complete()).then(|| why_not(name, &completeness));
         let (ready, digest) = (completeness.is_complete(), Some(found.manifest.digest));
         let completeness = completeness.document();
@@ -331,15 +329,14 @@ impl<'g> Catalog<'g> {
         };
         let media_type = descriptor.media_type.to_string();
         let image = self.graph.image(Some(location), descriptor);
-        let stored = self.graph.stored(Some(location), &image);
-        Some(Found { image, media_type, stored, record })
+        let lacking = self.graph.lacking(Some(location), &image);
+        Some(Found { image, media_type, lacking, record })
     }
 
     fn summary(&self, name: &Pin, found: &Found) -> ImageSummary {
-        let Found { image, stored, record, .. } = found;
-        let have = |part: &Descriptor| stored.contains(&part.digest);
-        let whole = image::completeness(image, &Platforms::Machines, &have);
-        let state = match (whole.is_complete(), image::is_pullable(image, &have)) {
+        let Found { image, lacking, record, .. } = found;
+        let whole = image::completeness(image, &Platforms::Machines, lacking);
+        let state = match (whole.is_complete(), image::is_pullable(image, lacking)) {
             (true, _) => State::Complete,
             (false, true) => State::SomePlatforms,
             (false, false) => State::Partly,
@@ -349,7 +346,7 @@ impl<'g> Catalog<'g> {
             image: name.to_string(),
             digest: Some(image.manifest.digest),
             state,
-            platforms: complete_platforms(image, &have),
+            platforms: complete_platforms(image, lacking),
             stored_bytes: whole.size - whole.missing_bytes,
             missing_bytes: whole.missing_bytes,
             damaged: whole.damaged,
@@ -384,35 +381,35 @@ impl Catalog<'_> {
     }
 }
 
-fn complete_platforms(image: &Image, have: &dyn Fn(&Descriptor) -> bool) -> Vec<String> {
+fn complete_platforms(image: &Image, lacking: &Lacking) -> Vec<String> {
     let Parts::Images(images) = &image.parts else { return Vec::new() };
     let machines = images.iter().filter(|(platform, _)| !image::is_attestation(platform.as_ref()));
-    let whole = machines.filter(|(_, image)| image::is_pullable(image, have));
+    let whole = machines.filter(|(_, image)| image::is_pullable(image, lacking));
     whole.filter_map(|(platform, _)| platform.as_ref().map(Platform::to_string)).collect()
 }
 
-fn detail(platform: Option<&Platform>, image: &Image, stored: &HashSet<Digest>) -> PlatformDetail {
-    let part = |descriptor: &Descriptor, damaged: bool| Part {
-        stored: !damaged && stored.contains(&descriptor.digest),
-        damaged,
-        content: descriptor.into(),
+fn detail(platform: Option<&Platform>, image: &Image, lacking: &Lacking) -> PlatformDetail {
+    let part = |descriptor: &Descriptor, image: Option<&Image>| {
+        let lack = image::lack(descriptor, image, lacking);
+        Part { content: descriptor.into(), stored: lack.is_none(), damaged: lack == Some(Unreadable::Damaged) }
     };
     let blobs = match &image.parts {
-        Parts::Blobs(blobs) => blobs.iter().map(|blob| part(blob, false)).collect(),
+        Parts::Blobs(blobs) => blobs.iter().map(|blob| part(blob, None)).collect(),
         _ => Vec::new(),
     };
     PlatformDetail {
         platform: platform.map(Platform::to_string),
-        manifest: part(&image.manifest, image.parts == Parts::Damaged),
+        manifest: part(&image.manifest, Some(image)),
         blobs,
-        complete: image::is_pullable(image, &|part| stored.contains(&part.digest)),
+        complete: image::is_pullable(image, lacking),
     }
 }
 
 /// In a sentence, why an image is not complete.
 fn why_not(name: &Pin, completeness: &Completeness) -> String {
-    if let Some(manifest) = completeness.damaged.first() {
-        return format!("its manifest {manifest} is damaged; get it again with: registry-mirror pull {name}");
+    if let Some(part) = completeness.missing.iter().find(|part| completeness.damaged.contains(&part.digest)) {
+        let what = if is_manifest(&part.media_type) { "manifest" } else { "part" };
+        return format!("its {what} {} is damaged; get it again with: registry-mirror pull {name}", part.digest);
     }
     if let Some(why) = completeness.unknown() {
         return why;
@@ -421,5 +418,5 @@ fn why_not(name: &Pin, completeness: &Completeness) -> String {
     if !lacking.is_empty() {
         return format!("it is not made for {}", lacking.join(", "));
     }
-    format!("{} parts with {} bytes are missing", completeness.missing.len(), completeness.missing_bytes)
+    completeness.shortfall()
 }

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 
 use crate::clients::ClientId;
 use crate::documents::{Failure, PullEvent};
-use crate::graph::image::{self, Image, Platforms};
+use crate::graph::image::{self, Image, Lacking, Platforms};
 use crate::mirror::error::MirrorError;
 use crate::mirror::fill::{Fills, Right};
 use crate::mirror::flight::progress::{Following, Phase, Progress};
@@ -65,7 +65,7 @@ impl Mirror {
         let route = self.route_of(name).map_err(|error| (None, Failure::NotFound, error.to_string()))?;
         let top = self.manifest_for(&route, &name.reference).await?;
         tell(events, PullEvent::Resolved { image: name.to_string(), digest: top.descriptor.digest }).await;
-        let (tree, problems) = self.fetch_manifests(&route, top.descriptor, platforms).await?;
+        let (tree, problems) = self.fetch_manifests(&route, top.descriptor, platforms, count).await?;
         let mut complete = problems.is_empty();
         for (digest, failure, message) in problems {
             let image = name.to_string();
@@ -113,12 +113,13 @@ impl Mirror {
         route: &Route,
         top: Descriptor,
         platforms: &Platforms,
+        count: &mut Count,
     ) -> Result<(Image, Vec<Problem>), Problem> {
         let (mut asked, mut problems) = (HashSet::new(), Vec::new());
         loop {
             let tree = self.tree(route, &top).await?;
             // With every blob taken for stored, what is missing are manifests.
-            let mut unread = image::completeness(&tree, platforms, &|_| true);
+            let mut unread = image::completeness(&tree, platforms, &Lacking::new());
             if let Some(platform) = unread.lacking.first() {
                 let offered = image::platforms(&tree).map(Platform::to_string).collect::<Vec<_>>().join(", ");
                 let message = format!("not made for {platform}, only for {offered}");
@@ -144,7 +145,8 @@ impl Mirror {
             for configuration in told {
                 // It is told of with all blobs, also where it is not to be had.
                 let unheard = mpsc::channel(1).0;
-                let _ = self.fetch_blob(route.clone(), configuration.clone(), unheard).await;
+                let fetched = self.fetch_blob(route.clone(), configuration.clone(), unheard).await;
+                count.fetched_bytes += fetched.unwrap_or_default();
             }
         }
     }

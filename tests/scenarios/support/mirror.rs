@@ -159,8 +159,14 @@ impl TestMirror {
 
     /// Stops in good order and starts again on the same store.
     pub async fn restart(self) -> TestMirror {
+        self.restart_after(|_| ()).await
+    }
+
+    /// The same, with something done to the store in between.
+    pub async fn restart_after(self, meanwhile: impl FnOnce(&Path)) -> TestMirror {
         let clock = Arc::new(ManualClock::at(self.clock.now()));
         let settings = self.stop().await;
+        meanwhile(settings.store());
         TestMirror::start(settings, clock).await
     }
 
