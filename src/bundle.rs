@@ -38,10 +38,10 @@ pub enum ExportError {
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     /// A stored blob is not what its digest says.
-    #[error("the stored blob {0} is damaged and was set aside; pull the image again, then export it")]
+    #[error("the stored blob {0} is damaged and was set aside")]
     Damaged(Digest),
     /// A blob was evicted while the bundle was being written.
-    #[error("the blob {0} was removed from the store while it was being exported; export again")]
+    #[error("the blob {0} was removed from the store while it was being exported")]
     Gone(Digest),
     /// The bundle cannot be written.
     #[error("the bundle cannot be written: {0}")]
@@ -50,13 +50,13 @@ pub enum ExportError {
 
 impl From<ExportError> for documents::Error {
     fn from(error: ExportError) -> documents::Error {
-        let code = match &error {
-            ExportError::Metadata(_) => Code::Metadata,
-            ExportError::Damaged(_) => Code::Damaged,
-            ExportError::Gone(_) => Code::Gone,
-            ExportError::Write(_) => Code::Write,
+        let (code, hint) = match &error {
+            ExportError::Metadata(_) => (Code::Metadata, None),
+            ExportError::Damaged(_) => (Code::Damaged, Some("pull the image again, then export it")),
+            ExportError::Gone(_) => (Code::Gone, Some("export again")),
+            ExportError::Write(_) => (Code::Write, None),
         };
-        documents::Error::new(code, error.to_string())
+        documents::Error { hint: hint.map(str::to_owned), ..documents::Error::new(code, error.to_string()) }
     }
 }
 

@@ -36,7 +36,6 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::config::ConfigError;
 use crate::documents::{Code, Error, Forgotten, Pinned, Unpinned};
 use colour::Color;
 use talk::{Manner, explain, insist, print, say};
@@ -94,16 +93,27 @@ impl Tone {
     }
 }
 
+/// In the order in which somebody who is new needs them: run it, look at it, images, upkeep, the program.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the images that are stored
-    Images(images::Args),
-    /// Look at one image closely
-    Inspect(inspect::Args),
+    /// Run the mirror; no file is needed
+    Serve(serve::Args),
+    /// Check a configuration without running it: no network, nothing is written
+    Check(check::Args),
+    /// Look at the configuration
+    Config(config::Args),
+    /// Show how the daemon is doing
+    Status(status::Args),
     /// Fetch images ahead of time
     Pull(pull::Args),
     /// Say whether images can be pulled with no network
     Ready(ready::Args),
+    /// List the images that are stored
+    Images(images::Args),
+    /// Look at one image closely
+    Inspect(inspect::Args),
+    /// Show every digest that a tag was seen with
+    History(history::Args),
     /// Keep images whatever happens
     Pin(pin::Args),
     /// Undo pin
@@ -118,30 +128,20 @@ enum Command {
     Gc(gc::Args),
     /// Read everything that is stored and compare it with its name
     Verify(verify::Args),
-    /// Show every digest that a tag was seen with
-    History(history::Args),
-    /// Show how the daemon is doing
-    Status(status::Args),
-    /// Say whether the daemon can serve
-    Healthcheck(healthcheck::Args),
-    /// Write completions for a shell
-    Completions(manual::Completions),
-    /// Write the manual
-    Man(manual::Man),
-    /// Run the mirror; no file is needed
-    Serve(serve::Args),
-    /// Check a configuration without running it: no network, nothing is written
-    Check(check::Args),
-    /// Look at the configuration
-    Config(config::Args),
-    /// Say what this program is
-    Version(version::Args),
-    /// Measure pulls through a mirror, cold and warm, against pulls past it
-    Bench(Box<bench::Args>),
     /// Write images into a file, for another mirror or for an engine
     Export(export::Args),
     /// Take in images from a file, every byte verified
     Import(import::Args),
+    /// Measure pulls through a mirror, cold and warm, against pulls past it
+    Bench(Box<bench::Args>),
+    /// Say whether the daemon can serve
+    Healthcheck(healthcheck::Args),
+    /// Say what this program is
+    Version(version::Args),
+    /// Write completions for a shell
+    Completions(manual::Completions),
+    /// Write the manual
+    Man(manual::Man),
 }
 
 /// Parses `args` (with the name of the program first) and runs the command.
@@ -213,12 +213,6 @@ fn environment() -> Result<Vec<(String, String)>, Error> {
         }
     }
     Ok(variables)
-}
-
-impl From<ConfigError> for Error {
-    fn from(error: ConfigError) -> Error {
-        Error::new(Code::Configuration, error.to_string())
-    }
 }
 
 /// The query that names an image.

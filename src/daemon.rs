@@ -78,14 +78,14 @@ pub enum StartError {
 /// The message of each is whole: it says what it comes from.
 impl From<StartError> for Error {
     fn from(error: StartError) -> Error {
-        let code = match error {
-            StartError::Lock(LockError::Refused(_))
-            | StartError::Upstream(_)
-            | StartError::Tls(_)
-            | StartError::Secret(_) => Code::Configuration,
-            StartError::Lock(_) | StartError::Store { .. } => Code::Failed,
+        let (code, hint) = match error {
+            StartError::Secret(error) => return error.into(),
+            StartError::Lock(LockError::Refused(ref refusal)) => (Code::Configuration, Some(refusal.hint())),
+            StartError::Upstream(_) | StartError::Tls(_) => (Code::Configuration, None),
+            StartError::Lock(ref error) => (Code::Failed, error.hint()),
+            StartError::Store { .. } => (Code::Failed, None),
         };
-        Error::new(code, error.to_string())
+        Error { hint: hint.map(str::to_owned), ..Error::new(code, error.to_string()) }
     }
 }
 

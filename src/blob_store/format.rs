@@ -37,10 +37,7 @@ const SIGNS: [&str; 3] = ["oci-layout", "repositories", "ingest"];
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// Somebody else keeps something there.
-    #[error(
-        "{} is no store of registry-mirror, and not empty: there is {found:?}; choose another folder for the store",
-        path.display()
-    )]
+    #[error("{} is no store of registry-mirror, and not empty: there is {found:?}", path.display())]
     Foreign {
         /// The folder.
         path: PathBuf,
@@ -48,20 +45,26 @@ pub enum Refusal {
         found: String,
     },
     /// It is something else.
-    #[error("{} is no folder; choose another place for the store", .0.display())]
+    #[error("{} is no folder", .0.display())]
     NotAFolder(PathBuf),
     /// A newer version wrote it.
-    #[error(
-        "the store {} has format {found}, this version of registry-mirror knows {FORMAT} at most; \
-         use the newer version again, or choose another store",
-        path.display()
-    )]
+    #[error("the store {} has format {found}, this version of registry-mirror knows {FORMAT} at most", path.display())]
     Newer {
         /// The store.
         path: PathBuf,
         /// Its format.
         found: u32,
     },
+}
+
+impl Refusal {
+    /// What to do.
+    pub const fn hint(&self) -> &'static str {
+        match self {
+            Refusal::Foreign { .. } | Refusal::NotAFolder(_) => "choose another folder for the store",
+            Refusal::Newer { .. } => "use the newer version again, or choose another store",
+        }
+    }
 }
 
 /// Whether the folder may become, or is, a store of ours. Touches nothing. `lost+found`, which a file system
@@ -201,7 +204,10 @@ mod tests {
         ] {
             let folder = folder(foreign);
             let error = examine(folder.path()).expect_err(name).to_string();
-            assert!(error.contains(&format!("{name:?}")) && error.contains("another folder"), "{error}");
+            assert!(
+                error.contains(&format!("{name:?}")) && error.contains("is no store of registry-mirror"),
+                "{error}"
+            );
         }
         let folder = folder(&[("file", "")]);
         let error = examine(&folder.path().join("file")).expect_err("a file").to_string();

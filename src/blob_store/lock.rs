@@ -23,7 +23,7 @@ pub struct StoreLock {
 pub enum LockError {
     /// Another process uses it.
     #[error(
-        "the store {} is in use by another registry-mirror{}; stop that one or choose another store",
+        "the store {} is in use by another registry-mirror{}",
         path.display(),
         process.as_ref().map(|id| format!(" (process {id})")).unwrap_or_default()
     )]
@@ -45,6 +45,17 @@ pub enum LockError {
         #[source]
         source: io::Error,
     },
+}
+
+impl LockError {
+    /// What to do.
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            LockError::Held { .. } => Some("stop that one or choose another store"),
+            LockError::Refused(refusal) => Some(refusal.hint()),
+            LockError::Io { .. } => None,
+        }
+    }
 }
 
 impl StoreLock {

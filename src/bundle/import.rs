@@ -50,10 +50,7 @@ pub enum ImportError {
     #[error("the bundle cannot be understood: {0}")]
     Malformed(String),
     /// There is no room for it.
-    #[error(
-        "the bundle brings {needed} bytes that are not stored, and the store may take {room} more; raise store.max_size, \
-         or remove images"
-    )]
+    #[error("the bundle brings {needed} bytes that are not stored, and the store may take {room} more")]
     NoRoom {
         /// Bytes that are not stored yet, as far as the bundle told.
         needed: u64,
@@ -81,7 +78,11 @@ impl From<ImportError> for documents::Error {
             ImportError::Store(_) => Code::Store,
             ImportError::Metadata(_) => Code::Metadata,
         };
-        documents::Error::new(code, error.to_string())
+        let said = documents::Error::new(code, error.to_string());
+        match error {
+            ImportError::NoRoom { .. } => said.with_hint("raise store.max_size, or remove images"),
+            _ => said,
+        }
     }
 }
 

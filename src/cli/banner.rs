@@ -6,8 +6,6 @@
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use bytesize::ByteSize;
-
 use crate::config::Config;
 use crate::daemon::Bound;
 
@@ -23,7 +21,7 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
     };
     line("pull", &urls(bound.pull));
     line("store", &config.store.path.display().to_string());
-    line("at most", &ByteSize(budget).display().si().to_string());
+    line("at most", &super::show::size(budget));
     line("mode", config.cache.policy.mode.as_str());
     line("admin", &if bound.admin.is_empty() { "off".to_owned() } else { urls(bound.admin) });
     line("config", &source);
@@ -86,7 +84,7 @@ mod tests {
             "registry-mirror {}
   pull     http://127.0.0.1:5000
   store    /var/cache/mirror
-  at most  400.0 GB
+  at most  372.5 GiB
   mode     online
   admin    http://127.0.0.1:5080
   config   /etc/mirror.toml

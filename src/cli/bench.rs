@@ -24,10 +24,10 @@ use self::admin::{Admin, PATIENCE};
 use self::ground::{Registries, Site};
 use self::pull::{Order, Platform, PullError};
 use self::run::{Plan, RunError, run as run_plan};
-use super::client::Search;
+use super::client::{Search, pull_address};
 use super::talk::{complain, print_document};
 use super::{Exit, print};
-use crate::documents::{Bench, Code, Error, Report, Way};
+use crate::documents::{Bench, Code, Error, Report, Way, counted};
 use crate::oci::{ImageName, RegistryName, Repository};
 use crate::upstream::UpstreamErrorClass;
 
@@ -41,9 +41,9 @@ pub(super) struct Args {
     /// Image to pull, such as redis:7 or ghcr.io/owner/app@sha256:…
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<ImageName>,
-    /// The mirror to measure
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:5000")]
-    mirror: Url,
+    /// The mirror to measure [default: the first address for clients of the configuration]
+    #[arg(long, value_name = "URL")]
+    mirror: Option<String>,
     /// The registry past the mirror, or `none` for no direct pulls [default: that of the image]
     #[arg(long, value_name = "URL")]
     direct: Option<String>,
@@ -133,7 +133,11 @@ async fn measure_all(args: &Args, plan: &Plan, registries: &Registries) -> (Vec<
     for image in &args.images {
         match measure(args, plan, registries, image).await {
             Ok(report) => reports.extend(report),
-            Err(error) => failures.push(Error::new(code_of(&error), error.to_string()).of(image)),
+            Err(error) => {
+                let said = Error::new(code_of(&error), error.to_string()).of(image);
+                let other = matches!(error, RunError::Pull { source: PullError::Platform(_), .. });
+                failures.push(if other { said.with_hint("choose another with --platform") } else { said });
+            }
         }
     }
     (reports, failures)
@@ -192,8 +196,12 @@ impl Args {
         };
         let admin = search.admin.is_none_or(|typed| typed != "none").then(|| Admin::of(search)).transpose()?;
         let direct = self.direct.as_deref().filter(|direct| *direct != "none");
+        let mirror = match &self.mirror {
+            Some(typed) => url("--mirror", typed)?,
+            None => url("server.listen", &pull_address(None)?)?,
+        };
         Ok(Registries {
-            mirror: self.mirror.clone(),
+            mirror,
             direct: direct.map(|direct| url("--direct", direct)).transpose()?,
             admin,
             prefix: !self.no_prefix,
@@ -206,10 +214,10 @@ impl Args {
 
     fn notes(&self, site: &Site<'_>) -> Vec<String> {
         let mut notes = vec![format!(
-            "every pull: new connections, manifest, configuration and layers, {} blobs at a time, digests verified, \
+            "every pull: new connections, manifest, configuration and layers, {} at a time, digests verified, \
              nothing unpacked or written; clients run in one process on this machine; direct, cold and warm take \
              turns; percentiles by nearest rank",
-            self.parallel
+            counted(self.parallel, "blob")
         )];
         notes.push(format!("mirror {}; direct {}", site.address(Way::Warm), site.address(Way::Direct)));
         if let Some(command) = &self.cold_reset {

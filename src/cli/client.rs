@@ -63,6 +63,15 @@ impl At {
     }
 }
 
+/// Where clients of the configured daemon pull from: the first of its addresses.
+pub(super) fn pull_address(path: Option<&Path>) -> Result<String, Error> {
+    let config = configuration(path, None)?;
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    let listening = config.server.listen.first();
+    let first = listening.ok_or_else(|| Error::new(Code::Configuration, "server.listen names no address"))?;
+    Ok(format!("{scheme}://{}", address::reachable(*first)))
+}
+
 fn configuration(path: Option<&Path>, store: Option<String>) -> Result<Config, Error> {
     let overrides = Overrides { store, ..Overrides::default() };
     let config = Config::load(path, environment()?, overrides)?;

@@ -8,12 +8,10 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytesize::ByteSize;
-
 use super::store::{Place, StoreArgs};
 use super::talk::print_document;
 use super::{Exit, insist, say, show};
-use crate::documents::{Code, Error, Export, Exported, Plan, Receipt, ReceiptError, Unavailable, orders};
+use crate::documents::{Code, Error, Export, Exported, Plan, Receipt, ReceiptError, Unavailable, counted, orders};
 use crate::oci::{ImageName, Platform};
 
 /// Where standard output is meant in place of a file.
@@ -178,18 +176,18 @@ fn tell(args: &Args, exported: Exported) -> Result<Exit, Error> {
         print_document(&Export { output: args.output.clone(), exported })?;
         return Ok(exit);
     }
-    let size = |bytes| ByteSize::b(bytes).display();
-    let left_out = match exported.left_out {
-        0 => String::new(),
-        blobs => format!("; {blobs} blobs, {}, are left out, the other side has them", size(exported.left_out_bytes)),
+    let left_out = match (exported.left_out, show::size(exported.left_out_bytes)) {
+        (0, _) => String::new(),
+        (1, size) => format!("; 1 blob, {size}, is left out, the other side has it"),
+        (blobs, size) => format!("; {blobs} blobs, {size}, are left out, the other side has them"),
     };
     let output = args.output.display().to_string();
     say(&format!(
-        "{}: {} images, {} blobs, {}{left_out}",
+        "{}: {}, {}, {}{left_out}",
         if output == STDOUT { "standard output" } else { &output },
-        exported.images.len(),
-        exported.blobs,
-        size(exported.size_bytes)
+        counted(exported.images.len(), "image"),
+        counted(exported.blobs, "blob"),
+        show::size(exported.size_bytes)
     ));
     Ok(exit)
 }

@@ -6,12 +6,10 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
-
 use super::store::{Place, StoreArgs};
 use super::talk::{complain, print_document};
 use super::{Exit, export, insist, say, show};
-use crate::documents::{Code, Error, Fate, Import, Imported, ImportedFile, StoredReceipt};
+use crate::documents::{Code, Error, Fate, Import, Imported, ImportedFile, StoredReceipt, counted};
 use crate::oci::ImageName;
 
 #[derive(Debug, clap::Args)]
@@ -103,11 +101,12 @@ fn query(name: Option<&ImageName>) -> String {
 fn tell(path: &Path, imported: &Imported, quiet: bool) -> Exit {
     if !quiet {
         say(&format!(
-            "{}: {} blobs stored, {}; {} were there already",
+            "{}: {} stored, {}; {} {} there already",
             path.display(),
-            imported.stored,
-            ByteSize::b(imported.stored_bytes).display(),
-            imported.known
+            counted(imported.stored, "blob"),
+            show::size(imported.stored_bytes),
+            imported.known,
+            if imported.known == 1 { "was" } else { "were" }
         ));
     }
     for digest in &imported.damaged {
@@ -120,6 +119,9 @@ fn tell(path: &Path, imported: &Imported, quiet: bool) -> Exit {
             Fate::Ready if quiet => {}
             Fate::Ready => say(&format!("  {name}: ready")),
             Fate::KeptNewer => say(&format!("  {name}: stored; its tag stays, upstream was asked more recently here")),
+            Fate::Incomplete if parts == 1 => {
+                insist(&format!("warning: {name}: 1 part is neither in the bundle nor here"));
+            }
             Fate::Incomplete => insist(&format!("warning: {name}: {parts} parts are neither in the bundle nor here")),
             Fate::Nameless => insist(&format!("warning: {name} has no whole name; give it one with --name IMAGE")),
         }

@@ -2,7 +2,7 @@
 
 use super::client::{At, Remote};
 use super::{Exit, show};
-use crate::documents::{Error, ImageDetail, Part, PlatformDetail};
+use crate::documents::{Error, ImageDetail, Part, PlatformDetail, counted};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -34,7 +34,11 @@ fn described(detail: &ImageDetail) -> String {
         format!("  pinned   {}", if summary.pinned { "yes" } else { "no" }),
         format!("  frozen   {}", if summary.frozen { "yes" } else { "no" }),
         format!("  checked  {}", summary.checked_at.map_or_else(|| "never".to_owned(), show::ago)),
-        format!("  seen     {} digests, see: registry-mirror history {}", detail.history.len(), summary.image),
+        format!(
+            "  seen     {}, see: registry-mirror history {}",
+            counted(detail.history.len(), "digest"),
+            summary.image
+        ),
     ];
     for image in &detail.images {
         lines.extend(platform(image));

@@ -12,7 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use super::client::{At, Remote};
 use super::talk::{is_quiet, print_json};
 use super::{Exit, insist, names, print, say, show};
-use crate::documents::{Code, Error, Failure, PullEvent, orders};
+use crate::documents::{Code, Error, Failure, PullEvent, counted, orders};
 use crate::oci::Digest;
 
 /// Which images, and for which platforms.
@@ -170,7 +170,8 @@ impl Screen {
             }
             PullEvent::Done { image, complete, blobs, fetched_bytes } => {
                 let state = if *complete { "complete" } else { "not complete" };
-                let line = format!("{image}: {state}, {blobs} blobs, {} fetched", show::size(*fetched_bytes));
+                let line =
+                    format!("{image}: {state}, {}, {} fetched", counted(*blobs, "blob"), show::size(*fetched_bytes));
                 if self.told == Told::Nothing { self.talk(&line) } else { self.result(&line) }
             }
         }

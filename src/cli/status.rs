@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::client::{At, Remote};
 use super::talk::clear;
 use super::{Exit, show};
-use crate::documents::{Endpoint, EndpointState, Error, FillStatus, Mode, Status, UpstreamStatus};
+use crate::documents::{Endpoint, EndpointState, Error, FillStatus, Mode, Status, UpstreamStatus, counted};
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -44,9 +44,9 @@ fn described(status: &Status) -> String {
             show::moment(status.started_at)
         ),
         format!(
-            "  hits       {} of {} requests, {} of bytes",
+            "  hits       {} of {}, {} of bytes",
             show::percent(requests.hit_ratio),
-            requests.total,
+            counted(requests.total, "request"),
             show::percent(bytes.hit_ratio)
         ),
         format!(
@@ -56,9 +56,9 @@ fn described(status: &Status) -> String {
             show::size(status.saved_bytes)
         ),
         format!(
-            "  store      {} in {} blobs, of {}",
+            "  store      {} in {}, of {}",
             show::size(store.used_bytes),
-            store.blobs,
+            counted(store.blobs, "blob"),
             show::size(store.budget_bytes)
         ),
         format!("  filling    {}", status.fills.len()),
@@ -108,7 +108,12 @@ fn fares(endpoint: &Endpoint) -> String {
         said += &format!(", last error {} {}", error.class, show::ago(error.failed_at));
     }
     if let Some(pulls) = &endpoint.pulls {
-        said += &format!(", {} of {} pulls left until {}", pulls.left, pulls.limit, show::moment(pulls.resets_at));
+        said += &format!(
+            ", {} of {} left until {}",
+            pulls.left,
+            counted(pulls.limit, "pull"),
+            show::moment(pulls.resets_at)
+        );
     }
     said
 }

@@ -9,7 +9,7 @@ use indicatif::ProgressBar;
 use super::client::{At, Remote};
 use super::talk::print_json;
 use super::{Exit, insist, print, say, show};
-use crate::documents::{Code, Error, Finding, orders};
+use crate::documents::{Code, Error, Finding, counted, orders};
 use crate::oci::Digest;
 
 #[derive(Debug, clap::Args)]
@@ -48,11 +48,13 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         return Err(Error::new(Code::Failed, "the daemon ended before everything was read"));
     };
     if !args.at.json {
-        print(&format!("{checked} blobs with {} read, {damaged} damaged, {repaired} repaired", show::size(bytes)))?;
+        let blobs = counted(checked, "blob");
+        print(&format!("{blobs} with {} read, {damaged} damaged, {repaired} repaired", show::size(bytes)))?;
         if lacking > 0 {
             let hint =
                 if args.repair { "see the daemon's log" } else { "fetch them with: registry-mirror verify --repair" };
-            insist(&format!("{lacking} damaged blobs were set aside and are missing from images here; {hint}"));
+            let are = if lacking == 1 { "is" } else { "are" };
+            insist(&format!("{} {are} missing from images here; {hint}", counted(lacking, "damaged blob")));
         }
     }
     Ok(if damaged == repaired { Exit::Done } else { Exit::Corrupt })
@@ -81,7 +83,7 @@ impl Screen {
             self.tenths = Some(tenths);
             let (bytes, of_bytes) = (show::size(*checked_bytes), show::size(*of_bytes));
             let percent = tenths * 10;
-            say(&format!("{percent} %: {checked} of {of} blobs, {bytes} of {of_bytes}"));
+            say(&format!("{percent} %: {checked} of {}, {bytes} of {of_bytes}", counted(*of, "blob")));
         }
     }
 

@@ -6,6 +6,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use crate::documents::{Code, Error};
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -73,7 +75,7 @@ impl Problem {
 
     /// The same with what to do.
     #[must_use]
-    pub(super) fn hint(mut self, hint: Option<String>) -> Problem {
+    pub(crate) fn hint(mut self, hint: Option<String>) -> Problem {
         self.hint = hint;
         self
     }
@@ -101,17 +103,26 @@ fn holds_user_info(line: &str) -> bool {
     line.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.place.is_empty() {
-            write!(f, "{}: ", self.place)?;
-        }
-        f.write_str(&self.message)?;
+impl Problem {
+    /// Where it is and what it is, with the line of the file.
+    fn described(&self) -> String {
+        let mut text = self.placed(&self.message);
         if let (Some(snippet), Some(number)) = (&self.snippet, self.line) {
             let number = number.to_string();
             let margin = " ".repeat(number.len());
-            write!(f, "\n {margin} |\n {number} | {}\n {margin} | {}", snippet.line, snippet.caret)?;
+            text += &format!("\n {margin} |\n {number} | {}\n {margin} | {}", snippet.line, snippet.caret);
         }
+        text
+    }
+
+    fn placed(&self, said: &str) -> String {
+        if self.place.is_empty() { said.to_owned() } else { format!("{}: {said}", self.place) }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.described())?;
         if let Some(hint) = &self.hint {
             write!(f, "\n  hint: {hint}")?;
         }
@@ -124,6 +135,19 @@ impl fmt::Display for Problem {
 pub struct ConfigError {
     /// At least one.
     pub problems: Vec<Problem>,
+}
+
+/// What to do stands apart, with the place where there is more than one.
+impl From<ConfigError> for Error {
+    fn from(ConfigError { problems }: ConfigError) -> Error {
+        let message = problems.iter().map(Problem::described).collect::<Vec<_>>().join("\n\n");
+        let hints = problems.iter().filter_map(|problem| {
+            let hint = problem.hint.as_deref()?;
+            Some(if problems.len() == 1 { hint.to_owned() } else { problem.placed(hint) })
+        });
+        let hints = hints.collect::<Vec<_>>().join("\n");
+        Error { hint: Some(hints).filter(|hints| !hints.is_empty()), ..Error::new(Code::Configuration, message) }
+    }
 }
 
 impl From<Problem> for ConfigError {

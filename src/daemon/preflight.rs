@@ -12,7 +12,7 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
-use super::process::unusable_pace;
+use super::process::{PACES, unusable_pace};
 use super::{StartError, upstreams};
 use crate::blob_store::{format, lock};
 use crate::config::{Config, Problem, Upstream, missing_helper};
@@ -119,7 +119,8 @@ fn broken_credential(upstream: &Upstream, path: Option<&OsStr>) -> Option<String
 
 fn look_at_store(path: &Path, found: &mut Findings) {
     if let Err(refusal) = format::examine(path) {
-        return found.problem("store.path", refusal);
+        let problem = Problem::at("store.path", refusal.to_string()).hint(Some(refusal.hint().to_owned()));
+        return found.problems.push(problem);
     }
     let there = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path);
     match rustix::fs::stat(there).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
@@ -183,8 +184,11 @@ fn look_at_pace(config: &Config, found: &mut Findings) {
     let Some(algorithm) = &config.server.congestion_control else { return };
     let Ok(socket) = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None) else { return };
     match rustix::net::sockopt::set_tcp_congestion(&socket, algorithm) {
-        Err(Errno::NOENT) => found.problem("", unusable_pace(algorithm, &Errno::NOENT.into())),
-        Err(error) => found.warn(unusable_pace(algorithm, &error.into())),
+        Err(Errno::NOENT) => {
+            let problem = Problem::at("", unusable_pace(algorithm, &Errno::NOENT.into()));
+            found.problems.push(problem.hint(Some(PACES.to_owned())));
+        }
+        Err(error) => found.warn(format!("{}; {PACES}", unusable_pace(algorithm, &error.into()))),
         Ok(()) => {}
     }
 }

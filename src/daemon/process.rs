@@ -136,25 +136,26 @@ fn pace(listeners: &[std::net::TcpListener], algorithm: Option<&str>) -> Result<
     };
     for listener in listeners {
         congestion::choose(listener, algorithm)
-            .map_err(|error| Error::new(Code::Configuration, unusable_pace(algorithm, &error)))?;
+            .map_err(|error| Error::new(Code::Configuration, unusable_pace(algorithm, &error)).with_hint(PACES))?;
     }
     Ok(())
 }
 
 /// Why the kernel does not pace connections as it is told.
 pub(super) fn unusable_pace(algorithm: &str, error: &io::Error) -> String {
-    format!(
-        "server.congestion_control = {algorithm:?} cannot be used; the kernel lists what it has in \
-         /proc/sys/net/ipv4/tcp_allowed_congestion_control: {error}"
-    )
+    format!("server.congestion_control = {algorithm:?} cannot be used: {error}")
 }
+
+/// What else it may be told.
+pub(super) const PACES: &str = "the kernel lists what it has in /proc/sys/net/ipv4/tcp_allowed_congestion_control";
 
 fn bind(addresses: &[SocketAddr], flag: &str) -> Result<Vec<std::net::TcpListener>, Error> {
     let mut listeners = Vec::new();
     for address in addresses {
         let bound = listener::bind(*address).and_then(TcpListener::into_std);
-        let doing = format!("cannot listen on {address}; choose another with {flag}");
-        listeners.push(bound.map_err(failed(&doing))?);
+        let doing = format!("cannot listen on {address}");
+        let hint = format!("choose another with {flag}");
+        listeners.push(bound.map_err(failed(&doing)).map_err(|error| error.with_hint(hint))?);
     }
     Ok(listeners)
 }

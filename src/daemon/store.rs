@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::{settings, stock};
+use super::{StartError, settings, stock};
 use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
@@ -53,11 +53,9 @@ impl OpenedStore {
         let path = &config.store.path;
         let failed = |error: std::io::Error| Error::new(Code::Failed, format!("the store {}: {error}", path.display()));
         let lock = StoreLock::acquire(path).map_err(|error| match error {
-            LockError::Held { .. } => {
-                Error::new(Code::Unreachable, format!("{error}, or say where it answers with --admin"))
-            }
-            LockError::Refused(_) => Error::new(Code::Configuration, error.to_string()),
-            LockError::Io { .. } => Error::new(Code::Failed, error.to_string()),
+            LockError::Held { .. } => Error::new(Code::Unreachable, error.to_string())
+                .with_hint("stop that one, choose another store, or say where it answers with --admin"),
+            error => StartError::Lock(error).into(),
         })?;
         format::mark(path);
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

@@ -263,6 +263,11 @@ impl OnDisk {
 
     async fn assert_miss(&self) {
         assert!(self.store.open(&self.digest).await.is_none());
+    }
+
+    /// A miss that is told as what it is.
+    async fn assert_damaged(&self) {
+        self.assert_miss().await;
         assert!(self.store.is_damaged(&self.digest));
     }
 
@@ -289,7 +294,7 @@ fn truncate(path: &Path, length: u64) {
 async fn a_file_truncated_under_a_running_store_is_a_miss_and_is_set_aside() {
     let disk = OnDisk::new().await;
     truncate(&disk.path(), 5);
-    disk.assert_miss().await;
+    disk.assert_damaged().await;
     assert!(!disk.path().exists());
     assert!(!is_empty(&disk.folder.path().join("quarantine")));
     disk.assert_healed_by_a_commit().await;
@@ -301,7 +306,7 @@ async fn a_file_truncated_after_it_was_first_opened_is_a_miss() {
     disk.reopen();
     disk.assert_hit().await;
     truncate(&disk.path(), 0);
-    disk.assert_miss().await;
+    disk.assert_damaged().await;
 }
 
 #[tokio::test]
@@ -310,7 +315,7 @@ async fn a_file_truncated_while_the_store_was_closed_is_a_miss_when_its_size_was
     truncate(&disk.path(), 5);
     disk.reopen();
     disk.store.remember_sizes([(disk.digest, CONTENT.len() as u64)]);
-    disk.assert_miss().await;
+    disk.assert_damaged().await;
     assert_eq!(disk.store.list().await.expect("lists"), []);
     disk.assert_healed_by_a_commit().await;
 }
@@ -327,7 +332,7 @@ async fn many_damaged_files_of_one_digest_do_not_pile_up() {
     let disk = OnDisk::new().await;
     for _ in 0..12 {
         truncate(&disk.path(), 5);
-        disk.assert_miss().await;
+        disk.assert_damaged().await;
         stored(&disk.store, &disk.ingests, CONTENT).await;
     }
     disk.assert_hit().await;
@@ -340,7 +345,7 @@ async fn a_link_in_place_of_a_file_is_a_miss() {
     let elsewhere = disk.folder.path().join("elsewhere");
     fs::rename(disk.path(), &elsewhere).expect("renames");
     symlink(&elsewhere, disk.path()).expect("links");
-    disk.assert_miss().await;
+    disk.assert_damaged().await;
     disk.assert_healed_by_a_commit().await;
     assert_eq!(fs::read(&elsewhere).expect("reads"), CONTENT, "nothing was written through the link");
 }
@@ -350,7 +355,7 @@ async fn a_file_with_a_second_name_is_a_miss_until_that_name_is_gone() {
     let disk = OnDisk::new().await;
     let second = disk.folder.path().join("second");
     fs::hard_link(disk.path(), &second).expect("links");
-    disk.assert_miss().await;
+    disk.assert_damaged().await;
     fs::remove_file(&second).expect("removes");
     disk.assert_hit().await;
     fs::hard_link(disk.path(), &second).expect("links");
@@ -363,7 +368,7 @@ async fn a_fifo_in_place_of_a_file_is_a_miss_and_stops_nobody() {
     fs::remove_file(disk.path()).expect("removes");
     let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
     rustix::fs::mknodat(rustix::fs::CWD, disk.path(), kind, mode, 0).expect("makes a fifo");
-    disk.assert_miss().await;
+    disk.assert_damaged().await;
     disk.assert_healed_by_a_commit().await;
 }
 
@@ -373,7 +378,7 @@ async fn a_folder_in_place_of_a_file_is_a_miss() {
     fs::remove_file(disk.path()).expect("removes");
     fs::create_dir(disk.path()).expect("creates");
     fs::write(disk.path().join("inside"), "x").expect("writes");
-    disk.assert_miss().await;
+    disk.assert_damaged().await;
     disk.assert_healed_by_a_commit().await;
 }
 
@@ -385,7 +390,7 @@ async fn an_unreadable_file_is_a_miss() {
         // The superuser reads everything; there is no unreadable file to be had.
         disk.assert_hit().await;
     } else {
-        disk.assert_miss().await;
+        disk.assert_damaged().await;
     }
     disk.assert_healed_by_a_commit().await;
 }

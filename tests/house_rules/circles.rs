@@ -186,6 +186,30 @@ fn a_circle_is_found_round_corners_and_through_rooms() {
 }
 
 #[test]
+fn a_circle_is_found_that_runs_through_what_the_parent_exports() {
+    for (exports, one, two) in [
+        ("pub use one::One; pub use two::Two;", "use super::Two;", "use super::One;"),
+        ("pub use {one::One, self::two::Two as Other};", "use super::Other;", "use crate::a::One;"),
+        ("pub(crate) use one::*; pub use two::*;", "use super::{Two};", "fn f(_: super::One) {}"),
+        (
+            "pub use one::*; pub use two::*;",
+            "use super::*; struct Has(Two);",
+            "use super::*; fn f() -> One { todo!() }",
+        ),
+        ("pub use one::*; pub use two::*;", "use super::*; fn f() { two() }", "use super::*; fn g() { one() }"),
+        ("pub use one::One; pub use two::Two;", "extern crate self as me; use me::a::Two;", "use super::One;"),
+    ] {
+        let found = made_up(&[
+            ("lib.rs", "mod a;"),
+            ("a.rs", &format!("mod one; mod two; {exports}")),
+            ("a/one.rs", &format!("{one} pub struct One; pub fn one() {{}}")),
+            ("a/two.rs", &format!("{two} pub struct Two; pub fn two() {{}}")),
+        ]);
+        assert_eq!(found, ["a/one.rs names a/two.rs, a/two.rs names a/one.rs"], "{exports} {one} {two}");
+    }
+}
+
+#[test]
 fn what_is_no_circle_is_not_found() {
     let fine = [
         // A parent and its own folder.

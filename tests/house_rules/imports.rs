@@ -9,12 +9,20 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The path of a file of a crate, to its text. Paths begin at the root's folder: `lib.rs`, `oci/digest.rs`.
 pub(crate) type Files = BTreeMap<String, String>;
 
-/// Every pair of files of a crate of which the first names something that the second defines.
+/// What our library is called by our binary, which is another crate.
+const LIBRARY: &str = "registry_mirror";
+
+/// Every pair of files of a crate of which the first names something that the second defines. Of the binary
+/// that may be in the library beside it.
 pub(crate) fn between(files: &Files, root: &str) -> BTreeSet<(String, String)> {
-    let mut tree = Tree { modules: Vec::new() };
+    let mut tree = Tree { modules: Vec::new(), library: None };
     tree.read(files, root, None);
+    let own = tree.modules.len();
+    if root == "main.rs" && files.contains_key("lib.rs") {
+        tree.library = Some(tree.read(files, "lib.rs", None));
+    }
     let mut pairs = BTreeSet::new();
-    for (number, module) in tree.modules.iter().enumerate() {
+    for (number, module) in tree.modules.iter().enumerate().take(own) {
         let used = module.uses.iter().map(|import| &import.path);
         for path in used.chain(&module.paths) {
             if let Some(found) = tree.follow(number, path, &mut Vec::new()) {
@@ -31,6 +39,8 @@ pub(crate) fn between(files: &Files, root: &str) -> BTreeSet<(String, String)> {
 /// All modules of a crate; a number is an index.
 struct Tree {
     modules: Vec<Module>,
+    /// The root of the library, for a binary.
+    library: Option<usize>,
 }
 
 struct Module {
@@ -106,6 +116,12 @@ impl Tree {
                     leaves(&tokens[at + 1..end], &[], &mut self.modules[number].uses);
                     at = end + 1;
                 }
+                "extern" if next(1) == "crate" => {
+                    let name = if next(3) == "as" { next(4) } else { next(2) }.to_owned();
+                    let path = vec![if next(2) == "self" { "crate" } else { next(2) }.to_owned()];
+                    self.modules[number].uses.push(Import { path, name });
+                    at += 3;
+                }
                 "fn" | "struct" | "enum" | "union" | "trait" | "type" | "const" | "static" | "macro_rules" => {
                     let name = if next(1) == "!" { next(2) } else { next(1) };
                     self.modules[number].items.insert(name.to_owned());
@@ -115,6 +131,14 @@ impl Tree {
                     let path = path_at(tokens, at);
                     at += 2 * path.len() - 1;
                     self.modules[number].paths.push(path);
+                }
+                // What is not written here, nor imported by its name, may come with all names of somewhere.
+                word if is_name(word)
+                    && (word.starts_with(char::is_uppercase) || matches!(next(1), "(" | "!"))
+                    && !matches!(before(tokens, at), "::" | "." | "fn") =>
+                {
+                    self.modules[number].paths.push(vec![word.to_owned()]);
+                    at += 1;
                 }
                 _ => at += 1,
             }
@@ -151,8 +175,8 @@ impl Tree {
             match self.look_up(at, name, passed) {
                 Some(Found::Module(found)) => at = found,
                 Some(item) => return Some(item),
-                // Written by a macro, or not there at all.
-                None => return Some(Found::Item(at)),
+                // Written by a macro, or not there at all; for who looks through all names of a module, the latter.
+                None => return passed.is_empty().then_some(Found::Item(at)),
             }
         }
         Some(Found::Module(at))
@@ -184,7 +208,7 @@ impl Tree {
             }
         }
         passed.pop();
-        found
+        found.or_else(|| self.library.filter(|_| name == LIBRARY).map(Found::Module))
     }
 }
 

@@ -157,7 +157,9 @@ fn names_crate(code: &str, name: &str) -> bool {
         let (before, after) = (&code[..at], code[at + name.len()..].trim_start());
         let absolute = before.strip_suffix("::").map(|before| before.ends_with(|c: char| !is_word(c) && c != '>'));
         let starts = absolute.unwrap_or(!before.ends_with(|c: char| is_word(c) || c == ':' || c == '.'));
-        let imported = before.trim_end().ends_with("use") && (after.starts_with(';') || after.starts_with("as "));
+        let before = before.trim_end();
+        let imported = before.ends_with("use") || before.ends_with("extern crate");
+        let imported = imported && (after.starts_with(';') || after.starts_with("as "));
         starts && (after.starts_with("::") || imported)
     })
 }
@@ -260,9 +262,38 @@ fn nothing_leads_to_a_file_that_its_layer_or_wing_may_not_name() {
         violations.extend(wing_violations(&from, &path));
         violations
     };
-    let pairs = imports::between(&files, "lib.rs").into_iter();
+    let pairs = imports::between(&files, "lib.rs").into_iter().chain(of_the_binary(&files));
     let pairs = pairs.filter(|(from, to)| !HANDED_ON.contains(&(from.as_str(), to.as_str())));
     assert_none(pairs.flat_map(violations).collect());
+}
+
+/// What the binary names in the library; that it names that as a whole says nothing.
+fn of_the_binary(files: &imports::Files) -> impl Iterator<Item = (String, String)> {
+    imports::between(files, "main.rs").into_iter().filter(|(_, to)| to != "lib.rs")
+}
+
+#[test]
+fn what_the_binary_names_in_the_library_is_seen() {
+    for own in [
+        "use registry_mirror::mirror::Mirror;",
+        "use registry_mirror::daemon::Exported;",
+        "use registry_mirror as whole; fn main() { whole::mirror::Mirror; }",
+        "extern crate registry_mirror; use registry_mirror::mirror::Mirror;",
+        "extern crate registry_mirror as whole; fn main() { whole::mirror::Mirror; }",
+        "fn main() { registry_mirror::mirror::Mirror; }",
+    ] {
+        let texts = [
+            ("lib.rs", "pub mod cli; pub mod daemon; pub mod mirror;"),
+            ("main.rs", own),
+            ("cli.rs", "pub fn run() {}"),
+            ("daemon.rs", "pub use crate::mirror::Mirror as Exported;"),
+            ("mirror.rs", "pub struct Mirror;"),
+        ];
+        let files = texts.map(|(path, text)| (path.to_owned(), text.to_owned())).into();
+        let pairs: Vec<_> = of_the_binary(&files).collect();
+        assert_eq!(pairs, [("main.rs".to_owned(), "mirror.rs".to_owned())], "{own}");
+        assert_eq!(layer_violations("main.rs", "crate::mirror").len(), 1);
+    }
 }
 
 #[test]
@@ -333,9 +364,16 @@ fn there_is_no_unsafe_code() {
 
 #[test]
 fn the_scanner_sees_what_it_looks_for() {
-    for code in
-        ["use sled::Db;", "let x = sled::open();", "use sled;", "use ::sled::Db;", "use sled as s;", "(sled::X)"]
-    {
+    for code in [
+        "use sled::Db;",
+        "let x = sled::open();",
+        "use sled;",
+        "use ::sled::Db;",
+        "use sled as s;",
+        "(sled::X)",
+        "extern crate sled;",
+        "extern crate sled as s;",
+    ] {
         assert!(names_crate(code, "sled"), "{code}");
         assert_eq!(place_violations("mirror/fill.rs", code).len(), 1, "{code}");
         assert_eq!(place_violations("metadata/sled.rs", code).len(), 0, "{code}");

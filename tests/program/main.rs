@@ -21,3 +21,4 @@ mod secrets;
 mod service;
 mod tone;
 mod upkeep;
+mod words;

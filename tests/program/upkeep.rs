@@ -109,7 +109,7 @@ fn repair_fetches_what_an_earlier_run_set_aside() {
     for digest in [layer.to_string(), manifest.to_string()] {
         assert!(out.contains(&format!("{digest}: damaged\n")), "a file that was cut is damaged, too: {out}");
     }
-    let missing = "2 damaged blobs were set aside and are missing from images here; fetch them with: registry-mirror verify --repair";
+    let missing = "2 damaged blobs are missing from images here; fetch them with: registry-mirror verify --repair";
     assert!(code == 6 && out.ends_with(" 2 damaged, 0 repaired\n") && err.contains(missing), "{out} {err}");
     assert_eq!(ready(), 5);
     // What is told of it stays the same until it is sound.

@@ -81,7 +81,7 @@ async fn what_was_pulled_here_is_pulled_there_byte_for_byte_without_a_network() 
 
     let (code, _, err) = run(here.store(), &["export", "app:1", "-o", &bundle, "--since", &receipt]);
     assert_eq!(code, 0, "{err}");
-    assert!(err.contains("1 images, 0 blobs") && err.contains("the other side has them"), "{err}");
+    assert!(err.contains("1 image, 0 blobs") && err.contains("the other side has them"), "{err}");
     let (code, _, err) = run(settings.store(), &["import", &bundle]);
     assert_eq!(code, 0, "{err}");
 }

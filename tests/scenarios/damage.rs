@@ -186,7 +186,9 @@ async fn a_newer_store_is_refused_with_a_way_out() {
         ..Default::default()
     };
     let config = registry_mirror::config::Config::parse("x".as_ref(), "", [], overrides).unwrap();
-    let error = registry_mirror::daemon::Daemon::open(config).expect_err("refused").to_string();
-    assert!(error.contains("format 99") && error.contains("choose another store"), "{error}");
+    let error = registry_mirror::daemon::Daemon::open(config).expect_err("refused");
+    let error = registry_mirror::documents::Error::from(error);
+    let hint = error.hint.as_deref().unwrap_or_default();
+    assert!(error.message.contains("format 99") && hint.contains("choose another store"), "{error:?}");
     assert!(!settings.store().join("blobs").exists(), "nothing was touched");
 }

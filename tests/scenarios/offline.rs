@@ -123,7 +123,7 @@ async fn a_part_of_an_image_is_refused_offline_when_the_operator_wants_that() {
         let response = mirror.get(PATH).await;
         assert_eq!(response.status, expected);
         let why = String::from_utf8_lossy(&response.body).into_owned();
-        assert_eq!(why.contains("1 parts with"), complete_only, "{why}");
+        assert_eq!(why.contains("1 part with"), complete_only, "{why}");
         let mirror = mirror.stop().await.config("cache.mode = \"offline\"").start().await;
         assert_eq!(mirror.get(PATH).await.status, expected);
         let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);

@@ -165,7 +165,7 @@ async fn ready_says_whether_an_image_is_complete_and_what_of_it_is_missing() {
     let part = ready().await;
     assert_eq!((&part["ready"], &part["completeness"]["missing_bytes"]), (&json!(false), &json!(image.layers[1].size)));
     assert_eq!(part["completeness"]["missing"][0]["digest"], image.layers[1].digest.to_string());
-    assert!(part["reason"].as_str().unwrap().contains("1 parts"), "{part}");
+    assert!(part["reason"].as_str().unwrap().contains("1 part with"), "{part}");
     pull(&mirror, &image).await;
     let whole = ready().await;
     assert_eq!((&whole["ready"], &whole["digest"]), (&json!(true), &json!(image.manifest.digest.to_string())));

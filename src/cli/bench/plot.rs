@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::documents::{Report, Series, Way};
+use crate::documents::{Report, Series, Way, counted};
 
 const WIDTH: f64 = 760.0;
 const LEFT: f64 = 80.0;
@@ -40,7 +40,7 @@ fn panel(svg: &mut String, report: &Report, top: f64) {
     let step = nice_step(longest);
     let end = (longest / step).ceil().max(1.0) * step;
     let x = |seconds: f64| LEFT + seconds / end * (WIDTH - LEFT - RIGHT);
-    let clients = if report.clients == 1 { "1 client".to_owned() } else { format!("{} clients", report.clients) };
+    let clients = counted(report.clients, "client");
     let title =
         format!("{} · {} · {:.1} MB · {clients}", report.image, report.platform, report.size_bytes as f64 / 1e6);
     text(svg, 12.0, top + 24.0, "start", "font-weight=\"bold\"", &title);

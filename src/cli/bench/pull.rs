@@ -73,7 +73,7 @@ pub enum PullError {
         bytes: u64,
     },
     /// The index has no image for the platform.
-    #[error("the image is not there for {0}; choose another with --platform")]
+    #[error("the image is not there for {0}")]
     Platform(Platform),
     /// Neither an image nor an index, or indexes without end.
     #[error("{0} is not an image that can be pulled")]

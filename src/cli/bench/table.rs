@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::plot::duration;
-use crate::documents::{Report, Series};
-use bytesize::ByteSize;
+use crate::cli::show;
+use crate::documents::{Report, Series, counted};
 
 /// All reports below each other.
 pub(super) fn table(reports: &[Report]) -> String {
@@ -12,15 +12,15 @@ pub(super) fn table(reports: &[Report]) -> String {
 }
 
 fn text(report: &Report) -> String {
-    let clients = if report.clients == 1 { "1 client".to_owned() } else { format!("{} clients", report.clients) };
     let mut text = format!(
-        "{}\n{}, {}, {} blobs, {}; {clients}, {} blobs at a time\n\n",
+        "{}\n{}, {}, {}, {}; {}, {} at a time\n\n",
         report.image,
         report.digest,
         report.platform,
-        report.blobs,
-        ByteSize(report.size_bytes),
-        report.parallel
+        counted(report.blobs, "blob"),
+        show::size(report.size_bytes),
+        counted(report.clients, "client"),
+        counted(report.parallel, "blob")
     );
     let _ = writeln!(
         text,
@@ -62,7 +62,7 @@ fn row(series: &Series) -> String {
         duration(time.p90),
         duration(time.p99),
         duration(time.max),
-        format!("{}/s", ByteSize(series.rate as u64)),
+        format!("{}/s", show::size(series.rate as u64)),
         duration(series.first_byte.median),
     )
 }
