@@ -1,6 +1,7 @@
 //! Who asks, and how much of the mirror each of them may have.
 //!
-//! A client is an address; of IPv6 its /64, since whoever has one has all of it. Truth: what one client may
+//! A client is an address, of IPv6 its /64, since whoever has one has all of it; and a caller, once he has said who
+//! he is. Truth: what one client may
 //! not have is his own trouble. He is told 429 and when to come again, and nobody else waits for him.
 
 mod forwarded;
@@ -29,6 +30,8 @@ pub enum ClientId {
     V4(Ipv4Addr),
     /// The first 64 bits of an address.
     V6(u64),
+    /// A caller who has said who he is, by a keyed hash of that.
+    Caller(u64),
     /// Whoever runs the mirror, and the mirror itself.
     Operator,
 }
@@ -47,6 +50,7 @@ impl fmt::Display for ClientId {
         match self {
             ClientId::V4(address) => address.fmt(f),
             ClientId::V6(half) => write!(f, "{}/64", std::net::Ipv6Addr::from_bits(u128::from(*half) << 64)),
+            ClientId::Caller(_) => f.write_str("caller"),
             ClientId::Operator => f.write_str("operator"),
         }
     }
@@ -125,6 +129,11 @@ impl Clients {
         }
     }
 
+    /// Whether there are proxies in front.
+    pub const fn are_behind_proxies(&self) -> bool {
+        !self.trusted.is_empty()
+    }
+
     /// Whether `X-Forwarded-For` of this address counts.
     pub fn trusts(&self, address: IpAddr) -> bool {
         forwarded::is_within(&self.trusted, address)
@@ -156,6 +165,12 @@ impl Asker {
     /// The client at `address`.
     pub fn new(address: IpAddr, clients: &Arc<Clients>) -> Asker {
         Asker { client: address.into(), clients: Some(Arc::clone(clients)) }
+    }
+
+    /// The same request, by somebody who has said who he is: from here on his limits count, not those of his address.
+    #[must_use]
+    pub fn of(self, caller: ClientId) -> Asker {
+        Asker { client: caller, ..self }
     }
 
     /// Whoever runs the mirror: no limits hold for him.

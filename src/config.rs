@@ -23,11 +23,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::access::{Access, Grant, Identities, Rules};
+use crate::audit;
 use crate::clients::{self, Network};
 use crate::mirror::Policy;
 use crate::mirror::flight::unread::FinishUnread;
 use crate::oci::RegistryName;
 use crate::server;
+use crate::server::authenticate::Issuer;
 use crate::server::tls::Files;
 pub use crate::telemetry::{Log, LogFormat};
 use crate::upstream::credentials::Auth;
@@ -55,6 +58,8 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// What is used at once.
     pub limits: Limits,
+    /// Who clients are, and what they may read.
+    pub callers: Callers,
     /// What is logged.
     pub log: Log,
     warnings: Vec<String>,
@@ -181,6 +186,23 @@ pub struct Upstream {
     pub connections: Option<usize>,
     /// What a 404 of one of `urls` means.
     pub on_missing: OnMissing,
+    /// Who may read what it has.
+    pub access: Access,
+}
+
+/// Who clients are, and what they may read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Callers {
+    /// The file with users and passwords.
+    pub htpasswd: Option<PathBuf>,
+    /// Whose tokens count.
+    pub issuers: Vec<Issuer>,
+    /// Who may read what.
+    pub grants: Vec<Grant>,
+    /// How long an upstream's yes holds for a caller and a repository; at most 5 minutes.
+    pub grant_ttl: Duration,
+    /// Where it is written down who got what.
+    pub audit: Option<audit::Place>,
 }
 
 /// How many requests to an upstream may be under way besides fills.
@@ -315,7 +337,23 @@ impl Config {
 
     /// Whether clients have to say who they are: then names of images are nobody else's business.
     pub fn asks_who_clients_are(&self) -> bool {
-        self.server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+        let asks = |upstream: &Upstream| matches!(upstream.access, Access::PassThrough | Access::Mapped);
+        self.identities().any() || self.upstreams.iter().any(asks)
+    }
+
+    /// How clients can say who they are.
+    pub fn identities(&self) -> Identities {
+        Identities {
+            passwords: self.callers.htpasswd.is_some(),
+            tokens: !self.callers.issuers.is_empty(),
+            certificates: self.server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
+        }
+    }
+
+    /// Who may read what.
+    pub fn rules(&self) -> Rules {
+        let modes = self.upstreams.iter().map(|upstream| (upstream.host.clone(), upstream.access)).collect();
+        Rules { modes, grants: self.callers.grants.clone(), identities: self.identities() }
     }
 
     /// The token that lets addresses of the admin interface act, if one is configured. Reads its file.

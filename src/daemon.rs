@@ -36,8 +36,9 @@ use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, Parts};
 use crate::oci::ErrorCode;
+use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
 use crate::server::tls::{self, Files, Tls, TlsError};
-use crate::server::{self, Edge, Listener};
+use crate::server::{self, Admission, Edge, Listener};
 use crate::upstream::http::HttpSettingsError;
 use crate::upstream::ours::Ours;
 
@@ -73,6 +74,15 @@ pub enum StartError {
     /// A secret that the configuration names cannot be used.
     #[error(transparent)]
     Secret(#[from] ConfigError),
+    /// The users and passwords cannot be used.
+    #[error("access.htpasswd: {0}")]
+    Passwords(#[from] PasswordsError),
+    /// An issuer is at no address that can be asked.
+    #[error("access.oidc: {0} is not an address that can be asked")]
+    Issuer(String),
+    /// Nothing can be kept secret.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
 }
 
 /// The message of each is whole: it says what it comes from.
@@ -81,9 +91,11 @@ impl From<StartError> for Error {
         let (code, hint) = match error {
             StartError::Secret(error) => return error.into(),
             StartError::Lock(LockError::Refused(ref refusal)) => (Code::Configuration, Some(refusal.hint())),
-            StartError::Upstream(_) | StartError::Tls(_) => (Code::Configuration, None),
+            StartError::Upstream(_) | StartError::Tls(_) | StartError::Passwords(_) | StartError::Issuer(_) => {
+                (Code::Configuration, None)
+            }
             StartError::Lock(ref error) => (Code::Failed, error.hint()),
-            StartError::Store { .. } => (Code::Failed, None),
+            StartError::Store { .. } | StartError::Randomness(_) => (Code::Failed, None),
         };
         Error { hint: hint.map(str::to_owned), ..Error::new(code, error.to_string()) }
     }
@@ -114,11 +126,20 @@ pub struct Daemon {
     /// Where it listens, for the upstreams.
     ours: Arc<Ours>,
     clients: Arc<Clients>,
+    admission: Arc<Admission>,
     /// The same certificate for operators, of whom none is asked for.
     admin_tls: Option<Arc<Tls>>,
     guard: Arc<Guard>,
     /// Held as long as the daemon lives.
     _lock: StoreLock,
+}
+
+/// Who may read what, as it is configured. Reads the file of passwords.
+fn admission(config: &Config, clock: &Arc<dyn Clock>, ours: &Arc<Ours>) -> Result<Admission, StartError> {
+    let passwords = config.callers.htpasswd.as_deref().map(Passwords::read).transpose()?;
+    let issuers = upstreams::issuers(config, clock, ours)?;
+    let authenticator = Authenticator::new(passwords, issuers, Arc::clone(clock))?;
+    Ok(Admission { rules: config.rules(), authenticator })
 }
 
 impl Daemon {
@@ -157,6 +178,7 @@ impl Daemon {
         }
         let opened = clock.now();
         let ours = Arc::default();
+        let admission = Arc::new(admission(&config, &clock, &ours)?);
         let mirror = Mirror::new(Parts {
             routes: upstreams::routes(&config, &metrics, &clock, &ours)?,
             public: upstreams::public(&config),
@@ -177,7 +199,21 @@ impl Daemon {
         });
         let clients = Arc::new(Clients::new(config.limits.client, config.server.trusted_proxies.clone()));
         let _lock = lock;
-        Ok(Daemon { config, mirror, metrics, blobs, metadata, opened, tls, admin_tls, guard, ours, clients, _lock })
+        Ok(Daemon {
+            config,
+            mirror,
+            metrics,
+            blobs,
+            metadata,
+            opened,
+            tls,
+            admin_tls,
+            guard,
+            ours,
+            clients,
+            admission,
+            _lock,
+        })
     }
 
     /// The use case, for those who ask without HTTP.
@@ -228,6 +264,7 @@ impl Daemon {
             },
             shortcuts: Arc::default(),
             clients: Arc::clone(&self.clients),
+            admission: Arc::clone(&self.admission),
         }
     }
 

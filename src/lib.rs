@@ -29,7 +29,9 @@
 //! Every answer carries one [`outcome::Outcome`]: in the log line, the metric and the
 //! `Cache-Status` header.
 
+pub mod access;
 pub mod admin;
+pub mod audit;
 pub mod blob_store;
 pub mod bundle;
 pub mod cli;

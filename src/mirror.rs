@@ -47,7 +47,7 @@ pub use recall::freshness::Policy;
 pub use recall::memory::{Asked, Kept};
 pub use room::Room;
 pub use room::stored::Complaint;
-pub use routes::{Route, RouteError, Routes};
+pub use routes::{Found, Route, RouteError, Routes};
 
 use answer::lists::ListAnswers;
 use answer::{Answers, Rules};
@@ -182,7 +182,7 @@ impl Mirror {
     ///
     /// # Errors
     /// [`RouteError`]; nobody was asked.
-    pub fn route(&self, target: &Target) -> Result<Route, RouteError> {
+    pub fn route(&self, target: &Target) -> Result<Found, RouteError> {
         self.0.routes.route(target, None)
     }
 
@@ -190,8 +190,13 @@ impl Mirror {
     ///
     /// # Errors
     /// [`RouteError`]; nobody was asked.
-    pub fn route_by(&self, target: &Target, default: Option<&RegistryName>) -> Result<Route, RouteError> {
+    pub fn route_by(&self, target: &Target, default: Option<&RegistryName>) -> Result<Found, RouteError> {
         self.0.routes.route(target, default)
+    }
+
+    /// The upstream of a request that names none, where its listener has none of its own.
+    pub fn default_upstream(&self) -> &RegistryName {
+        self.0.routes.default()
     }
 
     /// How many fills are under way.

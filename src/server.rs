@@ -2,6 +2,8 @@
 //!
 //! Connections are the business of [`listener`]; what a request means is decided in [`handler`].
 
+pub mod admission;
+pub mod authenticate;
 pub mod body;
 pub mod congestion;
 pub mod connection;
@@ -25,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::oci::{ErrorCode, RegistryName};
 
+pub use admission::Admission;
 pub use listener::{Client, Limits, Listener, Transport};
 pub use record::Peer;
 pub use shortcut::Shortcuts;
@@ -46,6 +49,8 @@ pub struct Edge {
     pub shortcuts: Arc<Shortcuts>,
     /// What each client may have.
     pub clients: Arc<Clients>,
+    /// Who may read what.
+    pub admission: Arc<Admission>,
 }
 
 /// Serves until `shutdown` completes, then lets running responses end within the drain time.

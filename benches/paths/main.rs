@@ -86,7 +86,7 @@ impl Stage {
 
     fn route(&self, path: &str) -> Route {
         let request = Request::parse(&Method::GET, path, None).expect("a request");
-        self.mirror().route(request.target().expect("a target")).expect("a route")
+        self.mirror().route(request.target().expect("a target")).expect("a route").for_operator()
     }
 
     fn blob_route(&self, digest: &Digest) -> Route {

@@ -104,13 +104,14 @@ impl Document {
         table.insert(key.to_owned(), value);
     }
 
-    /// Every section and key with its default, `[[upstream]]` apart. A section within another is
+    /// Every section and key with its default, each `[[…]]` apart. A section within another is
     /// named with a dot.
     pub(super) fn scalars(&self) -> Vec<(String, &str, &Value)> {
         fn collect<'a>(section: &str, keys: &'a Table, found: &mut Vec<(String, &'a str, &'a Value)>) {
             for (key, default) in keys {
                 match default {
                     Value::Table(keys) => collect(&format!("{section}.{key}"), keys, found),
+                    Value::Array(items) if holds_tables(items) => {}
                     default => found.push((section.to_owned(), key, default)),
                 }
             }
@@ -204,7 +205,7 @@ impl Document {
         let section = path.split('[').next().unwrap_or_default();
         let (what, place) = match section {
             "" => ("section", String::new()),
-            "upstream" => ("key", " in [[upstream]]".to_owned()),
+            section if path.ends_with(']') => ("key", format!(" in [[{section}]]")),
             section => ("key", format!(" in [{section}]")),
         };
         let elsewhere = self.scalars().into_iter().find(|(_, key, _)| *key == name).map(|(section, ..)| section);
@@ -289,7 +290,7 @@ fn description(expected: &Value) -> &'static str {
 fn example(path: &str, expected: &Value) -> Option<String> {
     let key = path.rsplit('.').next().unwrap_or(path);
     match expected {
-        Value::Array(items) if holds_tables(items) => Some(format!("write [[{key}]]")),
+        Value::Array(items) if holds_tables(items) => Some(format!("write [[{path}]]")),
         Value::String(default) if !default.is_empty() => Some(format!("for example {key} = \"{default}\"")),
         Value::Integer(default) => Some(format!("for example {key} = {default}")),
         _ => None,

@@ -49,11 +49,12 @@ impl Effective {
         if !with_origins {
             return text;
         }
-        let (mut section, mut upstreams) = (String::new(), 0);
+        let (mut section, mut seen) = (String::new(), BTreeMap::new());
         let lines = text.lines().map(|line| {
-            if line.starts_with("[[") {
-                section = format!("upstream[{upstreams}]");
-                upstreams += 1;
+            if let Some(name) = line.strip_prefix("[[").and_then(|line| line.strip_suffix("]]")) {
+                let count: &mut usize = seen.entry(name.to_owned()).or_default();
+                section = format!("{name}[{count}]");
+                *count += 1;
             } else if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
                 section = name.to_owned();
             } else if let Some((key, _)) = line.split_once(" = ") {
@@ -90,7 +91,7 @@ impl Effective {
 fn leaves(path: String, value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(section) => section.iter().for_each(|(key, value)| leaves(format!("{path}.{key}"), value, found)),
-        Value::Array(sections) if path == "upstream" => {
+        Value::Array(sections) if path == "upstream" || sections.first().is_some_and(Value::is_object) => {
             sections.iter().enumerate().for_each(|(n, section)| leaves(format!("{path}[{n}]"), section, found));
         }
         _ => found.push(path),

@@ -24,6 +24,8 @@ pub struct File {
     pub routes: Routes,
     /// What is used at once.
     pub limits: Limits,
+    /// Who may read, and how clients say who they are.
+    pub access: Access,
     /// What is logged.
     pub log: Log,
     /// The registries we fetch from, besides the well-known ones.
@@ -31,9 +33,10 @@ pub struct File {
 }
 
 impl File {
-    /// The defaults with one `[[upstream]]`, so that every key occurs.
+    /// The defaults with one of each `[[…]]`, so that every key occurs.
     pub fn template() -> File {
-        File { upstream: vec![Upstream::default()], ..File::default() }
+        let access = Access { oidc: vec![Oidc::default()], grant: vec![Grant::default()], ..Access::default() };
+        File { access, upstream: vec![Upstream::default()], ..File::default() }
     }
 }
 
@@ -233,6 +236,64 @@ impl Default for Limits {
     }
 }
 
+/// `[access]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Access {
+    /// A file with users and passwords, as `htpasswd -B` writes it: bcrypt only. Empty: none.
+    pub htpasswd: String,
+    /// How long an upstream's yes holds for a caller and a repository, at most 5 minutes.
+    pub grant_ttl: String,
+    /// Where it is written down who got what, JSON lines: a file, or `stderr`. Empty: nowhere.
+    pub audit: String,
+    /// Whose tokens count.
+    pub oidc: Vec<Oidc>,
+    /// Who may read what, of upstreams that are `mapped`; in `shared` what tokens may read.
+    pub grant: Vec<Grant>,
+}
+
+impl Default for Access {
+    fn default() -> Access {
+        let (htpasswd, grant_ttl, audit) = (String::new(), "2m".into(), String::new());
+        Access { htpasswd, grant_ttl, audit, oidc: Vec::new(), grant: Vec::new() }
+    }
+}
+
+/// `[[access.oidc]]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["issuer"]))]
+#[serde(default, deny_unknown_fields)]
+pub struct Oidc {
+    /// What `who` calls it, as in `oidc:NAME:SUB`; needed where there is more than one.
+    pub name: String,
+    /// Its address, exactly as in the claim `iss`: `https://`, or `http://` on loopback.
+    pub issuer: String,
+    /// What its tokens must be for; one matching entry of `aud` is enough.
+    pub audience: String,
+}
+
+impl Default for Oidc {
+    fn default() -> Oidc {
+        Oidc { name: String::new(), issuer: String::new(), audience: "registry-mirror".into() }
+    }
+}
+
+/// `[[access.grant]]`
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("required" = ["who", "may"]))]
+#[serde(default, deny_unknown_fields)]
+pub struct Grant {
+    /// What refusals, `access explain` and the audit call it; empty for its number.
+    pub name: String,
+    /// `user:NAME`, `cert:NAME` (the common name or an alternative one), `oidc:SUB` or `oidc:ISSUER:SUB`, each
+    /// with `*` for anything; or `anonymous`.
+    #[schemars(schema_with = "one_or_more")]
+    pub who: Vec<String>,
+    /// `host/repository` or `host/repository:tag`; `*` stops at a slash, `**` does not.
+    #[schemars(schema_with = "one_or_more")]
+    pub may: Vec<String>,
+}
+
 /// `[log]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -263,6 +324,9 @@ pub struct Upstream {
     pub url: Vec<String>,
     /// `anonymous`, `docker-config`, `helper:NAME` or `file:PATH`.
     pub auth: String,
+    /// Who may read what it has: `public`, `shared`, `pass-through` or `mapped`. Empty: `public` without credentials
+    /// of ours, `shared` with some while all listeners are on loopback; beyond it, it must be said.
+    pub access: String,
     /// Hosts of token services that may see the credentials, besides those of the upstream's own domain.
     #[schemars(schema_with = "one_or_more")]
     pub auth_realms: Vec<String>,
@@ -306,6 +370,7 @@ impl Default for Upstream {
             host: String::new(),
             url: Vec::new(),
             auth: "anonymous".into(),
+            access: String::new(),
             auth_realms: Vec::new(),
             ca: String::new(),
             client_cert: String::new(),
@@ -348,7 +413,8 @@ mod tests {
                 let found = &definition["properties"][key];
                 assert!(found["description"].is_string() || default.is_table(), "{section}.{key} has no description");
                 let as_json = serde_json::to_value(default).expect("JSON");
-                assert!(default.is_table() || found["default"] == as_json, "{section}.{key}: {found}");
+                let is_section = default.is_table() || default.get(0).is_some_and(toml::Value::is_table);
+                assert!(is_section || found["default"] == as_json, "{section}.{key}: {found}");
             }
         }
         let upstream = &schema["$defs"]["Upstream"];

@@ -1,6 +1,8 @@
 //! The rules of the configuration, each with a file that keeps or breaks it. Longer than others, as each rule stands by
 //! itself.
 
+mod access;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -386,18 +388,6 @@ fn clients_and_operators_have_different_addresses() {
     assert!(broken("[server]\nlisten = []").contains("no address to listen on"));
     assert!(valid("[server]\nadmin = []").server.admin.is_empty());
     assert_eq!(valid("[server]\nlisten = \"[::]:0\"\nadmin = \"127.0.0.1:0\"").server.listen.len(), 1);
-}
-
-#[test]
-fn credentials_behind_an_open_listener_are_worth_a_warning() {
-    let open = "[server]\nlisten = \"0.0.0.0:5000\"\n";
-    assert!(valid(open).warnings().is_empty());
-    let private = "[[upstream]]\nhost = \"a.example\"\nauth = \"docker-config\"";
-    assert!(valid(private).warnings().is_empty());
-    let both = valid(&format!("{open}{private}"));
-    assert_eq!(both.warnings().len(), 1);
-    assert!(both.warnings()[0].contains("a.example"), "{:?}", both.warnings());
-    assert_eq!(valid("[server]\nadmin = \"0.0.0.0:5080\"").warnings().len(), 1);
 }
 
 #[test]

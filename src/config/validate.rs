@@ -3,6 +3,7 @@
 //! One function per kind of value, most of them in the files below. Each notes its problem and goes on with a stand-in, so that one
 //! run finds everything; a [`Config`] comes out only when nothing was noted.
 
+mod access;
 mod upstreams;
 mod values;
 
@@ -17,7 +18,6 @@ use crate::mirror::{Mode, Policy};
 use crate::oci::RegistryName;
 use crate::server;
 use crate::server::tls::Files;
-use crate::upstream::credentials::Auth;
 
 /// Validates the layers.
 pub(super) fn config(
@@ -37,7 +37,12 @@ pub(super) fn config(
         client: check.client_limits(&file.limits, server.limits.max_connections),
     };
     let log = check.log(&file.log);
-    let upstreams = check.upstreams(&file);
+    let mut upstreams = check.upstreams(&file);
+    let callers = check.callers(&file.access, &server, &upstreams);
+    check.modes(&file, &server, &callers, &mut upstreams);
+    if let Some(files) = &mut server.tls {
+        files.certificate_optional = callers.htpasswd.is_some() || !callers.issuers.is_empty();
+    }
     let routes = check.routes(&file.routes, &upstreams);
     server.defaults = check.listener_defaults(&file.server.listen, &upstreams);
     let admin_socket = check.admin_socket(&file.server.admin_socket, store.as_ref(), env);
@@ -46,7 +51,9 @@ pub(super) fn config(
         (Some(store), Some(routes)) if problems.is_empty() => {
             let server = Server { admin_socket, ..server };
             let warnings = warnings(&server, &upstreams);
-            Ok(Config { source, server, store, cache, routes, upstreams, limits, log, warnings })
+            let mut config = Config { source, server, store, cache, routes, upstreams, limits, callers, log, warnings };
+            config.warnings.extend(access::warnings(&config, &file));
+            Ok(config)
         }
         _ => Err(ConfigError { problems }),
     }
@@ -56,16 +63,6 @@ pub(super) fn config(
 fn warnings(server: &Server, upstreams: &[Upstream]) -> Vec<String> {
     let mut warnings = Vec::new();
     let open = |addresses: &[SocketAddr]| addresses.iter().find(|address| !address.ip().is_loopback()).copied();
-    if let Some(address) = open(&server.listen) {
-        let private = upstreams.iter().filter(|upstream| upstream.settings.auth != Auth::Anonymous);
-        warnings.extend(private.map(|upstream| {
-            format!(
-                "everyone who reaches {address} can pull what our credentials for {} can pull; \
-                 listen on loopback, or use auth = \"anonymous\" there",
-                upstream.host
-            )
-        }));
-    }
     let unverified = upstreams
         .iter()
         .filter(|upstream| upstream.settings.insecure && upstream.urls.iter().any(|url| url.scheme() == "https"));
@@ -175,7 +172,7 @@ impl Check {
         let path = |typed: &str| (!typed.is_empty()).then(|| PathBuf::from(typed));
         let client_ca = path(&typed.client_ca);
         match (path(&typed.cert), path(&typed.key)) {
-            (Some(cert), Some(key)) => return Some(Files { cert, key, client_ca }),
+            (Some(cert), Some(key)) => return Some(Files { cert, key, client_ca, certificate_optional: false }),
             (Some(_), None) => self.problem("server.tls.cert", "a certificate without its key", "set key, too"),
             (None, Some(_)) => self.problem("server.tls.key", "a key without its certificate", "set cert, too"),
             (None, None) if client_ca.is_some() => {

@@ -17,6 +17,7 @@ use super::{StartError, upstreams};
 use crate::blob_store::{format, lock};
 use crate::config::{Config, Problem, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
+use crate::server::authenticate::Passwords;
 use crate::server::tls::Tls;
 use crate::upstream::credentials::{Auth, CredentialError};
 
@@ -44,6 +45,9 @@ pub fn preflight(config: &Config) -> Findings {
     let mut found = Findings { warnings: config.warnings().to_vec(), ..Findings::default() };
     if let Err(error) = config.admin_token() {
         found.problems.extend(error.problems);
+    }
+    if let Some(Err(error)) = config.callers.htpasswd.as_deref().map(Passwords::read) {
+        found.problem("access.htpasswd", error);
     }
     if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
         found.problem("server.tls", error);

@@ -12,6 +12,7 @@ use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::mirror::{Mode, Routes};
 use crate::oci::RegistryName;
+use crate::server::authenticate::{FetchKeys, Issuer};
 use crate::upstream::asking::Asking;
 use crate::upstream::credentials::{Auth, AuthError};
 use crate::upstream::gate::Gate;
@@ -87,6 +88,27 @@ fn online(
     let asking = Asking::new(&upstream.host, clients, Arc::clone(clock), &observer);
     let asking = asking.with_on_missing(upstream.on_missing).with_timeouts(upstream.settings.timeouts);
     Ok(Arc::new(asking.with_streams(upstream.parallel)))
+}
+
+/// The issuers of tokens, each with how its keys are fetched: by a client like those of upstreams.
+pub(super) fn issuers(
+    config: &Config,
+    clock: &Arc<dyn Clock>,
+    ours: &Arc<Ours>,
+) -> Result<Vec<(Issuer, FetchKeys)>, StartError> {
+    let of = |issuer: &Issuer| {
+        let url: url::Url = issuer.issuer.parse().map_err(|_| StartError::Issuer(issuer.issuer.clone()))?;
+        let name = url.authority().to_lowercase().parse().map_err(|_| StartError::Issuer(issuer.issuer.clone()))?;
+        let settings = HttpSettings::new(name, url, Settings::default());
+        let settings = HttpSettings { clock: Arc::clone(clock), ours: Arc::clone(ours), ..settings };
+        let (client, name) = (Arc::new(HttpUpstream::new(settings)?), issuer.issuer.clone());
+        let fetch: FetchKeys = Arc::new(move || {
+            let (client, name) = (Arc::clone(&client), name.clone());
+            Box::pin(async move { client.issuer_keys(&name).await.map_err(|error| error.to_string()) })
+        });
+        Ok((issuer.clone(), fetch))
+    };
+    config.callers.issuers.iter().map(of).collect()
 }
 
 /// A registry or mirror to be a client of.

@@ -6,6 +6,7 @@ mod denied;
 mod doubtful;
 pub mod heads;
 mod lazy;
+mod led;
 pub mod lists;
 pub mod manifests;
 pub mod reader;

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::access::Permit;
 use crate::clients::Asker;
 use crate::mirror::Location;
 use crate::oci::{ImageName, Notice, RegistryName, Repository, RepositoryPath, Target};
@@ -31,7 +32,41 @@ impl std::fmt::Debug for Routes {
     }
 }
 
-/// A request that found its upstream.
+/// A request that found its upstream. Whether it may be answered is not decided.
+#[derive(Clone)]
+pub struct Found {
+    location: Location,
+    upstream: Arc<dyn Upstream>,
+    namespace: Option<RegistryName>,
+}
+
+impl Found {
+    /// Upstream and repository, under their one canonical name.
+    pub const fn location(&self) -> &Location {
+        &self.location
+    }
+
+    /// The way in, for whom the permit is. `None` when it is one for something else.
+    pub fn permitted(self, permit: Permit) -> Option<Route> {
+        let Found { location, upstream, namespace } = self;
+        let asker = Asker::operator();
+        (*permit.location() == location).then_some(Route { location, upstream, namespace, asker, permit })
+    }
+
+    /// The way in, for whoever runs the mirror.
+    pub fn for_operator(self) -> Route {
+        let Found { location, upstream, namespace } = self;
+        Route { namespace, ..Route::of_operator(location, upstream) }
+    }
+}
+
+impl std::fmt::Debug for Found {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Found").field("location", &self.location).finish_non_exhaustive()
+    }
+}
+
+/// A request that found its upstream, and may be answered: there is none without a permit.
 #[derive(Clone)]
 pub struct Route {
     /// Upstream and repository, under their one canonical name: the start of every key.
@@ -42,6 +77,8 @@ pub struct Route {
     pub namespace: Option<RegistryName>,
     /// Who asks.
     pub asker: Asker,
+    /// Why he may.
+    permit: Permit,
 }
 
 impl Route {
@@ -49,6 +86,17 @@ impl Route {
     pub(super) fn notice(&self, about: impl FnOnce(&Repository) -> Resource) -> Notice {
         let notices = self.upstream.notices();
         notices.map_or_else(Notice::default, |notices| notices.of(|| about(&self.location.repository)))
+    }
+
+    /// For what whoever runs the mirror does, and what the mirror does by itself.
+    pub(crate) fn of_operator(location: Location, upstream: Arc<dyn Upstream>) -> Route {
+        let permit = Permit::operator(location.clone());
+        Route { location, upstream, namespace: None, asker: Asker::operator(), permit }
+    }
+
+    /// Why he who asks may read it.
+    pub const fn permit(&self) -> &Permit {
+        &self.permit
     }
 
     /// The same, for `asker`.
@@ -99,7 +147,7 @@ impl Routes {
     ///
     /// # Errors
     /// [`RouteError`]; nothing was dialled.
-    pub fn route(&self, target: &Target, default: Option<&RegistryName>) -> Result<Route, RouteError> {
+    pub fn route(&self, target: &Target, default: Option<&RegistryName>) -> Result<Found, RouteError> {
         let path = &target.repository;
         let below = path.registry.clone().map(fold_alias).filter(|name| self.upstreams.contains_key(name));
         let named =
@@ -115,12 +163,16 @@ impl Routes {
         let upstream = self.upstreams.get(&name).ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?;
         let repository = repository(path, below.is_some()).ok_or(RouteError::InvalidName)?;
         let repository = in_library(&name, repository).ok_or(RouteError::InvalidName)?;
-        Ok(Route {
+        Ok(Found {
             location: Location { upstream: name, repository },
             upstream: Arc::clone(upstream),
             namespace: target.namespace.clone(),
-            asker: Asker::operator(),
         })
+    }
+
+    /// The upstream of a request that names none, where its listener has none of its own.
+    pub const fn default(&self) -> &RegistryName {
+        &self.default
     }
 
     /// The upstream of this name.
@@ -128,7 +180,7 @@ impl Routes {
         self.upstreams.get(name).cloned()
     }
 
-    /// Finds the upstream of an image as people name it.
+    /// Finds the upstream of an image as whoever runs the mirror names it.
     ///
     /// # Errors
     /// [`RouteError`]; nothing was dialled.
@@ -137,7 +189,7 @@ impl Routes {
         let upstream = self.upstreams.get(&name).ok_or_else(|| RouteError::UnknownUpstream(name.clone()))?;
         let repository = in_library(&name, image.repository.clone()).ok_or(RouteError::InvalidName)?;
         let location = Location { upstream: name, repository };
-        Ok(Route { location, upstream: Arc::clone(upstream), namespace: None, asker: Asker::operator() })
+        Ok(Route::of_operator(location, Arc::clone(upstream)))
     }
 }
 
@@ -189,7 +241,7 @@ mod tests {
     fn route(path_and_query: &str) -> Result<String, RouteError> {
         let (path, query) = path_and_query.split_once('?').map_or((path_and_query, None), |(p, q)| (p, Some(q)));
         let request = Request::parse(&http::Method::GET, path, query).expect("a valid request");
-        routes().route(request.target().expect("not a ping"), None).map(|route| route.location.to_string())
+        routes().route(request.target().expect("not a ping"), None).map(|found| found.location.to_string())
     }
 
     #[test]
@@ -237,7 +289,7 @@ mod tests {
             let (path, query) = path.split_once('?').map_or((path, None), |(p, q)| (p, Some(q)));
             let request = Request::parse(&http::Method::GET, path, query).expect("a valid request");
             let route = routes().route(request.target().expect("not a ping"), Some(&ghcr));
-            assert_eq!(route.map(|route| route.location.to_string()).as_deref(), Ok(expected), "{path}");
+            assert_eq!(route.map(|found| found.location.to_string()).as_deref(), Ok(expected), "{path}");
         }
     }
 

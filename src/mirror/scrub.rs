@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::blob_store::StoreError;
-use crate::clients::{Asker, ClientId};
+use crate::clients::ClientId;
 use crate::clock::Clock;
 use crate::documents::Finding;
 use crate::mirror::Mirror;
@@ -174,7 +174,7 @@ impl Scrub {
         for (location, descriptor) in members.into_iter().filter(|(_, descriptor)| descriptor.digest == digest) {
             let Some(upstream) = self.routes.upstream(&location.upstream) else { continue };
             if is_manifest(&descriptor.media_type) {
-                let route = Route { location, upstream, namespace: None, asker: Asker::operator() };
+                let route = Route::of_operator(location, upstream);
                 // Kept, or only fetched: the store tells.
                 let _ = self.fills.manifest(&route, digest, &AcceptSet::default()).await;
             } else {

@@ -1,6 +1,7 @@
 //! One request: parsed, routed, put to the mirror, answered. No decisions of its own beyond HTTP's.
 
 use std::future::ready;
+use std::time::Duration;
 
 use futures_util::future::Either;
 use http::header::{ACCEPT, CONTENT_LENGTH, HOST, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
@@ -9,6 +10,7 @@ use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
 use super::Edge;
+use super::admission::{Guest, Rejected};
 use super::body::ResponseBody;
 use super::listener::Client;
 use super::record::{Peer, Record};
@@ -21,6 +23,8 @@ use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, 
 
 /// Whom a proxy asks for. No specification has it; all proxies do.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// When to ask again where it could not be found out who asks.
+const JUDGED_LATER: Duration = Duration::from_secs(5);
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
 const MAX_HEADERS: usize = 32 << 10;
 
@@ -31,15 +35,16 @@ pub fn answer(
     http: HttpRequest<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
     let (client, asker) = asker(edge, client, &http);
-    if let Some(too_many) = client.turned_away.or_else(|| asker.request().err()) {
+    let guest = edge.admission.guest(&edge.clients, &client, asker, http.headers());
+    if let Some(too_many) = client.turned_away.or_else(|| guest.asker.request().err()) {
         return Either::Left(ready(limited(edge, &client, &http, too_many)));
     }
-    match answered_again(edge, &client, &asker, &http) {
+    match answered_again(edge, &client, &guest, &http) {
         Some(response) => Either::Left(ready(response)),
         None => {
             let edge = edge.clone();
             // Boxed: it is large, and would be moved about for those that need nothing of it.
-            Either::Right(Box::pin(async move { answered_anew(&edge, &client, asker, &http).await }))
+            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, &http).await }))
         }
     }
 }
@@ -66,7 +71,7 @@ fn limited(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>, too_many:
 fn answered_again(
     edge: &Edge,
     client: &Client,
-    asker: &Asker,
+    guest: &Guest,
     http: &HttpRequest<Incoming>,
 ) -> Option<Response<ResponseBody>> {
     let shortcut = edge.shortcuts.find(http)?;
@@ -77,26 +82,28 @@ fn answered_again(
     }
     let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
     record.asked(request, Some(&route.location));
-    let answer = Answer::kept(kept).echoing(route.namespace.clone());
-    Some(response::render(answer, http.method() == Method::HEAD, record, &client.wire, asker.pace()))
+    record.asked_by(guest.caller());
+    record.allowed(route.permit().rule());
+    let answer = Answer::kept(kept).echoing(route.namespace.clone()).private(route.permit().is_private());
+    Some(response::render(answer, http.method() == Method::HEAD, record, &client.wire, guest.asker.pace()))
 }
 
 async fn answered_anew(
     edge: &Edge,
     client: &Client,
-    asker: Asker,
+    mut guest: Guest,
     http: &HttpRequest<Incoming>,
 ) -> Response<ResponseBody> {
-    let pace = asker.pace();
     let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
     let uri = http.uri();
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
-        Ok(request) => respond(edge, &mut record, asker, http, request).await,
+        Ok(request) => respond(edge, &mut record, &mut guest, http, request).await,
         // What follows a refused request on its connection is not trusted.
         Err(refusal) if has_body(http.headers()) || matches!(refusal, Refusal::Hosts) => refusal.answer().closing(),
         Err(refusal) => refusal.answer(),
     };
-    response::render(answer, http.method() == Method::HEAD, record, &client.wire, pace)
+    record.asked_by(guest.caller());
+    response::render(answer, http.method() == Method::HEAD, record, &client.wire, guest.asker.pace())
 }
 
 /// Why a request is refused before it is looked at any further.
@@ -160,31 +167,57 @@ fn has_body(headers: &HeaderMap) -> bool {
 async fn respond(
     edge: &Edge,
     record: &mut Record,
-    asker: Asker,
+    guest: &mut Guest,
     http: &HttpRequest<Incoming>,
     request: Request,
 ) -> Answer {
     let Some(target) = request.target() else {
         record.asked(&request, None);
-        return Answer::ping();
+        let upstream = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
+        let greeted = edge.admission.greet(guest, upstream).await;
+        return greeted.map_or_else(|rejected| turned_away(edge, rejected), |()| Answer::ping());
     };
-    let route = match edge.mirror.route_by(target, edge.default.as_ref()) {
-        Ok(route) => route,
+    let found = match edge.mirror.route_by(target, edge.default.as_ref()) {
+        Ok(found) => found,
         Err(error) => return failed(edge, &error.into(), None),
     };
-    record.asked(&request, Some(&route.location));
+    record.asked(&request, Some(found.location()));
+    let permit = match edge.admission.admit(guest, &edge.mirror, &found, request.reference().as_ref()).await {
+        Ok(permit) => permit,
+        Err(rejected) => return turned_away(edge, rejected),
+    };
+    record.allowed(permit.rule());
+    let Some(route) = found.permitted(permit) else {
+        return failed(edge, &MirrorError::Internal("the permit is one for something else".to_owned()), None);
+    };
     let hint = target.may_be_doubled().then_some(DOUBLED);
+    let private = route.permit().is_private();
     let answer = match at_hand(edge, http, &route, &request) {
         Some(answer) => answer,
         None => {
-            let route = route.clone().asked_by(asker);
+            let route = route.clone().asked_by(guest.asker.clone());
             match looked_up(&edge.mirror, http, &route, request.clone()).await {
                 Ok(answer) => answer.warned(|found| edge.mirror.warnings(&route, &request, found)),
                 Err(error) => failed(edge, &error, hint),
             }
         }
     };
-    answer.echoing(route.namespace)
+    answer.echoing(route.namespace).private(private)
+}
+
+/// The answer to whom it is not given.
+fn turned_away(edge: &Edge, rejected: Rejected) -> Answer {
+    match rejected {
+        Rejected::Refused(refusal) => {
+            edge.metrics.error(if refusal.code() == ErrorCode::Unauthorized { "unidentified" } else { "forbidden" });
+            Answer::refused(&refusal).private(true)
+        }
+        Rejected::TooMany(too_many) => failed(edge, &too_many.into(), None).private(true),
+        Rejected::Unjudged(why) => {
+            edge.metrics.error("unjudged");
+            Answer::refusal(ErrorCode::Unavailable, why.to_string()).later(JUDGED_LATER).private(true)
+        }
+    }
 }
 
 /// The answer that is in memory. Conditional requests and parts go the long way.

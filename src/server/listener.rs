@@ -32,6 +32,7 @@ use super::io::Regions;
 use super::io::plain::PlainStream;
 use super::record::Peer;
 use super::tls::Tls;
+use crate::access::Caller;
 use crate::clients::{Clients, Place, TooMany};
 
 /// How many connections are told at a time that their client has enough of them; more are closed at once.
@@ -129,6 +130,8 @@ pub struct Client {
     pub peer: Peer,
     /// Whether the connection is one of TLS.
     pub encrypted: bool,
+    /// Whose certificate was shown, if one was.
+    pub certificate: Option<Caller>,
     /// How the connection takes parts of files.
     pub wire: Wire,
     /// Its place among the connections of the listener.
@@ -204,7 +207,7 @@ impl Serving {
             Some(Err(_)) => return Ok(()),
             told => told,
         };
-        let client = |wire, encrypted| Client { peer, encrypted, wire, seat, turned_away };
+        let client = |wire, encrypted, certificate| Client { peer, encrypted, certificate, wire, seat, turned_away };
         let tls = match &stream {
             Stream::Address(stream) => transport.clone().of(stream, limits.header_timeout).await?,
             Stream::Socket(_) => None,
@@ -214,7 +217,7 @@ impl Serving {
                 let regions = Arc::new(Regions::default());
                 let stream = Connection::new(stream, limits.send_timeout, answering.clone());
                 let stream = PlainStream::new(stream, Arc::clone(&regions));
-                let client = client(Wire::Plain(regions), false);
+                let client = client(Wire::Plain(regions), false, None);
                 connection(stream, client, answering, limits, answer, watcher).await?;
             }
             // In boxes, so that the many connections without TLS do not keep room for the others.
@@ -223,12 +226,13 @@ impl Serving {
                     return Ok(());
                 };
                 let stream = Connection::new(stream, limits.send_timeout, answering.clone());
-                let stream = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
-                let client = client(Wire::Buffered(Arc::clone(buffers)), true);
+                let (stream, shown) = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
+                let certificate = shown.map(|shown| Caller::Certificate(Arc::new(shown)));
+                let client = client(Wire::Buffered(Arc::clone(buffers)), true, certificate);
                 Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
             }
             (Stream::Socket(stream), _) => {
-                let client = client(Wire::Buffered(Arc::clone(buffers)), false);
+                let client = client(Wire::Buffered(Arc::clone(buffers)), false, None);
                 Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
             }
         }

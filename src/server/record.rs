@@ -13,6 +13,7 @@ use http::StatusCode;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::io::Receipt;
+use crate::access::{Caller, Rule};
 use crate::metrics::{Metrics, RequestKind, SentBy};
 use crate::mirror::{Complaint, Location};
 use crate::oci::{ErrorCode, Reference, Request};
@@ -62,6 +63,9 @@ pub struct Record {
     /// How many bytes the body has; unknown until it has ended where upstream does not say it.
     length: Option<u64>,
     sent_by: Option<SentBy>,
+    /// Who asks, where he said so, and what allowed it.
+    caller: Option<Caller>,
+    rule: Option<Rule>,
 }
 
 impl Record {
@@ -83,6 +87,8 @@ impl Record {
             bytes: 0,
             length: None,
             sent_by: None,
+            caller: None,
+            rule: None,
         }
     }
 
@@ -91,6 +97,16 @@ impl Record {
         self.kind = RequestKind::of(request);
         self.reference = request.reference();
         self.location = location.cloned();
+    }
+
+    /// Who asks is known, as far as he said so.
+    pub fn asked_by(&mut self, caller: Option<&Caller>) {
+        self.caller = caller.cloned();
+    }
+
+    /// He may have it, by this.
+    pub fn allowed(&mut self, rule: &Rule) {
+        self.rule = Some(rule.clone());
     }
 
     /// The answer is decided. `problem` says why it is a failure, for people.
@@ -178,6 +194,7 @@ impl Drop for Record {
             first_byte_ms = self.first_byte.map(milliseconds),
             duration_ms = milliseconds(self.begun.elapsed()),
             client = %self.peer,
+            caller = self.caller.as_ref().map(tracing::field::display),
             code = self.code.map(ErrorCode::as_str),
             error = self.problem.as_deref(),
             "request"

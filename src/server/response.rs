@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName, HeaderValue, LINK,
-    RETRY_AFTER, WARNING,
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
+    HeaderValue, LINK, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Response, StatusCode};
 
 use super::body::{ResponseBody, Section, Way, Wire};
 use super::record::Record;
 use super::tags::TagsJson;
+use crate::access::Refusal;
 use crate::clients::Pace;
 use crate::mirror::{
     BlobAnswer, BlobBody, Kept, ManifestAnswer, ManifestHead, MirrorError, ReferrersAnswer, Selected, TagsAnswer,
@@ -43,6 +44,8 @@ pub struct Answer {
     problem: Option<String>,
     /// What was found.
     digest: Option<Digest>,
+    /// Whether it depends on who asks, so that nobody in front may keep it.
+    private: bool,
 }
 
 #[derive(Debug)]
@@ -85,6 +88,7 @@ impl Answer {
             code: None,
             problem: None,
             digest: None,
+            private: false,
         }
     }
 
@@ -100,7 +104,7 @@ impl Answer {
         self
     }
 
-    /// The answer to `/v2/`: yes, this is a registry, and it asks for no credentials.
+    /// The answer to `/v2/`: yes, this is a registry, and whoever asks is welcome.
     pub fn ping() -> Answer {
         Answer::new(StatusCode::OK, AnswerBody::Bytes(Bytes::from_static(b"{}")))
             .header(CONTENT_TYPE, "application/json")
@@ -199,6 +203,16 @@ impl Answer {
         Answer { code: Some(code), ..answer }
     }
 
+    /// Who asks may not have it.
+    pub fn refused(refusal: &Refusal) -> Answer {
+        let problem = refusal.to_string();
+        let answer = Answer { problem: Some(problem.clone()), ..Answer::refusal(refusal.code(), problem) };
+        match refusal.challenge() {
+            Some(challenge) => answer.header(WWW_AUTHENTICATE, challenge),
+            None => answer,
+        }
+    }
+
     /// A request that the mirror could not answer. `hint` is for who finds nothing there.
     pub fn failure(error: &MirrorError, code: ErrorCode, hint: Option<&str>) -> Answer {
         let problem = match hint.filter(|_| code.status() == StatusCode::NOT_FOUND) {
@@ -211,7 +225,7 @@ impl Answer {
             _ => answer,
         };
         match error.retry_after() {
-            Some(wait) => answer.header(RETRY_AFTER, wait.as_secs().max(1)),
+            Some(wait) => answer.later(wait),
             None => answer,
         }
     }
@@ -220,6 +234,18 @@ impl Answer {
     #[must_use]
     pub fn echoing(self, namespace: Option<RegistryName>) -> Answer {
         Answer { namespace, ..self }
+    }
+
+    /// The same, which depends on who asks if it is `private`.
+    #[must_use]
+    pub fn private(self, private: bool) -> Answer {
+        Answer { private, ..self }
+    }
+
+    /// The same, to be asked for again after a few seconds.
+    #[must_use]
+    pub fn later(self, wait: Duration) -> Answer {
+        self.header(RETRY_AFTER, wait.as_secs().max(1))
     }
 
     /// The same with another status.
@@ -299,6 +325,9 @@ pub fn render(
     };
     if let Some(Ok(namespace)) = answer.namespace.map(|namespace| HeaderValue::from_str(namespace.as_str())) {
         headers.insert(NAMESPACE, namespace);
+    }
+    if answer.private {
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-store"));
     }
     let mut response = Response::new(());
     *response.status_mut() = answer.status;

@@ -2,7 +2,7 @@
 //!
 //! A client that asks for what was asked for before sends the same method, path and `Accept` lines.
 //! What they were understood to mean, and where they were routed, cannot have changed, so neither is
-//! done again. Truth: nothing but that is remembered here. The answer itself belongs to
+//! done again. Truths: only what everybody may read is remembered, and nothing but that. The answer itself belongs to
 //! the mirror, which is asked each time whether it still holds.
 
 use std::hash::{BuildHasher as _, Hash as _, Hasher as _, RandomState};
@@ -102,11 +102,12 @@ impl Shortcuts {
         self.slot(http)?.read().as_ref().filter(|shortcut| shortcut.sent.again(http)).cloned()
     }
 
-    /// Remembers what `http` came to, unless it is very long. By how many bytes more requests are recognised
+    /// Remembers what `http` came to, unless it is very long, or depends on who asks. By how many bytes more requests are recognised
     /// now: all together by at most `SLOTS` times `LONGEST`.
     pub fn remember<B>(&self, http: &http::Request<B>, shortcut: Shortcut) -> i64 {
         let after = shortcut.sent.len();
-        let Some(slot) = self.slot(http).filter(|_| after <= LONGEST) else { return 0 };
+        let for_everybody = shortcut.route.permit().caller().is_none();
+        let Some(slot) = self.slot(http).filter(|_| for_everybody && after <= LONGEST) else { return 0 };
         let before = slot.write().replace(Arc::new(shortcut)).map_or(0, |before| before.sent.len());
         i64::try_from(after).unwrap_or_default() - i64::try_from(before).unwrap_or_default()
     }

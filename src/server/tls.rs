@@ -22,6 +22,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::authenticate::certificate;
+use crate::access::Certificate;
+
 /// How often the files are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// How much plaintext waits in a connection for its socket, in bytes: two slices of a file.
@@ -34,8 +37,10 @@ pub struct Files {
     pub cert: PathBuf,
     /// Its private key, PEM.
     pub key: PathBuf,
-    /// Authorities, PEM: only clients with a certificate of one of them are served.
+    /// Authorities, PEM: clients are asked for a certificate of one of them.
     pub client_ca: Option<PathBuf>,
+    /// Whether a client that shows none is served all the same: there are other ways to say who one is.
+    pub certificate_optional: bool,
 }
 
 /// Why there can be no TLS with these files. Never quotes from them.
@@ -102,12 +107,12 @@ impl Tls {
         Ok(true)
     }
 
-    /// Becomes the server's side of TLS.
+    /// Becomes the server's side of TLS, with what the client's certificate says of him, if he showed one.
     ///
     /// # Errors
     /// When the other side does not speak TLS, has not got the certificate asked for, or takes longer than
     /// `patience`.
-    pub async fn accept<S>(&self, stream: S, patience: Duration) -> io::Result<TlsStream<S>>
+    pub async fn accept<S>(&self, stream: S, patience: Duration) -> io::Result<(TlsStream<S>, Option<Certificate>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -116,8 +121,10 @@ impl Tls {
         let accepted = acceptor.accept_with(stream, |connection| connection.set_buffer_limit(Some(BUFFER)));
         let accepted = tokio::time::timeout(patience, accepted).await.unwrap_or_else(|late| Err(late.into()));
         let accepted = accepted.map_err(|error| io::Error::new(error.kind(), format!("no TLS: {error}")))?;
-        current.vouch_again(accepted.get_ref().1).map_err(|error| io::Error::other(format!("not resumed: {error}")))?;
-        Ok(accepted)
+        let connection = accepted.get_ref().1;
+        current.vouch_again(connection).map_err(|error| io::Error::other(format!("not resumed: {error}")))?;
+        let shown = connection.peer_certificates().and_then(<[_]>::first).map(|own| certificate::read(own));
+        Ok((accepted, shown))
     }
 }
 
@@ -169,6 +176,7 @@ impl Current {
         let now = self.config.time_provider.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)?;
         match connection.peer_certificates().and_then(<[_]>::split_first) {
             Some((own, above)) => verifier.verify_client_cert(own, above, now).map(drop),
+            None if !verifier.client_auth_mandatory() => Ok(()),
             None => Err(rustls::Error::NoCertificatesPresented),
         }
     }
@@ -194,6 +202,7 @@ impl Current {
             None => None,
             Some(path) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities(path)?), provider);
+                let verifier = if files.certificate_optional { verifier.allow_unauthenticated() } else { verifier };
                 Some(verifier.build().map_err(|error| file_error(path, error.to_string()))?)
             }
         };

@@ -13,6 +13,7 @@ mod egress;
 mod endpoint;
 mod exchange;
 mod facade;
+mod issuer;
 mod lists;
 mod proof;
 mod redirect;

@@ -23,6 +23,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clients", &["clients"]),
     ("confine", &["confine"]),
     ("metadata", &["oci", "clock", "metadata"]),
+    // Decisions only: it names what they are about.
+    ("access", &["oci", "metadata", "access"]),
     ("blob_store", &["oci", "clock", "blob_store"]),
     ("upstream", &["oci", "clock", "clients", "confine", "upstream"]),
     // Below both use cases, as both need it and one uses the other.
@@ -35,6 +37,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "clock",
             "outcome",
             "clients",
+            "access",
             "metadata",
             "blob_store",
             "upstream",
@@ -45,12 +48,16 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("metrics", &["oci", "outcome", "metrics"]),
+    ("audit", &["oci", "documents", "metrics", "audit"]),
     ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
     ("telemetry", &["telemetry"]),
     // Settings belong to who obeys them; the adapters stay out of reach.
-    ("config", &["oci", "documents", "telemetry", "clients", "upstream", "mirror", "server", "config"]),
+    (
+        "config",
+        &["oci", "documents", "telemetry", "audit", "clients", "access", "upstream", "mirror", "server", "config"],
+    ),
     ("systemd", &["systemd"]),
-    ("server", &["oci", "clock", "outcome", "clients", "blob_store", "metrics", "mirror", "server"]),
+    ("server", &["oci", "clock", "outcome", "clients", "access", "audit", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
     ("admin", &["oci", "documents", "clock", "outcome", "metrics", "graph", "mirror", "server", "admin"]),
     ("daemon", &["*"]),
@@ -72,7 +79,9 @@ const ADAPTERS: [&str; 3] = ["metadata::sled", "blob_store::local", "upstream::h
 
 /// One external crate, one place: the starts of the paths that may name it.
 const PLACES: &[(&str, &[&str])] = &[
-    ("base64", &["upstream"]),
+    ("aws_lc_rs", &["server/authenticate", "server/tls", "upstream/http/trust.rs", "cli/client/tls"]),
+    ("base64", &["upstream", "server/authenticate"]),
+    ("bcrypt", &["server/authenticate/passwords.rs"]),
     ("bytesize", &["config", "cli"]),
     ("clap", &["cli"]),
     ("flate2", &["bundle"]),
@@ -84,8 +93,9 @@ const PLACES: &[(&str, &[&str])] = &[
     ("hyper_util", &["server", "admin", "cli/client"]),
     ("indicatif", &["cli"]),
     ("ipnet", &["clients/forwarded.rs"]),
+    ("jsonwebtoken", &["server/authenticate/tokens.rs"]),
     ("landlock", &["confine.rs"]),
-    ("moka", &["mirror", "upstream"]),
+    ("moka", &["mirror", "upstream", "server/authenticate"]),
     ("oci_spec", &["oci"]),
     ("prometheus_client", &["metrics"]),
     ("psl", &["upstream"]),
@@ -102,7 +112,8 @@ const PLACES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["server/tls", "cli/client/tls"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["telemetry.rs"]),
-    ("zeroize", &["upstream", "config/secret.rs"]),
+    ("x509_parser", &["server/authenticate/certificate.rs"]),
+    ("zeroize", &["upstream", "config/secret.rs", "server/authenticate"]),
 ];
 
 /// What a layer gets from one further down through the one below it: a file, and the one it gets to.
@@ -417,29 +428,51 @@ fn the_example_file_means_the_defaults() {
     assert_eq!(example, defaults);
 }
 
+/// The example with what stands commented in it: tables without a default, whose lines begin with a `#` and no space.
+fn uncommented() -> String {
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if rest.starts_with(|first: char| first == '[' || first.is_ascii_lowercase()) => rest.to_owned(),
+        _ => line.to_owned(),
+    };
+    example().1.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
 #[test]
 fn the_example_file_has_every_key_with_its_default() {
-    let example: toml::Table = toml::from_str(&example().1).expect("TOML");
+    let example: toml::Table = toml::from_str(&uncommented()).expect("TOML");
     let docker_hub = Upstream {
         host: "docker.io".to_owned(),
         url: vec!["https://registry-1.docker.io".to_owned()],
         ..Upstream::default()
     };
-    let defaults = toml::Table::try_from(File { upstream: vec![docker_hub], ..File::default() }).expect("TOML");
-    assert_eq!(example.keys().collect::<Vec<_>>(), defaults.keys().collect::<Vec<_>>());
-    for (section, keys) in &defaults {
-        let (keys, found) = (first_table(keys), first_table(&example[section]));
-        for (key, default) in keys {
-            let typed = found.get(key).unwrap_or_else(|| panic!("{key} is missing in [{section}]"));
-            // A list of one may be written as a string.
-            let listed = toml::Value::Array(vec![typed.clone()]);
-            assert!(typed == default || listed == *default, "[{section}] {key} = {typed}, not {default}");
+    let defaults = toml::Table::try_from(File { upstream: vec![docker_hub], ..File::template() }).expect("TOML");
+    assert_alike("", &example, &defaults);
+}
+
+fn assert_alike(section: &str, example: &toml::Table, defaults: &toml::Table) {
+    assert_eq!(example.keys().collect::<Vec<_>>(), defaults.keys().collect::<Vec<_>>(), "[{section}]");
+    for (key, default) in defaults {
+        let (typed, below) = (&example[key], format!("{section}.{key}"));
+        if let (Some(typed), Some(default)) = (first_table(typed), first_table(default)) {
+            assert_alike(&below, typed, default);
+            continue;
         }
-        assert_eq!(keys.len(), found.len(), "[{section}] has keys that are not known");
+        // A list of one may be written as a string; what has no default has an example.
+        let listed = toml::Value::Array(vec![typed.clone()]);
+        let has_none = ["issuer", "who", "may"].contains(&key.as_str());
+        assert!(has_none || typed == default || listed == *default, "{below} = {typed}, not {default}");
     }
 }
 
 /// A section, or the first of several.
-fn first_table(section: &toml::Value) -> &toml::Table {
-    section.as_array().and_then(|sections| sections.first()).unwrap_or(section).as_table().expect("a section")
+fn first_table(section: &toml::Value) -> Option<&toml::Table> {
+    section.as_array().and_then(|sections| sections.first()).unwrap_or(section).as_table()
+}
+
+#[test]
+fn what_stands_commented_in_the_example_file_is_valid() {
+    let text = format!("{}\n[[upstream]]\nhost = \"registry.example\"\n", uncommented());
+    let home = [("HOME".to_owned(), "/home/someone".to_owned())];
+    Config::parse(Path::new("mirror.toml"), &text, home, Overrides::default())
+        .unwrap_or_else(|error| panic!("{error}"));
 }

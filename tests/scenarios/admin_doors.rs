@@ -133,7 +133,7 @@ fn certificate() -> (Files, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
     let path = |name: &str| -> PathBuf { folder.path().join(name) };
-    let files = Files { cert: path("cert.pem"), key: path("key.pem"), client_ca: None };
+    let files = Files { cert: path("cert.pem"), key: path("key.pem"), client_ca: None, certificate_optional: false };
     std::fs::write(&files.cert, cert.pem()).expect("written");
     std::fs::write(&files.key, signing_key.serialize_pem()).expect("written");
     (files, folder)

@@ -43,7 +43,7 @@ async fn a_large_manifest_that_somebody_has_in_hand_is_in_memory_once() {
     let path = format!("/v2/library/app/manifests/{digest}");
     assert_eq!(mirror.get(&path).await.body.len(), mirror.get(&path).await.body.len());
     let request = Request::parse(&http::Method::GET, &path, None).unwrap();
-    let route = mirror.mirror.route(request.target().unwrap()).unwrap();
+    let route = mirror.mirror.route(request.target().unwrap()).unwrap().for_operator();
     let reference = Reference::Digest(digest.to_string().parse().unwrap());
     let ask = || mirror.mirror.manifest(&route, &reference, AcceptSet::everything());
     let (one, other) = (ask().await.unwrap(), ask().await.unwrap());

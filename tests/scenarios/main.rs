@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod access_callers;
+mod access_mapped;
+mod access_tokens;
 mod admin_doors;
 mod bad_input;
 mod bad_upstream;

@@ -66,7 +66,7 @@ impl Stage {
     fn route(&self, image: &Image) -> Route {
         let path = format!("/v2/{}/manifests/1", image.repository);
         let request = Request::parse(&http::Method::GET, &path, None).unwrap();
-        self.mirror.route(request.target().unwrap()).unwrap()
+        self.mirror.route(request.target().unwrap()).unwrap().for_operator()
     }
 
     async fn manifest(&self, image: &Image, reference: Reference) -> Option<Outcome> {

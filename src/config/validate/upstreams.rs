@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use url::{Host, Url};
 
 use super::Check;
+use crate::access::Access;
 use crate::config::document::nearest;
 use crate::config::{Upstream, file, well_known};
 use crate::mirror::routes::fold_alias;
@@ -104,7 +105,9 @@ impl Check {
         let parallel = self.parallel(&at("parallel"), typed.parallel);
         let connections = (typed.connections > 0).then(|| self.count(&at("connections"), typed.connections));
         let on_missing = self.on_missing(&at("on_missing"), typed);
-        Some(Upstream { host: host?, urls, settings, parallel, connections, on_missing })
+        // Which it is depends on the listeners; nobody gets anything until that is decided.
+        let access = Access::Mapped;
+        Some(Upstream { host: host?, urls, settings, parallel, connections, on_missing, access })
     }
 
     fn on_missing(&mut self, path: &str, typed: &file::Upstream) -> OnMissing {
@@ -227,7 +230,7 @@ impl Check {
     }
 }
 
-fn is_this_machine(url: &Url) -> bool {
+pub(super) fn is_this_machine(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(address)) => IpAddr::V4(address).is_loopback(),

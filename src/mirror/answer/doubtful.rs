@@ -7,7 +7,7 @@
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use crate::clients::{Asker, ClientId};
+use crate::clients::ClientId;
 use crate::metadata::{Location, Membership, Proof};
 use crate::mirror::Mirror;
 use crate::mirror::error::MirrorError;
@@ -36,7 +36,7 @@ impl Mirror {
         let Some(upstream) = self.0.routes.upstream(&location.upstream) else { return };
         let member = stored.member(&location, &digest).filter(|member| member.proof == Proof::Unknown);
         let Some(Membership { descriptor, .. }) = member else { return };
-        let route = Route { location: location.clone(), upstream, namespace: None, asker: Asker::operator() };
+        let route = Route::of_operator(location.clone(), upstream);
         match self.prove(&route, descriptor).await {
             Err(UpstreamErrorClass::NotFound) => self.forget_member(&location, digest).await,
             Err(class) if class.is_outage() => stored.doubts.put_back((location, digest)),

@@ -5,7 +5,7 @@ use moka::sync::Cache;
 
 use crate::clock::Timestamp;
 use crate::metadata::{Location, TagKey};
-use crate::oci::{AcceptSet, Descriptor, Digest, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, Reference, Tag};
 
 /// A tag or digest, and the types that it was asked for with.
 pub(crate) type HeadKey = (Location, Reference, AcceptSet);
@@ -56,6 +56,12 @@ impl Heads {
             Some((key, told_at))
         };
         tags.into_iter().filter_map(still).collect()
+    }
+
+    /// Whether a tag was told to point at this manifest, which is not stored.
+    pub(crate) fn points(&self, location: &Location, tag: &Tag, digest: &Digest) -> bool {
+        let tags = self.pointing.get(&(location.clone(), *digest)).unwrap_or_default();
+        tags.iter().any(|key| key.tag == *tag)
     }
 
     /// What a tag was told to point at, and when.

@@ -48,7 +48,12 @@ impl Folder {
 
     fn files(&self) -> Files {
         let path = |name| self.folder.path().join(name);
-        Files { cert: path("cert.pem"), key: path("key.pem"), client_ca: Some(path("ca.pem")) }
+        Files {
+            cert: path("cert.pem"),
+            key: path("key.pem"),
+            client_ca: Some(path("ca.pem")),
+            certificate_optional: false,
+        }
     }
 
     fn open_to_all(&self) -> Files {
@@ -79,7 +84,7 @@ async fn connect(tls: &Tls, client: &TlsConnector) -> Option<ClientStream<TcpStr
     let name = ServerName::try_from("localhost").expect("a name");
     let server = async {
         let (stream, _) = listener.accept().await.expect("accepted");
-        let mut stream = tls.accept(stream, Duration::from_secs(60)).await.ok()?;
+        let (mut stream, _) = tls.accept(stream, Duration::from_secs(60)).await.ok()?;
         let byte = stream.read_u8().await.ok()?;
         stream.write_u8(byte).await.ok()?;
         stream.flush().await.ok()

@@ -102,6 +102,13 @@ impl Settings {
         self
     }
 
+    /// With further keys of the last upstream beside `docker.io`.
+    pub fn having(mut self, lines: &str) -> Settings {
+        self.more.push_str(lines);
+        self.more.push('\n');
+        self
+    }
+
     /// With the store in a folder of the test's choosing.
     pub fn store_at(mut self, path: &Path) -> Settings {
         self.path = Some(path.to_owned());

@@ -1,0 +1,73 @@
+//! Why something may not be read, told alike for what is stored and what is not.
+
+use super::{Access, Caller};
+use crate::metadata::Location;
+use crate::oci::{ErrorCode, RegistryName};
+
+/// What asks for a name and a password: ours, whatever the upstream.
+const CHALLENGE: &str = "Basic realm=\"registry-mirror\", charset=\"UTF-8\"";
+
+/// A refusal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It takes an identity, and none was shown, or something wrong.
+    #[error("{upstream}: who pulls from it has to log in at this mirror (access = {:?}){}", .access.as_str(), what_was_wrong(*.wrong))]
+    Unidentified {
+        /// What was asked for is there.
+        upstream: RegistryName,
+        /// Its mode.
+        access: Access,
+        /// Whether a login is asked for in the answer.
+        challenges: bool,
+        /// Whether something was shown that is not right.
+        wrong: bool,
+    },
+    /// It takes an identity, and the request came where others could read one.
+    #[error(
+        "{upstream}: who pulls from it has to log in at this mirror, and what is shown here others could read: the \
+         request came neither over TLS nor from a trusted proxy with X-Forwarded-Proto: https"
+    )]
+    Overheard {
+        /// What was asked for is there.
+        upstream: RegistryName,
+    },
+    /// No line allows it to this caller.
+    #[error("{caller} may not pull {location}: {} (access = {:?})", no_line(*.access), .access.as_str())]
+    Denied {
+        /// Who.
+        caller: Caller,
+        /// What.
+        location: Location,
+        /// The mode of the upstream.
+        access: Access,
+    },
+}
+
+fn what_was_wrong(wrong: bool) -> &'static str {
+    if wrong { "; what was shown is not right" } else { "" }
+}
+
+fn no_line(access: Access) -> &'static str {
+    match access {
+        Access::Public | Access::Shared => "no [[access.grant]] names this token for it",
+        Access::PassThrough | Access::Mapped => "no [[access.grant]] allows it",
+    }
+}
+
+impl Refusal {
+    /// The code to answer with.
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Refusal::Unidentified { .. } => ErrorCode::Unauthorized,
+            Refusal::Overheard { .. } | Refusal::Denied { .. } => ErrorCode::Denied,
+        }
+    }
+
+    /// The value of `WWW-Authenticate`, where a login is of use.
+    pub const fn challenge(&self) -> Option<&'static str> {
+        match self {
+            Refusal::Unidentified { challenges: true, .. } => Some(CHALLENGE),
+            _ => None,
+        }
+    }
+}

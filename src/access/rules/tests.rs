@@ -1,0 +1,194 @@
+//! Tables of who may read what.
+
+use super::*;
+use crate::oci::ErrorCode;
+
+const PASSWORDS: Identities = Identities { passwords: true, tokens: false, certificates: false };
+const TOKENS: Identities = Identities { passwords: true, tokens: true, certificates: false };
+const CERTIFICATES: Identities = Identities { passwords: false, tokens: false, certificates: true };
+const ALL: Identities = Identities { passwords: true, tokens: true, certificates: true };
+const NONE: Identities = Identities { passwords: false, tokens: false, certificates: false };
+
+fn location(text: &str) -> Location {
+    let (upstream, repository) = text.split_once('/').expect("a path");
+    Location { upstream: upstream.parse().expect("valid"), repository: repository.parse().expect("valid") }
+}
+
+fn rules(access: Access, identities: Identities, grants: &[(&str, &str)]) -> Rules {
+    let grant = |(n, (who, may)): (usize, &(&str, &str))| Grant {
+        name: (n + 1).to_string().into(),
+        who: who.split(' ').map(|who| who.parse().expect("valid")).collect(),
+        may: may.split(' ').map(|may| may.parse().expect("valid")).collect(),
+    };
+    Rules {
+        modes: ["a.example", "docker.io"].map(|name| (name.parse().expect("valid"), access)).into(),
+        grants: grants.iter().enumerate().map(grant).collect(),
+        identities,
+    }
+}
+
+/// What is decided: the rule, the tags that must lead there, or the status.
+fn decided(rules: &Rules, path: &str, reference: Option<&str>, shown: Shown<'_>) -> String {
+    let reference = reference.map(|text| match text.parse() {
+        Ok(digest) => Reference::Digest(digest),
+        Err(_) => Reference::Tag(text.parse().expect("a tag")),
+    });
+    match rules.decide(Asked { location: &location(path), reference: reference.as_ref() }, shown) {
+        Decision::Granted(permit) => format!("{} {:?}", permit.rule(), permit.caller().map(ToString::to_string)),
+        Decision::ByTag(claim) => format!("by {}", claim.tags().map(Tag::as_str).collect::<Vec<_>>().join(" ")),
+        Decision::Refused(refusal) => {
+            let challenge = if refusal.challenge().is_some() { " with a challenge" } else { "" };
+            format!("{}{challenge}", refusal.code().status().as_u16())
+        }
+    }
+}
+
+fn callers(text: &str) -> Vec<Caller> {
+    text.split_whitespace().map(|caller| caller.parse().expect("a caller")).collect()
+}
+
+#[test]
+fn each_mode_asks_for_what_it_needs_and_no_more() {
+    use Access::{Mapped, PassThrough, Public, Shared};
+    let grants = [("user:ci-* oidc:repo:acme/*", "a.example/acme/** docker.io/**"), ("anonymous", "a.example/open/*")];
+    for (access, identities, who, path, expected) in [
+        (Public, NONE, "", "a.example/acme/app", "public None"),
+        (Public, TOKENS, "", "a.example/acme/app", "public None"),
+        (Public, CERTIFICATES, "cert:x", "a.example/acme/app", "public None"),
+        (Shared, NONE, "", "a.example/acme/app", "shared None"),
+        (Shared, PASSWORDS, "", "a.example/acme/app", "401 with a challenge"),
+        (Shared, PASSWORDS, "", "docker.io/acme/app", "401"),
+        (Shared, PASSWORDS, "user:x", "a.example/acme/app", "shared Some(\"user:x\")"),
+        (Shared, CERTIFICATES, "cert:x", "a.example/acme/app", "shared Some(\"cert:x\")"),
+        (Shared, TOKENS, "oidc:repo:acme/app", "a.example/acme/app", "grant 1 Some(\"oidc:repo:acme/app\")"),
+        (Shared, TOKENS, "oidc:repo:acme/app", "a.example/other/app", "403"),
+        (Shared, TOKENS, "oidc:other", "a.example/acme/app", "403"),
+        (Shared, TOKENS, "oidc:other", "a.example/open/app", "403"),
+        (Shared, TOKENS, "", "a.example/open/app", "401 with a challenge"),
+        (Mapped, NONE, "", "a.example/acme/app", "401"),
+        (Mapped, NONE, "", "a.example/open/app", "grant 2 None"),
+        (Mapped, PASSWORDS, "", "a.example/acme/app", "401 with a challenge"),
+        (Mapped, PASSWORDS, "", "docker.io/acme/app", "401"),
+        (Mapped, PASSWORDS, "user:ci-1", "a.example/acme/app", "grant 1 Some(\"user:ci-1\")"),
+        (Mapped, PASSWORDS, "user:ci-1", "docker.io/acme/app", "grant 1 Some(\"user:ci-1\")"),
+        (Mapped, PASSWORDS, "user:ci-1", "a.example/other/app", "403"),
+        (Mapped, PASSWORDS, "user:x", "a.example/acme/app", "403"),
+        (Mapped, PASSWORDS, "user:x", "a.example/open/app", "grant 2 Some(\"user:x\")"),
+        (Mapped, PASSWORDS, "", "a.example/open/app", "grant 2 None"),
+        (Mapped, CERTIFICATES, "cert:ci-1", "a.example/acme/app", "403"),
+        (Mapped, ALL, "cert:x user:ci-1", "a.example/acme/app", "grant 1 Some(\"user:ci-1\")"),
+        (Mapped, ALL, "", "a.example/open/app", "401 with a challenge"),
+        (Mapped, ALL, "oidc:other", "a.example/open/app", "403"),
+        (Mapped, ALL, "cert:x", "a.example/open/app", "grant 2 Some(\"cert:x\")"),
+        (Public, ALL, "", "a.example/acme/app", "401 with a challenge"),
+        (Public, ALL, "", "docker.io/acme/app", "401"),
+        (Public, ALL, "cert:x", "a.example/acme/app", "public Some(\"cert:x\")"),
+        (Public, ALL, "oidc:repo:acme/app", "a.example/acme/app", "public Some(\"oidc:repo:acme/app\")"),
+        (Public, ALL, "oidc:other", "a.example/acme/app", "403"),
+        (PassThrough, NONE, "", "a.example/acme/app", "401"),
+    ] {
+        let (rules, callers) = (rules(access, identities, &grants), callers(who));
+        let shown = Shown { callers: &callers, ..Shown::default() };
+        let found = decided(&rules, path, Some("1"), shown);
+        assert_eq!(found, expected, "{access:?} {identities:?} {who:?} {path}");
+    }
+    let unknown = decided(&rules(Public, NONE, &[]), "other.example/a", None, Shown::default());
+    assert_eq!(unknown, "401", "an upstream without a mode gives nothing to anybody");
+}
+
+#[test]
+fn what_is_wrong_counts_for_nothing_and_what_others_could_read_is_not_asked_for() {
+    let rules = rules(Access::Mapped, PASSWORDS, &[("anonymous", "a.example/open/*")]);
+    let wrong = Shown { wrong: true, ..Shown::default() };
+    let overheard = Shown { overheard: true, ..Shown::default() };
+    for (path, shown, expected) in [
+        ("a.example/acme/app", wrong, "401 with a challenge"),
+        ("docker.io/acme/app", wrong, "401"),
+        ("a.example/open/app", wrong, "grant 1 None"),
+        ("a.example/acme/app", overheard, "403"),
+        ("a.example/open/app", overheard, "grant 1 None"),
+    ] {
+        assert_eq!(decided(&rules, path, Some("1"), shown), expected, "{path} {shown:?}");
+    }
+}
+
+#[test]
+fn a_grant_of_a_tag_is_one_of_what_it_leads_to_and_of_nothing_else() {
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let grants = [("user:x", "a.example/app:1"), ("user:x", "a.example/app:2 a.example/whole")];
+    let (rules, callers) = (rules(Access::Mapped, PASSWORDS, &grants), callers("user:x"));
+    let shown = Shown { callers: &callers, ..Shown::default() };
+    for (path, reference, expected) in [
+        ("a.example/app", Some("1"), "grant 1 Some(\"user:x\")"),
+        ("a.example/app", Some("2"), "grant 2 Some(\"user:x\")"),
+        ("a.example/app", Some("3"), "403"),
+        ("a.example/app", None, "403"),
+        ("a.example/app", Some(digest.as_str()), "by 1 2"),
+        ("a.example/whole", Some(digest.as_str()), "grant 2 Some(\"user:x\")"),
+        ("a.example/other", Some(digest.as_str()), "403"),
+    ] {
+        assert_eq!(decided(&rules, path, reference, shown), expected, "{path} {reference:?}");
+    }
+    let reference = Reference::Digest(digest.parse().expect("a digest"));
+    let asked = Asked { location: &location("a.example/app"), reference: Some(&reference) };
+    let Decision::ByTag(claim) = rules.decide(asked, shown) else { panic!("by a tag") };
+    assert_eq!(claim.led_by(&"2".parse().expect("a tag")).expect("it is one").rule().to_string(), "grant 2");
+    assert_eq!(claim.led_by(&"3".parse().expect("a tag")).expect_err("it is none").code(), ErrorCode::Denied);
+    assert_eq!(claim.refused().code(), ErrorCode::Denied);
+}
+
+#[test]
+fn a_greeting_tells_whoever_logs_in_the_truth() {
+    use Access::{Mapped, Public, Shared};
+    let grants = [("oidc:repo:acme/*", "a.example/**")];
+    for (access, identities, upstream, who, wrong, expected) in [
+        (Public, NONE, "a.example", "", false, "welcome"),
+        (Public, TOKENS, "a.example", "", false, "welcome"),
+        (Public, TOKENS, "a.example", "", true, "welcome"),
+        (Public, ALL, "a.example", "", false, "401 with a challenge"),
+        (Public, ALL, "a.example", "cert:x", false, "welcome"),
+        (Public, ALL, "a.example", "oidc:other", false, "401 with a challenge"),
+        (Shared, NONE, "a.example", "", false, "welcome"),
+        (Shared, CERTIFICATES, "a.example", "", false, "welcome"),
+        (Shared, PASSWORDS, "a.example", "", false, "401 with a challenge"),
+        (Shared, PASSWORDS, "a.example", "user:x", false, "welcome"),
+        (Shared, PASSWORDS, "a.example", "", true, "401 with a challenge"),
+        (Shared, TOKENS, "a.example", "oidc:other", false, "401 with a challenge"),
+        (Shared, TOKENS, "a.example", "oidc:repo:acme/app", false, "welcome"),
+        (Mapped, NONE, "a.example", "", false, "welcome"),
+        (Mapped, PASSWORDS, "a.example", "", false, "401 with a challenge"),
+        (Mapped, PASSWORDS, "docker.io", "", false, "401"),
+        (Mapped, PASSWORDS, "a.example", "user:x", false, "welcome"),
+        (Mapped, TOKENS, "a.example", "oidc:other", false, "welcome"),
+    ] {
+        let (rules, callers) = (rules(access, identities, &grants), callers(who));
+        let greeted =
+            rules.greet(&upstream.parse().expect("valid"), Shown { callers: &callers, wrong, overheard: false });
+        let found = match greeted {
+            Ok(()) => "welcome",
+            Err(refusal) if refusal.challenge().is_some() => "401 with a challenge",
+            Err(_) => "401",
+        };
+        assert_eq!(found, expected, "{access:?} {identities:?} {upstream} {who:?} {wrong}");
+    }
+}
+
+#[test]
+fn an_explanation_names_the_line_that_decides() {
+    let grants = [("user:ci-*", "a.example/acme/**"), ("anonymous", "a.example/open/*"), ("user:x", "a.example/app:1")];
+    let rules = rules(Access::Mapped, PASSWORDS, &grants);
+    for (caller, path, allowed, grant) in [
+        ("user:ci-1", "a.example/acme/app", true, Some(0)),
+        ("user:ci-1", "a.example/open/app", true, Some(1)),
+        ("anonymous", "a.example/open/app", true, Some(1)),
+        ("user:ci-1", "a.example/app", false, None),
+        ("user:x", "a.example/app", true, Some(2)),
+        ("anonymous", "a.example/acme/app", false, None),
+    ] {
+        let reference = Reference::Tag("1".parse().expect("a tag"));
+        let asked = Asked { location: &location(path), reference: Some(&reference) };
+        let found = rules.explain(asked, &caller.parse().expect("a caller"));
+        assert_eq!((found.allowed, found.grant), (allowed, grant), "{caller} {path}: {}", found.how);
+        assert!(!found.how.is_empty());
+    }
+}

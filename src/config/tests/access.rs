@@ -1,0 +1,145 @@
+//! The rules of `[access]` and of the modes of upstreams.
+
+use super::{broken, parse, valid};
+use crate::access::Access;
+
+const PRIVATE: &str = "[[upstream]]\nhost = \"a.example\"\nauth = \"file:/secret\"\n";
+
+fn modes(text: &str) -> Vec<Access> {
+    valid(text).upstreams.iter().take(2).map(|upstream| upstream.access).collect()
+}
+
+#[test]
+fn without_a_word_an_upstream_is_public_or_with_credentials_shared_on_loopback() {
+    assert_eq!(modes(""), [Access::Public; 2]);
+    assert_eq!(modes(PRIVATE), [Access::Shared, Access::Public]);
+    assert_eq!(modes(&format!("{PRIVATE}access = \"mapped\"")), [Access::Mapped, Access::Public]);
+    let certificate = "[[upstream]]\nhost = \"a.example\"\nclient_cert = \"/c\"\nclient_key = \"/k\"\n";
+    assert_eq!(modes(certificate), [Access::Shared, Access::Public]);
+    assert!(broken(&format!("{PRIVATE}access = \"maped\"")).contains("did you mean \"mapped\"?"));
+}
+
+#[test]
+fn with_credentials_and_a_listener_that_others_reach_it_has_to_be_said_and_the_choices_are_shown() {
+    for reached in [
+        "listen = \"0.0.0.0:5000\"",
+        "listen = [\"127.0.0.1:5000\", \"[::]:5001\"]",
+        "trusted_proxies = [\"127.0.0.1\"]",
+    ] {
+        let server = format!("[server]\n{reached}\n");
+        let error = broken(&format!("{server}{PRIVATE}"));
+        assert!(error.contains("a.example") && error.contains("it is not said who may pull"), "{error}");
+        for access in Access::ALL {
+            assert!(error.contains(&format!("access = \"{}\"", access.as_str())), "{error}");
+        }
+        for said in ["shared", "mapped"] {
+            valid(&format!("{server}{PRIVATE}access = \"{said}\""));
+        }
+        valid(&format!("{server}[[upstream]]\nhost = \"a.example\"\n"));
+    }
+    let open = valid(&format!("server.listen = \"0.0.0.0:5000\"\n{PRIVATE}access = \"shared\""));
+    assert!(open.warnings().iter().any(|warning| warning.starts_with("everyone who reaches 0.0.0.0:5000")));
+    let closed = "server.tls = { cert = \"/c\", key = \"/k\", client_ca = \"/ca\" }\n";
+    let closed = valid(&format!("server.listen = \"0.0.0.0:5000\"\n{closed}{PRIVATE}access = \"shared\""));
+    assert!(closed.warnings().iter().all(|warning| !warning.starts_with("everyone")), "{:?}", closed.warnings());
+    assert!(valid(PRIVATE).warnings().is_empty());
+}
+
+#[test]
+fn what_callers_show_is_shown_where_nobody_else_reads_it() {
+    let passwords = "access.htpasswd = \"/users\"\n";
+    let tokens = "access.oidc = [{ issuer = \"https://issuer.example\" }]\n";
+    for shown in [passwords, tokens] {
+        let error = broken(&format!("server.listen = \"0.0.0.0:5000\"\n{shown}"));
+        assert!(error.contains("would be read by others") && error.contains("0.0.0.0:5000"), "{error}");
+        valid(shown);
+        valid(&format!("server.listen = \"0.0.0.0:5000\"\nserver.trusted_proxies = [\"10.0.0.0/8\"]\n{shown}"));
+        valid(&format!("server.listen = \"0.0.0.0:5000\"\nserver.tls = {{ cert = \"/c\", key = \"/k\" }}\n{shown}"));
+    }
+}
+
+#[test]
+fn issuers_have_addresses_and_where_they_are_several_names() {
+    let issuer = |keys: &str| format!("[[access.oidc]]\n{keys}\n");
+    for wrong in [
+        "",
+        "issuer = \"http://issuer.example\"",
+        "issuer = \"issuer.example\"",
+        "issuer = \"https://issuer.example?x\"",
+        "issuer = \"https://issuer.example\"\naudience = \"\"",
+        "issuer = \"https://issuer.example\"\nname = \"a:b\"",
+    ] {
+        assert!(parse(&issuer(wrong)).is_err(), "{wrong}");
+    }
+    valid(&issuer("issuer = \"http://127.0.0.1:1\""));
+    let two = |first: &str, second: &str, who: &str| {
+        let one = issuer(&format!("issuer = \"https://one.example\"\nname = \"{first}\""));
+        let two = issuer(&format!("issuer = \"https://two.example\"\nname = \"{second}\""));
+        parse(&format!("{one}{two}[[access.grant]]\nwho = \"{who}\"\nmay = \"**\"\n"))
+    };
+    assert!(two("a", "b", "oidc:a:x").is_ok());
+    for (first, second, who) in
+        [("", "b", "oidc:b:x"), ("a", "a", "oidc:a:x"), ("a", "b", "oidc:x"), ("a", "b", "oidc:*:x")]
+    {
+        assert!(two(first, second, who).is_err(), "{first} {second} {who}");
+    }
+    assert_eq!(valid(&issuer("issuer = \"https://issuer.example\"")).callers.issuers[0].audience, "registry-mirror");
+}
+
+#[test]
+fn a_grant_says_who_and_what_in_words_that_mean_something() {
+    let grant = |keys: &str| format!("[[access.grant]]\n{keys}\n[[upstream]]\nhost = \"a.example\"\n");
+    for (wrong, says) in [
+        ("who = \"user:x\"", "without may"),
+        ("may = \"a.example/x\"", "without who"),
+        ("who = \"x\"\nmay = \"a.example/x\"", "neither anonymous nor"),
+        ("who = \"user:x\"\nmay = \"a.example\"", "not host/repository"),
+        ("who = \"user:x\"\nmay = \"a.exampl/x\"", "did you mean a.example?"),
+        ("who = \"user:x\"\nmay = \"a.example/x:*\"", "not host/repository"),
+        ("name = \"2\"\nwho = \"user:x\"\nmay = \"a.example/x\"", "is a number"),
+        ("whom = \"user:x\"", "unknown key `whom` in [[access.grant]]"),
+    ] {
+        let error = broken(&grant(wrong));
+        assert!(error.contains(says), "{wrong}: {error}");
+    }
+    let config = valid(&grant("who = [\"user:x\", \"anonymous\"]\nmay = [\"a.example/x:1\", \"**\"]"));
+    assert_eq!(config.callers.grants[0].name.as_ref(), "1");
+    // As requests are matched.
+    for (typed, meant) in [
+        ("docker.io/app", "docker.io/library/app"),
+        ("index.docker.io/app:1", "docker.io/library/app:1"),
+        ("registry-1.docker.io/acme/*", "docker.io/acme/*"),
+        ("docker.io/**", "docker.io/**"),
+    ] {
+        let config = valid(&grant(&format!("who = \"user:x\"\nmay = \"{typed}\"")));
+        assert_eq!(config.callers.grants[0].may, [meant.parse().expect("valid")], "{typed}");
+    }
+}
+
+#[test]
+fn what_leaves_somebody_outside_is_worth_a_warning() {
+    let mapped = "[[upstream]]\nhost = \"a.example\"\naccess = \"mapped\"\n";
+    let warned = |text: &str, of: &str| valid(text).warnings().iter().any(|warning| warning.contains(of));
+    assert!(warned(mapped, "nobody can pull from a.example"));
+    let passwords = "access.htpasswd = \"/users\"\n";
+    assert!(!warned(&format!("{passwords}{mapped}"), "nobody can pull"));
+    assert!(warned(&format!("{passwords}{mapped}"), "listen = [\"127.0.0.1:5001=a.example\"]"));
+    let own = "server.listen = [\"127.0.0.1:5000\", \"127.0.0.1:5001=a.example\"]\n";
+    assert!(valid(&format!("{own}{passwords}{mapped}")).warnings().is_empty());
+}
+
+#[test]
+fn where_clients_say_who_they_are_operators_do_too() {
+    assert!(!valid("").asks_who_clients_are());
+    for asks in ["access.htpasswd = \"/users\"", "access.oidc = [{ issuer = \"https://a.example\" }]"] {
+        assert!(valid(asks).asks_who_clients_are(), "{asks}");
+    }
+    assert!(valid("[[upstream]]\nhost = \"a.example\"\naccess = \"mapped\"").asks_who_clients_are());
+}
+
+#[test]
+fn a_grant_of_an_upstream_lives_five_minutes_at_most() {
+    assert_eq!(valid("").callers.grant_ttl.as_secs(), 120);
+    valid("access.grant_ttl = \"1s\"");
+    assert!(broken("access.grant_ttl = \"6m\"").contains("more than 5 minutes"));
+}

@@ -1,0 +1,34 @@
+//! What a tag leads to, as far as it is known here: for those who may read a tag and nothing else of a repository.
+
+use crate::graph::image::{Image, Platforms, parts};
+use crate::metadata::Location;
+use crate::mirror::Mirror;
+use crate::oci::{Digest, Tag};
+
+impl Mirror {
+    /// The first of `tags` that leads to this content: as its manifest, or as something below that. Nobody is asked.
+    pub async fn tag_that_leads(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<Tag> {
+        let heads = &self.0.answers.tags.heads;
+        if let Some(tag) = tags.iter().find(|tag| heads.points(location, tag, &digest)) {
+            return Some(tag.clone());
+        }
+        let location = location.clone();
+        let led = self.0.graph.ask(move |graph| {
+            for tag in tags {
+                let records = graph.metadata().tag_records(&location, &tag)?.into_iter();
+                let mut manifests: Vec<_> = records.map(|(_, record)| record.descriptor).collect();
+                let frozen = graph.metadata().frozen(&location, &tag)?;
+                manifests.extend(frozen.and_then(|frozen| graph.member(&location, &frozen)));
+                let leads = |image: &Image| parts(image, &Platforms::All).iter().any(|part| part.digest == digest);
+                if manifests.into_iter().any(|manifest| leads(&graph.image(Some(&location), manifest))) {
+                    return Ok(Some(tag));
+                }
+            }
+            Ok(None)
+        });
+        led.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "not known what a tag leads to, so nothing is given by it");
+            None
+        })
+    }
+}

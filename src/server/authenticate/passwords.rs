@@ -1,0 +1,146 @@
+//! Passwords: a file of users as `htpasswd -B` writes it, and the few threads that check them.
+//!
+//! A check costs a good part of a second, on purpose. So few are under way at once, and who asks for many waits
+//! behind himself. A user that there is not takes as long as a wrong password.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bcrypt::HashParts;
+
+use crate::clients::{ClientId, Turn, Turns};
+
+/// The largest file that is read, in bytes.
+const LARGEST: u64 = 16 << 20;
+/// How long to wait for a turn.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Checks at a time, at most.
+const MOST: usize = 4;
+
+/// The users of a file.
+pub struct Passwords {
+    users: Arc<HashMap<String, Box<str>>>,
+    /// What a user is compared with who is none.
+    nobody: Box<str>,
+    turns: Turns,
+}
+
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Passwords").field("users", &self.users.len()).finish_non_exhaustive()
+    }
+}
+
+/// Why a file is of no use. Never quotes from it.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordsError {
+    /// It cannot be read.
+    #[error("the file {} cannot be read: {source}", path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A line is none of `htpasswd -B`.
+    #[error("line {line} of the file {} is not a user, a colon and a bcrypt hash ($2y$…): htpasswd -B writes them", path.display())]
+    Line {
+        /// Which.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+}
+
+impl Passwords {
+    /// Reads a file: a user, a colon and a hash on each line, empty lines and those that begin with `#` apart. Of two
+    /// lines for a user the first counts.
+    ///
+    /// # Errors
+    /// [`PasswordsError`].
+    pub fn read(path: &Path) -> Result<Passwords, PasswordsError> {
+        let unreadable = |source| PasswordsError::Unreadable { path: path.to_owned(), source };
+        let mut text = zeroize::Zeroizing::new(String::new());
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        std::io::Read::read_to_string(&mut std::io::Read::take(file, LARGEST), &mut text).map_err(unreadable)?;
+        let mut users = HashMap::new();
+        let mut cost = bcrypt::DEFAULT_COST;
+        for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
+        {
+            let entry = line.trim_end().split_once(':').filter(|(user, _)| !user.is_empty());
+            let entry = entry.and_then(|(user, hash)| Some((user, hash, hash.parse::<HashParts>().ok()?)));
+            let (user, hash, parts) =
+                entry.ok_or_else(|| PasswordsError::Line { path: path.to_owned(), line: n + 1 })?;
+            cost = if users.is_empty() { parts.get_cost() } else { cost.max(parts.get_cost()) };
+            users.entry(user.to_owned()).or_insert_with(|| hash.into());
+        }
+        // A hash of nothing: no password has it.
+        let nobody = format!("$2y${cost:02}${}{}", ".".repeat(22), ".".repeat(31)).into();
+        let most = std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, MOST));
+        Ok(Passwords { users: Arc::new(users), nobody, turns: Turns::new(most) })
+    }
+
+    /// A turn to have a password checked; `None` when that takes too long.
+    pub(super) async fn turn(&self, client: ClientId) -> Option<Turn> {
+        tokio::time::timeout(PATIENCE, self.turns.take(client)).await.ok().flatten()
+    }
+
+    /// Whether this is the password of the user.
+    pub(super) async fn are(&self, user: &str, password: &str, turn: Turn) -> bool {
+        let (known, hash) = match self.users.get(user) {
+            Some(hash) => (true, hash.clone()),
+            None => (false, self.nobody.clone()),
+        };
+        let password = zeroize::Zeroizing::new(password.to_owned());
+        let check = move || {
+            let right = bcrypt::verify(password.as_bytes(), &hash);
+            // A check that nobody waits for any more keeps its turn until it has ended.
+            drop(turn);
+            known && right.unwrap_or(false)
+        };
+        tokio::task::spawn_blocking(check).await.unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Passwords, String> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("users");
+        std::fs::write(&path, text).expect("written");
+        Passwords::read(&path).map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn the_password_of_a_user_is_right_and_everything_else_is_wrong() {
+        let hash = bcrypt::hash("secret", 4).expect("a hash");
+        let passwords = read(&format!("# users\n\nann:{hash}\nbob:{}\n", hash.replace("$2b$", "$2y$"))).expect("valid");
+        for (user, password, expected) in [
+            ("ann", "secret", true),
+            ("bob", "secret", true),
+            ("ann", "Secret", false),
+            ("ann", "", false),
+            ("eve", "secret", false),
+            ("", "", false),
+        ] {
+            let turn = passwords.turn(ClientId::Operator).await.expect("nobody waits");
+            assert_eq!(passwords.are(user, password, turn).await, expected, "{user} {password}");
+        }
+    }
+
+    #[test]
+    fn other_hashes_than_bcrypt_are_refused_and_not_quoted() {
+        for line in
+            ["ann:$apr1$hunter2$x", "ann:{SHA}hunter2", "ann:hunter2", "hunter2", ":$2y$04$x", "ann:$2y$04$hunter2"]
+        {
+            let error = read(&format!("# users\n{line}\n")).expect_err("not bcrypt");
+            assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
+        }
+        assert!(Passwords::read(Path::new("/nonexistent")).is_err());
+    }
+}

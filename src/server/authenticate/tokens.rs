@@ -1,0 +1,252 @@
+//! Tokens of OIDC issuers (RFC 7519), judged by the keys that each issuer publishes.
+//!
+//! Algorithms are those of public keys, and a key is used for its own alone. Keys are fetched once for all who
+//! wait, at most once in [`COOL_DOWN`]; keys that cannot be fetched anew stay good for a day.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, dangerous};
+use parking_lot::Mutex;
+use serde::Deserialize;
+
+use super::Unjudged;
+use crate::clock::Timestamp;
+
+/// What signatures are made with.
+const ALGORITHMS: [Algorithm; 9] = [
+    Algorithm::RS256,
+    Algorithm::RS384,
+    Algorithm::RS512,
+    Algorithm::PS256,
+    Algorithm::PS384,
+    Algorithm::PS512,
+    Algorithm::ES256,
+    Algorithm::ES384,
+    Algorithm::EdDSA,
+];
+/// How far clocks may be apart.
+const LEEWAY: Duration = Duration::from_secs(60);
+/// How long keys are used without a look at new ones.
+const FRESH: Duration = Duration::from_secs(3600);
+/// How long they are used when no new ones can be had.
+const STALE: Duration = Duration::from_secs(86_400);
+/// How long no keys are fetched after an attempt.
+const COOL_DOWN: Duration = Duration::from_secs(30);
+/// How long fetching them may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Keys of an issuer that are looked at.
+const MOST_KEYS: usize = 100;
+/// A longer token is none, in bytes.
+const LONGEST: usize = 16 << 10;
+
+/// Whose tokens count, and what for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// What it is called in grants, where issuers have names.
+    pub name: Option<Arc<str>>,
+    /// The claim `iss`, and the address where its description is.
+    pub issuer: String,
+    /// What a token must be for.
+    pub audience: String,
+}
+
+/// Fetches the keys of an issuer: JSON (RFC 7517), or why not.
+pub type FetchKeys = Arc<dyn Fn() -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
+
+/// What a token that is right says.
+pub(super) struct Claims {
+    /// `sub`, behind the name of the issuer.
+    pub(super) caller: Arc<str>,
+    pub(super) until: Timestamp,
+}
+
+/// All issuers.
+pub(super) struct Tokens(Vec<Keyring>);
+
+struct Keyring {
+    issuer: Issuer,
+    fetch: FetchKeys,
+    keys: Mutex<Keys>,
+    /// Held by whoever fetches them.
+    fetching: tokio::sync::Mutex<()>,
+}
+
+#[derive(Clone, Default)]
+struct Keys {
+    keys: Arc<Vec<Key>>,
+    fetched_at: Option<Timestamp>,
+    tried_at: Option<Timestamp>,
+}
+
+impl Keys {
+    fn is_within(at: Option<Timestamp>, time: Duration, now: Timestamp) -> bool {
+        at.and_then(|at| at.age(now)).is_some_and(|age| age < time)
+    }
+
+    /// The key for a token; without a name it is the only one that fits.
+    fn find(&self, kid: Option<&str>, algorithm: Algorithm) -> Option<&Key> {
+        let mut fitting = self.keys.iter().filter(|key| key.fits(algorithm));
+        match kid {
+            Some(kid) => fitting.find(|key| key.name.as_deref() == Some(kid)),
+            None => fitting.next().filter(|_| fitting.next().is_none()),
+        }
+    }
+}
+
+/// A key of an issuer.
+#[derive(Clone)]
+struct Key {
+    name: Option<String>,
+    /// The one algorithm that it is for, where it says so.
+    algorithm: Option<String>,
+    key: DecodingKey,
+}
+
+impl Key {
+    /// `None` for one of a kind that we do not know, or that is not for signatures.
+    fn read(published: serde_json::Value) -> Option<Key> {
+        let published: Jwk = serde_json::from_value(published).ok()?;
+        let key = DecodingKey::from_jwk(&published).ok()?;
+        let common = published.common;
+        let is_for_signatures = common.public_key_use.is_none_or(|for_what| for_what == PublicKeyUse::Signature);
+        let algorithm = common.key_algorithm.map(|algorithm| algorithm.to_string());
+        is_for_signatures.then_some(Key { name: common.key_id, algorithm, key })
+    }
+
+    /// Whether signatures of this algorithm are made with it.
+    fn fits(&self, algorithm: Algorithm) -> bool {
+        let own = self.algorithm.as_ref().is_none_or(|own| *own == format!("{algorithm:?}"));
+        own && self.key.family().algorithms().contains(&algorithm)
+    }
+}
+
+#[derive(Deserialize)]
+struct Named {
+    iss: String,
+}
+
+#[derive(Deserialize)]
+struct Said {
+    sub: String,
+    exp: f64,
+    nbf: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct Published {
+    keys: Vec<serde_json::Value>,
+}
+
+impl fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|ring| &ring.issuer)).finish()
+    }
+}
+
+impl Tokens {
+    pub(super) fn new(issuers: Vec<(Issuer, FetchKeys)>) -> Tokens {
+        let ring = |(issuer, fetch)| Keyring {
+            issuer,
+            fetch,
+            keys: Mutex::default(),
+            fetching: tokio::sync::Mutex::default(),
+        };
+        Tokens(issuers.into_iter().map(ring).collect())
+    }
+
+    /// Whether there is no issuer.
+    pub(super) fn are_none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this says that it is a token of one of the issuers.
+    pub(super) fn are_of_an_issuer(&self, token: &str) -> bool {
+        !self.are_none() && self.ring(token).is_some()
+    }
+
+    fn ring(&self, token: &str) -> Option<&Keyring> {
+        if token.len() > LONGEST || token.matches('.').count() != 2 {
+            return None;
+        }
+        let Named { iss } = dangerous::insecure_decode_claims(token).ok()?;
+        self.0.iter().find(|ring| ring.issuer.issuer == iss)
+    }
+
+    /// What a token says, if it is right.
+    ///
+    /// # Errors
+    /// [`Unjudged::NoKeys`].
+    pub(super) async fn judge(&self, token: &str, now: Timestamp) -> Result<Option<Claims>, Unjudged> {
+        let Some(ring) = self.ring(token) else { return Ok(None) };
+        let Ok(header) = jsonwebtoken::decode_header(token) else { return Ok(None) };
+        if !ALGORITHMS.contains(&header.alg) {
+            return Ok(None);
+        }
+        let Some(key) = ring.key(header.kid.as_deref(), header.alg, now).await? else { return Ok(None) };
+        Ok(claims(&ring.issuer, token, &key, header.alg, now))
+    }
+}
+
+impl Keyring {
+    async fn key(&self, kid: Option<&str>, algorithm: Algorithm, now: Timestamp) -> Result<Option<Key>, Unjudged> {
+        let mut keys = self.keys.lock().clone();
+        let good = |keys: &Keys| Keys::is_within(keys.fetched_at, FRESH, now) && keys.find(kid, algorithm).is_some();
+        if !good(&keys) {
+            let fetched = tokio::time::timeout(PATIENCE, self.fetched(&good, now)).await;
+            keys = fetched.unwrap_or_else(|_| self.keys.lock().clone());
+        }
+        if !Keys::is_within(keys.fetched_at, STALE, now) {
+            return Err(Unjudged::NoKeys(self.issuer.issuer.clone()));
+        }
+        Ok(keys.find(kid, algorithm).cloned())
+    }
+
+    /// The keys after one attempt to fetch them, or none if there was one a moment ago.
+    async fn fetched(&self, good: &impl Fn(&Keys) -> bool, now: Timestamp) -> Keys {
+        let _fetching = self.fetching.lock().await;
+        let keys = self.keys.lock().clone();
+        if good(&keys) || Keys::is_within(keys.tried_at, COOL_DOWN, now) {
+            return keys;
+        }
+        self.keys.lock().tried_at = Some(now);
+        let published = (self.fetch)().await.and_then(|found| {
+            serde_json::from_slice::<Published>(&found).map_err(|error| format!("its keys cannot be read: {error}"))
+        });
+        match published {
+            Ok(Published { keys }) => {
+                // Those of a kind that we do not know are left out.
+                let known = keys.into_iter().take(MOST_KEYS).filter_map(Key::read);
+                let keys = Keys { keys: Arc::new(known.collect()), fetched_at: Some(now), tried_at: Some(now) };
+                *self.keys.lock() = keys.clone();
+                keys
+            }
+            Err(error) => {
+                tracing::warn!(issuer = %self.issuer.issuer, error, "the keys of an issuer cannot be had");
+                self.keys.lock().clone()
+            }
+        }
+    }
+}
+
+/// What a token says that is signed with this key, for us, and now.
+fn claims(issuer: &Issuer, token: &str, key: &Key, algorithm: Algorithm, now: Timestamp) -> Option<Claims> {
+    let mut validation = Validation::new(algorithm);
+    validation.set_audience(&[&issuer.audience]);
+    validation.set_issuer(&[&issuer.issuer]);
+    validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+    // By our own clock, below.
+    validation.validate_exp = false;
+    let Said { sub, exp, nbf } = jsonwebtoken::decode(token, &key.key, &validation).ok()?.claims;
+    let at = |seconds: f64| Timestamp((seconds.clamp(0.0, 1e13) * 1000.0) as u64);
+    let until = at(exp).plus(LEEWAY);
+    if sub.is_empty() || now >= until || nbf.is_some_and(|nbf| now.plus(LEEWAY) < at(nbf)) {
+        return None;
+    }
+    let caller = issuer.name.as_ref().map_or_else(|| sub.as_str().into(), |name| format!("{name}:{sub}").into());
+    Some(Claims { caller, until })
+}

@@ -1,0 +1,164 @@
+//! Tokens of an issuer, whose keys are where its description says.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use rcgen::KeyPair;
+use scripted_registry::client::{self, Response};
+use scripted_registry::{Match, Registry, Rule, noise};
+use serde_json::{Value, json};
+
+use crate::access_mapped::basic;
+use crate::support::mirror::{Settings, TestMirror};
+
+const NOW: u64 = 1_700_000_000;
+
+/// An issuer with one key.
+struct Issuer {
+    registry: Registry,
+    key: KeyPair,
+}
+
+fn base64url(bytes: &[u8]) -> String {
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes)
+}
+
+impl Issuer {
+    async fn start() -> Issuer {
+        let issuer = Issuer { registry: Registry::start().await, key: KeyPair::generate().expect("a key") };
+        issuer.publish("1");
+        issuer
+    }
+
+    fn url(&self) -> String {
+        self.registry.url()
+    }
+
+    /// Publishes the key under this name, and no other.
+    fn publish(&self, name: &str) {
+        self.registry.clear_rules();
+        let url = self.url();
+        let description = json!({ "issuer": url, "jwks_uri": format!("{url}/keys") }).to_string();
+        let point = self.key.public_key_raw();
+        let key = json!({
+            "kty": "EC", "crv": "P-256", "kid": name, "use": "sig", "alg": "ES256",
+            "x": base64url(&point[1..33]), "y": base64url(&point[33..]),
+        });
+        let keys = json!({ "keys": [{ "kty": "of tomorrow", "kid": "0" }, key] }).to_string();
+        for (path, body) in [("/.well-known/openid-configuration", description), ("/keys", keys)] {
+            let rule = Rule::on(Match::when(move |request| request.path == path));
+            self.registry.rule(rule.answer(200, "application/json", body).before_auth());
+        }
+    }
+
+    fn token(&self, kid: &str, claims: &Value) -> String {
+        let header = Header { kid: Some(kid.to_owned()), ..Header::new(Algorithm::ES256) };
+        encode(&header, claims, &EncodingKey::from_ec_der(&self.key.serialize_der())).expect("signed")
+    }
+
+    fn claims(&self, subject: &str) -> Value {
+        json!({ "iss": self.url(), "aud": ["other", "registry-mirror"], "sub": subject, "exp": NOW + 600 })
+    }
+
+    fn fetched(&self) -> usize {
+        self.registry.count(|request| request.path == "/keys")
+    }
+}
+
+async fn ask(mirror: &TestMirror, shown: &str) -> Response {
+    client::get(mirror.address, "/v2/acme/app/manifests/1?ns=a.example", &[("Authorization", shown)]).await
+}
+
+async fn mirror(registry: &Registry, issuer: &Issuer) -> TestMirror {
+    let lines = format!(
+        "access.oidc = [{{ issuer = \"{}\" }}]\n\
+         access.grant = [{{ who = \"oidc:repo:acme/*\", may = \"a.example/acme/**\" }}]",
+        issuer.url()
+    );
+    let settings = Settings::of(registry).config(&lines).and("a.example", registry).having("access = \"mapped\"");
+    settings.start().await
+}
+
+#[tokio::test]
+async fn a_token_that_is_signed_for_us_and_in_time_is_a_caller_and_no_other_is() {
+    let registry = Registry::start().await;
+    registry.add_image("acme/app", "1", &[noise(31, 1000)]);
+    let issuer = Issuer::start().await;
+    let mirror = mirror(&registry, &issuer).await;
+    let right = issuer.token("1", &issuer.claims("repo:acme/app"));
+    for shown in [format!("Bearer {right}"), basic("whoever", &right), format!("bearer {right}")] {
+        assert_eq!(ask(&mirror, &shown).await.status, 200, "{shown}");
+    }
+    let other = issuer.token("1", &issuer.claims("repo:other/app"));
+    assert_eq!(ask(&mirror, &format!("Bearer {other}")).await.status, 403);
+    let with = |key: &str, value: Value| {
+        let mut claims = issuer.claims("repo:acme/app");
+        claims[key] = value;
+        issuer.token("1", &claims)
+    };
+    let stranger = Issuer { registry: Registry::start().await, key: KeyPair::generate().expect("a key") };
+    let symmetric = {
+        let header = Header { kid: Some("1".to_owned()), ..Header::new(Algorithm::HS256) };
+        let key = EncodingKey::from_secret(issuer.key.public_key_raw()).expect("a key");
+        encode(&header, &issuer.claims("repo:acme/app"), &key).expect("signed")
+    };
+    let (head, signature) = right.rsplit_once('.').expect("three parts");
+    for wrong in [
+        with("iss", json!("https://other.example")),
+        with("aud", json!("other")),
+        with("aud", Value::Null),
+        with("exp", json!(NOW - 61)),
+        with("exp", Value::Null),
+        with("nbf", json!(NOW + 90)),
+        with("sub", Value::Null),
+        with("sub", json!("")),
+        stranger.token("1", &issuer.claims("repo:acme/app")),
+        issuer.token("2", &issuer.claims("repo:acme/app")),
+        symmetric,
+        format!("{head}.{}", signature.to_uppercase()),
+        format!("{head}."),
+        "x.y.z".to_owned(),
+    ] {
+        assert_eq!(ask(&mirror, &format!("Bearer {wrong}")).await.status, 401, "{wrong}");
+    }
+    assert_eq!(issuer.fetched(), 1, "neither what is wrong nor an unknown key has them fetched again at once");
+    // Remembered, and no longer than it lives.
+    mirror.advance(Duration::from_secs(600 + 59));
+    assert_eq!(ask(&mirror, &format!("Bearer {right}")).await.status, 200);
+    mirror.advance(Duration::from_secs(2));
+    assert_eq!(ask(&mirror, &format!("Bearer {right}")).await.status, 401);
+}
+
+#[tokio::test]
+async fn keys_that_are_new_are_fetched_and_known_ones_outlive_their_issuer() {
+    let registry = Registry::start().await;
+    registry.add_image("acme/app", "1", &[noise(32, 1000)]);
+    let mut issuer = Issuer::start().await;
+    let mirror = mirror(&registry, &issuer).await;
+    let claims = |now: u64| json!({ "iss": issuer.url(), "aud": "registry-mirror", "sub": "repo:acme/app", "exp": now + 600, "jti": now });
+    let (claims, later, latest) = (claims(NOW), claims(NOW + 31), claims(NOW + 7000));
+    assert_eq!(ask(&mirror, &format!("Bearer {}", issuer.token("1", &claims))).await.status, 200);
+    issuer.publish("2");
+    let rotated = issuer.token("2", &later);
+    assert_eq!(ask(&mirror, &format!("Bearer {rotated}")).await.status, 401, "a moment after they were fetched");
+    mirror.advance(Duration::from_secs(31));
+    assert_eq!(ask(&mirror, &format!("Bearer {rotated}")).await.status, 200);
+    assert_eq!(issuer.fetched(), 2);
+    issuer.registry.stop().await;
+    mirror.advance(Duration::from_secs(7000));
+    assert_eq!(ask(&mirror, &format!("Bearer {}", issuer.token("2", &latest))).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_token_whose_keys_cannot_be_had_is_not_called_wrong() {
+    let registry = Registry::start().await;
+    registry.add_image("acme/app", "1", &[noise(33, 1000)]);
+    let mut issuer = Issuer::start().await;
+    let token = issuer.token("1", &issuer.claims("repo:acme/app"));
+    let mirror = mirror(&registry, &issuer).await;
+    issuer.registry.stop().await;
+    let answer = ask(&mirror, &format!("Bearer {token}")).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
+    assert!(!String::from_utf8_lossy(&answer.body).contains(&token));
+}
