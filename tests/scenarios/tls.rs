@@ -99,3 +99,21 @@ async fn blobs_come_over_tls_cold_and_warm() {
     let mut silent = TcpStream::connect(mirror.address).await.expect("somebody listens");
     let _ = silent.read_to_end(&mut Vec::new()).await;
 }
+
+#[tokio::test]
+async fn over_tls_nobody_is_offered_http_2() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (lines, tls) = certified(folder.path());
+    let registry = Registry::start().await;
+    let mirror = Settings::of(&registry).config(&lines).start().await;
+    for (offered, chosen) in [(&[&b"h2"[..], b"http/1.1"][..], Some(&b"http/1.1"[..])), (&[b"h2"], None), (&[], None)] {
+        let mut config = ClientConfig::clone(tls.config());
+        config.alpn_protocols = offered.iter().map(|protocol| protocol.to_vec()).collect();
+        let stream = TcpStream::connect(mirror.address).await.expect("somebody listens");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        let agreed = connected.as_ref().ok().map(|stream| stream.get_ref().1.alpn_protocol());
+        let expected = if offered == [b"h2"] { None } else { Some(chosen) };
+        assert_eq!(agreed, expected, "{offered:?}");
+    }
+}
