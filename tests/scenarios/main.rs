@@ -46,6 +46,7 @@ mod promises;
 mod registry_selftest;
 mod replays;
 mod resumes;
+mod revivals;
 mod rotten_manifests;
 mod setups;
 mod slow_index;

@@ -2,7 +2,7 @@
 //! is told.
 
 use crate::blob_store::ingest::Ingest;
-use crate::metadata::Proof;
+use crate::metadata::{MetadataStore, Proof};
 use crate::metrics::FillResult;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fill;
@@ -72,6 +72,9 @@ impl Fill {
                 tracing::warn!(blob = ?source, %error, "fill failed");
                 let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Unavailable);
                 self.fills.negatives.note(|| Missing::Blob(source.location.clone(), source.digest), class);
+                if class == UpstreamErrorClass::NotFound {
+                    self.forget().await;
+                }
                 self.fail(error);
                 let wrong = class == UpstreamErrorClass::Protocol;
                 if wrong { FillResult::Mismatch } else { FillResult::UpstreamFailed }
@@ -89,6 +92,16 @@ impl Fill {
 
     fn fail(&self, error: MirrorError) {
         self.progress.send_modify(|progress| progress.phase = Phase::Failed(error));
+    }
+
+    /// The repository has it no longer: bytes that another one brings back are not for this one.
+    async fn forget(&self) {
+        let BlobSource { location, digest, .. } = self.source.clone();
+        let forget = move |metadata: &dyn MetadataStore| match metadata.member(&location, &digest)? {
+            Some(known) if known.descriptor.is_of_blob() => metadata.remove_member(&location, &digest),
+            _ => Ok(()),
+        };
+        self.fills.stored.records.take_away("membership not forgotten", forget).await;
     }
 
     /// Commits, then records. Readers have the verified bytes already: what fails here fails nobody.
