@@ -187,10 +187,11 @@ async fn arrived(request: Request<Incoming>, path: &str) -> Result<Bytes, Error>
     }
 }
 
-/// The beginning of an order.
-fn shown(order: &Bytes) -> &str {
+/// The beginning of an order, as one line that no terminal obeys.
+fn shown(order: &Bytes) -> String {
     let order = order.get(..SHOWN.min(order.len())).unwrap_or_default();
-    order.utf8_chunks().next().map_or("", |chunk| chunk.valid())
+    let text = order.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    text.replace(char::is_control, " ")
 }
 
 /// The answer to a request with a method that is not among the `allowed`.

@@ -45,12 +45,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stderr, unreachable_pub)]
 
+mod advisories;
 mod around;
 mod crash;
 mod daemon;
 mod disk;
 mod imports;
 mod matrix;
+mod other_users;
 
 use std::net::SocketAddr;
 
