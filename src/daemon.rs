@@ -38,7 +38,7 @@ use crate::mirror::{Mirror, Parts};
 use crate::oci::ErrorCode;
 use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
 use crate::server::tls::{self, Files, Tls, TlsError};
-use crate::server::{self, Admission, Edge, Listener};
+use crate::server::{self, Admission, Edge, InHand, Listener};
 use crate::upstream::http::HttpSettingsError;
 use crate::upstream::ours::Ours;
 
@@ -127,6 +127,7 @@ pub struct Daemon {
     ours: Arc<Ours>,
     clients: Arc<Clients>,
     admission: Arc<Admission>,
+    in_hand: Arc<InHand>,
     /// The same certificate for operators, of whom none is asked for.
     admin_tls: Option<Arc<Tls>>,
     guard: Arc<Guard>,
@@ -199,6 +200,7 @@ impl Daemon {
         });
         let clients = Arc::new(Clients::new(config.limits.client, config.server.trusted_proxies.clone()));
         let _lock = lock;
+        let in_hand = Arc::default();
         Ok(Daemon {
             config,
             mirror,
@@ -212,6 +214,7 @@ impl Daemon {
             ours,
             clients,
             admission,
+            in_hand,
             _lock,
         })
     }
@@ -265,6 +268,7 @@ impl Daemon {
             shortcuts: Arc::default(),
             clients: Arc::clone(&self.clients),
             admission: Arc::clone(&self.admission),
+            in_hand: Arc::clone(&self.in_hand),
         }
     }
 

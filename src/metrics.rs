@@ -136,6 +136,7 @@ series! {
     resumed: Counter, [Bytes] "Bytes of earlier fills that were gone on with";
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
+    answers_in_hand: Level, [Bytes] "Bytes of lists and manifests in memory that clients have still to take";
     shortcuts: Level, [Bytes] "Bytes by which requests are recognised that were answered from memory";
     prefetched_blobs: Counter, "Fills begun ahead of clients";
     prefetched: Counter, [Bytes] "Bytes of blobs whose fill was begun ahead of clients";
@@ -399,6 +400,11 @@ impl Metrics {
     /// A request was answered from memory, without a look at the store.
     pub fn at_hand(&self) {
         self.series.memory_hits.inc();
+    }
+
+    /// Clients have still to take so many bytes of answers in memory.
+    pub fn in_hand(&self, bytes: u64) {
+        self.series.answers_in_hand.set(bytes);
     }
 
     /// Requests that are answered from memory are recognised by so many bytes more, or fewer.

@@ -16,6 +16,7 @@ use crate::server::authenticate::{FetchKeys, Issuer};
 use crate::upstream::asking::Asking;
 use crate::upstream::credentials::{Auth, AuthError};
 use crate::upstream::gate::Gate;
+use crate::upstream::http::whole::Whole;
 use crate::upstream::http::{HttpSettings, HttpUpstream};
 use crate::upstream::offline::Offline;
 use crate::upstream::ours::Ours;
@@ -29,10 +30,11 @@ pub(super) fn routes(
     clock: &Arc<dyn Clock>,
     ours: &Arc<Ours>,
 ) -> Result<Routes, StartError> {
+    let whole = Whole::default();
     let upstreams = config.upstreams.iter().map(|upstream| {
         let client: Arc<dyn Upstream> = match config.cache.policy.mode {
             Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
-            _ => Arc::new(gated(upstream, &config.limits, online(upstream, metrics, clock, ours)?)),
+            _ => Arc::new(gated(upstream, &config.limits, online(upstream, metrics, clock, ours, whole.of_another())?)),
         };
         Ok((upstream.host.clone(), client))
     });
@@ -61,7 +63,7 @@ fn gated(upstream: &config::Upstream, limits: &config::Limits, asking: Arc<dyn U
 /// [`StartError::Upstream`].
 pub(super) fn check(upstream: &config::Upstream) -> Result<(), StartError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    online(upstream, &Arc::new(Metrics::new([])), &clock, &Arc::default()).map(drop)
+    online(upstream, &Arc::new(Metrics::new([])), &clock, &Arc::default(), Whole::default()).map(drop)
 }
 
 /// An upstream at all its addresses.
@@ -70,6 +72,7 @@ fn online(
     metrics: &Arc<Metrics>,
     clock: &Arc<dyn Clock>,
     ours: &Arc<Ours>,
+    whole: Whole,
 ) -> Result<Arc<dyn Upstream>, StartError> {
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
     let notices = Arc::default();
@@ -79,6 +82,7 @@ fn online(
             observer: Arc::clone(&observer),
             ours: Arc::clone(ours),
             notices: Arc::clone(&notices),
+            whole: whole.clone(),
             ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
         };
         let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use super::Edge;
 use super::admission::{Guest, Rejected};
 use super::body::ResponseBody;
+use super::in_hand::TooMuch;
 use super::listener::Client;
 use super::record::{Peer, Record};
 use super::response::{self, Answer};
@@ -63,7 +64,7 @@ fn limited(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>, too_many:
     let answer = failed(edge, &too_many.into(), None);
     let answer = if client.turned_away.is_some() { answer.closing() } else { answer };
     let record = Record::begin(edge.metrics.clone(), client.peer, http);
-    response::render(answer, http.method() == Method::HEAD, record, &client.wire, None)
+    response::render(answer, http.method() == Method::HEAD, record, &client.wire, None, None)
 }
 
 /// The answer to a request that was answered from memory before, if it still is there. All that
@@ -85,7 +86,7 @@ fn answered_again(
     record.asked_by(guest.caller());
     record.allowed(route.permit().rule());
     let answer = Answer::kept(kept).echoing(route.namespace.clone()).private(route.permit().is_private());
-    Some(response::render(answer, http.method() == Method::HEAD, record, &client.wire, guest.asker.pace()))
+    Some(response::render(answer, http.method() == Method::HEAD, record, &client.wire, guest.asker.pace(), None))
 }
 
 async fn answered_anew(
@@ -103,7 +104,15 @@ async fn answered_anew(
         Err(refusal) => refusal.answer(),
     };
     record.asked_by(guest.caller());
-    response::render(answer, http.method() == Method::HEAD, record, &client.wire, guest.asker.pace())
+    let head_only = http.method() == Method::HEAD;
+    let in_memory = answer.in_memory().filter(|_| !head_only);
+    let held =
+        in_memory.map(|(at, bytes)| edge.in_hand.take(at, bytes, guest.asker.client(), &edge.metrics)).transpose();
+    let (answer, share) = match held {
+        Ok(share) => (answer, share.flatten()),
+        Err(TooMuch) => (Answer::too_much_in_hand(), None),
+    };
+    response::render(answer, head_only, record, &client.wire, guest.asker.pace(), share)
 }
 
 /// Why a request is refused before it is looked at any further.
@@ -276,7 +285,8 @@ async fn manifest(
         return Ok(Answer::not_modified(digest, answer.outcome));
     }
     mirror.expect_pull(route, &answer.manifest);
-    Ok(Answer::manifest(answer))
+    let stored = mirror.large(route, &answer.manifest.descriptor).await;
+    Ok(Answer::manifest(answer, stored))
 }
 
 async fn blob(

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::in_hand::Share;
 use super::io::Receipt;
 use crate::access::{Caller, Rule};
 use crate::metrics::{Metrics, RequestKind, SentBy};
@@ -66,6 +67,8 @@ pub struct Record {
     /// Who asks, where he said so, and what allowed it.
     caller: Option<Caller>,
     rule: Option<Rule>,
+    /// Its share of what is in memory for clients.
+    in_hand: Option<Share>,
 }
 
 impl Record {
@@ -89,6 +92,7 @@ impl Record {
             sent_by: None,
             caller: None,
             rule: None,
+            in_hand: None,
         }
     }
 
@@ -115,6 +119,11 @@ impl Record {
         self.outcome = outcome;
         self.code = code;
         self.problem = problem;
+    }
+
+    /// The body is in memory until the client has taken it.
+    pub fn holds(&mut self, share: Option<Share>) {
+        self.in_hand = share;
     }
 
     /// How many bytes the body will have, where that is known.

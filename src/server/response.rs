@@ -12,6 +12,7 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 
 use super::body::{ResponseBody, Section, Way, Wire};
+use super::in_hand::Share;
 use super::record::Record;
 use super::tags::TagsJson;
 use crate::access::Refusal;
@@ -110,11 +111,15 @@ impl Answer {
             .header(CONTENT_TYPE, "application/json")
     }
 
-    /// A manifest.
-    pub fn manifest(answer: ManifestAnswer) -> Answer {
+    /// A manifest, from its file where it is `stored` and large.
+    pub fn manifest(answer: ManifestAnswer, stored: Option<BlobBody>) -> Answer {
         let ManifestAnswer { manifest, outcome, stale_for } = answer;
         let descriptor = &manifest.descriptor;
-        Answer::of(outcome, AnswerBody::Manifest(Arc::clone(&manifest)))
+        let body = match stored {
+            Some(stored) => AnswerBody::Blob(stored, Some(descriptor.size)),
+            None => AnswerBody::Manifest(Arc::clone(&manifest)),
+        };
+        Answer::of(outcome, body)
             .header(CONTENT_TYPE, descriptor.media_type.as_ref())
             .identified(&descriptor.digest)
             .stale(stale_for)
@@ -267,6 +272,23 @@ impl Answer {
         warnings.into_iter().fold(self, |answer, warning| answer.header(WARNING, warning))
     }
 
+    /// Where in memory the body lies, and how many bytes it has, until the client has taken them.
+    pub fn in_memory(&self) -> Option<(usize, u64)> {
+        match &self.body {
+            AnswerBody::Bytes(bytes) => Some((bytes.as_ptr().addr(), bytes.len() as u64)),
+            AnswerBody::Manifest(manifest) => Some((Arc::as_ptr(manifest).addr(), manifest.bytes.len() as u64)),
+            AnswerBody::Tags(list, length) => Some((list.place(), *length)),
+            AnswerBody::Absent(_) | AnswerBody::Blob(..) | AnswerBody::Sections(..) | AnswerBody::Kept(_) => None,
+        }
+    }
+
+    /// There is no memory for an answer now.
+    pub fn too_much_in_hand() -> Answer {
+        let message =
+            "as many lists and manifests are in memory as may be, for clients that do not take them; try again";
+        Answer::refusal(ErrorCode::Unavailable, message).header(RETRY_AFTER, 5_u64)
+    }
+
     fn stale(self, since: Option<Duration>) -> Answer {
         match since {
             Some(age) => self.header(WARNING, stale_warning(age)),
@@ -292,12 +314,17 @@ impl Answer {
     }
 }
 
-/// A manifest that is being sent: as long as it is, whoever else asks for it gets the same bytes.
-struct InUse(Arc<Manifest>);
+/// Bytes that are being sent, with their share of what is in memory for clients.
+struct InUse {
+    bytes: Bytes,
+    _share: Option<Share>,
+    /// As long as a manifest is being sent, whoever else asks for it gets the same bytes.
+    _manifest: Option<Arc<Manifest>>,
+}
 
 impl AsRef<[u8]> for InUse {
     fn as_ref(&self) -> &[u8] {
-        &self.0.bytes
+        &self.bytes
     }
 }
 
@@ -310,13 +337,14 @@ fn boundary(digest: &Digest) -> String {
 }
 
 /// Makes the response. The record goes with the body, to be closed when that ends; the body goes at the
-/// `pace` of its client, where he has one.
+/// `pace` of its client, where he has one, and gives up its `share` of memory when it is sent.
 pub fn render(
     answer: Answer,
     head_only: bool,
     mut record: Record,
     wire: &Wire,
     pace: Option<Pace>,
+    share: Option<Share>,
 ) -> Response<ResponseBody> {
     record.answered(answer.status, answer.outcome, answer.code, answer.problem);
     let mut headers = match &answer.body {
@@ -335,10 +363,19 @@ pub fn render(
     let body = match answer.body {
         _ if head_only => ResponseBody::empty(record),
         AnswerBody::Absent(_) => ResponseBody::empty(record),
+        AnswerBody::Bytes(bytes) if share.is_some() => {
+            ResponseBody::bytes(Bytes::from_owner(InUse { bytes, _share: share, _manifest: None }), record, pace)
+        }
         AnswerBody::Bytes(bytes) => ResponseBody::bytes(bytes, record, pace),
         AnswerBody::Kept(kept) => ResponseBody::bytes(kept.bytes.clone(), record, pace),
-        AnswerBody::Manifest(manifest) => ResponseBody::bytes(Bytes::from_owner(InUse(manifest)), record, pace),
-        AnswerBody::Tags(list, length) => ResponseBody::list(list, length, record, pace),
+        AnswerBody::Manifest(manifest) => {
+            let bytes = InUse { bytes: manifest.bytes.clone(), _share: share, _manifest: Some(manifest) };
+            ResponseBody::bytes(Bytes::from_owner(bytes), record, pace)
+        }
+        AnswerBody::Tags(list, length) => {
+            record.holds(share);
+            ResponseBody::list(list, length, record, pace)
+        }
         AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, record, Way { wire: wire.clone(), pace }),
         AnswerBody::Sections(sections, end) => {
             ResponseBody::sections(sections, end, record, Way { wire: wire.clone(), pace })

@@ -26,6 +26,11 @@ impl TagsJson {
         TagsJson { tags, next: 0, piece }
     }
 
+    /// Where the list lies in memory.
+    pub fn place(&self) -> usize {
+        self.tags.place()
+    }
+
     /// How many bytes are still to come.
     pub fn bytes(&self) -> u64 {
         self.clone().map(|piece| piece.len() as u64).sum()

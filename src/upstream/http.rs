@@ -22,6 +22,7 @@ mod settings;
 mod status;
 mod token_service;
 mod trust;
+pub mod whole;
 mod wire;
 
 use std::borrow::Cow;
@@ -154,6 +155,7 @@ impl HttpUpstream {
         refuse_encoding(&answer)?;
         Ok(Body {
             left: announced.or_else(|| number(&answer.response, CONTENT_LENGTH)),
+            whole: self.settings.whole.clone(),
             set: Arc::clone(self.clients_for(&answer.url)),
             response: answer.response,
             idle: self.settings.configured.timeouts.idle,

@@ -22,6 +22,7 @@ mod fair_shares;
 mod heads;
 mod hits;
 mod http_forms;
+mod in_hand;
 mod joiners;
 mod kept_lists;
 mod large_answers;

@@ -21,11 +21,11 @@ use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::{Fills, Right};
 use crate::mirror::flight::progress::{Following, Phase, Progress, finished, started};
 use crate::mirror::flight::transfer::{BlobSource, can_have};
-use crate::mirror::recall::memory::{Damaged, Memory};
+use crate::mirror::recall::memory::{Damaged, LONGEST, Memory};
 use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::room::stored::{Complaint, Stored};
 use crate::mirror::routes::Route;
-use crate::oci::{Digest, RangeHeader, Selection, Span};
+use crate::oci::{Descriptor, Digest, RangeHeader, Selection, Span};
 use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
@@ -110,6 +110,17 @@ impl Mirror {
             return Ok(BlobAnswer { digest, size: Some(size), selected, outcome: Outcome::Relayed });
         }
         self.heard(route, filling(following, source, range, framing, outcome).await)
+    }
+
+    /// The bytes of a stored manifest that is too large to be in memory for as long as a client takes.
+    pub async fn large(&self, route: &Route, manifest: &Descriptor) -> Option<BlobBody> {
+        let stored = &self.0.answers.blobs.stored;
+        if manifest.size <= LONGEST as u64 {
+            return None;
+        }
+        let (_, content) = stored.open(&route.location, &manifest.digest).await?;
+        let complaint = stored.complaint(manifest.digest, &content);
+        (content.size == manifest.size).then(|| BlobBody::Stored(content, 0..manifest.size, complaint))
     }
 
     /// Whether a blob exists, and how large it is, without fetching it.

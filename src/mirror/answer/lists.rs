@@ -52,6 +52,11 @@ impl Tags {
         self.len() == 0
     }
 
+    /// Where the list lies in memory that all of its parts share.
+    pub fn place(&self) -> usize {
+        Arc::as_ptr(&self.list).addr()
+    }
+
     /// One of them, counted from zero.
     pub fn get(&self, place: usize) -> Option<&str> {
         let place = self.part.start.checked_add(place).filter(|place| *place < self.part.end)?;

@@ -21,7 +21,7 @@ use crate::mirror::Location;
 use crate::oci::{AcceptSet, Descriptor, Digest, Reference, Request, Tag};
 
 /// What is longer, in bytes, goes from its file to the socket at least as well.
-const LONGEST: usize = 64 << 10;
+pub(crate) const LONGEST: usize = 64 << 10;
 /// About what an entry takes besides its bytes.
 const OVERHEAD: usize = 1 << 10;
 /// Uses of one answer closer to one another than this, in milliseconds, are noted once.

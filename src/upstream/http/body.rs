@@ -6,21 +6,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
 use http::Version;
 use http::header::TRANSFER_ENCODING;
 use reqwest::Response;
 
 use super::clients::Set;
+use super::whole::{Coming, NoMemory, Whole};
 use super::wire::{describe_failure, is_of_http2, is_unannounced_end};
 use crate::oci::RegistryName;
 use crate::upstream::{UpstreamError, UpstreamErrorClass, UpstreamObserver};
+
+/// How long a body may take that is read whole: a slow link has it by then.
+const WITHIN: Duration = Duration::from_secs(300);
+/// When somebody for whose answer there was no memory may come again.
+const COME_AGAIN: Duration = Duration::from_secs(5);
 
 /// The body of an answer on its way in.
 pub(super) struct Body {
     /// The answer, headers read.
     pub(super) response: Response,
+    /// The memory for what is read whole.
+    pub(super) whole: Whole,
     /// Bytes that are still to come, if they were announced.
     pub(super) left: Option<u64>,
     /// The longest pause between two chunks.
@@ -79,22 +87,33 @@ impl Body {
         self.left.is_none() && !chunked && self.response.version() < Version::HTTP_2
     }
 
-    /// Everything, if it is no more than `limit` bytes.
-    pub(super) async fn collect(mut self, limit: u64) -> Result<Bytes, UpstreamError> {
+    /// Everything, if it is no more than `limit` bytes and comes within reasonable time.
+    pub(super) async fn collect(self, limit: u64) -> Result<Bytes, UpstreamError> {
+        let what = self.what.clone();
+        tokio::time::timeout(WITHIN, self.collected(limit)).await.unwrap_or_else(|_| {
+            let message = format!("{what}: the body did not come within {} s", WITHIN.as_secs());
+            Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered())
+        })
+    }
+
+    async fn collected(mut self, limit: u64) -> Result<Bytes, UpstreamError> {
         let too_long = |what: &str| {
             UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: the body is longer than {limit} bytes"))
         };
         if self.left.is_some_and(|left| left > limit) {
             return Err(too_long(&self.what));
         }
-        let mut bytes = BytesMut::new();
+        let mut coming = Coming::new(self.whole.clone(), self.left);
         while let Some(chunk) = self.chunk().await? {
-            if (bytes.len() + chunk.len()) as u64 > limit {
+            if (coming.len() + chunk.len()) as u64 > limit {
                 return Err(too_long(&self.what));
             }
-            bytes.extend_from_slice(&chunk);
+            coming.add(&chunk).await.map_err(|NoMemory| {
+                let message = format!("{}: other bodies take all the memory there is for them", self.what);
+                UpstreamError::new(UpstreamErrorClass::RateLimited(Some(COME_AGAIN)), message)
+            })?;
         }
-        Ok(bytes.freeze())
+        Ok(coming.done())
     }
 
     /// The body as a stream that ends after its first error.

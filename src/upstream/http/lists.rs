@@ -4,6 +4,7 @@
 //! large for them is asked for again in their own size, and the next page is read off `Link`
 //! whatever address it names. Nobody goes to that address; only its query is used.
 
+use bytes::Bytes;
 use http::header::{ACCEPT, HeaderMap, HeaderName, LINK};
 use http::{Method, StatusCode};
 use serde::de::IgnoredAny;
@@ -121,7 +122,8 @@ impl HttpUpstream {
         let filtered = applied.split(',').any(|filter| filter.trim().eq_ignore_ascii_case("artifactType"));
         self.notice(Resource::referrers(repository, digest), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
-        let index = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?;
+        // A copy: it may be remembered for long, and is counted there.
+        let index = Bytes::from(self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?.to_vec());
         check(Asked::List, &Told::default(), Some(&index)).map_err(|odd| protocol(&what, odd))?;
         serde_json::from_slice::<WireIndex>(&index)
             .map_err(|error| protocol(&what, format_args!("is no list of referrers: {error}")))?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use url::Url;
 
 use super::redirect;
+use super::whole::Whole;
 use crate::clock::{Clock, SystemClock};
 use crate::oci::RegistryName;
 use crate::upstream::credentials::CredentialSource;
@@ -32,6 +33,8 @@ pub struct HttpSettings {
     pub ours: Arc<Ours>,
     /// What all addresses of the upstream say beside their answers.
     pub notices: Arc<Notices>,
+    /// The memory for manifests and lists on their way in.
+    pub whole: Whole,
 }
 
 impl HttpSettings {
@@ -48,6 +51,7 @@ impl HttpSettings {
             observer: Arc::new(Unobserved),
             ours: Arc::default(),
             notices: Arc::default(),
+            whole: Whole::default(),
         }
     }
 
