@@ -7,9 +7,9 @@ use scripted_registry::client::{self, Stream};
 use scripted_registry::{Gate, Match, Registry, Rule, noise};
 use tokio::runtime::Runtime;
 
+use super::arguments::{Arguments, Check};
 use super::latency::{Client, Met, median, percentile};
 use super::server::Server;
-use super::{Arguments, Check};
 
 const UPSTREAMS: usize = 9;
 /// As many as one upstream may fill at once.

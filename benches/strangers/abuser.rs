@@ -8,9 +8,9 @@ use scripted_registry::client::{Connection, Stream};
 use scripted_registry::{Registry, noise};
 use tokio::runtime::Runtime;
 
+use super::arguments::{Arguments, Check};
 use super::latency::{Client, median, percentile};
 use super::server::Server;
-use super::{Arguments, Check};
 
 const HONEST: [u8; 4] = [127, 0, 0, 2];
 const ABUSER: [u8; 4] = [127, 0, 0, 3];

@@ -8,55 +8,16 @@
 
 mod abandoned;
 mod abuser;
+mod arguments;
 mod latency;
 mod server;
 mod unread;
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Parser;
 
-/// What one client can do to the others.
-#[derive(Parser)]
-pub struct Arguments {
-    /// The program to measure
-    #[arg(long, default_value = env!("CARGO_BIN_EXE_registry-mirror"))]
-    mirror: PathBuf,
-    /// Little of everything: that it runs, not what it says
-    #[arg(long)]
-    short: bool,
-    /// Only works whose name contains this
-    #[arg(long)]
-    only: Option<String>,
-    /// CPU of the server
-    #[arg(long, default_value = "0")]
-    server_cpu: String,
-    /// Without limits for the abuser: to see the check fail
-    #[arg(long)]
-    without_limits: bool,
-    /// Given by cargo
-    #[arg(long, hide = true)]
-    bench: bool,
-}
-
-/// A number and what it may be.
-pub struct Check {
-    what: String,
-    value: f64,
-    most: f64,
-    unit: &'static str,
-}
-
-impl Check {
-    pub fn new(what: impl Into<String>, value: f64, most: f64, unit: &'static str) -> Check {
-        Check { what: what.into(), value, most, unit }
-    }
-
-    fn holds(&self) -> bool {
-        self.value <= self.most
-    }
-}
+use arguments::{Arguments, Check};
 
 type Work = fn(&Arguments) -> anyhow::Result<Vec<Check>>;
 
@@ -81,8 +42,7 @@ fn main() -> anyhow::Result<()> {
             continue;
         }
         for check in work(&arguments)? {
-            let Check { what, value, most, unit } = &check;
-            println!("| {what} | {value:.2}{unit} | {most:.2}{unit} | {} |", if check.holds() { "" } else { "missed" });
+            println!("{check}");
             missed += usize::from(!check.holds());
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use scripted_registry::{Registry, client};
 use tempfile::TempDir;
 
-use super::Arguments;
+use super::arguments::Arguments;
 
 /// A running mirror. Dropping it ends it.
 pub struct Server {

@@ -14,8 +14,8 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime::Runtime;
 
+use super::arguments::{Arguments, Check};
 use super::server::Server;
-use super::{Arguments, Check};
 
 /// What the mirror needs, and what it may have for answers in memory (README, Memory), in MiB.
 const OWN: f64 = 128.0;

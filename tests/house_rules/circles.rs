@@ -9,7 +9,7 @@ use std::path::Path;
 use crate::imports::{self, Files};
 
 /// The roots of the crates that are looked at: a folder, and the file in it.
-const CRATES: [(&str, &str); 8] = [
+const CRATES: [(&str, &str); 9] = [
     ("src", "lib.rs"),
     ("src", "main.rs"),
     ("benches", "eviction.rs"),
@@ -17,6 +17,7 @@ const CRATES: [(&str, &str); 8] = [
     ("benches/paths", "main.rs"),
     ("benches", "startup.rs"),
     ("benches/peers", "main.rs"),
+    ("benches/strangers", "main.rs"),
     ("tests/scripted-registry/src", "lib.rs"),
 ];
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod abandoned;
 mod access_callers;
 mod access_mapped;
 mod access_tokens;
@@ -56,6 +57,7 @@ mod support;
 mod tag_history;
 mod tags;
 mod tls;
+mod told_too_many;
 mod traps;
 mod trouble;
 mod trouble_by_kind;

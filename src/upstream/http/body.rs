@@ -110,7 +110,8 @@ impl Body {
             }
             coming.add(&chunk).await.map_err(|NoMemory| {
                 let message = format!("{}: other bodies take all the memory there is for them", self.what);
-                UpstreamError::new(UpstreamErrorClass::RateLimited(Some(COME_AGAIN)), message)
+                // Nothing that is held against whoever sent it.
+                UpstreamError::new(UpstreamErrorClass::RateLimited(Some(COME_AGAIN)), message).elsewhere(true)
             })?;
         }
         Ok(coming.done())
