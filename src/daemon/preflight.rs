@@ -135,6 +135,9 @@ fn look_at_store(path: &Path, found: &mut Findings) {
         }
         Err(error) => return found.warn(format!("the store {} cannot be used: {error}", path.display())),
     }
+    if let Some(part) = in_the_way(path) {
+        return found.warn(format!("the store {} cannot be used: {part}", path.display()));
+    }
     let parts = ["", "blobs", "blobs/sha256", "repositories", "ingest", "metadata"].map(|part| there.join(part));
     let parts = parts.iter().take(if there == path { 6 } else { 1 }).filter(|part| part.exists());
     if let Some((part, error)) = parts.filter_map(|part| Some((part, cannot_write(part)?))).next() {
@@ -145,6 +148,19 @@ fn look_at_store(path: &Path, found: &mut Findings) {
             part.components().collect::<std::path::PathBuf>().display()
         ));
     }
+}
+
+/// What stands where the store wants a folder or a file of its own. Links to the folders of blobs are not followed.
+fn in_the_way(store: &Path) -> Option<String> {
+    let is_no_folder = |part: &&&str| {
+        let path = store.join(part);
+        let followed = !part.contains('/');
+        path.symlink_metadata().is_ok_and(|own| if followed { !path.is_dir() } else { !own.is_dir() })
+    };
+    let folder = ["blobs", "blobs/sha256", "blobs/sha512", "ingest"].iter().find(is_no_folder);
+    let lock = store.join("lock").symlink_metadata().is_ok_and(|lock| !lock.is_file());
+    let named = |part: &str, what: &str| format!("{} is no {what}", store.join(part).display());
+    folder.map(|part| named(part, "folder")).or_else(|| lock.then(|| named("lock", "file")))
 }
 
 /// Why this user cannot make files in a folder. A file without a name is made, where the file system has such.

@@ -98,6 +98,35 @@ fn what_a_file_system_has_and_hidden_names_belong_to_nobody() {
 }
 
 #[test]
+fn check_finds_what_stands_in_the_way_within_the_store() {
+    for (part, is_link) in
+        [("blobs", false), ("blobs/sha256", false), ("blobs/sha256", true), ("blobs/sha512", true), ("ingest", false)]
+    {
+        let case = Case::new();
+        case.write("store/format", "registry-mirror store format 1\n");
+        let path = case.path("store").join(part);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if is_link {
+            fs::create_dir(case.path("elsewhere")).unwrap();
+            std::os::unix::fs::symlink(case.path("elsewhere"), &path).unwrap();
+        } else {
+            fs::write(&path, "a file").unwrap();
+        }
+        let config = config(&case, "");
+        let (code, _, err) = case.run("serve", &config);
+        assert_eq!(code, 1, "{part}: {err}");
+        let (code, _, err) = case.run("check", &config);
+        let told = format!("{} is no folder", path.display());
+        assert!(code == 0 && err.starts_with("warning: ") && err.contains(&told), "{part}: {code} {err}");
+    }
+    let case = Case::new();
+    fs::create_dir_all(case.path("store/lock")).unwrap();
+    case.write("store/format", "registry-mirror store format 1\n");
+    let (code, _, err) = case.run("check", &config(&case, ""));
+    assert!(code == 0 && err.contains("lock is no file"), "{code} {err}");
+}
+
+#[test]
 fn check_refuses_whatever_serve_refuses() {
     let none = "no certificate";
     let cases: [(&str, Prepare<'_>, &str); 8] = [
