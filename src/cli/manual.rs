@@ -34,11 +34,39 @@ pub(super) fn completions(args: &Completions) -> Result<Exit, Error> {
         clap_complete::Shell::Bash => text.replace("registry__subcmd__mirror", "registry__mirror"),
         // It ends options where the names of images begin.
         clap_complete::Shell::Zsh => text.replace("'*::", "'*:"),
+        clap_complete::Shell::Fish => for_fish(&text),
         _ => text.into_owned(),
     };
     io::Write::write_all(&mut io::stdout().lock(), text.as_bytes())
         .map_err(|error| Error::new(Code::Write, format!("standard output cannot be written: {error}")))?;
     Ok(Exit::Done)
+}
+
+/// It is made to see an option that still wants its value, and what commands take beside options.
+fn for_fish(text: &str) -> String {
+    const PARSED: &str = "argparse -s (__fish_registry_mirror_global_optspecs) -- $cmd";
+    let text = text.replace(
+        &format!("{PARSED} 2>/dev/null\n"),
+        &format!("{PARSED} 2>/dev/null\n    or {PARSED} value 2>/dev/null\n"),
+    );
+    text + &values_for_fish(&CommandLine::command())
+}
+
+/// Lines that offer the values of what commands take beside options, until one of them stands there.
+fn values_for_fish(program: &clap::Command) -> String {
+    let mut lines = String::new();
+    for command in program.get_subcommands() {
+        for argument in command.get_positionals() {
+            let values: Vec<_> = argument.get_possible_values();
+            let values = values.iter().map(|value| value.get_name()).collect::<Vec<_>>().join(" ");
+            if !values.is_empty() {
+                let here = format!("__fish_registry_mirror_using_subcommand {}", command.get_name());
+                let place = format!("{here}; and not __fish_seen_subcommand_from {values}");
+                lines += &format!("complete -c {NAME} -n \"{place}\" -f -a \"{values}\"\n");
+            }
+        }
+    }
+    lines
 }
 
 pub(super) fn man(args: &Man) -> Result<Exit, Error> {

@@ -20,8 +20,9 @@ const TYPED: [(&str, &str); 9] = [
     ("registry-mirror config sh", "show"),
     ("registry-mirror config show --or", "--origin"),
 ];
-/// The same for a value; fish is told of those of options only.
-const VALUE: (&str, &str) = ("registry-mirror completions fi", "fish");
+/// The same for values.
+const VALUES: [(&str, &str); 2] =
+    [("registry-mirror completions fi", "fish"), ("registry-mirror --color al", "always")];
 
 /// Runs `offered` for all that is typed, with the completions of this shell in a file, if it is here.
 fn try_in(shell: &str, offered: impl Fn(&Path, &str) -> Vec<String>) {
@@ -33,10 +34,14 @@ fn try_in(shell: &str, offered: impl Fn(&Path, &str) -> Vec<String>) {
     let file = folder.path().join(format!("completions.{shell}"));
     let written = Command::new(BINARY).args(["completions", shell]).output().unwrap();
     fs::write(&file, written.stdout).unwrap();
-    let values = (shell != "fish").then_some(VALUE);
-    for (typed, expected) in TYPED.into_iter().chain(values) {
+    for (typed, expected) in TYPED.into_iter().chain(VALUES) {
         let offered = offered(&file, typed);
         assert!(offered.iter().any(|word| word == expected), "{shell}: {typed}: {offered:?}");
+    }
+    // What stands there already is not offered once more, nor for another command.
+    for typed in ["registry-mirror completions fish z", "registry-mirror pull z", "registry-mirror z"] {
+        let offered = if shell == "bash" { Vec::new() } else { offered(&file, typed) };
+        assert!(offered.iter().all(|word| word != "zsh"), "{shell}: {typed}: {offered:?}");
     }
 }
 
@@ -65,7 +70,7 @@ fn bash_completes_commands_options_and_values() {
 }
 
 #[test]
-fn fish_completes_commands_and_options() {
+fn fish_completes_commands_options_and_values() {
     const SCRIPT: &str = "source $argv[1]; complete -C $argv[2]";
     try_in("fish", |file, typed| {
         let home = file.parent().unwrap();
@@ -80,6 +85,7 @@ fn zsh_completes_commands_options_and_values() {
     // Only its line editor completes, and that wants a terminal. What would be added to the list is written down.
     const SCRIPT: &str = r#"
         zmodload zsh/zpty
+        : >"$3"
         zpty shell zsh -f -i
         zpty -w shell "
             PROMPT=
