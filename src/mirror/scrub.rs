@@ -18,13 +18,15 @@ use crate::documents::Finding;
 use crate::mirror::Mirror;
 use crate::mirror::fill::{Fills, Right};
 use crate::mirror::flight::transfer::BlobSource;
-use crate::mirror::room::stored::Stored;
+use crate::mirror::room::stored::{Hashing, Stored};
 use crate::mirror::routes::{Route, Routes};
 use crate::oci::manifest::is_manifest;
 use crate::oci::{AcceptSet, Digest};
 
 /// How long after a start the scrub begins, and how long it pauses after each pass.
 const PAUSE: Duration = Duration::from_secs(600);
+/// How many bytes of one blob are read before it is told how far that is.
+const TOLD_EVERY: u64 = 8 << 20;
 
 /// What finds and replaces what is damaged.
 pub(crate) struct Scrub {
@@ -88,6 +90,13 @@ impl Mirror {
     }
 }
 
+/// Waits until so many bytes may have been read at `rate` bytes a second, where that is not zero.
+async fn pause(start: Instant, bytes: u64, rate: u64) {
+    if let Some(millis) = bytes.saturating_mul(1000).checked_div(rate) {
+        tokio::time::sleep_until(start + Duration::from_millis(millis)).await;
+    }
+}
+
 /// What was found of damaged blobs.
 #[derive(Default)]
 struct Damaged {
@@ -126,16 +135,23 @@ impl Scrub {
                 (of, of_bytes) = (of - 1, of_bytes - size);
                 continue;
             };
+            let (mut hashing, mut told) = (Hashing::of(digest, content), 0);
+            while let Some(read) = hashing.more().await {
+                pause(start, checked_bytes + read, rate).await;
+                if read - told >= TOLD_EVERY {
+                    told = read;
+                    findings
+                        .send(Finding::Progress { checked, checked_bytes: checked_bytes + read, of, of_bytes })
+                        .await?;
+                }
+            }
             (checked, checked_bytes) = (checked + 1, checked_bytes + size);
-            if !self.stored.check(&digest, &content).await {
+            if !self.stored.hashed(hashing).await {
                 let healed = repair && self.heal(digest).await;
                 damaged.note(digest, healed);
                 findings.send(Finding::Damaged { digest, repaired: healed }).await?;
             }
             findings.send(Finding::Progress { checked, checked_bytes, of, of_bytes }).await?;
-            if let Some(millis) = checked_bytes.saturating_mul(1000).checked_div(rate) {
-                tokio::time::sleep_until(start + Duration::from_millis(millis)).await;
-            }
         }
         let lacking = self.lacking(repair, &mut damaged, &findings).await?;
         let Damaged { found, repaired, .. } = damaged;

@@ -69,3 +69,4 @@ mod upstream_oddities;
 mod upstream_places;
 mod upstream_wire;
 mod variants;
+mod verify_progress;

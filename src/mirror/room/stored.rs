@@ -169,8 +169,16 @@ impl Stored {
 
     /// Hashes content. What is damaged is taken out of sight.
     pub(crate) async fn check(&self, digest: &Digest, content: &Content) -> bool {
+        let mut hashing = Hashing::of(*digest, content.clone());
+        while hashing.more().await.is_some() {}
+        self.hashed(hashing).await
+    }
+
+    /// Whether content that was hashed to its end is what it should be. What is damaged is taken out of sight.
+    pub(crate) async fn hashed(&self, Hashing { digest, content, verifier, .. }: Hashing) -> bool {
+        let (digest, content) = (&digest, &content);
         self.metrics.checked(content.size);
-        let reason = match hash(*digest, content.clone()).await {
+        let reason = match verifier.map(Verifier::finish) {
             Ok(found) if found == *digest => return true,
             Ok(found) => format!("its bytes have the digest {found}"),
             Err(error) => format!("it cannot be read: {error}"),
@@ -201,20 +209,35 @@ impl Stored {
     }
 }
 
-/// The digest that content has. No thread is kept for longer than it takes to read a piece.
-async fn hash(digest: Digest, content: Content) -> io::Result<Digest> {
-    let (mut verifier, mut offset) = (Verifier::new(digest.algorithm()), 0);
-    while offset < content.size {
-        let content = content.clone();
+/// Content that is hashed piece by piece; no thread is kept for longer than it takes to read one.
+pub(crate) struct Hashing {
+    digest: Digest,
+    content: Content,
+    offset: u64,
+    verifier: io::Result<Verifier>,
+}
+
+impl Hashing {
+    pub(crate) fn of(digest: Digest, content: Content) -> Hashing {
+        Hashing { digest, content, offset: 0, verifier: Ok(Verifier::new(digest.algorithm())) }
+    }
+
+    /// Reads a piece; how many bytes were read so far. `None` at the end, or where it cannot be read.
+    pub(crate) async fn more(&mut self) -> Option<u64> {
+        let (content, offset) = (self.content.clone(), self.offset);
+        let verifier = self.verifier.as_mut().ok().filter(|_| offset < content.size)?;
+        let mut verifier = std::mem::replace(verifier, Verifier::new(self.digest.algorithm()));
         let read = move || {
             let bytes = content.read_at(offset, PIECE)?;
             verifier.update(&bytes);
             Ok((verifier, offset + bytes.len() as u64))
         };
         let read = tokio::task::spawn_blocking(read).await;
-        (verifier, offset) = read.unwrap_or_else(|error| Err(io::Error::other(error)))?;
+        let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let offset = read.as_ref().ok().map(|(_, offset)| *offset);
+        (self.offset, self.verifier) = (offset.unwrap_or(self.offset), read.map(|(verifier, _)| verifier));
+        offset
     }
-    Ok(verifier.finish())
 }
 
 /// What was hashed on read a moment ago: the parts of one blob, asked for one after another, are
