@@ -20,6 +20,7 @@ mod denials;
 mod documents;
 mod ends_of_bodies;
 mod fair_shares;
+mod first_version;
 mod heads;
 mod hits;
 mod http_forms;
