@@ -110,6 +110,8 @@ pub struct UpstreamError {
     pub elsewhere: bool,
     /// The status of a refusal, for who asked with a credential of his own.
     pub status: Option<u16>,
+    /// Why nothing came of it, without a word of what was asked: this may be told to others.
+    pub reason: Option<String>,
 }
 
 impl UpstreamError {
@@ -117,7 +119,13 @@ impl UpstreamError {
     /// answered; then nobody could be reached.
     pub fn new(class: UpstreamErrorClass, message: impl Into<String>) -> UpstreamError {
         let contact = if class == UpstreamErrorClass::Unavailable { Contact::Unreachable } else { Contact::Answered };
-        UpstreamError { class, message: message.into(), contact, elsewhere: false, status: None }
+        UpstreamError { class, message: message.into(), contact, elsewhere: false, status: None, reason: None }
+    }
+
+    /// The same error, with why nothing came of it.
+    #[must_use]
+    pub fn because(self, reason: String) -> UpstreamError {
+        UpstreamError { reason: Some(reason), ..self }
     }
 
     /// The same error of a request that got so far.

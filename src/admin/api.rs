@@ -84,6 +84,9 @@ impl From<CatalogError> for Error {
         let said = Error::new(code, error.to_string());
         match error {
             CatalogError::Unknown(image) => said.with_hint(format!("get it with: registry-mirror pull {image}")),
+            CatalogError::NotToBeHad { failure: Failure::Unavailable, .. } => {
+                said.with_hint("freeze it again when the upstream answers")
+            }
             _ => said,
         }
     }
@@ -282,7 +285,7 @@ fn refuse_pages(headers: &HeaderMap) -> Result<(), Error> {
 /// if that names a host, which then counts.
 fn is_asked_by_address(request: &Request<Incoming>) -> bool {
     let mut hosts = request.headers().get_all(header::HOST).iter();
-    let (host, second) = (hosts.next().and_then(|host| host.to_str().ok()), hosts.next());
+    let (host, second) = (hosts.next().and_then(|host| std::str::from_utf8(host.as_bytes()).ok()), hosts.next());
     let target = request.uri().authority().is_none_or(|authority| is_address(authority.as_str()));
     second.is_none() && target && host.is_some_and(is_address)
 }

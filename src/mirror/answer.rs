@@ -31,7 +31,7 @@ use crate::mirror::flight::flights::Flights;
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::memory::Memory;
 use crate::mirror::routes::Route;
-use crate::oci::{AcceptSet, Descriptor, Digest, Reference, Repository, Request};
+use crate::oci::{AcceptSet, Descriptor, Digest, Reference, RegistryName, Repository, Request};
 use crate::outcome::Outcome;
 use crate::upstream::{Resource, UpstreamError, UpstreamErrorClass};
 
@@ -107,6 +107,12 @@ impl Answers {
 }
 
 impl Mirror {
+    /// What to do about an image that its upstream cannot give now. In offline mode the error says it.
+    pub fn advice(&self, upstream: &RegistryName, error: &MirrorError) -> Option<String> {
+        let away = error.upstream_class().is_some_and(UpstreamErrorClass::is_outage) && self.0.mode != Mode::Offline;
+        away.then(|| format!("pull it again when {upstream} answers, or bring it with: registry-mirror import FILE"))
+    }
+
     /// A manifest by tag or digest.
     ///
     /// # Errors

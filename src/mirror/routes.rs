@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::access::Permit;
 use crate::clients::Asker;
 use crate::mirror::Location;
-use crate::oci::{ImageName, Notice, RegistryName, Repository, RepositoryPath, Target};
+use crate::oci::{ImageName, Notice, Reference, RegistryName, Repository, RepositoryPath, Target};
 use crate::upstream::{Resource, Upstream};
 
 /// The other names of Docker Hub.
@@ -97,6 +97,12 @@ impl Route {
     /// Why he who asks may read it.
     pub const fn permit(&self) -> &Permit {
         &self.permit
+    }
+
+    /// An image there, by its whole name.
+    pub fn image(&self, reference: &Reference) -> ImageName {
+        let Location { upstream, repository } = self.location.clone();
+        ImageName { registry: upstream, repository, reference: reference.clone() }
     }
 
     /// The same, for `asker`.

@@ -199,7 +199,7 @@ async fn respond(
     let Some(route) = found.permitted(permit) else {
         return failed(edge, &MirrorError::Internal("the permit is one for something else".to_owned()), None);
     };
-    let hint = target.may_be_doubled().then_some(DOUBLED);
+    let may_be_doubled = target.may_be_doubled();
     let private = route.permit().is_private();
     let answer = match at_hand(edge, http, &route, &request) {
         Some(answer) => answer,
@@ -207,7 +207,11 @@ async fn respond(
             let route = route.clone().asked_by(guest.asker.clone());
             match looked_up(&edge.mirror, http, &route, request.clone()).await {
                 Ok(answer) => answer.warned(|found| edge.mirror.warnings(&route, &request, found)),
-                Err(error) => failed(edge, &error, hint),
+                Err(error) => {
+                    let doubled = may_be_doubled && error.code().status() == StatusCode::NOT_FOUND;
+                    let hint = if doubled { Some(DOUBLED.to_owned()) } else { advice(edge, &route, &request, &error) };
+                    failed(edge, &error, hint.as_deref())
+                }
             }
         }
     };
@@ -308,6 +312,14 @@ async fn blob(
     let framing = if http.version() >= Version::HTTP_11 { Framing::Told } else { Framing::UntilClose };
     let range = range(http.headers(), &digest);
     Ok(Answer::blob(mirror.blob(route, digest, range.as_ref(), framing).await?))
+}
+
+/// What to do where upstream cannot give an image now.
+fn advice(edge: &Edge, route: &Route, request: &Request, error: &MirrorError) -> Option<String> {
+    let Request::Manifest { reference, .. } = request else { return None };
+    let image = route.image(reference);
+    let advice = edge.mirror.advice(&image.registry, error)?;
+    Some(format!("nothing that is stored can be served for {image}; {advice}"))
 }
 
 fn failed(edge: &Edge, error: &MirrorError, hint: Option<&str>) -> Answer {

@@ -218,12 +218,9 @@ impl Answer {
         }
     }
 
-    /// A request that the mirror could not answer. `hint` is for who finds nothing there.
+    /// A request that the mirror could not answer, and what to do.
     pub fn failure(error: &MirrorError, code: ErrorCode, hint: Option<&str>) -> Answer {
-        let problem = match hint.filter(|_| code.status() == StatusCode::NOT_FOUND) {
-            Some(hint) => format!("{error}; {hint}"),
-            None => error.to_string(),
-        };
+        let problem = hint.map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"));
         let answer = Answer { problem: Some(problem.clone()), ..Answer::refusal(code, problem) };
         let answer = match error {
             MirrorError::Range { size } => answer.header(CONTENT_RANGE, format!("bytes */{size}")),

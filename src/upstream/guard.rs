@@ -38,7 +38,7 @@ pub(super) struct Guard {
 struct Memory {
     breaker: Breaker,
     limits: Limits,
-    /// Why it counts as down.
+    /// Why it counts as down; nothing of what was asked, which may be private.
     failure: String,
     /// What went wrong last.
     last_error: Option<LastError>,
@@ -190,7 +190,7 @@ impl Guard {
             Admission::Wait(_) => None,
             Admission::Probing => Some(memory.probing_since + FINDING_OUT),
         };
-        let message = format!("{name}: {endpoint} is not asked just now, it did not answer: {}", memory.failure);
+        let message = format!("{name}: {endpoint} is not asked just now: lately it {}", memory.failure);
         Err(Refused { error: UpstreamError::new(UpstreamErrorClass::Unavailable, message), until })
     }
 
@@ -200,7 +200,7 @@ impl Guard {
         memory.breaker.ended(ticket, ending, self.clock.now());
         let (is_up, is_failing) = (memory.breaker.is_up(), memory.breaker.is_failing());
         if let Some(error) = error.filter(|_| matches!(ending, Ending::Silent | Ending::Closed | Ending::Unreachable)) {
-            memory.failure.clone_from(&error.message);
+            memory.failure = error.reason.clone().unwrap_or_else(|| "broke its answers off".to_owned());
         }
         drop(memory);
         self.found_out.notify_waiters();

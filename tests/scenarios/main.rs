@@ -69,5 +69,6 @@ mod upstream_logins;
 mod upstream_oddities;
 mod upstream_places;
 mod upstream_wire;
+mod upstream_words;
 mod variants;
 mod verify_progress;

@@ -163,7 +163,12 @@ impl Mirror {
             Reference::Tag(_) => None,
         };
         let answer = self.manifest(route, reference, AcceptSet::everything()).await;
-        Ok(answer.map_err(|error| problem(digest, &error))?.manifest.as_ref().clone())
+        let answer = answer.map_err(|error| {
+            let (digest, failure, message) = problem(digest, &error);
+            let advice = self.advice(&route.location.upstream, &error);
+            (digest, failure, advice.map_or_else(|| message.clone(), |advice| format!("{message}; {advice}")))
+        });
+        Ok(answer?.manifest.as_ref().clone())
     }
 
     /// Brings a blob into the store; how many bytes were fetched for that.

@@ -234,10 +234,11 @@ impl HttpUpstream {
         Err(UpstreamError::new(UpstreamErrorClass::Protocol, message))
     }
 
-    /// For messages: `GET library/redis manifests/7 at registry-1.docker.io`.
+    /// For messages: `library/redis manifests/7 at registry-1.docker.io`, whatever the method: that would tell
+    /// who asks whether we have it.
     fn describe(&self, question: &Question, redirected_to: Option<&Url>) -> String {
-        let Question { method, repository, path, .. } = question;
-        let asked = format!("{method} {repository} {path} at {}", self.endpoint.origin);
+        let Question { repository, path, .. } = question;
+        let asked = format!("{repository} {path} at {}", self.endpoint.origin);
         match redirected_to {
             None => asked,
             Some(url) => format!("{asked}, redirected to {}", url.host_str().unwrap_or_default()),

@@ -62,7 +62,9 @@ impl HttpUpstream {
         let sent = tokio::time::timeout(timeouts.connect + timeouts.first_byte, self.send_by(set, &sending)).await;
         let host = sending.url.host_str().unwrap_or_default();
         let failed = |class, contact, reason: String| {
-            let error = UpstreamError::new(class, format!("{}: {host} {reason}", sending.what));
+            // Most often it is said already where it was asked.
+            let whom = if sending.what.contains(host) { String::new() } else { format!("{host} ") };
+            let error = UpstreamError::new(class, format!("{}: {whom}{reason}", sending.what)).because(reason);
             error.after(contact).elsewhere(self.is_elsewhere(sending.url))
         };
         let sent = sent.map_err(|_| {
