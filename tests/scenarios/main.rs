@@ -51,6 +51,7 @@ mod replays;
 mod resumes;
 mod revivals;
 mod rotten_manifests;
+mod rude;
 mod setups;
 mod slow_index;
 mod stops;

@@ -209,6 +209,8 @@ pub struct Behaviour {
     pub(crate) before_headers: Option<Gate>,
     pub(crate) pauses: Vec<(u64, Gate)>,
     pub(crate) drip: Option<(usize, Gate)>,
+    pub(crate) drip_head: Option<Gate>,
+    pub(crate) endless: bool,
     pub(crate) ending: Ending,
 }
 
@@ -414,6 +416,17 @@ impl Rule {
     pub fn drip(self, bytes: usize, gate: &Gate) -> Rule {
         let gate = gate.clone();
         self.change(|b| b.drip = Some((bytes.max(1), gate)))
+    }
+
+    /// Stands at the gate before every byte of the head.
+    pub fn drip_head(self, gate: &Gate) -> Rule {
+        let gate = gate.clone();
+        self.change(|b| b.drip_head = Some(gate))
+    }
+
+    /// Goes on with zeros after the body, until the client is gone.
+    pub fn endless(self) -> Rule {
+        self.change(|b| b.endless = true)
     }
 
     /// Closes the connection in good order (FIN) after `bytes` bytes of body.

@@ -159,13 +159,25 @@ async fn send(
     let answer = bend(answer, request, behaviour);
     let digest = answer.digest;
     let body = if request.method == "HEAD" { Bytes::new() } else { answer.body.clone() };
-    stream.write_all(head(&answer, behaviour).as_bytes()).await?;
+    let head = head(&answer, behaviour);
+    match &behaviour.drip_head {
+        None => stream.write_all(head.as_bytes()).await?,
+        Some(gate) => {
+            for byte in head.bytes() {
+                stand_at(gate, stream).await?;
+                stream.write_all(&[byte]).await?;
+            }
+        }
+    }
     if request.method == "HEAD" {
         return Ok(behaviour.ending == Ending::Whole);
     }
     let chunked = behaviour.framing == Framing::Chunked;
     let mut writer = BodyWriter { stream, behaviour, sent: 0, chunked, count: &|bytes| shared.count(digest, bytes) };
     let whole = writer.write(&body).await? && writer.write(&behaviour.extra).await?;
+    if whole && behaviour.endless {
+        while writer.write(&[0; PIECE]).await? {}
+    }
     match behaviour.ending {
         Ending::ResetAfter(_) => {
             let _ = stream.set_zero_linger();

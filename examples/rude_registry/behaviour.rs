@@ -1,40 +1,21 @@
-//! The scripted registry of the scenarios, on its own: point any cache or client at it and see what
-//! it makes of a registry that lies, stalls or breaks off.
+//! What the rude registry holds, and what it can do wrong. Its tests are among the scenarios.
 //!
-//! `cargo run --example rude_registry -- --listen 127.0.0.1:5555 --behaviour flip-last-byte --times 1`
-//!
-//! Image names go to stdout; every request it gets goes to stderr, without its query, which may be
-//! signed. Ctrl-C ends it.
+//! A long file, because it is one table: each behaviour, and the rules of the scripted registry that make it.
+//! What only TLS and HTTP/2 can do wrong is not here, but in the tests of the upstream adapter.
 
-use std::net::SocketAddr;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use clap::{Parser, ValueEnum};
-use scripted_registry::{Descriptor, Digest, Gate, Image, Match, Registry, Rule, TokenPolicy, noise};
+use clap::ValueEnum;
+use scripted_registry::{
+    Descriptor, Digest, Expired, Gate, Image, Match, Recorded, Registry, Rule, TokenPolicy, noise,
+};
 
-/// Serves images that it makes, and misbehaves as told.
-#[derive(Parser)]
-struct Arguments {
-    /// Address to listen on; port 0 takes a free one.
-    #[arg(long, default_value = "127.0.0.1:0")]
-    listen: SocketAddr,
-    /// What to do wrong. Given several times, with --times, one takes over when the one before is used up.
-    #[arg(long, value_enum)]
-    behaviour: Vec<Behaviour>,
-    /// How many requests each behaviour is for; all of them if left out.
-    #[arg(long)]
-    times: Option<usize>,
-    /// Ask for anonymous tokens first.
-    #[arg(long)]
-    tokens: bool,
-    /// Redirect blobs to a second listener with addresses that are good for one use.
-    #[arg(long)]
-    storage_host: bool,
-}
-
+/// What can be wrong with the registry.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Behaviour {
+pub(crate) enum Behaviour {
     /// The last byte of every blob has one bit flipped.
     FlipLastByte,
     /// Blobs end after 30 % with an orderly close.
@@ -133,45 +114,77 @@ enum Behaviour {
     RedirectPrivate,
     /// The challenge names a token service on another host.
     ForeignRealm,
+    /// Blobs come in chunks without end, 64 KB a second.
+    EndlessBlobs,
+    /// Manifests, lists and tokens come in chunks without end. Asks for tokens.
+    EndlessDocuments,
+    /// Heads of answers come a byte a second.
+    DripHeads,
+    /// Every connection is closed when a second request comes on it.
+    LostConnections,
+    /// Every connection is closed after one answer that does not say so.
+    CloseUnannounced,
+    /// Blobs end at half, and whoever asks for the rest gets the whole.
+    ResumeWithWhole,
+    /// Blobs end at half, and the rest comes as 206 of another range.
+    ResumeWithOther,
+    /// Blobs end at half, and the rest comes as 206 that does not say of what.
+    ResumeUnnamed,
+    /// Blobs end at half, and the rest comes with its last byte flipped.
+    ResumeWrong,
+    /// HEAD of a blob is 404 until it was asked for by GET.
+    HeadAfterGet,
+    /// Tokens are good for one request, and 403 says so without a challenge. Asks for tokens.
+    TokensDie,
+    /// A token that has died is told `Basic`. Tokens are good for one request. Asks for tokens.
+    TokensDieAsBasic,
+    /// The challenge comes at `/v2/` only, and 401 without one elsewhere. Asks for tokens.
+    ChallengeAtPing,
+    /// The token service redirects to itself. Asks for tokens.
+    RedirectTokens,
+    /// The challenge has quotes of the wrong kind, no commas, and bytes beyond ASCII. Asks for tokens.
+    OddChallenge,
+    /// Everything is redirected to another registry, which asks for tokens.
+    Facade,
+    /// Blobs are redirected to a path in raw UTF-8.
+    RawLocation,
+    /// Blobs are redirected to where nobody listens.
+    DeadStorage,
+    /// Everything says `Content-Encoding: aws-chunked`, and is as it should be.
+    OddEncoding,
+    /// Lists go on, and do not say where.
+    UnclearLinks,
+    /// The list of tags has 11 MB.
+    LargeTagList,
+    /// There is no list of referrers.
+    NoReferrers,
+    /// 501 to lists.
+    NotImplemented,
+    /// 451 to everything.
+    Blocked,
+    /// 503 with Retry-After to everything.
+    AwayForAWhile,
+    /// Everything carries a warning for people.
+    Deprecated,
+    /// Everything says that it is stale.
+    StaleAnswers,
 }
 
-const REPOSITORY: &str = "library/rude";
+pub(crate) const REPOSITORY: &str = "library/rude";
+/// What can be asked for.
+pub(crate) const TAGS: [&str; 11] =
+    ["latest", "oci", "docker", "index", "either", "nameless", "cache", "deep", "twice", "foreign", "partly"];
 const LAYER: usize = 1 << 20;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
-    let mut registry = Registry::start_at(arguments.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}; is something else there?", arguments.listen))?;
-    if arguments.storage_host {
-        registry = registry.with_storage_host().await;
-    }
-    if arguments.tokens {
-        registry.require_tokens(TokenPolicy::bearer());
-    }
-    registry.watch(|request, status| eprintln!("{status} {} {}", request.method, request.path));
-    add_images(&registry);
-    for behaviour in &arguments.behaviour {
-        script(&registry, *behaviour, arguments.times.unwrap_or(usize::MAX));
-    }
-    eprintln!("listening on {}; {}", registry.url(), described(&arguments.behaviour));
-    tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
-    registry.stop().await;
-    Ok(())
-}
-
 /// An image in each dialect, one tag that depends on `Accept`, and an index of both.
-fn add_images(registry: &Registry) {
+pub(crate) fn add_images(registry: &Registry) {
     let layers = [noise(1, LAYER), noise(2, LAYER / 2), noise(3, 1000)];
     let oci = registry.add_image(REPOSITORY, "oci", &layers);
     let docker = registry.add_docker_image(REPOSITORY, "docker", &layers);
     registry.negotiate_tag(REPOSITORY, "latest", &[oci.manifest.digest, docker.manifest.digest]);
-    registry.add_index(REPOSITORY, "index", &[(&oci, "amd64"), (&docker, "arm64")]);
+    let index = registry.add_index(REPOSITORY, "index", &[(&oci, "amd64"), (&docker, "arm64")]);
+    registry.negotiate_tag(REPOSITORY, "either", &[index.digest, oci.manifest.digest]);
     add_odd_images(registry, &oci);
-    for tag in ["latest", "oci", "docker", "index", "nameless", "cache", "deep", "twice", "foreign", "partly"] {
-        println!("{}/{REPOSITORY}:{tag}", registry.authority());
-    }
 }
 
 /// Images as they really are met: an index without platforms, a cache of BuildKit, indexes in indexes, a key
@@ -205,20 +218,10 @@ fn add_odd_images(registry: &Registry, image: &Image) {
     index("partly", &format!("{gone},{}", of(&image.manifest, "")));
 }
 
-fn described(behaviours: &[Behaviour]) -> String {
-    if behaviours.is_empty() {
-        return "honest (see --help for what else it can be)".to_owned();
-    }
-    let names: Vec<String> = behaviours
-        .iter()
-        .filter_map(|behaviour| behaviour.to_possible_value())
-        .map(|value| value.get_name().to_owned())
-        .collect();
-    format!("rude: {}", names.join(", "))
-}
-
-/// Each behaviour takes `times` requests and then leaves the field to the next.
-fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
+/// Each behaviour takes `times` requests and then leaves the field to the next. Where it needs another registry,
+/// that runs for as long as it is held.
+pub(crate) async fn script(registry: &Registry, behaviour: Behaviour, times: usize) -> Option<Registry> {
+    let mut other = None;
     let blobs = || if registry.storage_authority().is_some() { Match::storage() } else { Match::blobs() };
     let content = || Match::manifests().or(blobs());
     let rules = match behaviour {
@@ -239,11 +242,7 @@ fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
             rules.extend(per_blob(registry, |on, size| Rule::on(on).flip_bit_at(0).close_after(size / 2)));
             rules
         }
-        Behaviour::RefuseResume => {
-            let mut rules = vec![Rule::on(blobs().get().with_header("range")).refuse(416)];
-            rules.extend(per_blob(registry, |on, size| Rule::on(on).once().close_after(size / 2)));
-            return rules.into_iter().for_each(|rule| registry.rule(rule));
-        }
+        Behaviour::RefuseResume => resumed(registry, |rule| rule.refuse(416)),
         Behaviour::OneAtATime => {
             registry.options(|options| options.one_blob_at_a_time = true);
             Vec::new()
@@ -328,10 +327,116 @@ fn script(registry: &Registry, behaviour: Behaviour, times: usize) {
             registry.require_tokens(TokenPolicy::bearer().realm("https://tokens.other.test/token"));
             Vec::new()
         }
+        Behaviour::EndlessBlobs => vec![Rule::on(blobs().get()).chunked().endless().drip(64 << 10, &tap())],
+        Behaviour::EndlessDocuments => {
+            registry.require_tokens(TokenPolicy::bearer());
+            let documents = Match::manifests().or(Match::lists()).or(Match::token());
+            vec![Rule::on(documents.get()).chunked().endless()]
+        }
+        Behaviour::DripHeads => vec![Rule::on(Match::any()).drip_head(&tap())],
+        Behaviour::LostConnections => {
+            let used = Mutex::new(HashSet::new());
+            let again = move |request: &Recorded| {
+                !used.lock().unwrap_or_else(PoisonError::into_inner).insert(request.at_connection)
+            };
+            vec![Rule::on(Match::when(again)).close_at_once().before_auth()]
+        }
+        Behaviour::CloseUnannounced => vec![Rule::on(Match::any()).close_afterwards().before_auth()],
+        Behaviour::ResumeWithWhole => resumed(registry, Rule::ignore_range),
+        Behaviour::ResumeWithOther => resumed(registry, |rule| rule.header("content-range", "bytes 0-99/1048576")),
+        Behaviour::ResumeUnnamed => resumed(registry, |rule| rule.without_header("content-range")),
+        Behaviour::ResumeWrong => resumed(registry, Rule::flip_last_byte),
+        Behaviour::HeadAfterGet => {
+            let had = Mutex::new(HashSet::new());
+            let unknown = move |request: &Recorded| {
+                let mut had = had.lock().unwrap_or_else(PoisonError::into_inner);
+                if request.method == "GET" {
+                    had.insert(request.path.clone());
+                }
+                !had.contains(&request.path)
+            };
+            vec![Rule::on(blobs().and(Match::when(unknown))).refuse(404)]
+        }
+        Behaviour::TokensDie | Behaviour::TokensDieAsBasic => {
+            let silent = matches!(behaviour, Behaviour::TokensDie);
+            let said = if silent { Expired::Denied } else { Expired::ChallengeBasic };
+            registry.require_tokens(TokenPolicy::bearer().uses(1).expired(said));
+            Vec::new()
+        }
+        Behaviour::ChallengeAtPing => {
+            registry.require_tokens(TokenPolicy::bearer());
+            let elsewhere = Match::when(|request| request.parts().is_some()).without_header("authorization");
+            vec![Rule::on(elsewhere).refuse(401).before_auth()]
+        }
+        Behaviour::RedirectTokens => {
+            registry.require_tokens(TokenPolicy::bearer());
+            let asked = AtomicUsize::new(0);
+            let first = move |_: &Recorded| asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+            vec![Rule::on(Match::token().and(Match::when(first))).redirect_to_host(&registry.url())]
+        }
+        Behaviour::OddChallenge => {
+            registry.require_tokens(TokenPolicy::bearer());
+            let challenge = format!("bearer realm='{}/token' service=\"dép\u{f4}t\"", registry.url());
+            let unknown = Match::when(|request| request.path.starts_with("/v2")).without_header("authorization");
+            vec![Rule::on(unknown).refuse(401).header("www-authenticate", &challenge).before_auth()]
+        }
+        Behaviour::Facade => {
+            let behind = Registry::start().await;
+            add_images(&behind);
+            behind.require_tokens(TokenPolicy::bearer());
+            let rule = Rule::on(Match::any()).redirect_to_host(&behind.url());
+            other = Some(behind);
+            vec![rule]
+        }
+        Behaviour::RawLocation => {
+            let held = registry.content(|content| content.repository(REPOSITORY).blobs.clone());
+            let mut rules = Vec::new();
+            for (digest, bytes) in held {
+                let path = format!("/speicher/sch%C3%B6n/{digest}");
+                rules.push(Rule::on(Match::path(&path)).answer(200, "application/octet-stream", bytes));
+                rules.push(Rule::on(Match::blob(&digest)).redirect(&format!("/speicher/schön/{digest}")));
+            }
+            rules
+        }
+        Behaviour::DeadStorage => vec![Rule::on(Match::blobs()).redirect("http://127.0.0.1:1/storage")],
+        Behaviour::OddEncoding => vec![Rule::on(Match::any()).header("content-encoding", "aws-chunked")],
+        Behaviour::UnclearLinks => vec![Rule::on(Match::lists()).header("link", "next")],
+        Behaviour::LargeTagList => {
+            let tags: Vec<String> = (0..250_000).map(|tag| format!("\"{}-{tag:06}\"", "x".repeat(34))).collect();
+            let list = format!(r#"{{"name":"{REPOSITORY}","tags":[{}]}}"#, tags.join(","));
+            let tags = Match::lists().and(Match::when(|request| request.path.ends_with("/tags/list")));
+            vec![Rule::on(tags).answer(200, "application/json", list)]
+        }
+        Behaviour::NoReferrers => {
+            registry.options(|options| options.referrers = false);
+            Vec::new()
+        }
+        Behaviour::NotImplemented => vec![Rule::on(Match::lists()).refuse(501)],
+        Behaviour::Blocked => vec![Rule::on(Match::any()).refuse(451).before_auth()],
+        Behaviour::AwayForAWhile => {
+            vec![Rule::on(Match::any()).refuse(503).header("retry-after", "5").before_auth()]
+        }
+        Behaviour::Deprecated => {
+            vec![Rule::on(Match::any()).header("warning", "299 - \"this image is deprecated\"")]
+        }
+        Behaviour::StaleAnswers => {
+            vec![Rule::on(Match::any()).header("cache-status", "another-mirror; hit; detail=stale")]
+        }
     };
     for rule in rules {
         registry.rule(rule.times(times));
     }
+    other
+}
+
+/// Each blob ends at half once, and whoever asks for the rest is answered so, however often.
+fn resumed(registry: &Registry, rest: impl FnOnce(Rule) -> Rule) -> Vec<Rule> {
+    let blobs = if registry.storage_authority().is_some() { Match::storage() } else { Match::blobs() };
+    registry.rule(rest(Rule::on(blobs.get().with_header("range"))));
+    per_blob(registry, |on, size| Rule::on(on).once().close_after(size / 2))
+        .into_iter()
+        .for_each(|rule| registry.rule(rule));
+    Vec::new()
 }
 
 /// Requests whose `Accept` does not name this.
