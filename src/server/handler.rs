@@ -18,7 +18,7 @@ use super::record::{Peer, Record};
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::clients::{Asker, TooMany};
-use crate::mirror::{Asked, Framing, Mirror, MirrorError, Route, Subject};
+use crate::mirror::{Asked, Framing, ManifestHead, Mirror, MirrorError, Route, Subject};
 use crate::oci::refusal::DOUBLED;
 use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError, header};
 
@@ -279,14 +279,18 @@ async fn manifest(
 ) -> Result<Answer, MirrorError> {
     if http.method() == Method::HEAD {
         let head = mirror.stat_manifest(route, reference, accept(http)).await?;
-        let (digest, outcome) = (head.descriptor.digest, head.outcome);
-        let has_it = matches_etag(http.headers(), &digest);
-        return Ok(if has_it { Answer::not_modified(digest, outcome) } else { Answer::manifest_head(head) });
+        let ManifestHead { ref descriptor, outcome, stale_for } = head;
+        let has_it = matches_etag(http.headers(), &descriptor.digest);
+        return Ok(if has_it {
+            Answer::not_modified(descriptor.digest, outcome, stale_for)
+        } else {
+            Answer::manifest_head(head)
+        });
     }
     let answer = mirror.manifest(route, reference, accept(http)).await?;
     let digest = answer.manifest.descriptor.digest;
     if matches_etag(http.headers(), &digest) {
-        return Ok(Answer::not_modified(digest, answer.outcome));
+        return Ok(Answer::not_modified(digest, answer.outcome, answer.stale_for));
     }
     mirror.expect_pull(route, &answer.manifest);
     let stored = mirror.large(route, &answer.manifest.descriptor).await;
@@ -304,7 +308,7 @@ async fn blob(
         let stat = mirror.stat_blob(route, digest).await?;
         let outcome = stat.outcome;
         return Ok(if has_it {
-            Answer::not_modified(digest, outcome)
+            Answer::not_modified(digest, outcome, None)
         } else {
             Answer::blob_head(digest, stat.size, outcome)
         });

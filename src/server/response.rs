@@ -195,9 +195,10 @@ impl Answer {
         Answer::of(outcome, AnswerBody::Absent(size)).described_blob(&digest)
     }
 
-    /// The client has it already.
-    pub fn not_modified(digest: Digest, outcome: Outcome) -> Answer {
-        Answer::of(outcome, AnswerBody::Absent(None)).with_status(StatusCode::NOT_MODIFIED).identified(&digest)
+    /// The client has it already; how stale it is, is told all the same.
+    pub fn not_modified(digest: Digest, outcome: Outcome, stale_for: Option<Duration>) -> Answer {
+        let answer = Answer::of(outcome, AnswerBody::Absent(None)).with_status(StatusCode::NOT_MODIFIED);
+        answer.identified(&digest).stale(stale_for)
     }
 
     /// A request that is refused as it stands.
