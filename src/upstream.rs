@@ -146,6 +146,11 @@ impl UpstreamError {
         UpstreamError { status: Some(status), ..self }
     }
 
+    /// Whether the registry answered that something is wrong, and not that we should wait.
+    pub fn is_trouble_told(&self) -> bool {
+        self.class == UpstreamErrorClass::Unavailable && self.status.is_some()
+    }
+
     /// The same error, if `elsewhere` of somebody whom the registry sent us to.
     #[must_use]
     pub fn elsewhere(self, elsewhere: bool) -> UpstreamError {

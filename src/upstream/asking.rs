@@ -30,6 +30,9 @@ use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryN
 /// So many who present credentials of their own are known to be limited, each.
 const MOST_LIMITS: u64 = 4096;
 
+/// A connection that is refused is so within this time; where it takes longer nobody is heard of.
+const REFUSED_WITHIN: Duration = Duration::from_millis(500);
+
 /// An upstream with all its addresses.
 pub struct Asking {
     /// In the order to try.
@@ -142,7 +145,14 @@ impl Asking {
                 answer => return answer,
             }
         }
-        let again = |error: &UpstreamError| !last.guard.is_failing() && error.contact != Contact::Silent;
+        let again = |error: &UpstreamError, took: Duration| {
+            let is_silent = match error.contact {
+                Contact::Silent => true,
+                Contact::Unreachable => took >= REFUSED_WITHIN,
+                Contact::Closed | Contact::Answered => false,
+            };
+            !is_silent && !last.guard.is_failing()
+        };
         let answer = self.in_all(retry::again(again, || question(&*last.upstream)));
         match (last.ask(lane, resource, answer).await, away) {
             // Where each holds a part, the one that is away may have it.
@@ -260,6 +270,7 @@ impl Upstream for Asking {
         let allowance = known.get(asked.unwrap_or_default()).map_or(Allowance::Free, |health| health.allowance);
         let guards = self.addresses.iter().map(|address| &address.guard);
         let endpoints = known.into_iter().zip(guards).flat_map(|(health, guard)| guard.seen(health.endpoints, now));
-        Health { endpoints: endpoints.collect(), allowance, streams: self.streams }
+        let failing = self.addresses.last().is_some_and(|address| address.guard.is_failing());
+        Health { endpoints: endpoints.collect(), allowance, streams: self.streams, failing }
     }
 }

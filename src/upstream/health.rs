@@ -13,11 +13,13 @@ pub struct Health {
     pub allowance: Allowance,
     /// Through how many connections a large blob may be read at once.
     pub streams: usize,
+    /// Whether it answers everything with errors.
+    pub failing: bool,
 }
 
 impl Default for Health {
     fn default() -> Health {
-        Health { endpoints: Vec::new(), allowance: Allowance::Free, streams: 1 }
+        Health { endpoints: Vec::new(), allowance: Allowance::Free, streams: 1, failing: false }
     }
 }
 

@@ -29,18 +29,23 @@ fn pause(attempt: usize, class: UpstreamErrorClass, spent: Duration, jitter: f64
 
 /// Asks, and asks again by the schedule of [`pause`]. Blobs are retried up to the first byte; resuming
 /// a broken body is up to the fill, which knows what it already has.
-/// `may` says whether asking again is of use after an error.
-pub(super) async fn again<T, F>(may: impl Fn(&UpstreamError) -> bool, ask: impl Fn() -> F) -> Result<T, UpstreamError>
+/// `may` says whether asking again is of use after an error that took so long.
+pub(super) async fn again<T, F>(
+    may: impl Fn(&UpstreamError, Duration) -> bool,
+    ask: impl Fn() -> F,
+) -> Result<T, UpstreamError>
 where
     F: Future<Output = Result<T, UpstreamError>>,
 {
     let (mut attempt, began) = (1, Instant::now());
     loop {
+        let asked = Instant::now();
         let error = match ask().await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let pause = pause(attempt, error.class, began.elapsed(), rand::random()).filter(|_| may(&error));
+        let pause =
+            pause(attempt, error.class, began.elapsed(), rand::random()).filter(|_| may(&error, asked.elapsed()));
         let Some(pause) = pause else { return Err(error) };
         tracing::debug!(attempt, ?pause, %error, "asking the upstream again");
         tokio::time::sleep(pause).await;
@@ -88,7 +93,7 @@ mod tests {
             let class = left.borrow_mut().pop();
             class.map_or(Ok(()), |class| Err(UpstreamError::new(class, "scripted")))
         };
-        let answer = again(|_| true, ask).await.map_err(|error| error.class);
+        let answer = again(|_, _| true, ask).await.map_err(|error| error.class);
         (answer, left.into_inner().len())
     }
 

@@ -44,7 +44,7 @@ async fn two_mirrors() -> (Registry, TestMirror, TestMirror, Image) {
     inner.settled().await;
     inner.advance(Duration::from_secs(400));
     registry.stop().await;
-    let outer = Settings::of(&registry).config("cache.tag_ttl = \"1h\"").in_front_of(&inner).start().await;
+    let outer = Settings::of(&registry).config("cache.tag_ttl = \"1h\"").in_front_of(inner.address).start().await;
     (registry, inner, outer, image)
 }
 
@@ -110,7 +110,7 @@ async fn an_image_that_must_be_complete_is_pulled_through_a_mirror_whose_answers
         assert_eq!(inner.get(&format!("/v2/library/app/blobs/{}", part.digest)).await.status, 503);
     }
     drop(outer);
-    let strict = Settings::of(&registry).config("cache.complete_only = true").in_front_of(&inner).start().await;
+    let strict = Settings::of(&registry).config("cache.complete_only = true").in_front_of(inner.address).start().await;
     assert_stale(&strict.get(TAG).await, "refused");
     drop(inner.stop().await);
     assert_eq!(strict.get(TAG).await.status, 503, "now it is away, and parts are missing");
@@ -203,5 +203,21 @@ async fn a_warning_that_only_one_method_has_reaches_those_who_use_the_other() {
         let answer = mirror.get(TAG).await;
         assert_eq!(answer.headers.get_all("warning").iter().count(), 2, "{only}");
         assert_ne!(outcome(&answer), "stale");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_has_it_is_told_how_stale_it_is_and_what_it_is_warned_of() {
+    let mut registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(937, 1000)]);
+    registry.rule(Rule::on(Match::any()).header("warning", DEPRECATED));
+    let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get(TAG).await.status, 200);
+    registry.stop().await;
+    mirror.advance(Duration::from_secs(400));
+    for method in ["HEAD", "GET"] {
+        let answer = client::request(mirror.address, method, TAG, &[("If-None-Match", "*")]).await;
+        let told = warnings(&answer);
+        assert_eq!((answer.status, outcome(&answer), told.len()), (304, "stale", 2), "{method}: {told:?}");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use scripted_registry::client::{self, Response};
 use scripted_registry::{Gate, Image, Match, Registry, Rule, TokenPolicy, noise};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::support::mirror::{Settings, TestMirror};
@@ -26,10 +27,32 @@ enum Trouble {
     TokensSilent,
     /// The token comes at a byte each second.
     TokensDripping,
+    /// A byte of the head each second.
+    HeadDripping,
+    /// Nobody listens where tokens are.
+    TokensRefused,
+    /// The token service answers 500.
+    TokensFailing,
+    /// The storage host, where blobs are, does not answer.
+    StorageSilent,
+    /// One redirect after the other, at once.
+    Looping,
+    /// 500.
+    Failing,
+    /// Connections end instead of an answer.
+    Cutting,
+    /// 429.
+    Limiting,
 }
 
-const TROUBLES: [Trouble; 5] =
-    [Trouble::Silent, Trouble::Dripping, Trouble::Redirecting, Trouble::TokensSilent, Trouble::TokensDripping];
+const TROUBLES: [Trouble; 6] = [
+    Trouble::Silent,
+    Trouble::Dripping,
+    Trouble::HeadDripping,
+    Trouble::Redirecting,
+    Trouble::TokensSilent,
+    Trouble::TokensDripping,
+];
 
 impl Trouble {
     /// Begins, for requests that match.
@@ -54,16 +77,27 @@ impl Trouble {
             }
             Trouble::TokensSilent => every_token().stall_before_headers(&gate),
             Trouble::TokensDripping => every_token().drip(1, &gate),
+            Trouble::HeadDripping => Rule::on(registry_itself()).drip_head(&gate),
+            Trouble::TokensRefused => every_token(),
+            Trouble::TokensFailing => every_token().refuse(500),
+            Trouble::StorageSilent => Rule::on(Match::storage()).stall_before_headers(&gate),
+            Trouble::Looping => Rule::on(registry_itself()).redirect_to_host(&registry.url()),
+            Trouble::Failing => Rule::on(registry_itself()).refuse(500),
+            Trouble::Cutting => Rule::on(registry_itself()).close_at_once(),
+            Trouble::Limiting => Rule::on(registry_itself()).too_many_requests(None),
         });
         match self {
-            Trouble::Dripping | Trouble::TokensDripping => slowly(1000),
+            Trouble::Dripping | Trouble::TokensDripping | Trouble::HeadDripping => slowly(1000),
             Trouble::Redirecting => slowly(2500),
-            Trouble::Silent | Trouble::TokensSilent => {}
+            _ => {}
         }
-        if matches!(self, Trouble::TokensSilent | Trouble::TokensDripping) {
-            registry.require_tokens(TokenPolicy::bearer());
-            registry.expire_tokens();
-        }
+        let policy = match self {
+            Trouble::TokensRefused => TokenPolicy::bearer().realm("http://127.0.0.1:1/token"),
+            Trouble::TokensSilent | Trouble::TokensDripping | Trouble::TokensFailing => TokenPolicy::bearer(),
+            _ => return gate,
+        };
+        registry.require_tokens(policy);
+        registry.expire_tokens();
         gate
     }
 }
@@ -189,31 +223,80 @@ async fn who_comes_while_a_question_is_under_way_waits_no_longer_than_who_asked_
 const UPSTREAM: &str = "connect_timeout = \"1s\"\nfirst_byte_timeout = \"6s\"";
 const LONGEST: Duration = Duration::from_millis(8_010);
 
-#[tokio::test]
-async fn where_nothing_is_stored_everything_that_belongs_to_an_answer_has_one_time_out() {
-    let registry = Registry::start().await;
-    let image = registry.add_image("library/app", "1", &[noise(903, 1000)]);
+/// What comes of everything that can be asked for of a mirror that has stored nothing, and after how long.
+async fn cold(settings: Settings, image: &Image, mut assert: impl FnMut(&str, &str, u16, Duration)) {
     let blob = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
     let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
-    let list = referrers(&image);
-    for trouble in TROUBLES {
-        for (method, path) in
-            [("GET", TAG), ("GET", &by_digest), ("GET", TAGS), ("GET", &list), ("GET", &blob), ("HEAD", &blob)]
-        {
-            if trouble == Trouble::Dripping && path == blob {
-                continue; // A blob is passed on as it comes.
-            }
-            let mirror = Settings::of(&registry).upstream(UPSTREAM).start().await;
-            let gate = trouble.begin(&registry, Match::repository("library/app"));
+    for path in [TAG, &by_digest, TAGS, &referrers(image), &blob] {
+        for method in ["GET", "HEAD"] {
+            // As long as an upstream is left alone that is in trouble.
+            let mirror = settings.clone().store_at(tempfile::tempdir().expect("a folder").path()).start().await;
             tokio::time::pause();
             let (response, waited) = timed(&mirror, method, path).await;
             tokio::time::resume();
-            assert!(response.status == 503 && waited <= LONGEST, "{trouble:?} {method} {path}: {waited:?}");
-            registry.clear_rules();
-            registry.require_nothing();
-            gate.open();
+            assert(method, path, response.status, waited);
         }
     }
+}
+
+/// The table of the README: what can be wrong, and the worst time to an answer where nothing is stored.
+#[tokio::test]
+async fn where_nothing_is_stored_everything_that_belongs_to_an_answer_has_one_time_out() {
+    let (seconds, slack) = (Duration::from_secs, Duration::from_millis(10));
+    for (trouble, worst, status) in [
+        (Trouble::Silent, seconds(7), 503),
+        (Trouble::HeadDripping, seconds(7), 503),
+        (Trouble::Dripping, LONGEST, 503),
+        (Trouble::Redirecting, LONGEST, 503),
+        (Trouble::Looping, seconds(3), 502),
+        (Trouble::TokensSilent, LONGEST, 503),
+        (Trouble::TokensDripping, LONGEST, 503),
+        (Trouble::TokensRefused, seconds(3), 503),
+        (Trouble::TokensFailing, seconds(3), 503),
+        (Trouble::StorageSilent, LONGEST, 503),
+        (Trouble::Failing, seconds(3), 503),
+        (Trouble::Cutting, seconds(3), 503),
+        (Trouble::Limiting, seconds(0), 503),
+    ] {
+        let mut registry = Registry::start().await;
+        if trouble == Trouble::StorageSilent {
+            registry = registry.with_storage_host().await;
+        }
+        let image = registry.add_image("library/app", "1", &[noise(903, 1000)]);
+        let gate = trouble.begin(&registry, Match::repository("library/app"));
+        cold(Settings::of(&registry).upstream(UPSTREAM), &image, |method, path, told, waited| {
+            let passed_on = trouble == Trouble::Dripping && (method == "HEAD" || path.contains("/blobs/"));
+            let elsewhere = trouble == Trouble::StorageSilent && !path.contains("/blobs/");
+            let expected = if passed_on || elsewhere { told } else { status };
+            assert_eq!(told, expected, "{trouble:?} {method} {path}");
+            assert!(passed_on || waited <= worst + slack, "{trouble:?} {method} {path}: {waited:?}");
+        })
+        .await;
+        gate.open();
+    }
+}
+
+#[tokio::test]
+async fn where_nothing_is_stored_and_no_connection_can_be_made_it_is_known_soon() {
+    let mut registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(905, 1000)]);
+    // Nobody accepts what comes here, and there is room for one to wait.
+    let full = TcpSocket::new_v4().expect("a socket");
+    full.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let full = full.listen(0).expect("it listens");
+    let address = full.local_addr().expect("bound");
+    let _waiting = TcpStream::connect(address).await.expect("the first may wait");
+    let hanging = Settings::of(&registry).in_front_of(address).upstream(UPSTREAM);
+    cold(hanging, &image, |method, path, status, waited| {
+        assert_eq!((status, waited.as_secs()), (503, 1), "hanging: {method} {path}: {waited:?}");
+    })
+    .await;
+    registry.stop().await;
+    cold(Settings::of(&registry).upstream(UPSTREAM), &image, |method, path, status, waited| {
+        assert_eq!(status, 503, "refused: {method} {path}");
+        assert!(waited <= Duration::from_secs(2), "refused: {method} {path}: {waited:?}");
+    })
+    .await;
 }
 
 #[tokio::test]

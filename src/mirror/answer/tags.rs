@@ -202,6 +202,12 @@ impl Tags {
         let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept.clone()).await;
         let resolved = match resolved {
             Ok(resolved) => resolved,
+            // Some fail at HEAD alone. Where something stands in, that is not worth a pull.
+            Err(error) if record.is_none() && error.is_trouble_told() && !route.upstream.health().failing => {
+                let (manifest, outcome) = self.in_one_question(route, &key).await?;
+                self.point(key, record, manifest.descriptor.clone(), None).await;
+                return Ok((manifest, outcome));
+            }
             Err(error) => return Err(self.told(&key, error).await),
         };
         let digest = resolved.descriptor().digest;

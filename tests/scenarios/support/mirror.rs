@@ -78,9 +78,9 @@ impl Settings {
         self
     }
 
-    /// In front of another mirror instead.
-    pub fn in_front_of(mut self, mirror: &TestMirror) -> Settings {
-        self.upstream = vec![format!("http://{}", mirror.address)];
+    /// In front of whoever is at this address instead.
+    pub fn in_front_of(mut self, address: SocketAddr) -> Settings {
+        self.upstream = vec![format!("http://{address}")];
         self
     }
 
