@@ -101,9 +101,9 @@ impl RangeHeader {
         }
     }
 
-    /// Whether it is one range with an end, or of a certain length.
+    /// Whether each range has an end, or is of a certain length.
     pub fn is_bounded(&self) -> bool {
-        matches!(self.0[..], [Spec::Between(..) | Spec::Suffix(_)])
+        self.0.iter().all(|spec| !matches!(spec, Spec::From(_)))
     }
 
     /// Where the only range starts, if that can be told without the size.

@@ -1,10 +1,12 @@
 //! Several ranges in one request, as lazy readers of layers ask: on stored, filling and cold blobs.
 
 use bytes::Bytes;
-use scripted_registry::client::Response;
+use scripted_registry::client::{Connection, Response};
 use scripted_registry::{Digest, Gate, Match, Registry, Rule, noise};
 
-use crate::support::mirror::TestMirror;
+use tokio::time::Instant;
+
+use crate::support::mirror::{Settings, TestMirror};
 
 const SIZE: usize = 1_000_000;
 const RANGES: [(usize, usize); 4] = [(0, 99), (50_000, 50_999), (400_000, 699_999), (999_000, 999_999)];
@@ -107,4 +109,123 @@ async fn what_is_one_range_after_all_or_too_many_comes_as_such() {
     assert!(answer.status == 200 && answer.body == bytes);
     let answer = mirror.get_with(&path, &[("Range", "bytes=2000000-,3000000-")]).await;
     assert_eq!((answer.status, answer.header("content-range")), (416, Some(&*format!("bytes */{SIZE}"))));
+}
+
+#[tokio::test]
+async fn a_part_of_a_blob_whose_size_nobody_tells_is_waited_for_and_not_for_ever() {
+    let (registry, digest, bytes, path) = scene().await;
+    let gate = Gate::new();
+    let blob = || Match::blob(&digest);
+    registry.rule(Rule::on(blob().head()).without_header("content-length"));
+    registry.rule(Rule::on(blob().get()).ignore_range().chunked().stall_after(300_000, &gate));
+    let mirror = TestMirror::of(&registry).await;
+    tokio::time::pause();
+    let asked = Instant::now();
+    let headers = [("Range", "bytes=10-19")];
+    let mut waited = Connection::open(mirror.address).await.send("GET", &path, &headers).await.expect("an answer");
+    assert_eq!((waited.status, asked.elapsed().as_secs()), (200, 20), "all of it");
+    assert_eq!(waited.read_exactly(1000).await, bytes[..1000]);
+    gate.open();
+    let rest = waited.finish().await;
+    assert!(rest.complete && rest.body == bytes[1000..]);
+    let part = mirror.get_with(&path, &headers).await;
+    assert_eq!((part.status, &part.body[..]), (206, &bytes[10..20]));
+}
+
+#[tokio::test]
+async fn ranges_at_the_edges_are_what_the_standard_says_cold_and_stored() {
+    let registry = Registry::start().await;
+    let bytes = noise(4, 100_000);
+    let digest = registry.add_blob("library/app", bytes.clone());
+    let path = format!("/v2/library/app/blobs/{digest}");
+    for warm in [false, true] {
+        for (ranges, status, parts) in [
+            ("0-0,-1", 206, 2),
+            ("-1,0-0", 206, 2),
+            ("99999-,0-0", 206, 2),
+            ("0-0,100000-", 206, 1),
+            ("100000-,200000-300000", 416, 0),
+            ("-0,5-5", 206, 1),
+            ("-0", 416, 0),
+            ("0-9,10-19", 206, 2),
+            ("0-9, 20-29 ,40-49", 206, 3),
+            ("0-9,,20-29", 206, 2),
+            ("5-1,0-9", 206, 1),
+            ("0-9,x", 200, 0),
+            ("0-99999,0-99999", 206, 1),
+            ("-200000", 206, 1),
+            ("18446744073709551615-,0-0", 206, 1),
+            ("0-18446744073709551616", 206, 1),
+        ] {
+            let mirror = TestMirror::of(&registry).await;
+            if warm {
+                mirror.get(&path).await;
+                mirror.settled().await;
+            }
+            let answer = mirror.get_with(&path, &[("Range", &format!("bytes={ranges}"))]).await;
+            assert_eq!((answer.status, answer.complete), (status, true), "{warm} {ranges}");
+            let multipart = answer.header("content-type").is_some_and(|kind| kind.starts_with("multipart/"));
+            assert_eq!(multipart, parts > 1, "{warm} {ranges}");
+            if parts > 1 {
+                let count =
+                    answer.body.windows(14).filter(|window| window.eq_ignore_ascii_case(b"content-range:")).count();
+                assert_eq!(count, parts, "{ranges}");
+                assert_eq!(answer.header("content-length"), Some(answer.body.len().to_string().as_str()));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_ranges_ahead_of_a_fill_come_at_once_and_prove_nothing_about_the_whole() {
+    for flip in [false, true] {
+        let registry = Registry::start().await;
+        let bytes = noise(5, 600_000);
+        let digest = registry.add_blob("library/app", bytes.clone());
+        let path = format!("/v2/library/app/blobs/{digest}");
+        let gate = Gate::new();
+        let rule = Rule::on(Match::blob(&digest).get().without_header("range")).stall_after(200_000, &gate);
+        registry.rule(if flip { rule.flip_last_byte() } else { rule });
+        let mirror = TestMirror::of(&registry).await;
+        let mut first = mirror.stream(&path).await;
+        first.read_exactly(1000).await;
+        let parts = mirror.get_with(&path, &[("Range", "bytes=0-9,1000-1999,300000-300999")]).await;
+        assert!(parts.status == 206 && parts.complete);
+        assert!(parts.body.windows(1000).any(|window| window == &bytes[300_000..301_000]));
+        gate.open();
+        let whole = first.finish().await;
+        assert_eq!(whole.complete, !flip);
+    }
+}
+
+#[tokio::test]
+async fn parts_come_of_what_cannot_be_kept_too() {
+    let registry = Registry::start().await;
+    let bytes = noise(1, 3_000_000);
+    let digest = registry.add_blob("library/app", bytes.clone());
+    let path = format!("/v2/library/app/blobs/{digest}");
+    for rule in [None, Some(Rule::chunked as fn(Rule) -> Rule), Some(Rule::ignore_range)] {
+        registry.clear_rules();
+        if let Some(rule) = rule {
+            registry.rule(rule(Rule::on(Match::blob(&digest))));
+        }
+        let mirror = Settings::of(&registry).config("store.max_size = \"1MB\"").start().await;
+        for ranges in ["0-9,100-109", "5-9", "100-", "-5", "10-19,2999990-2999999", "0-999999,2000000-2999999"] {
+            let answer = mirror.get_with(&path, &[("Range", &format!("bytes={ranges}"))]).await;
+            assert!(answer.complete && answer.status == 206, "{ranges}: {}", answer.status);
+            let (_, last) = ranges.rsplit_once(',').unwrap_or(("", ranges));
+            let part = match last.split_once('-').unwrap() {
+                ("", last) => bytes.slice(bytes.len() - last.parse::<usize>().unwrap()..),
+                (first, "") => bytes.slice(first.parse::<usize>().unwrap()..),
+                (first, last) => bytes.slice(first.parse::<usize>().unwrap()..=last.parse::<usize>().unwrap()),
+            };
+            let found = if ranges.contains(',') { holds(&answer.body, &part) } else { answer.body == part };
+            assert!(found, "{ranges}");
+        }
+    }
+}
+
+fn holds(body: &[u8], part: &[u8]) -> bool {
+    let first = &part[..part.len().min(16)];
+    body.windows(first.len()).enumerate().any(|(at, window)| window == first && body[at..].starts_with(part))
 }

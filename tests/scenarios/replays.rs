@@ -138,10 +138,24 @@ async fn stargz_probes_two_bytes_asks_for_the_size_and_reads_pieces() {
         let answer = mirror.get_with(&path, &[("Range", &range)]).await;
         assert!(answer.status == 206 && answer.body == bytes.slice(start..start + 50_000), "{range}");
     }
+    // What it reads of a layer it asks for together, and gives up after thirty seconds.
+    for ranges in ["8200000-8249999,8300000-8349999,8400000-8449999", "0-9,100-109", "0-49999,8500000-8500999"] {
+        let header = format!("bytes={ranges}");
+        let headers = [("Range", header.as_str()), ("Accept-Encoding", "identity")];
+        let several = mirror.get_with(&path, &headers).await;
+        assert!(several.status == 206 && several.complete, "{ranges}");
+        assert!(several.header("content-type").is_some_and(|kind| kind.starts_with("multipart/byteranges; boundary=")));
+        for range in ranges.split(',') {
+            let (first, last) = range.split_once('-').unwrap();
+            let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+            let part = [format!("bytes {range}/9000000\r\n\r\n").as_bytes(), &bytes[first..=last]].concat();
+            assert!(several.body.windows(part.len()).any(|window| window == part), "{range} of {ranges}");
+        }
+    }
+    assert_eq!(registry.count_of(&Match::blob(&digest).get().without_header("range")), 1);
     gate.open();
-    let several = mirror.get_with(&path, &[("Range", "bytes=0-9,100-109")]).await;
-    assert!(several.status == 206 && several.complete);
-    assert!(several.header("content-type").is_some_and(|kind| kind.starts_with("multipart/byteranges")));
+    mirror.settled().await;
+    assert_eq!(mirror.get(&path).await.header("cache-status"), Some("registry-mirror; hit"));
 }
 
 async fn pulls_byte_exact(registry: &mut Registry, requests: &[(String, String, Bytes)]) {

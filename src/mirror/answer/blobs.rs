@@ -8,6 +8,7 @@
 use std::fs::File;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -28,6 +29,9 @@ use crate::mirror::routes::Route;
 use crate::oci::{Descriptor, Digest, RangeHeader, Selection, Span};
 use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// How long a part is waited for of a blob whose size only its end will tell. Clients give up after 30 s.
+const SIZE_WAIT: Duration = Duration::from_secs(20);
 
 /// An answer with a blob, or with parts of it.
 #[derive(Debug)]
@@ -51,6 +55,19 @@ pub enum Selected {
     Part(Range<u64>, BlobBody),
     /// Several parts, in the order in which they are sent.
     Parts(Vec<(Range<u64>, BlobBody)>),
+}
+
+impl Selected {
+    /// One part or several.
+    fn of(mut parts: Vec<(Range<u64>, BlobBody)>) -> Selected {
+        match parts.pop() {
+            Some((part, body)) if parts.is_empty() => Selected::Part(part, body),
+            last => {
+                parts.extend(last);
+                Selected::Parts(parts)
+            }
+        }
+    }
 }
 
 /// How a client learns that a body of unknown length is over.
@@ -103,10 +120,15 @@ impl Mirror {
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
         let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(route.asker.client()));
         if let Some(range) = range.filter(|range| range.is_bounded())
-            && let Some((size, part, relay)) = lazy::part(&blobs.fills, &following, &source, range).await?
+            && let Some((size, parts)) = lazy::parts(&blobs.fills, &following, &source, range).await?
         {
-            let body = BlobBody::Relayed(Box::new(relay));
-            let selected = Selected::Part(part, body);
+            let bodies = parts.into_iter().map(|(part, relay)| {
+                let span = Span { start: part.start, end: Some(part.end) };
+                let follow = || BlobBody::Filling(FillReader::new(following.clone(), source.clone(), span, Some(size)));
+                let body = relay.map_or_else(follow, |relay| BlobBody::Relayed(Box::new(relay)));
+                (part, body)
+            });
+            let selected = Selected::of(bodies.collect());
             return Ok(BlobAnswer { digest, size: Some(size), selected, outcome: Outcome::Relayed });
         }
         self.heard(route, filling(following, source, range, framing, outcome).await)
@@ -195,7 +217,10 @@ impl Blobs {
         if self.negatives.check(&Missing::Head(location.clone(), *digest)).is_ok() {
             match self.head(route, digest, Some(size)).await {
                 Ok(_) => return Ok(true),
-                Err(error) if error.class.is_outage() => return Err(MirrorError::upstream(Subject::Blob, error)),
+                // Who answers that something is wrong may have it wrong with HEAD alone.
+                Err(error) if error.class.is_outage() && !error.is_trouble_told() => {
+                    return Err(MirrorError::upstream(Subject::Blob, error));
+                }
                 Err(_) => {}
             }
         }
@@ -255,8 +280,11 @@ async fn filling(
     let Progress { mut total, phase, passed, .. } = started(&mut following).await?;
     let is_relayed = passed.is_some() || matches!(phase, Phase::Unkept(_));
     let outcome = if is_relayed { Outcome::Relayed } else { outcome };
-    if total.is_none() && (range.is_some() || framing == Framing::UntilClose) {
+    if total.is_none() && framing == Framing::UntilClose {
         total = finished(&mut following).await?;
+    } else if total.is_none() && range.is_some() {
+        // Without a size there are no parts, and who waits too long gets all of it.
+        total = tokio::time::timeout(SIZE_WAIT, finished(&mut following)).await.unwrap_or(Ok(None))?;
     }
     if total.is_none() && framing == Framing::UntilClose {
         // The store gave up, and there is nowhere to keep what is not verified yet: it is fetched for its

@@ -1,4 +1,4 @@
-//! Lazy reads: a small part of a blob that the fill has not reached yet, passed on from upstream at
+//! Lazy reads: small parts of a blob that the fill has not reached yet, passed on from upstream at
 //! once while the fill runs behind.
 //!
 //! No digest covers a part, so what is passed on here is the one thing that nobody has verified; it
@@ -27,49 +27,84 @@ use crate::oci::{RangeHeader, Selection};
 const NEAR: u64 = 4 << 20;
 /// How long it is waited for.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// A longer part is no lazy read, in bytes.
+/// More than this at once is no lazy read, in bytes.
 const LARGEST: u64 = 32 << 20;
+/// Nor are more parts than these, each of which is a question to upstream.
+const MOST: usize = 32;
 /// How many bytes are read lazily of a small blob, however small.
 const ALWAYS: u64 = 1 << 20;
 /// Of a larger one, one of so many.
 const SHARE: u64 = 10;
 
-/// The size of the blob and the part of it that `range` selects, from upstream, where the fill would keep
-/// the client waiting for it; `None` where following the fill is the better way, or the only one.
+/// Parts of a blob, each with who passes it on, or with nobody where the fill brings it soon.
+type Parts = Vec<(Range<u64>, Option<Relay>)>;
+
+/// The size of the blob and the parts of it that `range` selects, from upstream where the fill would keep
+/// the client waiting for them; `None` where following the fill is the better way, or the only one.
 ///
 /// # Errors
 /// [`MirrorError::Range`] when the range selects nothing.
-pub(super) async fn part(
+pub(super) async fn parts(
     fills: &Fills,
     following: &Following,
     source: &BlobSource,
     range: &RangeHeader,
-) -> Result<Option<(u64, Range<u64>, Relay)>, MirrorError> {
+) -> Result<Option<(u64, Parts)>, MirrorError> {
     let mut fill = following.clone();
     let Some(size) = size(&mut fill, source).await else { return Ok(None) };
-    let part = match range.select(size) {
-        Selection::Part(part) if part.end - part.start <= LARGEST => part,
+    let parts = match range.select(size) {
+        Selection::Part(part) => vec![part],
+        Selection::Parts(parts) => parts,
         Selection::Unsatisfiable => return Err(MirrorError::Range { size }),
-        _ => return Ok(None),
+        Selection::Whole => return Ok(None),
     };
-    if is_reached(&mut fill, part.start).await {
+    let parts = with_those_ahead(&mut fill, parts, size).await;
+    let ahead = || parts.iter().filter(|(_, ahead)| *ahead).map(|(part, _)| part.end - part.start);
+    let (length, relayed) = (ahead().sum(), Arc::clone(&fill.borrow().relayed));
+    if !(1..=MOST).contains(&ahead().count()) || length > LARGEST || !claim(&relayed, length, size) {
         return Ok(None);
     }
-    let relayed = Arc::clone(&fill.borrow().relayed);
-    let length = part.end - part.start;
-    if !claim(&relayed, length, size) {
-        return Ok(None);
+    let witness = |part: &Range<u64>| {
+        Witness::new(Arc::clone(&fills.metrics), fills.tasks.clone(), fill.clone(), source.clone(), part.start)
+    };
+    let (mut answer, mut asked) = (Vec::new(), false);
+    for (part, ahead) in parts {
+        let relay = match (ahead, asked) {
+            (false, _) => None,
+            // Whoever gives one part by itself gives the others, when it is their turn.
+            (true, true) => Some(Relay::later(source.clone(), part.clone(), size, witness(&part))),
+            (true, false) => match Relay::part(source.clone(), part.clone(), size, witness(&part)).await {
+                Ok(Some(relay)) => Some(relay),
+                told => {
+                    let error = told.err().map(tracing::field::display);
+                    tracing::debug!(blob = ?source, error, "no part is to be had by itself; waiting for the fill");
+                    relayed.fetch_sub(length, Ordering::Relaxed);
+                    return Ok(None);
+                }
+            },
+        };
+        asked |= ahead;
+        answer.push((part, relay));
     }
-    let (metrics, tasks) = (Arc::clone(&fills.metrics), fills.tasks.clone());
-    let witness = Witness::new(metrics, tasks, fill, source.clone(), part.start);
-    let relay = Relay::part(source.clone(), part.clone(), size, witness).await.unwrap_or_else(|error| {
-        tracing::debug!(blob = ?source, %error, "a part is not to be had by itself; waiting for the fill");
-        None
-    });
-    if relay.is_none() {
-        relayed.fetch_sub(length, Ordering::Relaxed);
+    Ok(Some((size, answer)))
+}
+
+/// The same parts, with whether the fill will not be there in a moment. A moment is waited for once. What comes with
+/// others and reaches the end can wait until it is verified.
+async fn with_those_ahead(fill: &mut Following, parts: Vec<Range<u64>>, size: u64) -> Vec<(Range<u64>, bool)> {
+    let (mut found, mut waited, several) = (Vec::new(), false, parts.len() > 1);
+    for part in parts {
+        let ahead = if several && part.end == size {
+            false
+        } else if waited {
+            fill.borrow().reached() <= part.start
+        } else {
+            !is_reached(fill, part.start).await
+        };
+        waited |= ahead;
+        found.push((part, ahead));
     }
-    Ok(relay.map(|relay| (size, part, relay)))
+    found
 }
 
 /// The size of the blob, as the fill knows it in a moment, or else upstream. `None` also when the fill

@@ -85,6 +85,13 @@ impl Relay {
         Ok(Some(Relay { source, span, total, state, held: Held::default(), witness: Some(witness), _place: None }))
     }
 
+    /// The same, asked for when it is read.
+    pub(super) fn later(source: BlobSource, range: Range<u64>, total: u64, witness: Witness) -> Relay {
+        let (span, total) = (Span { start: range.start, end: Some(range.end) }, Some(total));
+        let state = RelayState::Closed(None);
+        Relay { source, span, total, state, held: Held::default(), witness: Some(witness), _place: None }
+    }
+
     /// How many bytes the blob has, by reading all of it; nobody else gets what was read.
     ///
     /// # Errors
