@@ -2,7 +2,7 @@
 //! pull the same images of two registries through `registry-mirror serve`, cold, warm, and with the upstreams
 //! stopped and the daemon restarted. Some load them from a bundle, with nothing running at all.
 //!
-//! Needs root and Debian's docker.io, docker-registry, skopeo, podman, buildah, containerd and debootstrap; crane,
+//! Needs root and Debian's docker.io, docker-registry, skopeo, podman, buildah, containerd, nginx and debootstrap; crane,
 //! oras and regctl are built with Go. On a machine without them each test says what is missing and passes; with
 //! `REGISTRY_MIRROR_REQUIRE_CLIENTS=1` a missing program is a failure. Nothing but loopback addresses is spoken
 //! to, and every program that a test starts is ended by its process id, also when the test fails.
@@ -17,3 +17,4 @@ mod layout_copiers;
 mod podman;
 mod skopeo;
 mod support;
+mod witnesses;

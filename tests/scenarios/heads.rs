@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use scripted_registry::{Image, Match, Registry, Rule, noise};
+use scripted_registry::{Gate, Image, Match, Registry, Rule, client, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
 
 const TAG: &str = "/v2/library/app/manifests/1";
+const TAGS: &str = "/v2/library/app/tags/list";
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const EXPIRED: Duration = Duration::from_secs(301);
 
 async fn cold() -> (Registry, TestMirror, Image) {
@@ -175,4 +178,92 @@ async fn a_head_that_was_told_stands_in_for_an_upstream_that_went_away() {
     let head = mirror.head(TAG).await;
     assert_eq!((head.status, head.header("warning").is_some()), (200, true));
     assert_eq!(head.header("docker-content-digest"), Some(image.manifest.digest.to_string().as_str()));
+}
+
+#[tokio::test]
+async fn a_head_that_fails_in_any_way_is_no_answer_to_get() {
+    for status in [400, 401, 403, 404, 405, 410, 451, 500, 501, 502, 504] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(1, 1000)]);
+        registry.add_image("library/other", "1", &[noise(1, 1000)]);
+        registry.rule(Rule::on(Match::any().head()).refuse(status));
+        let mirror = TestMirror::of(&registry).await;
+        let layer = image.layers[0].digest;
+        assert_eq!(mirror.get(TAG).await.status, 200, "{status}: tag");
+        assert!(mirror.get(&format!("/v2/library/app/blobs/{layer}")).await.complete, "{status}");
+        mirror.settled().await;
+        let other = mirror.get(&format!("/v2/library/other/blobs/{layer}")).await;
+        assert_eq!(other.status, 200, "{status}: blob that another repository brought");
+        mirror.advance(EXPIRED);
+        let again = mirror.get(TAG).await;
+        assert_eq!(
+            (again.status, again.header("warning").is_some()),
+            (200, status >= 500 && status != 501),
+            "{status}: expired"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_head_costs_no_pull_whatever_types_are_accepted() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(6, 1000)]);
+    registry.add_index("library/app", "2", &[(&image, "amd64")]);
+    let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+    for accept in ["*/*", OCI_INDEX, OCI_MANIFEST, ""] {
+        for tag in ["1", "2"] {
+            for _ in 0..3 {
+                let path = format!("/v2/library/app/manifests/{tag}");
+                client::request(mirror.address, "HEAD", &path, &[("Accept", accept)]).await;
+            }
+        }
+    }
+    assert_eq!(registry.count_of(&Match::manifests().get()), 0);
+}
+
+#[tokio::test]
+async fn a_head_that_tells_of_what_is_gone_or_never_was_hides_no_tag() {
+    for config in ["", "cache.mode = \"prefer-cache\"", "cache.tag_ttl = \"0s\""] {
+        let registry = Registry::start().await;
+        let old = registry.add_image("library/app", "1", &[noise(14, 1000)]);
+        let mirror = Settings::of(&registry).config(config).start().await;
+        assert_eq!(mirror.get(TAG).await.status, 200);
+        mirror.advance(EXPIRED);
+        let new = registry.add_image("library/app", "1", &[noise(15, 1000)]);
+        // HEAD still tells of the old one, which is gone by digest; and of one that never was.
+        for told in [old.manifest.digest.to_string(), format!("sha256:{}", "1".repeat(64))] {
+            registry.rule(Rule::on(Match::manifests().head()).once().header("docker-content-digest", &told));
+            let answer = mirror.get(TAG).await;
+            assert_eq!(answer.status, 200, "{config} {told}");
+            mirror.advance(EXPIRED);
+        }
+        let answer = mirror.get(TAG).await;
+        assert_eq!(answer.header("docker-content-digest"), Some(new.manifest.digest.to_string().as_str()), "{config}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_a_list_and_of_a_blob_on_its_way_says_what_get_says() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(5, 500_000)]);
+    let layer = image.layers[0].digest;
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&layer).get()).chunked().stall_after(100_000, &gate));
+    let mirror = TestMirror::of(&registry).await;
+    let path = format!("/v2/library/app/blobs/{layer}");
+    let mut stream = mirror.stream(&path).await;
+    stream.read_exactly(1000).await;
+    assert_eq!(mirror.head(&path).await.status, 200);
+    gate.open();
+    assert!(stream.finish().await.complete);
+    mirror.settled().await;
+    let head = mirror.head(&path).await;
+    assert_eq!(head.header("content-length"), Some(image.layers[0].size.to_string().as_str()));
+    for list in [TAGS.to_owned(), format!("/v2/library/app/referrers/{}", image.manifest.digest)] {
+        let head = mirror.head(&list).await;
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        let get = mirror.get(&list).await;
+        assert_eq!(get.header("content-length"), head.header("content-length"), "{list}");
+        assert_eq!(get.header("content-type"), head.header("content-type"), "{list}");
+    }
 }

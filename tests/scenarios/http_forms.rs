@@ -1,10 +1,15 @@
 //! Forms of HTTP that clients may use, and those that nobody may.
 
+use bytes::Bytes;
+use scripted_registry::client::Connection;
 use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::mirror::{Settings, TestMirror};
+
+const TAG: &str = "/v2/library/app/manifests/1";
+const TAGS: &str = "/v2/library/app/tags/list";
 
 async fn raw(mirror: &TestMirror, request: &str) -> String {
     String::from_utf8_lossy(&client::raw(mirror.address, request.as_bytes()).await).into_owned()
@@ -191,4 +196,198 @@ async fn requests_of_any_length_are_remembered_in_bounded_memory() {
     let line = metrics.lines().find(|line| line.starts_with("mirror_shortcuts_bytes ")).expect(&metrics);
     let bytes: u64 = line.rsplit(' ').next().unwrap().parse().unwrap();
     assert!((1..20 * 200).contains(&bytes), "{line}");
+}
+
+#[tokio::test]
+async fn digests_may_be_percent_encoded_wherever_they_stand_and_nothing_is_decoded_twice() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(3, 1000)]);
+    let mirror = TestMirror::of(&registry).await;
+    let layer = image.layers[0].digest;
+    for colon in ["%3A", "%3a"] {
+        let manifest = image.manifest.digest.to_string().replace(':', colon);
+        let blob = layer.to_string().replace(':', colon);
+        for (path, status) in [
+            (format!("/v2/library/app/referrers/{manifest}"), 200),
+            (format!("/v2/library/app/manifests/{manifest}"), 200),
+            (format!("/v2/library/app/blobs/{blob}"), 200),
+            (format!("/v2/docker.io/library/app/blobs/{blob}"), 200),
+            (format!("/v2/library/app/blobs/{}", blob.replace('%', "%25")), 400),
+            (format!("/v2/library/app/blobs/{}", blob.replace("sha256", "SHA256")), 400),
+            (format!("/v2/library/app/blobs/{}", blob.to_uppercase()), 400),
+        ] {
+            for method in ["HEAD", "GET"] {
+                assert_eq!(client::request(mirror.address, method, &path, &[]).await.status, status, "{method} {path}");
+            }
+        }
+    }
+    for path in [
+        "/v2/library/app/manifests/1%2f2",
+        "/v2/library/app/manifests/%2e%2e",
+        "/v2/library/app/manifests/1%00",
+        "/v2/library/app/manifests/%",
+        "/v2/library/app/manifests/%zz",
+    ] {
+        let answer = mirror.get(path).await;
+        assert!(matches!(answer.status, 400 | 404), "{path}: {}", answer.status);
+    }
+}
+
+async fn http_1_0(mirror: &TestMirror, head: &str) -> Bytes {
+    client::raw(mirror.address, format!("{head}\r\n\r\n").as_bytes()).await
+}
+
+#[tokio::test]
+async fn old_clients_get_every_kind_of_answer_framed() {
+    for rule in [None, Some(Rule::without_length as fn(Rule) -> Rule), Some(Rule::chunked)] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(10, 300_000)]);
+        if let Some(rule) = rule {
+            registry.rule(rule(Rule::on(Match::any())));
+        }
+        let layer = image.layers[0].digest;
+        for (path, headers) in [
+            (TAG.to_owned(), ""),
+            (TAGS.to_owned(), ""),
+            (format!("/v2/library/app/referrers/{}", image.manifest.digest), ""),
+            (format!("/v2/library/app/blobs/{layer}"), ""),
+            (format!("/v2/library/app/blobs/{layer}"), "\r\nRange: bytes=5-9"),
+            (format!("/v2/library/app/blobs/{layer}"), "\r\nRange: bytes=5-9,20-29"),
+            (format!("/v2/library/app/blobs/{layer}"), "\r\nRange: bytes=100-"),
+            ("/v2/".to_owned(), ""),
+        ] {
+            let mirror = TestMirror::of(&registry).await;
+            for round in ["cold", "warm"] {
+                let answer = http_1_0(&mirror, &format!("GET {path} HTTP/1.0\r\nHost: x{headers}")).await;
+                let end = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("a head");
+                let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+                assert!(
+                    head.starts_with("http/1.0 20") || head.starts_with("http/1.1 20"),
+                    "{round} {path} {headers}: {head}"
+                );
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect(&head);
+                assert_eq!(length, (answer.len() - end - 4).to_string(), "{round} {path} {headers}");
+                assert!(!head.contains("transfer-encoding"), "{head}");
+                mirror.settled().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn conditions_come_before_ranges_for_both_methods() {
+    let registry = Registry::start().await;
+    let bytes = noise(11, 10_000);
+    let digest = registry.add_blob("library/app", bytes.clone());
+    let path = format!("/v2/library/app/blobs/{digest}");
+    for warm in [false, true] {
+        let mirror = TestMirror::of(&registry).await;
+        if warm {
+            mirror.get(&path).await;
+            mirror.settled().await;
+        }
+        let etag = format!("\"{digest}\"");
+        for (headers, status) in [
+            (vec![("If-None-Match", etag.as_str()), ("Range", "bytes=0-9")], 304),
+            (vec![("If-None-Match", "*"), ("Range", "bytes=0-9")], 304),
+            (vec![("If-None-Match", "\"other\""), ("Range", "bytes=0-9")], 206),
+            (vec![("If-Range", etag.as_str()), ("Range", "bytes=0-9,20-29")], 206),
+            (vec![("If-Range", "\"other\""), ("Range", "bytes=0-9,20-29")], 200),
+            (vec![("If-Range", "\"other\""), ("Range", "bytes=99999-")], 200),
+            (vec![("If-Match", etag.as_str())], 200),
+            (vec![("If-Match", "*")], 200),
+            (vec![("Range", "bytes=0-9"), ("Range", "bytes=20-29")], 200),
+            (vec![("range", "BYTES=0-9")], 206),
+            (vec![("Range", "items=0-9")], 200),
+        ] {
+            for method in ["GET", "HEAD"] {
+                let answer = client::request(mirror.address, method, &path, &headers).await;
+                let expected = if method == "HEAD" && status == 206 { 200 } else { status };
+                assert_eq!(answer.status, expected, "{warm} {method} {headers:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_serves_on_after_every_kind_of_answer() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(12, 300_000)]);
+    let mirror = TestMirror::of(&registry).await;
+    let layer = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    let mut connection = Connection::open(mirror.address).await;
+    for (method, path, headers) in [
+        ("GET", TAG, vec![]),
+        ("GET", layer.as_str(), vec![("Range", "bytes=0-9,20-29")]),
+        ("HEAD", layer.as_str(), vec![]),
+        ("GET", layer.as_str(), vec![("Range", "bytes=999999-")]),
+        ("GET", TAGS, vec![]),
+        ("HEAD", TAGS, vec![]),
+        ("GET", "/v2/library/app/manifests/none", vec![]),
+        ("GET", "/v2/library/app/blobs/sha256:x", vec![]),
+        ("HEAD", "/v2/library/app/manifests/none", vec![]),
+        ("GET", "/v2/_catalog", vec![]),
+        ("DELETE", TAG, vec![]),
+        ("GET", layer.as_str(), vec![]),
+    ] {
+        let stream = connection.send(method, path, &headers).await.expect("an answer");
+        connection = stream.done().await.unwrap_or_else(|| panic!("{method} {path}"));
+    }
+}
+
+#[tokio::test]
+async fn odd_ways_to_ask_are_answered_or_refused_and_never_an_error_of_ours() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(3, 1000)]);
+    let quay = Registry::start().await;
+    quay.add_image("owner/app", "1", &[noise(4, 1000)]);
+    let mirror = Settings::of(&registry).and("quay.io", &quay).start().await;
+    let layer = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    for (path, statuses) in [
+        (format!("{TAG}?ns="), &[200, 400, 404][..]),
+        (format!("{TAG}?ns=docker.io:443"), &[200]),
+        (format!("{TAG}?ns=index.docker.io"), &[200]),
+        (format!("{TAG}?ns=registry-1.docker.io:443"), &[200]),
+        (format!("{TAG}?ns=docker.io&ns=docker.io"), &[200, 400]),
+        (format!("{TAG}?ns=docker.io&ns=quay.io"), &[400]),
+        (format!("{TAG}?ns=https://docker.io"), &[400, 404]),
+        ("/v2/owner/app/manifests/1?ns=quay.io.".to_owned(), &[200, 400, 404]),
+        ("/v2/quay.io/owner/app/manifests/1?ns=docker.io".to_owned(), &[200, 400]),
+        (format!("{TAGS}?n=-1"), &[400]),
+        (format!("{TAGS}?n=x"), &[400]),
+        (format!("{TAGS}?n=99999999999999999999"), &[200, 400]),
+        (format!("{TAGS}?n="), &[200, 400]),
+        (format!("{TAGS}?last=%00"), &[200, 400]),
+        (format!("{TAGS}?last=zzz"), &[200]),
+        ("/v2/library/app/tags/list/".to_owned(), &[400, 404]),
+        ("/v2//library/app/tags/list".to_owned(), &[400, 404]),
+        ("/v2/library/app/manifests/".to_owned(), &[400, 404]),
+        ("/v2/library/app/blobs/".to_owned(), &[400, 404]),
+        ("/v2/library/app/referrers/x".to_owned(), &[400, 404]),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let status = client::request(mirror.address, method, &path, &[]).await.status;
+            assert!(statuses.contains(&status), "{method} {path}: {status}");
+        }
+    }
+    for headers in [
+        vec![("Accept-Encoding", "gzip, br, zstd")],
+        vec![("Accept-Encoding", "gzip;q=1.0, identity;q=0")],
+        vec![("Connection", "close")],
+        vec![("TE", "trailers")],
+        vec![("Cache-Control", "no-cache")],
+        vec![("Pragma", "no-cache")],
+        vec![("If-Modified-Since", "Sat, 28 Nov 2026 12:00:00 GMT")],
+        vec![("If-Unmodified-Since", "Sat, 28 Nov 2020 12:00:00 GMT")],
+        vec![("Upgrade", "h2c"), ("Connection", "Upgrade")],
+        vec![("Range", "bytes=")],
+        vec![("Range", "bytes=-")],
+        vec![("Range", "")],
+    ] {
+        for path in [TAG, TAGS, &layer] {
+            let answer = client::request(mirror.address, "GET", path, &headers).await;
+            assert_eq!((answer.status, answer.complete), (200, true), "{headers:?} {path}");
+            assert_eq!(answer.header("content-encoding"), None);
+        }
+    }
 }

@@ -209,3 +209,26 @@ async fn a_digest_that_is_no_manifest_of_ours_fills_no_disk_and_a_disk_that_fail
     let mirror = Settings::start(settings).await;
     assert_eq!(mirror.get(TAGS).await.status, 200);
 }
+
+#[tokio::test]
+async fn each_page_of_a_list_stands_in_for_itself() {
+    let mut registry = Registry::start().await;
+    for tag in ["a", "b", "c", "d"] {
+        registry.add_image("library/app", tag, &[noise(8, 100)]);
+    }
+    let mirror = TestMirror::of(&registry).await;
+    let pages = [format!("{TAGS}?n=2"), format!("{TAGS}?n=2&last=b"), TAGS.to_owned()];
+    let mut bodies = Vec::new();
+    for page in &pages {
+        bodies.push(mirror.get(page).await.body);
+    }
+    mirror.settled().await;
+    registry.stop().await;
+    let mirror = mirror.restart().await;
+    mirror.advance(Duration::from_secs(31));
+    for (page, body) in pages.iter().zip(&bodies) {
+        let stale = mirror.get(page).await;
+        assert!(stale.body == *body && stale.header("warning").is_some(), "{page}");
+    }
+    assert_eq!(mirror.get(&format!("{TAGS}?n=3")).await.status, 503);
+}

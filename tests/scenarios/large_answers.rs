@@ -1,6 +1,7 @@
 //! Large answers: served whole, and in memory once however many clients read them slowly.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use registry_mirror::oci::{AcceptSet, Reference, Request};
@@ -8,6 +9,8 @@ use scripted_registry::client::Connection;
 use scripted_registry::{Match, Registry, Rule};
 
 use crate::support::mirror::TestMirror;
+
+const TAGS: &str = "/v2/library/app/tags/list";
 
 #[tokio::test]
 async fn a_list_of_eleven_megabytes_of_tags_is_served_to_fast_and_slow_clients() {
@@ -54,4 +57,24 @@ async fn a_large_manifest_that_somebody_has_in_hand_is_in_memory_once() {
     let (one, other) = (ask().await.unwrap(), ask().await.unwrap());
     assert!(Arc::ptr_eq(&one.manifest, &other.manifest) && Arc::strong_count(&one.manifest) == 2);
     assert!(slow.finish().await.complete);
+}
+
+#[tokio::test]
+async fn a_large_list_comes_in_pages_too_and_when_it_is_stale() {
+    let mut registry = Registry::start().await;
+    let tags: Vec<String> = (0..200_000).map(|tag| format!("\"{}-{tag:06}\"", "x".repeat(30))).collect();
+    let list = format!(r#"{{"name":"library/app","tags":[{}]}}"#, tags.join(","));
+    registry.rule(Rule::on(Match::lists()).answer(200, "application/json", list));
+    let mirror = TestMirror::of(&registry).await;
+    let whole = mirror.get(TAGS).await;
+    assert!(whole.complete && whole.status == 200);
+    assert_eq!(whole.body.iter().filter(|byte| **byte == b',').count(), 200_000);
+    let page = mirror.get(&format!("{TAGS}?n=5")).await;
+    assert!(page.header("link").is_some());
+    let head = mirror.head(TAGS).await;
+    assert_eq!(head.header("content-length"), whole.header("content-length"));
+    registry.stop().await;
+    mirror.advance(Duration::from_secs(31));
+    let stale = mirror.get(TAGS).await;
+    assert!(stale.status == 200 && stale.body == whole.body && stale.header("warning").is_some());
 }

@@ -118,3 +118,22 @@ async fn a_wrong_byte_in_what_is_passed_on_never_ends_as_a_complete_body() {
     let responses = join_all((0..4).map(|_| mirror.get(&path))).await;
     assert!(responses.iter().all(|response| !response.complete));
 }
+
+#[tokio::test]
+async fn who_asks_for_everything_by_a_range_of_what_cannot_be_kept_costs_one_download() {
+    let registry = Registry::start().await;
+    let bytes = noise(9, 3_000_000);
+    let digest = registry.add_blob("library/app", bytes.clone());
+    let path = format!("/v2/library/app/blobs/{digest}");
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get()).once().stall_after(10_000, &gate));
+    let mirror = Settings::of(&registry).config("store.max_size = \"1MB\"").start().await;
+    let clients = (0..16).map(|_| mirror.get_with(&path, &[("Range", "bytes=0-")]));
+    let open = async {
+        gate.reached().await;
+        gate.open();
+    };
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(clients), open);
+    assert!(answers.iter().all(|answer| answer.status == 206 && answer.body == bytes));
+    assert_eq!(registry.gets_of(&digest), 1);
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scripted_registry::{Gate, Match, Registry, Rule, noise};
+use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -175,5 +175,21 @@ async fn a_tag_that_moves_between_our_two_questions_is_asked_for_in_one() {
         let expected = expected.manifest.digest.to_string();
         assert_eq!(response.header("docker-content-digest"), Some(expected.as_str()));
         assert_eq!(response.header("warning").is_some(), is_stale);
+    }
+}
+
+#[tokio::test]
+async fn how_long_a_storage_host_wants_to_be_left_alone_is_told() {
+    for retry in ["17", "1746136938"] {
+        let registry = Registry::start().await.with_storage_host().await;
+        let image = registry.add_image("library/app", "1", &[noise(2, 1000)]);
+        registry.rule(Rule::on(Match::storage()).too_many_requests(Some(retry)));
+        let mirror = TestMirror::of(&registry).await;
+        let path = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+        for method in ["GET", "HEAD"] {
+            let answer = client::request(mirror.address, method, &path, &[]).await;
+            assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true), "{method} {retry}");
+        }
+        assert_eq!(mirror.get(&manifest("app", "1")).await.status, 200);
     }
 }

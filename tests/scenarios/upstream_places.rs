@@ -1,10 +1,13 @@
 //! Where an upstream is: behind a prefix, at several addresses that hold a part each.
 
-use scripted_registry::{Match, Registry, Rule, TokenPolicy, noise};
+use std::time::Duration;
+
+use scripted_registry::{Match, Registry, Rule, TokenPolicy, client, noise};
 
 use crate::support::mirror::Settings;
 
 const PATH: &str = "/v2/library/app/manifests/1";
+const TAGS: &str = "/v2/library/app/tags/list";
 
 #[tokio::test]
 async fn a_path_behind_the_interface_stands_before_every_repository_name() {
@@ -122,5 +125,129 @@ async fn nothing_leads_to_our_own_listeners_by_whatever_name() {
             let sent_for_a_token = mirror.get(PATH).await;
             assert!([404, 502].contains(&sent_for_a_token.status), "{host}:{port}");
         }
+    }
+}
+
+#[tokio::test]
+async fn where_each_address_holds_a_part_what_is_stored_stands_in_and_goes_when_all_say_no() {
+    let (mut part, mut whole) = (Registry::start().await, Registry::start().await);
+    let image = whole.add_image("library/app", "1", &[noise(7, 3_000_000)]);
+    let config = "cache.tag_ttl = \"0s\"\ncache.negative_ttl = \"0s\"";
+    let mirror = Settings::of(&part).or_at(&whole).upstream("on_missing = \"next\"").config(config).start().await;
+    let layer = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    assert_eq!(mirror.head(PATH).await.status, 200);
+    assert_eq!(mirror.get(PATH).await.status, 200);
+    // A blob that breaks off is gone on with where it is.
+    let size = image.layers[0].size;
+    whole.rule(Rule::on(Match::blobs().get().without_header("range")).close_after(size / 2));
+    assert!(mirror.get(&layer).await.complete);
+    whole.clear_rules();
+    assert_eq!(mirror.get(TAGS).await.status, 200);
+    // The one that has it is away.
+    whole.stop().await;
+    let stale = mirror.get(PATH).await;
+    assert_eq!((stale.status, stale.header("warning").is_some()), (200, true), "whole away");
+    let stale = mirror.get(TAGS).await;
+    assert_eq!((stale.status, stale.header("warning").is_some()), (200, true), "whole away, list");
+    assert_eq!(mirror.head("/v2/library/app/manifests/9").await.status, 503);
+    whole.restart_on_same_port().await;
+    // One that sends what cannot be, is asked past; and so is one that is away.
+    part.rule(Rule::on(Match::any()).answer(200, "text/html", "<html>x</html>"));
+    mirror.advance(Duration::from_secs(60));
+    let answer = mirror.get(PATH).await;
+    assert_eq!((answer.status, answer.header("warning")), (200, None), "portal first");
+    part.stop().await;
+    mirror.advance(Duration::from_secs(60));
+    assert_eq!(mirror.get(PATH).await.header("warning"), None, "first away");
+    part.restart_on_same_port().await;
+    part.clear_rules();
+    // Nobody has it any more.
+    whole.remove_tag("library/app", "1");
+    mirror.advance(Duration::from_secs(60));
+    assert_eq!(mirror.get(PATH).await.status, 404);
+    let mirror = mirror.restart().await;
+    assert_eq!(mirror.get(PATH).await.status, 404);
+}
+
+#[tokio::test]
+async fn behind_a_prefix_links_of_every_form_lead_to_us() {
+    for link in [
+        "</v2/proxy/library/app/tags/list?n=1&last=a>; rel=\"next\"",
+        "<https://elsewhere.example/v2/proxy/library/app/tags/list?n=1&last=a>; rel=next",
+        "<?n=1&last=a>; rel=\"next\"",
+        "<tags/list?last=a&n=1>; rel='next'",
+        "</artifactory/api/docker/proxy/v2/library/app/tags/list?last=a&n=1>; rel=\"next\"",
+    ] {
+        let registry = Registry::start().await;
+        for tag in ["a", "b"] {
+            registry.add_image("proxy/library/app", tag, &[noise(8, 100)]);
+        }
+        registry.require_tokens(TokenPolicy::bearer());
+        let list = "/v2/proxy/library/app/tags/list";
+        let first = Match::path(list).and(Match::when(|request| !request.query.contains("last=")));
+        let body = r#"{"name":"proxy/library/app","tags":["a"]}"#;
+        registry.rule(Rule::on(first).answer(200, "application/json", body).header("link", link));
+        let mirror = Settings::of(&registry).at_path("/v2/proxy").start().await;
+        for name in ["library/app", "docker.io/library/app", "docker.io/app"] {
+            let page = mirror.get(&format!("/v2/{name}/tags/list?n=1")).await;
+            assert_eq!(page.status, 200, "{link}");
+            let next = page.header("link").expect("more").split(['<', '>']).nth(1).expect("a target").to_owned();
+            assert!(next.starts_with(&format!("/v2/{name}/tags/list?")), "{next}");
+            let rest = mirror.get(&next).await;
+            assert!(String::from_utf8_lossy(&rest.body).contains("[\"b\"]"), "{link}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn capitals_are_for_every_kind_of_request_and_every_way_to_name_an_upstream() {
+    let (hub, models) = (Registry::start().await, Registry::start().await);
+    let image = models.add_image("Org/Model", "V1", &[noise(13, 1000)]);
+    models.require_tokens(TokenPolicy::bearer());
+    let mirror = Settings::of(&hub).and("models.example", &models).start().await;
+    for base in ["/v2/models.example/Org/Model", "/models.example/v2/Org/Model", "/v2/MODELS.example:443/Org/Model"] {
+        for rest in [
+            "manifests/V1".to_owned(),
+            format!("manifests/{}", image.manifest.digest),
+            format!("blobs/{}", image.layers[0].digest),
+            "tags/list".to_owned(),
+            format!("referrers/{}", image.manifest.digest),
+        ] {
+            for method in ["HEAD", "GET"] {
+                assert_eq!(
+                    client::request(mirror.address, method, &format!("{base}/{rest}"), &[]).await.status,
+                    200,
+                    "{base}/{rest}"
+                );
+            }
+        }
+    }
+    let scopes: Vec<_> = models.requests().iter().filter_map(|request| request.query("scope")).collect();
+    assert!(scopes.iter().all(|scope| scope == "repository:Org/Model:pull"), "{scopes:?}");
+    assert_eq!(mirror.get("/v2/models.example/Org/Model/manifests/v1").await.status, 404, "a tag is what it is");
+    let restarted = mirror.restart().await;
+    assert_eq!(restarted.get("/v2/Org/Model/manifests/V1?ns=Models.Example").await.status, 200);
+}
+
+#[tokio::test]
+async fn behind_a_prefix_with_storage_and_tokens_everything_is_kept_for_later() {
+    let mut registry = Registry::start().await.with_storage_host().await;
+    let image = registry.add_image("proxy/library/app", "1", &[noise(6, 100_000)]);
+    registry.add_referrer("proxy/library/app", &image.manifest, "application/vnd.x", noise(7, 10));
+    registry.require_tokens(TokenPolicy::bearer().uses(2));
+    let mirror = Settings::of(&registry).at_path("/v2/proxy/").start().await;
+    let layer = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    let referrers = format!("/v2/library/app/referrers/{}", image.manifest.digest);
+    for method in ["GET", "HEAD"] {
+        for path in [PATH, "/v2/app/manifests/1", TAGS, &referrers, &layer] {
+            assert_eq!(client::request(mirror.address, method, path, &[]).await.status, 200, "{method} {path}");
+        }
+    }
+    mirror.settled().await;
+    registry.stop().await;
+    let mirror = mirror.restart().await;
+    mirror.advance(Duration::from_secs(400));
+    for path in [PATH, TAGS, &referrers, &layer] {
+        assert_eq!(mirror.get(path).await.status, 200, "{path}");
     }
 }

@@ -311,3 +311,66 @@ async fn made_up_types_fill_no_disk() {
     let folder = mirror.store().join("repositories/docker.io/library/app/_tags/1");
     assert!(std::fs::read_dir(folder).unwrap().count() < 20);
 }
+
+#[tokio::test]
+async fn media_types_are_named_in_any_case_and_form() {
+    for accept in [
+        "APPLICATION/VND.OCI.IMAGE.MANIFEST.V1+JSON",
+        "application/vnd.oci.image.manifest.v1+json;q=0.9",
+        "application/vnd.oci.image.manifest.v1+json ; q=1.0 ; x=y",
+        "application/vnd.oci.image.manifest.v1+json;charset=utf-8",
+        "application/*",
+        "application/*;q=0.8, text/html",
+        "*/*;q=0.1",
+        "",
+        ",,",
+        "application/json, application/vnd.oci.image.manifest.v1+json",
+    ] {
+        for method in ["GET", "HEAD"] {
+            let mut registry = Registry::start().await;
+            registry.add_image("library/app", "1", &[noise(2, 1000)]);
+            let mirror = TestMirror::of(&registry).await;
+            let get = async |mirror: &TestMirror, method: &str| {
+                client::request(mirror.address, method, TAG, &[("Accept", accept)]).await
+            };
+            assert_eq!(get(&mirror, method).await.status, 200, "{accept:?}");
+            assert_eq!(get(&mirror, "GET").await.status, 200, "{accept:?}");
+            registry.stop().await;
+            let mirror = mirror.restart().await;
+            mirror.advance(EXPIRED);
+            let stale = get(&mirror, method).await;
+            assert_eq!((stale.status, stale.header("warning").is_some()), (200, true), "{accept:?}");
+            // Another client, never seen before, who can read it.
+            let other = mirror.get_with(TAG, &[("Accept", OCI_MANIFEST)]).await;
+            assert_eq!(other.status, 200, "{accept:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn questions_about_one_kind_of_object_take_nothing_from_another() {
+    for method in ["GET", "HEAD"] {
+        let mut registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(9, 1000)]);
+        let mirror = Settings::of(&registry).config("cache.negative_ttl = \"0s\"").start().await;
+        assert_eq!(mirror.get(TAG).await.status, 200);
+        let (layer, manifest) = (image.layers[0].digest, image.manifest.digest);
+        assert!(mirror.get(&format!("/v2/library/app/blobs/{layer}")).await.complete);
+        mirror.settled().await;
+        for path in [
+            format!("manifests/{layer}"),
+            format!("manifests/{}", layer.hex()),
+            format!("blobs/{manifest}"),
+            format!("referrers/{layer}"),
+            format!("referrers/{manifest}"),
+        ] {
+            registry.rule(Rule::on(Match::path(&format!("/v2/library/app/{path}"))).refuse(404));
+            client::request(mirror.address, method, &format!("/v2/library/app/{path}"), &[]).await;
+        }
+        registry.stop().await;
+        let mirror = mirror.restart().await;
+        assert_eq!(mirror.get(TAG).await.status, 200, "{method}");
+        assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{manifest}")).await.status, 200, "{method}");
+        assert!(mirror.get(&format!("/v2/library/app/blobs/{layer}")).await.complete, "{method}");
+    }
+}
