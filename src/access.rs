@@ -15,7 +15,7 @@ pub use caller::{Caller, CallerError, Certificate};
 pub use explain::Explanation;
 pub use grant::{Grant, May, MayError, Who, WhoError};
 pub use refusal::Refusal;
-pub use rules::{Asked, Claim, Decision, Identities, Rules, Shown};
+pub use rules::{Asked, Claim, Decision, Identities, Rules, Shown, Unproven};
 
 use std::fmt;
 use std::sync::Arc;
@@ -78,16 +78,18 @@ pub struct Permit {
     /// None where it does not matter who asks.
     caller: Option<Caller>,
     rule: Rule,
+    /// Whether it holds as long as the rules do.
+    lasting: bool,
 }
 
 impl Permit {
     fn new(location: &Location, caller: Option<&Caller>, rule: Rule) -> Permit {
-        Permit { location: location.clone(), caller: caller.cloned(), rule }
+        Permit { location: location.clone(), caller: caller.cloned(), rule, lasting: true }
     }
 
     /// For what whoever runs the mirror does, and what the mirror does by itself.
     pub const fn operator(location: Location) -> Permit {
-        Permit { location, caller: None, rule: Rule::Operator }
+        Permit { location, caller: None, rule: Rule::Operator, lasting: true }
     }
 
     /// What may be read.
@@ -98,6 +100,11 @@ impl Permit {
     /// By whom; `None` for everybody.
     pub const fn caller(&self) -> Option<&Caller> {
         self.caller.as_ref()
+    }
+
+    /// Whether it is one for everybody, as long as the rules hold.
+    pub const fn is_for_everybody(&self) -> bool {
+        self.caller.is_none() && self.lasting
     }
 
     /// What allowed it.

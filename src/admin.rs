@@ -20,6 +20,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
+use crate::audit::Audit;
 use crate::documents::{Code, Error};
 use crate::metrics::{Format, Metrics};
 use crate::mirror::Mirror;
@@ -57,6 +58,8 @@ pub struct AdminState {
     pub mirror: Option<Mirror>,
     /// Who may ask what; the same for all listeners.
     pub guard: Arc<Guard>,
+    /// Where it is written down who did what, if it is.
+    pub audit: Option<Arc<Audit>>,
     /// The certificate for addresses beyond loopback; asks for none of clients.
     pub tls: Option<Arc<Tls>>,
 }
@@ -96,7 +99,8 @@ async fn answer_any(request: Request<Incoming>, state: AdminState, client: Clien
     match &state.mirror {
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
             let door = Door { peer: client.peer, encrypted: client.encrypted, reach };
-            let visit = api::Visit { mirror, guard: &state.guard, door, seat: &client.seat };
+            let visit =
+                api::Visit { mirror, guard: &state.guard, audit: state.audit.as_deref(), door, seat: &client.seat };
             visit.answer(request).await
         }
         _ => answer(request.method(), request.uri().path(), Format::asked_for(request.headers()), &state),

@@ -1,6 +1,24 @@
 //! The audit: who got what, and who did what, JSON lines of their own.
+//!
+//! A thread writes them, at the end of a file that it opens anew when it is told to. Truth: nobody waits for it.
+//! What cannot be written, because the disk is full or slow, is counted and lost.
 
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use serde::Serialize;
+
+use crate::clock::Clock;
+use crate::documents::Moment;
+use crate::metrics::Metrics;
+
+/// Lines that wait to be written.
+const QUEUE: usize = 8192;
 
 /// Where it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,4 +27,186 @@ pub enum Place {
     Stderr,
     /// To a file, at its end.
     File(PathBuf),
+}
+
+/// A line, but for its time. What is not known is left out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Line<'a> {
+    /// The address, or the user at the socket.
+    pub peer: String,
+    /// Who asks, where he said so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// What was done, where it is an act.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub act: Option<&'a str>,
+    /// What it was done to, as it was ordered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub order: Option<&'a str>,
+    /// The method of a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'a str>,
+    /// The upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<&'a str>,
+    /// The repository.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub repository: Option<&'a str>,
+    /// What was asked for, or about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<String>,
+    /// What was found.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// `allowed` or `refused`.
+    pub verdict: &'a str,
+    /// The mode or the grant that allowed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Where the answer came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<&'a str>,
+    /// The status of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// How many bytes of content were sent.
+    pub bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    at: Moment,
+    #[serde(flatten)]
+    line: &'a Line<'a>,
+}
+
+enum Job {
+    Write(Vec<u8>),
+    OpenAnew,
+}
+
+/// The audit. Whoever drops it waits until it is written.
+pub struct Audit {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Audit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Audit").finish_non_exhaustive()
+    }
+}
+
+impl Audit {
+    /// Begins to write. A file that cannot be opened is tried again with each line.
+    ///
+    /// # Errors
+    /// When there is no thread for it.
+    pub fn begin(place: Place, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> io::Result<Audit> {
+        let (jobs, todo) = sync_channel(QUEUE);
+        let counted = Arc::clone(&metrics);
+        let writing = move || Writer { place, file: None, unwritten: 0, told: false, metrics: counted }.run(&todo);
+        let thread = std::thread::Builder::new().name("audit".into()).spawn(writing)?;
+        Ok(Audit { jobs: Some(jobs), thread: Some(thread), clock, metrics })
+    }
+
+    /// Writes a line, or counts it as lost.
+    pub fn write(&self, line: &Line<'_>) {
+        let written = Written { at: self.clock.now().into(), line };
+        let queued = serde_json::to_vec(&written).is_ok_and(|mut bytes| {
+            bytes.push(b'\n');
+            self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(Job::Write(bytes)).is_ok())
+        });
+        if !queued {
+            self.metrics.audit_lost(1);
+        }
+    }
+
+    /// Opens the file anew: what rotates it has moved it away.
+    pub fn open_anew(&self) {
+        let _ = self.jobs.as_ref().map(|jobs| jobs.try_send(Job::OpenAnew));
+    }
+}
+
+impl Drop for Audit {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+struct Writer {
+    place: Place,
+    file: Option<BufWriter<Box<dyn Write + Send>>>,
+    /// Lines that may not have reached the file.
+    unwritten: u64,
+    /// Whether the log says already that lines are lost.
+    told: bool,
+    metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    fn run(mut self, todo: &Receiver<Job>) {
+        while let Ok(job) = todo.recv() {
+            let mut next = Some(job);
+            while let Some(job) = next {
+                let done = self.does(job);
+                self.note(done);
+                next = todo.try_recv().ok();
+            }
+            let flushed = self.flush();
+            self.note(flushed);
+        }
+    }
+
+    fn does(&mut self, job: Job) -> io::Result<()> {
+        match job {
+            Job::OpenAnew => {
+                let flushed = self.flush();
+                self.file = None;
+                flushed
+            }
+            Job::Write(line) => {
+                self.unwritten += 1;
+                let file = match &mut self.file {
+                    Some(file) => file,
+                    None => self.file.insert(BufWriter::new(open(&self.place)?)),
+                };
+                file.write_all(&line)
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), Write::flush)?;
+        self.unwritten = 0;
+        Ok(())
+    }
+
+    fn note(&mut self, done: io::Result<()>) {
+        let Err(error) = done else {
+            self.told &= self.unwritten > 0;
+            return;
+        };
+        self.metrics.audit_lost(std::mem::take(&mut self.unwritten));
+        // What is left in the buffer is lost with it, rather than cut in two.
+        if let Some(file) = self.file.take() {
+            drop(file.into_parts());
+        }
+        if !std::mem::replace(&mut self.told, true) {
+            tracing::error!(%error, "the audit cannot be written; lines are lost, see mirror_audit_lost_total");
+        }
+    }
+}
+
+fn open(place: &Place) -> io::Result<Box<dyn Write + Send>> {
+    match place {
+        Place::Stderr => Ok(Box::new(io::stderr())),
+        Place::File(path) => {
+            let file: File = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+            Ok(Box::new(file))
+        }
+    }
 }

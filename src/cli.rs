@@ -4,6 +4,7 @@
 //! stderr; the exit codes are [`Exit`] and scripts depend on them. Nothing here does the work of the
 //! daemon: `serve` runs it, and nearly all others ask it.
 
+mod access;
 mod banner;
 pub mod bench;
 mod check;
@@ -102,6 +103,8 @@ enum Command {
     Check(check::Args),
     /// Look at the configuration
     Config(config::Args),
+    /// Look at who may pull what
+    Access(access::Args),
     /// Show how the daemon is doing
     Status(status::Args),
     /// Fetch images ahead of time
@@ -176,6 +179,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Serve(args) => serve::run(&args, tone.level(), tone.color),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Access(args) => access::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Export(args) => export::run(&args),

@@ -23,12 +23,15 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::access::{Access, Grant, Identities, Rules};
+use crate::access::{Access, Asked, Grant, Identities, Rules};
 use crate::audit;
 use crate::clients::{self, Network};
+use crate::documents::Explanation;
+use crate::mirror::Location;
 use crate::mirror::Policy;
 use crate::mirror::flight::unread::FinishUnread;
-use crate::oci::RegistryName;
+use crate::mirror::routes::fold_alias;
+use crate::oci::{ImageName, RegistryName};
 use crate::server;
 use crate::server::authenticate::Issuer;
 use crate::server::tls::Files;
@@ -188,6 +191,13 @@ pub struct Upstream {
     pub on_missing: OnMissing,
     /// Who may read what it has.
     pub access: Access,
+}
+
+impl Upstream {
+    /// Whether we show it something of our own.
+    pub fn has_credentials(&self) -> bool {
+        self.settings.auth != Auth::Anonymous || self.settings.certificate.is_some()
+    }
 }
 
 /// Who clients are, and what they may read.
@@ -350,10 +360,36 @@ impl Config {
         }
     }
 
+    /// Which line decides whether a caller, as grants name him, may pull an image.
+    ///
+    /// # Errors
+    /// For people: nobody is named like that, or the image is of no upstream.
+    pub fn explain(&self, caller: &str, image: &ImageName) -> Result<Explanation, String> {
+        let asked = caller.parse().map_err(|error| format!("{caller:?} is {error}"))?;
+        let upstream = fold_alias(image.registry.clone());
+        if !self.upstreams.iter().any(|known| known.host == upstream) {
+            return Err(format!("{upstream} is not an upstream; add it under [[upstream]]"));
+        }
+        let location = Location { upstream, repository: image.repository.clone() };
+        let explained = self.rules().explain(Asked { location: &location, reference: Some(&image.reference) }, &asked);
+        let rule = explained.grant.and_then(|place| self.callers.grants.get(place)).map(|grant| grant.name.to_string());
+        Ok(Explanation {
+            caller: caller.to_owned(),
+            image: image.to_string(),
+            allowed: explained.allowed,
+            access: explained.access.as_str().to_owned(),
+            rule,
+            number: explained.grant.map(|place| place + 1),
+            how: explained.how,
+        })
+    }
+
     /// Who may read what.
     pub fn rules(&self) -> Rules {
         let modes = self.upstreams.iter().map(|upstream| (upstream.host.clone(), upstream.access)).collect();
-        Rules { modes, grants: self.callers.grants.clone(), identities: self.identities() }
+        let unproven = |upstream: &&Upstream| upstream.access == Access::Public && upstream.has_credentials();
+        let unproven = self.upstreams.iter().filter(unproven).map(|upstream| upstream.host.clone()).collect();
+        Rules { modes, unproven, grants: self.callers.grants.clone(), identities: self.identities() }
     }
 
     /// The token that lets addresses of the admin interface act, if one is configured. Reads its file.

@@ -17,12 +17,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::stock::take_stock;
 use crate::admin::{self, AdminState, Guard, Reach, Readiness, Token};
+use crate::audit::Audit;
 use crate::blob_store::BlobStore as _;
 use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
@@ -80,6 +82,9 @@ pub enum StartError {
     /// An issuer is at no address that can be asked.
     #[error("access.oidc: {0} is not an address that can be asked")]
     Issuer(String),
+    /// There is no thread for the audit.
+    #[error("access.audit: {0}")]
+    Audit(#[source] io::Error),
     /// Nothing can be kept secret.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
@@ -95,7 +100,7 @@ impl From<StartError> for Error {
                 (Code::Configuration, None)
             }
             StartError::Lock(ref error) => (Code::Failed, error.hint()),
-            StartError::Store { .. } | StartError::Randomness(_) => (Code::Failed, None),
+            StartError::Store { .. } | StartError::Randomness(_) | StartError::Audit(_) => (Code::Failed, None),
         };
         Error { hint: hint.map(str::to_owned), ..Error::new(code, error.to_string()) }
     }
@@ -128,6 +133,7 @@ pub struct Daemon {
     clients: Arc<Clients>,
     admission: Arc<Admission>,
     in_hand: Arc<InHand>,
+    audit: Option<Arc<Audit>>,
     /// The same certificate for operators, of whom none is asked for.
     admin_tls: Option<Arc<Tls>>,
     guard: Arc<Guard>,
@@ -141,6 +147,18 @@ fn admission(config: &Config, clock: &Arc<dyn Clock>, ours: &Arc<Ours>) -> Resul
     let issuers = upstreams::issuers(config, clock, ours)?;
     let authenticator = Authenticator::new(passwords, issuers, Arc::clone(clock))?;
     Ok(Admission { rules: config.rules(), authenticator })
+}
+
+/// Opens the audit anew on each SIGHUP, until the future is dropped.
+async fn open_anew_on_hang_up(audit: Arc<Audit>) {
+    match signal(SignalKind::hangup()) {
+        Ok(mut hang_up) => {
+            while hang_up.recv().await.is_some() {
+                audit.open_anew();
+            }
+        }
+        Err(error) => tracing::warn!(%error, "SIGHUP is not heard; the audit is not opened anew"),
+    }
 }
 
 impl Daemon {
@@ -179,6 +197,8 @@ impl Daemon {
         }
         let opened = clock.now();
         let ours = Arc::default();
+        let begin = |place| Audit::begin(place, Arc::clone(&clock), Arc::clone(&metrics));
+        let audit = config.callers.audit.clone().map(begin).transpose().map_err(StartError::Audit)?.map(Arc::new);
         let admission = Arc::new(admission(&config, &clock, &ours)?);
         let mirror = Mirror::new(Parts {
             routes: upstreams::routes(&config, &metrics, &clock, &ours)?,
@@ -215,6 +235,7 @@ impl Daemon {
             clients,
             admission,
             in_hand,
+            audit,
             _lock,
         })
     }
@@ -243,14 +264,16 @@ impl Daemon {
         servers.close();
         let housekeeping = tokio::spawn(self.housekeeping());
         let served = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
-        let certificates: Vec<_> = served.map(|tls| tokio::spawn(tls::keep_current(tls))).collect();
+        let certificates = served.map(|tls| tokio::spawn(tls::keep_current(tls)));
+        let audit = self.audit.clone().map(|audit| tokio::spawn(open_anew_on_hang_up(audit)));
+        let beside: Vec<_> = certificates.chain(audit).collect();
         shutdown.await;
         let ends_at = Instant::now() + self.config.server.limits.drain;
         stop.cancel();
         // Those for operators have a drain time of their own, which may be longer.
         let _ = tokio::time::timeout_at(ends_at, servers.wait()).await;
         housekeeping.abort();
-        certificates.iter().for_each(tokio::task::JoinHandle::abort);
+        beside.iter().for_each(tokio::task::JoinHandle::abort);
         self.mirror.close(ends_at.saturating_duration_since(Instant::now())).await;
     }
 
@@ -269,6 +292,7 @@ impl Daemon {
             clients: Arc::clone(&self.clients),
             admission: Arc::clone(&self.admission),
             in_hand: Arc::clone(&self.in_hand),
+            audit: self.audit.clone(),
         }
     }
 
@@ -279,6 +303,7 @@ impl Daemon {
             mirror: Some(self.mirror.clone()),
             guard: Arc::clone(&self.guard),
             tls: self.admin_tls.clone(),
+            audit: self.audit.clone(),
         }
     }
 

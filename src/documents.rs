@@ -7,6 +7,7 @@
 //! bytes and end in `_bytes`. Keys are added, never renamed. Vocabulary: no I/O, no clock. The files of
 //! the store and of bundles are no documents and have their own types where they are written.
 
+mod access;
 mod bench;
 mod bundles;
 mod configuration;
@@ -26,6 +27,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use access::Explanation;
 pub use bench::{Bench, Ratios, Report, Series, Summary, Way};
 pub use bundles::{
     Export, Exported, Fate, Frame, Import, Imported, ImportedFile, ImportedImage, Plan, StoredReceipt, Unavailable,

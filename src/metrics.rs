@@ -134,6 +134,7 @@ series! {
     damaged_blobs: Counter, "Stored blobs that turned out to be damaged";
     checked: Counter, [Bytes] "Stored bytes that were hashed again";
     resumed: Counter, [Bytes] "Bytes of earlier fills that were gone on with";
+    audit_lost: Counter, "Lines of the audit that could not be written";
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
     answers_in_hand: Level, [Bytes] "Bytes of lists and manifests in memory that clients have still to take";
@@ -395,6 +396,11 @@ impl Metrics {
     /// A fill goes on through one connection, although several are allowed.
     pub fn streams_gave_up(&self) {
         self.series.parallel_streams_given_up.inc();
+    }
+
+    /// So many lines of the audit could not be written.
+    pub fn audit_lost(&self, lines: u64) {
+        self.series.audit_lost.inc_by(lines);
     }
 
     /// A request was answered from memory, without a look at the store.

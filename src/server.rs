@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
+use crate::audit::Audit;
 use crate::clients::Clients;
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
@@ -51,6 +52,8 @@ pub struct Edge {
     pub shortcuts: Arc<Shortcuts>,
     /// What each client may have.
     pub clients: Arc<Clients>,
+    /// Where it is written down who got what, if it is.
+    pub audit: Option<Arc<Audit>>,
     /// Who may read what.
     pub admission: Arc<Admission>,
     /// What clients have still to take of answers in memory.

@@ -31,6 +31,12 @@ pub enum Refusal {
         /// What was asked for is there.
         upstream: RegistryName,
     },
+    /// The upstream does not give it to everybody, and nobody here gets more than that.
+    #[error("{location}: not found: there is nothing that everybody may pull")]
+    NotPublic {
+        /// What.
+        location: Location,
+    },
     /// No line allows it to this caller.
     #[error("{caller} may not pull {location}: {} (access = {:?})", no_line(*.access), .access.as_str())]
     Denied {
@@ -59,6 +65,7 @@ impl Refusal {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Refusal::Unidentified { .. } => ErrorCode::Unauthorized,
+            Refusal::NotPublic { .. } => ErrorCode::NameUnknown,
             Refusal::Overheard { .. } | Refusal::Denied { .. } => ErrorCode::Denied,
         }
     }

@@ -1,6 +1,6 @@
 //! The decision: modes, identities and grants against what is asked for and who asks.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::grant::Reach;
 use super::{Access, Caller, Grant, Permit, Refusal, Rule};
@@ -38,6 +38,8 @@ impl Identities {
 pub struct Rules {
     /// The mode of each upstream.
     pub modes: HashMap<RegistryName, Access>,
+    /// The public ones that are asked with a credential of ours: what they give to everybody has to be proven.
+    pub unproven: HashSet<RegistryName>,
     /// In the order in which they are tried.
     pub grants: Vec<Grant>,
     /// How clients can say who they are.
@@ -71,8 +73,26 @@ pub enum Decision {
     Granted(Permit),
     /// He may if a tag that he may read leads to it.
     ByTag(Claim),
+    /// He may if upstream gives it to everybody.
+    IfPublic(Unproven),
     /// He may not.
     Refused(Refusal),
+}
+
+/// A permit for what is public, as long as nobody knows whether it is.
+#[derive(Clone, Debug)]
+pub struct Unproven(Permit);
+
+impl Unproven {
+    /// It is.
+    pub fn proven(self) -> Permit {
+        Permit { lasting: false, ..self.0 }
+    }
+
+    /// It is not, or is not there: that is told alike.
+    pub fn refused(self) -> Refusal {
+        Refusal::NotPublic { location: self.0.location }
+    }
 }
 
 /// A digest that may be read as far as certain tags lead to it.
@@ -121,11 +141,12 @@ impl Rules {
     pub fn decide(&self, asked: Asked<'_>, shown: Shown<'_>) -> Decision {
         let Asked { location, .. } = asked;
         if self.is_for_everybody(&location.upstream) {
-            return Decision::Granted(Permit::new(location, None, Rule::Mode(self.access(&location.upstream))));
+            return self.granted_by_mode(location, None);
         }
         let mut ways = Vec::new();
         for caller in shown.callers.iter().chain([&Caller::Anonymous]) {
             match self.says(asked, caller) {
+                Says::Yes(Rule::Mode(_)) => return self.granted_by_mode(location, Some(caller)),
                 Says::Yes(rule) => return Decision::Granted(permit(location, caller, rule)),
                 Says::AsFarAs(tags) => {
                     ways.extend(tags.into_iter().map(|(tag, rule)| (tag.clone(), caller.clone(), rule)));
@@ -138,6 +159,12 @@ impl Rules {
             return Decision::Refused(otherwise);
         }
         Decision::ByTag(Claim { location: location.clone(), ways, otherwise })
+    }
+
+    fn granted_by_mode(&self, location: &Location, caller: Option<&Caller>) -> Decision {
+        let permit = Permit::new(location, caller, Rule::Mode(self.access(&location.upstream)));
+        let unproven = self.unproven.contains(&location.upstream);
+        if unproven { Decision::IfPublic(Unproven(permit)) } else { Decision::Granted(permit) }
     }
 
     /// Whether somebody who shows this is told that he is welcome, at a listener for `upstream`: clients log in

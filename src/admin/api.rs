@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 
 use super::guard::{Actor, Door, Guard, Wish};
 use super::{Body, respond_with};
+use crate::audit::{Audit, Line};
 use crate::documents::{
     self, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, orders,
 };
@@ -103,6 +104,7 @@ const READY: &str = "ready";
 pub(super) struct Visit<'a> {
     pub(super) mirror: &'a Mirror,
     pub(super) guard: &'a Guard,
+    pub(super) audit: Option<&'a Audit>,
     pub(super) door: Door,
     pub(super) seat: &'a Seat,
 }
@@ -129,6 +131,13 @@ impl Visit<'_> {
         answered.unwrap_or_else(|error| refusal(&error))
     }
 
+    /// Writes down who does what.
+    fn note(&self, act: &str, actor: Actor, order: Option<&str>) {
+        let (peer, caller) = (self.door.peer.to_string(), Some(actor.to_string()));
+        let line = Line { peer, caller, act: Some(act), order, verdict: "allowed", ..Line::default() };
+        self.audit.iter().for_each(|audit| audit.write(&line));
+    }
+
     /// Takes an order, which may be long in coming, and does it, which may be long in ending. From here
     /// on the connection has a place among its kind instead of one among all.
     async fn take(
@@ -143,12 +152,15 @@ impl Visit<'_> {
         self.seat.give_up();
         let answered = if path == "import" {
             tracing::info!(act = path, by = %actor, name = request.uri().query(), "act");
+            self.note(path, actor, request.uri().query());
             bundles::import(request, self.mirror, place.clone()).await
         } else {
             match arrived(request, path).await {
                 Ok(order) => {
                     if wish == Wish::Act {
-                        tracing::info!(act = path, by = %actor, order = shown(&order), "act");
+                        let shown = shown(&order);
+                        tracing::info!(act = path, by = %actor, order = shown, "act");
+                        self.note(path, actor, Some(&shown));
                     }
                     act(path, &order, self.mirror).await
                 }

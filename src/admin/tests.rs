@@ -15,6 +15,7 @@ fn state(readiness: Readiness) -> AdminState {
         mirror: None,
         guard: Arc::new(Guard::new(None, false)),
         tls: None,
+        audit: None,
     }
 }
 

@@ -11,12 +11,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Daemon, Listeners, budget};
-use crate::admin;
 use crate::config::Config;
 use crate::confine::confine;
 use crate::documents::{Code, Error};
 use crate::server::{congestion, listener};
 use crate::systemd;
+use crate::{admin, audit};
 
 /// The addresses that are bound.
 #[derive(Clone, Copy, Debug)]
@@ -56,18 +56,24 @@ fn hide_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Writes nowhere but in the store and in the folder of the admin socket. Before the runtime has threads.
+/// Writes nowhere but in the store and in the folders of the admin socket and the audit. Before the runtime has threads.
 fn stay_inside(config: &Config) {
     let store = &config.store.path;
     let socket = config.server.admin_socket.as_deref().and_then(Path::parent);
+    let audit = match &config.callers.audit {
+        Some(audit::Place::File(path)) => path.parent(),
+        Some(audit::Place::Stderr) | None => None,
+    };
     // What cannot be made is told by who needs it.
     let _ = DirBuilder::new().recursive(true).mode(0o700).create(store);
     let _ = socket.map(std::fs::create_dir_all);
     let mut folders: Vec<&Path> =
-        [Some(store.as_path()), socket].into_iter().flatten().filter(|path| path.is_dir()).collect();
+        [Some(store.as_path()), socket, audit].into_iter().flatten().filter(|path| path.is_dir()).collect();
     folders.dedup();
     match confine(folders.iter().copied()) {
-        Ok(()) => tracing::info!(?folders, "writing is restricted to the store and the admin socket (Landlock)"),
+        Ok(()) => {
+            tracing::info!(?folders, "writing is restricted to the store, the admin socket and the audit (Landlock)")
+        }
         Err(error) => tracing::warn!(%error, "writing is not restricted by Landlock"),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::StartError;
 use super::settings::Shares;
+use crate::access::Access;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
@@ -14,7 +15,7 @@ use crate::mirror::{Mode, Routes};
 use crate::oci::RegistryName;
 use crate::server::authenticate::{FetchKeys, Issuer};
 use crate::upstream::asking::Asking;
-use crate::upstream::credentials::{Auth, AuthError};
+use crate::upstream::credentials::AuthError;
 use crate::upstream::gate::Gate;
 use crate::upstream::http::whole::Whole;
 use crate::upstream::http::{HttpSettings, HttpUpstream};
@@ -44,10 +45,11 @@ pub(super) fn routes(
 
 /// The upstreams that are asked without a credential.
 pub(super) fn public(config: &Config) -> HashSet<RegistryName> {
-    let public = config.upstreams.iter().filter(|upstream| {
-        let Settings { auth, certificate, .. } = &upstream.settings;
-        *auth == Auth::Anonymous && certificate.is_none()
-    });
+    // In pass-through callers bring their own.
+    let public = config
+        .upstreams
+        .iter()
+        .filter(|upstream| upstream.access != Access::PassThrough && !upstream.has_credentials());
     public.map(|upstream| upstream.host.clone()).collect()
 }
 

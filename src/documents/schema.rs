@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Bench, Check, ConfigPaths, ConfigSchema, Configuration, Document, Error, Export, Finding, Forgotten, Frame, Frozen,
-    Garbage, Health, History, ImageDetail, Images, Import, Imported, Pinned, Plan, Program, PullEvent, Ready, Status,
-    StoredReceipt, Unfrozen, Unpinned, VERSION, orders,
+    Bench, Check, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export, Finding, Forgotten,
+    Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported, Pinned, Plan, Program, PullEvent,
+    Ready, Status, StoredReceipt, Unfrozen, Unpinned, VERSION, orders,
 };
 use crate::oci::{Digest, RegistryName};
 
@@ -54,6 +54,7 @@ pub fn schema() -> Schema {
     answers.add::<Configuration>();
     answers.add::<ConfigSchema>();
     answers.add::<ConfigPaths>();
+    answers.add::<Explanation>();
     answers.add::<Bench>();
     answers.add::<Error>();
     answers.add::<Schema>();

@@ -9,6 +9,7 @@ mod lazy;
 mod led;
 pub mod lists;
 pub mod manifests;
+mod publicity;
 pub mod reader;
 pub mod relay;
 pub mod tag_moves;
@@ -39,6 +40,7 @@ use at_hand::AtHand;
 use blobs::Blobs;
 use lists::ListAnswers;
 use manifests::{ManifestAnswer, Manifests};
+use publicity::Publicity;
 use tags::Tags;
 
 /// Everything that answers clients.
@@ -47,6 +49,7 @@ pub(crate) struct Answers {
     tags: Arc<Tags>,
     pub(crate) lists: ListAnswers,
     at_hand: AtHand,
+    publicity: Publicity,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
     complete_only: bool,
 }
@@ -88,6 +91,7 @@ impl Answers {
             in_use: Mutex::default(),
         });
         let blobs = Blobs { stored, memory, fills, negatives: negatives.clone() };
+        let publicity = Publicity::new(policy, &metadata, &clock);
         let flights = Flights::new();
         let (heads, head_flights) = (Arc::default(), Flights::new());
         let tags = Arc::new(Tags {
@@ -102,7 +106,7 @@ impl Answers {
             metrics,
             tasks,
         });
-        Answers { blobs, tags, lists, at_hand, complete_only }
+        Answers { blobs, tags, lists, at_hand, publicity, complete_only }
     }
 }
 

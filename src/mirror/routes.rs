@@ -46,6 +46,11 @@ impl Found {
         &self.location
     }
 
+    /// The registry that would be asked.
+    pub(super) const fn upstream(&self) -> &Arc<dyn Upstream> {
+        &self.upstream
+    }
+
     /// The way in, for whom the permit is. `None` when it is one for something else.
     pub fn permitted(self, permit: Permit) -> Option<Route> {
         let Found { location, upstream, namespace } = self;

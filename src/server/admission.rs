@@ -12,8 +12,8 @@ use super::listener::Client;
 use super::record::Peer;
 use crate::access::{Asked, Caller, Claim, Decision, Permit, Refusal, Rules, Shown};
 use crate::clients::{Asker, ClientId, Clients, TooMany};
-use crate::mirror::{Found, Mirror};
-use crate::oci::{Reference, RegistryName};
+use crate::mirror::{Found, Mirror, MirrorError};
+use crate::oci::{Reference, RegistryName, Request};
 
 /// How a client came to a proxy. No specification has it; all proxies do.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -54,10 +54,12 @@ impl Guest {
 }
 
 /// Why a request does not get it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Rejected {
     /// He may not.
     Refused(Refusal),
+    /// It could not be found out whether he may.
+    Unknown(MirrorError),
     /// It could not be found out who he is.
     Unjudged(Unjudged),
     /// He, whoever he turned out to be, has had what he may have.
@@ -82,7 +84,7 @@ impl Admission {
         guest
     }
 
-    /// The permit to read `reference` there, or else the list of tags.
+    /// The permit for what is asked for.
     ///
     /// # Errors
     /// [`Rejected`].
@@ -91,16 +93,24 @@ impl Admission {
         guest: &mut Guest,
         mirror: &Mirror,
         found: &Found,
-        reference: Option<&Reference>,
+        request: &Request,
     ) -> Result<Permit, Rejected> {
-        let asked = Asked { location: found.location(), reference };
+        let reference = request.reference();
+        let asked = Asked { location: found.location(), reference: reference.as_ref() };
         let mut decision = self.rules.decide(asked, guest.shown());
-        if !matches!(decision, Decision::Granted(_)) && self.judge(guest).await? {
+        if !matches!(decision, Decision::Granted(_) | Decision::IfPublic(_)) && self.judge(guest).await? {
             decision = self.rules.decide(asked, guest.shown());
         }
         match decision {
             Decision::Granted(permit) => Ok(permit),
-            Decision::ByTag(claim) => by_tag(mirror, found, reference, &claim).await.map_err(Rejected::Refused),
+            Decision::IfPublic(unproven) => match mirror.is_public(found, request, &guest.asker).await {
+                Ok(true) => Ok(unproven.proven()),
+                Ok(false) => Err(Rejected::Refused(unproven.refused())),
+                Err(error) => Err(Rejected::Unknown(error)),
+            },
+            Decision::ByTag(claim) => {
+                by_tag(mirror, found, reference.as_ref(), &claim).await.map_err(Rejected::Refused)
+            }
             Decision::Refused(refusal) => Err(Rejected::Refused(refusal)),
         }
     }

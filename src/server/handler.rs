@@ -63,7 +63,7 @@ fn asker(edge: &Edge, client: Client, http: &HttpRequest<Incoming>) -> (Client, 
 fn limited(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>, too_many: TooMany) -> Response<ResponseBody> {
     let answer = failed(edge, &too_many.into(), None);
     let answer = if client.turned_away.is_some() { answer.closing() } else { answer };
-    let record = Record::begin(edge.metrics.clone(), client.peer, http);
+    let record = Record::begin(edge, client.peer, http);
     response::render(answer, http.method() == Method::HEAD, record, &client.wire, None, None)
 }
 
@@ -81,7 +81,7 @@ fn answered_again(
     if !edge.mirror.still_holds(route, asked, &kept) {
         return None;
     }
-    let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
+    let mut record = Record::begin(edge, client.peer, http);
     record.asked(request, Some(&route.location));
     record.asked_by(guest.caller());
     record.allowed(route.permit().rule());
@@ -95,7 +95,7 @@ async fn answered_anew(
     mut guest: Guest,
     http: &HttpRequest<Incoming>,
 ) -> Response<ResponseBody> {
-    let mut record = Record::begin(edge.metrics.clone(), client.peer, http);
+    let mut record = Record::begin(edge, client.peer, http);
     let uri = http.uri();
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
         Ok(request) => respond(edge, &mut record, &mut guest, http, request).await,
@@ -191,7 +191,7 @@ async fn respond(
         Err(error) => return failed(edge, &error.into(), None),
     };
     record.asked(&request, Some(found.location()));
-    let permit = match edge.admission.admit(guest, &edge.mirror, &found, request.reference().as_ref()).await {
+    let permit = match edge.admission.admit(guest, &edge.mirror, &found, &request).await {
         Ok(permit) => permit,
         Err(rejected) => return turned_away(edge, rejected),
     };
@@ -225,6 +225,7 @@ fn turned_away(edge: &Edge, rejected: Rejected) -> Answer {
             edge.metrics.error(if refusal.code() == ErrorCode::Unauthorized { "unidentified" } else { "forbidden" });
             Answer::refused(&refusal).private(true)
         }
+        Rejected::Unknown(error) => failed(edge, &error, None),
         Rejected::TooMany(too_many) => failed(edge, &too_many.into(), None).private(true),
         Rejected::Unjudged(why) => {
             edge.metrics.error("unjudged");

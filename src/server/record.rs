@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 use parking_lot::{Mutex, MutexGuard};
 
+use super::Edge;
 use super::in_hand::Share;
 use super::io::Receipt;
 use crate::access::{Caller, Rule};
+use crate::audit::{Audit, Line};
 use crate::metrics::{Metrics, RequestKind, SentBy};
 use crate::mirror::{Complaint, Location};
-use crate::oci::{ErrorCode, Reference, Request};
+use crate::oci::{Digest, ErrorCode, Reference, Request};
 use crate::outcome::Outcome;
 
 /// The other side of a connection.
@@ -51,11 +53,14 @@ pub struct Record {
     outcome: Outcome,
     reference: Option<Reference>,
     metrics: Arc<Metrics>,
+    audit: Option<Arc<Audit>>,
     peer: Peer,
     method: http::Method,
     location: Option<Location>,
     status: StatusCode,
     code: Option<ErrorCode>,
+    /// What was found.
+    digest: Option<Digest>,
     /// Why it failed, for people. Holds no secret: it goes to the client too.
     problem: Option<String>,
     begun: Instant,
@@ -73,17 +78,19 @@ pub struct Record {
 
 impl Record {
     /// A request that just arrived.
-    pub fn begin<B>(metrics: Arc<Metrics>, peer: Peer, request: &http::Request<B>) -> Record {
+    pub fn begin<B>(edge: &Edge, peer: Peer, request: &http::Request<B>) -> Record {
         Record {
             kind: RequestKind::Other,
             outcome: Outcome::Local,
             reference: None,
-            metrics,
+            metrics: Arc::clone(&edge.metrics),
+            audit: edge.audit.clone(),
             peer,
             method: request.method().clone(),
             location: None,
             status: StatusCode::OK,
             code: None,
+            digest: None,
             problem: None,
             begun: Instant::now(),
             first_byte: None,
@@ -111,6 +118,11 @@ impl Record {
     /// He may have it, by this.
     pub fn allowed(&mut self, rule: &Rule) {
         self.rule = Some(rule.clone());
+    }
+
+    /// What is answered with, where it has a digest.
+    pub fn found(&mut self, digest: Option<Digest>) {
+        self.digest = digest;
     }
 
     /// The answer is decided. `problem` says why it is a failure, for people.
@@ -180,8 +192,34 @@ impl Receipt for Sending {
     }
 }
 
+impl Record {
+    /// Who got what, or did not.
+    fn audit(&self, audit: &Audit) {
+        let Record { location, rule, .. } = self;
+        let welcome = rule.is_some() || self.kind == RequestKind::Ping && self.status.is_success();
+        audit.write(&Line {
+            peer: self.peer.to_string(),
+            caller: self.caller.as_ref().map(ToString::to_string),
+            method: Some(self.method.as_str()),
+            upstream: location.as_ref().map(|location| location.upstream.as_str()),
+            repository: location.as_ref().map(|location| location.repository.as_str()),
+            reference: self.reference.as_ref().map(ToString::to_string),
+            digest: self.digest.map(|digest| digest.to_string()),
+            verdict: if welcome { "allowed" } else { "refused" },
+            rule: rule.as_ref().map(ToString::to_string),
+            outcome: Some(self.outcome.as_str()),
+            status: Some(self.status.as_u16()),
+            bytes: self.bytes,
+            ..Line::default()
+        });
+    }
+}
+
 impl Drop for Record {
     fn drop(&mut self) {
+        if let Some(audit) = &self.audit {
+            self.audit(audit);
+        }
         let upstream = self.location.as_ref().map(|location| &location.upstream);
         self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
         self.metrics.sent(upstream, self.outcome, self.bytes);

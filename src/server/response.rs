@@ -345,6 +345,7 @@ pub fn render(
     share: Option<Share>,
 ) -> Response<ResponseBody> {
     record.answered(answer.status, answer.outcome, answer.code, answer.problem);
+    record.found(answer.digest);
     let mut headers = match &answer.body {
         AnswerBody::Kept(kept) => kept.head(head_of_kept).clone(),
         body => head(answer.headers, body.length(), answer.outcome),

@@ -106,7 +106,7 @@ impl Shortcuts {
     /// now: all together by at most `SLOTS` times `LONGEST`.
     pub fn remember<B>(&self, http: &http::Request<B>, shortcut: Shortcut) -> i64 {
         let after = shortcut.sent.len();
-        let for_everybody = shortcut.route.permit().caller().is_none();
+        let for_everybody = shortcut.route.permit().is_for_everybody();
         let Some(slot) = self.slot(http).filter(|_| for_everybody && after <= LONGEST) else { return 0 };
         let before = slot.write().replace(Arc::new(shortcut)).map_or(0, |before| before.sent.len());
         i64::try_from(after).unwrap_or_default() - i64::try_from(before).unwrap_or_default()

@@ -48,7 +48,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("metrics", &["oci", "outcome", "metrics"]),
-    ("audit", &["oci", "documents", "metrics", "audit"]),
+    ("audit", &["clock", "documents", "metrics", "audit"]),
     ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
     ("telemetry", &["telemetry"]),
     // Settings belong to who obeys them; the adapters stay out of reach.
@@ -59,7 +59,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "clients", "access", "audit", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
-    ("admin", &["oci", "documents", "clock", "outcome", "metrics", "graph", "mirror", "server", "admin"]),
+    ("admin", &["oci", "documents", "clock", "outcome", "audit", "metrics", "graph", "mirror", "server", "admin"]),
     ("daemon", &["*"]),
     // `upstream` for the port that `bench` pulls through.
     ("cli", &["oci", "documents", "clock", "config", "telemetry", "upstream", "daemon", "cli"]),

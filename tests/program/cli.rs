@@ -136,3 +136,41 @@ fn check_finds_files_that_are_named_and_missing() {
         assert!(err.contains(message), "{err}");
     }
 }
+
+#[test]
+fn access_explain_says_which_line_decides_and_succeeds_either_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mirror.toml");
+    let text = "[access]\nhtpasswd = \"/users\"\n\
+                [[access.grant]]\nname = \"ci\"\nwho = \"user:ci-*\"\nmay = \"a.example/acme/**\"\n\
+                [[access.grant]]\nwho = \"anonymous\"\nmay = \"a.example/open/*\"\n\
+                [[upstream]]\nhost = \"a.example\"\naccess = \"mapped\"\n";
+    std::fs::write(&file, text).unwrap();
+    let explain = |caller: &str, image: &str| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_registry-mirror"))
+            .args(["access", "explain", caller, image, "--json", "-c"])
+            .arg(&file)
+            .env("HOME", folder.path())
+            .output()
+            .unwrap();
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        (output.status.code(), said)
+    };
+    for (caller, image, allowed, rule, number) in [
+        ("user:ci-1", "a.example/acme/app:1", true, Some("ci"), Some(1)),
+        ("user:ci-1", "a.example/open/app", true, Some("2"), Some(2)),
+        ("anonymous", "a.example/open/app", true, Some("2"), Some(2)),
+        ("anonymous", "a.example/acme/app", false, None, None),
+        ("user:x", "a.example/acme/app", false, None, None),
+        ("anonymous", "redis", true, None, None),
+    ] {
+        let (code, said) = explain(caller, image);
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!((said["allowed"].as_bool(), said["rule"].as_str()), (Some(allowed), rule), "{said}");
+        assert_eq!(said["number"].as_u64(), number, "{said}");
+        assert!(said["how"].as_str().is_some_and(|how| !how.is_empty()), "{said}");
+    }
+    for (caller, image) in [("ci-1", "a.example/app"), ("user:x", "b.example/app"), ("user:x", "A//")] {
+        assert_eq!(explain(caller, image).0, Some(2), "{caller} {image}");
+    }
+}

@@ -148,6 +148,7 @@ async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
         readiness: Arc::new(|| Readiness::Ready),
         mirror: Some(mirror.mirror.clone()),
         guard: Arc::new(Guard::new(Some(Token::new(TOKEN.as_bytes())), false)),
+        audit: None,
         tls: tls.map(|files| Arc::new(Tls::open(files).expect("a pair"))),
     };
     tokio::spawn(admin::serve(Listener::Address(listener), Reach::Network, state, std::future::pending()));

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod abandoned;
+mod access_audit;
 mod access_callers;
 mod access_mapped;
+mod access_public;
 mod access_tokens;
 mod admin_doors;
 mod ambiguous_messages;

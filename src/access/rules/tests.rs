@@ -24,6 +24,7 @@ fn rules(access: Access, identities: Identities, grants: &[(&str, &str)]) -> Rul
         modes: ["a.example", "docker.io"].map(|name| (name.parse().expect("valid"), access)).into(),
         grants: grants.iter().enumerate().map(grant).collect(),
         identities,
+        unproven: HashSet::new(),
     }
 }
 
@@ -36,6 +37,7 @@ fn decided(rules: &Rules, path: &str, reference: Option<&str>, shown: Shown<'_>)
     match rules.decide(Asked { location: &location(path), reference: reference.as_ref() }, shown) {
         Decision::Granted(permit) => format!("{} {:?}", permit.rule(), permit.caller().map(ToString::to_string)),
         Decision::ByTag(claim) => format!("by {}", claim.tags().map(Tag::as_str).collect::<Vec<_>>().join(" ")),
+        Decision::IfPublic(_) => "if public".to_owned(),
         Decision::Refused(refusal) => {
             let challenge = if refusal.challenge().is_some() { " with a challenge" } else { "" };
             format!("{}{challenge}", refusal.code().status().as_u16())
@@ -135,6 +137,19 @@ fn a_grant_of_a_tag_is_one_of_what_it_leads_to_and_of_nothing_else() {
     assert_eq!(claim.led_by(&"2".parse().expect("a tag")).expect("it is one").rule().to_string(), "grant 2");
     assert_eq!(claim.led_by(&"3".parse().expect("a tag")).expect_err("it is none").code(), ErrorCode::Denied);
     assert_eq!(claim.refused().code(), ErrorCode::Denied);
+}
+
+#[test]
+fn what_is_public_is_proven_where_we_ask_with_a_credential() {
+    let upstreams = ["a.example".parse().expect("valid")];
+    let rules = Rules { unproven: upstreams.into(), ..rules(Access::Public, NONE, &[]) };
+    assert_eq!(decided(&rules, "a.example/app", Some("1"), Shown::default()), "if public");
+    assert_eq!(decided(&rules, "docker.io/app", Some("1"), Shown::default()), "public None");
+    let asked = Asked { location: &location("a.example/app"), reference: None };
+    let Decision::IfPublic(unproven) = rules.decide(asked, Shown::default()) else { panic!("if public") };
+    assert_eq!(unproven.clone().refused().code(), ErrorCode::NameUnknown);
+    let permit = unproven.proven();
+    assert!(!permit.is_for_everybody() && !permit.is_private(), "it has to be proven again");
 }
 
 #[test]

@@ -32,7 +32,7 @@ fn with_credentials_and_a_listener_that_others_reach_it_has_to_be_said_and_the_c
         for access in Access::ALL {
             assert!(error.contains(&format!("access = \"{}\"", access.as_str())), "{error}");
         }
-        for said in ["shared", "mapped"] {
+        for said in ["public", "shared", "mapped"] {
             valid(&format!("{server}{PRIVATE}access = \"{said}\""));
         }
         valid(&format!("{server}[[upstream]]\nhost = \"a.example\"\n"));

@@ -13,7 +13,6 @@ use crate::config::document::nearest;
 use crate::config::{Callers, Config, Server, Upstream, file};
 use crate::mirror::routes::fold_alias;
 use crate::server::authenticate::Issuer;
-use crate::upstream::credentials::Auth;
 
 /// The longest life of a grant.
 const LONGEST_GRANT: Duration = Duration::from_secs(300);
@@ -181,7 +180,7 @@ impl Check {
                 continue;
             };
             let path = format!("upstream[{n}]");
-            let private = has_credentials(upstream);
+            let private = upstream.has_credentials();
             upstream.access = match (typed.access.as_str(), private, &exposed) {
                 ("", false, _) => Access::Public,
                 ("", true, None) => Access::Shared,
@@ -206,15 +205,10 @@ impl Check {
     fn mode(&mut self, path: &str, upstream: &Upstream, server: &Server) {
         let at = format!("{path}.access");
         match upstream.access {
-            Access::Public if has_credentials(upstream) => self.problem(
-                &at,
-                "public with credentials of ours is not there yet: what is public is proven without them",
-                "use auth = \"anonymous\" without client_cert, or another mode",
-            ),
             Access::PassThrough => {
                 self.problem(&at, "pass-through is not there yet", "use public, shared or mapped");
                 let settings = &upstream.settings;
-                if has_credentials(upstream) || settings.insecure {
+                if upstream.has_credentials() || settings.insecure {
                     let message = "pass-through asks with the caller's own credential";
                     self.problem(&at, message, "leave auth, client_cert and insecure out, or use another mode");
                 }
@@ -229,10 +223,6 @@ impl Check {
             _ => {}
         }
     }
-}
-
-fn has_credentials(upstream: &Upstream) -> bool {
-    upstream.settings.auth != Auth::Anonymous || upstream.settings.certificate.is_some()
 }
 
 /// Where others than this machine reach clients' listeners, if they do.
@@ -282,7 +272,7 @@ pub(super) fn warnings(config: &Config, file: &file::File) -> Vec<String> {
             .iter()
             .any(|typed| !typed.access.is_empty() && typed.host.parse().map(fold_alias).as_ref() == Ok(host));
         match upstream.access {
-            Access::Shared if has_credentials(upstream) && !identities.any() && (said || exposed.is_some()) => {
+            Access::Shared if upstream.has_credentials() && !identities.any() && (said || exposed.is_some()) => {
                 warnings.push(format!(
                     "everyone who reaches {place} can pull what our credentials for {host} can pull: no client is asked \
                      who he is (access.htpasswd, [[access.oidc]] or server.tls.client_ca)"

@@ -105,7 +105,7 @@ impl Mirror {
     /// [`MirrorError::Upstream`] when upstream says no, or cannot answer and nothing is remembered.
     pub async fn tags(&self, route: &Route, page: &Page) -> Result<TagsAnswer, MirrorError> {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
-        let key = tags_key(&route.location, &asked);
+        let key = self.of_ours(tags_key(&route.location, &asked));
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
         let about = self.question(route, Resource::tags(&repository));
         let ask = || async move { upstream.tags(&repository, &asked).await };
@@ -127,7 +127,7 @@ impl Mirror {
         artifact_type: Option<&str>,
         cursor: Option<&Cursor>,
     ) -> Result<ReferrersAnswer, MirrorError> {
-        let key = referrers_key(&route.location, &digest, artifact_type, cursor);
+        let key = self.of_ours(referrers_key(&route.location, &digest, artifact_type, cursor));
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
         let about = self.question(route, Resource::referrers(&repository, &digest));
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
@@ -140,6 +140,14 @@ impl Mirror {
 }
 
 impl Mirror {
+    /// What was told to a credential of ours is not what is told to everybody: it has a key of its own.
+    fn of_ours(&self, mut key: ListKey) -> ListKey {
+        if !self.0.fills.stored.asks_as_nobody(&key.location) {
+            key.part.push_str("#own");
+        }
+        key
+    }
+
     /// What is remembered of a list counts as long as upstream does not deny the repository.
     fn question<'a>(&self, route: &'a Route, resource: Resource) -> ListQuestion<'a> {
         let may_remember = !self.0.fills.stored.denials.holds(&route.location);

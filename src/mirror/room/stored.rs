@@ -74,7 +74,7 @@ impl Stored {
         if self.denials.holds(location) {
             return None;
         }
-        let member = self.member(location, digest)?;
+        let member = self.member(location, digest).filter(|member| self.is_given(location, member))?;
         let content = self.blobs.open(digest).await?;
         let content = self.trusted(digest, content, Some(member.descriptor.size)).await?;
         self.note(digest);
@@ -100,6 +100,17 @@ impl Stored {
         is_enough(&location.upstream, &holders, &self.public)
     }
 
+    /// Whether what was proven counts as upstream is asked now: what came with a credential that has been removed
+    /// since is asked for anew.
+    fn is_given(&self, location: &Location, member: &Membership) -> bool {
+        !self.asks_as_nobody(location) || member.anonymous || matches!(member.proof, Proof::Unknown | Proof::Import)
+    }
+
+    /// Whether upstream is asked without a credential.
+    pub(crate) fn asks_as_nobody(&self, location: &Location) -> bool {
+        self.public.contains(&location.upstream)
+    }
+
     /// Opens content of whatever repository. Who serves it asks first, and takes note of the use.
     pub(crate) async fn open_any(&self, digest: &Digest) -> Option<Content> {
         let content = self.blobs.open(digest).await?;
@@ -117,7 +128,7 @@ impl Stored {
     /// Whether content is stored and known to be in this repository. Does not count as a use.
     pub(crate) async fn has(&self, location: &Location, digest: &Digest) -> bool {
         !self.denials.holds(location)
-            && self.member(location, digest).is_some()
+            && self.member(location, digest).is_some_and(|member| self.is_given(location, &member))
             && self.blobs.open(digest).await.is_some()
     }
 

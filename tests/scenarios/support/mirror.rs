@@ -109,6 +109,12 @@ impl Settings {
         self
     }
 
+    /// With something else in the keys of the upstreams beside `docker.io`.
+    pub fn replacing(mut self, before: &str, after: &str) -> Settings {
+        self.more = self.more.replace(before, after);
+        self
+    }
+
     /// With the store in a folder of the test's choosing.
     pub fn store_at(mut self, path: &Path) -> Settings {
         self.path = Some(path.to_owned());

@@ -1,0 +1,127 @@
+//! Whether an upstream gives a repository to everybody, where we ask it with a credential of ours: it is asked
+//! without one, for a manifest of the repository.
+//!
+//! A yes is noted of the repository, good for an hour, and for as long as a tag may be stale while upstream is
+//! away. Truth: no answer is never taken for a no, and a no to one question never undoes a yes to another, unless
+//! upstream says that it is not for us.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clients::Asker;
+use crate::clock::Clock;
+use crate::metadata::{Location, MetadataStore, Note};
+use crate::mirror::answer::denied::a_stored_manifest;
+use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::flights::{Flights, Landing, Shareable};
+use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered, overdue};
+use crate::mirror::{Found, Mirror};
+use crate::oci::{AcceptSet, Reference, Request};
+use crate::upstream::credentials::Presented;
+use crate::upstream::{Allowance, Resource, Upstream, UpstreamError, UpstreamErrorClass};
+
+/// How long a yes is good.
+const GOOD: Duration = Duration::from_secs(3600);
+
+/// What is asked of repositories.
+pub(crate) struct Publicity {
+    pub(super) policy: Policy,
+    pub(super) metadata: Arc<dyn MetadataStore>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) flights: Flights<(Location, Reference), Shareable<Result<bool, MirrorError>>>,
+}
+
+impl Publicity {
+    pub(super) fn new(policy: Policy, metadata: &Arc<dyn MetadataStore>, clock: &Arc<dyn Clock>) -> Publicity {
+        let (metadata, clock) = (Arc::clone(metadata), Arc::clone(clock));
+        Publicity { policy: Policy { tag_ttl: GOOD, ..policy }, metadata, clock, flights: Flights::new() }
+    }
+}
+
+impl Mirror {
+    /// Whether upstream gives what `request` is for to everybody.
+    ///
+    /// # Errors
+    /// When upstream does not say, and has not said so lately.
+    pub async fn is_public(&self, found: &Found, request: &Request, asker: &Asker) -> Result<bool, MirrorError> {
+        let (location, publicity) = (found.location(), &self.0.answers.publicity);
+        let noted = publicity.metadata.noted(location, Note::Public).unwrap_or_else(|error| {
+            tracing::warn!(%location, %error, "not known whether it is public, asking");
+            None
+        });
+        let remembered = noted.map(|at| Remembered { what: (), checked_at: at, conclusive: true, stored: true });
+        let reference = match request {
+            Request::Manifest { reference, .. } => Some(reference.clone()),
+            _ if noted.is_some_and(|at| publicity.policy.serves(at, publicity.clock.now())) => None,
+            _ => a_stored_manifest(&self.0.fills, location).await.map(Reference::Digest),
+        };
+        let Some(reference) = reference else { return Ok(noted.is_some()) };
+        let question = Question {
+            upstream: &**found.upstream(),
+            resource: Resource::manifest(&location.repository, &reference),
+            subject: Subject::Manifest,
+            allowance: Allowance::Free,
+        };
+        let ask = |patience| self.ask_as_nobody(found, reference, patience, asker);
+        match publicity.policy.consult(&*publicity.clock, question, remembered, ask).await? {
+            Consulted::Asked(public) => Ok(public),
+            Consulted::Remembered(()) => Ok(true),
+            Consulted::Stale((), age, error) => {
+                let error = error.as_ref().map(tracing::field::display);
+                tracing::debug!(%location, ?age, error, "it was public when upstream was last asked");
+                Ok(true)
+            }
+        }
+    }
+
+    async fn ask_as_nobody(
+        &self,
+        found: &Found,
+        reference: Reference,
+        patience: Option<Duration>,
+        asker: &Asker,
+    ) -> Result<bool, MirrorError> {
+        let publicity = &self.0.answers.publicity;
+        let (key, fills) = ((found.location().clone(), reference.clone()), Arc::clone(&self.0.fills));
+        let Some(upstream) = found.upstream().presenting(&Presented::NOBODY) else {
+            let message = format!("{}: it is not known whether it is public, and nobody is asked", found.location());
+            let error = UpstreamError::new(UpstreamErrorClass::Unavailable, message);
+            return Err(MirrorError::upstream(Subject::Manifest, error));
+        };
+        if publicity.flights.join(&key).is_none() {
+            asker.question()?;
+        }
+        let (location, clock) = (found.location().clone(), Arc::clone(&publicity.clock));
+        let work = || async move {
+            let public = as_nobody(&*upstream, &location, &reference).await;
+            let at = match &public {
+                Ok(Some(true)) => Some(clock.now()),
+                // It is another question whether there is something else.
+                Ok(None) | Err(_) => return public.map(|public| public.unwrap_or(false)),
+                Ok(Some(false)) => None,
+            };
+            let note = move |metadata: &dyn MetadataStore| metadata.note(&location, Note::Public, at);
+            fills.stored.records.add("not noted whether it is public", note).await;
+            Ok(at.is_some())
+        };
+        match publicity.flights.share(&self.0.fills.tasks, key, patience, work).await {
+            Landing::Arrived(public, _) => public,
+            Landing::Overdue => Err(overdue(Subject::Manifest)),
+            Landing::Lost => Err(MirrorError::Internal("the question ended without a result".to_owned())),
+        }
+    }
+}
+
+/// What upstream says to nobody: whether it is public, or that there is no such thing.
+async fn as_nobody(
+    upstream: &dyn Upstream,
+    location: &Location,
+    reference: &Reference,
+) -> Result<Option<bool>, MirrorError> {
+    match upstream.resolve(&location.repository, reference, AcceptSet::everything()).await {
+        Ok(_) => Ok(Some(true)),
+        Err(error) if error.class == UpstreamErrorClass::Denied => Ok(Some(false)),
+        Err(error) if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused) => Ok(None),
+        Err(error) => Err(MirrorError::upstream(Subject::Manifest, error)),
+    }
+}

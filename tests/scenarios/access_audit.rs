@@ -1,0 +1,106 @@
+//! The audit: a line for each request and each act, and never in the way of a pull.
+
+use std::path::Path;
+
+use scripted_registry::{Registry, client, noise};
+use serde_json::{Value, json};
+
+use crate::access_mapped::{ask, basic, users};
+use crate::support::mirror::Settings;
+
+fn lines(file: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(file).expect("an audit");
+    text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}
+
+#[tokio::test]
+async fn it_says_who_got_what_and_who_did_what() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("app", "1", &[noise(41, 1000)]);
+    registry.add_image("library/app", "1", &[noise(42, 1000)]);
+    let (folder, users) = users(&["ann", "bob"]);
+    let file = folder.path().join("audit.jsonl");
+    let config = format!(
+        "access.htpasswd = \"{}\"\naccess.audit = \"{}\"\n\
+         access.grant = [{{ name = \"of ann\", who = \"user:ann\", may = \"a.example/**\" }}]",
+        users.display(),
+        file.display()
+    );
+    let mirror = Settings::of(&registry).config(&config).and("a.example", &registry).having("access = \"mapped\"");
+    let mirror = mirror.start().await;
+    let blob = image.blobs().next().expect("one").clone();
+    let at_blob = format!("/v2/app/blobs/{}?ns=a.example", blob.digest);
+    for (user, path) in [
+        ("ann", "/v2/app/manifests/1?ns=a.example"),
+        ("ann", at_blob.as_str()),
+        ("bob", at_blob.as_str()),
+        ("", at_blob.as_str()),
+        ("", "/v2/library/app/manifests/1"),
+        ("", "/v2/library/app/manifests/1"),
+        ("ann", "/v2/library/app/manifests/1"),
+        ("", "/v2/"),
+        ("", "/nowhere"),
+    ] {
+        ask(&mirror, "GET", user, path).await;
+    }
+    let order = json!({ "images": ["app:1"] }).to_string();
+    let consent = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
+    assert_eq!(client::post(mirror.socket(), "/api/v1/pin", &consent, &order).await.status, 200);
+    drop(mirror.stop().await);
+    let lines = lines(&file);
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let key = |key: &str| line[key].as_str().unwrap_or("-").to_owned();
+            [key("caller"), key("verdict"), key("rule"), line["status"].to_string()].join(" ")
+        })
+        .collect();
+    let expected = [
+        "user:ann allowed grant of ann 200",
+        "user:ann allowed grant of ann 200",
+        "user:bob refused - 403",
+        "- refused - 401",
+        "- allowed public 200",
+        "- allowed public 200",
+        "user:ann allowed public 200",
+        "- allowed - 200",
+        "- refused - 404",
+    ];
+    assert_eq!(told[..9], expected);
+    let (manifest, blob_line, act) = (&lines[0], &lines[1], &lines[9]);
+    for (key, value) in [
+        ("upstream", json!("a.example")),
+        ("repository", json!("app")),
+        ("reference", json!("1")),
+        ("digest", json!(image.manifest.digest.to_string())),
+        ("outcome", json!("fill")),
+        ("bytes", json!(image.manifest.size)),
+    ] {
+        assert_eq!(manifest[key], value, "{manifest}");
+    }
+    assert_eq!((&blob_line["digest"], &blob_line["bytes"]), (&json!(blob.digest.to_string()), &json!(blob.size)));
+    assert!(manifest["at"].as_str().is_some_and(|at| at.starts_with("2023-11-14T") && at.ends_with('Z')), "{manifest}");
+    assert!(manifest["peer"].as_str().is_some_and(|peer| peer.starts_with("127.0.0.1:")), "{manifest}");
+    assert_eq!((&act["act"], &act["verdict"]), (&json!("pin"), &json!("allowed")));
+    assert!(act["caller"].as_str().is_some_and(|caller| caller.starts_with("uid=")), "{act}");
+    let text = std::fs::read_to_string(&file).expect("an audit");
+    assert!(!text.contains(&basic("ann", "ann")[6..]), "no secret");
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_is_counted_and_keeps_nobody_from_pulling() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(43, 1000)]);
+    for place in ["/dev/full", "/nonexistent/audit"] {
+        let mirror = Settings::of(&registry).config(&format!("access.audit = \"{place}\"")).start().await;
+        for _ in 0..3 {
+            assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+        }
+        let lost = async {
+            while !mirror.metrics().await.contains("mirror_audit_lost_total 3\n") {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), lost).await.expect("counted");
+    }
+}
