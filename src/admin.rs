@@ -32,7 +32,7 @@ pub use guard::{Guard, Token};
 
 /// Few connections, and short answers.
 const LIMITS: Limits = Limits {
-    max_connections: 64,
+    max_connections: 256,
     header_timeout: Duration::from_secs(10),
     send_timeout: Duration::from_secs(60),
     drain: Duration::from_secs(10),

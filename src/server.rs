@@ -15,6 +15,7 @@ pub mod io;
 pub mod listener;
 pub mod record;
 pub mod response;
+mod resting;
 pub mod shortcut;
 pub mod tags;
 pub mod tls;

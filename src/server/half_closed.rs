@@ -8,7 +8,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 
 use http::Response;
@@ -25,11 +25,16 @@ struct State {
     /// Whether nothing more of the request is to come.
     said: AtomicBool,
     cut: AtomicBool,
+    /// How many answers were begun.
+    begun: AtomicU32,
+    /// Whether bytes wait for the client to take them.
+    untaken: AtomicBool,
 }
 
 impl Answering {
     /// From now on until what is returned is dropped.
     fn begin(&self, said: bool) -> Under {
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.said.store(said, Ordering::Release);
         self.0.under.store(true, Ordering::Release);
         Under(self.clone())
@@ -37,6 +42,20 @@ impl Answering {
 
     fn is_under_way(&self) -> bool {
         self.0.under.load(Ordering::Acquire)
+    }
+
+    /// Between which answers the connection rests, if it does.
+    pub(super) fn rest(&self) -> Option<u32> {
+        let rests = !self.is_under_way() && !self.0.untaken.load(Ordering::Relaxed);
+        rests.then(|| self.0.begun.load(Ordering::Relaxed))
+    }
+
+    /// Takes note of whether bytes went.
+    fn went<T>(&self, went: Poll<T>) -> Poll<T> {
+        if self.0.untaken.load(Ordering::Relaxed) != went.is_pending() {
+            self.0.untaken.store(went.is_pending(), Ordering::Relaxed);
+        }
+        went
     }
 
     /// Whether the client waits for an answer, and needs to say nothing more for it.
@@ -80,7 +99,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosed<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(context, bytes)
+        let this = self.get_mut();
+        let went = Pin::new(&mut this.stream).poll_write(context, bytes);
+        this.answering.went(went)
     }
 
     fn poll_write_vectored(
@@ -88,7 +109,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(context, slices)
+        let this = self.get_mut();
+        let went = Pin::new(&mut this.stream).poll_write_vectored(context, slices);
+        this.answering.went(went)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -96,7 +119,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosed<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        let this = self.get_mut();
+        let went = Pin::new(&mut this.stream).poll_flush(context);
+        this.answering.went(went)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -31,12 +31,15 @@ use super::half_closed::{Answer, Answering, HalfClosed};
 use super::io::Regions;
 use super::io::plain::PlainStream;
 use super::record::Peer;
+use super::resting::Resting;
 use super::tls::Tls;
 use crate::access::Caller;
 use crate::clients::{Clients, Place, TooMany};
 
 /// How many connections are told at a time that their client has enough of them; more are closed at once.
 const TURNED_AWAY: usize = 256;
+/// How long a connection may rest while others wait for a place; twice as long at the most.
+const REST: Duration = Duration::from_millis(500);
 /// How long to wait after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How much of the drain time is for closing the store, at most.
@@ -181,6 +184,7 @@ struct Serving {
     transport: Transport,
     limits: Limits,
     seating: Seating,
+    resting: Arc<Resting>,
     buffers: Arc<Buffers>,
 }
 
@@ -199,7 +203,7 @@ impl Serving {
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
-        let Serving { transport, limits, seating, buffers } = self;
+        let Serving { transport, limits, seating, resting, buffers } = self;
         let (limits, answering) = (*limits, Answering::default());
         let place = seating.place(peer, &seat).await;
         let turned_away = place.as_ref().err().copied();
@@ -208,35 +212,39 @@ impl Serving {
             told => told,
         };
         let client = |wire, encrypted, certificate| Client { peer, encrypted, certificate, wire, seat, turned_away };
-        let tls = match &stream {
-            Stream::Address(stream) => transport.clone().of(stream, limits.header_timeout).await?,
-            Stream::Socket(_) => None,
+        let open = resting.add(answering.clone());
+        let spoken = async {
+            let tls = match &stream {
+                Stream::Address(stream) => transport.clone().of(stream, limits.header_timeout).await?,
+                Stream::Socket(_) => None,
+            };
+            match (stream, tls) {
+                (Stream::Address(stream), None) => {
+                    let regions = Arc::new(Regions::default());
+                    let stream = Connection::new(stream, limits.send_timeout, answering.clone());
+                    let stream = PlainStream::new(stream, Arc::clone(&regions));
+                    let client = client(Wire::Plain(regions), false, None);
+                    connection(stream, client, answering, limits, answer, watcher).await?;
+                }
+                // In boxes, so that the many connections without TLS do not keep room for the others.
+                (Stream::Address(stream), Some(tls)) => {
+                    let Some(stream) = Box::pin(greeting::of_tls(stream, limits.header_timeout)).await? else {
+                        return Ok(());
+                    };
+                    let stream = Connection::new(stream, limits.send_timeout, answering.clone());
+                    let (stream, shown) = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
+                    let certificate = shown.map(|shown| Caller::Certificate(Arc::new(shown)));
+                    let client = client(Wire::Buffered(Arc::clone(buffers)), true, certificate);
+                    Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
+                }
+                (Stream::Socket(stream), _) => {
+                    let client = client(Wire::Buffered(Arc::clone(buffers)), false, None);
+                    Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
+                }
+            }
+            Ok(())
         };
-        match (stream, tls) {
-            (Stream::Address(stream), None) => {
-                let regions = Arc::new(Regions::default());
-                let stream = Connection::new(stream, limits.send_timeout, answering.clone());
-                let stream = PlainStream::new(stream, Arc::clone(&regions));
-                let client = client(Wire::Plain(regions), false, None);
-                connection(stream, client, answering, limits, answer, watcher).await?;
-            }
-            // In boxes, so that the many connections without TLS do not keep room for the others.
-            (Stream::Address(stream), Some(tls)) => {
-                let Some(stream) = Box::pin(greeting::of_tls(stream, limits.header_timeout)).await? else {
-                    return Ok(());
-                };
-                let stream = Connection::new(stream, limits.send_timeout, answering.clone());
-                let (stream, shown) = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
-                let certificate = shown.map(|shown| Caller::Certificate(Arc::new(shown)));
-                let client = client(Wire::Buffered(Arc::clone(buffers)), true, certificate);
-                Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
-            }
-            (Stream::Socket(stream), _) => {
-                let client = client(Wire::Buffered(Arc::clone(buffers)), false, None);
-                Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
-            }
-        }
-        Ok(())
+        open.ends.run_until_cancelled(spoken).await.unwrap_or(Ok(()))
     }
 }
 
@@ -264,12 +272,12 @@ pub async fn serve<A, F, B>(
         turned_away: Semaphore::new(TURNED_AWAY),
         patience: limits.header_timeout,
     };
-    let serving = Arc::new(Serving { transport, limits, seating, buffers: Arc::default() });
+    let serving = Arc::new(Serving { transport, limits, seating, resting: Arc::default(), buffers: Arc::default() });
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
-            let seat = Arc::clone(&seats).acquire_owned().await.ok();
-            (Seat(Arc::new(Mutex::new(seat))), accepted(&listener, &limits).await)
+            let accepted = accepted(&listener, &limits).await;
+            (Seat(Arc::new(Mutex::new(seat(&seats, &serving.resting).await))), accepted)
         };
         let (seat, (stream, peer)) = tokio::select! {
             next = next => next,
@@ -291,6 +299,16 @@ pub async fn serve<A, F, B>(
     if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
         tracing::warn!("closing connections that were still open when the drain time ended");
         drained.cancel();
+    }
+}
+
+/// A place among all. While there is none, connections that rest make room.
+async fn seat(seats: &Arc<Semaphore>, resting: &Resting) -> Option<OwnedSemaphorePermit> {
+    loop {
+        match tokio::time::timeout(REST, Arc::clone(seats).acquire_owned()).await {
+            Ok(seat) => return seat.ok(),
+            Err(_) => resting.make_room(),
+        }
     }
 }
 

@@ -50,6 +50,7 @@ mod prefetch;
 mod promises;
 mod registry_selftest;
 mod replays;
+mod resting;
 mod resumes;
 mod revivals;
 mod rotten_manifests;

@@ -1,0 +1,72 @@
+//! Connections on which nothing is asked: they make room when others wait for a place.
+
+use std::time::Duration;
+
+use scripted_registry::client::{self, Connection};
+use scripted_registry::{Gate, Match, Registry, Rule, noise};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::support::mirror::{Settings, TestMirror};
+
+/// Longer than anything here takes, and shorter than a client may take for a head.
+const LONG: Duration = Duration::from_secs(30);
+
+async fn idle(from: u8, to: std::net::SocketAddr, begun: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, from], 0).into()).expect("an address of this machine");
+    let mut stream = socket.connect(to).await.expect("somebody listens");
+    stream.write_all(begun.as_bytes()).await.expect("sent");
+    stream
+}
+
+#[tokio::test]
+async fn connections_on_which_nothing_is_asked_make_room_and_answers_under_way_go_on() {
+    let registry = Registry::start().await;
+    let blob = registry.add_blob("library/app", noise(1, 300_000));
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&blob).get()).stall_after(100_000, &gate));
+    let index = "application/vnd.oci.image.index.v1+json";
+    let list = format!(r#"{{"schemaVersion":2,"manifests":[],"annotations":{{"x":"{}"}}}}"#, "x".repeat(7 << 20));
+    let referrers = format!("/v2/library/app/referrers/{blob}");
+    registry.rule(Rule::on(Match::path(&referrers)).answer(200, index, list.clone()));
+    let config = "server.max_connections = 5\nserver.header_timeout = \"60s\"";
+    let mirror = Settings::of(&registry).config(config).start().await;
+    let held = Connection::open_from([127, 0, 0, 31], mirror.address).await;
+    let held = held.send("GET", &format!("/v2/library/app/blobs/{blob}"), &[]).await.expect("an answer");
+    // All of it is on its way, and he takes it slowly.
+    let slow = Connection::open_narrow(mirror.address, 4096).await;
+    let slow = slow.send("GET", &referrers, &[]).await.expect("an answer");
+    let kept = Connection::open_from([127, 0, 0, 32], mirror.address).await;
+    let kept = kept.send("GET", "/v2/", &[]).await.expect("an answer").done().await;
+    let mut silent =
+        vec![idle(33, mirror.address, "").await, idle(34, mirror.address, "GET /v2/ HTTP/1.1\r\nHo").await];
+    for _ in 0..3 {
+        let asked = async {
+            let connection = Connection::open_from([127, 0, 0, 35], mirror.address).await;
+            connection.send("GET", "/v2/", &[]).await.expect("an answer").finish().await.status
+        };
+        assert_eq!(tokio::time::timeout(LONG, asked).await.expect("in time"), 200);
+        silent.push(idle(33, mirror.address, "").await);
+    }
+    gate.open();
+    assert!(held.finish().await.complete);
+    let whole = slow.finish().await;
+    assert!(whole.complete && whole.body == list);
+    drop((kept, silent));
+}
+
+#[tokio::test]
+async fn idle_connections_to_the_admin_interface_silence_no_probe() {
+    let registry = Registry::start().await;
+    let mirror = TestMirror::of(&registry).await;
+    let mut silent = Vec::new();
+    for number in 0..600 {
+        silent.push(idle(36, mirror.admin, if number % 2 == 0 { "" } else { "GET /li" }).await);
+    }
+    for path in ["/livez", "/readyz", "/metrics"] {
+        let answer = tokio::time::timeout(Duration::from_secs(8), client::get(mirror.admin, path, &[])).await;
+        assert_eq!(answer.expect("before a head is given up").status, 200, "{path}");
+    }
+    drop(silent);
+}
