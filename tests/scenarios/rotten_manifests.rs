@@ -350,3 +350,27 @@ async fn the_commands_call_it_damaged_and_pull_mends_it() {
         assert!(scene.said().await.iter().all(|(_, whole, _)| *whole), "{rot:?}: {:?}", scene.said().await);
     }
 }
+
+/// What hangs on a layer is nothing, so it is not the collector's business.
+#[tokio::test]
+async fn a_layer_that_is_damaged_is_called_so_as_soon_as_that_shows() {
+    let mut wrong = Vec::new();
+    for rot in Rot::ALL {
+        let mut scene = Scene::of(Which::Image).await;
+        scene.rotten = scene.parts[1];
+        rot.befall(&scene.file(&scene.rotten));
+        let keeps_its_length = matches!(rot, Rot::Flipped | Rot::Shapeless);
+        for moment in ["at first", "verified"] {
+            if !keeps_its_length || moment == "verified" {
+                wrong.extend(scene.wrong(rot, moment).await.into_iter().filter(|told| !told.contains(": gc: ")));
+            }
+            let damaged = scene.verified().await;
+            if damaged.len() != usize::from(rot != Rot::Gone) {
+                wrong.push(format!("{rot:?} {moment}: verify: {damaged:?}"));
+            }
+        }
+        let scene = scene.restarted(|_| ()).await;
+        wrong.extend(scene.wrong(rot, "restarted").await.into_iter().filter(|told| !told.contains(": gc: ")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
