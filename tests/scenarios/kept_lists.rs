@@ -232,3 +232,25 @@ async fn each_page_of_a_list_stands_in_for_itself() {
     }
     assert_eq!(mirror.get(&format!("{TAGS}?n=3")).await.status, 503);
 }
+
+/// As who verifies signatures asks, before anybody pulls.
+#[tokio::test]
+async fn a_list_about_a_manifest_that_is_pulled_later_is_kept_from_then_on() {
+    let mut registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(91, 1000)]);
+    registry.add_referrer("library/app", &image.manifest, SIGNATURE, noise(92, 50));
+    let mirror = TestMirror::of(&registry).await;
+    let referrers = format!("/v2/library/app/referrers/{}", image.manifest.digest);
+    assert_eq!(mirror.head("/v2/library/app/manifests/1").await.status, 200);
+    let list = mirror.get(&referrers).await;
+    mirror.settled().await;
+    assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{}", image.manifest.digest)).await.status, 200);
+    mirror.advance(Duration::from_secs(31));
+    assert_eq!(mirror.get(&referrers).await.body, list.body);
+    registry.stop().await;
+    let mirror = mirror.restart().await;
+    mirror.advance(Duration::from_secs(31));
+    let stale = mirror.get(&referrers).await;
+    assert_eq!((stale.status, stale.header("warning").is_some()), (200, true));
+    assert_eq!(stale.body, list.body);
+}

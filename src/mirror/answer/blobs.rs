@@ -121,6 +121,8 @@ impl Mirror {
         let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(route.asker.client()));
         if let Some(range) = range.filter(|range| range.is_bounded())
             && let Some((size, parts)) = lazy::parts(&blobs.fills, &following, &source, range).await?
+            // Each part but the first is one more question to upstream.
+            && parts.iter().filter(|(_, relay)| relay.is_some()).skip(1).all(|_| route.asker.question().is_ok())
         {
             let bodies = parts.into_iter().map(|(part, relay)| {
                 let span = Span { start: part.start, end: Some(part.end) };

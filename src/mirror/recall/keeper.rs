@@ -60,8 +60,14 @@ impl Keeper {
         (Known { said, at: now, written: permit.is_some().then_some(now) }, permit)
     }
 
-    /// Writes a list down, some time.
-    pub(super) fn write<V: List>(&self, key: ListKey, known: Known<V>, permit: OwnedSemaphorePermit) {
+    /// Writes a list down, some time; or says that it is not ours to keep.
+    pub(super) fn write<V: List>(
+        &self,
+        key: ListKey,
+        known: Known<V>,
+        permit: OwnedSemaphorePermit,
+        not_ours: impl FnOnce(&ListKey) + Send + 'static,
+    ) {
         let metadata = Arc::clone(&self.metadata);
         self.tasks.spawn_blocking(move || {
             // A registry answers for digests that it never heard of: those fill no disk.
@@ -70,6 +76,8 @@ impl Keeper {
             if ours {
                 let body = known.said.ok().map(|list| Bytes::from(list.to_bytes()));
                 report(metadata.put_list(&key, &KeptList { at: known.at, body }), "a list is not kept");
+            } else {
+                not_ours(&key);
             }
             drop(permit);
         });

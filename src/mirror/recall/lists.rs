@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use moka::Entry;
+use moka::ops::compute::Op;
 use moka::sync::Cache;
 
 use crate::clock::{Clock, Timestamp};
@@ -169,7 +171,14 @@ impl<V: List> Lists<V> {
                         if class.is_some() && V::SUBJECT != Subject::Referrers {
                             keeper.remove(&key).await;
                         } else if let Some(permit) = permit {
-                            keeper.write(key, now_known, permit);
+                            // What it is about may be pulled a moment later: then it is worth it.
+                            let unwritten = move |known: Option<Entry<ListKey, Known<V>>>| match known {
+                                Some(known) => Op::Put(Known { written: None, ..known.into_value() }),
+                                None => Op::Nop,
+                            };
+                            keeper.write(key, now_known, permit, move |key| {
+                                known.entry_by_ref(key).and_compute_with(unwritten);
+                            });
                         }
                     }
                     Some(Some(UpstreamErrorClass::Denied)) => {
