@@ -10,6 +10,7 @@ pub mod local;
 pub mod lock;
 pub mod memory;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -153,6 +154,16 @@ pub trait BlobStore: Send + Sync + 'static {
 
     /// How much is stored, from memory.
     fn usage(&self) -> Usage;
+
+    /// Bytes of blobs that were deleted and that somebody reads still, from memory: the disk has them until then.
+    fn lingering(&self) -> u64 {
+        0
+    }
+
+    /// The blobs that somebody reads just now: to delete them frees nothing yet.
+    fn reading(&self) -> HashSet<Digest> {
+        HashSet::new()
+    }
 
     /// How often a blob was taken out of sight, from memory: deleted, set aside, found missing.
     /// Rises after the blob is gone and before the call that took it away returns, so what was

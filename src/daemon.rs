@@ -34,6 +34,7 @@ use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{Config, ConfigError};
 use crate::documents::{Code, Error};
+use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, Parts};
@@ -320,6 +321,8 @@ impl Daemon {
                 loop {
                     let usage = blobs.usage();
                     metrics.store(usage.bytes, usage.blobs, budget(&config).unwrap_or_default());
+                    let names = metadata.names();
+                    metrics.store_besides(names.bytes, names.inodes, blobs.lingering());
                     metrics.memory(mirror.memory_used());
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }

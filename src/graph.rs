@@ -107,6 +107,11 @@ impl Graph {
         }
     }
 
+    /// Whether something is stored under this digest.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.content(digest).is_ok()
+    }
+
     fn content(&self, digest: &Digest) -> Result<Content, Unreadable> {
         let content = Handle::current().block_on(self.blobs.open(digest));
         let why = || if self.blobs.is_damaged(digest) { Unreadable::Damaged } else { Unreadable::Missing };

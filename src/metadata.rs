@@ -85,6 +85,18 @@ pub struct HistoryEntry {
     pub from: RegistryName,
 }
 
+/// What a file takes on disk at least, in bytes, and a folder.
+pub const BLOCK: u64 = 4096;
+
+/// What names take on disk: the files of tags, their histories, memberships and lists, with their folders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// In whole blocks, as a disk has them.
+    pub bytes: u64,
+    /// Files and folders.
+    pub inodes: u64,
+}
+
 /// How many changes of a tag are kept: the last ones.
 pub const CHANGES_KEPT: usize = 1000;
 
@@ -238,6 +250,17 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// by [`MetadataStore::put_tag`].
     fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError>;
 
+    /// Every repository that has a folder, in no particular order. For housekeeping, never for a request.
+    fn repositories(&self) -> Result<Vec<Location>, MetadataError>;
+
+    /// Forgets the histories of those tags of a repository of which `stays`, asked with the tag and its history,
+    /// says no.
+    fn retain_histories(
+        &self,
+        location: &Location,
+        stays: &dyn Fn(&Tag, &[HistoryEntry]) -> bool,
+    ) -> Result<(), MetadataError>;
+
     /// Remembers that an image is to be kept. Durable when it returns; nothing to do when it is
     /// pinned already. Whether anything of it is stored does not matter.
     fn pin(&self, pin: &Pin) -> Result<(), MetadataError>;
@@ -271,6 +294,12 @@ pub trait MetadataStore: Send + Sync + 'static {
 
     /// Forgets every list of tags of a repository, or all that are about one of its manifests.
     fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError>;
+
+    /// Drops lists, the oldest first, until all of them together take no more than `most` bytes on disk.
+    fn shrink_lists(&self, most: u64) -> Result<(), MetadataError>;
+
+    /// What names take on disk, from memory: all of them, once they were counted after a start.
+    fn names(&self) -> Names;
 
     /// Remembers a blob that was just stored.
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError>;

@@ -125,6 +125,9 @@ series! {
     store_used: Level, [Bytes] "Bytes of blobs in the store";
     store_blobs: Level, "Blobs in the store";
     store_budget: Level, [Bytes] "Bytes the store may hold";
+    store_names: Level, [Bytes] "Bytes that tags, histories, memberships and lists take on disk, with their folders";
+    store_name_files: Level, "Files and folders of tags, histories, memberships and lists";
+    store_lingering: Level, [Bytes] "Bytes of deleted blobs that somebody reads still";
     tag_moves: Family<OfMove, Counter>, "Tags seen to point elsewhere than before";
     index_rebuilds: Counter, "Rebuilds of the metadata index from the files";
     evicted_blobs: Counter, "Blobs evicted";
@@ -333,6 +336,13 @@ impl Metrics {
         self.series.store_used.set(used);
         self.series.store_blobs.set(blobs);
         self.series.store_budget.set(budget);
+    }
+
+    /// What the store has on disk besides blobs: bytes and files of names, and bytes of deleted blobs that are read.
+    pub fn store_besides(&self, names: u64, files: u64, lingering: u64) {
+        self.series.store_names.set(names);
+        self.series.store_name_files.set(files);
+        self.series.store_lingering.set(lingering);
     }
 
     /// A tag points elsewhere than before; `rollback` when it had that digest once already.

@@ -9,6 +9,7 @@
 mod known;
 mod listing;
 mod quarantine;
+mod readers;
 
 use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, Permissions};
@@ -28,6 +29,7 @@ use super::ingest::Ingest;
 use super::{BlobStore, Content, Source, StoreError, Usage};
 use crate::oci::{Algorithm, Digest};
 use known::Known;
+use readers::Readers;
 
 /// What marks a folder as an OCI image layout (image-spec, image-layout.md, "oci-layout file").
 const OCI_LAYOUT: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -42,6 +44,7 @@ struct Inner {
     sha256: Folder,
     sha512: Folder,
     known: RwLock<Known>,
+    readers: Mutex<Readers>,
     removals: AtomicU64,
     /// Digests whose file was already complained about.
     reported: Mutex<HashSet<Digest>>,
@@ -87,6 +90,7 @@ impl LocalBlobStore {
             sha256: Folder::open(blobs.join(Algorithm::Sha256.as_str()))?,
             sha512: Folder::open(blobs.join(Algorithm::Sha512.as_str()))?,
             known: RwLock::default(),
+            readers: Mutex::default(),
             removals: AtomicU64::new(0),
             reported: Mutex::default(),
             naming: Mutex::default(),
@@ -161,6 +165,14 @@ impl BlobStore for LocalBlobStore {
         self.0.known.read().usage()
     }
 
+    fn lingering(&self) -> u64 {
+        self.0.readers.lock().lingering()
+    }
+
+    fn reading(&self) -> HashSet<Digest> {
+        self.0.readers.lock().reading()
+    }
+
     fn removals(&self) -> u64 {
         self.0.removals.load(Ordering::SeqCst)
     }
@@ -200,7 +212,9 @@ impl Inner {
             Err(error) => return Err(Damage::Unreadable(error.into())),
         };
         let size = self.check(digest, || rustix::fs::fstat(&file))?;
-        Ok(Some(Content { size, source: Source::File(Arc::new(File::from(file))) }))
+        let file = Arc::new(File::from(file));
+        self.readers.lock().note(digest, &file);
+        Ok(Some(Content { size, source: Source::File(file) }))
     }
 
     /// The size of a file in bytes, when kind, names and size are those of a blob. Learns the size
@@ -237,6 +251,7 @@ impl Inner {
             let _naming = self.naming.lock();
             // Before the rename: a reader in between sets the old, wrong file aside, not the new one.
             self.remember(digest, Some(size));
+            self.readers.lock().note(digest, &file);
             ingest.give_room_back();
             if let Err(error) = self.rename_into_place(&path, digest) {
                 self.remember(digest, None);
@@ -290,6 +305,7 @@ impl Inner {
 
     fn remember(&self, digest: &Digest, size: Option<u64>) {
         let mut known = self.known.write();
+        self.readers.lock().deleted(digest, known.size(digest).unwrap_or_default());
         known.forget(digest);
         match size {
             Some(size) => {

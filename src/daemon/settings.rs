@@ -5,6 +5,10 @@ use std::io;
 use crate::config;
 use crate::mirror::Room;
 use crate::mirror::flight::bounds::Bounds;
+use crate::mirror::room::Allowed;
+
+/// Hundredths of the inodes that stay free where `min_free` is in bytes.
+const LEAST_INODES: u8 = 5;
 
 /// How many bytes the store may hold, when nobody else fills the disk.
 ///
@@ -25,16 +29,27 @@ pub(super) fn room(store: &config::Store) -> Room {
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
             let min_free = store.min_free.of(capacity);
             let by_disk = taken.saturating_add(free).saturating_sub(min_free);
-            store.max_size.of(capacity).min(by_disk)
+            let inodes_short = least_inodes(store.min_free, stat.f_files).saturating_sub(stat.f_favail);
+            Allowed { bytes: store.max_size.of(capacity).min(by_disk), inodes_short }
         }
         Err(error) => {
             tracing::warn!(%error, "the file system does not say how much is free");
-            match store.max_size {
+            Allowed::from(match store.max_size {
                 config::Limit::Bytes(bytes) => bytes,
                 config::Limit::Percent(_) => taken,
-            }
+            })
         }
     })
+}
+
+/// How many inodes stay free of `all`: as large a part of them as of the bytes, where that is said as a part. File
+/// systems that make them as they need them say that there are none.
+fn least_inodes(min_free: config::Limit, all: u64) -> u64 {
+    match min_free {
+        config::Limit::Bytes(0) => 0,
+        config::Limit::Bytes(_) => config::Limit::Percent(LEAST_INODES).of(all),
+        percent => percent.of(all),
+    }
 }
 
 /// What may be under way to an upstream: in all, of that fills, and what is passed on without being one.

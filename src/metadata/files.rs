@@ -18,12 +18,16 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{CHANGES_KEPT, HistoryEntry, Location, Membership, Note, TagKey, TagRecord};
+use parking_lot::RwLock;
+
+use self::tally::Tally;
+use super::{CHANGES_KEPT, HistoryEntry, Location, Membership, Names, Note, TagKey, TagRecord};
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Algorithm, Digest, RegistryName, Repository, Tag};
 
 mod lists;
 mod pins;
+mod tally;
 
 /// No record is longer than this, in bytes; a longer file is damaged.
 const LONGEST_RECORD: u64 = 64 * 1024;
@@ -44,6 +48,9 @@ pub(super) struct Files {
     staging: PathBuf,
     next: AtomicU64,
     ledger: lists::Ledger,
+    tally: Tally,
+    /// Written while folders disappear, read while a file is put into one.
+    shape: RwLock<()>,
 }
 
 /// The name of a record in the tree.
@@ -63,7 +70,8 @@ impl Files {
         for leftover in fs::read_dir(&staging).into_iter().flatten().flatten() {
             let _ = fs::remove_file(leftover.path());
         }
-        Files { root, staging, next: AtomicU64::new(0), ledger: lists::Ledger::default() }
+        let (ledger, tally) = (lists::Ledger::default(), Tally::default());
+        Files { root, staging, next: AtomicU64::new(0), ledger, tally, shape: RwLock::default() }
     }
 
     pub(super) fn tag(&self, key: &TagKey) -> io::Result<Option<TagRecord>> {
@@ -92,10 +100,7 @@ impl Files {
 
     /// Removes one pointer of a tag.
     pub(super) fn remove_tag_for(&self, key: &TagKey) -> io::Result<()> {
-        match present(fs::remove_file(self.tag_path(key)))? {
-            Some(()) => sync_folder(&self.tag_folder(&key.location, &key.tag)),
-            None => Ok(()),
-        }
+        self.remove(&self.tag_path(key)).map(drop)
     }
 
     /// Removes the pointers of a tag. Its history stays.
@@ -105,10 +110,25 @@ impl Files {
         for entry in entries {
             let name = entry?.file_name();
             if name != HISTORY {
-                present(fs::remove_file(folder.join(name)))?;
+                self.unlink(&folder.join(name))?;
             }
         }
-        sync_folder(&folder)
+        self.gone_from(&folder)
+    }
+
+    /// Removes the histories of those tags of which `stays` says no.
+    pub(super) fn retain_histories(
+        &self,
+        location: &Location,
+        stays: &dyn Fn(&Tag, &[HistoryEntry]) -> bool,
+    ) -> io::Result<()> {
+        for tag in names(&self.repository_folder(location).join(TAGS)).filter_map(|name| name.parse::<Tag>().ok()) {
+            let path = self.tag_folder(location, &tag).join(HISTORY);
+            if path.exists() && !stays(&tag, &self.history(location, &tag)?) {
+                self.remove(&path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The last digests that a tag had, oldest first. Lines that a crash cut are left out.
@@ -162,12 +182,12 @@ impl Files {
         let path = self.note_path(location, note);
         match at {
             Some(at) => self.write_record(&path, &at),
-            None => remove(&path).map(drop),
+            None => self.remove(&path).map(drop),
         }
     }
 
     pub(super) fn remove_member(&self, location: &Location, digest: &Digest) -> io::Result<()> {
-        remove(&self.member_path(location, digest)).map(drop)
+        self.remove(&self.member_path(location, digest)).map(drop)
     }
 
     /// Visits the name of every record. What cannot be read on the way is left out: it is asked of
@@ -182,10 +202,13 @@ impl Files {
 
     fn append_history(&self, key: &TagKey, record: &TagRecord) -> io::Result<()> {
         let folder = self.tag_folder(&key.location, &key.tag);
-        create_folder(&folder)?;
         let entry = HistoryEntry::of(key, record);
+        let shape = self.shape.read();
+        self.create_folder(&folder)?;
         let mut file = open_plain(OpenOptions::new().read(true).append(true).create(true), &folder.join(HISTORY))?;
-        if file.metadata()?.len() > LONG_HISTORY {
+        drop(shape);
+        let before = file.metadata()?.len();
+        if before > LONG_HISTORY {
             let mut entries = self.history(&key.location, &key.tag)?;
             entries.push(entry);
             entries.drain(..entries.len().saturating_sub(CHANGES_KEPT));
@@ -202,6 +225,7 @@ impl Files {
         }
         line.extend(lines(&[entry])?);
         file.write_all(&line)?;
+        self.tally.replaced((before > 0).then_some(before), Some(before + line.len() as u64));
         file.sync_data()?;
         sync_folder(&folder)
     }
@@ -212,15 +236,99 @@ impl Files {
 
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
-        create_folder(folder)?;
-        create_folder(&self.staging)?;
+        self.create_folder(&self.staging)?;
         let staged = self.staging.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
-        let written = write_synced(&staged, bytes).and_then(|()| fs::rename(&staged, path));
+        let written = write_synced(&staged, bytes).and_then(|()| self.put_in_place(&staged, path, folder));
         if written.is_err() {
             let _ = fs::remove_file(&staged);
         }
         written?;
         sync_folder(folder)
+    }
+
+    fn put_in_place(&self, staged: &Path, path: &Path, folder: &Path) -> io::Result<()> {
+        let _shape = self.shape.read();
+        self.create_folder(folder)?;
+        let length = |path: &Path| fs::symlink_metadata(path).ok().map(|found| found.len());
+        let (before, after) = (length(path), length(staged));
+        fs::rename(staged, path)?;
+        self.tally.replaced(before, after);
+        Ok(())
+    }
+
+    /// Creates a folder and those above it, so that they survive a power cut.
+    fn create_folder(&self, path: &Path) -> io::Result<()> {
+        if path.is_dir() {
+            return Ok(());
+        }
+        let Some(parent) = path.parent() else { return Ok(()) };
+        self.create_folder(parent)?;
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => {
+                self.tally.folders(1);
+                sync_folder(parent)
+            }
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a file for good, and what is empty then above it; whether it was there.
+    fn remove(&self, path: &Path) -> io::Result<bool> {
+        let was_there = self.unlink(path)?;
+        if was_there {
+            path.parent().map_or(Ok(()), |folder| self.gone_from(folder))?;
+        }
+        Ok(was_there)
+    }
+
+    /// Removes a file; whether it was there. [`Files::gone_from`] is for afterwards.
+    fn unlink(&self, path: &Path) -> io::Result<bool> {
+        let length = fs::symlink_metadata(path).ok().map(|found| found.len());
+        let removed = present(fs::remove_file(path))?.is_some();
+        if removed {
+            self.tally.replaced(length, None);
+        }
+        Ok(removed)
+    }
+
+    /// Something was removed from a folder: for good, and with the folders that are empty now.
+    fn gone_from(&self, folder: &Path) -> io::Result<()> {
+        present(sync_folder(folder))?;
+        let _shape = self.shape.write();
+        for folder in folder.ancestors().take_while(|folder| **folder != self.root) {
+            if fs::remove_dir(folder).is_err() {
+                break;
+            }
+            self.tally.folders(-1);
+        }
+        Ok(())
+    }
+
+    /// What all names take. Right once [`Files::count_names`] has run.
+    pub(super) fn names(&self) -> Names {
+        self.tally.names()
+    }
+
+    /// Counts what is there. Blocks for as long as it takes to list all folders.
+    pub(super) fn count_names(&self) {
+        let before = self.tally.names();
+        let (found, mut open) = (Tally::default(), vec![self.root.clone()]);
+        while let Some(folder) = open.pop() {
+            let may_be_long = folder.ends_with(lists::LISTS);
+            for entry in entries(&folder) {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    found.folders(1);
+                    open.push(entry.path());
+                } else if may_be_long || entry.file_name() == HISTORY {
+                    found.replaced(None, entry.metadata().ok().map(|found| found.len()));
+                } else {
+                    // Takes one block, whatever it is.
+                    found.replaced(None, Some(1));
+                }
+            }
+        }
+        self.tally.correct(before, found.names());
     }
 
     fn repository_folder(&self, location: &Location) -> PathBuf {
@@ -313,15 +421,6 @@ fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     }
 }
 
-/// Removes a file for good; whether it was there.
-fn remove(path: &Path) -> io::Result<bool> {
-    if present(fs::remove_file(path))?.is_none() {
-        return Ok(false);
-    }
-    path.parent().map_or(Ok(()), sync_folder)?;
-    Ok(true)
-}
-
 /// Opens a file without following a link and without waiting for the other end of a fifo.
 fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
@@ -368,20 +467,6 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = open_plain(OpenOptions::new().write(true).create(true).truncate(true), path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-/// Creates a folder and those above it, so that they survive a power cut.
-fn create_folder(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let Some(parent) = path.parent() else { return Ok(()) };
-    create_folder(parent)?;
-    match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => sync_folder(parent),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {

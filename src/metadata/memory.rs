@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{
     BlobRecord, CHANGES_KEPT, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError,
-    MetadataStore, Note, Pin, TagKey, TagRecord,
+    MetadataStore, Names, Note, Pin, TagKey, TagRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -120,6 +120,22 @@ impl MetadataStore for MemoryMetadata {
         Ok(self.tables.lock().history.get(&(location.clone(), tag.clone())).cloned().unwrap_or_default())
     }
 
+    fn repositories(&self) -> Result<Vec<Location>, MetadataError> {
+        let tables = self.tables.lock();
+        let (members, tags) = (tables.members.keys(), tables.history.keys());
+        let all: BTreeSet<_> = members.map(|(at, _)| at).chain(tags.map(|(at, _)| at)).cloned().collect();
+        Ok(all.into_iter().collect())
+    }
+
+    fn retain_histories(
+        &self,
+        location: &Location,
+        stays: &dyn Fn(&Tag, &[HistoryEntry]) -> bool,
+    ) -> Result<(), MetadataError> {
+        self.tables.lock().history.retain(|(at, tag), history| at != location || stays(tag, history));
+        Ok(())
+    }
+
     fn pin(&self, pin: &Pin) -> Result<(), MetadataError> {
         self.tables.lock().pins.insert(pin.clone());
         Ok(())
@@ -171,6 +187,17 @@ impl MetadataStore for MemoryMetadata {
     fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError> {
         self.tables.lock().lists.retain(|key, _| key.location != *location || key.about.as_ref() != about);
         Ok(())
+    }
+
+    fn shrink_lists(&self, most: u64) -> Result<(), MetadataError> {
+        if most == 0 {
+            self.tables.lock().lists.clear();
+        }
+        Ok(())
+    }
+
+    fn names(&self) -> Names {
+        Names::default()
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {

@@ -26,7 +26,7 @@ use super::encoding::{
 use super::files::{Files, Key};
 use super::{
     BlobRecord, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError,
-    MetadataStore, Note, Pin, TagKey, TagRecord,
+    MetadataStore, Names, Note, Pin, TagKey, TagRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -271,6 +271,18 @@ impl MetadataStore for SledMetadata {
         self.files.history(location, tag).doing("reading the history of a tag")
     }
 
+    fn repositories(&self) -> Result<Vec<Location>, MetadataError> {
+        self.files.repositories().doing("listing repositories")
+    }
+
+    fn retain_histories(
+        &self,
+        location: &Location,
+        stays: &dyn Fn(&Tag, &[HistoryEntry]) -> bool,
+    ) -> Result<(), MetadataError> {
+        self.files.retain_histories(location, stays).doing("removing histories of tags")
+    }
+
     // Pins and frozen tags are few and must not be forgotten: the files alone have them.
 
     fn pin(&self, pin: &Pin) -> Result<(), MetadataError> {
@@ -315,6 +327,14 @@ impl MetadataStore for SledMetadata {
 
     fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError> {
         self.files.remove_lists(location, about).doing("removing lists")
+    }
+
+    fn shrink_lists(&self, most: u64) -> Result<(), MetadataError> {
+        self.files.shrink_lists(most).doing("removing lists")
+    }
+
+    fn names(&self) -> Names {
+        self.files.names()
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {

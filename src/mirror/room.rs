@@ -14,8 +14,23 @@ use parking_lot::Mutex;
 
 use crate::graph::links::Known;
 
-/// Tells how many bytes the store may hold, given how many it holds and has promised.
-pub type Allowance = dyn Fn(u64) -> u64 + Send + Sync;
+/// Tells what the store may hold, given how many bytes it holds and has promised.
+pub type Allowance = dyn Fn(u64) -> Allowed + Send + Sync;
+
+/// What the store may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// In bytes.
+    pub bytes: u64,
+    /// So many files and folders fewer should be on the disk: it has nearly no names left.
+    pub inodes_short: u64,
+}
+
+impl From<u64> for Allowed {
+    fn from(bytes: u64) -> Allowed {
+        Allowed { bytes, inodes_short: 0 }
+    }
+}
 
 /// The accountant of the store.
 pub struct Room {
@@ -60,8 +75,9 @@ impl Drop for Reservation {
 
 impl Room {
     /// An accountant that grants as much as `allowance` says.
-    pub fn new(allowance: impl Fn(u64) -> u64 + Send + Sync + 'static) -> Room {
-        Room { allowance: Box::new(allowance), promised: Arc::default(), known: tokio::sync::Mutex::default() }
+    pub fn new<A: Into<Allowed>>(allowance: impl Fn(u64) -> A + Send + Sync + 'static) -> Room {
+        let allowance = Box::new(move |taken| allowance(taken).into());
+        Room { allowance, promised: Arc::default(), known: tokio::sync::Mutex::default() }
     }
 
     /// Bytes promised to running fills.
@@ -77,7 +93,8 @@ impl Room {
     pub(crate) fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
         let mut promised = self.promised.lock();
         let taken = stored.saturating_add(*promised);
-        if taken.saturating_add(bytes) > (self.allowance)(taken) {
+        let allowed = (self.allowance)(taken);
+        if taken.saturating_add(bytes) > allowed.bytes || allowed.inodes_short > 0 {
             return None;
         }
         *promised += bytes;
@@ -85,9 +102,9 @@ impl Room {
     }
 
     /// How many bytes are too many, if `bytes` more are to come, and what the store may hold.
-    pub(crate) fn excess(&self, stored: u64, bytes: u64) -> (u64, u64) {
+    pub(crate) fn excess(&self, stored: u64, bytes: u64) -> (u64, Allowed) {
         let taken = stored.saturating_add(self.promised());
         let allowed = (self.allowance)(taken);
-        (taken.saturating_add(bytes).saturating_sub(allowed), allowed)
+        (taken.saturating_add(bytes).saturating_sub(allowed.bytes), allowed)
     }
 }

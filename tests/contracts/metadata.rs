@@ -7,9 +7,10 @@ use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metadata::sled::{IndexState, SledMetadata};
 use registry_mirror::metadata::{
-    BlobRecord, FrozenTag, KeptList, ListKey, Location, Membership, MetadataStore, Note, Pin, Proof, TagKey, TagRecord,
+    BLOCK, BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataStore, Names, Note,
+    Pin, Proof, TagKey, TagRecord,
 };
-use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Reference};
+use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Reference, Tag};
 use tempfile::TempDir;
 
 fn at(upstream: &str, repository: &str) -> Location {
@@ -125,6 +126,7 @@ contract! {
     a_proof_never_gets_weaker,
     who_holds_content_is_told_by_the_content,
     a_note_on_a_repository_stands_until_it_is_taken_back,
+    histories_leave_of_which_nobody_says_that_they_stay,
     blobs_are_listed_until_removed,
     a_touch_moves_the_use_forward_only,
     touching_an_unknown_blob_is_silent,
@@ -401,6 +403,25 @@ fn a_note_on_a_repository_stands_until_it_is_taken_back(store: &dyn MetadataStor
     assert_eq!(noted(&redis(), Note::Public), None);
 }
 
+fn histories_leave_of_which_nobody_says_that_they_stay(store: &dyn MetadataStore) {
+    let elsewhere = key(at("ghcr.io", "a"), "latest", AcceptSet::everything());
+    let [kept, gone] = ["kept", "gone"].map(|tag| key(redis(), tag, AcceptSet::everything()));
+    for key in [&kept, &gone, &elsewhere] {
+        store.put_tag(key, &record("a", 1)).expect("writes");
+        store.put_tag(key, &record("b", 2)).expect("writes");
+    }
+    store.remove_tag(&redis(), &gone.tag).expect("removes");
+    let stays = |tag: &Tag, history: &[HistoryEntry]| {
+        assert_eq!(history.iter().map(|entry| entry.digest).collect::<Vec<_>>(), ["a", "b"].map(digest));
+        *tag == kept.tag
+    };
+    store.retain_histories(&redis(), &stays).expect("removes");
+    let length = |key: &TagKey| store.history(&key.location, &key.tag).expect("answers").len();
+    assert_eq!((length(&kept), length(&gone), length(&elsewhere)), (2, 0, 2));
+    assert_eq!(tag_of(store, &kept), Some(record("b", 2)));
+    assert!(store.repositories().expect("lists").contains(&redis()));
+}
+
 fn blobs_are_listed_until_removed(store: &dyn MetadataStore) {
     let long = Digest::of(Algorithm::Sha512, b"long");
     for (digest, size) in [(digest("a"), 1), (long, 2), (digest("b"), 3)] {
@@ -465,6 +486,23 @@ impl OnDisk {
 
     fn open(&self) -> SledMetadata {
         SledMetadata::open(self.folder.path())
+    }
+
+    /// What names take, by a look at the disk.
+    fn names(&self) -> Names {
+        let (mut open, mut names) = (vec![self.folder.path().join("repositories")], Names::default());
+        while let Some(folder) = open.pop() {
+            for entry in fs::read_dir(folder).expect("lists") {
+                let entry = entry.expect("is read");
+                let about = entry.metadata().expect("is there");
+                names.inodes += 1;
+                names.bytes += if about.is_dir() { BLOCK } else { about.len().div_ceil(BLOCK) * BLOCK };
+                if about.is_dir() {
+                    open.push(entry.path());
+                }
+            }
+        }
+        names
     }
 
     fn index(&self) -> PathBuf {
@@ -820,4 +858,40 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(entry.path(), to).expect("copies");
         }
     }
+}
+
+#[test]
+fn names_are_counted_as_they_come_and_go_and_after_a_restart() {
+    let disk = OnDisk::new();
+    let mut store = disk.open();
+    store.rebuild(&[], Timestamp(0));
+    assert_eq!(store.names(), disk.names());
+    let deep = at("ghcr.io", "a/b/c/d/e");
+    let tag = key(deep.clone(), "1", AcceptSet::everything());
+    let list = KeptList { at: Timestamp(1), body: Some(vec![b'x'; 10_000].into()) };
+    let question = ListKey { location: deep.clone(), about: None, part: String::new() };
+    for number in 0..60 {
+        store.put_tag(&tag, &record(&number.to_string(), number)).expect("writes");
+    }
+    store.put_member(&deep, &proven(descriptor("x"))).expect("writes");
+    store.put_list(&question, &list).expect("writes");
+    store.note(&deep, Note::Public, Some(Timestamp(1))).expect("writes");
+    store.pin(&Pin { location: deep.clone(), reference: Reference::Tag(tag.tag.clone()) }).expect("writes");
+    let full = disk.names();
+    assert!(full.inodes > 16 && full.bytes > 20 * BLOCK, "{full:?}");
+    assert_eq!(store.names(), full);
+    drop(store);
+    store = disk.open();
+    store.rebuild(&[], Timestamp(0));
+    assert_eq!(store.names(), full, "counted anew");
+
+    store.remove_tag(&deep, &tag.tag).expect("removes");
+    store.retain_histories(&deep, &|_, _| false).expect("removes");
+    store.remove_member(&deep, &digest("x")).expect("removes");
+    store.shrink_lists(0).expect("removes");
+    store.note(&deep, Note::Public, None).expect("removes");
+    assert_eq!(store.names(), disk.names());
+    store.unpin(&Pin { location: deep, reference: Reference::Tag(tag.tag) }).expect("removes");
+    assert_eq!(store.names(), disk.names());
+    assert!(!disk.folder.path().join("repositories/ghcr.io").exists(), "folders leave with the last file");
 }

@@ -96,6 +96,24 @@ async fn a_disk_that_is_full_costs_no_pull_and_recovers_when_there_is_room() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_with_few_inodes_left_costs_no_pull_and_keeps_some_of_them_free() {
+    let Some(disk) = SmallDisk::mount("50m,nr_inodes=400") else { return };
+    let registry = Registry::start().await;
+    let deep = "d/".repeat(20);
+    let images: Vec<_> =
+        (0..40).map(|n| registry.add_image(&format!("r{n}/{deep}z"), "1", &[noise(90 + n, 2000)])).collect();
+    let process = start("exec", disk.path(), &registry, "store.min_free = \"10%\"").await;
+    for image in &images {
+        assert_eq!(pull_all(&process, std::slice::from_ref(image)).await, 0, "{}", process.log());
+        let free = rustix::fs::statvfs(disk.path()).expect("statvfs").f_favail;
+        assert!(free > 5, "{free} inodes are left");
+    }
+    let stored = images.iter().filter(|image| is_stored(disk.path(), image)).count();
+    assert!((2..=12).contains(&stored), "{stored}");
+    assert!(is_stored(disk.path(), &images[39]), "those that came last are kept");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_on_a_disk_that_is_mounted_read_only_is_served() {
     let Some(disk) = SmallDisk::mount("20m") else { return };
     let mut registry = Registry::start().await;

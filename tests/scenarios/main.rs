@@ -36,6 +36,7 @@ mod many_fills;
 mod membership;
 mod memory;
 mod multipart;
+mod names_on_disk;
 mod notices;
 mod odd_headers;
 mod odd_images;

@@ -123,7 +123,7 @@ impl Scene {
         };
         let other = registry.add_image("library/other", "1", &[noise(703, 100_000)]);
         let fillers = [704, 705].map(|seed| registry.add_blob("library/filler", noise(seed, 100_000)));
-        let room = if images.len() == 1 { 200_000 } else { 250_000 };
+        let room = if images.len() == 1 { 300_000 } else { 360_000 };
         let mirror = Settings::of(&registry).config(&format!("store.max_size = \"{room}B\"")).start().await;
         let get = async |path: String| {
             let response = mirror.get(&format!("/v2/library/{path}")).await;

@@ -3,7 +3,8 @@
 //! Below a repository lie `_lists/tags.<question>` and `_lists/<algorithm>.<hex>.<question>`, the
 //! latter about the manifest of that digest; the question is hashed. A file is one line of JSON, a
 //! [`Header`], and then the list as it was handed in. Truth: what is read is what was written for
-//! this very question, or nothing; all lists together never take more than [`MOST_BYTES`].
+//! this very question, or nothing; all lists together, with the folders that they may be alone in, never take more
+//! than [`MOST_BYTES`].
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,19 +16,18 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
-use super::{Files, entries, present, read_whole, report_damage, sync_folder};
+use super::tally::on_disk;
+use super::{Files, entries, read_whole, report_damage};
 use crate::clock::Timestamp;
-use crate::metadata::{KeptList, ListKey, Location};
+use crate::metadata::{BLOCK, KeptList, ListKey, Location};
 use crate::oci::{Algorithm, Digest};
 
-const LISTS: &str = "_lists";
+pub(super) const LISTS: &str = "_lists";
 
 /// A longer list is not kept, in bytes.
 const LONGEST_LIST: usize = 1 << 20;
 /// All lists together, in bytes on disk. As much as the memory for them holds.
 const MOST_BYTES: u64 = 32 << 20;
-/// What a file takes at least, and in steps of which it grows.
-const BLOCK: u64 = 4096;
 
 /// The first line of a file.
 #[derive(Serialize, Deserialize)]
@@ -71,7 +71,8 @@ impl Files {
         let mut bytes = serde_json::to_vec(&Header { of: question(key), at: list.at, digest })?;
         bytes.push(b'\n');
         bytes.extend_from_slice(body);
-        let oldest = self.counted().as_mut().map(|counted| counted.add(path.clone(), bytes.len() as u64, MOST_BYTES));
+        let size = self.cost(&path, bytes.len() as u64);
+        let oldest = self.counted().as_mut().map(|counted| counted.add(path.clone(), size, MOST_BYTES));
         self.remove_list_files(oldest.unwrap_or_default())?;
         let written = self.write_whole(&path, &bytes);
         if written.is_err() {
@@ -85,16 +86,23 @@ impl Files {
         let prefix = prefix(about);
         let concerned = entries(&folder).filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
         let paths: Vec<_> = concerned.map(|entry| entry.path()).collect();
-        if paths.is_empty() {
-            return Ok(());
-        }
-        self.remove_list_files(paths)?;
-        present(sync_folder(&folder)).map(drop)
+        self.remove_list_files(paths)
+    }
+
+    pub(in crate::metadata) fn shrink_lists(&self, most: u64) -> io::Result<()> {
+        let oldest = self.counted().as_mut().map(|counted| counted.shrink(most));
+        self.remove_list_files(oldest.unwrap_or_default())
+    }
+
+    /// What a list takes on disk, in bytes, with the folders that it may be alone in.
+    fn cost(&self, path: &Path, length: u64) -> u64 {
+        let folders = path.parent().and_then(|folder| folder.strip_prefix(&self.root).ok());
+        on_disk(length) + folders.map_or(0, |folders| folders.components().count() as u64 * BLOCK)
     }
 
     fn remove_list_files(&self, paths: Vec<PathBuf>) -> io::Result<()> {
         for path in paths {
-            present(fs::remove_file(&path))?;
+            self.remove(&path)?;
             self.uncount(&path);
         }
         Ok(())
@@ -128,6 +136,7 @@ impl Files {
             found.sort_unstable();
             let mut counted = Counted::default();
             for (_, path, size) in found {
+                let size = self.cost(&path, size);
                 counted.add(path, size, u64::MAX);
             }
             *ledger = Some(counted);
@@ -140,25 +149,31 @@ impl Counted {
     /// Counts a file that is about to be written. Returns those that have to go for it, the oldest.
     fn add(&mut self, path: PathBuf, size: u64, most: u64) -> Vec<PathBuf> {
         self.remove(&path);
-        let size = size.div_ceil(BLOCK) * BLOCK;
         let mut oldest = Vec::new();
         if self.bytes + size > most {
-            let mut by_age: Vec<_> = self.files.iter().map(|(path, (at, size))| (*at, *size, path.clone())).collect();
-            by_age.sort_unstable();
             // A little more than is needed, so that it is not done for every list from now on.
-            let mut left = self.bytes + size;
-            for (_, size, path) in by_age {
-                if left <= most - most / 8 {
-                    break;
-                }
-                left -= size;
-                self.remove(&path);
-                oldest.push(path);
-            }
+            oldest = self.shrink((most - most / 8).saturating_sub(size));
         }
         self.writes += 1;
         self.bytes += size;
         self.files.insert(path, (self.writes, size));
+        oldest
+    }
+
+    /// Those that have to go, the oldest, so that all take no more than `most` bytes.
+    fn shrink(&mut self, most: u64) -> Vec<PathBuf> {
+        let mut oldest = Vec::new();
+        if self.bytes > most {
+            let mut by_age: Vec<_> = self.files.iter().map(|(path, (at, _))| (*at, path.clone())).collect();
+            by_age.sort_unstable();
+            for (_, path) in by_age {
+                if self.bytes <= most {
+                    break;
+                }
+                self.remove(&path);
+                oldest.push(path);
+            }
+        }
         oldest
     }
 

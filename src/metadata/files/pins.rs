@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Files, folders, present, read_record, remove, report_damage};
+use super::{Files, folders, present, read_record, report_damage};
 use crate::metadata::{FrozenTag, Location, Pin};
 use crate::oci::{Digest, Reference, RegistryName, Repository, Tag};
 
@@ -25,7 +25,7 @@ impl Files {
     }
 
     pub(in crate::metadata) fn unpin(&self, pin: &Pin) -> io::Result<bool> {
-        remove(&self.pin_path(pin))
+        self.remove(&self.pin_path(pin))
     }
 
     pub(in crate::metadata) fn pins(&self) -> io::Result<Vec<Pin>> {
@@ -49,7 +49,7 @@ impl Files {
     }
 
     pub(in crate::metadata) fn unfreeze(&self, location: &Location, tag: &Tag) -> io::Result<bool> {
-        remove(&self.frozen_path(location, tag))
+        self.remove(&self.frozen_path(location, tag))
     }
 
     pub(in crate::metadata) fn frozen(&self, location: &Location, tag: &Tag) -> io::Result<Option<Digest>> {
@@ -75,6 +75,15 @@ impl Files {
 
     fn frozen_path(&self, location: &Location, tag: &Tag) -> PathBuf {
         self.repository_folder(location).join(FROZEN).join(tag.as_str())
+    }
+
+    pub(in crate::metadata) fn repositories(&self) -> io::Result<Vec<Location>> {
+        let mut repositories = Vec::new();
+        self.for_each_repository(&mut |location, _| {
+            repositories.push(location.clone());
+            Ok(())
+        })?;
+        Ok(repositories)
     }
 
     /// Visits the folder of every repository, and ends at the first that cannot be read.

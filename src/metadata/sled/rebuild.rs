@@ -38,6 +38,7 @@ impl SledMetadata {
             index.db.flush()?;
             Ok(())
         });
+        self.files.count_names();
         match (rebuilt, &self.index) {
             (Some(()), Some(index)) => index.become_ready(),
             _ => self.spare.reconcile(&stored, now),

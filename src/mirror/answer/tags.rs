@@ -275,7 +275,7 @@ impl Tags {
         stale_there(route, tag).map(|age| self.policy.stale_since(age, self.clock.now()))
     }
 
-    /// Remembers what the tag points at, as of now or an earlier moment.
+    /// Remembers what the tag points at, as of now or an earlier moment, if that is kept: names of nothing fill no disk.
     pub(super) async fn point(
         &self,
         key: TagKey,
@@ -283,6 +283,9 @@ impl Tags {
         descriptor: Descriptor,
         earlier: Option<Timestamp>,
     ) {
+        if self.manifests.stored.blobs.open(&descriptor.digest).await.is_none() {
+            return;
+        }
         let now = self.clock.now();
         let says_the_same = |before: &TagRecord| before.descriptor.digest == descriptor.digest;
         if earlier.is_some() && before.as_ref().is_some_and(says_the_same) {

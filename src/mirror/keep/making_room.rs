@@ -17,12 +17,12 @@ use crate::blob_store::StoreError;
 use crate::clock::Timestamp;
 use crate::graph::Graph;
 use crate::graph::links::Known;
-use crate::metadata::{BlobRecord, Location, MetadataError, TagKey, TagRecord};
+use crate::metadata::{BLOCK, BlobRecord, Location, MetadataError, Note, Pin, TagKey, TagRecord};
 use crate::mirror::Mirror;
 use crate::mirror::keep::RoomKeeper;
 use crate::mirror::keep::eviction::{self, Stock, Victim};
-use crate::mirror::room::Reservation;
-use crate::oci::{Descriptor, Digest, Tag};
+use crate::mirror::room::{Allowed, Reservation};
+use crate::oci::{Descriptor, Digest, Reference, Tag};
 
 /// How often it is checked whether there is too much in the store.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -63,7 +63,7 @@ impl Mirror {
 impl RoomKeeper {
     /// How many bytes more the store could take, if all that may go went.
     pub(crate) fn most_room(&self) -> u64 {
-        self.room.excess(self.taken(), 0).1
+        self.room.excess(self.taken(), 0).1.bytes
     }
 
     /// Does something while nothing is evicted or collected.
@@ -72,15 +72,19 @@ impl RoomKeeper {
         work();
     }
 
-    /// Bytes on disk that count.
+    /// Bytes on disk that count: blobs, also deleted ones that somebody reads still, what was set aside or is left
+    /// over, and names.
     fn taken(&self) -> u64 {
-        let usage = self.stored.blobs.usage();
-        usage.bytes.saturating_add(usage.set_aside).saturating_add(self.ingests.left_over())
+        let (usage, names) = (self.stored.blobs.usage(), self.graph.metadata().names());
+        [usage.bytes, usage.set_aside, self.stored.blobs.lingering(), self.ingests.left_over(), names.bytes]
+            .iter()
+            .sum()
     }
 
     /// Whether `bytes` more fit into the store as it is.
     pub(crate) fn fits(&self, bytes: u64) -> bool {
-        self.room.excess(self.taken(), bytes).0 == 0
+        let (excess, allowed) = self.room.excess(self.taken(), bytes);
+        excess == 0 && allowed.inodes_short == 0
     }
 
     /// Whether `bytes` could ever be in the store, if all that may go went.
@@ -128,11 +132,12 @@ impl RoomKeeper {
     /// Evicts what is needed, one caller at a time. For a fill returns what it asked for.
     async fn make_room(&self, need: Need) -> Option<Reservation> {
         let mut known = self.room.known.lock().await;
-        let (wanted, promised) = if let Need::Fill(bytes, promised) = need { (bytes, promised) } else { (0, 0) };
+        let (is_fill, wanted, promised) = match need {
+            Need::Fill(bytes, promised) => (true, bytes, promised),
+            Need::Disk(_) | Need::Excess => (false, 0, 0),
+        };
         // Somebody else may have made room while we waited.
-        if wanted > 0
-            && let Some(reservation) = self.reserve_at_once(wanted)
-        {
+        if is_fill && let Some(reservation) = self.reserve_at_once(wanted) {
             return Some(reservation);
         }
         // What nobody can be served from goes first.
@@ -140,16 +145,21 @@ impl RoomKeeper {
         if let Err(error) = self.stored.blobs.drop_set_aside().await {
             tracing::warn!(%error, "damaged blobs that were set aside could not be deleted");
         }
-        let (excess, allowed) = self.room.excess(self.taken(), wanted);
-        let needed = if let Need::Disk(bytes) = need { bytes.max(excess) } else { excess };
+        let (_, Allowed { bytes: allowed, .. }) = self.room.excess(self.taken(), wanted);
         if wanted.saturating_add(promised) > allowed {
             return None;
         }
+        let few = allowed / LISTS_SHARE;
+        self.stored.records.take_away("lists take too much room", move |metadata| metadata.shrink_lists(few)).await;
+        let (excess, Allowed { inodes_short, .. }) = self.room.excess(self.taken(), wanted);
+        let needed = if let Need::Disk(bytes) = need { bytes.max(excess) } else { excess };
         self.stored.write_uses().await;
-        let sought = Sought { needed, slack: (allowed / SLACK).min(MOST_SLACK), promised };
+        let slack = (allowed / SLACK).min(MOST_SLACK);
+        let sought = Sought { needed, slack, promised, inodes: inodes_short, in_vain: !is_fill };
         let (held, now, mut read) = (self.holds.all(), self.clock.now(), std::mem::take(&mut *known));
+        let reading = self.stored.blobs.reading();
         let planned = self.graph.ask(move |graph| {
-            let (victims, owners) = plan(graph, held, &mut read, sought, now)?;
+            let (victims, owners) = plan(graph, held, reading, &mut read, sought, now)?;
             Ok((victims, owners, read))
         });
         let (victims, owners, read) = planned
@@ -157,18 +167,19 @@ impl RoomKeeper {
             .inspect_err(|error| tracing::warn!(%error, "nothing can be evicted: what is stored is not known"))
             .ok()?;
         *known = read;
-        let freed = size_of(&victims);
-        if wanted > 0 && freed < needed {
+        if is_fill && size_of(&victims) < needed {
             tracing::info!(wanted, promised, "what may be evicted makes no room for this");
             return None;
         }
         self.evict(victims, owners).await;
-        (wanted > 0).then(|| self.room.reserve(self.taken(), wanted)).flatten()
+        if is_fill { self.room.reserve(self.taken(), wanted) } else { None }
     }
 
     async fn evict(&self, victims: Vec<Victim>, mut owners: Owners) {
         let (mut blobs, mut bytes) = (0_u64, 0_u64);
-        for Victim { digest, size } in victims {
+        let places: HashSet<Location> = owners.members.values().flatten().cloned().collect();
+        for Victim { digest, .. } in victims {
+            let size = owners.sizes.get(&digest).copied().unwrap_or_default();
             let (tags, members) =
                 (owners.tags.remove(&digest).unwrap_or_default(), owners.members.remove(&digest).unwrap_or_default());
             // Before the blob: a fill that comes in between writes its membership after this.
@@ -196,8 +207,40 @@ impl RoomKeeper {
         if blobs > 0 {
             tracing::info!(blobs, bytes, "evicted to make room");
         }
+        self.leave(Some(places)).await;
+    }
+
+    /// Has what belonged to what is gone from these repositories, or from any, go with it: histories of tags of which nothing is
+    /// stored any more, unless somebody holds on to them, and all that is about repositories of which nothing is.
+    pub(super) async fn leave(&self, places: Option<HashSet<Location>>) {
+        let left = self.graph.ask(move |graph| {
+            let metadata = graph.metadata();
+            let pins: HashSet<Pin> = metadata.pins()?.into_iter().collect();
+            let members = metadata.members()?;
+            let kept: HashSet<&Location> = members.iter().map(|(location, _)| location).collect();
+            let all = || metadata.repositories().map(|all| all.into_iter().collect());
+            for location in &places.map_or_else(all, Ok)? {
+                metadata.retain_histories(location, &|tag, history| {
+                    let pin = Pin { location: location.clone(), reference: Reference::Tag(tag.clone()) };
+                    // Where that is not known, it stays.
+                    let is_held = pins.contains(&pin) || metadata.frozen(location, tag).map_or(true, |to| to.is_some());
+                    is_held || history.iter().any(|entry| graph.has(&entry.digest))
+                })?;
+                if !kept.contains(location) {
+                    metadata.remove_lists(location, None)?;
+                    metadata.note(location, Note::Public, None)?;
+                }
+            }
+            Ok(())
+        });
+        if let Err(error) = left.await {
+            tracing::warn!(%error, "what belonged to evicted images is still there");
+        }
     }
 }
+
+/// Lists take no more than one part in so many of what the store may hold, when room is needed.
+const LISTS_SHARE: u64 = 16;
 
 /// How much should go, in bytes.
 #[derive(Clone, Copy)]
@@ -206,28 +249,63 @@ struct Sought {
     slack: u64,
     /// What will be needed later; where that cannot be had nothing goes now.
     promised: u64,
+    /// So many files and folders should go, whatever they take.
+    inodes: u64,
+    /// Whether blobs go that somebody reads, too: nothing else may be left, and their room is free when he leaves.
+    in_vain: bool,
 }
 
 /// Decides what goes. Blocks.
 fn plan(
     graph: &Graph,
     held: HashSet<Digest>,
+    reading: HashSet<Digest>,
     known: &mut Known,
-    Sought { needed, slack, promised }: Sought,
+    Sought { needed, slack, promised, inodes, in_vain }: Sought,
     now: Timestamp,
 ) -> Result<(Vec<Victim>, Owners), MetadataError> {
-    if needed == 0 {
+    if needed == 0 && inodes == 0 {
         return Ok((Vec::new(), Owners::default()));
     }
-    let members = graph.metadata().members()?;
-    let stock = stock(graph, &members, held, known)?;
+    let (members, tags) = (graph.metadata().members()?, graph.metadata().tags()?);
+    let mut stock = stock(graph, &members, held, known)?;
+    let sizes = stock.blobs.iter().map(|(digest, record)| (*digest, record.size)).collect();
+    let names = weigh_names(&members, &tags);
+    // Those who are short of names count them, the others bytes.
+    for (digest, record) in &mut stock.blobs {
+        let names = names.get(digest).copied().unwrap_or_default();
+        record.size = names + if inodes > 0 { BLOCK } else { record.size };
+    }
+    let needed = if inodes > 0 { inodes.saturating_mul(BLOCK) } else { needed };
     let in_all = needed.saturating_add(promised);
-    if promised > 0 && size_of(&eviction::plan(&stock, in_all, now)) < in_all {
-        return Ok((Vec::new(), Owners::default()));
+    let unread = Stock { pinned: &stock.pinned | &reading, ..stock.clone() };
+    let mut victims = eviction::plan(&unread, needed.saturating_add(slack), now);
+    if promised > 0 && size_of(&eviction::plan(&unread, in_all, now)) < in_all {
+        victims.clear();
+    } else if in_vain && size_of(&victims) < needed {
+        victims = eviction::plan(&stock, needed.saturating_add(slack), now);
     }
-    let victims = eviction::plan(&stock, needed.saturating_add(slack), now);
-    let owners = Owners::of(&victims, members, &graph.metadata().tags()?);
+    let owners = Owners { sizes, ..Owners::of(&victims, members, &tags) };
     Ok((victims, owners))
+}
+
+/// What goes with each blob besides its bytes, about: its memberships, what points at it, and its part of what its
+/// repositories take.
+fn weigh_names(members: &[(Location, Descriptor)], tags: &[(TagKey, TagRecord)]) -> HashMap<Digest, u64> {
+    let (mut weights, mut places) = (HashMap::new(), HashMap::<&Location, u64>::new());
+    for (location, _) in members {
+        *places.entry(location).or_default() += 1;
+    }
+    for (location, Descriptor { digest, .. }) in members {
+        // The folders of the name, and those of its links and tags.
+        let folders = location.repository.as_str().split('/').count() as u64 + 3;
+        *weights.entry(*digest).or_default() += BLOCK + BLOCK * folders / places[location];
+    }
+    for (_, record) in tags {
+        // A folder, a pointer, a history.
+        *weights.entry(record.descriptor.digest).or_default() += 3 * BLOCK;
+    }
+    weights
 }
 
 fn size_of(victims: &[Victim]) -> u64 {
@@ -261,6 +339,8 @@ fn stock(
 /// Who knows the blobs that go: tags that point at them, and nowhere else, and repositories.
 #[derive(Debug, Default)]
 struct Owners {
+    /// Of all blobs, in bytes.
+    sizes: HashMap<Digest, u64>,
     tags: HashMap<Digest, Vec<(Location, Tag)>>,
     members: HashMap<Digest, Vec<Location>>,
 }

@@ -8,8 +8,8 @@ use std::sync::{Condvar, Mutex};
 use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metadata::{
-    BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Note,
-    Pin, TagKey, TagRecord,
+    BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Names,
+    Note, Pin, TagKey, TagRecord,
 };
 use registry_mirror::oci::{AcceptSet, Descriptor, Digest, Tag};
 
@@ -111,6 +111,22 @@ impl MetadataStore for Stalling {
 
     fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>> {
         self.inner.history(location, tag)
+    }
+
+    fn repositories(&self) -> Result<Vec<Location>> {
+        self.inner.repositories()
+    }
+
+    fn retain_histories(&self, location: &Location, stays: &dyn Fn(&Tag, &[HistoryEntry]) -> bool) -> Result<()> {
+        self.inner.retain_histories(location, stays)
+    }
+
+    fn shrink_lists(&self, most: u64) -> Result<()> {
+        self.inner.shrink_lists(most)
+    }
+
+    fn names(&self) -> Names {
+        self.inner.names()
     }
 
     fn pin(&self, pin: &Pin) -> Result<()> {
