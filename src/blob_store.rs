@@ -165,6 +165,11 @@ pub trait BlobStore: Send + Sync + 'static {
         HashSet::new()
     }
 
+    /// How many entries there are in what grows with what is read.
+    fn tables(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// How often a blob was taken out of sight, from memory: deleted, set aside, found missing.
     /// Rises after the blob is gone and before the call that took it away returns, so what was
     /// opened since a number was read is still there as long as the number stands.

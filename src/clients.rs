@@ -134,6 +134,12 @@ impl Clients {
         !self.trusted.is_empty()
     }
 
+    /// How many clients are remembered, by table.
+    pub fn tables(&self) -> [(&'static str, u64); 2] {
+        let rates = [&self.requests, &self.cold, &self.egress].into_iter().flatten().map(Rate::clients).sum();
+        [("clients_connected", self.places.clients()), ("clients_limited", rates)]
+    }
+
     /// Whether `X-Forwarded-For` of this address counts.
     pub fn trusts(&self, address: IpAddr) -> bool {
         forwarded::is_within(&self.trusted, address)

@@ -314,7 +314,7 @@ impl Daemon {
         let (mirror, metrics) = (self.mirror.clone(), Arc::clone(&self.metrics));
         let (blobs, metadata, config) =
             (Arc::clone(&self.blobs), Arc::clone(&self.metadata), self.config.store.clone());
-        let opened = self.opened;
+        let (opened, clients) = (self.opened, Arc::clone(&self.clients));
         async move {
             take_stock(&blobs, &metadata, opened).await;
             let gauges = async {
@@ -323,6 +323,9 @@ impl Daemon {
                     metrics.store(usage.bytes, usage.blobs, budget(&config).unwrap_or_default());
                     let names = metadata.names();
                     metrics.store_besides(names.bytes, names.inodes, blobs.lingering());
+                    let (bodies, budget_of_bodies) = mirror.bodies();
+                    metrics.bodies(bodies, budget_of_bodies);
+                    metrics.entries(mirror.tables().into_iter().chain(clients.tables()));
                     metrics.memory(mirror.memory_used());
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }

@@ -73,6 +73,7 @@ labels! {
     OfPath { path }
     OfMove { kind }
     OfLimit { limit }
+    OfTable { table }
 }
 
 /// Every series: its name without the prefix and without what the format adds, unit and suffix; how it
@@ -141,6 +142,9 @@ series! {
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
     answers_in_hand: Level, [Bytes] "Bytes of lists and manifests in memory that clients have still to take";
+    bodies_used: Level, [Bytes] "Bytes of bodies in memory: in hand, at hand, passed on, on their way to the disk";
+    bodies_budget: Level, [Bytes] "Bytes that bodies in memory may take together";
+    entries: Family<OfTable, Gauge>, "Entries of what clients and upstreams can make grow, by table";
     shortcuts: Level, [Bytes] "Bytes by which requests are recognised that were answered from memory";
     prefetched_blobs: Counter, "Fills begun ahead of clients";
     prefetched: Counter, [Bytes] "Bytes of blobs whose fill was begun ahead of clients";
@@ -336,6 +340,20 @@ impl Metrics {
         self.series.store_used.set(used);
         self.series.store_blobs.set(blobs);
         self.series.store_budget.set(budget);
+    }
+
+    /// Bodies in memory: bytes that they take, and may take.
+    pub fn bodies(&self, used: u64, budget: u64) {
+        self.series.bodies_used.set(used);
+        self.series.bodies_budget.set(budget);
+    }
+
+    /// How many entries there are in each of these tables.
+    pub fn entries(&self, tables: impl IntoIterator<Item = (&'static str, u64)>) {
+        for (table, entries) in tables {
+            let entries = i64::try_from(entries).unwrap_or(i64::MAX);
+            self.series.entries.get_or_create(&OfTable { table: Label::Word(table) }).set(entries);
+        }
     }
 
     /// What the store has on disk besides blobs: bytes and files of names, and bytes of deleted blobs that are read.

@@ -20,7 +20,7 @@ pub mod room;
 pub mod routes;
 pub mod scrub;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,6 +202,26 @@ impl Mirror {
     /// How many fills are under way.
     pub fn fills(&self) -> usize {
         self.0.fills.flights.len()
+    }
+
+    /// How many bytes of bodies are in memory, and how many may be.
+    pub fn bodies(&self) -> (u64, u64) {
+        self.0.fills.bounds.in_memory()
+    }
+
+    /// How many entries there are in what clients and upstreams can make grow, by table.
+    pub fn tables(&self) -> Vec<(&'static str, u64)> {
+        let Wings { fills, answers, room, routes, .. } = &*self.0;
+        let own = [
+            ("flights_of_blobs", fills.flights.len() as u64),
+            ("left_over", fills.ingests.left_over_files()),
+            ("lanes", fills.bounds.lanes()),
+            ("held", room.holds.len()),
+        ];
+        let mut tables: BTreeMap<&'static str, u64> = BTreeMap::new();
+        let parts = own.into_iter().chain(fills.stored.tables()).chain(answers.tables()).chain(routes.tables());
+        parts.for_each(|(table, entries)| *tables.entry(table).or_default() += entries);
+        tables.into_iter().collect()
     }
 
     /// Writes access times, and makes durable what was recorded, until the future is dropped. Run it

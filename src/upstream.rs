@@ -295,6 +295,11 @@ pub trait Upstream: Send + Sync + 'static {
         None
     }
 
+    /// How many entries there are in what it remembers, by table.
+    fn tables(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
+
     /// The same, as this client asks it; `None` where all are alike.
     fn for_client(&self, _client: ClientId) -> Option<Arc<dyn Upstream>> {
         None

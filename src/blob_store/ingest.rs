@@ -151,6 +151,11 @@ impl IngestDir {
         ingest.resumable = Some((origin.clone(), Arc::clone(&self.left_over)));
     }
 
+    /// How many files are left over from earlier fills.
+    pub fn left_over_files(&self) -> u64 {
+        self.left_over.lock().len() as u64
+    }
+
     /// How many bytes are left over from earlier fills.
     pub fn left_over(&self) -> u64 {
         self.left_over.lock().values().map(|unfinished| unfinished.size).sum()

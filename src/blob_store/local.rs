@@ -173,6 +173,15 @@ impl BlobStore for LocalBlobStore {
         self.0.readers.lock().reading()
     }
 
+    fn tables(&self) -> Vec<(&'static str, u64)> {
+        let (reported, unproven) = (self.0.reported.lock().len(), self.0.known.read().unproven());
+        vec![
+            ("blob_readers", self.0.readers.lock().noted()),
+            ("blobs_reported", reported as u64),
+            ("blobs_unproven", unproven as u64),
+        ]
+    }
+
     fn removals(&self) -> u64 {
         self.0.removals.load(Ordering::SeqCst)
     }

@@ -43,6 +43,11 @@ impl Places {
         Places { limit, of: Arc::default(), waiting }
     }
 
+    /// How many clients have a connection.
+    pub(super) fn clients(&self) -> u64 {
+        self.of.lock().len() as u64
+    }
+
     /// A place for one more connection; `None` where there is no limit.
     pub(super) fn take(&self, client: ClientId) -> Result<Option<Place>, Full> {
         if self.limit == 0 {

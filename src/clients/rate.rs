@@ -32,6 +32,11 @@ impl Rate {
         Rate { count, limiter, taken: AtomicU32::new(0) }
     }
 
+    /// How many clients are remembered.
+    pub(super) fn clients(&self) -> u64 {
+        self.limiter.len() as u64
+    }
+
     pub(super) const fn count(&self) -> u32 {
         self.count.get()
     }

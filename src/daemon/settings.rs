@@ -77,5 +77,5 @@ pub(super) fn bounds(config: &config::Config) -> Bounds {
         let Shares { fills, relays, .. } = Shares::of(upstream, limits);
         (upstream.host.clone(), fills, relays)
     });
-    Bounds::new(limits.fills, limits.fill_wait, memory).with_lanes(lanes)
+    Bounds::new(limits.fills, limits.fill_wait, memory).with_memory(config.cache.memory).with_lanes(lanes)
 }

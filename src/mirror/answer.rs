@@ -64,6 +64,18 @@ pub(super) struct Rules {
 }
 
 impl Answers {
+    /// How many entries there are in what grows with what is asked for.
+    pub(super) fn tables(&self) -> Vec<(&'static str, u64)> {
+        let Tags { manifests, flights, heads, head_flights, negatives, .. } = &*self.tags;
+        let flights = manifests.flights.len() + flights.len() + head_flights.len();
+        let own = [
+            ("flights_of_manifests", flights as u64),
+            ("manifests_in_hand", manifests.in_use.lock().len() as u64),
+            negatives.table(),
+        ];
+        own.into_iter().chain(heads.tables()).chain(self.lists.tables()).collect()
+    }
+
     pub(super) fn new(
         fills: &Arc<Fills>,
         lists: ListAnswers,

@@ -52,6 +52,9 @@ pub enum MirrorError {
         /// The upstream.
         upstream: RegistryName,
     },
+    /// Bodies that others have in hand take all the memory that there is for them.
+    #[error("this mirror has as many answers in memory as it may; ask again in a moment")]
+    Crowded,
     /// The task that fetched for several requests ended without an answer.
     #[error("the mirror failed while it fetched this: {0}")]
     Internal(String),
@@ -91,7 +94,7 @@ impl MirrorError {
             MirrorError::Range { .. } => ErrorCode::RangeInvalid,
             MirrorError::TooMany(_) => ErrorCode::TooManyRequests,
             MirrorError::Internal(_) => ErrorCode::Unknown,
-            MirrorError::Busy { .. } => ErrorCode::Unavailable,
+            MirrorError::Busy { .. } | MirrorError::Crowded => ErrorCode::Unavailable,
             MirrorError::Upstream { subject, error } => match (error.class, subject) {
                 (UpstreamErrorClass::NotFound, Subject::Manifest) => ErrorCode::ManifestUnknown,
                 (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Blob) => ErrorCode::BlobUnknown,
@@ -118,6 +121,7 @@ impl MirrorError {
             MirrorError::TooMany(_) => "client_limit",
             MirrorError::Internal(_) => "internal",
             MirrorError::Busy { .. } => "busy",
+            MirrorError::Crowded => "crowded",
             MirrorError::Upstream { error, .. } => error.class.as_str(),
         }
     }
@@ -126,7 +130,7 @@ impl MirrorError {
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             MirrorError::TooMany(TooMany { wait, .. }) => Some(*wait),
-            MirrorError::Busy { .. } => Some(BUSY),
+            MirrorError::Busy { .. } | MirrorError::Crowded => Some(BUSY),
             MirrorError::Upstream { error, .. } => match error.class {
                 UpstreamErrorClass::RateLimited(wait) => wait,
                 _ => None,

@@ -1,8 +1,9 @@
 //! What is on its way: nouns that fills and answers share, and nothing that acts.
 //!
 //! Owns the table of who asks for what, what readers see of a fill, a transfer from upstream that
-//! goes on where it broke off, and the bounds of all fills together.
+//! goes on where it broke off, and the bounds of all fills and of all bodies in memory together.
 
+pub(crate) mod bodies;
 pub mod bounds;
 pub mod flights;
 pub mod places;

@@ -153,6 +153,11 @@ impl Routes {
         self.upstreams.keys()
     }
 
+    /// How many entries there are in what upstreams remember.
+    pub(super) fn tables(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.upstreams.values().flat_map(|upstream| upstream.tables())
+    }
+
     /// Finds the upstream of a request; one that names none is for `default`, if there is one here,
     /// else for the default of all.
     ///

@@ -262,6 +262,13 @@ impl Upstream for Asking {
         self.addresses.first().and_then(|address| address.upstream.notices())
     }
 
+    fn tables(&self) -> Vec<(&'static str, u64)> {
+        let own = self.addresses.iter().flat_map(|address| {
+            [("troubles", address.guard.troubles()), ("limits_of_presented", address.others.entry_count())]
+        });
+        own.chain(self.addresses.iter().flat_map(|address| address.upstream.tables())).collect()
+    }
+
     fn health(&self) -> Health {
         let now = self.clock.now();
         let known: Vec<_> = self.addresses.iter().map(|address| address.upstream.health()).collect();

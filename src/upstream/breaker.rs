@@ -168,6 +168,11 @@ impl Breaker {
         Breaker { state: State::Closed, failing: None, seen, troubles, has_deputy }
     }
 
+    /// How many resources are in trouble.
+    pub fn troubles(&self) -> u64 {
+        self.troubles.len() as u64
+    }
+
     /// Whether requests go through.
     pub fn is_up(&self) -> bool {
         self.state == State::Closed

@@ -340,6 +340,20 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn made_up_repositories_and_servers_do_not_fill_the_memory() {
+        let source = Remembering::new(Place::DockerConfig(Vec::new(), Helpers::new(|_| None)));
+        let helpers = Helpers::new(|_| None);
+        for n in 0..2 * MAX_REMEMBERED {
+            let repository = format!("r{n}").parse().expect("a name");
+            let found = source.credential("https://registry.example", &repository).await;
+            assert_eq!(found, Ok(Credential::Anonymous));
+            assert!(helpers.get("a b", &n.to_string()).await.is_err());
+        }
+        assert!(source.answers.lock().await.len() <= MAX_REMEMBERED);
+        assert!(helpers.remembered().await <= 256);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_answer_is_remembered_for_a_minute_unless_it_is_refused() {
         let folder = tempfile::tempdir().expect("folder");

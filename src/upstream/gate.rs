@@ -122,6 +122,10 @@ impl Upstream for Gate {
         self.upstream.health()
     }
 
+    fn tables(&self) -> Vec<(&'static str, u64)> {
+        self.upstream.tables()
+    }
+
     fn outlook(&self, resource: &Resource) -> Outlook {
         self.upstream.outlook(resource)
     }

@@ -139,6 +139,10 @@ impl Guard {
     }
 
     /// Whether it answers with errors only, so that asking again at once is of no use.
+    pub(super) fn troubles(&self) -> u64 {
+        self.memory().breaker.troubles()
+    }
+
     pub(super) fn is_failing(&self) -> bool {
         self.memory().breaker.is_failing()
     }

@@ -376,6 +376,14 @@ impl Upstream for HttpUpstream {
         Some(Arc::new(HttpUpstream { clients, presented: Some(presented.clone()), ..self.clone() }))
     }
 
+    fn tables(&self) -> Vec<(&'static str, u64)> {
+        vec![
+            ("tokens", self.tokens.entries()),
+            ("registries_abroad", self.abroad.entry_count()),
+            ("notices", self.settings.notices.entries()),
+        ]
+    }
+
     fn health(&self) -> Health {
         let quota = self.quota.lock();
         let now = self.now();

@@ -9,6 +9,9 @@ use moka::sync::Cache;
 use super::resource::Resource;
 use crate::oci::Notice;
 
+/// All of them together, in bytes.
+const MOST_BYTES: u64 = 8 << 20;
+
 /// The latest notices.
 pub struct Notices {
     /// Whether anything was ever said: most registries never do.
@@ -22,7 +25,7 @@ impl Default for Notices {
             let bytes: usize = notice.warnings.iter().map(http::HeaderValue::len).sum();
             u32::try_from(bytes + 512).unwrap_or(u32::MAX)
         };
-        Notices { any: AtomicBool::new(false), known: Cache::builder().max_capacity(8 << 20).weigher(weigh).build() }
+        Notices { any: AtomicBool::new(false), known: Cache::builder().max_capacity(MOST_BYTES).weigher(weigh).build() }
     }
 }
 
@@ -38,11 +41,37 @@ impl Notices {
         }
     }
 
+    /// Of how many resources something was said.
+    pub(super) fn entries(&self) -> u64 {
+        self.known.entry_count()
+    }
+
     /// What was said of the latest answer about a resource.
     pub fn of(&self, resource: impl FnOnce() -> Resource) -> Notice {
         if !self.any.load(Ordering::Relaxed) {
             return Notice::default();
         }
         self.known.get(&resource()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Reference;
+
+    #[test]
+    fn made_up_resources_do_not_fill_the_memory() {
+        let notices = Notices::default();
+        let mut headers = HeaderMap::new();
+        headers.insert(http::header::WARNING, http::HeaderValue::from_static("299 - \"soon\""));
+        let repository = "a/b".parse().expect("a name");
+        for n in 0..30_000 {
+            let reference = Reference::Tag(format!("t{n}").parse().expect("a tag"));
+            notices.note(Resource::manifest(&repository, &reference), &headers);
+        }
+        notices.known.run_pending_tasks();
+        assert!(notices.known.weighted_size() <= MOST_BYTES);
+        assert!(notices.known.entry_count() > 1000, "it keeps some");
     }
 }

@@ -133,6 +133,13 @@ pub struct Tokens {
     slots: Cache<TokenKey, Arc<Slot>>,
 }
 
+impl Tokens {
+    /// How many tokens are kept.
+    pub fn entries(&self) -> u64 {
+        self.slots.entry_count()
+    }
+}
+
 impl Default for Tokens {
     fn default() -> Tokens {
         let slots = Cache::builder()

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, reason = "a test may panic")]
 
 mod circles;
+mod growth;
 mod imports;
 
 use std::fs;

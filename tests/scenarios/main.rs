@@ -13,6 +13,7 @@ mod ambiguous_messages;
 mod bad_input;
 mod bad_upstream;
 mod bench_command;
+mod bodies;
 mod budget;
 mod bundles;
 mod bundles_live;

@@ -40,6 +40,10 @@ impl Known {
         self.unproven.contains(digest)
     }
 
+    pub(super) fn unproven(&self) -> usize {
+        self.unproven.len()
+    }
+
     pub(super) fn vouch(&mut self, digest: &Digest) {
         self.unproven.remove(digest);
     }

@@ -44,6 +44,11 @@ impl Readers {
         }
     }
 
+    /// How many files are remembered, some of them without a reader.
+    pub(super) const fn noted(&self) -> u64 {
+        self.noted as u64
+    }
+
     /// Bytes of what is deleted and still open.
     pub(super) fn lingering(&mut self) -> u64 {
         self.deleted.retain(|(_, files)| files.iter().any(is_open));

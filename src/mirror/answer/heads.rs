@@ -94,7 +94,7 @@ impl Tags {
             let (repository, reference) = (&asking.location.repository, Reference::Digest(digest));
             match asking.upstream.resolve(repository, &reference, asked).await {
                 Ok(Resolved::Told(descriptor)) => Ok((descriptor, Outcome::Relayed)),
-                Ok(Resolved::Fetched(manifest)) => Ok(tags.kept(&asking, manifest).await),
+                Ok(Resolved::Fetched(manifest)) => tags.kept(&asking, manifest).await,
                 Err(error) => Err(tags.manifests.fills.no_manifest(&asking, digest, missing, error).await),
             }
         };
@@ -151,7 +151,7 @@ impl Tags {
                 Err(error) => return Err(tags.told(&of, error).await),
             };
             let (descriptor, outcome) = match resolved {
-                Resolved::Fetched(manifest) => tags.kept(&asking, manifest).await,
+                Resolved::Fetched(manifest) => tags.kept(&asking, manifest).await?,
                 Resolved::Told(told) if tags.manifests.stored.has(&of.location, &told.digest).await => {
                     (told, Outcome::Revalidated)
                 }
@@ -205,8 +205,8 @@ impl Tags {
         arrived(flights.share(&self.tasks, key, patience, work).await)
     }
 
-    async fn kept(&self, route: &Route, manifest: Manifest) -> (Descriptor, Outcome) {
-        let (manifest, outcome) = self.keep(route, manifest).await;
-        (manifest.descriptor.clone(), outcome)
+    async fn kept(&self, route: &Route, manifest: Manifest) -> Told {
+        let (manifest, outcome) = self.keep(route, manifest).await?;
+        Ok((manifest.descriptor.clone(), outcome))
     }
 }

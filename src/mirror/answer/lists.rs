@@ -98,6 +98,13 @@ pub(crate) struct ListAnswers {
     referrers: Lists<ReferrerList>,
 }
 
+impl ListAnswers {
+    /// How many entries there are.
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
+        [("lists_of_tags", self.tags.entries()), ("lists_of_referrers", self.referrers.entries())]
+    }
+}
+
 impl Mirror {
     /// A part of the tags of a repository.
     ///

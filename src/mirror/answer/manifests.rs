@@ -93,7 +93,10 @@ impl Manifests {
         let asked = Asked::Manifest(*digest);
         let bytes = match self.memory.get(location, &asked) {
             Some(kept) => kept.bytes.clone(),
-            None => self.stored.verified(digest, &content).await?,
+            None => {
+                let bytes = self.stored.verified(digest, &content).await?;
+                self.fills.bounds.bodies.hold(bytes, self.fills.bounds.fill_wait).await?
+            }
         };
         let manifest = Arc::new(Manifest { descriptor, bytes });
         self.memory.keep(location, asked, &manifest.descriptor, &manifest.bytes, None, stamp);

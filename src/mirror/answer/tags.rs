@@ -218,7 +218,7 @@ impl Tags {
         }
         let (manifest, outcome) = match (known, resolved) {
             (Some(manifest), _) => (manifest, Outcome::Revalidated),
-            (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await,
+            (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await?,
             (None, Resolved::Told(_)) => match self.manifests.by_digest(route, digest, &key.accept).await {
                 Err(error) if error.upstream_class() == Some(UpstreamErrorClass::NotFound) => {
                     self.in_one_question(route, &key).await?
@@ -236,13 +236,13 @@ impl Tags {
     async fn in_one_question(&self, route: &Route, key: &TagKey) -> Fetched {
         let (repository, reference) = (&route.location.repository, Reference::Tag(key.tag.clone()));
         match route.upstream.manifest(repository, &reference, key.accept.clone()).await {
-            Ok(manifest) => Ok(self.keep(route, manifest).await),
+            Ok(manifest) => self.keep(route, manifest).await,
             Err(error) => Err(self.told(key, error).await),
         }
     }
 
-    pub(super) async fn keep(&self, route: &Route, manifest: Manifest) -> (Arc<Manifest>, Outcome) {
-        (self.manifests.fills.keep_manifest(&route.location, manifest).await, Outcome::Fill)
+    pub(super) async fn keep(&self, route: &Route, manifest: Manifest) -> Fetched {
+        Ok((self.manifests.fills.keep_manifest(&route.location, manifest).await?, Outcome::Fill))
     }
 
     /// Takes note of what upstream said in place of an answer. A tag that is not ours to see is forgotten; one

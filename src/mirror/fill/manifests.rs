@@ -32,7 +32,7 @@ impl Fills {
         let error = match fetched {
             Ok(manifest) if manifest.descriptor.digest == digest => {
                 self.stored.denials.lift(location).await;
-                return Ok(self.keep_manifest(location, manifest).await);
+                return self.keep_manifest(location, manifest).await;
             }
             Ok(Manifest { descriptor, .. }) => {
                 let message = format!("{location}: manifest {digest}: upstream sent {}", descriptor.digest);
@@ -60,7 +60,16 @@ impl Fills {
     }
 
     /// Keeps a verified manifest, if the store can.
-    pub(crate) async fn keep_manifest(&self, location: &Location, manifest: Manifest) -> Arc<Manifest> {
+    ///
+    /// # Errors
+    /// [`MirrorError::Crowded`].
+    pub(crate) async fn keep_manifest(
+        &self,
+        location: &Location,
+        Manifest { descriptor, bytes }: Manifest,
+    ) -> Result<Arc<Manifest>, MirrorError> {
+        let bytes = self.bounds.bodies.hold(bytes, self.bounds.fill_wait).await.ok_or(MirrorError::Crowded)?;
+        let manifest = Manifest { descriptor, bytes };
         let descriptor = &manifest.descriptor;
         match self.write_manifest(manifest.clone()).await {
             Ok(()) => {
@@ -71,7 +80,7 @@ impl Fills {
                 tracing::warn!(%location, digest = %descriptor.digest, %error, "verified and served, but not kept");
             }
         }
-        Arc::new(manifest)
+        Ok(Arc::new(manifest))
     }
 
     async fn write_manifest(&self, Manifest { descriptor, bytes }: Manifest) -> Result<(), StoreError> {

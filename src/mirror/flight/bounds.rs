@@ -12,8 +12,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::mirror::flight::bodies::{Bodies, IN_HAND};
 use crate::mirror::flight::places::Lane;
-use crate::mirror::flight::window::Window;
+use crate::mirror::flight::window::{WINDOW, Window};
 use crate::oci::RegistryName;
 
 /// How much a buffer holds, in bytes. What is written in such pieces, at multiples of their size, lies in
@@ -35,6 +36,7 @@ pub struct Bounds {
     memory: Arc<Semaphore>,
     memory_bytes: u32,
     windows: Arc<Semaphore>,
+    pub(crate) bodies: Bodies,
     spare: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -68,6 +70,7 @@ impl Bounds {
             memory: Arc::new(Semaphore::new(memory_bytes as usize)),
             memory_bytes,
             windows: Arc::new(Semaphore::new(WINDOWS)),
+            bodies: Bodies::new(IN_HAND),
             spare: Arc::default(),
         }
     }
@@ -80,6 +83,29 @@ impl Bounds {
         self
     }
 
+    /// With so many bytes for bodies that are in hand, at hand or passed on, all together.
+    #[must_use]
+    pub fn with_bodies(self, bytes: u64) -> Bounds {
+        Bounds { bodies: Bodies::new(bytes), ..self }
+    }
+
+    /// With so many bytes for what is at hand besides.
+    #[must_use]
+    pub fn with_memory(self, bytes: u64) -> Bounds {
+        self.with_bodies(IN_HAND.saturating_add(bytes))
+    }
+
+    /// How many upstreams have places.
+    pub(crate) fn lanes(&self) -> u64 {
+        self.lanes.lock().len() as u64
+    }
+
+    /// How many bytes of bodies are in memory, on their way to the disk or to clients, and how many may be.
+    pub(crate) fn in_memory(&self) -> (u64, u64) {
+        let ((used, most), fills) = (self.bodies.used(), u64::from(self.memory_bytes));
+        (used + fills.saturating_sub(self.memory.available_permits() as u64), most + fills)
+    }
+
     /// The places of fills from `upstream`.
     pub(crate) fn lane(&self, upstream: &RegistryName) -> Arc<Lane> {
         let mut lanes = self.lanes.lock();
@@ -89,7 +115,7 @@ impl Bounds {
 
     /// Memory for a blob that is passed on and not kept, from `origin` on, if there is some left.
     pub(crate) fn window(&self, origin: u64) -> Option<Arc<Window>> {
-        let share = Arc::clone(&self.windows).try_acquire_owned().ok()?;
+        let share = (Arc::clone(&self.windows).try_acquire_owned().ok()?, self.bodies.room(WINDOW)?);
         Some(Arc::new(Window::new(origin, share)))
     }
 

@@ -28,8 +28,11 @@ pub struct Window {
     state: Mutex<State>,
     /// A reader came, went on or left.
     moved: Notify,
-    _share: OwnedSemaphorePermit,
+    _share: Share,
 }
+
+/// One of the windows, and the memory for it.
+type Share = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 
 #[derive(Debug)]
 struct State {
@@ -62,7 +65,7 @@ pub struct Ticket {
 }
 
 impl Window {
-    pub(crate) fn new(origin: u64, share: OwnedSemaphorePermit) -> Window {
+    pub(crate) fn new(origin: u64, share: Share) -> Window {
         let state = State {
             chunks: VecDeque::new(),
             start: origin,

@@ -77,11 +77,7 @@ type Stored = Vec<(Digest, BlobRecord)>;
 type Holders = HashMap<Digest, Vec<Location>>;
 
 /// What may go, who has it, and what is to be said of manifests that cannot be read. Blocks.
-fn find(
-    graph: &Graph,
-    held: HashSet<Digest>,
-    now: Timestamp,
-) -> Result<(Stored, Holders, Garbage), MetadataError> {
+fn find(graph: &Graph, held: HashSet<Digest>, now: Timestamp) -> Result<(Stored, Holders, Garbage), MetadataError> {
     let blobs = graph.metadata().blobs()?;
     let members = graph.metadata().members()?;
     // Read anew each time: what has rotted since is to be told.
@@ -102,12 +98,7 @@ fn find(
 }
 
 /// What may go: what nothing leads to, once it is old, or at once if it is in no repository.
-fn unused(
-    blobs: &[(Digest, BlobRecord)],
-    kept: &HashSet<Digest>,
-    holders: &Holders,
-    now: Timestamp,
-) -> Stored {
+fn unused(blobs: &[(Digest, BlobRecord)], kept: &HashSet<Digest>, holders: &Holders, now: Timestamp) -> Stored {
     let old = |at: Timestamp| at.age(now).is_some_and(|age| age >= GRACE);
     let may_go = |(digest, record): &&(Digest, BlobRecord)| {
         !kept.contains(digest) && (!holders.contains_key(digest) || old(record.used_at) && old(record.stored_at))

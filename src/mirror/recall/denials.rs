@@ -32,6 +32,11 @@ impl Denials {
         Denials { known, asked, changes: AtomicU64::new(0), metadata, clock }
     }
 
+    /// How many entries there are.
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
+        [("denials", self.known.entry_count()), ("denials_asked", self.asked.entry_count())]
+    }
+
     /// Whether nothing of a repository is served.
     pub(crate) fn holds(&self, location: &Location) -> bool {
         if let Some(denied) = self.known.get(location) {
@@ -87,5 +92,30 @@ impl Denials {
     /// How often something was denied or given again.
     pub(crate) fn changes(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::metadata::memory::MemoryMetadata;
+
+    #[tokio::test]
+    async fn made_up_repositories_do_not_fill_the_memory_and_push_no_denial_out() {
+        let denials = Denials::new(Arc::new(MemoryMetadata::new()), Arc::new(ManualClock::at(Timestamp(1))));
+        let upstream: crate::oci::RegistryName = "docker.io".parse().expect("a name");
+        let location = |name: &str| Location { upstream: upstream.clone(), repository: name.parse().expect("a name") };
+        denials.deny(&location("denied")).await;
+        for n in 0..2 * Denials::MAX {
+            let made_up = location(&format!("r{n}"));
+            assert!(!denials.holds(&made_up) && denials.is_due(&made_up) && !denials.is_due(&made_up));
+        }
+        denials.known.run_pending_tasks();
+        denials.asked.run_pending_tasks();
+        assert!(denials.tables().iter().all(|(_, entries)| *entries <= Denials::MAX));
+        assert!(denials.holds(&location("denied")));
+        denials.lift(&location("denied")).await;
+        assert!(!denials.holds(&location("denied")));
     }
 }

@@ -28,6 +28,11 @@ impl Heads {
     /// So many tags of one manifest are remembered.
     const TAGS: usize = 16;
 
+    /// How many entries there are.
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
+        [("heads", self.told.entry_count()), ("tags_told", self.pointing.entry_count())]
+    }
+
     pub(crate) fn get(&self, key: &HeadKey) -> Option<(Descriptor, Timestamp)> {
         self.told.get(key)
     }
@@ -73,5 +78,28 @@ impl Heads {
     /// Upstream says that it is not there for these types.
     pub(crate) fn forget(&self, TagKey { location, tag, accept }: &TagKey) {
         self.told.invalidate(&(location.clone(), Reference::Tag(tag.clone()), accept.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Algorithm, MediaType, RegistryName, Tag};
+
+    #[test]
+    fn made_up_tags_do_not_fill_the_memory() {
+        let heads = Heads::default();
+        let (upstream, repository): (RegistryName, _) =
+            ("docker.io".parse().expect("a name"), "a/b".parse().expect("a name"));
+        let location = Location { upstream, repository };
+        for n in 0..2 * Heads::MOST {
+            let tag: Tag = format!("t{n}").parse().expect("a tag");
+            let digest = Digest::of(Algorithm::Sha256, &n.to_le_bytes());
+            let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
+            heads.keep((location.clone(), Reference::Tag(tag), AcceptSet::default()), descriptor, Timestamp(1));
+        }
+        heads.told.run_pending_tasks();
+        heads.pointing.run_pending_tasks();
+        assert_eq!(heads.tables().map(|(_, entries)| entries), [Heads::MOST; 2]);
     }
 }

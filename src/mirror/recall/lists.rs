@@ -66,6 +66,11 @@ impl<V: List> Lists<V> {
         Lists { policy, negative_ttl, known, flights: Flights::new(), keeper, clock }
     }
 
+    /// How many entries there are.
+    pub(crate) fn entries(&self) -> u64 {
+        self.known.entry_count() + self.flights.len() as u64
+    }
+
     /// Forgets, in memory, what matches.
     pub(crate) fn forget(&self, matches: impl Fn(&ListKey) -> bool) {
         for (key, _) in &self.known {

@@ -58,6 +58,11 @@ impl Negatives {
         Negatives { ttl, clock, known: Cache::new(Negatives::MAX) }
     }
 
+    /// How many entries there are.
+    pub(crate) fn table(&self) -> (&'static str, u64) {
+        ("negatives", self.known.entry_count())
+    }
+
     /// Fails where upstream need not be asked again.
     pub(crate) fn check(&self, missing: &Missing) -> Result<(), MirrorError> {
         match self.known.get(missing).and_then(|at| at.age(self.clock.now())) {
@@ -81,5 +86,25 @@ impl Negatives {
     /// Anything may be there after all.
     pub(crate) fn forget_all(&self) {
         self.known.invalidate_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn made_up_digests_do_not_fill_the_memory() {
+        let negatives = Negatives::new(Duration::from_secs(10), Arc::new(ManualClock::at(Timestamp(1))));
+        let upstream = "docker.io".parse().expect("a name");
+        let location = Location { upstream, repository: "a/b".parse().expect("a name") };
+        for n in 0..2 * Negatives::MAX {
+            let digest = Digest::of(Algorithm::Sha256, &n.to_le_bytes());
+            negatives.note(|| Missing::Blob(location.clone(), digest), UpstreamErrorClass::NotFound);
+        }
+        negatives.known.run_pending_tasks();
+        assert_eq!(negatives.table().1, Negatives::MAX);
     }
 }

@@ -51,6 +51,11 @@ impl Default for Doubts {
 }
 
 impl Doubts {
+    /// How many entries there are.
+    pub(super) fn tables(&self) -> [(&'static str, u64); 2] {
+        [("doubts", self.waiting.lock().len() as u64), ("doubts_asked", self.lately.entry_count())]
+    }
+
     /// This was served without a proof.
     pub(super) fn add(&self, location: &Location, digest: &Digest) {
         let one = (location.clone(), *digest);

@@ -20,6 +20,11 @@ impl Holds {
         self.0.lock().contains_key(digest)
     }
 
+    /// How many blobs must stay.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.lock().len() as u64
+    }
+
     /// Everything that must stay.
     pub(crate) fn all(&self) -> HashSet<Digest> {
         self.0.lock().keys().copied().collect()

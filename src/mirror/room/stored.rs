@@ -68,6 +68,13 @@ impl Stored {
         Stamp { changes, removals: self.blobs.removals() }
     }
 
+    /// How many entries there are in what grows with what is asked for.
+    pub(crate) fn tables(&self) -> Vec<(&'static str, u64)> {
+        let own = [("checked_lately", self.trust.lately.entry_count())];
+        let own = own.into_iter().chain(self.denials.tables()).chain(self.doubts.tables());
+        own.chain(self.blobs.tables()).collect()
+    }
+
     /// Opens content of this repository, with what is known of it. `None` when it is not stored, or
     /// when it was not proven that this repository has it, or upstream denies the repository. It counts as a use.
     pub(crate) async fn open(&self, location: &Location, digest: &Digest) -> Option<(Membership, Content)> {

@@ -57,6 +57,12 @@ impl Helpers {
         Helpers { path: variable("PATH"), said: Mutex::default() }
     }
 
+    /// How many answers are remembered.
+    #[cfg(test)]
+    pub(super) async fn remembered(&self) -> usize {
+        self.said.lock().await.len()
+    }
+
     /// The credential of `server`, from a helper that is asked at most once in a while, whoever waits for it.
     pub(super) async fn get(&self, name: &str, server: &str) -> Result<Credential, CredentialError> {
         let slot = {

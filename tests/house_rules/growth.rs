@@ -1,0 +1,540 @@
+//! Everything that a client or an upstream can make grow: what bounds it, which metric shows it, which test holds it.
+//!
+//! One table, and no map, set, queue or cache in the sources that it does not name. What only the operator, a single
+//! request or the size of the store can make larger is named, too, with the reason.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// What may be said of a collection.
+enum Growth {
+    /// Its bound, its metric, its test.
+    Bounded(&'static str, &'static str, &'static str),
+    /// Why nobody can make it larger than what is counted elsewhere.
+    Still(&'static str),
+}
+
+use Growth::{Bounded, Still};
+
+const OPERATOR: Growth = Still("as large as the configuration, or what the operator ordered");
+const ONE_CALL: Growth = Still("lives for one call, and is as large as what it looks at");
+const TESTS: Growth = Still("the adapter in memory, for tests and examples");
+
+/// By file and name: fields, and types that are nothing else.
+const TABLE: &[(&str, &str, Growth)] = &[
+    // Bodies in memory.
+    (
+        "mirror/flight/window.rs",
+        "chunks",
+        Bounded(
+            "4 MiB each, of the one budget",
+            "mirror_bodies_used_bytes",
+            "who_does_not_read_what_is_passed_on_is_left_behind_and_has_it_alone",
+        ),
+    ),
+    ("mirror/flight/window.rs", "readers", Still("one for each reader, who has a connection")),
+    (
+        "mirror/fill/pieces.rs",
+        "queue",
+        Bounded(
+            "limits.fill_memory, of the one budget",
+            "mirror_bodies_used_bytes",
+            "fills_that_the_disk_cannot_take_stay_within_one_bound_of_memory_and_go_on_when_it_can",
+        ),
+    ),
+    (
+        "mirror/fill/passing.rs",
+        "rest",
+        Bounded(
+            "limits.fill_memory, of the one budget",
+            "mirror_bodies_used_bytes",
+            "fills_that_the_disk_cannot_take_stay_within_one_bound_of_memory_and_go_on_when_it_can",
+        ),
+    ),
+    (
+        "mirror/answer/manifests.rs",
+        "in_use",
+        Bounded(
+            "the one budget",
+            "mirror_entries{table=manifests_in_hand}",
+            "manifests_in_hand_have_one_budget_and_who_finds_no_room_is_told_to_come_again",
+        ),
+    ),
+    ("mirror/answer/relay.rs", "chunks", Still("what is held back of one answer, 64 KiB")),
+    (
+        "mirror/recall/memory.rs",
+        "Memory",
+        Bounded("cache.memory", "mirror_memory_used_bytes", "an_answer_from_memory_is_the_one_from_the_store"),
+    ),
+    ("server/body.rs", "pieces", Still("what goes on one connection next")),
+    (
+        "admin/api/bundles.rs",
+        "pieces",
+        Bounded(
+            "a few pieces, of as many bundles as may be under way",
+            "mirror_limited",
+            "what_stands_still_has_a_place_among_few_until_its_last_copy_is_gone",
+        ),
+    ),
+    // What is asked for.
+    (
+        "mirror/flight/flights.rs",
+        "table",
+        Bounded(
+            "one for each connection, and places among fills",
+            "mirror_entries{table=flights_of_blobs}",
+            "the_first_leads_the_others_join_until_the_departure",
+        ),
+    ),
+    (
+        "mirror/flight/bounds.rs",
+        "lanes",
+        Bounded(
+            "one for each upstream",
+            "mirror_entries{table=lanes}",
+            "the_many_requests_of_one_client_do_not_stand_before_the_one_of_another",
+        ),
+    ),
+    (
+        "mirror/recall/heads.rs",
+        "told",
+        Bounded("10,000", "mirror_entries{table=heads}", "made_up_tags_do_not_fill_the_memory"),
+    ),
+    (
+        "mirror/recall/heads.rs",
+        "pointing",
+        Bounded("10,000, with 16 tags each", "mirror_entries{table=tags_told}", "made_up_tags_do_not_fill_the_memory"),
+    ),
+    (
+        "mirror/recall/negatives.rs",
+        "known",
+        Bounded("10,000", "mirror_entries{table=negatives}", "made_up_digests_do_not_fill_the_memory"),
+    ),
+    (
+        "mirror/recall/denials.rs",
+        "known",
+        Bounded(
+            "10,000",
+            "mirror_entries{table=denials}",
+            "made_up_repositories_do_not_fill_the_memory_and_push_no_denial_out",
+        ),
+    ),
+    (
+        "mirror/recall/denials.rs",
+        "asked",
+        Bounded(
+            "10,000",
+            "mirror_entries{table=denials_asked}",
+            "made_up_repositories_do_not_fill_the_memory_and_push_no_denial_out",
+        ),
+    ),
+    (
+        "mirror/recall/lists.rs",
+        "known",
+        Bounded(
+            "32 MiB each, of tags and of referrers",
+            "mirror_entries{table=lists_of_tags}",
+            "all_lists_together_are_bounded_also_after_a_restart_and_the_oldest_go_first",
+        ),
+    ),
+    (
+        "mirror/room/doubts.rs",
+        "waiting",
+        Bounded(
+            "10,000",
+            "mirror_entries{table=doubts}",
+            "what_waits_is_bounded_and_what_was_asked_in_vain_is_left_alone",
+        ),
+    ),
+    (
+        "mirror/room/doubts.rs",
+        "lately",
+        Bounded(
+            "10,000",
+            "mirror_entries{table=doubts_asked}",
+            "what_waits_is_bounded_and_what_was_asked_in_vain_is_left_alone",
+        ),
+    ),
+    (
+        "mirror/room/stored.rs",
+        "lately",
+        Bounded(
+            "10,000, for 30 s",
+            "mirror_entries{table=checked_lately}",
+            "a_length_that_was_claimed_costs_one_look_at_the_blob",
+        ),
+    ),
+    // Clients.
+    (
+        "clients/places.rs",
+        "of",
+        Bounded(
+            "one for each connection",
+            "mirror_entries{table=clients_connected}",
+            "one_more_waits_and_others_do_not",
+        ),
+    ),
+    (
+        "clients/queue.rs",
+        "Queue",
+        Bounded("one for each request that waits", "mirror_fills_waiting", "who_comes_and_goes_is_not_remembered"),
+    ),
+    (
+        "clients/rate.rs",
+        "limiter",
+        Bounded(
+            "clients of the last period, and 4,096",
+            "mirror_entries{table=clients_limited}",
+            "who_has_not_been_there_lately_is_forgotten",
+        ),
+    ),
+    // Upstreams.
+    (
+        "upstream/asking.rs",
+        "others",
+        Bounded(
+            "4,096",
+            "mirror_entries{table=limits_of_presented}",
+            "who_presents_something_shows_nothing_that_is_configured",
+        ),
+    ),
+    (
+        "upstream/breaker.rs",
+        "troubles",
+        Bounded(
+            "64 for each address",
+            "mirror_entries{table=troubles}",
+            "silence_of_one_resource_is_not_silence_of_the_host",
+        ),
+    ),
+    (
+        "upstream/credentials.rs",
+        "answers",
+        Bounded("1,024", "mirror_upstream_requests", "made_up_repositories_and_servers_do_not_fill_the_memory"),
+    ),
+    (
+        "upstream/credentials/helper.rs",
+        "said",
+        Bounded("256", "mirror_upstream_requests", "made_up_repositories_and_servers_do_not_fill_the_memory"),
+    ),
+    (
+        "upstream/http/facade.rs",
+        "Abroad",
+        Bounded(
+            "64",
+            "mirror_entries{table=registries_abroad}",
+            "a_repository_has_the_name_that_it_has_where_the_redirect_leads",
+        ),
+    ),
+    (
+        "upstream/notices.rs",
+        "known",
+        Bounded("8 MiB", "mirror_entries{table=notices}", "made_up_resources_do_not_fill_the_memory"),
+    ),
+    (
+        "upstream/token.rs",
+        "slots",
+        Bounded("4 MiB", "mirror_entries{table=tokens}", "made_up_names_do_not_fill_the_memory"),
+    ),
+    // The store, which max_size bounds.
+    (
+        "blob_store/ingest.rs",
+        "LeftOver",
+        Bounded(
+            "files that count towards max_size and go first, three days",
+            "mirror_entries{table=left_over}",
+            "what_one_upstream_sent_is_gone_on_with_for_no_other_also_after_a_restart",
+        ),
+    ),
+    (
+        "blob_store/ingest.rs",
+        "ahead",
+        Still("pieces of one fill that came ahead of their turn, one for each of its streams"),
+    ),
+    (
+        "blob_store/local.rs",
+        "reported",
+        Bounded("damaged files", "mirror_entries{table=blobs_reported}", "the_list_and_the_usage_agree"),
+    ),
+    (
+        "blob_store/local/known.rs",
+        "sha256",
+        Bounded("the blobs of the store", "mirror_store_blobs", "the_oldest_image_leaves_whole_when_room_is_needed"),
+    ),
+    (
+        "blob_store/local/known.rs",
+        "sha512",
+        Bounded("the blobs of the store", "mirror_store_blobs", "the_oldest_image_leaves_whole_when_room_is_needed"),
+    ),
+    ("blob_store/local/known.rs", "forgotten", Still("what was deleted while a listing is under way")),
+    (
+        "blob_store/local/known.rs",
+        "unproven",
+        Bounded(
+            "the blobs of the store",
+            "mirror_entries{table=blobs_unproven}",
+            "what_was_deleted_while_it_was_listed_is_not_counted_again",
+        ),
+    ),
+    (
+        "blob_store/local/readers.rs",
+        "files",
+        Bounded(
+            "twice the open files",
+            "mirror_entries{table=blob_readers}",
+            "what_is_deleted_counts_until_its_last_reader_has_left_and_readers_are_forgotten",
+        ),
+    ),
+    (
+        "metadata/files/lists.rs",
+        "files",
+        Bounded(
+            "32 MiB on disk, with their folders",
+            "mirror_store_names_bytes",
+            "all_lists_together_are_bounded_also_after_a_restart_and_the_oldest_go_first",
+        ),
+    ),
+    (
+        "metadata/sled/spare.rs",
+        "blobs",
+        Bounded("the blobs of the store", "mirror_store_blobs", "a_panic_inside_sled_ends_the_index_and_nothing_else"),
+    ),
+    (
+        "metadata/uses.rs",
+        "Uses",
+        Bounded(
+            "the blobs of the store, for ten seconds",
+            "mirror_store_blobs",
+            "the_latest_use_of_a_blob_is_drained_once",
+        ),
+    ),
+    (
+        "graph/links.rs",
+        "Known",
+        Bounded(
+            "the manifests of the store",
+            "mirror_store_blobs",
+            "names_count_towards_the_store_and_leave_with_the_images_they_belong_to",
+        ),
+    ),
+    (
+        "mirror/room/holds.rs",
+        "Holds",
+        Bounded(
+            "what a bundle has, of as many as may be under way",
+            "mirror_entries{table=held}",
+            "what_two_hold_stays_until_both_let_go",
+        ),
+    ),
+    ("mirror/room/holds.rs", "digests", Still("the part of one bundle")),
+    // Operators, configuration, single calls.
+    ("mirror/scrub.rs", "tried", ONE_CALL),
+    ("mirror/scrub.rs", "gone", ONE_CALL),
+    ("graph/links.rs", "kept", ONE_CALL),
+    ("graph/links.rs", "named", ONE_CALL),
+    ("graph/links.rs", "referrers", ONE_CALL),
+    ("graph/links.rs", "unreadable", ONE_CALL),
+    ("graph/links.rs", "neighbours", ONE_CALL),
+    ("mirror/images/catalog.rs", "pins", ONE_CALL),
+    ("mirror/images/catalog.rs", "frozen", ONE_CALL),
+    ("mirror/images/catalog.rs", "used", ONE_CALL),
+    ("mirror/images/catalog.rs", "stored", ONE_CALL),
+    ("mirror/images/prefetch.rs", "Events", OPERATOR),
+    ("mirror/keep/eviction.rs", "children", ONE_CALL),
+    ("mirror/keep/eviction.rs", "pinned", ONE_CALL),
+    ("mirror/keep/garbage.rs", "Holders", ONE_CALL),
+    ("mirror/keep/making_room.rs", "sizes", ONE_CALL),
+    ("mirror/keep/making_room.rs", "tags", ONE_CALL),
+    ("mirror/keep/making_room.rs", "members", ONE_CALL),
+    ("bundle/format.rs", "annotations", ONE_CALL),
+    ("bundle/format.rs", "Value", ONE_CALL),
+    ("bundle/gathered.rs", "manifests", ONE_CALL),
+    ("bundle/import/reading.rs", "blobs", ONE_CALL),
+    ("bundle/plan.rs", "Selected", ONE_CALL),
+    ("documents/receipt.rs", "Receipt", ONE_CALL),
+    ("cli/pull.rs", "bars", OPERATOR),
+    ("config/document.rs", "origins", OPERATOR),
+    ("config/effective.rs", "set", OPERATOR),
+    ("config/environment.rs", "Environment", OPERATOR),
+    ("documents/configuration.rs", "origins", OPERATOR),
+    ("mirror.rs", "public", OPERATOR),
+    ("mirror/room/stored.rs", "public", OPERATOR),
+    ("mirror/routes.rs", "upstreams", OPERATOR),
+    ("upstream/credentials/docker_config.rs", "auths", OPERATOR),
+    ("upstream/credentials/docker_config.rs", "cred_helpers", OPERATOR),
+    ("upstream/http/resolver.rs", "trusted", OPERATOR),
+    ("blob_store/memory.rs", "blobs", TESTS),
+    ("blob_store/memory.rs", "set_aside", TESTS),
+    ("metadata/memory.rs", "tags", TESTS),
+    ("metadata/memory.rs", "members", TESTS),
+    ("metadata/memory.rs", "notes", TESTS),
+    ("metadata/memory.rs", "blobs", TESTS),
+    ("metadata/memory.rs", "history", TESTS),
+    ("metadata/memory.rs", "pins", TESTS),
+    ("metadata/memory.rs", "frozen", TESTS),
+    ("metadata/memory.rs", "lists", TESTS),
+];
+
+/// What grows on disk, below the store.
+const FOLDERS: &[(&str, &str, &str, &str)] = &[
+    (
+        "blobs",
+        "max_size, min_free",
+        "mirror_store_used_bytes",
+        "four_hundred_pulls_at_the_end_of_the_budget_all_succeed_and_none_overshoots",
+    ),
+    (
+        "blobs that are deleted and open",
+        "max_size",
+        "mirror_store_lingering_bytes",
+        "a_deleted_blob_counts_until_its_last_reader_has_left",
+    ),
+    (
+        "repositories",
+        "max_size, and inodes of min_free",
+        "mirror_store_names_bytes",
+        "names_count_towards_the_store_and_leave_with_the_images_they_belong_to",
+    ),
+    (
+        "repositories, inodes",
+        "min_free",
+        "mirror_store_name_files",
+        "a_disk_with_few_inodes_left_costs_no_pull_and_keeps_some_of_them_free",
+    ),
+    (
+        "the history of a tag",
+        "1,000 changes",
+        "mirror_store_names_bytes",
+        "of_a_tag_that_moves_for_ever_the_last_changes_are_kept",
+    ),
+    (
+        "ingest",
+        "max_size",
+        "mirror_entries{table=left_over}",
+        "a_fill_that_a_stop_interrupted_is_resumed_by_the_next_start",
+    ),
+];
+
+/// What makes a field or a type one that may grow.
+const COLLECTIONS: [&str; 12] = [
+    "HashMap<",
+    "HashSet<",
+    "BTreeMap<",
+    "BTreeSet<",
+    "VecDeque<",
+    "DashMap<",
+    "Cache<",
+    "HashMapStateStore<",
+    "mpsc::Sender<",
+    "mpsc::Receiver<",
+    "mpsc::UnboundedSender<",
+    "mpsc::UnboundedReceiver<",
+];
+
+fn holds_one(text: &str) -> bool {
+    let is_part = |before: Option<char>| before.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    COLLECTIONS.iter().any(|word| text.match_indices(word).any(|(at, _)| !is_part(text[..at].chars().next_back())))
+}
+
+/// The name that a line declares after one of these words; a field, where there is none of them.
+fn declared<'a>(line: &'a str, words: &[&str]) -> Option<&'a str> {
+    let line = line.trim_start();
+    let within = line.strip_prefix("pub(").and_then(|rest| rest.split_once(") "));
+    let line = within.map(|(_, rest)| rest).or_else(|| line.strip_prefix("pub ")).unwrap_or(line);
+    let rest = match words {
+        [] => line,
+        words => words.iter().find_map(|word| line.strip_prefix(word)?.strip_prefix(' '))?,
+    };
+    let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+    let (name, after) = rest.split_at(end);
+    (!name.is_empty() && (!words.is_empty() || after.starts_with(": "))).then_some(name)
+}
+
+/// The collections that a source file declares.
+fn declarations(text: &str) -> BTreeSet<String> {
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or(text);
+    let (mut found, mut end) = (BTreeSet::new(), None::<String>);
+    for line in code.lines().filter(|line| !line.trim_start().starts_with("//")) {
+        let indent = &line[..line.len() - line.trim_start().len()];
+        if let Some(name) = declared(line, &["struct", "enum", "union"]) {
+            end = line.ends_with('{').then(|| format!("{indent}}}"));
+            if end.is_none() && holds_one(line) {
+                found.insert(name.to_owned());
+            }
+        } else if let Some(name) = declared(line, &["type", "static", "const"]) {
+            found.extend(holds_one(line).then(|| name.to_owned()));
+        } else if end.as_deref() == Some(line) {
+            end = None;
+        } else if end.is_some() && holds_one(line) {
+            found.insert(declared(line, &[]).unwrap_or(line).to_owned());
+        }
+    }
+    found
+}
+
+fn texts(folder: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let (mut open, mut texts) = (vec![root.clone()], Vec::new());
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+            if entry.is_dir() {
+                open.push(entry);
+            } else if entry.extension().is_some_and(|extension| extension == "rs") {
+                let name = entry.strip_prefix(&root).expect("below").display().to_string();
+                texts.push((name, fs::read_to_string(&entry).expect("text")));
+            }
+        }
+    }
+    texts
+}
+
+#[test]
+fn every_collection_in_the_sources_stands_in_the_table_and_nothing_else_does() {
+    let declared: BTreeSet<(String, String)> = texts("src")
+        .into_iter()
+        .filter(|(file, _)| !file.ends_with("tests.rs"))
+        .flat_map(|(file, text)| declarations(&text).into_iter().map(move |name| (file.clone(), name)))
+        .collect();
+    let listed: BTreeSet<_> = TABLE.iter().map(|(file, name, _)| ((*file).to_owned(), (*name).to_owned())).collect();
+    let missing: Vec<_> = declared.difference(&listed).collect();
+    assert!(missing.is_empty(), "say what bounds these, in the table: {missing:#?}");
+    let gone: Vec<_> = listed.difference(&declared).collect();
+    assert!(gone.is_empty(), "these are in the table and not in the sources: {gone:#?}");
+}
+
+#[test]
+fn every_bound_has_a_metric_and_a_test_that_there_are() {
+    let sources = texts("src");
+    let series = sources.iter().find(|(file, _)| file == "metrics.rs").map(|(_, text)| text.as_str()).expect("metrics");
+    let all: String = sources.iter().chain(&texts("tests")).map(|(_, text)| text.as_str()).collect();
+    let bounded = TABLE.iter().filter_map(|(file, name, growth)| match growth {
+        Bounded(bound, metric, test) => Some((format!("{file} {name}"), *bound, *metric, *test)),
+        Still(why) => {
+            assert!(!why.is_empty());
+            None
+        }
+    });
+    let folders = FOLDERS.iter().map(|(folder, bound, metric, test)| ((*folder).to_owned(), *bound, *metric, *test));
+    for (what, bound, metric, test) in bounded.chain(folders) {
+        assert!(!bound.is_empty());
+        let name = metric.strip_prefix("mirror_").expect("our prefix");
+        let (name, table) =
+            name.split_once("{table=").map_or((name, None), |(name, table)| (name, table.strip_suffix('}')));
+        let name = name.strip_suffix("_bytes").unwrap_or(name);
+        assert!(series.contains(&format!("\n    {name}: ")), "{what}: there is no metric {metric}");
+        if let Some(table) = table {
+            assert!(all.contains(&format!("(\"{table}\", ")), "{what}: nobody counts {table}");
+        }
+        assert!(all.contains(&format!("fn {test}(")), "{what}: there is no test {test}");
+    }
+}
+
+#[test]
+fn collections_are_found_wherever_they_are_declared() {
+    let text = "pub(crate) struct A {\n    /// HashMap<\n    pub(super) one: Mutex<HashMap<K, V>>,\n    public: HashSet<u8>,\n}\n\
+                struct B(VecDeque<u8>);\ntype C = moka::sync::Cache<u8, u8>;\nfn f(\n    x: HashSet<u8>,\n) {}\n\
+                enum D {\n    E(mpsc::Sender<u8>),\n}\nstruct NoCache<T>(T);\n";
+    let found: Vec<_> = declarations(text).into_iter().collect();
+    assert_eq!(found, ["    E(mpsc::Sender<u8>),", "B", "C", "one", "public"]);
+}
