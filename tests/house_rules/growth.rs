@@ -69,6 +69,23 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ),
     ("server/body.rs", "pieces", Still("what goes on one connection next")),
     (
+        "server/in_hand.rs",
+        "InHand",
+        Bounded(
+            "64 MiB, 16 MiB of one client",
+            "mirror_answers_in_hand_bytes",
+            "who_reads_nothing_holds_none_but_his_own",
+        ),
+    ),
+    ("server/resting.rs", "open", Still("one for each connection, of which there are server.max_connections")),
+    ("server/authenticate.rs", "known", Still("a cache of 10,000 verdicts, each of some bytes, kept for a minute")),
+    ("server/authenticate/passwords.rs", "users", OPERATOR),
+    ("access/rules.rs", "modes", OPERATOR),
+    ("access/rules.rs", "unproven", OPERATOR),
+    ("graph/image.rs", "Lacking", ONE_CALL),
+    ("mirror/scrub.rs", "told", ONE_CALL),
+    ("blob_store/local/known.rs", "aside", Still("as many as files that are set aside, which count towards the store")),
+    (
         "admin/api/bundles.rs",
         "pieces",
         Bounded(
