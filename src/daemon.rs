@@ -314,7 +314,7 @@ impl Daemon {
         let (mirror, metrics) = (self.mirror.clone(), Arc::clone(&self.metrics));
         let (blobs, metadata, config) =
             (Arc::clone(&self.blobs), Arc::clone(&self.metadata), self.config.store.clone());
-        let (opened, clients) = (self.opened, Arc::clone(&self.clients));
+        let (opened, clients, admission) = (self.opened, Arc::clone(&self.clients), Arc::clone(&self.admission));
         async move {
             take_stock(&blobs, &metadata, opened).await;
             let gauges = async {
@@ -325,7 +325,8 @@ impl Daemon {
                     metrics.store_besides(names.bytes, names.inodes, blobs.lingering());
                     let (bodies, budget_of_bodies) = mirror.bodies();
                     metrics.bodies(bodies, budget_of_bodies);
-                    metrics.entries(mirror.tables().into_iter().chain(clients.tables()));
+                    let own = clients.tables().into_iter().chain([admission.authenticator.table()]);
+                    metrics.entries(mirror.tables().into_iter().chain(own));
                     metrics.memory(mirror.memory_used());
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }

@@ -124,6 +124,11 @@ impl Authenticator {
         Some(Presented { sealed: self.sealed(&what), what })
     }
 
+    /// How many verdicts are remembered.
+    pub fn table(&self) -> (&'static str, u64) {
+        ("verdicts", self.known.entry_count())
+    }
+
     /// The verdict, if it was given before and still holds.
     pub fn known(&self, presented: &Presented) -> Option<Verdict> {
         if matches!(presented.what, What::Odd) {

@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use registry_mirror::oci::{Algorithm, Digest};
 
-/// The program.
-pub const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
+const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 
 /// A running daemon. Dropping it kills it.
 pub struct Process {
@@ -29,8 +28,8 @@ impl Process {
     /// The same, started by a line of shell in front of the command, such as `ulimit -n 64; exec`.
     pub fn start_by(how: &str, store: &Path, upstream: &str, config: &str) -> Process {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        let text =
-            format!("store.min_free = \"0\"\n{config}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{upstream}\"\n");
+        let free = if config.contains("min_free") { "" } else { "store.min_free = \"0\"\n" };
+        let text = format!("{free}{config}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{upstream}\"\n");
         std::fs::write(file.path(), text).expect("writes");
         // For a daemon that runs as somebody else.
         std::fs::set_permissions(file.path(), Permissions::from_mode(0o644)).expect("chmod");
@@ -53,11 +52,10 @@ impl Process {
         std::thread::spawn(move || {
             let mut line = String::new();
             while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
-                let line = std::mem::take(&mut line);
-                kept.lock().expect("no panic").push_str(&line);
-                if let Some(address) = listener(&line, "pull") {
+                if let Some(address) = pull_address(&line) {
                     let _ = found.send(address);
                 }
+                kept.lock().expect("no panic").push_str(&std::mem::take(&mut line));
             }
         });
         let Ok(address) = address.recv() else {
@@ -67,11 +65,6 @@ impl Process {
         // Read by now.
         drop(file);
         Process { child, address, log }
-    }
-
-    /// Where operators ask.
-    pub fn admin(&self) -> SocketAddr {
-        self.log().lines().find_map(|line| listener(line, "admin")).expect("it said so when it started")
     }
 
     /// What it said so far.
@@ -112,9 +105,8 @@ impl Drop for Process {
     }
 }
 
-/// The first address of this kind in a line of the log, as JSON or as text.
-fn listener(line: &str, kind: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once(&format!("\"{kind}\":\"[")).or_else(|| line.split_once(&format!(" {kind}=[")))?;
+fn pull_address(line: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once("\"pull\":\"[")?;
     rest.split([']', ',']).next()?.parse().ok()
 }
 

@@ -206,6 +206,15 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "who_has_not_been_there_lately_is_forgotten",
         ),
     ),
+    (
+        "server/authenticate.rs",
+        "known",
+        Bounded(
+            "10,000, for a minute",
+            "mirror_entries{table=verdicts}",
+            "a_refusal_says_which_line_would_have_to_allow_it_and_a_wrong_password_is_a_401",
+        ),
+    ),
     // Upstreams.
     (
         "upstream/asking.rs",
@@ -346,8 +355,9 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ),
     ("mirror/room/holds.rs", "digests", Still("the part of one bundle")),
     // Operators, configuration, single calls.
-    ("mirror/scrub.rs", "tried", ONE_CALL),
-    ("mirror/scrub.rs", "gone", ONE_CALL),
+    ("mirror/scrub.rs", "told", ONE_CALL),
+    ("graph/image.rs", "Lacking", ONE_CALL),
+    ("blob_store/local/known.rs", "aside", Still("damaged files that were set aside, which count towards max_size")),
     ("graph/links.rs", "kept", ONE_CALL),
     ("graph/links.rs", "named", ONE_CALL),
     ("graph/links.rs", "referrers", ONE_CALL),
@@ -356,7 +366,6 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("mirror/images/catalog.rs", "pins", ONE_CALL),
     ("mirror/images/catalog.rs", "frozen", ONE_CALL),
     ("mirror/images/catalog.rs", "used", ONE_CALL),
-    ("mirror/images/catalog.rs", "stored", ONE_CALL),
     ("mirror/images/prefetch.rs", "Events", OPERATOR),
     ("mirror/keep/eviction.rs", "children", ONE_CALL),
     ("mirror/keep/eviction.rs", "pinned", ONE_CALL),
@@ -371,6 +380,8 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("bundle/plan.rs", "Selected", ONE_CALL),
     ("documents/receipt.rs", "Receipt", ONE_CALL),
     ("cli/pull.rs", "bars", OPERATOR),
+    ("access/rules.rs", "modes", OPERATOR),
+    ("server/authenticate/passwords.rs", "users", OPERATOR),
     ("config/document.rs", "origins", OPERATOR),
     ("config/effective.rs", "set", OPERATOR),
     ("config/environment.rs", "Environment", OPERATOR),

@@ -71,7 +71,9 @@ impl Manifests {
             if let Some(manifest) = manifests.stored(&route.location, &digest).await {
                 return Ok((manifest, Outcome::Hit));
             }
-            manifests.fills.manifest(&route, digest, &accept).await.map(|manifest| (manifest, Outcome::Fill))
+            let manifest = manifests.fills.manifest(&route, digest, &accept).await?;
+            manifests.is_in_hand((route.location, digest), &manifest);
+            Ok((manifest, Outcome::Fill))
         };
         arrived(self.flights.share(&self.fills.tasks, key, None, work).await)
     }
@@ -100,14 +102,18 @@ impl Manifests {
         };
         let manifest = Arc::new(Manifest { descriptor, bytes });
         self.memory.keep(location, asked, &manifest.descriptor, &manifest.bytes, None, stamp);
+        self.is_in_hand(key, &manifest);
+        Some(manifest)
+    }
+
+    /// Who asks for this manifest while somebody has it gets the same bytes.
+    pub(super) fn is_in_hand(&self, key: BlobKey, manifest: &Arc<Manifest>) {
         let mut in_use = self.in_use.lock();
         // Those that nobody has in hand any more leave, so that there are no more than answers.
         if in_use.len() >= in_use.capacity() {
             in_use.retain(|_, manifest| manifest.strong_count() > 0);
         }
-        in_use.insert(key, Arc::downgrade(&manifest));
-        drop(in_use);
-        Some(manifest)
+        in_use.insert(key, Arc::downgrade(manifest));
     }
 }
 

@@ -242,7 +242,9 @@ impl Tags {
     }
 
     pub(super) async fn keep(&self, route: &Route, manifest: Manifest) -> Fetched {
-        Ok((self.manifests.fills.keep_manifest(&route.location, manifest).await?, Outcome::Fill))
+        let manifest = self.manifests.fills.keep_manifest(&route.location, manifest).await?;
+        self.manifests.is_in_hand((route.location.clone(), manifest.descriptor.digest), &manifest);
+        Ok((manifest, Outcome::Fill))
     }
 
     /// Takes note of what upstream said in place of an answer. A tag that is not ours to see is forgotten; one
