@@ -8,14 +8,18 @@ mod caller;
 mod explain;
 mod glob;
 mod grant;
+mod grants;
+mod presented;
 mod refusal;
 mod rules;
 
 pub use caller::{Caller, CallerError, Certificate};
 pub use explain::Explanation;
 pub use grant::{Grant, May, MayError, Who, WhoError};
+pub use grants::{Grants, Holder};
+pub use presented::{Credential, Presented};
 pub use refusal::Refusal;
-pub use rules::{Asked, Claim, Decision, Identities, Rules, Shown, Unproven};
+pub use rules::{Asked, Claim, Decision, Identities, Pending, Rules, Shown, Unproven};
 
 use std::fmt;
 use std::sync::Arc;

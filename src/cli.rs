@@ -103,10 +103,10 @@ enum Command {
     Check(check::Args),
     /// Look at the configuration
     Config(config::Args),
-    /// Look at who may pull what
-    Access(access::Args),
     /// Show how the daemon is doing
     Status(status::Args),
+    /// Look at who may pull what
+    Access(access::Args),
     /// Fetch images ahead of time
     Pull(pull::Args),
     /// Say whether images can be pulled with no network

@@ -179,6 +179,15 @@ impl Asker {
         Asker { client: caller, ..self }
     }
 
+    /// The same for whoever it is, if it is somebody.
+    #[must_use]
+    pub fn of_any(self, caller: Option<ClientId>) -> Asker {
+        match caller {
+            Some(caller) => self.of(caller),
+            None => self,
+        }
+    }
+
     /// Whoever runs the mirror: no limits hold for him.
     pub const fn operator() -> Asker {
         Asker { client: ClientId::Operator, clients: None }

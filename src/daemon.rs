@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::stock::take_stock;
+use crate::access::{Access, Grants};
 use crate::admin::{self, AdminState, Guard, Reach, Readiness, Token};
 use crate::audit::Audit;
 use crate::blob_store::BlobStore as _;
@@ -146,8 +147,9 @@ pub struct Daemon {
 fn admission(config: &Config, clock: &Arc<dyn Clock>, ours: &Arc<Ours>) -> Result<Admission, StartError> {
     let passwords = config.callers.htpasswd.as_deref().map(Passwords::read).transpose()?;
     let issuers = upstreams::issuers(config, clock, ours)?;
-    let authenticator = Authenticator::new(passwords, issuers, Arc::clone(clock))?;
-    Ok(Admission { rules: config.rules(), authenticator })
+    let passes = config.upstreams.iter().any(|upstream| upstream.access == Access::PassThrough);
+    let authenticator = Authenticator::new(passwords, issuers, passes, Arc::clone(clock))?;
+    Ok(Admission { rules: config.rules(), authenticator, grants: Grants::new(config.callers.grant_ttl) })
 }
 
 /// Opens the audit anew on each SIGHUP, until the future is dropped.
@@ -204,6 +206,7 @@ impl Daemon {
         let mirror = Mirror::new(Parts {
             routes: upstreams::routes(&config, &metrics, &clock, &ours)?,
             public: upstreams::public(&config),
+            of_callers: upstreams::of_callers(&config),
             blobs: blobs.clone(),
             ingests,
             metadata: metadata.clone(),

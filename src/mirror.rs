@@ -82,6 +82,8 @@ pub struct Parts {
     pub routes: Routes,
     /// Those of them that are asked without a credential: what they give, they give to everybody.
     pub public: HashSet<RegistryName>,
+    /// Those that callers show something of their own: what is refused to one of them says nothing to others.
+    pub of_callers: HashSet<RegistryName>,
     /// Verified content.
     pub blobs: Arc<dyn BlobStore>,
     /// Where fills write, on the file system of `blobs`.
@@ -143,7 +145,14 @@ impl Mirror {
         let (started_at, mode, tasks) = (clock.now(), policy.mode, TaskTracker::new());
         let graph = Graph::new(blobs.clone(), metadata.clone());
         let records = Records::new(metadata.clone(), clock.clone(), tasks.clone());
-        let stored = Arc::new(Stored::new(blobs.clone(), records, metrics.clone(), parts.public, parts.verify_on_read));
+        let stored = Arc::new(Stored::new(
+            blobs.clone(),
+            records,
+            metrics.clone(),
+            parts.public,
+            parts.of_callers.clone(),
+            parts.verify_on_read,
+        ));
         let room = Arc::new(RoomKeeper {
             room: parts.room,
             holds: Holds::default(),
@@ -161,7 +170,7 @@ impl Mirror {
             ingests: ingests.clone(),
             disk: Disk::default(),
             room: room.clone(),
-            negatives: Arc::new(Negatives::new(negative_ttl, clock.clone())),
+            negatives: Arc::new(Negatives::new(negative_ttl, clock.clone(), parts.of_callers)),
             finish_unread: parts.finish_unread,
             metrics,
             tasks: tasks.clone(),

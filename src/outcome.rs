@@ -51,7 +51,7 @@ impl Outcome {
     /// The value of the `Cache-Status` header (RFC 9211).
     pub const fn cache_status(self) -> &'static str {
         match self {
-            Outcome::Hit => "registry-mirror; hit",
+            Outcome::Hit => "registry-mirror; hit; detail=hit",
             Outcome::Join => "registry-mirror; fwd=miss; collapsed; detail=join",
             Outcome::Fill => "registry-mirror; fwd=miss; stored; detail=fill",
             Outcome::Revalidated => "registry-mirror; fwd=stale; fwd-status=200; detail=revalidated",

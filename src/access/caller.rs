@@ -15,6 +15,8 @@ pub enum Caller {
     Certificate(Arc<Certificate>),
     /// The bearer of a token: the claim `sub`, behind the name of its issuer and a colon where issuers have names.
     Token(Arc<str>),
+    /// Who shows something for his upstream, by the beginning of its keyed hash.
+    Presented(u64),
 }
 
 /// What a certificate says of its holder.
@@ -33,7 +35,7 @@ impl Caller {
     /// The names that patterns are compared with.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let (one, many): (Option<&str>, &[String]) = match self {
-            Caller::Anonymous => (None, &[]),
+            Caller::Anonymous | Caller::Presented(_) => (None, &[]),
             Caller::User(name) | Caller::Token(name) => (Some(name), &[]),
             Caller::Certificate(certificate) => (None, &certificate.names),
         };
@@ -48,6 +50,7 @@ impl fmt::Display for Caller {
             Caller::User(_) => "user",
             Caller::Certificate(_) => "cert",
             Caller::Token(_) => "oidc",
+            Caller::Presented(hash) => return write!(f, "presented:{hash:016x}"),
         };
         write!(f, "{kind}:{}", self.names().next().unwrap_or_default())
     }

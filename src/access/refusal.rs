@@ -37,6 +37,16 @@ pub enum Refusal {
         /// What.
         location: Location,
     },
+    /// The upstream refuses it to what was shown.
+    #[error("{upstream} does not give it to who shows what was shown ({status})")]
+    Upstream {
+        /// What was asked for is there.
+        upstream: RegistryName,
+        /// What it answered: 401, 403 or 404.
+        status: u16,
+        /// What it wants to see, as `WWW-Authenticate` says it.
+        challenge: Option<String>,
+    },
     /// No line allows it to this caller.
     #[error("{caller} may not pull {location}: {} (access = {:?})", no_line(*.access), .access.as_str())]
     Denied {
@@ -65,15 +75,17 @@ impl Refusal {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Refusal::Unidentified { .. } => ErrorCode::Unauthorized,
-            Refusal::NotPublic { .. } => ErrorCode::NameUnknown,
-            Refusal::Overheard { .. } | Refusal::Denied { .. } => ErrorCode::Denied,
+            Refusal::Upstream { status: 401, .. } => ErrorCode::Unauthorized,
+            Refusal::NotPublic { .. } | Refusal::Upstream { status: 404, .. } => ErrorCode::NameUnknown,
+            Refusal::Overheard { .. } | Refusal::Denied { .. } | Refusal::Upstream { .. } => ErrorCode::Denied,
         }
     }
 
     /// The value of `WWW-Authenticate`, where a login is of use.
-    pub const fn challenge(&self) -> Option<&'static str> {
+    pub fn challenge(&self) -> Option<&str> {
         match self {
             Refusal::Unidentified { challenges: true, .. } => Some(CHALLENGE),
+            Refusal::Upstream { status: 401, challenge, .. } => challenge.as_deref(),
             _ => None,
         }
     }

@@ -75,8 +75,25 @@ pub enum Decision {
     ByTag(Claim),
     /// He may if upstream gives it to everybody.
     IfPublic(Unproven),
+    /// He may if upstream says so, to whatever he shows it.
+    AskUpstream(Pending),
     /// He may not.
     Refused(Refusal),
+}
+
+/// A permit for what upstream gives to a caller, as long as it was not asked.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    location: Location,
+    known: Option<Caller>,
+}
+
+impl Pending {
+    /// Upstream gives it to him: to who is known, or else to who shows it something.
+    pub fn granted(self, shows: Option<Caller>) -> Permit {
+        let caller = self.known.or(shows);
+        Permit { lasting: false, ..Permit::new(&self.location, caller.as_ref(), Rule::Mode(Access::PassThrough)) }
+    }
 }
 
 /// A permit for what is public, as long as nobody knows whether it is.
@@ -142,6 +159,11 @@ impl Rules {
         let Asked { location, .. } = asked;
         if self.is_for_everybody(&location.upstream) {
             return self.granted_by_mode(location, None);
+        }
+        if self.access(&location.upstream) == Access::PassThrough
+            && (!self.is_gated() || shown.callers.iter().any(|caller| self.counts(caller)))
+        {
+            return Decision::AskUpstream(Pending { location: location.clone(), known: shown.callers.last().cloned() });
         }
         let mut ways = Vec::new();
         for caller in shown.callers.iter().chain([&Caller::Anonymous]) {
@@ -209,7 +231,7 @@ impl Rules {
     /// Whether this is somebody: a token is, when a grant names it.
     fn counts(&self, caller: &Caller) -> bool {
         match caller {
-            Caller::Anonymous => false,
+            Caller::Anonymous | Caller::Presented(_) => false,
             Caller::User(_) | Caller::Certificate(_) => true,
             Caller::Token(_) => self.grants.iter().any(|grant| grant.names_himself(caller)),
         }
@@ -225,7 +247,7 @@ impl Rules {
             (Access::Shared, _) if !self.identities.any() => Says::Yes(Rule::Mode(access)),
             (Access::Shared, Caller::User(_) | Caller::Certificate(_)) => Says::Yes(Rule::Mode(access)),
             (Access::Shared, Caller::Token(_)) => self.granted(asked, |grant| grant.names_himself(caller)),
-            (Access::Shared, Caller::Anonymous) | (Access::PassThrough, _) => Says::No,
+            (Access::Shared, Caller::Anonymous | Caller::Presented(_)) | (Access::PassThrough, _) => Says::No,
             (Access::Mapped, _) => self.granted(asked, |grant| grant.names(caller)),
         }
     }

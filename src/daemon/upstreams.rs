@@ -53,6 +53,12 @@ pub(super) fn public(config: &Config) -> HashSet<RegistryName> {
     public.map(|upstream| upstream.host.clone()).collect()
 }
 
+/// The upstreams that callers show something of their own.
+pub(super) fn of_callers(config: &Config) -> HashSet<RegistryName> {
+    let of_callers = config.upstreams.iter().filter(|upstream| upstream.access == Access::PassThrough);
+    of_callers.map(|upstream| upstream.host.clone()).collect()
+}
+
 /// An upstream, with its bound on what is under way at a time.
 fn gated(upstream: &config::Upstream, limits: &config::Limits, asking: Arc<dyn Upstream>) -> Gate {
     let Shares { all, fills, relays } = Shares::of(upstream, limits);

@@ -9,6 +9,7 @@ mod lazy;
 mod led;
 pub mod lists;
 pub mod manifests;
+mod own;
 mod publicity;
 pub mod reader;
 pub mod relay;

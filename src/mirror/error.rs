@@ -82,6 +82,29 @@ impl MirrorError {
         }
     }
 
+    /// Whether upstream says that it is not for who asks.
+    pub fn is_denial(&self) -> bool {
+        self.upstream_class() == Some(UpstreamErrorClass::Denied)
+    }
+
+    /// Whether upstream says that it is not there.
+    pub fn is_missing(&self) -> bool {
+        self.upstream_class() == Some(UpstreamErrorClass::NotFound)
+    }
+
+    /// Whether upstream does not say.
+    pub fn is_outage(&self) -> bool {
+        self.upstream_class().is_some_and(UpstreamErrorClass::is_outage)
+    }
+
+    /// The status of an upstream's refusal, where it was one.
+    pub const fn upstream_status(&self) -> Option<u16> {
+        match self {
+            MirrorError::Upstream { error, .. } => error.status,
+            _ => None,
+        }
+    }
+
     /// The code to answer with.
     ///
     /// A refusal is told as 404, and an outage or a rate limit of an upstream as 503, because docker 1.13

@@ -3,17 +3,17 @@
 //! What was judged before is known at once; else nothing that is shown is looked at before the rules say
 //! that it matters. Where others could have read it, it is not looked at at all.
 
-use std::net::IpAddr;
-
 use http::{HeaderMap, HeaderName};
+use tokio::time::Instant;
 
 use super::authenticate::{Authenticator, Presented, Unjudged, Verdict};
 use super::listener::Client;
 use super::record::Peer;
-use crate::access::{Asked, Caller, Claim, Decision, Permit, Refusal, Rules, Shown};
+use crate::access::{self, Access, Asked, Caller, Claim, Decision, Grants, Holder, Permit, Refusal, Rules, Shown};
 use crate::clients::{Asker, ClientId, Clients, TooMany};
-use crate::mirror::{Found, Mirror, MirrorError};
-use crate::oci::{Reference, RegistryName, Request};
+use crate::mirror::{Found, Location, Mirror, MirrorError, Route};
+use crate::oci::challenge::Challenge;
+use crate::oci::{AcceptSet, Reference, RegistryName, Repository, Request};
 
 /// How a client came to a proxy. No specification has it; all proxies do.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -25,6 +25,8 @@ pub struct Admission {
     pub rules: Rules,
     /// Judges what callers show.
     pub authenticator: Authenticator,
+    /// What upstreams have granted.
+    pub grants: Grants,
 }
 
 /// Who asks.
@@ -36,6 +38,8 @@ pub struct Guest {
     callers: Vec<Caller>,
     /// What he shows beside that, as long as nobody has looked at it.
     presented: Option<Presented>,
+    /// What he shows for his upstream.
+    own: access::Presented,
     wrong: bool,
     overheard: bool,
     /// In whose turn it is judged.
@@ -43,9 +47,15 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Who he is, where he is known.
-    pub fn caller(&self) -> Option<&Caller> {
-        self.callers.last()
+    /// Who he is, where he is known, or what he shows for his upstream.
+    pub fn caller(&self) -> Option<Caller> {
+        self.callers.last().cloned().or_else(|| self.own.caller())
+    }
+
+    /// His way in: to the upstream that gives him something for what he shows, with that and nothing of ours.
+    pub fn way(&self, route: Route) -> Route {
+        let passes = *route.permit().rule() == access::Rule::Mode(Access::PassThrough);
+        if passes { route.presenting(&self.own) } else { route }
     }
 
     fn shown(&self) -> Shown<'_> {
@@ -67,13 +77,12 @@ pub enum Rejected {
 }
 
 impl Admission {
-    /// Who asks: what is known of him without waiting.
-    pub fn guest(&self, clients: &Clients, client: &Client, asker: Asker, headers: &HeaderMap) -> Guest {
-        let overheard =
-            clients.are_behind_proxies() && !client.encrypted && !came_by_tls(clients, client.peer, headers);
+    /// Who asks: what is known of him without waiting. What was `overheard` is not looked at.
+    pub fn guest(&self, client: &Client, asker: Asker, overheard: bool, headers: &HeaderMap) -> Guest {
         let presented = if overheard { None } else { self.authenticator.presented(headers) };
         let callers: Vec<_> = client.certificate.iter().cloned().collect();
-        let mut guest = Guest { address: asker.client(), asker, callers, presented, wrong: false, overheard };
+        let own = presented.as_ref().and_then(|presented| self.authenticator.own(presented)).unwrap_or_default();
+        let mut guest = Guest { address: asker.client(), asker, callers, presented, own, wrong: false, overheard };
         if let Some(verdict) = guest.presented.as_ref().and_then(|presented| self.authenticator.known(presented)) {
             guest.presented = None;
             guest.told(verdict);
@@ -94,20 +103,29 @@ impl Admission {
         mirror: &Mirror,
         found: &Found,
         request: &Request,
+        accept: AcceptSet,
     ) -> Result<Permit, Rejected> {
         let reference = request.reference();
         let asked = Asked { location: found.location(), reference: reference.as_ref() };
         let mut decision = self.rules.decide(asked, guest.shown());
-        if !matches!(decision, Decision::Granted(_) | Decision::IfPublic(_)) && self.judge(guest).await? {
+        let is_settled = matches!(decision, Decision::Granted(_) | Decision::IfPublic(_) | Decision::AskUpstream(_));
+        if !is_settled && self.judge(guest).await? {
             decision = self.rules.decide(asked, guest.shown());
         }
         match decision {
             Decision::Granted(permit) => Ok(permit),
-            Decision::IfPublic(unproven) => match mirror.is_public(found, request, &guest.asker).await {
+            // In boxes: they are large, and few requests need them.
+            Decision::IfPublic(unproven) => match Box::pin(mirror.is_public(found, request, &guest.asker)).await {
                 Ok(true) => Ok(unproven.proven()),
                 Ok(false) => Err(Rejected::Refused(unproven.refused())),
                 Err(error) => Err(Rejected::Unknown(error)),
             },
+            Decision::AskUpstream(pending) => {
+                Box::pin(self.ask(guest, mirror, found, (request, accept))).await?;
+                guest.asker =
+                    guest.asker.clone().of_any(guest.own.caller().map(|own| self.authenticator.client_of(&own)));
+                Ok(pending.granted(guest.own.caller()))
+            }
             Decision::ByTag(claim) => {
                 by_tag(mirror, found, reference.as_ref(), &claim).await.map_err(Rejected::Refused)
             }
@@ -119,12 +137,95 @@ impl Admission {
     ///
     /// # Errors
     /// [`Rejected`].
-    pub async fn greet(&self, guest: &mut Guest, upstream: &RegistryName) -> Result<(), Rejected> {
+    pub async fn greet(&self, guest: &mut Guest, mirror: &Mirror, upstream: &RegistryName) -> Result<(), Rejected> {
         let mut greeted = self.rules.greet(upstream, guest.shown());
         if greeted.is_err() && self.judge(guest).await? {
             greeted = self.rules.greet(upstream, guest.shown());
         }
-        greeted.map_err(Rejected::Refused)
+        greeted.map_err(Rejected::Refused)?;
+        if self.rules.access(upstream) == Access::PassThrough {
+            Box::pin(self.ask_the_door(guest, mirror, upstream)).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks the upstream whether it gives this to who asks, unless it has said so a moment ago.
+    async fn ask(
+        &self,
+        guest: &Guest,
+        mirror: &Mirror,
+        found: &Found,
+        (request, accept): (&Request, AcceptSet),
+    ) -> Result<(), Rejected> {
+        let (location, now) = (found.location(), Instant::now().into_std());
+        let certificate = guest.callers.iter().find(|caller| matches!(caller, Caller::Certificate(_)));
+        let certificate = certificate.map(|caller| self.authenticator.holder(caller));
+        let own = guest.own.fingerprint;
+        // Lists are asked for with the same each time: their answer is the proof.
+        let is_list = matches!(request, Request::Tags { .. } | Request::Referrers { .. });
+        if is_list || self.grants.hold(&own, location, now) {
+            return Ok(());
+        }
+        guest.asker.question().map_err(Rejected::TooMany)?;
+        match mirror.ask_with(found, &guest.own, request, accept).await {
+            Ok(()) => {
+                self.grants.give(&own, location, guest.own.is_lasting(), now);
+                certificate.iter().for_each(|holder| self.grants.give(holder, location, true, now));
+                Ok(())
+            }
+            Err(error) if error.is_outage() => {
+                let held = |holder: &Holder| self.grants.held(holder, location, now);
+                let known = held(&own) || certificate.as_ref().is_some_and(held);
+                if known { Ok(()) } else { Err(Rejected::Unknown(error)) }
+            }
+            Err(error) => Err(self.refused_by_upstream(guest, mirror, location, error).await),
+        }
+    }
+
+    /// What an upstream said to a caller in place of a yes ends his own grant, and is told to him.
+    pub async fn refused_by_upstream(
+        &self,
+        guest: &Guest,
+        mirror: &Mirror,
+        location: &Location,
+        error: MirrorError,
+    ) -> Rejected {
+        let status = match error.upstream_status() {
+            Some(status) if error.is_denial() && guest.own.credential.is_some() => status,
+            _ if error.is_denial() => 401,
+            _ if error.is_missing() => 404,
+            _ => return Rejected::Unknown(error),
+        };
+        self.grants.end(&guest.own.fingerprint, location);
+        if guest.overheard && status != 404 {
+            return Rejected::Refused(Refusal::Overheard { upstream: location.upstream.clone() });
+        }
+        let challenge = match status {
+            401 => challenge(mirror, &location.upstream, Some(&location.repository)).await,
+            _ => None,
+        };
+        Rejected::Refused(Refusal::Upstream { upstream: location.upstream.clone(), status, challenge })
+    }
+
+    /// Whether the upstream lets in who asks; where it is away, nobody is turned away here.
+    async fn ask_the_door(&self, guest: &Guest, mirror: &Mirror, upstream: &RegistryName) -> Result<(), Rejected> {
+        let welcome = match mirror.enter(upstream, &guest.own).await {
+            // A token for nobody opens the door, and clients would not log in.
+            Ok(()) => guest.own.credential.is_some(),
+            Err(error) => !error.is_denial(),
+        };
+        if welcome {
+            return Ok(());
+        }
+        let challenge = match mirror.challenge(upstream, None).await {
+            Ok(Some(wanted)) => told(upstream, &wanted),
+            Ok(None) if guest.own.credential.is_some() => None,
+            Ok(None) | Err(_) => return Ok(()),
+        };
+        if guest.overheard {
+            return Err(Rejected::Refused(Refusal::Overheard { upstream: upstream.clone() }));
+        }
+        Err(Rejected::Refused(Refusal::Upstream { upstream: upstream.clone(), status: 401, challenge }))
     }
 
     /// Looks at what nobody has looked at yet; whether there was something.
@@ -149,6 +250,18 @@ impl Guest {
     }
 }
 
+/// What an upstream wants to see, as it is told to clients.
+async fn challenge(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repository>) -> Option<String> {
+    let wanted = mirror.challenge(upstream, repository).await.ok().flatten();
+    wanted.and_then(|wanted| told(upstream, &wanted))
+}
+
+/// dockerd would show the Hub's password to whatever asks for one in the Hub's place.
+fn told(upstream: &RegistryName, wanted: &Challenge) -> Option<String> {
+    let collects = *wanted == Challenge::Basic && upstream.as_str() == "docker.io";
+    (!collects).then(|| wanted.to_string())
+}
+
 async fn by_tag(
     mirror: &Mirror,
     found: &Found,
@@ -163,16 +276,12 @@ async fn by_tag(
     }
 }
 
-/// Whether a trusted proxy says that the client came to it by TLS.
-fn came_by_tls(clients: &Clients, peer: Peer, headers: &HeaderMap) -> bool {
+/// Whether others could have read what a request shows: with proxies in front it must come by TLS, or from one of
+/// them that says that it came there by TLS. `client` is the other side of the connection.
+pub fn is_overheard(clients: &Clients, client: &Client, headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(FORWARDED_PROTO).into_iter();
     let says_so = lines.next().is_some_and(|line| line.as_bytes().eq_ignore_ascii_case(b"https"));
-    says_so && lines.next().is_none() && address(peer).is_some_and(|address| clients.trusts(address))
-}
-
-fn address(peer: Peer) -> Option<IpAddr> {
-    match peer {
-        Peer::Address(address) => Some(address.ip()),
-        Peer::Behind(_) | Peer::Socket { .. } => None,
-    }
+    let by_proxy = matches!(client.peer, Peer::Address(address) if clients.trusts(address.ip()));
+    let safe = client.encrypted || says_so && lines.next().is_none() && by_proxy;
+    clients.are_behind_proxies() && !safe
 }

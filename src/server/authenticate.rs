@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 pub use passwords::{Passwords, PasswordsError};
 pub use tokens::{FetchKeys, Issuer};
 
-use crate::access::Caller;
+use crate::access::{self, Caller, Holder};
 use crate::clients::ClientId;
 use crate::clock::{Clock, Timestamp};
 use tokens::{Claims, Tokens};
@@ -38,6 +38,8 @@ const MOST_REMEMBERED: u64 = 10_000;
 pub struct Authenticator {
     passwords: Option<Passwords>,
     tokens: Tokens,
+    /// Whether callers show something for upstreams, which is not ours to judge.
+    passes: bool,
     key: hmac::Key,
     known: Cache<Sealed, Known>,
     clock: Arc<dyn Clock>,
@@ -103,19 +105,24 @@ pub enum Unjudged {
 
 impl Authenticator {
     /// Judges passwords of this file, and tokens of these issuers, whose keys are fetched by the function beside each.
+    /// With `passes` callers show something for upstreams, too.
+    ///
+    /// # Errors
+    /// [`NoRandomness`].
     pub fn new(
         passwords: Option<Passwords>,
         issuers: Vec<(Issuer, FetchKeys)>,
+        passes: bool,
         clock: Arc<dyn Clock>,
     ) -> Result<Authenticator, NoRandomness> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomness)?;
         let known = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
-        Ok(Authenticator { passwords, tokens: Tokens::new(issuers), key, known, clock })
+        Ok(Authenticator { passwords, tokens: Tokens::new(issuers), passes, key, known, clock })
     }
 
     /// What a request shows; `None` where it shows nothing, or where nobody can say who he is like that.
     pub fn presented(&self, headers: &HeaderMap) -> Option<Presented> {
-        if self.passwords.is_none() && self.tokens.are_none() {
+        if self.passwords.is_none() && self.tokens.are_none() && !self.passes {
             return None;
         }
         let mut lines = headers.get_all(AUTHORIZATION).into_iter();
@@ -127,6 +134,30 @@ impl Authenticator {
     /// How many verdicts are remembered.
     pub fn table(&self) -> (&'static str, u64) {
         ("verdicts", self.known.entry_count())
+    }
+
+    /// What of it is for an upstream: nothing that is ours to judge, right or wrong, ever goes to one.
+    pub fn own(&self, presented: &Presented) -> Option<access::Presented> {
+        let credential = match &presented.what {
+            What::Odd => return None,
+            _ if !self.passes => return None,
+            What::Token(token) if self.tokens.are_of_an_issuer(token) => return None,
+            What::Password { password, .. } if self.tokens.are_of_an_issuer(password) => return None,
+            What::Password { user, .. } if self.passwords.as_ref().is_some_and(|ours| ours.know(user)) => return None,
+            What::Token(token) => access::Credential::Token(token.clone()),
+            What::Password { user, password } => {
+                access::Credential::Password { user: user.clone(), password: password.clone() }
+            }
+        };
+        Some(access::Presented { credential: Some(credential), fingerprint: presented.sealed })
+    }
+
+    /// By which grants of a caller who is known are found.
+    pub fn holder(&self, caller: &Caller) -> Holder {
+        let mut holder = [0; 32];
+        let tag = hmac::sign(&self.key, caller.to_string().as_bytes());
+        holder.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
+        holder
     }
 
     /// The verdict, if it was given before and still holds.
@@ -178,10 +209,8 @@ impl Authenticator {
 
     /// By which limits and turns go for a caller.
     pub fn client_of(&self, caller: &Caller) -> ClientId {
-        let tag = hmac::sign(&self.key, caller.to_string().as_bytes());
-        let mut first = [0; 8];
-        first.iter_mut().zip(tag.as_ref()).for_each(|(to, from)| *to = *from);
-        ClientId::Caller(u64::from_le_bytes(first))
+        let [a, b, c, d, e, f, g, h, ..] = self.holder(caller);
+        ClientId::Caller(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
     fn sealed(&self, what: &What) -> Sealed {

@@ -10,13 +10,14 @@ use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
 use super::Edge;
-use super::admission::{Guest, Rejected};
+use super::admission::{self, Guest, Rejected};
 use super::body::ResponseBody;
 use super::in_hand::TooMuch;
 use super::listener::Client;
 use super::record::{Peer, Record};
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
+use crate::access::{Access, Rule};
 use crate::clients::{Asker, TooMany};
 use crate::mirror::{Asked, Framing, ManifestHead, Mirror, MirrorError, Route, Subject};
 use crate::oci::refusal::DOUBLED;
@@ -35,8 +36,9 @@ pub fn answer(
     client: Client,
     http: HttpRequest<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
+    let overheard = admission::is_overheard(&edge.clients, &client, http.headers());
     let (client, asker) = asker(edge, client, &http);
-    let guest = edge.admission.guest(&edge.clients, &client, asker, http.headers());
+    let guest = edge.admission.guest(&client, asker, overheard, http.headers());
     if let Some(too_many) = client.turned_away.or_else(|| guest.asker.request().err()) {
         return Either::Left(ready(limited(edge, &client, &http, too_many)));
     }
@@ -183,7 +185,7 @@ async fn respond(
     let Some(target) = request.target() else {
         record.asked(&request, None);
         let upstream = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
-        let greeted = edge.admission.greet(guest, upstream).await;
+        let greeted = edge.admission.greet(guest, &edge.mirror, upstream).await;
         return greeted.map_or_else(|rejected| turned_away(edge, rejected), |()| Answer::ping());
     };
     let found = match edge.mirror.route_by(target, edge.default.as_ref()) {
@@ -191,7 +193,7 @@ async fn respond(
         Err(error) => return failed(edge, &error.into(), None),
     };
     record.asked(&request, Some(found.location()));
-    let permit = match edge.admission.admit(guest, &edge.mirror, &found, &request).await {
+    let permit = match edge.admission.admit(guest, &edge.mirror, &found, &request, accept(http)).await {
         Ok(permit) => permit,
         Err(rejected) => return turned_away(edge, rejected),
     };
@@ -204,9 +206,14 @@ async fn respond(
     let answer = match at_hand(edge, http, &route, &request) {
         Some(answer) => answer,
         None => {
-            let route = route.clone().asked_by(guest.asker.clone());
-            match looked_up(&edge.mirror, http, &route, request.clone()).await {
+            let route = guest.way(route.clone()).asked_by(guest.asker.clone());
+            match Box::pin(looked_up(&edge.mirror, http, &route, request.clone())).await {
                 Ok(answer) => answer.warned(|found| edge.mirror.warnings(&route, &request, found)),
+                Err(error) if is_his_own(&route, &error) => {
+                    let refused =
+                        Box::pin(edge.admission.refused_by_upstream(guest, &edge.mirror, &route.location, error)).await;
+                    turned_away(edge, refused)
+                }
                 Err(error) => {
                     let doubled = may_be_doubled && error.code().status() == StatusCode::NOT_FOUND;
                     let hint = if doubled { Some(DOUBLED.to_owned()) } else { advice(edge, &route, &request, &error) };
@@ -216,6 +223,12 @@ async fn respond(
         }
     };
     answer.echoing(route.namespace).private(private)
+}
+
+/// Whether an upstream refuses it to the caller himself, for what he shows.
+fn is_his_own(route: &Route, error: &MirrorError) -> bool {
+    let passes = *route.permit().rule() == Rule::Mode(Access::PassThrough);
+    passes && error.is_denial()
 }
 
 /// The answer to whom it is not given.

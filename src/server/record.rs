@@ -111,8 +111,8 @@ impl Record {
     }
 
     /// Who asks is known, as far as he said so.
-    pub fn asked_by(&mut self, caller: Option<&Caller>) {
-        self.caller = caller.cloned();
+    pub fn asked_by(&mut self, caller: Option<Caller>) {
+        self.caller = caller;
     }
 
     /// He may have it, by this.

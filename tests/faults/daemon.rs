@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use registry_mirror::oci::{Algorithm, Digest};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
+/// The program.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 
 /// A running daemon. Dropping it kills it.
 pub struct Process {
@@ -52,10 +53,11 @@ impl Process {
         std::thread::spawn(move || {
             let mut line = String::new();
             while lines.read_line(&mut line).is_ok_and(|read| read > 0) {
-                if let Some(address) = pull_address(&line) {
+                let line = std::mem::take(&mut line);
+                kept.lock().expect("no panic").push_str(&line);
+                if let Some(address) = listener(&line, "pull") {
                     let _ = found.send(address);
                 }
-                kept.lock().expect("no panic").push_str(&std::mem::take(&mut line));
             }
         });
         let Ok(address) = address.recv() else {
@@ -65,6 +67,11 @@ impl Process {
         // Read by now.
         drop(file);
         Process { child, address, log }
+    }
+
+    /// Where operators ask.
+    pub fn admin(&self) -> SocketAddr {
+        self.log().lines().find_map(|line| listener(line, "admin")).expect("it said so when it started")
     }
 
     /// What it said so far.
@@ -105,8 +112,9 @@ impl Drop for Process {
     }
 }
 
-fn pull_address(line: &str) -> Option<SocketAddr> {
-    let (_, rest) = line.split_once("\"pull\":\"[")?;
+/// The first address of this kind in a line of the log, as JSON or as text.
+fn listener(line: &str, kind: &str) -> Option<SocketAddr> {
+    let (_, rest) = line.split_once(&format!("\"{kind}\":\"[")).or_else(|| line.split_once(&format!(" {kind}=[")))?;
     rest.split([']', ',']).next()?.parse().ok()
 }
 

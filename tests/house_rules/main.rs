@@ -114,13 +114,14 @@ const PLACES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("tracing_subscriber", &["telemetry.rs"]),
     ("x509_parser", &["server/authenticate/certificate.rs"]),
-    ("zeroize", &["upstream", "config/secret.rs", "server/authenticate"]),
+    ("zeroize", &["access/presented.rs", "upstream", "config/secret.rs", "server/authenticate"]),
 ];
 
 /// What a layer gets from one further down through the one below it: a file, and the one it gets to.
-const HANDED_ON: [(&str, &str); 2] = [
+const HANDED_ON: [(&str, &str); 3] = [
     // `Location`, of which the mirror's routes are made.
     ("server/record.rs", "metadata.rs"),
+    ("server/admission.rs", "metadata.rs"),
     ("config.rs", "metadata.rs"),
 ];
 

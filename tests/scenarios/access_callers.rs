@@ -152,13 +152,17 @@ async fn behind_a_proxy_only_what_came_to_it_over_tls_may_show_anything() {
         (stranger, "https", "/v2/library/app/manifests/1", 200),
         (proxy, "http", "/v2/library/app/manifests/1", 200),
     ] {
-        let headers = [("Authorization", ann.as_str()), ("X-Forwarded-Proto", proto)];
-        let connection = Connection::open_from(from, mirror.address).await;
-        let answer = connection.send("GET", path, &headers).await.expect("an answer").finish().await;
-        assert_eq!(answer.status, status, "{from:?} {proto} {path}");
-        if status == 403 {
-            let text = String::from_utf8_lossy(&answer.body).into_owned();
-            assert!(text.contains("X-Forwarded-Proto") && answer.header("www-authenticate").is_none(), "{text}");
+        // As proxies send it, and without the client's address.
+        for more in [1, 0] {
+            let headers =
+                [("Authorization", ann.as_str()), ("X-Forwarded-Proto", proto), ("X-Forwarded-For", "192.0.2.1")];
+            let connection = Connection::open_from(from, mirror.address).await;
+            let answer = connection.send("GET", path, &headers[..2 + more]).await.expect("an answer").finish().await;
+            assert_eq!(answer.status, status, "{from:?} {proto} {path}");
+            if status == 403 {
+                let text = String::from_utf8_lossy(&answer.body).into_owned();
+                assert!(text.contains("X-Forwarded-Proto") && answer.header("www-authenticate").is_none(), "{text}");
+            }
         }
     }
 }

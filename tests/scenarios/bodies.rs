@@ -29,6 +29,7 @@ fn mirror_of(registry: &Registry, store: &std::path::Path) -> Mirror {
     Mirror::new(Parts {
         routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
         public: std::iter::once(name.clone()).collect(),
+        of_callers: std::iter::empty().collect(),
         blobs: Arc::new(LocalBlobStore::open(store).unwrap()),
         ingests: Arc::new(IngestDir::open(store.join("ingest")).unwrap()),
         metadata: Arc::new(MemoryMetadata::new()),

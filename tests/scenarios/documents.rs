@@ -113,7 +113,7 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
         assert_eq!((exit, &error["document"], &error["code"]), (code, &json!("error"), &json!(class)), "{line}");
         said.push(error.clone());
     }
-    for line in ["check", "version", "config show", "config schema", "config paths"] {
+    for line in ["check", "version", "config show", "config schema", "config paths", "access explain anonymous app"] {
         said.extend(run(format!("{line} --json")).await.1);
     }
     said.extend(run("check --json /nonexistent".to_owned()).await.1);

@@ -49,7 +49,7 @@ async fn a_head_of_what_is_not_stored_costs_no_pull_and_many_cost_few_questions(
                     assert_eq!(head.header(name), got.header(name), "{path} {name}");
                 }
             }
-            assert_eq!(mirror.head(&path).await.header("cache-status"), Some("registry-mirror; hit"));
+            assert_eq!(mirror.head(&path).await.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
             mirror.advance(EXPIRED);
             mirror.head(&path).await;
             assert_eq!(gets(&registry), 1, "nor does one that is checked again");

@@ -18,7 +18,7 @@ async fn a_cold_pull_is_a_fill_and_a_warm_one_a_hit_without_upstream() {
     mirror.settled().await;
     let warm = mirror.get(&path).await;
     assert_eq!((warm.status, warm.complete, &warm.body), (200, true, &bytes));
-    assert_eq!(warm.header("cache-status"), Some("registry-mirror; hit"));
+    assert_eq!(warm.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
     for response in [&cold, &warm] {
         assert_eq!(response.header("content-length"), Some("300000"));
         assert_eq!(response.header("docker-content-digest"), Some(digest.to_string().as_str()));

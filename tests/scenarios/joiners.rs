@@ -83,7 +83,7 @@ async fn a_fill_goes_on_when_every_client_has_left() {
     gate.open();
     mirror.settled().await;
     let later = mirror.get(&path).await;
-    assert_eq!((later.header("cache-status"), &later.body), (Some("registry-mirror; hit"), &bytes));
+    assert_eq!((later.header("cache-status"), &later.body), (Some("registry-mirror; hit; detail=hit"), &bytes));
     assert_eq!(registry.gets_of(&digest), 1);
 }
 

@@ -6,6 +6,7 @@ mod abandoned;
 mod access_audit;
 mod access_callers;
 mod access_mapped;
+mod access_passing;
 mod access_public;
 mod access_tokens;
 mod admin_doors;

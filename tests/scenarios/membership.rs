@@ -289,7 +289,7 @@ async fn a_manifest_without_a_proof_is_asked_for_once_more() {
     make_old(settings.store(), None);
     let mirror = settings.start().await;
     registry.forget_requests();
-    assert_eq!(mirror.get(&path).await.header("cache-status"), Some("registry-mirror; hit"));
+    assert_eq!(mirror.get(&path).await.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
     assert_eq!(proven(&mirror).await["proof"], "head");
     assert_eq!(registry.gets_of(&image.manifest.digest), 0, "a pull is not spent on it");
 }

@@ -78,7 +78,7 @@ async fn several_ranges_come_of_a_cold_a_filling_and_a_stored_blob() {
         mirror.settled().await;
         let stored = mirror.get_with(&path, &ranges).await;
         are_right(&stored, &bytes);
-        assert_eq!(stored.header("cache-status"), Some("registry-mirror; hit"));
+        assert_eq!(stored.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
         assert_eq!(stored.header("docker-content-digest"), Some(&*digest.to_string()));
         assert_eq!(registry.gets_of(&digest), 1);
     }

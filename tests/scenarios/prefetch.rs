@@ -32,7 +32,10 @@ async fn configuration_and_first_layers_are_there_before_the_client_asks() {
     assert!(metrics.contains("mirror_prefetched_blobs_total 4"), "{metrics}");
     for blob in image.blobs() {
         let response = mirror.get(&format!("/v2/library/app/blobs/{}", blob.digest)).await;
-        assert_eq!((response.header("cache-status"), response.complete), (Some("registry-mirror; hit"), true));
+        assert_eq!(
+            (response.header("cache-status"), response.complete),
+            (Some("registry-mirror; hit; detail=hit"), true)
+        );
         assert_eq!(registry.gets_of(&blob.digest), 1);
     }
 }

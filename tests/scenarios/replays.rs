@@ -155,7 +155,7 @@ async fn stargz_probes_two_bytes_asks_for_the_size_and_reads_pieces() {
     assert_eq!(registry.count_of(&Match::blob(&digest).get().without_header("range")), 1);
     gate.open();
     mirror.settled().await;
-    assert_eq!(mirror.get(&path).await.header("cache-status"), Some("registry-mirror; hit"));
+    assert_eq!(mirror.get(&path).await.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
 }
 
 async fn pulls_byte_exact(registry: &mut Registry, requests: &[(String, String, Bytes)]) {

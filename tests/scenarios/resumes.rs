@@ -31,7 +31,7 @@ async fn a_resume_that_is_refused_in_whatever_way_becomes_a_whole_download() {
         let answer = mirror.get(&path).await;
         assert!(answer.complete && answer.body == bytes, "{refusal} to the question with a range");
         mirror.settled().await;
-        assert_eq!(mirror.get(&path).await.header("cache-status"), Some("registry-mirror; hit"));
+        assert_eq!(mirror.get(&path).await.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
     }
     let (registry, digest, bytes, path) = scene().await;
     registry.rule(Rule::on(Match::blob(&digest).get()).once().close_after(half));

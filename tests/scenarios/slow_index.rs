@@ -45,6 +45,7 @@ impl Stage {
         let mirror = Mirror::new(Parts {
             routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
             public: std::iter::once(name.clone()).collect(),
+            of_callers: std::iter::empty().collect(),
             blobs: Arc::new(LocalBlobStore::open(store.path()).unwrap()),
             ingests: Arc::new(IngestDir::open(store.path().join("ingest")).unwrap()),
             metadata: metadata.clone(),

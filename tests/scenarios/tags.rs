@@ -21,7 +21,7 @@ async fn pulled() -> (Registry, TestMirror, String) {
 async fn a_fresh_tag_is_served_without_asking_and_an_old_one_after_one_head() {
     let (registry, mirror, digest) = pulled().await;
     let fresh = mirror.get(PATH).await;
-    assert_eq!(fresh.header("cache-status"), Some("registry-mirror; hit"));
+    assert_eq!(fresh.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
     assert!(registry.requests().is_empty());
     mirror.advance(Duration::from_secs(301));
     let revalidated = mirror.get(PATH).await;

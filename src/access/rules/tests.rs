@@ -38,6 +38,7 @@ fn decided(rules: &Rules, path: &str, reference: Option<&str>, shown: Shown<'_>)
         Decision::Granted(permit) => format!("{} {:?}", permit.rule(), permit.caller().map(ToString::to_string)),
         Decision::ByTag(claim) => format!("by {}", claim.tags().map(Tag::as_str).collect::<Vec<_>>().join(" ")),
         Decision::IfPublic(_) => "if public".to_owned(),
+        Decision::AskUpstream(_) => "ask".to_owned(),
         Decision::Refused(refusal) => {
             let challenge = if refusal.challenge().is_some() { " with a challenge" } else { "" };
             format!("{}{challenge}", refusal.code().status().as_u16())
@@ -87,7 +88,9 @@ fn each_mode_asks_for_what_it_needs_and_no_more() {
         (Public, ALL, "cert:x", "a.example/acme/app", "public Some(\"cert:x\")"),
         (Public, ALL, "oidc:repo:acme/app", "a.example/acme/app", "public Some(\"oidc:repo:acme/app\")"),
         (Public, ALL, "oidc:other", "a.example/acme/app", "403"),
-        (PassThrough, NONE, "", "a.example/acme/app", "401"),
+        (PassThrough, NONE, "", "a.example/acme/app", "ask"),
+        (PassThrough, ALL, "", "a.example/acme/app", "401 with a challenge"),
+        (PassThrough, ALL, "cert:x", "a.example/acme/app", "ask"),
     ] {
         let (rules, callers) = (rules(access, identities, &grants), callers(who));
         let shown = Shown { callers: &callers, ..Shown::default() };

@@ -129,6 +129,28 @@ fn what_leaves_somebody_outside_is_worth_a_warning() {
 }
 
 #[test]
+fn a_callers_credential_goes_to_one_host_and_nothing_of_ours_with_it() {
+    let upstream = |more: &str| format!("[[upstream]]\nhost = \"a.example\"\naccess = \"pass-through\"\n{more}\n");
+    for fine in ["", "url = [\"https://b.example/x\", \"https://b.example/y\"]", "url = \"http://127.0.0.1:1\""] {
+        valid(&upstream(fine));
+    }
+    for wrong in [
+        "auth = \"file:/secret\"",
+        "client_cert = \"/c\"\nclient_key = \"/k\"",
+        "insecure = true",
+        "url = [\"https://a.example\", \"https://b.example\"]",
+    ] {
+        assert!(parse(&upstream(wrong)).is_err(), "{wrong}");
+    }
+    let error = broken(&format!("server.listen = \"0.0.0.0:5000\"\n{}", upstream("")));
+    assert!(error.contains("would be read by others"), "{error}");
+    let hub = "[[upstream]]\nhost = \"docker.io\"\naccess = \"pass-through\"\n";
+    assert!(valid(hub).warnings().is_empty(), "{:?}", valid(hub).warnings());
+    let warned = valid(&format!("{hub}url = \"https://hub.corp\""));
+    assert!(warned.warnings().iter().any(|warning| warning.contains("dockerd shows the Hub's login")));
+}
+
+#[test]
 fn where_clients_say_who_they_are_operators_do_too() {
     assert!(!valid("").asks_who_clients_are());
     for asks in ["access.htpasswd = \"/users\"", "access.oidc = [{ issuer = \"https://a.example\" }]"] {

@@ -204,24 +204,21 @@ impl Check {
 
     fn mode(&mut self, path: &str, upstream: &Upstream, server: &Server) {
         let at = format!("{path}.access");
-        match upstream.access {
-            Access::PassThrough => {
-                self.problem(&at, "pass-through is not there yet", "use public, shared or mapped");
-                let settings = &upstream.settings;
-                if upstream.has_credentials() || settings.insecure {
-                    let message = "pass-through asks with the caller's own credential";
-                    self.problem(&at, message, "leave auth, client_cert and insecure out, or use another mode");
-                }
-                let hosts: Vec<_> = upstream.urls.iter().map(Url::host_str).collect();
-                let safe = |url: &Url| url.scheme() == "https" || is_this_machine(url);
-                if hosts.windows(2).any(|two| two[0] != two[1]) || !upstream.urls.iter().all(safe) {
-                    let message = "a caller's credential goes to one host, over https or on loopback";
-                    self.problem(&at, message, "give url addresses of one host, or use another mode");
-                }
-                self.private_ways(&at, server);
-            }
-            _ => {}
+        if upstream.access != Access::PassThrough {
+            return;
         }
+        let settings = &upstream.settings;
+        if upstream.has_credentials() || settings.insecure {
+            let message = "pass-through asks with the caller's own credential";
+            self.problem(&at, message, "leave auth, client_cert and insecure out, or use another mode");
+        }
+        let hosts: Vec<_> = upstream.urls.iter().map(Url::host_str).collect();
+        let safe = |url: &Url| url.scheme() == "https" || is_this_machine(url);
+        if hosts.windows(2).any(|two| two[0] != two[1]) || !upstream.urls.iter().all(safe) {
+            let message = "a caller's credential goes to one host, over https or on loopback";
+            self.problem(&at, message, "give url addresses of one host, or use another mode");
+        }
+        self.private_ways(&at, server);
     }
 }
 
@@ -288,6 +285,14 @@ pub(super) fn warnings(config: &Config, file: &file::File) -> Vec<String> {
                 ));
             }
             _ => {}
+        }
+        let is_hub = |url: &Url| url.host_str().is_some_and(|host| host == "docker.io" || host.ends_with(".docker.io"));
+        if upstream.access == Access::PassThrough && host.as_str() == "docker.io" && !upstream.urls.iter().all(is_hub) {
+            warnings.push(
+                "docker.io is passed through to another address than Docker Hub's: dockerd shows the Hub's login to whatever \
+                 token service that one names"
+                    .to_owned(),
+            );
         }
         let asks = match upstream.access {
             Access::PassThrough => true,

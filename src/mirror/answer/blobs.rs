@@ -133,7 +133,13 @@ impl Mirror {
             let selected = Selected::of(bodies.collect());
             return Ok(BlobAnswer { digest, size: Some(size), selected, outcome: Outcome::Relayed });
         }
-        self.heard(route, filling(following, source, range, framing, outcome).await)
+        let filled = filling(following, source.clone(), range, framing, outcome).await;
+        if outcome == Outcome::Join && filled.is_err() && blobs.stored.is_of_callers(&route.location) {
+            // It was refused to whom it was begun for, which says nothing to this one.
+            let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(route.asker.client()));
+            return filling(following, source, range, framing, outcome).await;
+        }
+        self.heard(route, filled)
     }
 
     /// The bytes of a stored manifest that is too large to be in memory for as long as a client takes.

@@ -15,7 +15,8 @@ impl Mirror {
     pub(super) fn heard<T>(&self, route: &Route, answer: Result<T, MirrorError>) -> Result<T, MirrorError> {
         let refused = answer.as_ref().err().and_then(MirrorError::upstream_class) == Some(UpstreamErrorClass::Denied);
         let fills = &self.0.fills;
-        if refused && fills.stored.denials.is_due(&route.location) {
+        let for_all = !fills.stored.is_of_callers(&route.location);
+        if refused && for_all && fills.stored.denials.is_due(&route.location) {
             fills.tasks.spawn(look_into(Arc::clone(fills), route.clone()));
         }
         answer

@@ -34,6 +34,10 @@ impl Mirror {
     async fn ask_for(&self, location: Location, digest: Digest) {
         let stored = &self.0.fills.stored;
         let Some(upstream) = self.0.routes.upstream(&location.upstream) else { return };
+        if stored.is_of_callers(&location) {
+            // Whoever asks for it next brings what it takes.
+            return;
+        }
         let member = stored.member(&location, &digest).filter(|member| member.proof == Proof::Unknown);
         let Some(Membership { descriptor, .. }) = member else { return };
         let route = Route::of_operator(location.clone(), upstream);

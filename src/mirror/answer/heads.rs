@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::metadata::{TagKey, TagRecord};
 use crate::mirror::Mirror;
-use crate::mirror::answer::manifests::{ManifestAnswer, arrived};
+use crate::mirror::answer::manifests::{ManifestAnswer, arrived, patiently};
 use crate::mirror::answer::tags::{Tags, stale_there};
 use crate::mirror::error::MirrorError;
 use crate::mirror::flight::Fetched;
@@ -202,6 +202,9 @@ impl Tags {
                 answer
             }
         };
+        if self.manifests.stored.is_of_callers(&key.0) {
+            return patiently(patience, work()).await;
+        }
         arrived(flights.share(&self.tasks, key, patience, work).await)
     }
 

@@ -17,14 +17,14 @@ use url::form_urlencoded::Serializer;
 use crate::clock::Clock;
 use crate::metadata::{ListKey, Location, MetadataStore};
 use crate::mirror::Mirror;
-use crate::mirror::error::MirrorError;
+use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::keeper::Keeper;
 use crate::mirror::recall::lists::{ListQuestion, Lists};
 use crate::mirror::routes::Route;
 use crate::oci::{Cursor, Digest, Page};
 use crate::outcome::Outcome;
-use crate::upstream::{ReferrerList, Resource, TagList};
+use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError};
 
 /// The largest page that we ask any upstream for: more is an error at Amazon's registries.
 const LARGEST_PAGE: u32 = 1000;
@@ -116,6 +116,11 @@ impl Mirror {
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
         let about = self.question(route, Resource::tags(&repository));
         let ask = || async move { upstream.tags(&repository, &asked).await };
+        if self.0.fills.stored.is_of_callers(&route.location) {
+            let list = Arc::new(of_his_own(route, Subject::Tags, ask()).await?);
+            let (part, next) = cut(&list, page);
+            return Ok(TagsAnswer { tags: Tags { list, part }, next, outcome: Outcome::Relayed, stale_for: None });
+        }
         let found = self.heard(route, self.0.answers.lists.tags.look(key, about, ask).await)?;
         let (part, next) = cut(&found.list, page);
         let tags = Tags { list: found.list, part };
@@ -140,6 +145,10 @@ impl Mirror {
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
+        if self.0.fills.stored.is_of_callers(&route.location) {
+            let ReferrerList { index, filtered, next } = of_his_own(route, Subject::Referrers, ask()).await?;
+            return Ok(ReferrersAnswer { index, filtered, next, outcome: Outcome::Relayed, stale_for: None });
+        }
         let found = self.heard(route, self.0.answers.lists.referrers.look(key, about, ask).await)?;
         let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
         Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
@@ -160,6 +169,16 @@ impl Mirror {
         let may_remember = !self.0.fills.stored.denials.holds(&route.location);
         ListQuestion { route, resource, may_remember }
     }
+}
+
+/// A list that is told to one caller is neither kept nor shared.
+async fn of_his_own<V>(
+    route: &Route,
+    subject: Subject,
+    asked: impl Future<Output = Result<V, UpstreamError>>,
+) -> Result<V, MirrorError> {
+    route.asker.question()?;
+    asked.await.map_err(|error| MirrorError::upstream(subject, error))
 }
 
 /// The part of `list` that the client asked for, and where it goes on: not every upstream keeps to

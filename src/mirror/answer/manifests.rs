@@ -75,6 +75,9 @@ impl Manifests {
             manifests.is_in_hand((route.location, digest), &manifest);
             Ok((manifest, Outcome::Fill))
         };
+        if self.stored.is_of_callers(&key.0) {
+            return work().await;
+        }
         arrived(self.flights.share(&self.fills.tasks, key, None, work).await)
     }
 
@@ -114,6 +117,14 @@ impl Manifests {
             in_use.retain(|_, manifest| manifest.strong_count() > 0);
         }
         in_use.insert(key, Arc::downgrade(manifest));
+    }
+}
+
+/// What is asked with a caller's own credential is his own question: nobody shares it, nor what is said to it.
+pub(super) async fn patiently<M>(patience: Option<Duration>, asked: impl Future<Output = Fetched<M>>) -> Fetched<M> {
+    match patience {
+        Some(patience) => tokio::time::timeout(patience, asked).await.unwrap_or(Err(overdue(Subject::Manifest))),
+        None => asked.await,
     }
 }
 

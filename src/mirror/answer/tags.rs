@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::{Location, MetadataError, MetadataStore, TagKey, TagRecord};
 use crate::metrics::Metrics;
-use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived};
+use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived, patiently};
 use crate::mirror::answer::tag_moves;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::Fetched;
@@ -145,10 +145,14 @@ impl Tags {
             tracing::warn!(location = %key.location, tag = %key.tag, %error, "tag not remembered, asking upstream");
             None
         });
+        let withdrawn =
+            |record: &TagRecord| self.manifests.stored.is_withdrawn(&key.location, &record.descriptor.digest);
+        let own = own.filter(|record| !withdrawn(record));
         let conclusive = own.is_some();
         let what = own.or_else(|| {
             let records = self.metadata.tag_records(&key.location, &key.tag).ok()?;
             let readable = records.into_iter().filter(|(_, record)| key.accept.takes(&record.descriptor.media_type));
+            let readable = readable.filter(|(_, record)| !withdrawn(record));
             // What is too old to stand in comes last.
             let now = self.clock.now();
             let fitness = |record: &TagRecord| (self.policy.may_stand_in(record.checked_at, now), record.fitness());
@@ -194,6 +198,9 @@ impl Tags {
         let route = route.clone().asked_by(route.asker.counted());
         let (tags, of) = (Arc::clone(self), key.clone());
         let work = || async move { tags.resolve(&route, of, record).await };
+        if self.manifests.stored.is_of_callers(&key.location) {
+            return patiently(patience, work()).await;
+        }
         arrived(self.flights.share(&self.tasks, key, patience, work).await)
     }
 
@@ -251,7 +258,8 @@ impl Tags {
     /// that is not there for some types is forgotten as far as it was one of these types, and stays for others.
     pub(super) async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
         let (class, gone) = (error.class, key.clone());
-        if matches!(class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+        let for_all = !self.manifests.stored.is_of_callers(&key.location);
+        if for_all && matches!(class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
             let forget = move |metadata: &dyn MetadataStore| {
                 let TagKey { location, tag, accept } = &gone;
                 if class == UpstreamErrorClass::Denied {

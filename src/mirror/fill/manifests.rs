@@ -52,7 +52,7 @@ impl Fills {
         missing: Missing,
         error: UpstreamError,
     ) -> MirrorError {
-        if error.class == UpstreamErrorClass::NotFound {
+        if error.class == UpstreamErrorClass::NotFound && !self.stored.is_of_callers(&route.location) {
             self.stored.records.forget_manifest(&route.location, &digest).await;
         }
         self.negatives.note(|| missing, error.class);

@@ -5,6 +5,7 @@
 //! because clients ask for a manifest among the blobs when it is not found among the manifests, and for
 //! the method: what HEAD is told is no word on what GET would get.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use moka::sync::Cache;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::{Location, TagKey};
 use crate::mirror::error::{MirrorError, Subject};
-use crate::oci::{AcceptSet, Digest};
+use crate::oci::{AcceptSet, Digest, RegistryName};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// What was not found.
@@ -30,6 +31,13 @@ pub(crate) enum Missing {
 }
 
 impl Missing {
+    const fn location(&self) -> &Location {
+        match self {
+            Missing::Tag(key) => &key.location,
+            Missing::Manifest(location, ..) | Missing::Blob(location, _) | Missing::Head(location, _) => location,
+        }
+    }
+
     fn error(&self) -> MirrorError {
         let (subject, what) = match self {
             Missing::Tag(key) => (Subject::Manifest, format!("{}:{}", key.location, key.tag)),
@@ -48,14 +56,16 @@ pub(crate) struct Negatives {
     ttl: Duration,
     clock: Arc<dyn Clock>,
     known: Cache<Missing, Timestamp>,
+    /// Upstreams that say "not found" to one caller and not to another.
+    of_callers: HashSet<RegistryName>,
 }
 
 impl Negatives {
     const MAX: u64 = 10_000;
 
     /// Believes a "not found" for `ttl`.
-    pub(crate) fn new(ttl: Duration, clock: Arc<dyn Clock>) -> Negatives {
-        Negatives { ttl, clock, known: Cache::new(Negatives::MAX) }
+    pub(crate) fn new(ttl: Duration, clock: Arc<dyn Clock>, of_callers: HashSet<RegistryName>) -> Negatives {
+        Negatives { ttl, clock, known: Cache::new(Negatives::MAX), of_callers }
     }
 
     /// How many entries there are.
@@ -73,8 +83,12 @@ impl Negatives {
 
     /// Takes note of what upstream said, if it is "not found".
     pub(crate) fn note(&self, missing: impl FnOnce() -> Missing, class: UpstreamErrorClass) {
-        if class == UpstreamErrorClass::NotFound && !self.ttl.is_zero() {
-            self.known.insert(missing(), self.clock.now());
+        if class != UpstreamErrorClass::NotFound || self.ttl.is_zero() {
+            return;
+        }
+        let missing = missing();
+        if !self.of_callers.contains(&missing.location().upstream) {
+            self.known.insert(missing, self.clock.now());
         }
     }
 
@@ -97,7 +111,8 @@ mod tests {
 
     #[test]
     fn made_up_digests_do_not_fill_the_memory() {
-        let negatives = Negatives::new(Duration::from_secs(10), Arc::new(ManualClock::at(Timestamp(1))));
+        let negatives =
+            Negatives::new(Duration::from_secs(10), Arc::new(ManualClock::at(Timestamp(1))), HashSet::new());
         let upstream = "docker.io".parse().expect("a name");
         let location = Location { upstream, repository: "a/b".parse().expect("a name") };
         for n in 0..2 * Negatives::MAX {

@@ -40,6 +40,8 @@ pub(crate) struct Stored {
     pub(crate) doubts: Doubts,
     /// Upstreams that are asked without a credential.
     public: HashSet<RegistryName>,
+    /// Upstreams that callers show something of their own.
+    of_callers: HashSet<RegistryName>,
     uses: Uses,
     trust: Trust,
     metrics: Arc<Metrics>,
@@ -53,12 +55,13 @@ impl Stored {
         records: Records,
         metrics: Arc<Metrics>,
         public: HashSet<RegistryName>,
+        of_callers: HashSet<RegistryName>,
         verify_on_read: bool,
     ) -> Stored {
         let (denials, doubts) =
             (Denials::new(Arc::clone(&records.metadata), Arc::clone(&records.clock)), Doubts::default());
         let (uses, trust) = (Uses::default(), Trust::new(verify_on_read));
-        Stored { blobs, records, denials, doubts, public, uses, trust, metrics }
+        Stored { blobs, records, denials, doubts, public, of_callers, uses, trust, metrics }
     }
 
     /// How far changes are counted now. What is looked up after this call holds as long as this
@@ -111,6 +114,16 @@ impl Stored {
     /// since is asked for anew.
     fn is_given(&self, location: &Location, member: &Membership) -> bool {
         !self.asks_as_nobody(location) || member.anonymous || matches!(member.proof, Proof::Unknown | Proof::Import)
+    }
+
+    /// Whether it came with a credential that has been removed since.
+    pub(crate) fn is_withdrawn(&self, location: &Location, digest: &Digest) -> bool {
+        self.member(location, digest).is_some_and(|member| !self.is_given(location, &member))
+    }
+
+    /// Whether upstream is asked with what callers show: what it says to one is not said to others.
+    pub(crate) fn is_of_callers(&self, location: &Location) -> bool {
+        self.of_callers.contains(&location.upstream)
     }
 
     /// Whether upstream is asked without a credential.

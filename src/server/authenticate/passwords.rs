@@ -83,6 +83,11 @@ impl Passwords {
         Ok(Passwords { users: Arc::new(users), nobody, turns: Turns::new(most) })
     }
 
+    /// Whether it is a user.
+    pub(super) fn know(&self, user: &str) -> bool {
+        self.users.contains_key(user)
+    }
+
     /// A turn to have a password checked; `None` when that takes too long.
     pub(super) async fn turn(&self, client: ClientId) -> Option<Turn> {
         tokio::time::timeout(PATIENCE, self.turns.take(client)).await.ok().flatten()

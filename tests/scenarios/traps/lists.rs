@@ -110,7 +110,7 @@ async fn trap_28_a_new_tag_shows_within_half_a_minute_and_null_is_an_empty_list(
     let remembered = mirror.get(TAGS).await;
     assert_eq!(
         (tags_of(&remembered), remembered.header("cache-status")),
-        (vec!["a".into()], Some("registry-mirror; hit"))
+        (vec!["a".into()], Some("registry-mirror; hit; detail=hit"))
     );
     mirror.advance(Duration::from_secs(30));
     assert_eq!(tags_of(&mirror.get(TAGS).await), ["a", "b"]);

@@ -80,7 +80,7 @@ async fn trap_11_a_lazy_read_of_a_cold_blob_is_answered_while_the_fill_stands() 
         gate.open();
         mirror.settled().await;
         let whole = mirror.get(&path).await;
-        assert_eq!(whole.header("cache-status"), Some("registry-mirror; hit"));
+        assert_eq!(whole.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
         assert!(whole.complete && whole.body == bytes);
         assert_eq!(registry.count_of(&fill(&digest)), 1, "one fill ran behind");
         assert!(!mirror.metrics().await.contains("relayed-mismatch"));

@@ -1,0 +1,123 @@
+//! What upstreams have granted to whom, for a while.
+//!
+//! Truths: a grant ends when its time is over, however often it was used; where there is no room for one, upstream
+//! is asked again. Time is monotonic.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::metadata::Location;
+
+/// So many are remembered.
+const MOST: usize = 100_000;
+/// How long a yes counts while upstream is away.
+const AWAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Whose grant it is, by a keyed hash.
+pub type Holder = [u8; 32];
+
+/// The grants.
+#[derive(Debug)]
+pub struct Grants {
+    life: Duration,
+    given: Mutex<HashMap<(Holder, Location), Given>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    at: Instant,
+    /// Whether it counts while upstream is away.
+    lasting: bool,
+}
+
+impl Grants {
+    /// None yet; each lives so long.
+    pub fn new(life: Duration) -> Grants {
+        Grants { life, given: Mutex::default() }
+    }
+
+    /// Whether he may read it.
+    pub fn hold(&self, holder: &Holder, location: &Location, now: Instant) -> bool {
+        self.age(holder, location, now).is_some_and(|(age, _)| age < self.life)
+    }
+
+    /// Whether he may read it while upstream is away.
+    pub fn held(&self, holder: &Holder, location: &Location, now: Instant) -> bool {
+        self.age(holder, location, now).is_some_and(|(age, lasting)| lasting && age < AWAY)
+    }
+
+    fn age(&self, holder: &Holder, location: &Location, now: Instant) -> Option<(Duration, bool)> {
+        let given = *self.given.lock().get(&(*holder, location.clone()))?;
+        Some((now.checked_duration_since(given.at)?, given.lasting))
+    }
+
+    /// Upstream says yes. With `lasting` that counts for a day while upstream is away.
+    pub fn give(&self, holder: &Holder, location: &Location, lasting: bool, now: Instant) {
+        let mut given = self.given.lock();
+        if given.len() >= MOST {
+            let life = self.life;
+            given.retain(|_, given| now.duration_since(given.at) < if given.lasting { AWAY } else { life });
+        }
+        if given.len() < MOST {
+            given.insert((*holder, location.clone()), Given { at: now, lasting });
+        }
+    }
+
+    /// Upstream says no, to him.
+    pub fn end(&self, holder: &Holder, location: &Location) {
+        self.given.lock().remove(&(*holder, location.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn location(repository: &str) -> Location {
+        Location { upstream: "a.example".parse().expect("valid"), repository: repository.parse().expect("valid") }
+    }
+
+    #[test]
+    fn a_grant_is_for_one_holder_and_repository_and_ends_however_often_it_is_used() {
+        let (grants, start) = (Grants::new(Duration::from_secs(120)), Instant::now());
+        let (one, other, app) = ([1; 32], [2; 32], location("app"));
+        grants.give(&one, &app, false, start);
+        for seconds in [0, 60, 119] {
+            assert!(grants.hold(&one, &app, start + Duration::from_secs(seconds)), "{seconds}");
+        }
+        assert!(!grants.hold(&one, &app, start + Duration::from_secs(120)));
+        assert!(!grants.hold(&other, &app, start) && !grants.hold(&one, &location("other"), start));
+        assert!(!grants.held(&one, &app, start));
+        grants.end(&one, &app);
+        assert!(!grants.hold(&one, &app, start));
+    }
+
+    #[test]
+    fn what_lasts_counts_for_a_day_while_upstream_is_away() {
+        let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
+        grants.give(&[1; 32], &app, true, start);
+        assert!(grants.held(&[1; 32], &app, start + AWAY - Duration::from_secs(1)));
+        assert!(!grants.held(&[1; 32], &app, start + AWAY));
+        assert!(!grants.hold(&[1; 32], &app, start + Duration::from_secs(121)));
+    }
+
+    #[test]
+    fn where_there_is_no_room_upstream_is_asked_again() {
+        let (grants, start) = (Grants::new(Duration::from_secs(120)), Instant::now());
+        let holder = |n: usize| {
+            let mut holder = [0; 32];
+            holder[..8].copy_from_slice(&n.to_le_bytes());
+            holder
+        };
+        for n in 0..=MOST {
+            grants.give(&holder(n), &location("app"), false, start);
+        }
+        assert!(grants.hold(&holder(0), &location("app"), start));
+        assert!(!grants.hold(&holder(MOST), &location("app"), start));
+        let later = start + Duration::from_secs(121);
+        grants.give(&holder(MOST), &location("app"), false, later);
+        assert!(grants.hold(&holder(MOST), &location("app"), later), "those that are over make room");
+    }
+}

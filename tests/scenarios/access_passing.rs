@@ -1,0 +1,186 @@
+//! Private images with each caller's own rights: what the upstream gives to him, and the bytes once for all.
+
+use scripted_registry::client::{self, Response};
+use scripted_registry::{Image, Match, Registry, TokenPolicy, noise};
+use serde_json::Value;
+
+use crate::access_mapped::{basic, users};
+use crate::support::mirror::{Settings, TestMirror};
+
+fn policy() -> TokenPolicy {
+    TokenPolicy::bearer().user("ann", "ann").user("bob", "bob").private("team/private")
+}
+
+/// A registry with an image for its users and one for everybody, and a mirror in front of it.
+async fn scene(more: &str) -> (Registry, Image, TestMirror) {
+    let registry = Registry::start().await;
+    registry.require_tokens(policy());
+    let image = registry.add_image("team/private", "1", &[noise(61, 200_000)]);
+    registry.add_image("team/open", "1", &[noise(62, 1000)]);
+    let lines = format!("server.listen = [\"127.0.0.1:0\", \"127.0.0.1:0=a.example\"]\n{more}");
+    let settings =
+        Settings::of(&registry).config(&lines).and("a.example", &registry).having("access = \"pass-through\"");
+    let mirror = settings.start().await;
+    (registry, image, mirror)
+}
+
+fn paths(image: &Image) -> Vec<String> {
+    let manifest = &image.manifest.digest;
+    let blobs = image.blobs().map(|blob| format!("blobs/{}", blob.digest));
+    let rest = ["manifests/1".to_owned(), format!("manifests/{manifest}")].into_iter();
+    let lists = ["tags/list".to_owned(), format!("referrers/{manifest}")];
+    rest.chain(blobs).chain(lists).map(|path| format!("/v2/team/private/{path}?ns=a.example")).collect()
+}
+
+async fn ask(mirror: &TestMirror, method: &str, path: &str, shown: &str) -> Response {
+    let headers = [("Authorization", shown)];
+    client::request(mirror.address, method, path, if shown.is_empty() { &[] } else { &headers }).await
+}
+
+/// A token of the registry's own service, as clients get it that are sent there.
+async fn token(registry: &Registry, user: &str) -> String {
+    let shown = basic(user, user);
+    let path = "/token?scope=repository:team/private:pull";
+    let headers = [("Authorization", shown.as_str())];
+    let answer = client::get(registry.address(), path, if user.is_empty() { &[] } else { &headers }).await;
+    let answer: Value = serde_json::from_slice(&answer.body).expect("JSON");
+    format!("Bearer {}", answer["token"].as_str().expect("a token"))
+}
+
+fn told(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
+    let headers = response.headers.iter().map(|(name, value)| (name.to_string(), format!("{value:?}")));
+    (response.status, headers.filter(|(name, _)| name != "date").collect(), response.body.to_vec())
+}
+
+#[tokio::test]
+async fn each_gets_what_the_upstream_gives_to_him_and_is_sent_where_he_can_log_in() {
+    let (registry, image, mirror) = scene("").await;
+    let (ann, nobody) = (token(&registry, "ann").await, token(&registry, "").await);
+    let mut refusals = Vec::new();
+    for round in 0..2 {
+        for path in paths(&image).iter().filter(|path| !path.contains("blobs/")) {
+            for method in ["GET", "HEAD"] {
+                for shown in ["", nobody.as_str(), "Bearer made-up", &basic("eve", "eve")] {
+                    let refused = ask(&mirror, method, path, shown).await;
+                    assert_eq!(refused.status, 401, "{round}: {method} {path} {shown}");
+                    assert_eq!(refused.header("cache-control"), Some("private, no-store"));
+                    let challenge = refused.header("www-authenticate").expect("a challenge").to_owned();
+                    let realm = format!("Bearer realm=\"{}/token\"", registry.url());
+                    assert!(challenge.starts_with(&realm), "{challenge}");
+                    assert!(challenge.contains("scope=\"repository:team/private:pull\""), "{challenge}");
+                    refusals.push(told(&refused));
+                }
+            }
+        }
+        // Stored from here on.
+        for path in paths(&image) {
+            for shown in [&ann, &basic("bob", "bob")] {
+                let given = ask(&mirror, "GET", &path, shown).await;
+                assert_eq!(given.status, 200, "{round}: {path}");
+                assert_eq!(given.header("cache-control"), Some("private, no-store"));
+            }
+        }
+        mirror.settled().await;
+    }
+    let (cold, warm) = refusals.split_at(refusals.len() / 2);
+    assert!(cold == warm, "stored and not stored are told alike");
+    for blob in image.blobs() {
+        assert_eq!(registry.gets_of(&blob.digest), 1, "the bytes are shared");
+        let path = format!("/v2/team/private/blobs/{}?ns=a.example", blob.digest);
+        assert_eq!(ask(&mirror, "GET", &path, "").await.status, 401);
+        assert_eq!(ask(&mirror, "GET", &path, "Bearer made-up").await.status, 401);
+    }
+    let open = ask(&mirror, "GET", "/v2/team/open/manifests/1?ns=a.example", "").await;
+    assert_eq!((open.status, open.header("www-authenticate")), (200, None), "what is public is not challenged");
+}
+
+async fn pull(mirror: &TestMirror, image: &Image, shown: &str) -> Vec<u16> {
+    let mut statuses = Vec::new();
+    for path in paths(image).iter().filter(|path| !path.contains("list") && !path.contains("referrers")) {
+        statuses.push(ask(mirror, "GET", path, shown).await.status);
+    }
+    statuses
+}
+
+#[tokio::test]
+async fn a_warm_pull_costs_one_question_for_the_life_of_a_grant() {
+    let (registry, image, mirror) = scene("").await;
+    let all = vec![200; paths(&image).len() - 2];
+    assert_eq!(pull(&mirror, &image, &basic("ann", "ann")).await, all);
+    mirror.settled().await;
+    for (user, questions) in [("bob", 1), ("bob", 0), ("ann", 0)] {
+        registry.forget_requests();
+        assert_eq!(pull(&mirror, &image, &basic(user, user)).await, all);
+        let asked = registry.count_of(&Match::manifests().or(Match::blobs()));
+        assert_eq!(asked, questions, "{user}: {:?}", registry.requests().iter().map(|it| &it.path).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn rights_that_are_withdrawn_end_with_the_grant_and_for_nobody_else() {
+    let (registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
+    let (ann, bob) = (basic("ann", "ann"), basic("bob", "bob"));
+    let all = vec![200; paths(&image).len() - 2];
+    assert_eq!(pull(&mirror, &image, &ann).await, all);
+    mirror.settled().await;
+    registry.require_tokens(TokenPolicy::bearer().user("bob", "bob").private("team/private"));
+    registry.expire_tokens();
+    assert_eq!(pull(&mirror, &image, &ann).await, vec![401; all.len()]);
+    registry.forget_requests();
+    assert_eq!(pull(&mirror, &image, &bob).await, all);
+    for blob in image.blobs() {
+        assert_eq!(registry.gets_of(&blob.digest), 0, "nothing was forgotten");
+    }
+}
+
+#[tokio::test]
+async fn while_the_upstream_is_away_only_the_very_same_password_opens_what_it_had_opened() {
+    let (mut registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
+    let (ann, bearer) = (basic("ann", "ann"), token(&registry, "ann").await);
+    let path = paths(&image)[1].clone();
+    for shown in [&ann, &bearer] {
+        assert_eq!(ask(&mirror, "GET", &path, shown).await.status, 200);
+    }
+    mirror.settled().await;
+    registry.stop().await;
+    for (shown, status) in [(ann.as_str(), 200), (&bearer, 503), ("", 503), (&basic("ann", "other"), 503)] {
+        assert_eq!(ask(&mirror, "GET", &path, shown).await.status, status, "{shown}");
+    }
+    let login = client::get(mirror.addresses[1], "/v2/", &[]).await;
+    assert_eq!(login.status, 200, "nobody is turned away at the door of an upstream that is away");
+}
+
+#[tokio::test]
+async fn one_logs_in_at_the_listener_of_the_upstream_with_the_upstreams_own_password() {
+    let (registry, _, mirror) = scene("").await;
+    let at = mirror.addresses[1];
+    let refused = client::get(at, "/v2/", &[]).await;
+    let challenge = refused.header("www-authenticate").unwrap_or_default().to_owned();
+    assert!(refused.status == 401 && challenge.starts_with("Bearer realm="), "{challenge}");
+    for (shown, status) in [
+        (basic("ann", "ann"), 200),
+        (basic("ann", "wrong"), 401),
+        (token(&registry, "ann").await, 200),
+        ("Bearer made-up".to_owned(), 401),
+    ] {
+        assert_eq!(client::get(at, "/v2/", &[("Authorization", &shown)]).await.status, status, "{shown}");
+    }
+    assert_eq!(client::get(mirror.address, "/v2/", &[]).await.status, 200, "another listener");
+}
+
+#[tokio::test]
+async fn what_is_ours_to_judge_is_never_sent_to_an_upstream() {
+    let (_folder, users) = users(&["ci"]);
+    let (registry, image, mirror) = scene(&format!("access.htpasswd = \"{}\"", users.display())).await;
+    let path = paths(&image)[0].clone();
+    for password in ["ci", "wrong"] {
+        assert_eq!(ask(&mirror, "GET", &path, &basic("ci", password)).await.status, 401);
+        client::get(mirror.addresses[1], "/v2/", &[("Authorization", &basic("ci", password))]).await;
+    }
+    let sent = registry.requests().iter().any(|request| {
+        let shown = request.header("authorization").unwrap_or_default().to_owned();
+        [basic("ci", "ci"), basic("ci", "wrong")].contains(&shown)
+    });
+    assert!(!sent);
+    assert_eq!(ask(&mirror, "GET", &path, &basic("ann", "ann")).await.status, 200);
+}
