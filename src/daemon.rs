@@ -328,7 +328,8 @@ impl Daemon {
                     metrics.store_besides(names.bytes, names.inodes, blobs.lingering());
                     let (bodies, budget_of_bodies) = mirror.bodies();
                     metrics.bodies(bodies, budget_of_bodies);
-                    let own = clients.tables().into_iter().chain([admission.authenticator.table()]);
+                    let own =
+                        clients.tables().into_iter().chain([admission.authenticator.table(), admission.grants.table()]);
                     metrics.entries(mirror.tables().into_iter().chain(own));
                     metrics.memory(mirror.memory_used());
                     tokio::time::sleep(GAUGES_EVERY).await;

@@ -38,6 +38,11 @@ impl Grants {
         Grants { life, given: Mutex::default() }
     }
 
+    /// How many are remembered.
+    pub fn table(&self) -> (&'static str, u64) {
+        ("grants", self.given.lock().len() as u64)
+    }
+
     /// Whether he may read it.
     pub fn hold(&self, holder: &Holder, location: &Location, now: Instant) -> bool {
         self.age(holder, location, now).is_some_and(|(age, _)| age < self.life)

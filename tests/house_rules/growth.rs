@@ -78,7 +78,17 @@ const TABLE: &[(&str, &str, Growth)] = &[
         ),
     ),
     ("server/resting.rs", "open", Still("one for each connection, of which there are server.max_connections")),
-    ("server/authenticate.rs", "known", Still("a cache of 10,000 verdicts, each of some bytes, kept for a minute")),
+    (
+        "access/grants.rs",
+        "given",
+        Bounded(
+            "100,000, beyond which upstream is asked each time",
+            "mirror_entries{table=grants}",
+            "where_there_is_no_room_upstream_is_asked_again",
+        ),
+    ),
+    ("mirror.rs", "of_callers", OPERATOR),
+    ("mirror/recall/negatives.rs", "of_callers", OPERATOR),
     ("server/authenticate/passwords.rs", "users", OPERATOR),
     ("access/rules.rs", "modes", OPERATOR),
     ("access/rules.rs", "unproven", OPERATOR),

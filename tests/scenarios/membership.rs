@@ -124,7 +124,7 @@ async fn the_word_of_another_upstream_opens_nothing_private_and_its_own_bytes_do
     std::fs::remove_dir_all(settings.store().join("metadata")).unwrap();
     mirror = settings.start().await;
     scene.is_refused(&mirror, "without an index").await;
-    scene.is_served(&mirror, THERE, "hit").await;
+    scene.is_served(&mirror, THERE, "hit; detail=hit").await;
 
     scene.other.clear_rules();
     mirror.advance(std::time::Duration::from_secs(60));
@@ -132,7 +132,7 @@ async fn the_word_of_another_upstream_opens_nothing_private_and_its_own_bytes_do
     scene.is_served(&mirror, ELSEWHERE, "fwd=miss; stored; detail=fill").await;
     assert!(scene.other.body_bytes_sent(&scene.digest) - sent >= SIZE as u64, "all of it, once");
     scene.other.forget_requests();
-    scene.is_served(&mirror, ELSEWHERE, "hit").await;
+    scene.is_served(&mirror, ELSEWHERE, "hit; detail=hit").await;
     assert_eq!(scene.other.requests().len(), 0);
     assert_eq!(record_of(mirror.store(), "other.example")["proof"], "bytes");
 }
@@ -213,7 +213,7 @@ async fn a_length_that_was_claimed_costs_one_look_at_the_blob() {
     let settings = mirror.stop().await;
     make_old(settings.store(), Some(7));
     let mirror = settings.start().await;
-    scene.is_served(&mirror, ELSEWHERE, "hit").await;
+    scene.is_served(&mirror, ELSEWHERE, "hit; detail=hit").await;
     assert_eq!(record_of(mirror.store(), "other.example")["size"], SIZE, "it is mended");
 }
 
@@ -239,19 +239,19 @@ async fn a_membership_without_a_proof_is_served_and_asked_for_once_more() {
     // Away: as before.
     scene.owner.stop().await;
     let mirror = settings.start().await;
-    scene.is_served(&mirror, THERE, "hit").await;
+    scene.is_served(&mirror, THERE, "hit; detail=hit").await;
     let settings = mirror.stop().await;
     assert!(record_of(settings.store(), "docker.io").get("proof").is_none());
 
     scene.owner.restart_on_same_port().await;
     scene.owner.forget_requests();
     let mirror = settings.start().await;
-    scene.is_served(&mirror, THERE, "hit").await;
+    scene.is_served(&mirror, THERE, "hit; detail=hit").await;
     assert_eq!(proven(&mirror).await["proof"], "head", "nobody else can have brought it");
     assert_eq!(scene.owner.gets_of(&scene.digest), 0);
     scene.owner.forget_requests();
     let mirror = mirror.restart().await;
-    scene.is_served(&mirror, THERE, "hit").await;
+    scene.is_served(&mirror, THERE, "hit; detail=hit").await;
     assert_eq!(scene.owner.requests().len(), 0, "once");
 }
 
@@ -265,17 +265,17 @@ async fn a_membership_without_a_proof_that_another_upstream_may_have_brought_wan
     let settings = mirror.stop().await;
     make_old(settings.store(), None);
     let mirror = settings.start().await;
-    scene.is_served(&mirror, THERE, "hit").await;
+    scene.is_served(&mirror, THERE, "hit; detail=hit").await;
     assert_eq!(proven(&mirror).await["proof"], "bytes");
     assert_eq!(scene.owner.gets_of(&scene.digest), 2, "once to bring it, once to prove it");
 
     scene.other_only_says_so();
-    scene.is_served(&mirror, ELSEWHERE, "hit").await;
+    scene.is_served(&mirror, ELSEWHERE, "hit; detail=hit").await;
     // Upstream gives it to nobody: that ends it.
     while mirror.get(&scene.blob(ELSEWHERE)).await.status != 404 {
         tokio::task::yield_now().await;
     }
-    scene.is_served(&mirror, THERE, "hit").await;
+    scene.is_served(&mirror, THERE, "hit; detail=hit").await;
 }
 
 #[tokio::test]
