@@ -89,6 +89,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ),
     ("mirror.rs", "of_callers", OPERATOR),
     ("mirror/recall/negatives.rs", "of_callers", OPERATOR),
+    ("mirror/room/stored.rs", "of_callers", OPERATOR),
     ("server/authenticate/passwords.rs", "users", OPERATOR),
     ("access/rules.rs", "modes", OPERATOR),
     ("access/rules.rs", "unproven", OPERATOR),
