@@ -7,16 +7,18 @@
 //! | 0 vocabulary | [`oci`], [`outcome`], [`documents`]; [`clients`], what each may have | nothing that does I/O |
 //! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | the vocabulary; each adapter the one crate it wraps |
 //! | 2 what both use cases need | [`graph`], what images lead to | ports, never adapters |
+//! | 2 who may read what | [`access`], decisions and the permits that come of them | the vocabulary, [`metadata`] |
 //! | 2 use cases | [`mirror`]; [`bundle`], which carries images offline | ports, never adapters |
-//! | 3 edges | [`server`], [`admin`] | `mirror` |
+//! | 3 edges | [`server`], which finds out who asks; [`admin`] | `access`, `mirror` |
 //! | 4 the wiring | [`daemon`] | everything, without logic |
 //! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, the vocabulary, never `mirror` |
-//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`config`]; [`systemd`]; [`confine`], where it may write | the vocabulary |
+//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`audit`], who got what; [`config`]; [`systemd`]; [`confine`], where it may write | the vocabulary |
 //!
 //! # The four flows of a request
 //!
 //! A request is parsed once into a closed [`oci::Request`] and routed to an upstream by
-//! [`mirror::routes`]. Then:
+//! [`mirror::routes`]. [`server::admission`] finds out who asks, and [`access`] gives a permit, without which
+//! there is no [`mirror::Route`]. Then:
 //!
 //! - **Hit.** [`blob_store::BlobStore::open`], and the file goes to the client.
 //! - **Cold miss.** [`mirror::flight`] gives the lead. A [`mirror::fill`] runs as a task of its own:

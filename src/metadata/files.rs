@@ -1,11 +1,13 @@
 //! Tags and memberships as small files: the truth that every index is rebuilt from.
 //!
 //! Below `<store>/repositories/<upstream>/<repository>/` lie `_tags/<tag>/<accepted types>` (a
-//! [`TagRecord`]), `_tags/<tag>/history` (every digest the tag ever had, one JSON line each, only
-//! ever appended to), `_links/<algorithm>/<hex>` (a [`Membership`]) and a file for each [`Note`]; see [`pins`] and [`lists`] for more. No component of a repository
-//! starts with `_` and no upstream with `.`, so nothing clashes. Files are written under another
+//! [`TagRecord`]), `_tags/<tag>/history` (the last changes of the tag, one JSON line
+//! each), `_links/<algorithm>/<hex>` (a [`Membership`]) and a file for each [`Note`]; see
+//! [`pins`] and [`lists`] for more. No component of a repository starts with `_` and no upstream with `.`,
+//! so nothing clashes. Files are written under another
 //! name, synced and renamed, so a reader sees the old or the new one, whole. A damaged file counts
-//! as absent: what it said is asked of upstream again.
+//! as absent: what it said is asked of upstream again. The file is long because all that is written
+//! and removed below a repository is counted in one place.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};

@@ -4,6 +4,7 @@
 //! redirects, authentication, time-outs and length checks are ours, in the files below. Every answer
 //! becomes a value of the port or an error with a class. Messages name hosts and paths of the
 //! registry API, never a query string, a header or a redirect target's path.
+//! The file is long because the port has one method for each question.
 
 mod answer;
 mod body;
