@@ -23,6 +23,7 @@ pub mod plausible;
 pub mod range;
 pub mod refusal;
 pub mod request;
+pub mod tag_names;
 pub mod target;
 
 pub use accept::AcceptSet;
@@ -38,4 +39,5 @@ pub use platform::Platform;
 pub use range::{ContentRange, RangeHeader, Selection, Span};
 pub use refusal::RequestError;
 pub use request::Request;
+pub use tag_names::TagNames;
 pub use target::{RepositoryPath, Target};

@@ -36,7 +36,9 @@ use self::quota::Quota;
 pub use self::resource::Resource;
 use crate::clients::ClientId;
 use crate::oci::challenge::Challenge;
-use crate::oci::{AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
+use crate::oci::{
+    AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span, TagNames,
+};
 
 /// What kind of failure it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -211,7 +213,7 @@ impl std::fmt::Debug for UpstreamBlob {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TagList {
     /// In the order of the upstream.
-    pub tags: Vec<String>,
+    pub tags: TagNames,
     /// Where the list goes on, if it does.
     pub next: Option<Page>,
 }

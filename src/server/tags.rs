@@ -31,6 +31,11 @@ impl TagsJson {
         self.tags.place()
     }
 
+    /// What that takes, in bytes.
+    pub fn weight(&self) -> u64 {
+        self.tags.weight()
+    }
+
     /// How many bytes are still to come.
     pub fn bytes(&self) -> u64 {
         self.clone().map(|piece| piece.len() as u64).sum()
@@ -74,7 +79,7 @@ mod tests {
     fn pieces_of_a_list_are_one_json_document_as_long_as_it_says() {
         for count in [0, 1, 3, 20_000] {
             let tags: Vec<String> = (0..count).map(|n| format!("tag-{n:05}\"\\\n")).collect();
-            let json = TagsJson::new("library/app", Tags::of(tags.clone()));
+            let json = TagsJson::new("library/app", Tags::of(tags.iter().collect()));
             let (length, pieces) = (json.bytes(), json.collect::<Vec<_>>());
             assert!(pieces.iter().all(|piece| piece.len() <= PIECE + 100));
             let whole = pieces.concat();

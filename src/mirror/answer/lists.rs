@@ -22,7 +22,7 @@ use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::keeper::Keeper;
 use crate::mirror::recall::lists::{ListQuestion, Lists};
 use crate::mirror::routes::Route;
-use crate::oci::{Cursor, Digest, Page};
+use crate::oci::{Cursor, Digest, Page, TagNames};
 use crate::outcome::Outcome;
 use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError};
 
@@ -38,7 +38,7 @@ pub struct Tags {
 
 impl Tags {
     /// All of these.
-    pub fn of(tags: Vec<String>) -> Tags {
+    pub fn of(tags: TagNames) -> Tags {
         Tags { part: 0..tags.len(), list: Arc::new(TagList { tags, next: None }) }
     }
 
@@ -57,10 +57,15 @@ impl Tags {
         Arc::as_ptr(&self.list).addr()
     }
 
+    /// What that takes, in bytes.
+    pub fn weight(&self) -> u64 {
+        self.list.tags.weight() as u64
+    }
+
     /// One of them, counted from zero.
     pub fn get(&self, place: usize) -> Option<&str> {
         let place = self.part.start.checked_add(place).filter(|place| *place < self.part.end)?;
-        self.list.tags.get(place).map(String::as_str)
+        self.list.tags.get(place)
     }
 }
 
@@ -192,7 +197,7 @@ fn cut(list: &TagList, asked: &Page) -> (Range<usize>, Option<Page>) {
     }
     if wanted < tags.len() {
         let page = tags.start..tags.start + wanted;
-        let last = list.tags.get(page.end - 1).cloned();
+        let last = list.tags.get(page.end - 1).map(str::to_owned);
         return (page, Some(Page { n: asked.n, last, cursor: None }));
     }
     (tags, list.next.clone().map(|next| Page { n: asked.n.or(next.n), ..next }))
@@ -256,9 +261,9 @@ mod tests {
             (Some(cursor(None)), after(Some(4), ""), "abcd", Some(cursor(Some(4)))),
             (Some(cursor(None)), after(Some(3), ""), "abc", Some(after(Some(3), "c"))),
         ] {
-            let list = TagList { tags: ["a", "b", "c", "d"].map(str::to_owned).to_vec(), next: upstream_next };
+            let list = TagList { tags: ["a", "b", "c", "d"].into_iter().collect(), next: upstream_next };
             let (page, goes_on) = cut(&list, &asked);
-            let page = list.tags[page].concat();
+            let page: String = page.filter_map(|place| list.tags.get(place)).collect();
             assert_eq!((page.as_str(), goes_on), (tags, next), "{asked:?}");
         }
     }

@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn the_same_list_is_written_now_and_again_and_another_at_once() {
         let keeper = Keeper::new(Arc::new(MemoryMetadata::new()), TaskTracker::new());
-        let list = |tag: &str| Ok(Arc::new(TagList { tags: vec![tag.to_owned()], next: None }));
+        let list = |tag: &str| Ok(Arc::new(TagList { tags: [tag].into_iter().collect(), next: None }));
         let at = |seconds: u64| Timestamp(1_000_000).plus(Duration::from_secs(seconds));
         let (first, permit) = keeper.plan(None, list("a"), at(0));
         assert!(permit.is_some());

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::mirror::error::{MirrorError, Subject};
-use crate::oci::Page;
+use crate::oci::{Page, TagNames};
 use crate::upstream::{ReferrerList, TagList};
 
 /// What upstream said, and when.
@@ -33,7 +33,7 @@ pub(crate) trait List: Clone + PartialEq + Send + Sync + 'static {
 
 #[derive(Serialize, Deserialize)]
 struct WrittenTags {
-    tags: Vec<String>,
+    tags: TagNames,
     next: Option<WrittenPage>,
 }
 
@@ -48,7 +48,7 @@ impl List for TagList {
     const SUBJECT: Subject = Subject::Tags;
 
     fn weight(&self) -> usize {
-        self.tags.iter().map(|tag| tag.len() + size_of::<String>()).sum()
+        self.tags.weight()
     }
 
     fn to_bytes(&self) -> Vec<u8> {
@@ -115,7 +115,7 @@ mod tests {
             cursor: cursor.map(|cursor| cursor.parse().expect("a cursor")),
         };
         for next in [None, Some(page(Some(3), Some("b"), None)), Some(page(None, None, Some("x=%2F&y")))] {
-            let list = TagList { tags: vec!["a".to_owned(), "\"\n".to_owned()], next };
+            let list = TagList { tags: ["a", "\"\n"].into_iter().collect(), next };
             assert_eq!(TagList::of_bytes(&list.to_bytes()), Some(list));
         }
         for next in [None, Some("page=2".parse().expect("a cursor"))] {

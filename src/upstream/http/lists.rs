@@ -19,7 +19,7 @@ use super::wire::{header_value, text};
 use crate::oci::link::{self, Next};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::plausible::{Asked, Told, check};
-use crate::oci::{Cursor, Digest, MediaType, Page, Repository, header};
+use crate::oci::{Cursor, Digest, MediaType, Page, Repository, TagNames, header};
 use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamErrorClass};
 
 /// The most bytes of tags that are taken in one answer: a list of 11 MB is one that people have.
@@ -30,12 +30,12 @@ const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied
 struct WireTags {
     /// `null` is an empty list; who leaves it out says at least whose list it is.
     #[serde(default, deserialize_with = "given")]
-    tags: Option<Vec<String>>,
+    tags: Option<TagNames>,
     name: Option<IgnoredAny>,
     errors: Option<IgnoredAny>,
 }
 
-fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<Vec<String>>, D::Error> {
+fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<TagNames>, D::Error> {
     Option::deserialize(value).map(|list| Some(list.unwrap_or_default()))
 }
 
