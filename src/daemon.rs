@@ -42,7 +42,7 @@ use crate::mirror::{Mirror, Parts};
 use crate::oci::ErrorCode;
 use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
 use crate::server::tls::{self, Files, Tls, TlsError};
-use crate::server::{self, Admission, Edge, InHand, Listener};
+use crate::server::{self, Admission, Edge, Listener};
 use crate::upstream::http::HttpSettingsError;
 use crate::upstream::ours::Ours;
 
@@ -134,7 +134,6 @@ pub struct Daemon {
     ours: Arc<Ours>,
     clients: Arc<Clients>,
     admission: Arc<Admission>,
-    in_hand: Arc<InHand>,
     audit: Option<Arc<Audit>>,
     /// The same certificate for operators, of whom none is asked for.
     admin_tls: Option<Arc<Tls>>,
@@ -224,7 +223,6 @@ impl Daemon {
         });
         let clients = Arc::new(Clients::new(config.limits.client, config.server.trusted_proxies.clone()));
         let _lock = lock;
-        let in_hand = Arc::default();
         Ok(Daemon {
             config,
             mirror,
@@ -238,7 +236,6 @@ impl Daemon {
             ours,
             clients,
             admission,
-            in_hand,
             audit,
             _lock,
         })
@@ -295,7 +292,6 @@ impl Daemon {
             shortcuts: Arc::default(),
             clients: Arc::clone(&self.clients),
             admission: Arc::clone(&self.admission),
-            in_hand: Arc::clone(&self.in_hand),
             audit: self.audit.clone(),
         }
     }

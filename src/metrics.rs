@@ -141,7 +141,6 @@ series! {
     audit_lost: Counter, "Lines of the audit that could not be written";
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
-    answers_in_hand: Level, [Bytes] "Bytes of lists and manifests in memory that clients have still to take";
     bodies_used: Level, [Bytes] "Bytes of bodies in memory: in hand, at hand, passed on, on their way to the disk";
     bodies_budget: Level, [Bytes] "Bytes that bodies in memory may take together";
     entries: Family<OfTable, Gauge>, "Entries of what clients and upstreams can make grow, by table";
@@ -434,11 +433,6 @@ impl Metrics {
     /// A request was answered from memory, without a look at the store.
     pub fn at_hand(&self) {
         self.series.memory_hits.inc();
-    }
-
-    /// Clients have still to take so many bytes of answers in memory.
-    pub fn in_hand(&self, bytes: u64) {
-        self.series.answers_in_hand.set(bytes);
     }
 
     /// Requests that are answered from memory are recognised by so many bytes more, or fewer.

@@ -30,6 +30,7 @@ use tokio_util::task::TaskTracker;
 use crate::blob_store::BlobStore;
 use crate::blob_store::ingest::IngestDir;
 use crate::bundle::Stores;
+use crate::clients::ClientId;
 use crate::clock::{Clock, Timestamp};
 use crate::graph::Graph;
 use crate::metadata::MetadataStore;
@@ -43,6 +44,7 @@ pub use answer::heads::ManifestHead;
 pub use answer::lists::{ReferrersAnswer, Tags, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};
+pub use flight::bodies::{InMemory, Share, TooMuch};
 pub use recall::freshness::Policy;
 pub use recall::memory::{Asked, Kept};
 pub use room::Room;
@@ -218,6 +220,14 @@ impl Mirror {
         self.0.fills.bounds.in_memory()
     }
 
+    /// One more answer to `client` made of this, until the share is dropped; `None` where it is short.
+    ///
+    /// # Errors
+    /// [`TooMuch`] that clients have still to take is in memory.
+    pub fn give(&self, body: InMemory, client: ClientId) -> Result<Option<Share>, TooMuch> {
+        self.0.fills.bounds.bodies.give(body, client)
+    }
+
     /// How many entries there are in what clients and upstreams can make grow, by table.
     pub fn tables(&self) -> Vec<(&'static str, u64)> {
         let Wings { fills, answers, room, routes, .. } = &*self.0;
@@ -225,6 +235,7 @@ impl Mirror {
             ("flights_of_blobs", fills.flights.len() as u64),
             ("left_over", fills.ingests.left_over_files()),
             ("lanes", fills.bounds.lanes()),
+            ("answers_untaken", fills.bounds.bodies.untaken()),
             ("held", room.holds.len()),
         ];
         let mut tables: BTreeMap<&'static str, u64> = BTreeMap::new();

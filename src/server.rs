@@ -10,7 +10,6 @@ pub mod connection;
 mod greeting;
 pub mod half_closed;
 pub mod handler;
-pub mod in_hand;
 pub mod io;
 pub mod listener;
 pub mod record;
@@ -31,7 +30,6 @@ use crate::mirror::Mirror;
 use crate::oci::{ErrorCode, RegistryName};
 
 pub use admission::Admission;
-pub use in_hand::InHand;
 pub use listener::{Client, Limits, Listener, Transport};
 pub use record::Peer;
 pub use shortcut::Shortcuts;
@@ -57,8 +55,6 @@ pub struct Edge {
     pub audit: Option<Arc<Audit>>,
     /// Who may read what.
     pub admission: Arc<Admission>,
-    /// What clients have still to take of answers in memory.
-    pub in_hand: Arc<InHand>,
 }
 
 /// Serves until `shutdown` completes, then lets running responses end within the drain time.

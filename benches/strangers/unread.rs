@@ -19,7 +19,7 @@ use super::server::Server;
 
 /// What the mirror needs, and what it may have for answers in memory (README, Memory), in MiB.
 const OWN: f64 = 128.0;
-const ANSWERS: f64 = 3.0 * 64.0;
+const ANSWERS: f64 = 64.0 + 64.0 + 128.0;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 

@@ -12,14 +12,13 @@ use hyper::body::Incoming;
 use super::Edge;
 use super::admission::{self, Guest, Rejected};
 use super::body::ResponseBody;
-use super::in_hand::TooMuch;
 use super::listener::Client;
 use super::record::{Peer, Record};
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::access::{Access, Rule};
 use crate::clients::{Asker, TooMany};
-use crate::mirror::{Asked, Framing, ManifestHead, Mirror, MirrorError, Route, Subject};
+use crate::mirror::{Asked, Framing, ManifestHead, Mirror, MirrorError, Route, Subject, TooMuch};
 use crate::oci::refusal::DOUBLED;
 use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError, header};
 
@@ -108,9 +107,8 @@ async fn answered_anew(
     record.asked_by(guest.caller());
     let head_only = http.method() == Method::HEAD;
     let in_memory = answer.in_memory().filter(|_| !head_only);
-    let held =
-        in_memory.map(|(at, bytes)| edge.in_hand.take(at, bytes, guest.asker.client(), &edge.metrics)).transpose();
-    let (answer, share) = match held {
+    let given = in_memory.map(|body| edge.mirror.give(body, guest.asker.client())).transpose();
+    let (answer, share) = match given {
         Ok(share) => (answer, share.flatten()),
         Err(TooMuch) => (Answer::too_much_in_hand(), None),
     };

@@ -13,12 +13,11 @@ use http::StatusCode;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Edge;
-use super::in_hand::Share;
 use super::io::Receipt;
 use crate::access::{Caller, Rule};
 use crate::audit::{Audit, Line};
 use crate::metrics::{Metrics, RequestKind, SentBy};
-use crate::mirror::{Complaint, Location};
+use crate::mirror::{Complaint, Location, Share};
 use crate::oci::{Digest, ErrorCode, Reference, Request};
 use crate::outcome::Outcome;
 

@@ -12,13 +12,13 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 
 use super::body::{ResponseBody, Section, Way, Wire};
-use super::in_hand::Share;
 use super::record::Record;
 use super::tags::TagsJson;
 use crate::access::Refusal;
 use crate::clients::Pace;
 use crate::mirror::{
-    BlobAnswer, BlobBody, Kept, ManifestAnswer, ManifestHead, MirrorError, ReferrersAnswer, Selected, TagsAnswer,
+    BlobAnswer, BlobBody, InMemory, Kept, ManifestAnswer, ManifestHead, MirrorError, ReferrersAnswer, Selected, Share,
+    TagsAnswer,
 };
 use crate::oci::descriptor::OCTET_STREAM;
 use crate::oci::notice::stale_warning;
@@ -270,14 +270,17 @@ impl Answer {
         warnings.into_iter().fold(self, |answer, warning| answer.header(WARNING, warning))
     }
 
-    /// Where in memory the body lies, and how many bytes it has, until the client has taken them.
-    pub fn in_memory(&self) -> Option<(usize, u64)> {
-        match &self.body {
-            AnswerBody::Bytes(bytes) => Some((bytes.as_ptr().addr(), bytes.len() as u64)),
-            AnswerBody::Manifest(manifest) => Some((Arc::as_ptr(manifest).addr(), manifest.bytes.len() as u64)),
-            AnswerBody::Tags(list, length) => Some((list.place(), *length)),
-            AnswerBody::Absent(_) | AnswerBody::Blob(..) | AnswerBody::Sections(..) | AnswerBody::Kept(_) => None,
-        }
+    /// What of it is in memory until the client has taken it. Manifests have their room already.
+    pub fn in_memory(&self) -> Option<InMemory> {
+        let (at, bytes, has_room) = match &self.body {
+            AnswerBody::Bytes(bytes) => (bytes.as_ptr().addr(), bytes.len() as u64, false),
+            AnswerBody::Manifest(manifest) => (Arc::as_ptr(manifest).addr(), manifest.bytes.len() as u64, true),
+            AnswerBody::Tags(list, _) => (list.place(), list.weight(), false),
+            AnswerBody::Absent(_) | AnswerBody::Blob(..) | AnswerBody::Sections(..) | AnswerBody::Kept(_) => {
+                return None;
+            }
+        };
+        Some(InMemory { at, bytes, has_room })
     }
 
     /// There is no memory for an answer now.

@@ -69,12 +69,12 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ),
     ("server/body.rs", "pieces", Still("what goes on one connection next")),
     (
-        "server/in_hand.rs",
-        "InHand",
+        "mirror/flight/bodies.rs",
+        "untaken",
         Bounded(
-            "64 MiB, 16 MiB of one client",
-            "mirror_answers_in_hand_bytes",
-            "who_reads_nothing_holds_none_but_his_own",
+            "half of the one budget, an eighth of it for one client",
+            "mirror_entries{table=answers_untaken}",
+            "lists_that_one_client_does_not_take_are_refused_to_him_alone",
         ),
     ),
     ("server/resting.rs", "open", Still("one for each connection, of which there are server.max_connections")),
