@@ -165,7 +165,7 @@ impl Fill {
                     () = unread::displaced(&mut place, &self.progress) => return Err(End::Deserted),
                 };
                 let Some((transfer, filled)) = begun else { return Ok(None) };
-                self.stream(transfer, filled, Some(&mut place), departure).await
+                self.stream(transfer, filled, &mut Some(place), departure).await
             }
             None => self.relay(departure).await,
         }
@@ -197,7 +197,7 @@ impl Fill {
             () = fills.ending.cancelled() => return Err(End::Abandoned),
         };
         let reason = "there was no place among the fills in time".to_owned();
-        self.stream(transfer, Err(reason), None, departure).await
+        self.stream(transfer, Err(reason), &mut None, departure).await
     }
 
     /// Has upstream's answer, and a file for what comes, or the reason why there is none. `None` when the blob
@@ -225,15 +225,15 @@ impl Fill {
         &self,
         transfer: Transfer,
         filled: Result<Filled, String>,
-        place: Option<&mut Place>,
+        place: &mut Option<Place>,
         departure: &Departure<BlobKey, Following>,
     ) -> Result<Option<Filled>, End> {
         let Fill { fills, source, progress, .. } = self;
         let (queue, mut chunks) = mpsc::channel(QUEUE);
         let (total, is_kept) = (transfer.size(), filled.is_ok());
         let start = filled.as_ref().map_or(0, |filled| filled.ingest.written());
-        let over = CancellationToken::new();
-        let ends = over.clone().drop_guard();
+        let (over, passed_on) = (CancellationToken::new(), CancellationToken::new());
+        let (ends, unkept_now) = (over.clone().drop_guard(), passed_on.clone());
         let written = async move {
             let _ends = ends;
             let unkept = match filled {
@@ -247,13 +247,19 @@ impl Fill {
                 }
                 Err(reason) => Unkept::at_all(reason, source),
             };
+            unkept_now.cancel();
             self.pass(unkept, total, &mut chunks, departure).await.map(|passing| Written::ToMemory(Box::new(passing)))
         };
         let displaced = async {
-            match place {
-                Some(place) => unread::displaced(place, progress).await,
-                None => std::future::pending().await,
+            if let Some(held) = place {
+                tokio::select! {
+                    () = unread::displaced(held, progress) => return,
+                    () = passed_on.cancelled() => {}
+                }
             }
+            // What is passed on goes at the pace of who reads it, and has bounds of its own.
+            *place = None;
+            std::future::pending().await
         };
         // Whatever ends it lets go of upstream, and the writer ends with what it has.
         let drain = Drain { queue, bounds: &fills.bounds };

@@ -1,13 +1,16 @@
 //! How many requests to an upstream are under way at a time, and whose turn it is when there are more.
 //!
-//! A request holds its place until its answer, and of a blob its body, has ended. Bodies never take all of
-//! the places: what is asked about manifests does not wait behind large blobs.
+//! A request holds its place until its answer, and of a blob its body, has ended or gives way (see [`bodies`]).
+//! Bodies never take all of the places: what is asked about manifests does not wait behind large blobs.
+
+mod bodies;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use futures_util::StreamExt as _;
+
+use bodies::Bodies;
 
 use super::credentials::Presented;
 use super::health::Health;
@@ -21,6 +24,8 @@ use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryN
 
 /// When somebody for whom there was no place may come again.
 const COME_AGAIN: Duration = Duration::from_secs(5);
+/// How often who waits looks for a body that should give way.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// An upstream with a number of places, as one client asks it.
 #[derive(Clone)]
@@ -28,8 +33,9 @@ pub struct Gate {
     upstream: Arc<dyn Upstream>,
     name: RegistryName,
     places: Turns,
-    /// Those of them that bodies may take.
-    bodies: Turns,
+    /// Those of them that bodies may take, and who has them.
+    for_bodies: Turns,
+    bodies: Bodies,
     patience: Duration,
     client: ClientId,
 }
@@ -45,12 +51,25 @@ impl Gate {
         patience: Duration,
     ) -> Gate {
         let bodies = bodies.min(places.saturating_sub(1)).max(1);
-        let (places, bodies) = (Turns::new(places.max(1)), Turns::new(bodies));
-        Gate { upstream, name, places, bodies, patience, client: ClientId::Operator }
+        let (places, for_bodies) = (Turns::new(places.max(1)), Turns::new(bodies));
+        Gate { upstream, name, places, for_bodies, bodies: Bodies::default(), patience, client: ClientId::Operator }
     }
 
     async fn place(&self, among: &Turns) -> Result<Turn, UpstreamError> {
-        let taken = tokio::time::timeout(self.patience, among.take(self.client)).await;
+        let make_way = async {
+            loop {
+                self.bodies.make_way(self.client);
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        let turn = async {
+            tokio::select! {
+                biased;
+                turn = among.take(self.client) => turn,
+                turn = make_way => turn,
+            }
+        };
+        let taken = tokio::time::timeout(self.patience, turn).await;
         taken.ok().flatten().ok_or_else(|| {
             let Gate { name, patience, .. } = self;
             let message = format!(
@@ -96,12 +115,9 @@ impl Upstream for Gate {
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        let held = (self.place(&self.bodies).await?, self.place(&self.places).await?);
+        let held = [self.place(&self.for_bodies).await?, self.place(&self.places).await?];
         let blob = self.upstream.blob(repository, digest, span).await?;
-        let body = blob.body.inspect(move |_| {
-            let _until_the_body_is_dropped = &held;
-        });
-        Ok(UpstreamBlob { body: body.boxed(), ..blob })
+        Ok(UpstreamBlob { body: self.bodies.begin(self.client, blob.body, held), ..blob })
     }
 
     async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {

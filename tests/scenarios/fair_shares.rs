@@ -288,3 +288,30 @@ async fn who_finds_no_place_at_an_upstream_in_time_is_told_when_to_come_again() 
     assert!(first.finish().await.complete);
     assert_eq!(get(&mirror, HONEST, &path(1)).await.status, 200);
 }
+
+#[tokio::test]
+async fn who_reads_slowly_what_cannot_be_kept_keeps_nobody_else_from_its_upstream() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(40, 1000)]);
+    let large = noise(41, 48 << 20);
+    let (slow, quick) =
+        (registry.add_blob("library/app", large.clone()), registry.add_blob("library/app", noise(42, 300_000)));
+    let lines = "store.max_size = \"50000B\"\nstore.min_free = \"0\"\nlimits.fill_wait = \"5s\"";
+    let mirror = Settings::of(&registry).config(lines).upstream("connections = 2").start().await;
+    // More than memory and the buffers of both connections take: upstream waits for him.
+    let greedy = Connection::open_from(GREEDY, mirror.address).await;
+    let mut greedy = greedy.send("GET", &format!("/v2/library/app/blobs/{slow}"), &[]).await.expect("an answer");
+    let begun = greedy.read_exactly(1000).await;
+    let honest = get(&mirror, HONEST, &format!("/v2/library/app/blobs/{quick}")).await;
+    assert!(
+        honest.status == 200 && honest.complete,
+        "{} {:?}",
+        honest.status,
+        String::from_utf8_lossy(&honest.body[..honest.body.len().min(300)])
+    );
+    assert_eq!(registry.gets_of(&slow), 1);
+    // And who was slow goes on where he was.
+    let rest = greedy.finish().await;
+    assert!(rest.complete && [begun, rest.body].concat() == large);
+    assert_eq!(registry.gets_of(&slow), 2);
+}

@@ -109,6 +109,9 @@ impl FillReader {
                     return Ok(Step::End);
                 };
                 *offset += bytes.len() as u64;
+                if let Some(place) = &progress.relay {
+                    place.moved();
+                }
                 return Ok(Step::Read(Piece::Passed(bytes)));
             }
             piece.end = piece.end.min(window.origin());

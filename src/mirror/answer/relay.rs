@@ -29,7 +29,7 @@ pub struct Relay {
     /// Remembers what no digest covers.
     witness: Option<Witness>,
     /// Its place at upstream, where it has one.
-    _place: Option<Arc<RelayPlace>>,
+    place: Option<Arc<RelayPlace>>,
 }
 
 #[derive(Debug)]
@@ -59,13 +59,13 @@ impl Relay {
             state: RelayState::Closed(verifier),
             held: Held::default(),
             witness: None,
-            _place: None,
+            place: None,
         }
     }
 
     /// The same, in a place at upstream.
     pub(super) fn at(self, place: Option<Arc<RelayPlace>>) -> Relay {
-        Relay { _place: place, ..self }
+        Relay { place, ..self }
     }
 
     /// A part of a blob, unverified, as far as `witness` can tell later. `None` when upstream would
@@ -82,14 +82,14 @@ impl Relay {
             return Ok(None);
         }
         let state = RelayState::Open { transfer: Box::new(transfer), position: range.start, verifier: None };
-        Ok(Some(Relay { source, span, total, state, held: Held::default(), witness: Some(witness), _place: None }))
+        Ok(Some(Relay { source, span, total, state, held: Held::default(), witness: Some(witness), place: None }))
     }
 
     /// The same, asked for when it is read.
     pub(super) fn later(source: BlobSource, range: Range<u64>, total: u64, witness: Witness) -> Relay {
         let (span, total) = (Span { start: range.start, end: Some(range.end) }, Some(total));
         let state = RelayState::Closed(None);
-        Relay { source, span, total, state, held: Held::default(), witness: Some(witness), _place: None }
+        Relay { source, span, total, state, held: Held::default(), witness: Some(witness), place: None }
     }
 
     /// How many bytes the blob has, by reading all of it; nobody else gets what was read.
@@ -106,6 +106,9 @@ impl Relay {
     }
 
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, MirrorError> {
+        if let Some(place) = &self.place {
+            place.moved();
+        }
         loop {
             if let Some(bytes) = self.held.release(matches!(self.state, RelayState::Done)) {
                 if let Some(witness) = &mut self.witness {

@@ -2,15 +2,21 @@
 //!
 //! Truth: what becomes free goes round the clients that wait, not first come, first served, so that nobody's
 //! many requests stand before everybody else's. Whoever holds a place learns when somebody waits, and may
-//! give it up for that: as many do as there are who wait, and no more.
+//! give it up for that: as many do as there are who wait, and no more. Who holds one besides the fills and does not
+//! get on loses it to who wants one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 use crate::clients::ClientId;
 use crate::clients::queue::Queue;
+
+/// How long who holds a place besides the fills may stand still while it is wanted.
+const STILL: Duration = Duration::from_secs(1);
 
 /// The places among the fills of one upstream.
 #[derive(Debug)]
@@ -26,7 +32,8 @@ pub(crate) struct Lane {
 #[derive(Debug, Default)]
 struct State {
     taken: usize,
-    relays: usize,
+    /// Who holds a place besides.
+    relays: Vec<Weak<Mutex<Instant>>>,
     /// How many give their place up.
     leaving: usize,
     waiting: Queue<Place>,
@@ -39,9 +46,10 @@ pub(crate) struct Place {
     leaving: bool,
 }
 
-/// A place besides the fills, free again when this is dropped.
+/// A place besides the fills, free again when this is dropped, or when it is wanted and its holder stands still;
+/// with when he last got on.
 #[derive(Debug)]
-pub struct RelayPlace(Arc<Lane>);
+pub struct RelayPlace(Arc<Mutex<Instant>>);
 
 /// Somebody who waits. He leaves the queue when this is dropped.
 struct Waiting<'a> {
@@ -97,10 +105,21 @@ impl Lane {
         Some(Place { lane: Arc::clone(self), leaving: false })
     }
 
-    /// A place besides the fills, if there is one.
-    pub(crate) fn relay_place(self: &Arc<Lane>) -> Option<RelayPlace> {
-        self.change(|state| (state.relays < self.relays).then(|| state.relays += 1))?;
-        Some(RelayPlace(Arc::clone(self)))
+    /// A place besides the fills, if there is one. What it stands for is a connection, which its holder gives up
+    /// by himself (see [`Gate`](crate::upstream::gate::Gate)).
+    pub(crate) fn relay_place(&self) -> Option<RelayPlace> {
+        self.change(|State { relays, .. }| {
+            relays.retain(|held| held.strong_count() > 0);
+            if relays.len() >= self.relays {
+                let since = |held: &Weak<Mutex<Instant>>| held.upgrade().map(|moved| moved.lock().elapsed());
+                let (still, at) = (0..relays.len()).map(|at| (relays.get(at).and_then(since), at)).max()?;
+                still.filter(|still| *still >= STILL)?;
+                relays.swap_remove(at);
+            }
+            let place = Arc::new(Mutex::new(Instant::now()));
+            relays.push(Arc::downgrade(&place));
+            Some(RelayPlace(place))
+        })
     }
 
     /// Waits until somebody waits for whom nobody gives up a place yet.
@@ -142,9 +161,10 @@ impl Drop for Place {
     }
 }
 
-impl Drop for RelayPlace {
-    fn drop(&mut self) {
-        self.0.change(|state| state.relays -= 1);
+impl RelayPlace {
+    /// Its holder gets on.
+    pub(crate) fn moved(&self) {
+        *self.0.lock() = Instant::now();
     }
 }
 
@@ -225,6 +245,21 @@ mod tests {
         let [first, ..] = places;
         drop(first);
         assert!(poll!(&mut waiter).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_stands_still_besides_the_fills_loses_his_place_to_who_wants_one() {
+        let lane = Lane::new(1, 2);
+        let [still, gets_on] = [lane.relay_place(), lane.relay_place()].map(|place| place.expect("two are free"));
+        assert!(lane.relay_place().is_none());
+        tokio::time::advance(STILL).await;
+        gets_on.moved();
+        let taken = lane.relay_place().expect("one stands still");
+        assert!(lane.relay_place().is_none());
+        drop(still);
+        assert!(lane.relay_place().is_none(), "he had lost it already");
+        drop((taken, gets_on));
+        assert!(lane.relay_place().is_some());
     }
 
     #[test]
