@@ -73,8 +73,9 @@ pub struct Registry {
     address: SocketAddr,
     storage_address: Option<SocketAddr>,
     tasks: Vec<JoinHandle<()>>,
-    /// While stopped, the ports stay ours: bound and not listening.
+    /// Bound and not listening, from the beginning: so the ports stay ours when it stops.
     held: Vec<(TcpSocket, Listener)>,
+    stopped: bool,
 }
 
 impl Drop for Registry {
@@ -94,17 +95,20 @@ impl Registry {
     /// # Errors
     /// When the address cannot be bound, because somebody else listens there, say.
     pub async fn start_at(address: SocketAddr) -> std::io::Result<Registry> {
-        let listener = TcpListener::bind(address).await?;
+        let (listener, held) = listen(bind(address)?)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::new(address.to_string()));
         let task = tokio::spawn(server::accept(listener, Listener::Registry, Arc::clone(&shared)));
-        Ok(Registry { shared, address, storage_address: None, tasks: vec![task], held: Vec::new() })
+        let held = vec![(held, Listener::Registry)];
+        Ok(Registry { shared, address, storage_address: None, tasks: vec![task], held, stopped: false })
     }
 
     /// Blobs are redirected (307) to a second listener from now on, with an address that is good for
     /// one use and one method, and only without `Authorization`.
     pub async fn with_storage_host(mut self) -> Registry {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let (listener, held) = listen(port).expect("the port is ours");
+        self.held.push((held, Listener::Storage));
         let address = listener.local_addr().expect("a bound socket has an address");
         self.storage_address = Some(address);
         self.shared.lock().storage = Some(address.to_string());
@@ -135,19 +139,11 @@ impl Registry {
     /// Closes the listeners and every connection, and waits until they are closed. Connections to the
     /// ports are refused until [`Registry::restart_on_same_port`].
     pub async fn stop(&mut self) {
-        if !self.held.is_empty() {
-            return;
-        }
         self.stop_now();
         for task in self.tasks.drain(..) {
             let _ = task.await;
         }
-        let addresses = [(Some(self.address), Listener::Registry), (self.storage_address, Listener::Storage)];
-        for (address, listener) in addresses {
-            if let Some(address) = address {
-                self.held.push((hold(address), listener));
-            }
-        }
+        self.stopped = true;
     }
 
     /// Closes the listeners and every connection as soon as the runtime gets to it.
@@ -157,11 +153,13 @@ impl Registry {
 
     /// Listens again where it listened, with all content, rules and records.
     pub async fn restart_on_same_port(&mut self) {
-        if self.held.is_empty() {
+        if !std::mem::take(&mut self.stopped) {
             self.stop().await;
+            self.stopped = false;
         }
-        for (socket, on) in self.held.drain(..) {
-            let listener = socket.listen(1024).expect("the held port is ours");
+        for (socket, on) in std::mem::take(&mut self.held) {
+            let (listener, held) = listen(socket).expect("the held port is ours");
+            self.held.push((held, on));
             self.tasks.push(tokio::spawn(server::accept(listener, on, Arc::clone(&self.shared))));
         }
     }
@@ -377,9 +375,16 @@ impl Registry {
 }
 
 /// Binds a port without listening, so that connections are refused and nobody else gets it.
-fn hold(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseaddr(true).expect("an option of every socket");
-    socket.bind(address).expect("the port was ours a moment ago");
-    socket
+fn bind(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Listens at a port that is bound; what is returned beside holds it beyond that. Nobody else can bind it for a
+/// moment: several sockets may be bound as long as none of them listens.
+fn listen(socket: TcpSocket) -> std::io::Result<(TcpListener, TcpSocket)> {
+    let held = bind(socket.local_addr()?)?;
+    Ok((socket.listen(1024)?, held))
 }
