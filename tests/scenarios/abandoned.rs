@@ -1,12 +1,16 @@
-//! Fills whose clients hang up, however they had asked: each gives its place to whoever waits for one.
+//! Fills whose clients hang up, however they had asked, with TLS and without: each gives its place to whoever waits
+//! for one.
 
 use std::time::Duration;
 
+use rustls::pki_types::ServerName;
 use scripted_registry::{Gate, Match, Registry, Rule, noise};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use crate::support::mirror::{Settings, TestMirror};
+use crate::tls;
 
 /// Longer than anything here takes, so that what hangs fails; and shorter than the wait for a place.
 const LONG: Duration = Duration::from_secs(30);
@@ -32,7 +36,14 @@ enum Upstream {
     StalledWithoutLength,
 }
 
-async fn abandons(mirror: &TestMirror, registry: &Registry, seed: u64, upstream: Upstream, form: (&str, &str)) {
+async fn abandons(
+    mirror: &TestMirror,
+    registry: &Registry,
+    connector: Option<&TlsConnector>,
+    seed: u64,
+    upstream: Upstream,
+    form: (&str, &str),
+) {
     let gate = Gate::new();
     let slow = registry.add_blob("library/slow", noise(seed, 100_000));
     let rule = Rule::on(Match::blob(&slow).get());
@@ -41,21 +52,40 @@ async fn abandons(mirror: &TestMirror, registry: &Registry, seed: u64, upstream:
         Upstream::Stalled => rule.stall_after(1, &gate),
         Upstream::StalledWithoutLength => rule.chunked().stall_after(1, &gate),
     });
-    let mut stream = TcpStream::connect(mirror.address).await.expect("somebody listens");
     let (version, lines) = form;
     let head = format!("GET /v2/library/slow/blobs/{slow} HTTP/{version}\r\nHost: m\r\n{lines}\r\n");
-    stream.write_all(head.as_bytes()).await.expect("sent");
-    gate.reached().await;
-    stream.set_zero_linger().expect("an option of every socket");
-    drop(stream);
+    let mut stream = TcpStream::connect(mirror.address).await.expect("somebody listens");
+    match connector {
+        None => {
+            stream.write_all(head.as_bytes()).await.expect("sent");
+            gate.reached().await;
+            stream.set_zero_linger().expect("an option of every socket");
+            drop(stream);
+        }
+        Some(connector) => {
+            let name = ServerName::try_from("localhost").expect("a name");
+            let mut stream = connector.connect(name, stream).await.expect("TLS");
+            stream.write_all(head.as_bytes()).await.expect("sent");
+            gate.reached().await;
+            stream.get_ref().0.set_zero_linger().expect("an option of every socket");
+            drop(stream);
+        }
+    }
     let honest = registry.add_blob("library/app", noise(seed + 1, 1000));
-    let answer = tokio::time::timeout(LONG, mirror.get(&format!("/v2/library/app/blobs/{honest}"))).await;
+    let path = format!("/v2/library/app/blobs/{honest}");
+    let asked = async {
+        match connector {
+            None => {
+                let answer = mirror.get(&path).await;
+                assert!(answer.complete);
+                format!("{} {:?} {}", answer.status, answer.headers, answer.body.len())
+            }
+            Some(connector) => String::from_utf8_lossy(&tls::get(mirror.address, connector, &path).await).into_owned(),
+        }
+    };
+    let answer = tokio::time::timeout(LONG, asked).await;
     let answer = answer.unwrap_or_else(|_| panic!("{upstream:?}, {form:?}: nobody gave his place up"));
-    assert!(answer.status == 200 && answer.complete, "{upstream:?}, {form:?}: {answer:?}");
-    assert!(
-        answer.header("cache-status").is_some_and(|status| status.contains("detail=fill")),
-        "{upstream:?}, {form:?}"
-    );
+    assert!(answer.contains("200") && answer.contains("detail=fill"), "{upstream:?}, {form:?}: {answer:?}");
     gate.open();
     mirror.settled().await;
 }
@@ -63,13 +93,24 @@ async fn abandons(mirror: &TestMirror, registry: &Registry, seed: u64, upstream:
 #[tokio::test]
 async fn a_fill_that_was_asked_for_in_whatever_form_gives_its_place_up_when_its_client_hangs_up() {
     let registry = Registry::start().await;
-    let config = "limits.fills = 1\nlimits.fill_wait = \"60s\"";
+    let config = "limits.fills = 1\nlimits.fill_wait = \"60s\"\n";
     let mirror = Settings::of(&registry).config(config).start().await;
+    all_forms(&mirror, &registry, None).await;
+    mirror.stop().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (lines, connector) = tls::certified(folder.path());
+    let mirror = Settings::of(&registry).config(config).config(&lines).start().await;
+    all_forms(&mirror, &registry, Some(&connector)).await;
+}
+
+async fn all_forms(mirror: &TestMirror, registry: &Registry, connector: Option<&TlsConnector>) {
     for (number, form) in FORMS.into_iter().enumerate() {
         for (which, upstream) in
             [Upstream::Silent, Upstream::Stalled, Upstream::StalledWithoutLength].into_iter().enumerate()
         {
-            abandons(&mirror, &registry, 100 * number as u64 + 10 * which as u64, upstream, form).await;
+            // Other blobs with TLS than without.
+            let seed = 100 * number as u64 + 10 * which as u64 + if connector.is_some() { 10_000 } else { 0 };
+            abandons(mirror, registry, connector, seed, upstream, form).await;
         }
     }
 }

@@ -14,7 +14,7 @@ use scripted_registry::client::{self, Response};
 use scripted_registry::{Registry, noise};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::either::Either;
 
@@ -221,6 +221,54 @@ async fn a_command_asks_over_tls_whom_it_is_told_to_believe() {
     assert_eq!(code, 0, "{err}");
     let (code, err) = run(format!("gc -c {}", config(&other))).await;
     assert!(code == 4 && err.contains(&format!("https://127.0.0.1:{port}")), "{code} {err}");
+}
+
+/// A connection to the socket, where many are made at a time: the kernel keeps a few waiting, and refuses more.
+async fn connected(mirror: &TestMirror) -> UnixStream {
+    loop {
+        match UnixStream::connect(mirror.socket()).await {
+            Ok(stream) => return stream,
+            Err(full) if full.kind() == std::io::ErrorKind::WouldBlock => tokio::task::yield_now().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// The head of the answer to this, on a connection that is not kept.
+async fn told(mirror: &TestMirror, request: &str) -> String {
+    let mut stream = connected(mirror).await;
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.expect("an orderly end");
+    String::from_utf8_lossy(&answer).lines().next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn imports_that_never_end_beside_a_flood_of_idle_connections_silence_neither_probes_nor_acts() {
+    let (_registry, mirror, _folder) = mirror("").await;
+    let mut begun = Vec::new();
+    for _ in 0..15 {
+        begun.push(begin(&mirror, "import", false).await);
+    }
+    let mut idle = Vec::new();
+    for number in 0..600 {
+        let mut stream = connected(&mirror).await;
+        if number % 2 == 0 {
+            stream.write_all(b"POST /api/v1/imp").await.expect("sent");
+        }
+        idle.push(stream);
+    }
+    let asked = async {
+        let livez = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        assert!(told(&mirror, livez).await.contains(" 200 "));
+        let gc = "POST /api/v1/gc HTTP/1.1\r\nHost: localhost\r\nX-Registry-Mirror: 1\r\nConnection: close\r\n\
+                  Content-Length: 2\r\n\r\n{}";
+        let gc = told(&mirror, gc).await;
+        assert!(gc.contains(" 200 "), "fifteen of sixteen acts are under way: {gc}");
+    };
+    tokio::time::timeout(LONG, asked).await.expect("in time");
+    drop((begun, idle));
+    mirror.stop().await;
 }
 
 /// Somebody who begins an order and never ends it.

@@ -13,6 +13,7 @@ mod admin_doors;
 mod ambiguous_messages;
 mod bad_input;
 mod bad_upstream;
+mod behind_proxies;
 mod bench_command;
 mod bodies;
 mod budget;

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use crate::support::mirror::Settings;
 
 /// Sends GETs over one connection and returns everything that came back.
-async fn get(address: SocketAddr, client: &TlsConnector, path: &str) -> Vec<u8> {
+pub(super) async fn get(address: SocketAddr, client: &TlsConnector, path: &str) -> Vec<u8> {
     let stream = TcpStream::connect(address).await.expect("somebody listens");
     let mut stream = client.connect(ServerName::try_from("localhost").expect("a name"), stream).await.expect("TLS");
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -27,7 +27,7 @@ async fn get(address: SocketAddr, client: &TlsConnector, path: &str) -> Vec<u8> 
 
 /// Lines of configuration for a mirror that speaks TLS with a certificate in `folder`, and a client that trusts
 /// it.
-fn certified(folder: &Path) -> (String, TlsConnector) {
+pub(super) fn certified(folder: &Path) -> (String, TlsConnector) {
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(["localhost".to_owned()]).expect("a pair");
     let (cert_file, key_file) = (folder.join("cert.pem"), folder.join("key.pem"));
     std::fs::write(&cert_file, cert.pem()).expect("written");
@@ -37,11 +37,7 @@ fn certified(folder: &Path) -> (String, TlsConnector) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
     let tls = TlsConnector::from(Arc::new(config.with_root_certificates(roots).with_no_client_auth()));
-    let lines = format!(
-        "server.tls.cert = \"{}\"\nserver.tls.key = \"{}\"\nserver.header_timeout = \"50ms\"",
-        cert_file.display(),
-        key_file.display()
-    );
+    let lines = format!("server.tls.cert = \"{}\"\nserver.tls.key = \"{}\"\n", cert_file.display(), key_file.display());
     (lines, tls)
 }
 
@@ -96,6 +92,7 @@ async fn blobs_come_over_tls_cold_and_warm() {
     // What is neither TLS nor HTTP gets no answer.
     assert!(!client::raw(mirror.address, b"ssh").await.starts_with(b"HTTP"));
     // Ends when the mirror hangs up on a client that says nothing.
+    let mirror = Settings::of(&registry).config(&lines).config("server.header_timeout = \"50ms\"").start().await;
     let mut silent = TcpStream::connect(mirror.address).await.expect("somebody listens");
     let _ = silent.read_to_end(&mut Vec::new()).await;
 }
