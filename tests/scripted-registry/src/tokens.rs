@@ -16,7 +16,8 @@ pub struct TokenPolicy {
     service: Option<String>,
     challenge_scope: bool,
     users: HashMap<String, String>,
-    private: HashSet<String>,
+    /// Repositories that are not for everybody, with the users they are for; empty: for all users.
+    private: HashMap<String, HashSet<String>>,
     private_refused_by_service: bool,
     fields: Fields,
     expires_in: Option<u64>,
@@ -54,7 +55,7 @@ impl TokenPolicy {
             service: Some("registry.test".to_owned()),
             challenge_scope: true,
             users: HashMap::new(),
-            private: HashSet::new(),
+            private: HashMap::new(),
             private_refused_by_service: false,
             fields: Fields::Both,
             expires_in: Some(300),
@@ -76,8 +77,13 @@ impl TokenPolicy {
     }
 
     /// This repository is for known users. Others get a token that the registry then refuses.
-    pub fn private(mut self, repository: &str) -> TokenPolicy {
-        self.private.insert(repository.to_owned());
+    pub fn private(self, repository: &str) -> TokenPolicy {
+        self.private_to(repository, &[])
+    }
+
+    /// This repository is for these users. Others get a token that the registry then refuses.
+    pub fn private_to(mut self, repository: &str, users: &[&str]) -> TokenPolicy {
+        self.private.insert(repository.to_owned(), users.iter().map(|&user| user.to_owned()).collect());
         self
     }
 
@@ -210,16 +216,19 @@ impl Issued {
     pub fn token(&mut self, policy: &TokenPolicy, request: &Recorded) -> Answer {
         let form = form(request);
         let claimed = header(&request.headers, "authorization").is_some() || form.contains_key("password");
-        let known = user(policy, &request.headers).is_some()
-            || form.get("username").is_some_and(|name| policy.users.get(name) == form.get("password"));
-        if claimed && !known {
+        let by_form = form
+            .get("username")
+            .filter(|name| policy.users.get(*name).is_some_and(|it| form.get("password") == Some(it)));
+        let known = user(policy, &request.headers).or(by_form.map(String::as_str));
+        if claimed && known.is_none() {
             return Answer::error(401, "UNAUTHORIZED");
         }
         let scopes = request.queries("scope").into_iter().chain(form.get("scope").cloned());
         let asked: HashSet<String> =
             scopes.flat_map(|scope| scope.split_whitespace().filter_map(repository_of).collect::<Vec<_>>()).collect();
+        let may = |users: &HashSet<String>| known.is_some_and(|known| users.is_empty() || users.contains(known));
         let refused: HashSet<String> =
-            asked.iter().filter(|name| policy.private.contains(*name) && !known).cloned().collect();
+            asked.iter().filter(|name| !policy.private.get(*name).is_none_or(may)).cloned().collect();
         if !refused.is_empty() && policy.private_refused_by_service {
             return Answer::error(403, "DENIED");
         }
