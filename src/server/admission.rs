@@ -158,9 +158,7 @@ impl Admission {
         (request, accept): (&Request, AcceptSet),
     ) -> Result<(), Rejected> {
         let (location, now) = (found.location(), Instant::now().into_std());
-        let certificate = guest.callers.iter().find(|caller| matches!(caller, Caller::Certificate(_)));
-        let certificate = certificate.map(|caller| self.authenticator.holder(caller));
-        let own = guest.own.fingerprint;
+        let (own, certificate) = (guest.own.fingerprint, self.certificate(guest));
         // Lists are asked for with the same each time: their answer is the proof.
         let is_list = matches!(request, Request::Tags { .. } | Request::Referrers { .. });
         if is_list || self.grants.hold(&own, location, now) {
@@ -182,6 +180,12 @@ impl Admission {
         }
     }
 
+    /// By which grants of his certificate are found.
+    fn certificate(&self, guest: &Guest) -> Option<Holder> {
+        let certificate = guest.callers.iter().find(|caller| matches!(caller, Caller::Certificate(_)));
+        certificate.map(|caller| self.authenticator.holder(caller))
+    }
+
     /// What an upstream said to a caller in place of a yes ends his own grant, and is told to him.
     pub async fn refused_by_upstream(
         &self,
@@ -197,6 +201,10 @@ impl Admission {
             _ => return Rejected::Unknown(error),
         };
         self.grants.end(&guest.own.fingerprint, location);
+        // Who shows nothing yet is about to log in.
+        if let Some(certificate) = self.certificate(guest).filter(|_| guest.own.credential.is_some()) {
+            self.grants.end(&certificate, location);
+        }
         if guest.overheard && status != 404 {
             return Rejected::Refused(Refusal::Overheard { upstream: location.upstream.clone() });
         }
