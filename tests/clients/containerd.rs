@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::support::command;
 use crate::support::image::{Image, Images};
 use crate::support::process::Daemon;
 use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
+use crate::support::{command, private};
 
 #[test]
 fn containerd_pulls_cold_warm_and_offline_and_runs_a_container() {
@@ -28,7 +28,7 @@ fn containerd_pulls_cold_warm_and_offline_and_runs_a_container() {
 }
 
 /// Plain folders: works on every file system below `/tmp`.
-const SNAPSHOTTER: &str = "--snapshotter=native";
+pub(crate) const SNAPSHOTTER: &str = "--snapshotter=native";
 
 /// A containerd that shares nothing with one the machine may already run.
 pub(crate) struct Containerd<'a> {
@@ -40,7 +40,7 @@ impl<'a> Containerd<'a> {
     pub(crate) fn start(mirror: SocketAddr, workspace: &'a Workspace) -> Containerd<'a> {
         let url = format!("http://{mirror}");
         // `server` names the mirror too, or containerd would go on to the registry itself.
-        for registry in ["docker.io", Images::OTHER_REGISTRY] {
+        for registry in ["docker.io", Images::OTHER_REGISTRY, private::HOST] {
             workspace.write(
                 &format!("hosts/{registry}/hosts.toml"),
                 &format!("server = \"{url}\"\n\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"),

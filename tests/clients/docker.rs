@@ -4,11 +4,11 @@ use std::fs;
 use std::net::SocketAddr;
 use std::process::Command;
 
-use crate::support::command;
 use crate::support::image::Image;
 use crate::support::process::Daemon;
 use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
+use crate::support::{command, requirements};
 
 #[test]
 fn dockerd_pulls_cold_warm_and_offline_and_runs_a_container() {
@@ -34,8 +34,20 @@ pub(crate) struct Docker<'a> {
 
 impl<'a> Docker<'a> {
     pub(crate) fn start(mirror: SocketAddr, workspace: &'a Workspace) -> Docker<'a> {
+        Docker::start_by(command::daemon("dockerd"), &format!("http://{mirror}"), workspace)
+    }
+
+    /// With what lies in `etc/` of the workspace as `/etc/docker`, for this dockerd alone, and the mirror over TLS.
+    pub(crate) fn start_with_own_certificates(mirror: SocketAddr, workspace: &'a Workspace) -> Docker<'a> {
+        let dockerd = requirements::find("dockerd").expect("the requirements are met");
+        let mut command = command::daemon("unshare");
+        command.args(["--mount", "--", "sh", "-c", "mount --bind \"$0\" /etc/docker && exec \"$@\""]);
+        command.arg(workspace.path("etc")).arg(dockerd);
+        Docker::start_by(command, &format!("https://{mirror}"), workspace)
+    }
+
+    fn start_by(mut command: Command, mirror: &str, workspace: &'a Workspace) -> Docker<'a> {
         let config = workspace.write("daemon.json", "{}");
-        let mut command = command::daemon("dockerd");
         command
             .arg("--config-file")
             .arg(config)
@@ -47,7 +59,7 @@ impl<'a> Docker<'a> {
             .arg(workspace.path("docker.pid"))
             .arg("--host")
             .arg(socket(workspace))
-            .arg(format!("--registry-mirror=http://{mirror}"))
+            .arg(format!("--registry-mirror={mirror}"))
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
             // Its own name for it: it knows that one without a path.
             .arg("--default-runtime=runc");

@@ -2,7 +2,7 @@
 //! whether a daemon is up. A port stays ours over a restart because the whole address is ours.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::process;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -14,7 +14,16 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
 /// cannot take the port between two starts of a daemon.
 pub(crate) fn unused_address() -> SocketAddr {
     let [_, high, middle, low] = process::id().to_be_bytes();
-    let host = Ipv4Addr::new(127, 64 | (high & 0x3f), middle, low);
+    unused_port(Ipv4Addr::new(127, 64 | (high & 0x3f), middle, low).into())
+}
+
+/// An address of `::1`, below the ports of outgoing connections. docker trusts whoever listens in 127.0.0.0/8, and
+/// looks for no certificates there.
+pub(crate) fn unused_address_v6() -> SocketAddr {
+    unused_port(Ipv6Addr::LOCALHOST.into())
+}
+
+fn unused_port(host: IpAddr) -> SocketAddr {
     loop {
         let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
         assert!(port >= FIRST_PORT, "no port is left on {host}");

@@ -11,6 +11,8 @@ use super::{command, loopback};
 pub(crate) struct Mirror<'a> {
     daemon: Option<Daemon>,
     address: SocketAddr,
+    /// What the listener at `address` is for: nothing, or `=HOST`.
+    default: String,
     admin: SocketAddr,
     workspace: &'a Workspace,
 }
@@ -25,9 +27,14 @@ impl<'a> Mirror<'a> {
         });
         let cache = "[store]\nmin_free = \"0\"\n[cache]\ntag_ttl = \"0s\"\nnegative_ttl = \"0s\"\n".to_owned();
         let config: Vec<String> = [cache].into_iter().chain(sections).collect();
-        workspace.write("mirror.toml", &config.join("\n"));
-        let (address, admin) = (loopback::unused_address(), loopback::unused_address());
-        let mut mirror = Mirror { daemon: None, address, admin, workspace };
+        Mirror::configured(loopback::unused_address(), "", &config.join("\n"), workspace)
+    }
+
+    /// Starts a mirror with an empty store and this configuration, listening at `address` for the upstream `default`.
+    pub(crate) fn configured(address: SocketAddr, default: &str, config: &str, workspace: &'a Workspace) -> Mirror<'a> {
+        workspace.write("mirror.toml", config);
+        let default = if default.is_empty() { String::new() } else { format!("={default}") };
+        let mut mirror = Mirror { daemon: None, address, default, admin: loopback::unused_address(), workspace };
         mirror.restart();
         mirror
     }
@@ -45,7 +52,14 @@ impl<'a> Mirror<'a> {
         }
         let mut command = command::daemon_without_proxy(env!("CARGO_BIN_EXE_registry-mirror"));
         command
-            .args(["serve", "--listen", &self.address.to_string(), "--admin", &self.admin.to_string(), "--store"])
+            .args([
+                "serve",
+                "--listen",
+                &format!("{}{}", self.address, self.default),
+                "--admin",
+                &self.admin.to_string(),
+                "--store",
+            ])
             .arg(self.workspace.path("store"))
             .arg("-c")
             .arg(self.workspace.path("mirror.toml"));
