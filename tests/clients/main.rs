@@ -19,6 +19,7 @@ mod identities;
 mod layout_copiers;
 mod podman;
 mod private;
+mod set_ups;
 mod skopeo;
 mod support;
 mod witnesses;

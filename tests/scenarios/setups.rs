@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use registry_mirror::access::Access;
 use registry_mirror::config::{Config, Limit, Overrides};
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metadata::{Location, MetadataStore as _, Pin};
@@ -12,6 +13,11 @@ use scripted_registry::{Image, Registry, noise};
 use crate::support::mirror::{Settings, TestMirror};
 
 const CLOUD_FOUNDRY: &str = include_str!("../../examples/cloud-foundry/mirror.toml");
+const PRIVATE: [(&str, Access); 3] = [
+    (include_str!("../../examples/cloud-foundry/mapped.toml"), Access::Mapped),
+    (include_str!("../../examples/cloud-foundry/pass-through.toml"), Access::PassThrough),
+    (include_str!("../../examples/ci/mirror.toml"), Access::Mapped),
+];
 const WORKSTATION: &str = include_str!("../../examples/workstation/mirror.toml");
 
 fn parse(text: &str) -> Config {
@@ -28,6 +34,13 @@ fn the_configurations_are_valid_and_say_what_their_texts_say() {
     let config = parse(WORKSTATION);
     assert_eq!(config.cache.policy.mode.as_str(), "prefer-cache");
     assert!(config.server.listen.iter().all(|listen| format!("{listen:?}").contains("127.0.0.1")), "for this machine");
+    // What is pulled through these: tests/clients/set_ups.rs.
+    for (text, access) in PRIVATE {
+        let config = parse(text);
+        let upstream = config.upstreams.iter().find(|upstream| upstream.host.as_str() == "registry.example");
+        assert_eq!(upstream.map(|upstream| upstream.access), Some(access));
+        assert!(config.server.tls.is_some(), "passwords and tokens come by TLS");
+    }
 }
 
 /// The cache of the example, with a store of a thousandth of 2 GB.
