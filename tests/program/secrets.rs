@@ -123,7 +123,7 @@ async fn pull_everything(registry: &mut Registry, mirror: &TestMirror) -> String
 }
 
 /// Everything that one request to an upstream contains.
-fn sent(request: &Recorded) -> String {
+pub(crate) fn sent(request: &Recorded) -> String {
     format!("{} {}?{} {:?} {:?}", request.method, request.path, request.query, request.headers, request.body)
 }
 
@@ -170,7 +170,7 @@ async fn run_commands(registry: &Registry, mirror: &TestMirror, auth: &str) -> S
 }
 
 /// Whatever lies below a folder: names of files and what is in them.
-fn files_below(folder: &std::path::Path) -> String {
+pub(crate) fn files_below(folder: &std::path::Path) -> String {
     let mut text = String::new();
     for entry in std::fs::read_dir(folder).unwrap().flatten() {
         text.push_str(&format!("{}\n", entry.file_name().to_string_lossy()));

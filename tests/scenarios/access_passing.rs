@@ -1,5 +1,7 @@
 //! Private images with each caller's own rights: what the upstream gives to him, and the bytes once for all.
 
+use std::time::{Duration, Instant};
+
 use scripted_registry::client::{self, Response};
 use scripted_registry::{Image, Match, Registry, TokenPolicy, noise};
 use serde_json::Value;
@@ -114,6 +116,26 @@ async fn a_warm_pull_costs_one_question_for_the_life_of_a_grant() {
         let asked = registry.count_of(&Match::manifests().or(Match::blobs()));
         assert_eq!(asked, questions, "{user}: {:?}", registry.requests().iter().map(|it| &it.path).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test]
+async fn each_image_costs_one_question_for_each_life_of_a_grant_however_often_it_is_pulled() {
+    let life = Duration::from_millis(200);
+    let (registry, image, mirror) = scene(&format!("access.grant_ttl = \"{}ms\"", life.as_millis())).await;
+    let all = vec![200; paths(&image).len() - 2];
+    let ann = basic("ann", "ann");
+    assert_eq!(pull(&mirror, &image, &ann).await, all);
+    mirror.settled().await;
+    registry.forget_requests();
+    let questions = Match::manifests().head();
+    let start = Instant::now();
+    while registry.count_of(&questions) < 5 {
+        assert!(start.elapsed() < 300 * life, "it is never asked again");
+        assert_eq!(pull(&mirror, &image, &ann).await, all);
+    }
+    let lives = start.elapsed().as_millis() / life.as_millis();
+    assert!(lives >= 4, "5 questions within {lives} lives");
+    assert_eq!(registry.count_of(&Match::manifests().or(Match::blobs()).get()), 0, "a yes costs no bytes");
 }
 
 #[tokio::test]

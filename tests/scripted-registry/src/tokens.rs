@@ -232,7 +232,8 @@ impl Issued {
         if !refused.is_empty() && policy.private_refused_by_service {
             return Answer::error(403, "DENIED");
         }
-        let token = self.next("token");
+        // Those of two registries differ.
+        let token = self.next(&format!("token-of-{}", header(&request.headers, "host").unwrap_or_default()));
         let grants = asked.difference(&refused).cloned().collect();
         self.tokens.insert(token.clone(), Token { grants, uses: policy.uses });
         let mut body = json!({});
