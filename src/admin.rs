@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
 use crate::audit::Audit;
-use crate::documents::{Code, Error};
+use crate::documents::{Code, Error, Reloaded};
 use crate::metrics::{Format, Metrics};
 use crate::mirror::Mirror;
 use crate::server::listener;
@@ -62,7 +63,12 @@ pub struct AdminState {
     pub audit: Option<Arc<Audit>>,
     /// The certificate for addresses beyond loopback; asks for none of clients.
     pub tls: Option<Arc<Tls>>,
+    /// Reads the settings again, if they come from somewhere.
+    pub reload: Option<Reload>,
 }
+
+/// Reads the settings again for whoever is named, and says what came of it.
+pub type Reload = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Reloaded, Error>> + Send + Sync>;
 
 /// A body: at hand, or coming line by line.
 type Body = BoxBody<Bytes, io::Error>;
@@ -99,8 +105,14 @@ async fn answer_any(request: Request<Incoming>, state: AdminState, client: Clien
     match &state.mirror {
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
             let door = Door { peer: client.peer, encrypted: client.encrypted, reach };
-            let visit =
-                api::Visit { mirror, guard: &state.guard, audit: state.audit.as_deref(), door, seat: &client.seat };
+            let visit = api::Visit {
+                mirror: &mirror.present(),
+                guard: &state.guard,
+                audit: state.audit.as_deref(),
+                reload: state.reload.as_ref(),
+                door,
+                seat: &client.seat,
+            };
             visit.answer(request).await
         }
         _ => answer(request.method(), request.uri().path(), Format::asked_for(request.headers()), &state),

@@ -25,6 +25,7 @@ mod pin;
 mod plain;
 mod pull;
 mod ready;
+mod reload;
 mod serve;
 mod show;
 mod status;
@@ -103,6 +104,8 @@ enum Command {
     Check(check::Args),
     /// Look at the configuration
     Config(config::Args),
+    /// Have the daemon read its configuration again, all of it or nothing
+    Reload(reload::Args),
     /// Show how the daemon is doing
     Status(status::Args),
     /// Look at who may pull what
@@ -164,6 +167,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Inspect(args) => inspect::run(&args),
         Command::Pull(args) => pull::run(&args),
         Command::Ready(args) => ready::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Pin(args) => pin::run::<Pinned>(&args),
         Command::Unpin(args) => pin::run::<Unpinned>(&args),
         Command::Freeze(args) => freeze::freeze(&args),

@@ -105,9 +105,10 @@ pub struct TooMany {
 #[derive(Debug)]
 pub struct Clients {
     trusted: Vec<Network>,
-    requests: Option<Rate>,
-    cold: Option<Rate>,
-    egress: Option<Rate>,
+    limits: Limits,
+    requests: Option<Arc<Rate>>,
+    cold: Option<Arc<Rate>>,
+    egress: Option<Arc<Rate>>,
     places: Places,
 }
 
@@ -117,15 +118,29 @@ const EGRESS_UNIT: u64 = 1 << 10;
 impl Clients {
     /// Nobody has taken anything yet. `X-Forwarded-For` counts when it comes from a `trusted` proxy.
     pub fn new(limits: Limits, trusted: Vec<Network>) -> Clients {
+        let none = Limits::default();
+        let (requests, cold, egress, places) = (None, None, None, Places::new(limits.connections));
+        Clients { limits: none, trusted: Vec::new(), requests, cold, egress, places }.under(limits, trusted)
+    }
+
+    /// The same clients under other limits: what they have taken counts on where a limit is what it was, and their
+    /// connections do in any case.
+    #[must_use]
+    pub fn under(&self, limits: Limits, trusted: Vec<Network>) -> Clients {
         let a_second = Duration::from_secs(1);
-        let rate = |count: u32, period| NonZeroU32::new(count).map(|count| Rate::new(count, period));
+        let rate = |before: &Option<Arc<Rate>>, same: bool, count: u32, period| match NonZeroU32::new(count) {
+            Some(count) if !same => Some(Arc::new(Rate::new(count, period))),
+            _ => before.clone().filter(|_| same),
+        };
         let egress = u32::try_from(limits.egress.div_ceil(EGRESS_UNIT)).unwrap_or(u32::MAX);
+        let before = self.limits;
         Clients {
             trusted,
-            requests: rate(limits.requests, a_second),
-            cold: rate(limits.cold, 60 * a_second),
-            egress: rate(egress, a_second),
-            places: Places::new(limits.connections),
+            limits,
+            requests: rate(&self.requests, limits.requests == before.requests, limits.requests, a_second),
+            cold: rate(&self.cold, limits.cold == before.cold, limits.cold, 60 * a_second),
+            egress: rate(&self.egress, limits.egress == before.egress, egress, a_second),
+            places: self.places.under(limits.connections),
         }
     }
 
@@ -136,7 +151,7 @@ impl Clients {
 
     /// How many clients are remembered, by table.
     pub fn tables(&self) -> [(&'static str, u64); 2] {
-        let rates = [&self.requests, &self.cold, &self.egress].into_iter().flatten().map(Rate::clients).sum();
+        let rates = [&self.requests, &self.cold, &self.egress].into_iter().flatten().map(|rate| rate.clients()).sum();
         [("clients_connected", self.places.clients()), ("clients_limited", rates)]
     }
 
@@ -209,7 +224,7 @@ impl Asker {
     /// # Errors
     /// [`TooMany`]
     pub fn request(&self) -> Result<(), TooMany> {
-        self.take(Limit::Requests, |clients| clients.requests.as_ref())
+        self.take(Limit::Requests, |clients| clients.requests.as_deref())
     }
 
     /// An upstream is to be asked for what he wants.
@@ -217,7 +232,7 @@ impl Asker {
     /// # Errors
     /// [`TooMany`]
     pub fn question(&self) -> Result<(), TooMany> {
-        self.take(Limit::Cold, |clients| clients.cold.as_ref())
+        self.take(Limit::Cold, |clients| clients.cold.as_deref())
     }
 
     fn take(&self, limit: Limit, rate: impl Fn(&Clients) -> Option<&Rate>) -> Result<(), TooMany> {

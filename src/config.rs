@@ -14,6 +14,7 @@ pub mod file;
 mod problem;
 mod search;
 mod secret;
+mod source;
 mod validate;
 mod well_known;
 
@@ -43,6 +44,7 @@ pub use effective::Effective;
 pub use problem::{ConfigError, Problem};
 pub use search::Place;
 pub use secret::{Secret, SecretError};
+pub use source::{Beside, Loaded, Source};
 
 /// What the daemon runs with.
 #[derive(Clone, Debug, PartialEq, Eq)]

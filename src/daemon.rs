@@ -6,6 +6,7 @@
 
 mod preflight;
 mod process;
+mod reload;
 mod settings;
 mod stock;
 pub mod store;
@@ -16,13 +17,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::reload::Reloading;
 use self::stock::take_stock;
+use self::upstreams::{Around, Upstreams};
 use crate::access::{Access, Grants};
 use crate::admin::{self, AdminState, Guard, Reach, Readiness, Token};
 use crate::audit::Audit;
@@ -33,18 +37,17 @@ use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
 use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
-use crate::config::{Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Loaded, Source};
 use crate::documents::{Code, Error};
 use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
-use crate::mirror::{Mirror, Parts};
-use crate::oci::ErrorCode;
+use crate::mirror::flight::bounds::Bounds;
+use crate::mirror::{Mirror, Parts, Terms};
 use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
 use crate::server::tls::{self, Files, Tls, TlsError};
-use crate::server::{self, Admission, Edge, Listener};
+use crate::server::{self, Admission, Edge, Listener, Present};
 use crate::upstream::http::HttpSettingsError;
-use crate::upstream::ours::Ours;
 
 pub use preflight::{Findings, credential_warnings, preflight};
 pub use process::{Bound, run};
@@ -130,37 +133,59 @@ pub struct Daemon {
     /// When it was opened: what is found in the store counts as used then.
     opened: Timestamp,
     tls: Option<Arc<Tls>>,
-    /// Where it listens, for the upstreams.
-    ours: Arc<Ours>,
     clients: Arc<Clients>,
     admission: Arc<Admission>,
     audit: Option<Arc<Audit>>,
     /// The same certificate for operators, of whom none is asked for.
     admin_tls: Option<Arc<Tls>>,
     guard: Arc<Guard>,
+    around: Around,
+    upstreams: Upstreams,
+    bounds: Arc<Bounds>,
+    /// What the store may hold, as it is now.
+    store: Arc<RwLock<config::Store>>,
+    /// Where the configuration is read again.
+    source: Option<(Source, Loaded)>,
+    hang_up: Option<Signal>,
     /// Held as long as the daemon lives.
     _lock: StoreLock,
 }
 
 /// Who may read what, as it is configured. Reads the file of passwords.
-fn admission(config: &Config, clock: &Arc<dyn Clock>, ours: &Arc<Ours>) -> Result<Admission, StartError> {
+fn admission(config: &Config, around: &Around, before: Option<&Authenticator>) -> Result<Admission, StartError> {
     let passwords = config.callers.htpasswd.as_deref().map(Passwords::read).transpose()?;
-    let issuers = upstreams::issuers(config, clock, ours)?;
+    let issuers = upstreams::issuers(config, around)?;
     let passes = config.upstreams.iter().any(|upstream| upstream.access == Access::PassThrough);
-    let authenticator = Authenticator::new(passwords, issuers, passes, Arc::clone(clock))?;
-    Ok(Admission { rules: config.rules(), authenticator, grants: Grants::new(config.callers.grant_ttl) })
+    let authenticator = match before {
+        Some(before) => before.under(passwords, issuers, passes),
+        None => Authenticator::new(passwords, issuers, passes, Arc::clone(&around.clock))?,
+    };
+    let grants = Arc::new(Grants::new(config.callers.grant_ttl));
+    Ok(Admission { rules: config.rules(), authenticator, grants })
 }
 
-/// Opens the audit anew on each SIGHUP, until the future is dropped.
-async fn open_anew_on_hang_up(audit: Arc<Audit>) {
-    match signal(SignalKind::hangup()) {
-        Ok(mut hang_up) => {
-            while hang_up.recv().await.is_some() {
-                audit.open_anew();
-            }
-        }
-        Err(error) => tracing::warn!(%error, "SIGHUP is not heard; the audit is not opened anew"),
+/// What the settings say to a mirror.
+fn terms(config: &Config, upstreams: &Upstreams, bounds: Arc<Bounds>) -> Terms {
+    Terms {
+        routes: upstreams.routes(&config.routes.default),
+        public: upstreams::public(config),
+        of_callers: upstreams::of_callers(config),
+        policy: config.cache.policy,
+        complete_only: config.cache.complete_only,
+        prefetch: config.cache.prefetch,
+        finish_unread: config.cache.finish_unread,
+        negative_ttl: config.cache.negative_ttl,
+        bounds,
+        verify_on_read: config.store.verify_on_read,
+        memory: config.cache.memory,
     }
+}
+
+/// The certificates for clients, and the same for operators, of whom none is asked for.
+fn certificates(config: &Config) -> [Option<Files>; 2] {
+    let files = config.server.tls.clone();
+    let without_clients = files.clone().map(|files| Files { client_ca: None, ..files });
+    [files, without_clients]
 }
 
 impl Daemon {
@@ -178,9 +203,8 @@ impl Daemon {
     /// [`StartError`].
     pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Daemon, StartError> {
         let path = &config.store.path;
-        let tls = config.server.tls.clone().map(Tls::open).transpose()?.map(Arc::new);
-        let without_clients = config.server.tls.clone().map(|files| Files { client_ca: None, ..files });
-        let admin_tls = without_clients.map(Tls::open).transpose()?.map(Arc::new);
+        let [tls, admin_tls] = certificates(&config).map(|files| files.map(Tls::open).transpose());
+        let (tls, admin_tls) = (tls?.map(Arc::new), admin_tls?.map(Arc::new));
         let token = config.admin_token()?.map(|secret| Token::new(secret.expose().as_bytes()));
         let guard = Arc::new(Guard::new(token, config.asks_who_clients_are()));
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
@@ -201,24 +225,18 @@ impl Daemon {
         let ours = Arc::default();
         let begin = |place| Audit::begin(place, Arc::clone(&clock), Arc::clone(&metrics));
         let audit = config.callers.audit.clone().map(begin).transpose().map_err(StartError::Audit)?.map(Arc::new);
-        let admission = Arc::new(admission(&config, &clock, &ours)?);
+        let around = Around { metrics: Arc::clone(&metrics), clock: Arc::clone(&clock), ours: Arc::clone(&ours) };
+        let admission = Arc::new(admission(&config, &around, None)?);
+        let upstreams = Upstreams::default().under(&config, &around)?;
+        let bounds = Arc::new(settings::bounds(&config));
+        let store = Arc::new(RwLock::new(config.store.clone()));
         let mirror = Mirror::new(Parts {
-            routes: upstreams::routes(&config, &metrics, &clock, &ours)?,
-            public: upstreams::public(&config),
-            of_callers: upstreams::of_callers(&config),
+            terms: terms(&config, &upstreams, Arc::clone(&bounds)),
             blobs: blobs.clone(),
             ingests,
             metadata: metadata.clone(),
             clock,
-            policy: config.cache.policy,
-            complete_only: config.cache.complete_only,
-            prefetch: config.cache.prefetch,
-            finish_unread: config.cache.finish_unread,
-            negative_ttl: config.cache.negative_ttl,
-            bounds: settings::bounds(&config),
-            room: settings::room(&config.store),
-            verify_on_read: config.store.verify_on_read,
-            memory: config.cache.memory,
+            room: settings::room(Arc::clone(&store)),
             metrics: metrics.clone(),
         });
         let clients = Arc::new(Clients::new(config.limits.client, config.server.trusted_proxies.clone()));
@@ -233,12 +251,29 @@ impl Daemon {
             tls,
             admin_tls,
             guard,
-            ours,
             clients,
             admission,
             audit,
+            around,
+            upstreams,
+            bounds,
+            store,
+            source: None,
+            hang_up: None,
             _lock,
         })
+    }
+
+    /// The same, which reads its settings again from there when it is told to; they are `loaded` now.
+    #[must_use]
+    pub fn read_from(self, source: Source, loaded: Loaded) -> Daemon {
+        Daemon { source: Some((source, loaded)), ..self }
+    }
+
+    /// The same, which is told to by this signal, too.
+    #[must_use]
+    pub fn told_by(self, hang_up: Signal) -> Daemon {
+        Daemon { hang_up: Some(hang_up), ..self }
     }
 
     /// The use case, for those who ask without HTTP.
@@ -247,35 +282,43 @@ impl Daemon {
     }
 
     /// Serves until `shutdown` completes, then drains.
-    pub async fn serve(self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
+    pub async fn serve(mut self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
         let stop = CancellationToken::new();
         let servers = TaskTracker::new();
         let limits = self.config.server.limits.leaving_time_to_close();
         let bound = listeners.pull.iter().chain(&listeners.admin).filter_map(|listener| listener.local_addr().ok());
-        bound.for_each(|address| self.ours.listen_at(address));
+        bound.for_each(|address| self.around.ours.listen_at(address));
+        let mut edges = Vec::new();
         for (place, listener) in listeners.pull.into_iter().enumerate() {
-            let edge = self.edge(listener.local_addr().ok(), place);
+            let edge = Arc::new(Present::new(self.edge(listener.local_addr().ok(), place)));
+            edges.push(Arc::clone(&edge));
             servers.spawn(server::serve(listener, self.tls.clone(), edge, limits, stop.clone().cancelled_owned()));
         }
+        let hang_up = self.hang_up.take();
+        let reloading = Arc::new(self.reloading(edges));
         let sockets = listeners.admin_socket.map(Listener::Socket);
         for listener in listeners.admin.into_iter().map(Listener::Address).chain(sockets) {
             let (reach, stopping) = (Reach::of(&listener), stop.clone().cancelled_owned());
-            servers.spawn(admin::serve(listener, reach, self.admin_state(), stopping));
+            servers.spawn(admin::serve(listener, reach, self.admin_state(&reloading), stopping));
         }
         servers.close();
-        let housekeeping = tokio::spawn(self.housekeeping());
+        let housekeeping = tokio::spawn(self.housekeeping(&reloading));
         let served = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
         let certificates = served.map(|tls| tokio::spawn(tls::keep_current(tls)));
-        let audit = self.audit.clone().map(|audit| tokio::spawn(open_anew_on_hang_up(audit)));
-        let beside: Vec<_> = certificates.chain(audit).collect();
+        let told = hang_up.map(|hang_up| tokio::spawn(Arc::clone(&reloading).on_hang_up(hang_up)));
+        let beside: Vec<_> = certificates.chain(told).collect();
+        // What it began with need not stay until the end.
+        let Daemon { config, mirror, clients, admission, .. } = self;
+        drop((mirror, clients, admission));
         shutdown.await;
-        let ends_at = Instant::now() + self.config.server.limits.drain;
+        let ends_at = Instant::now() + config.server.limits.drain;
         stop.cancel();
         // Those for operators have a drain time of their own, which may be longer.
         let _ = tokio::time::timeout_at(ends_at, servers.wait()).await;
         housekeeping.abort();
         beside.iter().for_each(tokio::task::JoinHandle::abort);
-        self.mirror.close(ends_at.saturating_duration_since(Instant::now())).await;
+        let mirror = reloading.in_force.lock().await.mirror.clone();
+        mirror.close(ends_at.saturating_duration_since(Instant::now())).await;
     }
 
     fn edge(&self, bound: Option<SocketAddr>, place: usize) -> Edge {
@@ -284,11 +327,8 @@ impl Daemon {
             mirror: self.mirror.clone(),
             metrics: Arc::clone(&self.metrics),
             default: bound.and_then(|address| config.default_at(address, place)).cloned(),
-            unavailable_blob: if config.unavailable_blob == 404 {
-                ErrorCode::BlobUnknown
-            } else {
-                ErrorCode::Unavailable
-            },
+            unavailable_blob: settings::unavailable_blob(&self.config),
+            epoch: 0,
             shortcuts: Arc::default(),
             clients: Arc::clone(&self.clients),
             admission: Arc::clone(&self.admission),
@@ -296,7 +336,25 @@ impl Daemon {
         }
     }
 
-    fn admin_state(&self) -> AdminState {
+    fn reloading(&mut self, edges: Vec<Arc<Present>>) -> Reloading {
+        let (clients, admission) = (Arc::clone(&self.clients), Arc::clone(&self.admission));
+        let (upstreams, bounds) = (std::mem::take(&mut self.upstreams), Arc::clone(&self.bounds));
+        let (source, loaded) = self.source.take().unzip();
+        let in_force = reload::InForce { loaded, upstreams, bounds, mirror: self.mirror.clone(), clients, admission };
+        Reloading {
+            source,
+            in_force: Arc::new(tokio::sync::Mutex::new(in_force)),
+            around: self.around.clone(),
+            edges,
+            guard: Arc::clone(&self.guard),
+            tls: [self.tls.clone(), self.admin_tls.clone()],
+            store: Arc::clone(&self.store),
+            audit: self.audit.clone(),
+        }
+    }
+
+    fn admin_state(&self, reloading: &Arc<Reloading>) -> AdminState {
+        let reloading = Arc::clone(reloading);
         AdminState {
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::new(|| Readiness::Ready),
@@ -304,35 +362,35 @@ impl Daemon {
             guard: Arc::clone(&self.guard),
             tls: self.admin_tls.clone(),
             audit: self.audit.clone(),
+            reload: Some(Arc::new(move |by| Box::pin(Arc::clone(&reloading).reload(by)))),
         }
     }
 
     /// What runs beside the server: the index is brought up to date once, then gauges and access
     /// times are written now and again.
-    fn housekeeping(&self) -> impl Future<Output = ()> + Send + 'static {
+    fn housekeeping(&self, reloading: &Reloading) -> impl Future<Output = ()> + Send + use<> {
         let (mirror, metrics) = (self.mirror.clone(), Arc::clone(&self.metrics));
-        let (blobs, metadata, config) =
-            (Arc::clone(&self.blobs), Arc::clone(&self.metadata), self.config.store.clone());
-        let (opened, clients, admission) = (self.opened, Arc::clone(&self.clients), Arc::clone(&self.admission));
+        let (blobs, metadata, store) = (Arc::clone(&self.blobs), Arc::clone(&self.metadata), Arc::clone(&self.store));
+        let (opened, in_force) = (self.opened, Arc::clone(&reloading.in_force));
+        let scrub_rate = self.config.store.scrub_rate;
         async move {
             take_stock(&blobs, &metadata, opened).await;
             let gauges = async {
                 loop {
                     let usage = blobs.usage();
-                    metrics.store(usage.bytes, usage.blobs, budget(&config).unwrap_or_default());
+                    let allowed = budget(&store.read()).unwrap_or_default();
+                    metrics.store(usage.bytes, usage.blobs, allowed);
                     let names = metadata.names();
                     metrics.store_besides(names.bytes, names.inodes, blobs.lingering());
-                    let (bodies, budget_of_bodies) = mirror.bodies();
-                    metrics.bodies(bodies, budget_of_bodies);
-                    let own =
-                        clients.tables().into_iter().chain([admission.authenticator.table(), admission.grants.table()]);
-                    metrics.entries(mirror.tables().into_iter().chain(own));
-                    metrics.memory(mirror.memory_used());
+                    in_force.lock().await.measure(&metrics);
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }
             };
-            let proven = mirror.ask_once_more();
-            tokio::join!(mirror.keep_uses(), mirror.keep_room(), proven, mirror.scrub(config.scrub_rate), gauges);
+            let (kept, proven) = (mirror.keep_uses(), mirror.ask_once_more());
+            let (room, scrubbed) = (mirror.keep_room(), mirror.scrub(scrub_rate));
+            // What it is under other terms, it finds by itself.
+            drop(mirror);
+            tokio::join!(kept, room, proven, scrubbed, gauges);
         }
     }
 }

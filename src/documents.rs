@@ -32,7 +32,7 @@ pub use bench::{Bench, Ratios, Report, Series, Summary, Way};
 pub use bundles::{
     Export, Exported, Fate, Frame, Import, Imported, ImportedFile, ImportedImage, Plan, StoredReceipt, Unavailable,
 };
-pub use configuration::{ConfigPaths, ConfigSchema, Configuration, FilePlace, Program};
+pub use configuration::{Alteration, Change, ConfigPaths, ConfigSchema, Configuration, FilePlace, Program, Reloaded};
 pub use error::{Code, Error};
 pub use images::{
     Changed, Completeness, Content, Forgotten, Frozen, History, HistoryEntry, ImageDetail, ImageSummary, Images, Part,

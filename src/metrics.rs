@@ -16,6 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use parking_lot::RwLock;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
@@ -139,6 +140,7 @@ series! {
     checked: Counter, [Bytes] "Stored bytes that were hashed again";
     resumed: Counter, [Bytes] "Bytes of earlier fills that were gone on with";
     audit_lost: Counter, "Lines of the audit that could not be written";
+    reloads: Family<OfResult, Counter>, "Times that the settings were read again, by what came of it";
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
     bodies_used: Level, [Bytes] "Bytes of bodies in memory: in hand, at hand, passed on, on their way to the disk";
@@ -179,6 +181,8 @@ pub struct Metrics {
     /// What is not ours: it has no prefix.
     process: Registry,
     upstreams: Vec<RegistryName>,
+    /// Those that came later.
+    later: RwLock<Vec<RegistryName>>,
     /// For each upstream by its place, and behind them for others and for none.
     held: Vec<Held>,
     first_bytes: [OnceLock<Histogram>; OUTCOMES],
@@ -213,10 +217,19 @@ impl Metrics {
             process,
             held: (0..upstreams.len() + 2).map(|_| Held::default()).collect(),
             upstreams,
+            later: RwLock::default(),
             first_bytes: Default::default(),
             paths: Default::default(),
             tally: Tally::default(),
             series,
+        }
+    }
+
+    /// This upstream gets series of its own, too.
+    pub fn add_upstream(&self, name: &RegistryName) {
+        let mut later = self.later.write();
+        if self.upstreams.binary_search(name).is_err() && !later.contains(name) {
+            later.push(name.clone());
         }
     }
 
@@ -425,6 +438,11 @@ impl Metrics {
         self.series.parallel_streams_given_up.inc();
     }
 
+    /// The settings were read again: `done`, `partly` or `refused`.
+    pub fn reloaded(&self, result: &'static str) {
+        self.series.reloads.get_or_create(&OfResult { result: Label::Word(result) }).inc();
+    }
+
     /// So many lines of the audit could not be written.
     pub fn audit_lost(&self, lines: u64) {
         self.series.audit_lost.inc_by(lines);
@@ -476,18 +494,24 @@ impl Metrics {
         self.place_of(upstream.map(RegistryName::as_str))
     }
 
-    /// Where an upstream is among those with series of their own; behind them come the others, and none.
+    /// Where an upstream is among those with series of their own; behind them come the others, and none, and behind
+    /// these who came later.
     fn place_of(&self, name: Option<&str>) -> usize {
         let count = self.upstreams.len();
         let Some(name) = name else { return count + 1 };
-        self.upstreams.binary_search_by(|known| known.as_str().cmp(name)).unwrap_or(count)
+        let later = || self.later.read().iter().position(|known| known.as_str() == name).map(|n| count + 2 + n);
+        self.upstreams.binary_search_by(|known| known.as_str().cmp(name)).ok().or_else(later).unwrap_or(count)
     }
 
     fn label(&self, place: usize) -> Label {
         match self.upstreams.get(place) {
             Some(known) => Label::Upstream(known.clone()),
             None if place == self.upstreams.len() => Label::Word("other"),
-            None => Label::Word("none"),
+            None if place == self.upstreams.len() + 1 => Label::Word("none"),
+            None => {
+                let known = self.later.read().get(place - self.upstreams.len() - 2).cloned();
+                known.map_or(Label::Word("other"), Label::Upstream)
+            }
         }
     }
 }

@@ -21,9 +21,10 @@ pub mod routes;
 pub mod scrub;
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,7 +65,7 @@ use keep::RoomKeeper;
 use recall::negatives::Negatives;
 use room::holds::Holds;
 use room::records::Records;
-use room::stored::Stored;
+use room::stored::{Standing, Stored};
 use scrub::Scrub;
 
 /// How often access times are written.
@@ -78,22 +79,14 @@ const FLUSH_EVERY: usize = 6;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 const MOST_LAST_WORDS: Duration = Duration::from_secs(5);
 
-/// What a mirror is made of.
-pub struct Parts {
+/// What the settings say, which may change while it runs.
+pub struct Terms {
     /// Which upstreams there are.
     pub routes: Routes,
     /// Those of them that are asked without a credential: what they give, they give to everybody.
     pub public: HashSet<RegistryName>,
     /// Those that callers show something of their own: what is refused to one of them says nothing to others.
     pub of_callers: HashSet<RegistryName>,
-    /// Verified content.
-    pub blobs: Arc<dyn BlobStore>,
-    /// Where fills write, on the file system of `blobs`.
-    pub ingests: Arc<IngestDir>,
-    /// What is remembered of tags, memberships and blobs.
-    pub metadata: Arc<dyn MetadataStore>,
-    /// The time of day.
-    pub clock: Arc<dyn Clock>,
     /// The rules for tags and lists.
     pub policy: Policy,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
@@ -105,19 +98,54 @@ pub struct Parts {
     /// How long upstream's "not found" is believed.
     pub negative_ttl: Duration,
     /// The bounds of all fills together.
-    pub bounds: Bounds,
-    /// How much the store may hold.
-    pub room: Room,
+    pub bounds: Arc<Bounds>,
     /// Whether every blob is hashed before it is served.
     pub verify_on_read: bool,
     /// Memory for small content that was asked for lately, in bytes; none when zero.
     pub memory: u64,
+}
+
+/// What a mirror is made of.
+pub struct Parts {
+    /// What the settings say.
+    pub terms: Terms,
+    /// Verified content.
+    pub blobs: Arc<dyn BlobStore>,
+    /// Where fills write, on the file system of `blobs`.
+    pub ingests: Arc<IngestDir>,
+    /// What is remembered of tags, memberships and blobs.
+    pub metadata: Arc<dyn MetadataStore>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// How much the store may hold.
+    pub room: Room,
     /// Where events are counted.
     pub metrics: Arc<Metrics>,
 }
 
+impl Terms {
+    fn standing(&self) -> Standing {
+        Standing { public: self.public.clone(), of_callers: self.of_callers.clone() }
+    }
+}
+
+/// What stays under all terms.
+struct Lasting {
+    present: Arc<Mutex<Weak<Wings>>>,
+    earlier: Vec<Weak<Fills>>,
+    started_at: Timestamp,
+    room: Arc<RoomKeeper>,
+    stored: Arc<Stored>,
+    disk: Arc<Disk>,
+    ending: CancellationToken,
+}
+
 /// What a mirror consists of.
 struct Wings {
+    /// Of all that came before and after it under other terms: what answers now.
+    present: Arc<Mutex<Weak<Wings>>>,
+    /// The fills that those before it may have under way still.
+    earlier: Vec<Weak<Fills>>,
     started_at: Timestamp,
     mode: Mode,
     routes: Routes,
@@ -127,10 +155,11 @@ struct Wings {
     answers: Answers,
     ahead: Ahead,
     bundles: Bundles,
-    scrub: Scrub,
+    scrub: Arc<Scrub>,
 }
 
-/// The use case: answers for manifests and blobs. Cheap to clone.
+/// The use case: answers for manifests and blobs, under certain terms. Cheap to clone. What was begun under terms
+/// goes on under them: whoever holds a mirror has its upstreams and what is on its way from them.
 #[derive(Clone)]
 pub struct Mirror(Arc<Wings>);
 
@@ -143,50 +172,77 @@ impl std::fmt::Debug for Mirror {
 impl Mirror {
     /// Puts a mirror together. Does no I/O and asks nobody.
     pub fn new(parts: Parts) -> Mirror {
-        let Parts { routes, blobs, ingests, metadata, clock, policy, negative_ttl, metrics, .. } = parts;
-        let (started_at, mode, tasks) = (clock.now(), policy.mode, TaskTracker::new());
+        let Parts { terms, blobs, ingests, metadata, clock, room, metrics } = parts;
+        let tasks = TaskTracker::new();
         let graph = Graph::new(blobs.clone(), metadata.clone());
-        let records = Records::new(metadata.clone(), clock.clone(), tasks.clone());
-        let stored = Arc::new(Stored::new(
-            blobs.clone(),
-            records,
-            metrics.clone(),
-            parts.public,
-            parts.of_callers.clone(),
-            parts.verify_on_read,
-        ));
-        let room = Arc::new(RoomKeeper {
-            room: parts.room,
-            holds: Holds::default(),
-            graph: graph.clone(),
-            stored: stored.clone(),
-            ingests: ingests.clone(),
-            clock: clock.clone(),
-            metrics: metrics.clone(),
-            tasks: tasks.clone(),
-        });
+        let records = Records::new(metadata, clock.clone(), tasks.clone());
+        let stored = Arc::new(Stored::new(blobs, records, metrics.clone(), terms.standing(), terms.verify_on_read));
+        let (stored_now, holds, started_at) = (Arc::clone(&stored), Holds::default(), clock.now());
+        let room = Arc::new(RoomKeeper { room, holds, graph, stored: stored_now, ingests, clock, metrics, tasks });
+        let (disk, ending) = (Arc::default(), CancellationToken::new());
+        Mirror::of(
+            Lasting { present: Arc::default(), earlier: Vec::new(), started_at, room, stored, disk, ending },
+            terms,
+        )
+    }
+
+    /// The same mirror under other terms: with the store, the memory of what upstreams denied, and the bounds that
+    /// are handed on, and with nothing else of what upstreams said. It answers from here on what is asked of
+    /// [`Mirror::present`].
+    #[must_use]
+    pub fn under(&self, terms: Terms) -> Mirror {
+        let Wings { present, started_at, room, fills, earlier, .. } = &*self.0;
+        let earlier = earlier.iter().filter(|fills| fills.strong_count() > 0).cloned().chain([Arc::downgrade(fills)]);
+        let lasting = Lasting {
+            present: Arc::clone(present),
+            earlier: earlier.collect(),
+            started_at: *started_at,
+            room: Arc::clone(room),
+            stored: Arc::new(fills.stored.under(terms.standing(), terms.verify_on_read)),
+            disk: Arc::clone(&fills.disk),
+            ending: fills.ending.clone(),
+        };
+        Mirror::of(lasting, terms)
+    }
+
+    fn of(lasting: Lasting, terms: Terms) -> Mirror {
+        let Lasting { present, earlier, started_at, room, stored, disk, ending } = lasting;
+        let Terms { routes, policy, negative_ttl, complete_only, prefetch, memory, .. } = terms;
+        let RoomKeeper { graph, ingests, clock, metrics, tasks, .. } = &*room;
+        let (mode, metadata) = (policy.mode, stored.records.metadata.clone());
         let fills = Arc::new(Fills {
             flights: Flights::new(),
-            bounds: parts.bounds,
+            bounds: terms.bounds,
             stored: stored.clone(),
             ingests: ingests.clone(),
-            disk: Disk::default(),
+            disk,
             room: room.clone(),
-            negatives: Arc::new(Negatives::new(negative_ttl, clock.clone(), parts.of_callers)),
-            finish_unread: parts.finish_unread,
-            metrics,
+            negatives: Arc::new(Negatives::new(negative_ttl, clock.clone(), terms.of_callers)),
+            finish_unread: terms.finish_unread,
+            metrics: metrics.clone(),
             tasks: tasks.clone(),
-            ending: CancellationToken::new(),
+            ending,
         });
+        let (blobs, ingests) = (stored.blobs.clone(), ingests.clone());
         let stores = Stores { blobs, ingests, metadata: metadata.clone(), clock: clock.clone() };
         let bundles = Bundles::new(stores, &fills);
-        let lists = ListAnswers::new(policy, negative_ttl, &metadata, &clock, &tasks);
-        let Parts { complete_only, prefetch, memory, .. } = parts;
+        let lists = ListAnswers::new(policy, negative_ttl, &metadata, clock, tasks);
         let rules = Rules { policy, complete_only, fetches_ahead: prefetch > 0, memory };
-        let scrub = Scrub { routes: routes.clone(), fills: fills.clone(), stored, clock: clock.clone() };
-        let answers = Answers::new(&fills, lists, metadata, clock, rules);
+        let scrub = Arc::new(Scrub { present: present.clone(), stored, clock: clock.clone() });
+        let answers = Answers::new(&fills, lists, metadata, clock.clone(), rules);
         let ahead = Ahead::new(fills.clone(), if mode == Mode::Offline { 0 } else { prefetch });
-        Mirror(Arc::new(Wings { started_at, mode, routes, graph, room, fills, answers, ahead, bundles, scrub }))
+        let graph = graph.clone();
+        let wings =
+            Wings { present, earlier, started_at, mode, routes, graph, room, fills, answers, ahead, bundles, scrub };
+        let mirror = Mirror(Arc::new(wings));
+        *mirror.0.present.lock() = Arc::downgrade(&mirror.0);
+        mirror
+    }
+
+    /// The mirror under the terms of now; this one where there is none any more.
+    #[must_use]
+    pub fn present(&self) -> Mirror {
+        self.0.present.lock().upgrade().map_or_else(|| self.clone(), Mirror)
     }
 
     /// Finds the upstream and the repository of a request.
@@ -210,9 +266,13 @@ impl Mirror {
         self.0.routes.default()
     }
 
-    /// How many fills are under way.
+    /// How many fills are under way, those under earlier terms included.
     pub fn fills(&self) -> usize {
-        self.0.fills.flights.len()
+        self.all_fills().map(|fills| fills.flights.len()).sum()
+    }
+
+    fn all_fills(&self) -> impl Iterator<Item = Arc<Fills>> {
+        self.0.earlier.iter().filter_map(Weak::upgrade).chain([Arc::clone(&self.0.fills)])
     }
 
     /// How many bytes of bodies are in memory, and how many may be.
@@ -232,7 +292,7 @@ impl Mirror {
     pub fn tables(&self) -> Vec<(&'static str, u64)> {
         let Wings { fills, answers, room, routes, .. } = &*self.0;
         let own = [
-            ("flights_of_blobs", fills.flights.len() as u64),
+            ("flights_of_blobs", self.fills() as u64),
             ("left_over", fills.ingests.left_over_files()),
             ("lanes", fills.bounds.lanes()),
             ("answers_untaken", fills.bounds.bodies.untaken()),
@@ -246,13 +306,16 @@ impl Mirror {
 
     /// Writes access times, and makes durable what was recorded, until the future is dropped. Run it
     /// beside the server.
-    pub async fn keep_uses(&self) {
-        loop {
-            for _ in 0..FLUSH_EVERY {
-                tokio::time::sleep(USES_EVERY).await;
-                self.0.fills.stored.write_uses().await;
+    pub fn keep_uses(&self) -> impl Future<Output = ()> + Send + use<> {
+        let stored = Arc::clone(&self.0.fills.stored);
+        async move {
+            loop {
+                for _ in 0..FLUSH_EVERY {
+                    tokio::time::sleep(USES_EVERY).await;
+                    stored.write_uses().await;
+                }
+                stored.records.flush("the index was not flushed").await;
             }
-            self.0.fills.stored.records.flush("the index was not flushed").await;
         }
     }
 

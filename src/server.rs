@@ -21,6 +21,7 @@ pub mod tls;
 
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use tokio::net::TcpListener;
 
 use crate::audit::Audit;
@@ -47,6 +48,8 @@ pub struct Edge {
     /// What to say of a blob that upstream cannot give now: [`ErrorCode::Unavailable`], or
     /// [`ErrorCode::BlobUnknown`] so that clients look elsewhere at once.
     pub unavailable_blob: ErrorCode,
+    /// How often it was changed.
+    pub epoch: u64,
     /// What requests mean that are answered from memory.
     pub shortcuts: Arc<Shortcuts>,
     /// What each client may have.
@@ -57,16 +60,43 @@ pub struct Edge {
     pub admission: Arc<Admission>,
 }
 
+/// What every connection of a listener needs, as it is now: whole, so that a request has all of it as it was when it
+/// began.
+#[derive(Debug)]
+pub struct Present(RwLock<Arc<Edge>>);
+
+impl Present {
+    /// Begins with this.
+    pub fn new(edge: Edge) -> Present {
+        Present(RwLock::new(Arc::new(edge)))
+    }
+
+    /// What it is now.
+    pub fn get(&self) -> Arc<Edge> {
+        Arc::clone(&self.0.read())
+    }
+
+    /// From the next request on it is what `change` makes of it. What was understood before is forgotten.
+    pub fn change(&self, change: impl FnOnce(Edge) -> Edge) {
+        let mut edge = self.0.write();
+        let before = edge.shortcuts.forget();
+        edge.metrics.shortcuts(-before);
+        let changed = change(Edge::clone(&edge));
+        *edge = Arc::new(Edge { epoch: edge.epoch + 1, ..changed });
+    }
+}
+
 /// Serves until `shutdown` completes, then lets running responses end within the drain time.
 pub async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
-    edge: Edge,
+    present: Arc<Present>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) {
-    let clients = Some(Arc::clone(&edge.clients));
-    let answer = move |client: Client, request| handler::answer(&edge, client, request);
+    let edge = Arc::clone(&present);
+    let clients: listener::OfClients = Box::new(move || Arc::clone(&edge.get().clients));
+    let answer = move |client: Client, request| handler::answer(&present.get(), client, request);
     let transport = tls.map_or(Transport::Plain, Transport::Tls);
-    listener::serve(Listener::Address(listener), transport, limits, clients, answer, shutdown).await;
+    listener::serve(Listener::Address(listener), transport, limits, Some(clients), answer, shutdown).await;
 }

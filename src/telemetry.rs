@@ -5,13 +5,14 @@
 //! elsewhere. The time is left out when the journal adds its own.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use tracing::Level;
 use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::{Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
-use tracing_subscriber::{EnvFilter, Layer, Registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,7 +73,25 @@ pub fn start(log: &Log, coloured: Option<bool>) {
         (false, false) => Box::new(lines.without_time()),
     };
     // A log that is already there stays.
-    let _ = tracing_subscriber::registry().with(lines.with_filter(rules(&log.level))).try_init();
+    let (filter, handle) = reload::Layer::new(boxed(&log.level));
+    if tracing_subscriber::registry().with(lines.with_filter(filter)).try_init().is_ok() {
+        let _ = RULES.set(handle);
+    }
+}
+
+/// What is written of the log of this process.
+type Rules = Box<dyn Filter<Registry> + Send + Sync>;
+
+static RULES: OnceLock<reload::Handle<Rules, Registry>> = OnceLock::new();
+
+fn boxed(level: &str) -> Rules {
+    Box::new(rules(level))
+}
+
+/// Writes what `level` says from here on; a process that has not started its log has none to change.
+pub fn change(level: &str) {
+    // It fails where the log is gone.
+    let _ = RULES.get().map(|rules| rules.reload(boxed(level)));
 }
 
 /// What is written: what `level` says, and of other crates nothing finer than `debug`. On `trace`

@@ -3,12 +3,13 @@
 //! Truths: a grant ends when its time is over, however often it was used; where there is no room for one, upstream
 //! is asked again. Time is monotonic.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::metadata::Location;
+use crate::oci::RegistryName;
 
 /// So many are remembered.
 const MOST: usize = 100_000;
@@ -36,6 +37,20 @@ impl Grants {
     /// None yet; each lives so long.
     pub fn new(life: Duration) -> Grants {
         Grants { life, given: Mutex::default() }
+    }
+
+    /// Those of them that are not of these upstreams; each lives so long from when it was given.
+    #[must_use]
+    pub fn without(&self, upstreams: &HashSet<RegistryName>, life: Duration) -> Grants {
+        let given = self.given.lock();
+        let others = given.iter().filter(|((_, location), _)| !upstreams.contains(&location.upstream));
+        let given = others.map(|(key, given)| (key.clone(), *given)).collect();
+        Grants { life, given: Mutex::new(given) }
+    }
+
+    /// How long each lives.
+    pub const fn life(&self) -> Duration {
+        self.life
     }
 
     /// How many are remembered.

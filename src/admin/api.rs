@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::guard::{Actor, Door, Guard, Wish};
-use super::{Body, respond_with};
+use super::{Body, Reload, respond_with};
 use crate::audit::{Audit, Line};
 use crate::documents::{
     self, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, orders,
@@ -96,15 +96,17 @@ impl From<CatalogError> for Error {
 /// What can be looked at, with GET.
 const LOOKS: [&str; 6] = ["status", "images", "images/inspect", "history", "receipt", "schema"];
 /// What is asked for with POST. All but [`READY`] act.
-const POSTS: [&str; 11] =
-    ["pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import"];
+const POSTS: [&str; 12] =
+    ["pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import", RELOAD];
 const READY: &str = "ready";
+const RELOAD: &str = "reload";
 
 /// A request below [`PREFIX`] on its way through.
 pub(super) struct Visit<'a> {
     pub(super) mirror: &'a Mirror,
     pub(super) guard: &'a Guard,
     pub(super) audit: Option<&'a Audit>,
+    pub(super) reload: Option<&'a Reload>,
     pub(super) door: Door,
     pub(super) seat: &'a Seat,
 }
@@ -162,7 +164,7 @@ impl Visit<'_> {
                         tracing::info!(act = path, by = %actor, order = shown, "act");
                         self.note(path, actor, Some(&shown));
                     }
-                    act(path, &order, self.mirror).await
+                    if path == RELOAD { self.reload(actor, &order).await } else { act(path, &order, self.mirror).await }
                 }
                 Err(error) => Err(error),
             }
@@ -175,6 +177,17 @@ impl Visit<'_> {
             frame
         });
         Ok(Response::from_parts(head, held.boxed()))
+    }
+}
+
+impl Visit<'_> {
+    /// Has the settings read again.
+    async fn reload(&self, actor: Actor, order: &Bytes) -> Result<Response<Body>, Error> {
+        let orders::Reload {} = read(order)?;
+        match self.reload {
+            Some(reload) => Ok(ok(&reload(actor.to_string()).await?)),
+            None => Err(not_found()),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, header};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -56,14 +56,19 @@ impl fmt::Debug for Token {
 /// The rules of all admin listeners of a daemon.
 #[derive(Debug)]
 pub struct Guard {
-    token: Option<Token>,
-    /// Whether names of images are hidden on loopback, too.
-    hidden: bool,
+    secrecy: RwLock<Secrecy>,
     /// When the next wrong token is told so.
     next_wrong: Mutex<Instant>,
     waiting: Semaphore,
     acts: Arc<Semaphore>,
     looks: Arc<Semaphore>,
+}
+
+#[derive(Clone, Debug)]
+struct Secrecy {
+    token: Option<Token>,
+    /// Whether names of images are hidden on loopback, too.
+    hidden: bool,
 }
 
 /// The way a request came in.
@@ -135,13 +140,19 @@ impl Guard {
     /// Rules with this token, if there is one; `hidden` says that names of images are hidden on loopback, too.
     pub fn new(token: Option<Token>, hidden: bool) -> Guard {
         Guard {
-            token,
-            hidden,
+            secrecy: RwLock::new(Secrecy { token, hidden }),
             next_wrong: Mutex::new(Instant::now()),
             waiting: Semaphore::new(WAITING),
             acts: Arc::new(Semaphore::new(ACTS)),
             looks: Arc::new(Semaphore::new(LOOKS)),
         }
+    }
+
+    /// From here on with this token, and this said of names. Whether it was another token.
+    pub fn change(&self, token: Option<Token>, hidden: bool) -> bool {
+        let mut secrecy = self.secrecy.write();
+        let before = std::mem::replace(&mut *secrecy, Secrecy { token, hidden });
+        before.token != secrecy.token
     }
 
     /// Who a request is from, if they may have what they wish. `by_address` says that it names us in a
@@ -156,7 +167,7 @@ impl Guard {
         by_address: bool,
         wish: Wish,
     ) -> Result<Actor, Error> {
-        let decided = decide(door, self.shown(door, headers), self.hidden, by_address, wish);
+        let decided = decide(door, self.shown(door, headers), self.secrecy.read().hidden, by_address, wish);
         if decided == Err(Refusal::Wrong) {
             tracing::warn!(client = %door.peer, "a wrong token was shown to the admin interface");
             self.delay_wrong().await;
@@ -172,7 +183,7 @@ impl Guard {
         if !door.encrypted && !is_loopback(peer) {
             return Shown::Overheard;
         }
-        let right = self.token.as_ref().is_some_and(|ours| ours.is(token));
+        let right = self.secrecy.read().token.as_ref().is_some_and(|ours| ours.is(token));
         if right && !more { Shown::Right } else { Shown::Wrong }
     }
 

@@ -16,6 +16,7 @@ fn state(readiness: Readiness) -> AdminState {
         guard: Arc::new(Guard::new(None, false)),
         tls: None,
         audit: None,
+        reload: None,
     }
 }
 

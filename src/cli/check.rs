@@ -7,9 +7,9 @@ use std::path::PathBuf;
 
 use super::talk::print_document;
 use super::{Exit, environment, insist, print};
-use crate::config::{self, Config, Overrides};
+use crate::config::{Config, Overrides};
 use crate::daemon::{self, Findings};
-use crate::documents::{Check, Error, Problem};
+use crate::documents::{Check, Error};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -33,7 +33,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     };
     let valid = problems.is_empty();
     if args.json {
-        print_document(&Check { valid, problems: problems.iter().map(problem).collect(), warnings })?;
+        print_document(&Check { valid, problems: problems.iter().map(Into::into).collect(), warnings })?;
     } else {
         warnings.iter().for_each(|warning| insist(&format!("warning: {warning}")));
         problems.iter().for_each(|problem| insist(&format!("error: {problem}")));
@@ -42,11 +42,6 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         }
     }
     Ok(if valid { Exit::Done } else { Exit::Usage })
-}
-
-fn problem(problem: &config::Problem) -> Problem {
-    let config::Problem { place, line, column, message, hint, .. } = problem.clone();
-    Problem { place, line, column, message, hint }
 }
 
 /// What the configuration means, in short.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use super::banner::banner;
 use super::colour::Color;
 use super::{Exit, environment, say};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Source};
 use crate::daemon::{self, Bound};
 use crate::documents::Error;
 use crate::telemetry;
@@ -46,17 +46,18 @@ pub(super) fn run(args: &Args, level: Option<&str>, color: Color) -> Result<Exit
         offline: args.offline,
         log_level: level.map(str::to_owned),
     };
-    let config = Config::load(args.config.as_deref(), environment()?, overrides)?;
+    let (source, loaded) = Source::open(args.config.clone(), environment()?, overrides)?;
+    let config = &loaded.config;
     config.admin_token()?;
     telemetry::start(&config.log, color.fixed());
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
     // Not a reason to refuse: what is stored can be served, and a credential may come later.
-    for warning in daemon::credential_warnings(&config) {
+    for warning in daemon::credential_warnings(config) {
         tracing::warn!("{warning}");
     }
-    daemon::run(config, announce)?;
+    daemon::run(source, loaded, announce)?;
     Ok(Exit::Done)
 }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -31,6 +31,9 @@ pub(super) struct Places {
 #[derive(Debug)]
 struct OfOne {
     places: Arc<Semaphore>,
+    /// How many places there are, and how many more are taken than there may be.
+    limit: AtomicUsize,
+    excess: AtomicUsize,
     waiting: Arc<Semaphore>,
     /// Whether the operator was told that he is held back.
     told: AtomicBool,
@@ -41,6 +44,15 @@ impl Places {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let waiting = Arc::new(Semaphore::new(WAITING));
         Places { limit, of: Arc::default(), waiting }
+    }
+
+    /// The same, with another limit for one: who has more connections than that keeps them, and gets no more.
+    pub(super) fn under(&self, limit: usize) -> Places {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        if limit > 0 {
+            self.of.lock().values().for_each(|of_one| of_one.have(limit));
+        }
+        Places { limit, of: Arc::clone(&self.of), waiting: Arc::clone(&self.waiting) }
     }
 
     /// How many clients have a connection.
@@ -55,7 +67,9 @@ impl Places {
         }
         let new = || {
             let (places, waiting) = (Semaphore::new(self.limit), Semaphore::new(WAITING_OF_ONE));
-            Arc::new(OfOne { places: Arc::new(places), waiting: Arc::new(waiting), told: AtomicBool::new(false) })
+            let (limit, excess) = (AtomicUsize::new(self.limit), AtomicUsize::new(0));
+            let (places, waiting) = (Arc::new(places), Arc::new(waiting));
+            Arc::new(OfOne { places, limit, excess, waiting, told: AtomicBool::new(false) })
         };
         let of_one = Arc::clone(self.of.lock().entry(client).or_insert_with(new));
         let place = Arc::clone(&of_one.places).try_acquire_owned().ok();
@@ -72,6 +86,18 @@ impl Places {
     }
 }
 
+impl OfOne {
+    /// There are so many places from here on. Only while the table is locked.
+    fn have(&self, limit: usize) {
+        let before = self.limit.swap(limit, Ordering::Relaxed);
+        let excess = self.excess.load(Ordering::Relaxed);
+        let (more, fewer) = (limit.saturating_sub(before), before.saturating_sub(limit));
+        let (spared, fewer) = (excess.min(more), fewer - self.places.forget_permits(fewer));
+        self.places.add_permits(more - spared);
+        self.excess.store(excess - spared + fewer, Ordering::Relaxed);
+    }
+}
+
 /// The place of one connection among those of its client.
 #[derive(Debug)]
 pub struct Place {
@@ -84,7 +110,13 @@ pub struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut of = self.of.lock();
-        drop(self.permit.take());
+        match (self.permit.take(), &self.of_one) {
+            (Some(permit), Some(of_one)) if of_one.excess.load(Ordering::Relaxed) > 0 => {
+                of_one.excess.fetch_sub(1, Ordering::Relaxed);
+                permit.forget();
+            }
+            (permit, _) => drop(permit),
+        }
         drop(self.of_one.take());
         if let Entry::Occupied(entry) = of.entry(self.client)
             // Nobody but the table knows of it: he has no connection, and none waits.

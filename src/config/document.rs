@@ -27,6 +27,7 @@ pub(super) enum Origin {
 }
 
 /// The layers so far.
+#[derive(Clone)]
 pub(super) struct Document {
     template: Table,
     table: Table,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::documents::{Code, Error};
+use crate::documents::{self, Code, Error};
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -146,7 +146,17 @@ impl From<ConfigError> for Error {
             Some(if problems.len() == 1 { hint.to_owned() } else { problem.placed(hint) })
         });
         let hints = hints.collect::<Vec<_>>().join("\n");
-        Error { hint: Some(hints).filter(|hints| !hints.is_empty()), ..Error::new(Code::Configuration, message) }
+        let hint = Some(hints).filter(|hints| !hints.is_empty());
+        let problems = problems.iter().map(Into::into).collect();
+        Error { hint, problems, ..Error::new(Code::Configuration, message) }
+    }
+}
+
+impl From<&Problem> for documents::Problem {
+    fn from(problem: &Problem) -> documents::Problem {
+        let text = problem.to_string().lines().map(str::to_owned).collect();
+        let Problem { place, line, column, message, hint, .. } = problem.clone();
+        documents::Problem { place, line, column, message, hint, text }
     }
 }
 

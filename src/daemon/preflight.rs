@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketType};
 
 use super::process::{PACES, unusable_pace};
 use super::{StartError, upstreams};
+use crate::audit;
 use crate::blob_store::{format, lock};
 use crate::config::{Config, Problem, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
@@ -56,6 +57,9 @@ pub fn preflight(config: &Config) -> Findings {
     look_at_store(&config.store.path, &mut found);
     if let Some(socket) = &config.server.admin_socket {
         look_at_socket(socket, &config.store.path, &mut found);
+    }
+    if let Some(audit::Place::File(path)) = &config.callers.audit {
+        look_at_audit(path, &mut found);
     }
     look_at_pace(config, &mut found);
     look_at_ports(config, &mut found);
@@ -197,6 +201,20 @@ fn look_at_socket(socket: &Path, store: &Path, found: &mut Findings) {
             Some(error) => found.warn(cannot(&format!("{}: {error}", folder.display()))),
             None => {}
         }
+    }
+}
+
+/// Lines that cannot be written are lost, and pulls go on.
+fn look_at_audit(path: &Path, found: &mut Findings) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let error = if path.exists() {
+        rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS).err().map(io::Error::from)
+    } else {
+        cannot_write(folder)
+    };
+    let error = if path.is_dir() { Some(io::Error::from(io::ErrorKind::IsADirectory)) } else { error };
+    if let Some(error) = error {
+        found.warn(format!("access.audit: {} cannot be written, and its lines are lost: {error}", path.display()));
     }
 }
 

@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Daemon, Listeners, budget};
-use crate::config::Config;
+use crate::config::{Config, Loaded, Source};
 use crate::confine::confine;
 use crate::documents::{Code, Error};
 use crate::server::{congestion, listener};
@@ -32,7 +32,8 @@ pub struct Bound<'a> {
 ///
 /// # Errors
 /// Why it cannot start: [`Code::Configuration`] for what the configuration says, [`Code::Failed`] otherwise.
-pub fn run(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> Result<(), Error> {
+pub fn run(source: Source, loaded: Loaded, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> Result<(), Error> {
+    let config = loaded.config.clone();
     if let Err(error) = hide_memory() {
         tracing::warn!(%error, "other processes of this user can read the memory of this one");
     }
@@ -42,7 +43,7 @@ pub fn run(config: Config, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> Re
     let sockets = early.block_on(async { sockets(&config) })?;
     stay_inside(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
-    runtime.block_on(serve(config, sockets, announce))
+    runtime.block_on(serve(source, loaded, sockets, announce))
 }
 
 /// An error that says what was being done.
@@ -79,10 +80,12 @@ fn stay_inside(config: &Config) {
 }
 
 async fn serve(
-    config: Config,
+    source: Source,
+    loaded: Loaded,
     sockets: systemd::Listeners,
     announce: impl FnOnce(&Config, Bound<'_>, u64),
 ) -> Result<(), Error> {
+    let config = loaded.config.clone();
     let adopt = |sockets: Vec<std::net::TcpListener>| {
         let adopted: io::Result<Vec<_>> = sockets.into_iter().map(TcpListener::from_std).collect();
         adopted.map_err(failed("taking over the sockets"))
@@ -100,8 +103,8 @@ async fn serve(
     }
     // A file that grows beyond the limit of the process is an error to be handled, not the end.
     let _file_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
-    // It asks for certificates to be read again; where there are none, it is no reason to end.
-    let _hang_up = signal(SignalKind::hangup()).map_err(failed("handling SIGHUP"))?;
+    let hang_up = signal(SignalKind::hangup()).map_err(failed("handling SIGHUP"))?;
+    let daemon = daemon.read_from(source, loaded).told_by(hang_up);
     // Before anybody is told that it serves: whoever ends it then expects it to end well.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("handling SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handling SIGINT"))?;

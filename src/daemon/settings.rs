@@ -1,11 +1,15 @@
 //! Settings of the configuration, as those who obey them want to have them.
 
 use std::io;
+use std::sync::Arc;
 
-use crate::config;
+use parking_lot::RwLock;
+
+use crate::config::{self, Config};
 use crate::mirror::Room;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::room::Allowed;
+use crate::oci::{ErrorCode, RegistryName};
 
 /// Hundredths of the inodes that stay free where `min_free` is in bytes.
 const LEAST_INODES: u8 = 5;
@@ -20,10 +24,16 @@ pub fn budget(store: &config::Store) -> io::Result<u64> {
     Ok(store.max_size.of(capacity).min(capacity.saturating_sub(store.min_free.of(capacity))))
 }
 
-/// Grants what the settings allow and the disk has free at the moment.
-pub(super) fn room(store: &config::Store) -> Room {
-    let store = store.clone();
-    Room::new(move |taken| match rustix::fs::statvfs(&store.path) {
+/// Grants what the settings allow at the moment and the disk has free.
+pub(super) fn room(store: Arc<RwLock<config::Store>>) -> Room {
+    Room::new(move |taken| {
+        let store = store.read();
+        allowed(&store, taken)
+    })
+}
+
+fn allowed(store: &config::Store, taken: u64) -> Allowed {
+    match rustix::fs::statvfs(&store.path) {
         Ok(stat) => {
             let capacity = stat.f_blocks.saturating_mul(stat.f_frsize);
             let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -39,7 +49,7 @@ pub(super) fn room(store: &config::Store) -> Room {
                 config::Limit::Percent(_) => taken,
             })
         }
-    })
+    }
 }
 
 /// How many inodes stay free of `all`: as large a part of them as of the bytes, where that is said as a part. File
@@ -53,6 +63,7 @@ fn least_inodes(min_free: config::Limit, all: u64) -> u64 {
 }
 
 /// What may be under way to an upstream: in all, of that fills, and what is passed on without being one.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shares {
     pub(super) all: usize,
     pub(super) fills: usize,
@@ -70,12 +81,30 @@ impl Shares {
 }
 
 /// What all fills together may use.
-pub(super) fn bounds(config: &config::Config) -> Bounds {
+pub(super) fn bounds(config: &Config) -> Bounds {
     let limits = &config.limits;
     let memory = u32::try_from(limits.fill_memory).unwrap_or(u32::MAX);
-    let lanes = config.upstreams.iter().map(|upstream| {
-        let Shares { fills, relays, .. } = Shares::of(upstream, limits);
+    Bounds::new(limits.fills, limits.fill_wait, memory).with_memory(config.cache.memory).with_lanes(lanes(config))
+}
+
+/// Whether that is the same for both, places apart.
+pub(super) fn have_the_same_bounds(one: &Config, other: &Config) -> bool {
+    let bounds = |config: &Config| {
+        let config::Limits { fills, fill_memory, fill_wait, .. } = config.limits;
+        (fills, fill_memory, fill_wait, config.cache.memory)
+    };
+    bounds(one) == bounds(other)
+}
+
+/// The places of each upstream: among the fills, and besides.
+pub(super) fn lanes(config: &Config) -> impl Iterator<Item = (RegistryName, usize, usize)> {
+    config.upstreams.iter().map(|upstream| {
+        let Shares { fills, relays, .. } = Shares::of(upstream, &config.limits);
         (upstream.host.clone(), fills, relays)
-    });
-    Bounds::new(limits.fills, limits.fill_wait, memory).with_memory(config.cache.memory).with_lanes(lanes)
+    })
+}
+
+/// What is said of a blob that upstream cannot give now.
+pub(super) fn unavailable_blob(config: &Config) -> ErrorCode {
+    if config.server.unavailable_blob == 404 { ErrorCode::BlobUnknown } else { ErrorCode::Unavailable }
 }

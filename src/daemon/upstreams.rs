@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::StartError;
 use super::settings::Shares;
@@ -12,7 +13,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::mirror::{Mode, Routes};
-use crate::oci::RegistryName;
+use crate::oci::{Digest, RegistryName};
 use crate::server::authenticate::{FetchKeys, Issuer};
 use crate::upstream::asking::Asking;
 use crate::upstream::credentials::AuthError;
@@ -25,22 +26,100 @@ use crate::upstream::quota::Quota;
 use crate::upstream::settings::Settings;
 use crate::upstream::{Upstream, UpstreamObserver};
 
-pub(super) fn routes(
-    config: &Config,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-    ours: &Arc<Ours>,
-) -> Result<Routes, StartError> {
-    let whole = Whole::default();
-    let upstreams = config.upstreams.iter().map(|upstream| {
-        let client: Arc<dyn Upstream> = match config.cache.policy.mode {
-            Mode::Offline => Arc::new(Offline::new(upstream.host.clone())),
-            _ => Arc::new(gated(upstream, &config.limits, online(upstream, metrics, clock, ours, whole.of_another())?)),
+/// What clients of upstreams are made with.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) ours: Arc<Ours>,
+}
+
+impl std::fmt::Debug for Around {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Around").finish_non_exhaustive()
+    }
+}
+
+/// The clients of all upstreams, with what each was made from.
+#[derive(Default)]
+pub(super) struct Upstreams {
+    known: Vec<Known>,
+    whole: Whole,
+}
+
+#[derive(Clone)]
+struct Known {
+    configured: config::Upstream,
+    /// What was in its files.
+    content: Digest,
+    offline: bool,
+    shares: (Shares, Duration),
+    asking: Arc<dyn Upstream>,
+    /// With its bound on what is under way at a time.
+    gated: Arc<dyn Upstream>,
+}
+
+impl std::fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.known.iter().map(|known| &known.configured.host)).finish()
+    }
+}
+
+impl Upstreams {
+    /// Those of a configuration; one that is the same stays, with all that it knows. Reads their files.
+    ///
+    /// # Errors
+    /// [`StartError::Upstream`].
+    pub(super) fn under(&self, config: &Config, around: &Around) -> Result<Upstreams, StartError> {
+        let known = config.upstreams.iter().map(|upstream| self.one(upstream, config, around));
+        Ok(Upstreams { known: known.collect::<Result<_, _>>()?, whole: self.whole.clone() })
+    }
+
+    fn one(&self, upstream: &config::Upstream, config: &Config, around: &Around) -> Result<Known, StartError> {
+        let (offline, content) = (config.cache.policy.mode == Mode::Offline, upstream.settings.content());
+        let shares = (Shares::of(upstream, &config.limits), config.limits.fill_wait);
+        let is_same =
+            |known: &&Known| (&known.configured, known.content, known.offline) == (upstream, content, offline);
+        let known = self.known.iter().find(is_same);
+        if let Some(known) = known.filter(|known| known.shares == shares) {
+            return Ok(known.clone());
+        }
+        let asking = match known {
+            Some(known) => Arc::clone(&known.asking),
+            None if offline => Arc::new(Offline::new(upstream.host.clone())),
+            None => online(upstream, around, self.whole.of_another())?,
         };
-        Ok((upstream.host.clone(), client))
-    });
-    let upstreams: Result<Vec<_>, StartError> = upstreams.collect();
-    Ok(Routes::new(config.routes.default.clone(), upstreams?))
+        let (Shares { all, fills, relays }, patience) = shares;
+        let gate = || Gate::new(upstream.host.clone(), Arc::clone(&asking), all, fills + relays, patience);
+        let gated = if offline { Arc::clone(&asking) } else { Arc::new(gate()) };
+        Ok(Known { configured: upstream.clone(), content, offline, shares, asking, gated })
+    }
+
+    pub(super) fn routes(&self, default: &RegistryName) -> Routes {
+        let upstreams = self.known.iter().map(|known| (known.configured.host.clone(), Arc::clone(&known.gated)));
+        Routes::new(default.clone(), upstreams)
+    }
+
+    /// Whether all of them are the ones of `other`, places included.
+    pub(super) fn are_those_of(&self, other: &Upstreams) -> bool {
+        let mut pairs = self.known.iter().zip(&other.known);
+        self.known.len() == other.known.len() && pairs.all(|(one, other)| Arc::ptr_eq(&one.gated, &other.gated))
+    }
+
+    /// Those that are configured as in `other`, and in whose files is something else.
+    pub(super) fn with_other_content<'u>(&'u self, other: &'u Upstreams) -> impl Iterator<Item = &'u RegistryName> {
+        let differ = |known: &&Known| {
+            let mut same = other.known.iter().filter(|other| other.configured == known.configured);
+            same.any(|other| other.content != known.content)
+        };
+        self.known.iter().filter(differ).map(|known| &known.configured.host)
+    }
+
+    /// Those of which `other` knows nothing, or something else: asked otherwise, with other credentials, or by others.
+    pub(super) fn unlike(&self, other: &Upstreams) -> HashSet<RegistryName> {
+        let is_known = |known: &&Known| other.known.iter().any(|other| Arc::ptr_eq(&other.asking, &known.asking));
+        self.known.iter().filter(|known| !is_known(known)).map(|known| known.configured.host.clone()).collect()
+    }
 }
 
 /// The upstreams that are asked without a credential.
@@ -59,29 +138,18 @@ pub(super) fn of_callers(config: &Config) -> HashSet<RegistryName> {
     of_callers.map(|upstream| upstream.host.clone()).collect()
 }
 
-/// An upstream, with its bound on what is under way at a time.
-fn gated(upstream: &config::Upstream, limits: &config::Limits, asking: Arc<dyn Upstream>) -> Gate {
-    let Shares { all, fills, relays } = Shares::of(upstream, limits);
-    Gate::new(upstream.host.clone(), asking, all, fills + relays, limits.fill_wait)
-}
-
 /// Whether this upstream can be asked as it is configured. Reads its files.
 ///
 /// # Errors
 /// [`StartError::Upstream`].
 pub(super) fn check(upstream: &config::Upstream) -> Result<(), StartError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    online(upstream, &Arc::new(Metrics::new([])), &clock, &Arc::default(), Whole::default()).map(drop)
+    let (metrics, clock, ours) = (Arc::new(Metrics::new([])), Arc::new(SystemClock), Arc::default());
+    online(upstream, &Around { metrics, clock, ours }, Whole::default()).map(drop)
 }
 
 /// An upstream at all its addresses.
-fn online(
-    upstream: &config::Upstream,
-    metrics: &Arc<Metrics>,
-    clock: &Arc<dyn Clock>,
-    ours: &Arc<Ours>,
-    whole: Whole,
-) -> Result<Arc<dyn Upstream>, StartError> {
+fn online(upstream: &config::Upstream, around: &Around, whole: Whole) -> Result<Arc<dyn Upstream>, StartError> {
+    let Around { metrics, clock, ours } = around;
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
     let notices = Arc::default();
     let clients = upstream.urls.iter().map(|url| {
@@ -103,11 +171,8 @@ fn online(
 }
 
 /// The issuers of tokens, each with how its keys are fetched: by a client like those of upstreams.
-pub(super) fn issuers(
-    config: &Config,
-    clock: &Arc<dyn Clock>,
-    ours: &Arc<Ours>,
-) -> Result<Vec<(Issuer, FetchKeys)>, StartError> {
+pub(super) fn issuers(config: &Config, around: &Around) -> Result<Vec<(Issuer, FetchKeys)>, StartError> {
+    let Around { clock, ours, .. } = around;
     let of = |issuer: &Issuer| {
         let url: url::Url = issuer.issuer.parse().map_err(|_| StartError::Issuer(issuer.issuer.clone()))?;
         let name = url.authority().to_lowercase().parse().map_err(|_| StartError::Issuer(issuer.issuer.clone()))?;

@@ -1,6 +1,7 @@
 //! What the program says of itself and of its configuration.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -71,4 +72,55 @@ pub struct FilePlace {
     pub exists: bool,
     /// Whether it is the one that is read.
     pub used: bool,
+}
+
+/// What came of reading the settings again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reloaded {
+    /// What is taken.
+    pub changed: Vec<Change>,
+    /// The keys that stay as they were until a restart, such as `server.listen`.
+    pub restart: Vec<String>,
+    /// What may not be what was meant.
+    pub warnings: Vec<String>,
+}
+
+impl Document for Reloaded {
+    const NAME: &'static str = "reload";
+}
+
+/// A setting that is other than before. What it says is not told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Change {
+    /// Such as `log.level`, `upstream` or `access.grant`.
+    pub key: String,
+    /// Which, where there are several: the host, the name, else the number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// How.
+    pub change: Alteration,
+}
+
+/// How a setting changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Alteration {
+    /// It is new.
+    Added,
+    /// It is gone.
+    Removed,
+    /// It is another, or what is in its file.
+    Changed,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.key)?;
+        self.name.iter().try_for_each(|name| write!(f, " {name}"))?;
+        f.write_str(match self.change {
+            Alteration::Added => " added",
+            Alteration::Removed => " removed",
+            Alteration::Changed => " changed",
+        })
+    }
 }

@@ -31,6 +31,12 @@ pub struct Freeze {
     pub digest: Option<Digest>,
 }
 
+/// For `reload`, of which nothing can be chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "ReloadOrder")]
+#[serde(default, deny_unknown_fields)]
+pub struct Reload {}
+
 /// For `gc`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "CollectOrder")]

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     Bench, Check, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export, Finding, Forgotten,
     Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported, Pinned, Plan, Program, PullEvent,
-    Ready, Status, StoredReceipt, Unfrozen, Unpinned, VERSION, orders,
+    Ready, Reloaded, Status, StoredReceipt, Unfrozen, Unpinned, VERSION, orders,
 };
 use crate::oci::{Digest, RegistryName};
 
@@ -55,6 +55,7 @@ pub fn schema() -> Schema {
     answers.add::<ConfigSchema>();
     answers.add::<ConfigPaths>();
     answers.add::<Explanation>();
+    answers.add::<Reloaded>();
     answers.add::<Bench>();
     answers.add::<Error>();
     answers.add::<Schema>();
@@ -64,6 +65,7 @@ pub fn schema() -> Schema {
     asked.subschema_for::<orders::Images>();
     asked.subschema_for::<orders::Freeze>();
     asked.subschema_for::<orders::Collect>();
+    asked.subschema_for::<orders::Reload>();
     asked.subschema_for::<orders::Verify>();
     asked.subschema_for::<orders::Export>();
     let definitions = documents.into_iter().chain(parts.take_definitions(true)).chain(asked.take_definitions(true));

@@ -53,10 +53,10 @@ const QUEUE: usize = 4;
 /// All fills, and what they need.
 pub(crate) struct Fills {
     pub(super) flights: Flights<BlobKey, Following>,
-    pub(super) bounds: Bounds,
+    pub(super) bounds: Arc<Bounds>,
     pub(super) stored: Arc<Stored>,
     pub(super) ingests: Arc<IngestDir>,
-    pub(super) disk: Disk,
+    pub(super) disk: Arc<Disk>,
     pub(super) room: Arc<RoomKeeper>,
     pub(super) negatives: Arc<Negatives>,
     pub(super) finish_unread: FinishUnread,

@@ -5,9 +5,10 @@
 //! `room::stored`.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -15,11 +16,11 @@ use crate::blob_store::StoreError;
 use crate::clients::ClientId;
 use crate::clock::Clock;
 use crate::documents::Finding;
-use crate::mirror::Mirror;
-use crate::mirror::fill::{Fills, Right};
+use crate::mirror::fill::Right;
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::room::stored::{Hashing, Stored};
-use crate::mirror::routes::{Route, Routes};
+use crate::mirror::routes::Route;
+use crate::mirror::{Mirror, Wings};
 use crate::oci::manifest::is_manifest;
 use crate::oci::{AcceptSet, Digest};
 
@@ -30,8 +31,8 @@ const TOLD_EVERY: u64 = 8 << 20;
 
 /// What finds and replaces what is damaged.
 pub(crate) struct Scrub {
-    pub(super) routes: Routes,
-    pub(super) fills: Arc<Fills>,
+    /// Who fetches what is damaged: whoever answers then, as a pass takes long.
+    pub(super) present: Arc<Mutex<Weak<Wings>>>,
     pub(super) stored: Arc<Stored>,
     pub(super) clock: Arc<dyn Clock>,
 }
@@ -39,20 +40,38 @@ pub(crate) struct Scrub {
 impl Mirror {
     /// Reads everything that is stored, over and over, at most `rate` bytes a second, and replaces
     /// what is damaged. Ends never; at once when `rate` is zero.
-    pub async fn scrub(&self, rate: u64) {
-        if rate == 0 {
-            return;
-        }
-        loop {
-            tokio::time::sleep(PAUSE).await;
-            self.scrub_once(rate).await;
+    pub fn scrub(&self, rate: u64) -> impl Future<Output = ()> + Send + use<> {
+        let scrub = Arc::clone(&self.0.scrub);
+        async move {
+            while rate > 0 {
+                tokio::time::sleep(PAUSE).await;
+                scrub.pass(rate).await;
+            }
         }
     }
 
     /// One pass of [`Mirror::scrub`]; how many blobs were damaged. It begins where the last passes
     /// are unlikely to have come: a daemon that is stopped every night must not always check the same.
     pub async fn scrub_once(&self, rate: u64) -> u64 {
-        let Scrub { stored, clock, .. } = &self.0.scrub;
+        self.0.scrub.pass(rate).await
+    }
+
+    /// Reads every blob, at most `rate` bytes a second where that is not zero, and tells what it finds; with
+    /// `repair`, damaged ones are fetched again, and what was set aside earlier. Ends early when nobody listens.
+    ///
+    /// # Errors
+    /// When the blobs cannot be listed.
+    pub async fn verify(&self, repair: bool, rate: u64, findings: &mpsc::Sender<Finding>) -> Result<(), StoreError> {
+        let blobs = self.0.scrub.stored.blobs.list().await?;
+        // Whoever stopped listening knows.
+        let _ = self.0.scrub.read(blobs, repair, rate, findings.clone()).await;
+        Ok(())
+    }
+}
+
+impl Scrub {
+    async fn pass(&self, rate: u64) -> u64 {
+        let Scrub { stored, clock, .. } = self;
         let mut blobs = match stored.blobs.list().await {
             Ok(blobs) => blobs,
             Err(error) => {
@@ -74,19 +93,7 @@ impl Mirror {
             }
             count
         };
-        tokio::join!(self.0.scrub.read(blobs, true, rate, findings), listen).1
-    }
-
-    /// Reads every blob, at most `rate` bytes a second where that is not zero, and tells what it finds; with
-    /// `repair`, damaged ones are fetched again, and what was set aside earlier. Ends early when nobody listens.
-    ///
-    /// # Errors
-    /// When the blobs cannot be listed.
-    pub async fn verify(&self, repair: bool, rate: u64, findings: &mpsc::Sender<Finding>) -> Result<(), StoreError> {
-        let blobs = self.0.scrub.stored.blobs.list().await?;
-        // Whoever stopped listening knows.
-        let _ = self.0.scrub.read(blobs, repair, rate, findings.clone()).await;
-        Ok(())
+        tokio::join!(self.read(blobs, true, rate, findings), listen).1
     }
 }
 
@@ -187,16 +194,18 @@ impl Scrub {
     /// Fetches again what was set aside, from any repository that has it; whether it is there now.
     async fn heal(&self, digest: Digest) -> bool {
         let Ok(members) = self.stored.records.with(|metadata| metadata.members()).await else { return false };
+        let present = self.present.lock().upgrade();
         for (location, descriptor) in members.into_iter().filter(|(_, descriptor)| descriptor.digest == digest) {
-            let Some(upstream) = self.routes.upstream(&location.upstream) else { continue };
+            let Some(Wings { routes, fills, .. }) = present.as_deref() else { return false };
+            let Some(upstream) = routes.upstream(&location.upstream) else { continue };
             if is_manifest(&descriptor.media_type) {
                 let route = Route::of_operator(location, upstream);
                 // Kept, or only fetched: the store tells.
-                let _ = self.fills.manifest(&route, digest, &AcceptSet::default()).await;
+                let _ = fills.manifest(&route, digest, &AcceptSet::default()).await;
             } else {
-                let place = self.fills.bounds.lane(&location.upstream).place(ClientId::Operator).await;
+                let place = fills.bounds.lane(&location.upstream).place(ClientId::Operator).await;
                 let source = BlobSource { upstream, location, digest };
-                let (mut following, _) = self.fills.fly(source, Right::At(place));
+                let (mut following, _) = fills.fly(source, Right::At(place));
                 while following.changed().await.is_ok() {}
             }
             if self.stored.blobs.open(&digest).await.is_some() {

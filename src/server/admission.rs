@@ -3,6 +3,8 @@
 //! What was judged before is known at once; else nothing that is shown is looked at before the rules say
 //! that it matters. Where others could have read it, it is not looked at at all.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
@@ -26,7 +28,7 @@ pub struct Admission {
     /// Judges what callers show.
     pub authenticator: Authenticator,
     /// What upstreams have granted.
-    pub grants: Grants,
+    pub grants: Arc<Grants>,
 }
 
 /// Who asks.

@@ -36,7 +36,7 @@ const MOST_REMEMBERED: u64 = 10_000;
 
 /// Judges what callers show.
 pub struct Authenticator {
-    passwords: Option<Passwords>,
+    passwords: Option<Arc<Passwords>>,
     tokens: Tokens,
     /// Whether callers show something for upstreams, which is not ours to judge.
     passes: bool,
@@ -116,8 +116,30 @@ impl Authenticator {
         clock: Arc<dyn Clock>,
     ) -> Result<Authenticator, NoRandomness> {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomness)?;
-        let known = Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build();
+        let known = memory();
+        let passwords = passwords.map(Arc::new);
         Ok(Authenticator { passwords, tokens: Tokens::new(issuers), passes, key, known, clock })
+    }
+
+    /// The same for other passwords and issuers: who somebody is by hashes stays, and so do the keys of an issuer that
+    /// is the same. What was judged is forgotten where anything is other than it was.
+    #[must_use]
+    pub fn under(
+        &self,
+        passwords: Option<Passwords>,
+        issuers: Vec<(Issuer, FetchKeys)>,
+        passes: bool,
+    ) -> Authenticator {
+        let same_passwords = self.passwords.as_deref() == passwords.as_ref();
+        let tokens = self.tokens.under(issuers);
+        let known = if same_passwords && tokens.are_of_the_same(&self.tokens) { self.known.clone() } else { memory() };
+        let passwords = if same_passwords { self.passwords.clone() } else { passwords.map(Arc::new) };
+        Authenticator { passwords, tokens, passes, key: self.key.clone(), known, clock: Arc::clone(&self.clock) }
+    }
+
+    /// Whether it judges the same passwords.
+    pub fn has_the_passwords_of(&self, other: &Authenticator) -> bool {
+        self.passwords == other.passwords
     }
 
     /// What a request shows; `None` where it shows nothing, or where nobody can say who he is like that.
@@ -232,6 +254,10 @@ impl Authenticator {
         sealed.iter_mut().zip(context.sign().as_ref()).for_each(|(to, from)| *to = *from);
         sealed
     }
+}
+
+fn memory() -> Cache<Sealed, Known> {
+    Cache::builder().max_capacity(MOST_REMEMBERED).time_to_live(REMEMBERED).build()
 }
 
 /// The system gives no random numbers.

@@ -1,6 +1,7 @@
 //! One request: parsed, routed, put to the mirror, answered. No decisions of its own beyond HTTP's.
 
 use std::future::ready;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::Either;
@@ -31,7 +32,7 @@ const MAX_HEADERS: usize = 32 << 10;
 
 /// Answers one request of the pull listener.
 pub fn answer(
-    edge: &Edge,
+    edge: &Arc<Edge>,
     client: Client,
     http: HttpRequest<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
@@ -44,7 +45,7 @@ pub fn answer(
     match answered_again(edge, &client, &guest, &http) {
         Some(response) => Either::Left(ready(response)),
         None => {
-            let edge = edge.clone();
+            let edge = Arc::clone(edge);
             // Boxed: it is large, and would be moved about for those that need nothing of it.
             Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, &http).await }))
         }
@@ -76,7 +77,7 @@ fn answered_again(
     guest: &Guest,
     http: &HttpRequest<Incoming>,
 ) -> Option<Response<ResponseBody>> {
-    let shortcut = edge.shortcuts.find(http)?;
+    let shortcut = edge.shortcuts.find(http).filter(|shortcut| shortcut.epoch == edge.epoch)?;
     let Shortcut { request, route, asked, kept, .. } = &*understood(http, || Ok(shortcut)).ok()?;
     let kept = kept.upgrade().filter(|_| !is_conditional(http.headers()))?;
     if !edge.mirror.still_holds(route, asked, &kept) {
@@ -249,7 +250,7 @@ fn turned_away(edge: &Edge, rejected: Rejected) -> Answer {
 fn at_hand(edge: &Edge, http: &HttpRequest<Incoming>, route: &Route, request: &Request) -> Option<Answer> {
     let asked = Asked::of(request, accept(http)).filter(|_| !is_conditional(http.headers()))?;
     let kept = edge.mirror.at_hand(route, &asked)?;
-    let shortcut = Shortcut::new(http, route.clone(), request.clone(), asked, &kept);
+    let shortcut = Shortcut::new(http, route.clone(), request.clone(), asked, &kept, edge.epoch);
     edge.metrics.shortcuts(edge.shortcuts.remember(http, shortcut));
     Some(Answer::kept(kept))
 }

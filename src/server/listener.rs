@@ -155,10 +155,13 @@ impl Seat {
     }
 }
 
+/// What clients have, as it is now.
+pub type OfClients = Box<dyn Fn() -> Arc<Clients> + Send + Sync>;
+
 /// Where a connection finds its place: among all, and among those of its client.
 struct Seating {
     seats: Arc<Semaphore>,
-    clients: Option<Arc<Clients>>,
+    clients: Option<OfClients>,
     /// Connections that are being told that there is no place for them.
     turned_away: Semaphore,
     patience: Duration,
@@ -168,7 +171,7 @@ impl Seating {
     /// The place of a connection among those of its client, for which it waits while others may have its seat.
     async fn place(&self, peer: Peer, seat: &Seat) -> Result<Option<Place>, TooMany> {
         let (Some(clients), Peer::Address(address)) = (&self.clients, peer) else { return Ok(None) };
-        let full = match clients.connect(address.ip()) {
+        let full = match clients().connect(address.ip()) {
             Ok(place) => return Ok(place),
             Err(full) => full,
         };
@@ -255,7 +258,7 @@ pub async fn serve<A, F, B>(
     listener: Listener,
     transport: Transport,
     limits: Limits,
-    clients: Option<Arc<Clients>>,
+    clients: Option<OfClients>,
     answer: A,
     shutdown: impl Future<Output = ()>,
 ) where

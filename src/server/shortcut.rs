@@ -33,12 +33,21 @@ pub struct Shortcut {
     pub asked: Asked,
     /// What it was answered with.
     pub kept: Weak<Kept>,
+    /// What held then: [`super::Edge::epoch`].
+    pub epoch: u64,
 }
 
 impl Shortcut {
     /// What `http`, understood and routed so, was answered with.
-    pub fn new<B>(http: &http::Request<B>, route: Route, request: Request, asked: Asked, kept: &Arc<Kept>) -> Shortcut {
-        Shortcut { sent: Sent::by(http), route, request, asked, kept: Arc::downgrade(kept) }
+    pub fn new<B>(
+        http: &http::Request<B>,
+        route: Route,
+        request: Request,
+        asked: Asked,
+        kept: &Arc<Kept>,
+        epoch: u64,
+    ) -> Shortcut {
+        Shortcut { sent: Sent::by(http), route, request, asked, kept: Arc::downgrade(kept), epoch }
     }
 }
 
@@ -110,6 +119,12 @@ impl Shortcuts {
         let Some(slot) = self.slot(http).filter(|_| for_everybody && after <= LONGEST) else { return 0 };
         let before = slot.write().replace(Arc::new(shortcut)).map_or(0, |before| before.sent.len());
         i64::try_from(after).unwrap_or_default() - i64::try_from(before).unwrap_or_default()
+    }
+
+    /// Forgets all. By how many bytes they were recognised.
+    pub(super) fn forget(&self) -> i64 {
+        let taken = self.slots.iter().filter_map(|slot| slot.write().take());
+        taken.map(|shortcut| i64::try_from(shortcut.sent.len()).unwrap_or_default()).sum()
     }
 
     fn slot<B>(&self, http: &http::Request<B>) -> Option<&RwLock<Option<Arc<Shortcut>>>> {

@@ -1,7 +1,7 @@
 //! TLS for the pull listener: rustls with aws-lc-rs, TLS 1.2 and 1.3.
 //!
 //! The only file of the server that knows rustls. Certificates are read again when their files
-//! change, looked at every [`LOOK_EVERY`] and when the daemon is told to; files that do not fit
+//! change, looked at every [`LOOK_EVERY`], and with the settings; files that do not fit
 //! together leave the present ones in use. Old clients (docker 1.13 speaks TLS 1.2 with ECDHE and
 //! AES-GCM on P-256) are served, and resumed by ticket, because they connect for every request.
 
@@ -18,12 +18,12 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::authenticate::certificate;
 use crate::access::Certificate;
+use crate::oci::{Algorithm, Digest};
 
 /// How often the files are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -69,12 +69,18 @@ pub enum TlsError {
 /// The certificates of a listener, as they are now.
 #[derive(Debug)]
 pub struct Tls {
-    files: Files,
     current: RwLock<Current>,
 }
 
+/// Certificates that were read, and are not in use yet.
+#[derive(Debug)]
+pub struct Prepared(Current);
+
 #[derive(Clone, Debug)]
 struct Current {
+    files: Files,
+    /// What is in them.
+    content: Digest,
     config: Arc<ServerConfig>,
     /// Who says which clients are served, where only some are.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -88,23 +94,48 @@ impl Tls {
     /// # Errors
     /// [`TlsError`].
     pub fn open(files: Files) -> Result<Tls, TlsError> {
-        let current = RwLock::new(Current::read(&files)?);
-        Ok(Tls { files, current })
+        Ok(Tls { current: RwLock::new(Current::read(files)?) })
     }
 
-    /// Reads the files again if they changed, or in any case if told so. Blocks on the disk.
-    /// Returns whether other certificates are in use now.
+    /// Reads the files again if they changed. Blocks on the disk. Returns whether other certificates are in use now.
     ///
     /// # Errors
     /// [`TlsError`]; the certificates in use stay.
-    pub fn look(&self, in_any_case: bool) -> Result<bool, TlsError> {
-        let written = self.current.read().written.clone();
-        if !in_any_case && written == self.files.written() {
+    pub fn look(&self) -> Result<bool, TlsError> {
+        let (files, written) = {
+            let current = self.current.read();
+            (current.files.clone(), current.written.clone())
+        };
+        if written == files.written() {
             return Ok(false);
         }
-        let read = Current::read(&self.files)?;
+        let read = Current::read(files)?;
+        let mut current = self.current.write();
+        // Who was told of other files meanwhile knows better.
+        let is_asked_for = current.files == read.files;
+        if is_asked_for {
+            *current = read;
+        }
+        Ok(is_asked_for)
+    }
+
+    /// Reads these files, to be used in place of the present ones. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn prepare(files: Files) -> Result<Prepared, TlsError> {
+        Current::read(files).map(Prepared)
+    }
+
+    /// Whether these are others than those in use.
+    pub fn differ(&self, Prepared(read): &Prepared) -> bool {
+        let current = self.current.read();
+        (current.content, &current.files) != (read.content, &read.files)
+    }
+
+    /// Uses these from the next connection on.
+    pub fn take(&self, Prepared(read): Prepared) {
         *self.current.write() = read;
-        Ok(true)
     }
 
     /// Becomes the server's side of TLS, with what the client's certificate says of him, if he showed one.
@@ -128,25 +159,12 @@ impl Tls {
     }
 }
 
-/// Looks at the files until the future is dropped: now and again, and on SIGHUP.
+/// Looks at the files now and again, until the future is dropped.
 pub async fn keep_current(tls: Arc<Tls>) {
-    let mut hang_up = match signal(SignalKind::hangup()) {
-        Ok(hang_up) => Some(hang_up),
-        Err(error) => {
-            tracing::warn!(%error, "SIGHUP is not heard; certificates are looked at now and again");
-            None
-        }
-    };
     loop {
-        let told = async {
-            match &mut hang_up {
-                Some(hang_up) => hang_up.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        let in_any_case = tokio::time::timeout(LOOK_EVERY, told).await.is_ok();
+        tokio::time::sleep(LOOK_EVERY).await;
         let tls = Arc::clone(&tls);
-        match tokio::task::spawn_blocking(move || tls.look(in_any_case)).await {
+        match tokio::task::spawn_blocking(move || tls.look()).await {
             Ok(Ok(true)) => tracing::info!("certificates were read again"),
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the certificates in use stay: the new ones are of no use"),
@@ -158,9 +176,19 @@ pub async fn keep_current(tls: Arc<Tls>) {
 impl Files {
     /// When each file was written; `None` for one that cannot be asked.
     fn written(&self) -> Vec<Option<SystemTime>> {
-        let files = [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()];
         let modified = |path: &PathBuf| std::fs::metadata(path).and_then(|found| found.modified()).ok();
-        files.into_iter().flatten().map(modified).collect()
+        self.all().map(modified).collect()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten()
+    }
+
+    /// What is in all of them, where they can be read.
+    fn content(&self) -> Digest {
+        let read = self.all().map(|path| std::fs::read(path).unwrap_or_default());
+        let each: Vec<_> = read.flat_map(|bytes| Digest::of(Algorithm::Sha256, &bytes).as_bytes().to_vec()).collect();
+        Digest::of(Algorithm::Sha256, &each)
     }
 }
 
@@ -181,9 +209,14 @@ impl Current {
         }
     }
 
-    fn read(files: &Files) -> Result<Current, TlsError> {
+    fn read(files: Files) -> Result<Current, TlsError> {
         // Before the files are read: one that is written meanwhile is read again the next time.
-        let written = files.written();
+        let (written, content) = (files.written(), files.content());
+        let (config, verifier) = Current::made_of(&files)?;
+        Ok(Current { files, content, config: Arc::new(config), verifier, written })
+    }
+
+    fn made_of(files: &Files) -> Result<(ServerConfig, Option<Arc<dyn ClientCertVerifier>>), TlsError> {
         let chain = certificates(&files.cert)?;
         let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file_error(&files.key, describe(&error)))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
@@ -214,7 +247,7 @@ impl Current {
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A new key for tickets with new files: who was trusted under the old ones proves it again.
         config.ticketer = aws_lc_rs::Ticketer::new().map_err(pair)?;
-        Ok(Current { config: Arc::new(config), verifier, written })
+        Ok((config, verifier))
     }
 }
 

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::credentials::Auth;
-use crate::oci::{RegistryName, Repository};
+use crate::oci::{Algorithm, Digest, RegistryName, Repository};
 
 /// How long an upstream may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +68,18 @@ pub struct Settings {
     pub redirect_to_http: bool,
     /// Below so many hundredths of the pulls that it grants, it is spared.
     pub budget_floor: u8,
+}
+
+impl Settings {
+    /// What is in the files that are named, where they can be read: credentials and certificates.
+    pub fn content(&self) -> Digest {
+        let proxy = self.proxy_auth.iter().flat_map(Auth::files_here);
+        let own = self.certificate.iter().flat_map(|own| [own.certificate.clone(), own.key.clone()]);
+        let files = self.auth.files_here().into_iter().chain(self.ca.clone()).chain(proxy).chain(own);
+        let read = files.map(|path| Zeroizing::new(std::fs::read(path).unwrap_or_default()));
+        let each: Vec<_> = read.flat_map(|bytes| Digest::of(Algorithm::Sha256, &bytes).as_bytes().to_vec()).collect();
+        Digest::of(Algorithm::Sha256, &each)
+    }
 }
 
 /// What a 404 of one of several addresses means.

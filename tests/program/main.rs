@@ -15,6 +15,7 @@ mod metrics;
 mod mirror;
 mod operate;
 mod operators;
+mod reload;
 #[allow(dead_code, reason = "some of it is for programs that need root")]
 #[path = "../clients/support/requirements.rs"]
 mod requirements;

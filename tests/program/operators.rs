@@ -13,7 +13,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 const TOKEN: &str = "a token of 24 characters";
 
 /// Runs a command without any environment; its exit code, stdout and stderr.
-fn run(line: &str) -> (i32, String, String) {
+pub(super) fn run(line: &str) -> (i32, String, String) {
     let mut command = Command::new(BINARY);
     let output = command.args(line.split(' ')).env_clear().env("HOME", "/nonexistent").output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -21,17 +21,24 @@ fn run(line: &str) -> (i32, String, String) {
 }
 
 /// A daemon with a token, and what it logs until it is terminated.
-struct Daemon {
-    child: Child,
-    admin: SocketAddr,
+pub(super) struct Daemon {
+    pub(super) child: Child,
+    pub(super) admin: SocketAddr,
     log: Option<std::thread::JoinHandle<Vec<Value>>>,
 }
 
 impl Daemon {
     fn start(folder: &Path) -> Daemon {
+        Daemon::start_with(folder, "")
+    }
+
+    /// With these lines more in its file.
+    pub(super) fn start_with(folder: &Path, lines: &str) -> Daemon {
         std::fs::write(folder.join("token"), format!("{TOKEN}\n")).unwrap();
-        let config =
-            format!("store.min_free = \"0\"\nserver.admin_token = \"file:{}\"\n", folder.join("token").display());
+        let config = format!(
+            "store.min_free = \"0\"\nserver.admin_token = \"file:{}\"\n{lines}",
+            folder.join("token").display()
+        );
         std::fs::write(folder.join("mirror.toml"), config).unwrap();
         let mut child = Command::new(BINARY)
             .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "-c"])
@@ -59,7 +66,7 @@ impl Daemon {
         Daemon { child, admin, log: Some(rest) }
     }
 
-    fn terminate(mut self) -> Vec<Value> {
+    pub(super) fn terminate(mut self) -> Vec<Value> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         assert!(self.child.wait().unwrap().success());
         self.log.take().unwrap().join().unwrap()

@@ -16,7 +16,7 @@ use crate::access_mapped::{ask, basic, users};
 use crate::support::mirror::{Settings, TestMirror};
 
 /// An authority, the files of a mirror that asks for its certificates, and who trusts it.
-struct Authority {
+pub(crate) struct Authority {
     folder: TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
 }

@@ -150,6 +150,7 @@ async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
         guard: Arc::new(Guard::new(Some(Token::new(TOKEN.as_bytes())), false)),
         audit: None,
         tls: tls.map(|files| Arc::new(Tls::open(files).expect("a pair"))),
+        reload: None,
     };
     tokio::spawn(admin::serve(Listener::Address(listener), Reach::Network, state, std::future::pending()));
     address

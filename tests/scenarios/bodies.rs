@@ -12,7 +12,7 @@ use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metrics::Metrics;
 use registry_mirror::mirror::flight::bounds::Bounds;
 use registry_mirror::mirror::flight::unread::FinishUnread;
-use registry_mirror::mirror::{Mirror, MirrorError, Mode, Parts, Policy, Room, Route, Routes};
+use registry_mirror::mirror::{Mirror, MirrorError, Mode, Parts, Policy, Room, Route, Routes, Terms};
 use registry_mirror::oci::{AcceptSet, Reference, RegistryName, Request};
 use scripted_registry::{Digest, Registry};
 
@@ -27,22 +27,24 @@ fn mirror_of(registry: &Registry, store: &std::path::Path) -> Mirror {
     let hour = Duration::from_secs(3600);
     let policy = Policy { mode: Mode::Online, tag_ttl: hour, stale_if_error: hour, patience: Duration::from_secs(2) };
     Mirror::new(Parts {
-        routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
-        public: std::iter::once(name.clone()).collect(),
-        of_callers: std::iter::empty().collect(),
+        terms: Terms {
+            routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
+            public: std::iter::once(name.clone()).collect(),
+            of_callers: std::iter::empty().collect(),
+            policy,
+            complete_only: false,
+            prefetch: 0,
+            finish_unread: FinishUnread::Always,
+            negative_ttl: Duration::ZERO,
+            bounds: Arc::new(Bounds::new(16, Duration::ZERO, 1 << 20).with_bodies(BUDGET)),
+            verify_on_read: false,
+            memory: 0,
+        },
         blobs: Arc::new(LocalBlobStore::open(store).unwrap()),
         ingests: Arc::new(IngestDir::open(store.join("ingest")).unwrap()),
         metadata: Arc::new(MemoryMetadata::new()),
         clock: Arc::new(SystemClock),
-        policy,
-        complete_only: false,
-        prefetch: 0,
-        finish_unread: FinishUnread::Always,
-        negative_ttl: Duration::ZERO,
-        bounds: Bounds::new(16, Duration::ZERO, 1 << 20).with_bodies(BUDGET),
         room: Room::new(|_| u64::MAX),
-        verify_on_read: false,
-        memory: 0,
         metrics: Arc::new(Metrics::new([name])),
     })
 }

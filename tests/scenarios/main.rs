@@ -53,6 +53,7 @@ mod plausible_answers;
 mod prefetch;
 mod promises;
 mod registry_selftest;
+mod reload;
 mod replays;
 mod resting;
 mod resumes;

@@ -14,7 +14,9 @@ use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metrics::Metrics;
 use registry_mirror::mirror::flight::bounds::Bounds;
 use registry_mirror::mirror::flight::unread::FinishUnread;
-use registry_mirror::mirror::{BlobBody, Chunk, Framing, Mirror, Mode, Parts, Policy, Room, Route, Routes, Selected};
+use registry_mirror::mirror::{
+    BlobBody, Chunk, Framing, Mirror, Mode, Parts, Policy, Room, Route, Routes, Selected, Terms,
+};
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Page, Reference, Request};
 use registry_mirror::outcome::Outcome;
 use scripted_registry::{Descriptor, Image, Match, Registry, Rule, noise};
@@ -43,22 +45,24 @@ impl Stage {
             patience: Duration::from_secs(2),
         };
         let mirror = Mirror::new(Parts {
-            routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
-            public: std::iter::once(name.clone()).collect(),
-            of_callers: std::iter::empty().collect(),
+            terms: Terms {
+                routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
+                public: std::iter::once(name.clone()).collect(),
+                of_callers: std::iter::empty().collect(),
+                policy,
+                complete_only: false,
+                prefetch: 0,
+                finish_unread: FinishUnread::Always,
+                negative_ttl: Duration::ZERO,
+                bounds: Arc::new(Bounds::new(16, std::time::Duration::ZERO, 16 << 20)),
+                verify_on_read: false,
+                memory: 0,
+            },
             blobs: Arc::new(LocalBlobStore::open(store.path()).unwrap()),
             ingests: Arc::new(IngestDir::open(store.path().join("ingest")).unwrap()),
             metadata: metadata.clone(),
             clock: Arc::new(SystemClock),
-            policy,
-            complete_only: false,
-            prefetch: 0,
-            finish_unread: FinishUnread::Always,
-            negative_ttl: Duration::ZERO,
-            bounds: Bounds::new(16, std::time::Duration::ZERO, 16 << 20),
             room: Room::new(|_| u64::MAX),
-            verify_on_read: false,
-            memory: 0,
             metrics: Arc::new(Metrics::new([name])),
         });
         Stage { mirror, metadata, _store: store }

@@ -4,6 +4,8 @@
 //! Yes is a proof, or leads to the bytes where it is not enough; "not found" ends the membership. Where upstream
 //! is away, or does not say, they stay as they are and are asked for later.
 
+use std::sync::Arc;
+
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
@@ -23,11 +25,14 @@ const AT_ONCE: usize = 4;
 
 impl Mirror {
     /// Asks for what was served without a proof, until the future is dropped. Run it beside the server.
-    pub async fn ask_once_more(&self) {
-        let stored = &self.0.fills.stored;
-        loop {
-            let doubtful = stream::iter(stored.doubts.take().await);
-            doubtful.for_each_concurrent(AT_ONCE, |(location, digest)| self.ask_for(location, digest)).await;
+    pub fn ask_once_more(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (doubts, present) = (Arc::clone(&self.0.fills.stored.doubts), Arc::clone(&self.0.present));
+        async move {
+            loop {
+                let doubtful = stream::iter(doubts.take().await);
+                let Some(mirror) = present.lock().upgrade().map(Mirror) else { return };
+                doubtful.for_each_concurrent(AT_ONCE, |(location, digest)| mirror.ask_for(location, digest)).await;
+            }
         }
     }
 

@@ -83,6 +83,17 @@ impl Bounds {
         self
     }
 
+    /// With these for the upstreams that there are now: who has a place keeps it, and where nothing changes, so do
+    /// those who wait.
+    pub fn change_lanes(&self, lanes: impl IntoIterator<Item = (RegistryName, usize, usize)>) {
+        let mut known = self.lanes.lock();
+        let lanes = lanes.into_iter().map(|(upstream, fills, relays)| {
+            let lane = known.get(&upstream).filter(|lane| lane.has(fills, relays)).cloned();
+            (upstream, lane.unwrap_or_else(|| Arc::new(Lane::new(fills, relays))))
+        });
+        *known = lanes.collect();
+    }
+
     /// With so many bytes for bodies that are in hand, at hand or passed on, all together.
     #[must_use]
     pub fn with_bodies(self, bytes: u64) -> Bounds {

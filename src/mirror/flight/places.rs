@@ -68,6 +68,11 @@ impl Lane {
         Lane { most, relays, state: Mutex::default(), wanted: watch::Sender::new(0) }
     }
 
+    /// Whether it has so many places, and so many besides.
+    pub(crate) fn has(&self, fills: usize, relays: usize) -> bool {
+        (self.most, self.relays) == (fills, relays)
+    }
+
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.lock();
         let changed = change(&mut state);

@@ -24,7 +24,7 @@ impl Mirror {
         let mut upstreams: BTreeMap<String, UpstreamStatus> =
             self.0.routes.names().map(|name| self.upstream(name)).collect();
         let mut fills = Vec::new();
-        for ((location, digest), following) in filling.flights.all() {
+        for ((location, digest), following) in self.all_fills().flat_map(|fills| fills.flights.all()) {
             let progress = following.borrow();
             // The fill holds one itself.
             let readers = std::sync::Arc::strong_count(&progress.seats).saturating_sub(1);

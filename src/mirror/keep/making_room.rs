@@ -48,14 +48,16 @@ enum Need {
 impl Mirror {
     /// Keeps the store within its allowance until the future is dropped. Run it beside the server,
     /// after the blobs were listed.
-    pub async fn keep_room(&self) {
-        loop {
-            let keeper = &self.0.room;
-            if !keeper.fits(0) {
-                keeper.make_room(Need::Excess).await;
+    pub fn keep_room(&self) -> impl Future<Output = ()> + Send + use<> {
+        let keeper = Arc::clone(&self.0.room);
+        async move {
+            loop {
+                if !keeper.fits(0) {
+                    keeper.make_room(Need::Excess).await;
+                }
+                keeper.metrics.promised(keeper.room.promised());
+                tokio::time::sleep(LOOK_EVERY).await;
             }
-            keeper.metrics.promised(keeper.room.promised());
-            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 }

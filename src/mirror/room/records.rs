@@ -22,7 +22,7 @@ const MOST_LATE: usize = 64;
 
 /// What is remembered, as those see it who write.
 pub(crate) struct Records {
-    pub(super) metadata: Arc<dyn MetadataStore>,
+    pub(in crate::mirror) metadata: Arc<dyn MetadataStore>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) tasks: TaskTracker,
     /// How many additions are under way that nobody waits for any more.

@@ -33,35 +33,51 @@ const PIECE: usize = 1 << 20;
 /// What is stored, and what is known of it.
 pub(crate) struct Stored {
     pub(crate) blobs: Arc<dyn BlobStore>,
-    pub(crate) records: Records,
+    pub(crate) records: Arc<Records>,
     /// What is stored and not served.
-    pub(crate) denials: Denials,
+    pub(crate) denials: Arc<Denials>,
     /// What is served and has to be proven once more.
-    pub(crate) doubts: Doubts,
-    /// Upstreams that are asked without a credential.
-    public: HashSet<RegistryName>,
-    /// Upstreams that callers show something of their own.
-    of_callers: HashSet<RegistryName>,
-    uses: Uses,
+    pub(crate) doubts: Arc<Doubts>,
+    standing: Standing,
+    uses: Arc<Uses>,
     trust: Trust,
     metrics: Arc<Metrics>,
 }
 
+/// How upstreams are asked.
+pub(crate) struct Standing {
+    /// Those that are asked without a credential.
+    pub(crate) public: HashSet<RegistryName>,
+    /// Those that callers show something of their own.
+    pub(crate) of_callers: HashSet<RegistryName>,
+}
+
 impl Stored {
-    /// With `verify_on_read` everything is hashed before it is served; `public` are the upstreams that are asked
-    /// without a credential.
+    /// With `verify_on_read` everything is hashed before it is served.
     pub(crate) fn new(
         blobs: Arc<dyn BlobStore>,
         records: Records,
         metrics: Arc<Metrics>,
-        public: HashSet<RegistryName>,
-        of_callers: HashSet<RegistryName>,
+        standing: Standing,
         verify_on_read: bool,
     ) -> Stored {
-        let (denials, doubts) =
-            (Denials::new(Arc::clone(&records.metadata), Arc::clone(&records.clock)), Doubts::default());
-        let (uses, trust) = (Uses::default(), Trust::new(verify_on_read));
-        Stored { blobs, records, denials, doubts, public, of_callers, uses, trust, metrics }
+        let denials = Arc::new(Denials::new(Arc::clone(&records.metadata), Arc::clone(&records.clock)));
+        let (records, doubts, uses) = (Arc::new(records), Arc::default(), Arc::default());
+        Stored { blobs, records, denials, doubts, standing, uses, trust: Trust::new(verify_on_read), metrics }
+    }
+
+    /// The same where upstreams are asked otherwise.
+    pub(crate) fn under(&self, standing: Standing, verify_on_read: bool) -> Stored {
+        Stored {
+            blobs: Arc::clone(&self.blobs),
+            records: Arc::clone(&self.records),
+            denials: Arc::clone(&self.denials),
+            doubts: Arc::clone(&self.doubts),
+            standing,
+            uses: Arc::clone(&self.uses),
+            trust: Trust::new(verify_on_read),
+            metrics: Arc::clone(&self.metrics),
+        }
     }
 
     /// How far changes are counted now. What is looked up after this call holds as long as this
@@ -107,7 +123,7 @@ impl Stored {
             tracing::warn!(%location, %digest, %error, "not known who has it, asking for the bytes");
             Vec::new()
         });
-        is_enough(&location.upstream, &holders, &self.public)
+        is_enough(&location.upstream, &holders, &self.standing.public)
     }
 
     /// Whether what was proven counts as upstream is asked now: what came with a credential that has been removed
@@ -123,12 +139,12 @@ impl Stored {
 
     /// Whether upstream is asked with what callers show: what it says to one is not said to others.
     pub(crate) fn is_of_callers(&self, location: &Location) -> bool {
-        self.of_callers.contains(&location.upstream)
+        self.standing.of_callers.contains(&location.upstream)
     }
 
     /// Whether upstream is asked without a credential.
     pub(crate) fn asks_as_nobody(&self, location: &Location) -> bool {
-        self.public.contains(&location.upstream)
+        self.standing.public.contains(&location.upstream)
     }
 
     /// Opens content of whatever repository. Who serves it asks first, and takes note of the use.
@@ -154,7 +170,7 @@ impl Stored {
 
     /// Remembers that upstream has the content in this repository, and how it has just proven that.
     pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor, proof: Proof) {
-        let anonymous = self.public.contains(&location.upstream);
+        let anonymous = self.standing.public.contains(&location.upstream);
         self.records.add_member(location, Membership { descriptor, proof, anonymous }).await;
     }
 

@@ -28,6 +28,13 @@ pub struct Passwords {
     turns: Turns,
 }
 
+/// The same users with the same passwords.
+impl PartialEq for Passwords {
+    fn eq(&self, other: &Passwords) -> bool {
+        self.users == other.users
+    }
+}
+
 impl fmt::Debug for Passwords {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Passwords").field("users", &self.users.len()).finish_non_exhaustive()

@@ -66,7 +66,7 @@ pub(super) struct Claims {
 }
 
 /// All issuers.
-pub(super) struct Tokens(Vec<Keyring>);
+pub(super) struct Tokens(Vec<Arc<Keyring>>);
 
 struct Keyring {
     issuer: Issuer,
@@ -150,13 +150,24 @@ impl fmt::Debug for Tokens {
 
 impl Tokens {
     pub(super) fn new(issuers: Vec<(Issuer, FetchKeys)>) -> Tokens {
-        let ring = |(issuer, fetch)| Keyring {
-            issuer,
-            fetch,
-            keys: Mutex::default(),
-            fetching: tokio::sync::Mutex::default(),
+        Tokens(Vec::new()).under(issuers)
+    }
+
+    /// Those of other issuers; the keys of one that is the same stay.
+    pub(super) fn under(&self, issuers: Vec<(Issuer, FetchKeys)>) -> Tokens {
+        let ring = |(issuer, fetch)| {
+            let known = self.0.iter().find(|ring| ring.issuer == issuer).cloned();
+            known.unwrap_or_else(|| {
+                let (keys, fetching) = (Mutex::default(), tokio::sync::Mutex::default());
+                Arc::new(Keyring { issuer, fetch, keys, fetching })
+            })
         };
         Tokens(issuers.into_iter().map(ring).collect())
+    }
+
+    /// Whether they are of the same issuers.
+    pub(super) fn are_of_the_same(&self, other: &Tokens) -> bool {
+        self.0.iter().map(|ring| &ring.issuer).eq(other.0.iter().map(|ring| &ring.issuer))
     }
 
     /// Whether there is no issuer.
@@ -174,7 +185,7 @@ impl Tokens {
             return None;
         }
         let Named { iss } = dangerous::insecure_decode_claims(token).ok()?;
-        self.0.iter().find(|ring| ring.issuer.issuer == iss)
+        self.0.iter().map(|ring| &**ring).find(|ring| ring.issuer.issuer == iss)
     }
 
     /// What a token says, if it is right.

@@ -168,9 +168,13 @@ async fn a_client_of_2017_is_served_with_ecdsa_and_with_rsa_certificates() {
 async fn certificates_are_read_again_when_they_change() {
     let folder = Folder::new();
     let tls = Tls::open(folder.open_to_all()).expect("a pair");
-    assert!(!tls.look(false).expect("a pair"), "nothing changed");
+    assert!(!tls.look().expect("a pair"), "nothing changed");
+    let read = |files| Tls::prepare(files).expect("a pair");
+    assert!(!tls.differ(&read(folder.open_to_all())), "nothing changed");
     let new = folder.issue();
-    assert!(tls.look(true).expect("a pair"));
+    let prepared = read(folder.open_to_all());
+    assert!(tls.differ(&prepared));
+    tls.take(prepared);
     let stream = connect(&tls, &folder.client(rustls::ALL_VERSIONS, false)).await.expect("served");
     assert_eq!(stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()), Some(&new));
 }
@@ -183,23 +187,21 @@ async fn a_change_shows_in_the_time_of_the_file_and_a_bad_one_changes_nothing() 
     let another_time = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
     let file = std::fs::OpenOptions::new().write(true).open(folder.files().cert).expect("ours");
     file.set_modified(another_time).expect("ours");
-    assert!(tls.look(false).is_err());
+    assert!(tls.look().is_err());
     connect(&tls, &folder.client(rustls::ALL_VERSIONS, false)).await.expect("served with what was there");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_client_is_refused_while_certificates_change_and_the_daemon_is_told_again_and_again() {
-    let tell = || rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::HUP).expect("us");
-    // Without a handler the signal would end the tests.
-    let _handler = signal(SignalKind::hangup()).expect("a handler");
     let folder = Folder::new();
     let tls = Arc::new(Tls::open(folder.open_to_all()).expect("a pair"));
-    let keeping = tokio::spawn(keep_current(Arc::clone(&tls)));
-    let (others, client) = (Arc::clone(&tls), folder.client(rustls::ALL_VERSIONS, false));
+    let (others, client, files) = (Arc::clone(&tls), folder.client(rustls::ALL_VERSIONS, false), folder.open_to_all());
     // Also while the new certificate is there, and its key is not yet.
+    let tell = move |tls: &Tls| drop(Tls::prepare(files.clone()).map(|prepared| tls.take(prepared)));
+    let told = tell.clone();
     let meanwhile = tokio::spawn(async move {
         loop {
-            tell();
+            told(&others);
             connect(&others, &client).await.expect("served");
         }
     });
@@ -208,19 +210,17 @@ async fn no_client_is_refused_while_certificates_change_and_the_daemon_is_told_a
         let new = folder.issue();
         let shown = async {
             loop {
-                tell();
+                tell(&tls);
                 let stream = connect(&tls, &client).await.expect("served");
                 if stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) == Some(&new) {
                     break;
                 }
             }
         };
-        // Later it would be found without being told.
-        tokio::time::timeout(LOOK_EVERY / 2, shown).await.expect("heard");
+        shown.await;
     }
     assert!(!meanwhile.is_finished(), "somebody was refused");
     meanwhile.abort();
-    keeping.abort();
 }
 
 #[tokio::test]

@@ -79,6 +79,18 @@ impl Auth {
         self.file(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())
     }
 
+    /// All files that may say who we are, by the environment of this process.
+    pub fn files_here(&self) -> Vec<PathBuf> {
+        match self {
+            Auth::DockerConfig => {
+                let user = rustix::process::getuid().as_raw();
+                let places = docker_config::places(|name| std::env::var_os(name), user);
+                places.into_iter().filter_map(docker_config::Logins::file).collect()
+            }
+            auth => auth.file_here().into_iter().collect(),
+        }
+    }
+
     /// The source, with its files and programs found by the environment of this process.
     pub fn source(&self) -> Arc<dyn CredentialSource> {
         self.source_in(|name| std::env::var_os(name))

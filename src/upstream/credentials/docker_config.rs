@@ -51,6 +51,16 @@ pub(super) enum Logins {
     Dockercfg(PathBuf),
 }
 
+impl Logins {
+    /// The file, if it is one.
+    pub(super) fn file(self) -> Option<PathBuf> {
+        match self {
+            Logins::Inline(_) => None,
+            Logins::File(path) | Logins::Dockercfg(path) => Some(path),
+        }
+    }
+}
+
 /// Where to look, by the environment and for the user of this number: `DOCKER_AUTH_CONFIG`,
 /// `REGISTRY_AUTH_FILE`, podman's two files, docker's, docker's from before 2015.
 pub(super) fn places(variable: impl Fn(&str) -> Option<OsString>, user: u32) -> Vec<Logins> {

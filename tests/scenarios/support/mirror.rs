@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use registry_mirror::admin;
 use registry_mirror::clock::{Clock as _, ManualClock, Timestamp};
-use registry_mirror::config::{Config, Overrides};
+use registry_mirror::config::{Loaded, Overrides, Source};
 use registry_mirror::daemon::{Daemon, Listeners};
 use registry_mirror::mirror::Mirror;
 use scripted_registry::Registry;
@@ -35,6 +35,8 @@ pub struct TestMirror {
 #[derive(Clone)]
 pub struct Settings {
     store: Arc<tempfile::TempDir>,
+    /// Where its configuration is.
+    file: Arc<tempfile::TempDir>,
     path: Option<PathBuf>,
     /// The addresses of the upstream `docker.io`.
     upstream: Vec<String>,
@@ -51,6 +53,7 @@ impl Settings {
     pub fn of(registry: &Registry) -> Settings {
         Settings {
             store: Arc::new(tempfile::tempdir().expect("a folder")),
+            file: Arc::new(tempfile::tempdir().expect("a folder")),
             path: None,
             upstream: vec![registry.url()],
             config: String::new(),
@@ -129,16 +132,22 @@ impl Settings {
         TestMirror::start(self, Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)))).await
     }
 
-    fn parsed(&self) -> Config {
-        let text = format!(
+    /// Its configuration.
+    pub fn text(&self) -> String {
+        format!(
             "{}\n[[upstream]]\nhost = \"docker.io\"\nurl = {:?}\n{}\n{}",
             self.config, self.upstream, self.upstream_config, self.more
-        );
+        )
+    }
+
+    fn read(&self) -> (Source, Loaded) {
+        let path = self.file.path().join("mirror.toml");
+        std::fs::write(&path, self.text()).expect("written");
         let overrides = Overrides { store: Some(self.store().display().to_string()), ..Overrides::default() };
         // The disk of the machine that tests may be nearly full; that is no business of theirs.
         let disk = ("REGISTRY_MIRROR_STORE_MIN_FREE".to_owned(), "0%".to_owned());
         let disk = (!self.config.contains("min_free")).then_some(disk);
-        Config::parse(Path::new("test.toml"), &text, disk, overrides).expect("a configuration")
+        Source::open(Some(path), disk.into_iter().collect(), overrides).expect("a configuration")
     }
 }
 
@@ -149,13 +158,14 @@ impl TestMirror {
     }
 
     async fn start(settings: Settings, clock: Arc<ManualClock>) -> TestMirror {
-        let config = settings.parsed();
+        let (source, loaded) = settings.read();
+        let config = loaded.config.clone();
         let mut pull = Vec::new();
         for _ in &config.server.listen {
             pull.push(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
         }
         let socket = config.server.admin_socket.clone();
-        let daemon = Daemon::open_with(config, clock.clone()).expect("the daemon starts");
+        let daemon = Daemon::open_with(config, clock.clone()).expect("the daemon starts").read_from(source, loaded);
         let admin_socket = socket.as_deref().and_then(admin::socket::bind);
         let mirror = daemon.mirror().clone();
         let admin = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -190,6 +200,18 @@ impl TestMirror {
             task.await.expect("the daemon ends");
         }
         self.settings.clone()
+    }
+
+    /// Has its configuration read again as it is now changed.
+    pub async fn reload(&mut self, change: impl FnOnce(Settings) -> Settings) -> Response {
+        self.settings = change(self.settings.clone());
+        self.reload_text(&self.settings.text()).await
+    }
+
+    /// Has this read in place of its configuration.
+    pub async fn reload_text(&self, text: &str) -> Response {
+        std::fs::write(self.settings.file.path().join("mirror.toml"), text).expect("written");
+        client::post(self.socket(), "/api/v1/reload", &[("X-Registry-Mirror", "1")], "").await
     }
 
     pub fn store(&self) -> &Path {
@@ -229,7 +251,7 @@ impl TestMirror {
 
     /// Waits until no more than so many fills are under way.
     pub async fn settled_but(&self, fills: usize) {
-        while self.mirror.fills() > fills {
+        while self.mirror.present().fills() > fills {
             tokio::task::yield_now().await;
         }
     }
