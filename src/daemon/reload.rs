@@ -81,7 +81,7 @@ impl Reloading {
     pub(super) async fn reload(self: Arc<Self>, by: String) -> Result<Reloaded, Error> {
         let mut in_force = Arc::clone(&self.in_force).lock_owned().await;
         let read = tokio::task::spawn_blocking(move || {
-            let read = self.new(&in_force).map(|new| self.take(&mut in_force, new));
+            let read = self.read(&in_force).map(|new| self.take(&mut in_force, new));
             self.tell(&by, &read);
             read
         });
@@ -102,7 +102,7 @@ impl Reloading {
     }
 
     /// All that is new, of which nothing counts yet. Blocks on the disk.
-    fn new(&self, in_force: &InForce) -> Result<New, Error> {
+    fn read(&self, in_force: &InForce) -> Result<New, Error> {
         let (Some(source), Some(before)) = (&self.source, &in_force.loaded) else {
             return Err(Error::new(Code::Failed, "this daemon was started without a configuration to read again"));
         };

@@ -43,7 +43,10 @@ impl Mirror {
     pub fn scrub(&self, rate: u64) -> impl Future<Output = ()> + Send + use<> {
         let scrub = Arc::clone(&self.0.scrub);
         async move {
-            while rate > 0 {
+            if rate == 0 {
+                return;
+            }
+            loop {
                 tokio::time::sleep(PAUSE).await;
                 scrub.pass(rate).await;
             }
