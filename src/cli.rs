@@ -104,8 +104,6 @@ enum Command {
     Check(check::Args),
     /// Look at the configuration
     Config(config::Args),
-    /// Have the daemon read its configuration again, all of it or nothing
-    Reload(reload::Args),
     /// Show how the daemon is doing
     Status(status::Args),
     /// Look at who may pull what
@@ -140,6 +138,8 @@ enum Command {
     Import(import::Args),
     /// Measure pulls through a mirror, cold and warm, against pulls past it
     Bench(Box<bench::Args>),
+    /// Have the daemon read its configuration again, all of it or nothing
+    Reload(reload::Args),
     /// Say whether the daemon can serve
     Healthcheck(healthcheck::Args),
     /// Say what this program is

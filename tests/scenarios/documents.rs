@@ -85,6 +85,7 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
         ("freeze app:1".to_owned(), 0),
         ("unfreeze app:1".to_owned(), 0),
         ("verify".to_owned(), 0),
+        ("reload".to_owned(), 0),
         ("healthcheck".to_owned(), 0),
         (format!("export app:1 never:1 -o {bundle}"), 3),
         (format!("import {bundle}"), 0),
