@@ -155,6 +155,11 @@ pub trait BlobStore: Send + Sync + 'static {
     /// How much is stored, from memory.
     fn usage(&self) -> Usage;
 
+    /// Bytes that the disk takes for blobs beyond what they have, because it gives whole blocks; from memory.
+    fn rounding(&self) -> u64 {
+        0
+    }
+
     /// Bytes of blobs that were deleted and that somebody reads still, from memory: the disk has them until then.
     fn lingering(&self) -> u64 {
         0

@@ -381,7 +381,7 @@ impl Daemon {
                     let allowed = budget(&store.read()).unwrap_or_default();
                     metrics.store(usage.bytes, usage.blobs, allowed);
                     let names = metadata.names();
-                    metrics.store_besides(names.bytes, names.inodes, blobs.lingering());
+                    metrics.store_besides(names.bytes, names.inodes, blobs.rounding(), blobs.lingering());
                     in_force.lock().await.measure(&metrics);
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }

@@ -129,6 +129,7 @@ series! {
     store_budget: Level, [Bytes] "Bytes the store may hold";
     store_names: Level, [Bytes] "Bytes that tags, histories, memberships and lists take on disk, with their folders";
     store_name_files: Level, "Files and folders of tags, histories, memberships and lists";
+    store_rounding: Level, [Bytes] "Bytes that the disk takes for blobs beyond what they have, about";
     store_lingering: Level, [Bytes] "Bytes of deleted blobs that somebody reads still";
     tag_moves: Family<OfMove, Counter>, "Tags seen to point elsewhere than before";
     index_rebuilds: Counter, "Rebuilds of the metadata index from the files";
@@ -369,9 +370,10 @@ impl Metrics {
     }
 
     /// What the store has on disk besides blobs: bytes and files of names, and bytes of deleted blobs that are read.
-    pub fn store_besides(&self, names: u64, files: u64, lingering: u64) {
+    pub fn store_besides(&self, names: u64, files: u64, rounding: u64, lingering: u64) {
         self.series.store_names.set(names);
         self.series.store_name_files.set(files);
+        self.series.store_rounding.set(rounding);
         self.series.store_lingering.set(lingering);
     }
 

@@ -165,6 +165,10 @@ impl BlobStore for LocalBlobStore {
         self.0.known.read().usage()
     }
 
+    fn rounding(&self) -> u64 {
+        self.0.known.read().rounding()
+    }
+
     fn lingering(&self) -> u64 {
         self.0.readers.lock().lingering()
     }

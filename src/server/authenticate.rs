@@ -279,3 +279,21 @@ fn read(line: &HeaderValue) -> Option<What> {
     let (user, password) = std::str::from_utf8(&pair).ok()?.split_once(':')?;
     Some(What::Password { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+
+    #[test]
+    fn made_up_credentials_do_not_fill_the_memory() {
+        let judge = Authenticator::new(None, Vec::new(), true, Arc::new(SystemClock)).expect("random bytes");
+        for number in 0..2 * MOST_REMEMBERED {
+            let mut sealed = [0; 32];
+            sealed[..8].copy_from_slice(&number.to_le_bytes());
+            judge.known.insert(sealed, Known { verdict: Verdict::Wrong, until: None });
+        }
+        judge.known.run_pending_tasks();
+        assert!((1..=MOST_REMEMBERED).contains(&judge.table().1), "{}", judge.table().1);
+    }
+}

@@ -49,15 +49,20 @@ struct Address {
     upstream: Arc<dyn Upstream>,
     guard: Arc<Guard>,
     /// What limits those who present a credential of their own, each for himself.
-    others: Cache<Option<Fingerprint>, Arc<Mutex<Limits>>>,
+    others: LimitsOfOthers,
     /// What limits this one; `None` where we ask as ourselves.
     own: Option<Arc<Mutex<Limits>>>,
 }
 
+type LimitsOfOthers = Cache<Option<Fingerprint>, Arc<Mutex<Limits>>>;
+
+fn nobody_limited() -> LimitsOfOthers {
+    Cache::builder().max_capacity(MOST_LIMITS).time_to_live(LONGEST_WAIT).build()
+}
+
 impl Address {
     fn new(upstream: Arc<dyn Upstream>, guard: Guard) -> Address {
-        let others = Cache::builder().max_capacity(MOST_LIMITS).time_to_live(LONGEST_WAIT).build();
-        Address { upstream, guard: Arc::new(guard), others, own: None }
+        Address { upstream, guard: Arc::new(guard), others: nobody_limited(), own: None }
     }
 
     /// The same address, as somebody asks it with what he presents.
@@ -279,5 +284,22 @@ impl Upstream for Asking {
         let endpoints = known.into_iter().zip(guards).flat_map(|(health, guard)| guard.seen(health.endpoints, now));
         let failing = self.addresses.last().is_some_and(|address| address.guard.is_failing());
         Health { endpoints: endpoints.collect(), allowance, streams: self.streams, failing }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn made_up_credentials_of_callers_do_not_fill_the_memory() {
+        let others = nobody_limited();
+        for number in 0..2 * MOST_LIMITS {
+            let mut fingerprint = [0; 32];
+            fingerprint[..8].copy_from_slice(&number.to_le_bytes());
+            others.insert(Some(Fingerprint(fingerprint)), Arc::default());
+        }
+        others.run_pending_tasks();
+        assert!((1..=MOST_LIMITS).contains(&others.entry_count()), "{}", others.entry_count());
     }
 }

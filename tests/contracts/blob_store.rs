@@ -291,6 +291,18 @@ fn truncate(path: &Path, length: u64) {
 }
 
 #[tokio::test]
+async fn what_was_set_aside_and_is_open_counts_until_its_last_reader_has_left() {
+    let disk = OnDisk::new().await;
+    let content = disk.store.open(&disk.digest).await.expect("a hit");
+    assert!(disk.store.set_aside(&disk.digest, &content).await.expect("set aside"));
+    disk.store.drop_set_aside().await.expect("drops");
+    let usage = disk.store.usage();
+    assert_eq!((usage.bytes, usage.set_aside, disk.store.lingering()), (0, 0, CONTENT.len() as u64));
+    drop(content);
+    assert_eq!(disk.store.lingering(), 0);
+}
+
+#[tokio::test]
 async fn a_file_truncated_under_a_running_store_is_a_miss_and_is_set_aside() {
     let disk = OnDisk::new().await;
     truncate(&disk.path(), 5);

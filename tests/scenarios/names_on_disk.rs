@@ -59,6 +59,24 @@ fn folder(mirror: &TestMirror, image: &Image) -> std::path::PathBuf {
 }
 
 #[tokio::test]
+async fn a_store_of_small_blobs_takes_the_disk_that_it_may() {
+    const MOST: u64 = 500_000;
+    let registry = Registry::start().await;
+    let mirror = limited(&registry, MOST).await;
+    for number in 0..160 {
+        let blob = registry.add_blob("library/app", noise(5000 + number, 100));
+        assert!(mirror.get(&format!("/v2/library/app/blobs/{blob}")).await.complete);
+        mirror.settled().await;
+        mirror.advance(Duration::from_secs(60));
+    }
+    let (blobs, _) = on_disk(&mirror.store().join("blobs"));
+    let (names, _) = names(&mirror);
+    assert!(blobs >= 100_000, "{blobs}: they are kept as far as there is room");
+    // What came last, and its names.
+    assert!(blobs + names <= MOST + 20 * BLOCK, "{blobs} and {names} of {MOST}");
+}
+
+#[tokio::test]
 async fn names_count_towards_the_store_and_leave_with_the_images_they_belong_to() {
     const BUDGET: u64 = 1_000_000;
     let registry = Registry::start().await;

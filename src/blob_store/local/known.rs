@@ -10,12 +10,17 @@ use std::collections::{HashMap, HashSet};
 use super::super::Usage;
 use crate::oci::Digest;
 
+/// What disks give at a time, in bytes.
+const BLOCK: u64 = 4096;
+
 /// The sizes of blobs that were committed, listed or opened, in bytes.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     sha256: HashMap<[u8; 32], u64>,
     sha512: HashMap<[u8; 64], u64>,
     bytes: u64,
+    /// What the disk takes for them beyond that, about.
+    rounding: u64,
     /// Bytes of what was set aside, and under which digests.
     pub(super) set_aside: u64,
     pub(super) aside: HashSet<Digest>,
@@ -63,6 +68,7 @@ impl Known {
         };
         if vacant {
             self.bytes += size;
+            self.rounding += rounding(size);
         }
         vacant
     }
@@ -73,6 +79,7 @@ impl Known {
             Digest::Sha512(hash) => self.sha512.remove(hash),
         };
         self.bytes -= known.unwrap_or_default();
+        self.rounding -= known.map_or(0, rounding);
         self.unproven.remove(digest);
         if self.listings > 0 {
             self.forgotten.insert(*digest);
@@ -111,9 +118,17 @@ impl Known {
         Usage { bytes: self.bytes, blobs: self.count() as u64, set_aside: self.set_aside }
     }
 
+    pub(super) const fn rounding(&self) -> u64 {
+        self.rounding
+    }
+
     fn count(&self) -> usize {
         self.sha256.len() + self.sha512.len()
     }
+}
+
+fn rounding(size: u64) -> u64 {
+    size.next_multiple_of(BLOCK) - size
 }
 
 fn insert<K>(entry: Entry<'_, K, u64>, size: u64) -> bool {
@@ -149,5 +164,17 @@ mod tests {
         known.end_listing();
         assert_eq!(known.usage(), Usage { bytes: 321, blobs: 3, set_aside: 0 }, "it came back since");
         assert_eq!(known.missing_in(&[(kept, 1), (deleted, 20)]), [back]);
+    }
+
+    #[test]
+    fn what_blocks_take_beyond_small_blobs_is_counted_and_goes_with_them() {
+        let mut known = Known::default();
+        for (number, size) in [(1, 1), (2, 4096), (3, 4097), (4, 0)] {
+            known.learn(&Digest::Sha256([number; 32]), size);
+            known.learn(&Digest::Sha256([number; 32]), size);
+        }
+        assert_eq!(known.rounding(), 2 * 4095);
+        (0..5).for_each(|number| known.forget(&Digest::Sha256([number; 32])));
+        assert_eq!(known.rounding(), 0);
     }
 }

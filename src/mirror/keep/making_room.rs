@@ -74,13 +74,12 @@ impl RoomKeeper {
         work();
     }
 
-    /// Bytes on disk that count: blobs, also deleted ones that somebody reads still, what was set aside or is left
-    /// over, and names.
+    /// Bytes on disk that count: blobs by the blocks that they take, also deleted ones that somebody reads still, what
+    /// was set aside or is left over, and names.
     fn taken(&self) -> u64 {
-        let (usage, names) = (self.stored.blobs.usage(), self.graph.metadata().names());
-        [usage.bytes, usage.set_aside, self.stored.blobs.lingering(), self.ingests.left_over(), names.bytes]
-            .iter()
-            .sum()
+        let (blobs, names) = (&self.stored.blobs, self.graph.metadata().names());
+        let (usage, besides) = (blobs.usage(), blobs.rounding() + blobs.lingering());
+        [usage.bytes, usage.set_aside, besides, self.ingests.left_over(), names.bytes].iter().sum()
     }
 
     /// Whether `bytes` more fit into the store as it is.
@@ -276,7 +275,7 @@ fn plan(
     // Those who are short of names count them, the others bytes.
     for (digest, record) in &mut stock.blobs {
         let names = names.get(digest).copied().unwrap_or_default();
-        record.size = names + if inodes > 0 { BLOCK } else { record.size };
+        record.size = names + if inodes > 0 { BLOCK } else { record.size.next_multiple_of(BLOCK) };
     }
     let needed = if inodes > 0 { inodes.saturating_mul(BLOCK) } else { needed };
     let in_all = needed.saturating_add(promised);

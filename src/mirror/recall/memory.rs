@@ -194,3 +194,24 @@ async fn read(digest: Digest, content: Content) -> Option<(Bytes, bool)> {
     };
     tokio::task::spawn_blocking(read).await.ok()?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn what_is_at_hand_takes_no_more_memory_than_it_may() {
+        let (capacity, bytes) = (1 << 20, Bytes::from(vec![0; 10_000]));
+        let memory = Memory::new(capacity);
+        let location =
+            Location { upstream: "docker.io".parse().expect("a name"), repository: "a".parse().expect("a name") };
+        let stamp = Stamp { changes: 0, removals: 0 };
+        for number in 0..1000_u64 {
+            let digest = Digest::of(Algorithm::Sha256, &number.to_le_bytes());
+            let descriptor = Descriptor::of_blob(digest, bytes.len() as u64);
+            memory.keep(&location, Asked::Blob(digest), &descriptor, &bytes, None, stamp);
+        }
+        assert!((capacity / 2..=capacity).contains(&memory.used()), "{}", memory.used());
+    }
+}

@@ -326,3 +326,19 @@ impl Complaint {
         tasks.spawn(async move { stored.check(&self.digest, &self.content).await });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Algorithm;
+
+    #[test]
+    fn of_what_was_checked_lately_so_much_is_remembered() {
+        let lately = Trust::new(true).lately;
+        for number in 0..2 * Trust::MAX {
+            lately.insert(Digest::of(Algorithm::Sha256, &number.to_le_bytes()), number);
+        }
+        lately.run_pending_tasks();
+        assert!((1..=Trust::MAX).contains(&lately.entry_count()), "{}", lately.entry_count());
+    }
+}

@@ -239,3 +239,15 @@ fn errors_are_no_silence_unless_they_take_as_long() {
     assert_eq!(ending(Contact::Unreachable, 0), Ending::Unreachable);
     assert_eq!(Ending::of_outage(Contact::Unreachable, true, seconds(60)), Ending::FailedElsewhere);
 }
+
+#[test]
+fn troubles_of_made_up_resources_do_not_fill_the_memory() {
+    let mut scene = Scene::new();
+    for number in 0..1000 {
+        let ending = if number % 2 == 0 { Ending::Closed } else { Ending::FailedElsewhere };
+        if let Some(ticket) = scene.ask(&of(&format!("r{number}"), "1"), 1000 * number) {
+            scene.0.ended(ticket, ending, at(1000 * number));
+        }
+    }
+    assert!((1..=REMEMBERED as u64).contains(&scene.0.troubles()), "{}", scene.0.troubles());
+}

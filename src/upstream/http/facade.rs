@@ -120,4 +120,16 @@ mod tests {
         assert_eq!(repository_in("/base/v2/a/blobs/blobs/sha256:00"), Some("a/blobs"));
         assert_eq!(repository_in("/bucket/x"), None);
     }
+
+    #[test]
+    fn made_up_registries_abroad_do_not_fill_the_memory() {
+        let abroad = nowhere();
+        let answered = Url::parse("https://registry.example/v2/").expect("an address");
+        let realm = check_realm(&answered, "https://registry.example/token", &[]).expect("a realm");
+        for number in 0..10 * MAX_KNOWN {
+            abroad.insert(format!("https://{number}.example"), (realm.clone(), None));
+        }
+        abroad.run_pending_tasks();
+        assert!((1..=MAX_KNOWN).contains(&abroad.entry_count()), "{}", abroad.entry_count());
+    }
 }
