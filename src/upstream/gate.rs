@@ -1,6 +1,6 @@
 //! How many requests to an upstream are under way at a time, and whose turn it is when there are more.
 //!
-//! A request holds its place until its answer, and of a blob its body, has ended or gives way (see [`bodies`]).
+//! A request holds its place until its answer, and of a blob its body, has ended or gives way (see `bodies`).
 //! Bodies never take all of the places: what is asked about manifests does not wait behind large blobs.
 
 mod bodies;

@@ -1,5 +1,9 @@
 //! Manifests from upstream into the store. Each is small: it is verified and written in one piece, and
 //! nobody reads along.
+//!
+//! Its answer waits for its commit and its records, because tags, images, blobs by membership and what is fetched ahead
+//! look at the files and the index and not at flights, a moment after it. It could go before their syncs only if
+//! both ports told what is visible from what is durable; that is not built.
 
 use std::sync::Arc;
 
