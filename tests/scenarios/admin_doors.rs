@@ -252,14 +252,14 @@ async fn imports_that_never_end_beside_a_flood_of_idle_connections_silence_neith
         begun.push(begin(&mirror, "import", false).await);
     }
     let mut idle = Vec::new();
-    for number in 0..600 {
-        let mut stream = connected(&mirror).await;
-        if number % 2 == 0 {
-            stream.write_all(b"POST /api/v1/imp").await.expect("sent");
-        }
-        idle.push(stream);
-    }
     let asked = async {
+        for number in 0..600 {
+            let mut stream = connected(&mirror).await;
+            if number % 2 == 0 {
+                stream.write_all(b"POST /api/v1/imp").await.expect("sent");
+            }
+            idle.push(stream);
+        }
         let livez = "GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         assert!(told(&mirror, livez).await.contains(" 200 "));
         let gc = "POST /api/v1/gc HTTP/1.1\r\nHost: localhost\r\nX-Registry-Mirror: 1\r\nConnection: close\r\n\
