@@ -64,7 +64,7 @@ impl Bench {
     }
 
     /// Asks for what is measured later, and looks whether it is right.
-    fn fill(&self, address: SocketAddr) -> io::Result<()> {
+    pub fn fill(&self, address: SocketAddr) -> io::Result<()> {
         load::verify(address, &blob_path(&self.images.large), &self.images.large)?;
         load::verify(address, &manifest_path(TAG), &self.images.image.manifest.digest)?;
         std::thread::sleep(SETTLE);

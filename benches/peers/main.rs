@@ -7,6 +7,7 @@
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
 
+mod before;
 mod bench;
 mod cut;
 mod docker;
@@ -59,6 +60,9 @@ struct Arguments {
     /// Also pull with a real docker daemon, which needs root
     #[arg(long)]
     docker: bool,
+    /// Instead of all that, warm pulls against this earlier build of ours
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -104,6 +108,9 @@ fn run(arguments: &Arguments, mirror: PathBuf) -> anyhow::Result<()> {
         "| work | who | ratio (least-most of at most {} rounds) | ours | theirs | notes |\n|---|---|---|---|---|---|",
         effort.rounds
     );
+    if let Some(before) = &arguments.before {
+        return before::compare(&bench, before);
+    }
     let wanted = |name: &str| arguments.only.as_deref().is_none_or(|only| name.contains(only));
     let start = std::time::Instant::now();
     let mut failures = 0;

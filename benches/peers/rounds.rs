@@ -152,6 +152,13 @@ impl Contest {
         Ok(Contest { work, unit, by_cpu: true, peers: samples })
     }
 
+    /// The median of what ours did for what the peer of this number did, if it is there.
+    pub fn ratio(&self, peer: usize) -> Option<f64> {
+        let value = |sample: &Sample| if self.by_cpu { sample.per_cpu } else { sample.rate };
+        let ((_, ours), (_, theirs)) = (self.peers.first()?, self.peers.get(peer)?);
+        Some(median(ours.iter().zip(theirs).map(|(a, b)| value(a) / value(b))))
+    }
+
     /// One row for each peer that ours is compared to.
     pub fn rows(&self) -> String {
         let Some(((ours, first), others)) = self.peers.split_first() else { return String::new() };

@@ -234,6 +234,11 @@ impl Workshop {
         self.mirror_at(folder, upstream, "")
     }
 
+    /// Another build of ours, with nothing in its store.
+    pub fn mirror_by(&self, program: &Path, upstream: SocketAddr) -> io::Result<Server> {
+        self.mirror_of(program, &self.fresh("mirror")?, upstream, "")
+    }
+
     /// Ours with TLS on all addresses for clients. `fill` is called while it speaks plain HTTP.
     pub fn mirror_with_tls(
         &self,
@@ -253,6 +258,10 @@ impl Workshop {
     }
 
     fn mirror_at(&self, folder: &Path, upstream: SocketAddr, tls: &str) -> io::Result<Server> {
+        self.mirror_of(&self.mirror_program, folder, upstream, tls)
+    }
+
+    fn mirror_of(&self, program: &Path, folder: &Path, upstream: SocketAddr, tls: &str) -> io::Result<Server> {
         let (address, admin) = (free_port()?, free_port()?);
         // As nginx and Docker's registry here: no line for each request.
         let text = format!(
@@ -262,7 +271,7 @@ impl Workshop {
         );
         let file = folder.join("mirror.toml");
         fs::write(&file, text)?;
-        let (program, file) = (self.mirror_program.display().to_string(), file.display().to_string());
+        let (program, file) = (program.display().to_string(), file.display().to_string());
         let command = [program.as_str(), "serve", "-c", &file];
         Server::start("registry-mirror", address, &self.server_cpu, &command, folder)
     }
