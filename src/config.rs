@@ -10,6 +10,7 @@
 mod document;
 mod effective;
 mod environment;
+mod explain;
 pub mod file;
 mod problem;
 mod search;
@@ -24,15 +25,12 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::access::{Access, Asked, Grant, Identities, Rules};
+use crate::access::{Access, Grant, Identities, Rules};
 use crate::audit;
 use crate::clients::{self, Network};
-use crate::documents::Explanation;
-use crate::mirror::Location;
 use crate::mirror::Policy;
 use crate::mirror::flight::unread::FinishUnread;
-use crate::mirror::routes::fold_alias;
-use crate::oci::{ImageName, RegistryName};
+use crate::oci::RegistryName;
 use crate::server;
 use crate::server::authenticate::Issuer;
 use crate::server::tls::Files;
@@ -360,30 +358,6 @@ impl Config {
             tokens: !self.callers.issuers.is_empty(),
             certificates: self.server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
         }
-    }
-
-    /// Which line decides whether a caller, as grants name him, may pull an image.
-    ///
-    /// # Errors
-    /// For people: nobody is named like that, or the image is of no upstream.
-    pub fn explain(&self, caller: &str, image: &ImageName) -> Result<Explanation, String> {
-        let asked = caller.parse().map_err(|error| format!("{caller:?} is {error}"))?;
-        let upstream = fold_alias(image.registry.clone());
-        if !self.upstreams.iter().any(|known| known.host == upstream) {
-            return Err(format!("{upstream} is not an upstream; add it under [[upstream]]"));
-        }
-        let location = Location { upstream, repository: image.repository.clone() };
-        let explained = self.rules().explain(Asked { location: &location, reference: Some(&image.reference) }, &asked);
-        let rule = explained.grant.and_then(|place| self.callers.grants.get(place)).map(|grant| grant.name.to_string());
-        Ok(Explanation {
-            caller: caller.to_owned(),
-            image: image.to_string(),
-            allowed: explained.allowed,
-            access: explained.access.as_str().to_owned(),
-            rule,
-            number: explained.grant.map(|place| place + 1),
-            how: explained.how,
-        })
     }
 
     /// Who may read what.

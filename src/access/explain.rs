@@ -6,8 +6,9 @@ use super::{Access, Asked, Caller, Rule, Rules};
 /// What decides of a caller and an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// Whether he may pull it.
-    pub allowed: bool,
+    /// Whether he may pull it. `None` where that takes more than the rules: the word of the upstream, or what a tag
+    /// leads to.
+    pub allowed: Option<bool>,
     /// The mode of the upstream.
     pub access: Access,
     /// The grant that decides, by its place, counted from zero.
@@ -31,12 +32,21 @@ impl Rules {
             _ => None,
         };
         let (allowed, grant, how) = match says {
-            Says::Yes(rule) => (true, by(&rule), self.why(access, &rule)),
+            Says::Yes(Rule::Mode(_)) if self.unproven.contains(&asked.location.upstream) => {
+                let how = "access = \"public\": everybody gets it if the upstream gives it to everybody, which it is asked for";
+                (None, None, how.to_owned())
+            }
+            Says::Yes(rule) => (Some(true), by(&rule), self.why(access, &rule)),
             Says::AsFarAs(tags) => match tags.first() {
-                Some((tag, rule)) => (true, by(rule), format!("{rule} allows it as long as the tag {tag} leads to it")),
-                None => (false, None, String::new()),
+                Some((tag, rule)) => (None, by(rule), format!("{rule} allows it as long as the tag {tag} leads to it")),
+                None => (Some(false), None, String::new()),
             },
-            Says::No => (false, None, self.why_not(access, caller)),
+            Says::No if access == Access::PassThrough && (!self.is_gated() || self.counts(caller)) => {
+                let how =
+                    "access = \"pass-through\": the upstream decides, which is asked with what the caller shows for it";
+                (None, None, how.to_owned())
+            }
+            Says::No => (Some(false), None, self.why_not(access, caller)),
         };
         Explanation { allowed, access, grant, how }
     }
@@ -55,11 +65,8 @@ impl Rules {
     fn why_not(&self, access: Access, caller: &Caller) -> String {
         let word = access.as_str();
         match (access, caller) {
-            (Access::PassThrough, _) => {
-                format!("access = {word:?}: the upstream is asked, with the caller's own credential")
-            }
             (_, Caller::Anonymous) => format!("access = {word:?}: it takes an identity"),
-            (Access::Mapped, _) => format!("access = {word:?}: no [[access.grant]] allows it"),
+            (Access::PassThrough | Access::Mapped, _) => format!("access = {word:?}: no [[access.grant]] allows it"),
             _ => format!("access = {word:?}: no [[access.grant]] names this token for it"),
         }
     }

@@ -224,12 +224,12 @@ impl Rules {
 
     /// Whether nobody gets anything who does not say who he is. Without other identities, certificates are
     /// demanded before anything is asked for.
-    fn is_gated(&self) -> bool {
+    pub(super) fn is_gated(&self) -> bool {
         self.identities.certificates && self.identities.shown()
     }
 
     /// Whether this is somebody: a token is, when a grant names it.
-    fn counts(&self, caller: &Caller) -> bool {
+    pub(super) fn counts(&self, caller: &Caller) -> bool {
         match caller {
             Caller::Anonymous | Caller::Presented(_) => false,
             Caller::User(_) | Caller::Certificate(_) => true,

@@ -53,7 +53,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
 }
 
 fn told(Explanation { caller, image, allowed, rule, number, how, .. }: &Explanation) -> String {
-    let verb = if *allowed { "may" } else { "may not" };
+    let verb = match allowed {
+        Some(true) => "may",
+        Some(false) => "may not",
+        None => "may perhaps",
+    };
     let line = match (rule, number) {
         (Some(rule), Some(number)) if *rule != number.to_string() => format!(" [[access.grant]] {number}, {rule:?}:"),
         (_, Some(number)) => format!(" [[access.grant]] {number}:"),

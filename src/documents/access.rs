@@ -12,8 +12,8 @@ pub struct Explanation {
     pub caller: String,
     /// For what.
     pub image: String,
-    /// Whether he may pull it.
-    pub allowed: bool,
+    /// Whether he may pull it; null where the configuration does not tell.
+    pub allowed: Option<bool>,
     /// The mode of its upstream.
     pub access: String,
     /// The name of the grant that decides, else its number; null where the mode decides.

@@ -118,11 +118,12 @@ const PLACES: &[(&str, &[&str])] = &[
 ];
 
 /// What a layer gets from one further down through the one below it: a file, and the one it gets to.
-const HANDED_ON: [(&str, &str); 3] = [
+const HANDED_ON: [(&str, &str); 4] = [
     // `Location`, of which the mirror's routes are made.
     ("server/record.rs", "metadata.rs"),
     ("server/admission.rs", "metadata.rs"),
-    ("config.rs", "metadata.rs"),
+    ("server/handler.rs", "metadata.rs"),
+    ("config/explain.rs", "metadata.rs"),
 ];
 
 /// Files in which unsafe code is allowed, each with its reason.

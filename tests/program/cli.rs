@@ -170,7 +170,30 @@ fn access_explain_says_which_line_decides_and_succeeds_either_way() {
         assert_eq!(said["number"].as_u64(), number, "{said}");
         assert!(said["how"].as_str().is_some_and(|how| !how.is_empty()), "{said}");
     }
-    for (caller, image) in [("ci-1", "a.example/app"), ("user:x", "b.example/app"), ("user:x", "A//")] {
+    // Of what the file does not tell the answer says so.
+    assert!(explain("user:ci-1", "a.example/acme/app").1["how"].as_str().unwrap().contains("not known"));
+    let users = folder.path().join("users");
+    std::fs::write(&users, "ci-1:x\n").unwrap();
+    let text = format!(
+        "{}[[upstream]]\nhost = \"b.example\"\naccess = \"shared\"\n\
+         [[upstream]]\nhost = \"c.example\"\naccess = \"pass-through\"\n",
+        text.replace("/users", &users.display().to_string())
+    );
+    std::fs::write(&file, text).unwrap();
+    for (caller, image, allowed, how) in [
+        ("user:ci-1", "b.example/app", Some(true), "who has said"),
+        ("user:zz", "b.example/app", Some(false), "there is no user zz"),
+        ("user:ci-2", "a.example/acme/app", Some(false), "there is no user ci-2"),
+        ("user:ci-2", "a.example/open/app", Some(true), "there is no user ci-2"),
+        ("cert:x", "b.example/app", Some(false), "nobody shows a certificate"),
+        ("oidc:x", "b.example/app", Some(false), "there are no tokens"),
+        ("user:ci-1", "c.example/app", None, "the upstream decides"),
+    ] {
+        let (code, said) = explain(caller, image);
+        assert_eq!((code, said["allowed"].as_bool()), (Some(0), allowed), "{said}");
+        assert!(said["how"].as_str().unwrap().contains(how), "{said}");
+    }
+    for (caller, image) in [("ci-1", "a.example/app"), ("user:x", "d.example/app"), ("user:x", "A//")] {
         assert_eq!(explain(caller, image).0, Some(2), "{caller} {image}");
     }
 }

@@ -206,7 +206,89 @@ fn an_explanation_names_the_line_that_decides() {
         let reference = Reference::Tag("1".parse().expect("a tag"));
         let asked = Asked { location: &location(path), reference: Some(&reference) };
         let found = rules.explain(asked, &caller.parse().expect("a caller"));
-        assert_eq!((found.allowed, found.grant), (allowed, grant), "{caller} {path}: {}", found.how);
+        assert_eq!((found.allowed, found.grant), (Some(allowed), grant), "{caller} {path}: {}", found.how);
         assert!(!found.how.is_empty());
     }
+}
+
+#[test]
+fn an_explanation_says_what_the_rules_cannot_know() {
+    use Access::{PassThrough, Public};
+    let unproven = Rules { unproven: ["a.example".parse().expect("valid")].into(), ..rules(Public, NONE, &[]) };
+    let by_tag = rules(Access::Mapped, PASSWORDS, &[("user:x", "a.example/app:1")]);
+    let digest = format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
+    for (rules, caller, reference, allowed, says) in [
+        (&rules(PassThrough, NONE, &[]), "user:x", None, None, "the upstream decides"),
+        (&rules(PassThrough, NONE, &[]), "anonymous", None, None, "the upstream decides"),
+        (&rules(PassThrough, ALL, &[]), "anonymous", None, Some(false), "it takes an identity"),
+        (&rules(PassThrough, ALL, &[]), "cert:x", None, None, "the upstream decides"),
+        (&rules(PassThrough, ALL, &[]), "oidc:x", None, Some(false), "no [[access.grant]]"),
+        (&rules(Public, NONE, &[]), "anonymous", None, Some(true), "everybody gets what"),
+        (&unproven, "anonymous", None, None, "if the upstream gives it"),
+        (&by_tag, "user:x", Some(Reference::Digest(digest)), None, "as long as the tag 1 leads to it"),
+        (&rules(Access::Shared, NONE, &[]), "anonymous", None, Some(true), "who reaches the listener"),
+        (&rules(Access::Shared, TOKENS, &[]), "user:x", None, Some(true), "who has said who he is"),
+        (&rules(Access::Shared, TOKENS, &[]), "oidc:x", None, Some(false), "names this token"),
+    ] {
+        let asked = Asked { location: &location("a.example/app"), reference: reference.as_ref() };
+        let found = rules.explain(asked, &caller.parse().expect("a caller"));
+        assert_eq!(found.allowed, allowed, "{caller}: {}", found.how);
+        assert!(found.how.contains(says), "{caller}: {}", found.how);
+    }
+}
+
+#[test]
+fn a_permit_says_for_whom_and_whether_anybody_in_front_may_keep_the_answer() {
+    use Access::{Mapped, PassThrough, Public, Shared};
+    let asked = Asked { location: &location("a.example/open/app"), reference: None };
+    let ann = callers("user:ann");
+    for (access, callers, everybody, private, rule) in [
+        (Public, &[][..], true, false, "public"),
+        (Shared, &[], true, true, "shared"),
+        (Mapped, &[], true, true, "grant 1"),
+        (Mapped, &ann, false, true, "grant 1"),
+    ] {
+        let rules = rules(access, NONE, &[("anonymous", "a.example/open/*")]);
+        let shown = Shown { callers, ..Shown::default() };
+        let Decision::Granted(permit) = rules.decide(asked, shown) else { panic!("{access:?}") };
+        assert_eq!((permit.is_for_everybody(), permit.is_private()), (everybody, private), "{access:?}");
+        assert_eq!((permit.rule().to_string().as_str(), permit.caller()), (rule, callers.last()));
+        assert_eq!(permit.location(), asked.location);
+    }
+    let public = Permit::new(asked.location, ann.last(), Rule::Mode(Public));
+    assert!(public.is_private(), "it came of who he is");
+    let Decision::AskUpstream(pending) = rules(PassThrough, NONE, &[]).decide(asked, Shown::default()) else {
+        panic!("upstream is asked");
+    };
+    let nobody = pending.clone().granted(None);
+    assert!(!nobody.is_for_everybody() && nobody.is_private() && nobody.caller().is_none());
+    let shows = Caller::Presented(7);
+    assert_eq!(pending.granted(Some(shows.clone())).caller(), Some(&shows));
+    let operator = Permit::operator(asked.location.clone());
+    assert_eq!((operator.rule().to_string().as_str(), operator.location()), ("operator", asked.location));
+    assert_eq!(Access::ALL.map(Access::as_str), ["public", "shared", "pass-through", "mapped"]);
+}
+
+#[test]
+fn a_refusal_is_by_what_was_shown() {
+    let rules = rules(Access::Mapped, PASSWORDS, &[]);
+    let (location, ann) = (location("a.example/app"), callers("user:ann"));
+    let refused = |rules: &Rules, callers: &[Caller], wrong, overheard| {
+        let asked = Asked { location: &location, reference: None };
+        match rules.decide(asked, Shown { callers, wrong, overheard }) {
+            Decision::Refused(refusal) => refusal,
+            decided => panic!("{decided:?}"),
+        }
+    };
+    assert!(matches!(refused(&rules, &ann, false, false), Refusal::Denied { .. }));
+    assert!(matches!(refused(&rules, &ann, true, false), Refusal::Unidentified { wrong: true, challenges: true, .. }));
+    assert!(matches!(refused(&rules, &[], false, false), Refusal::Unidentified { wrong: false, .. }));
+    assert!(matches!(refused(&rules, &[], false, true), Refusal::Overheard { .. }));
+    let certificates = Rules { identities: CERTIFICATES, ..rules.clone() };
+    let overheard = refused(&certificates, &[], false, true);
+    assert!(matches!(overheard, Refusal::Unidentified { challenges: false, .. }), "{overheard:?}");
+    let upstream = &location.upstream;
+    let greeted = |overheard| rules.greet(upstream, Shown { overheard, ..Shown::default() }).expect_err("nobody");
+    assert!(matches!(greeted(true), Refusal::Overheard { .. }));
+    assert!(matches!(greeted(false), Refusal::Unidentified { .. }));
 }

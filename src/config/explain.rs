@@ -1,0 +1,83 @@
+//! Which line decides of a caller and an image, by the configuration alone: no upstream is asked.
+
+use crate::access::{Asked, Caller};
+use crate::documents::Explanation;
+use crate::mirror::Location;
+use crate::mirror::routes::fold_alias;
+use crate::oci::ImageName;
+
+use super::Config;
+
+impl Config {
+    /// Which line decides whether a caller, as grants name him, may pull an image. Who cannot be there gets what
+    /// nobody in particular gets.
+    ///
+    /// # Errors
+    /// For people: nobody is named like that, or the image is of no upstream.
+    pub fn explain(&self, caller: &str, image: &ImageName) -> Result<Explanation, String> {
+        let named: Caller = caller.parse().map_err(|error| format!("{caller:?} is {error}"))?;
+        let upstream = fold_alias(image.registry.clone());
+        if !self.upstreams.iter().any(|known| known.host == upstream) {
+            return Err(format!("{upstream} is not an upstream; add it under [[upstream]]"));
+        }
+        let location = Location { upstream, repository: image.repository.clone() };
+        let (there, doubt) = match self.is_there(&named) {
+            Ok(()) => (true, None),
+            Err(Absence::Sure(why)) => (false, Some(why)),
+            Err(Absence::Unknown(why)) => (true, Some(why)),
+        };
+        let asked = if there { &named } else { &Caller::Anonymous };
+        let explained = self.rules().explain(Asked { location: &location, reference: Some(&image.reference) }, asked);
+        let rule = explained.grant.and_then(|place| self.callers.grants.get(place)).map(|grant| grant.name.to_string());
+        Ok(Explanation {
+            caller: caller.to_owned(),
+            image: image.to_string(),
+            allowed: explained.allowed,
+            access: explained.access.as_str().to_owned(),
+            rule,
+            number: explained.grant.map(|place| place + 1),
+            how: doubt.into_iter().chain([explained.how]).collect::<Vec<_>>().join("; "),
+        })
+    }
+
+    /// Whether there can be such a caller.
+    fn is_there(&self, caller: &Caller) -> Result<(), Absence> {
+        let sure = |why: &str| Err(Absence::Sure(why.to_owned()));
+        match caller {
+            Caller::Anonymous | Caller::Presented(_) => Ok(()),
+            Caller::User(name) => {
+                let Some(path) = &self.callers.htpasswd else {
+                    return sure("there are no users: access.htpasswd is not set");
+                };
+                let path = path.display();
+                let users = std::fs::read_to_string(path.to_string()).map_err(|error| {
+                    Absence::Unknown(format!("not known whether there is such a user: {path} cannot be read: {error}"))
+                })?;
+                let is_his = |line: &str| line.split_once(':').is_some_and(|(user, _)| user == &**name);
+                if users.lines().any(is_his) { Ok(()) } else { sure(&format!("there is no user {name} in {path}")) }
+            }
+            Caller::Certificate(_) if !self.identities().certificates => {
+                sure("nobody shows a certificate: server.tls.client_ca is not set")
+            }
+            Caller::Token(_) if self.callers.issuers.is_empty() => {
+                sure("there are no tokens: no [[access.oidc]] is set")
+            }
+            Caller::Token(subject) => {
+                let issued = |name: &str| subject.strip_prefix(name).is_some_and(|rest| rest.starts_with(':'));
+                let mut names = self.callers.issuers.iter().map(|issuer| issuer.name.as_deref());
+                if names.any(|name| name.is_none_or(issued)) {
+                    return Ok(());
+                }
+                sure("no [[access.oidc]] has the name that stands before its first colon")
+            }
+            Caller::Certificate(_) => Ok(()),
+        }
+    }
+}
+
+/// Why there is no such caller.
+enum Absence {
+    Sure(String),
+    /// He may be there.
+    Unknown(String),
+}
