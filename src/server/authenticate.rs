@@ -147,9 +147,7 @@ impl Authenticator {
         if self.passwords.is_none() && self.tokens.are_none() && !self.passes {
             return None;
         }
-        let mut lines = headers.get_all(AUTHORIZATION).into_iter();
-        let (line, more) = (lines.next()?, lines.next().is_some());
-        let what = read(line).filter(|_| !more).unwrap_or(What::Odd);
+        let what = read(headers.get(AUTHORIZATION)?).unwrap_or(What::Odd);
         Some(Presented { sealed: self.sealed(&what), what })
     }
 
@@ -164,7 +162,11 @@ impl Authenticator {
             What::Odd => return None,
             _ if !self.passes => return None,
             What::Token(token) if self.tokens.are_of_an_issuer(token) => return None,
-            What::Password { password, .. } if self.tokens.are_of_an_issuer(password) => return None,
+            What::Password { user, password }
+                if self.tokens.are_of_an_issuer(user) || self.tokens.are_of_an_issuer(password) =>
+            {
+                return None;
+            }
             What::Password { user, .. } if self.passwords.as_ref().is_some_and(|ours| ours.know(user)) => return None,
             What::Token(token) => access::Credential::Token(token.clone()),
             What::Password { user, password } => {
@@ -270,7 +272,8 @@ fn read(line: &HeaderValue) -> Option<What> {
     let (scheme, rest) = line.to_str().ok()?.trim().split_once(' ')?;
     let rest = rest.trim();
     if scheme.eq_ignore_ascii_case("bearer") {
-        return Some(What::Token(Zeroizing::new(rest.to_owned())));
+        let is_one = rest.bytes().all(|byte| byte.is_ascii_graphic() && byte != b',');
+        return is_one.then(|| What::Token(Zeroizing::new(rest.to_owned())));
     }
     if !scheme.eq_ignore_ascii_case("basic") {
         return None;

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use rcgen::KeyPair;
 use scripted_registry::client::{self, Response};
-use scripted_registry::{Match, Registry, Rule, noise};
+use scripted_registry::{Match, Registry, Rule, TokenPolicy, noise};
 use serde_json::{Value, json};
 
 use crate::access_mapped::basic;
@@ -161,4 +161,41 @@ async fn a_token_whose_keys_cannot_be_had_is_not_called_wrong() {
     let answer = ask(&mirror, &format!("Bearer {token}")).await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")));
     assert!(!String::from_utf8_lossy(&answer.body).contains(&token));
+}
+
+#[tokio::test]
+async fn no_token_of_an_issuer_is_shown_to_an_upstream_in_whatever_form() {
+    let registry = Registry::start().await;
+    registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").private("acme/app"));
+    registry.add_image("acme/app", "1", &[noise(34, 1000)]);
+    let issuer = Issuer::start().await;
+    let lines = format!("access.oidc = [{{ issuer = \"{}\" }}]", issuer.url());
+    let settings = Settings::of(&registry).config(&lines).and("a.example", &registry);
+    let mirror = settings.having("access = \"pass-through\"").start().await;
+    assert_eq!(ask(&mirror, &basic("ann", "ann")).await.status, 200);
+    let right = issuer.token("1", &issuer.claims("repo:acme/app"));
+    let [head, payload, signature] = right.split('.').collect::<Vec<_>>()[..] else { panic!("three parts") };
+    let odd = json!({ "iss": format!("{}/ ", issuer.url()), "sub": "x" }).to_string();
+    for token in [
+        right.clone(),
+        format!("{head}.{payload}"),
+        format!("{right}.more"),
+        format!("{head}.{payload}==.{signature}"),
+        format!("{head}.{}.{signature}", base64url(odd.as_bytes())),
+        format!("{head}.{}.{signature}", scripted_registry::base64(&odd)),
+    ] {
+        for shown in [
+            format!("Bearer {token}"),
+            format!("BEARER   {token}"),
+            format!("Bearer x, Bearer {token}"),
+            basic("whoever", &token),
+            basic(&token, "x"),
+        ] {
+            assert_eq!(ask(&mirror, &shown).await.status, 401, "{shown}");
+        }
+    }
+    let shown: Vec<_> =
+        registry.requests().iter().filter_map(|it| it.header("authorization").map(str::to_owned)).collect();
+    let known = |shown: &String| *shown == basic("ann", "ann") || shown.starts_with("Bearer token-");
+    assert!(shown.iter().all(known), "{shown:?}");
 }

@@ -7,6 +7,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::engine::DecodePaddingMode;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use jsonwebtoken::jwk::{Jwk, PublicKeyUse};
@@ -43,6 +46,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MOST_KEYS: usize = 100;
 /// A longer token is none, in bytes.
 const LONGEST: usize = 16 << 10;
+/// Base64 with padding or without, and whatever its last digit has left over.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Whose tokens count, and what for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -175,9 +185,14 @@ impl Tokens {
         self.0.is_empty()
     }
 
-    /// Whether this says that it is a token of one of the issuers.
-    pub(super) fn are_of_an_issuer(&self, token: &str) -> bool {
-        !self.are_none() && self.ring(token).is_some()
+    /// Whether this says, however it is written, that it is a token of one of the issuers. What cannot be judged for
+    /// its form is ours all the same: nobody else is shown it.
+    pub(super) fn are_of_an_issuer(&self, shown: &str) -> bool {
+        let names = |bytes: &[u8]| {
+            let text = plain(bytes);
+            self.0.iter().any(|ring| is_named(&text, &plain(ring.issuer.issuer.as_bytes())))
+        };
+        !self.are_none() && (names(shown.as_bytes()) || shown.split('.').flat_map(decoded).any(|part| names(&part)))
     }
 
     fn ring(&self, token: &str) -> Option<&Keyring> {
@@ -201,6 +216,54 @@ impl Tokens {
         let Some(key) = ring.key(header.kid.as_deref(), header.alg, now).await? else { return Ok(None) };
         Ok(claims(&ring.issuer, token, &key, header.alg, now))
     }
+}
+
+/// What part of a token may stand for: in either alphabet, with or without padding, and whatever stands before it.
+fn decoded(part: &str) -> impl Iterator<Item = Vec<u8>> {
+    let digit = |byte: u8| match byte {
+        b'-' => Some(b'+'),
+        b'_' => Some(b'/'),
+        b'+' | b'/' => Some(byte),
+        byte => byte.is_ascii_alphanumeric().then_some(byte),
+    };
+    let digits: Vec<u8> = part.bytes().filter_map(digit).collect();
+    (0..4.min(digits.len())).filter_map(move |start| {
+        let digits = &digits[start..];
+        // One digit alone stands for nothing.
+        LENIENT.decode(&digits[..digits.len() - usize::from(digits.len() % 4 == 1)]).ok()
+    })
+}
+
+/// Text without what JSON lets one write in another way, in small letters.
+fn plain(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let (mut plain, mut rest) = (String::with_capacity(text.len()), text.chars());
+    while let Some(c) = rest.next() {
+        let code =
+            |rest: &str| u32::from_str_radix(rest.strip_prefix('u')?.get(..4)?, 16).ok().and_then(char::from_u32);
+        match c {
+            '\\' => {
+                if let Some(escaped) = code(rest.as_str()) {
+                    plain.push(escaped);
+                    rest.nth(4);
+                }
+            }
+            '\0' => {}
+            c => plain.push(c),
+        }
+    }
+    plain.make_ascii_lowercase();
+    plain
+}
+
+/// Whether a text names an issuer, with blanks and slashes behind it or without, and not another one that begins like
+/// it.
+fn is_named(text: &str, issuer: &str) -> bool {
+    let issuer = issuer.trim_end_matches('/');
+    text.match_indices(issuer).any(|(at, _)| {
+        let behind = text[at + issuer.len()..].trim_start_matches(|c: char| c == '/' || c.is_whitespace());
+        !behind.starts_with(|c: char| c.is_alphanumeric() || "._-:%~".contains(c))
+    })
 }
 
 impl Keyring {
@@ -260,4 +323,60 @@ fn claims(issuer: &Issuer, token: &str, key: &Key, algorithm: Algorithm, now: Ti
     }
     let caller = issuer.name.as_ref().map_or_else(|| sub.as_str().into(), |name| format!("{name}:{sub}").into());
     Some(Claims { caller, until })
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
+
+    use super::*;
+
+    #[test]
+    fn a_token_of_an_issuer_is_known_however_it_is_written() {
+        let issuer = Issuer { name: None, issuer: "https://Ci.example/".to_owned(), audience: "x".to_owned() };
+        let fetch: FetchKeys = Arc::new(|| Box::pin(std::future::ready(Err(String::new()))));
+        let tokens = Tokens::new(vec![(issuer, fetch)]);
+        let payload = r#"{"iss":"https://ci.example","z":"???>>>~~~"}"#;
+        let plain = URL_SAFE_NO_PAD.encode(payload);
+        let utf16: Vec<u8> = payload.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let whole = |payload: &[u8]| format!("eyJhbGciOiJub25lIn0.{}.c2ln", URL_SAFE_NO_PAD.encode(payload));
+        for shown in [
+            format!("e30.{plain}.sig"),
+            format!("e30.{plain}"),
+            format!("e30.{plain}.sig.more"),
+            format!("{plain}.a.b.c.d"),
+            plain.clone(),
+            format!("Bearer {plain}"),
+            format!("x{plain}"),
+            format!("e30.{}.sig", URL_SAFE.encode(payload)),
+            format!("e30.{}.sig", STANDARD.encode(payload)),
+            payload.to_owned(),
+            whole(br#"{"iss":"x","iss":"https://ci.example"}"#),
+            whole(br#"{"iss":"https://ci.example","iss":"x"}"#),
+            whole(br#"{"iss":["https://ci.example"]}"#),
+            whole(b"\xef\xbb\xbf{\"iss\":\"https://ci.example\"}"),
+            whole(b"{\"iss\":\"https://ci.example\",\"a\":\"\xff\"}x"),
+            whole(br#"{"iss":"https:\/\/ci.example"}"#),
+            whole(br#"{"iss":"\u0068ttps://ci.exampl\u0065"}"#),
+            whole(br#"{"iss":"https://ci.example// "}"#),
+            whole(br#"{"iss":"HTTPS://CI.EXAMPLE"}"#),
+            whole(&utf16),
+            whole(format!("{payload}{}", "x".repeat(20_000)).as_bytes()),
+        ] {
+            assert!(tokens.are_of_an_issuer(&shown), "{shown}");
+        }
+        for other in [
+            String::new(),
+            ".".to_owned(),
+            "hunter2".to_owned(),
+            "dckr_pat_x.y_z".to_owned(),
+            whole(br#"{"iss":"https://ci.example.org"}"#),
+            whole(br#"{"iss":"https://ci.example:8443"}"#),
+            whole(br#"{"iss":"https://ci.example/realms/a"}"#),
+            whole(br#"{"iss":"https://other.example"}"#),
+        ] {
+            assert!(!tokens.are_of_an_issuer(&other), "{other}");
+        }
+        assert!(!Tokens::new(Vec::new()).are_of_an_issuer(&plain), "of none");
+    }
 }
