@@ -16,7 +16,7 @@ mod rules;
 pub use caller::{Caller, CallerError, Certificate};
 pub use explain::Explanation;
 pub use grant::{Grant, May, MayError, Who, WhoError};
-pub use grants::{Grants, Holder};
+pub use grants::{Grants, Holder, Holders, Said};
 pub use presented::{Credential, Presented};
 pub use refusal::Refusal;
 pub use rules::{Asked, Claim, Decision, Identities, Pending, Rules, Shown, Unproven};

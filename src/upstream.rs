@@ -281,6 +281,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// service that may see no credential is never named.
     async fn challenge(&self, repository: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError>;
 
+    /// What it was when it was last asked for. Asks nobody.
+    fn last_challenge(&self, _repository: Option<&Repository>) -> Option<Challenge> {
+        None
+    }
+
     /// What is known of it, as of its latest answers. Asks nobody.
     fn health(&self) -> Health {
         Health::default()

@@ -19,6 +19,28 @@ const AWAY: Duration = Duration::from_secs(24 * 3600);
 /// Whose grant it is, by a keyed hash.
 pub type Holder = [u8; 32];
 
+/// Whose grants count for a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Holders {
+    /// Who shows his upstream what he shows; nothing is something, too.
+    pub own: Holder,
+    /// Whether that is the same each time.
+    pub lasting: bool,
+    /// Who holds his certificate.
+    pub certificate: Option<Holder>,
+}
+
+/// What an upstream says to a caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// He may read it.
+    Yes,
+    /// He may not.
+    No,
+    /// It is away, or does not say.
+    Nothing,
+}
+
 /// The grants.
 #[derive(Debug)]
 pub struct Grants {
@@ -63,8 +85,30 @@ impl Grants {
         self.age(holder, location, now).is_some_and(|(age, _)| age < self.life)
     }
 
-    /// Whether he may read it while upstream is away.
-    pub fn held(&self, holder: &Holder, location: &Location, now: Instant) -> bool {
+    /// Takes note of what upstream says to a caller, and whether he may read it.
+    pub fn heard(&self, holders: &Holders, location: &Location, said: Said, now: Instant) -> bool {
+        let Holders { own, lasting, certificate } = holders;
+        match said {
+            Said::Yes => {
+                self.give(own, location, *lasting, now);
+                certificate.iter().for_each(|holder| self.give(holder, location, true, now));
+                true
+            }
+            Said::No => {
+                [Some(own), certificate.as_ref()].into_iter().flatten().for_each(|holder| self.end(holder, location));
+                false
+            }
+            Said::Nothing => self.had(holders, location, now),
+        }
+    }
+
+    /// Whether he may read it while upstream is away: he had a yes within a day, with the very same that he shows or
+    /// with his certificate.
+    pub fn had(&self, Holders { own, certificate, .. }: &Holders, location: &Location, now: Instant) -> bool {
+        [Some(own), certificate.as_ref()].into_iter().flatten().any(|holder| self.held(holder, location, now))
+    }
+
+    fn held(&self, holder: &Holder, location: &Location, now: Instant) -> bool {
         self.age(holder, location, now).is_some_and(|(age, lasting)| lasting && age < AWAY)
     }
 
@@ -73,8 +117,7 @@ impl Grants {
         Some((now.checked_duration_since(given.at)?, given.lasting))
     }
 
-    /// Upstream says yes. With `lasting` that counts for a day while upstream is away.
-    pub fn give(&self, holder: &Holder, location: &Location, lasting: bool, now: Instant) {
+    fn give(&self, holder: &Holder, location: &Location, lasting: bool, now: Instant) {
         let mut given = self.given.lock();
         if given.len() >= MOST {
             let life = self.life;
@@ -85,8 +128,7 @@ impl Grants {
         }
     }
 
-    /// Upstream says no, to him.
-    pub fn end(&self, holder: &Holder, location: &Location) {
+    fn end(&self, holder: &Holder, location: &Location) {
         self.given.lock().remove(&(*holder, location.clone()));
     }
 }
@@ -110,6 +152,7 @@ mod tests {
         assert!(!grants.hold(&one, &app, start + Duration::from_secs(120)));
         assert!(!grants.hold(&other, &app, start) && !grants.hold(&one, &location("other"), start));
         assert!(!grants.held(&one, &app, start));
+        assert_eq!(grants.table(), ("grants", 1));
         grants.end(&one, &app);
         assert!(!grants.hold(&one, &app, start));
     }
@@ -139,5 +182,42 @@ mod tests {
         let later = start + Duration::from_secs(121);
         grants.give(&holder(MOST), &location("app"), false, later);
         assert!(grants.hold(&holder(MOST), &location("app"), later), "those that are over make room");
+        assert_eq!(grants.table().1, 1);
+    }
+
+    #[test]
+    fn what_still_counts_makes_no_room() {
+        let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
+        let holder = |n: usize| std::array::from_fn(|at| n.to_le_bytes().get(at).copied().unwrap_or_default());
+        for n in 0..MOST {
+            grants.give(&holder(n), &app, n < 2, start + Duration::from_secs(u64::from(n == 2)));
+        }
+        let over = start + Duration::from_secs(120);
+        grants.give(&holder(MOST), &app, false, over);
+        // Two that last, one that is not over, and the new one.
+        assert_eq!(grants.table().1, 4);
+        let next_day = start + AWAY;
+        for n in MOST..2 * MOST {
+            grants.give(&holder(n), &app, true, next_day);
+        }
+        assert_eq!(grants.table().1, MOST as u64);
+        assert!(!grants.held(&holder(0), &app, next_day) && grants.held(&holder(MOST), &app, next_day));
+    }
+
+    #[test]
+    fn a_no_ends_what_was_granted_to_him_and_to_the_holder_of_his_certificate() {
+        let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
+        let holders = |own, lasting, node: Option<u8>| Holders {
+            own: [own; 32],
+            lasting,
+            certificate: node.map(|node| [node; 32]),
+        };
+        let (token, other) = (holders(1, false, Some(3)), holders(2, false, None));
+        assert!(grants.heard(&token, &app, Said::Yes, start) && grants.heard(&other, &app, Said::Yes, start));
+        assert!(grants.heard(&token, &app, Said::Nothing, start), "by the certificate");
+        assert!(!grants.heard(&other, &app, Said::Nothing, start), "a token is another one each time");
+        assert!(!grants.heard(&token, &app, Said::No, start));
+        assert!(!grants.hold(&[1; 32], &app, start) && !grants.had(&token, &app, start));
+        assert!(grants.hold(&[2; 32], &app, start), "nobody else's");
     }
 }

@@ -138,7 +138,7 @@ impl Fill {
                 break fetched;
             }
         };
-        let result = self.end(fetched).await;
+        let result = self.end(fetched, &departure).await;
         self.fills.metrics.fill_ended(result);
         drop(departure);
     }

@@ -21,14 +21,20 @@ pub enum Challenge {
         error: Option<String>,
     },
     /// Send user and password with every request.
-    Basic,
+    Basic {
+        /// What the upstream calls what it guards.
+        realm: Option<String>,
+    },
 }
 
 /// As it is told to a client. What a quoted string cannot hold is left out.
 impl fmt::Display for Challenge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Challenge::Bearer { realm, service, scope, error } = self else {
-            return f.write_str("Basic realm=\"registry\"");
+        let (realm, service, scope, error) = match self {
+            Challenge::Basic { realm } => {
+                return write!(f, "Basic realm={}", Quoted(realm.as_deref().unwrap_or("registry")));
+            }
+            Challenge::Bearer { realm, service, scope, error } => (realm, service, scope, error),
         };
         write!(f, "Bearer realm={}", Quoted(realm))?;
         for (name, value) in [("service", service), ("scope", scope), ("error", error)] {
@@ -75,7 +81,7 @@ impl Offer {
             named.map(|(_, value)| value.clone())
         };
         if self.scheme.eq_ignore_ascii_case("basic") {
-            return Some(Challenge::Basic);
+            return Some(Challenge::Basic { realm: parameter("realm") });
         }
         if !self.scheme.eq_ignore_ascii_case("bearer") {
             return None;
@@ -151,12 +157,17 @@ mod tests {
         Challenge::Bearer { realm: realm.to_owned(), service: own(service), scope: own(scope), error: None }
     }
 
+    fn basic(realm: Option<&str>) -> Challenge {
+        Challenge::Basic { realm: realm.map(str::to_owned) }
+    }
+
     #[test]
     fn what_is_told_is_read_as_what_it_was() {
         let odd = bearer("https://t.example/a?b=\"c\\", Some("two words"), Some("repository:a/b:pull"));
-        for challenge in [bearer("https://t.example/", None, None), odd, Challenge::Basic] {
+        for challenge in [bearer("https://t.example/", None, None), odd, basic(Some("a \"b\"")), basic(Some(""))] {
             assert_eq!(parse([challenge.to_string()]), [challenge]);
         }
+        assert_eq!(parse([basic(None).to_string()]), [basic(Some("registry"))], "a realm has to stand there");
         let split = bearer("https://t.example/\r\nSet-Cookie: x", None, None);
         assert_eq!(split.to_string(), r#"Bearer realm="https://t.example/Set-Cookie: x""#);
     }
@@ -172,10 +183,10 @@ mod tests {
             parse([r#"bearer REALM="https://gcr.io/v2/token""#]),
             [bearer("https://gcr.io/v2/token", None, None)]
         );
-        assert_eq!(parse([r#"Basic realm="harbor""#]), [Challenge::Basic]);
+        assert_eq!(parse([r#"Basic realm="harbor""#]), [basic(Some("harbor"))]);
         assert_eq!(
             parse([r#"Negotiate, Basic realm="x""#, r#"Bearer realm="https://a/t""#]),
-            [Challenge::Basic, bearer("https://a/t", None, None)]
+            [basic(Some("x")), bearer("https://a/t", None, None)]
         );
     }
 
@@ -190,7 +201,7 @@ mod tests {
             "Negotiate YII==, Basic realm=\"x\"",
             "Basic realm=\"unclosed",
         ] {
-            assert_eq!(parse([value]), [Challenge::Basic], "{value}");
+            assert!(matches!(parse([value])[..], [Challenge::Basic { .. }]), "{value}");
         }
         for value in [
             "Bearer realm=\"https://a/t\" service=\"s\" scope=\"x\"",

@@ -11,7 +11,9 @@ use tokio::time::Instant;
 use super::authenticate::{Authenticator, Presented, Unjudged, Verdict};
 use super::listener::Client;
 use super::record::Peer;
-use crate::access::{self, Access, Asked, Caller, Claim, Decision, Grants, Holder, Permit, Refusal, Rules, Shown};
+use crate::access::{
+    self, Access, Asked, Caller, Claim, Decision, Grants, Holders, Permit, Refusal, Rules, Said, Shown,
+};
 use crate::clients::{Asker, ClientId, Clients, TooMany};
 use crate::mirror::{Found, Location, Mirror, MirrorError, Route};
 use crate::oci::challenge::Challenge;
@@ -160,35 +162,31 @@ impl Admission {
         (request, accept): (&Request, AcceptSet),
     ) -> Result<(), Rejected> {
         let (location, now) = (found.location(), Instant::now().into_std());
-        let (own, certificate) = (guest.own.fingerprint, self.certificate(guest));
         // Lists are asked for with the same each time: their answer is the proof.
         let is_list = matches!(request, Request::Tags { .. } | Request::Referrers { .. });
-        if is_list || self.grants.hold(&own, location, now) {
+        if is_list || self.grants.hold(&guest.own.fingerprint, location, now) {
             return Ok(());
         }
         guest.asker.question().map_err(Rejected::TooMany)?;
+        let holders = self.holders(guest);
         match mirror.ask_with(found, &guest.own, request, accept).await {
             Ok(()) => {
-                self.grants.give(&own, location, guest.own.is_lasting(), now);
-                certificate.iter().for_each(|holder| self.grants.give(holder, location, true, now));
+                self.grants.heard(&holders, location, Said::Yes, now);
                 Ok(())
             }
-            Err(error) if error.is_outage() => {
-                let held = |holder: &Holder| self.grants.held(holder, location, now);
-                let known = held(&own) || certificate.as_ref().is_some_and(held);
-                if known { Ok(()) } else { Err(Rejected::Unknown(error)) }
-            }
+            Err(error) if error.is_outage() && self.grants.heard(&holders, location, Said::Nothing, now) => Ok(()),
             Err(error) => Err(self.refused_by_upstream(guest, mirror, location, error).await),
         }
     }
 
-    /// By which grants of his certificate are found.
-    fn certificate(&self, guest: &Guest) -> Option<Holder> {
+    fn holders(&self, guest: &Guest) -> Holders {
         let certificate = guest.callers.iter().find(|caller| matches!(caller, Caller::Certificate(_)));
-        certificate.map(|caller| self.authenticator.holder(caller))
+        let certificate = certificate.map(|caller| self.authenticator.holder(caller));
+        Holders { own: guest.own.fingerprint, lasting: guest.own.is_lasting(), certificate }
     }
 
-    /// What an upstream said to a caller in place of a yes ends his own grant, and is told to him.
+    /// What an upstream said to a caller in place of a yes ends his own grant, and is told to him. Where it said
+    /// nothing to who shows nothing, he is told what it wanted to see when it was last asked.
     pub async fn refused_by_upstream(
         &self,
         guest: &Guest,
@@ -196,17 +194,24 @@ impl Admission {
         location: &Location,
         error: MirrorError,
     ) -> Rejected {
+        let (holders, now) = (self.holders(guest), Instant::now().into_std());
+        let is_unknown = guest.own.credential.is_none() && !self.grants.had(&holders, location, now);
+        if error.is_outage() && is_unknown && !guest.overheard {
+            let wanted = mirror.last_challenge(&location.upstream, Some(&location.repository));
+            let Some(wanted) = wanted else { return Rejected::Unknown(error) };
+            let challenge = told(&location.upstream, &wanted);
+            let upstream = location.upstream.clone();
+            return Rejected::Refused(Refusal::Upstream { upstream, status: 401, challenge });
+        }
         let status = match error.upstream_status() {
             Some(status) if error.is_denial() && guest.own.credential.is_some() => status,
             _ if error.is_denial() => 401,
             _ if error.is_missing() => 404,
             _ => return Rejected::Unknown(error),
         };
-        self.grants.end(&guest.own.fingerprint, location);
-        // Who shows nothing yet is about to log in.
-        if let Some(certificate) = self.certificate(guest).filter(|_| guest.own.credential.is_some()) {
-            self.grants.end(&certificate, location);
-        }
+        // Who shows nothing yet is about to log in: it says nothing of what his certificate has opened.
+        let certificate = holders.certificate.filter(|_| guest.own.credential.is_some());
+        self.grants.heard(&Holders { certificate, ..holders }, location, Said::No, now);
         if guest.overheard && status != 404 {
             return Rejected::Refused(Refusal::Overheard { upstream: location.upstream.clone() });
         }
@@ -262,13 +267,16 @@ impl Guest {
 
 /// What an upstream wants to see, as it is told to clients.
 async fn challenge(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repository>) -> Option<String> {
-    let wanted = mirror.challenge(upstream, repository).await.ok().flatten();
+    let wanted = match mirror.challenge(upstream, repository).await {
+        Ok(wanted) => wanted,
+        Err(_) => mirror.last_challenge(upstream, repository),
+    };
     wanted.and_then(|wanted| told(upstream, &wanted))
 }
 
 /// dockerd would show the Hub's password to whatever asks for one in the Hub's place.
 fn told(upstream: &RegistryName, wanted: &Challenge) -> Option<String> {
-    let collects = *wanted == Challenge::Basic && upstream.as_str() == "docker.io";
+    let collects = matches!(wanted, Challenge::Basic { .. }) && upstream.as_str() == "docker.io";
     (!collects).then(|| wanted.to_string())
 }
 

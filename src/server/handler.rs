@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::Either;
-use http::header::{ACCEPT, CONTENT_LENGTH, HOST, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HOST, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
@@ -19,9 +19,9 @@ use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::access::{Access, Rule};
 use crate::clients::{Asker, TooMany};
-use crate::mirror::{Asked, Framing, ManifestHead, Mirror, MirrorError, Route, Subject, TooMuch};
+use crate::mirror::{Asked, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject, TooMuch};
 use crate::oci::refusal::DOUBLED;
-use crate::oci::{AcceptSet, Digest, ErrorCode, RangeHeader, Reference, Request, RequestError, header};
+use crate::oci::{AcceptSet, Digest, ErrorCode, ImageName, RangeHeader, Reference, Request, RequestError, header};
 
 /// Whom a proxy asks for. No specification has it; all proxies do.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -102,7 +102,7 @@ async fn answered_anew(
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
         Ok(request) => respond(edge, &mut record, &mut guest, http, request).await,
         // What follows a refused request on its connection is not trusted.
-        Err(refusal) if has_body(http.headers()) || matches!(refusal, Refusal::Hosts) => refusal.answer().closing(),
+        Err(refusal) if has_body(http.headers()) || matches!(refusal, Refusal::Twice(_)) => refusal.answer().closing(),
         Err(refusal) => refusal.answer(),
     };
     record.asked_by(guest.caller());
@@ -119,8 +119,9 @@ async fn answered_anew(
 /// Why a request is refused before it is looked at any further.
 enum Refusal {
     HeadersTooLarge,
-    /// `Host` stands more than once: somebody in front may believe another one (RFC 9112, 3.2).
-    Hosts,
+    /// A header stands more than once of which somebody in front may believe another one: `Host` (RFC 9112, 3.2),
+    /// `Authorization`.
+    Twice(HeaderName),
     /// An absolute address that is none of a registry: the client takes us for a forward proxy.
     Proxy,
     Grammar(RequestError),
@@ -132,8 +133,10 @@ impl Refusal {
         match self {
             Refusal::HeadersTooLarge => Answer::refusal(ErrorCode::Unsupported, "the headers are too large")
                 .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
-            Refusal::Hosts => Answer::refusal(ErrorCode::Unsupported, "the request has more than one Host header")
-                .with_status(StatusCode::BAD_REQUEST),
+            Refusal::Twice(name) => {
+                let message = format!("the request has more than one {name} header");
+                Answer::refusal(ErrorCode::Unsupported, message).with_status(StatusCode::BAD_REQUEST)
+            }
             Refusal::Proxy => Answer::refusal(ErrorCode::NameInvalid, "this is not a proxy: ask for a path below /v2/"),
             Refusal::Grammar(error) => Answer::refusal(error.code(), error.to_string()),
             Refusal::Body => Answer::refusal(ErrorCode::Unsupported, "a GET or HEAD has no body here"),
@@ -149,8 +152,9 @@ fn understood<T>(
     if size_of(http.headers()) > MAX_HEADERS {
         return Err(Refusal::HeadersTooLarge);
     }
-    if http.headers().get_all(HOST).into_iter().nth(1).is_some() {
-        return Err(Refusal::Hosts);
+    let twice = |name: &HeaderName| http.headers().get_all(name).into_iter().nth(1).is_some();
+    if let Some(name) = [HOST, AUTHORIZATION].into_iter().find(twice) {
+        return Err(Refusal::Twice(name));
     }
     // The absolute form says what Host says (RFC 9112, 3.2.2). Which names lead to us we do not know;
     // nobody is dialled for it in any case.
@@ -185,7 +189,7 @@ async fn respond(
         record.asked(&request, None);
         let upstream = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
         let greeted = edge.admission.greet(guest, &edge.mirror, upstream).await;
-        return greeted.map_or_else(|rejected| turned_away(edge, rejected), |()| Answer::ping());
+        return greeted.map_or_else(|rejected| turned_away(edge, rejected, None), |()| Answer::ping());
     };
     let found = match edge.mirror.route_by(target, edge.default.as_ref()) {
         Ok(found) => found,
@@ -194,7 +198,7 @@ async fn respond(
     record.asked(&request, Some(found.location()));
     let permit = match edge.admission.admit(guest, &edge.mirror, &found, &request, accept(http)).await {
         Ok(permit) => permit,
-        Err(rejected) => return turned_away(edge, rejected),
+        Err(rejected) => return turned_away(edge, rejected, Some((found.location(), &request))),
     };
     record.allowed(permit.rule());
     let Some(route) = found.permitted(permit) else {
@@ -208,15 +212,18 @@ async fn respond(
             let route = guest.way(route.clone()).asked_by(guest.asker.clone());
             match Box::pin(looked_up(&edge.mirror, http, &route, request.clone())).await {
                 Ok(answer) => answer.warned(|found| edge.mirror.warnings(&route, &request, found)),
-                Err(error) if is_his_own(&route, &error) => {
-                    let refused =
-                        Box::pin(edge.admission.refused_by_upstream(guest, &edge.mirror, &route.location, error)).await;
-                    turned_away(edge, refused)
-                }
                 Err(error) => {
-                    let doubled = may_be_doubled && error.code().status() == StatusCode::NOT_FOUND;
-                    let hint = if doubled { Some(DOUBLED.to_owned()) } else { advice(edge, &route, &request, &error) };
-                    failed(edge, &error, hint.as_deref())
+                    if error.is_denial() {
+                        record.refused();
+                    }
+                    if is_his_own(&route, &error) {
+                        let refusing = edge.admission.refused_by_upstream(guest, &edge.mirror, &route.location, error);
+                        turned_away(edge, Box::pin(refusing).await, Some((&route.location, &request)))
+                    } else if may_be_doubled && error.code().status() == StatusCode::NOT_FOUND {
+                        failed(edge, &error, Some(DOUBLED))
+                    } else {
+                        failed(edge, &error, advice(edge, &route.location, &request, &error).as_deref())
+                    }
                 }
             }
         }
@@ -224,20 +231,23 @@ async fn respond(
     answer.echoing(route.namespace).private(private)
 }
 
-/// Whether an upstream refuses it to the caller himself, for what he shows.
+/// Whether an upstream refuses it to the caller himself, for what he shows, or gives him no answer.
 fn is_his_own(route: &Route, error: &MirrorError) -> bool {
     let passes = *route.permit().rule() == Rule::Mode(Access::PassThrough);
-    passes && error.is_denial()
+    passes && (error.is_denial() || error.is_outage())
 }
 
-/// The answer to whom it is not given.
-fn turned_away(edge: &Edge, rejected: Rejected) -> Answer {
+/// The answer to whom it is not given that he `asked` for.
+fn turned_away(edge: &Edge, rejected: Rejected, asked: Option<(&Location, &Request)>) -> Answer {
     match rejected {
         Rejected::Refused(refusal) => {
             edge.metrics.error(if refusal.code() == ErrorCode::Unauthorized { "unidentified" } else { "forbidden" });
             Answer::refused(&refusal).private(true)
         }
-        Rejected::Unknown(error) => failed(edge, &error, None),
+        Rejected::Unknown(error) => {
+            let hint = asked.and_then(|(location, request)| advice(edge, location, request, &error));
+            failed(edge, &error, hint.as_deref())
+        }
         Rejected::TooMany(too_many) => failed(edge, &too_many.into(), None).private(true),
         Rejected::Unjudged(why) => {
             edge.metrics.error("unjudged");
@@ -332,9 +342,10 @@ async fn blob(
 }
 
 /// What to do where upstream cannot give an image now.
-fn advice(edge: &Edge, route: &Route, request: &Request, error: &MirrorError) -> Option<String> {
+fn advice(edge: &Edge, location: &Location, request: &Request, error: &MirrorError) -> Option<String> {
     let Request::Manifest { reference, .. } = request else { return None };
-    let image = route.image(reference);
+    let Location { upstream: registry, repository } = location.clone();
+    let image = ImageName { registry, repository, reference: reference.clone() };
     let advice = edge.mirror.advice(&image.registry, error)?;
     Some(format!("nothing that is stored can be served for {image}; {advice}"))
 }

@@ -119,6 +119,11 @@ impl Record {
         self.rule = Some(rule.clone());
     }
 
+    /// The upstream does not give it to him after all.
+    pub fn refused(&mut self) {
+        self.rule = None;
+    }
+
     /// What is answered with, where it has a digest.
     pub fn found(&mut self, digest: Option<Digest>) {
         self.digest = digest;

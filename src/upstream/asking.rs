@@ -243,6 +243,10 @@ impl Upstream for Asking {
         self.put(Lane::Manifests, &Resource::door(), |upstream| upstream.challenge(repository)).await
     }
 
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
+        self.addresses.iter().find_map(|address| address.upstream.last_challenge(repository))
+    }
+
     fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
         let addresses = self.addresses.iter().map(|address| address.presenting(presented)).collect::<Option<_>>()?;
         let Asking { streams, on_missing, longest, ref clock, .. } = *self;

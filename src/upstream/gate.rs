@@ -158,6 +158,10 @@ impl Upstream for Gate {
         self.put(self.upstream.challenge(repository)).await
     }
 
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
+        self.upstream.last_challenge(repository)
+    }
+
     fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
         Some(Arc::new(Gate { upstream: self.upstream.presenting(presented)?, ..self.clone() }))
     }

@@ -368,6 +368,10 @@ impl Upstream for HttpUpstream {
         self.challenge_of(repository).await
     }
 
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
+        self.last_challenge_of(repository)
+    }
+
     fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
         let clients = if self.settings.configured.certificate.is_none() {
             self.clients.clone()

@@ -237,7 +237,7 @@ async fn no_proxy_is_asked_for_what_a_redirect_must_not_reach() {
         let settings = HttpSettings { credentials, ..configured("http://registry.example", proxied) };
         let upstream = HttpUpstream::new(settings).expect("settings");
         let error = upstream.stat(&repository(), &digest_of("x")).await.expect_err("refused");
-        assert_eq!(error.class, UpstreamErrorClass::Denied, "{realm}");
+        assert_eq!(error.class, UpstreamErrorClass::Protocol, "{realm}");
         assert_eq!(proxy.seen().len(), 1, "{realm}");
     }
 }
@@ -251,7 +251,7 @@ async fn no_request_goes_to_a_realm_of_another_site() {
         .resolve(&repository(), &tag(), AcceptSet::everything())
         .await
         .expect_err("the realm is refused");
-    assert_eq!(error.class, UpstreamErrorClass::Denied);
+    assert_eq!(error.class, UpstreamErrorClass::Protocol);
     assert!(error.to_string().contains("localhost") && error.to_string().contains("auth_realms"), "{error}");
     assert_eq!(thief.seen().len(), 0);
     assert_no_secret(&error);

@@ -154,7 +154,10 @@ async fn the_door_opens_for_who_may_and_says_what_it_wants() {
     assert_eq!(challenge, Some(expected));
     registry.require_tokens(TokenPolicy::basic("bob", "right"));
     let upstream = asking(&registry);
-    assert_eq!(upstream.challenge(None).await.ok(), Some(Some(Challenge::Basic)));
+    assert_eq!(
+        upstream.challenge(None).await.ok(),
+        Some(Some(Challenge::Basic { realm: Some("registry of the test".to_owned()) }))
+    );
     assert!(upstream.presenting(&basic("bob", "right")).expect("asked").enter().await.is_ok());
     assert!(upstream.presenting(&basic("bob", "wrong")).expect("asked").enter().await.is_err());
 }
@@ -181,4 +184,28 @@ async fn what_is_presented_stays_with_the_registry_where_that_sends_us_elsewhere
     assert_eq!(size.ok().flatten(), Some(100));
     assert_eq!(registry.count_of(&Match::storage().with_header("authorization")), 0);
     assert!(registry.count_of(&Match::storage()) > 0);
+}
+
+#[tokio::test]
+async fn a_demand_that_cannot_be_met_is_not_kept() {
+    let foreign = Registry::start().await;
+    foreign.rule(Rule::on(Match::token()).answer(200, "application/json", r#"{"token":"theirs"}"#));
+    let dead = Registry::start().await;
+    dead.rule(Rule::on(Match::token()).refuse(500).before_auth());
+    let refusing = Registry::start().await;
+    refusing.rule(Rule::on(Match::token()).refuse(401).before_auth());
+    let elsewhere = format!("http://localhost:{}/token", foreign.address().port());
+    for realm in [elsewhere, format!("{}/token", dead.url()), format!("{}/token", refusing.url()), "nowhere".to_owned()]
+    {
+        let registry = registry().await;
+        let right = TokenPolicy::bearer().user("bob", "right").private(SECRET);
+        registry.require_tokens(right.clone().realm(&realm));
+        let upstream = asking(&registry);
+        for presented in [Presented::NOBODY, basic("bob", "right")] {
+            assert!(resolve(&upstream, &presented, SECRET).await.is_err(), "{realm}");
+            let _refused = upstream.presenting(&presented).expect("asked").enter().await;
+        }
+        registry.require_tokens(right);
+        assert_eq!(resolve(&upstream, &basic("bob", "right"), SECRET).await, Ok(()), "{realm}");
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use scripted_registry::{Registry, client, noise};
+use scripted_registry::{Registry, TokenPolicy, client, noise};
 use serde_json::{Value, json};
 
 use crate::access_mapped::{ask, basic, users};
@@ -103,4 +103,29 @@ async fn what_cannot_be_written_is_counted_and_keeps_nobody_from_pulling() {
         };
         tokio::time::timeout(std::time::Duration::from_secs(30), lost).await.expect("counted");
     }
+}
+
+#[tokio::test]
+async fn it_says_that_the_upstream_has_refused_what_the_rules_leave_to_it() {
+    let registry = Registry::start().await;
+    registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").private("app"));
+    let image = registry.add_image("app", "1", &[noise(44, 1000)]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("audit.jsonl");
+    let mirror = Settings::of(&registry).config(&format!("access.audit = \"{}\"", file.display()));
+    let mirror = mirror.and("a.example", &registry).having("access = \"pass-through\"").start().await;
+    let paths = ["tags/list".to_owned(), format!("referrers/{}", image.manifest.digest), "manifests/1".to_owned()];
+    for path in &paths {
+        for (user, status) in [("ann", 200), ("eve", 401), ("", 401)] {
+            let answer = ask(&mirror, "GET", user, &format!("/v2/app/{path}?ns=a.example")).await;
+            assert_eq!(answer.status, status, "{user} {path}");
+        }
+    }
+    drop(mirror.stop().await);
+    let told: Vec<_> = lines(&file).iter().map(|line| (line["verdict"].clone(), line["rule"].clone())).collect();
+    let refused = (json!("refused"), Value::Null);
+    for told in told.chunks(3) {
+        assert_eq!(told, [(json!("allowed"), json!("pass-through")), refused.clone(), refused.clone()]);
+    }
+    assert_eq!(told.len(), 3 * paths.len());
 }

@@ -115,8 +115,10 @@ async fn a_refusal_says_which_line_would_have_to_allow_it_and_a_wrong_password_i
         assert!(text.contains("UNAUTHORIZED") && text.contains("not right"), "{text}");
     }
     let right = basic("ann", "ann");
-    let twice = client::get(mirror.address, path, &[("Authorization", &right), ("Authorization", &right)]).await;
-    assert_eq!(twice.status, 401);
+    let twice = [("Authorization", right.as_str()), ("Authorization", right.as_str())];
+    for path in [path, "/v2/", "/v2/library/app/manifests/1"] {
+        assert_eq!(client::get(mirror.address, path, &twice).await.status, 400, "{path}: nobody knows which counts");
+    }
     assert_eq!(ask(&mirror, "GET", "ann", path).await.status, 200);
 }
 
@@ -216,4 +218,52 @@ async fn the_hubs_names_are_never_challenged_by_whatever_way() {
     }
     let right = basic("ann", "ann");
     assert_eq!(client::get(other, "/v2/", &[("Authorization", &right)]).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_is_stored_elsewhere_costs_upstream_no_more_than_what_is_nowhere() {
+    let registry = Registry::start().await;
+    let theirs = registry.add_image("bob/app", "1", &[noise(21, 1000)]);
+    registry.add_image("ann/app", "1", &[noise(22, 1000)]);
+    let (folder, users) = users(&["ann", "bob"]);
+    let login = folder.path().join("login");
+    std::fs::write(&login, "me:word").expect("written");
+    let grants = "{ who = \"user:ann\", may = \"a.example/ann/**\" }, { who = \"user:bob\", may = \"a.example/**\" }";
+    for auth in [String::new(), format!("auth = \"file:{}\"", login.display())] {
+        for mode in ["mapped", "shared"] {
+            let settings = mapped(&registry, &users, grants).replacing("mapped", mode).having(&auth);
+            let mirror = settings.start().await;
+            let blob = theirs.blobs().next().expect("one").digest;
+            let at = |digest: &str| format!("/v2/ann/app/blobs/{digest}?ns=a.example");
+            for path in ["manifests/1".to_owned(), format!("blobs/{blob}")] {
+                let path = format!("/v2/bob/app/{path}?ns=a.example");
+                assert_eq!(ask(&mirror, "GET", "bob", &path).await.status, 200, "{path}");
+            }
+            mirror.settled().await;
+            // Where upstream has not got something it is asked once whether it knows us.
+            ask(&mirror, "GET", "ann", &at(&format!("sha256:{}", "1".repeat(64)))).await;
+            for method in ["GET", "HEAD"] {
+                let mut costs = Vec::new();
+                for digest in [blob.to_string(), format!("sha256:{}", "0".repeat(64))] {
+                    registry.forget_requests();
+                    let answer = ask(&mirror, method, "ann", &at(&digest)).await;
+                    assert_eq!(answer.status, 404);
+                    costs.push(registry.requests().iter().map(|asked| asked.method.clone()).collect::<Vec<_>>());
+                }
+                assert_eq!(costs[0], costs[1], "{mode} {auth} {method}");
+                // What is remembered of it is another matter.
+                mirror.advance(std::time::Duration::from_secs(3600));
+            }
+            // Where it is there, too, the word of upstream is enough.
+            registry.add_blob("ann/app", noise(21, 1000));
+            registry.content(|content| {
+                let theirs = content.repository("bob/app").blobs[&blob].clone();
+                content.repository("ann/app").blobs.insert(blob, theirs);
+            });
+            let sent = registry.body_bytes_sent(&blob);
+            assert_eq!(ask(&mirror, "GET", "ann", &at(&blob.to_string())).await.status, 200);
+            assert!(registry.body_bytes_sent(&blob) <= sent + 1, "{mode} {auth}");
+            registry.remove_blob("ann/app", &blob);
+        }
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use scripted_registry::client::{self, Response};
-use scripted_registry::{Image, Match, Registry, TokenPolicy, noise};
+use scripted_registry::client::{self, Response, Stream};
+use scripted_registry::{Gate, Image, Match, Registry, Rule, TokenPolicy, noise};
 use serde_json::Value;
 
 use crate::access_mapped::{basic, users};
@@ -165,8 +165,11 @@ async fn while_the_upstream_is_away_only_the_very_same_password_opens_what_it_ha
     }
     mirror.settled().await;
     registry.stop().await;
-    for (shown, status) in [(ann.as_str(), 200), (&bearer, 503), ("", 503), (&basic("ann", "other"), 503)] {
-        assert_eq!(ask(&mirror, "GET", &path, shown).await.status, status, "{shown}");
+    for (shown, status) in [(ann.as_str(), 200), (&bearer, 503), ("", 401), (&basic("ann", "other"), 503)] {
+        let answer = ask(&mirror, "GET", &path, shown).await;
+        assert_eq!((answer.status, answer.header("www-authenticate").is_some()), (status, status == 401), "{shown}");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(status != 503 || text.contains("pull it again"), "as in every other mode: {text}");
     }
     let login = client::get(mirror.addresses[1], "/v2/", &[]).await;
     assert_eq!(login.status, 200, "nobody is turned away at the door of an upstream that is away");
@@ -205,4 +208,52 @@ async fn what_is_ours_to_judge_is_never_sent_to_an_upstream() {
     });
     assert!(!sent);
     assert_eq!(ask(&mirror, "GET", &path, &basic("ann", "ann")).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_keeps_the_upstream_from_answering_nobody_in_particular_does_not_hide_how_to_log_in() {
+    let (registry, image, mirror) = scene("").await;
+    let before = ask(&mirror, "GET", &paths(&image)[0], "").await;
+    assert_eq!(before.status, 401);
+    for (rule, list) in [(429, false), (503, false), (429, true), (500, true)] {
+        let strangers = Match::when(move |request| {
+            let token = request.header("authorization").unwrap_or_default().to_owned();
+            !token.starts_with("Basic") && request.path.contains(if list { "list" } else { "manifests" })
+        });
+        registry.clear_rules();
+        registry.rule(Rule::on(strangers).refuse(rule).before_auth());
+        let path = paths(&image).into_iter().find(|path| path.contains("list") == list).expect("one");
+        let refused = ask(&mirror, "GET", &path, "").await;
+        assert_eq!(refused.status, 401, "{rule} {path}");
+        assert_eq!(refused.header("www-authenticate"), before.header("www-authenticate"), "{rule} {path}");
+    }
+}
+
+#[tokio::test]
+async fn who_follows_a_download_goes_on_with_his_own_rights_where_those_of_the_first_end() {
+    let registry = Registry::start().await;
+    registry.require_tokens(policy());
+    let content = noise(64, 1_000_000);
+    let digest = registry.add_blob("team/private", content.clone());
+    let settings = Settings::of(&registry).and("a.example", &registry).having("access = \"pass-through\"");
+    let mirror = settings.start().await;
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get()).once().stall_after(300_000, &gate).close_after(400_000));
+    let path = format!("/v2/team/private/blobs/{digest}?ns=a.example");
+    let [ann, bob] = ["ann", "bob"].map(|user| basic(user, user));
+    let mut first = Stream::get(mirror.address, &path, &[("Authorization", &ann)]).await;
+    assert_eq!(first.read_exactly(200_000).await.len(), 200_000);
+    let mut second = Stream::get(mirror.address, &path, &[("Authorization", &bob)]).await;
+    assert_eq!(second.header("cache-status").map(|it| it.contains("detail=join")), Some(true));
+    assert_eq!(second.read_exactly(100_000).await, content.slice(..100_000));
+    registry.require_tokens(TokenPolicy::bearer().user("bob", "bob").private("team/private"));
+    registry.expire_tokens();
+    gate.open();
+    let second = second.finish().await;
+    assert!(second.complete && second.body == content.slice(100_000..), "{} bytes", second.body.len());
+    assert!(!first.finish().await.complete, "who was refused gets no more");
+    mirror.settled().await;
+    registry.forget_requests();
+    assert_eq!(ask(&mirror, "GET", &path, &bob).await.body, content, "it is stored");
+    assert_eq!(registry.gets_of(&digest), 0);
 }

@@ -28,7 +28,9 @@ async fn a_denial_of_a_repository_ends_what_is_served_of_it_by_tag_by_digest_and
         let (tag, list) = ("/v2/library/private/manifests/1", "/v2/library/private/tags/list");
         let by_digest = format!("/v2/library/private/manifests/{}", image.manifest.digest);
         let blobs: Vec<_> = image.blobs().map(|blob| format!("/v2/library/private/blobs/{}", blob.digest)).collect();
-        let all: Vec<&str> = [tag, list, &by_digest].into_iter().chain(blobs.iter().map(String::as_str)).collect();
+        let referrers = format!("/v2/library/private/referrers/{}", image.manifest.digest);
+        let all: Vec<&str> =
+            [tag, list, &referrers, &by_digest].into_iter().chain(blobs.iter().map(String::as_str)).collect();
         for path in all.iter().chain([&"/v2/library/open/manifests/1"]) {
             assert_eq!(status(&mirror, path).await, 200, "{path}");
         }

@@ -131,7 +131,7 @@ async fn a_token_for_nobody_needs_no_trust_in_the_realm_and_a_credential_does() 
     let mirror = Settings::of(&registry).upstream(&logged_in(&folder)).start().await;
     for _ in 0..2 {
         let refused = mirror.get(PATH).await;
-        assert_eq!(refused.status, 404);
+        assert_eq!(refused.status, 502);
         assert!(String::from_utf8_lossy(&refused.body).contains("auth_realms"));
     }
     assert_eq!(issuer.requests().len(), 0, "nothing is asked there");

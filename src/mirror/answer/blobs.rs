@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::access::{Access, Rule};
 use crate::blob_store::{Content, Source};
 use crate::metadata::Proof;
 use crate::mirror::Mirror;
 use crate::mirror::answer::lazy;
-use crate::mirror::answer::reader::{FillReader, Piece};
+use crate::mirror::answer::reader::{FillReader, Heir, Piece};
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::{Fills, Right};
@@ -118,7 +119,11 @@ impl Mirror {
             route.asker.question()?;
         }
         let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
-        let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(route.asker.client()));
+        let (client, of_callers) = (route.asker.client(), blobs.stored.is_of_callers(&route.location));
+        let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(client));
+        let heir = |outcome| {
+            (of_callers && outcome == Outcome::Join).then(|| Heir { fills: Arc::clone(&blobs.fills), client })
+        };
         if let Some(range) = range.filter(|range| range.is_bounded())
             && let Some((size, parts)) = lazy::parts(&blobs.fills, &following, &source, range).await?
             // Each part but the first is one more question to upstream.
@@ -126,18 +131,21 @@ impl Mirror {
         {
             let bodies = parts.into_iter().map(|(part, relay)| {
                 let span = Span { start: part.start, end: Some(part.end) };
-                let follow = || BlobBody::Filling(FillReader::new(following.clone(), source.clone(), span, Some(size)));
+                let follow = || {
+                    let reader = FillReader::new(following.clone(), source.clone(), span, Some(size));
+                    BlobBody::Filling(reader.inherited_by(heir(outcome)))
+                };
                 let body = relay.map_or_else(follow, |relay| BlobBody::Relayed(Box::new(relay)));
                 (part, body)
             });
             let selected = Selected::of(bodies.collect());
             return Ok(BlobAnswer { digest, size: Some(size), selected, outcome: Outcome::Relayed });
         }
-        let filled = filling(following, source.clone(), range, framing, outcome).await;
-        if outcome == Outcome::Join && filled.is_err() && blobs.stored.is_of_callers(&route.location) {
+        let filled = filling(following, source.clone(), range, framing, (outcome, heir(outcome))).await;
+        if outcome == Outcome::Join && filled.is_err() && of_callers {
             // It was refused to whom it was begun for, which says nothing to this one.
-            let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(route.asker.client()));
-            return filling(following, source, range, framing, outcome).await;
+            let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(client));
+            return filling(following, source, range, framing, (outcome, heir(outcome))).await;
         }
         self.heard(route, filled)
     }
@@ -214,7 +222,9 @@ impl Blobs {
     }
 
     /// Asks upstream whether the repository has a blob of `size` bytes, and remembers a yes. A no to HEAD is
-    /// no answer to who wants GET: a byte of the blob is asked for, before the whole of it.
+    /// no answer to who wants GET: a byte of the blob is asked for, before the whole of it. Where not everybody
+    /// may know what is stored, that is asked at once, and its no is the answer: who asks for what is stored
+    /// elsewhere costs upstream one question, as if it were not.
     async fn confirm(&self, route: &Route, digest: &Digest, size: u64) -> Result<bool, MirrorError> {
         let Route { location, upstream, asker, .. } = route;
         self.negatives.check(&Missing::Blob(location.clone(), *digest))?;
@@ -222,7 +232,9 @@ impl Blobs {
             return Ok(false);
         }
         asker.question()?;
-        if self.negatives.check(&Missing::Head(location.clone(), *digest)).is_ok() {
+        let told_to_all = matches!(route.permit().rule(), Rule::Mode(Access::Public) | Rule::Operator);
+        let for_all = told_to_all && self.stored.asks_as_nobody(location);
+        if for_all && self.negatives.check(&Missing::Head(location.clone(), *digest)).is_ok() {
             match self.head(route, digest, Some(size)).await {
                 Ok(_) => return Ok(true),
                 // Who answers that something is wrong may have it wrong with HEAD alone.
@@ -238,6 +250,12 @@ impl Blobs {
                 Ok(true)
             }
             Err(error) if error.class.is_outage() => Err(MirrorError::upstream(Subject::Blob, error)),
+            Err(error)
+                if !for_all && matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) =>
+            {
+                self.negatives.note(|| Missing::Blob(location.clone(), *digest), error.class);
+                Err(MirrorError::upstream(Subject::Blob, error))
+            }
             // Some have it and not in parts.
             _ => Ok(false),
         }
@@ -283,7 +301,7 @@ async fn filling(
     source: BlobSource,
     range: Option<&RangeHeader>,
     framing: Framing,
-    outcome: Outcome,
+    (outcome, heir): (Outcome, Option<Heir>),
 ) -> Result<BlobAnswer, MirrorError> {
     let Progress { mut total, phase, passed, .. } = started(&mut following).await?;
     let is_relayed = passed.is_some() || matches!(phase, Phase::Unkept(_));
@@ -302,7 +320,7 @@ async fn filling(
     let digest = source.digest;
     let body = |part: Option<&Range<u64>>| {
         let span = part.map_or(Span::default(), |part| Span { start: part.start, end: Some(part.end) });
-        BlobBody::Filling(FillReader::new(following.clone(), source.clone(), span, total))
+        BlobBody::Filling(FillReader::new(following.clone(), source.clone(), span, total).inherited_by(heir.clone()))
     };
     Ok(BlobAnswer { digest, size: total, selected: select(range, total, body)?, outcome })
 }

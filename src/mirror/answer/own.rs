@@ -101,6 +101,11 @@ impl Mirror {
         asked.challenge(repository).await.map_err(|error| MirrorError::upstream(Subject::Manifest, error))
     }
 
+    /// What it was when it was last asked for. Asks nobody.
+    pub fn last_challenge(&self, upstream: &RegistryName, repository: Option<&Repository>) -> Option<Challenge> {
+        self.0.routes.upstream(upstream)?.last_challenge(repository)
+    }
+
     /// Whether an upstream lets in who shows this.
     ///
     /// # Errors

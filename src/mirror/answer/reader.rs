@@ -9,12 +9,15 @@ use std::sync::atomic::{self, AtomicBool};
 
 use bytes::Bytes;
 
+use crate::clients::ClientId;
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::fill::{Fills, Right};
 use crate::mirror::flight::progress::{Following, Phase};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::flight::window::Ticket;
 use crate::oci::{Span, Verifier};
+use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// Reads along with a running fill.
@@ -32,6 +35,21 @@ pub struct FillReader {
     ticket: Option<Ticket>,
     /// Whether what comes next is gone from there.
     late: bool,
+    /// How it goes on where what the fill is asked for with is refused: with what its own client shows.
+    heir: Option<Heir>,
+}
+
+/// What it takes to begin a fill anew, for the sake of this client.
+#[derive(Clone)]
+pub(super) struct Heir {
+    pub(super) fills: Arc<Fills>,
+    pub(super) client: ClientId,
+}
+
+impl std::fmt::Debug for Heir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Heir").field("client", &self.client).finish_non_exhaustive()
+    }
 }
 
 /// The next bytes.
@@ -57,27 +75,51 @@ impl FillReader {
             _seat: seat,
             ticket: None,
             late: false,
+            heir: None,
         };
         let passed = reader.fill.borrow().passed.clone();
         reader.ticket = passed.map(|window| window.join(reader.offset));
         reader
     }
 
+    /// The same, for who follows a fill that is asked for with what somebody else shows.
+    pub(super) fn inherited_by(self, heir: Option<Heir>) -> FillReader {
+        FillReader { heir, ..self }
+    }
+
+    /// Goes on where another fill is, which is asked for with what this client shows or somebody else who has come.
+    /// Whether there is one: who led the one that was refused has his answer.
+    fn inherits(&mut self, refused: &MirrorError) -> bool {
+        if !refused.is_denial() && !refused.is_missing() {
+            return false;
+        }
+        let Some(Heir { fills, client }) = self.heir.take() else { return false };
+        let (fill, outcome) = fills.fly(self.source.clone(), Right::Of(client));
+        let heir = (outcome == Outcome::Join).then_some(Heir { fills, client });
+        let span = Span { start: self.offset, end: self.end };
+        *self = FillReader::new(fill, self.source.clone(), span, self.total).inherited_by(heir);
+        true
+    }
+
     /// The next piece, of at most `limit` bytes. `None` at the end, and also when it is left behind: see
     /// [`FillReader::go_on_alone`].
     pub(super) async fn next(&mut self, limit: u64) -> Result<Option<Piece>, MirrorError> {
         loop {
-            match self.step(limit)? {
-                Step::Read(chunk) => return Ok(Some(chunk)),
-                Step::End => return Ok(None),
-                Step::Wait => {}
+            match self.step(limit) {
+                Ok(Step::Read(chunk)) => return Ok(Some(chunk)),
+                Ok(Step::End) => return Ok(None),
+                Ok(Step::Wait) => {}
+                Err(error) if self.inherits(&error) => continue,
+                Err(error) => return Err(error),
             }
             if self.fill.changed().await.is_err() {
                 // The fill is gone. Its last word counts; a fill without one has failed.
-                return match self.step(limit)? {
-                    Step::Read(chunk) => Ok(Some(chunk)),
-                    Step::End => Ok(None),
-                    Step::Wait => Err(MirrorError::Internal("the fill ended without a result".to_owned())),
+                return match self.step(limit) {
+                    Ok(Step::Read(chunk)) => Ok(Some(chunk)),
+                    Ok(Step::End) => Ok(None),
+                    Err(error) if self.inherits(&error) => continue,
+                    Err(error) => Err(error),
+                    Ok(Step::Wait) => Err(MirrorError::Internal("the fill ended without a result".to_owned())),
                 };
             }
         }

@@ -6,7 +6,9 @@ use crate::metadata::{MetadataStore, Proof};
 use crate::metrics::FillResult;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fill;
-use crate::mirror::flight::progress::Phase;
+use crate::mirror::flight::BlobKey;
+use crate::mirror::flight::flights::Departure;
+use crate::mirror::flight::progress::{Following, Phase};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::room::Reservation;
@@ -41,7 +43,11 @@ pub(super) struct Filled {
 
 impl Fill {
     /// Keeps what was fetched, or tells readers and the log why there is nothing to keep.
-    pub(super) async fn end(&self, fetched: Result<Option<Filled>, End>) -> FillResult {
+    pub(super) async fn end(
+        &self,
+        fetched: Result<Option<Filled>, End>,
+        departure: &Departure<BlobKey, Following>,
+    ) -> FillResult {
         let source = &self.source;
         match fetched {
             Ok(Some(filled)) => self.keep(filled).await,
@@ -57,11 +63,11 @@ impl Fill {
             Err(End::Busy) => {
                 let upstream = source.location.upstream.clone();
                 tracing::warn!(blob = ?source, "refused: all fills and connections of its upstream are taken");
-                self.fail(MirrorError::Busy { upstream });
+                self.fail(MirrorError::Busy { upstream }, departure);
                 FillResult::Abandoned
             }
             Err(End::Abandoned) => {
-                self.fail(MirrorError::Internal("the mirror is stopping".to_owned()));
+                self.fail(MirrorError::Internal("the mirror is stopping".to_owned()), departure);
                 FillResult::Abandoned
             }
             Err(End::Deserted) => {
@@ -75,7 +81,7 @@ impl Fill {
                 if class == UpstreamErrorClass::NotFound {
                     self.forget().await;
                 }
-                self.fail(error);
+                self.fail(error, departure);
                 let wrong = class == UpstreamErrorClass::Protocol;
                 if wrong { FillResult::Mismatch } else { FillResult::UpstreamFailed }
             }
@@ -90,7 +96,9 @@ impl Fill {
         }
     }
 
-    fn fail(&self, error: MirrorError) {
+    /// Leaves the table before anybody is told: who goes on with what is his own begins another one.
+    fn fail(&self, error: MirrorError, departure: &Departure<BlobKey, Following>) {
+        departure.leave_if(|| true);
         self.progress.send_modify(|progress| progress.phase = Phase::Failed(error));
     }
 

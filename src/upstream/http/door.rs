@@ -32,8 +32,12 @@ impl HttpUpstream {
         let answer = self.knock(None).await?;
         let Some(demand) = self.demanded(&answer)? else { return self.is_open(answer).await };
         drain(answer.response).await;
-        self.endpoint.learn(&demand);
-        let shown = self.what_to_show(&demand).await?;
+        let shown = self.what_to_show(&demand).await;
+        // A refusal comes from somebody who can be asked.
+        if shown.as_ref().err().is_none_or(|error| error.class == UpstreamErrorClass::Denied) {
+            self.learn(&demand);
+        }
+        let shown = shown?;
         self.is_open(self.knock(Some(shown)).await?).await
     }
 
@@ -57,8 +61,8 @@ impl HttpUpstream {
             (Demand::Bearer { realm, service }, credential) => {
                 self.bearer(realm, service.as_deref(), String::new(), credential.clone()).await?
             }
-            (Demand::Basic, Credential::Basic { user, password }) => return basic(user, password),
-            (Demand::Basic, _) => return Err(denied()),
+            (Demand::Basic { .. }, Credential::Basic { user, password }) => return basic(user, password),
+            (Demand::Basic { .. }, _) => return Err(denied()),
         };
         Ok(proof.header)
     }
@@ -68,29 +72,36 @@ impl HttpUpstream {
         &self,
         repository: Option<&Repository>,
     ) -> Result<Option<Challenge>, UpstreamError> {
-        let demand = match self.endpoint.demand() {
-            Some(demand) => Some(demand),
-            None => {
-                let answer = self.knock(None).await?;
-                let (status, demand) = (answer.response.status(), self.demanded(&answer)?);
-                if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
-                    return Err(self.refusal(answer).await);
-                }
-                drain(answer.response).await;
-                demand.iter().for_each(|demand| self.endpoint.learn(demand));
-                demand
-            }
+        if let Some(known) = self.last_challenge_of(repository) {
+            return Ok(Some(known));
+        }
+        let answer = self.knock(None).await?;
+        // What it demands and nobody may meet is nothing to tell.
+        let (status, demand) = (answer.response.status(), self.demanded(&answer).ok().flatten());
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+            return Err(self.refusal(answer).await);
+        }
+        drain(answer.response).await;
+        demand.iter().for_each(|demand| self.learn(demand));
+        Ok(demand.and_then(|demand| self.told(demand, repository)))
+    }
+
+    /// What it wanted last time, without asking.
+    pub(super) fn last_challenge_of(&self, repository: Option<&Repository>) -> Option<Challenge> {
+        self.told(self.endpoint.demand()?, repository)
+    }
+
+    fn told(&self, demand: Demand, repository: Option<&Repository>) -> Option<Challenge> {
+        let scope = match repository {
+            Some(repository) => Some(pull_scope(&self.name_there(repository).ok()?)),
+            None => None,
         };
         match demand {
-            Some(Demand::Bearer { realm, service }) if realm.trusted => {
-                let scope = match repository {
-                    Some(repository) => Some(pull_scope(&self.name_there(repository)?)),
-                    None => None,
-                };
-                Ok(Some(Challenge::Bearer { realm: realm.url.to_string(), service, scope, error: None }))
+            demand if !demand.is_for_clients() => None,
+            Demand::Bearer { realm, service } => {
+                Some(Challenge::Bearer { realm: realm.url.to_string(), service, scope, error: None })
             }
-            Some(Demand::Basic) => Ok(Some(Challenge::Basic)),
-            Some(Demand::Bearer { .. }) | None => Ok(None),
+            Demand::Basic { realm } => Some(Challenge::Basic { realm }),
         }
     }
 }

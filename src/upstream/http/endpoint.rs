@@ -22,7 +22,24 @@ pub(super) enum Demand {
         realm: Realm,
         service: Option<String>,
     },
-    Basic,
+    Basic {
+        realm: Option<String>,
+    },
+}
+
+impl Demand {
+    /// Whether a client can be told of it: none is sent to a token service that may see no credential.
+    pub(super) fn is_for_clients(&self) -> bool {
+        match self {
+            Demand::Bearer { realm, .. } => realm.trusted,
+            Demand::Basic { .. } => true,
+        }
+    }
+
+    /// Whether the same meets both.
+    pub(super) fn is_like(&self, other: &Demand) -> bool {
+        matches!((self, other), (Demand::Basic { .. }, Demand::Basic { .. })) || self == other
+    }
 }
 
 /// One of the addresses of an upstream.

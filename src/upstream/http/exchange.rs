@@ -61,11 +61,12 @@ impl HttpUpstream {
 
     /// Asks as the upstream wanted it last time, and then as it wants it now.
     async fn ask_as_ever(&self, question: &Question, standing: Demand) -> Result<Answer, UpstreamError> {
-        // A token service that is away may not be the one to ask any more: then that is learned without it.
+        // A token service that is away, or refuses what somebody presents, may not be the one to ask any more: then
+        // that is learned without it.
         let (first, mut missing) = match self.prove(&standing, &question.repository).await {
             Ok(first) => (first, None),
-            Err(error) if error.class == UpstreamErrorClass::Unavailable => (None, Some(error)),
-            Err(error) => return Err(error),
+            Err(error) if error.class == UpstreamErrorClass::Denied && self.presented.is_none() => return Err(error),
+            Err(error) => (None, Some(error)),
         };
         let mut answer = self.follow(question, first.as_ref()).await?;
         if let Some(sent) = first.filter(|sent| !sent.fresh && answer.may_tell_of_a_dead_proof()) {
@@ -81,11 +82,15 @@ impl HttpUpstream {
             }
         }
         if !answer.is_denial() {
-            let told = answer.response.status().is_success() || missing.is_none();
+            // Who presents what is refused gets no more than the refusal, even of what is given to everybody.
+            let open = |error: &UpstreamError| {
+                answer.response.status().is_success() && error.class != UpstreamErrorClass::Denied
+            };
+            let told = missing.as_ref().is_none_or(open);
             return if told { Ok(answer) } else { missing.map_or(Ok(answer), Err) };
         }
         let other = match self.demanded(&answer) {
-            Ok(other) => other.filter(|other| *other != standing),
+            Ok(other) => other.filter(|other| !other.is_like(&standing)),
             Err(error) => return Err(missing.unwrap_or(error)),
         };
         let proof = match &other {
@@ -100,10 +105,18 @@ impl HttpUpstream {
         };
         drain(answer.response).await;
         let answer = self.follow(question, Some(&proof)).await?;
-        if !answer.is_denial() {
-            self.endpoint.learn(&other);
+        if !answer.is_denial() || self.presented.is_some() {
+            self.learn(&other);
         }
         self.without_credentials(question, &other, answer).await
+    }
+
+    /// Takes note of what was demanded and could be met. What was met for one who presents something must be of use
+    /// to others who do.
+    pub(super) fn learn(&self, demand: &Demand) {
+        if self.presented.is_none() || demand.is_for_clients() {
+            self.endpoint.learn(demand);
+        }
     }
 
     /// Asks where nothing is known yet of what the upstream wants.
@@ -118,7 +131,7 @@ impl HttpUpstream {
             None => return Ok(answer),
         };
         let Some(proof) = self.prove(&demand, &question.repository).await? else { return Ok(answer) };
-        self.endpoint.learn(&demand);
+        self.learn(&demand);
         drain(answer.response).await;
         let answer = self.follow(question, Some(&proof)).await?;
         self.without_credentials(question, &demand, answer).await
@@ -172,7 +185,7 @@ impl HttpUpstream {
                 let Ok(token) = token else { return Ok(refused) };
                 Some(token)
             }
-            Demand::Basic => None,
+            Demand::Basic { .. } => None,
         };
         let answer = self.follow(question, nobody.as_ref()).await?;
         if !answer.response.status().is_success() {

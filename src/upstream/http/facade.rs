@@ -42,7 +42,7 @@ impl HttpUpstream {
         }
         let bearer = challenges(answer).into_iter().find_map(|challenge| match challenge {
             Challenge::Bearer { realm, service, .. } => Some((realm, service)),
-            Challenge::Basic => None,
+            Challenge::Basic { .. } => None,
         });
         let Some((realm, service)) = bearer else { return Ok(None) };
         let denied =

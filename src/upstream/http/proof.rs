@@ -45,23 +45,31 @@ impl HttpUpstream {
         if answer.abroad || answer.response.status() != StatusCode::UNAUTHORIZED {
             return Ok(None);
         }
-        let challenges = challenges(answer);
-        let bearer = challenges.iter().find_map(|challenge| match challenge {
-            Challenge::Bearer { realm, service, .. } => Some((realm, service)),
-            Challenge::Basic => None,
-        });
-        let Some((realm, service)) = bearer else {
-            return Ok(challenges.contains(&Challenge::Basic).then_some(Demand::Basic));
-        };
-        let denied =
-            |error: String| UpstreamError::new(UpstreamErrorClass::Denied, format!("{}: {error}", answer.what));
-        let realm = check_realm(&self.endpoint.url, realm, &self.settings.configured.auth_realms)
-            .map_err(|error| denied(error.to_string()))?;
+        let (mut bearer, mut basic) = (None, None);
+        for challenge in challenges(answer) {
+            match challenge {
+                Challenge::Bearer { realm, service, .. } => drop(bearer.get_or_insert((realm, service))),
+                Challenge::Basic { realm } => drop(basic.get_or_insert(Demand::Basic { realm })),
+            }
+        }
+        let Some((realm, service)) = bearer else { return Ok(basic) };
+        let unmet = |error: String| self.unmet(format!("{}: {error}", answer.what));
+        let realm = check_realm(&self.endpoint.url, &realm, &self.settings.configured.auth_realms)
+            .map_err(|error| unmet(error.to_string()))?;
         if !realm.trusted {
             redirect::next(&self.endpoint.url, realm.url.as_str(), self.endpoint.rules.about(false))
-                .map_err(|error| denied(format!("its token service {error}")))?;
+                .map_err(|error| unmet(format!("its token service {error}")))?;
         }
-        Ok(Some(Demand::Bearer { realm, service: service.clone() }))
+        Ok(Some(Demand::Bearer { realm, service }))
+    }
+
+    /// It demands what is shown nowhere. That says nothing of what it has; who shows something of his own is told
+    /// that it has not let him in.
+    fn unmet(&self, message: String) -> UpstreamError {
+        if self.presented.is_none() {
+            return UpstreamError::new(UpstreamErrorClass::Protocol, message);
+        }
+        UpstreamError::new(UpstreamErrorClass::Denied, message).with_status(StatusCode::UNAUTHORIZED.as_u16())
     }
 
     /// The credential for `repository`.
@@ -91,10 +99,10 @@ impl HttpUpstream {
                 let scope = pull_scope(repository);
                 self.bearer(realm, service.as_deref(), scope, credential).await.map(Some)
             }
-            (Demand::Basic, Credential::Basic { user, password }) => {
+            (Demand::Basic { .. }, Credential::Basic { user, password }) => {
                 Ok(Some(Proof { header: basic(&user, &password)?, token: None, fresh: false }))
             }
-            (Demand::Basic, _) => Ok(None),
+            (Demand::Basic { .. }, _) => Ok(None),
         }
     }
 
@@ -111,7 +119,7 @@ impl HttpUpstream {
                 "{origin} names a token service at {host}, which is another site and gets no credential; \
                  if it is the right one, add \"{host}\" to auth_realms of this upstream"
             );
-            return Err(UpstreamError::new(UpstreamErrorClass::Denied, message));
+            return Err(self.unmet(message));
         }
         let key = TokenKey {
             realm: realm.url.to_string(),

@@ -84,7 +84,7 @@ async fn trap_15_no_request_of_who_has_a_credential_goes_to_a_realm_of_somebody_
     std::fs::write(&file, "me:word").unwrap();
     let mirror = Settings::of(&registry).upstream(&format!("auth = \"file:{}\"", file.display())).start().await;
     let answer = mirror.get(TAG).await;
-    assert_eq!(answer.status, 404);
+    assert_eq!(answer.status, 502);
     assert!(String::from_utf8_lossy(&answer.body).contains("auth_realms"), "{:?}", answer.body);
     assert!(elsewhere.requests().is_empty());
 }
