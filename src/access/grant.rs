@@ -87,9 +87,9 @@ impl FromStr for May {
     type Err = MayError;
 
     fn from_str(text: &str) -> Result<May, MayError> {
-        let name = text.rfind('/').map_or(0, |slash| slash + 1);
-        let (path, tag) = match text.get(name..).and_then(|name| name.split_once(':')) {
-            Some((last, tag)) => (&text[..name + last.len()], Some(tag.parse().map_err(|_| MayError)?)),
+        let last = text.rsplit('/').next().and_then(|last| last.split_once(':'));
+        let (path, tag) = match last {
+            Some((_, tag)) => (&text[..text.len() - tag.len() - 1], Some(tag.parse().map_err(|_| MayError)?)),
             None => (text, None),
         };
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/*[]".contains(&byte);

@@ -46,3 +46,22 @@ impl Presented {
         !matches!(self.credential, Some(Credential::Token(_)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shown_is_known_by_its_hash_and_printed_nowhere() {
+        let secret = || Zeroizing::new("hunter2".to_owned());
+        let password = Credential::Password { user: "ann".to_owned(), password: secret() };
+        for (credential, lasting) in [(password, true), (Credential::Token(secret()), false)] {
+            let shown = Presented { credential: Some(credential), fingerprint: [7; 32] };
+            assert_eq!(shown.caller(), Some(Caller::Presented(0x0707_0707_0707_0707)));
+            assert_eq!(shown.is_lasting(), lasting);
+            assert_eq!(format!("{shown:?}"), "Presented { .. }");
+        }
+        let nothing = Presented::default();
+        assert!(nothing.caller().is_none() && nothing.is_lasting());
+    }
+}

@@ -90,3 +90,42 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_do_and_asks_for_a_login_where_one_helps() {
+        let upstream: RegistryName = "a.example".parse().expect("a name");
+        let location = Location { upstream: upstream.clone(), repository: "app".parse().expect("a name") };
+        let unidentified = |challenges, wrong| {
+            let (upstream, access) = (upstream.clone(), Access::Mapped);
+            Refusal::Unidentified { upstream, access, challenges, wrong }
+        };
+        let told = |status| Refusal::Upstream {
+            upstream: upstream.clone(),
+            status,
+            challenge: Some("Bearer realm=\"x\"".to_owned()),
+        };
+        let denied =
+            |access| Refusal::Denied { caller: Caller::User("ann".into()), location: location.clone(), access };
+        for (refusal, status, challenge, says) in [
+            (unidentified(true, false), 401, Some(CHALLENGE), "log in at this mirror (access = \"mapped\")"),
+            (unidentified(false, true), 401, None, "(access = \"mapped\"); what was shown is not right"),
+            (Refusal::Overheard { upstream: upstream.clone() }, 403, None, "X-Forwarded-Proto: https"),
+            (Refusal::NotPublic { location: location.clone() }, 404, None, "a.example/app: not found"),
+            (told(401), 401, Some("Bearer realm=\"x\""), "(401)"),
+            (told(403), 403, None, "(403)"),
+            (told(404), 404, None, "(404)"),
+            (denied(Access::Shared), 403, None, "no [[access.grant]] names this token for it (access = \"shared\")"),
+            (denied(Access::Mapped), 403, None, "user:ann may not pull a.example/app: no [[access.grant]] allows it"),
+        ] {
+            let text = refusal.to_string();
+            assert_eq!((refusal.code().status().as_u16(), refusal.challenge()), (status, challenge), "{text}");
+            assert!(text.contains(says), "{text}");
+        }
+        let right = unidentified(true, false).to_string();
+        assert!(right.ends_with(')'), "nothing was shown: {right}");
+    }
+}

@@ -3,6 +3,8 @@
 //! Every fill reserves what came before it is written, and nothing for what it is told will come, so blobs
 //! and reservations together stay within the allowance, and a promise takes nothing from anybody.
 
+#[cfg(test)]
+mod access_histories;
 pub(crate) mod doubts;
 pub(crate) mod holds;
 pub(crate) mod records;

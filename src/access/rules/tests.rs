@@ -207,7 +207,12 @@ fn an_explanation_names_the_line_that_decides() {
         let asked = Asked { location: &location(path), reference: Some(&reference) };
         let found = rules.explain(asked, &caller.parse().expect("a caller"));
         assert_eq!((found.allowed, found.grant), (Some(allowed), grant), "{caller} {path}: {}", found.how);
-        assert!(!found.how.is_empty());
+        let otherwise = if caller == "anonymous" { "it takes an identity" } else { "no [[access.grant]] allows it" };
+        let says = match grant {
+            Some(place) => format!("grant {} allows it", place + 1),
+            None => format!("access = \"mapped\": {otherwise}"),
+        };
+        assert_eq!(found.how, says, "{caller} {path}");
     }
 }
 
