@@ -18,11 +18,39 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// Whether an image for `offered` is what somebody wants who asks for this platform.
+    /// Whether an image for `offered` is what somebody wants who asks for this platform, by whatever names.
     pub fn takes(&self, offered: &Platform) -> bool {
-        self.os == offered.os
-            && self.architecture == offered.architecture
-            && (self.variant.is_none() || self.variant == offered.variant)
+        let (wanted, offered) = (self.normal(), offered.normal());
+        // The only variant that goes without saying.
+        let of_arm = |architecture: &str| (architecture == "arm").then(|| "v7".to_owned());
+        let variant = offered.variant.or_else(|| of_arm(&offered.architecture));
+        wanted.os == offered.os
+            && wanted.architecture == offered.architecture
+            && (wanted.variant.is_none() || wanted.variant == variant)
+    }
+
+    /// The same by the names of Go; rules: containerd/platforms, `database.go`.
+    fn normal(&self) -> Platform {
+        let lower = |text: &String| text.to_ascii_lowercase();
+        let (os, architecture, variant) =
+            (lower(&self.os), lower(&self.architecture), self.variant.as_ref().map(lower));
+        let os = if os == "macos" { "darwin".to_owned() } else { os };
+        let (architecture, variant) = match (architecture.as_str(), variant.as_deref().unwrap_or_default()) {
+            ("i386", _) => ("386", ""),
+            ("x86_64" | "x86-64" | "amd64", "v1") => ("amd64", ""),
+            ("x86_64" | "x86-64", variant) => ("amd64", variant),
+            ("aarch64" | "arm64", "8" | "v8") => ("arm64", ""),
+            ("aarch64", variant) => ("arm64", variant),
+            ("armhf", _) => ("arm", "v7"),
+            ("armel", _) => ("arm", "v6"),
+            ("arm", "5") => ("arm", "v5"),
+            ("arm", "6") => ("arm", "v6"),
+            ("arm", "7") => ("arm", "v7"),
+            ("arm", "8") => ("arm", "v8"),
+            named => named,
+        };
+        let variant = (!variant.is_empty()).then(|| variant.to_owned());
+        Platform { os, architecture: architecture.to_owned(), variant }
     }
 }
 
@@ -86,8 +114,34 @@ mod tests {
     fn who_names_no_variant_takes_any() {
         assert!(platform("linux/arm").takes(&platform("linux/arm/v7")));
         assert!(platform("linux/arm/v7").takes(&platform("linux/arm/v7")));
-        for offered in ["linux/arm/v6", "linux/arm", "linux/amd64", "windows/arm/v7"] {
+        for offered in ["linux/arm/v6", "linux/amd64", "windows/arm/v7"] {
             assert!(!platform("linux/arm/v7").takes(&platform(offered)), "{offered}");
+        }
+    }
+
+    #[test]
+    fn a_platform_has_more_names_than_one() {
+        for (one, other) in [
+            ("linux/amd64", "linux/x86_64"),
+            ("linux/amd64", "Linux/AMD64"),
+            ("linux/amd64", "linux/x86-64/v1"),
+            ("linux/amd64/v2", "linux/x86_64/v2"),
+            ("linux/arm64", "linux/aarch64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/arm64", "linux/aarch64/8"),
+            ("linux/arm/v7", "linux/armhf"),
+            ("linux/arm/v7", "linux/arm/7"),
+            ("linux/arm/v7", "linux/arm"),
+            ("linux/arm/v6", "linux/armel"),
+            ("linux/386", "linux/i386"),
+            ("darwin/arm64", "macOS/arm64"),
+        ] {
+            assert!(platform(one).takes(&platform(other)), "{one} {other}");
+        }
+        for (wanted, offered) in
+            [("linux/amd64/v3", "linux/x86_64"), ("linux/arm/v6", "linux/arm"), ("linux/386", "linux/amd64")]
+        {
+            assert!(!platform(wanted).takes(&platform(offered)), "{wanted} {offered}");
         }
     }
 }
