@@ -363,3 +363,25 @@ async fn blobs_are_fetched_over_http_where_the_operator_allows_it_and_nothing_el
         assert_eq!(manifest(&upstream).await, Err(UpstreamErrorClass::Protocol), "allowed: {allowed}");
     }
 }
+
+#[tokio::test]
+async fn the_head_of_an_answer_is_read_as_other_clients_read_it() {
+    let many: String = (0..900).map(|number| format!("X-{number}: y\r\n")).collect();
+    for odd in [
+        "X-Folded: a\r\n  b\r\n\tc\r\n",
+        "X-Spaced : a\r\n",
+        "X-\u{fc}: a\r\n",
+        "X(odd): a\r\n",
+        "X-Odd: a\u{1}b\r\n",
+        "no name and no value\r\n",
+        many.as_str(),
+    ] {
+        let head = odd.to_owned();
+        let says = move |_: &str| found(MANIFEST).replacen("content-type", &format!("{head}content-type"), 1);
+        let server = Server::start(None, End::Announced, says).await;
+        let (name, url) = ("registry.example".parse().expect("name"), format!("http://{}", server.address));
+        let settings = HttpSettings::new(name, url.parse().expect("url"), Settings::default());
+        let upstream = HttpUpstream::new(settings).expect("settings");
+        assert_eq!(manifest(&upstream).await, Ok(MANIFEST.len()), "{:.40}", odd);
+    }
+}

@@ -40,6 +40,9 @@ impl Traffic {
     }
 }
 
+/// Lines in the head of an answer, at most. Their length is bounded besides.
+const MOST_HEADERS: usize = 1024;
+
 /// How long an upstream is asked over HTTP/1.1 that answered so and not over HTTP/2.
 const WAY_BACK: Duration = Duration::from_secs(10 * 60);
 
@@ -135,6 +138,11 @@ fn client(
         .pool_idle_timeout(Duration::from_secs(90))
         .tcp_keepalive(Duration::from_secs(30))
         .tcp_nodelay(true)
+        // As Go and curl read them. What is made of an answer does not hang on it.
+        .http1_allow_obsolete_multiline_headers_in_responses(true)
+        .http1_allow_spaces_after_header_name_in_responses(true)
+        .http1_ignore_invalid_headers_in_responses(true)
+        .http1_max_headers(MOST_HEADERS)
         .tls_backend_preconfigured(tls);
     if !protocols.contains(&"h2") {
         builder = builder.http1_only();
