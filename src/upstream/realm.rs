@@ -94,6 +94,7 @@ mod tests {
         for (upstream, realm, expected) in [
             (hub, "https://auth.docker.io/token", Ok(true)),
             (hub, "https://AUTH.docker.io:8443/token", Ok(true)),
+            (hub, "HTTPS://auth.docker.io/token", Ok(true)),
             ("https://ghcr.io", "https://ghcr.io/token", Ok(true)),
             ("https://registry.gitlab.example", "https://gitlab.example/jwt/auth", Ok(true)),
             ("http://registry.example", "http://auth.registry.example/t", Ok(true)),

@@ -48,13 +48,18 @@ pub struct Token {
     pub expires_at: Instant,
 }
 
-/// Reads the JSON answer of a token service that arrived now. `None` when there is no token in it.
+/// Reads the JSON answer of a token service that arrived now, its keys in any case. `None` when there is no token
+/// in it.
 pub fn parse_token(body: &[u8], now: Timestamp) -> Option<Token> {
     let answer: Value = serde_json::from_slice(body).ok()?;
-    let text = |key: &str| answer.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    let get = |wanted: &'static str| {
+        let of_key = answer.as_object()?.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(wanted));
+        Some(of_key.map(|(_, value)| value))
+    };
+    let text = |key| get(key)?.filter_map(Value::as_str).find(|text| !text.is_empty());
     let token = text("token").or_else(|| text("access_token"))?;
     let is_header_text = token.bytes().all(|byte| byte.is_ascii_graphic());
-    let told = answer.get("expires_in").and_then(seconds).or_else(|| jwt_lifetime(token, now));
+    let told = get("expires_in").and_then(|mut values| values.find_map(seconds)).or_else(|| jwt_lifetime(token, now));
     let lifetime = told.unwrap_or(DEFAULT_LIFETIME).clamp(MIN_LIFETIME, MAX_LIFETIME);
     let received = Instant::now();
     is_header_text.then(|| Token {
@@ -251,6 +256,7 @@ mod tests {
             (r#"{"token":"t","expires_in":300}"#.to_owned(), 300, 270),
             (r#"{"token":"t","expires_in":300,"issued_at":"2001-01-01T00:00:00Z"}"#.to_owned(), 300, 270),
             (r#"{"access_token":"t"}"#.to_owned(), 60, 50),
+            (r#"{"Token":"","Access_Token":"t","Expires_In":100}"#.to_owned(), 100, 90),
             (r#"{"token":"","access_token":"t","expires_in":"60"}"#.to_owned(), 60, 50),
             (r#"{"token":"t","expires_in":1}"#.to_owned(), 10, 5),
             (r#"{"token":"t","expires_in":0}"#.to_owned(), 10, 5),

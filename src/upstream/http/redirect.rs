@@ -2,7 +2,7 @@
 //!
 //! A redirect is chosen by the upstream, so it must not reach what only we can reach: never from
 //! https to http, never to an address of a private network unless the upstream is there itself,
-//! never to where clouds tell a machine its secrets, never with a user name in it. What the address
+//! never to where clouds tell a machine its secrets. A user name in it is dropped, and shown to nobody. What the address
 //! spells is judged here, before anybody is asked, a proxy included; what names resolve to is up to
 //! the resolver. The adapter drops credentials when the origin changes.
 
@@ -36,8 +36,6 @@ pub(super) enum RedirectError {
     Private(String),
     #[error("redirects to {0}, where a machine finds its neighbours and its cloud; that is never followed")]
     LinkLocal(String),
-    #[error("redirects to {0} with a user name in the address")]
-    UserInfo(String),
 }
 
 impl RedirectRules {
@@ -49,7 +47,9 @@ impl RedirectRules {
 
 /// The address that `location` leads to from `current`.
 pub(super) fn next(current: &Url, location: &str, rules: RedirectRules) -> Result<Url, RedirectError> {
-    let next = current.join(location).map_err(|_| RedirectError::Malformed)?;
+    let mut next = current.join(location).map_err(|_| RedirectError::Malformed)?;
+    // Fails for addresses without a host, which are none.
+    let _ = next.set_username("").and_then(|()| next.set_password(None));
     let host = next.host_str().unwrap_or_default().to_owned();
     if host.is_empty() {
         return Err(RedirectError::Malformed);
@@ -60,9 +60,6 @@ pub(super) fn next(current: &Url, location: &str, rules: RedirectRules) -> Resul
         (_, "http") if rules.blobs_over_http => {}
         (_, "http") => return Err(RedirectError::Downgrade(host)),
         _ => return Err(RedirectError::Malformed),
-    }
-    if !next.username().is_empty() || next.password().is_some() {
-        return Err(RedirectError::UserInfo(host));
     }
     // The first hop is where the configuration says, and others have come past here.
     if next.host() == current.host() {
@@ -234,8 +231,9 @@ mod tests {
         for odd in ["ftp://b.example/", "file:///etc/passwd", "data:,x", "https://", "https://:1/"] {
             assert_eq!(go(from, odd, PUBLIC), Err(RedirectError::Malformed), "{odd}");
         }
-        let user = Err(RedirectError::UserInfo("b.example".to_owned()));
-        assert_eq!(go(from, "https://user:word@b.example/", PUBLIC), user);
+        for named in ["https://user:word@b.example/x", "https://user@b.example/x", "//:word@b.example/x"] {
+            assert_eq!(go(from, named, PUBLIC), Ok("https://b.example/x".to_owned()), "nobody is told who {named} is");
+        }
     }
 
     #[test]
