@@ -134,12 +134,26 @@ impl Asking {
     where
         F: Future<Output = Result<T, UpstreamError>>,
     {
+        self.put_either_way(lane, resource, |upstream, _| question(upstream)).await
+    }
+
+    /// The same for a question that may be put in another way: where the first failed, or where nothing else is
+    /// heard than that something is wrong.
+    async fn put_either_way<'a, T, F>(
+        &'a self,
+        lane: Lane,
+        resource: &Resource,
+        question: impl Fn(&'a dyn Upstream, bool) -> F,
+    ) -> Result<T, UpstreamError>
+    where
+        F: Future<Output = Result<T, UpstreamError>>,
+    {
         let Some((last, others)) = self.addresses.split_last() else {
             return Err(UpstreamError::new(UpstreamErrorClass::Unavailable, "no address to ask"));
         };
         let mut away = None;
         for address in others {
-            match address.ask(lane, resource, self.in_all(question(&*address.upstream))).await {
+            match address.ask(lane, resource, self.in_all(question(&*address.upstream, false))).await {
                 Err(error) if error.class.is_no_answer() => {
                     tracing::debug!(%error, "trying the next address");
                     away = Some(error);
@@ -158,7 +172,8 @@ impl Asking {
             };
             !is_silent && !last.guard.is_failing()
         };
-        let answer = self.in_all(retry::again(again, || question(&*last.upstream)));
+        let answer = self
+            .in_all(retry::again(again, |attempt| question(&*last.upstream, attempt == 2 || last.guard.is_failing())));
         match (last.ask(lane, resource, answer).await, away) {
             // Where each holds a part, the one that is away may have it.
             (Err(missing), Some(away))
@@ -189,7 +204,15 @@ impl Upstream for Asking {
         accept: AcceptSet,
     ) -> Result<Resolved, UpstreamError> {
         let resource = Resource::manifest(repository, reference);
-        self.put(Lane::Manifests, &resource, |upstream| upstream.resolve(repository, reference, accept.clone())).await
+        let accept = &accept;
+        // Some fail at HEAD alone: what they have is seen by GET.
+        self.put_either_way(Lane::Manifests, &resource, |upstream, by_get| async move {
+            if by_get {
+                return upstream.manifest(repository, reference, accept.clone()).await.map(Resolved::Fetched);
+            }
+            upstream.resolve(repository, reference, accept.clone()).await
+        })
+        .await
     }
 
     async fn manifest(

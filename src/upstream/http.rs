@@ -260,7 +260,7 @@ impl Upstream for HttpUpstream {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => told.digest,
         };
-        let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?;
+        let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE, expected).await?;
         if is_first_schema(told.content_type, Some(&bytes)) {
             return Err(first_schema(&what));
         }

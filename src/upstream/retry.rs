@@ -29,10 +29,10 @@ fn pause(attempt: usize, class: UpstreamErrorClass, spent: Duration, jitter: f64
 
 /// Asks, and asks again by the schedule of [`pause`]. Blobs are retried up to the first byte; resuming
 /// a broken body is up to the fill, which knows what it already has.
-/// `may` says whether asking again is of use after an error that took so long.
+/// `may` says whether asking again is of use after an error that took so long; `ask` is told the attempt.
 pub(super) async fn again<T, F>(
     may: impl Fn(&UpstreamError, Duration) -> bool,
-    ask: impl Fn() -> F,
+    ask: impl Fn(usize) -> F,
 ) -> Result<T, UpstreamError>
 where
     F: Future<Output = Result<T, UpstreamError>>,
@@ -40,7 +40,7 @@ where
     let (mut attempt, began) = (1, Instant::now());
     loop {
         let asked = Instant::now();
-        let error = match ask().await {
+        let error = match ask(attempt).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
@@ -89,7 +89,7 @@ mod tests {
     /// of its failures were left.
     async fn asked(failures: &[UpstreamErrorClass]) -> (Result<(), UpstreamErrorClass>, usize) {
         let left = RefCell::new(failures.to_vec());
-        let ask = || async {
+        let ask = |_| async {
             let class = left.borrow_mut().pop();
             class.map_or(Ok(()), |class| Err(UpstreamError::new(class, "scripted")))
         };

@@ -60,6 +60,7 @@ mod resumes;
 mod revivals;
 mod rotten_manifests;
 mod rude;
+mod seen_by_get;
 mod setups;
 mod slow_index;
 mod stops;

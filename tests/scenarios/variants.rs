@@ -161,13 +161,16 @@ async fn a_no_to_head_of_a_tag_is_none_to_get() {
 async fn a_no_to_one_set_of_types_concerns_that_set() {
     let no = |status: u16| move |rule: Rule| rule.refuse(status);
     let schema1 = |rule: Rule| {
-        rule.answer(200, "application/vnd.docker.distribution.manifest.v1+prettyjws", r#"{"schemaVersion":1}"#)
+        let text = r#"{"schemaVersion":1,"fsLayers":[]}"#;
+        rule.answer(200, "application/vnd.docker.distribution.manifest.v1+prettyjws", text)
             .without_header("docker-content-digest")
     };
     type Answer = Box<dyn Fn(Rule) -> Rule>;
-    let cases: [(&[(&str, &str)], Answer); 4] = [
+    let cases: [(&[(&str, &str)], Answer); 6] = [
         (&[("Accept", DOCKER_MANIFEST)], Box::new(no(404))),
         (&[], Box::new(no(404))),
+        (&[("Accept", DOCKER_MANIFEST)], Box::new(no(403))),
+        (&[], Box::new(no(401))),
         (&[], Box::new(schema1)),
         (&[("Accept", DOCKER_MANIFEST)], Box::new(schema1)),
     ];

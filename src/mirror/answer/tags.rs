@@ -209,12 +209,6 @@ impl Tags {
         let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept.clone()).await;
         let resolved = match resolved {
             Ok(resolved) => resolved,
-            // Some fail at HEAD alone. Where something stands in, that is not worth a pull.
-            Err(error) if record.is_none() && error.is_trouble_told() && !route.upstream.health().failing => {
-                let (manifest, outcome) = self.in_one_question(route, &key).await?;
-                self.point(key, record, manifest.descriptor.clone(), None).await;
-                return Ok((manifest, outcome));
-            }
             Err(error) => return Err(self.told(&key, error).await),
         };
         let digest = resolved.descriptor().digest;
@@ -254,17 +248,15 @@ impl Tags {
         Ok((manifest, Outcome::Fill))
     }
 
-    /// Takes note of what upstream said in place of an answer. A tag that is not ours to see is forgotten; one
-    /// that is not there for some types is forgotten as far as it was one of these types, and stays for others.
+    /// Takes note of what upstream said in place of an answer. A tag that is not there for some types is forgotten
+    /// as far as it was one of these types, and stays for others. One that is refused is kept: whether that is a
+    /// refusal of everything, to everybody, is found out by asking for what is stored.
     pub(super) async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
-        let (class, gone) = (error.class, key.clone());
+        let gone = key.clone();
         let for_all = !self.manifests.stored.is_of_callers(&key.location);
-        if for_all && matches!(class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied) {
+        if for_all && error.class == UpstreamErrorClass::NotFound {
             let forget = move |metadata: &dyn MetadataStore| {
                 let TagKey { location, tag, accept } = &gone;
-                if class == UpstreamErrorClass::Denied {
-                    return metadata.remove_tag(location, tag);
-                }
                 let refuted = |(set, record): &(AcceptSet, TagRecord)| {
                     set == accept || accept.names(&record.descriptor.media_type)
                 };

@@ -19,11 +19,12 @@ use tokio::time::Instant;
 
 use crate::blob_store::ingest::Origin;
 use crate::metadata::Location;
-use crate::oci::{Digest, Span};
+use crate::oci::{Digest, Span, Verifier};
 use crate::upstream::{Contact, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
-/// How often in a row a transfer may break without getting anywhere in between.
+/// How often in a row a transfer may break without getting anywhere in between; and before its first byte.
 const MAX_BREAKS: u32 = 5;
+const MAX_BREAKS_AT_FIRST: u32 = 3;
 /// How many bytes a connection must bring in [`PATIENCE`], and a new one to count as progress.
 const TRICKLE: u64 = 4 << 10;
 /// How long upstream is waited for, while nobody holds it up, before it is judged how much came.
@@ -76,6 +77,8 @@ pub struct Transfer {
     part: bool,
     /// Whether the next question is for everything: one for a part was refused.
     whole: bool,
+    /// What came so far, where all of it was seen: tells the end where nobody told the size.
+    seen: Option<Verifier>,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -100,7 +103,8 @@ impl Transfer {
 
     /// The same for the rest of what upstream gives already: it is asked when the first bytes are wanted,
     /// and again like after a break.
-    pub const fn of(source: BlobSource, span: Span, size: Option<u64>) -> Transfer {
+    pub fn of(source: BlobSource, span: Span, size: Option<u64>) -> Transfer {
+        let seen = (span.is_whole() && size.is_none()).then(|| Verifier::new(source.digest.algorithm()));
         Transfer {
             source,
             position: span.start,
@@ -112,6 +116,7 @@ impl Transfer {
             repeats: false,
             part: true,
             whole: false,
+            seen,
         }
     }
 
@@ -153,6 +158,10 @@ impl Transfer {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 Ok(None) if self.is_complete() => return Ok(None),
                 Ok(None) => self.error(UpstreamErrorClass::Unavailable, "the body ended early"),
+                Err(error) if error.class.is_outage() && self.is_all_there() => {
+                    tracing::debug!(blob = ?self.source, %error, "all of it has come");
+                    return Ok(None);
+                }
                 Err(error) if error.class.is_outage() => error,
                 Err(error) => return Err(error),
             };
@@ -171,6 +180,9 @@ impl Transfer {
             }
             bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
         }
+        if let Some(seen) = &mut self.seen {
+            seen.update(&bytes);
+        }
         self.position += bytes.len() as u64;
         self.progress += bytes.len() as u64;
         if self.progress >= TRICKLE {
@@ -183,9 +195,18 @@ impl Transfer {
         self.end.or(self.size).is_none_or(|end| self.position >= end)
     }
 
+    /// Whether nothing is missing, however the body ended.
+    fn is_all_there(&self) -> bool {
+        match self.end.or(self.size) {
+            Some(end) => self.position >= end,
+            None => self.seen.as_ref().is_some_and(|seen| seen.clone().finish() == self.source.digest),
+        }
+    }
+
     async fn resume(&mut self, mut broken: UpstreamError) -> Result<(), UpstreamError> {
         self.body = None;
-        while let Some(pause) = pause(self.breaks) {
+        let most = if self.position == 0 { MAX_BREAKS_AT_FIRST } else { MAX_BREAKS };
+        while let Some(pause) = pause(self.breaks, most) {
             tracing::debug!(blob = ?self.source, position = self.position, error = %broken, "resuming a transfer");
             tokio::time::sleep(pause).await;
             self.breaks += 1;
@@ -205,6 +226,7 @@ impl Transfer {
             return Err(self.error(UpstreamErrorClass::Protocol, "another size than before"));
         }
         self.size = self.size.or(blob.size);
+        self.seen = self.seen.take().filter(|_| self.size.is_none());
         if !can_have(&self.source.digest, self.size) || self.size.is_some_and(|size| size < self.position) {
             return Err(self.error(UpstreamErrorClass::Protocol, "a size that the blob cannot have"));
         }
@@ -245,9 +267,9 @@ impl Transfer {
     }
 }
 
-/// How long to wait after the transfer broke for the `breaks`-th time in a row; `None` to give up.
-fn pause(breaks: u32) -> Option<Duration> {
-    (breaks < MAX_BREAKS).then(|| Duration::from_millis(50 << (2 * breaks)))
+/// How long to wait after the transfer broke for the `breaks`-th time in a row, of `most`; `None` to give up.
+fn pause(breaks: u32, most: u32) -> Option<Duration> {
+    (breaks < most).then(|| Duration::from_millis(50 << (2 * breaks)))
 }
 
 /// Ends a body that trickles with an error.

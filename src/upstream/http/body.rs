@@ -15,7 +15,7 @@ use reqwest::Response;
 use super::clients::Set;
 use super::whole::{Coming, NoMemory, Whole};
 use super::wire::{describe_failure, is_of_http2, is_unannounced_end};
-use crate::oci::RegistryName;
+use crate::oci::{Digest, RegistryName};
 use crate::upstream::{UpstreamError, UpstreamErrorClass, UpstreamObserver};
 
 /// How long a body may take that is read whole: a slow link has it by then.
@@ -58,6 +58,8 @@ impl Body {
             .map_err(|_| unavailable(format!("stood still for {} s", self.idle.as_secs_f32())))?;
         let chunk = match chunk {
             Err(error) if self.ends_with_its_connection() && is_unannounced_end(&error) => None,
+            // All that was announced is there.
+            Err(_) if self.left == Some(0) => None,
             Err(error) => {
                 if is_of_http2(&error) {
                     self.set.goes_back();
@@ -87,16 +89,17 @@ impl Body {
         self.left.is_none() && !chunked && self.response.version() < Version::HTTP_2
     }
 
-    /// Everything, if it is no more than `limit` bytes and comes within reasonable time.
-    pub(super) async fn collect(self, limit: u64) -> Result<Bytes, UpstreamError> {
+    /// Everything, if it is no more than `limit` bytes and comes within reasonable time. What has the digest that
+    /// is `expected` is whole, also where its end was not told.
+    pub(super) async fn collect(self, limit: u64, expected: Option<Digest>) -> Result<Bytes, UpstreamError> {
         let what = self.what.clone();
-        tokio::time::timeout(WITHIN, self.collected(limit)).await.unwrap_or_else(|_| {
+        tokio::time::timeout(WITHIN, self.collected(limit, expected)).await.unwrap_or_else(|_| {
             let message = format!("{what}: the body did not come within {} s", WITHIN.as_secs());
             Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered())
         })
     }
 
-    async fn collected(mut self, limit: u64) -> Result<Bytes, UpstreamError> {
+    async fn collected(mut self, limit: u64, expected: Option<Digest>) -> Result<Bytes, UpstreamError> {
         let too_long = |what: &str| {
             UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: the body is longer than {limit} bytes"))
         };
@@ -104,7 +107,18 @@ impl Body {
             return Err(too_long(&self.what));
         }
         let mut coming = Coming::new(self.whole.clone(), self.left);
-        while let Some(chunk) = self.chunk().await? {
+        loop {
+            let is_whole =
+                |bytes: &[u8]| expected.is_some_and(|digest| Digest::of(digest.algorithm(), bytes) == digest);
+            let chunk = match self.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(error) if error.class.is_outage() && self.left.is_none() && is_whole(coming.bytes()) => {
+                    tracing::debug!(%error, "all of it has come");
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
             if (coming.len() + chunk.len()) as u64 > limit {
                 return Err(too_long(&self.what));
             }

@@ -60,6 +60,6 @@ impl HttpUpstream {
         if !answer.response.status().is_success() {
             return Err(self.refusal(answer).await);
         }
-        self.body(answer, None)?.collect(LARGEST).await
+        self.body(answer, None)?.collect(LARGEST, None).await
     }
 }

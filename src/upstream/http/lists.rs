@@ -73,7 +73,7 @@ impl HttpUpstream {
         };
         self.notice(Resource::tags(repository), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
-        let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE).await?;
+        let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE, None).await?;
         check(Asked::List, &Told::default(), Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
         let list: WireTags =
             serde_json::from_slice(&bytes).map_err(|error| protocol(&what, format_args!("is no list: {error}")))?;
@@ -123,7 +123,7 @@ impl HttpUpstream {
         self.notice(Resource::referrers(repository, digest), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         // A copy: it may be remembered for long, and is counted there.
-        let index = Bytes::from(self.body(answer, None)?.collect(MAX_MANIFEST_SIZE).await?.to_vec());
+        let index = Bytes::from(self.body(answer, None)?.collect(MAX_MANIFEST_SIZE, None).await?.to_vec());
         check(Asked::List, &Told::default(), Some(&index)).map_err(|odd| protocol(&what, odd))?;
         serde_json::from_slice::<WireIndex>(&index)
             .map_err(|error| protocol(&what, format_args!("is no list of referrers: {error}")))?;

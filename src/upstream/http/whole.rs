@@ -65,6 +65,10 @@ impl Coming {
         self.bytes.len()
     }
 
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Adds what came, as soon as there is memory for it.
     pub(super) async fn add(&mut self, chunk: &[u8]) -> Result<(), NoMemory> {
         let length = self.bytes.len() + chunk.len();
