@@ -74,9 +74,7 @@ fn take_in(path: &Path, args: &Args, place: &Place) -> Result<Imported, Error> {
     let (source, length): (Box<dyn Read + Send>, u64) = if path == Path::new("-") {
         (Box::new(io::stdin()), 0)
     } else {
-        let unreadable = |error: io::Error| Error::new(Code::Read, format!("the bundle cannot be read: {error}"));
-        let file = File::open(path).map_err(unreadable)?;
-        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        let (file, length) = opened(path)?;
         (Box::new(file), length)
     };
     let bar = show::bar(length, !args.store.at.json);
@@ -87,6 +85,20 @@ fn take_in(path: &Path, args: &Args, place: &Place) -> Result<Imported, Error> {
     };
     bar.finish_and_clear();
     imported
+}
+
+/// A bundle, and its length in bytes.
+fn opened(path: &Path) -> Result<(File, u64), Error> {
+    let unreadable = |error: io::Error| Error::new(Code::Read, format!("the bundle cannot be read: {error}"));
+    let file = File::open(path).map_err(unreadable)?;
+    match file.metadata() {
+        Ok(metadata) if metadata.is_dir() => {
+            let told =
+                "it is a folder, and a bundle is a file; of an image layout make one with tar -C FOLDER -cf FILE .";
+            Err(Error::new(Code::Read, told.to_owned()))
+        }
+        metadata => Ok((file, metadata.map_or(0, |metadata| metadata.len()))),
+    }
 }
 
 /// What comes behind the path, for an image of this name.
@@ -138,5 +150,16 @@ fn worse(one: Exit, other: Exit) -> Exit {
         (Exit::Done, other) => other,
         (Exit::Partly, Exit::Corrupt) => Exit::Corrupt,
         (one, _) => one,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_told_how_it_becomes_a_bundle() {
+        let folder = tempfile::tempdir().expect("a folder");
+        assert!(opened(folder.path()).is_err_and(|error| error.message.contains("tar -C")));
     }
 }

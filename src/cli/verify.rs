@@ -18,10 +18,14 @@ pub(super) struct Args {
     #[arg(long)]
     repair: bool,
     /// Read at most so much a second, such as 50MB. Without it: as fast as the disk reads
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, value_name = "SIZE", value_parser = rate)]
     rate: Option<bytesize::ByteSize>,
     #[command(flatten)]
     at: At,
+}
+
+fn rate(text: &str) -> Result<bytesize::ByteSize, String> {
+    text.parse().map_err(|_| "a size is a number with a unit, such as 50MB".to_owned())
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
@@ -99,5 +103,16 @@ impl Screen {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_size_is_told_what_one_is() {
+        assert_eq!(rate("50MB").map(|rate| rate.as_u64()), Ok(50_000_000));
+        assert!(rate("zz").is_err_and(|why| why.contains("such as 50MB")));
     }
 }

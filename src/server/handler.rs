@@ -119,6 +119,8 @@ async fn answered_anew(
 /// Why a request is refused before it is looked at any further.
 enum Refusal {
     HeadersTooLarge,
+    /// HTTP/1.1 without `Host` (RFC 9112, 3.2).
+    NoHost,
     /// A header stands more than once of which somebody in front may believe another one: `Host` (RFC 9112, 3.2),
     /// `Authorization`.
     Twice(HeaderName),
@@ -133,6 +135,8 @@ impl Refusal {
         match self {
             Refusal::HeadersTooLarge => Answer::refusal(ErrorCode::Unsupported, "the headers are too large")
                 .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            Refusal::NoHost => Answer::refusal(ErrorCode::Unsupported, "the request has no Host header")
+                .with_status(StatusCode::BAD_REQUEST),
             Refusal::Twice(name) => {
                 let message = format!("the request has more than one {name} header");
                 Answer::refusal(ErrorCode::Unsupported, message).with_status(StatusCode::BAD_REQUEST)
@@ -151,6 +155,9 @@ fn understood<T>(
 ) -> Result<T, Refusal> {
     if size_of(http.headers()) > MAX_HEADERS {
         return Err(Refusal::HeadersTooLarge);
+    }
+    if http.version() == Version::HTTP_11 && !http.headers().contains_key(HOST) {
+        return Err(Refusal::NoHost);
     }
     let twice = |name: &HeaderName| http.headers().get_all(name).into_iter().nth(1).is_some();
     if let Some(name) = [HOST, AUTHORIZATION].into_iter().find(twice) {

@@ -69,11 +69,15 @@ async fn two_hosts_are_refused_whatever_is_asked_for() {
         // At hand, too.
         mirror.get(path).await;
         mirror.get(path).await;
-        let reply = raw(&mirror, &format!("GET {path} HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n")).await;
-        assert!(reply.starts_with("HTTP/1.1 400"), "{path}: {reply}");
-        let lower = reply.to_lowercase();
-        assert!(lower.contains("connection: close") && lower.contains("host header"), "{reply}");
+        for hosts in ["Host: a\r\nHost: b\r\n", ""] {
+            let reply = raw(&mirror, &format!("GET {path} HTTP/1.1\r\n{hosts}\r\n")).await;
+            assert!(reply.starts_with("HTTP/1.1 400"), "{path}: {reply}");
+            let lower = reply.to_lowercase();
+            assert!(lower.contains("connection: close") && lower.contains("host header"), "{reply}");
+        }
     }
+    let old = raw(&mirror, "GET /v2/ HTTP/1.0\r\n\r\n").await;
+    assert_eq!(old.split(' ').nth(1), Some("200"), "{old}");
 }
 
 #[tokio::test]
