@@ -13,6 +13,7 @@ pub mod digest;
 pub mod error;
 pub mod header;
 pub mod image;
+pub(crate) mod key;
 pub mod link;
 pub mod manifest;
 pub mod name;

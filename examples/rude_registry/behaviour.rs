@@ -311,7 +311,7 @@ pub(crate) async fn script(registry: &Registry, behaviour: Behaviour, times: usi
         Behaviour::SchemaOne => {
             let media_type = "application/vnd.docker.distribution.manifest.v1+prettyjws";
             let rule = Rule::on(Match::manifests().and(unnamed("vnd.oci.")));
-            vec![rule.answer(200, media_type, r#"{"schemaVersion":1}"#)]
+            vec![rule.answer(200, media_type, r#"{"schemaVersion":1,"fsLayers":[]}"#)]
         }
         Behaviour::RateLimited => vec![Rule::on(Match::any()).too_many_requests(Some("5")).before_auth()],
         Behaviour::RateLimitedAsText => {

@@ -43,9 +43,14 @@ impl Descriptor {
     /// Whether it is a blob and no manifest: no more is known of it, or it is called a layer or a
     /// configuration.
     pub fn is_of_blob(&self) -> bool {
-        let media_type = self.media_type.as_ref();
-        media_type == OCTET_STREAM || BLOBS.iter().any(|part| media_type.contains(part))
+        is_blob(&self.media_type)
     }
+}
+
+/// Whether something of this type is a blob and no manifest.
+pub(super) fn is_blob(media_type: &MediaType) -> bool {
+    let media_type = media_type.as_ref();
+    media_type == OCTET_STREAM || BLOBS.iter().any(|part| media_type.contains(part))
 }
 
 /// What the types of layers and configurations have in them, and those of manifests have not.

@@ -93,6 +93,20 @@ impl Digest {
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
+/// Whether `text` is written as a digest, also of an algorithm that nobody here can verify.
+pub(super) fn is_digest(text: &str) -> bool {
+    match text.parse::<Digest>() {
+        Err(DigestError::UnknownAlgorithm) => text.split_once(':').is_some_and(|(algorithm, hex)| {
+            let is_of_algorithm =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+._-".contains(&byte);
+            algorithm.bytes().all(is_of_algorithm)
+                && !hex.is_empty()
+                && hex.bytes().all(|byte| byte.is_ascii_hexdigit())
+        }),
+        parsed => parsed.is_ok(),
+    }
+}
+
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.algorithm(), self.hex())

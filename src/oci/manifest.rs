@@ -100,7 +100,7 @@ impl Outline {
     /// The media type of a manifest that came without one; `None` where it has the shape of none.
     pub(super) fn inferred(&self) -> Option<MediaType> {
         match &self.media_type {
-            Some(media_type) if !media_type.is_empty() => Some(MediaType::from(media_type.as_str())),
+            Some(media_type) if declared_type(Some(media_type)).is_some() => Some(MediaType::from(media_type.as_str())),
             _ if self.manifests.named => Some(MediaType::ImageIndex),
             _ if self.config.given || self.layers.given => Some(MediaType::ImageManifest),
             _ if self.blobs.given => Some(MediaType::ArtifactManifest),

@@ -55,7 +55,7 @@ use super::{
 use crate::clock::Timestamp;
 use crate::oci::challenge::Challenge;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
-use crate::oci::plausible::{Asked, Told, check};
+use crate::oci::plausible::{Asked, Implausible, Told, check};
 use crate::oci::{
     AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span, header,
 };
@@ -261,10 +261,10 @@ impl Upstream for HttpUpstream {
             Reference::Tag(_) => told.digest,
         };
         let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE, expected).await?;
+        check(manifest(reference), &told, Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
         if is_first_schema(told.content_type, Some(&bytes)) {
             return Err(first_schema(&what));
         }
-        check(manifest(reference), &told, Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
         let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
         let manifest = Manifest::from_wire(bytes, told.content_type, algorithm);
         match expected {
@@ -283,8 +283,12 @@ impl Upstream for HttpUpstream {
                 refuse_encoding(&answer)?;
                 self.notice(Resource::blob(repository, digest), &answer);
                 let head = Head::of(&answer);
-                check(Asked::Blob(digest), &head.told(), None).map_err(|odd| protocol(&answer.what, odd))?;
-                Ok(head.size)
+                match check(Asked::Blob(digest), &head.told(), None) {
+                    Ok(()) => Ok(head.size),
+                    // Some say so of every HEAD.
+                    Err(Implausible::Empty) => self.stat_by_get(repository, digest).await,
+                    Err(odd) => Err(protocol(&answer.what, odd)),
+                }
             }
             // Addresses of a storage host are often signed for GET alone.
             StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if answer.abroad => {

@@ -102,7 +102,9 @@ async fn nothing_from_outside_moves_the_cursor_of_who_reads_the_log() {
     let odd = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\r\nINFO forged";
     let body = serde_json::json!({ "errors": [{ "code": odd, "message": odd }] }).to_string();
     registry.rule(Rule::on(Match::repository("library/odd")).answer(418, "application/json", body));
-    let index = serde_json::json!({ "schemaVersion": 2, "mediaType": odd, "manifests": [] }).to_string();
+    let index =
+        serde_json::json!({ "schemaVersion": 2, "mediaType": format!("application/vnd.x.{odd}"), "manifests": [] })
+            .to_string();
     registry.add_manifest("library/typed", &["1"], index, "application/json");
     for format in ["text", "json"] {
         let folder = tempfile::tempdir().expect("a folder");

@@ -128,8 +128,6 @@ async fn what_cannot_be_read_is_not_taken_for_nothing() {
     for odd in [
         json!({"digest": format!("blake3:{}", "0".repeat(64)), "size": 7, "mediaType": LAYER}),
         json!({"digest": format!("sha256:{}", "0".repeat(64)), "mediaType": LAYER}),
-        json!({"size": 7}),
-        json!(null),
     ] {
         let registry = Registry::start().await;
         let (layer, entry) = blob(&registry, noise(5, 1000), LAYER);

@@ -19,6 +19,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 fn implausible() -> Vec<(&'static str, String)> {
     let descriptor = json!({"digest": format!("sha256:{}", "a".repeat(64)), "size": 3});
     let both = json!({"schemaVersion": 2, "config": descriptor, "layers": [descriptor], "manifests": [descriptor]});
+    let configuration = json!({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers"}});
     let page = "<!DOCTYPE html><html><body>Please log in</body></html>".to_owned();
     let errors = json!({"errors": [{"code": "UNAVAILABLE", "message": "later"}]}).to_string();
     let deep = format!("{{\"manifests\":[],\"annotations\":{}1{}}}", "{\"a\":".repeat(200), "}".repeat(200));
@@ -40,6 +41,20 @@ fn implausible() -> Vec<(&'static str, String)> {
         ("image/png", json!({"config": descriptor, "layers": []}).to_string()),
         (INDEX, deep),
         (IMAGE, json!({"schemaVersion": 2, "manifests": [descriptor]}).to_string()),
+        (IMAGE, "{}".to_owned()),
+        (IMAGE, json!({"schemaVersion": 2}).to_string()),
+        (IMAGE, json!({"message": "quota"}).to_string()),
+        (IMAGE, json!({"config": descriptor, "layers": "x"}).to_string()),
+        (IMAGE, json!({"config": {"digest": "none"}, "layers": []}).to_string()),
+        (IMAGE, json!({"schemaVersion": 1, "config": descriptor, "layers": []}).to_string()),
+        (INDEX, json!({"schemaVersion": 2, "manifests": "x"}).to_string()),
+        (INDEX, json!({"manifests": [{"size": 3}]}).to_string()),
+        ("application/json", configuration.to_string()),
+        ("application/vnd.oci.image.config.v1+json", configuration.to_string()),
+        ("application/vnd.example.thing+json", configuration.to_string()),
+        ("application/vnd.example.thing+json", json!({"error": "no", "message": "later"}).to_string()),
+        ("application/problem+json", json!({"config": descriptor, "layers": []}).to_string()),
+        ("application/problem+json", json!({"title": "later", "status": 503}).to_string()),
     ]
 }
 
@@ -145,6 +160,8 @@ async fn a_list_that_cannot_be_one_replaces_no_list_and_is_not_taken_for_an_empt
         ("application/json", "[]"),
         ("application/json", "no JSON"),
         (INDEX, &deep),
+        (INDEX, r#"{"schemaVersion":2,"tags":7,"manifests":[],"layers":[]}"#),
+        (INDEX, r#"{"schemaVersion":2,"tags":7,"manifests":[{}]}"#),
     ] {
         let registry = Registry::start().await;
         let image = registry.add_image("library/app", "1", &[noise(1, 1000)]);
@@ -173,7 +190,13 @@ async fn a_list_that_cannot_be_one_replaces_no_list_and_is_not_taken_for_an_empt
             assert!(stale.header("warning").is_some(), "{path} {content_type} {body}");
         }
     }
-    for empty in [r#"{"name":"library/app","tags":null}"#, r#"{"name":"library/app"}"#, r#"{"tags":null}"#] {
+    for empty in [
+        r#"{"name":"library/app","tags":null}"#,
+        r#"{"name":"library/app"}"#,
+        r#"{"tags":null}"#,
+        r#"{"Name":"library/app"}"#,
+        r#"{"Tags":[]}"#,
+    ] {
         let registry = Registry::start().await;
         lies(&registry, "application/json", empty);
         assert_eq!(TestMirror::of(&registry).await.get("/v2/library/app/tags/list").await.status, 200, "{empty}");
@@ -253,4 +276,30 @@ async fn what_cannot_be_a_manifest_gets_no_name_by_import() {
         assert_eq!(code == 0, taken, "{media_type} {manifest}: {code} {said}");
         assert_eq!(run(&mirror, &["ready", "app:1", "--all-platforms"]).await.0 == 0, taken, "{media_type} {manifest}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pull_says_what_a_manifest_has_wrong_about_a_size() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(1, 1000)]);
+    let of = |blob: &scripted_registry::Descriptor, size| json!({"mediaType": blob.media_type, "digest": blob.digest.to_string(), "size": size});
+    let (config, layer) = (of(&image.config, image.config.size), of(&image.layers[0], image.layers[0].size + 1));
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    registry.add_manifest("library/app", &["1"], manifest.to_string(), IMAGE);
+    let mirror = TestMirror::of(&registry).await;
+    for _ in 0..2 {
+        let (code, said) = run(&mirror, &["pull", "app:1"]).await;
+        let told = format!("says that it has {} bytes, and it has {}", image.layers[0].size + 1, image.layers[0].size);
+        assert!(code != 0 && said.contains(&told) && !said.contains("could not keep"), "{code} {said}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_a_blob_that_tells_no_bytes_is_none_where_get_has_them() {
+    let registry = Registry::start().await;
+    let digest = registry.add_blob("library/app", noise(1, 1000));
+    registry.rule(Rule::on(Match::blobs().head()).answer(200, "application/octet-stream", ""));
+    let mirror = TestMirror::of(&registry).await;
+    let head = mirror.head(&format!("/v2/library/app/blobs/{digest}")).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some("1000")));
 }

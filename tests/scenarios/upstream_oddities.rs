@@ -120,7 +120,7 @@ async fn manifests_and_tokens_that_are_too_long_are_refused() {
 
 #[tokio::test]
 async fn a_manifest_of_the_first_schema_is_a_404_that_says_why_and_is_not_kept() {
-    let signed = r#"{"schemaVersion":1,"name":"library/app","tag":"1","signatures":[]}"#;
+    let signed = r#"{"schemaVersion":1,"name":"library/app","tag":"1","fsLayers":[],"signatures":[]}"#;
     for media_type in [
         "application/vnd.docker.distribution.manifest.v1+prettyjws",
         "application/vnd.docker.distribution.manifest.v1+json",

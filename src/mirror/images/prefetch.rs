@@ -178,6 +178,7 @@ impl Mirror {
         let stored =
             self.0.answers.blobs.stored(&route, &digest).await.map_err(|error| problem(Some(digest), &error))?;
         if stored.is_some() {
+            self.has_its_size(&blob).await?;
             tell(events, PullEvent::Finished { digest, size_bytes: size, fetched: false }).await;
             return Ok(0);
         }
@@ -193,8 +194,20 @@ impl Mirror {
             let message = "it came, but the store could not keep it; see the daemon's log".to_owned();
             return Err((Some(digest), Failure::NotKept, message));
         }
+        self.has_its_size(&blob).await?;
         tell(events, PullEvent::Finished { digest, size_bytes: size, fetched: true }).await;
         Ok(size)
+    }
+
+    /// Whether a stored blob has as many bytes as the manifest says: clients refuse one that has not.
+    async fn has_its_size(&self, blob: &Descriptor) -> Result<(), Problem> {
+        match self.0.fills.stored.blobs.open(&blob.digest).await {
+            Some(content) if content.size != blob.size => {
+                let message = format!("the manifest says that it has {} bytes, and it has {}", blob.size, content.size);
+                Err((Some(blob.digest), Failure::BadAnswer, message))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

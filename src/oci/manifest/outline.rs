@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::oci::digest::is_digest;
+use crate::oci::key::Key;
 use crate::oci::{Descriptor, Digest, MediaType, Platform};
 
 /// How deep JSON may be nested: an object in an array is two.
@@ -17,6 +19,7 @@ pub const MOST_NESTED: usize = 128;
 /// The parts of a manifest that we read; everything else stays unread in the bytes.
 #[derive(Debug, Default)]
 pub(in crate::oci) struct Outline {
+    /// 0 where what stands there is no number.
     pub(in crate::oci) schema_version: Option<u64>,
     pub(in crate::oci) media_type: Option<String>,
     pub(in crate::oci) config: Entries,
@@ -25,9 +28,25 @@ pub(in crate::oci) struct Outline {
     /// What an artifact manifest has in place of layers.
     pub(in crate::oci) blobs: Entries,
     pub(in crate::oci) subject: Entries,
-    /// Whether it is an error document.
-    pub(in crate::oci) errors: bool,
+    /// Which of [`TELLING`] have more than `null`.
+    told: [bool; TELLING.len()],
 }
+
+/// Keys that tell what a document is.
+const TELLING: [&str; 12] = [
+    "architecture",
+    "artifacttype",
+    "detail",
+    "error",
+    "errors",
+    "fslayers",
+    "history",
+    "message",
+    "os",
+    "rootfs",
+    "status",
+    "title",
+];
 
 /// Descriptors that stand under one key.
 #[derive(Debug, Default)]
@@ -40,19 +59,28 @@ pub(in crate::oci) struct Entries {
     pub(in crate::oci) list: Vec<(Descriptor, Option<Platform>)>,
     /// How many cannot.
     pub(in crate::oci) unreadable: usize,
+    /// Whether one of them names no digest of any algorithm, or is no object.
+    pub(in crate::oci) nameless: bool,
 }
 
 impl Outline {
     /// Reads a manifest; `None` where it is no JSON object, or nested deeper than [`MOST_NESTED`].
     pub(in crate::oci) fn read(bytes: &[u8]) -> Option<Outline> {
-        if is_too_deep(bytes) {
-            return None;
-        }
+        if is_too_deep(bytes) { None } else { Outline::parse(bytes) }
+    }
+
+    /// The same of what is known not to be nested deeper.
+    pub(in crate::oci) fn parse(bytes: &[u8]) -> Option<Outline> {
         let mut outline = Outline::default();
         let mut json = serde_json::Deserializer::from_slice(bytes);
         let kind = Fields(&mut outline).deserialize(&mut json).ok()?;
         json.end().ok().filter(|()| kind == Kind::Fit)?;
         Some(outline)
+    }
+
+    /// Whether one of these keys is there with more than `null`, as far as they are among those that tell.
+    pub(in crate::oci) fn tells(&self, keys: &[&str]) -> bool {
+        TELLING.iter().zip(self.told).any(|(key, told)| told && keys.contains(key))
     }
 }
 
@@ -84,15 +112,22 @@ trait Keyed {
 impl Keyed for Outline {
     fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         match key {
-            "schemaversion" => self.schema_version = map.next_value::<Scalar>()?.number(),
+            "schemaversion" => {
+                let version = map.next_value::<Option<Scalar>>()?.map(|version| version.number().unwrap_or_default());
+                self.schema_version = version.or(self.schema_version);
+            }
             "mediatype" => self.media_type = map.next_value::<Scalar>()?.text(),
             "config" => self.config.read_one(map)?,
             "subject" => self.subject.read_one(map)?,
             "layers" => map.next_value_seed(Many(&mut self.layers))?,
             "manifests" => map.next_value_seed(Many(&mut self.manifests))?,
             "blobs" => map.next_value_seed(Many(&mut self.blobs))?,
-            "errors" => self.errors |= map.next_value::<Option<IgnoredAny>>()?.is_some(),
-            _ => drop(map.next_value::<IgnoredAny>()?),
+            _ => {
+                let given = map.next_value::<Option<IgnoredAny>>()?.is_some();
+                if let Some(at) = TELLING.iter().position(|telling| *telling == key) {
+                    self.told[at] |= given;
+                }
+            }
         }
         Ok(())
     }
@@ -102,6 +137,7 @@ impl Keyed for Outline {
 #[derive(Default)]
 struct Entry {
     digest: Option<Digest>,
+    named: bool,
     size: Option<u64>,
     media_type: String,
     platform: Machine,
@@ -110,7 +146,11 @@ struct Entry {
 impl Keyed for Entry {
     fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         match key {
-            "digest" => self.digest = map.next_value::<Scalar>()?.text().and_then(|digest| digest.parse().ok()),
+            "digest" => {
+                let digest = map.next_value::<Scalar>()?.text();
+                self.named = digest.as_deref().is_some_and(is_digest);
+                self.digest = digest.and_then(|digest| digest.parse().ok());
+            }
             "size" => self.size = map.next_value::<Scalar>()?.number(),
             "mediatype" => self.media_type = map.next_value::<Scalar>()?.text().unwrap_or_default(),
             "platform" => drop(map.next_value_seed(Fields(&mut self.platform))?),
@@ -156,7 +196,8 @@ pub(in crate::oci) fn platform_of(configuration: &[u8]) -> Option<Platform> {
 
 impl Entries {
     fn add(&mut self, entry: Option<Entry>) {
-        let readable = entry.and_then(|Entry { digest, size, media_type, platform }| {
+        self.nameless |= entry.as_ref().is_none_or(|entry| !entry.named);
+        let readable = entry.and_then(|Entry { digest, size, media_type, platform, .. }| {
             let descriptor = Descriptor { digest: digest?, size: size?, media_type: MediaType::from(&*media_type) };
             Some((descriptor, platform.platform()))
         });
@@ -327,29 +368,5 @@ impl<'de> Deserialize<'de> for Scalar {
             otherwise! { Scalar::Else; visit_bool(bool), visit_i64(i64), visit_f64(f64), visit_unit() }
         }
         deserializer.deserialize_any(Reader)
-    }
-}
-
-/// A key as Go compares it: its case does not matter, nor do the two letters beyond ASCII that have one.
-struct Key(String);
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Key, D::Error> {
-        struct Reader;
-        impl Visitor<'_> for Reader {
-            type Value = Key;
-
-            fn visit_bytes<E>(self, key: &[u8]) -> Result<Key, E> {
-                // None of ours is as long.
-                let key = String::from_utf8_lossy(key.get(..64).unwrap_or(key)).to_ascii_lowercase();
-                Ok(Key(key.replace('\u{17f}', "s").replace('\u{212a}', "k")))
-            }
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-        }
-        // As bytes: what we do not know need not be text.
-        deserializer.deserialize_bytes(Reader)
     }
 }

@@ -4,11 +4,12 @@
 //! large for them is asked for again in their own size, and the next page is read off `Link`
 //! whatever address it names. Nobody goes to that address; only its query is used.
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::header::{ACCEPT, HeaderMap, HeaderName, LINK};
 use http::{Method, StatusCode};
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use url::form_urlencoded::Serializer;
 
 use super::HttpUpstream;
@@ -16,6 +17,7 @@ use super::answer::{Answer, Question};
 use super::protocol;
 use super::status::{is_not_implemented, is_whole};
 use super::wire::{header_value, text};
+use crate::oci::key::Key;
 use crate::oci::link::{self, Next};
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::plausible::{Asked, Told, check};
@@ -26,28 +28,39 @@ use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamEr
 const MAX_TAGS_SIZE: u64 = 64 << 20;
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-#[derive(Deserialize)]
+/// A list of tags, its keys in any case.
+#[derive(Default)]
 struct WireTags {
     /// `null` is an empty list; who leaves it out says at least whose list it is.
-    #[serde(default, deserialize_with = "given")]
     tags: Option<TagNames>,
     name: Option<IgnoredAny>,
     errors: Option<IgnoredAny>,
 }
 
-fn given<'de, D: Deserializer<'de>>(value: D) -> Result<Option<TagNames>, D::Error> {
-    Option::deserialize(value).map(|list| Some(list.unwrap_or_default()))
+impl<'de> Visitor<'de> for WireTags {
+    type Value = WireTags;
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut list: A) -> Result<WireTags, A::Error> {
+        while let Some(Key(key)) = list.next_key()? {
+            match key.as_str() {
+                "tags" => self.tags = Some(list.next_value::<Option<_>>()?.unwrap_or_default()),
+                "name" => self.name = list.next_value()?,
+                "errors" => self.errors = list.next_value()?,
+                _ => drop(list.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(self)
+    }
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
 }
 
-#[derive(Deserialize)]
-struct WireIndex {
-    #[serde(rename = "manifests", deserialize_with = "list_or_null")]
-    _manifests: (),
-}
-
-/// Registries written in Go may send an empty list as `null`, but the key is there.
-fn list_or_null<'de, D: Deserializer<'de>>(value: D) -> Result<(), D::Error> {
-    Option::<Vec<IgnoredAny>>::deserialize(value).map(|_| ())
+impl<'de> Deserialize<'de> for WireTags {
+    fn deserialize<D: Deserializer<'de>>(list: D) -> Result<WireTags, D::Error> {
+        list.deserialize_map(WireTags::default())
+    }
 }
 
 impl HttpUpstream {
@@ -74,7 +87,7 @@ impl HttpUpstream {
         self.notice(Resource::tags(repository), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE, None).await?;
-        check(Asked::List, &Told::default(), Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
+        check(Asked::Tags, &Told::default(), Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
         let list: WireTags =
             serde_json::from_slice(&bytes).map_err(|error| protocol(&what, format_args!("is no list: {error}")))?;
         let is_list = list.tags.is_some() || list.name.is_some() && list.errors.is_none();
@@ -124,9 +137,7 @@ impl HttpUpstream {
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         // A copy: it may be remembered for long, and is counted there.
         let index = Bytes::from(self.body(answer, None)?.collect(MAX_MANIFEST_SIZE, None).await?.to_vec());
-        check(Asked::List, &Told::default(), Some(&index)).map_err(|odd| protocol(&what, odd))?;
-        serde_json::from_slice::<WireIndex>(&index)
-            .map_err(|error| protocol(&what, format_args!("is no list of referrers: {error}")))?;
+        check(Asked::Referrers, &Told::default(), Some(&index)).map_err(|odd| protocol(&what, odd))?;
         let next = next.map(|query| query.parse().map_err(|_| unclear(&what))).transpose()?;
         Ok(ReferrerList { index, filtered, next })
     }

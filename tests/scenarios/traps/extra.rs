@@ -134,11 +134,11 @@ async fn trap_extra_signature_tags_are_tags_like_any_other() {
     for name in ["sha256-0000.sig", "sha256-0000.att", "sha256-0000"] {
         let path = format!("/v2/library/app/manifests/{name}");
         assert_eq!(mirror.get(&path).await.status, 404);
-        let before = registry.add_manifest("library/app", &[name], "{\"a\":1}", OCI_MANIFEST);
+        let before = registry.add_manifest("library/app", &[name], "{\"layers\":[],\"a\":1}", OCI_MANIFEST);
         mirror.advance(std::time::Duration::from_secs(31));
         let first = mirror.get(&path).await;
         assert_eq!(first.header("docker-content-digest"), Some(before.to_string().as_str()));
-        let after = registry.add_manifest("library/app", &[name], "{\"a\":2}", OCI_MANIFEST);
+        let after = registry.add_manifest("library/app", &[name], "{\"layers\":[],\"a\":2}", OCI_MANIFEST);
         mirror.advance(std::time::Duration::from_secs(301));
         let second = mirror.get(&path).await;
         assert_eq!(second.header("docker-content-digest"), Some(after.to_string().as_str()), "it moves");
@@ -234,7 +234,7 @@ async fn trap_extra_parameters_that_nobody_knows_are_part_of_no_key() {
 #[tokio::test]
 async fn trap_extra_one_digest_may_have_another_type_in_another_repository() {
     let registry = Registry::start().await;
-    let text = "{\"schemaVersion\":2}";
+    let text = "{\"schemaVersion\":2,\"layers\":[]}";
     let docker = "application/vnd.docker.distribution.manifest.v2+json";
     let digest = registry.add_manifest("library/one", &["1"], text, OCI_MANIFEST);
     registry.add_manifest("library/other", &["1"], text, docker);

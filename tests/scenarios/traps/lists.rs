@@ -192,7 +192,8 @@ async fn trap_29_no_referrers_api_is_404_an_empty_list_is_200_and_an_outage_is_n
     mirror.advance(Duration::from_secs(31));
     let missing = mirror.get(&path).await;
     assert_eq!((missing.status, missing.header("content-type")), (404, Some("application/json")));
-    registry.add_manifest("library/app", &[&manifest.digest.to_string().replace(':', "-")], "{}", "application/x+json");
+    let list = r#"{"schemaVersion":2,"manifests":[]}"#;
+    registry.add_manifest("library/app", &[&manifest.digest.to_string().replace(':', "-")], list, INDEX);
     let fallback = format!("/v2/library/app/manifests/{}", manifest.digest.to_string().replace(':', "-"));
     assert_eq!(mirror.get(&fallback).await.status, 200, "the tag that clients fall back to");
 
