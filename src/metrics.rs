@@ -1,8 +1,8 @@
 //! Metrics: what happened, counted.
 //!
 //! Callers name events; the names of series, labels and units are decided here, in the only module
-//! that knows `prometheus-client`. The truth it keeps: the number of series is bounded when the
-//! process starts. Labels come from enums, from words in the code and from configured upstreams;
+//! that knows `prometheus-client`. The truth it keeps: the number of series is bounded by the
+//! configuration. Labels come from enums, from words in the code and from configured upstreams;
 //! any other upstream counts as `other`; a repository or a digest never becomes a label. Every series
 //! stands once in the table below and once in the event that counts with it, which makes the file as long
 //! as it is.

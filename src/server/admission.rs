@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::authenticate::{Authenticator, Presented, Unjudged, Verdict};
 use super::listener::Client;
 use super::record::Peer;
+use super::tls::Vouched;
 use crate::access::{
     self, Access, Asked, Caller, Claim, Decision, Grants, Holders, Permit, Refusal, Rules, Said, Shown,
 };
@@ -84,7 +85,7 @@ impl Admission {
     /// Who asks: what is known of him without waiting. What was `overheard` is not looked at.
     pub fn guest(&self, client: &Client, asker: Asker, overheard: bool, headers: &HeaderMap) -> Guest {
         let presented = if overheard { None } else { self.authenticator.presented(headers) };
-        let callers: Vec<_> = client.certificate.iter().cloned().collect();
+        let callers: Vec<_> = client.certificate.iter().filter_map(Vouched::caller).collect();
         let own = presented.as_ref().and_then(|presented| self.authenticator.own(presented)).unwrap_or_default();
         let mut guest = Guest { address: asker.client(), asker, callers, presented, own, wrong: false, overheard };
         if let Some(verdict) = guest.presented.as_ref().and_then(|presented| self.authenticator.known(presented)) {

@@ -32,8 +32,7 @@ use super::io::Regions;
 use super::io::plain::PlainStream;
 use super::record::Peer;
 use super::resting::Resting;
-use super::tls::Tls;
-use crate::access::Caller;
+use super::tls::{Tls, Vouched};
 use crate::clients::{Clients, Place, TooMany};
 
 /// How many connections are told at a time that their client has enough of them; more are closed at once.
@@ -134,7 +133,7 @@ pub struct Client {
     /// Whether the connection is one of TLS.
     pub encrypted: bool,
     /// Whose certificate was shown, if one was.
-    pub certificate: Option<Caller>,
+    pub certificate: Option<Vouched>,
     /// How the connection takes parts of files.
     pub wire: Wire,
     /// Its place among the connections of the listener.
@@ -235,8 +234,7 @@ impl Serving {
                         return Ok(());
                     };
                     let stream = Connection::new(stream, limits.send_timeout, answering.clone());
-                    let (stream, shown) = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
-                    let certificate = shown.map(|shown| Caller::Certificate(Arc::new(shown)));
+                    let (stream, certificate) = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
                     let client = client(Wire::Buffered(Arc::clone(buffers)), true, certificate);
                     Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
                 }

@@ -8,6 +8,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::RwLock;
@@ -22,7 +23,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::authenticate::certificate;
-use crate::access::Certificate;
+use crate::access::Caller;
 use crate::oci::{Algorithm, Digest};
 
 /// How often the files are looked at.
@@ -76,11 +77,27 @@ pub struct Tls {
 #[derive(Debug)]
 pub struct Prepared(Current);
 
+/// Whose certificate was shown.
+#[derive(Clone, Debug)]
+pub struct Vouched {
+    caller: Caller,
+    counts: Arc<AtomicBool>,
+}
+
+impl Vouched {
+    /// Who he is, as long as the authorities are those that he was vouched for by.
+    pub fn caller(&self) -> Option<Caller> {
+        self.counts.load(Ordering::Relaxed).then(|| self.caller.clone())
+    }
+}
+
 #[derive(Clone, Debug)]
 struct Current {
     files: Files,
-    /// What is in them.
-    content: Digest,
+    /// What is in them, and in that of the authorities alone.
+    content: [Digest; 2],
+    /// Whether those whom the authorities vouched for still count.
+    counts: Arc<AtomicBool>,
     config: Arc<ServerConfig>,
     /// Who says which clients are served, where only some are.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -114,7 +131,7 @@ impl Tls {
         // Who was told of other files meanwhile knows better.
         let is_asked_for = current.files == read.files;
         if is_asked_for {
-            *current = read;
+            current.become_those(read);
         }
         Ok(is_asked_for)
     }
@@ -135,7 +152,7 @@ impl Tls {
 
     /// Uses these from the next connection on.
     pub fn take(&self, Prepared(read): Prepared) {
-        *self.current.write() = read;
+        self.current.write().become_those(read);
     }
 
     /// Becomes the server's side of TLS, with what the client's certificate says of him, if he showed one.
@@ -143,7 +160,7 @@ impl Tls {
     /// # Errors
     /// When the other side does not speak TLS, has not got the certificate asked for, or takes longer than
     /// `patience`.
-    pub async fn accept<S>(&self, stream: S, patience: Duration) -> io::Result<(TlsStream<S>, Option<Certificate>)>
+    pub async fn accept<S>(&self, stream: S, patience: Duration) -> io::Result<(TlsStream<S>, Option<Vouched>)>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -155,7 +172,8 @@ impl Tls {
         let connection = accepted.get_ref().1;
         current.vouch_again(connection).map_err(|error| io::Error::other(format!("not resumed: {error}")))?;
         let shown = connection.peer_certificates().and_then(<[_]>::first).map(|own| certificate::read(own));
-        Ok((accepted, shown))
+        let caller = shown.map(|shown| Caller::Certificate(Arc::new(shown)));
+        Ok((accepted, caller.map(|caller| Vouched { caller, counts: current.counts })))
     }
 }
 
@@ -184,15 +202,29 @@ impl Files {
         [Some(&self.cert), Some(&self.key), self.client_ca.as_ref()].into_iter().flatten()
     }
 
-    /// What is in all of them, where they can be read.
-    fn content(&self) -> Digest {
-        let read = self.all().map(|path| std::fs::read(path).unwrap_or_default());
+    /// What is in all of them, where they can be read, and in that of the authorities.
+    fn content(&self) -> [Digest; 2] {
+        [Files::content_of(self.all()), Files::content_of(self.client_ca.iter())]
+    }
+
+    fn content_of<'f>(files: impl Iterator<Item = &'f PathBuf>) -> Digest {
+        let read = files.map(|path| std::fs::read(path).unwrap_or_default());
         let each: Vec<_> = read.flat_map(|bytes| Digest::of(Algorithm::Sha256, &bytes).as_bytes().to_vec()).collect();
         Digest::of(Algorithm::Sha256, &each)
     }
 }
 
 impl Current {
+    /// Other certificates; whom other authorities vouched for counts no more, on connections that are there, too.
+    fn become_those(&mut self, read: Current) {
+        let before = std::mem::replace(self, read);
+        if before.content[1] == self.content[1] {
+            self.counts = before.counts;
+        } else {
+            before.counts.store(false, Ordering::Relaxed);
+        }
+    }
+
     /// A session that is resumed brings along the certificate that was looked at when it began: it is looked
     /// at again, because it may have expired since, or one above it.
     fn vouch_again(&self, connection: &ServerConnection) -> Result<(), rustls::Error> {
@@ -213,7 +245,8 @@ impl Current {
         // Before the files are read: one that is written meanwhile is read again the next time.
         let (written, content) = (files.written(), files.content());
         let (config, verifier) = Current::made_of(&files)?;
-        Ok(Current { files, content, config: Arc::new(config), verifier, written })
+        let (config, counts) = (Arc::new(config), Arc::new(AtomicBool::new(true)));
+        Ok(Current { files, content, counts, config, verifier, written })
     }
 
     fn made_of(files: &Files) -> Result<(ServerConfig, Option<Arc<dyn ClientCertVerifier>>), TlsError> {

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use crate::access_mapped::{ask, basic, users};
 use crate::support::mirror::{Settings, TestMirror};
@@ -27,16 +28,19 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("signed");
         let authority = Authority { folder: tempfile::tempdir().expect("a folder"), issuer };
-        let key = KeyPair::generate().expect("a key");
-        let own = CertificateParams::new(["localhost".to_owned()]).expect("a name").signed_by(&key, &authority.issuer);
-        for (name, text) in [
-            ("cert.pem", own.expect("signed").pem()),
-            ("key.pem", key.serialize_pem()),
-            ("ca.pem", authority.issuer.pem()),
-        ] {
-            std::fs::write(authority.folder.path().join(name), text).expect("written");
-        }
+        authority.issue();
         authority
+    }
+
+    /// Writes a new certificate of the mirror.
+    fn issue(&self) {
+        let key = KeyPair::generate().expect("a key");
+        let own = CertificateParams::new(["localhost".to_owned()]).expect("a name").signed_by(&key, &self.issuer);
+        for (name, text) in
+            [("cert.pem", own.expect("signed").pem()), ("key.pem", key.serialize_pem()), ("ca.pem", self.issuer.pem())]
+        {
+            std::fs::write(self.folder.path().join(name), text).expect("written");
+        }
     }
 
     fn lines(&self) -> String {
@@ -217,4 +221,53 @@ async fn where_callers_say_who_they_are_names_of_images_are_for_operators_alone(
         let answer = client::get(mirror.admin, "/api/v1/images", &[("Host", "127.0.0.1")]).await;
         assert_eq!(answer.status, status);
     }
+}
+
+/// The status of an answer to HEAD, over a connection that is kept.
+async fn head(stream: &mut TlsStream<TcpStream>, path: &str) -> u16 {
+    let request = format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        answer.push(stream.read_u8().await.expect("an answer"));
+    }
+    String::from_utf8_lossy(&answer).get(9..12).and_then(|status| status.parse().ok()).expect("a status")
+}
+
+#[tokio::test]
+async fn a_new_certificate_drops_no_connection_and_authorities_that_are_gone_vouch_for_nobody() {
+    let registry = Registry::start().await;
+    registry.add_image("app", "1", &[noise(23, 1000)]);
+    let authority = Authority::new();
+    let mapped = "/v2/app/manifests/1?ns=a.example";
+    let grants = "access.grant = [{ who = \"cert:build-*\", may = \"a.example/**\" }]\n";
+    let settings = Settings::of(&registry).config(&format!("{}{grants}", authority.lines()));
+    let mut mirror = settings.and("a.example", &registry).having("access = \"mapped\"").start().await;
+    let build = authority.client("build-1");
+    let connect = async |mirror: &TestMirror| {
+        let stream = TcpStream::connect(mirror.address).await.expect("somebody listens");
+        build.connect(ServerName::try_from("localhost").expect("a name"), stream).await
+    };
+    let shown = |stream: &TlsStream<TcpStream>| {
+        stream.get_ref().1.peer_certificates().and_then(<[_]>::first).expect("a certificate").clone().into_owned()
+    };
+    let mut kept = connect(&mirror).await.expect("served");
+    assert_eq!(head(&mut kept, mapped).await, 200);
+    authority.issue();
+    let answer = mirror.reload(|settings| settings).await;
+    assert!(String::from_utf8_lossy(&answer.body).contains("server.tls"), "{answer:?}");
+    assert_eq!(head(&mut kept, mapped).await, 200, "it is kept");
+    let new = connect(&mirror).await.expect("served");
+    assert_ne!(shown(&new), shown(&kept));
+    // A pair that does not fit changes nothing.
+    let key = authority.folder.path().join("key.pem");
+    let before = std::fs::read(&key).expect("ours");
+    std::fs::write(&key, KeyPair::generate().expect("a key").serialize_pem()).expect("written");
+    assert_eq!(mirror.reload(|settings| settings).await.status, 500);
+    assert_eq!(shown(&connect(&mirror).await.expect("served")), shown(&new));
+    std::fs::write(&key, before).expect("written");
+    std::fs::write(authority.folder.path().join("ca.pem"), Authority::new().issuer.pem()).expect("written");
+    assert_eq!(mirror.reload(|settings| settings).await.status, 200);
+    assert_eq!(head(&mut kept, mapped).await, 401, "he is nobody now");
+    assert_eq!(over_tls(&mirror, &build, mapped, "").await.0, 0);
 }
