@@ -81,13 +81,17 @@ async fn upstreams_come_and_go_and_become_stricter() {
     assert_eq!(mirror.get(OF_A).await.status, 404);
     let (changed, _) = taken(&mirror.reload(|settings| settings.and("a.example", &registry)).await);
     assert_eq!(changed, ["upstream a.example added"]);
-    for _ in 0..2 {
+    mirror.settled().await;
+    for _ in 0..5 {
         assert_eq!(mirror.get(OF_A).await.status, 200);
     }
-    assert!(mirror.metrics().await.contains("upstream=\"a.example\""), "it has series of its own");
+    let metrics = mirror.metrics().await;
+    assert!(metrics.contains("upstream=\"a.example\""), "it has series of its own");
+    assert!(!metrics.contains("mirror_shortcuts_bytes 0\n"), "it is recognised by its bytes");
     assert_eq!(mirror.get(path).await.status, 200);
     // What is stored, and recognised by its bytes, too.
     let (changed, _) = taken(&mirror.reload(|settings| settings.having("access = \"mapped\"")).await);
+    assert!(mirror.metrics().await.contains("mirror_shortcuts_bytes 0\n"), "and nothing is now");
     assert_eq!(changed, ["upstream a.example changed"]);
     assert_eq!((mirror.get(OF_A).await.status, mirror.get(path).await.status), (401, 200));
     let gone = |settings: Settings| {
