@@ -24,6 +24,8 @@ pub type Holder = [u8; 32];
 pub struct Holders {
     /// Who shows his upstream what he shows; nothing is something, too.
     pub own: Holder,
+    /// Whether he shows something.
+    pub shows: bool,
     /// Whether that is the same each time.
     pub lasting: bool,
     /// Who holds his certificate.
@@ -87,7 +89,7 @@ impl Grants {
 
     /// Takes note of what upstream says to a caller, and whether he may read it.
     pub fn heard(&self, holders: &Holders, location: &Location, said: Said, now: Instant) -> bool {
-        let Holders { own, lasting, certificate } = holders;
+        let Holders { own, shows, lasting, certificate } = holders;
         match said {
             Said::Yes => {
                 self.give(own, location, *lasting, now);
@@ -95,7 +97,9 @@ impl Grants {
                 true
             }
             Said::No => {
-                [Some(own), certificate.as_ref()].into_iter().flatten().for_each(|holder| self.end(holder, location));
+                self.end(own, location);
+                // Who shows nothing yet is about to log in.
+                certificate.iter().filter(|_| *shows).for_each(|holder| self.end(holder, location));
                 false
             }
             Said::Nothing => self.had(holders, location, now),
@@ -208,15 +212,16 @@ mod tests {
     #[test]
     fn a_no_ends_what_was_granted_to_him_and_to_the_holder_of_his_certificate() {
         let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
-        let holders = |own, lasting, node: Option<u8>| Holders {
-            own: [own; 32],
-            lasting,
-            certificate: node.map(|node| [node; 32]),
+        let holders = |own, lasting, node: Option<u8>| {
+            let certificate = node.map(|node| [node; 32]);
+            Holders { own: [own; 32], shows: own > 0, lasting, certificate }
         };
         let (token, other) = (holders(1, false, Some(3)), holders(2, false, None));
         assert!(grants.heard(&token, &app, Said::Yes, start) && grants.heard(&other, &app, Said::Yes, start));
         assert!(grants.heard(&token, &app, Said::Nothing, start), "by the certificate");
         assert!(!grants.heard(&other, &app, Said::Nothing, start), "a token is another one each time");
+        assert!(!grants.heard(&holders(0, true, Some(3)), &app, Said::No, start));
+        assert!(grants.had(&token, &app, start), "he has shown nothing yet");
         assert!(!grants.heard(&token, &app, Said::No, start));
         assert!(!grants.hold(&[1; 32], &app, start) && !grants.had(&token, &app, start));
         assert!(grants.hold(&[2; 32], &app, start), "nobody else's");

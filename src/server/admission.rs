@@ -183,7 +183,8 @@ impl Admission {
     fn holders(&self, guest: &Guest) -> Holders {
         let certificate = guest.callers.iter().find(|caller| matches!(caller, Caller::Certificate(_)));
         let certificate = certificate.map(|caller| self.authenticator.holder(caller));
-        Holders { own: guest.own.fingerprint, lasting: guest.own.is_lasting(), certificate }
+        let shows = guest.own.credential.is_some();
+        Holders { own: guest.own.fingerprint, shows, lasting: guest.own.is_lasting(), certificate }
     }
 
     /// What an upstream said to a caller in place of a yes ends his own grant, and is told to him. Where it said
@@ -210,9 +211,7 @@ impl Admission {
             _ if error.is_missing() => 404,
             _ => return Rejected::Unknown(error),
         };
-        // Who shows nothing yet is about to log in: it says nothing of what his certificate has opened.
-        let certificate = holders.certificate.filter(|_| guest.own.credential.is_some());
-        self.grants.heard(&Holders { certificate, ..holders }, location, Said::No, now);
+        self.grants.heard(&holders, location, Said::No, now);
         if guest.overheard && status != 404 {
             return Rejected::Refused(Refusal::Overheard { upstream: location.upstream.clone() });
         }

@@ -102,7 +102,7 @@ async fn answered_anew(
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
         Ok(request) => respond(edge, &mut record, &mut guest, http, request).await,
         // What follows a refused request on its connection is not trusted.
-        Err(refusal) if has_body(http.headers()) || matches!(refusal, Refusal::Twice(_)) => refusal.answer().closing(),
+        Err(refusal) if has_body(http.headers()) || refusal.is_about_headers() => refusal.answer().closing(),
         Err(refusal) => refusal.answer(),
     };
     record.asked_by(guest.caller());
@@ -131,6 +131,11 @@ enum Refusal {
 }
 
 impl Refusal {
+    /// Whether somebody in front may read the request otherwise.
+    const fn is_about_headers(&self) -> bool {
+        matches!(self, Refusal::NoHost | Refusal::Twice(_))
+    }
+
     fn answer(&self) -> Answer {
         match self {
             Refusal::HeadersTooLarge => Answer::refusal(ErrorCode::Unsupported, "the headers are too large")

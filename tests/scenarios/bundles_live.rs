@@ -238,7 +238,7 @@ async fn what_comes_in_gets_its_room_from_what_is_older_and_never_more_than_ther
 
     let registry = Registry::start().await;
     let old = registry.add_image("library/old", "1", &[noise(190, 100_000)]);
-    let limits = "store.max_size = \"160000B\"\nstore.min_free = \"0\"";
+    let limits = "store.max_size = \"176000B\"\nstore.min_free = \"0\"";
     let there = Settings::of(&registry).store_at(&folder.path().join("there")).config(limits).start().await;
     assert!(pull(&there, &old).await);
     there.advance(DAY);

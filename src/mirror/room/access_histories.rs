@@ -85,13 +85,14 @@ const UPSTREAMS: [(&str, Access, bool, bool); 6] = [
 const REPOSITORIES: [&str; 2] = ["acme/app", "other/app"];
 /// Who asks: what he was found to be, whether he showed something wrong, what he shows his upstream: nothing, a
 /// password, a token.
-const GUESTS: [(&str, bool, usize); 9] = [
+const GUESTS: [(&str, bool, usize); 10] = [
     ("", false, 0),
     ("", true, 0),
     ("user:ann", false, 0),
     ("user:bob", false, 0),
     ("oidc:named", false, 0),
     ("oidc:other", false, 0),
+    ("cert:node", false, 0),
     ("cert:node", false, 1),
     ("", false, 1),
     ("", false, 2),
@@ -244,7 +245,12 @@ fn callers(guest: usize) -> Vec<Caller> {
 fn holders(guest: usize) -> Holders {
     let (name, _, reader) = GUESTS[guest];
     let certificate = name.starts_with("cert:").then_some([200; 32]);
-    Holders { own: [u8::try_from(reader).unwrap_or_default(); 32], lasting: reader != 2, certificate }
+    Holders {
+        own: [u8::try_from(reader).unwrap_or_default(); 32],
+        shows: reader != 0,
+        lasting: reader != 2,
+        certificate,
+    }
 }
 
 /// The mirror, as far as it decides.

@@ -233,7 +233,8 @@ impl Issued {
             return Answer::error(403, "DENIED");
         }
         // Those of two registries differ.
-        let token = self.next(&format!("token-of-{}", header(&request.headers, "host").unwrap_or_default()));
+        let host = header(&request.headers, "host").unwrap_or_default().replace(':', "-");
+        let token = self.next(&format!("token-of-{host}"));
         let grants = asked.difference(&refused).cloned().collect();
         self.tokens.insert(token.clone(), Token { grants, uses: policy.uses });
         let mut body = json!({});

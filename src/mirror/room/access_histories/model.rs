@@ -63,7 +63,7 @@ impl Model {
             }
             Said::No => {
                 self.yes.remove(&(reader, at));
-                if node {
+                if node && reader != 0 {
                     self.yes_to_node.remove(&at);
                 }
                 false
