@@ -52,6 +52,16 @@ async fn a_blob_that_cannot_be_kept_is_fetched_once_for_all_who_came_in_time() {
 }
 
 #[tokio::test]
+async fn who_reads_alone_what_cannot_be_kept_costs_one_download_however_long_it_is() {
+    let registry = Registry::start().await;
+    let mirror = full_mirror(&registry).await;
+    let (digest, bytes, path) = blob_of(&registry, 5 * SIZE);
+    let whole = mirror.get(&path).await;
+    assert!(whole.complete && whole.body == bytes);
+    assert_eq!(registry.gets_of(&digest), 1);
+}
+
+#[tokio::test]
 async fn a_blob_that_finds_no_room_on_its_way_is_fetched_once_all_the_same() {
     let registry = Registry::start().await;
     let settings = Settings::of(&registry).config("store.max_size = \"10MB\"\nstore.min_free = \"0\"");

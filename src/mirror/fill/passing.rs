@@ -74,6 +74,8 @@ impl Fill {
         });
         let mut passing = Passing { window, verifier, position, total, reason, progress };
         let mut left = pin!(unread::left(progress));
+        // Stands in for the handle of the table when that is gone, so that followers are counted as before.
+        let mut stand_in = None;
         loop {
             let next = match rest.pop_front() {
                 Some(chunk) => Some(chunk),
@@ -88,6 +90,7 @@ impl Fill {
                 // What came ahead of its turn has no place in memory.
                 More::Wanted { beginning_gone } if chunk.offset == passing.position => {
                     if beginning_gone {
+                        stand_in.get_or_insert_with(|| progress.subscribe());
                         departure.leave_if(|| true);
                     }
                 }
