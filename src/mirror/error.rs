@@ -123,12 +123,9 @@ impl MirrorError {
                 (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Blob) => ErrorCode::BlobUnknown,
                 (UpstreamErrorClass::Denied, Subject::Manifest) => ErrorCode::NameUnknown,
                 (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Tags) => ErrorCode::NameUnknown,
-                // What is denied is told like what is not there, of whatever kind it is.
-                (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Referrers) => {
-                    ErrorCode::NameUnknown
-                }
+                (UpstreamErrorClass::NotFound, Subject::Referrers) => ErrorCode::NameUnknown,
                 // A 404 would say that there is no such list, and signatures would seem to be missing.
-                (UpstreamErrorClass::Refused, Subject::Referrers) => ErrorCode::Denied,
+                (UpstreamErrorClass::Denied | UpstreamErrorClass::Refused, Subject::Referrers) => ErrorCode::Denied,
                 // A refusal stays one of ours, too: after 5xx clients ask again.
                 (UpstreamErrorClass::Refused, Subject::Manifest) => ErrorCode::ManifestUnknown,
                 (UpstreamErrorClass::Refused, Subject::Blob) => ErrorCode::BlobUnknown,

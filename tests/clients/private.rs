@@ -87,7 +87,9 @@ impl Person for Ctr<'_> {
         if !self.user.is_empty() {
             pull.args(["--user", &format!("{0}:{0}", self.user)]);
         }
-        outcome(&command::output(pull.arg(&name)))?;
+        // What its display of progress says when it is cut short depends on the moment.
+        let own = |said: String| said.lines().filter(|line| line.starts_with("ctr: ")).collect::<String>();
+        outcome(&command::output(pull.arg(&name))).map_err(own)?;
         command::run(self.containerd.ctr().args(["images", "rm", "--sync", &name]));
         Ok(())
     }
