@@ -5,9 +5,11 @@
 //! for clients and for operators, go through [`serve`]; what a request means is not decided here.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,12 +19,12 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::body::{Buffers, Wire};
 use super::connection::Connection;
@@ -39,6 +41,9 @@ use crate::clients::{Clients, Place, TooMany};
 const TURNED_AWAY: usize = 256;
 /// How long a connection may rest while others wait for a place; twice as long at the most.
 const REST: Duration = Duration::from_millis(500);
+/// How long a connection on which nothing is under way is still read when the listener closes: a client may have
+/// asked already, and would take the close for a failure.
+const LAST_REQUEST: Duration = Duration::from_secs(1);
 /// How long to wait after accepting failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How much of the drain time is for closing the store, at most.
@@ -188,6 +193,8 @@ struct Serving {
     seating: Seating,
     resting: Arc<Resting>,
     buffers: Arc<Buffers>,
+    /// Nothing new is accepted any more.
+    closing: CancellationToken,
 }
 
 impl Serving {
@@ -198,14 +205,13 @@ impl Serving {
         peer: Peer,
         seat: Seat,
         answer: A,
-        watcher: Watcher,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
     where
         A: Fn(Client, Request<Incoming>) -> F + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
-        let Serving { transport, limits, seating, resting, buffers } = self;
+        let Serving { transport, limits, seating, resting, buffers, closing } = self;
         let (limits, answering) = (*limits, Answering::default());
         let place = seating.place(peer, &seat).await;
         let turned_away = place.as_ref().err().copied();
@@ -226,7 +232,7 @@ impl Serving {
                     let stream = Connection::new(stream, limits.send_timeout, answering.clone());
                     let stream = PlainStream::new(stream, Arc::clone(&regions));
                     let client = client(Wire::Plain(regions), false, None);
-                    connection(stream, client, answering, limits, answer, watcher).await?;
+                    connection(stream, client, answering, limits, answer, closing).await?;
                 }
                 // In boxes, so that the many connections without TLS do not keep room for the others.
                 (Stream::Address(stream), Some(tls)) => {
@@ -236,11 +242,11 @@ impl Serving {
                     let stream = Connection::new(stream, limits.send_timeout, answering.clone());
                     let (stream, certificate) = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
                     let client = client(Wire::Buffered(Arc::clone(buffers)), true, certificate);
-                    Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
+                    Box::pin(connection(stream, client, answering, limits, answer, closing)).await?;
                 }
                 (Stream::Socket(stream), _) => {
                     let client = client(Wire::Buffered(Arc::clone(buffers)), false, None);
-                    Box::pin(connection(stream, client, answering, limits, answer, watcher)).await?;
+                    Box::pin(connection(stream, client, answering, limits, answer, closing)).await?;
                 }
             }
             Ok(())
@@ -265,15 +271,23 @@ pub async fn serve<A, F, B>(
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let seats = Arc::new(Semaphore::new(limits.max_connections));
-    let graceful = GracefulShutdown::new();
-    let drained = CancellationToken::new();
+    let (connections, drained) = (TaskTracker::new(), CancellationToken::new());
     let seating = Seating {
         seats: Arc::clone(&seats),
         clients,
         turned_away: Semaphore::new(TURNED_AWAY),
         patience: limits.header_timeout,
     };
-    let serving = Arc::new(Serving { transport, limits, seating, resting: Arc::default(), buffers: Arc::default() });
+    let closing = CancellationToken::new();
+    let serving = Serving {
+        transport,
+        limits,
+        seating,
+        resting: Arc::default(),
+        buffers: Arc::default(),
+        closing: closing.clone(),
+    };
+    let serving = Arc::new(serving);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
@@ -284,11 +298,10 @@ pub async fn serve<A, F, B>(
             next = next => next,
             () = &mut shutdown => break,
         };
-        let (answer, watcher) = (answer.clone(), graceful.watcher());
-        let (serving, drained) = (Arc::clone(&serving), drained.clone());
-        tokio::spawn(async move {
+        let (serving, drained, answer) = (Arc::clone(&serving), drained.clone(), answer.clone());
+        connections.spawn(async move {
             // Of a request, how it ended is in its log line.
-            match drained.run_until_cancelled(serving.one(stream, peer, seat.clone(), answer, watcher)).await {
+            match drained.run_until_cancelled(serving.one(stream, peer, seat.clone(), answer)).await {
                 Some(Ok(())) => {}
                 Some(Err(error)) => tracing::debug!(%peer, %error, "a connection broke"),
                 None => tracing::debug!(%peer, "a connection was open when the drain time ended"),
@@ -297,7 +310,9 @@ pub async fn serve<A, F, B>(
         });
     }
     drop(listener);
-    if tokio::time::timeout(limits.drain, graceful.shutdown()).await.is_err() {
+    closing.cancel();
+    connections.close();
+    if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
         tracing::warn!("closing connections that were still open when the drain time ended");
         drained.cancel();
     }
@@ -313,15 +328,16 @@ async fn seat(seats: &Arc<Semaphore>, resting: &Resting) -> Option<OwnedSemaphor
     }
 }
 
-/// One connection, to its end: every request is answered with `answer`.
-fn connection<S, A, F, B>(
+/// One connection, to its end: every request is answered with `answer`, and of those after `closing` the first is
+/// the last.
+async fn connection<S, A, F, B>(
     stream: S,
     client: Client,
     answering: Answering,
     limits: Limits,
     answer: A,
-    watcher: Watcher,
-) -> impl Future<Output = hyper::Result<()>> + Send
+    closing: &CancellationToken,
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Client, Request<Incoming>) -> F + Send + 'static,
@@ -329,6 +345,7 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let stream = HalfClosed { stream, answering: answering.clone() };
+    let rests = answering.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let said = request.body().is_end_stream();
         // In a box, for hyper keeps room for it also while no request is there.
@@ -342,7 +359,22 @@ where
         // Frames must arrive as they are; the default is a guess that may change.
         .writev(true)
         .serve_connection(TokioIo::new(stream), service);
-    watcher.watch(connection)
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        biased;
+        ended = connection.as_mut() => return ended,
+        () = closing.cancelled() => {}
+    }
+    let rest = rests.rest();
+    let last_request = poll_fn(|context| match connection.as_mut().poll(context) {
+        Poll::Pending if rest.is_none() || rests.rest() != rest => Poll::Ready(None),
+        ended => ended.map(Some),
+    });
+    if let Ok(Some(ended)) = tokio::time::timeout(LAST_REQUEST, last_request).await {
+        return ended;
+    }
+    connection.as_mut().graceful_shutdown();
+    connection.await
 }
 
 /// The next connection, however often accepting fails before: it does when file descriptors run out.

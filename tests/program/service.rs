@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,8 +14,26 @@ const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 struct Service(Child);
 
 impl Service {
-    fn terminate(mut self) -> (ExitStatus, String) {
-        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+    fn terminate(self) -> (ExitStatus, String) {
+        self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Whether none of its threads does anything.
+    fn stands_still(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.0.id())).unwrap();
+        // The state stands behind the name, which is in parentheses (proc_pid_stat(5)).
+        let is_stopped = |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'));
+        threads
+            .map(|thread| thread.unwrap().path().join("stat"))
+            .all(|stat| std::fs::read_to_string(stat).is_ok_and(is_stopped))
+    }
+
+    fn ended(mut self) -> (ExitStatus, String) {
         let status = self.0.wait().unwrap();
         let mut log = String::new();
         self.0.stderr.take().unwrap().read_to_string(&mut log).unwrap();
@@ -27,6 +46,24 @@ impl Drop for Service {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A daemon at a socket that was opened for it, which tells at `notify` how it does.
+fn on_socket(listener: &TcpListener, notify: &Path, store: &Path) -> Service {
+    // The shell turns its standard input into descriptor 3, and stays the same process.
+    let script = format!(
+        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=pull exec {BINARY} serve \
+         --listen 127.0.0.1:1 --admin 127.0.0.1:0 --store {}",
+        store.display()
+    );
+    let child = Command::new("sh")
+        .args(["-c", &script])
+        .env("NOTIFY_SOCKET", notify)
+        .stdin(std::os::fd::OwnedFd::from(listener.try_clone().unwrap()))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    Service(child)
 }
 
 fn received(socket: &UnixDatagram) -> String {
@@ -71,20 +108,7 @@ fn it_serves_on_sockets_that_were_opened_for_it() {
     let notify = UnixDatagram::bind(&path).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // The shell turns its standard input into descriptor 3, and stays the same process.
-    let script = format!(
-        "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=pull exec {BINARY} serve \
-         --listen 127.0.0.1:1 --admin 127.0.0.1:0 --store {}",
-        folder.path().join("store").display()
-    );
-    let child = Command::new("sh")
-        .args(["-c", &script])
-        .env("NOTIFY_SOCKET", &path)
-        .stdin(std::os::fd::OwnedFd::from(listener))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let service = Service(child);
+    let service = on_socket(&listener, &path, &folder.path().join("store"));
     assert!(received(&notify).contains("READY=1"));
     assert!(ping(address).starts_with("HTTP/1.1 200"));
     let (status, log) = service.terminate();
@@ -104,4 +128,52 @@ fn a_port_that_is_taken_is_told_with_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     assert!(talk.contains("cannot listen on 127.0.0.1:") && talk.contains("--listen"), "{talk}");
     assert!(!folder.path().join("store").exists(), "the store was not touched");
+}
+
+#[test]
+fn nobody_who_connected_goes_without_an_answer_while_the_daemon_is_replaced() {
+    const UPGRADES: usize = 20;
+    const CLIENTS: usize = 30;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let serve = || {
+        let service = on_socket(&listener, &path, &folder.path().join("store"));
+        while !received(&notify).contains("READY=1") {}
+        service
+    };
+    let mut service = serve();
+    for upgrade in 0..UPGRADES {
+        // It finds them, and that it has to stop, at the same time.
+        service.signal(Signal::STOP);
+        while !service.stands_still() {
+            std::thread::yield_now();
+        }
+        let clients: Vec<_> = (0..CLIENTS).map(|_| std::thread::spawn(move || ping(address))).collect();
+        while waiting(address) < CLIENTS {
+            std::thread::yield_now();
+        }
+        service.signal(Signal::TERM);
+        service.signal(Signal::CONT);
+        let (status, log) = service.ended();
+        assert!(status.success(), "{status}: {log}");
+        service = serve();
+        let answers = clients.into_iter().map(|client| client.join());
+        let unanswered =
+            answers.filter(|answer| !answer.as_ref().is_ok_and(|it| it.starts_with("HTTP/1.1 200"))).count();
+        assert_eq!(unanswered, 0, "of {CLIENTS} clients, in upgrade {upgrade}");
+    }
+    service.terminate();
+}
+
+/// Connections to a port that nobody has accepted yet.
+fn waiting(address: SocketAddr) -> usize {
+    /// What the kernel calls a connection that is open, in its table.
+    const ESTABLISHED: &str = "01";
+    let port = format!("0100007F:{:04X}", address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    rows.filter(|row| row[1] == port && row[3] == ESTABLISHED && row[9] == "0").count()
 }
