@@ -11,6 +11,7 @@ mod check;
 mod client;
 mod colour;
 mod config;
+mod doctor;
 mod export;
 mod freeze;
 mod gc;
@@ -33,6 +34,7 @@ mod store;
 mod talk;
 mod verify;
 mod version;
+mod why;
 
 use std::ffi::OsString;
 
@@ -106,6 +108,10 @@ enum Command {
     Config(config::Args),
     /// Show how the daemon is doing
     Status(status::Args),
+    /// Say what is wrong, and what to do about it
+    Doctor(doctor::Args),
+    /// Say what a pull of an image would get now, and why
+    Why(why::Args),
     /// Look at who may pull what
     Access(access::Args),
     /// Fetch images ahead of time
@@ -183,6 +189,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Serve(args) => serve::run(&args, tone.level(), tone.color),
         Command::Check(args) => check::run(&args),
         Command::Config(args) => config::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Why(args) => why::run(&args),
         Command::Access(args) => access::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -4,6 +4,7 @@
 //! signals; tests enter here, with listeners of their own, so that they run what production runs.
 //! Nothing here asks an upstream: the daemon starts without a network.
 
+pub mod checkup;
 mod preflight;
 mod process;
 mod reload;

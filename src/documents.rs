@@ -10,6 +10,7 @@
 mod access;
 mod bench;
 mod bundles;
+mod checkup;
 mod configuration;
 mod error;
 mod images;
@@ -20,6 +21,7 @@ mod receipt;
 mod schema;
 mod status;
 mod upkeep;
+mod why;
 
 use std::fmt::Display;
 
@@ -32,6 +34,7 @@ pub use bench::{Bench, Ratios, Report, Series, Summary, Way};
 pub use bundles::{
     Export, Exported, Fate, Frame, Import, Imported, ImportedFile, ImportedImage, Plan, StoredReceipt, Unavailable,
 };
+pub use checkup::{Checked, Checkup, Verdict};
 pub use configuration::{Alteration, Change, ConfigPaths, ConfigSchema, Configuration, FilePlace, Program, Reloaded};
 pub use error::{Code, Error};
 pub use images::{
@@ -46,6 +49,7 @@ pub use status::{
     Endpoint, EndpointState, FillStatus, LastError, Mode, Pulls, Share, Status, StoreStatus, UpstreamStatus,
 };
 pub use upkeep::{Check, Finding, Garbage, Health, Problem};
+pub use why::{Source, Why};
 
 /// The version of all documents.
 pub const VERSION: u32 = 1;

@@ -9,6 +9,7 @@
 //! | 2 what both use cases need | [`graph`], what images lead to | ports, never adapters |
 //! | 2 who may read what | [`access`], decisions and the permits that come of them | the vocabulary, [`metadata`] |
 //! | 2 use cases | [`mirror`]; [`bundle`], which carries images offline | ports, never adapters |
+//! | 2 what is wrong | [`doctor`], which judges facts | the vocabulary, [`upstream`] |
 //! | 3 edges | [`server`], which finds out who asks; [`admin`] | `access`, `mirror` |
 //! | 4 the wiring | [`daemon`] | everything, without logic |
 //! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, the vocabulary, never `mirror` |
@@ -42,6 +43,7 @@ pub mod clock;
 pub mod config;
 pub mod confine;
 pub mod daemon;
+pub mod doctor;
 pub mod documents;
 pub mod graph;
 pub mod metadata;

@@ -16,6 +16,7 @@ pub mod uses;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use self::files::a_tag;
 pub use self::lists::{KeptList, ListKey};
 pub use self::membership::{Membership, Note, Proof};
 

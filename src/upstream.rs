@@ -6,6 +6,7 @@
 pub mod asking;
 pub mod breaker;
 pub mod credentials;
+pub mod examined;
 pub mod gate;
 mod guard;
 pub mod health;

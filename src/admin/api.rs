@@ -94,7 +94,7 @@ impl From<CatalogError> for Error {
 }
 
 /// What can be looked at, with GET.
-const LOOKS: [&str; 6] = ["status", "images", "images/inspect", "history", "receipt", "schema"];
+const LOOKS: [&str; 7] = ["status", "images", "images/inspect", "history", "why", "receipt", "schema"];
 /// What is asked for with POST. All but [`READY`] act.
 const POSTS: [&str; 12] =
     ["pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import", RELOAD];
@@ -237,6 +237,7 @@ async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<B
         Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
         Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
         Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
+        Some("why") => Ok(ok(&mirror.why(&asked_for(query)?).await?)),
         Some("receipt") => bundles::receipt(mirror).await,
         Some("schema") => Ok(ok(&documents::schema())),
         _ => Err(not_found()),

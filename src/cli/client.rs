@@ -204,6 +204,12 @@ impl Remote {
         })
     }
 
+    /// The answer to any GET, as text.
+    pub(super) fn text(&self, path: &str) -> Result<String, Error> {
+        let whole = self.runtime.block_on(async { self.endpoint.get(path).await?.whole().await })?;
+        Ok(String::from_utf8_lossy(&whole).into_owned())
+    }
+
     /// Whether the daemon can serve.
     pub(super) fn is_ready(&self) -> Result<bool, Error> {
         let answer = self.endpoint.send(Method::GET, "/readyz", nothing());

@@ -65,7 +65,7 @@ const YELLOW: &str = "\u{1b}[33m";
 const PLAIN: &str = "\u{1b}[0m";
 
 /// Words for how something stands; of two that begin alike the longer comes first.
-const STATES: [(&str, &str); 22] = [
+const STATES: [(&str, &str); 25] = [
     ("not ready", RED),
     ("not complete", RED),
     ("not stored", RED),
@@ -76,8 +76,10 @@ const STATES: [(&str, &str); 22] = [
     ("damaged", RED),
     ("missing", RED),
     ("failed", RED),
+    ("fail", RED),
     ("down", RED),
     ("warning", YELLOW),
+    ("warn", YELLOW),
     ("partly", YELLOW),
     ("stale", YELLOW),
     ("no longer pinned", YELLOW),
@@ -88,6 +90,7 @@ const STATES: [(&str, &str); 22] = [
     ("frozen", GREEN),
     ("fetched", GREEN),
     ("read", GREEN),
+    ("ok", GREEN),
 ];
 
 /// These lines with colours. What is seen of them stays the same.

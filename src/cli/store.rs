@@ -4,6 +4,7 @@
 //! one that does not asks the daemon that has it.
 
 use super::client::{At, Remote};
+use crate::config::Config;
 use crate::daemon::store::OpenedStore;
 use crate::documents::Error;
 
@@ -26,12 +27,17 @@ pub(super) struct StoreArgs {
 }
 
 impl StoreArgs {
+    /// The configuration that is meant.
+    pub(super) fn config(&self) -> Result<Config, Error> {
+        self.at.config(self.store.clone())
+    }
+
     /// Finds out who does the work.
     pub(super) fn place(&self) -> Result<Place, Error> {
         if self.at.admin.is_some() {
             return Remote::find(&self.at).map(Place::Remote);
         }
-        let config = self.at.config(self.store.clone())?;
+        let config = self.config()?;
         let remote = match self.store {
             Some(_) => Remote::of_store(&config, self.at.timeout)?,
             None => Remote::find(&self.at)?,

@@ -12,9 +12,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
-    // The package has no features yet.
-    let (commit, features) = (option_env!("MADE_FROM_COMMIT").map(str::to_owned), Vec::new());
-    let program = Program { program: env!("CARGO_PKG_VERSION").to_owned(), commit, features };
+    let program = program();
     if args.json {
         print_document(&program)?;
     } else {
@@ -22,4 +20,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         print(&format!("registry-mirror {}{commit}", program.program))?;
     }
     Ok(Exit::Done)
+}
+
+/// What this program is.
+pub(super) fn program() -> Program {
+    // The package has no features yet.
+    let (commit, features) = (option_env!("MADE_FROM_COMMIT").map(str::to_owned), Vec::new());
+    Program { program: env!("CARGO_PKG_VERSION").to_owned(), commit, features }
 }

@@ -43,6 +43,22 @@ impl Findings {
 
 /// Looks at everything that a configuration names: files, programs, the store, sockets.
 pub fn preflight(config: &Config) -> Findings {
+    let mut found = settings(config);
+    found.warnings.extend(credential_warnings(config));
+    look_at_folder(&config.store.path, &mut found);
+    for (address, error) in taken(config) {
+        found.warn(match error {
+            Errno::ADDRINUSE => format!(
+                "another process listens on {address}; unless that is systemd or this mirror, serve cannot start"
+            ),
+            error => format!("serve could not listen on {address} now: {error}"),
+        });
+    }
+    found
+}
+
+/// The same without what `doctor` looks at more closely: credentials, the disk, addresses.
+pub(super) fn settings(config: &Config) -> Findings {
     let mut found = Findings { warnings: config.warnings().to_vec(), ..Findings::default() };
     if let Err(error) = config.admin_token() {
         found.problems.extend(error.problems);
@@ -54,7 +70,10 @@ pub fn preflight(config: &Config) -> Findings {
         found.problem("server.tls", error);
     }
     look_at_upstreams(config, &mut found);
-    look_at_store(&config.store.path, &mut found);
+    if let Err(refusal) = format::examine(&config.store.path) {
+        let problem = Problem::at("store.path", refusal.to_string()).hint(Some(refusal.hint().to_owned()));
+        found.problems.push(problem);
+    }
     if let Some(socket) = &config.server.admin_socket {
         look_at_socket(socket, &config.store.path, &mut found);
     }
@@ -62,7 +81,6 @@ pub fn preflight(config: &Config) -> Findings {
         look_at_audit(path, &mut found);
     }
     look_at_pace(config, &mut found);
-    look_at_ports(config, &mut found);
     found
 }
 
@@ -88,7 +106,6 @@ fn look_at_upstreams(config: &Config, found: &mut Findings) {
     } else {
         found.problems.extend(problems);
     }
-    found.warnings.extend(credential_warnings(config));
 }
 
 /// What is wrong with credentials: upstreams are asked without them, or not at all where they want some. A
@@ -125,10 +142,9 @@ fn broken_credential(upstream: &Upstream, path: Option<&OsStr>) -> Option<String
     }
 }
 
-fn look_at_store(path: &Path, found: &mut Findings) {
-    if let Err(refusal) = format::examine(path) {
-        let problem = Problem::at("store.path", refusal.to_string()).hint(Some(refusal.hint().to_owned()));
-        return found.problems.push(problem);
+fn look_at_folder(path: &Path, found: &mut Findings) {
+    if format::examine(path).is_err() {
+        return;
     }
     let there = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path);
     match rustix::fs::stat(there).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
@@ -231,21 +247,14 @@ fn look_at_pace(config: &Config, found: &mut Findings) {
     }
 }
 
-/// Whether the addresses are free, unless a daemon runs on this store, which has them.
-fn look_at_ports(config: &Config, found: &mut Findings) {
+/// The addresses that serve could not listen on, unless a daemon runs on this store, which has them.
+pub(super) fn taken(config: &Config) -> Vec<(SocketAddr, Errno)> {
     if lock::holder(&config.store.path).is_some() {
-        return;
+        return Vec::new();
     }
     let server = &config.server;
-    for address in server.listen.iter().chain(&server.admin).filter(|address| address.port() != 0) {
-        match try_bind(*address) {
-            Err(Errno::ADDRINUSE) => found.warn(format!(
-                "another process listens on {address}; unless that is systemd or this mirror, serve cannot start"
-            )),
-            Err(error) => found.warn(format!("serve could not listen on {address} now: {error}")),
-            Ok(()) => {}
-        }
-    }
+    let addresses = server.listen.iter().chain(&server.admin).filter(|address| address.port() != 0);
+    addresses.filter_map(|address| Some((*address, try_bind(*address).err()?))).collect()
 }
 
 /// Binds an address and gives it up again; nobody can connect to it in between, and who wants it gets it.

@@ -138,8 +138,8 @@ fn sockets(config: &Config) -> Result<systemd::Listeners, Error> {
 
 fn pace(listeners: &[std::net::TcpListener], algorithm: Option<&str>) -> Result<(), Error> {
     let Some(algorithm) = algorithm else {
-        if let Some(warning) = congestion::warning() {
-            tracing::warn!("{warning}");
+        if let Some(algorithm) = congestion::doubtful() {
+            tracing::warn!(algorithm, "this machine's way to pace connections may be slow: registry-mirror doctor");
         }
         return Ok(());
     };

@@ -16,9 +16,15 @@ use crate::bundle::import::{self, Intake};
 use crate::bundle::{Plan, Rest, Stores};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::documents::{self, Code, Error, Imported, Receipt, orders};
+use crate::documents::{self, Code, Error, Imported, Receipt, Why, orders};
+use crate::graph::Graph;
+use crate::metadata::Pin;
 use crate::metadata::sled::SledMetadata;
+use crate::mirror::Routes;
+use crate::mirror::images::catalog::why::{self, Reach};
 use crate::oci::ImageName;
+use crate::upstream::Upstream;
+use crate::upstream::offline::Offline;
 
 /// A store that no daemon uses, and that none can use until this is dropped.
 pub struct OpenedStore {
@@ -90,6 +96,24 @@ impl OpenedStore {
         let rest = Rest { blobs: Arc::clone(&self.stores.blobs), budget: self.budget };
         let intake = Intake { space: Some(&rest), name };
         Ok(import::import(&self.stores, bundle, &intake, self.runtime.handle())?)
+    }
+
+    /// What a pull of `image` would get from a daemon that is started now.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] for an image of no upstream, [`Code::Metadata`] when what is remembered cannot be read.
+    pub fn why(&self, config: &Config, image: &ImageName) -> Result<Why, Error> {
+        let upstreams = config.upstreams.iter().map(|upstream| {
+            let nobody: Arc<dyn Upstream> = Arc::new(Offline::new(upstream.host.clone()));
+            (upstream.host.clone(), nobody)
+        });
+        let routes = Routes::new(config.routes.default.clone(), upstreams);
+        let route = routes.of_image(image).map_err(|error| Error::new(Code::Usage, error.to_string()))?;
+        let pin = Pin { location: route.location, reference: image.reference.clone() };
+        let _entered = self.runtime.enter();
+        let graph = Graph::new(self.stores.blobs.clone(), self.stores.metadata.clone());
+        let why = why::why(&graph, &pin, config.cache.policy, Reach::default(), self.stores.clock.now());
+        why.map_err(|error| Error::new(Code::Metadata, error.to_string()))
     }
 
     /// What is stored.

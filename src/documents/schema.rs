@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Bench, Check, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export, Finding, Forgotten,
-    Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported, Pinned, Plan, Program, PullEvent,
-    Ready, Reloaded, Status, StoredReceipt, Unfrozen, Unpinned, VERSION, orders,
+    Bench, Check, Checkup, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export, Finding,
+    Forgotten, Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported, Pinned, Plan, Program,
+    PullEvent, Ready, Reloaded, Status, StoredReceipt, Unfrozen, Unpinned, VERSION, Why, orders,
 };
 use crate::oci::{Digest, RegistryName};
 
@@ -50,6 +50,8 @@ pub fn schema() -> Schema {
     answers.add::<StoredReceipt>();
     answers.add::<Health>();
     answers.add::<Check>();
+    answers.add::<Checkup>();
+    answers.add::<Why>();
     answers.add::<Program>();
     answers.add::<Configuration>();
     answers.add::<ConfigSchema>();

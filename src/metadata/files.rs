@@ -29,7 +29,10 @@ use crate::oci::{AcceptSet, Algorithm, Digest, RegistryName, Repository, Tag};
 
 mod lists;
 mod pins;
+mod tags;
 mod tally;
+
+pub use tags::a_tag;
 
 /// No record is longer than this, in bytes; a longer file is damaged.
 const LONGEST_RECORD: u64 = 64 * 1024;

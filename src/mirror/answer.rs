@@ -22,7 +22,7 @@ use std::sync::Arc;
 use http::HeaderValue;
 use parking_lot::Mutex;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::documents::Mode;
 use crate::graph::image::{self, Platforms};
 use crate::metadata::{MetadataStore, TagKey};
@@ -120,6 +120,13 @@ impl Answers {
             tasks,
         });
         Answers { blobs, tags, lists, at_hand, publicity, complete_only }
+    }
+}
+
+impl Answers {
+    /// The rules for tags, and what time it is by them.
+    pub(super) fn rules(&self) -> (Policy, Timestamp) {
+        (self.tags.policy, self.tags.clock.now())
     }
 }
 

@@ -48,6 +48,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "mirror",
         ],
     ),
+    // Decisions only: facts in, a line out.
+    ("doctor", &["oci", "documents", "clock", "upstream", "doctor"]),
     ("metrics", &["oci", "outcome", "metrics"]),
     ("audit", &["clock", "documents", "metrics", "audit"]),
     ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
@@ -62,8 +64,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Both listeners share the accept loop of the server.
     ("admin", &["oci", "documents", "clock", "outcome", "audit", "metrics", "graph", "mirror", "server", "admin"]),
     ("daemon", &["*"]),
-    // `upstream` for the port that `bench` pulls through.
-    ("cli", &["oci", "documents", "clock", "config", "telemetry", "upstream", "daemon", "cli"]),
+    // `upstream` for the port that `bench` pulls through, `doctor` for what it knows of by name, and its report.
+    ("cli", &["oci", "documents", "clock", "config", "telemetry", "upstream", "doctor", "daemon", "cli"]),
     // A map of the crate.
     ("lib", &[]),
     // What runs before it is compiled.
@@ -83,7 +85,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["server/authenticate", "server/tls", "upstream/http/trust.rs", "cli/client/tls"]),
     ("base64", &["upstream", "server/authenticate"]),
     ("bcrypt", &["server/authenticate/passwords.rs"]),
-    ("bytesize", &["config", "cli"]),
+    ("bytesize", &["config", "cli", "doctor"]),
     ("clap", &["cli"]),
     ("flate2", &["bundle"]),
     ("governor", &["clients/rate.rs"]),
@@ -109,11 +111,12 @@ const PLACES: &[(&str, &[&str])] = &[
     ("sled", &["metadata/sled"]),
     ("strsim", &["config"]),
     ("subtle", &["admin/guard.rs"]),
-    ("tar", &["bundle"]),
-    ("tokio_rustls", &["server/tls", "cli/client/tls"]),
+    // A report is no bundle of images: nothing of the one is of use for the other.
+    ("tar", &["bundle", "doctor/report.rs"]),
+    ("tokio_rustls", &["server/tls", "cli/client/tls", "upstream/http/examine.rs"]),
     ("toml", &["config"]),
     ("tracing_subscriber", &["telemetry.rs"]),
-    ("x509_parser", &["server/authenticate/certificate.rs"]),
+    ("x509_parser", &["server/authenticate/certificate.rs", "upstream/http/examine.rs"]),
     ("zeroize", &["access/presented.rs", "upstream", "config/secret.rs", "server/authenticate"]),
 ];
 

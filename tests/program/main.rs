@@ -10,6 +10,7 @@ mod check;
 mod cli;
 mod completions;
 mod configuration;
+mod doctor;
 mod metrics;
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;
@@ -23,4 +24,5 @@ mod secrets;
 mod service;
 mod tone;
 mod upkeep;
+mod why;
 mod words;

@@ -20,7 +20,7 @@ pub(super) struct Site {
     pub(super) amd64: Image,
     arm64: Image,
     // The registry runs on it, so it ends last.
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl Drop for Site {
@@ -57,7 +57,19 @@ impl Site {
             .spawn()
             .expect("starts");
         let admin = admin_address(&mut daemon);
-        Site { daemon, folder, admin: format!("http://{admin}"), registry, amd64, arm64, _runtime: runtime }
+        Site { daemon, folder, admin: format!("http://{admin}"), registry, amd64, arm64, runtime }
+    }
+
+    /// Ends the daemon as a service manager does.
+    pub(super) fn stop(&mut self) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.daemon), rustix::process::Signal::TERM)
+            .expect("it runs");
+        self.daemon.wait().expect("it ends");
+    }
+
+    /// Nobody answers any more where the registry was.
+    pub(super) fn stop_upstream(&mut self) {
+        self.runtime.block_on(self.registry.stop());
     }
 
     fn socket(&self) -> PathBuf {

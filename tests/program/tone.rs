@@ -24,6 +24,8 @@ fn always_colours_every_answer_for_people_and_no_json() {
         ("unpin app:1", 0),
         ("freeze app:1", 0),
         ("unfreeze app:1", 0),
+        ("why app:1", 0),
+        ("doctor --client docker", 0),
         ("status", 0),
         ("verify", 0),
         ("healthcheck", 0),

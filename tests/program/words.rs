@@ -31,7 +31,7 @@ fn help_begins_with_what_runs_the_mirror_and_keeps_together_what_belongs_togethe
     let (code, out, _) = run("--help", "");
     let commands = out.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
     let names: Vec<_> = commands.map_while(|line| line.split_whitespace().next()).collect();
-    let order = "serve check config status access pull ready images inspect history pin unpin freeze unfreeze forget gc \
+    let order = "serve check config status doctor why access pull ready images inspect history pin unpin freeze unfreeze forget gc \
                  verify export import bench reload healthcheck version completions man help";
     assert_eq!((code, names.join(" ")), (0, order.to_owned()));
 }

@@ -3,6 +3,8 @@
 //! Lists images, says what one consists of and what of it is stored, remembers pins and frozen tags,
 //! forgets. Looking does not count as using. What is answered are documents.
 
+pub(crate) mod why;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::clock::Timestamp;

@@ -7,7 +7,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::helper::Helpers;
-use super::{CredentialSource, Place, Remembering, docker_config, helper};
+use super::{Credential, CredentialError, CredentialSource, Place, Remembering, docker_config, helper};
+use crate::oci::Repository;
 
 /// One of `anonymous`, `docker-config`, `helper:NAME` and `file:PATH`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,7 +99,11 @@ impl Auth {
 
     /// The source, with its files and programs found by these environment variables.
     pub fn source_in(&self, variable: impl Fn(&str) -> Option<OsString>) -> Arc<dyn CredentialSource> {
-        let place = match self {
+        Arc::new(Remembering::new(self.place(variable)))
+    }
+
+    fn place(&self, variable: impl Fn(&str) -> Option<OsString>) -> Place {
+        match self {
             Auth::Anonymous => Place::Nowhere,
             Auth::DockerConfig => {
                 let user = rustix::process::getuid().as_raw();
@@ -109,8 +114,34 @@ impl Auth {
                 let folder = variable("CREDENTIALS_DIRECTORY").map(PathBuf::from);
                 Place::File(credential_file(path, folder.as_deref()))
             }
-        };
-        Arc::new(Remembering::new(place))
+        }
+    }
+}
+
+impl Auth {
+    /// Where the credential for `repository` at `origin` is, in words that tell nothing of it; `None` where there
+    /// is none. Files and programs are found by these environment variables; programs are run.
+    ///
+    /// # Errors
+    /// When the source is broken.
+    pub async fn whereabouts(
+        &self,
+        origin: &str,
+        repository: &Repository,
+        variable: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Option<String>, CredentialError> {
+        let place = self.place(variable);
+        let found = |place: String| move |found: Credential| (found != Credential::Anonymous).then_some(place);
+        match &place {
+            Place::Nowhere => Ok(None),
+            Place::DockerConfig(places, helpers) => {
+                docker_config::where_it_is(places, helpers, origin, repository).await
+            }
+            Place::Helper(name, _) => {
+                place.look(origin, repository).await.map(found(format!("docker-credential-{name}")))
+            }
+            Place::File(path) => place.look(origin, repository).await.map(found(path.display().to_string())),
+        }
     }
 }
 

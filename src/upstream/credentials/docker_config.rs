@@ -120,6 +120,30 @@ pub(super) async fn look_up(
     failure.map_or(Ok(Credential::Anonymous), Err)
 }
 
+/// The first of the places that has a credential, by its name.
+pub(super) async fn where_it_is(
+    places: &[Logins],
+    helpers: &Helpers,
+    origin: &str,
+    repository: &Repository,
+) -> Result<Option<String>, CredentialError> {
+    let mut failure = None;
+    for place in places {
+        match look_up(std::slice::from_ref(place), helpers, origin, repository).await {
+            Ok(Credential::Anonymous) => {}
+            Err(error @ CredentialError::Helper { .. }) => failure = failure.or(Some(error)),
+            Err(error) => return Err(error),
+            Ok(_) => {
+                return Ok(Some(match place {
+                    Logins::Inline(_) => format!("${VARIABLE}"),
+                    Logins::File(path) | Logins::Dockercfg(path) => path.display().to_string(),
+                }));
+            }
+        }
+    }
+    failure.map_or(Ok(None), Err)
+}
+
 fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, CredentialError> {
     // The parser's own message may quote a value, and values here are secrets.
     serde_json::from_str(text).map_err(|error| CredentialError::Invalid {

@@ -16,21 +16,34 @@ use crate::upstream::credentials::{Auth, pair_of_file};
 /// Sets the way of everything that a client for this upstream sends.
 pub(super) fn egress(builder: ClientBuilder, settings: &HttpSettings) -> Result<ClientBuilder, HttpSettingsError> {
     let builder = builder.no_proxy();
-    match &settings.configured.proxy {
-        Some(url) => {
-            let failed = |reason| HttpSettingsError::Proxy { name: settings.name.clone(), reason };
-            let mut url = url.clone();
-            if let Some(path) = settings.configured.proxy_auth.as_ref().and_then(Auth::file_here) {
-                log_in(&mut url, &path).map_err(failed)?;
-            }
-            Ok(builder.proxy(Proxy::all(url).map_err(|error| failed(error.without_url().to_string()))?))
-        }
-        None if redirect::is_loopback(&settings.url) => Ok(builder),
-        None => {
-            let proxies = Proxies::new(|name| std::env::var(name).ok());
-            Ok(if proxies.is_none() { builder } else { builder.proxy(Proxy::custom(move |url| proxies.of(url))) })
-        }
+    if let Some(url) = configured(settings)? {
+        let proxy = Proxy::all(url).map_err(|error| unusable(settings, error.without_url().to_string()))?;
+        return Ok(builder.proxy(proxy));
     }
+    if redirect::is_loopback(&settings.url) {
+        return Ok(builder);
+    }
+    let proxies = Proxies::new(|name| std::env::var(name).ok());
+    Ok(if proxies.is_none() { builder } else { builder.proxy(Proxy::custom(move |url| proxies.of(url))) })
+}
+
+/// The proxy on the way to `url`, with user and password where it wants some.
+pub(super) fn proxy_of(settings: &HttpSettings, url: &Url) -> Result<Option<Url>, HttpSettingsError> {
+    let of_environment = || Proxies::new(|name| std::env::var(name).ok()).of(url);
+    Ok(configured(settings)?.or_else(|| if redirect::is_loopback(&settings.url) { None } else { of_environment() }))
+}
+
+/// The proxy that is configured.
+fn configured(settings: &HttpSettings) -> Result<Option<Url>, HttpSettingsError> {
+    let Some(mut url) = settings.configured.proxy.clone() else { return Ok(None) };
+    if let Some(path) = settings.configured.proxy_auth.as_ref().and_then(Auth::file_here) {
+        log_in(&mut url, &path).map_err(|reason| unusable(settings, reason))?;
+    }
+    Ok(Some(url))
+}
+
+fn unusable(settings: &HttpSettings, reason: String) -> HttpSettingsError {
+    HttpSettingsError::Proxy { name: settings.name.clone(), reason }
 }
 
 /// Puts user and password into the address of a proxy, which is where the client looks for them.

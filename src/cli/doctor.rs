@@ -1,0 +1,107 @@
+//! `registry-mirror doctor`: what is wrong with the mirror and all that it needs, and what to do about it.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use super::client::{At, Remote};
+use super::talk::print_document;
+use super::{Exit, environment, print, say};
+use crate::clock::{Clock as _, SystemClock};
+use crate::config::{Config, ConfigError, Effective, Overrides};
+use crate::daemon::checkup::{self, Wanted};
+use crate::doctor::clients::CLIENTS;
+use crate::doctor::report::{Page, bundle};
+use crate::documents::{self, Checkup, Code, Error, Status};
+use crate::oci::RegistryName;
+
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "One line a check, that begins with ok, warn or fail; each fail with one thing to do. Exits with 1 \
+    where something failed. Run it as the user of the daemon, or as root: it sees then what the daemon sees."
+)]
+pub(super) struct Args {
+    /// Look at this upstream alone, such as docker.io
+    #[arg(long, value_name = "HOST")]
+    upstream: Option<RegistryName>,
+    /// Look at this client alone
+    #[arg(long, value_name = "NAME", value_parser = CLIENTS.map(|client| client.name))]
+    client: Option<String>,
+    /// Write what helps to find an error into a tar, without secrets, to be handed on
+    #[arg(long, value_name = "FILE")]
+    bundle: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let remote = Remote::find(&args.at);
+    let answers = remote.as_ref().ok().map(|remote| remote.takes_connections() && remote.is_ready().unwrap_or(false));
+    let config = Config::load(args.at.config.as_deref(), environment()?, Overrides::default());
+    let said = match &config {
+        Ok(config) => {
+            let wanted = Wanted { upstream: args.upstream.clone(), client: args.client.clone(), answers };
+            checkup::checkup(config, &wanted)?
+        }
+        Err(ConfigError { problems }) => checkup::unusable(problems),
+    };
+    if args.at.json {
+        print_document(&said)?;
+    } else {
+        said.checks.iter().try_for_each(|check| print(&line(check)))?;
+    }
+    if let Some(path) = &args.bundle {
+        write(path, args, &said, remote.ok().filter(|_| answers == Some(true)).as_ref(), config.ok().as_ref())?;
+        say(&format!("{} is written; read it before you hand it on", path.display()));
+    }
+    Ok(if said.ok { Exit::Done } else { Exit::Failed })
+}
+
+/// One line, whatever is in it.
+fn line(check: &documents::Checked) -> String {
+    let documents::Checked { verdict, about, message, hint } = check;
+    let hint = hint.as_deref().map(|hint| format!("; to do: {hint}")).unwrap_or_default();
+    format!("{:<4}  {about}: {message}{hint}", verdict.as_str()).replace('\n', " ")
+}
+
+/// Writes the report, for its owner only.
+fn write(
+    path: &Path,
+    args: &Args,
+    said: &Checkup,
+    remote: Option<&Remote>,
+    config: Option<&Config>,
+) -> Result<(), Error> {
+    let unwritable =
+        |error: std::io::Error| Error::new(Code::Write, format!("{} cannot be written: {error}", path.display()));
+    let mut pages = vec![
+        Page { name: "doctor.json", text: documents::line(said) },
+        Page { name: "version.json", text: documents::line(&super::version::program()) },
+        Page { name: "system.txt", text: system() },
+    ];
+    let effective = Effective::load(args.at.config.as_deref(), environment()?, &Overrides::default());
+    pages.extend(effective.ok().map(|effective| Page { name: "mirror.toml", text: effective.to_toml(true) }));
+    if let Some(remote) = remote {
+        let status = remote.get::<Status>("status").ok();
+        pages.extend(status.map(|status| Page { name: "status.json", text: documents::line(&status.document) }));
+        pages.extend(remote.text("/metrics").ok().map(|text| Page { name: "metrics.txt", text }));
+    }
+    let token = config.and_then(|config| config.admin_token().ok().flatten());
+    let secrets: Vec<_> = token.iter().map(|token| token.expose()).collect();
+    let tar = bundle(&pages, &secrets, SystemClock.now()).map_err(unwritable)?;
+    // Never one that somebody laid there.
+    let _ = std::fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(unwritable)?;
+    file.write_all(&tar).map_err(unwritable)
+}
+
+/// The machine, in the words of its kernel.
+fn system() -> String {
+    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
+    let os = read("/etc/os-release");
+    let name = os.lines().find(|line| line.starts_with("PRETTY_NAME=")).unwrap_or_default().to_owned();
+    let memory = read("/proc/meminfo").lines().take(3).map(|line| format!("{line}\n")).collect::<String>();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    format!("{}{name}\n{cores} cores\n{memory}", read("/proc/version"))
+}

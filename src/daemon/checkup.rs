@@ -1,0 +1,175 @@
+//! Finding out how everything stands, for `doctor`: the facts that [`doctor`](crate::doctor) judges. Every wait has a
+//! deadline; upstreams are asked side by side. Nothing is written but a small file in the store, which goes again.
+
+mod clients;
+mod store;
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+
+use futures_util::future::join_all;
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
+
+use super::preflight::{Findings, settings, taken};
+use crate::blob_store::lock;
+use crate::config::{Config, Problem, Upstream};
+use crate::doctor::machine::Files;
+use crate::doctor::{Credential, Facts, Machine, judge};
+use crate::documents::{Checkup, Code, Error};
+use crate::metadata::a_tag;
+use crate::mirror::Mode;
+use crate::oci::{Reference, RegistryName, Repository};
+use crate::server::congestion;
+use crate::upstream::credentials::Auth;
+use crate::upstream::examined::{Examined, Sample};
+use crate::upstream::http::{HttpSettings, examine};
+
+/// What is asked for where nothing is stored of an upstream.
+const ANY: (&str, &str) = ("library/alpine", "latest");
+/// Open files besides connections and fills.
+const BESIDES: usize = 256;
+
+/// What is to be looked at: everything, unless something is named.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// This upstream alone.
+    pub upstream: Option<RegistryName>,
+    /// This client alone.
+    pub client: Option<String>,
+    /// Whether a daemon answers, where that was tried.
+    pub answers: Option<bool>,
+}
+
+/// Looks, and judges. Blocks.
+///
+/// # Errors
+/// [`Code::Usage`] for an upstream that there is none of, [`Code::Failed`] when nothing can be asked.
+pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
+    let everything = wanted.upstream.is_none() && wanted.client.is_none();
+    let is_meant = |upstream: &&Upstream| wanted.upstream.as_ref().is_none_or(|meant| *meant == upstream.host);
+    let mut upstreams: Vec<_> = config.upstreams.iter().filter(is_meant).collect();
+    if let (Some(unknown), true) = (&wanted.upstream, upstreams.is_empty()) {
+        return Err(Error::new(Code::Usage, format!("{unknown} is not an upstream; add it under [[upstream]]")));
+    }
+    if wanted.client.is_some() && wanted.upstream.is_none() || config.cache.policy.mode == Mode::Offline {
+        upstreams.clear();
+    }
+    let (examined, credentials) = ask(config, &upstreams)?;
+    let facts = Facts {
+        upstreams: examined,
+        credentials,
+        disk: everything.then(|| store::disk(&config.store)),
+        machine: everything.then(|| machine(config, wanted.answers)),
+        clients: match (&wanted.client, everything) {
+            (Some(name), _) => clients::found(Some(name), &config.server.listen),
+            (None, true) => clients::found(None, &config.server.listen),
+            (None, false) => Vec::new(),
+        },
+    };
+    let floor = |examined: &Examined| {
+        let of = config.upstreams.iter().find(|upstream| upstream.host == examined.upstream);
+        of.map_or(0, |upstream| upstream.settings.budget_floor)
+    };
+    Ok(judge(&facts, floor).into())
+}
+
+/// What there is to say of a configuration that cannot be used.
+pub fn unusable(problems: &[Problem]) -> Checkup {
+    let machine = Machine { problems: problems.iter().map(Into::into).collect(), ..Machine::default() };
+    let lines = judge(&Facts { machine: Some(machine), ..Facts::default() }, |_| 0);
+    lines.into_iter().filter(|line| line.about == "configuration").collect::<Vec<_>>().into()
+}
+
+/// Asks all of these upstreams at once, and looks for their credentials.
+fn ask(config: &Config, upstreams: &[&Upstream]) -> Result<(Vec<Examined>, Vec<Credential>), Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
+    let looks = upstreams.iter().flat_map(|upstream| {
+        let sample = sample(config, &upstream.host);
+        upstream.urls.iter().map(move |url| {
+            let settings = HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone());
+            (settings, sample.clone())
+        })
+    });
+    let looks: Vec<_> = looks.map(|(settings, sample)| runtime.spawn(examine(settings, sample))).collect();
+    let found = runtime.block_on(async {
+        let credentials = join_all(upstreams.iter().map(|upstream| credential(upstream))).await;
+        let examined = join_all(looks).await.into_iter().filter_map(Result::ok).collect();
+        (examined, credentials)
+    });
+    // A name that is looked up still, or a program that runs, holds nobody up.
+    runtime.shutdown_background();
+    Ok(found)
+}
+
+fn sample(config: &Config, upstream: &RegistryName) -> Sample {
+    let stored = a_tag(&config.store.path, upstream);
+    let is_stored = stored.is_some();
+    let any = || Some((ANY.0.parse::<Repository>().ok()?, ANY.1.parse().ok()?));
+    #[expect(clippy::expect_used, reason = "the names are ours, and a test reads them")]
+    let (repository, tag) = stored.or_else(any).expect("a name");
+    Sample { repository, reference: Reference::Tag(tag), stored: is_stored }
+}
+
+async fn credential(upstream: &Upstream) -> Credential {
+    let origin = upstream.urls.first().map(|url| url.authority().to_owned()).unwrap_or_default();
+    let auth = &upstream.settings.auth;
+    let variable = |name: &str| std::env::var_os(name);
+    // What is not used is not asked of programs either.
+    let without_programs = |name: &str| -> Option<OsString> {
+        if name == "PATH" { Some("/nonexistent".into()) } else { std::env::var_os(name) }
+    };
+    let place = match ANY.0.parse::<Repository>() {
+        Ok(any) if *auth == Auth::Anonymous => {
+            Ok(Auth::DockerConfig.whereabouts(&origin, &any, without_programs).await.ok().flatten())
+        }
+        Ok(any) => auth.whereabouts(&origin, &any, variable).await.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    Credential { upstream: upstream.host.to_string(), auth: auth.to_string(), place }
+}
+
+fn machine(config: &Config, answers: Option<bool>) -> Machine {
+    let Findings { problems, warnings } = settings(config);
+    let daemon = lock::holder(&config.store.path);
+    let (taken, unusable): (Vec<_>, Vec<_>) =
+        taken(config).into_iter().partition(|(_, error)| *error == Errno::ADDRINUSE);
+    let address = |(address, _): (SocketAddr, Errno)| address;
+    let limits = config.server.limits.max_connections.saturating_add(config.limits.fills.saturating_mul(2));
+    Machine {
+        problems: problems.iter().map(Into::into).collect(),
+        warnings,
+        daemon,
+        answers,
+        taken: taken.into_iter().map(address).collect(),
+        unusable: unusable.into_iter().map(|(address, error)| (address, error.to_string())).collect(),
+        files: Some(Files { may: open_files(daemon), wanted: limits.saturating_add(BESIDES) as u64 }),
+        pace: config.server.congestion_control.is_none().then(congestion::doubtful).flatten(),
+    }
+}
+
+/// How many files the daemon may have open, else this process.
+fn open_files(daemon: Option<u32>) -> Option<u64> {
+    let of_daemon = daemon.and_then(|process| {
+        let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+        Some(line.split_whitespace().next()?.parse().ok())
+    });
+    of_daemon.unwrap_or_else(|| getrlimit(Resource::Nofile).current)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Overrides;
+
+    #[test]
+    fn what_is_asked_for_where_nothing_is_stored_has_a_name() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = format!("store.path = \"{}\"", folder.path().display());
+        let config = Config::parse("mirror.toml".as_ref(), &store, [], Overrides::default()).expect("valid");
+        let asked = sample(&config, &config.routes.default);
+        assert_eq!((asked.repository.as_str(), asked.stored), (ANY.0, false));
+    }
+}

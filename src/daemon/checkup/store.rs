@@ -1,0 +1,138 @@
+//! The facts of the store's disk. A small file is written as a blob is: written, synced, given its name.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{StatVfsMountFlags, XattrFlags};
+use rustix::io::Errno;
+
+use crate::config;
+use crate::doctor::Disk;
+use crate::doctor::store::{Kind, Space, Times, Unwritable};
+
+/// A disk that takes longer is no disk.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How much is written, in bytes.
+const WRITTEN: usize = 64 << 10;
+/// A note on a file, as unfinished fills carry one.
+const NOTE: &str = "user.registry-mirror.doctor";
+
+/// Looks at the folder of the store, and writes to it if it is there. Blocks, for a bounded time.
+pub(super) fn disk(store: &config::Store) -> Disk {
+    let path = &store.path;
+    let at = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let there = path.is_dir();
+    let space = space(at, store);
+    let written = match &space {
+        _ if !there => Err(Unwritable::Absent),
+        Ok(Space { read_only: true, .. }) => Err(Unwritable::ReadOnly),
+        _ => in_time(path.clone()),
+    };
+    let attributes = written.as_ref().ok().map(|(_, attributes)| *attributes);
+    Disk { path: path.clone(), there, space, written: written.map(|(times, _)| times), attributes, kind: kind(at) }
+}
+
+fn space(at: &Path, store: &config::Store) -> Result<Space, String> {
+    let stat = rustix::fs::statvfs(at).map_err(|error| error.to_string())?;
+    let capacity = stat.f_blocks.saturating_mul(stat.f_frsize);
+    Ok(Space {
+        free: stat.f_bavail.saturating_mul(stat.f_frsize),
+        min_free: store.min_free.of(capacity),
+        inodes_free: stat.f_favail,
+        inodes: stat.f_files,
+        read_only: stat.f_flag.contains(StatVfsMountFlags::RDONLY),
+    })
+}
+
+fn kind(at: &Path) -> Option<Kind> {
+    let stat = rustix::fs::statfs(at).ok()?;
+    // Of linux/magic.h: NFS, CIFS, SMB2, 9p, Ceph; tmpfs, ramfs; overlayfs.
+    match u32::try_from(stat.f_type).ok()? {
+        0x6969 | 0xff53_4d42 | 0xfe53_4d42 | 0x0102_1997 | 0x00c3_6400 => Some(Kind::Network),
+        0x0102_1994 | 0x8584_58f6 => Some(Kind::Memory),
+        0x794c_7630 => Some(Kind::Overlay),
+        _ => None,
+    }
+}
+
+/// Writes on a thread of its own, which a disk that hangs may keep.
+fn in_time(folder: PathBuf) -> Result<(Times, bool), Unwritable> {
+    let (done, came) = mpsc::channel();
+    std::thread::spawn(move || done.send(write(&folder).map_err(unwritable)));
+    came.recv_timeout(PATIENCE).unwrap_or(Err(Unwritable::Late(PATIENCE)))
+}
+
+fn unwritable(error: io::Error) -> Unwritable {
+    match Errno::from_io_error(&error) {
+        Some(Errno::ROFS) => Unwritable::ReadOnly,
+        Some(Errno::NOSPC | Errno::DQUOT) => Unwritable::Full,
+        Some(Errno::ACCESS | Errno::PERM) => Unwritable::Denied,
+        _ => Unwritable::Other(error.to_string()),
+    }
+}
+
+/// Goes when it is dropped, whatever happened to it.
+struct Probe(PathBuf);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// How long each step takes, and whether files can carry notes.
+fn write(folder: &Path) -> io::Result<(Times, bool)> {
+    // Names with a dot are nobody's in a store.
+    let [staged, named] = ["staged", "named"].map(|step| folder.join(format!(".doctor-{}-{step}", std::process::id())));
+    let (staged, named) = (Probe(staged), Probe(named));
+    let began = Instant::now();
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&staged.0)?;
+    file.write_all(&[0; WRITTEN])?;
+    let write = began.elapsed();
+    file.sync_all()?;
+    let sync = began.elapsed() - write;
+    let notes = rustix::fs::fsetxattr(&file, NOTE, b"1", XattrFlags::empty()).is_ok();
+    let began = Instant::now();
+    std::fs::rename(&staged.0, &named.0)?;
+    File::open(folder)?.sync_all()?;
+    Ok((Times { write, sync, rename: began.elapsed() }, notes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_tells_what_the_disk_does_and_leaves_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = config::Store {
+            path: folder.path().to_owned(),
+            max_size: config::Limit::Percent(80),
+            min_free: config::Limit::Percent(0),
+            scrub_rate: 0,
+            verify_on_read: false,
+        };
+        let found = disk(&store);
+        assert!(found.there && found.written.is_ok() && found.attributes.is_some(), "{found:?}");
+        assert!(found.space.is_ok_and(|space| space.free > 0 && !space.read_only));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+        let none = config::Store { path: folder.path().join("not/there"), ..store };
+        assert_eq!(disk(&none).written, Err(Unwritable::Absent));
+    }
+
+    #[test]
+    fn what_the_system_says_is_told_as_what_it_means() {
+        for (errno, expected) in [
+            (Errno::ROFS, Unwritable::ReadOnly),
+            (Errno::NOSPC, Unwritable::Full),
+            (Errno::DQUOT, Unwritable::Full),
+            (Errno::ACCESS, Unwritable::Denied),
+        ] {
+            assert_eq!(unwritable(errno.into()), expected);
+        }
+        assert!(matches!(unwritable(Errno::IO.into()), Unwritable::Other(_)));
+    }
+}

@@ -1,0 +1,295 @@
+//! An upstream: which step on the way to it fails, and what that asks for.
+
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::documents::{Checked, Moment};
+use crate::oci::Reference;
+use crate::upstream::examined::{Distrust, Door, Examined, Sample, Shown, Step, Why};
+use crate::upstream::quota::Reading;
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// An answer that takes longer is slow.
+const SLOW: Duration = Duration::from_secs(2);
+/// A certificate that ends sooner is soon to be renewed, in milliseconds.
+const SOON: u64 = 14 * 86_400_000;
+
+/// A line for each step. Below so many hundredths of its pulls an upstream is spared.
+pub fn judge(examined: &Examined, floor: u8) -> Vec<Checked> {
+    let Examined { upstream, address, through, steps } = examined;
+    let about = format!("upstream {upstream}");
+    let through = through.as_deref();
+    // What time it is, is judged by all upstreams together.
+    let now = steps.iter().find_map(|step| if let Step::Time { here, .. } = step { Some(here.0) } else { None });
+    let judged = |step: &Step| {
+        Some(match step {
+            Step::Settings(why) => {
+                Checked::fail(&about, why, "mend it in the configuration, and look: registry-mirror check")
+            }
+            Step::Name(name, found) => self::name(&about, name, found, through),
+            Step::Connection(to, went) => connection(&about, to, went, through),
+            Step::Certificate(shown) => certificate(&about, address, shown, now),
+            Step::Door(went, took) => door(&about, address, went, *took),
+            Step::Time { .. } => return None,
+            Step::Proof(went) => proof(&about, went),
+            Step::Manifest(sample, went, took) => manifest(&about, sample, went, *took),
+            Step::Quota(reading) => quota(&about, reading, floor),
+        })
+    };
+    steps.iter().filter_map(judged).collect()
+}
+
+fn name(about: &str, name: &str, found: &Result<Vec<std::net::IpAddr>, String>, through: Option<&str>) -> Checked {
+    match found {
+        Ok(found) => {
+            let first = found.first().map(ToString::to_string).unwrap_or_default();
+            let more = if found.len() > 1 { format!(" and {} more", found.len() - 1) } else { String::new() };
+            Checked::ok(about, format!("{name} is at {first}{more}"))
+        }
+        Err(why) => {
+            let hint = match through {
+                Some(_) => "correct the proxy: proxy of this upstream, or HTTPS_PROXY in the daemon's environment",
+                None => {
+                    "see whether this machine has a DNS server: getent hosts NAME; behind a proxy set proxy of this upstream"
+                }
+            };
+            Checked::fail(about, format!("the name {name} does not resolve: {why}"), hint.replace("NAME", name))
+        }
+    }
+}
+
+fn connection(about: &str, to: &str, went: &Result<Duration, String>, through: Option<&str>) -> Checked {
+    let what = if through.is_some() { format!("the proxy {to}") } else { to.to_owned() };
+    match went {
+        Ok(took) => Checked::ok(about, format!("{what} takes connections, {}", millis(*took))),
+        Err(why) => {
+            let hint = if through.is_some() {
+                "correct proxy of this upstream, or HTTPS_PROXY in the daemon's environment"
+            } else {
+                "let a firewall pass it, correct the port in url, or set proxy of this upstream"
+            };
+            Checked::fail(about, format!("{what} takes no connection: {why}"), hint)
+        }
+    }
+}
+
+fn certificate(about: &str, address: &str, shown: &Result<Shown, Distrust>, now: Option<u64>) -> Checked {
+    let said = |moment: Timestamp| Moment::from(moment).to_string().chars().take(10).collect::<String>();
+    let Distrust { why, issuer } = match shown {
+        Ok(Shown { checked: false, .. }) => {
+            let hint = "remove insecure, and name the authority with ca";
+            return Checked::warn(about, format!("the certificate of {address} is not looked at: insecure"), hint);
+        }
+        Ok(Shown { until: Some(until), .. }) if now.is_some_and(|now| until.0.saturating_sub(now) < SOON) => {
+            let message = format!("the certificate of {address} ends on {}", said(*until));
+            return Checked::warn(about, message, "tell whoever runs that registry to renew it");
+        }
+        Ok(Shown { until, .. }) => {
+            let until = until.map(|until| format!(" until {}", said(until))).unwrap_or_default();
+            return Checked::ok(about, format!("the certificate of {address} is good{until}"));
+        }
+        Err(distrust) => distrust,
+    };
+    let issuer = issuer.as_deref().unwrap_or("nobody who says so");
+    match why {
+        Why::Unknown => Checked::fail(
+            about,
+            format!("the certificate of {address} is signed by {issuer}, whom this machine does not trust"),
+            "put that authority, in PEM, into a file and name it: ca = \"FILE\" of this upstream",
+        ),
+        Why::Expired(at) => {
+            let at = at.map(|at| format!(" on {}", said(at))).unwrap_or_default();
+            let hint = "have whoever runs that registry renew it; if it is not so, set this machine's clock";
+            Checked::fail(about, format!("the certificate of {address} has expired{at}"), hint)
+        }
+        Why::Early(at) => {
+            let at = at.map(|at| format!(" before {}", said(at))).unwrap_or_default();
+            let hint = "set this machine's clock: timedatectl set-ntp true";
+            Checked::fail(about, format!("the certificate of {address} is not good yet{at}"), hint)
+        }
+        Why::OtherName => Checked::fail(
+            about,
+            format!("the certificate of {address} is for another name"),
+            "put the name that it is for into url",
+        ),
+        Why::Other(why) => Checked::fail(
+            about,
+            format!("no TLS with {address}: {why}"),
+            "see what listens there: openssl s_client -connect HOST:PORT".replace("HOST:PORT", address),
+        ),
+    }
+}
+
+fn door(about: &str, address: &str, went: &Result<Door, UpstreamError>, took: Duration) -> Checked {
+    match went {
+        Ok(_) if took >= SLOW => {
+            let hint = "look at the way there; patience bounds how long clients wait for it";
+            Checked::warn(about, format!("/v2/ answers after {}", millis(took)), hint)
+        }
+        Ok(Door::Open) => Checked::ok(about, format!("/v2/ is open, {}", millis(took))),
+        Ok(Door::Demands) => Checked::ok(about, format!("/v2/ wants to know who asks, {}", millis(took))),
+        Err(error) => {
+            let hint = match error.class {
+                UpstreamErrorClass::NotFound => "correct url: no registry answers at /v2/ there",
+                UpstreamErrorClass::RateLimited(_) => LIMITED,
+                UpstreamErrorClass::Denied => "set auth of this upstream: it wants a credential, and says not which",
+                UpstreamErrorClass::Protocol => "correct url, or ca of this upstream: no registry answers there",
+                _ => "wait, or ask whoever runs that registry; what is stored is served meanwhile",
+            };
+            Checked::fail(about, format!("/v2/ at {address}: {error}"), hint)
+        }
+    }
+}
+
+const LIMITED: &str = "wait, or set auth of this upstream: who logs in may pull more";
+
+fn proof(about: &str, went: &Result<bool, UpstreamError>) -> Checked {
+    match went {
+        Ok(true) => Checked::ok(about, "it takes our credential"),
+        Ok(false) => Checked::ok(about, "it gives a token to everybody"),
+        Err(error) => {
+            let hint = match error.class {
+                UpstreamErrorClass::Denied => "renew the credential: log in again where auth of this upstream finds it",
+                UpstreamErrorClass::RateLimited(_) => LIMITED,
+                _ => "see that the token service can be reached from here, through a proxy if there is one",
+            };
+            Checked::fail(about, format!("no token: {error}"), hint)
+        }
+    }
+}
+
+fn manifest(about: &str, sample: &Sample, went: &Result<(), UpstreamError>, took: Duration) -> Checked {
+    let Sample { repository, reference, stored } = sample;
+    let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
+    let image = format!("{repository}{separator}{reference}");
+    let Err(error) = went else {
+        return Checked::ok(about, format!("it has {image}, {}", millis(took)));
+    };
+    match error.class {
+        UpstreamErrorClass::NotFound => Checked::ok(about, format!("it answers: {image} is not there")),
+        // Many refuse what does not exist.
+        UpstreamErrorClass::Denied if !stored => Checked::ok(about, format!("it answers: {image} is not for us")),
+        UpstreamErrorClass::Denied => Checked::fail(
+            about,
+            format!("it refuses {image}, which it gave before: {error}"),
+            "renew the credential, or have that repository opened to it",
+        ),
+        UpstreamErrorClass::RateLimited(_) => Checked::fail(about, format!("it limits our rate: {error}"), LIMITED),
+        _ => {
+            let hint = "wait, or ask whoever runs that registry; what is stored is served meanwhile";
+            Checked::fail(about, format!("a manifest cannot be had: {error}"), hint)
+        }
+    }
+}
+
+fn quota(about: &str, reading: &Reading, floor: u8) -> Checked {
+    let Reading { limit, left, window, .. } = reading;
+    let hours = window.as_secs().div_ceil(3600);
+    let message = format!("{left} of {limit} pulls are left in {hours} h");
+    match left {
+        0 => Checked::fail(
+            about,
+            message,
+            format!("wait up to {hours} h, or set auth of this upstream: who logs in may pull more"),
+        ),
+        left if left.saturating_mul(100) < limit.saturating_mul(floor.into()) => {
+            let hint = "cached tags are served without asking until it grows; who logs in may pull more: auth";
+            Checked::warn(about, message, hint)
+        }
+        _ => Checked::ok(about, message),
+    }
+}
+
+fn millis(took: Duration) -> String {
+    format!("{} ms", took.as_millis())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::documents::Verdict;
+
+    fn judged(step: Step) -> Checked {
+        let steps = vec![Step::Time { here: Timestamp(1_790_000_000_000), there: Timestamp(0) }, step];
+        let upstream = "quay.io".parse().expect("a name");
+        let examined = Examined { upstream, address: "quay.io".to_owned(), through: None, steps };
+        let mut lines = judge(&examined, 10);
+        assert_eq!(lines.len(), 1);
+        lines.remove(0)
+    }
+
+    fn error(class: UpstreamErrorClass) -> UpstreamError {
+        UpstreamError::new(class, "the words of the error")
+    }
+
+    /// What of every trouble has to be said, and what to do.
+    #[test]
+    fn each_trouble_has_its_line_and_its_advice() {
+        let refused = "Connection refused".to_owned();
+        let distrust = |why| Err(Distrust { why, issuer: Some("CN=Corp Proxy CA".to_owned()) });
+        let sample = |stored| Sample {
+            repository: "a/b".parse().expect("a name"),
+            reference: Reference::Tag("1".parse().expect("a tag")),
+            stored,
+        };
+        let took = Duration::from_millis(9);
+        let reading = |left| Reading { limit: 100, left, window: Duration::from_secs(21_600), source: None };
+        let expired = Some(Timestamp(1_780_000_000_000));
+        for (step, said, advised) in [
+            (
+                Step::Name("quay.io".to_owned(), Err(refused.clone())),
+                "quay.io does not resolve",
+                "getent hosts quay.io",
+            ),
+            (Step::Connection("quay.io".to_owned(), Err(refused)), "takes no connection", "firewall"),
+            (Step::Certificate(distrust(Why::Unknown)), "signed by CN=Corp Proxy CA", "ca = \"FILE\""),
+            (Step::Certificate(distrust(Why::Expired(expired))), "has expired on 2026-05-28", "renew"),
+            (Step::Certificate(distrust(Why::Early(None))), "is not good yet", "timedatectl"),
+            (Step::Certificate(distrust(Why::OtherName)), "another name", "url"),
+            (Step::Certificate(distrust(Why::Other("x".to_owned()))), "no TLS", "openssl s_client -connect quay.io"),
+            (Step::Door(Err(error(UpstreamErrorClass::NotFound)), took), "/v2/ at quay.io", "correct url"),
+            (Step::Door(Err(error(UpstreamErrorClass::Unavailable)), took), "/v2/ at quay.io", "what is stored"),
+            (Step::Proof(Err(error(UpstreamErrorClass::Denied))), "no token", "renew the credential"),
+            (Step::Proof(Err(error(UpstreamErrorClass::Unavailable))), "no token", "can be reached"),
+            (Step::Manifest(sample(true), Err(error(UpstreamErrorClass::Denied)), took), "refuses a/b:1", "renew"),
+            (
+                Step::Manifest(sample(false), Err(error(UpstreamErrorClass::RateLimited(None))), took),
+                "limits our rate",
+                "auth",
+            ),
+            (Step::Quota(reading(0)), "0 of 100 pulls are left in 6 h", "wait up to 6 h"),
+            (Step::Settings("no such file".to_owned()), "no such file", "registry-mirror check"),
+        ] {
+            let line = judged(step.clone());
+            assert_eq!(line.verdict, Verdict::Fail, "{step:?}");
+            assert!(line.message.contains(said), "{}", line.message);
+            assert!(line.hint.as_ref().is_some_and(|hint| hint.contains(advised)), "{:?}", line.hint);
+        }
+        for (step, said) in [
+            (Step::Quota(reading(9)), "9 of 100"),
+            (Step::Certificate(Ok(Shown { until: None, checked: false })), "insecure"),
+            (
+                Step::Certificate(Ok(Shown { until: Some(Timestamp(1_790_000_000_001)), checked: true })),
+                "ends on 2026-09-21",
+            ),
+            (Step::Door(Ok(Door::Open), SLOW), "answers after 2000 ms"),
+        ] {
+            let line = judged(step);
+            assert!(line.verdict == Verdict::Warn && line.message.contains(said) && line.hint.is_some(), "{line:?}");
+        }
+        for step in [
+            Step::Name("quay.io".to_owned(), Ok(vec!["192.0.2.1".parse().expect("an address")])),
+            Step::Connection("quay.io".to_owned(), Ok(took)),
+            Step::Certificate(Ok(Shown { until: None, checked: true })),
+            Step::Door(Ok(Door::Demands), took),
+            Step::Proof(Ok(true)),
+            Step::Manifest(sample(true), Ok(()), took),
+            Step::Manifest(sample(true), Err(error(UpstreamErrorClass::NotFound)), took),
+            Step::Manifest(sample(false), Err(error(UpstreamErrorClass::Denied)), took),
+            Step::Quota(reading(10)),
+        ] {
+            let line = judged(step);
+            assert_eq!((line.verdict, &line.hint), (Verdict::Ok, &None), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What a pull of an image would get now, and why.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Completeness, Document, ImageSummary, Moment};
+use crate::oci::RegistryName;
+
+/// What a pull would get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Why {
+    /// The whole name of the image.
+    pub image: String,
+    /// The registry that it is of.
+    pub upstream: RegistryName,
+    /// Whether it would succeed, as far as can be told without asking.
+    pub succeeds: bool,
+    /// The word for its manifest in the log, the metrics and `Cache-Status`; none where it would fail.
+    pub outcome: Option<String>,
+    /// Where its bytes would come from; none where it would fail.
+    pub from: Option<Source>,
+    /// In a sentence, why.
+    pub reason: String,
+    /// Until when the tag is served without a question; none where that is not a matter of time.
+    pub fresh_until_at: Option<Moment>,
+    /// Until when it is served while upstream does not answer; none where that is not a matter of time.
+    pub stale_until_at: Option<Moment>,
+    /// What is stored of it; none where nothing is known.
+    pub stored: Option<ImageSummary>,
+    /// What of it there is for this machine's platform, and what is not.
+    pub completeness: Completeness,
+}
+
+impl Document for Why {
+    const NAME: &'static str = "why";
+}
+
+/// Where bytes come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// From the store, all of them.
+    Store,
+    /// From the store, and what is missing there from upstream.
+    Both,
+    /// From upstream.
+    Upstream,
+}

@@ -1,0 +1,272 @@
+//! What a pull would get now, told without one: from what is stored, what is remembered of the tag and what is known
+//! of the upstream. Nobody is asked, and nothing counts as used. The decision is pure, and that of a pull in short.
+
+use crate::clock::Timestamp;
+use crate::documents::{Moment, Source, Why};
+use crate::graph::Graph;
+use crate::graph::image::{self, Completeness, Platforms};
+use crate::metadata::{MetadataError, Note, Pin};
+use crate::mirror::images::catalog::{Catalog, CatalogError, Found};
+use crate::mirror::recall::freshness::Policy;
+use crate::mirror::{Mirror, Mode};
+use crate::oci::ImageName;
+use crate::outcome::Outcome;
+use crate::upstream::Allowance;
+use crate::upstream::health::Health;
+
+/// What is known of the upstream without asking it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// Nothing against it.
+    #[default]
+    Well,
+    /// It did not answer when it was last asked.
+    Away,
+    /// Few of the pulls that it grants are left.
+    Sparing,
+}
+
+impl From<&Health> for Reach {
+    fn from(health: &Health) -> Reach {
+        match health {
+            health if health.is_down() || health.failing => Reach::Away,
+            Health { allowance: Allowance::Low | Allowance::Spent, .. } => Reach::Sparing,
+            _ => Reach::Well,
+        }
+    }
+}
+
+/// What a pull goes by.
+#[derive(Clone, Copy, Debug)]
+struct Facts<'a> {
+    policy: Policy,
+    now: Timestamp,
+    reach: Reach,
+    /// Nothing of the repository is served: upstream refuses it.
+    denied: bool,
+    /// The name stands for one manifest, whatever upstream says.
+    fixed: bool,
+    /// When upstream last said what the tag stands for, if it ever did.
+    checked_at: Option<Timestamp>,
+    /// Whether its manifest is stored.
+    stored: bool,
+    /// What there is of it for this machine.
+    completeness: &'a Completeness,
+}
+
+/// Why there would be nothing.
+struct Nothing(String);
+
+impl Facts<'_> {
+    /// What a pull would get: the outcome of the manifest, and why; else why nothing.
+    fn foresee(&self) -> Result<(Outcome, String), Nothing> {
+        if self.denied {
+            let reason = "upstream refuses this repository, and nothing of it is served until it gives it again";
+            return Err(Nothing(reason.to_owned()));
+        }
+        let (outcome, reason) = match self.checked_at {
+            _ if self.fixed => self.foresee_fixed()?,
+            None => self.ask("it was never pulled through this mirror")?,
+            Some(checked_at) => self.foresee_tag(checked_at)?,
+        };
+        if outcome != Outcome::Fill && !self.completeness.is_complete() && self.silence().is_some() {
+            let why = self.completeness.unknown().unwrap_or_else(|| self.completeness.shortfall());
+            return Err(self.nothing(&why));
+        }
+        Ok((outcome, reason))
+    }
+
+    fn foresee_fixed(&self) -> Result<(Outcome, String), Nothing> {
+        if self.stored {
+            return Ok((Outcome::Hit, "it stands for one manifest, which is stored; nobody is asked".to_owned()));
+        }
+        self.ask("its manifest is not stored")
+    }
+
+    fn foresee_tag(&self, checked_at: Timestamp) -> Result<(Outcome, String), Nothing> {
+        let Facts { policy, now, stored, .. } = self;
+        let fresh = policy.serves(checked_at, *now);
+        if !stored {
+            return self.ask("its manifest is not stored");
+        }
+        if fresh {
+            let offline = policy.mode == Mode::Offline;
+            let reason = if offline { "mode = \"offline\" asks nobody" } else { "the tag is fresh; nobody is asked" };
+            return Ok((Outcome::Hit, reason.to_owned()));
+        }
+        let stands_in = policy.may_stand_in(checked_at, *now);
+        match self.reach {
+            Reach::Sparing if stands_in => {
+                Ok((Outcome::Stale, "upstream is not asked, to spare the few pulls that it still grants".to_owned()))
+            }
+            Reach::Away if stands_in => {
+                Ok((Outcome::Stale, "the tag is no longer fresh, and upstream did not answer lately".to_owned()))
+            }
+            Reach::Away => Err(self.nothing("what is stored is older than stale_if_error")),
+            _ => {
+                let reason = "the tag is no longer fresh; upstream is asked whether it moved";
+                Ok((Outcome::Revalidated, reason.to_owned()))
+            }
+        }
+    }
+
+    /// Upstream is asked for all of it.
+    fn ask(&self, because: &str) -> Result<(Outcome, String), Nothing> {
+        match self.silence() {
+            Some(_) => Err(self.nothing(because)),
+            None => Ok((Outcome::Fill, format!("{because}; upstream is asked"))),
+        }
+    }
+
+    /// Why nothing can come from upstream, if that is so.
+    fn silence(&self) -> Option<&'static str> {
+        match (self.policy.mode, self.reach) {
+            (Mode::Offline, _) => Some("mode = \"offline\" asks nobody"),
+            (_, Reach::Away) => Some("upstream did not answer lately"),
+            _ => None,
+        }
+    }
+
+    fn nothing(&self, because: &str) -> Nothing {
+        Nothing(format!("{because}, and {}", self.silence().unwrap_or("upstream cannot be asked")))
+    }
+
+    /// Until when the tag is served without a question, and while upstream does not answer.
+    fn until(&self) -> (Option<Moment>, Option<Moment>) {
+        let by_time = self.checked_at.filter(|_| !self.fixed && self.stored && self.policy.mode != Mode::Offline);
+        let fresh = by_time.map(|at| at.plus(self.policy.tag_ttl).into());
+        let stale = by_time.filter(|_| self.policy.mode == Mode::Online);
+        (fresh, stale.map(|at| at.plus(self.policy.stale_if_error).into()))
+    }
+}
+
+/// What a pull of `name` would get `now`. Blocks.
+///
+/// # Errors
+/// When what is remembered cannot be read.
+pub(crate) fn why(
+    graph: &Graph,
+    name: &Pin,
+    policy: Policy,
+    reach: Reach,
+    now: Timestamp,
+) -> Result<Why, MetadataError> {
+    let catalog = Catalog::of(graph)?;
+    let found = catalog.named(name)?;
+    let completeness =
+        found.as_ref().map(|Found { image, lacking, .. }| image::completeness(image, &Platforms::Ours, lacking));
+    let completeness = completeness.unwrap_or_default();
+    let has_manifest = |Found { image, lacking, .. }: &Found| {
+        let manifest = &image.manifest;
+        image::lack(manifest, Some(image), lacking).is_none()
+    };
+    let facts = Facts {
+        policy,
+        now,
+        reach,
+        denied: graph.metadata().noted(&name.location, Note::Denied)?.is_some(),
+        fixed: catalog.fixed(name).is_some(),
+        checked_at: found.as_ref().and_then(|found| Some(found.record.as_ref()?.checked_at)),
+        stored: found.as_ref().is_some_and(has_manifest),
+        completeness: &completeness,
+    };
+    let foreseen = facts.foresee();
+    let from = foreseen.as_ref().ok().map(|(outcome, _)| match outcome {
+        Outcome::Fill => Source::Upstream,
+        _ if completeness.is_complete() => Source::Store,
+        _ => Source::Both,
+    });
+    let (fresh_until_at, stale_until_at) = facts.until();
+    let (succeeds, outcome, reason) = match foreseen {
+        Ok((outcome, reason)) => (true, Some(outcome.as_str().to_owned()), reason),
+        Err(Nothing(reason)) => (false, None, reason),
+    };
+    Ok(Why {
+        image: name.to_string(),
+        upstream: name.location.upstream.clone(),
+        succeeds,
+        outcome,
+        from,
+        reason,
+        fresh_until_at,
+        stale_until_at,
+        stored: found.as_ref().map(|found| catalog.summary(name, found)),
+        completeness: completeness.document(),
+    })
+}
+
+impl Mirror {
+    /// What a pull would get now. Nobody is asked.
+    ///
+    /// # Errors
+    /// [`CatalogError::Route`] and [`CatalogError::Metadata`]; an unknown image is no error.
+    pub async fn why(&self, name: &ImageName) -> Result<Why, CatalogError> {
+        let route = self.route_of(name)?;
+        let reach = Reach::from(&route.upstream.health());
+        let (policy, now) = self.0.answers.rules();
+        let pin = Pin { location: route.location, reference: name.reference.clone() };
+        Ok(self.0.graph.ask(move |graph| why(graph, &pin, policy, reach, now)).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const POLICY: Policy = Policy {
+        mode: Mode::Online,
+        tag_ttl: Duration::from_secs(300),
+        stale_if_error: Duration::from_secs(86_400),
+        patience: Duration::from_secs(2),
+    };
+    const NOW: Timestamp = Timestamp(1_700_000_000_000);
+
+    #[test]
+    fn what_a_pull_would_get_follows_from_what_is_stored_and_who_answers() {
+        use Outcome::{Fill, Hit, Revalidated, Stale};
+        let ago = |seconds: u64| Some(NOW.minus(Duration::from_secs(seconds)));
+        let whole = Completeness::default();
+        let part = Completeness { unreadable: 1, ..Completeness::default() };
+        let base = Facts {
+            policy: POLICY,
+            now: NOW,
+            reach: Reach::Well,
+            denied: false,
+            fixed: false,
+            checked_at: ago(10),
+            stored: true,
+            completeness: &whole,
+        };
+        let offline = Policy { mode: Mode::Offline, ..POLICY };
+        let (away, sparing, stale) = (Reach::Away, Reach::Sparing, ago(400));
+        for (facts, expected) in [
+            (base, Some(Hit)),
+            (Facts { reach: away, ..base }, Some(Hit)),
+            (Facts { stored: false, ..base }, Some(Fill)),
+            (Facts { stored: false, reach: away, ..base }, None),
+            (Facts { checked_at: None, stored: false, ..base }, Some(Fill)),
+            (Facts { checked_at: None, stored: false, policy: offline, ..base }, None),
+            (Facts { checked_at: stale, ..base }, Some(Revalidated)),
+            (Facts { checked_at: stale, reach: away, ..base }, Some(Stale)),
+            (Facts { checked_at: stale, reach: sparing, ..base }, Some(Stale)),
+            (Facts { checked_at: stale, policy: offline, ..base }, Some(Hit)),
+            (Facts { checked_at: ago(100_000), ..base }, Some(Revalidated)),
+            (Facts { checked_at: ago(100_000), reach: away, ..base }, None),
+            (Facts { completeness: &part, ..base }, Some(Hit)),
+            (Facts { completeness: &part, reach: away, ..base }, None),
+            (Facts { completeness: &part, policy: offline, ..base }, None),
+            (Facts { fixed: true, checked_at: None, reach: away, ..base }, Some(Hit)),
+            (Facts { fixed: true, checked_at: None, stored: false, ..base }, Some(Fill)),
+            (Facts { fixed: true, stored: false, reach: away, ..base }, None),
+            (Facts { denied: true, ..base }, None),
+        ] {
+            assert_eq!(facts.foresee().ok().map(|(outcome, _)| outcome), expected, "{facts:?}");
+        }
+        let (fresh, stale) = base.until();
+        assert_eq!(fresh.map(Moment::millis), Some(NOW.0 + 290_000));
+        assert_eq!(stale.map(Moment::millis), Some(NOW.0 + 86_390_000));
+        assert_eq!(Facts { fixed: true, ..base }.until(), (None, None));
+    }
+}

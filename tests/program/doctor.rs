@@ -1,0 +1,258 @@
+//! `doctor` on made-up trouble: each has its line and its advice, and nothing of a secret gets into what is handed on.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use registry_mirror::clock::{Clock as _, SystemClock};
+use rustls::pki_types::PrivateKeyDer;
+use scripted_registry::{Match, Registry, Rule, TokenPolicy, noise};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::operate::{Site, run};
+
+/// A configuration with one upstream, `r.example`, and a store of its own.
+struct Case {
+    folder: TempDir,
+}
+
+impl Case {
+    fn new(upstream: &str) -> Case {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("store")).unwrap();
+        Case { folder }.with(upstream)
+    }
+
+    /// With these lines of the upstream.
+    fn with(self, upstream: &str) -> Case {
+        let store = self.folder.path().join("store");
+        let text = format!(
+            "server.listen = [\"127.0.0.1:0\"]\nserver.admin = []\nstore.path = \"{}\"\nstore.min_free = \"0\"\n\
+             [[upstream]]\nhost = \"r.example\"\n{upstream}\n",
+            store.display()
+        );
+        std::fs::write(self.folder.path().join("mirror.toml"), text).unwrap();
+        self
+    }
+
+    fn file(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    }
+
+    fn doctor(&self, more: &str) -> (i32, String) {
+        let config = self.folder.path().join("mirror.toml");
+        let (code, out, err) = run(format!("doctor -c {} {more}", config.display()).trim_end(), "");
+        assert_eq!(err, "", "{out}");
+        (code, out)
+    }
+
+    /// What fails of the upstream: exactly one line, and there is no more after it.
+    fn trouble(&self) -> String {
+        let (code, out) = self.doctor("--upstream r.example");
+        let failed: Vec<_> = out.lines().filter(|line| line.starts_with("fail ")).collect();
+        assert_eq!((code, failed.len()), (1, 1), "{out}");
+        assert!(failed[0].contains("; to do: "), "{out}");
+        failed[0].to_owned()
+    }
+}
+
+#[track_caller]
+fn says(line: &str, words: &[&str]) {
+    words.iter().for_each(|word| assert!(line.contains(word), "{word:?} in {line}"));
+}
+
+/// A registry with one image, and what it runs on.
+fn registry() -> (tokio::runtime::Runtime, Registry) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let registry = runtime.block_on(Registry::start());
+    registry.add_image("library/alpine", "latest", &[noise(1, 100)]);
+    (runtime, registry)
+}
+
+#[test]
+fn a_name_that_does_not_resolve_and_a_port_that_is_closed_are_told() {
+    let nowhere = Case::new("url = \"https://nothing.invalid\"");
+    says(&nowhere.trouble(), &["upstream r.example: the name nothing.invalid does not resolve", "getent hosts"]);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let case = Case::new(&format!("url = \"http://{closed}\""));
+    says(&case.trouble(), &[&format!("{closed} takes no connection"), "firewall"]);
+}
+
+/// A server that shows this certificate, and its authority in PEM.
+fn server(change: impl FnOnce(&mut CertificateParams)) -> (SocketAddr, String) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    authority.distinguished_name.push(DnType::CommonName, "Corp Proxy CA");
+    let authority_key = KeyPair::generate().unwrap();
+    let pem = authority.self_signed(&authority_key).unwrap().pem();
+    let mut leaf = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    change(&mut leaf);
+    let key = KeyPair::generate().unwrap();
+    let leaf = leaf.signed_by(&key, &Issuer::from_params(&authority, &authority_key)).unwrap();
+    let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    let config = rustls::ServerConfig::builder().with_no_client_auth();
+    let config = Arc::new(config.with_single_cert(vec![leaf.der().clone()], key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It ends with the process of the tests.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut tls = rustls::ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = stream;
+            while tls.is_handshaking() && tls.complete_io(&mut stream).is_ok() {}
+        }
+    });
+    (address, pem)
+}
+
+#[test]
+fn an_authority_that_nobody_knows_and_a_certificate_that_has_expired_are_told() {
+    let (address, _) = server(|_| {});
+    let unknown = Case::new(&format!("url = \"https://{address}\""));
+    says(&unknown.trouble(), &["is signed by", "Corp Proxy CA", "does not trust", "ca = \"FILE\""]);
+    let (address, pem) = server(|leaf| {
+        leaf.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        leaf.not_after = rcgen::date_time_ymd(2002, 2, 2);
+    });
+    let expired = Case::new("");
+    let ca = expired.file("ca.pem", &pem);
+    let expired = expired.with(&format!("url = \"https://{address}\"\nca = \"{ca}\""));
+    says(&expired.trouble(), &["has expired on 2002-02-02", "renew it", "clock"]);
+}
+
+#[test]
+fn a_clock_that_is_off_a_refused_token_and_a_quota_that_is_spent_are_told() {
+    let (_runtime, registry) = registry();
+    let url = format!("url = \"{}\"", registry.url());
+    let case = Case::new(&url);
+    let now = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(SystemClock.now().0));
+    registry.rule(Rule::on(Match::ping()).header("date", &now));
+    let (code, out) = case.doctor("--upstream r.example");
+    assert_eq!(code, 0, "{out}");
+    registry.clear_rules();
+    says(&out, &["ok    clock: right", "/v2/ is open", "it has library/alpine:latest"]);
+    registry.rule(Rule::on(Match::ping()).header("date", "Tue, 15 Nov 1994 08:12:31 GMT"));
+    says(&case.trouble(), &["clock: ", " s fast by the clocks of 1 upstream", "timedatectl set-ntp true"]);
+    registry.clear_rules();
+
+    registry.limit_pulls(100, 0);
+    says(&case.trouble(), &["0 of 100 pulls are left in 6 h", "wait up to 6 h, or set auth"]);
+    registry.limit_pulls(100, 9);
+    let (code, out) = case.doctor("--upstream r.example");
+    assert_eq!(code, 0, "{out}");
+    says(&out, &["warn  upstream r.example: 9 of 100 pulls are left"]);
+
+    registry.require_tokens(TokenPolicy::bearer().user("me", "right"));
+    let login = case.file("login", "me:wrong-canary\n");
+    let case = case.with(&format!("{url}\nauth = \"file:{login}\""));
+    let line = case.trouble();
+    says(&line, &["upstream r.example: no token: ", "401", "renew the credential"]);
+    assert!(!line.contains("canary"));
+    case.file("login", "me:right\n");
+    let (code, out) = case.doctor("--upstream r.example");
+    assert_eq!(code, 0, "{out}");
+    says(&out, &["it takes our credential", &format!("ok    credentials r.example: found: {login}")]);
+}
+
+/// A small file system on the folder, unmounted when dropped. None where this user may not mount one.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn on(folder: &'a Path) -> Option<Mounted<'a>> {
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"]).arg(folder).output();
+        if mounted.is_ok_and(|output| output.status.success()) {
+            return Some(Mounted(folder));
+        }
+        eprintln!("skipped: mounting a tmpfs needs a superuser");
+        None
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_or_read_only_is_told() {
+    // Nobody is asked, so that all that fails is the store.
+    let case = Case::new("url = \"http://127.0.0.1:1\"");
+    let config = case.folder.path().join("mirror.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("cache.mode = \"offline\"\n{text}")).unwrap();
+    let store = case.folder.path().join("store");
+    let Some(mounted) = Mounted::on(&store) else { return };
+    let (code, out) = case.doctor("");
+    assert_eq!(code, 0, "{out}");
+    says(&out, &["ok    store: it writes in ", "is in memory"]);
+    // As much as it takes.
+    let _ = std::fs::write(store.join(".filler"), vec![1; 2 << 20]);
+    let (code, out) = case.doctor("");
+    assert_eq!(code, 1, "{out}");
+    says(&out, &["fail  store: the disk of ", " is full; to do: free some, or have the store hold less: max_size"]);
+    std::fs::remove_file(store.join(".filler")).unwrap();
+    let remounted = Command::new("mount").args(["-o", "remount,ro"]).arg(mounted.0).status().unwrap();
+    assert!(remounted.success());
+    let (code, out) = case.doctor("");
+    assert_eq!(code, 1, "{out}");
+    says(&out, &["fail  store: ", "is mounted read-only; to do: mount it for writing: mount -o remount,rw"]);
+}
+
+#[test]
+fn what_is_named_alone_is_looked_at_and_what_is_wrong_in_the_file_is_told() {
+    let (_runtime, registry) = registry();
+    let case = Case::new(&format!("url = \"{}\"", registry.url()));
+    let (code, out) = case.doctor("--upstream r.example --json");
+    let said: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &said["document"], &said["ok"]), (0, &"doctor".into(), &true.into()));
+    let about: Vec<_> =
+        said["checks"].as_array().unwrap().iter().map(|check| check["about"].as_str().unwrap()).collect();
+    assert!(about.iter().all(|about| ["clock", "upstream r.example"].contains(about)), "{about:?}");
+    let (code, out) = case.doctor("--client docker");
+    assert_eq!((code, out.lines().count()), (0, 1), "{out}");
+    says(&out, &["client docker: "]);
+    let config = case.folder.path().join("mirror.toml");
+    let run = |line: &str| run(&format!("doctor -c {} {line}", config.display()), "");
+    assert_eq!(run("--upstream other.example").0, 2);
+    std::fs::write(&config, "listen_at = 1\n").unwrap();
+    let (code, out, _) = run("--json");
+    let said: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &said["ok"], &said["checks"][0]["about"]), (1, &false.into(), &"configuration".into()));
+}
+
+#[test]
+fn what_is_handed_on_is_for_its_owner_and_holds_no_secret() {
+    let site = Site::start();
+    site.ok("pull app:1");
+    let canaries = ["the-token-canary-0123456789", "a-password-canary"];
+    let token = site.folder.path().join("token");
+    std::fs::write(&token, canaries[0]).unwrap();
+    let login = site.folder.path().join("login");
+    std::fs::write(&login, format!("me:{}", canaries[1])).unwrap();
+    let config = site.folder.path().join("mirror.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let (token, login) = (token.display(), login.display());
+    std::fs::write(&config, format!("server.admin_token = \"file:{token}\"\n{text}auth = \"file:{login}\"\n")).unwrap();
+    let bundle = site.folder.path().join("report.tar");
+    // What lies there is not written through.
+    std::os::unix::fs::symlink(site.folder.path().join("elsewhere"), &bundle).unwrap();
+    let line = format!("doctor --client docker --bundle {} -c {}", bundle.display(), config.display());
+    let (code, out, err) = site.run(&line);
+    assert_eq!(code, 0, "{out} {err}");
+    let metadata = std::fs::symlink_metadata(&bundle).unwrap();
+    assert_eq!((metadata.permissions().mode() & 0o777, metadata.is_file()), (0o600, true));
+    let tar = String::from_utf8_lossy(&std::fs::read(&bundle).unwrap()).into_owned();
+    for page in ["doctor.json", "version.json", "system.txt", "mirror.toml", "status.json", "metrics.txt"] {
+        assert!(tar.contains(&format!("registry-mirror-report/{page}")), "{page}");
+    }
+    says(&tar, &["process_max_fds", "\"document\":\"status\"", "max_size", &login.to_string()]);
+    canaries.iter().for_each(|canary| assert!(!tar.contains(canary), "{canary}"));
+}
