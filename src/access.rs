@@ -6,7 +6,6 @@
 
 mod caller;
 mod explain;
-mod glob;
 mod grant;
 mod grants;
 mod presented;

@@ -16,6 +16,7 @@ mod export;
 mod freeze;
 mod gc;
 mod healthcheck;
+mod help;
 mod history;
 mod images;
 mod import;
@@ -23,7 +24,6 @@ mod inspect;
 mod manual;
 mod names;
 mod pin;
-mod plain;
 mod pull;
 mod ready;
 mod reload;
@@ -38,7 +38,7 @@ mod why;
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
+use clap::{FromArgMatches as _, Parser, Subcommand};
 
 use crate::documents::{Code, Error, Forgotten, Pinned, Unpinned};
 use colour::Color;
@@ -97,7 +97,7 @@ impl Tone {
     }
 }
 
-/// In the order in which somebody who is new needs them: run it, look at it, images, upkeep, the program.
+/// What can be done; `help` has the order.
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the mirror; no file is needed
@@ -161,7 +161,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
     let args: Vec<OsString> = args.into_iter().collect();
     // Also for what cannot be parsed: a script that asked for JSON gets it.
     let json = args.iter().any(|arg| arg == "--json");
-    let parser = CommandLine::command().color(Color::typed(&args).of_help());
+    let parser = help::program().color(Color::typed(&args).of_help());
     let parsed = parser.try_get_matches_from(args).and_then(|matches| CommandLine::from_arg_matches(&matches));
     let CommandLine { command, tone } = match parsed {
         Ok(line) => line,

@@ -4,7 +4,7 @@
 //!
 //! | layer | modules | may use |
 //! |---|---|---|
-//! | 0 vocabulary | [`oci`], [`outcome`], [`documents`]; [`clients`], what each may have | nothing that does I/O |
+//! | 0 vocabulary | [`oci`], [`outcome`], [`documents`]; [`clients`], what each may have; [`plain`], text for terminals | nothing that does I/O |
 //! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | the vocabulary; each adapter the one crate it wraps |
 //! | 2 what both use cases need | [`graph`], what images lead to | ports, never adapters |
 //! | 2 who may read what | [`access`], decisions and the permits that come of them | the vocabulary, [`metadata`] |
@@ -51,6 +51,7 @@ pub mod metrics;
 pub mod mirror;
 pub mod oci;
 pub mod outcome;
+pub mod plain;
 pub mod server;
 pub mod systemd;
 pub mod telemetry;

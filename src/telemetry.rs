@@ -2,17 +2,21 @@
 //!
 //! The only place that knows `tracing-subscriber`; everything else writes with `tracing`. Lines go
 //! to stderr, because stdout belongs to data. Text on a terminal, one JSON object per line
-//! elsewhere. The time is left out when the journal adds its own.
+//! elsewhere. The time is left out when the journal adds its own. How text looks is `people`'s.
+
+mod people;
 
 use std::io::IsTerminal;
 use std::sync::OnceLock;
 
 use tracing::Level;
-use tracing_subscriber::filter::{FilterExt as _, filter_fn};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::time::SystemTime;
 use tracing_subscriber::layer::{Filter, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
+
+use people::ForPeople;
 
 /// What is logged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,8 +73,7 @@ pub fn start(log: &Log, coloured: Option<bool>) {
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match (style.json, style.time) {
         (true, true) => Box::new(lines.json().flatten_event(true).with_timer(SystemTime)),
         (true, false) => Box::new(lines.json().flatten_event(true).without_time()),
-        (false, true) => Box::new(lines.with_timer(SystemTime)),
-        (false, false) => Box::new(lines.without_time()),
+        (false, time) => Box::new(lines.event_format(ForPeople { time, detailed: is_detailed(&log.level) })),
     };
     // A log that is already there stays.
     let (filter, handle) = reload::Layer::new(boxed(&log.level));
@@ -99,6 +102,11 @@ pub fn change(level: &str) {
 pub fn rules<S>(level: &str) -> impl Filter<S> + use<S> {
     let level = EnvFilter::try_new(level).unwrap_or_else(|_| EnvFilter::new("info"));
     level.and(filter_fn(|line| line.target().starts_with("registry_mirror") || *line.level() <= Level::DEBUG))
+}
+
+/// Whether somebody wants to see more than what happens.
+fn is_detailed(level: &str) -> bool {
+    EnvFilter::try_new(level).is_ok_and(|level| level.max_level_hint() >= Some(LevelFilter::DEBUG))
 }
 
 fn style(format: LogFormat, surroundings: Surroundings) -> Style {

@@ -4,9 +4,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::Caller;
-use super::glob::Glob;
 use crate::metadata::Location;
-use crate::oci::{Reference, Tag};
+use crate::oci::{Glob, Reference, Tag};
 
 /// A grant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,12 +25,17 @@ pub(super) fn ago(at: Moment) -> String {
     }
 }
 
+/// So many seconds, in their largest units.
+pub(super) fn seconds(seconds: u64) -> String {
+    humantime::format_duration(Duration::from_secs(seconds)).to_string()
+}
+
 /// How far ahead something is, to the second: `in 4s`.
 pub(super) fn ahead(at: Moment) -> String {
     let left = Duration::from_millis(at.millis().saturating_sub(SystemClock.now().0)).as_millis().div_ceil(1000);
     match u64::try_from(left) {
         Ok(0) | Err(_) => "with the next request".to_owned(),
-        Ok(seconds) => format!("in {}", humantime::format_duration(Duration::from_secs(seconds))),
+        Ok(left) => format!("in {}", seconds(left)),
     }
 }
 

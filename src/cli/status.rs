@@ -1,6 +1,6 @@
 //! `registry-mirror status`: how the daemon is doing.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::client::{At, Remote};
 use super::talk::clear;
@@ -8,33 +8,67 @@ use super::{Exit, show};
 use crate::documents::{Endpoint, EndpointState, Error, FillStatus, Mode, Status, UpstreamStatus, counted};
 
 /// How often `--watch` looks.
-const EVERY: Duration = Duration::from_secs(2);
+const EVERY: Duration = Duration::from_secs(1);
+/// The columns of a bar.
+const BAR: usize = 20;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
-    /// Look again every two seconds
+    /// Look again every second, with what goes on and how fast
     #[arg(long)]
     watch: bool,
+    /// Only the names of upstreams, one a line; for completions
+    #[arg(long, hide = true, conflicts_with_all = ["json", "watch"])]
+    names: bool,
     #[command(flatten)]
     at: At,
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let remote = Remote::find(&args.at)?;
+    if args.names {
+        let upstreams = remote.get::<Status>("status")?.document.upstreams;
+        upstreams.iter().try_for_each(|upstream| super::print(&upstream.host))?;
+        return Ok(Exit::Done);
+    }
+    let mut before: Option<(Status, Instant)> = None;
     loop {
-        let said = remote.get::<Status>("status")?;
+        let (said, at) = (remote.get::<Status>("status")?, Instant::now());
         if args.watch && !args.at.json {
             clear()?;
         }
-        said.print(args.at.json, described)?;
+        let since = before.as_ref().map(|(status, earlier)| Since { status, took: at - *earlier });
+        said.print(args.at.json, |status| described(status, since))?;
         if !args.watch {
             return Ok(Exit::Done);
         }
+        before = Some((said.document, at));
         std::thread::sleep(EVERY);
     }
 }
 
-fn described(status: &Status) -> String {
+/// What was seen some time earlier.
+#[derive(Clone, Copy)]
+struct Since<'a> {
+    status: &'a Status,
+    took: Duration,
+}
+
+impl Since<'_> {
+    /// Bytes a second.
+    fn rate(&self, earlier: u64, now: u64) -> u64 {
+        let millis = u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX).max(1);
+        now.saturating_sub(earlier).saturating_mul(1000) / millis
+    }
+
+    fn of(&self, fill: &FillStatus) -> Option<u64> {
+        let same = |known: &&FillStatus| known.digest == fill.digest && known.repository == fill.repository;
+        let earlier = self.status.fills.iter().find(same)?;
+        Some(self.rate(earlier.written_bytes, fill.written_bytes))
+    }
+}
+
+fn described(status: &Status, since: Option<Since<'_>>) -> String {
     let Status { requests, bytes, store, .. } = status;
     let mut lines = vec![
         format!(
@@ -61,9 +95,14 @@ fn described(status: &Status) -> String {
             counted(store.blobs, "blob"),
             show::size(store.budget_bytes)
         ),
-        format!("  filling    {}", status.fills.len()),
     ];
-    lines.extend(status.fills.iter().map(fill));
+    if let Some(since) = since {
+        let (out, up) = (since.status.bytes.total, since.status.fetched_bytes);
+        let [out, up] = [since.rate(out, bytes.total), since.rate(up, status.fetched_bytes)].map(show::size);
+        lines.push(format!("  now        {out}/s to clients, {up}/s from upstreams"));
+    }
+    lines.push(format!("  filling    {}", status.fills.len()));
+    lines.extend(status.fills.iter().map(|one| fill(one, since)));
     lines.push("  upstreams".to_owned());
     let (quiet, told): (Vec<_>, Vec<_>) = status.upstreams.iter().partition(|upstream| is_quiet(upstream));
     let mut rows = Vec::new();
@@ -126,16 +165,70 @@ fn fills(upstream: &UpstreamStatus) -> String {
     }
 }
 
-fn fill(fill: &FillStatus) -> String {
+fn fill(fill: &FillStatus, since: Option<Since<'_>>) -> String {
     let total = fill.size_bytes.map_or_else(|| "?".to_owned(), show::size);
     let FillStatus { repository, digest, written_bytes: written, readers, .. } = fill;
-    format!("    {repository} {} {} of {total}, {readers} reading", show::short(digest), show::size(*written))
+    let mut line = format!("    {repository} {}", show::short(digest));
+    if let (Some(_), Some(size)) = (since, fill.size_bytes) {
+        line += &format!(" {}", bar(*written, size));
+    }
+    line += &format!(" {} of {total}, {readers} reading", show::size(*written));
+    if let Some(rate) = since.and_then(|since| since.of(fill)) {
+        line += &format!(", {}/s", show::size(rate));
+        let left = fill.size_bytes.map(|size| size.saturating_sub(*written)).filter(|_| rate > 0);
+        line += &left.map(|left| format!(", {} left", show::seconds(left.div_ceil(rate)))).unwrap_or_default();
+    }
+    line
+}
+
+/// How much of a whole there is.
+fn bar(part: u64, whole: u64) -> String {
+    let filled = usize::try_from(part.saturating_mul(BAR as u64) / whole.max(1)).unwrap_or(BAR).min(BAR);
+    format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::documents::{LastError, Moment, Pulls};
+    use crate::documents::{LastError, Moment, Pulls, Share, StoreStatus};
+    use crate::oci::{Algorithm, Digest};
+
+    #[test]
+    fn a_watched_fill_has_a_bar_a_rate_and_the_time_that_is_left() {
+        let digest = Digest::of(Algorithm::Sha256, b"a layer");
+        let fill = |written_bytes| FillStatus {
+            repository: "ghcr.io/acme/api".to_owned(),
+            digest,
+            written_bytes,
+            size_bytes: Some(40 << 20),
+            readers: 7,
+        };
+        let status = |written: u64| Status {
+            program: "0.1.0".to_owned(),
+            started_at: Moment::from_millis(0),
+            mode: Mode::Online,
+            requests: Share::default(),
+            bytes: Share { total: written * 7, ..Share::default() },
+            fetched_bytes: written,
+            saved_bytes: 0,
+            fills: vec![fill(written)],
+            upstreams: Vec::new(),
+            store: StoreStatus::default(),
+        };
+        let (before, now) = (status(10 << 20), status(20 << 20));
+        let since = Since { status: &before, took: Duration::from_secs(2) };
+        let text = described(&now, Some(since));
+        let line = format!(
+            "    ghcr.io/acme/api {} ██████████░░░░░░░░░░ 20.0 MiB of 40.0 MiB, 7 reading, 5.0 MiB/s, 4s left",
+            show::short(&digest)
+        );
+        assert!(text.lines().any(|found| found == line), "{text}");
+        assert!(text.contains("  now        35.0 MiB/s to clients, 5.0 MiB/s from upstreams"), "{text}");
+        assert!(!described(&now, None).contains(['█', '░']));
+        for (part, whole, expected) in [(0, 0, 0), (1, 3, 6), (9, 9, BAR), (u64::MAX, 1, BAR)] {
+            assert_eq!(bar(part, whole).matches('█').count(), expected, "{part} of {whole}");
+        }
+    }
 
     #[test]
     fn every_address_is_told_with_what_is_wrong_and_what_is_left() {

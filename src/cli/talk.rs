@@ -4,8 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use super::{colour, plain};
+use super::colour;
 use crate::documents::{self, Code, Document, Error};
+use crate::plain;
 
 /// How a command went. Codes may be added; one that is not known here means "failed".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -197,6 +197,14 @@ impl Receipt for Sending {
 }
 
 impl Record {
+    /// What of its bytes was fetched for it: all of those that it did not share with others.
+    const fn upstream_bytes(&self) -> u64 {
+        match self.outcome {
+            Outcome::Fill | Outcome::Relayed => self.bytes,
+            _ => 0,
+        }
+    }
+
     /// Who got what, or did not.
     fn audit(&self, audit: &Audit) {
         let Record { location, rule, .. } = self;
@@ -241,6 +249,7 @@ impl Drop for Record {
             repository = self.location.as_ref().map(|location| location.repository.as_str()),
             reference = self.reference.as_ref().map(tracing::field::display),
             bytes = self.bytes,
+            upstream_bytes = self.upstream_bytes(),
             complete = self.length.is_some_and(|length| self.bytes >= length),
             first_byte_ms = self.first_byte.map(milliseconds),
             duration_ms = milliseconds(self.begun.elapsed()),

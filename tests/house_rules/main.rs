@@ -53,7 +53,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &["oci", "outcome", "metrics"]),
     ("audit", &["clock", "documents", "metrics", "audit"]),
     ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
-    ("telemetry", &["telemetry"]),
+    ("plain", &["plain"]),
+    ("telemetry", &["plain", "telemetry"]),
     // Settings belong to who obeys them; the adapters stay out of reach.
     (
         "config",
@@ -65,7 +66,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("admin", &["oci", "documents", "clock", "outcome", "audit", "metrics", "graph", "mirror", "server", "admin"]),
     ("daemon", &["*"]),
     // `upstream` for the port that `bench` pulls through, `doctor` for what it knows of by name, and its report.
-    ("cli", &["oci", "documents", "clock", "config", "telemetry", "upstream", "doctor", "daemon", "cli"]),
+    ("cli", &["oci", "documents", "clock", "config", "plain", "telemetry", "upstream", "doctor", "daemon", "cli"]),
     // A map of the crate.
     ("lib", &[]),
     // What runs before it is compiled.
@@ -85,7 +86,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["server/authenticate", "server/tls", "upstream/http/trust.rs", "cli/client/tls"]),
     ("base64", &["upstream", "server/authenticate"]),
     ("bcrypt", &["server/authenticate/passwords.rs"]),
-    ("bytesize", &["config", "cli", "doctor"]),
+    ("bytesize", &["config", "cli", "doctor", "telemetry"]),
     ("clap", &["cli"]),
     ("flate2", &["bundle"]),
     ("governor", &["clients/rate.rs"]),
@@ -115,7 +116,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("tar", &["bundle", "doctor/report.rs"]),
     ("tokio_rustls", &["server/tls", "cli/client/tls", "upstream/http/examine.rs"]),
     ("toml", &["config"]),
-    ("tracing_subscriber", &["telemetry.rs"]),
+    ("tracing_subscriber", &["telemetry"]),
     ("x509_parser", &["server/authenticate/certificate.rs", "upstream/http/examine.rs"]),
     ("zeroize", &["access/presented.rs", "upstream", "config/secret.rs", "server/authenticate"]),
 ];

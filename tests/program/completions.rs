@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::operate::Site;
 use super::requirements::{DEMAND, demanded, find, say};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
@@ -108,4 +109,73 @@ fn zsh_completes_commands_options_and_values() {
         let zsh = zsh.env("HOME", home.path()).env("TERM", "dumb").args(["-f", "-c", SCRIPT, "zsh"]);
         printed(zsh.arg(file).arg(typed).arg(home.path().join("offered")))
     });
+}
+
+/// A daemon that holds an image, and a program of our name that asks it.
+struct Asked {
+    _site: Site,
+    folder: tempfile::TempDir,
+}
+
+impl Asked {
+    fn start() -> Asked {
+        let site = Site::start();
+        site.ok("pull app:1 --platform linux/amd64");
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!("#!/bin/sh\nexec {BINARY} \"$@\" --admin {}\n", site.admin);
+        let program = folder.path().join("registry-mirror");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        Asked { _site: site, folder }
+    }
+
+    fn path(&self) -> String {
+        format!("{}:{}", self.folder.path().display(), std::env::var("PATH").unwrap())
+    }
+}
+
+#[test]
+fn images_and_upstreams_of_the_running_daemon_are_offered() {
+    let asked = Asked::start();
+    let path = asked.path();
+    let file = |shell: &str| {
+        let file = asked.folder.path().join(format!("completions.{shell}"));
+        fs::write(&file, Command::new(BINARY).args(["completions", shell]).output().unwrap().stdout).unwrap();
+        file
+    };
+    if find("bash").is_some() {
+        let offered = |words: &[&str]| {
+            let script = r#"
+                source "$1"; shift
+                COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+                _registry_mirror_asking "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+                printf '%s\n' "${COMPREPLY[@]}"
+            "#;
+            let mut bash = Command::new("bash");
+            printed(bash.env("PATH", &path).args(["--norc", "-c", script, "bash"]).arg(file("bash")).args(words))
+        };
+        let has = |words: &[&str], expected: &str| {
+            let offered = offered(words);
+            assert!(offered.iter().any(|word| word == expected), "{words:?}: {offered:?}");
+        };
+        has(&["registry-mirror", "inspect", "docker.io/lib"], "docker.io/library/app:1");
+        has(&["registry-mirror", "why", "docker.io/library/app", ":", ""], "1");
+        has(&["registry-mirror", "doctor", "--upstream", "qu"], "quay.io");
+        assert!(!offered(&["registry-mirror", "gc", "docker"]).iter().any(|word| word.contains("app:1")));
+    }
+    if find("fish").is_some() {
+        let offered = |typed: &str| {
+            let script = "source $argv[1]; complete -C $argv[2]";
+            let mut fish = Command::new("fish");
+            fish.env("HOME", asked.folder.path()).env("PATH", &path).args(["--no-config", "-c", script]);
+            printed(fish.arg(file("fish")).arg(typed))
+        };
+        for (typed, expected) in [
+            ("registry-mirror inspect docker.io/lib", "docker.io/library/app:1"),
+            ("registry-mirror doctor --upstream qu", "quay.io"),
+        ] {
+            let offered = offered(typed);
+            assert!(offered.iter().any(|word| word.starts_with(expected)), "{typed}: {offered:?}");
+        }
+    }
 }

@@ -22,9 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::address::Address;
-use crate::cli::{explain, plain};
+use crate::cli::explain;
 use crate::config::Secret;
 use crate::documents::{self, Code, Document, Error};
+use crate::plain;
 
 /// A daemon that may answer.
 pub(in crate::cli) struct Endpoint {

@@ -2,7 +2,7 @@
 //! direction of writing, or passes for a line of ours.
 //!
 //! What comes from registries, bundles and daemons can hold anything. Characters that a terminal obeys are
-//! written as what they are, `\u{1b}` for an escape. All that commands say goes through here.
+//! written as what they are, `\u{1b}` for an escape. All that commands say goes through here, and the log for people.
 
 use std::borrow::Cow;
 
@@ -31,19 +31,24 @@ fn escaped(text: &str, obeyed: impl Fn(char) -> bool, escape: impl Fn(char, &mut
 }
 
 /// Lines for people, with their ends.
-pub(super) fn lines(text: &str) -> Cow<'_, str> {
+pub fn lines(text: &str) -> Cow<'_, str> {
     escaped(text, |c| is_obeyed(c) && c != '\n', |c, written| written.extend(c.escape_unicode()))
 }
 
+/// A part of a line.
+pub fn word(text: &str) -> Cow<'_, str> {
+    escaped(text, is_obeyed, |c, written| written.extend(c.escape_unicode()))
+}
+
 /// JSON that means the same.
-pub(super) fn json(text: &str) -> Cow<'_, str> {
+pub fn json(text: &str) -> Cow<'_, str> {
     let obeyed = |c: char| is_obeyed(c) && !c.is_ascii();
     // All of them are in the basic plane.
     escaped(text, |c| obeyed(c) || c == '\u{7f}', |c, written| written.push_str(&format!("\\u{:04x}", u32::from(c))))
 }
 
 /// A document, with texts of which each is a part of a line.
-pub(super) fn document(json: &[u8]) -> Cow<'_, [u8]> {
+pub fn document(json: &[u8]) -> Cow<'_, [u8]> {
     if json.is_ascii() && !json.contains(&b'\\') && !json.contains(&0x7f) {
         return Cow::Borrowed(json);
     }
@@ -55,7 +60,7 @@ pub(super) fn document(json: &[u8]) -> Cow<'_, [u8]> {
 fn tame(value: &mut Value) {
     match value {
         Value::String(text) => {
-            if let Cow::Owned(tamed) = escaped(text, is_obeyed, |c, written| written.extend(c.escape_unicode())) {
+            if let Cow::Owned(tamed) = word(text) {
                 *text = tamed;
             }
         }

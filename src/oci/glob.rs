@@ -2,7 +2,7 @@
 
 /// A pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Glob(Vec<Part>);
+pub struct Glob(Vec<Part>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
@@ -15,12 +15,12 @@ enum Part {
 
 impl Glob {
     /// A pattern in which a star stands for anything.
-    pub(super) fn of_names(pattern: &str) -> Glob {
+    pub fn of_names(pattern: &str) -> Glob {
         Glob(pattern.bytes().map(|byte| if byte == b'*' { Part::Stars } else { Part::Byte(byte) }).collect())
     }
 
     /// A pattern in which a star stops at a slash, and two of them do not.
-    pub(super) fn of_paths(pattern: &str) -> Glob {
+    pub fn of_paths(pattern: &str) -> Glob {
         let mut parts = Vec::new();
         for byte in pattern.bytes() {
             match (byte, parts.last_mut()) {
@@ -32,7 +32,8 @@ impl Glob {
         Glob(parts)
     }
 
-    pub(super) fn matches(&self, text: &str) -> bool {
+    /// Whether all of the text is as the pattern says.
+    pub fn matches(&self, text: &str) -> bool {
         // At which places of the pattern one may be, after so much of the text.
         let mut places = vec![false; self.0.len() + 1];
         places[0] = true;
