@@ -114,7 +114,7 @@ mod tests {
         let found = Found { name: "docker", there: true, led_by: None };
         let line = judge(&found);
         assert!(line.verdict == Verdict::Warn && line.hint.is_some_and(|hint| hint.contains("setup docker")));
-        let led = Found { led_by: Some("/etc/docker/daemon.json".to_owned()), ..found.clone() };
+        let led = Found { led_by: Some("/etc/docker/daemon.json".to_owned()), ..found };
         assert_eq!(judge(&led).verdict, Verdict::Ok);
         assert_eq!(judge(&Found { there: false, ..found }).verdict, Verdict::Ok);
     }

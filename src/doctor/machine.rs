@@ -199,7 +199,7 @@ mod tests {
                 "1024 files may be open, and 5000",
                 "LimitNOFILE=5000",
             ),
-            (Machine { pace: Some("bbr".to_owned()), ..well.clone() }, Warn, "bbr", "cubic"),
+            (Machine { pace: Some("bbr".to_owned()), ..well }, Warn, "bbr", "cubic"),
         ] {
             let lines = judge(&machine);
             let trouble: Vec<_> = lines.iter().filter(|line| line.verdict != Well).collect();
