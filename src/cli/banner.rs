@@ -19,35 +19,41 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "  {name:<8} {value}");
     };
-    line("pull", &urls(bound.pull));
+    let scheme = |exposed: bool| if exposed && config.server.tls.is_some() { "https" } else { "http" };
+    line("pull", &urls(bound.pull, |_| scheme(true)));
     line("store", &config.store.path.display().to_string());
     line("at most", &super::show::size(budget));
     line("mode", config.cache.policy.mode.as_str());
-    line("admin", &if bound.admin.is_empty() { "off".to_owned() } else { urls(bound.admin) });
+    let pages = urls(bound.admin, |address| scheme(!address.ip().is_loopback()));
+    line("page", &if pages.is_empty() { "off".to_owned() } else { pages });
     line("config", &source);
     if let Some(address) = bound.pull.first() {
-        text.push_str(&client_lines(config, *address));
+        text.push_str(&client_lines(config, reachable(*address), scheme(true)));
     }
     text
 }
 
 /// What to tell a client on this machine.
-fn client_lines(config: &Config, address: SocketAddr) -> String {
-    let address = reachable(address);
+fn client_lines(config: &Config, address: SocketAddr, scheme: &str) -> String {
     let default = config.routes.default.as_str();
-    if default == "docker.io" {
+    if default != "docker.io" {
         // dockerd asks mirrors for Docker Hub's images only.
-        format!(
-            "\n  dockerd --registry-mirror http://{address}\n  \
-             or in daemon.json: {{ \"registry-mirrors\": [\"http://{address}\"] }}\n"
-        )
-    } else {
-        format!("\n  docker pull {address}/{default}/NAME\n")
+        return format!("\n  docker pull {address}/{default}/NAME\n");
     }
+    let url = format!("{scheme}://{address}");
+    let mirror = format!("{{ location = \"{address}\"{} }}", if scheme == "http" { ", insecure = true" } else { "" });
+    let podman = format!("registry = [{{ location = \"docker.io\", mirror = [{mirror}] }}]");
+    [
+        ("docker", "/etc/docker/daemon.json", format!("{{ \"registry-mirrors\": [\"{url}\"] }}")),
+        ("containerd", "/etc/containerd/certs.d/docker.io/hosts.toml", format!("[host.\"{url}\"]")),
+        ("podman", "/etc/containers/registries.conf.d/mirror.conf", podman),
+    ]
+    .map(|(client, file, line)| format!("\n  {client:<10} {file}\n    {line}\n"))
+    .concat()
 }
 
-fn urls(addresses: &[SocketAddr]) -> String {
-    let urls: Vec<_> = addresses.iter().map(|address| format!("http://{address}")).collect();
+fn urls(addresses: &[SocketAddr], scheme: impl Fn(&SocketAddr) -> &'static str) -> String {
+    let urls: Vec<_> = addresses.iter().map(|address| format!("{}://{address}", scheme(address))).collect();
     urls.join(", ")
 }
 
@@ -86,11 +92,17 @@ mod tests {
   store    /var/cache/mirror
   at most  372.5 GiB
   mode     online
-  admin    http://127.0.0.1:5080
+  page     http://127.0.0.1:5080
   config   /etc/mirror.toml
 
-  dockerd --registry-mirror http://127.0.0.1:5000
-  or in daemon.json: {{ \"registry-mirrors\": [\"http://127.0.0.1:5000\"] }}
+  docker     /etc/docker/daemon.json
+    {{ \"registry-mirrors\": [\"http://127.0.0.1:5000\"] }}
+
+  containerd /etc/containerd/certs.d/docker.io/hosts.toml
+    [host.\"http://127.0.0.1:5000\"]
+
+  podman     /etc/containers/registries.conf.d/mirror.conf
+    registry = [{{ location = \"docker.io\", mirror = [{{ location = \"127.0.0.1:5000\", insecure = true }}] }}]
 ",
             env!("CARGO_PKG_VERSION")
         );
@@ -104,6 +116,6 @@ mod tests {
         let text = banner(&config, bound, 0);
         assert!(text.contains("http://0.0.0.0:4711, http://[::]:4711"), "{text}");
         assert!(text.contains("docker pull 127.0.0.1:4711/ghcr.io/NAME"), "{text}");
-        assert!(text.contains("admin    off"), "{text}");
+        assert!(text.contains("page     off"), "{text}");
     }
 }
