@@ -12,6 +12,13 @@ use crate::daemon::{self, Findings};
 use crate::documents::{Check, Error};
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exits with 2 for whatever serve refuses to start with: certificates that are none, a store folder \
+    that is neither empty nor ours (lost+found and hidden names do not count). It warns, and exits with 0, of what serve \
+    goes on without (a password, a helper program, the admin socket), and of what depends on who asks and when (a store \
+    that this user may not write, a port that is taken while no mirror runs on that store). What Kubernetes sets for \
+    Services whose names begin with ours, REGISTRY_MIRROR_PORT and the like, is ignored."
+)]
 pub(super) struct Args {
     /// Configuration file [env: REGISTRY_MIRROR_CONFIG]
     #[arg(value_name = "FILE")]

@@ -160,6 +160,7 @@ fn page(command: clap::Command, path: &str) -> io::Result<Vec<u8>> {
         more += ".SH ENVIRONMENT\n.TP\nREGISTRY_MIRROR_SECTION_KEY\n";
         more += "Overrides a key of the file, such as REGISTRY_MIRROR_STORE_PATH; flags override both.\n";
         more += ".TP\nNO_COLOR\nIf set, nothing is coloured unless \\-\\-color asks for it.\n";
+        more += REFERENCE;
     }
     page.extend(more.into_bytes());
     Ok(page)
@@ -275,6 +276,9 @@ const FILES: [(&str, &str); 6] = [
     ("STORE/admin.sock", "Where commands find the daemon, unless server.admin_socket says otherwise."),
 ];
 
+/// What of the interface and of memory is too much for the README.
+const REFERENCE: &str = include_str!("manual/reference.roff");
+
 /// Every setting, with its default and what it means.
 const SETTINGS: &str = include_str!("../../mirror.toml.example");
 
@@ -299,6 +303,7 @@ mod tests {
         pages(folder.path()).expect("written");
         let read = |name: &str| std::fs::read_to_string(folder.path().join(name)).expect(name);
         assert!(read("registry-mirror.1").contains(".SH FILES\n.TP\n/etc/registry\\-mirror/mirror.toml\n"));
+        assert!(read("registry-mirror.1").contains("\n.SH DOCUMENTS\n"));
         let pull = read("registry-mirror-pull.1");
         assert!(
             pull.contains(".SH EXAMPLES\n.TP\nregistry\\-mirror pull redis:7 \\-\\-platform linux/arm64\n"),
