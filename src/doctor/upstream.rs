@@ -112,6 +112,11 @@ fn certificate(about: &str, address: &str, shown: &Result<Shown, Distrust>, now:
             format!("the certificate of {address} is for another name"),
             "put the name that it is for into url",
         ),
+        Why::NoWay(why) => Checked::fail(
+            about,
+            format!("the proxy makes no way to {address}: {why}"),
+            "set proxy_auth of this upstream if the proxy wants a login, else have the proxy let this address pass",
+        ),
         Why::Other(why) => Checked::fail(
             about,
             format!("no TLS with {address}: {why}"),
@@ -246,6 +251,7 @@ mod tests {
             (Step::Certificate(distrust(Why::Expired(expired))), "has expired on 2026-05-28", "renew"),
             (Step::Certificate(distrust(Why::Early(None))), "is not good yet", "timedatectl"),
             (Step::Certificate(distrust(Why::OtherName)), "another name", "url"),
+            (Step::Certificate(distrust(Why::NoWay("407".to_owned()))), "makes no way to quay.io: 407", "proxy_auth"),
             (Step::Certificate(distrust(Why::Other("x".to_owned()))), "no TLS", "openssl s_client -connect quay.io"),
             (Step::Door(Err(error(UpstreamErrorClass::NotFound)), took), "/v2/ at quay.io", "correct url"),
             (Step::Door(Err(error(UpstreamErrorClass::Unavailable)), took), "/v2/ at quay.io", "what is stored"),

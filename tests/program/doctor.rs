@@ -1,6 +1,7 @@
 //! `doctor` on made-up trouble: each has its line and its advice, and nothing of a secret gets into what is handed on.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -125,6 +126,53 @@ fn an_authority_that_nobody_knows_and_a_certificate_that_has_expired_are_told() 
     let ca = expired.file("ca.pem", &pem);
     let expired = expired.with(&format!("url = \"https://{address}\"\nca = \"{ca}\""));
     says(&expired.trouble(), &["has expired on 2002-02-02", "renew it", "clock"]);
+}
+
+/// A proxy that makes every way that is asked for with this, and what it was asked.
+fn proxy(login: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It ends with the process of the tests.
+    std::thread::spawn(move || {
+        for mut here in listener.incoming().flatten() {
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                here.read_exact(&mut byte).unwrap();
+                head.extend(byte);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let may = head.to_ascii_lowercase().contains(&format!("proxy-authorization: {login}").to_ascii_lowercase());
+            let target = head.strip_prefix("CONNECT ").and_then(|rest| rest.split(' ').next()).filter(|_| may);
+            let Some(target) = target else {
+                here.write_all(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n").unwrap();
+                continue;
+            };
+            let mut there = TcpStream::connect(target).unwrap();
+            here.write_all(b"HTTP/1.1 200 There you are\r\n\r\n").unwrap();
+            let (mut back, mut forth) = (there.try_clone().unwrap(), here.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut back, &mut forth));
+            std::thread::spawn(move || std::io::copy(&mut here, &mut there));
+        }
+    });
+    address
+}
+
+#[test]
+fn behind_a_proxy_it_is_told_who_signs_there_and_that_it_wants_a_login() {
+    let (address, _) = server(|_| {});
+    let proxy = proxy("Basic bWU6c2VjcmV0LWNhbmFyeQ==");
+    let case = Case::new("");
+    let login = case.file("proxy", "me:secret-canary\n");
+    let lines = format!("url = \"https://{address}\"\nproxy = \"http://{proxy}\"\n");
+    let case = case.with(&format!("{lines}proxy_auth = \"file:{login}\""));
+    let (_, out) = case.doctor("--upstream r.example");
+    says(&out, &[&format!("the proxy {proxy} takes connections")]);
+    let line = case.trouble();
+    says(&line, &["is signed by", "Corp Proxy CA", "ca = \"FILE\""]);
+    let case = case.with(&lines);
+    says(&case.trouble(), &["the proxy makes no way to", "407", "proxy_auth"]);
+    assert!(!out.contains("canary") && !line.contains("canary"));
 }
 
 #[test]

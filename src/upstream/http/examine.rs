@@ -140,6 +140,7 @@ impl Looking {
         let shown = in_time(async { Ok(handshake(tls, stream, proxy, &self.settings.url).await) }).await;
         let shown = match shown.unwrap_or_else(|late| Err(Handshake::Broken(late))) {
             Ok(certificate) => Ok(Shown { until: certificate.until, checked }),
+            Err(Handshake::NoWay(why)) => Err(Distrust { why: Why::NoWay(why), issuer: None }),
             Err(Handshake::Broken(why)) => Err(Distrust { why: Why::Other(why), issuer: None }),
             Err(Handshake::Distrusted(why)) => {
                 let issuer = self.whose(proxy).await;
@@ -257,6 +258,7 @@ struct Certificate {
 /// Why there is no TLS.
 enum Handshake {
     Distrusted(Why),
+    NoWay(String),
     Broken(String),
 }
 
@@ -289,7 +291,8 @@ async fn handshake(
     url: &Url,
 ) -> Result<Certificate, Handshake> {
     if let Some(proxy) = proxy {
-        tunnel(&mut stream, proxy, url).await?;
+        let made = tunnel(&mut stream, proxy, url).await;
+        made.map_err(|error| Handshake::NoWay(error.to_string()))?;
     }
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
     let name = ServerName::try_from(host).map_err(|error| Handshake::Broken(error.to_string()))?;
@@ -326,5 +329,5 @@ async fn tunnel(stream: &mut TcpStream, proxy: &Url, url: &Url) -> io::Result<()
     }
     let line = String::from_utf8_lossy(head.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
     let made = line.split(' ').nth(1).is_some_and(|status| status.starts_with('2'));
-    if made { Ok(()) } else { Err(io::Error::other(format!("the proxy makes no way to {to}: {line}"))) }
+    if made { Ok(()) } else { Err(io::Error::other(line)) }
 }
