@@ -60,6 +60,8 @@ pub enum Rule {
     Mode(Access),
     /// A grant, by its name, else its number.
     Grant(Arc<str>),
+    /// It is the mirror's own, for everybody.
+    Canary,
     /// It is an act of whoever runs the mirror.
     Operator,
 }
@@ -69,6 +71,7 @@ impl fmt::Display for Rule {
         match self {
             Rule::Mode(access) => f.write_str(access.as_str()),
             Rule::Grant(name) => write!(f, "grant {name}"),
+            Rule::Canary => f.write_str("canary"),
             Rule::Operator => f.write_str("operator"),
         }
     }

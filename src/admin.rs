@@ -61,6 +61,8 @@ pub struct AdminState {
     pub guard: Arc<Guard>,
     /// Where it is written down who did what, if it is.
     pub audit: Option<Arc<Audit>>,
+    /// The addresses that clients on this machine pull from, those for Docker Hub first.
+    pub pull: Arc<[String]>,
     /// The certificate for addresses beyond loopback; asks for none of clients.
     pub tls: Option<Arc<Tls>>,
     /// Reads the settings again, if they come from somewhere.
@@ -112,6 +114,7 @@ async fn answer_any(request: Request<Incoming>, state: AdminState, client: Clien
                 reload: state.reload.as_ref(),
                 door,
                 seat: &client.seat,
+                pull: &state.pull,
             };
             visit.answer(request).await
         }

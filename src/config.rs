@@ -7,6 +7,7 @@
 //! and no problem quotes a value that may hold a credential. What a part of the program obeys is a type
 //! of that part; here it is only read.
 
+mod addresses;
 mod document;
 mod effective;
 mod environment;
@@ -38,6 +39,7 @@ pub use crate::telemetry::{Log, LogFormat};
 use crate::upstream::credentials::Auth;
 use crate::upstream::settings::{OnMissing, Settings};
 
+pub use addresses::reachable;
 pub use effective::Effective;
 pub use problem::{ConfigError, Problem};
 pub use search::Place;

@@ -289,6 +289,8 @@ impl Daemon {
         let limits = self.config.server.limits.leaving_time_to_close();
         let bound = listeners.pull.iter().chain(&listeners.admin).filter_map(|listener| listener.local_addr().ok());
         bound.for_each(|address| self.around.ours.listen_at(address));
+        let pull: Vec<_> = listeners.pull.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+        let pull: Arc<[String]> = self.config.addresses_for_clients(&pull).into();
         let mut edges = Vec::new();
         for (place, listener) in listeners.pull.into_iter().enumerate() {
             let edge = Arc::new(Present::new(self.edge(listener.local_addr().ok(), place)));
@@ -300,7 +302,7 @@ impl Daemon {
         let sockets = listeners.admin_socket.map(Listener::Socket);
         for listener in listeners.admin.into_iter().map(Listener::Address).chain(sockets) {
             let (reach, stopping) = (Reach::of(&listener), stop.clone().cancelled_owned());
-            servers.spawn(admin::serve(listener, reach, self.admin_state(&reloading), stopping));
+            servers.spawn(admin::serve(listener, reach, self.admin_state(&reloading, &pull), stopping));
         }
         servers.close();
         let housekeeping = tokio::spawn(self.housekeeping(&reloading));
@@ -354,13 +356,14 @@ impl Daemon {
         }
     }
 
-    fn admin_state(&self, reloading: &Arc<Reloading>) -> AdminState {
+    fn admin_state(&self, reloading: &Arc<Reloading>, pull: &Arc<[String]>) -> AdminState {
         let reloading = Arc::clone(reloading);
         AdminState {
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::new(|| Readiness::Ready),
             mirror: Some(self.mirror.clone()),
             guard: Arc::clone(&self.guard),
+            pull: Arc::clone(pull),
             tls: self.admin_tls.clone(),
             audit: self.audit.clone(),
             reload: Some(Arc::new(move |by| Box::pin(Arc::clone(&reloading).reload(by)))),

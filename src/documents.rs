@@ -19,6 +19,7 @@ pub mod orders;
 mod pull;
 mod receipt;
 mod schema;
+mod set_up;
 mod status;
 mod upkeep;
 mod why;
@@ -45,6 +46,7 @@ pub use moment::{Moment, MomentError};
 pub use pull::{Failure, PullEvent};
 pub use receipt::{Receipt, ReceiptError};
 pub use schema::{Schema, schema};
+pub use set_up::{Canary, CanaryPulls, FileChange, SetUp, SetUpAction, SetUpFile};
 pub use status::{
     Endpoint, EndpointState, FillStatus, LastError, Mode, Pulls, Share, Status, StoreStatus, UpstreamStatus,
 };

@@ -52,6 +52,7 @@ pub use room::Room;
 pub use room::stored::Complaint;
 pub use routes::{Found, Route, RouteError, Routes};
 
+use answer::canary::Canary;
 use answer::lists::ListAnswers;
 use answer::{Answers, Rules};
 use fill::Fills;
@@ -138,6 +139,7 @@ struct Lasting {
     stored: Arc<Stored>,
     disk: Arc<Disk>,
     ending: CancellationToken,
+    canary: Arc<Canary>,
 }
 
 /// What a mirror consists of.
@@ -156,6 +158,7 @@ struct Wings {
     ahead: Ahead,
     bundles: Bundles,
     scrub: Arc<Scrub>,
+    canary: Arc<Canary>,
 }
 
 /// The use case: answers for manifests and blobs, under certain terms. Cheap to clone. What was begun under terms
@@ -180,8 +183,9 @@ impl Mirror {
         let (stored_now, holds, started_at) = (Arc::clone(&stored), Holds::default(), clock.now());
         let room = Arc::new(RoomKeeper { room, holds, graph, stored: stored_now, ingests, clock, metrics, tasks });
         let (disk, ending) = (Arc::default(), CancellationToken::new());
+        let canary = Arc::new(Canary::new(Arc::clone(&room.clock)));
         Mirror::of(
-            Lasting { present: Arc::default(), earlier: Vec::new(), started_at, room, stored, disk, ending },
+            Lasting { present: Arc::default(), earlier: Vec::new(), started_at, room, stored, disk, ending, canary },
             terms,
         )
     }
@@ -191,7 +195,7 @@ impl Mirror {
     /// [`Mirror::present`].
     #[must_use]
     pub fn under(&self, terms: Terms) -> Mirror {
-        let Wings { present, started_at, room, fills, earlier, .. } = &*self.0;
+        let Wings { present, started_at, room, fills, earlier, canary, .. } = &*self.0;
         let earlier = earlier.iter().filter(|fills| fills.strong_count() > 0).cloned().chain([Arc::downgrade(fills)]);
         let lasting = Lasting {
             present: Arc::clone(present),
@@ -201,12 +205,13 @@ impl Mirror {
             stored: Arc::new(fills.stored.under(terms.standing(), terms.verify_on_read)),
             disk: Arc::clone(&fills.disk),
             ending: fills.ending.clone(),
+            canary: Arc::clone(canary),
         };
         Mirror::of(lasting, terms)
     }
 
     fn of(lasting: Lasting, terms: Terms) -> Mirror {
-        let Lasting { present, earlier, started_at, room, stored, disk, ending } = lasting;
+        let Lasting { present, earlier, started_at, room, stored, disk, ending, canary } = lasting;
         let Terms { routes, policy, negative_ttl, complete_only, prefetch, memory, .. } = terms;
         let RoomKeeper { graph, ingests, clock, metrics, tasks, .. } = &*room;
         let (mode, metadata) = (policy.mode, stored.records.metadata.clone());
@@ -232,9 +237,21 @@ impl Mirror {
         let answers = Answers::new(&fills, lists, metadata, clock.clone(), rules);
         let ahead = Ahead::new(fills.clone(), if mode == Mode::Offline { 0 } else { prefetch });
         let graph = graph.clone();
-        let wings =
-            Wings { present, earlier, started_at, mode, routes, graph, room, fills, answers, ahead, bundles, scrub };
-        let mirror = Mirror(Arc::new(wings));
+        let mirror = Mirror(Arc::new(Wings {
+            present,
+            earlier,
+            started_at,
+            mode,
+            routes,
+            graph,
+            room,
+            fills,
+            answers,
+            ahead,
+            bundles,
+            scrub,
+            canary,
+        }));
         *mirror.0.present.lock() = Arc::downgrade(&mirror.0);
         mirror
     }

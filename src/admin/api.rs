@@ -26,7 +26,8 @@ use super::guard::{Actor, Door, Guard, Wish};
 use super::{Body, Reload, respond_with};
 use crate::audit::{Audit, Line};
 use crate::documents::{
-    self, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, orders,
+    self, Canary, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen,
+    Unpinned, orders,
 };
 use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
@@ -94,7 +95,7 @@ impl From<CatalogError> for Error {
 }
 
 /// What can be looked at, with GET.
-const LOOKS: [&str; 7] = ["status", "images", "images/inspect", "history", "why", "receipt", "schema"];
+const LOOKS: [&str; 8] = ["status", "images", "images/inspect", "history", "why", "receipt", "canary", "schema"];
 /// What is asked for with POST. All but [`READY`] act.
 const POSTS: [&str; 12] =
     ["pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import", RELOAD];
@@ -109,6 +110,7 @@ pub(super) struct Visit<'a> {
     pub(super) reload: Option<&'a Reload>,
     pub(super) door: Door,
     pub(super) seat: &'a Seat,
+    pub(super) pull: &'a [String],
 }
 
 impl Visit<'_> {
@@ -124,13 +126,28 @@ impl Visit<'_> {
             Err(error) => return refusal(&error),
         };
         let answered = match (LOOKS.contains(&path.as_str()), post, request.method()) {
-            (true, _, &(Method::GET | Method::HEAD)) => look(&request, self.mirror).await,
+            (true, _, &(Method::GET | Method::HEAD)) => self.look(&request).await,
             (_, true, &Method::POST) => self.take(request, &path, wish, actor).await,
             (true, ..) => return not_allowed("GET, HEAD"),
             (_, true, _) => return not_allowed("POST"),
             _ => Err(not_found()),
         };
         answered.unwrap_or_else(|error| refusal(&error))
+    }
+
+    async fn look(&self, request: &Request<Incoming>) -> Result<Response<Body>, Error> {
+        let (mirror, query) = (self.mirror, request.uri().query().unwrap_or_default());
+        match request.uri().path().strip_prefix(PREFIX) {
+            Some("status") => Ok(ok(&mirror.status())),
+            Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
+            Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
+            Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
+            Some("why") => Ok(ok(&mirror.why(&asked_for(query)?).await?)),
+            Some("receipt") => bundles::receipt(mirror).await,
+            Some("canary") => Ok(ok(&Canary { mirrors: self.pull.to_vec(), pulls: mirror.canary_pulls() })),
+            Some("schema") => Ok(ok(&documents::schema())),
+            _ => Err(not_found()),
+        }
     }
 
     /// Writes down who does what.
@@ -228,20 +245,6 @@ pub(super) fn not_allowed(allowed: &'static str) -> Response<Body> {
     let mut response = refusal(&Error::new(Code::MethodNotAllowed, message));
     response.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static(allowed));
     response
-}
-
-async fn look(request: &Request<Incoming>, mirror: &Mirror) -> Result<Response<Body>, Error> {
-    let query = request.uri().query().unwrap_or_default();
-    match request.uri().path().strip_prefix(PREFIX) {
-        Some("status") => Ok(ok(&mirror.status())),
-        Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
-        Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
-        Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
-        Some("why") => Ok(ok(&mirror.why(&asked_for(query)?).await?)),
-        Some("receipt") => bundles::receipt(mirror).await,
-        Some("schema") => Ok(ok(&documents::schema())),
-        _ => Err(not_found()),
-    }
 }
 
 /// Does what is ordered.

@@ -14,6 +14,7 @@ fn state(readiness: Readiness) -> AdminState {
         readiness: Arc::new(move || readiness.clone()),
         mirror: None,
         guard: Arc::new(Guard::new(None, false)),
+        pull: Arc::new([]),
         tls: None,
         audit: None,
         reload: None,

@@ -4,9 +4,9 @@
 //! chosen by the system and the listeners may have come from systemd.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use crate::config::Config;
+use crate::config::{Config, reachable};
 use crate::daemon::Bound;
 
 /// The banner; `budget` is how many bytes the store may hold. Ends with a line break.
@@ -55,16 +55,6 @@ fn client_lines(config: &Config, address: SocketAddr, scheme: &str) -> String {
 fn urls(addresses: &[SocketAddr], scheme: impl Fn(&SocketAddr) -> &'static str) -> String {
     let urls: Vec<_> = addresses.iter().map(|address| format!("{}://{address}", scheme(address))).collect();
     urls.join(", ")
-}
-
-/// An address that a client on this machine can use: "all addresses" is none.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
-    };
-    SocketAddr::new(ip, address.port())
 }
 
 #[cfg(test)]

@@ -66,10 +66,8 @@ impl At {
 /// Where clients of the configured daemon pull from: the first of its addresses.
 pub(super) fn pull_address(path: Option<&Path>) -> Result<String, Error> {
     let config = configuration(path, None)?;
-    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-    let listening = config.server.listen.first();
-    let first = listening.ok_or_else(|| Error::new(Code::Configuration, "server.listen names no address"))?;
-    Ok(format!("{scheme}://{}", address::reachable(*first)))
+    let first = config.addresses_for_clients(&config.server.listen).into_iter().next();
+    first.ok_or_else(|| Error::new(Code::Configuration, "server.listen names no address"))
 }
 
 fn configuration(path: Option<&Path>, store: Option<String>) -> Result<Config, Error> {
@@ -155,6 +153,19 @@ impl Remote {
     /// The daemon that `at` names, else the one of the configuration.
     pub(super) fn find(at: &At) -> Result<Remote, Error> {
         Remote::at(at.search().find()?)
+    }
+
+    /// The daemon at the socket that `at` names, else at that of the configuration. `None` where there is none.
+    pub(super) fn at_socket(at: &At) -> Result<Option<Remote>, Error> {
+        let addresses = match at.admin.as_deref() {
+            Some(typed) => address::parse(typed, Trust::system).into_iter().collect(),
+            None => address::configured(&configuration(at.config.as_deref(), None)?),
+        };
+        let sockets: Vec<_> = addresses.into_iter().filter(|address| matches!(address, Address::Unix(_))).collect();
+        if sockets.is_empty() {
+            return Ok(None);
+        }
+        Remote::at(Endpoint::new(sockets, at.timeout)).map(Some)
     }
 
     /// The daemon that surely has the store of this configuration.

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Bench, Check, Checkup, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export, Finding,
-    Forgotten, Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported, Pinned, Plan, Program,
-    PullEvent, Ready, Reloaded, Status, StoredReceipt, Unfrozen, Unpinned, VERSION, Why, orders,
+    Bench, Canary, Check, Checkup, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export,
+    Finding, Forgotten, Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported, Pinned, Plan,
+    Program, PullEvent, Ready, Reloaded, SetUp, Status, StoredReceipt, Unfrozen, Unpinned, VERSION, Why, orders,
 };
 use crate::oci::{Digest, RegistryName};
 
@@ -58,6 +58,8 @@ pub fn schema() -> Schema {
     answers.add::<ConfigPaths>();
     answers.add::<Explanation>();
     answers.add::<Reloaded>();
+    answers.add::<Canary>();
+    answers.add::<SetUp>();
     answers.add::<Bench>();
     answers.add::<Error>();
     answers.add::<Schema>();

@@ -19,9 +19,10 @@ use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::access::{Access, Rule};
 use crate::clients::{Asker, TooMany};
-use crate::mirror::{Asked, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject, TooMuch};
+use crate::mirror::{Asked, Found, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject, TooMuch};
 use crate::oci::refusal::DOUBLED;
 use crate::oci::{AcceptSet, Digest, ErrorCode, ImageName, RangeHeader, Reference, Request, RequestError, header};
+use crate::outcome::Outcome;
 
 /// Whom a proxy asks for. No specification has it; all proxies do.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -208,6 +209,9 @@ async fn respond(
         Err(error) => return failed(edge, &error.into(), None),
     };
     record.asked(&request, Some(found.location()));
+    if let Some(answer) = canary(edge, record, http, &found, &request) {
+        return answer;
+    }
     let permit = match edge.admission.admit(guest, &edge.mirror, &found, &request, accept(http)).await {
         Ok(permit) => permit,
         Err(rejected) => return turned_away(edge, rejected, Some((found.location(), &request))),
@@ -241,6 +245,30 @@ async fn respond(
         }
     };
     answer.echoing(route.namespace).private(private)
+}
+
+/// The answer about the mirror's own image, which everybody may have.
+fn canary(
+    edge: &Edge,
+    record: &mut Record,
+    http: &HttpRequest<Incoming>,
+    found: &Found,
+    request: &Request,
+) -> Option<Answer> {
+    let part = edge.mirror.canary(found, request, &accept(http))?;
+    record.allowed(&Rule::Canary);
+    let is_blob = matches!(request, Request::Blob { .. });
+    let Some((descriptor, bytes)) = part else {
+        let code = if is_blob { ErrorCode::BlobUnknown } else { ErrorCode::ManifestUnknown };
+        return Some(Answer::refusal(code, "the canary of this mirror has its tag latest, and nothing else"));
+    };
+    if matches!(request, Request::Manifest { reference: Reference::Tag(_), .. }) {
+        edge.mirror.canary_pulled(found, &record.peer());
+    }
+    if matches_etag(http.headers(), &descriptor.digest) {
+        return Some(Answer::not_modified(descriptor.digest, Outcome::Local, None));
+    }
+    Some(Answer::of_ours(&descriptor, bytes, is_blob))
 }
 
 /// Whether an upstream refuses it to the caller himself, for what he shows, or gives him no answer.

@@ -102,6 +102,11 @@ impl Record {
         }
     }
 
+    /// The other side.
+    pub const fn peer(&self) -> Peer {
+        self.peer
+    }
+
     /// The request is understood, and leads there.
     pub fn asked(&mut self, request: &Request, location: Option<&Location>) {
         self.kind = RequestKind::of(request);

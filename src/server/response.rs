@@ -125,6 +125,14 @@ impl Answer {
             .stale(stale_for)
     }
 
+    /// What is the mirror's own: a manifest, or a blob.
+    pub fn of_ours(descriptor: &Descriptor, bytes: Bytes, is_blob: bool) -> Answer {
+        let media_type = if is_blob { OCTET_STREAM } else { descriptor.media_type.as_ref() };
+        Answer::of(Outcome::Local, AnswerBody::Bytes(bytes))
+            .header(CONTENT_TYPE, media_type)
+            .identified(&descriptor.digest)
+    }
+
     /// The headers of a manifest.
     pub fn manifest_head(head: ManifestHead) -> Answer {
         let ManifestHead { descriptor: Descriptor { digest, size, media_type }, outcome, stale_for } = head;

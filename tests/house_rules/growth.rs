@@ -87,6 +87,8 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "where_there_is_no_room_upstream_is_asked_again",
         ),
     ),
+    ("mirror/answer/canary.rs", "parts", Still("what one image consists of, which is ours")),
+    ("mirror/answer/canary.rs", "pulled", OPERATOR),
     ("mirror.rs", "of_callers", OPERATOR),
     ("mirror/recall/negatives.rs", "of_callers", OPERATOR),
     ("mirror/room/stored.rs", "of_callers", OPERATOR),

@@ -117,7 +117,9 @@ async fn where_clients_say_who_they_are_names_of_images_are_hidden_on_loopback_t
     let ready = json!({ "images": ["app:1"] }).to_string();
     assert_eq!(post(mirror.admin, "ready", None, &ready).await.status, 401);
     let token = format!("Bearer {TOKEN}");
-    for path in ["status", "images", "images/inspect?image=app:1", "history?image=app:1", "receipt", "nothing"] {
+    for path in
+        ["status", "images", "images/inspect?image=app:1", "history?image=app:1", "receipt", "canary", "nothing"]
+    {
         let path = format!("/api/v1/{path}");
         assert_eq!(client::get(mirror.admin, &path, &CONSENT).await.status, 401, "{path}");
         let shown = [("Host", "127.0.0.1"), ("Authorization", token.as_str())];
@@ -149,6 +151,7 @@ async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
         mirror: Some(mirror.mirror.clone()),
         guard: Arc::new(Guard::new(Some(Token::new(TOKEN.as_bytes())), false)),
         audit: None,
+        pull: Arc::new([]),
         tls: tls.map(|files| Arc::new(Tls::open(files).expect("a pair"))),
         reload: None,
     };

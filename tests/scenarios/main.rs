@@ -19,6 +19,7 @@ mod bodies;
 mod budget;
 mod bundles;
 mod bundles_live;
+mod canary;
 mod damage;
 mod delivery;
 mod denials;

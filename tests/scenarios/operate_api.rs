@@ -484,7 +484,9 @@ async fn under_a_foreign_name_nothing_is_told_but_health_and_numbers() {
     let registry = Registry::start().await;
     let mirror = TestMirror::of(&registry).await;
     let status = |host: &str| format!("GET /api/v1/status HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    for path in ["status", "images", "images/inspect?image=app:1", "history?image=app:1", "receipt", "nothing"] {
+    for path in
+        ["status", "images", "images/inspect?image=app:1", "history?image=app:1", "receipt", "canary", "nothing"]
+    {
         let path = format!("/api/v1/{path}");
         for host in ["evil.example", "evil.example:5080", "127.0.0.1.evil.example", "localhost.evil.example", ""] {
             let refused = client::get(mirror.admin, &path, &[("Host", host)]).await;

@@ -1,10 +1,9 @@
 //! Where a daemon may be: what was typed, else what the configuration says.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use super::tls::Trust;
-use crate::config::Config;
+use crate::config::{Config, reachable};
 
 /// Where a service has its socket, for commands that are run outside of it.
 const SOCKET_OF_SERVICE: &str = "/run/registry-mirror/registry-mirror.sock";
@@ -45,16 +44,6 @@ pub(super) fn configured(config: &Config) -> Vec<Address> {
         }
     }));
     addresses
-}
-
-/// An address to listen on that means all of them is none to connect to.
-pub(super) fn reachable(listening: SocketAddr) -> SocketAddr {
-    let ip = match listening.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listening.port())
 }
 
 /// Where the daemon of this store listens, and no other.
