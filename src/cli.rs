@@ -28,6 +28,7 @@ mod pull;
 mod ready;
 mod reload;
 mod serve;
+mod setup;
 mod show;
 mod status;
 mod store;
@@ -112,6 +113,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Say what a pull of an image would get now, and why
     Why(why::Args),
+    /// Tell a client of the mirror, see that it listens, take it back
+    Setup(Box<setup::Args>),
     /// Look at who may pull what
     Access(access::Args),
     /// Fetch images ahead of time
@@ -192,6 +195,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Doctor(args) => doctor::run(&args),
         Command::Why(args) => why::run(&args),
         Command::Access(args) => access::run(&args),
+        Command::Setup(args) => setup::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Export(args) => export::run(&args),

@@ -12,8 +12,8 @@
 //! | 2 what is wrong | [`doctor`], which judges facts | the vocabulary, [`upstream`] |
 //! | 3 edges | [`server`], which finds out who asks; [`admin`] | `access`, `mirror` |
 //! | 4 the wiring | [`daemon`] | everything, without logic |
-//! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, the vocabulary, never `mirror` |
-//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`audit`], who got what; [`config`]; [`systemd`]; [`confine`], where it may write | the vocabulary |
+//! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, `setup`, the vocabulary, never `mirror` |
+//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`audit`], who got what; [`config`]; [`setup`], what clients' files say; [`systemd`]; [`confine`], where it may write | the vocabulary |
 //!
 //! # The four flows of a request
 //!
@@ -53,6 +53,7 @@ pub mod oci;
 pub mod outcome;
 pub mod plain;
 pub mod server;
+pub mod setup;
 pub mod systemd;
 pub mod telemetry;
 pub mod upstream;

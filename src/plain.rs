@@ -32,7 +32,7 @@ fn escaped(text: &str, obeyed: impl Fn(char) -> bool, escape: impl Fn(char, &mut
 
 /// Lines for people, with their ends.
 pub fn lines(text: &str) -> Cow<'_, str> {
-    escaped(text, |c| is_obeyed(c) && c != '\n', |c, written| written.extend(c.escape_unicode()))
+    escaped(text, |c| is_obeyed(c) && !matches!(c, '\n' | '\t'), |c, written| written.extend(c.escape_unicode()))
 }
 
 /// A part of a line.

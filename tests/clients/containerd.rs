@@ -1,6 +1,7 @@
 //! containerd with a `hosts.toml` for each registry: it names the registry with `?ns=`, and asks with HEAD for tags.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::image::{Image, Images};
@@ -46,16 +47,23 @@ impl<'a> Containerd<'a> {
                 &format!("server = \"{url}\"\n\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"),
             );
         }
-        let config = workspace.write(
-            "containerd.toml",
-            &format!(
-                "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\n\
-                 [grpc]\naddress = \"{}\"\n",
-                workspace.path("root").display(),
-                workspace.path("state").display(),
-                workspace.path("c.sock").display(),
-            ),
-        );
+        let config = workspace.write("containerd.toml", &Containerd::configuration(workspace));
+        Containerd::start_with(&config, workspace)
+    }
+
+    /// What keeps it apart from others.
+    pub(crate) fn configuration(workspace: &Workspace) -> String {
+        format!(
+            "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\n\
+             [grpc]\naddress = \"{}\"\n",
+            workspace.path("content").display(),
+            workspace.path("state").display(),
+            workspace.path("c.sock").display(),
+        )
+    }
+
+    /// With a file of settings that keeps it apart, too.
+    pub(crate) fn start_with(config: &Path, workspace: &'a Workspace) -> Containerd<'a> {
         let mut daemon =
             Daemon::start(command::daemon("containerd").arg("--config").arg(config), &workspace.path("containerd.log"));
         let mut probe = ctr(workspace);

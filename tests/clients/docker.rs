@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
 use crate::support::image::Image;
@@ -34,7 +35,13 @@ pub(crate) struct Docker<'a> {
 
 impl<'a> Docker<'a> {
     pub(crate) fn start(mirror: SocketAddr, workspace: &'a Workspace) -> Docker<'a> {
-        Docker::start_by(command::daemon("dockerd"), &format!("http://{mirror}"), workspace)
+        let config = workspace.write("daemon.json", "{}");
+        Docker::start_by(command::daemon("dockerd"), &config, Some(&format!("http://{mirror}")), workspace)
+    }
+
+    /// With a file of settings, in which the mirror stands.
+    pub(crate) fn start_with(config: &Path, workspace: &'a Workspace) -> Docker<'a> {
+        Docker::start_by(command::daemon("dockerd"), config, None, workspace)
     }
 
     /// With what lies in `etc/` of the workspace as `/etc/docker`, for this dockerd alone, and the mirror over TLS.
@@ -43,11 +50,11 @@ impl<'a> Docker<'a> {
         let mut command = command::daemon("unshare");
         command.args(["--mount", "--", "sh", "-c", "mount --bind \"$0\" /etc/docker && exec \"$@\""]);
         command.arg(workspace.path("etc")).arg(dockerd);
-        Docker::start_by(command, &format!("https://{mirror}"), workspace)
+        let config = workspace.write("daemon.json", "{}");
+        Docker::start_by(command, &config, Some(&format!("https://{mirror}")), workspace)
     }
 
-    fn start_by(mut command: Command, mirror: &str, workspace: &'a Workspace) -> Docker<'a> {
-        let config = workspace.write("daemon.json", "{}");
+    fn start_by(mut command: Command, config: &Path, mirror: Option<&str>, workspace: &'a Workspace) -> Docker<'a> {
         command
             .arg("--config-file")
             .arg(config)
@@ -59,7 +66,7 @@ impl<'a> Docker<'a> {
             .arg(workspace.path("docker.pid"))
             .arg("--host")
             .arg(socket(workspace))
-            .arg(format!("--registry-mirror={mirror}"))
+            .args(mirror.map(|mirror| format!("--registry-mirror={mirror}")))
             .args(["--iptables=false", "--ip6tables=false", "--bridge=none", "--storage-driver=vfs"])
             // Its own name for it: it knows that one without a path.
             .arg("--default-runtime=runc");
@@ -68,6 +75,11 @@ impl<'a> Docker<'a> {
         probe.arg("version");
         docker.daemon.wait_until_ready(|| command::output(&mut probe).status.success());
         docker
+    }
+
+    /// Where it answers its client.
+    pub(crate) fn host(&self) -> String {
+        socket(self.workspace)
     }
 
     pub(crate) fn client(&self) -> Command {

@@ -20,6 +20,7 @@ mod layout_copiers;
 mod podman;
 mod private;
 mod set_ups;
+mod setup;
 mod skopeo;
 mod support;
 mod witnesses;

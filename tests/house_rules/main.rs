@@ -60,13 +60,18 @@ const LAYERS: &[(&str, &[&str])] = &[
         "config",
         &["oci", "documents", "telemetry", "audit", "clients", "access", "upstream", "mirror", "server", "config"],
     ),
+    // Decisions only: contents of files in, contents of files out.
+    ("setup", &["oci", "documents", "setup"]),
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "clients", "access", "audit", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
     ("admin", &["oci", "documents", "clock", "outcome", "audit", "metrics", "graph", "mirror", "server", "admin"]),
     ("daemon", &["*"]),
     // `upstream` for the port that `bench` pulls through, `doctor` for what it knows of by name, and its report.
-    ("cli", &["oci", "documents", "clock", "config", "plain", "telemetry", "upstream", "doctor", "daemon", "cli"]),
+    (
+        "cli",
+        &["oci", "documents", "clock", "config", "plain", "setup", "telemetry", "upstream", "doctor", "daemon", "cli"],
+    ),
     // A map of the crate.
     ("lib", &[]),
     // What runs before it is compiled.
@@ -109,6 +114,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("schemars", &["documents", "config/file.rs"]),
     ("sd_notify", &["systemd.rs"]),
     ("sha2", &["oci/digest.rs"]),
+    ("similar", &["cli/setup"]),
     ("sled", &["metadata/sled"]),
     ("strsim", &["config"]),
     ("subtle", &["admin/guard.rs"]),
@@ -116,6 +122,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("tar", &["bundle", "doctor/report.rs"]),
     ("tokio_rustls", &["server/tls", "cli/client/tls", "upstream/http/examine.rs"]),
     ("toml", &["config"]),
+    ("toml_edit", &["setup"]),
     ("tracing_subscriber", &["telemetry"]),
     ("x509_parser", &["server/authenticate/certificate.rs", "upstream/http/examine.rs"]),
     ("zeroize", &["access/presented.rs", "upstream", "config/secret.rs", "server/authenticate"]),

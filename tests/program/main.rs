@@ -22,6 +22,7 @@ mod reload;
 mod requirements;
 mod secrets;
 mod service;
+mod setup;
 mod tone;
 mod upkeep;
 mod why;

@@ -44,6 +44,11 @@ impl<'a> Mirror<'a> {
         self.address
     }
 
+    /// Where it answers operators: `host:port`.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Ends the daemon and starts it again over the same store and on the same addresses.
     pub(crate) fn restart(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {

@@ -1,0 +1,394 @@
+//! `registry-mirror setup`: tells a client of the mirror, shows that it listens, and takes it back.
+//!
+//! What the files have to say is [`crate::setup`]'s to decide; here they are found, read and written, below a root,
+//! and programs are run.
+
+mod check;
+mod files;
+mod plan;
+mod record;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+
+use super::client::{At, Remote, pull_address};
+use super::talk::{complain, print_document};
+use super::{Exit, print, say};
+use crate::documents::{Canary, CanaryPulls, Code, Error, FileChange, SetUp, SetUpAction, SetUpFile};
+use crate::oci::RegistryName;
+use crate::setup::{self, CONTAINERD_CONFIG, Client, DAEMON_JSON, DOCKER_HUB, Machine, MirrorAddress, Settings};
+use files::Root;
+use plan::Plan;
+use record::{Drawer, Record};
+
+/// Where records are, below the root.
+const RECORDS: &str = "var/lib/registry-mirror/setup";
+/// How long the engine may take to say what it is.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a service may take to start again.
+const RESTART: Duration = Duration::from_secs(120);
+
+#[derive(Debug, clap::Args)]
+#[group(id = "action", args = ["print", "apply", "check", "undo"], multiple = false)]
+pub(super) struct Args {
+    /// The client
+    #[arg(value_name = "CLIENT", value_parser = PossibleValuesParser::new(Client::ALL.map(Client::as_str)).map(client))]
+    client: Client,
+    /// Show what would change, and write nothing; the default
+    #[arg(long)]
+    print: bool,
+    /// Write it; what the files said is kept
+    #[arg(long)]
+    apply: bool,
+    /// Pull an image of the mirror's own through the client, and see that it came
+    #[arg(long)]
+    check: bool,
+    /// Make the files what they were
+    #[arg(long)]
+    undo: bool,
+    /// Address of the mirror, as the client reaches it [default: that of the daemon]
+    #[arg(long, value_name = "URL")]
+    mirror: Option<MirrorAddress>,
+    /// A registry that is to be pulled through the mirror; may be given again [default: docker.io]
+    #[arg(long = "for", value_name = "HOST", value_parser = registry)]
+    registries: Vec<RegistryName>,
+    /// Folder that counts as the root of the machine; no program is asked
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
+    /// Restart the client's service where it needs that
+    #[arg(long, conflicts_with_all = ["print", "check", "root"])]
+    restart: bool,
+    #[command(flatten)]
+    at: At,
+}
+
+fn client(name: String) -> Client {
+    // One of these was typed.
+    Client::ALL.into_iter().find(|client| client.as_str() == name).unwrap_or(Client::Docker)
+}
+
+fn registry(typed: &str) -> Result<RegistryName, String> {
+    RegistryName::parse_any_case(typed).map_err(|error| error.to_string())
+}
+
+pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    let action = match (args.apply, args.check, args.undo) {
+        (true, ..) => SetUpAction::Apply,
+        (_, true, _) => SetUpAction::Check,
+        (.., true) => SetUpAction::Undo,
+        _ => SetUpAction::Print,
+    };
+    if !args.client.has_files() && action != SetUpAction::Print {
+        let message = format!("{} has no file that could be written: only --print is for it", args.client.as_str());
+        return Err(Error::new(Code::Usage, message));
+    }
+    if args.restart && action == SetUpAction::Print {
+        return Err(Error::new(Code::Usage, "--restart goes with --apply and --undo"));
+    }
+    let ground = Ground::find(args)?;
+    match action {
+        SetUpAction::Print => show(args, &ground),
+        SetUpAction::Apply => apply(args, &ground),
+        SetUpAction::Check if args.root.is_some() => look(args, &ground),
+        SetUpAction::Check => check(args, &ground),
+        SetUpAction::Undo => undo(args, &ground),
+    }
+}
+
+/// Where the files are.
+struct Ground {
+    root: Root,
+    /// Whose podman it is, where that is not the machine's: his home, below the root.
+    home: Option<String>,
+    /// Where the record is, below the root.
+    record: String,
+}
+
+impl Ground {
+    fn find(args: &Args) -> Result<Ground, Error> {
+        let root = Root::open(args.root.as_deref().unwrap_or(Path::new("/")))?;
+        let is_user = args.root.is_none() && !rustix::process::geteuid().is_root();
+        let name = args.client.as_str();
+        if !is_user || args.client != Client::Podman {
+            return Ok(Ground { root, home: None, record: format!("{RECORDS}/{name}") });
+        }
+        let folder = |variable: &str| {
+            let value = std::env::var(variable).ok().filter(|value| value.starts_with('/'));
+            value.map(|value| value.trim_matches('/').to_owned())
+        };
+        let home = folder("HOME").ok_or_else(|| Error::new(Code::Configuration, "HOME names no folder"))?;
+        let state = folder("XDG_STATE_HOME").unwrap_or_else(|| format!("{home}/.local/state"));
+        Ok(Ground { root, record: format!("{state}/registry-mirror/setup/{name}"), home: Some(home) })
+    }
+
+    fn text(&self, path: &str) -> Result<Option<String>, Error> {
+        let content = self.root.read(path)?;
+        Ok(content.map(|content| String::from_utf8_lossy(&content.bytes).into_owned()))
+    }
+
+    /// What is known of the machine, as far as the client needs it.
+    fn machine(&self, args: &Args) -> Result<Machine, Error> {
+        let mut machine = Machine { home: self.home.clone(), ..Machine::default() };
+        match args.client {
+            Client::Docker => {
+                let engine = if args.root.is_none() { engine() } else { None };
+                let engine = engine.as_deref().and_then(|said| said.split_once('\t'));
+                machine.docker_store = setup::store_of(engine, self.text(DAEMON_JSON)?.as_deref());
+            }
+            Client::Containerd => machine.containerd_config = self.text(CONTAINERD_CONFIG)?,
+            _ => {}
+        }
+        Ok(machine)
+    }
+
+    /// What the files say that the client reads before ours, whose paths are `own`.
+    fn beside(&self, args: &Args, own: &[setup::File]) -> Result<Vec<String>, Error> {
+        let mut paths = Vec::new();
+        if matches!(args.client, Client::Podman | Client::CriO) {
+            for (file, folder) in setup::beside(self.home.as_deref()) {
+                let names = self.root.names(&folder)?.into_iter().filter(|name| name.ends_with(".conf"));
+                paths.push(file);
+                paths.extend(names.map(|name| format!("{folder}/{name}")));
+            }
+        }
+        paths.retain(|path| !own.iter().any(|own| own.path == *path));
+        let texts = paths.iter().filter_map(|path| self.text(path).transpose());
+        texts.collect()
+    }
+
+    fn plan(&self, args: &Args, settings: &Settings, earlier: Option<&Record>) -> Result<Plan, Error> {
+        let files = setup::files(args.client, settings, &self.machine(args)?);
+        let files = files.map_err(|error| plan::refused(&self.root, CONTAINERD_CONFIG, error))?;
+        let beside = self.beside(args, &files)?;
+        Plan::to_apply(&self.root, files, settings, earlier, &beside)
+    }
+}
+
+/// What the engine says of its version and its store, if it answers.
+fn engine() -> Option<String> {
+    let arguments = ["info", "--format", "{{.ServerVersion}}\t{{json .DriverStatus}}"].map(str::to_owned);
+    let output = check::run(&check::find("docker")?, &arguments, PATIENCE).ok()?;
+    let said = String::from_utf8(output.stdout).ok().filter(|_| output.status.success())?;
+    Some(said.trim().to_owned()).filter(|said| said.starts_with(|first: char| first.is_ascii_digit()))
+}
+
+/// What the client is to be told: the mirror that was named, else the one that the daemon tells of at its socket,
+/// else the one of the file. What an address answers is believed by nobody.
+fn settings(args: &Args) -> Result<Settings, Error> {
+    let mirror = match &args.mirror {
+        Some(mirror) => mirror.clone(),
+        None => {
+            let told = Remote::at_socket(&args.at)?.and_then(|daemon| daemon.get::<Canary>("canary").ok());
+            let told = told.and_then(|said| said.document.mirrors.into_iter().next());
+            let address = told.map_or_else(|| pull_address(args.at.config.as_deref()), Ok)?;
+            let hint = "say which one it is with --mirror";
+            address
+                .parse()
+                .map_err(|error| Error::new(Code::Configuration, format!("{address}: {error}")).with_hint(hint))?
+        }
+    };
+    Ok(Settings { mirror, registries: registries(args) })
+}
+
+fn registries(args: &Args) -> Vec<RegistryName> {
+    let mut registries = Vec::new();
+    for registry in
+        args.registries.iter().cloned().chain(DOCKER_HUB.parse().ok().filter(|_| args.registries.is_empty()))
+    {
+        if !registries.contains(&registry) {
+            registries.push(registry);
+        }
+    }
+    registries
+}
+
+fn document(args: &Args, action: SetUpAction, settings: Option<&Settings>) -> SetUp {
+    SetUp {
+        client: args.client.as_str().to_owned(),
+        action,
+        mirror: settings.map(|settings| settings.mirror.to_string()),
+        registries: settings
+            .map_or_else(|| registries(args), |settings| settings.registries.clone())
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
+        files: Vec::new(),
+        steps: Vec::new(),
+        restarted: None,
+        pulls: Vec::new(),
+    }
+}
+
+/// Tells what was done, or would be.
+fn tell(args: &Args, document: &SetUp) -> Result<(), Error> {
+    if args.at.json {
+        return print_document(document);
+    }
+    let shows = document.action == SetUpAction::Print;
+    for SetUpFile { path, change, diff } in &document.files {
+        let line = match change {
+            FileChange::Unchanged => format!("{path} says it already"),
+            _ if shows => diff.trim_end().to_owned(),
+            FileChange::Created => format!("{path} is written"),
+            FileChange::Changed => format!("{path} is changed"),
+            FileChange::Removed => format!("{path} is removed"),
+        };
+        print(&line)?;
+    }
+    for CanaryPulls { upstream, client, .. } in &document.pulls {
+        print(&format!(
+            "{} pulls the images of {upstream} through this mirror: it came from {client}",
+            document.client
+        ))?;
+    }
+    document.steps.iter().try_for_each(|step| print(step))
+}
+
+fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
+    let settings = settings(args)?;
+    let mut shown = document(args, SetUpAction::Print, Some(&settings));
+    // Who may not look at the record may look at the files.
+    let earlier = match Drawer::open(&ground.root, &ground.record, None) {
+        Ok(Some(drawer)) => drawer.record().ok().flatten(),
+        _ => None,
+    };
+    let plan = ground.plan(args, &settings, earlier.as_ref())?;
+    shown.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
+    shown.steps = setup::steps(args.client, &settings);
+    tell(args, &shown)?;
+    if args.client.has_files() {
+        say("nothing was written; --apply writes it");
+    }
+    warn(args, &settings);
+    Ok(Exit::Done)
+}
+
+/// What may be in the way of the client.
+fn warn(args: &Args, settings: &Settings) {
+    let mirror = &settings.mirror;
+    if mirror.is_encrypted() {
+        say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
+    }
+    if mirror.is_loopback() && !args.client.has_files() {
+        say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
+    }
+}
+
+fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
+    let settings = settings(args)?;
+    let root = &ground.root;
+    let drawer = Drawer::open(root, &ground.record, None)?;
+    let earlier = drawer.as_ref().map(Drawer::record).transpose()?.flatten();
+    let plan = ground.plan(args, &settings, earlier.as_ref())?;
+    let mut folders = earlier.as_ref().map(|record| record.folders.clone()).unwrap_or_default();
+    let kept = Record::new(settings.clone(), plan.kept.clone());
+    let is_known =
+        earlier.as_ref().is_some_and(|record| (&record.settings, &record.files) == (&kept.settings, &kept.files));
+    if !plan.kept.is_empty() || earlier.is_some() && !is_known {
+        let writes = || plan.changes.iter().filter(|change| change.is_one() && change.then.is_some());
+        writes().try_for_each(|change| root.make_way(&change.path, &mut folders))?;
+        let made = Drawer::open(root, &ground.record, Some(&mut folders))?;
+        let drawer = made.ok_or_else(|| Error::new(Code::Write, format!("{} is gone", root.shown(&ground.record))))?;
+        if !is_known {
+            drawer.keep(&kept.having_made(folders), earlier.as_ref())?;
+        }
+        plan.carry_out(root)?;
+    }
+    let mut done = document(args, SetUpAction::Apply, Some(&settings));
+    done.files = plan.changes.iter().map(|change| change.told(root)).collect();
+    restart(args, &plan, &mut done)?;
+    tell(args, &done)?;
+    if args.root.is_none() {
+        say(&format!("see that it works with: registry-mirror setup {} --check", args.client.as_str()));
+    }
+    warn(args, &settings);
+    Ok(Exit::Done)
+}
+
+fn unit(client: Client) -> Option<&'static str> {
+    match client {
+        Client::Docker => Some("docker"),
+        Client::Containerd => Some("containerd"),
+        Client::CriO => Some("crio"),
+        Client::Buildkit => Some("buildkit"),
+        Client::Podman | Client::Kaniko | Client::CloudFoundry => None,
+    }
+}
+
+/// Restarts the client where it needs that and somebody said so; else says what is left to do.
+fn restart(args: &Args, plan: &Plan, done: &mut SetUp) -> Result<(), Error> {
+    let rereads = args.client == Client::CriO && plan.changes.iter().any(plan::Change::is_one);
+    let Some(unit) = unit(args.client).filter(|_| plan.needs_restart() || rereads) else { return Ok(()) };
+    if !args.restart {
+        done.steps.push(format!("{} reads this when it starts: systemctl restart {unit}", args.client.as_str()));
+        return Ok(());
+    }
+    let failed = |why: &str| {
+        let message = format!("the files are written, but {unit} could not be restarted: {why}");
+        Error::new(Code::Failed, message).with_hint(format!("restart it with: systemctl restart {unit}"))
+    };
+    let systemctl = check::find("systemctl").ok_or_else(|| failed("there is no systemctl"))?;
+    let output = check::run(&systemctl, &["restart".to_owned(), unit.to_owned()], RESTART)?;
+    if !output.status.success() {
+        return Err(failed(String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    done.restarted = Some(unit.to_owned());
+    Ok(())
+}
+
+/// Whether the files say it, below a root where no program is asked.
+fn look(args: &Args, ground: &Ground) -> Result<Exit, Error> {
+    let settings = settings(args)?;
+    let plan = ground.plan(args, &settings, None)?;
+    let mut looked = document(args, SetUpAction::Check, Some(&settings));
+    looked.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
+    let lacking: Vec<_> = plan.changes.iter().filter(|change| change.is_one()).collect();
+    let Some(first) = lacking.first() else {
+        tell(args, &looked)?;
+        say("with --root no program is asked");
+        return Ok(Exit::Done);
+    };
+    let message = format!("{} does not name {}", ground.root.shown(&first.path), settings.mirror);
+    Err(Error::new(Code::Failed, message).with_hint("write it with --apply"))
+}
+
+fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
+    let config = if args.client == Client::Containerd { ground.text(CONTAINERD_CONFIG)? } else { None };
+    let hosts = setup::hosts_folder(config.as_deref());
+    let hosts = hosts.map_err(|error| plan::refused(&ground.root, CONTAINERD_CONFIG, error))?;
+    let (came, problems) = check::check(args.client, &registries(args), &hosts, &args.at)?;
+    let exit = check::went(&came, &problems);
+    if exit == Exit::Failed
+        && let Some(first) = problems.first()
+    {
+        return Err(first.clone());
+    }
+    problems.iter().for_each(complain);
+    let checked = SetUp { pulls: came, ..document(args, SetUpAction::Check, None) };
+    tell(args, &checked)?;
+    Ok(exit)
+}
+
+fn undo(args: &Args, ground: &Ground) -> Result<Exit, Error> {
+    let root = &ground.root;
+    let drawer = Drawer::open(root, &ground.record, None)?;
+    let record = drawer.as_ref().map(Drawer::record).transpose()?.flatten();
+    let mut done = document(args, SetUpAction::Undo, None);
+    let (Some(drawer), Some(record)) = (drawer, record) else {
+        tell(args, &done)?;
+        say(&format!("nothing was set up for {} here", args.client.as_str()));
+        return Ok(Exit::Done);
+    };
+    let plan = Plan::to_undo(root, &record)?;
+    plan.carry_out(root)?;
+    drawer.empty(&record)?;
+    root.remove_folders(std::slice::from_ref(&ground.record));
+    root.remove_folders(&record.folders);
+    done.registries = record.settings.registries.iter().map(ToString::to_string).collect();
+    done.files = plan.changes.iter().map(|change| change.told(root)).collect();
+    restart(args, &plan, &mut done)?;
+    tell(args, &done)?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,161 @@
+//! Whether a client pulls through the mirror: it pulls the canary, and the mirror's record tells whether it came.
+
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use super::super::client::{At, Remote};
+use super::super::{Exit, explain};
+use crate::documents::{Canary, CanaryPulls, Code, Error};
+use crate::oci::RegistryName;
+use crate::setup::{CANARY, Client};
+
+/// How long a client may take for the small image.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a client is made to pull: its program, what makes it pull an image, and what makes it drop it again.
+struct Puller {
+    program: PathBuf,
+    pull: Vec<String>,
+    remove: Vec<String>,
+    /// Where its build is described, for one that only builds.
+    folder: Option<tempfile::TempDir>,
+}
+
+/// The program of this name that would be run.
+pub(super) fn find(program: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
+fn puller(client: Client, hosts: &str) -> Result<Puller, Error> {
+    let choices: &[(&str, String, &str)] = match client {
+        Client::Docker => &[("docker", "pull --quiet".to_owned(), "image rm")],
+        Client::Podman => &[("podman", "pull --quiet".to_owned(), "image rm")],
+        // Kubernetes' way in, where it is there, else containerd's own, which reads the same folder.
+        Client::Containerd => {
+            &[("crictl", "pull".to_owned(), "rmi"), ("ctr", format!("content fetch --hosts-dir {hosts}"), "images rm")]
+        }
+        Client::CriO => &[("crictl", "pull".to_owned(), "rmi")],
+        Client::Buildkit => {
+            &[("buildctl", "build --frontend dockerfile.v0 --no-cache --progress plain".to_owned(), "")]
+        }
+        Client::Kaniko | Client::CloudFoundry => &[],
+    };
+    let found = choices.iter().find_map(|(program, pull, remove)| Some((find(program)?, pull, remove)));
+    let Some((program, pull, remove)) = found else {
+        let names: Vec<_> = choices.iter().map(|(program, ..)| *program).collect();
+        let message = format!("{} is not on the PATH, so {} cannot be asked", names.join(" or "), client.as_str());
+        return Err(Error::new(Code::NotFound, message));
+    };
+    let folder = match client {
+        Client::Buildkit => Some(tempfile::tempdir().map_err(|error| Error::new(Code::Write, error.to_string()))?),
+        _ => None,
+    };
+    let remove = if remove.is_empty() { Vec::new() } else { words(remove) };
+    Ok(Puller { program, pull: words(pull), remove, folder })
+}
+
+impl Puller {
+    /// The arguments that make it pull an image.
+    fn arguments(&self, image: &str) -> Result<Vec<String>, Error> {
+        let mut arguments = self.pull.clone();
+        match &self.folder {
+            Some(folder) => {
+                std::fs::write(folder.path().join("Dockerfile"), format!("FROM {image}\n"))
+                    .map_err(|error| Error::new(Code::Write, error.to_string()))?;
+                for part in ["context", "dockerfile"] {
+                    arguments.extend(["--local".to_owned(), format!("{part}={}", folder.path().display())]);
+                }
+            }
+            None => arguments.push(image.to_owned()),
+        }
+        Ok(arguments)
+    }
+
+    /// What it says when it pulls an image: what went wrong, if anything did.
+    fn pull(&self, image: &str) -> Result<Option<String>, Error> {
+        let arguments = self.arguments(image)?;
+        explain(&format!("{} {}", self.program.display(), arguments.join(" ")));
+        let output = run(&self.program, &arguments, PATIENCE)?;
+        if !self.remove.is_empty() {
+            let remove: Vec<_> = self.remove.iter().cloned().chain([image.to_owned()]).collect();
+            // It may not have come.
+            let _ = run(&self.program, &remove, PATIENCE);
+        }
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let last = said.trim_end().lines().next_back().unwrap_or("it said nothing").to_owned();
+        Ok((!output.status.success()).then_some(last))
+    }
+}
+
+/// Runs a program to its end, which has to come in time.
+pub(super) fn run(program: &PathBuf, arguments: &[String], patience: Duration) -> Result<Output, Error> {
+    let failed = |error: &dyn std::fmt::Display| Error::new(Code::Failed, format!("{}: {error}", program.display()));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| failed(&error))?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    let ended = runtime.block_on(async { tokio::time::timeout(patience, command.output()).await });
+    match ended {
+        Ok(output) => output.map_err(|error| failed(&error)),
+        Err(_) => Err(failed(&format_args!("it did not end within {} s", patience.as_secs()))),
+    }
+}
+
+/// Pulls the canary of each registry through the client. Who the mirror says came, and how it went.
+pub(super) fn check(
+    client: Client,
+    registries: &[RegistryName],
+    hosts: &str,
+    at: &At,
+) -> Result<(Vec<CanaryPulls>, Vec<Error>), Error> {
+    let puller = puller(client, hosts)?;
+    let remote = Remote::find(at)?;
+    let pulls = || -> Result<Vec<CanaryPulls>, Error> { Ok(remote.get::<Canary>("canary")?.document.pulls) };
+    let (mut came, mut problems) = (Vec::new(), Vec::new());
+    for registry in registries {
+        let count = |pulls: &[CanaryPulls]| {
+            let of_registry = pulls.iter().find(|pulls| pulls.upstream == registry.as_str());
+            of_registry.map(|pulls| (pulls.count, pulls.clone()))
+        };
+        let before = count(&pulls()?).map_or(0, |(count, _)| count);
+        let wrong = puller.pull(&format!("{registry}/{CANARY}"))?;
+        let after = count(&pulls()?).filter(|(count, _)| *count > before);
+        match (after, wrong) {
+            (Some((_, pulls)), None) => came.push(pulls),
+            (Some(_), Some(said)) => problems.push(asked_in_vain(client, registry, &said)),
+            (None, said) => problems.push(not_asked(client, registry, said.as_deref())),
+        }
+    }
+    Ok((came, problems))
+}
+
+/// How all of it went.
+pub(super) fn went(came: &[CanaryPulls], problems: &[Error]) -> Exit {
+    match (came.is_empty(), problems.is_empty()) {
+        (_, true) => Exit::Done,
+        (false, false) => Exit::Partly,
+        (true, false) => Exit::Failed,
+    }
+}
+
+fn asked_in_vain(client: Client, registry: &RegistryName, said: &str) -> Error {
+    let client = client.as_str();
+    let message = format!("{client} asked this mirror for the canary of {registry}, and could not pull it: {said}");
+    Error::new(Code::Failed, message).with_hint("the log of the mirror says what it was answered")
+}
+
+fn not_asked(client: Client, registry: &RegistryName, said: Option<&str>) -> Error {
+    let client = client.as_str();
+    let said = said.map(|said| format!("; {client} said: {said}")).unwrap_or_default();
+    let message = format!("{client} did not ask this mirror for the canary of {registry}{said}");
+    let hint = format!(
+        "is it set up (registry-mirror setup {client} --apply), and was it started again since? Is {registry} an \
+         upstream of this mirror?"
+    );
+    Error::new(Code::Failed, message).with_hint(hint)
+}

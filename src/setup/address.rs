@@ -1,0 +1,126 @@
+//! The address of the mirror, as clients are told of it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use url::{Host, Url};
+
+/// Why something is no address of a mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an address such as http://127.0.0.1:5000 or https://mirror.example: scheme, host and port, and no more")]
+pub struct AddressError;
+
+/// `http://host:port` or `https://host:port`, without a slash at the end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MirrorAddress {
+    /// `host`, or `host:port` where it is not that of the scheme.
+    authority: String,
+    encrypted: bool,
+    loopback: bool,
+}
+
+impl MirrorAddress {
+    /// Host and port.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// Whether TLS is spoken there.
+    pub const fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
+    /// Whether it is an address of this machine for itself.
+    pub const fn is_loopback(&self) -> bool {
+        self.loopback
+    }
+}
+
+impl FromStr for MirrorAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<MirrorAddress, AddressError> {
+        let url = Url::parse(text).map_err(|_| AddressError)?;
+        let encrypted = match url.scheme() {
+            "http" => false,
+            "https" => true,
+            _ => return Err(AddressError),
+        };
+        let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
+        let anonymous = url.username().is_empty() && url.password().is_none() && !text.contains('@');
+        let host = url.host().filter(|_| bare && anonymous).ok_or(AddressError)?;
+        let loopback = match &host {
+            Host::Ipv4(ip) => IpAddr::from(*ip).is_loopback(),
+            Host::Ipv6(ip) => ip.to_canonical().is_loopback(),
+            Host::Domain(name) => *name == "localhost",
+        };
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
+        if matches!(&host, Host::Domain(name) if !name.contains(is_plain) || name.contains(|c| !is_plain(c))) {
+            return Err(AddressError);
+        }
+        let authority = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+        Ok(MirrorAddress { authority, encrypted, loopback })
+    }
+}
+
+impl TryFrom<String> for MirrorAddress {
+    type Error = AddressError;
+
+    fn try_from(text: String) -> Result<MirrorAddress, AddressError> {
+        text.parse()
+    }
+}
+
+impl From<MirrorAddress> for String {
+    fn from(address: MirrorAddress) -> String {
+        address.to_string()
+    }
+}
+
+impl fmt::Display for MirrorAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", if self.encrypted { "https" } else { "http" }, self.authority)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_scheme_host_and_port() {
+        for (typed, expected) in [
+            ("http://127.0.0.1:5000", Some("http://127.0.0.1:5000")),
+            ("http://127.0.0.1:5000/", Some("http://127.0.0.1:5000")),
+            ("HTTPS://Mirror.Example:443", Some("https://mirror.example")),
+            ("https://mirror.example:5000", Some("https://mirror.example:5000")),
+            ("http://[::1]:5000", Some("http://[::1]:5000")),
+            ("127.0.0.1:5000", None),
+            ("ftp://mirror.example", None),
+            ("http://mirror.example/hub", None),
+            ("http://me:secret@mirror.example", None),
+            ("http://mirror.example?x", None),
+            ("http://mir\"ror.example", None),
+            ("http://", None),
+        ] {
+            let parsed = typed.parse::<MirrorAddress>().map(|address| address.to_string());
+            assert_eq!(parsed.ok().as_deref(), expected, "{typed}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_known() {
+        for (typed, expected) in [
+            ("http://127.0.0.7:1", true),
+            ("http://localhost:1", true),
+            ("http://[::1]:1", true),
+            ("http://192.0.2.1:1", false),
+            ("http://mirror.example", false),
+        ] {
+            assert_eq!(typed.parse::<MirrorAddress>().map(|address| address.is_loopback()), Ok(expected), "{typed}");
+        }
+    }
+}

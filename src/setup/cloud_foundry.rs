@@ -1,0 +1,19 @@
+//! Cloud Foundry, which has no setting for mirrors: the mirror stands in the image's name.
+
+use super::Settings;
+
+pub(super) fn steps(settings: &Settings) -> Vec<String> {
+    let mirror = settings.mirror.authority();
+    let mut steps: Vec<_> = settings
+        .registries
+        .iter()
+        .map(|registry| format!("cf push APP -o {mirror}/{registry}/REPOSITORY:TAG"))
+        .collect();
+    steps.push(if settings.mirror.is_encrypted() {
+        "# the mirror's authority belongs to the trusted certificates of the platform, for cells and for staging"
+            .to_owned()
+    } else {
+        format!("# insecure_docker_registry_list of garden and of cloud_controller_ng: [\"{mirror}\"]")
+    });
+    steps
+}

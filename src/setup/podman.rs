@@ -1,0 +1,162 @@
+//! podman, buildah, skopeo and CRI-O: a file of ours among those that are read after `registries.conf`.
+//!
+//! A `[[registry]]` in a later file stands in the place of one of the same prefix in an earlier one, so ours begins
+//! with what the earlier files say of that registry.
+
+use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
+
+use super::want::Refused;
+use super::{Client, DOCKER_HUB, File, Kind, Settings, in_toml};
+use crate::oci::RegistryName;
+
+/// The folder, below the root or a home.
+const FOLDER: &str = "containers/registries.conf.d";
+
+/// The files that are read before ours: one, and those of a folder, but for ours. Each below the root.
+pub fn beside(home: Option<&str>) -> [(String, String); 2] {
+    let below = |folder: &str| (format!("{folder}/containers/registries.conf"), format!("{folder}/{FOLDER}"));
+    [below("etc"), below(&settings_of(home))]
+}
+
+/// Each of the two programs has a file, so that one can be put back without the other.
+pub(super) fn file(client: Client, home: Option<&str>) -> File {
+    let name = if client == Client::CriO { "zz-registry-mirror-cri-o.conf" } else { "zz-registry-mirror.conf" };
+    File::new(format!("{}/{FOLDER}/{name}", settings_of(home)), Kind::RegistriesConf)
+}
+
+fn settings_of(home: Option<&str>) -> String {
+    home.map_or_else(|| "etc".to_owned(), |home| format!("{home}/.config"))
+}
+
+/// Where the mirror has the images of a registry: Docker Hub's need no name there.
+fn location(settings: &Settings, registry: &RegistryName) -> String {
+    let mirror = settings.mirror.authority();
+    match registry.as_str() {
+        DOCKER_HUB => mirror.to_owned(),
+        other => format!("{mirror}/{other}"),
+    }
+}
+
+fn parsed(text: &str) -> Result<DocumentMut, Refused> {
+    text.parse().map_err(|error: toml_edit::TomlError| Refused::Unreadable(error.to_string().trim_end().to_owned()))
+}
+
+/// What an entry is for.
+fn prefix(entry: &Table) -> Option<&str> {
+    let text = |name: &str| entry.get(name).and_then(Item::as_str).filter(|text| !text.is_empty());
+    text("prefix").or_else(|| text("location"))
+}
+
+fn entry_of<'a>(document: &'a DocumentMut, registry: &RegistryName) -> Option<&'a Table> {
+    let entries = document.get("registry")?.as_array_of_tables()?;
+    entries.iter().find(|entry| prefix(entry) == Some(registry.as_str()))
+}
+
+pub(super) fn merged(text: &str, settings: &Settings, beside: &[String]) -> Result<String, Refused> {
+    let mut document = parsed(text)?;
+    for registry in &settings.registries {
+        let earlier = if entry_of(&document, registry).is_some() { None } else { earlier(beside, registry)? };
+        let entries = document.entry("registry").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
+        let entries = entries.as_array_of_tables_mut();
+        let entries = entries.ok_or_else(|| Refused::Conflict("registry is not a list of tables".to_owned()))?;
+        let known = entries.iter().position(|entry| prefix(entry) == Some(registry.as_str()));
+        let place = known.unwrap_or_else(|| {
+            let mut new = earlier.unwrap_or_else(|| named(registry.as_str()));
+            new.decor_mut().set_prefix(if entries.is_empty() { "" } else { "\n" });
+            entries.push(new);
+            entries.len() - 1
+        });
+        if let Some(entry) = entries.get_mut(place) {
+            put_first(entry, settings, registry)?;
+        }
+    }
+    Ok(document.to_string())
+}
+
+/// What the other files say of a registry: the last one counts.
+fn earlier(beside: &[String], registry: &RegistryName) -> Result<Option<Table>, Refused> {
+    let mut found = None;
+    for text in beside {
+        if let Some(entry) = entry_of(&parsed(text)?, registry) {
+            found = Some(moved(entry));
+        }
+    }
+    Ok(found)
+}
+
+/// The entry for another file: its place in the old one says nothing there.
+fn moved(entry: &Table) -> Table {
+    let mut new = entry.clone();
+    new.set_position(None);
+    if let Some(mirrors) = new.get_mut("mirror").and_then(Item::as_array_of_tables_mut) {
+        for mirror in mirrors.iter_mut() {
+            mirror.set_position(None);
+            mirror.decor_mut().clear();
+        }
+    }
+    new
+}
+
+fn named(location: &str) -> Table {
+    let mut table = Table::new();
+    table.insert("location", location.into());
+    table
+}
+
+fn put_first(entry: &mut Table, settings: &Settings, registry: &RegistryName) -> Result<(), Refused> {
+    if entry.get("blocked").and_then(Item::as_bool) == Some(true) {
+        return Err(Refused::Conflict(format!("{registry} is blocked there (blocked = true)")));
+    }
+    let mirrors = entry.entry("mirror").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
+    let mirrors = mirrors.as_array_of_tables_mut();
+    let mirrors = mirrors.ok_or_else(|| Refused::Conflict("registry.mirror is not a list of tables".to_owned()))?;
+    let location = location(settings, registry);
+    if mirrors.iter().any(|mirror| mirror.get("location").and_then(Item::as_str) == Some(&location)) {
+        return Ok(());
+    }
+    let mut ours = named(&location);
+    if !settings.mirror.is_encrypted() {
+        ours.insert("insecure", true.into());
+    }
+    let mut all = ArrayOfTables::new();
+    all.push(ours);
+    let others = mirrors.iter().cloned().map(|mut mirror| {
+        mirror.set_position(None);
+        mirror
+    });
+    others.for_each(|other| all.push(other));
+    *mirrors = all;
+    Ok(())
+}
+
+/// `now` without our mirrors, and without what was written for them alone.
+pub(super) fn without(before: &str, now: &str, settings: &Settings) -> Result<String, Refused> {
+    let (before, mut document) = (parsed(before)?, parsed(now)?);
+    for registry in &settings.registries {
+        let location = location(settings, registry);
+        let is_ours = |mirror: &Table| mirror.get("location").and_then(Item::as_str) == Some(&location);
+        let mirrors = |entry: &Table| entry.get("mirror").and_then(Item::as_array_of_tables).cloned();
+        let old = entry_of(&before, registry);
+        if old.and_then(mirrors).is_some_and(|old| old.iter().any(is_ours)) {
+            continue;
+        }
+        let Some(entries) = document.get_mut("registry").and_then(Item::as_array_of_tables_mut) else { continue };
+        for entry in entries.iter_mut().filter(|entry| prefix(entry) == Some(registry.as_str())) {
+            let Some(mirrors) = entry.get_mut("mirror").and_then(Item::as_array_of_tables_mut) else { continue };
+            mirrors.retain(|mirror| !is_ours(mirror));
+            if mirrors.is_empty() {
+                entry.remove("mirror");
+            }
+        }
+        let only_named = |entry: &Table| prefix(entry) == Some(registry.as_str()) && entry.len() == 1;
+        if old.is_none() {
+            entries.retain(|entry| !only_named(entry));
+        }
+        if entries.is_empty() {
+            document.remove("registry");
+        }
+    }
+    let text = document.to_string();
+    in_toml::has_entries(&text, &["registry".to_owned()])?;
+    Ok(text)
+}

@@ -1,0 +1,279 @@
+//! Files of every kind, as others wrote them, with our settings and without them again.
+
+use super::*;
+
+fn settings(mirror: &str, registries: &[&str]) -> Settings {
+    let registries = registries.iter().map(|registry| registry.parse().expect("a registry")).collect();
+    Settings { mirror: mirror.parse().expect("an address"), registries }
+}
+
+fn local() -> Settings {
+    settings("http://127.0.0.1:5000", &["docker.io"])
+}
+
+fn hub() -> RegistryName {
+    DOCKER_HUB.parse().expect("a registry")
+}
+
+fn merged(kind: &Kind, before: Option<&str>) -> String {
+    kind.merged(&local(), before, &[]).unwrap_or_else(|refused| panic!("{kind:?}: {refused}"))
+}
+
+/// With ours, with ours a second time, and without them again, where others have added something meanwhile.
+fn there_and_back(kind: &Kind, before: Option<&str>, expected: &str, others: (&str, &str), left: Option<&str>) {
+    let with = merged(kind, before);
+    assert_eq!(with, expected, "{kind:?}");
+    assert_eq!(merged(kind, Some(&with)), with, "{kind:?}: a second time");
+    let (old, new) = others;
+    assert!(with.contains(old), "{kind:?}: {old:?} is in {with}");
+    let changed = with.replacen(old, new, 1);
+    let without = kind.without(&local(), before, &changed);
+    assert_eq!(without.as_ref().map(Option::as_deref), Ok(left), "{kind:?}: without ours\n{changed}");
+}
+
+#[test]
+fn docker_gets_a_list_of_mirrors_and_keeps_what_it_was_told() {
+    let before = "{\n    \"log-driver\": \"journald\",\n    \"debug\" : true\n}";
+    there_and_back(
+        &Kind::DaemonJson,
+        Some(before),
+        "{\n    \"log-driver\": \"journald\",\n    \"debug\" : true,\n    \"registry-mirrors\": [\n        \
+         \"http://127.0.0.1:5000\"\n    ]\n}",
+        ("true", "false"),
+        Some("{\n    \"log-driver\": \"journald\",\n    \"debug\" : false\n}"),
+    );
+    let before = "{ \"registry-mirrors\": [\"https://other.example\"], \"x\": {\"y\": [1, 2.50]} }\n";
+    there_and_back(
+        &Kind::DaemonJson,
+        Some(before),
+        "{ \"registry-mirrors\": [\"http://127.0.0.1:5000\", \"https://other.example\"], \"x\": {\"y\": [1, 2.50]} }\n",
+        ("2.50", "3"),
+        Some("{ \"registry-mirrors\": [\"https://other.example\"], \"x\": {\"y\": [1, 3]} }\n"),
+    );
+    let before = "{\n\t\"registry-mirrors\": [\n\t\t\"https://other.example\"\n\t]\n}\n";
+    there_and_back(
+        &Kind::DaemonJson,
+        Some(before),
+        "{\n\t\"registry-mirrors\": [\n\t\t\"http://127.0.0.1:5000\",\n\t\t\"https://other.example\"\n\t]\n}\n",
+        ("other.example\"", "other.example\",\n\t\t\"https://third.example\""),
+        Some("{\n\t\"registry-mirrors\": [\n\t\t\"https://other.example\",\n\t\t\"https://third.example\"\n\t]\n}\n"),
+    );
+    let new = "{\n  \"registry-mirrors\": [\n    \"http://127.0.0.1:5000\"\n  ]\n}\n";
+    for before in [None, Some(""), Some("{}"), Some(" \n")] {
+        assert_eq!(merged(&Kind::DaemonJson, before).trim_end(), new.trim_end(), "{before:?}");
+    }
+    there_and_back(&Kind::DaemonJson, None, new, ("", ""), None);
+    there_and_back(&Kind::DaemonJson, None, new, ("\n}", ",\n  \"debug\": true\n}"), Some("{\n  \"debug\": true\n}\n"));
+}
+
+#[test]
+fn a_mirror_that_was_there_before_is_ours_neither_to_add_nor_to_take() {
+    let before = "{\"registry-mirrors\": [\"https://a.example\", \"http://127.0.0.1:5000/\"]}";
+    assert_eq!(merged(&Kind::DaemonJson, Some(before)), before);
+    assert_eq!(Kind::DaemonJson.without(&local(), Some(before), before), Ok(Some(before.to_owned())));
+}
+
+#[test]
+fn docker_speaks_plain_http_beyond_loopback_only_where_it_is_told_to() {
+    let beyond = settings("http://mirror.example:5000", &["docker.io"]);
+    let with = Kind::DaemonJson.merged(&beyond, Some("{}"), &[]).expect("merged");
+    assert!(with.contains("\"insecure-registries\": [\n    \"mirror.example:5000\"\n  ]"), "{with}");
+    let encrypted = settings("https://mirror.example", &["docker.io"]);
+    let with = Kind::DaemonJson.merged(&encrypted, None, &[]).expect("merged");
+    assert!(!with.contains("insecure"), "{with}");
+}
+
+#[test]
+fn which_store_docker_has_is_told_by_the_engine_else_by_its_file() {
+    let snapshots = "[[\"driver-type\",\"io.containerd.snapshotter.v1\"]]";
+    let feature = "{\"features\": {\"containerd-snapshotter\": true}}";
+    for (engine, file, expected) in [
+        (Some(("28.0.1", snapshots)), None, Store::Containerd),
+        (Some(("27.5.0", snapshots)), Some(feature), Store::Classic),
+        (Some(("29.1.0", "[[\"Backing Filesystem\",\"extfs\"]]")), Some(feature), Store::Classic),
+        (None, Some(feature), Store::Containerd),
+        (None, Some("{\"features\": {}}"), Store::Classic),
+        (None, None, Store::Classic),
+    ] {
+        assert_eq!(store_of(engine, file), expected, "{engine:?} {file:?}");
+    }
+    let machine = |docker_store| Machine { docker_store, ..Machine::default() };
+    let both = settings("http://127.0.0.1:5000", &["docker.io", "ghcr.io"]);
+    assert!(matches!(files(Client::Docker, &both, &machine(Store::Classic)), Err(Refused::Unable(_))));
+    let paths: Vec<_> = files(Client::Docker, &both, &machine(Store::Containerd)).expect("files");
+    let paths: Vec<_> = paths.into_iter().map(|file| file.path).collect();
+    assert_eq!(paths, ["etc/docker/certs.d/docker.io/hosts.toml", "etc/docker/certs.d/ghcr.io/hosts.toml"]);
+}
+
+#[test]
+fn the_mirror_is_the_first_host_of_a_registry() {
+    let kind = Kind::HostsToml(hub());
+    let new = format!("{HEADER}[host.\"http://127.0.0.1:5000\"]\ncapabilities = [\"pull\", \"resolve\"]\n");
+    there_and_back(&kind, None, &new, ("", ""), None);
+    let before = "server = \"https://registry-1.docker.io\" # the Hub\n\n# in the office\n[host.\"https://office.example\"]\n  \
+                  capabilities = [\"pull\"]\n  # ours\n  ca = \"/etc/ca.pem\"\n# the end\n";
+    there_and_back(
+        &kind,
+        Some(before),
+        "server = \"https://registry-1.docker.io\" # the Hub\n\n[host.\"http://127.0.0.1:5000\"]\ncapabilities = \
+         [\"pull\", \"resolve\"]\n\n# in the office\n[host.\"https://office.example\"]\n  capabilities = [\"pull\"]\n  # \
+         ours\n  ca = \"/etc/ca.pem\"\n# the end\n",
+        ("/etc/ca.pem", "/etc/other.pem"),
+        Some(
+            "server = \"https://registry-1.docker.io\" # the Hub\n\n# in the office\n[host.\"https://office.example\"]\n  \
+             capabilities = [\"pull\"]\n  # ours\n  ca = \"/etc/other.pem\"\n# the end\n",
+        ),
+    );
+}
+
+#[test]
+fn containerd_is_told_where_the_hosts_are_in_the_table_of_its_version() {
+    let debian = "version = 2\n\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\"]\n    \
+                  [plugins.\"io.containerd.grpc.v1.cri\".cni]\n      bin_dir = \"/usr/lib/cni\"\n";
+    there_and_back(
+        &Kind::ContainerdConfig,
+        Some(debian),
+        &format!(
+            "{debian}\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n"
+        ),
+        ("/usr/lib/cni", "/opt/cni"),
+        Some(&debian.replace("/usr/lib/cni", "/opt/cni")),
+    );
+    for (before, table) in [
+        ("version = 3\n", "plugins.\"io.containerd.cri.v1.images\".registry"),
+        ("root = \"/x\"\n", "plugins.cri.registry"),
+    ] {
+        let with = merged(&Kind::ContainerdConfig, Some(before));
+        assert_eq!(with, format!("{before}\n[{table}]\nconfig_path = \"/etc/containerd/certs.d\"\n"));
+    }
+    let new = merged(&Kind::ContainerdConfig, None);
+    assert!(new.contains("version = 2\n") && new.contains("io.containerd.grpc.v1.cri"), "{new}");
+}
+
+#[test]
+fn what_stands_commented_at_the_end_of_a_file_does_not_get_into_our_table() {
+    let before = "disabled_plugins = [\"cri\"]\n\n#root = \"/var/lib/containerd\"\n#[grpc]\n#  uid = 0\n";
+    let with = merged(&Kind::ContainerdConfig, Some(before));
+    assert_eq!(with, format!("{before}\n[plugins.cri.registry]\nconfig_path = \"/etc/containerd/certs.d\"\n"));
+    let changed = with.replace("[\"cri\"]", "[]");
+    let without = Kind::ContainerdConfig.without(&local(), Some(before), &changed);
+    assert_eq!(without, Ok(Some(before.replace("[\"cri\"]", "[]"))));
+}
+
+#[test]
+fn hosts_of_containerd_go_where_its_file_says_and_beside_mirrors_in_it_they_are_refused() {
+    let named = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/opt/hosts:/etc/x\"\n";
+    assert_eq!(merged(&Kind::ContainerdConfig, Some(named)), named);
+    let machine = Machine { containerd_config: Some(named.to_owned()), ..Machine::default() };
+    let files = files(Client::Containerd, &local(), &machine).expect("files");
+    assert_eq!(files[1].path, "opt/hosts/docker.io/hosts.toml");
+    let mirrors =
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\nendpoint = [\"x\"]\n";
+    let refused = Kind::ContainerdConfig.merged(&local(), Some(mirrors), &[]);
+    assert!(matches!(refused, Err(Refused::Conflict(_))), "{refused:?}");
+    let refused = Kind::ContainerdConfig.merged(&local(), Some("version = 9\n"), &[]);
+    assert!(matches!(refused, Err(Refused::Conflict(_))), "{refused:?}");
+}
+
+#[test]
+fn buildkit_gets_the_mirror_in_front_and_plain_http_for_it() {
+    let ours =
+        "[registry.\"docker.io\"]\nmirrors = [\"127.0.0.1:5000\"]\n\n[registry.\"127.0.0.1:5000\"]\nhttp = true\n";
+    there_and_back(&Kind::BuildkitdToml, None, &format!("{HEADER}{ours}"), ("", ""), None);
+    let before = "debug = true # while we look\n\n[registry.\"docker.io\"]\n  mirrors = [\n    # near\n    \
+                  \"near.example\",\n  ]\n\n[worker.oci]\n  enabled = false\n";
+    there_and_back(
+        &Kind::BuildkitdToml,
+        Some(before),
+        "debug = true # while we look\n\n[registry.\"docker.io\"]\n  mirrors = [\n    \"127.0.0.1:5000\",\n    # near\n    \
+         \"near.example\",\n  ]\n\n[worker.oci]\n  enabled = false\n\n[registry.\"127.0.0.1:5000\"]\nhttp = true\n",
+        ("enabled = false", "enabled = true"),
+        Some(&before.replace("enabled = false", "enabled = true")),
+    );
+}
+
+#[test]
+fn what_others_made_of_our_own_setting_is_not_guessed_at() {
+    let before = "[registry.\"127.0.0.1:5000\"]\nhttp = false\n";
+    let with = merged(&Kind::BuildkitdToml, Some(before));
+    assert!(with.contains("http = true"), "{with}");
+    let changed = with.replace("http = true", "http = \"maybe\"");
+    let without = Kind::BuildkitdToml.without(&local(), Some(before), &changed);
+    assert!(matches!(without, Err(Refused::Mixed(_))), "{without:?}");
+    let back = with.replace("http = true", "http = false");
+    let without = Kind::BuildkitdToml.without(&local(), Some(before), &back).expect("told apart");
+    assert_eq!(without.as_deref(), Some(before));
+}
+
+#[test]
+fn podman_gets_a_file_of_its_own_that_says_what_the_others_said() {
+    let new = format!(
+        "{HEADER}[[registry]]\nlocation = \"docker.io\"\n\n[[registry.mirror]]\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n"
+    );
+    there_and_back(&Kind::RegistriesConf, None, &new, ("", ""), None);
+    there_and_back(
+        &Kind::RegistriesConf,
+        None,
+        &new,
+        ("insecure = true\n", "insecure = true\n\n[[registry.mirror]]\nlocation = \"other.example\"\n"),
+        Some("[[registry]]\nlocation = \"docker.io\"\n\n[[registry.mirror]]\nlocation = \"other.example\"\n"),
+    );
+    let earlier = "unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nprefix = \"docker.io\"\nlocation = \
+                   \"hub.example\"\n[[registry.mirror]]\nlocation = \"near.example\"\n";
+    let with = Kind::RegistriesConf.merged(&local(), None, &[earlier.to_owned()]).expect("merged");
+    let expected = "[[registry]]\nprefix = \"docker.io\"\nlocation = \"hub.example\"\n\n[[registry.mirror]]\nlocation = \
+                    \"127.0.0.1:5000\"\ninsecure = true\n\n[[registry.mirror]]\nlocation = \"near.example\"\n";
+    assert_eq!(with, format!("{HEADER}{expected}"));
+    let blocked = "[[registry]]\nlocation = \"docker.io\"\nblocked = true\n".to_owned();
+    let refused = Kind::RegistriesConf.merged(&local(), None, &[blocked]);
+    assert!(matches!(refused, Err(Refused::Conflict(_))), "{refused:?}");
+    let both = settings("https://mirror.example", &["docker.io", "ghcr.io"]);
+    let with = Kind::RegistriesConf.merged(&both, None, &[]).expect("merged");
+    assert!(with.contains("location = \"mirror.example/ghcr.io\"\n") && !with.contains("insecure"), "{with}");
+}
+
+#[test]
+fn what_cannot_be_read_is_refused() {
+    for (kind, text) in [
+        (Kind::DaemonJson, "{\"registry-mirrors\": [\"a\",]}"),
+        (Kind::DaemonJson, "[]"),
+        (Kind::DaemonJson, "// ours\n{}"),
+        (Kind::HostsToml(hub()), "[host"),
+        (Kind::ContainerdConfig, "version = \n"),
+        (Kind::RegistriesConf, "[[registry]]\nlocation\n"),
+        (Kind::BuildkitdToml, "x = 1\nx = 2\n"),
+    ] {
+        let refused = kind.merged(&local(), Some(text), &[]);
+        assert!(matches!(refused, Err(Refused::Unreadable(_))), "{kind:?}: {refused:?}");
+    }
+    for (kind, text) in [
+        (Kind::DaemonJson, "{\"registry-mirrors\": \"a\"}"),
+        (Kind::DaemonJson, "{\"registry-mirrors\": [], \"registry-mirrors\": []}"),
+        (Kind::BuildkitdToml, "registry = 1\n"),
+        (Kind::BuildkitdToml, "[registry.\"docker.io\"]\nmirrors = \"x\"\n"),
+        (Kind::RegistriesConf, "registry = 1\n"),
+    ] {
+        let refused = kind.merged(&local(), Some(text), &[]);
+        assert!(matches!(refused, Err(Refused::Conflict(_))), "{kind:?}: {refused:?}");
+    }
+}
+
+#[test]
+fn clients_without_files_are_told_in_words() {
+    let both = settings("http://mirror.example:5000", &["docker.io", "ghcr.io"]);
+    assert_eq!(
+        steps(Client::Kaniko, &both),
+        [
+            "--registry-map=index.docker.io=mirror.example:5000",
+            "--registry-map=ghcr.io=mirror.example:5000/ghcr.io",
+            "--insecure-registry=mirror.example:5000"
+        ]
+    );
+    assert_eq!(
+        steps(Client::CloudFoundry, &both)[..2],
+        [
+            "cf push APP -o mirror.example:5000/docker.io/REPOSITORY:TAG",
+            "cf push APP -o mirror.example:5000/ghcr.io/REPOSITORY:TAG"
+        ]
+    );
+}

@@ -1,0 +1,362 @@
+//! `setup`: files of clients below a root, as somebody types it: shown, written, looked at, and put back.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown, symlink};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
+const MIRROR: &str = "http://127.0.0.1:5000";
+
+/// Runs `setup` with these words and variables; its exit code, stdout and stderr.
+fn run(line: &str, variables: &[(&str, &str)]) -> (i32, String, String) {
+    let mut command = Command::new(BINARY);
+    command
+        .arg("setup")
+        .args(line.split_whitespace())
+        .env_clear()
+        .env("HOME", "/nonexistent")
+        .envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+/// Everything below a folder: what it is, whose, and what is in it.
+fn tree(folder: &Path) -> BTreeMap<String, (u32, u32, u32, Vec<u8>)> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(here) = folders.pop() {
+        for entry in std::fs::read_dir(&here).unwrap() {
+            let path = entry.unwrap().path();
+            let metadata = path.symlink_metadata().unwrap();
+            let content = match metadata.file_type() {
+                kind if kind.is_dir() => {
+                    folders.push(path.clone());
+                    Vec::new()
+                }
+                kind if kind.is_symlink() => path.read_link().unwrap().into_os_string().into_encoded_bytes(),
+                _ => std::fs::read(&path).unwrap(),
+            };
+            let name = path.strip_prefix(folder).unwrap().display().to_string();
+            found.insert(name, (metadata.mode(), metadata.uid(), metadata.gid(), content));
+        }
+    }
+    found
+}
+
+/// A root with these files in it.
+fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (path, content) in files {
+        let path = root.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    }
+    root
+}
+
+/// The clients with files, and a file of each as others wrote it.
+const CLIENTS: [(&str, &str, &str); 5] = [
+    ("docker", "etc/docker/daemon.json", "{\n\t\"log-driver\": \"journald\", \"x\": 1.50\n}\n"),
+    ("containerd", "etc/containerd/config.toml", "version = 2\n# ours\n[plugins.x] # here\n  a = 1\n"),
+    ("podman", "etc/containers/registries.conf.d/zz-registry-mirror.conf", "# nothing yet\n"),
+    ("cri-o", "etc/containers/registries.conf", "unqualified-search-registries = ['docker.io'] # short\n"),
+    ("buildkit", "etc/buildkit/buildkitd.toml", "debug = true # now\n[worker.oci]\n  enabled = false\n"),
+];
+
+#[test]
+fn settings_are_shown_written_once_and_put_back_to_the_byte() {
+    for (client, path, content) in CLIENTS {
+        for files in [&[][..], &[(path, content)]] {
+            let root = root(files);
+            if let [(path, _)] = files {
+                std::fs::set_permissions(root.path().join(path), PermissionsExt::from_mode(0o640)).unwrap();
+            }
+            let before = tree(root.path());
+            let line = |action: &str| format!("{client} {action} --mirror {MIRROR} --root {}", root.path().display());
+            let (code, out, err) = run(&line("--print"), &[]);
+            assert_eq!(code, 0, "{client}: {err}");
+            assert!(out.contains("+++ ") && out.contains("127.0.0.1:5000"), "{client}: {out}");
+            assert_eq!(tree(root.path()), before, "{client}: --print writes nothing");
+            assert_eq!(run(&line("--check"), &[]).0, 1, "{client}: it is not set up");
+
+            let (code, out, err) = run(&line("--apply"), &[]);
+            assert_eq!(code, 0, "{client}: {out}{err}");
+            let after = tree(root.path());
+            assert_ne!(after, before, "{client}");
+            let record = &after[&format!("var/lib/registry-mirror/setup/{client}")];
+            assert_eq!(record.0 & 0o7777, 0o700, "{client}");
+            if let [(path, _)] = files {
+                assert_eq!(after[*path].0, before[*path].0, "{client}: the mode stays");
+            }
+            assert_eq!(run(&line("--check"), &[]).0, 0, "{client}: it is set up");
+            assert_eq!(run(&line("--apply"), &[]).0, 0, "{client}");
+            assert_eq!(tree(root.path()), after, "{client}: a second time changes nothing");
+
+            let (code, out, err) = run(&format!("{client} --undo --root {}", root.path().display()), &[]);
+            assert_eq!(code, 0, "{client}: {out}{err}");
+            assert_eq!(tree(root.path()), before, "{client}");
+            let (code, _, err) = run(&format!("{client} --undo --root {}", root.path().display()), &[]);
+            assert!(code == 0 && err.contains("nothing was set up"), "{client}: {code} {err}");
+        }
+    }
+}
+
+#[test]
+fn another_address_takes_the_place_of_the_first_and_undo_goes_back_to_the_beginning() {
+    for (client, path, content) in CLIENTS {
+        let root = root(&[(path, content)]);
+        let before = tree(root.path());
+        let at = |address: &str| format!("{client} --apply --mirror {address} --root {}", root.path().display());
+        assert_eq!(run(&at(MIRROR), &[]).0, 0);
+        assert_eq!(run(&at("http://127.0.0.9:5009"), &[]).0, 0);
+        let all: Vec<u8> = tree(&root.path().join("etc")).into_values().flat_map(|(.., content)| content).collect();
+        let all = String::from_utf8(all).unwrap();
+        assert!(all.contains("127.0.0.9:5009") && !all.contains("127.0.0.1:5000"), "{client}: {all}");
+        assert_eq!(run(&format!("{client} --undo --root {}", root.path().display()), &[]).0, 0);
+        assert_eq!(tree(root.path()), before, "{client}");
+    }
+}
+
+#[test]
+fn undo_leaves_what_others_wrote_since_and_does_nothing_where_it_cannot_tell() {
+    let root = root(&[("etc/docker/daemon.json", "{\n  \"debug\": true\n}\n")]);
+    let file = root.path().join("etc/docker/daemon.json");
+    let line = |action: &str| format!("docker {action} --mirror {MIRROR} --root {}", root.path().display());
+    assert_eq!(run(&line("--apply"), &[]).0, 0);
+    let written = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, written.replace("true", "false")).unwrap();
+    assert_eq!(run(&line("--undo"), &[]).0, 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "{\n  \"debug\": false\n}\n");
+
+    assert_eq!(run(&line("--apply"), &[]).0, 0);
+    std::fs::write(&file, "{ \"debug\": false, ").unwrap();
+    let spoiled = tree(root.path());
+    let (code, _, err) = run(&line("--undo"), &[]);
+    assert!(code == 1 && err.contains("nothing was changed"), "{code} {err}");
+    assert_eq!(tree(root.path()), spoiled);
+}
+
+#[test]
+fn a_file_that_cannot_be_understood_is_left_alone() {
+    for (client, path, content) in [
+        ("docker", "etc/docker/daemon.json", "{ \"debug\": true, }"),
+        ("docker", "etc/docker/daemon.json", "{ \"registry-mirrors\": \"x\" }"),
+        ("containerd", "etc/containerd/config.toml", "version = \n"),
+        ("containerd", "etc/containerd/certs.d/docker.io/hosts.toml", "[host\n"),
+        ("podman", "etc/containers/registries.conf", "[[registry]\n"),
+        ("buildkit", "etc/buildkit/buildkitd.toml", "\u{0}"),
+    ] {
+        let root = root(&[(path, content)]);
+        let before = tree(root.path());
+        for action in ["--print", "--apply"] {
+            let (code, _, err) =
+                run(&format!("{client} {action} --mirror {MIRROR} --root {}", root.path().display()), &[]);
+            assert_eq!(code, 1, "{client} {path}: {err}");
+            assert!(err.contains("nothing was changed"), "{client}: {err}");
+            assert_eq!(tree(root.path()), before, "{client}");
+        }
+    }
+}
+
+#[test]
+fn links_are_followed_below_the_root_and_never_out_of_it() {
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::write(outside.path().join("daemon.json"), "{}").unwrap();
+    let untouched = tree(outside.path());
+    let up = format!("../../../../../../../..{}", outside.path().display());
+    for (link, target) in [
+        ("etc/docker", outside.path().display().to_string()),
+        ("etc/docker", up.clone()),
+        ("etc/docker/daemon.json", outside.path().join("daemon.json").display().to_string()),
+        ("etc/docker/daemon.json", format!("{up}/daemon.json")),
+        ("var/lib/registry-mirror", outside.path().display().to_string()),
+        ("var/lib/registry-mirror/setup/docker", outside.path().display().to_string()),
+    ] {
+        let root = root(&[]);
+        let link = root.path().join(link);
+        std::fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(&target, &link).unwrap();
+        // The same link may lead to a folder below the root, which then counts.
+        run(&format!("docker --apply --mirror {MIRROR} --root {}", root.path().display()), &[]);
+        assert_eq!(tree(outside.path()), untouched, "{} -> {target}", link.display());
+        assert!(link.symlink_metadata().unwrap().is_symlink(), "the link stays");
+    }
+
+    let root = root(&[("data/real.json", "{}\n")]);
+    std::fs::create_dir_all(root.path().join("etc/docker")).unwrap();
+    symlink("/data/real.json", root.path().join("etc/docker/daemon.json")).unwrap();
+    let before = tree(root.path());
+    let line = |action: &str| format!("docker {action} --mirror {MIRROR} --root {}", root.path().display());
+    assert_eq!(run(&line("--apply"), &[]).0, 0);
+    assert!(std::fs::read_to_string(root.path().join("data/real.json")).unwrap().contains("127.0.0.1:5000"));
+    assert!(root.path().join("etc/docker/daemon.json").is_symlink());
+    assert_eq!(run(&line("--undo"), &[]).0, 0);
+    assert_eq!(tree(root.path()), before);
+}
+
+#[test]
+fn a_record_that_somebody_else_made_or_could_change_is_not_believed() {
+    let root = root(&[("etc/docker/daemon.json", "{}\n")]);
+    let line = |action: &str| format!("docker {action} --mirror {MIRROR} --root {}", root.path().display());
+    assert_eq!(run(&line("--apply"), &[]).0, 0);
+    let record = root.path().join("var/lib/registry-mirror/setup/docker");
+    let refused = || {
+        let before = tree(root.path());
+        for action in ["--apply", "--undo"] {
+            let (code, _, err) = run(&line(action), &[]);
+            assert!(code == 1 && err.contains("believed"), "{action}: {code} {err}");
+            assert_eq!(tree(root.path()), before, "{action}");
+        }
+    };
+    std::fs::set_permissions(&record, PermissionsExt::from_mode(0o777)).unwrap();
+    refused();
+    std::fs::set_permissions(&record, PermissionsExt::from_mode(0o700)).unwrap();
+    if rustix::process::geteuid().is_root() {
+        chown(&record, Some(12345), None).unwrap();
+        refused();
+        chown(&record, Some(0), None).unwrap();
+    }
+    assert_eq!(run(&line("--undo"), &[]).0, 0);
+}
+
+#[test]
+fn what_makes_no_sense_is_a_mistake_of_who_types_it() {
+    let root = root(&[]);
+    let at = format!("--root {}", root.path().display());
+    for (line, expected) in [
+        (format!("kaniko --apply --mirror {MIRROR} {at}"), 2),
+        (format!("cf --check --mirror {MIRROR}"), 2),
+        (format!("cf --undo {at}"), 2),
+        (format!("kaniko --mirror {MIRROR} {at}"), 0),
+        (format!("cf --mirror {MIRROR}"), 0),
+        (format!("docker --print --apply --mirror {MIRROR} {at}"), 2),
+        (format!("docker --apply --restart --mirror {MIRROR} {at}"), 2),
+        (format!("docker --restart --mirror {MIRROR}"), 2),
+        (format!("docker --mirror http://127.0.0.1:5000/hub {at}"), 2),
+        (format!("docker --for a..b --mirror {MIRROR} {at}"), 2),
+        (format!("docker --apply --for ghcr.io --mirror {MIRROR} {at}"), 2),
+        (format!("docker --print --mirror {MIRROR} --root {}/none", root.path().display()), 2),
+        (format!("nothing --mirror {MIRROR}"), 2),
+        ("podman --check --admin http://127.0.0.1:1".to_owned(), 5),
+    ] {
+        let (code, out, err) = run(&line, &[("PATH", "/nonexistent")]);
+        assert_eq!(code, expected, "{line}: {out}{err}");
+    }
+    assert!(tree(root.path()).is_empty());
+    let (_, out, _) = run(&format!("kaniko --for ghcr.io --mirror {MIRROR}"), &[]);
+    assert!(out.contains("--registry-map=ghcr.io=127.0.0.1:5000/ghcr.io"), "{out}");
+}
+
+#[test]
+fn a_script_gets_a_document_of_each_act() {
+    let root = root(&[("etc/docker/daemon.json", "{}\n")]);
+    for (action, change) in
+        [("--print", "changed"), ("--apply", "changed"), ("--check", "unchanged"), ("--undo", "changed")]
+    {
+        let (code, out, _) =
+            run(&format!("docker {action} --json --mirror {MIRROR} --root {}", root.path().display()), &[]);
+        let document: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(code, 0);
+        assert_eq!(document["document"], "setup", "{action}");
+        assert_eq!(format!("--{}", document["action"].as_str().unwrap()), action);
+        assert_eq!(document["files"][0]["change"], change, "{action}: {out}");
+        assert_eq!(document["registries"][0], "docker.io");
+    }
+}
+
+/// A daemon, and where it listens.
+struct Daemon {
+    child: Child,
+    pull: SocketAddr,
+    admin: SocketAddr,
+    folder: tempfile::TempDir,
+}
+
+impl Daemon {
+    fn start() -> Daemon {
+        let folder = tempfile::tempdir().unwrap();
+        let config = format!("store.min_free = \"0\"\nstore.path = \"{}\"\n", folder.path().join("store").display());
+        // Not where it listens.
+        std::fs::write(folder.path().join("mirror.toml"), format!("server.listen = \"127.0.0.1:4999\"\n{config}"))
+            .unwrap();
+        let mut child = Command::new(BINARY)
+            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "-c"])
+            .arg(folder.path().join("mirror.toml"))
+            .env_clear()
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (pull, admin) = loop {
+            let line: Value = serde_json::from_str(&lines.next().expect("it starts").unwrap()).unwrap();
+            let address = |name: &str| Some(line[name].as_str()?.trim_matches(['[', ']']).parse().unwrap());
+            if let (Some(pull), Some(admin)) = (address("pull"), address("admin")) {
+                break (pull, admin);
+            }
+        };
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Daemon { child, pull, admin, folder }
+    }
+
+    fn config(&self) -> String {
+        format!("-c {}", self.folder.path().join("mirror.toml").display())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_address_is_what_the_daemon_says_at_its_socket_and_not_what_an_address_answers() {
+    let daemon = Daemon::start();
+    let (config, admin) = (daemon.config(), daemon.admin);
+    let address = |line: &str| run(&format!("kaniko --json {line}"), &[]).1;
+    assert!(address(&config).contains(&format!("\"mirror\":\"http://{}\"", daemon.pull)), "{}", address(&config));
+    let other = address(&format!("{config} --admin http://{admin}"));
+    assert!(other.contains("\"mirror\":\"http://127.0.0.1:4999\""), "{other}");
+}
+
+#[test]
+fn a_check_is_passed_by_who_pulls_through_the_mirror_and_failed_by_who_does_not() {
+    let daemon = Daemon::start();
+    let programs = tempfile::tempdir().unwrap();
+    let podman = |script: &str| {
+        let path = programs.path().join("podman");
+        std::fs::write(&path, format!("#!/bin/bash\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    let check = |line: &str| {
+        run(
+            &format!("podman --check --admin http://{} {line}", daemon.admin),
+            &[("PATH", programs.path().to_str().unwrap())],
+        )
+    };
+    let asks = format!(
+        "[ $1 = pull ] || exit 0\nexec 3<>/dev/tcp/{}/{}\nprintf 'HEAD /v2/library/registry-mirror-canary/manifests/latest \
+         HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n' >&3\nread -r line <&3\n",
+        daemon.pull.ip(),
+        daemon.pull.port()
+    );
+    podman(&asks);
+    let (code, out, err) = check("");
+    assert!(code == 0 && out.contains("docker.io") && out.contains("127.0.0.1:"), "{code} {out}{err}");
+    let (code, out, err) = check("--for docker.io --for ghcr.io");
+    assert!(code == 3 && out.contains("docker.io") && err.contains("ghcr.io"), "{code} {out}{err}");
+    podman(&format!("{asks}\necho no such layer >&2\nexit 1"));
+    let (code, _, err) = check("");
+    assert!(code == 1 && err.contains("no such layer"), "{code} {err}");
+    podman("exit 0");
+    let (code, _, err) = check("");
+    assert!(code == 1 && err.contains("did not ask"), "{code} {err}");
+    assert_eq!(run("podman --check --admin http://127.0.0.1:1", &[("PATH", programs.path().to_str().unwrap())]).0, 4);
+}
