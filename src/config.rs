@@ -39,7 +39,7 @@ pub use crate::telemetry::{Log, LogFormat};
 use crate::upstream::credentials::Auth;
 use crate::upstream::settings::{OnMissing, Settings};
 
-pub use addresses::reachable;
+pub use addresses::{reachable, registry};
 pub use effective::Effective;
 pub use problem::{ConfigError, Problem};
 pub use search::Place;

@@ -1,7 +1,7 @@
 //! How clients are told of the mirror: what their files have to say, and what they said before.
 //!
 //! Decisions only: contents of files go in and come out, nothing is read or written here. A client's settings are
-//! [`Want`]s, which a format ([`in_toml`], [`in_json`]) puts into a file that somebody else wrote, so that comments and
+//! [`Want`]s, which a format ([`in_toml`], [`in_json`], [`in_yaml`]) puts into a file that somebody else wrote, so that comments and
 //! what we do not know stay as they are, and takes out of it again. Truth: what cannot be understood, or would
 //! not be understood afterwards, is refused.
 
@@ -12,6 +12,8 @@ mod containerd;
 mod docker;
 mod in_json;
 mod in_toml;
+mod in_yaml;
+mod k3s;
 mod kaniko;
 mod podman;
 mod want;
@@ -46,6 +48,8 @@ pub enum Client {
     CriO,
     /// BuildKit's daemon.
     Buildkit,
+    /// k3s and RKE2.
+    K3s,
     /// kaniko, which has flags only.
     Kaniko,
     /// Cloud Foundry, where the mirror stands in the image's name.
@@ -54,12 +58,13 @@ pub enum Client {
 
 impl Client {
     /// All of them.
-    pub const ALL: [Client; 7] = [
+    pub const ALL: [Client; 8] = [
         Client::Docker,
         Client::Containerd,
         Client::Podman,
         Client::CriO,
         Client::Buildkit,
+        Client::K3s,
         Client::Kaniko,
         Client::CloudFoundry,
     ];
@@ -72,6 +77,7 @@ impl Client {
             Client::Podman => "podman",
             Client::CriO => "cri-o",
             Client::Buildkit => "buildkit",
+            Client::K3s => "k3s",
             Client::Kaniko => "kaniko",
             Client::CloudFoundry => "cf",
         }
@@ -117,6 +123,8 @@ pub enum Kind {
     RegistriesConf,
     /// BuildKit's own file.
     BuildkitdToml,
+    /// What k3s knows of registries.
+    RegistriesYaml,
 }
 
 /// A file that is to be written.
@@ -144,6 +152,7 @@ pub fn files(client: Client, settings: &Settings, machine: &Machine) -> Result<V
         Client::Containerd => containerd::files(settings, machine.containerd_config.as_deref()),
         Client::Podman | Client::CriO => Ok(vec![podman::file(client, machine.home.as_deref())]),
         Client::Buildkit => Ok(vec![buildkit::file()]),
+        Client::K3s => Ok(vec![k3s::file()]),
         Client::Kaniko | Client::CloudFoundry => Ok(Vec::new()),
     }
 }
@@ -160,7 +169,7 @@ pub fn steps(client: Client, settings: &Settings) -> Vec<String> {
 impl Kind {
     /// Whether the client reads it only when it starts.
     pub const fn needs_restart(&self) -> bool {
-        matches!(self, Kind::DaemonJson | Kind::ContainerdConfig | Kind::BuildkitdToml)
+        matches!(self, Kind::DaemonJson | Kind::ContainerdConfig | Kind::BuildkitdToml | Kind::RegistriesYaml)
     }
 
     /// The file with our settings in it. `beside` are the files that the client reads before it.
@@ -175,6 +184,7 @@ impl Kind {
             Kind::ContainerdConfig => containerd::config(text)?,
             Kind::RegistriesConf => podman::merged(text, settings, beside)?,
             Kind::BuildkitdToml => in_toml::merged(text, &buildkit::wants(settings))?,
+            Kind::RegistriesYaml => k3s::merged(text, settings)?,
         };
         let is_new = before.is_none() && !matches!(self, Kind::DaemonJson);
         Ok(if is_new { format!("{HEADER}{merged}") } else { merged })
@@ -193,6 +203,7 @@ impl Kind {
             Kind::ContainerdConfig => in_toml::without(text, now, &containerd::config_wants(text)?)?,
             Kind::RegistriesConf => podman::without(text, now, settings)?,
             Kind::BuildkitdToml => in_toml::without(text, now, &buildkit::wants(settings))?,
+            Kind::RegistriesYaml => in_yaml::without(text, now, &k3s::wants(settings))?,
         };
         let without = if before.is_none() { without.replacen(HEADER, "", 1) } else { without };
         let is_empty = matches!(without.trim(), "" | "{}");

@@ -16,6 +16,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use super::client::{At, Remote, pull_address};
 use super::talk::{complain, print_document};
 use super::{Exit, print, say};
+use crate::config;
 use crate::documents::{Canary, CanaryPulls, Code, Error, FileChange, SetUp, SetUpAction, SetUpFile};
 use crate::oci::RegistryName;
 use crate::setup::{self, CONTAINERD_CONFIG, Client, DAEMON_JSON, DOCKER_HUB, Machine, MirrorAddress, Settings};
@@ -52,7 +53,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL")]
     mirror: Option<MirrorAddress>,
     /// A registry that is to be pulled through the mirror; may be given again [default: docker.io]
-    #[arg(long = "for", value_name = "HOST", value_parser = registry)]
+    #[arg(long = "for", value_name = "HOST", value_parser = config::registry)]
     registries: Vec<RegistryName>,
     /// Folder that counts as the root of the machine; no program is asked
     #[arg(long, value_name = "DIR")]
@@ -67,10 +68,6 @@ pub(super) struct Args {
 fn client(name: String) -> Client {
     // One of these was typed.
     Client::ALL.into_iter().find(|client| client.as_str() == name).unwrap_or(Client::Docker)
-}
-
-fn registry(typed: &str) -> Result<RegistryName, String> {
-    RegistryName::parse_any_case(typed).map_err(|error| error.to_string())
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
@@ -298,7 +295,7 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     }
     let mut done = document(args, SetUpAction::Apply, Some(&settings));
     done.files = plan.changes.iter().map(|change| change.told(root)).collect();
-    restart(args, &plan, &mut done)?;
+    restart(args, ground, &plan, &mut done)?;
     tell(args, &done)?;
     if args.root.is_none() {
         say(&format!("see that it works with: registry-mirror setup {} --check", args.client.as_str()));
@@ -307,20 +304,24 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     Ok(Exit::Done)
 }
 
-fn unit(client: Client) -> Option<&'static str> {
+fn unit(client: Client, is_agent: bool) -> Option<&'static str> {
     match client {
         Client::Docker => Some("docker"),
         Client::Containerd => Some("containerd"),
         Client::CriO => Some("crio"),
         Client::Buildkit => Some("buildkit"),
+        // An agent has a unit of its own, and no other.
+        Client::K3s if is_agent => Some("k3s-agent"),
+        Client::K3s => Some("k3s"),
         Client::Podman | Client::Kaniko | Client::CloudFoundry => None,
     }
 }
 
 /// Restarts the client where it needs that and somebody said so; else says what is left to do.
-fn restart(args: &Args, plan: &Plan, done: &mut SetUp) -> Result<(), Error> {
+fn restart(args: &Args, ground: &Ground, plan: &Plan, done: &mut SetUp) -> Result<(), Error> {
     let rereads = args.client == Client::CriO && plan.changes.iter().any(plan::Change::is_one);
-    let Some(unit) = unit(args.client).filter(|_| plan.needs_restart() || rereads) else { return Ok(()) };
+    let is_agent = ground.text("etc/systemd/system/k3s-agent.service")?.is_some();
+    let Some(unit) = unit(args.client, is_agent).filter(|_| plan.needs_restart() || rereads) else { return Ok(()) };
     if !args.restart {
         done.steps.push(format!("{} reads this when it starts: systemctl restart {unit}", args.client.as_str()));
         return Ok(());
@@ -388,7 +389,7 @@ fn undo(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     root.remove_folders(&record.folders);
     done.registries = record.settings.registries.iter().map(ToString::to_string).collect();
     done.files = plan.changes.iter().map(|change| change.told(root)).collect();
-    restart(args, &plan, &mut done)?;
+    restart(args, ground, &plan, &mut done)?;
     tell(args, &done)?;
     Ok(Exit::Done)
 }

@@ -1,8 +1,11 @@
-//! Where the mirror is, for who is told of it: what it listens on, made into addresses to connect to.
+//! Where the mirror is, for who is told of it: what it listens on, made into addresses to connect to; and the names
+//! of registries as somebody types them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Config;
+use crate::mirror::routes::fold_alias;
+use crate::oci::{NameError, RegistryName};
 
 impl Config {
     /// What clients on this machine are to be told of listeners that are `bound`: their addresses, those first where
@@ -24,4 +27,12 @@ pub fn reachable(listening: SocketAddr) -> SocketAddr {
         ip => ip,
     };
     SocketAddr::new(ip, listening.port())
+}
+
+/// A registry as somebody types it, under the one name that it has here.
+///
+/// # Errors
+/// [`NameError::Registry`].
+pub fn registry(typed: &str) -> Result<RegistryName, NameError> {
+    RegistryName::parse_any_case(typed).map(fold_alias)
 }

@@ -83,6 +83,8 @@ fn docker_speaks_plain_http_beyond_loopback_only_where_it_is_told_to() {
     assert!(!with.contains("insecure"), "{with}");
 }
 
+/// What the engine says is as in moby's daemon/info_unix.go and daemon/containerd/service.go; which of them reads the
+/// hosts folder, as in its daemon/hosts.go.
 #[test]
 fn which_store_docker_has_is_told_by_the_engine_else_by_its_file() {
     let snapshots = "[[\"driver-type\",\"io.containerd.snapshotter.v1\"]]";
@@ -126,6 +128,7 @@ fn the_mirror_is_the_first_host_of_a_registry() {
     );
 }
 
+/// The tables are those of containerd's docs/cri/config.md, for 1.x and 2.x; the first file is Debian's.
 #[test]
 fn containerd_is_told_where_the_hosts_are_in_the_table_of_its_version() {
     let debian = "version = 2\n\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\"]\n    \
@@ -205,6 +208,7 @@ fn what_others_made_of_our_own_setting_is_not_guessed_at() {
     assert_eq!(without.as_deref(), Some(before));
 }
 
+/// The keys, and which file counts, are as in containers-registries.conf(5) and containers-registries.conf.d(5).
 #[test]
 fn podman_gets_a_file_of_its_own_that_says_what_the_others_said() {
     let new = format!(
@@ -230,6 +234,72 @@ fn podman_gets_a_file_of_its_own_that_says_what_the_others_said() {
     let both = settings("https://mirror.example", &["docker.io", "ghcr.io"]);
     let with = Kind::RegistriesConf.merged(&both, None, &[]).expect("merged");
     assert!(with.contains("location = \"mirror.example/ghcr.io\"\n") && !with.contains("insecure"), "{with}");
+}
+
+/// The keys are those of k3s' documentation, "Private Registry Configuration".
+#[test]
+fn k3s_gets_an_endpoint_in_front_on_a_line_of_its_own() {
+    let ours = "mirrors:\n  docker.io:\n    endpoint:\n      - \"http://127.0.0.1:5000\"\n";
+    let here = |before: &str, expected: &str, others: (&str, &str)| {
+        let left = before.replacen(others.0, others.1, 1);
+        there_and_back(&Kind::RegistriesYaml, Some(before), expected, others, Some(&left));
+    };
+    there_and_back(&Kind::RegistriesYaml, None, &format!("{HEADER}{ours}"), ("", ""), None);
+    here("", ours, ("", ""));
+    here("# größe\n", &format!("# größe\n{ours}"), ("größe", "größen"));
+    let configs = "configs: # who we are\n  \"reg.example:5000\":\n    auth:\n      username: me # x\n";
+    here(configs, &format!("{configs}{ours}"), ("me #", "you #"));
+    here(
+        "mirrors:\n    # the office\n    ghcr.io:\n        endpoint:\n            - https://office.example # near\nconfigs:\n",
+        "mirrors:\n    # the office\n    docker.io:\n      endpoint:\n        - \"http://127.0.0.1:5000\"\n    \
+         ghcr.io:\n        endpoint:\n            - https://office.example # near\nconfigs:\n",
+        ("# near", "# far"),
+    );
+    here(
+        "mirrors:\n  docker.io:\n    endpoint: # in turn\n    # first\n    - https://a.example\n    - 'https://b.example' # b\n",
+        "mirrors:\n  docker.io:\n    endpoint: # in turn\n    # first\n    - \"http://127.0.0.1:5000\"\n    - \
+         https://a.example\n    - 'https://b.example' # b\n",
+        ("# b\n", "# c\n"),
+    );
+    here(
+        "mirrors:\n  docker.io:\n    endpoint: [\"https://a.example\"] # x\n",
+        "mirrors:\n  docker.io:\n    endpoint: [\"http://127.0.0.1:5000\", \"https://a.example\"] # x\n",
+        ("# x", "# y"),
+    );
+    here(
+        "mirrors:\n  docker.io: # nothing yet\nconfigs:\n  x:\n    y: 1\n",
+        "mirrors:\n  docker.io: # nothing yet\n    endpoint:\n      - \"http://127.0.0.1:5000\"\nconfigs:\n  x:\n    y: 1\n",
+        ("y: 1", "y: 2"),
+    );
+    let known = "mirrors: {docker.io: {endpoint: [\"http://127.0.0.1:5000/\"]}}\n";
+    assert_eq!(merged(&Kind::RegistriesYaml, Some(known)), known);
+    let both = settings("http://127.0.0.1:5000", &["docker.io", "reg.example:5000"]);
+    let with = Kind::RegistriesYaml.merged(&both, Some(""), &[]).expect("merged");
+    assert!(with.contains("\n  \"reg.example:5000\":\n"), "{with}");
+    assert_eq!(Kind::RegistriesYaml.without(&both, Some(""), &with), Ok(Some(String::new())));
+}
+
+/// Among these no line can be added of which it is sure what it means.
+#[test]
+fn yaml_of_an_unusual_shape_is_refused() {
+    for text in [
+        "a: &x 1\nb: *x\n",
+        "a: !t 1\n",
+        "a: 1\n---\nb: 1\n",
+        "{a: 1}\n",
+        "mirrors: {}\n",
+        "mirrors: 1\n",
+        "mirrors:\n  docker.io:\n    endpoint: x\n",
+        "mirrors:\n  docker.io:\n    endpoint: ~\n",
+        "mirrors:\n  docker.io:\n    rewrite:\n      \"^(.*)$\": \"hub/$1\"\n",
+    ] {
+        let refused = Kind::RegistriesYaml.merged(&local(), Some(text), &[]);
+        assert!(matches!(refused, Err(Refused::Conflict(_))), "{text:?}: {refused:?}");
+    }
+    for text in ["a: [", "- x\n", "\tx: 1\n", "text\n", "a: b: c\n"] {
+        let refused = Kind::RegistriesYaml.merged(&local(), Some(text), &[]);
+        assert!(matches!(refused, Err(Refused::Unreadable(_))), "{text:?}: {refused:?}");
+    }
 }
 
 #[test]
@@ -258,6 +328,7 @@ fn what_cannot_be_read_is_refused() {
     }
 }
 
+/// The flags are those of kaniko's README; of Cloud Foundry, see examples/cloud-foundry.
 #[test]
 fn clients_without_files_are_told_in_words() {
     let both = settings("http://mirror.example:5000", &["docker.io", "ghcr.io"]);

@@ -61,11 +61,12 @@ fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 /// The clients with files, and a file of each as others wrote it.
-const CLIENTS: [(&str, &str, &str); 5] = [
+const CLIENTS: [(&str, &str, &str); 6] = [
     ("docker", "etc/docker/daemon.json", "{\n\t\"log-driver\": \"journald\", \"x\": 1.50\n}\n"),
     ("containerd", "etc/containerd/config.toml", "version = 2\n# ours\n[plugins.x] # here\n  a = 1\n"),
     ("podman", "etc/containers/registries.conf.d/zz-registry-mirror.conf", "# nothing yet\n"),
     ("cri-o", "etc/containers/registries.conf", "unqualified-search-registries = ['docker.io'] # short\n"),
+    ("k3s", "etc/rancher/k3s/registries.yaml", "configs: # who we are\n  reg.example:\n    auth: {username: me}\n"),
     ("buildkit", "etc/buildkit/buildkitd.toml", "debug = true # now\n[worker.oci]\n  enabled = false\n"),
 ];
 
@@ -150,6 +151,8 @@ fn a_file_that_cannot_be_understood_is_left_alone() {
         ("containerd", "etc/containerd/config.toml", "version = \n"),
         ("containerd", "etc/containerd/certs.d/docker.io/hosts.toml", "[host\n"),
         ("podman", "etc/containers/registries.conf", "[[registry]\n"),
+        ("k3s", "etc/rancher/k3s/registries.yaml", "mirrors: [\n"),
+        ("k3s", "etc/rancher/k3s/registries.yaml", "mirrors: {}\n"),
         ("buildkit", "etc/buildkit/buildkitd.toml", "\u{0}"),
     ] {
         let root = root(&[(path, content)]);

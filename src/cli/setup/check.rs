@@ -41,6 +41,7 @@ fn puller(client: Client, hosts: &str) -> Result<Puller, Error> {
             &[("crictl", "pull".to_owned(), "rmi"), ("ctr", format!("content fetch --hosts-dir {hosts}"), "images rm")]
         }
         Client::CriO => &[("crictl", "pull".to_owned(), "rmi")],
+        Client::K3s => &[("k3s", "crictl pull".to_owned(), "crictl rmi")],
         Client::Buildkit => {
             &[("buildctl", "build --frontend dockerfile.v0 --no-cache --progress plain".to_owned(), "")]
         }
