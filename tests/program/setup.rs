@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, chown, symlink};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -226,6 +227,32 @@ fn a_record_that_somebody_else_made_or_could_change_is_not_believed() {
         chown(&record, Some(0), None).unwrap();
     }
     assert_eq!(run(&line("--undo"), &[]).0, 0);
+}
+
+#[test]
+fn a_user_sets_up_his_own_podman_and_nobody_elses() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    const STRANGER: u32 = 65534;
+    let folder = root(&[("home/x", "")]);
+    let (program, home) = (folder.path().join("program"), folder.path().join("home"));
+    std::fs::copy(BINARY, &program).unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    chown(&home, Some(STRANGER), Some(STRANGER)).unwrap();
+    let before = tree(&home);
+    let run = |line: &str| {
+        let mut command = Command::new(&program);
+        command.arg("setup").args(line.split(' ')).env_clear().uid(STRANGER).gid(STRANGER);
+        command.env("HOME", &home).env("XDG_STATE_HOME", home.join("state"));
+        command.output().unwrap().status.code().unwrap()
+    };
+    assert_eq!(run(&format!("podman --apply --mirror {MIRROR}")), 0);
+    assert!(home.join(".config/containers/registries.conf.d/zz-registry-mirror.conf").is_file());
+    assert!(home.join("state/registry-mirror/setup/podman/record.json").is_file());
+    assert_eq!(run("podman --undo"), 0);
+    assert_eq!(tree(&home), before);
+    assert_eq!(run(&format!("buildkit --apply --mirror {MIRROR}")), 1, "that is the machine's");
 }
 
 #[test]
