@@ -96,6 +96,7 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
         ("gc --dry-run".to_owned(), 0),
         ("forget app:1".to_owned(), 0),
         ("gc".to_owned(), 0),
+        (format!("setup podman --mirror http://127.0.0.1:5000 --root {}", folder.path().display()), 0),
     ] {
         let (code, documents) = run(format!("{line} --json --admin {admin}")).await;
         assert_eq!(code, expected, "{line}: {documents:?}");
@@ -132,7 +133,9 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
     assert_eq!(status["fills"].as_array().map(Vec::len), Some(1));
     gate.open();
     said.push(status);
-    for path in ["images", "receipt", "schema", "nothing", "images/inspect", "images/inspect?image=never:1", "pull"] {
+    for path in
+        ["images", "canary", "receipt", "schema", "nothing", "images/inspect", "images/inspect?image=never:1", "pull"]
+    {
         said.push(look(&mirror, &format!("/api/v1/{path}")).await);
     }
     said.push(look(&mirror, "/nothing").await);
