@@ -1,11 +1,12 @@
 //! How an upstream is asked: at several addresses in order, each guarded, the last one again.
 //!
-//! The next address is asked when one cannot answer, wants rest or sends what cannot be an answer, and only then: whoever says no is
-//! taken at its word, unless the operator says that an address holds only a part. Each has its own guard, so that a dead first one costs one time-out and not
+//! The next address is asked when one cannot answer, wants rest, sends what cannot be an answer or says that its answer is stale,
+//! and only then: whoever says no is taken at its word, unless the operator says that an address holds only a part. Each has its own guard, so that a dead first one costs one time-out and not
 //! one for every request. Only the last is asked again at once: where there is another address, that
 //! is the better second try.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -33,6 +34,9 @@ const MOST_LIMITS: u64 = 4096;
 /// A connection that is refused is so within this time; where it takes longer nobody is heard of.
 const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 
+/// So long one who has a stale answer waits for the next address to know better.
+const BETTER_WITHIN: Duration = Duration::from_secs(2);
+
 /// An upstream with all its addresses.
 pub struct Asking {
     /// In the order to try.
@@ -48,6 +52,8 @@ pub struct Asking {
 struct Address {
     upstream: Arc<dyn Upstream>,
     guard: Arc<Guard>,
+    /// Whether it said of its latest answer that it is stale: then it does not know what is missing either.
+    is_behind: Arc<AtomicBool>,
     /// What limits those who present a credential of their own, each for himself.
     others: LimitsOfOthers,
     /// What limits this one; `None` where we ask as ourselves.
@@ -62,7 +68,7 @@ fn nobody_limited() -> LimitsOfOthers {
 
 impl Address {
     fn new(upstream: Arc<dyn Upstream>, guard: Guard) -> Address {
-        Address { upstream, guard: Arc::new(guard), others: nobody_limited(), own: None }
+        Address { upstream, guard: Arc::new(guard), is_behind: Arc::default(), others: nobody_limited(), own: None }
     }
 
     /// The same address, as somebody asks it with what he presents.
@@ -151,17 +157,23 @@ impl Asking {
         let Some((last, others)) = self.addresses.split_last() else {
             return Err(UpstreamError::new(UpstreamErrorClass::Unavailable, "no address to ask"));
         };
-        let mut away = None;
+        let (mut away, mut stale) = (None, None);
         for address in others {
-            match address.ask(lane, resource, self.in_all(question(&*address.upstream, false))).await {
+            let answer = address.ask(lane, resource, self.in_all(question(&*address.upstream, false)));
+            match self.or_stale(&mut stale, address, resource, answer).await {
                 Err(error) if error.class.is_no_answer() => {
                     tracing::debug!(%error, "trying the next address");
                     away = Some(error);
                 }
-                Err(error) if error.class == UpstreamErrorClass::NotFound && self.on_missing == OnMissing::Next => {
+                Err(error)
+                    if error.class == UpstreamErrorClass::NotFound
+                        && (self.on_missing == OnMissing::Next || address.is_behind.load(Ordering::Relaxed)) =>
+                {
                     tracing::debug!(%error, "not there, trying the next address");
                 }
-                answer => return answer,
+                Ok(None) => tracing::debug!(?resource, "a stale answer, trying the next address"),
+                Ok(Some(answer)) => return Ok(answer),
+                Err(error) => return stale.ok_or(error),
             }
         }
         let again = |error: &UpstreamError, took: Duration| {
@@ -174,7 +186,12 @@ impl Asking {
         };
         let answer = self
             .in_all(retry::again(again, |attempt| question(&*last.upstream, attempt == 2 || last.guard.is_failing())));
-        match (last.ask(lane, resource, answer).await, away) {
+        let answer = last.ask(lane, resource, answer);
+        if let Some(stale) = stale {
+            let better = tokio::time::timeout(BETTER_WITHIN, answer).await;
+            return Ok(better.ok().and_then(Result::ok).unwrap_or(stale));
+        }
+        match (answer.await, away) {
             // Where each holds a part, the one that is away may have it.
             (Err(missing), Some(away))
                 if missing.class == UpstreamErrorClass::NotFound && self.on_missing == OnMissing::Next =>
@@ -183,6 +200,31 @@ impl Asking {
             }
             (answer, _) => answer,
         }
+    }
+
+    /// An answer, or nothing when it says that it is `stale`, and is kept as that. With one at hand, the next is not
+    /// waited for without end.
+    async fn or_stale<T>(
+        &self,
+        stale: &mut Option<T>,
+        address: &Address,
+        resource: &Resource,
+        answer: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<Option<T>, UpstreamError> {
+        let answer = if stale.is_some() {
+            let Ok(answer) = tokio::time::timeout(BETTER_WITHIN, answer).await else { return Ok(None) };
+            answer?
+        } else {
+            answer.await?
+        };
+        let Some(notices) = self.notices().filter(|_| resource.can_be_stale()) else { return Ok(Some(answer)) };
+        let is_stale = notices.of(|| resource.clone()).stale_for.is_some();
+        address.is_behind.store(is_stale, Ordering::Relaxed);
+        if is_stale {
+            *stale = Some(answer);
+            return Ok(None);
+        }
+        Ok(Some(answer))
     }
 
     /// Everything that belongs to an answer has one time-out together: tokens, redirects, another try, and

@@ -36,6 +36,11 @@ impl Resource {
         Resource { repository: Some(repository.clone()), item: Item::Blob(*digest) }
     }
 
+    /// Whether what it stands for may change.
+    pub(super) const fn can_be_stale(&self) -> bool {
+        matches!(self.item, Item::Manifest(Reference::Tag(_)) | Item::Tags | Item::Referrers(_))
+    }
+
     /// The tags of a repository.
     pub fn tags(repository: &Repository) -> Resource {
         Resource { repository: Some(repository.clone()), item: Item::Tags }

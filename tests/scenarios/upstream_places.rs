@@ -60,6 +60,39 @@ async fn a_mirror_that_holds_a_part_sends_on_to_the_next_address() {
 }
 
 #[tokio::test]
+async fn a_stale_answer_of_the_first_address_does_not_hide_what_the_next_has() {
+    for (name, value) in
+        [("warning", "110 - \"Response is Stale\""), ("cache-status", "registry-mirror; hit; detail=stale")]
+    {
+        let (behind, current) = (Registry::start().await, Registry::start().await);
+        let old = behind.add_image("library/app", "1", &[noise(436, 1000)]);
+        let new = current.add_image("library/app", "1", &[noise(437, 1000)]);
+        current.add_image("library/app", "2", &[noise(438, 1000)]);
+        behind.rule(Rule::on(Match::any()).header(name, value));
+        let mirror = Settings::of(&behind).or_at(&current).start().await;
+        for method in ["HEAD", "GET"] {
+            let answer = client::request(mirror.address, method, PATH, &[]).await;
+            let digest = new.manifest.digest.to_string();
+            assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()), "{method}: {value}");
+            assert_eq!(answer.header("warning"), None, "{method}: {value}");
+        }
+        for blob in [&new.layers[0], &new.config] {
+            assert!(mirror.get(&format!("/v2/library/app/blobs/{}", blob.digest)).await.complete, "{value}");
+        }
+        assert!(String::from_utf8_lossy(&mirror.get(TAGS).await.body).contains("\"2\""), "{value}");
+        // Where the next has nothing, or says nothing, what is stale is better.
+        for status in [404, 403, 500] {
+            current.clear_rules();
+            current.rule(Rule::on(Match::any()).refuse(status));
+            let mirror = Settings::of(&behind).or_at(&current).start().await;
+            let (answer, digest) = (mirror.get(PATH).await, old.manifest.digest.to_string());
+            assert_eq!(answer.header("docker-content-digest"), Some(digest.as_str()), "{status}: {value}");
+            assert!(answer.header("warning").is_some_and(|told| told.contains("stale: ")), "{status}: {value}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_of_the_first_address_stays_an_answer() {
     for status in [401, 403] {
         let (part, whole) = (Registry::start().await, Registry::start().await);
