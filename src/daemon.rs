@@ -203,18 +203,46 @@ impl Daemon {
     /// # Errors
     /// [`StartError`].
     pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Daemon, StartError> {
-        let path = &config.store.path;
+        Prepared::new(config, clock)?.open()
+    }
+}
+
+/// A daemon whose settings are good, before it touches its store: where they are refused, that stays as it was.
+pub(crate) struct Prepared {
+    config: Config,
+    tls: Option<Arc<Tls>>,
+    admin_tls: Option<Arc<Tls>>,
+    guard: Arc<Guard>,
+    around: Around,
+    admission: Arc<Admission>,
+    upstreams: Upstreams,
+}
+
+impl Prepared {
+    /// Reads what the configuration names. Writes nothing.
+    fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Prepared, StartError> {
+        format::examine(&config.store.path).map_err(LockError::from)?;
         let [tls, admin_tls] = certificates(&config).map(|files| files.map(Tls::open).transpose());
         let (tls, admin_tls) = (tls?.map(Arc::new), admin_tls?.map(Arc::new));
         let token = config.admin_token()?.map(|secret| Token::new(secret.expose().as_bytes()));
         let guard = Arc::new(Guard::new(token, config.asks_who_clients_are()));
+        let metrics = Arc::new(Metrics::new(config.upstreams.iter().map(|upstream| upstream.host.clone())));
+        let around = Around { metrics, clock, ours: Arc::default() };
+        let admission = Arc::new(admission(&config, &around, None)?);
+        let upstreams = Upstreams::default().under(&config, &around)?;
+        Ok(Prepared { config, tls, admin_tls, guard, around, admission, upstreams })
+    }
+
+    /// Opens the store and puts everything together. Blocks on the disk, asks nobody.
+    fn open(self) -> Result<Daemon, StartError> {
+        let Prepared { config, tls, admin_tls, guard, around, admission, upstreams } = self;
+        let (metrics, clock, path) = (Arc::clone(&around.metrics), Arc::clone(&around.clock), &config.store.path);
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
         format::mark(path);
         let blobs = Arc::new(LocalBlobStore::open(path).map_err(store_error)?);
         let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(store_error)?);
         let metadata = Arc::new(SledMetadata::open(path));
-        let metrics = Arc::new(Metrics::new(config.upstreams.iter().map(|upstream| upstream.host.clone())));
         if metadata.index_was_replaced() {
             metrics.index_rebuilt();
         }
@@ -223,12 +251,8 @@ impl Daemon {
             blobs.distrust();
         }
         let opened = clock.now();
-        let ours = Arc::default();
         let begin = |place| Audit::begin(place, Arc::clone(&clock), Arc::clone(&metrics));
         let audit = config.callers.audit.clone().map(begin).transpose().map_err(StartError::Audit)?.map(Arc::new);
-        let around = Around { metrics: Arc::clone(&metrics), clock: Arc::clone(&clock), ours: Arc::clone(&ours) };
-        let admission = Arc::new(admission(&config, &around, None)?);
-        let upstreams = Upstreams::default().under(&config, &around)?;
         let bounds = Arc::new(settings::bounds(&config));
         let store = Arc::new(RwLock::new(config.store.clone()));
         let mirror = Mirror::new(Parts {
@@ -264,7 +288,9 @@ impl Daemon {
             _lock,
         })
     }
+}
 
+impl Daemon {
     /// The same, which reads its settings again from there when it is told to; they are `loaded` now.
     #[must_use]
     pub fn read_from(self, source: Source, loaded: Loaded) -> Daemon {

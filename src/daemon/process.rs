@@ -5,12 +5,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Daemon, Listeners, budget};
+use super::{Listeners, Prepared, budget};
+use crate::clock::SystemClock;
 use crate::config::{Config, Loaded, Source};
 use crate::confine::confine;
 use crate::documents::{Code, Error};
@@ -41,9 +43,11 @@ pub fn run(source: Source, loaded: Loaded, announce: impl FnOnce(&Config, Bound<
     // First the sockets: a port that is taken is told before the store is touched.
     let early = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(&no_runtime)?;
     let sockets = early.block_on(async { sockets(&config) })?;
+    // What the configuration says wrongly, too.
+    let prepared = Prepared::new(config.clone(), Arc::new(SystemClock))?;
     stay_inside(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
-    runtime.block_on(serve(source, loaded, sockets, announce))
+    runtime.block_on(serve(source, loaded, prepared, sockets, announce))
 }
 
 /// An error that says what was being done.
@@ -82,6 +86,7 @@ fn stay_inside(config: &Config) {
 async fn serve(
     source: Source,
     loaded: Loaded,
+    prepared: Prepared,
     sockets: systemd::Listeners,
     announce: impl FnOnce(&Config, Bound<'_>, u64),
 ) -> Result<(), Error> {
@@ -92,10 +97,7 @@ async fn serve(
     };
     let mut listeners = Listeners { pull: adopt(sockets.pull)?, admin: adopt(sockets.admin)?, ..Listeners::default() };
     let (pull, admin) = (addresses(&listeners.pull)?, addresses(&listeners.admin)?);
-    let daemon = tokio::task::spawn_blocking({
-        let config = config.clone();
-        move || Daemon::open(config)
-    });
+    let daemon = tokio::task::spawn_blocking(move || prepared.open());
     let daemon = daemon.await.map_err(failed("opening the store"))??;
     // After the lock of the store: a socket that is there now is left over.
     if let Some(path) = &config.server.admin_socket {
