@@ -6,8 +6,10 @@
 use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
+use bytesize::ByteSize;
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
@@ -16,7 +18,7 @@ use super::process::{PACES, unusable_pace};
 use super::{StartError, upstreams};
 use crate::audit;
 use crate::blob_store::{format, lock};
-use crate::config::{Config, Problem, Upstream, missing_helper};
+use crate::config::{Config, Limit, Problem, Store, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
 use crate::server::authenticate::Passwords;
 use crate::server::tls::Tls;
@@ -46,6 +48,7 @@ pub fn preflight(config: &Config) -> Findings {
     let mut found = settings(config);
     found.warnings.extend(credential_warnings(config));
     look_at_folder(&config.store.path, &mut found);
+    look_at_room(&config.store, &mut found);
     for (address, error) in taken(config) {
         found.warn(match error {
             Errno::ADDRINUSE => format!(
@@ -168,6 +171,44 @@ fn look_at_folder(path: &Path, found: &mut Findings) {
             part.components().collect::<std::path::PathBuf>().display()
         ));
     }
+}
+
+/// Whether the disk has what the store may grow to, and what is to stay free. A part of the file system is what the
+/// store may have at most, not what it wants.
+fn look_at_room(store: &Store, found: &mut Findings) {
+    let there = store.path.ancestors().find(|path| path.exists()).unwrap_or(&store.path);
+    let Ok(disk) = rustix::fs::statvfs(there).map_err(drop) else { return };
+    let capacity = disk.f_blocks.saturating_mul(disk.f_frsize);
+    if capacity == 0 {
+        return;
+    }
+    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+    let min_free = store.min_free.of(capacity);
+    let path = store.path.display();
+    if free < min_free {
+        return found.warn(format!(
+            "store.min_free: {} is to stay free where {path} is, and only {} is: nothing new is kept until there is more",
+            ByteSize::b(min_free).display().iec(),
+            ByteSize::b(free).display().iec()
+        ));
+    }
+    let Limit::Bytes(max_size) = store.max_size else { return };
+    let room = (free - min_free).saturating_add(size_of_blobs(&store.path));
+    if room < max_size {
+        found.warn(format!(
+            "store.max_size: {path} may grow to {}, and the disk has room for {}: when that is taken, images leave \
+             the store earlier than max_size says",
+            ByteSize::b(max_size).display().iec(),
+            ByteSize::b(room).display().iec()
+        ));
+    }
+}
+
+/// How much of the disk the blobs take, as far as they can be looked at.
+fn size_of_blobs(store: &Path) -> u64 {
+    let folders = ["blobs/sha256", "blobs/sha512"].into_iter().filter_map(|part| store.join(part).read_dir().ok());
+    let sizes = folders.flatten().filter_map(|entry| Some(entry.ok()?.metadata().ok()?.blocks().saturating_mul(512)));
+    sizes.sum()
 }
 
 /// What stands where the store wants a folder or a file of its own. Links to the folders of blobs are not followed.

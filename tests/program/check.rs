@@ -41,6 +41,19 @@ impl Case {
         run(&format!("{command} -c {file}"))
     }
 
+    /// What is in the store, each with the time of its latest change; nothing where it is not there.
+    fn tree(&self) -> Vec<(PathBuf, std::time::SystemTime)> {
+        let mut found = Vec::new();
+        let mut left = vec![self.path("store")];
+        while let Some(path) = left.pop() {
+            let Ok(about) = fs::symlink_metadata(&path) else { continue };
+            left.extend(fs::read_dir(&path).into_iter().flatten().map(|entry| entry.unwrap().path()));
+            found.push((path, about.modified().unwrap()));
+        }
+        found.sort();
+        found
+    }
+
     /// The names in the store.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path("store")).unwrap();
@@ -129,7 +142,7 @@ fn check_finds_what_stands_in_the_way_within_the_store() {
 #[test]
 fn check_refuses_whatever_serve_refuses() {
     let none = "no certificate";
-    let cases: [(&str, Prepare<'_>, &str); 8] = [
+    let cases: [(&str, Prepare<'_>, &str); 9] = [
         (
             "an authority of an upstream that is none",
             &|case| {
@@ -170,6 +183,11 @@ fn check_refuses_whatever_serve_refuses() {
             },
             "less than 16 bytes",
         ),
+        (
+            "a file of passwords that is missing",
+            &|case| config(case, "[access]\nhtpasswd = \"/no/such\"\n"),
+            "/no/such",
+        ),
         ("a pace that the kernel has not got", &|case| config(case, "congestion_control = \"nonesuch\"\n"), "nonesuch"),
         (
             "a file in place of the store",
@@ -191,10 +209,12 @@ fn check_refuses_whatever_serve_refuses() {
     for (name, prepare, told) in cases {
         let case = Case::new();
         let config = prepare(&case);
+        let before = case.tree();
         for command in ["check", "serve"] {
             let (code, out, err) = case.run(command, &config);
             assert_eq!((code, out.as_str()), (2, ""), "{name}: {command}: {err}");
             assert!(err.contains(told), "{name}: {command}: {err}");
+            assert_eq!(case.tree(), before, "{name}: {command}: nothing is made or touched");
         }
         let (code, out, _) = case.run("check --json", &config);
         let said: Value = serde_json::from_str(&out).unwrap();
@@ -210,7 +230,11 @@ fn check_refuses_whatever_serve_refuses() {
 fn check_warns_of_what_serve_goes_on_without_or_cannot_have_now() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap();
-    let cases: [(&str, Prepare<'_>, String); 7] = [
+    let roomless =
+        |case: &Case, key: &str| config(case, "").replacen("[server]", &format!("{key} = \"900TB\"\n[server]"), 1);
+    let cases: [(&str, Prepare<'_>, String); 9] = [
+        ("a disk with less than is to stay free", &|case| roomless(case, "min_free"), "store.min_free: ".to_owned()),
+        ("a disk with less than the store may have", &|case| roomless(case, "max_size"), "store.max_size: ".to_owned()),
         (
             "a helper that is missing",
             &|case| config(case, "[[upstream]]\nhost = \"a.example\"\nauth = \"helper:of-nobody\"\n"),
