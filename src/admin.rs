@@ -1,12 +1,13 @@
 //! The admin listener: health, metrics and the interface for operators, never on an address for clients.
 //!
-//! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened;
-//! below `/api/v1` is `api`, and who may ask there is `guard`'s. Takes a bound listener, TCP or Unix, and
+//! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened; `/` is the
+//! `page`; below `/api/v1` is `api`, and who may ask there is `guard`'s. Takes a bound listener, TCP or Unix, and
 //! a shutdown future, so tests and the daemon use the same door. An address beyond loopback speaks TLS
 //! where there is a certificate, and plain HTTP, too, for the probes and scrapers that know no other.
 
 mod api;
 mod guard;
+mod page;
 pub mod socket;
 
 use std::future::Future;
@@ -20,13 +21,16 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use parking_lot::RwLock;
+use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
-use crate::documents::{Code, Error, Reloaded};
+use crate::documents::{Code, Configuration, Error, Reloaded};
 use crate::metrics::{Format, Metrics};
 use crate::mirror::Mirror;
 use crate::server::listener;
 use crate::server::{Client, Limits, Listener, Tls, Transport};
+use crate::usage::Usage;
 use guard::Door;
 
 pub use guard::{Guard, Token};
@@ -59,6 +63,12 @@ pub struct AdminState {
     pub mirror: Option<Mirror>,
     /// Who may ask what; the same for all listeners.
     pub guard: Arc<Guard>,
+    /// The address of the page where a login may be shown, if there is one.
+    pub page: Option<String>,
+    /// The settings that are in force, without secrets.
+    pub configuration: Option<Arc<RwLock<Configuration>>>,
+    /// What the mirror was good for, also before this start.
+    pub usage: Option<Arc<Usage>>,
     /// Where it is written down who did what, if it is.
     pub audit: Option<Arc<Audit>>,
     /// The addresses that clients on this machine pull from, those for Docker Hub first.
@@ -99,25 +109,34 @@ impl Reach {
 pub async fn serve(listener: Listener, reach: Reach, state: AdminState, shutdown: impl Future<Output = ()>) {
     let exposed = reach == Reach::Network;
     let transport = state.tls.clone().filter(|_| exposed).map_or(Transport::Plain, Transport::Either);
-    let answer = move |client: Client, request| answer_any(request, state.clone(), client, reach);
+    // What goes on until it is ended is no reason to stop later.
+    let ending = CancellationToken::new();
+    let answer = {
+        let ending = ending.clone();
+        move |client: Client, request| answer_any(request, state.clone(), client, reach, ending.clone())
+    };
+    let shutdown = async {
+        shutdown.await;
+        ending.cancel();
+    };
     listener::serve(listener, transport, LIMITS, None, answer, shutdown).await;
 }
 
-async fn answer_any(request: Request<Incoming>, state: AdminState, client: Client, reach: Reach) -> Response<Body> {
+async fn answer_any(
+    request: Request<Incoming>,
+    state: AdminState,
+    client: Client,
+    reach: Reach,
+    ending: CancellationToken,
+) -> Response<Body> {
     match &state.mirror {
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
             let door = Door { peer: client.peer, encrypted: client.encrypted, reach };
-            let visit = api::Visit {
-                mirror: &mirror.present(),
-                guard: &state.guard,
-                audit: state.audit.as_deref(),
-                reload: state.reload.as_ref(),
-                door,
-                seat: &client.seat,
-                pull: &state.pull,
-            };
+            let present = mirror.present();
+            let visit = api::Visit { mirror: &present, state: &state, door, seat: &client.seat, ending };
             visit.answer(request).await
         }
+        _ if page::has(request.uri().path()) => page::answer(&request),
         _ => answer(request.method(), request.uri().path(), Format::asked_for(request.headers()), &state),
     }
 }
@@ -135,7 +154,9 @@ fn answer(method: &Method, path: &str, format: Format, state: &AdminState) -> Re
             Readiness::NotReady(why) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
         "/metrics" => respond(StatusCode::OK, format.content_type(), state.metrics.encode(format)),
-        _ => api::refusal(&Error::new(Code::NotFound, "not found: /livez, /readyz, /metrics and /api/v1 are served")),
+        _ => {
+            api::refusal(&Error::new(Code::NotFound, "not found: /, /livez, /readyz, /metrics and /api/v1 are served"))
+        }
     }
 }
 

@@ -23,6 +23,7 @@ mod import;
 mod inspect;
 mod manual;
 mod names;
+mod page;
 mod pin;
 mod pull;
 mod ready;
@@ -109,6 +110,8 @@ enum Command {
     Config(config::Args),
     /// Show how the daemon is doing
     Status(status::Args),
+    /// Give the address of the page, with a login in it that is good once
+    Page(page::Args),
     /// Say what is wrong, and what to do about it
     Doctor(doctor::Args),
     /// Say what a pull of an image would get now, and why
@@ -186,6 +189,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Verify(args) => verify::run(&args),
         Command::History(args) => history::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Page(args) => page::run(&args),
         Command::Healthcheck(args) => healthcheck::run(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),

@@ -68,6 +68,8 @@ pub struct Config {
     /// What is logged.
     pub log: Log,
     warnings: Vec<String>,
+    /// The same as a file would say it, and where each value was set.
+    pub effective: Effective,
 }
 
 /// Where we listen.

@@ -5,6 +5,7 @@
 //! Nothing here asks an upstream: the daemon starts without a network.
 
 pub mod checkup;
+mod doors;
 mod preflight;
 mod process;
 mod reload;
@@ -49,6 +50,7 @@ use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, Passwo
 use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Admission, Edge, Listener, Present};
 use crate::upstream::http::HttpSettingsError;
+use crate::usage::Usage;
 
 pub use preflight::{Findings, credential_warnings, preflight};
 pub use process::{Bound, run};
@@ -129,6 +131,7 @@ pub struct Daemon {
     config: Config,
     mirror: Mirror,
     metrics: Arc<Metrics>,
+    usage: Arc<Usage>,
     blobs: Arc<LocalBlobStore>,
     metadata: Arc<SledMetadata>,
     /// When it was opened: what is found in the store counts as used then.
@@ -251,6 +254,7 @@ impl Prepared {
             blobs.distrust();
         }
         let opened = clock.now();
+        let usage = Arc::new(Usage::open(path.join("usage"), Arc::clone(&metrics), Arc::clone(&clock)));
         let begin = |place| Audit::begin(place, Arc::clone(&clock), Arc::clone(&metrics));
         let audit = config.callers.audit.clone().map(begin).transpose().map_err(StartError::Audit)?.map(Arc::new);
         let bounds = Arc::new(settings::bounds(&config));
@@ -270,6 +274,7 @@ impl Prepared {
             config,
             mirror,
             metrics,
+            usage,
             blobs,
             metadata,
             opened,
@@ -325,10 +330,12 @@ impl Daemon {
         }
         let hang_up = self.hang_up.take();
         let reloading = Arc::new(self.reloading(edges));
+        let page = doors::page(&listeners.admin, self.admin_tls.is_some());
+        let state = AdminState { page, ..self.admin_state(&reloading, &pull) };
         let sockets = listeners.admin_socket.map(Listener::Socket);
         for listener in listeners.admin.into_iter().map(Listener::Address).chain(sockets) {
             let (reach, stopping) = (Reach::of(&listener), stop.clone().cancelled_owned());
-            servers.spawn(admin::serve(listener, reach, self.admin_state(&reloading, &pull), stopping));
+            servers.spawn(admin::serve(listener, reach, state.clone(), stopping));
         }
         servers.close();
         let housekeeping = tokio::spawn(self.housekeeping(&reloading));
@@ -337,7 +344,7 @@ impl Daemon {
         let told = hang_up.map(|hang_up| tokio::spawn(Arc::clone(&reloading).on_hang_up(hang_up)));
         let beside: Vec<_> = certificates.chain(told).collect();
         // What it began with need not stay until the end.
-        let Daemon { config, mirror, clients, admission, .. } = self;
+        let Daemon { config, mirror, clients, admission, usage, .. } = self;
         drop((mirror, clients, admission));
         shutdown.await;
         let ends_at = Instant::now() + config.server.limits.drain;
@@ -348,6 +355,7 @@ impl Daemon {
         beside.iter().for_each(tokio::task::JoinHandle::abort);
         let mirror = reloading.in_force.lock().await.mirror.clone();
         mirror.close(ends_at.saturating_duration_since(Instant::now())).await;
+        let _ = tokio::task::spawn_blocking(move || usage.write()).await;
     }
 
     fn edge(&self, bound: Option<SocketAddr>, place: usize) -> Edge {
@@ -378,6 +386,7 @@ impl Daemon {
             guard: Arc::clone(&self.guard),
             tls: [self.tls.clone(), self.admin_tls.clone()],
             store: Arc::clone(&self.store),
+            shown: Arc::new(RwLock::new((&self.config.effective).into())),
             audit: self.audit.clone(),
         }
     }
@@ -391,6 +400,9 @@ impl Daemon {
             guard: Arc::clone(&self.guard),
             pull: Arc::clone(pull),
             tls: self.admin_tls.clone(),
+            usage: Some(Arc::clone(&self.usage)),
+            page: None,
+            configuration: Some(Arc::clone(&reloading.shown)),
             audit: self.audit.clone(),
             reload: Some(Arc::new(move |by| Box::pin(Arc::clone(&reloading).reload(by)))),
         }
@@ -402,7 +414,8 @@ impl Daemon {
         let (mirror, metrics) = (self.mirror.clone(), Arc::clone(&self.metrics));
         let (blobs, metadata, store) = (Arc::clone(&self.blobs), Arc::clone(&self.metadata), Arc::clone(&self.store));
         let (opened, in_force) = (self.opened, Arc::clone(&reloading.in_force));
-        let scrub_rate = self.config.store.scrub_rate;
+        let (scrub_rate, kept_in_mind) = (self.config.store.scrub_rate, Arc::clone(&self.usage).keep());
+        let guard = Arc::clone(&self.guard);
         async move {
             take_stock(&blobs, &metadata, opened).await;
             let gauges = async {
@@ -413,6 +426,7 @@ impl Daemon {
                     let names = metadata.names();
                     metrics.store_besides(names.bytes, names.inodes, blobs.rounding(), blobs.lingering());
                     in_force.lock().await.measure(&metrics);
+                    metrics.entries(guard.tables());
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }
             };
@@ -420,7 +434,7 @@ impl Daemon {
             let (room, scrubbed) = (mirror.keep_room(), mirror.scrub(scrub_rate));
             // What it is under other terms, it finds by itself.
             drop(mirror);
-            tokio::join!(kept, room, proven, scrubbed, gauges);
+            tokio::join!(kept, room, proven, scrubbed, gauges, kept_in_mind);
         }
     }
 }

@@ -16,12 +16,14 @@ mod error;
 mod images;
 mod moment;
 pub mod orders;
+mod page;
 mod pull;
 mod receipt;
 mod schema;
 mod set_up;
 mod status;
 mod upkeep;
+mod usage;
 mod why;
 
 use std::fmt::Display;
@@ -43,14 +45,17 @@ pub use images::{
     Pinned, PlatformDetail, Readiness, Ready, State, Unfrozen, Unpinned,
 };
 pub use moment::{Moment, MomentError};
+pub use page::{PageLogin, Session};
 pub use pull::{Failure, PullEvent};
 pub use receipt::{Receipt, ReceiptError};
 pub use schema::{Schema, schema};
 pub use set_up::{Canary, CanaryPulls, FileChange, SetUp, SetUpAction, SetUpFile};
 pub use status::{
-    Endpoint, EndpointState, FillStatus, LastError, Mode, Pulls, Share, Status, StoreStatus, UpstreamStatus,
+    Endpoint, EndpointState, FillStatus, Fills, LastError, Mode, Pulls, RunningFill, Share, Status, StoreStatus,
+    UpstreamStatus,
 };
 pub use upkeep::{Check, Finding, Garbage, Health, Problem};
+pub use usage::{HourOfUse, Usage, Used};
 pub use why::{Source, Why};
 
 /// The version of all documents.

@@ -13,7 +13,7 @@
 //! | 3 edges | [`server`], which finds out who asks; [`admin`] | `access`, `mirror` |
 //! | 4 the wiring | [`daemon`] | everything, without logic |
 //! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, `setup`, the vocabulary, never `mirror` |
-//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`audit`], who got what; [`config`]; [`setup`], what clients' files say; [`systemd`]; [`confine`], where it may write | the vocabulary |
+//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`audit`], who got what; [`usage`], what it was good for; [`config`]; [`setup`], what clients' files say; [`systemd`]; [`confine`], where it may write | the vocabulary |
 //!
 //! # The four flows of a request
 //!
@@ -57,3 +57,4 @@ pub mod setup;
 pub mod systemd;
 pub mod telemetry;
 pub mod upstream;
+pub mod usage;

@@ -32,7 +32,7 @@ use crate::outcome::Outcome;
 pub use format::Format;
 use process::Process;
 use totals::Tally;
-pub use totals::Totals;
+pub use totals::{Flow, Totals};
 pub use words::{FillResult, RequestKind, SentBy};
 
 /// A label whose values are known before the first request.
@@ -110,6 +110,8 @@ series! {
     sent: Family<OfSent, Counter>, [Bytes] "Bytes of content sent to clients";
     upstream_requests: Family<OfUpstreamRequest, Counter>, "Requests made to upstreams";
     upstream_received: Family<OfUpstream, Counter>, [Bytes] "Bytes of content received from upstreams";
+    upstream_transfer: Family<OfUpstream, Counter<f64, AtomicU64>>, [Seconds]
+        "Time that content from upstreams was waited for, once it had begun";
     upstream_up: Family<OfEndpoint, Gauge>, "Whether an address of an upstream answers";
     upstream_budget_limit: Family<OfEndpoint, Level>, "Pulls an address of an upstream grants in a window";
     upstream_budget_left: Family<OfEndpoint, Level>, "Pulls left of them";
@@ -275,11 +277,12 @@ impl Metrics {
         self.series.upstream_requests.get_or_create(&labels).inc();
     }
 
-    /// So many bytes of content came from an upstream.
-    pub fn upstream_received(&self, upstream: &str, bytes: u64) {
+    /// So many bytes of content came from an upstream, and were waited for so long.
+    pub fn upstream_received(&self, upstream: &str, bytes: u64, waited: Duration) {
         self.tally.received.fetch_add(bytes, Ordering::Relaxed);
-        let upstream = self.upstream(Some(upstream));
-        self.series.upstream_received.get_or_create(&OfUpstream { upstream }).inc_by(bytes);
+        let of = OfUpstream { upstream: self.upstream(Some(upstream)) };
+        self.series.upstream_received.get_or_create(&of).inc_by(bytes);
+        self.series.upstream_transfer.get_or_create(&of).inc_by(waited.as_secs_f64());
     }
 
     /// A client was refused: he has had what this limit allows.

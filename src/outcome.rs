@@ -48,6 +48,11 @@ impl Outcome {
         }
     }
 
+    /// Whether it counts as served from the cache: upstream sent no byte of content for it alone.
+    pub const fn is_from_cache(self) -> bool {
+        matches!(self, Outcome::Hit | Outcome::Join | Outcome::Revalidated | Outcome::Stale)
+    }
+
     /// The value of the `Cache-Status` header (RFC 9211).
     pub const fn cache_status(self) -> &'static str {
         match self {

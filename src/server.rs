@@ -7,6 +7,7 @@ pub mod authenticate;
 pub mod body;
 pub mod congestion;
 pub mod connection;
+mod front;
 mod greeting;
 pub mod half_closed;
 pub mod handler;

@@ -327,8 +327,8 @@ pub trait UpstreamObserver: Send + Sync + 'static {
     /// services count for the upstream that sent us there.
     fn requested(&self, upstream: &RegistryName, status: Option<u16>);
 
-    /// `bytes` bytes of a body arrived.
-    fn received(&self, upstream: &RegistryName, bytes: u64);
+    /// `bytes` bytes of a body arrived, after somebody had waited so long for them.
+    fn received(&self, upstream: &RegistryName, bytes: u64, waited: Duration);
 
     /// One of the addresses of an upstream answers again, or has stopped to.
     fn availability(&self, _upstream: &RegistryName, _endpoint: &str, _up: bool) {}
@@ -343,5 +343,5 @@ pub struct Unobserved;
 
 impl UpstreamObserver for Unobserved {
     fn requested(&self, _: &RegistryName, _: Option<u16>) {}
-    fn received(&self, _: &RegistryName, _: u64) {}
+    fn received(&self, _: &RegistryName, _: u64, _: Duration) {}
 }

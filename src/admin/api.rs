@@ -8,7 +8,10 @@
 //! many. What is answered and ordered are [`documents`]; what takes long answers with one a line.
 
 mod bundles;
+mod events;
+mod logins;
 
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -21,13 +24,14 @@ use hyper::body::{Frame, Incoming};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::guard::{Actor, Door, Guard, Wish};
-use super::{Body, Reload, respond_with};
-use crate::audit::{Audit, Line};
+use super::guard::{Actor, Door, Place, Wish};
+use super::{AdminState, Body, respond_with};
+use crate::audit::Line;
 use crate::documents::{
-    self, Canary, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen,
-    Unpinned, orders,
+    self, Canary, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Session, Status,
+    Unfrozen, Unpinned, orders,
 };
 use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
@@ -95,22 +99,40 @@ impl From<CatalogError> for Error {
 }
 
 /// What can be looked at, with GET.
-const LOOKS: [&str; 8] = ["status", "images", "images/inspect", "history", "why", "receipt", "canary", "schema"];
+const LOOKS: [&str; 12] = [
+    "status",
+    "usage",
+    EVENTS,
+    "images",
+    "images/inspect",
+    "history",
+    "why",
+    "config",
+    SESSION,
+    "receipt",
+    "canary",
+    "schema",
+];
+const EVENTS: &str = "events";
+/// Asks whether what is shown may act.
+const SESSION: &str = "session";
 /// What is asked for with POST. All but [`READY`] act.
-const POSTS: [&str; 12] =
-    ["pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import", RELOAD];
+const POSTS: [&str; 13] =
+    ["pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import", RELOAD, PAGE];
 const READY: &str = "ready";
 const RELOAD: &str = "reload";
+const PAGE: &str = "page";
+/// Asked for with POST, too, by who has nothing to show but what is in the order.
+const LOGIN: &str = "login";
 
 /// A request below [`PREFIX`] on its way through.
 pub(super) struct Visit<'a> {
     pub(super) mirror: &'a Mirror,
-    pub(super) guard: &'a Guard,
-    pub(super) audit: Option<&'a Audit>,
-    pub(super) reload: Option<&'a Reload>,
+    pub(super) state: &'a AdminState,
     pub(super) door: Door,
     pub(super) seat: &'a Seat,
-    pub(super) pull: &'a [String],
+    /// Ends with the listener.
+    pub(super) ending: CancellationToken,
 }
 
 impl Visit<'_> {
@@ -119,42 +141,37 @@ impl Visit<'_> {
         let path = request.uri().path().strip_prefix(PREFIX).unwrap_or_default().to_owned();
         let post = POSTS.contains(&path.as_str());
         let acts = post && path != READY && request.method() == Method::POST;
-        let wish = if acts { Wish::Act } else { Wish::Look };
+        let wish = match path.as_str() {
+            LOGIN if request.method() == Method::POST => {
+                return self.log_in(request).await.unwrap_or_else(|error| refusal(&error));
+            }
+            EVENTS => Wish::Follow,
+            SESSION => Wish::Act,
+            _ if acts => Wish::Act,
+            _ => Wish::Look,
+        };
         let by_address = is_asked_by_address(&request);
-        let actor = match self.guard.admit(self.door, request.headers(), by_address, wish).await {
+        let actor = match self.state.guard.admit(self.door, request.headers(), by_address, wish).await {
             Ok(actor) => actor,
             Err(error) => return refusal(&error),
         };
         let answered = match (LOOKS.contains(&path.as_str()), post, request.method()) {
-            (true, _, &(Method::GET | Method::HEAD)) => self.look(&request).await,
+            (true, _, &Method::GET) if wish == Wish::Follow => self.follow(),
+            (true, _, &(Method::GET | Method::HEAD)) => self.look(&request, actor).await,
             (_, true, &Method::POST) => self.take(request, &path, wish, actor).await,
             (true, ..) => return not_allowed("GET, HEAD"),
             (_, true, _) => return not_allowed("POST"),
+            _ if path == LOGIN => return not_allowed("POST"),
             _ => Err(not_found()),
         };
         answered.unwrap_or_else(|error| refusal(&error))
-    }
-
-    async fn look(&self, request: &Request<Incoming>) -> Result<Response<Body>, Error> {
-        let (mirror, query) = (self.mirror, request.uri().query().unwrap_or_default());
-        match request.uri().path().strip_prefix(PREFIX) {
-            Some("status") => Ok(ok(&mirror.status())),
-            Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
-            Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
-            Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
-            Some("why") => Ok(ok(&mirror.why(&asked_for(query)?).await?)),
-            Some("receipt") => bundles::receipt(mirror).await,
-            Some("canary") => Ok(ok(&Canary { mirrors: self.pull.to_vec(), pulls: mirror.canary_pulls() })),
-            Some("schema") => Ok(ok(&documents::schema())),
-            _ => Err(not_found()),
-        }
     }
 
     /// Writes down who does what.
     fn note(&self, act: &str, actor: Actor, order: Option<&str>) {
         let (peer, caller) = (self.door.peer.to_string(), Some(actor.to_string()));
         let line = Line { peer, caller, act: Some(act), order, verdict: "allowed", ..Line::default() };
-        self.audit.iter().for_each(|audit| audit.write(&line));
+        self.state.audit.iter().for_each(|audit| audit.write(&line));
     }
 
     /// Takes an order, which may be long in coming, and does it, which may be long in ending. From here
@@ -167,7 +184,7 @@ impl Visit<'_> {
         actor: Actor,
     ) -> Result<Response<Body>, Error> {
         refuse_pages(request.headers())?;
-        let place = self.guard.place(wish)?;
+        let place = self.state.guard.place(wish)?;
         self.seat.give_up();
         let answered = if path == "import" {
             tracing::info!(act = path, by = %actor, name = request.uri().query(), "act");
@@ -181,27 +198,61 @@ impl Visit<'_> {
                         tracing::info!(act = path, by = %actor, order = shown, "act");
                         self.note(path, actor, Some(&shown));
                     }
-                    if path == RELOAD { self.reload(actor, &order).await } else { act(path, &order, self.mirror).await }
+                    match path {
+                        RELOAD => self.reload(actor, &order).await,
+                        PAGE => self.invite(),
+                        _ => act(path, &order, self.mirror).await,
+                    }
                 }
                 Err(error) => Err(error),
             }
         };
-        let (mut head, body) = answered.unwrap_or_else(|error| refusal(&error)).into_parts();
-        // Nothing more is to come on a connection that nobody counts.
-        head.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-        let held = body.map_frame(move |frame| {
-            let _held = &place;
-            frame
-        });
-        Ok(Response::from_parts(head, held.boxed()))
+        Ok(holding(place, answered.unwrap_or_else(|error| refusal(&error))))
     }
+
+    /// Tells what goes on, and goes on telling.
+    fn follow(&self) -> Result<Response<Body>, Error> {
+        let place = self.state.guard.place(Wish::Follow)?;
+        self.seat.give_up();
+        Ok(holding(place, events::answer(self.mirror.clone(), self.ending.clone())))
+    }
+
+    async fn look(&self, request: &Request<Incoming>, actor: Actor) -> Result<Response<Body>, Error> {
+        let (mirror, query) = (self.mirror, request.uri().query().unwrap_or_default());
+        match request.uri().path().strip_prefix(PREFIX) {
+            Some("status") => Ok(ok(&Status { listening: self.state.pull.to_vec(), ..mirror.status() })),
+            Some("usage") => Ok(ok(&self.state.usage.as_ref().ok_or_else(not_found)?.document())),
+            Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
+            Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
+            Some("config") => Ok(ok(&*self.state.configuration.as_ref().ok_or_else(not_found)?.read())),
+            Some(SESSION) => Ok(ok(&Session { by: actor.to_string(), session: None, lasts_seconds: None })),
+            Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
+            Some("why") => Ok(ok(&mirror.why(&asked_for(query)?).await?)),
+            Some("receipt") => bundles::receipt(mirror).await,
+            Some("canary") => Ok(ok(&Canary { mirrors: self.state.pull.to_vec(), pulls: mirror.canary_pulls() })),
+            Some("schema") => Ok(ok(&documents::schema())),
+            _ => Err(not_found()),
+        }
+    }
+}
+
+/// An answer that has this place, in place of one among connections, until it has ended.
+fn holding(place: Place, answer: Response<Body>) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    // Nothing more is to come on a connection that nobody counts.
+    head.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    let held = body.map_frame(move |frame| {
+        let _held = &place;
+        frame
+    });
+    Response::from_parts(head, held.boxed())
 }
 
 impl Visit<'_> {
     /// Has the settings read again.
     async fn reload(&self, actor: Actor, order: &Bytes) -> Result<Response<Body>, Error> {
         let orders::Reload {} = read(order)?;
-        match self.reload {
+        match &self.state.reload {
             Some(reload) => Ok(ok(&reload(actor.to_string()).await?)),
             None => Err(not_found()),
         }
@@ -270,7 +321,7 @@ async fn act(path: &str, body: &Bytes, mirror: &Mirror) -> Result<Response<Body>
             Ok(ok(&garbage.map_err(CatalogError::from)?))
         }
         "export" => bundles::export(mirror, &read(body)?).await,
-        "verify" => Ok(verify(mirror.clone(), read(body)?)),
+        "verify" => verify(mirror.clone(), read(body)?).await,
         _ => Err(not_found()),
     }
 }
@@ -339,16 +390,21 @@ fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms) -> Respons
     streamed(lines, task)
 }
 
-fn verify(mirror: Mirror, order: orders::Verify) -> Response<Body> {
+async fn verify(mirror: Mirror, order: orders::Verify) -> Result<Response<Body>, Error> {
+    let mut only = HashSet::new();
+    for name in &order.images {
+        only.extend(mirror.parts_of(&image_name(name)?).await?);
+    }
+    let only = (!order.images.is_empty()).then_some(only);
     let (findings, lines) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
-        let verified = mirror.verify(order.repair, order.rate.unwrap_or_default(), &findings).await;
+        let verified = mirror.verify(order.repair, order.rate.unwrap_or_default(), only, &findings).await;
         verified.map_err(|error| {
             tracing::error!(%error, "the blobs cannot be listed");
             Error::new(Code::Store, format!("the blobs cannot be listed: {error}"))
         })
     });
-    streamed(lines, task)
+    Ok(streamed(lines, task))
 }
 
 /// Documents as `task` makes them, one a line, and behind them the error that ended it.

@@ -1,9 +1,11 @@
 //! Who may look and who may act, and how many at once: decided once for every request below `/api/v1`.
 //!
-//! Addresses look; the Unix socket and the token act. Names of images are told to neither strangers on
+//! Addresses look; the Unix socket, the token and the sessions of the page act. Names of images are told to neither strangers on
 //! a network nor, where clients have to say who they are, to strangers on this machine. What can stand
 //! still (a body that is to come, a stream that somebody reads) has a place among few of its kind and
 //! none among the connections, so that nothing of it keeps a probe from `/livez`.
+
+mod sessions;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,11 +22,16 @@ use super::Reach;
 use crate::documents::{Code, Error};
 use crate::oci::{Algorithm, Digest};
 use crate::server::Peer;
+use sessions::Sessions;
+
+pub(super) use sessions::{LOGIN, SESSION};
 
 /// Acts that may be under way at once.
 const ACTS: usize = 16;
 /// Looks with a body that may be under way at once.
 const LOOKS: usize = 8;
+/// Streams that may be followed at once.
+const FOLLOWERS: usize = 32;
 /// How long after a wrong token the next one is told that it is wrong.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Wrong tokens that wait for that; more are told at once.
@@ -57,11 +64,13 @@ impl fmt::Debug for Token {
 #[derive(Debug)]
 pub struct Guard {
     secrecy: RwLock<Secrecy>,
+    sessions: Sessions,
     /// When the next wrong token is told so.
     next_wrong: Mutex<Instant>,
     waiting: Semaphore,
     acts: Arc<Semaphore>,
     looks: Arc<Semaphore>,
+    followers: Arc<Semaphore>,
 }
 
 #[derive(Clone, Debug)]
@@ -89,13 +98,15 @@ pub(super) fn is_loopback(address: SocketAddr) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     Look,
+    /// To look, and to go on looking.
+    Follow,
     Act,
 }
 
 /// Who may do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Actor {
-    /// A user of this machine.
+    /// A user of this machine, at the socket or with a session that he made there.
     User { uid: u32 },
     /// Who has the token.
     Token,
@@ -131,6 +142,10 @@ enum Refusal {
 enum Shown {
     Nothing,
     Right,
+    /// The session of this user.
+    Session {
+        uid: u32,
+    },
     Wrong,
     /// Some token, where none counts.
     Overheard,
@@ -141,10 +156,12 @@ impl Guard {
     pub fn new(token: Option<Token>, hidden: bool) -> Guard {
         Guard {
             secrecy: RwLock::new(Secrecy { token, hidden }),
+            sessions: Sessions::default(),
             next_wrong: Mutex::new(Instant::now()),
             waiting: Semaphore::new(WAITING),
             acts: Arc::new(Semaphore::new(ACTS)),
             looks: Arc::new(Semaphore::new(LOOKS)),
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
         }
     }
 
@@ -184,7 +201,47 @@ impl Guard {
             return Shown::Overheard;
         }
         let right = self.secrecy.read().token.as_ref().is_some_and(|ours| ours.is(token));
-        if right && !more { Shown::Right } else { Shown::Wrong }
+        match self.sessions.user(token) {
+            _ if more => Shown::Wrong,
+            _ if right => Shown::Right,
+            Some(uid) => Shown::Session { uid },
+            None => Shown::Wrong,
+        }
+    }
+
+    /// The logins and sessions of the page.
+    pub(super) const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// How many entries there are in what is remembered, by table.
+    pub fn tables(&self) -> [(&'static str, u64); 2] {
+        self.sessions.tables()
+    }
+
+    /// The session that a login becomes, and whose it is.
+    ///
+    /// # Errors
+    /// [`Code::Unauthorized`], for people; after a while, as for a wrong token.
+    pub(super) async fn begin_session(&self, door: Door, login: &[u8]) -> Result<(String, u32), Error> {
+        if let Some(begun) = self.sessions.begin(login) {
+            return Ok(begun);
+        }
+        tracing::warn!(client = %door.peer, "a login that is not good was shown to the admin interface");
+        self.delay_wrong().await;
+        let message = "this login is not good, or no longer: each is good once, within a minute";
+        Err(Error::new(Code::Unauthorized, message).with_hint("make another one with: registry-mirror page"))
+    }
+
+    /// Whether others cannot read what is shown at this door.
+    ///
+    /// # Errors
+    /// [`Code::Unauthorized`], for people.
+    pub(super) fn is_unheard(&self, door: Door) -> Result<(), Error> {
+        match door.peer {
+            Peer::Address(peer) if !door.encrypted && !is_loopback(peer) => Err(told(Refusal::Overheard)),
+            _ => Ok(()),
+        }
     }
 
     /// Waits for the turn of a wrong token. A right one never comes here.
@@ -208,6 +265,7 @@ impl Guard {
         let (places, most) = match wish {
             Wish::Act => (&self.acts, ACTS),
             Wish::Look => (&self.looks, LOOKS),
+            Wish::Follow => (&self.followers, FOLLOWERS),
         };
         Arc::clone(places).try_acquire_owned().map(|place| Place(Arc::new(place))).map_err(|_| {
             Error::new(Code::Busy, format!("{most} of these are under way, and no more at once"))
@@ -227,6 +285,7 @@ fn decide(door: Door, shown: Shown, hidden: bool, by_address: bool, wish: Wish) 
         // Its file has a mode, and no page can open it.
         (Peer::Socket { uid }, _) => Ok(Actor::User { uid }),
         (_, Shown::Right) => Ok(Actor::Token),
+        (_, Shown::Session { uid }) => Ok(Actor::User { uid }),
         (_, Shown::Wrong) => Err(Refusal::Wrong),
         (_, Shown::Overheard) if hidden || wish == Wish::Act => Err(Refusal::Overheard),
         _ if hidden => Err(Refusal::Nobody),

@@ -16,6 +16,9 @@ fn state(readiness: Readiness) -> AdminState {
         guard: Arc::new(Guard::new(None, false)),
         pull: Arc::new([]),
         tls: None,
+        usage: None,
+        page: None,
+        configuration: None,
         audit: None,
         reload: None,
     }
@@ -57,7 +60,7 @@ async fn metrics_are_in_the_format_of_prometheus_or_in_the_one_that_was_asked_fo
 async fn anything_else_is_refused_in_json() {
     let state = state(Readiness::Ready);
     for (method, path, expected) in [
-        (Method::GET, "/", 404),
+        (Method::GET, "/page.json", 404),
         (Method::GET, "/v2/", 404),
         (Method::GET, "/livez/", 404),
         (Method::POST, "/livez", 405),

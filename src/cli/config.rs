@@ -6,7 +6,7 @@ use clap::Subcommand;
 
 use super::talk::{print_document, print_raw};
 use super::{Exit, environment, print};
-use crate::config::{Config, Effective, Overrides, file};
+use crate::config::{Config, Overrides, file};
 use crate::documents::{Code, ConfigPaths, ConfigSchema, Configuration, Error, FilePlace};
 
 #[derive(Debug, clap::Args)]
@@ -59,10 +59,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
 }
 
 fn show(Show { origin, paths }: &Show) -> Result<Exit, Error> {
-    let effective = Effective::load(paths.config.as_deref(), environment()?, &Overrides::default())?;
+    let effective = Config::load(paths.config.as_deref(), environment()?, Overrides::default())?.effective;
     if paths.as_json.json {
-        let file = effective.source.as_ref().map(|path| path.display().to_string());
-        print_document(&Configuration { file, settings: effective.settings(), origins: effective.origins() })?;
+        print_document(&Configuration::from(&effective))?;
     } else {
         print(effective.to_toml(*origin).trim_end())?;
     }

@@ -9,7 +9,7 @@ use super::client::{At, Remote};
 use super::talk::print_document;
 use super::{Exit, environment, print, say};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Config, ConfigError, Effective, Overrides};
+use crate::config::{Config, ConfigError, Overrides};
 use crate::daemon::checkup::{self, Wanted};
 use crate::doctor::clients::CLIENTS;
 use crate::doctor::report::{Page, bundle};
@@ -80,8 +80,8 @@ fn write(
         Page { name: "version.json", text: documents::line(&super::version::program()) },
         Page { name: "system.txt", text: system() },
     ];
-    let effective = Effective::load(args.at.config.as_deref(), environment()?, &Overrides::default());
-    pages.extend(effective.ok().map(|effective| Page { name: "mirror.toml", text: effective.to_toml(true) }));
+    let in_force = Config::load(args.at.config.as_deref(), environment()?, Overrides::default());
+    pages.extend(in_force.ok().map(|config| Page { name: "mirror.toml", text: config.effective.to_toml(true) }));
     if let Some(remote) = remote {
         let status = remote.get::<Status>("status").ok();
         pages.extend(status.map(|status| Page { name: "status.json", text: documents::line(&status.document) }));

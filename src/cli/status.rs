@@ -237,6 +237,8 @@ mod tests {
             state: EndpointState::Up,
             asked_again_at: None,
             last_error: None,
+            answered_at: None,
+            latency_seconds: None,
             pulls: Some(Pulls { limit: 100, left: 76, resets_at: Moment::from_millis(1_700_000_000_000) }),
         };
         assert_eq!(fares(&up), "up, 76 of 100 pulls left until 2023-11-14T22:13:20Z");

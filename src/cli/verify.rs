@@ -29,7 +29,8 @@ fn rate(text: &str) -> Result<bytesize::ByteSize, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
-    let order = orders::Verify { repair: args.repair, rate: args.rate.map(|rate| rate.as_u64()) };
+    let rate = args.rate.map(|rate| rate.as_u64());
+    let order = orders::Verify { repair: args.repair, rate, ..orders::Verify::default() };
     let mut screen = Screen::default();
     let mut end = None;
     let mut printed = Ok(());

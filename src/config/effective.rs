@@ -1,19 +1,20 @@
 //! The settings that are in force, as a file would say them, and where each was set.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
+use super::Config;
 use super::file::File;
-use super::{Config, ConfigError, Overrides};
+use crate::documents::Configuration;
 
 /// What was not set by anybody.
 const DEFAULT: &str = "default";
 
 /// All settings with their values. What follows from other things, the folder of the store and the admin socket,
 /// stands there as it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Effective {
     /// The file, if there is one.
     pub source: Option<PathBuf>,
@@ -23,23 +24,12 @@ pub struct Effective {
 }
 
 impl Effective {
-    /// Loads a configuration as [`Config::load`] does.
-    ///
-    /// # Errors
-    /// As [`Config::load`].
-    pub fn load(
-        path: Option<&Path>,
-        env: impl IntoIterator<Item = (String, String)>,
-        overrides: &Overrides,
-    ) -> Result<Effective, ConfigError> {
-        let (mut document, env, source) = Config::layers(path, env, overrides)?;
-        let mut file = document.file()?;
-        let set = document.origins();
-        let config = super::validate::config(document, &env, source)?;
+    /// Of what was typed, where each value of it was set, and what it means.
+    pub(super) fn of(mut file: File, set: BTreeMap<String, String>, config: &Config) -> Effective {
         file.store.path = config.store.path.display().to_string();
-        let socket = config.server.admin_socket.map(|path| path.display().to_string());
+        let socket = config.server.admin_socket.as_ref().map(|path| path.display().to_string());
         file.server.admin_socket = socket.unwrap_or_else(|| "off".to_owned());
-        Ok(Effective { source: config.source, file, set })
+        Effective { source: config.source.clone(), file, set }
     }
 
     /// As `mirror.toml`, with a comment behind each value that says where it was set, if that is wanted.
@@ -87,6 +77,22 @@ impl Effective {
     }
 }
 
+/// How a configuration was said makes no difference to what it means.
+impl PartialEq for Effective {
+    fn eq(&self, _: &Effective) -> bool {
+        true
+    }
+}
+
+impl Eq for Effective {}
+
+impl From<&Effective> for Configuration {
+    fn from(effective: &Effective) -> Configuration {
+        let file = effective.source.as_ref().map(|path| path.display().to_string());
+        Configuration { file, settings: effective.settings(), origins: effective.origins() }
+    }
+}
+
 /// The paths of all values that are no sections.
 fn leaves(path: String, value: &Value, found: &mut Vec<String>) {
     match value {
@@ -100,6 +106,7 @@ fn leaves(path: String, value: &Value, found: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Overrides;
     use super::*;
 
     #[test]
@@ -113,7 +120,7 @@ mod tests {
             variables.map(|(name, value)| (name.to_owned(), value.to_owned()))
         };
         let overrides = Overrides { listen: vec!["127.0.0.1:1".to_owned()], ..Overrides::default() };
-        let effective = Effective::load(Some(&path), env(), &overrides).expect("valid");
+        let effective = Config::load(Some(&path), env(), overrides.clone()).expect("valid").effective;
         let shown = effective.to_toml(true);
         let (file, origins) = (path.display(), effective.origins());
         for (line, key, origin) in [

@@ -12,7 +12,9 @@ use std::path::PathBuf;
 
 use super::document::Document;
 use super::environment::Environment;
-use super::{Cache, Config, ConfigError, Limit, Limits, Log, LogFormat, Routes, Server, Store, Upstream, file};
+use super::{
+    Cache, Config, ConfigError, Effective, Limit, Limits, Log, LogFormat, Routes, Server, Store, Upstream, file,
+};
 use crate::clients::{self, Network};
 use crate::mirror::{Mode, Policy};
 use crate::oci::RegistryName;
@@ -25,7 +27,7 @@ pub(super) fn config(
     env: &Environment,
     source: Option<PathBuf>,
 ) -> Result<Config, ConfigError> {
-    let file = document.file()?;
+    let (file, set) = (document.file()?, document.origins());
     let mut check = Check(document);
     let mut server = check.server(&file.server, env);
     let store = check.store(&file.store, env);
@@ -51,8 +53,11 @@ pub(super) fn config(
         (Some(store), Some(routes)) if problems.is_empty() => {
             let server = Server { admin_socket, ..server };
             let warnings = warnings(&server, &upstreams);
-            let mut config = Config { source, server, store, cache, routes, upstreams, limits, callers, log, warnings };
+            let effective = Effective::default();
+            let mut config =
+                Config { source, server, store, cache, routes, upstreams, limits, callers, log, warnings, effective };
             config.warnings.extend(access::warnings(&config, &file));
+            config.effective = Effective::of(file, set, &config);
             Ok(config)
         }
         _ => Err(ConfigError { problems }),

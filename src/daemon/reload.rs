@@ -18,7 +18,7 @@ use crate::admin::{Guard, Token};
 use crate::audit::{Audit, Line};
 use crate::clients::Clients;
 use crate::config::{self, Beside, Config, ConfigError, Loaded, Source};
-use crate::documents::{Alteration, Change, Code, Error, Reloaded};
+use crate::documents::{Alteration, Change, Code, Configuration, Error, Reloaded};
 use crate::metrics::Metrics;
 use crate::mirror::Mirror;
 use crate::mirror::flight::bounds::Bounds;
@@ -37,6 +37,8 @@ pub(super) struct Reloading {
     /// For clients and for operators.
     pub(super) tls: [Option<Arc<Tls>>; 2],
     pub(super) store: Arc<RwLock<config::Store>>,
+    /// As operators see it.
+    pub(super) shown: Arc<RwLock<Configuration>>,
     pub(super) audit: Option<Arc<Audit>>,
 }
 
@@ -155,6 +157,7 @@ impl Reloading {
             edge.change(|edge| Edge { mirror, clients, admission, unavailable_blob: unavailable_blob(config), ..edge });
         }
         telemetry::change(&config.log.level);
+        *self.shown.write() = (&config.effective).into();
         (in_force.upstreams, in_force.loaded) = (upstreams, Some(loaded));
         Reloaded { changed, restart, warnings }
     }

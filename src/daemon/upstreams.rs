@@ -237,8 +237,8 @@ impl UpstreamObserver for Counted {
         self.0.upstream_request(upstream.as_str(), result);
     }
 
-    fn received(&self, upstream: &RegistryName, bytes: u64) {
-        self.0.upstream_received(upstream.as_str(), bytes);
+    fn received(&self, upstream: &RegistryName, bytes: u64, waited: Duration) {
+        self.0.upstream_received(upstream.as_str(), bytes, waited);
     }
 
     fn availability(&self, upstream: &RegistryName, endpoint: &str, up: bool) {

@@ -87,6 +87,9 @@ pub struct Part {
     pub stored: bool,
     /// Whether other bytes are stored in its place, or were and are set aside.
     pub damaged: bool,
+    /// Whether another image of ours has it, too.
+    #[serde(default)]
+    pub shared: bool,
 }
 
 /// One platform of an image.
@@ -110,6 +113,9 @@ pub struct ImageDetail {
     pub summary: ImageSummary,
     /// The media type of the manifest that the name is answered with.
     pub media_type: String,
+    /// What is stored of it and of no other image.
+    #[serde(default)]
+    pub own_bytes: u64,
     /// One for each platform.
     pub images: Vec<PlatformDetail>,
     /// What the tag was seen to have, oldest first.

@@ -47,10 +47,12 @@ pub struct Collect {
 }
 
 /// For `verify`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "VerifyOrder")]
 #[serde(default, deny_unknown_fields)]
 pub struct Verify {
+    /// Only what belongs to these images; none: everything that is stored.
+    pub images: Vec<String>,
     /// Fetch again what is damaged, also what was found earlier.
     pub repair: bool,
     /// Bytes a second; none or 0: as fast as the disk reads.
@@ -76,4 +78,19 @@ pub struct Export {
     pub dry_run: bool,
     /// Tell the plan and the end around the bytes.
     pub framed: bool,
+}
+
+/// For `login`: what the address of the page had in its fragment.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "LoginOrder")]
+#[serde(default, deny_unknown_fields)]
+pub struct Login {
+    /// It.
+    pub login: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Login")
+    }
 }

@@ -12,8 +12,9 @@ use serde_json::{Map, Value};
 
 use super::{
     Bench, Canary, Check, Checkup, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export,
-    Finding, Forgotten, Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported, Pinned, Plan,
-    Program, PullEvent, Ready, Reloaded, SetUp, Status, StoredReceipt, Unfrozen, Unpinned, VERSION, Why, orders,
+    Fills, Finding, Forgotten, Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported,
+    PageLogin, Pinned, Plan, Program, PullEvent, Ready, Reloaded, Session, SetUp, Status, StoredReceipt, Unfrozen,
+    Unpinned, Usage, VERSION, Why, orders,
 };
 use crate::oci::{Digest, RegistryName};
 
@@ -30,6 +31,8 @@ impl Document for Schema {
 pub fn schema() -> Schema {
     let mut answers = Answers(SchemaSettings::draft2020_12().for_serialize().into_generator(), Map::new());
     answers.add::<Status>();
+    answers.add::<Fills>();
+    answers.add::<Usage>();
     answers.add::<Images>();
     answers.add::<ImageDetail>();
     answers.add::<History>();
@@ -61,6 +64,8 @@ pub fn schema() -> Schema {
     answers.add::<Canary>();
     answers.add::<SetUp>();
     answers.add::<Bench>();
+    answers.add::<PageLogin>();
+    answers.add::<Session>();
     answers.add::<Error>();
     answers.add::<Schema>();
     let Answers(mut parts, documents) = answers;
@@ -72,6 +77,7 @@ pub fn schema() -> Schema {
     asked.subschema_for::<orders::Reload>();
     asked.subschema_for::<orders::Verify>();
     asked.subschema_for::<orders::Export>();
+    asked.subschema_for::<orders::Login>();
     let definitions = documents.into_iter().chain(parts.take_definitions(true)).chain(asked.take_definitions(true));
     Schema(Map::from_iter([
         ("$schema".to_owned(), "https://json-schema.org/draft/2020-12/schema".into()),

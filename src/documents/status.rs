@@ -40,6 +40,9 @@ pub struct Status {
     pub started_at: Moment,
     /// Whom it asks.
     pub mode: Mode,
+    /// Where clients find it, as addresses such as `http://127.0.0.1:5000`.
+    #[serde(default)]
+    pub listening: Vec<String>,
     /// What clients asked for.
     pub requests: Share,
     /// What clients got, in bytes.
@@ -71,7 +74,8 @@ pub struct Share {
     pub joined: u64,
     /// Fetched for it.
     pub missed: u64,
-    /// `hit` as a part of `total`, 0 to 1; nothing while there is nothing to count.
+    /// What was served from the cache, `hit` and `joined`, as a part of `total`, 0 to 1; nothing while there
+    /// is nothing to count.
     pub hit_ratio: Option<f64>,
 }
 
@@ -91,7 +95,7 @@ pub struct FillStatus {
 }
 
 /// A registry that we may ask.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UpstreamStatus {
     /// The name images use.
     pub host: String,
@@ -104,7 +108,7 @@ pub struct UpstreamStatus {
 }
 
 /// How one address of an upstream fares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Endpoint {
     /// Where it is, as it is configured.
     pub url: String,
@@ -114,6 +118,10 @@ pub struct Endpoint {
     pub asked_again_at: Option<Moment>,
     /// What went wrong last, since the start.
     pub last_error: Option<LastError>,
+    /// When it last gave what it was asked for, since the start.
+    pub answered_at: Option<Moment>,
+    /// How long its latest answers took to begin, the median.
+    pub latency_seconds: Option<f64>,
     /// What it grants, where it says so.
     pub pulls: Option<Pulls>,
 }
@@ -161,4 +169,27 @@ pub struct StoreStatus {
     pub blobs: u64,
     /// What it may hold; 0 until that is known.
     pub budget_bytes: u64,
+}
+
+/// What is being fetched just now: a line of `events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Fills {
+    /// Each by itself.
+    pub fills: Vec<RunningFill>,
+}
+
+impl Document for Fills {
+    const NAME: &'static str = "fills";
+}
+
+/// A blob on its way from upstream, and when it will be there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct RunningFill {
+    /// As in the status.
+    #[serde(flatten)]
+    pub fill: FillStatus,
+    /// How fast it has come lately; nothing before that can be told.
+    pub per_second_bytes: Option<u64>,
+    /// How long the rest takes at that.
+    pub left_seconds: Option<u64>,
 }

@@ -13,7 +13,7 @@ fn events_become_series_with_the_promised_names() {
     metrics.request(None, RequestKind::Ping, Outcome::Local, 200);
     metrics.sent(Some(&docker_hub()), Outcome::Hit, 10);
     metrics.upstream_request("docker.io", "ok");
-    metrics.upstream_received("docker.io", 7);
+    metrics.upstream_received("docker.io", 7, Duration::from_millis(500));
     metrics.upstream_up(&docker_hub(), "registry-1.docker.io", true);
     metrics.upstream_budget(&docker_hub(), "registry-1.docker.io", 100, 76, 1_700_000_000);
     metrics.fill_started();

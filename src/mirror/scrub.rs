@@ -59,15 +59,23 @@ impl Mirror {
         self.0.scrub.pass(rate).await
     }
 
-    /// Reads every blob, at most `rate` bytes a second where that is not zero, and tells what it finds; with
-    /// `repair`, damaged ones are fetched again, and what was set aside earlier. Ends early when nobody listens.
+    /// Reads every blob, or `only` these, at most `rate` bytes a second where that is not zero, and tells what it
+    /// finds; with `repair`, damaged ones are fetched again, and what was set aside earlier. Ends early when
+    /// nobody listens.
     ///
     /// # Errors
     /// When the blobs cannot be listed.
-    pub async fn verify(&self, repair: bool, rate: u64, findings: &mpsc::Sender<Finding>) -> Result<(), StoreError> {
-        let blobs = self.0.scrub.stored.blobs.list().await?;
+    pub async fn verify(
+        &self,
+        repair: bool,
+        rate: u64,
+        only: Option<HashSet<Digest>>,
+        findings: &mpsc::Sender<Finding>,
+    ) -> Result<(), StoreError> {
+        let mut blobs = self.0.scrub.stored.blobs.list().await?;
+        blobs.retain(|(digest, _)| only.as_ref().is_none_or(|only| only.contains(digest)));
         // Whoever stopped listening knows.
-        let _ = self.0.scrub.read(blobs, repair, rate, findings.clone()).await;
+        let _ = self.0.scrub.read(blobs, only, repair, rate, findings.clone()).await;
         Ok(())
     }
 }
@@ -96,7 +104,7 @@ impl Scrub {
             }
             count
         };
-        tokio::join!(self.read(blobs, true, rate, findings), listen).1
+        tokio::join!(self.read(blobs, None, true, rate, findings), listen).1
     }
 }
 
@@ -131,6 +139,7 @@ impl Scrub {
     async fn read(
         &self,
         blobs: Vec<(Digest, u64)>,
+        only: Option<HashSet<Digest>>,
         repair: bool,
         rate: u64,
         findings: mpsc::Sender<Finding>,
@@ -163,7 +172,7 @@ impl Scrub {
             }
             findings.send(Finding::Progress { checked, checked_bytes, of, of_bytes }).await?;
         }
-        let lacking = self.lacking(repair, &mut damaged, &findings).await?;
+        let lacking = self.lacking(only, repair, &mut damaged, &findings).await?;
         let Damaged { found, repaired, .. } = damaged;
         findings.send(Finding::Done { checked, checked_bytes, damaged: found, repaired, lacking }).await
     }
@@ -172,6 +181,7 @@ impl Scrub {
     /// is fetched again. How many blobs images lack in the end because they are damaged.
     async fn lacking(
         &self,
+        only: Option<HashSet<Digest>>,
         repair: bool,
         damaged: &mut Damaged,
         findings: &mpsc::Sender<Finding>,
@@ -179,7 +189,8 @@ impl Scrub {
         let blobs = Arc::clone(&self.stored.blobs);
         let damaged_members = self.stored.records.with(move |metadata| {
             let members = metadata.members()?.into_iter().map(|(_, descriptor)| descriptor.digest);
-            Ok(members.filter(|digest| blobs.is_damaged(digest)).collect::<BTreeSet<_>>())
+            let meant = members.filter(|digest| only.as_ref().is_none_or(|only| only.contains(digest)));
+            Ok(meant.filter(|digest| blobs.is_damaged(digest)).collect::<BTreeSet<_>>())
         });
         let mut lacking = 0;
         for digest in damaged_members.await.unwrap_or_default() {

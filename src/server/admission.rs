@@ -57,6 +57,11 @@ impl Guest {
         self.callers.last().cloned().or_else(|| self.own.caller())
     }
 
+    /// Whether others could have read what he shows.
+    pub const fn is_overheard(&self) -> bool {
+        self.overheard
+    }
+
     /// His way in: to the upstream that gives him something for what he shows, with that and nothing of ours.
     pub fn way(&self, route: Route) -> Route {
         let passes = *route.permit().rule() == access::Rule::Mode(Access::PassThrough);

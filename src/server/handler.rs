@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::Edge;
 use super::admission::{self, Guest, Rejected};
 use super::body::ResponseBody;
+use super::front;
 use super::listener::Client;
 use super::record::{Peer, Record};
 use super::response::{self, Answer};
@@ -104,6 +105,11 @@ async fn answered_anew(
         Ok(request) => respond(edge, &mut record, &mut guest, http, request).await,
         // What follows a refused request on its connection is not trusted.
         Err(refusal) if has_body(http.headers()) || refusal.is_about_headers() => refusal.answer().closing(),
+        Err(Refusal::Grammar(RequestError::NotFound)) if front::is_for(http) => {
+            let default = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
+            let encrypted = client.encrypted || edge.clients.are_behind_proxies() && !guest.is_overheard();
+            Answer::front(front::page(http, encrypted, default.as_str()))
+        }
         Err(refusal) => refusal.answer(),
     };
     record.asked_by(guest.caller());

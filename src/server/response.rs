@@ -12,6 +12,7 @@ use http::header::{
 use http::{HeaderMap, Response, StatusCode};
 
 use super::body::{ResponseBody, Section, Way, Wire};
+use super::front;
 use super::record::Record;
 use super::tags::TagsJson;
 use crate::access::Refusal;
@@ -109,6 +110,15 @@ impl Answer {
     pub fn ping() -> Answer {
         Answer::new(StatusCode::OK, AnswerBody::Bytes(Bytes::from_static(b"{}")))
             .header(CONTENT_TYPE, "application/json")
+    }
+
+    /// The page for browsers.
+    pub fn front(page: String) -> Answer {
+        let answer = Answer::new(StatusCode::OK, AnswerBody::Bytes(page.into()))
+            .header(CONTENT_TYPE, "text/html; charset=utf-8")
+            .header(CACHE_CONTROL, "no-store");
+        let fixed = front::HEADERS.into_iter();
+        fixed.fold(answer, |answer, (name, value)| answer.header(HeaderName::from_static(name), value))
     }
 
     /// A manifest, from its file where it is `stored` and large.

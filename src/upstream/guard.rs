@@ -4,6 +4,7 @@
 //! they are applied, counted, and logged once per change. A request that is not sent fails with the
 //! class that the upstream's own answer would have had, so that nobody has to know the difference.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,9 @@ use crate::oci::RegistryName;
 /// How long a request waits for another one that finds out whether the address is back, from when that
 /// one began.
 const FINDING_OUT: Duration = Duration::from_secs(1);
+
+/// So many answers say how long an answer takes.
+const TIMED: usize = 31;
 
 /// What is remembered of how one address of an upstream fared.
 pub(super) struct Guard {
@@ -42,6 +46,10 @@ struct Memory {
     failure: String,
     /// What went wrong last.
     last_error: Option<LastError>,
+    /// When something was given last.
+    answered_at: Option<Timestamp>,
+    /// How long the latest answers took.
+    latencies: VecDeque<Duration>,
     /// When the request began that finds out.
     probing_since: Instant,
 }
@@ -69,6 +77,8 @@ impl Guard {
             limits: Limits::default(),
             failure: String::new(),
             last_error: None,
+            answered_at: None,
+            latencies: VecDeque::new(),
             probing_since: Instant::now(),
         };
         Guard { name, endpoint, clock, observer, memory: Mutex::new(memory), found_out: Notify::new() }
@@ -95,7 +105,7 @@ impl Guard {
         let asked = Instant::now();
         let answer = ask.await;
         if own.is_none() {
-            self.note(&answer);
+            self.note(&answer, asked.elapsed());
         }
         let Some(ticket) = pending.ticket.take() else { return answer };
         let ending = match &answer {
@@ -147,11 +157,16 @@ impl Guard {
         self.memory().breaker.is_failing()
     }
 
-    fn note<T>(&self, answer: &Result<T, UpstreamError>) {
-        let Err(error) = answer else { return };
-        if error.class != UpstreamErrorClass::NotFound {
-            let class = error.class.as_str().to_owned();
-            self.memory().last_error = Some(LastError { class, at: self.clock.now() });
+    fn note<T>(&self, answer: &Result<T, UpstreamError>, took: Duration) {
+        let (at, mut memory) = (self.clock.now(), self.memory());
+        match answer {
+            Err(error) if error.class == UpstreamErrorClass::NotFound => {}
+            Err(error) => memory.last_error = Some(LastError { class: error.class.as_str().to_owned(), at }),
+            Ok(_) => {
+                memory.answered_at = Some(at);
+                memory.latencies.truncate(TIMED - 1);
+                memory.latencies.push_front(took);
+            }
         }
     }
 
@@ -246,9 +261,23 @@ impl Guard {
             (Standing::Up, None) => (EndpointState::Up, None),
         };
         let (asked_again_at, last_error) = (left.map(|left| now.plus(left)), &memory.last_error);
-        let with = |endpoint| EndpointHealth { state, asked_again_at, last_error: last_error.clone(), ..endpoint };
+        let (answered_at, latency) = (memory.answered_at, median(&memory.latencies));
+        let with = |endpoint| EndpointHealth {
+            state,
+            asked_again_at,
+            last_error: last_error.clone(),
+            answered_at,
+            latency,
+            ..endpoint
+        };
         endpoints.into_iter().map(with).collect()
     }
+}
+
+fn median(times: &VecDeque<Duration>) -> Option<Duration> {
+    let mut times: Vec<_> = times.iter().copied().collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied()
 }
 
 /// A request that is not sent.
@@ -282,7 +311,7 @@ mod tests {
 
     impl UpstreamObserver for Changes {
         fn requested(&self, _: &RegistryName, _: Option<u16>) {}
-        fn received(&self, _: &RegistryName, _: u64) {}
+        fn received(&self, _: &RegistryName, _: u64, _: Duration) {}
         fn availability(&self, _: &RegistryName, _: &str, up: bool) {
             self.0.lock().push(up);
         }

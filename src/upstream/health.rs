@@ -1,6 +1,8 @@
 //! What is known of an upstream without asking it: what the guards and the adapters remember of
 //! each of its addresses.
 
+use std::time::Duration;
+
 use super::quota::{Allowance, Quota};
 use crate::clock::Timestamp;
 
@@ -81,6 +83,10 @@ pub struct EndpointHealth {
     pub asked_again_at: Option<Timestamp>,
     /// What went wrong last, since the start.
     pub last_error: Option<LastError>,
+    /// When it last gave what it was asked for, since the start.
+    pub answered_at: Option<Timestamp>,
+    /// How long its latest answers took to begin, the median.
+    pub latency: Option<Duration>,
     /// What it grants, where it says so.
     pub pulls: Option<Pulls>,
 }

@@ -401,7 +401,15 @@ impl Upstream for HttpUpstream {
         // Of a window that is over nothing is known.
         let pulls = quota.as_ref().filter(|quota| now < quota.resets_at).map(Pulls::from);
         let url = self.settings.url.to_string();
-        let endpoint = EndpointHealth { url, state: EndpointState::Up, asked_again_at: None, last_error: None, pulls };
+        let endpoint = EndpointHealth {
+            url,
+            state: EndpointState::Up,
+            asked_again_at: None,
+            last_error: None,
+            answered_at: None,
+            latency: None,
+            pulls,
+        };
         let allowance = quota.as_ref().map(|quota| quota.allowance(self.settings.configured.budget_floor, now));
         Health { endpoints: vec![endpoint], allowance: allowance.unwrap_or_default(), ..Health::default() }
     }

@@ -616,7 +616,7 @@ impl UpstreamObserver for Counting {
         self.0.lock().expect("lock").0.push(status);
     }
 
-    fn received(&self, _: &RegistryName, bytes: u64) {
+    fn received(&self, _: &RegistryName, bytes: u64, _: Duration) {
         self.0.lock().expect("lock").1 += bytes;
     }
 }

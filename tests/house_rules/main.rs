@@ -52,6 +52,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("doctor", &["oci", "documents", "clock", "upstream", "doctor"]),
     ("metrics", &["oci", "outcome", "metrics"]),
     ("audit", &["clock", "documents", "metrics", "audit"]),
+    ("usage", &["oci", "clock", "documents", "outcome", "metrics", "usage"]),
     ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
     ("plain", &["plain"]),
     ("telemetry", &["plain", "telemetry"]),
@@ -65,7 +66,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("systemd", &["systemd"]),
     ("server", &["oci", "clock", "outcome", "clients", "access", "audit", "blob_store", "metrics", "mirror", "server"]),
     // Both listeners share the accept loop of the server.
-    ("admin", &["oci", "documents", "clock", "outcome", "audit", "metrics", "graph", "mirror", "server", "admin"]),
+    (
+        "admin",
+        &["oci", "documents", "clock", "outcome", "audit", "metrics", "usage", "graph", "mirror", "server", "admin"],
+    ),
     ("daemon", &["*"]),
     // `upstream` for the port that `bench` pulls through, `doctor` for what it knows of by name, and its report.
     (

@@ -10,12 +10,14 @@ mod check;
 mod cli;
 mod completions;
 mod configuration;
+mod dashboard;
 mod doctor;
 mod metrics;
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;
 mod operate;
 mod operators;
+mod page;
 mod reload;
 #[allow(dead_code, reason = "some of it is for programs that need root")]
 #[path = "../clients/support/requirements.rs"]

@@ -9,11 +9,22 @@ use super::requirements::{DEMAND, demanded, find, say};
 
 /// The answer to a GET of `/metrics`: head and body.
 fn scrape(site: &Site, accept: &str) -> (String, String) {
-    let mut stream = TcpStream::connect(site.admin.strip_prefix("http://").unwrap()).unwrap();
-    let request = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{accept}Connection: close\r\n\r\n");
+    get(site, "/metrics", accept)
+}
+
+/// The answer of the admin address to a GET: head and body.
+pub(super) fn get(site: &Site, path: &str, accept: &str) -> (String, String) {
+    get_at(site.admin.strip_prefix("http://").unwrap(), path, accept)
+}
+
+/// The same of whoever is at an address.
+pub(super) fn get_at(address: &str, path: &str, accept: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{accept}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.to_ascii_lowercase(), body.to_owned())
 }

@@ -46,18 +46,14 @@ impl Site {
         let config =
             format!("store.min_free = \"0\"\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\n", registry.url());
         std::fs::write(folder.path().join("mirror.toml"), config).expect("writes");
-        let mut daemon = Command::new(BINARY)
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(["-c".as_ref(), folder.path().join("mirror.toml").as_os_str()])
-            .args(["--store".as_ref(), folder.path().join("store").as_os_str()])
-            .env_remove("NOTIFY_SOCKET")
-            .env_remove("RUNTIME_DIRECTORY")
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("starts");
-        let admin = admin_address(&mut daemon);
-        Site { daemon, folder, admin: format!("http://{admin}"), registry, amd64, arm64, runtime }
+        let (daemon, admin) = serve(folder.path());
+        Site { daemon, folder, admin, registry, amd64, arm64, runtime }
+    }
+
+    pub(super) fn kill_and_start_again(&mut self) {
+        self.daemon.kill().expect("runs");
+        self.daemon.wait().expect("ended");
+        (self.daemon, self.admin) = serve(self.folder.path());
     }
 
     /// Ends the daemon as a service manager does.
@@ -98,6 +94,22 @@ impl Site {
         std::fs::write(&path, text).expect("writes");
         path.display().to_string()
     }
+}
+
+/// A daemon with the store and the configuration in this folder, and its admin address.
+fn serve(folder: &Path) -> (Child, String) {
+    let mut daemon = Command::new(BINARY)
+        .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+        .args(["-c".as_ref(), folder.join("mirror.toml").as_os_str()])
+        .args(["--store".as_ref(), folder.join("store").as_os_str()])
+        .env_remove("NOTIFY_SOCKET")
+        .env_remove("RUNTIME_DIRECTORY")
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let admin = admin_address(&mut daemon);
+    (daemon, format!("http://{admin}"))
 }
 
 /// The address behind `admin` in what a starting daemon logs; the rest of its log is read and dropped.

@@ -22,7 +22,8 @@ use crate::support::command;
 use crate::support::mirror::{Settings, TestMirror};
 
 const TOKEN: &str = "a token of 24 characters";
-const ACTS: [&str; 10] = ["pull", "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import"];
+const ACTS: [&str; 11] =
+    ["pull", "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import", "page"];
 const CONSENT: [(&str, &str); 2] = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
 /// Longer than anything here takes, so that what hangs fails.
 const LONG: Duration = Duration::from_secs(30);
@@ -117,16 +118,24 @@ async fn where_clients_say_who_they_are_names_of_images_are_hidden_on_loopback_t
     let ready = json!({ "images": ["app:1"] }).to_string();
     assert_eq!(post(mirror.admin, "ready", None, &ready).await.status, 401);
     let token = format!("Bearer {TOKEN}");
-    for path in
-        ["status", "images", "images/inspect?image=app:1", "history?image=app:1", "receipt", "canary", "nothing"]
-    {
+    for path in [
+        "status",
+        "usage",
+        "config",
+        "session",
+        "images",
+        "images/inspect?image=app:1",
+        "history?image=app:1",
+        "canary",
+    ] {
         let path = format!("/api/v1/{path}");
         assert_eq!(client::get(mirror.admin, &path, &CONSENT).await.status, 401, "{path}");
         let shown = [("Host", "127.0.0.1"), ("Authorization", token.as_str())];
         assert_ne!(client::get(mirror.admin, &path, &shown).await.status, 401, "{path}");
         assert_ne!(client::get(mirror.socket(), &path, &CONSENT).await.status, 401, "{path}");
     }
-    for path in ["/livez", "/readyz", "/metrics"] {
+    assert_eq!(client::get(mirror.admin, "/api/v1/events", &CONSENT).await.status, 401);
+    for path in ["/livez", "/readyz", "/metrics", "/", "/page.css", "/page.js"] {
         assert_eq!(client::get(mirror.admin, path, &[("Authorization", "Bearer wrong")]).await.status, 200, "{path}");
     }
 }
@@ -152,6 +161,9 @@ async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
         guard: Arc::new(Guard::new(Some(Token::new(TOKEN.as_bytes())), false)),
         audit: None,
         pull: Arc::new([]),
+        usage: None,
+        page: None,
+        configuration: None,
         tls: tls.map(|files| Arc::new(Tls::open(files).expect("a pair"))),
         reload: None,
     };
@@ -165,7 +177,7 @@ async fn beyond_loopback_health_and_numbers_are_told_to_all_and_nothing_else_is(
     let (files, _certificates) = certificate();
     for tls in [None, Some(files)] {
         let address = exposed(&mirror, tls).await;
-        for path in ["/livez", "/readyz", "/metrics"] {
+        for path in ["/livez", "/readyz", "/metrics", "/"] {
             let answer = client::get(address, path, &[("Host", "mirror.example")]).await;
             assert_eq!(answer.status, 200, "{path}, as probes and scrapers of today ask it");
         }
@@ -320,4 +332,79 @@ async fn orders_that_never_end_are_few_and_silence_no_probe() {
         tokio::time::timeout(LONG, ended).await.expect("who hangs up makes room");
     }
     mirror.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_follow_are_few_silence_no_probe_and_hold_up_no_stop() {
+    let (_registry, mirror, _folder) = mirror("").await;
+    let mut followers = Vec::new();
+    let refused = loop {
+        let follower = client::Stream::get(mirror.admin, "/api/v1/events", &CONSENT).await;
+        match follower.status {
+            200 => followers.push(follower),
+            _ => break follower,
+        }
+    };
+    assert_eq!((refused.status, followers.len()), (503, 32));
+    assert!(!followers[0].read(1 << 10).await.is_empty());
+    assert_eq!(post(mirror.admin, "ready", None, r#"{"images":["app:1"]}"#).await.status, 200, "other looks go on");
+    for _ in 0..300 {
+        assert_eq!(client::get(mirror.admin, "/livez", &[]).await.status, 200);
+    }
+    drop(followers.split_off(1));
+    let again = async {
+        while client::Stream::get(mirror.admin, "/api/v1/events", &CONSENT).await.status != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, again).await.expect("who hangs up makes room");
+    // The one that goes on is told that it is over, long before the drain time ends.
+    let stopping = tokio::time::timeout(Duration::from_secs(8), mirror.stop());
+    stopping.await.expect("nobody waits for a stream");
+    assert!(followers.remove(0).finish().await.complete);
+}
+
+#[tokio::test]
+async fn a_login_is_made_at_the_socket_and_becomes_a_session_that_acts_for_its_user() {
+    let (_registry, mirror, _folder) = mirror("").await;
+    let body = json!({ "images": ["app:1"] }).to_string();
+    let page = client::post(mirror.socket(), "/api/v1/page", &CONSENT, "").await;
+    let page: Value = serde_json::from_slice(&page.body).expect("JSON");
+    let (at, login) = page["address"].as_str().and_then(|page| page.split_once("/#login=")).expect("an address");
+    assert_eq!(at, format!("http://{}", mirror.admin));
+    let order = json!({ "login": login }).to_string();
+    assert_eq!(
+        client::post(
+            mirror.admin,
+            "/api/v1/page",
+            &with(TOKEN).each_ref().map(|(name, value)| (*name, value.as_str())),
+            ""
+        )
+        .await
+        .status,
+        403,
+        "not with the token"
+    );
+    assert_eq!(
+        client::post(mirror.admin, "/api/v1/login", &CONSENT[..1], &order).await.status,
+        403,
+        "no page of others"
+    );
+    assert_eq!(client::get(mirror.admin, "/api/v1/login", &CONSENT).await.status, 405);
+    let begun = client::post(mirror.admin, "/api/v1/login", &CONSENT, &order).await;
+    assert_eq!(begun.status, 200);
+    let begun: Value = serde_json::from_slice(&begun.body).expect("JSON");
+    let session = begun["session"].as_str().expect("a session");
+    assert_eq!(begun["by"], format!("uid={}", rustix::process::getuid().as_raw()));
+    for again in [&order, &json!({ "login": session }).to_string(), "{}", "["] {
+        let refused = client::post(mirror.admin, "/api/v1/login", &CONSENT, again).await;
+        assert!([401, 400].contains(&refused.status), "{again}: {}", refused.status);
+    }
+    assert_eq!(post(mirror.admin, "pin", Some(login), &body).await.status, 401, "a login is no session");
+    assert_eq!(post(mirror.admin, "pin", Some(session), &body).await.status, 200);
+    assert_eq!(pinned(&mirror).await, true);
+    let address = exposed(&mirror, None).await;
+    assert_eq!(post(address, "unpin", Some(session), &body).await.status, 401, "another daemon knows nothing of it");
+    let mirror = mirror.restart().await;
+    assert_eq!(post(mirror.admin, "unpin", Some(session), &body).await.status, 401, "it ends with the daemon");
 }

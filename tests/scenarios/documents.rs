@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use registry_mirror::documents::orders;
+use scripted_registry::client::Stream;
 use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
 use serde_json::{Value, json};
 
@@ -133,12 +134,34 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
     assert_eq!(status["fills"].as_array().map(Vec::len), Some(1));
     gate.open();
     said.push(status);
-    for path in
-        ["images", "canary", "receipt", "schema", "nothing", "images/inspect", "images/inspect?image=never:1", "pull"]
-    {
+    for path in [
+        "usage",
+        "config",
+        "images",
+        "canary",
+        "receipt",
+        "schema",
+        "nothing",
+        "images/inspect",
+        "images/inspect?image=never:1",
+        "pull",
+    ] {
         said.push(look(&mirror, &format!("/api/v1/{path}")).await);
     }
     said.push(look(&mirror, "/nothing").await);
+    let mut events = Stream::get(mirror.admin, "/api/v1/events", &CONSENT).await;
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        line.extend_from_slice(&events.read(1).await);
+    }
+    said.push(serde_json::from_slice(&line).expect("a line"));
+    said.push(
+        serde_json::from_slice(&client::get(mirror.socket(), "/api/v1/session", &CONSENT).await.body).expect("JSON"),
+    );
+    let page: Value = serde_json::from_slice(&post(&mirror, "page", "").await).expect("JSON");
+    let login = json!({ "login": page["address"].as_str().and_then(|page| Some(page.split_once("#login=")?.1)) });
+    said.push(page);
+    said.push(serde_json::from_slice(&post(&mirror, "login", login.to_string()).await).expect("JSON"));
     let tar = std::fs::read(&bundle).expect("a bundle");
     for (act, order) in [
         ("import", tar),
@@ -189,6 +212,7 @@ fn orders_are_in_the_schema_and_a_key_that_is_not_known_is_an_error() {
         ("CollectOrder", order(serde_json::to_value(orders::Collect::default()))),
         ("VerifyOrder", order(serde_json::to_value(orders::Verify::default()))),
         ("ExportOrder", order(serde_json::to_value(orders::Export::default()))),
+        ("LoginOrder", order(serde_json::to_value(orders::Login::default()))),
     ] {
         assert_eq!(schema.check(name, &order), Ok(()), "{order}");
         assert_eq!(schema.check(name, &json!({})), Ok(()), "every key has a default");

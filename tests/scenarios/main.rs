@@ -27,6 +27,7 @@ mod documents;
 mod ends_of_bodies;
 mod fair_shares;
 mod first_version;
+mod front;
 mod heads;
 mod hits;
 mod http_forms;

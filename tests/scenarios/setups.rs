@@ -136,9 +136,9 @@ async fn every_metric_of_the_dashboard_is_there() {
     };
     let dashboard: serde_json::Value = serde_json::from_str(DASHBOARD).expect("JSON");
     let panels = dashboard["panels"].as_array().expect("a list");
-    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().expect("a list"));
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
     let queries: Vec<&str> = targets.map(|target| target["expr"].as_str().expect("a query")).collect();
-    assert!(queries.len() >= panels.len());
+    assert!(queries.len() >= 20);
     for query in queries {
         assert!(metrics_in(query).count() > 0, "{query}");
         for name in metrics_in(query) {
@@ -146,7 +146,9 @@ async fn every_metric_of_the_dashboard_is_there() {
         }
         // A label that no series has makes an empty panel, too.
         let grouped = query.split("by (").skip(1).filter_map(|rest| rest.split(')').next());
-        for label in grouped.flat_map(|labels| labels.split(',')) {
+        // Prometheus itself says of which instance a series is.
+        let labels = grouped.flat_map(|labels| labels.split(',')).filter(|label| label.trim() != "instance");
+        for label in labels {
             assert!(text.contains(&format!("{}=\"", label.trim())), "{label} of {query}");
         }
     }

@@ -38,7 +38,7 @@ async fn a_rate_holds_within_one_large_blob_and_every_step_is_told() {
     tokio::time::pause();
     let start = tokio::time::Instant::now();
     let (findings, mut found) = mpsc::channel(1);
-    let verifying = mirror.mirror.verify(false, rate, &findings);
+    let verifying = mirror.mirror.verify(false, rate, None, &findings);
     let listening = async {
         let mut last = 0;
         while let Some(finding) = found.recv().await {

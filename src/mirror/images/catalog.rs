@@ -76,6 +76,17 @@ impl Mirror {
         self.0.graph.ask(move |graph| Catalog::of(graph)?.inspect(&pin)).await?.ok_or(unknown)
     }
 
+    /// The digests of all that belongs to an image, as far as that is known.
+    ///
+    /// # Errors
+    /// [`CatalogError::Unknown`] when nothing of that name is known.
+    pub async fn parts_of(&self, name: &ImageName) -> Result<Vec<Digest>, CatalogError> {
+        let pin = self.pin_of(name)?;
+        let unknown = CatalogError::Unknown(pin.to_string());
+        let found = self.0.graph.ask(move |graph| Ok(Catalog::of(graph)?.named(&pin)?.map(|found| parts(&found))));
+        found.await?.ok_or(unknown)
+    }
+
     /// Whether an image can be pulled for these platforms without a network.
     ///
     /// # Errors
@@ -233,7 +244,8 @@ impl<'g> Catalog<'g> {
         })
     }
 
-    fn images(&self) -> Result<Vec<ImageSummary>, MetadataError> {
+    /// Every name that there is, with what is known of it.
+    fn names(&self) -> Result<BTreeMap<Pin, Option<TagRecord>>, MetadataError> {
         let mut wanted: BTreeMap<Pin, Option<TagRecord>> = self.pins.iter().map(|pin| (pin.clone(), None)).collect();
         for (key, record) in self.graph.metadata().tags()? {
             let known = wanted.entry(Pin { location: key.location, reference: Reference::Tag(key.tag) }).or_default();
@@ -244,11 +256,22 @@ impl<'g> Catalog<'g> {
         for (location, tag) in self.frozen.keys() {
             wanted.entry(Pin { location: location.clone(), reference: Reference::Tag(tag.clone()) }).or_default();
         }
+        Ok(wanted)
+    }
+
+    fn images(&self) -> Result<Vec<ImageSummary>, MetadataError> {
         let summary = |(name, record)| match self.found(&name, record) {
             Some(found) => self.summary(&name, &found),
             None => self.never_fetched(&name),
         };
-        Ok(wanted.into_iter().map(summary).collect())
+        Ok(self.names()?.into_iter().map(summary).collect())
+    }
+
+    /// What belongs to other images than this one.
+    fn of_others(&self, name: &Pin) -> Result<HashSet<Digest>, MetadataError> {
+        let others = self.names()?.into_iter().filter(|(other, _)| other != name);
+        let found = others.filter_map(|(other, record)| self.found(&other, record));
+        Ok(found.flat_map(|other| parts(&other)).collect())
     }
 
     fn inspect(&self, name: &Pin) -> Result<Option<ImageDetail>, MetadataError> {
@@ -262,9 +285,11 @@ impl<'g> Catalog<'g> {
             Parts::Images(images) => images,
             _ => &alone[..],
         };
-        let images = images.iter().map(|(platform, image)| detail(platform.as_ref(), image, &found.lacking)).collect();
+        let others = self.of_others(name)?;
+        let images = images.iter().map(|(platform, image)| detail(platform.as_ref(), image, &found.lacking, &others));
+        let (images, own_bytes) = (images.collect(), own_bytes(&found, &others));
         let (summary, media_type) = (self.summary(name, &found), found.media_type);
-        Ok(Some(ImageDetail { summary, media_type, images, history }))
+        Ok(Some(ImageDetail { summary, media_type, own_bytes, images, history }))
     }
 
     fn readiness(&self, name: &Pin, platforms: &Platforms) -> Result<Readiness, MetadataError> {
@@ -390,10 +415,28 @@ fn complete_platforms(image: &Image, lacking: &Lacking) -> Vec<String> {
     whole.filter_map(|(platform, _)| platform.as_ref().map(Platform::to_string)).collect()
 }
 
-fn detail(platform: Option<&Platform>, image: &Image, lacking: &Lacking) -> PlatformDetail {
+/// All that belongs to an image.
+fn parts(found: &Found) -> Vec<Digest> {
+    image::parts(&found.image, &Platforms::All).into_iter().map(|part| part.digest).collect()
+}
+
+/// What is stored of an image and of no other.
+fn own_bytes(found: &Found, others: &HashSet<Digest>) -> u64 {
+    let parts = image::parts(&found.image, &Platforms::Machines).into_iter();
+    let mut seen = HashSet::new();
+    let own = parts.filter(|part| !others.contains(&part.digest) && !found.lacking.contains_key(&part.digest));
+    own.filter(|part| seen.insert(part.digest)).map(|part| part.size).sum()
+}
+
+fn detail(platform: Option<&Platform>, image: &Image, lacking: &Lacking, others: &HashSet<Digest>) -> PlatformDetail {
     let part = |descriptor: &Descriptor, image: Option<&Image>| {
         let lack = image::lack(descriptor, image, lacking);
-        Part { content: descriptor.into(), stored: lack.is_none(), damaged: lack == Some(Unreadable::Damaged) }
+        Part {
+            content: descriptor.into(),
+            stored: lack.is_none(),
+            damaged: lack == Some(Unreadable::Damaged),
+            shared: others.contains(&descriptor.digest),
+        }
     };
     let blobs = match &image.parts {
         Parts::Blobs(blobs) => blobs.iter().map(|blob| part(blob, None)).collect(),

@@ -1,8 +1,8 @@
 //! How the mirror is doing, in numbers that one can explain.
 //!
 //! A request or a byte counts as hit when it cost no byte of content from upstream; one that was
-//! answered from a running fill is joined, not hit. Saved is what clients got less what upstreams
-//! sent. Counted since the daemon started.
+//! answered from a running fill is joined, not hit; both are served from the cache. Saved is what
+//! clients got less what upstreams sent. Counted since the daemon started.
 
 use std::collections::BTreeMap;
 
@@ -24,27 +24,18 @@ impl Mirror {
         let mut upstreams: BTreeMap<String, UpstreamStatus> =
             self.0.routes.names().map(|name| self.upstream(name)).collect();
         let mut fills = Vec::new();
-        for ((location, digest), following) in self.all_fills().flat_map(|fills| fills.flights.all()) {
-            let progress = following.borrow();
-            // The fill holds one itself.
-            let readers = std::sync::Arc::strong_count(&progress.seats).saturating_sub(1);
-            let waits = matches!(progress.phase, Phase::Starting);
-            if let Some(upstream) = upstreams.get_mut(location.upstream.as_str()) {
+        for (upstream, waits, fill) in self.fills_now() {
+            if let Some(upstream) = upstreams.get_mut(upstream.as_str()) {
                 *(if waits { &mut upstream.waiting } else { &mut upstream.filling }) += 1;
             }
-            let written = if waits { 0 } else { progress.written };
-            fills.push(FillStatus {
-                repository: location.to_string(),
-                digest,
-                written_bytes: written,
-                size_bytes: progress.total,
-                readers,
-            });
+            fills.push(fill);
         }
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.0.started_at.into(),
             mode: self.0.mode,
+            // The listeners know.
+            listening: Vec::new(),
             requests: share(&totals.requests),
             bytes,
             fetched_bytes: totals.received,
@@ -57,6 +48,25 @@ impl Mirror {
 }
 
 impl Mirror {
+    /// What is being fetched just now, by upstream, and whether it waits for its turn or an answer.
+    fn fills_now(&self) -> impl Iterator<Item = (RegistryName, bool, FillStatus)> {
+        self.all_fills().flat_map(|fills| fills.flights.all()).map(|((location, digest), following)| {
+            let progress = following.borrow();
+            // The fill holds one itself.
+            let readers = std::sync::Arc::strong_count(&progress.seats).saturating_sub(1);
+            let waits = matches!(progress.phase, Phase::Starting);
+            let written_bytes = if waits { 0 } else { progress.written };
+            let repository = location.to_string();
+            let fill = FillStatus { repository, digest, written_bytes, size_bytes: progress.total, readers };
+            (location.upstream, waits, fill)
+        })
+    }
+
+    /// What is being fetched just now.
+    pub fn running_fills(&self) -> Vec<FillStatus> {
+        self.fills_now().map(|(_, _, fill)| fill).collect()
+    }
+
     fn upstream(&self, name: &RegistryName) -> (String, UpstreamStatus) {
         let upstream = self.0.routes.upstream(name);
         let endpoints = upstream.map(|upstream| upstream.health().endpoints).unwrap_or_default();
@@ -77,6 +87,8 @@ fn endpoint(health: EndpointHealth) -> Endpoint {
         },
         asked_again_at: health.asked_again_at.map(Into::into),
         last_error: health.last_error.map(|error| LastError { class: error.class, failed_at: error.at.into() }),
+        answered_at: health.answered_at.map(Into::into),
+        latency_seconds: health.latency.map(|latency| latency.as_secs_f64()),
         pulls: health.pulls.map(|pulls| {
             let resets_at = pulls.resets_at.into();
             Pulls { limit: pulls.limit, left: pulls.left, resets_at }
@@ -93,7 +105,7 @@ fn share(counts: &[(Outcome, u64)]) -> Share {
     let missed = sum(&[Outcome::Fill, Outcome::Relayed]);
     let total = hit + joined + missed;
     #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-    let hit_ratio = (total > 0).then(|| hit as f64 / total as f64);
+    let hit_ratio = (total > 0).then(|| (hit + joined) as f64 / total as f64);
     Share { total, hit, joined, missed, hit_ratio }
 }
 
@@ -102,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_joined_is_not_hit_and_what_we_answered_alone_does_not_count() {
+    fn what_joined_is_not_hit_but_from_the_cache_and_what_we_answered_alone_does_not_count() {
         let counts = [
             (Outcome::Hit, 5),
             (Outcome::Revalidated, 1),
@@ -113,7 +125,7 @@ mod tests {
             (Outcome::Local, 100),
         ];
         let Share { total, hit, joined, missed, hit_ratio } = share(&counts);
-        assert_eq!((total, hit, joined, missed, hit_ratio), (16, 8, 4, 4, Some(0.5)));
+        assert_eq!((total, hit, joined, missed, hit_ratio), (16, 8, 4, 4, Some(0.75)));
         assert_eq!(share(&[(Outcome::Local, 1)]).hit_ratio, None);
     }
 }

@@ -4,7 +4,7 @@
 //! for it or without: many servers never say it, and the digest decides about what came.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
@@ -53,6 +53,7 @@ impl Body {
                 .answered()
                 .elsewhere(self.abroad)
         };
+        let asked = Instant::now();
         let chunk = tokio::time::timeout(self.idle, self.response.chunk())
             .await
             .map_err(|_| unavailable(format!("stood still for {} s", self.idle.as_secs_f32())))?;
@@ -74,7 +75,7 @@ impl Body {
                 _ => Ok(None),
             };
         };
-        self.observer.received(&self.upstream, chunk.len() as u64);
+        self.observer.received(&self.upstream, chunk.len() as u64, asked.elapsed());
         if let Some(left) = &mut self.left {
             *left = left.checked_sub(chunk.len() as u64).ok_or_else(|| {
                 let message = format!("{}: the body is longer than announced", self.what);

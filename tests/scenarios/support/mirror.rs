@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use registry_mirror::admin;
-use registry_mirror::clock::{Clock as _, ManualClock, Timestamp};
+use registry_mirror::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
 use registry_mirror::config::{Loaded, Overrides, Source};
 use registry_mirror::daemon::{Daemon, Listeners};
 use registry_mirror::mirror::Mirror;
@@ -130,6 +130,11 @@ impl Settings {
 
     pub async fn start(self) -> TestMirror {
         TestMirror::start(self, Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)))).await
+    }
+
+    /// The same, with a clock that begins now: for whoever looks at another clock beside it.
+    pub async fn start_now(self) -> TestMirror {
+        TestMirror::start(self, Arc::new(ManualClock::at(SystemClock.now()))).await
     }
 
     /// Its configuration.

@@ -1,0 +1,45 @@
+//! What is at the address of the mirror itself: a page for browsers, the specification's error for clients.
+
+use scripted_registry::{Registry, client};
+use serde_json::Value;
+
+use crate::support::mirror::TestMirror;
+
+const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8";
+
+#[tokio::test]
+async fn a_browser_gets_the_page_with_the_address_that_it_asked_for_and_nobody_else_does() {
+    let registry = Registry::start().await;
+    let mirror = TestMirror::of(&registry).await;
+    let browser = [("Host", "mirror.example:5000"), ("Accept", BROWSER)];
+    let page = mirror.get_with("/", &browser).await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let policy = page.header("content-security-policy").expect("a policy");
+    assert!(policy.starts_with("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!((page.header("x-content-type-options"), page.header("vary")), (Some("nosniff"), Some("accept")));
+    assert_eq!(page.header("cache-status"), Some("registry-mirror; detail=local"));
+    let text = String::from_utf8(page.body.to_vec()).expect("text");
+    for line in [
+        "{ \"registry-mirrors\": [\"http://mirror.example:5000\"] }",
+        "[host.\"http://mirror.example:5000\"]",
+        "location = \"mirror.example:5000/docker.io\"",
+        "insecure = true",
+        "docker pull mirror.example:5000/docker.io/library/alpine:3",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let head = client::head(mirror.address, "/", &browser).await;
+    assert_eq!((head.status, head.header("content-length")), (200, Some(text.len().to_string().as_str())));
+    let hostile = [("Host", "\"'><img/src=x>&"), ("Accept", BROWSER)];
+    let text = String::from_utf8(mirror.get_with("/", &hostile).await.body.to_vec()).expect("text");
+    assert!(!text.contains("<img") && text.contains("&quot;&#39;&gt;&lt;img/src=x&gt;&amp;"), "{text}");
+    for (path, accept) in [("/", "*/*"), ("/", "application/json"), ("/v1/", BROWSER), ("/page.js", BROWSER)] {
+        let answer = mirror.get_with(path, &[("Accept", accept)]).await;
+        assert_eq!((answer.status, answer.header("content-type")), (404, Some("application/json")), "{path} {accept}");
+        let said: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert_eq!(said["errors"][0]["code"], "NAME_UNKNOWN", "{path} {accept}");
+    }
+    let posted = client::post(mirror.address, "/", &browser, "x").await;
+    assert_eq!(posted.status, 405);
+    assert_eq!(registry.requests().len(), 0, "nobody is asked for it");
+}
