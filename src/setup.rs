@@ -1,9 +1,9 @@
 //! How clients are told of the mirror: what their files have to say, and what they said before.
 //!
 //! Decisions only: contents of files go in and come out, nothing is read or written here. A client's settings are
-//! [`Want`]s, which a format ([`in_toml`], [`in_json`], [`in_yaml`]) puts into a file that somebody else wrote, so that comments and
-//! what we do not know stay as they are, and takes out of it again. Truth: what cannot be understood, or would
-//! not be understood afterwards, is refused.
+//! wants, which a format (TOML, JSON, YAML) puts into a file that somebody else wrote, so that comments and what we
+//! do not know stay as they are, and takes out of it again. Truth: what cannot be understood, or would not be
+//! understood afterwards, is refused.
 
 mod address;
 mod buildkit;

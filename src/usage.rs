@@ -1,7 +1,7 @@
 //! What the mirror was good for, also before this start: the totals and 24 hours, kept in `<store>/usage/`.
 //!
 //! What is counted, and when, is the business of [`Metrics`]; here its sums are looked at now and again, and what
-//! is new is added to the [`ring`]. Truth: it may be lost, never in the way. A file that is damaged is begun anew,
+//! is new is added to the ring. Truth: it may be lost, never in the way. A file that is damaged is begun anew,
 //! one that cannot be written is tried again, and what a kill loses is what came after the last look.
 
 mod ring;

@@ -214,6 +214,7 @@ mod tests {
             fills: vec![fill(written)],
             upstreams: Vec::new(),
             store: StoreStatus::default(),
+            listening: Vec::new(),
         };
         let (before, now) = (status(10 << 20), status(20 << 20));
         let since = Since { status: &before, took: Duration::from_secs(2) };

@@ -323,7 +323,7 @@ pub(super) fn without(before: &str, now: &str, wants: &[Want]) -> Result<String,
         // As much as is ours alone: the outermost name that was not there before and leads to nothing else.
         let is_ours = |depth: &usize| {
             let named = &path[..=*depth];
-            before.at_path(named).is_none() && root.at_path(named).is_some_and(|node| leads_to_one(node))
+            before.at_path(named).is_none() && root.at_path(named).is_some_and(leads_to_one)
         };
         let mut expected = root.data();
         let cut = match (0..path.len()).find(is_ours) {
