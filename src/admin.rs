@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -129,6 +129,12 @@ async fn answer_any(
     reach: Reach,
     ending: CancellationToken,
 ) -> Response<Body> {
+    if let Some(ambiguity) = ambiguity(request.method(), request.headers()) {
+        let mut answer = api::refusal(&Error::new(Code::Usage, ambiguity));
+        // What follows on the connection is not trusted.
+        answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+        return answer;
+    }
     match &state.mirror {
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
             let door = Door { peer: client.peer, encrypted: client.encrypted, reach };
@@ -139,6 +145,17 @@ async fn answer_any(
         _ if page::has(request.uri().path()) => page::answer(&request),
         _ => answer(request.method(), request.uri().path(), Format::asked_for(request.headers()), &state),
     }
+}
+
+/// What of a request somebody in front may read otherwise (RFC 9112, 3.2 and 6.3).
+fn ambiguity(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
+    if headers.get_all(header::HOST).into_iter().nth(1).is_some() {
+        return Some("the request has more than one Host header");
+    }
+    // Of two that say how long a body is, what reads messages keeps both in one order only.
+    let chunked = headers.contains_key(header::TRANSFER_ENCODING);
+    let doubled = headers.contains_key(header::CONTENT_LENGTH) || method == Method::GET || method == Method::HEAD;
+    (chunked && doubled).then_some("the request says in two ways how long its body is, or has one where none belongs")
 }
 
 /// The answer to one request; metrics come in this format.

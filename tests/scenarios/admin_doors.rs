@@ -287,6 +287,27 @@ async fn imports_that_never_end_beside_a_flood_of_idle_connections_silence_neith
     mirror.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_in_front_may_read_otherwise_is_refused_at_every_door() {
+    let (_registry, mirror, _folder) = mirror("").await;
+    for ambiguous in [
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /livez HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        "POST /api/v1/gc HTTP/1.1\r\nHost: localhost\r\nX-Registry-Mirror: 1\r\nContent-Length: 2\r\n\
+         Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    ] {
+        // Whoever is refused is not heard on the same connection again.
+        let smuggled = format!("{ambiguous}GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let at_socket = tokio::time::timeout(LONG, told(&mirror, &smuggled)).await.expect("it closes");
+        assert!(at_socket.contains(" 400 "), "{ambiguous}: {at_socket}");
+        let at_address = client::raw(mirror.admin, ambiguous.as_bytes()).await;
+        let at_address = String::from_utf8_lossy(&at_address);
+        assert!(at_address.contains(" 400 "), "{ambiguous}: {at_address}");
+    }
+    mirror.stop().await;
+}
+
 /// Somebody who begins an order and never ends it.
 async fn begin(mirror: &TestMirror, act: &str, at_address: bool) -> Either<TcpStream, UnixStream> {
     let mut stream = match at_address {
