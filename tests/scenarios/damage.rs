@@ -56,6 +56,23 @@ async fn with_verify_on_read_no_flipped_bit_is_ever_served() {
 }
 
 #[tokio::test]
+async fn what_was_checked_a_moment_ago_is_checked_again_when_its_file_is_another() {
+    let (registry, blobs) = with_blobs(1).await;
+    let (digest, bytes) = &blobs[0];
+    let mirror = Settings::of(&registry).config("store.verify_on_read = true").start().await;
+    get(&mirror, digest).await;
+    mirror.settled().await;
+    assert!(get(&mirror, digest).await.complete, "checked, and remembered");
+    let file = file_of(mirror.store(), digest);
+    let other = file.with_extension("other");
+    std::fs::write(&other, vec![b'q'; bytes.len()]).expect("written");
+    std::fs::rename(&other, &file).expect("in its place");
+    let response = get(&mirror, digest).await;
+    assert!(response.complete && response.body == *bytes);
+    assert_eq!(registry.gets_of(digest), 2, "it cost one download");
+}
+
+#[tokio::test]
 async fn the_scrub_finds_every_flipped_bit_and_fetches_the_blobs_again() {
     let (registry, blobs) = with_blobs(20).await;
     let image = registry.add_image("library/other", "1", &[noise(1, 1000)]);

@@ -10,6 +10,7 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
 
-use crate::blob_store::{BlobStore, Content};
+use crate::blob_store::{BlobStore, Content, Source};
 use crate::metadata::uses::Uses;
 use crate::metadata::{Location, Membership, Proof};
 use crate::metrics::Metrics;
@@ -201,7 +202,12 @@ impl Stored {
     async fn trusted(&self, digest: &Digest, content: Content, expected: Option<u64>) -> Option<Content> {
         let unproven = self.blobs.is_unproven(digest);
         let odd = unproven || expected.is_some_and(|expected| expected != content.size);
-        if !odd && (!self.trust.always || self.trust.lately.get(digest) == Some(content.size)) {
+        if !odd && !self.trust.always {
+            return Some(content);
+        }
+        // Before it is hashed, so that what is written meanwhile is seen.
+        let likeness = Likeness::of(&content);
+        if !odd && likeness.is_some() && self.trust.lately.get(digest) == likeness {
             return Some(content);
         }
         if !self.check(digest, &content).await {
@@ -210,7 +216,9 @@ impl Stored {
         if unproven {
             self.blobs.vouch(digest);
         }
-        self.trust.lately.insert(*digest, content.size);
+        if let Some(likeness) = likeness {
+            self.trust.lately.insert(*digest, likeness);
+        }
         Some(content)
     }
 
@@ -291,7 +299,27 @@ impl Hashing {
 /// checked once.
 struct Trust {
     always: bool,
-    lately: Cache<Digest, u64>,
+    lately: Cache<Digest, Likeness>,
+}
+
+/// By which content is known again: what changes when somebody writes to its file, or puts another in its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Likeness {
+    size: u64,
+    inode: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Likeness {
+    fn of(content: &Content) -> Option<Likeness> {
+        let Source::File(file) = &content.source else {
+            return Some(Likeness { size: content.size, ..Likeness::default() });
+        };
+        let known = file.metadata().ok()?;
+        let (modified, changed) = ((known.mtime(), known.mtime_nsec()), (known.ctime(), known.ctime_nsec()));
+        Some(Likeness { size: known.len(), inode: known.ino(), modified, changed })
+    }
 }
 
 impl Trust {
@@ -336,7 +364,7 @@ mod tests {
     fn of_what_was_checked_lately_so_much_is_remembered() {
         let lately = Trust::new(true).lately;
         for number in 0..2 * Trust::MAX {
-            lately.insert(Digest::of(Algorithm::Sha256, &number.to_le_bytes()), number);
+            lately.insert(Digest::of(Algorithm::Sha256, &number.to_le_bytes()), Likeness::default());
         }
         lately.run_pending_tasks();
         assert!((1..=Trust::MAX).contains(&lately.entry_count()), "{}", lately.entry_count());
