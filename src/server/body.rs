@@ -94,10 +94,12 @@ impl ResponseBody {
         ResponseBody::new(Frames::Bytes(Some(bytes)), Some(length), record, None)
     }
 
-    /// A list, made as it is sent.
-    pub fn list(list: TagsJson, length: u64, record: Record, pace: Option<Pace>) -> ResponseBody {
+    /// A list, sent piece by piece.
+    pub fn list(list: TagsJson, record: Record, pace: Option<Pace>) -> ResponseBody {
         let way = Way { wire: Wire::Buffered(Arc::default()), pace };
-        ResponseBody::pieces(vec![Piece::List(list)], Some(length), record, None, way)
+        let length = list.bytes();
+        let pieces = list.pieces().into_iter().filter(|piece| !piece.is_empty()).map(Piece::Bytes);
+        ResponseBody::pieces(pieces.collect(), Some(length), record, None, way)
     }
 
     /// A blob of `length` bytes, where that is known, for this kind of connection.
@@ -157,7 +159,6 @@ impl Section {
 /// What a body is made of.
 enum Piece {
     Bytes(Bytes),
-    List(TagsJson),
     /// With its length in bytes, where that is known.
     Blob(BlobBody, Option<u64>),
 }
@@ -184,13 +185,6 @@ impl Sources {
                     }
                     return Ok(Some(in_memory(&self.way, &self.sending, piece).await));
                 }
-                Some(Piece::List(list)) => match list.next() {
-                    Some(piece) => return Ok(Some(in_memory(&self.way, &self.sending, piece).await)),
-                    None => {
-                        self.pieces.pop_front();
-                        continue;
-                    }
-                },
                 Some(Piece::Blob(body, length)) => (body, *length),
             };
             let (file, range) = match self.rest.take() {

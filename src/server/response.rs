@@ -60,8 +60,7 @@ enum AnswerBody {
     Sections(Vec<Section>, Bytes),
     Kept(Arc<Kept>),
     Manifest(Arc<Manifest>),
-    /// With its length in bytes.
-    Tags(TagsJson, u64),
+    Tags(TagsJson),
 }
 
 impl AnswerBody {
@@ -74,7 +73,7 @@ impl AnswerBody {
             }
             AnswerBody::Kept(kept) => Some(kept.descriptor.size),
             AnswerBody::Manifest(manifest) => Some(manifest.bytes.len() as u64),
-            AnswerBody::Tags(_, length) => Some(*length),
+            AnswerBody::Tags(list) => Some(list.bytes()),
         }
     }
 }
@@ -160,8 +159,7 @@ impl Answer {
     /// Tags of the repository that the client calls `name`; `next` asks for the rest of them.
     pub fn tags(name: &str, answer: TagsAnswer, next: Option<&Request>) -> Answer {
         let list = TagsJson::new(name, answer.tags);
-        let length = list.bytes();
-        Answer::of(answer.outcome, AnswerBody::Tags(list, length))
+        Answer::of(answer.outcome, AnswerBody::Tags(list))
             .header(CONTENT_TYPE, "application/json")
             .stale(answer.stale_for)
             .continued(next)
@@ -293,7 +291,7 @@ impl Answer {
         let (at, bytes, has_room) = match &self.body {
             AnswerBody::Bytes(bytes) => (bytes.as_ptr().addr(), bytes.len() as u64, false),
             AnswerBody::Manifest(manifest) => (Arc::as_ptr(manifest).addr(), manifest.bytes.len() as u64, true),
-            AnswerBody::Tags(list, _) => (list.place(), list.weight(), false),
+            AnswerBody::Tags(list) => (list.place(), list.weight(), false),
             AnswerBody::Absent(_) | AnswerBody::Blob(..) | AnswerBody::Sections(..) | AnswerBody::Kept(_) => {
                 return None;
             }
@@ -392,9 +390,9 @@ pub fn render(
             let bytes = InUse { bytes: manifest.bytes.clone(), _share: share, _manifest: Some(manifest) };
             ResponseBody::bytes(Bytes::from_owner(bytes), record, pace)
         }
-        AnswerBody::Tags(list, length) => {
+        AnswerBody::Tags(list) => {
             record.holds(share);
-            ResponseBody::list(list, length, record, pace)
+            ResponseBody::list(list, record, pace)
         }
         AnswerBody::Blob(body, length) => ResponseBody::blob(body, length, record, Way { wire: wire.clone(), pace }),
         AnswerBody::Sections(sections, end) => {

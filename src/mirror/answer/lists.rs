@@ -6,6 +6,7 @@
 //! found" is passed on and never turned into an empty list, because to a client that would mean that
 //! an image has no signatures. That a registry keeps no list of referrers is remembered like a list.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,10 +63,9 @@ impl Tags {
         self.list.tags.weight() as u64
     }
 
-    /// One of them, counted from zero.
-    pub fn get(&self, place: usize) -> Option<&str> {
-        let place = self.part.start.checked_add(place).filter(|place| *place < self.part.end)?;
-        self.list.tags.get(place)
+    /// JSON strings with commas between them: a part of that list.
+    pub fn json(&self) -> Bytes {
+        self.list.tags.json(self.part.clone())
     }
 }
 
@@ -189,7 +189,7 @@ async fn of_his_own<V>(
 /// The part of `list` that the client asked for, and where it goes on: not every upstream keeps to
 /// `n` and `last`, and what it was asked for may be less than what the client wants.
 fn cut(list: &TagList, asked: &Page) -> (Range<usize>, Option<Page>) {
-    let seen = asked.last.as_ref().and_then(|last| list.tags.iter().position(|tag| tag == last));
+    let seen = asked.last.as_ref().and_then(|last| list.tags.position(last));
     let tags = seen.map_or(0, |seen| seen + 1)..list.tags.len();
     let wanted = asked.n.map_or(tags.len(), |n| usize::try_from(n).unwrap_or(usize::MAX));
     if wanted == 0 {
@@ -197,7 +197,7 @@ fn cut(list: &TagList, asked: &Page) -> (Range<usize>, Option<Page>) {
     }
     if wanted < tags.len() {
         let page = tags.start..tags.start + wanted;
-        let last = list.tags.get(page.end - 1).map(str::to_owned);
+        let last = list.tags.get(page.end - 1).map(Cow::into_owned);
         return (page, Some(Page { n: asked.n, last, cursor: None }));
     }
     (tags, list.next.clone().map(|next| Page { n: asked.n.or(next.n), ..next }))

@@ -21,6 +21,8 @@ use crate::upstream::{UpstreamError, UpstreamErrorClass};
 const REWRITE_AFTER: Duration = Duration::from_secs(600);
 /// So many lists are written at a time; more are not kept, so that a slow disk gathers no queue.
 const WRITERS: usize = 8;
+/// So many are read at a time; more wait, and by then another may have read theirs.
+const READERS: usize = 8;
 
 /// Writes lists down, and reads them again.
 #[derive(Clone)]
@@ -28,11 +30,13 @@ pub(crate) struct Keeper {
     metadata: Arc<dyn MetadataStore>,
     tasks: TaskTracker,
     writers: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
 }
 
 impl Keeper {
     pub(crate) fn new(metadata: Arc<dyn MetadataStore>, tasks: TaskTracker) -> Keeper {
-        Keeper { metadata, tasks, writers: Arc::new(Semaphore::new(WRITERS)) }
+        let (writers, readers) = (Semaphore::new(WRITERS), Semaphore::new(READERS));
+        Keeper { metadata, tasks, writers: Arc::new(writers), readers: Arc::new(readers) }
     }
 
     /// What outlives those who ask is run here.
@@ -92,18 +96,29 @@ impl Keeper {
         let _ = removing.await;
     }
 
+    /// A turn to read.
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.readers).acquire_owned().await.ok()
+    }
+
     /// What was written down before.
-    pub(super) async fn read<V: List>(&self, key: &ListKey) -> Option<Known<V>> {
+    pub(super) async fn read<V: List>(&self, key: &ListKey, turn: Option<OwnedSemaphorePermit>) -> Option<Known<V>> {
         let (metadata, key) = (Arc::clone(&self.metadata), key.clone());
-        let read = tokio::task::spawn_blocking(move || metadata.list(&key)).await;
-        let kept = match read {
-            Ok(Ok(kept)) => kept?,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "asking upstream");
-                return None;
+        // A long list takes as long to read as a disk may.
+        let read = move || {
+            let _turn = turn;
+            match metadata.list(&key) {
+                Ok(kept) => Keeper::known(kept?),
+                Err(error) => {
+                    tracing::debug!(%error, "asking upstream");
+                    None
+                }
             }
-            Err(_) => return None,
         };
+        tokio::task::spawn_blocking(read).await.unwrap_or_default()
+    }
+
+    fn known<V: List>(kept: KeptList) -> Option<Known<V>> {
         let said = match kept.body {
             Some(body) => Ok(Arc::new(V::of_bytes(&body)?)),
             None => {

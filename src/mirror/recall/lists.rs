@@ -137,7 +137,11 @@ impl<V: List> Lists<V> {
         if let Some(known) = self.known.get(key) {
             return Some(known);
         }
-        let read = self.keeper.read(key).await?;
+        let turn = self.keeper.turn().await;
+        if let Some(known) = self.known.get(key) {
+            return Some(known);
+        }
+        let read = self.keeper.read(key, turn).await?;
         // Somebody may have asked meanwhile.
         Some(self.known.entry_by_ref(key).or_insert(read).into_value())
     }

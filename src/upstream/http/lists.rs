@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, HeaderMap, HeaderName, LINK};
 use http::{Method, StatusCode};
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
+use tokio::sync::Semaphore;
 use url::form_urlencoded::Serializer;
 
 use super::HttpUpstream;
@@ -26,6 +27,8 @@ use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamEr
 
 /// The most bytes of tags that are taken in one answer: a list of 11 MB is one that people have.
 const MAX_TAGS_SIZE: u64 = 64 << 20;
+/// So many lists of tags are read at a time, however many come.
+static READERS: Semaphore = Semaphore::const_new(1);
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// A list of tags, its keys in any case.
@@ -87,15 +90,16 @@ impl HttpUpstream {
         self.notice(Resource::tags(repository), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE, None).await?;
-        check(Asked::Tags, &Told::default(), Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
-        let list: WireTags =
-            serde_json::from_slice(&bytes).map_err(|error| protocol(&what, format_args!("is no list: {error}")))?;
-        let is_list = list.tags.is_some() || list.name.is_some() && list.errors.is_none();
-        if !is_list {
-            return Err(protocol(&what, "is no list of tags"));
-        }
+        // A turn behind the others, on a thread of its own: such a list may take a second to read.
+        let turn = READERS.acquire().await.ok();
+        let read = tokio::task::spawn_blocking({
+            let what = what.clone();
+            move || tags_of(&what, &bytes)
+        });
+        let tags = read.await.unwrap_or_else(|_| Err(protocol(&what, "could not be read")))?;
+        drop(turn);
         let next = next.map(|query| Page::of_link(&query).ok_or_else(|| unclear(&what))).transpose()?;
-        Ok(TagList { tags: list.tags.unwrap_or_default(), next })
+        Ok(TagList { tags, next })
     }
 
     fn tags_question(&self, repository: &Repository, page: &Page) -> Result<Question, UpstreamError> {
@@ -141,6 +145,15 @@ impl HttpUpstream {
         let next = next.map(|query| query.parse().map_err(|_| unclear(&what))).transpose()?;
         Ok(ReferrerList { index, filtered, next })
     }
+}
+
+/// The tags in an answer.
+fn tags_of(what: &str, bytes: &[u8]) -> Result<TagNames, UpstreamError> {
+    check(Asked::Tags, &Told::default(), Some(bytes)).map_err(|odd| protocol(what, odd))?;
+    let list: WireTags =
+        serde_json::from_slice(bytes).map_err(|error| protocol(what, format_args!("is no list: {error}")))?;
+    let is_list = list.tags.is_some() || list.name.is_some() && list.errors.is_none();
+    if is_list { Ok(list.tags.unwrap_or_default()) } else { Err(protocol(what, "is no list of tags")) }
 }
 
 /// The query that asks for the next page; `None` at the end of the list.
