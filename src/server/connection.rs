@@ -18,20 +18,29 @@ use super::half_closed::Answering;
 
 /// How many bytes a client must take for each second that bytes wait for it: less than any link that
 /// somebody would pull an image over.
-const BYTES_A_SECOND: u64 = 1 << 10;
+pub(super) const BYTES_A_SECOND: u64 = 1 << 10;
+/// How often it is written down what a client has taken that lets bytes wait.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How many bytes that were written to a socket its other side has not taken yet.
+pub type Untaken = fn(&TcpStream) -> io::Result<u64>;
 
 /// A connection to a client.
 #[derive(Debug)]
 pub struct Connection {
     stream: TcpStream,
     pace: Pace,
+    /// How many bytes were written.
+    written: u64,
+    look: Option<Pin<Box<Sleep>>>,
+    untaken: Untaken,
     answering: Answering,
 }
 
 impl Connection {
     /// Gives up a client that, while bytes wait for it for `window`, takes fewer than a slow one would.
-    pub const fn new(stream: TcpStream, window: Duration, answering: Answering) -> Connection {
-        Connection { stream, pace: Pace::new(window), answering }
+    pub const fn new(stream: TcpStream, window: Duration, answering: Answering, untaken: Untaken) -> Connection {
+        Connection { stream, pace: Pace::new(window), written: 0, look: None, untaken, answering }
     }
 
     /// The socket. Whoever writes to it besides this tells what was [taken](Connection::took).
@@ -44,20 +53,31 @@ impl Connection {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] when they were too few for the time that they waited.
     pub fn took(&mut self, bytes: usize) -> io::Result<()> {
+        self.written += bytes as u64;
         self.pace.took(bytes as u64)
+    }
+
+    /// Bytes wait. What the client has taken meanwhile is written down, for the kernel lets us write only now and then.
+    fn poll_still(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let look = self.look.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK)));
+        while look.as_mut().poll(context).is_ready() {
+            self.answering.taken(self.written.saturating_sub((self.untaken)(&self.stream).unwrap_or(0)));
+            look.as_mut().reset(Instant::now() + LOOK);
+        }
+        self.pace.poll_waiting(context)
     }
 
     /// Waits until the socket takes bytes, as long as its client is not still.
     pub fn poll_writable(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.stream.poll_write_ready(context) {
-            Poll::Pending => self.pace.poll_waiting(context).map(Err),
+            Poll::Pending => self.poll_still(context).map(Err),
             ready => ready,
         }
     }
 
     fn written(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Pending => self.pace.poll_waiting(context).map(Err),
+            Poll::Pending => self.poll_still(context).map(Err),
             Poll::Ready(Ok(bytes)) => Poll::Ready(self.took(bytes).map(|()| bytes)),
             failed => failed,
         }

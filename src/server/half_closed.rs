@@ -8,7 +8,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use http::Response;
@@ -29,6 +29,8 @@ struct State {
     begun: AtomicU32,
     /// Whether bytes wait for the client to take them.
     untaken: AtomicBool,
+    /// How many bytes the client had taken when bytes waited last.
+    taken: AtomicU64,
 }
 
 impl Answering {
@@ -50,8 +52,18 @@ impl Answering {
         rests.then(|| self.0.begun.load(Ordering::Relaxed))
     }
 
+    /// The client has taken so many bytes since the connection began.
+    pub(super) fn taken(&self, bytes: u64) {
+        self.0.taken.store(bytes, Ordering::Relaxed);
+    }
+
+    /// While bytes wait for the client to take them: how many he took before.
+    pub(super) fn lets_wait(&self) -> Option<u64> {
+        self.0.untaken.load(Ordering::Relaxed).then(|| self.0.taken.load(Ordering::Relaxed))
+    }
+
     /// Takes note of whether bytes went.
-    fn went<T>(&self, went: Poll<T>) -> Poll<T> {
+    pub(super) fn went<T>(&self, went: Poll<T>) -> Poll<T> {
         if self.0.untaken.load(Ordering::Relaxed) != went.is_pending() {
             self.0.untaken.store(went.is_pending(), Ordering::Relaxed);
         }

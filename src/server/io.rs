@@ -10,11 +10,11 @@
 //! crash of the test that did it. In release builds they are readable, so that a hyper that copied
 //! them would still send the right bytes. Miri cannot judge it: it has no mappings of files. The mapping
 //! without access takes its place, and runs with every test of the pull listener.
-#![allow(unsafe_code, reason = "mmap, munmap and the slice over them; see above")]
+#![allow(unsafe_code, reason = "mmap, munmap and the slice over them, see above; one ioctl")]
 
 pub mod plain;
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -25,7 +25,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::ioctl::{Getter, Opcode, ioctl};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use tokio::net::TcpStream;
 
 use crate::metrics::SentBy;
 
@@ -176,6 +178,14 @@ impl Mapping {
         // it (see the head of this file), so neither its protection nor the file's length matters.
         unsafe { slice::from_raw_parts(self.base.cast::<u8>().add(self.skip), self.length) }
     }
+}
+
+/// How many bytes that were written to a socket the other side has not taken yet.
+pub(super) fn untaken(socket: &TcpStream) -> io::Result<u64> {
+    const SIOCOUTQ: Opcode = 0x5411;
+    // SAFETY: this call puts one int where it is told, and changes nothing else (tcp(7)).
+    let bytes = unsafe { ioctl(socket, Getter::<SIOCOUTQ, c_int>::new())? };
+    Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
 impl Drop for Mapping {

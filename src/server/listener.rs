@@ -30,8 +30,8 @@ use super::body::{Buffers, Wire};
 use super::connection::Connection;
 use super::greeting;
 use super::half_closed::{Answer, Answering, HalfClosed};
-use super::io::Regions;
 use super::io::plain::PlainStream;
+use super::io::{Regions, untaken};
 use super::record::Peer;
 use super::resting::Resting;
 use super::tls::{Tls, Vouched};
@@ -220,7 +220,11 @@ impl Serving {
             told => told,
         };
         let client = |wire, encrypted, certificate| Client { peer, encrypted, certificate, wire, seat, turned_away };
-        let open = resting.add(answering.clone());
+        let whose = match peer {
+            Peer::Address(address) => Some(address.ip().into()),
+            _ => None,
+        };
+        let open = resting.add(whose, answering.clone());
         let spoken = async {
             let tls = match &stream {
                 Stream::Address(stream) => transport.clone().of(stream, limits.header_timeout).await?,
@@ -229,7 +233,7 @@ impl Serving {
             match (stream, tls) {
                 (Stream::Address(stream), None) => {
                     let regions = Arc::new(Regions::default());
-                    let stream = Connection::new(stream, limits.send_timeout, answering.clone());
+                    let stream = Connection::new(stream, limits.send_timeout, answering.clone(), untaken);
                     let stream = PlainStream::new(stream, Arc::clone(&regions));
                     let client = client(Wire::Plain(regions), false, None);
                     connection(stream, client, answering, limits, answer, closing).await?;
@@ -239,7 +243,7 @@ impl Serving {
                     let Some(stream) = Box::pin(greeting::of_tls(stream, limits.header_timeout)).await? else {
                         return Ok(());
                     };
-                    let stream = Connection::new(stream, limits.send_timeout, answering.clone());
+                    let stream = Connection::new(stream, limits.send_timeout, answering.clone(), untaken);
                     let (stream, certificate) = Box::pin(tls.accept(stream, limits.header_timeout)).await?;
                     let client = client(Wire::Buffered(Arc::clone(buffers)), true, certificate);
                     Box::pin(connection(stream, client, answering, limits, answer, closing)).await?;
@@ -318,7 +322,7 @@ pub async fn serve<A, F, B>(
     }
 }
 
-/// A place among all. While there is none, connections that rest make room.
+/// A place among all. While there is none, connections that rest make room, and clients that take next to nothing.
 async fn seat(seats: &Arc<Semaphore>, resting: &Resting) -> Option<OwnedSemaphorePermit> {
     loop {
         match tokio::time::timeout(REST, Arc::clone(seats).acquire_owned()).await {

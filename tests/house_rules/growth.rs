@@ -77,7 +77,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "lists_that_one_client_does_not_take_are_refused_to_him_alone",
         ),
     ),
-    ("server/resting.rs", "open", Still("one for each connection, of which there are server.max_connections")),
+    ("server/resting.rs", "of", Still("one for each connection, of which there are server.max_connections")),
     (
         "access/grants.rs",
         "given",

@@ -57,6 +57,27 @@ async fn connections_on_which_nothing_is_asked_make_room_and_answers_under_way_g
 }
 
 #[tokio::test]
+async fn two_clients_that_have_all_places_and_read_nothing_lock_nobody_out() {
+    let registry = Registry::start().await;
+    let blob = registry.add_blob("library/app", noise(2, 16 << 20));
+    let path = format!("/v2/library/app/blobs/{blob}");
+    let mirror = Settings::of(&registry).config("server.max_connections = 6").start().await;
+    assert!(mirror.get(&path).await.complete);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: m\r\n\r\n");
+    let mut deaf = Vec::new();
+    for number in 0..6 {
+        deaf.push(idle(41 + number % 2, mirror.address, &request).await);
+        deaf.last().expect("one").readable().await.expect("an answer begins");
+    }
+    let asked = async {
+        let connection = Connection::open_from([127, 0, 0, 43], mirror.address).await;
+        connection.send("GET", "/v2/", &[]).await.expect("an answer").finish().await.status
+    };
+    assert_eq!(tokio::time::timeout(LONG, asked).await.expect("long before server.send_timeout"), 200);
+    drop(deaf);
+}
+
+#[tokio::test]
 async fn idle_connections_to_the_admin_interface_silence_no_probe() {
     let registry = Registry::start().await;
     let mirror = TestMirror::of(&registry).await;

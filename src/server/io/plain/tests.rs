@@ -46,7 +46,12 @@ async fn pair() -> (PlainStream, Arc<Regions>, TcpStream) {
     let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
     let regions = Arc::new(Regions::default());
     let stream = PlainStream::new(
-        Connection::new(accepted.expect("accepted").0, Duration::from_secs(600), Answering::default()),
+        Connection::new(
+            accepted.expect("accepted").0,
+            Duration::from_secs(600),
+            Answering::default(),
+            crate::server::io::untaken,
+        ),
         Arc::clone(&regions),
     );
     (stream, regions, client.expect("connected"))
