@@ -8,6 +8,7 @@ mod ring;
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -162,7 +163,7 @@ fn read(folder: &Path) -> io::Result<Ring> {
 
 /// Replaces the file as a whole.
 fn write(folder: &Path, bytes: &[u8]) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let unfinished = folder.join("ring.new");
     let mut file = File::create(&unfinished)?;
     file.write_all(bytes)?;
