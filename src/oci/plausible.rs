@@ -158,7 +158,8 @@ fn manifest(declared: Option<MediaType>, body: &[u8]) -> Result<(), Implausible>
     let named = [config, layers, manifests, blobs].iter().all(|entries| !entries.nameless);
     let fits = match kind(&called) {
         Some(INDEX) => manifests.named && !image && named,
-        Some(IMAGE) => image && !manifests.given && named,
+        // Both are required; who writes Go may say null for an empty list of layers.
+        Some(IMAGE) => config.given && layers.named && !manifests.given && named,
         Some(ARTIFACT) => {
             let says_what = outline.tells(&["artifacttype"]) || blobs.given || subject.given || config.given;
             says_what && !manifests.given && named
@@ -225,9 +226,8 @@ mod tests {
             ("", image),
             (IMAGE, r#"{"Config":{"Digest":"blake3:00ff"},"LAYERS":[]}"#),
             (IMAGE, r#"{"config":N,"layers":null,"manifests":null,"schemaVersion":null}"#),
-            (IMAGE, r#"{"config":null,"layers":[]}"#),
-            (IMAGE, r#"{"config":N,"architecture":"amd64","mediaType":"application/json"}"#),
-            (IMAGE, r#"{"config":N,"mediaType":"application/vnd.example.thing+json"}"#),
+            (IMAGE, r#"{"config":N,"layers":[N],"architecture":"amd64","mediaType":"application/json"}"#),
+            (IMAGE, r#"{"config":N,"layers":[],"mediaType":"application/vnd.example.thing+json"}"#),
             (INDEX, r#"{"schemaVersion":2,"manifests":[N]}"#),
             (INDEX, r#"{"manifests":null}"#),
             (INDEX, r#"{"manifests":[N],"layers":null}"#),
@@ -316,10 +316,14 @@ mod tests {
             (IMAGE, r#"{"config":N,"layers":[1,2]}"#),
             (IMAGE, r#"{"config":N,"layers":[N,null]}"#),
             (IMAGE, r#"{"config":N,"layers":[{}],"layers":[N]}"#),
-            (IMAGE, r#"{"config":N,"schemaVersion":1}"#),
-            (IMAGE, r#"{"config":N,"schemaVersion":"2"}"#),
-            (IMAGE, r#"{"config":N,"schemaVersion":99}"#),
-            (IMAGE, r#"{"config":N,"schemaVersion":2.0}"#),
+            (IMAGE, r#"{"config":N}"#),
+            (IMAGE, r#"{"layers":[N]}"#),
+            (IMAGE, r#"{"config":null,"layers":[N]}"#),
+            (IMAGE, r#"{"config":null,"layers":null}"#),
+            (IMAGE, r#"{"config":N,"layers":[],"schemaVersion":1}"#),
+            (IMAGE, r#"{"config":N,"layers":[],"schemaVersion":"2"}"#),
+            (IMAGE, r#"{"config":N,"layers":[],"schemaVersion":99}"#),
+            (IMAGE, r#"{"config":N,"layers":[],"schemaVersion":2.0}"#),
             (IMAGE, r#"{"config":N,"errors":[]}"#),
             (IMAGE, r#"{"config":N,"mediaType":"text/html"}"#),
             (IMAGE, r#"{"manifests":[]}"#),
