@@ -149,14 +149,15 @@ pub(super) struct Answer<B> {
 }
 
 impl<B> Answer<B> {
-    /// Begins with what makes the answer, to a request of which everything was `said` where it has no body.
-    pub(super) async fn of(
-        answering: Answering,
+    /// Begins with what makes the answer, to a request of which everything was `said` where it has no body. It is
+    /// under way from this call on: hyper looks for the end of what the client sends before it asks for the answer.
+    pub(super) fn of<F: Future<Output = Response<B>>>(
+        answering: &Answering,
         said: bool,
-        answered: impl Future<Output = Response<B>>,
-    ) -> Response<Answer<B>> {
+        answered: F,
+    ) -> impl Future<Output = Response<Answer<B>>> + use<B, F> {
         let under = answering.begin(said);
-        answered.await.map(|body| Answer { body, under })
+        async move { answered.await.map(|body| Answer { body, under }) }
     }
 }
 

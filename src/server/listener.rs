@@ -353,7 +353,7 @@ where
     let service = service_fn(move |request: Request<Incoming>| {
         let said = request.body().is_end_stream();
         // In a box, for hyper keeps room for it also while no request is there.
-        let answered = Box::pin(Answer::of(answering.clone(), said, answer(client.clone(), request)));
+        let answered = Box::pin(Answer::of(&answering, said, answer(client.clone(), request)));
         async move { Ok::<_, Infallible>(answered.await) }
     });
     let connection = http1::Builder::new()
