@@ -38,6 +38,7 @@ pub(super) struct Args {
 
 /// Runs it, with the log at this level if one is given.
 pub(super) fn run(args: &Args, level: Option<&str>, color: Color) -> Result<Exit, Error> {
+    let hang_up = daemon::hang_up()?;
     let overrides = Overrides {
         listen: args.listen.clone(),
         admin: args.admin.clone(),
@@ -57,7 +58,7 @@ pub(super) fn run(args: &Args, level: Option<&str>, color: Color) -> Result<Exit
     for warning in daemon::credential_warnings(config) {
         tracing::warn!("{warning}");
     }
-    daemon::run(source, loaded, announce)?;
+    daemon::run(source, loaded, hang_up, announce)?;
     Ok(Exit::Done)
 }
 

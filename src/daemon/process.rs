@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Listeners, Prepared, budget};
 use crate::clock::SystemClock;
@@ -29,12 +29,27 @@ pub struct Bound<'a> {
     pub admin: &'a [SocketAddr],
 }
 
-/// Runs the daemon until a signal ends it. `announce` is called when it is about to serve, with what
+/// Hears SIGHUP from here on, which would end a process that does not; for [`run`].
+///
+/// # Errors
+/// When there is no way to hear it.
+pub fn hang_up() -> Result<Signal, Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    let runtime = runtime.map_err(failed("starting the runtime"))?;
+    runtime.block_on(async { signal(SignalKind::hangup()) }).map_err(failed("handling SIGHUP"))
+}
+
+/// Runs the daemon until a signal ends it; `hang_up` is what [`hang_up`] gave before anything was read. `announce` is called when it is about to serve, with what
 /// is bound and how many bytes the store may hold.
 ///
 /// # Errors
 /// Why it cannot start: [`Code::Configuration`] for what the configuration says, [`Code::Failed`] otherwise.
-pub fn run(source: Source, loaded: Loaded, announce: impl FnOnce(&Config, Bound<'_>, u64)) -> Result<(), Error> {
+pub fn run(
+    source: Source,
+    loaded: Loaded,
+    hang_up: Signal,
+    announce: impl FnOnce(&Config, Bound<'_>, u64),
+) -> Result<(), Error> {
     let config = loaded.config.clone();
     if let Err(error) = hide_memory() {
         tracing::warn!(%error, "other processes of this user can read the memory of this one");
@@ -47,7 +62,7 @@ pub fn run(source: Source, loaded: Loaded, announce: impl FnOnce(&Config, Bound<
     let prepared = Prepared::new(config.clone(), Arc::new(SystemClock))?;
     stay_inside(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
-    runtime.block_on(serve(source, loaded, prepared, sockets, announce))
+    runtime.block_on(serve(source, loaded, hang_up, prepared, sockets, announce))
 }
 
 /// An error that says what was being done.
@@ -86,6 +101,7 @@ fn stay_inside(config: &Config) {
 async fn serve(
     source: Source,
     loaded: Loaded,
+    hang_up: Signal,
     prepared: Prepared,
     sockets: systemd::Listeners,
     announce: impl FnOnce(&Config, Bound<'_>, u64),
@@ -105,7 +121,6 @@ async fn serve(
     }
     // A file that grows beyond the limit of the process is an error to be handled, not the end.
     let _file_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
-    let hang_up = signal(SignalKind::hangup()).map_err(failed("handling SIGHUP"))?;
     let daemon = daemon.read_from(source, loaded).told_by(hang_up);
     // Before anybody is told that it serves: whoever ends it then expects it to end well.
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("handling SIGTERM"))?;

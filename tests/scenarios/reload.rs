@@ -73,6 +73,15 @@ async fn grants_and_users_count_from_the_next_request_on() {
     assert_eq!(taken(&mirror.reload(|settings| settings).await), (vec![], vec![]), "nothing is other");
 }
 
+#[test]
+fn a_daemon_that_begins_hears_a_hang_up_before_it_has_read_anything() {
+    let mut heard = registry_mirror::daemon::hang_up().expect("a handler");
+    let this = rustix::process::getpid();
+    rustix::process::kill_process(this, rustix::process::Signal::HUP).expect("a signal");
+    let later = tokio::runtime::Builder::new_current_thread().enable_io().build().expect("a runtime");
+    assert_eq!(later.block_on(heard.recv()), Some(()));
+}
+
 #[tokio::test]
 async fn upstreams_come_and_go_and_become_stricter() {
     let registry = registry().await;
