@@ -58,6 +58,8 @@ impl Access {
 pub enum Rule {
     /// The mode of the upstream.
     Mode(Access),
+    /// Its upstream, which is away, had said so to him before.
+    Grace,
     /// A grant, by its name, else its number.
     Grant(Arc<str>),
     /// It is the mirror's own, for everybody.
@@ -66,10 +68,18 @@ pub enum Rule {
     Operator,
 }
 
+impl Rule {
+    /// Whether upstream gives it to the caller for what he shows himself.
+    pub fn passes_through(&self) -> bool {
+        matches!(self, Rule::Mode(Access::PassThrough) | Rule::Grace)
+    }
+}
+
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Rule::Mode(access) => f.write_str(access.as_str()),
+            Rule::Grace => f.write_str("grace"),
             Rule::Grant(name) => write!(f, "grant {name}"),
             Rule::Canary => f.write_str("canary"),
             Rule::Operator => f.write_str("operator"),

@@ -91,8 +91,17 @@ pub struct Pending {
 impl Pending {
     /// Upstream gives it to him: to who is known, or else to who shows it something.
     pub fn granted(self, shows: Option<Caller>) -> Permit {
+        self.permit(shows, Rule::Mode(Access::PassThrough))
+    }
+
+    /// Upstream is away, and gave it to him within a day.
+    pub fn by_grace(self, shows: Option<Caller>) -> Permit {
+        self.permit(shows, Rule::Grace)
+    }
+
+    fn permit(self, shows: Option<Caller>, rule: Rule) -> Permit {
         let caller = self.known.or(shows);
-        Permit { lasting: false, ..Permit::new(&self.location, caller.as_ref(), Rule::Mode(Access::PassThrough)) }
+        Permit { lasting: false, ..Permit::new(&self.location, caller.as_ref(), rule) }
     }
 }
 

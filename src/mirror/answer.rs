@@ -30,7 +30,7 @@ use crate::metadata::{MetadataStore, TagKey};
 use crate::mirror::Mirror;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
-use crate::mirror::flight::flights::Flights;
+use crate::mirror::flight::flights::{Flights, Shareable};
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::memory::Memory;
 use crate::mirror::routes::Route;
@@ -42,6 +42,7 @@ use at_hand::AtHand;
 use blobs::Blobs;
 use lists::ListAnswers;
 use manifests::{ManifestAnswer, Manifests};
+use own::OwnQuestion;
 use publicity::Publicity;
 use tags::Tags;
 
@@ -52,6 +53,8 @@ pub(crate) struct Answers {
     pub(crate) lists: ListAnswers,
     at_hand: AtHand,
     publicity: Publicity,
+    /// Questions of callers about their own rights.
+    own_questions: Flights<OwnQuestion, Shareable<Result<(), MirrorError>>>,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
     complete_only: bool,
 }
@@ -69,7 +72,7 @@ impl Answers {
     /// How many entries there are in what grows with what is asked for.
     pub(super) fn tables(&self) -> Vec<(&'static str, u64)> {
         let Tags { manifests, flights, heads, head_flights, negatives, .. } = &*self.tags;
-        let flights = manifests.flights.len() + flights.len() + head_flights.len();
+        let flights = manifests.flights.len() + flights.len() + head_flights.len() + self.own_questions.len();
         let own = [
             ("flights_of_manifests", flights as u64),
             ("manifests_in_hand", manifests.in_use.lock().len() as u64),
@@ -120,7 +123,7 @@ impl Answers {
             metrics,
             tasks,
         });
-        Answers { blobs, tags, lists, at_hand, publicity, complete_only }
+        Answers { blobs, tags, lists, at_hand, publicity, own_questions: Flights::new(), complete_only }
     }
 }
 

@@ -64,8 +64,7 @@ impl Guest {
 
     /// His way in: to the upstream that gives him something for what he shows, with that and nothing of ours.
     pub fn way(&self, route: Route) -> Route {
-        let passes = *route.permit().rule() == access::Rule::Mode(Access::PassThrough);
-        if passes { route.presenting(&self.own) } else { route }
+        if route.permit().rule().passes_through() { route.presenting(&self.own) } else { route }
     }
 
     fn shown(&self) -> Shown<'_> {
@@ -131,10 +130,10 @@ impl Admission {
                 Err(error) => Err(Rejected::Unknown(error)),
             },
             Decision::AskUpstream(pending) => {
-                Box::pin(self.ask(guest, mirror, found, (request, accept))).await?;
-                guest.asker =
-                    guest.asker.clone().of_any(guest.own.caller().map(|own| self.authenticator.client_of(&own)));
-                Ok(pending.granted(guest.own.caller()))
+                let said = Box::pin(self.ask(guest, mirror, found, (request, accept))).await?;
+                let own = guest.own.caller();
+                guest.asker = guest.asker.clone().of_any(own.as_ref().map(|own| self.authenticator.client_of(own)));
+                Ok(if said == Said::Yes { pending.granted(own) } else { pending.by_grace(own) })
             }
             Decision::ByTag(claim) => {
                 by_tag(mirror, found, reference.as_ref(), &claim).await.map_err(Rejected::Refused)
@@ -159,28 +158,38 @@ impl Admission {
         Ok(())
     }
 
-    /// Asks the upstream whether it gives this to who asks, unless it has said so a moment ago.
+    /// Asks the upstream whether it gives this to who asks, unless it has said so a moment ago. To who had a yes
+    /// within a day it is [`Said::Nothing`] when that takes longer than he is patient.
     async fn ask(
         &self,
         guest: &Guest,
         mirror: &Mirror,
         found: &Found,
         (request, accept): (&Request, AcceptSet),
-    ) -> Result<(), Rejected> {
+    ) -> Result<Said, Rejected> {
         let (location, now) = (found.location(), Instant::now().into_std());
         // Lists are asked for with the same each time: their answer is the proof.
         let is_list = matches!(request, Request::Tags { .. } | Request::Referrers { .. });
         if is_list || self.grants.hold(&guest.own.fingerprint, location, now) {
-            return Ok(());
+            return Ok(Said::Yes);
         }
         guest.asker.question().map_err(Rejected::TooMany)?;
         let holders = self.holders(guest);
-        match mirror.ask_with(found, &guest.own, request, accept).await {
-            Ok(()) => {
-                self.grants.heard(&holders, location, Said::Yes, now);
-                Ok(())
+        let has_time = !self.grants.had(&holders, location, now);
+        let (grants, about) = (Arc::clone(&self.grants), location.clone());
+        let hear = move |said: &Result<(), MirrorError>| {
+            let said = match said {
+                Ok(()) => Said::Yes,
+                Err(error) if error.is_denial() || error.is_missing() => Said::No,
+                Err(_) => return,
+            };
+            grants.heard(&holders, &about, said, now);
+        };
+        match mirror.ask_with(found, &guest.own, (request, accept), has_time, hear).await {
+            Ok(()) => Ok(Said::Yes),
+            Err(error) if error.is_outage() && self.grants.heard(&holders, location, Said::Nothing, now) => {
+                Ok(Said::Nothing)
             }
-            Err(error) if error.is_outage() && self.grants.heard(&holders, location, Said::Nothing, now) => Ok(()),
             Err(error) => Err(self.refused_by_upstream(guest, mirror, location, error).await),
         }
     }

@@ -18,7 +18,7 @@ use super::listener::Client;
 use super::record::{Peer, Record};
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
-use crate::access::{Access, Rule};
+use crate::access::Rule;
 use crate::clients::{Asker, TooMany};
 use crate::mirror::{Asked, Found, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject, TooMuch};
 use crate::oci::refusal::DOUBLED;
@@ -227,7 +227,7 @@ async fn respond(
         return failed(edge, &MirrorError::Internal("the permit is one for something else".to_owned()), None);
     };
     let may_be_doubled = target.may_be_doubled();
-    let private = route.permit().is_private();
+    let (private, by_grace) = (route.permit().is_private(), *route.permit().rule() == Rule::Grace);
     let answer = match at_hand(edge, http, &route, &request) {
         Some(answer) => answer,
         None => {
@@ -250,6 +250,7 @@ async fn respond(
             }
         }
     };
+    let answer = if by_grace { answer.by_grace() } else { answer };
     answer.echoing(route.namespace).private(private)
 }
 
@@ -279,8 +280,7 @@ fn canary(
 
 /// Whether an upstream refuses it to the caller himself, for what he shows, or gives him no answer.
 fn is_his_own(route: &Route, error: &MirrorError) -> bool {
-    let passes = *route.permit().rule() == Rule::Mode(Access::PassThrough);
-    passes && (error.is_denial() || error.is_outage())
+    route.permit().rule().passes_through() && (error.is_denial() || error.is_outage())
 }
 
 /// The answer to whom it is not given that he `asked` for.

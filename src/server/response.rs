@@ -50,6 +50,9 @@ pub struct Answer {
     private: bool,
 }
 
+/// RFC 9111 has no use for codes any more; it is the one of [`stale_warning`].
+const GRACE: &str = "299 - \"stale: upstream cannot be asked, it gave you this within the last day\"";
+
 #[derive(Debug)]
 enum AnswerBody {
     Bytes(Bytes),
@@ -259,6 +262,15 @@ impl Answer {
     #[must_use]
     pub fn private(self, private: bool) -> Answer {
         Answer { private, ..self }
+    }
+
+    /// The same, given to who may have it as long as his upstream is away: where it is stored, it is stale.
+    #[must_use]
+    pub fn by_grace(self) -> Answer {
+        if self.outcome != Outcome::Hit {
+            return self;
+        }
+        Answer { outcome: Outcome::Stale, ..self }.header(WARNING, GRACE)
     }
 
     /// The same, to be asked for again after a few seconds.

@@ -3,14 +3,20 @@
 
 use std::sync::Arc;
 
+use tokio::time::timeout;
+
 use crate::access;
 use crate::metadata::TagKey;
+use crate::mirror::Location;
+use crate::mirror::answer::tags::Tags;
 use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::flights::Landing;
+use crate::mirror::recall::freshness::overdue;
 use crate::mirror::{Found, Mirror, Route};
 use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Reference, RegistryName, Repository, Request};
 use crate::upstream::credentials::{Credential, Fingerprint, Presented, Secret};
-use crate::upstream::{Resolved, Upstream, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Resolved, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
 fn shown(presented: &access::Presented) -> Presented {
     let credential = match &presented.credential {
@@ -28,6 +34,17 @@ fn nobody_asked(upstream: &RegistryName) -> MirrorError {
     MirrorError::upstream(Subject::Manifest, UpstreamError::new(UpstreamErrorClass::Unavailable, message))
 }
 
+/// Whose rights a question is about, by a keyed hash of what he shows, and to what; without a repository, to be let in.
+pub(super) type OwnQuestion = ([u8; 32], RegistryName, Option<Repository>);
+
+fn landed(landing: Landing<Result<(), MirrorError>>) -> Result<(), MirrorError> {
+    match landing {
+        Landing::Arrived(said, _) => said,
+        Landing::Overdue => Err(overdue(Subject::Manifest)),
+        Landing::Lost => Err(MirrorError::Internal("the question ended without a result".to_owned())),
+    }
+}
+
 impl Route {
     /// The same, where upstream is shown this and nothing of ours. `None` where nobody is asked.
     pub fn presenting(mut self, presented: &access::Presented) -> Route {
@@ -39,7 +56,8 @@ impl Route {
 }
 
 impl Mirror {
-    /// Whether upstream gives what `request` is for to who shows this.
+    /// Whether upstream gives what `request` is for to who shows this. Unless he `has_time`, he waits no longer than
+    /// where something stored can be served; the question goes on behind. `hear` is told what upstream says.
     ///
     /// # Errors
     /// What upstream says in place of a yes.
@@ -47,13 +65,71 @@ impl Mirror {
         &self,
         found: &Found,
         presented: &access::Presented,
+        (request, accept): (&Request, AcceptSet),
+        has_time: bool,
+        hear: impl FnOnce(&Result<(), MirrorError>) + Send + 'static,
+    ) -> Result<(), MirrorError> {
+        let Location { upstream: name, repository } = found.location().clone();
+        let Some(upstream) = found.upstream().presenting(&shown(presented)) else {
+            return Err(nobody_asked(&name));
+        };
+        let resource = match request {
+            Request::Manifest { reference, .. } => Resource::manifest(&repository, reference),
+            Request::Blob { digest, .. } => Resource::blob(&repository, digest),
+            Request::Ping | Request::Tags { .. } | Request::Referrers { .. } => return Ok(()),
+        };
+        let ask = || {
+            let (mirror, upstream) = (self.clone(), Arc::clone(&upstream));
+            let (found, request, accept) = (found.clone(), request.clone(), accept.clone());
+            async move { mirror.gives(&found, &*upstream, &request, accept).await }
+        };
+        let work = || {
+            let asked = ask();
+            async move {
+                let said = asked.await;
+                hear(&said);
+                said
+            }
+        };
+        if has_time {
+            return work().await;
+        }
+        let key = (presented.fingerprint, name, Some(repository));
+        match self.patiently(&*upstream, &resource, key, work).await? {
+            // That was another question.
+            Landing::Arrived(Err(error), true) if !error.is_outage() => {
+                let patience = self.0.answers.tags.policy.patience;
+                timeout(patience, ask()).await.unwrap_or_else(|_| Err(overdue(Subject::Manifest)))
+            }
+            landing => landed(landing),
+        }
+    }
+
+    /// What comes of a question about somebody's own rights, within the patience of who can be served without it.
+    /// It goes on behind, and who asks again while it does joins it.
+    async fn patiently<F>(
+        &self,
+        upstream: &dyn Upstream,
+        resource: &Resource,
+        key: OwnQuestion,
+        work: impl FnOnce() -> F,
+    ) -> Result<Landing<Result<(), MirrorError>>, MirrorError>
+    where
+        F: Future<Output = Result<(), MirrorError>> + Send + 'static,
+    {
+        let Tags { policy, tasks, .. } = &*self.0.answers.tags;
+        let patience = policy.patience_for(upstream.outlook(resource), Subject::Manifest)?;
+        Ok(self.0.answers.own_questions.share(tasks, key, Some(patience), work).await)
+    }
+
+    async fn gives(
+        &self,
+        found: &Found,
+        upstream: &dyn Upstream,
         request: &Request,
         accept: AcceptSet,
     ) -> Result<(), MirrorError> {
         let location = found.location();
-        let Some(upstream) = found.upstream().presenting(&shown(presented)) else {
-            return Err(nobody_asked(&location.upstream));
-        };
         match request {
             Request::Manifest { reference, .. } => {
                 let resolved = upstream.resolve(&location.repository, reference, accept.clone()).await;
@@ -106,13 +182,15 @@ impl Mirror {
         self.0.routes.upstream(upstream)?.last_challenge(repository)
     }
 
-    /// Whether an upstream lets in who shows this.
+    /// Whether an upstream lets in who shows this: within the patience of clients, since silence turns nobody away.
     ///
     /// # Errors
     /// What it says in place of a yes.
     pub async fn enter(&self, upstream: &RegistryName, presented: &access::Presented) -> Result<(), MirrorError> {
         let asked = self.asked(upstream, presented)?;
-        asked.enter().await.map_err(|error| MirrorError::upstream(Subject::Manifest, error))
+        let (at, key) = (Arc::clone(&asked), (presented.fingerprint, upstream.clone(), None));
+        let work = || async move { at.enter().await.map_err(|error| MirrorError::upstream(Subject::Manifest, error)) };
+        landed(self.patiently(&*asked, &Resource::door(), key, work).await?)
     }
 
     fn asked(&self, upstream: &RegistryName, presented: &access::Presented) -> Result<Arc<dyn Upstream>, MirrorError> {

@@ -61,6 +61,7 @@ impl Mirror {
             resource: Resource::manifest(&location.repository, &reference),
             subject: Subject::Manifest,
             allowance: Allowance::Free,
+            in_vain: false,
         };
         let ask = |patience| self.ask_as_nobody(found, reference, patience, asker);
         match publicity.policy.consult(&*publicity.clock, question, remembered, ask).await? {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 
+use crate::access::Rule;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::{Location, MetadataError, MetadataStore, TagKey, TagRecord};
 use crate::metrics::Metrics;
@@ -103,6 +104,7 @@ impl Tags {
             resource: Resource::manifest(&route.location.repository, &reference),
             subject: Subject::Manifest,
             allowance: self.allowance(route, remembered),
+            in_vain: *route.permit().rule() == Rule::Grace,
         }
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct Question<'a> {
     pub(crate) subject: Subject,
     /// What is left of the pulls that upstream grants, where the answer would count as one.
     pub(crate) allowance: Allowance,
+    /// Whether upstream has just let this client wait for as long as he is patient.
+    pub(crate) in_vain: bool,
 }
 
 /// What came of looking at what is remembered, or asking upstream.
@@ -97,15 +99,15 @@ impl Policy {
     {
         let plan = self.plan(remembered.as_ref(), question.allowance, clock.now());
         let patience = match (plan, &remembered) {
-            (Plan::AskPatiently(_), _) => match question.upstream.outlook(&question.resource) {
-                Outlook::Well => Some(self.patience_with(true)),
-                Outlook::Doubtful => Some(self.patience_with(false)),
-                Outlook::Spared(why) => {
-                    let error = UpstreamError::new(UpstreamErrorClass::Unavailable, why);
-                    let error = MirrorError::upstream(question.subject, error);
-                    return self.cover(clock, remembered, error);
+            (Plan::AskPatiently(_), _) if question.in_vain => {
+                return self.cover(clock, remembered, overdue(question.subject));
+            }
+            (Plan::AskPatiently(_), _) => {
+                match self.patience_for(question.upstream.outlook(&question.resource), question.subject) {
+                    Ok(patience) => Some(patience),
+                    Err(error) => return self.cover(clock, remembered, error),
                 }
-            },
+            }
             _ => None,
         };
         match (plan, remembered) {
@@ -138,7 +140,20 @@ impl Policy {
         Ok(Consulted::Stale(what, age, Some(error)))
     }
 
-    /// How long a client waits for upstream where something can be served in its place.
+    /// How long a client waits for an upstream of which this is known where something can be served in its place.
+    ///
+    /// # Errors
+    /// It is not asked just now.
+    pub(crate) fn patience_for(&self, outlook: Outlook, subject: Subject) -> Result<Duration, MirrorError> {
+        match outlook {
+            Outlook::Well => Ok(self.patience_with(true)),
+            Outlook::Doubtful => Ok(self.patience_with(false)),
+            Outlook::Spared(why) => {
+                Err(MirrorError::upstream(subject, UpstreamError::new(UpstreamErrorClass::Unavailable, why)))
+            }
+        }
+    }
+
     fn patience_with(&self, is_well: bool) -> Duration {
         let short = self.mode == Mode::PreferCache || !is_well;
         if short { self.patience.min(SHORT_PATIENCE) } else { self.patience }
@@ -326,6 +341,7 @@ mod tests {
                 resource: Resource::tags(&repository),
                 subject: Subject::Tags,
                 allowance: Allowance::Free,
+                in_vain: false,
             };
             let mut waits = None;
             let ask = |patience| {

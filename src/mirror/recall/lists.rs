@@ -110,7 +110,7 @@ impl<V: List> Lists<V> {
         // Lists are not among the pulls that an upstream counts.
         let upstream = &*route.upstream;
         let about = resource.clone();
-        let question = Question { upstream, resource, subject: V::SUBJECT, allowance: Allowance::Free };
+        let question = Question { upstream, resource, subject: V::SUBJECT, allowance: Allowance::Free, in_vain: false };
         let location = key.location.clone();
         let ask = async |patience| {
             if self.flights.join(&key).is_none() {
