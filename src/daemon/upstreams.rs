@@ -53,7 +53,9 @@ struct Known {
     /// What was in its files.
     content: Digest,
     offline: bool,
+    can_be_asked: bool,
     shares: (Shares, Duration),
+    /// Stays while offline mode is on, with what it knows.
     asking: Arc<dyn Upstream>,
     /// With its bound on what is under way at a time.
     gated: Arc<dyn Upstream>,
@@ -78,10 +80,12 @@ impl Upstreams {
     fn one(&self, upstream: &config::Upstream, config: &Config, around: &Around) -> Result<Known, StartError> {
         let (offline, content) = (config.cache.policy.mode == Mode::Offline, upstream.settings.content());
         let shares = (Shares::of(upstream, &config.limits), config.limits.fill_wait);
-        let is_same =
-            |known: &&Known| (&known.configured, known.content, known.offline) == (upstream, content, offline);
+        // What was never asked by anybody cannot be asked.
+        let is_same = |known: &&Known| {
+            (&known.configured, known.content) == (upstream, content) && (offline || known.can_be_asked)
+        };
         let known = self.known.iter().find(is_same);
-        if let Some(known) = known.filter(|known| known.shares == shares) {
+        if let Some(known) = known.filter(|known| (known.shares, known.offline) == (shares, offline)) {
             return Ok(known.clone());
         }
         let asking = match known {
@@ -91,8 +95,12 @@ impl Upstreams {
         };
         let (Shares { all, fills, relays }, patience) = shares;
         let gate = || Gate::new(upstream.host.clone(), Arc::clone(&asking), all, fills + relays, patience);
-        let gated = if offline { Arc::clone(&asking) } else { Arc::new(gate()) };
-        Ok(Known { configured: upstream.clone(), content, offline, shares, asking, gated })
+        let can_be_asked = !offline || known.is_some_and(|known| known.can_be_asked);
+        let gated: Arc<dyn Upstream> = match offline {
+            true => Arc::new(Offline::new(upstream.host.clone()).in_place_of(Arc::clone(&asking))),
+            false => Arc::new(gate()),
+        };
+        Ok(Known { configured: upstream.clone(), content, offline, can_be_asked, shares, asking, gated })
     }
 
     pub(super) fn routes(&self, default: &RegistryName) -> Routes {

@@ -4,6 +4,9 @@
 //! it has by the same rules that hold when a real upstream is away. Whoever reads the error is told what is not
 //! stored, and the command that fetches it.
 
+use std::fmt;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use super::{ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
@@ -11,15 +14,29 @@ use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Cursor, Digest, ImageName, Manifest, Page, Reference, RegistryName, Repository, Span};
 
 /// Stands in for the upstream of this name.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Offline {
     name: RegistryName,
+    /// What was asked before.
+    asked: Option<Arc<dyn Upstream>>,
+}
+
+impl fmt::Debug for Offline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offline").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 impl Offline {
     /// An upstream that is never asked.
     pub fn new(name: RegistryName) -> Offline {
-        Offline { name }
+        Offline { name, asked: None }
+    }
+
+    /// The same, with what this one wanted to see when it was last asked.
+    #[must_use]
+    pub fn in_place_of(self, asked: Arc<dyn Upstream>) -> Offline {
+        Offline { asked: Some(asked), ..self }
     }
 
     fn refusal(&self, what: impl std::fmt::Display, fetch: impl std::fmt::Display) -> UpstreamError {
@@ -59,6 +76,10 @@ impl Upstream for Offline {
 
     async fn challenge(&self, _: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError> {
         Err(self.not_asked())
+    }
+
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
+        self.asked.as_ref()?.last_challenge(repository)
     }
 
     async fn resolve(

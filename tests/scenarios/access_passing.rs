@@ -205,6 +205,34 @@ async fn who_had_a_yes_waits_for_a_hanging_upstream_no_longer_than_he_is_patient
 }
 
 #[tokio::test]
+async fn offline_mode_is_like_an_upstream_that_is_away() {
+    let online = "server.listen = [\"127.0.0.1:0\", \"127.0.0.1:0=a.example\"]\naccess.grant_ttl = \"0s\"";
+    let (registry, image, mut mirror) = scene("access.grant_ttl = \"0s\"").await;
+    let (ann, path) = (basic("ann", "ann"), paths(&image)[1].clone());
+    let open = "/v2/team/open/manifests/1?ns=a.example";
+    for (path, shown, status) in [(path.as_str(), ann.as_str(), 200), (&path, "", 401), (open, "", 200)] {
+        assert_eq!(ask(&mirror, "GET", path, shown).await.status, status, "{path} {shown}");
+    }
+    mirror.settled().await;
+    let offline = format!("{online}\ncache.mode = \"offline\"");
+    assert_eq!(mirror.reload(|settings| settings.reconfigured(&offline)).await.status, 200);
+    registry.forget_requests();
+    let other = basic("ann", "other");
+    for (path, shown, status) in
+        [(path.as_str(), ann.as_str(), 200), (&path, "", 401), (open, "", 200), (&path, &other, 503)]
+    {
+        let answer = ask(&mirror, "GET", path, shown).await;
+        let told = (answer.header("www-authenticate").is_some(), answer.header("warning").is_some());
+        assert_eq!((answer.status, told), (status, (status == 401, status == 200)), "{path} {shown}");
+    }
+    assert!(registry.requests().is_empty(), "nobody is asked");
+    assert_eq!(mirror.reload(|settings| settings.reconfigured(online)).await.status, 200);
+    let answer = ask(&mirror, "GET", &path, &ann).await;
+    assert_eq!((answer.status, answer.header("warning")), (200, None));
+    assert!(!registry.requests().is_empty(), "it is asked again");
+}
+
+#[tokio::test]
 async fn one_logs_in_at_the_listener_of_the_upstream_with_the_upstreams_own_password() {
     let (registry, _, mirror) = scene("").await;
     let at = mirror.addresses[1];
