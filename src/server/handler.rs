@@ -228,7 +228,9 @@ async fn respond(
     };
     let may_be_doubled = target.may_be_doubled();
     let (private, by_grace) = (route.permit().is_private(), *route.permit().rule() == Rule::Grace);
-    let answer = match at_hand(edge, http, &route, &request) {
+    // What is at hand is sent as it is, without a mark.
+    let at_hand = if by_grace { None } else { at_hand(edge, http, &route, &request) };
+    let answer = match at_hand {
         Some(answer) => answer,
         None => {
             let route = guest.way(route.clone()).asked_by(guest.asker.clone());
