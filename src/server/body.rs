@@ -156,7 +156,8 @@ impl Section {
     }
 }
 
-/// What a body is made of.
+/// What a body is made of: of a blob mostly, so that its size is not worth an allocation for each.
+#[expect(clippy::large_enum_variant)]
 enum Piece {
     Bytes(Bytes),
     /// With its length in bytes, where that is known.
