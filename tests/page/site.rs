@@ -99,7 +99,8 @@ impl Site {
     pub(super) async fn store_used(&self) -> f64 {
         loop {
             let used = self.metric("mirror_store_used_bytes", |_| true).await;
-            if used > 0.0 {
+            // The gauge lags behind.
+            if self.look("status").await["store"]["used_bytes"].as_f64() == Some(used) {
                 return used;
             }
         }
