@@ -60,7 +60,7 @@ pub struct Line<'a> {
     pub digest: Option<String>,
     /// `allowed` or `refused`.
     pub verdict: &'a str,
-    /// The mode or the grant that allowed it.
+    /// The mode or the grant that allowed it; the mode, where it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
     /// Where the answer came from.

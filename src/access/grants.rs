@@ -106,6 +106,15 @@ impl Grants {
         }
     }
 
+    /// An upstream lets him in no more: nothing of it is granted to him any longer, nor to the holder of his
+    /// certificate where he showed something.
+    pub fn end_all(&self, Holders { own, shows, certificate, .. }: &Holders, upstream: &RegistryName) {
+        if *shows {
+            let is_his = |holder: &Holder| holder == own || certificate.as_ref() == Some(holder);
+            self.given.lock().retain(|(holder, location), _| location.upstream != *upstream || !is_his(holder));
+        }
+    }
+
     /// Whether he may read it while upstream is away: he had a yes within a day, with the very same that he shows or
     /// with his certificate.
     pub fn had(&self, Holders { own, certificate, .. }: &Holders, location: &Location, now: Instant) -> bool {
@@ -224,6 +233,16 @@ mod tests {
         assert!(grants.had(&token, &app, start), "he has shown nothing yet");
         assert!(!grants.heard(&token, &app, Said::No, start));
         assert!(!grants.hold(&[1; 32], &app, start) && !grants.had(&token, &app, start));
+        assert!(grants.hold(&[2; 32], &app, start), "nobody else's");
+        let (again, elsewhere) = (holders(1, true, Some(3)), location("elsewhere"));
+        for at in [&app, &elsewhere] {
+            grants.heard(&again, at, Said::Yes, start);
+        }
+        grants.end_all(&holders(0, true, Some(3)), &app.upstream);
+        grants.end_all(&again, &"b.example".parse().expect("valid"));
+        assert!(grants.hold(&[1; 32], &app, start), "who shows nothing, and another upstream");
+        grants.end_all(&again, &app.upstream);
+        assert!(![&app, &elsewhere].iter().any(|at| grants.hold(&[1; 32], at, start) || grants.had(&again, at, start)));
         assert!(grants.hold(&[2; 32], &app, start), "nobody else's");
     }
 }

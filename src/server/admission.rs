@@ -13,7 +13,7 @@ use super::listener::Client;
 use super::record::Peer;
 use super::tls::Vouched;
 use crate::access::{
-    self, Access, Asked, Caller, Claim, Decision, Grants, Holders, Permit, Refusal, Rules, Said, Shown,
+    self, Access, Asked, Caller, Claim, Decision, Grants, Holders, Permit, Refusal, Rule, Rules, Said, Shown,
 };
 use crate::clients::{Asker, ClientId, Clients, TooMany};
 use crate::mirror::{Found, Location, Mirror, MirrorError, Route};
@@ -100,6 +100,11 @@ impl Admission {
             guest.asker = guest.asker.of(self.authenticator.client_of(caller));
         }
         guest
+    }
+
+    /// What decides about an upstream where no grant does.
+    pub fn mode(&self, upstream: &RegistryName) -> Rule {
+        Rule::Mode(self.rules.access(upstream))
     }
 
     /// The permit for what is asked for.
@@ -241,7 +246,11 @@ impl Admission {
         let welcome = match mirror.enter(upstream, &guest.own).await {
             // A token for nobody opens the door, and clients would not log in.
             Ok(()) => guest.own.credential.is_some(),
-            Err(error) => !error.is_denial(),
+            Err(error) if error.is_denial() => {
+                self.grants.end_all(&self.holders(guest), upstream);
+                false
+            }
+            Err(_) => true,
         };
         if welcome {
             return Ok(());

@@ -207,8 +207,9 @@ async fn respond(
     let Some(target) = request.target() else {
         record.asked(&request, None);
         let upstream = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
-        let greeted = edge.admission.greet(guest, &edge.mirror, upstream).await;
-        return greeted.map_or_else(|rejected| turned_away(edge, rejected, None), |()| Answer::ping());
+        let Err(rejected) = edge.admission.greet(guest, &edge.mirror, upstream).await else { return Answer::ping() };
+        record.refused_by(edge.admission.mode(upstream));
+        return turned_away(edge, rejected, None);
     };
     let found = match edge.mirror.route_by(target, edge.default.as_ref()) {
         Ok(found) => found,
@@ -220,7 +221,10 @@ async fn respond(
     }
     let permit = match edge.admission.admit(guest, &edge.mirror, &found, &request, accept(http)).await {
         Ok(permit) => permit,
-        Err(rejected) => return turned_away(edge, rejected, Some((found.location(), &request))),
+        Err(rejected) => {
+            record.refused_by(edge.admission.mode(&found.location().upstream));
+            return turned_away(edge, rejected, Some((found.location(), &request)));
+        }
     };
     record.allowed(permit.rule());
     let Some(route) = found.permitted(permit) else {

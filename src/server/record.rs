@@ -68,9 +68,10 @@ pub struct Record {
     /// How many bytes the body has; unknown until it has ended where upstream does not say it.
     length: Option<u64>,
     sent_by: Option<SentBy>,
-    /// Who asks, where he said so, and what allowed it.
+    /// Who asks, where he said so, what decided, and whether it allowed it.
     caller: Option<Caller>,
     rule: Option<Rule>,
+    is_allowed: bool,
     /// Its share of what is in memory for clients.
     in_hand: Option<Share>,
 }
@@ -98,6 +99,7 @@ impl Record {
             sent_by: None,
             caller: None,
             rule: None,
+            is_allowed: false,
             in_hand: None,
         }
     }
@@ -121,12 +123,17 @@ impl Record {
 
     /// He may have it, by this.
     pub fn allowed(&mut self, rule: &Rule) {
-        self.rule = Some(rule.clone());
+        (self.rule, self.is_allowed) = (Some(rule.clone()), true);
+    }
+
+    /// He may not have it, by this.
+    pub fn refused_by(&mut self, rule: Rule) {
+        (self.rule, self.is_allowed) = (Some(rule), false);
     }
 
     /// The upstream does not give it to him after all.
-    pub fn refused(&mut self) {
-        self.rule = None;
+    pub const fn refused(&mut self) {
+        self.is_allowed = false;
     }
 
     /// What is answered with, where it has a digest.
@@ -213,7 +220,7 @@ impl Record {
     /// Who got what, or did not.
     fn audit(&self, audit: &Audit) {
         let Record { location, rule, .. } = self;
-        let welcome = rule.is_some() || self.kind == RequestKind::Ping && self.status.is_success();
+        let welcome = self.is_allowed || self.kind == RequestKind::Ping && self.status.is_success();
         audit.write(&Line {
             peer: self.peer.to_string(),
             caller: self.caller.as_ref().map(ToString::to_string),

@@ -156,6 +156,21 @@ async fn rights_that_are_withdrawn_end_with_the_grant_and_for_nobody_else() {
 }
 
 #[tokio::test]
+async fn a_no_at_the_door_ends_what_was_granted_to_him_and_to_nobody_else() {
+    let (registry, image, mirror) = scene("").await;
+    let (ann, bob) = (basic("ann", "ann"), basic("bob", "bob"));
+    let all = vec![200; paths(&image).len() - 2];
+    assert_eq!([pull(&mirror, &image, &ann).await, pull(&mirror, &image, &bob).await], [all.clone(), all.clone()]);
+    mirror.settled().await;
+    registry.require_tokens(TokenPolicy::bearer().user("bob", "bob").private("team/private"));
+    registry.expire_tokens();
+    let login = client::get(mirror.addresses[1], "/v2/", &[("Authorization", &ann)]).await;
+    assert_eq!(login.status, 401);
+    assert_eq!(pull(&mirror, &image, &ann).await, vec![401; all.len()]);
+    assert_eq!(pull(&mirror, &image, &bob).await, all);
+}
+
+#[tokio::test]
 async fn while_the_upstream_is_away_only_the_very_same_password_opens_what_it_had_opened() {
     let (mut registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
     let (ann, bearer) = (basic("ann", "ann"), token(&registry, "ann").await);
