@@ -8,9 +8,11 @@ use std::io::{self, BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
 
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::clock::Clock;
@@ -19,6 +21,8 @@ use crate::metrics::Metrics;
 
 /// Lines that wait to be written.
 const QUEUE: usize = 8192;
+/// How long a stop waits for them.
+const TO_WRITE: Duration = Duration::from_secs(1);
 
 /// Where it is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,10 +89,11 @@ enum Job {
     OpenAnew,
 }
 
-/// The audit. Whoever drops it waits until it is written.
+/// The audit. Whoever drops it waits until it is written, but not for long for what takes nothing.
 pub struct Audit {
     jobs: Option<SyncSender<Job>>,
-    thread: Option<JoinHandle<()>>,
+    /// Hears when nothing writes any more.
+    ended: Mutex<Receiver<()>>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
@@ -107,9 +112,13 @@ impl Audit {
     pub fn begin(place: Place, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> io::Result<Audit> {
         let (jobs, todo) = sync_channel(QUEUE);
         let counted = Arc::clone(&metrics);
-        let writing = move || Writer { place, file: None, unwritten: 0, told: false, metrics: counted }.run(&todo);
-        let thread = std::thread::Builder::new().name("audit".into()).spawn(writing)?;
-        Ok(Audit { jobs: Some(jobs), thread: Some(thread), clock, metrics })
+        let (ends, ended) = sync_channel(0);
+        let writing = move || {
+            Writer { place, file: None, unwritten: 0, told: false, metrics: counted }.run(&todo);
+            drop(ends);
+        };
+        std::thread::Builder::new().name("audit".into()).spawn(writing)?;
+        Ok(Audit { jobs: Some(jobs), ended: Mutex::new(ended), clock, metrics })
     }
 
     /// Writes a line, or counts it as lost.
@@ -133,7 +142,9 @@ impl Audit {
 impl Drop for Audit {
     fn drop(&mut self) {
         drop(self.jobs.take());
-        let _ = self.thread.take().map(JoinHandle::join);
+        if self.ended.get_mut().recv_timeout(TO_WRITE) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the audit takes nothing; what waited for it is lost");
+        }
     }
 }
 
@@ -205,7 +216,10 @@ fn open(place: &Place) -> io::Result<Box<dyn Write + Send>> {
     match place {
         Place::Stderr => Ok(Box::new(io::stderr())),
         Place::File(path) => {
-            let file: File = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+            // A pipe that nobody reads, or not fast enough, would hold up all lines: they are lost and counted.
+            let waits_for_nobody = OFlags::NONBLOCK.bits().cast_signed();
+            let mut options = OpenOptions::new();
+            let file: File = options.append(true).create(true).mode(0o600).custom_flags(waits_for_nobody).open(path)?;
             Ok(Box::new(file))
         }
     }

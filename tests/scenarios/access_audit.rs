@@ -91,7 +91,10 @@ async fn it_says_who_got_what_and_who_did_what() {
 async fn what_cannot_be_written_is_counted_and_keeps_nobody_from_pulling() {
     let registry = Registry::start().await;
     registry.add_image("library/app", "1", &[noise(43, 1000)]);
-    for place in ["/dev/full", "/nonexistent/audit"] {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pipe = folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("runs").success());
+    for place in ["/dev/full", "/nonexistent/audit", &pipe.display().to_string()] {
         let mirror = Settings::of(&registry).config(&format!("access.audit = \"{place}\"")).start().await;
         for _ in 0..3 {
             assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
@@ -102,6 +105,7 @@ async fn what_cannot_be_written_is_counted_and_keeps_nobody_from_pulling() {
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(30), lost).await.expect("counted");
+        drop(mirror.stop().await);
     }
 }
 
