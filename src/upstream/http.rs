@@ -214,19 +214,25 @@ impl Upstream for HttpUpstream {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Resolved, UpstreamError> {
-        let answer = self.ask(&self.manifest_question(Method::HEAD, repository, reference, &accept)?).await?;
+        let answer = match self.ask(&self.manifest_question(Method::HEAD, repository, reference, &accept)?).await {
+            // What answers HEAD may lead astray, or say what cannot be.
+            Err(error) if error.class == UpstreamErrorClass::Protocol => {
+                return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
+            }
+            answer => answer?,
+        };
         match answer.response.status() {
             status if status::is_whole(status) => {}
             // Some know no HEAD, or refuse it, or have it answered by somebody who knows less: a no to HEAD is
-            // no answer to who wants the manifest.
-            status if status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS => {
+            // no answer to who wants the manifest, nor is what says nothing of it.
+            status if status.is_server_error() && !status::is_not_implemented(status) => {
+                return Err(self.refusal(answer).await);
+            }
+            StatusCode::TOO_MANY_REQUESTS => return Err(self.refusal(answer).await),
+            _ => {
                 drain(answer.response).await;
                 return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
             }
-            status if status::is_not_implemented(status) => {
-                return self.manifest(repository, reference, accept).await.map(Resolved::Fetched);
-            }
-            _ => return Err(self.refusal(answer).await),
         }
         refuse_encoding(&answer)?;
         self.notice(Resource::manifest(repository, reference), &answer);

@@ -182,7 +182,7 @@ async fn a_head_that_was_told_stands_in_for_an_upstream_that_went_away() {
 
 #[tokio::test]
 async fn a_head_that_fails_in_any_way_is_no_answer_to_get() {
-    for status in [400, 401, 403, 404, 405, 410, 451, 500, 501, 502, 504] {
+    for status in [201, 204, 206, 300, 302, 304, 307, 400, 401, 403, 404, 405, 410, 451, 500, 501, 502, 504] {
         let registry = Registry::start().await;
         let image = registry.add_image("library/app", "1", &[noise(1, 1000)]);
         registry.add_image("library/other", "1", &[noise(1, 1000)]);
