@@ -29,6 +29,8 @@ use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamEr
 const MAX_TAGS_SIZE: u64 = 64 << 20;
 /// So many lists of tags are read at a time, however many come.
 static READERS: Semaphore = Semaphore::const_new(1);
+/// A list of fewer bytes is read sooner than it is handed to another thread.
+const LONG: usize = 64 << 10;
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
 /// A list of tags, its keys in any case.
@@ -90,14 +92,7 @@ impl HttpUpstream {
         self.notice(Resource::tags(repository), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE, None).await?;
-        // A turn behind the others, on a thread of its own: such a list may take a second to read.
-        let turn = READERS.acquire().await.ok();
-        let read = tokio::task::spawn_blocking({
-            let what = what.clone();
-            move || tags_of(&what, &bytes)
-        });
-        let tags = read.await.unwrap_or_else(|_| Err(protocol(&what, "could not be read")))?;
-        drop(turn);
+        let tags = if bytes.len() < LONG { tags_of(&what, &bytes)? } else { long_list(&what, bytes).await? };
         let next = next.map(|query| Page::of_link(&query).ok_or_else(|| unclear(&what))).transpose()?;
         Ok(TagList { tags, next })
     }
@@ -145,6 +140,14 @@ impl HttpUpstream {
         let next = next.map(|query| query.parse().map_err(|_| unclear(&what))).transpose()?;
         Ok(ReferrerList { index, filtered, next })
     }
+}
+
+/// A turn behind the others, on a thread of its own: such a list may take a second to read.
+async fn long_list(what: &str, bytes: Bytes) -> Result<TagNames, UpstreamError> {
+    let _turn = READERS.acquire().await.ok();
+    let name = what.to_owned();
+    let read = tokio::task::spawn_blocking(move || tags_of(&name, &bytes));
+    read.await.unwrap_or_else(|_| Err(protocol(what, "could not be read")))
 }
 
 /// The tags in an answer.

@@ -134,11 +134,15 @@ async fn trap_extra_signature_tags_are_tags_like_any_other() {
     for name in ["sha256-0000.sig", "sha256-0000.att", "sha256-0000"] {
         let path = format!("/v2/library/app/manifests/{name}");
         assert_eq!(mirror.get(&path).await.status, 404);
-        let before = registry.add_manifest("library/app", &[name], "{\"layers\":[],\"a\":1}", OCI_MANIFEST);
+        let image = |a: u8| {
+            let config = format!("{{\"digest\":\"sha256:{}\"}}", "0".repeat(64));
+            format!("{{\"schemaVersion\":2,\"config\":{config},\"layers\":[],\"a\":{a}}}")
+        };
+        let before = registry.add_manifest("library/app", &[name], image(1), OCI_MANIFEST);
         mirror.advance(std::time::Duration::from_secs(31));
         let first = mirror.get(&path).await;
         assert_eq!(first.header("docker-content-digest"), Some(before.to_string().as_str()));
-        let after = registry.add_manifest("library/app", &[name], "{\"layers\":[],\"a\":2}", OCI_MANIFEST);
+        let after = registry.add_manifest("library/app", &[name], image(2), OCI_MANIFEST);
         mirror.advance(std::time::Duration::from_secs(301));
         let second = mirror.get(&path).await;
         assert_eq!(second.header("docker-content-digest"), Some(after.to_string().as_str()), "it moves");
@@ -234,9 +238,10 @@ async fn trap_extra_parameters_that_nobody_knows_are_part_of_no_key() {
 #[tokio::test]
 async fn trap_extra_one_digest_may_have_another_type_in_another_repository() {
     let registry = Registry::start().await;
-    let text = "{\"schemaVersion\":2,\"layers\":[]}";
+    let config = format!("{{\"digest\":\"sha256:{}\"}}", "0".repeat(64));
+    let text = format!("{{\"schemaVersion\":2,\"config\":{config},\"layers\":[]}}");
     let docker = "application/vnd.docker.distribution.manifest.v2+json";
-    let digest = registry.add_manifest("library/one", &["1"], text, OCI_MANIFEST);
+    let digest = registry.add_manifest("library/one", &["1"], text.clone(), OCI_MANIFEST);
     registry.add_manifest("library/other", &["1"], text, docker);
     let mirror = TestMirror::of(&registry).await;
     for _ in 0..2 {
