@@ -1,11 +1,12 @@
 //! The interface for operators: HTTP and JSON below `/api/v1`.
 //!
-//! GET looks, POST acts, `ready` apart, which looks; who may do which is [`Guard`]'s to say. A page in a
-//! browser can do neither. Without the token a request needs a `Host` that is an address or `localhost`,
+//! GET looks, POST acts, `ready` apart, which looks; who may do which is the guard's to say. A page of another
+//! origin can do neither. Without the token a request needs a `Host` that is an address or `localhost`,
 //! so that a name that its owner made point here (DNS rebinding) reads nothing, least of all the names of
 //! images; a POST needs the header `X-Registry-Mirror: 1`, too, which no page may send to another origin.
 //! Health and metrics, which name no image, are answered under any name, as probes and Prometheus use
-//! many. What is answered and ordered are [`documents`]; what takes long answers with one a line.
+//! many. What is answered and ordered are [`documents`]; what takes long answers with one a line. The file is
+//! long because each order is read, done and written down in one place.
 
 mod bundles;
 mod events;

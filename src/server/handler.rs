@@ -1,4 +1,5 @@
-//! One request: parsed, routed, put to the mirror, answered. No decisions of its own beyond HTTP's.
+//! One request: parsed, routed, put to the mirror, answered. No decisions of its own beyond HTTP's. The
+//! file is long because all kinds of requests go one way, and what each is answered with stands beside it.
 
 use std::future::ready;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! What the mirror holds, by image: for people and scripts, never on the path of a pull.
 //!
 //! Lists images, says what one consists of and what of it is stored, remembers pins and frozen tags,
-//! forgets. Looking does not count as using. What is answered are documents.
+//! forgets. Looking does not count as using. What is answered are documents. The file is
+//! long because there is one question for each of them.
 
 pub(crate) mod why;
 
