@@ -18,6 +18,8 @@ use crate::upstream::examined::Examined;
 /// Everything that was looked at; what was not is not there.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
+    /// What the daemon says is wrong.
+    pub problems: Vec<Checked>,
     /// The addresses of upstreams.
     pub upstreams: Vec<Examined>,
     /// Of credentials: the upstream, and where there is one for it, or why not.
@@ -43,8 +45,9 @@ pub struct Credential {
 
 /// One line for each thing that there is to say, in the order in which it matters.
 pub fn judge(facts: &Facts, budget_floor: impl Fn(&Examined) -> u8) -> Vec<Checked> {
-    let Facts { upstreams, credentials, disk, machine, clients } = facts;
+    let Facts { problems, upstreams, credentials, disk, machine, clients } = facts;
     let mut checks: Vec<_> = machine.iter().flat_map(machine::judge).collect();
+    checks.extend(problems.iter().cloned());
     checks.extend(disk.iter().flat_map(store::judge));
     checks.extend(machine::clock(upstreams));
     checks.extend(upstreams.iter().flat_map(|examined| upstream::judge(examined, budget_floor(examined))));

@@ -41,7 +41,10 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let config = Config::load(args.at.config.as_deref(), environment()?, Overrides::default());
     let said = match &config {
         Ok(config) => {
-            let wanted = Wanted { upstream: args.upstream.clone(), client: args.client.clone(), answers };
+            let status =
+                remote.as_ref().ok().filter(|_| answers == Some(true)).map(|remote| remote.get::<Status>("status"));
+            let problems = status.and_then(Result::ok).map(|said| said.document.problems).unwrap_or_default();
+            let wanted = Wanted { upstream: args.upstream.clone(), client: args.client.clone(), answers, problems };
             checkup::checkup(config, &wanted)?
         }
         Err(ConfigError { problems }) => checkup::unusable(problems),
@@ -58,11 +61,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     Ok(if said.ok { Exit::Done } else { Exit::Failed })
 }
 
-/// One line, whatever is in it.
 fn line(check: &documents::Checked) -> String {
-    let documents::Checked { verdict, about, message, hint } = check;
-    let hint = hint.as_deref().map(|hint| format!("; to do: {hint}")).unwrap_or_default();
-    format!("{:<4}  {about}: {message}{hint}", verdict.as_str()).replace('\n', " ")
+    format!("{:<4}  {}", check.verdict.as_str(), check.told())
 }
 
 /// Writes the report, for its owner only.

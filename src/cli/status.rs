@@ -101,6 +101,9 @@ fn described(status: &Status, since: Option<Since<'_>>) -> String {
         let [out, up] = [since.rate(out, bytes.total), since.rate(up, status.fetched_bytes)].map(show::size);
         lines.push(format!("  now        {out}/s to clients, {up}/s from upstreams"));
     }
+    let problems =
+        status.problems.iter().map(|problem| format!("  {:<9}  {}", problem.verdict.as_str(), problem.told()));
+    lines.extend(problems);
     lines.push(format!("  filling    {}", status.fills.len()));
     lines.extend(status.fills.iter().map(|one| fill(one, since)));
     lines.push("  upstreams".to_owned());
@@ -214,6 +217,7 @@ mod tests {
             fills: vec![fill(written)],
             upstreams: Vec::new(),
             store: StoreStatus::default(),
+            problems: Vec::new(),
             listening: Vec::new(),
         };
         let (before, now) = (status(10 << 20), status(20 << 20));

@@ -16,7 +16,7 @@ use crate::blob_store::lock;
 use crate::config::{Config, Problem, Upstream};
 use crate::doctor::machine::Files;
 use crate::doctor::{Credential, Facts, Machine, judge};
-use crate::documents::{Checkup, Code, Error};
+use crate::documents::{Checked, Checkup, Code, Error};
 use crate::metadata::a_tag;
 use crate::mirror::Mode;
 use crate::oci::{Reference, RegistryName, Repository};
@@ -39,6 +39,8 @@ pub struct Wanted {
     pub client: Option<String>,
     /// Whether a daemon answers, where that was tried.
     pub answers: Option<bool>,
+    /// What a daemon that answers says is wrong.
+    pub problems: Vec<Checked>,
 }
 
 /// Looks, and judges. Blocks.
@@ -56,7 +58,12 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         upstreams.clear();
     }
     let (examined, credentials) = ask(config, &upstreams)?;
+    let told = |problem: &&Checked| {
+        let is_meant = |upstream: &RegistryName| problem.about == format!("upstream {upstream}");
+        everything || wanted.upstream.as_ref().is_some_and(is_meant)
+    };
     let facts = Facts {
+        problems: wanted.problems.iter().filter(told).cloned().collect(),
         upstreams: examined,
         credentials,
         disk: everything.then(|| store::disk(&config.store)),

@@ -38,6 +38,12 @@ pub struct Checked {
 }
 
 impl Checked {
+    /// In a line, whatever is in it, without its verdict.
+    pub fn told(&self) -> String {
+        let hint = self.hint.as_deref().map(|hint| format!("; to do: {hint}")).unwrap_or_default();
+        format!("{}: {}{hint}", self.about, self.message).replace('\n', " ")
+    }
+
     /// Nothing to complain about.
     pub fn ok(about: impl Into<String>, message: impl Into<String>) -> Checked {
         Checked { verdict: Verdict::Ok, about: about.into(), message: message.into(), hint: None }

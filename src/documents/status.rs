@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Document, Moment};
+use super::{Checked, Document, Moment};
 use crate::oci::Digest;
 
 /// How eager a mirror is to ask upstreams: what the configuration says, and the status.
@@ -57,6 +57,9 @@ pub struct Status {
     pub upstreams: Vec<UpstreamStatus>,
     /// What the store holds and may hold.
     pub store: StoreStatus,
+    /// What is not as it should be, with what to do.
+    #[serde(default)]
+    pub problems: Vec<Checked>,
 }
 
 impl Document for Status {

@@ -3,4 +3,5 @@
 pub mod bundles;
 pub mod catalog;
 pub mod prefetch;
+mod problems;
 pub mod status;

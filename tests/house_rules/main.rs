@@ -95,7 +95,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["server/authenticate", "server/tls", "upstream/http/trust.rs", "cli/client/tls"]),
     ("base64", &["upstream", "server/authenticate"]),
     ("bcrypt", &["server/authenticate/passwords.rs"]),
-    ("bytesize", &["config", "cli", "daemon/preflight.rs", "doctor", "telemetry"]),
+    ("bytesize", &["config", "cli", "daemon/preflight.rs", "doctor", "mirror/images/problems.rs", "telemetry"]),
     ("clap", &["cli"]),
     ("flate2", &["bundle"]),
     ("governor", &["clients/rate.rs"]),

@@ -169,3 +169,31 @@ async fn names_and_media_types_with_markup_and_escapes_are_text() {
     browser.end().await;
     site.mirror.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_are_those_of_the_status_each_with_what_to_do() {
+    let Some(browser) = Browser::start("problems_are_those_of_the_status").await else { return };
+    let site = Site::start().await;
+    browser.open(&site.url()).await;
+    browser.until("document.getElementById('requests').value > 0").await;
+    assert_eq!(browser.run("return document.getElementById('problems').checkVisibility()").await, false);
+    site.registry.limit_pulls(100, 9);
+    site.registry.add_image("acme/new", "1", &[noise(731, 1000)]);
+    assert_eq!(site.mirror.get("/v2/acme/new/manifests/1").await.status, 200);
+    browser.until("document.getElementById('problems').checkVisibility()").await;
+    let told = site.look("status").await["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|problem| {
+            let word = |key: &str| problem[key].as_str().unwrap().to_owned();
+            format!("{}: {} – to do: {}", word("about"), word("message"), word("hint"))
+        })
+        .collect::<Vec<_>>();
+    let shown =
+        browser.run("return [...document.querySelectorAll('#problem-list li')].map((item) => item.innerText)").await;
+    assert_eq!((shown, browser.text("#problems-title").await.as_str()), (json!(told), "Problems (1)"));
+    assert!(told[0].starts_with("upstream docker.io: 8 of 100 pulls left until "), "{told:?}");
+    browser.end().await;
+    site.mirror.stop().await;
+}

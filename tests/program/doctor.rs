@@ -304,3 +304,22 @@ fn what_is_handed_on_is_for_its_owner_and_holds_no_secret() {
     says(&tar, &["process_max_fds", "\"document\":\"status\"", "max_size", &login.to_string()]);
     canaries.iter().for_each(|canary| assert!(!tar.contains(canary), "{canary}"));
 }
+
+#[test]
+fn what_is_wrong_with_a_daemon_is_told_alike_by_its_status_and_by_the_doctor() {
+    let mut site = Site::start();
+    assert_eq!(site.json("status").1["problems"], serde_json::json!([]));
+    let url = site.registry.url();
+    site.stop_upstream();
+    assert_ne!(site.run("pull other:2").0, 0);
+    let line = format!(
+        "upstream docker.io: {url}/ does not answer (unavailable); what is stored is served; to do: \
+         registry-mirror doctor --upstream docker.io"
+    );
+    let (config, status) = (site.folder.path().join("mirror.toml"), site.ok("status"));
+    assert!(status.lines().any(|found| found == format!("  warn       {line}")), "{line}: {status}");
+    let (code, out, _) = site.run(&format!("doctor -c {} --upstream docker.io", config.display()));
+    assert!(code == 1 && out.lines().any(|found| found == format!("warn  {line}")), "{line}: {out}");
+    let (_, out, _) = site.run(&format!("doctor -c {} --client docker", config.display()));
+    assert!(!out.contains("upstream docker.io"), "{out}");
+}

@@ -332,36 +332,12 @@ function showUpstreams() {
 
 // Problems.
 
-function problems() {
-  const found = [];
-  for (const { host, endpoints } of known.status.upstreams) {
-    for (const { url, state, last_error: error, pulls } of endpoints) {
-      const why = error ? ` (${error.class} ${ago(error.failed_at)})` : "";
-      if (state === "down" || state === "probing") {
-        found.push([`${host}: ${url} does not answer${why}. What is stored is served.`, `registry-mirror doctor --upstream ${host}`]);
-      } else if (state === "limited") {
-        found.push([`${host}: ${url} limits our rate and is left alone for a while. What is stored is served.`, `registry-mirror doctor --upstream ${host}`]);
-      }
-      if (pulls && pulls.left < pulls.limit / 10) {
-        found.push([`${host} grants ${counted(pulls.left, "pull")} more until ${clock(pulls.resets_at)}. Log in there to raise the limit.`, `registry-mirror doctor --upstream ${host}`]);
-      }
-    }
-  }
-  const { used_bytes: used, budget_bytes: budget } = known.status.store;
-  if (budget && used > budget * 0.98) {
-    found.push([`The store holds ${size(used)} of ${size(budget)}: what was not used for longest goes. Raise store.max_size, or unpin images.`, "registry-mirror gc --dry-run"]);
-  }
-  for (const image of (known.images ?? []).filter((image) => image.damaged.length)) {
-    found.push([`${image.image} has ${counted(image.damaged.length, "damaged part")}, which is not served.`, "registry-mirror verify --repair"]);
-  }
-  return found;
-}
-
 function showProblems() {
-  const found = problems();
+  const found = known.status.problems;
   $("problems").hidden = found.length === 0;
   write($("problems-title"), `Problems (${found.length})`);
-  const items = found.map(([text, command]) => make("li", {}, `${text} `, make("code", {}, command)));
+  const items = found.map(({ about, message, hint }) =>
+    make("li", {}, make("strong", {}, about), `: ${message}`, hint ? ` – to do: ${hint}` : null));
   const said = items.map((item) => item.textContent).join("\n");
   if ($("problem-list").dataset.said !== said) {
     $("problem-list").dataset.said = said;
@@ -701,10 +677,7 @@ async function refreshImages() {
   try {
     known.images = (await look("images")).images;
     showImages();
-    if (known.status) {
-      showStore(known.status.store);
-      showProblems();
-    }
+    if (known.status) showStore(known.status.store);
   } catch {
     // What is refused is said where the status is asked for.
   }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use crate::documents::{self, Endpoint, FillStatus, LastError, Pulls, Share, Status, StoreStatus, UpstreamStatus};
 use crate::mirror::Mirror;
 use crate::mirror::flight::progress::Phase;
+use crate::mirror::images::problems::problems;
 use crate::oci::RegistryName;
 use crate::outcome::Outcome;
 use crate::upstream::health::{EndpointHealth, EndpointState};
@@ -30,6 +31,8 @@ impl Mirror {
             }
             fills.push(fill);
         }
+        let upstreams: Vec<_> = upstreams.into_values().collect();
+        let store = StoreStatus { used_bytes: used.bytes, blobs: used.blobs, budget_bytes: totals.store_budget };
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.0.started_at.into(),
@@ -41,8 +44,9 @@ impl Mirror {
             fetched_bytes: totals.received,
             saved_bytes: bytes.total.saturating_sub(totals.received),
             fills,
-            upstreams: upstreams.into_values().collect(),
-            store: StoreStatus { used_bytes: used.bytes, blobs: used.blobs, budget_bytes: totals.store_budget },
+            problems: problems(&upstreams, &store, used.set_aside),
+            upstreams,
+            store,
         }
     }
 }
