@@ -25,9 +25,10 @@ use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
-use crate::documents::{Code, Configuration, Error, Reloaded};
+use crate::documents::{Code, Configuration, Error, Explanation, Reloaded};
 use crate::metrics::{Format, Metrics};
 use crate::mirror::Mirror;
+use crate::oci::ImageName;
 use crate::server::listener;
 use crate::server::{Client, Limits, Listener, Tls, Transport};
 use crate::usage::Usage;
@@ -77,7 +78,12 @@ pub struct AdminState {
     pub tls: Option<Arc<Tls>>,
     /// Reads the settings again, if they come from somewhere.
     pub reload: Option<Reload>,
+    /// Says whether who shows nothing may pull an image, if there are rules.
+    pub explain: Option<Explain>,
 }
+
+/// Says what the rules that hold now say of an image to who shows nothing.
+pub type Explain = Arc<dyn Fn(ImageName) -> BoxFuture<'static, Option<Explanation>> + Send + Sync>;
 
 /// Reads the settings again for whoever is named, and says what came of it.
 pub type Reload = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Reloaded, Error>> + Send + Sync>;

@@ -19,6 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::RwLock;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::Signal;
@@ -40,12 +41,13 @@ use crate::blob_store::lock::{LockError, StoreLock};
 use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Config, ConfigError, Loaded, Source};
-use crate::documents::{Code, Error};
+use crate::documents::{Code, Error, Explanation};
 use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::{Mirror, Parts, Terms};
+use crate::oci::ImageName;
 use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
 use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Admission, Edge, Listener, Present};
@@ -392,7 +394,11 @@ impl Daemon {
     }
 
     fn admin_state(&self, reloading: &Arc<Reloading>, pull: &Arc<[String]>) -> AdminState {
-        let reloading = Arc::clone(reloading);
+        let (reloading, in_force) = (Arc::clone(reloading), Arc::clone(&reloading.in_force));
+        let explain = move |image: ImageName| -> BoxFuture<'static, Option<Explanation>> {
+            let in_force = Arc::clone(&in_force);
+            Box::pin(async move { in_force.lock().await.loaded.as_ref()?.config.explain_to_anybody(&image) })
+        };
         AdminState {
             metrics: Arc::clone(&self.metrics),
             readiness: Arc::new(|| Readiness::Ready),
@@ -404,6 +410,7 @@ impl Daemon {
             page: None,
             configuration: Some(Arc::clone(&reloading.shown)),
             audit: self.audit.clone(),
+            explain: Some(Arc::new(explain)),
             reload: Some(Arc::new(move |by| Box::pin(Arc::clone(&reloading).reload(by)))),
         }
     }

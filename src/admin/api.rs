@@ -32,7 +32,7 @@ use super::{AdminState, Body, respond_with};
 use crate::audit::Line;
 use crate::documents::{
     self, Canary, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Session, Status,
-    Unfrozen, Unpinned, orders,
+    Unfrozen, Unpinned, Why, orders,
 };
 use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
@@ -228,12 +228,21 @@ impl Visit<'_> {
             Some("config") => Ok(ok(&*self.state.configuration.as_ref().ok_or_else(not_found)?.read())),
             Some(SESSION) => Ok(ok(&Session { by: actor.to_string(), session: None, lasts_seconds: None })),
             Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
-            Some("why") => Ok(ok(&mirror.why(&asked_for(query)?).await?)),
+            Some("why") => self.why(asked_for(query)?).await,
             Some("receipt") => bundles::receipt(mirror).await,
             Some("canary") => Ok(ok(&Canary { mirrors: self.state.pull.to_vec(), pulls: mirror.canary_pulls() })),
             Some("schema") => Ok(ok(&documents::schema())),
             _ => Err(not_found()),
         }
+    }
+
+    async fn why(&self, image: ImageName) -> Result<Response<Body>, Error> {
+        let why = self.mirror.why(&image).await?;
+        let anonymous = match &self.state.explain {
+            Some(explain) => explain(image).await,
+            None => None,
+        };
+        Ok(ok(&Why { anonymous, ..why }))
     }
 }
 

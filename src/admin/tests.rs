@@ -21,6 +21,7 @@ fn state(readiness: Readiness) -> AdminState {
         configuration: None,
         audit: None,
         reload: None,
+        explain: None,
     }
 }
 

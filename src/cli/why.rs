@@ -8,7 +8,8 @@ use crate::oci::ImageName;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exits with 5 where that pull would fail. The word behind the name is the one of the log, the \
-    metrics and the header Cache-Status.")]
+    metrics and the header Cache-Status, and the rule that of the audit. It is told of somebody who may pull it; who may, \
+    says registry-mirror access explain.")]
 pub(super) struct Args {
     /// The image, such as redis:7
     #[arg(value_name = "IMAGE")]
@@ -28,7 +29,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         Place::Store(store) => {
             let image: ImageName =
                 args.image.parse().map_err(|error| Error::new(Code::Usage, format!("{:?}: {error}", args.image)))?;
-            let why = store.why(&args.store.config()?, &image)?;
+            let config = args.store.config()?;
+            let why = Why { anonymous: config.explain_to_anybody(&image), ..store.why(&config, &image)? };
             if json {
                 print_document(&why)?
             } else {
@@ -42,14 +44,22 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
 
 fn described(why: &Why) -> String {
     let Why { image, upstream, outcome, from, reason, fresh_until_at, stale_until_at, stored, completeness, .. } = why;
+    let rule = why.anonymous.as_ref().map(|anonymous| {
+        let says = match anonymous.allowed {
+            Some(true) => "allows it to",
+            Some(false) => "refuses it to",
+            None => "may allow it to",
+        };
+        format!("{} {says} who shows nothing; {}", anonymous.decides(), anonymous.how)
+    });
     let from = from.map(|from| match from {
         Source::Store => "the store".to_owned(),
         Source::Both => format!("the store, and {upstream} for what is missing"),
         Source::Upstream => upstream.to_string(),
     });
     let state = stored.as_ref().map(|stored| {
-        let (there, missing) = (show::size(stored.stored_bytes), show::size(stored.missing_bytes));
-        format!("{}; {there}, {missing} missing", images::state(stored))
+        let lacks = (stored.missing_bytes > 0).then(|| format!(", {} missing", show::size(stored.missing_bytes)));
+        format!("{}; {}{}", images::state(stored), show::size(stored.stored_bytes), lacks.unwrap_or_default())
     });
     let checked = stored.as_ref().and_then(|stored| stored.checked_at).map(show::ago);
     let here = (!completeness.lacking.is_empty())
@@ -57,6 +67,7 @@ fn described(why: &Why) -> String {
     let rows = [
         ("why", Some(reason.clone())),
         ("from", from),
+        ("rule", rule),
         ("digest", stored.as_ref().and_then(|stored| stored.digest).map(|digest| digest.to_string())),
         ("checked", checked),
         ("fresh", fresh_until_at.map(|until| format!("until {}", show::moment(until)))),

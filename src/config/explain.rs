@@ -40,6 +40,11 @@ impl Config {
         })
     }
 
+    /// The same for who shows nothing; none for an image of no upstream.
+    pub fn explain_to_anybody(&self, image: &ImageName) -> Option<Explanation> {
+        self.explain("anonymous", image).ok()
+    }
+
     /// Whether there can be such a caller.
     fn is_there(&self, caller: &Caller) -> Result<(), Absence> {
         let sure = |why: &str| Err(Absence::Sure(why.to_owned()));

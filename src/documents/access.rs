@@ -24,6 +24,13 @@ pub struct Explanation {
     pub how: String,
 }
 
+impl Explanation {
+    /// What decides, in the word of the audit.
+    pub fn decides(&self) -> String {
+        self.rule.as_ref().map_or_else(|| self.access.clone(), |grant| format!("grant {grant}"))
+    }
+}
+
 impl Document for Explanation {
     const NAME: &'static str = "access-explain";
 }

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Completeness, Document, ImageSummary, Moment};
+use super::{Completeness, Document, Explanation, ImageSummary, Moment};
 use crate::oci::RegistryName;
 
 /// What a pull would get.
@@ -29,6 +29,10 @@ pub struct Why {
     pub stored: Option<ImageSummary>,
     /// What of it there is for this machine's platform, and what is not.
     pub completeness: Completeness,
+    /// Whether who shows nothing may pull it, and what decides; none where nobody says. All else is what somebody
+    /// gets who may.
+    #[serde(default)]
+    pub anonymous: Option<Explanation>,
 }
 
 impl Document for Why {

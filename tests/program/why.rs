@@ -19,7 +19,12 @@ fn what_a_pull_would_get_is_told_without_a_question() {
     let until = |key: &str| said[key].as_str().unwrap().to_owned();
     assert!(until("fresh_until_at") < until("stale_until_at"));
     let out = site.ok("why app:1");
-    for line in ["  from     the store", "  fresh    until 2", "  stored   complete; "] {
+    for line in [
+        "  rule     public allows it to who shows nothing; access = \"public\": everybody",
+        "  from     the store",
+        "  fresh    until 2",
+        "  stored   complete; ",
+    ] {
         assert!(out.lines().any(|found| found.starts_with(line)), "{line}: {out}");
     }
     assert_eq!(site.registry.requests().len(), asked);
@@ -49,4 +54,49 @@ fn without_a_daemon_the_store_tells() {
     assert_eq!(why("app:1").0, 0);
     let (code, out, _) = why("never:1");
     assert!(code == 5 && out.contains("would fail") && out.contains("asks nobody"), "{out}");
+}
+
+#[test]
+fn the_rule_is_the_one_that_decides_of_a_pull_and_its_word_that_of_the_audit() {
+    let mut site = Site::start();
+    site.ok("pull app:1 --all-platforms");
+    let folder = site.folder.path().display().to_string();
+    let upstream = std::fs::read_to_string(format!("{folder}/mirror.toml")).unwrap();
+    std::fs::write(format!("{folder}/users"), format!("ci:{}\n", bcrypt::hash("word", 4).unwrap())).unwrap();
+    let settings = |mode: &str, grant: &str| {
+        let text = format!(
+            "access.htpasswd = \"{folder}/users\"\naccess.audit = \"{folder}/audit\"\n{upstream}access = \"{mode}\"\n{grant}"
+        );
+        std::fs::write(format!("{folder}/mirror.toml"), text).unwrap();
+    };
+    let grant = "[[access.grant]]\nname = \"apps\"\nwho = [\"anonymous\"]\nmay = [\"docker.io/library/app\"]\n";
+    settings("mapped", "");
+    site.kill_and_start_again();
+    for (mode, grant, allowed, word) in
+        [("mapped", "", false, "mapped"), ("mapped", grant, true, "grant apps"), ("public", "", true, "public")]
+    {
+        settings(mode, grant);
+        site.ok("reload");
+        let (code, said) = site.json("why app:1");
+        assert_eq!((code, &said["anonymous"]["allowed"]), (0, &allowed.into()), "{said}");
+        let does = if allowed { "allows" } else { "refuses" };
+        let (line, out) = (format!("  rule     {word} {does} it to who shows nothing; "), site.ok("why app:1"));
+        assert!(out.lines().any(|found| found.starts_with(&line)), "{line}: {out}");
+        // The same without a daemon, and what a pull really gets.
+        let (_, out, _) = run(&format!("why app:1 -c {folder}/mirror.toml --store {folder}/copy"), "");
+        assert!(out.lines().any(|found| found.starts_with(&line)), "{line}: {out}");
+        let pull = site.json("status").1["listening"][0].as_str().unwrap().replace("http://", "");
+        let (head, _) = super::metrics::get_at(&pull, "/v2/library/app/manifests/1", "");
+        assert_eq!(head.starts_with("http/1.1 200"), allowed, "{head}");
+        let audited = || {
+            let text = std::fs::read_to_string(format!("{folder}/audit")).unwrap();
+            let line = text.lines().rfind(|line| line.contains("\"reference\":\"1\"")).map(str::to_owned)?;
+            serde_json::from_str::<serde_json::Value>(&line).ok()
+        };
+        while audited().is_none_or(|line| line["rule"] != word) {
+            // Another thread writes it.
+            site.ok("healthcheck");
+        }
+        assert_eq!(audited().unwrap()["verdict"], if allowed { "allowed" } else { "refused" });
+    }
 }

@@ -166,6 +166,7 @@ async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
         configuration: None,
         tls: tls.map(|files| Arc::new(Tls::open(files).expect("a pair"))),
         reload: None,
+        explain: None,
     };
     tokio::spawn(admin::serve(Listener::Address(listener), Reach::Network, state, std::future::pending()));
     address

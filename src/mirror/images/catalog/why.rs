@@ -192,6 +192,7 @@ pub(crate) fn why(
         stale_until_at,
         stored: found.as_ref().map(|found| catalog.summary(name, found)),
         completeness: completeness.document(),
+        anonymous: None,
     })
 }
 
