@@ -81,34 +81,37 @@ fn fish_completes_commands_options_and_values() {
     });
 }
 
+/// What zsh would add to the list, written down: only its line editor completes, and that wants a terminal.
+const ZSH: &str = r#"
+    zmodload zsh/zpty
+    : >"$3"
+    zpty shell zsh -f -i
+    zpty -w shell "
+        PROMPT=
+        autoload -Uz compinit; compinit -u -D
+        source ${(q)1}
+        compadd() {
+            if [[ \"\$*\" == *-(O|D|A)\ * ]]; then builtin compadd \"\$@\"; return; fi
+            local -a noted; builtin compadd -A noted \"\$@\"; print -l -- \$noted >>${(q)3}
+        }
+        note() { zle complete-word; exit }
+        zle -N note; bindkey '^X' note
+    "
+    zpty -w -n shell "$2"$'\C-x'
+    while zpty -r shell line; do :; done
+    cat "$3"
+"#;
+
+fn offered_by_zsh(file: &Path, typed: &str, path: &str) -> Vec<String> {
+    let home = tempfile::tempdir().unwrap();
+    let mut zsh = Command::new("zsh");
+    let zsh = zsh.env("HOME", home.path()).env("PATH", path).env("TERM", "dumb").args(["-f", "-c", ZSH, "zsh"]);
+    printed(zsh.arg(file).arg(typed).arg(home.path().join("offered")))
+}
+
 #[test]
 fn zsh_completes_commands_options_and_values() {
-    // Only its line editor completes, and that wants a terminal. What would be added to the list is written down.
-    const SCRIPT: &str = r#"
-        zmodload zsh/zpty
-        : >"$3"
-        zpty shell zsh -f -i
-        zpty -w shell "
-            PROMPT=
-            autoload -Uz compinit; compinit -u -D
-            source ${(q)1}
-            compadd() {
-                if [[ \"\$*\" == *-(O|D|A)\ * ]]; then builtin compadd \"\$@\"; return; fi
-                local -a found; builtin compadd -A found \"\$@\"; print -l -- \$found >>${(q)3}
-            }
-            note() { zle complete-word; exit }
-            zle -N note; bindkey '^X' note
-        "
-        zpty -w -n shell "$2"$'\C-x'
-        while zpty -r shell line; do :; done
-        cat "$3"
-    "#;
-    try_in("zsh", |file, typed| {
-        let home = tempfile::tempdir().unwrap();
-        let mut zsh = Command::new("zsh");
-        let zsh = zsh.env("HOME", home.path()).env("TERM", "dumb").args(["-f", "-c", SCRIPT, "zsh"]);
-        printed(zsh.arg(file).arg(typed).arg(home.path().join("offered")))
-    });
+    try_in("zsh", |file, typed| offered_by_zsh(file, typed, &std::env::var("PATH").unwrap()));
 }
 
 /// A daemon that holds an image, and a program of our name that asks it.
@@ -162,6 +165,15 @@ fn images_and_upstreams_of_the_running_daemon_are_offered() {
         has(&["registry-mirror", "why", "docker.io/library/app", ":", ""], "1");
         has(&["registry-mirror", "doctor", "--upstream", "qu"], "quay.io");
         assert!(!offered(&["registry-mirror", "gc", "docker"]).iter().any(|word| word.contains("app:1")));
+    }
+    if find("zsh").is_some() {
+        for (typed, expected) in [
+            ("registry-mirror inspect docker.io/lib", "docker.io/library/app:1"),
+            ("registry-mirror doctor --upstream qu", "quay.io"),
+        ] {
+            let offered = offered_by_zsh(&file("zsh"), typed, &path);
+            assert!(offered.iter().any(|word| word == expected), "{typed}: {offered:?}");
+        }
     }
     if find("fish").is_some() {
         let offered = |typed: &str| {

@@ -256,6 +256,60 @@ fn a_user_sets_up_his_own_podman_and_nobody_elses() {
 }
 
 #[test]
+fn the_unit_that_reads_the_file_is_restarted_where_somebody_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bin, asked) = (folder.path().join("bin"), folder.path().join("asked"));
+    std::fs::create_dir(&bin).unwrap();
+    let systemctl = |then: &str| {
+        std::fs::write(bin.join("systemctl"), format!("#!/bin/sh\necho \"$@\" >>{}\n{then}\n", asked.display()))
+            .unwrap();
+        std::fs::set_permissions(bin.join("systemctl"), PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    // A root of its own, which only a namespace of mounts can give to who may not say --root.
+    let own = "mount -t tmpfs none /etc && mount -t tmpfs none /var/lib";
+    let inside = |script: &str| {
+        let mut unshare = Command::new("unshare");
+        let script = format!("{own} && {}", script.replace("SETUP", &format!("PATH={} {BINARY} setup", bin.display())));
+        let output = unshare.args(["--mount", "sh", "-c", &script]).output().unwrap();
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        (output.status.code().unwrap(), said, std::fs::read_to_string(&asked).unwrap_or_default())
+    };
+    if inside("true").0 != 0 {
+        return eprintln!("skipped: a namespace of mounts needs a superuser");
+    }
+    systemctl("");
+    let agent = "mkdir -p /etc/systemd/system && : >/etc/systemd/system/k3s-agent.service";
+    for (client, before, unit) in [
+        ("docker", "true", "docker"),
+        ("containerd", "true", "containerd"),
+        ("cri-o", "true", "crio"),
+        ("buildkit", "true", "buildkit"),
+        ("k3s", "true", "k3s"),
+        ("k3s", agent, "k3s-agent"),
+    ] {
+        let apply = format!("{before}; SETUP {client} --apply --mirror {MIRROR}");
+        let (code, said, calls) = inside(&apply);
+        assert_eq!((code, calls.as_str()), (0, ""), "{said}");
+        assert!(said.contains(&format!("systemctl restart {unit}\n")), "{said}");
+        // Nothing is restarted that has nothing to read.
+        let again = format!("{apply} --restart && SETUP {client} --apply --restart --mirror {MIRROR}");
+        let (code, said, calls) = inside(&again);
+        assert_eq!((code, calls), (0, format!("restart {unit}\n")), "{said}");
+        std::fs::remove_file(&asked).unwrap();
+        let (code, said, calls) = inside(&format!("{apply} --restart && SETUP {client} --undo --restart"));
+        assert_eq!((code, calls), (0, format!("restart {unit}\nrestart {unit}\n")), "{said}");
+        std::fs::remove_file(&asked).unwrap();
+    }
+    let (code, said, calls) = inside(&format!("SETUP podman --apply --restart --mirror {MIRROR}"));
+    assert_eq!((code, calls.as_str()), (0, ""), "podman is started for each pull: {said}");
+    systemctl("echo it is masked >&2; exit 1");
+    let (code, said, _) =
+        inside(&format!("SETUP k3s --apply --restart --mirror {MIRROR}; echo $?; ls /etc/rancher/k3s"));
+    assert!(code == 0 && said.contains("1\nregistries.yaml"), "{said}");
+    assert!(said.contains("k3s could not be restarted: it is masked"), "{said}");
+}
+
+#[test]
 fn what_makes_no_sense_is_a_mistake_of_who_types_it() {
     let root = root(&[]);
     let at = format!("--root {}", root.path().display());

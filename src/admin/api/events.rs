@@ -5,7 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
@@ -24,16 +24,22 @@ const WITHIN: Duration = Duration::from_secs(600);
 
 /// One line each second, at most for a while, and no longer than the listener lives.
 pub(super) fn answer(mirror: Mirror, ending: CancellationToken) -> Response<Body> {
+    let lines = lines(move || mirror.running_fills(), ending);
+    respond_with(StatusCode::OK, "application/jsonl", BodyExt::boxed(StreamBody::new(lines)))
+}
+
+fn lines<F>(fills: F, ending: CancellationToken) -> impl Stream<Item = io::Result<Frame<Bytes>>> + Send + Sync
+where
+    F: Fn() -> Vec<FillStatus> + Send + Sync,
+{
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let lines = stream::unfold((mirror, ticks, Pace::default()), |(mirror, mut ticks, mut pace)| async move {
+    let lines = stream::unfold((fills, ticks, Pace::default()), |(fills, mut ticks, mut pace)| async move {
         let now = ticks.tick().await;
-        let fills = Fills { fills: pace.told(mirror.running_fills(), now) };
-        let line = Bytes::from(documents::line(&fills) + "\n");
-        Some((Ok::<_, io::Error>(Frame::data(line)), (mirror, ticks, pace)))
+        let told = Fills { fills: pace.told(fills(), now) };
+        Some((Ok(Frame::data(Bytes::from(documents::line(&told) + "\n"))), (fills, ticks, pace)))
     });
-    let lines = lines.take_until(sleep(WITHIN)).take_until(ending.cancelled_owned());
-    respond_with(StatusCode::OK, "application/jsonl", BodyExt::boxed(StreamBody::new(lines)))
+    lines.take_until(sleep(WITHIN)).take_until(ending.cancelled_owned())
 }
 
 /// How fast fills come.
@@ -120,5 +126,16 @@ mod tests {
         assert_eq!(told(600, 20), (Some(0), None), "what does not come has no end");
         pace.told(Vec::new(), start + Duration::from_secs(21));
         assert!(pace.seen.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ends_after_a_while_or_with_its_listener() {
+        let ending = CancellationToken::new();
+        let told = lines(Vec::new, ending.clone()).count().await as u64;
+        assert!((600..=601).contains(&told), "a line a second for ten minutes: {told}");
+        let mut told = Box::pin(lines(Vec::new, ending.clone()));
+        assert!(told.next().await.is_some());
+        ending.cancel();
+        assert!(told.next().await.is_none());
     }
 }
