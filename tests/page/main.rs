@@ -11,6 +11,7 @@ mod browser;
 mod looks;
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;
+mod pictures;
 #[allow(dead_code, reason = "some of it is for programs that need root")]
 #[path = "../clients/support/requirements.rs"]
 mod requirements;

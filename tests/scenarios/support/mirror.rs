@@ -134,7 +134,12 @@ impl Settings {
 
     /// The same, with a clock that begins now: for whoever looks at another clock beside it.
     pub async fn start_now(self) -> TestMirror {
-        TestMirror::start(self, Arc::new(ManualClock::at(SystemClock.now()))).await
+        self.start_at(SystemClock.now()).await
+    }
+
+    /// The same, with a clock that begins then.
+    pub async fn start_at(self, then: Timestamp) -> TestMirror {
+        TestMirror::start(self, Arc::new(ManualClock::at(then))).await
     }
 
     /// Its configuration.
