@@ -176,10 +176,11 @@ async fn a_token_service_is_followed_within_itself_and_by_who_has_no_secret_anyw
 #[tokio::test]
 async fn a_registry_that_challenges_at_its_door_only_is_asked_there_once() {
     let folder = tempfile::tempdir().unwrap();
-    for (status, challenge) in [(401, "Basic realm=\"x\""), (404, "Basic realm=\"x\""), (403, "Basic realm=\"x\"")] {
+    for status in [401, 404, 403, 400] {
         let registry = registry().await;
         let strangers = || Match::any().without_header("authorization");
-        registry.rule(Rule::on(strangers().and(Match::ping())).refuse(401).header("www-authenticate", challenge));
+        let challenge = Rule::on(strangers().and(Match::ping())).refuse(401).header("www-authenticate", "Basic realm=x");
+        registry.rule(challenge);
         registry.rule(Rule::on(strangers()).refuse(status));
         let mirror = Settings::of(&registry).upstream(&logged_in(&folder)).start().await;
         for tag in [1, 2] {
@@ -188,23 +189,60 @@ async fn a_registry_that_challenges_at_its_door_only_is_asked_there_once() {
         assert_eq!(registry.count_of(&Match::ping()), 1, "{status}");
     }
     // Who has no credential takes a token for nobody.
+    for status in [401, 404, 403, 400] {
+        let registry = registry().await;
+        registry.require_tokens(TokenPolicy::bearer());
+        let strangers = Match::ping().without_header("authorization");
+        let strangers = Match::any().without_header("authorization").and(Match::when(move |it| !strangers.matches(it)));
+        registry.rule(Rule::on(strangers.and(Match::when(|it| it.path != "/token"))).refuse(status).before_auth());
+        let mirror = TestMirror::of(&registry).await;
+        for path in [PATH, "/v2/library/app/manifests/2", "/v2/library/app/tags/list"] {
+            assert_eq!(mirror.get(path).await.status, 200, "{status} {path}");
+        }
+        assert_eq!(registry.count_of(&Match::ping()), 1, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_no_to_a_token_that_has_died_is_asked_again_with_a_fresh_one_before_it_is_believed() {
+    for expired in [Expired::Missing, Expired::Denied, Expired::BadRequest] {
+        let registry = registry().await;
+        registry.require_tokens(TokenPolicy::bearer().expired(expired));
+        let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+        for _ in 0..2 {
+            for path in [PATH, "/v2/library/app/tags/list"] {
+                let response = mirror.get(path).await;
+                assert_eq!((response.status, response.header("warning")), (200, None), "{expired:?} {path}");
+                registry.expire_tokens();
+            }
+        }
+        assert_eq!(registry.token_requests(), 4, "{expired:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_does_not_cost_a_token_each_time() {
     let registry = registry().await;
-    registry.require_tokens(TokenPolicy::bearer());
-    let strangers = Match::manifests().without_header("authorization");
-    registry.rule(Rule::on(strangers).refuse(401).before_auth());
-    assert_eq!(TestMirror::of(&registry).await.get(PATH).await.status, 200);
+    registry.require_tokens(TokenPolicy::bearer().expired(Expired::Missing));
+    let mirror = TestMirror::of(&registry).await;
+    for tag in 0..5 {
+        assert_eq!(mirror.get(&format!("/v2/library/app/manifests/no{tag}")).await.status, 404);
+    }
+    assert_eq!(registry.token_requests(), 2);
 }
 
 #[tokio::test]
 async fn a_door_that_is_open_is_not_knocked_at_for_each_missing_image() {
     let folder = tempfile::tempdir().unwrap();
-    let registry = registry().await;
-    let mirror = Settings::of(&registry).upstream(&logged_in(&folder)).start().await;
-    for tag in 0..5 {
-        assert_eq!(mirror.get(&format!("/v2/library/app/manifests/no{tag}")).await.status, 404);
+    for keys in [logged_in(&folder), String::new()] {
+        let registry = registry().await;
+        let mirror = Settings::of(&registry).upstream(&keys).start().await;
+        for tag in 0..5 {
+            assert_eq!(mirror.get(&format!("/v2/library/app/manifests/no{tag}")).await.status, 404);
+        }
+        assert_eq!(registry.count_of(&Match::ping()), 1);
+        assert!(!showed_a_secret(&registry), "nobody has asked for it");
     }
-    assert_eq!(registry.count_of(&Match::ping()), 1);
-    assert!(!showed_a_secret(&registry), "nobody has asked for it");
 }
 
 #[tokio::test]
@@ -220,11 +258,14 @@ async fn a_registry_behind_a_facade_gets_a_token_for_nobody() {
     assert!(mirror.get(&blob).await.complete);
     assert_eq!(mirror.get("/v2/library/app/tags/list").await.status, 200);
     assert_eq!(back.token_requests(), 1, "and keeps it");
-    // A token that has died is renewed.
-    back.expire_tokens();
-    let response = mirror.get(PATH).await;
-    assert_eq!((response.status, response.header("warning")), (200, None));
-    assert_eq!(back.token_requests(), 2);
+    // A token that has died is renewed, whatever it is told.
+    for (renewed, expired) in [(2, Expired::Challenge), (3, Expired::Missing), (4, Expired::Denied)] {
+        back.require_tokens(TokenPolicy::bearer().expired(expired));
+        back.expire_tokens();
+        let response = mirror.get(PATH).await;
+        assert_eq!((response.status, response.header("warning")), (200, None), "{expired:?}");
+        assert_eq!(back.token_requests(), renewed, "{expired:?}");
+    }
     assert!(!showed_a_secret(&front) && !showed_a_secret(&back));
 }
 

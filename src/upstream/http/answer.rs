@@ -52,9 +52,13 @@ impl Answer {
         !self.abroad && self.response.status() == StatusCode::NOT_FOUND
     }
 
-    /// Whether a proof that was good before may be why: some registries refuse one that has expired with 403
-    /// or 400 and no challenge.
-    pub(super) fn may_tell_of_a_dead_proof(&self) -> bool {
-        self.is_denial() || (!self.abroad && self.response.status() == StatusCode::BAD_REQUEST)
+    /// Whether it may be for want of a proof, or for one that has died: some registries say so with 403, 400 or
+    /// 404 and no challenge.
+    pub(super) fn may_be_unproven(&self) -> bool {
+        let status = self.response.status();
+        matches!(
+            status,
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND
+        )
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use http::HeaderValue;
 use parking_lot::{Mutex, RwLock};
 use tokio::time::Instant;
 use url::Url;
@@ -11,8 +12,11 @@ use crate::oci::{NameError, Repository};
 use crate::upstream::realm::{Realm, authority};
 use crate::upstream::settings::{Settings, split_api};
 
-/// How long it is believed that `/v2/` demands nothing.
+/// How long it is believed that `/v2/` demands nothing, and how long where it did not tell.
 const LET_IN: Duration = Duration::from_secs(10 * 60);
+const UNTOLD: Duration = Duration::from_secs(10);
+/// So long a token lives for certain.
+const ALIVE: Duration = Duration::from_secs(10);
 
 /// What an origin wants before it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +58,10 @@ pub(super) struct Endpoint {
     prefix: Option<Repository>,
     /// What it wanted last time.
     demand: RwLock<Option<Demand>>,
-    /// When `/v2/` last demanded nothing.
+    /// Until when `/v2/` is taken to demand nothing.
     let_in: Mutex<Option<Instant>>,
+    /// The token that was fetched last to ask again for what is not there, and until when it lives for certain.
+    alive: Mutex<Option<(HeaderValue, Instant)>>,
 }
 
 impl Endpoint {
@@ -67,7 +73,8 @@ impl Endpoint {
             private: settings.allow_private || names_private(&url),
         };
         let origin = authority(&url);
-        Endpoint { url, origin, rules, base, prefix, demand: RwLock::default(), let_in: Mutex::default() }
+        let (demand, let_in, alive) = (RwLock::default(), Mutex::default(), Mutex::default());
+        Endpoint { url, origin, rules, base, prefix, demand, let_in, alive }
     }
 
     /// What `repository` is called there.
@@ -98,11 +105,21 @@ impl Endpoint {
 
     /// Whether `/v2/` demanded nothing a while ago.
     pub(super) fn let_in_lately(&self) -> bool {
-        self.let_in.lock().is_some_and(|at| at.elapsed() < LET_IN)
+        self.let_in.lock().is_some_and(|until| Instant::now() < until)
     }
 
-    /// `/v2/` demands nothing.
-    pub(super) fn lets_in(&self) {
-        *self.let_in.lock() = Some(Instant::now());
+    /// `/v2/` demands nothing, as it `told`, or as far as is known.
+    pub(super) fn lets_in(&self, told: bool) {
+        *self.let_in.lock() = Some(Instant::now() + if told { LET_IN } else { UNTOLD });
+    }
+
+    /// Whether that something is not there cannot be for the sake of this token.
+    pub(super) fn is_alive(&self, token: &HeaderValue) -> bool {
+        self.alive.lock().as_ref().is_some_and(|(alive, until)| alive == token && Instant::now() < *until)
+    }
+
+    /// This token was fetched just now, and something is not there all the same.
+    pub(super) fn lives(&self, token: &HeaderValue) {
+        *self.alive.lock() = Some((token.clone(), Instant::now() + ALIVE));
     }
 }

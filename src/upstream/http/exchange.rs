@@ -1,10 +1,12 @@
 //! One question to an upstream: when it is put again, with what proof, and where redirects lead it.
 //!
-//! The order of things: what the upstream demanded last time is met in advance; a proof that it refuses is
-//! renewed once before anything else that it demands is looked at, because proofs die more often than
-//! registries move; where it refuses even fresh ones, the question is put once without any, because a stale
+//! The order of things: what the upstream demanded last time is met in advance; a proof that may have died is
+//! renewed once before a no is believed, and before anything else that it demands is looked at, because proofs
+//! die more often than registries move; where it refuses even fresh ones, the question is put once without any, because a stale
 //! password must not break a public image. Credentials stay with the configured origin: a redirect that
 //! leaves it loses them, and coming back does not restore them.
+
+use std::time::Duration;
 
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
@@ -21,6 +23,9 @@ use crate::oci::{Repository, header};
 use crate::upstream::credentials::Credential;
 use crate::upstream::token::pull_scope;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// So long the door is waited for by who has an answer already.
+const DOOR_WITHIN: Duration = Duration::from_secs(5);
 
 impl HttpUpstream {
     /// A question about something in `repository`.
@@ -69,14 +74,19 @@ impl HttpUpstream {
             Err(error) => (None, Some(error)),
         };
         let mut answer = self.follow(question, first.as_ref()).await?;
-        if let Some(sent) = first.filter(|sent| !sent.fresh && answer.may_tell_of_a_dead_proof()) {
+        if let Some(sent) = first.filter(|sent| sent.may_be_dead(&answer, &self.endpoint)) {
             self.forget(&question.repository, &sent).await;
             match self.prove(&standing, &question.repository).await {
-                Ok(Some(renewed)) if renewed.header != sent.header => {
-                    drain(answer.response).await;
-                    answer = self.follow(question, Some(&renewed)).await?;
+                Ok(Some(renewed)) => {
+                    if renewed.header != sent.header {
+                        drain(answer.response).await;
+                        answer = self.follow(question, Some(&renewed)).await?;
+                    }
+                    if answer.is_missing() {
+                        self.endpoint.lives(&renewed.header);
+                    }
                 }
-                Ok(_) => {}
+                Ok(None) => {}
                 // Unless it demands something else now, that is why there is no answer.
                 Err(error) => missing = Some(error),
             }
@@ -124,11 +134,10 @@ impl HttpUpstream {
         let answer = self.follow(question, None).await?;
         let demand = match self.demanded(&answer)? {
             Some(demand) => demand,
-            None if self.may_be_asked_who_we_are(question, &answer).await => match self.demanded_at_the_door().await {
+            None => match self.demanded_at_the_door(&answer).await {
                 Some(demand) => demand,
                 None => return Ok(answer),
             },
-            None => return Ok(answer),
         };
         let Some(proof) = self.prove(&demand, &question.repository).await? else { return Ok(answer) };
         self.learn(&demand);
@@ -137,27 +146,19 @@ impl HttpUpstream {
         self.without_credentials(question, &demand, answer).await
     }
 
-    /// Whether the door may know more: some registries challenge there only, and some say to strangers that
-    /// there is nothing.
-    async fn may_be_asked_who_we_are(&self, question: &Question, answer: &Answer) -> bool {
-        if answer.abroad || self.endpoint.let_in_lately() {
-            return false;
+    /// What `/v2/` wants, where it may know more than this answer tells: some registries challenge there only, and
+    /// say to strangers that there is nothing, also where a token for nobody is enough.
+    async fn demanded_at_the_door(&self, answer: &Answer) -> Option<Demand> {
+        if answer.abroad || !answer.may_be_unproven() || self.endpoint.let_in_lately() {
+            return None;
         }
-        match answer.response.status() {
-            StatusCode::UNAUTHORIZED => true,
-            StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-                !matches!(self.credential(&question.repository).await, Ok(Credential::Anonymous))
-            }
-            _ => false,
-        }
-    }
-
-    /// What `/v2/` wants.
-    async fn demanded_at_the_door(&self) -> Option<Demand> {
-        let answer = self.knock(None).await.ok()?;
-        let demand = self.demanded(&answer).ok()?;
-        if demand.is_none() && !answer.response.status().is_server_error() {
-            self.endpoint.lets_in();
+        let Ok(Ok(answer)) = tokio::time::timeout(DOOR_WITHIN, self.knock(None)).await else {
+            self.endpoint.lets_in(false);
+            return None;
+        };
+        let demand = self.demanded(&answer).ok().flatten();
+        if demand.is_none() {
+            self.endpoint.lets_in(!answer.response.status().is_server_error());
         }
         drain(answer.response).await;
         demand
@@ -205,7 +206,11 @@ impl HttpUpstream {
             Some(token) => {
                 let url = answer.url.clone();
                 drain(answer.response).await;
-                self.travel(question, url, Some(token), true).await
+                let answer = self.travel(question, url, Some(token.clone()), true).await?;
+                if answer.response.status() == StatusCode::NOT_FOUND {
+                    self.endpoint.lives(&token);
+                }
+                Ok(answer)
             }
         }
     }

@@ -37,20 +37,17 @@ impl HttpUpstream {
         question: &Question,
         answer: &Answer,
     ) -> Result<Option<HeaderValue>, UpstreamError> {
-        if !answer.abroad || answer.response.status() != StatusCode::UNAUTHORIZED {
+        if !answer.abroad || !answer.may_be_unproven() {
             return Ok(None);
         }
-        let bearer = challenges(answer).into_iter().find_map(|challenge| match challenge {
-            Challenge::Bearer { realm, service, .. } => Some((realm, service)),
-            Challenge::Basic { .. } => None,
-        });
-        let Some((realm, service)) = bearer else { return Ok(None) };
-        let denied =
-            |error: String| UpstreamError::new(UpstreamErrorClass::Denied, format!("{}: {error}", answer.what));
-        let realm = check_realm(&answer.url, &realm, &[]).map_err(|error| denied(error.to_string()))?;
-        redirect::next(&answer.url, realm.url.as_str(), self.endpoint.rules.about(false))
-            .map_err(|error| denied(format!("its token service {error}")))?;
-        let known = (realm, service);
+        let known = match answer.response.status() {
+            StatusCode::UNAUTHORIZED => self.demanded_abroad(answer)?,
+            // A token that has died.
+            StatusCode::NOT_FOUND if answer.sent.as_ref().is_none_or(|sent| self.endpoint.is_alive(sent)) => None,
+            // A token may have died.
+            _ => answer.sent.as_ref().and_then(|_| self.abroad.get(&origin(&answer.url))),
+        };
+        let Some(known) = known else { return Ok(None) };
         // Another request may have fetched one since; only the one that was refused is dropped.
         let key = key(question, &answer.url, &known);
         if let Some(kept) = self.tokens.kept(&key).await
@@ -61,6 +58,21 @@ impl HttpUpstream {
         let token = self.fetch_abroad(question, &answer.url, &known).await?;
         self.abroad.insert(origin(&answer.url), known);
         Ok(Some(token))
+    }
+
+    /// The token service that a registry abroad names, and what it calls itself there.
+    fn demanded_abroad(&self, answer: &Answer) -> Result<Option<(Realm, Option<String>)>, UpstreamError> {
+        let bearer = challenges(answer).into_iter().find_map(|challenge| match challenge {
+            Challenge::Bearer { realm, service, .. } => Some((realm, service)),
+            Challenge::Basic { .. } => None,
+        });
+        let Some((realm, service)) = bearer else { return Ok(None) };
+        let denied =
+            |error: String| UpstreamError::new(UpstreamErrorClass::Denied, format!("{}: {error}", answer.what));
+        let realm = check_realm(&answer.url, &realm, &[]).map_err(|error| denied(error.to_string()))?;
+        redirect::next(&answer.url, realm.url.as_str(), self.endpoint.rules.about(false))
+            .map_err(|error| denied(format!("its token service {error}")))?;
+        Ok(Some((realm, service)))
     }
 
     /// The token for a registry abroad that wanted one before.

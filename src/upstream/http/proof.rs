@@ -7,7 +7,7 @@ use http::header::{HeaderValue, WWW_AUTHENTICATE};
 
 use super::HttpUpstream;
 use super::answer::Answer;
-use super::endpoint::Demand;
+use super::endpoint::{Demand, Endpoint};
 use super::redirect;
 use super::token_service::Wanted;
 use super::wire::{basic, sensitive};
@@ -32,6 +32,12 @@ impl Proof {
     pub(super) fn of_token(token: &Secret) -> Result<Proof, UpstreamError> {
         let header = sensitive(format!("Bearer {}", token.expose()))?;
         Ok(Proof { header, token: None, fresh: false })
+    }
+
+    /// Whether it may have died since it was made: nothing but a token does that unnoticed.
+    pub(super) fn may_be_dead(&self, answer: &Answer, endpoint: &Endpoint) -> bool {
+        let may_die_unnoticed = self.token.is_some() && !endpoint.is_alive(&self.header);
+        !self.fresh && !answer.abroad && answer.may_be_unproven() && (!answer.is_missing() || may_die_unnoticed)
     }
 }
 

@@ -44,6 +44,8 @@ pub enum Expired {
     Denied,
     /// 400 without a challenge.
     BadRequest,
+    /// 404 without a challenge.
+    Missing,
 }
 
 impl TokenPolicy {
@@ -205,6 +207,7 @@ impl Issued {
                 }
                 Expired::Denied => Answer::error(403, "DENIED"),
                 Expired::BadRequest => Answer::error(400, "DENIED"),
+                Expired::Missing => Answer::error(404, "MANIFEST_UNKNOWN"),
             });
         }
         token.uses -= 1;
