@@ -179,7 +179,8 @@ async fn a_registry_that_challenges_at_its_door_only_is_asked_there_once() {
     for status in [401, 404, 403, 400] {
         let registry = registry().await;
         let strangers = || Match::any().without_header("authorization");
-        let challenge = Rule::on(strangers().and(Match::ping())).refuse(401).header("www-authenticate", "Basic realm=x");
+        let challenge =
+            Rule::on(strangers().and(Match::ping())).refuse(401).header("www-authenticate", "Basic realm=x");
         registry.rule(challenge);
         registry.rule(Rule::on(strangers()).refuse(status));
         let mirror = Settings::of(&registry).upstream(&logged_in(&folder)).start().await;
@@ -242,6 +243,18 @@ async fn a_door_that_is_open_is_not_knocked_at_for_each_missing_image() {
         }
         assert_eq!(registry.count_of(&Match::ping()), 1);
         assert!(!showed_a_secret(&registry), "nobody has asked for it");
+    }
+    // Nor one that wants what nobody here has, or whose token service gives nothing to strangers.
+    for challenge in ["Basic realm=x", "Bearer realm=\"REALM\""] {
+        let registry = registry().await;
+        let challenge = challenge.replace("REALM", &format!("{}/token", registry.url()));
+        registry.rule(Rule::on(Match::ping()).refuse(401).header("www-authenticate", &challenge));
+        registry.rule(Rule::on(Match::token()).refuse(403));
+        let mirror = TestMirror::of(&registry).await;
+        for tag in 0..5 {
+            assert_eq!(mirror.get(&format!("/v2/library/app/manifests/no{tag}")).await.status, 404, "{challenge}");
+        }
+        assert_eq!(registry.count_of(&Match::ping()), 1, "{challenge}");
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) struct Endpoint {
     prefix: Option<Repository>,
     /// What it wanted last time.
     demand: RwLock<Option<Demand>>,
-    /// Until when `/v2/` is taken to demand nothing.
+    /// Until when `/v2/` is taken to demand nothing that is to be had.
     let_in: Mutex<Option<Instant>>,
     /// The token that was fetched last to ask again for what is not there, and until when it lives for certain.
     alive: Mutex<Option<(HeaderValue, Instant)>>,
@@ -108,7 +108,7 @@ impl Endpoint {
         self.let_in.lock().is_some_and(|until| Instant::now() < until)
     }
 
-    /// `/v2/` demands nothing, as it `told`, or as far as is known.
+    /// `/v2/` demands nothing that is to be had, as it `told`, or as far as is known.
     pub(super) fn lets_in(&self, told: bool) {
         *self.let_in.lock() = Some(Instant::now() + if told { LET_IN } else { UNTOLD });
     }

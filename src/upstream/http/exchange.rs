@@ -132,14 +132,21 @@ impl HttpUpstream {
     /// Asks where nothing is known yet of what the upstream wants.
     async fn ask_for_the_first_time(&self, question: &Question) -> Result<Answer, UpstreamError> {
         let answer = self.follow(question, None).await?;
-        let demand = match self.demanded(&answer)? {
-            Some(demand) => demand,
-            None => match self.demanded_at_the_door(&answer).await {
-                Some(demand) => demand,
-                None => return Ok(answer),
-            },
+        let here = self.demanded(&answer)?;
+        let at_the_door = if here.is_none() { self.demanded_at_the_door(&answer).await } else { None };
+        let is_told = here.is_some();
+        let Some(demand) = here.or(at_the_door) else { return Ok(answer) };
+        let proof = match self.prove(&demand, &question.repository).await {
+            Err(error) if !is_told && error.class == UpstreamErrorClass::Denied => None,
+            proof => proof?,
         };
-        let Some(proof) = self.prove(&demand, &question.repository).await? else { return Ok(answer) };
+        let Some(proof) = proof else {
+            // What the door wants and we have not is of no use, also the next time. Others may have it.
+            if self.presented.is_none() {
+                self.endpoint.lets_in(true);
+            }
+            return Ok(answer);
+        };
         self.learn(&demand);
         drain(answer.response).await;
         let answer = self.follow(question, Some(&proof)).await?;
