@@ -307,7 +307,9 @@ impl Fill {
             match pieces::open(source, start).await {
                 Ok(transfer) => {
                     tracing::info!(blob = ?source, start, "resuming an earlier fill");
-                    self.fills.metrics.resumed(start);
+                    if !transfer.repeats() {
+                        self.fills.metrics.resumed(start);
+                    }
                     return Ok((transfer, Ok(left_over)));
                 }
                 Err(error) if error.class.is_outage() => return Err(error),

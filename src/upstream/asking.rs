@@ -176,13 +176,15 @@ impl Asking {
                 Err(error) => return stale.ok_or(error),
             }
         }
-        let again = |error: &UpstreamError, took: Duration| {
+        // Who wants the rest of something asks again himself, and in another way.
+        let tries = if lane == Lane::Rest { 2 } else { 3 };
+        let again = |attempt: usize, error: &UpstreamError, took: Duration| {
             let is_silent = match error.contact {
                 Contact::Silent => true,
                 Contact::Unreachable => took >= REFUSED_WITHIN,
                 Contact::Closed | Contact::Answered => false,
             };
-            !is_silent && !last.guard.is_failing()
+            attempt < tries && !is_silent && !last.guard.is_failing()
         };
         let answer = self
             .in_all(retry::again(again, |attempt| question(&*last.upstream, attempt == 2 || last.guard.is_failing())));

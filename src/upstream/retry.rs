@@ -29,9 +29,10 @@ fn pause(attempt: usize, class: UpstreamErrorClass, spent: Duration, jitter: f64
 
 /// Asks, and asks again by the schedule of [`pause`]. Blobs are retried up to the first byte; resuming
 /// a broken body is up to the fill, which knows what it already has.
-/// `may` says whether asking again is of use after an error that took so long; `ask` is told the attempt.
+/// `may` says whether asking again is of use after this attempt and its error, which took so long; `ask` is told
+/// the attempt.
 pub(super) async fn again<T, F>(
-    may: impl Fn(&UpstreamError, Duration) -> bool,
+    may: impl Fn(usize, &UpstreamError, Duration) -> bool,
     ask: impl Fn(usize) -> F,
 ) -> Result<T, UpstreamError>
 where
@@ -44,8 +45,8 @@ where
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let pause =
-            pause(attempt, error.class, began.elapsed(), rand::random()).filter(|_| may(&error, asked.elapsed()));
+        let pause = pause(attempt, error.class, began.elapsed(), rand::random())
+            .filter(|_| may(attempt, &error, asked.elapsed()));
         let Some(pause) = pause else { return Err(error) };
         tracing::debug!(attempt, ?pause, %error, "asking the upstream again");
         tokio::time::sleep(pause).await;
@@ -93,7 +94,7 @@ mod tests {
             let class = left.borrow_mut().pop();
             class.map_or(Ok(()), |class| Err(UpstreamError::new(class, "scripted")))
         };
-        let answer = again(|_, _| true, ask).await.map_err(|error| error.class);
+        let answer = again(|_, _, _| true, ask).await.map_err(|error| error.class);
         (answer, left.into_inner().len())
     }
 

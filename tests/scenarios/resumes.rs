@@ -1,6 +1,7 @@
 //! What broke goes on: from where it was if it can, from the start if it must, and never with doubtful bytes.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use scripted_registry::{Digest, Match, Registry, Rule, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
@@ -33,6 +34,18 @@ async fn a_resume_that_is_refused_in_whatever_way_becomes_a_whole_download() {
         mirror.settled().await;
         assert_eq!(mirror.get(&path).await.header("cache-status"), Some("registry-mirror; hit; detail=hit"));
     }
+    // Nor is it held against the whole that a part is of something else.
+    for portal in [true, false] {
+        let (registry, digest, bytes, path) = scene().await;
+        registry.rule(Rule::on(Match::blob(&digest).get()).once().close_after(half));
+        let ranged = Rule::on(Match::blob(&digest).get().with_header("range"));
+        registry.rule(match portal {
+            true => ranged.answer(200, "text/html", "<html>Please log in</html>"),
+            false => ranged.header("content-range", &format!("bytes {half}-{}/{}", SIZE - 1, SIZE + 5)),
+        });
+        let answer = TestMirror::of(&registry).await.get(&path).await;
+        assert!(answer.complete && answer.body == bytes, "portal: {portal}");
+    }
     let (registry, digest, bytes, path) = scene().await;
     registry.rule(Rule::on(Match::blob(&digest).get()).once().close_after(half));
     let whole = format!("bytes 0-{}/{SIZE}", SIZE - 1);
@@ -40,6 +53,66 @@ async fn a_resume_that_is_refused_in_whatever_way_becomes_a_whole_download() {
     registry.rule(ranged.ignore_range().status(206).header("content-range", &whole));
     let answer = TestMirror::of(&registry).await.get(&path).await;
     assert!(answer.complete && answer.body == bytes, "206 of the whole");
+}
+
+type Fail = fn(Rule) -> Rule;
+
+/// What is done to a question in place of an answer, in ways that may be an outage.
+const OUTAGES: [(&str, Fail); 7] = [
+    ("429", |rule| rule.too_many_requests(None)),
+    ("429 for a while", |rule| rule.too_many_requests(Some("600"))),
+    ("503 for a while", |rule| rule.refuse(503).header("retry-after", "600")),
+    ("500", |rule| rule.refuse(500)),
+    ("an end", Rule::close_at_once),
+    ("a reset", Rule::reset_at_once),
+    ("a way to nobody", |rule| rule.redirect("http://127.0.0.1:1/")),
+];
+
+#[tokio::test]
+async fn a_resume_that_fails_each_time_becomes_a_whole_download() {
+    join_all(OUTAGES.map(async |(name, fail)| {
+        let (registry, digest, bytes, path) = scene().await;
+        registry.rule(Rule::on(Match::blob(&digest).get()).once().close_after((SIZE / 2) as u64));
+        registry.rule(fail(Rule::on(Match::blob(&digest).get().with_header("range"))));
+        let answer = TestMirror::of(&registry).await.get(&path).await;
+        assert!(answer.complete && answer.body == bytes, "{name} to each question with a range");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_left_over_is_never_in_the_way_of_what_upstream_gives() {
+    // Together, because giving up takes its time.
+    join_all(OUTAGES.map(async |(name, fail)| {
+        let (registry, digest, bytes, path) = scene().await;
+        registry.rule(Rule::on(Match::blob(&digest).get()).once().close_after(600_000));
+        registry.rule(Rule::on(Match::blob(&digest).get()).close_at_once());
+        let mirror = TestMirror::of(&registry).await;
+        assert!(!mirror.get(&path).await.complete, "the trouble");
+        mirror.settled().await;
+        registry.clear_rules();
+        // The breaker lets one ask again.
+        mirror.advance(std::time::Duration::from_secs(3600));
+        registry.rule(fail(Rule::on(Match::blob(&digest).get().with_header("range"))));
+        let answer = mirror.get(&path).await;
+        assert!(answer.complete && answer.body == bytes, "{name} to each question with a range");
+    }))
+    .await;
+}
+
+#[tokio::test]
+async fn a_small_blob_that_is_cut_each_time_is_given_up_soon() {
+    let registry = Registry::start().await;
+    let digest = registry.add_blob("library/app", noise(54, 1000));
+    for framed in [|rule: Rule| rule, |rule: Rule| rule.chunked()] {
+        registry.clear_rules();
+        registry.rule(framed(Rule::on(Match::blob(&digest)).ignore_range().close_after(500)));
+        registry.forget_requests();
+        let mirror = TestMirror::of(&registry).await;
+        let answer = mirror.get(&format!("/v2/library/app/blobs/{digest}")).await;
+        assert!(!answer.complete);
+        assert_eq!(registry.gets_of(&digest), 4);
+    }
 }
 
 #[tokio::test]

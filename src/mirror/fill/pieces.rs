@@ -13,12 +13,14 @@
 use std::ops::Range;
 use std::pin::pin;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use futures_util::poll;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::{BUFFER, Bounds, Buffer};
@@ -64,9 +66,27 @@ impl Chunk {
     }
 }
 
+/// An outage that took less time to show leaves time to ask in another way.
+const SOON: Duration = Duration::from_secs(3);
+
+/// Asks upstream for the blob from `start` on, or for the whole where it will not give the rest: what is left over
+/// must not be in the way of what is to be had.
+pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, UpstreamError> {
+    let asked = Instant::now();
+    let streams = source.upstream.health().streams;
+    let is_part = |error: &UpstreamError| start > 0 || (streams > 1 && error.class == UpstreamErrorClass::Unavailable);
+    match open_part(source, start).await {
+        Err(error) if is_part(&error) && error.class.is_outage() && asked.elapsed() < SOON => {
+            tracing::debug!(blob = ?source, start, %error, "no answer to a range, asking for everything");
+            Transfer::open_whole(source.clone(), start).await
+        }
+        opened => opened,
+    }
+}
+
 /// Asks upstream for the blob from `start` on, or for its first piece where several streams are
 /// allowed.
-pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, UpstreamError> {
+async fn open_part(source: &BlobSource, start: u64) -> Result<Transfer, UpstreamError> {
     if source.upstream.health().streams > 1 {
         let first = Span { start, end: Some(start.saturating_add(PIECE)) };
         match Transfer::open(source.clone(), first, None).await {

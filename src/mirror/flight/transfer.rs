@@ -2,8 +2,8 @@
 //!
 //! Content is named by its digest, so any answer for the same digest continues any other; nobody
 //! has to ask whether it changed. What arrives is not trusted for that: whoever reads it verifies.
-//! An upstream that will not give the rest may give the whole: then that is asked for, and what is known
-//! of it is skipped.
+//! An upstream that will not give the rest, be it with a refusal or a connection that ends, may give the whole:
+//! then that is asked for, and what is known of it is skipped.
 //!
 //! A connection on which bytes only trickle counts as broken: another one may be faster, and a fill
 //! that never ends would keep everybody who joined it waiting.
@@ -22,9 +22,11 @@ use crate::metadata::Location;
 use crate::oci::{Digest, Span, Verifier};
 use crate::upstream::{Contact, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
-/// How often in a row a transfer may break without getting anywhere in between; and before its first byte.
+/// How often in a row a transfer may break without getting anywhere in between; and before it got anywhere at all.
 const MAX_BREAKS: u32 = 5;
 const MAX_BREAKS_AT_FIRST: u32 = 3;
+/// So many questions for a part are refused before the whole is asked for.
+const MAX_REFUSED: u32 = 2;
 /// How many bytes a connection must bring in [`PATIENCE`], and a new one to count as progress.
 const TRICKLE: u64 = 4 << 10;
 /// How long upstream is waited for, while nobody holds it up, before it is judged how much came.
@@ -75,8 +77,8 @@ pub struct Transfer {
     repeats: bool,
     /// Whether upstream sends only what was asked for.
     part: bool,
-    /// Whether the next question is for everything: one for a part was refused.
-    whole: bool,
+    /// How many questions for a part were refused: after [`MAX_REFUSED`] the next is for everything.
+    refused: u32,
     /// What came so far, where all of it was seen: tells the end where nobody told the size.
     seen: Option<Verifier>,
 }
@@ -101,6 +103,16 @@ impl Transfer {
         Ok(transfer)
     }
 
+    /// The same from `start` on, of an upstream that will not give a part: the whole is asked for.
+    ///
+    /// # Errors
+    /// Those of [`Transfer::open`].
+    pub async fn open_whole(source: BlobSource, start: u64) -> Result<Transfer, UpstreamError> {
+        let mut transfer = Transfer { refused: MAX_REFUSED, ..Transfer::of(source, Span::from(start), None) };
+        transfer.connect().await?;
+        Ok(transfer)
+    }
+
     /// The same for the rest of what upstream gives already: it is asked when the first bytes are wanted,
     /// and again like after a break.
     pub fn of(source: BlobSource, span: Span, size: Option<u64>) -> Transfer {
@@ -115,7 +127,7 @@ impl Transfer {
             progress: 0,
             repeats: false,
             part: true,
-            whole: false,
+            refused: 0,
             seen,
         }
     }
@@ -205,7 +217,7 @@ impl Transfer {
 
     async fn resume(&mut self, mut broken: UpstreamError) -> Result<(), UpstreamError> {
         self.body = None;
-        let most = if self.position == 0 { MAX_BREAKS_AT_FIRST } else { MAX_BREAKS };
+        let most = if self.position < TRICKLE { MAX_BREAKS_AT_FIRST } else { MAX_BREAKS };
         while let Some(pause) = pause(self.breaks, most) {
             tracing::debug!(blob = ?self.source, position = self.position, error = %broken, "resuming a transfer");
             tokio::time::sleep(pause).await;
@@ -220,9 +232,7 @@ impl Transfer {
 
     async fn connect(&mut self) -> Result<(), UpstreamError> {
         let blob = self.ask().await?;
-        if let (Some(before), Some(now)) = (self.size, blob.size)
-            && before != now
-        {
+        if self.has_another_size(&blob) {
             return Err(self.error(UpstreamErrorClass::Protocol, "another size than before"));
         }
         self.size = self.size.or(blob.size);
@@ -238,32 +248,50 @@ impl Transfer {
     }
 
     /// Asks for what is missing. Where that is refused, and would not be at the beginning of a download,
-    /// the whole is asked for: at once, or the next time where it may have been an outage.
+    /// the whole is asked for: at once, or later where it may have been an outage.
     async fn ask(&mut self) -> Result<UpstreamBlob, UpstreamError> {
         let BlobSource { upstream, location, digest } = &self.source;
         let repository = &location.repository;
         let span = Span { start: self.position, end: self.end };
         let is_part = !span.is_whole();
-        if is_part && !self.whole {
+        if is_part && self.refused < MAX_REFUSED {
             let refused = match upstream.blob(repository, digest, span).await {
                 Err(error) if error.class.is_outage() => {
-                    self.whole = error.contact == Contact::Answered && error.class == UpstreamErrorClass::Unavailable;
+                    self.refused += refusals(&error);
                     return Err(error);
                 }
                 Err(error) => error,
+                Ok(blob) if self.has_another_size(&blob) => self.error(UpstreamErrorClass::Protocol, "another size"),
                 answer => return answer,
             };
             tracing::debug!(blob = ?self.source, error = %refused, "no answer to a range, asking for everything");
         }
-        // An outage says nothing against ranges the next time; a refusal does.
         let answer = upstream.blob(repository, digest, Span::default()).await;
-        self.whole = is_part && answer.is_ok();
+        if is_part {
+            // Where the whole is not to be had either, it may not have been the range.
+            self.refused = if answer.is_ok() { MAX_REFUSED } else { MAX_REFUSED - 1 };
+        }
         answer
+    }
+
+    /// Whether that cannot be the blob of which the rest is missing.
+    fn has_another_size(&self, blob: &UpstreamBlob) -> bool {
+        self.size.zip(blob.size).is_some_and(|(before, now)| before != now)
     }
 
     fn error(&self, class: UpstreamErrorClass, what: &str) -> UpstreamError {
         let BlobSource { location, digest, .. } = &self.source;
         UpstreamError::new(class, format!("{location}: blob {digest}: {what}, at byte {}", self.position))
+    }
+}
+
+/// For how many refusals of a part it counts that there was this outage. Who could not answer was asked more than
+/// once; who could not be reached has not refused.
+fn refusals(error: &UpstreamError) -> u32 {
+    match (error.class, error.contact) {
+        (UpstreamErrorClass::Unavailable, Contact::Unreachable) if !error.elsewhere => 0,
+        (UpstreamErrorClass::Unavailable, Contact::Answered | Contact::Closed | Contact::Unreachable) => MAX_REFUSED,
+        _ => 1,
     }
 }
 
