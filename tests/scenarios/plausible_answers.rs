@@ -6,7 +6,7 @@ use std::time::Duration;
 use registry_mirror::oci::{Algorithm, Digest};
 use scripted_registry::client;
 use scripted_registry::{Match, Registry, Rule, noise};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::command;
 use crate::support::mirror::{Settings, TestMirror};
@@ -18,6 +18,7 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Media type and body of answers that no manifest can be.
 fn implausible() -> Vec<(&'static str, String)> {
     let descriptor = json!({"digest": format!("sha256:{}", "a".repeat(64)), "size": 3});
+    let sized = |size: Value| json!({"digest": descriptor["digest"], "size": size});
     let both = json!({"schemaVersion": 2, "config": descriptor, "layers": [descriptor], "manifests": [descriptor]});
     let configuration = json!({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers"}});
     let page = "<!DOCTYPE html><html><body>Please log in</body></html>".to_owned();
@@ -44,11 +45,17 @@ fn implausible() -> Vec<(&'static str, String)> {
         (IMAGE, "{}".to_owned()),
         (IMAGE, json!({"schemaVersion": 2}).to_string()),
         (IMAGE, json!({"message": "quota"}).to_string()),
-        (IMAGE, json!({"config": descriptor, "layers": "x"}).to_string()),
-        (IMAGE, json!({"config": {"digest": "none"}, "layers": []}).to_string()),
+        (IMAGE, json!({"schemaVersion": 2, "config": descriptor, "layers": "x"}).to_string()),
+        (IMAGE, json!({"schemaVersion": 2, "config": {"digest": "none"}, "layers": []}).to_string()),
+        (IMAGE, json!({"schemaVersion": 2, "config": descriptor, "layers": [sized(json!(-1))]}).to_string()),
+        (IMAGE, json!({"schemaVersion": 2, "config": descriptor, "layers": [sized(json!("3"))]}).to_string()),
+        (IMAGE, format!(r#"{{"schemaVersion":2,"config":{descriptor},"layers":[{descriptor}],"layers":[]}}"#)),
+        (INDEX, r#"{"schemaVersion":2,"manifests":[],"mediaType":"a/b","mediaType":"c/d"}"#.to_owned()),
+        (IMAGE, json!({"config": descriptor, "layers": [descriptor]}).to_string()),
+        (INDEX, json!({"manifests": [descriptor]}).to_string()),
         (IMAGE, json!({"schemaVersion": 1, "config": descriptor, "layers": []}).to_string()),
         (INDEX, json!({"schemaVersion": 2, "manifests": "x"}).to_string()),
-        (INDEX, json!({"manifests": [{"size": 3}]}).to_string()),
+        (INDEX, json!({"schemaVersion": 2, "manifests": [{"size": 3}]}).to_string()),
         ("application/json", configuration.to_string()),
         ("application/vnd.oci.image.config.v1+json", configuration.to_string()),
         ("application/vnd.example.thing+json", configuration.to_string()),
@@ -264,8 +271,8 @@ async fn what_cannot_be_a_manifest_gets_no_name_by_import() {
     let registry = Registry::start().await;
     let folder = tempfile::tempdir().expect("a folder");
     let descriptor = json!({"digest": digest("{}").to_string(), "size": 2, "mediaType": "application/x.layer.v1"});
-    let image = json!({"config": descriptor, "layers": [descriptor]});
-    let both = json!({"config": descriptor, "layers": [descriptor], "manifests": []});
+    let image = json!({"schemaVersion": 2, "config": descriptor, "layers": [descriptor]});
+    let both = json!({"schemaVersion": 2, "config": descriptor, "layers": [descriptor], "manifests": []});
     for (media_type, manifest, taken) in
         [(IMAGE, &image, true), (INDEX, &image, false), (IMAGE, &both, false), (INDEX, &both, false)]
     {

@@ -28,9 +28,16 @@ pub(in crate::oci) struct Outline {
     /// What an artifact manifest has in place of layers.
     pub(in crate::oci) blobs: Entries,
     pub(in crate::oci) subject: Entries,
+    /// Whether a key that we read stands twice: some readers take the first, and some the last.
+    pub(in crate::oci) twice: bool,
+    /// Which of [`READ`] are there.
+    read: [bool; READ.len()],
     /// Which of [`TELLING`] have more than `null`.
     told: [bool; TELLING.len()],
 }
+
+/// Keys that stand once.
+const READ: [&str; 7] = ["schemaversion", "mediatype", "config", "subject", "layers", "manifests", "blobs"];
 
 /// Keys that tell what a document is.
 const TELLING: [&str; 12] = [
@@ -59,8 +66,9 @@ pub(in crate::oci) struct Entries {
     pub(in crate::oci) list: Vec<(Descriptor, Option<Platform>)>,
     /// How many cannot.
     pub(in crate::oci) unreadable: usize,
-    /// Whether one of them names no digest of any algorithm, or is no object.
-    pub(in crate::oci) nameless: bool,
+    /// Whether one of them names no digest of any algorithm, or says a size that cannot be, or says one of both
+    /// twice, or is no object.
+    pub(in crate::oci) odd: bool,
 }
 
 impl Outline {
@@ -111,6 +119,9 @@ trait Keyed {
 
 impl Keyed for Outline {
     fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        if let Some(at) = READ.iter().position(|read| *read == key) {
+            self.twice |= std::mem::replace(&mut self.read[at], true);
+        }
         match key {
             "schemaversion" => {
                 let version = map.next_value::<Option<Scalar>>()?.map(|version| version.number().unwrap_or_default());
@@ -139,6 +150,8 @@ struct Entry {
     digest: Option<Digest>,
     named: bool,
     size: Option<u64>,
+    /// Whether it says what it cannot say of itself, or twice.
+    odd: bool,
     media_type: String,
     platform: Machine,
 }
@@ -148,10 +161,16 @@ impl Keyed for Entry {
         match key {
             "digest" => {
                 let digest = map.next_value::<Scalar>()?.text();
+                self.odd |= self.named;
                 self.named = digest.as_deref().is_some_and(is_digest);
                 self.digest = digest.and_then(|digest| digest.parse().ok());
             }
-            "size" => self.size = map.next_value::<Scalar>()?.number(),
+            "size" => {
+                let given = map.next_value::<Option<Scalar>>()?;
+                let size = given.map(|size| size.number().filter(|size| i64::try_from(*size).is_ok()));
+                self.odd |= self.size.is_some() || size == Some(None);
+                self.size = size.flatten();
+            }
             "mediatype" => self.media_type = map.next_value::<Scalar>()?.text().unwrap_or_default(),
             "platform" => drop(map.next_value_seed(Fields(&mut self.platform))?),
             _ => drop(map.next_value::<IgnoredAny>()?),
@@ -196,7 +215,7 @@ pub(in crate::oci) fn platform_of(configuration: &[u8]) -> Option<Platform> {
 
 impl Entries {
     fn add(&mut self, entry: Option<Entry>) {
-        self.nameless |= entry.as_ref().is_none_or(|entry| !entry.named);
+        self.odd |= entry.as_ref().is_none_or(|entry| !entry.named || entry.odd);
         let readable = entry.and_then(|Entry { digest, size, media_type, platform, .. }| {
             let descriptor = Descriptor { digest: digest?, size: size?, media_type: MediaType::from(&*media_type) };
             Some((descriptor, platform.platform()))
