@@ -3,7 +3,8 @@
 //! What is known is kept by address and by kind of trouble. Where no connection can be made nobody is
 //! asked: that costs one time-out and not one for every request. An answer that stays away says
 //! something of what was asked for, and of the address only when other answers stay away as well. Errors
-//! keep nobody from asking, but spare the upstream questions that something stored can answer.
+//! keep nobody from asking, but spare the upstream questions that something stored can answer. Who is told how
+//! long to wait for one thing waits for that one.
 //!
 //! After a pause one request finds out whether the trouble is over. Pauses double. What just failed
 //! waits for a pause of its own, so that another request comes first to find out.
@@ -14,6 +15,7 @@ mod tests;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use super::limit::LONGEST_WAIT;
 use super::resource::Resource;
 use super::{Contact, Outlook};
 use crate::clock::Timestamp;
@@ -34,6 +36,8 @@ const SILENT_TOGETHER: usize = 3;
 const SILENT_OF_ONE_REPOSITORY: usize = 8;
 /// So many resources have to fail with errors before the address is taken for troubled.
 const FAILING_TOGETHER: usize = 2;
+/// So many resources have to be away for a while, as it is said, before that is taken for said of the address.
+const RESTING_TOGETHER: usize = 2;
 
 /// How a request ended, as far as the health of the address is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +46,8 @@ pub enum Ending {
     Answered,
     /// It was answered with an error, or the answer broke off.
     Failed,
+    /// It was answered that what was asked for is away until then.
+    Resting(Timestamp),
     /// It failed for the sake of somebody whom the registry sent us to.
     FailedElsewhere,
     /// The connection ended before an answer.
@@ -84,6 +90,8 @@ pub enum Admission {
     Ask(Ticket),
     /// Do not ask before this much time has passed.
     Wait(Duration),
+    /// The same for this resource, as it was answered.
+    Rest(Duration),
     /// Another request is finding out.
     Probing,
 }
@@ -136,6 +144,16 @@ struct Trouble {
     ending: Ending,
     /// What had come when the request began that failed.
     seen: Seen,
+}
+
+impl Trouble {
+    /// How much is left of the time for which it is said to be away. More than anybody may say is left after the
+    /// clock was set back.
+    fn rest(&self, now: Timestamp) -> Option<Duration> {
+        let Ending::Resting(until) = self.ending else { return None };
+        let left = Duration::from_millis(until.0.saturating_sub(now.0));
+        (!left.is_zero() && left <= LONGEST_WAIT).then_some(left)
+    }
 }
 
 /// Where an address stands, for whoever only looks.
@@ -194,7 +212,11 @@ impl Breaker {
 
     /// Decides about a request for `resource` at `now`.
     pub fn admit(&mut self, resource: &Resource, now: Timestamp) -> Admission {
-        let own = self.troubles.get(resource).filter(|trouble| trouble.ending == Ending::Silent);
+        let own = self.troubles.get(resource);
+        if let Some(left) = own.and_then(|trouble| trouble.rest(now)) {
+            return Admission::Rest(left);
+        }
+        let own = own.filter(|trouble| trouble.ending == Ending::Silent);
         let own = own.map_or(Duration::ZERO, |trouble| trouble.pause.left(now));
         let (left, probe) = match self.state {
             State::Closed => (own, None),
@@ -218,6 +240,9 @@ impl Breaker {
             Standing::Probing => return spared("it did not answer, and somebody is finding out"),
             Standing::Down(left) if !left.is_zero() => return spared("it did not answer"),
             Standing::Down(_) | Standing::Up => {}
+        }
+        if self.troubles.get(resource).is_some_and(|trouble| trouble.rest(now).is_some()) {
+            return spared("it said that this is away for a while");
         }
         let mut doubtful = !self.is_up();
         let recent = |trouble: &&mut Trouble| trouble.pause.since.age(now).is_some_and(|age| age < FORGOTTEN);
@@ -260,6 +285,10 @@ impl Breaker {
                     self.failing = Some(Pause::after(self.failing, now));
                 }
             }
+            Ending::Resting(_) => {
+                self.seen.signs_of_life = self.seen.signs_of_life.wrapping_add(1);
+                self.state = State::Closed;
+            }
             // Another request may find out at once, unless that can go elsewhere.
             Ending::Silent | Ending::Closed => {
                 self.stayed_away(probe, self.are_silent_together(), u32::from(self.has_deputy), now);
@@ -277,6 +306,12 @@ impl Breaker {
                 }
             }
         }
+    }
+
+    /// Whether more than one resource is said to be away, and nothing was given meanwhile.
+    pub fn are_resting_together(&self, now: Timestamp) -> bool {
+        let resting = |trouble: &&Trouble| trouble.rest(now).is_some() && trouble.seen.answers == self.seen.answers;
+        self.troubles.values().filter(resting).count() >= RESTING_TOGETHER
     }
 
     /// A request got no answer. `trips` says whether that is enough to leave the address alone, for the

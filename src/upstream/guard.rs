@@ -4,6 +4,9 @@
 //! they are applied, counted, and logged once per change. A request that is not sent fails with the
 //! class that the upstream's own answer would have had, so that nobody has to know the difference.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +17,7 @@ use tokio::time::Instant;
 
 use super::breaker::{Admission, Breaker, Ending, Standing, Ticket};
 use super::health::{EndpointHealth, EndpointState, LastError};
-use super::limit::{Lane, Limits};
+use super::limit::{Lane, Limits, within_reason};
 use super::resource::Resource;
 use super::{Outlook, UpstreamError, UpstreamErrorClass, UpstreamObserver};
 use crate::clock::{Clock, Timestamp};
@@ -23,6 +26,12 @@ use crate::oci::RegistryName;
 /// How long a request waits for another one that finds out whether the address is back, from when that
 /// one began.
 const FINDING_OUT: Duration = Duration::from_secs(1);
+
+/// The status of what is away for a while: one who limits our rate says another.
+const AWAY: Option<u16> = Some(503);
+
+/// What cannot be an answer is trouble where it takes so long to come: a way that leads nowhere.
+const LONG: Duration = Duration::from_secs(1);
 
 /// So many answers say how long an answer takes.
 const TIMED: usize = 31;
@@ -108,18 +117,29 @@ impl Guard {
             self.note(&answer, asked.elapsed());
         }
         let Some(ticket) = pending.ticket.take() else { return answer };
+        let now = self.clock.now();
+        let of_one = !resource.is_door() && lane != Lane::Rest;
         let ending = match &answer {
             Err(error) if error.class == UpstreamErrorClass::Unavailable => {
                 Ending::of_outage(error.contact, error.elsewhere, asked.elapsed())
             }
             Err(error) if error.elsewhere => Ending::FailedElsewhere,
+            Err(error) if error.class == UpstreamErrorClass::Protocol && asked.elapsed() >= LONG => Ending::Failed,
+            // What one who shows something of his own is told is his.
+            Err(UpstreamError { class: UpstreamErrorClass::RateLimited(wait), status: AWAY, .. })
+                if of_one && own.is_none() =>
+            {
+                Ending::Resting(now.plus(within_reason(*wait)))
+            }
             _ => Ending::Answered,
         };
         self.ended(ticket, ending, answer.as_ref().err());
         match answer {
             Err(error) if error.elsewhere => Err(error),
+            Err(error) if error.status == AWAY && of_one && !self.memory().breaker.are_resting_together(now) => {
+                Err(error)
+            }
             Err(UpstreamError { class: UpstreamErrorClass::RateLimited(wait), message, .. }) => {
-                let now = self.clock.now();
                 if let Some(own) = own {
                     let wait = own.lock().limited(lane, wait, now);
                     return Err(UpstreamError::new(UpstreamErrorClass::RateLimited(Some(wait)), message));
@@ -200,6 +220,13 @@ impl Guard {
             return Err(Refused { error, until: None });
         }
         let until = match memory.breaker.admit(resource, now) {
+            Admission::Rest(left) => {
+                let seconds = left.as_secs().max(1);
+                let message =
+                    format!("{name}: {endpoint} said that this is away, and is not asked for it for {seconds} s");
+                let error = UpstreamError::new(UpstreamErrorClass::RateLimited(Some(left)), message);
+                return Err(Refused { error, until: None });
+            }
             Admission::Ask(ticket) => {
                 if !memory.breaker.is_up() {
                     memory.probing_since = Instant::now();
@@ -298,140 +325,5 @@ impl Drop for Pending<'_> {
         if let Some(ticket) = self.ticket.take() {
             self.guard.ended(ticket, Ending::Unknown, None);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-
-    #[derive(Default)]
-    struct Changes(Mutex<Vec<bool>>);
-
-    impl UpstreamObserver for Changes {
-        fn requested(&self, _: &RegistryName, _: Option<u16>) {}
-        fn received(&self, _: &RegistryName, _: u64, _: Duration) {}
-        fn availability(&self, _: &RegistryName, _: &str, up: bool) {
-            self.0.lock().push(up);
-        }
-    }
-
-    struct Scene {
-        changes: Arc<Changes>,
-        clock: Arc<ManualClock>,
-        guard: Guard,
-    }
-
-    impl Scene {
-        fn new() -> Scene {
-            let changes = Arc::new(Changes::default());
-            let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
-            let name = "registry.example".parse().expect("name");
-            let guard = Guard::new(name, "registry.example".to_owned(), false, clock.clone(), changes.clone());
-            Scene { changes, clock, guard }
-        }
-
-        /// What comes of a request that the upstream would answer like this.
-        async fn ask(&self, answer: Result<u64, UpstreamErrorClass>) -> Result<u64, UpstreamErrorClass> {
-            let answer = answer.map_err(|class| UpstreamError::new(class, "told"));
-            self.guard.ask(Lane::Blobs, &resource(), None, async { answer }).await.map_err(|error| error.class)
-        }
-
-        fn changes(&self) -> Vec<bool> {
-            self.changes.0.lock().clone()
-        }
-    }
-
-    fn resource() -> Resource {
-        Resource::tags(&"app".parse().expect("a name"))
-    }
-
-    #[tokio::test]
-    async fn every_change_is_told_once() {
-        use UpstreamErrorClass::{NotFound, Unavailable};
-        let scene = Scene::new();
-        assert_eq!(scene.ask(Err(NotFound)).await, Err(NotFound));
-        assert_eq!(scene.ask(Err(Unavailable)).await, Err(Unavailable));
-        assert_eq!(scene.ask(Ok(1)).await, Err(Unavailable), "not asked");
-        scene.clock.advance(Duration::from_secs(1));
-        assert_eq!(scene.ask(Err(Unavailable)).await, Err(Unavailable));
-        assert_eq!(scene.changes(), [true, false]);
-        scene.clock.advance(Duration::from_secs(2));
-        assert_eq!(scene.ask(Err(NotFound)).await, Err(NotFound), "no is an answer");
-        assert_eq!(scene.ask(Ok(1)).await, Ok(1));
-        assert_eq!(scene.changes(), [true, false, true]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_probe_whose_client_leaves_is_taken_over_by_the_next() {
-        let scene = Scene::new();
-        assert!(scene.ask(Err(UpstreamErrorClass::Unavailable)).await.is_err());
-        scene.clock.advance(Duration::from_secs(1));
-        {
-            let silence = std::future::pending::<Result<u64, _>>();
-            let what = resource();
-            let mut probe = Box::pin(scene.guard.ask(Lane::Blobs, &what, None, silence));
-            assert!(futures_util::poll!(&mut probe).is_pending());
-            assert_eq!(scene.ask(Ok(1)).await, Err(UpstreamErrorClass::Unavailable), "one at a time");
-        }
-        assert_eq!(scene.ask(Ok(1)).await, Ok(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_comes_while_one_finds_out_waits_for_it_and_not_for_long() {
-        let scene = Scene::new();
-        for (answer, expected) in
-            [(Ok(1), Ok(2)), (Err(UpstreamErrorClass::Unavailable), Err(UpstreamErrorClass::Unavailable))]
-        {
-            assert!(scene.ask(Err(UpstreamErrorClass::Unavailable)).await.is_err());
-            scene.clock.advance(Duration::from_secs(1));
-            let probe = async {
-                tokio::time::sleep(FINDING_OUT / 2).await;
-                answer.map_err(|class| UpstreamError::new(class, "told"))
-            };
-            let (began, what) = (Instant::now(), resource());
-            let (_, waited) = tokio::join!(scene.guard.ask(Lane::Blobs, &what, None, probe), scene.ask(Ok(2)));
-            assert_eq!((waited, began.elapsed()), (expected, FINDING_OUT / 2));
-        }
-        scene.clock.advance(Duration::from_secs(60));
-        let silence = async {
-            tokio::time::sleep(FINDING_OUT * 30).await;
-            Ok(1)
-        };
-        let (began, what) = (Instant::now(), resource());
-        let (_, waited) = tokio::join!(scene.guard.ask(Lane::Blobs, &what, None, silence), async {
-            let waited = scene.ask(Ok(2)).await;
-            (waited, began.elapsed())
-        });
-        assert_eq!(waited, (Err(UpstreamErrorClass::Unavailable), FINDING_OUT));
-    }
-
-    #[tokio::test]
-    async fn trouble_of_a_storage_host_is_none_of_the_registry() {
-        let scene = Scene::new();
-        let wait = Some(Duration::from_secs(900));
-        for class in [UpstreamErrorClass::Unavailable, UpstreamErrorClass::RateLimited(wait)] {
-            for _ in 0..20 {
-                let error = UpstreamError::new(class, "told").elsewhere(true);
-                let asked = scene.guard.ask(Lane::Blobs, &resource(), None, async { Err::<u64, _>(error) }).await;
-                assert_eq!(asked.map_err(|error| error.class), Err(class), "asked again");
-            }
-        }
-        assert_eq!(scene.ask(Ok(1)).await, Ok(1));
-        assert_eq!(scene.changes(), [true]);
-    }
-
-    #[tokio::test]
-    async fn a_limit_is_told_to_everybody_with_what_is_left_of_it() {
-        use UpstreamErrorClass::RateLimited;
-        let scene = Scene::new();
-        let seconds = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!(scene.ask(Err(RateLimited(None))).await, Err(RateLimited(seconds(60))));
-        scene.clock.advance(Duration::from_secs(20));
-        assert_eq!(scene.ask(Ok(1)).await, Err(RateLimited(seconds(40))));
-        scene.clock.advance(Duration::from_secs(40));
-        assert_eq!(scene.ask(Ok(1)).await, Ok(1));
-        assert_eq!(scene.changes(), [true], "who limits is there");
     }
 }

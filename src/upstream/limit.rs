@@ -17,6 +17,11 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(15 * 60);
 /// "At once" is not an answer of one who limits.
 const SHORTEST: Duration = Duration::from_secs(1);
 
+/// How long to wait where an upstream said so, or did not.
+pub fn within_reason(wait: Option<Duration>) -> Duration {
+    wait.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST_WAIT)
+}
+
 /// What a request is about, as far as limits go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
@@ -49,7 +54,7 @@ impl Limits {
 
     /// The upstream said 429 at `now`, and how long to wait where it did. Returns the wait.
     pub fn limited(&mut self, lane: Lane, wait: Option<Duration>, now: Timestamp) -> Duration {
-        let wait = wait.unwrap_or(UNSAID).clamp(SHORTEST, LONGEST_WAIT);
+        let wait = within_reason(wait);
         let until = Some(now.plus(wait));
         match lane {
             Lane::Manifests => self.manifests = until,

@@ -26,6 +26,11 @@ impl Resource {
         Resource { repository: None, item: Item::Door }
     }
 
+    /// Whether it stands for all that there is.
+    pub(super) fn is_door(&self) -> bool {
+        self.item == Item::Door
+    }
+
     /// A manifest by tag or digest.
     pub fn manifest(repository: &Repository, reference: &Reference) -> Resource {
         Resource { repository: Some(repository.clone()), item: Item::Manifest(reference.clone()) }

@@ -29,6 +29,8 @@ enum Trouble {
     TokensDripping,
     /// A byte of the head each second.
     HeadDripping,
+    /// The token service redirects to itself, each time after 2.5 s.
+    TokensRedirecting,
     /// Nobody listens where tokens are.
     TokensRefused,
     /// The token service answers 500.
@@ -45,13 +47,14 @@ enum Trouble {
     Limiting,
 }
 
-const TROUBLES: [Trouble; 6] = [
+const TROUBLES: [Trouble; 7] = [
     Trouble::Silent,
     Trouble::Dripping,
     Trouble::HeadDripping,
     Trouble::Redirecting,
     Trouble::TokensSilent,
     Trouble::TokensDripping,
+    Trouble::TokensRedirecting,
 ];
 
 impl Trouble {
@@ -77,6 +80,7 @@ impl Trouble {
             }
             Trouble::TokensSilent => every_token().stall_before_headers(&gate),
             Trouble::TokensDripping => every_token().drip(1, &gate),
+            Trouble::TokensRedirecting => every_token().redirect("/token").stall_before_headers(&gate),
             Trouble::HeadDripping => Rule::on(registry_itself()).drip_head(&gate),
             Trouble::TokensRefused => every_token(),
             Trouble::TokensFailing => every_token().refuse(500),
@@ -88,12 +92,14 @@ impl Trouble {
         });
         match self {
             Trouble::Dripping | Trouble::TokensDripping | Trouble::HeadDripping => slowly(1000),
-            Trouble::Redirecting => slowly(2500),
+            Trouble::Redirecting | Trouble::TokensRedirecting => slowly(2500),
             _ => {}
         }
         let policy = match self {
             Trouble::TokensRefused => TokenPolicy::bearer().realm("http://127.0.0.1:1/token"),
-            Trouble::TokensSilent | Trouble::TokensDripping | Trouble::TokensFailing => TokenPolicy::bearer(),
+            Trouble::TokensSilent | Trouble::TokensDripping | Trouble::TokensRedirecting | Trouble::TokensFailing => {
+                TokenPolicy::bearer()
+            }
             _ => return gate,
         };
         registry.require_tokens(policy);
@@ -169,6 +175,29 @@ async fn nobody_waits_longer_than_his_patience_where_something_stored_can_be_ser
             registry.clear_rules();
             gate.open();
         }
+    }
+}
+
+#[tokio::test]
+async fn a_way_that_led_nowhere_slowly_is_known_to_who_comes_next() {
+    for trouble in [Trouble::Redirecting, Trouble::TokensRedirecting] {
+        let (registry, mirror, _) = warm("").await;
+        let _gate = trouble.begin(&registry, Match::repository("library/app"));
+        tokio::time::pause();
+        let (response, waited) = timed(&mirror, "GET", TAG).await;
+        assert!(is_stale(&response) && waited >= Duration::from_secs(2), "{trouble:?}: {waited:?}");
+        // The question ends behind.
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        let asked = registry.requests().len();
+        for method in ["GET", "HEAD"] {
+            let (response, waited) = timed(&mirror, method, TAG).await;
+            assert!(is_stale(&response) && waited < Duration::from_millis(10), "{trouble:?} {method}: {waited:?}");
+        }
+        assert_eq!(registry.requests().len(), asked, "{trouble:?}");
+        mirror.advance(Duration::from_secs(30));
+        let (response, waited) = timed(&mirror, "GET", TAG).await;
+        assert!(is_stale(&response) && waited <= Duration::from_millis(310), "{trouble:?}: {waited:?}");
+        tokio::time::resume();
     }
 }
 
@@ -251,6 +280,7 @@ async fn where_nothing_is_stored_everything_that_belongs_to_an_answer_has_one_ti
         (Trouble::Looping, seconds(3), 502),
         (Trouble::TokensSilent, LONGEST, 503),
         (Trouble::TokensDripping, LONGEST, 503),
+        (Trouble::TokensRedirecting, LONGEST, 503),
         (Trouble::TokensRefused, seconds(3), 503),
         (Trouble::TokensFailing, seconds(3), 503),
         (Trouble::StorageSilent, LONGEST, 503),

@@ -179,6 +179,34 @@ async fn a_tag_that_moves_between_our_two_questions_is_asked_for_in_one() {
 }
 
 #[tokio::test]
+async fn what_one_thing_of_a_registry_is_told_by_503_holds_back_nothing_else() {
+    for kind in ["manifests", "blobs"] {
+        let path = |n: u32| match kind {
+            "blobs" => format!("/v2/library/big/blobs/sha256:{n:064}"),
+            _ => manifest("big", &n.to_string()),
+        };
+        let registry = registry().await;
+        registry.rule(Rule::on(Match::repository("library/big")).refuse(503).header("retry-after", "600"));
+        let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+        assert_others_are_served(&mirror, 0..2).await;
+        for _ in 0..3 {
+            let answer = mirror.get(&path(0)).await;
+            assert_eq!((answer.status, answer.header("retry-after").is_some()), (503, true), "{kind}");
+        }
+        assert_eq!(registry.count_of(&Match::repository("library/big")), 1, "{kind}");
+        assert_others_are_served(&mirror, 0..6).await;
+        // Two that nothing came between speak for all.
+        for n in 1..4 {
+            assert_eq!(mirror.get(&path(n)).await.status, 503, "{kind} {n}");
+        }
+        assert_eq!(mirror.get(&manifest("fast", "7")).await.status, 503, "{kind}");
+        assert_eq!(registry.count_of(&Match::repository("library/big")), 3, "{kind}");
+        let stale = mirror.get(&manifest("fast", "0")).await;
+        assert_eq!((stale.status, stale.header("warning").is_some()), (200, true), "{kind}");
+    }
+}
+
+#[tokio::test]
 async fn how_long_a_storage_host_wants_to_be_left_alone_is_told() {
     for retry in ["17", "1746136938"] {
         let registry = Registry::start().await.with_storage_host().await;

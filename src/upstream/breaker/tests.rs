@@ -23,7 +23,7 @@ impl Scene {
     fn ask(&mut self, what: &Resource, now: u64) -> Option<Ticket> {
         match self.0.admit(what, at(now)) {
             Admission::Ask(ticket) => Some(ticket),
-            Admission::Wait(_) | Admission::Probing => None,
+            Admission::Wait(_) | Admission::Rest(_) | Admission::Probing => None,
         }
     }
 

@@ -105,7 +105,10 @@ impl HttpUpstream {
 
     /// Asks, and follows redirects.
     async fn ask_service(&self, url: &Url, asking: &Asking<'_>, what: &str) -> Result<Response, UpstreamError> {
-        let protocol = |problem: String| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: {problem}"));
+        let elsewhere = self.is_elsewhere(url);
+        let protocol = |problem: String| {
+            UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: {problem}")).elsewhere(elsewhere)
+        };
         let mut url = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let mut headers = HeaderMap::new();
