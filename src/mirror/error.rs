@@ -118,7 +118,7 @@ impl MirrorError {
             MirrorError::TooMany(_) => ErrorCode::TooManyRequests,
             MirrorError::Internal(_) => ErrorCode::Unknown,
             MirrorError::Busy { .. } | MirrorError::Crowded => ErrorCode::Unavailable,
-            MirrorError::Upstream { subject, error } => match (error.class, subject) {
+            MirrorError::Upstream { subject, error } => match (told(error), subject) {
                 (UpstreamErrorClass::NotFound, Subject::Manifest) => ErrorCode::ManifestUnknown,
                 (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Blob) => ErrorCode::BlobUnknown,
                 (UpstreamErrorClass::Denied, Subject::Manifest) => ErrorCode::NameUnknown,
@@ -160,6 +160,17 @@ impl MirrorError {
             },
             _ => None,
         }
+    }
+}
+
+/// What clients are told: a refusal stays one for them, also where it says nothing of what is there, as that of a
+/// proxy or for want of time.
+const fn told(error: &UpstreamError) -> UpstreamErrorClass {
+    match (error.class, error.status) {
+        (UpstreamErrorClass::Unavailable | UpstreamErrorClass::Protocol, Some(400..=499)) => {
+            UpstreamErrorClass::Refused
+        }
+        (class, _) => class,
     }
 }
 

@@ -22,7 +22,10 @@ fn on_a_used_connection() -> Match {
 #[tokio::test]
 async fn a_request_lost_on_a_reused_connection_goes_out_again_and_nothing_is_held_against_the_upstream() {
     type Change = fn(Rule) -> Rule;
-    for (what, change) in [("closed", Rule::close_at_once as Change), ("reset", Rule::reset_at_once)] {
+    let told = |rule: Rule| rule.refuse(408).header("connection", "close").close_afterwards();
+    for (what, change) in
+        [("closed", Rule::close_at_once as Change), ("reset", Rule::reset_at_once), ("told", told as Change)]
+    {
         let registry = Registry::start().await;
         let blob = registry.add_blob("library/app", noise(400, 1000));
         for tag in 0..24 {
@@ -54,7 +57,7 @@ async fn a_lost_token_request_goes_out_again() {
 
 #[tokio::test]
 async fn a_refusal_of_any_number_stays_a_refusal() {
-    for status in [400, 402, 405, 406, 409, 410, 418, 422, 423, 428, 451, 499] {
+    for status in [400, 402, 405, 406, 407, 408, 409, 410, 416, 418, 422, 423, 425, 428, 451, 499] {
         let registry = Registry::start().await;
         let image = registry.add_image("library/app", "1", &[noise(403, 100)]);
         registry.rule(Rule::on(Match::any()).refuse(status));

@@ -1,8 +1,8 @@
 //! Single requests, and what is read off single headers.
 //!
 //! A connection that was kept may be closed just as the next request comes on it (RFC 9112, 9.3.1). Where
-//! nothing of an answer came, the request goes out again at once, on a new connection: all that we send
-//! may be sent twice.
+//! nothing of an answer came, or only that it took too long to ask, the request goes out again at once, on a new
+//! connection: all that we send may be sent twice.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -10,8 +10,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
-use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http::header::{
+    ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
+use http::{Method, StatusCode};
 use reqwest::{Client, Response};
 use url::{Host, Url};
 
@@ -113,15 +115,17 @@ impl HttpUpstream {
         };
         let mut sent = sending.by(set.usual(sending.traffic)).await;
         requested(&sent);
-        if let Err(error) = &sent {
-            let by_http2 = is_of_http2(error);
-            if by_http2 || (set.may_reuse() && is_lost(error)) {
-                tracing::debug!(what = sending.what, "no answer on that connection, asking again on a new one");
-                sent = sending.by(set.fresh()).await;
-                requested(&sent);
-                if by_http2 && sent.is_ok() {
-                    set.goes_back();
-                }
+        let by_http2 = sent.as_ref().is_err_and(is_of_http2);
+        let is_lost = match &sent {
+            Ok(response) => is_of_an_end(response),
+            Err(error) => is_lost(error),
+        };
+        if by_http2 || (set.may_reuse() && is_lost) {
+            tracing::debug!(what = sending.what, "no answer on that connection, asking again on a new one");
+            sent = sending.by(set.fresh()).await;
+            requested(&sent);
+            if by_http2 && sent.is_ok() {
+                set.goes_back();
             }
         }
         if sent.is_ok() {
@@ -165,6 +169,12 @@ fn is_lost(error: &reqwest::Error) -> bool {
             })
     };
     !error.is_connect() && !error.is_timeout() && causes(error).any(ended)
+}
+
+/// Whether it is said of a connection that it rested for too long (RFC 9110, 15.5.9), and not of the question.
+fn is_of_an_end(response: &Response) -> bool {
+    let is_close = |value| header::text(value).split(',').any(|word| word.trim().eq_ignore_ascii_case("close"));
+    response.status() == StatusCode::REQUEST_TIMEOUT && response.headers().get_all(CONNECTION).iter().any(is_close)
 }
 
 /// Whether it is HTTP/2 that failed, so that HTTP/1.1 may do.
