@@ -115,7 +115,7 @@ impl Tally {
         match event {
             PullEvent::Done { complete, .. } => self.complete += usize::from(*complete),
             PullEvent::Failed { failure, .. } => self.failures.push(*failure),
-            PullEvent::Finished { fetched: true, .. } => self.parts = true,
+            PullEvent::Finished { .. } => self.parts = true,
             _ => {}
         }
     }

@@ -122,7 +122,10 @@ impl Mirror {
             let mut unread = image::completeness(&tree, platforms, &Lacking::new());
             if let Some(platform) = unread.lacking.first() {
                 let offered = image::platforms(&tree).map(Platform::to_string).collect::<Vec<_>>().join(", ");
-                let message = format!("not made for {platform}, only for {offered}");
+                let message = match &*offered {
+                    "" => format!("not made for {platform}: its index names no platform"),
+                    offered => format!("not made for {platform}, only for {offered}"),
+                };
                 return Err((None, Failure::NotFound, message));
             }
             // What came and is not there now, the store could not keep.
