@@ -8,8 +8,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-/// The first byte of a handshake (RFC 8446, 5.1).
-const HANDSHAKE: u8 = 0x16;
 /// How much of a request is read away, in bytes, so that the answer is not lost to a reset.
 const MAX_REQUEST: usize = 32 << 10;
 
@@ -25,7 +23,8 @@ const ANSWER: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; char
 pub(super) async fn of_tls(mut stream: TcpStream, patience: Duration) -> io::Result<Option<TcpStream>> {
     let mut first = [0];
     tokio::time::timeout(patience, stream.peek(&mut first)).await??;
-    if first[0] == HANDSHAKE || !first[0].is_ascii_uppercase() {
+    // As HTTP begins: with a method, or with empty lines before it (RFC 9112, 2.2).
+    if !first[0].is_ascii_alphabetic() && !matches!(first[0], b'\r' | b'\n') {
         return Ok(Some(stream));
     }
     tokio::time::timeout(patience, answer(&mut stream)).await??;
@@ -34,7 +33,8 @@ pub(super) async fn of_tls(mut stream: TcpStream, patience: Duration) -> io::Res
 
 async fn answer(stream: &mut TcpStream) -> io::Result<()> {
     let mut request = Vec::new();
-    while !request.windows(4).any(|window| window == b"\r\n\r\n") && request.len() < MAX_REQUEST {
+    let is_said = |request: &[u8]| request.trim_ascii_start().windows(4).any(|window| window == b"\r\n\r\n");
+    while !is_said(&request) && request.len() < MAX_REQUEST {
         if stream.read_buf(&mut request).await? == 0 {
             break;
         }

@@ -83,14 +83,17 @@ async fn blobs_come_over_tls_cold_and_warm() {
     let metrics = mirror.metrics().await;
     assert!(metrics.contains("mirror_bodies_total{path=\"tls\"} 2\n"), "{metrics}");
 
-    let plain = client::raw(mirror.address, b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    let plain = String::from_utf8(plain.to_vec()).expect("text");
-    assert!(
-        plain.starts_with("HTTP/1.1 400") && plain.contains("text/plain") && plain.contains("use https://"),
-        "{plain}"
-    );
+    for beginning in ["GET", "get", "\r\nGET", "\r\n\r\nGET", "\nGet"] {
+        let request = format!("{beginning} /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let plain = client::raw(mirror.address, request.as_bytes()).await;
+        let plain = String::from_utf8(plain.to_vec()).expect("text");
+        assert!(
+            plain.starts_with("HTTP/1.1 400") && plain.contains("text/plain") && plain.contains("use https://"),
+            "{plain}"
+        );
+    }
     // What is neither TLS nor HTTP gets no answer.
-    assert!(!client::raw(mirror.address, b"ssh").await.starts_with(b"HTTP"));
+    assert!(!client::raw(mirror.address, b"\0ssh").await.starts_with(b"HTTP"));
     // Ends when the mirror hangs up on a client that says nothing.
     let mirror = Settings::of(&registry).config(&lines).config("server.header_timeout = \"50ms\"").start().await;
     let mut silent = TcpStream::connect(mirror.address).await.expect("somebody listens");
