@@ -5,8 +5,9 @@
 //! that hangs up with a reset either, and upstream would be read on for nobody. Here the end of what the
 //! client sends is kept from hyper as long as an answer is under way; a reset is not.
 
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -22,7 +23,7 @@ pub struct Answering(Arc<State>);
 #[derive(Debug, Default)]
 struct State {
     under: AtomicBool,
-    /// Whether nothing more of the request is to come.
+    /// Whether nothing more of the request is wanted.
     said: AtomicBool,
     cut: AtomicBool,
     /// How many answers were begun.
@@ -35,9 +36,9 @@ struct State {
 
 impl Answering {
     /// From now on until what is returned is dropped.
-    fn begin(&self, said: bool) -> Under {
+    fn begin(&self) -> Under {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
-        self.0.said.store(said, Ordering::Release);
+        self.0.said.store(true, Ordering::Release);
         self.0.under.store(true, Ordering::Release);
         Under(self.clone())
     }
@@ -150,14 +151,28 @@ pub(super) struct Answer<B> {
 
 impl<B> Answer<B> {
     /// Begins with what makes the answer, to a request of which everything was `said` where it has no body. It is
-    /// under way from this call on: hyper looks for the end of what the client sends before it asks for the answer.
+    /// under way from this call on: hyper looks for the end of what the client sends before it asks for the answer,
+    /// also behind a body. Where that is not made at once, more of the body may be wanted, and its end, too.
     pub(super) fn of<F: Future<Output = Response<B>>>(
         answering: &Answering,
         said: bool,
         answered: F,
     ) -> impl Future<Output = Response<Answer<B>>> + use<B, F> {
-        let under = answering.begin(said);
-        async move { answered.await.map(|body| Answer { body, under }) }
+        let under = answering.begin();
+        async move {
+            let (mut answered, mut may_want_more) = (pin!(answered), !said);
+            let response = poll_fn(|context| {
+                let made = answered.as_mut().poll(context);
+                if std::mem::take(&mut may_want_more) && made.is_pending() {
+                    under.0.0.said.store(false, Ordering::Release);
+                    context.waker().wake_by_ref();
+                }
+                made
+            });
+            let response = response.await;
+            under.0.0.said.store(true, Ordering::Release);
+            response.map(|body| Answer { body, under })
+        }
     }
 }
 

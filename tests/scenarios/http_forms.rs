@@ -43,6 +43,18 @@ async fn who_has_shut_down_its_writing_side_gets_its_answer_at_once_and_late() {
 }
 
 #[tokio::test]
+async fn who_has_sent_a_body_that_nobody_wants_and_shut_down_is_told() {
+    let mirror = TestMirror::of(&Registry::start().await).await;
+    for round in 0..400 {
+        let method = ["GET", "POST", "PUT"][round % 3];
+        let body = "x".repeat([5, 1000][round % 2]);
+        let request = format!("{method} {TAG} HTTP/1.1\r\nHost: m\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        let reply = raw(&mirror, &request).await;
+        assert!(reply.starts_with("HTTP/1.1 405"), "{method}, round {round}: {reply}");
+    }
+}
+
+#[tokio::test]
 async fn the_absolute_form_is_the_same_request() {
     let registry = Registry::start().await;
     registry.add_image("library/app", "1", &[noise(63, 1000)]);
