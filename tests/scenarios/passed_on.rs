@@ -156,3 +156,28 @@ async fn who_asks_for_everything_by_a_range_of_what_cannot_be_kept_costs_one_dow
     assert!(answers.iter().all(|answer| answer.status == 206 && answer.body == bytes));
     assert_eq!(registry.gets_of(&digest), 1);
 }
+
+#[tokio::test]
+async fn a_body_without_length_and_end_drives_nothing_out_of_the_store() {
+    let registry = Registry::start().await;
+    let settings = Settings::of(&registry).config("store.max_size = \"20MB\"\nstore.min_free = \"0\"");
+    let mirror = settings.start().await;
+    let kept = registry.add_image("library/kept", "1", &[noise(7, 12_000_000)]);
+    let paths: Vec<_> = kept.blobs().map(|blob| format!("/v2/library/kept/blobs/{}", blob.digest)).collect();
+    for path in &paths {
+        assert!(mirror.get(path).await.complete);
+    }
+    mirror.settled().await;
+    for endless in [|rule: Rule| rule.without_length(), |rule: Rule| rule.chunked()] {
+        let (digest, _, path) = blob_of(&registry, SIZE);
+        registry.clear_rules();
+        registry.rule(endless(Rule::on(Match::blob(&digest).get())).endless());
+        let mut stream = mirror.stream(&path).await;
+        stream.read_exactly(40_000_000).await;
+        drop(stream);
+        mirror.settled().await;
+    }
+    for path in &paths {
+        assert_eq!(mirror.get(path).await.header("cache-status"), Some("registry-mirror; hit; detail=hit"), "{path}");
+    }
+}

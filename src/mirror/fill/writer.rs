@@ -23,6 +23,9 @@ use crate::mirror::room::Reservation;
 use crate::oci::{Algorithm, Verifier};
 use crate::upstream::UpstreamError;
 
+/// A body whose length nobody told, and that may have no end, is kept up to this part of what the store may hold.
+const UNTOLD_SHARE: u64 = 4;
+
 /// How many bytes of the file are read at a time to be hashed.
 const REHASH: usize = 1 << 20;
 
@@ -30,6 +33,8 @@ const REHASH: usize = 1 << 20;
 enum Refusal {
     /// So many bytes more have to be reserved first.
     Room(u64),
+    /// It goes on and on.
+    Endless,
     Disk(StoreError),
 }
 
@@ -57,6 +62,8 @@ pub(super) struct Writer {
     algorithm: Algorithm,
     /// How many bytes came so far, in whatever order: so many must be reserved.
     came: u64,
+    /// How many may come.
+    most: u64,
     /// The first byte that the verifier has not seen.
     hashed: u64,
 }
@@ -74,7 +81,8 @@ impl Writer {
         let hashed = ingest.take_hashed().map(|verifier| (verifier, ingest.written()));
         let (verifier, hashed) = hashed.unwrap_or_else(|| (Verifier::new(algorithm), 0));
         let came = ingest.written();
-        Writer { fills, ingest, reservation, verifier, progress, total, algorithm, came, hashed }
+        let most = if total.is_some() { u64::MAX } else { fills.room.most_room() / UNTOLD_SHARE };
+        Writer { fills, ingest, reservation, verifier, progress, total, algorithm, came, most, hashed }
     }
 
     /// Writes what comes until nothing more does.
@@ -128,6 +136,10 @@ impl Writer {
                         Err(error) => error,
                     }
                 }
+                Err(Refusal::Endless) => {
+                    let reason = format!("its length is not told, and it has more than {} bytes", self.most);
+                    StoreError::NoSpace(io::Error::new(io::ErrorKind::StorageFull, reason))
+                }
                 Err(Refusal::Disk(StoreError::NoSpace(_))) if !relieved => {
                     relieved = true;
                     self.fills.room.relieve(length_of(&batch)).await;
@@ -141,7 +153,11 @@ impl Writer {
 
     /// Writes, tells readers, then hashes. What could not be written stays in the batch.
     fn put(&mut self, batch: &mut VecDeque<Chunk>) -> Result<(), Refusal> {
-        let missing = (self.came + length_of(batch)).saturating_sub(self.reservation.bytes());
+        let in_all = self.came + length_of(batch);
+        if in_all > self.most {
+            return Err(Refusal::Endless);
+        }
+        let missing = in_all.saturating_sub(self.reservation.bytes());
         if missing > 0 {
             let reservation = self.fills.room.reserve_at_once(missing).ok_or(Refusal::Room(missing))?;
             self.reservation.add(reservation);
