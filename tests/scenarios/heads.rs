@@ -122,6 +122,25 @@ async fn a_head_of_a_frozen_tag_and_of_a_client_that_has_it_costs_nothing() {
     assert_eq!(gets(&registry), 0, "asked each time, and pulled never");
 }
 
+#[tokio::test]
+async fn a_tag_of_which_a_client_took_the_head_is_known_after_a_restart_where_another_name_had_brought_the_manifest() {
+    for other in ["library/app", "library/second"] {
+        let (mut registry, mirror, image) = cold().await;
+        registry.add_image(other, "0", &[noise(1, 1000)]);
+        assert_eq!(mirror.get(&format!("/v2/{other}/manifests/0")).await.status, 200);
+        mirror.settled().await;
+        assert_eq!(mirror.head(TAG).await.status, 200);
+        if other == "library/second" {
+            let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+            assert_eq!(mirror.get(&by_digest).await.status, 200);
+        }
+        registry.stop().await;
+        let mirror = mirror.restart().await;
+        mirror.advance(EXPIRED);
+        assert_eq!((mirror.head(TAG).await.status, mirror.get(TAG).await.status), (200, 200), "{other}");
+    }
+}
+
 /// containerd and docker ask for the head of the tag, and then for the manifest by its digest.
 #[tokio::test]
 async fn a_tag_of_which_a_client_took_the_head_and_then_the_manifest_can_be_served_without_upstream() {
