@@ -67,9 +67,6 @@ pub enum Implausible {
     /// It leads to manifests and to layers, and readers would disagree on which.
     #[error("is an image and an index at once")]
     Both,
-    /// It says something twice, and readers would disagree on what it says.
-    #[error("says twice what it is made of")]
-    Twice,
     /// It is JSON, and neither what it is called nor anything else that we know.
     #[error("has not the shape of {0}")]
     Shape(String),
@@ -103,7 +100,7 @@ pub fn check(asked: Asked<'_>, told: &Told<'_>, body: Option<&[u8]>) -> Result<(
         Asked::Blob(_) => Ok(()),
         _ if is_page => Err(Implausible::Page),
         Asked::Tags => body.map_or(Ok(()), json),
-        Asked::Referrers => body.map_or(Ok(()), |body| manifest(asked, Some(MediaType::ImageIndex), body)),
+        Asked::Referrers => body.map_or(Ok(()), |body| manifest(Some(MediaType::ImageIndex), body)),
         Asked::Manifest(_) => {
             let size = told.size.max(body.map(|body| body.len() as u64));
             if size.is_some_and(|size| size > MAX_MANIFEST_SIZE) {
@@ -111,7 +108,7 @@ pub fn check(asked: Asked<'_>, told: &Told<'_>, body: Option<&[u8]>) -> Result<(
             }
             match declared.as_ref().filter(|declared| !may_be_of_manifest(declared)) {
                 Some(other) => Err(Implausible::Type(shown(other))),
-                None => body.map_or(Ok(()), |body| manifest(asked, declared, body)),
+                None => body.map_or(Ok(()), |body| manifest(declared, body)),
             }
         }
     }
@@ -141,16 +138,13 @@ const KINDS: [fn(&MediaType) -> bool; 4] =
     [is_index, is_image, is_artifact, |media_type| is_first_schema(Some(media_type.as_ref()), None)];
 
 /// Whether bytes can be a manifest of the type they are called by, or of any.
-fn manifest(asked: Asked<'_>, declared: Option<MediaType>, body: &[u8]) -> Result<(), Implausible> {
+fn manifest(declared: Option<MediaType>, body: &[u8]) -> Result<(), Implausible> {
     json(body)?;
     let outline = Outline::parse(body).ok_or(Implausible::Json)?;
     let Outline { config, layers, manifests, blobs, subject, .. } = &outline;
     let image = config.given || layers.given;
     if manifests.given && image {
         return Err(Implausible::Both);
-    }
-    if outline.twice {
-        return Err(Implausible::Twice);
     }
     let first = (declared.is_none() && outline.schema_version == Some(1)).then(|| MediaType::from(DOCKER_SCHEMA1));
     let Some(called) = declared.or(first).or_else(|| outline.inferred()) else {
@@ -163,9 +157,7 @@ fn manifest(asked: Asked<'_>, declared: Option<MediaType>, body: &[u8]) -> Resul
         _ => may_be_of_manifest(&inside),
     });
     let version = if kind(&called) == Some(FIRST_SCHEMA) { 1 } else { 2 };
-    // Required of both; some leave it out of lists that they make up.
-    let is_required = matches!((asked, kind(&called)), (Asked::Manifest(_), Some(INDEX | IMAGE)));
-    let of_version = kind(&called).is_none() || outline.schema_version.map_or(!is_required, |given| given == version);
+    let of_version = kind(&called).is_none() || outline.schema_version.is_none_or(|given| given == version);
     let named = [config, layers, manifests, blobs].iter().all(|entries| !entries.odd);
     let fits = match kind(&called) {
         Some(INDEX) => manifests.named && !image && named,

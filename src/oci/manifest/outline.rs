@@ -28,16 +28,9 @@ pub(in crate::oci) struct Outline {
     /// What an artifact manifest has in place of layers.
     pub(in crate::oci) blobs: Entries,
     pub(in crate::oci) subject: Entries,
-    /// Whether a key that we read stands twice: some readers take the first, and some the last.
-    pub(in crate::oci) twice: bool,
-    /// Which of [`READ`] are there.
-    read: [bool; READ.len()],
     /// Which of [`TELLING`] have more than `null`.
     told: [bool; TELLING.len()],
 }
-
-/// Keys that stand once.
-const READ: [&str; 7] = ["schemaversion", "mediatype", "config", "subject", "layers", "manifests", "blobs"];
 
 /// Keys that tell what a document is.
 const TELLING: [&str; 12] = [
@@ -119,9 +112,6 @@ trait Keyed {
 
 impl Keyed for Outline {
     fn read<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
-        if let Some(at) = READ.iter().position(|read| *read == key) {
-            self.twice |= std::mem::replace(&mut self.read[at], true);
-        }
         match key {
             "schemaversion" => {
                 let version = map.next_value::<Option<Scalar>>()?.map(|version| version.number().unwrap_or_default());
