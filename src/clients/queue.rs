@@ -44,18 +44,25 @@ impl<T> Queue<T> {
         receiver
     }
 
-    /// Whose turn it is.
-    pub(crate) fn pop(&mut self) -> Option<oneshot::Sender<T>> {
-        while let Some((client, mut his)) = self.0.pop_front() {
+    /// Whose turn it is: of those of whom `has` tells the least the first.
+    pub(crate) fn pop(&mut self, has: impl Fn(ClientId) -> usize) -> Option<(ClientId, oneshot::Sender<T>)> {
+        while let Some(at) = (0..self.0.len()).min_by_key(|at| self.0.get(*at).map(|(client, _)| has(*client)))
+            && let Some((client, mut his)) = self.0.remove(at)
+        {
             let next = from_fn(|| his.pop_front()).find(|waiter| !waiter.is_closed());
             if !his.is_empty() {
                 self.0.push_back((client, his));
             }
-            if next.is_some() {
-                return next;
+            if let Some(next) = next {
+                return Some((client, next));
             }
         }
         None
+    }
+
+    /// The clients that wait.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = ClientId> {
+        self.0.iter().map(|(client, _)| *client)
     }
 
     /// Makes [`Queue::len`] exact.

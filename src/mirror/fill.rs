@@ -127,7 +127,12 @@ impl Fill {
             let fetched = self.fetch(place.take(), &departure).await;
             let left = |end: &End| match end {
                 // Somebody may have come while it stopped: then it goes on from where it is.
-                End::Deserted => departure.leave_if(|| unread::nobody_follows(&self.progress)),
+                End::Deserted => {
+                    departure.leave_if(|| unread::nobody_follows(&self.progress)) || {
+                        tracing::info!(blob = ?self.source, "waits for its turn: a client who has no place needs one");
+                        false
+                    }
+                }
                 End::Doubted(error) => {
                     tracing::info!(blob = ?self.source, %error, "what was left over is wrong; it begins anew");
                     false
@@ -158,11 +163,11 @@ impl Fill {
             },
         };
         match place {
-            Some(mut place) => {
+            Some(place) => {
                 let begun = tokio::select! {
                     begun = self.begin() => begun?,
                     () = self.fills.ending.cancelled() => return Err(End::Abandoned),
-                    () = unread::displaced(&mut place, &self.progress) => return Err(End::Deserted),
+                    () = unread::displaced(&place, &self.progress) => return Err(End::Deserted),
                 };
                 let Some((transfer, filled)) = begun else { return Ok(None) };
                 self.stream(transfer, filled, &mut Some(place), departure).await
@@ -178,16 +183,17 @@ impl Fill {
         let _waiting = fills.metrics.fill_waits();
         tokio::select! {
             biased;
-            place = tokio::time::timeout(fills.bounds.fill_wait, lane.place(*client)) => Ok(place.ok()),
+            place = tokio::time::timeout(fills.bounds.fill_wait, lane.fills.take(*client)) => Ok(place.ok()),
             () = unread::left(progress) => Err(End::Deserted),
         }
     }
 
     /// Passes the blob on without a place, while upstream has a connection free.
     async fn relay(&self, departure: &Departure<BlobKey, Following>) -> Result<Option<Filled>, End> {
-        let Fill { fills, source, .. } = self;
+        let Fill { fills, source, client, .. } = self;
         fills.metrics.fill_unplaced();
-        let place = Arc::new(fills.bounds.lane(&source.location.upstream).relay_place().ok_or(End::Busy)?);
+        let place = fills.bounds.lane(&source.location.upstream).relay_place(*client);
+        let place = Arc::new(place.ok_or(End::Busy)?);
         self.progress.send_modify(|progress| progress.relay = Some(place));
         if self.is_stored().await {
             return Ok(None);

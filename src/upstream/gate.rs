@@ -1,7 +1,9 @@
 //! How many requests to an upstream are under way at a time, and whose turn it is when there are more.
 //!
-//! A request holds its place until its answer, and of a blob its body, has ended or gives way (see `bodies`).
-//! Bodies never take all of the places: what is asked about manifests does not wait behind large blobs.
+//! A request holds its place until its answer, and of a blob its body, has ended or gives way (see `bodies`); a
+//! question whose client has several gives way to who has none, and is put again when it is its turn.
+//! Bodies never take all of the places: what is asked about manifests does not wait behind large blobs. Nor do lists,
+//! which may be long to read.
 
 mod bodies;
 
@@ -26,6 +28,10 @@ use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryN
 const COME_AGAIN: Duration = Duration::from_secs(5);
 /// How often who waits looks for a body that should give way.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a question is put that gives way to others each time.
+const PUT_AT_MOST: usize = 5;
+/// Lists take one of so many places.
+const FOR_LISTS: usize = 4;
 
 /// An upstream with a number of places, as one client asks it.
 #[derive(Clone)]
@@ -35,6 +41,7 @@ pub struct Gate {
     places: Turns,
     /// Those of them that bodies may take, and who has them.
     for_bodies: Turns,
+    for_lists: Turns,
     bodies: Bodies,
     patience: Duration,
     client: ClientId,
@@ -51,8 +58,11 @@ impl Gate {
         patience: Duration,
     ) -> Gate {
         let bodies = bodies.min(places.saturating_sub(1)).max(1);
-        let (places, for_bodies) = (Turns::new(places.max(1)), Turns::new(bodies));
-        Gate { upstream, name, places, for_bodies, bodies: Bodies::default(), patience, client: ClientId::Operator }
+        // Of two places one can be called back.
+        let for_lists = (places / FOR_LISTS).max(2);
+        let [places, for_bodies, for_lists] = [places, bodies, for_lists].map(|most| Turns::new(most.max(1)));
+        let (bodies, client) = (Bodies::default(), ClientId::Operator);
+        Gate { upstream, name, places, for_bodies, for_lists, bodies, patience, client }
     }
 
     async fn place(&self, among: &Turns) -> Result<Turn, UpstreamError> {
@@ -69,20 +79,47 @@ impl Gate {
                 turn = make_way => turn,
             }
         };
-        let taken = tokio::time::timeout(self.patience, turn).await;
-        taken.ok().flatten().ok_or_else(|| {
-            let Gate { name, patience, .. } = self;
-            let message = format!(
-                "{name}: as many requests are under way as this mirror makes at a time, and none ended within {patience:?}"
-            );
-            UpstreamError::new(UpstreamErrorClass::RateLimited(Some(COME_AGAIN)), message)
-        })
+        tokio::time::timeout(self.patience, turn).await.map_err(|_| self.too_many())
+    }
+
+    fn too_many(&self) -> UpstreamError {
+        let Gate { name, patience, .. } = self;
+        let message = format!(
+            "{name}: as many requests are under way as this mirror makes at a time, and none ended within {patience:?}"
+        );
+        UpstreamError::new(UpstreamErrorClass::RateLimited(Some(COME_AGAIN)), message)
     }
 
     /// Puts a question whose answer is all there is.
-    async fn put<T>(&self, question: impl Future<Output = Result<T, UpstreamError>>) -> Result<T, UpstreamError> {
-        let _place = self.place(&self.places).await?;
-        question.await
+    async fn put<T, F>(&self, question: impl Fn() -> F) -> Result<T, UpstreamError>
+    where
+        F: Future<Output = Result<T, UpstreamError>>,
+    {
+        for _ in 0..PUT_AT_MOST {
+            let place = self.place(&self.places).await?;
+            tokio::select! {
+                biased;
+                answer = question() => return answer,
+                () = place.called_back() => {}
+            }
+        }
+        Err(self.too_many())
+    }
+
+    /// The same for a list.
+    async fn put_for_list<T, F>(&self, question: impl Fn() -> F) -> Result<T, UpstreamError>
+    where
+        F: Future<Output = Result<T, UpstreamError>>,
+    {
+        for _ in 0..PUT_AT_MOST {
+            let place = self.place(&self.for_lists).await?;
+            tokio::select! {
+                biased;
+                answer = self.put(&question) => return answer,
+                () = place.called_back() => {}
+            }
+        }
+        Err(self.too_many())
     }
 }
 
@@ -94,7 +131,7 @@ impl Upstream for Gate {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Resolved, UpstreamError> {
-        self.put(self.upstream.resolve(repository, reference, accept)).await
+        self.put(|| self.upstream.resolve(repository, reference, accept.clone())).await
     }
 
     async fn manifest(
@@ -103,15 +140,15 @@ impl Upstream for Gate {
         reference: &Reference,
         accept: AcceptSet,
     ) -> Result<Manifest, UpstreamError> {
-        self.put(self.upstream.manifest(repository, reference, accept)).await
+        self.put(|| self.upstream.manifest(repository, reference, accept.clone())).await
     }
 
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        self.put(self.upstream.stat(repository, digest)).await
+        self.put(|| self.upstream.stat(repository, digest)).await
     }
 
     async fn stat_by_get(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        self.put(self.upstream.stat_by_get(repository, digest)).await
+        self.put(|| self.upstream.stat_by_get(repository, digest)).await
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
@@ -121,7 +158,7 @@ impl Upstream for Gate {
     }
 
     async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
-        self.put(self.upstream.tags(repository, page)).await
+        self.put_for_list(|| self.upstream.tags(repository, page)).await
     }
 
     async fn referrers(
@@ -131,7 +168,7 @@ impl Upstream for Gate {
         artifact_type: Option<&str>,
         cursor: Option<&Cursor>,
     ) -> Result<ReferrerList, UpstreamError> {
-        self.put(self.upstream.referrers(repository, digest, artifact_type, cursor)).await
+        self.put_for_list(|| self.upstream.referrers(repository, digest, artifact_type, cursor)).await
     }
 
     fn health(&self) -> Health {
@@ -151,11 +188,11 @@ impl Upstream for Gate {
     }
 
     async fn enter(&self) -> Result<(), UpstreamError> {
-        self.put(self.upstream.enter()).await
+        self.put(|| self.upstream.enter()).await
     }
 
     async fn challenge(&self, repository: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError> {
-        self.put(self.upstream.challenge(repository)).await
+        self.put(|| self.upstream.challenge(repository)).await
     }
 
     fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {

@@ -64,6 +64,7 @@ mod rotten_manifests;
 mod rude;
 mod seen_by_get;
 mod setups;
+mod shared_places;
 mod slow_index;
 mod stops;
 mod support;

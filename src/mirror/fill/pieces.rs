@@ -195,7 +195,7 @@ pub(super) async fn pump(
     let mut places = Vec::new();
     if may_be_helped && size - end > LARGE {
         let lane = drain.bounds.lane(&source.location.upstream);
-        let spare = || lane.spare_place();
+        let spare = || lane.fills.spare();
         places.extend(std::iter::from_fn(spare).take(source.upstream.health().streams - 1));
     }
     if !places.is_empty() {
@@ -286,7 +286,7 @@ impl<'a> Pieces<'a> {
     }
 
     /// Reads pieces, until somebody else wants the place.
-    async fn help(&self, drain: &Drain<'_>, mut place: Place) {
+    async fn help(&self, drain: &Drain<'_>, place: Place) {
         while !place.gives_way()
             && let Some(mut piece) = self.take_to_help()
         {

@@ -4,7 +4,6 @@
 //! them is a setting. They are worth no place that somebody else waits for. A fill that stops keeps what it
 //! has and goes on from there when it is asked for.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -62,15 +61,20 @@ pub(crate) async fn deserted(policy: FinishUnread, progress: &watch::Sender<Prog
 }
 
 /// Waits until somebody else wants the place of the fill, and nobody follows the fill: then the place is given
-/// up, even if the fill moves.
-pub(crate) async fn displaced(place: &mut Place, progress: &watch::Sender<Progress>) {
-    let lane = Arc::clone(place.lane());
-    loop {
-        lane.is_wanted().await;
-        if nobody_follows(progress) && place.gives_way() {
-            return;
+/// up, even if the fill moves. To who has none it is given up in any case, where its client has several.
+pub(crate) async fn displaced(place: &Place, progress: &watch::Sender<Progress>) {
+    let for_nobody = async {
+        loop {
+            place.turns().are_wanted().await;
+            if nobody_follows(progress) && place.gives_way() {
+                return;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+    };
+    tokio::select! {
+        () = for_nobody => {}
+        () = place.called_back() => {}
     }
 }
 

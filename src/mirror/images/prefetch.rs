@@ -188,7 +188,7 @@ impl Mirror {
         tell(events, PullEvent::Queued { digest, size_bytes: size }).await;
         let source = BlobSource { upstream: route.upstream.clone(), location: route.location.clone(), digest };
         // Its place is waited for as long as somebody listens; a client that asks meanwhile does not wait with it.
-        let place = self.0.fills.bounds.lane(&route.location.upstream).place(ClientId::Operator).await;
+        let place = self.0.fills.bounds.lane(&route.location.upstream).fills.take(ClientId::Operator).await;
         let (following, _) = self.0.fills.fly(source, Right::At(place));
         // Progress is a courtesy: a listener that is slow misses some.
         let grew = |written_bytes| drop(events.try_send(PullEvent::Progress { digest, written_bytes }));
@@ -281,7 +281,7 @@ impl Ahead {
             return Fetched::There;
         }
         let lane = fills.bounds.lane(&location.upstream);
-        let place = lane.spare_place().filter(|_| !fills.tasks.is_closed() && fills.room.fits(size));
+        let place = lane.fills.spare().filter(|_| !fills.tasks.is_closed() && fills.room.fits(size));
         let Some(place) = place else {
             fills.metrics.not_fetched_ahead();
             return Fetched::Dropped;
@@ -294,7 +294,7 @@ impl Ahead {
         let landed = tokio::select! {
             landed = landed(following, |_| ()) => landed,
             // Nobody follows it any more then, unless a client does.
-            () = lane.is_wanted() => return Fetched::Dropped,
+            () = lane.fills.are_wanted() => return Fetched::Dropped,
         };
         if landed.is_ok() { Fetched::Led(size) } else { Fetched::Failed }
     }

@@ -97,7 +97,7 @@ impl Passwords {
 
     /// A turn to have a password checked; `None` when that takes too long.
     pub(super) async fn turn(&self, client: ClientId) -> Option<Turn> {
-        tokio::time::timeout(PATIENCE, self.turns.take(client)).await.ok().flatten()
+        tokio::time::timeout(PATIENCE, self.turns.take(client)).await.ok()
     }
 
     /// Whether this is the password of the user.
