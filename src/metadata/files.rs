@@ -261,7 +261,8 @@ impl Files {
         Ok(())
     }
 
-    /// Creates a folder and those above it, so that they survive a power cut.
+    /// Creates a folder and those above it. Who puts something into it syncs it; those above go with it, since what was
+    /// made earlier is written down no later. To sync each of them would take a long name longer than all else.
     fn create_folder(&self, path: &Path) -> io::Result<()> {
         if path.is_dir() {
             return Ok(());
@@ -271,7 +272,7 @@ impl Files {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {
                 self.tally.folders(1);
-                sync_folder(parent)
+                Ok(())
             }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
@@ -475,6 +476,8 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 fn sync_folder(path: &Path) -> io::Result<()> {
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(path.to_owned()));
     File::open(path)?.sync_all()
 }
 
@@ -489,9 +492,40 @@ fn lines(entries: &[HistoryEntry]) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
     use crate::clock::Timestamp;
+    use crate::metadata::Proof;
     use crate::oci::{Algorithm, Descriptor, MediaType};
+
+    thread_local! {
+        pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn a_long_name_takes_no_more_syncs_than_a_short_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = Files::open(folder.path());
+        let upstream: RegistryName = "docker.io".parse().expect("valid");
+        let descriptor =
+            Descriptor { digest: Digest::of(Algorithm::Sha256, b"x"), size: 1, media_type: MediaType::ImageManifest };
+        let record = TagRecord { descriptor: descriptor.clone(), checked_at: Timestamp(1), since: Timestamp(1) };
+        for repository in ["short".to_owned(), ["a"; 62].join("/")] {
+            let location = Location { upstream: upstream.clone(), repository: repository.parse().expect("valid") };
+            let tag = "1".parse().expect("valid");
+            let key = TagKey { location: location.clone(), tag, accept: AcceptSet::everything() };
+            SYNCED.take();
+            let member = Membership { descriptor: descriptor.clone(), proof: Proof::Bytes, anonymous: false };
+            files.put_member(&location, &member).expect("written");
+            files.put_tag(&key, &record).expect("written");
+            // What is written last in each folder is what those above are written down with.
+            let [member, tag] = [files.member_path(&location, &descriptor.digest), files.tag_path(&key)]
+                .map(|path| path.parent().map(Path::to_owned));
+            let tag = tag.expect("a folder");
+            assert_eq!(SYNCED.take(), [member.expect("a folder"), tag.clone(), tag]);
+        }
+    }
 
     #[test]
     fn of_a_tag_that_moves_for_ever_the_last_changes_are_kept() {
