@@ -146,7 +146,7 @@ series! {
     reloads: Family<OfResult, Counter>, "Times that the settings were read again, by what came of it";
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
-    bodies_used: Level, [Bytes] "Bytes of bodies in memory: in hand, at hand, passed on, on their way to the disk";
+    bodies_used: Level, [Bytes] "Bytes of bodies in memory: on their way in, in hand, at hand, passed on, on their way to the disk, and lists";
     bodies_budget: Level, [Bytes] "Bytes that bodies in memory may take together";
     entries: Family<OfTable, Gauge>, "Entries of what clients and upstreams can make grow, by table";
     shortcuts: Level, [Bytes] "Bytes by which requests are recognised that were answered from memory";

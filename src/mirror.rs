@@ -292,9 +292,10 @@ impl Mirror {
         self.0.earlier.iter().filter_map(Weak::upgrade).chain([Arc::clone(&self.0.fills)])
     }
 
-    /// How many bytes of bodies are in memory, and how many may be.
+    /// How many bytes of bodies are in memory, lists that are remembered included, and how many may be.
     pub fn bodies(&self) -> (u64, u64) {
-        self.0.fills.bounds.in_memory()
+        let ((bodies, most), (lists, most_lists)) = (self.0.fills.bounds.in_memory(), self.0.answers.lists.in_memory());
+        (bodies + lists, most + most_lists)
     }
 
     /// One more answer to `client` made of this, until the share is dropped; `None` where it is short.

@@ -66,9 +66,9 @@ struct New {
 impl InForce {
     /// Brings the gauges up to date that are of what holds now.
     pub(super) fn measure(&self, metrics: &Metrics) {
-        let InForce { mirror, clients, admission, .. } = self;
-        let (bodies, budget) = mirror.bodies();
-        metrics.bodies(bodies, budget);
+        let InForce { mirror, clients, admission, upstreams, .. } = self;
+        let ((bodies, budget), (coming, most)) = (mirror.bodies(), upstreams.on_the_way_in());
+        metrics.bodies(bodies + coming, budget + most);
         let own = [admission.authenticator.table(), admission.grants.table()];
         metrics.entries(mirror.tables().into_iter().chain(clients.tables()).chain(own));
         metrics.memory(mirror.memory_used());

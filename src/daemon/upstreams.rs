@@ -103,6 +103,11 @@ impl Upstreams {
         Ok(Known { configured: upstream.clone(), content, offline, can_be_asked, shares, asking, gated })
     }
 
+    /// How many bytes of manifests and lists are on their way in, and how many may be.
+    pub(super) fn on_the_way_in(&self) -> (u64, u64) {
+        self.whole.used()
+    }
+
     pub(super) fn routes(&self, default: &RegistryName) -> Routes {
         let upstreams = self.known.iter().map(|known| (known.configured.host.clone(), Arc::clone(&known.gated)));
         Routes::new(default.clone(), upstreams)

@@ -77,6 +77,7 @@ pub struct HttpUpstream {
     quota: Arc<Mutex<Option<Quota>>>,
     /// Whether the log already says that a credential is refused.
     warned: Arc<AtomicBool>,
+    readers: lists::Readers,
     /// What is shown in place of the configured credential.
     presented: Option<Presented>,
 }
@@ -104,6 +105,7 @@ impl HttpUpstream {
             abroad: facade::nowhere(),
             quota: Arc::default(),
             warned: Arc::default(),
+            readers: lists::Readers::default(),
             presented: None,
         })
     }

@@ -166,7 +166,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
         "mirror/recall/lists.rs",
         "known",
         Bounded(
-            "32 MiB each, of tags and of referrers",
+            "32 MiB each, of tags and of referrers, of the one budget",
             "mirror_entries{table=lists_of_tags}",
             "all_lists_together_are_bounded_also_after_a_restart_and_the_oldest_go_first",
         ),

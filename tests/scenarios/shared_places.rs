@@ -115,20 +115,6 @@ async fn who_gave_his_place_up_and_gets_none_in_time_is_passed_on_or_told() {
 }
 
 #[tokio::test]
-async fn who_has_no_place_for_what_is_passed_on_gets_one_of_those_who_have_most() {
-    let (registry, gate, slow, quick) = slow_registry(5).await;
-    // One place among the fills, and two beside them.
-    let lines = "limits.fills = 1\nlimits.fill_wait = \"300ms\"";
-    let mirror = Settings::of(&registry).config(lines).upstream("connections = 4").start().await;
-    let _streams = begin(&mirror, GREEDY, &slow[..3], &[]).await;
-    // As if they got on: what stands still loses its place to anybody.
-    let path = format!("/v2/library/app/blobs/{}", quick[0]);
-    let honest = get(&mirror, HONEST, &path).await;
-    assert!(honest.complete, "{} {:?}", honest.status, String::from_utf8_lossy(&honest.body));
-    gate.open();
-}
-
-#[tokio::test]
 async fn who_has_no_place_for_a_question_gets_one_of_those_who_have_most() {
     for kind in ["manifests/1", "tags/list", "HEAD"] {
         let (registry, gate, slow, _) = slow_registry(8).await;

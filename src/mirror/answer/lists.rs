@@ -104,6 +104,12 @@ pub(crate) struct ListAnswers {
 }
 
 impl ListAnswers {
+    /// How many bytes they take in memory, and how many they may take.
+    pub(crate) fn in_memory(&self) -> (u64, u64) {
+        let ((tags, most_tags), (referrers, most_referrers)) = (self.tags.in_memory(), self.referrers.in_memory());
+        (tags + referrers, most_tags + most_referrers)
+    }
+
     /// How many entries there are.
     pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
         [("lists_of_tags", self.tags.entries()), ("lists_of_referrers", self.referrers.entries())]

@@ -4,7 +4,8 @@
 //!
 //! Truth: who finds no room is told to come again; nobody gets half a body. What clients have not taken yet has
 //! half of it at most, and an eighth of it is the most that one client has so, so that who reads nothing holds
-//! none but his own. Fills have their own part, so that they wait for nobody who reads slowly (see `bounds`).
+//! none but his own. Fills have their own part, so that they wait for nobody who reads slowly (see `bounds`); so have
+//! lists that are remembered (see `recall::lists`) and what is on its way in (see `upstream::http::whole`).
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
+use crate::clients::{ClientId, Turn, Turns};
 use crate::clock::Timestamp;
 use crate::metadata::{KeptList, ListKey, MetadataStore};
 use crate::mirror::error::MirrorError;
@@ -21,7 +22,7 @@ use crate::upstream::{UpstreamError, UpstreamErrorClass};
 const REWRITE_AFTER: Duration = Duration::from_secs(600);
 /// So many lists are written at a time; more are not kept, so that a slow disk gathers no queue.
 const WRITERS: usize = 8;
-/// So many are read at a time; more wait, and by then another may have read theirs.
+/// So many are read at a time; more wait for their client's turn, and by then another may have read theirs.
 const READERS: usize = 8;
 
 /// Writes lists down, and reads them again.
@@ -30,13 +31,12 @@ pub(crate) struct Keeper {
     metadata: Arc<dyn MetadataStore>,
     tasks: TaskTracker,
     writers: Arc<Semaphore>,
-    readers: Arc<Semaphore>,
+    readers: Turns,
 }
 
 impl Keeper {
     pub(crate) fn new(metadata: Arc<dyn MetadataStore>, tasks: TaskTracker) -> Keeper {
-        let (writers, readers) = (Semaphore::new(WRITERS), Semaphore::new(READERS));
-        Keeper { metadata, tasks, writers: Arc::new(writers), readers: Arc::new(readers) }
+        Keeper { metadata, tasks, writers: Arc::new(Semaphore::new(WRITERS)), readers: Turns::new(READERS) }
     }
 
     /// What outlives those who ask is run here.
@@ -97,12 +97,12 @@ impl Keeper {
     }
 
     /// A turn to read.
-    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.readers).acquire_owned().await.ok()
+    pub(super) async fn turn(&self, client: ClientId) -> Turn {
+        self.readers.take(client).await
     }
 
     /// What was written down before.
-    pub(super) async fn read<V: List>(&self, key: &ListKey, turn: Option<OwnedSemaphorePermit>) -> Option<Known<V>> {
+    pub(super) async fn read<V: List>(&self, key: &ListKey, turn: Turn) -> Option<Known<V>> {
         let (metadata, key) = (Arc::clone(&self.metadata), key.clone());
         // A long list takes as long to read as a disk may.
         let read = move || {

@@ -10,6 +10,7 @@ use moka::Entry;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
 
+use crate::clients::ClientId;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::ListKey;
 use crate::mirror::error::{MirrorError, Subject};
@@ -66,6 +67,12 @@ impl<V: List> Lists<V> {
         Lists { policy, negative_ttl, known, flights: Flights::new(), keeper, clock }
     }
 
+    /// How many bytes they take, and how many they may take.
+    pub(crate) fn in_memory(&self) -> (u64, u64) {
+        self.known.run_pending_tasks();
+        (self.known.weighted_size(), CAPACITY)
+    }
+
     /// How many entries there are.
     pub(crate) fn entries(&self) -> u64 {
         self.known.entry_count() + self.flights.len() as u64
@@ -92,7 +99,7 @@ impl<V: List> Lists<V> {
         F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
     {
         let now = self.clock.now();
-        let last = self.recall(&key).await;
+        let last = self.recall(&key, route.asker.client()).await;
         let seen = last.as_ref().map(|last| last.at);
         let last = last.filter(|_| may_remember);
         if let Some(Known { said: Err(no), at, .. }) = &last
@@ -133,11 +140,11 @@ impl<V: List> Lists<V> {
     }
 
     /// What upstream said last, as far as it is remembered.
-    async fn recall(&self, key: &ListKey) -> Option<Known<V>> {
+    async fn recall(&self, key: &ListKey, client: ClientId) -> Option<Known<V>> {
         if let Some(known) = self.known.get(key) {
             return Some(known);
         }
-        let turn = self.keeper.turn().await;
+        let turn = self.keeper.turn(client).await;
         if let Some(known) = self.known.get(key) {
             return Some(known);
         }

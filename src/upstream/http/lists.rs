@@ -5,6 +5,7 @@
 //! whatever address it names. Nobody goes to that address; only its query is used.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, HeaderMap, HeaderName, LINK};
@@ -27,8 +28,9 @@ use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamEr
 
 /// The most bytes of tags that are taken in one answer: a list of 11 MB is one that people have.
 const MAX_TAGS_SIZE: u64 = 64 << 20;
-/// So many lists of tags are read at a time, however many come.
-static READERS: Semaphore = Semaphore::const_new(1);
+/// So many lists of tags are read at a time of one upstream, however many come: it gives places for lists to clients
+/// in turns (see [`Gate`](crate::upstream::gate::Gate)).
+const READERS: usize = 1;
 /// A list of fewer bytes is read sooner than it is handed to another thread.
 const LONG: usize = 64 << 10;
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
@@ -92,7 +94,7 @@ impl HttpUpstream {
         self.notice(Resource::tags(repository), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE, None).await?;
-        let tags = if bytes.len() < LONG { tags_of(&what, &bytes)? } else { long_list(&what, bytes).await? };
+        let tags = if bytes.len() < LONG { tags_of(&what, &bytes)? } else { self.readers.read(&what, bytes).await? };
         let next = next.map(|query| Page::of_link(&query).ok_or_else(|| unclear(&what))).transpose()?;
         Ok(TagList { tags, next })
     }
@@ -142,12 +144,29 @@ impl HttpUpstream {
     }
 }
 
-/// A turn behind the others, on a thread of its own: such a list may take a second to read.
-async fn long_list(what: &str, bytes: Bytes) -> Result<TagNames, UpstreamError> {
-    let _turn = READERS.acquire().await.ok();
-    let name = what.to_owned();
-    let read = tokio::task::spawn_blocking(move || tags_of(&name, &bytes));
-    read.await.unwrap_or_else(|_| Err(protocol(what, "could not be read")))
+/// Turns to read what is long.
+#[derive(Clone)]
+pub(super) struct Readers(Arc<Semaphore>);
+
+impl Default for Readers {
+    fn default() -> Readers {
+        Readers(Arc::new(Semaphore::new(READERS)))
+    }
+}
+
+impl Readers {
+    /// Behind the others, on a thread of its own: such a list may take a second to read. Who asks no more leaves his
+    /// turn to it until it is read.
+    async fn read(&self, what: &str, bytes: Bytes) -> Result<TagNames, UpstreamError> {
+        let turn = Arc::clone(&self.0).acquire_owned().await;
+        let name = what.to_owned();
+        let read = move || {
+            let _turn = turn;
+            tags_of(&name, &bytes)
+        };
+        let read = tokio::task::spawn_blocking(read).await;
+        read.unwrap_or_else(|_| Err(protocol(what, "could not be read")))
+    }
 }
 
 /// The tags in an answer.

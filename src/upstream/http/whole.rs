@@ -37,6 +37,11 @@ impl Default for Whole {
 pub(super) struct NoMemory;
 
 impl Whole {
+    /// How many bytes are taken by all upstreams together, and how many may be.
+    pub fn used(&self) -> (u64, u64) {
+        ((ALL - self.all.available_permits()) as u64, ALL as u64)
+    }
+
     /// That of another upstream.
     #[must_use]
     pub fn of_another(&self) -> Whole {
