@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::metadata::Location;
-use crate::oci::RegistryName;
+use crate::oci::{RegistryName, Repository};
 
 /// So many are remembered.
 const MOST: usize = 100_000;
@@ -47,7 +47,14 @@ pub enum Said {
 #[derive(Debug)]
 pub struct Grants {
     life: Duration,
-    given: Mutex<HashMap<(Holder, Location), Given>>,
+    given: Mutex<HashMap<Key, Given>>,
+}
+
+/// Who may read which repository of an upstream; without one, who is let in there.
+type Key = (Holder, RegistryName, Option<Repository>);
+
+fn key(holder: &Holder, Location { upstream, repository }: &Location) -> Key {
+    (*holder, upstream.clone(), Some(repository.clone()))
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +74,7 @@ impl Grants {
     #[must_use]
     pub fn without(&self, upstreams: &HashSet<RegistryName>, life: Duration) -> Grants {
         let given = self.given.lock();
-        let others = given.iter().filter(|((_, location), _)| !upstreams.contains(&location.upstream));
+        let others = given.iter().filter(|((_, upstream, _), _)| !upstreams.contains(upstream));
         let given = others.map(|(key, given)| (key.clone(), *given)).collect();
         Grants { life, given: Mutex::new(given) }
     }
@@ -84,7 +91,21 @@ impl Grants {
 
     /// Whether he may read it.
     pub fn hold(&self, holder: &Holder, location: &Location, now: Instant) -> bool {
-        self.age(holder, location, now).is_some_and(|(age, _)| age < self.life)
+        self.holds(&key(holder, location), now)
+    }
+
+    fn holds(&self, key: &Key, now: Instant) -> bool {
+        self.age(key, now).is_some_and(|(age, _)| age < self.life)
+    }
+
+    /// Whether he is let in by an upstream, which says nothing of what it has.
+    pub fn lets_in(&self, holder: &Holder, upstream: &RegistryName, now: Instant) -> bool {
+        self.holds(&(*holder, upstream.clone(), None), now)
+    }
+
+    /// An upstream lets him in.
+    pub fn let_in(&self, Holders { own, .. }: &Holders, upstream: &RegistryName, now: Instant) {
+        self.give((*own, upstream.clone(), None), false, now);
     }
 
     /// Takes note of what upstream says to a caller, and whether he may read it.
@@ -92,8 +113,8 @@ impl Grants {
         let Holders { own, shows, lasting, certificate } = holders;
         match said {
             Said::Yes => {
-                self.give(own, location, *lasting, now);
-                certificate.iter().for_each(|holder| self.give(holder, location, true, now));
+                self.give(key(own, location), *lasting, now);
+                certificate.iter().for_each(|holder| self.give(key(holder, location), true, now));
                 true
             }
             Said::No => {
@@ -111,7 +132,7 @@ impl Grants {
     pub fn end_all(&self, Holders { own, shows, certificate, .. }: &Holders, upstream: &RegistryName) {
         if *shows {
             let is_his = |holder: &Holder| holder == own || certificate.as_ref() == Some(holder);
-            self.given.lock().retain(|(holder, location), _| location.upstream != *upstream || !is_his(holder));
+            self.given.lock().retain(|(holder, of, _), _| of != upstream || !is_his(holder));
         }
     }
 
@@ -122,27 +143,27 @@ impl Grants {
     }
 
     fn held(&self, holder: &Holder, location: &Location, now: Instant) -> bool {
-        self.age(holder, location, now).is_some_and(|(age, lasting)| lasting && age < AWAY)
+        self.age(&key(holder, location), now).is_some_and(|(age, lasting)| lasting && age < AWAY)
     }
 
-    fn age(&self, holder: &Holder, location: &Location, now: Instant) -> Option<(Duration, bool)> {
-        let given = *self.given.lock().get(&(*holder, location.clone()))?;
+    fn age(&self, key: &Key, now: Instant) -> Option<(Duration, bool)> {
+        let given = *self.given.lock().get(key)?;
         Some((now.checked_duration_since(given.at)?, given.lasting))
     }
 
-    fn give(&self, holder: &Holder, location: &Location, lasting: bool, now: Instant) {
+    fn give(&self, key: Key, lasting: bool, now: Instant) {
         let mut given = self.given.lock();
         if given.len() >= MOST {
             let life = self.life;
             given.retain(|_, given| now.duration_since(given.at) < if given.lasting { AWAY } else { life });
         }
         if given.len() < MOST {
-            given.insert((*holder, location.clone()), Given { at: now, lasting });
+            given.insert(key, Given { at: now, lasting });
         }
     }
 
     fn end(&self, holder: &Holder, location: &Location) {
-        self.given.lock().remove(&(*holder, location.clone()));
+        self.given.lock().remove(&key(holder, location));
     }
 }
 
@@ -158,7 +179,7 @@ mod tests {
     fn a_grant_is_for_one_holder_and_repository_and_ends_however_often_it_is_used() {
         let (grants, start) = (Grants::new(Duration::from_secs(120)), Instant::now());
         let (one, other, app) = ([1; 32], [2; 32], location("app"));
-        grants.give(&one, &app, false, start);
+        grants.give(key(&one, &app), false, start);
         for seconds in [0, 60, 119] {
             assert!(grants.hold(&one, &app, start + Duration::from_secs(seconds)), "{seconds}");
         }
@@ -173,7 +194,7 @@ mod tests {
     #[test]
     fn what_lasts_counts_for_a_day_while_upstream_is_away() {
         let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
-        grants.give(&[1; 32], &app, true, start);
+        grants.give(key(&[1; 32], &app), true, start);
         let day = Duration::from_secs(86_400);
         assert!(grants.held(&[1; 32], &app, start + day - Duration::from_secs(1)));
         assert!(!grants.held(&[1; 32], &app, start + day));
@@ -189,12 +210,12 @@ mod tests {
             holder
         };
         for n in 0..=MOST {
-            grants.give(&holder(n), &location("app"), false, start);
+            grants.give(key(&holder(n), &location("app")), false, start);
         }
         assert!(grants.hold(&holder(0), &location("app"), start));
         assert!(!grants.hold(&holder(MOST), &location("app"), start));
         let later = start + Duration::from_secs(121);
-        grants.give(&holder(MOST), &location("app"), false, later);
+        grants.give(key(&holder(MOST), &location("app")), false, later);
         assert!(grants.hold(&holder(MOST), &location("app"), later), "those that are over make room");
         assert_eq!(grants.table().1, 1);
     }
@@ -204,15 +225,15 @@ mod tests {
         let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
         let holder = |n: usize| std::array::from_fn(|at| n.to_le_bytes().get(at).copied().unwrap_or_default());
         for n in 0..MOST {
-            grants.give(&holder(n), &app, n < 2, start + Duration::from_secs(u64::from(n == 2)));
+            grants.give(key(&holder(n), &app), n < 2, start + Duration::from_secs(u64::from(n == 2)));
         }
         let over = start + Duration::from_secs(120);
-        grants.give(&holder(MOST), &app, false, over);
+        grants.give(key(&holder(MOST), &app), false, over);
         // Two that last, one that is not over, and the new one.
         assert_eq!(grants.table().1, 4);
         let next_day = start + AWAY;
         for n in MOST..2 * MOST {
-            grants.give(&holder(n), &app, true, next_day);
+            grants.give(key(&holder(n), &app), true, next_day);
         }
         assert_eq!(grants.table().1, MOST as u64);
         assert!(!grants.held(&holder(0), &app, next_day) && grants.held(&holder(MOST), &app, next_day));
@@ -241,7 +262,14 @@ mod tests {
         grants.end_all(&holders(0, true, Some(3)), &app.upstream);
         grants.end_all(&again, &"b.example".parse().expect("valid"));
         assert!(grants.hold(&[1; 32], &app, start), "who shows nothing, and another upstream");
+        assert!(!grants.lets_in(&[1; 32], &app.upstream, start), "of that nothing was said");
+        grants.let_in(&again, &app.upstream, start);
+        grants.let_in(&other, &app.upstream, start);
+        let (last, over) = (start + Duration::from_secs(119), start + Duration::from_secs(120));
+        assert!(grants.lets_in(&[1; 32], &app.upstream, last) && !grants.lets_in(&[1; 32], &app.upstream, over));
+        assert!(!grants.lets_in(&[1; 32], &"b.example".parse().expect("valid"), start));
         grants.end_all(&again, &app.upstream);
+        assert!(!grants.lets_in(&[1; 32], &app.upstream, start) && grants.lets_in(&[2; 32], &app.upstream, start));
         assert!(![&app, &elsewhere].iter().any(|at| grants.hold(&[1; 32], at, start) || grants.had(&again, at, start)));
         assert!(grants.hold(&[2; 32], &app, start), "nobody else's");
     }

@@ -180,7 +180,10 @@ impl Admission {
         }
         guest.asker.question().map_err(Rejected::TooMany)?;
         let holders = self.holders(guest);
-        let has_time = !self.grants.had(&holders, location, now);
+        // Who can be told how to log in is told that soon.
+        let can_be_told = guest.own.credential.is_none()
+            && mirror.last_challenge(&location.upstream, Some(&location.repository)).is_some();
+        let has_time = !can_be_told && !self.grants.had(&holders, location, now);
         let (grants, about) = (Arc::clone(&self.grants), location.clone());
         let hear = move |said: &Result<(), MirrorError>| {
             let said = match said {
@@ -243,22 +246,27 @@ impl Admission {
 
     /// Whether the upstream lets in who asks; where it is away, nobody is turned away here.
     async fn ask_the_door(&self, guest: &Guest, mirror: &Mirror, upstream: &RegistryName) -> Result<(), Rejected> {
-        let welcome = match mirror.enter(upstream, &guest.own).await {
-            // A token for nobody opens the door, and clients would not log in.
-            Ok(()) => guest.own.credential.is_some(),
-            Err(error) if error.is_denial() => {
-                self.grants.end_all(&self.holders(guest), upstream);
-                false
+        let (holders, now) = (self.holders(guest), Instant::now().into_std());
+        if holders.shows {
+            if self.grants.lets_in(&holders.own, upstream, now) {
+                return Ok(());
             }
-            Err(_) => true,
-        };
-        if welcome {
-            return Ok(());
+            guest.asker.question().map_err(Rejected::TooMany)?;
         }
-        let challenge = match mirror.challenge(upstream, None).await {
-            Ok(Some(wanted)) => told(upstream, &wanted),
-            Ok(None) if guest.own.credential.is_some() => None,
-            Ok(None) | Err(_) => return Ok(()),
+        match mirror.enter(upstream, &guest.own).await {
+            Ok(()) if holders.shows => {
+                self.grants.let_in(&holders, upstream, now);
+                return Ok(());
+            }
+            // The door may be open for nobody, and clients would not log in.
+            Ok(()) => {}
+            Err(error) if error.is_denial() => self.grants.end_all(&holders, upstream),
+            Err(_) => return Ok(()),
+        }
+        let challenge = match mirror.last_challenge(upstream, None) {
+            Some(wanted) => told(upstream, &wanted),
+            None if holders.shows => None,
+            None => return Ok(()),
         };
         if guest.overheard {
             return Err(Rejected::Refused(Refusal::Overheard { upstream: upstream.clone() }));
@@ -290,9 +298,10 @@ impl Guest {
 
 /// What an upstream wants to see, as it is told to clients.
 async fn challenge(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repository>) -> Option<String> {
-    let wanted = match mirror.challenge(upstream, repository).await {
-        Ok(wanted) => wanted,
-        Err(_) => mirror.last_challenge(upstream, repository),
+    // What it refused a moment ago, it wanted that, too.
+    let wanted = match mirror.last_challenge(upstream, repository) {
+        None => mirror.challenge(upstream, repository).await.ok().flatten(),
+        wanted => wanted,
     };
     wanted.and_then(|wanted| told(upstream, &wanted))
 }

@@ -195,7 +195,7 @@ impl Upstream for Gate {
         self.put(|| self.upstream.challenge(repository)).await
     }
 
-    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
         self.upstream.last_challenge(repository)
     }
 

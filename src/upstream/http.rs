@@ -30,6 +30,7 @@ mod wire;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use http::header::{
@@ -43,6 +44,7 @@ use self::answer::{Answer, Question};
 use self::body::Body;
 use self::clients::Clients;
 use self::endpoint::Endpoint;
+pub use self::endpoint::Wanted;
 pub use self::examine::examine;
 use self::facade::Abroad;
 pub use self::settings::{HttpSettings, HttpSettingsError};
@@ -95,7 +97,7 @@ impl HttpUpstream {
     /// When the settings contradict themselves or the file of certificates is not usable.
     pub fn new(settings: HttpSettings) -> Result<HttpUpstream, HttpSettingsError> {
         settings.check_url()?;
-        let endpoint = Endpoint::new(settings.url.clone(), &settings.configured);
+        let endpoint = Endpoint::new(settings.url.clone(), &settings.configured, settings.wanted.clone());
         let clients = Clients::new(&settings, &endpoint)?;
         Ok(HttpUpstream {
             settings: Arc::new(settings),
@@ -382,7 +384,7 @@ impl Upstream for HttpUpstream {
         self.challenge_of(repository).await
     }
 
-    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
         self.last_challenge_of(repository)
     }
 

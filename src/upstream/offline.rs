@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -78,7 +79,7 @@ impl Upstream for Offline {
         Err(self.not_asked())
     }
 
-    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
         self.asked.as_ref()?.last_challenge(repository)
     }
 

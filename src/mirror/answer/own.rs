@@ -16,7 +16,7 @@ use crate::mirror::{Found, Mirror, Route};
 use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Reference, RegistryName, Repository, Request};
 use crate::upstream::credentials::{Credential, Fingerprint, Presented, Secret};
-use crate::upstream::{Resolved, Resource, Upstream, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{CHALLENGE_IS_FRESH, Outlook, Resolved, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
 fn shown(presented: &access::Presented) -> Presented {
     let credential = match &presented.credential {
@@ -95,7 +95,7 @@ impl Mirror {
             return work().await;
         }
         let key = (presented.fingerprint, name, Some(repository));
-        match self.patiently(&*upstream, &resource, key, work).await? {
+        match self.patiently(upstream.outlook(&resource), key, work).await? {
             // That was another question.
             Landing::Arrived(Err(error), true) if !error.is_outage() => {
                 let patience = self.0.answers.tags.policy.patience;
@@ -109,8 +109,7 @@ impl Mirror {
     /// It goes on behind, and who asks again while it does joins it.
     async fn patiently<F>(
         &self,
-        upstream: &dyn Upstream,
-        resource: &Resource,
+        outlook: Outlook,
         key: OwnQuestion,
         work: impl FnOnce() -> F,
     ) -> Result<Landing<Result<(), MirrorError>>, MirrorError>
@@ -118,7 +117,7 @@ impl Mirror {
         F: Future<Output = Result<(), MirrorError>> + Send + 'static,
     {
         let Tags { policy, tasks, .. } = &*self.0.answers.tags;
-        let patience = policy.patience_for(upstream.outlook(resource), Subject::Manifest)?;
+        let patience = policy.patience_for(outlook, Subject::Manifest)?;
         Ok(self.0.answers.own_questions.share(tasks, key, Some(patience), work).await)
     }
 
@@ -179,18 +178,27 @@ impl Mirror {
 
     /// What it was when it was last asked for. Asks nobody.
     pub fn last_challenge(&self, upstream: &RegistryName, repository: Option<&Repository>) -> Option<Challenge> {
-        self.0.routes.upstream(upstream)?.last_challenge(repository)
+        Some(self.0.routes.upstream(upstream)?.last_challenge(repository)?.0)
     }
 
     /// Whether an upstream lets in who shows this: within the patience of clients, since silence turns nobody away.
+    /// For who shows nothing it is found out what has to be shown, unless that was asked for lately.
     ///
     /// # Errors
     /// What it says in place of a yes.
     pub async fn enter(&self, upstream: &RegistryName, presented: &access::Presented) -> Result<(), MirrorError> {
         let asked = self.asked(upstream, presented)?;
-        let (at, key) = (Arc::clone(&asked), (presented.fingerprint, upstream.clone(), None));
-        let work = || async move { at.enter().await.map_err(|error| MirrorError::upstream(Subject::Manifest, error)) };
-        landed(self.patiently(&*asked, &Resource::door(), key, work).await?)
+        let (outlook, shows) = (asked.outlook(&Resource::door()), presented.credential.is_some());
+        let is_known = || asked.last_challenge(None).is_some_and(|(_, age)| age < CHALLENGE_IS_FRESH);
+        if outlook == Outlook::Well && !shows && is_known() {
+            return Ok(());
+        }
+        let key = (presented.fingerprint, upstream.clone(), None);
+        let work = || async move {
+            let said = if shows { asked.enter().await } else { asked.challenge(None).await.map(drop) };
+            said.map_err(|error| MirrorError::upstream(Subject::Manifest, error))
+        };
+        landed(self.patiently(outlook, key, work).await?)
     }
 
     fn asked(&self, upstream: &RegistryName, presented: &access::Presented) -> Result<Arc<dyn Upstream>, MirrorError> {

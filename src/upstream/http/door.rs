@@ -1,5 +1,7 @@
 //! The door of a registry, `/v2/`: what it wants to see, and whether it lets in who shows something.
 
+use std::time::Duration;
+
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use http::{Method, StatusCode};
 
@@ -13,7 +15,7 @@ use crate::oci::Repository;
 use crate::oci::challenge::Challenge;
 use crate::upstream::credentials::Credential;
 use crate::upstream::token::pull_scope;
-use crate::upstream::{UpstreamError, UpstreamErrorClass};
+use crate::upstream::{CHALLENGE_IS_FRESH, UpstreamError, UpstreamErrorClass};
 
 impl HttpUpstream {
     /// Knocks, with this to be shown.
@@ -27,17 +29,34 @@ impl HttpUpstream {
         Ok(Answer { response, url, abroad: false, sent: shown, what })
     }
 
-    /// Whether the door opens, for what we have to show.
+    /// Whether the door opens, for what we have to show. What it wanted a while ago is shown at once; that it is
+    /// refused counts where it wants the same now.
     pub(super) async fn ask_to_be_let_in(&self) -> Result<(), UpstreamError> {
+        let known = self.endpoint.demand_and_age().filter(|(_, age)| *age < CHALLENGE_IS_FRESH);
+        let mut tried = None;
+        if let Some((known, _)) = known {
+            match self.show(&known).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.class != UpstreamErrorClass::Denied && !error.elsewhere => return Err(error),
+                Err(error) => tried = Some((known, error)),
+            }
+        }
         let answer = self.knock(None).await?;
         let Some(demand) = self.demanded(&answer)? else { return self.is_open(answer).await };
         drain(answer.response).await;
-        let shown = self.what_to_show(&demand).await;
+        let shown = match tried {
+            Some((known, error)) if known.is_like(&demand) => Err(error),
+            _ => self.show(&demand).await,
+        };
         // A refusal comes from somebody who can be asked.
         if shown.as_ref().err().is_none_or(|error| error.class == UpstreamErrorClass::Denied) {
             self.learn(&demand);
         }
-        let shown = shown?;
+        shown
+    }
+
+    async fn show(&self, demand: &Demand) -> Result<(), UpstreamError> {
+        let shown = self.what_to_show(demand).await?;
         self.is_open(self.knock(Some(shown)).await?).await
     }
 
@@ -72,7 +91,9 @@ impl HttpUpstream {
         &self,
         repository: Option<&Repository>,
     ) -> Result<Option<Challenge>, UpstreamError> {
-        if let Some(known) = self.last_challenge_of(repository) {
+        if let Some((known, age)) = self.last_challenge_of(repository)
+            && age < CHALLENGE_IS_FRESH
+        {
             return Ok(Some(known));
         }
         let answer = self.knock(None).await?;
@@ -86,9 +107,10 @@ impl HttpUpstream {
         Ok(demand.and_then(|demand| self.told(demand, repository)))
     }
 
-    /// What it wanted last time, without asking.
-    pub(super) fn last_challenge_of(&self, repository: Option<&Repository>) -> Option<Challenge> {
-        self.told(self.endpoint.demand()?, repository)
+    /// What it wanted last time, without asking, and how long ago that was.
+    pub(super) fn last_challenge_of(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
+        let (demand, age) = self.endpoint.demand_and_age()?;
+        Some((self.told(demand, repository)?, age))
     }
 
     fn told(&self, demand: Demand, repository: Option<&Repository>) -> Option<Challenge> {

@@ -1,5 +1,6 @@
 //! One address of an upstream, and what it wanted when it was last asked.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -17,6 +18,11 @@ const LET_IN: Duration = Duration::from_secs(10 * 60);
 const UNTOLD: Duration = Duration::from_secs(10);
 /// So long a token lives for certain.
 const ALIVE: Duration = Duration::from_secs(10);
+
+/// What one address wanted when it was last asked, and when that was. Clones are one; whoever asks the same address
+/// after us may be given it.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted(Arc<RwLock<Option<(Demand, Instant)>>>);
 
 /// What an origin wants before it answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +62,7 @@ pub(super) struct Endpoint {
     base: String,
     /// What stands before every repository name.
     prefix: Option<Repository>,
-    /// What it wanted last time.
-    demand: RwLock<Option<Demand>>,
+    wanted: Wanted,
     /// Until when `/v2/` is taken to demand nothing that is to be had.
     let_in: Mutex<Option<Instant>>,
     /// The token that was fetched last to ask again for what is not there, and until when it lives for certain.
@@ -65,7 +70,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(url: Url, settings: &Settings) -> Endpoint {
+    pub(super) fn new(url: Url, settings: &Settings, wanted: Wanted) -> Endpoint {
         let (base, prefix) = split_api(&url).unwrap_or_default();
         let rules = RedirectRules {
             plain_http: url.scheme() == "http",
@@ -73,8 +78,8 @@ impl Endpoint {
             private: settings.allow_private || names_private(&url),
         };
         let origin = authority(&url);
-        let (demand, let_in, alive) = (RwLock::default(), Mutex::default(), Mutex::default());
-        Endpoint { url, origin, rules, base, prefix, demand, let_in, alive }
+        let (let_in, alive) = (Mutex::default(), Mutex::default());
+        Endpoint { url, origin, rules, base, prefix, wanted, let_in, alive }
     }
 
     /// What `repository` is called there.
@@ -95,12 +100,18 @@ impl Endpoint {
         url
     }
 
+    /// What it wanted last time.
     pub(super) fn demand(&self) -> Option<Demand> {
-        self.demand.read().clone()
+        self.wanted.0.read().as_ref().map(|(demand, _)| demand.clone())
+    }
+
+    /// The same, and how long ago that was.
+    pub(super) fn demand_and_age(&self) -> Option<(Demand, Duration)> {
+        self.wanted.0.read().as_ref().map(|(demand, at)| (demand.clone(), at.elapsed()))
     }
 
     pub(super) fn learn(&self, demand: &Demand) {
-        *self.demand.write() = Some(demand.clone());
+        *self.wanted.0.write() = Some((demand.clone(), Instant::now()));
     }
 
     /// Whether `/v2/` demanded nothing a while ago.

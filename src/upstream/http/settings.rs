@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use url::Url;
 
+use super::endpoint::Wanted;
 use super::redirect;
 use super::whole::Whole;
 use crate::clock::{Clock, SystemClock};
@@ -35,6 +36,8 @@ pub struct HttpSettings {
     pub notices: Arc<Notices>,
     /// The memory for manifests and lists on their way in.
     pub whole: Whole,
+    /// What was wanted there before.
+    pub wanted: Wanted,
 }
 
 impl HttpSettings {
@@ -52,6 +55,7 @@ impl HttpSettings {
             ours: Arc::default(),
             notices: Arc::default(),
             whole: Whole::default(),
+            wanted: Wanted::default(),
         }
     }
 
