@@ -19,7 +19,7 @@ use crate::upstream::asking::Asking;
 use crate::upstream::credentials::AuthError;
 use crate::upstream::gate::Gate;
 use crate::upstream::http::whole::Whole;
-use crate::upstream::http::{HttpSettings, HttpUpstream};
+use crate::upstream::http::{HttpSettings, HttpUpstream, Wanted};
 use crate::upstream::offline::Offline;
 use crate::upstream::ours::Ours;
 use crate::upstream::quota::Quota;
@@ -55,10 +55,24 @@ struct Known {
     offline: bool,
     can_be_asked: bool,
     shares: (Shares, Duration),
+    /// At each of its addresses.
+    wanted: Vec<Wanted>,
     /// Stays while offline mode is on, with what it knows.
     asking: Arc<dyn Upstream>,
     /// With its bound on what is under way at a time.
     gated: Arc<dyn Upstream>,
+}
+
+impl Known {
+    /// Whether what it said to callers holds for this one: that is at the same place, and is asked with the same
+    /// credentials and authorities. How long it may take, and the like, does not matter.
+    fn is_alike(&self, configured: &config::Upstream, content: Digest) -> bool {
+        let who = |config::Upstream { host, urls, access, settings, .. }: &config::Upstream| {
+            let Settings { auth, auth_realms, insecure, ca, certificate, .. } = settings.clone();
+            (host.clone(), urls.clone(), *access, auth, auth_realms, insecure, ca, certificate)
+        };
+        self.content == content && who(&self.configured) == who(configured)
+    }
 }
 
 impl std::fmt::Debug for Upstreams {
@@ -84,14 +98,17 @@ impl Upstreams {
         let is_same = |known: &&Known| {
             (&known.configured, known.content) == (upstream, content) && (offline || known.can_be_asked)
         };
+        let alike = self.known.iter().find(|known| known.is_alike(upstream, content));
         let known = self.known.iter().find(is_same);
         if let Some(known) = known.filter(|known| (known.shares, known.offline) == (shares, offline)) {
             return Ok(known.clone());
         }
-        let asking = match known {
-            Some(known) => Arc::clone(&known.asking),
-            None if offline => Arc::new(Offline::new(upstream.host.clone())),
-            None => online(upstream, around, self.whole.of_another())?,
+        let wanted = alike.map_or_else(|| vec![Wanted::default(); upstream.urls.len()], |alike| alike.wanted.clone());
+        let asking = match (known, alike) {
+            (Some(known), _) => Arc::clone(&known.asking),
+            (None, Some(alike)) if offline => Arc::clone(&alike.asking),
+            (None, None) if offline => Arc::new(Offline::new(upstream.host.clone())),
+            (None, _) => online(upstream, &wanted, around, self.whole.of_another())?,
         };
         let (Shares { all, fills, relays }, patience) = shares;
         let gate = || Gate::new(upstream.host.clone(), Arc::clone(&asking), all, fills + relays, patience);
@@ -100,7 +117,7 @@ impl Upstreams {
             true => Arc::new(Offline::new(upstream.host.clone()).in_place_of(Arc::clone(&asking))),
             false => Arc::new(gate()),
         };
-        Ok(Known { configured: upstream.clone(), content, offline, can_be_asked, shares, asking, gated })
+        Ok(Known { configured: upstream.clone(), content, offline, can_be_asked, shares, wanted, asking, gated })
     }
 
     /// How many bytes of manifests and lists are on their way in, and how many may be.
@@ -128,9 +145,10 @@ impl Upstreams {
         self.known.iter().filter(differ).map(|known| &known.configured.host)
     }
 
-    /// Those of which `other` knows nothing, or something else: asked otherwise, with other credentials, or by others.
+    /// Those of which `other` knows nothing, or something else: elsewhere, with other credentials, or for others.
     pub(super) fn unlike(&self, other: &Upstreams) -> HashSet<RegistryName> {
-        let is_known = |known: &&Known| other.known.iter().any(|other| Arc::ptr_eq(&other.asking, &known.asking));
+        let is_known =
+            |known: &&Known| other.known.iter().any(|other| other.is_alike(&known.configured, known.content));
         self.known.iter().filter(|known| !is_known(known)).map(|known| known.configured.host.clone()).collect()
     }
 }
@@ -157,21 +175,28 @@ pub(super) fn of_callers(config: &Config) -> HashSet<RegistryName> {
 /// [`StartError::Upstream`].
 pub(super) fn check(upstream: &config::Upstream) -> Result<(), StartError> {
     let (metrics, clock, ours) = (Arc::new(Metrics::new([])), Arc::new(SystemClock), Arc::default());
-    online(upstream, &Around { metrics, clock, ours }, Whole::default()).map(drop)
+    let wanted = vec![Wanted::default(); upstream.urls.len()];
+    online(upstream, &wanted, &Around { metrics, clock, ours }, Whole::default()).map(drop)
 }
 
-/// An upstream at all its addresses.
-fn online(upstream: &config::Upstream, around: &Around, whole: Whole) -> Result<Arc<dyn Upstream>, StartError> {
+/// An upstream at all its addresses, of each of which something was wanted before.
+fn online(
+    upstream: &config::Upstream,
+    wanted: &[Wanted],
+    around: &Around,
+    whole: Whole,
+) -> Result<Arc<dyn Upstream>, StartError> {
     let Around { metrics, clock, ours } = around;
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
     let notices = Arc::default();
-    let clients = upstream.urls.iter().map(|url| {
+    let clients = upstream.urls.iter().zip(wanted).map(|(url, wanted)| {
         let settings = HttpSettings {
             clock: Arc::clone(clock),
             observer: Arc::clone(&observer),
             ours: Arc::clone(ours),
             notices: Arc::clone(&notices),
             whole: whole.clone(),
+            wanted: wanted.clone(),
             ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
         };
         let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);

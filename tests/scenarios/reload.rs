@@ -309,7 +309,18 @@ async fn what_an_upstream_granted_to_a_caller_is_forgotten_with_what_it_was() {
     taken(&mirror.reload(|settings| settings.config("cache.negative_ttl = \"1s\"")).await);
     assert_eq!(ask_as(&mirror, &blob, &token).await.status, 200);
     assert_eq!(registry.requests().len(), 0, "the grant holds");
-    taken(&mirror.reload(|settings| settings.having("budget_floor = \"20%\"")).await);
+    // What does not say who is asked, or who asks, makes no other upstream of it.
+    for (key, value) in [("budget_floor", "20%"), ("first_byte_timeout", "7s"), ("parallel", "")] {
+        let line = if value.is_empty() { format!("{key} = 2") } else { format!("{key} = \"{value}\"") };
+        let (changed, _) = taken(&mirror.reload(|settings| settings.having(&line)).await);
+        assert_eq!(changed, ["upstream a.example changed"], "{key}");
+        assert_eq!(ask_as(&mirror, &blob, &token).await.status, 200, "{key}");
+        assert_eq!(registry.requests().len(), 0, "{key}: the grant holds");
+    }
+    let login = client::get(mirror.addresses[1], "/v2/", &[]).await;
+    assert!(login.status == 401 && login.header("www-authenticate").is_some());
+    assert_eq!(registry.requests().len(), 0, "what it wants to see is known");
+    taken(&mirror.reload(|settings| settings.having("auth_realms = \"tokens.example\"")).await);
     assert_eq!(ask_as(&mirror, &blob, &token).await.status, 200);
     assert_ne!(registry.requests().len(), 0, "another upstream is asked");
 }
