@@ -84,6 +84,22 @@ async fn a_proof_is_good_for_an_hour_and_while_upstream_is_away_as_long_as_a_tag
 }
 
 #[tokio::test]
+async fn of_what_was_never_asked_for_nothing_is_said_while_upstream_is_away() {
+    let (mut registry, settings, _folder) = scene("public").await;
+    let open = registry.add_image("owner/open", "latest", &[noise(58, 1000)]);
+    let referrers = format!("/v2/owner/open/referrers/{}?ns=a.example", open.manifest.digest);
+    let paths = paths("owner/open", &open).into_iter().filter(|path| !path.contains("manifests"));
+    let paths: Vec<_> = paths.chain([referrers]).collect();
+    let mirror = settings.start().await;
+    let blob = paths.iter().find(|path| path.contains("blobs")).expect("one");
+    assert_eq!(mirror.get(blob).await.status, 404, "nobody has shown that it is public");
+    registry.stop().await;
+    for path in &paths {
+        assert_eq!(mirror.get(path).await.status, 503, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_no_longer_public_is_not_there_after_an_hour() {
     let (registry, settings, _folder) = scene("public").await;
     let image = registry.add_image("owner/open", "1", &[noise(54, 1000)]);

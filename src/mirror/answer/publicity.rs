@@ -55,7 +55,12 @@ impl Mirror {
             _ if noted.is_some_and(|at| publicity.policy.serves(at, publicity.clock.now())) => None,
             _ => a_stored_manifest(&self.0.fills, location).await.map(Reference::Digest),
         };
-        let Some(reference) = reference else { return Ok(noted.is_some()) };
+        if reference.is_none() && noted.is_some() {
+            return Ok(true);
+        }
+        // Where no manifest is known this hardly names one, and shows whether upstream can be asked at all.
+        let asked_for = || request.reference().or_else(|| "latest".parse().ok().map(Reference::Tag));
+        let Some(reference) = reference.or_else(asked_for) else { return Ok(false) };
         let question = Question {
             upstream: &**found.upstream(),
             resource: Resource::manifest(&location.repository, &reference),
