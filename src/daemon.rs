@@ -166,6 +166,8 @@ fn admission(config: &Config, around: &Around, before: Option<&Authenticator>) -
         Some(before) => before.under(passwords, issuers, passes),
         None => Authenticator::new(passwords, issuers, passes, Arc::clone(&around.clock))?,
     };
+    let token = config.admin_token()?;
+    let authenticator = authenticator.keeping(token.as_ref().map(|token| token.expose()));
     let grants = Arc::new(Grants::new(config.callers.grant_ttl));
     Ok(Admission { rules: config.rules(), authenticator, grants })
 }

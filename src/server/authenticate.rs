@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::SystemRandom;
 use base64::Engine as _;
@@ -40,6 +41,8 @@ pub struct Authenticator {
     tokens: Tokens,
     /// Whether callers show something for upstreams, which is not ours to judge.
     passes: bool,
+    /// What opens another door of ours.
+    kept: Option<Sealed>,
     key: hmac::Key,
     known: Cache<Sealed, Known>,
     clock: Arc<dyn Clock>,
@@ -118,7 +121,14 @@ impl Authenticator {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).map_err(|_| NoRandomness)?;
         let known = memory();
         let passwords = passwords.map(Arc::new);
-        Ok(Authenticator { passwords, tokens: Tokens::new(issuers), passes, key, known, clock })
+        Ok(Authenticator { passwords, tokens: Tokens::new(issuers), passes, kept: None, key, known, clock })
+    }
+
+    /// The same, which shows this secret to no upstream either: it opens another door of ours.
+    #[must_use]
+    pub fn keeping(mut self, secret: Option<&str>) -> Authenticator {
+        self.kept = secret.map(|secret| self.sealed_text(secret));
+        self
     }
 
     /// The same for other passwords and issuers: who somebody is by hashes stays, and so do the keys of an issuer that
@@ -134,7 +144,8 @@ impl Authenticator {
         let tokens = self.tokens.under(issuers);
         let known = if same_passwords && tokens.are_of_the_same(&self.tokens) { self.known.clone() } else { memory() };
         let passwords = if same_passwords { self.passwords.clone() } else { passwords.map(Arc::new) };
-        Authenticator { passwords, tokens, passes, key: self.key.clone(), known, clock: Arc::clone(&self.clock) }
+        let (key, clock) = (self.key.clone(), Arc::clone(&self.clock));
+        Authenticator { passwords, tokens, passes, kept: self.kept, key, known, clock }
     }
 
     /// Whether it judges the same passwords.
@@ -158,15 +169,12 @@ impl Authenticator {
 
     /// What of it is for an upstream: nothing that is ours to judge, right or wrong, ever goes to one.
     pub fn own(&self, presented: &Presented) -> Option<access::Presented> {
+        let is_ours = |text: &str| self.tokens.are_of_an_issuer(text) || self.is_kept(text);
         let credential = match &presented.what {
             What::Odd => return None,
             _ if !self.passes => return None,
-            What::Token(token) if self.tokens.are_of_an_issuer(token) => return None,
-            What::Password { user, password }
-                if self.tokens.are_of_an_issuer(user) || self.tokens.are_of_an_issuer(password) =>
-            {
-                return None;
-            }
+            What::Token(token) if is_ours(token) => return None,
+            What::Password { user, password } if is_ours(user) || is_ours(password) => return None,
             What::Password { user, .. } if self.passwords.as_ref().is_some_and(|ours| ours.know(user)) => return None,
             What::Token(token) => access::Credential::Token(token.clone()),
             What::Password { user, password } => {
@@ -235,6 +243,15 @@ impl Authenticator {
     pub fn client_of(&self, caller: &Caller) -> ClientId {
         let [a, b, c, d, e, f, g, h, ..] = self.holder(caller);
         ClientId::Caller(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    /// Whether it is what is kept. Told by keyed hashes in constant time, which tells nothing of it.
+    fn is_kept(&self, shown: &str) -> bool {
+        self.kept.is_some_and(|kept| verify_slices_are_equal(&kept, &self.sealed_text(shown)).is_ok())
+    }
+
+    fn sealed_text(&self, text: &str) -> Sealed {
+        self.sealed(&What::Token(Zeroizing::new(text.to_owned())))
     }
 
     fn sealed(&self, what: &What) -> Sealed {

@@ -156,6 +156,36 @@ async fn rights_that_are_withdrawn_end_with_the_grant_and_for_nobody_else() {
 }
 
 #[tokio::test]
+async fn whatever_one_caller_is_told_in_place_of_a_yes_changes_nothing_for_another() {
+    let (mut registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
+    registry.require_tokens(TokenPolicy::basic("ann", "ann"));
+    let (ann, eve) = (basic("ann", "ann"), basic("eve", "eve"));
+    let of_eve = eve.clone();
+    let all = vec![200; paths(&image).len() - 2];
+    assert_eq!(pull(&mirror, &image, &ann).await, all);
+    mirror.settled().await;
+    for status in [401, 403, 404, 429, 500] {
+        let of_eve = of_eve.clone();
+        let hers = Match::when(move |request| request.header("authorization") == Some(of_eve.as_str()));
+        registry.clear_rules();
+        registry.rule(Rule::on(hers).refuse(status).before_auth());
+        for path in paths(&image) {
+            let answer = ask(&mirror, "GET", &path, &eve).await;
+            let expected = if [401, 403, 404].contains(&status) { status } else { 503 };
+            assert_eq!(answer.status, expected, "{path}");
+            let private = [401, 403, 404].contains(&answer.status);
+            assert!(!private || answer.header("cache-control") == Some("private, no-store"), "{path} {status}");
+        }
+        assert_eq!(pull(&mirror, &image, &ann).await, all, "{status}: hers is hers");
+    }
+    for blob in image.blobs() {
+        assert_eq!(registry.gets_of(&blob.digest), 1, "nothing was forgotten");
+    }
+    registry.stop().await;
+    assert_eq!(pull(&mirror, &image, &ann).await, all, "nor what the tag leads to");
+}
+
+#[tokio::test]
 async fn a_no_at_the_door_ends_what_was_granted_to_him_and_to_nobody_else() {
     let (registry, image, mirror) = scene("").await;
     let (ann, bob) = (basic("ann", "ann"), basic("bob", "bob"));
@@ -222,6 +252,90 @@ async fn who_had_a_yes_waits_for_a_hanging_upstream_no_longer_than_he_is_patient
         tokio::time::resume();
     }
     assert!(unmarked.is_empty(), "{unmarked:#?}");
+}
+
+#[tokio::test]
+async fn who_shows_nothing_is_told_at_a_hanging_upstream_how_to_log_in_as_soon_as_who_is_patient_ends() {
+    let (registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
+    let path = paths(&image)[0].clone();
+    let before = ask(&mirror, "GET", &path, "").await;
+    assert_eq!(before.status, 401);
+    registry.rule(Rule::on(Match::when(|_| true)).stall_before_headers(&Gate::new()).before_auth());
+    tokio::time::pause();
+    for most in [2010, 310] {
+        let asked = tokio::time::Instant::now();
+        let answer = ask(&mirror, "GET", &path, "").await;
+        assert!(asked.elapsed() <= Duration::from_millis(most), "{:?}", asked.elapsed());
+        assert_eq!((answer.status, answer.header("www-authenticate")), (401, before.header("www-authenticate")));
+    }
+    let asked = tokio::time::Instant::now();
+    let login = client::get(mirror.addresses[1], "/v2/", &[]).await;
+    assert!([200, 401].contains(&login.status), "{}", login.status);
+    assert!(asked.elapsed() <= Duration::from_millis(310), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn the_door_is_asked_what_it_wants_now_and_then_and_about_each_password_for_each_life_of_a_grant() {
+    let (registry, _, mirror) = scene("").await;
+    let (ann, wrong) = (basic("ann", "ann"), basic("ann", "wrong"));
+    let knock = async |shown: &str| {
+        let headers = [("Authorization", shown)];
+        client::get(mirror.addresses[1], "/v2/", if shown.is_empty() { &[] } else { &headers }).await.status
+    };
+    assert_eq!([knock("").await, knock(&ann).await, knock(&wrong).await], [401, 200, 401]);
+    registry.forget_requests();
+    for _ in 0..3 {
+        assert_eq!([knock("").await, knock(&ann).await], [401, 200]);
+    }
+    assert_eq!(registry.requests().len(), 0, "it is known what it wants, and that it lets her in");
+    assert_eq!(knock(&wrong).await, 401);
+    assert_ne!(registry.requests().len(), 0, "a no is not kept");
+    tokio::time::pause();
+    for (seconds, shown, status) in [(121, ann.as_str(), 200), (200, "", 401)] {
+        registry.forget_requests();
+        tokio::time::advance(Duration::from_secs(seconds)).await;
+        assert_eq!(knock(shown).await, status);
+        assert_ne!(registry.requests().len(), 0, "after {seconds} s");
+    }
+    // It wants something else now.
+    registry.require_tokens(TokenPolicy::basic("ann", "changed"));
+    tokio::time::advance(Duration::from_secs(121)).await;
+    assert_eq!([knock(&ann).await, knock(&basic("ann", "changed")).await], [401, 200]);
+}
+
+#[tokio::test]
+async fn what_opens_the_admin_interface_is_shown_to_no_upstream() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("token");
+    let token = "a-token-of-24-characters";
+    std::fs::write(&file, format!("{token}\n")).expect("written");
+    let (registry, image, mut mirror) = scene(&format!("server.admin_token = \"file:{}\"", file.display())).await;
+    let shown =
+        |token: &str| [format!("Bearer {token}"), format!("bearer   {token} "), basic("x", token), basic(token, "x")];
+    let sent = |registry: &Registry, token: &str| {
+        let shown = shown(token);
+        registry.count(move |request| {
+            let sent = request.header("authorization").unwrap_or_default();
+            shown.iter().any(|shown| shown.trim() == sent)
+        })
+    };
+    for path in [paths(&image)[0].as_str(), "/v2/"] {
+        for shown in shown(token) {
+            for at in [mirror.address, mirror.addresses[1]] {
+                let answer = client::get(at, path, &[("Authorization", &shown)]).await;
+                let expected = if path == "/v2/" && at == mirror.address { 200 } else { 401 };
+                assert_eq!(answer.status, expected, "{path} {shown}");
+            }
+        }
+    }
+    assert_eq!(sent(&registry, token), 0);
+    // Another one counts from the next request on.
+    let next = "another-token-of-the-admin";
+    std::fs::write(&file, next).expect("written");
+    assert_eq!(mirror.reload(|settings| settings).await.status, 200);
+    assert_eq!(ask(&mirror, "GET", &paths(&image)[0], &format!("Bearer {next}")).await.status, 401);
+    assert_eq!(sent(&registry, next), 0);
+    assert_eq!(ask(&mirror, "GET", &paths(&image)[0], &basic("ann", "ann")).await.status, 200);
 }
 
 #[tokio::test]
