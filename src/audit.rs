@@ -62,7 +62,7 @@ pub struct Line<'a> {
     /// What was found.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// `allowed` or `refused`.
+    /// `allowed` or `refused`; `failed` where an act may be done and nothing came of it.
     pub verdict: &'a str,
     /// The mode or the grant that allowed it; the mode, where it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]

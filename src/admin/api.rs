@@ -11,6 +11,7 @@
 mod bundles;
 mod events;
 mod logins;
+mod noting;
 
 use std::collections::HashSet;
 use std::io;
@@ -23,13 +24,14 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::{Frame, Incoming};
 use serde::de::DeserializeOwned;
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use self::noting::Noting;
 use super::guard::{Actor, Door, Place, Wish};
 use super::{AdminState, Body, respond_with};
-use crate::audit::Line;
 use crate::documents::{
     self, Canary, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Session, Status,
     Unfrozen, Unpinned, Why, orders,
@@ -144,7 +146,9 @@ impl Visit<'_> {
         let acts = post && path != READY && request.method() == Method::POST;
         let wish = match path.as_str() {
             LOGIN if request.method() == Method::POST => {
-                return self.log_in(request).await.unwrap_or_else(|error| refusal(&error));
+                let mut noting = self.noting(LOGIN, Actor::Anybody, true);
+                let begun = self.log_in(request, &mut noting).await;
+                return noting.ended(begun).unwrap_or_else(|error| refusal(&error));
             }
             EVENTS => Wish::Follow,
             SESSION => Wish::Act,
@@ -154,7 +158,10 @@ impl Visit<'_> {
         let by_address = is_asked_by_address(&request);
         let actor = match self.state.guard.admit(self.door, request.headers(), by_address, wish).await {
             Ok(actor) => actor,
-            Err(error) => return refusal(&error),
+            Err(error) => {
+                let refused = self.noting(&path, Actor::Anybody, acts).ended(Err(error));
+                return refused.unwrap_or_else(|error| refusal(&error));
+            }
         };
         let answered = match (LOOKS.contains(&path.as_str()), post, request.method()) {
             (true, _, &Method::GET) if wish == Wish::Follow => self.follow(),
@@ -168,11 +175,9 @@ impl Visit<'_> {
         answered.unwrap_or_else(|error| refusal(&error))
     }
 
-    /// Writes down who does what.
-    fn note(&self, act: &str, actor: Actor, order: Option<&str>) {
-        let (peer, caller) = (self.door.peer.to_string(), Some(actor.to_string()));
-        let line = Line { peer, caller, act: Some(act), order, verdict: "allowed", ..Line::default() };
-        self.state.audit.iter().for_each(|audit| audit.write(&line));
+    /// Writes down who does what, if that `acts`.
+    fn noting(&self, act: &str, actor: Actor, acts: bool) -> Noting {
+        Noting::new(self.state.audit.clone().filter(|_| acts), self.door.peer, act, actor)
     }
 
     /// Takes an order, which may be long in coming, and does it, which may be long in ending. From here
@@ -184,31 +189,41 @@ impl Visit<'_> {
         wish: Wish,
         actor: Actor,
     ) -> Result<Response<Body>, Error> {
-        refuse_pages(request.headers())?;
-        let place = self.state.guard.place(wish)?;
-        self.seat.give_up();
-        let answered = if path == "import" {
-            tracing::info!(act = path, by = %actor, name = request.uri().query(), "act");
-            self.note(path, actor, request.uri().query());
-            bundles::import(request, self.mirror, place.clone()).await
-        } else {
-            match arrived(request, path).await {
-                Ok(order) => {
-                    if wish == Wish::Act {
-                        let shown = shown(&order);
-                        tracing::info!(act = path, by = %actor, order = shown, "act");
-                        self.note(path, actor, Some(&shown));
-                    }
-                    match path {
-                        RELOAD => self.reload(actor, &order).await,
-                        PAGE => self.invite(),
-                        _ => act(path, &order, self.mirror).await,
-                    }
-                }
-                Err(error) => Err(error),
-            }
+        let mut noting = self.noting(path, actor, wish == Wish::Act);
+        let place = match refuse_pages(request.headers()).and_then(|()| self.state.guard.place(wish)) {
+            Ok(place) => place,
+            Err(error) => return noting.ended(Err(error)),
         };
-        Ok(holding(place, answered.unwrap_or_else(|error| refusal(&error))))
+        self.seat.give_up();
+        let answered = self.hear_and_do(request, path, (wish, actor), place.clone(), &mut noting).await;
+        Ok(holding(place, noting.ended(answered).unwrap_or_else(|error| refusal(&error))))
+    }
+
+    async fn hear_and_do(
+        &self,
+        request: Request<Incoming>,
+        path: &str,
+        (wish, actor): (Wish, Actor),
+        place: Place,
+        noting: &mut Noting,
+    ) -> Result<Response<Body>, Error> {
+        let name = (path == "import").then(|| named(request.uri().query().unwrap_or_default()));
+        let (order, request) = match &name {
+            // What else comes is the bundle.
+            Some(_) => (Bytes::new(), Some(request)),
+            None => (arrived(request, path).await?, None),
+        };
+        if wish == Wish::Act {
+            let shown = name.as_ref().map_or_else(|| shown(&order), |name| json!({ "name": name }).to_string());
+            tracing::info!(act = path, by = %actor, order = shown, "act");
+            noting.ordered(shown);
+        }
+        match (path, request) {
+            (_, Some(request)) => bundles::import(request, name.flatten(), self.mirror, place).await,
+            (RELOAD, _) => self.reload(actor, &order).await,
+            (PAGE, _) => self.invite(),
+            _ => act(path, &order, self.mirror, noting).await,
+        }
     }
 
     /// Tells what goes on, and goes on telling.
@@ -269,6 +284,11 @@ impl Visit<'_> {
     }
 }
 
+/// The name that a query gives to a bundle.
+fn named(query: &str) -> Option<String> {
+    url::form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "name").map(|(_, name)| name.into_owned())
+}
+
 /// The whole body of a request. One that is too long is read to its end all the same: a client that is
 /// still sending would not hear the answer.
 async fn arrived(request: Request<Incoming>, path: &str) -> Result<Bytes, Error> {
@@ -309,11 +329,12 @@ pub(super) fn not_allowed(allowed: &'static str) -> Response<Body> {
 }
 
 /// Does what is ordered.
-async fn act(path: &str, body: &Bytes, mirror: &Mirror) -> Result<Response<Body>, Error> {
+async fn act(path: &str, body: &Bytes, mirror: &Mirror, noting: &mut Noting) -> Result<Response<Body>, Error> {
     match path {
         "pull" => {
             let order: orders::Images = read(body)?;
-            Ok(pull(mirror.clone(), images(&order)?, platforms(&order)?))
+            let (images, platforms) = (images(&order)?, platforms(&order)?);
+            Ok(pull(mirror.clone(), images, platforms, noting.goes_on()))
         }
         READY => ready(mirror, &read(body)?).await,
         "pin" | "unpin" | "forget" => change(mirror, path, &read(body)?).await,
@@ -330,8 +351,8 @@ async fn act(path: &str, body: &Bytes, mirror: &Mirror) -> Result<Response<Body>
             let garbage = mirror.collect_garbage(read::<orders::Collect>(body)?.dry_run).await;
             Ok(ok(&garbage.map_err(CatalogError::from)?))
         }
-        "export" => bundles::export(mirror, &read(body)?).await,
-        "verify" => verify(mirror.clone(), read(body)?).await,
+        "export" => bundles::export(mirror, &read(body)?, noting).await,
+        "verify" => verify(mirror.clone(), read(body)?, noting).await,
         _ => Err(not_found()),
     }
 }
@@ -389,26 +410,30 @@ fn is_address(host: &str) -> bool {
     name == "localhost" || name.parse::<IpAddr>().is_ok()
 }
 
-fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms) -> Response<Body> {
+fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms, noting: Noting) -> Response<Body> {
     let (events, lines) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
+        let mut all = true;
         for image in images {
-            mirror.prefetch(&image, &platforms, &events).await;
+            all &= mirror.prefetch(&image, &platforms, &events).await;
         }
+        noting.came_to(all);
         Ok(())
     });
     streamed(lines, task)
 }
 
-async fn verify(mirror: Mirror, order: orders::Verify) -> Result<Response<Body>, Error> {
+async fn verify(mirror: Mirror, order: orders::Verify, noting: &mut Noting) -> Result<Response<Body>, Error> {
     let mut only = HashSet::new();
     for name in &order.images {
         only.extend(mirror.parts_of(&image_name(name)?).await?);
     }
     let only = (!order.images.is_empty()).then_some(only);
     let (findings, lines) = mpsc::channel(QUEUE);
+    let noting = noting.goes_on();
     let task = tokio::spawn(async move {
         let verified = mirror.verify(order.repair, order.rate.unwrap_or_default(), only, &findings).await;
+        noting.came_to(verified.is_ok());
         verified.map_err(|error| {
             tracing::error!(%error, "the blobs cannot be listed");
             Error::new(Code::Store, format!("the blobs cannot be listed: {error}"))

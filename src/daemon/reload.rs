@@ -26,6 +26,9 @@ use crate::server::tls::{Prepared, Tls};
 use crate::server::{Admission, Edge, Present};
 use crate::telemetry;
 
+/// Who asks for it where a signal does.
+const SIGNAL: &str = "SIGHUP";
+
 /// Who is told of other settings.
 pub(super) struct Reloading {
     pub(super) source: Option<Source>,
@@ -93,13 +96,9 @@ impl Reloading {
     /// Does so at each signal, until the future is dropped, and opens the audit anew, whatever comes of it.
     pub(super) async fn on_hang_up(self: Arc<Self>, mut hang_up: Signal) {
         while hang_up.recv().await.is_some() {
-            if let Some(audit) = &self.audit {
-                audit.open_anew();
-                let act = Some("reload");
-                audit.write(&Line { peer: "SIGHUP".to_owned(), act, verdict: "allowed", ..Line::default() });
-            }
-            // It is in the log, which is all that a signal has.
-            let _ = Arc::clone(&self).reload("SIGHUP".to_owned()).await;
+            self.audit.iter().for_each(|audit| audit.open_anew());
+            // It is in the log and in the audit, which is all that a signal has.
+            let _ = Arc::clone(&self).reload(SIGNAL.to_owned()).await;
         }
     }
 
@@ -180,8 +179,12 @@ impl Reloading {
         in_force.mirror = in_force.mirror.under(terms(config, upstreams, Arc::clone(&in_force.bounds)));
     }
 
-    /// Says in the log and in the metrics what came of it.
+    /// Says in the log and in the metrics what came of it; in the audit, too, where nobody else does.
     fn tell(&self, by: &str, read: &Result<Reloaded, Error>) {
+        if let Some(audit) = self.audit.as_ref().filter(|_| by == SIGNAL) {
+            let (act, verdict) = (Some("reload"), if read.is_ok() { "allowed" } else { "failed" });
+            audit.write(&Line { peer: by.to_owned(), act, verdict, ..Line::default() });
+        }
         let metrics = &self.around.metrics;
         match read {
             Ok(Reloaded { changed, restart, warnings }) => {

@@ -88,6 +88,96 @@ async fn it_says_who_got_what_and_who_did_what() {
 }
 
 #[tokio::test]
+async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
+    const TOKEN: &str = "a token of 24 characters";
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(45, 1000)]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let [file, token] = ["audit.jsonl", "token"].map(|name| folder.path().join(name));
+    std::fs::write(&token, TOKEN).expect("written");
+    let config = format!("access.audit = \"{}\"\nserver.admin_token = \"file:{}\"", file.display(), token.display());
+    let mirror = Settings::of(&registry).config(&config).start().await;
+    let consent = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
+    let image = json!({ "images": ["app:1"] }).to_string();
+    let missing = json!({ "image": "app:none" }).to_string();
+    let none = json!({ "images": ["app:none"] }).to_string();
+    let export = json!({ "images": ["app:1"] }).to_string();
+    let acts = [
+        ("pull", image.as_str(), 200),
+        ("pull", &none, 200),
+        ("ready", &image, 200),
+        ("pin", &image, 200),
+        ("unpin", &image, 200),
+        ("freeze", &missing, 404),
+        ("unfreeze", &json!({ "image": "app:1" }).to_string(), 200),
+        ("gc", "{}", 200),
+        ("verify", "{}", 200),
+        ("export", "{}", 400),
+        ("export", &export, 200),
+        ("import?name=app%3A2", "no tar", 422),
+        ("import", "no tar", 422),
+        ("forget", "{}", 400),
+        ("forget", &image, 200),
+        ("reload", "{\"x\":1}", 400),
+        ("page", "{}", 200),
+    ];
+    for (act, order, status) in acts {
+        let answer = client::post(mirror.socket(), &format!("/api/v1/{act}"), &consent, order).await;
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        // What is no bundle is refused in more than one way.
+        assert!(answer.status == status || act.starts_with("import") && answer.status >= 400, "{act}: {said}");
+    }
+    let with = |token: &str| format!("Bearer {token}");
+    let (right, wrong) = (with(TOKEN), with("another token"));
+    let shown = |token| [consent[0], consent[1], ("Authorization", token)];
+    for (headers, act, status) in [
+        (&shown(&right)[..], "pin", 404),
+        (&shown(&wrong), "pin", 401),
+        (&consent, "forget", 401),
+        (&shown(&right)[2..], "forget", 403),
+        (&consent, "login", 401),
+    ] {
+        let order = if act == "login" { "{\"login\":\"made-up\"}" } else { image.as_str() };
+        let answer = client::post(mirror.admin, &format!("/api/v1/{act}"), headers, order).await;
+        assert_eq!(answer.status, status, "{act}: {:?}", answer.body);
+    }
+    drop(mirror.stop().await);
+    let uid = format!("uid={}", rustix::process::getuid().as_raw());
+    let told: Vec<_> = lines(&file)
+        .iter()
+        .map(|line| {
+            let key = |key: &str| line[key].as_str().unwrap_or("-").replace(&uid, "uid");
+            [key("act"), key("caller"), key("verdict"), key("order")].join(" ")
+        })
+        .collect();
+    let order = |text: &str| text.to_owned();
+    let expected = [
+        format!("pull uid allowed {image}"),
+        format!("pull uid failed {none}"),
+        format!("pin uid allowed {image}"),
+        format!("unpin uid allowed {image}"),
+        format!("freeze uid failed {missing}"),
+        order("unfreeze uid allowed {\"image\":\"app:1\"}"),
+        order("gc uid allowed {}"),
+        order("verify uid allowed {}"),
+        order("export uid failed {}"),
+        format!("export uid allowed {export}"),
+        order("import uid failed {\"name\":\"app:2\"}"),
+        order("import uid failed {\"name\":null}"),
+        order("forget uid failed {}"),
+        format!("forget uid allowed {image}"),
+        order("reload uid failed {\"x\":1}"),
+        order("page uid allowed {}"),
+        format!("pin token failed {image}"),
+        order("pin - refused -"),
+        order("forget - refused -"),
+        order("forget token refused -"),
+        order("login - refused -"),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
 async fn what_cannot_be_written_is_counted_and_keeps_nobody_from_pulling() {
     let registry = Registry::start().await;
     registry.add_image("library/app", "1", &[noise(43, 1000)]);

@@ -17,6 +17,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::noting::Noting;
 use super::{image_name, ok};
 use crate::admin::guard::Place;
 use crate::admin::{Body, respond_with};
@@ -35,7 +36,11 @@ const STANDSTILL: Duration = Duration::from_secs(300);
 /// How long the rest of a refused bundle is read, so that the answer arrives.
 const LEFTOVERS: Duration = Duration::from_secs(30);
 
-pub(super) async fn export(mirror: &Mirror, order: &orders::Export) -> Result<Response<Body>, Error> {
+pub(super) async fn export(
+    mirror: &Mirror,
+    order: &orders::Export,
+    noting: &mut Noting,
+) -> Result<Response<Body>, Error> {
     let outgoing = mirror.plan_bundle(order.try_into()?).await?;
     let plan = outgoing.document();
     if order.dry_run {
@@ -53,7 +58,7 @@ pub(super) async fn export(mirror: &Mirror, order: &orders::Export) -> Result<Re
         runtime: Handle::current(),
         stopping: mirror.stopping(),
     };
-    tokio::spawn(send(outgoing, outlet, order.framed.then(|| line(&plan))));
+    tokio::spawn(send(outgoing, outlet, order.framed.then(|| line(&plan)), noting.goes_on()));
     let frames = stream::unfold(body, |mut body| async move {
         let piece: io::Result<Bytes> = body.recv().await?;
         Some((piece.map(hyper::body::Frame::data), body))
@@ -69,12 +74,14 @@ fn nothing(plan: &Plan) -> Error {
         .with_hint("with dry_run the plan says what is missing")
 }
 
-async fn send(outgoing: Outgoing, outlet: Outlet, plan: Option<Bytes>) {
+async fn send(outgoing: Outgoing, outlet: Outlet, plan: Option<Bytes>, noting: Noting) {
     let (pieces, framed) = (outlet.pieces.clone(), outlet.framed);
     if let Some(plan) = plan {
         let _ = pieces.send(Ok(plan)).await;
     }
-    let last = match outgoing.send(outlet).await {
+    let sent = outgoing.send(outlet).await;
+    noting.came_to(sent.is_ok());
+    let last = match sent {
         Ok(()) if framed => Ok(line(&Frame::Done)),
         Ok(()) => return,
         Err(error) => {
@@ -137,10 +144,13 @@ fn stopping() -> io::Error {
 }
 
 /// Takes a bundle in. `place` is held as long as its bytes may come.
-pub(super) async fn import(request: Request<Incoming>, mirror: &Mirror, place: Place) -> Result<Response<Body>, Error> {
-    let query = request.uri().query().unwrap_or_default();
-    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-    let name = pairs.find(|(key, _)| key == "name").map(|(_, name)| image_name(&name)).transpose()?;
+pub(super) async fn import(
+    request: Request<Incoming>,
+    name: Option<String>,
+    mirror: &Mirror,
+    place: Place,
+) -> Result<Response<Body>, Error> {
+    let name = name.map(|name| image_name(&name)).transpose()?;
     let inlet = Inlet {
         body: request.into_body(),
         rest: Bytes::new(),

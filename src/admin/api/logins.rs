@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::Response;
 
+use super::noting::Noting;
 use super::{Visit, arrived, bad, ok, read, refuse_pages};
 use crate::admin::Body;
 use crate::admin::guard::{Actor, LOGIN, SESSION, Wish};
@@ -27,7 +28,11 @@ impl Visit<'_> {
     }
 
     /// The session that a login becomes. Who shows one need show nothing else.
-    pub(super) async fn log_in(&self, request: Request<Incoming>) -> Result<Response<Body>, Error> {
+    pub(super) async fn log_in(
+        &self,
+        request: Request<Incoming>,
+        noting: &mut Noting,
+    ) -> Result<Response<Body>, Error> {
         refuse_pages(request.headers())?;
         self.state.guard.is_unheard(self.door)?;
         let place = self.state.guard.place(Wish::Look)?;
@@ -38,7 +43,7 @@ impl Visit<'_> {
         let (session, uid) = begun;
         let by = Actor::User { uid };
         tracing::info!(act = "login", %by, "act");
-        self.note("login", by, None);
+        noting.by(by);
         let session = Session { by: by.to_string(), session: Some(session), lasts_seconds: Some(SESSION.as_secs()) };
         Ok(super::holding(place, ok(&session)))
     }

@@ -1,0 +1,83 @@
+//! What is written down of an act: who did what, and what came of it. One line for each, when it is answered, or
+//! given up by who ordered it.
+
+use std::sync::Arc;
+
+use http::{Response, StatusCode};
+
+use super::status_of;
+use crate::admin::Body;
+use crate::admin::guard::Actor;
+use crate::audit::{Audit, Line};
+use crate::documents::{Code, Error};
+use crate::server::Peer;
+
+/// An act, to be written down when it is dropped.
+pub(super) struct Noting {
+    audit: Option<Arc<Audit>>,
+    peer: Peer,
+    act: String,
+    actor: Actor,
+    order: Option<String>,
+    came_of_it: (&'static str, Option<StatusCode>),
+}
+
+impl Noting {
+    /// Nothing is known yet of what comes of it.
+    pub(super) fn new(audit: Option<Arc<Audit>>, peer: Peer, act: &str, actor: Actor) -> Noting {
+        Noting { audit, peer, act: act.to_owned(), actor, order: None, came_of_it: ("failed", None) }
+    }
+
+    /// It turned out who acts.
+    pub(super) fn by(&mut self, actor: Actor) {
+        self.actor = actor;
+    }
+
+    /// It is ordered in these words.
+    pub(super) fn ordered(&mut self, order: String) {
+        self.order = Some(order);
+    }
+
+    /// This is answered.
+    pub(super) fn ended(mut self, answered: Result<Response<Body>, Error>) -> Result<Response<Body>, Error> {
+        self.came_of_it = match &answered {
+            Ok(answer) => ("allowed", Some(answer.status())),
+            Err(error) => (verdict(error.code), Some(status_of(error.code))),
+        };
+        answered
+    }
+
+    /// It is answered before it has ended, and is to be written down by who sees its end.
+    pub(super) fn goes_on(&mut self) -> Noting {
+        let (audit, act, order) = (self.audit.take(), self.act.clone(), self.order.take());
+        Noting { audit, act, order, ..*self }
+    }
+
+    /// It was answered, and came to this end.
+    pub(super) fn came_to(mut self, is_done: bool) {
+        self.came_of_it = (if is_done { "allowed" } else { "failed" }, Some(StatusCode::OK));
+    }
+}
+
+const fn verdict(code: Code) -> &'static str {
+    match code {
+        Code::Unauthorized | Code::Forbidden | Code::Busy => "refused",
+        _ => "failed",
+    }
+}
+
+impl Drop for Noting {
+    fn drop(&mut self) {
+        let Some(audit) = &self.audit else { return };
+        let (verdict, status) = self.came_of_it;
+        audit.write(&Line {
+            peer: self.peer.to_string(),
+            caller: (self.actor != Actor::Anybody).then(|| self.actor.to_string()),
+            act: Some(&self.act),
+            order: self.order.as_deref(),
+            verdict,
+            status: status.map(|status| status.as_u16()),
+            ..Line::default()
+        });
+    }
+}
