@@ -30,7 +30,8 @@
 //! | clock jumps, stands still (K E J) | `a_clock_that_jumps_ten_years_either_way_breaks_neither_pulls_nor_eviction`, `a_clock_that_was_set_back_still_leaves_an_order`, `trap_extra_a_clock_that_is_set_makes_nothing_fresh_for_ever` |
 //! | file half-written (K) | `a_source_that_is_broken_leaves_what_is_public_and_is_an_outage_for_the_rest`, `a_password_that_expires_is_looked_up_anew_once_whatever_the_registry_says_about_it`, `a_change_shows_in_the_time_of_the_file_and_a_bad_one_changes_nothing`; the configuration is read once, at the start: `a_syntax_error_is_shown_with_its_place` |
 //! | memory ceiling (all) | `five_hundred_cold_pulls_at_once_stay_within_256_mebibytes`, `fills_that_the_disk_cannot_take_stay_within_one_bound_of_memory_and_go_on_when_it_can` |
-//! | newer format on disk (S I J) | `a_newer_store_is_refused_with_a_way_out`, `a_newer_store_is_refused_and_left_alone`; there is no older one yet |
+//! | newer format on disk (S I J) | `a_newer_store_is_refused_with_a_way_out`, `a_newer_store_is_refused_and_left_alone` |
+//! | a store of an earlier version (S I J) | `every_store_that_a_version_ever_wrote_is_served_by_this_one` |
 //!
 //! Not here, and why:
 //! - A file system that forgets what was not synced: this takes a file system of its own. The order of the
@@ -53,6 +54,7 @@ mod disk;
 mod imports;
 mod matrix;
 mod other_users;
+mod upgrades;
 
 use std::net::SocketAddr;
 

@@ -25,8 +25,9 @@ const TYPED: [(&str, &str); 9] = [
 const VALUES: [(&str, &str); 2] =
     [("registry-mirror completions fi", "fish"), ("registry-mirror --color al", "always")];
 
-/// Runs `offered` for all that is typed, with the completions of this shell in a file, if it is here.
-fn try_in(shell: &str, offered: impl Fn(&Path, &str) -> Vec<String>) {
+/// Runs `offered` for all that is typed, with the completions of this shell in a file, if it is here; then with the
+/// file that the packages have for it, by name.
+fn try_in(shell: &str, packaged: &str, offered: impl Fn(&Path, &str) -> Vec<String>) {
     if find(shell).is_none() {
         assert!(!demanded(), "{DEMAND}=1, but {shell} is missing");
         return say(&format!("skipped the completions of {shell}, which is not here"));
@@ -44,6 +45,15 @@ fn try_in(shell: &str, offered: impl Fn(&Path, &str) -> Vec<String>) {
         let offered = if shell == "bash" { Vec::new() } else { offered(&file, typed) };
         assert!(offered.iter().all(|word| word != "zsh"), "{shell}: {typed}: {offered:?}");
     }
+    let (typed, expected) = TYPED[2];
+    let offered = offered(&Path::new(env!("CARGO_MANIFEST_DIR")).join("systemd/completions").join(packaged), typed);
+    assert!(offered.iter().any(|word| word == expected), "{packaged}: {typed}: {offered:?}");
+}
+
+/// Where programs are looked for, the one that is tested first.
+fn path() -> String {
+    let folder = Path::new(BINARY).parent().unwrap();
+    format!("{}:{}", folder.display(), std::env::var("PATH").unwrap())
 }
 
 /// What a script for a shell prints, by lines.
@@ -65,18 +75,21 @@ fn bash_completes_commands_options_and_values() {
         "$function" "$1" "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
         printf '%s\n' "${COMPREPLY[@]}"
     "#;
-    try_in("bash", |file, typed| {
-        printed(Command::new("bash").args(["--norc", "-c", SCRIPT, "bash"]).arg(file).args(typed.split(' ')))
+    try_in("bash", "registry-mirror.bash", |file, typed| {
+        let mut bash = Command::new("bash");
+        printed(bash.env("PATH", path()).args(["--norc", "-c", SCRIPT, "bash"]).arg(file).args(typed.split(' ')))
     });
 }
 
 #[test]
 fn fish_completes_commands_options_and_values() {
     const SCRIPT: &str = "source $argv[1]; complete -C $argv[2]";
-    try_in("fish", |file, typed| {
-        let home = file.parent().unwrap();
+    try_in("fish", "registry-mirror.fish", |file, typed| {
+        let home = tempfile::tempdir().unwrap();
         let mut fish = Command::new("fish");
-        let lines = printed(fish.env("HOME", home).args(["--no-config", "-c", SCRIPT]).arg(file).arg(typed));
+        let lines = printed(
+            fish.env("HOME", home.path()).env("PATH", path()).args(["--no-config", "-c", SCRIPT]).arg(file).arg(typed),
+        );
         lines.iter().map(|line| line.split('\t').next().unwrap().to_owned()).collect()
     });
 }
@@ -111,7 +124,7 @@ fn offered_by_zsh(file: &Path, typed: &str, path: &str) -> Vec<String> {
 
 #[test]
 fn zsh_completes_commands_options_and_values() {
-    try_in("zsh", |file, typed| offered_by_zsh(file, typed, &std::env::var("PATH").unwrap()));
+    try_in("zsh", "_registry-mirror", |file, typed| offered_by_zsh(file, typed, &path()));
 }
 
 /// A daemon that holds an image, and a program of our name that asks it.

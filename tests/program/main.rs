@@ -17,6 +17,7 @@ mod metrics;
 mod mirror;
 mod operate;
 mod operators;
+mod packages;
 mod page;
 mod reload;
 #[allow(dead_code, reason = "some of it is for programs that need root")]

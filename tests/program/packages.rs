@@ -1,0 +1,126 @@
+//! What the packages are made of: files that stand in the repository, and have to be what the program says today.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn at(path: &str) -> PathBuf {
+    Path::new(ROOT).join(path)
+}
+
+/// The files of a folder, by name.
+fn files(folder: &Path) -> BTreeMap<String, String> {
+    let entry = |entry: std::io::Result<fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        (path.file_name().unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap())
+    };
+    fs::read_dir(folder).unwrap().map(entry).collect()
+}
+
+#[test]
+fn the_manual_pages_of_the_packages_are_those_that_the_program_writes() {
+    let written = tempfile::tempdir().unwrap();
+    assert!(Command::new(BINARY).arg("man").arg(written.path()).status().unwrap().success());
+    let (written, kept) = (files(written.path()), files(&at("systemd/man")));
+    let names: BTreeSet<_> = written.keys().chain(kept.keys()).collect();
+    let differ: Vec<_> = names.into_iter().filter(|name| written.get(*name) != kept.get(*name)).collect();
+    assert!(differ.is_empty(), "{differ:?}; rm systemd/man/* && cargo run -- man systemd/man");
+}
+
+/// What a package takes from the repository, and where it puts it.
+fn assets(package: &str) -> BTreeMap<String, String> {
+    let cargo: toml::Table = fs::read_to_string(at("Cargo.toml")).unwrap().parse().unwrap();
+    let assets = cargo["package"]["metadata"][package]["assets"].as_array().unwrap().clone();
+    let word = |value: &toml::Value| value.as_str().unwrap().trim_start_matches('/').to_owned();
+    let asset = |asset: &toml::Value| match asset {
+        toml::Value::Array(parts) => (word(&parts[0]), word(&parts[1])),
+        asset => (word(&asset["source"]), word(&asset["dest"])),
+    };
+    assets.iter().map(asset).collect()
+}
+
+#[test]
+fn both_packages_have_all_that_there_is_to_install() {
+    let (mut debian, mut rpm) = (assets("deb"), assets("generate-rpm"));
+    for source in debian.keys().chain(rpm.keys()) {
+        // What is to be compiled first is not there.
+        let Some((folder, pattern)) = source.rsplit_once('*') else {
+            assert!(source.starts_with("target/release/") || at(source).is_file(), "{source}");
+            continue;
+        };
+        assert!(files(&at(folder)).keys().any(|name| name.ends_with(pattern)), "{source}");
+    }
+    for name in files(&at("systemd/man")).keys() {
+        assert!([".1", ".5"].iter().any(|section| name.ends_with(section)), "{name} is in no package");
+    }
+    // Each has its own place for zsh, and Debian makes its file of the licence itself.
+    let zsh = "systemd/completions/_registry-mirror";
+    assert_eq!(debian.remove(zsh).unwrap(), "usr/share/zsh/vendor-completions/");
+    assert_eq!(rpm.remove(zsh).unwrap(), "usr/share/zsh/site-functions/");
+    assert_eq!(rpm.remove("LICENSE").unwrap(), "usr/share/licenses/registry-mirror/");
+    assert_eq!(debian, rpm);
+}
+
+#[test]
+fn what_is_shipped_beside_the_program_is_of_its_version() {
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+    for (file, said) in [
+        ("systemd/debian/changelog", format!("registry-mirror ({VERSION}-1) ")),
+        ("examples/compose/compose.yaml", format!("image: registry-mirror:{VERSION}\n")),
+        ("examples/helm/registry-mirror/Chart.yaml", format!("\nversion: {VERSION}\nappVersion: \"{VERSION}\"\n")),
+        ("README.md", format!("apt-get install ./registry-mirror_{VERSION}-1_amd64.deb\n")),
+        ("README.md", format!("docker load -i registry-mirror-{VERSION}-image.tar\n")),
+        ("README.md", format!(" registry-mirror:{VERSION}\n")),
+    ] {
+        assert!(fs::read_to_string(at(file)).unwrap().contains(&said), "{file}: {said}");
+    }
+}
+
+#[test]
+fn the_file_that_packages_install_changes_nothing() {
+    let shown = |file: &Path| {
+        let output = Command::new(BINARY).args(["config", "show", "-c"]).arg(file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let empty = tempfile::NamedTempFile::new().unwrap();
+    assert_eq!(shown(&at("systemd/mirror.toml")), shown(empty.path()));
+    let settings = fs::read_to_string(at("systemd/mirror.toml")).unwrap();
+    let settings: String =
+        settings.lines().filter_map(|line| line.strip_prefix('#')).fold(String::new(), |all, line| {
+            // What is said ends its lines with a full stop, or goes on; what may be uncommented is a table or a key.
+            if line.starts_with([' ']) || line.is_empty() { all } else { all + line + "\n" }
+        });
+    let uncommented = tempfile::NamedTempFile::new().unwrap();
+    fs::write(uncommented.path(), &settings).unwrap();
+    assert!(shown(uncommented.path()).contains("500"), "{settings}");
+}
+
+#[test]
+fn the_file_of_the_image_is_valid_and_keeps_the_store_in_the_volume() {
+    let file = at("examples/container/mirror.toml");
+    let output = Command::new(BINARY).args(["config", "show", "-c"]).arg(file).output().unwrap();
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let recipe = fs::read_to_string(at("examples/container/Containerfile")).unwrap();
+    let volume = recipe.lines().find_map(|line| line.strip_prefix("VOLUME ")).unwrap();
+    assert!(shown.contains(volume) && shown.contains("0.0.0.0:5000"), "{shown}");
+}
+
+#[test]
+fn the_unit_checks_before_it_starts_and_reloads_by_the_command() {
+    let unit = fs::read_to_string(at("systemd/registry-mirror.service")).unwrap();
+    for line in [
+        "ExecStartPre=/usr/bin/registry-mirror check",
+        "ExecStart=/usr/bin/registry-mirror serve",
+        "ExecReload=/usr/bin/registry-mirror reload",
+    ] {
+        assert!(unit.lines().any(|it| it == line), "{line}");
+    }
+    // Without a file named there, /etc/registry-mirror/mirror.toml is what is read.
+    assert!(!unit.lines().any(|line| line.starts_with("Environment")), "{unit}");
+}
