@@ -59,8 +59,7 @@ pub(in crate::oci) struct Entries {
     pub(in crate::oci) list: Vec<(Descriptor, Option<Platform>)>,
     /// How many cannot.
     pub(in crate::oci) unreadable: usize,
-    /// Whether one of them names no digest of any algorithm, or says a size that cannot be, or says one of both
-    /// twice, or is no object.
+    /// Whether one of them names no digest of any algorithm, or says a size that cannot be, or is no object.
     pub(in crate::oci) odd: bool,
 }
 
@@ -140,7 +139,7 @@ struct Entry {
     digest: Option<Digest>,
     named: bool,
     size: Option<u64>,
-    /// Whether it says what it cannot say of itself, or twice.
+    /// Whether it says what it cannot say of itself.
     odd: bool,
     media_type: String,
     platform: Machine,
@@ -151,14 +150,13 @@ impl Keyed for Entry {
         match key {
             "digest" => {
                 let digest = map.next_value::<Scalar>()?.text();
-                self.odd |= self.named;
                 self.named = digest.as_deref().is_some_and(is_digest);
                 self.digest = digest.and_then(|digest| digest.parse().ok());
             }
             "size" => {
                 let given = map.next_value::<Option<Scalar>>()?;
                 let size = given.map(|size| size.number().filter(|size| i64::try_from(*size).is_ok()));
-                self.odd |= self.size.is_some() || size == Some(None);
+                self.odd |= size == Some(None);
                 self.size = size.flatten();
             }
             "mediatype" => self.media_type = map.next_value::<Scalar>()?.text().unwrap_or_default(),

@@ -141,8 +141,6 @@ fn what_says_it_is_a_manifest_has_what_makes_one() {
         (IMAGE, r#"{"config":N,"layers":[@,"size":"5"}]}"#),
         (IMAGE, r#"{"config":N,"layers":[@,"size":5.0}]}"#),
         (IMAGE, r#"{"config":N,"layers":[@,"size":9223372036854775808}]}"#),
-        (IMAGE, r#"{"config":N,"layers":[@,"size":5,"Size":6}]}"#),
-        (IMAGE, r#"{"config":N,"layers":[@,"digest":"blake3:00"}]}"#),
         (INDEX, r#"{"manifests":[@,"size":"5"}]}"#),
         (ARTIFACT, r#"{"blobs":[@,"size":-1}]}"#),
         (IMAGE, r#"{"config":N,"layers":[],"schemaVersion":1}"#),
