@@ -253,7 +253,8 @@ impl Admission {
             }
             guest.asker.question().map_err(Rejected::TooMany)?;
         }
-        match mirror.enter(upstream, &guest.own).await {
+        // What was granted to a certificate counts while the upstream is away, which has to be found out.
+        match mirror.enter(upstream, &guest.own, holders.certificate.is_some()).await {
             Ok(()) if holders.shows => {
                 self.grants.let_in(&holders, upstream, now);
                 return Ok(());

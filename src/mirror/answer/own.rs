@@ -182,15 +182,20 @@ impl Mirror {
     }
 
     /// Whether an upstream lets in who shows this: within the patience of clients, since silence turns nobody away.
-    /// For who shows nothing it is found out what has to be shown, unless that was asked for lately.
+    /// For who shows nothing it is found out what has to be shown, `anew` also where that was asked for lately.
     ///
     /// # Errors
     /// What it says in place of a yes.
-    pub async fn enter(&self, upstream: &RegistryName, presented: &access::Presented) -> Result<(), MirrorError> {
+    pub async fn enter(
+        &self,
+        upstream: &RegistryName,
+        presented: &access::Presented,
+        anew: bool,
+    ) -> Result<(), MirrorError> {
         let asked = self.asked(upstream, presented)?;
         let (outlook, shows) = (asked.outlook(&Resource::door()), presented.credential.is_some());
         let is_known = || asked.last_challenge(None).is_some_and(|(_, age)| age < CHALLENGE_IS_FRESH);
-        if outlook == Outlook::Well && !shows && is_known() {
+        if outlook == Outlook::Well && !shows && !anew && is_known() {
             return Ok(());
         }
         let key = (presented.fingerprint, upstream.clone(), None);
