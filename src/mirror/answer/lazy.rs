@@ -12,14 +12,13 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::answer::witness::Witness;
 use crate::mirror::error::MirrorError;
 use crate::mirror::fill::Fills;
-use crate::mirror::flight::progress::{Following, Phase, started};
+use crate::mirror::flight::progress::{Following, HELD_BACK, Phase, started};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::oci::{RangeHeader, Selection};
 
@@ -27,14 +26,12 @@ use crate::oci::{RangeHeader, Selection};
 const NEAR: u64 = 4 << 20;
 /// How long it is waited for.
 const PATIENCE: Duration = Duration::from_millis(250);
+/// So long the rest of a blob is waited for that is no larger than this, in bytes: then its parts are verified.
+const SOON: u64 = 1 << 20;
 /// More than this at once is no lazy read, in bytes.
 const LARGEST: u64 = 32 << 20;
 /// Nor are more parts than these, each of which is a question to upstream.
 const MOST: usize = 32;
-/// How many bytes are read lazily of a small blob, however small.
-const ALWAYS: u64 = 1 << 20;
-/// Of a larger one, one of so many.
-const SHARE: u64 = 10;
 
 /// Parts of a blob, each with who passes it on, or with nobody where the fill brings it soon.
 type Parts = Vec<(Range<u64>, Option<Relay>)>;
@@ -58,10 +55,15 @@ pub(super) async fn parts(
         Selection::Unsatisfiable => return Err(MirrorError::Range { size }),
         Selection::Whole => return Ok(None),
     };
+    if size <= SOON {
+        let _ = tokio::time::timeout(PATIENCE, fill.wait_for(|progress| is_over(&progress.phase))).await;
+    }
     let parts = with_those_ahead(&mut fill, parts, size).await;
     let ahead = || parts.iter().filter(|(_, ahead)| *ahead).map(|(part, _)| part.end - part.start);
-    let (length, relayed) = (ahead().sum(), Arc::clone(&fill.borrow().relayed));
-    if !(1..=MOST).contains(&ahead().count()) || length > LARGEST || !claim(&relayed, length, size) {
+    let length = ahead().sum();
+    // Nothing is far ahead in what is held back as a whole.
+    let may_be = size > HELD_BACK && (1..=MOST).contains(&ahead().count()) && length <= LARGEST;
+    if !may_be || !fill.borrow().claim(length, size) {
         return Ok(None);
     }
     let witness = |part: &Range<u64>| {
@@ -78,7 +80,7 @@ pub(super) async fn parts(
                 told => {
                     let error = told.err().map(tracing::field::display);
                     tracing::debug!(blob = ?source, error, "no part is to be had by itself; waiting for the fill");
-                    relayed.fetch_sub(length, Ordering::Relaxed);
+                    fill.borrow().unclaim(length);
                     return Ok(None);
                 }
             },
@@ -118,32 +120,14 @@ async fn size(fill: &mut Following, source: &BlobSource) -> Option<u64> {
     source.upstream.stat(&source.location.repository, &source.digest).await.ok()?
 }
 
-/// Takes `length` of the bytes that may be read lazily of a blob of `size` bytes, if so many are left.
-fn claim(relayed: &AtomicU64, length: u64, size: u64) -> bool {
-    let most = (size / SHARE).max(ALWAYS);
-    let claimed = |relayed: u64| relayed.checked_add(length).filter(|sum| *sum <= most);
-    relayed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).is_ok()
-}
-
 /// Whether a reader of the fill gets on at `start`, or will in a moment.
 async fn is_reached(fill: &mut Following, start: u64) -> bool {
     let reached = fill.borrow().reached();
     let patience = if start.saturating_sub(reached) <= NEAR { PATIENCE } else { Duration::ZERO };
-    let over = |phase: &Phase| !matches!(phase, Phase::Starting | Phase::Streaming);
-    let reached = fill.wait_for(|progress| progress.reached() > start || over(&progress.phase));
+    let reached = fill.wait_for(|progress| progress.reached() > start || is_over(&progress.phase));
     tokio::time::timeout(patience, reached).await.is_ok()
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tenth_of_a_blob_is_read_lazily_and_something_of_every_blob() {
-        let relayed = AtomicU64::new(0);
-        let size = 100 << 20;
-        assert!(claim(&relayed, 2, size) && claim(&relayed, (10 << 20) - 2, size));
-        assert!(!claim(&relayed, 1, size));
-        assert!(claim(&AtomicU64::new(0), ALWAYS, 0) && !claim(&AtomicU64::new(1), u64::MAX, u64::MAX));
-    }
+fn is_over(phase: &Phase) -> bool {
+    !matches!(phase, Phase::Starting | Phase::Streaming)
 }

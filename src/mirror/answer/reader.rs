@@ -30,6 +30,8 @@ pub struct FillReader {
     end: Option<u64>,
     /// The size of the blob in bytes, where the client was told one.
     total: Option<u64>,
+    /// Whether it is a part that ends before the digest was verified.
+    early: bool,
     _seat: Arc<AtomicBool>,
     /// The seat at what is passed on and not kept.
     ticket: Option<Ticket>,
@@ -66,12 +68,15 @@ impl FillReader {
     pub(super) fn new(fill: Following, source: BlobSource, span: Span, total: Option<u64>) -> FillReader {
         let seat = Arc::clone(&fill.borrow().seats);
         seat.store(true, atomic::Ordering::Relaxed);
+        let early = total.zip(span.end.filter(|end| total.is_some_and(|total| *end < total)));
+        let early = early.is_some_and(|(total, end)| fill.borrow().claim_here(end.saturating_sub(span.start), total));
         let mut reader = FillReader {
             fill,
             source,
             offset: span.start,
             end: span.end,
             total,
+            early,
             _seat: seat,
             ticket: None,
             late: false,
@@ -126,7 +131,7 @@ impl FillReader {
     }
 
     fn step(&mut self, limit: u64) -> Result<Step, MirrorError> {
-        let FillReader { fill, source, offset, end, total, ticket, late, .. } = self;
+        let FillReader { fill, source, offset, end, total, early, ticket, late, .. } = self;
         let progress = fill.borrow_and_update();
         if let (Some(told), Some(total)) = (*total, progress.total)
             && told != total
@@ -138,7 +143,7 @@ impl FillReader {
             ));
         }
         let part = end.filter(|end| progress.total.is_some_and(|total| *end < total));
-        let readable = part.map_or(progress.readable(), |end| progress.reached().min(end));
+        let readable = part.map_or(progress.readable(), |end| progress.readable_of(end, *early));
         let mut piece = *offset..readable.min(offset.saturating_add(limit));
         if let Some(window) = &progress.passed {
             let ticket = match ticket {
@@ -183,15 +188,14 @@ impl FillReader {
                     _ => (progress.written, verifier.clone()),
                 };
                 let total = progress.total.or(self.total);
-                Some(Relay::from(self.source.clone(), span, total, seen, verifier).at(progress.relay.clone()))
+                let verifier = (!self.early).then_some((verifier, seen));
+                Some(Relay::from(self.source.clone(), span, total, verifier).at(progress.relay.clone()))
             }
             _ if self.late => {
-                let (span, verifier) =
-                    (Span { start: self.offset, end: self.end }, Verifier::new(self.source.digest.algorithm()));
-                Some(
-                    Relay::from(self.source.clone(), span, progress.total.or(self.total), 0, verifier)
-                        .at(progress.relay.clone()),
-                )
+                let span = Span { start: self.offset, end: self.end };
+                let verifier = (!self.early).then(|| (Verifier::new(self.source.digest.algorithm()), 0));
+                let total = progress.total.or(self.total);
+                Some(Relay::from(self.source.clone(), span, total, verifier).at(progress.relay.clone()))
             }
             _ => None,
         }

@@ -45,13 +45,16 @@ enum RelayState {
 }
 
 impl Relay {
-    /// The rest of a blob of which `seen` bytes went through `verifier` already.
+    /// What `span` selects, of a blob of which so many bytes as stand beside the verifier went through it already.
     ///
-    /// A reader that wants the end gets it verified, even if that means reading again what lies
-    /// before its own start.
-    pub(super) fn from(source: BlobSource, span: Span, total: Option<u64>, seen: u64, verifier: Verifier) -> Relay {
-        let part = span.end.is_some_and(|end| total.is_some_and(|total| end < total));
-        let verifier = (!part).then_some((verifier, seen));
+    /// A reader gets its end verified, even if that means reading what lies before its own start, and after its own end;
+    /// without a verifier it is a part that need not be.
+    pub(super) fn from(
+        source: BlobSource,
+        span: Span,
+        total: Option<u64>,
+        verifier: Option<(Verifier, u64)>,
+    ) -> Relay {
         Relay {
             source,
             span,
@@ -98,7 +101,7 @@ impl Relay {
     /// What the bytes are wrong with, or upstream.
     pub(super) async fn measure(source: BlobSource) -> Result<u64, MirrorError> {
         let verifier = Verifier::new(source.digest.algorithm());
-        let (mut relay, mut size) = (Relay::from(source, Span::default(), None, 0, verifier), 0);
+        let (mut relay, mut size) = (Relay::from(source, Span::default(), None, Some((verifier, 0))), 0);
         while let Some(bytes) = relay.next().await? {
             size += bytes.len() as u64;
         }
@@ -129,10 +132,15 @@ impl Relay {
                             if let Some(verifier) = verifier {
                                 verifier.update(&bytes);
                             }
-                            let start = self.span.start.saturating_sub(*position);
+                            let within = |at: u64| {
+                                let offset = at.saturating_sub(*position);
+                                usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len())
+                            };
+                            let wanted = within(self.span.start)..self.span.end.map_or(bytes.len(), within);
                             *position += bytes.len() as u64;
-                            let start = usize::try_from(start).unwrap_or(usize::MAX).min(bytes.len());
-                            self.held.push(bytes.slice(start..), verifier.is_some());
+                            if !wanted.is_empty() {
+                                self.held.push(bytes.slice(wanted), verifier.is_some());
+                            }
                         }
                         None => {
                             let found = verifier.take().map(Verifier::finish);

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -15,6 +15,11 @@ use crate::oci::Verifier;
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
 pub const HELD_BACK: u64 = 64 << 10;
+/// How many bytes are read lazily of a small blob, however small.
+const ALWAYS: u64 = 1 << 20;
+/// Of a larger one, one of so many.
+const SHARE: u64 = 10;
+
 /// Where a fill stands.
 #[derive(Clone, Debug)]
 pub enum Phase {
@@ -51,16 +56,16 @@ pub struct Progress {
     pub relay: Option<Arc<RelayPlace>>,
     /// Every reader holds one of these, so that they can be counted. Says whether there ever was one.
     pub seats: Arc<AtomicBool>,
-    /// How many bytes of the blob lazy readers get from upstream besides this fill.
-    pub relayed: Arc<AtomicU64>,
+    /// How many bytes of the blob are handed out as parts before they are verified.
+    early: Arc<AtomicU64>,
 }
 
 impl Progress {
     /// A fill that was just seated.
     pub fn starting() -> Progress {
-        let (seats, relayed) = (Arc::default(), Arc::default());
+        let (seats, early) = (Arc::default(), Arc::default());
         let (phase, total, file, passed, relay) = (Phase::Starting, None, None, None, None);
-        Progress { phase, total, written: 0, doubtful: false, file, passed, relay, seats, relayed }
+        Progress { phase, total, written: 0, doubtful: false, file, passed, relay, seats, early }
     }
 
     /// How many bytes at the beginning may be handed out at all.
@@ -69,6 +74,34 @@ impl Progress {
             Phase::Verified => self.written,
             _ if self.doubtful => 0,
             _ => self.written,
+        }
+    }
+
+    /// Takes `length` of the bytes that may be handed out before they are verified, of a blob of `size` bytes, if so
+    /// many are left.
+    pub fn claim(&self, length: u64, size: u64) -> bool {
+        let most = (size / SHARE).max(ALWAYS);
+        let claimed = |early: u64| early.checked_add(length).filter(|sum| *sum <= most);
+        self.early.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).is_ok()
+    }
+
+    /// The same for a part that the fill brings: of what is held back as a whole none is.
+    pub fn claim_here(&self, length: u64, size: u64) -> bool {
+        size > HELD_BACK && self.claim(length, size)
+    }
+
+    /// Gives back what was claimed and is not handed out.
+    pub fn unclaim(&self, length: u64) {
+        self.early.fetch_sub(length, Ordering::Relaxed);
+    }
+
+    /// How far a reader may read that wants nothing from `end` on: to the end once it is verified or where that may be
+    /// handed out `early`, before that to what is held back of it.
+    pub fn readable_of(&self, end: u64, early: bool) -> u64 {
+        match self.phase {
+            Phase::Verified => self.reached().min(end),
+            _ if early => self.reached().min(end),
+            _ => self.reached().min(end.saturating_sub(HELD_BACK)),
         }
     }
 
@@ -103,5 +136,22 @@ async fn wait(following: &mut Following, reached: impl Fn(&Phase) -> bool) -> Re
     match progress.phase {
         Phase::Failed(error) => Err(error),
         _ => Ok(progress),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenth_of_a_blob_is_handed_out_early_and_something_of_every_blob() {
+        let fill = Progress::starting();
+        let size = 100 << 20;
+        assert!(fill.claim(2, size) && fill.claim_here((10 << 20) - 2, size));
+        assert!(!fill.claim(1, size));
+        fill.unclaim(1);
+        assert!(fill.claim(1, size));
+        assert!(Progress::starting().claim(ALWAYS, 0) && !Progress::starting().claim_here(1, HELD_BACK));
+        assert!(!fill.claim(u64::MAX, u64::MAX));
     }
 }
