@@ -295,3 +295,25 @@ async fn a_manifest_without_a_proof_is_asked_for_once_more() {
     assert_eq!(proven(&mirror).await["proof"], "head");
     assert_eq!(registry.gets_of(&image.manifest.digest), 0, "a pull is not spent on it");
 }
+
+#[tokio::test]
+async fn a_yes_to_head_does_not_outweigh_a_no_to_get() {
+    for ttl in ["0s", "10s"] {
+        let scene = Scene::set().await;
+        let second = scene.blob("/v2/library/second");
+        scene.owner.rule(Rule::on(Match::repository("library/second").get()).refuse(404));
+        let lines = format!("cache.negative_ttl = \"{ttl}\"");
+        let mirror = scene.settings().config(&lines).start().await;
+        assert_eq!(mirror.get(&second).await.status, 404, "{ttl}");
+        // Another repository brings it.
+        scene.is_served(&mirror, THERE, "fwd=miss; stored; detail=fill").await;
+        for round in 0..3 {
+            mirror.advance(std::time::Duration::from_secs(60));
+            assert_eq!(mirror.head(&second).await.status, 200, "{ttl} {round}: as upstream says");
+            assert_eq!(mirror.get(&second).await.status, 404, "{ttl} {round}");
+        }
+        scene.owner.clear_rules();
+        mirror.advance(std::time::Duration::from_secs(60));
+        scene.is_served(&mirror, "/v2/library/second", "fwd=stale; fwd-status=200; detail=revalidated").await;
+    }
+}

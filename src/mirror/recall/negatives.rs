@@ -81,9 +81,14 @@ impl Negatives {
         }
     }
 
+    /// Whether upstream ever said so, as far as is remembered, and nothing else since.
+    pub(crate) fn is_known(&self, missing: &Missing) -> bool {
+        self.known.contains_key(missing)
+    }
+
     /// Takes note of what upstream said, if it is "not found".
     pub(crate) fn note(&self, missing: impl FnOnce() -> Missing, class: UpstreamErrorClass) {
-        if class != UpstreamErrorClass::NotFound || self.ttl.is_zero() {
+        if class != UpstreamErrorClass::NotFound {
             return;
         }
         let missing = missing();
