@@ -308,7 +308,7 @@ async fn a_yes_to_head_does_not_outweigh_a_no_to_get() {
         // Another repository brings it.
         scene.is_served(&mirror, THERE, "fwd=miss; stored; detail=fill").await;
         for round in 0..3 {
-            mirror.advance(std::time::Duration::from_secs(60));
+            mirror.advance(std::time::Duration::from_secs(20));
             assert_eq!(mirror.head(&second).await.status, 200, "{ttl} {round}: as upstream says");
             assert_eq!(mirror.get(&second).await.status, 404, "{ttl} {round}");
         }

@@ -222,10 +222,9 @@ impl Blobs {
     }
 
     /// Asks upstream whether the repository has a blob of `size` bytes, and remembers a yes. A no to HEAD is
-    /// no answer to who wants GET, nor is a yes after a no to GET: a byte of the blob is asked for, before the whole of
-    /// it. Where not everybody
-    /// may know what is stored, that is asked at once, and its no is the answer: who asks for what is stored
-    /// elsewhere costs upstream one question, as if it were not.
+    /// no answer to who wants GET, nor is a yes soon after a no to GET: a byte of the blob is asked for, before the whole of
+    /// it. Where not everybody may know what is stored, that is asked at once, and its no is the answer: who asks for
+    /// what is stored elsewhere costs upstream one question, as if it were not.
     async fn confirm(&self, route: &Route, digest: &Digest, size: u64) -> Result<bool, MirrorError> {
         let Route { location, upstream, asker, .. } = route;
         self.negatives.check(&Missing::Blob(location.clone(), *digest))?;
@@ -236,7 +235,7 @@ impl Blobs {
         let told_to_all = matches!(route.permit().rule(), Rule::Mode(Access::Public) | Rule::Operator);
         let for_all = told_to_all && self.stored.asks_as_nobody(location);
         let blob = Missing::Blob(location.clone(), *digest);
-        let heads_tell = for_all && !self.negatives.is_known(&blob);
+        let heads_tell = for_all && !self.negatives.was_missing(&blob);
         if heads_tell && self.negatives.check(&Missing::Head(location.clone(), *digest)).is_ok() {
             match self.head(route, digest, Some(size)).await {
                 Ok(_) => return Ok(true),
@@ -266,7 +265,7 @@ impl Blobs {
     }
 
     /// What upstream says to HEAD, to whom has the blob, with a size in bytes that upstream may confirm, or has not.
-    /// Remembers a yes that confirms it, unless GET was told no, and a no.
+    /// Remembers a yes that confirms it, unless GET was told no just now, and a no.
     async fn head(&self, route: &Route, digest: &Digest, known: Option<u64>) -> Result<Option<u64>, UpstreamError> {
         let Route { location, upstream, .. } = route;
         let size = upstream.stat(&location.repository, digest).await;
@@ -278,7 +277,7 @@ impl Blobs {
             let message = format!("{location}: blob {digest}: upstream says that it has {size} bytes");
             return Err(UpstreamError::new(UpstreamErrorClass::Protocol, message));
         }
-        let was_missing = self.negatives.is_known(&Missing::Blob(location.clone(), *digest));
+        let was_missing = self.negatives.was_missing(&Missing::Blob(location.clone(), *digest));
         if let Some(size) = size.and(known).filter(|_| !was_missing) {
             self.stored.add_blob_member(location, *digest, size, Proof::Head).await;
         }

@@ -60,6 +60,9 @@ pub(crate) struct Negatives {
     of_callers: HashSet<RegistryName>,
 }
 
+/// For so long a no to GET outweighs a yes to HEAD.
+const LATELY: Duration = Duration::from_secs(30);
+
 impl Negatives {
     const MAX: u64 = 10_000;
 
@@ -81,9 +84,9 @@ impl Negatives {
         }
     }
 
-    /// Whether upstream ever said so, as far as is remembered, and nothing else since.
-    pub(crate) fn is_known(&self, missing: &Missing) -> bool {
-        self.known.contains_key(missing)
+    /// Whether upstream said so lately, however long that is believed, and nothing else since.
+    pub(crate) fn was_missing(&self, missing: &Missing) -> bool {
+        self.known.get(missing).and_then(|at| at.age(self.clock.now())).is_some_and(|age| age < LATELY)
     }
 
     /// Takes note of what upstream said, if it is "not found".
