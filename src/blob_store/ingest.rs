@@ -65,6 +65,8 @@ struct Unfinished {
     proof: Option<Digest>,
     /// Whether the bytes may be others than they should.
     doubtful: bool,
+    /// Whether its rest was waited for in vain, and the whole is to be asked for.
+    by_whole: bool,
 }
 
 impl IngestDir {
@@ -123,12 +125,12 @@ impl IngestDir {
     /// Takes over what is left of an earlier fill of this blob, if there is something. Nobody else
     /// gets it meanwhile.
     pub fn resume(&self, origin: &Origin) -> Option<Resumed> {
-        let Unfinished { path, size, proof, doubtful } = self.left_over.lock().remove(origin)?;
+        let Unfinished { path, size, proof, doubtful, by_whole } = self.left_over.lock().remove(origin)?;
         let written = if proof.is_some() { size } else { size.saturating_sub(CUT_OFF) };
         match reopen(&path, written) {
             Ok(file) => {
                 let mut ingest = Box::new(Ingest::new(file, path, written));
-                (ingest.proof, ingest.doubtful) = (proof, doubtful);
+                (ingest.proof, ingest.doubtful, ingest.by_whole) = (proof, doubtful, by_whole);
                 self.make_resumable(&mut ingest, origin);
                 Some(match proof {
                     Some(proof) => {
@@ -196,7 +198,7 @@ fn proven(path: PathBuf, digest: Digest) -> Option<(Origin, Unfinished)> {
     };
     let size = Some(u64::from_le_bytes(*size)).filter(|size| *size <= length)?;
     let doubtful = rustix::fs::lgetxattr(&path, DOUBT, &mut [0; 1][..]).is_ok();
-    Some(((upstream, digest), Unfinished { path, size, proof: Some(proof), doubtful }))
+    Some(((upstream, digest), Unfinished { path, size, proof: Some(proof), doubtful, by_whole: false }))
 }
 
 /// Opens a file of which `written` bytes are wanted.
@@ -311,6 +313,8 @@ pub struct Ingest {
     proven: u64,
     /// Whether what is written may be other bytes than it should.
     doubtful: bool,
+    /// See [`Ingest::is_by_whole`].
+    by_whole: bool,
     /// What was taken for the bytes until the store counts them.
     room: Option<Box<dyn std::any::Any + Send + Sync>>,
 }
@@ -320,7 +324,19 @@ impl Ingest {
         let (file, path) = (Arc::new(file), Some(path));
         let (resumable, proof, hashed) = (None, None, None);
         let ahead = BTreeMap::new();
-        Ingest { file, path, written, ahead, resumable, proof, hashed, proven: written, doubtful: false, room: None }
+        Ingest {
+            file,
+            path,
+            written,
+            ahead,
+            resumable,
+            proof,
+            hashed,
+            proven: written,
+            doubtful: false,
+            by_whole: false,
+            room: None,
+        }
     }
 
     /// Allocates the blocks of a file of `size` bytes without changing its length. File systems that
@@ -409,6 +425,16 @@ impl Ingest {
         self.doubtful
     }
 
+    /// Whether it is gone on with by asking for the whole: who asked for the rest waited in vain.
+    pub const fn is_by_whole(&self) -> bool {
+        self.by_whole
+    }
+
+    /// Says so to whoever goes on with it in this process.
+    pub fn go_on_by_whole(&mut self, by_whole: bool) {
+        self.by_whole = by_whole;
+    }
+
     /// Removes the notes: the file is about to be a blob.
     pub(crate) fn remove_proof(&self) {
         if self.proven > 0 {
@@ -474,8 +500,8 @@ impl Drop for Ingest {
         }
         match (self.path.take(), self.resumable.take()) {
             (Some(path), Some((origin, left_over))) => {
-                let (proof, doubtful) = (self.proof, self.doubtful);
-                let unfinished = Unfinished { path, size: self.written, proof, doubtful };
+                let (proof, doubtful, by_whole) = (self.proof, self.doubtful, self.by_whole);
+                let unfinished = Unfinished { path, size: self.written, proof, doubtful, by_whole };
                 keep(&mut left_over.lock(), origin, unfinished);
             }
             (Some(path), None) => remove(&path),

@@ -18,6 +18,7 @@ mod writer;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -38,7 +39,7 @@ use crate::mirror::recall::negatives::Negatives;
 use crate::mirror::room::stored::Stored;
 use crate::oci::Span;
 use crate::outcome::Outcome;
-use crate::upstream::UpstreamError;
+use crate::upstream::{Contact, UpstreamError};
 
 use disk::Disk;
 use end::{End, Filled};
@@ -308,9 +309,13 @@ impl Fill {
     /// file is made meanwhile, so that the first byte does not wait for it.
     async fn open(&self) -> Result<(Transfer, Result<Ingest, StoreError>), UpstreamError> {
         let source = &self.source;
-        if let Some(left_over) = self.left_over().await {
-            let start = left_over.written();
-            match pieces::open(source, start).await {
+        if let Some(mut left_over) = self.left_over().await {
+            let (start, by_whole, asked) = (left_over.written(), left_over.is_by_whole(), Instant::now());
+            let opened = match by_whole {
+                true => Transfer::open_whole(source.clone(), start).await,
+                false => pieces::open(source, start).await,
+            };
+            match opened {
                 Ok(transfer) => {
                     tracing::info!(blob = ?source, start, "resuming an earlier fill");
                     if !transfer.repeats() {
@@ -318,7 +323,12 @@ impl Fill {
                     }
                     return Ok((transfer, Ok(left_over)));
                 }
-                Err(error) if error.class.is_outage() => return Err(error),
+                Err(error) if error.class.is_outage() => {
+                    // Who comes next asks in the other way.
+                    let in_vain = error.contact != Contact::Unreachable && asked.elapsed() >= pieces::SOON;
+                    left_over.go_on_by_whole(!by_whole && in_vain);
+                    return Err(error);
+                }
                 // It may have more bytes than the blob has.
                 Err(_) => self.fills.discard(left_over).await,
             }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use scripted_registry::{Digest, Match, Registry, Rule, noise};
+use scripted_registry::{Digest, Gate, Match, Registry, Rule, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -98,6 +98,28 @@ async fn what_is_left_over_is_never_in_the_way_of_what_upstream_gives() {
         assert!(answer.complete && answer.body == bytes, "{name} to each question with a range");
     }))
     .await;
+}
+
+#[tokio::test]
+async fn what_is_left_over_and_waited_for_in_vain_is_asked_for_in_the_other_way() {
+    let (registry, digest, bytes, path) = scene().await;
+    registry.rule(Rule::on(Match::blob(&digest).get()).once().close_after(600_000));
+    registry.rule(Rule::on(Match::blob(&digest).get()).close_at_once());
+    let mirror = TestMirror::of(&registry).await;
+    assert!(!mirror.get(&path).await.complete, "the trouble");
+    mirror.settled().await;
+    registry.clear_rules();
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get().with_header("range")).stall_before_headers(&gate));
+    mirror.advance(std::time::Duration::from_secs(3600));
+    tokio::time::pause();
+    assert_eq!(mirror.get(&path).await.status, 503, "silence is not asked again");
+    tokio::time::resume();
+    mirror.settled().await;
+    mirror.advance(std::time::Duration::from_secs(3600));
+    let answer = mirror.get(&path).await;
+    assert!(answer.complete && answer.body == bytes);
+    gate.open();
 }
 
 #[tokio::test]

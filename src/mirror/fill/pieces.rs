@@ -67,16 +67,17 @@ impl Chunk {
 }
 
 /// An outage that took less time to show leaves time to ask in another way.
-const SOON: Duration = Duration::from_secs(3);
+pub(super) const SOON: Duration = Duration::from_secs(3);
 
 /// Asks upstream for the blob from `start` on, or for the whole where it will not give the rest: what is left over
 /// must not be in the way of what is to be had.
 pub(super) async fn open(source: &BlobSource, start: u64) -> Result<Transfer, UpstreamError> {
     let asked = Instant::now();
     let streams = source.upstream.health().streams;
-    let is_part = |error: &UpstreamError| start > 0 || (streams > 1 && error.class == UpstreamErrorClass::Unavailable);
+    let may_be_the_range =
+        |error: &UpstreamError| start > 0 || (streams > 1 && error.class == UpstreamErrorClass::Unavailable);
     match open_part(source, start).await {
-        Err(error) if is_part(&error) && error.class.is_outage() && asked.elapsed() < SOON => {
+        Err(error) if may_be_the_range(&error) && error.class.is_outage() && asked.elapsed() < SOON => {
             tracing::debug!(blob = ?source, start, %error, "no answer to a range, asking for everything");
             Transfer::open_whole(source.clone(), start).await
         }

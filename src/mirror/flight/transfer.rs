@@ -254,10 +254,12 @@ impl Transfer {
         let repository = &location.repository;
         let span = Span { start: self.position, end: self.end };
         let is_part = !span.is_whole();
+        // Of a blob that is read in pieces nobody wants all that lies before one, because somebody is away.
+        let is_rest = self.end.is_none_or(|end| self.size == Some(end));
         if is_part && self.refused < MAX_REFUSED {
             let refused = match upstream.blob(repository, digest, span).await {
                 Err(error) if error.class.is_outage() => {
-                    self.refused += refusals(&error);
+                    self.refused += if is_rest { refusals(&error) } else { 0 };
                     return Err(error);
                 }
                 Err(error) => error,
