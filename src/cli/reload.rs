@@ -1,7 +1,7 @@
 //! `registry-mirror reload`: the daemon reads its configuration again.
 
 use super::client::{At, Remote};
-use super::talk::print_document;
+use super::talk::{complain, print_document};
 use super::{Exit, insist};
 use crate::documents::{Error, Reloaded, orders};
 
@@ -26,9 +26,8 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     Ok(if restart.is_empty() { Exit::Done } else { Exit::Partly })
 }
 
-/// Tells it as `check` does.
 fn refused(error: &Error, json: bool) -> Result<Exit, Error> {
-    error.problems.iter().for_each(|problem| insist(&format!("error: {}", problem.text.join("\n"))));
+    complain(error);
     insist("the daemon goes on with the settings that it had");
     if json {
         print_document(error)?;

@@ -102,8 +102,11 @@ pub(super) fn fail(error: &Error, json: bool) -> Exit {
     error.code.into()
 }
 
-/// Tells people what went wrong.
+/// Tells people what went wrong; of a configuration as `check` does.
 pub(super) fn complain(error: &Error) {
+    if !error.problems.is_empty() {
+        return error.problems.iter().for_each(|problem| insist(&format!("error: {}", problem.text.join("\n"))));
+    }
     insist(&format!("error: {}", error.message));
     if let Some(hint) = &error.hint {
         insist(hint);

@@ -35,6 +35,8 @@ fn check_shows_a_typing_error_with_line_column_and_the_nearest_key() {
     assert!(err.contains("mirror.toml:2:1: unknown key `max_sise` in [store]"), "{err}");
     assert!(err.contains("did you mean `max_size`?"), "{err}");
     assert!(err.contains("\n   | ^^^^^^^^\n"), "{err}");
+    let (code, _, at_start) = run(program().args(["serve", "-c"]).arg(&path));
+    assert_eq!((code, at_start), (2, err), "they say it alike");
 }
 
 #[test]
