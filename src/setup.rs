@@ -29,7 +29,7 @@ pub use podman::beside;
 pub use want::Refused;
 
 /// What the files that are wholly ours begin with.
-const HEADER: &str = "# Written by registry-mirror; `registry-mirror setup --undo` takes it away.\n";
+const HEADER: &str = "# Written by registry-mirror; `registry-mirror setup CLIENT --undo` takes it away.\n";
 /// Docker Hub, the registry that clients mean where they name none.
 pub const DOCKER_HUB: &str = "docker.io";
 /// The mirror's own image, below each registry.
