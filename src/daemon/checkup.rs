@@ -43,6 +43,15 @@ pub struct Wanted {
     pub problems: Vec<Checked>,
 }
 
+impl Wanted {
+    fn is_about(&self, problem: &Checked) -> bool {
+        match &self.upstream {
+            Some(upstream) => problem.about == format!("upstream {upstream}"),
+            None => self.client.is_none(),
+        }
+    }
+}
+
 /// Looks, and judges. Blocks.
 ///
 /// # Errors
@@ -58,12 +67,8 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         upstreams.clear();
     }
     let (examined, credentials) = ask(config, &upstreams)?;
-    let told = |problem: &&Checked| {
-        let is_meant = |upstream: &RegistryName| problem.about == format!("upstream {upstream}");
-        everything || wanted.upstream.as_ref().is_some_and(is_meant)
-    };
     let facts = Facts {
-        problems: wanted.problems.iter().filter(told).cloned().collect(),
+        problems: wanted.problems.iter().filter(|problem| wanted.is_about(problem)).cloned().collect(),
         upstreams: examined,
         credentials,
         disk: everything.then(|| store::disk(&config.store)),
@@ -170,6 +175,23 @@ fn open_files(daemon: Option<u32>) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::config::Overrides;
+
+    #[test]
+    fn problems_are_told_of_what_is_wanted() {
+        let problems = ["upstream quay.io", "upstream docker.io", "store"].map(|about| Checked::warn(about, "", ""));
+        let told = |upstream: Option<&str>, client: Option<&str>| {
+            let upstream = upstream.map(|name| name.parse().expect("a name"));
+            let wanted = Wanted { upstream, client: client.map(str::to_owned), ..Wanted::default() };
+            problems
+                .iter()
+                .filter(|problem| wanted.is_about(problem))
+                .map(|problem| &*problem.about)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(told(None, None), ["upstream quay.io", "upstream docker.io", "store"]);
+        assert_eq!(told(Some("docker.io"), None), ["upstream docker.io"]);
+        assert_eq!(told(None, Some("docker")), [""; 0]);
+    }
 
     #[test]
     fn what_is_asked_for_where_nothing_is_stored_has_a_name() {

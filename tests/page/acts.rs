@@ -4,6 +4,7 @@ use scripted_registry::client;
 use serde_json::json;
 
 use super::browser::Browser;
+use super::looks::is_lately;
 use super::site::{CONSENT, Site, TOKEN};
 
 const IMAGES: &str = "document.querySelectorAll('#images tbody tr').length === 3";
@@ -74,6 +75,12 @@ async fn an_image_is_looked_at_fetched_verified_exported_and_forgotten() {
     }
     assert!(shown.contains("its own,") && shown.contains("shared with other images"), "{shown}");
     assert!(shown.contains("linux/arm64, not complete") && shown.contains("History of the tag"), "{shown}");
+    let digest = site.image("docker.io/library/redis:7").await["digest"].as_str().unwrap().to_owned();
+    let seen = "return [...document.querySelectorAll('[aria-label=\"What the tag was seen to have\"] td')].map((cell) => cell.textContent)";
+    let seen = browser.run(seen).await;
+    assert_eq!((seen.as_array().unwrap().len(), &seen[0], &seen[2]), (3, &json!(digest), &json!("docker.io")));
+    assert!(is_lately(seen[1].as_str().unwrap()), "{seen}");
+    assert!(shown.contains(&format!("docker pull {}/docker.io/library/redis:7", site.mirror.address)), "{shown}");
     // The layer that another image has, too.
     let used = browser
         .run("return [...document.querySelectorAll('#image td:last-child')].map((cell) => cell.textContent)")
@@ -95,8 +102,10 @@ async fn an_image_is_looked_at_fetched_verified_exported_and_forgotten() {
     browser.until("document.getElementById('act-said').innerText.includes('all of it is what its digests say')").await;
     let said = browser.text("#act-said").await;
     assert!(said.contains("Verified 8 parts"), "only what belongs to it: {said}");
+    browser.run("window.given = []; HTMLAnchorElement.prototype.click = function () { if (this.download) given.push([this.download, this.href.slice(0, 5)]); }").await;
     push("Export").await;
-    browser.until("document.getElementById('act-said').innerText.startsWith('Exported:')").await;
+    browser.until("document.getElementById('act-said').innerText.startsWith('Exported:') && given.length").await;
+    assert_eq!(browser.run("return given").await, json!([["redis-7.tar", "blob:"]]));
     push("Forget").await;
     browser.until("document.getElementById('sure').open").await;
     browser.click("#sure-no").await;
@@ -156,6 +165,26 @@ async fn where_names_are_hidden_nothing_is_shown_before_somebody_logs_in() {
     browser.until("document.getElementById('live').innerText === 'live'").await;
     assert_eq!(browser.text("#said").await, "");
     assert_eq!(browser.complaints("401 (Unauthorized)").await, [""; 0]);
+    browser.end().await;
+    site.mirror.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_configuration_is_shown_with_where_each_setting_is_from_and_without_a_secret() {
+    let Some(browser) = Browser::start("the_configuration_is_shown").await else { return };
+    let site = Site::start().await;
+    browser.open(&format!("{}#configuration", site.url())).await;
+    browser.until("document.querySelectorAll('#configuration table').length >= 5").await;
+    let rows = "return [...document.querySelectorAll('#configuration tr')].map((row) => [...row.querySelectorAll('td')].map((cell) => cell.textContent).join(' '))";
+    let rows = browser.run(rows).await;
+    let has = |start: &str, end: &str| {
+        let rows = rows.as_array().unwrap().iter().map(|row| row.as_str().unwrap());
+        assert!(rows.clone().any(|row| row.starts_with(start) && row.ends_with(end)), "{start} {end}: {rows:?}");
+    };
+    has("prefetch \"0\"", "mirror.toml:2");
+    has("tag_ttl \"5m", "default");
+    has("min_free \"0%\"", "REGISTRY_MIRROR_STORE_MIN_FREE");
+    assert!(!rows.to_string().contains(TOKEN));
     browser.end().await;
     site.mirror.stop().await;
 }

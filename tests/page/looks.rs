@@ -13,6 +13,11 @@ fn counts(labels: &str) -> bool {
     got && wanted && !labels.contains("outcome=\"local\"")
 }
 
+/// Whether a time is told that has only just passed.
+pub(super) fn is_lately(told: &str) -> bool {
+    told == "just now" || told.ends_with(" s ago")
+}
+
 fn from_cache(labels: &str) -> bool {
     ["hit", "join", "revalidated", "stale"].iter().any(|word| labels.contains(&format!("outcome=\"{word}\"")))
 }
@@ -38,23 +43,66 @@ async fn the_numbers_are_those_of_the_metrics_and_nobody_else_is_asked() {
         ("fetched-bytes", received),
         ("store-used", site.store_used().await),
         ("quota-left", site.metric("mirror_upstream_budget_left", |_| true).await),
+        ("store-blobs", site.metric("mirror_store_blobs", |_| true).await),
+        ("saved-time", site.look("usage").await["since_start"]["saved_seconds"].as_f64().unwrap()),
     ] {
         let shown = browser.number(id).await;
         assert!((shown - expected).abs() < 1e-9, "{id}: {shown}, not {expected}");
     }
     assert_eq!(browser.text("#hit-requests").await, format!("{:.1} %", hits / all * 100.0));
     assert!(browser.text("#quota-of").await.contains("of 100 left"));
+    let status = site.look("status").await;
+    let hub = status["upstreams"].as_array().unwrap().iter().find(|upstream| upstream["host"] == "docker.io").unwrap();
+    let end = &hub["endpoints"][0];
+    let clock = |at: &Value| {
+        format!("return new Date({at}).toLocaleTimeString('en-GB', {{ hour: '2-digit', minute: '2-digit' }})")
+    };
+    let resets = browser.run(&clock(&end["pulls"]["resets_at"])).await;
+    assert_eq!(json!(browser.text("#quota-reset").await), json!(format!("resets {}", resets.as_str().unwrap())));
+    let oldest = browser.text("#store-oldest").await;
+    assert!(oldest.strip_prefix(", oldest use ").is_some_and(is_lately), "{oldest}");
+    assert_eq!(browser.text("#mode").await, "online");
     // The hours are the same once more.
     let told = browser.run("return document.getElementById('day').getAttribute('aria-label')").await;
     let told = told.as_str().unwrap();
     assert!(told.contains(&format!("{hits} hit")) && told.contains(&format!("{} miss", all - hits)), "{told}");
+    let hour = "const cells = [...document.querySelectorAll('#day-table tr:last-child td')].map((cell) => cell.textContent); return cells.slice(1)";
+    assert_eq!(
+        browser.run(hour).await.as_array().unwrap()[..4],
+        [hits.to_string(), "0".into(), (all - hits).to_string(), "0".into()]
+    );
+    let bars = browser.run("return [...document.querySelectorAll('#day g:last-child rect:not(.none)')].map((bar) => Number(bar.getAttribute('height')))").await;
+    let [hit, miss] = &bars.as_array().unwrap()[..] else { panic!("{bars}") };
+    assert!((hit.as_f64().unwrap() / miss.as_f64().unwrap() - hits / (all - hits)).abs() < 1e-6, "{bars}");
+    browser.click("[data-unit=bytes]").await;
+    let told = browser.run("return document.getElementById('day').getAttribute('aria-label')").await;
+    let size = browser.run(&format!("return ({sent_hits} / 1048576).toFixed(1)")).await;
+    assert!(told.as_str().unwrap().contains(&format!("{} MiB hit", size.as_str().unwrap())), "{told}");
     // Since the start, and of all time.
     browser.click("[data-span=of_all_time]").await;
     let usage = site.look("usage").await;
     let ever: f64 = usage["of_all_time"]["requests"].as_object().unwrap().values().filter_map(Value::as_f64).sum();
     assert_eq!((browser.number("requests").await, ever), (all, all));
+    // Each is shown as it is told: here they are the same, so that one of them is changed on its way.
+    let changed = "const real = window.fetch; window.fetch = async (...asked) => { const answer = await real(...asked);\n\
+                   if (!String(asked[0]).endsWith('/usage')) return answer;\n\
+                   const usage = await answer.json(); usage.of_all_time.hit_ratio = 0.123;\n\
+                   return new Response(JSON.stringify(usage)); }";
+    browser.run(changed).await;
+    browser.until("document.getElementById('hit-requests').innerText === '12.3 %'").await;
+    browser.click("[data-span=since_start]").await;
+    assert_eq!(browser.text("#hit-requests").await, format!("{:.1} %", hits / all * 100.0));
     assert!(browser.text("#upstreams").await.contains("docker.io"));
     assert!(browser.text("#upstreams").await.contains("84 of 100"));
+    let row =
+        browser.run("return [...document.querySelectorAll('#upstreams tbody td')].map((cell) => cell.innerText)").await;
+    let latency = (end["latency_seconds"].as_f64().unwrap() * 1000.0).round().max(1.0);
+    assert_eq!((&row[2], &row[5]), (&json!(format!("{latency} ms")), &json!("")), "{row}");
+    assert!(is_lately(row[4].as_str().unwrap()), "{row}");
+    assert!(
+        row[1].as_str().unwrap().starts_with("up") && row[1].as_str().unwrap().contains(&site.registry.url()),
+        "{row}"
+    );
     assert_eq!(browser.complaints("").await, [""; 0]);
     let asked = browser.asked().await;
     let elsewhere: Vec<_> = asked.iter().filter(|url| !url.starts_with(&site.url())).collect();
@@ -76,6 +124,7 @@ async fn a_running_fill_moves_and_goes_when_it_has_ended() {
     let mut first = site.mirror.stream(&path).await;
     first.read_exactly(100_000).await;
     browser.until("document.querySelector('#fills progress')?.value === 250000").await;
+    assert_eq!(browser.run("return document.querySelector('#fills progress').max").await, 1_000_000);
     let said = browser.text("#fills").await;
     assert!(said.contains("docker.io/acme/slow") && said.contains("1 client attached"), "{said}");
     let second = site.mirror.stream(&path).await;
@@ -120,6 +169,9 @@ async fn images_are_searched_and_sorted() {
             .await;
         assert_eq!(shown().await, json!(expected), "{order}");
     }
+    let marks = "return [...document.querySelectorAll('#images tbody tr')].map((row) => [row.querySelector('.state').title, row.querySelector('.tag')?.textContent ?? ''])";
+    let expected = [["complete", ""], ["some platforms", ""], ["never fetched", "pinned"]];
+    assert_eq!(browser.run(marks).await, json!(expected));
     let row = browser.text("#images tbody tr:nth-child(2)").await;
     assert!(row.contains("linux/amd64") && !row.contains("arm64"), "{row}");
     assert_eq!(browser.complaints("").await, [""; 0]);

@@ -288,7 +288,13 @@ fn what_is_handed_on_is_for_its_owner_and_holds_no_secret() {
     let config = site.folder.path().join("mirror.toml");
     let text = std::fs::read_to_string(&config).unwrap();
     let (token, login) = (token.display(), login.display());
-    std::fs::write(&config, format!("server.admin_token = \"file:{token}\"\n{text}auth = \"file:{login}\"\n")).unwrap();
+    // Somebody has it in a name, too.
+    let audit = canaries[0];
+    std::fs::write(
+        &config,
+        format!("access.audit = \"/{audit}\"\nserver.admin_token = \"file:{token}\"\n{text}auth = \"file:{login}\"\n"),
+    )
+    .unwrap();
     let bundle = site.folder.path().join("report.tar");
     // What lies there is not written through.
     std::os::unix::fs::symlink(site.folder.path().join("elsewhere"), &bundle).unwrap();

@@ -78,6 +78,8 @@ fn settings_are_shown_written_once_and_put_back_to_the_byte() {
             let root = root(files);
             if let [(path, _)] = files {
                 std::fs::set_permissions(root.path().join(path), PermissionsExt::from_mode(0o640)).unwrap();
+                // Only root can give a file away.
+                let _ = chown(root.path().join(path), Some(1234), Some(4321));
             }
             let before = tree(root.path());
             let line = |action: &str| format!("{client} {action} --mirror {MIRROR} --root {}", root.path().display());
@@ -94,7 +96,9 @@ fn settings_are_shown_written_once_and_put_back_to_the_byte() {
             let record = &after[&format!("var/lib/registry-mirror/setup/{client}")];
             assert_eq!(record.0 & 0o7777, 0o700, "{client}");
             if let [(path, _)] = files {
-                assert_eq!(after[*path].0, before[*path].0, "{client}: the mode stays");
+                let whose =
+                    |tree: &BTreeMap<String, (u32, u32, u32, Vec<u8>)>| (tree[*path].0, tree[*path].1, tree[*path].2);
+                assert_eq!(whose(&after), whose(&before), "{client}: the mode and the owner stay");
             }
             assert_eq!(run(&line("--check"), &[]).0, 0, "{client}: it is set up");
             assert_eq!(run(&line("--apply"), &[]).0, 0, "{client}");

@@ -1,5 +1,7 @@
 //! `why`: what a pull would get now, told by the daemon, and by the store where none runs.
 
+use scripted_registry::{Match, Rule};
+
 use super::operate::{Site, run};
 
 const APP: &str = "docker.io/library/app:1";
@@ -28,6 +30,13 @@ fn what_a_pull_would_get_is_told_without_a_question() {
         assert!(out.lines().any(|found| found.starts_with(line)), "{line}: {out}");
     }
     assert_eq!(site.registry.requests().len(), asked);
+    // A part that is missing comes from upstream.
+    let layer = site.amd64.layers.last().unwrap().digest;
+    std::fs::remove_file(site.folder.path().join(format!("store/blobs/sha256/{}", layer.hex()))).unwrap();
+    site.kill_and_start_again();
+    let all = if cfg!(target_arch = "x86_64") { "both" } else { "store" };
+    assert_eq!(site.json("why app:1").1["from"], all);
+    site.ok("pull app:1 --all-platforms");
     // Upstream goes away, and it is known.
     site.stop_upstream();
     assert_ne!(site.run("pull other:2").0, 0);
@@ -99,4 +108,22 @@ fn the_rule_is_the_one_that_decides_of_a_pull_and_its_word_that_of_the_audit() {
         }
         assert_eq!(audited().unwrap()["verdict"], if allowed { "allowed" } else { "refused" });
     }
+}
+
+#[test]
+fn what_upstream_refuses_is_refused() {
+    let mut site = Site::start();
+    let config = site.folder.path().join("mirror.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("cache.tag_ttl = \"0s\"\n{text}")).unwrap();
+    site.kill_and_start_again();
+    site.ok("pull app:1 --all-platforms");
+    site.registry.rule(Rule::on(Match::repository("library/app")).refuse(403));
+    assert_eq!(site.run("pull app:1 --all-platforms").0, 7);
+    let (code, said) = site.json("why app:1");
+    assert_eq!((code, &said["succeeds"]), (5, &false.into()), "{said}");
+    assert!(
+        said["reason"].as_str().is_some_and(|reason| reason.contains("upstream refuses this repository")),
+        "{said}"
+    );
 }
