@@ -200,7 +200,7 @@ impl Mirror {
         }
         let key = (presented.fingerprint, upstream.clone(), None);
         let work = || async move {
-            let said = if shows { asked.enter().await } else { asked.challenge(None).await.map(drop) };
+            let said = if shows || anew { asked.enter().await } else { asked.challenge(None).await.map(drop) };
             said.map_err(|error| MirrorError::upstream(Subject::Manifest, error))
         };
         landed(self.patiently(outlook, key, work).await?)
