@@ -79,7 +79,11 @@ impl<'a> SetUp<'a> {
         let absent = format!("{}/nothing", repository.split('/').next().expect("a first part"));
         let said = [repository, absent.as_str()].map(|name| {
             let said = self.pull(name, login).expect_err("is refused");
-            said.split_once("msg=").expect("skopeo's words").1.replace(name, "NAME").replace(&name.replace('/', "%2F"), "NAME")
+            said.split_once("msg=")
+                .expect("skopeo's words")
+                .1
+                .replace(name, "NAME")
+                .replace(&name.replace('/', "%2F"), "NAME")
         });
         assert_eq!(said[0], said[1]);
     }

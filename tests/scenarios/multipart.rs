@@ -89,7 +89,8 @@ async fn parts_that_reach_the_end_of_a_wrong_blob_never_complete() {
     let (registry, digest, _, path) = scene().await;
     registry.rule(Rule::on(Match::blob(&digest).get()).flip_last_byte());
     let mirror = TestMirror::of(&registry).await;
-    assert!(!mirror.get_with(&path, &[("Range", &header())]).await.complete);
+    let answer = mirror.get_with(&path, &[("Range", &header())]).await;
+    assert!(answer.status == 502 || !answer.complete, "{}", answer.status);
 }
 
 #[tokio::test]

@@ -49,12 +49,7 @@ impl Relay {
     ///
     /// A reader gets its end verified, even if that means reading what lies before its own start, and after its own end;
     /// without a verifier it is a part that need not be.
-    pub(super) fn from(
-        source: BlobSource,
-        span: Span,
-        total: Option<u64>,
-        verifier: Option<(Verifier, u64)>,
-    ) -> Relay {
+    pub(super) fn from(source: BlobSource, span: Span, total: Option<u64>, verifier: Option<(Verifier, u64)>) -> Relay {
         Relay {
             source,
             span,
