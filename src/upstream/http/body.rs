@@ -107,11 +107,22 @@ impl Body {
         if self.left.is_some_and(|left| left > limit) {
             return Err(too_long(&self.what));
         }
+        let no_memory = |what: &str| {
+            let message = format!("{what}: other bodies take all the memory there is for them");
+            // Nothing that is held against whoever sent it.
+            UpstreamError::new(UpstreamErrorClass::RateLimited(Some(COME_AGAIN)), message).elsewhere(true)
+        };
         let mut coming = Coming::new(self.whole.clone(), self.left);
+        let mut gives_way = std::pin::pin!(coming.gives_way());
         loop {
             let is_whole =
                 |bytes: &[u8]| expected.is_some_and(|digest| Digest::of(digest.algorithm(), bytes) == digest);
-            let chunk = match self.chunk().await {
+            let chunk = tokio::select! {
+                biased;
+                chunk = self.chunk() => chunk,
+                () = &mut gives_way => return Err(no_memory(&self.what)),
+            };
+            let chunk = match chunk {
                 Ok(Some(chunk)) => chunk,
                 Ok(None) => break,
                 Err(error) if error.class.is_outage() && self.left.is_none() && is_whole(coming.bytes()) => {
@@ -123,11 +134,11 @@ impl Body {
             if (coming.len() + chunk.len()) as u64 > limit {
                 return Err(too_long(&self.what));
             }
-            coming.add(&chunk).await.map_err(|NoMemory| {
-                let message = format!("{}: other bodies take all the memory there is for them", self.what);
-                // Nothing that is held against whoever sent it.
-                UpstreamError::new(UpstreamErrorClass::RateLimited(Some(COME_AGAIN)), message).elsewhere(true)
-            })?;
+            let added = tokio::select! {
+                added = coming.add(&chunk) => added,
+                () = &mut gives_way => Err(NoMemory),
+            };
+            added.map_err(|NoMemory| no_memory(&self.what))?;
         }
         Ok(coming.done())
     }

@@ -1,13 +1,17 @@
 //! What is read whole of upstreams: manifests and lists, before anybody can tell what they are.
 //!
 //! Truths: all of them together have one bound in memory, and those of one upstream half of it, so that none
-//! keeps the others waiting by sending slowly. What is short is not counted: connections bound it.
+//! keeps the others waiting by sending slowly. While one waits for memory, the one that has most of it gives way, the
+//! oldest of several: so nobody's large bodies keep all others out. What is short is not counted: connections bound it.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// The bound, in bytes.
 const ALL: usize = 64 << 20;
@@ -18,17 +22,31 @@ const SHORT: usize = 64 << 10;
 const STEP: usize = 1 << 20;
 /// How long a body waits for memory.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it waits before another gives way.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The memory for what is read whole of one upstream.
 #[derive(Clone, Debug)]
 pub struct Whole {
     all: Arc<Semaphore>,
     own: Arc<Semaphore>,
+    /// Those that come, of all upstreams, the oldest first.
+    coming: Arc<Mutex<Vec<Weak<Claim>>>>,
+}
+
+/// What a body that comes has of the memory.
+#[derive(Debug)]
+struct Claim {
+    own: Arc<Semaphore>,
+    bytes: AtomicUsize,
+    /// Cancelled when it is to give way.
+    over: CancellationToken,
 }
 
 impl Default for Whole {
     fn default() -> Whole {
-        Whole { all: Arc::new(Semaphore::new(ALL)), own: Arc::new(Semaphore::new(OF_ONE)) }
+        let [all, own] = [ALL, OF_ONE].map(|bytes| Arc::new(Semaphore::new(bytes)));
+        Whole { all, own, coming: Arc::default() }
     }
 }
 
@@ -45,7 +63,30 @@ impl Whole {
     /// That of another upstream.
     #[must_use]
     pub fn of_another(&self) -> Whole {
-        Whole { all: Arc::clone(&self.all), ..Whole::default() }
+        Whole { own: Arc::new(Semaphore::new(OF_ONE)), ..self.clone() }
+    }
+
+    /// Some of `memory`, before long. Meanwhile others give way, one by one.
+    async fn take(&self, memory: &Arc<Semaphore>, bytes: u32) -> Option<OwnedSemaphorePermit> {
+        let mut taken = std::pin::pin!(tokio::time::timeout(PATIENCE, Arc::clone(memory).acquire_many_owned(bytes)));
+        loop {
+            tokio::select! {
+                biased;
+                taken = &mut taken => return taken.ok()?.ok(),
+                () = tokio::time::sleep(GRACE) => self.make_way(memory),
+            }
+        }
+    }
+
+    fn make_way(&self, memory: &Arc<Semaphore>) {
+        let coming: Vec<_> = self.coming.lock().iter().filter_map(Weak::upgrade).collect();
+        let has_some = |claim: &&Arc<Claim>| Arc::ptr_eq(memory, &self.all) || Arc::ptr_eq(memory, &claim.own);
+        let bytes = |claim: &&Arc<Claim>| claim.bytes.load(Ordering::Relaxed);
+        // Of several that have most the last one: the oldest.
+        let most = coming.iter().rev().filter(has_some).max_by_key(bytes);
+        if let Some(most) = most.filter(|most| bytes(most) > 0) {
+            most.over.cancel();
+        }
     }
 }
 
@@ -54,6 +95,7 @@ pub(super) struct Coming {
     bytes: BytesMut,
     whole: Whole,
     held: Vec<OwnedSemaphorePermit>,
+    claim: Arc<Claim>,
     /// How many bytes it may have by now.
     may: usize,
     told: Option<usize>,
@@ -63,7 +105,18 @@ impl Coming {
     /// A body of which so many bytes were announced, if any were.
     pub(super) fn new(whole: Whole, told: Option<u64>) -> Coming {
         let told = told.and_then(|told| usize::try_from(told).ok());
-        Coming { bytes: BytesMut::new(), whole, held: Vec::new(), may: SHORT, told }
+        let claim = Claim { own: Arc::clone(&whole.own), bytes: AtomicUsize::new(0), over: CancellationToken::new() };
+        let claim = Arc::new(claim);
+        let mut coming = whole.coming.lock();
+        coming.retain(|claim| claim.strong_count() > 0);
+        coming.push(Arc::downgrade(&claim));
+        drop(coming);
+        Coming { bytes: BytesMut::new(), whole, held: Vec::new(), claim, may: SHORT, told }
+    }
+
+    /// Ends when it is to give way to others.
+    pub(super) fn gives_way(&self) -> impl Future<Output = ()> + use<> {
+        self.claim.over.clone().cancelled_owned()
     }
 
     pub(super) fn len(&self) -> usize {
@@ -93,23 +146,27 @@ impl Coming {
         let left = OF_ONE.saturating_sub(self.held.iter().step_by(2).map(OwnedSemaphorePermit::num_permits).sum());
         let bytes = u32::try_from(bytes.min(left)).unwrap_or(u32::MAX);
         for memory in [&self.whole.own, &self.whole.all] {
-            let taken = tokio::time::timeout(PATIENCE, Arc::clone(memory).acquire_many_owned(bytes)).await;
-            self.held.push(taken.ok().and_then(Result::ok).ok_or(NoMemory)?);
+            self.held.push(self.whole.take(memory, bytes).await.ok_or(NoMemory)?);
         }
+        self.claim.bytes.fetch_add(bytes as usize, Ordering::Relaxed);
         Ok(())
     }
 
     /// All of it. The memory is free for others with the last copy.
     pub(super) fn done(self) -> Bytes {
-        if self.held.is_empty() { self.bytes.freeze() } else { Bytes::from_owner(Held(self)) }
+        let Coming { bytes, held, .. } = self;
+        if held.is_empty() { bytes.freeze() } else { Bytes::from_owner(Held { bytes, _memory: held }) }
     }
 }
 
-struct Held(Coming);
+struct Held {
+    bytes: BytesMut,
+    _memory: Vec<OwnedSemaphorePermit>,
+}
 
 impl AsRef<[u8]> for Held {
     fn as_ref(&self) -> &[u8] {
-        &self.0.bytes
+        &self.bytes
     }
 }
 
@@ -148,5 +205,25 @@ mod tests {
         assert_eq!(longest.len(), 2 * OF_ONE);
         drop(longest);
         assert_eq!((one.own.available_permits(), one.all.available_permits()), (OF_ONE, ALL));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn large_bodies_that_do_not_end_give_way_to_who_waits_for_memory() {
+        let one = Whole::default();
+        let mut stay = Vec::new();
+        for _ in 0..4 {
+            let mut coming = Coming::new(one.clone(), Some(LARGE as u64));
+            coming.add(&vec![7; LARGE - 1]).await.expect("there is memory");
+            stay.push(Some(coming));
+        }
+        let begun = tokio::time::Instant::now();
+        let oldest = async {
+            stay[0].as_ref().expect("it comes").gives_way().await;
+            stay[0] = None;
+        };
+        let (read, ()) = tokio::join!(read(&one, Some(LARGE as u64), LARGE), oldest);
+        assert_eq!(read.expect("one gave way").len(), LARGE);
+        assert_eq!(begun.elapsed(), GRACE);
+        assert!(stay[1..].iter().flatten().all(|coming| !coming.claim.over.is_cancelled()));
     }
 }
