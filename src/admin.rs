@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -135,12 +135,26 @@ async fn answer_any(
     reach: Reach,
     ending: CancellationToken,
 ) -> Response<Body> {
-    if let Some(ambiguity) = ambiguity(request.method(), request.headers()) {
-        let mut answer = api::refusal(&Error::new(Code::Usage, ambiguity));
+    let ambiguity = ambiguity(&request);
+    let is_last = ambiguity.is_some() || request.headers().contains_key(header::TRANSFER_ENCODING);
+    let mut answer = match ambiguity {
+        Some(ambiguity) => api::refusal(&Error::new(Code::Usage, ambiguity)),
+        None => answer_clear(request, state, client, reach, ending).await,
+    };
+    if is_last {
         // What follows on the connection is not trusted.
         answer.headers_mut().insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-        return answer;
     }
+    answer
+}
+
+async fn answer_clear(
+    request: Request<Incoming>,
+    state: AdminState,
+    client: Client,
+    reach: Reach,
+    ending: CancellationToken,
+) -> Response<Body> {
     match &state.mirror {
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
             let door = Door { peer: client.peer, encrypted: client.encrypted, reach };
@@ -154,14 +168,17 @@ async fn answer_any(
 }
 
 /// What of a request somebody in front may read otherwise (RFC 9112, 3.2 and 6.3).
-fn ambiguity(method: &Method, headers: &HeaderMap) -> Option<&'static str> {
+fn ambiguity(request: &Request<Incoming>) -> Option<&'static str> {
+    let headers = request.headers();
     if headers.get_all(header::HOST).into_iter().nth(1).is_some() {
         return Some("the request has more than one Host header");
     }
-    // Of two that say how long a body is, what reads messages keeps both in one order only.
+    // A Content-Length in front of it is not told: only what may be longer than anybody knows comes so.
+    let is_stream =
+        request.method() == Method::POST && request.uri().path().strip_prefix(api::PREFIX) == Some("import");
     let chunked = headers.contains_key(header::TRANSFER_ENCODING);
-    let doubled = headers.contains_key(header::CONTENT_LENGTH) || method == Method::GET || method == Method::HEAD;
-    (chunked && doubled).then_some("the request says in two ways how long its body is, or has one where none belongs")
+    (chunked && (!is_stream || headers.contains_key(header::CONTENT_LENGTH)))
+        .then_some("the request does not say in one way, by Content-Length, how long its body is")
 }
 
 /// The answer to one request; metrics come in this format.
