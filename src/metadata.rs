@@ -96,6 +96,8 @@ pub struct Names {
     pub bytes: u64,
     /// Files and folders.
     pub inodes: u64,
+    /// What an index over them takes besides, in bytes.
+    pub index: u64,
 }
 
 /// How many changes of a tag are kept: the last ones.

@@ -334,7 +334,8 @@ impl MetadataStore for SledMetadata {
     }
 
     fn names(&self) -> Names {
-        self.files.names()
+        let index = self.index.as_ref().map_or(0, Index::on_disk);
+        Names { index, ..self.files.names() }
     }
 
     fn put_blob(&self, digest: &Digest, record: &BlobRecord) -> Result<(), MetadataError> {

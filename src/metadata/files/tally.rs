@@ -31,7 +31,7 @@ impl Tally {
 
     pub(super) fn names(&self) -> Names {
         let read = |count: &AtomicI64| count.load(Ordering::Relaxed).max(0).cast_unsigned();
-        Names { bytes: read(&self.bytes), inodes: read(&self.inodes) }
+        Names { bytes: read(&self.bytes), inodes: read(&self.inodes), index: 0 }
     }
 
     fn add(&self, inodes: i64, bytes: i64) {

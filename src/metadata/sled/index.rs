@@ -6,14 +6,15 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use sled::{Db, IVec, Tree};
 
 use super::pages::Pages;
@@ -23,6 +24,11 @@ const LONGEST_OPEN: Duration = Duration::from_secs(10);
 
 /// In bytes. A ceiling, not an allocation; sled needs more memory with a smaller one.
 const CACHE_CAPACITY: u64 = 256 * 1024 * 1024;
+
+/// What one with little in it takes on disk, in bytes; not counted, so that a small store holds something.
+const LEAST: u64 = 1 << 20;
+/// How long it is taken to be as large on disk as it was.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Present in the folder of an index that was closed in order. Holds the number that the index
 /// wrote last, under [`CLOSINGS`]: an index that lost its end without noticing has another one.
@@ -60,6 +66,8 @@ pub(super) struct Index {
     /// Who has a digest, as keys.
     pub(super) holders: Tree,
     pub(super) blobs: Pages,
+    /// What it took on disk, in bytes, and when that was found.
+    measured: Mutex<Option<(Instant, u64)>>,
 }
 
 impl Index {
@@ -76,7 +84,8 @@ impl Index {
         let current = db.get(FORM)?.is_some_and(|form| form == FORM_NOW);
         let state = if marked && current && unmarked.is_ok() { IndexState::Ready } else { IndexState::Behind };
         let interrupted = db.was_recovered() && !marked;
-        Ok(Index { path, state: AtomicU8::new(state as u8), interrupted, db, tags, members, holders, blobs })
+        let (state, measured) = (AtomicU8::new(state as u8), Mutex::default());
+        Ok(Index { path, state, interrupted, db, tags, members, holders, blobs, measured })
     }
 
     /// The one way to sled. A call that fails or panics ends the index, never the process; `None`
@@ -105,6 +114,13 @@ impl Index {
             // Without the mark the next start rebuilds: slower, not wrong.
             let _ = mark_closed(&path, &closing);
         }
+    }
+
+    /// What it takes on disk beyond what any takes, in bytes, or took a moment ago.
+    pub(super) fn on_disk(&self) -> u64 {
+        let mut measured = self.measured.lock();
+        let lately = measured.filter(|(at, _)| at.elapsed() < MEASURE_EVERY);
+        measured.insert(lately.unwrap_or_else(|| (Instant::now(), size_of(&self.path).saturating_sub(LEAST)))).1
     }
 
     /// Notes that everything is in it that this version looks for.
@@ -188,6 +204,12 @@ fn open_guarded(path: &Path, limit: Duration) -> Result<Index, String> {
     }
 }
 
+/// What a folder and all in it take on disk.
+fn size_of(path: &Path) -> u64 {
+    let below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of(&entry.path()));
+    fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512) + below.sum::<u64>()
+}
+
 /// Renames the folder to `metadata.damaged-<n>` and removes an earlier one of that kind.
 fn move_aside(path: &Path) -> std::io::Result<()> {
     let prefix = "metadata.damaged-";
@@ -230,5 +252,16 @@ mod tests {
         assert!(refused.contains("did not open within"), "{refused}");
         // Lets the thread that hangs go.
         drop(fs::OpenOptions::new().read(true).write(true).open(&conf));
+    }
+
+    #[test]
+    fn what_an_index_takes_on_disk_is_counted_beyond_what_any_takes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let index = open_guarded(folder.path(), LONGEST_OPEN).expect("it opens");
+        assert_eq!(index.on_disk(), 0);
+        fs::write(folder.path().join("blobs/large"), vec![1; 2 << 20]).expect("written");
+        assert_eq!(index.on_disk(), 0, "it was looked at a moment ago");
+        *index.measured.lock() = None;
+        assert!((1 << 20..2 << 20).contains(&index.on_disk()), "{}", index.on_disk());
     }
 }

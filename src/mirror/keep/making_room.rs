@@ -75,11 +75,11 @@ impl RoomKeeper {
     }
 
     /// Bytes on disk that count: blobs by the blocks that they take, also deleted ones that somebody reads still, what
-    /// was set aside or is left over, and names.
+    /// was set aside or is left over, and names with their index.
     fn taken(&self) -> u64 {
         let (blobs, names) = (&self.stored.blobs, self.graph.metadata().names());
         let (usage, besides) = (blobs.usage(), blobs.rounding() + blobs.lingering());
-        [usage.bytes, usage.set_aside, besides, self.ingests.left_over(), names.bytes].iter().sum()
+        [usage.bytes, usage.set_aside, besides, self.ingests.left_over(), names.bytes, names.index].iter().sum()
     }
 
     /// Whether `bytes` more fit into the store as it is.
