@@ -28,7 +28,7 @@ use crate::audit::Audit;
 use crate::documents::{Code, Configuration, Error, Explanation, Reloaded};
 use crate::metrics::{Format, Metrics};
 use crate::mirror::Mirror;
-use crate::oci::ImageName;
+use crate::oci::{ImageName, RegistryName};
 use crate::server::listener;
 use crate::server::{Client, Limits, Listener, Tls, Transport};
 use crate::usage::Usage;
@@ -72,8 +72,9 @@ pub struct AdminState {
     pub usage: Option<Arc<Usage>>,
     /// Where it is written down who did what, if it is.
     pub audit: Option<Arc<Audit>>,
-    /// The addresses that clients on this machine pull from, those for Docker Hub first.
-    pub pull: Arc<[String]>,
+    /// The addresses that clients on this machine pull from, those for Docker Hub first, with the upstream of a
+    /// request that names none.
+    pub pull: Arc<[(String, RegistryName)]>,
     /// The certificate for addresses beyond loopback; asks for none of clients.
     pub tls: Option<Arc<Tls>>,
     /// Reads the settings again, if they come from somewhere.

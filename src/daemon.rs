@@ -47,7 +47,7 @@ use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::{Mirror, Parts, Terms};
-use crate::oci::ImageName;
+use crate::oci::{ImageName, RegistryName};
 use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
 use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Admission, Edge, Listener, Present};
@@ -325,7 +325,7 @@ impl Daemon {
         let bound = listeners.pull.iter().chain(&listeners.admin).filter_map(|listener| listener.local_addr().ok());
         bound.for_each(|address| self.around.ours.listen_at(address));
         let pull: Vec<_> = listeners.pull.iter().filter_map(|listener| listener.local_addr().ok()).collect();
-        let pull: Arc<[String]> = self.config.addresses_for_clients(&pull).into();
+        let pull: Arc<[(String, RegistryName)]> = self.config.addresses_for_clients(&pull).into();
         let mut edges = Vec::new();
         for (place, listener) in listeners.pull.into_iter().enumerate() {
             let edge = Arc::new(Present::new(self.edge(listener.local_addr().ok(), place)));
@@ -395,7 +395,7 @@ impl Daemon {
         }
     }
 
-    fn admin_state(&self, reloading: &Arc<Reloading>, pull: &Arc<[String]>) -> AdminState {
+    fn admin_state(&self, reloading: &Arc<Reloading>, pull: &Arc<[(String, RegistryName)]>) -> AdminState {
         let (reloading, in_force) = (Arc::clone(reloading), Arc::clone(&reloading.in_force));
         let explain = move |image: ImageName| -> BoxFuture<'static, Option<Explanation>> {
             let in_force = Arc::clone(&in_force);

@@ -15,8 +15,12 @@ mod in_toml;
 mod in_yaml;
 mod k3s;
 mod kaniko;
+mod leads;
 mod podman;
 mod want;
+
+use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +29,7 @@ use crate::oci::RegistryName;
 pub use address::{AddressError, MirrorAddress};
 pub use containerd::{CONFIG as CONTAINERD_CONFIG, hosts_folder};
 pub use docker::{DAEMON_JSON, Store, store_of};
-pub use podman::beside;
+pub use leads::{Leads, Listener};
 pub use want::Refused;
 
 /// What the files that are wholly ours begin with.
@@ -98,15 +102,63 @@ pub struct Settings {
     pub registries: Vec<RegistryName>,
 }
 
-/// What is known of a machine.
-#[derive(Clone, Debug, Default)]
-pub struct Machine {
+/// A machine: its files, by paths below the root without a slash in front, and what is known of it.
+pub struct Machine<'a> {
+    /// What a file says; `None` where there is none.
+    pub text: &'a dyn Fn(&str) -> Result<Option<String>, Refused>,
+    /// The names in a folder, in order; none where there is none.
+    pub names: &'a dyn Fn(&str) -> Result<Vec<String>, Refused>,
     /// Which store Docker keeps images in.
     pub docker_store: Store,
-    /// What containerd's own file says, if there is one.
-    pub containerd_config: Option<String>,
-    /// Where a user's podman looks, below the root; `None` for the whole machine's.
+    /// Where a user's podman looks; `None` for the whole machine's.
     pub home: Option<String>,
+    /// The upstream of what the mirror is asked for without a registry, where that is known.
+    pub default: Option<RegistryName>,
+}
+
+impl Default for Machine<'_> {
+    /// A machine without files.
+    fn default() -> Self {
+        let (docker_store, home, default) = (Store::default(), None, None);
+        Machine { text: &|_| Ok(None), names: &|_| Ok(Vec::new()), docker_store, home, default }
+    }
+}
+
+impl Machine<'_> {
+    /// What a file says; `None` where there is none.
+    fn text(&self, path: &str) -> Result<Option<String>, Refused> {
+        (self.text)(path)
+    }
+}
+
+impl fmt::Debug for Machine<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Machine { docker_store, home, default, .. } = self;
+        write!(f, "Machine({docker_store:?}, {home:?}, {default:?})")
+    }
+}
+
+/// A file that a client reads beside ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beside {
+    /// Where it is, below the root.
+    pub path: String,
+    /// What it says.
+    pub text: String,
+    /// Whether what it says stands in the place of what ours does.
+    pub is_later: bool,
+}
+
+/// The files that a client reads beside those that are written.
+///
+/// # Errors
+/// [`Refused`] where it cannot be told.
+pub fn beside(client: Client, machine: &Machine<'_>) -> Result<Vec<Beside>, Refused> {
+    match client {
+        Client::Podman | Client::CriO => podman::beside(client, machine),
+        Client::Containerd => containerd::imported(machine),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// A file of a client, by what stands in it.
@@ -146,15 +198,28 @@ impl File {
 ///
 /// # Errors
 /// [`Refused`] where it cannot be told, as things are.
-pub fn files(client: Client, settings: &Settings, machine: &Machine) -> Result<Vec<File>, Refused> {
+pub fn files(client: Client, settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
     match client {
-        Client::Docker => docker::files(settings, machine.docker_store),
-        Client::Containerd => containerd::files(settings, machine.containerd_config.as_deref()),
+        Client::Docker => docker::files(settings, machine),
+        Client::Containerd => containerd::files(settings, machine),
         Client::Podman | Client::CriO => Ok(vec![podman::file(client, machine.home.as_deref())]),
         Client::Buildkit => Ok(vec![buildkit::file()]),
         Client::K3s => Ok(vec![k3s::file()]),
         Client::Kaniko | Client::CloudFoundry => Ok(Vec::new()),
     }
+}
+
+/// Whether a client asks this mirror for the images of a registry: its files are read as it reads them.
+pub fn leads(client: Client, registry: &RegistryName, machine: &Machine<'_>, mirror: &[Listener]) -> Leads {
+    let asked = match client {
+        Client::Docker => docker::asked(registry, machine),
+        Client::Containerd => containerd::asked(registry, machine),
+        Client::Podman | Client::CriO => podman::asked(registry, machine),
+        Client::Buildkit => buildkit::asked(registry, machine),
+        Client::K3s => k3s::asked(registry, machine),
+        Client::Kaniko | Client::CloudFoundry => Ok(Vec::new()),
+    };
+    leads::judged(asked, registry, mirror)
 }
 
 /// What somebody has to do who sets up a client that has no files.
@@ -172,22 +237,23 @@ impl Kind {
         matches!(self, Kind::DaemonJson | Kind::ContainerdConfig | Kind::BuildkitdToml | Kind::RegistriesYaml)
     }
 
-    /// The file with our settings in it. `beside` are the files that the client reads before it.
+    /// The file with our settings in it. `beside` are the files that the client reads beside it.
     ///
     /// # Errors
     /// [`Refused`] when it cannot be understood, or says something that does not go with ours.
-    pub fn merged(&self, settings: &Settings, before: Option<&str>, beside: &[String]) -> Result<String, Refused> {
-        let text = before.unwrap_or_default();
+    pub fn merged(&self, settings: &Settings, before: Option<&str>, beside: &[Beside]) -> Result<String, Refused> {
+        let (manner, text) = Manner::of(before.unwrap_or_default());
+        let text = text.as_ref();
         let merged = match self {
             Kind::DaemonJson => in_json::merged(text, &docker::wants(settings))?,
             Kind::HostsToml(_) => containerd::hosts(text, settings)?,
-            Kind::ContainerdConfig => containerd::config(text)?,
+            Kind::ContainerdConfig => containerd::config(text, beside)?,
             Kind::RegistriesConf => podman::merged(text, settings, beside)?,
             Kind::BuildkitdToml => in_toml::merged(text, &buildkit::wants(settings))?,
             Kind::RegistriesYaml => k3s::merged(text, settings)?,
         };
         let is_new = before.is_none() && !matches!(self, Kind::DaemonJson);
-        Ok(if is_new { format!("{HEADER}{merged}") } else { merged })
+        Ok(if is_new { format!("{HEADER}{merged}") } else { manner.put_on(merged) })
     }
 
     /// The file `now`, which others changed since, without our settings: what it said `before` in their place.
@@ -196,10 +262,12 @@ impl Kind {
     /// # Errors
     /// [`Refused`] when it cannot be told what is ours.
     pub fn without(&self, settings: &Settings, before: Option<&str>, now: &str) -> Result<Option<String>, Refused> {
-        let text = before.unwrap_or_default();
+        let (_, text) = Manner::of(before.unwrap_or_default());
+        let (manner, now) = Manner::of(now);
+        let (text, now) = (text.as_ref(), now.as_ref());
         let without = match self {
             Kind::DaemonJson => in_json::without(text, now, &docker::wants(settings))?,
-            Kind::HostsToml(_) => in_toml::without(text, now, &containerd::hosts_wants(settings))?,
+            Kind::HostsToml(_) => containerd::without_hosts(text, now, settings)?,
             Kind::ContainerdConfig => in_toml::without(text, now, &containerd::config_wants(text)?)?,
             Kind::RegistriesConf => podman::without(text, now, settings)?,
             Kind::BuildkitdToml => in_toml::without(text, now, &buildkit::wants(settings))?,
@@ -207,7 +275,29 @@ impl Kind {
         };
         let without = if before.is_none() { without.replacen(HEADER, "", 1) } else { without };
         let is_empty = matches!(without.trim(), "" | "{}");
-        Ok(Some(without).filter(|_| before.is_some() || !is_empty))
+        Ok(Some(manner.put_on(without)).filter(|_| before.is_some() || !is_empty))
+    }
+}
+
+/// How a text is written, whatever it says: with a mark in front, its lines ended as Windows does it.
+#[derive(Clone, Copy)]
+struct Manner {
+    has_mark: bool,
+    has_returns: bool,
+}
+
+impl Manner {
+    /// The manner of a text, and the text without it.
+    fn of(text: &str) -> (Manner, Cow<'_, str>) {
+        let bare = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let (returns, ends) = (bare.matches("\r\n").count(), bare.matches('\n').count());
+        let manner = Manner { has_mark: bare.len() < text.len(), has_returns: returns > 0 && returns == ends };
+        (manner, if manner.has_returns { bare.replace("\r\n", "\n").into() } else { bare.into() })
+    }
+
+    fn put_on(self, text: String) -> String {
+        let text = if self.has_returns { text.replace('\n', "\r\n") } else { text };
+        if self.has_mark { format!("\u{feff}{text}") } else { text }
     }
 }
 

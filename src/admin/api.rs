@@ -233,10 +233,14 @@ impl Visit<'_> {
         Ok(holding(place, events::answer(self.mirror.clone(), self.ending.clone())))
     }
 
+    fn addresses(&self) -> Vec<String> {
+        self.state.pull.iter().map(|(address, _)| address.clone()).collect()
+    }
+
     async fn look(&self, request: &Request<Incoming>, actor: Actor) -> Result<Response<Body>, Error> {
         let (mirror, query) = (self.mirror, request.uri().query().unwrap_or_default());
         match request.uri().path().strip_prefix(PREFIX) {
-            Some("status") => Ok(ok(&Status { listening: self.state.pull.to_vec(), ..mirror.status() })),
+            Some("status") => Ok(ok(&Status { listening: self.addresses(), ..mirror.status() })),
             Some("usage") => Ok(ok(&self.state.usage.as_ref().ok_or_else(not_found)?.document())),
             Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
             Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
@@ -245,14 +249,21 @@ impl Visit<'_> {
             Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
             Some("why") => self.why(asked_for(query)?).await,
             Some("receipt") => bundles::receipt(mirror).await,
-            Some("canary") => Ok(ok(&Canary { mirrors: self.state.pull.to_vec(), pulls: mirror.canary_pulls() })),
+            Some("canary") => {
+                let upstreams = self.state.pull.iter().map(|(_, upstream)| upstream.to_string()).collect();
+                Ok(ok(&Canary { mirrors: self.addresses(), upstreams, pulls: mirror.canary_pulls() }))
+            }
             Some("schema") => Ok(ok(&documents::schema())),
             _ => Err(not_found()),
         }
     }
 
     async fn why(&self, image: ImageName) -> Result<Response<Body>, Error> {
-        let why = self.mirror.why(&image).await?;
+        let why = self.mirror.why(&image).await.map_err(|error| match error {
+            // No pull of it succeeds.
+            CatalogError::Route(error) => Error::new(Code::NotFound, error.to_string()),
+            error => error.into(),
+        })?;
         let anonymous = match &self.state.explain {
             Some(explain) => explain(image).await,
             None => None,

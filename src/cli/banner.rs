@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 
 use crate::config::{Config, reachable};
 use crate::daemon::Bound;
+use crate::oci::RegistryName;
+use crate::setup::DOCKER_HUB;
 
 /// The banner; `budget` is how many bytes the store may hold. Ends with a line break.
 pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
@@ -27,21 +29,24 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
     let pages = urls(bound.admin, |address| scheme(!address.ip().is_loopback()));
     line("page", &if pages.is_empty() { "off".to_owned() } else { pages });
     line("config", &source);
-    if let Some(address) = bound.pull.first() {
-        text.push_str(&client_lines(config, reachable(*address), scheme(true)));
+    // One that is for Docker Hub is of use to dockerd.
+    let mut pull: Vec<_> = bound.pull.iter().enumerate().collect();
+    pull.sort_by_key(|(place, address)| config.default_at(**address, *place).as_str() != DOCKER_HUB);
+    if let Some((place, address)) = pull.first() {
+        text.push_str(&client_lines(config.default_at(**address, *place), reachable(**address), scheme(true)));
     }
     text
 }
 
 /// What to tell a client on this machine.
-fn client_lines(config: &Config, address: SocketAddr, scheme: &str) -> String {
-    let default = config.routes.default.as_str();
-    if default != "docker.io" {
+fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> String {
+    if default.as_str() != DOCKER_HUB {
         // dockerd asks mirrors for Docker Hub's images only.
         return format!("\n  docker pull {address}/{default}/NAME\n");
     }
     let url = format!("{scheme}://{address}");
-    let mirror = format!("{{ location = \"{address}\"{} }}", if scheme == "http" { ", insecure = true" } else { "" });
+    let mirror =
+        format!("{{ location = \"{address}/docker.io\"{} }}", if scheme == "http" { ", insecure = true" } else { "" });
     let podman = format!("registry = [{{ location = \"docker.io\", mirror = [{mirror}] }}]");
     [
         ("docker", "/etc/docker/daemon.json", format!("{{ \"registry-mirrors\": [\"{url}\"] }}")),
@@ -92,7 +97,7 @@ mod tests {
     [host.\"http://127.0.0.1:5000\"]
 
   podman     /etc/containers/registries.conf.d/mirror.conf
-    registry = [{{ location = \"docker.io\", mirror = [{{ location = \"127.0.0.1:5000\", insecure = true }}] }}]
+    registry = [{{ location = \"docker.io\", mirror = [{{ location = \"127.0.0.1:5000/docker.io\", insecure = true }}] }}]
 ",
             env!("CARGO_PKG_VERSION")
         );
@@ -107,5 +112,9 @@ mod tests {
         assert!(text.contains("http://0.0.0.0:4711, http://[::]:4711"), "{text}");
         assert!(text.contains("docker pull 127.0.0.1:4711/ghcr.io/NAME"), "{text}");
         assert!(text.contains("page     off"), "{text}");
+        let listen = "[store]\npath = \"/x\"\n[server]\nlisten = [\"127.0.0.1:1=ghcr.io\", \"127.0.0.1:2\"]\n";
+        let bound = Bound { pull: &[address("127.0.0.1:1"), address("127.0.0.1:2")], admin: &[] };
+        let text = banner(&self::config(listen), bound, 0);
+        assert!(text.contains("[\"http://127.0.0.1:2\"]"), "that one is for Docker Hub: {text}");
     }
 }

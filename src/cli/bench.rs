@@ -24,7 +24,7 @@ use self::admin::{Admin, PATIENCE};
 use self::ground::{Registries, Site};
 use self::pull::{Order, Platform, PullError};
 use self::run::{Plan, RunError, run as run_plan};
-use super::client::{Search, pull_address};
+use super::client::{Search, first, pull_addresses};
 use super::talk::{complain, print_document};
 use super::{Exit, print};
 use crate::documents::{Bench, Code, Error, Report, Way, counted};
@@ -198,7 +198,7 @@ impl Args {
         let direct = self.direct.as_deref().filter(|direct| *direct != "none");
         let mirror = match &self.mirror {
             Some(typed) => url("--mirror", typed)?,
-            None => url("server.listen", &pull_address(None)?)?,
+            None => url("server.listen", &first(pull_addresses(None)?)?.0)?,
         };
         Ok(Registries {
             mirror,

@@ -17,6 +17,7 @@ use super::talk::{print, print_json};
 use super::{environment, explain};
 use crate::config::{Config, Overrides, Secret};
 use crate::documents::{Code, Document, Error};
+use crate::oci::RegistryName;
 use address::Address;
 use endpoint::{nothing, parsed};
 use tls::Trust;
@@ -63,11 +64,16 @@ impl At {
     }
 }
 
-/// Where clients of the configured daemon pull from: the first of its addresses.
-pub(super) fn pull_address(path: Option<&Path>) -> Result<String, Error> {
+/// Where clients of the configured daemon pull from, each with the upstream of a request there that names none.
+pub(super) fn pull_addresses(path: Option<&Path>) -> Result<Vec<(String, RegistryName)>, Error> {
     let config = configuration(path, None)?;
-    let first = config.addresses_for_clients(&config.server.listen).into_iter().next();
-    first.ok_or_else(|| Error::new(Code::Configuration, "server.listen names no address"))
+    Ok(config.addresses_for_clients(&config.server.listen))
+}
+
+/// The first of these.
+pub(super) fn first(addresses: Vec<(String, RegistryName)>) -> Result<(String, RegistryName), Error> {
+    let none = || Error::new(Code::Configuration, "server.listen names no address");
+    addresses.into_iter().next().ok_or_else(none)
 }
 
 fn configuration(path: Option<&Path>, store: Option<String>) -> Result<Config, Error> {

@@ -15,6 +15,7 @@ use crate::doctor::clients::CLIENTS;
 use crate::doctor::report::{Page, bundle};
 use crate::documents::{self, Checkup, Code, Error, Status};
 use crate::oci::RegistryName;
+use crate::setup::Store;
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -44,7 +45,14 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
             let status =
                 remote.as_ref().ok().filter(|_| answers == Some(true)).map(|remote| remote.get::<Status>("status"));
             let problems = status.and_then(Result::ok).map(|said| said.document.problems).unwrap_or_default();
-            let wanted = Wanted { upstream: args.upstream.clone(), client: args.client.clone(), answers, problems };
+            let docker_store: fn(Option<&str>) -> Store = |daemon_json| super::setup::docker_store(true, daemon_json);
+            let wanted = Wanted {
+                upstream: args.upstream.clone(),
+                client: args.client.clone(),
+                answers,
+                problems,
+                docker_store: Some(docker_store),
+            };
             checkup::checkup(config, &wanted)?
         }
         Err(ConfigError { problems }) => checkup::unusable(problems),

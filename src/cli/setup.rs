@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 
-use super::client::{At, Remote, pull_address};
+use super::client::{At, Remote, first, pull_addresses};
 use super::talk::{complain, print_document};
 use super::{Exit, print, say};
 use crate::config;
 use crate::documents::{Canary, CanaryPulls, Code, Error, FileChange, SetUp, SetUpAction, SetUpFile};
 use crate::oci::RegistryName;
-use crate::setup::{self, CONTAINERD_CONFIG, Client, DAEMON_JSON, DOCKER_HUB, Machine, MirrorAddress, Settings};
+use crate::setup::{
+    self, CONTAINERD_CONFIG, Client, DAEMON_JSON, DOCKER_HUB, Machine, MirrorAddress, Refused, Settings, Store,
+};
 use files::Root;
 use plan::Plan;
 use record::{Drawer, Record};
@@ -125,42 +127,37 @@ impl Ground {
         Ok(content.map(|content| String::from_utf8_lossy(&content.bytes).into_owned()))
     }
 
-    /// What is known of the machine, as far as the client needs it.
-    fn machine(&self, args: &Args) -> Result<Machine, Error> {
-        let mut machine = Machine { home: self.home.clone(), ..Machine::default() };
-        match args.client {
-            Client::Docker => {
-                let engine = if args.root.is_none() { engine() } else { None };
-                let engine = engine.as_deref().and_then(|said| said.split_once('\t'));
-                machine.docker_store = setup::store_of(engine, self.text(DAEMON_JSON)?.as_deref());
-            }
-            Client::Containerd => machine.containerd_config = self.text(CONTAINERD_CONFIG)?,
-            _ => {}
-        }
-        Ok(machine)
+    /// Asks what is to be known of the machine. `default` is the upstream of what the mirror is asked for without a
+    /// registry, where that is known.
+    fn ask<T>(
+        &self,
+        args: &Args,
+        default: Option<RegistryName>,
+        question: impl FnOnce(&Machine<'_>) -> Result<T, Refused>,
+    ) -> Result<T, Error> {
+        let text = |path: &str| self.text(path).map_err(Refused::Failed);
+        let names = |folder: &str| self.root.names(folder).map_err(Refused::Failed);
+        let docker_store = match args.client {
+            Client::Docker => docker_store(args.root.is_none(), self.text(DAEMON_JSON)?.as_deref()),
+            _ => Store::default(),
+        };
+        let machine = Machine { text: &text, names: &names, docker_store, home: self.home.clone(), default };
+        question(&machine).map_err(|error| plan::refused(&self.root, CONTAINERD_CONFIG, error))
     }
 
-    /// What the files say that the client reads before ours, whose paths are `own`.
-    fn beside(&self, args: &Args, own: &[setup::File]) -> Result<Vec<String>, Error> {
-        let mut paths = Vec::new();
-        if matches!(args.client, Client::Podman | Client::CriO) {
-            for (file, folder) in setup::beside(self.home.as_deref()) {
-                let names = self.root.names(&folder)?.into_iter().filter(|name| name.ends_with(".conf"));
-                paths.push(file);
-                paths.extend(names.map(|name| format!("{folder}/{name}")));
-            }
-        }
-        paths.retain(|path| !own.iter().any(|own| own.path == *path));
-        let texts = paths.iter().filter_map(|path| self.text(path).transpose());
-        texts.collect()
-    }
-
-    fn plan(&self, args: &Args, settings: &Settings, earlier: Option<&Record>) -> Result<Plan, Error> {
-        let files = setup::files(args.client, settings, &self.machine(args)?);
-        let files = files.map_err(|error| plan::refused(&self.root, CONTAINERD_CONFIG, error))?;
-        let beside = self.beside(args, &files)?;
+    fn plan(&self, args: &Args, told: &Told, earlier: Option<&Record>) -> Result<Plan, Error> {
+        let Told { settings, default } = told;
+        let (files, beside) = self.ask(args, default.clone(), |machine| {
+            Ok((setup::files(args.client, settings, machine)?, setup::beside(args.client, machine)?))
+        })?;
         Plan::to_apply(&self.root, files, settings, earlier, &beside)
     }
+}
+
+/// Which store Docker has: as the engine says, if it may be asked and answers, else as its file says.
+pub(super) fn docker_store(may_ask: bool, daemon_json: Option<&str>) -> Store {
+    let engine = if may_ask { engine() } else { None };
+    setup::store_of(engine.as_deref().and_then(|said| said.split_once('\t')), daemon_json)
 }
 
 /// What the engine says of its version and its store, if it answers.
@@ -171,22 +168,44 @@ fn engine() -> Option<String> {
     Some(said.trim().to_owned()).filter(|said| said.starts_with(|first: char| first.is_ascii_digit()))
 }
 
+/// What the client is told, and what is known of it.
+struct Told {
+    settings: Settings,
+    /// The upstream of what the mirror is asked for there without a registry, where that is known.
+    default: Option<RegistryName>,
+}
+
 /// What the client is to be told: the mirror that was named, else the one that the daemon tells of at its socket,
 /// else the one of the file. What an address answers is believed by nobody.
-fn settings(args: &Args) -> Result<Settings, Error> {
-    let mirror = match &args.mirror {
-        Some(mirror) => mirror.clone(),
+fn told(args: &Args) -> Result<Told, Error> {
+    let known = addresses(args);
+    let (mirror, default) = match &args.mirror {
+        Some(mirror) => {
+            let is_it = |address: &String| address.parse().is_ok_and(|address: MirrorAddress| address == *mirror);
+            let known = known.unwrap_or_default().into_iter().find(|(address, _)| is_it(address));
+            (mirror.clone(), known.map(|(_, default)| default))
+        }
         None => {
-            let told = Remote::at_socket(&args.at)?.and_then(|daemon| daemon.get::<Canary>("canary").ok());
-            let told = told.and_then(|said| said.document.mirrors.into_iter().next());
-            let address = told.map_or_else(|| pull_address(args.at.config.as_deref()), Ok)?;
+            let (address, default) = first(known?)?;
             let hint = "say which one it is with --mirror";
-            address
+            let mirror = address
                 .parse()
-                .map_err(|error| Error::new(Code::Configuration, format!("{address}: {error}")).with_hint(hint))?
+                .map_err(|error| Error::new(Code::Configuration, format!("{address}: {error}")).with_hint(hint))?;
+            (mirror, Some(default))
         }
     };
-    Ok(Settings { mirror, registries: registries(args) })
+    Ok(Told { settings: Settings { mirror, registries: registries(args) }, default })
+}
+
+/// The addresses of the mirror that the daemon tells of at its socket, else those of the file; each with the upstream
+/// of what it is asked for without a registry.
+fn addresses(args: &Args) -> Result<Vec<(String, RegistryName)>, Error> {
+    let said = Remote::at_socket(&args.at)?.and_then(|daemon| daemon.get::<Canary>("canary").ok());
+    let Some(Canary { mirrors, upstreams, .. }) = said.map(|said| said.document) else {
+        return pull_addresses(args.at.config.as_deref());
+    };
+    let known = mirrors.into_iter().zip(upstreams);
+    Ok(known.filter_map(|(address, upstream)| Some((address, upstream.parse().ok()?))).collect())
 }
 
 fn registries(args: &Args) -> Vec<RegistryName> {
@@ -244,26 +263,38 @@ fn tell(args: &Args, document: &SetUp) -> Result<(), Error> {
 }
 
 fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let settings = settings(args)?;
-    let mut shown = document(args, SetUpAction::Print, Some(&settings));
+    let told = told(args)?;
+    let settings = &told.settings;
+    let mut shown = document(args, SetUpAction::Print, Some(settings));
     // Who may not look at the record may look at the files.
     let earlier = match Drawer::open(&ground.root, &ground.record, None) {
         Ok(Some(drawer)) => drawer.record().ok().flatten(),
         _ => None,
     };
-    let plan = ground.plan(args, &settings, earlier.as_ref())?;
+    let plan = ground.plan(args, &told, earlier.as_ref())?;
     shown.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
-    shown.steps = setup::steps(args.client, &settings);
+    shown.steps = setup::steps(args.client, settings);
     tell(args, &shown)?;
     if args.client.has_files() {
         say("nothing was written; --apply writes it");
     }
-    warn(args, &settings);
+    warn(args, settings, earlier.as_ref());
     Ok(Exit::Done)
 }
 
-/// What may be in the way of the client.
-fn warn(args: &Args, settings: &Settings) {
+/// What may be in the way of the client, and what it was told before and is not any more.
+fn warn(args: &Args, settings: &Settings, earlier: Option<&Record>) {
+    let before = earlier.into_iter().flat_map(|record| &record.settings.registries);
+    let gone: Vec<_> =
+        before.filter(|registry| !settings.registries.contains(registry)).map(RegistryName::as_str).collect();
+    if !gone.is_empty() {
+        let all: Vec<_> = gone.iter().copied().chain(settings.registries.iter().map(RegistryName::as_str)).collect();
+        say(&format!(
+            "it was set up for {} before, and is not any more: to have it for all of them, --for {}",
+            gone.join(", "),
+            all.join(" --for ")
+        ));
+    }
     let mirror = &settings.mirror;
     if mirror.is_encrypted() {
         say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
@@ -274,11 +305,11 @@ fn warn(args: &Args, settings: &Settings) {
 }
 
 fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let settings = settings(args)?;
-    let root = &ground.root;
+    let told = told(args)?;
+    let (root, settings) = (&ground.root, &told.settings);
     let drawer = Drawer::open(root, &ground.record, None)?;
     let earlier = drawer.as_ref().map(Drawer::record).transpose()?.flatten();
-    let plan = ground.plan(args, &settings, earlier.as_ref())?;
+    let plan = ground.plan(args, &told, earlier.as_ref())?;
     let mut folders = earlier.as_ref().map(|record| record.folders.clone()).unwrap_or_default();
     let kept = Record::new(settings.clone(), plan.kept.clone());
     let is_known =
@@ -293,14 +324,14 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         }
         plan.carry_out(root)?;
     }
-    let mut done = document(args, SetUpAction::Apply, Some(&settings));
+    let mut done = document(args, SetUpAction::Apply, Some(settings));
     done.files = plan.changes.iter().map(|change| change.told(root)).collect();
     restart(args, ground, &plan, &mut done)?;
     tell(args, &done)?;
     if args.root.is_none() {
         say(&format!("see that it works with: registry-mirror setup {} --check", args.client.as_str()));
     }
-    warn(args, &settings);
+    warn(args, settings, earlier.as_ref());
     Ok(Exit::Done)
 }
 
@@ -341,9 +372,9 @@ fn restart(args: &Args, ground: &Ground, plan: &Plan, done: &mut SetUp) -> Resul
 
 /// Whether the files say it, below a root where no program is asked.
 fn look(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let settings = settings(args)?;
-    let plan = ground.plan(args, &settings, None)?;
-    let mut looked = document(args, SetUpAction::Check, Some(&settings));
+    let told = told(args)?;
+    let plan = ground.plan(args, &told, None)?;
+    let mut looked = document(args, SetUpAction::Check, Some(&told.settings));
     looked.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
     let lacking: Vec<_> = plan.changes.iter().filter(|change| change.is_one()).collect();
     let Some(first) = lacking.first() else {
@@ -351,14 +382,15 @@ fn look(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         say("with --root no program is asked");
         return Ok(Exit::Done);
     };
-    let message = format!("{} does not name {}", ground.root.shown(&first.path), settings.mirror);
+    let message = format!("{} does not name {}", ground.root.shown(&first.path), told.settings.mirror);
     Err(Error::new(Code::Failed, message).with_hint("write it with --apply"))
 }
 
 fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let config = if args.client == Client::Containerd { ground.text(CONTAINERD_CONFIG)? } else { None };
-    let hosts = setup::hosts_folder(config.as_deref());
-    let hosts = hosts.map_err(|error| plan::refused(&ground.root, CONTAINERD_CONFIG, error))?;
+    let hosts = match args.client {
+        Client::Containerd => ground.ask(args, None, setup::hosts_folder)?,
+        _ => String::new(),
+    };
     let (came, problems) = check::check(args.client, &registries(args), &hosts, &args.at)?;
     let exit = check::went(&came, &problems);
     if exit == Exit::Failed

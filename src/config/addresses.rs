@@ -8,14 +8,20 @@ use crate::mirror::routes::fold_alias;
 use crate::oci::{NameError, RegistryName};
 
 impl Config {
-    /// What clients on this machine are to be told of listeners that are `bound`: their addresses, those first where
-    /// a request that names no upstream is for Docker Hub.
-    pub fn addresses_for_clients(&self, bound: &[SocketAddr]) -> Vec<String> {
+    /// What clients on this machine are to be told of listeners that are `bound`: their addresses, and the
+    /// upstream of a request that names none; those first where that is Docker Hub.
+    pub fn addresses_for_clients(&self, bound: &[SocketAddr]) -> Vec<(String, RegistryName)> {
         let scheme = if self.server.tls.is_some() { "https" } else { "http" };
-        let default = |(place, address)| self.server.default_at(address, place).unwrap_or(&self.routes.default);
         let mut bound: Vec<_> = bound.iter().copied().enumerate().collect();
-        bound.sort_by_key(|listener| default(*listener).as_str() != "docker.io");
-        bound.into_iter().map(|(_, address)| format!("{scheme}://{}", reachable(address))).collect()
+        bound.sort_by_key(|(place, address)| self.default_at(*address, *place).as_str() != "docker.io");
+        let told =
+            |(place, address)| (format!("{scheme}://{}", reachable(address)), self.default_at(address, place).clone());
+        bound.into_iter().map(told).collect()
+    }
+
+    /// The upstream of requests that name none, at a listener bound to `address`, the one at this place.
+    pub fn default_at(&self, address: SocketAddr, place: usize) -> &RegistryName {
+        self.server.default_at(address, place).unwrap_or(&self.routes.default)
     }
 }
 

@@ -21,6 +21,7 @@ use crate::metadata::a_tag;
 use crate::mirror::Mode;
 use crate::oci::{Reference, RegistryName, Repository};
 use crate::server::congestion;
+use crate::setup::{Store, store_of};
 use crate::upstream::credentials::Auth;
 use crate::upstream::examined::{Examined, Sample};
 use crate::upstream::http::{HttpSettings, examine};
@@ -41,6 +42,8 @@ pub struct Wanted {
     pub answers: Option<bool>,
     /// What a daemon that answers says is wrong.
     pub problems: Vec<Checked>,
+    /// Finds out which store Docker has, from what its file says.
+    pub docker_store: Option<fn(Option<&str>) -> Store>,
 }
 
 impl Wanted {
@@ -67,6 +70,8 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         upstreams.clear();
     }
     let (examined, credentials) = ask(config, &upstreams)?;
+    let docker_store = wanted.docker_store.unwrap_or(|daemon_json| store_of(None, daemon_json));
+    let around = clients::Around::of(config, &docker_store);
     let facts = Facts {
         problems: wanted.problems.iter().filter(|problem| wanted.is_about(problem)).cloned().collect(),
         upstreams: examined,
@@ -74,8 +79,8 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         disk: everything.then(|| store::disk(&config.store)),
         machine: everything.then(|| machine(config, wanted.answers)),
         clients: match (&wanted.client, everything) {
-            (Some(name), _) => clients::found(Some(name), &config.server.listen),
-            (None, true) => clients::found(None, &config.server.listen),
+            (Some(name), _) => clients::found(Some(name), &around),
+            (None, true) => clients::found(None, &around),
             (None, false) => Vec::new(),
         },
     };

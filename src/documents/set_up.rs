@@ -10,6 +10,9 @@ use super::{Document, Moment};
 pub struct Canary {
     /// The addresses of the mirror, those for Docker Hub first, as clients on its machine are to be told.
     pub mirrors: Vec<String>,
+    /// For each of them, the upstream of a request that names none.
+    #[serde(default)]
+    pub upstreams: Vec<String>,
     /// For each upstream for which it was pulled since the daemon started.
     pub pulls: Vec<CanaryPulls>,
 }

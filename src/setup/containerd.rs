@@ -4,8 +4,9 @@
 //! is named depends on the version of the file. A file that names mirrors itself is refused: containerd does not
 //! start with both.
 
+use super::leads::{Asked, Speaks};
 use super::want::{Value, Want};
-use super::{File, Kind, Refused, Settings, in_toml};
+use super::{Beside, File, Kind, Machine, Refused, Settings, in_toml};
 use crate::oci::RegistryName;
 
 /// containerd's own file, below the root.
@@ -13,8 +14,8 @@ pub const CONFIG: &str = "etc/containerd/config.toml";
 /// Where the hosts of registries are, unless the file says otherwise.
 const HOSTS: &str = "/etc/containerd/certs.d";
 
-pub(super) fn files(settings: &Settings, config: Option<&str>) -> Result<Vec<File>, Refused> {
-    let folder = hosts_folder(config)?;
+pub(super) fn files(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
+    let folder = hosts_folder(machine)?;
     let hosts = settings.registries.iter().map(|registry| hosts_file(folder.trim_start_matches('/'), registry));
     Ok([File::new(CONFIG, Kind::ContainerdConfig)].into_iter().chain(hosts).collect())
 }
@@ -23,12 +24,130 @@ pub(super) fn files(settings: &Settings, config: Option<&str>) -> Result<Vec<Fil
 ///
 /// # Errors
 /// [`Refused`] when it cannot be read.
-pub fn hosts_folder(config: Option<&str>) -> Result<String, Refused> {
-    let text = config.unwrap_or_default();
-    let path = config_path(text)?;
-    let named = in_toml::text_at(text, &path)?;
-    let first = named.as_deref().and_then(|named| named.split(':').find(|folder| folder.starts_with('/')));
-    Ok(first.unwrap_or(HOSTS).trim_end_matches('/').to_owned())
+pub fn hosts_folder(machine: &Machine<'_>) -> Result<String, Refused> {
+    let (_, folders) = named(machine)?;
+    Ok(folders.into_iter().next().unwrap_or_else(|| HOSTS.to_owned()))
+}
+
+/// The file that has the last word on where the hosts are, and what it says: nothing where none says anything.
+fn named(machine: &Machine<'_>) -> Result<(String, Vec<String>), Refused> {
+    let own = machine.text(CONFIG)?.unwrap_or_default();
+    let own = Beside { path: CONFIG.to_owned(), text: own, is_later: false };
+    let mut named = (CONFIG.to_owned(), Vec::new());
+    for Beside { path, text, .. } in [own].into_iter().chain(imported(machine)?) {
+        let folders = folders(&text).map_err(|refused| refused.of(&path))?;
+        if !folders.is_empty() {
+            named = (path, folders);
+        }
+    }
+    Ok(named)
+}
+
+fn folders(text: &str) -> Result<Vec<String>, Refused> {
+    let named = in_toml::text_at(text, &config_path(text)?)?.unwrap_or_default();
+    let absolute = named.split(':').filter(|folder| folder.starts_with('/'));
+    Ok(absolute.map(|folder| folder.trim_end_matches('/').to_owned()).collect())
+}
+
+/// The files that its own file imports, and those that these do, in the order in which they count: what a later one
+/// says stands in the place of what an earlier one does.
+pub(super) fn imported(machine: &Machine<'_>) -> Result<Vec<Beside>, Refused> {
+    let mut paths = vec![CONFIG.to_owned()];
+    let mut imported = Vec::new();
+    let mut done = 0;
+    while let Some(path) = paths.get(done).cloned() {
+        done += 1;
+        let Some(text) = machine.text(&path)? else { continue };
+        let patterns = in_toml::texts_at(&text, &["imports".to_owned()]).map_err(|refused| refused.of(&path))?;
+        for pattern in patterns.unwrap_or_default() {
+            let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let pattern = pattern.strip_prefix('/').map_or_else(|| format!("{folder}/{pattern}"), str::to_owned);
+            let new: Vec<_> = matching(&pattern, machine)?.into_iter().filter(|new| !paths.contains(new)).collect();
+            paths.extend(new);
+        }
+        if path != CONFIG {
+            imported.push(Beside { path, text, is_later: true });
+        }
+    }
+    Ok(imported)
+}
+
+/// The files that a pattern means, in which one `*` may stand in the last name.
+fn matching(pattern: &str, machine: &Machine<'_>) -> Result<Vec<String>, Refused> {
+    let (folder, name) = pattern.rsplit_once('/').unwrap_or(("", pattern));
+    let Some((start, end)) = name.split_once('*') else { return Ok(vec![pattern.to_owned()]) };
+    let fits = |name: &String| name.len() >= start.len() + end.len() && name.starts_with(start) && name.ends_with(end);
+    Ok((machine.names)(folder)?.into_iter().filter(fits).map(|name| format!("{folder}/{name}")).collect())
+}
+
+/// Whom it asks for images of a registry. It says which one it means.
+pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
+    let (file, folders) = named(machine)?;
+    let mut asked = Vec::new();
+    for folder in &folders {
+        if let Some(hosts) = asked_of_hosts(folder.trim_start_matches('/'), registry, machine)? {
+            asked = hosts;
+            break;
+        }
+    }
+    if folders.is_empty() {
+        asked = asked_of_config(registry, machine)?;
+    }
+    if !folders.iter().any(|folder| folder == HOSTS) {
+        let says = folders.first().map_or("names no folder of hosts".to_owned(), |folder| format!("names {folder}"));
+        let usual = asked_of_hosts(HOSTS.trim_start_matches('/'), registry, machine).unwrap_or_default();
+        asked.extend(usual.into_iter().flatten().map(|mut host| {
+            host.hindrance = Some(format!("containerd does not look there: /{file} {says} (config_path)"));
+            host
+        }));
+    }
+    Ok(asked)
+}
+
+/// What its own file names, which it reads where that names no folder.
+fn asked_of_config(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
+    let text = machine.text(CONFIG)?.unwrap_or_default();
+    for name in [registry.as_str(), "*"] {
+        let mut path = registry_tables(&text).map_err(|refused| refused.of(CONFIG))?;
+        path.extend(["mirrors", name, "endpoint"].map(str::to_owned));
+        if let Some(endpoints) = in_toml::texts_at(&text, &path).map_err(|refused| refused.of(CONFIG))? {
+            let asked = endpoints.iter().map(|endpoint| Asked::new(CONFIG, endpoint, Speaks::Tls).naming_registries());
+            return Ok(asked.collect());
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// The hosts of a registry, in the order in which they are asked; `None` where a folder has none for it.
+pub(super) fn asked_of_hosts(
+    folder: &str,
+    registry: &RegistryName,
+    machine: &Machine<'_>,
+) -> Result<Option<Vec<Asked>>, Refused> {
+    for name in [registry.as_str(), "_default"] {
+        let path = format!("{folder}/{name}/hosts.toml");
+        if let Some(text) = machine.text(&path)? {
+            return hosts_in(&path, &text).map(Some).map_err(|refused| refused.of(&path));
+        }
+    }
+    Ok(None)
+}
+
+fn hosts_in(path: &str, text: &str) -> Result<Vec<Asked>, Refused> {
+    let mut asked = Vec::new();
+    for url in in_toml::names_at(text, &["host".to_owned()])? {
+        let mut host = Asked::new(path, &url, Speaks::Tls).naming_registries();
+        let capabilities = in_toml::texts_at(text, &["host", &url, "capabilities"].map(str::to_owned))?;
+        let lacks = |able: &&str| capabilities.as_ref().is_some_and(|named| !named.iter().any(|named| named == able));
+        host.hindrance = ["pull", "resolve"]
+            .iter()
+            .find(|able| lacks(able))
+            .map(|able| format!("its capabilities there are without {able:?}"));
+        asked.push(host);
+    }
+    let server = in_toml::text_at(text, &["server".to_owned()])?;
+    asked.extend(server.map(|server| Asked::new(path, &server, Speaks::Tls).naming_registries()));
+    Ok(asked)
 }
 
 /// The file with the hosts of one registry.
@@ -45,6 +164,17 @@ pub(super) fn hosts_wants(settings: &Settings) -> Vec<Want> {
 pub(super) fn hosts(text: &str, settings: &Settings) -> Result<String, Refused> {
     let merged = in_toml::merged(text, &hosts_wants(settings))?;
     in_toml::first_of(&merged, "host", &settings.mirror.to_string())
+}
+
+/// A host without our capabilities has all of them: what others wrote into our table cannot stay there alone.
+pub(super) fn without_hosts(before: &str, now: &str, settings: &Settings) -> Result<String, Refused> {
+    let text = in_toml::without(before, now, &hosts_wants(settings))?;
+    let url = settings.mirror.to_string();
+    let has = |text: &str| Ok(in_toml::names_at(text, &["host".to_owned()])?.contains(&url));
+    if has(&text)? && !has(before)? {
+        return Err(Refused::mixed(&["host".to_owned(), url]));
+    }
+    Ok(text)
 }
 
 /// The tables that lead to the settings of registries.
@@ -75,7 +205,13 @@ pub(super) fn config_wants(text: &str) -> Result<Vec<Want>, Refused> {
     Ok(vec![Want::Value(path, Value::Text(HOSTS.to_owned()))])
 }
 
-pub(super) fn config(text: &str) -> Result<String, Refused> {
+pub(super) fn config(text: &str, imported: &[Beside]) -> Result<String, Refused> {
+    for Beside { path, text: other, .. } in imported {
+        // It has the last word.
+        if !folders(other).map_err(|refused| refused.of(path))?.is_empty() {
+            return Ok(text.to_owned());
+        }
+    }
     let wants = config_wants(text)?;
     let tables = registry_tables(text)?;
     for own in ["mirrors", "configs"] {

@@ -1,9 +1,11 @@
 //! The Docker engine: `daemon.json` with the classic store, which asks mirrors for Docker Hub's images only, or
 //! the hosts folder with containerd's store (engine 28 and later).
 
-use super::containerd::hosts_file;
+use super::containerd::{asked_of_hosts, hosts_file};
+use super::leads::{Asked, Speaks};
 use super::want::Want;
-use super::{DOCKER_HUB, File, Kind, Refused, Settings, in_json};
+use super::{DOCKER_HUB, File, Kind, Machine, Refused, Settings, in_json};
+use crate::oci::RegistryName;
 
 /// Docker's own file, below the root.
 pub const DAEMON_JSON: &str = "etc/docker/daemon.json";
@@ -34,8 +36,8 @@ pub fn store_of(engine: Option<(&str, &str)>, daemon_json: Option<&str>) -> Stor
     if is_containerds { Store::Containerd } else { Store::Classic }
 }
 
-pub(super) fn files(settings: &Settings, store: Store) -> Result<Vec<File>, Refused> {
-    if store == Store::Containerd {
+pub(super) fn files(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
+    if machine.docker_store == Store::Containerd {
         return Ok(settings.registries.iter().map(|registry| hosts_file(HOSTS, registry)).collect());
     }
     match settings.registries.iter().find(|registry| registry.as_str() != DOCKER_HUB) {
@@ -44,8 +46,39 @@ pub(super) fn files(settings: &Settings, store: Store) -> Result<Vec<File>, Refu
              them as {}/{other}/NAME",
             settings.mirror.authority()
         ))),
-        None => Ok(vec![File::new(DAEMON_JSON, Kind::DaemonJson)]),
+        None => is_for_docker_hub(settings, machine).map(|()| vec![File::new(DAEMON_JSON, Kind::DaemonJson)]),
     }
+}
+
+/// The engine names no registry when it asks: what it gets are images of the listener's own upstream.
+fn is_for_docker_hub(settings: &Settings, machine: &Machine<'_>) -> Result<(), Refused> {
+    match machine.default.as_ref().filter(|default| default.as_str() != DOCKER_HUB) {
+        Some(default) => Err(Refused::Unable(format!(
+            "docker with its classic store does not say that it means Docker Hub, and would get images of {default} \
+             from {}: name a listener that is for docker.io with --mirror, such as listen = [\"ADDRESS=docker.io\"]",
+            settings.mirror
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Whom it asks for images of a registry. With its own store it asks for Docker Hub's only, and does not say so.
+pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
+    let text = machine.text(DAEMON_JSON)?.unwrap_or_default();
+    let text = if text.trim().is_empty() { "{}" } else { text.trim_start_matches('\u{feff}') };
+    let mirrors = in_json::texts(text, "registry-mirrors").map_err(|refused| refused.of(DAEMON_JSON))?;
+    let mut hosts = asked_of_hosts(HOSTS, registry, machine)?.unwrap_or_default();
+    let is_classic = machine.docker_store == Store::Classic;
+    if !is_classic && !hosts.is_empty() {
+        return Ok(hosts);
+    }
+    let mirrors = mirrors.iter().filter(|_| registry.as_str() == DOCKER_HUB);
+    let mut asked: Vec<_> = mirrors.map(|mirror| Asked::new(DAEMON_JSON, mirror, Speaks::Tls)).collect();
+    asked.iter_mut().for_each(|asked| asked.names_registry = !is_classic);
+    hosts.iter_mut().for_each(|host| {
+        host.hindrance = Some("docker reads that with containerd's store only".to_owned());
+    });
+    Ok(asked.into_iter().chain(hosts).collect())
 }
 
 pub(super) fn wants(settings: &Settings) -> Vec<Want> {

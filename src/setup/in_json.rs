@@ -84,6 +84,12 @@ fn member(text: &str, name: &str) -> Result<Option<Member>, Refused> {
     Ok(first)
 }
 
+/// The texts in a list of the object; none where there is no such list.
+pub(super) fn texts(text: &str, name: &str) -> Result<Vec<String>, Refused> {
+    let Some(member) = member(text, name)? else { return Ok(Vec::new()) };
+    Ok(elements(text, &member)?.into_iter().filter_map(|(element, _)| element).collect())
+}
+
 fn list_and_text(want: &Want) -> Option<(&str, &str)> {
     match want {
         Want::Element(path, text) => Some((path.first()?, text)),

@@ -18,8 +18,33 @@ fn at<'a>(document: &'a DocumentMut, path: &[String]) -> Option<&'a Item> {
 }
 
 /// The text at a path.
+///
+/// # Errors
+/// [`Refused`] when it cannot be read, or something else stands there.
 pub(super) fn text_at(text: &str, path: &[String]) -> Result<Option<String>, Refused> {
-    Ok(at(&parsed(text)?, path).and_then(Item::as_str).map(str::to_owned))
+    let document = parsed(text)?;
+    let Some(item) = at(&document, path) else { return Ok(None) };
+    item.as_str().map(|text| Some(text.to_owned())).ok_or_else(|| Refused::shape(path, "a text"))
+}
+
+/// The texts in the list at a path; `None` where there is none.
+pub(super) fn texts_at(text: &str, path: &[String]) -> Result<Option<Vec<String>>, Refused> {
+    let document = parsed(text)?;
+    let Some(item) = at(&document, path) else { return Ok(None) };
+    let list = item.as_array().ok_or_else(|| Refused::shape(path, "a list"))?;
+    Ok(Some(list.iter().filter_map(Written::as_str).map(str::to_owned).collect()))
+}
+
+/// The truth at a path, if one stands there.
+pub(super) fn truth_at(text: &str, path: &[String]) -> Result<Option<bool>, Refused> {
+    Ok(at(&parsed(text)?, path).and_then(Item::as_bool))
+}
+
+/// The names in the table at a path, in the order of the text.
+pub(super) fn names_at(text: &str, path: &[String]) -> Result<Vec<String>, Refused> {
+    let document = parsed(text)?;
+    let table = at(&document, path).and_then(Item::as_table_like);
+    Ok(table.into_iter().flat_map(TableLike::iter).map(|(name, _)| name.to_owned()).collect())
 }
 
 /// The whole number at a path.
@@ -93,12 +118,12 @@ fn put(document: &mut DocumentMut, want: &Want) -> Result<(), Refused> {
     }
     match want {
         Want::Value(_, value) => match table.get_mut(last) {
-            Some(Item::Value(old)) => {
+            Some(Item::Value(old)) if old.type_name() == value.written().type_name() => {
                 let decor = old.decor().clone();
                 *old = value.written();
                 *old.decor_mut() = decor;
             }
-            Some(_) => return Err(Refused::shape(path, "a value")),
+            Some(_) => return Err(Refused::shape(path, &format!("a value of type {}", value.written().type_name()))),
             None => drop(table.insert(last, Item::Value(value.written()))),
         },
         Want::Element(_, text) => {

@@ -219,6 +219,17 @@ pub(super) fn is_there<const N: usize>(text: &str, path: [&str; N]) -> Result<bo
     Ok(found.is_some_and(|node| !matches!(node.what, What::Nothing)))
 }
 
+/// The texts in the list at a path; `None` where nothing stands there.
+pub(super) fn texts_at<const N: usize>(text: &str, path: [&str; N]) -> Result<Option<Vec<String>>, Refused> {
+    let node = parsed(text)?;
+    let found = path.iter().try_fold(&node, |node, name| Some(&node.entry(name)?.1));
+    match found.map(|node| &node.what) {
+        None => Ok(None),
+        Some(What::List(nodes)) => Ok(Some(nodes.iter().filter_map(Node::text).map(str::to_owned).collect())),
+        Some(_) => Err(Refused::shape(&path.map(str::to_owned), "a list")),
+    }
+}
+
 /// The text with our settings.
 pub(super) fn merged(text: &str, wants: &[Want]) -> Result<String, Refused> {
     let mut text = text.to_owned();

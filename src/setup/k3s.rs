@@ -1,10 +1,38 @@
 //! k3s and RKE2: endpoints of a registry in `registries.yaml`, of which they make containerd's hosts.
 
+use super::leads::{Asked, Speaks};
 use super::want::Want;
-use super::{File, Kind, Refused, Settings, in_yaml};
+use super::{File, Kind, Machine, Refused, Settings, in_yaml};
+use crate::oci::RegistryName;
+
+const REGISTRIES: &str = "etc/rancher/k3s/registries.yaml";
 
 pub(super) fn file() -> File {
-    File::new("etc/rancher/k3s/registries.yaml", Kind::RegistriesYaml)
+    File::new(REGISTRIES, Kind::RegistriesYaml)
+}
+
+/// Whom it asks for images of a registry: what stands there for it, else for all. It says which one it means.
+pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
+    let Some(text) = machine.text(REGISTRIES)? else { return Ok(Vec::new()) };
+    asked_by(&text, registry).map_err(|refused| refused.of(REGISTRIES))
+}
+
+fn asked_by(text: &str, registry: &RegistryName) -> Result<Vec<Asked>, Refused> {
+    for name in [registry.as_str(), "*"] {
+        if !in_yaml::is_there(text, ["mirrors", name])? {
+            continue;
+        }
+        let endpoints = in_yaml::texts_at(text, ["mirrors", name, "endpoint"])?.unwrap_or_default();
+        let rewritten = in_yaml::is_there(text, ["mirrors", name, "rewrite"])?;
+        let asked = |endpoint: &String| {
+            let mut asked = Asked::new(REGISTRIES, endpoint, Speaks::Tls).naming_registries();
+            asked.hindrance =
+                rewritten.then(|| format!("mirrors.{name}.rewrite changes the names that it is asked for"));
+            asked
+        };
+        return Ok(endpoints.iter().map(asked).collect());
+    }
+    Ok(Vec::new())
 }
 
 pub(super) fn wants(settings: &Settings) -> Vec<Want> {

@@ -9,7 +9,7 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
         .iter()
         .map(|registry| match registry.as_str() {
             // Its own name for Docker Hub.
-            DOCKER_HUB => format!("--registry-map=index.docker.io={mirror}"),
+            DOCKER_HUB => format!("--registry-map=index.docker.io={mirror}/{DOCKER_HUB}"),
             other => format!("--registry-map={other}={mirror}/{other}"),
         })
         .collect();

@@ -5,17 +5,81 @@
 
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
 
+use super::leads::{Asked, Speaks};
 use super::want::Refused;
-use super::{Client, DOCKER_HUB, File, Kind, Settings, in_toml};
+use super::{Beside, Client, File, Kind, Machine, Settings, in_toml};
 use crate::oci::RegistryName;
 
 /// The folder, below the root or a home.
 const FOLDER: &str = "containers/registries.conf.d";
 
-/// The files that are read before ours: one, and those of a folder, but for ours. Each below the root.
-pub fn beside(home: Option<&str>) -> [(String, String); 2] {
-    let below = |folder: &str| (format!("{folder}/containers/registries.conf"), format!("{folder}/{FOLDER}"));
-    [below("etc"), below(&settings_of(home))]
+/// The files that are read, in the order in which they count: a user's own in the place of the machine's, and those
+/// of both folders.
+fn read(machine: &Machine<'_>) -> Result<Vec<Beside>, Refused> {
+    let mut paths = Vec::new();
+    let (own, home) = (settings_of(machine.home.as_deref()), machine.home.is_some());
+    let main = |folder: &str| format!("{folder}/containers/registries.conf");
+    let has_own = home && machine.text(&main(&own))?.is_some();
+    paths.push(main(if has_own { &own } else { "etc" }));
+    for folder in ["etc"].into_iter().chain(home.then_some(own.as_str())) {
+        let folder = format!("{folder}/{FOLDER}");
+        let names = (machine.names)(&folder)?.into_iter().filter(|name| name.ends_with(".conf"));
+        paths.extend(names.map(|name| format!("{folder}/{name}")));
+    }
+    let read = |path: String| Ok(machine.text(&path)?.map(|text| Beside { path, text, is_later: false }));
+    paths.into_iter().filter_map(|path| read(path).transpose()).collect()
+}
+
+/// The files that are read before ours, and after it.
+pub(super) fn beside(client: Client, machine: &Machine<'_>) -> Result<Vec<Beside>, Refused> {
+    let own = file(client, machine.home.as_deref()).path;
+    let folder = own.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut others = read(machine)?;
+    others.retain(|other| other.path != own);
+    for other in &mut others {
+        other.is_later = other.path.rsplit_once('/').is_some_and(|(beside, _)| beside == folder) && other.path > own;
+    }
+    Ok(others)
+}
+
+/// Whom it asks for images of a registry: as the last file says that says anything of it.
+pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
+    let mut said = Vec::new();
+    for Beside { path, text, .. } in read(machine)? {
+        let document = parsed(&text).map_err(|refused| refused.of(&path))?;
+        if let Some(entry) = entry_of(&document, registry) {
+            said.push((path, entry.clone()));
+        }
+    }
+    let Some((last, entry)) = said.pop() else { return Ok(Vec::new()) };
+    let mut asked = asked_of(&last, &entry);
+    for (path, entry) in &said {
+        asked.extend(asked_of(path, entry).into_iter().map(|mut asked| {
+            asked.hindrance = Some(format!("/{last} is read after it, and says something else of {registry}"));
+            asked
+        }));
+    }
+    Ok(asked)
+}
+
+fn asked_of(path: &str, entry: &Table) -> Vec<Asked> {
+    let truth = |table: &Table, name: &str| table.get(name).and_then(Item::as_bool) == Some(true);
+    let mirrors = entry.get("mirror").and_then(Item::as_array_of_tables);
+    let mirrors = mirrors.into_iter().flat_map(ArrayOfTables::iter);
+    let asked = mirrors.chain([entry]).filter_map(|table| {
+        let location = table.get("location").and_then(Item::as_str)?;
+        let speaks = if truth(table, "insecure") { Speaks::Either } else { Speaks::Tls };
+        let mut asked = Asked::new(path, location, speaks);
+        let some = table.get("pull-from-mirror").and_then(Item::as_str).filter(|some| *some != "all");
+        asked.hindrance = match some {
+            _ if truth(entry, "blocked") => Some("blocked = true stands there".to_owned()),
+            _ if truth(entry, "mirror-by-digest-only") => Some("mirror-by-digest-only = true stands there".to_owned()),
+            Some(some) => Some(format!("pull-from-mirror = {some:?} stands there")),
+            None => None,
+        };
+        Some(asked)
+    });
+    asked.collect()
 }
 
 /// Each of the two programs has a file, so that one can be put back without the other.
@@ -28,13 +92,9 @@ fn settings_of(home: Option<&str>) -> String {
     home.map_or_else(|| "etc".to_owned(), |home| format!("{home}/.config"))
 }
 
-/// Where the mirror has the images of a registry: Docker Hub's need no name there.
+/// Where the mirror has the images of a registry: whatever it takes a name without one for.
 fn location(settings: &Settings, registry: &RegistryName) -> String {
-    let mirror = settings.mirror.authority();
-    match registry.as_str() {
-        DOCKER_HUB => mirror.to_owned(),
-        other => format!("{mirror}/{other}"),
-    }
+    format!("{}/{registry}", settings.mirror.authority())
 }
 
 fn parsed(text: &str) -> Result<DocumentMut, Refused> {
@@ -52,9 +112,10 @@ fn entry_of<'a>(document: &'a DocumentMut, registry: &RegistryName) -> Option<&'
     entries.iter().find(|entry| prefix(entry) == Some(registry.as_str()))
 }
 
-pub(super) fn merged(text: &str, settings: &Settings, beside: &[String]) -> Result<String, Refused> {
+pub(super) fn merged(text: &str, settings: &Settings, beside: &[Beside]) -> Result<String, Refused> {
     let mut document = parsed(text)?;
     for registry in &settings.registries {
+        leaves_ours(beside, settings, registry)?;
         let earlier = if entry_of(&document, registry).is_some() { None } else { earlier(beside, registry)? };
         let entries = document.entry("registry").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
         let entries = entries.as_array_of_tables_mut();
@@ -74,14 +135,39 @@ pub(super) fn merged(text: &str, settings: &Settings, beside: &[String]) -> Resu
 }
 
 /// What the other files say of a registry: the last one counts.
-fn earlier(beside: &[String], registry: &RegistryName) -> Result<Option<Table>, Refused> {
+fn earlier(beside: &[Beside], registry: &RegistryName) -> Result<Option<Table>, Refused> {
     let mut found = None;
-    for text in beside {
-        if let Some(entry) = entry_of(&parsed(text)?, registry) {
+    for Beside { path, text, .. } in beside.iter().filter(|other| !other.is_later) {
+        let document = parsed(text).map_err(|refused| refused.of(path))?;
+        if let Some(entry) = entry_of(&document, registry) {
+            refuse_blocked(entry, registry).map_err(|refused| refused.of(path))?;
             found = Some(moved(entry));
         }
     }
     Ok(found)
+}
+
+/// What a later file says of a registry stands in the place of ours: it has to say the same.
+fn leaves_ours(beside: &[Beside], settings: &Settings, registry: &RegistryName) -> Result<(), Refused> {
+    let ours = location(settings, registry);
+    for Beside { path, text, .. } in beside.iter().filter(|other| other.is_later) {
+        let document = parsed(text).map_err(|refused| refused.of(path))?;
+        let Some(entry) = entry_of(&document, registry) else { continue };
+        let mirrors = entry.get("mirror").and_then(Item::as_array_of_tables);
+        let first = mirrors.and_then(|mirrors| mirrors.get(0)?.get("location")?.as_str());
+        if first != Some(ours.as_str()) {
+            let why = format!("it is read after the file that would be written, and says something else of {registry}");
+            return Err(Refused::Conflict(why).of(path));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_blocked(entry: &Table, registry: &RegistryName) -> Result<(), Refused> {
+    if entry.get("blocked").and_then(Item::as_bool) == Some(true) {
+        return Err(Refused::Conflict(format!("{registry} is blocked there (blocked = true)")));
+    }
+    Ok(())
 }
 
 /// The entry for another file: its place in the old one says nothing there.
@@ -104,9 +190,7 @@ fn named(location: &str) -> Table {
 }
 
 fn put_first(entry: &mut Table, settings: &Settings, registry: &RegistryName) -> Result<(), Refused> {
-    if entry.get("blocked").and_then(Item::as_bool) == Some(true) {
-        return Err(Refused::Conflict(format!("{registry} is blocked there (blocked = true)")));
-    }
+    refuse_blocked(entry, registry)?;
     let mirrors = entry.entry("mirror").or_insert_with(|| Item::ArrayOfTables(ArrayOfTables::new()));
     let mirrors = mirrors.as_array_of_tables_mut();
     let mirrors = mirrors.ok_or_else(|| Refused::Conflict("registry.mirror is not a list of tables".to_owned()))?;

@@ -102,6 +102,14 @@ fn which_store_docker_has_is_told_by_the_engine_else_by_its_file() {
     let machine = |docker_store| Machine { docker_store, ..Machine::default() };
     let both = settings("http://127.0.0.1:5000", &["docker.io", "ghcr.io"]);
     assert!(matches!(files(Client::Docker, &both, &machine(Store::Classic)), Err(Refused::Unable(_))));
+    let for_ghcr = Machine { default: "ghcr.io".parse().ok(), ..Machine::default() };
+    let refused = files(Client::Docker, &local(), &for_ghcr).expect_err("it would get images of ghcr.io");
+    assert!(
+        matches!(&refused, Refused::Unable(why) if why.contains("ghcr.io") && why.contains("=docker.io")),
+        "{refused}"
+    );
+    let for_hub = Machine { default: Some(hub()), ..Machine::default() };
+    assert!(files(Client::Docker, &local(), &for_hub).is_ok());
     let paths: Vec<_> = files(Client::Docker, &both, &machine(Store::Containerd)).expect("files");
     let paths: Vec<_> = paths.into_iter().map(|file| file.path).collect();
     assert_eq!(paths, ["etc/docker/certs.d/docker.io/hosts.toml", "etc/docker/certs.d/ghcr.io/hosts.toml"]);
@@ -167,15 +175,68 @@ fn what_stands_commented_at_the_end_of_a_file_does_not_get_into_our_table() {
 fn hosts_of_containerd_go_where_its_file_says_and_beside_mirrors_in_it_they_are_refused() {
     let named = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/opt/hosts:/etc/x\"\n";
     assert_eq!(merged(&Kind::ContainerdConfig, Some(named)), named);
-    let machine = Machine { containerd_config: Some(named.to_owned()), ..Machine::default() };
+    let own = |path: &str| Ok((path == CONTAINERD_CONFIG).then(|| named.to_owned()));
+    let machine = Machine { text: &own, ..Machine::default() };
     let files = files(Client::Containerd, &local(), &machine).expect("files");
     assert_eq!(files[1].path, "opt/hosts/docker.io/hosts.toml");
     let mirrors =
         "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"docker.io\"]\nendpoint = [\"x\"]\n";
     let refused = Kind::ContainerdConfig.merged(&local(), Some(mirrors), &[]);
     assert!(matches!(refused, Err(Refused::Conflict(_))), "{refused:?}");
-    let refused = Kind::ContainerdConfig.merged(&local(), Some("version = 9\n"), &[]);
-    assert!(matches!(refused, Err(Refused::Conflict(_))), "{refused:?}");
+    let other = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = 5\n";
+    for text in ["version = 9\n", other] {
+        let refused = Kind::ContainerdConfig.merged(&local(), Some(text), &[]);
+        assert!(matches!(refused, Err(Refused::Conflict(_))), "{refused:?}");
+    }
+}
+
+#[test]
+fn what_containerd_imports_has_the_last_word_on_where_the_hosts_are() {
+    let own = "version = 2\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n";
+    let table = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\n";
+    let imported = format!("{table}config_path = \"/srv/z\"\n");
+    let text = |path: &str| {
+        Ok(match path {
+            CONTAINERD_CONFIG => Some(own.to_owned()),
+            "etc/containerd/conf.d/a.toml" => Some(imported.clone()),
+            _ => None,
+        })
+    };
+    let names = |_: &str| Ok(vec!["a.toml".to_owned(), "b.conf".to_owned()]);
+    let machine = Machine { text: &text, names: &names, ..Machine::default() };
+    let files = files(Client::Containerd, &local(), &machine).expect("files");
+    assert_eq!(files[1].path, "srv/z/docker.io/hosts.toml");
+    let beside = beside(Client::Containerd, &machine).expect("files");
+    assert_eq!(Kind::ContainerdConfig.merged(&local(), Some(own), &beside).as_deref(), Ok(own));
+}
+
+#[test]
+fn a_host_of_containerd_to_which_others_added_is_not_left_with_more_than_we_gave_it() {
+    let with = merged(&Kind::HostsToml(hub()), None);
+    let changed = format!("{with}skip_verify = true\n");
+    let without = Kind::HostsToml(hub()).without(&local(), None, &changed);
+    assert!(matches!(without, Err(Refused::Mixed(_))), "{without:?}");
+}
+
+#[test]
+fn lines_end_as_they_did_and_a_mark_in_front_stays() {
+    for (kind, before) in [
+        (Kind::DaemonJson, "\u{feff}{\r\n  \"debug\": true\r\n}\r\n"),
+        (Kind::ContainerdConfig, "version = 2\r\n# ours\r\nroot = \"/x\"\r\n"),
+        (Kind::RegistriesYaml, "configs:\r\n  x:\r\n    y: 1\r\n"),
+        (Kind::BuildkitdToml, "debug = true\r\n"),
+    ] {
+        let with = merged(&kind, Some(before));
+        assert_eq!(with.matches('\n').count(), with.matches("\r\n").count(), "{kind:?}: {with:?}");
+        assert!(
+            with.starts_with(&before[..7]) && with.contains("5000") | with.contains("certs.d"),
+            "{kind:?}: {with:?}"
+        );
+        let changed = format!("{with}\r\n");
+        let without = kind.without(&local(), Some(before), &changed).expect("told apart").expect("something");
+        assert_eq!(without.trim_end(), before.trim_end(), "{kind:?}");
+        assert_eq!(without.matches('\n').count(), without.matches("\r\n").count(), "{kind:?}");
+    }
 }
 
 #[test]
@@ -212,7 +273,8 @@ fn what_others_made_of_our_own_setting_is_not_guessed_at() {
 #[test]
 fn podman_gets_a_file_of_its_own_that_says_what_the_others_said() {
     let new = format!(
-        "{HEADER}[[registry]]\nlocation = \"docker.io\"\n\n[[registry.mirror]]\nlocation = \"127.0.0.1:5000\"\ninsecure = true\n"
+        "{HEADER}[[registry]]\nlocation = \"docker.io\"\n\n[[registry.mirror]]\nlocation = \"127.0.0.1:5000/docker.io\"\ninsecure = \
+         true\n"
     );
     there_and_back(&Kind::RegistriesConf, None, &new, ("", ""), None);
     there_and_back(
@@ -224,13 +286,23 @@ fn podman_gets_a_file_of_its_own_that_says_what_the_others_said() {
     );
     let earlier = "unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nprefix = \"docker.io\"\nlocation = \
                    \"hub.example\"\n[[registry.mirror]]\nlocation = \"near.example\"\n";
-    let with = Kind::RegistriesConf.merged(&local(), None, &[earlier.to_owned()]).expect("merged");
+    let beside = |text: &str, is_later| [Beside { path: "etc/x.conf".to_owned(), text: text.to_owned(), is_later }];
+    let with = Kind::RegistriesConf.merged(&local(), None, &beside(earlier, false)).expect("merged");
     let expected = "[[registry]]\nprefix = \"docker.io\"\nlocation = \"hub.example\"\n\n[[registry.mirror]]\nlocation = \
-                    \"127.0.0.1:5000\"\ninsecure = true\n\n[[registry.mirror]]\nlocation = \"near.example\"\n";
+                    \"127.0.0.1:5000/docker.io\"\ninsecure = true\n\n[[registry.mirror]]\nlocation = \"near.example\"\n";
     assert_eq!(with, format!("{HEADER}{expected}"));
-    let blocked = "[[registry]]\nlocation = \"docker.io\"\nblocked = true\n".to_owned();
-    let refused = Kind::RegistriesConf.merged(&local(), None, &[blocked]);
-    assert!(matches!(refused, Err(Refused::Conflict(_))), "{refused:?}");
+    let blocked = "[[registry]]\nlocation = \"docker.io\"\nblocked = true\n";
+    for (text, is_later, why) in [
+        (blocked, false, "/etc/x.conf: docker.io is blocked"),
+        (blocked, true, "/etc/x.conf: it is read after"),
+        (earlier, true, "/etc/x.conf: it is read after"),
+        ("[[x", false, "/etc/x.conf: cannot be read"),
+        ("[[x", true, "/etc/x.conf: cannot be read"),
+    ] {
+        let refused = Kind::RegistriesConf.merged(&local(), None, &beside(text, is_later)).expect_err(text);
+        assert!(refused.to_string().starts_with(why), "{refused}");
+    }
+    assert!(Kind::RegistriesConf.merged(&local(), None, &beside(&with, true)).is_ok(), "it says the same");
     let both = settings("https://mirror.example", &["docker.io", "ghcr.io"]);
     let with = Kind::RegistriesConf.merged(&both, None, &[]).expect("merged");
     assert!(with.contains("location = \"mirror.example/ghcr.io\"\n") && !with.contains("insecure"), "{with}");
@@ -335,7 +407,7 @@ fn clients_without_files_are_told_in_words() {
     assert_eq!(
         steps(Client::Kaniko, &both),
         [
-            "--registry-map=index.docker.io=mirror.example:5000",
+            "--registry-map=index.docker.io=mirror.example:5000/docker.io",
             "--registry-map=ghcr.io=mirror.example:5000/ghcr.io",
             "--insecure-registry=mirror.example:5000"
         ]

@@ -1,5 +1,7 @@
 //! What a file has to say, whatever its format, and why it cannot be made to say so.
 
+use crate::documents::Error;
+
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Want {
@@ -53,12 +55,26 @@ pub enum Refused {
     /// The client cannot do what is asked for.
     #[error("{0}")]
     Unable(String),
+    /// It is another file that is at fault, below the root.
+    #[error("/{0}: {1}")]
+    In(String, Box<Refused>),
+    /// A file cannot be had.
+    #[error("{}", .0.message)]
+    Failed(Error),
 }
 
 impl Refused {
     /// What stands at `path` is not what can be merged with.
     pub(super) fn shape(path: &[String], expected: &str) -> Refused {
         Refused::Conflict(format!("{} is not {expected}", path.join(".")))
+    }
+
+    /// The same of another file.
+    pub(super) fn of(self, path: &str) -> Refused {
+        match self {
+            Refused::In(..) | Refused::Failed(_) => self,
+            refused => Refused::In(path.to_owned(), Box::new(refused)),
+        }
     }
 
     pub(super) fn mixed(path: &[String]) -> Refused {

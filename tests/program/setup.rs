@@ -149,6 +149,45 @@ fn undo_leaves_what_others_wrote_since_and_does_nothing_where_it_cannot_tell() {
 }
 
 #[test]
+fn what_others_made_of_a_files_mode_stays_and_what_is_taken_away_is_told() {
+    let root = root(&[("etc/docker/daemon.json", "{\n  \"debug\": true\n}\n")]);
+    let file = root.path().join("etc/docker/daemon.json");
+    let line = |action: &str| format!("docker {action} --mirror {MIRROR} --root {}", root.path().display());
+    assert_eq!(run(&line("--apply"), &[]).0, 0);
+    std::fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
+    assert_eq!(run(&line("--undo"), &[]).0, 0);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "{\n  \"debug\": true\n}\n");
+    assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
+
+    let line = |more: &str| format!("containerd --apply --mirror {MIRROR} --root {} {more}", root.path().display());
+    assert_eq!(run(&line("--for ghcr.io"), &[]).0, 0);
+    let (code, _, err) = run(&line("--for docker.io"), &[]);
+    assert!(code == 0 && err.contains("for ghcr.io before") && err.contains("--for ghcr.io --for docker.io"), "{err}");
+    let (code, _, err) = run(&line("--for docker.io"), &[]);
+    assert!(code == 0 && !err.contains("before"), "{err}");
+}
+
+#[test]
+fn docker_is_not_led_to_a_listener_that_is_for_another_registry() {
+    let folder = root(&[(
+        "mirror.toml",
+        "routes.default = \"ghcr.io\"\nserver.listen = [\"127.0.0.1:4998\", \"127.0.0.1:4999=docker.io\"]\n",
+    )]);
+    let line = |client: &str, more: &str| {
+        let at = folder.path().display();
+        run(&format!("{client} --apply -c {at}/mirror.toml --root {at} {more}"), &[])
+    };
+    let (code, _, err) = line("docker", "--mirror http://127.0.0.1:4998");
+    assert!(code == 2 && err.contains("would get images of ghcr.io"), "{code} {err}");
+    assert_eq!(line("podman", "--mirror http://127.0.0.1:4998").0, 0);
+    let written = folder.path().join("etc/containers/registries.conf.d/zz-registry-mirror.conf");
+    assert!(std::fs::read_to_string(written).unwrap().contains("127.0.0.1:4998/docker.io"));
+    // The one that is for Docker Hub is the one that is found.
+    assert_eq!(line("docker", "").0, 0);
+    assert!(std::fs::read_to_string(folder.path().join("etc/docker/daemon.json")).unwrap().contains(":4999"));
+}
+
+#[test]
 fn a_file_that_cannot_be_understood_is_left_alone() {
     for (client, path, content) in [
         ("docker", "etc/docker/daemon.json", "{ \"debug\": true, }"),
@@ -156,6 +195,8 @@ fn a_file_that_cannot_be_understood_is_left_alone() {
         ("containerd", "etc/containerd/config.toml", "version = \n"),
         ("containerd", "etc/containerd/certs.d/docker.io/hosts.toml", "[host\n"),
         ("podman", "etc/containers/registries.conf", "[[registry]\n"),
+        ("podman", "etc/containers/registries.conf.d/a.conf", "[[registry]\n"),
+        ("podman", "etc/containers/registries.conf.d/zzz.conf", "[[registry]]\nlocation = \"docker.io\"\n"),
         ("k3s", "etc/rancher/k3s/registries.yaml", "mirrors: [\n"),
         ("k3s", "etc/rancher/k3s/registries.yaml", "mirrors: {}\n"),
         ("buildkit", "etc/buildkit/buildkitd.toml", "\u{0}"),
@@ -166,7 +207,7 @@ fn a_file_that_cannot_be_understood_is_left_alone() {
             let (code, _, err) =
                 run(&format!("{client} {action} --mirror {MIRROR} --root {}", root.path().display()), &[]);
             assert_eq!(code, 1, "{client} {path}: {err}");
-            assert!(err.contains("nothing was changed"), "{client}: {err}");
+            assert!(err.contains("nothing was changed") && err.contains(path), "{client}: {err}");
             assert_eq!(tree(root.path()), before, "{client}");
         }
     }
@@ -443,6 +484,9 @@ fn a_check_is_passed_by_who_pulls_through_the_mirror_and_failed_by_who_does_not(
     podman(&format!("{asks}\necho no such layer >&2\nexit 1"));
     let (code, _, err) = check("");
     assert!(code == 1 && err.contains("no such layer"), "{code} {err}");
+    podman(&asks.replace("/v2/", "/v2/ghcr.io/"));
+    let (code, _, err) = check("");
+    assert!(code == 1 && err.contains("as for one of ghcr.io"), "{code} {err}");
     podman("exit 0");
     let (code, _, err) = check("");
     assert!(code == 1 && err.contains("did not ask"), "{code} {err}");

@@ -32,7 +32,7 @@ async fn a_browser_gets_the_page_with_the_address_that_it_asked_for_and_nobody_e
     assert_eq!((head.status, head.header("content-length")), (200, Some(text.len().to_string().as_str())));
     let hostile = [("Host", "\"'><img/src=x>&"), ("Accept", BROWSER)];
     let text = String::from_utf8(mirror.get_with("/", &hostile).await.body.to_vec()).expect("text");
-    assert!(!text.contains("<img") && text.contains("&quot;&#39;&gt;&lt;img/src=x&gt;&amp;"), "{text}");
+    assert!(!text.contains("img") && text.contains("http://MIRROR"), "{text}");
     for (path, accept) in [("/", "*/*"), ("/", "application/json"), ("/v1/", BROWSER), ("/page.js", BROWSER)] {
         let answer = mirror.get_with(path, &[("Accept", accept)]).await;
         assert_eq!((answer.status, answer.header("content-type")), (404, Some("application/json")), "{path} {accept}");

@@ -119,17 +119,16 @@ pub(super) fn check(
     let pulls = || -> Result<Vec<CanaryPulls>, Error> { Ok(remote.get::<Canary>("canary")?.document.pulls) };
     let (mut came, mut problems) = (Vec::new(), Vec::new());
     for registry in registries {
-        let count = |pulls: &[CanaryPulls]| {
-            let of_registry = pulls.iter().find(|pulls| pulls.upstream == registry.as_str());
-            of_registry.map(|pulls| (pulls.count, pulls.clone()))
-        };
-        let before = count(&pulls()?).map_or(0, |(count, _)| count);
+        let before = pulls()?;
         let wrong = puller.pull(&format!("{registry}/{CANARY}"))?;
-        let after = count(&pulls()?).filter(|(count, _)| *count > before);
-        match (after, wrong) {
-            (Some((_, pulls)), None) => came.push(pulls),
-            (Some(_), Some(said)) => problems.push(asked_in_vain(client, registry, &said)),
-            (None, said) => problems.push(not_asked(client, registry, said.as_deref())),
+        let mut new = pulls()?;
+        new.retain(|pulls| !before.iter().any(|old| (&old.upstream, old.count) == (&pulls.upstream, pulls.count)));
+        let of_registry = new.iter().find(|pulls| pulls.upstream == registry.as_str());
+        match (of_registry, wrong, new.first()) {
+            (Some(pulls), None, _) => came.push(pulls.clone()),
+            (Some(_), Some(said), _) => problems.push(asked_in_vain(client, registry, &said)),
+            (None, _, Some(other)) => problems.push(asked_for_another(client, registry, other)),
+            (None, said, None) => problems.push(not_asked(client, registry, said.as_deref())),
         }
     }
     Ok((came, problems))
@@ -148,6 +147,16 @@ fn asked_in_vain(client: Client, registry: &RegistryName, said: &str) -> Error {
     let client = client.as_str();
     let message = format!("{client} asked this mirror for the canary of {registry}, and could not pull it: {said}");
     Error::new(Code::Failed, message).with_hint("the log of the mirror says what it was answered")
+}
+
+fn asked_for_another(client: Client, registry: &RegistryName, came: &CanaryPulls) -> Error {
+    let (client, other) = (client.as_str(), &came.upstream);
+    let message = format!(
+        "{client} asked this mirror for the canary of {registry} as for one of {other}, and would get the images of \
+         {other} where it means those of {registry}"
+    );
+    let hint = format!("is there a listener that is for {registry} (routes.default, listen)? Name it with --mirror");
+    Error::new(Code::Failed, message).with_hint(hint)
 }
 
 fn not_asked(client: Client, registry: &RegistryName, said: Option<&str>) -> Error {

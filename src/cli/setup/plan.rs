@@ -3,7 +3,7 @@
 use super::files::{Content, Root};
 use super::record::{Kept, Record};
 use crate::documents::{Code, Error, FileChange, SetUpFile};
-use crate::setup::{File, Kind, Refused, Settings};
+use crate::setup::{Beside, File, Kind, Refused, Settings};
 
 /// What becomes of one file.
 #[derive(Clone, Debug)]
@@ -58,6 +58,8 @@ pub(super) fn refused(root: &Root, path: &str, refused: Refused) -> Error {
         Refused::Conflict(_) => "nothing was changed; move that away, or set the client up by hand",
         Refused::Mixed(_) => "nothing was changed; take it out by hand, or put back what was written",
         Refused::Unable(_) => return Error::new(Code::Usage, refused.to_string()),
+        Refused::Failed(error) => return error.clone(),
+        Refused::In(other, inner) => return self::refused(root, other, Refused::clone(inner)),
     };
     Error::new(Code::Failed, format!("{}: {refused}", root.shown(path))).with_hint(hint)
 }
@@ -66,8 +68,12 @@ pub(super) fn refused(root: &Root, path: &str, refused: Refused) -> Error {
 fn base(root: &Root, kept: &Kept, settings: &Settings, now: Option<Content>) -> Result<Option<Content>, Error> {
     let before = kept.before();
     let Some(now) = now else { return Ok(None) };
-    if kept.is_as_written(&now.bytes) {
+    if kept.is_as_written(&now) {
         return Ok(before.cloned());
+    }
+    if kept.says_what_was_written(&now) {
+        // What others made of its mode and its owner is theirs.
+        return Ok(before.map(|before| now.with(before.bytes.clone())));
     }
     if before.is_some_and(|before| before.bytes == now.bytes) {
         return Ok(Some(now));
@@ -84,7 +90,7 @@ impl Plan {
         files: Vec<File>,
         settings: &Settings,
         earlier: Option<&Record>,
-        beside: &[String],
+        beside: &[Beside],
     ) -> Result<Plan, Error> {
         let mut plan = Plan { changes: Vec::new(), kept: Vec::new() };
         for File { path, kind } in files {
@@ -112,7 +118,7 @@ impl Plan {
         (path, kind): (String, Kind),
         settings: &Settings,
         (before, now): (Option<Content>, Option<Content>),
-        beside: &[String],
+        beside: &[Beside],
     ) -> Result<(), Error> {
         let old = text(root, &path, before.as_ref())?;
         let merged = kind.merged(settings, old, beside).map_err(|error| refused(root, &path, error))?;
@@ -122,8 +128,9 @@ impl Plan {
         } else {
             let like = now.as_ref().or(before.as_ref());
             let bytes = merged.into_bytes();
-            self.kept.push(Kept::new(path.clone(), kind, before.clone(), &bytes));
-            Some(like.map_or_else(|| Content::new(bytes.clone()), |like| like.with(bytes.clone())))
+            let then = like.map_or_else(|| Content::new(bytes.clone()), |like| like.with(bytes.clone()));
+            self.kept.push(Kept::new(path.clone(), kind, before.clone(), &then));
+            Some(then)
         };
         self.changes.push(Change { path, now, then, needs_restart });
         Ok(())

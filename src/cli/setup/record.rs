@@ -30,23 +30,28 @@ pub(super) struct Record {
 pub(super) struct Kept {
     pub(super) path: String,
     pub(super) kind: Kind,
-    before: Option<Backup>,
-    after: Digest,
+    before: Option<Written>,
+    after: Written,
     /// What the backup holds, as it is read once.
     #[serde(skip)]
     content: Option<Content>,
 }
 
-/// What stood there.
+/// What a file said, and whose it was.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Backup {
+struct Written {
     digest: Digest,
     mode: u32,
     uid: u32,
     gid: u32,
 }
 
-impl Backup {
+impl Written {
+    fn of(Content { bytes, mode, uid, gid }: &Content) -> Written {
+        Written { digest: digest(bytes), mode: *mode, uid: *uid, gid: *gid }
+    }
+
+    /// The name of its backup.
     fn name(&self) -> String {
         format!("{}.before", self.digest.hex())
     }
@@ -57,14 +62,8 @@ fn digest(bytes: &[u8]) -> Digest {
 }
 
 impl Kept {
-    pub(super) fn new(path: String, kind: Kind, before: Option<Content>, after: &[u8]) -> Kept {
-        let backup = before.as_ref().map(|Content { bytes, mode, uid, gid }| Backup {
-            digest: digest(bytes),
-            mode: *mode,
-            uid: *uid,
-            gid: *gid,
-        });
-        Kept { path, kind, before: backup, after: digest(after), content: before }
+    pub(super) fn new(path: String, kind: Kind, before: Option<Content>, after: &Content) -> Kept {
+        Kept { path, kind, before: before.as_ref().map(Written::of), after: Written::of(after), content: before }
     }
 
     /// What stood there before.
@@ -72,9 +71,14 @@ impl Kept {
         self.content.as_ref()
     }
 
-    /// Whether these bytes are what was written.
-    pub(super) fn is_as_written(&self, bytes: &[u8]) -> bool {
-        digest(bytes) == self.after
+    /// Whether the file is as it was left.
+    pub(super) fn is_as_written(&self, now: &Content) -> bool {
+        Written::of(now) == self.after
+    }
+
+    /// Whether it says what was written, whosever it is now.
+    pub(super) fn says_what_was_written(&self, now: &Content) -> bool {
+        digest(&now.bytes) == self.after.digest
     }
 }
 
@@ -138,7 +142,7 @@ impl Drawer {
         let text = serde_json::to_vec_pretty(record).map_err(|error| self.failed(NAME, error))?;
         self.write(NAME, text)?;
         let old = earlier.into_iter().flat_map(|record| &record.files).filter_map(|kept| kept.before.as_ref());
-        old.map(Backup::name).filter(|name| !names.contains(name)).try_for_each(|name| self.remove(&name))
+        old.map(Written::name).filter(|name| !names.contains(name)).try_for_each(|name| self.remove(&name))
     }
 
     fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), Error> {
@@ -156,6 +160,6 @@ impl Drawer {
     pub(super) fn empty(&self, record: &Record) -> Result<(), Error> {
         self.remove(NAME)?;
         let backups = record.files.iter().filter_map(|kept| kept.before.as_ref());
-        backups.map(Backup::name).try_for_each(|name| self.remove(&name))
+        backups.map(Written::name).try_for_each(|name| self.remove(&name))
     }
 }

@@ -1,44 +1,104 @@
 //! The facts of clients on this machine: their programs and their files, which are only read.
 
-use std::net::SocketAddr;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::doctor::clients::{CLIENTS, Client, Found, leads_here};
+use crate::config::Config;
+use crate::doctor::clients::{CLIENTS, Client, Found};
+use crate::documents::{Code, Error};
+use crate::oci::RegistryName;
+use crate::setup::{self, DAEMON_JSON, DOCKER_HUB, Leads, Listener, Machine, Refused, Store};
 
 /// A longer file is no configuration, in bytes.
 const LONGEST: u64 = 1 << 20;
 
+/// What is told of the mirror and the machine.
+pub(super) struct Around<'a> {
+    root: &'a Path,
+    listeners: Vec<Listener>,
+    /// The registries that the mirror serves, Docker Hub first.
+    registries: Vec<RegistryName>,
+    /// Finds out which store Docker has, from what its file says.
+    docker_store: &'a dyn Fn(Option<&str>) -> Store,
+}
+
+impl<'a> Around<'a> {
+    pub(super) fn of(config: &Config, docker_store: &'a dyn Fn(Option<&str>) -> Store) -> Around<'a> {
+        let mut registries: Vec<_> = config.upstreams.iter().map(|upstream| upstream.host.clone()).collect();
+        registries.sort_by_key(|registry| registry.as_str() != DOCKER_HUB);
+        let listeners = config.server.listen.iter().enumerate().map(|(place, at)| Listener {
+            at: *at,
+            encrypted: config.server.tls.is_some(),
+            upstream: config.default_at(*at, place).clone(),
+        });
+        Around { root: Path::new("/"), listeners: listeners.collect(), registries, docker_store }
+    }
+}
+
 /// How the clients that are meant are set up.
-pub(super) fn found(only: Option<&str>, listening: &[SocketAddr]) -> Vec<Found> {
+pub(super) fn found(only: Option<&str>, around: &Around<'_>) -> Vec<Found> {
     let meant = CLIENTS.iter().filter(|client| only.is_none_or(|only| only == client.name));
     // Of clients that are not here nothing is said, unless somebody asks for them.
-    let found = meant.map(|client| look(client, Path::new("/"), listening));
-    found.filter(|found| only.is_some() || found.there || found.led_by.is_some()).collect()
+    let found = meant.map(|client| look(client, around));
+    found.filter(|found| only.is_some() || found.there || !found.led.is_empty() || found.in_vain.is_some()).collect()
 }
 
-fn look(client: &Client, root: &Path, listening: &[SocketAddr]) -> Found {
-    let own = std::env::var_os("HOME").map(PathBuf::from).filter(|_| client.name == "podman");
-    let own = own.into_iter().flat_map(|home| files(&home, ".config/containers/registries.conf.d/*"));
-    let files = client.files.iter().flat_map(|pattern| files(root, pattern)).chain(own);
-    let led_by = files.into_iter().find(|file| text(file).is_some_and(|text| leads_here(&text, listening)));
+fn look(client: &Client, around: &Around<'_>) -> Found {
     let there = client.programs.iter().any(|program| is_installed(program));
-    Found { name: client.name, there, led_by: led_by.map(|file| file.display().to_string()) }
+    let mut found = Found { name: client.name, there, led: Vec::new(), in_vain: None };
+    let Some(kind) = setup::Client::ALL.into_iter().find(|kind| kind.as_str() == client.name) else { return found };
+    let text = |path: &str| text(&around.root.join(path));
+    let names = |folder: &str| names(&around.root.join(folder));
+    let home = std::env::var("HOME").ok().filter(|home| home.starts_with('/'));
+    let docker_store = match kind {
+        setup::Client::Docker => (around.docker_store)(text(DAEMON_JSON).ok().flatten().as_deref()),
+        _ => Store::default(),
+    };
+    let home = home.map(|home| home.trim_matches('/').to_owned());
+    let machine = Machine { text: &text, names: &names, docker_store, home, default: None };
+    for registry in &around.registries {
+        match setup::leads(kind, registry, &machine, &around.listeners) {
+            Leads::Here(file) => found.led.push((file, registry.to_string())),
+            Leads::InVain(why) if found.in_vain.is_none() => found.in_vain = Some(why),
+            Leads::InVain(_) | Leads::Elsewhere => {}
+        }
+    }
+    found
 }
 
-/// The files that a pattern means, in which one `*` stands for any name.
-fn files(root: &Path, pattern: &str) -> Vec<PathBuf> {
-    let Some((folder, rest)) = pattern.split_once('*') else { return vec![root.join(pattern)] };
-    let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
-    let mut files: Vec<_> = entries.map(|entry| entry.path().join(rest.trim_start_matches('/'))).collect();
-    // Joining nothing leaves a slash behind.
-    files = files.into_iter().map(|file| file.components().collect()).collect();
-    files.sort();
-    files
+fn unread(path: &Path, error: &io::Error) -> Refused {
+    Refused::Failed(Error::new(Code::Read, format!("{} cannot be read: {error}", path.display())))
 }
 
-fn text(path: &Path) -> Option<String> {
-    let known = std::fs::metadata(path).ok()?;
-    (known.is_file() && known.len() <= LONGEST).then(|| std::fs::read_to_string(path).ok())?
+fn text(path: &Path) -> Result<Option<String>, Refused> {
+    let read = || {
+        let known = path.metadata()?;
+        if !known.is_file() || known.len() > LONGEST {
+            return Err(io::Error::other("it is no file of settings"));
+        }
+        std::fs::read_to_string(path)
+    };
+    match read() {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if is_absent(&error) => Ok(None),
+        Err(error) => Err(unread(path, &error)),
+    }
+}
+
+/// The names in a folder, in order.
+fn names(folder: &Path) -> Result<Vec<String>, Refused> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if is_absent(&error) => return Ok(Vec::new()),
+        Err(error) => return Err(unread(folder, &error)),
+    };
+    let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn is_installed(program: &str) -> bool {
@@ -52,23 +112,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_that_leads_here_is_found() {
+    fn the_files_that_lead_here_are_found_for_the_registries_that_are_served() {
         let root = tempfile::tempdir().expect("a folder");
-        let listening = ["127.0.0.1:5000".parse().expect("an address")];
-        let led = |name: &str| {
-            let client = CLIENTS.iter().find(|client| client.name == name).expect("a client");
-            look(client, root.path(), &listening).led_by
+        let registry = |name: &str| name.parse::<RegistryName>().expect("a registry");
+        let around = Around {
+            root: root.path(),
+            listeners: vec![Listener {
+                at: "127.0.0.1:5000".parse().expect("an address"),
+                encrypted: false,
+                upstream: registry("docker.io"),
+            }],
+            registries: vec![registry("docker.io"), registry("ghcr.io")],
+            docker_store: &|text| setup::store_of(None, text),
         };
-        for (name, file, text) in [
-            ("docker", "etc/docker/daemon.json", r#"{"registry-mirrors": ["http://127.0.0.1:5000"]}"#),
-            ("containerd", "etc/containerd/certs.d/docker.io/hosts.toml", "[host.\"http://127.0.0.1:5000\"]"),
-            ("k3s", "etc/rancher/k3s/registries.yaml", "mirrors: {\"*\": {endpoint: [\"http://127.0.0.1:5000\"]}}"),
+        let look = |name: &str| {
+            let client = CLIENTS.iter().find(|client| client.name == name).expect("a client");
+            look(client, &around)
+        };
+        for (name, file, text, registries) in [
+            ("docker", DAEMON_JSON, r#"{"registry-mirrors": ["http://127.0.0.1:5000"]}"#, 1),
+            ("k3s", "etc/rancher/k3s/registries.yaml", "mirrors: {\"*\": {endpoint: [\"http://127.0.0.1:5000\"]}}", 2),
         ] {
-            assert_eq!(led(name), None, "{name}");
+            assert_eq!((look(name).led, look(name).in_vain), (Vec::new(), None), "{name}");
             let path = root.path().join(file);
             std::fs::create_dir_all(path.parent().expect("a folder")).expect("made");
             std::fs::write(&path, text).expect("written");
-            assert_eq!(led(name), Some(path.display().to_string()));
+            let found = look(name);
+            assert_eq!(found.led.len(), registries, "{found:?}");
+            assert_eq!(found.led[0], (format!("/{file}"), "docker.io".to_owned()));
+            std::fs::write(&path, "{").expect("written");
+            assert!(look(name).in_vain.is_some_and(|why| why.contains("cannot be read")), "{name}");
         }
     }
 }
