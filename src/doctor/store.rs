@@ -32,6 +32,8 @@ pub struct Disk {
 /// What is free, in bytes and files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
+    /// Bytes that there are; 0 where nobody counts.
+    pub bytes: u64,
     /// Bytes that are free for us.
     pub free: u64,
     /// Bytes that stay free, by the configuration.
@@ -66,6 +68,10 @@ pub enum Unwritable {
     Full,
     /// This user may not.
     Denied,
+    /// Something else stands there, or on the way there.
+    NoFolder(PathBuf),
+    /// The folder cannot be made, in the words of the system.
+    Unmakeable(String),
     /// It did not end within this time.
     Late(Duration),
     /// Something else, in the words of the system.
@@ -85,7 +91,8 @@ pub enum Kind {
 
 /// A line for each thing that there is to say.
 pub fn judge(disk: &Disk) -> Vec<Checked> {
-    let mut checks = vec![space(disk)];
+    let is_nowhere = matches!(disk.written, Err(Unwritable::NoFolder(_) | Unwritable::Unmakeable(_)));
+    let mut checks: Vec<_> = (!is_nowhere).then(|| space(disk)).into_iter().collect();
     checks.extend(written(disk));
     checks.extend(abilities(disk));
     checks
@@ -95,7 +102,7 @@ const ABOUT: &str = "store";
 
 fn space(Disk { path, space, .. }: &Disk) -> Checked {
     let path = path.display();
-    let Space { free, min_free, inodes_free, inodes, read_only } = match space {
+    let Space { bytes, free, min_free, inodes_free, inodes, read_only } = match space {
         Ok(space) => space,
         Err(why) => {
             return Checked::fail(
@@ -110,7 +117,7 @@ fn space(Disk { path, space, .. }: &Disk) -> Checked {
         let hint = format!("mount it for writing: mount -o remount,rw \"$(df --output=target {path} | tail -1)\"");
         return Checked::fail(ABOUT, format!("{path} is on a file system that is mounted read-only"), hint);
     }
-    if *free == 0 {
+    if *bytes > 0 && *free == 0 {
         let hint = "free some, or have the store hold less: max_size under [store], then registry-mirror gc";
         return Checked::fail(ABOUT, format!("the disk of {path} is full"), hint);
     }
@@ -118,7 +125,7 @@ fn space(Disk { path, space, .. }: &Disk) -> Checked {
         let hint = "free some, or put the store on a file system with more inodes: store.path";
         return Checked::fail(ABOUT, format!("the disk of {path} takes no more files: no inodes are left"), hint);
     }
-    if free < min_free {
+    if *bytes > 0 && free < min_free {
         let hint = "free some: below that images leave the store, and then pulls are passed on and not kept";
         return Checked::warn(
             ABOUT,
@@ -133,7 +140,7 @@ fn space(Disk { path, space, .. }: &Disk) -> Checked {
     Checked::ok(ABOUT, format!("{} are free at {path}", size(*free)))
 }
 
-fn written(Disk { path, written, .. }: &Disk) -> Option<Checked> {
+fn written(Disk { path, there, written, .. }: &Disk) -> Option<Checked> {
     let path = path.display();
     let why = match written {
         Ok(Times { write, sync, rename }) => {
@@ -158,6 +165,20 @@ fn written(Disk { path, written, .. }: &Disk) -> Option<Checked> {
             ABOUT,
             format!("nothing can be written to {path}: no room is left"),
             "free some, or have the store hold less: max_size under [store], then registry-mirror gc",
+        ),
+        Unwritable::NoFolder(other) => Checked::fail(
+            ABOUT,
+            format!("{path} cannot be made: {} is there, and no folder", other.display()),
+            "move that away, or choose another folder: store.path",
+        ),
+        Unwritable::Unmakeable(why) => {
+            Checked::fail(ABOUT, format!("{path} cannot be made: {why}"), "choose a folder on a disk: store.path")
+        }
+        Unwritable::Denied if !there => Checked::fail(
+            ABOUT,
+            format!("{path} is not there, and this user may not make it"),
+            "make it as root, for the user of the daemon: install -d -m 700 -o USER FOLDER; or choose another: store.path"
+                .replace("FOLDER", &path.to_string()),
         ),
         Unwritable::Denied => Checked::fail(
             ABOUT,
@@ -209,7 +230,8 @@ mod tests {
     use super::*;
     use crate::documents::Verdict;
 
-    const SPACE: Space = Space { free: 1 << 40, min_free: 1 << 30, inodes_free: 90, inodes: 100, read_only: false };
+    const SPACE: Space =
+        Space { bytes: 1 << 41, free: 1 << 40, min_free: 1 << 30, inodes_free: 90, inodes: 100, read_only: false };
     const TIMES: Times = Times { write: Duration::ZERO, sync: Duration::from_millis(2), rename: Duration::ZERO };
 
     fn disk() -> Disk {
@@ -243,6 +265,22 @@ mod tests {
             (Disk { space: Err("gone".to_owned()), ..disk() }, Fail, "cannot be looked at: gone", "may enter"),
             (unwritable(Unwritable::Full), Fail, "no room is left", "max_size"),
             (unwritable(Unwritable::Denied), Fail, "may not write", "chown -R USER /store"),
+            (
+                Disk { there: false, ..unwritable(Unwritable::Denied) },
+                Fail,
+                "may not make it",
+                "install -d -m 700 -o USER /store",
+            ),
+            (unwritable(Unwritable::NoFolder("/x".into())), Fail, "/x is there, and no folder", "move that away"),
+            (
+                Disk {
+                    space: Ok(Space { bytes: 0, free: 0, inodes: 0, ..SPACE }),
+                    ..unwritable(Unwritable::Unmakeable("No such file".to_owned()))
+                },
+                Fail,
+                "cannot be made: No such file",
+                "store.path",
+            ),
             (unwritable(Unwritable::Late(Duration::from_secs(10))), Fail, "within 10 s", "dmesg"),
             (unwritable(Unwritable::Other("EIO".to_owned())), Fail, "EIO", "dmesg"),
             (Disk { written: Ok(slow), ..disk() }, Warn, "slow: it writes in 0.0 ms, syncs in 900.0 ms", "faster"),

@@ -21,6 +21,7 @@ pub fn judge(examined: &Examined, floor: u8) -> Vec<Checked> {
     let through = through.as_deref();
     // What time it is, is judged by all upstreams together.
     let now = steps.iter().find_map(|step| if let Step::Time { here, .. } = step { Some(here.0) } else { None });
+    let is_plain = !steps.iter().any(|step| matches!(step, Step::Certificate(_)));
     let judged = |step: &Step| {
         Some(match step {
             Step::Settings(why) => {
@@ -29,7 +30,7 @@ pub fn judge(examined: &Examined, floor: u8) -> Vec<Checked> {
             Step::Name(name, found) => self::name(&about, name, found, through),
             Step::Connection(to, went) => connection(&about, to, went, through),
             Step::Certificate(shown) => certificate(&about, address, shown, now),
-            Step::Door(went, took) => door(&about, address, went, *took),
+            Step::Door(went, took) => door(&about, address, went, *took, is_plain),
             Step::Time { .. } => return None,
             Step::Proof(went) => proof(&about, went),
             Step::Manifest(sample, went, took) => manifest(&about, sample, went, *took),
@@ -125,7 +126,7 @@ fn certificate(about: &str, address: &str, shown: &Result<Shown, Distrust>, now:
     }
 }
 
-fn door(about: &str, address: &str, went: &Result<Door, UpstreamError>, took: Duration) -> Checked {
+fn door(about: &str, address: &str, went: &Result<Door, UpstreamError>, took: Duration, is_plain: bool) -> Checked {
     match went {
         Ok(_) if took >= SLOW => {
             let hint = "look at the way there; patience bounds how long clients wait for it";
@@ -139,6 +140,10 @@ fn door(about: &str, address: &str, went: &Result<Door, UpstreamError>, took: Du
                 UpstreamErrorClass::RateLimited(_) => LIMITED,
                 UpstreamErrorClass::Denied => "set auth of this upstream: it wants a credential, and says not which",
                 UpstreamErrorClass::Protocol => "correct url, or ca of this upstream: no registry answers there",
+                _ if is_plain => {
+                    "write https:// in url if that port speaks TLS, else wait, or ask whoever runs it; what is stored is \
+                     served meanwhile"
+                }
                 _ => "wait, or ask whoever runs that registry; what is stored is served meanwhile",
             };
             Checked::fail(about, format!("/v2/ at {address}: {error}"), hint)
@@ -180,6 +185,11 @@ fn manifest(about: &str, sample: &Sample, went: &Result<(), UpstreamError>, took
             "renew the credential, or have that repository opened to it",
         ),
         UpstreamErrorClass::RateLimited(_) => Checked::fail(about, format!("it limits our rate: {error}"), LIMITED),
+        UpstreamErrorClass::Protocol => Checked::fail(
+            about,
+            format!("what comes is no manifest: {error}"),
+            "see what answers there: curl -i; log in to this network if it wants that, correct url, or set proxy",
+        ),
         _ => {
             let hint = "wait, or ask whoever runs that registry; what is stored is served meanwhile";
             Checked::fail(about, format!("a manifest cannot be had: {error}"), hint)
@@ -254,7 +264,7 @@ mod tests {
             (Step::Certificate(distrust(Why::NoWay("407".to_owned()))), "makes no way to quay.io: 407", "proxy_auth"),
             (Step::Certificate(distrust(Why::Other("x".to_owned()))), "no TLS", "openssl s_client -connect quay.io"),
             (Step::Door(Err(error(UpstreamErrorClass::NotFound)), took), "/v2/ at quay.io", "correct url"),
-            (Step::Door(Err(error(UpstreamErrorClass::Unavailable)), took), "/v2/ at quay.io", "what is stored"),
+            (Step::Door(Err(error(UpstreamErrorClass::Unavailable)), took), "/v2/ at quay.io", "write https:// in url"),
             (Step::Proof(Err(error(UpstreamErrorClass::Denied))), "no token", "renew the credential"),
             (Step::Proof(Err(error(UpstreamErrorClass::Unavailable))), "no token", "can be reached"),
             (Step::Manifest(sample(true), Err(error(UpstreamErrorClass::Denied)), took), "refuses a/b:1", "renew"),
@@ -262,6 +272,11 @@ mod tests {
                 Step::Manifest(sample(false), Err(error(UpstreamErrorClass::RateLimited(None))), took),
                 "limits our rate",
                 "auth",
+            ),
+            (
+                Step::Manifest(sample(false), Err(error(UpstreamErrorClass::Protocol)), took),
+                "no manifest",
+                "log in to this network",
             ),
             (Step::Quota(reading(0)), "0 of 100 pulls are left in 6 h", "wait up to 6 h"),
             (Step::Settings("no such file".to_owned()), "no such file", "registry-mirror check"),

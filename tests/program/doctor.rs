@@ -209,6 +209,14 @@ fn a_clock_that_is_off_a_refused_token_and_a_quota_that_is_spent_are_told() {
     says(&out, &["it takes our credential", &format!("ok    credentials r.example: found: {login}")]);
 }
 
+#[test]
+fn a_page_for_people_in_the_place_of_a_manifest_is_told() {
+    let (_runtime, registry) = registry();
+    let case = Case::new(&format!("url = \"{}\"", registry.url()));
+    registry.rule(Rule::on(Match::any()).answer(200, "text/html", "<html>log in</html>"));
+    says(&case.trouble(), &["what comes is no manifest", "a page for people", "log in to this network"]);
+}
+
 /// A small file system on the folder, unmounted when dropped. None where this user may not mount one.
 struct Mounted<'a>(&'a Path);
 

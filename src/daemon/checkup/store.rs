@@ -27,18 +27,29 @@ pub(super) fn disk(store: &config::Store) -> Disk {
     let there = path.is_dir();
     let space = space(at, store);
     let written = match &space {
-        _ if !there => Err(Unwritable::Absent),
+        _ if !there && obstacle(path, at).is_some() => {
+            Err(Unwritable::NoFolder(obstacle(path, at).unwrap_or(path).to_owned()))
+        }
         Ok(Space { read_only: true, .. }) => Err(Unwritable::ReadOnly),
-        _ => in_time(path.clone()),
+        _ if !there => in_time(at.to_owned(), make).and(Err(Unwritable::Absent)),
+        _ => in_time(path.clone(), write),
     };
     let attributes = written.as_ref().ok().map(|(_, attributes)| *attributes);
     Disk { path: path.clone(), there, space, written: written.map(|(times, _)| times), attributes, kind: kind(at) }
+}
+
+/// What stands in the way of a folder: a link that leads nowhere, or a file where it begins to be made.
+fn obstacle<'a>(path: &'a Path, at: &'a Path) -> Option<&'a Path> {
+    let absent = path.ancestors().take_while(|path| *path != at);
+    let link = absent.filter(|path| path.symlink_metadata().is_ok()).last();
+    link.or_else(|| Some(at).filter(|at| !at.is_dir()))
 }
 
 fn space(at: &Path, store: &config::Store) -> Result<Space, String> {
     let stat = rustix::fs::statvfs(at).map_err(|error| error.to_string())?;
     let capacity = stat.f_blocks.saturating_mul(stat.f_frsize);
     Ok(Space {
+        bytes: capacity,
         free: stat.f_bavail.saturating_mul(stat.f_frsize),
         min_free: store.min_free.of(capacity),
         inodes_free: stat.f_favail,
@@ -59,9 +70,9 @@ fn kind(at: &Path) -> Option<Kind> {
 }
 
 /// Writes on a thread of its own, which a disk that hangs may keep.
-fn in_time(folder: PathBuf) -> Result<(Times, bool), Unwritable> {
+fn in_time<T: Send + 'static>(folder: PathBuf, probe: fn(&Path) -> Result<T, Unwritable>) -> Result<T, Unwritable> {
     let (done, came) = mpsc::channel();
-    std::thread::spawn(move || done.send(write(&folder).map_err(unwritable)));
+    std::thread::spawn(move || done.send(probe(&folder)));
     came.recv_timeout(PATIENCE).unwrap_or(Err(Unwritable::Late(PATIENCE)))
 }
 
@@ -84,7 +95,21 @@ impl Drop for Probe {
 }
 
 /// How long each step takes, and whether files can carry notes.
-fn write(folder: &Path) -> io::Result<(Times, bool)> {
+fn write(folder: &Path) -> Result<(Times, bool), Unwritable> {
+    written(folder).map_err(unwritable)
+}
+
+/// Whether a folder can be made in this one.
+fn make(folder: &Path) -> Result<(), Unwritable> {
+    let probe = folder.join(format!(".doctor-{}-made", std::process::id()));
+    let made = std::fs::create_dir(&probe).and_then(|()| std::fs::remove_dir(&probe));
+    made.map_err(|error| match unwritable(error) {
+        Unwritable::Other(why) => Unwritable::Unmakeable(why),
+        known => known,
+    })
+}
+
+fn written(folder: &Path) -> io::Result<(Times, bool)> {
     // Names with a dot are nobody's in a store.
     let [staged, named] = ["staged", "named"].map(|step| folder.join(format!(".doctor-{}-{step}", std::process::id())));
     let (staged, named) = (Probe(staged), Probe(named));
@@ -121,6 +146,16 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
         let none = config::Store { path: folder.path().join("not/there"), ..store };
         assert_eq!(disk(&none).written, Err(Unwritable::Absent));
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
+        let at = |name: &str| disk(&config::Store { path: folder.path().join(name), ..none.clone() }).written;
+        let no_folder = |name: &str| Err(Unwritable::NoFolder(folder.path().join(name)));
+        std::fs::write(folder.path().join("file"), "x").expect("written");
+        std::os::unix::fs::symlink("/nowhere/x", folder.path().join("link")).expect("made");
+        for (name, expected) in [("file", "file"), ("file/store", "file"), ("link", "link"), ("link/store", "link")] {
+            assert_eq!(at(name), no_folder(expected), "{name}");
+        }
+        let nowhere = disk(&config::Store { path: "/proc/store".into(), ..none });
+        assert!(matches!(nowhere.written, Err(Unwritable::Unmakeable(_) | Unwritable::Denied)), "{nowhere:?}");
     }
 
     #[test]

@@ -20,7 +20,6 @@ use tokio_rustls::TlsConnector;
 use url::Url;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::HttpUpstream;
 use super::egress::proxy_of;
 use super::endpoint::Demand;
 use super::settings::{HttpSettings, HttpSettingsError};
@@ -28,7 +27,9 @@ use super::status;
 use super::token_service::Wanted;
 use super::trust::tls;
 use super::wire::{basic, drain};
+use super::{Head, HttpUpstream, protocol};
 use crate::clock::Timestamp;
+use crate::oci::plausible::{Asked, check};
 use crate::oci::{AcceptSet, Repository, header};
 use crate::upstream::credentials::{Credential, Secret, encoded_pair};
 use crate::upstream::examined::{Distrust, Door, Examined, Sample, Shown, Step, Why};
@@ -198,8 +199,12 @@ impl Looking {
             let answer = client.ask(&client.manifest_question(Method::HEAD, repository, reference, &accept)?).await?;
             let quota = Reading::of(answer.response.headers());
             if status::is_whole(answer.response.status()) {
+                // What a pull would not take is no manifest here either.
+                let asked = Asked::Manifest(None);
+                let plausible =
+                    check(asked, &Head::of(&answer).told(), None).map_err(|odd| protocol(&answer.what, odd));
                 drain(answer.response).await;
-                return Ok((Ok(()), quota));
+                return Ok((plausible, quota));
             }
             Ok((Err(client.refusal(answer).await), quota))
         }));
