@@ -101,18 +101,18 @@ impl OpenedStore {
     /// What a pull of `image` would get from a daemon that is started now.
     ///
     /// # Errors
-    /// [`Code::Usage`] for an image of no upstream, [`Code::Metadata`] when what is remembered cannot be read.
+    /// [`Code::NotFound`] for an image of no upstream, [`Code::Metadata`] when what is remembered cannot be read.
     pub fn why(&self, config: &Config, image: &ImageName) -> Result<Why, Error> {
         let upstreams = config.upstreams.iter().map(|upstream| {
             let nobody: Arc<dyn Upstream> = Arc::new(Offline::new(upstream.host.clone()));
             (upstream.host.clone(), nobody)
         });
         let routes = Routes::new(config.routes.default.clone(), upstreams);
-        let route = routes.of_image(image).map_err(|error| Error::new(Code::Usage, error.to_string()))?;
+        let route = routes.of_image(image).map_err(|error| Error::new(Code::NotFound, error.to_string()))?;
         let pin = Pin { location: route.location, reference: image.reference.clone() };
         let _entered = self.runtime.enter();
         let graph = Graph::new(self.stores.blobs.clone(), self.stores.metadata.clone());
-        let why = why::why(&graph, &pin, config.cache.policy, Reach::default(), self.stores.clock.now());
+        let why = why::why(&graph, &pin, config.cache.policy, Reach::default(), false, self.stores.clock.now());
         why.map_err(|error| Error::new(Code::Metadata, error.to_string()))
     }
 

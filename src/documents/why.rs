@@ -17,7 +17,8 @@ pub struct Why {
     pub succeeds: bool,
     /// The word for its manifest in the log, the metrics and `Cache-Status`; none where it would fail.
     pub outcome: Option<String>,
-    /// Where its bytes would come from; none where it would fail.
+    /// Where its bytes would come from; none where it would fail, and for
+    /// the mirror's own image.
     pub from: Option<Source>,
     /// In a sentence, why.
     pub reason: String,

@@ -27,13 +27,13 @@ use crate::clock::{Clock, Timestamp};
 use crate::documents::Mode;
 use crate::graph::image::{self, Platforms};
 use crate::metadata::{MetadataStore, TagKey};
-use crate::mirror::Mirror;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::flights::{Flights, Shareable};
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::recall::memory::Memory;
 use crate::mirror::routes::Route;
+use crate::mirror::{Location, Mirror};
 use crate::oci::{AcceptSet, Descriptor, Digest, Reference, RegistryName, Repository, Request};
 use crate::outcome::Outcome;
 use crate::upstream::{Resource, UpstreamError, UpstreamErrorClass};
@@ -131,6 +131,11 @@ impl Answers {
     /// The rules for tags, and what time it is by them.
     pub(super) fn rules(&self) -> (Policy, Timestamp) {
         (self.tags.policy, self.tags.clock.now())
+    }
+
+    /// Whether upstream said a moment ago that it has no such manifest, and is not asked again yet.
+    pub(super) fn is_absent(&self, location: &Location, reference: &Reference) -> bool {
+        self.tags.negatives.is_absent(location, reference)
     }
 }
 

@@ -45,7 +45,20 @@ fn what_a_pull_would_get_is_told_without_a_question() {
     assert_eq!((code, &said["succeeds"], &said["outcome"]), (5, &false.into(), &serde_json::Value::Null), "{said}");
     assert!(said["reason"].as_str().is_some_and(|reason| reason.contains("did not answer lately")), "{said}");
     assert_eq!(site.run("why UPPER").0, 2);
-    assert_eq!(site.run("why nowhere.example/app:1").0, 2);
+    assert_eq!(site.run("why nowhere.example/app:1").0, 5);
+}
+
+#[test]
+fn what_was_not_there_a_moment_ago_and_what_is_the_mirrors_own_is_told_as_it_is_served() {
+    let site = Site::start();
+    assert_ne!(site.run("pull absent:1").0, 0);
+    let asked = site.registry.requests().len();
+    let (code, out, _) = site.run("why absent:1");
+    assert!(code == 5 && out.contains("a moment ago"), "{code} {out}");
+    assert_eq!(site.registry.requests().len(), asked, "nobody is asked");
+    let (code, said) = site.json("why registry-mirror-canary:latest");
+    assert_eq!((code, &said["outcome"], &said["from"]), (0, &"local".into(), &serde_json::Value::Null), "{said}");
+    assert_eq!(site.run("why registry-mirror-canary:1").0, 5);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use crate::clock::Clock;
 use crate::documents::CanaryPulls;
-use crate::mirror::Mirror;
 use crate::mirror::routes::Found;
+use crate::mirror::{Location, Mirror};
 use crate::oci::descriptor::{DOCKER_LIST, DOCKER_MANIFEST};
 use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Reference, RegistryName, Request};
 
@@ -104,6 +104,15 @@ impl Content {
 /// A descriptor as manifests have it.
 fn written(Descriptor { digest, size, media_type }: &Descriptor) -> Value {
     json!({ "mediaType": media_type.as_ref(), "size": size, "digest": digest.to_string() })
+}
+
+/// Whether a tag is the mirror's own; `None` where its repository is not.
+pub(in crate::mirror) fn is_own(location: &Location, reference: &Reference) -> Option<bool> {
+    let is_ours = location.repository.as_str() == REPOSITORY;
+    is_ours.then(|| match reference {
+        Reference::Tag(tag) => tag.as_str() == TAG,
+        Reference::Digest(digest) => CONTENT.parts.get(digest).is_some_and(|(part, _)| !part.is_of_blob()),
+    })
 }
 
 /// Who pulled it, by upstream: there are as many entries as upstreams.

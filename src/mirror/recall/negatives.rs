@@ -14,7 +14,7 @@ use moka::sync::Cache;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::{Location, TagKey};
 use crate::mirror::error::{MirrorError, Subject};
-use crate::oci::{AcceptSet, Digest, RegistryName};
+use crate::oci::{AcceptSet, Digest, Reference, RegistryName};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// What was not found.
@@ -87,6 +87,16 @@ impl Negatives {
     /// Whether upstream said so lately, however long that is believed, and nothing else since.
     pub(crate) fn was_missing(&self, missing: &Missing) -> bool {
         self.known.get(missing).and_then(|at| at.age(self.clock.now())).is_some_and(|age| age < LATELY)
+    }
+
+    /// Whether upstream need not be asked again for a manifest, by some who accept other types or by all.
+    pub(crate) fn is_absent(&self, location: &Location, reference: &Reference) -> bool {
+        let is_it = |missing: &Missing| match (missing, reference) {
+            (Missing::Tag(key), Reference::Tag(tag)) => key.location == *location && key.tag == *tag,
+            (Missing::Manifest(at, digest, _), Reference::Digest(named)) => at == location && digest == named,
+            _ => false,
+        };
+        self.known.iter().any(|(missing, _)| is_it(&missing) && self.check(&missing).is_err())
     }
 
     /// Takes note of what upstream said, if it is "not found".

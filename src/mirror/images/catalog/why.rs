@@ -1,18 +1,21 @@
 //! What a pull would get now, told without one: from what is stored, what is remembered of the tag and what is known
 //! of the upstream. Nobody is asked, and nothing counts as used. The decision is pure, and that of a pull in short.
 
+use std::time::Duration;
+
 use crate::clock::Timestamp;
 use crate::documents::{Moment, Source, Why};
 use crate::graph::Graph;
 use crate::graph::image::{self, Completeness, Platforms};
 use crate::metadata::{MetadataError, Note, Pin};
+use crate::mirror::answer::canary;
 use crate::mirror::images::catalog::{Catalog, CatalogError, Found};
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::{Mirror, Mode};
 use crate::oci::ImageName;
 use crate::outcome::Outcome;
 use crate::upstream::Allowance;
-use crate::upstream::health::Health;
+use crate::upstream::health::{EndpointHealth, Health};
 
 /// What is known of the upstream without asking it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,10 +29,19 @@ pub(crate) enum Reach {
     Sparing,
 }
 
-impl From<&Health> for Reach {
-    fn from(health: &Health) -> Reach {
+/// So long ago a question that failed, and no other since, says what the next one gets.
+const LATELY: Duration = Duration::from_secs(60);
+
+impl Reach {
+    fn of(health: &Health, now: Timestamp) -> Reach {
+        // It may be asked again at once; that it will answer then nobody would say.
+        let failed_last = |endpoint: &EndpointHealth| {
+            let failed_at = endpoint.last_error.as_ref().map(|error| error.at);
+            failed_at > endpoint.answered_at && failed_at.and_then(|at| at.age(now)).is_some_and(|age| age < LATELY)
+        };
+        let fails = !health.endpoints.is_empty() && health.endpoints.iter().all(failed_last);
         match health {
-            health if health.is_down() || health.failing => Reach::Away,
+            health if health.is_down() || health.failing || fails => Reach::Away,
             Health { allowance: Allowance::Low | Allowance::Spent, .. } => Reach::Sparing,
             _ => Reach::Well,
         }
@@ -46,13 +58,19 @@ struct Facts<'a> {
     denied: bool,
     /// The name stands for one manifest, whatever upstream says.
     fixed: bool,
+    /// Upstream said a moment ago that it has it not, and is not asked again yet.
+    absent: bool,
     /// When upstream last said what the tag stands for, if it ever did.
     checked_at: Option<Timestamp>,
     /// Whether its manifest is stored.
     stored: bool,
     /// What there is of it for this machine.
     completeness: &'a Completeness,
+    /// Nothing in it is for this machine, and what is for others is there.
+    for_others: bool,
 }
+
+const ABSENT: &str = "upstream said a moment ago that it is not there, and is not asked again before negative_ttl";
 
 /// Why there would be nothing.
 struct Nothing(String);
@@ -69,11 +87,16 @@ impl Facts<'_> {
             None => self.ask("it was never pulled through this mirror")?,
             Some(checked_at) => self.foresee_tag(checked_at)?,
         };
-        if outcome != Outcome::Fill && !self.completeness.is_complete() && self.silence().is_some() {
+        if outcome != Outcome::Fill && !self.is_enough() && self.silence().is_some() {
             let why = self.completeness.unknown().unwrap_or_else(|| self.completeness.shortfall());
             return Err(self.nothing(&why));
         }
         Ok((outcome, reason))
+    }
+
+    /// Whether what is stored is all that somebody would ask for.
+    fn is_enough(&self) -> bool {
+        self.completeness.is_complete() || self.for_others
     }
 
     fn foresee_fixed(&self) -> Result<(Outcome, String), Nothing> {
@@ -103,6 +126,7 @@ impl Facts<'_> {
                 Ok((Outcome::Stale, "the tag is no longer fresh, and upstream did not answer lately".to_owned()))
             }
             Reach::Away => Err(self.nothing("what is stored is older than stale_if_error")),
+            _ if self.absent => Err(Nothing(ABSENT.to_owned())),
             _ => {
                 let reason = "the tag is no longer fresh; upstream is asked whether it moved";
                 Ok((Outcome::Revalidated, reason.to_owned()))
@@ -113,6 +137,7 @@ impl Facts<'_> {
     /// Upstream is asked for all of it.
     fn ask(&self, because: &str) -> Result<(Outcome, String), Nothing> {
         match self.silence() {
+            None if self.absent => Err(Nothing(ABSENT.to_owned())),
             Some(_) => Err(self.nothing(because)),
             None => Ok((Outcome::Fill, format!("{because}; upstream is asked"))),
         }
@@ -149,8 +174,12 @@ pub(crate) fn why(
     name: &Pin,
     policy: Policy,
     reach: Reach,
+    absent: bool,
     now: Timestamp,
 ) -> Result<Why, MetadataError> {
+    if let Some(has_it) = canary::is_own(&name.location, &name.reference) {
+        return Ok(of_our_own(name, has_it));
+    }
     let catalog = Catalog::of(graph)?;
     let found = catalog.named(name)?;
     let completeness =
@@ -166,14 +195,17 @@ pub(crate) fn why(
         reach,
         denied: graph.metadata().noted(&name.location, Note::Denied)?.is_some(),
         fixed: catalog.fixed(name).is_some(),
+        absent,
         checked_at: found.as_ref().and_then(|found| Some(found.record.as_ref()?.checked_at)),
         stored: found.as_ref().is_some_and(has_manifest),
         completeness: &completeness,
+        for_others: !completeness.lacking.is_empty()
+            && found.as_ref().is_some_and(|Found { image, lacking, .. }| image::is_pullable(image, lacking)),
     };
     let foreseen = facts.foresee();
     let from = foreseen.as_ref().ok().map(|(outcome, _)| match outcome {
         Outcome::Fill => Source::Upstream,
-        _ if completeness.is_complete() => Source::Store,
+        _ if facts.is_enough() => Source::Store,
         _ => Source::Both,
     });
     let (fresh_until_at, stale_until_at) = facts.until();
@@ -196,6 +228,25 @@ pub(crate) fn why(
     })
 }
 
+/// The mirror's own image, for which nobody is asked.
+fn of_our_own(name: &Pin, has_it: bool) -> Why {
+    let reason =
+        if has_it { "it is the mirror's own" } else { "of this name the mirror has an image of its own, with one tag" };
+    Why {
+        image: name.to_string(),
+        upstream: name.location.upstream.clone(),
+        succeeds: has_it,
+        outcome: has_it.then(|| Outcome::Local.as_str().to_owned()),
+        from: None,
+        reason: format!("{reason}; nobody is asked"),
+        fresh_until_at: None,
+        stale_until_at: None,
+        stored: None,
+        completeness: Completeness::default().document(),
+        anonymous: None,
+    }
+}
+
 impl Mirror {
     /// What a pull would get now. Nobody is asked.
     ///
@@ -203,17 +254,16 @@ impl Mirror {
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`]; an unknown image is no error.
     pub async fn why(&self, name: &ImageName) -> Result<Why, CatalogError> {
         let route = self.route_of(name)?;
-        let reach = Reach::from(&route.upstream.health());
         let (policy, now) = self.0.answers.rules();
+        let reach = Reach::of(&route.upstream.health(), now);
+        let absent = self.0.answers.is_absent(&route.location, &name.reference);
         let pin = Pin { location: route.location, reference: name.reference.clone() };
-        Ok(self.0.graph.ask(move |graph| why(graph, &pin, policy, reach, now)).await?)
+        Ok(self.0.graph.ask(move |graph| why(graph, &pin, policy, reach, absent, now)).await?)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const POLICY: Policy = Policy {
@@ -235,6 +285,8 @@ mod tests {
             now: NOW,
             reach: Reach::Well,
             denied: false,
+            absent: false,
+            for_others: false,
             fixed: false,
             checked_at: ago(10),
             stored: true,
@@ -262,9 +314,44 @@ mod tests {
             (Facts { fixed: true, checked_at: None, stored: false, ..base }, Some(Fill)),
             (Facts { fixed: true, stored: false, reach: away, ..base }, None),
             (Facts { denied: true, ..base }, None),
+            (Facts { absent: true, ..base }, Some(Hit)),
+            (Facts { absent: true, checked_at: None, stored: false, ..base }, None),
+            (Facts { absent: true, checked_at: stale, ..base }, None),
+            (Facts { absent: true, checked_at: stale, reach: away, ..base }, Some(Stale)),
+            (Facts { completeness: &part, for_others: true, checked_at: stale, reach: away, ..base }, Some(Stale)),
         ] {
             assert_eq!(facts.foresee().ok().map(|(outcome, _)| outcome), expected, "{facts:?}");
         }
+        let failed = |class: &str, failed_at, answered_at| Health {
+            endpoints: vec![EndpointHealth {
+                url: "https://a.example/".to_owned(),
+                state: crate::upstream::health::EndpointState::Up,
+                asked_again_at: None,
+                last_error: Some(crate::upstream::health::LastError { class: class.to_owned(), at: failed_at }),
+                answered_at,
+                latency: None,
+                pulls: None,
+            }],
+            ..Health::default()
+        };
+        let seconds_ago = |seconds| NOW.minus(Duration::from_secs(seconds));
+        for (failed_at, answered_at, expected) in [
+            (seconds_ago(1), Some(seconds_ago(2)), Reach::Away),
+            (seconds_ago(1), None, Reach::Away),
+            (seconds_ago(2), Some(seconds_ago(1)), Reach::Well),
+            (seconds_ago(600), None, Reach::Well),
+        ] {
+            assert_eq!(Reach::of(&failed("connect", failed_at, answered_at), NOW), expected);
+        }
+        let own = |tag: &str| Pin {
+            location: crate::mirror::Location {
+                upstream: "docker.io".parse().expect("a name"),
+                repository: "library/registry-mirror-canary".parse().expect("a name"),
+            },
+            reference: crate::oci::Reference::Tag(tag.parse().expect("a tag")),
+        };
+        let is_own = |pin: Pin| canary::is_own(&pin.location, &pin.reference);
+        assert_eq!((is_own(own("latest")), is_own(own("1"))), (Some(true), Some(false)));
         let (fresh, stale) = base.until();
         assert_eq!(fresh.map(Moment::millis), Some(NOW.0 + 290_000));
         assert_eq!(stale.map(Moment::millis), Some(NOW.0 + 86_390_000));
