@@ -121,6 +121,32 @@ async fn an_image_is_looked_at_fetched_verified_exported_and_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_opened_leaves_nothing_of_another_on_its_page() {
+    let Some(browser) = Browser::start("an_image_that_cannot_be_opened").await else { return };
+    let site = Site::start().await;
+    browser.open(&format!("{}#image=docker.io%2Flibrary%2Fredis%3A7", site.url())).await;
+    browser.until("document.querySelectorAll('#image details').length === 2").await;
+    browser.run("window.location.hash = 'image=docker.io%2Fno%2Fsuch%3A1'").await;
+    browser.until("document.getElementById('said').innerText.includes('no/such:1 was never pulled')").await;
+    let shown = browser.text("#image").await;
+    assert!(shown.contains("no/such:1") && !shown.contains("redis"), "{shown}");
+    assert_eq!(browser.run("return document.querySelectorAll('#image button').length").await, 0);
+    // What was said of it is not said of another place; a fragment that is no text breaks nothing.
+    browser.run("window.location.hash = 'image=%E0%A4%A'").await;
+    browser.until("document.getElementById('image-title').innerText.includes('%E0%A4%A')").await;
+    browser.run("window.location.hash = ''").await;
+    browser.until("document.getElementById('said').hidden && !document.getElementById('overview').hidden").await;
+    // What is pinned is listed before it comes, and has a page.
+    site.act("pin", &json!({ "images": ["docker.io/acme/later:1"] })).await;
+    browser.run("window.location.hash = 'image=docker.io%2Facme%2Flater%3A1'").await;
+    browser.until("document.getElementById('image').innerText.includes('Unpin')").await;
+    browser.until("document.getElementById('image').innerText.includes('never fetched')").await;
+    assert_eq!(browser.complaints("Failed to load resource").await, [""; 0]);
+    browser.end().await;
+    site.mirror.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_login_of_an_address_is_good_once_and_leaves_the_address() {
     let Some(browser) = Browser::start("the_login_of_an_address").await else { return };
     let site = Site::start().await;

@@ -72,18 +72,30 @@ function make(name, attributes = {}, ...children) {
       element.setAttribute(key, value);
     }
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  const there = children.flat().filter((child) => child !== null && child !== undefined);
+  element.append(...there.map((child) => (typeof child === "string" ? legible(child) : child)));
   return element;
 }
 
 const fill = (element, ...children) => element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
 const when = (at) => make("time", { datetime: at, title: at }, ago(at));
+/** The text of a fragment; one that is none is left as it is. */
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+/** Text that shows what it holds: what turns the direction of what follows is told. */
+const legible = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, (mark) => `\\u{${mark.codePointAt(0).toString(16)}}`);
 const digestOf = (digest) => make("code", { title: digest }, short(digest));
 const button = (text, act, more = {}) => make("button", { type: "button", on: { click: act }, ...more }, text);
 
 /** Shows text where it changed, so that selections and screen readers are left in peace. */
 function write(element, text) {
-  if (element.textContent !== text) element.textContent = text;
+  const safe = legible(text);
+  if (element.textContent !== safe) element.textContent = safe;
 }
 
 /** The same for a number, which stands beside the text exactly. */
@@ -398,25 +410,50 @@ async function pin(image) {
 
 // One image.
 
+/** What there is to say of an image that never came and is listed, as it is pinned or frozen; else why it is not known. */
+async function listed(name, error) {
+  if (error.status !== 404) throw error;
+  known.images = (await look("images")).images;
+  const image = known.images.find((image) => image.image === name);
+  if (!image) throw error;
+  return { ...image, media_type: "", images: [], history: [] };
+}
+
+/** The image whose page is asked for, if it is one. */
+const meant = () => (window.location.hash.startsWith("#image=") ? decoded(window.location.hash.slice(7)) : null);
+
+/** Whose page stands there. */
+let pictured = null;
+
 async function showImage(name) {
+  const way = make("p", {}, make("a", { href: "#" }, "← All images"));
+  const bare = () => fill($("image"), way, make("h1", { id: "image-title", tabindex: "-1" }, called(name)));
+  // Nothing of another image stays there, whatever comes of this one.
+  if (pictured !== name) bare();
+  pictured = null;
   const [detail, status, images] = await Promise.all([
-    look(`images/inspect?${new URLSearchParams({ image: name })}`),
+    look(`images/inspect?${new URLSearchParams({ image: name })}`).catch((error) => listed(name, error)),
     known.status ?? look("status"),
     known.images ?? look("images").then((answer) => answer.images),
-  ]);
+  ]).catch((error) => {
+    if (meant() === name) bare();
+    throw error;
+  });
+  // Somebody may have gone on meanwhile.
+  if (meant() !== name) return null;
   known.status ??= status;
   known.images ??= images;
   const [mark, words] = STATES[detail.state];
   const title = make("h1", { id: "image-title", tabindex: "-1" }, make("span", { class: `state ${detail.state}`, "aria-hidden": "true" }, `${mark} `), called(name));
   fill($("image"),
-    make("p", {}, make("a", { href: "#" }, "← All images")),
+    way,
     title,
     make("dl", { class: "facts" }, facts([
       ["Name", make("code", {}, name)],
       ["Stored", `${words}${detail.missing_bytes ? `, ${size(detail.missing_bytes)} missing` : ""}`],
       ["Size", sizes(detail)],
       ["Digest", make("code", {}, detail.digest ?? "not known")],
-      ["Media type", make("code", {}, detail.media_type)],
+      ["Media type", make("code", {}, detail.media_type || "not known")],
       ["Checked", detail.checked_at ? when(detail.checked_at) : "never"],
       ["Last used", detail.used_at ? when(detail.used_at) : "never"],
       ["Kept", [detail.pinned ? "pinned" : null, detail.frozen ? "frozen" : null].filter(Boolean).join(", ") || "as long as there is room"],
@@ -426,6 +463,7 @@ async function showImage(name) {
     platforms(detail),
     others(name),
     history(detail));
+  pictured = name;
   return title;
 }
 
@@ -687,8 +725,10 @@ let routed = null;
 
 async function route() {
   const fragment = window.location.hash.slice(1);
-  if (fragment.startsWith("login=")) return redeem(decodeURIComponent(fragment.slice(6)));
-  const image = fragment.startsWith("image=") ? decodeURIComponent(fragment.slice(6)) : null;
+  if (fragment.startsWith("login=")) return redeem(decoded(fragment.slice(6)));
+  const image = meant();
+  // What was said of another place is not said of this one.
+  if (routed !== fragment && $("said").classList.contains("bad")) say("");
   const pages = { overview: !image && fragment !== "configuration", image: Boolean(image), configuration: fragment === "configuration" };
   Object.entries(pages).forEach(([id, shown]) => { $(id).hidden = !shown; });
   document.title = image ? `${called(image)} – registry-mirror` : "registry-mirror";
