@@ -89,11 +89,11 @@ impl Tone {
         }
     }
 
-    /// The level of a daemon's log, where it is given.
+    /// The level of a daemon's log, where it is given. What others do in it is of use to nobody who runs it.
     const fn level(&self) -> Option<&'static str> {
         match (self.quiet, self.verbose) {
             (true, _) => Some("warn"),
-            (false, true) => Some("debug"),
+            (false, true) => Some("info,registry_mirror=debug"),
             (false, false) => None,
         }
     }

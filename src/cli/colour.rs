@@ -108,8 +108,10 @@ fn painted(line: &str) -> String {
     let end = [": ", "  ", " = "].iter().filter_map(|gap| text.find(gap)).min();
     let end = end.or_else(|| text.find(' ')).unwrap_or(text.len());
     let (about, rest) = text.split_at(end);
-    let colour = STATES.iter().find(|(state, _)| *state == about).map_or(BOLD, |(_, colour)| colour);
-    format!("{indent}{colour}{about}{PLAIN}{}", with_states(rest))
+    let state = STATES.iter().find(|(state, _)| *state == about);
+    // Behind a word for how it stands are sentences, and in these it may stand for something else.
+    let rest = if state.is_some() { rest.to_owned() } else { with_states(rest) };
+    format!("{indent}{}{about}{PLAIN}{rest}", state.map_or(BOLD, |(_, colour)| colour))
 }
 
 fn with_states(text: &str) -> String {
@@ -161,6 +163,10 @@ mod tests {
             ("a:1: not ready: it", format!("{BOLD}a:1{PLAIN}: {RED}not ready{PLAIN}: it")),
             ("ready", format!("{GREEN}ready{PLAIN}")),
             ("error: x", format!("{RED}error{PLAIN}: x")),
+            (
+                "error: /x cannot be read: gone (os error 2)",
+                format!("{RED}error{PLAIN}: /x cannot be read: gone (os error 2)"),
+            ),
             ("  store  ready/app:1 not-ready", format!("  {BOLD}store{PLAIN}  ready/app:1 not-ready")),
             ("1 blobs, 0 damaged", format!("{BOLD}1{PLAIN} blobs, {GREEN}0 damaged{PLAIN}")),
             ("max_size = \"1GB\"", format!("{BOLD}max_size{PLAIN} = \"1GB\"")),

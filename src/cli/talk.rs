@@ -104,6 +104,9 @@ pub(super) fn fail(error: &Error, json: bool) -> Exit {
 
 /// Tells people what went wrong; of a configuration as `check` does.
 pub(super) fn complain(error: &Error) {
+    if error.message.is_empty() {
+        return;
+    }
     if !error.problems.is_empty() {
         return error.problems.iter().for_each(|problem| insist(&format!("error: {}", problem.text.join("\n"))));
     }
@@ -165,6 +168,10 @@ fn write(line: &str) -> Result<(), Error> {
     writeln!(io::stdout().lock(), "{line}").map_err(unwritable)
 }
 
+/// Whoever reads no more needs no word of it.
 fn unwritable(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Error::new(Code::Write, "");
+    }
     Error::new(Code::Write, format!("standard output cannot be written: {error}"))
 }

@@ -91,16 +91,16 @@ fn shown(lead: &str, marked: &str, tail: &str, show: Show) -> Option<String> {
     let whole = format!("{lead}{tail}");
     let line = match show {
         Show::UpToSpot => format!("{lead}{marked} …"),
-        Show::Line if !holds_user_info(&whole) => whole,
+        Show::Line if !may_hold_secrets(&whole) => whole,
         _ if whole.starts_with('[') => whole,
         _ => format!("{}= …", whole.split_once('=')?.0),
     };
-    (!holds_user_info(&line)).then_some(line)
+    (!may_hold_secrets(&line)).then_some(line)
 }
 
-/// Whether a line may hold an address with a password.
-fn holds_user_info(line: &str) -> bool {
-    line.split_once("://").is_some_and(|(_, rest)| rest.contains('@'))
+/// Whether a line may hold an address with a password, or with a signature in its query.
+fn may_hold_secrets(line: &str) -> bool {
+    line.split_once("://").is_some_and(|(_, rest)| rest.contains(['@', '?']))
 }
 
 impl Problem {

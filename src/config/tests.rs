@@ -183,6 +183,7 @@ fn no_problem_quotes_a_credential() {
     for text in [
         "[[upstream]]\nhost = \"a.example\"\nurl = \"https://me:hunter2@a.example\"",
         "[[upstream]]\nhost = \"a.example\"\nurl = [\"https://a.example\",\n\"https://me:hunter2@a.example\"]",
+        "[[upstream]]\nhost = \"a.example\"\nurl = \"https://a.example/?sig=hunter2\"",
         "[[upstream]]\nhost = \"a.example\"\nauth = \"basic:me:hunter2\"",
         "[[upstream]]\nhost = \"a.example\"\nauth = [\"hunter2\"]",
         "[[upstream]]\nhost = \"a.example\"\nproxy = \"http://me:hunter2@proxy.example\"",
