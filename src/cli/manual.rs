@@ -187,7 +187,7 @@ fn roff(line: &str) -> String {
 }
 
 /// Examples of commands, with what they do: for the manual, and a test types them.
-const EXAMPLES: [(&str, &[(&str, &str)]); 12] = [
+const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     (
         "",
         &[
@@ -213,6 +213,36 @@ const EXAMPLES: [(&str, &[(&str, &str)]); 12] = [
             ("registry-mirror doctor --bundle report.tar", "Write a report without secrets, to be handed on."),
         ],
     ),
+    (
+        "setup",
+        &[
+            ("registry-mirror setup docker", "Show what would change for docker, and write nothing."),
+            ("registry-mirror setup podman --apply --for docker.io --for ghcr.io", "Write it, for two registries."),
+            ("registry-mirror setup podman --check", "See that an image comes through the mirror."),
+            ("registry-mirror setup podman --undo", "Make the files what they were."),
+        ],
+    ),
+    ("check", &[("registry-mirror check mirror.toml", "Would serve start with this file?")]),
+    ("config show", &[("registry-mirror config show --origin", "What is in force, and who says so?")]),
+    ("config schema", &[("registry-mirror config schema", "The JSON Schema of the file, for an editor.")]),
+    ("config paths", &[("registry-mirror config paths", "Where is the file looked for?")]),
+    ("reload", &[("registry-mirror reload", "Take the file anew; exits with 3 if something waits for a restart.")]),
+    ("healthcheck", &[("registry-mirror healthcheck", "For a container: 0 when the daemon is ready.")]),
+    ("status", &[("registry-mirror status --watch", "What goes on, anew each second.")]),
+    ("page", &[("registry-mirror page --open", "Open the page in a browser, logged in.")]),
+    (
+        "access explain",
+        &[("registry-mirror access explain anonymous ghcr.io/acme/app:1", "May somebody without a login pull it?")],
+    ),
+    ("inspect", &[("registry-mirror inspect redis:7", "What does it consist of, and what of that is stored?")]),
+    ("history", &[("registry-mirror history redis:7", "What has the tag stood for?")]),
+    ("pin", &[("registry-mirror pin redis:7", "Keep it, whatever else has to go.")]),
+    ("unpin", &[("registry-mirror unpin redis:7", "Let it go when its turn comes.")]),
+    ("unfreeze", &[("registry-mirror unfreeze redis:7", "Ask upstream for the tag again.")]),
+    ("forget", &[("registry-mirror forget redis:7", "Know nothing of it any more; gc frees its bytes.")]),
+    ("version", &[("registry-mirror version --json", "Version, commit and features, for a script.")]),
+    ("completions", &[("registry-mirror completions bash", "What bash needs to complete commands and images.")]),
+    ("man", &[("registry-mirror man man1", "Write these pages into the folder man1.")]),
     ("why", &[("registry-mirror why redis:7", "What would a pull get now, from where, and until when?")]),
     (
         "images",
@@ -289,11 +319,28 @@ mod tests {
     #[test]
     fn every_example_can_be_typed() {
         for (of, examples) in EXAMPLES {
-            for (line, _) in examples {
+            for (line, _) in *examples {
                 let typed = help::program().try_get_matches_from(line.split(' '));
                 let typed = typed.unwrap_or_else(|error| panic!("{line}: {error}"));
                 assert!(of.is_empty() || typed.subcommand_name() == of.split(' ').next(), "{line} of {of}");
             }
+        }
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        let has_one = |path: &str| EXAMPLES.iter().any(|(of, examples)| *of == path && !examples.is_empty());
+        let mut open = vec![(help::program(), String::new())];
+        while let Some((command, path)) = open.pop() {
+            let below: Vec<_> = command.get_subcommands().filter(|below| !below.is_hide_set()).cloned().collect();
+            // What only leads to others, and what is asked for where nothing is known, needs none.
+            let needs_one = below.is_empty() && !["help", "bench"].contains(&command.get_name());
+            assert!(!needs_one || has_one(&path) || path.starts_with("store"), "{path}");
+            let named = |below: clap::Command| {
+                let path = format!("{path} {}", below.get_name()).trim().to_owned();
+                (below, path)
+            };
+            open.extend(below.into_iter().map(named));
         }
     }
 
