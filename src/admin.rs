@@ -25,7 +25,7 @@ use parking_lot::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
-use crate::documents::{Code, Configuration, Error, Explanation, Reloaded};
+use crate::documents::{BucketStatus, Code, Configuration, Error, Explanation, Reloaded};
 use crate::metrics::{Format, Metrics};
 use crate::mirror::Mirror;
 use crate::oci::{ImageName, RegistryName};
@@ -49,6 +49,8 @@ const LIMITS: Limits = Limits {
 pub enum Readiness {
     /// It can.
     Ready,
+    /// It can, without this.
+    Degraded(&'static str),
     /// Not yet or not any more, and why: a few words for people.
     NotReady(&'static str),
 }
@@ -60,6 +62,8 @@ pub struct AdminState {
     pub metrics: Arc<Metrics>,
     /// Asked for each `/readyz`; must not block.
     pub readiness: Arc<dyn Fn() -> Readiness + Send + Sync>,
+    /// How the bucket is doing, where there is one; must not block.
+    pub bucket: Arc<dyn Fn() -> Option<BucketStatus> + Send + Sync>,
     /// What operators ask about; without it there is no `/api/v1`.
     pub mirror: Option<Mirror>,
     /// Who may ask what; the same for all listeners.
@@ -192,6 +196,7 @@ fn answer(method: &Method, path: &str, format: Format, state: &AdminState) -> Re
         "/livez" => respond(StatusCode::OK, TEXT, "ok\n"),
         "/readyz" => match (state.readiness)() {
             Readiness::Ready => respond(StatusCode::OK, TEXT, "ok\n"),
+            Readiness::Degraded(what) => respond(StatusCode::OK, TEXT, format!("ok: degraded ({what})\n")),
             Readiness::NotReady(why) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
         "/metrics" => respond(StatusCode::OK, format.content_type(), state.metrics.encode(format)),

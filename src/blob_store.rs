@@ -68,6 +68,11 @@ pub fn read_file_at(file: &File, offset: u64, length: usize) -> io::Result<Bytes
     Ok(Bytes::from(buffer))
 }
 
+/// The name of a blob below the store, and its key in a bucket.
+pub fn key_of(digest: &Digest) -> String {
+    format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
+}
+
 /// How much a store holds and may hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {

@@ -36,6 +36,7 @@ use crate::server;
 use crate::server::authenticate::Issuer;
 use crate::server::tls::Files;
 pub use crate::telemetry::{Log, LogFormat};
+use crate::tier;
 use crate::upstream::credentials::Auth;
 use crate::upstream::settings::{OnMissing, Settings};
 
@@ -121,6 +122,17 @@ pub struct Store {
     pub scrub_rate: u64,
     /// Whether every blob is hashed before it is served.
     pub verify_on_read: bool,
+    /// The bucket behind the folder.
+    pub bucket: Option<Bucket>,
+}
+
+/// The bucket that several replicas share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// How it is reached.
+    pub tier: tier::settings::Settings,
+    /// The file with the secret that all replicas know.
+    pub peers_secret: Option<PathBuf>,
 }
 
 /// An amount of disk.
@@ -379,6 +391,16 @@ impl Config {
     pub fn admin_token(&self) -> Result<Option<Secret>, ConfigError> {
         let read = self.server.admin_token.as_deref().map(Secret::read).transpose();
         read.map_err(|error| Problem::at("server.admin_token", error.to_string()).into())
+    }
+
+    /// The secret that all replicas know, if one is configured. Reads its file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or holds no secret.
+    pub fn peers_secret(&self) -> Result<Option<Secret>, ConfigError> {
+        let path = self.store.bucket.as_ref().and_then(|bucket| bucket.peers_secret.as_deref());
+        let read = path.map(Secret::read).transpose();
+        read.map_err(|error| Problem::at("store.bucket.peers_secret", error.to_string()).into())
     }
 
     /// What is allowed and yet worth a second look, one sentence each.

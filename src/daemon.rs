@@ -3,6 +3,7 @@
 //! This and its folder alone name adapters. `process` is the daemon as a process, with sockets and
 //! signals; tests enter here, with listeners of their own, so that they run what production runs.
 //! Nothing here asks an upstream: the daemon starts without a network.
+//! The file is long because all that is wired is in it.
 
 pub mod checkup;
 mod doors;
@@ -41,16 +42,18 @@ use crate::blob_store::lock::{LockError, StoreLock};
 use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Config, ConfigError, Loaded, Source};
-use crate::documents::{Code, Error, Explanation};
+use crate::documents::{BucketStatus, Code, Error, Explanation};
 use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::{Mirror, Parts, Terms};
 use crate::oci::{ImageName, RegistryName};
+use crate::owed::Owed;
 use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
 use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Admission, Edge, Listener, Present};
+use crate::tier::{self, Bucket, Conditional, Raising, Standing};
 use crate::upstream::http::HttpSettingsError;
 use crate::usage::Usage;
 
@@ -95,6 +98,9 @@ pub enum StartError {
     /// There is no thread for the audit.
     #[error("access.audit: {0}")]
     Audit(#[source] io::Error),
+    /// The bucket cannot be used as it is configured.
+    #[error(transparent)]
+    Bucket(#[from] tier::OpenError),
     /// Nothing can be kept secret.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
@@ -106,9 +112,11 @@ impl From<StartError> for Error {
         let (code, hint) = match error {
             StartError::Secret(error) => return error.into(),
             StartError::Lock(LockError::Refused(ref refusal)) => (Code::Configuration, Some(refusal.hint())),
-            StartError::Upstream(_) | StartError::Tls(_) | StartError::Passwords(_) | StartError::Issuer(_) => {
-                (Code::Configuration, None)
-            }
+            StartError::Upstream(_)
+            | StartError::Tls(_)
+            | StartError::Passwords(_)
+            | StartError::Issuer(_)
+            | StartError::Bucket(_) => (Code::Configuration, None),
             StartError::Lock(ref error) => (Code::Failed, error.hint()),
             StartError::Store { .. } | StartError::Randomness(_) | StartError::Audit(_) => (Code::Failed, None),
         };
@@ -136,6 +144,8 @@ pub struct Daemon {
     usage: Arc<Usage>,
     blobs: Arc<LocalBlobStore>,
     metadata: Arc<SledMetadata>,
+    /// What carries up into the bucket, where there is one.
+    raising: Option<Arc<Raising>>,
     /// When it was opened: what is found in the store counts as used then.
     opened: Timestamp,
     tls: Option<Arc<Tls>>,
@@ -189,6 +199,13 @@ fn terms(config: &Config, upstreams: &Upstreams, bounds: Arc<Bounds>) -> Terms {
     }
 }
 
+/// How the bucket is doing.
+fn bucket_status(raising: &Raising) -> BucketStatus {
+    let Standing { backlog, trouble, conditional } = raising.standing();
+    let conditions_hold = conditional.map(Conditional::creates);
+    BucketStatus { name: raising.bucket().name().to_owned(), trouble, backlog, conditions_hold }
+}
+
 /// The certificates for clients, and the same for operators, of whom none is asked for.
 fn certificates(config: &Config) -> [Option<Files>; 2] {
     let files = config.server.tls.clone();
@@ -223,6 +240,7 @@ pub(crate) struct Prepared {
     around: Around,
     admission: Arc<Admission>,
     upstreams: Upstreams,
+    bucket: Option<Bucket>,
 }
 
 impl Prepared {
@@ -237,19 +255,29 @@ impl Prepared {
         let around = Around { metrics, clock, ours: Arc::default() };
         let admission = Arc::new(admission(&config, &around, None)?);
         let upstreams = Upstreams::default().under(&config, &around)?;
-        Ok(Prepared { config, tls, admin_tls, guard, around, admission, upstreams })
+        let settings = config.store.bucket.as_ref().map(|bucket| &bucket.tier);
+        let bucket = settings.map(|settings| Bucket::open(settings, |name| std::env::var(name).ok())).transpose()?;
+        drop(config.peers_secret()?);
+        Ok(Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket })
     }
 
     /// Opens the store and puts everything together. Blocks on the disk, asks nobody.
     fn open(self) -> Result<Daemon, StartError> {
-        let Prepared { config, tls, admin_tls, guard, around, admission, upstreams } = self;
+        let Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket } = self;
         let (metrics, clock, path) = (Arc::clone(&around.metrics), Arc::clone(&around.clock), &config.store.path);
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
         format::mark(path);
-        let blobs = Arc::new(LocalBlobStore::open(path).map_err(store_error)?);
+        let behind =
+            bucket.map(|bucket| Owed::open(path).map(|owed| (bucket, owed))).transpose().map_err(store_error)?;
+        let owed = || behind.as_ref().map(|(_, owed)| Arc::clone(owed));
+        let blobs = Arc::new(LocalBlobStore::owing(path, owed()).map_err(store_error)?);
         let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(store_error)?);
-        let metadata = Arc::new(SledMetadata::open(path));
+        let metadata = Arc::new(SledMetadata::owing(path, owed()));
+        let raising = behind
+            .clone()
+            .map(|(bucket, owed)| Arc::new(Raising::new(bucket, owed, blobs.clone(), path, Arc::clone(&metrics))));
+        let patience = config.store.bucket.as_ref().map(|bucket| bucket.tier.patience).unwrap_or_default();
         if metadata.index_was_replaced() {
             metrics.index_rebuilt();
         }
@@ -268,6 +296,7 @@ impl Prepared {
             blobs: blobs.clone(),
             ingests,
             metadata: metadata.clone(),
+            behind: behind.map(|(bucket, owed)| (bucket, owed, patience)),
             clock,
             room: settings::room(Arc::clone(&store)),
             metrics: metrics.clone(),
@@ -281,6 +310,7 @@ impl Prepared {
             usage,
             blobs,
             metadata,
+            raising,
             opened,
             tls,
             admin_tls,
@@ -401,9 +431,14 @@ impl Daemon {
             let in_force = Arc::clone(&in_force);
             Box::pin(async move { in_force.lock().await.loaded.as_ref()?.config.explain_to_anybody(&image) })
         };
+        let raising = self.raising.clone();
+        let bucket = move || raising.as_ref().map(|raising| bucket_status(raising));
+        let told = bucket.clone();
+        let in_trouble = move || told().is_some_and(|bucket| bucket.trouble.is_some());
         AdminState {
             metrics: Arc::clone(&self.metrics),
-            readiness: Arc::new(|| Readiness::Ready),
+            bucket: Arc::new(bucket),
+            readiness: Arc::new(move || if in_trouble() { Readiness::Degraded("bucket") } else { Readiness::Ready }),
             mirror: Some(self.mirror.clone()),
             guard: Arc::clone(&self.guard),
             pull: Arc::clone(pull),
@@ -425,6 +460,7 @@ impl Daemon {
         let (opened, in_force) = (self.opened, Arc::clone(&reloading.in_force));
         let (scrub_rate, kept_in_mind) = (self.config.store.scrub_rate, Arc::clone(&self.usage).keep());
         let guard = Arc::clone(&self.guard);
+        let raising = self.raising.clone();
         async move {
             take_stock(&blobs, &metadata, opened).await;
             let gauges = async {
@@ -436,14 +472,24 @@ impl Daemon {
                     metrics.store_besides(names.bytes, names.inodes, blobs.rounding(), blobs.lingering());
                     in_force.lock().await.measure(&metrics);
                     metrics.entries(guard.tables());
+                    if let Some(raising) = &raising {
+                        let Standing { backlog, trouble, .. } = raising.standing();
+                        metrics.bucket(trouble.is_none(), backlog);
+                    }
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }
             };
+            let raised = async {
+                if let Some(raising) = &raising {
+                    Arc::clone(raising).run().await;
+                }
+            };
+            let acts = mirror.take_acts_over();
             let (kept, proven) = (mirror.keep_uses(), mirror.ask_once_more());
             let (room, scrubbed) = (mirror.keep_room(), mirror.scrub(scrub_rate));
             // What it is under other terms, it finds by itself.
             drop(mirror);
-            tokio::join!(kept, room, proven, scrubbed, gauges, kept_in_mind);
+            tokio::join!(kept, room, proven, scrubbed, gauges, kept_in_mind, raised, acts);
         }
     }
 }

@@ -51,8 +51,8 @@ pub use receipt::{Receipt, ReceiptError};
 pub use schema::{Schema, schema};
 pub use set_up::{Canary, CanaryPulls, FileChange, SetUp, SetUpAction, SetUpFile};
 pub use status::{
-    Endpoint, EndpointState, FillStatus, Fills, LastError, Mode, Pulls, RunningFill, Share, Status, StoreStatus,
-    UpstreamStatus,
+    BucketStatus, Endpoint, EndpointState, FillStatus, Fills, LastError, Mode, Pulls, RunningFill, Share, Status,
+    StoreStatus, UpstreamStatus,
 };
 pub use upkeep::{Check, Finding, Garbage, Health, Problem};
 pub use usage::{HourOfUse, Usage, Used};

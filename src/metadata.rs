@@ -10,6 +10,7 @@ mod files;
 mod lists;
 mod membership;
 pub mod memory;
+pub mod names;
 pub mod sled;
 pub mod uses;
 
@@ -109,6 +110,15 @@ impl HistoryEntry {
         let Descriptor { digest, size, media_type } = record.descriptor.clone();
         HistoryEntry { digest, media_type, size, at: record.checked_at, from: key.location.upstream.clone() }
     }
+}
+
+/// What two have seen of a tag, oldest first: each change once, and no more of them than are kept.
+pub fn merged(mut mine: Vec<HistoryEntry>, theirs: Vec<HistoryEntry>) -> Vec<HistoryEntry> {
+    mine.extend(theirs);
+    mine.sort_by_key(|entry| entry.at);
+    mine.dedup_by(|later, earlier| later.digest == earlier.digest);
+    mine.drain(..mine.len().saturating_sub(CHANGES_KEPT));
+    mine
 }
 
 /// An image that somebody wants to keep: whatever the tag points at, or the manifest of the digest.
@@ -252,6 +262,9 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// The last [`CHANGES_KEPT`] digests that the tag was seen to have, oldest first, also after it was removed. Written
     /// by [`MetadataStore::put_tag`].
     fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError>;
+
+    /// Adds what another replica saw the tag have. Durable when it returns.
+    fn add_history(&self, location: &Location, tag: &Tag, entries: &[HistoryEntry]) -> Result<(), MetadataError>;
 
     /// Every repository that has a folder, in no particular order. For housekeeping, never for a request.
     fn repositories(&self) -> Result<Vec<Location>, MetadataError>;

@@ -144,6 +144,11 @@ series! {
     resumed: Counter, [Bytes] "Bytes of earlier fills that were gone on with";
     audit_lost: Counter, "Lines of the audit that could not be written";
     reloads: Family<OfResult, Counter>, "Times that the settings were read again, by what came of it";
+    bucket_up: Level, "Whether the bucket answers and takes what is owed to it; 1 without a bucket";
+    bucket_backlog: Level, "Objects that have still to go up into the bucket";
+    bucket_raised: Counter, "Objects that went up into the bucket, or were there";
+    bucket_sent: Counter, [Bytes] "Bytes of blobs that went up into the bucket";
+    bucket_errors: Counter, "Times that the bucket did not take an object; it is tried again";
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
     bodies_used: Level, [Bytes] "Bytes of bodies in memory: on their way in, in hand, at hand, passed on, on their way to the disk, and lists";
@@ -210,6 +215,7 @@ impl Metrics {
         for result in FillResult::ALL {
             drop(series.fills.get_or_create(&OfResult { result: Label::Word(result.as_str()) }));
         }
+        series.bucket_up.set(1);
         for by in SentBy::ALL {
             drop(series.bodies.get_or_create(&OfPath { path: Label::Word(by.as_str()) }));
         }
@@ -312,6 +318,27 @@ impl Metrics {
     /// A fill started; [`Metrics::fill_ended`] follows in every case.
     pub fn fill_started(&self) {
         self.series.fills_in_flight.inc();
+    }
+
+    /// Whether the bucket is well, and how many objects are owed to it.
+    pub fn bucket(&self, up: bool, backlog: u64) {
+        self.series.bucket_up.set(up.into());
+        self.series.bucket_backlog.set(backlog);
+    }
+
+    /// An object is in the bucket that was owed to it.
+    pub fn bucket_took(&self) {
+        self.series.bucket_raised.inc();
+    }
+
+    /// So many bytes of a blob went up.
+    pub fn bucket_got(&self, bytes: u64) {
+        self.series.bucket_sent.inc_by(bytes);
+    }
+
+    /// The bucket did not take an object.
+    pub fn bucket_failed(&self) {
+        self.series.bucket_errors.inc();
     }
 
     /// A fill waits for a place, until what is returned is dropped.

@@ -37,6 +37,8 @@ use crate::graph::Graph;
 use crate::metadata::MetadataStore;
 use crate::metrics::Metrics;
 use crate::oci::{RegistryName, Target};
+use crate::owed::Owed;
+use crate::tier::Bucket;
 
 pub use crate::documents::Mode;
 pub use crate::metadata::Location;
@@ -75,6 +77,9 @@ const USES_EVERY: Duration = Duration::from_secs(10);
 /// After how many times of that the index is made durable: what it knows of need not be hashed after an
 /// unclean stop.
 const FLUSH_EVERY: usize = 6;
+
+/// When pins and frozen tags of other replicas are looked for again, where the bucket did not tell them.
+const ACTS_AGAIN: Duration = Duration::from_secs(30);
 
 /// How long fills that were told to end may take for it, at the least and at the most.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -116,6 +121,8 @@ pub struct Parts {
     pub ingests: Arc<IngestDir>,
     /// What is remembered of tags, memberships and blobs.
     pub metadata: Arc<dyn MetadataStore>,
+    /// The bucket behind the store, what is owed to it, and how long a client waits for it; `None` without one.
+    pub behind: Option<(Bucket, Arc<Owed>, Duration)>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// How much the store may hold.
@@ -175,11 +182,12 @@ impl std::fmt::Debug for Mirror {
 impl Mirror {
     /// Puts a mirror together. Does no I/O and asks nobody.
     pub fn new(parts: Parts) -> Mirror {
-        let Parts { terms, blobs, ingests, metadata, clock, room, metrics } = parts;
+        let Parts { terms, blobs, ingests, metadata, behind, clock, room, metrics } = parts;
         let tasks = TaskTracker::new();
         let graph = Graph::new(blobs.clone(), metadata.clone());
         let records = Records::new(metadata, clock.clone(), tasks.clone());
-        let stored = Arc::new(Stored::new(blobs, records, metrics.clone(), terms.standing(), terms.verify_on_read));
+        let stored = Stored::new(blobs, records, metrics.clone(), terms.standing(), terms.verify_on_read);
+        let stored = Arc::new(stored.before(behind));
         let (stored_now, holds, started_at) = (Arc::clone(&stored), Holds::default(), clock.now());
         let room = Arc::new(RoomKeeper { room, holds, graph, stored: stored_now, ingests, clock, metrics, tasks });
         let (disk, ending) = (Arc::default(), CancellationToken::new());
@@ -320,6 +328,18 @@ impl Mirror {
         let parts = own.into_iter().chain(fills.stored.tables()).chain(answers.tables()).chain(routes.tables());
         parts.for_each(|(table, entries)| *tables.entry(table).or_default() += entries);
         tables.into_iter().collect()
+    }
+
+    /// Takes over what operators asked for on other replicas, once.
+    pub fn take_acts_over(&self) -> impl Future<Output = ()> + Send + use<> {
+        let shared = self.0.fills.stored.shared().cloned();
+        async move {
+            let Some(shared) = shared else { return };
+            while let Err(trouble) = shared.recall_acts().await {
+                tracing::debug!(%trouble, "pins and frozen tags of other replicas are looked for later");
+                tokio::time::sleep(ACTS_AGAIN).await;
+            }
+        }
     }
 
     /// Writes access times, and makes durable what was recorded, until the future is dropped. Run it

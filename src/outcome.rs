@@ -19,19 +19,22 @@ pub enum Outcome {
     Stale,
     /// Straight from upstream, not kept.
     Relayed,
+    /// From the bucket that all replicas share, without asking upstream.
+    Tier,
     /// Answered by us alone: a ping, a refusal, an error.
     Local,
 }
 
 impl Outcome {
     /// All of them, in the order of their declaration.
-    pub const ALL: [Outcome; 7] = [
+    pub const ALL: [Outcome; 8] = [
         Outcome::Hit,
         Outcome::Join,
         Outcome::Fill,
         Outcome::Revalidated,
         Outcome::Stale,
         Outcome::Relayed,
+        Outcome::Tier,
         Outcome::Local,
     ];
 
@@ -44,13 +47,14 @@ impl Outcome {
             Outcome::Revalidated => "revalidated",
             Outcome::Stale => "stale",
             Outcome::Relayed => "relayed",
+            Outcome::Tier => "tier",
             Outcome::Local => "local",
         }
     }
 
     /// Whether it counts as served from the cache: upstream sent no byte of content for it alone.
     pub const fn is_from_cache(self) -> bool {
-        matches!(self, Outcome::Hit | Outcome::Join | Outcome::Revalidated | Outcome::Stale)
+        matches!(self, Outcome::Hit | Outcome::Join | Outcome::Revalidated | Outcome::Stale | Outcome::Tier)
     }
 
     /// The value of the `Cache-Status` header (RFC 9211).
@@ -62,6 +66,7 @@ impl Outcome {
             Outcome::Revalidated => "registry-mirror; fwd=stale; fwd-status=200; detail=revalidated",
             Outcome::Stale => "registry-mirror; hit; detail=stale",
             Outcome::Relayed => "registry-mirror; fwd=miss; detail=relayed",
+            Outcome::Tier => "registry-mirror; hit; detail=tier",
             Outcome::Local => "registry-mirror; detail=local",
         }
     }

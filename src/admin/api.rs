@@ -240,7 +240,10 @@ impl Visit<'_> {
     async fn look(&self, request: &Request<Incoming>, actor: Actor) -> Result<Response<Body>, Error> {
         let (mirror, query) = (self.mirror, request.uri().query().unwrap_or_default());
         match request.uri().path().strip_prefix(PREFIX) {
-            Some("status") => Ok(ok(&Status { listening: self.addresses(), ..mirror.status() })),
+            Some("status") => {
+                let (listening, bucket) = (self.addresses(), (self.state.bucket)());
+                Ok(ok(&Status { listening, bucket, ..mirror.status() }))
+            }
             Some("usage") => Ok(ok(&self.state.usage.as_ref().ok_or_else(not_found)?.document())),
             Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
             Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),

@@ -10,6 +10,7 @@ use super::*;
 
 fn state(readiness: Readiness) -> AdminState {
     AdminState {
+        bucket: Arc::new(|| None),
         metrics: Arc::new(Metrics::new([])),
         readiness: Arc::new(move || readiness.clone()),
         mirror: None,
@@ -44,6 +45,8 @@ async fn a_process_is_alive_before_it_is_ready() {
     let (status, _, body) = get(Method::GET, "/readyz", &opening).await;
     assert_eq!((status, body.as_str()), (503, "not ready: the store is being opened\n"));
     assert_eq!(get(Method::GET, "/readyz", &state(Readiness::Ready)).await.0, 200);
+    let (status, _, body) = get(Method::GET, "/readyz", &state(Readiness::Degraded("bucket"))).await;
+    assert_eq!((status, body.as_str()), (200, "ok: degraded (bucket)\n"));
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ pub const FORMAT: u32 = 1;
 const PREFIX: &str = "registry-mirror store format ";
 
 /// The names in a store, as far as they are known beforehand. A store without its mark has no others.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 14] = [
     "lock",
     "format",
     "format.new",
@@ -27,6 +27,8 @@ const NAMES: [&str; 12] = [
     "usage",
     "quarantine",
     "admin.sock",
+    "owed",
+    "owed.new",
 ];
 /// An index that was moved aside.
 const DAMAGED_INDEX: &str = "metadata.damaged-";

@@ -26,8 +26,9 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::ingest::Ingest;
-use super::{BlobStore, Content, Source, StoreError, Usage};
+use super::{BlobStore, Content, Source, StoreError, Usage, key_of};
 use crate::oci::{Algorithm, Digest};
+use crate::owed::Owed;
 use known::Known;
 use readers::Readers;
 
@@ -50,6 +51,8 @@ struct Inner {
     reported: Mutex<HashSet<Digest>>,
     /// Held while a name appears or disappears, never while bytes are synced.
     naming: Mutex<()>,
+    /// Told of what has to go up into the bucket, where there is one.
+    owed: Option<Arc<Owed>>,
 }
 
 /// The blobs of one algorithm.
@@ -80,6 +83,14 @@ impl LocalBlobStore {
     /// What the file system says when a folder cannot be created or opened, and
     /// [`io::ErrorKind::NotADirectory`] when a link stands where a folder of blobs should be.
     pub fn open(root: &Path) -> io::Result<LocalBlobStore> {
+        LocalBlobStore::owing(root, None)
+    }
+
+    /// The same, which tells what has to go up into the bucket.
+    ///
+    /// # Errors
+    /// Those of [`LocalBlobStore::open`].
+    pub fn owing(root: &Path, owed: Option<Arc<Owed>>) -> io::Result<LocalBlobStore> {
         create_folder(root)?;
         warn_if_open_to_everybody(root);
         let blobs = root.join("blobs");
@@ -94,6 +105,7 @@ impl LocalBlobStore {
             removals: AtomicU64::new(0),
             reported: Mutex::default(),
             naming: Mutex::default(),
+            owed,
         };
         inner.count_set_aside();
         Ok(LocalBlobStore(Arc::new(inner)))
@@ -258,6 +270,7 @@ impl Inner {
             file.set_len(size)?;
         }
         ingest.remove_proof();
+        let _coming = self.owed.as_ref().and_then(|owed| owed.coming(&key_of(digest)));
         file.set_permissions(Permissions::from_mode(0o444))?;
         file.sync_all()?;
         {

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use super::client::{At, Remote};
 use super::talk::clear;
 use super::{Exit, show};
-use crate::documents::{Endpoint, EndpointState, Error, FillStatus, Mode, Status, UpstreamStatus, counted};
+use crate::documents::{
+    BucketStatus, Endpoint, EndpointState, Error, FillStatus, Mode, Status, UpstreamStatus, counted,
+};
 
 /// How often `--watch` looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -96,6 +98,11 @@ fn described(status: &Status, since: Option<Since<'_>>) -> String {
             show::size(store.budget_bytes)
         ),
     ];
+    if let Some(BucketStatus { name, trouble, backlog, conditions_hold }) = &status.bucket {
+        let trouble = trouble.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
+        let lies = if *conditions_hold == Some(false) { ", which does not keep to conditions" } else { "" };
+        lines.push(format!("  bucket     {name}{lies}{trouble}, {} to go up", counted(*backlog, "object")));
+    }
     if let Some(since) = since {
         let (out, up) = (sent(since.status), since.status.fetched_bytes);
         let [out, up] = [since.rate(out, sent(status)), since.rate(up, status.fetched_bytes)].map(show::size);
@@ -225,6 +232,7 @@ mod tests {
             upstreams: Vec::new(),
             store: StoreStatus::default(),
             problems: Vec::new(),
+            bucket: None,
             listening: Vec::new(),
         };
         let (before, now) = (status(10 << 20), status(20 << 20));

@@ -209,7 +209,8 @@ impl Document {
             section if path.ends_with(']') => ("key", format!(" in [[{section}]]")),
             section => ("key", format!(" in [{section}]")),
         };
-        let elsewhere = self.scalars().into_iter().find(|(_, key, _)| *key == name).map(|(section, ..)| section);
+        let elsewhere = self.scalars().into_iter().filter(|(_, key, _)| *key == name).map(|(section, ..)| section);
+        let elsewhere = elsewhere.min_by_key(|section| section.matches('.').count());
         let hint = match (nearest(name, template.keys().map(String::as_str)), elsewhere) {
             (Some(near), _) => format!("did you mean `{near}`?"),
             (None, Some(section)) => format!("`{name}` belongs in [{section}]"),

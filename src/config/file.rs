@@ -5,6 +5,7 @@
 //! `Default` are the documented defaults, and the fields are the only list of keys there is: the
 //! nearest known key of a typing error and the names of the environment variables come from them.
 //! Durations and sizes are strings with units (`"5m"`, `"32MiB"`). The schema for editors comes from them, too.
+//! The file is as long as there are keys.
 
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -131,6 +132,58 @@ pub struct Store {
     pub scrub_rate: String,
     /// Whether every blob is hashed before it is served.
     pub verify_on_read: bool,
+    /// An S3-compatible store behind the folder, which several replicas share.
+    pub bucket: Bucket,
+}
+
+/// `[store.bucket]`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Bucket {
+    /// Its name; empty: no bucket.
+    pub name: String,
+    /// Where the store is, `https://` or `http://`; empty for AWS.
+    pub endpoint: String,
+    /// Its region; empty for what the environment says.
+    pub region: String,
+    /// What the keys of all objects begin with.
+    pub prefix: String,
+    /// `env`, `file:PATH` of a file with `KEY:SECRET` on one line, or `instance`.
+    pub credentials: String,
+    /// A file with certificates to trust besides the system's; empty for none.
+    pub ca: String,
+    /// What the bucket may hold below the prefix; `0` is no bound.
+    pub max_size: String,
+    /// Where other replicas reach this one; empty: they do not.
+    pub advertise: String,
+    /// `file:` and the path of a file with the secret that all replicas know; empty: they ask one another nothing.
+    pub peers_secret: String,
+    /// Networks of clients that are sent to the bucket for blobs of public upstreams.
+    #[schemars(schema_with = "one_or_more")]
+    pub redirect: Vec<String>,
+    /// How long such an address is good.
+    pub redirect_ttl: String,
+    /// Whether replicas tell each other by leases what they fetch: `auto` or `off`.
+    pub leases: String,
+}
+
+impl Default for Bucket {
+    fn default() -> Bucket {
+        Bucket {
+            name: String::new(),
+            endpoint: String::new(),
+            region: String::new(),
+            prefix: "mirror/".into(),
+            credentials: "env".into(),
+            ca: String::new(),
+            max_size: "0".into(),
+            advertise: String::new(),
+            peers_secret: String::new(),
+            redirect: Vec::new(),
+            redirect_ttl: "10m".into(),
+            leases: "auto".into(),
+        }
+    }
 }
 
 impl Default for Store {
@@ -141,6 +194,7 @@ impl Default for Store {
             min_free: "5%".into(),
             scrub_rate: "1MiB".into(),
             verify_on_read: false,
+            bucket: Bucket::default(),
         }
     }
 }

@@ -30,7 +30,7 @@ const UNTIL_RESTART: [(&str, &[&str]); 4] = [
             "congestion_control",
         ],
     ),
-    ("store", &["path", "scrub_rate"]),
+    ("store", &["path", "scrub_rate", "bucket"]),
     ("access", &["audit"]),
     ("log", &["format"]),
 ];

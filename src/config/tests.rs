@@ -2,6 +2,7 @@
 //! itself.
 
 mod access;
+mod bucket;
 
 use proptest::prelude::*;
 

@@ -4,6 +4,7 @@
 //! run finds everything; a [`Config`] comes out only when nothing was noted.
 
 mod access;
+mod bucket;
 mod upstreams;
 mod values;
 
@@ -30,7 +31,8 @@ pub(super) fn config(
     let (file, set) = (document.file()?, document.origins());
     let mut check = Check(document);
     let mut server = check.server(&file.server, env);
-    let store = check.store(&file.store, env);
+    let bucket = check.bucket(&file.store.bucket, &file.cache.patience, env);
+    let store = check.store(&file.store, env).map(|store| Store { bucket, ..store });
     let cache = check.cache(&file.cache);
     let limits = Limits {
         fills: check.count("limits.fills", file.limits.fills),
@@ -57,6 +59,7 @@ pub(super) fn config(
             let mut config =
                 Config { source, server, store, cache, routes, upstreams, limits, callers, log, warnings, effective };
             config.warnings.extend(access::warnings(&config, &file));
+            config.warnings.extend(bucket::warnings(&file.store.bucket));
             config.effective = Effective::of(file, set, &config);
             Ok(config)
         }
@@ -246,7 +249,8 @@ impl Check {
             );
             return None;
         };
-        Some(Store { path, max_size: max_size?, min_free: min_free?, scrub_rate, verify_on_read: typed.verify_on_read })
+        let verify_on_read = typed.verify_on_read;
+        Some(Store { path, max_size: max_size?, min_free: min_free?, scrub_rate, verify_on_read, bucket: None })
     }
 
     fn cache(&mut self, typed: &file::Cache) -> Cache {

@@ -22,6 +22,7 @@ use crate::config::{Config, Limit, Problem, Store, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
 use crate::server::authenticate::Passwords;
 use crate::server::tls::Tls;
+use crate::tier::Bucket;
 use crate::upstream::credentials::{Auth, CredentialError};
 
 /// What was found.
@@ -71,6 +72,14 @@ pub(super) fn settings(config: &Config) -> Findings {
     }
     if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
         found.problem("server.tls", error);
+    }
+    if let Some(bucket) = &config.store.bucket {
+        if let Err(error) = Bucket::open(&bucket.tier, |name| std::env::var(name).ok()) {
+            found.problems.push(Problem::at("", error.to_string()));
+        }
+        if let Err(error) = config.peers_secret() {
+            found.problems.extend(error.problems);
+        }
     }
     look_at_upstreams(config, &mut found);
     if let Err(refusal) = format::examine(&config.store.path) {

@@ -60,6 +60,9 @@ pub struct Status {
     /// What is not as it should be, with what to do.
     #[serde(default)]
     pub problems: Vec<Checked>,
+    /// The bucket behind it, where there is one.
+    #[serde(default)]
+    pub bucket: Option<BucketStatus>,
 }
 
 impl Document for Status {
@@ -172,6 +175,19 @@ pub struct StoreStatus {
     pub blobs: u64,
     /// What it may hold; 0 until that is known.
     pub budget_bytes: u64,
+}
+
+/// The bucket that all replicas share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BucketStatus {
+    /// Its name.
+    pub name: String,
+    /// Why it does not answer, or does not take what is owed to it; nothing while it does.
+    pub trouble: Option<String>,
+    /// Objects that have still to go up.
+    pub backlog: u64,
+    /// Whether the store keeps to the conditions of writes; nothing while that is not known.
+    pub conditions_hold: Option<bool>,
 }
 
 /// What is being fetched just now: a line of `events`.

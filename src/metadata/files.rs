@@ -13,6 +13,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
@@ -23,9 +24,11 @@ use serde::de::DeserializeOwned;
 use parking_lot::RwLock;
 
 use self::tally::Tally;
-use super::{CHANGES_KEPT, HistoryEntry, Location, Membership, Names, Note, TagKey, TagRecord};
+use super::names::{self, HISTORY, LINKS, LISTS, TAGS};
+use super::{CHANGES_KEPT, HistoryEntry, Location, Membership, Names, Note, TagKey, TagRecord, merged};
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Algorithm, Digest, RegistryName, Repository, Tag};
+use crate::owed::{Coming, Owed};
 
 mod lists;
 mod pins;
@@ -40,15 +43,13 @@ const LONGEST_RECORD: u64 = 64 * 1024;
 /// Nearly all are shorter than this, in bytes.
 const USUAL_RECORD: usize = 512;
 
-const TAGS: &str = "_tags";
-const LINKS: &str = "_links";
-const HISTORY: &str = "history";
 /// A history of so many bytes may have more changes than are kept: it is written anew with each further one.
 const LONG_HISTORY: u64 = 256 << 10;
 
 /// The folder of small files.
 #[derive(Debug)]
 pub(super) struct Files {
+    store: PathBuf,
     root: PathBuf,
     staging: PathBuf,
     next: AtomicU64,
@@ -56,6 +57,8 @@ pub(super) struct Files {
     tally: Tally,
     /// Written while folders disappear, read while a file is put into one.
     shape: RwLock<()>,
+    /// Told of what has to go up into the bucket, where there is one.
+    owed: Option<Arc<Owed>>,
 }
 
 /// The name of a record in the tree.
@@ -69,14 +72,15 @@ pub(super) enum Key {
 
 impl Files {
     /// The tree below a store. Creates nothing yet; removes what a crash left half written.
-    pub(super) fn open(store: &Path) -> Files {
-        let root = store.join("repositories");
+    pub(super) fn open(store: &Path, owed: Option<Arc<Owed>>) -> Files {
+        let root = store.join(names::REPOSITORIES);
         let staging = root.join(".staging");
         for leftover in fs::read_dir(&staging).into_iter().flatten().flatten() {
             let _ = fs::remove_file(leftover.path());
         }
         let (ledger, tally) = (lists::Ledger::default(), Tally::default());
-        Files { root, staging, next: AtomicU64::new(0), ledger, tally, shape: RwLock::default() }
+        let (store, next, shape) = (store.to_owned(), AtomicU64::new(0), RwLock::default());
+        Files { store, root, staging, next, ledger, tally, shape, owed }
     }
 
     pub(super) fn tag(&self, key: &TagKey) -> io::Result<Option<TagRecord>> {
@@ -86,7 +90,7 @@ impl Files {
     /// What a tag points at, for each set of accepted types.
     pub(super) fn tag_records(&self, location: &Location, tag: &Tag) -> io::Result<Vec<(AcceptSet, TagRecord)>> {
         let folder = self.tag_folder(location, tag);
-        let accepts = names(&folder).filter_map(|name| Some((name.parse::<AcceptSet>().ok()?, folder.join(name))));
+        let accepts = names_in(&folder).filter_map(|name| Some((name.parse::<AcceptSet>().ok()?, folder.join(name))));
         accepts
             .filter_map(|(accept, path)| Some(read_record(&path).transpose()?.map(|record| (accept, record))))
             .collect()
@@ -127,7 +131,7 @@ impl Files {
         location: &Location,
         stays: &dyn Fn(&Tag, &[HistoryEntry]) -> bool,
     ) -> io::Result<()> {
-        for tag in names(&self.repository_folder(location).join(TAGS)).filter_map(|name| name.parse::<Tag>().ok()) {
+        for tag in names_in(&self.repository_folder(location).join(TAGS)).filter_map(|name| name.parse::<Tag>().ok()) {
             let path = self.tag_folder(location, &tag).join(HISTORY);
             if path.exists() && !stays(&tag, &self.history(location, &tag)?) {
                 self.remove(&path)?;
@@ -187,7 +191,21 @@ impl Files {
         let path = self.note_path(location, note);
         match at {
             Some(at) => self.write_record(&path, &at),
-            None => self.remove(&path).map(drop),
+            None => {
+                // What is public is told by who asked; a name may also leave because nothing is stored.
+                if note == Note::Denied {
+                    self.away(&path);
+                }
+                self.remove(&path).map(drop)
+            }
+        }
+    }
+
+    /// What has this name is no longer so, for all replicas.
+    pub(super) fn away(&self, path: &Path) {
+        let key = path.strip_prefix(&self.store).ok().and_then(Path::to_str);
+        if let Some((owed, key)) = self.owed.as_ref().zip(key) {
+            owed.away(key);
         }
     }
 
@@ -205,8 +223,25 @@ impl Files {
         }
     }
 
+    /// Adds what somebody else saw.
+    pub(super) fn add_history(&self, location: &Location, tag: &Tag, entries: &[HistoryEntry]) -> io::Result<()> {
+        let mine = self.history(location, tag)?;
+        let all = merged(mine.clone(), entries.to_vec());
+        if all == mine {
+            return Ok(());
+        }
+        self.write_whole(&self.tag_folder(location, tag).join(HISTORY), &lines(&all)?)
+    }
+
+    /// Who is told that this file is about to get its name.
+    fn coming(&self, path: &Path) -> Option<Coming> {
+        let (owed, key) = (self.owed.as_ref()?, path.strip_prefix(&self.store).ok()?.to_str()?);
+        names::is_shared(key).then(|| owed.coming(key))?
+    }
+
     fn append_history(&self, key: &TagKey, record: &TagRecord) -> io::Result<()> {
         let folder = self.tag_folder(&key.location, &key.tag);
+        let _coming = self.coming(&folder.join(HISTORY));
         let entry = HistoryEntry::of(key, record);
         let shape = self.shape.read();
         self.create_folder(&folder)?;
@@ -241,6 +276,7 @@ impl Files {
 
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let folder = path.parent().ok_or(io::ErrorKind::InvalidInput)?;
+        let _coming = self.coming(path);
         self.create_folder(&self.staging)?;
         let staged = self.staging.join(self.next.fetch_add(1, Ordering::Relaxed).to_string());
         let written = write_synced(&staged, bytes).and_then(|()| self.put_in_place(&staged, path, folder));
@@ -321,7 +357,7 @@ impl Files {
         let before = self.tally.names();
         let (found, mut open) = (Tally::default(), vec![self.root.clone()]);
         while let Some(folder) = open.pop() {
-            let may_be_long = folder.ends_with(lists::LISTS);
+            let may_be_long = folder.ends_with(LISTS);
             for entry in entries(&folder) {
                 if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     found.folders(1);
@@ -338,27 +374,23 @@ impl Files {
     }
 
     fn repository_folder(&self, location: &Location) -> PathBuf {
-        self.root.join(location.upstream.as_str()).join(location.repository.as_str())
+        self.store.join(names::repository(location))
     }
 
     fn tag_folder(&self, location: &Location, tag: &Tag) -> PathBuf {
-        self.repository_folder(location).join(TAGS).join(tag.as_str())
+        self.store.join(names::tag_folder(location, tag))
     }
 
     fn tag_path(&self, key: &TagKey) -> PathBuf {
-        self.tag_folder(&key.location, &key.tag).join(key.accept.to_string())
+        self.store.join(names::tag(key))
     }
 
     fn note_path(&self, location: &Location, note: Note) -> PathBuf {
-        let name = match note {
-            Note::Public => "_public",
-            Note::Denied => "_denied",
-        };
-        self.repository_folder(location).join(name)
+        self.store.join(names::note(location, note))
     }
 
     fn member_path(&self, location: &Location, digest: &Digest) -> PathBuf {
-        self.repository_folder(location).join(LINKS).join(digest.algorithm().as_str()).join(digest.hex())
+        self.store.join(names::member(location, digest))
     }
 }
 
@@ -387,7 +419,7 @@ fn visit_repositories(upstream: &RegistryName, repository: &str, path: &Path, vi
 fn visit_tags(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
     for (name, path) in folders(path) {
         let Ok(tag) = name.parse::<Tag>() else { continue };
-        for accept in names(&path).filter_map(|name| name.parse().ok()) {
+        for accept in names_in(&path).filter_map(|name| name.parse().ok()) {
             visit(Key::Tag(TagKey { location: location.clone(), tag: tag.clone(), accept }));
         }
     }
@@ -395,7 +427,7 @@ fn visit_tags(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
 
 fn visit_members(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
     for algorithm in Algorithm::ALL {
-        for hex in names(&path.join(algorithm.as_str())) {
+        for hex in names_in(&path.join(algorithm.as_str())) {
             if let Some(digest) = algorithm.digest(&hex) {
                 visit(Key::Member(location.clone(), digest));
             }
@@ -407,7 +439,7 @@ fn entries(path: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
     fs::read_dir(path).into_iter().flatten().flatten()
 }
 
-fn names(path: &Path) -> impl Iterator<Item = String> {
+fn names_in(path: &Path) -> impl Iterator<Item = String> {
     entries(path).filter_map(|entry| entry.file_name().into_string().ok())
 }
 
@@ -506,7 +538,7 @@ mod tests {
     #[test]
     fn a_long_name_takes_no_more_syncs_than_a_short_one() {
         let folder = tempfile::tempdir().expect("a folder");
-        let files = Files::open(folder.path());
+        let files = Files::open(folder.path(), None);
         let upstream: RegistryName = "docker.io".parse().expect("valid");
         let descriptor =
             Descriptor { digest: Digest::of(Algorithm::Sha256, b"x"), size: 1, media_type: MediaType::ImageManifest };
@@ -529,7 +561,7 @@ mod tests {
     #[test]
     fn of_a_tag_that_moves_for_ever_the_last_changes_are_kept() {
         let folder = tempfile::tempdir().expect("a folder");
-        let files = Files::open(folder.path());
+        let files = Files::open(folder.path(), None);
         let location = Location {
             upstream: "docker.io".parse().expect("valid"),
             repository: "library/app".parse().expect("valid"),

@@ -38,7 +38,8 @@ pub struct Membership {
 
 impl Membership {
     /// What stands after it was proven in this way, too: what it is, as it is known now, and the best proof.
-    pub(super) fn after(mut self, before: Option<&Membership>) -> Membership {
+    #[must_use]
+    pub fn after(mut self, before: Option<&Membership>) -> Membership {
         if let Some(Membership { proof, anonymous, .. }) = before {
             self.proof = self.proof.max(*proof);
             self.anonymous |= *anonymous;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{
     BlobRecord, CHANGES_KEPT, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError,
-    MetadataStore, Names, Note, Pin, TagKey, TagRecord,
+    MetadataStore, Names, Note, Pin, TagKey, TagRecord, merged,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -118,6 +118,13 @@ impl MetadataStore for MemoryMetadata {
 
     fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
         Ok(self.tables.lock().history.get(&(location.clone(), tag.clone())).cloned().unwrap_or_default())
+    }
+
+    fn add_history(&self, location: &Location, tag: &Tag, entries: &[HistoryEntry]) -> Result<(), MetadataError> {
+        let mut tables = self.tables.lock();
+        let mine = tables.history.entry((location.clone(), tag.clone())).or_default();
+        *mine = merged(std::mem::take(mine), entries.to_vec());
+        Ok(())
     }
 
     fn repositories(&self) -> Result<Vec<Location>, MetadataError> {

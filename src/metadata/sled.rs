@@ -14,6 +14,7 @@ mod spare;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 use sled::{IVec, Tree};
@@ -30,6 +31,7 @@ use super::{
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
+use crate::owed::Owed;
 use index::{Index, open_or_replace};
 use spare::Spare;
 
@@ -51,10 +53,15 @@ impl SledMetadata {
     /// Opens the metadata of a store. Never fails: a damaged index is replaced, and where none can
     /// be opened the files answer. Blocks, for at most twice ten seconds.
     pub fn open(store: &Path) -> SledMetadata {
+        SledMetadata::owing(store, None)
+    }
+
+    /// The same, which tells what has to go up into the bucket.
+    pub fn owing(store: &Path, owed: Option<Arc<Owed>>) -> SledMetadata {
         let path = store.join("metadata");
         let (index, replaced) = open_or_replace(&path);
         SledMetadata {
-            files: Files::open(store),
+            files: Files::open(store, owed),
             index,
             spare: Spare::default(),
             stripes: std::array::from_fn(|_| Mutex::default()),
@@ -269,6 +276,11 @@ impl MetadataStore for SledMetadata {
 
     fn history(&self, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
         self.files.history(location, tag).doing("reading the history of a tag")
+    }
+
+    fn add_history(&self, location: &Location, tag: &Tag, entries: &[HistoryEntry]) -> Result<(), MetadataError> {
+        let _writing = self.stripe(location, tag.as_str()).lock();
+        self.files.add_history(location, tag, entries).doing("writing the history of a tag")
     }
 
     fn repositories(&self) -> Result<Vec<Location>, MetadataError> {

@@ -122,8 +122,13 @@ struct Fill {
 
 impl Fill {
     /// Runs the fill to its end. The flight leaves the table when this returns or is dropped.
-    async fn run(self, departure: Departure<BlobKey, Following>, mut place: Option<Place>) {
+    async fn run(mut self, departure: Departure<BlobKey, Following>, mut place: Option<Place>) {
         self.fills.metrics.fill_started();
+        let BlobSource { location, digest, .. } = &self.source;
+        if let Some(shared) = self.fills.stored.recall(location, digest).await {
+            self.source.shared = Some(shared.blob(digest));
+            self.progress.send_modify(|progress| progress.shared.clone_from(&self.source.shared));
+        }
         let fetched = loop {
             let fetched = self.fetch(place.take(), &departure).await;
             let left = |end: &End| match end {

@@ -8,6 +8,7 @@ mod access_histories;
 pub(crate) mod doubts;
 pub(crate) mod holds;
 pub(crate) mod records;
+pub(crate) mod shared;
 pub(crate) mod stored;
 
 use std::sync::Arc;

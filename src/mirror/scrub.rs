@@ -218,7 +218,7 @@ impl Scrub {
                 let _ = fills.manifest(&route, digest, &AcceptSet::default()).await;
             } else {
                 let place = fills.bounds.lane(&location.upstream).fills.take(ClientId::Operator).await;
-                let source = BlobSource { upstream, location, digest };
+                let source = BlobSource::at(upstream, location, digest);
                 let (mut following, _) = fills.fly(source, Right::At(place));
                 while following.changed().await.is_ok() {}
             }

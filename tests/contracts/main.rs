@@ -8,6 +8,7 @@
 
 mod answering;
 mod blob_store;
+mod bucket;
 mod bundle;
 mod clock;
 mod fuzz;

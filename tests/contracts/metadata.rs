@@ -127,6 +127,7 @@ contract! {
     who_holds_content_is_told_by_the_content,
     a_note_on_a_repository_stands_until_it_is_taken_back,
     histories_leave_of_which_nobody_says_that_they_stay,
+    what_others_saw_of_a_tag_is_sorted_in_once,
     blobs_are_listed_until_removed,
     a_touch_moves_the_use_forward_only,
     touching_an_unknown_blob_is_silent,
@@ -161,6 +162,26 @@ fn the_records_of_a_tag_are_those_of_all_its_clients(store: &dyn MetadataStore) 
     assert_eq!(store.tag_records(&redis(), &"7".parse().expect("valid")).expect("answers").len(), 2);
     store.remove_tag(&redis(), &latest().tag).expect("removes");
     assert_eq!(store.tag_records(&redis(), &latest().tag).expect("answers"), []);
+}
+
+fn what_others_saw_of_a_tag_is_sorted_in_once(store: &dyn MetadataStore) {
+    store.put_tag(&latest(), &record("a", 10)).expect("writes");
+    store.put_tag(&latest(), &record("c", 30)).expect("writes");
+    let seen = |content: &str, at: u64| HistoryEntry {
+        digest: digest(content),
+        media_type: MediaType::ImageManifest,
+        size: content.len() as u64,
+        at: Timestamp(at),
+        from: "docker.io".parse().expect("valid"),
+    };
+    for _ in 0..2 {
+        let others = [seen("a", 10), seen("b", 20), seen("c", 25)];
+        store.add_history(&redis(), &latest().tag, &others).expect("writes");
+        let history = store.history(&redis(), &latest().tag).expect("answers");
+        let all: Vec<_> = history.iter().map(|entry| (entry.digest, entry.at.0)).collect();
+        assert_eq!(all, [(digest("a"), 10), (digest("b"), 20), (digest("c"), 25)]);
+    }
+    assert_eq!(tag_of(store, &latest()), Some(record("c", 30)), "where it points is another matter");
 }
 
 fn the_history_of_a_tag_has_every_digest_and_outlives_the_tag(store: &dyn MetadataStore) {

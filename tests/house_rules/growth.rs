@@ -286,6 +286,33 @@ const TABLE: &[(&str, &str, Growth)] = &[
         "ahead",
         Still("pieces of one fill that came ahead of their turn, one for each of its streams"),
     ),
+    (
+        "owed.rs",
+        "orders",
+        Bounded(
+            "250,000, the oldest go",
+            "mirror_entries{table=owed}",
+            "no_more_is_owed_than_can_be_remembered_and_what_came_last_stays",
+        ),
+    ),
+    ("owed.rs", "queue", Still("those of the orders that nobody is at")),
+    ("owed.rs", "quiet", Still("one for each fill or name that comes from the bucket just now")),
+    ("owed.rs", "uploads", Still("two under way, and what a kill left of them")),
+    (
+        "mirror/room/shared.rs",
+        "absent",
+        Bounded("10,000, for 2 s", "mirror_entries{table=bucket_lately}", "made_up_names_do_not_fill_the_memory"),
+    ),
+    (
+        "mirror/room/shared.rs",
+        "notes",
+        Bounded("10,000, for 30 s", "mirror_entries{table=bucket_lately}", "made_up_names_do_not_fill_the_memory"),
+    ),
+    (
+        "mirror/room/shared.rs",
+        "frozen",
+        Bounded("10,000, for 30 s", "mirror_entries{table=bucket_lately}", "made_up_names_do_not_fill_the_memory"),
+    ),
     ("blob_store/local.rs", "reported", Still("damaged files of the store, of which there are no more than files")),
     (
         "blob_store/local/known.rs",

@@ -23,10 +23,13 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("outcome", &["oci", "outcome"]),
     ("clients", &["clients"]),
     ("confine", &["confine"]),
-    ("metadata", &["oci", "clock", "metadata"]),
+    ("owed", &["owed"]),
+    ("metadata", &["oci", "clock", "owed", "metadata"]),
     // Decisions only: it names what they are about.
     ("access", &["oci", "metadata", "access"]),
-    ("blob_store", &["oci", "clock", "blob_store"]),
+    ("blob_store", &["oci", "clock", "owed", "blob_store"]),
+    // No port of ours: what tests exchange is the object store in it.
+    ("tier", &["oci", "metadata", "blob_store", "metrics", "owed", "tier"]),
     ("upstream", &["oci", "clock", "clients", "confine", "upstream"]),
     // Below both use cases, as both need it and one uses the other.
     ("graph", &["oci", "documents", "metadata", "blob_store", "graph"]),
@@ -42,6 +45,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "metadata",
             "blob_store",
             "upstream",
+            "owed",
+            "tier",
             "metrics",
             "graph",
             "bundle",
@@ -59,7 +64,19 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Settings belong to who obeys them; the adapters stay out of reach.
     (
         "config",
-        &["oci", "documents", "telemetry", "audit", "clients", "access", "upstream", "mirror", "server", "config"],
+        &[
+            "oci",
+            "documents",
+            "telemetry",
+            "audit",
+            "clients",
+            "access",
+            "upstream",
+            "tier",
+            "mirror",
+            "server",
+            "config",
+        ],
     ),
     // Decisions only: contents of files in, contents of files out.
     ("setup", &["oci", "documents", "setup"]),
@@ -109,6 +126,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("jsonwebtoken", &["server/authenticate/tokens.rs"]),
     ("landlock", &["confine.rs"]),
     ("moka", &["mirror", "upstream", "server/authenticate"]),
+    ("object_store", &["tier/bucket.rs"]),
     ("oci_spec", &["oci"]),
     ("prometheus_client", &["metrics"]),
     ("psl", &["upstream"]),

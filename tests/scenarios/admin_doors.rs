@@ -155,6 +155,7 @@ async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("bound");
     let state = AdminState {
+        bucket: Arc::new(|| None),
         metrics: Arc::new(Metrics::new([])),
         readiness: Arc::new(|| Readiness::Ready),
         mirror: Some(mirror.mirror.clone()),

@@ -27,6 +27,7 @@ fn mirror_of(registry: &Registry, store: &std::path::Path) -> Mirror {
     let hour = Duration::from_secs(3600);
     let policy = Policy { mode: Mode::Online, tag_ttl: hour, stale_if_error: hour, patience: Duration::from_secs(2) };
     Mirror::new(Parts {
+        behind: None,
         terms: Terms {
             routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
             public: std::iter::once(name.clone()).collect(),

@@ -45,6 +45,7 @@ impl Stage {
             patience: Duration::from_secs(2),
         };
         let mirror = Mirror::new(Parts {
+            behind: None,
             terms: Terms {
                 routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
                 public: std::iter::once(name.clone()).collect(),

@@ -139,6 +139,7 @@ mod tests {
             min_free: config::Limit::Percent(0),
             scrub_rate: 0,
             verify_on_read: false,
+            bucket: None,
         };
         let found = disk(&store);
         assert!(found.there && found.written.is_ok() && found.attributes.is_some(), "{found:?}");

@@ -19,10 +19,9 @@ use serde::{Deserialize, Serialize};
 use super::tally::on_disk;
 use super::{Files, entries, read_whole, report_damage};
 use crate::clock::Timestamp;
+use crate::metadata::names::LISTS;
 use crate::metadata::{BLOCK, KeptList, ListKey, Location};
 use crate::oci::{Algorithm, Digest};
-
-pub(super) const LISTS: &str = "_lists";
 
 /// A longer list is not kept, in bytes.
 const LONGEST_LIST: usize = 1 << 20;
@@ -238,11 +237,11 @@ mod tests {
     #[test]
     fn all_lists_together_are_bounded_also_after_a_restart_and_the_oldest_go_first() {
         let store = tempfile::tempdir().expect("a folder");
-        let mut files = Files::open(store.path());
+        let mut files = Files::open(store.path(), None);
         let most = MOST_BYTES >> 20;
         for n in 0..most + 20 {
             if n == most / 2 {
-                files = Files::open(store.path());
+                files = Files::open(store.path(), None);
             }
             files.put_list(&key(&format!("app{}", n % 5), &n.to_string()), &list(LONGEST_LIST)).expect("kept");
             assert!(bytes_on_disk(&files) <= MOST_BYTES, "after {n} lists");
@@ -254,7 +253,7 @@ mod tests {
     #[test]
     fn a_list_that_is_too_long_is_not_kept_and_takes_the_one_before_it_along() {
         let store = tempfile::tempdir().expect("a folder");
-        let files = Files::open(store.path());
+        let files = Files::open(store.path(), None);
         files.put_list(&key("app", ""), &list(10)).expect("kept");
         files.put_list(&key("app", ""), &list(LONGEST_LIST + 1)).expect("done");
         assert_eq!(files.list(&key("app", "")).expect("read"), None);

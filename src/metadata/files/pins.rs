@@ -9,11 +9,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::{Files, folders, present, read_record, report_damage};
+use crate::metadata::names::{self, FROZEN, PINS};
 use crate::metadata::{FrozenTag, Location, Pin};
 use crate::oci::{Digest, Reference, RegistryName, Repository, Tag};
-
-const PINS: &str = "_pins";
-const FROZEN: &str = "_frozen";
 
 impl Files {
     pub(in crate::metadata) fn pin(&self, pin: &Pin) -> io::Result<()> {
@@ -25,13 +23,18 @@ impl Files {
     }
 
     pub(in crate::metadata) fn unpin(&self, pin: &Pin) -> io::Result<bool> {
-        self.remove(&self.pin_path(pin))
+        let path = self.pin_path(pin);
+        let removed = self.remove(&path)?;
+        if removed {
+            self.away(&path);
+        }
+        Ok(removed)
     }
 
     pub(in crate::metadata) fn pins(&self) -> io::Result<Vec<Pin>> {
         let mut pins = Vec::new();
         self.for_each_repository(&mut |location, folder| {
-            for name in names(&folder.join(PINS))? {
+            for name in names_in(&folder.join(PINS))? {
                 let reference =
                     name.parse().map(Reference::Tag).ok().or_else(|| name.parse().map(Reference::Digest).ok());
                 match reference {
@@ -49,7 +52,12 @@ impl Files {
     }
 
     pub(in crate::metadata) fn unfreeze(&self, location: &Location, tag: &Tag) -> io::Result<bool> {
-        self.remove(&self.frozen_path(location, tag))
+        let path = self.frozen_path(location, tag);
+        let removed = self.remove(&path)?;
+        if removed {
+            self.away(&path);
+        }
+        Ok(removed)
     }
 
     pub(in crate::metadata) fn frozen(&self, location: &Location, tag: &Tag) -> io::Result<Option<Digest>> {
@@ -59,7 +67,7 @@ impl Files {
     pub(in crate::metadata) fn frozen_tags(&self) -> io::Result<Vec<FrozenTag>> {
         let mut frozen = Vec::new();
         self.for_each_repository(&mut |location, folder| {
-            for tag in names(&folder.join(FROZEN))?.into_iter().filter_map(|name| name.parse::<Tag>().ok()) {
+            for tag in names_in(&folder.join(FROZEN))?.into_iter().filter_map(|name| name.parse::<Tag>().ok()) {
                 if let Some(digest) = self.frozen(location, &tag)? {
                     frozen.push(FrozenTag { location: location.clone(), tag, digest });
                 }
@@ -70,11 +78,11 @@ impl Files {
     }
 
     fn pin_path(&self, pin: &Pin) -> PathBuf {
-        self.repository_folder(&pin.location).join(PINS).join(pin.reference.to_string())
+        self.store.join(names::pin(pin))
     }
 
     fn frozen_path(&self, location: &Location, tag: &Tag) -> PathBuf {
-        self.repository_folder(location).join(FROZEN).join(tag.as_str())
+        self.store.join(names::frozen(location, tag))
     }
 
     pub(in crate::metadata) fn repositories(&self) -> io::Result<Vec<Location>> {
@@ -125,7 +133,7 @@ fn visit_inner(
 }
 
 /// The names in a folder, which need not be there.
-fn names(folder: &Path) -> io::Result<Vec<String>> {
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
     let Some(entries) = present(fs::read_dir(folder))? else { return Ok(Vec::new()) };
     let name = |entry: fs::DirEntry| entry.file_name().into_string().ok();
     entries.filter_map(|entry| entry.map(name).transpose()).collect()

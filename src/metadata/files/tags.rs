@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{HISTORY, TAGS, folders, names};
+use super::{folders, names_in};
+use crate::metadata::names::{HISTORY, TAGS};
 use crate::oci::{RegistryName, Repository, Tag};
 
 /// A tag of an upstream that is remembered in the store at `store`. Blocks on the disk.
@@ -13,7 +14,7 @@ pub fn a_tag(store: &Path, upstream: &RegistryName) -> Option<(Repository, Tag)>
 fn below(repository: &str, path: &Path) -> Option<(Repository, Tag)> {
     folders(path).find_map(|(name, path)| match name.strip_prefix('_') {
         Some(_) if name == TAGS => {
-            let kept = folders(&path).find(|(_, tag)| names(tag).any(|name| name != HISTORY));
+            let kept = folders(&path).find(|(_, tag)| names_in(tag).any(|name| name != HISTORY));
             Some((repository.parse().ok()?, kept?.0.parse().ok()?))
         }
         Some(_) => None,
@@ -36,7 +37,7 @@ mod tests {
     #[test]
     fn a_tag_is_found_of_the_upstream_that_is_meant() {
         let folder = tempfile::tempdir().expect("a folder");
-        let files = Files::open(folder.path());
+        let files = Files::open(folder.path(), None);
         let upstream: RegistryName = "quay.io".parse().expect("a name");
         let other = "ghcr.io".parse().expect("a name");
         assert_eq!(a_tag(folder.path(), &upstream), None);

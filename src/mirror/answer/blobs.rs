@@ -118,7 +118,7 @@ impl Mirror {
         if blobs.fills.flights.join(&(route.location.clone(), digest)).is_none() {
             route.asker.question()?;
         }
-        let source = BlobSource { upstream: Arc::clone(&route.upstream), location: route.location.clone(), digest };
+        let source = BlobSource::at(Arc::clone(&route.upstream), route.location.clone(), digest);
         let (client, of_callers) = (route.asker.client(), blobs.stored.is_of_callers(&route.location));
         let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(client));
         let heir = |outcome| {
@@ -174,6 +174,11 @@ impl Mirror {
             let size = started(&mut following).await?.total;
             return Ok(BlobStat { size, outcome: Outcome::Join });
         }
+        if let Some(shared) = blobs.stored.recall(&route.location, &digest).await
+            && let Ok(Some(size)) = Box::pin(shared.bucket.stat(&digest)).await
+        {
+            return Ok(BlobStat { size: Some(size), outcome: Outcome::Tier });
+        }
         let mut known = blobs.stored.open_any(&digest).await.map(|content| content.size);
         if known.is_some() && !blobs.stored.is_word_enough(&route.location, &digest).await {
             known = None;
@@ -198,6 +203,11 @@ impl Blobs {
         digest: &Digest,
     ) -> Result<Option<(Content, Outcome)>, MirrorError> {
         if let Some((_, content)) = self.stored.open(&route.location, digest).await {
+            return Ok(Some((content, Outcome::Hit)));
+        }
+        if self.stored.recall(&route.location, digest).await.is_some()
+            && let Some((_, content)) = self.stored.open(&route.location, digest).await
+        {
             return Ok(Some((content, Outcome::Hit)));
         }
         let Some(content) = self.stored.open_any(digest).await else { return Ok(None) };
@@ -307,9 +317,14 @@ async fn filling(
     framing: Framing,
     (outcome, heir): (Outcome, Option<Heir>),
 ) -> Result<BlobAnswer, MirrorError> {
-    let Progress { mut total, phase, passed, .. } = started(&mut following).await?;
+    let Progress { mut total, phase, passed, shared, .. } = started(&mut following).await?;
     let is_relayed = passed.is_some() || matches!(phase, Phase::Unkept(_));
-    let outcome = if is_relayed { Outcome::Relayed } else { outcome };
+    let is_in_bucket = shared.is_some_and(|shared| shared.gives());
+    let outcome = match outcome {
+        _ if is_relayed => Outcome::Relayed,
+        Outcome::Fill if is_in_bucket => Outcome::Tier,
+        outcome => outcome,
+    };
     if total.is_none() && framing == Framing::UntilClose {
         total = finished(&mut following).await?;
     } else if total.is_none() && range.is_some() {

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream;
 
 use crate::clients::ClientId;
-use crate::metadata::{Location, Membership, Proof};
+use crate::metadata::{Location, Membership, Proof, names};
 use crate::mirror::Mirror;
 use crate::mirror::error::MirrorError;
 use crate::mirror::fill::Right;
@@ -68,7 +68,7 @@ impl Mirror {
         let proven = if is_manifest {
             fills.manifest(route, digest, &AcceptSet::default()).await.map(drop)
         } else {
-            let source = BlobSource { upstream: upstream.clone(), location: location.clone(), digest };
+            let source = BlobSource::at(upstream.clone(), location.clone(), digest);
             let (mut following, _) = fills.fly(source, Right::Of(ClientId::Operator));
             finished(&mut following).await.map(drop)
         };
@@ -79,6 +79,7 @@ impl Mirror {
         let at = location.clone();
         let records = &self.0.fills.stored.records;
         records.take_away("membership not forgotten", move |metadata| metadata.remove_member(&at, &digest)).await;
+        self.0.fills.stored.no_longer(|| names::member(location, &digest));
         tracing::info!(%location, %digest, "upstream has not got it any more");
     }
 }

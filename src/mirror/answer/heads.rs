@@ -91,6 +91,9 @@ impl Tags {
         self.negatives.check(&missing)?;
         let (tags, asking, asked) = (Arc::clone(self), route.clone(), AcceptSet::everything().and(&accept));
         let work = || async move {
+            if let Some(manifest) = tags.manifests.in_bucket(&asking.location, &digest).await {
+                return Ok((manifest.descriptor.clone(), Outcome::Tier));
+            }
             let (repository, reference) = (&asking.location.repository, Reference::Digest(digest));
             match asking.upstream.resolve(repository, &reference, asked).await {
                 Ok(Resolved::Told(descriptor)) => Ok((descriptor, Outcome::Relayed)),
@@ -104,6 +107,7 @@ impl Tags {
 
     /// The head of what a tag points at.
     async fn head(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestHead, MirrorError> {
+        self.renew(&key).await;
         if let Some(digest) = self.frozen(&route.location, &key.tag) {
             return self.head_of(route, digest, key.accept).await;
         }

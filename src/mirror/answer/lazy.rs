@@ -66,6 +66,7 @@ pub(super) async fn parts(
     if !may_be || !fill.borrow().claim(length, size) {
         return Ok(None);
     }
+    let source = &BlobSource { shared: fill.borrow().shared.clone(), ..source.clone() };
     let witness = |part: &Range<u64>| {
         Witness::new(Arc::clone(&fills.metrics), fills.tasks.clone(), fill.clone(), source.clone(), part.start)
     };

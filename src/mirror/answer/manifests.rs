@@ -71,6 +71,9 @@ impl Manifests {
             if let Some(manifest) = manifests.stored(&route.location, &digest).await {
                 return Ok((manifest, Outcome::Hit));
             }
+            if let Some(manifest) = manifests.in_bucket(&route.location, &digest).await {
+                return Ok((manifest, Outcome::Tier));
+            }
             let manifest = manifests.fills.manifest(&route, digest, &accept).await?;
             manifests.is_in_hand((route.location, digest), &manifest);
             Ok((manifest, Outcome::Fill))
@@ -106,6 +109,15 @@ impl Manifests {
         let manifest = Arc::new(Manifest { descriptor, bytes });
         self.memory.keep(location, asked, &manifest.descriptor, &manifest.bytes, None, stamp);
         self.is_in_hand(key, &manifest);
+        Some(manifest)
+    }
+
+    /// The manifest from the bucket, where the repository is known to have it.
+    pub(super) async fn in_bucket(&self, location: &Location, digest: &Digest) -> Option<Arc<Manifest>> {
+        // Who has no bucket carries nothing of it along.
+        self.stored.shared()?;
+        let manifest = Box::pin(self.fills.manifest_in_bucket(location, digest)).await?;
+        self.is_in_hand((location.clone(), *digest), &manifest);
         Some(manifest)
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::clients::Asker;
 use crate::clock::Clock;
-use crate::metadata::{Location, MetadataStore, Note};
+use crate::metadata::{Location, MetadataStore, Note, names};
 use crate::mirror::answer::denied::a_stored_manifest;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
@@ -45,6 +45,9 @@ impl Mirror {
     /// When upstream does not say, and has not said so lately.
     pub async fn is_public(&self, found: &Found, request: &Request, asker: &Asker) -> Result<bool, MirrorError> {
         let (location, publicity) = (found.location(), &self.0.answers.publicity);
+        if let Some(shared) = self.0.fills.stored.shared() {
+            Box::pin(shared.recall_notes(location)).await;
+        }
         let noted = publicity.metadata.noted(location, Note::Public).unwrap_or_else(|error| {
             tracing::warn!(%location, %error, "not known whether it is public, asking");
             None
@@ -106,8 +109,12 @@ impl Mirror {
                 Ok(None) | Err(_) => return public.map(|public| public.unwrap_or(false)),
                 Ok(Some(false)) => None,
             };
-            let note = move |metadata: &dyn MetadataStore| metadata.note(&location, Note::Public, at);
+            let of = location.clone();
+            let note = move |metadata: &dyn MetadataStore| metadata.note(&of, Note::Public, at);
             fills.stored.records.add("not noted whether it is public", note).await;
+            if at.is_none() {
+                fills.stored.no_longer(|| names::note(&location, Note::Public));
+            }
             Ok(at.is_some())
         };
         match publicity.flights.share(&self.0.fills.tasks, key, patience, work).await {

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Rule;
 use crate::clock::{Clock, Timestamp};
-use crate::metadata::{Location, MetadataError, MetadataStore, TagKey, TagRecord};
+use crate::metadata::{Location, MetadataError, MetadataStore, TagKey, TagRecord, names};
 use crate::metrics::Metrics;
 use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived, patiently};
 use crate::mirror::answer::tag_moves;
@@ -44,6 +44,7 @@ impl Tags {
     /// What the operator froze the tag to, or else what it points at: mutable, so upstream comes first
     /// when that is no longer fresh, then what is remembered.
     pub(super) async fn manifest(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
+        self.renew(&key).await;
         let stamp = self.manifests.stored.stamp();
         let Some(digest) = self.frozen(&route.location, &key.tag) else {
             return self.pointed_at(route, key, stamp).await;
@@ -51,6 +52,18 @@ impl Tags {
         let answer = self.manifests.answer(route, digest, &key.accept).await?;
         self.keep_at_hand(key, &answer, None, stamp);
         Ok(answer)
+    }
+
+    /// Takes over from the bucket what other replicas know of the tag, where what is known here is not fresh.
+    pub(super) async fn renew(&self, key: &TagKey) {
+        let Some(shared) = self.manifests.stored.shared() else { return };
+        if self.frozen(&key.location, &key.tag).is_some() {
+            return Box::pin(shared.recall_frozen(&key.location, &key.tag)).await;
+        }
+        if self.remembered(key).is_none_or(|remembered| !self.is_fresh(&remembered)) {
+            let frozen = Box::pin(shared.recall_frozen(&key.location, &key.tag));
+            tokio::join!(frozen, Box::pin(shared.recall_tag(key)));
+        }
     }
 
     async fn pointed_at(
@@ -86,7 +99,8 @@ impl Tags {
         let mut remembered = self.remembered(key);
         if let Some(remembered) = remembered.as_mut().filter(|remembered| !self.is_fresh(remembered)) {
             let digest = &remembered.what.descriptor.digest;
-            remembered.stored = self.manifests.stored.has(&route.location, digest).await;
+            remembered.stored = self.manifests.stored.has(&route.location, digest).await
+                || self.manifests.in_bucket(&route.location, digest).await.is_some();
         }
         let own = remembered.as_ref().filter(|remembered| remembered.conclusive).map(|own| own.what.clone());
         (remembered, own)
@@ -268,6 +282,7 @@ impl Tags {
                     .try_for_each(|(accept, _)| metadata.remove_tag_for(&TagKey { accept, ..gone.clone() }))
             };
             self.manifests.stored.records.take_away("a tag is gone and not forgotten", forget).await;
+            self.manifests.stored.no_longer(|| names::tag(key));
             self.heads.forget(key);
         }
         self.negatives.note(|| Missing::Tag(key.clone()), error.class);

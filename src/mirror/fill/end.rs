@@ -2,7 +2,7 @@
 //! is told.
 
 use crate::blob_store::ingest::Ingest;
-use crate::metadata::{MetadataStore, Proof};
+use crate::metadata::{MetadataStore, Proof, names};
 use crate::metrics::FillResult;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fill;
@@ -83,6 +83,9 @@ impl Fill {
                 }
                 self.fail(error, departure);
                 let wrong = class == UpstreamErrorClass::Protocol;
+                if let Some(shared) = source.shared.as_ref().filter(|shared| wrong && shared.gave_all()) {
+                    Box::pin(shared.distrust()).await;
+                }
                 if wrong { FillResult::Mismatch } else { FillResult::UpstreamFailed }
             }
         }
@@ -91,6 +94,9 @@ impl Fill {
     /// What was verified proves what the repository has, also where another one had brought it before.
     async fn prove(&self) {
         let (stored, BlobSource { location, digest, .. }) = (&self.fills.stored, &self.source);
+        if self.is_from_bucket() {
+            return;
+        }
         if let Some(content) = stored.blobs.open(digest).await {
             stored.add_blob_member(location, *digest, content.size, Proof::Bytes).await;
         }
@@ -110,6 +116,13 @@ impl Fill {
             _ => Ok(()),
         };
         self.fills.stored.records.take_away("membership not forgotten", forget).await;
+        let BlobSource { location, digest, .. } = &self.source;
+        self.fills.stored.no_longer(|| names::member(location, digest));
+    }
+
+    /// Whether some of it came from the bucket: then it proves nothing of the repository.
+    fn is_from_bucket(&self) -> bool {
+        self.source.shared.as_ref().is_some_and(|shared| shared.gave_some())
     }
 
     /// Commits, then records. Readers have the verified bytes already: what fails here fails nobody.
@@ -118,12 +131,16 @@ impl Fill {
         let size = ingest.written();
         ingest.keep_room(reservation);
         let _turn = self.fills.disk.turn().await;
+        let is_there = self.source.shared.as_ref().is_some_and(|shared| shared.gave_all());
+        let _quiet = stored.shared().filter(|_| is_there).map(|shared| shared.quiet(digest));
         if let Err(error) = stored.blobs.commit(ingest, digest).await {
             tracing::warn!(blob = ?self.source, %error, "verified and served, but not kept");
             return FillResult::NotStored;
         }
         stored.records.add_blob(digest, size).await;
-        stored.add_blob_member(location, *digest, size, Proof::Bytes).await;
+        if !self.is_from_bucket() {
+            stored.add_blob_member(location, *digest, size, Proof::Bytes).await;
+        }
         FillResult::Stored
     }
 }

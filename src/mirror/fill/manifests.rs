@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::blob_store::StoreError;
 use crate::blob_store::ingest::Ingest;
-use crate::metadata::{Location, Proof};
+use crate::metadata::{Location, Proof, names};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::recall::negatives::Missing;
@@ -58,6 +58,7 @@ impl Fills {
     ) -> MirrorError {
         if error.class == UpstreamErrorClass::NotFound && !self.stored.is_of_callers(&route.location) {
             self.stored.records.forget_manifest(&route.location, &digest).await;
+            self.stored.no_longer(|| names::member(&route.location, &digest));
         }
         self.negatives.note(|| missing, error.class);
         MirrorError::upstream(Subject::Manifest, error)
@@ -85,6 +86,19 @@ impl Fills {
             }
         }
         Ok(Arc::new(manifest))
+    }
+
+    /// Keeps a manifest that came from the bucket, which says itself what is known of it.
+    pub(crate) async fn manifest_in_bucket(&self, location: &Location, digest: &Digest) -> Option<Arc<Manifest>> {
+        let Manifest { descriptor, bytes } = self.stored.manifest_in_bucket(location, digest).await?;
+        let bytes = self.bounds.bodies.hold(bytes, self.bounds.fill_wait).await?;
+        let manifest = Manifest { descriptor, bytes };
+        let _quiet = self.stored.shared().map(|shared| shared.quiet(digest));
+        match self.write_manifest(manifest.clone()).await {
+            Ok(()) => self.stored.records.add_blob(digest, manifest.descriptor.size).await,
+            Err(error) => tracing::warn!(%location, %digest, %error, "from the bucket, and not kept"),
+        }
+        Some(Arc::new(manifest))
     }
 
     async fn write_manifest(&self, Manifest { descriptor, bytes }: Manifest) -> Result<(), StoreError> {

@@ -435,7 +435,7 @@ mod tests {
         let upstream = Arc::new(upstream);
         let location =
             Location { upstream: "docker.io".parse().expect("a name"), repository: "a".parse().expect("a name") };
-        BlobSource { upstream, location, digest: Digest::of(Algorithm::Sha256, &number.to_le_bytes()) }
+        BlobSource::at(upstream, location, Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
     }
 
     #[tokio::test]

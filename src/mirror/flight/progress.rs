@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::mirror::error::MirrorError;
 use crate::mirror::flight::places::RelayPlace;
+use crate::mirror::flight::shared::InBucket;
 use crate::mirror::flight::window::Window;
 use crate::oci::Verifier;
 
@@ -58,14 +59,16 @@ pub struct Progress {
     pub seats: Arc<AtomicBool>,
     /// How many bytes of the blob are handed out as parts before they are verified.
     early: Arc<AtomicU64>,
+    /// Where its bytes come from the bucket: the blob there.
+    pub shared: Option<Arc<InBucket>>,
 }
 
 impl Progress {
     /// A fill that was just seated.
     pub fn starting() -> Progress {
         let (seats, early) = (Arc::default(), Arc::default());
-        let (phase, total, file, passed, relay) = (Phase::Starting, None, None, None, None);
-        Progress { phase, total, written: 0, doubtful: false, file, passed, relay, seats, early }
+        let (phase, total, file, passed, relay, shared) = (Phase::Starting, None, None, None, None, None);
+        Progress { phase, total, written: 0, doubtful: false, file, passed, relay, seats, early, shared }
     }
 
     /// How many bytes at the beginning may be handed out at all.

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::blob_store::ingest::Origin;
 use crate::metadata::Location;
+use crate::mirror::flight::shared::InBucket;
 use crate::oci::{Digest, Span, Verifier};
 use crate::upstream::{Contact, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
@@ -41,9 +42,26 @@ pub struct BlobSource {
     pub location: Location,
     /// The blob.
     pub digest: Digest,
+    /// The same blob in the bucket, which is asked before the registry.
+    pub shared: Option<Arc<InBucket>>,
 }
 
 impl BlobSource {
+    /// A blob that is asked for at its registry alone.
+    pub fn at(upstream: Arc<dyn Upstream>, location: Location, digest: Digest) -> BlobSource {
+        BlobSource { upstream, location, digest, shared: None }
+    }
+
+    /// The blob, or a part of it.
+    async fn blob(&self, span: Span) -> Result<UpstreamBlob, UpstreamError> {
+        if let Some(shared) = &self.shared
+            && let Some(blob) = Box::pin(shared.blob(span)).await
+        {
+            return Ok(blob);
+        }
+        self.upstream.blob(&self.location.repository, &self.digest, span).await
+    }
+
     /// The blob, and who sends it.
     pub fn origin(&self) -> Origin {
         (self.location.upstream.clone(), self.digest)
@@ -250,14 +268,12 @@ impl Transfer {
     /// Asks for what is missing. Where that is refused, and would not be at the beginning of a download,
     /// the whole is asked for: at once, or later where it may have been an outage.
     async fn ask(&mut self) -> Result<UpstreamBlob, UpstreamError> {
-        let BlobSource { upstream, location, digest } = &self.source;
-        let repository = &location.repository;
         let span = Span { start: self.position, end: self.end };
         let is_part = !span.is_whole();
         // Of a blob that is read in pieces nobody wants all that lies before one, because somebody is away.
         let is_rest = self.end.is_none_or(|end| self.size == Some(end));
         if is_part && self.refused < MAX_REFUSED {
-            let refused = match upstream.blob(repository, digest, span).await {
+            let refused = match self.source.blob(span).await {
                 Err(error) if error.class.is_outage() => {
                     self.refused += if is_rest { refusals(&error) } else { 0 };
                     return Err(error);
@@ -268,7 +284,7 @@ impl Transfer {
             };
             tracing::debug!(blob = ?self.source, error = %refused, "no answer to a range, asking for everything");
         }
-        let answer = upstream.blob(repository, digest, Span::default()).await;
+        let answer = self.source.blob(Span::default()).await;
         if is_part {
             // Where the whole is not to be had either, it may not have been the range.
             self.refused = if answer.is_ok() { MAX_REFUSED } else { MAX_REFUSED - 1 };

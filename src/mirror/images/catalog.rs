@@ -15,7 +15,7 @@ use crate::documents::{
 use crate::graph::image::{self, Completeness, Image, Lacking, Parts, Platforms};
 use crate::graph::links::Known;
 use crate::graph::{Graph, Unreadable};
-use crate::metadata::{FrozenTag, MetadataError, Pin, TagRecord};
+use crate::metadata::{FrozenTag, MetadataError, Pin, TagKey, TagRecord, names};
 use crate::mirror::images::prefetch;
 use crate::mirror::{Location, Mirror, Route, RouteError};
 use crate::oci::manifest::is_manifest;
@@ -115,6 +115,7 @@ impl Mirror {
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn pin(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
+        self.tells_others()?;
         let pinned = self.0.graph.ask(move |graph| {
             graph.metadata().pin(&pin)?;
             let found = Catalog::of(graph)?.named(&pin)?;
@@ -129,6 +130,7 @@ impl Mirror {
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn unpin(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
+        self.tells_others()?;
         Ok(self.0.graph.ask(move |graph| graph.metadata().unpin(&pin)).await?)
     }
 
@@ -140,6 +142,7 @@ impl Mirror {
     /// [`CatalogError::NotToBeHad`].
     pub async fn freeze(&self, name: &ImageName, to: Option<Digest>) -> Result<Digest, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
+        self.tells_others()?;
         if let Some(digest) = to {
             let image = ImageName { reference: Reference::Digest(digest), ..name.clone() };
             let there = self.manifest(&self.route_of(&image)?, &image.reference, AcceptSet::everything()).await;
@@ -165,6 +168,7 @@ impl Mirror {
     /// [`CatalogError::NotATag`], [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn unfreeze(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
+        self.tells_others()?;
         let unfrozen = self.0.graph.ask(move |graph| {
             let was_frozen = graph.metadata().unfreeze(&location, &tag)?;
             if was_frozen {
@@ -182,14 +186,41 @@ impl Mirror {
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn forget(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
+        self.tells_others()?;
         let location = pin.location.clone();
-        let forgotten = self.0.graph.ask(move |graph| Catalog::of(graph)?.forget(&pin));
-        let (was_known, gone) = forgotten.await?;
+        let forgotten = self.0.graph.ask(move |graph| {
+            let pointers = match &pin.reference {
+                Reference::Tag(tag) => graph.metadata().tag_records(&pin.location, tag)?,
+                Reference::Digest(_) => Vec::new(),
+            };
+            Ok((Catalog::of(graph)?.forget(&pin)?, pointers, pin))
+        });
+        let ((was_known, gone), pointers, Pin { reference, .. }) = forgotten.await?;
+        let stored = &self.0.fills.stored;
+        if let Reference::Tag(tag) = reference {
+            for (accept, _) in pointers {
+                let key = TagKey { location: location.clone(), tag: tag.clone(), accept };
+                stored.no_longer(|| names::tag(&key));
+            }
+        }
+        for digest in gone.iter().flatten() {
+            stored.no_longer(|| names::member(&location, digest));
+        }
         if let Some(gone) = gone {
             self.0.answers.lists.forget(&location, &gone);
             tracing::info!(image = %name, "forgotten");
         }
         Ok(was_known)
+    }
+
+    /// What an operator asks for is for all replicas.
+    fn tells_others(&self) -> Result<(), MetadataError> {
+        match self.0.fills.stored.shared() {
+            Some(shared) if !shared.bucket.is_well() => {
+                Err(MetadataError::new("telling the other replicas", "the bucket does not answer; try it again later"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn pin_of(&self, name: &ImageName) -> Result<Pin, CatalogError> {

@@ -186,7 +186,7 @@ impl Mirror {
             return Ok(0);
         }
         tell(events, PullEvent::Queued { digest, size_bytes: size }).await;
-        let source = BlobSource { upstream: route.upstream.clone(), location: route.location.clone(), digest };
+        let source = BlobSource::at(route.upstream.clone(), route.location.clone(), digest);
         // Its place is waited for as long as somebody listens; a client that asks meanwhile does not wait with it.
         let place = self.0.fills.bounds.lane(&route.location.upstream).fills.take(ClientId::Operator).await;
         let (following, _) = self.0.fills.fly(source, Right::At(place));
@@ -286,7 +286,7 @@ impl Ahead {
             fills.metrics.not_fetched_ahead();
             return Fetched::Dropped;
         };
-        let (following, outcome) = fills.fly(BlobSource { upstream, location, digest }, Right::At(place));
+        let (following, outcome) = fills.fly(BlobSource::at(upstream, location, digest), Right::At(place));
         if outcome == Outcome::Join {
             return Fetched::There;
         }

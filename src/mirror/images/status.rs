@@ -47,6 +47,8 @@ impl Mirror {
             problems: problems(&upstreams, &store, used.set_aside),
             upstreams,
             store,
+            // What carries up into it knows.
+            bucket: None,
         }
     }
 }
@@ -104,7 +106,7 @@ fn share(counts: &[(Outcome, u64)]) -> Share {
     let sum = |wanted: &[Outcome]| {
         counts.iter().filter(|(outcome, _)| wanted.contains(outcome)).map(|(_, count)| count).sum::<u64>()
     };
-    let hit = sum(&[Outcome::Hit, Outcome::Revalidated, Outcome::Stale]);
+    let hit = sum(&[Outcome::Hit, Outcome::Revalidated, Outcome::Stale, Outcome::Tier]);
     let joined = sum(&[Outcome::Join]);
     let missed = sum(&[Outcome::Fill, Outcome::Relayed]);
     let total = hit + joined + missed;

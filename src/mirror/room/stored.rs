@@ -26,7 +26,10 @@ use crate::mirror::recall::denials::Denials;
 use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::doubts::{Doubts, is_enough};
 use crate::mirror::room::records::Records;
-use crate::oci::{Descriptor, Digest, RegistryName, Verifier};
+use crate::mirror::room::shared::Shared;
+use crate::oci::{Descriptor, Digest, Manifest, RegistryName, Verifier};
+use crate::owed::Owed;
+use crate::tier::Bucket;
 
 /// How many bytes are read at a time.
 const PIECE: usize = 1 << 20;
@@ -43,6 +46,8 @@ pub(crate) struct Stored {
     uses: Arc<Uses>,
     trust: Trust,
     metrics: Arc<Metrics>,
+    /// The bucket, where there is one.
+    shared: Option<Arc<Shared>>,
 }
 
 /// How upstreams are asked.
@@ -64,7 +69,50 @@ impl Stored {
     ) -> Stored {
         let denials = Arc::new(Denials::new(Arc::clone(&records.metadata), Arc::clone(&records.clock)));
         let (records, doubts, uses) = (Arc::new(records), Arc::default(), Arc::default());
-        Stored { blobs, records, denials, doubts, standing, uses, trust: Trust::new(verify_on_read), metrics }
+        let (trust, shared) = (Trust::new(verify_on_read), None);
+        Stored { blobs, records, denials, doubts, standing, uses, trust, metrics, shared }
+    }
+
+    /// The same, with a bucket behind it.
+    pub(crate) fn before(self, behind: Option<(Bucket, Arc<Owed>, Duration)>) -> Stored {
+        let shared = behind.map(|behind| {
+            let Records { metadata, tasks, .. } = &*self.records;
+            Arc::new(Shared::new(behind, Arc::clone(metadata), Arc::clone(&self.denials), tasks.clone()))
+        });
+        Stored { shared, ..self }
+    }
+
+    /// The bucket, where there is one.
+    pub(crate) fn shared(&self) -> Option<&Arc<Shared>> {
+        self.shared.as_ref()
+    }
+
+    /// Takes over from the bucket that the repository has this content, where that is not known here; whether it
+    /// may be had from the bucket now.
+    pub(crate) async fn recall(&self, location: &Location, digest: &Digest) -> Option<&Arc<Shared>> {
+        let shared = self.shared.as_ref()?;
+        if self.member(location, digest).is_none() && !Box::pin(shared.recall_member(location, digest)).await {
+            return None;
+        }
+        let member = self.member(location, digest).filter(|member| self.is_given(location, member))?;
+        // What is to be proven by upstream's bytes comes from upstream.
+        (member.proof != Proof::Unknown && !self.denials.holds(location)).then_some(shared)
+    }
+
+    /// A manifest from the bucket, with what it is: of this repository, and verified.
+    pub(crate) async fn manifest_in_bucket(&self, location: &Location, digest: &Digest) -> Option<Manifest> {
+        let shared = self.recall(location, digest).await?;
+        let member = self.member(location, digest).filter(|member| !member.descriptor.is_of_blob())?;
+        let bytes = shared.manifest(digest).await?;
+        let descriptor = Descriptor { size: bytes.len() as u64, ..member.descriptor };
+        Some(Manifest { descriptor, bytes })
+    }
+
+    /// What others put into the bucket under this name goes, because it is no longer so.
+    pub(crate) fn no_longer(&self, name: impl FnOnce() -> String) {
+        if let Some(shared) = &self.shared {
+            shared.away(&name());
+        }
     }
 
     /// The same where upstreams are asked otherwise.
@@ -78,6 +126,7 @@ impl Stored {
             uses: Arc::clone(&self.uses),
             trust: Trust::new(verify_on_read),
             metrics: Arc::clone(&self.metrics),
+            shared: self.shared.clone(),
         }
     }
 
@@ -92,7 +141,8 @@ impl Stored {
     pub(crate) fn tables(&self) -> Vec<(&'static str, u64)> {
         let own = [("checked_lately", self.trust.lately.entry_count())];
         let own = own.into_iter().chain(self.denials.tables()).chain(self.doubts.tables());
-        own.chain(self.blobs.tables()).collect()
+        let shared = self.shared.iter().flat_map(|shared| shared.tables());
+        own.chain(self.blobs.tables()).chain(shared).collect()
     }
 
     /// Opens content of this repository, with what is known of it. `None` when it is not stored, or

@@ -113,6 +113,10 @@ impl MetadataStore for Stalling {
         self.inner.history(location, tag)
     }
 
+    fn add_history(&self, location: &Location, tag: &Tag, entries: &[HistoryEntry]) -> Result<()> {
+        self.inner.add_history(location, tag, entries)
+    }
+
     fn repositories(&self) -> Result<Vec<Location>> {
         self.inner.repositories()
     }

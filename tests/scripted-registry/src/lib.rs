@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 
 mod answer;
+pub mod bucket;
 pub mod client;
 mod content;
 mod digest;

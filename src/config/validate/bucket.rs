@@ -1,0 +1,134 @@
+//! `[store.bucket]`: on where it has a name.
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::Check;
+use crate::config::environment::Environment;
+use crate::config::{Bucket, file};
+use crate::tier::settings::{Credentials, Settings};
+
+/// Who waits for nothing gets nothing from a bucket.
+const LEAST_PATIENCE: Duration = Duration::from_millis(100);
+/// The longest that a signature may be good for (AWS, "Authenticating requests: using query parameters").
+const LONGEST_REDIRECT: Duration = Duration::from_secs(7 * 86_400);
+
+impl Check {
+    /// `patience` is that of clients, as it was typed.
+    pub(super) fn bucket(&mut self, typed: &file::Bucket, patience: &str, env: &Environment) -> Option<Bucket> {
+        let endpoint = self.address("store.bucket.endpoint", &typed.endpoint);
+        let advertise = self.address("store.bucket.advertise", &typed.advertise);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        if !typed.name.is_empty() && (!(3..=63).contains(&typed.name.len()) || !typed.name.chars().all(is_name)) {
+            let hint = "3 to 63 letters, digits, dots and hyphens; what is in front of the keys is prefix";
+            self.problem("store.bucket.name", format!("{:?} is not the name of a bucket", typed.name), hint);
+        }
+        let prefix = &typed.prefix;
+        let is_part = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(char::is_control);
+        if !prefix.is_empty() && !prefix.strip_suffix('/').is_some_and(|path| path.split('/').all(is_part)) {
+            let hint = "for example prefix = \"mirror/\", or \"\" for a bucket of its own";
+            self.problem("store.bucket.prefix", format!("{prefix:?} is not the beginning of a key"), hint);
+        }
+        let credentials = match typed.credentials.as_str() {
+            "env" => Some(Credentials::Environment),
+            "instance" => Some(Credentials::Instance),
+            file if file.starts_with("file:") => {
+                self.secret("store.bucket.credentials", file, env).map(Credentials::File)
+            }
+            other => {
+                let message = format!("{other:?} means nothing here");
+                self.problem("store.bucket.credentials", message, "env, instance, or file:PATH with KEY:SECRET");
+                None
+            }
+        };
+        self.size("store.bucket.max_size", &typed.max_size);
+        let peers_secret = self.secret("store.bucket.peers_secret", &typed.peers_secret, env);
+        self.networks("store.bucket.redirect", &typed.redirect);
+        if self.positive("store.bucket.redirect_ttl", &typed.redirect_ttl) > LONGEST_REDIRECT {
+            self.problem("store.bucket.redirect_ttl", "no signed address is good for longer than 7 days", "");
+        }
+        self.word("store.bucket.leases", &typed.leases, &[("auto", ()), ("off", ())]);
+        if let Some((endpoint, own)) = endpoint.as_ref().zip(advertise.as_ref())
+            && is_at_or_below(endpoint, own)
+        {
+            let message = "it is at or below our own name: clients would show their login there";
+            self.problem("store.bucket.endpoint", message, "a bucket needs a name of its own");
+        }
+        if typed.name.is_empty() {
+            return None;
+        }
+        let given = |typed: &str| (!typed.is_empty()).then(|| typed.to_owned());
+        let tier = Settings {
+            name: typed.name.clone(),
+            endpoint,
+            region: given(&typed.region),
+            prefix: prefix.clone(),
+            credentials: credentials?,
+            ca: given(&typed.ca).map(Into::into),
+            patience: humantime::parse_duration(patience).unwrap_or_default().max(LEAST_PATIENCE),
+        };
+        Some(Bucket { tier, peers_secret })
+    }
+
+    fn address(&mut self, path: &str, typed: &str) -> Option<Url> {
+        if typed.is_empty() {
+            return None;
+        }
+        let plain = |url: &Url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.host_str().is_some_and(|host| !host.is_empty())
+                && url.username().is_empty()
+                && url.password().is_none()
+                && url.path() == "/"
+                && url.query().is_none()
+                && url.fragment().is_none()
+        };
+        let url = Url::parse(typed).ok().filter(plain);
+        if url.is_none() {
+            // What is wrong may be a password in it.
+            self.problem(path, "not an address", "https:// or http://, a host, and a port if need be; nothing else");
+        }
+        url
+    }
+}
+
+/// Loopback is exempt: there everybody has the same name.
+fn is_at_or_below(endpoint: &Url, own: &Url) -> bool {
+    let (Some(endpoint), Some(name)) = (endpoint.host_str(), own.host_str()) else { return false };
+    let below = endpoint.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    below && !is_loopback(own)
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        None => false,
+    }
+}
+
+/// What is allowed and yet worth a second look.
+pub(super) fn warnings(typed: &file::Bucket) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if typed.name.is_empty() {
+        return warnings;
+    }
+    if Url::parse(&typed.endpoint).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url)) {
+        warnings.push(
+            "store.bucket.endpoint is plain http: whoever is on the way may read private images there".to_owned(),
+        );
+    }
+    let later = [
+        ("max_size", typed.max_size != "0"),
+        ("advertise", !typed.advertise.is_empty()),
+        ("peers_secret", !typed.peers_secret.is_empty()),
+        ("redirect", !typed.redirect.is_empty()),
+    ];
+    let later: Vec<_> = later.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect();
+    if !later.is_empty() {
+        warnings.push(format!("store.bucket: this version does nothing yet about {}", later.join(", ")));
+    }
+    warnings
+}

@@ -1,0 +1,324 @@
+//! What the bucket has for this replica: names that others have put there, which are taken over into the local
+//! store, and content.
+//!
+//! A repository's membership, with its proof, is what opens content here as it is on the disk; before the first of
+//! a repository is taken over, its denial is. Names are asked for once for all who wait, no longer than their
+//! patience, and not at all while the bucket is away. Truth: what is taken over never makes anything older than it is
+//! here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use moka::sync::Cache;
+use serde::de::DeserializeOwned;
+use tokio_util::task::TaskTracker;
+
+use crate::blob_store::key_of;
+use crate::clock::Timestamp;
+use crate::metadata::names::{self, Act};
+use crate::metadata::{FrozenTag, HistoryEntry, Location, Membership, MetadataStore, Note, TagKey, TagRecord};
+use crate::mirror::flight::BlobKey;
+use crate::mirror::flight::flights::{Flights, Landing, Shareable};
+use crate::mirror::flight::shared::InBucket;
+use crate::mirror::recall::denials::Denials;
+use crate::oci::manifest::MAX_MANIFEST_SIZE;
+use crate::oci::{Digest, Tag};
+use crate::owed::{Owed, Quiet};
+use crate::tier::{Bucket, Trouble};
+
+/// No name is longer, in bytes.
+const LONGEST: u64 = 2 << 20;
+/// For so many kinds of clients it is looked up what a tag points at, where nobody like this one has asked before.
+const MOST_KINDS: usize = 32;
+
+/// The bucket as the mirror sees it.
+pub(crate) struct Shared {
+    pub(crate) bucket: Bucket,
+    owed: Arc<Owed>,
+    metadata: Arc<dyn MetadataStore>,
+    denials: Arc<Denials>,
+    tasks: TaskTracker,
+    patience: Duration,
+    members: Flights<BlobKey, Shareable<bool>>,
+    tags: Flights<TagKey, Shareable<bool>>,
+    /// What the bucket did not have a moment ago.
+    absent: Cache<BlobKey, ()>,
+    /// Repositories whose notes were looked up lately, and tags for which it was whether they are frozen.
+    notes: Cache<Location, ()>,
+    frozen: Cache<(Location, Tag), ()>,
+}
+
+impl Shared {
+    const MAX: u64 = 10_000;
+    const A_MOMENT: Duration = Duration::from_secs(2);
+    const LATELY: Duration = Duration::from_secs(30);
+
+    pub(crate) fn new(
+        (bucket, owed, patience): (Bucket, Arc<Owed>, Duration),
+        metadata: Arc<dyn MetadataStore>,
+        denials: Arc<Denials>,
+        tasks: TaskTracker,
+    ) -> Shared {
+        fn cache<K: std::hash::Hash + Eq + Send + Sync + 'static>(time: Duration) -> Cache<K, ()> {
+            Cache::builder().max_capacity(Shared::MAX).time_to_live(time).build()
+        }
+        let (members, tags) = (Flights::new(), Flights::new());
+        let (absent, notes, frozen) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
+        Shared { bucket, owed, metadata, denials, tasks, patience, members, tags, absent, notes, frozen }
+    }
+
+    /// How many entries there are.
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
+        let lately = self.absent.entry_count() + self.notes.entry_count() + self.frozen.entry_count();
+        [("bucket_lately", lately), ("owed", self.owed.len() as u64)]
+    }
+
+    /// Content is about to be stored that comes from the bucket.
+    pub(crate) fn quiet(&self, digest: &Digest) -> Quiet {
+        self.owed.quiet(&key_of(digest))
+    }
+
+    /// What the bucket had to say is no longer so.
+    pub(crate) fn away(&self, key: &str) {
+        self.owed.away(key);
+    }
+
+    /// A blob in it.
+    pub(crate) fn blob(&self, digest: &Digest) -> Arc<InBucket> {
+        InBucket::new(self.bucket.clone(), *digest)
+    }
+
+    /// A manifest in it, with the right digest.
+    pub(crate) async fn manifest(&self, digest: &Digest) -> Option<bytes::Bytes> {
+        let key = key_of(digest);
+        let bytes = self.told(&key, self.bucket.read(&key, MAX_MANIFEST_SIZE).await)??.bytes;
+        if Digest::of(digest.algorithm(), &bytes) == *digest {
+            return Some(bytes);
+        }
+        self.blob(digest).distrust().await;
+        None
+    }
+
+    /// Takes over what the repository is known to have; whether it is known here now.
+    pub(crate) async fn recall_member(self: &Arc<Self>, location: &Location, digest: &Digest) -> bool {
+        let key = (location.clone(), *digest);
+        if !self.bucket.is_well() && !self.bucket.pause().is_zero() || self.absent.contains_key(&key) {
+            return false;
+        }
+        let (shared, of) = (Arc::clone(self), key.clone());
+        let work = || async move {
+            let (location, digest) = &of;
+            let name = names::member(location, digest);
+            if shared.owed.is_owed(&name) {
+                return false;
+            }
+            let (member, noted) = tokio::join!(shared.small::<Membership>(&name), shared.recall_notes(location));
+            match member.filter(|_| noted) {
+                Some(Some(member)) if member.descriptor.digest == *digest => {
+                    let of = location.clone();
+                    shared.take_over(&name, move |metadata| metadata.put_member(&of, &member)).await
+                }
+                Some(_) => {
+                    shared.absent.insert(of, ());
+                    false
+                }
+                None => false,
+            }
+        };
+        let landed = self.members.share(&self.tasks, key, Some(self.patience), work).await;
+        matches!(landed, Landing::Arrived(true, _))
+    }
+
+    /// Takes over what a tag points at, where that was checked later than what is known here; whether it was.
+    pub(crate) async fn recall_tag(self: &Arc<Self>, key: &TagKey) -> bool {
+        if !self.bucket.is_well() && !self.bucket.pause().is_zero() {
+            return false;
+        }
+        let (shared, of) = (Arc::clone(self), key.clone());
+        let work = || async move { shared.tag(&of).await };
+        let landed = self.tags.share(&self.tasks, key.clone(), Some(self.patience), work).await;
+        matches!(landed, Landing::Arrived(true, _))
+    }
+
+    /// Takes over that an operator froze the tag. That there is nothing in the bucket undoes nothing here: what was
+    /// frozen before there was a bucket is not in it.
+    pub(crate) async fn recall_frozen(&self, location: &Location, tag: &Tag) {
+        let key = (location.clone(), tag.clone());
+        if self.frozen.contains_key(&key) || !self.bucket.is_well() {
+            return;
+        }
+        let name = names::frozen(location, tag);
+        let there = self.small::<Digest>(&name).await;
+        let here = self.metadata.frozen(location, tag).ok().flatten();
+        let Some(there) = there else { return };
+        self.frozen.insert(key, ());
+        let Some(digest) = there.filter(|there| here != Some(*there) && !self.owed.is_owed(&name)) else { return };
+        let frozen = FrozenTag { location: location.clone(), tag: tag.clone(), digest };
+        self.take_over(&name, move |metadata| metadata.freeze(&frozen)).await;
+    }
+
+    /// Takes over what operators asked for on other replicas. Lists all names: once, at a start.
+    pub(crate) async fn recall_acts(&self) -> Result<usize, Trouble> {
+        let (mut found, mut names) = (0, self.bucket.list(names::REPOSITORIES));
+        while let Some((name, _)) = names.next().await.transpose()? {
+            match names::act(&name) {
+                Some(Act::Pin(pin)) => {
+                    found += usize::from(self.take_over(&name, move |metadata| metadata.pin(&pin)).await);
+                }
+                Some(Act::Freeze(location, tag)) => {
+                    self.recall_frozen(&location, &tag).await;
+                    found += 1;
+                }
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Before anything of a repository is served that others have put there: whether it is denied, and public.
+    /// Whether that is known now.
+    pub(crate) async fn recall_notes(&self, location: &Location) -> bool {
+        if self.notes.contains_key(location) {
+            return true;
+        }
+        let name = |note| names::note(location, note);
+        let (denied, public) = (name(Note::Denied), name(Note::Public));
+        let (denied, public) = tokio::join!(self.small::<Timestamp>(&denied), self.small::<Timestamp>(&public));
+        let (Some(denied), Some(public)) = (denied, public) else { return false };
+        if denied.is_some() {
+            let _quiet = self.owed.quiet(&name(Note::Denied));
+            self.denials.deny(location).await;
+        }
+        let known = self.metadata.noted(location, Note::Public).ok().flatten();
+        if public > known {
+            let of = location.clone();
+            self.take_over(&name(Note::Public), move |metadata| metadata.note(&of, Note::Public, public)).await;
+        }
+        self.notes.insert(location.clone(), ());
+        true
+    }
+
+    async fn tag(&self, key: &TagKey) -> bool {
+        let name = names::tag(key);
+        let (noted, found) = tokio::join!(self.recall_notes(&key.location), self.small::<TagRecord>(&name));
+        let records = match found.filter(|_| noted) {
+            None => return false,
+            Some(Some(record)) => vec![(key.clone(), record)],
+            // Nobody like this client has asked: what others were told may do.
+            Some(None) if self.metadata.tag_records(&key.location, &key.tag).is_ok_and(|known| known.is_empty()) => {
+                self.of_others(key).await
+            }
+            Some(None) => Vec::new(),
+        };
+        let mut taken = false;
+        for (key, record) in records {
+            let here = self.metadata.tag(&key).ok().flatten();
+            // What is owed is what is so.
+            if self.owed.is_owed(&names::tag(&key))
+                || here.as_ref().is_some_and(|here| here.checked_at >= record.checked_at)
+            {
+                continue;
+            }
+            if here.is_none() {
+                self.recall_history(&key.location, &key.tag).await;
+            }
+            let (name, digest) = (names::tag(&key), record.descriptor.digest);
+            let _history = self.owed.quiet(&names::history(&key.location, &key.tag));
+            let location = key.location.clone();
+            taken |= self.take_over(&name, move |metadata| metadata.put_tag(&key, &record)).await;
+            tracing::debug!(%location, name, %digest, "taken over from the bucket");
+        }
+        taken
+    }
+
+    async fn of_others(&self, key: &TagKey) -> Vec<(TagKey, TagRecord)> {
+        let names = self.bucket.list(&names::tag_folder(&key.location, &key.tag)).take(MOST_KINDS);
+        let names: Vec<_> = names.filter_map(|found| std::future::ready(found.ok())).collect().await;
+        let mut records = Vec::new();
+        for (name, _) in names {
+            let Some(accept) = names::accept_of(&name) else { continue };
+            if let Some(Some(record)) = self.small::<TagRecord>(&name).await {
+                records.push((TagKey { accept, ..key.clone() }, record));
+            }
+        }
+        records
+    }
+
+    async fn recall_history(&self, location: &Location, tag: &Tag) {
+        let name = names::history(location, tag);
+        let Some(Some(found)) = self.told(&name, self.bucket.read(&name, LONGEST).await) else { return };
+        let lines = found.bytes.split(|byte| *byte == b'\n');
+        let entries: Vec<HistoryEntry> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        let (location, tag) = (location.clone(), tag.clone());
+        self.take_over(&name, move |metadata| metadata.add_history(&location, &tag, &entries)).await;
+    }
+
+    /// A small object: `None` when that is not known.
+    async fn small<T: DeserializeOwned>(&self, name: &str) -> Option<Option<T>> {
+        let found = self.told(name, self.bucket.read(name, LONGEST).await)?;
+        Some(found.and_then(|found| serde_json::from_slice(&found.bytes).ok()))
+    }
+
+    fn told<T>(&self, name: &str, told: Result<T, Trouble>) -> Option<T> {
+        told.inspect_err(|trouble| tracing::debug!(name, %trouble, bucket = self.bucket.name(), "not known")).ok()
+    }
+
+    /// Writes to the local store what need not go up again; whether it could.
+    async fn take_over(
+        &self,
+        name: &str,
+        change: impl FnOnce(&dyn MetadataStore) -> Result<(), crate::metadata::MetadataError> + Send + 'static,
+    ) -> bool {
+        let (metadata, _quiet) = (Arc::clone(&self.metadata), self.owed.quiet(name));
+        match tokio::task::spawn_blocking(move || change(&*metadata)).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::warn!(name, %error, "not taken over from the bucket");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::metadata::memory::MemoryMetadata;
+    use crate::oci::Algorithm;
+    use crate::tier::settings::{Credentials, Settings};
+
+    #[tokio::test]
+    async fn made_up_names_do_not_fill_the_memory() {
+        let store = tempfile::tempdir().expect("a folder");
+        let settings = Settings {
+            name: "shared".to_owned(),
+            endpoint: None,
+            region: None,
+            prefix: "mirror/".to_owned(),
+            credentials: Credentials::Environment,
+            ca: None,
+            patience: Duration::from_secs(60),
+        };
+        let (bucket, owed) = (Bucket::in_memory(&settings), Owed::open(store.path()).expect("a list"));
+        let metadata: Arc<dyn MetadataStore> = Arc::new(MemoryMetadata::new());
+        let denials = Arc::new(Denials::new(Arc::clone(&metadata), Arc::new(ManualClock::at(Timestamp(1)))));
+        let behind = (bucket, owed, settings.patience);
+        let shared = Arc::new(Shared::new(behind, metadata, denials, TaskTracker::new()));
+        for n in 0..Shared::MAX + 100 {
+            let repository = format!("r{n}").parse().expect("a name");
+            let location = Location { upstream: "docker.io".parse().expect("a name"), repository };
+            let digest = Digest::of(Algorithm::Sha256, &n.to_le_bytes());
+            assert!(!shared.recall_member(&location, &digest).await);
+            shared.recall_frozen(&location, &"1".parse().expect("a tag")).await;
+        }
+        shared.notes.run_pending_tasks();
+        shared.absent.run_pending_tasks();
+        shared.frozen.run_pending_tasks();
+        let most = Shared::MAX;
+        assert!((1..=most).contains(&shared.notes.entry_count()) && (1..=most).contains(&shared.frozen.entry_count()));
+        assert!(shared.absent.entry_count() <= most);
+    }
+}

@@ -1,0 +1,18 @@
+//! The tier: one bucket of an S3-compatible store behind the local one, the same for all replicas.
+//!
+//! [`Bucket`] is the one place that knows `object_store`; its methods speak of keys, which are the names of files
+//! below the store, and of digests. Whoever reads waits for it no longer than his patience. [`Raising`] carries up
+//! what is [`owed`](crate::owed). The use case holds a bucket as it holds a port: what is exchanged in tests is the
+//! object store inside. Truth: an object under a digest was hashed on its way there; what comes from one is hashed
+//! again by whoever keeps it.
+
+mod breaker;
+mod bucket;
+mod conditional;
+mod merge;
+mod raising;
+pub mod settings;
+
+pub use bucket::{Bucket, Object, OpenError, Reading, Trouble};
+pub use conditional::Conditional;
+pub use raising::{Raising, Standing};

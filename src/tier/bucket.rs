@@ -1,0 +1,494 @@
+//! The bucket itself: the only file that names `object_store`.
+//!
+//! Reading has a deadline, the reader's patience, for an answer and for each further bytes, and stops at a bucket
+//! that did not answer lately; writing has longer ones. What is not there is `None`, everything else a [`Trouble`].
+//! The file is long because all that is asked of the store is in one place, with who we are to it.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{self, BoxStream};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
+use object_store::memory::InMemory;
+use object_store::multipart::MultipartStore;
+use object_store::path::Path;
+use object_store::{
+    BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode,
+    RetryConfig, StaticCredentialProvider, UpdateVersion,
+};
+
+use super::breaker::Breaker;
+use super::settings::{Credentials, Settings};
+use crate::blob_store::{Content, key_of};
+use crate::oci::{Digest, Span, Verifier};
+
+/// The parts in which large blobs go up, in bytes: the same for all replicas, so that the same blob has the same
+/// ETag.
+const PART: usize = 16 << 20;
+/// How long one question that is no reader's may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a part may take to go up, at less than 200 KB a second.
+const PART_DEADLINE: Duration = Duration::from_secs(90);
+
+/// What an object store can do, as far as we use it.
+trait Objects: ObjectStore + MultipartStore {}
+impl<S: ObjectStore + MultipartStore> Objects for S {}
+
+/// Why the bucket did not do what it was asked. The message is for people and holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// It did not answer in time, said that it cannot, or is left alone because of that.
+    #[error("the bucket does not answer: {0}")]
+    Away(String),
+    /// It said no, or something that cannot be.
+    #[error("the bucket refused: {0}")]
+    Refused(String),
+    /// Somebody else wrote the object meanwhile, or had written it before.
+    #[error("somebody else wrote it")]
+    Changed,
+    /// What should go up is not what its digest says, or cannot be read.
+    #[error("not sent up: {0}")]
+    Unfit(String),
+}
+
+/// Why a bucket cannot be used at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A file that the configuration names.
+    #[error("store.bucket.{key}: the file {path} {what}")]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// Where it is.
+        path: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The environment says nothing of who we are.
+    #[error(
+        "store.bucket.credentials: the environment has neither AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY nor a web identity"
+    )]
+    NoCredentials,
+    /// Anything else.
+    #[error("store.bucket: {0}")]
+    Settings(String),
+}
+
+/// A small object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Object {
+    /// All of it.
+    pub bytes: Bytes,
+    /// Which of all that were there under its key, where the store says so.
+    pub version: Option<String>,
+}
+
+/// A blob on its way from the bucket.
+pub struct Reading {
+    /// Of the whole blob, in bytes.
+    pub size: u64,
+    /// Of the first byte that comes.
+    pub offset: u64,
+    /// Whether it is only the part that was asked for.
+    pub part: bool,
+    /// The bytes, each waited for no longer than the reader's patience.
+    pub body: BoxStream<'static, Result<Bytes, Trouble>>,
+}
+
+impl fmt::Debug for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reading").field("size", &self.size).field("offset", &self.offset).finish_non_exhaustive()
+    }
+}
+
+/// A bucket, or the part of one below a prefix.
+#[derive(Clone)]
+pub struct Bucket {
+    store: Arc<dyn Objects>,
+    name: String,
+    prefix: String,
+    patience: Duration,
+    breaker: Arc<Breaker>,
+}
+
+impl fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bucket").field("name", &self.name).field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Bucket {
+    /// A bucket as it is configured. Reads the files that the settings name, and what `env` says of credentials and
+    /// the region; asks nobody.
+    ///
+    /// # Errors
+    /// [`OpenError`].
+    pub fn open(settings: &Settings, env: impl Fn(&str) -> Option<String>) -> Result<Bucket, OpenError> {
+        let mut options = ClientOptions::new()
+            .with_allow_http(true)
+            .with_timeout_disabled()
+            .with_connect_timeout(settings.patience.max(Duration::from_secs(1)));
+        if let Some(path) = &settings.ca {
+            let wrong = |what: String| OpenError::File { key: "ca", path: path.display().to_string(), what };
+            let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let bundle = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(format!("is no PEM: {error}")))?;
+            options = bundle.into_iter().fold(options, ClientOptions::with_root_certificate);
+        }
+        let region = settings.region.clone().or_else(|| env("AWS_REGION")).or_else(|| env("AWS_DEFAULT_REGION"));
+        let backoff = BackoffConfig { max_backoff: Duration::from_secs(1), ..BackoffConfig::default() };
+        let mut builder = AmazonS3Builder::new()
+            .with_bucket_name(&settings.name)
+            .with_disable_bulk_delete(true)
+            .with_region(region.unwrap_or_else(|| "us-east-1".to_owned()))
+            .with_client_options(options)
+            .with_retry(RetryConfig { backoff, max_retries: 3, retry_timeout: DEADLINE });
+        match &settings.endpoint {
+            Some(endpoint) => builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/')),
+            None => builder = builder.with_virtual_hosted_style_request(!settings.name.contains('.')),
+        }
+        builder = as_somebody(builder, &settings.credentials, env)?;
+        let store = builder.build().map_err(|error| OpenError::Settings(error.to_string()))?;
+        Ok(Bucket::of(Arc::new(store), settings))
+    }
+
+    /// A bucket in memory, for tests.
+    pub fn in_memory(settings: &Settings) -> Bucket {
+        Bucket::of(Arc::new(InMemory::new()), settings)
+    }
+
+    fn of(store: Arc<dyn Objects>, settings: &Settings) -> Bucket {
+        let Settings { name, prefix, patience, .. } = settings.clone();
+        Bucket { store, name, prefix, patience, breaker: Arc::default() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it answers, as far as is known. Asks nobody.
+    pub fn is_well(&self) -> bool {
+        self.breaker.is_closed()
+    }
+
+    /// How long to wait before it is of use to ask it.
+    pub fn pause(&self) -> Duration {
+        self.breaker.waits()
+    }
+
+    /// A small object; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Trouble`], also for one that is longer than `most` bytes.
+    pub async fn read(&self, key: &str, most: u64) -> Result<Option<Object>, Trouble> {
+        let path = self.path(key)?;
+        self.patiently(async {
+            let found = self.store.get_opts(&path, GetOptions::default()).await?;
+            if found.meta.size > most {
+                return Ok(Err(Trouble::Refused(format!(
+                    "{key} has {} bytes, at most {most} are read",
+                    found.meta.size
+                ))));
+            }
+            let version = found.meta.e_tag.clone();
+            Ok(Ok(Object { bytes: found.bytes().await?, version }))
+        })
+        .await?
+        .transpose()
+    }
+
+    /// The size of a blob in bytes; `None` when it is not there.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn stat(&self, digest: &Digest) -> Result<Option<u64>, Trouble> {
+        let path = self.path(&key_of(digest))?;
+        Ok(self.patiently(async { self.store.head(&path).await }).await?.map(|meta| meta.size))
+    }
+
+    /// A blob, or a part of it; `None` when it is not there.
+    ///
+    /// # Errors
+    /// [`Trouble`], also for a part that begins behind its end.
+    pub async fn blob(&self, digest: &Digest, span: Span) -> Result<Option<Reading>, Trouble> {
+        let path = self.path(&key_of(digest))?;
+        let range = match span.end {
+            Some(end) => Some(GetRange::Bounded(span.start..end)),
+            None => (span.start > 0).then_some(GetRange::Offset(span.start)),
+        };
+        let part = range.is_some();
+        let options = GetOptions { range, ..GetOptions::default() };
+        let Some(found) = self.patiently(async { self.store.get_opts(&path, options).await }).await? else {
+            return Ok(None);
+        };
+        let (size, offset) = (found.meta.size, found.range.start);
+        let bucket = self.clone();
+        let body = stream::unfold(Some(found.into_stream()), move |body| {
+            let bucket = bucket.clone();
+            async move {
+                let mut body = body?;
+                let next = tokio::time::timeout(bucket.patience, body.next()).await;
+                match next {
+                    Ok(None) => None,
+                    Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
+                    Ok(Some(Err(error))) => Some((Err(bucket.trouble(&error)), None)),
+                    Err(_) => Some((Err(bucket.stalls()), None)),
+                }
+            }
+        });
+        Ok(Some(Reading { size, offset, part, body: body.boxed() }))
+    }
+
+    /// Writes a small object, whatever is there.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn write(&self, key: &str, bytes: Bytes) -> Result<(), Trouble> {
+        self.put(key, bytes, PutMode::Overwrite).await
+    }
+
+    /// Writes a small object where there is none.
+    ///
+    /// # Errors
+    /// [`Trouble::Changed`] when there is one.
+    pub async fn create(&self, key: &str, bytes: Bytes) -> Result<(), Trouble> {
+        self.put(key, bytes, PutMode::Create).await
+    }
+
+    /// Writes a small object in place of `version`.
+    ///
+    /// # Errors
+    /// [`Trouble::Changed`] when there is another.
+    pub async fn replace(&self, key: &str, bytes: Bytes, version: &str) -> Result<(), Trouble> {
+        let version = UpdateVersion { e_tag: Some(version.to_owned()), version: None };
+        self.put(key, bytes, PutMode::Update(version)).await
+    }
+
+    async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<(), Trouble> {
+        let path = self.path(key)?;
+        self.in_time(DEADLINE, self.store.put_opts(&path, bytes.into(), mode.into())).await.map(drop)
+    }
+
+    /// Removes an object, if it is there.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn remove(&self, key: &str) -> Result<(), Trouble> {
+        let path = self.path(key)?;
+        match self.in_time(DEADLINE, async { Ok(gone(self.store.delete(&path).await)) }).await? {
+            Some(error) => Err(self.trouble(&error)),
+            None => Ok(()),
+        }
+    }
+
+    /// Every key below `folder`, with its size in bytes; ends at the first trouble. For housekeeping, never for a
+    /// request.
+    pub fn list(&self, folder: &str) -> BoxStream<'static, Result<(String, u64), Trouble>> {
+        let Ok(path) = self.path(folder) else { return stream::empty().boxed() };
+        let (bucket, skipped) = (self.clone(), self.prefix.len());
+        let listed = self.store.list(Some(&path));
+        let keys = stream::unfold(Some(listed), move |listed| {
+            let bucket = bucket.clone();
+            async move {
+                let mut listed = listed?;
+                match tokio::time::timeout(DEADLINE, listed.next()).await {
+                    Ok(None) => None,
+                    Ok(Some(Ok(meta))) => {
+                        let key = meta.location.as_ref().get(skipped..).unwrap_or_default().to_owned();
+                        Some((Ok((key, meta.size)), Some(listed)))
+                    }
+                    Ok(Some(Err(error))) => Some((Err(bucket.trouble(&error)), None)),
+                    Err(_) => Some((Err(bucket.stalls()), None)),
+                }
+            }
+        });
+        keys.boxed()
+    }
+
+    /// Sends a blob up. It is hashed on its way, and appears only when it is what its digest says. `begun` is told
+    /// of an upload in parts, which has to be aborted where this fails or is dropped.
+    ///
+    /// # Errors
+    /// [`Trouble`]; nothing appeared then, as far as is known.
+    pub async fn send(&self, digest: &Digest, content: &Content, begun: impl Fn(&str)) -> Result<(), Trouble> {
+        let path = self.path(&key_of(digest))?;
+        if content.size <= PART as u64 {
+            let (bytes, found) = piece(content.clone(), 0, Verifier::new(digest.algorithm())).await?;
+            is_it(digest, found)?;
+            return self.in_time(PART_DEADLINE, self.store.put(&path, bytes.into())).await.map(drop);
+        }
+        let id = self.in_time(DEADLINE, self.store.create_multipart(&path)).await?;
+        begun(&id);
+        let parts = async {
+            let (mut parts, mut offset, mut verifier) = (Vec::new(), 0, Verifier::new(digest.algorithm()));
+            while offset < content.size {
+                let (bytes, seen) = piece(content.clone(), offset, verifier).await?;
+                (verifier, offset) = (seen, offset + bytes.len() as u64);
+                let sent = self.store.put_part(&path, &id, parts.len(), bytes.into());
+                parts.push(self.in_time(PART_DEADLINE, sent).await?);
+            }
+            is_it(digest, verifier).map(|()| parts)
+        };
+        let parts = parts.await?;
+        self.in_time(PART_DEADLINE, self.store.complete_multipart(&path, &id, parts)).await.map(drop)
+    }
+
+    /// Drops what came of an upload in parts.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn abort(&self, key: &str, id: &str) -> Result<(), Trouble> {
+        let (path, id) = (self.path(key)?, id.to_owned());
+        match self.in_time(DEADLINE, async { Ok(gone(self.store.abort_multipart(&path, &id).await)) }).await? {
+            Some(error) => Err(self.trouble(&error)),
+            None => Ok(()),
+        }
+    }
+
+    fn path(&self, key: &str) -> Result<Path, Trouble> {
+        Path::parse(format!("{}{key}", self.prefix)).map_err(|error| Trouble::Refused(error.to_string()))
+    }
+
+    /// What a reader is given, within his patience; `None` for what is not there.
+    async fn patiently<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<Option<T>, Trouble> {
+        if !self.breaker.admits() {
+            return Err(Trouble::Away("it did not lately".to_owned()));
+        }
+        let absent = async {
+            match asked.await {
+                Err(Error::NotFound { .. }) => Ok(None),
+                answer => answer.map(Some),
+            }
+        };
+        self.in_time(self.patience, absent).await
+    }
+
+    async fn in_time<T>(
+        &self,
+        deadline: Duration,
+        asked: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        match tokio::time::timeout(deadline, asked).await {
+            Ok(Ok(answer)) => {
+                self.is_back();
+                Ok(answer)
+            }
+            Ok(Err(error)) => Err(self.trouble(&error)),
+            Err(_) => Err(self.stalls()),
+        }
+    }
+
+    fn is_back(&self) {
+        if self.breaker.well() {
+            tracing::info!(bucket = self.name, "the bucket answers again");
+        }
+    }
+
+    fn stalls(&self) -> Trouble {
+        self.is_away("no answer in time".to_owned())
+    }
+
+    fn is_away(&self, why: String) -> Trouble {
+        if self.breaker.ill() {
+            tracing::warn!(bucket = self.name, why, "the bucket is left alone for a while; pulls go on without it");
+        }
+        Trouble::Away(why)
+    }
+
+    fn trouble(&self, error: &Error) -> Trouble {
+        let why = plainly(error);
+        match error {
+            Error::AlreadyExists { .. } | Error::Precondition { .. } => {
+                self.is_back();
+                Trouble::Changed
+            }
+            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotFound { .. } => {
+                self.is_back();
+                Trouble::Refused(why)
+            }
+            _ => self.is_away(why),
+        }
+    }
+}
+
+/// A sentence without the document that the store sent.
+fn plainly(error: &Error) -> String {
+    let mut why = error.to_string();
+    if let Some(document) = why.find(['<', '\n']) {
+        why.truncate(document);
+    }
+    why.trim_end_matches([' ', ':']).to_owned()
+}
+
+/// The error of who removes something, if it is not that it is gone.
+fn gone(removed: Result<(), Error>) -> Option<Error> {
+    removed.err().filter(|error| !matches!(error, Error::NotFound { .. }))
+}
+
+/// The next piece of what goes up, and what was seen with it.
+async fn piece(content: Content, offset: u64, mut verifier: Verifier) -> Result<(Bytes, Verifier), Trouble> {
+    let read = tokio::task::spawn_blocking(move || {
+        let bytes = content.read_at(offset, PART)?;
+        verifier.update(&bytes);
+        Ok((bytes, verifier))
+    });
+    let read = read.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    read.map_err(|error| Trouble::Unfit(format!("it cannot be read: {error}")))
+}
+
+fn is_it(digest: &Digest, seen: Verifier) -> Result<(), Trouble> {
+    let found = seen.finish();
+    if found == *digest { Ok(()) } else { Err(Trouble::Unfit(format!("its bytes have the digest {found}"))) }
+}
+
+fn as_somebody(
+    builder: AmazonS3Builder,
+    credentials: &Credentials,
+    env: impl Fn(&str) -> Option<String>,
+) -> Result<AmazonS3Builder, OpenError> {
+    match credentials {
+        Credentials::Instance => Ok(builder),
+        Credentials::File(path) => {
+            let wrong = |what: String| OpenError::File { key: "credentials", path: path.display().to_string(), what };
+            let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let parts = text
+                .trim_end()
+                .split_once(':')
+                .filter(|(key, secret)| !key.is_empty() && !secret.is_empty() && !secret.contains(char::is_whitespace));
+            let (key, secret) = parts.ok_or_else(|| wrong("must hold KEY:SECRET on one line".to_owned()))?;
+            let credential = AwsCredential { key_id: key.to_owned(), secret_key: secret.to_owned(), token: None };
+            Ok(builder.with_credentials(Arc::new(StaticCredentialProvider::new(credential))))
+        }
+        Credentials::Environment => {
+            const KEYS: [(&str, AmazonS3ConfigKey); 10] = [
+                ("AWS_ACCESS_KEY_ID", AmazonS3ConfigKey::AccessKeyId),
+                ("AWS_SECRET_ACCESS_KEY", AmazonS3ConfigKey::SecretAccessKey),
+                ("AWS_SESSION_TOKEN", AmazonS3ConfigKey::Token),
+                ("AWS_WEB_IDENTITY_TOKEN_FILE", AmazonS3ConfigKey::WebIdentityTokenFile),
+                ("AWS_ROLE_ARN", AmazonS3ConfigKey::RoleArn),
+                ("AWS_ROLE_SESSION_NAME", AmazonS3ConfigKey::RoleSessionName),
+                ("AWS_ENDPOINT_URL_STS", AmazonS3ConfigKey::StsEndpoint),
+                ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", AmazonS3ConfigKey::ContainerCredentialsRelativeUri),
+                ("AWS_CONTAINER_CREDENTIALS_FULL_URI", AmazonS3ConfigKey::ContainerCredentialsFullUri),
+                ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", AmazonS3ConfigKey::ContainerAuthorizationTokenFile),
+            ];
+            let is_set = |name: &str| env(name).is_some_and(|value| !value.is_empty());
+            let ways: [&[&str]; 4] = [
+                &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+                &["AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN"],
+                &["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"],
+                &["AWS_CONTAINER_CREDENTIALS_FULL_URI", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"],
+            ];
+            if !ways.iter().any(|way| way.iter().all(|name| is_set(name))) {
+                return Err(OpenError::NoCredentials);
+            }
+            let set =
+                KEYS.into_iter().filter_map(|(name, key)| Some((key, env(name).filter(|value| !value.is_empty())?)));
+            Ok(set.fold(builder, |builder, (key, value)| builder.with_config(key, value)))
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Carries up into the bucket what is owed to it, behind the clients.
+//!
+//! A few keys at a time, the oldest first. Where the bucket does not take something, it and all else waits, half a
+//! minute at most, and nothing is forgotten. What a kill left of an upload is aborted. Truth: a blob appears in the
+//! bucket only when the bytes that went up have its digest; of small objects that two replicas write `merge` says
+//! what stands.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::merge::merge;
+use super::{Bucket, Conditional, Trouble};
+use crate::blob_store::{BlobStore, key_of};
+use crate::metrics::Metrics;
+use crate::oci::Algorithm;
+use crate::owed::{Order, Owed, Task};
+
+/// Keys at a time.
+const AT_ONCE: usize = 4;
+/// Blobs among them: each has a part of itself in memory.
+const BLOBS_AT_ONCE: usize = 2;
+/// No small object is longer, in bytes.
+const MOST: u64 = 2 << 20;
+/// How often a small object is merged anew because another replica was faster.
+const TRIES: usize = 8;
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+
+/// Carries up what is owed.
+pub struct Raising {
+    bucket: Bucket,
+    owed: Arc<Owed>,
+    blobs: Arc<dyn BlobStore>,
+    store: PathBuf,
+    places: Semaphore,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+impl std::fmt::Debug for Raising {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Raising").field("bucket", &self.bucket).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    conditional: Option<Conditional>,
+    failing: Option<Failing>,
+}
+
+#[derive(Clone, Debug)]
+struct Failing {
+    why: String,
+    rest: Duration,
+    until: Instant,
+}
+
+/// How it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How many keys are owed.
+    pub backlog: u64,
+    /// Why it does not take anything now.
+    pub trouble: Option<String>,
+    /// What it does with the condition of a write, once that is known.
+    pub conditional: Option<Conditional>,
+}
+
+impl Raising {
+    /// For the store at `store`, whose blobs are these.
+    pub fn new(
+        bucket: Bucket,
+        owed: Arc<Owed>,
+        blobs: Arc<dyn BlobStore>,
+        store: &Path,
+        metrics: Arc<Metrics>,
+    ) -> Raising {
+        let (store, places) = (store.to_owned(), Semaphore::new(BLOBS_AT_ONCE));
+        Raising { bucket, owed, blobs, store, places, metrics, state: Mutex::default() }
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &Bucket {
+        &self.bucket
+    }
+
+    /// How it goes now.
+    pub fn standing(&self) -> Standing {
+        let State { conditional, failing } = &*self.state.lock();
+        let away = (!self.bucket.is_well()).then(|| "it does not answer".to_owned());
+        Standing {
+            backlog: self.owed.len() as u64,
+            trouble: failing.as_ref().map(|failing| failing.why.clone()).or(away),
+            conditional: *conditional,
+        }
+    }
+
+    /// Carries up until the future is dropped.
+    pub async fn run(self: Arc<Self>) {
+        tokio::join!(self.examine(), self.carry());
+    }
+
+    /// Carries up what is owed now, and ends when there is nothing left, or at the first trouble.
+    ///
+    /// # Errors
+    /// [`Trouble`]; the rest is still owed.
+    pub async fn drain(&self) -> Result<(), Trouble> {
+        while let Some(task) = self.owed.take() {
+            self.raise(&task).await?;
+        }
+        Ok(())
+    }
+
+    /// Finds out what the bucket does with conditions, as soon as it answers.
+    async fn examine(&self) {
+        loop {
+            match Conditional::examine(&self.bucket).await {
+                Ok(found) => {
+                    self.state.lock().conditional = Some(found);
+                    let bucket = self.bucket.name();
+                    match found {
+                        Conditional::Right => {}
+                        Conditional::CreateOnly => tracing::info!(bucket, "it replaces no object by its version"),
+                        Conditional::Lies => tracing::warn!(
+                            bucket,
+                            "this store takes conditional writes and does not keep to them: leases are off, nothing is deleted from it"
+                        ),
+                    }
+                    return;
+                }
+                Err(trouble) => {
+                    tracing::debug!(bucket = self.bucket.name(), %trouble, "not known yet whether its conditions hold");
+                    tokio::time::sleep(LONGEST_REST).await;
+                }
+            }
+        }
+    }
+
+    async fn carry(self: &Arc<Self>) {
+        let mut under_way = JoinSet::new();
+        loop {
+            let rest = self.rest();
+            while rest.is_zero() && under_way.len() < AT_ONCE {
+                let Some(task) = self.owed.take() else { break };
+                let raising = Arc::clone(self);
+                under_way.spawn(async move { raising.raise(&task).await });
+            }
+            tokio::select! {
+                Some(_) = under_way.join_next() => {}
+                () = self.owed.changed(), if rest.is_zero() => {}
+                () = tokio::time::sleep(rest), if !rest.is_zero() => {}
+            }
+        }
+    }
+
+    /// How long to leave the bucket alone.
+    fn rest(&self) -> Duration {
+        let failing = self.state.lock().failing.as_ref().map(|failing| failing.until);
+        failing.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    async fn raise(&self, task: &Task) -> Result<(), Trouble> {
+        let key = &task.key;
+        match self.carry_out(task).await {
+            Ok(()) => {
+                self.owed.done(task);
+                self.metrics.bucket_took();
+                let mut state = self.state.lock();
+                if state.failing.take().is_some() {
+                    tracing::info!(bucket = self.bucket.name(), "the bucket takes again what is owed to it");
+                }
+                Ok(())
+            }
+            Err(Trouble::Unfit(why)) => {
+                tracing::error!(key, why, "it does not go up into the bucket");
+                self.owed.done(task);
+                Ok(())
+            }
+            Err(trouble) => {
+                self.owed.give_back(task);
+                self.metrics.bucket_failed();
+                let mut state = self.state.lock();
+                let rest = state.failing.as_ref().map(|failing| failing.rest);
+                if rest.is_none() {
+                    tracing::warn!(key, %trouble, backlog = self.owed.len(), "it goes up into the bucket later");
+                }
+                let is_over = state.failing.as_ref().is_none_or(|failing| failing.until <= Instant::now());
+                if is_over {
+                    let rest = rest.map_or(FIRST_REST, |rest| (rest * 2).min(LONGEST_REST));
+                    state.failing = Some(Failing { why: trouble.to_string(), rest, until: Instant::now() + rest });
+                }
+                Err(trouble)
+            }
+        }
+    }
+
+    async fn carry_out(&self, Task { key, order, .. }: &Task) -> Result<(), Trouble> {
+        if let Some((_, id)) = self.owed.uploads().into_iter().find(|(of, _)| of == key) {
+            self.bucket.abort(key, &id).await?;
+            self.owed.upload_over(key);
+        }
+        match (order, key.strip_prefix("blobs/")) {
+            (Order::Away, _) => self.bucket.remove(key).await,
+            (Order::Up, Some(name)) => self.blob(name).await,
+            (Order::Up, None) => self.small(key).await,
+        }
+    }
+
+    async fn blob(&self, name: &str) -> Result<(), Trouble> {
+        let parts = name.split_once('/').and_then(|(algorithm, hex)| {
+            let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?;
+            algorithm.digest(hex)
+        });
+        let Some(digest) = parts else { return Ok(()) };
+        let _place = self.places.acquire().await;
+        // What was evicted meanwhile is fetched again by who wants it.
+        let Some(content) = self.blobs.open(&digest).await else { return Ok(()) };
+        if self.bucket.stat(&digest).await? == Some(content.size) {
+            return Ok(());
+        }
+        let key = key_of(&digest);
+        let begun = |id: &str| self.owed.upload_begun(&key, id);
+        let sent = self.bucket.send(&digest, &content, begun).await;
+        if let Some((_, id)) = self.owed.uploads().into_iter().find(|(of, _)| *of == key) {
+            if sent.is_err() {
+                self.bucket.abort(&key, &id).await?;
+            }
+            self.owed.upload_over(&key);
+        }
+        sent?;
+        self.metrics.bucket_got(content.size);
+        Ok(())
+    }
+
+    /// Takes up what is there and writes what stands then.
+    async fn small(&self, key: &str) -> Result<(), Trouble> {
+        let path = self.store.join(key);
+        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+        let Ok(Ok(mine)) = read else { return Ok(()) };
+        if mine.len() as u64 > MOST {
+            return Err(Trouble::Unfit(format!("it has {} bytes", mine.len())));
+        }
+        let mine = Bytes::from(mine);
+        let conditional = self.state.lock().conditional;
+        for _ in 0..TRIES {
+            let theirs = self.bucket.read(key, MOST).await?;
+            let written = match theirs {
+                None if conditional.is_some_and(Conditional::creates) => self.bucket.create(key, mine.clone()).await,
+                None => self.bucket.write(key, mine.clone()).await,
+                Some(theirs) => match (merge(key, &mine, &theirs.bytes), theirs.version) {
+                    (None, _) => return Ok(()),
+                    (Some(both), Some(version)) if conditional == Some(Conditional::Right) => {
+                        self.bucket.replace(key, both, &version).await
+                    }
+                    (Some(both), _) => self.bucket.write(key, both).await,
+                },
+            };
+            match written {
+                Err(Trouble::Changed) => {}
+                written => return written,
+            }
+        }
+        Err(Trouble::Refused("others write it all the time".to_owned()))
+    }
+}

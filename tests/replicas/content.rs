@@ -1,0 +1,132 @@
+//! Blobs and manifests: what one replica fetched, all others have.
+
+use scripted_registry::bucket::Fault;
+use scripted_registry::{Match, noise};
+
+use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, key_of, link_of, outcome, pull, up};
+
+#[tokio::test]
+async fn a_replica_with_an_empty_disk_serves_what_is_in_the_bucket_when_upstream_is_gone() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(1);
+    let first = scene.replica().await;
+    assert_eq!(pull(&first, &image).await, ["fill", "fill", "fill", "fill"]);
+    up(&scene, &image).await;
+    scene.registry.stop().await;
+
+    let second = scene.replica().await;
+    let head = second.head(&blob_of("library/app", &image.layers[0].digest)).await;
+    assert_eq!((head.status, outcome(&head).as_str()), (200, "tier"));
+    let outcomes = pull(&second, &image).await;
+    assert_eq!(outcomes[1..], ["tier", "tier", "tier"], "{outcomes:?}");
+    second.settled().await;
+    assert_eq!(pull(&second, &image).await[1..], ["hit", "hit", "hit"]);
+    let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+    let third = scene.replica().await;
+    assert_eq!(third.head(TAG).await.status, 200);
+    let answer = third.get_with(&by_digest, &[MANIFEST_TYPES]).await;
+    assert_eq!((answer.status, outcome(&answer).as_str()), (200, "hit"), "taken over for the head");
+}
+
+#[tokio::test]
+async fn what_one_replica_fetched_another_does_not_ask_upstream_for() {
+    let scene = Scene::set().await;
+    let image = scene.image(10);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    scene.registry.forget_requests();
+    let second = scene.replica().await;
+    pull(&second, &image).await;
+    assert_eq!(scene.registry.requests().len(), 0, "the tag is fresh for all");
+    second.settled().await;
+    let puts =
+        || scene.bucket.requests().iter().filter(|(method, key)| method == "PUT" && !key.contains("probe")).count();
+    let before = puts();
+    pull(&second, &image).await;
+    assert_eq!(puts(), before, "what came from the bucket does not go up again");
+}
+
+#[tokio::test]
+async fn a_large_blob_goes_up_in_parts_and_comes_back_in_ranges() {
+    let mut scene = Scene::set().await;
+    let bytes = noise(20, 40 << 20);
+    let digest = scene.registry.add_blob("library/app", bytes.clone());
+    let path = blob_of("library/app", &digest);
+    let first = scene.replica().await;
+    assert!(first.get(&path).await.body == bytes);
+    scene.bucket.has(&key_of(&digest)).await;
+    scene.bucket.has(&link_of("library/app", &digest)).await;
+    assert!(scene.bucket.object(&key_of(&digest)).unwrap() == bytes);
+    assert_eq!(scene.bucket.uploads(), 0);
+    scene.registry.stop().await;
+    let second = scene.replica().await;
+    let part = second.get_with(&path, &[("range", "bytes=30000000-30000099")]).await;
+    assert_eq!((part.status, &part.body[..]), (206, &bytes[30_000_000..30_000_100]));
+    assert!(second.get(&path).await.body == bytes);
+}
+
+#[tokio::test]
+async fn a_blob_in_the_bucket_opens_nothing_to_a_repository_that_was_not_proven_to_have_it() {
+    let scene = Scene::set().await;
+    let image = scene.image(30);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    let second = scene.replica().await;
+    let digest = &image.layers[0].digest;
+    for method in ["GET", "HEAD"] {
+        let path = blob_of("library/stranger", digest);
+        let answer = scripted_registry::client::request(second.address, method, &path, &[]).await;
+        assert_eq!(answer.status, 404, "{method}");
+    }
+    let manifest = format!("/v2/library/stranger/manifests/{}", image.manifest.digest);
+    assert_eq!(second.get_with(&manifest, &[MANIFEST_TYPES]).await.status, 404);
+    assert!(scene.bucket.object(&link_of("library/stranger", digest)).is_none());
+}
+
+#[tokio::test]
+async fn an_object_that_is_not_what_its_name_says_reaches_nobody_and_is_replaced() {
+    let scene = Scene::set().await;
+    let image = scene.image(40);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    let (layer, key) = (&image.layers[0].digest, key_of(&image.layers[0].digest));
+    let good = scene.bucket.object(&key).unwrap();
+    let mut bad = good.to_vec();
+    bad[100_000] ^= 1;
+    scene.bucket.put(&key, bad);
+    scene.bucket.put(&key_of(&image.manifest.digest), "{}");
+    let second = scene.replica().await;
+    let cut = second.get(&blob_of("library/app", layer)).await;
+    assert!(!cut.complete, "a body with the wrong digest has no end");
+    scene.bucket.until(|bucket| bucket.object(&key).is_none()).await;
+    second.settled().await;
+    assert_eq!(pull(&second, &image).await.len(), 4);
+    scene.bucket.until(|bucket| bucket.object(&key) == Some(good.clone())).await;
+}
+
+#[tokio::test]
+async fn a_bucket_that_breaks_off_is_followed_by_upstream_and_nobody_notices() {
+    for (fault, range) in
+        [(Fault::StallAfter(100_000), true), (Fault::Stall, false), (Fault::Status(503), false), (Fault::Hang, false)]
+    {
+        let scene = Scene::set().await;
+        let image = scene.image(50);
+        let first = scene.replica().await;
+        pull(&first, &image).await;
+        up(&scene, &image).await;
+        scene.registry.forget_requests();
+        let second = scene.settings().config("cache.patience = \"300ms\"").start().await;
+        let layer = &image.layers[0].digest;
+        scene.bucket.fault(&["GET"], &key_of(layer), fault);
+        let answer = second.get(&blob_of("library/app", layer)).await;
+        assert!(answer.complete && answer.status == 200, "{fault:?}");
+        assert_eq!(Some(answer.body), scene.bucket.object(&key_of(layer)), "{fault:?}");
+        assert_eq!(scene.registry.gets_of(layer), 1, "{fault:?}");
+        let asked = scene.registry.requests();
+        let asked = asked.iter().find(|request| Match::blob(layer).matches(request)).unwrap();
+        assert_eq!(asked.header("range").is_some(), range, "{fault:?}: only what was missing");
+    }
+}

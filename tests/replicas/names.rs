@@ -1,0 +1,150 @@
+//! Tags, histories, pins, frozen tags and denials, as all replicas know them.
+
+use std::time::Duration;
+
+use registry_mirror::oci::ImageName;
+use scripted_registry::bucket::Fault;
+use scripted_registry::{Match, Rule, noise};
+
+use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, is_pointer, pull, up};
+
+fn app() -> ImageName {
+    "app:1".parse().expect("a name")
+}
+
+#[tokio::test]
+async fn of_two_replicas_one_asks_upstream_where_a_tag_is_no_longer_fresh() {
+    let scene = Scene::set().await;
+    let image = scene.image(110);
+    let (first, second) = (scene.replica().await, scene.replica().await);
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    pull(&second, &image).await;
+    let newer = scene.registry.add_image("library/app", "1", &[noise(115, 500)]);
+    first.advance(Duration::from_secs(400));
+    second.advance(Duration::from_secs(401));
+    pull(&first, &newer).await;
+    let moved = |bucket: &scripted_registry::bucket::Bucket| {
+        let pointers = bucket.keys().into_iter().filter(|key| is_pointer(key));
+        let newest = newer.manifest.digest.to_string();
+        pointers.filter_map(|key| bucket.object(&key)).any(|object| String::from_utf8_lossy(&object).contains(&newest))
+    };
+    scene.bucket.until(moved).await;
+    up(&scene, &newer).await;
+    scene.registry.forget_requests();
+    let answer = second.get_with(TAG, &[MANIFEST_TYPES]).await;
+    assert_eq!(answer.header("docker-content-digest"), Some(&*newer.manifest.digest.to_string()));
+    assert_eq!(scene.registry.count_of(&Match::manifests()), 0);
+}
+
+#[tokio::test]
+async fn an_older_pointer_never_takes_the_place_of_a_newer_one() {
+    let scene = Scene::set().await;
+    let image = scene.image(120);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    let key = scene.bucket.keys().into_iter().find(|key| is_pointer(key)).unwrap();
+    let mut newer: serde_json::Value = serde_json::from_slice(&scene.bucket.object(&key).unwrap()).unwrap();
+    let later = newer["checked_at"].as_u64().unwrap() + 3_600_000;
+    newer["checked_at"] = later.into();
+    scene.bucket.put(&key, newer.to_string());
+    // Asks again, and knows less than what is there.
+    first.advance(Duration::from_secs(1000));
+    let tag = scene.registry.add_image("library/app", "2", &[noise(125, 100)]);
+    assert_eq!(first.get_with("/v2/library/app/manifests/1", &[MANIFEST_TYPES]).await.status, 200);
+    assert_eq!(first.get_with("/v2/library/app/manifests/2", &[MANIFEST_TYPES]).await.status, 200);
+    scene.bucket.has(&crate::link_of("library/app", &tag.manifest.digest)).await;
+    let there: serde_json::Value = serde_json::from_slice(&scene.bucket.object(&key).unwrap()).unwrap();
+    assert_eq!(there["checked_at"], later);
+}
+
+#[tokio::test]
+async fn history_comes_with_the_tag_and_has_what_all_saw() {
+    let scene = Scene::set().await;
+    let image = scene.image(130);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    let second = scene.replica().await;
+    second.advance(Duration::from_secs(10));
+    pull(&second, &image).await;
+    let newer = scene.registry.add_image("library/app", "1", &[noise(135, 500)]);
+    second.advance(Duration::from_secs(400));
+    pull(&second, &newer).await;
+    let history = |bucket: &scripted_registry::bucket::Bucket| {
+        let key = "mirror/repositories/docker.io/library/app/_tags/1/history";
+        bucket.object(key).map(|object| String::from_utf8_lossy(&object).lines().count())
+    };
+    scene.bucket.until(|bucket| history(bucket) == Some(2)).await;
+    let third = scene.replica().await;
+    third.advance(Duration::from_secs(420));
+    pull(&third, &newer).await;
+    let known = third.mirror.history(&app()).await.expect("a history");
+    assert_eq!(known.history.len(), 2);
+}
+
+#[tokio::test]
+async fn pins_and_frozen_tags_hold_on_every_replica() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(140);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    first.mirror.freeze(&app(), None).await.expect("frozen");
+    first.mirror.pin(&app()).await.expect("pinned");
+    scene.bucket.has("mirror/repositories/docker.io/library/app/_frozen/1").await;
+    scene.bucket.has("mirror/repositories/docker.io/library/app/_pins/1").await;
+    let newer = scene.registry.add_image("library/app", "1", &[noise(145, 500)]);
+    let second = scene.replica().await;
+    pull(&second, &image).await;
+    while !second.store().join("repositories/docker.io/library/app/_pins/1").exists() {
+        tokio::task::yield_now().await;
+    }
+    first.mirror.unfreeze(&app()).await.expect("it was frozen");
+    first.mirror.unpin(&app()).await.expect("it was pinned");
+    let gone = |bucket: &scripted_registry::bucket::Bucket| {
+        !bucket.keys().iter().any(|key| key.contains("_frozen") || key.contains("_pins"))
+    };
+    scene.bucket.until(gone).await;
+    let third = scene.replica().await;
+    third.advance(Duration::from_secs(400));
+    pull(&third, &newer).await;
+    scene.registry.stop().await;
+}
+
+#[tokio::test]
+async fn what_upstream_denies_to_all_no_replica_serves() {
+    let scene = Scene::set().await;
+    let image = scene.image(150);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    scene.registry.rule(Rule::on(Match::repository("library/app")).refuse(403));
+    first.advance(Duration::from_secs(400));
+    assert_ne!(first.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
+    scene.bucket.has("mirror/repositories/docker.io/library/app/_denied").await;
+    let second = scene.replica().await;
+    for digest in image.blobs().map(|blob| blob.digest) {
+        assert_ne!(second.get(&blob_of("library/app", &digest)).await.status, 200);
+    }
+    assert_ne!(second.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_over_of_a_repository_while_it_is_not_known_whether_it_is_denied() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(160);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    scene.registry.stop().await;
+    scene.bucket.fault(&["GET"], "_denied", Fault::Status(403));
+    let second = scene.replica().await;
+    let path = blob_of("library/app", &image.layers[0].digest);
+    assert_eq!(second.get(&path).await.status, 503);
+    assert_eq!(second.get_with(TAG, &[MANIFEST_TYPES]).await.status, 503);
+    scene.bucket.heal();
+    assert_eq!(second.get(&path).await.status, 200);
+    assert_eq!(second.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
+}
