@@ -28,7 +28,7 @@ use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamEr
 
 /// The most bytes of tags that are taken in one answer: a list of 11 MB is one that people have.
 const MAX_TAGS_SIZE: u64 = 64 << 20;
-/// So many lists of tags are read at a time of one upstream, however many come: it gives places for lists to clients
+/// So many lists are read at a time of one upstream, however many come: it gives places for lists to clients
 /// in turns (see [`Gate`](crate::upstream::gate::Gate)).
 const READERS: usize = 1;
 /// A list of fewer bytes is read sooner than it is handed to another thread.
@@ -94,7 +94,7 @@ impl HttpUpstream {
         self.notice(Resource::tags(repository), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
         let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE, None).await?;
-        let tags = if bytes.len() < LONG { tags_of(&what, &bytes)? } else { self.readers.read(&what, bytes).await? };
+        let tags = self.readers.read(&what, bytes, tags_of).await?;
         let next = next.map(|query| Page::of_link(&query).ok_or_else(|| unclear(&what))).transpose()?;
         Ok(TagList { tags, next })
     }
@@ -136,9 +136,8 @@ impl HttpUpstream {
         let filtered = applied.split(',').any(|filter| filter.trim().eq_ignore_ascii_case("artifactType"));
         self.notice(Resource::referrers(repository, digest), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
-        // A copy: it may be remembered for long, and is counted there.
-        let index = Bytes::from(self.body(answer, None)?.collect(MAX_MANIFEST_SIZE, None).await?.to_vec());
-        check(Asked::Referrers, &Told::default(), Some(&index)).map_err(|odd| protocol(&what, odd))?;
+        let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE, None).await?;
+        let index = self.readers.read(&what, bytes, referrers_of).await?;
         let next = next.map(|query| query.parse().map_err(|_| unclear(&what))).transpose()?;
         Ok(ReferrerList { index, filtered, next })
     }
@@ -155,14 +154,22 @@ impl Default for Readers {
 }
 
 impl Readers {
-    /// Behind the others, on a thread of its own: such a list may take a second to read. Who asks no more leaves his
-    /// turn to it until it is read.
-    async fn read(&self, what: &str, bytes: Bytes) -> Result<TagNames, UpstreamError> {
+    /// What is long behind the others, on a thread of its own: such a list may take a second to read. Who asks no more
+    /// leaves his turn to it until it is read.
+    async fn read<L: Send + 'static>(
+        &self,
+        what: &str,
+        bytes: Bytes,
+        list_of: fn(&str, &[u8]) -> Result<L, UpstreamError>,
+    ) -> Result<L, UpstreamError> {
+        if bytes.len() < LONG {
+            return list_of(what, &bytes);
+        }
         let turn = Arc::clone(&self.0).acquire_owned().await;
         let name = what.to_owned();
         let read = move || {
             let _turn = turn;
-            tags_of(&name, &bytes)
+            list_of(&name, &bytes)
         };
         let read = tokio::task::spawn_blocking(read).await;
         read.unwrap_or_else(|_| Err(protocol(what, "could not be read")))
@@ -176,6 +183,12 @@ fn tags_of(what: &str, bytes: &[u8]) -> Result<TagNames, UpstreamError> {
         serde_json::from_slice(bytes).map_err(|error| protocol(what, format_args!("is no list: {error}")))?;
     let is_list = list.tags.is_some() || list.name.is_some() && list.errors.is_none();
     if is_list { Ok(list.tags.unwrap_or_default()) } else { Err(protocol(what, "is no list of tags")) }
+}
+
+/// The index in an answer. A copy: it may be remembered for long, and is counted there.
+fn referrers_of(what: &str, bytes: &[u8]) -> Result<Bytes, UpstreamError> {
+    check(Asked::Referrers, &Told::default(), Some(bytes)).map_err(|odd| protocol(what, odd))?;
+    Ok(Bytes::copy_from_slice(bytes))
 }
 
 /// The query that asks for the next page; `None` at the end of the list.
@@ -195,4 +208,24 @@ fn unclear(what: &str) -> UpstreamError {
 
 fn no_referrers(what: &str) -> UpstreamError {
     UpstreamError::new(UpstreamErrorClass::NotFound, format!("{what}: this registry keeps no list of referrers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+
+    fn reader(_: &str, _: &[u8]) -> Result<ThreadId, UpstreamError> {
+        Ok(thread::current().id())
+    }
+
+    #[tokio::test]
+    async fn what_is_long_is_read_beside_the_runtime() {
+        let readers = Readers::default();
+        for (length, is_here) in [(LONG - 1, true), (LONG, false)] {
+            let read = readers.read("a list", Bytes::from(vec![b' '; length]), reader).await.expect("read");
+            assert_eq!(read == thread::current().id(), is_here, "{length}");
+        }
+    }
 }
