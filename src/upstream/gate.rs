@@ -152,9 +152,17 @@ impl Upstream for Gate {
     }
 
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        let held = [self.place(&self.for_bodies).await?, self.place(&self.places).await?];
-        let blob = self.upstream.blob(repository, digest, span).await?;
-        Ok(UpstreamBlob { body: self.bodies.begin(self.client, blob.body, held), ..blob })
+        for _ in 0..PUT_AT_MOST {
+            let held = [self.place(&self.for_bodies).await?, self.place(&self.places).await?];
+            let blob = tokio::select! {
+                biased;
+                blob = self.upstream.blob(repository, digest, span) => blob?,
+                () = held[0].called_back() => continue,
+                () = held[1].called_back() => continue,
+            };
+            return Ok(UpstreamBlob { body: self.bodies.begin(self.client, blob.body, held), ..blob });
+        }
+        Err(self.too_many())
     }
 
     async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
@@ -205,5 +213,84 @@ impl Upstream for Gate {
 
     fn for_client(&self, client: ClientId) -> Option<Arc<dyn Upstream>> {
         Some(Arc::new(Gate { client, ..self.clone() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Says nothing of blobs, and of anything else that it is not there.
+    struct Silent;
+
+    fn not_there<T>() -> Result<T, UpstreamError> {
+        Err(UpstreamError::new(UpstreamErrorClass::NotFound, "not there"))
+    }
+
+    #[async_trait]
+    impl Upstream for Silent {
+        async fn resolve(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Resolved, UpstreamError> {
+            not_there()
+        }
+
+        async fn manifest(&self, _: &Repository, _: &Reference, _: AcceptSet) -> Result<Manifest, UpstreamError> {
+            not_there()
+        }
+
+        async fn stat(&self, _: &Repository, _: &Digest) -> Result<Option<u64>, UpstreamError> {
+            std::future::pending().await
+        }
+
+        async fn stat_by_get(&self, _: &Repository, _: &Digest) -> Result<Option<u64>, UpstreamError> {
+            std::future::pending().await
+        }
+
+        async fn blob(&self, _: &Repository, _: &Digest, _: Span) -> Result<UpstreamBlob, UpstreamError> {
+            std::future::pending().await
+        }
+
+        async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {
+            not_there()
+        }
+
+        async fn referrers(
+            &self,
+            _: &Repository,
+            _: &Digest,
+            _: Option<&str>,
+            _: Option<&Cursor>,
+        ) -> Result<ReferrerList, UpstreamError> {
+            not_there()
+        }
+
+        async fn enter(&self) -> Result<(), UpstreamError> {
+            not_there()
+        }
+
+        async fn challenge(&self, _: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError> {
+            not_there()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_for_a_blob_gives_way_too_to_who_has_no_place() {
+        let name: RegistryName = "docker.io".parse().expect("a name");
+        let gate = Gate::new(name, Arc::new(Silent), 2, 1, Duration::from_secs(10));
+        let of = |client| Gate { client: ClientId::V6(client), ..gate.clone() };
+        let (greedy, honest) = (of(1), of(2));
+        let repository: Repository = "library/app".parse().expect("a name");
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"a blob");
+        let mut body = greedy.blob(&repository, &digest, Span::default());
+        assert!(futures_util::poll!(&mut body).is_pending());
+        let mut size = greedy.stat(&repository, &digest);
+        assert!(futures_util::poll!(&mut size).is_pending());
+        let (page, greedy) = (Page::default(), async { tokio::join!(body, size) });
+        tokio::select! {
+            told = honest.tags(&repository, &page) => {
+                let class = told.expect_err("it is not there").class;
+                assert_eq!(class, UpstreamErrorClass::NotFound);
+            }
+            _ = greedy => panic!("upstream is silent"),
+        }
     }
 }
