@@ -89,7 +89,8 @@ async fn the_canary_is_pulled_for_every_registry_without_asking_anybody_and_is_s
     let registry = Registry::start().await;
     let mirror = Settings::of(&registry).and("a.example", &registry).start().await;
     let address = mirror.address;
-    assert_eq!(record(&mirror).await, Canary { mirrors: vec![format!("http://{address}")], pulls: Vec::new() });
+    let (mirrors, upstreams) = (vec![format!("http://{address}")], vec!["docker.io".to_owned()]);
+    assert_eq!(record(&mirror).await, Canary { mirrors, upstreams, pulls: Vec::new() });
     for repository in [NAME.to_owned(), "registry-mirror-canary".to_owned(), format!("a.example/{NAME}")] {
         pulled(&mirror, &repository).await;
     }
