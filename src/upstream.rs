@@ -230,9 +230,6 @@ pub struct ReferrerList {
     pub next: Option<Cursor>,
 }
 
-/// How long it is believed that an upstream wants to see what it wanted.
-pub const CHALLENGE_IS_FRESH: Duration = Duration::from_secs(5 * 60);
-
 /// Asks a registry. Every method that asks may fail with any class of [`UpstreamError`].
 #[async_trait]
 pub trait Upstream: Send + Sync + 'static {
@@ -285,8 +282,8 @@ pub trait Upstream: Send + Sync + 'static {
     /// service that may see no credential is never named.
     async fn challenge(&self, repository: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError>;
 
-    /// What it was when it was last asked for, and how long ago that was. Asks nobody.
-    fn last_challenge(&self, _repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
+    /// What it was when it was last asked for. Asks nobody.
+    fn last_challenge(&self, _repository: Option<&Repository>) -> Option<Challenge> {
         None
     }
 

@@ -253,8 +253,7 @@ impl Admission {
             }
             guest.asker.question().map_err(Rejected::TooMany)?;
         }
-        // What was granted to a certificate counts while the upstream is away, which has to be found out.
-        match mirror.enter(upstream, &guest.own, holders.certificate.is_some()).await {
+        match mirror.enter(upstream, &guest.own).await {
             Ok(()) if holders.shows => {
                 self.grants.let_in(&holders, upstream, now);
                 return Ok(());

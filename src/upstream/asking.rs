@@ -310,7 +310,7 @@ impl Upstream for Asking {
         self.put(Lane::Manifests, &Resource::door(), |upstream| upstream.challenge(repository)).await
     }
 
-    fn last_challenge(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
         self.addresses.iter().find_map(|address| address.upstream.last_challenge(repository))
     }
 

@@ -203,7 +203,7 @@ impl Upstream for Gate {
         self.put(|| self.upstream.challenge(repository)).await
     }
 
-    fn last_challenge(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
         self.upstream.last_challenge(repository)
     }
 

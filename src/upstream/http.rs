@@ -30,7 +30,6 @@ mod wire;
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use http::header::{
@@ -384,7 +383,7 @@ impl Upstream for HttpUpstream {
         self.challenge_of(repository).await
     }
 
-    fn last_challenge(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
         self.last_challenge_of(repository)
     }
 

@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -79,7 +78,7 @@ impl Upstream for Offline {
         Err(self.not_asked())
     }
 
-    fn last_challenge(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
+    fn last_challenge(&self, repository: Option<&Repository>) -> Option<Challenge> {
         self.asked.as_ref()?.last_challenge(repository)
     }
 

@@ -222,6 +222,14 @@ async fn while_the_upstream_is_away_only_the_very_same_password_opens_what_it_ha
 }
 
 #[tokio::test]
+async fn nobody_is_sent_to_log_in_at_an_upstream_that_went_away_a_moment_ago() {
+    let (mut registry, _, mirror) = scene("").await;
+    assert_eq!(client::get(mirror.addresses[1], "/v2/", &[]).await.status, 401);
+    registry.stop().await;
+    assert_eq!(client::get(mirror.addresses[1], "/v2/", &[]).await.status, 200);
+}
+
+#[tokio::test]
 async fn who_had_a_yes_waits_for_a_hanging_upstream_no_longer_than_he_is_patient_and_is_told_that_it_is_stale() {
     let mut unmarked = Vec::new();
     for (mode, patience) in [("online", 2000), ("prefer-cache", 300)] {
@@ -272,11 +280,11 @@ async fn who_shows_nothing_is_told_at_a_hanging_upstream_how_to_log_in_as_soon_a
     let asked = tokio::time::Instant::now();
     let login = client::get(mirror.addresses[1], "/v2/", &[]).await;
     assert!([200, 401].contains(&login.status), "{}", login.status);
-    assert!(asked.elapsed() <= Duration::from_millis(310), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() <= Duration::from_millis(2010), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]
-async fn the_door_is_asked_what_it_wants_now_and_then_and_about_each_password_for_each_life_of_a_grant() {
+async fn the_door_is_asked_about_each_password_once_for_each_life_of_a_grant() {
     let (registry, _, mirror) = scene("").await;
     let (ann, wrong) = (basic("ann", "ann"), basic("ann", "wrong"));
     let knock = async |shown: &str| {
@@ -286,18 +294,16 @@ async fn the_door_is_asked_what_it_wants_now_and_then_and_about_each_password_fo
     assert_eq!([knock("").await, knock(&ann).await, knock(&wrong).await], [401, 200, 401]);
     registry.forget_requests();
     for _ in 0..3 {
-        assert_eq!([knock("").await, knock(&ann).await], [401, 200]);
+        assert_eq!(knock(&ann).await, 200);
     }
-    assert_eq!(registry.requests().len(), 0, "it is known what it wants, and that it lets her in");
+    assert_eq!(registry.requests().len(), 0, "it is known that it lets her in");
     assert_eq!(knock(&wrong).await, 401);
     assert_ne!(registry.requests().len(), 0, "a no is not kept");
     tokio::time::pause();
-    for (seconds, shown, status) in [(121, ann.as_str(), 200), (200, "", 401)] {
-        registry.forget_requests();
-        tokio::time::advance(Duration::from_secs(seconds)).await;
-        assert_eq!(knock(shown).await, status);
-        assert_ne!(registry.requests().len(), 0, "after {seconds} s");
-    }
+    registry.forget_requests();
+    tokio::time::advance(Duration::from_secs(121)).await;
+    assert_eq!(knock(&ann).await, 200);
+    assert_ne!(registry.requests().len(), 0, "when the grant is over");
     // It wants something else now.
     registry.require_tokens(TokenPolicy::basic("ann", "changed"));
     tokio::time::advance(Duration::from_secs(121)).await;

@@ -16,7 +16,7 @@ use crate::mirror::{Found, Mirror, Route};
 use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, Reference, RegistryName, Repository, Request};
 use crate::upstream::credentials::{Credential, Fingerprint, Presented, Secret};
-use crate::upstream::{CHALLENGE_IS_FRESH, Outlook, Resolved, Resource, Upstream, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Outlook, Resolved, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
 fn shown(presented: &access::Presented) -> Presented {
     let credential = match &presented.credential {
@@ -178,31 +178,20 @@ impl Mirror {
 
     /// What it was when it was last asked for. Asks nobody.
     pub fn last_challenge(&self, upstream: &RegistryName, repository: Option<&Repository>) -> Option<Challenge> {
-        Some(self.0.routes.upstream(upstream)?.last_challenge(repository)?.0)
+        self.0.routes.upstream(upstream)?.last_challenge(repository)
     }
 
     /// Whether an upstream lets in who shows this: within the patience of clients, since silence turns nobody away.
-    /// For who shows nothing it is found out what has to be shown, `anew` also where that was asked for lately.
+    /// It is asked each time, also by who shows nothing and what it wants from him is known: whoever is sent to log in
+    /// while it or its token service is away gets nothing of what is stored.
     ///
     /// # Errors
     /// What it says in place of a yes.
-    pub async fn enter(
-        &self,
-        upstream: &RegistryName,
-        presented: &access::Presented,
-        anew: bool,
-    ) -> Result<(), MirrorError> {
+    pub async fn enter(&self, upstream: &RegistryName, presented: &access::Presented) -> Result<(), MirrorError> {
         let asked = self.asked(upstream, presented)?;
-        let (outlook, shows) = (asked.outlook(&Resource::door()), presented.credential.is_some());
-        let is_known = || asked.last_challenge(None).is_some_and(|(_, age)| age < CHALLENGE_IS_FRESH);
-        if outlook == Outlook::Well && !shows && !anew && is_known() {
-            return Ok(());
-        }
-        let key = (presented.fingerprint, upstream.clone(), None);
-        let work = || async move {
-            let said = if shows || anew { asked.enter().await } else { asked.challenge(None).await.map(drop) };
-            said.map_err(|error| MirrorError::upstream(Subject::Manifest, error))
-        };
+        let (outlook, key) = (asked.outlook(&Resource::door()), (presented.fingerprint, upstream.clone(), None));
+        let work =
+            || async move { asked.enter().await.map_err(|error| MirrorError::upstream(Subject::Manifest, error)) };
         landed(self.patiently(outlook, key, work).await?)
     }
 

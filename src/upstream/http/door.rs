@@ -15,7 +15,10 @@ use crate::oci::Repository;
 use crate::oci::challenge::Challenge;
 use crate::upstream::credentials::Credential;
 use crate::upstream::token::pull_scope;
-use crate::upstream::{CHALLENGE_IS_FRESH, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{UpstreamError, UpstreamErrorClass};
+
+/// How long it is believed that the door wants what it wanted.
+const WANTS_THE_SAME: Duration = Duration::from_secs(5 * 60);
 
 impl HttpUpstream {
     /// Knocks, with this to be shown.
@@ -32,7 +35,7 @@ impl HttpUpstream {
     /// Whether the door opens, for what we have to show. What it wanted a while ago is shown at once; that it is
     /// refused counts where it wants the same now.
     pub(super) async fn ask_to_be_let_in(&self) -> Result<(), UpstreamError> {
-        let known = self.endpoint.demand_and_age().filter(|(_, age)| *age < CHALLENGE_IS_FRESH);
+        let known = self.endpoint.demand_and_age().filter(|(_, age)| *age < WANTS_THE_SAME);
         let mut tried = None;
         if let Some((known, _)) = known {
             match self.show(&known).await {
@@ -91,11 +94,6 @@ impl HttpUpstream {
         &self,
         repository: Option<&Repository>,
     ) -> Result<Option<Challenge>, UpstreamError> {
-        if let Some((known, age)) = self.last_challenge_of(repository)
-            && age < CHALLENGE_IS_FRESH
-        {
-            return Ok(Some(known));
-        }
         let answer = self.knock(None).await?;
         // What it demands and nobody may meet is nothing to tell.
         let (status, demand) = (answer.response.status(), self.demanded(&answer).ok().flatten());
@@ -107,10 +105,9 @@ impl HttpUpstream {
         Ok(demand.and_then(|demand| self.told(demand, repository)))
     }
 
-    /// What it wanted last time, without asking, and how long ago that was.
-    pub(super) fn last_challenge_of(&self, repository: Option<&Repository>) -> Option<(Challenge, Duration)> {
-        let (demand, age) = self.endpoint.demand_and_age()?;
-        Some((self.told(demand, repository)?, age))
+    /// What it wanted last time, without asking.
+    pub(super) fn last_challenge_of(&self, repository: Option<&Repository>) -> Option<Challenge> {
+        self.told(self.endpoint.demand()?, repository)
     }
 
     fn told(&self, demand: Demand, repository: Option<&Repository>) -> Option<Challenge> {
