@@ -221,6 +221,19 @@ mod tests {
     }
 
     #[test]
+    fn those_of_other_upstreams_stay_and_live_as_long_as_they_may_now() {
+        let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
+        let other = Location { upstream: "b.example".parse().expect("valid"), ..app.clone() };
+        for at in [&app, &other] {
+            grants.give(key(&[1; 32], at), true, start);
+        }
+        let rest = grants.without(&HashSet::from([app.upstream.clone()]), Duration::from_secs(60));
+        assert_eq!((grants.life(), rest.life()), (Duration::from_secs(120), Duration::from_secs(60)));
+        assert!(!rest.hold(&[1; 32], &app, start) && rest.hold(&[1; 32], &other, start + Duration::from_secs(59)));
+        assert!(!rest.hold(&[1; 32], &other, start + Duration::from_secs(60)));
+    }
+
+    #[test]
     fn what_still_counts_makes_no_room() {
         let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
         let holder = |n: usize| std::array::from_fn(|at| n.to_le_bytes().get(at).copied().unwrap_or_default());

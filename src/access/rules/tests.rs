@@ -267,6 +267,8 @@ fn a_permit_says_for_whom_and_whether_anybody_in_front_may_keep_the_answer() {
     };
     let nobody = pending.clone().granted(None);
     assert!(!nobody.is_for_everybody() && nobody.is_private() && nobody.caller().is_none());
+    assert!(nobody.rule().passes_through() && pending.clone().by_grace(None).rule().passes_through());
+    assert!(!public.rule().passes_through(), "nothing that he shows goes there");
     let shows = Caller::Presented(7);
     assert_eq!(pending.granted(Some(shows.clone())).caller(), Some(&shows));
     let operator = Permit::operator(asked.location.clone());
