@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::preflight::{Findings, settings, taken};
+use crate::access::Access;
 use crate::blob_store::lock;
 use crate::config::{Config, Problem, Upstream};
 use crate::doctor::machine::Files;
@@ -22,8 +23,9 @@ use crate::mirror::Mode;
 use crate::oci::{Reference, RegistryName, Repository};
 use crate::server::congestion;
 use crate::setup::{Store, store_of};
+use crate::upstream::UpstreamErrorClass;
 use crate::upstream::credentials::Auth;
-use crate::upstream::examined::{Examined, Sample};
+use crate::upstream::examined::{Examined, Sample, Step};
 use crate::upstream::http::{HttpSettings, examine};
 
 /// What is asked for where nothing is stored of an upstream.
@@ -69,7 +71,12 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
     if wanted.client.is_some() && wanted.upstream.is_none() || config.cache.policy.mode == Mode::Offline {
         upstreams.clear();
     }
-    let (examined, credentials) = ask(config, &upstreams)?;
+    let (mut examined, credentials) = ask(config, &upstreams)?;
+    for Examined { upstream, steps, .. } in &mut examined {
+        if upstreams.iter().any(|of| of.host == *upstream && is_for_callers(of)) {
+            steps.retain(|step| !is_denied(step));
+        }
+    }
     let docker_store = wanted.docker_store.unwrap_or(|daemon_json| store_of(None, daemon_json));
     let around = clients::Around::of(config, &docker_store);
     let facts = Facts {
@@ -89,6 +96,18 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         of.map_or(0, |upstream| upstream.settings.budget_floor)
     };
     Ok(judge(&facts, floor).into())
+}
+
+/// Whether nothing of ours is shown there, but each client what he has.
+fn is_for_callers(upstream: &Upstream) -> bool {
+    upstream.access == Access::PassThrough && upstream.settings.auth == Auth::Anonymous
+}
+
+fn is_denied(step: &Step) -> bool {
+    match step {
+        Step::Proof(Err(error)) | Step::Manifest(_, Err(error), _) => error.class == UpstreamErrorClass::Denied,
+        _ => false,
+    }
 }
 
 /// What there is to say of a configuration that cannot be used.

@@ -207,6 +207,14 @@ fn a_clock_that_is_off_a_refused_token_and_a_quota_that_is_spent_are_told() {
     let (code, out) = case.doctor("--upstream r.example");
     assert_eq!(code, 0, "{out}");
     says(&out, &["it takes our credential", &format!("ok    credentials r.example: found: {login}")]);
+    // Where each client shows his own, nothing is wrong with that.
+    for policy in [TokenPolicy::bearer(), TokenPolicy::basic("me", "right")] {
+        registry.require_tokens(policy.user("me", "right"));
+        let case = Case::new(&format!("{url}\naccess = \"pass-through\""));
+        let (code, out) = case.doctor("--upstream r.example");
+        assert_eq!(code, 0, "{out}");
+        says(&out, &["/v2/ wants to know who asks"]);
+    }
 }
 
 #[test]
