@@ -2,9 +2,9 @@
 //!
 //! The order of things: what the upstream demanded last time is met in advance; a proof that may have died is
 //! renewed once before a no is believed, and before anything else that it demands is looked at, because proofs
-//! die more often than registries move; where it refuses even fresh ones, the question is put once without any, because a stale
-//! password must not break a public image. Credentials stay with the configured origin: a redirect that
-//! leaves it loses them, and coming back does not restore them.
+//! die more often than registries move; where it refuses even fresh ones, the question is put once without
+//! any, because a stale password must not break a public image. Credentials stay with the configured origin:
+//! a redirect that leaves it loses them, and coming back does not restore them.
 
 use std::time::Duration;
 
