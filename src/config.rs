@@ -35,6 +35,7 @@ use crate::oci::RegistryName;
 use crate::server;
 use crate::server::authenticate::Issuer;
 use crate::server::tls::Files;
+use crate::setting_file;
 pub use crate::telemetry::{Log, LogFormat};
 use crate::tier;
 use crate::upstream::credentials::Auth;
@@ -309,7 +310,9 @@ impl Config {
         let env = environment::Environment::new(env);
         let chosen = search::places(path, &env).into_iter().find(|place| place.used).map(|place| place.path);
         let Some(path) = chosen else { return Ok((Config::laid(None, &env, overrides)?, env, None)) };
-        let text = std::fs::read_to_string(&path).map_err(|error| {
+        // What a shell hands over, `-c <(…)`, is a pipe: who typed it waits for it.
+        let read = if path.starts_with("/dev") { std::fs::read_to_string } else { settings_text };
+        let text = read(&path).map_err(|error| {
             let place = path.display().to_string();
             ConfigError::from(Problem::at(place, format!("cannot be read: {error}")))
         })?;
@@ -409,10 +412,12 @@ impl Config {
     }
 }
 
+fn settings_text(path: &PathBuf) -> std::io::Result<String> {
+    Ok(setting_file::text(path)?.as_str().to_owned())
+}
+
 fn unreadable(upstream: &Upstream, key: &str, path: &Path) -> Option<Problem> {
-    // Opening a folder works; reading it does not.
-    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read(&mut file, &mut [0]));
-    let error = read.err()?;
+    let error = setting_file::opened(path).err()?;
     let message = format!("{key}: the file {} cannot be read: {error}", path.display());
     Some(Problem::at(format!("upstream {}", upstream.host), message))
 }

@@ -15,7 +15,7 @@
 //! | 3 edges | [`server`], which finds out who asks; [`admin`] | `access`, `mirror` |
 //! | 4 the wiring | [`daemon`] | everything, without logic |
 //! | 5 what is typed | [`cli`], and `main` | `daemon`, `config`, `setup`, the vocabulary, never `mirror` |
-//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`audit`], who got what; [`usage`], what it was good for; [`config`]; [`setup`], what clients' files say; [`systemd`]; [`confine`], where it may write | the vocabulary |
+//! | beside them | [`metrics`], which all may count with; [`telemetry`], the log; [`audit`], who got what; [`usage`], what it was good for; [`config`]; [`setup`], what clients' files say; [`setting_file`], what the settings name; [`systemd`]; [`confine`], where it may write | the vocabulary |
 //!
 //! # The four flows of a request
 //!
@@ -56,6 +56,7 @@ pub mod outcome;
 pub mod owed;
 pub mod plain;
 pub mod server;
+pub mod setting_file;
 pub mod setup;
 pub mod systemd;
 pub mod telemetry;

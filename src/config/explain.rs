@@ -5,6 +5,7 @@ use crate::documents::Explanation;
 use crate::mirror::Location;
 use crate::mirror::routes::fold_alias;
 use crate::oci::ImageName;
+use crate::setting_file;
 
 use super::Config;
 
@@ -54,8 +55,9 @@ impl Config {
                 let Some(path) = &self.callers.htpasswd else {
                     return sure("there are no users: access.htpasswd is not set");
                 };
+                let users = setting_file::text(path);
                 let path = path.display();
-                let users = std::fs::read_to_string(path.to_string()).map_err(|error| {
+                let users = users.map_err(|error| {
                     Absence::Unknown(format!("not known whether there is such a user: {path} cannot be read: {error}"))
                 })?;
                 let is_his = |line: &str| line.split_once(':').is_some_and(|(user, _)| user == &**name);

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
+use crate::setting_file;
+
 /// A shorter secret can be guessed, in bytes.
 const SHORTEST: usize = 16;
 /// A longer file is none of a secret, in bytes.
@@ -43,7 +45,7 @@ impl Secret {
     /// [`SecretError`].
     pub fn read(path: &Path) -> Result<Secret, SecretError> {
         let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
-        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let file = setting_file::opened(path).map_err(unreadable)?;
         let mut text = Zeroizing::new(Vec::with_capacity(LONGEST as usize + 1));
         io::Read::read_to_end(&mut io::Read::take(file, LONGEST + 1), &mut text).map_err(unreadable)?;
         let line = text.strip_suffix(b"\n").unwrap_or(&text);

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
@@ -19,6 +20,9 @@ use crate::documents::{Code, Error};
 use crate::server::{congestion, listener};
 use crate::systemd;
 use crate::{admin, audit};
+
+/// How long calls to the disk that are under way at the end are waited for.
+const ENDS_WITHIN: Duration = Duration::from_secs(30);
 
 /// The addresses that are bound.
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +66,10 @@ pub fn run(
     let prepared = Prepared::new(config.clone(), Arc::new(SystemClock))?;
     stay_inside(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
-    runtime.block_on(serve(source, loaded, hang_up, prepared, sockets, announce))
+    let served = runtime.block_on(serve(source, loaded, hang_up, prepared, sockets, announce));
+    // A disk that does not answer any more keeps no process.
+    runtime.shutdown_timeout(ENDS_WITHIN);
+    served
 }
 
 /// An error that says what was being done.

@@ -21,10 +21,12 @@ use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use zeroize::Zeroizing;
 
 use super::authenticate::certificate;
 use crate::access::Caller;
 use crate::oci::{Algorithm, Digest};
+use crate::setting_file;
 
 /// How often the files are looked at.
 pub const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -208,7 +210,7 @@ impl Files {
     }
 
     fn content_of<'f>(files: impl Iterator<Item = &'f PathBuf>) -> Digest {
-        let read = files.map(|path| std::fs::read(path).unwrap_or_default());
+        let read = files.map(|path| setting_file::bytes(path).unwrap_or_default());
         let each: Vec<_> = read.flat_map(|bytes| Digest::of(Algorithm::Sha256, &bytes).as_bytes().to_vec()).collect();
         Digest::of(Algorithm::Sha256, &each)
     }
@@ -251,7 +253,8 @@ impl Current {
 
     fn made_of(files: &Files) -> Result<(ServerConfig, Option<Arc<dyn ClientCertVerifier>>), TlsError> {
         let chain = certificates(&files.cert)?;
-        let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file_error(&files.key, describe(&error)))?;
+        let key = pem(&files.key)?;
+        let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| file_error(&files.key, describe(&error)))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
         let pair = |error: rustls::Error| TlsError::Pair {
             cert: files.cert.display().to_string(),
@@ -284,8 +287,13 @@ impl Current {
     }
 }
 
+fn pem(path: &Path) -> Result<Zeroizing<Vec<u8>>, TlsError> {
+    setting_file::bytes(path).map_err(|error| file_error(path, format!("cannot be read: {error}")))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let pem = pem(path)?;
+    let read = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let chain = read.map_err(|error| file_error(path, describe(&error)))?;
     if chain.is_empty() { Err(file_error(path, "no certificate in PEM form".to_owned())) } else { Ok(chain) }
 }
@@ -301,7 +309,6 @@ fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
 fn describe(error: &rustls::pki_types::pem::Error) -> String {
     use rustls::pki_types::pem::Error;
     match error {
-        Error::Io(error) => format!("cannot be read: {error}"),
         Error::NoItemsFound => "nothing in PEM form that is of use here".to_owned(),
         _ => "not PEM".to_owned(),
     }

@@ -25,6 +25,7 @@ use super::breaker::Breaker;
 use super::settings::{Credentials, Settings};
 use crate::blob_store::{Content, key_of};
 use crate::oci::{Digest, Span, Verifier};
+use crate::setting_file;
 
 /// The parts in which large blobs go up, in bytes: the same for all replicas, so that the same blob has the same
 /// ETag.
@@ -134,7 +135,7 @@ impl Bucket {
             .with_connect_timeout(settings.patience.max(Duration::from_secs(1)));
         if let Some(path) = &settings.ca {
             let wrong = |what: String| OpenError::File { key: "ca", path: path.display().to_string(), what };
-            let pem = std::fs::read(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let pem = setting_file::bytes(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
             let bundle = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(format!("is no PEM: {error}")))?;
             options = bundle.into_iter().fold(options, ClientOptions::with_root_certificate);
         }
@@ -454,7 +455,7 @@ fn as_somebody(
         Credentials::Instance => Ok(builder),
         Credentials::File(path) => {
             let wrong = |what: String| OpenError::File { key: "credentials", path: path.display().to_string(), what };
-            let text = std::fs::read_to_string(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
+            let text = setting_file::text(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
             let parts = text
                 .trim_end()
                 .split_once(':')

@@ -26,6 +26,7 @@ use zeroize::Zeroizing;
 pub use self::auth::{Auth, AuthError};
 use self::helper::Helpers;
 use crate::oci::Repository;
+use crate::setting_file;
 
 /// How long a found credential is remembered.
 const REMEMBERED: Duration = Duration::from_secs(60);
@@ -190,7 +191,7 @@ impl Place {
 }
 
 async fn user_and_password(path: &Path) -> Result<Credential, CredentialError> {
-    let text = Zeroizing::new(read(path).await?);
+    let text = read(path).await?;
     let (user, password) = pair_of_file(path, &text)?;
     Ok(Credential::from_pair(user, password.to_owned()))
 }
@@ -205,10 +206,11 @@ pub(super) fn pair_of_file<'a>(path: &Path, text: &'a str) -> Result<(&'a str, &
     Ok((user, password))
 }
 
-async fn read(path: &Path) -> Result<String, CredentialError> {
-    let reason = |error: std::io::Error| error.to_string();
-    let unreadable = |reason| CredentialError::Unreadable { path: path.to_owned(), reason };
-    tokio::fs::read_to_string(path).await.map_err(|error| unreadable(reason(error)))
+async fn read(path: &Path) -> Result<Zeroizing<String>, CredentialError> {
+    let wanted = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || setting_file::text(&wanted).map_err(|error| error.to_string()));
+    let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+    read.map_err(|reason| CredentialError::Unreadable { path: path.to_owned(), reason })
 }
 
 /// What was found, and when.

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use url::Url;
-use zeroize::Zeroizing;
 
 use super::credentials::Auth;
 use crate::oci::{Algorithm, Digest, RegistryName, Repository};
+use crate::setting_file;
 
 /// How long an upstream may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Settings {
         let proxy = self.proxy_auth.iter().flat_map(Auth::files_here);
         let own = self.certificate.iter().flat_map(|own| [own.certificate.clone(), own.key.clone()]);
         let files = self.auth.files_here().into_iter().chain(self.ca.clone()).chain(proxy).chain(own);
-        let read = files.map(|path| Zeroizing::new(std::fs::read(path).unwrap_or_default()));
+        let read = files.map(|path| setting_file::bytes(&path).unwrap_or_default());
         let each: Vec<_> = read.flat_map(|bytes| Digest::of(Algorithm::Sha256, &bytes).as_bytes().to_vec()).collect();
         Digest::of(Algorithm::Sha256, &each)
     }

@@ -60,6 +60,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("usage", &["oci", "clock", "documents", "outcome", "metrics", "usage"]),
     ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
     ("plain", &["plain"]),
+    ("setting_file", &["setting_file"]),
     ("telemetry", &["plain", "telemetry"]),
     // Settings belong to who obeys them; the adapters stay out of reach.
     (

@@ -177,3 +177,36 @@ fn the_unit_reloads_by_the_command_that_waits() {
     let help = Command::new(env!("CARGO_BIN_EXE_registry-mirror")).args(["reload", "--help"]).output().unwrap();
     assert!(help.status.success());
 }
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_at_once_and_the_right_file_is_taken_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = |name: &str| folder.path().join(name);
+    let hash = "$2y$04$abcdefghijklmnopqrstuuJZ3eJg5Ge1tFBkAQk5B8yCcWMz9XEyS";
+    std::fs::write(place("users"), format!("ann:{hash}\n")).unwrap();
+    std::fs::write(place("secret"), "user:password\n").unwrap();
+    let named = format!("file:{}", place("secret").display());
+    let lines = format!(
+        "access.htpasswd = \"{}\"\n[[upstream]]\nhost = \"a.example\"\n\
+         auth = \"{named}\"",
+        place("users").display()
+    );
+    let daemon = Daemon::start_with(folder.path(), "");
+    write(folder.path(), &lines);
+    let (code, _, err) = reload(folder.path(), "");
+    assert_eq!(code, 0, "{err}");
+    for name in ["users", "secret", "mirror.toml"] {
+        let text = std::fs::read(place(name)).unwrap();
+        std::fs::remove_file(place(name)).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, place(name), rustix::fs::Mode::RUSR).unwrap();
+        let (code, _, err) = reload(folder.path(), "");
+        // A credential that cannot be read is a warning: what is public is to be had without.
+        let expected = if name == "secret" { 0 } else { 2 };
+        assert!(code == expected && err.contains("it is no regular file"), "{name}: {code} {err}");
+        std::fs::remove_file(place(name)).unwrap();
+        std::fs::write(place(name), text).unwrap();
+        let (code, _, err) = reload(folder.path(), "");
+        assert_eq!(code, 0, "{name}: {err}");
+    }
+    drop(daemon);
+}

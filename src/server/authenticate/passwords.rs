@@ -12,9 +12,10 @@ use std::time::Duration;
 use bcrypt::HashParts;
 
 use crate::clients::{ClientId, Turn, Turns};
+use crate::setting_file;
 
-/// The largest file that is read, in bytes.
-const LARGEST: u64 = 16 << 20;
+/// A dearer hash is none of `htpasswd -B`: a check of one that costs 31 takes days.
+const DEAREST: u32 = 17;
 /// How long to wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Checks at a time, at most.
@@ -53,7 +54,7 @@ pub enum PasswordsError {
         source: std::io::Error,
     },
     /// A line is none of `htpasswd -B`.
-    #[error("line {line} of the file {} is not a user, a colon and a bcrypt hash ($2y$…): htpasswd -B writes them", path.display())]
+    #[error("line {line} of the file {} is not a user, a colon and a bcrypt hash ($2y$…) of a cost of at most {DEAREST}: htpasswd -B writes them", path.display())]
     Line {
         /// Which.
         path: PathBuf,
@@ -70,15 +71,16 @@ impl Passwords {
     /// [`PasswordsError`].
     pub fn read(path: &Path) -> Result<Passwords, PasswordsError> {
         let unreadable = |source| PasswordsError::Unreadable { path: path.to_owned(), source };
-        let mut text = zeroize::Zeroizing::new(String::new());
-        let file = std::fs::File::open(path).map_err(unreadable)?;
-        std::io::Read::read_to_string(&mut std::io::Read::take(file, LARGEST), &mut text).map_err(unreadable)?;
+        let text = setting_file::text(path).map_err(unreadable)?;
+        // Some editors begin a file with a mark of its encoding.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let mut users = HashMap::new();
         let mut cost = bcrypt::DEFAULT_COST;
         for (n, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'))
         {
             let entry = line.trim_end().split_once(':').filter(|(user, _)| !user.is_empty());
             let entry = entry.and_then(|(user, hash)| Some((user, hash, hash.parse::<HashParts>().ok()?)));
+            let entry = entry.filter(|(.., parts)| parts.get_cost() <= DEAREST);
             let (user, hash, parts) =
                 entry.ok_or_else(|| PasswordsError::Line { path: path.to_owned(), line: n + 1 })?;
             cost = if users.is_empty() { parts.get_cost() } else { cost.max(parts.get_cost()) };
@@ -131,7 +133,8 @@ mod tests {
     #[tokio::test]
     async fn the_password_of_a_user_is_right_and_everything_else_is_wrong() {
         let hash = bcrypt::hash("secret", 4).expect("a hash");
-        let passwords = read(&format!("# users\n\nann:{hash}\nbob:{}\n", hash.replace("$2b$", "$2y$"))).expect("valid");
+        let passwords =
+            read(&format!("\u{feff}# users\n\nann:{hash}\nbob:{}\n", hash.replace("$2b$", "$2y$"))).expect("valid");
         for (user, password, expected) in [
             ("ann", "secret", true),
             ("bob", "secret", true),
@@ -147,9 +150,16 @@ mod tests {
 
     #[test]
     fn other_hashes_than_bcrypt_are_refused_and_not_quoted() {
-        for line in
-            ["ann:$apr1$hunter2$x", "ann:{SHA}hunter2", "ann:hunter2", "hunter2", ":$2y$04$x", "ann:$2y$04$hunter2"]
-        {
+        let dear = format!("ann:$2y$18${}", "hunter2".repeat(8).get(..53).expect("a hash"));
+        for line in [
+            "ann:$apr1$hunter2$x",
+            "ann:{SHA}hunter2",
+            "ann:hunter2",
+            "hunter2",
+            ":$2y$04$x",
+            "ann:$2y$04$hunter2",
+            &dear,
+        ] {
             let error = read(&format!("# users\n{line}\n")).expect_err("not bcrypt");
             assert!(error.contains("line 2") && !error.contains("hunter2"), "{error}");
         }

@@ -103,7 +103,7 @@ pub(super) async fn look_up(
                 if !tokio::fs::try_exists(path).await.unwrap_or(true) {
                     continue;
                 }
-                let text = Zeroizing::new(super::read(path).await?);
+                let text = super::read(path).await?;
                 let file = match place {
                     Logins::Dockercfg(_) => File { auths: parse(path, &text)?, ..File::default() },
                     _ => parse(path, &text)?,

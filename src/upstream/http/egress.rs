@@ -11,6 +11,7 @@ use url::{Host, Url};
 
 use super::redirect;
 use super::settings::{HttpSettings, HttpSettingsError};
+use crate::setting_file;
 use crate::upstream::credentials::{Auth, pair_of_file};
 
 /// Sets the way of everything that a client for this upstream sends.
@@ -48,8 +49,7 @@ fn unusable(settings: &HttpSettings, reason: String) -> HttpSettingsError {
 
 /// Puts user and password into the address of a proxy, which is where the client looks for them.
 fn log_in(proxy: &mut Url, path: &Path) -> Result<(), String> {
-    let text = std::fs::read_to_string(path).map(zeroize::Zeroizing::new);
-    let text = text.map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    let text = setting_file::text(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     let (user, password) = pair_of_file(path, &text).map_err(|error| error.to_string())?;
     let put = proxy.set_username(user).and_then(|()| proxy.set_password(Some(password)));
     put.map_err(|()| "its address takes no user".to_owned())

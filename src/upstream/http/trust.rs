@@ -18,6 +18,7 @@ use rustls_platform_verifier::Verifier;
 
 use super::settings::{HttpSettings, HttpSettingsError};
 use crate::oci::RegistryName;
+use crate::setting_file;
 use crate::upstream::settings::ClientCertificate;
 
 /// How connections are secured: to the upstream's own origin, or elsewhere.
@@ -141,7 +142,7 @@ impl ServerCertVerifier for Anybody {
 
 fn certificates(name: &RegistryName, path: &Path) -> Result<Vec<CertificateDer<'static>>, HttpSettingsError> {
     let failed = |reason: String| HttpSettingsError::Certificates { name: name.clone(), path: path.to_owned(), reason };
-    let pem = std::fs::read(path).map_err(|error| failed(error.to_string()))?;
+    let pem = setting_file::bytes(path).map_err(|error| failed(error.to_string()))?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let found = found.map_err(|_| failed("not PEM".to_owned()))?;
     if found.is_empty() { Err(failed("there are none in it".to_owned())) } else { Ok(found) }
@@ -153,7 +154,7 @@ fn identity(name: &RegistryName, files: &ClientCertificate) -> Result<Identity, 
     let chain = certificates(name, &files.certificate)?;
     let failed =
         |reason: String| HttpSettingsError::Certificates { name: name.clone(), path: files.key.clone(), reason };
-    let pem = std::fs::read(&files.key).map(zeroize::Zeroizing::new).map_err(|error| failed(error.to_string()))?;
+    let pem = setting_file::bytes(&files.key).map_err(|error| failed(error.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| unusable(name, files))?;
     Ok((chain, key))
 }
