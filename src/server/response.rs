@@ -156,7 +156,8 @@ impl Answer {
 
     /// What is in memory.
     pub fn kept(kept: Arc<Kept>) -> Answer {
-        Answer::of(Outcome::Hit, AnswerBody::Kept(kept))
+        let digest = Some(kept.descriptor.digest);
+        Answer { digest, ..Answer::of(Outcome::Hit, AnswerBody::Kept(kept)) }
     }
 
     /// Tags of the repository that the client calls `name`; `next` asks for the rest of them.

@@ -17,7 +17,7 @@ fn lines(file: &Path) -> Vec<Value> {
 async fn it_says_who_got_what_and_who_did_what() {
     let registry = Registry::start().await;
     let image = registry.add_image("app", "1", &[noise(41, 1000)]);
-    registry.add_image("library/app", "1", &[noise(42, 1000)]);
+    let open = registry.add_image("library/app", "1", &[noise(42, 1000)]);
     let (folder, users) = users(&["ann", "bob"]);
     let file = folder.path().join("audit.jsonl");
     let config = format!(
@@ -67,6 +67,9 @@ async fn it_says_who_got_what_and_who_did_what() {
         "- refused - 404",
     ];
     assert_eq!(told[..9], expected);
+    for line in &lines[4..7] {
+        assert_eq!(line["digest"], json!(open.manifest.digest.to_string()), "cold, and warm from memory: {line}");
+    }
     let (manifest, blob_line, act) = (&lines[0], &lines[1], &lines[9]);
     for (key, value) in [
         ("upstream", json!("a.example")),
