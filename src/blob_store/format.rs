@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::oci::Algorithm;
+
 /// What this version writes.
 pub const FORMAT: u32 = 1;
 
@@ -32,8 +34,6 @@ const NAMES: [&str; 14] = [
 ];
 /// An index that was moved aside.
 const DAMAGED_INDEX: &str = "metadata.damaged-";
-/// Names that only a store has together with no others: what is called `blobs` may be anybody's.
-const SIGNS: [&str; 3] = ["oci-layout", "repositories", "ingest"];
 
 /// Why a folder cannot be a store of this version.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +94,7 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
     if let Some(found) = names.iter().find(|name| !ours(name)) {
         return Err(foreign(found));
     }
-    let signed = names.iter().any(|name| SIGNS.contains(&name.as_str())) || is_our_lock(&root.join("lock"));
+    let signed = is_our_lock(&root.join("lock")) || is_our_backup(root);
     names.first().filter(|_| !signed).map_or(Ok(()), |found| Err(foreign(found)))
 }
 
@@ -103,6 +103,18 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
 fn is_our_lock(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= 16)
         && fs::read_to_string(path).is_ok_and(|text| text.trim().bytes().all(|byte| byte.is_ascii_digit()))
+}
+
+/// Whether this is what matters of a backup: blobs by their digest, and repositories. A registry of others has folders
+/// in the place of blobs, a store of content or a layout has no repositories.
+fn is_our_backup(root: &Path) -> bool {
+    let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let is_blob = |blob: io::Result<fs::DirEntry>| {
+        let blob = blob.ok().filter(|blob| blob.file_type().is_ok_and(|found| found.is_file()));
+        blob.is_some_and(|blob| Algorithm::Sha256.digest(&blob.file_name().to_string_lossy()).is_some())
+    };
+    let blobs = fs::read_dir(root.join("blobs/sha256"));
+    is_folder(&root.join("repositories")) && blobs.is_ok_and(|mut blobs| blobs.next().is_some_and(is_blob))
 }
 
 /// The format that a store says it has; `None` where its mark is missing or spoilt.
@@ -136,6 +148,8 @@ pub fn mark(root: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const BLOB: &str = "blobs/sha256/e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     /// A folder with these: a name that ends with a slash is one of a folder.
     fn folder(content: &[(&str, &str)]) -> tempfile::TempDir {
@@ -184,7 +198,7 @@ mod tests {
             &[("lock", "1"), ("oci-layout", ""), ("blobs/", ""), ("metadata/", ""), ("metadata.damaged-1/", "")],
             &[("lock", "1"), ("format", "\0\0"), ("oci-layout", ""), ("blobs/", ""), ("lost+found/", "")],
             // What matters of a backup.
-            &[("blobs/", ""), ("repositories/", "")],
+            &[("blobs/sha256/", ""), (BLOB, ""), ("repositories/", "")],
         ] {
             assert!(examine(folder(ours).path()).is_ok(), "{ours:?}");
         }
@@ -198,6 +212,14 @@ mod tests {
             (&[("docker/registry/", "")], "docker"),
             (&[("oci-layout", ""), ("blobs/", ""), ("index.json", "{}")], "index.json"),
             (&[("blobs/", "")], "blobs"),
+            // Two folders in which containerd keeps its content, and a layout that was not finished.
+            (&[("blobs/sha256/", ""), (BLOB, ""), ("ingest/", "")], "blobs|ingest"),
+            (&[("blobs/sha256/", ""), (BLOB, ""), ("oci-layout", "")], "blobs|oci-layout"),
+            // A registry of others.
+            (&[("blobs/sha256/ab/", ""), ("repositories/library/app/", "")], "blobs|repositories"),
+            (&[("repositories/x/y/", "")], "repositories"),
+            (&[("ingest/", "")], "ingest"),
+            (&[("oci-layout", "")], "oci-layout"),
             (&[("metadata/", "")], "metadata"),
             (&[("format", "of something else")], "format"),
             (&[("lock", "held by apt")], "lock"),
@@ -207,7 +229,8 @@ mod tests {
             let folder = folder(foreign);
             let error = examine(folder.path()).expect_err(name).to_string();
             assert!(
-                error.contains(&format!("{name:?}")) && error.contains("is no store of registry-mirror"),
+                name.split('|').any(|name| error.contains(&format!("{name:?}")))
+                    && error.contains("is no store of registry-mirror"),
                 "{error}"
             );
         }
