@@ -47,8 +47,18 @@ pub enum Said {
 #[derive(Debug)]
 pub struct Grants {
     life: Duration,
-    given: Mutex<HashMap<Key, Given>>,
+    given: Mutex<Table>,
 }
+
+#[derive(Debug, Default)]
+struct Table {
+    by_key: HashMap<Key, Given>,
+    /// When each who is among them was last given something; at most one for each of those.
+    callers: HashMap<Holder, Instant>,
+}
+
+/// Who shows nothing.
+const NOBODY: Holder = [0; 32];
 
 /// Who may read which repository of an upstream; without one, who is let in there.
 type Key = (Holder, RegistryName, Option<Repository>);
@@ -74,9 +84,11 @@ impl Grants {
     #[must_use]
     pub fn without(&self, upstreams: &HashSet<RegistryName>, life: Duration) -> Grants {
         let given = self.given.lock();
-        let others = given.iter().filter(|((_, upstream, _), _)| !upstreams.contains(upstream));
-        let given = others.map(|(key, given)| (key.clone(), *given)).collect();
-        Grants { life, given: Mutex::new(given) }
+        let others = given.by_key.iter().filter(|((_, upstream, _), _)| !upstreams.contains(upstream));
+        let by_key = others.map(|(key, given)| (key.clone(), *given)).collect();
+        let mut table = Table { by_key, callers: given.callers.clone() };
+        table.tidy();
+        Grants { life, given: Mutex::new(table) }
     }
 
     /// How long each lives.
@@ -86,7 +98,7 @@ impl Grants {
 
     /// How many are remembered.
     pub fn table(&self) -> (&'static str, u64) {
-        ("grants", self.given.lock().len() as u64)
+        ("grants", self.given.lock().by_key.len() as u64)
     }
 
     /// Whether he may read it.
@@ -96,6 +108,17 @@ impl Grants {
 
     fn holds(&self, key: &Key, now: Instant) -> bool {
         self.age(key, now).is_some_and(|(age, _)| age < self.life)
+    }
+
+    /// Whether upstream gives it to who shows nothing.
+    pub fn is_for_everybody(&self, location: &Location, now: Instant) -> bool {
+        self.hold(&NOBODY, location, now)
+    }
+
+    /// Whether anything is granted to whoever shows this.
+    pub fn know(&self, holder: &Holder, now: Instant) -> bool {
+        let given = self.given.lock().callers.get(holder).copied();
+        given.and_then(|given| now.checked_duration_since(given)).is_some_and(|age| age < self.life)
     }
 
     /// Whether he is let in by an upstream, which says nothing of what it has.
@@ -132,14 +155,19 @@ impl Grants {
     pub fn end_all(&self, Holders { own, shows, certificate, .. }: &Holders, upstream: &RegistryName) {
         if *shows {
             let is_his = |holder: &Holder| holder == own || certificate.as_ref() == Some(holder);
-            self.given.lock().retain(|(holder, of, _), _| of != upstream || !is_his(holder));
+            let mut given = self.given.lock();
+            given.by_key.retain(|(holder, of, _), _| of != upstream || !is_his(holder));
+            given.callers.retain(|holder, _| !is_his(holder));
         }
     }
 
     /// Whether he may read it while upstream is away: he had a yes within a day, with the very same that he shows or
-    /// with his certificate.
+    /// with his certificate, or everybody had.
     pub fn had(&self, Holders { own, certificate, .. }: &Holders, location: &Location, now: Instant) -> bool {
-        [Some(own), certificate.as_ref()].into_iter().flatten().any(|holder| self.held(holder, location, now))
+        [Some(own), certificate.as_ref(), Some(&NOBODY)]
+            .into_iter()
+            .flatten()
+            .any(|holder| self.held(holder, location, now))
     }
 
     fn held(&self, holder: &Holder, location: &Location, now: Instant) -> bool {
@@ -147,23 +175,35 @@ impl Grants {
     }
 
     fn age(&self, key: &Key, now: Instant) -> Option<(Duration, bool)> {
-        let given = *self.given.lock().get(key)?;
+        let given = *self.given.lock().by_key.get(key)?;
         Some((now.checked_duration_since(given.at)?, given.lasting))
     }
 
     fn give(&self, key: Key, lasting: bool, now: Instant) {
         let mut given = self.given.lock();
-        if given.len() >= MOST {
+        if given.by_key.len() >= MOST {
             let life = self.life;
-            given.retain(|_, given| now.duration_since(given.at) < if given.lasting { AWAY } else { life });
+            given.by_key.retain(|_, given| now.duration_since(given.at) < if given.lasting { AWAY } else { life });
+            given.tidy();
         }
-        if given.len() < MOST {
-            given.insert(key, Given { at: now, lasting });
+        if given.by_key.len() < MOST {
+            given.callers.insert(key.0, now);
+            given.by_key.insert(key, Given { at: now, lasting });
         }
     }
 
     fn end(&self, holder: &Holder, location: &Location) {
-        self.given.lock().remove(&key(holder, location));
+        let mut given = self.given.lock();
+        given.by_key.remove(&key(holder, location));
+        given.callers.remove(holder);
+    }
+}
+
+impl Table {
+    /// Forgets who has nothing any more.
+    fn tidy(&mut self) {
+        let there: HashSet<_> = self.by_key.keys().map(|(holder, ..)| *holder).collect();
+        self.callers.retain(|holder, _| there.contains(holder));
     }
 }
 

@@ -96,9 +96,9 @@ impl Admission {
             guest.presented = None;
             guest.told(verdict);
         }
-        if let Some(caller) = guest.callers.last() {
-            guest.asker = guest.asker.of(self.authenticator.client_of(caller));
-        }
+        let granted = || self.grants.know(&guest.own.fingerprint, Instant::now().into_std());
+        let caller = guest.callers.last().cloned().or_else(|| guest.own.caller().filter(|_| granted()));
+        guest.asker = guest.asker.clone().of_any(caller.as_ref().map(|caller| self.authenticator.client_of(caller)));
         guest
     }
 
@@ -135,6 +135,10 @@ impl Admission {
                 Err(error) => Err(Rejected::Unknown(error)),
             },
             Decision::AskUpstream(pending) => {
+                // What needs no credential is asked for without, right or wrong.
+                if self.grants.is_for_everybody(found.location(), Instant::now().into_std()) {
+                    guest.own = access::Presented::default();
+                }
                 let said = Box::pin(self.ask(guest, mirror, found, (request, accept))).await?;
                 let own = guest.own.caller();
                 guest.asker = guest.asker.clone().of_any(own.as_ref().map(|own| self.authenticator.client_of(own)));

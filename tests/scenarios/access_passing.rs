@@ -457,3 +457,39 @@ async fn who_follows_a_download_goes_on_with_his_own_rights_where_those_of_the_f
     assert_eq!(ask(&mirror, "GET", &path, &bob).await.body, content, "it is stored");
     assert_eq!(registry.gets_of(&digest), 0);
 }
+
+#[tokio::test]
+async fn what_needs_no_credential_is_given_to_whoever_shows_one_right_wrong_or_while_the_upstream_is_away() {
+    let (mut registry, _, mirror) = scene("").await;
+    let digest = registry.add_image("team/open", "2", &[noise(63, 1000)]).manifest.digest;
+    let open = |rest: String| format!("/v2/team/open/{rest}?ns=a.example");
+    let paths = [open("manifests/2".into()), open(format!("manifests/{digest}")), open("tags/list".into())];
+    let shown = [basic("ann", "ann"), basic("eve", "eve"), "Bearer made-up".to_owned(), String::new()];
+    assert_eq!(ask(&mirror, "GET", &paths[0], "").await.status, 200);
+    mirror.settled().await;
+    for (path, shown) in paths.iter().flat_map(|path| shown.iter().map(move |shown| (path, shown))) {
+        for method in ["GET", "HEAD"] {
+            let given = ask(&mirror, method, path, shown).await;
+            assert_eq!((given.status, given.header("www-authenticate")), (200, None), "{method} {path} {shown}");
+        }
+    }
+    registry.stop().await;
+    for (path, shown) in paths[..2].iter().flat_map(|path| shown.iter().map(move |shown| (path, shown))) {
+        assert_eq!(ask(&mirror, "GET", path, shown).await.status, 200, "{path} {shown}");
+    }
+    let private = ask(&mirror, "GET", "/v2/team/private/manifests/1?ns=a.example", &shown[1]).await;
+    assert_ne!(private.status, 200, "nothing private opens by it");
+}
+
+#[tokio::test]
+async fn what_is_given_to_everybody_is_told_by_no_token_service_that_the_registry_may_not_name() {
+    let (registry, _, mirror) = scene("").await;
+    let foreign = Registry::start().await;
+    foreign.require_tokens(policy());
+    let realm = foreign.url().replace("127.0.0.1", "127.0.0.9");
+    registry.require_tokens(policy().realm(&realm));
+    let path = "/v2/team/open/manifests/1?ns=a.example";
+    let refused = ask(&mirror, "GET", path, "").await;
+    assert_eq!((refused.status, refused.header("www-authenticate")), (401, None), "{refused:?}");
+    assert_eq!(foreign.requests().len(), 0, "it is not even asked");
+}

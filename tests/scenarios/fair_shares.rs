@@ -1,8 +1,9 @@
 //! What one client may have: a limit that he reaches is his own trouble.
 
 use scripted_registry::client::{Connection, Response};
-use scripted_registry::{Gate, Match, Registry, Rule, noise};
+use scripted_registry::{Gate, Match, Registry, Rule, TokenPolicy, noise};
 
+use crate::access_mapped::basic;
 use crate::support::mirror::{Settings, TestMirror};
 
 const GREEDY: [u8; 4] = [127, 0, 0, 11];
@@ -314,4 +315,24 @@ async fn who_reads_slowly_what_cannot_be_kept_keeps_nobody_else_from_its_upstrea
     let rest = greedy.finish().await;
     assert!(rest.complete && [begun, rest.body].concat() == large);
     assert_eq!(registry.gets_of(&slow), 2);
+}
+
+#[tokio::test]
+async fn who_has_a_grant_of_an_upstream_has_a_rate_of_his_own_and_who_makes_tokens_up_has_none() {
+    let registry = Registry::start().await;
+    registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").private("team/app"));
+    registry.add_image("team/app", "1", &[noise(1, 1000)]);
+    let settings = Settings::of(&registry).config("limits.requests_per_client = 3\naccess.grant_ttl = \"5m\"");
+    let mirror = settings.and("a.example", &registry).having("access = \"pass-through\"").start().await;
+    let path = "/v2/team/app/manifests/1?ns=a.example";
+    let ann = basic("ann", "ann");
+    assert_eq!(get_with(&mirror, GREEDY, path, &[("Authorization", &ann)]).await.status, 200);
+    let mut made_up = Vec::new();
+    for n in 0..12 {
+        let shown = format!("Bearer {n}");
+        made_up.push(get_with(&mirror, GREEDY, path, &[("Authorization", &shown)]).await.status);
+    }
+    assert!(made_up.contains(&429), "they are all of one address: {made_up:?}");
+    let hers = get_with(&mirror, GREEDY, path, &[("Authorization", &ann)]).await;
+    assert_eq!(hers.status, 200, "what others of her address have had is not her affair: {hers:?}");
 }

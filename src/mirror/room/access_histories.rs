@@ -328,7 +328,8 @@ impl World {
             Decision::IfPublic(unproven) => (truth.says(at, 0) == Said::Yes).then(|| unproven.proven()),
             Decision::AskUpstream(pending) => {
                 let holders = holders(guest);
-                let holds = self.grants.hold(&holders.own, &location, self.now);
+                let holds = self.grants.hold(&holders.own, &location, self.now)
+                    || self.grants.is_for_everybody(&location, self.now);
                 let said = || truth.says(at, GUESTS[guest].2);
                 let may = holds || self.grants.heard(&holders, &location, said(), self.now);
                 may.then(|| pending.granted(None))

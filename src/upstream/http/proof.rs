@@ -119,7 +119,9 @@ impl HttpUpstream {
         scope: String,
         credential: Credential,
     ) -> Result<Proof, UpstreamError> {
-        if !realm.trusted && credential != Credential::Anonymous {
+        // What a registry gives to nobody is for each caller to see only where the registry itself, or we, vouch for who
+        // says so.
+        if !realm.trusted && (credential != Credential::Anonymous || self.presented.is_some()) {
             let (origin, host) = (&self.endpoint.origin, realm.authority());
             let message = format!(
                 "{origin} names a token service at {host}, which is another site and gets no credential; \

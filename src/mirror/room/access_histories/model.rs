@@ -50,7 +50,8 @@ impl Model {
 
     fn passes(&mut self, truth: &Truth, (node, reader): (bool, usize), at: Place, now: Instant) -> bool {
         let within = |at: Option<&Instant>, life: Duration| at.is_some_and(|at| now.duration_since(*at) < life);
-        if within(self.yes.get(&(reader, at)), LIFE) {
+        // What everybody may have needs nothing that is shown.
+        if [reader, 0].iter().any(|reader| within(self.yes.get(&(*reader, at)), LIFE)) {
             return true;
         }
         match truth.says(at, reader) {
@@ -70,7 +71,7 @@ impl Model {
             }
             Said::Nothing => {
                 let he = reader != 2 && within(self.yes.get(&(reader, at)), DAY);
-                he || node && within(self.yes_to_node.get(&at), DAY)
+                he || within(self.yes.get(&(0, at)), DAY) || node && within(self.yes_to_node.get(&at), DAY)
             }
         }
     }
