@@ -15,8 +15,8 @@ pub mod io;
 pub mod listener;
 pub mod record;
 pub mod response;
-mod resting;
-pub mod shortcut;
+pub mod seats;
+mod shortcut;
 pub mod tags;
 pub mod tls;
 

@@ -11,17 +11,22 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
 /// Whether an answer is under way on a connection, or was cut.
 #[derive(Clone, Debug, Default)]
 pub struct Answering(Arc<State>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    born: Instant,
+    /// Since when the client waits for us: in milliseconds since then and one, or 0.
+    waits: AtomicU64,
     under: AtomicBool,
     /// Whether nothing more of the request is wanted.
     said: AtomicBool,
@@ -34,13 +39,37 @@ struct State {
     taken: AtomicU64,
 }
 
+impl Default for State {
+    fn default() -> State {
+        let [under, said, cut, untaken] = Default::default();
+        let [waits, taken] = Default::default();
+        State { born: Instant::now(), waits, under, said, cut, begun: AtomicU32::default(), untaken, taken }
+    }
+}
+
 impl Answering {
     /// From now on until what is returned is dropped.
-    fn begin(&self) -> Under {
+    pub(super) fn begin(&self) -> Under {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.said.store(true, Ordering::Release);
         self.0.under.store(true, Ordering::Release);
+        self.waits(true);
         Under(self.clone())
+    }
+
+    /// Takes note of whether the client waits for us.
+    fn waits(&self, waits: bool) {
+        let waited = self.0.waits.load(Ordering::Relaxed) > 0;
+        if waits != waited {
+            let now = || u64::try_from(self.0.born.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
+            self.0.waits.store(if waits { now() } else { 0 }, Ordering::Relaxed);
+        }
+    }
+
+    /// Since when the client waits for an answer, or for more of it, while it has taken all there is.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let since = self.0.waits.load(Ordering::Relaxed).checked_sub(1)?;
+        (!self.0.untaken.load(Ordering::Relaxed)).then(|| self.0.born + Duration::from_millis(since))
     }
 
     fn is_under_way(&self) -> bool {
@@ -84,10 +113,11 @@ impl Answering {
 
 /// An answer is under way as long as this lives.
 #[derive(Debug)]
-struct Under(Answering);
+pub(super) struct Under(Answering);
 
 impl Drop for Under {
     fn drop(&mut self) {
+        self.0.waits(false);
         self.0.0.under.store(false, Ordering::Release);
     }
 }
@@ -171,6 +201,7 @@ impl<B> Answer<B> {
             });
             let response = response.await;
             under.0.0.said.store(true, Ordering::Release);
+            under.0.waits(false);
             response.map(|body| Answer { body, under })
         }
     }
@@ -186,6 +217,7 @@ impl<B: Body + Unpin> Body for Answer<B> {
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
         let frame = Pin::new(&mut this.body).poll_frame(context);
+        this.under.0.waits(frame.is_pending());
         if matches!(frame, Poll::Ready(Some(Err(_)))) {
             this.under.0.0.cut.store(true, Ordering::Release);
         }

@@ -28,8 +28,8 @@ use crate::outcome::Outcome;
 
 /// Whom a proxy asks for. No specification has it; all proxies do.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// When to ask again where it could not be found out who asks.
-const JUDGED_LATER: Duration = Duration::from_secs(5);
+/// When to ask again where it could not be found out who asks, or others waited for the connection.
+const LATER: Duration = Duration::from_secs(5);
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
 const MAX_HEADERS: usize = 32 << 10;
 
@@ -103,7 +103,14 @@ async fn answered_anew(
     let mut record = Record::begin(edge, client.peer, http);
     let uri = http.uri();
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
-        Ok(request) => respond(edge, &mut record, &mut guest, http, request).await,
+        Ok(request) => {
+            let answered = respond(edge, &mut record, &mut guest, http, request);
+            client.makes_room.run_until_cancelled(answered).await.unwrap_or_else(|| {
+                edge.metrics.error("connections");
+                let message = "others wait for a connection to this mirror, and all are taken; ask again in a moment";
+                Answer::refusal(ErrorCode::Unavailable, message).later(LATER).closing()
+            })
+        }
         // What follows a refused request on its connection is not trusted.
         Err(refusal) if has_body(http.headers()) || refusal.is_about_headers() => refusal.answer().closing(),
         Err(Refusal::Grammar(RequestError::NotFound)) if front::is_for(http) => {
@@ -304,7 +311,7 @@ fn turned_away(edge: &Edge, rejected: Rejected, asked: Option<(&Location, &Reque
         Rejected::TooMany(too_many) => failed(edge, &too_many.into(), None).private(true),
         Rejected::Unjudged(why) => {
             edge.metrics.error("unjudged");
-            Answer::refusal(ErrorCode::Unavailable, why.to_string()).later(JUDGED_LATER).private(true)
+            Answer::refusal(ErrorCode::Unavailable, why.to_string()).later(LATER).private(true)
         }
     }
 }

@@ -33,14 +33,14 @@ use super::half_closed::{Answer, Answering, HalfClosed};
 use super::io::plain::PlainStream;
 use super::io::{Regions, untaken};
 use super::record::Peer;
-use super::resting::Resting;
+use super::seats::{Seated, Seats};
 use super::tls::{Tls, Vouched};
-use crate::clients::{Clients, Place, TooMany};
+use crate::clients::{ClientId, Clients, Place, TooMany};
 
 /// How many connections are told at a time that their client has enough of them; more are closed at once.
 const TURNED_AWAY: usize = 256;
-/// How long a connection may rest while others wait for a place; twice as long at the most.
-const REST: Duration = Duration::from_millis(500);
+/// How many connections are accepted and wait for a place; more wait to be accepted.
+const WAITING: usize = 512;
 /// How long a connection on which nothing is under way is still read when the listener closes: a client may have
 /// asked already, and would take the close for a failure.
 const LAST_REQUEST: Duration = Duration::from_secs(1);
@@ -143,13 +143,15 @@ pub struct Client {
     pub wire: Wire,
     /// Its place among the connections of the listener.
     pub seat: Seat,
+    /// Cancelled when an answer for which it only waits is to make room for other clients.
+    pub makes_room: CancellationToken,
     /// The client has as many connections as he may have: this one is told so, and closed.
     pub turned_away: Option<TooMany>,
 }
 
 /// The place of a connection among [`Limits::max_connections`].
 #[derive(Clone, Debug)]
-pub struct Seat(Arc<Mutex<Option<OwnedSemaphorePermit>>>);
+pub struct Seat(Arc<Mutex<Option<Seated>>>);
 
 impl Seat {
     /// Lets another connection have it. For whoever bounds this one in another way, and closes it
@@ -164,7 +166,7 @@ pub type OfClients = Box<dyn Fn() -> Arc<Clients> + Send + Sync>;
 
 /// Where a connection finds its place: among all, and among those of its client.
 struct Seating {
-    seats: Arc<Semaphore>,
+    seats: Arc<Seats>,
     clients: Option<OfClients>,
     /// Connections that are being told that there is no place for them.
     turned_away: Semaphore,
@@ -172,17 +174,24 @@ struct Seating {
 }
 
 impl Seating {
-    /// The place of a connection among those of its client, for which it waits while others may have its seat.
-    async fn place(&self, peer: Peer, seat: &Seat) -> Result<Option<Place>, TooMany> {
-        let (Some(clients), Peer::Address(address)) = (&self.clients, peer) else { return Ok(None) };
-        let full = match clients().connect(address.ip()) {
-            Ok(place) => return Ok(place),
-            Err(full) => full,
+    /// The places of a connection: among those of its client, for which it waits apart from all others, and among all.
+    async fn places(&self, peer: Peer, waits: OwnedSemaphorePermit) -> Result<(Option<Place>, Seated), TooMany> {
+        let mut waits = Some(waits);
+        let place = match (&self.clients, peer) {
+            (Some(clients), Peer::Address(address)) => match clients().connect(address.ip()) {
+                Ok(place) => place,
+                Err(full) => {
+                    waits.take();
+                    Some(full.wait(self.patience).await?)
+                }
+            },
+            _ => None,
         };
-        seat.give_up();
-        let place = full.wait(self.patience).await?;
-        *seat.0.lock() = Arc::clone(&self.seats).acquire_owned().await.ok();
-        Ok(Some(place))
+        let client = match peer {
+            Peer::Address(address) => address.ip().into(),
+            _ => ClientId::Operator,
+        };
+        Ok((place, self.seats.take(client).await))
     }
 }
 
@@ -191,7 +200,6 @@ struct Serving {
     transport: Transport,
     limits: Limits,
     seating: Seating,
-    resting: Arc<Resting>,
     buffers: Arc<Buffers>,
     /// Nothing new is accepted any more.
     closing: CancellationToken,
@@ -203,7 +211,7 @@ impl Serving {
         &self,
         stream: Stream,
         peer: Peer,
-        seat: Seat,
+        waits: OwnedSemaphorePermit,
         answer: A,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>>
     where
@@ -211,20 +219,23 @@ impl Serving {
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
-        let Serving { transport, limits, seating, resting, buffers, closing } = self;
-        let (limits, answering) = (*limits, Answering::default());
-        let place = seating.place(peer, &seat).await;
-        let turned_away = place.as_ref().err().copied();
+        let Serving { transport, limits, seating, buffers, closing } = self;
+        let limits = *limits;
+        let Some(places) = closing.run_until_cancelled(seating.places(peer, waits)).await else { return Ok(()) };
+        let (turned_away, (_place, seated)) = match places {
+            Ok((place, seated)) => (None, (place, Some(seated))),
+            Err(too_many) => (Some(too_many), (None, None)),
+        };
         let _while_told = match turned_away.map(|_| seating.turned_away.try_acquire()) {
             Some(Err(_)) => return Ok(()),
             told => told,
         };
-        let client = |wire, encrypted, certificate| Client { peer, encrypted, certificate, wire, seat, turned_away };
-        let whose = match peer {
-            Peer::Address(address) => Some(address.ip().into()),
-            _ => None,
-        };
-        let open = resting.add(whose, answering.clone());
+        let none = || (Answering::default(), CancellationToken::new(), CancellationToken::new());
+        let of = |seated: &Seated| (seated.answering.clone(), seated.makes_room.clone(), seated.ends.clone());
+        let (answering, makes_room, ends) = seated.as_ref().map_or_else(none, of);
+        let seat = Seat(Arc::new(Mutex::new(seated)));
+        let client =
+            |wire, encrypted, certificate| Client { peer, encrypted, certificate, wire, seat, makes_room, turned_away };
         let spoken = async {
             let tls = match &stream {
                 Stream::Address(stream) => transport.clone().of(stream, limits.header_timeout).await?,
@@ -255,7 +266,7 @@ impl Serving {
             }
             Ok(())
         };
-        open.ends.run_until_cancelled(spoken).await.unwrap_or(Ok(()))
+        ends.run_until_cancelled(spoken).await.unwrap_or(Ok(()))
     }
 }
 
@@ -274,43 +285,36 @@ pub async fn serve<A, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
-    let seats = Arc::new(Semaphore::new(limits.max_connections));
     let (connections, drained) = (TaskTracker::new(), CancellationToken::new());
     let seating = Seating {
-        seats: Arc::clone(&seats),
+        seats: Seats::new(limits.max_connections),
         clients,
         turned_away: Semaphore::new(TURNED_AWAY),
         patience: limits.header_timeout,
     };
-    let closing = CancellationToken::new();
-    let serving = Serving {
-        transport,
-        limits,
-        seating,
-        resting: Arc::default(),
-        buffers: Arc::default(),
-        closing: closing.clone(),
-    };
+    let (closing, waiting) = (CancellationToken::new(), Arc::new(Semaphore::new(WAITING)));
+    let serving = Serving { transport, limits, seating, buffers: Arc::default(), closing: closing.clone() };
     let serving = Arc::new(serving);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let next = async {
-            let accepted = accepted(&listener, &limits).await;
-            (Seat(Arc::new(Mutex::new(seat(&seats, &serving.resting).await))), accepted)
+            let waits = Arc::clone(&waiting).acquire_owned().await.ok()?;
+            Some((waits, accepted(&listener, &limits).await))
         };
-        let (seat, (stream, peer)) = tokio::select! {
+        let Some((waits, (stream, peer))) = (tokio::select! {
             next = next => next,
-            () = &mut shutdown => break,
+            () = &mut shutdown => None,
+        }) else {
+            break;
         };
         let (serving, drained, answer) = (Arc::clone(&serving), drained.clone(), answer.clone());
         connections.spawn(async move {
             // Of a request, how it ended is in its log line.
-            match drained.run_until_cancelled(serving.one(stream, peer, seat.clone(), answer)).await {
+            match drained.run_until_cancelled(serving.one(stream, peer, waits, answer)).await {
                 Some(Ok(())) => {}
                 Some(Err(error)) => tracing::debug!(%peer, %error, "a connection broke"),
                 None => tracing::debug!(%peer, "a connection was open when the drain time ended"),
             }
-            seat.give_up();
         });
     }
     drop(listener);
@@ -319,16 +323,6 @@ pub async fn serve<A, F, B>(
     if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
         tracing::warn!("closing connections that were still open when the drain time ended");
         drained.cancel();
-    }
-}
-
-/// A place among all. While there is none, connections that rest make room, and clients that take next to nothing.
-async fn seat(seats: &Arc<Semaphore>, resting: &Resting) -> Option<OwnedSemaphorePermit> {
-    loop {
-        match tokio::time::timeout(REST, Arc::clone(seats).acquire_owned()).await {
-            Ok(seat) => return seat.ok(),
-            Err(_) => resting.make_room(),
-        }
     }
 }
 

@@ -77,7 +77,8 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "lists_that_one_client_does_not_take_are_refused_to_him_alone",
         ),
     ),
-    ("server/resting.rs", "of", Still("one for each connection, of which there are server.max_connections")),
+    ("server/seats.rs", "of", Still("one for each connection, of which there are server.max_connections")),
+    ("server/seats.rs", "waiting", Still("512 connections, and those that wait among those of their client")),
     (
         "access/grants.rs",
         "given",

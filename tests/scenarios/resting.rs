@@ -78,6 +78,40 @@ async fn two_clients_that_have_all_places_and_read_nothing_lock_nobody_out() {
 }
 
 #[tokio::test]
+async fn clients_that_wait_for_a_silent_upstream_keep_no_place_from_who_asks_for_what_is_stored() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(3, 1000)]);
+    let blob = registry.add_blob("library/app", noise(4, 300_000));
+    let silent = Gate::new();
+    registry.rule(Rule::on(Match::when(|asked| asked.path.contains("/silent"))).stall_before_headers(&silent));
+    registry.rule(Rule::on(Match::blob(&blob).get()).stall_after(100_000, &silent));
+    let warm = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+    for (clients, seats) in [(2, 6), (3, 6), (8, 6)] {
+        let mirror = Settings::of(&registry).config(&format!("server.max_connections = {seats}")).start().await;
+        assert_eq!(mirror.get(&warm).await.status, 200);
+        let mut waiting = Vec::new();
+        for number in 0..2 * seats {
+            // Nothing of an answer, or a part of a body.
+            let path = match number % 3 {
+                0 => format!("/v2/library/app/blobs/{blob}"),
+                _ => format!("/v2/library/silent{number}/manifests/1"),
+            };
+            let request = format!("GET {path} HTTP/1.1\r\nHost: m\r\n\r\n");
+            waiting.push(idle(50 + number % clients, mirror.address, &request).await);
+        }
+        let asked = async {
+            for _ in 0..3 {
+                let connection = Connection::open_from([127, 0, 0, 49], mirror.address).await;
+                let answer = connection.send("GET", &warm, &[]).await.expect("an answer").finish().await;
+                assert_eq!(answer.status, 200, "{clients} clients");
+            }
+        };
+        tokio::time::timeout(LONG, asked).await.expect("long before upstream's answer is given up");
+        drop(waiting);
+    }
+}
+
+#[tokio::test]
 async fn idle_connections_to_the_admin_interface_silence_no_probe() {
     let registry = Registry::start().await;
     let mirror = TestMirror::of(&registry).await;
