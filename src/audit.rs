@@ -16,6 +16,7 @@ use rustix::fs::OFlags;
 use serde::Serialize;
 
 use crate::clock::Clock;
+use crate::confine::free_thread;
 use crate::documents::Moment;
 use crate::metrics::Metrics;
 
@@ -117,7 +118,8 @@ impl Audit {
             Writer { place, file: None, unwritten: 0, told: false, metrics: counted }.run(&todo);
             drop(ends);
         };
-        std::thread::Builder::new().name("audit".into()).spawn(writing)?;
+        // A folder that was removed and made anew is another one to whatever restricts the others.
+        free_thread("audit", writing)?;
         Ok(Audit { jobs: Some(jobs), ended: Mutex::new(ended), clock, metrics })
     }
 

@@ -1,7 +1,8 @@
 //! Where this process may write: below a few folders, whatever else its user may do (Landlock).
 //!
 //! The kernel keeps a thread to that, and the threads that it starts. One thread is started before and stays
-//! free, for programs that are to write where they always do, such as credential helpers. Truth: what is read
+//! free, for programs that are to write where they always do, such as credential helpers, and for the thread that
+//! writes the audit, whose folder may be made anew. Truth: what is read
 //! is not restricted, and a kernel that cannot do this changes nothing but a line in the log.
 
 use std::io;
@@ -85,6 +86,20 @@ pub async fn freely<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static
     result.await.map_err(|_| io::Error::other("the free thread has ended"))
 }
 
+/// Starts a thread that writes wherever the user of this process may.
+///
+/// # Errors
+/// There is none.
+pub fn free_thread(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name(name.to_owned());
+    let start = move || thread.spawn(work).map(drop);
+    let Some(free) = FREE.get() else { return start() };
+    let (done, started) = channel();
+    let gone = || io::Error::other("the free thread has ended");
+    free.send(Box::new(move || drop(done.send(start())))).map_err(|_| gone())?;
+    started.recv().map_err(|_| gone())?
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -118,6 +133,9 @@ mod tests {
             assert_eq!(write(&elsewhere.join("before")), denied);
             assert_eq!(fs::remove_file(elsewhere.join("before")).map_err(|error| error.kind()), denied);
             assert_eq!(fs::read(elsewhere.join("before")).expect("reading is not restricted"), b"x");
+            let (file, (done, wrote)) = (elsewhere.join("of a free thread"), channel());
+            free_thread("writes", move || drop(done.send(write(&file)))).expect("started");
+            wrote.recv().expect("no panic").expect("it is free");
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
                 let file = elsewhere.join("of a worker");

@@ -152,6 +152,7 @@ pub struct Daemon {
     clients: Arc<Clients>,
     admission: Arc<Admission>,
     audit: Option<Arc<Audit>>,
+    ingests: Arc<IngestDir>,
     /// The same certificate for operators, of whom none is asked for.
     admin_tls: Option<Arc<Tls>>,
     guard: Arc<Guard>,
@@ -294,7 +295,7 @@ impl Prepared {
         let mirror = Mirror::new(Parts {
             terms: terms(&config, &upstreams, Arc::clone(&bounds)),
             blobs: blobs.clone(),
-            ingests,
+            ingests: Arc::clone(&ingests),
             metadata: metadata.clone(),
             behind: behind.map(|(bucket, owed)| (bucket, owed, patience)),
             clock,
@@ -318,6 +319,7 @@ impl Prepared {
             clients,
             admission,
             audit,
+            ingests,
             around,
             upstreams,
             bounds,
@@ -459,7 +461,7 @@ impl Daemon {
         let (blobs, metadata, store) = (Arc::clone(&self.blobs), Arc::clone(&self.metadata), Arc::clone(&self.store));
         let (opened, in_force) = (self.opened, Arc::clone(&reloading.in_force));
         let (scrub_rate, kept_in_mind) = (self.config.store.scrub_rate, Arc::clone(&self.usage).keep());
-        let guard = Arc::clone(&self.guard);
+        let (guard, ingests) = (Arc::clone(&self.guard), Arc::clone(&self.ingests));
         let raising = self.raising.clone();
         async move {
             take_stock(&blobs, &metadata, opened).await;
@@ -469,7 +471,8 @@ impl Daemon {
                     let allowed = budget(&store.read()).unwrap_or_default();
                     metrics.store(usage.bytes, usage.blobs, allowed);
                     let names = metadata.names();
-                    metrics.store_besides(names.bytes, names.inodes, blobs.rounding(), blobs.lingering());
+                    let lingering = blobs.lingering() + ingests.lingering();
+                    metrics.store_besides(names.bytes, names.inodes, blobs.rounding(), lingering);
                     in_force.lock().await.measure(&metrics);
                     metrics.entries(guard.tables());
                     if let Some(raising) = &raising {

@@ -75,6 +75,7 @@ labels! {
     OfMove { kind }
     OfLimit { limit }
     OfTable { table }
+    OfPart { part }
 }
 
 /// Every series: its name without the prefix and without what the format adds, unit and suffix; how it
@@ -132,7 +133,7 @@ series! {
     store_names: Level, [Bytes] "Bytes that tags, histories, memberships and lists take on disk, with their folders";
     store_name_files: Level, "Files and folders of tags, histories, memberships and lists";
     store_rounding: Level, [Bytes] "Bytes that the disk takes for blobs beyond what they have, about";
-    store_lingering: Level, [Bytes] "Bytes of deleted blobs that somebody reads still";
+    store_lingering: Level, [Bytes] "Bytes of deleted blobs, and of fills that were given up, that somebody reads still";
     tag_moves: Family<OfMove, Counter>, "Tags seen to point elsewhere than before";
     index_rebuilds: Counter, "Rebuilds of the metadata index from the files";
     evicted_blobs: Counter, "Blobs evicted";
@@ -153,6 +154,8 @@ series! {
     memory_used: Level, [Bytes] "Bytes of answers in memory";
     bodies_used: Level, [Bytes] "Bytes of bodies in memory: on their way in, in hand, at hand, passed on, on their way to the disk, and lists";
     bodies_budget: Level, [Bytes] "Bytes that bodies in memory may take together";
+    bodies_part_used: Family<OfPart, Level>, [Bytes] "Bytes of bodies in memory, by the part of the budget that they are of";
+    bodies_part_budget: Family<OfPart, Level>, [Bytes] "Bytes that bodies of this part may take: beyond, they are refused";
     entries: Family<OfTable, Gauge>, "Entries of what clients and upstreams can make grow, by table";
     shortcuts: Level, [Bytes] "Bytes by which requests are recognised that were answered from memory";
     prefetched_blobs: Counter, "Fills begun ahead of clients";
@@ -389,6 +392,15 @@ impl Metrics {
     pub fn bodies(&self, used: u64, budget: u64) {
         self.series.bodies_used.set(used);
         self.series.bodies_budget.set(budget);
+    }
+
+    /// The same of each part of them.
+    pub fn parts_of_bodies(&self, parts: impl IntoIterator<Item = (&'static str, (u64, u64))>) {
+        for (part, (used, budget)) in parts {
+            let part = OfPart { part: Label::Word(part) };
+            self.series.bodies_part_used.get_or_create(&part).set(used);
+            self.series.bodies_part_budget.get_or_create(&part).set(budget);
+        }
     }
 
     /// How many entries there are in each of these tables.

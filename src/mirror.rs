@@ -47,7 +47,7 @@ pub use answer::heads::ManifestHead;
 pub use answer::lists::{ReferrersAnswer, Tags, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
 pub use error::{MirrorError, Subject};
-pub use flight::bodies::{InMemory, Share, TooMuch};
+pub use flight::bodies::{InMemory, Share, Taker, TooMuch};
 pub use recall::freshness::Policy;
 pub use recall::memory::{Asked, Kept};
 pub use room::Room;
@@ -302,16 +302,32 @@ impl Mirror {
 
     /// How many bytes of bodies are in memory, lists that are remembered included, and how many may be.
     pub fn bodies(&self) -> (u64, u64) {
-        let ((bodies, most), (lists, most_lists)) = (self.0.fills.bounds.in_memory(), self.0.answers.lists.in_memory());
-        (bodies + lists, most + most_lists)
+        // What is untaken is in hand.
+        let parts = self.parts_of_bodies().into_iter().filter(|(part, _)| *part != "untaken");
+        parts.fold((0, 0), |(used, most), (_, part)| (used + part.0, most + part.1))
     }
 
-    /// One more answer to `client` made of this, until the share is dropped; `None` where it is short.
+    /// How many bytes each part of that takes, and may take.
+    pub fn parts_of_bodies(&self) -> [(&'static str, (u64, u64)); 4] {
+        let (bounds, lists) = (&self.0.fills.bounds, self.0.answers.lists.in_memory());
+        let bodies = &bounds.bodies;
+        let to_disk = bounds.to_disk();
+        [("in_hand", bodies.used()), ("untaken", bodies.untaken_bytes()), ("lists", lists), ("to_disk", to_disk)]
+    }
+
+    /// One more answer to `client` made of this, until the share is dropped; `None` where it is short. While there is no
+    /// room, what other clients do not take makes some.
     ///
     /// # Errors
     /// [`TooMuch`] that clients have still to take is in memory.
-    pub fn give(&self, body: InMemory, client: ClientId) -> Result<Option<Share>, TooMuch> {
-        self.0.fills.bounds.bodies.give(body, client)
+    pub async fn give<T: Taker + Clone + 'static>(
+        &self,
+        body: InMemory,
+        client: ClientId,
+        taker: &T,
+    ) -> Result<Option<Share>, TooMuch> {
+        let bounds = &self.0.fills.bounds;
+        bounds.bodies.give(body, client, taker, bounds.fill_wait).await
     }
 
     /// How many entries there are in what clients and upstreams can make grow, by table.

@@ -11,6 +11,7 @@ mod front;
 mod greeting;
 pub mod half_closed;
 pub mod handler;
+mod hold;
 pub mod io;
 pub mod listener;
 pub mod record;

@@ -190,7 +190,7 @@ impl Visit<'_> {
         actor: Actor,
     ) -> Result<Response<Body>, Error> {
         let mut noting = self.noting(path, actor, wish == Wish::Act);
-        let place = match refuse_pages(request.headers()).and_then(|()| self.state.guard.place(wish)) {
+        let place = match refuse_pages(request.headers()).and_then(|()| self.state.guard.place(wish, path)) {
             Ok(place) => place,
             Err(error) => return noting.ended(Err(error)),
         };
@@ -228,7 +228,7 @@ impl Visit<'_> {
 
     /// Tells what goes on, and goes on telling.
     fn follow(&self) -> Result<Response<Body>, Error> {
-        let place = self.state.guard.place(Wish::Follow)?;
+        let place = self.state.guard.place(Wish::Follow, EVENTS)?;
         self.seat.give_up();
         Ok(holding(place, events::answer(self.mirror.clone(), self.ending.clone())))
     }

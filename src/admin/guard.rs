@@ -26,8 +26,9 @@ use sessions::Sessions;
 
 pub(super) use sessions::{LOGIN, SESSION};
 
-/// Acts that may be under way at once.
+/// Acts that may be under way at once, and of each that lasts as long as its client likes as many besides.
 const ACTS: usize = 16;
+const LONG: [&str; 4] = ["import", "export", "pull", "verify"];
 /// Looks with a body that may be under way at once.
 const LOOKS: usize = 8;
 /// Streams that may be followed at once.
@@ -69,6 +70,8 @@ pub struct Guard {
     next_wrong: Mutex<Instant>,
     waiting: Semaphore,
     acts: Arc<Semaphore>,
+    /// Of each of [`LONG`] as many.
+    long: [Arc<Semaphore>; LONG.len()],
     looks: Arc<Semaphore>,
     followers: Arc<Semaphore>,
 }
@@ -160,6 +163,7 @@ impl Guard {
             next_wrong: Mutex::new(Instant::now()),
             waiting: Semaphore::new(WAITING),
             acts: Arc::new(Semaphore::new(ACTS)),
+            long: LONG.map(|_| Arc::new(Semaphore::new(ACTS))),
             looks: Arc::new(Semaphore::new(LOOKS)),
             followers: Arc::new(Semaphore::new(FOLLOWERS)),
         }
@@ -257,13 +261,14 @@ impl Guard {
         tokio::time::sleep_until(turn).await;
     }
 
-    /// A place for what may stand still.
+    /// A place for what may stand still, for an act of this name.
     ///
     /// # Errors
     /// [`Code::Busy`] when all are taken.
-    pub(super) fn place(&self, wish: Wish) -> Result<Place, Error> {
+    pub(super) fn place(&self, wish: Wish, act: &str) -> Result<Place, Error> {
+        let long = LONG.iter().zip(&self.long).find(|(long, _)| **long == act);
         let (places, most) = match wish {
-            Wish::Act => (&self.acts, ACTS),
+            Wish::Act => (long.map_or(&self.acts, |(_, places)| places), ACTS),
             Wish::Look => (&self.looks, LOOKS),
             Wish::Follow => (&self.followers, FOLLOWERS),
         };

@@ -15,8 +15,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -48,7 +48,11 @@ pub struct IngestDir {
     path: PathBuf,
     next: AtomicU64,
     left_over: Arc<Mutex<LeftOver>>,
+    deleted: Deleted,
 }
+
+/// Files that were removed while somebody read them: in bytes, and who may.
+type Deleted = Arc<Mutex<Vec<(u64, Weak<File>)>>>;
 
 /// A blob, and who sends it.
 pub type Origin = (RegistryName, Digest);
@@ -92,7 +96,7 @@ impl IngestDir {
         let next = AtomicU64::new(
             left_over.values().filter_map(|unfinished| number_in_name(&unfinished.path)).max().unwrap_or(0) + 1,
         );
-        Ok(IngestDir { path, next, left_over: Arc::new(Mutex::new(left_over)) })
+        Ok(IngestDir { path, next, left_over: Arc::new(Mutex::new(left_over)), deleted: Arc::default() })
     }
 
     /// Begins to write a blob that should turn out to have `digest`. With a known `size` in bytes
@@ -112,7 +116,7 @@ impl IngestDir {
             }
             result => result?,
         };
-        let ingest = Ingest::new(file, path, 0);
+        let ingest = Ingest::new(file, path, 0, &self.deleted);
         ingest.allocate(size)?;
         Ok(ingest)
     }
@@ -129,7 +133,7 @@ impl IngestDir {
         let written = if proof.is_some() { size } else { size.saturating_sub(CUT_OFF) };
         match reopen(&path, written) {
             Ok(file) => {
-                let mut ingest = Box::new(Ingest::new(file, path, written));
+                let mut ingest = Box::new(Ingest::new(file, path, written, &self.deleted));
                 (ingest.proof, ingest.doubtful, ingest.by_whole) = (proof, doubtful, by_whole);
                 self.make_resumable(&mut ingest, origin);
                 Some(match proof {
@@ -161,6 +165,13 @@ impl IngestDir {
     /// How many bytes are left over from earlier fills.
     pub fn left_over(&self) -> u64 {
         self.left_over.lock().values().map(|unfinished| unfinished.size).sum()
+    }
+
+    /// How many bytes are of files that were removed and are still read.
+    pub fn lingering(&self) -> u64 {
+        let mut deleted = self.deleted.lock();
+        deleted.retain(|(_, file)| file.strong_count() > 0);
+        deleted.iter().map(|(bytes, _)| bytes).sum()
     }
 
     /// Removes what is left over: the room is needed.
@@ -303,6 +314,7 @@ pub struct Ingest {
     written: u64,
     /// What was written ahead of that, start and end, without touching each other.
     ahead: BTreeMap<u64, u64>,
+    deleted: Deleted,
     /// Where the file is kept for the next fill when this is dropped.
     resumable: Option<(Origin, Arc<Mutex<LeftOver>>)>,
     /// What an earlier process noted as the hash of what it wrote, as long as that was not compared.
@@ -320,8 +332,8 @@ pub struct Ingest {
 }
 
 impl Ingest {
-    fn new(file: File, path: PathBuf, written: u64) -> Ingest {
-        let (file, path) = (Arc::new(file), Some(path));
+    fn new(file: File, path: PathBuf, written: u64, deleted: &Deleted) -> Ingest {
+        let (file, path, deleted) = (Arc::new(file), Some(path), Arc::clone(deleted));
         let (resumable, proof, hashed) = (None, None, None);
         let ahead = BTreeMap::new();
         Ingest {
@@ -329,6 +341,7 @@ impl Ingest {
             path,
             written,
             ahead,
+            deleted,
             resumable,
             proof,
             hashed,
@@ -504,7 +517,12 @@ impl Drop for Ingest {
                 let unfinished = Unfinished { path, size: self.written, proof, doubtful, by_whole };
                 keep(&mut left_over.lock(), origin, unfinished);
             }
-            (Some(path), None) => remove(&path),
+            (Some(path), None) => {
+                remove(&path);
+                if Arc::strong_count(&self.file) > 1 {
+                    self.deleted.lock().push((self.written, Arc::downgrade(&self.file)));
+                }
+            }
             (None, _) => {}
         }
     }

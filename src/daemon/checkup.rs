@@ -30,8 +30,8 @@ use crate::upstream::http::{HttpSettings, examine};
 
 /// What is asked for where nothing is stored of an upstream.
 const ANY: (&str, &str) = ("library/alpine", "latest");
-/// Open files besides connections and fills.
-const BESIDES: usize = 256;
+/// Open files besides connections that have a place and fills.
+const BESIDES: usize = 768;
 
 /// What is to be looked at: everything, unless something is named.
 #[derive(Clone, Debug, Default)]

@@ -70,8 +70,10 @@ impl InForce {
     /// Brings the gauges up to date that are of what holds now.
     pub(super) fn measure(&self, metrics: &Metrics) {
         let InForce { mirror, clients, admission, upstreams, .. } = self;
-        let ((bodies, budget), (coming, most)) = (mirror.bodies(), upstreams.on_the_way_in());
-        metrics.bodies(bodies + coming, budget + most);
+        let ((bodies, budget), [all, of_one]) = (mirror.bodies(), upstreams.on_the_way_in());
+        metrics.bodies(bodies + all.0, budget + all.1);
+        let coming = [("on_the_way_in", all), ("on_the_way_in_from_one_upstream", of_one)];
+        metrics.parts_of_bodies(mirror.parts_of_bodies().into_iter().chain(coming));
         let own = [admission.authenticator.table(), admission.grants.table()];
         metrics.entries(mirror.tables().into_iter().chain(clients.tables()).chain(own));
         metrics.memory(mirror.memory_used());

@@ -120,8 +120,9 @@ impl Upstreams {
         Ok(Known { configured: upstream.clone(), content, offline, can_be_asked, shares, wanted, asking, gated })
     }
 
-    /// How many bytes of manifests and lists are on their way in, and how many may be.
-    pub(super) fn on_the_way_in(&self) -> (u64, u64) {
+    /// How many bytes of manifests and lists are on their way in, and how many may be: from all upstreams, and from the
+    /// one that has most.
+    pub(super) fn on_the_way_in(&self) -> [(u64, u64); 2] {
         self.whole.used()
     }
 

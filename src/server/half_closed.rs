@@ -37,13 +37,21 @@ struct State {
     untaken: AtomicBool,
     /// How many bytes the client had taken when bytes waited last.
     taken: AtomicU64,
+    /// Since when it takes nothing of those that wait, likewise in milliseconds and one, or 0.
+    still: AtomicU64,
 }
 
 impl Default for State {
     fn default() -> State {
         let [under, said, cut, untaken] = Default::default();
-        let [waits, taken] = Default::default();
-        State { born: Instant::now(), waits, under, said, cut, begun: AtomicU32::default(), untaken, taken }
+        let [waits, taken, still] = Default::default();
+        State { born: Instant::now(), waits, under, said, cut, begun: AtomicU32::default(), untaken, taken, still }
+    }
+}
+
+impl State {
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1
     }
 }
 
@@ -61,8 +69,7 @@ impl Answering {
     fn waits(&self, waits: bool) {
         let waited = self.0.waits.load(Ordering::Relaxed) > 0;
         if waits != waited {
-            let now = || u64::try_from(self.0.born.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-            self.0.waits.store(if waits { now() } else { 0 }, Ordering::Relaxed);
+            self.0.waits.store(if waits { self.0.now() } else { 0 }, Ordering::Relaxed);
         }
     }
 
@@ -84,7 +91,16 @@ impl Answering {
 
     /// The client has taken so many bytes since the connection began.
     pub(super) fn taken(&self, bytes: u64) {
-        self.0.taken.store(bytes, Ordering::Relaxed);
+        if self.0.taken.swap(bytes, Ordering::Relaxed) != bytes {
+            self.0.still.store(self.0.now(), Ordering::Relaxed);
+        }
+    }
+
+    /// How long the client has taken nothing of what waits for it.
+    pub(super) fn still_for(&self) -> Duration {
+        let waits = self.0.untaken.load(Ordering::Relaxed);
+        let still = self.0.now().saturating_sub(self.0.still.load(Ordering::Relaxed));
+        if waits { Duration::from_millis(still) } else { Duration::ZERO }
     }
 
     /// While bytes wait for the client to take them: how many he took before.
@@ -95,6 +111,7 @@ impl Answering {
     /// Takes note of whether bytes went.
     pub(super) fn went<T>(&self, went: Poll<T>) -> Poll<T> {
         if self.0.untaken.load(Ordering::Relaxed) != went.is_pending() {
+            self.0.still.store(self.0.now(), Ordering::Relaxed);
             self.0.untaken.store(went.is_pending(), Ordering::Relaxed);
         }
         went

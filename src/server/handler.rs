@@ -21,7 +21,7 @@ use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::access::Rule;
 use crate::clients::{Asker, TooMany};
-use crate::mirror::{Asked, Found, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject, TooMuch};
+use crate::mirror::{Asked, Found, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject};
 use crate::oci::refusal::DOUBLED;
 use crate::oci::{AcceptSet, Digest, ErrorCode, ImageName, RangeHeader, Reference, Request, RequestError, header};
 use crate::outcome::Outcome;
@@ -105,7 +105,7 @@ async fn answered_anew(
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
         Ok(request) => {
             let answered = respond(edge, &mut record, &mut guest, http, request);
-            client.makes_room.run_until_cancelled(answered).await.unwrap_or_else(|| {
+            client.hold.makes_room().run_until_cancelled(answered).await.unwrap_or_else(|| {
                 edge.metrics.error("connections");
                 let message = "others wait for a connection to this mirror, and all are taken; ask again in a moment";
                 Answer::refusal(ErrorCode::Unavailable, message).later(LATER).closing()
@@ -123,10 +123,13 @@ async fn answered_anew(
     record.asked_by(guest.caller());
     let head_only = http.method() == Method::HEAD;
     let in_memory = answer.in_memory().filter(|_| !head_only);
-    let given = in_memory.map(|body| edge.mirror.give(body, guest.asker.client())).transpose();
+    let given = match in_memory {
+        Some(body) => edge.mirror.give(body, guest.asker.client(), &client.hold).await,
+        None => Ok(None),
+    };
     let (answer, share) = match given {
-        Ok(share) => (answer, share.flatten()),
-        Err(TooMuch) => (Answer::too_much_in_hand(), None),
+        Ok(share) => (answer, share),
+        Err(_) => (Answer::too_much_in_hand(), None),
     };
     response::render(answer, head_only, record, &client.wire, guest.asker.pace(), share)
 }

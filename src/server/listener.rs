@@ -30,6 +30,7 @@ use super::body::{Buffers, Wire};
 use super::connection::Connection;
 use super::greeting;
 use super::half_closed::{Answer, Answering, HalfClosed};
+use super::hold::Hold;
 use super::io::plain::PlainStream;
 use super::io::{Regions, untaken};
 use super::record::Peer;
@@ -143,8 +144,8 @@ pub struct Client {
     pub wire: Wire,
     /// Its place among the connections of the listener.
     pub seat: Seat,
-    /// Cancelled when an answer for which it only waits is to make room for other clients.
-    pub makes_room: CancellationToken,
+    /// How it gets on, and whether it has to make room for other clients.
+    pub hold: Hold,
     /// The client has as many connections as he may have: this one is told so, and closed.
     pub turned_away: Option<TooMany>,
 }
@@ -230,12 +231,11 @@ impl Serving {
             Some(Err(_)) => return Ok(()),
             told => told,
         };
-        let none = || (Answering::default(), CancellationToken::new(), CancellationToken::new());
-        let of = |seated: &Seated| (seated.answering.clone(), seated.makes_room.clone(), seated.ends.clone());
-        let (answering, makes_room, ends) = seated.as_ref().map_or_else(none, of);
+        let hold = seated.as_ref().map_or_else(Hold::default, |seated| seated.hold.clone());
+        let (answering, ends) = (hold.answering().clone(), hold.ends().clone());
         let seat = Seat(Arc::new(Mutex::new(seated)));
         let client =
-            |wire, encrypted, certificate| Client { peer, encrypted, certificate, wire, seat, makes_room, turned_away };
+            |wire, encrypted, certificate| Client { peer, encrypted, certificate, wire, seat, hold, turned_away };
         let spoken = async {
             let tls = match &stream {
                 Stream::Address(stream) => transport.clone().of(stream, limits.header_timeout).await?,

@@ -15,10 +15,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::connection::BYTES_A_SECOND;
-use super::half_closed::Answering;
+use super::hold::Hold;
 use crate::clients::ClientId;
 use crate::clients::queue::Queue;
 
@@ -50,15 +49,13 @@ struct Table {
 struct Open {
     /// Whose it is; what is at the Unix socket is the operator's.
     client: ClientId,
-    answering: Answering,
+    hold: Hold,
     /// The rest that it had when it was last looked at.
     rest: Option<u32>,
     /// Since when bytes wait for its client, and how many it had taken then.
     waits: Option<(Instant, u64)>,
     /// When it was asked to make room.
     called: Option<Instant>,
-    makes_room: CancellationToken,
-    ends: CancellationToken,
 }
 
 /// A connection that has a place, until it is dropped.
@@ -66,11 +63,7 @@ struct Open {
 pub(super) struct Seated {
     of: Arc<Seats>,
     number: u64,
-    pub(super) answering: Answering,
-    /// It has to make room: who waits for an answer is told so.
-    pub(super) makes_room: CancellationToken,
-    /// It has to make room at once.
-    pub(super) ends: CancellationToken,
+    pub(super) hold: Hold,
 }
 
 impl Seats {
@@ -125,19 +118,10 @@ impl Seats {
 
 impl Table {
     fn seat(&mut self, seats: &Arc<Seats>, client: ClientId) -> Seated {
-        let (answering, makes_room, ends) = (Answering::default(), CancellationToken::new(), CancellationToken::new());
+        let hold = Hold::default();
         self.next += 1;
-        let of = Open {
-            client,
-            answering: answering.clone(),
-            rest: None,
-            waits: None,
-            called: None,
-            makes_room: makes_room.clone(),
-            ends: ends.clone(),
-        };
-        self.of.insert(self.next, of);
-        Seated { of: Arc::clone(seats), number: self.next, answering, makes_room, ends }
+        self.of.insert(self.next, Open { client, hold: hold.clone(), rest: None, waits: None, called: None });
+        Seated { of: Arc::clone(seats), number: self.next, hold }
     }
 
     /// How many places each client has that stay his.
@@ -153,7 +137,7 @@ impl Table {
     fn look(&mut self, now: Instant, in_a_row: bool) -> bool {
         let (mut rests, mut ended, mut slow) = (false, false, HashMap::<_, Vec<_>>::new());
         for (number, open) in &mut self.of {
-            let rest = open.answering.rest();
+            let rest = open.hold.answering().rest();
             rests |= rest.is_some();
             if rest.is_some() && rest == open.rest || open.called.is_some_and(|called| now - called >= REST) {
                 open.end(now);
@@ -184,22 +168,24 @@ impl Table {
     /// Calls one place back for `client`, unless that was done for all who wait: where he has fewer than who has most of
     /// those that wait for an answer, or has none while they wait for long.
     fn call_back(&mut self, client: ClientId, now: Instant) {
+        self.waiting.forget_who_left();
         if self.of.values().filter(|open| open.called.is_some()).count() >= self.waiting.len() {
             return;
         }
         let have = self.have();
         let has = have.get(&client).copied().unwrap_or_default();
         let waits = |open: &Open| {
-            let waited = now.saturating_duration_since(open.answering.waits_since()?);
+            let waited = now.saturating_duration_since(open.hold.answering().waits_since()?);
             let most = have.get(&open.client).copied()?;
             let may = if most > has + 1 { waited >= REST } else { has == 0 && waited >= GRACE };
             (may && open.called.is_none() && open.client != ClientId::Operator).then_some((most, waited))
         };
-        let longest = self.of.values_mut().filter_map(|open| Some((waits(open)?, open))).max_by_key(|(waits, _)| *waits);
+        let longest =
+            self.of.values_mut().filter_map(|open| Some((waits(open)?, open))).max_by_key(|(waits, _)| *waits);
         if let Some((_, open)) = longest {
             tracing::debug!("a client that waits for an answer makes room for who has fewer connections");
             open.called = Some(now);
-            open.makes_room.cancel();
+            open.hold.makes_room().cancel();
         }
     }
 }
@@ -207,12 +193,12 @@ impl Table {
 impl Open {
     fn end(&mut self, now: Instant) {
         self.called = Some(now);
-        self.ends.cancel();
+        self.hold.ends().cancel();
     }
 
     /// How little its client took, where that is too little for some time.
     fn slow(&mut self, now: Instant, in_a_row: bool) -> Option<u64> {
-        let taken = self.answering.lets_wait();
+        let taken = self.hold.answering().lets_wait();
         let (Some(taken), Some((since, before)), true) = (taken, self.waits, in_a_row) else {
             self.waits = taken.map(|taken| (now, taken));
             return None;
@@ -275,11 +261,11 @@ mod tests {
         let mut gone = Vec::new();
         for second in 0..20 {
             for (speed, entry) in &seated {
-                let _ = entry.answering.went(Poll::<()>::Pending);
-                entry.answering.taken(speed * second);
+                let _ = entry.hold.answering().went(Poll::<()>::Pending);
+                entry.hold.answering().taken(speed * second);
             }
             seats.make_room(client(3));
-            let ended: Vec<_> = seated.iter().map(|(_, entry)| entry.ends.is_cancelled()).collect();
+            let ended: Vec<_> = seated.iter().map(|(_, entry)| entry.hold.ends().is_cancelled()).collect();
             if gone.last().map(|(_, before)| before) != Some(&ended) {
                 gone.push((second, ended));
             }
@@ -298,7 +284,7 @@ mod tests {
             let came = tokio::time::timeout(REST, seats.take(client(who))).await;
             assert!(came.is_err(), "nobody has left");
         }
-        seated.iter().map(|entry| entry.makes_room.is_cancelled()).collect()
+        seated.iter().map(|entry| entry.hold.makes_room().is_cancelled()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -307,7 +293,7 @@ mod tests {
         let (mut seated, mut answers) = (Vec::new(), Vec::new());
         for number in [1, 2, 2, 2, 1] {
             seated.push(seats.take(client(number)).await);
-            answers.extend(seated.last().map(|entry| entry.answering.begin()));
+            answers.extend(seated.last().map(|entry| entry.hold.answering().begin()));
             tokio::time::advance(Duration::from_millis(1)).await;
         }
         assert_eq!(called(&seats, &seated, 2, 10).await, [false; 5], "he has most");
@@ -315,7 +301,7 @@ mod tests {
         // Of who waits on, one is called back, and no more.
         let mut comes = std::pin::pin!(seats.take(client(3)));
         assert!(futures_util::poll!(&mut comes).is_pending());
-        let is_called: Vec<_> = seated.iter().map(|entry| entry.makes_room.is_cancelled()).collect();
+        let is_called: Vec<_> = seated.iter().map(|entry| entry.hold.makes_room().is_cancelled()).collect();
         assert_eq!(is_called, [false, true, false, false, false]);
         // Who had asked for more before him waits on.
         let mut again = std::pin::pin!(seats.take(client(2)));
@@ -329,7 +315,7 @@ mod tests {
     async fn the_only_connection_of_a_client_makes_room_for_who_has_none_when_it_has_waited_for_long() {
         let seats = Seats::new(2);
         let seated = [seats.take(client(1)).await, seats.take(client(2)).await];
-        let _answers = [seated[0].answering.begin(), seated[1].answering.begin()];
+        let _answers = [seated[0].hold.answering().begin(), seated[1].hold.answering().begin()];
         assert_eq!(called(&seats, &seated, 3, 5).await, [false; 2]);
         let called = called(&seats, &seated, 3, 2).await;
         assert_eq!(called.iter().filter(|called| **called).count(), 1);

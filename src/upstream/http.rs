@@ -32,6 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use http::header::{
     ACCEPT, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderName, RANGE,
 };
@@ -79,6 +80,7 @@ pub struct HttpUpstream {
     /// Whether the log already says that a credential is refused.
     warned: Arc<AtomicBool>,
     readers: lists::Readers,
+    manifests: lists::Readers,
     /// What is shown in place of the configured credential.
     presented: Option<Presented>,
 }
@@ -107,6 +109,7 @@ impl HttpUpstream {
             quota: Arc::default(),
             warned: Arc::default(),
             readers: lists::Readers::default(),
+            manifests: lists::Readers::default(),
             presented: None,
         })
     }
@@ -265,26 +268,14 @@ impl Upstream for HttpUpstream {
             return Err(self.refusal(answer).await);
         }
         self.notice(Resource::manifest(repository, reference), &answer);
-        let (what, head) = (answer.what.clone(), Head::of(&answer));
-        let told = head.told();
-        let expected = match reference {
+        let (what, head, reference) = (answer.what.clone(), Head::of(&answer), reference.clone());
+        let expected = match &reference {
             Reference::Digest(digest) => Some(*digest),
-            Reference::Tag(_) => told.digest,
+            Reference::Tag(_) => head.digest,
         };
         let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE, expected).await?;
-        check(manifest(reference), &told, Some(&bytes)).map_err(|odd| protocol(&what, odd))?;
-        if is_first_schema(told.content_type, Some(&bytes)) {
-            return Err(first_schema(&what));
-        }
-        let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
-        let manifest = Manifest::from_wire(bytes, told.content_type, algorithm);
-        match expected {
-            Some(expected) if expected != manifest.descriptor.digest => {
-                let found = manifest.descriptor.digest;
-                Err(protocol(&what, format_args!("has the digest {found} instead of {expected}")))
-            }
-            _ => Ok(manifest),
-        }
+        let read = move |what: &str, bytes: Bytes| read_manifest(what, bytes, &head, &reference, expected);
+        self.manifests.read(&what, bytes, read).await
     }
 
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
@@ -442,6 +433,30 @@ impl Head {
 
     fn told(&self) -> Told<'_> {
         Told { content_type: self.content_type.as_deref(), digest: self.digest, size: self.size }
+    }
+}
+
+/// The manifest in an answer.
+fn read_manifest(
+    what: &str,
+    bytes: Bytes,
+    head: &Head,
+    reference: &Reference,
+    expected: Option<Digest>,
+) -> Result<Manifest, UpstreamError> {
+    let told = head.told();
+    check(manifest(reference), &told, Some(&bytes)).map_err(|odd| protocol(what, odd))?;
+    if is_first_schema(told.content_type, Some(&bytes)) {
+        return Err(first_schema(what));
+    }
+    let algorithm = expected.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+    let manifest = Manifest::from_wire(bytes, told.content_type, algorithm);
+    match expected {
+        Some(expected) if expected != manifest.descriptor.digest => {
+            let found = manifest.descriptor.digest;
+            Err(protocol(what, format_args!("has the digest {found} instead of {expected}")))
+        }
+        _ => Ok(manifest),
     }
 }
 

@@ -106,6 +106,14 @@ async fn a_dropped_ingest_leaves_nothing(store: &dyn BlobStore, ingests: &Ingest
     drop(ingest);
     assert!(is_empty(folder));
     assert!(store.open(&digest).await.is_none());
+    let (mut read, digest) = ingested(ingests, b"somebody reads this");
+    read.append(b", and then some").expect("written");
+    let bytes = read.written();
+    let reader = read.file();
+    drop((read, digest));
+    assert_eq!(ingests.lingering(), bytes, "it takes its room as long as somebody reads it");
+    drop(reader);
+    assert_eq!(ingests.lingering(), 0);
 }
 
 async fn a_commit_takes_the_ingest_away(store: &dyn BlobStore, ingests: &IngestDir, folder: &Path) {

@@ -126,12 +126,19 @@ fn a_hang_up_does_the_same_and_the_log_and_the_audit_say_who_it_was() {
     write(folder.path(), &own);
     let (code, _, told) = run(&format!("check {}", folder.path().join("mirror.toml").display()));
     assert!(code == 0 && told.contains("warning: access.audit: ") && told.contains("its lines are lost"), "{told}");
+    // A folder that was made anew is another one, and it is written all the same.
+    std::fs::remove_dir_all(folder.path().join("audit")).unwrap();
+    std::fs::create_dir(folder.path().join("audit")).unwrap();
+    hang_up(&daemon, "done", 2);
+    while lines("lines").is_empty() {
+        std::thread::yield_now();
+    }
     let log = daemon.terminate();
     let by = |message: &str| -> Vec<&str> {
         log.iter().filter(|line| line["message"] == message).filter_map(|line| line["by"].as_str()).collect()
     };
-    assert_eq!(by("the settings were read again"), ["SIGHUP"]);
-    assert_eq!(by("a setting is taken"), ["SIGHUP"]);
+    assert_eq!(by("the settings were read again"), ["SIGHUP"; 2]);
+    assert_eq!(by("a setting is taken"), ["SIGHUP"; 2]);
     assert_eq!(by("the settings stay as they were"), ["SIGHUP", &uid, "SIGHUP"]);
     assert!(log.iter().any(|line| line["level"] == "DEBUG"), "as it was told");
 }

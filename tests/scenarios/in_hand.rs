@@ -90,3 +90,32 @@ async fn a_large_manifest_costs_no_memory_while_a_client_takes_it_and_one_that_c
         assert!(first.complete && first.body == index(0));
     }
 }
+
+#[tokio::test]
+async fn lists_that_nobody_takes_make_way_for_who_takes_his() {
+    let registry = Registry::start().await;
+    let digest = registry.add_manifest("library/app", &["1"], Bytes::from(index(0)), INDEX);
+    let path = |number: u8| format!("/v2/library/app/referrers/{digest}?artifactType=a%2Fb{number}");
+    let of_type = |request: &scripted_registry::Recorded| request.path.contains("/referrers/");
+    registry.rule(Rule::on(Match::when(of_type)).answer(200, INDEX, index(1)));
+    let mirror = TestMirror::of(&registry).await;
+    // Half of 128 MiB and what is at hand besides.
+    let mut deaf = Vec::new();
+    for number in 0..=10 {
+        let connection = Connection::open_narrow_from([127, 0, 0, 60 + number], mirror.address, 4096).await;
+        let stream = connection.send("GET", &path(number), &[]).await.expect("an answer");
+        deaf.push((stream.status, stream));
+    }
+    let untaken = async || -> Option<usize> {
+        let metrics = mirror.metrics().await;
+        let line = "mirror_bodies_part_used_bytes{part=\"untaken\"} ";
+        metrics.lines().find_map(|told| told.strip_prefix(line)?.parse().ok())
+    };
+    while untaken().await.is_none_or(|bytes| bytes < LARGE) {
+        tokio::task::yield_now().await;
+    }
+    let honest = Connection::open_from([127, 0, 0, 12], mirror.address).await;
+    let whole = honest.send("GET", &path(50), &[]).await.expect("an answer").finish().await;
+    assert!(whole.status == 200 && whole.complete && whole.body == index(1), "{whole:?}");
+    drop(deaf);
+}

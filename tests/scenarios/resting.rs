@@ -100,7 +100,7 @@ async fn clients_that_wait_for_a_silent_upstream_keep_no_place_from_who_asks_for
             waiting.push(idle(50 + number % clients, mirror.address, &request).await);
         }
         let asked = async {
-            for _ in 0..3 {
+            for _ in 0..2 {
                 let connection = Connection::open_from([127, 0, 0, 49], mirror.address).await;
                 let answer = connection.send("GET", &warm, &[]).await.expect("an answer").finish().await;
                 assert_eq!(answer.status, 200, "{clients} clients");

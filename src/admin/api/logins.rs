@@ -35,7 +35,7 @@ impl Visit<'_> {
     ) -> Result<Response<Body>, Error> {
         refuse_pages(request.headers())?;
         self.state.guard.is_unheard(self.door)?;
-        let place = self.state.guard.place(Wish::Look)?;
+        let place = self.state.guard.place(Wish::Look, "login")?;
         self.seat.give_up();
         let order: Bytes = arrived(request, "login").await?;
         let orders::Login { login } = read(&order).map_err(|_| bad("the login cannot be read".to_owned()))?;

@@ -113,14 +113,16 @@ async fn who_shows_wrong_tokens_and_hangs_up_delays_nobody_for_long() {
 #[test]
 fn what_stands_still_has_a_place_among_few_until_its_last_copy_is_gone() {
     let guard = guard(false);
-    let places: Vec<_> = (0..ACTS).map(|_| guard.place(Wish::Act).expect("a place")).collect();
-    assert_eq!(guard.place(Wish::Act).map(drop).map_err(|error| error.code), Err(Code::Busy));
-    assert!(guard.place(Wish::Look).is_ok(), "looks have places of their own");
+    let places: Vec<_> = (0..ACTS).map(|_| guard.place(Wish::Act, "import").expect("a place")).collect();
+    assert_eq!(guard.place(Wish::Act, "import").map(drop).map_err(|error| error.code), Err(Code::Busy));
+    for (wish, act) in [(Wish::Look, "ready"), (Wish::Act, "pin"), (Wish::Act, "export"), (Wish::Act, "pull")] {
+        assert!(guard.place(wish, act).is_ok(), "{act} has places of its own");
+    }
     let copy = places[0].clone();
     drop(places);
-    assert_eq!(guard.acts.available_permits(), ACTS - 1);
+    assert_eq!(guard.long[0].available_permits(), ACTS - 1);
     drop(copy);
-    assert!(guard.place(Wish::Act).is_ok());
+    assert!(guard.place(Wish::Act, "import").is_ok());
 }
 
 #[test]

@@ -111,10 +111,10 @@ impl Bounds {
         self.lanes.lock().len() as u64
     }
 
-    /// How many bytes of bodies are in memory, on their way to the disk or to clients, and how many may be.
-    pub(crate) fn in_memory(&self) -> (u64, u64) {
-        let ((used, most), fills) = (self.bodies.used(), u64::from(self.memory_bytes));
-        (used + fills.saturating_sub(self.memory.available_permits() as u64), most + fills)
+    /// How many bytes are on their way to the disk, and how many may be.
+    pub(crate) fn to_disk(&self) -> (u64, u64) {
+        let most = u64::from(self.memory_bytes);
+        (most.saturating_sub(self.memory.available_permits() as u64), most)
     }
 
     /// The places of fills from `upstream`.

@@ -24,8 +24,9 @@ use crate::mirror::keep::eviction::{self, Stock, Victim};
 use crate::mirror::room::{Allowed, Reservation};
 use crate::oci::{Descriptor, Digest, Reference, Tag};
 
-/// How often it is checked whether there is too much in the store.
+/// How often it is checked whether there is too much in the store, and how soon after the last time when names were added.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_SOON: Duration = Duration::from_millis(250);
 /// How long a fill waits for others to leave before it is passed through.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// One part in so many is evicted beyond what is needed, so that not every fill has to.
@@ -56,7 +57,12 @@ impl Mirror {
                     keeper.make_room(Need::Excess).await;
                 }
                 keeper.metrics.promised(keeper.room.promised());
-                tokio::time::sleep(LOOK_EVERY).await;
+                // Names reserve nothing: what they take shows when they are there.
+                let grown = async {
+                    tokio::time::sleep(LOOK_SOON).await;
+                    keeper.stored.records.have_grown().await;
+                };
+                let _ = tokio::time::timeout(LOOK_EVERY, grown).await;
             }
         }
     }
@@ -79,7 +85,8 @@ impl RoomKeeper {
     fn taken(&self) -> u64 {
         let (blobs, names) = (&self.stored.blobs, self.graph.metadata().names());
         let (usage, besides) = (blobs.usage(), blobs.rounding() + blobs.lingering());
-        [usage.bytes, usage.set_aside, besides, self.ingests.left_over(), names.bytes, names.index].iter().sum()
+        let ingests = self.ingests.left_over() + self.ingests.lingering();
+        [usage.bytes, usage.set_aside, besides, ingests, names.bytes, names.index].iter().sum()
     }
 
     /// Whether `bytes` more fit into the store as it is.

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
@@ -27,11 +27,13 @@ pub(crate) struct Records {
     pub(super) tasks: TaskTracker,
     /// How many additions are under way that nobody waits for any more.
     late: watch::Sender<usize>,
+    /// Told of each addition.
+    grown: Arc<Notify>,
 }
 
 impl Records {
     pub(crate) fn new(metadata: Arc<dyn MetadataStore>, clock: Arc<dyn Clock>, tasks: TaskTracker) -> Records {
-        Records { metadata, clock, tasks, late: watch::Sender::new(0) }
+        Records { metadata, clock, tasks, late: watch::Sender::new(0), grown: Arc::default() }
     }
 
     /// Remembers that the repository has the content.
@@ -67,7 +69,12 @@ impl Records {
             tracing::warn!(late, "{otherwise}: the metadata does not keep up");
             return;
         }
-        let mut changing = Box::pin(self.with(change));
+        let (changed, grown) = (self.with(change), Arc::clone(&self.grown));
+        let mut changing = Box::pin(async move {
+            let changed = changed.await;
+            grown.notify_one();
+            changed
+        });
         let patience = if late == 0 { PATIENCE } else { Duration::ZERO };
         match tokio::time::timeout(patience, &mut changing).await {
             Ok(changed) => report(otherwise, changed),
@@ -79,6 +86,11 @@ impl Records {
                 });
             }
         }
+    }
+
+    /// Waits until something was added since this was waited for last.
+    pub(crate) async fn have_grown(&self) {
+        self.grown.notified().await;
     }
 
     /// Takes something away from the metadata. Returns when it is gone.
@@ -135,5 +147,21 @@ impl Late {
 impl Drop for Late {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::metadata::memory::MemoryMetadata;
+
+    #[tokio::test]
+    async fn who_looks_after_room_is_told_of_what_is_added() {
+        let records = Records::new(Arc::new(MemoryMetadata::new()), Arc::new(SystemClock), TaskTracker::new());
+        assert!(futures_util::poll!(std::pin::pin!(records.have_grown())).is_pending());
+        records.add("nothing", |_| Ok(())).await;
+        records.have_grown().await;
+        assert!(futures_util::poll!(std::pin::pin!(records.have_grown())).is_pending(), "once");
     }
 }

@@ -28,7 +28,7 @@ use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamEr
 
 /// The most bytes of tags that are taken in one answer: a list of 11 MB is one that people have.
 const MAX_TAGS_SIZE: u64 = 64 << 20;
-/// So many lists are read at a time of one upstream, however many come: it gives places for lists to clients
+/// So many lists are read at a time of one upstream, and so many manifests, however many come: it gives places to clients
 /// in turns (see [`Gate`](crate::upstream::gate::Gate)).
 const READERS: usize = 1;
 /// A list of fewer bytes is read sooner than it is handed to another thread.
@@ -156,20 +156,20 @@ impl Default for Readers {
 impl Readers {
     /// What is long behind the others, on a thread of its own: such a list may take a second to read. Who asks no more
     /// leaves his turn to it until it is read.
-    async fn read<L: Send + 'static>(
+    pub(super) async fn read<L: Send + 'static>(
         &self,
         what: &str,
         bytes: Bytes,
-        list_of: fn(&str, &[u8]) -> Result<L, UpstreamError>,
+        list_of: impl FnOnce(&str, Bytes) -> Result<L, UpstreamError> + Send + 'static,
     ) -> Result<L, UpstreamError> {
         if bytes.len() < LONG {
-            return list_of(what, &bytes);
+            return list_of(what, bytes);
         }
         let turn = Arc::clone(&self.0).acquire_owned().await;
         let name = what.to_owned();
         let read = move || {
             let _turn = turn;
-            list_of(&name, &bytes)
+            list_of(&name, bytes)
         };
         let read = tokio::task::spawn_blocking(read).await;
         read.unwrap_or_else(|_| Err(protocol(what, "could not be read")))
@@ -177,18 +177,18 @@ impl Readers {
 }
 
 /// The tags in an answer.
-fn tags_of(what: &str, bytes: &[u8]) -> Result<TagNames, UpstreamError> {
-    check(Asked::Tags, &Told::default(), Some(bytes)).map_err(|odd| protocol(what, odd))?;
+fn tags_of(what: &str, bytes: Bytes) -> Result<TagNames, UpstreamError> {
+    check(Asked::Tags, &Told::default(), Some(&bytes)).map_err(|odd| protocol(what, odd))?;
     let list: WireTags =
-        serde_json::from_slice(bytes).map_err(|error| protocol(what, format_args!("is no list: {error}")))?;
+        serde_json::from_slice(&bytes).map_err(|error| protocol(what, format_args!("is no list: {error}")))?;
     let is_list = list.tags.is_some() || list.name.is_some() && list.errors.is_none();
     if is_list { Ok(list.tags.unwrap_or_default()) } else { Err(protocol(what, "is no list of tags")) }
 }
 
 /// The index in an answer. A copy: it may be remembered for long, and is counted there.
-fn referrers_of(what: &str, bytes: &[u8]) -> Result<Bytes, UpstreamError> {
-    check(Asked::Referrers, &Told::default(), Some(bytes)).map_err(|odd| protocol(what, odd))?;
-    Ok(Bytes::copy_from_slice(bytes))
+fn referrers_of(what: &str, bytes: Bytes) -> Result<Bytes, UpstreamError> {
+    check(Asked::Referrers, &Told::default(), Some(&bytes)).map_err(|odd| protocol(what, odd))?;
+    Ok(Bytes::copy_from_slice(&bytes))
 }
 
 /// The query that asks for the next page; `None` at the end of the list.
@@ -214,10 +214,56 @@ fn no_referrers(what: &str) -> UpstreamError {
 mod tests {
     use std::thread::{self, ThreadId};
 
-    use super::*;
+    use futures_util::FutureExt as _;
 
-    fn reader(_: &str, _: &[u8]) -> Result<ThreadId, UpstreamError> {
+    use super::*;
+    use crate::oci::{AcceptSet, Reference};
+    use crate::upstream::Upstream as _;
+
+    fn reader(_: &str, _: Bytes) -> Result<ThreadId, UpstreamError> {
         Ok(thread::current().id())
+    }
+
+    #[tokio::test]
+    async fn lists_and_manifests_that_are_long_wait_for_their_turn_to_be_read() {
+        let registry = scripted_registry::Registry::start().await;
+        let (kind, padding) = (MediaType::ImageIndex.to_string(), "x".repeat(LONG));
+        let index =
+            format!(r#"{{"schemaVersion":2,"mediaType":"{kind}","manifests":[],"annotations":{{"x":"{padding}"}}}}"#);
+        let tags = format!(r#"{{"name":"library/app","tags":[{}"last"]}}"#, r#""a-tag","#.repeat(LONG / 8));
+        let answer = |path: &str, kind: &str, body: String| {
+            let on = scripted_registry::Match::path(&format!("/v2/library/app/{path}"));
+            registry.rule(scripted_registry::Rule::on(on).answer(200, kind, body));
+        };
+        let digest = Digest::of(crate::oci::Algorithm::Sha256, b"about this");
+        answer("tags/list", "application/json", tags);
+        answer(&format!("referrers/{digest}"), &kind, index.clone());
+        answer("manifests/1", &kind, index);
+        let (name, url) = ("registry.example".parse().expect("valid"), registry.url().parse().expect("valid"));
+        let settings =
+            crate::upstream::http::HttpSettings::new(name, url, crate::upstream::settings::Settings::default());
+        let upstream = HttpUpstream::new(settings).expect("settings");
+        let (repository, page) = ("library/app".parse().expect("valid"), Page::default());
+        let reference = Reference::Tag("1".parse().expect("valid"));
+        let tags = async { upstream.list_tags(&repository, &page).await.map(drop) };
+        let referrers = async { upstream.list_referrers(&repository, &digest, None, None).await.map(drop) };
+        let manifest = async { upstream.manifest(&repository, &reference, AcceptSet::everything()).await.map(drop) };
+        let asked = [tags.boxed(), referrers.boxed(), manifest.boxed()];
+        for (mut asked, readers) in asked.into_iter().zip([&upstream.readers, &upstream.readers, &upstream.manifests]) {
+            let turn = Arc::clone(&readers.0).acquire_owned().await.expect("a turn");
+            // Those who have a turn or wait for one have a part in it.
+            let waits = async {
+                while Arc::strong_count(&readers.0) < 3 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                read = &mut asked => panic!("not its turn: {read:?}"),
+                () = waits => {}
+            }
+            drop(turn);
+            asked.await.expect("read");
+        }
     }
 
     #[tokio::test]

@@ -30,6 +30,8 @@ const GRACE: Duration = Duration::from_secs(1);
 pub struct Whole {
     all: Arc<Semaphore>,
     own: Arc<Semaphore>,
+    /// What each upstream has.
+    owns: Arc<Mutex<Vec<Weak<Semaphore>>>>,
     /// Those that come, of all upstreams, the oldest first.
     coming: Arc<Mutex<Vec<Weak<Claim>>>>,
 }
@@ -46,7 +48,8 @@ struct Claim {
 impl Default for Whole {
     fn default() -> Whole {
         let [all, own] = [ALL, OF_ONE].map(|bytes| Arc::new(Semaphore::new(bytes)));
-        Whole { all, own, coming: Arc::default() }
+        let owns = Arc::new(Mutex::new(vec![Arc::downgrade(&own)]));
+        Whole { all, own, owns, coming: Arc::default() }
     }
 }
 
@@ -55,15 +58,21 @@ impl Default for Whole {
 pub(super) struct NoMemory;
 
 impl Whole {
-    /// How many bytes are taken by all upstreams together, and how many may be.
-    pub fn used(&self) -> (u64, u64) {
-        ((ALL - self.all.available_permits()) as u64, ALL as u64)
+    /// How many bytes are taken, and how many may be: by all upstreams together, and by the one that has most.
+    pub fn used(&self) -> [(u64, u64); 2] {
+        let mut owns = self.owns.lock();
+        owns.retain(|own| own.strong_count() > 0);
+        let most = owns.iter().filter_map(Weak::upgrade).map(|own| OF_ONE - own.available_permits()).max();
+        let all = ALL - self.all.available_permits();
+        [(all, ALL), (most.unwrap_or_default(), OF_ONE)].map(|(used, most)| (used as u64, most as u64))
     }
 
     /// That of another upstream.
     #[must_use]
     pub fn of_another(&self) -> Whole {
-        Whole { own: Arc::new(Semaphore::new(OF_ONE)), ..self.clone() }
+        let own = Arc::new(Semaphore::new(OF_ONE));
+        self.owns.lock().push(Arc::downgrade(&own));
+        Whole { own, ..self.clone() }
     }
 
     /// Some of `memory`, before long. Meanwhile others give way, one by one.
@@ -200,6 +209,9 @@ mod tests {
             held.push(read(&other, None, LARGE).await.expect("there is memory for others"));
         }
         assert!(read(&one.of_another(), Some(LARGE as u64 * 2), LARGE * 2).await.is_err(), "all is taken");
+        let [(all, most), (of_one, most_of_one)] = one.used();
+        assert_eq!((of_one, most, most_of_one), (OF_ONE as u64 - 4 * SHORT as u64, ALL as u64, OF_ONE as u64));
+        assert!(all > of_one && all <= most, "{all}");
         held.clear();
         let longest = read(&one, None, 2 * OF_ONE).await.expect("one that is longer than all counts as all");
         assert_eq!(longest.len(), 2 * OF_ONE);

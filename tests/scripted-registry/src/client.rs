@@ -109,8 +109,14 @@ impl Connection {
 
     /// With a small receive buffer, so that a client that does not read is felt by the other side soon.
     pub async fn open_narrow(address: SocketAddr, receive_buffer: u32) -> Connection {
+        Connection::open_narrow_from([127, 0, 0, 1], address, receive_buffer).await
+    }
+
+    /// The same from an address of its own.
+    pub async fn open_narrow_from(from: [u8; 4], address: SocketAddr, receive_buffer: u32) -> Connection {
         let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(receive_buffer).expect("an option of every socket");
+        socket.bind((from, 0).into()).expect("an address of this machine");
         let stream = socket.connect(address).await.expect("somebody listens");
         Connection { stream: Either::Left(stream), buffer: BytesMut::new() }
     }
