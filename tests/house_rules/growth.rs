@@ -73,19 +73,11 @@ const TABLE: &[(&str, &str, Growth)] = &[
         "untaken",
         Bounded(
             "half of the one budget, an eighth of it for one client",
-            "mirror_bodies_part_used_bytes{part=untaken}",
+            "mirror_bodies_part_used_bytes",
             "lists_that_one_client_does_not_take_are_refused_to_him_alone",
         ),
     ),
-    ("mirror/flight/bodies.rs", "takers", Still("one for each answer that is under way, which has a connection")),
-    (
-        "blob_store/ingest.rs",
-        "deleted",
-        Still("one for each unfinished file that somebody reads, who has a connection"),
-    ),
-    ("upstream/http/whole.rs", "owns", Still("one for each upstream")),
     ("server/seats.rs", "of", Still("one for each connection, of which there are server.max_connections")),
-    ("server/seats.rs", "waiting", Still("512 connections, and those that wait among those of their client")),
     (
         "access/grants.rs",
         "given",
