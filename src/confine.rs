@@ -134,7 +134,10 @@ mod tests {
             assert_eq!(fs::remove_file(elsewhere.join("before")).map_err(|error| error.kind()), denied);
             assert_eq!(fs::read(elsewhere.join("before")).expect("reading is not restricted"), b"x");
             let (file, (done, wrote)) = (elsewhere.join("of a free thread"), channel());
-            free_thread("writes", move || drop(done.send(write(&file)))).expect("started");
+            free_thread("writes", move || {
+                let _ = done.send(write(&file));
+            })
+            .expect("started");
             wrote.recv().expect("no panic").expect("it is free");
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {

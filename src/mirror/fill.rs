@@ -130,7 +130,7 @@ impl Fill {
             self.progress.send_modify(|progress| progress.shared.clone_from(&self.source.shared));
         }
         let fetched = loop {
-            let fetched = self.fetch(place.take(), &departure).await;
+            let fetched = Box::pin(self.fetch(place.take(), &departure)).await;
             let left = |end: &End| match end {
                 // Somebody may have come while it stopped: then it goes on from where it is.
                 End::Deserted => {

@@ -143,20 +143,19 @@ impl Bodies {
             return Ok(None);
         }
         let taker: Arc<dyn Taker> = Arc::new(taker.clone());
-        let waited = match (self.give_now(body, client, &taker), self.waiting.try_acquire()) {
-            (Err(TooMuch::OfAll), Ok(_waits)) => tokio::time::timeout(patience, async {
-                loop {
-                    self.make_way();
-                    tokio::time::sleep(LOOK_EVERY).await;
-                    match self.give_now(body, client, &taker) {
-                        Err(TooMuch::OfAll) => {}
-                        given => return given,
-                    }
+        let given = self.give_now(body, client, &taker);
+        let (Err(TooMuch::OfAll), Ok(_waits)) = (&given, self.waiting.try_acquire()) else { return given.map(Some) };
+        let waited = async {
+            loop {
+                self.make_way();
+                tokio::time::sleep(LOOK_EVERY).await;
+                match self.give_now(body, client, &taker) {
+                    Err(TooMuch::OfAll) => {}
+                    given => return given,
                 }
-            }),
-            (given, _) => return given.map(Some),
+            }
         };
-        waited.await.unwrap_or(Err(TooMuch::OfAll)).map(Some)
+        tokio::time::timeout(patience, waited).await.unwrap_or(Err(TooMuch::OfAll)).map(Some)
     }
 
     fn give_now(&self, body: InMemory, client: ClientId, taker: &Arc<dyn Taker>) -> Result<Share, TooMuch> {
