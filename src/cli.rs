@@ -7,6 +7,7 @@
 mod access;
 mod banner;
 pub mod bench;
+mod bucket;
 mod check;
 mod client;
 mod colour;
@@ -148,6 +149,8 @@ enum Command {
     Export(export::Args),
     /// Take in images from a file, every byte verified
     Import(import::Args),
+    /// Look at the bucket behind the store
+    Store(bucket::Args),
     /// Measure pulls through a mirror, cold and warm, against pulls past it
     Bench(Box<bench::Args>),
     /// Have the daemon read its configuration again, all of it or nothing
@@ -202,6 +205,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> Exit {
         Command::Setup(args) => setup::run(&args),
         Command::Version(args) => version::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Store(args) => bucket::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Import(args) => import::run(&args),
     };

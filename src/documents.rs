@@ -37,7 +37,7 @@ pub use bench::{Bench, Ratios, Report, Series, Summary, Way};
 pub use bundles::{
     Export, Exported, Fate, Frame, Import, Imported, ImportedFile, ImportedImage, Plan, StoredReceipt, Unavailable,
 };
-pub use checkup::{Checked, Checkup, Verdict};
+pub use checkup::{Checked, Checkup, StoreTest, Verdict};
 pub use configuration::{Alteration, Change, ConfigPaths, ConfigSchema, Configuration, FilePlace, Program, Reloaded};
 pub use error::{Code, Error};
 pub use images::{

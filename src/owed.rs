@@ -62,6 +62,8 @@ struct State {
     quiet: HashMap<String, usize>,
     /// Uploads in parts that are under way, by their key.
     uploads: HashMap<String, String>,
+    /// Whether all that was stored before there was a list has been put on it.
+    complete: bool,
 }
 
 #[derive(Debug)]
@@ -215,6 +217,18 @@ impl Owed {
         self.state.lock().give_back(&task.key);
     }
 
+    /// Whether all that was stored before there was a list has been put on it.
+    pub fn is_complete(&self) -> bool {
+        self.state.lock().complete
+    }
+
+    /// It has been.
+    pub fn completed(&self) {
+        let mut state = self.state.lock();
+        state.complete = true;
+        self.note(&mut state, 'c', "");
+    }
+
     /// Returns when something may have changed.
     pub async fn changed(&self) {
         self.changed.notified().await;
@@ -295,6 +309,7 @@ impl State {
             }
             "m" => self.uploads.extend(key.split_once('\t').map(|(key, id)| (key.to_owned(), id.to_owned()))),
             "e" => drop(self.uploads.remove(key)),
+            "c" => self.complete = true,
             _ => {}
         }
     }
@@ -306,6 +321,9 @@ impl State {
         let word = |order| if order == Order::Up { 'u' } else { 'a' };
         let mut text: String = orders.iter().map(|(_, order, key)| format!("{} {key}\n", word(*order))).collect();
         text.extend(self.uploads.iter().map(|(key, id)| format!("m {key}\t{id}\n")));
+        if self.complete {
+            text.push_str("c \n");
+        }
         let new = path.with_extension("new");
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -338,11 +356,14 @@ mod tests {
         owed.done(&task);
         owed.away("gone");
         owed.upload_begun("a", "id 1");
+        assert!(!owed.is_complete());
+        owed.completed();
         let unfinished = owed.take().expect("a task");
         assert_eq!(unfinished.key, "a");
         // No word of an end: as after a kill.
         let again = Owed::open(store.path()).expect("a list");
         assert_eq!(again.uploads(), [("a".to_owned(), "id 1".to_owned())]);
+        assert!(again.is_complete());
         assert_eq!(keys(&again), ["a", "b", "gone"]);
         let mut file = OpenOptions::new().append(true).open(store.path().join(NAME)).expect("there");
         file.write_all(b"u half").expect("written");

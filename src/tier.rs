@@ -12,6 +12,7 @@ mod conditional;
 mod merge;
 mod raising;
 pub mod settings;
+pub mod trial;
 
 pub use bucket::{Bucket, Object, OpenError, Reading, Trouble};
 pub use conditional::Conditional;

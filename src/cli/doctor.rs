@@ -69,7 +69,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     Ok(if said.ok { Exit::Done } else { Exit::Failed })
 }
 
-fn line(check: &documents::Checked) -> String {
+pub(super) fn line(check: &documents::Checked) -> String {
     format!("{:<4}  {}", check.verdict.as_str(), check.told())
 }
 

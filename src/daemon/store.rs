@@ -16,13 +16,16 @@ use crate::bundle::import::{self, Intake};
 use crate::bundle::{Plan, Rest, Stores};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::documents::{self, Code, Error, Imported, Receipt, Why, orders};
+use crate::documents::{self, Checked, Code, Error, Imported, Receipt, StoreTest, Verdict, Why, orders};
 use crate::graph::Graph;
 use crate::metadata::Pin;
 use crate::metadata::sled::SledMetadata;
 use crate::mirror::Routes;
 use crate::mirror::images::catalog::why::{self, Reach};
 use crate::oci::ImageName;
+use crate::owed::Owed;
+use crate::tier::trial::Trial;
+use crate::tier::{Bucket, Conditional};
 use crate::upstream::Upstream;
 use crate::upstream::offline::Offline;
 
@@ -67,9 +70,10 @@ impl OpenedStore {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
         let entered = runtime.enter();
-        let blobs = Arc::new(LocalBlobStore::open(path).map_err(failed)?);
+        let owed = config.store.bucket.as_ref().map(|_| Owed::open(path)).transpose().map_err(failed)?;
+        let blobs = Arc::new(LocalBlobStore::owing(path, owed.clone()).map_err(failed)?);
         let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(failed)?);
-        let metadata = Arc::new(SledMetadata::open(path));
+        let metadata = Arc::new(SledMetadata::owing(path, owed));
         drop(entered);
         runtime.block_on(stock::take_stock(&blobs, &metadata, SystemClock.now()));
         let budget = settings::budget(&config.store).map_err(failed)?;
@@ -123,6 +127,37 @@ impl OpenedStore {
     pub fn receipt(&self) -> Result<Receipt, Error> {
         Ok(import::receipt(&self.stores, self.runtime.handle())?)
     }
+}
+
+/// Tries the bucket of a configuration with a few objects of its own, which it takes away again. Blocks.
+///
+/// # Errors
+/// [`Code::Configuration`] where there is none, or it cannot be used as it is configured.
+pub fn test_bucket(config: &Config) -> Result<StoreTest, Error> {
+    let none = || Error::new(Code::Configuration, "there is no bucket: [store.bucket] name is not set");
+    let settings = &config.store.bucket.as_ref().ok_or_else(none)?.tier;
+    let bucket = Bucket::open(settings, |name| std::env::var(name).ok()).map_err(StartError::from)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
+    let Trial { steps, conditional } = runtime.block_on(Trial::of(&bucket));
+    let step = |(about, tried): (&str, Result<String, String>)| match tried {
+        Ok(message) => Checked::ok(about, message),
+        Err(trouble) => Checked::fail(about, trouble, "see [store.bucket], and what that key may do in the bucket"),
+    };
+    let mut checks: Vec<_> = steps.into_iter().map(step).collect();
+    let about = "conditional writes";
+    checks.extend(conditional.map(|found| match found {
+        Conditional::Right => Checked::ok(about, "the store keeps to them"),
+        Conditional::CreateOnly => Checked::ok(about, "one of many creates an object; versions are not compared"),
+        Conditional::Lies => Checked::warn(
+            about,
+            "the store takes them and does not keep to them: several replicas may fetch the same",
+            "all stays right without; a store that keeps to If-None-Match saves downloads",
+        ),
+    }));
+    let ok = checks.iter().all(|check| check.verdict != Verdict::Fail);
+    let conditions_hold = conditional.map(Conditional::creates);
+    Ok(StoreTest { ok, bucket: bucket.name().to_owned(), conditions_hold, checks })
 }
 
 impl Outgoing<'_> {

@@ -24,6 +24,23 @@ impl From<Vec<Checked>> for Checkup {
     }
 }
 
+/// What came of trying the bucket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StoreTest {
+    /// Whether nothing failed.
+    pub ok: bool,
+    /// Its name.
+    pub bucket: String,
+    /// Whether the store keeps to the conditions of writes; nothing where it could not be tried.
+    pub conditions_hold: Option<bool>,
+    /// What was tried, in that order.
+    pub checks: Vec<Checked>,
+}
+
+impl Document for StoreTest {
+    const NAME: &'static str = "store-test";
+}
+
 /// One thing that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Checked {

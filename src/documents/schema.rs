@@ -13,8 +13,8 @@ use serde_json::{Map, Value};
 use super::{
     Bench, Canary, Check, Checkup, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export,
     Fills, Finding, Forgotten, Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported,
-    PageLogin, Pinned, Plan, Program, PullEvent, Ready, Reloaded, Session, SetUp, Status, StoredReceipt, Unfrozen,
-    Unpinned, Usage, VERSION, Why, orders,
+    PageLogin, Pinned, Plan, Program, PullEvent, Ready, Reloaded, Session, SetUp, Status, StoreTest, StoredReceipt,
+    Unfrozen, Unpinned, Usage, VERSION, Why, orders,
 };
 use crate::oci::{Digest, RegistryName};
 
@@ -54,6 +54,7 @@ pub fn schema() -> Schema {
     answers.add::<Health>();
     answers.add::<Check>();
     answers.add::<Checkup>();
+    answers.add::<StoreTest>();
     answers.add::<Why>();
     answers.add::<Program>();
     answers.add::<Configuration>();

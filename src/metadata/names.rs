@@ -90,7 +90,7 @@ pub fn act(key: &str) -> Option<Act> {
     }
 }
 
-/// Whether all replicas share what has this name.
-pub(super) fn is_shared(key: &str) -> bool {
-    !key.split('/').any(|part| part == LISTS)
+/// Whether all replicas share what has this name; what is on its way to one begins with a dot.
+pub fn is_shared(key: &str) -> bool {
+    !key.split('/').any(|part| part == LISTS || part.starts_with('.'))
 }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use super::merge::merge;
 use super::{Bucket, Conditional, Trouble};
 use crate::blob_store::{BlobStore, key_of};
+use crate::metadata::names;
 use crate::metrics::Metrics;
 use crate::oci::Algorithm;
 use crate::owed::{Order, Owed, Task};
@@ -105,7 +106,34 @@ impl Raising {
 
     /// Carries up until the future is dropped.
     pub async fn run(self: Arc<Self>) {
-        tokio::join!(self.examine(), self.carry());
+        let all = async {
+            if !self.owed.is_complete() {
+                self.owe_all().await;
+            }
+        };
+        tokio::join!(all, self.examine(), self.carry());
+    }
+
+    /// Puts on the list what was stored before there was one.
+    async fn owe_all(&self) {
+        let (store, owed) = (self.store.clone(), Arc::clone(&self.owed));
+        let listed = tokio::task::spawn_blocking(move || {
+            let mut open = vec![store.join("blobs"), store.join(names::REPOSITORIES)];
+            while let Some(folder) = open.pop() {
+                for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+                    let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+                    let key = path.strip_prefix(&store).ok().and_then(Path::to_str).map(str::to_owned);
+                    let Some(key) = key.filter(|key| names::is_shared(key)) else { continue };
+                    if kind.is_dir() {
+                        open.push(path);
+                    } else if kind.is_file() {
+                        owed.up(&key);
+                    }
+                }
+            }
+            owed.completed();
+        });
+        let _ = listed.await;
     }
 
     /// Carries up what is owed now, and ends when there is nothing left, or at the first trouble.

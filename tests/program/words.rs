@@ -34,7 +34,7 @@ fn help_begins_with_what_runs_the_mirror_and_keeps_together_what_belongs_togethe
     let names = commands.filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next());
     let names: Vec<_> = names.collect();
     let order = "serve check setup config reload healthcheck status page doctor why access images inspect history pull ready pin unpin \
-                 freeze unfreeze forget gc verify export import bench version completions man";
+                 freeze unfreeze forget gc verify export import store bench version completions man";
     assert_eq!((code, names.join(" ")), (0, order.to_owned()));
 }
 

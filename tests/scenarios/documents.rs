@@ -123,6 +123,14 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
         said.extend(run(format!("{line} --json")).await.1);
     }
     said.extend(run("check --json /nonexistent".to_owned()).await.1);
+    let bucket = scripted_registry::bucket::Bucket::start().await;
+    let (key, file) = (folder.path().join("key"), folder.path().join("bucket.toml"));
+    std::fs::write(&key, "key:secret").expect("written");
+    let text = format!("name = \"shared\"\nendpoint = \"{}\"\ncredentials = \"file:{}\"", bucket.url(), key.display());
+    std::fs::write(&file, format!("[store.bucket]\n{text}\n")).expect("written");
+    let (code, documents) = run(format!("store test --json -c {}", file.display())).await;
+    assert_eq!(code, 0, "{documents:?}");
+    said.extend(documents);
 
     mirror.get("/v2/library/app/manifests/amd64").await;
     let gate = Gate::new();

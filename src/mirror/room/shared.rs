@@ -141,8 +141,8 @@ impl Shared {
         matches!(landed, Landing::Arrived(true, _))
     }
 
-    /// Takes over that an operator froze the tag. That there is nothing in the bucket undoes nothing here: what was
-    /// frozen before there was a bucket is not in it.
+    /// Takes over that an operator froze the tag, or let it go again: that nothing in the bucket says so counts once all
+    /// that was frozen before there was a bucket is on its way there.
     pub(crate) async fn recall_frozen(&self, location: &Location, tag: &Tag) {
         let key = (location.clone(), tag.clone());
         if self.frozen.contains_key(&key) || !self.bucket.is_well() {
@@ -153,9 +153,16 @@ impl Shared {
         let here = self.metadata.frozen(location, tag).ok().flatten();
         let Some(there) = there else { return };
         self.frozen.insert(key, ());
-        let Some(digest) = there.filter(|there| here != Some(*there) && !self.owed.is_owed(&name)) else { return };
-        let frozen = FrozenTag { location: location.clone(), tag: tag.clone(), digest };
-        self.take_over(&name, move |metadata| metadata.freeze(&frozen)).await;
+        let is_told = there.is_some() || self.owed.is_complete();
+        if here == there || self.owed.is_owed(&name) || !is_told {
+            return;
+        }
+        let (location, tag) = (location.clone(), tag.clone());
+        let change = move |metadata: &dyn MetadataStore| match there {
+            Some(digest) => metadata.freeze(&FrozenTag { location, tag, digest }),
+            None => metadata.unfreeze(&location, &tag).map(drop),
+        };
+        self.take_over(&name, change).await;
     }
 
     /// Takes over what operators asked for on other replicas. Lists all names: once, at a start.

@@ -1,0 +1,85 @@
+//! A trial of a bucket: what the mirror does with one, done once with objects that nobody else needs.
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use super::{Bucket, Conditional, Trouble};
+use crate::blob_store::{Content, Source, key_of};
+use crate::oci::{Algorithm, Digest, Span};
+
+/// Longer than a part, in bytes.
+const LARGE: usize = (16 << 20) + 1;
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trial {
+    /// What was tried, and what was found or went wrong; the rest is not tried after a failure.
+    pub steps: Vec<(&'static str, Result<String, String>)>,
+    /// What the store does with the condition of a write, where that could be tried.
+    pub conditional: Option<Conditional>,
+}
+
+impl Trial {
+    /// Tries a bucket.
+    pub async fn of(bucket: &Bucket) -> Trial {
+        let mut trial = Trial { steps: Vec::new(), conditional: None };
+        let small = small(bucket).await.map(|()| "written, read, listed and removed".to_owned());
+        if !trial.note("a small object", small) {
+            return trial;
+        }
+        let large = large(bucket).await.map(|()| format!("{LARGE} bytes went up in parts and came back in ranges"));
+        if trial.note("a large object", large) {
+            match Conditional::examine(bucket).await {
+                Ok(found) => trial.conditional = Some(found),
+                Err(trouble) => trial.steps.push(("conditional writes", Err(trouble.to_string()))),
+            }
+        }
+        trial
+    }
+
+    /// Whether it went well.
+    fn note(&mut self, what: &'static str, tried: Result<String, Trouble>) -> bool {
+        let went_well = tried.is_ok();
+        self.steps.push((what, tried.map_err(|trouble| trouble.to_string())));
+        went_well
+    }
+}
+
+fn insist(right: bool, what: &str) -> Result<(), Trouble> {
+    if right { Ok(()) } else { Err(Trouble::Refused(format!("{what} is not what was written"))) }
+}
+
+async fn small(bucket: &Bucket) -> Result<(), Trouble> {
+    let (folder, bytes) = (format!("probe/{:016x}", rand::random::<u64>()), Bytes::from_static(b"a trial"));
+    let key = format!("{folder}/a+b");
+    bucket.write(&key, bytes.clone()).await?;
+    let found = bucket.read(&key, 64).await?.map(|object| object.bytes);
+    let listed: Vec<_> = bucket.list(&folder).collect().await;
+    bucket.remove(&key).await?;
+    insist(found == Some(bytes), "what is read")?;
+    let listed = listed.into_iter().collect::<Result<Vec<_>, _>>()?;
+    insist(listed.iter().any(|(name, _)| *name == key), "what is listed")?;
+    insist(bucket.read(&key, 64).await?.is_none(), "what is left after a removal")
+}
+
+async fn large(bucket: &Bucket) -> Result<(), Trouble> {
+    let mut bytes = vec![0; LARGE];
+    bytes[..8].copy_from_slice(&rand::random::<u64>().to_le_bytes());
+    let bytes = Bytes::from(bytes);
+    let digest = Digest::of(Algorithm::Sha256, &bytes);
+    let content = Content { size: bytes.len() as u64, source: Source::Memory(bytes.clone()) };
+    bucket.send(&digest, &content, |_| ()).await?;
+    let part = part(bucket, &digest).await;
+    bucket.remove(&key_of(&digest)).await?;
+    insist(part? == bytes[..16], "a part")
+}
+
+async fn part(bucket: &Bucket, digest: &Digest) -> Result<Vec<u8>, Trouble> {
+    let mut part = Vec::new();
+    if let Some(mut reading) = bucket.blob(digest, Span { start: 0, end: Some(16) }).await? {
+        while let Some(bytes) = reading.body.next().await.transpose()? {
+            part.extend_from_slice(&bytes);
+        }
+    }
+    Ok(part)
+}
