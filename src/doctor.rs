@@ -3,6 +3,7 @@
 //! The facts are found by who has a hand on them: [`examined`](crate::upstream::examined) by the adapter, those of
 //! this machine by the daemon's `checkup`. Nothing here looks at anything. Truth: whatever fails has one thing to do.
 
+pub mod bucket;
 pub mod clients;
 pub mod machine;
 pub mod report;
@@ -26,6 +27,8 @@ pub struct Facts {
     pub credentials: Vec<Credential>,
     /// The folder of the store.
     pub disk: Option<Disk>,
+    /// The bucket behind it.
+    pub bucket: Option<bucket::Found>,
     /// The process and its surroundings.
     pub machine: Option<Machine>,
     /// Programs that could pull through this mirror.
@@ -45,10 +48,11 @@ pub struct Credential {
 
 /// One line for each thing that there is to say, in the order in which it matters.
 pub fn judge(facts: &Facts, budget_floor: impl Fn(&Examined) -> u8) -> Vec<Checked> {
-    let Facts { problems, upstreams, credentials, disk, machine, clients } = facts;
+    let Facts { problems, upstreams, credentials, disk, bucket, machine, clients } = facts;
     let mut checks: Vec<_> = machine.iter().flat_map(machine::judge).collect();
     checks.extend(problems.iter().cloned());
     checks.extend(disk.iter().flat_map(store::judge));
+    checks.extend(bucket.iter().map(bucket::judge));
     checks.extend(machine::clock(upstreams));
     checks.extend(upstreams.iter().flat_map(|examined| upstream::judge(examined, budget_floor(examined))));
     checks.extend(credentials.iter().filter_map(credential));

@@ -40,6 +40,8 @@ pub enum Unreadable {
     /// There is something under its digest that is not it: other bytes, more or fewer of them, something that
     /// is no file or cannot be read, a manifest without the shape of its media type. Or that was set aside.
     Damaged,
+    /// Nothing is stored, and the bucket has it.
+    Behind,
 }
 
 /// What is stored, as images. Cheap to clone.

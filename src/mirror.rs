@@ -78,7 +78,7 @@ const USES_EVERY: Duration = Duration::from_secs(10);
 /// unclean stop.
 const FLUSH_EVERY: usize = 6;
 
-/// When pins and frozen tags of other replicas are looked for again, where the bucket did not tell them.
+/// How often it is looked whether pins and frozen tags still count, and at first for those of other replicas.
 const ACTS_AGAIN: Duration = Duration::from_secs(30);
 
 /// How long fills that were told to end may take for it, at the least and at the most.
@@ -346,7 +346,8 @@ impl Mirror {
         tables.into_iter().collect()
     }
 
-    /// Takes over what operators asked for on other replicas, once.
+    /// Takes over what operators asked for on other replicas, and looks now and again whether what was asked for
+    /// still counts, until the future is dropped.
     pub fn take_acts_over(&self) -> impl Future<Output = ()> + Send + use<> {
         let shared = self.0.fills.stored.shared().cloned();
         async move {
@@ -354,6 +355,11 @@ impl Mirror {
             while let Err(trouble) = shared.recall_acts().await {
                 tracing::debug!(%trouble, "pins and frozen tags of other replicas are looked for later");
                 tokio::time::sleep(ACTS_AGAIN).await;
+            }
+            let mut acts = Vec::new();
+            loop {
+                tokio::time::sleep(ACTS_AGAIN).await;
+                shared.recall_again(&mut acts).await;
             }
         }
     }

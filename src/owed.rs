@@ -62,8 +62,8 @@ struct State {
     quiet: HashMap<String, usize>,
     /// Uploads in parts that are under way, by their key.
     uploads: HashMap<String, String>,
-    /// Whether all that was stored before there was a list has been put on it.
-    complete: bool,
+    /// The bucket for which all that was stored before there was a list has been put on it.
+    complete: Option<String>,
 }
 
 #[derive(Debug)]
@@ -217,16 +217,25 @@ impl Owed {
         self.state.lock().give_back(&task.key);
     }
 
-    /// Whether all that was stored before there was a list has been put on it.
-    pub fn is_complete(&self) -> bool {
-        self.state.lock().complete
+    /// Somebody has done himself what was owed of this key.
+    pub fn settle(&self, key: &str) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.orders.remove(key) {
+            state.queue.remove(&entry.serial);
+            self.note(&mut state, 'd', key);
+        }
+    }
+
+    /// Whether all that was stored before there was a list for this bucket has been put on it.
+    pub fn is_complete(&self, bucket: &str) -> bool {
+        self.state.lock().complete.as_deref() == Some(bucket)
     }
 
     /// It has been.
-    pub fn completed(&self) {
+    pub fn completed(&self, bucket: &str) {
         let mut state = self.state.lock();
-        state.complete = true;
-        self.note(&mut state, 'c', "");
+        state.complete = Some(bucket.to_owned());
+        self.note(&mut state, 'c', bucket);
     }
 
     /// Returns when something may have changed.
@@ -309,7 +318,7 @@ impl State {
             }
             "m" => self.uploads.extend(key.split_once('\t').map(|(key, id)| (key.to_owned(), id.to_owned()))),
             "e" => drop(self.uploads.remove(key)),
-            "c" => self.complete = true,
+            "c" => self.complete = Some(key.to_owned()),
             _ => {}
         }
     }
@@ -321,9 +330,7 @@ impl State {
         let word = |order| if order == Order::Up { 'u' } else { 'a' };
         let mut text: String = orders.iter().map(|(_, order, key)| format!("{} {key}\n", word(*order))).collect();
         text.extend(self.uploads.iter().map(|(key, id)| format!("m {key}\t{id}\n")));
-        if self.complete {
-            text.push_str("c \n");
-        }
+        text.extend(self.complete.iter().map(|bucket| format!("c {bucket}\n")));
         let new = path.with_extension("new");
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
@@ -356,14 +363,16 @@ mod tests {
         owed.done(&task);
         owed.away("gone");
         owed.upload_begun("a", "id 1");
-        assert!(!owed.is_complete());
-        owed.completed();
+        assert!(!owed.is_complete("one/"));
+        owed.completed("one/");
+        owed.up("told");
+        owed.settle("told");
         let unfinished = owed.take().expect("a task");
         assert_eq!(unfinished.key, "a");
         // No word of an end: as after a kill.
         let again = Owed::open(store.path()).expect("a list");
         assert_eq!(again.uploads(), [("a".to_owned(), "id 1".to_owned())]);
-        assert!(again.is_complete());
+        assert!(again.is_complete("one/") && !again.is_complete("another/"));
         assert_eq!(keys(&again), ["a", "b", "gone"]);
         let mut file = OpenOptions::new().append(true).open(store.path().join(NAME)).expect("there");
         file.write_all(b"u half").expect("written");

@@ -33,8 +33,8 @@ use self::noting::Noting;
 use super::guard::{Actor, Door, Place, Wish};
 use super::{AdminState, Body, respond_with};
 use crate::documents::{
-    self, Canary, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Session, Status,
-    Unfrozen, Unpinned, Why, orders,
+    self, BucketStatus, Canary, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready,
+    Session, Status, Unfrozen, Unpinned, Why, orders,
 };
 use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
@@ -242,7 +242,9 @@ impl Visit<'_> {
         match request.uri().path().strip_prefix(PREFIX) {
             Some("status") => {
                 let (listening, bucket) = (self.addresses(), (self.state.bucket)());
-                Ok(ok(&Status { listening, bucket, ..mirror.status() }))
+                let mut status = Status { listening, bucket, ..mirror.status() };
+                status.problems.extend(status.bucket.as_ref().and_then(BucketStatus::problem));
+                Ok(ok(&status))
             }
             Some("usage") => Ok(ok(&self.state.usage.as_ref().ok_or_else(not_found)?.document())),
             Some("images") => Ok(ok(&Images { images: mirror.images().await? })),

@@ -126,6 +126,7 @@ mod tests {
             platforms: Vec::new(),
             stored_bytes,
             missing_bytes: 0,
+            bucket_bytes: 0,
             damaged: Vec::new(),
             pinned: false,
             frozen: false,

@@ -26,8 +26,13 @@ fn described(detail: &ImageDetail) -> String {
         format!("  digest   {}", summary.digest.map_or_else(|| "unknown".to_owned(), |digest| digest.to_string())),
         format!("  type     {}", detail.media_type),
         format!(
-            "  stored   {}, {} missing: {}",
+            "  stored   {}{}, {} missing: {}",
             show::size(summary.stored_bytes),
+            if summary.bucket_bytes > 0 {
+                format!(", {} in the bucket", show::size(summary.bucket_bytes))
+            } else {
+                String::new()
+            },
             show::size(summary.missing_bytes),
             super::images::state(summary)
         ),
@@ -59,6 +64,7 @@ fn part(part: &Part) -> Vec<String> {
     let stored = match (part.damaged, part.stored) {
         (true, _) => "damaged",
         (false, true) => "stored",
+        (false, false) if part.bucket => "bucket",
         (false, false) => "missing",
     };
     let Part { content, .. } = part;

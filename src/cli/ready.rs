@@ -33,7 +33,9 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
 fn report(image: &Readiness) -> String {
     let Readiness { image: name, ready, completeness, reason, .. } = image;
     if *ready {
-        return format!("{name}: ready, {}", show::size(completeness.size_bytes));
+        let behind = completeness.bucket_bytes;
+        let behind = if behind > 0 { format!(", {} of it from the bucket", show::size(behind)) } else { String::new() };
+        return format!("{name}: ready, {}{behind}", show::size(completeness.size_bytes));
     }
     let mut lines = vec![format!("{name}: not ready: {}", reason.as_deref().unwrap_or("it is not complete"))];
     let missing = completeness.missing.iter();

@@ -54,12 +54,15 @@ fn described(why: &Why) -> String {
     });
     let from = from.map(|from| match from {
         Source::Store => "the store".to_owned(),
+        Source::Bucket => "the bucket".to_owned(),
         Source::Both => format!("the store, and {upstream} for what is missing"),
         Source::Upstream => upstream.to_string(),
     });
     let state = stored.as_ref().map(|stored| {
         let lacks = (stored.missing_bytes > 0).then(|| format!(", {} missing", show::size(stored.missing_bytes)));
-        format!("{}; {}{}", images::state(stored), show::size(stored.stored_bytes), lacks.unwrap_or_default())
+        let behind = (stored.bucket_bytes > 0).then(|| format!(", {} in the bucket", show::size(stored.bucket_bytes)));
+        let more = [behind, lacks].into_iter().flatten().collect::<String>();
+        format!("{}; {}{more}", images::state(stored), show::size(stored.stored_bytes))
     });
     let checked = stored.as_ref().and_then(|stored| stored.checked_at).map(show::ago);
     let here = (!completeness.lacking.is_empty())

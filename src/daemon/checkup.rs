@@ -6,23 +6,26 @@ mod store;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
+use tokio::runtime::Runtime;
 
 use super::preflight::{Findings, settings, taken};
 use crate::access::Access;
 use crate::blob_store::lock;
 use crate::config::{Config, Problem, Upstream};
 use crate::doctor::machine::Files;
-use crate::doctor::{Credential, Facts, Machine, judge};
+use crate::doctor::{Credential, Facts, Machine, bucket, judge};
 use crate::documents::{Checked, Checkup, Code, Error};
 use crate::metadata::a_tag;
 use crate::mirror::Mode;
 use crate::oci::{Reference, RegistryName, Repository};
 use crate::server::congestion;
 use crate::setup::{Store, store_of};
+use crate::tier::{Bucket, OpenError};
 use crate::upstream::UpstreamErrorClass;
 use crate::upstream::credentials::Auth;
 use crate::upstream::examined::{Examined, Sample, Step};
@@ -84,6 +87,7 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         upstreams: examined,
         credentials,
         disk: everything.then(|| store::disk(&config.store)),
+        bucket: if everything { bucket(config)? } else { None },
         machine: everything.then(|| machine(config, wanted.answers)),
         clients: match (&wanted.client, everything) {
             (Some(name), _) => clients::found(Some(name), &around),
@@ -119,8 +123,7 @@ pub fn unusable(problems: &[Problem]) -> Checkup {
 
 /// Asks all of these upstreams at once, and looks for their credentials.
 fn ask(config: &Config, upstreams: &[&Upstream]) -> Result<(Vec<Examined>, Vec<Credential>), Error> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
+    let runtime = runtime()?;
     let looks = upstreams.iter().flat_map(|upstream| {
         let sample = sample(config, &upstream.host);
         upstream.urls.iter().map(move |url| {
@@ -137,6 +140,31 @@ fn ask(config: &Config, upstreams: &[&Upstream]) -> Result<(Vec<Examined>, Vec<C
     // A name that is looked up still, or a program that runs, holds nobody up.
     runtime.shutdown_background();
     Ok(found)
+}
+
+/// Asks the bucket for something that is not there; `None` where there is none, or it cannot be asked as it is
+/// configured, which is told of the configuration.
+fn bucket(config: &Config) -> Result<Option<bucket::Found>, Error> {
+    let Some(settings) = config.store.bucket.as_ref().map(|bucket| &bucket.tier) else { return Ok(None) };
+    let found = match Bucket::open(settings, |name| std::env::var(name).ok()) {
+        Err(OpenError::NoCredentials) => bucket::Found::NoCredentials,
+        Err(_) => return Ok(None),
+        Ok(bucket) => {
+            let (runtime, began) = (runtime()?, Instant::now());
+            let answer = runtime.block_on(bucket.read("probe/doctor", 64));
+            runtime.shutdown_background();
+            match answer {
+                Ok(_) => bucket::Found::Answers(bucket.name().to_owned(), began.elapsed()),
+                Err(trouble) => bucket::Found::Trouble(bucket.name().to_owned(), trouble.to_string()),
+            }
+        }
+    };
+    Ok(Some(found))
+}
+
+fn runtime() -> Result<Runtime, Error> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))
 }
 
 fn sample(config: &Config, upstream: &RegistryName) -> Sample {

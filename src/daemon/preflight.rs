@@ -22,7 +22,7 @@ use crate::config::{Config, Limit, Problem, Store, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
 use crate::server::authenticate::Passwords;
 use crate::server::tls::Tls;
-use crate::tier::Bucket;
+use crate::tier::{Bucket, OpenError};
 use crate::upstream::credentials::{Auth, CredentialError};
 
 /// What was found.
@@ -47,6 +47,11 @@ impl Findings {
 /// Looks at everything that a configuration names: files, programs, the store, sockets.
 pub fn preflight(config: &Config) -> Findings {
     let mut found = settings(config);
+    if let Some(bucket) = &config.store.bucket
+        && let Err(error @ OpenError::NoCredentials) = Bucket::open(&bucket.tier, |name| std::env::var(name).ok())
+    {
+        found.problems.push(Problem::at("", error.to_string()));
+    }
     found.warnings.extend(credential_warnings(config));
     look_at_folder(&config.store.path, &mut found);
     look_at_room(&config.store, &mut found);
@@ -61,7 +66,7 @@ pub fn preflight(config: &Config) -> Findings {
     found
 }
 
-/// The same without what `doctor` looks at more closely: credentials, the disk, addresses.
+/// The same without what `doctor` looks at more closely: credentials, those for the bucket too, the disk, addresses.
 pub(super) fn settings(config: &Config) -> Findings {
     let mut found = Findings { warnings: config.warnings().to_vec(), ..Findings::default() };
     if let Err(error) = config.admin_token() {
@@ -74,8 +79,11 @@ pub(super) fn settings(config: &Config) -> Findings {
         found.problem("server.tls", error);
     }
     if let Some(bucket) = &config.store.bucket {
-        if let Err(error) = Bucket::open(&bucket.tier, |name| std::env::var(name).ok()) {
-            found.problems.push(Problem::at("", error.to_string()));
+        match Bucket::open(&bucket.tier, |name| std::env::var(name).ok()) {
+            Err(error) if !matches!(error, OpenError::NoCredentials) => {
+                found.problems.push(Problem::at("", error.to_string()));
+            }
+            _ => {}
         }
         if let Err(error) = config.peers_secret() {
             found.problems.extend(error.problems);

@@ -2,6 +2,7 @@
 //!
 //! Whoever holds the lock may: either the daemon, or one command at a time.
 
+use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
@@ -116,7 +117,15 @@ impl OpenedStore {
         let pin = Pin { location: route.location, reference: image.reference.clone() };
         let _entered = self.runtime.enter();
         let graph = Graph::new(self.stores.blobs.clone(), self.stores.metadata.clone());
-        let why = why::why(&graph, &pin, config.cache.policy, Reach::default(), false, self.stores.clock.now());
+        let why = why::why(
+            &graph,
+            &pin,
+            config.cache.policy,
+            Reach::default(),
+            false,
+            HashSet::new(),
+            self.stores.clock.now(),
+        );
         why.map_err(|error| Error::new(Code::Metadata, error.to_string()))
     }
 

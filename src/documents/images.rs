@@ -46,6 +46,9 @@ pub struct ImageSummary {
     pub stored_bytes: u64,
     /// What of it is not, as far as that is known.
     pub missing_bytes: u64,
+    /// What of it is in the bucket and not stored; told where an image is looked at by itself.
+    #[serde(default)]
+    pub bucket_bytes: u64,
     /// Its parts of which other bytes are stored, or were and are set aside.
     pub damaged: Vec<Digest>,
     /// Whether it never leaves the store.
@@ -87,6 +90,9 @@ pub struct Part {
     pub stored: bool,
     /// Whether other bytes are stored in its place, or were and are set aside.
     pub damaged: bool,
+    /// Whether it is not stored, and the bucket has it.
+    #[serde(default)]
+    pub bucket: bool,
     /// Whether another image of ours has it, too.
     #[serde(default)]
     pub shared: bool,
@@ -101,7 +107,7 @@ pub struct PlatformDetail {
     pub manifest: Part,
     /// Configuration and layers; empty while the manifest is not stored.
     pub blobs: Vec<Part>,
-    /// Whether all of it is stored.
+    /// Whether all of it is stored, or in the bucket.
     pub complete: bool,
 }
 
@@ -187,7 +193,10 @@ pub struct Completeness {
     pub missing: Vec<Content>,
     /// All of that together.
     pub missing_bytes: u64,
-    /// What of that is damaged: other bytes are stored in its place, or were and are set aside.
+    /// What is not stored, and not missing either: the bucket has it.
+    #[serde(default)]
+    pub bucket_bytes: u64,
+    /// What of the missing is damaged: other bytes are stored in its place, or were and are set aside.
     pub damaged: Vec<Digest>,
     /// Platforms that were asked for and that the image is not made for.
     pub lacking: Vec<String>,

@@ -190,6 +190,18 @@ pub struct BucketStatus {
     pub conditions_hold: Option<bool>,
 }
 
+impl BucketStatus {
+    /// What is not as it should be.
+    pub fn problem(&self) -> Option<Checked> {
+        let why = self.trouble.as_ref()?;
+        Some(Checked::warn(
+            "bucket",
+            format!("{}: {why}; pulls go on without it", self.name),
+            "registry-mirror store test",
+        ))
+    }
+}
+
 /// What is being fetched just now: a line of `events`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Fills {

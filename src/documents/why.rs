@@ -46,6 +46,8 @@ impl Document for Why {
 pub enum Source {
     /// From the store, all of them.
     Store,
+    /// From the bucket, what is not stored.
+    Bucket,
     /// From the store, and what is missing there from upstream.
     Both,
     /// From upstream.

@@ -118,9 +118,11 @@ pub struct Completeness {
     pub missing: Vec<Descriptor>,
     /// The sum of its sizes.
     pub missing_bytes: u64,
-    /// Those of them that are damaged.
+    /// The sum of the sizes of what is not stored, and not missing because the bucket has it.
+    pub behind_bytes: u64,
+    /// Those of what is missing that are damaged.
     pub damaged: Vec<Digest>,
-    /// Those of them below which nothing is followed.
+    /// Those of what is missing below which nothing is followed.
     pub too_deep: Vec<Digest>,
     /// How many parts there are besides of which it cannot be read what they are.
     pub unreadable: usize,
@@ -156,6 +158,7 @@ impl Completeness {
             size_bytes: self.size,
             missing: self.missing.iter().map(Content::from).collect(),
             missing_bytes: self.missing_bytes,
+            bucket_bytes: self.behind_bytes,
             damaged: self.damaged.clone(),
             lacking: self.lacking.iter().map(Platform::to_string).collect(),
         }
@@ -173,7 +176,10 @@ pub fn completeness(image: &Image, platforms: &Platforms, lacking: &Lacking) -> 
             if image.is_some_and(|image| image.parts == Parts::TooDeep) {
                 count.too_deep.push(descriptor.digest);
             }
-            if let Some(why) = lack(descriptor, image, lacking) {
+            let why = lack(descriptor, image, lacking);
+            if why == Some(Unreadable::Behind) {
+                count.behind_bytes = count.behind_bytes.saturating_add(descriptor.size);
+            } else if let Some(why) = why {
                 count.missing_bytes = count.missing_bytes.saturating_add(descriptor.size);
                 count.missing.push(descriptor.clone());
                 count.damaged.extend((why == Unreadable::Damaged).then_some(descriptor.digest));

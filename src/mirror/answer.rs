@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use crate::clock::{Clock, Timestamp};
 use crate::documents::Mode;
 use crate::graph::image::{self, Platforms};
-use crate::metadata::{MetadataStore, TagKey};
+use crate::metadata::{MetadataStore, Pin, TagKey};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::flights::{Flights, Shareable};
@@ -202,13 +202,19 @@ impl Mirror {
         if !*complete_only || !is_away {
             return Ok(());
         }
-        let (location, manifest) = (route.location.clone(), manifest.clone());
+        let (location, digest, manifest) = (route.location.clone(), manifest.digest, manifest.clone());
         let found = self.0.graph.ask(move |graph| {
             let image = graph.image(Some(&location), manifest);
             let lacking = graph.lacking(Some(&location), &image);
             Ok((image, lacking))
         });
-        let (image, lacking) = found.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
+        let (image, mut lacking) = found.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
+        if image::is_pullable(&image, &lacking) {
+            return Ok(());
+        }
+        let pin = Pin { location: route.location.clone(), reference: Reference::Digest(digest) };
+        let behind = self.behind(&pin).await;
+        lacking.retain(|digest, _| !behind.contains(digest));
         if image::is_pullable(&image, &lacking) {
             return Ok(());
         }

@@ -1,5 +1,6 @@
 //! Whole images: what they lead to, whether they are complete, and what is done with all their parts.
 
+mod behind;
 pub mod bundles;
 pub mod catalog;
 pub mod prefetch;

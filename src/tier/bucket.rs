@@ -171,6 +171,11 @@ impl Bucket {
         &self.name
     }
 
+    /// Which one it is, and which part of it.
+    pub fn place(&self) -> String {
+        format!("{}/{}", self.name, self.prefix)
+    }
+
     /// Whether it answers, as far as is known. Asks nobody.
     pub fn is_well(&self) -> bool {
         self.breaker.is_closed()
@@ -361,7 +366,7 @@ impl Bucket {
         }
         let absent = async {
             match asked.await {
-                Err(Error::NotFound { .. }) => Ok(None),
+                Err(error) if matches!(error, Error::NotFound { .. }) && !is_no_bucket(&error) => Ok(None),
                 answer => answer.map(Some),
             }
         };
@@ -402,6 +407,10 @@ impl Bucket {
 
     fn trouble(&self, error: &Error) -> Trouble {
         let why = plainly(error);
+        if is_no_bucket(error) {
+            self.is_back();
+            return Trouble::Refused("no such bucket: make it".to_owned());
+        }
         match error {
             Error::AlreadyExists { .. } | Error::Precondition { .. } => {
                 self.is_back();
@@ -423,6 +432,11 @@ fn plainly(error: &Error) -> String {
         why.truncate(document);
     }
     why.trim_end_matches([' ', ':']).to_owned()
+}
+
+/// Whether it is the bucket itself that is not there. (S3, "Error responses"; other stores say the same.)
+fn is_no_bucket(error: &Error) -> bool {
+    error.to_string().contains("NoSuchBucket")
 }
 
 /// The error of who removes something, if it is not that it is gone.

@@ -107,7 +107,7 @@ impl Raising {
     /// Carries up until the future is dropped.
     pub async fn run(self: Arc<Self>) {
         let all = async {
-            if !self.owed.is_complete() {
+            if !self.owed.is_complete(&self.bucket.place()) {
                 self.owe_all().await;
             }
         };
@@ -116,7 +116,7 @@ impl Raising {
 
     /// Puts on the list what was stored before there was one.
     async fn owe_all(&self) {
-        let (store, owed) = (self.store.clone(), Arc::clone(&self.owed));
+        let (store, owed, bucket) = (self.store.clone(), Arc::clone(&self.owed), self.bucket.place());
         let listed = tokio::task::spawn_blocking(move || {
             let mut open = vec![store.join("blobs"), store.join(names::REPOSITORIES)];
             while let Some(folder) = open.pop() {
@@ -131,7 +131,7 @@ impl Raising {
                     }
                 }
             }
-            owed.completed();
+            owed.completed(&bucket);
         });
         let _ = listed.await;
     }
@@ -153,6 +153,7 @@ impl Raising {
             match Conditional::examine(&self.bucket).await {
                 Ok(found) => {
                     self.state.lock().conditional = Some(found);
+                    self.is_well();
                     let bucket = self.bucket.name();
                     match found {
                         Conditional::Right => {}
@@ -165,7 +166,7 @@ impl Raising {
                     return;
                 }
                 Err(trouble) => {
-                    tracing::debug!(bucket = self.bucket.name(), %trouble, "not known yet whether its conditions hold");
+                    self.fails(&trouble);
                     tokio::time::sleep(LONGEST_REST).await;
                 }
             }
@@ -201,10 +202,7 @@ impl Raising {
             Ok(()) => {
                 self.owed.done(task);
                 self.metrics.bucket_took();
-                let mut state = self.state.lock();
-                if state.failing.take().is_some() {
-                    tracing::info!(bucket = self.bucket.name(), "the bucket takes again what is owed to it");
-                }
+                self.is_well();
                 Ok(())
             }
             Err(Trouble::Unfit(why)) => {
@@ -215,18 +213,30 @@ impl Raising {
             Err(trouble) => {
                 self.owed.give_back(task);
                 self.metrics.bucket_failed();
-                let mut state = self.state.lock();
-                let rest = state.failing.as_ref().map(|failing| failing.rest);
-                if rest.is_none() {
-                    tracing::warn!(key, %trouble, backlog = self.owed.len(), "it goes up into the bucket later");
-                }
-                let is_over = state.failing.as_ref().is_none_or(|failing| failing.until <= Instant::now());
-                if is_over {
-                    let rest = rest.map_or(FIRST_REST, |rest| (rest * 2).min(LONGEST_REST));
-                    state.failing = Some(Failing { why: trouble.to_string(), rest, until: Instant::now() + rest });
-                }
+                tracing::debug!(key, %trouble, "it goes up into the bucket later");
+                self.fails(&trouble);
                 Err(trouble)
             }
+        }
+    }
+
+    fn is_well(&self) {
+        if self.state.lock().failing.take().is_some() {
+            tracing::info!(bucket = self.bucket.name(), "the bucket takes again what is owed to it");
+        }
+    }
+
+    /// It is left alone for a while, each time for longer. The log is told once.
+    fn fails(&self, trouble: &Trouble) {
+        let mut state = self.state.lock();
+        let rest = state.failing.as_ref().map(|failing| failing.rest);
+        if rest.is_none() {
+            let (bucket, backlog) = (self.bucket.name(), self.owed.len());
+            tracing::warn!(bucket, %trouble, backlog, "nothing goes up into the bucket; pulls go on, and it is owed");
+        }
+        if state.failing.as_ref().is_none_or(|failing| failing.until <= Instant::now()) {
+            let rest = rest.map_or(FIRST_REST, |rest| (rest * 2).min(LONGEST_REST));
+            state.failing = Some(Failing { why: trouble.to_string(), rest, until: Instant::now() + rest });
         }
     }
 

@@ -310,7 +310,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ),
     (
         "mirror/room/shared.rs",
-        "frozen",
+        "acts",
         Bounded("10,000, for 30 s", "mirror_entries{table=bucket_lately}", "made_up_names_do_not_fill_the_memory"),
     ),
     ("blob_store/local.rs", "reported", Still("damaged files of the store, of which there are no more than files")),
@@ -385,6 +385,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("mirror/images/catalog.rs", "pins", ONE_CALL),
     ("mirror/images/catalog.rs", "frozen", ONE_CALL),
     ("mirror/images/catalog.rs", "used", ONE_CALL),
+    ("mirror/images/catalog.rs", "behind", ONE_CALL),
     ("mirror/images/prefetch.rs", "Events", OPERATOR),
     ("mirror/keep/eviction.rs", "children", ONE_CALL),
     ("mirror/keep/eviction.rs", "pinned", ONE_CALL),

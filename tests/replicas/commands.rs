@@ -3,17 +3,29 @@
 use std::process::{Command, Output};
 
 use scripted_registry::bucket::Fault;
+use scripted_registry::client;
 
-use crate::{Scene, TestMirror, pull, up};
+use crate::{Scene, TestMirror, blob_of, key_of, pull, up};
 
 async fn store_test(scene: &Scene, lines: &str) -> Output {
+    run(scene, &["store", "test"], lines).await
+}
+
+/// Runs a command with these lines of configuration.
+async fn run(scene: &Scene, words: &'static [&str], lines: &str) -> Output {
     let path = scene.key().with_file_name("mirror.toml");
     std::fs::write(&path, lines).unwrap();
     let run = move || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
-        command.args(["store", "test", "--json", "-c"]).arg(path).env("HOME", "/nonexistent").output().unwrap()
+        command.args(words).args(["--json", "-c"]).arg(path).env_clear().env("HOME", "/nonexistent").output().unwrap()
     };
     tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+async fn asked(mirror: &TestMirror, path: &str) -> serde_json::Value {
+    let answer = client::get(mirror.admin, &format!("/api/v1/{path}"), &[("host", "localhost")]).await;
+    assert_eq!(answer.status, 200, "{path}: {}", String::from_utf8_lossy(&answer.body));
+    serde_json::from_slice(&answer.body).unwrap()
 }
 
 fn document(output: &Output) -> serde_json::Value {
@@ -60,4 +72,94 @@ async fn what_was_stored_before_there_was_a_bucket_goes_up() {
     up(&scene, &image).await;
     scene.registry.stop().await;
     pull(&scene.replica().await, &image).await;
+}
+
+#[tokio::test]
+async fn of_an_image_that_only_the_bucket_has_it_is_said_that_it_comes_from_there() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(210);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    scene.registry.stop().await;
+    let size = image.blobs().map(|blob| blob.size).sum::<u64>();
+    for mode in ["online", "offline"] {
+        let second = scene.settings().config(&format!("cache.mode = \"{mode}\"")).start().await;
+        let why = asked(&second, "why?image=app:1").await;
+        assert_eq!((&why["succeeds"], &why["from"]), (&true.into(), &"bucket".into()), "{why}");
+        let posted =
+            client::post(second.socket(), "/api/v1/ready", &[("X-Registry-Mirror", "1")], "{\"images\":[\"app:1\"]}");
+        let ready: serde_json::Value = serde_json::from_slice(&posted.await.body).unwrap();
+        assert_eq!(ready["ready"], true, "{ready}");
+        assert_eq!(ready["images"][0]["completeness"]["bucket_bytes"], size, "{ready}");
+        let inspected = asked(&second, "images/inspect?image=app:1").await;
+        assert_eq!((&inspected["bucket_bytes"], &inspected["missing_bytes"]), (&size.into(), &0.into()), "{inspected}");
+        assert_eq!(asked(&second, "history?image=app:1").await["history"].as_array().unwrap().len(), 1);
+        // What was only looked at is not stored, and what is missing in the bucket is missing.
+        scene.bucket.remove(&key_of(&image.layers[0].digest));
+        let ready =
+            client::post(second.socket(), "/api/v1/ready", &[("X-Registry-Mirror", "1")], "{\"images\":[\"app:1\"]}");
+        let ready: serde_json::Value = serde_json::from_slice(&ready.await.body).unwrap();
+        assert_eq!(
+            (&ready["ready"], &ready["images"][0]["completeness"]["missing"][0]["digest"]),
+            (&false.into(), &image.layers[0].digest.to_string().into())
+        );
+        let path = blob_of("library/app", &image.layers[0].digest);
+        scene.bucket.put(&key_of(&image.layers[0].digest), first.get(&path).await.body);
+    }
+}
+
+#[tokio::test]
+async fn offline_is_served_from_the_bucket_too() {
+    let scene = Scene::set().await;
+    let image = scene.image(220);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    scene.registry.forget_requests();
+    for lines in ["cache.mode = \"offline\"", "cache.mode = \"offline\"\ncache.complete_only = true"] {
+        let second = scene.settings().config(lines).start().await;
+        assert_eq!(pull(&second, &image).await[1..], ["tier", "tier", "tier"]);
+    }
+    assert_eq!(scene.registry.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn that_there_is_no_bucket_is_told_everywhere_and_pulls_go_on() {
+    let scene = Scene::set().await;
+    scene.bucket.fault(&[], "", Fault::NoBucket);
+    let image = scene.image(230);
+    let mirror = scene.replica().await;
+    let words = "no such bucket: make it";
+    loop {
+        let status = asked(&mirror, "status").await;
+        if status["bucket"]["trouble"].as_str().is_some_and(|trouble| trouble.contains(words)) {
+            assert!(status["problems"].to_string().contains(words), "{status}");
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(&client::get(mirror.admin, "/readyz", &[]).await.body[..], b"ok: degraded (bucket)\n");
+    pull(&mirror, &image).await;
+    let lines = format!(
+        "cache.mode = \"offline\"\nstore.path = \"{}\"\n{}",
+        scene.key().with_file_name("none").display(),
+        scene.lines()
+    );
+    for words in [&["store", "test"][..], &["doctor"]] {
+        let output = run(&scene, words, &lines).await;
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(document(&output)["checks"].to_string().contains("no such bucket: make it"), "{output:?}");
+    }
+    scene.bucket.heal();
+    let line = |output: &Output| {
+        let checks = document(output)["checks"].as_array().unwrap().clone();
+        checks.into_iter().filter(|check| check["about"] == "bucket" || check["verdict"] == "fail").collect::<Vec<_>>()
+    };
+    let well = line(&run(&scene, &["doctor"], &lines).await);
+    assert!(well.len() == 1 && well[0]["verdict"] == "ok", "{well:?}");
+    let without = lines.lines().filter(|line| !line.contains("credentials")).collect::<Vec<_>>().join("\n");
+    let without = line(&run(&scene, &["doctor"], &without).await);
+    assert!(without.len() == 1 && without[0]["verdict"] == "warn", "{without:?}");
+    assert!(without[0]["hint"].to_string().contains("EnvironmentFiles"), "{without:?}");
 }

@@ -148,3 +148,75 @@ async fn nothing_is_taken_over_of_a_repository_while_it_is_not_known_whether_it_
     assert_eq!(second.get(&path).await.status, 200);
     assert_eq!(second.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
 }
+
+#[tokio::test]
+async fn what_is_asked_for_on_one_replica_reaches_those_that_run() {
+    let scene = Scene::set().await;
+    let image = scene.image(170);
+    let (first, second) = (scene.replica().await, scene.replica().await);
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    pull(&second, &image).await;
+    let newer = scene.registry.add_image("library/app", "1", &[noise(175, 500)]);
+    let pinned =
+        |mirror: &crate::TestMirror| mirror.store().join("repositories/docker.io/library/app/_pins/1").exists();
+    first.mirror.freeze(&app(), None).await.expect("frozen");
+    first.mirror.pin(&app()).await.expect("pinned");
+    second.advance(Duration::from_secs(400));
+    pull(&second, &image).await;
+    assert!(pinned(&second));
+    first.mirror.unfreeze(&app()).await.expect("it was frozen");
+    assert!(first.mirror.unpin(&app()).await.expect("it was pinned"));
+    pull(&second, &image).await;
+    second.advance(Duration::from_secs(31));
+    pull(&second, &newer).await;
+    assert!(!pinned(&second));
+}
+
+#[tokio::test]
+async fn an_act_that_the_bucket_cannot_take_changes_nothing() {
+    let scene = Scene::set().await;
+    let image = scene.image(180);
+    let mirror = scene.settings().config("cache.patience = \"200ms\"").start().await;
+    pull(&mirror, &image).await;
+    up(&scene, &image).await;
+    let folder = mirror.store().join("repositories/docker.io/library/app");
+    let state = || ["_pins/1", "_frozen/1", "_tags/1"].map(|name| folder.join(name).exists());
+    let owed = |mirror: &crate::TestMirror| {
+        let list = std::fs::read_to_string(mirror.store().join("owed")).expect("a list");
+        list.lines().filter(|line| line.starts_with("a ") || line.contains("_pins") || line.contains("_frozen")).count()
+    };
+    for is_done in [false, true] {
+        for fault in [Fault::Hang, Fault::Stall, Fault::Status(403), Fault::NoBucket] {
+            let before = (state(), owed(&mirror));
+            assert_eq!(before.0, [is_done, is_done, true]);
+            scene.bucket.fault(&[], "", fault);
+            assert!(mirror.mirror.pin(&app()).await.is_err(), "{fault:?}");
+            assert!(mirror.mirror.unpin(&app()).await.is_err(), "{fault:?}");
+            assert!(mirror.mirror.freeze(&app(), None).await.is_err(), "{fault:?}");
+            assert!(mirror.mirror.unfreeze(&app()).await.is_err(), "{fault:?}");
+            assert!(mirror.mirror.forget(&app()).await.is_err(), "{fault:?}");
+            let headers = [("X-Registry-Mirror", "1")];
+            let order = "{\"images\":[\"app:1\"]}";
+            let answer = scripted_registry::client::post(mirror.socket(), "/api/v1/pin", &headers, order).await;
+            assert_eq!(answer.status, 500, "{fault:?}");
+            assert_eq!((state(), owed(&mirror)), before, "{fault:?}");
+            scene.bucket.heal();
+            while mirror.mirror.history(&app()).await.is_err() || mirror.mirror.unpin(&image_of_nobody()).await.is_err()
+            {
+                tokio::task::yield_now().await;
+            }
+        }
+        if !is_done {
+            mirror.mirror.pin(&app()).await.expect("pinned");
+            mirror.mirror.freeze(&app(), None).await.expect("frozen");
+        }
+    }
+    assert!(mirror.mirror.forget(&app()).await.expect("forgotten"));
+    assert_eq!(state()[..2], [false, false]);
+    assert!(!scene.bucket.keys().iter().any(|key| is_pointer(key) || key.contains("_pins")));
+}
+
+fn image_of_nobody() -> ImageName {
+    "nobody:1".parse().expect("a name")
+}

@@ -50,7 +50,10 @@ impl Tags {
             return self.pointed_at(route, key, stamp).await;
         };
         let answer = self.manifests.answer(route, digest, &key.accept).await?;
-        self.keep_at_hand(key, &answer, None, stamp);
+        // Another replica may let it go, which memory does not hear of.
+        if self.manifests.stored.shared().is_none() {
+            self.keep_at_hand(key, &answer, None, stamp);
+        }
         Ok(answer)
     }
 
@@ -58,12 +61,13 @@ impl Tags {
     pub(super) async fn renew(&self, key: &TagKey) {
         let Some(shared) = self.manifests.stored.shared() else { return };
         if self.frozen(&key.location, &key.tag).is_some() {
-            return Box::pin(shared.recall_frozen(&key.location, &key.tag)).await;
+            return Box::pin(shared.recall_acts_of(&key.location, &key.tag)).await;
         }
-        if self.remembered(key).is_none_or(|remembered| !self.is_fresh(&remembered)) {
-            let frozen = Box::pin(shared.recall_frozen(&key.location, &key.tag));
-            tokio::join!(frozen, Box::pin(shared.recall_tag(key)));
+        if self.remembered(key).is_some_and(|remembered| self.is_fresh(&remembered)) {
+            return shared.recall_acts_behind(&key.location, &key.tag);
         }
+        let acts = Box::pin(shared.recall_acts_of(&key.location, &key.tag));
+        tokio::join!(acts, Box::pin(shared.recall_tag(key)));
     }
 
     async fn pointed_at(

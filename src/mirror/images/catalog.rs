@@ -20,6 +20,8 @@ use crate::mirror::images::prefetch;
 use crate::mirror::{Location, Mirror, Route, RouteError};
 use crate::oci::manifest::is_manifest;
 use crate::oci::{AcceptSet, Descriptor, Digest, ImageName, Platform, Reference, Tag};
+use crate::owed::Quiet;
+use crate::tier::Trouble;
 
 /// Why the catalog could not answer.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +76,9 @@ impl Mirror {
     pub async fn inspect(&self, name: &ImageName) -> Result<ImageDetail, CatalogError> {
         let pin = self.pin_of(name)?;
         let unknown = CatalogError::Unknown(pin.to_string());
-        self.0.graph.ask(move |graph| Catalog::of(graph)?.inspect(&pin)).await?.ok_or(unknown)
+        let behind = self.behind(&pin).await;
+        let found = self.0.graph.ask(move |graph| Catalog { behind, ..Catalog::of(graph)? }.inspect(&pin));
+        found.await?.ok_or(unknown)
     }
 
     /// The digests of all that belongs to an image, as far as that is known.
@@ -88,13 +92,26 @@ impl Mirror {
         found.await?.ok_or(unknown)
     }
 
-    /// Whether an image can be pulled for these platforms without a network.
+    /// Whether an image can be pulled for these platforms without an upstream: from the store and the bucket.
     ///
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`]; an unknown image is not ready.
     pub async fn readiness(&self, name: &ImageName, platforms: &Platforms) -> Result<Readiness, CatalogError> {
+        let behind = self.behind(&self.pin_of(name)?).await;
+        self.readiness_with(name, platforms, behind).await
+    }
+
+    /// The same with what is in the bucket.
+    pub(super) async fn readiness_with(
+        &self,
+        name: &ImageName,
+        platforms: &Platforms,
+        behind: HashSet<Digest>,
+    ) -> Result<Readiness, CatalogError> {
         let (pin, platforms) = (self.pin_of(name)?, platforms.clone());
-        Ok(self.0.graph.ask(move |graph| Catalog::of(graph)?.readiness(&pin, &platforms)).await?)
+        let found =
+            self.0.graph.ask(move |graph| Catalog { behind, ..Catalog::of(graph)? }.readiness(&pin, &platforms));
+        Ok(found.await?)
     }
 
     /// Everything a tag was seen to have, oldest first.
@@ -103,6 +120,9 @@ impl Mirror {
     /// [`CatalogError::NotATag`], and [`CatalogError::Unknown`] when it was never seen.
     pub async fn history(&self, name: &ImageName) -> Result<History, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
+        if let Some(shared) = self.0.fills.stored.shared() {
+            shared.recall_history(&location, &tag).await;
+        }
         let history = self.0.graph.ask(move |graph| seen(graph, &location, &tag)).await?;
         let image = name.to_string();
         if history.is_empty() { Err(CatalogError::Unknown(image)) } else { Ok(History { image, history }) }
@@ -115,7 +135,7 @@ impl Mirror {
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn pin(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
-        self.tells_others()?;
+        let _told = self.tell(names::pin(&pin), serde_json::to_vec(&pin.to_string()).ok()).await?;
         let pinned = self.0.graph.ask(move |graph| {
             graph.metadata().pin(&pin)?;
             let found = Catalog::of(graph)?.named(&pin)?;
@@ -130,8 +150,8 @@ impl Mirror {
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn unpin(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
-        self.tells_others()?;
-        Ok(self.0.graph.ask(move |graph| graph.metadata().unpin(&pin)).await?)
+        let told = self.tell(names::pin(&pin), None).await?;
+        Ok(self.0.graph.ask(move |graph| graph.metadata().unpin(&pin)).await? || told.is_some_and(|(known, _)| known))
     }
 
     /// Answers a tag with one manifest until it is unfrozen: `to`, which is fetched if it is not stored, or what
@@ -142,7 +162,6 @@ impl Mirror {
     /// [`CatalogError::NotToBeHad`].
     pub async fn freeze(&self, name: &ImageName, to: Option<Digest>) -> Result<Digest, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
-        self.tells_others()?;
         if let Some(digest) = to {
             let image = ImageName { reference: Reference::Digest(digest), ..name.clone() };
             let there = self.manifest(&self.route_of(&image)?, &image.reference, AcceptSet::everything()).await;
@@ -153,13 +172,20 @@ impl Mirror {
                 reason: error.to_string(),
             })?;
         }
-        let frozen = self.0.graph.ask(move |graph| {
-            let record = fittest(graph, &location, &tag)?;
-            let Some(digest) = to.or(record.map(|record| record.descriptor.digest)) else { return Ok(None) };
-            tracing::info!(%location, %tag, %digest, "tag frozen");
-            graph.metadata().freeze(&FrozenTag { location, tag, digest }).map(|()| Some(digest))
-        });
-        frozen.await?.ok_or_else(|| CatalogError::Unknown(name.to_string()))
+        if let Some(shared) = self.0.fills.stored.shared().filter(|_| to.is_none()) {
+            let (location, tag) = (location.clone(), tag.clone());
+            shared.recall_tag(&TagKey { location, tag, accept: AcceptSet::everything() }).await;
+        }
+        let (at, of) = (location.clone(), tag.clone());
+        let known = self.0.graph.ask(move |graph| Ok(fittest(graph, &at, &of)?.map(|record| record.descriptor.digest)));
+        let digest = match to {
+            Some(digest) => digest,
+            None => known.await?.ok_or_else(|| CatalogError::Unknown(name.to_string()))?,
+        };
+        let _told = self.tell(names::frozen(&location, &tag), serde_json::to_vec(&digest).ok()).await?;
+        tracing::info!(%location, %tag, %digest, "tag frozen");
+        let frozen = FrozenTag { location, tag, digest };
+        Ok(self.0.graph.ask(move |graph| graph.metadata().freeze(&frozen).map(|()| digest)).await?)
     }
 
     /// Undoes [`Mirror::freeze`]; whether it was frozen.
@@ -168,7 +194,7 @@ impl Mirror {
     /// [`CatalogError::NotATag`], [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn unfreeze(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let (location, tag) = self.tag_of(name)?;
-        self.tells_others()?;
+        let told = self.tell(names::frozen(&location, &tag), None).await?;
         let unfrozen = self.0.graph.ask(move |graph| {
             let was_frozen = graph.metadata().unfreeze(&location, &tag)?;
             if was_frozen {
@@ -176,7 +202,7 @@ impl Mirror {
             }
             Ok(was_frozen)
         });
-        Ok(unfrozen.await?)
+        Ok(unfrozen.await? || told.is_some_and(|(known, _)| known))
     }
 
     /// Forgets an image: its name, its pin, that its repository has what no other tag of the
@@ -186,23 +212,16 @@ impl Mirror {
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
     pub async fn forget(&self, name: &ImageName) -> Result<bool, CatalogError> {
         let pin = self.pin_of(name)?;
-        self.tells_others()?;
-        let location = pin.location.clone();
-        let forgotten = self.0.graph.ask(move |graph| {
-            let pointers = match &pin.reference {
-                Reference::Tag(tag) => graph.metadata().tag_records(&pin.location, tag)?,
-                Reference::Digest(_) => Vec::new(),
-            };
-            Ok((Catalog::of(graph)?.forget(&pin)?, pointers, pin))
-        });
-        let ((was_known, gone), pointers, Pin { reference, .. }) = forgotten.await?;
+        // What is only there is known here first, with all that belongs to it.
+        self.behind(&pin).await;
         let stored = &self.0.fills.stored;
-        if let Reference::Tag(tag) = reference {
-            for (accept, _) in pointers {
-                let key = TagKey { location: location.clone(), tag: tag.clone(), accept };
-                stored.no_longer(|| names::tag(&key));
-            }
-        }
+        let told = match stored.shared() {
+            Some(shared) => Some(shared.tell_forgotten(&pin).await.map_err(untold)?),
+            None => None,
+        };
+        let location = pin.location.clone();
+        let forgotten = self.0.graph.ask(move |graph| Catalog::of(graph)?.forget(&pin));
+        let (was_known, gone) = forgotten.await?;
         for digest in gone.iter().flatten() {
             stored.no_longer(|| names::member(&location, digest));
         }
@@ -210,16 +229,14 @@ impl Mirror {
             self.0.answers.lists.forget(&location, &gone);
             tracing::info!(image = %name, "forgotten");
         }
-        Ok(was_known)
+        Ok(was_known || told.is_some_and(|(known, _)| known))
     }
 
-    /// What an operator asks for is for all replicas.
-    fn tells_others(&self) -> Result<(), MetadataError> {
+    /// What an operator asks for is for all replicas: told first, or not done. Whether they knew of it.
+    async fn tell(&self, name: String, record: Option<Vec<u8>>) -> Result<Option<(bool, Quiet)>, MetadataError> {
         match self.0.fills.stored.shared() {
-            Some(shared) if !shared.bucket.is_well() => {
-                Err(MetadataError::new("telling the other replicas", "the bucket does not answer; try it again later"))
-            }
-            _ => Ok(()),
+            Some(shared) => shared.tell(&name, record).await.map(Some).map_err(untold),
+            None => Ok(None),
         }
     }
 
@@ -235,6 +252,10 @@ impl Mirror {
     }
 }
 
+fn untold(trouble: Trouble) -> MetadataError {
+    MetadataError::new("telling the other replicas; nothing was changed, try it again later", trouble)
+}
+
 /// What stands best for a tag, to whomever upstream said it.
 fn fittest(graph: &Graph, location: &Location, tag: &Tag) -> Result<Option<TagRecord>, MetadataError> {
     let records = graph.metadata().tag_records(location, tag)?.into_iter();
@@ -247,11 +268,13 @@ fn seen(graph: &Graph, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntr
 }
 
 /// What there is to know before images are looked at, fetched once for a whole list. All of it blocks.
-struct Catalog<'g> {
+pub(super) struct Catalog<'g> {
     graph: &'g Graph,
     pins: HashSet<Pin>,
     frozen: HashMap<(Location, Tag), Digest>,
     used: HashMap<Digest, Timestamp>,
+    /// What the bucket has and the store has not.
+    behind: HashSet<Digest>,
 }
 
 /// An image as it is found under its name.
@@ -263,7 +286,7 @@ struct Found {
 }
 
 impl<'g> Catalog<'g> {
-    fn of(graph: &'g Graph) -> Result<Catalog<'g>, MetadataError> {
+    pub(super) fn of(graph: &'g Graph) -> Result<Catalog<'g>, MetadataError> {
         let metadata = graph.metadata();
         let frozen = metadata.frozen_tags()?.into_iter().map(|frozen| ((frozen.location, frozen.tag), frozen.digest));
         // Without an index it is not known when blobs were used: no reason not to list images.
@@ -273,6 +296,7 @@ impl<'g> Catalog<'g> {
             pins: metadata.pins()?.into_iter().collect(),
             frozen: frozen.collect(),
             used: blobs.into_iter().map(|(digest, record)| (digest, record.used_at)).collect(),
+            behind: HashSet::new(),
         })
     }
 
@@ -372,6 +396,15 @@ impl<'g> Catalog<'g> {
         Ok(self.found(name, record))
     }
 
+    /// The manifest that a name is answered with.
+    pub(super) fn stands_for(&self, name: &Pin) -> Result<Option<Digest>, MetadataError> {
+        let record = match &name.reference {
+            Reference::Tag(tag) => fittest(self.graph, &name.location, tag)?,
+            Reference::Digest(_) => None,
+        };
+        Ok(self.fixed(name).or(record.map(|record| record.descriptor.digest)))
+    }
+
     /// The manifest that a name stands for, whatever upstream says.
     fn fixed(&self, name: &Pin) -> Option<Digest> {
         match &name.reference {
@@ -388,7 +421,9 @@ impl<'g> Catalog<'g> {
         };
         let media_type = descriptor.media_type.to_string();
         let image = self.graph.image(Some(location), descriptor);
-        let lacking = self.graph.lacking(Some(location), &image);
+        let mut lacking = self.graph.lacking(Some(location), &image);
+        let behind = lacking.iter_mut().filter(|(digest, _)| self.behind.contains(*digest));
+        behind.for_each(|(_, why)| *why = Unreadable::Behind);
         Some(Found { image, media_type, lacking, record })
     }
 
@@ -406,8 +441,9 @@ impl<'g> Catalog<'g> {
             digest: Some(image.manifest.digest),
             state,
             platforms: complete_platforms(image, lacking),
-            stored_bytes: whole.size - whole.missing_bytes,
+            stored_bytes: whole.size - whole.missing_bytes - whole.behind_bytes,
             missing_bytes: whole.missing_bytes,
+            bucket_bytes: whole.behind_bytes,
             damaged: whole.damaged,
             pinned: self.pins.contains(name),
             frozen: self.is_frozen(name),
@@ -431,6 +467,7 @@ impl Catalog<'_> {
             platforms: Vec::new(),
             stored_bytes: 0,
             missing_bytes: 0,
+            bucket_bytes: 0,
             damaged: Vec::new(),
             pinned: self.pins.contains(name),
             frozen: self.is_frozen(name),
@@ -467,6 +504,7 @@ fn detail(platform: Option<&Platform>, image: &Image, lacking: &Lacking, others:
             content: descriptor.into(),
             stored: lack.is_none(),
             damaged: lack == Some(Unreadable::Damaged),
+            bucket: lack == Some(Unreadable::Behind),
             shared: others.contains(&descriptor.digest),
         }
     };

@@ -86,7 +86,7 @@ impl Mirror {
             }
         }
         // What the store could not keep of the manifests shows only now.
-        let ready = self.readiness(name, platforms).await.is_ok_and(|readiness| readiness.ready);
+        let ready = self.readiness_with(name, platforms, HashSet::new()).await.is_ok_and(|readiness| readiness.ready);
         if complete && !ready {
             return Err((
                 None,

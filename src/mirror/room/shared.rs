@@ -6,6 +6,8 @@
 //! patience, and not at all while the bucket is away. Truth: what is taken over never makes anything older than it is
 //! here.
 
+mod acts;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +17,9 @@ use serde::de::DeserializeOwned;
 use tokio_util::task::TaskTracker;
 
 use crate::blob_store::key_of;
-use crate::clock::Timestamp;
-use crate::metadata::names::{self, Act};
-use crate::metadata::{FrozenTag, HistoryEntry, Location, Membership, MetadataStore, Note, TagKey, TagRecord};
+use crate::clock::{Clock, Timestamp};
+use crate::metadata::names;
+use crate::metadata::{HistoryEntry, Location, Membership, MetadataError, MetadataStore, Note, TagKey, TagRecord};
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::flight::shared::InBucket;
@@ -44,9 +46,10 @@ pub(crate) struct Shared {
     tags: Flights<TagKey, Shareable<bool>>,
     /// What the bucket did not have a moment ago.
     absent: Cache<BlobKey, ()>,
-    /// Repositories whose notes were looked up lately, and tags for which it was whether they are frozen.
+    /// Repositories whose notes were looked up lately, and tags for which it was what operators asked for.
     notes: Cache<Location, ()>,
-    frozen: Cache<(Location, Tag), ()>,
+    acts: Cache<(Location, Tag), Timestamp>,
+    clock: Arc<dyn Clock>,
 }
 
 impl Shared {
@@ -58,19 +61,24 @@ impl Shared {
         (bucket, owed, patience): (Bucket, Arc<Owed>, Duration),
         metadata: Arc<dyn MetadataStore>,
         denials: Arc<Denials>,
+        clock: Arc<dyn Clock>,
         tasks: TaskTracker,
     ) -> Shared {
-        fn cache<K: std::hash::Hash + Eq + Send + Sync + 'static>(time: Duration) -> Cache<K, ()> {
+        fn cache<K, V>(time: Duration) -> Cache<K, V>
+        where
+            K: std::hash::Hash + Eq + Send + Sync + 'static,
+            V: Clone + Send + Sync + 'static,
+        {
             Cache::builder().max_capacity(Shared::MAX).time_to_live(time).build()
         }
         let (members, tags) = (Flights::new(), Flights::new());
-        let (absent, notes, frozen) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
-        Shared { bucket, owed, metadata, denials, tasks, patience, members, tags, absent, notes, frozen }
+        let (absent, notes, acts) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
+        Shared { bucket, owed, metadata, denials, tasks, patience, members, tags, absent, notes, acts, clock }
     }
 
     /// How many entries there are.
     pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
-        let lately = self.absent.entry_count() + self.notes.entry_count() + self.frozen.entry_count();
+        let lately = self.absent.entry_count() + self.notes.entry_count() + self.acts.entry_count();
         [("bucket_lately", lately), ("owed", self.owed.len() as u64)]
     }
 
@@ -139,48 +147,6 @@ impl Shared {
         let work = || async move { shared.tag(&of).await };
         let landed = self.tags.share(&self.tasks, key.clone(), Some(self.patience), work).await;
         matches!(landed, Landing::Arrived(true, _))
-    }
-
-    /// Takes over that an operator froze the tag, or let it go again: that nothing in the bucket says so counts once all
-    /// that was frozen before there was a bucket is on its way there.
-    pub(crate) async fn recall_frozen(&self, location: &Location, tag: &Tag) {
-        let key = (location.clone(), tag.clone());
-        if self.frozen.contains_key(&key) || !self.bucket.is_well() {
-            return;
-        }
-        let name = names::frozen(location, tag);
-        let there = self.small::<Digest>(&name).await;
-        let here = self.metadata.frozen(location, tag).ok().flatten();
-        let Some(there) = there else { return };
-        self.frozen.insert(key, ());
-        let is_told = there.is_some() || self.owed.is_complete();
-        if here == there || self.owed.is_owed(&name) || !is_told {
-            return;
-        }
-        let (location, tag) = (location.clone(), tag.clone());
-        let change = move |metadata: &dyn MetadataStore| match there {
-            Some(digest) => metadata.freeze(&FrozenTag { location, tag, digest }),
-            None => metadata.unfreeze(&location, &tag).map(drop),
-        };
-        self.take_over(&name, change).await;
-    }
-
-    /// Takes over what operators asked for on other replicas. Lists all names: once, at a start.
-    pub(crate) async fn recall_acts(&self) -> Result<usize, Trouble> {
-        let (mut found, mut names) = (0, self.bucket.list(names::REPOSITORIES));
-        while let Some((name, _)) = names.next().await.transpose()? {
-            match names::act(&name) {
-                Some(Act::Pin(pin)) => {
-                    found += usize::from(self.take_over(&name, move |metadata| metadata.pin(&pin)).await);
-                }
-                Some(Act::Freeze(location, tag)) => {
-                    self.recall_frozen(&location, &tag).await;
-                    found += 1;
-                }
-                None => {}
-            }
-        }
-        Ok(found)
     }
 
     /// Before anything of a repository is served that others have put there: whether it is denied, and public.
@@ -252,7 +218,8 @@ impl Shared {
         records
     }
 
-    async fn recall_history(&self, location: &Location, tag: &Tag) {
+    /// Takes over what others saw a tag have.
+    pub(crate) async fn recall_history(&self, location: &Location, tag: &Tag) {
         let name = names::history(location, tag);
         let Some(Some(found)) = self.told(&name, self.bucket.read(&name, LONGEST).await) else { return };
         let lines = found.bytes.split(|byte| *byte == b'\n');
@@ -275,7 +242,7 @@ impl Shared {
     async fn take_over(
         &self,
         name: &str,
-        change: impl FnOnce(&dyn MetadataStore) -> Result<(), crate::metadata::MetadataError> + Send + 'static,
+        change: impl FnOnce(&dyn MetadataStore) -> Result<(), MetadataError> + Send + 'static,
     ) -> bool {
         let (metadata, _quiet) = (Arc::clone(&self.metadata), self.owed.quiet(name));
         match tokio::task::spawn_blocking(move || change(&*metadata)).await {
@@ -290,16 +257,14 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::ManualClock;
     use crate::metadata::memory::MemoryMetadata;
     use crate::oci::Algorithm;
     use crate::tier::settings::{Credentials, Settings};
 
-    #[tokio::test]
-    async fn made_up_names_do_not_fill_the_memory() {
-        let store = tempfile::tempdir().expect("a folder");
+    pub(super) fn shared(store: &std::path::Path) -> Arc<Shared> {
         let settings = Settings {
             name: "shared".to_owned(),
             endpoint: None,
@@ -309,23 +274,30 @@ mod tests {
             ca: None,
             patience: Duration::from_secs(60),
         };
-        let (bucket, owed) = (Bucket::in_memory(&settings), Owed::open(store.path()).expect("a list"));
+        let (bucket, owed) = (Bucket::in_memory(&settings), Owed::open(store).expect("a list"));
         let metadata: Arc<dyn MetadataStore> = Arc::new(MemoryMetadata::new());
-        let denials = Arc::new(Denials::new(Arc::clone(&metadata), Arc::new(ManualClock::at(Timestamp(1)))));
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(1)));
+        let denials = Arc::new(Denials::new(Arc::clone(&metadata), Arc::clone(&clock)));
         let behind = (bucket, owed, settings.patience);
-        let shared = Arc::new(Shared::new(behind, metadata, denials, TaskTracker::new()));
+        Arc::new(Shared::new(behind, metadata, denials, clock, TaskTracker::new()))
+    }
+
+    #[tokio::test]
+    async fn made_up_names_do_not_fill_the_memory() {
+        let store = tempfile::tempdir().expect("a folder");
+        let shared = shared(store.path());
         for n in 0..Shared::MAX + 100 {
             let repository = format!("r{n}").parse().expect("a name");
             let location = Location { upstream: "docker.io".parse().expect("a name"), repository };
             let digest = Digest::of(Algorithm::Sha256, &n.to_le_bytes());
             assert!(!shared.recall_member(&location, &digest).await);
-            shared.recall_frozen(&location, &"1".parse().expect("a tag")).await;
+            shared.recall_acts_of(&location, &"1".parse().expect("a tag")).await;
         }
         shared.notes.run_pending_tasks();
         shared.absent.run_pending_tasks();
-        shared.frozen.run_pending_tasks();
+        shared.acts.run_pending_tasks();
         let most = Shared::MAX;
-        assert!((1..=most).contains(&shared.notes.entry_count()) && (1..=most).contains(&shared.frozen.entry_count()));
+        assert!((1..=most).contains(&shared.notes.entry_count()) && (1..=most).contains(&shared.acts.entry_count()));
         assert!(shared.absent.entry_count() <= most);
     }
 }

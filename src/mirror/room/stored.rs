@@ -76,8 +76,9 @@ impl Stored {
     /// The same, with a bucket behind it.
     pub(crate) fn before(self, behind: Option<(Bucket, Arc<Owed>, Duration)>) -> Stored {
         let shared = behind.map(|behind| {
-            let Records { metadata, tasks, .. } = &*self.records;
-            Arc::new(Shared::new(behind, Arc::clone(metadata), Arc::clone(&self.denials), tasks.clone()))
+            let Records { metadata, clock, tasks, .. } = &*self.records;
+            let (denials, clock) = (Arc::clone(&self.denials), Arc::clone(clock));
+            Arc::new(Shared::new(behind, Arc::clone(metadata), denials, clock, tasks.clone()))
         });
         Stored { shared, ..self }
     }

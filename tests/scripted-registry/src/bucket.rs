@@ -18,6 +18,8 @@ use tokio::task::{JoinHandle, JoinSet};
 pub enum Fault {
     /// It is answered with this status, and nothing is done.
     Status(u16),
+    /// There is no such bucket.
+    NoBucket,
     /// It is never answered.
     Stall,
     /// So many bytes of its body come, and then nothing more.
@@ -209,6 +211,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             Some(Fault::Hang) => return,
             Some(Fault::Stall) => return std::future::pending().await,
             Some(Fault::Status(status)) => Answer::of(status),
+            Some(Fault::NoBucket) => {
+                Answer { body: "<Error><Code>NoSuchBucket</Code></Error>".into(), ..Answer::of(404) }
+            }
             _ => {
                 let answer = answer(&mut shared.state.lock().unwrap(), &request);
                 shared.changed.notify_waiters();

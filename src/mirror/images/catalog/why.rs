@@ -1,6 +1,7 @@
 //! What a pull would get now, told without one: from what is stored, what is remembered of the tag and what is known
 //! of the upstream. Nobody is asked, and nothing counts as used. The decision is pure, and that of a pull in short.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
@@ -12,7 +13,7 @@ use crate::mirror::answer::canary;
 use crate::mirror::images::catalog::{Catalog, CatalogError, Found};
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::{Mirror, Mode};
-use crate::oci::ImageName;
+use crate::oci::{Digest, ImageName};
 use crate::outcome::Outcome;
 use crate::upstream::Allowance;
 use crate::upstream::health::{EndpointHealth, Health};
@@ -175,12 +176,13 @@ pub(crate) fn why(
     policy: Policy,
     reach: Reach,
     absent: bool,
+    behind: HashSet<Digest>,
     now: Timestamp,
 ) -> Result<Why, MetadataError> {
     if let Some(has_it) = canary::is_own(&name.location, &name.reference) {
         return Ok(of_our_own(name, has_it));
     }
-    let catalog = Catalog::of(graph)?;
+    let catalog = Catalog { behind, ..Catalog::of(graph)? };
     let found = catalog.named(name)?;
     let completeness =
         found.as_ref().map(|Found { image, lacking, .. }| image::completeness(image, &Platforms::Ours, lacking));
@@ -205,6 +207,7 @@ pub(crate) fn why(
     let foreseen = facts.foresee();
     let from = foreseen.as_ref().ok().map(|(outcome, _)| match outcome {
         Outcome::Fill => Source::Upstream,
+        _ if facts.is_enough() && completeness.behind_bytes > 0 => Source::Bucket,
         _ if facts.is_enough() => Source::Store,
         _ => Source::Both,
     });
@@ -248,7 +251,7 @@ fn of_our_own(name: &Pin, has_it: bool) -> Why {
 }
 
 impl Mirror {
-    /// What a pull would get now. Nobody is asked.
+    /// What a pull would get now. No upstream is asked.
     ///
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`]; an unknown image is no error.
@@ -258,7 +261,8 @@ impl Mirror {
         let reach = Reach::of(&route.upstream.health(), now);
         let absent = self.0.answers.is_absent(&route.location, &name.reference);
         let pin = Pin { location: route.location, reference: name.reference.clone() };
-        Ok(self.0.graph.ask(move |graph| why(graph, &pin, policy, reach, absent, now)).await?)
+        let behind = self.behind(&pin).await;
+        Ok(self.0.graph.ask(move |graph| why(graph, &pin, policy, reach, absent, behind, now)).await?)
     }
 }
 

@@ -1,0 +1,185 @@
+//! What operators ask for, which all replicas are to know: images to keep, tags to hold still, images to forget.
+//!
+//! It is told to the bucket before it is done here, and taken over from there now and again. Truth: what is so here and
+//! not told yet is never undone because the bucket does not know of it.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+
+use super::{LONGEST, Shared};
+use crate::metadata::names::{self, Act};
+use crate::metadata::{FrozenTag, Location, MetadataError, MetadataStore, Pin};
+use crate::oci::{Digest, Reference, Tag};
+use crate::owed::Quiet;
+use crate::tier::Trouble;
+
+/// So many of what was asked for here are looked at once more at a time.
+const MOST_AGAIN: usize = 100;
+
+impl Shared {
+    /// Takes over what operators asked for on other replicas about a tag: that it is frozen or pinned, or no longer is;
+    /// at most once in [`Shared::LATELY`].
+    pub(crate) async fn recall_acts_of(&self, location: &Location, tag: &Tag) {
+        let key = (location.clone(), tag.clone());
+        if self.acts_are_known(&key) {
+            return;
+        }
+        let pin = Pin { location: location.clone(), reference: Reference::Tag(tag.clone()) };
+        let (frozen, pinned) = tokio::join!(self.recall_frozen(location, tag), self.recall_pin(&pin));
+        if frozen && pinned {
+            self.acts.insert(key, self.clock.now());
+        }
+    }
+
+    /// The same, behind who asks.
+    pub(crate) fn recall_acts_behind(self: &Arc<Self>, location: &Location, tag: &Tag) {
+        let key = (location.clone(), tag.clone());
+        if self.acts_are_known(&key) {
+            return;
+        }
+        self.acts.insert(key.clone(), self.clock.now());
+        let shared = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let ((location, tag), pin) =
+                (&key, Pin { location: key.0.clone(), reference: Reference::Tag(key.1.clone()) });
+            tokio::join!(shared.recall_frozen(location, tag), shared.recall_pin(&pin));
+        });
+    }
+
+    /// Whether they were looked up lately, or cannot be.
+    fn acts_are_known(&self, key: &(Location, Tag)) -> bool {
+        let age = self.acts.get(key).and_then(|at| at.age(self.clock.now()));
+        age.is_some_and(|age| age < Shared::LATELY) || !self.bucket.is_well()
+    }
+
+    /// Whether it is known now. That nothing in the bucket says so counts once all that was asked for before there was
+    /// a bucket is on its way there.
+    async fn recall_frozen(&self, location: &Location, tag: &Tag) -> bool {
+        let name = names::frozen(location, tag);
+        let Some(there) = self.small::<Digest>(&name).await else { return false };
+        let here = self.metadata.frozen(location, tag).ok().flatten();
+        if here == there || self.is_told(&name, there.is_some()) {
+            return true;
+        }
+        let (location, tag) = (location.clone(), tag.clone());
+        self.take_over(&name, move |metadata| match there {
+            Some(digest) => metadata.freeze(&FrozenTag { location, tag, digest }),
+            None => metadata.unfreeze(&location, &tag).map(drop),
+        })
+        .await
+    }
+
+    async fn recall_pin(&self, pin: &Pin) -> bool {
+        let name = names::pin(pin);
+        let Some(there) = self.small::<String>(&name).await else { return false };
+        let (is_there, pin) = (there.is_some(), pin.clone());
+        let change = move |metadata: &dyn MetadataStore| {
+            if is_there { metadata.pin(&pin) } else { metadata.unpin(&pin).map(drop) }
+        };
+        self.is_told(&name, is_there) || self.take_over(&name, change).await
+    }
+
+    /// Whether what is so here is what others are to know.
+    fn is_told(&self, name: &str, is_there: bool) -> bool {
+        self.owed.is_owed(name) || !is_there && !self.owed.is_complete(&self.bucket.place())
+    }
+
+    /// Takes over what operators asked for on other replicas. Lists all names: once, at a start.
+    pub(crate) async fn recall_acts(&self) -> Result<(), Trouble> {
+        let mut names = self.bucket.list(names::REPOSITORIES);
+        while let Some((name, _)) = names.next().await.transpose()? {
+            self.recall_act(names::act(&name)).await;
+        }
+        Ok(())
+    }
+
+    async fn recall_act(&self, act: Option<Act>) {
+        match act {
+            Some(Act::Pin(pin)) => drop(self.recall_pin(&pin).await),
+            Some(Act::Freeze(location, tag)) => drop(self.recall_frozen(&location, &tag).await),
+            None => {}
+        }
+    }
+
+    /// Whether what was asked for here still counts, for so many of `acts`; where there are none left, they are looked
+    /// up first.
+    pub(crate) async fn recall_again(&self, acts: &mut Vec<Act>) {
+        if acts.is_empty() {
+            let metadata = Arc::clone(&self.metadata);
+            let known = tokio::task::spawn_blocking(move || {
+                let frozen = metadata.frozen_tags()?.into_iter().map(|of| Act::Freeze(of.location, of.tag));
+                Ok::<_, MetadataError>(metadata.pins()?.into_iter().map(Act::Pin).chain(frozen).collect())
+            });
+            *acts = known.await.ok().and_then(Result::ok).unwrap_or_default();
+        }
+        for act in acts.drain(acts.len().saturating_sub(MOST_AGAIN)..) {
+            if self.bucket.is_well() {
+                self.recall_act(Some(act)).await;
+            }
+        }
+    }
+
+    /// Tells all other replicas of an act before it is done here: what the bucket does not take is not done. Whether
+    /// the bucket knew of it; while the rest is held, what is done here need not go up again.
+    pub(crate) async fn tell(&self, name: &str, record: Option<Vec<u8>>) -> Result<(bool, Quiet), Trouble> {
+        let was_there = self.bucket.read(name, LONGEST).await?.is_some();
+        match record {
+            Some(record) => self.bucket.write(name, record.into()).await?,
+            None if was_there => self.bucket.remove(name).await?,
+            None => {}
+        }
+        self.owed.settle(name);
+        Ok((was_there, self.owed.quiet(name)))
+    }
+
+    /// Tells that an image is forgotten: its pin, what it is frozen to, what its tag points at. Whether the bucket knew
+    /// of any.
+    pub(crate) async fn tell_forgotten(&self, pin: &Pin) -> Result<(bool, Vec<Quiet>), Trouble> {
+        let (mut known, quiet) = self.tell(&names::pin(pin), None).await?;
+        let mut held = vec![quiet];
+        let Reference::Tag(tag) = &pin.reference else { return Ok((known, held)) };
+        let mut names = vec![names::frozen(&pin.location, tag)];
+        let mut listed = self.bucket.list(&names::tag_folder(&pin.location, tag));
+        while let Some((name, _)) = listed.next().await.transpose()? {
+            names.extend(names::accept_of(&name).map(|_| name));
+        }
+        for name in names {
+            let (was_there, quiet) = self.tell(&name, None).await?;
+            known |= was_there;
+            held.push(quiet);
+        }
+        Ok((known, held))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_undone_elsewhere_no_longer_counts_here_and_what_is_not_told_yet_does() {
+        let store = tempfile::tempdir().expect("a folder");
+        let shared = crate::mirror::room::shared::tests::shared(store.path());
+        let location =
+            Location { upstream: "docker.io".parse().expect("a name"), repository: "app".parse().expect("a name") };
+        let pin = |n: usize| {
+            let tag = format!("{n}").parse().expect("a tag");
+            Pin { location: location.clone(), reference: Reference::Tag(tag) }
+        };
+        for n in 0..MOST_AGAIN + 10 {
+            shared.metadata.pin(&pin(n)).expect("pinned");
+        }
+        let (mut acts, kept) = (Vec::new(), pin(3));
+        let pins = || shared.metadata.pins().expect("pins");
+        shared.recall_again(&mut acts).await;
+        acts.clear();
+        assert_eq!(pins().len(), MOST_AGAIN + 10, "they are still on their way to the bucket");
+        shared.owed.completed(&shared.bucket.place());
+        drop(shared.tell(&names::pin(&kept), Some(b"\"x\"".to_vec())).await.expect("told"));
+        shared.recall_again(&mut acts).await;
+        assert_eq!((pins().len(), acts.len()), (10 + usize::from(pins().contains(&kept)), 10), "so many at a time");
+        shared.recall_again(&mut acts).await;
+        assert_eq!(pins(), [kept]);
+    }
+}
