@@ -66,6 +66,8 @@ pub enum Rule {
     Canary,
     /// It is an act of whoever runs the mirror.
     Operator,
+    /// Another replica asks, which knows whether its client may.
+    Replica,
 }
 
 impl Rule {
@@ -83,6 +85,7 @@ impl fmt::Display for Rule {
             Rule::Grant(name) => write!(f, "grant {name}"),
             Rule::Canary => f.write_str("canary"),
             Rule::Operator => f.write_str("operator"),
+            Rule::Replica => f.write_str("replica"),
         }
     }
 }

@@ -134,6 +134,10 @@ pub struct Bucket {
     pub tier: tier::settings::Settings,
     /// The file with the secret that all replicas know.
     pub peers_secret: Option<PathBuf>,
+    /// Where other replicas reach this one, without a slash at the end.
+    pub advertise: Option<String>,
+    /// Whether replicas tell each other what they fetch, where they can.
+    pub leases: bool,
 }
 
 /// An amount of disk.

@@ -47,7 +47,7 @@ use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
-use crate::mirror::{Mirror, Parts, Terms};
+use crate::mirror::{Behind, Mirror, Parts, Replicas, Terms};
 use crate::oci::{ImageName, RegistryName};
 use crate::owed::Owed;
 use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
@@ -202,9 +202,10 @@ fn terms(config: &Config, upstreams: &Upstreams, bounds: Arc<Bounds>) -> Terms {
 
 /// How the bucket is doing.
 fn bucket_status(raising: &Raising) -> BucketStatus {
-    let Standing { backlog, trouble, conditional } = raising.standing();
+    let Standing { backlog, trouble, conditional, leases } = raising.standing();
     let conditions_hold = conditional.map(Conditional::creates);
-    BucketStatus { name: raising.bucket().name().to_owned(), trouble, backlog, conditions_hold }
+    let leases = leases.map(|held| held as u64);
+    BucketStatus { name: raising.bucket().name().to_owned(), trouble, backlog, conditions_hold, leases }
 }
 
 /// The certificates for clients, and the same for operators, of whom none is asked for.
@@ -242,6 +243,7 @@ pub(crate) struct Prepared {
     admission: Arc<Admission>,
     upstreams: Upstreams,
     bucket: Option<Bucket>,
+    replicas: Option<Replicas>,
 }
 
 impl Prepared {
@@ -258,13 +260,14 @@ impl Prepared {
         let upstreams = Upstreams::default().under(&config, &around)?;
         let settings = config.store.bucket.as_ref().map(|bucket| &bucket.tier);
         let bucket = settings.map(|settings| Bucket::open(settings, |name| std::env::var(name).ok())).transpose()?;
-        drop(config.peers_secret()?);
-        Ok(Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket })
+        let replicas =
+            bucket.as_ref().map(|bucket| upstreams::replicas(&config, bucket, &around)).transpose()?.flatten();
+        Ok(Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket, replicas })
     }
 
     /// Opens the store and puts everything together. Blocks on the disk, asks nobody.
     fn open(self) -> Result<Daemon, StartError> {
-        let Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket } = self;
+        let Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket, replicas } = self;
         let (metrics, clock, path) = (Arc::clone(&around.metrics), Arc::clone(&around.clock), &config.store.path);
         let store_error = |source| StartError::Store { path: path.display().to_string(), source };
         let lock = StoreLock::acquire(path)?;
@@ -275,9 +278,10 @@ impl Prepared {
         let blobs = Arc::new(LocalBlobStore::owing(path, owed()).map_err(store_error)?);
         let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(store_error)?);
         let metadata = Arc::new(SledMetadata::owing(path, owed()));
-        let raising = behind
-            .clone()
-            .map(|(bucket, owed)| Arc::new(Raising::new(bucket, owed, blobs.clone(), path, Arc::clone(&metrics))));
+        let leases = replicas.as_ref().map(|replicas| Arc::clone(&replicas.leases));
+        let raising = behind.clone().map(|(bucket, owed)| {
+            Arc::new(Raising::new(bucket, owed, blobs.clone(), path, Arc::clone(&metrics)).ending(leases))
+        });
         let patience = config.store.bucket.as_ref().map(|bucket| bucket.tier.patience).unwrap_or_default();
         if metadata.index_was_replaced() {
             metrics.index_rebuilt();
@@ -297,7 +301,7 @@ impl Prepared {
             blobs: blobs.clone(),
             ingests: Arc::clone(&ingests),
             metadata: metadata.clone(),
-            behind: behind.map(|(bucket, owed)| (bucket, owed, patience)),
+            behind: behind.map(|(bucket, owed)| Behind { bucket, owed, patience, replicas }),
             clock,
             room: settings::room(Arc::clone(&store)),
             metrics: metrics.clone(),
@@ -476,8 +480,9 @@ impl Daemon {
                     in_force.lock().await.measure(&metrics);
                     metrics.entries(guard.tables());
                     if let Some(raising) = &raising {
-                        let Standing { backlog, trouble, .. } = raising.standing();
+                        let Standing { backlog, trouble, leases, .. } = raising.standing();
                         metrics.bucket(trouble.is_none(), backlog);
+                        metrics.leases(leases.unwrap_or_default());
                     }
                     tokio::time::sleep(GAUGES_EVERY).await;
                 }

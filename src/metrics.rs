@@ -150,6 +150,13 @@ series! {
     bucket_raised: Counter, "Objects that went up into the bucket, or were there";
     bucket_sent: Counter, [Bytes] "Bytes of blobs that went up into the bucket";
     bucket_errors: Counter, "Times that the bucket did not take an object; it is tried again";
+    leases_held: Level, "Leases of fills that this replica holds, until their blobs are in the bucket";
+    leases_taken_over: Counter, "Leases taken where another replica had one and no longer gives";
+    lease_errors: Counter, "Times that it was not known whose a lease is; the blob was fetched without";
+    replica_questions: Family<OfResult, Counter>, "Questions to other replicas for blobs that they fetch, by what came of it";
+    replica_received: Counter, [Bytes] "Bytes of blobs that came from other replicas";
+    replica_answers: Family<OfResult, Counter>, "Questions of other replicas, by what came of it; not among the requests";
+    replica_sent: Counter, [Bytes] "Bytes of blobs sent to other replicas; not among those for clients";
     memory_hits: Counter, "Answers from memory, without a look at the store";
     memory_used: Level, [Bytes] "Bytes of answers in memory";
     bodies_used: Level, [Bytes] "Bytes of bodies in memory: on their way in, in hand, at hand, passed on, on their way to the disk, and lists";
@@ -342,6 +349,37 @@ impl Metrics {
     /// The bucket did not take an object.
     pub fn bucket_failed(&self) {
         self.series.bucket_errors.inc();
+    }
+
+    /// This replica holds so many leases of fills.
+    pub fn leases(&self, held: usize) {
+        self.series.leases_held.set(held as u64);
+    }
+
+    /// One of them was taken where another replica had had it.
+    pub fn lease_taken_over(&self) {
+        self.series.leases_taken_over.inc();
+    }
+
+    /// The bucket did not tell whose a lease is.
+    pub fn lease_failed(&self) {
+        self.series.lease_errors.inc();
+    }
+
+    /// Another replica was asked for what it fetches, and this came of it.
+    pub fn replica_asked(&self, result: &'static str) {
+        self.series.replica_questions.get_or_create(&OfResult { result: Label::Word(result) }).inc();
+    }
+
+    /// It gave so many bytes.
+    pub fn replica_gave(&self, bytes: u64) {
+        self.series.replica_received.inc_by(bytes);
+    }
+
+    /// Another replica asked for what is fetched here, this came of it, and it got so many bytes.
+    pub fn replica_answered(&self, result: &'static str, bytes: u64) {
+        self.series.replica_answers.get_or_create(&OfResult { result: Label::Word(result) }).inc();
+        self.series.replica_sent.inc_by(bytes);
     }
 
     /// A fill waits for a place, until what is returned is dropped.

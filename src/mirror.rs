@@ -37,8 +37,6 @@ use crate::graph::Graph;
 use crate::metadata::MetadataStore;
 use crate::metrics::Metrics;
 use crate::oci::{RegistryName, Target};
-use crate::owed::Owed;
-use crate::tier::Bucket;
 
 pub use crate::documents::Mode;
 pub use crate::metadata::Location;
@@ -46,11 +44,14 @@ pub use answer::blobs::{BlobAnswer, BlobBody, Chunk, Framing, Selected};
 pub use answer::heads::ManifestHead;
 pub use answer::lists::{ReferrersAnswer, Tags, TagsAnswer};
 pub use answer::manifests::ManifestAnswer;
+pub use answer::replicas::ToReplica;
 pub use error::{MirrorError, Subject};
 pub use flight::bodies::{InMemory, Share, Taker, TooMuch};
+pub use flight::replica::{AskReplica, Replicas};
 pub use recall::freshness::Policy;
 pub use recall::memory::{Asked, Kept};
 pub use room::Room;
+pub use room::shared::Behind;
 pub use room::stored::Complaint;
 pub use routes::{Found, Route, RouteError, Routes};
 
@@ -121,8 +122,8 @@ pub struct Parts {
     pub ingests: Arc<IngestDir>,
     /// What is remembered of tags, memberships and blobs.
     pub metadata: Arc<dyn MetadataStore>,
-    /// The bucket behind the store, what is owed to it, and how long a client waits for it; `None` without one.
-    pub behind: Option<(Bucket, Arc<Owed>, Duration)>,
+    /// What is behind the store; `None` without a bucket.
+    pub behind: Option<Behind>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
     /// How much the store may hold.

@@ -15,6 +15,7 @@ mod hold;
 pub mod io;
 pub mod listener;
 pub mod record;
+mod replicas;
 pub mod response;
 pub mod seats;
 mod shortcut;

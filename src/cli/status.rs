@@ -98,10 +98,11 @@ fn described(status: &Status, since: Option<Since<'_>>) -> String {
             show::size(store.budget_bytes)
         ),
     ];
-    if let Some(BucketStatus { name, trouble, backlog, conditions_hold }) = &status.bucket {
+    if let Some(BucketStatus { name, trouble, backlog, conditions_hold, leases }) = &status.bucket {
         let trouble = trouble.as_ref().map(|why| format!(", {why}")).unwrap_or_default();
         let lies = if *conditions_hold == Some(false) { ", which does not keep to conditions" } else { "" };
-        lines.push(format!("  bucket     {name}{lies}{trouble}, {} to go up", counted(*backlog, "object")));
+        let leases = leases.map_or("no leases".to_owned(), |held| format!("{} held", counted(held, "lease")));
+        lines.push(format!("  bucket     {name}{lies}{trouble}, {} to go up, {leases}", counted(*backlog, "object")));
     }
     if let Some(since) = since {
         let (out, up) = (sent(since.status), since.status.fetched_bytes);

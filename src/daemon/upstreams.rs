@@ -12,14 +12,15 @@ use crate::access::Access;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
-use crate::mirror::{Mode, Routes};
+use crate::mirror::{AskReplica, Mode, Replicas, Routes};
 use crate::oci::{Digest, RegistryName};
 use crate::server::authenticate::{FetchKeys, Issuer};
+use crate::tier::{Bucket, Leases, PeersKey};
 use crate::upstream::asking::Asking;
 use crate::upstream::credentials::AuthError;
 use crate::upstream::gate::Gate;
 use crate::upstream::http::whole::Whole;
-use crate::upstream::http::{HttpSettings, HttpUpstream, Wanted};
+use crate::upstream::http::{HttpSettings, HttpUpstream, ReplicaClient, Wanted};
 use crate::upstream::offline::Offline;
 use crate::upstream::ours::Ours;
 use crate::upstream::quota::Quota;
@@ -225,6 +226,29 @@ pub(super) fn issuers(config: &Config, around: &Around) -> Result<Vec<(Issuer, F
         Ok((issuer.clone(), fetch))
     };
     config.callers.issuers.iter().map(of).collect()
+}
+
+/// The other replicas, where there are leases to be had. Reads the secret and the certificates.
+///
+/// # Errors
+/// [`StartError`].
+pub(super) fn replicas(config: &Config, bucket: &Bucket, around: &Around) -> Result<Option<Replicas>, StartError> {
+    let secret = config.peers_secret()?;
+    let Some(configured) = config.store.bucket.as_ref().filter(|bucket| bucket.leases) else { return Ok(None) };
+    let Some((secret, own)) = secret.zip(configured.advertise.clone()) else { return Ok(None) };
+    let files = config.server.tls.as_ref().filter(|_| own.starts_with("https://"));
+    let shown = files.filter(|files| files.client_ca.is_some()).map(|files| files.key.clone());
+    let patience = configured.tier.patience;
+    let Ok(url) = own.parse() else { return Ok(None) };
+    let of = (config.routes.default.clone(), url);
+    let client = ReplicaClient::new(of, files.map(|files| files.cert.clone()), shown, patience)?;
+    let ask: AskReplica = Arc::new(move |url: String, proof: String, span| {
+        let client = Arc::clone(&client);
+        Box::pin(async move { client.blob(&url, &proof, span).await })
+    });
+    let (key, metrics) = (PeersKey::new(secret.expose()), Arc::clone(&around.metrics));
+    let leases = Arc::new(Leases::new(bucket.clone(), key, own, patience, Arc::clone(&metrics)));
+    Ok(Some(Replicas { leases, ask, patience, metrics }))
 }
 
 /// A registry or mirror to be a client of.

@@ -188,6 +188,10 @@ pub struct BucketStatus {
     pub backlog: u64,
     /// Whether the store keeps to the conditions of writes; nothing while that is not known.
     pub conditions_hold: Option<bool>,
+    /// Leases that this replica holds, for blobs that it fetches for all; nothing where each replica fetches for
+    /// itself.
+    #[serde(default)]
+    pub leases: Option<u64>,
 }
 
 impl BucketStatus {

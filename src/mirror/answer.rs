@@ -14,6 +14,7 @@ mod own;
 mod publicity;
 pub mod reader;
 pub mod relay;
+pub mod replicas;
 pub mod tag_moves;
 pub(crate) mod tags;
 mod witness;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 
 use crate::clock::{Clock, Timestamp};
 use crate::documents::Mode;
@@ -57,6 +59,8 @@ pub(crate) struct Answers {
     own_questions: Flights<OwnQuestion, Shareable<Result<(), MirrorError>>>,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
     complete_only: bool,
+    /// How many other replicas may get something at a time.
+    for_replicas: Arc<Semaphore>,
 }
 
 /// What clients are answered by.
@@ -123,7 +127,8 @@ impl Answers {
             metrics,
             tasks,
         });
-        Answers { blobs, tags, lists, at_hand, publicity, own_questions: Flights::new(), complete_only }
+        let (own_questions, for_replicas) = (Flights::new(), Arc::new(Semaphore::new(replicas::AT_A_TIME)));
+        Answers { blobs, tags, lists, at_hand, publicity, own_questions, complete_only, for_replicas }
     }
 }
 

@@ -26,7 +26,7 @@ use crate::blob_store::ingest::{Ingest, IngestDir, Resumed};
 use crate::blob_store::{Content, Source, StoreError};
 use crate::clients::ClientId;
 use crate::metadata::Proof;
-use crate::metrics::Metrics;
+use crate::metrics::{FillResult, Metrics};
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::bounds::{BUFFER, Bounds};
 use crate::mirror::flight::flights::{Departure, Flights, Seat};
@@ -125,10 +125,13 @@ impl Fill {
     async fn run(mut self, departure: Departure<BlobKey, Following>, mut place: Option<Place>) {
         self.fills.metrics.fill_started();
         let BlobSource { location, digest, .. } = &self.source;
-        if let Some(shared) = self.fills.stored.recall(location, digest).await {
-            self.source.shared = Some(shared.blob(digest));
-            self.progress.send_modify(|progress| progress.shared.clone_from(&self.source.shared));
-        }
+        let shared = self.fills.stored.recall(location, digest).await.map(|shared| shared.blob(digest));
+        let replica = self.fills.stored.at_replica(location, digest);
+        (self.source.shared, self.source.replica) = (shared, replica);
+        self.progress.send_modify(|progress| {
+            progress.shared.clone_from(&self.source.shared);
+            progress.replica.clone_from(&self.source.replica);
+        });
         let fetched = loop {
             let fetched = Box::pin(self.fetch(place.take(), &departure)).await;
             let left = |end: &End| match end {
@@ -151,6 +154,10 @@ impl Fill {
         };
         let result = self.end(fetched, &departure).await;
         self.fills.metrics.fill_ended(result);
+        // The lease of what is stored ends when it is in the bucket.
+        if let Some(replica) = self.source.replica.take().filter(|_| result != FillResult::Stored) {
+            self.fills.tasks.spawn(async move { replica.over().await });
+        }
         drop(departure);
     }
 
@@ -205,7 +212,8 @@ impl Fill {
             return Ok(None);
         }
         let transfer = tokio::select! {
-            transfer = Transfer::open(source.clone(), Span::default(), None) => transfer?,
+            // What is not kept is for no other replica.
+            transfer = Transfer::open(BlobSource { replica: None, ..source.clone() }, Span::default(), None) => transfer?,
             () = fills.ending.cancelled() => return Err(End::Abandoned),
         };
         let reason = "there was no place among the fills in time".to_owned();
@@ -219,6 +227,9 @@ impl Fill {
             return Ok(None);
         }
         let (transfer, ingest) = self.open().await?;
+        if let Some((replica, size)) = self.source.replica.clone().zip(transfer.size()) {
+            self.fills.tasks.spawn(async move { replica.told(size).await });
+        }
         let filled = self.reserve(transfer.size(), ingest).await;
         if let Ok(Filled { ingest, .. }) = &filled {
             self.progress.send_modify(|progress| {

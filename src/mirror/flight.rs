@@ -8,6 +8,7 @@ pub mod bounds;
 pub mod flights;
 pub mod places;
 pub mod progress;
+pub mod replica;
 pub mod shared;
 pub mod transfer;
 pub mod unread;

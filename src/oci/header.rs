@@ -6,7 +6,10 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
+
+/// How a replica of this mirror proves to another that it is one.
+pub const PEER: HeaderName = HeaderName::from_static("x-registry-mirror-peer");
 
 /// The value as text, without the space around it; bytes that are no text are replaced.
 pub fn text(value: &HeaderValue) -> Cow<'_, str> {

@@ -5,7 +5,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::Either;
+use futures_util::future::{BoxFuture, Either};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HOST, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::Request as HttpRequest;
@@ -17,13 +17,15 @@ use super::body::ResponseBody;
 use super::front;
 use super::listener::Client;
 use super::record::{Peer, Record};
+use super::replicas;
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::access::Rule;
 use crate::clients::{Asker, TooMany};
 use crate::mirror::{Asked, Found, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject};
+use crate::oci::header::{self, PEER};
 use crate::oci::refusal::DOUBLED;
-use crate::oci::{AcceptSet, Digest, ErrorCode, ImageName, RangeHeader, Reference, Request, RequestError, header};
+use crate::oci::{AcceptSet, Digest, ErrorCode, ImageName, RangeHeader, Reference, Request, RequestError};
 use crate::outcome::Outcome;
 
 /// Whom a proxy asks for. No specification has it; all proxies do.
@@ -33,12 +35,19 @@ const LATER: Duration = Duration::from_secs(5);
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
 const MAX_HEADERS: usize = 32 << 10;
 
+/// An answer that takes more than a look into memory.
+type Anew = BoxFuture<'static, Response<ResponseBody>>;
+
 /// Answers one request of the pull listener.
 pub fn answer(
     edge: &Arc<Edge>,
     client: Client,
     http: HttpRequest<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
+    if http.headers().contains_key(&PEER) {
+        let edge = Arc::clone(edge);
+        return Either::Right(Box::pin(async move { replicas::answer(&edge, &client, &http).await }) as Anew);
+    }
     let overheard = admission::is_overheard(&edge.clients, &client, http.headers());
     let (client, asker) = asker(edge, client, &http);
     let guest = edge.admission.guest(&client, asker, overheard, http.headers());
@@ -50,7 +59,7 @@ pub fn answer(
         None => {
             let edge = Arc::clone(edge);
             // Boxed: it is large, and would be moved about for those that need nothing of it.
-            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, &http).await }))
+            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, &http).await }) as Anew)
         }
     }
 }
@@ -135,7 +144,7 @@ async fn answered_anew(
 }
 
 /// Why a request is refused before it is looked at any further.
-enum Refusal {
+pub(super) enum Refusal {
     HeadersTooLarge,
     /// HTTP/1.1 without `Host` (RFC 9112, 3.2).
     NoHost,
@@ -154,7 +163,7 @@ impl Refusal {
         matches!(self, Refusal::NoHost | Refusal::Twice(_))
     }
 
-    fn answer(&self) -> Answer {
+    pub(super) fn answer(&self) -> Answer {
         match self {
             Refusal::HeadersTooLarge => Answer::refusal(ErrorCode::Unsupported, "the headers are too large")
                 .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
@@ -172,7 +181,7 @@ impl Refusal {
 }
 
 /// What the request means, or why it is refused. Touches nothing.
-fn understood<T>(
+pub(super) fn understood<T>(
     http: &HttpRequest<Incoming>,
     meaning: impl FnOnce() -> Result<T, RequestError>,
 ) -> Result<T, Refusal> {
@@ -436,7 +445,7 @@ pub fn code(error: &MirrorError, unavailable_blob: ErrorCode) -> ErrorCode {
 
 /// The range asked for, unless `If-Range` names other content. A weak tag never names the same bytes, and
 /// neither does a date (RFC 9110, 13.1.5).
-fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeHeader> {
+pub(super) fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeHeader> {
     let same = headers.get_all(IF_RANGE).into_iter().all(|tag| names(tag.as_bytes(), digest));
     let mut ranges = headers.get_all(RANGE).into_iter();
     let header = ranges.next().filter(|_| same && ranges.next().is_none())?;

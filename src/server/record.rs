@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use parking_lot::{Mutex, MutexGuard};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Edge;
 use super::io::Receipt;
@@ -74,6 +75,8 @@ pub struct Record {
     is_allowed: bool,
     /// Its share of what is in memory for clients.
     in_hand: Option<Share>,
+    /// What came of it where another replica asks, which has one of few places until it has the answer.
+    replica: Option<(&'static str, Option<OwnedSemaphorePermit>)>,
 }
 
 impl Record {
@@ -101,6 +104,7 @@ impl Record {
             rule: None,
             is_allowed: false,
             in_hand: None,
+            replica: None,
         }
     }
 
@@ -134,6 +138,11 @@ impl Record {
     /// The upstream does not give it to him after all.
     pub const fn refused(&mut self) {
         self.is_allowed = false;
+    }
+
+    /// It is another replica that asks, and this comes of it.
+    pub fn of_replica(&mut self, result: &'static str, place: Option<OwnedSemaphorePermit>) {
+        self.replica = Some((result, place));
     }
 
     /// What is answered with, where it has a digest.
@@ -245,13 +254,17 @@ impl Drop for Record {
             self.audit(audit);
         }
         let upstream = self.location.as_ref().map(|location| &location.upstream);
-        self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
-        self.metrics.sent(upstream, self.outcome, self.bytes);
+        if let Some((result, _)) = self.replica {
+            self.metrics.replica_answered(result, self.bytes);
+        } else {
+            self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
+            self.metrics.sent(upstream, self.outcome, self.bytes);
+            if let Some(first_byte) = self.first_byte {
+                self.metrics.time_to_first_byte(self.outcome, first_byte);
+            }
+        }
         if let Some(by) = self.sent_by {
             self.metrics.sent_by(by);
-        }
-        if let Some(first_byte) = self.first_byte {
-            self.metrics.time_to_first_byte(self.outcome, first_byte);
         }
         tracing::info!(
             method = %self.method,
@@ -266,6 +279,7 @@ impl Drop for Record {
             first_byte_ms = self.first_byte.map(milliseconds),
             duration_ms = milliseconds(self.begun.elapsed()),
             client = %self.peer,
+            replica = self.replica.as_ref().map(|(result, _)| *result),
             caller = self.caller.as_ref().map(tracing::field::display),
             code = self.code.map(ErrorCode::as_str),
             error = self.problem.as_deref(),

@@ -1,8 +1,10 @@
-//! The bucket itself: the only file that names `object_store`.
+//! The bucket itself: the only place that names `object_store`.
 //!
 //! Reading has a deadline, the reader's patience, for an answer and for each further bytes, and stops at a bucket
 //! that did not answer lately; writing has longer ones. What is not there is `None`, everything else a [`Trouble`].
 //! The file is long because all that is asked of the store is in one place, with who we are to it.
+
+mod listening;
 
 use std::fmt;
 use std::io;
@@ -21,9 +23,12 @@ use object_store::{
     RetryConfig, StaticCredentialProvider, UpdateVersion,
 };
 
+use self::listening::Listening;
 use super::breaker::Breaker;
 use super::settings::{Credentials, Settings};
+use super::store_time::StoreTime;
 use crate::blob_store::{Content, key_of};
+use crate::clock::Timestamp;
 use crate::oci::{Digest, Span, Verifier};
 use crate::setting_file;
 
@@ -86,6 +91,8 @@ pub struct Object {
     pub bytes: Bytes,
     /// Which of all that were there under its key, where the store says so.
     pub version: Option<String>,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
 }
 
 /// A blob on its way from the bucket.
@@ -114,6 +121,7 @@ pub struct Bucket {
     prefix: String,
     patience: Duration,
     breaker: Arc<Breaker>,
+    time: Arc<StoreTime>,
 }
 
 impl fmt::Debug for Bucket {
@@ -141,8 +149,10 @@ impl Bucket {
         }
         let region = settings.region.clone().or_else(|| env("AWS_REGION")).or_else(|| env("AWS_DEFAULT_REGION"));
         let backoff = BackoffConfig { max_backoff: Duration::from_secs(1), ..BackoffConfig::default() };
+        let time = Arc::<StoreTime>::default();
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&settings.name)
+            .with_http_connector(Listening::to(&time))
             .with_disable_bulk_delete(true)
             .with_region(region.unwrap_or_else(|| "us-east-1".to_owned()))
             .with_client_options(options)
@@ -153,17 +163,17 @@ impl Bucket {
         }
         builder = as_somebody(builder, &settings.credentials, env)?;
         let store = builder.build().map_err(|error| OpenError::Settings(error.to_string()))?;
-        Ok(Bucket::of(Arc::new(store), settings))
+        Ok(Bucket::of(Arc::new(store), settings, time))
     }
 
     /// A bucket in memory, for tests.
     pub fn in_memory(settings: &Settings) -> Bucket {
-        Bucket::of(Arc::new(InMemory::new()), settings)
+        Bucket::of(Arc::new(InMemory::new()), settings, Arc::default())
     }
 
-    fn of(store: Arc<dyn Objects>, settings: &Settings) -> Bucket {
+    fn of(store: Arc<dyn Objects>, settings: &Settings, time: Arc<StoreTime>) -> Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
-        Bucket { store, name, prefix, patience, breaker: Arc::default() }
+        Bucket { store, name, prefix, patience, breaker: Arc::default(), time }
     }
 
     /// Its name.
@@ -179,6 +189,11 @@ impl Bucket {
     /// Whether it answers, as far as is known. Asks nobody.
     pub fn is_well(&self) -> bool {
         self.breaker.is_closed()
+    }
+
+    /// What time it is by its clock, once it has answered.
+    pub fn time(&self) -> Option<Timestamp> {
+        self.time.now()
     }
 
     /// How long to wait before it is of use to ask it.
@@ -201,7 +216,8 @@ impl Bucket {
                 ))));
             }
             let version = found.meta.e_tag.clone();
-            Ok(Ok(Object { bytes: found.bytes().await?, version }))
+            let modified = Timestamp(u64::try_from(found.meta.last_modified.timestamp_millis()).unwrap_or_default());
+            Ok(Ok(Object { bytes: found.bytes().await?, version, modified }))
         })
         .await?
         .transpose()

@@ -16,11 +16,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::merge::merge;
-use super::{Bucket, Conditional, Trouble};
+use super::{Bucket, Conditional, Leases, Trouble};
 use crate::blob_store::{BlobStore, key_of};
 use crate::metadata::names;
 use crate::metrics::Metrics;
-use crate::oci::Algorithm;
+use crate::oci::{Algorithm, Digest};
 use crate::owed::{Order, Owed, Task};
 
 /// Keys at a time.
@@ -41,6 +41,8 @@ pub struct Raising {
     blobs: Arc<dyn BlobStore>,
     store: PathBuf,
     places: Semaphore,
+    /// Those of what goes up, where there are leases.
+    leases: Option<Arc<Leases>>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
 }
@@ -73,6 +75,8 @@ pub struct Standing {
     pub trouble: Option<String>,
     /// What it does with the condition of a write, once that is known.
     pub conditional: Option<Conditional>,
+    /// How many leases of fills are held; `None` while there are none to be had.
+    pub leases: Option<usize>,
 }
 
 impl Raising {
@@ -85,7 +89,13 @@ impl Raising {
         metrics: Arc<Metrics>,
     ) -> Raising {
         let (store, places) = (store.to_owned(), Semaphore::new(BLOBS_AT_ONCE));
-        Raising { bucket, owed, blobs, store, places, metrics, state: Mutex::default() }
+        Raising { bucket, owed, blobs, store, places, leases: None, metrics, state: Mutex::default() }
+    }
+
+    /// The same, which allows the leases where the store keeps to conditions, and ends each when its blob is up.
+    #[must_use]
+    pub fn ending(self, leases: Option<Arc<Leases>>) -> Raising {
+        Raising { leases, ..self }
     }
 
     /// The bucket.
@@ -101,6 +111,7 @@ impl Raising {
             backlog: self.owed.len() as u64,
             trouble: failing.as_ref().map(|failing| failing.why.clone()).or(away),
             conditional: *conditional,
+            leases: self.leases.as_ref().filter(|leases| leases.are_on()).map(|leases| leases.held()),
         }
     }
 
@@ -154,6 +165,9 @@ impl Raising {
                 Ok(found) => {
                     self.state.lock().conditional = Some(found);
                     self.is_well();
+                    if let Some(leases) = self.leases.as_ref().filter(|_| found.creates()) {
+                        leases.allow();
+                    }
                     let bucket = self.bucket.name();
                     match found {
                         Conditional::Right => {}
@@ -201,6 +215,7 @@ impl Raising {
         match self.carry_out(task).await {
             Ok(()) => {
                 self.owed.done(task);
+                self.end_lease(key).await;
                 self.metrics.bucket_took();
                 self.is_well();
                 Ok(())
@@ -208,6 +223,7 @@ impl Raising {
             Err(Trouble::Unfit(why)) => {
                 tracing::error!(key, why, "it does not go up into the bucket");
                 self.owed.done(task);
+                self.end_lease(key).await;
                 Ok(())
             }
             Err(trouble) => {
@@ -252,12 +268,15 @@ impl Raising {
         }
     }
 
+    /// What is owed no more is not given to other replicas any more.
+    async fn end_lease(&self, key: &str) {
+        if let (Some(leases), Some(digest)) = (&self.leases, key.strip_prefix("blobs/").and_then(digest_of)) {
+            leases.over(&digest).await;
+        }
+    }
+
     async fn blob(&self, name: &str) -> Result<(), Trouble> {
-        let parts = name.split_once('/').and_then(|(algorithm, hex)| {
-            let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?;
-            algorithm.digest(hex)
-        });
-        let Some(digest) = parts else { return Ok(()) };
+        let Some(digest) = digest_of(name) else { return Ok(()) };
         let _place = self.places.acquire().await;
         // What was evicted meanwhile is fetched again by who wants it.
         let Some(content) = self.blobs.open(&digest).await else { return Ok(()) };
@@ -308,4 +327,10 @@ impl Raising {
         }
         Err(Trouble::Refused("others write it all the time".to_owned()))
     }
+}
+
+/// The blob whose file has this name in the folder of blobs.
+fn digest_of(name: &str) -> Option<Digest> {
+    let (algorithm, hex) = name.split_once('/')?;
+    Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?.digest(hex)
 }

@@ -90,6 +90,15 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("mirror/answer/canary.rs", "parts", Still("what one image consists of, which is ours")),
     ("mirror/answer/canary.rs", "pulled", OPERATOR),
     (
+        "tier/leases.rs",
+        "held",
+        Bounded(
+            "10,000, beyond which blobs are fetched without",
+            "mirror_leases_held",
+            "no_more_are_held_than_can_be_remembered",
+        ),
+    ),
+    (
         "admin/guard/sessions.rs",
         "passes",
         Bounded(

@@ -8,11 +8,14 @@ mod mirror;
 
 mod commands;
 mod content;
+mod door;
+mod leases;
 mod names;
 mod trouble;
 
 use std::path::PathBuf;
 
+use door::Door;
 use mirror::{Settings, TestMirror};
 use scripted_registry::bucket::Bucket;
 use scripted_registry::client;
@@ -34,6 +37,7 @@ impl Scene {
         let (registry, bucket) = (Registry::start().await, Bucket::start().await);
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("key"), "access:secret\n").unwrap();
+        std::fs::write(folder.path().join("secret"), "what all replicas know\n").unwrap();
         Scene { registry, bucket, folder }
     }
 
@@ -56,6 +60,28 @@ impl Scene {
 
     async fn replica(&self) -> TestMirror {
         self.settings().start().await
+    }
+
+    /// What a replica says that other replicas reach through this door.
+    fn told_others(&self, door: &Door) -> String {
+        let secret = self.folder.path().join("secret");
+        format!(
+            "store.bucket.advertise = \"{}\"\nstore.bucket.peers_secret = \"file:{}\"",
+            door.url(),
+            secret.display()
+        )
+    }
+
+    /// A replica with an empty disk that the others reach through a door of its own, and its leases.
+    async fn replica_with_door(&self) -> (TestMirror, Door) {
+        self.behind_a_door("").await
+    }
+
+    async fn behind_a_door(&self, lines: &str) -> (TestMirror, Door) {
+        let door = Door::shut().await;
+        let mirror = self.settings().config(&self.told_others(&door)).config(lines).start().await;
+        door.lead_to(mirror.address);
+        (mirror, door)
     }
 
     fn image(&self, seed: u64) -> Image {

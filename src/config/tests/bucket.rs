@@ -67,5 +67,8 @@ fn plain_http_beyond_loopback_and_what_is_not_built_yet_is_warned_of() {
     assert!(
         warnings("redirect = [\"10.0.0.0/8\"]\nmax_size = \"1TB\"").contains("nothing yet about max_size, redirect")
     );
+    assert!(warnings("advertise = \"http://10.0.0.1:5000\"").contains("for leases peers_secret is missing"));
+    assert!(warnings("peers_secret = \"file:/secret\"").contains("for leases advertise is missing"));
+    assert_eq!(warnings("leases = \"off\"\nadvertise = \"http://10.0.0.1:5000\""), "");
     assert_eq!(warnings(""), "");
 }

@@ -48,7 +48,7 @@ impl Check {
         if self.positive("store.bucket.redirect_ttl", &typed.redirect_ttl) > LONGEST_REDIRECT {
             self.problem("store.bucket.redirect_ttl", "no signed address is good for longer than 7 days", "");
         }
-        self.word("store.bucket.leases", &typed.leases, &[("auto", ()), ("off", ())]);
+        let leases = self.word("store.bucket.leases", &typed.leases, &[("auto", true), ("off", false)]);
         if let Some((endpoint, own)) = endpoint.as_ref().zip(advertise.as_ref())
             && is_at_or_below(endpoint, own)
         {
@@ -68,7 +68,8 @@ impl Check {
             ca: given(&typed.ca).map(Into::into),
             patience: humantime::parse_duration(patience).unwrap_or_default().max(LEAST_PATIENCE),
         };
-        Some(Bucket { tier, peers_secret })
+        let advertise = advertise.map(|url| url.as_str().trim_end_matches('/').to_owned());
+        Some(Bucket { tier, peers_secret, advertise, leases: leases.unwrap_or_default() })
     }
 
     fn address(&mut self, path: &str, typed: &str) -> Option<Url> {
@@ -120,12 +121,12 @@ pub(super) fn warnings(typed: &file::Bucket) -> Vec<String> {
             "store.bucket.endpoint is plain http: whoever is on the way may read private images there".to_owned(),
         );
     }
-    let later = [
-        ("max_size", typed.max_size != "0"),
-        ("advertise", !typed.advertise.is_empty()),
-        ("peers_secret", !typed.peers_secret.is_empty()),
-        ("redirect", !typed.redirect.is_empty()),
-    ];
+    let (told, secret) = (!typed.advertise.is_empty(), !typed.peers_secret.is_empty());
+    if typed.leases == "auto" && told != secret {
+        let missing = if told { "peers_secret" } else { "advertise" };
+        warnings.push(format!("store.bucket: replicas fetch each for itself: for leases {missing} is missing"));
+    }
+    let later = [("max_size", typed.max_size != "0"), ("redirect", !typed.redirect.is_empty())];
     let later: Vec<_> = later.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect();
     if !later.is_empty() {
         warnings.push(format!("store.bucket: this version does nothing yet about {}", later.join(", ")));

@@ -294,7 +294,7 @@ impl Blobs {
         Ok(size)
     }
 
-    fn hit(
+    pub(super) fn hit(
         &self,
         content: Content,
         digest: Digest,
@@ -310,19 +310,20 @@ impl Blobs {
     }
 }
 
-async fn filling(
+pub(super) async fn filling(
     mut following: Following,
     source: BlobSource,
     range: Option<&RangeHeader>,
     framing: Framing,
     (outcome, heir): (Outcome, Option<Heir>),
 ) -> Result<BlobAnswer, MirrorError> {
-    let Progress { mut total, phase, passed, shared, .. } = started(&mut following).await?;
+    let progress = started(&mut following).await?;
+    let is_from_tier = progress.is_from_tier();
+    let Progress { mut total, phase, passed, .. } = progress;
     let is_relayed = passed.is_some() || matches!(phase, Phase::Unkept(_));
-    let is_in_bucket = shared.is_some_and(|shared| shared.gives());
     let outcome = match outcome {
         _ if is_relayed => Outcome::Relayed,
-        Outcome::Fill if is_in_bucket => Outcome::Tier,
+        Outcome::Fill if is_from_tier => Outcome::Tier,
         outcome => outcome,
     };
     if total.is_none() && framing == Framing::UntilClose {

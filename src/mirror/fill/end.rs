@@ -120,9 +120,12 @@ impl Fill {
         self.fills.stored.no_longer(|| names::member(location, digest));
     }
 
-    /// Whether some of it came from the bucket: then it proves nothing of the repository.
+    /// Whether some of it came from the bucket: then it proves nothing of the repository. What another replica gives
+    /// comes from that upstream and repository.
     fn is_from_bucket(&self) -> bool {
-        self.source.shared.as_ref().is_some_and(|shared| shared.gave_some())
+        let BlobSource { shared, replica, .. } = &self.source;
+        shared.as_ref().is_some_and(|shared| shared.gave_some())
+            || replica.as_ref().is_some_and(|replica| replica.is_of_bucket())
     }
 
     /// Commits, then records. Readers have the verified bytes already: what fails here fails nobody.
@@ -131,7 +134,10 @@ impl Fill {
         let size = ingest.written();
         ingest.keep_room(reservation);
         let _turn = self.fills.disk.turn().await;
-        let is_there = self.source.shared.as_ref().is_some_and(|shared| shared.gave_all());
+        let BlobSource { shared, replica, .. } = &self.source;
+        // Whoever else has it brings it up.
+        let is_there = shared.as_ref().is_some_and(|shared| shared.gave_all())
+            || replica.as_ref().is_some_and(|replica| replica.gave_all());
         let _quiet = stored.shared().filter(|_| is_there).map(|shared| shared.quiet(digest));
         if let Err(error) = stored.blobs.commit(ingest, digest).await {
             tracing::warn!(blob = ?self.source, %error, "verified and served, but not kept");

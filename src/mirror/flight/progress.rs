@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::mirror::error::MirrorError;
 use crate::mirror::flight::places::RelayPlace;
+use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::flight::shared::InBucket;
 use crate::mirror::flight::window::Window;
 use crate::oci::Verifier;
@@ -61,14 +62,23 @@ pub struct Progress {
     early: Arc<AtomicU64>,
     /// Where its bytes come from the bucket: the blob there.
     pub shared: Option<Arc<InBucket>>,
+    /// Where another replica may fetch it: the blob there.
+    pub replica: Option<Arc<AtReplica>>,
 }
 
 impl Progress {
     /// A fill that was just seated.
     pub fn starting() -> Progress {
         let (seats, early) = (Arc::default(), Arc::default());
-        let (phase, total, file, passed, relay, shared) = (Phase::Starting, None, None, None, None, None);
-        Progress { phase, total, written: 0, doubtful: false, file, passed, relay, seats, early, shared }
+        let (phase, total, file, passed, relay) = (Phase::Starting, None, None, None, None);
+        let (shared, replica) = (None, None);
+        Progress { phase, total, written: 0, doubtful: false, file, passed, relay, seats, early, shared, replica }
+    }
+
+    /// Whether its bytes come from the bucket or another replica, as far as those were asked.
+    pub fn is_from_tier(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.gives())
+            || self.replica.as_ref().is_some_and(|replica| replica.gives())
     }
 
     /// How many bytes at the beginning may be handed out at all.

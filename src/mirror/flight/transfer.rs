@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::blob_store::ingest::Origin;
 use crate::metadata::Location;
+use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::flight::shared::InBucket;
 use crate::oci::{Digest, Span, Verifier};
 use crate::upstream::{Contact, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
@@ -44,18 +45,25 @@ pub struct BlobSource {
     pub digest: Digest,
     /// The same blob in the bucket, which is asked before the registry.
     pub shared: Option<Arc<InBucket>>,
+    /// The same blob at the replica that fetches it, which is asked after the bucket.
+    pub replica: Option<Arc<AtReplica>>,
 }
 
 impl BlobSource {
     /// A blob that is asked for at its registry alone.
     pub fn at(upstream: Arc<dyn Upstream>, location: Location, digest: Digest) -> BlobSource {
-        BlobSource { upstream, location, digest, shared: None }
+        BlobSource { upstream, location, digest, shared: None, replica: None }
     }
 
     /// The blob, or a part of it.
     async fn blob(&self, span: Span) -> Result<UpstreamBlob, UpstreamError> {
         if let Some(shared) = &self.shared
             && let Some(blob) = Box::pin(shared.blob(span)).await
+        {
+            return Ok(blob);
+        }
+        if let Some(replica) = &self.replica
+            && let Some(blob) = Box::pin(replica.blob(span)).await
         {
             return Ok(blob);
         }

@@ -22,6 +22,7 @@ use crate::metadata::names;
 use crate::metadata::{HistoryEntry, Location, Membership, MetadataError, MetadataStore, Note, TagKey, TagRecord};
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
+use crate::mirror::flight::replica::Replicas;
 use crate::mirror::flight::shared::InBucket;
 use crate::mirror::recall::denials::Denials;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
@@ -34,9 +35,24 @@ const LONGEST: u64 = 2 << 20;
 /// For so many kinds of clients it is looked up what a tag points at, where nobody like this one has asked before.
 const MOST_KINDS: usize = 32;
 
+/// What is behind the store.
+#[derive(Clone)]
+pub struct Behind {
+    /// The bucket.
+    pub bucket: Bucket,
+    /// What is owed to it.
+    pub owed: Arc<Owed>,
+    /// How long a client waits for it.
+    pub patience: Duration,
+    /// The other replicas, where they tell each other what they fetch.
+    pub replicas: Option<Replicas>,
+}
+
 /// The bucket as the mirror sees it.
 pub(crate) struct Shared {
     pub(crate) bucket: Bucket,
+    /// Who reads it, too, where they tell each other what they fetch.
+    pub(crate) replicas: Option<Replicas>,
     owed: Arc<Owed>,
     metadata: Arc<dyn MetadataStore>,
     denials: Arc<Denials>,
@@ -58,7 +74,7 @@ impl Shared {
     const LATELY: Duration = Duration::from_secs(30);
 
     pub(crate) fn new(
-        (bucket, owed, patience): (Bucket, Arc<Owed>, Duration),
+        Behind { bucket, owed, patience, replicas }: Behind,
         metadata: Arc<dyn MetadataStore>,
         denials: Arc<Denials>,
         clock: Arc<dyn Clock>,
@@ -73,7 +89,7 @@ impl Shared {
         }
         let (members, tags) = (Flights::new(), Flights::new());
         let (absent, notes, acts) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
-        Shared { bucket, owed, metadata, denials, tasks, patience, members, tags, absent, notes, acts, clock }
+        Shared { bucket, replicas, owed, metadata, denials, tasks, patience, members, tags, absent, notes, acts, clock }
     }
 
     /// How many entries there are.
@@ -85,6 +101,16 @@ impl Shared {
     /// Content is about to be stored that comes from the bucket.
     pub(crate) fn quiet(&self, digest: &Digest) -> Quiet {
         self.owed.quiet(&key_of(digest))
+    }
+
+    /// Whether content has still to go up.
+    pub(crate) fn is_owed(&self, digest: &Digest) -> bool {
+        self.owed.is_owed(&key_of(digest))
+    }
+
+    /// It may have come since it was looked for.
+    pub(crate) fn look_anew(&self, location: &Location, digest: &Digest) {
+        self.absent.invalidate(&(location.clone(), *digest));
     }
 
     /// What the bucket had to say is no longer so.
@@ -278,7 +304,7 @@ pub(super) mod tests {
         let metadata: Arc<dyn MetadataStore> = Arc::new(MemoryMetadata::new());
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(1)));
         let denials = Arc::new(Denials::new(Arc::clone(&metadata), Arc::clone(&clock)));
-        let behind = (bucket, owed, settings.patience);
+        let behind = Behind { bucket, owed, patience: settings.patience, replicas: None };
         Arc::new(Shared::new(behind, metadata, denials, clock, TaskTracker::new()))
     }
 

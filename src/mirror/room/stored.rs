@@ -15,6 +15,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use moka::sync::Cache;
 use tokio::runtime::Handle;
 
@@ -22,14 +23,13 @@ use crate::blob_store::{BlobStore, Content, Source};
 use crate::metadata::uses::Uses;
 use crate::metadata::{Location, Membership, Proof};
 use crate::metrics::Metrics;
+use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::recall::denials::Denials;
 use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::doubts::{Doubts, is_enough};
 use crate::mirror::room::records::Records;
-use crate::mirror::room::shared::Shared;
+use crate::mirror::room::shared::{Behind, Shared};
 use crate::oci::{Descriptor, Digest, Manifest, RegistryName, Verifier};
-use crate::owed::Owed;
-use crate::tier::Bucket;
 
 /// How many bytes are read at a time.
 const PIECE: usize = 1 << 20;
@@ -74,7 +74,7 @@ impl Stored {
     }
 
     /// The same, with a bucket behind it.
-    pub(crate) fn before(self, behind: Option<(Bucket, Arc<Owed>, Duration)>) -> Stored {
+    pub(crate) fn before(self, behind: Option<Behind>) -> Stored {
         let shared = behind.map(|behind| {
             let Records { metadata, clock, tasks, .. } = &*self.records;
             let (denials, clock) = (Arc::clone(&self.denials), Arc::clone(clock));
@@ -98,6 +98,26 @@ impl Stored {
         let member = self.member(location, digest).filter(|member| self.is_given(location, member))?;
         // What is to be proven by upstream's bytes comes from upstream.
         (member.proof != Proof::Unknown && !self.denials.holds(location)).then_some(shared)
+    }
+
+    /// The blob at whichever replica fetches it, where they tell each other. `None` also for what is to be proven by
+    /// upstream's own answer to us.
+    pub(crate) fn at_replica(self: &Arc<Stored>, location: &Location, digest: &Digest) -> Option<Arc<AtReplica>> {
+        let replicas = self.shared.as_ref()?.replicas.as_ref().filter(|replicas| replicas.leases.are_on())?;
+        let is_doubted = |member: &Membership| member.proof == Proof::Unknown || !self.is_given(location, member);
+        if self.denials.holds(location) || self.member(location, digest).as_ref().is_some_and(is_doubted) {
+            return None;
+        }
+        let (stored, of) = (Arc::clone(self), (location.clone(), *digest));
+        let look_again = move || -> BoxFuture<'static, _> {
+            let (stored, (location, digest)) = (Arc::clone(&stored), of.clone());
+            Box::pin(async move {
+                stored.shared()?.look_anew(&location, &digest);
+                stored.recall(&location, &digest).await.map(|shared| shared.blob(&digest))
+            })
+        };
+        let of = (location.clone(), *digest);
+        Some(AtReplica::new(replicas.clone(), of, self.asks_as_nobody(location), Box::new(look_again)))
     }
 
     /// A manifest from the bucket, with what it is: of this repository, and verified.

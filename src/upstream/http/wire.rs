@@ -136,7 +136,7 @@ impl HttpUpstream {
 }
 
 /// How far a request got that got no answer.
-fn contact_of(error: &reqwest::Error) -> Contact {
+pub(super) fn contact_of(error: &reqwest::Error) -> Contact {
     if error.is_connect() {
         Contact::Unreachable
     } else if error.is_timeout() {
@@ -192,7 +192,7 @@ pub(super) fn is_unannounced_end(error: &reqwest::Error) -> bool {
 
 /// The class of a request that got no answer. Whoever shows a certificate that is not good, or
 /// wants another one of ours, is there; it may be somebody else, so nothing old stands in for it.
-fn class_of(error: &reqwest::Error) -> UpstreamErrorClass {
+pub(super) fn class_of(error: &reqwest::Error) -> UpstreamErrorClass {
     let about_certificates = |cause: &(dyn Error + 'static)| match cause.downcast_ref::<rustls::Error>() {
         Some(rustls::Error::InvalidCertificate(_)) => true,
         Some(rustls::Error::AlertReceived(alert)) => is_about_certificates(*alert),

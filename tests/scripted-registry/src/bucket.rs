@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -37,7 +38,9 @@ type Rule = (Vec<&'static str>, String, Fault);
 
 #[derive(Default)]
 struct State {
-    objects: BTreeMap<String, (Bytes, String)>,
+    objects: BTreeMap<String, (Bytes, String, SystemTime)>,
+    /// How far its clock is ahead.
+    ahead: Duration,
     uploads: BTreeMap<String, (String, BTreeMap<usize, Bytes>)>,
     requests: Vec<(String, String)>,
     faults: Vec<Rule>,
@@ -91,7 +94,7 @@ impl Bucket {
 
     /// An object.
     pub fn object(&self, key: &str) -> Option<Bytes> {
-        self.state().objects.get(key).map(|(bytes, _)| bytes.clone())
+        self.state().objects.get(key).map(|(bytes, ..)| bytes.clone())
     }
 
     /// Puts an object there behind everybody's back.
@@ -130,6 +133,11 @@ impl Bucket {
         self.state().faults.clear();
     }
 
+    /// Moves its clock.
+    pub fn advance(&self, by: Duration) {
+        self.state().ahead += by;
+    }
+
     /// From now on conditions are taken and not kept to.
     pub fn lie(&self) {
         self.state().lies = true;
@@ -155,10 +163,14 @@ impl Bucket {
 }
 
 impl State {
+    fn now(&self) -> SystemTime {
+        SystemTime::now() + self.ahead
+    }
+
     fn write(&mut self, key: String, bytes: Bytes) -> String {
         self.serial += 1;
         let tag = format!("\"{}\"", self.serial);
-        self.objects.insert(key, (bytes, tag.clone()));
+        self.objects.insert(key, (bytes, tag.clone(), self.now()));
         tag
     }
 }
@@ -223,7 +235,8 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
         if fault == Some(Fault::LoseAnswer) {
             return;
         }
-        let mut head = format!("HTTP/1.1 {} X\r\n", answer.status);
+        let date = httpdate::fmt_http_date(shared.state.lock().unwrap().now());
+        let mut head = format!("HTTP/1.1 {} X\r\nDate: {date}\r\n", answer.status);
         let length = answer.headers.iter().any(|(name, _)| *name == "Content-Length");
         if !length {
             head.push_str(&format!("Content-Length: {}\r\n", answer.body.len()));
@@ -338,7 +351,7 @@ fn answer(state: &mut State, request: &Request) -> Answer {
 }
 
 fn put(state: &mut State, key: &str, headers: &BTreeMap<String, String>, body: &Bytes) -> Answer {
-    let there = state.objects.get(key).map(|(_, tag)| tag.trim_matches('"').to_owned());
+    let there = state.objects.get(key).map(|(_, tag, _)| tag.trim_matches('"').to_owned());
     let exists = headers.contains_key("if-none-match") && there.is_some();
     let another = headers.get("if-match").is_some_and(|tag| there.as_deref() != Some(tag.trim_matches('"')));
     if !state.lies && (exists || another) {
@@ -349,7 +362,7 @@ fn put(state: &mut State, key: &str, headers: &BTreeMap<String, String>, body: &
 }
 
 fn get(state: &State, key: &str, range: Option<&String>) -> Answer {
-    let Some((bytes, tag)) = state.objects.get(key) else { return Answer::of(404) };
+    let Some((bytes, tag, written)) = state.objects.get(key) else { return Answer::of(404) };
     let (mut status, mut span) = (200, 0..bytes.len());
     if let Some((start, end)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) {
         let start: usize = start.parse().unwrap_or(0);
@@ -361,7 +374,7 @@ fn get(state: &State, key: &str, range: Option<&String>) -> Answer {
     }
     let mut answer = Answer { status, body: bytes.slice(span.clone()), ..Answer::default() }
         .with("ETag", tag)
-        .with("Last-Modified", "Sun, 29 Nov 2026 00:00:00 GMT")
+        .with("Last-Modified", httpdate::fmt_http_date(*written))
         .with("Content-Length", span.len().to_string());
     if status == 206 {
         answer = answer.with("Content-Range", format!("bytes {}-{}/{}", span.start, span.end - 1, bytes.len()));
@@ -372,7 +385,7 @@ fn get(state: &State, key: &str, range: Option<&String>) -> Answer {
 fn list(state: &State, prefix: &str) -> Answer {
     let found = state.objects.iter().filter(|(key, _)| key.starts_with(prefix));
     let contents: String = found
-        .map(|(key, (bytes, tag))| {
+        .map(|(key, (bytes, tag, _))| {
             let size = bytes.len();
             format!(
                 "<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2026-11-29T00:00:00.000Z</LastModified><ETag>{tag}</ETag></Contents>"

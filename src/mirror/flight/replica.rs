@@ -1,0 +1,248 @@
+//! A blob that another replica fetches: where a fill gets its bytes before it asks upstream, live, as they come there.
+//!
+//! The lease of the blob says which one that is; without one this replica takes it. When that replica stops, the bucket
+//! may have the blob by then; else the next lease is taken, or read from who took it. Truth: whatever goes wrong here,
+//! the fill asks upstream itself; and no replica gives what it reads from another, so that none waits for itself.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::metadata::Location;
+use crate::metrics::Metrics;
+use crate::mirror::flight::shared::InBucket;
+use crate::oci::{Digest, Span};
+use crate::tier::{Found, Leases, Question, Theirs};
+use crate::upstream::{Contact, UpstreamBlob, UpstreamError};
+
+/// So many leases of one blob are looked at: beyond, somebody writes them who is no replica.
+const MOST_EPOCHS: u32 = 16;
+/// How long a replica may wait for its upstream to answer, and say so, before it is left.
+const LONGEST_WAIT: Duration = Duration::from_secs(40);
+/// When it is asked again that said so.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// Asks a replica for a blob, or a part of it: at this address, with this proof.
+pub type AskReplica =
+    Arc<dyn Fn(String, String, Span) -> BoxFuture<'static, Result<UpstreamBlob, UpstreamError>> + Send + Sync>;
+
+/// The other replicas.
+#[derive(Clone)]
+pub struct Replicas {
+    /// Which of them fetches what.
+    pub leases: Arc<Leases>,
+    /// How they are asked.
+    pub ask: AskReplica,
+    /// How long one is waited for that says nothing.
+    pub patience: Duration,
+    /// Where it is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The blob in the bucket, if this repository is known to have it by now.
+pub(crate) type LookAgain = Box<dyn Fn() -> BoxFuture<'static, Option<Arc<InBucket>>> + Send + Sync>;
+
+/// One blob at whichever replica fetches it.
+pub struct AtReplica {
+    replicas: Replicas,
+    location: Location,
+    digest: Digest,
+    /// Whether upstream is asked without a credential.
+    as_nobody: bool,
+    look_again: LookAgain,
+    stand: Mutex<Stand>,
+    /// One at a time finds out where it stands.
+    turn: tokio::sync::Mutex<()>,
+    gave: AtomicU64,
+}
+
+/// Where its bytes come from.
+#[derive(Clone)]
+enum Stand {
+    /// It is not known; if nobody else has the lease of this epoch, from upstream.
+    Open(u32),
+    /// From who has the lease of this epoch.
+    Theirs(u32, String),
+    /// From the bucket, after all.
+    Bucket(Arc<InBucket>),
+    /// From upstream: others may read it from here.
+    Ours,
+}
+
+/// What a replica said.
+enum Said {
+    Gave(UpstreamBlob),
+    /// It does not fetch it, or is not there any more.
+    Refused,
+    Nothing,
+}
+
+impl std::fmt::Debug for AtReplica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "AtReplica({}@{})", self.location, self.digest)
+    }
+}
+
+impl AtReplica {
+    /// A blob of which nobody was asked yet.
+    pub(crate) fn new(
+        replicas: Replicas,
+        (location, digest): (Location, Digest),
+        as_nobody: bool,
+        look_again: LookAgain,
+    ) -> Arc<AtReplica> {
+        let (stand, turn, gave) = (Mutex::new(Stand::Open(1)), tokio::sync::Mutex::default(), AtomicU64::new(0));
+        Arc::new(AtReplica { replicas, location, digest, as_nobody, look_again, stand, turn, gave })
+    }
+
+    /// Whether other replicas may read it from here: from before the lease is written.
+    pub(crate) fn is_ours(&self) -> bool {
+        matches!(*self.stand.lock(), Stand::Open(_) | Stand::Ours)
+    }
+
+    /// Whether it comes from elsewhere than upstream, as far as that was asked.
+    pub(crate) fn gives(&self) -> bool {
+        matches!(*self.stand.lock(), Stand::Theirs(..) | Stand::Bucket(_))
+    }
+
+    /// Whether the bucket gave the rest.
+    pub(crate) fn is_of_bucket(&self) -> bool {
+        matches!(*self.stand.lock(), Stand::Bucket(_))
+    }
+
+    /// Whether upstream was not asked by us, and all came from elsewhere.
+    pub(crate) fn gave_all(&self) -> bool {
+        self.gives() && self.gave.load(Ordering::Acquire) > 0
+    }
+
+    /// The blob that we fetch has this size in bytes.
+    pub(crate) async fn told(&self, size: u64) {
+        if self.is_ours() {
+            self.replicas.leases.told(&self.digest, size).await;
+        }
+    }
+
+    /// It will not be in the bucket: others need not wait for it.
+    pub(crate) async fn over(&self) {
+        self.replicas.leases.over(&self.digest).await;
+    }
+
+    /// A part of it, if another replica, or the bucket after all, gives that.
+    pub(super) async fn blob(self: &Arc<Self>, span: Span) -> Option<UpstreamBlob> {
+        let _turn = self.turn.lock().await;
+        let leases = &self.replicas.leases;
+        let stand = self.stand.lock().clone();
+        let (mut epoch, mut found) = match stand {
+            Stand::Ours => return None,
+            Stand::Bucket(bucket) => return self.of_bucket(bucket, span).await,
+            Stand::Open(epoch) => (epoch, leases.take(&self.digest, epoch).await),
+            // It may give although it is not known any more whose the lease is.
+            Stand::Theirs(epoch, replica) => match leases.look(&self.digest, epoch).await {
+                Found::Unknown => (epoch, Found::Theirs(Theirs { replica, is_void: false })),
+                found => (epoch, found),
+            },
+        };
+        while epoch <= MOST_EPOCHS {
+            match found {
+                Found::Theirs(Theirs { replica, is_void }) => {
+                    self.stands(Stand::Theirs(epoch, replica.clone()));
+                    match self.ask(&replica, span).await {
+                        Said::Gave(blob) => return Some(self.counted(blob)),
+                        Said::Nothing if !is_void => {
+                            tracing::info!(blob = ?self, replica, "a replica says nothing; it is fetched here, too");
+                            break;
+                        }
+                        _ => {}
+                    }
+                }
+                Found::Nobodys => {}
+                Found::Over => epoch = 0,
+                Found::Ours | Found::Unknown => break,
+            }
+            // Who held it may have ended well.
+            if let Some(bucket) = (self.look_again)().await
+                && let Some(blob) = self.of_bucket(bucket, span).await
+            {
+                return Some(blob);
+            }
+            epoch += 1;
+            self.stands(Stand::Open(epoch));
+            found = leases.take(&self.digest, epoch).await;
+        }
+        self.stands(Stand::Ours);
+        None
+    }
+
+    fn stands(&self, stand: Stand) {
+        *self.stand.lock() = stand;
+    }
+
+    async fn of_bucket(self: &Arc<Self>, bucket: Arc<InBucket>, span: Span) -> Option<UpstreamBlob> {
+        let blob = Box::pin(bucket.blob(span)).await;
+        self.stands(if blob.is_some() { Stand::Bucket(bucket) } else { Stand::Ours });
+        blob.map(|blob| self.counted(blob))
+    }
+
+    /// Asks until it answers with more than that it waits for upstream itself.
+    async fn ask(&self, replica: &str, span: Span) -> Said {
+        let Replicas { leases, ask, patience, metrics, .. } = &self.replicas;
+        let Location { upstream, repository } = &self.location;
+        let path = format!("/{upstream}/v2/{repository}/blobs/{}", self.digest);
+        let question = Question { method: "GET", upstream: upstream.as_str(), as_nobody: self.as_nobody, path: &path };
+        let until = Instant::now() + LONGEST_WAIT;
+        let mut lost = false;
+        loop {
+            let Some(proof) = leases.prove(&question, replica) else { return Said::Nothing };
+            let asked = ask(format!("{replica}{path}"), proof, span);
+            let said = match tokio::time::timeout(*patience, asked).await {
+                Err(_) => Said::Nothing,
+                Ok(Ok(blob)) => Said::Gave(blob),
+                Ok(Err(error)) => {
+                    tracing::debug!(blob = ?self, replica, %error, "not from that replica");
+                    match (error.status, error.contact) {
+                        (Some(503), _) if Instant::now() < until => {
+                            tokio::time::sleep(AGAIN).await;
+                            continue;
+                        }
+                        // The connection may have been one that was kept.
+                        (None, Contact::Closed) if !std::mem::replace(&mut lost, true) => continue,
+                        (Some(429 | 503), _) | (None, Contact::Silent) => Said::Nothing,
+                        _ => Said::Refused,
+                    }
+                }
+            };
+            metrics.replica_asked(said.word());
+            return said;
+        }
+    }
+
+    fn counted(self: &Arc<Self>, UpstreamBlob { size, offset, part, body }: UpstreamBlob) -> UpstreamBlob {
+        let at = Arc::clone(self);
+        let is_of_replica = matches!(*self.stand.lock(), Stand::Theirs(..));
+        let body = body.inspect(move |bytes| match bytes {
+            Ok(bytes) => {
+                at.gave.fetch_add(bytes.len() as u64, Ordering::AcqRel);
+                if is_of_replica {
+                    at.replicas.metrics.replica_gave(bytes.len() as u64);
+                }
+            }
+            Err(error) => tracing::info!(blob = ?at, %error, "the rest comes from elsewhere"),
+        });
+        UpstreamBlob { size, offset, part, body: body.boxed() }
+    }
+}
+
+impl Said {
+    const fn word(&self) -> &'static str {
+        match self {
+            Said::Gave(_) => "given",
+            Said::Refused => "refused",
+            Said::Nothing => "silent",
+        }
+    }
+}

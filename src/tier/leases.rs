@@ -1,0 +1,263 @@
+//! Leases of fills: which replica fetches a blob, so that the others read it from that one.
+//!
+//! A lease is an object that is created if absent, `fills/<algorithm>/<hex>/<epoch>`, and never renewed: it is void
+//! after a time that its blob needs, by the store's clock, or as soon as its replica refuses; then the next epoch is
+//! there to be taken. Truth: a lease saves downloads and no more. Where one cannot be had, whoever wanted it fetches by
+//! himself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::proof::{PeersKey, Question, Use};
+use super::{Bucket, Trouble};
+use crate::clock::Timestamp;
+use crate::metrics::Metrics;
+use crate::oci::Digest;
+
+/// How long a lease is good for in any case, and what is added for its size.
+const AT_LEAST: Duration = Duration::from_secs(30);
+const BYTES_A_SECOND: u64 = 5_000_000;
+/// Below this size the time for it is not worth a second write, in bytes.
+const WORTH_TELLING: u64 = 16 << 20;
+/// No lease is longer, in bytes.
+const LONGEST: u64 = 4096;
+/// So many are held at a time; beyond, blobs are fetched without.
+const MOST: usize = 10_000;
+
+/// The leases of this replica, and those of others as it sees them.
+pub struct Leases {
+    bucket: Bucket,
+    key: PeersKey,
+    /// Where other replicas reach this one.
+    own: String,
+    /// How long it is waited for one.
+    patience: Duration,
+    /// Whether the store keeps to the condition of a write, as far as is known.
+    allowed: AtomicBool,
+    held: Mutex<HashMap<Digest, u32>>,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Leases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leases").field("own", &self.own).finish_non_exhaustive()
+    }
+}
+
+/// A lease, as it is written.
+#[derive(Debug, Serialize, Deserialize)]
+struct Lease {
+    replica: String,
+    size_bytes: Option<u64>,
+    /// The HMAC over the key and what stands above.
+    seal: String,
+}
+
+/// What came of asking for a lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// It is ours: nobody else fetches.
+    Ours,
+    /// Another replica has it.
+    Theirs(Theirs),
+    /// Nobody has it whom one could ask.
+    Nobodys,
+    /// Somebody had it, and it is over.
+    Over,
+    /// It is not known.
+    Unknown,
+}
+
+/// The lease of another replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Theirs {
+    /// Where it is reached.
+    pub replica: String,
+    /// Whether its time is over.
+    pub is_void: bool,
+}
+
+impl Leases {
+    /// Those of the replica that others reach at `own`. They are off until [`Leases::allow`].
+    pub fn new(bucket: Bucket, key: PeersKey, own: String, patience: Duration, metrics: Arc<Metrics>) -> Leases {
+        let (allowed, held) = (AtomicBool::new(false), Mutex::default());
+        Leases { bucket, key, own, patience, allowed, held, metrics }
+    }
+
+    /// The store keeps to the condition of a write.
+    pub(super) fn allow(&self) {
+        self.allowed.store(true, Ordering::Release);
+    }
+
+    /// Whether there are leases now.
+    pub fn are_on(&self) -> bool {
+        self.allowed.load(Ordering::Acquire) && self.bucket.is_well() && self.bucket.time().is_some()
+    }
+
+    /// How many are held.
+    pub fn held(&self) -> usize {
+        self.held.lock().len()
+    }
+
+    /// Takes the lease of this epoch, or finds out whose it is.
+    pub async fn take(&self, digest: &Digest, epoch: u32) -> Found {
+        if self.held.lock().len() >= MOST {
+            return Found::Unknown;
+        }
+        let key = key_of(digest, epoch);
+        let created = self.bucket.create(&key, self.lease(digest, epoch, None));
+        match tokio::time::timeout(self.patience, created).await {
+            Ok(Err(Trouble::Changed)) => return self.look(digest, epoch).await,
+            Ok(Ok(())) if epoch > 1 => self.metrics.lease_taken_over(),
+            Ok(Ok(())) => {}
+            // It may have been written all the same: it goes like one that is ours.
+            failed => {
+                tracing::debug!(%digest, epoch, ?failed, "no lease");
+                self.metrics.lease_failed();
+            }
+        }
+        self.held.lock().insert(*digest, epoch);
+        Found::Ours
+    }
+
+    /// Whose the lease of this epoch is.
+    pub async fn look(&self, digest: &Digest, epoch: u32) -> Found {
+        let object = match self.bucket.read(&key_of(digest, epoch), LONGEST).await {
+            Ok(Some(object)) => object,
+            Ok(None) => return Found::Over,
+            Err(trouble) => {
+                tracing::debug!(%digest, epoch, %trouble, "not known whose lease it is");
+                self.metrics.lease_failed();
+                return Found::Unknown;
+            }
+        };
+        let lease = serde_json::from_slice::<Lease>(&object.bytes).ok().filter(|lease| {
+            let fields = lease.fields(digest, epoch);
+            self.key.proves(Use::Lease, &fields.each_ref().map(String::as_str), &lease.seal)
+        });
+        let Some(Lease { replica, size_bytes, .. }) = lease.filter(|lease| lease.replica != self.own) else {
+            return Found::Nobodys;
+        };
+        let is_void = self.bucket.time().is_some_and(|now| is_void(object.modified, size_bytes, now));
+        Found::Theirs(Theirs { replica, is_void })
+    }
+
+    /// The blob that we fetch has this size in bytes: the lease is good for longer.
+    pub async fn told(&self, digest: &Digest, size: u64) {
+        let Some(epoch) = self.held.lock().get(digest).copied().filter(|_| size >= WORTH_TELLING) else { return };
+        if let Err(trouble) = self.bucket.write(&key_of(digest, epoch), self.lease(digest, epoch, Some(size))).await {
+            tracing::debug!(%digest, epoch, %trouble, "nobody knows how long it may take");
+        }
+    }
+
+    /// The blob is in the bucket, or will not come: its lease goes, if there is one.
+    pub async fn over(&self, digest: &Digest) {
+        let Some(epoch) = self.held.lock().remove(digest) else { return };
+        for epoch in 1..=epoch {
+            if let Err(trouble) = self.bucket.remove(&key_of(digest, epoch)).await {
+                tracing::debug!(%digest, epoch, %trouble, "a lease stays until it is void");
+            }
+        }
+    }
+
+    /// What proves a question to the replica at `address`; `None` while the store's time is not known.
+    pub fn prove(&self, asked: &Question<'_>, address: &str) -> Option<String> {
+        Some(self.key.header(asked, address, self.bucket.time()?))
+    }
+
+    /// Whether a replica puts this question to us, as what it shows says.
+    pub fn is_proven(&self, asked: &Question<'_>, shown: &str) -> bool {
+        self.bucket.time().is_some_and(|now| self.key.is_right(asked, &self.own, shown, now))
+    }
+
+    fn lease(&self, digest: &Digest, epoch: u32, size_bytes: Option<u64>) -> Bytes {
+        let lease = Lease { replica: self.own.clone(), size_bytes, seal: String::new() };
+        let seal = self.key.sign(Use::Lease, &lease.fields(digest, epoch).each_ref().map(String::as_str));
+        serde_json::to_vec(&Lease { seal, ..lease }).unwrap_or_default().into()
+    }
+}
+
+impl Lease {
+    fn fields(&self, digest: &Digest, epoch: u32) -> [String; 3] {
+        let size = self.size_bytes.map(|size| size.to_string()).unwrap_or_default();
+        [key_of(digest, epoch), self.replica.clone(), size]
+    }
+}
+
+fn key_of(digest: &Digest, epoch: u32) -> String {
+    format!("fills/{}/{}/{epoch}", digest.algorithm(), digest.hex())
+}
+
+fn is_void(written: Timestamp, size: Option<u64>, now: Timestamp) -> bool {
+    let good_for = AT_LEAST + Duration::from_secs(size.unwrap_or_default() / BYTES_A_SECOND);
+    written.age(now).is_some_and(|age| age > good_for)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::settings::{Credentials, Settings};
+    use super::*;
+    use crate::oci::Algorithm;
+
+    fn bucket() -> Bucket {
+        Bucket::in_memory(&Settings {
+            name: "shared".to_owned(),
+            endpoint: None,
+            region: None,
+            prefix: "mirror/".to_owned(),
+            credentials: Credentials::Environment,
+            ca: None,
+            patience: Duration::from_secs(60),
+        })
+    }
+
+    fn replica(bucket: &Bucket, n: u16, secret: &str) -> Leases {
+        let (own, patience) = (format!("http://127.0.0.1:{n}"), Duration::from_secs(60));
+        Leases::new(bucket.clone(), PeersKey::new(secret), own, patience, Arc::new(Metrics::new([])))
+    }
+
+    #[tokio::test]
+    async fn one_has_it_the_others_see_who_and_the_next_epoch_is_free() {
+        let (bucket, digest) = (bucket(), Digest::of(Algorithm::Sha256, b"x"));
+        let [first, second] = [1, 2].map(|n| replica(&bucket, n, "0123456789abcdef"));
+        assert_eq!(first.take(&digest, 1).await, Found::Ours);
+        let theirs = Theirs { replica: "http://127.0.0.1:1".to_owned(), is_void: false };
+        assert_eq!(second.take(&digest, 1).await, Found::Theirs(theirs.clone()));
+        first.told(&digest, 1 << 30).await;
+        assert_eq!(second.look(&digest, 1).await, Found::Theirs(theirs), "with another seal");
+        assert_eq!(first.look(&digest, 1).await, Found::Nobodys, "we are no other replica");
+        assert_eq!(replica(&bucket, 3, "another secret ..").look(&digest, 1).await, Found::Nobodys);
+        assert_eq!(second.take(&digest, 2).await, Found::Ours);
+        assert_eq!((first.held(), second.held()), (1, 1));
+        second.over(&digest).await;
+        assert_eq!((second.held(), first.look(&digest, 1).await), (0, Found::Over), "those before it go along");
+        let copied = first.lease(&digest, 1, None);
+        bucket.write(&key_of(&digest, 7), copied).await.expect("written");
+        assert_eq!(second.look(&digest, 7).await, Found::Nobodys, "the key is under the seal");
+    }
+
+    #[tokio::test]
+    async fn no_more_are_held_than_can_be_remembered() {
+        let (bucket, digest) = (bucket(), Digest::of(Algorithm::Sha256, b"x"));
+        let leases = replica(&bucket, 1, "0123456789abcdef");
+        let many = (0..MOST as u64).map(|n| (Digest::of(Algorithm::Sha256, &n.to_le_bytes()), 1));
+        leases.held.lock().extend(many);
+        assert_eq!(leases.take(&digest, 1).await, Found::Unknown);
+        assert_eq!(leases.held(), MOST);
+    }
+
+    #[test]
+    fn it_is_void_after_half_a_minute_and_what_its_size_takes() {
+        let (written, seconds) = (Timestamp(1_000_000), Duration::from_secs);
+        let is_void = |size, after| is_void(written, size, written.plus(seconds(after)));
+        assert!(!is_void(None, 30) && is_void(None, 31));
+        assert!(!is_void(Some(50_000_000), 40) && is_void(Some(50_000_000), 41));
+        assert!(!super::is_void(written, None, written.minus(seconds(100))));
+    }
+}
