@@ -15,7 +15,6 @@ mod hold;
 pub mod io;
 pub mod listener;
 pub mod record;
-mod replicas;
 pub mod response;
 pub mod seats;
 mod shortcut;

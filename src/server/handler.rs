@@ -1,6 +1,8 @@
 //! One request: parsed, routed, put to the mirror, answered. No decisions of its own beyond HTTP's. The
 //! file is long because all kinds of requests go one way, and what each is answered with stands beside it.
 
+mod replicas;
+
 use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +19,6 @@ use super::body::ResponseBody;
 use super::front;
 use super::listener::Client;
 use super::record::{Peer, Record};
-use super::replicas;
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::access::Rule;
@@ -144,7 +145,7 @@ async fn answered_anew(
 }
 
 /// Why a request is refused before it is looked at any further.
-pub(super) enum Refusal {
+enum Refusal {
     HeadersTooLarge,
     /// HTTP/1.1 without `Host` (RFC 9112, 3.2).
     NoHost,
@@ -163,7 +164,7 @@ impl Refusal {
         matches!(self, Refusal::NoHost | Refusal::Twice(_))
     }
 
-    pub(super) fn answer(&self) -> Answer {
+    fn answer(&self) -> Answer {
         match self {
             Refusal::HeadersTooLarge => Answer::refusal(ErrorCode::Unsupported, "the headers are too large")
                 .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
@@ -181,7 +182,7 @@ impl Refusal {
 }
 
 /// What the request means, or why it is refused. Touches nothing.
-pub(super) fn understood<T>(
+fn understood<T>(
     http: &HttpRequest<Incoming>,
     meaning: impl FnOnce() -> Result<T, RequestError>,
 ) -> Result<T, Refusal> {
@@ -445,7 +446,7 @@ pub fn code(error: &MirrorError, unavailable_blob: ErrorCode) -> ErrorCode {
 
 /// The range asked for, unless `If-Range` names other content. A weak tag never names the same bytes, and
 /// neither does a date (RFC 9110, 13.1.5).
-pub(super) fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeHeader> {
+fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeHeader> {
     let same = headers.get_all(IF_RANGE).into_iter().all(|tag| names(tag.as_bytes(), digest));
     let mut ranges = headers.get_all(RANGE).into_iter();
     let header = ranges.next().filter(|_| same && ranges.next().is_none())?;

@@ -134,11 +134,15 @@ async fn when_the_leading_replica_dies_another_goes_on_from_there_and_everybody_
     assert!(scene.bucket.object(&key_of(&blob.digest)).unwrap() == blob.bytes);
     assert_eq!(scene.bucket.uploads(), 0);
     drop(dead);
-    let taken: f64 = join_all(replicas.iter().map(|(mirror, _)| mirror.metrics())).await.iter().map(taken_over).sum();
+    let taken: f64 = join_all(replicas.iter().map(|(mirror, _)| mirror.metrics()))
+        .await
+        .iter()
+        .map(|metrics| taken_over(metrics))
+        .sum();
     assert_eq!(taken, 1.0);
 }
 
-fn taken_over(metrics: &String) -> f64 {
+fn taken_over(metrics: &str) -> f64 {
     let line = metrics.lines().find(|line| line.starts_with("mirror_leases_taken_over_total "));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("a number")
 }

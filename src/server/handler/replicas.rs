@@ -9,16 +9,16 @@ use http::{Response, StatusCode};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
-use super::Edge;
-use super::body::ResponseBody;
-use super::handler::{range, understood};
-use super::listener::Client;
-use super::record::Record;
-use super::response::{self, Answer};
+use super::{range, understood};
 use crate::access::Rule;
 use crate::mirror::{Found, ToReplica};
 use crate::oci::header::PEER;
 use crate::oci::{ErrorCode, Request};
+use crate::server::Edge;
+use crate::server::body::ResponseBody;
+use crate::server::listener::Client;
+use crate::server::record::Record;
+use crate::server::response::{self, Answer};
 
 /// When to ask again.
 const SOON: Duration = Duration::from_secs(1);
