@@ -222,7 +222,12 @@ impl Serving {
     {
         let Serving { transport, limits, seating, buffers, closing } = self;
         let limits = *limits;
-        let Some(places) = closing.run_until_cancelled(seating.places(peer, waits)).await else { return Ok(()) };
+        // Who was accepted is answered as long as there is a place for him, also when the listener has closed meanwhile.
+        let places = tokio::select! {
+            biased;
+            places = seating.places(peer, waits) => places,
+            () = closing.cancelled() => return Ok(()),
+        };
         let (turned_away, (_place, seated)) = match places {
             Ok((place, seated)) => (None, (place, Some(seated))),
             Err(too_many) => (Some(too_many), (None, None)),

@@ -80,13 +80,14 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("server/seats.rs", "of", Still("one for each connection, of which there are server.max_connections")),
     (
         "access/grants.rs",
-        "given",
+        "by_key",
         Bounded(
             "100,000, beyond which upstream is asked each time",
             "mirror_entries{table=grants}",
             "where_there_is_no_room_upstream_is_asked_again",
         ),
     ),
+    ("access/grants.rs", "callers", Still("at most one for each grant")),
     ("mirror/answer/canary.rs", "parts", Still("what one image consists of, which is ours")),
     ("mirror/answer/canary.rs", "pulled", OPERATOR),
     (

@@ -29,8 +29,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("access", &["oci", "metadata", "access"]),
     ("blob_store", &["oci", "clock", "owed", "blob_store"]),
     // No port of ours: what tests exchange is the object store in it.
-    ("tier", &["oci", "clock", "metadata", "blob_store", "metrics", "owed", "tier"]),
-    ("upstream", &["oci", "clock", "clients", "confine", "upstream"]),
+    ("tier", &["oci", "clock", "metadata", "blob_store", "metrics", "owed", "setting_file", "tier"]),
+    ("upstream", &["oci", "clock", "clients", "confine", "setting_file", "upstream"]),
     // Below both use cases, as both need it and one uses the other.
     ("graph", &["oci", "documents", "metadata", "blob_store", "graph"]),
     (
@@ -77,12 +77,28 @@ const LAYERS: &[(&str, &[&str])] = &[
             "mirror",
             "server",
             "config",
+            "setting_file",
         ],
     ),
     // Decisions only: contents of files in, contents of files out.
     ("setup", &["oci", "documents", "setup"]),
     ("systemd", &["systemd"]),
-    ("server", &["oci", "clock", "outcome", "clients", "access", "audit", "blob_store", "metrics", "mirror", "server"]),
+    (
+        "server",
+        &[
+            "oci",
+            "clock",
+            "outcome",
+            "clients",
+            "access",
+            "audit",
+            "blob_store",
+            "metrics",
+            "mirror",
+            "setting_file",
+            "server",
+        ],
+    ),
     // Both listeners share the accept loop of the server.
     (
         "admin",
@@ -149,7 +165,17 @@ const PLACES: &[(&str, &[&str])] = &[
     ("toml_edit", &["setup"]),
     ("tracing_subscriber", &["telemetry"]),
     ("x509_parser", &["server/authenticate/certificate.rs", "upstream/http/examine.rs"]),
-    ("zeroize", &["access/presented.rs", "upstream", "config/secret.rs", "server/authenticate"]),
+    (
+        "zeroize",
+        &[
+            "access/presented.rs",
+            "upstream",
+            "config/secret.rs",
+            "server/authenticate",
+            "server/tls.rs",
+            "setting_file.rs",
+        ],
+    ),
 ];
 
 /// What a layer gets from one further down through the one below it: a file, and the one it gets to.
