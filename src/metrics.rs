@@ -254,6 +254,7 @@ impl Metrics {
 
     /// A request was answered; `None` when it was for no upstream.
     pub fn request(&self, upstream: Option<&RegistryName>, kind: RequestKind, outcome: Outcome, status: u16) {
+        Tally::count(&self.tally.requests, outcome, 1);
         let place = self.place(upstream);
         let find = || {
             let labels = OfRequest {
@@ -268,9 +269,6 @@ impl Metrics {
             Some(held) if status == 200 => held.requests[kind as usize][outcome as usize].get_or_init(find).inc(),
             _ => find().inc(),
         };
-        if matches!(kind, RequestKind::Manifest | RequestKind::Blob) && (200..300).contains(&status) {
-            Tally::count(&self.tally.requests, outcome, 1);
-        }
     }
 
     /// So many bytes of content went to a client.

@@ -30,7 +30,7 @@ impl Document for Usage {
 /// What clients got in some time. What the mirror answered alone is not counted, nor what was refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Used {
-    /// Requests for manifests and blobs that got them, by outcome.
+    /// Requests, by outcome.
     pub requests: BTreeMap<String, u64>,
     /// Bytes that went to clients, by outcome.
     pub bytes: BTreeMap<String, u64>,

@@ -8,7 +8,7 @@ use crate::outcome::Outcome;
 /// What is counted, by outcome. [`super::Metrics`] writes series for machines; these sums are for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Requests for manifests and blobs that got them.
+    /// Requests, whatever they were for.
     pub requests: Vec<(Outcome, u64)>,
     /// Bytes of content sent to clients.
     pub sent: Vec<(Outcome, u64)>,

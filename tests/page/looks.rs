@@ -8,9 +8,7 @@ use super::site::Site;
 
 /// Whether a series of requests is one that counts.
 fn counts(labels: &str) -> bool {
-    let got = labels.contains("status=\"200\"") || labels.contains("status=\"206\"");
-    let wanted = labels.contains("kind=\"manifest\"") || labels.contains("kind=\"blob\"");
-    got && wanted && !labels.contains("outcome=\"local\"")
+    !labels.contains("outcome=\"local\"")
 }
 
 /// Whether a time is told that has only just passed.

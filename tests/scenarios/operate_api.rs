@@ -1,6 +1,7 @@
 //! The interface for operators, as the commands and scripts use it: HTTP and JSON, looked at on an
 //! address and acted through on a Unix socket.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::time::Duration;
 
@@ -435,6 +436,69 @@ async fn status_tells_of_fills_of_the_store_and_of_the_hit_ratio() {
     assert_eq!(requests["hit_ratio"], 0.6);
     assert_eq!([&status["fetched_bytes"], &status["saved_bytes"]], [300_000, 300_000]);
     assert_eq!([&status["store"]["used_bytes"], &status["store"]["blobs"]], [300_000, 2]);
+}
+
+/// How many requests the metrics count, by outcome.
+async fn counted(mirror: &TestMirror) -> BTreeMap<String, u64> {
+    let mut counts = BTreeMap::new();
+    for line in mirror.metrics().await.lines().filter(|line| line.starts_with("mirror_requests_total{")) {
+        let (labels, count) = line.rsplit_once(' ').expect("a value");
+        let outcome = labels.split("outcome=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("an outcome");
+        *counts.entry(outcome.to_owned()).or_default() += count.parse::<u64>().expect("a number");
+    }
+    counts
+}
+
+#[tokio::test]
+async fn status_and_usage_count_the_requests_that_the_metrics_count() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(98, 1000)]);
+    let settings = Settings::of(&registry).and("a.example", &registry).having("access = \"pass-through\"");
+    let mirror = settings.start().await;
+    let (digest, layer) = (&image.manifest.digest, &image.blobs().next().expect("one").digest);
+    let (known, nothing) = (format!("\"{digest}\""), "bytes=99999999-");
+    let (blob, referrers) = (format!("/v2/library/app/blobs/{layer}"), format!("/v2/library/app/referrers/{digest}"));
+    let manifest = "/v2/library/app/manifests/1";
+    let asked: &[(&str, &str, &[(&str, &str)])] = &[
+        ("GET", manifest, &[]),
+        ("HEAD", manifest, &[]),
+        ("GET", manifest, &[("If-None-Match", &known)]),
+        ("GET", &blob, &[]),
+        ("GET", &blob, &[("Range", "bytes=0-1")]),
+        ("GET", &blob, &[("Range", nothing)]),
+        ("GET", "/v2/library/app/tags/list", &[]),
+        ("GET", "/v2/library/app/tags/list", &[]),
+        ("GET", &referrers, &[]),
+        ("GET", "/v2/library/app/tags/list?ns=a.example", &[]),
+        ("GET", "/v2/library/app/manifests/none", &[]),
+        ("PUT", manifest, &[]),
+        ("GET", "/v2/", &[]),
+        ("GET", "/nowhere", &[]),
+    ];
+    for (method, path, headers) in asked {
+        client::request(mirror.address, method, path, headers).await;
+        mirror.settled().await;
+    }
+    // A request is counted when its last byte is sent, which its client may see a little earlier.
+    let mut counts = counted(&mirror).await;
+    while counts.values().sum::<u64>() < asked.len() as u64 {
+        counts = counted(&mirror).await;
+    }
+    assert!(counts.remove("local") >= Some(4) && counts["relayed"] == 1 && counts["fill"] >= 3, "{counts:?}");
+    let told = async |path| parsed(&client::get(mirror.socket(), path, &CONSENT).await);
+    let usage = told("/api/v1/usage").await;
+    for told in [&usage["since_start"], &usage["of_all_time"]] {
+        let told = told["requests"].as_object().expect("counts").iter();
+        let told: BTreeMap<_, _> =
+            told.filter_map(|(word, n)| Some((word.clone(), n.as_u64().filter(|n| *n > 0)?))).collect();
+        assert_eq!(told, counts);
+    }
+    let requests = told("/api/v1/status").await["requests"].clone();
+    let all = counts.values().sum::<u64>();
+    let missed = counts["fill"] + counts["relayed"];
+    assert_eq!([&requests["total"], &requests["missed"], &requests["hit"]], [all, missed, all - missed]);
+    assert_eq!(requests["hit_ratio"], (all - missed) as f64 / all as f64);
+    assert_eq!(requests["hit_ratio"], usage["since_start"]["hit_ratio"]);
 }
 
 #[tokio::test]
