@@ -51,6 +51,12 @@ pub struct Line<'a> {
     /// The method of a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<&'a str>,
+    /// What kind of thing a request is for: `manifest`, `blob`, `tags`, `referrers`, `ping` or `other`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<&'a str>,
+    /// The path of a request that is refused as it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<&'a str>,
     /// The upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<&'a str>,
@@ -74,7 +80,7 @@ pub struct Line<'a> {
     /// The status of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// How many bytes of content were sent.
+    /// How many bytes of content were sent; of a bundle that is taken in, how many came.
     pub bytes: u64,
 }
 

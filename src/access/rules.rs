@@ -217,6 +217,16 @@ impl Rules {
         Err(if shown.overheard { overheard(upstream) } else { self.unidentified(upstream, shown.wrong) })
     }
 
+    /// Whether what [`Rules::greet`] says there depends on who asks.
+    pub fn greets_each_alone(&self, upstream: &RegistryName) -> bool {
+        self.is_for_each_alone(upstream) || self.greet(upstream, Shown::default()).is_err()
+    }
+
+    /// Whether what an upstream of ours gives, or does not, is for nobody but who asks.
+    pub fn is_for_each_alone(&self, upstream: &RegistryName) -> bool {
+        self.modes.get(upstream).is_some_and(|access| *access != Access::Public)
+    }
+
     /// The mode of an upstream.
     pub fn access(&self, upstream: &RegistryName) -> Access {
         self.modes.get(upstream).copied().unwrap_or(Access::Mapped)

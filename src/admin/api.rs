@@ -219,7 +219,7 @@ impl Visit<'_> {
             noting.ordered(shown);
         }
         match (path, request) {
-            (_, Some(request)) => bundles::import(request, name.flatten(), self.mirror, place).await,
+            (_, Some(request)) => bundles::import(request, name.flatten(), self.mirror, place, noting.bytes()).await,
             (RELOAD, _) => self.reload(actor, &order).await,
             (PAGE, _) => self.invite(),
             _ => act(path, &order, self.mirror, noting).await,

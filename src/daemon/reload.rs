@@ -185,7 +185,8 @@ impl Reloading {
     fn tell(&self, by: &str, read: &Result<Reloaded, Error>) {
         if let Some(audit) = self.audit.as_ref().filter(|_| by == SIGNAL) {
             let (act, verdict) = (Some("reload"), if read.is_ok() { "allowed" } else { "failed" });
-            audit.write(&Line { peer: by.to_owned(), act, verdict, ..Line::default() });
+            let caller = Some(by.to_owned());
+            audit.write(&Line { peer: by.to_owned(), caller, act, verdict, ..Line::default() });
         }
         let metrics = &self.around.metrics;
         match read {

@@ -57,6 +57,17 @@ pub enum Request {
     },
 }
 
+impl Target {
+    /// Where a path points that is no request's here, such as that of an upload, as far as it names a repository.
+    pub fn within(path: &str, query: Option<&str>) -> Option<Target> {
+        let (prefix, path) = split_prefix(path).ok()?;
+        let keywords = ["/manifests/", "/blobs/", "/tags/", "/referrers/"];
+        let name = path.get(1..keywords.into_iter().filter_map(|keyword| path.rfind(keyword)).max()?)?;
+        let namespace = Query::parse(query.unwrap_or_default()).ok()?.namespace;
+        Some(Target { prefix, namespace, repository: RepositoryPath::parse(name).ok()? })
+    }
+}
+
 impl Request {
     /// Parses method, path and query.
     ///

@@ -53,7 +53,7 @@ pub fn answer(
     let (client, asker) = asker(edge, client, &http);
     let guest = edge.admission.guest(&client, asker, overheard, http.headers());
     if let Some(too_many) = client.turned_away.or_else(|| guest.asker.request().err()) {
-        return Either::Left(ready(limited(edge, &client, &http, too_many)));
+        return Either::Left(ready(limited(edge, &client, &guest, &http, too_many)));
     }
     match answered_again(edge, &client, &guest, &http) {
         Some(response) => Either::Left(ready(response)),
@@ -75,10 +75,19 @@ fn asker(edge: &Edge, client: Client, http: &HttpRequest<Incoming>) -> (Client, 
 }
 
 /// The answer to who has had what he may have.
-fn limited(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>, too_many: TooMany) -> Response<ResponseBody> {
+fn limited(
+    edge: &Edge,
+    client: &Client,
+    guest: &Guest,
+    http: &HttpRequest<Incoming>,
+    too_many: TooMany,
+) -> Response<ResponseBody> {
     let answer = failed(edge, &too_many.into(), None);
     let answer = if client.turned_away.is_some() { answer.closing() } else { answer };
-    let record = Record::begin(edge, client.peer, http);
+    let mut record = Record::begin(edge, client.peer, http);
+    record.refused_unread(edge, http);
+    record.asked_by(guest.caller());
+    let answer = answer.private(record.is_for_each_alone(edge));
     response::render(answer, http.method() == Method::HEAD, record, &client.wire, None, None)
 }
 
@@ -121,14 +130,10 @@ async fn answered_anew(
                 Answer::refusal(ErrorCode::Unavailable, message).later(LATER).closing()
             })
         }
-        // What follows a refused request on its connection is not trusted.
-        Err(refusal) if has_body(http.headers()) || refusal.is_about_headers() => refusal.answer().closing(),
-        Err(Refusal::Grammar(RequestError::NotFound)) if front::is_for(http) => {
-            let default = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
-            let encrypted = client.encrypted || edge.clients.are_behind_proxies() && !guest.is_overheard();
-            Answer::front(front::page(http, encrypted, default.as_str()))
+        Err(refusal) => {
+            record.refused_unread(edge, http);
+            refused(edge, client, &guest, http, &refusal)
         }
-        Err(refusal) => refusal.answer(),
     };
     record.asked_by(guest.caller());
     let head_only = http.method() == Method::HEAD;
@@ -142,6 +147,20 @@ async fn answered_anew(
         Err(_) => (Answer::too_much_in_hand(), None),
     };
     response::render(answer, head_only, record, &client.wire, guest.asker.pace(), share)
+}
+
+/// The answer to what is none of a registry's requests here.
+fn refused(edge: &Edge, client: &Client, guest: &Guest, http: &HttpRequest<Incoming>, refusal: &Refusal) -> Answer {
+    match refusal {
+        // What follows a refused request on its connection is not trusted.
+        _ if has_body(http.headers()) || refusal.is_about_headers() => refusal.answer().closing(),
+        Refusal::Grammar(RequestError::NotFound) if front::is_for(http) => {
+            let default = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
+            let encrypted = client.encrypted || edge.clients.are_behind_proxies() && !guest.is_overheard();
+            Answer::front(front::page(http, encrypted, default.as_str()))
+        }
+        _ => refusal.answer(),
+    }
 }
 
 /// Why a request is refused before it is looked at any further.
@@ -234,7 +253,10 @@ async fn respond(
     };
     let found = match edge.mirror.route_by(target, edge.default.as_ref()) {
         Ok(found) => found,
-        Err(error) => return failed(edge, &error.into(), None),
+        Err(error) => {
+            record.refused_unread(edge, http);
+            return failed(edge, &error.into(), None);
+        }
     };
     record.asked(&request, Some(found.location()));
     if let Some(answer) = canary(edge, record, http, &found, &request) {

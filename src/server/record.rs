@@ -18,8 +18,8 @@ use super::io::Receipt;
 use crate::access::{Caller, Rule};
 use crate::audit::{Audit, Line};
 use crate::metrics::{Metrics, RequestKind, SentBy};
-use crate::mirror::{Complaint, Location, Share};
-use crate::oci::{Digest, ErrorCode, Reference, Request};
+use crate::mirror::{Complaint, Location, RouteError, Share};
+use crate::oci::{Digest, ErrorCode, Reference, RepositoryPath, Request, Target};
 use crate::outcome::Outcome;
 
 /// The other side of a connection.
@@ -46,6 +46,9 @@ impl fmt::Display for Peer {
     }
 }
 
+/// How much is written down of a path that names no repository, in characters.
+const LONGEST_PATH: usize = 300;
+
 /// A request being answered.
 #[derive(Debug)]
 pub struct Record {
@@ -57,6 +60,8 @@ pub struct Record {
     peer: Peer,
     method: http::Method,
     location: Option<Location>,
+    /// As it came, where it names no repository.
+    path: Option<String>,
     status: StatusCode,
     code: Option<ErrorCode>,
     /// What was found.
@@ -91,6 +96,7 @@ impl Record {
             peer,
             method: request.method().clone(),
             location: None,
+            path: None,
             status: StatusCode::OK,
             code: None,
             digest: None,
@@ -118,6 +124,31 @@ impl Record {
         self.kind = RequestKind::of(request);
         self.reference = request.reference();
         self.location = location.cloned();
+    }
+
+    /// The request is refused before it is looked at: what its path says of what it is about. A write is about what
+    /// a GET there would be about.
+    pub fn refused_unread<B>(&mut self, edge: &Edge, http: &http::Request<B>) {
+        let (path, query) = (http.uri().path(), http.uri().query());
+        let request = Request::parse(&http::Method::GET, path, query).ok();
+        let target = match &request {
+            Some(request) => request.target().cloned(),
+            None => Target::within(path, query),
+        };
+        let location = target.and_then(|target| named(edge, target));
+        if location.is_none() || request.is_none() {
+            self.path = Some(path.chars().take(LONGEST_PATH).collect());
+        }
+        match request {
+            Some(request) => self.asked(&request, location.as_ref()),
+            None => self.location = location,
+        }
+    }
+
+    /// Whether nobody in front may give the answer to anybody else.
+    pub fn is_for_each_alone(&self, edge: &Edge) -> bool {
+        let upstream = self.location.as_ref().map(|location| &location.upstream);
+        self.rule != Some(Rule::Canary) && upstream.is_some_and(|name| edge.admission.rules.is_for_each_alone(name))
     }
 
     /// Who asks is known, as far as he said so.
@@ -234,6 +265,8 @@ impl Record {
             peer: self.peer.to_string(),
             caller: self.caller.as_ref().map(ToString::to_string),
             method: Some(self.method.as_str()),
+            kind: Some(self.kind.as_str()),
+            path: self.path.as_deref(),
             upstream: location.as_ref().map(|location| location.upstream.as_str()),
             repository: location.as_ref().map(|location| location.repository.as_str()),
             reference: self.reference.as_ref().map(ToString::to_string),
@@ -245,6 +278,19 @@ impl Record {
             bytes: self.bytes,
             ..Line::default()
         });
+    }
+}
+
+/// Where a target is, if one upstream is named, be it none of ours.
+fn named(edge: &Edge, target: Target) -> Option<Location> {
+    match edge.mirror.route_by(&target, edge.default.as_ref()) {
+        Ok(found) => Some(found.location().clone()),
+        Err(RouteError::UnknownUpstream(upstream)) => {
+            let RepositoryPath { registry, below_registry, whole } = target.repository;
+            let repository = if registry.as_ref() == Some(&upstream) { below_registry } else { whole };
+            Some(Location { upstream, repository: repository? })
+        }
+        Err(RouteError::Contradiction(..) | RouteError::InvalidName) => None,
     }
 }
 

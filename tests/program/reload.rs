@@ -114,6 +114,7 @@ fn a_hang_up_does_the_same_and_the_log_and_the_audit_say_who_it_was() {
     }
     let (old, new) = (lines("old"), lines("lines"));
     assert_eq!((old.len(), &old[0]["peer"], &old[0]["act"]), (1, &json!("SIGHUP"), &json!("reload")));
+    assert_eq!(old[0]["caller"], "SIGHUP");
     let uid = format!("uid={}", rustix::process::getuid().as_raw());
     assert_eq!((new.len(), &new[1]["caller"], &new[1]["act"]), (2, &json!(uid), &json!("reload")));
     // Where it cannot be opened, a line is lost and counted, and nothing else happens.

@@ -124,11 +124,15 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
         ("reload", "{\"x\":1}", 400),
         ("page", "{}", 200),
     ];
+    let mut exported = 0;
     for (act, order, status) in acts {
         let answer = client::post(mirror.socket(), &format!("/api/v1/{act}"), &consent, order).await;
         let said = String::from_utf8_lossy(&answer.body).into_owned();
         // What is no bundle is refused in more than one way.
         assert!(answer.status == status || act.starts_with("import") && answer.status >= 400, "{act}: {said}");
+        if act == "export" && status == 200 {
+            exported = answer.body.len();
+        }
     }
     let with = |token: &str| format!("Bearer {token}");
     let (right, wrong) = (with(TOKEN), with("another token"));
@@ -153,6 +157,9 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
             [key("act"), key("caller"), key("verdict"), key("order")].join(" ")
         })
         .collect();
+    let bytes: Vec<_> = lines(&file).iter().filter_map(|line| line["bytes"].as_u64()).collect();
+    assert!(bytes[9] == exported as u64 && exported > 1000, "{bytes:?}, and {exported} of the bundle");
+    assert!(bytes[10] == 6 && bytes[..9].iter().all(|bytes| *bytes == 0), "{bytes:?}");
     let order = |text: &str| text.to_owned();
     let expected = [
         format!("pull uid allowed {image}"),
@@ -225,4 +232,58 @@ async fn it_says_that_the_upstream_has_refused_what_the_rules_leave_to_it() {
         assert_eq!(told, [(json!("allowed"), json!("pass-through")), refused.clone(), refused.clone()]);
     }
     assert_eq!(told.len(), 3 * paths.len());
+}
+
+#[tokio::test]
+async fn it_says_what_was_asked_for_where_that_was_refused_unread() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(46, 1000)]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("audit.jsonl");
+    let config = format!("access.audit = \"{}\"", file.display());
+    let mirror = Settings::of(&registry).config(&config).and("a.example", &registry).start().await;
+    let digest = image.manifest.digest.to_string();
+    let referrers = format!("/v2/library/app/referrers/{digest}");
+    let upload = "/v2/a.example/app/blobs/uploads/1234";
+    let two = "/v2/a.example/app/manifests/1";
+    let long = format!("/{}", "x".repeat(1000));
+    let asked = [
+        ("PUT", "/v2/app/manifests/1?ns=a.example", 405, "manifest a.example app 1 -"),
+        ("POST", "/v2/app/blobs/uploads/?ns=a.example", 405, "other a.example app - /v2/app/blobs/uploads/"),
+        ("PATCH", upload, 405, &format!("other a.example app - {upload}")),
+        ("GET", "/v2/evil.example/app/manifests/1", 404, "manifest evil.example app 1 -"),
+        ("GET", "/v2/team/app/manifests/1?ns=evil.example", 404, "manifest evil.example team/app 1 -"),
+        ("GET", &format!("{two}?ns=docker.io"), 400, &format!("manifest - - 1 {two}")),
+        ("GET", "/v2/app/manifests/a%2Fb", 400, "other docker.io library/app - /v2/app/manifests/a%2Fb"),
+        ("GET", "/v2/a%2Fb/manifests/1", 400, "other - - - /v2/a%2Fb/manifests/1"),
+        ("GET", "/v2/_catalog", 404, "other - - - /v2/_catalog"),
+        ("GET", &long, 404, &format!("other - - - {}", &long[..300])),
+        ("GET", "/v2/", 200, "ping - - - -"),
+        ("GET", "/v2/app/tags/list", 200, "tags docker.io library/app - -"),
+        ("GET", &referrers, 200, &format!("referrers docker.io library/app {digest} -")),
+    ];
+    for (method, path, status, _) in asked {
+        let answer = ask(&mirror, method, "", path).await;
+        assert_eq!(answer.status, status, "{method} {path}");
+    }
+    drop(mirror.stop().await);
+    let keys = ["kind", "upstream", "repository", "reference", "path"];
+    let told = |line: &Value| keys.map(|key| line[key].as_str().unwrap_or("-").to_owned()).join(" ");
+    assert_eq!(lines(&file).iter().map(told).collect::<Vec<_>>(), asked.map(|(.., told)| told.to_owned()));
+}
+
+#[tokio::test]
+async fn it_says_what_was_asked_for_too_often() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(47, 1000)]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("audit.jsonl");
+    let config = format!("access.audit = \"{}\"\nlimits.requests_per_client = 1", file.display());
+    let mirror = Settings::of(&registry).config(&config).start().await;
+    while ask(&mirror, "GET", "", "/v2/app/manifests/1").await.status != 429 {}
+    drop(mirror.stop().await);
+    let lines = lines(&file);
+    let refused = lines.iter().find(|line| line["status"] == 429).expect("a line");
+    let told = ["kind", "upstream", "repository", "reference", "verdict"].map(|key| &refused[key]);
+    assert_eq!(told, ["manifest", "docker.io", "library/app", "1", "refused"]);
 }

@@ -6,6 +6,8 @@
 //! ended. A client that stands still for long is given up.
 
 use std::io::{self, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -57,6 +59,7 @@ pub(super) async fn export(
         framed: order.framed,
         runtime: Handle::current(),
         stopping: mirror.stopping(),
+        bytes: noting.bytes(),
     };
     tokio::spawn(send(outgoing, outlet, order.framed.then(|| line(&plan)), noting.goes_on()));
     let frames = stream::unfold(body, |mut body| async move {
@@ -103,6 +106,7 @@ struct Outlet {
     framed: bool,
     runtime: Handle,
     stopping: CancellationToken,
+    bytes: Arc<AtomicU64>,
 }
 
 impl Outlet {
@@ -135,7 +139,10 @@ impl Write for Outlet {
         if self.framed {
             self.hand_on(line(&Frame::Data { size_bytes: piece.len() }))?;
         }
-        self.hand_on(piece)
+        let length = piece.len() as u64;
+        self.hand_on(piece)?;
+        self.bytes.fetch_add(length, Ordering::Relaxed);
+        Ok(())
     }
 }
 
@@ -149,6 +156,7 @@ pub(super) async fn import(
     name: Option<String>,
     mirror: &Mirror,
     place: Place,
+    bytes: Arc<AtomicU64>,
 ) -> Result<Response<Body>, Error> {
     let name = name.map(|name| image_name(&name)).transpose()?;
     let inlet = Inlet {
@@ -156,6 +164,7 @@ pub(super) async fn import(
         rest: Bytes::new(),
         runtime: Handle::current(),
         stopping: mirror.stopping(),
+        bytes,
     };
     let (imported, inlet) = mirror.take_in(inlet, name).await;
     if let Some(inlet) = inlet {
@@ -182,6 +191,7 @@ struct Inlet {
     rest: Bytes,
     runtime: Handle,
     stopping: CancellationToken,
+    bytes: Arc<AtomicU64>,
 }
 
 impl Inlet {
@@ -211,6 +221,7 @@ impl Read for Inlet {
         }
         let length = self.rest.len().min(buffer.len());
         self.rest.copy_to_slice(buffer.get_mut(..length).unwrap_or_default());
+        self.bytes.fetch_add(length as u64, Ordering::Relaxed);
         Ok(length)
     }
 }

@@ -2,6 +2,7 @@
 //! given up by who ordered it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use http::{Response, StatusCode};
 
@@ -20,12 +21,21 @@ pub(super) struct Noting {
     actor: Actor,
     order: Option<String>,
     came_of_it: (&'static str, Option<StatusCode>),
+    bytes: Arc<AtomicU64>,
 }
 
 impl Noting {
     /// Nothing is known yet of what comes of it.
     pub(super) fn new(audit: Option<Arc<Audit>>, peer: Peer, act: &str, actor: Actor) -> Noting {
-        Noting { audit, peer, act: act.to_owned(), actor, order: None, came_of_it: ("failed", None) }
+        Noting {
+            audit,
+            peer,
+            act: act.to_owned(),
+            actor,
+            order: None,
+            came_of_it: ("failed", None),
+            bytes: Arc::default(),
+        }
     }
 
     /// It turned out who acts.
@@ -50,7 +60,12 @@ impl Noting {
     /// It is answered before it has ended, and is to be written down by who sees its end.
     pub(super) fn goes_on(&mut self) -> Noting {
         let (audit, act, order) = (self.audit.take(), self.act.clone(), self.order.take());
-        Noting { audit, act, order, ..*self }
+        Noting { audit, act, order, bytes: self.bytes(), ..*self }
+    }
+
+    /// Where the bytes of a bundle are counted that goes to who acts, or comes from there.
+    pub(super) fn bytes(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes)
     }
 
     /// It was answered, and came to this end.
@@ -77,6 +92,7 @@ impl Drop for Noting {
             order: self.order.as_deref(),
             verdict,
             status: status.map(|status| status.as_u16()),
+            bytes: self.bytes.load(Ordering::Relaxed),
             ..Line::default()
         });
     }
