@@ -251,12 +251,10 @@ impl Admission {
     /// Whether the upstream lets in who asks; where it is away, nobody is turned away here.
     async fn ask_the_door(&self, guest: &Guest, mirror: &Mirror, upstream: &RegistryName) -> Result<(), Rejected> {
         let (holders, now) = (self.holders(guest), Instant::now().into_std());
-        if holders.shows {
-            if self.grants.lets_in(&holders.own, upstream, now) {
-                return Ok(());
-            }
-            guest.asker.question().map_err(Rejected::TooMany)?;
+        if holders.shows && self.grants.lets_in(&holders.own, upstream, now) {
+            return Ok(());
         }
+        guest.asker.question().map_err(Rejected::TooMany)?;
         match mirror.enter(upstream, &guest.own).await {
             Ok(()) if holders.shows => {
                 self.grants.let_in(&holders, upstream, now);

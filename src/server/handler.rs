@@ -26,7 +26,7 @@ use crate::clients::{Asker, TooMany};
 use crate::mirror::{Asked, Found, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject};
 use crate::oci::header::{self, PEER};
 use crate::oci::refusal::DOUBLED;
-use crate::oci::{AcceptSet, Digest, ErrorCode, ImageName, RangeHeader, Reference, Request, RequestError};
+use crate::oci::{AcceptSet, Digest, ErrorCode, ImageName, RangeHeader, Reference, Request, RequestError, Target};
 use crate::outcome::Outcome;
 
 /// Whom a proxy asks for. No specification has it; all proxies do.
@@ -146,6 +146,7 @@ async fn answered_anew(
         Ok(share) => (answer, share),
         Err(_) => (Answer::too_much_in_hand(), None),
     };
+    let answer = answer.private(record.is_for_each_alone(edge));
     response::render(answer, head_only, record, &client.wire, guest.asker.pace(), share)
 }
 
@@ -247,7 +248,9 @@ async fn respond(
     let Some(target) = request.target() else {
         record.asked(&request, None);
         let upstream = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
-        let Err(rejected) = edge.admission.greet(guest, &edge.mirror, upstream).await else { return Answer::ping() };
+        let Err(rejected) = edge.admission.greet(guest, &edge.mirror, upstream).await else {
+            return Answer::ping().private(edge.admission.rules.greets_each_alone(upstream));
+        };
         record.refused_by(edge.admission.mode(upstream));
         return turned_away(edge, rejected, None);
     };
@@ -337,7 +340,10 @@ fn turned_away(edge: &Edge, rejected: Rejected, asked: Option<(&Location, &Reque
     match rejected {
         Rejected::Refused(refusal) => {
             edge.metrics.error(if refusal.code() == ErrorCode::Unauthorized { "unidentified" } else { "forbidden" });
-            Answer::refused(&refusal).private(true)
+            let missing = refusal.code().status() == StatusCode::NOT_FOUND;
+            let target = asked.and_then(|(_, request)| request.target()).filter(|_| missing);
+            let hint = target.is_some_and(Target::may_be_doubled).then_some(DOUBLED);
+            Answer::refused(&refusal, hint).private(true)
         }
         Rejected::Unknown(error) => {
             let hint = asked.and_then(|(location, request)| advice(edge, location, request, &error));

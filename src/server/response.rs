@@ -229,9 +229,9 @@ impl Answer {
         Answer { code: Some(code), ..answer }
     }
 
-    /// Who asks may not have it.
-    pub fn refused(refusal: &Refusal) -> Answer {
-        let problem = refusal.to_string();
+    /// Who asks may not have it, and what to do.
+    pub fn refused(refusal: &Refusal, hint: Option<&str>) -> Answer {
+        let problem = hint.map_or_else(|| refusal.to_string(), |hint| format!("{refusal}; {hint}"));
         let answer = Answer { problem: Some(problem.clone()), ..Answer::refusal(refusal.code(), problem) };
         match refusal.challenge() {
             Some(challenge) => answer.header(WWW_AUTHENTICATE, challenge),
@@ -259,10 +259,10 @@ impl Answer {
         Answer { namespace, ..self }
     }
 
-    /// The same, which depends on who asks if it is `private`.
+    /// The same, which depends on who asks if it is `private`, or did so before.
     #[must_use]
     pub fn private(self, private: bool) -> Answer {
-        Answer { private, ..self }
+        Answer { private: self.private || private, ..self }
     }
 
     /// The same, given to who may have it as long as his upstream is away: where it is stored, it is stale.

@@ -187,6 +187,69 @@ async fn whatever_one_caller_is_told_in_place_of_a_yes_changes_nothing_for_anoth
 }
 
 #[tokio::test]
+async fn who_shows_nothing_has_his_questions_at_the_door_counted_too() {
+    let (registry, _image, mirror) = scene("limits.cold_per_client = 3").await;
+    for _ in 0..3 {
+        assert_eq!(client::get(mirror.addresses[1], "/v2/", &[]).await.status, 401);
+    }
+    registry.forget_requests();
+    for _ in 0..2 {
+        let refused = client::get(mirror.addresses[1], "/v2/", &[]).await;
+        assert_eq!((refused.status, refused.header("retry-after").is_some()), (429, true));
+    }
+    assert_eq!(registry.count_of(&Match::any()), 0);
+}
+
+#[tokio::test]
+async fn no_answer_about_what_is_not_public_is_for_anybody_else() {
+    let (mut registry, image, _) = scene("").await;
+    let (_folder, users) = users(&["ann"]);
+    let names = ["a", "m", "s"].map(|name| format!("{name}.example"));
+    let listen: Vec<_> = names.iter().map(|name| format!("\"127.0.0.1:0={name}\"")).collect();
+    let config = format!(
+        "server.listen = [\"127.0.0.1:0\", {}]\naccess.htpasswd = \"{}\"\n\
+         access.grant = [{{ who = \"user:ann\", may = \"m.example/**\" }}]",
+        listen.join(", "),
+        users.display()
+    );
+    let mut settings = Settings::of(&registry).config(&config);
+    for (name, access) in names.iter().zip(["pass-through", "mapped", "shared"]) {
+        settings = settings.and(name, &registry).having(&format!("access = \"{access}\""));
+    }
+    let mirror = settings.start().await;
+    registry.stop().await;
+    let (ann, of_upstream) = (basic("ann", "ann"), basic("eve", "eve"));
+    let shown = [of_upstream, ann.clone(), ann];
+    let private = Some("private, no-store");
+    for method in ["GET", "HEAD"] {
+        let open = client::request(mirror.address, method, "/v2/", &[]).await;
+        assert_eq!((open.status, open.header("cache-control")), (200, None));
+        for ((address, name), shown) in mirror.addresses[1..].iter().zip(&names).zip(&shown) {
+            let shown = [("Authorization", shown.as_str())];
+            let welcome = client::request(*address, method, "/v2/", &shown).await;
+            assert_eq!((welcome.status, welcome.header("cache-control")), (200, private), "{name}");
+            for path in paths(&image) {
+                let path = path.replace("a.example", name);
+                let away = client::request(*address, method, &path, &shown).await;
+                assert_eq!((away.status, away.header("cache-control")), (503, private), "{method} {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_says_v2_twice_is_told_so_where_the_upstream_has_nothing_there() {
+    let (_registry, _image, mirror) = scene("").await;
+    for (path, told) in [("v2/team/open", true), ("team/none", false)] {
+        for rest in ["manifests/1", "tags/list"] {
+            let answer = ask(&mirror, "GET", &format!("/v2/{path}/{rest}?ns=a.example"), &basic("ann", "ann")).await;
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            assert_eq!((answer.status, text.contains("says /v2/ twice")), (404, told), "{path}/{rest}: {text}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_no_at_the_door_ends_what_was_granted_to_him_and_to_nobody_else() {
     let (registry, image, mirror) = scene("").await;
     let (ann, bob) = (basic("ann", "ann"), basic("bob", "bob"));

@@ -147,3 +147,16 @@ async fn what_came_with_a_credential_that_is_gone_is_asked_for_anew() {
     }
     assert_eq!(statuses(&mirror, &open).await, vec![200; 2 * open.len()]);
 }
+
+#[tokio::test]
+async fn a_path_that_says_v2_twice_is_told_so_where_nothing_is_for_everybody() {
+    let (_registry, settings, _folder) = scene("public").await;
+    let mirror = settings.start().await;
+    for (path, told) in [("v2/owner/app", true), ("owner/app", false)] {
+        for rest in ["manifests/1", "tags/list"] {
+            let answer = mirror.get(&format!("/v2/{path}/{rest}?ns=a.example")).await;
+            let text = String::from_utf8_lossy(&answer.body).into_owned();
+            assert_eq!((answer.status, text.contains("says /v2/ twice")), (404, told), "{path}/{rest}: {text}");
+        }
+    }
+}
