@@ -22,6 +22,9 @@ pub enum RequestError {
     /// `/v2/v2/`: a client whose address of the mirror has `/v2/` in it.
     #[error("not found: {DOUBLED}")]
     Doubled,
+    /// `%2F`: what is behind it would be one component to us and two to another reader.
+    #[error("a slash is written as a slash here: %2F is part of no name, tag or digest")]
+    Slash,
     /// The repository name breaks the grammar.
     #[error("not a repository name")]
     Name,
@@ -53,9 +56,11 @@ impl RequestError {
         match self {
             RequestError::Method => ErrorCode::Unsupported,
             RequestError::NotFound | RequestError::Catalog | RequestError::Doubled => ErrorCode::NameUnknown,
-            RequestError::Name | RequestError::Registry | RequestError::Contradiction | RequestError::Page => {
-                ErrorCode::NameInvalid
-            }
+            RequestError::Slash
+            | RequestError::Name
+            | RequestError::Registry
+            | RequestError::Contradiction
+            | RequestError::Page => ErrorCode::NameInvalid,
             RequestError::Tag | RequestError::ManifestDigest(_) => ErrorCode::ManifestUnknown,
             RequestError::Digest(_) => ErrorCode::DigestInvalid,
         }

@@ -81,6 +81,9 @@ impl Request {
         if path.is_empty() || path == "/" {
             return Ok(Request::Ping);
         }
+        if path.to_ascii_lowercase().contains("%2f") {
+            return Err(RequestError::Slash);
+        }
         let query = Query::parse(query.unwrap_or_default())?;
         if path == "/v2" || path == "/v2/" {
             return Err(RequestError::Doubled);
@@ -162,11 +165,11 @@ fn split_keyword(path: &str) -> Option<(&str, &str, &str)> {
     Some((name, keyword, rest))
 }
 
-/// What a tag or digest was before it was percent-encoded. What would be several components then, or is
-/// encoded twice, stays as it is: neither a tag nor a digest.
+/// What a tag or digest was before it was percent-encoded. What is encoded twice stays as it is: neither a tag
+/// nor a digest.
 fn decoded(component: &str) -> Cow<'_, str> {
     let decoded = percent_decode_str(component).decode_utf8().ok();
-    decoded.filter(|decoded| !decoded.contains(['/', '%'])).unwrap_or(Cow::Borrowed(component))
+    decoded.filter(|decoded| !decoded.contains('%')).unwrap_or(Cow::Borrowed(component))
 }
 
 fn reference(text: &str) -> Result<Reference, RequestError> {

@@ -170,7 +170,7 @@ fn paths_that_could_mean_something_else_to_another_reader_are_refused() {
         ("/v2/./manifests/1", RequestError::Name),
         ("/v2//manifests/1", RequestError::Name),
         ("/v2/a//b/manifests/1", RequestError::Name),
-        ("/v2/a%2Fb/manifests/1", RequestError::Name),
+        ("/v2/a%2Fb/manifests/1", RequestError::Slash),
         ("/v2/%2e%2e/manifests/1", RequestError::Name),
         ("/v2/a\\b/manifests/1", RequestError::Name),
         ("/v2/a\0b/manifests/1", RequestError::Name),
@@ -185,7 +185,12 @@ fn paths_that_could_mean_something_else_to_another_reader_are_refused() {
         ("//v2/app/manifests/1", RequestError::Registry),
         ("/%2e/v2/app/manifests/1", RequestError::Registry),
         ("/v2/app/manifests/..", RequestError::Tag),
-        ("/v2/app/manifests/a%2f..%2fb", RequestError::Tag),
+        ("/v2/app/manifests/a%2f..%2fb", RequestError::Slash),
+        ("/v2/app%2fmanifests/1", RequestError::Slash),
+        ("/v2/quay.io%2f_catalog", RequestError::Slash),
+        ("/quay.io/v2/v2%2F", RequestError::Slash),
+        ("/a%2fb/v2/app/manifests/1", RequestError::Registry),
+        ("/v2/app/manifests/a%252Fb", RequestError::Tag),
         ("/v2/app/manifests/a\0", RequestError::Tag),
         ("/v2/app/manifests/1/", RequestError::NotFound),
     ] {
@@ -246,14 +251,14 @@ fn a_digest_or_tag_is_percent_decoded_once_and_nothing_else_is() {
     assert_eq!(get("/v2/app/manifests/1%2E0%5Fa"), Ok(by_tag(in_app(), "1.0_a")));
     for (path, expected) in [
         (format!("/v2/app/blobs/{}", DIGEST.replace(':', "%253A")), RequestError::Digest(DigestError::Malformed)),
-        (format!("/v2/app/blobs/{}", DIGEST.replace(':', "%2F")), RequestError::Digest(DigestError::Malformed)),
-        ("/v2/app/manifests/1%2F0".to_owned(), RequestError::Tag),
+        (format!("/v2/app/blobs/{}", DIGEST.replace(':', "%2F")), RequestError::Slash),
+        ("/v2/app/manifests/1%2F0".to_owned(), RequestError::Slash),
         ("/v2/app/manifests/1%252E0".to_owned(), RequestError::Tag),
         ("/v2/app/manifests/1%00".to_owned(), RequestError::Tag),
         ("/v2/app/manifests/%FF".to_owned(), RequestError::Tag),
         ("/v2/app/manifests/%".to_owned(), RequestError::Tag),
-        ("/v2/app/tags%2Flist".to_owned(), RequestError::NotFound),
-        ("/v2/a%2Fb/manifests/1".to_owned(), RequestError::Name),
+        ("/v2/app/tags%2Flist".to_owned(), RequestError::Slash),
+        ("/v2/a%2Fb/manifests/1".to_owned(), RequestError::Slash),
         ("/v2/%61/manifests/1".to_owned(), RequestError::Name),
     ] {
         assert_eq!(get(&path), Err(expected), "{path}");
