@@ -16,6 +16,7 @@ mod noting;
 use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -164,7 +165,7 @@ impl Visit<'_> {
             }
         };
         let answered = match (LOOKS.contains(&path.as_str()), post, request.method()) {
-            (true, _, &Method::GET) if wish == Wish::Follow => self.follow(),
+            (true, _, &Method::GET) if wish == Wish::Follow => self.follow(request.headers().clone(), by_address),
             (true, _, &(Method::GET | Method::HEAD)) => self.look(&request, actor).await,
             (_, true, &Method::POST) => self.take(request, &path, wish, actor).await,
             (true, ..) => return not_allowed("GET, HEAD"),
@@ -226,11 +227,13 @@ impl Visit<'_> {
         }
     }
 
-    /// Tells what goes on, and goes on telling.
-    fn follow(&self) -> Result<Response<Body>, Error> {
+    /// Tells what goes on, and goes on telling, as long as whoever asked like that may hear it.
+    fn follow(&self, asked: HeaderMap, by_address: bool) -> Result<Response<Body>, Error> {
         let place = self.state.guard.place(Wish::Follow, EVENTS)?;
         self.seat.give_up();
-        Ok(holding(place, events::answer(self.mirror.clone(), self.ending.clone())))
+        let (guard, door) = (Arc::clone(&self.state.guard), self.door);
+        let may_hear = move || guard.decides(door, &asked, by_address, Wish::Follow).is_ok();
+        Ok(holding(place, events::answer(self.mirror.clone(), may_hear, self.ending.clone())))
     }
 
     fn addresses(&self) -> Vec<String> {

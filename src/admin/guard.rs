@@ -129,7 +129,7 @@ impl fmt::Display for Actor {
 
 /// Why nobody may do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
+pub(super) enum Refusal {
     /// The token is not the one.
     Wrong,
     /// It takes the token, or the socket.
@@ -188,12 +188,23 @@ impl Guard {
         by_address: bool,
         wish: Wish,
     ) -> Result<Actor, Error> {
-        let decided = decide(door, self.shown(door, headers), self.secrecy.read().hidden, by_address, wish);
+        let decided = self.decides(door, headers, by_address, wish);
         if decided == Err(Refusal::Wrong) {
             tracing::warn!(client = %door.peer, "a wrong token was shown to the admin interface");
             self.delay_wrong().await;
         }
         decided.map_err(told)
+    }
+
+    /// The same at once: what holds now, for what goes on.
+    pub(super) fn decides(
+        &self,
+        door: Door,
+        headers: &HeaderMap,
+        by_address: bool,
+        wish: Wish,
+    ) -> Result<Actor, Refusal> {
+        decide(door, self.shown(door, headers), self.secrecy.read().hidden, by_address, wish)
     }
 
     fn shown(&self, door: Door, headers: &HeaderMap) -> Shown {

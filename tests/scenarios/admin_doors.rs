@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio_util::either::Either;
 
+use crate::access_mapped::users;
 use crate::support::command;
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -447,4 +448,27 @@ async fn a_login_is_made_at_the_socket_and_becomes_a_session_that_acts_for_its_u
     assert_eq!(post(address, "unpin", Some(session), &body).await.status, 401, "another daemon knows nothing of it");
     let mirror = mirror.restart().await;
     assert_eq!(post(mirror.admin, "unpin", Some(session), &body).await.status, 401, "it ends with the daemon");
+}
+
+#[tokio::test]
+async fn a_stream_ends_for_whom_it_is_hidden_by_a_reload() {
+    let (_registry, mut mirror, folder) = mirror("").await;
+    let token = with(TOKEN).map(|(name, value)| (name, value.clone()));
+    let token: Vec<_> = token.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let stranger = client::Stream::get(mirror.admin, "/api/v1/events", &CONSENT).await;
+    let mut known = client::Stream::get(mirror.admin, "/api/v1/events", &token).await;
+    let mut user = client::Stream::get(mirror.socket(), "/api/v1/events", &CONSENT).await;
+    assert_eq!([stranger.status, known.status, user.status], [200; 3]);
+    let (_users, users) = users(&["ann"]);
+    let hidden = mirror.reload(|settings| settings.config(&format!("access.htpasswd = \"{}\"", users.display())));
+    assert_eq!(hidden.await.status, 200);
+    let ended = tokio::time::timeout(LONG, stranger.finish()).await.expect("it ends");
+    assert!(ended.complete);
+    assert!(!known.read(1 << 10).await.is_empty(), "who shows the token goes on");
+    std::fs::write(folder.path().join("token"), "another token of 28 characters").expect("written");
+    assert_eq!(mirror.reload(|settings| settings).await.status, 200);
+    assert!(tokio::time::timeout(LONG, known.finish()).await.expect("it ends").complete);
+    assert!(!user.read(1 << 10).await.is_empty(), "who is at the socket goes on");
+    drop(user);
+    mirror.stop().await;
 }

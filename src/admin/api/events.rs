@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::ready;
 use futures_util::{Stream, StreamExt as _, stream};
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
@@ -22,9 +23,12 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long; who wants more asks again.
 const WITHIN: Duration = Duration::from_secs(600);
 
-/// One line each second, at most for a while, and no longer than the listener lives.
-pub(super) fn answer(mirror: Mirror, ending: CancellationToken) -> Response<Body> {
-    let lines = lines(move || mirror.running_fills(), ending);
+/// One line each second, at most for a while, and no longer than the listener lives and who hears it `may_hear` it.
+pub(super) fn answer<M>(mirror: Mirror, may_hear: M, ending: CancellationToken) -> Response<Body>
+where
+    M: Fn() -> bool + Send + Sync + 'static,
+{
+    let lines = lines(move || mirror.running_fills(), ending).take_while(move |_| ready(may_hear()));
     respond_with(StatusCode::OK, "application/jsonl", BodyExt::boxed(StreamBody::new(lines)))
 }
 
