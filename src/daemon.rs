@@ -355,8 +355,8 @@ impl Daemon {
 
     /// Serves until `shutdown` completes, then drains.
     pub async fn serve(mut self, listeners: Listeners, shutdown: impl Future<Output = ()>) {
-        let stop = CancellationToken::new();
-        let servers = TaskTracker::new();
+        let (stop, over) = (CancellationToken::new(), CancellationToken::new());
+        let (pulls, operators) = (TaskTracker::new(), TaskTracker::new());
         let limits = self.config.server.limits.leaving_time_to_close();
         let bound = listeners.pull.iter().chain(&listeners.admin).filter_map(|listener| listener.local_addr().ok());
         bound.for_each(|address| self.around.ours.listen_at(address));
@@ -366,18 +366,19 @@ impl Daemon {
         for (place, listener) in listeners.pull.into_iter().enumerate() {
             let edge = Arc::new(Present::new(self.edge(listener.local_addr().ok(), place)));
             edges.push(Arc::clone(&edge));
-            servers.spawn(server::serve(listener, self.tls.clone(), edge, limits, stop.clone().cancelled_owned()));
+            pulls.spawn(server::serve(listener, self.tls.clone(), edge, limits, stop.clone().cancelled_owned()));
         }
         let hang_up = self.hang_up.take();
         let reloading = Arc::new(self.reloading(edges));
         let page = doors::page(&listeners.admin, self.admin_tls.is_some());
-        let state = AdminState { page, ..self.admin_state(&reloading, &pull) };
+        let state = AdminState { page, ..self.admin_state(&reloading, &pull, &stop) };
         let sockets = listeners.admin_socket.map(Listener::Socket);
         for listener in listeners.admin.into_iter().map(Listener::Address).chain(sockets) {
-            let (reach, stopping) = (Reach::of(&listener), stop.clone().cancelled_owned());
-            servers.spawn(admin::serve(listener, reach, state.clone(), stopping));
+            let (reach, stopping) = (Reach::of(&listener), over.clone().cancelled_owned());
+            operators.spawn(admin::serve(listener, reach, state.clone(), stopping));
         }
-        servers.close();
+        pulls.close();
+        operators.close();
         let housekeeping = tokio::spawn(self.housekeeping(&reloading));
         let served = [&self.tls, &self.admin_tls].into_iter().flatten().cloned();
         let certificates = served.map(|tls| tokio::spawn(tls::keep_current(tls)));
@@ -389,8 +390,10 @@ impl Daemon {
         shutdown.await;
         let ends_at = Instant::now() + config.server.limits.drain;
         stop.cancel();
-        // Those for operators have a drain time of their own, which may be longer.
-        let _ = tokio::time::timeout_at(ends_at, servers.wait()).await;
+        let _ = tokio::time::timeout_at(ends_at, pulls.wait()).await;
+        // Probes were told until here that it stops. Operators have a drain time of their own, which may be longer.
+        over.cancel();
+        let _ = tokio::time::timeout_at(ends_at, operators.wait()).await;
         housekeeping.abort();
         beside.iter().for_each(tokio::task::JoinHandle::abort);
         let mirror = reloading.in_force.lock().await.mirror.clone();
@@ -431,7 +434,12 @@ impl Daemon {
         }
     }
 
-    fn admin_state(&self, reloading: &Arc<Reloading>, pull: &Arc<[(String, RegistryName)]>) -> AdminState {
+    fn admin_state(
+        &self,
+        reloading: &Arc<Reloading>,
+        pull: &Arc<[(String, RegistryName)]>,
+        stop: &CancellationToken,
+    ) -> AdminState {
         let (reloading, in_force) = (Arc::clone(reloading), Arc::clone(&reloading.in_force));
         let explain = move |image: ImageName| -> BoxFuture<'static, Option<Explanation>> {
             let in_force = Arc::clone(&in_force);
@@ -441,10 +449,16 @@ impl Daemon {
         let bucket = move || raising.as_ref().map(|raising| bucket_status(raising));
         let told = bucket.clone();
         let in_trouble = move || told().is_some_and(|bucket| bucket.trouble.is_some());
+        let stop = stop.clone();
+        let readiness = move || match in_trouble() {
+            _ if stop.is_cancelled() => Readiness::NotReady("it stops: running pulls may end, new ones are refused"),
+            true => Readiness::Degraded("bucket"),
+            false => Readiness::Ready,
+        };
         AdminState {
             metrics: Arc::clone(&self.metrics),
             bucket: Arc::new(bucket),
-            readiness: Arc::new(move || if in_trouble() { Readiness::Degraded("bucket") } else { Readiness::Ready }),
+            readiness: Arc::new(readiness),
             mirror: Some(self.mirror.clone()),
             guard: Arc::clone(&self.guard),
             pull: Arc::clone(pull),
