@@ -165,7 +165,7 @@ pub struct Daemon {
     source: Option<(Source, Loaded)>,
     hang_up: Option<Signal>,
     /// Held as long as the daemon lives.
-    _lock: StoreLock,
+    lock: StoreLock,
 }
 
 /// Who may read what, as it is configured. Reads the file of passwords.
@@ -307,7 +307,6 @@ impl Prepared {
             metrics: metrics.clone(),
         });
         let clients = Arc::new(Clients::new(config.limits.client, config.server.trusted_proxies.clone()));
-        let _lock = lock;
         Ok(Daemon {
             config,
             mirror,
@@ -330,7 +329,7 @@ impl Prepared {
             store,
             source: None,
             hang_up: None,
-            _lock,
+            lock,
         })
     }
 }

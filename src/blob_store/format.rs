@@ -13,6 +13,9 @@ use crate::oci::Algorithm;
 /// What this version writes.
 pub const FORMAT: u32 = 1;
 
+/// The longest file that is a lock, in bytes.
+pub(super) const LONGEST_LOCK: u64 = 256;
+
 const PREFIX: &str = "registry-mirror store format ";
 
 /// The names in a store, as far as they are known beforehand. A store without its mark has no others.
@@ -98,11 +101,15 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
     names.first().filter(|_| !signed).map_or(Ok(()), |found| Err(foreign(found)))
 }
 
-/// Whether this is what a start leaves that ended before anything else was made: a file with a process id,
-/// or with nothing.
+/// Whether this is what a start leaves that ended before anything else was made: a file with a process id and
+/// perhaps the path of a socket, or with nothing.
 fn is_our_lock(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= 16)
-        && fs::read_to_string(path).is_ok_and(|text| text.trim().bytes().all(|byte| byte.is_ascii_digit()))
+    let is_ours = |text: String| {
+        let (process, socket) = text.split_once('\n').unwrap_or((&text, ""));
+        process.trim().bytes().all(|byte| byte.is_ascii_digit()) && (socket.is_empty() || socket.starts_with('/'))
+    };
+    fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= LONGEST_LOCK)
+        && fs::read_to_string(path).is_ok_and(is_ours)
 }
 
 /// Whether this is what matters of a backup: blobs by their digest, and repositories. A registry of others has folders
@@ -193,6 +200,7 @@ mod tests {
             &[mark, ("notes.txt", "of whoever looks after it")],
             // What a start leaves that ends at once.
             &[("lock", "4711\n")],
+            &[("lock", "4711\n/run/mirror.sock\n")],
             &[("lock", ""), ("format.new", "")],
             // The mark was lost, or has never been made.
             &[("lock", "1"), ("oci-layout", ""), ("blobs/", ""), ("metadata/", ""), ("metadata.damaged-1/", "")],
@@ -223,6 +231,7 @@ mod tests {
             (&[("metadata/", "")], "metadata"),
             (&[("format", "of something else")], "format"),
             (&[("lock", "held by apt")], "lock"),
+            (&[("lock", "4711\nheld by apt")], "lock"),
             (&[("lock/", "")], "lock"),
             (&[("lost+found/", ""), ("photos/", "")], "photos"),
         ] {

@@ -2,7 +2,8 @@
 //!
 //! Two daemons on one store would each remove the other's ingests and overrun the budget. The lock
 //! is an advisory lock on `<store>/lock`; the kernel drops it when the process ends, however it
-//! ends, so a lock is never left over. The file holds the process id for the message only.
+//! ends, so a lock is never left over. The file holds the process id for the message, and where that process takes
+//! orders, for commands whose configuration names another place by now.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -15,7 +16,7 @@ use super::format::{self, Refusal};
 #[derive(Debug)]
 pub struct StoreLock {
     /// Closing it gives the lock back.
-    _file: File,
+    file: File,
 }
 
 /// Why a store cannot be used.
@@ -97,7 +98,14 @@ impl StoreLock {
         }
         // For the message of whoever comes second; a full disk must not stop us here.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(StoreLock { _file: file })
+        Ok(StoreLock { file })
+    }
+
+    /// Says where the process that holds it takes orders.
+    pub fn say_where(&self, socket: &Path) {
+        let line = std::path::absolute(socket).map(|socket| format!("{}\n", socket.display()));
+        // Whoever does not find it there has to be told.
+        let _ = line.and_then(|line| (&self.file).write_all(line.as_bytes()));
     }
 }
 
@@ -107,8 +115,17 @@ pub fn holder(root: &Path) -> Option<u32> {
     Path::new("/proc").join(process.to_string()).exists().then_some(process)
 }
 
-fn read_process(file: &mut File) -> Option<u32> {
+/// The Unix socket where that process takes orders, as far as it has said so.
+pub fn socket_of_holder(root: &Path) -> Option<PathBuf> {
+    holder(root)?;
     let mut text = String::new();
-    file.take(16).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    File::open(root.join("lock")).ok()?.take(format::LONGEST_LOCK).read_to_string(&mut text).ok()?;
+    text.lines().nth(1).map(PathBuf::from)
+}
+
+fn read_process(file: &mut File) -> Option<u32> {
+    let mut text = Vec::new();
+    file.take(16).read_to_end(&mut text).ok()?;
+    let line = text.split(|byte| *byte == b'\n').next()?;
+    std::str::from_utf8(line).ok()?.trim().parse().ok()
 }

@@ -125,6 +125,7 @@ async fn serve(
     // After the lock of the store: a socket that is there now is left over.
     if let Some(path) = &config.server.admin_socket {
         listeners.admin_socket = admin::socket::bind(path);
+        listeners.admin_socket.iter().for_each(|_| daemon.lock.say_where(path));
     }
     // A file that grows beyond the limit of the process is an error to be handled, not the end.
     let _file_too_large = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));

@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
@@ -12,7 +13,7 @@ use super::{StartError, settings, stock};
 use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
-use crate::blob_store::lock::{LockError, StoreLock};
+use crate::blob_store::lock::{self, LockError, StoreLock};
 use crate::bundle::import::{self, Intake};
 use crate::bundle::{Plan, Rest, Stores};
 use crate::clock::{Clock as _, SystemClock};
@@ -29,6 +30,12 @@ use crate::tier::trial::Trial;
 use crate::tier::{Bucket, Conditional};
 use crate::upstream::Upstream;
 use crate::upstream::offline::Offline;
+
+/// Where the daemon that has the store of this configuration takes orders on this machine, whatever the configuration
+/// says by now; nothing where there is none.
+pub fn socket_of_daemon(config: &Config) -> Option<PathBuf> {
+    lock::socket_of_holder(&config.store.path)
+}
 
 /// A store that no daemon uses, and that none can use until this is dropped.
 pub struct OpenedStore {

@@ -178,6 +178,27 @@ fn what_is_read_again_is_told_without_a_secret() {
 }
 
 #[test]
+fn a_daemon_whose_file_has_another_socket_by_now_is_found_by_its_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let own = |socket: &str| {
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let socket = if socket == "off" { socket.to_owned() } else { path(socket) };
+        format!("store.path = \"{}\"\nserver.admin_socket = \"{socket}\"", path("store"))
+    };
+    let daemon = Daemon::start_with(folder.path(), &own("a.sock"));
+    let reload = || run(&format!("reload --json -c {}", folder.path().join("mirror.toml").display()));
+    assert_eq!(reload().0, 0);
+    for socket in ["b.sock", "off"] {
+        write(folder.path(), &own(socket));
+        let (code, out, err) = reload();
+        let said: Value = serde_json::from_str(&out).unwrap();
+        assert_eq!((code, &said["restart"]), (3, &json!(["server.admin_socket"])), "{err}");
+    }
+    daemon.terminate();
+    assert_eq!(reload().0, 4, "what it said is no longer so");
+}
+
+#[test]
 fn the_unit_reloads_by_the_command_that_waits() {
     let unit =
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/systemd/registry-mirror.service")).unwrap();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::tls::Trust;
 use crate::config::{Config, reachable};
+use crate::daemon::store::socket_of_daemon;
 
 /// Where a service has its socket, for commands that are run outside of it.
 const SOCKET_OF_SERVICE: &str = "/run/registry-mirror/registry-mirror.sock";
@@ -32,8 +33,9 @@ impl std::fmt::Display for Address {
 
 /// Where the daemon of this configuration listens, in the order to try.
 pub(super) fn configured(config: &Config) -> Vec<Address> {
-    let sockets = config.server.admin_socket.iter().cloned().chain([PathBuf::from(SOCKET_OF_SERVICE)]);
-    let mut addresses: Vec<_> = sockets.filter(|path| path.exists()).map(Address::Unix).collect();
+    let mut addresses = of_store(config);
+    let service = Some(PathBuf::from(SOCKET_OF_SERVICE)).filter(|path| path.exists());
+    addresses.extend(service.map(Address::Unix));
     addresses.extend(config.server.admin.iter().map(|listening| {
         let at = reachable(*listening).to_string();
         match &config.server.tls {
@@ -48,7 +50,9 @@ pub(super) fn configured(config: &Config) -> Vec<Address> {
 
 /// Where the daemon of this store listens, and no other.
 pub(super) fn of_store(config: &Config) -> Vec<Address> {
-    config.server.admin_socket.iter().filter(|path| path.exists()).cloned().map(Address::Unix).collect()
+    let mut sockets: Vec<_> = config.server.admin_socket.iter().cloned().chain(socket_of_daemon(config)).collect();
+    sockets.dedup();
+    sockets.into_iter().filter(|path| path.exists()).map(Address::Unix).collect()
 }
 
 /// What was typed as an address; `https://` is believed as `trust` says.
