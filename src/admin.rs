@@ -3,7 +3,8 @@
 //! `/livez` says that the process answers, `/readyz` that it can serve, `/metrics` what happened; `/` is the
 //! `page`; below `/api/v1` is `api`, and who may ask there is `guard`'s. Takes a bound listener, TCP or Unix, and
 //! a shutdown future, so tests and the daemon use the same door. An address beyond loopback speaks TLS
-//! where there is a certificate, and plain HTTP, too, for the probes and scrapers that know no other.
+//! where there is a certificate, and plain HTTP, too, for the probes and scrapers that know no other, and for nobody
+//! else.
 
 mod api;
 mod guard;
@@ -167,7 +168,13 @@ async fn answer_clear(
             let visit = api::Visit { mirror: &present, state: &state, door, seat: &client.seat, ending };
             visit.answer(request).await
         }
-        _ if page::has(request.uri().path()) => page::answer(&request),
+        _ if page::has(request.uri().path()) => match reach {
+            Reach::Network if state.tls.is_some() && !client.encrypted => api::refusal(&Error::new(
+                Code::Forbidden,
+                "the page is at https:// here; in plain HTTP there are /livez, /readyz and /metrics only",
+            )),
+            _ => page::answer(&request),
+        },
         _ => answer(request.method(), request.uri().path(), Format::asked_for(request.headers()), &state),
     }
 }

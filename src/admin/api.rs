@@ -426,7 +426,7 @@ fn is_address(host: &str) -> bool {
         Some((address, _)) => address,
         None => host.split(':').next().unwrap_or_default(),
     };
-    name == "localhost" || name.parse::<IpAddr>().is_ok()
+    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
 fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms, noting: Noting) -> Response<Body> {
@@ -553,6 +553,10 @@ mod tests {
             ("127.0.0.1", true),
             ("[::1]:5080", true),
             ("localhost:5080", true),
+            ("LocalHost:5080", true),
+            ("localhost.", true),
+            ("localhost..", false),
+            ("localhost.example", false),
             ("mirror.example:5080", false),
             ("127.0.0.1.example", false),
             ("", false),

@@ -179,10 +179,14 @@ async fn beyond_loopback_health_and_numbers_are_told_to_all_and_nothing_else_is(
     let (_registry, mirror, _folder) = mirror("").await;
     let (files, _certificates) = certificate();
     for tls in [None, Some(files)] {
+        let page = if tls.is_some() { 403 } else { 200 };
         let address = exposed(&mirror, tls).await;
-        for path in ["/livez", "/readyz", "/metrics", "/"] {
+        for path in ["/livez", "/readyz", "/metrics"] {
             let answer = client::get(address, path, &[("Host", "mirror.example")]).await;
             assert_eq!(answer.status, 200, "{path}, as probes and scrapers of today ask it");
+        }
+        for path in ["/", "/page.css", "/page.js"] {
+            assert_eq!(client::get(address, path, &[]).await.status, page, "{path}");
         }
         for path in ["status", "images", "schema", "nothing"] {
             assert_eq!(client::get(address, &format!("/api/v1/{path}"), &CONSENT).await.status, 401, "{path}");
