@@ -213,11 +213,14 @@ impl Remote {
     ) -> Result<(), Error> {
         self.runtime.block_on(async {
             let mut answer = self.endpoint.post(path, order).await?;
+            let mut lines = 0;
             while let Some(line) = answer.line().await? {
                 let (document, text) = parsed(&line)?;
                 take(document, &text);
+                lines += 1;
             }
-            Ok(())
+            let rest = answer.whole().await?;
+            if lines > 0 && rest.is_empty() { Ok(()) } else { parsed::<T>(&rest).map(drop) }
         })
     }
 

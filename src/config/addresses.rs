@@ -14,8 +14,12 @@ impl Config {
         let scheme = if self.server.tls.is_some() { "https" } else { "http" };
         let mut bound: Vec<_> = bound.iter().copied().enumerate().collect();
         bound.sort_by_key(|(place, address)| self.default_at(*address, *place).as_str() != "docker.io");
-        let told =
-            |(place, address)| (format!("{scheme}://{}", reachable(address)), self.default_at(address, place).clone());
+        let told = |(place, address): (usize, SocketAddr)| {
+            // All addresses of IPv6 are those of IPv4, too.
+            let every = address.ip().is_unspecified();
+            let there = if every { (Ipv4Addr::LOCALHOST, address.port()).into() } else { address };
+            (format!("{scheme}://{there}"), self.default_at(address, place).clone())
+        };
         bound.into_iter().map(told).collect()
     }
 

@@ -109,7 +109,8 @@ impl Environment {
 
 /// Whether Kubernetes sets a variable like that for a Service whose name begins with ours.
 fn is_of_kubernetes(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST") || name.split('_').any(|word| word == "PORT")
+    let ends = ["SERVICE_HOST", "PORT"].iter().any(|end| name.ends_with(end));
+    ends || ["SERVICE_PORT", "PORT_"].iter().any(|part| name.contains(part))
 }
 
 fn variable(section: &str, key: &str) -> String {
@@ -153,6 +154,8 @@ mod tests {
             "ADMIN_SERVICE_PORT_HTTP",
             "ADMIN_PORT",
             "ADMIN_PORT_5080_TCP_PROTO",
+            "XSERVICE_HOST",
+            "SERVICE_PORTX",
         ] {
             assert_eq!(problems(name), 0, "{name}");
         }

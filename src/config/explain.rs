@@ -3,6 +3,7 @@
 use crate::access::{Asked, Caller};
 use crate::documents::Explanation;
 use crate::mirror::Location;
+use crate::mirror::answer::canary;
 use crate::mirror::routes::fold_alias;
 use crate::oci::ImageName;
 use crate::setting_file;
@@ -22,6 +23,12 @@ impl Config {
             return Err(format!("{upstream} is not an upstream; add it under [[upstream]]"));
         }
         let location = Location { upstream, repository: image.repository.clone() };
+        if canary::is_own(&location, &image.reference).is_some() {
+            let how = "it is the mirror's own image, which every caller may have".to_owned();
+            let access = self.rules().access(&location.upstream).as_str().to_owned();
+            let (caller, image) = (caller.to_owned(), image.to_string());
+            return Ok(Explanation { caller, image, allowed: Some(true), access, rule: None, number: None, how });
+        }
         let (there, doubt) = match self.is_there(&named) {
             Ok(()) => (true, None),
             Err(Absence::Sure(why)) => (false, Some(why)),

@@ -315,7 +315,6 @@ impl Default for Access {
 
 /// `[[access.oidc]]`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(extend("required" = ["issuer"]))]
 #[serde(default, deny_unknown_fields)]
 pub struct Oidc {
     /// What `who` calls it, as in `oidc:NAME:SUB`; needed where there is more than one.
@@ -328,7 +327,8 @@ pub struct Oidc {
 
 impl Default for Oidc {
     fn default() -> Oidc {
-        Oidc { name: String::new(), issuer: String::new(), audience: "registry-mirror".into() }
+        let issuer = "https://token.actions.githubusercontent.com".into();
+        Oidc { name: String::new(), issuer, audience: "registry-mirror".into() }
     }
 }
 

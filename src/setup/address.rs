@@ -1,7 +1,7 @@
 //! The address of the mirror, as clients are told of it.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -52,6 +52,12 @@ impl FromStr for MirrorAddress {
         let bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
         let anonymous = url.username().is_empty() && url.password().is_none() && !text.contains('@');
         let host = url.host().filter(|_| bare && anonymous).ok_or(AddressError)?;
+        // All addresses are none to connect to.
+        let host = match host {
+            Host::Ipv4(ip) if ip.is_unspecified() => Host::Ipv4(Ipv4Addr::LOCALHOST),
+            Host::Ipv6(ip) if ip.to_canonical().is_unspecified() => Host::Ipv4(Ipv4Addr::LOCALHOST),
+            host => host,
+        };
         let loopback = match &host {
             Host::Ipv4(ip) => IpAddr::from(*ip).is_loopback(),
             Host::Ipv6(ip) => ip.to_canonical().is_loopback(),

@@ -3,6 +3,8 @@
 //! A `[[registry]]` in a later file stands in the place of one of the same prefix in an earlier one, so ours begins
 //! with what the earlier files say of that registry.
 
+use std::collections::BTreeMap;
+
 use toml_edit::{ArrayOfTables, DocumentMut, Item, Table};
 
 use super::leads::{Asked, Speaks};
@@ -198,12 +200,8 @@ fn put_first(entry: &mut Table, settings: &Settings, registry: &RegistryName) ->
     if mirrors.iter().any(|mirror| mirror.get("location").and_then(Item::as_str) == Some(&location)) {
         return Ok(());
     }
-    let mut ours = named(&location);
-    if !settings.mirror.is_encrypted() {
-        ours.insert("insecure", true.into());
-    }
     let mut all = ArrayOfTables::new();
-    all.push(ours);
+    all.push(ours(settings, &location));
     let others = mirrors.iter().cloned().map(|mut mirror| {
         mirror.set_position(None);
         mirror
@@ -211,6 +209,30 @@ fn put_first(entry: &mut Table, settings: &Settings, registry: &RegistryName) ->
     others.for_each(|other| all.push(other));
     *mirrors = all;
     Ok(())
+}
+
+/// What we write of the mirror.
+fn ours(settings: &Settings, location: &str) -> Table {
+    let mut ours = named(location);
+    if !settings.mirror.is_encrypted() {
+        ours.insert("insecure", true.into());
+    }
+    ours
+}
+
+/// Whether two tables say the same.
+fn are_alike(one: &Table, other: &Table) -> bool {
+    let said =
+        |table: &Table| table.iter().map(|(key, item)| (key.to_owned(), plain(item))).collect::<BTreeMap<_, _>>();
+    said(one) == said(other)
+}
+
+fn plain(item: &Item) -> String {
+    let mut item = item.clone();
+    if let Some(value) = item.as_value_mut() {
+        value.decor_mut().clear();
+    }
+    item.to_string()
 }
 
 /// `now` without our mirrors, and without what was written for them alone.
@@ -227,6 +249,9 @@ pub(super) fn without(before: &str, now: &str, settings: &Settings) -> Result<St
         let Some(entries) = document.get_mut("registry").and_then(Item::as_array_of_tables_mut) else { continue };
         for entry in entries.iter_mut().filter(|entry| prefix(entry) == Some(registry.as_str())) {
             let Some(mirrors) = entry.get_mut("mirror").and_then(Item::as_array_of_tables_mut) else { continue };
+            if mirrors.iter().any(|mirror| is_ours(mirror) && !are_alike(mirror, &ours(settings, &location))) {
+                return Err(Refused::Mixed(format!("the mirror {location} of {registry}")));
+            }
             mirrors.retain(|mirror| !is_ours(mirror));
             if mirrors.is_empty() {
                 entry.remove("mirror");

@@ -284,6 +284,17 @@ fn podman_gets_a_file_of_its_own_that_says_what_the_others_said() {
         ("insecure = true\n", "insecure = true\n\n[[registry.mirror]]\nlocation = \"other.example\"\n"),
         Some("[[registry]]\nlocation = \"docker.io\"\n\n[[registry.mirror]]\nlocation = \"other.example\"\n"),
     );
+    let with = merged(&Kind::RegistriesConf, None);
+    for (ours, theirs) in [
+        ("insecure = true", "insecure = false"),
+        ("insecure = true", "insecure = true\npull-from-mirror = \"digest-only\""),
+        ("insecure = true\n", ""),
+    ] {
+        let without = Kind::RegistriesConf.without(&local(), None, &with.replace(ours, theirs));
+        assert!(matches!(without, Err(Refused::Mixed(_))), "{theirs}: {without:?}");
+    }
+    let commented = with.replace("insecure = true", "insecure = true # of ours");
+    assert!(Kind::RegistriesConf.without(&local(), None, &commented).is_ok());
     let earlier = "unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nprefix = \"docker.io\"\nlocation = \
                    \"hub.example\"\n[[registry.mirror]]\nlocation = \"near.example\"\n";
     let beside = |text: &str, is_later| [Beside { path: "etc/x.conf".to_owned(), text: text.to_owned(), is_later }];

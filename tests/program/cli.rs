@@ -190,6 +190,7 @@ fn access_explain_says_which_line_decides_and_succeeds_either_way() {
         ("cert:x", "b.example/app", Some(false), "nobody shows a certificate"),
         ("oidc:x", "b.example/app", Some(false), "there are no tokens"),
         ("user:ci-1", "c.example/app", None, "the upstream decides"),
+        ("anonymous", "a.example/library/registry-mirror-canary", Some(true), "the mirror's own"),
     ] {
         let (code, said) = explain(caller, image);
         assert_eq!((code, said["allowed"].as_bool()), (Some(0), allowed), "{said}");

@@ -231,3 +231,24 @@ fn a_file_that_is_no_bundle_is_told_so_and_not_printed() {
         assert!(err.contains("notes: the bundle cannot be understood") && !err.contains("canary"), "{err}");
     }
 }
+
+#[test]
+fn an_address_at_which_something_else_answers_is_told() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let answers = std::thread::spawn(move || {
+        for body in ["", "{}", "{}\n", "hello"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = BufReader::new(stream.try_clone().unwrap()).lines();
+            while !head.next().unwrap().unwrap().is_empty() {}
+            let answer =
+                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    for _ in 0..4 {
+        let (code, out, err) = run(&format!("pull redis --admin http://{at}"));
+        assert!(code == 1 && out.is_empty() && err.starts_with("error: "), "{code} {out} {err}");
+    }
+    answers.join().unwrap();
+}

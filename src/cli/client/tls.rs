@@ -8,11 +8,12 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::Verifier;
 use tokio::net::TcpStream;
@@ -40,15 +41,10 @@ impl Trust {
     /// The authorities in a file, and nobody else.
     pub(super) fn authorities(path: &Path) -> Trust {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let roots = certificates(path).and_then(|certificates| {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates {
-                roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
-            }
-            let builder = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
-            builder.build().map_err(|error| format!("{}: {error}", path.display()))
+        let named = certificates(path).and_then(|named| {
+            Named::new(named, Arc::clone(&provider)).map_err(|error| format!("{}: {error}", path.display()))
         });
-        Trust(roots.and_then(|verifier| client(provider, verifier)))
+        Trust(named.and_then(|verifier| client(provider, Arc::new(verifier))))
     }
 
     /// The first certificate in a file, and nobody else.
@@ -89,6 +85,63 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(certificates) if certificates.is_empty() => Err(format!("{}: holds no certificate", path.display())),
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(format!("{}: {error}", path.display())),
+    }
+}
+
+/// Believes authorities, and who shows a certificate that stands among them: one that signed itself is both.
+#[derive(Debug)]
+struct Named {
+    named: Vec<CertificateDer<'static>>,
+    authorities: Arc<WebPkiServerVerifier>,
+}
+
+impl Named {
+    fn new(named: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Named, String> {
+        let mut roots = RootCertStore::empty();
+        for certificate in &named {
+            roots.add(certificate.clone()).map_err(|error| error.to_string())?;
+        }
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        Ok(Named { named, authorities: authorities.map_err(|error| error.to_string())? })
+    }
+}
+
+impl ServerCertVerifier for Named {
+    fn verify_server_cert(
+        &self,
+        shown: &CertificateDer<'_>,
+        above: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        stapled: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        if self.named.iter().any(|named| named == shown) {
+            verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        self.authorities.verify_server_cert(shown, above, name, stapled, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.authorities.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authorities.supported_verify_schemes()
     }
 }
 
@@ -135,5 +188,30 @@ impl ServerCertVerifier for Only {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_signed_itself_is_believed_where_it_is_named_and_for_its_name() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let of = |is_ca| {
+            let mut params = rcgen::CertificateParams::new(["mirror.example".to_owned()]).expect("a name");
+            params.is_ca = is_ca;
+            params.self_signed(&key).expect("a certificate").der().clone()
+        };
+        let named = of(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+        let verifier = Named::new(vec![named.clone()], Arc::new(aws_lc_rs::default_provider())).expect("a verifier");
+        let believes = |shown: &CertificateDer<'_>, name: &str| {
+            let name = ServerName::try_from(name.to_owned()).expect("a name");
+            verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now()).is_ok()
+        };
+        assert!(believes(&named, "mirror.example") && !believes(&named, "other.example"));
+        let stranger = rcgen::KeyPair::generate().expect("a key");
+        let params = rcgen::CertificateParams::new(["mirror.example".to_owned()]).expect("a name");
+        assert!(!believes(params.self_signed(&stranger).expect("a certificate").der(), "mirror.example"));
     }
 }

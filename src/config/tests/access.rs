@@ -62,7 +62,7 @@ fn what_callers_show_is_shown_where_nobody_else_reads_it() {
 fn issuers_have_addresses_and_where_they_are_several_names() {
     let issuer = |keys: &str| format!("[[access.oidc]]\n{keys}\n");
     for wrong in [
-        "",
+        "issuer = \"\"",
         "issuer = \"http://issuer.example\"",
         "issuer = \"issuer.example\"",
         "issuer = \"https://issuer.example?x\"",
@@ -72,6 +72,7 @@ fn issuers_have_addresses_and_where_they_are_several_names() {
         assert!(parse(&issuer(wrong)).is_err(), "{wrong}");
     }
     valid(&issuer("issuer = \"http://127.0.0.1:1\""));
+    assert_eq!(valid(&issuer("")).callers.issuers[0].issuer, "https://token.actions.githubusercontent.com");
     let two = |first: &str, second: &str, who: &str| {
         let one = issuer(&format!("issuer = \"https://one.example\"\nname = \"{first}\""));
         let two = issuer(&format!("issuer = \"https://two.example\"\nname = \"{second}\""));

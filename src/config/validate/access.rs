@@ -75,8 +75,7 @@ impl Check {
         let url = Url::parse(&typed.issuer).ok();
         let Some(url) = url.filter(|url| url.scheme() == "https" || url.scheme() == "http" && is_this_machine(url))
         else {
-            let place = if typed.issuer.is_empty() { path } else { at("issuer") };
-            self.problem(&place, "an issuer is an https:// address, or an http:// one on loopback", hint);
+            self.problem(&at("issuer"), "an issuer is an https:// address, or an http:// one on loopback", hint);
             return None;
         };
         if url.query().is_some() || url.fragment().is_some() || !url.username().is_empty() {

@@ -107,7 +107,7 @@ fn written(Descriptor { digest, size, media_type }: &Descriptor) -> Value {
 }
 
 /// Whether a tag is the mirror's own; `None` where its repository is not.
-pub(in crate::mirror) fn is_own(location: &Location, reference: &Reference) -> Option<bool> {
+pub(crate) fn is_own(location: &Location, reference: &Reference) -> Option<bool> {
     let is_ours = location.repository.as_str() == REPOSITORY;
     is_ours.then(|| match reference {
         Reference::Tag(tag) => tag.as_str() == TAG,
