@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use crate::config::{Config, reachable};
 use crate::daemon::Bound;
 use crate::oci::RegistryName;
-use crate::setup::DOCKER_HUB;
+use crate::setup::{self, Client, DOCKER_HUB, File, Machine, Settings};
 
 /// The banner; `budget` is how many bytes the store may hold. Ends with a line break.
 pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
@@ -45,16 +45,23 @@ fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> St
         return format!("\n  docker pull {address}/{default}/NAME\n");
     }
     let url = format!("{scheme}://{address}");
-    let mirror =
-        format!("{{ location = \"{address}/docker.io\"{} }}", if scheme == "http" { ", insecure = true" } else { "" });
-    let podman = format!("registry = [{{ location = \"docker.io\", mirror = [{mirror}] }}]");
-    [
-        ("docker", "/etc/docker/daemon.json", format!("{{ \"registry-mirrors\": [\"{url}\"] }}")),
-        ("containerd", "/etc/containerd/certs.d/docker.io/hosts.toml", format!("[host.\"{url}\"]")),
-        ("podman", "/etc/containers/registries.conf.d/mirror.conf", podman),
-    ]
-    .map(|(client, file, line)| format!("\n  {client:<10} {file}\n    {line}\n"))
-    .concat()
+    let clients = [
+        ("docker", "/etc/docker/daemon.json".to_owned(), format!("{{ \"registry-mirrors\": [\"{url}\"] }}")),
+        ("containerd", "/etc/containerd/certs.d/docker.io/hosts.toml".to_owned(), format!("[host.\"{url}\"]")),
+    ];
+    let lines = |(client, file, text): (&str, String, String)| {
+        let text: String =
+            text.trim_end().lines().map(|line| format!("    {line}").trim_end().to_owned() + "\n").collect();
+        format!("\n  {client:<10} {file}\n{text}")
+    };
+    clients.into_iter().chain(for_podman(&url, default)).map(lines).collect()
+}
+
+/// The file of podman and what stands in it, as `setup` writes it.
+fn for_podman(url: &str, registry: &RegistryName) -> Option<(&'static str, String, String)> {
+    let settings = Settings { mirror: url.parse().ok()?, registries: vec![registry.clone()] };
+    let File { path, kind } = setup::files(Client::Podman, &settings, &Machine::default()).ok()?.pop()?;
+    Some(("podman", format!("/{path}"), kind.merged(&settings, Some(""), &[]).ok()?))
 }
 
 fn urls(addresses: &[SocketAddr], scheme: impl Fn(&SocketAddr) -> &'static str) -> String {
@@ -96,8 +103,13 @@ mod tests {
   containerd /etc/containerd/certs.d/docker.io/hosts.toml
     [host.\"http://127.0.0.1:5000\"]
 
-  podman     /etc/containers/registries.conf.d/mirror.conf
-    registry = [{{ location = \"docker.io\", mirror = [{{ location = \"127.0.0.1:5000/docker.io\", insecure = true }}] }}]
+  podman     /etc/containers/registries.conf.d/zz-registry-mirror.conf
+    [[registry]]
+    location = \"docker.io\"
+
+    [[registry.mirror]]
+    location = \"127.0.0.1:5000/docker.io\"
+    insecure = true
 ",
             env!("CARGO_PKG_VERSION")
         );

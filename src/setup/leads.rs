@@ -253,7 +253,9 @@ mod tests {
         let mirror = "[[registry.mirror]]\nlocation = \"127.0.0.1:5000/docker.io\"\ninsecure = true\n";
         let whole = format!("{entry}{mirror}");
         let (here, later) = (Leads::Here(format!("/{OURS}")), "etc/containers/registries.conf.d/zzz.conf");
-        for whole in [whole.clone(), whole.replace("/docker.io", "")] {
+        let mirror_in_line = "{ location = \"127.0.0.1:5000/docker.io\", insecure = true }";
+        let in_line = format!("registry = [{{ location = \"docker.io\", mirror = [{mirror_in_line}] }}]\n");
+        for whole in [whole.clone(), whole.replace("/docker.io", ""), in_line] {
             assert_eq!(led(Client::Podman, "docker.io", &[(OURS, &whole)]), here, "{whole}");
         }
         in_vain(Client::Podman, &[(OURS, &whole), (later, entry)], "zzz.conf is read after it");

@@ -99,8 +99,23 @@ fn location(settings: &Settings, registry: &RegistryName) -> String {
     format!("{}/{registry}", settings.mirror.authority())
 }
 
+/// A file, with its entries and their mirrors as tables of their own, also where they stand in a line.
 fn parsed(text: &str) -> Result<DocumentMut, Refused> {
-    text.parse().map_err(|error: toml_edit::TomlError| Refused::Unreadable(error.to_string().trim_end().to_owned()))
+    let unreadable = |error: toml_edit::TomlError| Refused::Unreadable(error.to_string().trim_end().to_owned());
+    let mut document: DocumentMut = text.parse().map_err(unreadable)?;
+    as_tables(document.as_table_mut(), "registry");
+    let entries = document.get_mut("registry").and_then(Item::as_array_of_tables_mut);
+    entries.into_iter().flat_map(ArrayOfTables::iter_mut).for_each(|entry| as_tables(entry, "mirror"));
+    Ok(document)
+}
+
+fn as_tables(table: &mut Table, name: &str) {
+    if let Some(item) = table.get_mut(name).filter(|item| item.is_value()) {
+        *item = std::mem::take(item).into_array_of_tables().map_or_else(|other| other, Item::ArrayOfTables);
+        if let Some(mut key) = table.key_mut(name) {
+            key.fmt();
+        }
+    }
 }
 
 /// What an entry is for.
@@ -116,6 +131,7 @@ fn entry_of<'a>(document: &'a DocumentMut, registry: &RegistryName) -> Option<&'
 
 pub(super) fn merged(text: &str, settings: &Settings, beside: &[Beside]) -> Result<String, Refused> {
     let mut document = parsed(text)?;
+    let before = document.to_string();
     for registry in &settings.registries {
         leaves_ours(beside, settings, registry)?;
         let earlier = if entry_of(&document, registry).is_some() { None } else { earlier(beside, registry)? };
@@ -133,7 +149,20 @@ pub(super) fn merged(text: &str, settings: &Settings, beside: &[Beside]) -> Resu
             put_first(entry, settings, registry)?;
         }
     }
-    Ok(document.to_string())
+    rewritten(text, &before, document.to_string())
+}
+
+/// The file as it is then. What says it already stays as it is written; where entries stood in a line, its comments
+/// could not stay.
+fn rewritten(text: &str, before: &str, after: String) -> Result<String, Refused> {
+    if after == before {
+        return Ok(text.to_owned());
+    }
+    if before != text && text.contains('#') {
+        let why = "registry stands in a line there, and comments would be lost: write [[registry]]".to_owned();
+        return Err(Refused::Conflict(why));
+    }
+    Ok(after)
 }
 
 /// What the other files say of a registry: the last one counts.
@@ -238,6 +267,7 @@ fn plain(item: &Item) -> String {
 /// `now` without our mirrors, and without what was written for them alone.
 pub(super) fn without(before: &str, now: &str, settings: &Settings) -> Result<String, Refused> {
     let (before, mut document) = (parsed(before)?, parsed(now)?);
+    let as_it_was = document.to_string();
     for registry in &settings.registries {
         let location = location(settings, registry);
         let is_ours = |mirror: &Table| mirror.get("location").and_then(Item::as_str) == Some(&location);
@@ -265,7 +295,7 @@ pub(super) fn without(before: &str, now: &str, settings: &Settings) -> Result<St
             document.remove("registry");
         }
     }
-    let text = document.to_string();
+    let text = rewritten(now, &as_it_was, document.to_string())?;
     in_toml::has_entries(&text, &["registry".to_owned()])?;
     Ok(text)
 }

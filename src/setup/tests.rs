@@ -295,6 +295,16 @@ fn podman_gets_a_file_of_its_own_that_says_what_the_others_said() {
     }
     let commented = with.replace("insecure = true", "insecure = true # of ours");
     assert!(Kind::RegistriesConf.without(&local(), None, &commented).is_ok());
+    // Entries may stand in a line.
+    let ours =
+        "registry = [{ location = \"docker.io\", mirror = [{ location = \"127.0.0.1:5000/docker.io\" }] }] # x\n";
+    let merged = |text: &str| Kind::RegistriesConf.merged(&local(), Some(text), &[]);
+    assert_eq!(merged(ours).as_deref(), Ok(ours), "it says so already");
+    let refused = merged(&ours.replace("docker.io", "ghcr.io")).expect_err("its comment would be lost");
+    assert!(refused.to_string().contains("comments would be lost"), "{refused}");
+    let others = "registry = [{ location = \"ghcr.io\" }]\n";
+    let expected = new.replace(HEADER, "[[registry]]\nlocation = \"ghcr.io\"\n\n");
+    assert_eq!(merged(others).expect("merged"), expected);
     let earlier = "unqualified-search-registries = [\"docker.io\"]\n[[registry]]\nprefix = \"docker.io\"\nlocation = \
                    \"hub.example\"\n[[registry.mirror]]\nlocation = \"near.example\"\n";
     let beside = |text: &str, is_later| [Beside { path: "etc/x.conf".to_owned(), text: text.to_owned(), is_later }];

@@ -16,6 +16,7 @@ use serde_json::json;
 use super::browser::Browser;
 use super::mirror::{Settings, TestMirror};
 use super::requirements::{find, say};
+use super::site::{CONSENT, pull};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 /// Set to `write` where the pictures are to be made anew.
@@ -180,23 +181,16 @@ impl Day {
         day.quay.stop().await;
         day.mirror.get("/v2/quay.io/prometheus/other/manifests/1").await;
         let order = json!({ "images": ["docker.io/library/redis:7"] }).to_string();
-        client::post(day.mirror.socket(), "/api/v1/pin", &[("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")], order)
-            .await;
+        client::post(day.mirror.socket(), "/api/v1/pin", &CONSENT, order).await;
         day
     }
 
     async fn pull(&self, repository: &str, tag: &str, image: &Image) {
-        let below = format!("/v2/{repository}");
-        assert_eq!(self.mirror.get(&format!("{below}/manifests/{tag}")).await.status, 200);
-        assert_eq!(self.mirror.get(&format!("{below}/manifests/{}", image.manifest.digest)).await.status, 200);
-        for blob in image.blobs() {
-            assert_eq!(self.mirror.get(&format!("{below}/blobs/{}", blob.digest)).await.status, 200);
-            self.mirror.settled().await;
-        }
+        pull(&self.mirror, repository, tag, image).await;
     }
 
     async fn look(&self, path: &str) {
-        client::get(self.mirror.socket(), &format!("/api/v1/{path}"), &[("Host", "127.0.0.1")]).await;
+        client::get(self.mirror.socket(), &format!("/api/v1/{path}"), &CONSENT).await;
     }
 }
 
@@ -322,7 +316,7 @@ async fn the_picture_of_the_terminal_says_what_the_program_says_today() {
     );
     std::fs::write(&config, text).unwrap();
     let mut daemon = OnTerminal::run(home.path(), "serve");
-    let mut shown = daemon.until("mirror = [{ location");
+    let mut shown = daemon.until("insecure = true");
     let address = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.contains(name) && line.contains("http://")).unwrap();
         line.rsplit_once("http://").unwrap().1.trim().to_owned()

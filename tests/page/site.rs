@@ -11,6 +11,17 @@ use super::mirror::{Settings, TestMirror};
 pub(super) const TOKEN: &str = "a token of 24 characters";
 pub(super) const CONSENT: [(&str, &str); 2] = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
 
+/// Pulls as a client does.
+pub(super) async fn pull(mirror: &TestMirror, repository: &str, tag: &str, image: &Image) {
+    let below = format!("/v2/{repository}");
+    assert_eq!(mirror.get(&format!("{below}/manifests/{tag}")).await.status, 200);
+    assert_eq!(mirror.get(&format!("{below}/manifests/{}", image.manifest.digest)).await.status, 200);
+    for blob in image.blobs() {
+        assert_eq!(mirror.get(&format!("{below}/blobs/{}", blob.digest)).await.status, 200);
+        mirror.settled().await;
+    }
+}
+
 pub(super) struct Site {
     pub(super) registry: Registry,
     pub(super) mirror: TestMirror,
@@ -45,22 +56,11 @@ impl Site {
         let mirror = Settings::of(&registry).config(&config).start_now().await;
         let site = Site { registry, mirror, arm64, _folder: folder };
         for _ in 0..3 {
-            site.pull("library/redis", "7", &amd64).await;
+            pull(&site.mirror, "library/redis", "7", &amd64).await;
         }
-        site.pull("acme/api", "2.1", &app).await;
+        pull(&site.mirror, "acme/api", "2.1", &app).await;
         site.act("pin", &json!({ "images": ["ghcr.io/acme/never:1"] })).await;
         site
-    }
-
-    /// Pulls as a client does.
-    async fn pull(&self, repository: &str, tag: &str, image: &Image) {
-        let below = format!("/v2/{repository}");
-        assert_eq!(self.mirror.get(&format!("{below}/manifests/{tag}")).await.status, 200);
-        assert_eq!(self.mirror.get(&format!("{below}/manifests/{}", image.manifest.digest)).await.status, 200);
-        for blob in image.blobs() {
-            assert_eq!(self.mirror.get(&format!("{below}/blobs/{}", blob.digest)).await.status, 200);
-            self.mirror.settled().await;
-        }
     }
 
     pub(super) fn url(&self) -> String {
