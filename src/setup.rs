@@ -9,6 +9,7 @@ mod address;
 mod buildkit;
 mod cloud_foundry;
 mod containerd;
+mod crane;
 mod docker;
 mod in_json;
 mod in_toml;
@@ -46,7 +47,7 @@ pub enum Client {
     Docker,
     /// containerd, by its hosts folder.
     Containerd,
-    /// podman, buildah, skopeo.
+    /// podman, buildah, skopeo, which read the same files.
     Podman,
     /// CRI-O, which reads the same files.
     CriO,
@@ -58,11 +59,13 @@ pub enum Client {
     Kaniko,
     /// Cloud Foundry, where the mirror stands in the image's name.
     CloudFoundry,
+    /// crane, oras and regctl, where it does so, too.
+    Crane,
 }
 
 impl Client {
     /// All of them.
-    pub const ALL: [Client; 8] = [
+    pub const ALL: [Client; 9] = [
         Client::Docker,
         Client::Containerd,
         Client::Podman,
@@ -71,6 +74,7 @@ impl Client {
         Client::K3s,
         Client::Kaniko,
         Client::CloudFoundry,
+        Client::Crane,
     ];
 
     /// The name that is typed.
@@ -84,12 +88,22 @@ impl Client {
             Client::K3s => "k3s",
             Client::Kaniko => "kaniko",
             Client::CloudFoundry => "cf",
+            Client::Crane => "crane",
+        }
+    }
+
+    /// The other programs that are told like this one, by their names.
+    pub const fn others(self) -> &'static [&'static str] {
+        match self {
+            Client::Podman => &["skopeo", "buildah"],
+            Client::Crane => &["oras", "regctl"],
+            _ => &[],
         }
     }
 
     /// Whether it has files that can be written.
     pub const fn has_files(self) -> bool {
-        !matches!(self, Client::Kaniko | Client::CloudFoundry)
+        !matches!(self, Client::Kaniko | Client::CloudFoundry | Client::Crane)
     }
 }
 
@@ -205,7 +219,7 @@ pub fn files(client: Client, settings: &Settings, machine: &Machine<'_>) -> Resu
         Client::Podman | Client::CriO => Ok(vec![podman::file(client, machine.home.as_deref())]),
         Client::Buildkit => Ok(vec![buildkit::file()]),
         Client::K3s => Ok(vec![k3s::file()]),
-        Client::Kaniko | Client::CloudFoundry => Ok(Vec::new()),
+        Client::Kaniko | Client::CloudFoundry | Client::Crane => Ok(Vec::new()),
     }
 }
 
@@ -217,7 +231,7 @@ pub fn leads(client: Client, registry: &RegistryName, machine: &Machine<'_>, mir
         Client::Podman | Client::CriO => podman::asked(registry, machine),
         Client::Buildkit => buildkit::asked(registry, machine),
         Client::K3s => k3s::asked(registry, machine),
-        Client::Kaniko | Client::CloudFoundry => Ok(Vec::new()),
+        Client::Kaniko | Client::CloudFoundry | Client::Crane => Ok(Vec::new()),
     };
     leads::judged(asked, registry, mirror)
 }
@@ -227,6 +241,7 @@ pub fn steps(client: Client, settings: &Settings) -> Vec<String> {
     match client {
         Client::Kaniko => kaniko::steps(settings),
         Client::CloudFoundry => cloud_foundry::steps(settings),
+        Client::Crane => crane::steps(settings),
         _ => Vec::new(),
     }
 }

@@ -11,10 +11,10 @@ mod record;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser as _};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 
 use super::client::{At, Remote, first, pull_addresses};
-use super::talk::{complain, print_document};
+use super::talk::{complain, is_quiet, print_document};
 use super::{Exit, print, say};
 use crate::config;
 use crate::documents::{Canary, CanaryPulls, Code, Error, FileChange, SetUp, SetUpAction, SetUpFile};
@@ -36,8 +36,8 @@ const RESTART: Duration = Duration::from_secs(120);
 #[derive(Debug, clap::Args)]
 #[group(id = "action", args = ["print", "apply", "check", "undo"], multiple = false)]
 pub(super) struct Args {
-    /// The client
-    #[arg(value_name = "CLIENT", value_parser = PossibleValuesParser::new(Client::ALL.map(Client::as_str)).map(client))]
+    /// The client; skopeo and buildah read what podman reads, oras and regctl are told what crane is
+    #[arg(value_name = "CLIENT", value_parser = PossibleValuesParser::new(Client::ALL.map(named)).map(client))]
     client: Client,
     /// Show what would change, and write nothing; the default
     #[arg(long)]
@@ -54,7 +54,8 @@ pub(super) struct Args {
     /// Address of the mirror, as the client reaches it [default: that of the daemon]
     #[arg(long, value_name = "URL")]
     mirror: Option<MirrorAddress>,
-    /// A registry that is to be pulled through the mirror; may be given again [default: docker.io]
+    /// A registry that is to be pulled through the mirror; may be given again [default: those of the last --apply, else
+    /// docker.io]
     #[arg(long = "for", value_name = "HOST", value_parser = config::registry)]
     registries: Vec<RegistryName>,
     /// Folder that counts as the root of the machine; no program is asked
@@ -67,9 +68,14 @@ pub(super) struct Args {
     at: At,
 }
 
+fn named(client: Client) -> PossibleValue {
+    PossibleValue::new(client.as_str()).aliases(client.others())
+}
+
 fn client(name: String) -> Client {
+    let is_it = |client: &Client| client.as_str() == name || client.others().contains(&name.as_str());
     // One of these was typed.
-    Client::ALL.into_iter().find(|client| client.as_str() == name).unwrap_or(Client::Docker)
+    Client::ALL.into_iter().find(is_it).unwrap_or(Client::Docker)
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
@@ -168,6 +174,11 @@ fn engine() -> Option<String> {
     Some(said.trim().to_owned()).filter(|said| said.starts_with(|first: char| first.is_ascii_digit()))
 }
 
+/// What was written last, where this user may look at it.
+fn last(ground: &Ground) -> Option<Record> {
+    Drawer::open(&ground.root, &ground.record, None).ok()??.record().ok()?
+}
+
 /// What the client is told, and what is known of it.
 struct Told {
     settings: Settings,
@@ -177,7 +188,7 @@ struct Told {
 
 /// What the client is to be told: the mirror that was named, else the one that the daemon tells of at its socket,
 /// else the one of the file. What an address answers is believed by nobody.
-fn told(args: &Args) -> Result<Told, Error> {
+fn told(args: &Args, earlier: Option<&Record>) -> Result<Told, Error> {
     let known = addresses(args);
     let (mirror, default) = match &args.mirror {
         Some(mirror) => {
@@ -194,7 +205,7 @@ fn told(args: &Args) -> Result<Told, Error> {
             (mirror, Some(default))
         }
     };
-    Ok(Told { settings: Settings { mirror, registries: registries(args) }, default })
+    Ok(Told { settings: Settings { mirror, registries: registries(args, earlier) }, default })
 }
 
 /// The addresses of the mirror that the daemon tells of at its socket, else those of the file; each with the upstream
@@ -208,11 +219,12 @@ fn addresses(args: &Args) -> Result<Vec<(String, RegistryName)>, Error> {
     Ok(known.filter_map(|(address, upstream)| Some((address, upstream.parse().ok()?))).collect())
 }
 
-fn registries(args: &Args) -> Vec<RegistryName> {
+/// The registries that are named, else those of the last time, else Docker Hub.
+fn registries(args: &Args, earlier: Option<&Record>) -> Vec<RegistryName> {
+    let last = earlier.map(|record| record.settings.registries.as_slice()).unwrap_or_default();
+    let named = if args.registries.is_empty() { last } else { &args.registries };
     let mut registries = Vec::new();
-    for registry in
-        args.registries.iter().cloned().chain(DOCKER_HUB.parse().ok().filter(|_| args.registries.is_empty()))
-    {
+    for registry in named.iter().cloned().chain(DOCKER_HUB.parse().ok().filter(|_| named.is_empty())) {
         if !registries.contains(&registry) {
             registries.push(registry);
         }
@@ -220,16 +232,12 @@ fn registries(args: &Args) -> Vec<RegistryName> {
     registries
 }
 
-fn document(args: &Args, action: SetUpAction, settings: Option<&Settings>) -> SetUp {
+fn document(args: &Args, action: SetUpAction, mirror: Option<&MirrorAddress>, registries: &[RegistryName]) -> SetUp {
     SetUp {
         client: args.client.as_str().to_owned(),
         action,
-        mirror: settings.map(|settings| settings.mirror.to_string()),
-        registries: settings
-            .map_or_else(|| registries(args), |settings| settings.registries.clone())
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
+        mirror: mirror.map(ToString::to_string),
+        registries: registries.iter().map(ToString::to_string).collect(),
         files: Vec::new(),
         steps: Vec::new(),
         restarted: None,
@@ -243,7 +251,8 @@ fn tell(args: &Args, document: &SetUp) -> Result<(), Error> {
         return print_document(document);
     }
     let shows = document.action == SetUpAction::Print;
-    for SetUpFile { path, change, diff } in &document.files {
+    let is_told = shows || !is_quiet();
+    for SetUpFile { path, change, diff } in document.files.iter().filter(|_| is_told) {
         let line = match change {
             FileChange::Unchanged => format!("{path} says it already"),
             _ if shows => diff.trim_end().to_owned(),
@@ -253,7 +262,7 @@ fn tell(args: &Args, document: &SetUp) -> Result<(), Error> {
         };
         print(&line)?;
     }
-    for CanaryPulls { upstream, client, .. } in &document.pulls {
+    for CanaryPulls { upstream, client, .. } in document.pulls.iter().filter(|_| is_told) {
         print(&format!(
             "{} pulls the images of {upstream} through this mirror: it came from {client}",
             document.client
@@ -262,15 +271,18 @@ fn tell(args: &Args, document: &SetUp) -> Result<(), Error> {
     document.steps.iter().try_for_each(|step| print(step))
 }
 
+impl Told {
+    fn document(&self, args: &Args, action: SetUpAction) -> SetUp {
+        document(args, action, Some(&self.settings.mirror), &self.settings.registries)
+    }
+}
+
 fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let told = told(args)?;
-    let settings = &told.settings;
-    let mut shown = document(args, SetUpAction::Print, Some(settings));
     // Who may not look at the record may look at the files.
-    let earlier = match Drawer::open(&ground.root, &ground.record, None) {
-        Ok(Some(drawer)) => drawer.record().ok().flatten(),
-        _ => None,
-    };
+    let earlier = last(ground);
+    let told = told(args, earlier.as_ref())?;
+    let settings = &told.settings;
+    let mut shown = told.document(args, SetUpAction::Print);
     let plan = ground.plan(args, &told, earlier.as_ref())?;
     shown.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
     shown.steps = setup::steps(args.client, settings);
@@ -305,10 +317,11 @@ fn warn(args: &Args, settings: &Settings, earlier: Option<&Record>) {
 }
 
 fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let told = told(args)?;
-    let (root, settings) = (&ground.root, &told.settings);
+    let root = &ground.root;
     let drawer = Drawer::open(root, &ground.record, None)?;
     let earlier = drawer.as_ref().map(Drawer::record).transpose()?.flatten();
+    let told = told(args, earlier.as_ref())?;
+    let settings = &told.settings;
     let plan = ground.plan(args, &told, earlier.as_ref())?;
     let mut folders = earlier.as_ref().map(|record| record.folders.clone()).unwrap_or_default();
     let kept = Record::new(settings.clone(), plan.kept.clone());
@@ -324,7 +337,7 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         }
         plan.carry_out(root)?;
     }
-    let mut done = document(args, SetUpAction::Apply, Some(settings));
+    let mut done = told.document(args, SetUpAction::Apply);
     done.files = plan.changes.iter().map(|change| change.told(root)).collect();
     restart(args, ground, &plan, &mut done)?;
     tell(args, &done)?;
@@ -344,7 +357,7 @@ fn unit(client: Client, is_agent: bool) -> Option<&'static str> {
         // An agent has a unit of its own, and no other.
         Client::K3s if is_agent => Some("k3s-agent"),
         Client::K3s => Some("k3s"),
-        Client::Podman | Client::Kaniko | Client::CloudFoundry => None,
+        Client::Podman | Client::Kaniko | Client::CloudFoundry | Client::Crane => None,
     }
 }
 
@@ -372,9 +385,9 @@ fn restart(args: &Args, ground: &Ground, plan: &Plan, done: &mut SetUp) -> Resul
 
 /// Whether the files say it, below a root where no program is asked.
 fn look(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let told = told(args)?;
+    let told = told(args, last(ground).as_ref())?;
     let plan = ground.plan(args, &told, None)?;
-    let mut looked = document(args, SetUpAction::Check, Some(&told.settings));
+    let mut looked = told.document(args, SetUpAction::Check);
     looked.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
     let lacking: Vec<_> = plan.changes.iter().filter(|change| change.is_one()).collect();
     let Some(first) = lacking.first() else {
@@ -391,7 +404,8 @@ fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         Client::Containerd => ground.ask(args, None, setup::hosts_folder)?,
         _ => String::new(),
     };
-    let (came, problems) = check::check(args.client, &registries(args), &hosts, &args.at)?;
+    let registries = registries(args, last(ground).as_ref());
+    let (came, problems) = check::check(args.client, &registries, &hosts, &args.at)?;
     let exit = check::went(&came, &problems);
     if exit == Exit::Failed
         && let Some(first) = problems.first()
@@ -399,7 +413,7 @@ fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         return Err(first.clone());
     }
     problems.iter().for_each(complain);
-    let checked = SetUp { pulls: came, ..document(args, SetUpAction::Check, None) };
+    let checked = SetUp { pulls: came, ..document(args, SetUpAction::Check, None, &registries) };
     tell(args, &checked)?;
     Ok(exit)
 }
@@ -408,7 +422,7 @@ fn undo(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let root = &ground.root;
     let drawer = Drawer::open(root, &ground.record, None)?;
     let record = drawer.as_ref().map(Drawer::record).transpose()?.flatten();
-    let mut done = document(args, SetUpAction::Undo, None);
+    let mut done = document(args, SetUpAction::Undo, None, &registries(args, record.as_ref()));
     let (Some(drawer), Some(record)) = (drawer, record) else {
         tell(args, &done)?;
         say(&format!("nothing was set up for {} here", args.client.as_str()));

@@ -168,6 +168,45 @@ fn what_others_made_of_a_files_mode_stays_and_what_is_taken_away_is_told() {
 }
 
 #[test]
+fn who_names_no_registry_means_those_of_the_last_time() {
+    let root = root(&[]);
+    let line = |more: &str| run(&format!("podman --mirror {MIRROR} --root {} {more}", root.path().display()), &[]);
+    let registries = |more: &str| {
+        let document: Value = serde_json::from_str(&line(&format!("{more} --json")).1).unwrap();
+        document["registries"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(registries("--print"), ["docker.io"]);
+    assert_eq!(line("--apply --for ghcr.io --for quay.io").0, 0);
+    let written = tree(root.path());
+    for action in ["--print", "--apply", "--check", "--undo"] {
+        assert_eq!(registries(action), ["ghcr.io", "quay.io"], "{action}");
+        assert_eq!(tree(root.path()) == written, action != "--undo", "{action}");
+    }
+}
+
+#[test]
+fn what_is_told_by_the_images_name_and_what_reads_the_files_of_another_is_answered() {
+    let (code, out, err) = run(&format!("crane --for ghcr.io --mirror {MIRROR}"), &[]);
+    assert_eq!(code, 0, "{err}");
+    assert!(
+        out.contains("127.0.0.1:5000/ghcr.io/REPOSITORY:TAG in the place of ghcr.io/") && out.contains("--insecure")
+    );
+    assert_eq!(run(&format!("regctl --mirror {MIRROR}"), &[]).1, run(&format!("oras --mirror {MIRROR}"), &[]).1);
+    let root = root(&[]);
+    let at = format!("--mirror {MIRROR} --root {}", root.path().display());
+    let (skopeo, podman) = (run(&format!("skopeo {at}"), &[]), run(&format!("podman {at}"), &[]));
+    assert!(skopeo == podman && skopeo.1.contains("zz-registry-mirror.conf"), "{skopeo:?}");
+    let (code, out, err) = run(&format!("skopeo --apply -q {at}"), &[]);
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "", ""));
+    assert_eq!(run(&format!("crane --apply {at}"), &[]).0, 2);
+}
+
+#[test]
 fn docker_is_not_led_to_a_listener_that_is_for_another_registry() {
     let folder = root(&[(
         "mirror.toml",

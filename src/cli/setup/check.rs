@@ -45,7 +45,7 @@ fn puller(client: Client, hosts: &str) -> Result<Puller, Error> {
         Client::Buildkit => {
             &[("buildctl", "build --frontend dockerfile.v0 --no-cache --progress plain".to_owned(), "")]
         }
-        Client::Kaniko | Client::CloudFoundry => &[],
+        Client::Kaniko | Client::CloudFoundry | Client::Crane => &[],
     };
     let found = choices.iter().find_map(|(program, pull, remove)| Some((find(program)?, pull, remove)));
     let Some((program, pull, remove)) = found else {

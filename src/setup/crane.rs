@@ -1,0 +1,18 @@
+//! crane, oras and regctl, which have no setting for mirrors: the mirror stands in the image's name.
+
+use super::Settings;
+
+pub(super) fn steps(settings: &Settings) -> Vec<String> {
+    let mirror = settings.mirror.authority();
+    let mut steps: Vec<_> = settings
+        .registries
+        .iter()
+        .map(|registry| format!("{mirror}/{registry}/REPOSITORY:TAG in the place of {registry}/REPOSITORY:TAG"))
+        .collect();
+    if !settings.mirror.is_encrypted() {
+        steps.push(format!(
+            "# over plain HTTP: crane --insecure, oras --plain-http, regctl registry set {mirror} --tls disabled"
+        ));
+    }
+    steps
+}
