@@ -24,7 +24,7 @@ use self::admin::{Admin, PATIENCE};
 use self::ground::{Registries, Site};
 use self::pull::{Order, Platform, PullError};
 use self::run::{Plan, RunError, run as run_plan};
-use super::client::{Search, first, pull_addresses};
+use super::client::{Search, configuration, first};
 use super::talk::{complain, print_document};
 use super::{Exit, print};
 use crate::documents::{Bench, Code, Error, Report, Way, counted};
@@ -44,7 +44,8 @@ pub(super) struct Args {
     /// The mirror to measure [default: the first address for clients of the configuration]
     #[arg(long, value_name = "URL")]
     mirror: Option<String>,
-    /// The registry past the mirror, or `none` for no direct pulls [default: that of the image]
+    /// The registry past the mirror, or `none` for no direct pulls [default: the url of its upstream in the
+    /// configuration, else that of the image]
     #[arg(long, value_name = "URL")]
     direct: Option<String>,
     /// Admin listener of our own mirror, for what it fetched; `none` for another one [default: that of the
@@ -54,6 +55,10 @@ pub(super) struct Args {
     /// File with the token that lets addresses act, for --forget [default: that of the configuration]
     #[arg(long, value_name = "FILE")]
     admin_token: Option<PathBuf>,
+    /// Configuration of the mirror, which says where it listens and where registries are [env:
+    /// REGISTRY_MIRROR_CONFIG]
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Cold pulls [default: 1, or 5 with --forget or --cold-reset]
     #[arg(long, value_name = "N")]
     cold: Option<usize>,
@@ -191,18 +196,28 @@ impl Args {
             admin: self.admin.as_deref(),
             ca: self.ca.as_deref(),
             token: self.admin_token.as_deref(),
-            config: None,
+            config: self.config.as_deref(),
             patience: PATIENCE,
         };
         let admin = search.admin.is_none_or(|typed| typed != "none").then(|| Admin::of(search)).transpose()?;
         let direct = self.direct.as_deref().filter(|direct| *direct != "none");
+        let config = match configuration(self.config.as_deref(), None) {
+            // Who names the mirror needs no configuration, unless they name one.
+            Err(error) if self.config.is_some() || self.mirror.is_none() => return Err(error),
+            config => config.ok(),
+        };
+        let listening = || config.as_ref().map(|config| config.addresses_for_clients(&config.server.listen));
         let mirror = match &self.mirror {
             Some(typed) => url("--mirror", typed)?,
-            None => url("server.listen", &first(pull_addresses(None)?)?.0)?,
+            None => url("server.listen", &first(listening().unwrap_or_default())?.0)?,
         };
+        let upstreams = config.map(|config| config.upstreams).unwrap_or_default().into_iter();
         Ok(Registries {
             mirror,
             direct: direct.map(|direct| url("--direct", direct)).transpose()?,
+            configured: upstreams
+                .filter_map(|upstream| Some((upstream.host, upstream.urls.into_iter().next()?)))
+                .collect(),
             admin,
             prefix: !self.no_prefix,
             auth: self.auth.clone(),

@@ -76,7 +76,8 @@ pub(super) fn first(addresses: Vec<(String, RegistryName)>) -> Result<(String, R
     addresses.into_iter().next().ok_or_else(none)
 }
 
-fn configuration(path: Option<&Path>, store: Option<String>) -> Result<Config, Error> {
+/// The configuration in this file, else that of the daemon.
+pub(super) fn configuration(path: Option<&Path>, store: Option<String>) -> Result<Config, Error> {
     let overrides = Overrides { store, ..Overrides::default() };
     let config = Config::load(path, environment()?, overrides)?;
     let source = config.source.as_ref().map_or("the defaults, no file".to_owned(), |file| file.display().to_string());
@@ -164,7 +165,7 @@ impl Remote {
     /// The daemon at the socket that `at` names, else at that of the configuration. `None` where there is none.
     pub(super) fn at_socket(at: &At) -> Result<Option<Remote>, Error> {
         let addresses = match at.admin.as_deref() {
-            Some(typed) => address::parse(typed, Trust::system).into_iter().collect(),
+            Some(typed) => vec![address::parse(typed, Trust::system).ok_or_else(|| not_an_address(typed))?],
             None => address::configured(&configuration(at.config.as_deref(), None)?),
         };
         let sockets: Vec<_> = addresses.into_iter().filter(|address| matches!(address, Address::Unix(_))).collect();

@@ -37,9 +37,13 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
-    let remote = Remote::find(&args.at);
-    let answers = remote.as_ref().ok().map(|remote| remote.takes_connections() && remote.is_ready().unwrap_or(false));
     let config = Config::load(args.at.config.as_deref(), environment()?, Overrides::default());
+    let remote = match Remote::find(&args.at) {
+        // Who names a daemon is told nothing of another one.
+        Err(error) if args.at.admin.is_some() && config.is_ok() => return Err(error),
+        remote => remote,
+    };
+    let answers = remote.as_ref().ok().map(|remote| remote.takes_connections() && remote.is_ready().unwrap_or(false));
     let said = match &config {
         Ok(config) => {
             let status =

@@ -56,6 +56,24 @@ fn series<'a>(report: &'a Value, way: &str) -> &'a Value {
 }
 
 #[tokio::test]
+async fn past_the_mirror_is_where_its_configuration_says() {
+    let (registry, _, mirror) = setting().await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("mirror.toml");
+    let (address, url, socket) = (mirror.address, registry.url(), mirror.socket());
+    let text = format!(
+        "server.listen = [\"{address}\"]\nserver.admin_socket = \"{}\"\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{url}\"\n",
+        socket.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
+    command.args(["bench", "app:1", "--warm", "1", "-c"]).arg(&config).stdin(Stdio::null()).kill_on_drop(true);
+    let [report] = &Bench(command).reports().await[..] else { panic!("no report") };
+    assert_eq!(series(report, "direct")["time"]["count"], 3, "{report}");
+    assert!(report["notes"].to_string().contains(&format!("direct {url}")), "{report}");
+}
+
+#[tokio::test]
 async fn a_report_counts_the_pulls_and_the_bytes_that_the_mirror_fetched_for_them() {
     let (registry, image, mirror) = setting().await;
     let folder = tempfile::tempdir().unwrap();

@@ -16,7 +16,7 @@ use super::{address_of, below, described};
 use crate::cli::talk::is_quiet;
 use crate::daemon::{Dialled, dial};
 use crate::documents::Way;
-use crate::oci::ImageName;
+use crate::oci::{ImageName, RegistryName};
 use crate::upstream::Upstream;
 
 /// How often and how long a mirror that tells its fills is waited for.
@@ -30,6 +30,8 @@ pub(super) struct Registries {
     pub(super) mirror: Url,
     /// `None`: that of the image.
     pub(super) direct: Option<Url>,
+    /// Where registries are, by the configuration.
+    pub(super) configured: Vec<(RegistryName, Url)>,
     pub(super) admin: Option<Admin>,
     /// Whether the mirror wants to be told the registry.
     pub(super) prefix: bool,
@@ -66,7 +68,11 @@ impl<'a> Site<'a> {
     pub(super) fn address(&self, way: Way) -> String {
         match (way, &self.registries.direct) {
             (Way::Direct, Some(direct)) => direct.to_string(),
-            (Way::Direct, None) => address_of(&self.image.registry),
+            (Way::Direct, None) => {
+                let mut configured = self.registries.configured.iter();
+                let known = configured.find(|(registry, _)| *registry == self.image.registry);
+                known.map_or_else(|| address_of(&self.image.registry), |(_, url)| url.to_string())
+            }
             (Way::Cold | Way::Warm, _) => {
                 below(&self.registries.mirror, &self.image.registry, self.registries.prefix).to_string()
             }

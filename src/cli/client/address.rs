@@ -1,6 +1,6 @@
 //! Where a daemon may be: what was typed, else what the configuration says.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::tls::Trust;
 use crate::config::{Config, reachable};
@@ -58,8 +58,8 @@ pub(super) fn of_store(config: &Config) -> Vec<Address> {
 /// What was typed as an address; `https://` is believed as `trust` says.
 pub(super) fn parse(typed: &str, trust: impl FnOnce() -> Trust) -> Option<Address> {
     if let Some(path) = typed.strip_prefix("unix:") {
-        let path = Path::new(path.strip_prefix("//").unwrap_or(path));
-        return path.is_absolute().then(|| Address::Unix(path.to_owned()));
+        let path = std::path::absolute(path.strip_prefix("//").unwrap_or(path));
+        return path.ok().map(Address::Unix);
     }
     let (at, encrypted) = match typed.strip_prefix("https://") {
         Some(at) => (at, true),
@@ -78,6 +78,8 @@ pub(super) fn parse(typed: &str, trust: impl FnOnce() -> Trust) -> Option<Addres
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::config::Overrides;
 
@@ -92,7 +94,7 @@ mod tests {
             ("https://mirror.example/", Some("https://mirror.example:443")),
             ("https://[2001:db8::1]", Some("https://[2001:db8::1]:443")),
             ("https://mirror.example:5080", Some("https://mirror.example:5080")),
-            ("unix:x.sock", None),
+            ("unix:", None),
             ("5080", None),
             ("http://mirror.example/", None),
             ("http://mirror.example:5080/api", None),
@@ -103,6 +105,9 @@ mod tests {
             let parsed = parse(typed, Trust::system).map(|address| address.to_string());
             assert_eq!(parsed.as_deref(), expected, "{typed}");
         }
+        let here = std::env::current_dir().expect("a folder");
+        let parsed = parse("unix:x.sock", Trust::system).map(|address| address.to_string());
+        assert_eq!(parsed, Some(format!("unix:{}/x.sock", here.display())));
     }
 
     #[test]
