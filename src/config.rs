@@ -328,42 +328,42 @@ impl Config {
         env: &environment::Environment,
         overrides: &Overrides,
     ) -> Result<document::Document, ConfigError> {
-        let mut document = document::Document::read(file)?;
+        let (mut document, credentials) = (document::Document::read(file)?, env.credentials_folder());
+        let path = file.and_then(|(path, _)| std::path::absolute(path).ok());
+        if let Some(folder) = path.as_deref().and_then(Path::parent) {
+            document.locate(folder, credentials.as_deref());
+        }
         env.apply(&mut document);
         document.apply(overrides);
+        // What is typed is of where it is typed.
+        document.locate(Path::new("."), credentials.as_deref());
         Ok(document)
     }
 
     /// The files that upstreams cannot be asked without, and that cannot be read now.
-    pub fn missing_files(&self, credentials_directory: Option<&Path>) -> Vec<Problem> {
+    pub fn missing_files(&self) -> Vec<Problem> {
         let of = |upstream: &Upstream| {
             let settings = &upstream.settings;
-            let proxy = settings.proxy_auth.as_ref().and_then(|auth| auth.file(credentials_directory));
-            let proxy = proxy.filter(|path| path.is_absolute());
+            let proxy = settings.proxy_auth.iter().filter_map(Auth::file).map(|path| ("proxy_auth", path));
             let own = settings
                 .certificate
                 .iter()
-                .flat_map(|own| [("client_cert", &own.certificate), ("client_key", &own.key)]);
-            let files =
-                settings.ca.iter().map(|path| ("ca", path)).chain(proxy.iter().map(|path| ("proxy_auth", path)));
-            files.chain(own).filter_map(|(key, path)| unreadable(upstream, key, path)).collect::<Vec<_>>()
+                .flat_map(|own| [("client_cert", own.certificate.as_path()), ("client_key", &own.key)]);
+            let files = settings.ca.iter().map(|path| ("ca", path.as_path())).chain(proxy).chain(own);
+            files.filter_map(|(key, path)| unreadable(upstream, key, path)).collect::<Vec<_>>()
         };
         self.upstreams.iter().flat_map(of).collect()
     }
 
     /// The credentials of upstreams that cannot be had now: files, and helper programs that are in none of the
-    /// folders of `path`, which is as `PATH`. They may come later, and what is public needs none. A relative
-    /// name of a file is one of systemd's, in `credentials_directory`, and is not looked for without it.
-    pub fn missing_credentials(&self, credentials_directory: Option<&Path>, path: Option<&OsStr>) -> Vec<Problem> {
+    /// folders of `path`, which is as `PATH`. They may come later, and what is public needs none.
+    pub fn missing_credentials(&self, path: Option<&OsStr>) -> Vec<Problem> {
         let of = |upstream: &Upstream| match &upstream.settings.auth {
             Auth::Helper(name) => {
                 let message = format!("auth: {}", missing_helper(name, path)?);
                 Some(Problem::at(format!("upstream {}", upstream.host), message))
             }
-            auth => {
-                let file = auth.file(credentials_directory).filter(|path| path.is_absolute())?;
-                unreadable(upstream, "auth", &file)
-            }
+            auth => unreadable(upstream, "auth", auth.file()?),
         };
         self.upstreams.iter().filter_map(of).collect()
     }

@@ -17,6 +17,24 @@ use super::file::File;
 use super::problem::{ConfigError, Problem, Show};
 use crate::mirror::Mode;
 
+/// The keys that name a file, by their sections.
+const FILES: [(&str, &[&str]); 6] = [
+    ("server", &["admin_socket"]),
+    ("server.tls", &["cert", "key", "client_ca"]),
+    ("store", &["path"]),
+    ("store.bucket", &["ca"]),
+    ("access", &["htpasswd", "audit"]),
+    ("upstream", &["ca", "client_cert", "client_key"]),
+];
+/// Words that stand there in place of one.
+const NO_FILES: [&str; 3] = ["", "off", "stderr"];
+/// The keys that name one behind `file:`, which holds a secret.
+const SECRETS: [(&str, &[&str]); 3] = [
+    ("server", &["admin_token"]),
+    ("store.bucket", &["credentials", "peers_secret"]),
+    ("upstream", &["auth", "proxy_auth"]),
+];
+
 /// Where a value was set.
 #[derive(Clone, Debug)]
 pub(super) enum Origin {
@@ -87,6 +105,27 @@ impl Document {
         }
         if overrides.offline {
             self.set("cache", "mode", Value::String(Mode::Offline.as_str().into()), "--offline");
+        }
+    }
+
+    /// Makes the names of files absolute: they are of `folder`, those of secrets without a slash of `credentials`, if
+    /// systemd keeps some there.
+    pub(super) fn locate(&mut self, folder: &Path, credentials: Option<&Path>) {
+        let absolute = |folder: &Path, name: &str| {
+            let path = std::path::absolute(folder.join(name)).ok()?;
+            path.to_str().map(str::to_owned)
+        };
+        for (section, keys) in FILES {
+            texts(&mut self.table, section, keys, |text| {
+                (!NO_FILES.contains(&text)).then(|| absolute(folder, text)).flatten()
+            });
+        }
+        for (section, keys) in SECRETS {
+            texts(&mut self.table, section, keys, |text| {
+                let name = text.strip_prefix("file:").filter(|name| !name.is_empty())?;
+                let folder = credentials.filter(|_| !name.contains('/')).unwrap_or(folder);
+                Some(format!("file:{}", absolute(folder, name)?))
+            });
         }
     }
 
@@ -252,6 +291,28 @@ impl Document {
         }
         self.report_value(path, format!("expected {}", description(expected)), example(path, expected));
         None
+    }
+}
+
+/// Puts what `change` makes of it in the place of each text that stands under one of these keys of a section, or of
+/// each of a list of them.
+fn texts(table: &mut Table, section: &str, keys: &[&str], change: impl Fn(&str) -> Option<String>) {
+    let mut names = section.split('.');
+    let (Some(first), second) = (names.next(), names.next()) else { return };
+    let found = match (table.get_mut(first), second) {
+        (Some(Value::Table(outer)), Some(inner)) => outer.get_mut(inner),
+        (found, _) => found,
+    };
+    let tables = match found {
+        Some(Value::Array(items)) => items.iter_mut().filter_map(Value::as_table_mut).collect(),
+        Some(Value::Table(table)) => vec![table],
+        _ => Vec::new(),
+    };
+    for table in tables {
+        for key in keys {
+            let changed = table.get(*key).and_then(Value::as_str).and_then(&change);
+            changed.map(|changed| table.insert((*key).to_owned(), Value::String(changed)));
+        }
     }
 }
 

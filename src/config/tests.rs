@@ -251,7 +251,7 @@ fn who_we_are_to_a_proxy_stands_in_a_file() {
         assert!(parse(&upstream(proxy, auth)).is_err(), "{proxy} {auth}");
     }
     let config = valid(&upstream("http://proxy.example", "file:/not/there"));
-    assert!(config.missing_files(None).iter().any(|problem| problem.to_string().contains("proxy_auth")));
+    assert!(config.missing_files().iter().any(|problem| problem.to_string().contains("proxy_auth")));
 }
 
 #[test]
@@ -309,20 +309,18 @@ fn a_file_that_is_named_and_missing_is_found_before_it_is_needed() {
     let (there, missing) = (there.display().to_string(), folder.path().join("missing").display().to_string());
     let found = |keys: &str| {
         let config = valid(&format!("[[upstream]]\nhost = \"a.example\"\n{keys}"));
-        let mut problems = config.missing_files(Some(folder.path()));
-        problems.extend(config.missing_credentials(Some(folder.path()), None));
+        let mut problems = config.missing_files();
+        problems.extend(config.missing_credentials(None));
         problems.into_iter().map(|problem| format!("{}: {}", problem.place, problem.message)).collect::<Vec<_>>()
     };
     for fine in [
         format!("auth = \"file:{there}\"\nca = \"{there}\"\nclient_cert = \"{there}\"\nclient_key = \"{there}\""),
-        "auth = \"file:there\"".to_owned(),
         "auth = \"docker-config\"".to_owned(),
     ] {
         assert_eq!(found(&fine), [""; 0]);
     }
     for (key, wrong) in [
         ("auth", format!("auth = \"file:{missing}\"")),
-        ("auth", "auth = \"file:missing\"".to_owned()),
         ("ca", format!("ca = \"{missing}\"")),
         ("ca", format!("ca = \"{}\"", folder.path().display())),
         ("client_key", format!("client_cert = \"{there}\"\nclient_key = \"{missing}\"")),
@@ -331,9 +329,37 @@ fn a_file_that_is_named_and_missing_is_found_before_it_is_needed() {
         assert_eq!(problems.len(), 1, "{wrong}");
         assert!(problems[0].starts_with(&format!("upstream a.example: {key}: the file ")), "{problems:?}");
     }
-    // Without the folder, a relative name is somebody else's business.
-    let config = valid("[[upstream]]\nhost = \"a.example\"\nauth = \"file:missing\"");
-    assert!(config.missing_credentials(None, None).is_empty());
+}
+
+#[test]
+fn a_relative_name_is_of_the_folder_of_the_file_unless_systemd_has_a_credential_for_it() {
+    let text = "server.admin_token = \"file:token\"\nserver.tls = { cert = \"tls/cert\", key = \"/tls/key\" }\n\
+                store.path = \"store\"\nserver.admin_socket = \"off\"\n\
+                access = { htpasswd = \"users\", audit = \"../audit\" }\n\
+                [[upstream]]\nhost = \"a.example\"\nauth = \"file:hub\"\nca = \"ca.pem\"\naccess = \"shared\"\n\
+                [[upstream]]\nhost = \"b.example\"\nauth = \"file:secrets/hub\"\naccess = \"shared\"\n";
+    let read = |variables: &[(&str, &str)]| {
+        let env = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let overrides = Overrides { store: Some("typed".to_owned()), ..Overrides::default() };
+        Config::parse(Path::new("/etc/mirror/mirror.toml"), text, env, overrides).expect("valid")
+    };
+    let config = read(&[]);
+    let tls = config.server.tls.as_ref().expect("certificates");
+    assert_eq!((tls.cert.as_path(), tls.key.as_path()), (Path::new("/etc/mirror/tls/cert"), Path::new("/tls/key")));
+    assert_eq!(config.callers.htpasswd.as_deref(), Some(Path::new("/etc/mirror/users")));
+    assert_eq!(config.callers.audit, Some(audit::Place::File("/etc/mirror/../audit".into())));
+    assert_eq!(config.server.admin_socket, None);
+    assert_eq!(config.server.admin_token.as_deref(), Some(Path::new("/etc/mirror/token")));
+    assert_eq!(config.upstreams[0].settings.ca.as_deref(), Some(Path::new("/etc/mirror/ca.pem")));
+    let files = |config: &Config| [0, 1].map(|n| config.upstreams[n].settings.auth.to_string());
+    assert_eq!(files(&config), ["file:/etc/mirror/hub", "file:/etc/mirror/secrets/hub"]);
+    // What is typed is of where it is typed.
+    let here = std::env::current_dir().expect("a folder");
+    assert_eq!(config.store.path, here.join("typed"));
+    let config = read(&[("CREDENTIALS_DIRECTORY", "/run/credentials"), ("REGISTRY_MIRROR_ACCESS_HTPASSWD", "own")]);
+    assert_eq!(config.callers.htpasswd, Some(here.join("own")));
+    assert_eq!(config.server.admin_token.as_deref(), Some(Path::new("/run/credentials/token")));
+    assert_eq!(files(&config), ["file:/run/credentials/hub", "file:/etc/mirror/secrets/hub"]);
 }
 
 #[test]
@@ -341,7 +367,7 @@ fn a_helper_is_a_program_in_one_of_the_folders() {
     let folder = tempfile::tempdir().expect("folder");
     let config = valid("[[upstream]]\nhost = \"a.example\"\nauth = \"helper:here\"");
     let path = std::env::join_paths([Path::new("/nonexistent"), folder.path()]).expect("a path");
-    let missing = |path: Option<&OsStr>| config.missing_credentials(None, path).len();
+    let missing = |path: Option<&OsStr>| config.missing_credentials(path).len();
     assert_eq!((missing(Some(&path)), missing(None)), (1, 1));
     let program = folder.path().join("docker-credential-here");
     std::fs::write(&program, "").expect("write");

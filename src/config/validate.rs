@@ -30,8 +30,8 @@ pub(super) fn config(
 ) -> Result<Config, ConfigError> {
     let (file, set) = (document.file()?, document.origins());
     let mut check = Check(document);
-    let mut server = check.server(&file.server, env);
-    let bucket = check.bucket(&file.store.bucket, &file.cache.patience, env);
+    let mut server = check.server(&file.server);
+    let bucket = check.bucket(&file.store.bucket, &file.cache.patience);
     let store = check.store(&file.store, env).map(|store| Store { bucket, ..store });
     let cache = check.cache(&file.cache);
     let limits = Limits {
@@ -100,7 +100,7 @@ impl Check {
         self.0.report_value(path, message.into(), (!hint.is_empty()).then(|| hint.to_owned()));
     }
 
-    fn server(&mut self, typed: &file::Server, env: &Environment) -> Server {
+    fn server(&mut self, typed: &file::Server) -> Server {
         let addresses: Vec<String> = typed.listen.iter().map(|entry| split_listener(entry).0.to_owned()).collect();
         let listen = self.addresses("server.listen", &addresses);
         let admin = self.addresses("server.admin", &typed.admin);
@@ -132,7 +132,7 @@ impl Check {
             admin,
             // Where it is by default depends on the store, which is read after this.
             admin_socket: None,
-            admin_token: self.secret("server.admin_token", &typed.admin_token, env),
+            admin_token: self.secret("server.admin_token", &typed.admin_token),
             limits: server::Limits {
                 max_connections: self.count("server.max_connections", typed.max_connections),
                 header_timeout: self.positive("server.header_timeout", &typed.header_timeout),
@@ -195,16 +195,16 @@ impl Check {
         None
     }
 
-    /// The file of a secret; a relative name is one of systemd's credentials, where it has any.
-    fn secret(&mut self, path: &str, typed: &str, env: &Environment) -> Option<PathBuf> {
+    /// The file of a secret.
+    fn secret(&mut self, path: &str, typed: &str) -> Option<PathBuf> {
         if typed.is_empty() {
             return None;
         }
-        let Some(file) = typed.strip_prefix("file:").filter(|file| !file.is_empty()) else {
+        let file = typed.strip_prefix("file:").filter(|file| !file.is_empty());
+        if file.is_none() {
             self.problem(path, "a secret stands in a file of its own", "write file: and the path of that file");
-            return None;
-        };
-        Some(env.credentials_folder().map_or_else(|| PathBuf::from(file), |folder| folder.join(file)))
+        }
+        file.map(PathBuf::from)
     }
 
     fn admin_socket(&mut self, typed: &str, store: Option<&Store>, env: &Environment) -> Option<PathBuf> {
@@ -216,7 +216,7 @@ impl Check {
                 Some(folder) => folder.join("registry-mirror.sock"),
                 None => store?.path.join("admin.sock"),
             },
-            path => std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)),
+            path => PathBuf::from(path),
         };
         let fits = path.as_os_str().len() <= LONGEST;
         if !fits && !typed.is_empty() {

@@ -105,9 +105,7 @@ pub(super) fn settings(config: &Config) -> Findings {
 }
 
 fn look_at_upstreams(config: &Config, found: &mut Findings) {
-    let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let folder = folder.as_deref().map(Path::new);
-    let missing = config.missing_files(folder);
+    let missing = config.missing_files();
     let place = |upstream: &Upstream| format!("upstream {}", upstream.host);
     let has_files = |upstream: &&Upstream| {
         let settings = &upstream.settings;
@@ -131,9 +129,8 @@ fn look_at_upstreams(config: &Config, found: &mut Findings) {
 /// What is wrong with credentials: upstreams are asked without them, or not at all where they want some. A
 /// sentence each. No helper is run.
 pub fn credential_warnings(config: &Config) -> Vec<String> {
-    let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
     let path = std::env::var_os("PATH");
-    let missing = config.missing_credentials(folder.as_deref().map(Path::new), path.as_deref());
+    let missing = config.missing_credentials(path.as_deref());
     let place = |upstream: &Upstream| format!("upstream {}", upstream.host);
     let there = |upstream: &&Upstream| missing.iter().all(|problem| problem.place != place(upstream));
     let broken = config.upstreams.iter().filter(there).filter_map(|upstream| {
@@ -146,10 +143,8 @@ pub fn credential_warnings(config: &Config) -> Vec<String> {
 /// Why nothing comes of the files in which credentials of an upstream are, if that is so.
 fn broken_credential(upstream: &Upstream, path: Option<&OsStr>) -> Option<String> {
     match &upstream.settings.auth {
-        Auth::DockerConfig => {}
-        // A relative name is one of systemd's, where it has any.
-        auth @ Auth::File(_) if auth.file_here().is_some_and(|path| path.is_absolute()) => {}
-        _ => return None,
+        Auth::DockerConfig | Auth::File(_) => {}
+        Auth::Anonymous | Auth::Helper(_) => return None,
     }
     // With no folder to search, a helper that is named fails instead of being run.
     let variable = |name: &str| if name == "PATH" { Some("/nonexistent".into()) } else { std::env::var_os(name) };

@@ -80,7 +80,6 @@ impl Home {
                     std::env::join_paths(folders).ok()
                 }
                 "XDG_RUNTIME_DIR" => path("run"),
-                "CREDENTIALS_DIRECTORY" => path("credentials"),
                 "REGISTRY_AUTH_FILE" => path("authfile"),
                 _ => None,
             }
@@ -220,9 +219,7 @@ async fn a_helper_is_told_the_host_and_may_give_a_refresh_token() {
 }
 
 #[tokio::test]
-async fn a_file_is_found_by_its_path_and_among_the_credentials_of_systemd() {
-    let files = |_: &str| Home::new().file("credentials/hub", "me:word\n");
-    assert_eq!(service_is_told("file:hub", files).await, basic("me", "word"));
+async fn a_file_is_found_by_its_path() {
     let home = Home::new().file("secret", "me:other");
     let path = format!("file:{}", home.0.path().join("secret").display());
     assert_eq!(service_is_told(&path, |_| Home::new()).await, basic("me", "other"));

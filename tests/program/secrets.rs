@@ -189,13 +189,14 @@ async fn use_every_source(registry: &Registry, errors: &mut String) {
     let home = tempfile::tempdir().unwrap();
     let origin = registry.authority();
     let auth = base64(&format!("{USER}:{PASSWORD}"));
+    let broken = format!("file:{}", home.path().join("broken").display());
     for (n, (entry, source)) in [
         (format!(r#""auth":"{auth}""#), "docker-config"),
         (r#""identitytoken":"canary-identity-token""#.to_owned(), "docker-config"),
         (r#""registrytoken":"canary-registry-token""#.to_owned(), "docker-config"),
         (r#""auth":"canary-not-base64""#.to_owned(), "docker-config"),
         (String::new(), "helper:canary-missing"),
-        (String::new(), "file:broken"),
+        (String::new(), &broken),
     ]
     .into_iter()
     .enumerate()
@@ -205,7 +206,6 @@ async fn use_every_source(registry: &Registry, errors: &mut String) {
         std::fs::write(home.path().join("broken"), "canary-line-without-colon").unwrap();
         let source = source.parse::<Auth>().unwrap().source_in(|name| match name {
             "REGISTRY_AUTH_FILE" => Some(file.clone().into()),
-            "CREDENTIALS_DIRECTORY" => Some(home.path().into()),
             _ => None,
         });
         let name = "registry.example".parse().unwrap();

@@ -33,7 +33,7 @@ impl Check {
         let audit = match typed.audit.as_str() {
             "" => None,
             "stderr" => Some(audit::Place::Stderr),
-            path => Some(audit::Place::File(std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)))),
+            path => Some(audit::Place::File(PathBuf::from(path))),
         };
         let callers = Callers { htpasswd, issuers, grants, grant_ttl, audit };
         let key = match (&callers.htpasswd, callers.issuers.is_empty()) {

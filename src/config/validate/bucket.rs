@@ -5,7 +5,6 @@ use std::time::Duration;
 use url::Url;
 
 use super::Check;
-use crate::config::environment::Environment;
 use crate::config::{Bucket, file};
 use crate::tier::settings::{Credentials, Settings};
 
@@ -16,7 +15,7 @@ const LONGEST_REDIRECT: Duration = Duration::from_secs(7 * 86_400);
 
 impl Check {
     /// `patience` is that of clients, as it was typed.
-    pub(super) fn bucket(&mut self, typed: &file::Bucket, patience: &str, env: &Environment) -> Option<Bucket> {
+    pub(super) fn bucket(&mut self, typed: &file::Bucket, patience: &str) -> Option<Bucket> {
         let endpoint = self.address("store.bucket.endpoint", &typed.endpoint);
         let advertise = self.address("store.bucket.advertise", &typed.advertise);
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
@@ -33,9 +32,7 @@ impl Check {
         let credentials = match typed.credentials.as_str() {
             "env" => Some(Credentials::Environment),
             "instance" => Some(Credentials::Instance),
-            file if file.starts_with("file:") => {
-                self.secret("store.bucket.credentials", file, env).map(Credentials::File)
-            }
+            file if file.starts_with("file:") => self.secret("store.bucket.credentials", file).map(Credentials::File),
             other => {
                 let message = format!("{other:?} means nothing here");
                 self.problem("store.bucket.credentials", message, "env, instance, or file:PATH with KEY:SECRET");
@@ -43,7 +40,7 @@ impl Check {
             }
         };
         self.size("store.bucket.max_size", &typed.max_size);
-        let peers_secret = self.secret("store.bucket.peers_secret", &typed.peers_secret, env);
+        let peers_secret = self.secret("store.bucket.peers_secret", &typed.peers_secret);
         self.networks("store.bucket.redirect", &typed.redirect);
         if self.positive("store.bucket.redirect_ttl", &typed.redirect_ttl) > LONGEST_REDIRECT {
             self.problem("store.bucket.redirect_ttl", "no signed address is good for longer than 7 days", "");

@@ -20,8 +20,7 @@ pub enum Auth {
     DockerConfig,
     /// The program `docker-credential-NAME`.
     Helper(String),
-    /// A file with `user:password` on one line. A relative name is looked for in
-    /// `$CREDENTIALS_DIRECTORY`, where systemd puts credentials.
+    /// A file with `user:password` on one line.
     File(PathBuf),
 }
 
@@ -67,17 +66,12 @@ impl fmt::Display for Auth {
 }
 
 impl Auth {
-    /// The file that is read, where it is a file; a relative name is one in `credentials_directory`.
-    pub fn file(&self, credentials_directory: Option<&Path>) -> Option<PathBuf> {
+    /// The file that is read, where it is a file.
+    pub fn file(&self) -> Option<&Path> {
         match self {
-            Auth::File(path) => Some(credential_file(path, credentials_directory)),
+            Auth::File(path) => Some(path),
             _ => None,
         }
-    }
-
-    /// The file that is read by the environment of this process, where it is a file.
-    pub fn file_here(&self) -> Option<PathBuf> {
-        self.file(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())
     }
 
     /// All files that may say who we are, by the environment of this process.
@@ -88,7 +82,7 @@ impl Auth {
                 let places = docker_config::places(|name| std::env::var_os(name), user);
                 places.into_iter().filter_map(docker_config::Logins::file).collect()
             }
-            auth => auth.file_here().into_iter().collect(),
+            auth => auth.file().map(Path::to_owned).into_iter().collect(),
         }
     }
 
@@ -110,10 +104,7 @@ impl Auth {
                 Place::DockerConfig(docker_config::places(&variable, user), Helpers::new(&variable))
             }
             Auth::Helper(name) => Place::Helper(name.clone(), Helpers::new(&variable)),
-            Auth::File(path) => {
-                let folder = variable("CREDENTIALS_DIRECTORY").map(PathBuf::from);
-                Place::File(credential_file(path, folder.as_deref()))
-            }
+            Auth::File(path) => Place::File(path.clone()),
         }
     }
 }
@@ -145,10 +136,6 @@ impl Auth {
     }
 }
 
-fn credential_file(path: &Path, folder: Option<&Path>) -> PathBuf {
-    folder.map_or_else(|| path.to_owned(), |folder| folder.join(path))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,13 +156,5 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Auth>(), Err(error), "{text}");
         }
-    }
-
-    #[test]
-    fn a_relative_file_is_looked_for_among_the_credentials_of_systemd() {
-        let folder = Some(Path::new("/run/credentials"));
-        assert_eq!(credential_file(Path::new("hub"), folder), Path::new("/run/credentials/hub"));
-        assert_eq!(credential_file(Path::new("/etc/hub"), folder), Path::new("/etc/hub"));
-        assert_eq!(credential_file(Path::new("hub"), None), Path::new("hub"));
     }
 }

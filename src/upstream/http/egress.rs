@@ -37,8 +37,8 @@ pub(super) fn proxy_of(settings: &HttpSettings, url: &Url) -> Result<Option<Url>
 /// The proxy that is configured.
 fn configured(settings: &HttpSettings) -> Result<Option<Url>, HttpSettingsError> {
     let Some(mut url) = settings.configured.proxy.clone() else { return Ok(None) };
-    if let Some(path) = settings.configured.proxy_auth.as_ref().and_then(Auth::file_here) {
-        log_in(&mut url, &path).map_err(|reason| unusable(settings, reason))?;
+    if let Some(path) = settings.configured.proxy_auth.as_ref().and_then(Auth::file) {
+        log_in(&mut url, path).map_err(|reason| unusable(settings, reason))?;
     }
     Ok(Some(url))
 }
