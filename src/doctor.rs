@@ -14,6 +14,7 @@ pub use machine::Machine;
 pub use store::Disk;
 
 use crate::documents::Checked;
+use crate::oci::RegistryName;
 use crate::upstream::examined::Examined;
 
 /// Everything that was looked at; what was not is not there.
@@ -23,6 +24,8 @@ pub struct Facts {
     pub problems: Vec<Checked>,
     /// The addresses of upstreams.
     pub upstreams: Vec<Examined>,
+    /// Those of them that nobody configured, and of which nothing is stored.
+    pub unused: Vec<RegistryName>,
     /// Of credentials: the upstream, and where there is one for it, or why not.
     pub credentials: Vec<Credential>,
     /// The folder of the store.
@@ -48,13 +51,18 @@ pub struct Credential {
 
 /// One line for each thing that there is to say, in the order in which it matters.
 pub fn judge(facts: &Facts, budget_floor: impl Fn(&Examined) -> u8) -> Vec<Checked> {
-    let Facts { problems, upstreams, credentials, disk, bucket, machine, clients } = facts;
+    let Facts { problems, upstreams, unused, credentials, disk, bucket, machine, clients } = facts;
     let mut checks: Vec<_> = machine.iter().flat_map(machine::judge).collect();
     checks.extend(problems.iter().cloned());
     checks.extend(disk.iter().flat_map(store::judge));
     checks.extend(bucket.iter().map(bucket::judge));
     checks.extend(machine::clock(upstreams));
-    checks.extend(upstreams.iter().flat_map(|examined| upstream::judge(examined, budget_floor(examined))));
+    checks.extend(upstreams.iter().flat_map(|examined| {
+        let is_it = |credential: &&Credential| credential.upstream == examined.upstream.as_str();
+        let has_broken = credentials.iter().find(is_it).is_some_and(|credential| credential.place.is_err());
+        let lines = upstream::judge(examined, budget_floor(examined), has_broken);
+        if unused.contains(&examined.upstream) { lines.into_iter().map(upstream::of_unused).collect() } else { lines }
+    }));
     checks.extend(credentials.iter().filter_map(credential));
     checks.extend(clients.iter().map(clients::judge));
     checks

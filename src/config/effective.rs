@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use super::Config;
 use super::file::File;
 use crate::documents::Configuration;
+use crate::mirror::routes::fold_alias;
+use crate::oci::RegistryName;
 
 /// What was not set by anybody.
 const DEFAULT: &str = "default";
@@ -30,6 +32,11 @@ impl Effective {
         let socket = config.server.admin_socket.as_ref().map(|path| path.display().to_string());
         file.server.admin_socket = socket.unwrap_or_else(|| "off".to_owned());
         Effective { source: config.source.clone(), file, set }
+    }
+
+    /// Whether somebody configured this upstream; others are there because they are well known.
+    pub fn names_upstream(&self, host: &RegistryName) -> bool {
+        self.file.upstream.iter().any(|typed| typed.host.parse().map(fold_alias).as_ref() == Ok(host))
     }
 
     /// As `mirror.toml`, with a comment behind each value that says where it was set, if that is wanted.

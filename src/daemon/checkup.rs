@@ -85,6 +85,7 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
     let facts = Facts {
         problems: wanted.problems.iter().filter(|problem| wanted.is_about(problem)).cloned().collect(),
         upstreams: examined,
+        unused: upstreams.iter().filter(|of| everything && is_unused(config, of)).map(|of| of.host.clone()).collect(),
         credentials,
         disk: everything.then(|| store::disk(&config.store)),
         bucket: if everything { bucket(config)? } else { None },
@@ -100,6 +101,15 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         of.map_or(0, |upstream| upstream.settings.budget_floor)
     };
     Ok(judge(&facts, floor).into())
+}
+
+/// Whether nobody named it, and nothing came from it so far.
+fn is_unused(config: &Config, upstream: &Upstream) -> bool {
+    let is_default = config.routes.default == upstream.host
+        || config.server.defaults.iter().flatten().any(|of| *of == upstream.host);
+    !config.effective.names_upstream(&upstream.host)
+        && !is_default
+        && a_tag(&config.store.path, &upstream.host).is_none()
 }
 
 /// Whether nothing of ours is shown there, but each client what he has.

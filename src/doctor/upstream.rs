@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::documents::{Checked, Moment};
+use crate::documents::{Checked, Moment, Verdict};
 use crate::oci::Reference;
 use crate::upstream::examined::{Distrust, Door, Examined, Sample, Shown, Step, Why};
 use crate::upstream::quota::Reading;
@@ -14,8 +14,9 @@ const SLOW: Duration = Duration::from_secs(2);
 /// A certificate that ends sooner is soon to be renewed, in milliseconds.
 const SOON: u64 = 14 * 86_400_000;
 
-/// A line for each step. Below so many hundredths of its pulls an upstream is spared.
-pub fn judge(examined: &Examined, floor: u8) -> Vec<Checked> {
+/// A line for each step. Below so many hundredths of its pulls an upstream is spared. `has_broken` says that the
+/// credential for it cannot be had, of which there is a line of its own.
+pub fn judge(examined: &Examined, floor: u8, has_broken: bool) -> Vec<Checked> {
     let Examined { upstream, address, through, steps } = examined;
     let about = format!("upstream {upstream}");
     let through = through.as_deref();
@@ -32,12 +33,25 @@ pub fn judge(examined: &Examined, floor: u8) -> Vec<Checked> {
             Step::Certificate(shown) => certificate(&about, address, shown, now),
             Step::Door(went, took) => door(&about, address, went, *took, is_plain),
             Step::Time { .. } => return None,
-            Step::Proof(went) => proof(&about, went),
+            Step::Proof(went) => proof(&about, went, has_broken),
             Step::Manifest(sample, went, took) => manifest(&about, sample, went, *took),
             Step::Quota(reading) => quota(&about, reading, floor),
         })
     };
     steps.iter().filter_map(judged).collect()
+}
+
+/// The line of one that nobody asked for, and of which nothing is stored: that it cannot be had is in nobody's way.
+pub fn of_unused(line: Checked) -> Checked {
+    if line.verdict != Verdict::Fail {
+        return line;
+    }
+    let first = line.hint.map(|hint| format!("{hint}; ")).unwrap_or_default();
+    let hint = format!(
+        "{first}where nobody pulls from it, as in a closed network: [routes] well_known = false, and what is pulled from \
+         under [[upstream]]"
+    );
+    Checked::warn(line.about, line.message, hint)
 }
 
 fn name(about: &str, name: &str, found: &Result<Vec<std::net::IpAddr>, String>, through: Option<&str>) -> Checked {
@@ -153,7 +167,7 @@ fn door(about: &str, address: &str, went: &Result<Door, UpstreamError>, took: Du
 
 const LIMITED: &str = "wait, or set auth of this upstream: who logs in may pull more";
 
-fn proof(about: &str, went: &Result<bool, UpstreamError>) -> Checked {
+fn proof(about: &str, went: &Result<bool, UpstreamError>, has_broken: bool) -> Checked {
     match went {
         Ok(true) => Checked::ok(about, "it takes our credential"),
         Ok(false) => Checked::ok(about, "it gives a token to everybody"),
@@ -161,6 +175,11 @@ fn proof(about: &str, went: &Result<bool, UpstreamError>) -> Checked {
             let hint = match error.class {
                 UpstreamErrorClass::Denied => "renew the credential: log in again where auth of this upstream finds it",
                 UpstreamErrorClass::RateLimited(_) => LIMITED,
+                UpstreamErrorClass::Protocol => {
+                    "see who answers there: it gives no token, or names a token service that is not asked; auth_realms \
+                     and allow_private of this upstream let more of them be asked, link-local addresses never"
+                }
+                _ if has_broken => "put it there, or correct auth of this upstream",
                 _ => "see that the token service can be reached from here, through a proxy if there is one",
             };
             Checked::fail(about, format!("no token: {error}"), hint)
@@ -222,15 +241,25 @@ fn millis(took: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::documents::Verdict;
 
     fn judged(step: Step) -> Checked {
         let steps = vec![Step::Time { here: Timestamp(1_790_000_000_000), there: Timestamp(0) }, step];
         let upstream = "quay.io".parse().expect("a name");
         let examined = Examined { upstream, address: "quay.io".to_owned(), through: None, steps };
-        let mut lines = judge(&examined, 10);
+        let mut lines = judge(&examined, 10, false);
         assert_eq!(lines.len(), 1);
         lines.remove(0)
+    }
+
+    #[test]
+    fn what_nobody_asked_for_fails_nobody_and_a_token_that_cannot_be_asked_for_is_no_matter_of_the_network() {
+        let unused = of_unused(judged(Step::Name("quay.io".to_owned(), Err("no such name".to_owned()))));
+        assert_eq!(unused.verdict, Verdict::Warn);
+        assert!(unused.hint.is_some_and(|hint| hint.contains("getent") && hint.contains("well_known = false")));
+        let fine = judged(Step::Proof(Ok(true)));
+        assert_eq!(of_unused(fine.clone()), fine);
+        let realm = judged(Step::Proof(Err(error(UpstreamErrorClass::Protocol))));
+        assert!(realm.hint.is_some_and(|hint| hint.contains("link-local")));
     }
 
     fn error(class: UpstreamErrorClass) -> UpstreamError {

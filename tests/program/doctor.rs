@@ -218,6 +218,25 @@ fn a_clock_that_is_off_a_refused_token_and_a_quota_that_is_spent_are_told() {
 }
 
 #[test]
+fn a_credential_that_is_missing_is_told_with_the_file_that_was_looked_for() {
+    let (_runtime, registry) = registry();
+    registry.require_tokens(TokenPolicy::bearer().user("me", "right"));
+    let case = Case::new(&format!("url = \"{}\"\nauth = \"file:corp.cred\"", registry.url()));
+    let (file, config) = (case.folder.path().join("corp.cred"), case.folder.path().join("mirror.toml"));
+    let (code, out) = case.doctor("--upstream r.example");
+    let failed: Vec<_> = out.lines().filter(|line| line.starts_with("fail ")).collect();
+    assert_eq!((code, failed.len()), (1, 2), "{out}");
+    let named = format!("cannot read the credential file {}", file.display());
+    says(failed[0], &["upstream r.example: no token: ", &named, "to do: put it there, or correct auth"]);
+    says(failed[1], &["credentials r.example: ", &named]);
+    let (code, _, err) = run(&format!("check {}", config.display()), "");
+    assert_eq!(code, 0, "{err}");
+    says(&err, &["warning: upstream r.example: auth: the file ", &file.display().to_string(), " cannot be read"]);
+    std::fs::write(&file, "me:right\n").unwrap();
+    assert_eq!(case.doctor("--upstream r.example").0, 0);
+}
+
+#[test]
 fn a_page_for_people_in_the_place_of_a_manifest_is_told() {
     let (_runtime, registry) = registry();
     let case = Case::new(&format!("url = \"{}\"", registry.url()));
@@ -290,6 +309,71 @@ fn what_is_named_alone_is_looked_at_and_what_is_wrong_in_the_file_is_told() {
     let (code, out, _) = run("--json");
     let said: Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &said["ok"], &said["checks"][0]["about"]), (1, &false.into(), &"configuration".into()));
+}
+
+#[test]
+fn in_a_closed_network_the_registries_that_nobody_uses_fail_nobody() {
+    let (_runtime, registry) = registry();
+    let case = Case::new("url = \"http://127.0.0.1:1\"");
+    let config = case.folder.path().join("mirror.toml");
+    let doctor = |text: &str| {
+        let own = std::fs::read_to_string(&config).unwrap();
+        let own = own.split("[[upstream]]").next().unwrap();
+        std::fs::write(&config, format!("{own}{text}")).unwrap();
+        // Nobody makes ways there, so that none of them is asked.
+        let output = Command::new(env!("CARGO_BIN_EXE_registry-mirror"))
+            .args(["doctor".as_ref(), "-c".as_ref(), config.as_os_str()])
+            .env_clear()
+            .env("HTTPS_PROXY", "http://127.0.0.1:1")
+            .output()
+            .unwrap();
+        let out = String::from_utf8(output.stdout).unwrap();
+        let of_upstreams = out.lines().filter(|line| line.contains("  upstream ") && !line.starts_with("ok "));
+        of_upstreams.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let of_hub = format!("[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\n", registry.url());
+    let lines = doctor(&of_hub);
+    assert_eq!(lines.len(), 8, "{lines:?}");
+    for line in &lines {
+        says(line, &["warn  upstream ", "takes no connection", "[routes] well_known = false"]);
+    }
+    // Where requests go that name none, and what is configured, is of use to somebody.
+    let lines = doctor("[[upstream]]\nhost = \"quay.io\"\n");
+    let failed: Vec<_> = lines.iter().filter(|line| line.starts_with("fail ")).collect();
+    assert_eq!((lines.len(), failed.len()), (9, 2), "{lines:?}");
+    says(failed[0], &["upstream quay.io"]);
+    says(failed[1], &["upstream docker.io"]);
+}
+
+#[test]
+fn the_daemon_that_is_named_is_looked_at_and_no_other() {
+    let site = Site::start();
+    let doctor = |admin: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_registry-mirror"))
+            .args([
+                "doctor",
+                "--client",
+                "docker",
+                "--bundle",
+                "report.tar",
+                "-v",
+                "-c",
+                "mirror.toml",
+                "--admin",
+                admin,
+            ])
+            .current_dir(site.folder.path())
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, err) = doctor("unix:store/admin.sock");
+    assert_eq!(code, Some(0), "{err}");
+    let socket = site.folder.path().join("store/admin.sock");
+    says(&err, &[&format!("the daemon is at unix:{}", socket.display())]);
+    let (code, err) = doctor("nowhere");
+    assert_eq!(code, Some(2), "{err}");
+    says(&err, &["is neither http://ADDRESS:PORT"]);
 }
 
 #[test]
