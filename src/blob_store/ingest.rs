@@ -121,9 +121,9 @@ impl IngestDir {
         Ok(ingest)
     }
 
-    /// Whether something is left of an earlier fill of this blob. Does not look at the disk.
-    pub fn is_left_over(&self, origin: &Origin) -> bool {
-        self.left_over.lock().contains_key(origin)
+    /// How many bytes are left of an earlier fill of this blob. Does not look at the disk.
+    pub fn left_over_of(&self, origin: &Origin) -> Option<u64> {
+        self.left_over.lock().get(origin).map(|unfinished| unfinished.size)
     }
 
     /// Takes over what is left of an earlier fill of this blob, if there is something. Nobody else

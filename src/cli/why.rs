@@ -64,6 +64,9 @@ fn described(why: &Why) -> String {
         let more = [behind, lacks].into_iter().flatten().collect::<String>();
         format!("{}; {}{more}", images::state(stored), show::size(stored.stored_bytes))
     });
+    let begun = (why.begun_bytes > 0).then(|| {
+        format!("{} of what is missing, by a fill that did not end and is resumed", show::size(why.begun_bytes))
+    });
     let checked = stored.as_ref().and_then(|stored| stored.checked_at).map(show::ago);
     let here = (!completeness.lacking.is_empty())
         .then(|| format!("it is not made for this machine: {}", completeness.lacking.join(", ")));
@@ -76,6 +79,7 @@ fn described(why: &Why) -> String {
         ("fresh", fresh_until_at.map(|until| format!("until {}", show::moment(until)))),
         ("stale", stale_until_at.map(|until| format!("until {}, while upstream is away", show::moment(until)))),
         ("stored", Some(state.unwrap_or_else(|| "nothing".to_owned()))),
+        ("begun", begun),
         ("here", here),
     ];
     let heading = format!("{image}: {}", outcome.as_deref().unwrap_or("would fail"));

@@ -23,12 +23,13 @@ use crate::graph::Graph;
 use crate::metadata::Pin;
 use crate::metadata::sled::SledMetadata;
 use crate::mirror::Routes;
-use crate::mirror::images::catalog::why::{self, Reach};
+use crate::mirror::images::catalog::why;
 use crate::oci::ImageName;
 use crate::owed::Owed;
 use crate::tier::trial::Trial;
 use crate::tier::{Bucket, Conditional};
 use crate::upstream::Upstream;
+use crate::upstream::health::Health;
 use crate::upstream::offline::Offline;
 
 /// Where the daemon that has the store of this configuration takes orders on this machine, whatever the configuration
@@ -128,7 +129,7 @@ impl OpenedStore {
             &graph,
             &pin,
             config.cache.policy,
-            Reach::default(),
+            &Health::default(),
             false,
             HashSet::new(),
             self.stores.clock.now(),

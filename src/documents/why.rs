@@ -30,6 +30,9 @@ pub struct Why {
     pub stored: Option<ImageSummary>,
     /// What of it there is for this machine's platform, and what is not.
     pub completeness: Completeness,
+    /// Of what is missing, so much is there of fills that did not end, and need not be fetched again.
+    #[serde(default)]
+    pub begun_bytes: u64,
     /// Whether who shows nothing may pull it, and what decides; none where nobody says. All else is what somebody
     /// gets who may.
     #[serde(default)]

@@ -357,9 +357,7 @@ impl Fill {
     async fn left_over(&self) -> Option<Ingest> {
         let (ingests, disk) = (&self.fills.ingests, &self.fills.disk);
         let (found, origin) = (Arc::clone(ingests), self.source.origin());
-        if !ingests.is_left_over(&origin) {
-            return None;
-        }
+        ingests.left_over_of(&origin)?;
         let mut resumed = disk.run(move || found.resume(&origin)).await.ok().flatten();
         loop {
             match resumed? {

@@ -352,9 +352,10 @@ impl Upstream for Asking {
         let asked = self.addresses.iter().position(|address| address.guard.is_asked(now));
         let allowance = known.get(asked.unwrap_or_default()).map_or(Allowance::Free, |health| health.allowance);
         let guards = self.addresses.iter().map(|address| &address.guard);
+        let no_credential = known.iter().find_map(|health| health.no_credential.clone());
         let endpoints = known.into_iter().zip(guards).flat_map(|(health, guard)| guard.seen(health.endpoints, now));
         let failing = self.addresses.last().is_some_and(|address| address.guard.is_failing());
-        Health { endpoints: endpoints.collect(), allowance, streams: self.streams, failing }
+        Health { endpoints: endpoints.collect(), allowance, streams: self.streams, failing, no_credential }
     }
 }
 

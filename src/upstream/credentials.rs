@@ -163,6 +163,11 @@ pub trait CredentialSource: Send + Sync + 'static {
 
     /// The upstream refused what was found; it should be looked up anew.
     async fn refused(&self, origin: &str, repository: &Repository);
+
+    /// Why nothing could be looked up the last time, if that was so.
+    fn broken(&self) -> Option<CredentialError> {
+        None
+    }
 }
 
 enum Place {
@@ -232,6 +237,7 @@ impl Answer {
 struct Remembering {
     place: Place,
     answers: Mutex<HashMap<Subject, Answer>>,
+    broken: parking_lot::Mutex<Option<CredentialError>>,
 }
 
 /// What a credential is for: an origin, and a repository where that makes a difference.
@@ -239,7 +245,7 @@ type Subject = (String, Option<Repository>);
 
 impl Remembering {
     fn new(place: Place) -> Remembering {
-        Remembering { place, answers: Mutex::default() }
+        Remembering { place, answers: Mutex::default(), broken: parking_lot::Mutex::default() }
     }
 
     fn subject(&self, origin: &str, repository: &Repository) -> Subject {
@@ -264,6 +270,7 @@ impl CredentialSource for Remembering {
         if let Err(error) = &found {
             tracing::warn!(%error, "no credential for {origin} just now; what is public there is pulled without one");
         }
+        *self.broken.lock() = found.as_ref().err().cloned();
         if answers.len() >= MAX_REMEMBERED {
             answers.clear();
         }
@@ -278,6 +285,10 @@ impl CredentialSource for Remembering {
             answers.remove(&key);
             self.place.refused(origin).await;
         }
+    }
+
+    fn broken(&self) -> Option<CredentialError> {
+        self.broken.lock().clone()
     }
 }
 

@@ -17,11 +17,14 @@ pub struct Health {
     pub streams: usize,
     /// Whether it answers everything with errors.
     pub failing: bool,
+    /// Why the credential for it could not be had when it was last wanted.
+    pub no_credential: Option<String>,
 }
 
 impl Default for Health {
     fn default() -> Health {
-        Health { endpoints: Vec::new(), allowance: Allowance::Free, streams: 1, failing: false }
+        let (endpoints, allowance) = (Vec::new(), Allowance::Free);
+        Health { endpoints, allowance, streams: 1, failing: false, no_credential: None }
     }
 }
 

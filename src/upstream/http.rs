@@ -413,7 +413,9 @@ impl Upstream for HttpUpstream {
             pulls,
         };
         let allowance = quota.as_ref().map(|quota| quota.allowance(self.settings.configured.budget_floor, now));
-        Health { endpoints: vec![endpoint], allowance: allowance.unwrap_or_default(), ..Health::default() }
+        let no_credential = self.settings.credentials.broken().map(|error| error.to_string());
+        let allowance = allowance.unwrap_or_default();
+        Health { endpoints: vec![endpoint], allowance, no_credential, ..Health::default() }
     }
 }
 

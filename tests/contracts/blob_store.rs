@@ -559,12 +559,12 @@ fn what_one_upstream_sent_is_gone_on_with_for_no_other_also_after_a_restart() {
         ingest.append(&bytes[..length]).expect("writes");
         ingest.prove(&Digest::of(Algorithm::Sha256, &bytes[..length]));
         drop(ingest);
-        assert!(ingests.is_left_over(&origin));
+        assert!(ingests.left_over_of(&origin).is_some());
         ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
     }
     let unrelated: Origin = ("third.example".parse().expect("a name"), digest);
-    assert!(!ingests.is_left_over(&unrelated) && ingests.resume(&unrelated).is_none());
-    assert!(ingests.is_left_over(&origin(&digest)) && ingests.is_left_over(&elsewhere));
+    assert!(ingests.left_over_of(&unrelated).is_none() && ingests.resume(&unrelated).is_none());
+    assert!(ingests.left_over_of(&origin(&digest)).is_some() && ingests.left_over_of(&elsewhere).is_some());
     let own = resume(&ingests, &digest).expect("is its own");
     assert_eq!(own.written(), 500_000);
     own.discard();
@@ -575,7 +575,7 @@ fn what_one_upstream_sent_is_gone_on_with_for_no_other_also_after_a_restart() {
     let name = "user.registry-mirror.written";
     rustix::fs::setxattr(file.path(), name, &note, rustix::fs::XattrFlags::empty()).expect("is noted");
     let ingests = IngestDir::open(folder.path().join("ingest")).expect("opens");
-    assert!(!ingests.is_left_over(&elsewhere));
+    assert!(ingests.left_over_of(&elsewhere).is_none());
     assert!(is_empty(&folder.path().join("ingest")));
 }
 

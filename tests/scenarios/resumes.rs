@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use scripted_registry::{Digest, Gate, Match, Registry, Rule, noise};
+use scripted_registry::{Digest, Gate, Match, Registry, Rule, TokenPolicy, client, noise};
+use serde_json::Value;
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -146,6 +147,50 @@ async fn pieces_that_are_refused_become_a_whole_download() {
         let answer = mirror.get(&path).await;
         assert!(answer.complete && answer.body == bytes, "{refusal} to the question with a range");
     }
+}
+
+async fn why(mirror: &TestMirror, image: &str) -> Value {
+    let answer = client::get(mirror.socket(), &format!("/api/v1/why?image={image}"), &[]).await;
+    serde_json::from_slice(&answer.body).expect("a document")
+}
+
+#[tokio::test]
+async fn what_is_there_of_a_fill_that_did_not_end_is_told_also_after_a_restart() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(55, SIZE)]);
+    let layer = image.layers[0].digest;
+    registry.rule(Rule::on(Match::blob(&layer).get()).once().close_after(600_000));
+    registry.rule(Rule::on(Match::blob(&layer).get()).close_at_once());
+    let mirror = TestMirror::of(&registry).await;
+    mirror.get("/v2/library/app/manifests/1").await;
+    mirror.get(&format!("/v2/library/app/blobs/{}", image.config.digest)).await;
+    assert_eq!(why(&mirror, "app:1").await["begun_bytes"], 0);
+    assert!(!mirror.get(&format!("/v2/library/app/blobs/{layer}")).await.complete, "the trouble");
+    mirror.settled().await;
+    assert_eq!(why(&mirror, "app:1").await["begun_bytes"], 600_000);
+    let mirror = mirror.restart().await;
+    assert_eq!(why(&mirror, "app:1").await["begun_bytes"], 600_000);
+    registry.clear_rules();
+    assert!(mirror.get(&format!("/v2/library/app/blobs/{layer}")).await.complete);
+    mirror.settled().await;
+    assert_eq!(why(&mirror, "app:1").await["begun_bytes"], 0);
+}
+
+#[tokio::test]
+async fn that_our_credential_is_not_there_is_why_nothing_comes() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(56, 100)]);
+    registry.require_tokens(TokenPolicy::bearer().user("me", "word").private("library/app"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("login");
+    let login = format!("auth = \"file:{}\"", file.display());
+    let mirror = Settings::of(&registry).upstream(&login).start().await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 503);
+    let said = why(&mirror, "app:1").await;
+    let reason = said["reason"].as_str().expect("a reason");
+    let words =
+        format!("our credential for upstream cannot be had: cannot read the credential file {}", file.display());
+    assert!(said["succeeds"] == false && reason.contains(&words), "{reason}");
 }
 
 async fn a_left_over_is_gone_on_with(wrong: bool, restart: bool) {

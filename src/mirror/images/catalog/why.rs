@@ -55,6 +55,8 @@ struct Facts<'a> {
     policy: Policy,
     now: Timestamp,
     reach: Reach,
+    /// Why we have nothing to show to the upstream, if that is so.
+    no_credential: Option<&'a str>,
     /// Nothing of the repository is served: upstream refuses it.
     denied: bool,
     /// The name stands for one manifest, whatever upstream says.
@@ -124,7 +126,7 @@ impl Facts<'_> {
                 Ok((Outcome::Stale, "upstream is not asked, to spare the few pulls that it still grants".to_owned()))
             }
             Reach::Away if stands_in => {
-                Ok((Outcome::Stale, "the tag is no longer fresh, and upstream did not answer lately".to_owned()))
+                Ok((Outcome::Stale, format!("the tag is no longer fresh, and {}", self.silence().unwrap_or_default())))
             }
             Reach::Away => Err(self.nothing("what is stored is older than stale_if_error")),
             _ if self.absent => Err(Nothing(ABSENT.to_owned())),
@@ -145,16 +147,17 @@ impl Facts<'_> {
     }
 
     /// Why nothing can come from upstream, if that is so.
-    fn silence(&self) -> Option<&'static str> {
-        match (self.policy.mode, self.reach) {
-            (Mode::Offline, _) => Some("mode = \"offline\" asks nobody"),
-            (_, Reach::Away) => Some("upstream did not answer lately"),
+    fn silence(&self) -> Option<String> {
+        match (self.policy.mode, self.reach, self.no_credential) {
+            (Mode::Offline, ..) => Some("mode = \"offline\" asks nobody".to_owned()),
+            (_, Reach::Away, Some(why)) => Some(format!("our credential for upstream cannot be had: {why}")),
+            (_, Reach::Away, None) => Some("upstream did not answer lately".to_owned()),
             _ => None,
         }
     }
 
     fn nothing(&self, because: &str) -> Nothing {
-        Nothing(format!("{because}, and {}", self.silence().unwrap_or("upstream cannot be asked")))
+        Nothing(format!("{because}, and {}", self.silence().as_deref().unwrap_or("upstream cannot be asked")))
     }
 
     /// Until when the tag is served without a question, and while upstream does not answer.
@@ -174,7 +177,7 @@ pub(crate) fn why(
     graph: &Graph,
     name: &Pin,
     policy: Policy,
-    reach: Reach,
+    health: &Health,
     absent: bool,
     behind: HashSet<Digest>,
     now: Timestamp,
@@ -194,7 +197,8 @@ pub(crate) fn why(
     let facts = Facts {
         policy,
         now,
-        reach,
+        reach: Reach::of(health, now),
+        no_credential: health.no_credential.as_deref(),
         denied: graph.metadata().noted(&name.location, Note::Denied)?.is_some(),
         fixed: catalog.fixed(name).is_some(),
         absent,
@@ -227,6 +231,7 @@ pub(crate) fn why(
         stale_until_at,
         stored: found.as_ref().map(|found| catalog.summary(name, found)),
         completeness: completeness.document(),
+        begun_bytes: 0,
         anonymous: None,
     })
 }
@@ -246,6 +251,7 @@ fn of_our_own(name: &Pin, has_it: bool) -> Why {
         stale_until_at: None,
         stored: None,
         completeness: Completeness::default().document(),
+        begun_bytes: 0,
         anonymous: None,
     }
 }
@@ -258,11 +264,15 @@ impl Mirror {
     pub async fn why(&self, name: &ImageName) -> Result<Why, CatalogError> {
         let route = self.route_of(name)?;
         let (policy, now) = self.0.answers.rules();
-        let reach = Reach::of(&route.upstream.health(), now);
+        let health = route.upstream.health();
         let absent = self.0.answers.is_absent(&route.location, &name.reference);
+        let (ingests, upstream) = (&self.0.fills.ingests, route.location.upstream.clone());
         let pin = Pin { location: route.location, reference: name.reference.clone() };
         let behind = self.behind(&pin).await;
-        Ok(self.0.graph.ask(move |graph| why(graph, &pin, policy, reach, absent, behind, now)).await?)
+        let why = self.0.graph.ask(move |graph| why(graph, &pin, policy, &health, absent, behind, now)).await?;
+        let missing = why.completeness.missing.iter();
+        let begun_bytes = missing.filter_map(|part| ingests.left_over_of(&(upstream.clone(), part.digest))).sum();
+        Ok(Why { begun_bytes, ..why })
     }
 }
 
@@ -288,6 +298,7 @@ mod tests {
             policy: POLICY,
             now: NOW,
             reach: Reach::Well,
+            no_credential: None,
             denied: false,
             absent: false,
             for_others: false,
