@@ -144,9 +144,10 @@ fn pages(folder: &Path) -> io::Result<()> {
     std::fs::write(folder.join("mirror.toml.5"), page_of_settings())
 }
 
-/// The page of a command, with its examples; that of the program has the files, too.
+/// The page of a command, with its examples and its files; that of the program has them all.
 fn page(command: clap::Command, path: &str) -> io::Result<Vec<u8>> {
     let mut page = Vec::new();
+    let files = files_of(&command, path);
     clap_mangen::Man::new(command).render(&mut page)?;
     let examples = EXAMPLES.iter().find(|(of, _)| *of == path).map(|(_, examples)| *examples).unwrap_or_default();
     let mut more = String::new();
@@ -154,9 +155,11 @@ fn page(command: clap::Command, path: &str) -> io::Result<Vec<u8>> {
         more += ".SH EXAMPLES\n";
         more.extend(examples.iter().map(|(line, does)| format!(".TP\n{}\n{}\n", roff(line), roff(does))));
     }
-    if path.is_empty() {
+    if !files.is_empty() {
         more += ".SH FILES\n";
-        more.extend(FILES.iter().map(|(file, is)| format!(".TP\n{}\n{}\n", roff(file), roff(is))));
+        more.extend(files.iter().map(|(file, is)| format!(".TP\n{}\n{}\n", roff(file), roff(is))));
+    }
+    if path.is_empty() {
         more += ".SH ENVIRONMENT\n.TP\nREGISTRY_MIRROR_SECTION_KEY\n";
         more += "Overrides a key of the file, such as REGISTRY_MIRROR_STORE_PATH; flags override both.\n";
         more += ".TP\nNO_COLOR\nIf set, nothing is coloured unless \\-\\-color asks for it.\n";
@@ -164,6 +167,19 @@ fn page(command: clap::Command, path: &str) -> io::Result<Vec<u8>> {
     }
     page.extend(more.into_bytes());
     Ok(page)
+}
+
+/// The files that a command reads or writes, besides those that it is given.
+fn files_of(command: &clap::Command, path: &str) -> Vec<(&'static str, &'static str)> {
+    let takes = |name: &str| command.get_arguments().any(|argument| argument.get_id() == name);
+    let is_meant = |(file, _): &&(&str, &str)| match *file {
+        _ if path.is_empty() => true,
+        SOCKET => takes("admin"),
+        file if file.starts_with("/var/lib/") => path == "setup",
+        file if file.starts_with("STORE") || file.contains(".cache") => path == "serve" || takes("store"),
+        _ => takes("config"),
+    };
+    FILES.iter().filter(is_meant).copied().collect()
 }
 
 /// The page of mirror.toml: the example, which has every key with its default and what it means.
@@ -290,8 +306,10 @@ const EXAMPLES: &[(&str, &[(&str, &str)])] = &[
     ),
 ];
 
+/// Where commands find the daemon.
+const SOCKET: &str = "STORE/admin.sock";
 /// Files, with what they are.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     (
         "/etc/registry-mirror/mirror.toml",
         "The configuration, unless $REGISTRY_MIRROR_CONFIG or -c names another; see mirror.toml(5).",
@@ -303,7 +321,8 @@ const FILES: [(&str, &str); 6] = [
     ),
     ("STORE/blobs", "What was pulled, by its digest."),
     ("STORE/repositories", "Tags with their histories, and which repository has what."),
-    ("STORE/admin.sock", "Where commands find the daemon, unless server.admin_socket says otherwise."),
+    (SOCKET, "Where commands find the daemon, unless server.admin_socket says otherwise."),
+    ("/var/lib/registry-mirror/setup/CLIENT", "What setup wrote, and what stood there before; see --undo."),
 ];
 
 /// What of the interface and of memory is too much for the README.
@@ -356,6 +375,16 @@ mod tests {
             pull.contains(".SH EXAMPLES\n.TP\nregistry\\-mirror pull redis:7 \\-\\-platform linux/arm64\n"),
             "{pull}"
         );
+        for (page, file) in [
+            ("config-show", "/etc/registry\\-mirror/mirror.toml"),
+            ("images", "STORE/admin.sock"),
+            ("export", "STORE/blobs"),
+            ("setup", "/var/lib/registry\\-mirror/setup/CLIENT"),
+        ] {
+            let page = read(&format!("registry-mirror-{page}.1"));
+            assert!(page.contains(&format!(".TP\n{file}\n")), "{file}: {page}");
+        }
+        assert!(!read("registry-mirror-version.1").contains(".SH FILES"));
         assert!(read("registry-mirror-config-show.1").contains("origin"));
         let file = read("mirror.toml.5");
         assert!(file.contains("\n[store]\n") && file.contains("\nlisten = [\"127.0.0.1:5000\"]\n"), "{file}");

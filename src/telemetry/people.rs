@@ -19,6 +19,10 @@ const WIDTH: usize = 120;
 const IMAGE: usize = 58;
 /// What the line about a request says in the log.
 const REQUEST: &str = "request";
+/// The time of day and the level in front of other lines.
+const FRONT: usize = 9 + 6;
+/// No value is told in fewer columns for the sake of a line's length.
+const SHORTEST: usize = 24;
 
 const RED: &str = "\u{1b}[31m";
 const GREEN: &str = "\u{1b}[32m";
@@ -66,7 +70,10 @@ where
             Level::INFO => "info ".to_owned(),
             _ => painted(DIM, "debug"),
         };
-        writeln!(writer, "{word} {}", fields.told())
+        // There may be many of those.
+        let is_of_a_blob = fields.others.iter().any(|(name, _)| *name == "blob");
+        let told = if is_of_a_blob && !self.detailed { fields.fitted(WIDTH - FRONT) } else { fields.told() };
+        writeln!(writer, "{word} {told}")
     }
 }
 
@@ -102,6 +109,16 @@ impl Fields {
 
     fn number(&self, name: &str) -> u64 {
         self.get(name).parse().unwrap_or_default()
+    }
+
+    /// The same in so many columns, with the middle left out of what is longest of what belongs to it.
+    fn fitted(&self, most: usize) -> String {
+        let within = |columns: usize| {
+            let others = self.others.iter().map(|(name, value)| (*name, shortened(value, columns)));
+            Fields { message: self.message.clone(), others: others.collect() }.told()
+        };
+        let fits = |told: &String| told.chars().count() <= most;
+        (SHORTEST..=WIDTH).rev().map(within).find(fits).unwrap_or_else(|| within(SHORTEST))
     }
 
     /// The message and all that belongs to it.
@@ -266,6 +283,17 @@ mod tests {
         for told in ["request", "status=200", "duration_ms=1234.5", "bytes=43300000", "method=GET"] {
             assert!(line.contains(told), "{told}: {line}");
         }
+        let hex = "0123456789abcdef".repeat(4);
+        let blob = format!("docker.io/acme/app@sha256:{hex}");
+        let error = format!("GET /v2/acme/app/blobs/sha256:{hex} at registry-1.docker.io: it ended before its end");
+        let warn = || tracing::warn!(blob, error, "fill failed");
+        let line = written(false, warn);
+        assert!(
+            line.trim_end().chars().count() <= WIDTH && line.contains("fill failed blob=docker.io/acme/"),
+            "{line}"
+        );
+        assert!(line.contains("error=\"GET /v2/") && line.ends_with("before its end\"\n"), "{line}");
+        assert!(written(true, warn).contains(&error), "to who asks for details");
         let line = written(false, || tracing::warn!(error = "two words", by = 7, "something\nis wrong"));
         assert_eq!(line.get(8..), Some(" warn  something\\u{a}is wrong error=\"two words\" by=7\n"));
     }
