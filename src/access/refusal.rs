@@ -38,7 +38,7 @@ pub enum Refusal {
         location: Location,
     },
     /// The upstream refuses it to what was shown.
-    #[error("{upstream} does not give it to who shows what was shown ({status})")]
+    #[error("{}", not_given(.upstream, *.status))]
     Upstream {
         /// What was asked for is there.
         upstream: RegistryName,
@@ -61,6 +61,17 @@ pub enum Refusal {
 
 fn what_was_wrong(wrong: bool) -> &'static str {
     if wrong { "; what was shown is not right" } else { "" }
+}
+
+fn not_given(upstream: &RegistryName, status: u16) -> String {
+    match status {
+        401 => format!(
+            "{upstream} gives this only to who logs in, and takes nothing of what was shown (401): log in as a user of \
+             {upstream}, with docker login or podman login at the address of this mirror that is for it, for containerd \
+             with a pull secret for {upstream}"
+        ),
+        status => format!("{upstream} does not give it to who shows what was shown ({status})"),
+    }
 }
 
 fn no_line(access: Access) -> &'static str {
@@ -115,7 +126,7 @@ mod tests {
             (unidentified(false, true), 401, None, "(access = \"mapped\"); what was shown is not right"),
             (Refusal::Overheard { upstream: upstream.clone() }, 403, None, "X-Forwarded-Proto: https"),
             (Refusal::NotPublic { location: location.clone() }, 404, None, "a.example/app: not found"),
-            (told(401), 401, Some("Bearer realm=\"x\""), "(401)"),
+            (told(401), 401, Some("Bearer realm=\"x\""), "(401): log in as a user of a.example, with docker login or "),
             (told(403), 403, None, "(403)"),
             (told(404), 404, None, "(404)"),
             (denied(Access::Shared), 403, None, "no [[access.grant]] names this token for it (access = \"shared\")"),

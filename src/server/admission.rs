@@ -186,7 +186,7 @@ impl Admission {
         let holders = self.holders(guest);
         // Who can be told how to log in is told that soon.
         let can_be_told = guest.own.credential.is_none()
-            && mirror.last_challenge(&location.upstream, Some(&location.repository)).is_some();
+            && last_told(mirror, &location.upstream, Some(&location.repository)).is_some();
         let has_time = !can_be_told && !self.grants.had(&holders, location, now);
         let (grants, about) = (Arc::clone(&self.grants), location.clone());
         let hear = move |said: &Result<(), MirrorError>| {
@@ -225,9 +225,8 @@ impl Admission {
         let (holders, now) = (self.holders(guest), Instant::now().into_std());
         let is_unknown = guest.own.credential.is_none() && !self.grants.had(&holders, location, now);
         if error.is_outage() && is_unknown && !guest.overheard {
-            let wanted = mirror.last_challenge(&location.upstream, Some(&location.repository));
-            let Some(wanted) = wanted else { return Rejected::Unknown(error) };
-            let challenge = told(&location.upstream, &wanted);
+            let challenge = last_told(mirror, &location.upstream, Some(&location.repository));
+            let Some(challenge) = challenge else { return Rejected::Unknown(error) };
             let upstream = location.upstream.clone();
             return Rejected::Refused(Refusal::Upstream { upstream, status: 401, challenge });
         }
@@ -265,8 +264,8 @@ impl Admission {
             Err(error) if error.is_denial() => self.grants.end_all(&holders, upstream),
             Err(_) => return Ok(()),
         }
-        let challenge = match mirror.last_challenge(upstream, None) {
-            Some(wanted) => told(upstream, &wanted),
+        let challenge = match last_told(mirror, upstream, None) {
+            Some(challenge) => challenge,
             None if holders.shows => None,
             None => return Ok(()),
         };
@@ -298,14 +297,17 @@ impl Guest {
     }
 }
 
-/// What an upstream wants to see, as it is told to clients.
+/// What an upstream wants to see, as it is told to clients. What it refused a moment ago, it wanted that, too.
 async fn challenge(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repository>) -> Option<String> {
-    // What it refused a moment ago, it wanted that, too.
-    let wanted = match mirror.last_challenge(upstream, repository) {
-        None => mirror.challenge(upstream, repository).await.ok().flatten(),
-        wanted => wanted,
-    };
-    wanted.and_then(|wanted| told(upstream, &wanted))
+    if let Some(challenge) = last_told(mirror, upstream, repository) {
+        return challenge;
+    }
+    told(upstream, &mirror.challenge(upstream, repository).await.ok()??)
+}
+
+/// What it wanted when it was last asked, as it is told to clients; `None` where it was not asked.
+fn last_told(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repository>) -> Option<Option<String>> {
+    mirror.last_challenge(upstream, repository).map(|wanted| told(upstream, &wanted))
 }
 
 /// dockerd would show the Hub's password to whatever asks for one in the Hub's place.

@@ -10,6 +10,7 @@ use super::answer::Answer;
 use super::clients::Traffic;
 use super::endpoint::Demand;
 use super::proof::Proof;
+use super::token_service::Wanted;
 use super::wire::{Sending, basic, drain};
 use crate::oci::Repository;
 use crate::oci::challenge::Challenge;
@@ -80,6 +81,11 @@ impl HttpUpstream {
         let credential = self.presented.as_ref().map_or(&Credential::Anonymous, |presented| &presented.credential);
         let proof = match (demand, credential) {
             (Demand::Bearer { .. }, Credential::RegistryToken(token)) => Proof::of_token(token)?,
+            // One that was fetched before would hide that the token service is away.
+            (Demand::Bearer { realm, service }, Credential::Anonymous) => {
+                let wanted = Wanted { service: service.as_deref(), scope: "" };
+                Proof::of_token(&self.fetch_token(realm, wanted, credential).await?.secret)?
+            }
             (Demand::Bearer { realm, service }, credential) => {
                 self.bearer(realm, service.as_deref(), String::new(), credential.clone()).await?
             }
