@@ -6,45 +6,37 @@
 //! [`pins`] and [`lists`] for more. No component of a repository starts with `_` and no upstream with `.`,
 //! so nothing clashes. Files are written under another
 //! name, synced and renamed, so a reader sees the old or the new one, whole. A damaged file counts
-//! as absent: what it said is asked of upstream again. The file is long because all that is written
-//! and removed below a repository is counted in one place.
+//! as absent: what it said is asked of upstream again. All that is written and removed below a repository is
+//! counted here.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-
 use parking_lot::RwLock;
+use serde::Serialize;
 
+use self::plain::{entries, names_in, present, read_record, report_damage, sync_folder, write_synced};
 use self::tally::Tally;
-use super::names::{self, HISTORY, LINKS, LISTS, TAGS};
-use super::{CHANGES_KEPT, HistoryEntry, Location, Membership, Names, Note, TagKey, TagRecord, merged};
+pub(super) use self::walk::Key;
+use super::names::{self, HISTORY, LISTS};
+use super::{Location, Membership, Names, Note, TagKey, TagRecord};
 use crate::clock::Timestamp;
-use crate::oci::{AcceptSet, Algorithm, Digest, RegistryName, Repository, Tag};
+use crate::oci::{AcceptSet, Digest, Tag};
 use crate::owed::{Coming, Owed};
 
+mod history;
 mod lists;
 mod pins;
+mod plain;
 mod tags;
 mod tally;
+mod walk;
 
 pub use tags::a_tag;
-
-/// No record is longer than this, in bytes; a longer file is damaged.
-const LONGEST_RECORD: u64 = 64 * 1024;
-
-/// Nearly all are shorter than this, in bytes.
-const USUAL_RECORD: usize = 512;
-
-/// A history of so many bytes may have more changes than are kept: it is written anew with each further one.
-const LONG_HISTORY: u64 = 256 << 10;
 
 /// The folder of small files.
 #[derive(Debug)]
@@ -59,15 +51,6 @@ pub(super) struct Files {
     shape: RwLock<()>,
     /// Told of what has to go up into the bucket, where there is one.
     owed: Option<Arc<Owed>>,
-}
-
-/// The name of a record in the tree.
-#[derive(Debug)]
-pub(super) enum Key {
-    /// Of a tag.
-    Tag(TagKey),
-    /// Of a membership.
-    Member(Location, Digest),
 }
 
 impl Files {
@@ -123,33 +106,6 @@ impl Files {
             }
         }
         self.gone_from(&folder)
-    }
-
-    /// Removes the histories of those tags of which `stays` says no.
-    pub(super) fn retain_histories(
-        &self,
-        location: &Location,
-        stays: &dyn Fn(&Tag, &[HistoryEntry]) -> bool,
-    ) -> io::Result<()> {
-        for tag in names_in(&self.repository_folder(location).join(TAGS)).filter_map(|name| name.parse::<Tag>().ok()) {
-            let path = self.tag_folder(location, &tag).join(HISTORY);
-            if path.exists() && !stays(&tag, &self.history(location, &tag)?) {
-                self.remove(&path)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// The last digests that a tag had, oldest first. Lines that a crash cut are left out.
-    pub(super) fn history(&self, location: &Location, tag: &Tag) -> io::Result<Vec<HistoryEntry>> {
-        let Some(bytes) = present(fs::read(self.tag_folder(location, tag).join(HISTORY)))? else {
-            return Ok(Vec::new());
-        };
-        let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
-        let mut entries: Vec<HistoryEntry> = lines.collect();
-        entries.dedup_by(|later, earlier| later.digest == earlier.digest);
-        entries.drain(..entries.len().saturating_sub(CHANGES_KEPT));
-        Ok(entries)
     }
 
     pub(super) fn member(&self, location: &Location, digest: &Digest) -> io::Result<Option<Membership>> {
@@ -213,61 +169,10 @@ impl Files {
         self.remove(&self.member_path(location, digest)).map(drop)
     }
 
-    /// Visits the name of every record. What cannot be read on the way is left out: it is asked of
-    /// upstream again.
-    pub(super) fn for_each_key(&self, visit: &mut dyn FnMut(Key)) {
-        for (name, path) in folders(&self.root) {
-            if let Ok(upstream) = name.parse() {
-                visit_repositories(&upstream, "", &path, visit);
-            }
-        }
-    }
-
-    /// Adds what somebody else saw.
-    pub(super) fn add_history(&self, location: &Location, tag: &Tag, entries: &[HistoryEntry]) -> io::Result<()> {
-        let mine = self.history(location, tag)?;
-        let all = merged(mine.clone(), entries.to_vec());
-        if all == mine {
-            return Ok(());
-        }
-        self.write_whole(&self.tag_folder(location, tag).join(HISTORY), &lines(&all)?)
-    }
-
     /// Who is told that this file is about to get its name.
     fn coming(&self, path: &Path) -> Option<Coming> {
         let (owed, key) = (self.owed.as_ref()?, path.strip_prefix(&self.store).ok()?.to_str()?);
         names::is_shared(key).then(|| owed.coming(key))?
-    }
-
-    fn append_history(&self, key: &TagKey, record: &TagRecord) -> io::Result<()> {
-        let folder = self.tag_folder(&key.location, &key.tag);
-        let _coming = self.coming(&folder.join(HISTORY));
-        let entry = HistoryEntry::of(key, record);
-        let shape = self.shape.read();
-        self.create_folder(&folder)?;
-        let mut file = open_plain(OpenOptions::new().read(true).append(true).create(true), &folder.join(HISTORY))?;
-        drop(shape);
-        let before = file.metadata()?.len();
-        if before > LONG_HISTORY {
-            let mut entries = self.history(&key.location, &key.tag)?;
-            entries.push(entry);
-            entries.drain(..entries.len().saturating_sub(CHANGES_KEPT));
-            return self.write_whole(&folder.join(HISTORY), &lines(&entries)?);
-        }
-        let mut line = Vec::new();
-        // A crash may have cut the last line: do not spoil the next one.
-        if file.seek(SeekFrom::End(-1)).is_ok() {
-            let mut last = [b'\n'];
-            file.read_exact(&mut last)?;
-            if last != [b'\n'] {
-                line.push(b'\n');
-            }
-        }
-        line.extend(lines(&[entry])?);
-        file.write_all(&line)?;
-        self.tally.replaced((before > 0).then_some(before), Some(before + line.len() as u64));
-        // The folder is synced with what the tag points at now, which is written next.
-        file.sync_data()
     }
 
     fn write_record(&self, path: &Path, record: &impl Serialize) -> io::Result<()> {
@@ -394,146 +299,12 @@ impl Files {
     }
 }
 
-/// Goes down from `path`, which is that of `repository`; the empty one is the upstream itself.
-fn visit_repositories(upstream: &RegistryName, repository: &str, path: &Path, visit: &mut dyn FnMut(Key)) {
-    for (name, path) in folders(path) {
-        if name.starts_with('_') {
-            if let Ok(repository) = repository.parse::<Repository>() {
-                let location = Location { upstream: upstream.clone(), repository };
-                match name.as_str() {
-                    TAGS => visit_tags(&location, &path, visit),
-                    LINKS => visit_members(&location, &path, visit),
-                    _ => {}
-                }
-            }
-            continue;
-        }
-        let inner = if repository.is_empty() { name } else { format!("{repository}/{name}") };
-        // Also the bound of the recursion: a repository has at most 255 bytes.
-        if inner.parse::<Repository>().is_ok() {
-            visit_repositories(upstream, &inner, &path, visit);
-        }
-    }
-}
-
-fn visit_tags(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
-    for (name, path) in folders(path) {
-        let Ok(tag) = name.parse::<Tag>() else { continue };
-        for accept in names_in(&path).filter_map(|name| name.parse().ok()) {
-            visit(Key::Tag(TagKey { location: location.clone(), tag: tag.clone(), accept }));
-        }
-    }
-}
-
-fn visit_members(location: &Location, path: &Path, visit: &mut dyn FnMut(Key)) {
-    for algorithm in Algorithm::ALL {
-        for hex in names_in(&path.join(algorithm.as_str())) {
-            if let Some(digest) = algorithm.digest(&hex) {
-                visit(Key::Member(location.clone(), digest));
-            }
-        }
-    }
-}
-
-fn entries(path: &Path) -> impl Iterator<Item = fs::DirEntry> + use<> {
-    fs::read_dir(path).into_iter().flatten().flatten()
-}
-
-fn names_in(path: &Path) -> impl Iterator<Item = String> {
-    entries(path).filter_map(|entry| entry.file_name().into_string().ok())
-}
-
-/// The folders in a folder; links are not followed.
-fn folders(path: &Path) -> impl Iterator<Item = (String, PathBuf)> {
-    entries(path)
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-        .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
-}
-
-/// `None` for what is not there.
-fn present<T>(result: io::Result<T>) -> io::Result<Option<T>> {
-    match result {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// Opens a file without following a link and without waiting for the other end of a fifo.
-fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
-    options.mode(0o600).custom_flags(flags).open(path)
-}
-
-/// Reads a record. `None` when there is none, or when what is there is damaged.
-fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let Some(bytes) = read_whole(path, LONGEST_RECORD)? else { return Ok(None) };
-    match serde_json::from_slice(&bytes) {
-        Ok(record) => Ok(Some(record)),
-        Err(_) => {
-            report_damage(path, "it is not a whole record");
-            Ok(None)
-        }
-    }
-}
-
-/// Reads a file, at most `longest` bytes of it. `None` when there is none, or no plain file.
-fn read_whole(path: &Path, longest: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match open_plain(OpenOptions::new().read(true), path) {
-        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
-            report_damage(path, "it is a link");
-            return Ok(None);
-        }
-        result => present(result)?,
-    };
-    let Some(file) = file else { return Ok(None) };
-    if !file.metadata()?.is_file() {
-        report_damage(path, "it is not a plain file");
-        return Ok(None);
-    }
-    let mut bytes = Vec::with_capacity(USUAL_RECORD);
-    file.take(longest).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
-}
-
-fn report_damage(path: &Path, reason: &str) {
-    tracing::warn!(file = %path.display(), reason, "a damaged record is ignored; upstream is asked again");
-}
-
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // A process that ran before may have left one of this name; nobody reads it.
-    let mut file = open_plain(OpenOptions::new().write(true).create(true).truncate(true), path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    #[cfg(test)]
-    tests::SYNCED.with_borrow_mut(|synced| synced.push(path.to_owned()));
-    File::open(path)?.sync_all()
-}
-
-fn lines(entries: &[HistoryEntry]) -> io::Result<Vec<u8>> {
-    let mut lines = Vec::new();
-    for entry in entries {
-        serde_json::to_writer(&mut lines, entry)?;
-        lines.push(b'\n');
-    }
-    Ok(lines)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
+    use super::plain::SYNCED;
     use super::*;
-    use crate::clock::Timestamp;
     use crate::metadata::Proof;
-    use crate::oci::{Algorithm, Descriptor, MediaType};
-
-    thread_local! {
-        pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
-    }
+    use crate::oci::{Algorithm, Descriptor, MediaType, RegistryName};
 
     #[test]
     fn a_long_name_takes_no_more_syncs_than_a_short_one() {
@@ -556,40 +327,5 @@ mod tests {
                 .map(|path| path.parent().map(Path::to_owned));
             assert_eq!(SYNCED.take().into_iter().map(Some).collect::<Vec<_>>(), [member, tag]);
         }
-    }
-
-    #[test]
-    fn of_a_tag_that_moves_for_ever_the_last_changes_are_kept() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let files = Files::open(folder.path(), None);
-        let location = Location {
-            upstream: "docker.io".parse().expect("valid"),
-            repository: "library/app".parse().expect("valid"),
-        };
-        let key =
-            TagKey { location: location.clone(), tag: "1".parse().expect("valid"), accept: AcceptSet::everything() };
-        let record = |n: usize| {
-            let digest = Digest::of(Algorithm::Sha256, n.to_string().as_bytes());
-            let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
-            TagRecord { descriptor, checked_at: Timestamp(n as u64), since: Timestamp(n as u64) }
-        };
-        files.put_tag(&key, &record(0)).expect("written");
-        // As one of an earlier version may be.
-        let many: Vec<_> = (0..3 * CHANGES_KEPT).map(|n| HistoryEntry::of(&key, &record(n))).collect();
-        let path = files.tag_folder(&location, &key.tag).join(HISTORY);
-        fs::write(&path, lines(&many).expect("json")).expect("written");
-        let kept = files.history(&location, &key.tag).expect("read");
-        assert_eq!((kept.len(), kept[0].at), (CHANGES_KEPT, Timestamp(2 * CHANGES_KEPT as u64)));
-        let last = 3 * CHANGES_KEPT;
-        files.put_tag(&key, &record(last)).expect("written");
-        let kept = files.history(&location, &key.tag).expect("read");
-        assert_eq!((kept.len(), kept[CHANGES_KEPT - 1].at), (CHANGES_KEPT, Timestamp(last as u64)));
-        let left = fs::read(&path).expect("read").split(|byte| *byte == b'\n').count();
-        assert_eq!(left, CHANGES_KEPT + 1, "the file is short again");
-        files.put_tag(&key, &record(last + 1)).expect("written");
-        assert_eq!(
-            files.history(&location, &key.tag).expect("read").last().map(|entry| entry.at),
-            Some(Timestamp(last as u64 + 1))
-        );
     }
 }

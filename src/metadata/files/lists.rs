@@ -16,8 +16,9 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 use serde::{Deserialize, Serialize};
 
+use super::Files;
+use super::plain::{entries, read_whole, report_damage};
 use super::tally::on_disk;
-use super::{Files, entries, read_whole, report_damage};
 use crate::clock::Timestamp;
 use crate::metadata::names::LISTS;
 use crate::metadata::{BLOCK, KeptList, ListKey, Location};

@@ -8,7 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Files, folders, present, read_record, report_damage};
+use super::Files;
+use super::plain::{folders, present, read_record, report_damage};
 use crate::metadata::names::{self, FROZEN, PINS};
 use crate::metadata::{FrozenTag, Location, Pin};
 use crate::oci::{Digest, Reference, RegistryName, Repository, Tag};

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{folders, names_in};
+use super::plain::{folders, names_in};
 use crate::metadata::names::{HISTORY, TAGS};
 use crate::oci::{RegistryName, Repository, Tag};
 
