@@ -230,6 +230,7 @@ impl Mirror {
             stored: stored.clone(),
             ingests: ingests.clone(),
             disk,
+            writing: Arc::default(),
             room: room.clone(),
             negatives: Arc::new(Negatives::new(negative_ttl, clock.clone(), terms.of_callers)),
             finish_unread: terms.finish_unread,
@@ -297,6 +298,14 @@ impl Mirror {
         self.all_fills().map(|fills| fills.flights.len()).sum()
     }
 
+    /// Waits until manifests are in the store that were given to clients before, and named.
+    pub async fn written(&self) {
+        for fills in self.all_fills() {
+            fills.writing.over(None).await;
+        }
+        self.0.answers.written().await;
+    }
+
     fn all_fills(&self) -> impl Iterator<Item = Arc<Fills>> {
         self.0.earlier.iter().filter_map(Weak::upgrade).chain([Arc::clone(&self.0.fills)])
     }
@@ -338,6 +347,7 @@ impl Mirror {
             ("flights_of_blobs", self.fills() as u64),
             ("left_over", fills.ingests.left_over_files()),
             ("lanes", fills.bounds.lanes()),
+            ("manifests_being_written", fills.writing.len()),
             ("answers_untaken", fills.bounds.bodies.untaken()),
             ("held", room.holds.len()),
         ];

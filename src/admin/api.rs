@@ -164,6 +164,8 @@ impl Visit<'_> {
                 return refused.unwrap_or_else(|error| refusal(&error));
             }
         };
+        // Clients were given what is in the store a moment later.
+        self.mirror.written().await;
         let answered = match (LOOKS.contains(&path.as_str()), post, request.method()) {
             (true, _, &Method::GET) if wish == Wish::Follow => self.follow(request.headers().clone(), by_address),
             (true, _, &(Method::GET | Method::HEAD)) => self.look(&request, actor).await,

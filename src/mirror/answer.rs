@@ -133,6 +133,11 @@ impl Answers {
 }
 
 impl Answers {
+    /// Waits until tags are remembered that were answered before.
+    pub(super) async fn written(&self) {
+        self.tags.flights.landed(|_| true, tags::PATIENCE).await;
+    }
+
     /// The rules for tags, and what time it is by them.
     pub(super) fn rules(&self) -> (Policy, Timestamp) {
         (self.tags.policy, self.tags.clock.now())

@@ -34,6 +34,7 @@ use crate::mirror::flight::places::Place;
 use crate::mirror::flight::progress::{Following, Phase, Progress};
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::mirror::flight::unread::{self, FinishUnread};
+use crate::mirror::flight::writing::Writing;
 use crate::mirror::keep::RoomKeeper;
 use crate::mirror::recall::negatives::Negatives;
 use crate::mirror::room::stored::Stored;
@@ -58,6 +59,7 @@ pub(crate) struct Fills {
     pub(super) stored: Arc<Stored>,
     pub(super) ingests: Arc<IngestDir>,
     pub(super) disk: Arc<Disk>,
+    pub(super) writing: Arc<Writing>,
     pub(super) room: Arc<RoomKeeper>,
     pub(super) negatives: Arc<Negatives>,
     pub(super) finish_unread: FinishUnread,

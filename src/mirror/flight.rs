@@ -13,6 +13,7 @@ pub mod shared;
 pub mod transfer;
 pub mod unread;
 pub mod window;
+pub(crate) mod writing;
 
 use std::sync::Arc;
 

@@ -61,6 +61,15 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "manifests_in_hand_have_one_budget_and_who_finds_no_room_is_told_to_come_again",
         ),
     ),
+    (
+        "mirror/flight/writing.rs",
+        "of",
+        Bounded(
+            "64",
+            "mirror_entries{table=manifests_being_written}",
+            "a_manifest_goes_to_its_client_while_it_is_written_and_is_named_when_it_is_there",
+        ),
+    ),
     ("mirror/answer/relay.rs", "chunks", Still("what is held back of one answer, 64 KiB")),
     (
         "mirror/recall/memory.rs",

@@ -176,6 +176,7 @@ async fn gc_deletes_nothing_that_an_unreadable_manifest_may_need() {
     );
     // Once it is there again it is known what it needs.
     mirror.get("/v2/library/app/manifests/1").await;
+    mirror.settled().await;
     let garbage = mirror.mirror.collect_garbage(false).await.expect("collects");
     assert_eq!((garbage.blobs, garbage.unreadable), (0, 0));
 }

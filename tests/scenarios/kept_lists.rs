@@ -200,6 +200,7 @@ async fn a_digest_that_is_no_manifest_of_ours_fills_no_disk_and_a_disk_that_fail
     assert_eq!(list_files(&mirror), [] as [PathBuf; 0]);
 
     mirror.get(&pull_of_docker_29(&image)[1]).await;
+    mirror.settled().await;
     let folder = mirror.store().join("repositories/docker.io/library/app/_lists");
     fs::write(&folder, "in the way").expect("written");
     for path in [referrers.as_str(), TAGS] {

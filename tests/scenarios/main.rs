@@ -86,3 +86,4 @@ mod upstream_wire;
 mod upstream_words;
 mod variants;
 mod verify_progress;
+mod while_written;

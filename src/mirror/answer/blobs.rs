@@ -111,6 +111,7 @@ impl Mirror {
         framing: Framing,
     ) -> Result<BlobAnswer, MirrorError> {
         let blobs = &self.0.answers.blobs;
+        blobs.written(route, &digest).await;
         if let Some((content, outcome)) = self.heard(route, blobs.sound(route, &digest).await)? {
             return blobs.hit(content, digest, range, outcome);
         }
@@ -167,6 +168,7 @@ impl Mirror {
     /// [`MirrorError::Upstream`] when the blob is not stored and upstream does not confirm it.
     pub async fn stat_blob(&self, route: &Route, digest: Digest) -> Result<BlobStat, MirrorError> {
         let blobs = &self.0.answers.blobs;
+        blobs.written(route, &digest).await;
         if let Some((_, content)) = blobs.stored.open(&route.location, &digest).await {
             return Ok(BlobStat { size: Some(content.size), outcome: Outcome::Hit });
         }
@@ -195,6 +197,14 @@ impl Mirror {
 }
 
 impl Blobs {
+    /// Who asks for a manifest as a blob, or what is about it, waits until it is there.
+    pub(super) async fn written(&self, route: &Route, digest: &Digest) {
+        let writing = &self.fills.writing;
+        if writing.get(&(route.location.clone(), *digest)).is_some() {
+            writing.over(Some(&route.location)).await;
+        }
+    }
+
     /// The blob from the store, if this repository may have it: that was proven before, or is now by the word of
     /// upstream. `None` also where only the whole blob can tell.
     pub(crate) async fn stored(

@@ -71,7 +71,11 @@ impl Tags {
     /// A manifest is there, by whatever name it was asked for: clients ask for the head of a tag, and then for what
     /// it points at. From now on the tag can be served without upstream.
     pub(super) async fn arrived(&self, route: &Route, manifest: &Descriptor) {
-        for (key, told_at) in self.heads.arrived(&route.location, manifest.digest) {
+        let told = self.heads.arrived(&route.location, manifest.digest);
+        if !told.is_empty() {
+            self.manifests.fills.writing.over(Some(&route.location)).await;
+        }
+        for (key, told_at) in told {
             let before = self.metadata.tag(&key).ok().flatten();
             self.point(key, before, manifest.clone(), Some(told_at)).await;
         }
@@ -107,6 +111,7 @@ impl Tags {
 
     /// The head of what a tag points at.
     async fn head(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestHead, MirrorError> {
+        self.pointed(&key).await;
         self.renew(&key).await;
         if let Some(digest) = self.frozen(&route.location, &key.tag) {
             return self.head_of(route, digest, key.accept).await;
@@ -214,6 +219,7 @@ impl Tags {
 
     async fn kept(&self, route: &Route, manifest: Manifest) -> Told {
         let (manifest, outcome) = self.keep(route, manifest).await?;
+        self.manifests.fills.writing.over(Some(&route.location)).await;
         Ok((manifest.descriptor.clone(), outcome))
     }
 }

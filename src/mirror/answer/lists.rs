@@ -150,6 +150,8 @@ impl Mirror {
         artifact_type: Option<&str>,
         cursor: Option<&Cursor>,
     ) -> Result<ReferrersAnswer, MirrorError> {
+        // Only what is about manifests of ours is kept.
+        self.0.answers.blobs.written(route, &digest).await;
         let key = self.of_ours(referrers_key(&route.location, &digest, artifact_type, cursor));
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
         let about = self.question(route, Resource::referrers(&repository, &digest));

@@ -86,6 +86,10 @@ impl Manifests {
 
     /// The manifest from the store, verified: it is small, and its media type is not in its bytes.
     pub(super) async fn stored(&self, location: &Location, digest: &Digest) -> Option<Arc<Manifest>> {
+        let key = (location.clone(), *digest);
+        if let Some(manifest) = self.fills.writing.get(&key) {
+            return Some(manifest);
+        }
         let stamp = self.stored.stamp();
         let (Membership { descriptor, .. }, content) = self.stored.open(location, digest).await?;
         // A blob that was fetched as a blob does not know that it is a manifest.
@@ -93,7 +97,6 @@ impl Manifests {
             return None;
         }
         let descriptor = Descriptor { size: content.size, ..descriptor };
-        let key = (location.clone(), *digest);
         let in_use = self.in_use.lock().get(&key).and_then(Weak::upgrade);
         if let Some(manifest) = in_use.filter(|manifest| manifest.descriptor == descriptor) {
             return Some(manifest);

@@ -16,7 +16,7 @@ use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived, patie
 use crate::mirror::answer::tag_moves;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::Fetched;
-use crate::mirror::flight::flights::{Flights, Shareable};
+use crate::mirror::flight::flights::{Flights, Rest, Shareable};
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered};
 use crate::mirror::recall::heads::{HeadKey, Heads};
 use crate::mirror::recall::memory::{Asked, Stamp};
@@ -25,6 +25,9 @@ use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
 use crate::outcome::Outcome;
 use crate::upstream::{Allowance, Resolved, Resource, UpstreamError, UpstreamErrorClass};
+
+/// How long who asks again waits for the pointer that the first answer left behind.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers with what tags point at.
 pub(super) struct Tags {
@@ -44,6 +47,7 @@ impl Tags {
     /// What the operator froze the tag to, or else what it points at: mutable, so upstream comes first
     /// when that is no longer fresh, then what is remembered.
     pub(super) async fn manifest(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
+        self.pointed(&key).await;
         self.renew(&key).await;
         let stamp = self.manifests.stored.stamp();
         let Some(digest) = self.frozen(&route.location, &key.tag) else {
@@ -55,6 +59,12 @@ impl Tags {
             self.keep_at_hand(key, &answer, None, stamp);
         }
         Ok(answer)
+    }
+
+    /// Waits for what the tag was just told to point at: whoever was told has left its pointer behind, for any types.
+    pub(super) async fn pointed(&self, key: &TagKey) {
+        let same = |other: &TagKey| other.tag == key.tag && other.location == key.location;
+        self.flights.landed(same, PATIENCE).await;
     }
 
     /// Takes over from the bucket what other replicas know of the tag, where what is known here is not fresh.
@@ -217,19 +227,45 @@ impl Tags {
         }
         let route = route.clone().asked_by(route.asker.counted());
         let (tags, of) = (Arc::clone(self), key.clone());
-        let work = || async move { tags.resolve(&route, of, record).await };
+        let work = || tags.resolve(route, of, record);
         if self.manifests.stored.is_of_callers(&key.location) {
-            return patiently(patience, work()).await;
+            let whole = async {
+                let (fetched, rest) = work().await;
+                if let Some(rest) = rest {
+                    rest.await;
+                }
+                fetched
+            };
+            return patiently(patience, whole).await;
         }
-        arrived(self.flights.share(&self.tasks, key, patience, work).await)
+        arrived(self.flights.share_early(&self.tasks, key, patience, work).await)
     }
 
-    async fn resolve(&self, route: &Route, key: TagKey, record: Option<TagRecord>) -> Fetched {
+    /// What the tag points at now, and its pointer, where that waits for what it points at.
+    async fn resolve(self: Arc<Tags>, route: Route, key: TagKey, record: Option<TagRecord>) -> (Fetched, Option<Rest>) {
+        let (manifest, outcome) = match self.resolved(&route, &key).await {
+            Ok(resolved) => resolved,
+            Err(error) => return (Err(error), None),
+        };
+        let (descriptor, since, now) =
+            (manifest.descriptor.clone(), self.stale_since(&route, &key.tag), self.clock.now());
+        let pointed = async move {
+            self.manifests.fills.writing.over(Some(&route.location)).await;
+            self.point_at(key, record, descriptor, (since, now)).await;
+        };
+        if outcome == Outcome::Fill {
+            return (Ok((manifest, outcome)), Some(Box::pin(pointed)));
+        }
+        pointed.await;
+        (Ok((manifest, outcome)), None)
+    }
+
+    async fn resolved(&self, route: &Route, key: &TagKey) -> Fetched {
         let reference = Reference::Tag(key.tag.clone());
         let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept.clone()).await;
         let resolved = match resolved {
             Ok(resolved) => resolved,
-            Err(error) => return Err(self.told(&key, error).await),
+            Err(error) => return Err(self.told(key, error).await),
         };
         let digest = resolved.descriptor().digest;
         let known = self.manifests.stored(&route.location, &digest).await;
@@ -242,13 +278,11 @@ impl Tags {
             (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await?,
             (None, Resolved::Told(_)) => match self.manifests.by_digest(route, digest, &key.accept).await {
                 Err(error) if error.upstream_class() == Some(UpstreamErrorClass::NotFound) => {
-                    self.in_one_question(route, &key).await?
+                    self.in_one_question(route, key).await?
                 }
                 fetched => fetched?,
             },
         };
-        let since = self.stale_since(route, &key.tag);
-        self.point(key, record, manifest.descriptor.clone(), since).await;
         Ok((manifest, outcome))
     }
 
@@ -306,10 +340,20 @@ impl Tags {
         descriptor: Descriptor,
         earlier: Option<Timestamp>,
     ) {
+        self.point_at(key, before, descriptor, (earlier, self.clock.now())).await;
+    }
+
+    /// The same, where now was a moment ago.
+    async fn point_at(
+        &self,
+        key: TagKey,
+        before: Option<TagRecord>,
+        descriptor: Descriptor,
+        (earlier, now): (Option<Timestamp>, Timestamp),
+    ) {
         if self.manifests.stored.blobs.open(&descriptor.digest).await.is_none() {
             return;
         }
-        let now = self.clock.now();
         let says_the_same = |before: &TagRecord| before.descriptor.digest == descriptor.digest;
         if earlier.is_some() && before.as_ref().is_some_and(says_the_same) {
             return;

@@ -1,9 +1,8 @@
 //! Manifests from upstream into the store. Each is small: it is verified and written in one piece, and
 //! nobody reads along.
 //!
-//! Its answer waits for its commit and its records, because tags, images, blobs by membership and what is fetched ahead
-//! look at the files and the index and not at flights, a moment after it. It could go before their syncs only if
-//! both ports told what is visible from what is durable; that is not built.
+//! It is given to who asked while it is written (see [`Writing`](crate::mirror::flight::writing::Writing)). Its
+//! membership, and tags that point at it, are recorded when it is there: nothing is named that a power cut could take.
 
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use crate::blob_store::ingest::Ingest;
 use crate::metadata::{Location, Proof, names};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
+use crate::mirror::recall::memory::LONGEST;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Digest, Manifest, Reference};
@@ -21,7 +21,7 @@ impl Fills {
     /// Asks upstream for a manifest by digest, by one of all known types or of those in `accept`, and keeps it
     /// if the store can.
     pub(crate) async fn manifest(
-        &self,
+        self: &Arc<Fills>,
         route: &Route,
         digest: Digest,
         accept: &AcceptSet,
@@ -64,28 +64,37 @@ impl Fills {
         MirrorError::upstream(Subject::Manifest, error)
     }
 
-    /// Keeps a verified manifest, if the store can.
+    /// Begins to keep a verified manifest, if the store can.
     ///
     /// # Errors
     /// [`MirrorError::Crowded`].
     pub(crate) async fn keep_manifest(
-        &self,
+        self: &Arc<Fills>,
         location: &Location,
         Manifest { descriptor, bytes }: Manifest,
     ) -> Result<Arc<Manifest>, MirrorError> {
         let bytes = self.bounds.bodies.hold(bytes, self.bounds.fill_wait).await.ok_or(MirrorError::Crowded)?;
-        let manifest = Manifest { descriptor, bytes };
-        let descriptor = &manifest.descriptor;
-        match self.write_manifest(manifest.clone()).await {
-            Ok(()) => {
-                self.stored.records.add_blob(&descriptor.digest, descriptor.size).await;
-                self.stored.add_member(location, descriptor.clone(), Proof::Bytes).await;
+        let manifest = Arc::new(Manifest { descriptor, bytes });
+        let being_written = self.writing.begin((location.clone(), manifest.descriptor.digest), &manifest).await;
+        let (fills, place, kept) = (Arc::clone(self), location.clone(), Arc::clone(&manifest));
+        self.tasks.spawn(async move {
+            let descriptor = &kept.descriptor;
+            match fills.write_manifest(Manifest::clone(&kept)).await {
+                Ok(()) => {
+                    fills.stored.records.add_blob(&descriptor.digest, descriptor.size).await;
+                    fills.stored.add_member(&place, descriptor.clone(), Proof::Bytes).await;
+                }
+                Err(error) => {
+                    tracing::warn!(location = %place, digest = %descriptor.digest, %error, "verified and served, but not kept");
+                }
             }
-            Err(error) => {
-                tracing::warn!(%location, digest = %descriptor.digest, %error, "verified and served, but not kept");
-            }
+            drop(being_written);
+        });
+        if manifest.bytes.len() > LONGEST {
+            // It goes to clients from its file, however slowly they take it.
+            self.writing.over(Some(location)).await;
         }
-        Ok(Arc::new(manifest))
+        Ok(manifest)
     }
 
     /// Keeps a manifest that came from the bucket, which says itself what is known of it.

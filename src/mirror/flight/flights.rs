@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -34,6 +35,9 @@ pub enum Landing<V> {
     /// Its task panicked.
     Lost,
 }
+
+/// What is to be done when the value is there.
+pub type Rest = BoxFuture<'static, ()>;
 
 /// The flights under way, by key. `T` is the handle through which a flight is followed.
 #[derive(Debug)]
@@ -115,14 +119,35 @@ where
     where
         F: Future<Output = V> + Send + 'static,
     {
+        let work = || {
+            let work = work();
+            async { (work.await, None) }
+        };
+        self.share_early(tasks, key, patience, work).await
+    }
+
+    /// The same, with a value that is there before the flight is over: it leaves the table when the rest is done.
+    pub async fn share_early<F>(
+        &self,
+        tasks: &TaskTracker,
+        key: K,
+        patience: Option<Duration>,
+        work: impl FnOnce() -> F,
+    ) -> Landing<V>
+    where
+        F: Future<Output = (V, Option<Rest>)> + Send + 'static,
+    {
         let (arrival, value) = watch::channel(None);
         let (mut flight, joined) = match self.seat(key, || Shareable { begun: Instant::now(), value }) {
             Seat::Join(flight) => (flight, true),
             Seat::Lead(flight, departure) => {
                 let work = work();
                 tasks.spawn(async move {
-                    let value = work.await;
+                    let (value, rest) = work.await;
                     arrival.send_replace(Some(value));
+                    if let Some(rest) = rest {
+                        rest.await;
+                    }
                     drop(departure);
                 });
                 (flight, false)
@@ -138,6 +163,33 @@ where
         };
         let value = landed.ok().and_then(|value| value.clone());
         value.map_or(Landing::Lost, |value| Landing::Arrived(value, joined))
+    }
+}
+
+impl<K, V> Flights<K, Shareable<V>>
+where
+    K: Eq + Hash + Clone,
+    V: Clone,
+{
+    /// Waits until the flights that `are_meant` have left of which the value is there already; not for longer than
+    /// `patience`.
+    pub async fn landed(&self, are_meant: impl Fn(&K) -> bool, patience: Duration) {
+        let has_landed = |flight: &&Shareable<V>| flight.value.borrow().is_some();
+        let meant = self
+            .table
+            .lock()
+            .iter()
+            .filter(|(key, _)| are_meant(key))
+            .map(|(_, flight)| flight)
+            .filter(has_landed)
+            .cloned()
+            .collect::<Vec<_>>();
+        let left = async {
+            for mut flight in meant {
+                while flight.value.changed().await.is_ok() {}
+            }
+        };
+        let _ = tokio::time::timeout(patience, left).await;
     }
 }
 

@@ -171,6 +171,8 @@ impl Mirror {
             let advice = self.advice(&route.location.upstream, &error);
             (digest, failure, advice.map_or_else(|| message.clone(), |advice| format!("{message}; {advice}")))
         });
+        // What it leads to is read from the store.
+        self.written().await;
         Ok(answer?.manifest.as_ref().clone())
     }
 

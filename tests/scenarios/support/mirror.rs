@@ -264,6 +264,7 @@ impl TestMirror {
         while self.mirror.present().fills() > fills {
             tokio::task::yield_now().await;
         }
+        self.mirror.present().written().await;
     }
 
     pub fn advance(&self, by: Duration) {
