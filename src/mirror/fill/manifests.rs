@@ -75,7 +75,11 @@ impl Fills {
     ) -> Result<Arc<Manifest>, MirrorError> {
         let bytes = self.bounds.bodies.hold(bytes, self.bounds.fill_wait).await.ok_or(MirrorError::Crowded)?;
         let manifest = Arc::new(Manifest { descriptor, bytes });
-        let being_written = self.writing.begin((location.clone(), manifest.descriptor.digest), &manifest).await;
+        let digest = manifest.descriptor.digest;
+        let Some(being_written) = self.writing.begin((location.clone(), digest), &manifest).await else {
+            tracing::warn!(%location, %digest, "verified and served, but not kept: the disk does not keep up");
+            return Ok(manifest);
+        };
         let (fills, place, kept) = (Arc::clone(self), location.clone(), Arc::clone(&manifest));
         self.tasks.spawn(async move {
             let descriptor = &kept.descriptor;
