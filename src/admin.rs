@@ -23,10 +23,11 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use parking_lot::RwLock;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::Audit;
-use crate::documents::{BucketStatus, Code, Configuration, Error, Explanation, Reloaded};
+use crate::documents::{BucketStatus, Carried, Code, Configuration, Direction, Error, Explanation, Reloaded};
 use crate::metrics::{Format, Metrics};
 use crate::mirror::Mirror;
 use crate::oci::{ImageName, RegistryName};
@@ -84,6 +85,8 @@ pub struct AdminState {
     pub tls: Option<Arc<Tls>>,
     /// Reads the settings again, if they come from somewhere.
     pub reload: Option<Reload>,
+    /// Carries a whole store into the bucket or back, where there is one.
+    pub carry: Option<Carry>,
     /// Says whether who shows nothing may pull an image, if there are rules.
     pub explain: Option<Explain>,
 }
@@ -93,6 +96,9 @@ pub type Explain = Arc<dyn Fn(ImageName) -> BoxFuture<'static, Option<Explanatio
 
 /// Reads the settings again for whoever is named, and says what came of it.
 pub type Reload = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Reloaded, Error>> + Send + Sync>;
+
+/// Begins to carry, and says how it goes.
+pub type Carry = Arc<dyn Fn(Direction) -> mpsc::Receiver<Carried> + Send + Sync>;
 
 /// A body: at hand, or coming line by line.
 type Body = BoxBody<Bytes, io::Error>;

@@ -5,6 +5,7 @@
 //! Nothing here asks an upstream: the daemon starts without a network.
 //! The file is long because all that is wired is in it.
 
+mod carry;
 pub mod checkup;
 mod doors;
 mod preflight;
@@ -447,6 +448,10 @@ impl Daemon {
         let raising = self.raising.clone();
         let bucket = move || raising.as_ref().map(|raising| bucket_status(raising));
         let told = bucket.clone();
+        let (raising, mirror) = (self.raising.clone(), self.mirror.clone());
+        let carry = raising.map(|raising| -> admin::Carry {
+            Arc::new(move |way| carry::carry(Arc::clone(&raising), mirror.clone(), way))
+        });
         let in_trouble = move || told().is_some_and(|bucket| bucket.trouble.is_some());
         let stop = stop.clone();
         let readiness = move || match in_trouble() {
@@ -467,6 +472,7 @@ impl Daemon {
             configuration: Some(Arc::clone(&reloading.shown)),
             audit: self.audit.clone(),
             explain: Some(Arc::new(explain)),
+            carry,
             reload: Some(Arc::new(move |by| Box::pin(Arc::clone(&reloading).reload(by)))),
         }
     }

@@ -34,8 +34,8 @@ use self::noting::Noting;
 use super::guard::{Actor, Door, Place, Wish};
 use super::{AdminState, Body, respond_with};
 use crate::documents::{
-    self, BucketStatus, Canary, Changed, Code, Document, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready,
-    Session, Status, Unfrozen, Unpinned, Why, orders,
+    self, BucketStatus, Canary, Changed, Code, Direction, Document, Error, Failure, Forgotten, Frozen, Images, Pinned,
+    Ready, Session, Status, Unfrozen, Unpinned, Why, orders,
 };
 use crate::graph::image::Platforms;
 use crate::mirror::Mirror;
@@ -121,8 +121,12 @@ const EVENTS: &str = "events";
 /// Asks whether what is shown may act.
 const SESSION: &str = "session";
 /// What is asked for with POST. All but [`READY`] act.
-const POSTS: [&str; 13] =
-    ["pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import", RELOAD, PAGE];
+const POSTS: [&str; 15] = [
+    "pull", READY, "pin", "unpin", "forget", "freeze", "unfreeze", "gc", "verify", "export", "import", RELOAD, PAGE,
+    PUSH_STORE, PULL_STORE,
+];
+const PUSH_STORE: &str = "store/push";
+const PULL_STORE: &str = "store/pull";
 const READY: &str = "ready";
 const RELOAD: &str = "reload";
 const PAGE: &str = "page";
@@ -225,6 +229,8 @@ impl Visit<'_> {
             (_, Some(request)) => bundles::import(request, name.flatten(), self.mirror, place, noting.bytes()).await,
             (RELOAD, _) => self.reload(actor, &order).await,
             (PAGE, _) => self.invite(),
+            (PUSH_STORE, _) => self.carry(Direction::Push),
+            (PULL_STORE, _) => self.carry(Direction::Pull),
             _ => act(path, &order, self.mirror, noting).await,
         }
     }
@@ -295,6 +301,12 @@ fn holding(place: Place, answer: Response<Body>) -> Response<Body> {
 }
 
 impl Visit<'_> {
+    /// Carries the whole store, and tells how it goes. It goes on when nobody listens any more.
+    fn carry(&self, way: Direction) -> Result<Response<Body>, Error> {
+        let Some(carry) = &self.state.carry else { return Err(documents::no_bucket()) };
+        Ok(streamed(carry(way), tokio::spawn(std::future::ready(Ok(())))))
+    }
+
     /// Has the settings read again.
     async fn reload(&self, actor: Actor, order: &Bytes) -> Result<Response<Body>, Error> {
         let orders::Reload {} = read(order)?;

@@ -23,6 +23,7 @@ fn state(readiness: Readiness) -> AdminState {
         audit: None,
         reload: None,
         explain: None,
+        carry: None,
     }
 }
 

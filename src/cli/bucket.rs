@@ -1,14 +1,18 @@
-//! `registry-mirror store`: the bucket behind the store, by the configuration. No daemon is asked.
+//! `registry-mirror store`: the bucket behind the store. To try it no daemon is asked; what is carried into it or back is
+//! carried by the daemon, where one runs.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use indicatif::{ProgressBar, ProgressStyle};
 
-use super::talk::print_document;
-use super::{Exit, doctor, environment, print};
+use super::store::{Place, StoreArgs};
+use super::talk::{is_quiet, print_document};
+use super::{Exit, doctor, environment, insist, print};
 use crate::config::{Config, Overrides};
-use crate::daemon::store::test_bucket;
-use crate::documents::Error;
+use crate::daemon::store::{carry, test_bucket};
+use crate::documents::{Carried, Direction, Error, counted, orders};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -20,6 +24,10 @@ pub(super) struct Args {
 enum Command {
     /// Try the bucket: write, read, list, remove, parts, and whether conditional writes hold
     Test(Test),
+    /// Carry all that is stored into the bucket; what is there stays
+    Push(StoreArgs),
+    /// Bring all that the bucket has into the store, as far as there is room
+    Pull(StoreArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -33,7 +41,14 @@ struct Test {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
-    let Command::Test(Test { config, json }) = &args.command;
+    match &args.command {
+        Command::Test(test) => try_it(test),
+        Command::Push(store) => carry_all(store, Direction::Push),
+        Command::Pull(store) => carry_all(store, Direction::Pull),
+    }
+}
+
+fn try_it(Test { config, json }: &Test) -> Result<Exit, Error> {
     let said = test_bucket(&Config::load(config.as_deref(), environment()?, Overrides::default())?)?;
     if *json {
         print_document(&said)?;
@@ -41,4 +56,51 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         said.checks.iter().try_for_each(|check| print(&doctor::line(check)))?;
     }
     Ok(if said.ok { Exit::Done } else { Exit::Failed })
+}
+
+fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
+    let json = args.at.json;
+    let bar = (std::io::stderr().is_terminal() && !json && !is_quiet()).then(|| {
+        let style = ProgressStyle::with_template("  {bar:30} {pos}/{len} {per_sec} {eta}");
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = style { bar.with_style(style) } else { bar }
+    });
+    let mut last = Carried::default();
+    let mut take = |carried: Carried| {
+        if json {
+            // That nobody reads on is no reason to stop.
+            let _ = print_document(&carried);
+        } else if let Some(bar) = &bar {
+            bar.set_length(carried.total);
+            bar.set_position(carried.done);
+        }
+        last = carried;
+    };
+    match args.place()? {
+        Place::Remote(remote) => {
+            remote.post_lines(&format!("store/{}", way.as_str()), &orders::Reload {}, &mut |line, _| take(line))?;
+        }
+        Place::Store(store) => {
+            drop(store);
+            carry(args.config()?, way, &mut take)?;
+        }
+    }
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    let Carried { done, total, failed, left_out, ended, trouble } = &last;
+    if !json {
+        let more = [(*failed, "not carried"), (*left_out, "left where they are")];
+        let more = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
+        print(&format!("{done} of {}{}", counted(*total, "object"), more.collect::<String>()))?;
+    }
+    if let Some(trouble) = trouble {
+        insist(&format!("error: {trouble}; do it again when it answers: it goes on where it ended"));
+    }
+    let all = *ended && trouble.is_none() && failed + left_out == 0;
+    Ok(match (all, *done) {
+        (true, _) => Exit::Done,
+        (false, 0) => Exit::Failed,
+        (false, _) => Exit::Partly,
+    })
 }

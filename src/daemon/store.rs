@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::{StartError, settings, stock};
+use super::{Daemon, StartError, settings, stock};
 use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
@@ -18,7 +18,9 @@ use crate::bundle::import::{self, Intake};
 use crate::bundle::{Plan, Rest, Stores};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
-use crate::documents::{self, Checked, Code, Error, Imported, Receipt, StoreTest, Verdict, Why, orders};
+use crate::documents::{
+    self, Carried, Checked, Code, Direction, Error, Imported, Receipt, StoreTest, Verdict, Why, no_bucket, orders,
+};
 use crate::graph::Graph;
 use crate::metadata::Pin;
 use crate::metadata::sled::SledMetadata;
@@ -151,8 +153,7 @@ impl OpenedStore {
 /// # Errors
 /// [`Code::Configuration`] where there is none, or it cannot be used as it is configured.
 pub fn test_bucket(config: &Config) -> Result<StoreTest, Error> {
-    let none = || Error::new(Code::Configuration, "there is no bucket: [store.bucket] name is not set");
-    let settings = &config.store.bucket.as_ref().ok_or_else(none)?.tier;
+    let settings = &config.store.bucket.as_ref().ok_or_else(no_bucket)?.tier;
     let bucket = Bucket::open(settings, |name| std::env::var(name).ok()).map_err(StartError::from)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
@@ -175,6 +176,21 @@ pub fn test_bucket(config: &Config) -> Result<StoreTest, Error> {
     let ok = checks.iter().all(|check| check.verdict != Verdict::Fail);
     let conditions_hold = conditional.map(Conditional::creates);
     Ok(StoreTest { ok, bucket: bucket.name().to_owned(), conditions_hold, checks })
+}
+
+/// Carries the whole store of a configuration into its bucket or back, while no daemon runs. Blocks.
+///
+/// # Errors
+/// What [`Daemon::open`] says, and [`Code::Configuration`] where there is no bucket.
+pub fn carry(config: Config, way: Direction, take: &mut dyn FnMut(Carried)) -> Result<(), Error> {
+    config.store.bucket.as_ref().ok_or_else(no_bucket)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
+    let entered = runtime.enter();
+    let daemon = Daemon::open(config)?;
+    drop(entered);
+    runtime.block_on(daemon.carry(way, take));
+    Ok(())
 }
 
 impl Outgoing<'_> {

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
-    Bench, Canary, Check, Checkup, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation, Export,
-    Fills, Finding, Forgotten, Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported,
+    Bench, Canary, Carried, Check, Checkup, ConfigPaths, ConfigSchema, Configuration, Document, Error, Explanation,
+    Export, Fills, Finding, Forgotten, Frame, Frozen, Garbage, Health, History, ImageDetail, Images, Import, Imported,
     PageLogin, Pinned, Plan, Program, PullEvent, Ready, Reloaded, Session, SetUp, Status, StoreTest, StoredReceipt,
     Unfrozen, Unpinned, Usage, VERSION, Why, orders,
 };
@@ -55,6 +55,7 @@ pub fn schema() -> Schema {
     answers.add::<Check>();
     answers.add::<Checkup>();
     answers.add::<StoreTest>();
+    answers.add::<Carried>();
     answers.add::<Why>();
     answers.add::<Program>();
     answers.add::<Configuration>();

@@ -3,7 +3,7 @@
 //! `repositories/<upstream>/<repository>/` and what lies below it; see `files` for what is in each.
 
 use super::{Location, Note, Pin, TagKey};
-use crate::oci::{AcceptSet, Digest, Reference, Tag};
+use crate::oci::{AcceptSet, Algorithm, Digest, Reference, Tag};
 
 /// What all begin with.
 pub const REPOSITORIES: &str = "repositories";
@@ -64,28 +64,46 @@ pub fn frozen(location: &Location, tag: &Tag) -> String {
     format!("{}/{FROZEN}/{}", repository(location), tag.as_str())
 }
 
-/// What an operator asked for, by its key.
+/// What a small object is, by its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Act {
-    /// To keep an image.
+pub enum Name {
+    /// What a tag points at.
+    Tag(TagKey),
+    /// The changes of a tag.
+    History(Location, Tag),
+    /// A membership.
+    Member(Location, Digest),
+    /// What is noted of a repository.
+    Note(Location),
+    /// That an image is to be kept.
     Pin(Pin),
-    /// To hold a tag still.
-    Freeze(Location, Tag),
+    /// That a tag is held still.
+    Frozen(Location, Tag),
 }
 
-/// What an operator asked for that has this key.
-pub fn act(key: &str) -> Option<Act> {
-    let (folder, name) = key.strip_prefix(REPOSITORIES)?.strip_prefix('/')?.rsplit_once('/')?;
-    let (repository, kind) = folder.rsplit_once('/')?;
-    let (upstream, repository) = repository.split_once('/')?;
+/// What has this key; `None` for what is none of ours.
+pub fn parse(key: &str) -> Option<Name> {
+    let (upstream, rest) = key.strip_prefix(REPOSITORIES)?.strip_prefix('/')?.split_once('/')?;
+    // No component of a repository begins so.
+    let (repository, below) = rest.split_once("/_")?;
     let location = Location { upstream: upstream.parse().ok()?, repository: repository.parse().ok()? };
-    let tag = || name.parse::<Tag>().ok();
-    match kind {
-        PINS => {
-            let reference = tag().map(Reference::Tag).or_else(|| name.parse().ok().map(Reference::Digest))?;
-            Some(Act::Pin(Pin { location, reference }))
+    let below: Vec<&str> = below.split('/').collect();
+    match below.as_slice() {
+        ["tags", tag, HISTORY] => Some(Name::History(location, tag.parse().ok()?)),
+        ["tags", tag, accept] => {
+            Some(Name::Tag(TagKey { location, tag: tag.parse().ok()?, accept: accept.parse().ok()? }))
         }
-        FROZEN => Some(Act::Freeze(location, tag()?)),
+        ["links", algorithm, hex] => {
+            let algorithm = Algorithm::ALL.into_iter().find(|known| known.as_str() == *algorithm)?;
+            Some(Name::Member(location, algorithm.digest(hex)?))
+        }
+        ["pins", name] => {
+            let tag = name.parse().ok().map(Reference::Tag);
+            let reference = tag.or_else(|| name.parse().ok().map(Reference::Digest))?;
+            Some(Name::Pin(Pin { location, reference }))
+        }
+        ["frozen", tag] => Some(Name::Frozen(location, tag.parse().ok()?)),
+        ["public" | "denied"] => Some(Name::Note(location)),
         _ => None,
     }
 }
@@ -93,4 +111,33 @@ pub fn act(key: &str) -> Option<Act> {
 /// Whether all replicas share what has this name; what is on its way to one begins with a dot.
 pub fn is_shared(key: &str) -> bool {
     !key.split('/').any(|part| part == LISTS || part.starts_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_read_as_what_it_was_written_for() {
+        let location =
+            Location { upstream: "docker.io".parse().expect("a name"), repository: "a/b_c".parse().expect("a name") };
+        let (tag, digest): (Tag, _) = ("1".parse().expect("a tag"), Digest::of(Algorithm::Sha256, b"x"));
+        let key = TagKey { location: location.clone(), tag: tag.clone(), accept: AcceptSet::everything() };
+        let pin = |reference| Pin { location: location.clone(), reference };
+        for (written, read) in [
+            (super::tag(&key), Name::Tag(key)),
+            (history(&location, &tag), Name::History(location.clone(), tag.clone())),
+            (member(&location, &digest), Name::Member(location.clone(), digest)),
+            (note(&location, Note::Denied), Name::Note(location.clone())),
+            (note(&location, Note::Public), Name::Note(location.clone())),
+            (super::pin(&pin(Reference::Digest(digest))), Name::Pin(pin(Reference::Digest(digest)))),
+            (super::pin(&pin(Reference::Tag(tag.clone()))), Name::Pin(pin(Reference::Tag(tag.clone())))),
+            (frozen(&location, &tag), Name::Frozen(location.clone(), tag.clone())),
+        ] {
+            assert_eq!(parse(&written), Some(read), "{written}");
+        }
+        for odd in ["repositories/docker.io/a/_lists/1", "repositories/docker.io/a", "blobs/sha256/1", ""] {
+            assert_eq!(parse(odd), None, "{odd}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! Whole images: what they lead to, whether they are complete, and what is done with all their parts.
 
 mod behind;
+mod bring_down;
 pub mod bundles;
 pub mod catalog;
 pub mod prefetch;

@@ -125,8 +125,8 @@ impl Raising {
         tokio::join!(all, self.examine(), self.carry());
     }
 
-    /// Puts on the list what was stored before there was one.
-    async fn owe_all(&self) {
+    /// Puts on the list all that is stored. What is there already is looked for, and not sent.
+    pub async fn owe_all(&self) {
         let (store, owed, bucket) = (self.store.clone(), Arc::clone(&self.owed), self.bucket.place());
         let listed = tokio::task::spawn_blocking(move || {
             let mut open = vec![store.join("blobs"), store.join(names::REPOSITORIES)];

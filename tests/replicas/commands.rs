@@ -163,3 +163,60 @@ async fn that_there_is_no_bucket_is_told_everywhere_and_pulls_go_on() {
     assert!(without.len() == 1 && without[0]["verdict"] == "warn", "{without:?}");
     assert!(without[0]["hint"].to_string().contains("EnvironmentFiles"), "{without:?}");
 }
+
+#[tokio::test]
+async fn a_store_goes_up_whole_and_comes_down_again_with_a_daemon_and_without() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(240);
+    let alone = TestMirror::of(&scene.registry).await;
+    pull(&alone, &image).await;
+    alone.settled().await;
+    alone.mirror.pin(&"app:1".parse().unwrap()).await.unwrap();
+    let settings = alone.stop().await;
+    let lines = |store: &std::path::Path| {
+        format!(
+            "store.path = \"{}\"\nstore.min_free = \"0%\"\n{}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"",
+            store.display(),
+            scene.lines(),
+            scene.registry.url()
+        )
+    };
+    let last = |output: &Output| -> serde_json::Value {
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().last().unwrap_or_else(|| panic!("{output:?}"));
+        serde_json::from_str(line).unwrap()
+    };
+    let none = run(&scene, &["store", "push"], "").await;
+    assert_eq!(none.status.code(), Some(2), "{none:?}");
+    scene.bucket.fault(&["PUT"], "", Fault::Status(403));
+    let refused = run(&scene, &["store", "push"], &lines(settings.store())).await;
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    scene.bucket.heal();
+    let pushed = run(&scene, &["store", "push"], &lines(settings.store())).await;
+    assert_eq!((pushed.status.code(), &last(&pushed)["ended"]), (Some(0), &true.into()), "{pushed:?}");
+    assert!(scene.bucket.object("mirror/repositories/docker.io/library/app/_pins/1").is_some());
+    let puts =
+        || scene.bucket.requests().iter().filter(|(method, key)| method == "PUT" && !key.contains("probe")).count();
+    let before = puts();
+    let again = run(&scene, &["store", "push"], &lines(settings.store())).await;
+    assert_eq!((again.status.code(), puts()), (Some(0), before), "{again:?}");
+
+    let lines = lines(&scene.folder.path().join("down"));
+    let replica = scene.replica().await;
+    scene.registry.stop().await;
+    let pulled = run(&scene, &["store", "pull"], &lines).await;
+    let end = last(&pulled);
+    assert_eq!((pulled.status.code(), &end["done"]), (Some(0), &end["total"]), "{pulled:?}");
+    let again = run(&scene, &["store", "pull"], &lines).await;
+    assert_eq!((again.status.code(), &last(&again)), (Some(0), &end));
+    let answer = client::post(replica.socket(), "/api/v1/store/pull", &[("X-Registry-Mirror", "1")], "").await;
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    let told: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!((&told["ended"], &told["failed"], &told["left_out"]), (&true.into(), &0.into(), &0.into()), "{text}");
+    scene.bucket.fault(&[], "", Fault::Hang);
+    let down = scene.settings().store_at(&scene.folder.path().join("down")).start().await;
+    for mirror in [&down, &replica] {
+        assert_eq!(pull(mirror, &image).await, ["hit", "hit", "hit", "hit"]);
+        assert!(mirror.store().join("repositories/docker.io/library/app/_pins/1").exists());
+    }
+}

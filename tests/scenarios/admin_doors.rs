@@ -169,6 +169,7 @@ async fn exposed(mirror: &TestMirror, tls: Option<Files>) -> SocketAddr {
         tls: tls.map(|files| Arc::new(Tls::open(files).expect("a pair"))),
         reload: None,
         explain: None,
+        carry: None,
     };
     tokio::spawn(admin::serve(Listener::Address(listener), Reach::Network, state, std::future::pending()));
     address

@@ -128,9 +128,11 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
     std::fs::write(&key, "key:secret").expect("written");
     let text = format!("name = \"shared\"\nendpoint = \"{}\"\ncredentials = \"file:{}\"", bucket.url(), key.display());
     std::fs::write(&file, format!("[store.bucket]\n{text}\n")).expect("written");
-    let (code, documents) = run(format!("store test --json -c {}", file.display())).await;
-    assert_eq!(code, 0, "{documents:?}");
-    said.extend(documents);
+    for what in ["test --json".to_owned(), format!("push --json --store {}", folder.path().join("up").display())] {
+        let (code, documents) = run(format!("store {what} -c {}", file.display())).await;
+        assert_eq!(code, 0, "{documents:?}");
+        said.extend(documents);
+    }
 
     mirror.get("/v2/library/app/manifests/amd64").await;
     let gate = Gate::new();

@@ -177,7 +177,7 @@ impl Mirror {
     }
 
     /// Brings a blob into the store; how many bytes were fetched for that.
-    async fn fetch_blob(&self, route: Route, blob: Descriptor, events: Events) -> Result<u64, Problem> {
+    pub(super) async fn fetch_blob(&self, route: Route, blob: Descriptor, events: Events) -> Result<u64, Problem> {
         let Descriptor { digest, size, .. } = blob;
         let events = &events;
         let stored =

@@ -244,14 +244,14 @@ impl Shared {
         records
     }
 
-    /// Takes over what others saw a tag have.
-    pub(crate) async fn recall_history(&self, location: &Location, tag: &Tag) {
+    /// Takes over what others saw a tag have; whether that is known now.
+    pub(crate) async fn recall_history(&self, location: &Location, tag: &Tag) -> bool {
         let name = names::history(location, tag);
-        let Some(Some(found)) = self.told(&name, self.bucket.read(&name, LONGEST).await) else { return };
+        let Some(Some(found)) = self.told(&name, self.bucket.read(&name, LONGEST).await) else { return false };
         let lines = found.bytes.split(|byte| *byte == b'\n');
         let entries: Vec<HistoryEntry> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
         let (location, tag) = (location.clone(), tag.clone());
-        self.take_over(&name, move |metadata| metadata.add_history(&location, &tag, &entries)).await;
+        self.take_over(&name, move |metadata| metadata.add_history(&location, &tag, &entries)).await
     }
 
     /// A small object: `None` when that is not known.

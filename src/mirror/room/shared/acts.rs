@@ -8,7 +8,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 
 use super::{LONGEST, Shared};
-use crate::metadata::names::{self, Act};
+use crate::metadata::names::{self, Name};
 use crate::metadata::{FrozenTag, Location, MetadataError, MetadataStore, Pin};
 use crate::oci::{Digest, Reference, Tag};
 use crate::owed::Quiet;
@@ -89,33 +89,36 @@ impl Shared {
     pub(crate) async fn recall_acts(&self) -> Result<(), Trouble> {
         let mut names = self.bucket.list(names::REPOSITORIES);
         while let Some((name, _)) = names.next().await.transpose()? {
-            self.recall_act(names::act(&name)).await;
+            if let Some(act @ (Name::Pin(_) | Name::Frozen(..))) = names::parse(&name) {
+                self.recall_act(act).await;
+            }
         }
         Ok(())
     }
 
-    async fn recall_act(&self, act: Option<Act>) {
+    /// Takes over what one of them says; whether it is known now. Of other names nothing is.
+    pub(crate) async fn recall_act(&self, act: Name) -> bool {
         match act {
-            Some(Act::Pin(pin)) => drop(self.recall_pin(&pin).await),
-            Some(Act::Freeze(location, tag)) => drop(self.recall_frozen(&location, &tag).await),
-            None => {}
+            Name::Pin(pin) => self.recall_pin(&pin).await,
+            Name::Frozen(location, tag) => self.recall_frozen(&location, &tag).await,
+            _ => false,
         }
     }
 
     /// Whether what was asked for here still counts, for so many of `acts`; where there are none left, they are looked
     /// up first.
-    pub(crate) async fn recall_again(&self, acts: &mut Vec<Act>) {
+    pub(crate) async fn recall_again(&self, acts: &mut Vec<Name>) {
         if acts.is_empty() {
             let metadata = Arc::clone(&self.metadata);
             let known = tokio::task::spawn_blocking(move || {
-                let frozen = metadata.frozen_tags()?.into_iter().map(|of| Act::Freeze(of.location, of.tag));
-                Ok::<_, MetadataError>(metadata.pins()?.into_iter().map(Act::Pin).chain(frozen).collect())
+                let frozen = metadata.frozen_tags()?.into_iter().map(|of| Name::Frozen(of.location, of.tag));
+                Ok::<_, MetadataError>(metadata.pins()?.into_iter().map(Name::Pin).chain(frozen).collect())
             });
             *acts = known.await.ok().and_then(Result::ok).unwrap_or_default();
         }
         for act in acts.drain(acts.len().saturating_sub(MOST_AGAIN)..) {
             if self.bucket.is_well() {
-                self.recall_act(Some(act)).await;
+                self.recall_act(act).await;
             }
         }
     }

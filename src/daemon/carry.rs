@@ -1,0 +1,60 @@
+//! A whole store into the bucket, and a whole bucket into the store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::Daemon;
+use crate::documents::{Carried, Direction};
+use crate::mirror::Mirror;
+use crate::tier::Raising;
+
+/// How often it is told how it goes.
+const EVERY: Duration = Duration::from_millis(200);
+/// Lines that wait for a slow reader.
+const QUEUE: usize = 16;
+
+/// Carries all of it, and says so with a line now and again; the last one says how it ended.
+pub(super) fn carry(raising: Arc<Raising>, mirror: Mirror, way: Direction) -> mpsc::Receiver<Carried> {
+    let (events, lines) = mpsc::channel(QUEUE);
+    tokio::spawn(async move {
+        let end = match way {
+            Direction::Push => push(&raising, &events).await,
+            Direction::Pull => mirror.present().bring_down(&events).await,
+        };
+        let _ = events.send(end).await;
+    });
+    lines
+}
+
+/// What carries up does it; here it is looked on.
+async fn push(raising: &Raising, events: &mpsc::Sender<Carried>) -> Carried {
+    raising.owe_all().await;
+    let mut told = Carried::default();
+    loop {
+        let standing = raising.standing();
+        told.total = told.total.max(told.done + standing.backlog);
+        told.done = told.total - standing.backlog;
+        if standing.backlog == 0 || standing.trouble.is_some() {
+            return Carried { ended: true, failed: standing.backlog, trouble: standing.trouble, ..told };
+        }
+        let _ = events.try_send(told.clone());
+        tokio::time::sleep(EVERY).await;
+    }
+}
+
+impl Daemon {
+    /// Carries a store whole, where no daemon serves it: hands every line to `take`. `false` where there is no bucket.
+    pub async fn carry(self, way: Direction, take: &mut dyn FnMut(Carried)) -> bool {
+        let Some(raising) = self.raising.clone() else { return false };
+        let beside = tokio::spawn(Arc::clone(&raising).run());
+        let mut lines = carry(raising, self.mirror.clone(), way);
+        while let Some(line) = lines.recv().await {
+            take(line);
+        }
+        beside.abort();
+        self.mirror.close(Duration::from_secs(1)).await;
+        true
+    }
+}

@@ -1,0 +1,51 @@
+//! How it goes when a whole store is carried into the bucket, or back.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Code, Document, Error};
+
+/// A line while it goes on, and one at the end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Carried {
+    /// Names and content that are where they are to be.
+    pub done: u64,
+    /// All of them, as far as is known.
+    pub total: u64,
+    /// Those that could not be carried: the log says why.
+    pub failed: u64,
+    /// Those that the store has no room for, or of an upstream that is not configured.
+    pub left_out: u64,
+    /// Whether this is the end.
+    pub ended: bool,
+    /// Why it ended before all was done.
+    pub trouble: Option<String>,
+}
+
+impl Document for Carried {
+    const NAME: &'static str = "store-carried";
+}
+
+/// Which way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the store into the bucket.
+    Push,
+    /// From the bucket into the store.
+    Pull,
+}
+
+impl Direction {
+    /// The word for it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Direction::Push => "push",
+            Direction::Pull => "pull",
+        }
+    }
+}
+
+/// That nothing can be carried anywhere.
+pub fn no_bucket() -> Error {
+    Error::new(Code::Configuration, "there is no bucket: [store.bucket] name is not set")
+}
