@@ -20,6 +20,7 @@ pub mod realm;
 pub mod resource;
 mod retry;
 pub mod settings;
+mod shortfalls;
 pub mod token;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use self::notices::Notices;
 pub use self::quota::Allowance;
 use self::quota::Quota;
 pub use self::resource::Resource;
+pub use self::shortfalls::Giver;
 use crate::clients::ClientId;
 use crate::oci::challenge::Challenge;
 use crate::oci::{
@@ -202,6 +204,8 @@ pub struct UpstreamBlob {
     pub part: bool,
     /// The bytes. Ends without an error only where the answer ended as announced.
     pub body: BoxStream<'static, Result<Bytes, UpstreamError>>,
+    /// Which of several addresses gives it, to be told when it falls short.
+    pub giver: Option<Giver>,
 }
 
 impl std::fmt::Debug for UpstreamBlob {

@@ -40,7 +40,7 @@ use crate::mirror::recall::negatives::Negatives;
 use crate::mirror::room::stored::Stored;
 use crate::oci::Span;
 use crate::outcome::Outcome;
-use crate::upstream::{Contact, UpstreamError};
+use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
 
 use disk::Disk;
 use end::{End, Filled};
@@ -135,7 +135,7 @@ impl Fill {
             progress.replica.clone_from(&self.source.replica);
         });
         let fetched = loop {
-            let fetched = Box::pin(self.fetch(place.take(), &departure)).await;
+            let fetched = Box::pin(self.fetch(place.take(), &departure)).await.map_err(|end| self.judged(end));
             let left = |end: &End| match end {
                 // Somebody may have come while it stopped: then it goes on from where it is.
                 End::Deserted => {
@@ -145,7 +145,7 @@ impl Fill {
                     }
                 }
                 End::Doubted(error) => {
-                    tracing::info!(blob = ?self.source, %error, "what was left over is wrong; it begins anew");
+                    tracing::info!(blob = ?self.source, %error, "what came is wrong, and nobody has any of it; it begins anew");
                     false
                 }
                 _ => true,
@@ -161,6 +161,23 @@ impl Fill {
             self.fills.tasks.spawn(async move { replica.over().await });
         }
         drop(departure);
+    }
+
+    /// What came and is not the blob is held against who gave it. Where no reader has any of it, and it was left over
+    /// or another address may have it, it begins anew.
+    fn judged(&self, end: End) -> End {
+        let error = match end {
+            End::Failed(error) if error.upstream_class() == Some(UpstreamErrorClass::Protocol) => error,
+            end => return end,
+        };
+        let another = self.source.fell_short();
+        let mut anew = false;
+        self.progress.send_if_modified(|progress| {
+            anew = progress.doubtful || another && progress.is_held_back();
+            progress.doubtful = false;
+            false
+        });
+        if anew { End::Doubted(error) } else { End::Failed(error) }
     }
 
     /// Brings the blob into an ingest and verifies it. `None` when it was in the store after all.
@@ -288,9 +305,11 @@ impl Fill {
         };
         // Whatever ends it lets go of upstream, and the writer ends with what it has.
         let drain = Drain { queue, bounds: &fills.bounds };
+        // In a box, for it is large.
+        let pump = Box::pin(pieces::pump(source, transfer, start, drain, is_kept, &fills.metrics));
         let pumped = async {
             tokio::select! {
-                pumped = pieces::pump(source, transfer, start, drain, is_kept, &fills.metrics) => Ok(pumped),
+                pumped = pump => Ok(pumped),
                 () = unread::deserted(fills.finish_unread, progress) => Err(End::Deserted),
                 () = displaced => Err(End::Deserted),
                 () = fills.ending.cancelled() => Err(End::Abandoned),

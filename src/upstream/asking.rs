@@ -1,9 +1,10 @@
 //! How an upstream is asked: at several addresses in order, each guarded, the last one again.
 //!
-//! The next address is asked when one cannot answer, wants rest, sends what cannot be an answer or says that its answer is stale,
-//! and only then: whoever says no is taken at its word, unless the operator says that an address holds only a part. Each has its own guard, so that a dead first one costs one time-out and not
-//! one for every request. Only the last is asked again at once: where there is another address, that
-//! is the better second try.
+//! The next address is asked when one cannot answer, wants rest, sends what cannot be an answer or says that its
+//! answer is stale, and only then: whoever says no is taken at its word, unless the operator says that an address
+//! holds only a part, or somebody gave some of it before. Each has its own guard, so that a dead first one costs one
+//! time-out and not one for every request. Only the last is asked again at once: where there is another address, that
+//! is the better second try. Who fell short of something is asked last for it, see [`Shortfalls`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,6 +20,7 @@ use super::health::Health;
 use super::limit::{LONGEST_WAIT, Lane, Limits};
 use super::resource::Resource;
 use super::settings::{OnMissing, Timeouts};
+use super::shortfalls::Shortfalls;
 use super::{
     Allowance, Contact, Notices, Outlook, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError,
     UpstreamErrorClass,
@@ -45,11 +47,14 @@ pub struct Asking {
     on_missing: OnMissing,
     /// How long one address may take for an answer, with everything that belongs to it.
     longest: Duration,
+    shortfalls: Shortfalls,
     clock: Arc<dyn Clock>,
 }
 
 #[derive(Clone)]
 struct Address {
+    /// Its place in the configuration.
+    number: usize,
     upstream: Arc<dyn Upstream>,
     guard: Arc<Guard>,
     /// Whether it said of its latest answer that it is stale: then it does not know what is missing either.
@@ -67,8 +72,9 @@ fn nobody_limited() -> LimitsOfOthers {
 }
 
 impl Address {
-    fn new(upstream: Arc<dyn Upstream>, guard: Guard) -> Address {
-        Address { upstream, guard: Arc::new(guard), is_behind: Arc::default(), others: nobody_limited(), own: None }
+    fn new(number: usize, upstream: Arc<dyn Upstream>, guard: Guard) -> Address {
+        let (guard, is_behind, others) = (Arc::new(guard), Arc::default(), nobody_limited());
+        Address { number, upstream, guard, is_behind, others, own: None }
     }
 
     /// The same address, as somebody asks it with what he presents.
@@ -102,10 +108,10 @@ impl Asking {
         while let Some((endpoint, upstream)) = addresses.next() {
             let has_deputy = addresses.peek().is_some();
             let guard = Guard::new(name.clone(), endpoint, has_deputy, Arc::clone(&clock), Arc::clone(observer));
-            guarded.push(Address::new(upstream, guard));
+            guarded.push(Address::new(guarded.len(), upstream, guard));
         }
-        let on_missing = OnMissing::default();
-        Asking { addresses: guarded, streams: 1, on_missing, longest: Timeouts::default().longest(), clock }
+        let (on_missing, longest) = (OnMissing::default(), Timeouts::default().longest());
+        Asking { addresses: guarded, streams: 1, on_missing, longest, shortfalls: Shortfalls::default(), clock }
     }
 
     /// Large blobs may be read through so many connections at once.
@@ -140,34 +146,38 @@ impl Asking {
     where
         F: Future<Output = Result<T, UpstreamError>>,
     {
-        self.put_either_way(lane, resource, |upstream, _| question(upstream)).await
+        self.put_in_ways(lane, resource, |address, _| question(&*address.upstream)).await
     }
 
     /// The same for a question that may be put in another way: where the first failed, or where nothing else is
-    /// heard than that something is wrong.
-    async fn put_either_way<'a, T, F>(
+    /// heard than that something is wrong. Of what was given in part before, a no is not the last word.
+    async fn put_in_ways<'a, T, F>(
         &'a self,
         lane: Lane,
         resource: &Resource,
-        question: impl Fn(&'a dyn Upstream, bool) -> F,
+        question: impl Fn(&'a Address, bool) -> F,
     ) -> Result<T, UpstreamError>
     where
         F: Future<Output = Result<T, UpstreamError>>,
     {
-        let Some((last, others)) = self.addresses.split_last() else {
+        let (addresses, fell_short) = self.in_order(resource);
+        let Some((&last, others)) = addresses.split_last() else {
             return Err(UpstreamError::new(UpstreamErrorClass::Unavailable, "no address to ask"));
         };
+        let was_given = lane == Lane::Rest || fell_short;
         let (mut away, mut stale) = (None, None);
         for address in others {
-            let answer = address.ask(lane, resource, self.in_all(question(&*address.upstream, false)));
-            match self.or_stale(&mut stale, address, resource, answer).await {
+            let answer = address.ask(lane, resource, self.in_all(question(address, false)));
+            let answer = self.or_stale(&mut stale, address, resource, answer).await;
+            match answer.inspect_err(|error| self.judge(resource, address, error)) {
                 Err(error) if error.class.is_no_answer() => {
                     tracing::debug!(%error, "trying the next address");
                     away = Some(error);
                 }
                 Err(error)
-                    if error.class == UpstreamErrorClass::NotFound
-                        && (self.on_missing == OnMissing::Next || address.is_behind.load(Ordering::Relaxed)) =>
+                    if was_given
+                        || error.class == UpstreamErrorClass::NotFound
+                            && (self.on_missing == OnMissing::Next || address.is_behind.load(Ordering::Relaxed)) =>
                 {
                     tracing::debug!(%error, "not there, trying the next address");
                 }
@@ -186,21 +196,46 @@ impl Asking {
             };
             attempt < tries && !is_silent && !last.guard.is_failing()
         };
-        let answer = self
-            .in_all(retry::again(again, |attempt| question(&*last.upstream, attempt == 2 || last.guard.is_failing())));
+        let answer =
+            self.in_all(retry::again(again, |attempt| question(last, attempt == 2 || last.guard.is_failing())));
         let answer = last.ask(lane, resource, answer);
         if let Some(stale) = stale {
             let better = tokio::time::timeout(BETTER_WITHIN, answer).await;
             return Ok(better.ok().and_then(Result::ok).unwrap_or(stale));
         }
-        match (answer.await, away) {
-            // Where each holds a part, the one that is away may have it.
+        match (answer.await.inspect_err(|error| self.judge(resource, last, error)), away) {
+            // Where each holds a part, or gave some of it, the one that is away may have it.
             (Err(missing), Some(away))
-                if missing.class == UpstreamErrorClass::NotFound && self.on_missing == OnMissing::Next =>
+                if was_given && !missing.class.is_no_answer()
+                    || missing.class == UpstreamErrorClass::NotFound && self.on_missing == OnMissing::Next =>
             {
                 Err(away)
             }
             (answer, _) => answer,
+        }
+    }
+
+    /// The addresses in the order to try for `resource`: who fell short of it least often first. Whether anybody did.
+    fn in_order(&self, resource: &Resource) -> (Vec<&Address>, bool) {
+        let mut addresses: Vec<_> = self.addresses.iter().collect();
+        if addresses.len() < 2 {
+            return (addresses, false);
+        }
+        let counts: Vec<_> = addresses.iter().map(|address| self.shortfalls.of(resource, address.number)).collect();
+        addresses.sort_by_key(|address| counts.get(address.number));
+        (addresses, counts.iter().any(|count| *count > 0))
+    }
+
+    /// Holds it against an address that what it sent broke off, or cannot be `resource`.
+    fn judge(&self, resource: &Resource, address: &Address, error: &UpstreamError) {
+        let broke_off = error.contact == Contact::Answered && error.status.is_none() && !error.elsewhere;
+        let fell_short = match error.class {
+            UpstreamErrorClass::Protocol => true,
+            UpstreamErrorClass::Unavailable => broke_off,
+            _ => false,
+        };
+        if fell_short && self.addresses.len() > 1 {
+            self.shortfalls.note(resource, address.number);
         }
     }
 
@@ -250,11 +285,11 @@ impl Upstream for Asking {
         let resource = Resource::manifest(repository, reference);
         let accept = &accept;
         // Some fail at HEAD alone: what they have is seen by GET.
-        self.put_either_way(Lane::Manifests, &resource, |upstream, by_get| async move {
+        self.put_in_ways(Lane::Manifests, &resource, |address, by_get| async move {
             if by_get {
-                return upstream.manifest(repository, reference, accept.clone()).await.map(Resolved::Fetched);
+                return address.upstream.manifest(repository, reference, accept.clone()).await.map(Resolved::Fetched);
             }
-            upstream.resolve(repository, reference, accept.clone()).await
+            address.upstream.resolve(repository, reference, accept.clone()).await
         })
         .await
     }
@@ -282,7 +317,14 @@ impl Upstream for Asking {
     async fn blob(&self, repository: &Repository, digest: &Digest, span: Span) -> Result<UpstreamBlob, UpstreamError> {
         let resource = Resource::blob(repository, digest);
         let lane = if span.start > 0 { Lane::Rest } else { Lane::Blobs };
-        self.put(lane, &resource, |upstream| upstream.blob(repository, digest, span)).await
+        let many = self.addresses.len();
+        let (number, mut blob) = self
+            .put_in_ways(lane, &resource, |address, _| async move {
+                Ok((address.number, address.upstream.blob(repository, digest, span).await?))
+            })
+            .await?;
+        blob.giver = (many > 1).then(|| self.shortfalls.giver(resource, number, many));
+        Ok(blob)
     }
 
     async fn tags(&self, repository: &Repository, page: &Page) -> Result<TagList, UpstreamError> {
@@ -316,8 +358,9 @@ impl Upstream for Asking {
 
     fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
         let addresses = self.addresses.iter().map(|address| address.presenting(presented)).collect::<Option<_>>()?;
-        let Asking { streams, on_missing, longest, ref clock, .. } = *self;
-        Some(Arc::new(Asking { addresses, streams, on_missing, longest, clock: Arc::clone(clock) }))
+        let Asking { streams, on_missing, longest, ref shortfalls, ref clock, .. } = *self;
+        let (shortfalls, clock) = (shortfalls.clone(), Arc::clone(clock));
+        Some(Arc::new(Asking { addresses, streams, on_missing, longest, shortfalls, clock }))
     }
 
     fn outlook(&self, resource: &Resource) -> Outlook {
@@ -342,7 +385,8 @@ impl Upstream for Asking {
         let own = self.addresses.iter().flat_map(|address| {
             [("troubles", address.guard.troubles()), ("limits_of_presented", address.others.entry_count())]
         });
-        own.chain(self.addresses.iter().flat_map(|address| address.upstream.tables())).collect()
+        let there = self.addresses.iter().flat_map(|address| address.upstream.tables());
+        own.chain([("shortfalls", self.shortfalls.entries())]).chain(there).collect()
     }
 
     fn health(&self) -> Health {

@@ -333,7 +333,8 @@ impl Upstream for HttpUpstream {
         match answer.response.status() {
             status if status::is_whole(status) => {
                 let size = number(&answer.response, CONTENT_LENGTH);
-                Ok(UpstreamBlob { size, offset: 0, part: false, body: self.body(answer, None)?.into_stream() })
+                let body = self.body(answer, None)?.into_stream();
+                Ok(UpstreamBlob { size, offset: 0, part: false, body, giver: None })
             }
             StatusCode::PARTIAL_CONTENT if !span.is_whole() => {
                 let range = content_range(&answer.response).filter(|range| answers(*range, span));
@@ -343,7 +344,7 @@ impl Upstream for HttpUpstream {
                     return Err(protocol(&answer.what, "sends another range than the one asked for"));
                 };
                 let body = self.body(answer, length)?.into_stream();
-                Ok(UpstreamBlob { size: range.total, offset: range.first, part: true, body })
+                Ok(UpstreamBlob { size: range.total, offset: range.first, part: true, body, giver: None })
             }
             _ => Err(self.refusal(answer).await),
         }

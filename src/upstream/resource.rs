@@ -46,6 +46,11 @@ impl Resource {
         matches!(self.item, Item::Manifest(Reference::Tag(_)) | Item::Tags | Item::Referrers(_))
     }
 
+    /// Whether a digest names it, so that it is certain what should come.
+    pub(super) const fn is_by_digest(&self) -> bool {
+        matches!(self.item, Item::Manifest(Reference::Digest(_)) | Item::Blob(_))
+    }
+
     /// The tags of a repository.
     pub fn tags(repository: &Repository) -> Resource {
         Resource { repository: Some(repository.clone()), item: Item::Tags }

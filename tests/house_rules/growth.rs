@@ -266,6 +266,11 @@ const TABLE: &[(&str, &str, Growth)] = &[
         ),
     ),
     (
+        "upstream/shortfalls.rs",
+        "Shortfalls",
+        Bounded("4,096", "mirror_entries{table=shortfalls}", "what_falls_short_does_not_fill_the_memory"),
+    ),
+    (
         "upstream/credentials.rs",
         "answers",
         Bounded("1,024", "mirror_upstream_requests", "made_up_repositories_and_servers_do_not_fill_the_memory"),

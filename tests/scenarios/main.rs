@@ -65,6 +65,7 @@ mod rotten_manifests;
 mod rude;
 mod seen_by_get;
 mod setups;
+mod several_addresses;
 mod shared_places;
 mod slow_index;
 mod stops;

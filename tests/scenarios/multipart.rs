@@ -178,10 +178,30 @@ async fn ranges_at_the_edges_are_what_the_standard_says_cold_and_stored() {
 }
 
 #[tokio::test]
+async fn parts_of_a_wrong_blob_that_is_not_large_never_complete_whatever_they_are() {
+    for size in [100, 60_000, 70_000, 300_000, 4_000_000] {
+        for ranges in ["0-0", "0-9", "0-9,20-29", &format!("0-{}", size - 2)] {
+            for flip in [|rule: Rule| rule.flip_bit_at(0), |rule: Rule| rule.flip_bit_at(0).chunked()] {
+                let registry = Registry::start().await;
+                let digest = registry.add_blob("library/app", noise(6, size));
+                registry.rule(flip(Rule::on(Match::blob(&digest).get()).ignore_range()));
+                let path = format!("/v2/library/app/blobs/{digest}");
+                let mirror = TestMirror::of(&registry).await;
+                let answer = mirror.get_with(&path, &[("Range", &format!("bytes={ranges}"))]).await;
+                assert!(answer.status == 502 || !answer.complete, "{size} {ranges}: {}", answer.status);
+                if size <= 64 << 10 {
+                    assert_eq!(answer.status, 502, "{ranges}: nothing was sent yet");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn several_ranges_ahead_of_a_fill_come_at_once_and_prove_nothing_about_the_whole() {
     for flip in [false, true] {
         let registry = Registry::start().await;
-        let bytes = noise(5, 600_000);
+        let bytes = noise(5, 5_000_000);
         let digest = registry.add_blob("library/app", bytes.clone());
         let path = format!("/v2/library/app/blobs/{digest}");
         let gate = Gate::new();

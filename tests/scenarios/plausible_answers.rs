@@ -306,3 +306,28 @@ async fn a_head_of_a_blob_that_tells_no_bytes_is_none_where_get_has_them() {
     let head = mirror.head(&format!("/v2/library/app/blobs/{digest}")).await;
     assert_eq!((head.status, head.header("content-length")), (200, Some("1000")));
 }
+
+#[tokio::test]
+async fn a_page_or_an_error_in_place_of_a_small_blob_is_told_as_one_by_every_question_also_after_a_restart() {
+    let registry = Registry::start().await;
+    let digest = registry.add_blob("library/app", noise(14, 5000));
+    let path = format!("/v2/library/app/blobs/{digest}");
+    for (kind, body) in implausible().into_iter().step_by(2).take(5) {
+        registry.clear_rules();
+        registry.rule(Rule::on(Match::blob(&digest)).answer(200, kind, body.clone()));
+        let mut mirror = TestMirror::of(&registry).await;
+        for _ in 0..2 {
+            for range in [&[][..], &[("Range", "bytes=0-0")], &[("Range", "bytes=1-")], &[("Range", "bytes=0-0,2-2")]] {
+                let answer = mirror.get_with(&path, range).await;
+                assert_eq!(answer.status, 502, "{kind}, {range:?}: {body:.100}");
+            }
+            let head = mirror.head(&path).await.status;
+            assert_eq!(head == 502, kind.starts_with("text/html") || body.is_empty(), "{kind}: {head}: {body:.100}");
+            let old = client::raw(mirror.address, format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await;
+            assert!(old.starts_with(b"HTTP/1.0 502") || old.starts_with(b"HTTP/1.1 502"), "{kind}: {old:?}");
+            mirror = mirror.restart().await;
+        }
+        registry.clear_rules();
+        assert!(mirror.get(&path).await.complete, "{kind}");
+    }
+}

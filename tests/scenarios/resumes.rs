@@ -124,18 +124,28 @@ async fn what_is_left_over_and_waited_for_in_vain_is_asked_for_in_the_other_way(
 }
 
 #[tokio::test]
-async fn a_small_blob_that_is_cut_each_time_is_given_up_soon() {
+async fn a_blob_that_is_cut_each_time_is_given_up_soon_whatever_came_of_it() {
     let registry = Registry::start().await;
-    let digest = registry.add_blob("library/app", noise(54, 1000));
-    for framed in [|rule: Rule| rule, |rule: Rule| rule.chunked()] {
-        registry.clear_rules();
-        registry.rule(framed(Rule::on(Match::blob(&digest)).ignore_range().close_after(500)));
-        registry.forget_requests();
-        let mirror = TestMirror::of(&registry).await;
-        let answer = mirror.get(&format!("/v2/library/app/blobs/{digest}")).await;
-        assert!(!answer.complete);
-        assert_eq!(registry.gets_of(&digest), 4);
+    for size in [1000, 8190, 8192, 60_000, 300_000] {
+        let digest = registry.add_blob("library/app", noise(54, size));
+        for framed in [|rule: Rule| rule, |rule: Rule| rule.chunked()] {
+            registry.clear_rules();
+            registry.rule(framed(Rule::on(Match::blob(&digest)).ignore_range().close_after(size as u64 / 2)));
+            registry.forget_requests();
+            let mirror = TestMirror::of(&registry).await;
+            let answer = mirror.get(&format!("/v2/library/app/blobs/{digest}")).await;
+            assert!(answer.status == 503 || size > 64 << 10 && !answer.complete, "{size}: {}", answer.status);
+            assert_eq!(registry.gets_of(&digest), 4, "{size}");
+        }
     }
+}
+
+#[tokio::test]
+async fn a_blob_of_which_each_connection_brings_something_is_brought_to_its_end() {
+    let (registry, digest, bytes, path) = scene().await;
+    registry.rule(Rule::on(Match::blob(&digest).get()).close_after(50_000));
+    let answer = TestMirror::of(&registry).await.get(&path).await;
+    assert!(answer.complete && answer.body == bytes, "{} bytes", answer.body.len());
 }
 
 #[tokio::test]

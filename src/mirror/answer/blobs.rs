@@ -1,9 +1,7 @@
 //! Blobs: flows A (hit), B (cold miss) and C (joiner), and the bytes on their way to one client.
 //!
-//! Truth: a body that ends without an error was verified. The exception is a client that asks for a
-//! part of a blob which is still arriving, where the part does not reach the end or is read lazily
-//! (see `lazy`): no digest covers a part, and holding it back until the whole is there would
-//! stall those who read lazily.
+//! Truth: a body that ends without an error was verified, but for lazy reads (see `lazy`). The head of an answer of
+//! which nothing may be sent before waits for that a moment, too: then what is wrong is an error, and not a cut.
 
 use std::fs::File;
 use std::ops::Range;
@@ -21,7 +19,7 @@ use crate::mirror::answer::reader::{FillReader, Heir, Piece};
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::{Fills, Right};
-use crate::mirror::flight::progress::{Following, Phase, Progress, finished, started};
+use crate::mirror::flight::progress::{Following, Phase, Progress, finished, sendable, started};
 use crate::mirror::flight::transfer::{BlobSource, can_have};
 use crate::mirror::recall::memory::{Damaged, LONGEST, Memory};
 use crate::mirror::recall::negatives::{Missing, Negatives};
@@ -31,6 +29,8 @@ use crate::oci::{Descriptor, Digest, RangeHeader, Selection, Span};
 use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
+/// How long the head of an answer waits where nothing of its body may be sent yet.
+const VERDICT_WAIT: Duration = Duration::from_secs(3);
 /// How long a part is waited for of a blob whose size only its end will tell. Clients give up after 30 s.
 const SIZE_WAIT: Duration = Duration::from_secs(20);
 
@@ -327,7 +327,9 @@ pub(super) async fn filling(
     framing: Framing,
     (outcome, heir): (Outcome, Option<Heir>),
 ) -> Result<BlobAnswer, MirrorError> {
-    let progress = started(&mut following).await?;
+    started(&mut following).await?;
+    tokio::time::timeout(VERDICT_WAIT, sendable(&mut following)).await.unwrap_or(Ok(()))?;
+    let progress = following.borrow().clone();
     let is_from_tier = progress.is_from_tier();
     let Progress { mut total, phase, passed, .. } = progress;
     let is_relayed = passed.is_some() || matches!(phase, Phase::Unkept(_));

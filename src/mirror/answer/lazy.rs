@@ -1,8 +1,10 @@
-//! Lazy reads: small parts of a blob that the fill has not reached yet, passed on from upstream at
+//! Lazy reads: small parts of a large blob that the fill has not reached yet, passed on from upstream at
 //! once while the fill runs behind.
 //!
-//! No digest covers a part, so what is passed on here is the one thing that nobody has verified; it
-//! is never stored. Its hash is kept and compared with the file once the blob is verified, and an
+//! The rule: a part ends when the whole blob is verified, like the whole. Who mounts a layer of gigabytes reads a few
+//! kilobytes here and there, and cannot wait for it: of a blob of more than [`SMALL`] bytes a tenth may be handed out
+//! before, whoever asks for it (`Progress::claim`). No digest covers that, so it is the one thing that nobody has
+//! verified; what is passed on here is never stored. Its hash is kept and compared with the file once the blob is verified, and an
 //! upstream that sent something else is told of in the log and counted.
 //!
 //! Only parts with an end are read this way. `bytes=N-` asks for everything from there on, and some
@@ -18,7 +20,7 @@ use crate::mirror::answer::relay::Relay;
 use crate::mirror::answer::witness::Witness;
 use crate::mirror::error::MirrorError;
 use crate::mirror::fill::Fills;
-use crate::mirror::flight::progress::{Following, HELD_BACK, Phase, started};
+use crate::mirror::flight::progress::{Following, SMALL, is_over, started};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::oci::{RangeHeader, Selection};
 
@@ -26,8 +28,6 @@ use crate::oci::{RangeHeader, Selection};
 const NEAR: u64 = 4 << 20;
 /// How long it is waited for.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// So long the rest of a blob is waited for that is no larger than this, in bytes: then its parts are verified.
-const SOON: u64 = 1 << 20;
 /// More than this at once is no lazy read, in bytes.
 const LARGEST: u64 = 32 << 20;
 /// Nor are more parts than these, each of which is a question to upstream.
@@ -48,21 +48,17 @@ pub(super) async fn parts(
     range: &RangeHeader,
 ) -> Result<Option<(u64, Parts)>, MirrorError> {
     let mut fill = following.clone();
-    let Some(size) = size(&mut fill, source).await else { return Ok(None) };
+    let Some(size) = size(&mut fill, source).await.filter(|size| *size > SMALL) else { return Ok(None) };
     let parts = match range.select(size) {
         Selection::Part(part) => vec![part],
         Selection::Parts(parts) => parts,
         Selection::Unsatisfiable => return Err(MirrorError::Range { size }),
         Selection::Whole => return Ok(None),
     };
-    if size <= SOON {
-        let _ = tokio::time::timeout(PATIENCE, fill.wait_for(|progress| is_over(&progress.phase))).await;
-    }
     let parts = with_those_ahead(&mut fill, parts, size).await;
     let ahead = || parts.iter().filter(|(_, ahead)| *ahead).map(|(part, _)| part.end - part.start);
     let length = ahead().sum();
-    // Nothing is far ahead in what is held back as a whole.
-    let may_be = size > HELD_BACK && (1..=MOST).contains(&ahead().count()) && length <= LARGEST;
+    let may_be = (1..=MOST).contains(&ahead().count()) && length <= LARGEST;
     if !may_be || !fill.borrow().claim(length, size) {
         return Ok(None);
     }
@@ -127,8 +123,4 @@ async fn is_reached(fill: &mut Following, start: u64) -> bool {
     let patience = if start.saturating_sub(reached) <= NEAR { PATIENCE } else { Duration::ZERO };
     let reached = fill.wait_for(|progress| progress.reached() > start || is_over(&progress.phase));
     tokio::time::timeout(patience, reached).await.is_ok()
-}
-
-fn is_over(phase: &Phase) -> bool {
-    !matches!(phase, Phase::Starting | Phase::Streaming)
 }

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob_store::read_file_at;
 use crate::metrics::Metrics;
-use crate::mirror::flight::progress::{Following, Phase};
+use crate::mirror::flight::progress::{Following, Phase, is_over};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::oci::{Algorithm, Digest, Verifier};
 
@@ -69,7 +69,7 @@ impl Drop for Witness {
 }
 
 async fn compare(metrics: Arc<Metrics>, mut fill: Following, source: BlobSource, seen: Range<u64>, found: Digest) {
-    let over = fill.wait_for(|progress| !matches!(progress.phase, Phase::Starting | Phase::Streaming)).await;
+    let over = fill.wait_for(|progress| is_over(&progress.phase)).await;
     let Some(file) =
         over.ok().filter(|progress| matches!(progress.phase, Phase::Verified)).and_then(|p| p.file.clone())
     else {

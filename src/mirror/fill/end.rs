@@ -25,7 +25,7 @@ pub(super) enum End {
     Abandoned,
     /// The last reader has left.
     Deserted,
-    /// What was left over from an earlier fill was wrong. No reader got any of it.
+    /// What came is not the blob. No reader got any of it, and it may be had all the same.
     Doubted(MirrorError),
 }
 

@@ -401,7 +401,8 @@ mod tests {
                 taken.fetch_add(CHUNK, Ordering::SeqCst);
                 Ok(Bytes::from_static(&[0; CHUNK as usize]))
             });
-            Ok(UpstreamBlob { size: Some(self.size), offset: 0, part: false, body: chunks.chain(rest).boxed() })
+            let body = chunks.chain(rest).boxed();
+            Ok(UpstreamBlob { size: Some(self.size), offset: 0, part: false, body, giver: None })
         }
 
         async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {

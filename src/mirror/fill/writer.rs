@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{StoreError, read_file_at};
-use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::error::MirrorError;
 use crate::mirror::fill::end::{End, Filled, compare};
 use crate::mirror::fill::passing::Unkept;
 use crate::mirror::fill::pieces::Chunk;
@@ -246,18 +246,13 @@ impl Writer {
         let Writer { fills, mut ingest, verifier, reservation, total, progress, .. } = self;
         let compared = pumped.and_then(|()| compare(source, verifier.finish(), total, ingest.written()));
         if let Err(error) = compared {
-            let doubtful = ingest.is_doubtful();
             if error.class.is_outage() {
                 // The bytes so far may be good for the next fill.
                 ingest.doubt();
-                return Err(error.into());
-            }
-            fills.discard(ingest).await;
-            return Err(if doubtful {
-                End::Doubted(MirrorError::upstream(Subject::Blob, error))
             } else {
-                error.into()
-            });
+                fills.discard(ingest).await;
+            }
+            return Err(error.into());
         }
         progress.send_modify(|progress| {
             progress.total = Some(progress.written);

@@ -17,9 +17,10 @@ use crate::oci::Verifier;
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
 pub const HELD_BACK: u64 = 64 << 10;
-/// How many bytes are read lazily of a small blob, however small.
-const ALWAYS: u64 = 1 << 20;
-/// Of a larger one, one of so many.
+/// Of a blob of no more bytes nothing is handed out before it is verified but what is not held back of all of it.
+pub const SMALL: u64 = 4 << 20;
+/// How many bytes of a larger one may be handed out as parts before that, and one of so many if that is more.
+const EARLY: u64 = 1 << 20;
 const SHARE: u64 = 10;
 
 /// Where a fill stands.
@@ -90,17 +91,17 @@ impl Progress {
         }
     }
 
+    /// Whether no reader can have any of it yet.
+    pub fn is_held_back(&self) -> bool {
+        self.total.unwrap_or_default().max(self.written) <= HELD_BACK
+    }
+
     /// Takes `length` of the bytes that may be handed out before they are verified, of a blob of `size` bytes, if so
     /// many are left.
     pub fn claim(&self, length: u64, size: u64) -> bool {
-        let most = (size / SHARE).max(ALWAYS);
+        let most = if size > SMALL { (size / SHARE).max(EARLY) } else { 0 };
         let claimed = |early: u64| early.checked_add(length).filter(|sum| *sum <= most);
         self.early.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).is_ok()
-    }
-
-    /// The same for a part that the fill brings: of what is held back as a whole none is.
-    pub fn claim_here(&self, length: u64, size: u64) -> bool {
-        size > HELD_BACK && self.claim(length, size)
     }
 
     /// Gives back what was claimed and is not handed out.
@@ -108,8 +109,8 @@ impl Progress {
         self.early.fetch_sub(length, Ordering::Relaxed);
     }
 
-    /// How far a reader may read that wants nothing from `end` on: to the end once it is verified or where that may be
-    /// handed out `early`, before that to what is held back of it.
+    /// How far a reader may read that wants nothing from `end` on: to there once the blob is verified or where that may
+    /// be handed out `early`, before that to what is held back of it.
     pub fn readable_of(&self, end: u64, early: bool) -> u64 {
         match self.phase {
             Phase::Verified => self.reached().min(end),
@@ -133,16 +134,26 @@ pub type Following = watch::Receiver<Progress>;
 
 /// Waits until upstream has answered the fill's request.
 pub(crate) async fn started(following: &mut Following) -> Result<Progress, MirrorError> {
-    wait(following, |phase| !matches!(phase, Phase::Starting)).await
+    wait_for(following, |progress| !matches!(progress.phase, Phase::Starting)).await
+}
+
+/// Waits until some of it may be handed out, or it is over.
+pub(crate) async fn sendable(following: &mut Following) -> Result<(), MirrorError> {
+    wait_for(following, |progress| !progress.is_held_back() || is_over(&progress.phase)).await.map(drop)
 }
 
 /// Waits until a fill of unknown size knows it. `None` when it never will.
 pub(crate) async fn finished(following: &mut Following) -> Result<Option<u64>, MirrorError> {
-    Ok(wait(following, |phase| matches!(phase, Phase::Verified | Phase::Unkept(_) | Phase::Failed(_))).await?.total)
+    Ok(wait_for(following, |progress| is_over(&progress.phase)).await?.total)
 }
 
-async fn wait(following: &mut Following, reached: impl Fn(&Phase) -> bool) -> Result<Progress, MirrorError> {
-    let progress = match following.wait_for(|progress| reached(&progress.phase)).await {
+/// Whether nothing more comes of it.
+pub(crate) const fn is_over(phase: &Phase) -> bool {
+    !matches!(phase, Phase::Starting | Phase::Streaming)
+}
+
+async fn wait_for(following: &mut Following, reached: impl Fn(&Progress) -> bool) -> Result<Progress, MirrorError> {
+    let progress = match following.wait_for(|progress| reached(progress)).await {
         Ok(progress) => progress.clone(),
         Err(_) => return Err(MirrorError::Internal("the fill ended without a result".to_owned())),
     };
@@ -157,14 +168,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenth_of_a_blob_is_handed_out_early_and_something_of_every_blob() {
+    fn a_tenth_of_a_large_blob_is_handed_out_early_and_nothing_of_a_small_one() {
         let fill = Progress::starting();
         let size = 100 << 20;
-        assert!(fill.claim(2, size) && fill.claim_here((10 << 20) - 2, size));
+        assert!(fill.claim(2, size) && fill.claim((10 << 20) - 2, size));
         assert!(!fill.claim(1, size));
         fill.unclaim(1);
         assert!(fill.claim(1, size));
-        assert!(Progress::starting().claim(ALWAYS, 0) && !Progress::starting().claim_here(1, HELD_BACK));
+        assert!(Progress::starting().claim(EARLY, SMALL + 1) && !Progress::starting().claim(1, SMALL));
         assert!(!fill.claim(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn what_is_no_more_than_is_held_back_has_reached_nobody() {
+        for (total, written, expected) in
+            [(None, 0, true), (None, HELD_BACK, true), (None, HELD_BACK + 1, false), (Some(HELD_BACK + 1), 0, false)]
+        {
+            let progress = Progress { total, written, ..Progress::starting() };
+            assert_eq!(progress.is_held_back(), expected, "{total:?} {written}");
+        }
     }
 }

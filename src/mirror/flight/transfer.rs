@@ -3,7 +3,8 @@
 //! Content is named by its digest, so any answer for the same digest continues any other; nobody
 //! has to ask whether it changed. What arrives is not trusted for that: whoever reads it verifies.
 //! An upstream that will not give the rest, be it with a refusal or a connection that ends, may give the whole:
-//! then that is asked for, and what is known of it is skipped.
+//! then that is asked for, and what is known of it is skipped. Where it has several addresses, the one that broke off
+//! is told on, and asked last from then on.
 //!
 //! A connection on which bytes only trickle counts as broken: another one may be faster, and a fill
 //! that never ends would keep everybody who joined it waiting.
@@ -15,6 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use futures_util::stream::BoxStream;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::blob_store::ingest::Origin;
@@ -22,11 +24,12 @@ use crate::metadata::Location;
 use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::flight::shared::InBucket;
 use crate::oci::{Digest, Span, Verifier};
-use crate::upstream::{Contact, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Contact, Giver, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
-/// How often in a row a transfer may break without getting anywhere in between; and before it got anywhere at all.
-const MAX_BREAKS: u32 = 5;
-const MAX_BREAKS_AT_FIRST: u32 = 3;
+/// How often in a row a transfer may break without getting anywhere in between; and how often nobody may be there to
+/// go on with one that got somewhere.
+const MAX_BREAKS: u32 = 3;
+const MAX_AWAY: u32 = 5;
 /// So many questions for a part are refused before the whole is asked for.
 const MAX_REFUSED: u32 = 2;
 /// How many bytes a connection must bring in [`PATIENCE`], and a new one to count as progress.
@@ -47,12 +50,14 @@ pub struct BlobSource {
     pub shared: Option<Arc<InBucket>>,
     /// The same blob at the replica that fetches it, which is asked after the bucket.
     pub replica: Option<Arc<AtReplica>>,
+    /// Which addresses of the registry gave some of it.
+    pub(in crate::mirror) givers: Arc<Mutex<Vec<Giver>>>,
 }
 
 impl BlobSource {
     /// A blob that is asked for at its registry alone.
     pub fn at(upstream: Arc<dyn Upstream>, location: Location, digest: Digest) -> BlobSource {
-        BlobSource { upstream, location, digest, shared: None, replica: None }
+        BlobSource { upstream, location, digest, shared: None, replica: None, givers: Arc::default() }
     }
 
     /// The blob, or a part of it.
@@ -67,7 +72,20 @@ impl BlobSource {
         {
             return Ok(blob);
         }
-        self.upstream.blob(&self.location.repository, &self.digest, span).await
+        let blob = self.upstream.blob(&self.location.repository, &self.digest, span).await?;
+        if let Some(giver) = &blob.giver {
+            let mut givers = self.givers.lock();
+            if !givers.iter().any(|known| known.is(giver)) {
+                givers.push(giver.clone());
+            }
+        }
+        Ok(blob)
+    }
+
+    /// What came is not the blob: that is held against each address that gave some of it. Whether there is another.
+    pub(crate) fn fell_short(&self) -> bool {
+        let givers = std::mem::take(&mut *self.givers.lock());
+        givers.iter().fold(false, |_, giver| giver.fell_short())
     }
 
     /// The blob, and who sends it.
@@ -107,6 +125,8 @@ pub struct Transfer {
     refused: u32,
     /// What came so far, where all of it was seen: tells the end where nobody told the size.
     seen: Option<Verifier>,
+    /// Which address gives what comes now.
+    giver: Option<Giver>,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -155,6 +175,7 @@ impl Transfer {
             part: true,
             refused: 0,
             seen,
+            giver: None,
         }
     }
 
@@ -195,7 +216,7 @@ impl Transfer {
             let broken = match self.read().await {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 Ok(None) if self.is_complete() => return Ok(None),
-                Ok(None) => self.error(UpstreamErrorClass::Unavailable, "the body ended early"),
+                Ok(None) => self.error(UpstreamErrorClass::Unavailable, "the body ended early").answered(),
                 Err(error) if error.class.is_outage() && self.is_all_there() => {
                     tracing::debug!(blob = ?self.source, %error, "all of it has come");
                     return Ok(None);
@@ -203,6 +224,10 @@ impl Transfer {
                 Err(error) if error.class.is_outage() => error,
                 Err(error) => return Err(error),
             };
+            // Who had the connection taken away did nothing.
+            if let Some(giver) = self.giver.take().filter(|_| broken.contact != Contact::Unreachable) {
+                giver.fell_short();
+            }
             self.resume(broken).await?;
         }
     }
@@ -243,8 +268,12 @@ impl Transfer {
 
     async fn resume(&mut self, mut broken: UpstreamError) -> Result<(), UpstreamError> {
         self.body = None;
-        let most = if self.position < TRICKLE { MAX_BREAKS_AT_FIRST } else { MAX_BREAKS };
-        while let Some(pause) = pause(self.breaks, most) {
+        let is_worth_waiting = self.position >= TRICKLE;
+        let most = |broken: &UpstreamError| match broken.contact {
+            Contact::Unreachable if is_worth_waiting => MAX_AWAY,
+            _ => MAX_BREAKS,
+        };
+        while let Some(pause) = pause(self.breaks, most(&broken)) {
             tracing::debug!(blob = ?self.source, position = self.position, error = %broken, "resuming a transfer");
             tokio::time::sleep(pause).await;
             self.breaks += 1;
@@ -269,6 +298,7 @@ impl Transfer {
         self.repeats = blob.offset < self.position;
         self.part = blob.part;
         self.progress = 0;
+        self.giver = blob.giver;
         self.body = Some(skip(steady(blob.body), self.position.saturating_sub(blob.offset)));
         Ok(())
     }
