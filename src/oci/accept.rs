@@ -2,10 +2,11 @@
 //!
 //! A tag may stand for different manifests depending on `Accept`, so the tag pointer is keyed by
 //! this set. Order, line splitting and q-values do not count (registries ignore them too), except that zero
-//! is no. Types that we know nothing of may be those of artifacts: they are asked for like others, and told
-//! apart by their hash; what cannot be the type of a manifest is dropped.
+//! is no. Types that we know nothing of may be those of artifacts: they are asked for like others, in the client's
+//! order, and told apart by their hash; what cannot be the type of a manifest is dropped.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
@@ -29,9 +30,11 @@ const KNOWN: [(&str, &str); 7] = [
 
 /// Types that say nothing about manifests, although clients send them.
 const UNSPECIFIC: [&str; 3] = ["application/json", "application/octet-stream", "application/xml"];
-/// So many types that we do not know are told apart and asked for, each of so many bytes.
-const MOST_OTHERS: usize = 32;
-const LONGEST_TYPE: usize = 127;
+/// Types that we do not know are told apart and asked for up to so many bytes in all, the client's first ones first:
+/// servers take no more in a line.
+const MOST_OTHERS: usize = 8 << 10;
+/// What stands between two types in a header.
+const SEPARATOR: &str = ", ";
 /// What stands before the hash in the name of a set with types that we do not know.
 const OTHERS: &str = "others-";
 
@@ -48,19 +51,25 @@ pub struct AcceptSet {
 struct Others {
     /// The beginning of the hash of them all, in hex.
     name: Arc<str>,
-    /// In order; empty where the set was read from its name.
+    /// In the order of the client; empty in a key, and where the set was read from its name.
     types: Arc<[String]>,
 }
 
 impl Others {
     fn of(mut types: Vec<String>) -> Option<Others> {
-        types.sort_unstable();
-        types.dedup();
-        types.truncate(MOST_OTHERS);
+        let mut left = MOST_OTHERS;
+        let mut fits = |media_type: &str| {
+            let rest = left.checked_sub(media_type.len() + SEPARATOR.len());
+            left = rest.unwrap_or(left);
+            rest.is_some()
+        };
+        let mut named = BTreeSet::new();
+        types.retain(|media_type| !named.contains(media_type) && fits(media_type) && named.insert(media_type.clone()));
         if types.is_empty() {
             return None;
         }
-        let mut name = Digest::of(Algorithm::Sha256, types.join(",").as_bytes()).hex();
+        let in_order: Vec<_> = named.into_iter().collect();
+        let mut name = Digest::of(Algorithm::Sha256, in_order.join(",").as_bytes()).hex();
         name.truncate(32);
         Some(Others { name: name.into(), types: types.into() })
     }
@@ -158,7 +167,14 @@ impl AcceptSet {
     /// The value of the `Accept` header to send upstream; `None` for the empty set.
     pub fn header_value(&self) -> Option<String> {
         let types: Vec<&str> = self.entries().map(|(_, media_type)| media_type).chain(self.other_types()).collect();
-        (!types.is_empty()).then(|| types.join(", "))
+        (!types.is_empty()).then(|| types.join(SEPARATOR))
+    }
+
+    /// The same set for a key, where its types that we know nothing of are not needed, nor their room.
+    #[must_use]
+    pub fn key(self) -> AcceptSet {
+        let others = self.others.map(|others| Others { types: Arc::default(), ..others });
+        AcceptSet { others, ..self }
     }
 
     fn entries(&self) -> impl Iterator<Item = (&'static str, &'static str)> + use<> {
@@ -183,7 +199,7 @@ fn is_zero(parameters: &str) -> bool {
 /// Whether a manifest may be called so.
 fn may_be_manifest(media_type: &str) -> bool {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
-    let subtype = media_type.len().le(&LONGEST_TYPE).then(|| media_type.split_once('/')).flatten();
+    let subtype = media_type.split_once('/');
     let known = UNSPECIFIC.iter().any(|unspecific| unspecific.eq_ignore_ascii_case(media_type));
     !known
         && subtype.is_some_and(|(kind, subtype)| {
@@ -287,11 +303,20 @@ mod tests {
         ] {
             assert_eq!(AcceptSet::from_headers([line]).to_string(), name, "{line}");
         }
-        let many: Vec<String> = (0..1000).map(|number| format!("application/vnd.x{number}")).collect();
-        let many = AcceptSet::from_headers(many.iter().map(String::as_str));
-        assert_eq!(many.other_types().count(), MOST_OTHERS);
-        assert!(many.and(&AcceptSet::everything()).to_string().len() < 150);
-        assert!(!AcceptSet::from_headers([format!("application/{}", "x".repeat(200)).as_str()]).has_others());
+    }
+
+    #[test]
+    fn types_are_asked_for_in_the_clients_order_up_to_a_number_of_bytes() {
+        let many: Vec<String> = (0..1000).rev().map(|number| format!("application/vnd.x{number}")).collect();
+        let set = AcceptSet::from_headers(many.iter().map(String::as_str));
+        let (header, asked) = (set.header_value().expect("types"), set.other_types().count());
+        assert!(header.len() <= MOST_OTHERS && many[..asked].join(SEPARATOR) == header && asked > 300, "{asked}");
+        assert_eq!(set, AcceptSet::from_headers(many[..asked].iter().rev().map(String::as_str)), "whatever the order");
+        assert!(set.clone().and(&AcceptSet::everything()).to_string().len() < 150);
+        assert_eq!((set.clone().key(), set.clone().key().other_types().count()), (set, 0));
+        let long = format!("application/{}", "x".repeat(MOST_OTHERS));
+        let set = AcceptSet::from_headers([long.as_str(), "application/vnd.y", &long[..5000]]);
+        assert_eq!(set.header_value(), Some(format!("application/vnd.y, {}", &long[..5000])));
     }
 
     #[test]

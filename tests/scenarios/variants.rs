@@ -377,3 +377,26 @@ async fn questions_about_one_kind_of_object_take_nothing_from_another() {
         assert!(mirror.get(&format!("/v2/library/app/blobs/{layer}")).await.complete, "{method}");
     }
 }
+
+#[tokio::test]
+async fn every_type_that_a_client_accepts_is_asked_for_however_many_and_long_they_are() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(15, 100)]);
+    let wanted = "application/vnd.zz+json";
+    let names_it = Match::when(move |asked| asked.header("accept").is_some_and(|line| line.contains(wanted)));
+    registry.rule(Rule::on(Match::manifests().and(Match::when(move |asked| !names_it.matches(asked)))).refuse(404));
+    let many: Vec<_> = (0..250).map(|number| format!("application/vnd.a{number}+json")).collect();
+    let long = format!("application/vnd.{}+json", "b".repeat(2000));
+    for others in [many.join(", "), long] {
+        for accept in [format!("{others}, {wanted}"), format!("{wanted}, {others}")] {
+            for reference in ["1".to_owned(), image.manifest.digest.to_string()] {
+                for method in ["GET", "HEAD"] {
+                    let mirror = TestMirror::of(&registry).await;
+                    let path = format!("/v2/library/app/manifests/{reference}");
+                    let answer = client::request(mirror.address, method, &path, &[("Accept", &accept)]).await;
+                    assert_eq!(answer.status, 200, "{method} {reference} {accept:.60}");
+                }
+            }
+        }
+    }
+}

@@ -37,7 +37,8 @@ impl Heads {
         self.told.get(key)
     }
 
-    pub(crate) fn keep(&self, key: HeadKey, descriptor: Descriptor, told_at: Timestamp) {
+    pub(crate) fn keep(&self, (location, reference, accept): HeadKey, descriptor: Descriptor, told_at: Timestamp) {
+        let key = (location, reference, accept.key());
         if let (location, Reference::Tag(tag), accept) = &key {
             let key = TagKey { location: location.clone(), tag: tag.clone(), accept: accept.clone() };
             let entry = self.pointing.entry((location.clone(), descriptor.digest));

@@ -43,7 +43,7 @@ impl Asked {
     /// or nothing.
     pub fn of(request: &Request, accept: AcceptSet) -> Option<Asked> {
         match request {
-            Request::Manifest { reference: Reference::Tag(tag), .. } => Some(Asked::Tag(tag.clone(), accept)),
+            Request::Manifest { reference: Reference::Tag(tag), .. } => Some(Asked::Tag(tag.clone(), accept.key())),
             Request::Manifest { reference: Reference::Digest(digest), .. } => Some(Asked::Manifest(*digest)),
             Request::Blob { digest, .. } => Some(Asked::Blob(*digest)),
             Request::Ping | Request::Tags { .. } | Request::Referrers { .. } => None,

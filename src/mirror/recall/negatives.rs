@@ -38,6 +38,17 @@ impl Missing {
         }
     }
 
+    /// The same, with no more than it takes to find it again.
+    fn into_key(self) -> Missing {
+        match self {
+            Missing::Tag(TagKey { location, tag, accept }) => {
+                Missing::Tag(TagKey { location, tag, accept: accept.key() })
+            }
+            Missing::Manifest(location, digest, accept) => Missing::Manifest(location, digest, accept.key()),
+            blob => blob,
+        }
+    }
+
     fn error(&self) -> MirrorError {
         let (subject, what) = match self {
             Missing::Tag(key) => (Subject::Manifest, format!("{}:{}", key.location, key.tag)),
@@ -104,7 +115,7 @@ impl Negatives {
         if class != UpstreamErrorClass::NotFound {
             return;
         }
-        let missing = missing();
+        let missing = missing().into_key();
         if !self.of_callers.contains(&missing.location().upstream) {
             self.known.insert(missing, self.clock.now());
         }
