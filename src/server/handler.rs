@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HOST, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING};
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING,
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http_body_util::BodyExt as _;
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
@@ -35,6 +38,9 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const LATER: Duration = Duration::from_secs(5);
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
 const MAX_HEADERS: usize = 32 << 10;
+/// So much of the body of a question, which has no use for one, is read and thrown away, and for so long.
+const LONGEST_BODY: usize = 64 << 10;
+const BODY_WITHIN: Duration = Duration::from_secs(1);
 
 /// An answer that takes more than a look into memory.
 type Anew = BoxFuture<'static, Response<ResponseBody>>;
@@ -60,7 +66,7 @@ pub fn answer(
         None => {
             let edge = Arc::clone(edge);
             // Boxed: it is large, and would be moved about for those that need nothing of it.
-            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, &http).await }) as Anew)
+            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, http).await }) as Anew)
         }
     }
 }
@@ -101,7 +107,7 @@ fn answered_again(
 ) -> Option<Response<ResponseBody>> {
     let shortcut = edge.shortcuts.find(http).filter(|shortcut| shortcut.epoch == edge.epoch)?;
     let Shortcut { request, route, asked, kept, .. } = &*understood(http, || Ok(shortcut)).ok()?;
-    let kept = kept.upgrade().filter(|_| !is_conditional(http.headers()))?;
+    let kept = kept.upgrade().filter(|_| !takes_the_long_way(http.headers()))?;
     if !edge.mirror.still_holds(route, asked, &kept) {
         return None;
     }
@@ -117,18 +123,25 @@ async fn answered_anew(
     edge: &Edge,
     client: &Client,
     mut guest: Guest,
-    http: &HttpRequest<Incoming>,
+    mut http: HttpRequest<Incoming>,
 ) -> Response<ResponseBody> {
-    let mut record = Record::begin(edge, client.peer, http);
-    let uri = http.uri();
-    let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
+    let mut record = Record::begin(edge, client.peer, &http);
+    let understood = understood(&http, || Request::parse(http.method(), http.uri().path(), http.uri().query()));
+    let understood = match understood {
+        Ok(_) if has_body(http.headers()) && !is_thrown_away(&mut http).await => Err(Refusal::Body),
+        understood => understood,
+    };
+    let http = &http;
+    let answer = match understood {
         Ok(request) => {
             let answered = respond(edge, &mut record, &mut guest, http, request);
-            client.hold.makes_room().run_until_cancelled(answered).await.unwrap_or_else(|| {
+            let answer = client.hold.makes_room().run_until_cancelled(answered).await.unwrap_or_else(|| {
                 edge.metrics.error("connections");
                 let message = "others wait for a connection to this mirror, and all are taken; ask again in a moment";
                 Answer::refusal(ErrorCode::Unavailable, message).later(LATER).closing()
-            })
+            });
+            // What follows a body on its connection is not trusted.
+            if has_body(http.headers()) { answer.closing() } else { answer }
         }
         Err(refusal) => {
             record.refused_unread(edge, http);
@@ -196,7 +209,7 @@ impl Refusal {
             }
             Refusal::Proxy => Answer::refusal(ErrorCode::NameInvalid, "this is not a proxy: ask for a path below /v2/"),
             Refusal::Grammar(error) => Answer::refusal(error.code(), error.to_string()),
-            Refusal::Body => Answer::refusal(ErrorCode::Unsupported, "a GET or HEAD has no body here"),
+            Refusal::Body => Answer::refusal(ErrorCode::Unsupported, "a GET or HEAD has no such body here"),
         }
     }
 }
@@ -223,7 +236,8 @@ fn understood<T>(
         RequestError::NotFound if is_absolute => Refusal::Proxy,
         error => Refusal::Grammar(error),
     })?;
-    if has_body(http.headers()) {
+    // Of a length and chunks only the chunks are seen here (RFC 9112, 6.3).
+    if twice(&CONTENT_LENGTH) || twice(&TRANSFER_ENCODING) {
         return Err(Refusal::Body);
     }
     Ok(meaning)
@@ -236,6 +250,26 @@ fn size_of(headers: &HeaderMap) -> usize {
 fn has_body(headers: &HeaderMap) -> bool {
     let announced = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     announced || headers.contains_key(TRANSFER_ENCODING)
+}
+
+/// Reads the body of a question and throws it away, so that the answer does not get lost behind it. Whether it was one,
+/// as far as it came. Who waits to be asked for his is not.
+async fn is_thrown_away(http: &mut HttpRequest<Incoming>) -> bool {
+    if http.headers().contains_key(EXPECT) {
+        return true;
+    }
+    let all = async {
+        let mut read = 0;
+        while let Some(frame) = http.body_mut().frame().await {
+            let Ok(frame) = frame else { return false };
+            read += frame.data_ref().map_or(0, |data| data.len());
+            if read > LONGEST_BODY {
+                break;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(BODY_WITHIN, all).await.unwrap_or(true)
 }
 
 async fn respond(
@@ -324,10 +358,11 @@ fn canary(
     if matches!(request, Request::Manifest { reference: Reference::Tag(_), .. }) {
         edge.mirror.canary_pulled(found, &record.peer());
     }
-    if matches_etag(http.headers(), &descriptor.digest) {
-        return Some(Answer::not_modified(descriptor.digest, Outcome::Local, None));
-    }
-    Some(Answer::of_ours(&descriptor, bytes, is_blob))
+    Some(match condition(http.headers(), &descriptor.digest) {
+        Condition::None => Answer::of_ours(&descriptor, bytes, is_blob),
+        Condition::Has => Answer::not_modified(descriptor.digest, Outcome::Local, None),
+        Condition::Other => Answer::of_other_content(descriptor.digest, Outcome::Local),
+    })
 }
 
 /// Whether an upstream refuses it to the caller himself, for what he shows, or gives him no answer.
@@ -357,17 +392,18 @@ fn turned_away(edge: &Edge, rejected: Rejected, asked: Option<(&Location, &Reque
     }
 }
 
-/// The answer that is in memory. Conditional requests and parts go the long way.
+/// The answer that is in memory.
 fn at_hand(edge: &Edge, http: &HttpRequest<Incoming>, route: &Route, request: &Request) -> Option<Answer> {
-    let asked = Asked::of(request, accept(http)).filter(|_| !is_conditional(http.headers()))?;
+    let asked = Asked::of(request, accept(http)).filter(|_| !takes_the_long_way(http.headers()))?;
     let kept = edge.mirror.at_hand(route, &asked)?;
     let shortcut = Shortcut::new(http, route.clone(), request.clone(), asked, &kept, edge.epoch);
     edge.metrics.shortcuts(edge.shortcuts.remember(http, shortcut));
     Some(Answer::kept(kept))
 }
 
-fn is_conditional(headers: &HeaderMap) -> bool {
-    headers.contains_key(IF_NONE_MATCH) || headers.contains_key(RANGE)
+/// Whether what is in memory cannot be the answer as it is: to conditions, to ranges, and behind a body.
+fn takes_the_long_way(headers: &HeaderMap) -> bool {
+    has_body(headers) || [IF_MATCH, IF_NONE_MATCH, RANGE].iter().any(|name| headers.contains_key(name))
 }
 
 async fn looked_up(
@@ -404,17 +440,18 @@ async fn manifest(
     if http.method() == Method::HEAD {
         let head = mirror.stat_manifest(route, reference, accept(http)).await?;
         let ManifestHead { ref descriptor, outcome, stale_for } = head;
-        let has_it = matches_etag(http.headers(), &descriptor.digest);
-        return Ok(if has_it {
-            Answer::not_modified(descriptor.digest, outcome, stale_for)
-        } else {
-            Answer::manifest_head(head)
+        return Ok(match condition(http.headers(), &descriptor.digest) {
+            Condition::None => Answer::manifest_head(head),
+            Condition::Has => Answer::not_modified(descriptor.digest, outcome, stale_for),
+            Condition::Other => Answer::of_other_content(descriptor.digest, outcome),
         });
     }
     let answer = mirror.manifest(route, reference, accept(http)).await?;
     let digest = answer.manifest.descriptor.digest;
-    if matches_etag(http.headers(), &digest) {
-        return Ok(Answer::not_modified(digest, answer.outcome, answer.stale_for));
+    match condition(http.headers(), &digest) {
+        Condition::None => {}
+        Condition::Has => return Ok(Answer::not_modified(digest, answer.outcome, answer.stale_for)),
+        Condition::Other => return Ok(Answer::of_other_content(digest, answer.outcome)),
     }
     mirror.expect_pull(route, &answer.manifest);
     let stored = mirror.large(route, &answer.manifest.descriptor).await;
@@ -427,14 +464,13 @@ async fn blob(
     route: &Route,
     digest: Digest,
 ) -> Result<Answer, MirrorError> {
-    let has_it = matches_etag(http.headers(), &digest);
-    if has_it || http.method() == Method::HEAD {
+    let condition = condition(http.headers(), &digest);
+    if condition != Condition::None || http.method() == Method::HEAD {
         let stat = mirror.stat_blob(route, digest).await?;
-        let outcome = stat.outcome;
-        return Ok(if has_it {
-            Answer::not_modified(digest, outcome, None)
-        } else {
-            Answer::blob_head(digest, stat.size, outcome)
+        return Ok(match condition {
+            Condition::None => Answer::blob_head(digest, stat.size, stat.outcome),
+            Condition::Has => Answer::not_modified(digest, stat.outcome, None),
+            Condition::Other => Answer::of_other_content(digest, stat.outcome),
         });
     }
     let framing = if http.version() >= Version::HTTP_11 { Framing::Told } else { Framing::UntilClose };
@@ -481,13 +517,32 @@ fn range(headers: &HeaderMap, digest: &Digest) -> Option<RangeHeader> {
     RangeHeader::parse(&header::text(header))
 }
 
-/// Whether the client has this content already: `If-None-Match`, with weak tags, lists and `*`.
-fn matches_etag(headers: &HeaderMap, digest: &Digest) -> bool {
-    let lines = headers.get_all(IF_NONE_MATCH).into_iter().map(HeaderValue::as_bytes);
-    lines
-        .flat_map(|line| line.split(|byte| *byte == b','))
-        .map(<[u8]>::trim_ascii)
-        .any(|tag| tag == b"*" || names(tag.strip_prefix(b"W/").unwrap_or(tag), digest))
+/// What a client's conditions come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    /// Nothing speaks against sending it.
+    None,
+    /// The client has it already.
+    Has,
+    /// He wants other content than this.
+    Other,
+}
+
+/// Looks at the conditions in their order (RFC 9110, 13.2.2). `If-Match` compares strongly, `If-None-Match` weakly.
+/// Dates say nothing here, where nothing has one.
+fn condition(headers: &HeaderMap, digest: &Digest) -> Condition {
+    let matches = |name: HeaderName, weak: bool| {
+        let lines = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
+        let mut tags = lines.flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+        tags.any(|tag| tag == b"*" || names(tag.strip_prefix(b"W/").filter(|_| weak).unwrap_or(tag), digest))
+    };
+    if headers.contains_key(IF_MATCH) && !matches(IF_MATCH, false) {
+        Condition::Other
+    } else if matches(IF_NONE_MATCH, true) {
+        Condition::Has
+    } else {
+        Condition::None
+    }
 }
 
 /// Whether this is the strong tag of the content.
@@ -522,7 +577,28 @@ mod tests {
             (digest.to_string(), false),
             ("\"other\"".to_owned(), false),
         ] {
-            assert_eq!(matches_etag(&headers(IF_NONE_MATCH, &value), &digest), expected, "{value}");
+            let has_it = condition(&headers(IF_NONE_MATCH, &value), &digest) == Condition::Has;
+            assert_eq!(has_it, expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_client_that_wants_other_content_is_recognised() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        for (value, expected) in [
+            (format!("\"{digest}\""), Condition::None),
+            (format!("\"other\" , \"{digest}\""), Condition::None),
+            ("*".to_owned(), Condition::None),
+            (format!("W/\"{digest}\""), Condition::Other),
+            (digest.to_string(), Condition::Other),
+            ("\"other\"".to_owned(), Condition::Other),
+            (String::new(), Condition::Other),
+        ] {
+            let mut headers = headers(IF_MATCH, &value);
+            assert_eq!(condition(&headers, &digest), expected, "{value}");
+            headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
+            let has_it = if expected == Condition::None { Condition::Has } else { expected };
+            assert_eq!(condition(&headers, &digest), has_it, "{value}");
         }
     }
 

@@ -221,6 +221,12 @@ impl Answer {
         answer.identified(&digest).stale(stale_for)
     }
 
+    /// The client wants other content than this (RFC 9110, 13.1.1).
+    pub fn of_other_content(digest: Digest, outcome: Outcome) -> Answer {
+        let answer = Answer::of(outcome, AnswerBody::Absent(Some(0))).with_status(StatusCode::PRECONDITION_FAILED);
+        answer.identified(&digest)
+    }
+
     /// A request that is refused as it stands.
     pub fn refusal(code: ErrorCode, message: impl AsRef<str>) -> Answer {
         let answer = Answer::new(code.status(), AnswerBody::Bytes(code.body(message.as_ref())))
