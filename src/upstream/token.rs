@@ -14,8 +14,9 @@ use moka::sync::Cache;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use super::UpstreamError;
 use super::credentials::{Fingerprint, Secret, decode_base64};
+use super::limit::within_reason;
+use super::{UpstreamError, UpstreamErrorClass};
 use crate::clock::Timestamp;
 use crate::oci::Repository;
 
@@ -131,6 +132,8 @@ struct Slot {
 struct State {
     token: Option<Token>,
     failure: Option<UpstreamError>,
+    /// Until when a token service beside the registry wants rest, as it said with the failure.
+    rests_until: Option<Instant>,
 }
 
 /// The tokens of one upstream, bounded in bytes.
@@ -183,6 +186,11 @@ impl Tokens {
         if let Some(token) = state.token.as_ref().filter(|token| Instant::now() < token.renew_at) {
             return Ok((token.secret.clone(), false));
         }
+        let now = Instant::now();
+        if let (Some(until), Some(failure)) = (state.rests_until.filter(|until| now < *until), &state.failure) {
+            let class = UpstreamErrorClass::RateLimited(Some(until - now));
+            return Err(UpstreamError { class, ..failure.clone() });
+        }
         let waited = slot.ended.load(Ordering::SeqCst) != ended_before;
         if let Some(failure) = state.failure.as_ref().filter(|_| waited) {
             return Err(failure.clone());
@@ -192,7 +200,7 @@ impl Tokens {
         match fetched {
             Ok(token) => {
                 let secret = token.secret.clone();
-                *state = State { token: Some(token), failure: None };
+                *state = State { token: Some(token), ..State::default() };
                 drop(state);
                 // Put in again, so that it is weighed with what it holds now.
                 slot.length.store(secret.expose().len(), Ordering::Relaxed);
@@ -207,7 +215,11 @@ impl Tokens {
                     token.renew_at = now + ASK_AGAIN;
                     return Ok((token.secret.clone(), false));
                 }
-                *state = State { token: None, failure: Some(error.clone()) };
+                let rests_until = match error.class {
+                    UpstreamErrorClass::RateLimited(wait) if error.elsewhere => Some(now + within_reason(wait)),
+                    _ => None,
+                };
+                *state = State { token: None, failure: Some(error.clone()), rests_until };
                 Err(error)
             }
         }
@@ -242,7 +254,6 @@ mod tests {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
     use super::*;
-    use crate::upstream::UpstreamErrorClass;
 
     const NOW: Timestamp = Timestamp(1_700_000_000_000);
 
@@ -316,6 +327,26 @@ mod tests {
         tokio::time::advance(Duration::from_secs(10)).await;
         assert_eq!(got(&tokens, away()).await, None);
         assert_eq!(got(&tokens, token("two")).await, Some(("two".to_owned(), true)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_service_beside_the_registry_that_wants_rest_is_not_asked_before() {
+        for (elsewhere, fetched) in [(true, 1), (false, 3)] {
+            let (tokens, fetches) = (Tokens::default(), AtomicU64::new(0));
+            let fetch = || async {
+                fetches.fetch_add(1, Ordering::SeqCst);
+                let class = UpstreamErrorClass::RateLimited(Some(Duration::from_secs(30)));
+                Err(UpstreamError::new(class, "rest").elsewhere(elsewhere))
+            };
+            for left in [30, 20, 10] {
+                let error = tokens.get(&key(), fetch).await.expect_err("it rests");
+                let left = if elsewhere { left } else { 30 };
+                assert_eq!(error.class, UpstreamErrorClass::RateLimited(Some(Duration::from_secs(left))));
+                tokio::time::advance(Duration::from_secs(10)).await;
+            }
+            assert_eq!(fetches.load(Ordering::SeqCst), fetched);
+            assert_eq!(got(&tokens, token("one")).await, Some(("one".to_owned(), true)));
+        }
     }
 
     #[tokio::test]
