@@ -315,8 +315,8 @@ impl Config {
         let chosen = search::places(path, &env).into_iter().find(|place| place.used).map(|place| place.path);
         let Some(path) = chosen else { return Ok((Config::laid(None, &env, overrides)?, env, None)) };
         // What a shell hands over, `-c <(…)`, is a pipe: who typed it waits for it.
-        let read = if path.starts_with("/dev") { std::fs::read_to_string } else { settings_text };
-        let text = read(&path).map_err(|error| {
+        let read = if path.starts_with("/dev") { std::fs::read_to_string(&path) } else { settings_text(&path) };
+        let text = read.map_err(|error| {
             let place = path.display().to_string();
             ConfigError::from(Problem::at(place, format!("cannot be read: {error}")))
         })?;
@@ -416,7 +416,7 @@ impl Config {
     }
 }
 
-fn settings_text(path: &PathBuf) -> std::io::Result<String> {
+fn settings_text(path: &Path) -> std::io::Result<String> {
     Ok(setting_file::text(path)?.as_str().to_owned())
 }
 

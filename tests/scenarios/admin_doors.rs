@@ -458,7 +458,7 @@ async fn a_login_is_made_at_the_socket_and_becomes_a_session_that_acts_for_its_u
 #[tokio::test]
 async fn a_stream_ends_for_whom_it_is_hidden_by_a_reload() {
     let (_registry, mut mirror, folder) = mirror("").await;
-    let token = with(TOKEN).map(|(name, value)| (name, value.clone()));
+    let token = with(TOKEN);
     let token: Vec<_> = token.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let stranger = client::Stream::get(mirror.admin, "/api/v1/events", &CONSENT).await;
     let mut known = client::Stream::get(mirror.admin, "/api/v1/events", &token).await;

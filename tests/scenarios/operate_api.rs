@@ -459,7 +459,8 @@ async fn status_and_usage_count_the_requests_that_the_metrics_count() {
     let (known, nothing) = (format!("\"{digest}\""), "bytes=99999999-");
     let (blob, referrers) = (format!("/v2/library/app/blobs/{layer}"), format!("/v2/library/app/referrers/{digest}"));
     let manifest = "/v2/library/app/manifests/1";
-    let asked: &[(&str, &str, &[(&str, &str)])] = &[
+    type Headers<'h> = &'h [(&'h str, &'h str)];
+    let asked: &[(&str, &str, Headers<'_>)] = &[
         ("GET", manifest, &[]),
         ("HEAD", manifest, &[]),
         ("GET", manifest, &[("If-None-Match", &known)]),

@@ -102,9 +102,11 @@ impl ReplicaClient {
         let status = answer.status();
         let announced = number(&answer, CONTENT_LENGTH);
         match (status, content_range(&answer)) {
-            (StatusCode::OK, _) => Ok(UpstreamBlob { size: announced, offset: 0, part: false, body: body(answer) }),
+            (StatusCode::OK, _) => {
+                Ok(UpstreamBlob { size: announced, offset: 0, part: false, body: body(answer), giver: None })
+            }
             (StatusCode::PARTIAL_CONTENT, Some(range)) if range.first == span.start => {
-                Ok(UpstreamBlob { size: range.total, offset: range.first, part: true, body: body(answer) })
+                Ok(UpstreamBlob { size: range.total, offset: range.first, part: true, body: body(answer), giver: None })
             }
             _ => {
                 let class = match status {
