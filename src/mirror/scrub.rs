@@ -216,6 +216,7 @@ impl Scrub {
                 let route = Route::of_operator(location, upstream);
                 // Kept, or only fetched: the store tells.
                 let _ = fills.manifest(&route, digest, &AcceptSet::default()).await;
+                fills.writing.over(Some(&route.location)).await;
             } else {
                 let place = fills.bounds.lane(&location.upstream).fills.take(ClientId::Operator).await;
                 let source = BlobSource::at(upstream, location, digest);

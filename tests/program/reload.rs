@@ -101,6 +101,9 @@ fn a_hang_up_does_the_same_and_the_log_and_the_audit_say_who_it_was() {
     write(folder.path(), &format!("{own}\nlog.level = \"debug\""));
     hang_up(&daemon, "done", 1);
     // Moved away, it is opened anew, also where the file is not valid.
+    while !std::fs::read_to_string(&audit).is_ok_and(|lines| lines.ends_with('\n')) {
+        std::thread::yield_now();
+    }
     std::fs::rename(&audit, folder.path().join("audit/old")).unwrap();
     write(folder.path(), &format!("{own}\nlog.level = \"loud\""));
     hang_up(&daemon, "refused", 1);
