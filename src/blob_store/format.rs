@@ -112,16 +112,23 @@ fn is_our_lock(path: &Path) -> bool {
         && fs::read_to_string(path).is_ok_and(is_ours)
 }
 
-/// Whether this is what matters of a backup: blobs by their digest, and repositories. A registry of others has folders
-/// in the place of blobs, a store of content or a layout has no repositories.
+/// Whether this is what matters of a backup, or what a command left that wrote into the index before anything else was
+/// made: repositories, beside blobs by their digest or an index. A registry of others has folders in the place of
+/// blobs, a store of content or a layout has no repositories.
 fn is_our_backup(root: &Path) -> bool {
-    let is_folder = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let is = |name: &str, what: fn(&fs::Metadata) -> bool| {
+        fs::symlink_metadata(root.join(name)).is_ok_and(|found| what(&found))
+    };
     let is_blob = |blob: io::Result<fs::DirEntry>| {
         let blob = blob.ok().filter(|blob| blob.file_type().is_ok_and(|found| found.is_file()));
         blob.is_some_and(|blob| Algorithm::Sha256.digest(&blob.file_name().to_string_lossy()).is_some())
     };
-    let blobs = fs::read_dir(root.join("blobs/sha256"));
-    is_folder(&root.join("repositories")) && blobs.is_ok_and(|mut blobs| blobs.next().is_some_and(is_blob))
+    let has_blobs = || match fs::read_dir(root.join("blobs/sha256")) {
+        Ok(mut blobs) => blobs.next().is_none_or(is_blob),
+        Err(_) => fs::read_dir(root.join("blobs")).is_ok_and(|mut blobs| blobs.next().is_none()),
+    };
+    let has_index = || is("metadata/conf", fs::Metadata::is_file) && is("metadata/db", fs::Metadata::is_file);
+    is("repositories", fs::Metadata::is_dir) && (has_blobs() || has_index())
 }
 
 /// The format that a store says it has; `None` where its mark is missing or spoilt.
@@ -207,6 +214,9 @@ mod tests {
             &[("lock", "1"), ("format", "\0\0"), ("oci-layout", ""), ("blobs/", ""), ("lost+found/", "")],
             // What matters of a backup.
             &[("blobs/sha256/", ""), (BLOB, ""), ("repositories/", "")],
+            &[("blobs/", ""), ("repositories/", "")],
+            // What a command wrote that found no store.
+            &[("metadata/", ""), ("metadata/conf", ""), ("metadata/db", ""), ("repositories/", "")],
         ] {
             assert!(examine(folder(ours).path()).is_ok(), "{ours:?}");
         }

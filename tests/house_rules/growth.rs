@@ -86,6 +86,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "lists_that_one_client_does_not_take_are_refused_to_him_alone",
         ),
     ),
+    ("admin.rs", "Carry", Still("one look for each order to carry a store, of which few are under way at once")),
     ("server/seats.rs", "of", Still("one for each connection, of which there are server.max_connections")),
     (
         "access/grants.rs",
