@@ -52,6 +52,9 @@ use writer::{Stopped, Writer};
 /// bounds.
 const QUEUE: usize = 4;
 
+/// So often a fill begins anew: for what was left over, and for each of some addresses.
+const MOST_ANEW: usize = 8;
+
 /// All fills, and what they need.
 pub(crate) struct Fills {
     pub(super) flights: Flights<BlobKey, Following>,
@@ -134,6 +137,7 @@ impl Fill {
             progress.shared.clone_from(&self.source.shared);
             progress.replica.clone_from(&self.source.replica);
         });
+        let mut begun_anew = 0;
         let fetched = loop {
             let fetched = Box::pin(self.fetch(place.take(), &departure)).await.map_err(|end| self.judged(end));
             let left = |end: &End| match end {
@@ -144,7 +148,8 @@ impl Fill {
                         false
                     }
                 }
-                End::Doubted(error) => {
+                End::Doubted(error) if begun_anew < MOST_ANEW => {
+                    begun_anew += 1;
                     tracing::info!(blob = ?self.source, %error, "what came is wrong, and nobody has any of it; it begins anew");
                     false
                 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moka::ops::compute::Op;
+use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::resource::Resource;
@@ -35,7 +36,9 @@ struct Giving {
 
 impl Default for Shortfalls {
     fn default() -> Shortfalls {
-        Shortfalls(Cache::builder().max_capacity(MOST).time_to_live(REMEMBERED_FOR).build())
+        // What fell short last is what will be asked for again.
+        let policy = EvictionPolicy::lru();
+        Shortfalls(Cache::builder().max_capacity(MOST).eviction_policy(policy).time_to_live(REMEMBERED_FOR).build())
     }
 }
 
@@ -115,5 +118,6 @@ mod tests {
         (0..2 * MOST).for_each(|number| shortfalls.note(&blob(number), 0));
         shortfalls.0.run_pending_tasks();
         assert!((1..=MOST).contains(&shortfalls.entries()), "{}", shortfalls.entries());
+        assert_eq!(shortfalls.of(&blob(2 * MOST - 1), 0), 1, "the latest is remembered");
     }
 }
