@@ -29,19 +29,22 @@ pub(super) async fn answer(edge: &Edge, client: &Client, http: &HttpRequest<Inco
     let uri = http.uri();
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
         Ok(request) => respond(edge, &mut record, http, &request).await,
-        Err(refusal) => refusal.answer().closing(),
+        Err(refusal) => {
+            record.refused_unread(edge, http);
+            refusal.answer().closing()
+        }
     };
     response::render(answer.private(true), false, record, &client.wire, None, None)
 }
 
 async fn respond(edge: &Edge, record: &mut Record, http: &HttpRequest<Incoming>, request: &Request) -> Answer {
     let found = request.target().and_then(|target| edge.mirror.route_by(target, edge.default.as_ref()).ok());
-    let found = found.filter(|found| is_proven(edge, found, http));
-    record.asked(request, found.as_ref().map(Found::location));
-    let Some(found) = found else {
+    let Some(found) = found.filter(|found| is_proven(edge, found, http)) else {
+        record.refused_unread(edge, http);
         record.of_replica("forbidden", None);
         return Answer::refusal(ErrorCode::Denied, "this proves no replica of this mirror");
     };
+    record.asked(request, Some(found.location()));
     record.allowed(&Rule::Replica);
     let Request::Blob { digest, .. } = request else {
         record.of_replica("absent", None);
