@@ -161,6 +161,8 @@ async fn what_upstream_takes_back_is_gone_although_it_was_remembered_late() {
     let digest = known(&image.manifest.digest);
     let standing = stage.metadata.stand_still();
     assert_eq!(stage.manifest(&image, Reference::Digest(digest)).await, Some(Outcome::Fill));
+    // While it is written, it is there for who asks; the index is not waited for any longer.
+    stage.mirror.written().await;
     registry.rule(Rule::on(Match::manifests()).refuse(404));
     let (there, again) = (Arc::clone(&stage), image.clone());
     let refused = tokio::spawn(async move { there.manifest(&again, Reference::Digest(digest)).await });
