@@ -86,7 +86,8 @@ async fn what_is_counted_names_upstreams_that_are_configured_and_neither_callers
     }
     mirror.settled().await;
     let metrics = mirror.metrics().await;
-    for word in ["team", "private", "elsewhere.example", "ann\"", "eve", &image.manifest.digest.to_string()] {
+    let digest = image.manifest.digest.to_string();
+    for word in ["team/", "elsewhere.example", "\"ann", ":ann", "\"eve", ":eve", &digest] {
         assert!(!metrics.contains(word), "{word}");
     }
     let named = metrics.split("upstream=\"").skip(1).filter_map(|rest| rest.split('"').next());
@@ -95,6 +96,6 @@ async fn what_is_counted_names_upstreams_that_are_configured_and_neither_callers
     let well_known =
         "ghcr.io quay.io registry.k8s.io gcr.io mcr.microsoft.com public.ecr.aws registry.gitlab.com nvcr.io";
     let configured: BTreeSet<_> =
-        ["docker.io", "a.example", "other"].into_iter().chain(well_known.split(' ')).collect();
+        ["docker.io", "a.example", "none", "other"].into_iter().chain(well_known.split(' ')).collect();
     assert!(named.is_subset(&configured), "{named:?}");
 }
