@@ -62,9 +62,21 @@ pub struct TagRecord {
     pub checked_at: Timestamp,
     /// When upstream first said so, without another digest in between.
     pub since: Timestamp,
+    /// When upstream was asked, by the clock of the bucket's store, where there is one: what replicas go by, whose own
+    /// clocks differ.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Timestamp>,
 }
 
 impl TagRecord {
+    /// Whether upstream was asked later for it than for `other`.
+    pub fn is_later_than(&self, other: &TagRecord) -> bool {
+        match (self.observed_at, other.observed_at) {
+            (Some(this), Some(other)) => this > other,
+            _ => self.checked_at > other.checked_at,
+        }
+    }
+
     /// How well it stands for the tag to whom nothing was told himself, the greatest best: an index is for every
     /// platform, what those get who cannot read one is for a single one; then what was said last.
     pub fn fitness(&self) -> (bool, Timestamp) {

@@ -313,7 +313,12 @@ mod tests {
         let upstream: RegistryName = "docker.io".parse().expect("valid");
         let descriptor =
             Descriptor { digest: Digest::of(Algorithm::Sha256, b"x"), size: 1, media_type: MediaType::ImageManifest };
-        let record = TagRecord { descriptor: descriptor.clone(), checked_at: Timestamp(1), since: Timestamp(1) };
+        let record = TagRecord {
+            descriptor: descriptor.clone(),
+            checked_at: Timestamp(1),
+            since: Timestamp(1),
+            observed_at: None,
+        };
         for repository in ["short".to_owned(), ["a"; 62].join("/")] {
             let location = Location { upstream: upstream.clone(), repository: repository.parse().expect("valid") };
             let tag = "1".parse().expect("valid");

@@ -21,7 +21,7 @@ pub(super) fn merge(key: &str, mine: &Bytes, theirs: &Bytes) -> Option<Bytes> {
             (all != theirs).then(|| all.iter().filter_map(line).flatten().collect::<Vec<u8>>().into())
         }
         [_, _, "_tags"] => match (read::<TagRecord>(mine), read::<TagRecord>(theirs)) {
-            (Some(mine), Some(theirs)) if mine.checked_at <= theirs.checked_at => None,
+            (Some(mine), Some(theirs)) if !mine.is_later_than(&theirs) => None,
             _ => Some(mine.clone()),
         },
         [_, _, "_links"] => match (read::<Membership>(mine), read::<Membership>(theirs)) {

@@ -84,7 +84,7 @@ impl Side {
 
     fn tag(&self, location: &Location, tag: &str, manifest: &Descriptor) {
         let now = self.clock.now();
-        let record = TagRecord { descriptor: manifest.clone(), checked_at: now, since: now };
+        let record = TagRecord { descriptor: manifest.clone(), checked_at: now, since: now, observed_at: None };
         self.stores.metadata.put_tag(&key(location, tag), &record).expect("writes");
     }
 

@@ -38,7 +38,12 @@ fn descriptor(content: &str) -> Descriptor {
 }
 
 fn record(content: &str, checked_at: u64) -> TagRecord {
-    TagRecord { descriptor: descriptor(content), checked_at: Timestamp(checked_at), since: Timestamp(1) }
+    TagRecord {
+        descriptor: descriptor(content),
+        checked_at: Timestamp(checked_at),
+        since: Timestamp(1),
+        observed_at: None,
+    }
 }
 
 fn blob(size: u64, moment: u64) -> BlobRecord {

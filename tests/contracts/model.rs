@@ -121,7 +121,8 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let bytes = manifest(image);
                 let descriptor =
                     Descriptor { digest: name(&bytes), size: bytes.len() as u64, media_type: MediaType::ImageManifest };
-                let record = TagRecord { descriptor, checked_at: Timestamp(world.now), since: Timestamp(0) };
+                let record =
+                    TagRecord { descriptor, checked_at: Timestamp(world.now), since: Timestamp(0), observed_at: None };
                 world.metadata.put_tag(&key(tag), &record).unwrap();
                 tags.insert(tag, image);
             }

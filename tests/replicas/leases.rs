@@ -26,11 +26,16 @@ fn blob(scene: &Scene, seed: u64) -> Blob {
     Blob { bytes, digest, path: blob_of("library/app", &digest) }
 }
 
-async fn leases_of(mirror: &TestMirror) -> serde_json::Value {
+/// What its status says of the bucket.
+pub(crate) async fn bucket_of(mirror: &TestMirror) -> serde_json::Value {
     let answer = client::get(mirror.socket(), "/api/v1/status", &[]).await;
     assert_eq!(answer.status, 200);
     let status: serde_json::Value = serde_json::from_slice(&answer.body).expect("a document");
-    status["bucket"]["leases"].clone()
+    status["bucket"].clone()
+}
+
+async fn leases_of(mirror: &TestMirror) -> serde_json::Value {
+    bucket_of(mirror).await["leases"].clone()
 }
 
 /// Waits until it can have leases.
@@ -41,7 +46,7 @@ async fn has_leases(mirror: &TestMirror) {
 }
 
 /// So many replicas that have leases.
-async fn replicas(scene: &Scene, count: usize) -> Vec<(TestMirror, Door)> {
+pub(crate) async fn replicas(scene: &Scene, count: usize) -> Vec<(TestMirror, Door)> {
     let replicas = join_all((0..count).map(|_| scene.replica_with_door())).await;
     for (mirror, _) in &replicas {
         has_leases(mirror).await;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use registry_mirror::oci::ImageName;
 use scripted_registry::bucket::Fault;
-use scripted_registry::{Match, Rule, noise};
+use scripted_registry::{Gate, Match, Rule, noise};
 
 use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, is_pointer, pull, up};
 
@@ -48,6 +49,7 @@ async fn an_older_pointer_never_takes_the_place_of_a_newer_one() {
     let mut newer: serde_json::Value = serde_json::from_slice(&scene.bucket.object(&key).unwrap()).unwrap();
     let later = newer["checked_at"].as_u64().unwrap() + 3_600_000;
     newer["checked_at"] = later.into();
+    newer["observed_at"] = (newer["observed_at"].as_u64().unwrap() + 3_600_000).into();
     scene.bucket.put(&key, newer.to_string());
     // Asks again, and knows less than what is there.
     first.advance(Duration::from_secs(1000));
@@ -109,6 +111,7 @@ async fn pins_and_frozen_tags_hold_on_every_replica() {
     scene.bucket.until(gone).await;
     let third = scene.replica().await;
     third.advance(Duration::from_secs(400));
+    scene.bucket.advance(Duration::from_secs(400));
     pull(&third, &newer).await;
     scene.registry.stop().await;
 }
@@ -219,4 +222,84 @@ async fn an_act_that_the_bucket_cannot_take_changes_nothing() {
 
 fn image_of_nobody() -> ImageName {
     "nobody:1".parse().expect("a name")
+}
+
+#[tokio::test]
+async fn what_a_replica_was_told_before_it_stood_still_does_not_win_over_what_another_was_told_since() {
+    let scene = Scene::set().await;
+    let image = scene.image(170);
+    let frozen = scene.settings().config("cache.patience = \"60s\"").start().await;
+    let other = scene.replica().await;
+    pull(&frozen, &image).await;
+    up(&scene, &image).await;
+    pull(&other, &image).await;
+    let pass = |seconds| {
+        let by = Duration::from_secs(seconds);
+        scene.bucket.advance(by);
+        frozen.advance(by);
+        other.advance(by);
+    };
+    pass(400);
+    let gate = Gate::new();
+    scene.registry.rule(Rule::on(Match::manifests().head()).once().stall_before_headers(&gate));
+    let asks = frozen.get_with(TAG, &[MANIFEST_TYPES]);
+    let meanwhile = async {
+        gate.reached().await;
+        let newer = scene.registry.add_image("library/app", "1", &[noise(175, 500)]);
+        pass(30);
+        pull(&other, &newer).await;
+        up(&scene, &newer).await;
+        pass(30);
+        gate.open();
+        newer
+    };
+    let (_, newer) = tokio::join!(asks, meanwhile);
+    let digest = newer.manifest.digest.to_string();
+    while crate::leases::bucket_of(&frozen).await["backlog"] != 0 {
+        tokio::task::yield_now().await;
+    }
+    let pointers: Vec<_> = scene.bucket.keys().into_iter().filter(|key| is_pointer(key)).collect();
+    for key in &pointers {
+        let object = scene.bucket.object(key).unwrap();
+        assert!(String::from_utf8_lossy(&object).contains(&digest), "{key}");
+    }
+    scene.registry.forget_requests();
+    pass(250);
+    let answer = frozen.get_with(TAG, &[MANIFEST_TYPES]).await;
+    assert_eq!(answer.header("docker-content-digest"), Some(&*digest));
+    assert_eq!(scene.registry.count_of(&Match::manifests()), 0, "told by the other one");
+}
+
+#[tokio::test]
+async fn a_tag_is_asked_for_by_one_replica_for_all() {
+    let scene = Scene::set().await;
+    let replicas = crate::leases::replicas(&scene, 3).await;
+    let image = scene.image(180);
+    let ask = || join_all(replicas.iter().map(|(mirror, _)| mirror.get_with(TAG, &[MANIFEST_TYPES])));
+    for _ in 0..2 {
+        let gate = Gate::new();
+        scene.registry.rule(Rule::on(Match::manifests().head()).once().stall_before_headers(&gate));
+        scene.registry.forget_requests();
+        let opens = async {
+            gate.reached().await;
+            gate.open();
+        };
+        let (answers, ()) = tokio::join!(ask(), opens);
+        for answer in answers {
+            assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+            assert_eq!(answer.header("docker-content-digest"), Some(&*image.manifest.digest.to_string()));
+        }
+        assert_eq!(scene.registry.count_of(&Match::manifests().head()), 1);
+        assert!(scene.registry.count_of(&Match::manifests().get()) <= 1);
+        up_of_manifest(&scene, &image).await;
+        scene.bucket.advance(Duration::from_secs(400));
+        replicas.iter().for_each(|(mirror, _)| mirror.advance(Duration::from_secs(400)));
+    }
+    let gone = |bucket: &scripted_registry::bucket::Bucket| !bucket.keys().iter().any(|key| key.contains("/fills/"));
+    scene.bucket.until(gone).await;
+}
+
+async fn up_of_manifest(scene: &Scene, image: &scripted_registry::Image) {
+    scene.bucket.has(&crate::key_of(&image.manifest.digest)).await;
+    scene.bucket.has(&crate::link_of("library/app", &image.manifest.digest)).await;
 }

@@ -136,7 +136,9 @@ impl Arrivals<'_> {
                 fate = Fate::KeptNewer;
                 continue;
             }
-            self.stores.metadata.put_tag(&key, &TagRecord { descriptor: manifest, checked_at, since })?;
+            self.stores
+                .metadata
+                .put_tag(&key, &TagRecord { descriptor: manifest, checked_at, since, observed_at: None })?;
         }
         Ok(fate)
     }

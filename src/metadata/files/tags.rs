@@ -47,7 +47,7 @@ mod tests {
         let key = TagKey { location: location.clone(), tag: tag.clone(), accept: AcceptSet::everything() };
         let digest = Digest::of(Algorithm::Sha256, b"x");
         let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
-        let record = TagRecord { descriptor, checked_at: Timestamp(1), since: Timestamp(1) };
+        let record = TagRecord { descriptor, checked_at: Timestamp(1), since: Timestamp(1), observed_at: None };
         files.put_tag(&key, &record).expect("written");
         assert_eq!(a_tag(folder.path(), &upstream), Some((repository, tag.clone())));
         assert_eq!(a_tag(folder.path(), &other), None);

@@ -16,7 +16,7 @@ fn key() -> TagKey {
 fn record(moment: u64) -> TagRecord {
     let digest = Digest::of(Algorithm::Sha256, b"manifest");
     let descriptor = Descriptor { digest, size: 8, media_type: MediaType::ImageManifest };
-    TagRecord { descriptor, checked_at: Timestamp(moment), since: Timestamp(1) }
+    TagRecord { descriptor, checked_at: Timestamp(moment), since: Timestamp(1), observed_at: None }
 }
 
 fn ready(folder: &Path) -> SledMetadata {

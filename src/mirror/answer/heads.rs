@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::metadata::{TagKey, TagRecord};
 use crate::mirror::Mirror;
 use crate::mirror::answer::manifests::{ManifestAnswer, arrived, patiently};
+use crate::mirror::answer::tag_turns::Turn;
 use crate::mirror::answer::tags::{Tags, stale_there};
 use crate::mirror::error::MirrorError;
 use crate::mirror::flight::Fetched;
@@ -77,7 +78,7 @@ impl Tags {
         }
         for (key, told_at) in told {
             let before = self.metadata.tag(&key).ok().flatten();
-            self.point(key, before, manifest.clone(), Some(told_at)).await;
+            self.point(key, before, manifest.clone(), told_at, true).await;
         }
     }
 
@@ -120,7 +121,7 @@ impl Tags {
         // Of what nobody pulled only this is known.
         let remembered = remembered.or_else(|| {
             let (descriptor, at) = self.heads.tag(&key)?;
-            let what = TagRecord { descriptor, checked_at: at, since: at };
+            let what = TagRecord { descriptor, checked_at: at, since: at, observed_at: None };
             Some(Remembered { what, checked_at: at, conclusive: true, stored: true })
         });
         let question = self.question(route, &key, remembered.as_ref());
@@ -154,6 +155,11 @@ impl Tags {
         self.negatives.check(&Missing::Tag(key.clone()))?;
         let (tags, asking, of) = (Arc::clone(self), route.clone(), key.clone());
         let work = || async move {
+            let turn = match Box::pin(tags.turn(&of, record.as_ref())).await {
+                Turn::Told(told) => return Ok((told.descriptor, Outcome::Tier)),
+                Turn::Ours(turn) => turn,
+            };
+            let asked_at = tags.clock.now();
             let (repository, reference) = (&asking.location.repository, Reference::Tag(of.tag.clone()));
             let resolved = match asking.upstream.resolve(repository, &reference, of.accept.clone()).await {
                 Ok(resolved) => resolved,
@@ -166,8 +172,9 @@ impl Tags {
                 }
                 Resolved::Told(told) => return Ok((told, Outcome::Relayed)),
             };
-            let since = tags.stale_since(&asking, &of.tag);
-            tags.point(of, record, descriptor.clone(), since).await;
+            let (asked_at, is_stale) = tags.as_of(&asking, &of.tag, asked_at);
+            tags.point(of, record, descriptor.clone(), asked_at, is_stale).await;
+            drop(turn);
             Ok((descriptor, outcome))
         };
         let TagKey { location, tag, accept } = key;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use crate::access;
+use crate::clock::Timestamp;
 use crate::metadata::TagKey;
 use crate::mirror::Location;
 use crate::mirror::answer::tags::Tags;
@@ -131,9 +132,10 @@ impl Mirror {
         let location = found.location();
         match request {
             Request::Manifest { reference, .. } => {
+                let asked_at = self.0.answers.tags.clock.now();
                 let resolved = upstream.resolve(&location.repository, reference, accept.clone()).await;
                 let resolved = resolved.map_err(|error| MirrorError::upstream(Subject::Manifest, error))?;
-                self.confirm_tag(found, reference, accept, &resolved).await;
+                self.confirm_tag(found, reference, (accept, asked_at), &resolved).await;
                 Ok(())
             }
             Request::Blob { digest, .. } => {
@@ -151,14 +153,20 @@ impl Mirror {
     }
 
     /// What upstream has just said that a tag points at need not be asked for again, where that is stored.
-    async fn confirm_tag(&self, found: &Found, reference: &Reference, accept: AcceptSet, resolved: &Resolved) {
+    async fn confirm_tag(
+        &self,
+        found: &Found,
+        reference: &Reference,
+        (accept, asked_at): (AcceptSet, Timestamp),
+        resolved: &Resolved,
+    ) {
         let (Reference::Tag(tag), location) = (reference, found.location()) else { return };
         let tags = &self.0.answers.tags;
         let descriptor = resolved.descriptor();
         if tags.manifests.stored.has(location, &descriptor.digest).await {
             let key = TagKey { location: location.clone(), tag: tag.clone(), accept };
             let before = tags.metadata.tag(&key).ok().flatten();
-            tags.point(key, before, descriptor.clone(), None).await;
+            tags.point(key, before, descriptor.clone(), asked_at, false).await;
         }
     }
 

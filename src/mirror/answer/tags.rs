@@ -14,6 +14,7 @@ use crate::metadata::{Location, MetadataError, MetadataStore, TagKey, TagRecord,
 use crate::metrics::Metrics;
 use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived, patiently};
 use crate::mirror::answer::tag_moves;
+use crate::mirror::answer::tag_turns::Turn;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::Fetched;
 use crate::mirror::flight::flights::{Flights, Rest, Shareable};
@@ -241,17 +242,25 @@ impl Tags {
         arrived(self.flights.share_early(&self.tasks, key, patience, work).await)
     }
 
-    /// What the tag points at now, and its pointer, where that waits for what it points at.
+    /// What the tag points at now, as upstream is asked, or another replica is told that asks just now; and its pointer,
+    /// where that waits for what it points at.
     async fn resolve(self: Arc<Tags>, route: Route, key: TagKey, record: Option<TagRecord>) -> (Fetched, Option<Rest>) {
+        let turn = match Box::pin(self.turn(&key, record.as_ref())).await {
+            Turn::Told(told) => return (self.as_told(&route, &key, &told.descriptor.digest).await, None),
+            Turn::Ours(turn) => turn,
+        };
+        let asked_at = self.clock.now();
         let (manifest, outcome) = match self.resolved(&route, &key).await {
             Ok(resolved) => resolved,
             Err(error) => return (Err(error), None),
         };
-        let (descriptor, since, now) =
-            (manifest.descriptor.clone(), self.stale_since(&route, &key.tag), self.clock.now());
+        let (descriptor, (asked_at, is_stale)) =
+            (manifest.descriptor.clone(), self.as_of(&route, &key.tag, asked_at));
         let pointed = async move {
             self.manifests.fills.writing.over(Some(&route.location)).await;
-            self.point_at(key, record, descriptor, (since, now)).await;
+            self.point(key, record, descriptor, asked_at, is_stale).await;
+            // Whoever waits for the turn is told by the pointer.
+            drop(turn);
         };
         if outcome == Outcome::Fill {
             return (Ok((manifest, outcome)), Some(Box::pin(pointed)));
@@ -327,41 +336,35 @@ impl Tags {
         MirrorError::upstream(Subject::Manifest, error)
     }
 
-    /// As of when a tag counts as checked that is stale behind upstream.
-    pub(super) fn stale_since(&self, route: &Route, tag: &Tag) -> Option<Timestamp> {
-        stale_there(route, tag).map(|age| self.policy.stale_since(age, self.clock.now()))
+    /// As of when a tag counts as checked of which upstream was asked then; and whether that is earlier, because it is
+    /// stale behind upstream.
+    pub(super) fn as_of(&self, route: &Route, tag: &Tag, asked_at: Timestamp) -> (Timestamp, bool) {
+        let stale = stale_there(route, tag).map(|age| self.policy.stale_since(age, asked_at));
+        (stale.unwrap_or(asked_at), stale.is_some())
     }
 
-    /// Remembers what the tag points at, as of now or an earlier moment, if that is kept: names of nothing fill no disk.
+    /// Remembers what the tag points at, as upstream was asked at `checked_at`, or, if that is `earlier`, said to have
+    /// known then; if it is kept: names of nothing fill no disk.
     pub(super) async fn point(
         &self,
         key: TagKey,
         before: Option<TagRecord>,
         descriptor: Descriptor,
-        earlier: Option<Timestamp>,
-    ) {
-        self.point_at(key, before, descriptor, (earlier, self.clock.now())).await;
-    }
-
-    /// The same, where now was a moment ago.
-    async fn point_at(
-        &self,
-        key: TagKey,
-        before: Option<TagRecord>,
-        descriptor: Descriptor,
-        (earlier, now): (Option<Timestamp>, Timestamp),
+        checked_at: Timestamp,
+        earlier: bool,
     ) {
         if self.manifests.stored.blobs.open(&descriptor.digest).await.is_none() {
             return;
         }
         let says_the_same = |before: &TagRecord| before.descriptor.digest == descriptor.digest;
-        if earlier.is_some() && before.as_ref().is_some_and(says_the_same) {
+        if earlier && before.as_ref().is_some_and(says_the_same) {
             return;
         }
         let moved_from =
             before.as_ref().map(|before| before.descriptor.digest).filter(|from| *from != descriptor.digest);
-        let since = before.filter(|_| moved_from.is_none()).map_or(now, |before| before.since);
-        let record = TagRecord { descriptor, checked_at: earlier.unwrap_or(now), since };
+        let since = before.filter(|_| moved_from.is_none()).map_or_else(|| self.clock.now(), |before| before.since);
+        let observed_at = self.manifests.stored.shared().and_then(|shared| shared.observed(checked_at));
+        let record = TagRecord { descriptor, checked_at, since, observed_at };
         let metrics = Arc::clone(&self.metrics);
         let records = &self.manifests.stored.records;
         let add = move |metadata: &dyn MetadataStore| {

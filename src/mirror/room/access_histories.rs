@@ -363,7 +363,7 @@ impl World {
             }
             let key = TagKey { location: permit.location().clone(), tag: the_tag(), accept: AcceptSet::default() };
             let descriptor = Descriptor::of_blob(self.names.digest(blob), self.names.bytes(blob).len() as u64);
-            let record = TagRecord { descriptor, checked_at: Timestamp(1), since: Timestamp(1) };
+            let record = TagRecord { descriptor, checked_at: Timestamp(1), since: Timestamp(1), observed_at: None };
             self.metadata.put_tag(&key, &record).expect("in memory");
         }
         let given = self.give(truth, permit.location(), at, blob).await;

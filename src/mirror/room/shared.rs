@@ -56,6 +56,7 @@ pub(crate) struct Shared {
     owed: Arc<Owed>,
     metadata: Arc<dyn MetadataStore>,
     denials: Arc<Denials>,
+    clock: Arc<dyn Clock>,
     tasks: TaskTracker,
     patience: Duration,
     members: Flights<BlobKey, Shareable<bool>>,
@@ -106,6 +107,21 @@ impl Shared {
     /// Whether content has still to go up.
     pub(crate) fn is_owed(&self, digest: &Digest) -> bool {
         self.owed.is_owed(&key_of(digest))
+    }
+
+    /// Whether this name has still to go up.
+    pub(crate) fn owes(&self, name: &str) -> bool {
+        self.owed.is_owed(name)
+    }
+
+    /// A moment of our clock by that of the store.
+    pub(crate) fn observed(&self, at: Timestamp) -> Option<Timestamp> {
+        Some(self.bucket.time()?.minus(at.age(self.clock.now()).unwrap_or_default()))
+    }
+
+    /// A moment of the store's clock by ours.
+    fn by_our_clock(&self, observed: Timestamp) -> Option<Timestamp> {
+        Some(self.clock.now().minus(observed.age(self.bucket.time()?).unwrap_or_default()))
     }
 
     /// It may have come since it was looked for.
@@ -211,13 +227,15 @@ impl Shared {
             Some(None) => Vec::new(),
         };
         let mut taken = false;
-        for (key, record) in records {
+        for (key, mut record) in records {
             let here = self.metadata.tag(&key).ok().flatten();
             // What is owed is what is so.
-            if self.owed.is_owed(&names::tag(&key))
-                || here.as_ref().is_some_and(|here| here.checked_at >= record.checked_at)
-            {
+            if self.owed.is_owed(&names::tag(&key)) || here.as_ref().is_some_and(|here| !record.is_later_than(here)) {
                 continue;
+            }
+            // The clock of who was told may be another one.
+            if let Some(checked_at) = record.observed_at.and_then(|observed| self.by_our_clock(observed)) {
+                record.checked_at = checked_at;
             }
             if here.is_none() {
                 self.recall_history(&key.location, &key.tag).await;

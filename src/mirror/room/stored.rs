@@ -23,7 +23,7 @@ use crate::blob_store::{BlobStore, Content, Source};
 use crate::metadata::uses::Uses;
 use crate::metadata::{Location, Membership, Proof};
 use crate::metrics::Metrics;
-use crate::mirror::flight::replica::AtReplica;
+use crate::mirror::flight::replica::{AtReplica, Replicas};
 use crate::mirror::recall::denials::Denials;
 use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::doubts::{Doubts, is_enough};
@@ -100,10 +100,16 @@ impl Stored {
         (member.proof != Proof::Unknown && !self.denials.holds(location)).then_some(shared)
     }
 
+    /// The bucket and the other replicas, while they tell each other what they ask for.
+    pub(crate) fn replicas(&self) -> Option<(&Arc<Shared>, &Replicas)> {
+        let shared = self.shared.as_ref()?;
+        Some((shared, shared.replicas.as_ref().filter(|replicas| replicas.leases.are_on())?))
+    }
+
     /// The blob at whichever replica fetches it, where they tell each other. `None` also for what is to be proven by
     /// upstream's own answer to us.
     pub(crate) fn at_replica(self: &Arc<Stored>, location: &Location, digest: &Digest) -> Option<Arc<AtReplica>> {
-        let replicas = self.shared.as_ref()?.replicas.as_ref().filter(|replicas| replicas.leases.are_on())?;
+        let (_, replicas) = self.replicas()?;
         let is_doubted = |member: &Membership| member.proof == Proof::Unknown || !self.is_given(location, member);
         if self.denials.holds(location) || self.member(location, digest).as_ref().is_some_and(is_doubted) {
             return None;
