@@ -16,7 +16,6 @@ pub mod reader;
 pub mod relay;
 pub mod replicas;
 pub mod tag_moves;
-mod tag_turns;
 pub(crate) mod tags;
 mod witness;
 

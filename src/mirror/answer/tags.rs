@@ -3,6 +3,8 @@
 //! A look-up of a tag ends with the manifest in the store; what HEAD asks for is in `heads`. The pointer
 //! is moved only after the new manifest is there, so that a tag that could be served offline stays one.
 
+mod turns;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +16,6 @@ use crate::metadata::{Location, MetadataError, MetadataStore, TagKey, TagRecord,
 use crate::metrics::Metrics;
 use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived, patiently};
 use crate::mirror::answer::tag_moves;
-use crate::mirror::answer::tag_turns::Turn;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::Fetched;
 use crate::mirror::flight::flights::{Flights, Rest, Shareable};
@@ -26,6 +27,8 @@ use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
 use crate::outcome::Outcome;
 use crate::upstream::{Allowance, Resolved, Resource, UpstreamError, UpstreamErrorClass};
+
+pub(super) use turns::Turn;
 
 /// How long who asks again waits for the pointer that the first answer left behind.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
@@ -246,11 +249,11 @@ impl Tags {
     /// where that waits for what it points at.
     async fn resolve(self: Arc<Tags>, route: Route, key: TagKey, record: Option<TagRecord>) -> (Fetched, Option<Rest>) {
         let turn = match Box::pin(self.turn(&key, record.as_ref())).await {
-            Turn::Told(told) => return (self.as_told(&route, &key, &told.descriptor.digest).await, None),
+            Turn::Told(told) => return (Box::pin(self.as_told(&route, &key, &told.descriptor.digest)).await, None),
             Turn::Ours(turn) => turn,
         };
         let asked_at = self.clock.now();
-        let (manifest, outcome) = match self.resolved(&route, &key).await {
+        let (manifest, outcome) = match Box::pin(self.resolved(&route, &key)).await {
             Ok(resolved) => resolved,
             Err(error) => return (Err(error), None),
         };

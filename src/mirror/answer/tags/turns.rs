@@ -27,7 +27,7 @@ const AGAIN: Duration = Duration::from_millis(100);
 const LOOKS: usize = 100;
 
 /// Whose turn it is.
-pub(super) enum Turn {
+pub(crate) enum Turn {
     /// Ours, until it is dropped; nobody else's turn where there is nothing to drop.
     Ours(Option<Asking>),
     /// Another replica was told this meanwhile.
@@ -35,7 +35,7 @@ pub(super) enum Turn {
 }
 
 /// Our turn. It ends when what came of it is in the bucket.
-pub(super) struct Asking {
+pub(crate) struct Asking {
     leases: Arc<Leases>,
     shared: Arc<Shared>,
     tasks: TaskTracker,
@@ -61,7 +61,7 @@ impl Drop for Asking {
 
 impl Tags {
     /// Whose turn it is to ask, of a tag of which this was known so far.
-    pub(super) async fn turn(&self, key: &TagKey, known: Option<&TagRecord>) -> Turn {
+    pub(crate) async fn turn(&self, key: &TagKey, known: Option<&TagRecord>) -> Turn {
         let stored = &self.manifests.stored;
         let replicas = stored.replicas().filter(|_| !stored.is_of_callers(&key.location));
         let Some((shared, replicas)) = replicas else { return Turn::Ours(None) };
@@ -97,7 +97,7 @@ impl Tags {
     }
 
     /// The manifest that another replica was told of. It is in the bucket in a moment, if it is not here.
-    pub(super) async fn as_told(&self, route: &Route, key: &TagKey, digest: &Digest) -> Fetched {
+    pub(crate) async fn as_told(&self, route: &Route, key: &TagKey, digest: &Digest) -> Fetched {
         let (manifests, location) = (&self.manifests, &route.location);
         for _ in 0..LOOKS / 5 {
             if manifests.stored.has(location, digest).await || manifests.in_bucket(location, digest).await.is_some() {
