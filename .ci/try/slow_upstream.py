@@ -1,0 +1,65 @@
+"""An upstream with three blobs, slow enough that one can look at what becomes of them: says what each is called, and
+how often each was asked for."""
+
+import hashlib
+import http.server
+import pathlib
+import random
+import sys
+import time
+
+SIZE = 8_000_000
+CHUNK = 200_000
+BLOBS = {name: random.Random(name).randbytes(SIZE) for name in ("1", "2", "3")}
+DIGESTS = {name: "sha256:" + hashlib.sha256(blob).hexdigest() for name, blob in BLOBS.items()}
+NAMES = {digest: name for name, digest in DIGESTS.items()}
+GETS = dict.fromkeys(BLOBS, 0)
+
+
+class Upstream(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def answer(self, status, body=b"", length=None, **headers):
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        for start in range(0, len(body), CHUNK):
+            self.wfile.write(body[start : start + CHUNK])
+            if len(body) > CHUNK:
+                time.sleep(0.1)
+
+    def do_GET(self):
+        *_, kind, name = self.path.split("/")
+        if kind == "gets":
+            return self.answer(200, str(GETS[name]).encode())
+        if kind == "name":
+            return self.answer(200, DIGESTS[name].encode())
+        name = NAMES.get(name)
+        if kind != "blobs" or name is None:
+            return self.answer(200 if self.path == "/v2/" else 404)
+        blob, wanted = BLOBS[name], self.headers.get("Range")
+        GETS[name] += self.command == "GET"
+        if wanted is None:
+            return self.answer(200, blob, Docker_Content_Digest=DIGESTS[name])
+        first, last = wanted.removeprefix("bytes=").split("-")
+        first, last = int(first), min(int(last or SIZE - 1), SIZE - 1)
+        return self.answer(206, blob[first : last + 1], Content_Range=f"bytes {first}-{last}/{SIZE}")
+
+    do_HEAD = do_GET
+
+
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_):
+        """Who is killed hangs up."""
+
+
+server = Server(("127.0.0.1", 0), Upstream)
+(pathlib.Path(sys.argv[1]) / "upstream").write_text(f"http://127.0.0.1:{server.server_port}")
+server.serve_forever()
