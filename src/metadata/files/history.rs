@@ -115,7 +115,7 @@ mod tests {
         let record = |n: usize| {
             let digest = Digest::of(Algorithm::Sha256, n.to_string().as_bytes());
             let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
-            TagRecord { descriptor, checked_at: Timestamp(n as u64), since: Timestamp(n as u64) }
+            TagRecord { descriptor, checked_at: Timestamp(n as u64), since: Timestamp(n as u64), observed_at: None }
         };
         files.put_tag(&key, &record(0)).expect("written");
         // As one of an earlier version may be.

@@ -21,7 +21,7 @@ use crate::tier::{Found, Leases, Question, Theirs};
 use crate::upstream::{Contact, UpstreamBlob, UpstreamError};
 
 /// So many leases of one blob are looked at: beyond, somebody writes them who is no replica.
-const MOST_EPOCHS: u32 = 16;
+const MOST_LOOKS: u32 = 16;
 /// How long a replica may wait for its upstream to answer, and say so, before it is left.
 const LONGEST_WAIT: Duration = Duration::from_secs(40);
 /// When it is asked again that said so.
@@ -147,7 +147,7 @@ impl AtReplica {
                 found => (epoch, found),
             },
         };
-        while epoch <= MOST_EPOCHS {
+        for _ in 0..MOST_LOOKS {
             match found {
                 Found::Theirs(Theirs { replica, is_void }) => {
                     self.stands(Stand::Theirs(epoch, replica.clone()));

@@ -1,7 +1,8 @@
 //! Other replicas, which ask for what this one fetches. They are no clients: no limit of those holds for them, and they
 //! are counted apart.
 //!
-//! Whoever shows the header says that he is a replica, and gets nothing else than one gets, or 403.
+//! Whoever shows the header says that he is a replica, and gets nothing else than one gets, or 403; who is none is
+//! counted as the client that he is.
 
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use http::{Response, StatusCode};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
-use super::{range, understood};
+use super::{asker, failed, range, understood};
 use crate::access::Rule;
+use crate::clients::Asker;
 use crate::mirror::{Found, ToReplica};
 use crate::oci::header::PEER;
 use crate::oci::{ErrorCode, Request};
@@ -25,10 +27,11 @@ const SOON: Duration = Duration::from_secs(1);
 
 /// Answers a replica, or somebody who says that he is one.
 pub(super) async fn answer(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) -> Response<ResponseBody> {
+    let (client, stranger) = asker(edge, client.clone(), http);
     let mut record = Record::begin(edge, client.peer, http);
     let uri = http.uri();
     let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
-        Ok(request) => respond(edge, &mut record, http, &request).await,
+        Ok(request) => respond(edge, &stranger, &mut record, http, &request).await,
         Err(refusal) => {
             record.refused_unread(edge, http);
             refusal.answer().closing()
@@ -37,11 +40,20 @@ pub(super) async fn answer(edge: &Edge, client: &Client, http: &HttpRequest<Inco
     response::render(answer.private(true), false, record, &client.wire, None, None)
 }
 
-async fn respond(edge: &Edge, record: &mut Record, http: &HttpRequest<Incoming>, request: &Request) -> Answer {
+async fn respond(
+    edge: &Edge,
+    stranger: &Asker,
+    record: &mut Record,
+    http: &HttpRequest<Incoming>,
+    request: &Request,
+) -> Answer {
     let found = request.target().and_then(|target| edge.mirror.route_by(target, edge.default.as_ref()).ok());
     let Some(found) = found.filter(|found| is_proven(edge, found, http)) else {
         record.refused_unread(edge, http);
         record.of_replica("forbidden", None);
+        if let Err(too_many) = stranger.request() {
+            return failed(edge, &too_many.into(), None);
+        }
         return Answer::refusal(ErrorCode::Denied, "this proves no replica of this mirror");
     };
     record.asked(request, Some(found.location()));
