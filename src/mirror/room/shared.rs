@@ -66,7 +66,6 @@ pub(crate) struct Shared {
     /// Repositories whose notes were looked up lately, and tags for which it was what operators asked for.
     notes: Cache<Location, ()>,
     acts: Cache<(Location, Tag), Timestamp>,
-    clock: Arc<dyn Clock>,
 }
 
 impl Shared {
