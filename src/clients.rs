@@ -16,7 +16,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use forwarded::{Network, client_of};
+pub use forwarded::{Network, client_of, is_within};
 pub use places::{Full, Place};
 pub use turns::{Turn, Turns};
 

@@ -138,6 +138,10 @@ pub struct Bucket {
     pub advertise: Option<String>,
     /// Whether replicas tell each other what they fetch, where they can.
     pub leases: bool,
+    /// Clients that are sent to the bucket itself for blobs of public upstreams.
+    pub redirect: Vec<Network>,
+    /// How long such an address is good for.
+    pub redirect_ttl: Duration,
 }
 
 /// An amount of disk.

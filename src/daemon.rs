@@ -413,6 +413,7 @@ impl Daemon {
             clients: Arc::clone(&self.clients),
             admission: Arc::clone(&self.admission),
             audit: self.audit.clone(),
+            redirects: Arc::new(settings::redirects(&self.config)),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod digest;
 pub mod error;
 pub mod glob;
 pub mod header;
+pub mod host;
 pub mod image;
 pub(crate) mod key;
 pub mod link;

@@ -15,6 +15,7 @@ mod hold;
 pub mod io;
 pub mod listener;
 pub mod record;
+mod redirect;
 pub mod response;
 pub mod seats;
 mod shortcut;
@@ -35,6 +36,7 @@ use crate::oci::{ErrorCode, RegistryName};
 pub use admission::Admission;
 pub use listener::{Client, Limits, Listener, Transport};
 pub use record::Peer;
+pub use redirect::Redirects;
 pub use shortcut::Shortcuts;
 pub use tls::Tls;
 
@@ -60,6 +62,8 @@ pub struct Edge {
     pub audit: Option<Arc<Audit>>,
     /// Who may read what.
     pub admission: Arc<Admission>,
+    /// Who gets blobs from the bucket itself.
+    pub redirects: Arc<Redirects>,
 }
 
 /// What every connection of a listener needs, as it is now: whole, so that a request has all of it as it was when it

@@ -23,7 +23,8 @@ impl FromStr for Network {
     }
 }
 
-pub(super) fn is_within(networks: &[Network], address: IpAddr) -> bool {
+/// Whether an address is in one of these.
+pub fn is_within(networks: &[Network], address: IpAddr) -> bool {
     let address = address.to_canonical();
     networks.iter().any(|Network(network)| network.contains(&address))
 }

@@ -59,7 +59,7 @@ pub(super) fn config(
             let mut config =
                 Config { source, server, store, cache, routes, upstreams, limits, callers, log, warnings, effective };
             config.warnings.extend(access::warnings(&config, &file));
-            config.warnings.extend(bucket::warnings(&file.store.bucket));
+            config.warnings.extend(bucket::warnings(&file.store.bucket, &config.upstreams));
             config.effective = Effective::of(file, set, &config);
             Ok(config)
         }

@@ -10,6 +10,7 @@ use crate::mirror::Room;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::room::Allowed;
 use crate::oci::{ErrorCode, RegistryName};
+use crate::server::Redirects;
 
 /// Hundredths of the inodes that stay free where `min_free` is in bytes.
 const LEAST_INODES: u8 = 5;
@@ -107,4 +108,10 @@ pub(super) fn lanes(config: &Config) -> impl Iterator<Item = (RegistryName, usiz
 /// What is said of a blob that upstream cannot give now.
 pub(super) fn unavailable_blob(config: &Config) -> ErrorCode {
     if config.server.unavailable_blob == 404 { ErrorCode::BlobUnknown } else { ErrorCode::Unavailable }
+}
+
+/// Who is sent to the bucket.
+pub(super) fn redirects(config: &Config) -> Redirects {
+    let of = |bucket: &config::Bucket| Redirects { networks: bucket.redirect.clone(), ttl: bucket.redirect_ttl };
+    config.store.bucket.as_ref().map(of).unwrap_or_default()
 }

@@ -22,6 +22,7 @@ use super::body::ResponseBody;
 use super::front;
 use super::listener::Client;
 use super::record::{Peer, Record};
+use super::redirect::may_go;
 use super::response::{self, Answer};
 use super::shortcut::Shortcut;
 use crate::access::Rule;
@@ -134,7 +135,7 @@ async fn answered_anew(
     let http = &http;
     let answer = match understood {
         Ok(request) => {
-            let answered = respond(edge, &mut record, &mut guest, http, request);
+            let answered = respond(edge, client, &mut record, &mut guest, http, request);
             let answer = client.hold.makes_room().run_until_cancelled(answered).await.unwrap_or_else(|| {
                 edge.metrics.error("connections");
                 let message = "others wait for a connection to this mirror, and all are taken; ask again in a moment";
@@ -170,11 +171,15 @@ fn refused(edge: &Edge, client: &Client, guest: &Guest, http: &HttpRequest<Incom
         _ if has_body(http.headers()) || refusal.is_about_headers() => refusal.answer().closing(),
         Refusal::Grammar(RequestError::NotFound) if front::is_for(http) => {
             let default = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
-            let encrypted = client.encrypted || edge.clients.are_behind_proxies() && !guest.is_overheard();
-            Answer::front(front::page(http, encrypted, default.as_str()))
+            Answer::front(front::page(http, is_encrypted(edge, client, guest), default.as_str()))
         }
         _ => refusal.answer(),
     }
+}
+
+/// Whether nobody on the way has heard it, by TLS with us or with a trusted proxy.
+fn is_encrypted(edge: &Edge, client: &Client, guest: &Guest) -> bool {
+    client.encrypted || edge.clients.are_behind_proxies() && !guest.is_overheard()
 }
 
 /// Why a request is refused before it is looked at any further.
@@ -274,6 +279,7 @@ async fn is_thrown_away(http: &mut HttpRequest<Incoming>) -> bool {
 
 async fn respond(
     edge: &Edge,
+    client: &Client,
     record: &mut Record,
     guest: &mut Guest,
     http: &HttpRequest<Incoming>,
@@ -314,6 +320,10 @@ async fn respond(
     let (private, by_grace) = (route.permit().is_private(), *route.permit().rule() == Rule::Grace);
     // What is at hand is sent as it is, without a mark.
     let at_hand = if by_grace { None } else { at_hand(edge, http, &route, &request) };
+    let at_hand = match at_hand {
+        None => Box::pin(elsewhere(edge, client, guest, http, &route, &request)).await,
+        at_hand => at_hand,
+    };
     let answer = match at_hand {
         Some(answer) => answer,
         None => {
@@ -338,6 +348,26 @@ async fn respond(
     };
     let answer = if by_grace { answer.by_grace() } else { answer };
     answer.echoing(route.namespace).private(private)
+}
+
+/// The answer that sends a client to the bucket for a blob, where that is wanted.
+async fn elsewhere(
+    edge: &Edge,
+    client: &Client,
+    guest: &Guest,
+    http: &HttpRequest<Incoming>,
+    route: &Route,
+    request: &Request,
+) -> Option<Answer> {
+    let Request::Blob { digest, .. } = request else { return None };
+    let redirects = &edge.redirects;
+    let is_conditional = [IF_MATCH, IF_NONE_MATCH].iter().any(|name| http.headers().contains_key(name));
+    if http.method() != Method::GET || is_conditional || !redirects.are_for(client.peer.address()) {
+        return None;
+    }
+    let place = edge.mirror.in_bucket(route, digest, redirects.ttl).await?;
+    let asked = http.headers().get(HOST).and_then(|host| host.to_str().ok())?;
+    may_go(&place, asked, is_encrypted(edge, client, guest)).then(|| Answer::elsewhere(*digest, place.as_str()))
 }
 
 /// The answer about the mirror's own image, which everybody may have.

@@ -36,6 +36,17 @@ pub enum Peer {
     },
 }
 
+impl Peer {
+    /// Its address, where it has one.
+    pub(super) fn address(&self) -> Option<IpAddr> {
+        match self {
+            Peer::Address(address) => Some(address.ip()),
+            Peer::Behind(address) => Some(*address),
+            Peer::Socket { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

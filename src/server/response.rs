@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderName,
-    HeaderValue, LINK, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
+    HeaderValue, LINK, LOCATION, RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::{HeaderMap, Response, StatusCode};
 
@@ -225,6 +225,15 @@ impl Answer {
     pub fn of_other_content(digest: Digest, outcome: Outcome) -> Answer {
         let answer = Answer::of(outcome, AnswerBody::Absent(Some(0))).with_status(StatusCode::PRECONDITION_FAILED);
         answer.identified(&digest)
+    }
+
+    /// It is somewhere else, for a while and for who asked.
+    pub fn elsewhere(digest: Digest, place: &str) -> Answer {
+        Answer::of(Outcome::Tier, AnswerBody::Bytes(Bytes::new()))
+            .with_status(StatusCode::TEMPORARY_REDIRECT)
+            .header(LOCATION, place)
+            .identified(&digest)
+            .private(true)
     }
 
     /// A request that is refused as it stands.

@@ -14,14 +14,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::{self, BoxStream};
+use http::Method;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, AwsCredential};
 use object_store::memory::InMemory;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
+use object_store::signer::Signer;
 use object_store::{
     BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode,
     RetryConfig, StaticCredentialProvider, UpdateVersion,
 };
+use url::Url;
 
 use self::listening::Listening;
 use super::breaker::Breaker;
@@ -117,6 +120,7 @@ impl fmt::Debug for Reading {
 #[derive(Clone)]
 pub struct Bucket {
     store: Arc<dyn Objects>,
+    signer: Option<Arc<dyn Signer>>,
     name: String,
     prefix: String,
     patience: Duration,
@@ -163,7 +167,8 @@ impl Bucket {
         }
         builder = as_somebody(builder, &settings.credentials, env)?;
         let store = builder.build().map_err(|error| OpenError::Settings(error.to_string()))?;
-        Ok(Bucket::of(Arc::new(store), settings, time))
+        let store = Arc::new(store);
+        Ok(Bucket { signer: Some(Arc::clone(&store) as _), ..Bucket::of(store, settings, time) })
     }
 
     /// A bucket in memory, for tests.
@@ -173,7 +178,7 @@ impl Bucket {
 
     fn of(store: Arc<dyn Objects>, settings: &Settings, time: Arc<StoreTime>) -> Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
-        Bucket { store, name, prefix, patience, breaker: Arc::default(), time }
+        Bucket { store, signer: None, name, prefix, patience, breaker: Arc::default(), time }
     }
 
     /// Its name.
@@ -230,6 +235,14 @@ impl Bucket {
     pub async fn stat(&self, digest: &Digest) -> Result<Option<u64>, Trouble> {
         let path = self.path(&key_of(digest))?;
         Ok(self.patiently(async { self.store.head(&path).await }).await?.map(|meta| meta.size))
+    }
+
+    /// An address that gives a blob to everybody, for so long; `None` where it cannot be made. Whether the blob is there
+    /// is not asked.
+    pub async fn signed(&self, digest: &Digest, ttl: Duration) -> Option<Url> {
+        let (path, signer) = (self.path(&key_of(digest)).ok()?, self.signer.as_ref()?);
+        let signed = signer.signed_url(Method::GET, &path, ttl);
+        tokio::time::timeout(self.patience, signed).await.ok()?.ok()
     }
 
     /// A blob, or a part of it; `None` when it is not there.

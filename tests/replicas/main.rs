@@ -11,6 +11,7 @@ mod content;
 mod door;
 mod leases;
 mod names;
+mod redirects;
 mod trouble;
 
 use std::path::PathBuf;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use url::Url;
 
 use super::Check;
-use crate::config::{Bucket, file};
+use crate::access::Access;
+use crate::config::{Bucket, Upstream, file};
+use crate::oci::host;
 use crate::tier::settings::{Credentials, Settings};
 
 /// Who waits for nothing gets nothing from a bucket.
@@ -41,13 +43,14 @@ impl Check {
         };
         self.size("store.bucket.max_size", &typed.max_size);
         let peers_secret = self.secret("store.bucket.peers_secret", &typed.peers_secret);
-        self.networks("store.bucket.redirect", &typed.redirect);
-        if self.positive("store.bucket.redirect_ttl", &typed.redirect_ttl) > LONGEST_REDIRECT {
+        let redirect = self.networks("store.bucket.redirect", &typed.redirect);
+        let redirect_ttl = self.positive("store.bucket.redirect_ttl", &typed.redirect_ttl);
+        if redirect_ttl > LONGEST_REDIRECT {
             self.problem("store.bucket.redirect_ttl", "no signed address is good for longer than 7 days", "");
         }
         let leases = self.word("store.bucket.leases", &typed.leases, &[("auto", true), ("off", false)]);
         if let Some((endpoint, own)) = endpoint.as_ref().zip(advertise.as_ref())
-            && is_at_or_below(endpoint, own)
+            && is_below(endpoint, own)
         {
             let message = "it is at or below our own name: clients would show their login there";
             self.problem("store.bucket.endpoint", message, "a bucket needs a name of its own");
@@ -66,7 +69,7 @@ impl Check {
             patience: humantime::parse_duration(patience).unwrap_or_default().max(LEAST_PATIENCE),
         };
         let advertise = advertise.map(|url| url.as_str().trim_end_matches('/').to_owned());
-        Some(Bucket { tier, peers_secret, advertise, leases: leases.unwrap_or_default() })
+        Some(Bucket { tier, peers_secret, advertise, leases: leases.unwrap_or_default(), redirect, redirect_ttl })
     }
 
     fn address(&mut self, path: &str, typed: &str) -> Option<Url> {
@@ -91,29 +94,19 @@ impl Check {
     }
 }
 
-/// Loopback is exempt: there everybody has the same name.
-fn is_at_or_below(endpoint: &Url, own: &Url) -> bool {
-    let (Some(endpoint), Some(name)) = (endpoint.host_str(), own.host_str()) else { return false };
-    let below = endpoint.strip_suffix(name).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    below && !is_loopback(own)
-}
-
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        None => false,
-    }
+fn is_below(endpoint: &Url, own: &Url) -> bool {
+    endpoint.host_str().zip(own.host_str()).is_some_and(|(endpoint, own)| host::is_at_or_below(endpoint, own))
 }
 
 /// What is allowed and yet worth a second look.
-pub(super) fn warnings(typed: &file::Bucket) -> Vec<String> {
+pub(super) fn warnings(typed: &file::Bucket, upstreams: &[Upstream]) -> Vec<String> {
     let mut warnings = Vec::new();
     if typed.name.is_empty() {
         return warnings;
     }
-    if Url::parse(&typed.endpoint).is_ok_and(|url| url.scheme() == "http" && !is_loopback(&url)) {
+    if Url::parse(&typed.endpoint)
+        .is_ok_and(|url| url.scheme() == "http" && !url.host_str().is_some_and(host::is_loopback))
+    {
         warnings.push(
             "store.bucket.endpoint is plain http: whoever is on the way may read private images there".to_owned(),
         );
@@ -123,7 +116,10 @@ pub(super) fn warnings(typed: &file::Bucket) -> Vec<String> {
         let missing = if told { "peers_secret" } else { "advertise" };
         warnings.push(format!("store.bucket: replicas fetch each for itself: for leases {missing} is missing"));
     }
-    let later = [("max_size", typed.max_size != "0"), ("redirect", !typed.redirect.is_empty())];
+    if !typed.redirect.is_empty() && upstreams.iter().all(|upstream| upstream.access != Access::Public) {
+        warnings.push("store.bucket.redirect: no upstream is public, so nobody is sent to the bucket".to_owned());
+    }
+    let later = [("max_size", typed.max_size != "0")];
     let later: Vec<_> = later.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect();
     if !later.is_empty() {
         warnings.push(format!("store.bucket: this version does nothing yet about {}", later.join(", ")));

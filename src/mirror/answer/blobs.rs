@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use url::Url;
 
 use crate::access::{Access, Rule};
 use crate::blob_store::{Content, Source};
@@ -149,6 +150,17 @@ impl Mirror {
             return filling(following, source, range, framing, (outcome, heir(outcome))).await;
         }
         self.heard(route, filled)
+    }
+
+    /// An address in the bucket that gives this blob to whoever knows it, for so long. `None` where the bucket has it not,
+    /// or has not told in time, and where the blob is not everybody's.
+    pub async fn in_bucket(&self, route: &Route, digest: &Digest, ttl: Duration) -> Option<Url> {
+        if route.permit().is_private() {
+            return None;
+        }
+        let shared = Box::pin(self.0.answers.blobs.stored.recall(&route.location, digest)).await?;
+        shared.bucket.stat(digest).await.ok()??;
+        shared.bucket.signed(digest, ttl).await
     }
 
     /// The bytes of a stored manifest that is too large to be in memory for as long as a client takes.
