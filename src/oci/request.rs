@@ -197,8 +197,6 @@ impl Query {
         for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
             let own = |value: Cow<'_, str>| Some(value.into_owned());
             match key.as_ref() {
-                // As if it were not there.
-                "ns" if value.is_empty() => {}
                 "ns" if parsed.namespace.is_some() => return Err(RequestError::Contradiction),
                 "ns" => {
                     parsed.namespace = Some(RegistryName::parse_any_case(&value).map_err(|_| RequestError::Registry)?)

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
-use http_body_util::BodyExt as _;
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
@@ -39,9 +38,6 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const LATER: Duration = Duration::from_secs(5);
 /// The most bytes of headers a request may have. Pull requests have a few hundred.
 const MAX_HEADERS: usize = 32 << 10;
-/// So much of the body of a question, which has no use for one, is read and thrown away, and for so long.
-const LONGEST_BODY: usize = 64 << 10;
-const BODY_WITHIN: Duration = Duration::from_secs(1);
 
 /// An answer that takes more than a look into memory.
 type Anew = BoxFuture<'static, Response<ResponseBody>>;
@@ -67,7 +63,7 @@ pub fn answer(
         None => {
             let edge = Arc::clone(edge);
             // Boxed: it is large, and would be moved about for those that need nothing of it.
-            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, http).await }) as Anew)
+            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, &http).await }) as Anew)
         }
     }
 }
@@ -124,25 +120,17 @@ async fn answered_anew(
     edge: &Edge,
     client: &Client,
     mut guest: Guest,
-    mut http: HttpRequest<Incoming>,
+    http: &HttpRequest<Incoming>,
 ) -> Response<ResponseBody> {
-    let mut record = Record::begin(edge, client.peer, &http);
-    let understood = understood(&http, || Request::parse(http.method(), http.uri().path(), http.uri().query()));
-    let understood = match understood {
-        Ok(_) if has_body(http.headers()) && !is_thrown_away(&mut http).await => Err(Refusal::Body),
-        understood => understood,
-    };
-    let http = &http;
-    let answer = match understood {
+    let mut record = Record::begin(edge, client.peer, http);
+    let answer = match understood(http, || Request::parse(http.method(), http.uri().path(), http.uri().query())) {
         Ok(request) => {
             let answered = respond(edge, client, &mut record, &mut guest, http, request);
-            let answer = client.hold.makes_room().run_until_cancelled(answered).await.unwrap_or_else(|| {
+            client.hold.makes_room().run_until_cancelled(answered).await.unwrap_or_else(|| {
                 edge.metrics.error("connections");
                 let message = "others wait for a connection to this mirror, and all are taken; ask again in a moment";
                 Answer::refusal(ErrorCode::Unavailable, message).later(LATER).closing()
-            });
-            // What follows a body on its connection is not trusted.
-            if has_body(http.headers()) { answer.closing() } else { answer }
+            })
         }
         Err(refusal) => {
             record.refused_unread(edge, http);
@@ -214,7 +202,7 @@ impl Refusal {
             }
             Refusal::Proxy => Answer::refusal(ErrorCode::NameInvalid, "this is not a proxy: ask for a path below /v2/"),
             Refusal::Grammar(error) => Answer::refusal(error.code(), error.to_string()),
-            Refusal::Body => Answer::refusal(ErrorCode::Unsupported, "a GET or HEAD has no such body here"),
+            Refusal::Body => Answer::refusal(ErrorCode::Unsupported, "a GET or HEAD has no body here"),
         }
     }
 }
@@ -241,8 +229,7 @@ fn understood<T>(
         RequestError::NotFound if is_absolute => Refusal::Proxy,
         error => Refusal::Grammar(error),
     })?;
-    // Of a length and chunks only the chunks are seen here (RFC 9112, 6.3).
-    if twice(&CONTENT_LENGTH) || twice(&TRANSFER_ENCODING) {
+    if has_body(http.headers()) {
         return Err(Refusal::Body);
     }
     Ok(meaning)
@@ -255,26 +242,6 @@ fn size_of(headers: &HeaderMap) -> usize {
 fn has_body(headers: &HeaderMap) -> bool {
     let announced = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
     announced || headers.contains_key(TRANSFER_ENCODING)
-}
-
-/// Reads the body of a question and throws it away, so that the answer does not get lost behind it. Whether it was one,
-/// as far as it came. Who waits to be asked for his is not.
-async fn is_thrown_away(http: &mut HttpRequest<Incoming>) -> bool {
-    if http.headers().contains_key(EXPECT) {
-        return true;
-    }
-    let all = async {
-        let mut read = 0;
-        while let Some(frame) = http.body_mut().frame().await {
-            let Ok(frame) = frame else { return false };
-            read += frame.data_ref().map_or(0, |data| data.len());
-            if read > LONGEST_BODY {
-                break;
-            }
-        }
-        true
-    };
-    tokio::time::timeout(BODY_WITHIN, all).await.unwrap_or(true)
 }
 
 async fn respond(
@@ -431,9 +398,9 @@ fn at_hand(edge: &Edge, http: &HttpRequest<Incoming>, route: &Route, request: &R
     Some(Answer::kept(kept))
 }
 
-/// Whether what is in memory cannot be the answer as it is: to conditions, to ranges, and behind a body.
+/// Whether what is in memory cannot be the answer as it is: to conditions, and to ranges.
 fn takes_the_long_way(headers: &HeaderMap) -> bool {
-    has_body(headers) || [IF_MATCH, IF_NONE_MATCH, RANGE].iter().any(|name| headers.contains_key(name))
+    [IF_MATCH, IF_NONE_MATCH, RANGE].iter().any(|name| headers.contains_key(name))
 }
 
 async fn looked_up(

@@ -13,7 +13,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -350,8 +350,7 @@ where
     let stream = HalfClosed { stream, answering: answering.clone() };
     let rests = answering.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        // The body of a question is waited for no longer than `handler` says, whatever its client says meanwhile.
-        let said = request.body().is_end_stream() || matches!(*request.method(), Method::GET | Method::HEAD);
+        let said = request.body().is_end_stream();
         // In a box, for hyper keeps room for it also while no request is there.
         let answered = Box::pin(Answer::of(&answering, said, answer(client.clone(), request)));
         async move { Ok::<_, Infallible>(answered.await) }

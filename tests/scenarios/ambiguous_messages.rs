@@ -68,7 +68,7 @@ async fn no_message_with_a_body_hides_a_request() {
     let mirror = TestMirror::of(&registry).await;
     let path = "/v2/library/app/manifests/1";
     assert_eq!(mirror.get(path).await.status, 200);
-    let (mut messages, mut served) = (0, 0);
+    let mut messages = 0;
     for framing in framings() {
         for body in bodies() {
             for (method, path, version) in [
@@ -84,21 +84,12 @@ async fn no_message_with_a_body_hides_a_request() {
                 let reply = client::raw(mirror.address, message.as_bytes()).await;
                 let reply = String::from_utf8_lossy(&reply);
                 let answers = reply.matches("HTTP/1.").count();
-                assert!(answers <= 1, "{message:?}: {reply}");
-                // A body is thrown away, and nothing is read behind it. Of a length and chunks the chunks count
-                // (RFC 9112, 6.3).
-                if reply.contains(" 200 OK") {
-                    served += 1;
-                    assert!(reply.to_lowercase().contains("connection: close"), "{message:?}: {reply}");
-                    let twice = framing.contains("\r\nContent-Length: ") && framing.starts_with("Content-Length");
-                    assert!(method != "POST" && !twice, "{message:?}: {reply}");
-                } else {
-                    assert!(answers == 0 || reply.contains("HTTP/1.1 4") || reply.contains("HTTP/1.0 4"), "{reply}");
-                }
+                assert!(answers <= 1 && !reply.contains(" 200 OK"), "{message:?}: {reply}");
+                assert!(answers == 0 || reply.contains("HTTP/1.1 4") || reply.contains("HTTP/1.0 4"), "{reply}");
             }
         }
     }
-    assert!(messages > 600 && served > 0, "{messages}, {served}");
+    assert!(messages > 600, "{messages}");
     let asked = registry.requests();
     assert!(asked.iter().all(|request| !request.path.contains("smuggled")), "{asked:?}");
     for request in &asked {

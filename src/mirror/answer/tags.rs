@@ -257,8 +257,7 @@ impl Tags {
             Ok(resolved) => resolved,
             Err(error) => return (Err(error), None),
         };
-        let (descriptor, (asked_at, is_stale)) =
-            (manifest.descriptor.clone(), self.as_of(&route, &key.tag, asked_at));
+        let (descriptor, (asked_at, is_stale)) = (manifest.descriptor.clone(), self.as_of(&route, &key.tag, asked_at));
         let pointed = async move {
             self.manifests.fills.writing.over(Some(&route.location)).await;
             self.point(key, record, descriptor, asked_at, is_stale).await;

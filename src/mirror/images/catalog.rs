@@ -171,6 +171,8 @@ impl Mirror {
                 failure: prefetch::failure(&error),
                 reason: error.to_string(),
             })?;
+            // It is there before a tag stands for it.
+            self.written().await;
         }
         if let Some(shared) = self.0.fills.stored.shared().filter(|_| to.is_none()) {
             let (location, tag) = (location.clone(), tag.clone());
