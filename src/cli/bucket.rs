@@ -12,7 +12,7 @@ use super::talk::{is_quiet, print_document};
 use super::{Exit, doctor, environment, insist, print};
 use crate::config::{Config, Overrides};
 use crate::daemon::store::{carry, test_bucket};
-use crate::documents::{Carried, Direction, Error, counted, orders};
+use crate::documents::{Carried, Direction, Error, counted, no_bucket, orders};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -59,6 +59,11 @@ fn try_it(Test { config, json }: &Test) -> Result<Exit, Error> {
 }
 
 fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
+    if args.at.admin.is_none() {
+        let store = args.config()?.store;
+        // No store is made for want of a bucket.
+        store.bucket.map(drop).or_else(|| store.path.exists().then_some(())).ok_or_else(no_bucket)?;
+    }
     let json = args.at.json;
     let bar = (std::io::stderr().is_terminal() && !json && !is_quiet()).then(|| {
         let style = ProgressStyle::with_template("  {bar:30} {pos}/{len} {per_sec} {eta}");

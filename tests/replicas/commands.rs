@@ -186,8 +186,9 @@ async fn a_store_goes_up_whole_and_comes_down_again_with_a_daemon_and_without() 
         let line = text.lines().last().unwrap_or_else(|| panic!("{output:?}"));
         serde_json::from_str(line).unwrap()
     };
-    let none = run(&scene, &["store", "push"], "").await;
-    assert_eq!(none.status.code(), Some(2), "{none:?}");
+    let nowhere = scene.key().with_file_name("nowhere");
+    let none = run(&scene, &["store", "push"], &format!("store.path = \"{}\"", nowhere.display())).await;
+    assert_eq!((none.status.code(), nowhere.exists()), (Some(2), false), "{none:?}");
     scene.bucket.fault(&["PUT"], "", Fault::Status(403));
     let refused = run(&scene, &["store", "push"], &lines(settings.store())).await;
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
