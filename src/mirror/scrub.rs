@@ -4,7 +4,7 @@
 //! What is damaged is set aside at once, and fetched again. What clients read is looked at in
 //! `room::stored`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -16,13 +16,15 @@ use crate::blob_store::StoreError;
 use crate::clients::ClientId;
 use crate::clock::Clock;
 use crate::documents::Finding;
+use crate::graph::Graph;
+use crate::metadata::{Location, MetadataError};
 use crate::mirror::fill::Right;
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::room::stored::{Hashing, Stored};
 use crate::mirror::routes::Route;
 use crate::mirror::{Mirror, Wings};
 use crate::oci::manifest::is_manifest;
-use crate::oci::{AcceptSet, Digest};
+use crate::oci::{AcceptSet, Descriptor, Digest};
 
 /// How long after a start the scrub begins, and how long it pauses after each pass.
 const PAUSE: Duration = Duration::from_secs(600);
@@ -115,6 +117,32 @@ async fn pause(start: Instant, bytes: u64, rate: u64) {
     }
 }
 
+/// Repositories to have something from, each with what it is there.
+type Places = HashMap<Location, Descriptor>;
+
+/// Everything that repositories have or need: what was proven, what tags point at, and what manifests lead to. An
+/// image needs its parts also after upstream said that it has one of them no longer.
+fn needed(graph: &Graph) -> Result<BTreeMap<Digest, Places>, MetadataError> {
+    let (members, tags) = (graph.metadata().members()?, graph.metadata().tags()?);
+    let mut needed = BTreeMap::<Digest, Places>::new();
+    let mut need = |location: &Location, part: Descriptor| {
+        needed.entry(part.digest).or_default().entry(location.clone()).or_insert(part);
+    };
+    for (location, member) in &members {
+        need(location, member.clone());
+    }
+    for (key, record) in tags {
+        need(&key.location, record.descriptor);
+    }
+    for (location, member) in members.iter().filter(|(_, member)| is_manifest(&member.media_type)) {
+        let Ok(manifest) = graph.manifest(Some(location), member) else { continue };
+        let children = manifest.children();
+        let parts = children.manifests.into_iter().map(|(part, _)| part).chain(children.blobs);
+        parts.for_each(|part| need(location, part));
+    }
+    Ok(needed)
+}
+
 /// What was found of damaged blobs.
 #[derive(Default)]
 struct Damaged {
@@ -166,7 +194,7 @@ impl Scrub {
             }
             (checked, checked_bytes) = (checked + 1, checked_bytes + size);
             if !self.stored.hashed(hashing).await {
-                let healed = repair && self.heal(digest).await;
+                let healed = repair && self.heal(digest, self.holders(digest).await).await;
                 damaged.note(digest, healed);
                 findings.send(Finding::Damaged { digest, repaired: healed }).await?;
             }
@@ -186,17 +214,20 @@ impl Scrub {
         damaged: &mut Damaged,
         findings: &mpsc::Sender<Finding>,
     ) -> Result<u64, mpsc::error::SendError<Finding>> {
-        let blobs = Arc::clone(&self.stored.blobs);
-        let damaged_members = self.stored.records.with(move |metadata| {
-            let members = metadata.members()?.into_iter().map(|(_, descriptor)| descriptor.digest);
-            let meant = members.filter(|digest| only.as_ref().is_none_or(|only| only.contains(digest)));
-            Ok(meant.filter(|digest| blobs.is_damaged(digest)).collect::<BTreeSet<_>>())
+        let Stored { blobs, records, .. } = &*self.stored;
+        let graph = Graph::new(Arc::clone(blobs), Arc::clone(&records.metadata));
+        let blobs = Arc::clone(blobs);
+        let damaged_parts = graph.ask(move |graph| {
+            let mut needed = needed(graph)?;
+            needed
+                .retain(|digest, _| only.as_ref().is_none_or(|only| only.contains(digest)) && blobs.is_damaged(digest));
+            Ok(needed)
         });
         let mut lacking = 0;
-        for digest in damaged_members.await.unwrap_or_default() {
+        for (digest, places) in damaged_parts.await.unwrap_or_default() {
             let mut healed = false;
             if !damaged.told.contains(&digest) {
-                healed = repair && self.heal(digest).await;
+                healed = repair && self.heal(digest, places).await;
                 damaged.note(digest, healed);
                 findings.send(Finding::Damaged { digest, repaired: healed }).await?;
             }
@@ -205,11 +236,16 @@ impl Scrub {
         Ok(lacking)
     }
 
-    /// Fetches again what was set aside, from any repository that has it; whether it is there now.
-    async fn heal(&self, digest: Digest) -> bool {
-        let Ok(members) = self.stored.records.with(|metadata| metadata.members()).await else { return false };
+    /// The repositories that are known to have it.
+    async fn holders(&self, digest: Digest) -> Places {
+        let members = self.stored.records.with(|metadata| metadata.members()).await.unwrap_or_default();
+        members.into_iter().filter(|(_, descriptor)| descriptor.digest == digest).collect()
+    }
+
+    /// Fetches again what was set aside, from any of these repositories; whether it is there now.
+    async fn heal(&self, digest: Digest, places: Places) -> bool {
         let present = self.present.lock().upgrade();
-        for (location, descriptor) in members.into_iter().filter(|(_, descriptor)| descriptor.digest == digest) {
+        for (location, descriptor) in places {
             let Some(Wings { routes, fills, .. }) = present.as_deref() else { return false };
             let Some(upstream) = routes.upstream(&location.upstream) else { continue };
             if is_manifest(&descriptor.media_type) {

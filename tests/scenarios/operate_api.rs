@@ -386,6 +386,39 @@ async fn verify_finds_a_flipped_bit_and_with_repair_fetches_the_blob_again() {
 }
 
 #[tokio::test]
+async fn what_is_damaged_stays_so_until_it_is_sound_whatever_upstream_says() {
+    for status in [404, 410, 403, 500] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(86, 5000)]);
+        let mirror = TestMirror::of(&registry).await;
+        pull(&mirror, &image).await;
+        mirror.settled().await;
+        for part in [&image.layers[0], &image.manifest] {
+            let file = mirror.store().join("blobs/sha256").join(part.digest.hex());
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+            std::fs::File::options().write(true).open(&file).unwrap().write_all_at(b"\0", 0).unwrap();
+            registry.rule(Rule::on(Match::any()).refuse(status));
+            for repair in [true, true, false] {
+                let end = told(&mirror, "verify", json!({ "repair": repair, "rate": 0 })).await;
+                let end = end.last().expect("a last word");
+                assert_eq!((&end["damaged"], &end["repaired"]), (&json!(1), &json!(0)), "{status} {repair}: {end}");
+                mirror.advance(DAY);
+            }
+            registry.clear_rules();
+            for repaired in [1, 0] {
+                let end = told(&mirror, "verify", json!({ "repair": true, "rate": 0 })).await;
+                let end = end.last().expect("a last word");
+                assert_eq!(
+                    (&end["damaged"], &end["repaired"]),
+                    (&json!(repaired), &json!(repaired)),
+                    "{status}: {end}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn verify_reads_at_the_speed_of_the_disk_unless_it_is_told_a_rate() {
     let registry = Registry::start().await;
     let digest = registry.add_blob("library/app", noise(85, 50_000));
