@@ -342,3 +342,29 @@ async fn a_password_that_is_not_good_any_more_breaks_no_public_image_of_a_regist
     assert_eq!(mirror.get(PATH).await.status, 200);
     assert!(asked.load(Ordering::SeqCst) > 0);
 }
+
+#[tokio::test]
+async fn a_token_service_that_answers_no_token_and_no_refusal_keeps_back_nothing_that_is_stored() {
+    for status in [400, 402, 404, 405, 410, 422, 500] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(422, 100)]);
+        registry.require_tokens(TokenPolicy::bearer());
+        let mirror = Settings::of(&registry).config("cache.tag_ttl = \"0s\"").start().await;
+        let blob = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+        for path in [PATH, &blob] {
+            assert_eq!(mirror.get(path).await.status, 200, "{status} {path}");
+        }
+        mirror.settled().await;
+        registry.expire_tokens();
+        registry.rule(Rule::on(Match::token()).refuse(status).before_auth());
+        let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+        for _ in 0..2 {
+            let stale = mirror.get(PATH).await;
+            assert_eq!((stale.status, stale.header("warning").is_some()), (200, true), "{status}");
+            mirror.settled().await;
+            for path in [&by_digest, &blob] {
+                assert_eq!(mirror.get(path).await.status, 200, "{status} {path}");
+            }
+        }
+    }
+}

@@ -136,12 +136,13 @@ impl HttpUpstream {
             identity: self.identity(&credential),
         };
         let wanted = || Wanted { service, scope: &key.scope };
+        let bad = Some(StatusCode::BAD_REQUEST.as_u16());
+        let is_refusal = |error: &UpstreamError| error.class == UpstreamErrorClass::Denied || error.status == bad;
         let fetch = || async {
             let fetched = self.fetch_token(realm, wanted(), &credential).await;
             match fetched {
-                Err(refusal)
-                    if refusal.class == UpstreamErrorClass::Denied && matches!(key.identity, Identity::Ours(_)) =>
-                {
+                // A refresh token that is not valid any more is a bad request.
+                Err(refusal) if is_refusal(&refusal) && matches!(key.identity, Identity::Ours(_)) => {
                     let public = self.fetch_token(realm, wanted(), &Credential::Anonymous).await;
                     public.inspect(|_| self.warn_refused()).map_err(|_| refusal)
                 }

@@ -139,14 +139,16 @@ impl HttpUpstream {
     async fn read_token(&self, response: Response, realm: &Url, what: String) -> Result<Token, UpstreamError> {
         let (status, elsewhere) = (response.status(), self.is_elsewhere(realm));
         if !status.is_success() {
+            let is_bad = status == StatusCode::BAD_REQUEST;
             let class = match status::class(status, response.headers(), self.now()) {
-                // The answer to a refresh token, or a user, that is not valid any more.
-                UpstreamErrorClass::Refused if status == StatusCode::BAD_REQUEST => UpstreamErrorClass::Denied,
-                // That a token service is gone says nothing about what it guards.
+                // Who presents a refresh token, or a user, that is not valid gets nothing by it.
+                UpstreamErrorClass::Refused if is_bad && self.presented.is_some() => UpstreamErrorClass::Denied,
+                // That a token service is gone, or does not like how it is asked, says nothing about what it guards.
                 UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused => UpstreamErrorClass::Protocol,
                 class => class,
             };
-            return Err(UpstreamError::new(class, format!("{what}: {status}")).answered().elsewhere(elsewhere));
+            let error = UpstreamError::new(class, format!("{what}: {status}")).answered().elsewhere(elsewhere);
+            return Err(if is_bad { error.with_status(status.as_u16()) } else { error });
         }
         let answer = Answer { response, url: realm.clone(), abroad: elsewhere, sent: None, what };
         let what = answer.what.clone();
