@@ -164,12 +164,13 @@ impl MirrorError {
 }
 
 /// What clients are told: a refusal stays one for them, also where it says nothing of what is there, as that of a
-/// proxy or for want of time.
+/// proxy, for want of time, or of an upstream that does not know what is asked.
 const fn told(error: &UpstreamError) -> UpstreamErrorClass {
     match (error.class, error.status) {
         (UpstreamErrorClass::Unavailable | UpstreamErrorClass::Protocol, Some(400..=499)) => {
             UpstreamErrorClass::Refused
         }
+        (UpstreamErrorClass::Protocol, Some(501)) => UpstreamErrorClass::Refused,
         (class, _) => class,
     }
 }

@@ -255,3 +255,17 @@ async fn a_list_about_a_manifest_that_is_pulled_later_is_kept_from_then_on() {
     assert_eq!((stale.status, stale.header("warning").is_some()), (200, true));
     assert_eq!(stale.body, list.body);
 }
+
+#[tokio::test]
+async fn a_list_of_tags_stands_in_for_an_upstream_that_fails_in_any_way() {
+    for status in [500, 501, 502, 503, 504, 505, 507, 511, 599] {
+        let (registry, _, _) = signed().await;
+        let mirror = TestMirror::of(&registry).await;
+        let list = mirror.get(TAGS).await;
+        mirror.advance(DAY);
+        registry.rule(Rule::on(Match::any()).refuse(status));
+        let stale = mirror.get(TAGS).await;
+        assert_eq!((stale.status, stale.header("warning").is_some()), (200, true), "{status}");
+        assert_eq!(stale.body, list.body, "{status}");
+    }
+}

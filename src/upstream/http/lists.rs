@@ -84,10 +84,10 @@ impl HttpUpstream {
                 }
                 answer
             }
-            // Asking for such a list again does not help either.
-            StatusCode::NOT_IMPLEMENTED => {
-                let message = format!("{}: this registry lists no tags", answer.what);
-                return Err(UpstreamError::new(UpstreamErrorClass::Refused, message));
+            // Asking for such a list again does not help either. One that was told before stands in.
+            status @ StatusCode::NOT_IMPLEMENTED => {
+                let error = protocol(&answer.what, "this registry lists no tags");
+                return Err(error.with_status(status.as_u16()));
             }
             _ => return Err(self.refusal(answer).await),
         };
