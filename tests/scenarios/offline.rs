@@ -5,7 +5,7 @@ use std::time::Duration;
 use registry_mirror::documents::{Failure, PullEvent};
 use registry_mirror::graph::image::Platforms;
 use registry_mirror::oci::{ImageName, Platform};
-use scripted_registry::{Gate, Match, Registry, Rule, noise};
+use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
 use tokio::sync::mpsc;
 
 use crate::support::known;
@@ -66,6 +66,47 @@ async fn what_was_fetched_ahead_for_a_platform_can_be_pulled_for_it_and_no_more_
     assert_eq!(mirror.get(PATH).await.status, 200);
     assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{amd}")).await.status, 200);
     assert_eq!(mirror.get(&format!("/v2/library/app/manifests/{arm}")).await.status, 503);
+}
+
+#[tokio::test]
+async fn a_tag_that_was_fetched_ahead_is_as_fresh_for_clients_as_one_that_they_pulled() {
+    let types = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json";
+    for method in ["GET", "HEAD"] {
+        for pulled_before in [false, true] {
+            let mut registry = Registry::start().await;
+            two_platforms(&registry);
+            let mut mirror = TestMirror::of(&registry).await;
+            if pulled_before {
+                assert_eq!(mirror.get_with(PATH, &[("Accept", types)]).await.status, 200);
+                mirror.settled().await;
+                mirror.advance(Duration::from_secs(301));
+            }
+            assert!(prefetch(&mirror, &amd64()).await.0);
+            let asked = registry.count_of(&Match::path(PATH));
+            for restarted in [false, true] {
+                if restarted {
+                    mirror = mirror.restart().await;
+                }
+                let answer = client::request(mirror.address, method, PATH, &[("Accept", types)]).await;
+                assert_eq!(answer.status, 200, "{method} {pulled_before} {restarted}");
+                assert_eq!(
+                    answer.header("cache-status"),
+                    Some("registry-mirror; hit; detail=hit"),
+                    "{method} {restarted}"
+                );
+            }
+            assert_eq!(registry.count_of(&Match::path(PATH)), asked, "{method}: nobody is asked");
+            // Upstream may have another one for who does not read this type.
+            let other = [("Accept", "application/vnd.docker.distribution.manifest.v2+json")];
+            client::request(mirror.address, method, PATH, &other).await;
+            assert!(registry.count_of(&Match::path(PATH)) > asked, "{method}");
+            registry.stop().await;
+            mirror.advance(Duration::from_secs(301));
+            let answer = client::request(mirror.address, method, PATH, &[("Accept", types)]).await;
+            let told = answer.header("cache-status").is_some_and(|status| status.contains("detail=stale"));
+            assert!(answer.status == 200 && told, "{method}: {:?}", answer.header("cache-status"));
+        }
+    }
 }
 
 #[tokio::test]

@@ -182,6 +182,14 @@ impl Tags {
         let withdrawn =
             |record: &TagRecord| self.manifests.stored.is_withdrawn(&key.location, &record.descriptor.digest);
         let own = own.filter(|record| !withdrawn(record));
+        // What upstream says to whom everything is right is what it has: it says the same to whoever names that type.
+        let of_all = TagKey { accept: AcceptSet::everything(), ..key.clone() };
+        let of_all = if key.accept == of_all.accept { None } else { self.metadata.tag(&of_all).ok().flatten() };
+        let of_all = of_all.filter(|all| key.accept.names(&all.descriptor.media_type) && !withdrawn(all));
+        let own = match (own, of_all) {
+            (Some(own), Some(all)) => Some(if all.is_later_than(&own) { all } else { own }),
+            (own, all) => own.or(all),
+        };
         let conclusive = own.is_some();
         let what = own.or_else(|| {
             let records = self.metadata.tag_records(&key.location, &key.tag).ok()?;
