@@ -60,6 +60,9 @@ impl fmt::Display for Peer {
 /// How much is written down of a path that names no repository, in characters.
 const LONGEST_PATH: usize = 300;
 
+/// So many bytes of a body that is being sent are counted together.
+const COUNTED_AT_ONCE: u64 = 1 << 20;
+
 /// A request being answered.
 #[derive(Debug)]
 pub struct Record {
@@ -82,6 +85,8 @@ pub struct Record {
     begun: Instant,
     first_byte: Option<Duration>,
     bytes: u64,
+    /// How many of them are counted.
+    counted: u64,
     /// How many bytes the body has; unknown until it has ended where upstream does not say it.
     length: Option<u64>,
     sent_by: Option<SentBy>,
@@ -115,6 +120,7 @@ impl Record {
             begun: Instant::now(),
             first_byte: None,
             bytes: 0,
+            counted: 0,
             length: None,
             sent_by: None,
             caller: None,
@@ -217,6 +223,15 @@ impl Record {
         self.sent_by = self.sent_by.max(Some(by));
     }
 
+    /// Counts what was sent since it was last counted: what was fetched for it is counted as it comes, too.
+    fn count(&mut self) {
+        let new = self.bytes - std::mem::replace(&mut self.counted, self.bytes);
+        if self.replica.is_none() {
+            let upstream = self.location.as_ref().map(|location| &location.upstream);
+            self.metrics.sent(upstream, self.outcome, new);
+        }
+    }
+
     /// The body has ended as it should.
     pub fn completed(&mut self) {
         self.length.get_or_insert(self.bytes);
@@ -249,7 +264,11 @@ impl Sending {
 
 impl Receipt for Sending {
     fn sent(&self, by: SentBy, bytes: u64) {
-        self.record().sent(by, bytes);
+        let mut record = self.record();
+        record.sent(by, bytes);
+        if record.bytes - record.counted >= COUNTED_AT_ONCE {
+            record.count();
+        }
     }
 
     fn unreadable(&self) {
@@ -310,12 +329,12 @@ impl Drop for Record {
         if let Some(audit) = &self.audit {
             self.audit(audit);
         }
+        self.count();
         let upstream = self.location.as_ref().map(|location| &location.upstream);
         if let Some((result, _)) = self.replica {
             self.metrics.replica_answered(result, self.bytes);
         } else {
             self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
-            self.metrics.sent(upstream, self.outcome, self.bytes);
             if let Some(first_byte) = self.first_byte {
                 self.metrics.time_to_first_byte(self.outcome, first_byte);
             }

@@ -105,6 +105,25 @@ async fn first_bytes_flow_while_upstream_still_sends() {
 }
 
 #[tokio::test]
+async fn what_clients_got_is_counted_while_it_is_sent_as_what_is_fetched_is() {
+    let (registry, digest, _, path) = registry_with_blob_of(8_000_000).await;
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get()).stall_after(6_000_000, &gate));
+    let mirror = TestMirror::of(&registry).await;
+    let mut stream = mirror.stream(&path).await;
+    stream.read_exactly(5_500_000).await;
+    let counted = mirror.metrics().await;
+    let sent = counted.lines().find(|line| line.starts_with("mirror_sent_bytes_total{") && line.contains("\"fill\""));
+    let sent = sent.and_then(|line| line.rsplit(' ').next()?.parse().ok());
+    assert!(sent.is_some_and(|sent: u64| sent >= 4_000_000), "{sent:?}: {counted}");
+    gate.open();
+    assert!(stream.finish().await.complete);
+    mirror.settled().await;
+    let counted = mirror.metrics().await;
+    assert!(counted.lines().any(|line| line.contains("\"fill\"") && line.ends_with(" 8000000")), "once: {counted}");
+}
+
+#[tokio::test]
 async fn a_range_of_a_filling_blob_joins_the_fill() {
     // Of a smaller one a part waits until all is verified.
     let (registry, digest, bytes, path) = registry_with_blob_of(5_000_000).await;
