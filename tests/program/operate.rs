@@ -270,6 +270,7 @@ fn pins_frozen_tags_and_what_is_forgotten_are_told_apart() {
 
     let out = site.ok("freeze other:2");
     assert!(out.starts_with(&format!("{other}: frozen to sha256:")), "{out}");
+    assert!(site.ok("why other:2").contains("the tag is frozen to one manifest, which is stored"));
     let one = out.trim_end().rsplit(' ').next().expect("a digest");
     assert_eq!(site.json(&format!("freeze other:2 --to {one}")).1["digest"], *one);
     assert_eq!(site.ok("unfreeze other:2"), format!("{other}: follows upstream again\n"));

@@ -13,7 +13,7 @@ use crate::mirror::answer::canary;
 use crate::mirror::images::catalog::{Catalog, CatalogError, Found};
 use crate::mirror::recall::freshness::Policy;
 use crate::mirror::{Mirror, Mode};
-use crate::oci::{Digest, ImageName};
+use crate::oci::{Digest, ImageName, Reference};
 use crate::outcome::Outcome;
 use crate::upstream::Allowance;
 use crate::upstream::health::{EndpointHealth, Health};
@@ -61,6 +61,8 @@ struct Facts<'a> {
     denied: bool,
     /// The name stands for one manifest, whatever upstream says.
     fixed: bool,
+    /// And an operator said which one.
+    frozen: bool,
     /// Upstream said a moment ago that it has it not, and is not asked again yet.
     absent: bool,
     /// When upstream last said what the tag stands for, if it ever did.
@@ -104,9 +106,14 @@ impl Facts<'_> {
 
     fn foresee_fixed(&self) -> Result<(Outcome, String), Nothing> {
         if self.stored {
-            return Ok((Outcome::Hit, "it stands for one manifest, which is stored; nobody is asked".to_owned()));
+            let why = if self.frozen { "the tag is frozen to one manifest" } else { "it stands for one manifest" };
+            return Ok((Outcome::Hit, format!("{why}, which is stored; nobody is asked")));
         }
-        self.ask("its manifest is not stored")
+        self.ask(if self.frozen {
+            "the manifest that it is frozen to is not stored"
+        } else {
+            "its manifest is not stored"
+        })
     }
 
     fn foresee_tag(&self, checked_at: Timestamp) -> Result<(Outcome, String), Nothing> {
@@ -201,6 +208,7 @@ pub(crate) fn why(
         no_credential: health.no_credential.as_deref(),
         denied: graph.metadata().noted(&name.location, Note::Denied)?.is_some(),
         fixed: catalog.fixed(name).is_some(),
+        frozen: matches!(name.reference, Reference::Tag(_)) && catalog.fixed(name).is_some(),
         absent,
         checked_at: found.as_ref().and_then(|found| Some(found.record.as_ref()?.checked_at)),
         stored: found.as_ref().is_some_and(has_manifest),
@@ -303,6 +311,7 @@ mod tests {
             absent: false,
             for_others: false,
             fixed: false,
+            frozen: false,
             checked_at: ago(10),
             stored: true,
             completeness: &whole,
