@@ -47,7 +47,12 @@ fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> St
     let url = format!("{scheme}://{address}");
     let clients = [
         ("docker", "/etc/docker/daemon.json".to_owned(), format!("{{ \"registry-mirrors\": [\"{url}\"] }}")),
-        ("containerd", "/etc/containerd/certs.d/docker.io/hosts.toml".to_owned(), format!("[host.\"{url}\"]")),
+        (
+            "containerd",
+            "/etc/containerd/certs.d/docker.io/hosts.toml (config_path in config.toml: /etc/containerd/certs.d)"
+                .to_owned(),
+            format!("[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]"),
+        ),
     ];
     let lines = |(client, file, text): (&str, String, String)| {
         let text: String =
@@ -100,8 +105,9 @@ mod tests {
   docker     /etc/docker/daemon.json
     {{ \"registry-mirrors\": [\"http://127.0.0.1:5000\"] }}
 
-  containerd /etc/containerd/certs.d/docker.io/hosts.toml
+  containerd /etc/containerd/certs.d/docker.io/hosts.toml (config_path in config.toml: /etc/containerd/certs.d)
     [host.\"http://127.0.0.1:5000\"]
+    capabilities = [\"pull\", \"resolve\"]
 
   podman     /etc/containers/registries.conf.d/zz-registry-mirror.conf
     [[registry]]
