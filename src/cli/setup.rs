@@ -342,7 +342,8 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     restart(args, ground, &plan, &mut done)?;
     tell(args, &done)?;
     if args.root.is_none() {
-        say(&format!("see that it works with: registry-mirror setup {} --check", args.client.as_str()));
+        let mirror = args.mirror.as_ref().map(|mirror| format!(" --mirror {mirror}")).unwrap_or_default();
+        say(&format!("see that it works with: registry-mirror setup {} --check{mirror}", args.client.as_str()));
     }
     warn(args, settings, earlier.as_ref());
     Ok(Exit::Done)
@@ -405,7 +406,14 @@ fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         _ => String::new(),
     };
     let registries = registries(args, last(ground).as_ref());
-    let (came, problems) = check::check(args.client, &registries, &hosts, &args.at)?;
+    let checked = check::check(args.client, &registries, &hosts, &args.at);
+    let (came, problems) = checked.map_err(|error| match &args.mirror {
+        Some(mirror) if error.code == Code::Unreachable && args.at.admin.is_none() => error.with_hint(format!(
+            "who pulled is in the record of the daemon at {mirror}, which is seen at its admin address only: name that \
+             with --admin URL"
+        )),
+        _ => error,
+    })?;
     let exit = check::went(&came, &problems);
     if exit == Exit::Failed
         && let Some(first) = problems.first()

@@ -522,12 +522,17 @@ fn a_check_is_passed_by_who_pulls_through_the_mirror_and_failed_by_who_does_not(
     assert!(code == 3 && out.contains("docker.io") && err.contains("ghcr.io"), "{code} {out}{err}");
     podman(&format!("{asks}\necho no such layer >&2\nexit 1"));
     let (code, _, err) = check("");
-    assert!(code == 1 && err.contains("no such layer"), "{code} {err}");
+    assert!(code == 1 && err.contains("no such layer") && err.contains("meanwhile by 127.0.0.1:"), "{code} {err}");
     podman(&asks.replace("/v2/", "/v2/ghcr.io/"));
     let (code, _, err) = check("");
     assert!(code == 1 && err.contains("as for one of ghcr.io"), "{code} {err}");
     podman("exit 0");
     let (code, _, err) = check("");
     assert!(code == 1 && err.contains("did not ask"), "{code} {err}");
+    let file = programs.path().join("mirror.toml");
+    std::fs::write(&file, "[server]\nadmin = [\"127.0.0.1:1\"]\nadmin_socket = \"/nonexistent/socket\"\n").unwrap();
+    let elsewhere = format!("podman --check --mirror http://192.0.2.1:5000 -c {}", file.display());
+    let (code, _, err) = run(&elsewhere, &[("PATH", programs.path().to_str().unwrap())]);
+    assert!(code == 4 && err.contains("--admin URL") && err.contains("192.0.2.1"), "{code} {err}");
     assert_eq!(run("podman --check --admin http://127.0.0.1:1", &[("PATH", programs.path().to_str().unwrap())]).0, 4);
 }

@@ -126,7 +126,7 @@ pub(super) fn check(
         let of_registry = new.iter().find(|pulls| pulls.upstream == registry.as_str());
         match (of_registry, wrong, new.first()) {
             (Some(pulls), None, _) => came.push(pulls.clone()),
-            (Some(_), Some(said), _) => problems.push(asked_in_vain(client, registry, &said)),
+            (Some(pulls), Some(said), _) => problems.push(asked_in_vain(client, registry, pulls, &said)),
             (None, _, Some(other)) => problems.push(asked_for_another(client, registry, other)),
             (None, said, None) => problems.push(not_asked(client, registry, said.as_deref())),
         }
@@ -143,10 +143,17 @@ pub(super) fn went(came: &[CanaryPulls], problems: &[Error]) -> Exit {
     }
 }
 
-fn asked_in_vain(client: Client, registry: &RegistryName, said: &str) -> Error {
-    let client = client.as_str();
-    let message = format!("{client} asked this mirror for the canary of {registry}, and could not pull it: {said}");
-    Error::new(Code::Failed, message).with_hint("the log of the mirror says what it was answered")
+/// Whether it was the one that asked is not known: others may pull the canary meanwhile.
+fn asked_in_vain(client: Client, registry: &RegistryName, asked: &CanaryPulls, said: &str) -> Error {
+    let (client, from) = (client.as_str(), &asked.client);
+    let message = format!(
+        "{client} could not pull the canary of {registry}: {said}; this mirror was asked for it meanwhile by {from}"
+    );
+    let hint = format!(
+        "if that was {client}, the log of the mirror says what it was answered; else set it up with: registry-mirror \
+         setup {client} --apply"
+    );
+    Error::new(Code::Failed, message).with_hint(hint)
 }
 
 fn asked_for_another(client: Client, registry: &RegistryName, came: &CanaryPulls) -> Error {
