@@ -117,14 +117,11 @@ async fn pause(start: Instant, bytes: u64, rate: u64) {
     }
 }
 
-/// Repositories to have something from, each with what it is there.
-type Places = HashMap<Location, Descriptor>;
-
-/// Everything that repositories have or need: what was proven, what tags point at, and what manifests lead to. An
+/// Everything that repositories have or need, by where it is to be had: what was proven, what tags point at, and what manifests lead to. An
 /// image needs its parts also after upstream said that it has one of them no longer.
-fn needed(graph: &Graph) -> Result<BTreeMap<Digest, Places>, MetadataError> {
+fn needed(graph: &Graph) -> Result<BTreeMap<Digest, HashMap<Location, Descriptor>>, MetadataError> {
     let (members, tags) = (graph.metadata().members()?, graph.metadata().tags()?);
-    let mut needed = BTreeMap::<Digest, Places>::new();
+    let mut needed = BTreeMap::<Digest, HashMap<Location, Descriptor>>::new();
     let mut need = |location: &Location, part: Descriptor| {
         needed.entry(part.digest).or_default().entry(location.clone()).or_insert(part);
     };
@@ -237,13 +234,13 @@ impl Scrub {
     }
 
     /// The repositories that are known to have it.
-    async fn holders(&self, digest: Digest) -> Places {
+    async fn holders(&self, digest: Digest) -> HashMap<Location, Descriptor> {
         let members = self.stored.records.with(|metadata| metadata.members()).await.unwrap_or_default();
         members.into_iter().filter(|(_, descriptor)| descriptor.digest == digest).collect()
     }
 
     /// Fetches again what was set aside, from any of these repositories; whether it is there now.
-    async fn heal(&self, digest: Digest, places: Places) -> bool {
+    async fn heal(&self, digest: Digest, places: HashMap<Location, Descriptor>) -> bool {
         let present = self.present.lock().upgrade();
         for (location, descriptor) in places {
             let Some(Wings { routes, fills, .. }) = present.as_deref() else { return false };
