@@ -117,7 +117,7 @@ async fn pause(start: Instant, bytes: u64, rate: u64) {
     }
 }
 
-/// Everything that repositories have or need, by where it is to be had: what was proven, what tags point at, and what manifests lead to. An
+/// All that repositories have or need, by where it is to be had: what was proven, tags point at, and manifests lead to. An
 /// image needs its parts also after upstream said that it has one of them no longer.
 fn needed(graph: &Graph) -> Result<BTreeMap<Digest, HashMap<Location, Descriptor>>, MetadataError> {
     let (members, tags) = (graph.metadata().members()?, graph.metadata().tags()?);
