@@ -49,8 +49,7 @@ fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> St
         ("docker", "/etc/docker/daemon.json".to_owned(), format!("{{ \"registry-mirrors\": [\"{url}\"] }}")),
         (
             "containerd",
-            "/etc/containerd/certs.d/docker.io/hosts.toml (config_path in config.toml: /etc/containerd/certs.d)"
-                .to_owned(),
+            "/etc/containerd/certs.d/docker.io/hosts.toml (where config_path names /etc/containerd/certs.d)".to_owned(),
             format!("[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]"),
         ),
     ];
@@ -105,7 +104,7 @@ mod tests {
   docker     /etc/docker/daemon.json
     {{ \"registry-mirrors\": [\"http://127.0.0.1:5000\"] }}
 
-  containerd /etc/containerd/certs.d/docker.io/hosts.toml (config_path in config.toml: /etc/containerd/certs.d)
+  containerd /etc/containerd/certs.d/docker.io/hosts.toml (where config_path names /etc/containerd/certs.d)
     [host.\"http://127.0.0.1:5000\"]
     capabilities = [\"pull\", \"resolve\"]
 
