@@ -316,7 +316,7 @@ async fn the_picture_of_the_terminal_says_what_the_program_says_today() {
     );
     std::fs::write(&config, text).unwrap();
     let mut daemon = OnTerminal::run(home.path(), "serve");
-    let mut shown = daemon.until("insecure = true");
+    let mut shown = daemon.until(" = true");
     let address = |text: &str, name: &str| {
         let line = text.lines().find(|line| line.contains(name) && line.contains("http://")).unwrap();
         line.rsplit_once("http://").unwrap().1.trim().to_owned()

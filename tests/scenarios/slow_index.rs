@@ -134,6 +134,7 @@ async fn while_the_index_stands_still_hits_are_hits_and_cold_pulls_are_answered(
     while !stage.knows(&warm) {
         tokio::task::yield_now().await;
     }
+    stage.mirror.written().await;
     let standing = stage.metadata.stand_still();
     assert!(stage.pull(&warm).await.iter().all(|outcome| *outcome == Outcome::Hit));
     assert!(stage.pull(&cold).await.iter().all(|outcome| *outcome == Outcome::Fill));
