@@ -30,7 +30,7 @@ pub fn bytes(path: &Path) -> io::Result<Zeroizing<Vec<u8>>> {
 /// The same of a file of text.
 ///
 /// # Errors
-/// Those of [`bytes`]; [`io::ErrorKind::InvalidData`] for what is not UTF-8.
+/// Those of [`bytes`](fn@bytes); [`io::ErrorKind::InvalidData`] for what is not UTF-8.
 pub fn text(path: &Path) -> io::Result<Zeroizing<String>> {
     let bytes = bytes(path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text"))?;
@@ -40,7 +40,7 @@ pub fn text(path: &Path) -> io::Result<Zeroizing<String>> {
 /// Opens it, to see whether it can be read.
 ///
 /// # Errors
-/// Those of [`bytes`] but for its length.
+/// Those of [`bytes`](fn@bytes) but for its length.
 pub fn opened(path: &Path) -> io::Result<File> {
     // A pipe is not waited for, and a terminal does not become ours.
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();

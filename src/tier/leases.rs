@@ -84,7 +84,7 @@ pub struct Theirs {
 }
 
 impl Leases {
-    /// Those of the replica that others reach at `own`. They are off until [`Leases::allow`].
+    /// Those of the replica that others reach at `own`. They are off until they are allowed.
     pub fn new(bucket: Bucket, key: PeersKey, own: String, patience: Duration, metrics: Arc<Metrics>) -> Leases {
         let (allowed, held) = (AtomicBool::new(false), Mutex::default());
         Leases { bucket, key, own, patience, allowed, held, metrics }

@@ -4,7 +4,7 @@
 //! answer is stale, and only then: whoever says no is taken at its word, unless the operator says that an address
 //! holds only a part, or somebody gave some of it before. Each has its own guard, so that a dead first one costs one
 //! time-out and not one for every request. Only the last is asked again at once: where there is another address, that
-//! is the better second try. Who fell short of something is asked last for it, see [`Shortfalls`].
+//! is the better second try. Who fell short of something is asked last for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
