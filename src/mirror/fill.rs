@@ -177,11 +177,7 @@ impl Fill {
         };
         let another = self.source.fell_short();
         let mut anew = false;
-        self.progress.send_if_modified(|progress| {
-            anew = progress.doubtful || another && progress.is_held_back();
-            progress.doubtful = false;
-            false
-        });
+        self.progress.send_modify(|progress| anew = progress.begin_anew(another));
         if anew { End::Doubted(error) } else { End::Failed(error) }
     }
 

@@ -236,6 +236,34 @@ async fn a_left_over_of_an_upstream_in_trouble_is_gone_on_with_and_doubted() {
 }
 
 #[tokio::test]
+async fn who_comes_while_a_wrong_left_over_is_fetched_anew_gets_nothing_of_it() {
+    let (registry, digest, bytes, path) = scene().await;
+    registry.rule(Rule::on(Match::blob(&digest).get()).once().close_after(600_000).flip_bit_at(1000));
+    registry.rule(Rule::on(Match::blob(&digest).get()).close_at_once());
+    let mirror = TestMirror::of(&registry).await;
+    assert!(!mirror.get(&path).await.complete, "the trouble");
+    mirror.settled().await;
+    registry.clear_rules();
+    mirror.advance(std::time::Duration::from_secs(3600));
+    let anew = Gate::new();
+    registry.rule(Rule::on(Match::blob(&digest).get().without_header("range")).stall_before_headers(&anew));
+    let late = async {
+        anew.reached().await;
+        // It is asked and answered meanwhile, and may give this one what it has of the blob.
+        let looks = async {
+            for _ in 0..20 {
+                mirror.metrics().await;
+            }
+            anew.open();
+        };
+        tokio::join!(mirror.get(&path), looks).0
+    };
+    let (first, late) = tokio::join!(mirror.get(&path), late);
+    assert!(first.complete && first.body == bytes, "who was there before");
+    assert!(late.complete && late.body == bytes, "who came between: {} bytes", late.body.len());
+}
+
+#[tokio::test]
 async fn help_never_breaks_a_fill_of_an_upstream_that_grants_one_connection_at_a_time() {
     const LARGE: usize = 40_000_000;
     let registry = Registry::start().await;

@@ -82,6 +82,18 @@ impl Progress {
             || self.replica.as_ref().is_some_and(|replica| replica.gives())
     }
 
+    /// Takes back what came and is not the blob, if no reader has any of it and it may be had all the same: it was left
+    /// over, or there is `another` address. Whether that is so. Readers wait then as if nothing had come yet: nobody
+    /// may see those bytes without the doubt.
+    pub fn begin_anew(&mut self, another: bool) -> bool {
+        let anew = self.doubtful || another && self.is_held_back();
+        if anew {
+            (self.phase, self.total, self.written, self.doubtful) = (Phase::Starting, None, 0, false);
+            (self.file, self.passed) = (None, None);
+        }
+        anew
+    }
+
     /// How many bytes at the beginning may be handed out at all.
     pub fn reached(&self) -> u64 {
         match self.phase {
@@ -177,6 +189,22 @@ mod tests {
         assert!(fill.claim(1, size));
         assert!(Progress::starting().claim(EARLY, SMALL + 1) && !Progress::starting().claim(1, SMALL));
         assert!(!fill.claim(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn nothing_can_be_read_of_what_is_taken_back() {
+        for (doubtful, another, written, expected) in [
+            (true, false, 1 << 20, true),
+            (true, true, 1, true),
+            (false, true, HELD_BACK, true),
+            (false, true, HELD_BACK + 1, false),
+            (false, false, 1, false),
+        ] {
+            let phase = Phase::Streaming;
+            let mut progress = Progress { phase, doubtful, written, total: None, ..Progress::starting() };
+            assert_eq!(progress.begin_anew(another), expected, "{doubtful} {another} {written}");
+            assert_eq!(progress.reached() == 0, expected);
+        }
     }
 
     #[test]
