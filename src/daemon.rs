@@ -55,7 +55,7 @@ use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, Passwo
 use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Admission, Edge, Listener, Present};
 use crate::tier::{self, Bucket, Conditional, Raising, Standing};
-use crate::upstream::http::HttpSettingsError;
+use crate::upstream::http::{Carrier, HttpSettingsError};
 use crate::usage::Usage;
 
 pub use preflight::{Findings, credential_warnings, preflight};
@@ -230,7 +230,7 @@ impl Daemon {
     /// # Errors
     /// [`StartError`].
     pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Daemon, StartError> {
-        Prepared::new(config, clock)?.open()
+        Prepared::new(config, clock, Carrier::default())?.open()
     }
 }
 
@@ -249,14 +249,14 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Reads what the configuration names. Writes nothing.
-    fn new(config: Config, clock: Arc<dyn Clock>) -> Result<Prepared, StartError> {
+    fn new(config: Config, clock: Arc<dyn Clock>, carrier: Carrier) -> Result<Prepared, StartError> {
         format::examine(&config.store.path).map_err(LockError::from)?;
         let [tls, admin_tls] = certificates(&config).map(|files| files.map(Tls::open).transpose());
         let (tls, admin_tls) = (tls?.map(Arc::new), admin_tls?.map(Arc::new));
         let token = config.admin_token()?.map(|secret| Token::new(secret.expose().as_bytes()));
         let guard = Arc::new(Guard::new(token, config.asks_who_clients_are()));
         let metrics = Arc::new(Metrics::new(config.upstreams.iter().map(|upstream| upstream.host.clone())));
-        let around = Around { metrics, clock, ours: Arc::default() };
+        let around = Around { metrics, clock, ours: Arc::default(), carrier };
         let admission = Arc::new(admission(&config, &around, None)?);
         let upstreams = Upstreams::default().under(&config, &around)?;
         let settings = config.store.bucket.as_ref().map(|bucket| &bucket.tier);

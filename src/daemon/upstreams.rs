@@ -20,7 +20,7 @@ use crate::upstream::asking::Asking;
 use crate::upstream::credentials::AuthError;
 use crate::upstream::gate::Gate;
 use crate::upstream::http::whole::Whole;
-use crate::upstream::http::{HttpSettings, HttpUpstream, ReplicaClient, Wanted};
+use crate::upstream::http::{Carrier, HttpSettings, HttpUpstream, ReplicaClient, Wanted};
 use crate::upstream::offline::Offline;
 use crate::upstream::ours::Ours;
 use crate::upstream::quota::Quota;
@@ -33,6 +33,7 @@ pub(super) struct Around {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ours: Arc<Ours>,
+    pub(super) carrier: Carrier,
 }
 
 impl std::fmt::Debug for Around {
@@ -178,7 +179,8 @@ pub(super) fn of_callers(config: &Config) -> HashSet<RegistryName> {
 pub(super) fn check(upstream: &config::Upstream) -> Result<(), StartError> {
     let (metrics, clock, ours) = (Arc::new(Metrics::new([])), Arc::new(SystemClock), Arc::default());
     let wanted = vec![Wanted::default(); upstream.urls.len()];
-    online(upstream, &wanted, &Around { metrics, clock, ours }, Whole::default()).map(drop)
+    let around = Around { metrics, clock, ours, carrier: Carrier::default() };
+    online(upstream, &wanted, &around, Whole::default()).map(drop)
 }
 
 /// An upstream at all its addresses, of each of which something was wanted before.
@@ -188,7 +190,7 @@ fn online(
     around: &Around,
     whole: Whole,
 ) -> Result<Arc<dyn Upstream>, StartError> {
-    let Around { metrics, clock, ours } = around;
+    let Around { metrics, clock, ours, carrier } = around;
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
     let notices = Arc::default();
     let clients = upstream.urls.iter().zip(wanted).map(|(url, wanted)| {
@@ -199,6 +201,7 @@ fn online(
             notices: Arc::clone(&notices),
             whole: whole.clone(),
             wanted: wanted.clone(),
+            carrier: carrier.clone(),
             ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
         };
         let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);
@@ -212,12 +215,13 @@ fn online(
 
 /// The issuers of tokens, each with how its keys are fetched: by a client like those of upstreams.
 pub(super) fn issuers(config: &Config, around: &Around) -> Result<Vec<(Issuer, FetchKeys)>, StartError> {
-    let Around { clock, ours, .. } = around;
+    let Around { clock, ours, carrier, .. } = around;
     let of = |issuer: &Issuer| {
         let url: url::Url = issuer.issuer.parse().map_err(|_| StartError::Issuer(issuer.issuer.clone()))?;
         let name = url.authority().to_lowercase().parse().map_err(|_| StartError::Issuer(issuer.issuer.clone()))?;
         let settings = HttpSettings::new(name, url, Settings::default());
-        let settings = HttpSettings { clock: Arc::clone(clock), ours: Arc::clone(ours), ..settings };
+        let (clock, ours, carrier) = (Arc::clone(clock), Arc::clone(ours), carrier.clone());
+        let settings = HttpSettings { clock, ours, carrier, ..settings };
         let (client, name) = (Arc::new(HttpUpstream::new(settings)?), issuer.issuer.clone());
         let fetch: FetchKeys = Arc::new(move || {
             let (client, name) = (Arc::clone(&client), name.clone());

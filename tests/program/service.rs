@@ -5,6 +5,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -50,10 +53,15 @@ impl Drop for Service {
 
 /// A daemon at a socket that was opened for it, which tells at `notify` how it does.
 fn on_socket(listener: &TcpListener, notify: &Path, store: &Path) -> Service {
+    configured(listener, notify, store, "")
+}
+
+/// The same with an option more.
+fn configured(listener: &TcpListener, notify: &Path, store: &Path, option: &str) -> Service {
     // The shell turns its standard input into descriptor 3, and stays the same process.
     let script = format!(
         "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=pull exec {BINARY} serve \
-         --listen 127.0.0.1:1 --admin 127.0.0.1:0 --store {}",
+         --listen 127.0.0.1:1 --admin 127.0.0.1:0 {option} --store {}",
         store.display()
     );
     let child = Command::new("sh")
@@ -74,6 +82,7 @@ fn received(socket: &UnixDatagram) -> String {
 
 fn ping(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -166,6 +175,63 @@ fn nobody_who_connected_goes_without_an_answer_while_the_daemon_is_replaced() {
         assert_eq!(unanswered, 0, "of {CLIENTS} clients, in upgrade {upgrade}");
     }
     service.terminate();
+}
+
+/// An upstream that answers with `piece` again and again, without end; how many bytes of it were taken.
+fn without_end(head: &'static str, piece: &str) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let (counted, pieces) = (Arc::clone(&taken), piece.repeat((64 << 10) / piece.len()));
+    // It ends with the process: each of its connections with the daemon.
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().flatten() {
+            let (counted, pieces) = (Arc::clone(&counted), pieces.clone());
+            std::thread::spawn(move || {
+                let _ = connection.read(&mut [0; 4096]);
+                let _ = connection.write_all(head.as_bytes());
+                while connection.write_all(pieces.as_bytes()).is_ok() {
+                    counted.fetch_add(pieces.len(), Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    (address, taken)
+}
+
+#[test]
+fn an_upstream_that_sends_without_end_keeps_nobody_from_what_is_here() {
+    let endless_length = ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0");
+    for (head, piece) in [("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"), endless_length] {
+        let (upstream, taken) = without_end(head, piece);
+        let folder = tempfile::tempdir().unwrap();
+        let (path, file) = (folder.path().join("notify"), folder.path().join("mirror.toml"));
+        let settings = "insecure = true\nfirst_byte_timeout = \"300s\"";
+        let config = format!("[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{upstream}\"\n{settings}\n");
+        std::fs::write(&file, config).unwrap();
+        let notify = UnixDatagram::bind(&path).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let option = format!("--config {}", file.display());
+        let service = configured(&listener, &path, &folder.path().join("store"), &option);
+        while !received(&notify).contains("READY=1") {}
+        let threads = std::thread::available_parallelism().unwrap().get();
+        let askers: Vec<_> = (0..2 * threads + 2)
+            .map(|number| {
+                let mut asker = TcpStream::connect(address).unwrap();
+                write!(asker, "GET /v2/library/a{number}/manifests/1 HTTP/1.1\r\nHost: m\r\n\r\n").unwrap();
+                asker
+            })
+            .collect();
+        while taken.load(Ordering::Relaxed) < threads * (8 << 20) {
+            std::thread::yield_now();
+        }
+        for _ in 0..10 {
+            assert!(ping(address).starts_with("HTTP/1.1 200"), "{piece:?}");
+        }
+        drop(askers);
+        drop(service);
+    }
 }
 
 /// Connections to a port that nobody has accepted yet.

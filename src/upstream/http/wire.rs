@@ -20,6 +20,7 @@ use url::{Host, Url};
 use super::HttpUpstream;
 use super::clients::{Set, Traffic};
 use super::redirect::same_origin;
+use super::settings::Carrier;
 use crate::oci::ContentRange;
 use crate::oci::header;
 use crate::upstream::credentials::{Secret, encoded_pair};
@@ -40,13 +41,13 @@ pub(super) struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    async fn by(&self, client: &Client) -> Result<Response, reqwest::Error> {
+    async fn by(&self, client: &Client, carrier: &Carrier) -> Result<Response, reqwest::Error> {
         let mut request = client.request(self.method.clone(), self.url.clone()).headers(self.headers.clone());
         request = request.header(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(form) = &self.form {
             request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
         }
-        request.send().await
+        carrier.send(request).await
     }
 }
 
@@ -113,7 +114,8 @@ impl HttpUpstream {
             let status = sent.as_ref().ok().map(|response| response.status().as_u16());
             self.settings.observer.requested(&self.settings.name, status);
         };
-        let mut sent = sending.by(set.usual(sending.traffic)).await;
+        let carrier = &self.settings.carrier;
+        let mut sent = sending.by(set.usual(sending.traffic), carrier).await;
         requested(&sent);
         let by_http2 = sent.as_ref().is_err_and(is_of_http2);
         let is_lost = match &sent {
@@ -122,7 +124,7 @@ impl HttpUpstream {
         };
         if by_http2 || (set.may_reuse() && is_lost) {
             tracing::debug!(what = sending.what, "no answer on that connection, asking again on a new one");
-            sent = sending.by(set.fresh()).await;
+            sent = sending.by(set.fresh(), carrier).await;
             requested(&sent);
             if by_http2 && sent.is_ok() {
                 set.goes_back();
