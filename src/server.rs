@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod authenticate;
 pub mod body;
+mod conditions;
 pub mod congestion;
 pub mod connection;
 mod front;
