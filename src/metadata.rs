@@ -323,7 +323,7 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Forgets every list of tags of a repository, or all that are about one of its manifests.
     fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> Result<(), MetadataError>;
 
-    /// Drops lists, the oldest first, until all of them together take no more than `most` bytes on disk.
+    /// Drops lists, the oldest of the repository that takes most, until all of them together take no more than `most` bytes on disk.
     fn shrink_lists(&self, most: u64) -> Result<(), MetadataError>;
 
     /// What names take on disk, from memory: all of them, once they were counted after a start.

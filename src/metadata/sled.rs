@@ -11,7 +11,7 @@ mod pages;
 mod rebuild;
 mod spare;
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,6 +45,8 @@ pub struct SledMetadata {
     index: Option<Index>,
     spare: Spare,
     stripes: [Mutex<()>; STRIPES],
+    /// Nobody chooses names that share a stripe.
+    stripe_of: RandomState,
     changes: Changes,
     replaced: bool,
 }
@@ -65,6 +67,7 @@ impl SledMetadata {
             index,
             spare: Spare::default(),
             stripes: std::array::from_fn(|_| Mutex::default()),
+            stripe_of: RandomState::new(),
             changes: Changes::default(),
             replaced,
         }
@@ -160,9 +163,7 @@ impl SledMetadata {
 
     /// Locked while a record is written, so that file and index see writes in the same order.
     fn stripe(&self, location: &Location, name: &str) -> &Mutex<()> {
-        let mut hasher = DefaultHasher::new();
-        (location, name).hash(&mut hasher);
-        let place = usize::try_from(hasher.finish() % STRIPES as u64).unwrap_or_default();
+        let place = usize::try_from(self.stripe_of.hash_one((location, name)) % STRIPES as u64).unwrap_or_default();
         &self.stripes[place]
     }
 }

@@ -4,9 +4,9 @@
 //! latter about the manifest of that digest; the question is hashed. A file is one line of JSON, a
 //! [`Header`], and then the list as it was handed in. Truth: what is read is what was written for
 //! this very question, or nothing; all lists together, with the folders that they may be alone in, never take more
-//! than [`MOST_BYTES`].
+//! than [`MOST_BYTES`]. Who has them kept without end drives out his own: the repository that takes most gives way.
 
-use std::collections::HashMap;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -72,8 +72,8 @@ impl Files {
         bytes.push(b'\n');
         bytes.extend_from_slice(body);
         let size = self.cost(&path, bytes.len() as u64);
-        let oldest = self.counted().as_mut().map(|counted| counted.add(path.clone(), size, MOST_BYTES));
-        self.remove_list_files(oldest.unwrap_or_default())?;
+        let gone = self.counted().as_mut().map(|counted| counted.add(path.clone(), size, MOST_BYTES));
+        self.remove_list_files(gone.unwrap_or_default())?;
         let written = self.write_whole(&path, &bytes);
         if written.is_err() {
             self.uncount(&path);
@@ -90,8 +90,8 @@ impl Files {
     }
 
     pub(in crate::metadata) fn shrink_lists(&self, most: u64) -> io::Result<()> {
-        let oldest = self.counted().as_mut().map(|counted| counted.shrink(most));
-        self.remove_list_files(oldest.unwrap_or_default())
+        let gone = self.counted().as_mut().map(|counted| counted.shrink(most));
+        self.remove_list_files(gone.unwrap_or_default())
     }
 
     /// What a list takes on disk, in bytes, with the folders that it may be alone in.
@@ -146,35 +146,45 @@ impl Files {
 }
 
 impl Counted {
-    /// Counts a file that is about to be written. Returns those that have to go for it, the oldest.
+    /// Counts a file that is about to be written. Returns those that have to go for it.
     fn add(&mut self, path: PathBuf, size: u64, most: u64) -> Vec<PathBuf> {
         self.remove(&path);
-        let mut oldest = Vec::new();
+        let mut gone = Vec::new();
         if self.bytes + size > most {
             // A little more than is needed, so that it is not done for every list from now on.
-            oldest = self.shrink((most - most / 8).saturating_sub(size));
+            gone = self.shrink((most - most / 8).saturating_sub(size));
         }
         self.writes += 1;
         self.bytes += size;
         self.files.insert(path, (self.writes, size));
-        oldest
+        gone
     }
 
-    /// Those that have to go, the oldest, so that all take no more than `most` bytes.
+    /// Those that have to go, so that all take no more than `most` bytes: each time the oldest of the folder that takes
+    /// most.
     fn shrink(&mut self, most: u64) -> Vec<PathBuf> {
-        let mut oldest = Vec::new();
-        if self.bytes > most {
-            let mut by_age: Vec<_> = self.files.iter().map(|(path, (at, _))| (*at, path.clone())).collect();
-            by_age.sort_unstable();
-            for (_, path) in by_age {
-                if self.bytes <= most {
-                    break;
-                }
-                self.remove(&path);
-                oldest.push(path);
-            }
+        let mut gone = Vec::new();
+        if self.bytes <= most {
+            return gone;
         }
-        oldest
+        let mut by_age: Vec<_> = self.files.iter().map(|(path, (at, size))| (*at, path.clone(), *size)).collect();
+        by_age.sort_unstable();
+        let mut folders: HashMap<PathBuf, (u64, VecDeque<(PathBuf, u64)>)> = HashMap::new();
+        for (_, path, size) in by_age {
+            let (bytes, files) = folders.entry(path.parent().unwrap_or(&path).to_owned()).or_default();
+            *bytes += size;
+            files.push_back((path, size));
+        }
+        let mut by_size: BinaryHeap<_> = folders.into_values().collect();
+        while self.bytes > most
+            && let Some((bytes, mut files)) = by_size.pop()
+        {
+            let Some((path, size)) = files.pop_front() else { continue };
+            self.remove(&path);
+            gone.push(path);
+            by_size.push((bytes - size, files));
+        }
+        gone
     }
 
     fn remove(&mut self, path: &Path) {
@@ -249,6 +259,24 @@ mod tests {
         }
         let kept = |n: u64| files.list(&key(&format!("app{}", n % 5), &n.to_string())).expect("read").is_some();
         assert!(kept(most + 19) && !kept(0) && !kept(19));
+    }
+
+    #[test]
+    fn the_lists_of_one_repository_drive_out_no_others() {
+        let store = tempfile::tempdir().expect("a folder");
+        let files = Files::open(store.path(), None);
+        let honest: Vec<_> = (0..20).map(|n| key(&format!("app{n}"), "")).collect();
+        for key in &honest {
+            files.put_list(key, &list(5000)).expect("kept");
+        }
+        for n in 0..2 * (MOST_BYTES >> 20) {
+            files.put_list(&key("made-up", &n.to_string()), &list(LONGEST_LIST)).expect("kept");
+        }
+        assert!(honest.iter().all(|key| files.list(key).expect("read").is_some()));
+        // What is written last is there, and with less room than for the others theirs go, too.
+        assert!(files.list(&key("made-up", &(2 * (MOST_BYTES >> 20) - 1).to_string())).expect("read").is_some());
+        files.shrink_lists(0).expect("gone");
+        assert_eq!(bytes_on_disk(&files), 0);
     }
 
     #[test]
