@@ -107,7 +107,7 @@ impl Permit {
     }
 
     /// For what whoever runs the mirror does, and what the mirror does by itself.
-    pub const fn operator(location: Location) -> Permit {
+    pub(crate) const fn operator(location: Location) -> Permit {
         Permit { location, caller: None, rule: Rule::Operator, lasting: true }
     }
 

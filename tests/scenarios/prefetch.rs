@@ -100,6 +100,18 @@ async fn nothing_is_fetched_ahead_unless_it_was_asked_for() {
 }
 
 #[tokio::test]
+async fn nothing_is_fetched_ahead_with_what_a_caller_shows() {
+    let (registry, image, mirror) = crate::access_passing::scene("cache.prefetch = \"64MB\"").await;
+    let shown = crate::access_mapped::basic("ann", "ann");
+    let manifest = "/v2/team/private/manifests/1?ns=a.example";
+    assert_eq!(crate::access_passing::ask(&mirror, "GET", manifest, &shown).await.status, 200);
+    mirror.settled().await;
+    assert_eq!(blob_requests(&registry), 0);
+    let config = format!("/v2/team/private/blobs/{}?ns=a.example", image.config.digest);
+    assert_eq!(crate::access_passing::ask(&mirror, "GET", &config, &shown).await.status, 200);
+}
+
+#[tokio::test]
 async fn what_would_take_the_last_places_or_drive_something_out_is_not_fetched_ahead() {
     let (registry, image) = registry_with_image().await;
     for config in ["limits.fills = 1", "store.max_size = \"100KB\""] {

@@ -218,10 +218,13 @@ impl Mirror {
 
 impl Mirror {
     /// A client has got this manifest, and will ask for what it points at: begins to fetch as much of
-    /// that as the policy says. Does not wait for it.
+    /// that as the policy says. Does not wait for it. With what a caller shows nothing is asked but what he asks.
     pub fn expect_pull(&self, route: &Route, manifest: &Arc<Manifest>) {
         let ahead = &self.0.ahead;
         if ahead.most == 0 || !is_image(&manifest.descriptor.media_type) {
+            return;
+        }
+        if ahead.fills.stored.is_of_callers(&route.location) {
             return;
         }
         let (tasks, ahead) = (ahead.fills.tasks.clone(), ahead.clone());
