@@ -55,7 +55,8 @@ use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, Passwo
 use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Admission, Edge, Listener, Present};
 use crate::tier::{self, Bucket, Conditional, Raising, Standing};
-use crate::upstream::http::{Carrier, HttpSettingsError};
+use crate::upstream::carrier::Carrier;
+use crate::upstream::http::HttpSettingsError;
 use crate::usage::Usage;
 
 pub use preflight::{Findings, credential_warnings, preflight};
@@ -302,6 +303,7 @@ impl Prepared {
             blobs: blobs.clone(),
             ingests: Arc::clone(&ingests),
             metadata: metadata.clone(),
+            carrier: around.carrier.clone(),
             behind: behind.map(|(bucket, owed)| Behind { bucket, owed, patience, replicas }),
             clock,
             room: settings::room(Arc::clone(&store)),

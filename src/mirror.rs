@@ -37,6 +37,7 @@ use crate::graph::Graph;
 use crate::metadata::MetadataStore;
 use crate::metrics::Metrics;
 use crate::oci::{RegistryName, Target};
+use crate::upstream::carrier::Carrier;
 
 pub use crate::documents::Mode;
 pub use crate::metadata::Location;
@@ -122,6 +123,8 @@ pub struct Parts {
     pub ingests: Arc<IngestDir>,
     /// What is remembered of tags, memberships and blobs.
     pub metadata: Arc<dyn MetadataStore>,
+    /// What carries fills.
+    pub carrier: Carrier,
     /// What is behind the store; `None` without a bucket.
     pub behind: Option<Behind>,
     /// The time of day.
@@ -146,6 +149,7 @@ struct Lasting {
     room: Arc<RoomKeeper>,
     stored: Arc<Stored>,
     disk: Arc<Disk>,
+    carrier: Carrier,
     ending: CancellationToken,
     canary: Arc<Canary>,
 }
@@ -183,7 +187,7 @@ impl std::fmt::Debug for Mirror {
 impl Mirror {
     /// Puts a mirror together. Does no I/O and asks nobody.
     pub fn new(parts: Parts) -> Mirror {
-        let Parts { terms, blobs, ingests, metadata, behind, clock, room, metrics } = parts;
+        let Parts { terms, blobs, ingests, metadata, carrier, behind, clock, room, metrics } = parts;
         let tasks = TaskTracker::new();
         let graph = Graph::new(blobs.clone(), metadata.clone());
         let records = Records::new(metadata, clock.clone(), tasks.clone());
@@ -193,10 +197,8 @@ impl Mirror {
         let room = Arc::new(RoomKeeper { room, holds, graph, stored: stored_now, ingests, clock, metrics, tasks });
         let (disk, ending) = (Arc::default(), CancellationToken::new());
         let canary = Arc::new(Canary::new(Arc::clone(&room.clock)));
-        Mirror::of(
-            Lasting { present: Arc::default(), earlier: Vec::new(), started_at, room, stored, disk, ending, canary },
-            terms,
-        )
+        let (present, earlier) = (Arc::default(), Vec::new());
+        Mirror::of(Lasting { present, earlier, started_at, room, stored, disk, carrier, ending, canary }, terms)
     }
 
     /// The same mirror under other terms: with the store, the memory of what upstreams denied, and the bounds that
@@ -213,6 +215,7 @@ impl Mirror {
             room: Arc::clone(room),
             stored: Arc::new(fills.stored.under(terms.standing(), terms.verify_on_read)),
             disk: Arc::clone(&fills.disk),
+            carrier: fills.carrier.clone(),
             ending: fills.ending.clone(),
             canary: Arc::clone(canary),
         };
@@ -220,7 +223,7 @@ impl Mirror {
     }
 
     fn of(lasting: Lasting, terms: Terms) -> Mirror {
-        let Lasting { present, earlier, started_at, room, stored, disk, ending, canary } = lasting;
+        let Lasting { present, earlier, started_at, room, stored, disk, carrier, ending, canary } = lasting;
         let Terms { routes, policy, negative_ttl, complete_only, prefetch, memory, .. } = terms;
         let RoomKeeper { graph, ingests, clock, metrics, tasks, .. } = &*room;
         let (mode, metadata) = (policy.mode, stored.records.metadata.clone());
@@ -230,6 +233,7 @@ impl Mirror {
             stored: stored.clone(),
             ingests: ingests.clone(),
             disk,
+            carrier,
             writing: Arc::default(),
             room: room.clone(),
             negatives: Arc::new(Negatives::new(negative_ttl, clock.clone(), terms.of_callers)),

@@ -19,7 +19,7 @@ use crate::confine::confine;
 use crate::documents::{Code, Error};
 use crate::server::{congestion, listener};
 use crate::systemd;
-use crate::upstream::http::Carrier;
+use crate::upstream::carrier::Carrier;
 use crate::{admin, audit};
 
 /// How long calls to the disk that are under way at the end are waited for.
@@ -77,7 +77,7 @@ pub fn run(
     let served = runtime.block_on(serve(source, loaded, hang_up, prepared, sockets, announce));
     // A disk that does not answer any more keeps no process.
     runtime.shutdown_timeout(ENDS_WITHIN);
-    upstreams.shutdown_background();
+    upstreams.shutdown_timeout(ENDS_WITHIN);
     served
 }
 

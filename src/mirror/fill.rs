@@ -40,6 +40,7 @@ use crate::mirror::recall::negatives::Negatives;
 use crate::mirror::room::stored::Stored;
 use crate::oci::Span;
 use crate::outcome::Outcome;
+use crate::upstream::carrier::Carrier;
 use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
 
 use disk::Disk;
@@ -62,6 +63,7 @@ pub(crate) struct Fills {
     pub(super) stored: Arc<Stored>,
     pub(super) ingests: Arc<IngestDir>,
     pub(super) disk: Arc<Disk>,
+    pub(super) carrier: Carrier,
     pub(super) writing: Arc<Writing>,
     pub(super) room: Arc<RoomKeeper>,
     pub(super) negatives: Arc<Negatives>,
@@ -102,7 +104,7 @@ impl Fills {
                     Right::At(place) => (ClientId::Operator, Some(place)),
                 };
                 let fill = Fill { fills: Arc::clone(self), source, client, progress: Arc::new(progress) };
-                self.tasks.spawn(fill.run(departure, place));
+                self.carrier.spawn(&self.tasks, fill.run(departure, place));
                 (following, Outcome::Fill)
             }
             (Seat::Lead(following, _) | Seat::Join(following), _) => (following, Outcome::Join),

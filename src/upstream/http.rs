@@ -49,7 +49,7 @@ pub use self::endpoint::Wanted;
 pub use self::examine::examine;
 use self::facade::Abroad;
 pub use self::replica::ReplicaClient;
-pub use self::settings::{Carrier, HttpSettings, HttpSettingsError};
+pub use self::settings::{HttpSettings, HttpSettingsError};
 use self::wire::{content_range, drain, header_value, number, text};
 use super::credentials::Presented;
 use super::health::{EndpointHealth, EndpointState, Health, Pulls};

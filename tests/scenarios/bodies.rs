@@ -14,6 +14,7 @@ use registry_mirror::mirror::flight::bounds::Bounds;
 use registry_mirror::mirror::flight::unread::FinishUnread;
 use registry_mirror::mirror::{Mirror, MirrorError, Mode, Parts, Policy, Room, Route, Routes, Terms};
 use registry_mirror::oci::{AcceptSet, Reference, RegistryName, Request};
+use registry_mirror::upstream::carrier::Carrier;
 use scripted_registry::{Digest, Registry};
 
 use crate::support::known;
@@ -27,6 +28,7 @@ fn mirror_of(registry: &Registry, store: &std::path::Path) -> Mirror {
     let hour = Duration::from_secs(3600);
     let policy = Policy { mode: Mode::Online, tag_ttl: hour, stale_if_error: hour, patience: Duration::from_secs(2) };
     Mirror::new(Parts {
+        carrier: Carrier::default(),
         behind: None,
         terms: Terms {
             routes: Routes::new(name.clone(), [(name.clone(), upstream)]),

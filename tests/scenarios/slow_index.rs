@@ -19,6 +19,7 @@ use registry_mirror::mirror::{
 };
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Page, Reference, Request};
 use registry_mirror::outcome::Outcome;
+use registry_mirror::upstream::carrier::Carrier;
 use scripted_registry::{Descriptor, Image, Match, Registry, Rule, noise};
 
 use crate::support::known;
@@ -45,6 +46,7 @@ impl Stage {
             patience: Duration::from_secs(2),
         };
         let mirror = Mirror::new(Parts {
+            carrier: Carrier::default(),
             behind: None,
             terms: Terms {
                 routes: Routes::new(name.clone(), [(name.clone(), upstream)]),

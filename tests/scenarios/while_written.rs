@@ -20,6 +20,7 @@ use registry_mirror::mirror::flight::unread::FinishUnread;
 use registry_mirror::mirror::{Mirror, Mode, Parts, Policy, Room, Route, Routes, Terms};
 use registry_mirror::oci::{AcceptSet, Digest, Reference, RegistryName, Request};
 use registry_mirror::outcome::Outcome;
+use registry_mirror::upstream::carrier::Carrier;
 use scripted_registry::{Registry, noise};
 use tokio::sync::Semaphore;
 
@@ -88,6 +89,7 @@ fn mirror_of(
     let policy = Policy { mode: Mode::Online, tag_ttl: hour, stale_if_error: hour, patience: Duration::from_secs(2) };
     let metadata = Arc::new(MemoryMetadata::new());
     let mirror = Mirror::new(Parts {
+        carrier: Carrier::default(),
         behind: None,
         terms: Terms {
             routes: Routes::new(name.clone(), [(name.clone(), upstream)]),

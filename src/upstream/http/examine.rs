@@ -22,6 +22,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::egress::proxy_of;
 use super::endpoint::Demand;
+use super::resolver::look_up;
 use super::settings::{HttpSettings, HttpSettingsError};
 use super::status;
 use super::token_service::Wanted;
@@ -115,8 +116,7 @@ impl Looking {
         let host = to.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
         let port = to.port_or_known_default().unwrap_or_default();
         if host.parse::<IpAddr>().is_err() {
-            let found = in_time(tokio::net::lookup_host((host.clone(), port))).await;
-            let found = found.map(|found| found.map(|address| address.ip()).collect::<Vec<_>>());
+            let found = in_time(look_up(&host)).await;
             let found =
                 found.and_then(|found| if found.is_empty() { Err("no addresses".to_owned()) } else { Ok(found) });
             self.note(found, |found| Step::Name(host.clone(), found))?;

@@ -4,14 +4,20 @@
 //! upstream made us ask, by redirect or realm, must not lead to a private address, unless the upstream
 //! is on a private network itself, and never to a link-local one: the addresses are filtered where
 //! the connection is made, so that a second answer of the DNS changes nothing.
+//!
+//! A look-up takes a thread for as long as the name servers make it, whether anybody still waits for it or not. So there
+//! is one for each name at a time, and few in all: names that are never answered leave threads for the disk.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::{Arc, LazyLock};
 
-use futures_util::future::BoxFuture;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
+use parking_lot::Mutex;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
 
 use super::egress::proxy_url;
 use super::redirect::{is_link_local, is_private};
@@ -19,15 +25,74 @@ use super::redirect::{is_link_local, is_private};
 /// Variables that name a proxy, which may well be on a private network.
 const PROXIES: [&str; 6] = ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"];
 
-/// Finds the addresses of a name.
-type LookUp = dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync;
+/// How many names are looked up at a time, and how many for one client of an upstream: where it sends us is up to it.
+const MOST: usize = 32;
+const MOST_OF_ONE: usize = 4;
+
+/// Finds the addresses of a name, on a thread that it may keep.
+type LookUp = dyn Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+/// What all who wait for a name get.
+type Found = Result<Vec<SocketAddr>, Arc<io::Error>>;
+
+/// What is looked up.
+pub(super) struct LookUps {
+    look_up: Arc<LookUp>,
+    /// Those that somebody waits for.
+    under_way: Mutex<HashMap<String, WeakShared<BoxFuture<'static, Found>>>>,
+    threads: Arc<Semaphore>,
+}
+
+/// For all of this process: the threads are.
+static LOOK_UPS: LazyLock<Arc<LookUps>> =
+    LazyLock::new(|| LookUps::by(|name: &str| (name, 0).to_socket_addrs().map(Iterator::collect)));
+
+impl LookUps {
+    fn by(look_up: impl Fn(&str) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static) -> Arc<LookUps> {
+        let threads = Arc::new(Semaphore::new(MOST));
+        Arc::new(LookUps { look_up: Arc::new(look_up), under_way: Mutex::default(), threads })
+    }
+
+    /// The addresses of a name, with port 0, in the turn of who asks.
+    fn of(&self, name: &str, turns: &Arc<Semaphore>) -> Shared<BoxFuture<'static, Found>> {
+        let mut under_way = self.under_way.lock();
+        if let Some(found) = under_way.get(name).and_then(WeakShared::upgrade) {
+            return found;
+        }
+        let (look_up, threads, turns) = (Arc::clone(&self.look_up), Arc::clone(&self.threads), Arc::clone(turns));
+        let owned = name.to_owned();
+        let found = async move {
+            // Semaphores that nobody closes.
+            let turn = turns.acquire_owned().await.map_err(io::Error::other)?;
+            let thread = threads.acquire_owned().await.map_err(io::Error::other)?;
+            let found = tokio::task::spawn_blocking(move || {
+                let _held = (turn, thread);
+                look_up(&owned)
+            });
+            found.await.map_err(io::Error::other)?
+        };
+        let found = found.map(|found: io::Result<_>| found.map_err(Arc::new)).boxed().shared();
+        under_way.retain(|_, found| found.upgrade().is_some_and(|found| found.peek().is_none()));
+        under_way.extend(found.downgrade().map(|found| (name.to_owned(), found)));
+        found
+    }
+}
+
+/// The addresses of a name, as they are found for clients. Waits as long as it takes.
+///
+/// # Errors
+/// As the system says it.
+pub(super) async fn look_up(name: &str) -> io::Result<Vec<IpAddr>> {
+    let found = LOOK_UPS.of(name, &Arc::new(Semaphore::new(1))).await;
+    found.map(|found| found.into_iter().map(|address| address.ip()).collect()).map_err(io::Error::other)
+}
 
 /// Filters addresses out that are nobody's business, except for trusted names.
 pub(super) struct GuardedResolver {
     trusted: Arc<HashSet<String>>,
     /// What is left out.
     forbidden: fn(IpAddr) -> bool,
-    look_up: Box<LookUp>,
+    look_ups: Arc<LookUps>,
+    turns: Arc<Semaphore>,
 }
 
 impl GuardedResolver {
@@ -37,10 +102,8 @@ impl GuardedResolver {
         let proxies = PROXIES.iter().filter_map(|name| std::env::var(name).ok()).filter_map(|value| host_of(&value));
         let trusted = trusted.into_iter().chain(proxies).map(|name| name.to_ascii_lowercase()).collect();
         let forbidden = if private { is_link_local } else { is_forbidden };
-        let look_up = |name| -> BoxFuture<'_, _> {
-            Box::pin(async move { tokio::net::lookup_host((name, 0)).await.map(Iterator::collect) })
-        };
-        GuardedResolver { trusted: Arc::new(trusted), forbidden, look_up: Box::new(look_up) }
+        let turns = Arc::new(Semaphore::new(MOST_OF_ONE));
+        GuardedResolver { trusted: Arc::new(trusted), forbidden, look_ups: Arc::clone(&LOOK_UPS), turns }
     }
 }
 
@@ -51,7 +114,7 @@ fn host_of(proxy: &str) -> Option<String> {
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let trusted = self.trusted.contains(&name.as_str().to_ascii_lowercase());
-        let (forbidden, found) = (self.forbidden, (self.look_up)(name.as_str().to_owned()));
+        let (forbidden, found) = (self.forbidden, self.look_ups.of(name.as_str(), &self.turns));
         Box::pin(async move {
             let kept = admitted(found.await?.into_iter(), |address| trusted || !forbidden(address));
             if kept.is_empty() {
@@ -110,17 +173,51 @@ mod tests {
         // Good for the first question, then not, then partly.
         let answers = [&["127.0.0.1:0"][..], &["169.254.169.254:0"], &["169.254.169.254:0", "127.0.0.1:0"]];
         let asked = AtomicUsize::new(0);
-        let look_up = move |_| -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
+        let look_ups = LookUps::by(move |_| {
             let answer = answers[asked.fetch_add(1, Ordering::SeqCst) % answers.len()];
-            Box::pin(async move { Ok(answer.iter().map(|address| address.parse().expect("an address")).collect()) })
-        };
-        let resolver = GuardedResolver { look_up: Box::new(look_up), ..GuardedResolver::new([], true) };
+            Ok(answer.iter().map(|address| address.parse().expect("an address")).collect())
+        });
+        let resolver = GuardedResolver { look_ups, ..GuardedResolver::new([], true) };
         let client = reqwest::Client::builder().no_proxy().dns_resolver(resolver).build().expect("a client");
         let url = format!("http://rebound.example:{port}/");
         for (is_answered, connections) in [(true, 1), (false, 1), (true, 2)] {
             let answer = client.get(&url).send().await;
             assert_eq!((answer.is_ok(), accepted.load(Ordering::SeqCst)), (is_answered, connections), "{answer:?}");
         }
+    }
+
+    #[test]
+    fn names_that_are_never_answered_leave_threads_for_others() {
+        use std::sync::mpsc;
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).max_blocking_threads(MOST + 1).enable_all().build().expect("a runtime");
+        let (answer, answers) = mpsc::channel::<()>();
+        let (asked, questions) = mpsc::channel();
+        let answers = Mutex::new(answers);
+        let look_ups = LookUps::by(move |name| {
+            let _ = asked.send(name.to_owned());
+            let _ = answers.lock().recv();
+            Ok(vec![SocketAddr::from(([127, 0, 0, 1], 0))])
+        });
+        runtime.block_on(async {
+            let resolvers = [(); 20]
+                .map(|()| GuardedResolver { look_ups: Arc::clone(&look_ups), ..GuardedResolver::new([], true) });
+            let mut waiting = Vec::new();
+            for number in 0..200 {
+                // Each name is asked for twice.
+                let name = format!("n{}.example", number / 2).parse().expect("a name");
+                waiting.push(tokio::spawn(resolvers[number % 20].resolve(name)));
+            }
+            let begun: HashSet<_> = (0..MOST).map(|_| questions.recv().expect("a question")).collect();
+            assert_eq!(begun.len(), MOST, "one for each name");
+            // Who does not wait any longer takes no thread away from who comes, nor does he give one back.
+            waiting.iter().for_each(tokio::task::JoinHandle::abort);
+            assert_eq!(tokio::task::spawn_blocking(|| 1).await.expect("a thread"), 1);
+            assert!(questions.try_recv().is_err());
+            drop(answer);
+            let later = resolvers[0].resolve("later.example".parse().expect("a name")).await;
+            assert_eq!(later.expect("an answer").count(), 1);
+        });
     }
 
     #[tokio::test]

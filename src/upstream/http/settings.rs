@@ -3,9 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use reqwest::{RequestBuilder, Response};
-use tokio::runtime::{Handle, Runtime};
-use tokio_util::task::AbortOnDropHandle;
 use url::Url;
 
 use super::endpoint::Wanted;
@@ -13,6 +10,7 @@ use super::redirect;
 use super::whole::Whole;
 use crate::clock::{Clock, SystemClock};
 use crate::oci::RegistryName;
+use crate::upstream::carrier::Carrier;
 use crate::upstream::credentials::CredentialSource;
 use crate::upstream::ours::Ours;
 use crate::upstream::settings::{Settings, split_api};
@@ -43,34 +41,6 @@ pub struct HttpSettings {
     pub wanted: Wanted,
     /// What carries the connections.
     pub carrier: Carrier,
-}
-
-/// What carries the connections to upstreams. An upstream that sends without end, heads that only announce one or the
-/// digits of a length, keeps whoever reads them from everything else: hits and their deadlines do not wait behind that
-/// where they run elsewhere.
-#[derive(Clone, Debug, Default)]
-pub struct Carrier(Option<Handle>);
-
-impl Carrier {
-    /// The threads of `runtime`, which outlives what it carries. Without it, whoever asks carries.
-    pub fn on(runtime: &Runtime) -> Carrier {
-        Carrier(Some(runtime.handle().clone()))
-    }
-
-    /// Sends the question; the connection that it opens is carried, and the answer's body read by who wants it.
-    pub(super) async fn send(&self, request: RequestBuilder) -> Result<Response, reqwest::Error> {
-        match &self.0 {
-            Some(carrier) => match AbortOnDropHandle::new(carrier.spawn(request.send())).await {
-                Ok(answer) => answer,
-                Err(ended) => match ended.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The process ends.
-                    Err(_) => std::future::pending().await,
-                },
-            },
-            None => request.send().await,
-        }
-    }
 }
 
 impl HttpSettings {

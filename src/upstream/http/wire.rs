@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::error::Error;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,9 +21,10 @@ use url::{Host, Url};
 use super::HttpUpstream;
 use super::clients::{Set, Traffic};
 use super::redirect::same_origin;
-use super::settings::Carrier;
+use super::resolver::look_up;
 use crate::oci::ContentRange;
 use crate::oci::header;
+use crate::upstream::carrier::Carrier;
 use crate::upstream::credentials::{Secret, encoded_pair};
 use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
 
@@ -47,7 +49,7 @@ impl Sending<'_> {
         if let Some(form) = &self.form {
             request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(form.clone());
         }
-        carrier.send(request).await
+        carrier.run(request.send()).await
     }
 }
 
@@ -96,8 +98,9 @@ impl HttpUpstream {
             Some(Host::Ipv6(address)) => ours.contains((address, port).into()),
             Some(Host::Domain(name)) => {
                 let connect = self.settings.configured.timeouts.connect;
-                let found = tokio::time::timeout(connect, tokio::net::lookup_host((name, port))).await;
-                found.is_ok_and(|found| found.is_ok_and(|mut found| found.any(|address| ours.contains(address))))
+                let found = tokio::time::timeout(connect, look_up(name)).await;
+                let ours = |address: &IpAddr| ours.contains((*address, port).into());
+                found.is_ok_and(|found| found.is_ok_and(|found| found.iter().any(ours)))
             }
             None => false,
         };

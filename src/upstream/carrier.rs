@@ -1,0 +1,40 @@
+//! The threads that carry what upstreams send.
+//!
+//! An upstream that sends without end, heads that only announce one or the digits of a length, keeps whoever reads them
+//! from everything else. Where its connections, and the fills that they feed, are carried by threads of their own, hits
+//! and their deadlines do not wait behind that.
+
+use tokio::runtime::{Handle, Runtime};
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+/// Carries tasks. By default they stay with who begins them.
+#[derive(Clone, Debug, Default)]
+pub struct Carrier(Option<Handle>);
+
+impl Carrier {
+    /// By the threads of `runtime`, which outlives what it carries.
+    pub fn on(runtime: &Runtime) -> Carrier {
+        Carrier(Some(runtime.handle().clone()))
+    }
+
+    /// What `task` comes to. It ends with who waits for it; what it spawned goes on where it was carried.
+    pub async fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> T {
+        let Some(carrier) = &self.0 else { return task.await };
+        match AbortOnDropHandle::new(carrier.spawn(task)).await {
+            Ok(came) => came,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The process ends.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    /// Has `task` go on by itself, as one of `tasks`.
+    pub fn spawn(&self, tasks: &TaskTracker, task: impl Future<Output = ()> + Send + 'static) {
+        match &self.0 {
+            Some(carrier) => tasks.spawn_on(task, carrier),
+            None => tasks.spawn(task),
+        };
+    }
+}
