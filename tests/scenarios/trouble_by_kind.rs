@@ -179,6 +179,35 @@ async fn a_tag_that_moves_between_our_two_questions_is_asked_for_in_one() {
 }
 
 #[tokio::test]
+async fn a_no_by_digest_to_what_a_head_has_told_is_none_to_get_by_tag() {
+    let by_digest = || Rule::on(Match::manifests().get().and(Match::when(|asked| asked.path.contains("sha256:"))));
+    let page = || by_digest().answer(200, "text/html", "<html>x</html>");
+    let no = |status| by_digest().refuse(status);
+    let rules = [400, 401, 403, 404, 405, 410, 451].map(no).into_iter().chain([page()]);
+    for (number, rule) in rules.enumerate() {
+        for stored in [false, true] {
+            let registry = registry().await;
+            let mut mirror = TestMirror::of(&registry).await;
+            if stored {
+                assert_eq!(mirror.get(&manifest("fast", "1")).await.status, 200);
+                mirror.settled().await;
+                mirror.advance(Duration::from_secs(301));
+            }
+            let moved = registry.add_image("library/fast", "1", &[noise(921, 1000)]).manifest.digest.to_string();
+            registry.rule(rule.clone());
+            for restarted in [false, true] {
+                let answer = mirror.get(&manifest("fast", "1")).await;
+                let told = (answer.status, answer.header("docker-content-digest"), answer.header("warning"));
+                assert_eq!(told, (200, Some(moved.as_str()), None), "{number}, stored: {stored}, again: {restarted}");
+                if !restarted {
+                    mirror = mirror.restart().await;
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_one_thing_of_a_registry_is_told_by_503_holds_back_nothing_else() {
     for kind in ["manifests", "blobs"] {
         let path = |n: u32| match kind {

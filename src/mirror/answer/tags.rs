@@ -296,7 +296,7 @@ impl Tags {
             (Some(manifest), _) => (manifest, Outcome::Revalidated),
             (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await?,
             (None, Resolved::Told(_)) => match self.manifests.by_digest(route, digest, &key.accept).await {
-                Err(error) if error.upstream_class() == Some(UpstreamErrorClass::NotFound) => {
+                Err(error) if error.upstream_class().is_some_and(|class| !class.is_outage()) => {
                     self.in_one_question(route, key).await?
                 }
                 fetched => fetched?,
@@ -305,8 +305,9 @@ impl Tags {
         Ok((manifest, outcome))
     }
 
-    /// The manifest by tag: what upstream said that the tag points at is not there, because the tag moved
-    /// meanwhile, or because upstream says what it has not got. Two questions cannot be taken for one.
+    /// The manifest by tag: what upstream said that the tag points at is not given by digest, because the tag moved
+    /// meanwhile, or because upstream says what it has not got, or does not do that. Two questions cannot be taken for
+    /// one.
     async fn in_one_question(&self, route: &Route, key: &TagKey) -> Fetched {
         let (repository, reference) = (&route.location.repository, Reference::Tag(key.tag.clone()));
         match route.upstream.manifest(repository, &reference, key.accept.clone()).await {
