@@ -295,12 +295,12 @@ async fn a_password_that_expires_is_looked_up_anew_once_whatever_the_registry_sa
 async fn one_answer_of_a_helper_is_for_all_repositories_of_a_registry() {
     const COUNTING: &str =
         r#"cat >/dev/null; echo run >> "$(dirname "$0")/runs"; printf '{"Username":"me","Secret":"word"}'"#;
-    for auth in ["helper:counting", "docker-config"] {
+    for (auth, names_it) in [("helper:counting", true), ("docker-config", true), ("docker-config", false)] {
         let server = Server::start(token_registry).await;
         let origin = server.url.trim_start_matches("http://");
-        let home = Home::new()
-            .helper("counting", COUNTING)
-            .file("authfile", &format!(r#"{{"credHelpers":{{"{origin}":"counting"}}}}"#));
+        let of_one = format!(r#"{{"credHelpers":{{"{origin}":"counting"}}}}"#);
+        let file = if names_it { &of_one } else { r#"{"credsStore":"counting"}"# };
+        let home = Home::new().helper("counting", COUNTING).file("authfile", file);
         let upstream = upstream(&server, home.source(auth));
         let digest = Digest::of(Algorithm::Sha256, b"");
         let repositories: Vec<Repository> = (0..100).map(|n| format!("r{n}").parse().expect("name")).collect();

@@ -235,6 +235,33 @@ async fn it_says_that_the_upstream_has_refused_what_the_rules_leave_to_it() {
 }
 
 #[tokio::test]
+async fn what_is_given_by_grace_says_so() {
+    let mut registry = Registry::start().await;
+    registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").private("app"));
+    registry.add_image("app", "1", &[noise(47, 1000)]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("audit.jsonl");
+    let config = format!("access.audit = \"{}\"\ncache.tag_ttl = \"0s\"\naccess.grant_ttl = \"0s\"", file.display());
+    let mirror = Settings::of(&registry).config(&config);
+    let mirror = mirror.and("a.example", &registry).having("access = \"pass-through\"").start().await;
+    let path = "/v2/app/manifests/1?ns=a.example";
+    assert_eq!(ask(&mirror, "GET", "ann", path).await.status, 200);
+    mirror.settled().await;
+    registry.stop().await;
+    for (user, status) in [("ann", 200), ("eve", 503)] {
+        assert_eq!(ask(&mirror, "GET", user, path).await.status, status, "{user}");
+    }
+    drop(mirror.stop().await);
+    let told: Vec<_> =
+        lines(&file).iter().map(|line| ["verdict", "rule", "outcome"].map(|key| line[key].clone())).collect();
+    assert_eq!(
+        told[..2],
+        [[json!("allowed"), json!("pass-through"), json!("fill")], [json!("allowed"), json!("grace"), json!("stale")]]
+    );
+    assert_ne!(told[2][0], json!("allowed"));
+}
+
+#[tokio::test]
 async fn it_says_what_was_asked_for_where_that_was_refused_unread() {
     let registry = Registry::start().await;
     let image = registry.add_image("library/app", "1", &[noise(46, 1000)]);

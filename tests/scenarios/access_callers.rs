@@ -191,6 +191,28 @@ async fn who_has_said_who_he_is_has_limits_of_his_own() {
     }
     assert!(refused > 0);
     assert_eq!(ask(&mirror, "GET", "bob", path).await.status, 200, "of the same address");
+    // What is asked of upstreams, too, wherever he asks from.
+    for n in 0..20 {
+        registry.add_image("app", &format!("cold{n}"), &[noise(125 + n, 1000)]);
+    }
+    let lines = lines.replace("limits.requests_per_client = 4", "limits.cold_per_client = 2");
+    let mirror = Settings::of(&registry).config(&lines).and("a.example", &registry).having("access = \"mapped\"");
+    let mirror = mirror.start().await;
+    let of = |user: &'static str, from: [u8; 4], n: u64| {
+        let (address, path) = (mirror.address, format!("/v2/app/manifests/cold{n}?ns=a.example"));
+        async move {
+            let shown = basic(user, user);
+            let connection = Connection::open_from(from, address).await;
+            connection.send("GET", &path, &[("Authorization", &shown)]).await.expect("an answer").finish().await.status
+        }
+    };
+    let mut refused = [0; 2];
+    for n in 0..18 {
+        let from = [127, 0, 0, 31 + (n % 2) as u8];
+        refused[(n % 2) as usize] += usize::from(of("ann", from, n).await == 429);
+    }
+    assert!(refused.iter().all(|refused| *refused > 0), "{refused:?} of two addresses");
+    assert_eq!(of("bob", [127, 0, 0, 31], 19).await, 200, "of hers");
 }
 
 #[tokio::test]

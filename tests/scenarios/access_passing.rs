@@ -55,6 +55,32 @@ fn told(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
 }
 
 #[tokio::test]
+async fn silence_towards_one_caller_is_his_own() {
+    let (registry, image, mirror) = scene("access.grant_ttl = \"0s\"\ncache.tag_ttl = \"0s\"").await;
+    for n in 0..4 {
+        registry.add_image(&format!("team/open{n}"), "1", &[noise(63, 1000)]);
+    }
+    let (ann, eve) = (basic("ann", "ann"), basic("bob", "bob"));
+    let path = &paths(&image)[0];
+    assert_eq!(ask(&mirror, "GET", path, &ann).await.status, 200);
+    let (gate, shown) = (Gate::new(), eve.clone());
+    let of_eve = move |asked: &scripted_registry::Recorded| asked.header("authorization") == Some(shown.as_str());
+    registry.rule(Rule::on(Match::when(of_eve)).before_auth().stall_before_headers(&gate));
+    tokio::time::pause();
+    let paths = (0..4).map(|n| format!("/v2/team/open{n}/manifests/1?ns=a.example"));
+    let silent = paths.map(|path| {
+        let (mirror, eve) = (&mirror, eve.as_str());
+        async move { ask(mirror, "GET", &path, eve).await.status }
+    });
+    let answers = futures_util::future::join_all(silent).await;
+    assert_eq!(answers, [503; 4]);
+    tokio::time::resume();
+    let answer = ask(&mirror, "GET", path, &ann).await;
+    assert_eq!((answer.status, answer.header("warning")), (200, None), "after {answers:?}");
+    gate.open();
+}
+
+#[tokio::test]
 async fn each_gets_what_the_upstream_gives_to_him_and_is_sent_where_he_can_log_in() {
     let (registry, image, mirror) = scene("").await;
     let (ann, nobody) = (token(&registry, "ann").await, token(&registry, "").await);

@@ -131,6 +131,35 @@ async fn a_token_that_is_signed_for_us_and_in_time_is_a_caller_and_no_other_is()
 }
 
 #[tokio::test]
+async fn issuers_come_and_go_with_a_reload_and_keys_that_are_known_stay_with_theirs() {
+    let registry = Registry::start().await;
+    registry.add_image("acme/app", "1", &[noise(33, 1000)]);
+    let issuer = Issuer::start().await;
+    let mut mirror = mirror(&registry, &issuer).await;
+    let shown = format!("Bearer {}", issuer.token("1", &issuer.claims("repo:acme/app")));
+    assert_eq!(ask(&mirror, &shown).await.status, 200);
+    let grant = "access.grant = [{ who = \"oidc:repo:acme/*\", may = \"a.example/acme/**\" }]";
+    let with = |more: &str| format!("access.oidc = [{{ issuer = \"{}\"{more} }}]\n{grant}", issuer.url());
+    let as_before = with("");
+    let limited = format!("{as_before}\nlimits.requests_per_client = 100");
+    for (lines, status, changed) in [
+        (limited, 200, "limits"),
+        (grant.to_owned(), 401, "access.oidc"),
+        (as_before.clone(), 200, "access.oidc"),
+        (with(", audience = \"another\""), 401, "access.oidc"),
+        (as_before, 200, "access.oidc"),
+    ] {
+        let fetched = issuer.fetched();
+        let answer = mirror.reload(|settings| settings.reconfigured(&lines)).await;
+        let told: Value = serde_json::from_slice(&answer.body).expect("JSON");
+        assert!(told["changed"].to_string().contains(changed), "{told}");
+        // A token that was judged a moment ago is judged again.
+        assert_eq!(ask(&mirror, &shown).await.status, status, "{lines}");
+        assert!(changed != "limits" || issuer.fetched() == fetched, "its keys are known");
+    }
+}
+
+#[tokio::test]
 async fn keys_that_are_new_are_fetched_and_known_ones_outlive_their_issuer() {
     let registry = Registry::start().await;
     registry.add_image("acme/app", "1", &[noise(32, 1000)]);

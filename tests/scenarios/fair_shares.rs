@@ -271,6 +271,43 @@ fn blob_of(path: &str, blobs: &[scripted_registry::Digest]) -> Option<usize> {
 }
 
 #[tokio::test]
+async fn many_small_parts_open_no_more_connections_than_an_upstream_may_have() {
+    const CONNECTIONS: usize = 8;
+    let (registry, other) = (Registry::start().await, Registry::start().await);
+    other.add_image("app", "1", &[noise(8, 1000)]);
+    let blob = registry.add_blob("library/app", noise(9, 8 << 20));
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::any()).stall_before_headers(&gate));
+    let settings = Settings::of(&registry).upstream(&format!("connections = {CONNECTIONS}"));
+    let mirror = settings.and("a.example", &other).start().await;
+    let blob_path = format!("/v2/library/app/blobs/{blob}");
+    let mut askers = Vec::new();
+    for n in 0..150_u64 {
+        let connection = Connection::open_from([127, 0, 1, (n % 100) as u8 + 1], mirror.address).await;
+        let (path, range) = if n % 5 == 0 {
+            (format!("/v2/library/app/manifests/{n}"), String::new())
+        } else {
+            (blob_path.clone(), format!("bytes={}-{}", n * 1000, n * 1000 + 99))
+        };
+        askers.push(tokio::spawn(async move {
+            let headers = [("Range", range.as_str())];
+            connection
+                .send("GET", &path, if range.is_empty() { &[] } else { &headers })
+                .await
+                .map(|answer| answer.status)
+        }));
+    }
+    gate.reached_times(CONNECTIONS as u64).await;
+    let path = "/v2/app/manifests/1?ns=a.example";
+    for _ in 0..20 {
+        assert_eq!(get(&mirror, HONEST, path).await.status, 200, "of another upstream");
+        assert!(registry.open_connections() <= CONNECTIONS, "{} connections", registry.open_connections());
+    }
+    askers.iter().for_each(tokio::task::JoinHandle::abort);
+    gate.open();
+}
+
+#[tokio::test]
 async fn who_finds_no_place_at_an_upstream_in_time_is_told_when_to_come_again() {
     let registry = Registry::start().await;
     registry.add_image("library/app", "1", &[noise(9, 1000)]);
