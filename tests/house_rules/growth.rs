@@ -150,6 +150,13 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ),
     ("mirror/flight/bounds.rs", "lanes", OPERATOR),
     (
+        "upstream/http/resolver.rs",
+        "under_way",
+        Still(
+            "one for each question that is being asked, of which there are as many as upstreams may have connections",
+        ),
+    ),
+    (
         "mirror/recall/heads.rs",
         "told",
         Bounded("10,000", "mirror_entries{table=heads}", "made_up_tags_do_not_fill_the_memory"),
