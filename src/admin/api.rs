@@ -5,15 +5,14 @@
 //! so that a name that its owner made point here (DNS rebinding) reads nothing, least of all the names of
 //! images; a POST needs the header `X-Registry-Mirror: 1`, too, which no page may send to another origin.
 //! Health and metrics, which name no image, are answered under any name, as probes and Prometheus use
-//! many. What is answered and ordered are [`documents`]; what takes long answers with one a line. The file is
-//! long because each order is read, done and written down in one place.
+//! many. What is answered and ordered are [`documents`]; what takes long answers with one a line.
 
 mod bundles;
 mod events;
+mod images;
 mod logins;
 mod noting;
 
-use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -33,14 +32,8 @@ use tokio_util::sync::CancellationToken;
 use self::noting::Noting;
 use super::guard::{Actor, Door, Place, Wish};
 use super::{AdminState, Body, respond_with};
-use crate::documents::{
-    self, BucketStatus, Canary, Changed, Code, Direction, Document, Error, Failure, Forgotten, Frozen, Images, Pinned,
-    Ready, Session, Status, Unfrozen, Unpinned, Why, orders,
-};
-use crate::graph::image::Platforms;
+use crate::documents::{self, BucketStatus, Canary, Code, Direction, Document, Error, Session, Status, orders};
 use crate::mirror::Mirror;
-use crate::mirror::images::catalog::CatalogError;
-use crate::oci::ImageName;
 use crate::server::listener::Seat;
 
 /// What all paths of the interface begin with.
@@ -54,8 +47,6 @@ const MAX_REQUEST: usize = 1 << 20;
 const ARRIVAL: Duration = Duration::from_secs(60);
 /// How much of an order the log shows, in bytes.
 const SHOWN: usize = 300;
-/// Lines that wait for a slow reader.
-const QUEUE: usize = 256;
 
 /// The status that says what a code says: the one table from the one to the other.
 const fn status_of(code: Code) -> StatusCode {
@@ -78,27 +69,6 @@ const fn status_of(code: Code) -> StatusCode {
         | Code::Store
         | Code::Metadata
         | Code::Failed => StatusCode::INTERNAL_SERVER_ERROR,
-    }
-}
-
-impl From<CatalogError> for Error {
-    fn from(error: CatalogError) -> Error {
-        let code = match &error {
-            CatalogError::Unknown(_) => Code::NotFound,
-            CatalogError::Route(_) | CatalogError::NotATag(_) => Code::Usage,
-            CatalogError::Metadata(_) => Code::Metadata,
-            CatalogError::NotToBeHad { failure: Failure::NotFound, .. } => Code::NotFound,
-            CatalogError::NotToBeHad { failure: Failure::Refused, .. } => Code::Refused,
-            CatalogError::NotToBeHad { .. } => Code::Failed,
-        };
-        let said = Error::new(code, error.to_string());
-        match error {
-            CatalogError::Unknown(image) => said.with_hint(format!("get it with: registry-mirror pull {image}")),
-            CatalogError::NotToBeHad { failure: Failure::Unavailable, .. } => {
-                said.with_hint("freeze it again when the upstream answers")
-            }
-            _ => said,
-        }
     }
 }
 
@@ -168,8 +138,6 @@ impl Visit<'_> {
                 return refused.unwrap_or_else(|error| refusal(&error));
             }
         };
-        // Clients were given what is in the store a moment later.
-        self.mirror.written().await;
         let answered = match (LOOKS.contains(&path.as_str()), post, request.method()) {
             (true, _, &Method::GET) if wish == Wish::Follow => self.follow(request.headers().clone(), by_address),
             (true, _, &(Method::GET | Method::HEAD)) => self.look(&request, actor).await,
@@ -231,7 +199,7 @@ impl Visit<'_> {
             (PAGE, _) => self.invite(),
             (PUSH_STORE, _) => self.carry(Direction::Push),
             (PULL_STORE, _) => self.carry(Direction::Pull),
-            _ => act(path, &order, self.mirror, noting).await,
+            _ => images::act(path, &order, self.mirror, noting).await,
         }
     }
 
@@ -258,49 +226,18 @@ impl Visit<'_> {
                 Ok(ok(&status))
             }
             Some("usage") => Ok(ok(&self.state.usage.as_ref().ok_or_else(not_found)?.document())),
-            Some("images") => Ok(ok(&Images { images: mirror.images().await? })),
-            Some("images/inspect") => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
             Some("config") => Ok(ok(&*self.state.configuration.as_ref().ok_or_else(not_found)?.read())),
             Some(SESSION) => Ok(ok(&Session { by: actor.to_string(), session: None, lasts_seconds: None })),
-            Some("history") => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
-            Some("why") => self.why(asked_for(query)?).await,
-            Some("receipt") => bundles::receipt(mirror).await,
             Some("canary") => {
                 let upstreams = self.state.pull.iter().map(|(_, upstream)| upstream.to_string()).collect();
                 Ok(ok(&Canary { mirrors: self.addresses(), upstreams, pulls: mirror.canary_pulls() }))
             }
             Some("schema") => Ok(ok(&documents::schema())),
-            _ => Err(not_found()),
+            Some(path) => images::look(path, query, mirror, self.state).await,
+            None => Err(not_found()),
         }
     }
 
-    async fn why(&self, image: ImageName) -> Result<Response<Body>, Error> {
-        let why = self.mirror.why(&image).await.map_err(|error| match error {
-            // No pull of it succeeds.
-            CatalogError::Route(error) => Error::new(Code::NotFound, error.to_string()),
-            error => error.into(),
-        })?;
-        let anonymous = match &self.state.explain {
-            Some(explain) => explain(image).await,
-            None => None,
-        };
-        Ok(ok(&Why { anonymous, ..why }))
-    }
-}
-
-/// An answer that has this place, in place of one among connections, until it has ended.
-fn holding(place: Place, answer: Response<Body>) -> Response<Body> {
-    let (mut head, body) = answer.into_parts();
-    // Nothing more is to come on a connection that nobody counts.
-    head.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
-    let held = body.map_frame(move |frame| {
-        let _held = &place;
-        frame
-    });
-    Response::from_parts(head, held.boxed())
-}
-
-impl Visit<'_> {
     /// Carries the whole store, and tells how it goes. It goes on when nobody listens any more.
     fn carry(&self, way: Direction) -> Result<Response<Body>, Error> {
         let Some(carry) = &self.state.carry else { return Err(documents::no_bucket()) };
@@ -315,6 +252,18 @@ impl Visit<'_> {
             None => Err(not_found()),
         }
     }
+}
+
+/// An answer that has this place, in place of one among connections, until it has ended.
+fn holding(place: Place, answer: Response<Body>) -> Response<Body> {
+    let (mut head, body) = answer.into_parts();
+    // Nothing more is to come on a connection that nobody counts.
+    head.headers.insert(header::CONNECTION, header::HeaderValue::from_static("close"));
+    let held = body.map_frame(move |frame| {
+        let _held = &place;
+        frame
+    });
+    Response::from_parts(head, held.boxed())
 }
 
 /// The name that a query gives to a bundle.
@@ -361,61 +310,6 @@ pub(super) fn not_allowed(allowed: &'static str) -> Response<Body> {
     response
 }
 
-/// Does what is ordered.
-async fn act(path: &str, body: &Bytes, mirror: &Mirror, noting: &mut Noting) -> Result<Response<Body>, Error> {
-    match path {
-        "pull" => {
-            let order: orders::Images = read(body)?;
-            let (images, platforms) = (images(&order)?, platforms(&order)?);
-            Ok(pull(mirror.clone(), images, platforms, noting.goes_on()))
-        }
-        READY => ready(mirror, &read(body)?).await,
-        "pin" | "unpin" | "forget" => change(mirror, path, &read(body)?).await,
-        "freeze" => {
-            let orders::Freeze { image, digest } = read(body)?;
-            let image = image_name(&image)?;
-            Ok(ok(&Frozen { image: image.to_string(), digest: mirror.freeze(&image, digest).await? }))
-        }
-        "unfreeze" => {
-            let image = image_name(&read::<orders::Freeze>(body)?.image)?;
-            Ok(ok(&Unfrozen { image: image.to_string(), changed: mirror.unfreeze(&image).await? }))
-        }
-        "gc" => {
-            let garbage = mirror.collect_garbage(read::<orders::Collect>(body)?.dry_run).await;
-            Ok(ok(&garbage.map_err(CatalogError::from)?))
-        }
-        "export" => bundles::export(mirror, &read(body)?, noting).await,
-        "verify" => verify(mirror.clone(), read(body)?, noting).await,
-        _ => Err(not_found()),
-    }
-}
-
-async fn ready(mirror: &Mirror, order: &orders::Images) -> Result<Response<Body>, Error> {
-    let platforms = platforms(order)?;
-    let mut answers = Vec::new();
-    for image in images(order)? {
-        answers.push(mirror.readiness(&image, &platforms).await?);
-    }
-    Ok(ok(&Ready { ready: answers.iter().all(|image| image.ready), images: answers }))
-}
-
-async fn change(mirror: &Mirror, act: &str, order: &orders::Images) -> Result<Response<Body>, Error> {
-    let mut images = Vec::new();
-    for image in self::images(order)? {
-        let (changed, stored) = match act {
-            "pin" => (true, Some(mirror.pin(&image).await?)),
-            "unpin" => (mirror.unpin(&image).await?, None),
-            _ => (mirror.forget(&image).await?, None),
-        };
-        images.push(Changed { image: image.to_string(), changed, stored });
-    }
-    Ok(match act {
-        "pin" => ok(&Pinned { images }),
-        "unpin" => ok(&Unpinned { images }),
-        _ => ok(&Forgotten { images }),
-    })
-}
-
 /// Refuses what a page in a browser could have sent.
 fn refuse_pages(headers: &HeaderMap) -> Result<(), Error> {
     if headers.get(CONSENT).is_none_or(|value| value != "1") {
@@ -443,38 +337,6 @@ fn is_address(host: &str) -> bool {
     name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
 }
 
-fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms, noting: Noting) -> Response<Body> {
-    let (events, lines) = mpsc::channel(QUEUE);
-    let task = tokio::spawn(async move {
-        let mut all = true;
-        for image in images {
-            all &= mirror.prefetch(&image, &platforms, &events).await;
-        }
-        noting.came_to(all);
-        Ok(())
-    });
-    streamed(lines, task)
-}
-
-async fn verify(mirror: Mirror, order: orders::Verify, noting: &mut Noting) -> Result<Response<Body>, Error> {
-    let mut only = HashSet::new();
-    for name in &order.images {
-        only.extend(mirror.parts_of(&image_name(name)?).await?);
-    }
-    let only = (!order.images.is_empty()).then_some(only);
-    let (findings, lines) = mpsc::channel(QUEUE);
-    let noting = noting.goes_on();
-    let task = tokio::spawn(async move {
-        let verified = mirror.verify(order.repair, order.rate.unwrap_or_default(), only, &findings).await;
-        noting.came_to(verified.is_ok());
-        verified.map_err(|error| {
-            tracing::error!(%error, "the blobs cannot be listed");
-            Error::new(Code::Store, format!("the blobs cannot be listed: {error}"))
-        })
-    });
-    Ok(streamed(lines, task))
-}
-
 /// Documents as `task` makes them, one a line, and behind them the error that ended it.
 fn streamed<T: Document + Send + Sync + 'static>(
     values: mpsc::Receiver<T>,
@@ -495,35 +357,6 @@ fn read<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Error> {
         return Ok(T::default());
     }
     serde_json::from_slice(body).map_err(|error| bad(format!("the request cannot be read: {error}")))
-}
-
-fn asked_for(query: &str) -> Result<ImageName, Error> {
-    let mut pairs = url::form_urlencoded::parse(query.as_bytes());
-    let image = pairs.find(|(name, _)| name == "image").map(|(_, value)| value);
-    image_name(&image.ok_or_else(|| bad("which image? Add ?image=NAME".to_owned()))?)
-}
-
-fn images(order: &orders::Images) -> Result<Vec<ImageName>, Error> {
-    if order.images.is_empty() {
-        return Err(bad("no images are named".to_owned()));
-    }
-    order.images.iter().map(|name| image_name(name)).collect()
-}
-
-fn image_name(typed: &str) -> Result<ImageName, Error> {
-    typed.parse().map_err(|error| bad(format!("{typed:?}: {error}")))
-}
-
-fn platforms(order: &orders::Images) -> Result<Platforms, Error> {
-    if order.all_platforms {
-        return Ok(Platforms::All);
-    }
-    if order.platforms.is_empty() {
-        return Ok(Platforms::Ours);
-    }
-    let platforms =
-        order.platforms.iter().map(|typed| typed.parse().map_err(|error| bad(format!("{typed:?}: {error}"))));
-    Ok(Platforms::Only(platforms.collect::<Result<_, _>>()?))
 }
 
 fn bad(message: String) -> Error {

@@ -59,9 +59,13 @@ pub(super) fn run<T: Acted>(args: &Args) -> Result<Exit, Error> {
     let said = Remote::find(&args.at)?.post::<T>(T::NAME, &order)?;
     let became = |image: &Changed| {
         let became = format!("{}: {}", image.image, if image.changed { T::DONE } else { T::NOT });
+        let went: String = [(image.unpinned, ", no longer pinned"), (image.unfrozen, ", no longer frozen")]
+            .iter()
+            .filter_map(|(is_so, words)| is_so.filter(|is_so| *is_so).map(|_| *words))
+            .collect();
         match image.stored {
             Some(false) => format!("{became}, and not stored; fetch it with: registry-mirror pull {}", image.image),
-            _ => became,
+            _ => became + &went,
         }
     };
     said.print(args.at.json, |acted| acted.images().iter().map(became).collect::<Vec<_>>().join("\n"))?;

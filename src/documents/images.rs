@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Document, Moment};
-use crate::oci::{Descriptor, Digest, MediaType, RegistryName};
+use crate::oci::{Descriptor, Digest, ImageName, MediaType, RegistryName};
 
 /// How much of an image is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -212,6 +212,19 @@ pub struct Changed {
     /// Of a pin: whether it can be pulled without a network, for some platform.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stored: Option<bool>,
+    /// Of what was forgotten: whether it was pinned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unpinned: Option<bool>,
+    /// Of what was forgotten: whether it was frozen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfrozen: Option<bool>,
+}
+
+impl Changed {
+    /// Whether something changed for this image, and no more.
+    pub fn of(image: &ImageName, changed: bool) -> Changed {
+        Changed { image: image.to_string(), changed, stored: None, unpinned: None, unfrozen: None }
+    }
 }
 
 /// Images that are kept now whatever happens.

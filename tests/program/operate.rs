@@ -280,7 +280,10 @@ fn pins_frozen_tags_and_what_is_forgotten_are_told_apart() {
     );
     assert_eq!(site.run("freeze app:1").0, 5);
 
-    assert_eq!(site.ok("forget other:2"), format!("{other}: forgotten\n"));
+    site.ok("pin other:2");
+    site.ok("freeze other:2");
+    let forgotten = site.ok("forget other:2");
+    assert_eq!(forgotten, format!("{other}: forgotten, no longer pinned, no longer frozen\n"));
     assert_eq!(site.json("forget other:2").0, 5);
     let would = site.ok("gc --dry-run");
     assert!(would.starts_with("3 blobs with ") && would.ends_with(" would be deleted\n"), "{would}");

@@ -186,8 +186,9 @@ fn what_a_daemon_says_moves_no_cursor_and_passes_for_no_line_of_ours() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let evil = "app\u{1b}[2J\u{9b}31m\u{202e}\n  docker.io/library/other:1: pinned";
-    let pinned =
-        documents::line(&Pinned { images: vec![Changed { image: evil.to_owned(), changed: true, stored: None }] });
+    let pinned = documents::line(&Pinned {
+        images: vec![Changed { image: evil.to_owned(), changed: true, stored: None, unpinned: None, unfrozen: None }],
+    });
     let error = documents::line(&Error::new(Code::Failed, evil).with_hint(evil));
     let daemon = std::thread::spawn(move || {
         for body in [&pinned, &pinned, &error] {

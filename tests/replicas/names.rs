@@ -215,7 +215,7 @@ async fn an_act_that_the_bucket_cannot_take_changes_nothing() {
             mirror.mirror.freeze(&app(), None).await.expect("frozen");
         }
     }
-    assert!(mirror.mirror.forget(&app()).await.expect("forgotten"));
+    assert!(mirror.mirror.forget(&app()).await.expect("forgotten").changed);
     assert_eq!(state()[..2], [false, false]);
     assert!(!scene.bucket.keys().iter().any(|key| is_pointer(key) || key.contains("_pins")));
 }

@@ -125,7 +125,7 @@ async fn a_forgotten_image_is_not_answered_from_memory() {
     let mut registry = Registry::start().await;
     let (mirror, _, paths) = remembered(&registry, Settings::of(&registry)).await;
     registry.stop().await;
-    assert!(mirror.mirror.forget(&name("app:1")).await.expect("forgotten"));
+    assert!(mirror.mirror.forget(&name("app:1")).await.expect("forgotten").changed);
     for path in &paths {
         assert_eq!(mirror.get(path).await.status, 503, "{path}");
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures_util::poll;
+use registry_mirror::admin::{self, AdminState, Guard, Reach, Readiness};
 use registry_mirror::blob_store::ingest::{Ingest, IngestDir};
 use registry_mirror::blob_store::local::LocalBlobStore;
 use registry_mirror::blob_store::{BlobStore, Content, StoreError, Usage};
@@ -20,8 +21,10 @@ use registry_mirror::mirror::flight::unread::FinishUnread;
 use registry_mirror::mirror::{Mirror, Mode, Parts, Policy, Room, Route, Routes, Terms};
 use registry_mirror::oci::{AcceptSet, Digest, Reference, RegistryName, Request};
 use registry_mirror::outcome::Outcome;
+use registry_mirror::server::Listener;
 use registry_mirror::upstream::carrier::Carrier;
-use scripted_registry::{Registry, noise};
+use scripted_registry::{Registry, client, noise};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::support::known;
@@ -168,4 +171,62 @@ async fn a_kill_while_a_manifest_is_written_leaves_nothing_and_the_next_pull_fil
     pull(&after).await;
     after.written().await;
     assert!(found.member(&route(&after).location, &digest).unwrap().is_some());
+}
+
+/// What operators ask of this mirror, at an address.
+async fn operators(mirror: Mirror) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let state = AdminState {
+        bucket: Arc::new(|| None),
+        metrics: Arc::new(Metrics::new([])),
+        readiness: Arc::new(|| Readiness::Ready),
+        mirror: Some(mirror),
+        guard: Arc::new(Guard::new(None, false)),
+        pull: Arc::new([]),
+        tls: None,
+        usage: None,
+        page: None,
+        configuration: None,
+        audit: None,
+        reload: None,
+        explain: None,
+        carry: None,
+    };
+    tokio::spawn(admin::serve(Listener::Address(listener), Reach::Machine, state, std::future::pending()));
+    address
+}
+
+#[tokio::test]
+async fn a_stuck_disk_holds_nobody_up_who_asks_how_it_is_and_not_for_long_who_asks_what_is_there() {
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(1, 1000)]);
+    let store = tempfile::tempdir().unwrap();
+    let (mirror, _, gate) = mirror_of(&registry, store.path(), 0);
+    let tag = Reference::Tag("1".parse().unwrap());
+    mirror.manifest(&route(&mirror), &tag, AcceptSet::everything()).await.unwrap();
+    let admin = operators(mirror).await;
+    let asked = async |path: &str| {
+        let headers = [("Host", "127.0.0.1"), ("X-Registry-Mirror", "1")];
+        let path = format!("/api/v1/{path}");
+        let answer = async {
+            match path.ends_with("ready") {
+                true => client::post(admin, &path, &headers, r#"{"images":["app:1"]}"#).await,
+                false => client::get(admin, &path, &headers).await,
+            }
+        };
+        let answer = tokio::time::timeout(PATIENCE, answer).await.expect("nobody waits for the disk");
+        (answer.status, String::from_utf8(answer.body.to_vec()).unwrap())
+    };
+    for path in ["status", "ready", "canary"] {
+        let mut waits = pin!(asked("images"));
+        tokio::select! {
+            biased;
+            (status, _) = asked(path) => assert_eq!(status, 200, "{path}"),
+            _ = &mut waits => panic!("{path} waits for what is written"),
+        }
+    }
+    assert!(asked("images").await.1.contains("\"images\":[]"), "nothing is there");
+    let (history, ()) = tokio::join!(asked("history?image=app:1"), async { gate.add_permits(1) });
+    assert_eq!(history.0, 200, "it is there a moment later: {}", history.1);
 }

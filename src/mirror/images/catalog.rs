@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::clock::Timestamp;
 use crate::documents::{
-    self, Failure, History, HistoryEntry, ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State,
+    self, Changed, Failure, History, HistoryEntry, ImageDetail, ImageSummary, Part, PlatformDetail, Readiness, State,
 };
 use crate::graph::image::{self, Completeness, Image, Lacking, Parts, Platforms};
 use crate::graph::links::Known;
@@ -208,11 +208,12 @@ impl Mirror {
     }
 
     /// Forgets an image: its name, its pin, that its repository has what no other tag of the
-    /// repository needs, and the lists that name it. The bytes go with the next `gc`; the history stays. Whether it was known.
+    /// repository needs, and the lists that name it. The bytes go with the next `gc`; the history stays. Whether it was
+    /// known, and what of it an operator had said.
     ///
     /// # Errors
     /// [`CatalogError::Route`] and [`CatalogError::Metadata`].
-    pub async fn forget(&self, name: &ImageName) -> Result<bool, CatalogError> {
+    pub async fn forget(&self, name: &ImageName) -> Result<Changed, CatalogError> {
         let pin = self.pin_of(name)?;
         // What is only there is known here first, with all that belongs to it.
         self.behind(&pin).await;
@@ -223,15 +224,16 @@ impl Mirror {
         };
         let location = pin.location.clone();
         let forgotten = self.0.graph.ask(move |graph| Catalog::of(graph)?.forget(&pin));
-        let (was_known, gone) = forgotten.await?;
+        let Forgotten { was_pinned, was_frozen, gone } = forgotten.await?;
         for digest in gone.iter().flatten() {
             stored.no_longer(|| names::member(&location, digest));
         }
+        let was_known = gone.is_some() || was_pinned || was_frozen || told.is_some_and(|(known, _)| known);
         if let Some(gone) = gone {
             self.0.answers.lists.forget(&location, &gone);
             tracing::info!(image = %name, "forgotten");
         }
-        Ok(was_known || told.is_some_and(|(known, _)| known))
+        Ok(Changed { unpinned: Some(was_pinned), unfrozen: Some(was_frozen), ..Changed::of(name, was_known) })
     }
 
     /// What an operator asks for is for all replicas: told first, or not done. Whether they knew of it.
@@ -285,6 +287,14 @@ struct Found {
     media_type: String,
     lacking: Lacking,
     record: Option<TagRecord>,
+}
+
+/// What was known of a name.
+struct Forgotten {
+    was_pinned: bool,
+    was_frozen: bool,
+    /// What its repository is no longer known to have, if the image was known.
+    gone: Option<Vec<Digest>>,
 }
 
 impl<'g> Catalog<'g> {
@@ -364,16 +374,15 @@ impl<'g> Catalog<'g> {
         Ok(Readiness { image, ready, digest, completeness, reason })
     }
 
-    /// Whether the name was known; and what its repository is no longer known to have, if the image was.
-    fn forget(&self, name: &Pin) -> Result<(bool, Option<Vec<Digest>>), MetadataError> {
+    fn forget(&self, name: &Pin) -> Result<Forgotten, MetadataError> {
         let (metadata, location) = (self.graph.metadata(), &name.location);
         let found = self.named(name)?;
-        let mut was_known = metadata.unpin(name)?;
+        let (was_pinned, mut was_frozen) = (metadata.unpin(name)?, false);
         if let Reference::Tag(tag) = &name.reference {
-            was_known |= metadata.unfreeze(location, tag)?;
+            was_frozen = metadata.unfreeze(location, tag)?;
             metadata.remove_tag(location, tag)?;
         }
-        let Some(Found { image, .. }) = found else { return Ok((was_known, None)) };
+        let Some(Found { image, .. }) = found else { return Ok(Forgotten { was_pinned, was_frozen, gone: None }) };
         // Anew: this name is no root any more.
         let members = metadata.members()?.into_iter().filter(|(at, _)| at == location).collect::<Vec<_>>();
         let mut known = Known::new();
@@ -386,7 +395,7 @@ impl<'g> Catalog<'g> {
             metadata.remove_member(location, digest)?;
             metadata.remove_lists(location, Some(digest))?;
         }
-        Ok((true, Some(gone)))
+        Ok(Forgotten { was_pinned, was_frozen, gone: Some(gone) })
     }
 
     /// The image that a name is answered with; `None` when nothing is known.
