@@ -114,6 +114,29 @@ fn settings_are_shown_written_once_and_put_back_to_the_byte() {
 }
 
 #[test]
+fn what_others_write_behind_ours_stays_where_it_is() {
+    for (client, path, content) in CLIENTS.into_iter().filter(|(client, ..)| *client != "docker") {
+        let root = root(&[(path, content)]);
+        let line = |action: &str| format!("{client} {action} --mirror {MIRROR} --root {}", root.path().display());
+        assert_eq!(run(&line("--apply"), &[]).0, 0, "{client}");
+        let files = tree(&root.path().join("etc"));
+        for path in files.keys().map(|path| root.path().join("etc").join(path)).filter(|path| path.is_file()) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            std::fs::write(&path, format!("{text}# mine\n")).unwrap();
+        }
+        let after = tree(&root.path().join("etc"));
+        let (code, out, err) = run(&line("--print"), &[]);
+        assert!(code == 0 && !out.contains("+++ ") && out.contains("says it already"), "{client}: {out}{err}");
+        assert_eq!(run(&line("--apply"), &[]).0, 0, "{client}");
+        assert_eq!(tree(&root.path().join("etc")), after, "{client}");
+        let (code, out, err) = run(&format!("{client} --undo --root {}", root.path().display()), &[]);
+        let all: Vec<u8> = tree(&root.path().join("etc")).into_values().flat_map(|(.., content)| content).collect();
+        let all = String::from_utf8(all).unwrap();
+        assert!(code == 0 && !all.contains("127.0.0.1:5000") && all.contains("# mine"), "{client}: {out}{err}{all}");
+    }
+}
+
+#[test]
 fn another_address_takes_the_place_of_the_first_and_undo_goes_back_to_the_beginning() {
     for (client, path, content) in CLIENTS {
         let root = root(&[(path, content)]);
@@ -532,7 +555,10 @@ fn a_check_is_passed_by_who_pulls_through_the_mirror_and_failed_by_who_does_not(
     let file = programs.path().join("mirror.toml");
     std::fs::write(&file, "[server]\nadmin = [\"127.0.0.1:1\"]\nadmin_socket = \"/nonexistent/socket\"\n").unwrap();
     let elsewhere = format!("podman --check --mirror http://192.0.2.1:5000 -c {}", file.display());
-    let (code, _, err) = run(&elsewhere, &[("PATH", programs.path().to_str().unwrap())]);
-    assert!(code == 4 && err.contains("--admin URL") && err.contains("192.0.2.1"), "{code} {err}");
+    let (code, out, err) = run(&elsewhere, &[("PATH", programs.path().to_str().unwrap())]);
+    assert!(code == 3 && out.contains("--admin URL") && out.contains("192.0.2.1"), "{code} {out}{err}");
+    podman("echo not there >&2; exit 125");
+    let (code, out, err) = run(&elsewhere, &[("PATH", programs.path().to_str().unwrap())]);
+    assert!(code == 1 && err.contains("not there") && out.is_empty(), "{code} {out}{err}");
     assert_eq!(run("podman --check --admin http://127.0.0.1:1", &[("PATH", programs.path().to_str().unwrap())]).0, 4);
 }

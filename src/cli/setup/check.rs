@@ -134,6 +134,31 @@ pub(super) fn check(
     Ok((came, problems))
 }
 
+/// Pulls the canary of each registry through a client of a mirror whose record cannot be seen: for which it came.
+/// Nobody else has an image of that name.
+pub(super) fn pulled(
+    client: Client,
+    registries: &[RegistryName],
+    hosts: &str,
+) -> Result<(Vec<RegistryName>, Vec<Error>), Error> {
+    let puller = puller(client, hosts)?;
+    let (mut came, mut problems) = (Vec::new(), Vec::new());
+    for registry in registries {
+        match puller.pull(&format!("{registry}/{CANARY}"))? {
+            None => came.push(registry.clone()),
+            Some(said) => problems.push(in_vain(client, registry, &said)),
+        }
+    }
+    Ok((came, problems))
+}
+
+fn in_vain(client: Client, registry: &RegistryName, said: &str) -> Error {
+    let client = client.as_str();
+    let message = format!("{client} could not pull the canary of {registry}, which the mirror has: {said}");
+    let hint = format!("is it set up (registry-mirror setup {client} --apply), and does it reach the mirror?");
+    Error::new(Code::Failed, message).with_hint(hint)
+}
+
 /// How all of it went.
 pub(super) fn went(came: &[CanaryPulls], problems: &[Error]) -> Exit {
     match (came.is_empty(), problems.is_empty()) {

@@ -83,6 +83,20 @@ fn base(root: &Root, kept: &Kept, settings: &Settings, now: Option<Content>) -> 
     Ok(without.map(|text| now.with(text.into_bytes())))
 }
 
+/// Whether a file says all that it is to say.
+fn says_it(
+    root: &Root,
+    path: &str,
+    kind: &Kind,
+    settings: &Settings,
+    now: &Content,
+    beside: &[Beside],
+) -> Result<bool, Error> {
+    let says = text(root, path, Some(now))?;
+    let merged = kind.merged(settings, says, beside).map_err(|error| refused(root, path, error))?;
+    Ok(says == Some(merged.as_str()))
+}
+
 impl Plan {
     /// Puts `settings` into `files`. What an earlier record says was written elsewhere is undone.
     pub(super) fn to_apply(
@@ -100,7 +114,16 @@ impl Plan {
                 (Some(record), Some(kept)) => base(root, kept, &record.settings, now.clone())?,
                 _ => now.clone(),
             };
-            plan.add(root, (path, kind), settings, (before, now), beside)?;
+            let is_known = known.is_some() && earlier.is_some_and(|record| record.settings == *settings);
+            match now {
+                // What others wrote around it stays where it is.
+                Some(now) if is_known && says_it(root, &path, &kind, settings, &now, beside)? => {
+                    let needs_restart = kind.needs_restart();
+                    plan.kept.push(Kept::new(path.clone(), kind, before, &now));
+                    plan.changes.push(Change { path, now: Some(now.clone()), then: Some(now), needs_restart });
+                }
+                now => plan.add(root, (path, kind), settings, (before, now), beside)?,
+            }
         }
         if let Some(record) = earlier {
             let other = |kept: &&Kept| !plan.changes.iter().any(|change| change.path == kept.path);
