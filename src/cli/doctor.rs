@@ -5,17 +5,20 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
+
 use super::client::{At, Remote};
 use super::talk::print_document;
 use super::{Exit, environment, print, say};
+use crate::blob_store::lock;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, ConfigError, Overrides};
 use crate::daemon::checkup::{self, Wanted};
 use crate::doctor::clients::CLIENTS;
 use crate::doctor::report::{Page, bundle};
-use crate::documents::{self, Checkup, Code, Error, Status};
+use crate::documents::{self, Checkup, Code, Configuration, Error, Status};
 use crate::oci::RegistryName;
-use crate::setup::Store;
+use crate::setup::{Client, Store};
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -27,13 +30,26 @@ pub(super) struct Args {
     #[arg(long, value_name = "HOST")]
     upstream: Option<RegistryName>,
     /// Look at this client alone
-    #[arg(long, value_name = "NAME", value_parser = CLIENTS.map(|client| client.name))]
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names()).map(name))]
     client: Option<String>,
     /// Write what helps to find an error into a tar, without secrets, to be handed on
     #[arg(long, value_name = "FILE")]
     bundle: Option<PathBuf>,
     #[command(flatten)]
     at: At,
+}
+
+/// The names of clients, with those of the programs that read the same files.
+fn names() -> impl Iterator<Item = PossibleValue> {
+    let others = |name| Client::ALL.into_iter().find(|client| client.as_str() == name).map(Client::others);
+    CLIENTS
+        .into_iter()
+        .map(move |client| PossibleValue::new(client.name).aliases(others(client.name).unwrap_or_default()))
+}
+
+fn name(typed: String) -> String {
+    let meant = Client::ALL.into_iter().find(|client| client.others().contains(&typed.as_str()));
+    meant.map_or(typed, |client| client.as_str().to_owned())
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
@@ -44,10 +60,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         remote => remote,
     };
     let answers = remote.as_ref().ok().map(|remote| remote.takes_connections() && remote.is_ready().unwrap_or(false));
+    let daemon = remote.as_ref().ok().filter(|_| answers == Some(true));
+    let elsewhere = config.as_ref().is_ok_and(|config| is_elsewhere(args, config, daemon));
     let said = match &config {
         Ok(config) => {
-            let status =
-                remote.as_ref().ok().filter(|_| answers == Some(true)).map(|remote| remote.get::<Status>("status"));
+            let status = daemon.map(|remote| remote.get::<Status>("status"));
             let problems = status.and_then(Result::ok).map(|said| said.document.problems).unwrap_or_default();
             let docker_store: fn(Option<&str>) -> Store = |daemon_json| super::setup::docker_store(true, daemon_json);
             let wanted = Wanted {
@@ -55,6 +72,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
                 client: args.client.clone(),
                 answers,
                 problems,
+                elsewhere,
                 docker_store: Some(docker_store),
             };
             checkup::checkup(config, &wanted)?
@@ -67,10 +85,19 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         said.checks.iter().try_for_each(|check| print(&line(check)))?;
     }
     if let Some(path) = &args.bundle {
-        write(path, args, &said, remote.ok().filter(|_| answers == Some(true)).as_ref(), config.ok().as_ref())?;
+        write(path, &said, daemon, config.as_ref().ok(), elsewhere)?;
         say(&format!("{} is written; read it before you hand it on", path.display()));
     }
     Ok(if said.ok { Exit::Done } else { Exit::Failed })
+}
+
+/// Whether the daemon that is named is not the one of the configuration: who names both is believed, else it is as its
+/// store says, which a process here has.
+fn is_elsewhere(args: &Args, config: &Config, daemon: Option<&Remote>) -> bool {
+    let Some(daemon) = daemon.filter(|_| args.at.admin.is_some() && args.at.config.is_none()) else { return false };
+    let said = daemon.get::<Configuration>("config").map(|said| said.document).ok();
+    let store = said.as_ref().and_then(|said| said.settings.get("store")?.get("path")?.as_str());
+    store.is_some_and(|store| Path::new(store) != config.store.path) || lock::holder(&config.store.path).is_none()
 }
 
 pub(super) fn line(check: &documents::Checked) -> String {
@@ -80,11 +107,15 @@ pub(super) fn line(check: &documents::Checked) -> String {
 /// Writes the report, for its owner only.
 fn write(
     path: &Path,
-    args: &Args,
     said: &Checkup,
     remote: Option<&Remote>,
     config: Option<&Config>,
+    elsewhere: bool,
 ) -> Result<(), Error> {
+    if path.is_dir() {
+        let message = format!("{} is a folder: name a file in it", path.display());
+        return Err(Error::new(Code::Usage, message));
+    }
     let unwritable =
         |error: std::io::Error| Error::new(Code::Write, format!("{} cannot be written: {error}", path.display()));
     let mut pages = vec![
@@ -92,9 +123,11 @@ fn write(
         Page { name: "version.json", text: documents::line(&super::version::program()) },
         Page { name: "system.txt", text: system() },
     ];
-    let in_force = Config::load(args.at.config.as_deref(), environment()?, Overrides::default());
-    pages.extend(in_force.ok().map(|config| Page { name: "mirror.toml", text: config.effective.to_toml(true) }));
+    let own = config.filter(|_| !elsewhere);
+    pages.extend(own.map(|config| Page { name: "mirror.toml", text: config.effective.to_toml(true) }));
     if let Some(remote) = remote {
+        let in_force = elsewhere.then(|| remote.get::<Configuration>("config").ok()).flatten();
+        pages.extend(in_force.map(|said| Page { name: "config.json", text: documents::line(&said.document) }));
         let status = remote.get::<Status>("status").ok();
         pages.extend(status.map(|status| Page { name: "status.json", text: documents::line(&status.document) }));
         pages.extend(remote.text("/metrics").ok().map(|text| Page { name: "metrics.txt", text }));

@@ -47,6 +47,8 @@ pub struct Wanted {
     pub answers: Option<bool>,
     /// What a daemon that answers says is wrong.
     pub problems: Vec<Checked>,
+    /// Whether that daemon is not the one of the configuration.
+    pub elsewhere: bool,
     /// Finds out which store Docker has, from what its file says.
     pub docker_store: Option<fn(Option<&str>) -> Store>,
 }
@@ -65,6 +67,9 @@ impl Wanted {
 /// # Errors
 /// [`Code::Usage`] for an upstream that there is none of, [`Code::Failed`] when nothing can be asked.
 pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
+    if wanted.elsewhere && wanted.client.is_none() {
+        return Ok(of_another(wanted));
+    }
     let everything = wanted.upstream.is_none() && wanted.client.is_none();
     let is_meant = |upstream: &&Upstream| wanted.upstream.as_ref().is_none_or(|meant| *meant == upstream.host);
     let mut upstreams: Vec<_> = config.upstreams.iter().filter(is_meant).collect();
@@ -101,6 +106,15 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         of.map_or(0, |upstream| upstream.settings.budget_floor)
     };
     Ok(judge(&facts, floor).into())
+}
+
+/// What there is to say of a daemon whose configuration and machine are not seen from here: what it says itself.
+fn of_another(wanted: &Wanted) -> Checkup {
+    let message = "it is ready; its store, its upstreams and its ports are looked at where it runs";
+    let hint = "there, as its user or as root: registry-mirror doctor";
+    let daemon = Checked { hint: Some(hint.to_owned()), ..Checked::ok("daemon", message) };
+    let problems = wanted.problems.iter().filter(|problem| wanted.is_about(problem)).cloned();
+    std::iter::once(daemon).chain(problems).collect::<Vec<_>>().into()
 }
 
 /// Whether nobody named it, and nothing came from it so far.

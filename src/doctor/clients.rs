@@ -14,10 +14,11 @@ pub struct Client {
 }
 
 /// All that we know.
-pub const CLIENTS: [Client; 5] = [
+pub const CLIENTS: [Client; 6] = [
     Client { name: "docker", programs: &["dockerd"] },
     Client { name: "containerd", programs: &["containerd"] },
-    Client { name: "podman", programs: &["podman", "crio", "buildah"] },
+    Client { name: "podman", programs: &["podman", "buildah", "skopeo"] },
+    Client { name: "cri-o", programs: &["crio"] },
     Client { name: "buildkit", programs: &["buildkitd"] },
     Client { name: "k3s", programs: &["k3s", "rke2"] },
 ];

@@ -302,6 +302,8 @@ fn what_is_named_alone_is_looked_at_and_what_is_wrong_in_the_file_is_told() {
     let (code, out) = case.doctor("--client docker");
     assert_eq!((code, out.lines().count()), (0, 1), "{out}");
     says(&out, &["client docker: "]);
+    says(&case.doctor("--client cri-o").1, &["client cri-o: "]);
+    says(&case.doctor("--client skopeo").1, &["client podman: "]);
     let config = case.folder.path().join("mirror.toml");
     let run = |line: &str| run(&format!("doctor -c {} {line}", config.display()), "");
     assert_eq!(run("--upstream other.example").0, 2);
@@ -374,6 +376,24 @@ fn the_daemon_that_is_named_is_looked_at_and_no_other() {
     let (code, err) = doctor("nowhere");
     assert_eq!(code, Some(2), "{err}");
     says(&err, &["is neither http://ADDRESS:PORT"]);
+}
+
+#[test]
+fn of_a_daemon_that_is_not_the_configured_one_only_what_it_says_is_told() {
+    let mut site = Site::start();
+    site.stop_upstream();
+    assert_ne!(site.run("pull other:2").0, 0);
+    let bundle = site.folder.path().join("report.tar");
+    // No file is named: the configuration here is that of nobody who runs.
+    let (code, out, err) = run(&format!("doctor --admin {} --bundle {}", site.admin, bundle.display()), "");
+    let lines: Vec<_> = out.lines().collect();
+    assert!(code == 0 && lines.len() == 2, "{out}{err}");
+    says(lines[0], &["ok    daemon: it is ready", "registry-mirror doctor"]);
+    says(lines[1], &["warn  upstream docker.io"]);
+    let tar = String::from_utf8_lossy(&std::fs::read(&bundle).unwrap()).into_owned();
+    assert!(tar.contains("/config.json") && !tar.contains("/mirror.toml"), "what is handed on is of that one");
+    let (code, _, err) = run(&format!("doctor --admin {} --bundle {}", site.admin, site.folder.path().display()), "");
+    assert!(code == 2 && err.contains("is a folder: name a file in it"), "{err}");
 }
 
 #[test]
