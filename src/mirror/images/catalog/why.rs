@@ -84,7 +84,8 @@ impl Facts<'_> {
     /// What a pull would get: the outcome of the manifest, and why; else why nothing.
     fn foresee(&self) -> Result<(Outcome, String), Nothing> {
         if self.denied {
-            let reason = "upstream refuses this repository, and nothing of it is served until it gives it again";
+            let reason = "upstream refused this repository when it was last asked, and nothing of it is served until \
+                          it gives it again; a pull asks it";
             return Err(Nothing(reason.to_owned()));
         }
         let (outcome, reason) = match self.checked_at {
