@@ -19,6 +19,7 @@ use rustls_platform_verifier::Verifier;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Whom a command believes; what stands in the way of that is told when it is tried.
 #[derive(Clone)]
@@ -42,7 +43,7 @@ impl Trust {
     pub(super) fn authorities(path: &Path) -> Trust {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let named = certificates(path).and_then(|named| {
-            Named::new(named, Arc::clone(&provider)).map_err(|error| format!("{}: {error}", path.display()))
+            Believed::named(named, Arc::clone(&provider)).map_err(|error| format!("{}: {error}", path.display()))
         });
         Trust(named.and_then(|verifier| client(provider, Arc::new(verifier))))
     }
@@ -54,8 +55,7 @@ impl Trust {
             certificates.into_iter().next().ok_or_else(|| format!("{}: holds no certificate", path.display()))
         });
         Trust(first.and_then(|certificate| {
-            let only = Arc::new(Only { certificate, provider: Arc::clone(&provider) });
-            client(provider, only)
+            client(Arc::clone(&provider), Arc::new(Believed { whom: Whom::Only(certificate), provider }))
         }))
     }
 
@@ -88,25 +88,46 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     }
 }
 
-/// Believes authorities, and who shows a certificate that stands among them: one that signed itself is both.
+/// Whom a command believes that does not believe whom the system trusts.
 #[derive(Debug)]
-struct Named {
-    named: Vec<CertificateDer<'static>>,
-    authorities: Arc<WebPkiServerVerifier>,
+enum Whom {
+    /// Authorities, and who shows a certificate that stands among them: one that signed itself is both.
+    Named(Vec<CertificateDer<'static>>, Arc<WebPkiServerVerifier>),
+    /// Whoever has the key of one certificate.
+    Only(CertificateDer<'static>),
 }
 
-impl Named {
-    fn new(named: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Named, String> {
+#[derive(Debug)]
+struct Believed {
+    whom: Whom,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Believed {
+    fn named(named: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Believed, String> {
         let mut roots = RootCertStore::empty();
         for certificate in &named {
             roots.add(certificate.clone()).map_err(|error| error.to_string())?;
         }
-        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-        Ok(Named { named, authorities: authorities.map_err(|error| error.to_string())? })
+        let authorities = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        let whom = Whom::Named(named, authorities.map_err(|error| error.to_string())?);
+        Ok(Believed { whom, provider })
     }
 }
 
-impl ServerCertVerifier for Named {
+/// Whether a certificate is good at this time.
+fn is_in_time(shown: &CertificateDer<'_>, now: UnixTime) -> Result<(), CertificateError> {
+    let (_, certificate) = X509Certificate::from_der(shown).map_err(|_| CertificateError::BadEncoding)?;
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    let validity = certificate.validity();
+    match (validity.not_before.timestamp() > now, validity.not_after.timestamp() < now) {
+        (true, _) => Err(CertificateError::NotValidYet),
+        (_, true) => Err(CertificateError::Expired),
+        _ => Ok(()),
+    }
+}
+
+impl ServerCertVerifier for Believed {
     fn verify_server_cert(
         &self,
         shown: &CertificateDer<'_>,
@@ -115,56 +136,16 @@ impl ServerCertVerifier for Named {
         stapled: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if self.named.iter().any(|named| named == shown) {
-            verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
-            return Ok(ServerCertVerified::assertion());
-        }
-        self.authorities.verify_server_cert(shown, above, name, stapled, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.authorities.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.authorities.supported_verify_schemes()
-    }
-}
-
-/// Believes whoever has the key of one certificate.
-#[derive(Debug)]
-struct Only {
-    certificate: CertificateDer<'static>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Only {
-    fn verify_server_cert(
-        &self,
-        shown: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if *shown == self.certificate {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(CertificateError::ApplicationVerificationFailure.into())
+        match &self.whom {
+            Whom::Named(named, _) if named.contains(shown) => {
+                is_in_time(shown, now)?;
+                verify_server_name(&ParsedCertificate::try_from(shown)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            Whom::Named(_, authorities) => authorities.verify_server_cert(shown, above, name, stapled, now),
+            // It is the daemon's own, and the daemon shows it whatever day it is.
+            Whom::Only(own) if own == shown => Ok(ServerCertVerified::assertion()),
+            Whom::Only(_) => Err(CertificateError::ApplicationVerificationFailure.into()),
         }
     }
 
@@ -204,11 +185,19 @@ mod tests {
             params.self_signed(&key).expect("a certificate").der().clone()
         };
         let named = of(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
-        let verifier = Named::new(vec![named.clone()], Arc::new(aws_lc_rs::default_provider())).expect("a verifier");
+        let verifier =
+            Believed::named(vec![named.clone()], Arc::new(aws_lc_rs::default_provider())).expect("a verifier");
         let believes = |shown: &CertificateDer<'_>, name: &str| {
             let name = ServerName::try_from(name.to_owned()).expect("a name");
             verifier.verify_server_cert(shown, &[], &name, &[], UnixTime::now()).is_ok()
         };
+        let past = UnixTime::since_unix_epoch(std::time::Duration::ZERO);
+        let at_name = ServerName::try_from("mirror.example").expect("a name");
+        let believed = verifier.verify_server_cert(&named, &[], &at_name, &[], past);
+        assert!(matches!(believed, Err(Error::InvalidCertificate(CertificateError::NotValidYet))), "{believed:?}");
+        let future = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::from(u32::MAX) << 8));
+        let believed = verifier.verify_server_cert(&named, &[], &at_name, &[], future);
+        assert!(matches!(believed, Err(Error::InvalidCertificate(CertificateError::Expired))), "{believed:?}");
         assert!(believes(&named, "mirror.example") && !believes(&named, "other.example"));
         let stranger = rcgen::KeyPair::generate().expect("a key");
         let params = rcgen::CertificateParams::new(["mirror.example".to_owned()]).expect("a name");
