@@ -193,7 +193,7 @@ impl Guard {
             tracing::warn!(client = %door.peer, "a wrong token was shown to the admin interface");
             self.delay_wrong().await;
         }
-        decided.map_err(told)
+        decided.map_err(|refusal| told(refusal, self.secrecy.read().token.is_some()))
     }
 
     /// The same at once: what holds now, for what goes on.
@@ -254,7 +254,7 @@ impl Guard {
     /// [`Code::Unauthorized`], for people.
     pub(super) fn is_unheard(&self, door: Door) -> Result<(), Error> {
         match door.peer {
-            Peer::Address(peer) if !door.encrypted && !is_loopback(peer) => Err(told(Refusal::Overheard)),
+            Peer::Address(peer) if !door.encrypted && !is_loopback(peer) => Err(told(Refusal::Overheard, true)),
             _ => Ok(()),
         }
     }
@@ -311,8 +311,13 @@ fn decide(door: Door, shown: Shown, hidden: bool, by_address: bool, wish: Wish) 
     }
 }
 
-fn told(refusal: Refusal) -> Error {
+fn told(refusal: Refusal, has_token: bool) -> Error {
     let (code, message, hint) = match refusal {
+        Refusal::Wrong if !has_token => (
+            Code::Unauthorized,
+            "no token is right here: server.admin_token names none",
+            "registry-mirror page, on the mirror's machine, prints the address of the page with a login in it",
+        ),
         Refusal::Wrong => {
             (Code::Unauthorized, "the token is not the right one", "it is in the file of server.admin_token")
         }

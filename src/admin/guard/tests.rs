@@ -54,6 +54,8 @@ async fn addresses_look_and_the_socket_and_the_token_act() {
     }
     let none = Guard::new(None, false);
     assert_eq!(code(&none, here, Some(""), Wish::Act).await, no, "no token is not an empty one");
+    let said = none.admit(here, &headers(Some("one")), true, Wish::Act).await.expect_err("none is right");
+    assert!(said.message.contains("server.admin_token names none"), "{}", said.message);
 }
 
 #[tokio::test]

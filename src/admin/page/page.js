@@ -512,7 +512,7 @@ async function exported(name, said) {
 }
 
 async function forget(name, said) {
-  if (!await sure(`Forget ${called(name)}?`, "Its name, its pin, and what no other tag of its repository needs are forgotten. The bytes go with the next gc; upstream still has it.")) return;
+  if (!await sure(`Forget ${called(name)}?`, "Its name, its pin, its freeze, and what no other tag of its repository needs are forgotten. The bytes go with the next gc; upstream still has it.")) return;
   await ask("forget", { images: [name] });
   say(`${called(name)}: forgotten`);
   await refreshImages();
@@ -640,6 +640,10 @@ function openLogin(why = "") {
   write($("login-said"), why);
   if (!$("login").open) $("login").showModal();
   $("token").focus();
+  // Where no token is set, none is asked for. Who may not look is not told, and may have one.
+  look("config").then(({ settings }) => {
+    for (const id of ["by-token", "login-do"]) $(id).hidden = !settings.server.admin_token;
+  }, () => {});
 }
 
 async function enter() {
