@@ -33,6 +33,8 @@ struct State {
     cut: AtomicBool,
     /// How many answers were begun.
     begun: AtomicU32,
+    /// Whether something was read since the last request.
+    heard: AtomicBool,
     /// Whether bytes wait for the client to take them.
     untaken: AtomicBool,
     /// How many bytes the client had taken when bytes waited last.
@@ -43,9 +45,10 @@ struct State {
 
 impl Default for State {
     fn default() -> State {
-        let [under, said, cut, untaken] = Default::default();
+        let [under, said, cut, heard, untaken] = Default::default();
         let [waits, taken, still] = Default::default();
-        State { born: Instant::now(), waits, under, said, cut, begun: AtomicU32::default(), untaken, taken, still }
+        let (born, begun) = (Instant::now(), AtomicU32::default());
+        State { born, waits, under, said, cut, begun, heard, untaken, taken, still }
     }
 }
 
@@ -63,6 +66,11 @@ impl Answering {
         self.0.under.store(true, Ordering::Release);
         self.waits(true);
         Under(self.clone())
+    }
+
+    /// Whether a request was sent ahead: it came with what was read for an earlier one.
+    pub(super) fn was_sent_ahead(&self) -> bool {
+        !self.0.heard.swap(false, Ordering::Relaxed)
     }
 
     /// Takes note of whether the client waits for us.
@@ -152,6 +160,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for HalfClosed<S> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(context, buffer);
         let at_end = matches!(read, Poll::Ready(Ok(()))) && buffer.filled().len() == before && buffer.remaining() > 0;
+        if buffer.filled().len() > before {
+            this.answering.0.heard.store(true, Ordering::Relaxed);
+        }
         // Whoever reads for the next request does so when the answer is over, and then sees the end.
         if at_end && this.answering.is_waited_for() { Poll::Pending } else { read }
     }

@@ -350,10 +350,16 @@ where
     let stream = HalfClosed { stream, answering: answering.clone() };
     let rests = answering.clone();
     let service = service_fn(move |request: Request<Incoming>| {
-        let said = request.body().is_end_stream();
+        let (said, sent_ahead) = (request.body().is_end_stream(), answering.was_sent_ahead());
         // In a box, for hyper keeps room for it also while no request is there.
         let answered = Box::pin(Answer::of(&answering, said, answer(client.clone(), request)));
-        async move { Ok::<_, Infallible>(answered.await) }
+        async move {
+            // Nothing of it is waited for, so that it would go on and on before anybody else has a turn.
+            if sent_ahead {
+                tokio::task::yield_now().await;
+            }
+            Ok::<_, Infallible>(answered.await)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -413,12 +419,51 @@ async fn accept(listener: &Listener, limits: &Limits) -> io::Result<(Stream, Pee
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
     /// More than the standard library and tokio let wait.
     const MANY: usize = 1100;
+
+    #[tokio::test]
+    async fn who_sends_requests_ahead_lets_others_have_their_turns() {
+        let listener = bind("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let answer = {
+            let order = Arc::clone(&order);
+            move |_: Client, request: Request<Incoming>| {
+                let (order, path) = (Arc::clone(&order), request.uri().path().to_owned());
+                async move {
+                    order.lock().push(path);
+                    Response::new(Full::new(Bytes::new()))
+                }
+            }
+        };
+        let (hour, max_connections) = (Duration::from_secs(3600), 2);
+        let limits = Limits { max_connections, header_timeout: hour, send_timeout: hour, drain: hour };
+        let listener = Listener::Address(listener);
+        tokio::spawn(serve(listener, Transport::Plain, limits, None, answer, std::future::pending()));
+        let question = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").into_bytes();
+        let (mut many, mut one) = (
+            TcpStream::connect(address).await.expect("connects"),
+            TcpStream::connect(address).await.expect("connects"),
+        );
+        let mut some = [0; 1024];
+        for client in [&mut many, &mut one] {
+            client.write_all(&question("/first")).await.expect("sends");
+            assert!(client.read(&mut some).await.expect("an answer") > 0);
+        }
+        // The server has its turn when both have sent all of it.
+        many.write_all(&question("/many").repeat(64)).await.expect("sends");
+        one.write_all(&question("/one")).await.expect("sends");
+        assert!(one.read(&mut some).await.expect("an answer") > 0);
+        let place = order.lock().iter().skip(2).position(|path| path == "/one");
+        assert!(place.is_some_and(|place| place <= 2), "{place:?}");
+    }
 
     #[tokio::test]
     async fn as_many_connections_wait_to_be_accepted_as_the_kernel_allows() {
