@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 
 use super::client::{At, Remote};
+use super::export::can_be_written;
 use super::talk::print_document;
 use super::{Exit, environment, print, say};
 use crate::blob_store::lock;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{Config, ConfigError, Overrides};
+use crate::config::{self, Config, ConfigError, Overrides};
 use crate::daemon::checkup::{self, Wanted};
 use crate::doctor::clients::CLIENTS;
 use crate::doctor::report::{Page, bundle};
@@ -27,7 +28,7 @@ use crate::setup::{Client, Store};
 )]
 pub(super) struct Args {
     /// Look at this upstream alone, such as docker.io
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = config::registry)]
     upstream: Option<RegistryName>,
     /// Look at this client alone
     #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(names()).map(name))]
@@ -53,6 +54,7 @@ fn name(typed: String) -> String {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    args.bundle.as_deref().map_or(Ok(()), can_be_written)?;
     let config = Config::load(args.at.config.as_deref(), environment()?, Overrides::default());
     let remote = match Remote::find(&args.at) {
         // Who names a daemon is told nothing of another one.
@@ -112,10 +114,6 @@ fn write(
     config: Option<&Config>,
     elsewhere: bool,
 ) -> Result<(), Error> {
-    if path.is_dir() {
-        let message = format!("{} is a folder: name a file in it", path.display());
-        return Err(Error::new(Code::Usage, message));
-    }
     let unwritable =
         |error: std::io::Error| Error::new(Code::Write, format!("{} cannot be written: {error}", path.display()));
     let mut pages = vec![

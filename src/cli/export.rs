@@ -54,6 +54,10 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     if args.store.at.json && args.output == Path::new(STDOUT) {
         return Err(Error::new(Code::Usage, "standard output takes the bundle or the JSON, not both"));
     }
+    if args.output != Path::new(STDOUT) {
+        can_be_written(&args.output)?;
+    }
+    args.receipt.as_deref().map_or(Ok(()), can_be_written)?;
     let order = args.order()?;
     let exported = match args.store.place()? {
         Place::Remote(remote) => {
@@ -147,12 +151,29 @@ fn write(
     written
 }
 
+/// Whether a whole file can take the place of what has this name: of a file, and of nothing else. Who lays a link there
+/// does not say where it is written, and a device stays what it is.
+pub(super) fn can_be_written(path: &Path) -> Result<(), Error> {
+    let unlike = |what: &str| {
+        let message = format!("{} is {what}, and no file that could be written", path.display());
+        Err(Error::new(Code::Usage, message))
+    };
+    match fs::symlink_metadata(path).map(|known| known.file_type()) {
+        _ if path == Path::new(STDOUT) => unlike("standard output"),
+        Ok(kind) if kind.is_dir() => unlike("a folder"),
+        Ok(kind) if kind.is_symlink() => unlike("a link: name what it leads to"),
+        Ok(kind) if !kind.is_file() => unlike("a pipe or a device"),
+        _ => Ok(()),
+    }
+}
+
 /// Writes a receipt into a file.
 pub(super) fn write_receipt(path: &Path, receipt: &Receipt) -> Result<(), Error> {
     whole(path, |file| write!(file, "{receipt}").and_then(|()| file.flush()).map_err(|error| unwritable(path, &error)))
 }
 
-/// Writes a file that is there whole or not at all. Only its owner may read it: images may be private.
+/// Writes a file that is there whole or not at all. Only its owner may read it, images may be private; one that was
+/// there stays as open as it was.
 fn whole(path: &Path, write: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<(), Error>) -> Result<(), Error> {
     let failed_here = |error: io::Error| unwritable(path, &error);
     let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -161,6 +182,9 @@ fn whole(path: &Path, write: impl FnOnce(&mut BufWriter<&fs::File>) -> Result<()
     write(&mut buffered)?;
     buffered.flush().map_err(failed_here)?;
     drop(buffered);
+    if let Ok(before) = fs::metadata(path) {
+        file.as_file().set_permissions(before.permissions()).map_err(failed_here)?;
+    }
     file.as_file().sync_all().map_err(failed_here)?;
     file.persist(path).map_err(|error| failed_here(error.error))?;
     Ok(())

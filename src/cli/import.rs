@@ -31,6 +31,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
+    args.receipt.as_deref().map_or(Ok(()), export::can_be_written)?;
     let json = args.store.at.json;
     let place = args.store.place()?;
     let mut report = Import::default();

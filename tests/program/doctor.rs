@@ -391,9 +391,9 @@ fn of_a_daemon_that_is_not_the_configured_one_only_what_it_says_is_told() {
     says(lines[0], &["ok    daemon: it is ready", "registry-mirror doctor"]);
     says(lines[1], &["warn  upstream docker.io"]);
     let tar = String::from_utf8_lossy(&std::fs::read(&bundle).unwrap()).into_owned();
-    assert!(tar.contains("/config.json") && !tar.contains("/mirror.toml"), "what is handed on is of that one");
+    assert!(tar.contains("-report/config.json") && !tar.contains("-report/mirror.toml"), "what is handed on is of that one");
     let (code, _, err) = run(&format!("doctor --admin {} --bundle {}", site.admin, site.folder.path().display()), "");
-    assert!(code == 2 && err.contains("is a folder: name a file in it"), "{err}");
+    assert!(code == 2 && err.contains("is a folder, and no file"), "{err}");
 }
 
 #[test]
@@ -417,8 +417,11 @@ fn what_is_handed_on_is_for_its_owner_and_holds_no_secret() {
     .unwrap();
     let bundle = site.folder.path().join("report.tar");
     // What lies there is not written through.
-    std::os::unix::fs::symlink(site.folder.path().join("elsewhere"), &bundle).unwrap();
     let line = format!("doctor --client docker --bundle {} -c {}", bundle.display(), config.display());
+    std::os::unix::fs::symlink(site.folder.path().join("elsewhere"), &bundle).unwrap();
+    assert_eq!(site.run(&line).0, 2);
+    assert!(std::fs::symlink_metadata(&bundle).unwrap().is_symlink());
+    std::fs::remove_file(&bundle).unwrap();
     let (code, out, err) = site.run(&line);
     assert_eq!(code, 0, "{out} {err}");
     let metadata = std::fs::symlink_metadata(&bundle).unwrap();

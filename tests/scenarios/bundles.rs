@@ -113,6 +113,32 @@ async fn exit_codes_tell_scripts_how_it_went() {
     assert!(err.contains("registry-mirror pull docker.io/library/nobody:1"), "{err}");
     assert!(!Path::new(&none).exists(), "a bundle that is not whole is not there");
     assert_eq!(run(here.store(), &["export", "nobody:1", "app:1", "-o", &whole]).0, 3);
+    // What is no file stays what it is.
+    let (link, pipe) = (file("link"), file("pipe"));
+    std::os::unix::fs::symlink(&none, &link).expect("a link");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).expect("a pipe");
+    for (odd, what) in
+        [(link.as_str(), "a link"), (&pipe, "a pipe or a device"), ("/dev/null", "a device"), ("/tmp", "a folder")]
+    {
+        let before = std::fs::symlink_metadata(odd).expect("there").file_type();
+        for line in [
+            &["export", "app:1", "-o", odd][..],
+            &["export", "app:1", "-o", &none, "--receipt", odd],
+            &["import", &whole, "--receipt", odd],
+        ] {
+            let (code, _, err) = run(here.store(), line);
+            assert!(code == 2 && err.contains(what), "{line:?}: {code} {err}");
+        }
+        assert_eq!(std::fs::symlink_metadata(odd).expect("still there").file_type(), before);
+    }
+    assert!(!Path::new(&none).exists());
+    assert_eq!(run(here.store(), &["import", &whole, "--receipt", "-"]).0, 2, "that has the answer");
+    // A file stays as open as it was.
+    std::fs::write(&none, "").expect("writes");
+    std::fs::set_permissions(&none, std::os::unix::fs::PermissionsExt::from_mode(0o644)).expect("changes");
+    assert_eq!(run(here.store(), &["export", "app:1", "-o", &none]).0, 0);
+    let mode = |path: &str| std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).expect("there")) & 0o777;
+    assert_eq!((mode(&none), mode(&whole)), (0o644, 0o600));
 
     let bytes = std::fs::read(&whole).expect("reads");
     std::fs::write(&half, &bytes[..bytes.len() / 2]).expect("writes");
