@@ -171,6 +171,12 @@ async fn ready_says_whether_an_image_is_complete_and_what_of_it_is_missing() {
     let whole = ready().await;
     assert_eq!((&whole["ready"], &whole["digest"]), (&json!(true), &json!(image.manifest.digest.to_string())));
     assert_eq!(whole["reason"], json!(null));
+    // While its upstream is away nobody gets it by this tag any more.
+    mirror.advance(31 * DAY);
+    let old = ready().await;
+    assert!(old["ready"] == false && old["reason"].as_str().unwrap().contains("stale_if_error"), "{old}");
+    let by_digest = json!({ "images": [format!("app@{}", image.manifest.digest)] });
+    assert_eq!(act(&mirror, "ready", by_digest).await["ready"], true);
 }
 
 #[tokio::test]

@@ -108,9 +108,12 @@ impl Mirror {
         platforms: &Platforms,
         behind: HashSet<Digest>,
     ) -> Result<Readiness, CatalogError> {
-        let (pin, platforms) = (self.pin_of(name)?, platforms.clone());
-        let found =
-            self.0.graph.ask(move |graph| Catalog { behind, ..Catalog::of(graph)? }.readiness(&pin, &platforms));
+        let (pin, platforms, (policy, now)) = (self.pin_of(name)?, platforms.clone(), self.0.answers.rules());
+        let may_stand_in = move |checked_at| policy.serves(checked_at, now) || policy.may_stand_in(checked_at, now);
+        let found = self
+            .0
+            .graph
+            .ask(move |graph| Catalog { behind, ..Catalog::of(graph)? }.readiness(&pin, &platforms, &may_stand_in));
         Ok(found.await?)
     }
 
@@ -360,16 +363,29 @@ impl<'g> Catalog<'g> {
         Ok(Some(ImageDetail { summary, media_type, own_bytes, images, history }))
     }
 
-    fn readiness(&self, name: &Pin, platforms: &Platforms) -> Result<Readiness, MetadataError> {
+    fn readiness(
+        &self,
+        name: &Pin,
+        platforms: &Platforms,
+        may_stand_in: &dyn Fn(Timestamp) -> bool,
+    ) -> Result<Readiness, MetadataError> {
         let image = name.to_string();
-        let Some(Found { image: found, lacking, .. }) = self.named(name)? else {
+        let Some(Found { image: found, lacking, record, .. }) = self.named(name)? else {
             let reason = Some("it was never pulled through this mirror".to_owned());
             let completeness = documents::Completeness::default();
             return Ok(Readiness { image, ready: false, digest: None, completeness, reason });
         };
         let completeness = image::completeness(&found, platforms, &lacking);
-        let reason = (!completeness.is_complete()).then(|| why_not(name, &completeness));
-        let (ready, digest) = (completeness.is_complete(), Some(found.manifest.digest));
+        let too_old = self.fixed(name).is_none() && record.is_some_and(|record| !may_stand_in(record.checked_at));
+        let reason = match (completeness.is_complete(), too_old) {
+            (false, _) => Some(why_not(name, &completeness)),
+            (_, true) => Some(format!(
+                "it is longer ago than stale_if_error that upstream said what the tag stands for; ask anew with: \
+                 registry-mirror pull {name}"
+            )),
+            _ => None,
+        };
+        let (ready, digest) = (reason.is_none(), Some(found.manifest.digest));
         let completeness = completeness.document();
         Ok(Readiness { image, ready, digest, completeness, reason })
     }
