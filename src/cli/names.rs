@@ -1,7 +1,11 @@
-//! Names of images in files: one a line, or the `image:` keys of a compose or Kubernetes file.
-//!
-//! No YAML is parsed: a line whose key is `image` is all that is needed of it, and names hold
-//! nothing that YAML would have to escape. `${NAME:-default}` is filled in as compose does.
+//! Names of images in files: one a line, or the `image:` keys of a compose or Kubernetes file, however they are
+//! written. What is no YAML, such as a template of some, is read line by line. `${NAME:-default}` is filled in as
+//! compose does.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser};
 
 /// The names in a file. A file with `image:` keys is taken for YAML, any other for a list with
 /// `#` comments. `variable` looks up the environment.
@@ -9,17 +13,62 @@
 /// # Errors
 /// The name of a variable that is not set and has no default.
 pub(super) fn names(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<Vec<String>, String> {
-    let keyed: Vec<&str> = text.lines().filter_map(value_of_image).collect();
-    let plain = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
-    let found: Vec<&str> = if keyed.is_empty() { plain() } else { keyed };
+    let plain = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let mut found = in_yaml(text).unwrap_or_default();
+    if found.is_empty() {
+        found = text.lines().filter_map(value_of_image).map(Cow::Borrowed).collect();
+    }
+    if found.is_empty() {
+        found = plain().map(Cow::Borrowed).collect();
+    }
     let mut names = Vec::new();
     for value in found {
-        let name = filled_in(value, variable)?;
+        let name = filled_in(&value, variable)?;
         if !name.is_empty() && !names.contains(&name) {
             names.push(name);
         }
     }
     Ok(names)
+}
+
+/// The texts behind the key `image`, wherever they stand; `None` where it is no YAML.
+fn in_yaml(text: &str) -> Option<Vec<Cow<'_, str>>> {
+    let (mut found, mut anchors) = (Vec::new(), HashMap::new());
+    // What is being read: of a mapping, whether a key is next, and whether the last one was ours.
+    let mut inside: Vec<Option<(bool, bool)>> = Vec::new();
+    for event in Parser::new_from_str(text) {
+        let (is_node, said) = match event.ok()?.0 {
+            Event::Scalar(said, _, anchor, _) => {
+                anchors.insert(anchor, said.clone());
+                (true, Some(said))
+            }
+            Event::Alias(anchor) => (true, anchors.get(&anchor).cloned()),
+            Event::MappingEnd | Event::SequenceEnd => {
+                inside.pop();
+                (true, None)
+            }
+            Event::MappingStart(..) => {
+                inside.push(Some((true, false)));
+                (false, None)
+            }
+            Event::SequenceStart(..) => {
+                inside.push(None);
+                (false, None)
+            }
+            _ => (false, None),
+        };
+        match inside.last_mut() {
+            Some(Some((is_key @ true, is_ours))) if is_node => {
+                (*is_key, *is_ours) = (false, said.as_deref() == Some("image"));
+            }
+            Some(Some((is_key, is_ours))) if is_node => {
+                found.extend(said.filter(|said| *is_ours && !said.is_empty()));
+                *is_key = true;
+            }
+            _ => {}
+        }
+    }
+    Some(found)
 }
 
 /// The value of an `image:` key, without quotes and comment.
@@ -64,6 +113,22 @@ mod tests {
                     'image': 'c'\n  cut:\n    image:\n";
         let expected = ["postgres:17", "nginx", "ghcr.io/a/b:1", "c"].map(str::to_owned);
         assert_eq!(read(text), Ok(expected.to_vec()));
+    }
+
+    #[test]
+    fn an_image_is_found_however_its_key_is_written() {
+        for text in [
+            "a: {image: big:1}",
+            "- {name: a, image: big:1}",
+            "a:\n  image : big:1",
+            "image:\n  big:1",
+            "'image' : big:1",
+            "x: &it big:1\na: {image: *it}",
+            "a: 1\n---\nb:\n- {c: {d: [e], f: {}}, image: \"big:1\"}",
+            "{{ if .a }}\n  image: big:1\n{{ end }}",
+        ] {
+            assert_eq!(read(text), Ok(vec!["big:1".to_owned()]), "{text}");
+        }
     }
 
     #[test]

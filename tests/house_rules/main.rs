@@ -150,7 +150,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("reqwest", &["upstream/http"]),
     ("rustls", &["server/tls", "upstream/http", "cli/client/tls"]),
     ("rustls_platform_verifier", &["upstream/http/trust.rs", "cli/client/tls"]),
-    ("saphyr_parser", &["setup/in_yaml.rs"]),
+    ("saphyr_parser", &["setup/in_yaml.rs", "cli/names.rs"]),
     ("schemars", &["documents", "config/file.rs"]),
     ("sd_notify", &["systemd.rs"]),
     ("sha2", &["oci/digest.rs"]),
