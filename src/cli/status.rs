@@ -105,8 +105,8 @@ fn described(status: &Status, since: Option<Since<'_>>) -> String {
         lines.push(format!("  bucket     {name}{lies}{trouble}, {} to go up, {leases}", counted(*backlog, "object")));
     }
     if let Some(since) = since {
-        let (out, up) = (sent(since.status), since.status.fetched_bytes);
-        let [out, up] = [since.rate(out, sent(status)), since.rate(up, status.fetched_bytes)].map(show::size);
+        let (out, up) = (since.status.bytes.total, since.status.fetched_bytes);
+        let [out, up] = [since.rate(out, bytes.total), since.rate(up, status.fetched_bytes)].map(show::size);
         lines.push(format!("  now        {out}/s to clients, {up}/s from upstreams"));
     }
     let problems =
@@ -133,12 +133,6 @@ fn described(status: &Status, since: Option<Since<'_>>) -> String {
         lines.push(format!("    {}: {asked}", quiet.join(", ")));
     }
     lines.join("\n")
-}
-
-/// What went to clients: what is counted when a transfer ends, and what those have who read a fill along.
-fn sent(status: &Status) -> u64 {
-    let along = status.fills.iter().map(|fill| fill.written_bytes.saturating_mul(fill.readers as u64));
-    along.fold(status.bytes.total, u64::saturating_add)
 }
 
 /// Whether there is nothing to tell of an upstream.
@@ -225,8 +219,7 @@ mod tests {
             started_at: Moment::from_millis(0),
             mode: Mode::Online,
             requests: Share::default(),
-            // Nothing has ended yet.
-            bytes: Share::default(),
+            bytes: Share { total: written * 7, ..Share::default() },
             fetched_bytes: written,
             saved_bytes: 0,
             fills: vec![fill(written)],
