@@ -119,8 +119,14 @@ pub fn clock(upstreams: &[Examined]) -> Option<Checked> {
     });
     let told: Vec<_> = told.collect();
     let (off, ahead) = told.iter().min_by_key(|(off, _)| *off)?;
+    // Who says something else is no witness.
+    let is_near = |(other, of): &&(u64, bool)| {
+        let apart = if of == ahead { other - off } else { other.saturating_add(*off) };
+        Duration::from_millis(apart) < OFF
+    };
+    let agree = told.iter().filter(is_near).count();
     let off = Duration::from_millis(*off);
-    let by = counted(told.len(), "upstream");
+    let by = counted(agree, "upstream");
     let message = format!("{} s {} by the clocks of {by}", off.as_secs(), if *ahead { "fast" } else { "slow" });
     let hint = "set it: timedatectl set-ntp true";
     Some(match off {
@@ -150,7 +156,8 @@ mod tests {
             (&[0, 1][..], Well, "right by the clocks of 2 upstreams"),
             (&[3600], Fail, "3600 s slow by the clocks of 1 upstream"),
             (&[-3600, -900], Fail, "900 s fast"),
-            (&[-3600, 2], Well, "right"),
+            (&[-3600, 2], Well, "right by the clocks of 1 upstream"),
+            (&[17_999, 259_200], Fail, "17999 s slow by the clocks of 1 upstream"),
             (&[45], Warn, "45 s slow"),
         ] {
             let upstreams: Vec<_> = told.iter().map(|behind| examined(*behind)).collect();
