@@ -174,7 +174,8 @@ impl<'e> Answer<'e> {
             return Ok(self);
         }
         let said = self.whole().await?;
-        Err(serde_json::from_slice(&plain::document(&said)).unwrap_or_else(|_| {
+        let error = serde_json::from_slice(&plain::document(&said));
+        Err(error.map(in_terms_of_commands).unwrap_or_else(|_| {
             let code = match status {
                 StatusCode::NOT_FOUND => Code::NotFound,
                 StatusCode::BAD_REQUEST => Code::Usage,
@@ -227,6 +228,17 @@ impl<'e> Answer<'e> {
     /// The document that the body is, and its text as it came.
     pub(in crate::cli) async fn document<T: Document>(self) -> Result<(T, String), Error> {
         parsed(&self.whole().await?)
+    }
+}
+
+/// What a command does where HTTP shows a token.
+fn in_terms_of_commands(error: Error) -> Error {
+    match error.code {
+        Code::Unauthorized => error.with_hint(
+            "name the file that has the token with --admin-token FILE, over https or on loopback; or ask at the Unix socket \
+             (--admin unix:PATH), as its owner or as root",
+        ),
+        _ => error,
     }
 }
 
