@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 
-use super::client::{At, Remote, first, pull_addresses};
-use super::talk::{complain, is_quiet, print_document};
+use super::client::{At, Remote, configuration, first, pull_addresses};
+use super::talk::{is_quiet, print_document};
 use super::{Exit, print, say};
 use crate::config;
 use crate::documents::{Canary, CanaryPulls, Code, Error, FileChange, SetUp, SetUpAction, SetUpFile};
 use crate::oci::RegistryName;
 use crate::setup::{
-    self, CONTAINERD_CONFIG, Client, DAEMON_JSON, DOCKER_HUB, Machine, MirrorAddress, Refused, Settings, Store,
+    self, CONTAINERD_CONFIG, Client, DAEMON_JSON, DOCKER_HUB, Kind, Machine, MirrorAddress, Refused, Settings, Store,
 };
 use files::Root;
 use plan::Plan;
@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         SetUpAction::Print => show(args, &ground),
         SetUpAction::Apply => apply(args, &ground),
         SetUpAction::Check if args.root.is_some() => look(args, &ground),
-        SetUpAction::Check => check(args, &ground),
+        SetUpAction::Check => check::check(args, &ground),
         SetUpAction::Undo => undo(args, &ground),
     }
 }
@@ -156,6 +156,9 @@ impl Ground {
         let (files, beside) = self.ask(args, default.clone(), |machine| {
             Ok((setup::files(args.client, settings, machine)?, setup::beside(args.client, machine)?))
         })?;
+        if args.root.is_none() && files.iter().any(|file| file.kind == Kind::DaemonJson) {
+            check::refuse_flags(settings)?;
+        }
         Plan::to_apply(&self.root, files, settings, earlier, &beside)
     }
 }
@@ -287,7 +290,7 @@ fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     shown.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
     shown.steps = setup::steps(args.client, settings);
     tell(args, &shown)?;
-    if args.client.has_files() {
+    if plan.changes.iter().any(plan::Change::is_one) {
         say("nothing was written; --apply writes it");
     }
     warn(args, settings, earlier.as_ref());
@@ -308,12 +311,24 @@ fn warn(args: &Args, settings: &Settings, earlier: Option<&Record>) {
         ));
     }
     let mirror = &settings.mirror;
+    for registry in unknown(args, settings) {
+        say(&format!("{registry} is no upstream of the mirror, which answers 404 for it: name it under [[upstream]]"));
+    }
     if mirror.is_encrypted() {
         say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
     }
     if mirror.is_loopback() && !args.client.has_files() {
         say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
     }
+}
+
+/// The registries that the mirror of the configuration here does not serve, if it is that one.
+fn unknown<'a>(args: &Args, settings: &'a Settings) -> Vec<&'a RegistryName> {
+    let Some(config) = configuration(args.at.config.as_deref(), None).ok().filter(|_| args.mirror.is_none()) else {
+        return Vec::new();
+    };
+    let is_known = |registry: &RegistryName| config.upstreams.iter().any(|upstream| upstream.host == *registry);
+    settings.registries.iter().filter(|registry| !is_known(registry)).collect()
 }
 
 fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
@@ -400,55 +415,6 @@ fn look(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     Err(Error::new(Code::Failed, message).with_hint("write it with --apply"))
 }
 
-fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let hosts = match args.client {
-        Client::Containerd => ground.ask(args, None, setup::hosts_folder)?,
-        _ => String::new(),
-    };
-    let registries = registries(args, last(ground).as_ref());
-    let checked = check::check(args.client, &registries, &hosts, &args.at);
-    let (came, problems) = match (checked, &args.mirror) {
-        (Err(error), Some(mirror)) if error.code == Code::Unreachable && args.at.admin.is_none() => {
-            return check_without_record(args, mirror, &registries, &hosts);
-        }
-        (checked, _) => checked?,
-    };
-    let exit = check::went(&came, &problems);
-    if exit == Exit::Failed
-        && let Some(first) = problems.first()
-    {
-        return Err(first.clone());
-    }
-    problems.iter().for_each(complain);
-    let checked = SetUp { pulls: came, ..document(args, SetUpAction::Check, None, &registries) };
-    tell(args, &checked)?;
-    Ok(exit)
-}
-
-/// The same on another machine than the mirror's: what the client got is seen, and not where it came from.
-fn check_without_record(
-    args: &Args,
-    mirror: &MirrorAddress,
-    registries: &[RegistryName],
-    hosts: &str,
-) -> Result<Exit, Error> {
-    let (came, problems) = check::pulled(args.client, registries, hosts)?;
-    if let (true, Some(first)) = (came.is_empty(), problems.first()) {
-        return Err(first.clone());
-    }
-    problems.iter().for_each(complain);
-    let client = args.client.as_str();
-    let mut checked = document(args, SetUpAction::Check, Some(mirror), registries);
-    let got = came.iter().map(|registry| format!("{client} pulled the canary of {registry}, which only a mirror has"));
-    checked.steps.extend(got);
-    checked.steps.push(format!(
-        "that it came from {mirror} is in the record there, which is seen at its admin address: setup {client} --check \
-         --admin URL"
-    ));
-    tell(args, &checked)?;
-    Ok(Exit::Partly)
-}
-
 fn undo(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let root = &ground.root;
     let drawer = Drawer::open(root, &ground.record, None)?;
@@ -468,5 +434,17 @@ fn undo(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     done.files = plan.changes.iter().map(|change| change.told(root)).collect();
     restart(args, ground, &plan, &mut done)?;
     tell(args, &done)?;
+    let other = match args.client {
+        Client::Podman => Client::CriO,
+        Client::CriO => Client::Podman,
+        _ => return Ok(Exit::Done),
+    };
+    // Each of the two reads what is written for the other.
+    if ground.home.is_none()
+        && Drawer::open(root, &format!("{RECORDS}/{}", other.as_str()), None).is_ok_and(|other| other.is_some())
+    {
+        let (name, other) = (args.client.as_str(), other.as_str());
+        say(&format!("{name} still reads what was set up for {other}; take that back with: setup {other} --undo"));
+    }
     Ok(Exit::Done)
 }

@@ -16,8 +16,36 @@ const HOSTS: &str = "/etc/containerd/certs.d";
 
 pub(super) fn files(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
     let folder = hosts_folder(machine)?;
-    let hosts = settings.registries.iter().map(|registry| hosts_file(folder.trim_start_matches('/'), registry));
+    let hosts = hosts_files(folder.trim_start_matches('/'), settings, machine)?;
     Ok([File::new(CONFIG, Kind::ContainerdConfig)].into_iter().chain(hosts).collect())
+}
+
+/// The files with the hosts of registries. Where there is none for one, nothing else may count that it would put an
+/// end to: the hosts of all registries, and certificates, which are read only where there is no such file.
+pub(super) fn hosts_files(folder: &str, settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
+    let mut files = Vec::new();
+    for registry in &settings.registries {
+        let file = File::new(format!("{folder}/{registry}/hosts.toml"), Kind::HostsToml(registry.clone()));
+        if machine.text(&file.path)?.is_none() {
+            let others = format!("{folder}/_default/hosts.toml");
+            if machine.text(&others)?.is_some() {
+                return Err(Refused::Conflict(format!(
+                    "it would be read for {registry} in place of /{others}: copy that there first, if it is to count"
+                ))
+                .of(&file.path));
+            }
+            let is_read = |name: &String| [".crt", ".cert", ".key"].iter().any(|ending| name.ends_with(ending));
+            if let Some(name) = (machine.names)(&format!("{folder}/{registry}"))?.into_iter().find(is_read) {
+                return Err(Refused::Conflict(format!(
+                    "{name} beside it would not be read any more: name it in this file first, below server = \
+                     \"https://{registry}\" (ca, client)"
+                ))
+                .of(&file.path));
+            }
+        }
+        files.push(file);
+    }
+    Ok(files)
 }
 
 /// Where containerd with this configuration looks for the hosts of registries.
@@ -148,11 +176,6 @@ fn hosts_in(path: &str, text: &str) -> Result<Vec<Asked>, Refused> {
     let server = in_toml::text_at(text, &["server".to_owned()])?;
     asked.extend(server.map(|server| Asked::new(path, &server, Speaks::Tls).naming_registries()));
     Ok(asked)
-}
-
-/// The file with the hosts of one registry.
-pub(super) fn hosts_file(folder: &str, registry: &RegistryName) -> File {
-    File::new(format!("{folder}/{registry}/hosts.toml"), Kind::HostsToml(registry.clone()))
 }
 
 pub(super) fn hosts_wants(settings: &Settings) -> Vec<Want> {

@@ -1,7 +1,7 @@
 //! The Docker engine: `daemon.json` with the classic store, which asks mirrors for Docker Hub's images only, or
 //! the hosts folder with containerd's store (engine 28 and later).
 
-use super::containerd::{asked_of_hosts, hosts_file};
+use super::containerd::{asked_of_hosts, hosts_files};
 use super::leads::{Asked, Speaks};
 use super::want::Want;
 use super::{DOCKER_HUB, File, Kind, Machine, Refused, Settings, in_json};
@@ -38,7 +38,7 @@ pub fn store_of(engine: Option<(&str, &str)>, daemon_json: Option<&str>) -> Stor
 
 pub(super) fn files(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
     if machine.docker_store == Store::Containerd {
-        return Ok(settings.registries.iter().map(|registry| hosts_file(HOSTS, registry)).collect());
+        return hosts_files(HOSTS, settings, machine);
     }
     match settings.registries.iter().find(|registry| registry.as_str() != DOCKER_HUB) {
         Some(other) => Err(Refused::Unable(format!(

@@ -1,7 +1,7 @@
 //! k3s and RKE2: endpoints of a registry in `registries.yaml`, of which they make containerd's hosts.
 
 use super::leads::{Asked, Speaks};
-use super::want::Want;
+use super::want::{Want, is_same};
 use super::{File, Kind, Machine, Refused, Settings, in_yaml};
 use crate::oci::RegistryName;
 
@@ -46,6 +46,14 @@ pub(super) fn merged(text: &str, settings: &Settings) -> Result<String, Refused>
         if in_yaml::is_there(text, ["mirrors", registry.as_str(), "rewrite"])? {
             return Err(Refused::Conflict(format!(
                 "mirrors.{registry}.rewrite is set, and would change the names that this mirror is asked for"
+            )));
+        }
+        let others = in_yaml::texts_at(text, ["mirrors", "*", "endpoint"])?.unwrap_or_default();
+        let has_own = in_yaml::is_there(text, ["mirrors", registry.as_str()])?;
+        if !has_own && others.iter().any(|other| !is_same(other, &settings.mirror.to_string())) {
+            return Err(Refused::Conflict(format!(
+                "the endpoints of mirrors.\"*\" would not be asked for {registry} any more: name those that are to \
+                 count in mirrors.{registry} first"
             )));
         }
     }

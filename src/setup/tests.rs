@@ -32,6 +32,34 @@ fn there_and_back(kind: &Kind, before: Option<&str>, expected: &str, others: (&s
 }
 
 #[test]
+fn what_ours_would_put_an_end_to_is_left_alone() {
+    let text = |path: &str| Ok((path == "etc/containerd/certs.d/_default/hosts.toml").then(String::new));
+    let machine = Machine { text: &text, ..Machine::default() };
+    let refused = files(Client::Containerd, &local(), &machine).expect_err("it is read for docker.io").to_string();
+    assert!(
+        refused.starts_with("/etc/containerd/certs.d/docker.io/hosts.toml: ") && refused.contains("_default"),
+        "{refused}"
+    );
+    let names = |folder: &str| {
+        let ours = folder.ends_with("certs.d/docker.io").then(|| vec!["ca.crt".to_owned()]);
+        Ok(ours.unwrap_or_default())
+    };
+    let machine = Machine { names: &names, ..Machine::default() };
+    let refused = files(Client::Containerd, &local(), &machine).expect_err("it is read for docker.io").to_string();
+    assert!(refused.contains("ca.crt") && refused.contains("server = \"https://docker.io\""), "{refused}");
+    let docker = Machine { docker_store: Store::Containerd, names: &names, ..Machine::default() };
+    assert!(files(Client::Docker, &local(), &docker).is_err());
+    // Where there is a file already, it says what counts.
+    let text = |path: &str| Ok((path == "etc/containerd/certs.d/docker.io/hosts.toml").then(String::new));
+    let machine = Machine { text: &text, names: &names, ..Machine::default() };
+    assert!(files(Client::Containerd, &local(), &machine).is_ok());
+    let k3s = |text: &str| Kind::RegistriesYaml.merged(&local(), Some(text), &[]);
+    assert!(k3s("mirrors:\n  \"*\":\n    endpoint: [\"https://other.example\"]\n").is_err());
+    assert!(k3s("mirrors:\n  \"*\":\n    endpoint: [\"http://127.0.0.1:5000\"]\n").is_ok());
+    assert!(k3s("mirrors:\n  \"*\":\n    endpoint: [\"https://o.example\"]\n  docker.io:\n    endpoint: []\n").is_ok());
+}
+
+#[test]
 fn docker_gets_a_list_of_mirrors_and_keeps_what_it_was_told() {
     let before = "{\n    \"log-driver\": \"journald\",\n    \"debug\" : true\n}";
     there_and_back(

@@ -104,6 +104,8 @@ fn settings_are_shown_written_once_and_put_back_to_the_byte() {
             assert_eq!(run(&line("--apply"), &[]).0, 0, "{client}");
             assert_eq!(tree(root.path()), after, "{client}: a second time changes nothing");
 
+            let (_, _, err) = run(&line("--print"), &[]);
+            assert!(!err.contains("nothing was written"), "{client}: there is nothing to write: {err}");
             let (code, out, err) = run(&format!("{client} --undo --root {}", root.path().display()), &[]);
             assert_eq!(code, 0, "{client}: {out}{err}");
             assert_eq!(tree(root.path()), before, "{client}");
@@ -111,6 +113,27 @@ fn settings_are_shown_written_once_and_put_back_to_the_byte() {
             assert!(code == 0 && err.contains("nothing was set up"), "{client}: {code} {err}");
         }
     }
+}
+
+#[test]
+fn undo_says_what_still_leads_podman_to_the_mirror_and_print_what_the_mirror_does_not_serve() {
+    let root = root(&[]);
+    let line = |what: &str| format!("{what} --root {}", root.path().display());
+    for client in ["podman", "cri-o"] {
+        assert_eq!(run(&line(&format!("{client} --apply --mirror {MIRROR}")), &[]).0, 0);
+    }
+    let (code, _, err) = run(&line("podman --undo"), &[]);
+    assert!(code == 0 && err.contains("podman still reads what was set up for cri-o"), "{err}");
+    let (code, _, err) = run(&line("cri-o --undo"), &[]);
+    assert!(code == 0 && !err.contains("still reads"), "{err}");
+    let file = root.path().join("mirror.toml");
+    std::fs::write(
+        &file,
+        "routes.well_known = false\nroutes.default = \"a.example\"\n[[upstream]]\nhost = \"a.example\"\n",
+    )
+    .unwrap();
+    let (code, _, err) = run(&line(&format!("podman -c {}", file.display())), &[]);
+    assert!(code == 0 && err.contains("docker.io is no upstream of the mirror"), "{code} {err}");
 }
 
 #[test]

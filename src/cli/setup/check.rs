@@ -5,10 +5,12 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use super::super::client::{At, Remote};
+use super::super::talk::complain;
 use super::super::{Exit, explain};
-use crate::documents::{Canary, CanaryPulls, Code, Error};
+use super::{Args, Ground, document, last, registries, tell};
+use crate::documents::{Canary, CanaryPulls, Code, Error, SetUp, SetUpAction};
 use crate::oci::RegistryName;
-use crate::setup::{CANARY, Client};
+use crate::setup::{self, CANARY, Client, MirrorAddress, Settings};
 
 /// How long a client may take for the small image.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -107,8 +109,58 @@ pub(super) fn run(program: &PathBuf, arguments: &[String], patience: Duration) -
     }
 }
 
+/// Has the client pull, and tells what came of it.
+pub(super) fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
+    let hosts = match args.client {
+        Client::Containerd => ground.ask(args, None, setup::hosts_folder)?,
+        _ => String::new(),
+    };
+    let registries = registries(args, last(ground).as_ref());
+    let checked = pulls(args.client, &registries, &hosts, &args.at);
+    let (came, problems) = match (checked, &args.mirror) {
+        (Err(error), Some(mirror)) if error.code == Code::Unreachable && args.at.admin.is_none() => {
+            return check_without_record(args, mirror, &registries, &hosts);
+        }
+        (checked, _) => checked?,
+    };
+    let exit = went(&came, &problems);
+    if exit == Exit::Failed
+        && let Some(first) = problems.first()
+    {
+        return Err(first.clone());
+    }
+    problems.iter().for_each(complain);
+    let checked = SetUp { pulls: came, ..document(args, SetUpAction::Check, None, &registries) };
+    tell(args, &checked)?;
+    Ok(exit)
+}
+
+/// The same on another machine than the mirror's: what the client got is seen, and not where it came from.
+fn check_without_record(
+    args: &Args,
+    mirror: &MirrorAddress,
+    registries: &[RegistryName],
+    hosts: &str,
+) -> Result<Exit, Error> {
+    let (came, problems) = pulled(args.client, registries, hosts)?;
+    if let (true, Some(first)) = (came.is_empty(), problems.first()) {
+        return Err(first.clone());
+    }
+    problems.iter().for_each(complain);
+    let client = args.client.as_str();
+    let mut checked = document(args, SetUpAction::Check, Some(mirror), registries);
+    let got = came.iter().map(|registry| format!("{client} pulled the canary of {registry}, which only a mirror has"));
+    checked.steps.extend(got);
+    checked.steps.push(format!(
+        "that it came from {mirror} is in the record there, which is seen at its admin address: setup {client} --check \
+         --admin URL"
+    ));
+    tell(args, &checked)?;
+    Ok(Exit::Partly)
+}
+
 /// Pulls the canary of each registry through the client. Who the mirror says came, and how it went.
-pub(super) fn check(
+fn pulls(
     client: Client,
     registries: &[RegistryName],
     hosts: &str,
@@ -116,12 +168,12 @@ pub(super) fn check(
 ) -> Result<(Vec<CanaryPulls>, Vec<Error>), Error> {
     let puller = puller(client, hosts)?;
     let remote = Remote::find(at)?;
-    let pulls = || -> Result<Vec<CanaryPulls>, Error> { Ok(remote.get::<Canary>("canary")?.document.pulls) };
+    let seen = || -> Result<Vec<CanaryPulls>, Error> { Ok(remote.get::<Canary>("canary")?.document.pulls) };
     let (mut came, mut problems) = (Vec::new(), Vec::new());
     for registry in registries {
-        let before = pulls()?;
+        let before = seen()?;
         let wrong = puller.pull(&format!("{registry}/{CANARY}"))?;
-        let mut new = pulls()?;
+        let mut new = seen()?;
         new.retain(|pulls| !before.iter().any(|old| (&old.upstream, old.count) == (&pulls.upstream, pulls.count)));
         let of_registry = new.iter().find(|pulls| pulls.upstream == registry.as_str());
         match (of_registry, wrong, new.first()) {
@@ -136,11 +188,7 @@ pub(super) fn check(
 
 /// Pulls the canary of each registry through a client of a mirror whose record cannot be seen: for which it came.
 /// Nobody else has an image of that name.
-pub(super) fn pulled(
-    client: Client,
-    registries: &[RegistryName],
-    hosts: &str,
-) -> Result<(Vec<RegistryName>, Vec<Error>), Error> {
+fn pulled(client: Client, registries: &[RegistryName], hosts: &str) -> Result<(Vec<RegistryName>, Vec<Error>), Error> {
     let puller = puller(client, hosts)?;
     let (mut came, mut problems) = (Vec::new(), Vec::new());
     for registry in registries {
@@ -160,7 +208,7 @@ fn in_vain(client: Client, registry: &RegistryName, said: &str) -> Error {
 }
 
 /// How all of it went.
-pub(super) fn went(came: &[CanaryPulls], problems: &[Error]) -> Exit {
+fn went(came: &[CanaryPulls], problems: &[Error]) -> Exit {
     match (came.is_empty(), problems.is_empty()) {
         (_, true) => Exit::Done,
         (false, false) => Exit::Partly,
@@ -200,4 +248,48 @@ fn not_asked(client: Client, registry: &RegistryName, said: Option<&str>) -> Err
          upstream of this mirror?"
     );
     Error::new(Code::Failed, message).with_hint(hint)
+}
+
+/// Refuses what dockerd would not start with: a setting of its file that its command line has, too.
+pub(super) fn refuse_flags(settings: &Settings) -> Result<(), Error> {
+    let mirror = &settings.mirror;
+    let is_insecure = !mirror.is_encrypted() && !mirror.is_loopback();
+    let flags: &[&str] =
+        if is_insecure { &["--registry-mirror", "--insecure-registry"] } else { &["--registry-mirror"] };
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
+    let Some(flag) = lines.find_map(|line| flag_of_engine(&line, flags)) else { return Ok(()) };
+    let message = format!("dockerd runs with {flag}, and does not start with that and the same in its file");
+    let hint = format!("name {mirror} there, or take the flag out of what starts it: systemctl cat docker");
+    Err(Error::new(Code::Failed, message).with_hint(hint))
+}
+
+/// The first of these flags in the command line of a process, if that is dockerd.
+fn flag_of_engine(line: &[u8], flags: &[&str]) -> Option<String> {
+    let mut words = line.split(|byte| *byte == 0).filter_map(|word| std::str::from_utf8(word).ok());
+    words.next().filter(|program| program.rsplit('/').next() == Some("dockerd"))?;
+    let is_one = |word: &&str| flags.iter().any(|flag| word.split('=').next() == Some(flag));
+    words.find(is_one).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_of_dockerd_stands_in_the_way_of_the_same_in_its_file() {
+        for (line, expected) in [
+            (
+                "/usr/bin/dockerd\0-H\0fd://\0--registry-mirror=https://a.example\0",
+                Some("--registry-mirror=https://a.example"),
+            ),
+            ("dockerd\0--registry-mirror\0https://a.example\0", Some("--registry-mirror")),
+            ("dockerd\0--insecure-registry=a.example\0", None),
+            ("/usr/bin/grep\0dockerd\0--registry-mirror\0", None),
+            ("dockerd\0--registry-mirrors-not\0", None),
+        ] {
+            let found = flag_of_engine(line.as_bytes(), &["--registry-mirror"]);
+            assert_eq!(found.as_deref(), expected, "{line:?}");
+        }
+    }
 }

@@ -116,7 +116,10 @@ impl Drawer {
     /// What was written, with what stood there before.
     pub(super) fn record(&self) -> Result<Option<Record>, Error> {
         let Some(Content { bytes, .. }) = self.read(NAME)? else { return Ok(None) };
-        let mut record: Record = serde_json::from_slice(&bytes).map_err(|error| self.failed(NAME, error))?;
+        let mut record: Record = serde_json::from_slice(&bytes).map_err(|error| {
+            let hint = format!("see what of it is still whole, mend the files by hand, and take {} away", self.path);
+            self.failed(NAME, error).with_hint(hint)
+        })?;
         if record.version != VERSION {
             return Err(self.failed(NAME, format_args!("it is of version {}", record.version)));
         }
