@@ -24,9 +24,6 @@ use crate::{admin, audit};
 
 /// How long calls to the disk that are under way at the end are waited for.
 const ENDS_WITHIN: Duration = Duration::from_secs(30);
-/// After so many turns of tasks a thread looks for what has come on other connections. Each turn of a client who sends
-/// one request after the other without waiting has sixteen of them.
-const EVENT_INTERVAL: u32 = 8;
 
 /// The addresses that are bound.
 #[derive(Clone, Copy, Debug)]
@@ -72,8 +69,7 @@ pub fn run(
     // What the configuration says wrongly, too.
     let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), Carrier::on(&upstreams))?;
     stay_inside(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread().event_interval(EVENT_INTERVAL).enable_all().build();
-    let runtime = runtime.map_err(&no_runtime)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
     let served = runtime.block_on(serve(source, loaded, hang_up, prepared, sockets, announce));
     // A disk that does not answer any more keeps no process.
     runtime.shutdown_timeout(ENDS_WITHIN);

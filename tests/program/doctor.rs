@@ -391,7 +391,10 @@ fn of_a_daemon_that_is_not_the_configured_one_only_what_it_says_is_told() {
     says(lines[0], &["ok    daemon: it is ready", "registry-mirror doctor"]);
     says(lines[1], &["warn  upstream docker.io"]);
     let tar = String::from_utf8_lossy(&std::fs::read(&bundle).unwrap()).into_owned();
-    assert!(tar.contains("-report/config.json") && !tar.contains("-report/mirror.toml"), "what is handed on is of that one");
+    assert!(
+        tar.contains("-report/config.json") && !tar.contains("-report/mirror.toml"),
+        "what is handed on is of that one"
+    );
     let (code, _, err) = run(&format!("doctor --admin {} --bundle {}", site.admin, site.folder.path().display()), "");
     assert!(code == 2 && err.contains("is a folder, and no file"), "{err}");
 }

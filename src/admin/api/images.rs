@@ -1,7 +1,7 @@
 //! What is asked and ordered of images.
 //!
 //! Clients are given what is in the store a moment later. Who wants to know what is there, or changes it, waits until
-//! that is over, and not for long: a disk that is stuck holds no operator up. `ready` and `pull` do not wait.
+//! that is over, and not for long: a disk that is stuck holds no operator up. `pull` does not wait.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -68,7 +68,7 @@ pub(super) async fn act(
     mirror: &Mirror,
     noting: &mut Noting,
 ) -> Result<Response<Body>, Error> {
-    if !matches!(path, "pull" | READY) {
+    if path != "pull" {
         written(mirror).await;
     }
     match path {
