@@ -11,7 +11,6 @@ use super::client::{At, Remote};
 use super::export::can_be_written;
 use super::talk::print_document;
 use super::{Exit, environment, print, say};
-use crate::blob_store::lock;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{self, Config, ConfigError, Overrides};
 use crate::daemon::checkup::{self, Wanted};
@@ -99,7 +98,7 @@ fn is_elsewhere(args: &Args, config: &Config, daemon: Option<&Remote>) -> bool {
     let Some(daemon) = daemon.filter(|_| args.at.admin.is_some() && args.at.config.is_none()) else { return false };
     let said = daemon.get::<Configuration>("config").map(|said| said.document).ok();
     let store = said.as_ref().and_then(|said| said.settings.get("store")?.get("path")?.as_str());
-    store.is_some_and(|store| Path::new(store) != config.store.path) || lock::holder(&config.store.path).is_none()
+    store.is_some_and(|store| Path::new(store) != config.store.path) || !checkup::has_daemon(config)
 }
 
 pub(super) fn line(check: &documents::Checked) -> String {

@@ -117,6 +117,11 @@ fn of_another(wanted: &Wanted) -> Checkup {
     std::iter::once(daemon).chain(problems).collect::<Vec<_>>().into()
 }
 
+/// Whether a process of this machine has the store.
+pub fn has_daemon(config: &Config) -> bool {
+    lock::holder(&config.store.path).is_some()
+}
+
 /// Whether nobody named it, and nothing came from it so far.
 fn is_unused(config: &Config, upstream: &Upstream) -> bool {
     let is_default = config.routes.default == upstream.host
