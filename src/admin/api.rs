@@ -34,6 +34,7 @@ use super::guard::{Actor, Door, Place, Wish};
 use super::{AdminState, Body, respond_with};
 use crate::documents::{self, BucketStatus, Canary, Code, Direction, Document, Error, Session, Status, orders};
 use crate::mirror::Mirror;
+use crate::oci::ImageName;
 use crate::server::listener::Seat;
 
 /// What all paths of the interface begin with.
@@ -357,6 +358,10 @@ fn read<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Error> {
         return Ok(T::default());
     }
     serde_json::from_slice(body).map_err(|error| bad(format!("the request cannot be read: {error}")))
+}
+
+fn image_name(typed: &str) -> Result<ImageName, Error> {
+    typed.parse().map_err(|error| bad(format!("{typed:?}: {error}")))
 }
 
 fn bad(message: String) -> Error {

@@ -164,7 +164,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("toml_edit", &["setup"]),
     ("tracing_subscriber", &["telemetry"]),
-    ("x509_parser", &["server/authenticate/certificate.rs", "upstream/http/examine.rs"]),
+    ("x509_parser", &["server/authenticate/certificate.rs", "upstream/http/examine.rs", "cli/client/tls"]),
     (
         "zeroize",
         &[

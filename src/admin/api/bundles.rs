@@ -19,9 +19,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::images::image_name;
 use super::noting::Noting;
-use super::ok;
+use super::{image_name, ok};
 use crate::admin::guard::Place;
 use crate::admin::{Body, respond_with};
 use crate::documents::{self, Code, Document, Error, Frame, Plan, StoredReceipt, orders};

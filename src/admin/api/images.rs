@@ -11,7 +11,7 @@ use http::Response;
 use tokio::sync::mpsc;
 
 use super::noting::Noting;
-use super::{READY, bad, bundles, not_found, ok, read, streamed};
+use super::{READY, bad, bundles, image_name, not_found, ok, read, streamed};
 use crate::admin::{AdminState, Body};
 use crate::documents::{
     Changed, Code, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, Why, orders,
@@ -166,10 +166,6 @@ fn images(order: &orders::Images) -> Result<Vec<ImageName>, Error> {
         return Err(bad("no images are named".to_owned()));
     }
     order.images.iter().map(|name| image_name(name)).collect()
-}
-
-pub(super) fn image_name(typed: &str) -> Result<ImageName, Error> {
-    typed.parse().map_err(|error| bad(format!("{typed:?}: {error}")))
 }
 
 fn platforms(order: &orders::Images) -> Result<Platforms, Error> {
