@@ -269,3 +269,23 @@ async fn a_list_of_tags_stands_in_for_an_upstream_that_fails_in_any_way() {
         assert_eq!(stale.body, list.body, "{status}");
     }
 }
+
+#[tokio::test]
+async fn a_list_of_referrers_stands_in_for_an_upstream_that_does_not_know_such_lists_any_more() {
+    let (registry, _, path) = signed().await;
+    let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+    let list = mirror.get(&path).await;
+    mirror.settled().await;
+    registry.rule(Rule::on(Match::any()).refuse(501));
+    let mirror = mirror.restart().await;
+    mirror.advance(DAY);
+    for _ in 0..2 {
+        let stale = mirror.get(&path).await;
+        assert_eq!((stale.status, stale.header("warning").is_some()), (200, true));
+        assert_eq!(stale.body, list.body);
+    }
+    // Who never sent one keeps none.
+    let other = format!("/v2/library/app/referrers/sha256:{}", "0".repeat(64));
+    assert_eq!(mirror.get(&other).await.status, 404);
+}

@@ -174,7 +174,13 @@ impl<V: List> Lists<V> {
                 if let Some(later) = known.get(&key).filter(|known| Some(known.at) != seen) {
                     return later.said;
                 }
-                let said = answer.await.map(Arc::new).map_err(|error| MirrorError::upstream(V::SUBJECT, error));
+                let said = answer.await.map(Arc::new).map_err(|mut error| {
+                    // Who sent such a list knows such lists: that it does not is no word of this one.
+                    if error.status == Some(501) && known.get(&key).is_some_and(|known| known.said.is_ok()) {
+                        error.class = UpstreamErrorClass::Protocol;
+                    }
+                    MirrorError::upstream(V::SUBJECT, error)
+                });
                 let class = said.as_ref().err().map(MirrorError::upstream_class);
                 match class {
                     None | Some(Some(UpstreamErrorClass::NotFound)) => {

@@ -128,7 +128,7 @@ impl HttpUpstream {
             status if is_whole(status) => {}
             // A registry that does not know the path.
             status if status == StatusCode::BAD_REQUEST || is_not_implemented(status) => {
-                return Err(no_referrers(&answer.what));
+                return Err(no_referrers(&answer.what).with_status(status.as_u16()));
             }
             _ => return Err(self.refusal(answer).await),
         }
