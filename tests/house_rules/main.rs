@@ -131,7 +131,8 @@ const PLACES: &[(&str, &[&str])] = &[
     ("bcrypt", &["server/authenticate/passwords.rs"]),
     ("bytesize", &["config", "cli", "daemon/preflight.rs", "doctor", "mirror/images/problems.rs", "telemetry"]),
     ("clap", &["cli"]),
-    ("flate2", &["bundle"]),
+    // Files that may be compressed, and answers.
+    ("flate2", &["bundle", "upstream/http/coding.rs"]),
     ("governor", &["clients/rate.rs"]),
     ("h2", &["upstream/http"]),
     ("humantime", &["config", "cli", "documents"]),

@@ -230,3 +230,47 @@ async fn an_odd_byte_discards_no_header() {
     assert_eq!(mirror.get(PATH).await.header("content-type"), Some(INDEX));
     assert_eq!(registry.count_of(&Match::manifests().get()), 1);
 }
+
+#[tokio::test]
+async fn what_is_no_blob_and_comes_compressed_is_read_as_go_reads_it() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(413, 1000)]);
+    let honest = TestMirror::of(&registry).await;
+    let (digest, paths) = (&image.manifest.digest, [PATH, LIST].map(str::to_owned));
+    let by_digest = ["manifests", "referrers"].map(|kind| format!("/v2/library/app/{kind}/{digest}"));
+    let paths: Vec<_> = paths.into_iter().chain(by_digest).collect();
+    let mut bodies = Vec::new();
+    for path in &paths {
+        bodies.push(honest.get(path).await.body);
+    }
+    registry.require_tokens(TokenPolicy::bearer());
+    registry.rule(Rule::on(Match::manifests().or(Match::lists()).or(Match::token())).gzip());
+    for (path, body) in paths.iter().zip(&bodies) {
+        let mirror = TestMirror::of(&registry).await;
+        let head = mirror.head(path).await;
+        assert_eq!((head.status, head.header("content-encoding")), (200, None), "HEAD {path}");
+        let answer = mirror.get(path).await;
+        assert_eq!((answer.status, answer.header("content-encoding")), (200, None), "{path}");
+        assert_eq!(&answer.body, body, "{path}");
+    }
+    // What a head said of it before a restart is to be had after it.
+    let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.head(PATH).await.header("docker-content-digest"), Some(digest.to_string().as_str()));
+    assert_eq!(mirror.restart().await.get(&paths[2]).await.status, 200);
+}
+
+#[tokio::test]
+async fn what_comes_compressed_is_bounded_by_what_it_becomes_and_has_to_be_whole() {
+    let zeros = |mebibytes: usize| format!("{{{}", " ".repeat(mebibytes << 20));
+    for (kind, path, body) in [(INDEX, PATH, zeros(9)), ("application/json", LIST, zeros(65))] {
+        let registry = Registry::start().await;
+        registry.rule(Rule::on(Match::path(path)).answer(200, kind, body).gzip());
+        assert_eq!(TestMirror::of(&registry).await.get(path).await.status, 502, "{path}");
+    }
+    let registry = Registry::start().await;
+    registry.add_image("library/app", "1", &[noise(414, 1000)]);
+    let rule =
+        Rule::on(Match::path(LIST)).answer(200, "application/json", r#"{"name":"library/app","tags":["1","2"]}"#);
+    registry.rule(rule.gzip().without_length().close_after(40));
+    assert!(TestMirror::of(&registry).await.get(LIST).await.status >= 500);
+}

@@ -3,8 +3,10 @@
 //! Where nothing announces the length, the end of the connection is the end of the body, with TLS's own word
 //! for it or without: many servers never say it, and the digest decides about what came.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use std::{io, mem};
 
 use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, unfold};
@@ -13,6 +15,8 @@ use http::header::TRANSFER_ENCODING;
 use reqwest::Response;
 
 use super::clients::Set;
+use super::coding::Decoder;
+use super::protocol;
 use super::whole::{Coming, NoMemory, Whole};
 use super::wire::{describe_failure, is_of_http2, is_unannounced_end};
 use crate::oci::{Digest, RegistryName};
@@ -29,6 +33,8 @@ pub(super) struct Body {
     pub(super) response: Response,
     /// The memory for what is read whole.
     pub(super) whole: Whole,
+    /// Reads what comes, where that is compressed and read whole.
+    pub(super) decoder: Option<Decoder>,
     /// Bytes that are still to come, if they were announced.
     pub(super) left: Option<u64>,
     /// The longest pause between two chunks.
@@ -102,6 +108,7 @@ impl Body {
 
     async fn collected(mut self, limit: u64, expected: Option<Digest>) -> Result<Bytes, UpstreamError> {
         let too_long = |what: &str| {
+        let what = self.what.clone();
             UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: the body is longer than {limit} bytes"))
         };
         if self.left.is_some_and(|left| left > limit) {
@@ -112,7 +119,10 @@ impl Body {
             // Nothing that is held against whoever sent it.
             UpstreamError::new(UpstreamErrorClass::RateLimited(Some(COME_AGAIN)), message).elsewhere(true)
         };
-        let mut coming = Coming::new(self.whole.clone(), self.left);
+        let mut decoder = self.decoder.take();
+        let mut coming = Coming::new(self.whole.clone(), self.left.filter(|_| decoder.is_none()));
+        let unreadable =
+            |error: io::Error| protocol(&what, format_args!("cannot be read as what it comes in: {error}"));
         let mut gives_way = std::pin::pin!(coming.gives_way());
         loop {
             let is_whole =
@@ -131,14 +141,28 @@ impl Body {
                 }
                 Err(error) => return Err(error),
             };
-            if (coming.len() + chunk.len()) as u64 > limit {
+            let mut left = &chunk[..];
+            while !left.is_empty() {
+                let plain = match &mut decoder {
+                    Some(decoder) => Cow::Owned(decoder.next(&mut left).map_err(unreadable)?),
+                    None => Cow::Borrowed(mem::take(&mut left)),
+                };
+                if (coming.len() + plain.len()) as u64 > limit {
+                    return Err(too_long(&self.what));
+                }
+                let added = tokio::select! {
+                    added = coming.add(&plain) => added,
+                    () = &mut gives_way => Err(NoMemory),
+                };
+                added.map_err(|NoMemory| no_memory(&self.what))?;
+            }
+        }
+        if let Some(decoder) = decoder {
+            let rest = decoder.end().map_err(unreadable)?;
+            if (coming.len() + rest.len()) as u64 > limit {
                 return Err(too_long(&self.what));
             }
-            let added = tokio::select! {
-                added = coming.add(&chunk) => added,
-                () = &mut gives_way => Err(NoMemory),
-            };
-            added.map_err(|NoMemory| no_memory(&self.what))?;
+            coming.add(&rest).await.map_err(|NoMemory| no_memory(&self.what))?;
         }
         Ok(coming.done())
     }

@@ -93,7 +93,7 @@ impl HttpUpstream {
         };
         self.notice(Resource::tags(repository), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
-        let bytes = self.body(answer, None)?.collect(MAX_TAGS_SIZE, None).await?;
+        let bytes = self.whole(answer)?.collect(MAX_TAGS_SIZE, None).await?;
         let tags = self.readers.read(&what, bytes, tags_of).await?;
         let next = next.map(|query| Page::of_link(&query).ok_or_else(|| unclear(&what))).transpose()?;
         Ok(TagList { tags, next })
@@ -136,7 +136,7 @@ impl HttpUpstream {
         let filtered = applied.split(',').any(|filter| filter.trim().eq_ignore_ascii_case("artifactType"));
         self.notice(Resource::referrers(repository, digest), &answer);
         let (what, next) = (answer.what.clone(), next_query(&answer)?);
-        let bytes = self.body(answer, None)?.collect(MAX_MANIFEST_SIZE, None).await?;
+        let bytes = self.whole(answer)?.collect(MAX_MANIFEST_SIZE, None).await?;
         let index = self.readers.read(&what, bytes, referrers_of).await?;
         let next = next.map(|query| query.parse().map_err(|_| unclear(&what))).transpose()?;
         Ok(ReferrerList { index, filtered, next })

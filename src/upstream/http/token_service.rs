@@ -152,7 +152,7 @@ impl HttpUpstream {
         }
         let answer = Answer { response, url: realm.clone(), abroad: elsewhere, sent: None, what };
         let what = answer.what.clone();
-        let body = self.body(answer, None)?.collect(MAX_TOKEN_ANSWER, None).await?;
+        let body = self.whole(answer)?.collect(MAX_TOKEN_ANSWER, None).await?;
         parse_token(&body, self.now())
             .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: no token in the answer")))
     }
