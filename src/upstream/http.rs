@@ -409,6 +409,7 @@ impl Upstream for HttpUpstream {
             ("tokens", self.tokens.entries()),
             ("registries_abroad", self.abroad.entry_count()),
             ("notices", self.settings.notices.entries()),
+            ("scopes_beyond", self.endpoint.beyond.entry_count()),
         ]
     }
 

@@ -28,14 +28,38 @@ const MIN_LIFETIME: Duration = Duration::from_secs(10);
 const MAX_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// How long a token service that is away is left alone while there is a token that still lives.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+/// What a token of ours may ever be good for; and how many scopes of a challenge are read.
+const READING: [&str; 2] = ["pull", "metadata_read"];
+const MOST_NAMED: usize = 4;
 /// What all tokens of an upstream may take, in bytes. The one that was used the longest time ago goes first.
 const MAX_BYTES: u64 = 4 << 20;
 /// What a token takes besides its text and its key, in bytes, roughly.
 const OVERHEAD: usize = 256;
 
-/// The scope we ask for. Computed, because what upstreams propose may be missing or `*`.
+/// The scope we ask for first. Computed, because what upstreams propose may be missing or `*`.
 pub fn pull_scope(repository: &Repository) -> String {
     format!("repository:{repository}:pull")
+}
+
+/// The same, and what is wanted `beyond` it.
+pub fn wider_scope(repository: &Repository, beyond: Option<&str>) -> String {
+    let pull = pull_scope(repository);
+    beyond.map(|beyond| format!("{pull} {beyond}")).unwrap_or(pull)
+}
+
+/// What a challenge names beyond the pull of `repository`. Clients (crane, skopeo, containerd) ask for that beside their
+/// own scope: Azure's registries want `metadata_read` for lists, and a façade calls the repository by another
+/// name. Like theirs, our token may then be good for the pull of something else there; it goes to that registry alone,
+/// which chose that name. Unlike theirs it is never good for more than reading.
+pub fn scope_beyond(repository: &Repository, named: &str) -> Option<String> {
+    let beyond = named.split_whitespace().take(MOST_NAMED).filter_map(|scope| {
+        let (name, actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
+        let name: Repository = name.parse().ok()?;
+        let wanted = |action: &&str| READING.contains(action) && (name != *repository || *action != "pull");
+        let actions: Vec<_> = actions.split(',').filter(wanted).collect();
+        (!actions.is_empty()).then(|| format!("repository:{name}:{}", actions.join(",")))
+    });
+    Some(beyond.collect::<Vec<_>>().join(" ")).filter(|beyond| !beyond.is_empty())
 }
 
 /// A token and how long it is good for, by our own clock.
@@ -282,6 +306,26 @@ mod tests {
             let token = parse_token(answer.as_bytes(), NOW).expect("a token");
             let lives = |until: Instant| until.duration_since(Instant::now()).as_secs();
             assert_eq!((lives(token.expires_at), lives(token.renew_at)), (lifetime, renewed), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_is_met_as_far_as_it_wants_to_be_read() {
+        let repository = "library/x".parse().expect("a name");
+        for (named, beyond) in [
+            ("", None),
+            ("repository:library/x:pull", None),
+            ("repository:library/x:*", None),
+            ("repository:library/x:pull,push", None),
+            ("registry:catalog:*", None),
+            ("repository:Not a Name:pull", None),
+            ("repository:library/x:metadata_read", Some("repository:library/x:metadata_read")),
+            ("repository:library/x:pull,metadata_read,delete", Some("repository:library/x:metadata_read")),
+            ("repository:other/x:pull,push registry:catalog:*", Some("repository:other/x:pull")),
+            ("repository:a:pull  repository:b:pull", Some("repository:a:pull repository:b:pull")),
+            ("a b c d repository:a:pull", None),
+        ] {
+            assert_eq!(scope_beyond(&repository, named).as_deref(), beyond, "{named}");
         }
     }
 

@@ -294,6 +294,15 @@ const TABLE: &[(&str, &str, Growth)] = &[
         Bounded("64", "mirror_entries{table=registries_abroad}", "made_up_registries_abroad_do_not_fill_the_memory"),
     ),
     (
+        "upstream/http/endpoint.rs",
+        "Beyond",
+        Bounded(
+            "1,024",
+            "mirror_entries{table=scopes_beyond}",
+            "what_is_wanted_beyond_the_usual_does_not_fill_the_memory",
+        ),
+    ),
+    (
         "upstream/notices.rs",
         "known",
         Bounded("8 MiB", "mirror_entries{table=notices}", "made_up_resources_do_not_fill_the_memory"),

@@ -63,6 +63,7 @@ mod resumes;
 mod revivals;
 mod rotten_manifests;
 mod rude;
+mod scopes_named;
 mod seen_by_get;
 mod setups;
 mod several_addresses;

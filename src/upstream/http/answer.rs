@@ -6,6 +6,7 @@ use reqwest::Response;
 use url::Url;
 
 use super::clients::Traffic;
+use super::endpoint::Kind;
 use crate::oci::Repository;
 
 /// A request, without what differs between hops.
@@ -22,6 +23,11 @@ pub(super) struct Question {
 }
 
 impl Question {
+    /// Of what repository what kind of thing it is about.
+    pub(super) fn kind(&self) -> (Repository, Kind) {
+        (self.repository.clone(), self.path.split('/').next().unwrap_or_default().to_owned())
+    }
+
     /// What it is about, as far as connections go.
     pub(super) fn traffic(&self) -> Traffic {
         Traffic::of_path(&self.path)

@@ -46,7 +46,7 @@ impl HttpUpstream {
             }
         }
         let answer = self.knock(None).await?;
-        let Some(demand) = self.demanded(&answer)? else { return self.is_open(answer).await };
+        let Some(demand) = self.demanded(&answer, None)? else { return self.is_open(answer).await };
         drain(answer.response).await;
         let shown = match tried {
             Some((known, error)) if known.is_like(&demand) => Err(error),
@@ -82,11 +82,11 @@ impl HttpUpstream {
         let proof = match (demand, credential) {
             (Demand::Bearer { .. }, Credential::RegistryToken(token)) => Proof::of_token(token)?,
             // One that was fetched before would hide that the token service is away.
-            (Demand::Bearer { realm, service }, Credential::Anonymous) => {
+            (Demand::Bearer { realm, service, .. }, Credential::Anonymous) => {
                 let wanted = Wanted { service: service.as_deref(), scope: "" };
                 Proof::of_token(&self.fetch_token(realm, wanted, credential).await?.secret)?
             }
-            (Demand::Bearer { realm, service }, credential) => {
+            (Demand::Bearer { realm, service, .. }, credential) => {
                 self.bearer(realm, service.as_deref(), String::new(), credential.clone()).await?
             }
             (Demand::Basic { .. }, Credential::Basic { user, password }) => return basic(user, password),
@@ -102,7 +102,7 @@ impl HttpUpstream {
     ) -> Result<Option<Challenge>, UpstreamError> {
         let answer = self.knock(None).await?;
         // What it demands and nobody may meet is nothing to tell.
-        let (status, demand) = (answer.response.status(), self.demanded(&answer).ok().flatten());
+        let (status, demand) = (answer.response.status(), self.demanded(&answer, None).ok().flatten());
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(self.refusal(answer).await);
         }
@@ -123,7 +123,7 @@ impl HttpUpstream {
         };
         match demand {
             demand if !demand.is_for_clients() => None,
-            Demand::Bearer { realm, service } => {
+            Demand::Bearer { realm, service, .. } => {
                 Some(Challenge::Bearer { realm: realm.url.to_string(), service, scope, error: None })
             }
             Demand::Basic { realm } => Some(Challenge::Basic { realm }),

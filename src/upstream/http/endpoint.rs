@@ -16,6 +16,8 @@ use crate::upstream::settings::{Settings, split_api};
 /// How long it is believed that `/v2/` demands nothing, and how long where it did not tell.
 const LET_IN: Duration = Duration::from_secs(10 * 60);
 const UNTOLD: Duration = Duration::from_secs(10);
+/// For so many kinds of questions it is remembered what is wanted beyond the usual.
+const MOST_BEYOND: u64 = 1024;
 /// So long a token lives for certain.
 const ALIVE: Duration = Duration::from_secs(10);
 
@@ -31,6 +33,8 @@ pub(super) enum Demand {
     Bearer {
         realm: Realm,
         service: Option<String>,
+        /// What it wants beyond the pull of the repository, for this question.
+        beyond: Option<String>,
     },
     Basic {
         realm: Option<String>,
@@ -38,6 +42,22 @@ pub(super) enum Demand {
 }
 
 impl Demand {
+    /// The same, for what was wanted beyond the pull of a repository.
+    pub(super) fn with(self, beyond: Option<String>) -> Demand {
+        match self {
+            Demand::Bearer { realm, service, beyond: None } => Demand::Bearer { realm, service, beyond },
+            demand => demand,
+        }
+    }
+
+    /// The same for every question.
+    fn of_all(&self) -> Demand {
+        match self.clone() {
+            Demand::Bearer { realm, service, .. } => Demand::Bearer { realm, service, beyond: None },
+            demand => demand,
+        }
+    }
+
     /// Whether a client can be told of it: none is sent to a token service that may see no credential.
     pub(super) fn is_for_clients(&self) -> bool {
         match self {
@@ -52,6 +72,16 @@ impl Demand {
     }
 }
 
+/// What is wanted beyond the pull of a repository.
+type Beyond = moka::sync::Cache<(Repository, Kind), String>;
+
+fn nothing_beyond() -> Beyond {
+    Beyond::builder().max_capacity(MOST_BEYOND).time_to_live(LET_IN).build()
+}
+
+/// What a question is about: `manifests`, `blobs`, `tags`, `referrers`.
+pub(super) type Kind = String;
+
 /// One of the addresses of an upstream.
 pub(super) struct Endpoint {
     pub(super) url: Url,
@@ -65,6 +95,8 @@ pub(super) struct Endpoint {
     wanted: Wanted,
     /// Until when `/v2/` is taken to demand nothing that is to be had.
     let_in: Mutex<Option<Instant>>,
+    /// What was wanted beyond the pull of a repository, by that and the kind of the question.
+    pub(super) beyond: Beyond,
     /// The token that was fetched last to ask again for what is not there, and until when it lives for certain.
     alive: Mutex<Option<(HeaderValue, Instant)>>,
 }
@@ -79,7 +111,8 @@ impl Endpoint {
         };
         let origin = authority(&url);
         let (let_in, alive) = (Mutex::default(), Mutex::default());
-        Endpoint { url, origin, rules, base, prefix, wanted, let_in, alive }
+        let beyond = nothing_beyond();
+        Endpoint { url, origin, rules, base, prefix, wanted, let_in, beyond, alive }
     }
 
     /// What `repository` is called there.
@@ -111,7 +144,7 @@ impl Endpoint {
     }
 
     pub(super) fn learn(&self, demand: &Demand) {
-        *self.wanted.0.write() = Some((demand.clone(), Instant::now()));
+        *self.wanted.0.write() = Some((demand.of_all(), Instant::now()));
     }
 
     /// Whether `/v2/` demanded nothing a while ago.
@@ -132,5 +165,21 @@ impl Endpoint {
     /// This token was fetched just now, and something is not there all the same.
     pub(super) fn lives(&self, token: &HeaderValue) {
         *self.alive.lock() = Some((token.clone(), Instant::now() + ALIVE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wanted_beyond_the_usual_does_not_fill_the_memory() {
+        let beyond = nothing_beyond();
+        for number in 0..2 * MOST_BEYOND {
+            let repository = format!("made-up/{number}").parse().expect("a name");
+            beyond.insert((repository, "tags".to_owned()), String::new());
+        }
+        beyond.run_pending_tasks();
+        assert!((1..=MOST_BEYOND).contains(&beyond.entry_count()), "{}", beyond.entry_count());
     }
 }

@@ -175,7 +175,7 @@ impl Looking {
         if let Some(there) = date.and_then(|date| httpdate::parse_http_date(&date).ok()) {
             self.steps.push(Step::Time { here: client.now(), there: there.into() });
         }
-        let (is_open, demand) = (answer.response.status().is_success(), client.demanded(&answer));
+        let (is_open, demand) = (answer.response.status().is_success(), client.demanded(&answer, None));
         let demands_nothing = matches!(demand, Ok(None));
         if !is_open && demands_nothing {
             let refusal = client.refusal(answer).await;
@@ -230,13 +230,13 @@ impl HttpUpstream {
         let is_ours = credential != Credential::Anonymous;
         match (&demand, &credential) {
             (Demand::Bearer { .. }, Credential::RegistryToken(_)) => {}
-            (Demand::Bearer { realm, service }, _) if realm.trusted || !is_ours => {
+            (Demand::Bearer { realm, service, .. }, _) if realm.trusted || !is_ours => {
                 let scope = pull_scope(&there);
                 let wanted = Wanted { service: service.as_deref(), scope: &scope };
                 self.fetch_token(realm, wanted, &credential).await?;
             }
             // It says why nothing is shown there.
-            (Demand::Bearer { realm, service }, _) => {
+            (Demand::Bearer { realm, service, .. }, _) => {
                 self.bearer(realm, service.as_deref(), pull_scope(&there), credential).await?;
             }
             (Demand::Basic { .. }, Credential::Basic { user, password }) => {

@@ -21,7 +21,7 @@ use super::redirect::{self, MAX_REDIRECTS, is_redirect, same_origin};
 use super::wire::{Sending, drain};
 use crate::oci::{Repository, header};
 use crate::upstream::credentials::Credential;
-use crate::upstream::token::pull_scope;
+use crate::upstream::token::wider_scope;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// So long the door is waited for by who has an answer already.
@@ -50,7 +50,10 @@ impl HttpUpstream {
     /// Asks, with what the upstream wants to see.
     pub(super) async fn ask(&self, question: &Question) -> Result<Answer, UpstreamError> {
         let answer = match self.endpoint.demand() {
-            Some(standing) => self.ask_as_ever(question, standing).await,
+            Some(standing) => {
+                let standing = standing.with(self.endpoint.beyond.get(&question.kind()));
+                self.ask_as_ever(question, standing).await
+            }
             None => self.ask_for_the_first_time(question).await,
         };
         let unproven = match &answer {
@@ -74,7 +77,15 @@ impl HttpUpstream {
             Err(error) => (None, Some(error)),
         };
         let mut answer = self.follow(question, first.as_ref()).await?;
-        if let Some(sent) = first.filter(|sent| sent.may_be_dead(&answer, &self.endpoint)) {
+        // Where it wants more than what was shown, the proof may well live.
+        let wants_more = |answer: &Answer| match self.demanded(answer, Some(&question.repository)) {
+            Ok(Some(Demand::Bearer { beyond: beyond @ Some(_), .. })) => {
+                !matches!(&standing, Demand::Bearer { beyond: known, .. } if *known == beyond)
+            }
+            _ => false,
+        };
+        let first = first.filter(|sent| sent.may_be_dead(&answer, &self.endpoint) && !wants_more(&answer));
+        if let Some(sent) = first {
             self.forget(&question.repository, &sent).await;
             match self.prove(&standing, &question.repository).await {
                 Ok(Some(renewed)) => {
@@ -99,7 +110,7 @@ impl HttpUpstream {
             let told = missing.as_ref().is_none_or(open);
             return if told { Ok(answer) } else { missing.map_or(Ok(answer), Err) };
         }
-        let other = match self.demanded(&answer) {
+        let other = match self.demanded(&answer, Some(&question.repository)) {
             Ok(other) => other.filter(|other| !other.is_like(&standing)),
             Err(error) => return Err(missing.unwrap_or(error)),
         };
@@ -116,7 +127,7 @@ impl HttpUpstream {
         drain(answer.response).await;
         let answer = self.follow(question, Some(&proof)).await?;
         if !answer.is_denial() || self.presented.is_some() {
-            self.learn(&other);
+            self.learn_for(question, &other);
         }
         self.without_credentials(question, &other, answer).await
     }
@@ -129,10 +140,18 @@ impl HttpUpstream {
         }
     }
 
+    /// The same, and what it wants beyond the usual for such a question.
+    fn learn_for(&self, question: &Question, demand: &Demand) {
+        if let Demand::Bearer { beyond: Some(beyond), .. } = demand {
+            self.endpoint.beyond.insert(question.kind(), beyond.clone());
+        }
+        self.learn(demand);
+    }
+
     /// Asks where nothing is known yet of what the upstream wants.
     async fn ask_for_the_first_time(&self, question: &Question) -> Result<Answer, UpstreamError> {
         let answer = self.follow(question, None).await?;
-        let here = self.demanded(&answer)?;
+        let here = self.demanded(&answer, Some(&question.repository))?;
         let at_the_door = if here.is_none() { self.demanded_at_the_door(&answer).await } else { None };
         let is_told = here.is_some();
         let Some(demand) = here.or(at_the_door) else { return Ok(answer) };
@@ -147,7 +166,7 @@ impl HttpUpstream {
             }
             return Ok(answer);
         };
-        self.learn(&demand);
+        self.learn_for(question, &demand);
         drain(answer.response).await;
         let answer = self.follow(question, Some(&proof)).await?;
         self.without_credentials(question, &demand, answer).await
@@ -163,7 +182,7 @@ impl HttpUpstream {
             self.endpoint.lets_in(false);
             return None;
         };
-        let demand = self.demanded(&answer).ok().flatten();
+        let demand = self.demanded(&answer, None).ok().flatten();
         if demand.is_none() {
             self.endpoint.lets_in(!answer.response.status().is_server_error());
         }
@@ -187,8 +206,8 @@ impl HttpUpstream {
             return Ok(refused);
         }
         let nobody = match demand {
-            Demand::Bearer { realm, service } => {
-                let scope = pull_scope(&question.repository);
+            Demand::Bearer { realm, service, beyond } => {
+                let scope = wider_scope(&question.repository, beyond.as_deref());
                 let token = self.bearer(realm, service.as_deref(), scope, Credential::Anonymous).await;
                 let Ok(token) = token else { return Ok(refused) };
                 Some(token)

@@ -13,10 +13,11 @@ use super::proof::challenges;
 use super::redirect;
 use super::token_service::Wanted;
 use super::wire::sensitive;
+use crate::oci::Repository;
 use crate::oci::challenge::Challenge;
 use crate::upstream::credentials::{Credential, Secret};
 use crate::upstream::realm::{Realm, check_realm};
-use crate::upstream::token::{Identity, TokenKey, pull_scope};
+use crate::upstream::token::{Identity, TokenKey, scope_beyond, wider_scope};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// So many registries abroad are remembered.
@@ -24,6 +25,9 @@ const MAX_KNOWN: u64 = 64;
 
 /// What registries abroad want, by their origin.
 pub(super) type Abroad = moka::sync::Cache<String, (Realm, Option<String>)>;
+
+/// The same of one answer, with what it wants beyond the usual.
+type Wants = (Realm, Option<String>, Option<String>);
 
 /// Remembers nothing yet.
 pub(super) fn nowhere() -> Abroad {
@@ -41,53 +45,52 @@ impl HttpUpstream {
             return Ok(None);
         }
         let known = match answer.response.status() {
-            StatusCode::UNAUTHORIZED => self.demanded_abroad(answer)?,
+            StatusCode::UNAUTHORIZED => self.demanded_abroad(question, answer)?,
             // A token that has died.
             StatusCode::NOT_FOUND if answer.sent.as_ref().is_none_or(|sent| self.endpoint.is_alive(sent)) => None,
             // A token may have died.
-            _ => answer.sent.as_ref().and_then(|_| self.abroad.get(&origin(&answer.url))),
+            _ => {
+                let known = answer.sent.as_ref().and_then(|_| self.abroad.get(&origin(&answer.url)));
+                known.map(|(realm, service)| (realm, service, None))
+            }
         };
-        let Some(known) = known else { return Ok(None) };
+        let Some((realm, service, beyond)) = known else { return Ok(None) };
+        let known = (realm, service);
         // Another request may have fetched one since; only the one that was refused is dropped.
-        let key = key(question, &answer.url, &known);
+        let key = key(question, &answer.url, &known, beyond.as_deref());
         if let Some(kept) = self.tokens.kept(&key).await
             && answer.sent.as_ref() == Some(&bearer_header(&kept)?)
         {
             self.tokens.forget(&key, &kept).await;
         }
-        let token = self.fetch_abroad(question, &answer.url, &known).await?;
+        let token = self.fetch_abroad(&known, key).await?;
         self.abroad.insert(origin(&answer.url), known);
         Ok(Some(token))
     }
 
-    /// The token service that a registry abroad names, and what it calls itself there.
-    fn demanded_abroad(&self, answer: &Answer) -> Result<Option<(Realm, Option<String>)>, UpstreamError> {
+    /// The token service that a registry abroad names, what it calls itself there, and what it wants beyond the usual.
+    fn demanded_abroad(&self, question: &Question, answer: &Answer) -> Result<Option<Wants>, UpstreamError> {
         let bearer = challenges(answer).into_iter().find_map(|challenge| match challenge {
-            Challenge::Bearer { realm, service, .. } => Some((realm, service)),
+            Challenge::Bearer { realm, service, scope, .. } => Some((realm, service, scope)),
             Challenge::Basic { .. } => None,
         });
-        let Some((realm, service)) = bearer else { return Ok(None) };
+        let Some((realm, service, scope)) = bearer else { return Ok(None) };
         let denied =
             |error: String| UpstreamError::new(UpstreamErrorClass::Denied, format!("{}: {error}", answer.what));
         let realm = check_realm(&answer.url, &realm, &[]).map_err(|error| denied(error.to_string()))?;
         redirect::next(&answer.url, realm.url.as_str(), self.endpoint.rules.about(false))
             .map_err(|error| denied(format!("its token service {error}")))?;
-        Ok(Some((realm, service)))
+        let beyond = scope.and_then(|scope| scope_beyond(&name_abroad(question, &answer.url), &scope));
+        Ok(Some((realm, service, beyond)))
     }
 
     /// The token for a registry abroad that wanted one before.
     pub(super) async fn kept_token_abroad(&self, question: &Question, url: &Url) -> Option<HeaderValue> {
         let known = self.abroad.get(&origin(url))?;
-        self.fetch_abroad(question, url, &known).await.ok()
+        self.fetch_abroad(&known, key(question, url, &known, None)).await.ok()
     }
 
-    async fn fetch_abroad(
-        &self,
-        question: &Question,
-        url: &Url,
-        known: &(Realm, Option<String>),
-    ) -> Result<HeaderValue, UpstreamError> {
-        let key = key(question, url, known);
+    async fn fetch_abroad(&self, known: &(Realm, Option<String>), key: TokenKey) -> Result<HeaderValue, UpstreamError> {
         let (realm, service) = known;
         let fetch = || async {
             let wanted = Wanted { service: service.as_deref(), scope: &key.scope };
@@ -106,12 +109,17 @@ fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-fn key(question: &Question, url: &Url, (realm, service): &(Realm, Option<String>)) -> TokenKey {
-    let repository = repository_in(url.path()).and_then(|name| name.parse().ok());
+/// What the repository is called there.
+fn name_abroad(question: &Question, url: &Url) -> Repository {
+    let there = repository_in(url.path()).and_then(|name| name.parse().ok());
+    there.unwrap_or_else(|| question.repository.clone())
+}
+
+fn key(question: &Question, url: &Url, (realm, service): &(Realm, Option<String>), beyond: Option<&str>) -> TokenKey {
     TokenKey {
         realm: realm.url.to_string(),
         service: service.clone(),
-        scope: pull_scope(repository.as_ref().unwrap_or(&question.repository)),
+        scope: wider_scope(&name_abroad(question, url), beyond),
         identity: Identity::Nobody,
     }
 }

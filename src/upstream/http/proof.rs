@@ -15,7 +15,7 @@ use crate::oci::challenge::{self, Challenge};
 use crate::oci::{Repository, header};
 use crate::upstream::credentials::{Credential, Secret};
 use crate::upstream::realm::{Realm, check_realm};
-use crate::upstream::token::{Identity, TokenKey, pull_scope};
+use crate::upstream::token::{Identity, TokenKey, scope_beyond, wider_scope};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// Proof of who we are, ready to be sent.
@@ -46,19 +46,23 @@ pub(super) fn challenges(answer: &Answer) -> Vec<Challenge> {
 }
 
 impl HttpUpstream {
-    /// What has to be met before asking again; `None` where nothing is said of it.
-    pub(super) fn demanded(&self, answer: &Answer) -> Result<Option<Demand>, UpstreamError> {
+    /// What has to be met before asking again, of `repository` if it is about one; `None` where nothing is said of it.
+    pub(super) fn demanded(
+        &self,
+        answer: &Answer,
+        repository: Option<&Repository>,
+    ) -> Result<Option<Demand>, UpstreamError> {
         if answer.abroad || answer.response.status() != StatusCode::UNAUTHORIZED {
             return Ok(None);
         }
         let (mut bearer, mut basic) = (None, None);
         for challenge in challenges(answer) {
             match challenge {
-                Challenge::Bearer { realm, service, .. } => drop(bearer.get_or_insert((realm, service))),
+                Challenge::Bearer { realm, service, scope, .. } => drop(bearer.get_or_insert((realm, service, scope))),
                 Challenge::Basic { realm } => drop(basic.get_or_insert(Demand::Basic { realm })),
             }
         }
-        let Some((realm, service)) = bearer else { return Ok(basic) };
+        let Some((realm, service, scope)) = bearer else { return Ok(basic) };
         let unmet = |error: String| self.unmet(format!("{}: {error}", answer.what));
         let realm = check_realm(&self.endpoint.url, &realm, &self.settings.configured.auth_realms)
             .map_err(|error| unmet(error.to_string()))?;
@@ -66,7 +70,8 @@ impl HttpUpstream {
             redirect::next(&self.endpoint.url, realm.url.as_str(), self.endpoint.rules.about(false))
                 .map_err(|error| unmet(format!("its token service {error}")))?;
         }
-        Ok(Some(Demand::Bearer { realm, service }))
+        let beyond = repository.zip(scope).and_then(|(repository, scope)| scope_beyond(repository, &scope));
+        Ok(Some(Demand::Bearer { realm, service, beyond }))
     }
 
     /// It demands what is shown nowhere. That says nothing of what it has; who shows something of his own is told
@@ -101,8 +106,8 @@ impl HttpUpstream {
         let credential = self.credential_or_nobody(repository).await;
         match (demand, credential) {
             (Demand::Bearer { .. }, Credential::RegistryToken(token)) => Proof::of_token(&token).map(Some),
-            (Demand::Bearer { realm, service }, credential) => {
-                let scope = pull_scope(repository);
+            (Demand::Bearer { realm, service, beyond }, credential) => {
+                let scope = wider_scope(repository, beyond.as_deref());
                 self.bearer(realm, service.as_deref(), scope, credential).await.map(Some)
             }
             (Demand::Basic { .. }, Credential::Basic { user, password }) => {

@@ -78,8 +78,7 @@ impl HttpUpstream {
             .into_iter()
             .filter_map(|(name, value)| value.map(|value| (name, value)))
             .collect();
-        let mut with_query = realm.clone();
-        with_query.query_pairs_mut().extend_pairs(&fields);
+        let with_query = with_query(realm, wanted);
         let response = match credential {
             Credential::IdentityToken(refresh) => {
                 let form = form("refresh_token", &fields, &[("refresh_token", refresh.expose())]);
@@ -179,6 +178,14 @@ impl HttpUpstream {
 fn is_same_service(from: &Url, to: &Url) -> bool {
     let upgraded = from.scheme() == "http" && to.scheme() == "https" && from.port().is_none() && to.port().is_none();
     same_origin(from, to) || (upgraded && from.host() == to.host())
+}
+
+/// In a form several scopes stand in one field, in a query each has its own.
+fn with_query(realm: &Url, wanted: &Wanted<'_>) -> Url {
+    let mut url = realm.clone();
+    let scopes = wanted.scope.split_whitespace().map(|scope| ("scope", scope));
+    url.query_pairs_mut().extend_pairs(wanted.service.map(|service| ("service", service))).extend_pairs(scopes);
+    url
 }
 
 /// A form as OAuth2 wants it.
