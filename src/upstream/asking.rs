@@ -4,8 +4,10 @@
 //! answer is stale, and only then: whoever says no is taken at its word, unless the operator says that an address
 //! holds only a part, or somebody gave some of it before. Each has its own guard, so that a dead first one costs one
 //! time-out and not one for every request. Only the last is asked again at once: where there is another address, that
-//! is the better second try. Who fell short of something is asked last for it.
+//! is the better second try. Who fell short of something is asked last for it. The file is long because the port has
+//! one method for each question.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -36,6 +38,9 @@ const MOST_LIMITS: u64 = 4096;
 /// A connection that is refused is so within this time; where it takes longer nobody is heard of.
 const REFUSED_WITHIN: Duration = Duration::from_millis(500);
 
+/// So long HEAD is waited for, at most, before GET is tried beside it.
+const HEAD_WITHIN: Duration = Duration::from_secs(5);
+
 /// So long one who has a stale answer waits for the next address to know better.
 const BETTER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -47,6 +52,8 @@ pub struct Asking {
     on_missing: OnMissing,
     /// How long one address may take for an answer, with everything that belongs to it.
     longest: Duration,
+    /// How long HEAD is waited for alone.
+    head_within: Duration,
     shortfalls: Shortfalls,
     clock: Arc<dyn Clock>,
 }
@@ -110,8 +117,10 @@ impl Asking {
             let guard = Guard::new(name.clone(), endpoint, has_deputy, Arc::clone(&clock), Arc::clone(observer));
             guarded.push(Address::new(guarded.len(), upstream, guard));
         }
-        let (on_missing, longest) = (OnMissing::default(), Timeouts::default().longest());
-        Asking { addresses: guarded, streams: 1, on_missing, longest, shortfalls: Shortfalls::default(), clock }
+        let on_missing = OnMissing::default();
+        let (longest, head_within) = (Timeouts::default().longest(), HEAD_WITHIN);
+        let shortfalls = Shortfalls::default();
+        Asking { addresses: guarded, streams: 1, on_missing, longest, head_within, shortfalls, clock }
     }
 
     /// Large blobs may be read through so many connections at once.
@@ -133,7 +142,8 @@ impl Asking {
     /// No answer may take longer than these add up to.
     #[must_use]
     pub fn with_timeouts(self, timeouts: Timeouts) -> Asking {
-        Asking { longest: timeouts.longest(), ..self }
+        let head_within = HEAD_WITHIN.min(timeouts.first_byte / 2);
+        Asking { longest: timeouts.longest(), head_within, ..self }
     }
 
     /// Puts a question to one address after the other, until one answers.
@@ -215,14 +225,45 @@ impl Asking {
         }
     }
 
+    /// Asks by HEAD, or as well by GET where that is known or soon found to stay without an answer. A host of which
+    /// nothing else is heard is asked once: it may be dead.
+    async fn by_head_or_get<T>(
+        &self,
+        guard: &Guard,
+        resource: &Resource,
+        head: impl Future<Output = Result<T, UpstreamError>>,
+        get: impl Future<Output = Result<T, UpstreamError>>,
+    ) -> Result<T, UpstreamError> {
+        if guard.is_silent_to_heads(resource) {
+            return get.await.inspect(|_| guard.answers_get_alone());
+        }
+        let mut head = pin!(head);
+        if let Ok(told) = tokio::time::timeout(self.head_within, &mut head).await {
+            return told;
+        }
+        if !guard.is_there() {
+            return head.await;
+        }
+        let mut get = pin!(get);
+        tokio::select! {
+            told = &mut head => told,
+            told = &mut get => match told {
+                Err(error) if error.class.is_no_answer() => head.await.map_err(|_| error),
+                told => told.inspect(|_| guard.answers_get_alone()),
+            },
+        }
+    }
+
     /// The addresses in the order to try for `resource`: who fell short of it least often first. Whether anybody did.
+    /// Where each has a part, one that is silent is asked when the others have not got it.
     fn in_order(&self, resource: &Resource) -> (Vec<&Address>, bool) {
         let mut addresses: Vec<_> = self.addresses.iter().collect();
         if addresses.len() < 2 {
             return (addresses, false);
         }
         let counts: Vec<_> = addresses.iter().map(|address| self.shortfalls.of(resource, address.number)).collect();
-        addresses.sort_by_key(|address| counts.get(address.number));
+        let is_silent = |address: &Address| self.on_missing == OnMissing::Next && address.guard.is_silent();
+        addresses.sort_by_cached_key(|address| (is_silent(address), counts.get(address.number)));
         (addresses, counts.iter().any(|count| *count > 0))
     }
 
@@ -284,12 +325,15 @@ impl Upstream for Asking {
     ) -> Result<Resolved, UpstreamError> {
         let resource = Resource::manifest(repository, reference);
         let accept = &accept;
+        let asked = &resource;
         // Some fail at HEAD alone: what they have is seen by GET.
-        self.put_in_ways(Lane::Manifests, &resource, |address, by_get| async move {
+        self.put_in_ways(Lane::Manifests, &resource, |Address { upstream, guard, .. }, by_get| async move {
+            let get = async { upstream.manifest(repository, reference, accept.clone()).await.map(Resolved::Fetched) };
             if by_get {
-                return address.upstream.manifest(repository, reference, accept.clone()).await.map(Resolved::Fetched);
+                return get.await;
             }
-            address.upstream.resolve(repository, reference, accept.clone()).await
+            let head = upstream.resolve(repository, reference, accept.clone());
+            self.by_head_or_get(guard, asked, head, get).await
         })
         .await
     }
@@ -305,8 +349,12 @@ impl Upstream for Asking {
     }
 
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
-        let resource = Resource::blob(repository, digest);
-        self.put(Lane::Blobs, &resource, |upstream| upstream.stat(repository, digest)).await
+        let resource = &Resource::head_of_blob(repository, digest);
+        self.put_in_ways(Lane::Blobs, resource, |Address { upstream, guard, .. }, _| {
+            let get = upstream.stat_by_get(repository, digest);
+            self.by_head_or_get(guard, resource, upstream.stat(repository, digest), get)
+        })
+        .await
     }
 
     async fn stat_by_get(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
@@ -358,13 +406,19 @@ impl Upstream for Asking {
 
     fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
         let addresses = self.addresses.iter().map(|address| address.presenting(presented)).collect::<Option<_>>()?;
-        let Asking { streams, on_missing, longest, ref shortfalls, ref clock, .. } = *self;
+        let Asking { streams, on_missing, longest, head_within, ref shortfalls, ref clock, .. } = *self;
         let (shortfalls, clock) = (shortfalls.clone(), Arc::clone(clock));
-        Some(Arc::new(Asking { addresses, streams, on_missing, longest, shortfalls, clock }))
+        Some(Arc::new(Asking { addresses, streams, on_missing, longest, head_within, shortfalls, clock }))
     }
 
     fn outlook(&self, resource: &Resource) -> Outlook {
-        let outlooks = self.addresses.iter().map(|address| address.guard.outlook(resource, address.own.as_deref()));
+        let outlook = |address: &Address| address.guard.outlook(resource, address.own.as_deref());
+        // Where each has a part, whoever came to the last one had asked the others in vain.
+        let last = self.in_order(resource).0.pop().filter(|_| self.on_missing == OnMissing::Next);
+        if let Some(last) = last.filter(|last| last.guard.is_in_trouble(resource)) {
+            return outlook(last);
+        }
+        let outlooks = self.addresses.iter().map(outlook);
         // That of the first address that would be asked.
         let mut last = Outlook::Well;
         for outlook in outlooks {

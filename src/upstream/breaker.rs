@@ -147,6 +147,10 @@ struct Trouble {
 }
 
 impl Trouble {
+    fn is_recent(&self, now: Timestamp) -> bool {
+        self.pause.since.age(now).is_some_and(|age| age < FORGOTTEN)
+    }
+
     /// How much is left of the time for which it is said to be away. More than anybody may say is left after the
     /// clock was set back.
     fn rest(&self, now: Timestamp) -> Option<Duration> {
@@ -210,6 +214,24 @@ impl Breaker {
         }
     }
 
+    /// Whether an answer about `resource` stayed away when it was asked for last.
+    pub fn was_silent(&self, resource: &Resource) -> bool {
+        self.troubles.get(resource).is_some_and(|trouble| trouble.ending == Ending::Silent)
+    }
+
+    /// Whether there was trouble with `resource` lately.
+    pub fn is_in_trouble(&self, resource: &Resource, now: Timestamp) -> bool {
+        self.troubles.get(resource).is_some_and(|trouble| trouble.is_recent(now) || trouble.rest(now).is_some())
+    }
+
+    /// Whether answers stayed away lately, and nothing came since.
+    pub fn is_silent(&self, now: Timestamp) -> bool {
+        self.troubles.values().any(|trouble| {
+            let stayed_away = matches!(trouble.ending, Ending::Silent | Ending::Closed);
+            stayed_away && trouble.is_recent(now) && trouble.seen.signs_of_life == self.seen.signs_of_life
+        })
+    }
+
     /// Decides about a request for `resource` at `now`.
     pub fn admit(&mut self, resource: &Resource, now: Timestamp) -> Admission {
         let own = self.troubles.get(resource);
@@ -245,8 +267,8 @@ impl Breaker {
             return spared("it said that this is away for a while");
         }
         let mut doubtful = !self.is_up();
-        let recent = |trouble: &&mut Trouble| trouble.pause.since.age(now).is_some_and(|age| age < FORGOTTEN);
-        let own = self.troubles.get_mut(resource).filter(recent).map(|trouble| &mut trouble.pause);
+        let own =
+            self.troubles.get_mut(resource).filter(|trouble| trouble.is_recent(now)).map(|trouble| &mut trouble.pause);
         let mut pauses: Vec<_> = self.failing.iter_mut().chain(own).collect();
         if pauses.iter().any(|pause| !pause.left(now).is_zero()) {
             return spared("it failed lately");

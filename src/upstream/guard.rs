@@ -33,6 +33,12 @@ const AWAY: Option<u16> = Some(503);
 /// What cannot be an answer is trouble where it takes so long to come: a way that leads nowhere.
 const LONG: Duration = Duration::from_secs(1);
 
+/// So long who has answered is taken to be there.
+const THERE: Duration = Duration::from_secs(60);
+
+/// So long nothing is asked by HEAD where HEAD stays without an answer.
+const BY_GET: Duration = Duration::from_secs(10 * 60);
+
 /// So many answers say how long an answer takes.
 const TIMED: usize = 31;
 
@@ -61,9 +67,18 @@ struct Memory {
     latencies: VecDeque<Duration>,
     /// When the request began that finds out.
     probing_since: Instant,
+    /// Until when it is asked by GET alone: what it was asked by HEAD stayed away.
+    by_get_until: Option<Timestamp>,
+    /// When something came from it last, be it an error.
+    heard_at: Option<Instant>,
 }
 
 impl Memory {
+    /// An end that is too far away says that the clock was set back.
+    fn is_asked_by_get(&self, now: Timestamp) -> bool {
+        self.by_get_until.is_some_and(|until| now < until && until <= now.plus(BY_GET))
+    }
+
     /// How long who has these limits of his `own`, or we, have to wait.
     fn wait(&self, lane: Lane, own: Option<&Mutex<Limits>>, now: Timestamp) -> Option<Duration> {
         own.map_or_else(|| self.limits.wait(lane, now), |own| own.lock().wait(lane, now))
@@ -89,6 +104,8 @@ impl Guard {
             answered_at: None,
             latencies: VecDeque::new(),
             probing_since: Instant::now(),
+            by_get_until: None,
+            heard_at: None,
         };
         Guard { name, endpoint, clock, observer, memory: Mutex::new(memory), found_out: Notify::new() }
     }
@@ -168,13 +185,42 @@ impl Guard {
         }
     }
 
-    /// Whether it answers with errors only, so that asking again at once is of no use.
     pub(super) fn troubles(&self) -> u64 {
         self.memory().breaker.troubles()
     }
 
+    /// Whether it answers with errors only, so that asking again at once is of no use.
     pub(super) fn is_failing(&self) -> bool {
         self.memory().breaker.is_failing()
+    }
+
+    /// Whether there was trouble with `resource` lately.
+    pub(super) fn is_in_trouble(&self, resource: &Resource) -> bool {
+        self.memory().breaker.is_in_trouble(resource, self.clock.now())
+    }
+
+    /// Whether its answers stayed away lately, and nothing came since.
+    pub(super) fn is_silent(&self) -> bool {
+        self.memory().breaker.is_silent(self.clock.now())
+    }
+
+    /// Whether something came from it a moment ago.
+    pub(super) fn is_there(&self) -> bool {
+        self.memory().heard_at.is_some_and(|at| at.elapsed() < THERE)
+    }
+
+    /// Whether `resource` is to be asked for by GET where HEAD would do.
+    pub(super) fn is_silent_to_heads(&self, resource: &Resource) -> bool {
+        let memory = self.memory();
+        memory.is_asked_by_get(self.clock.now()) || memory.breaker.was_silent(resource)
+    }
+
+    /// GET was answered where HEAD was not.
+    pub(super) fn answers_get_alone(&self) {
+        let (now, mut memory) = (self.clock.now(), self.memory());
+        if !memory.is_asked_by_get(now) {
+            memory.by_get_until = Some(now.plus(BY_GET));
+        }
     }
 
     fn note<T>(&self, answer: &Result<T, UpstreamError>, took: Duration) {
@@ -245,6 +291,9 @@ impl Guard {
         let (was_up, was_failing) = (memory.breaker.is_up(), memory.breaker.is_failing());
         memory.breaker.ended(ticket, ending, self.clock.now());
         let (is_up, is_failing) = (memory.breaker.is_up(), memory.breaker.is_failing());
+        if matches!(ending, Ending::Answered | Ending::Failed | Ending::Resting(_)) {
+            memory.heard_at = Some(Instant::now());
+        }
         if let Some(error) = error.filter(|_| matches!(ending, Ending::Silent | Ending::Closed | Ending::Unreachable)) {
             memory.failure = error.reason.clone().unwrap_or_else(|| "broke its answers off".to_owned());
         }

@@ -15,6 +15,7 @@ pub struct Resource {
 enum Item {
     Manifest(Reference),
     Blob(Digest),
+    HeadOfBlob(Digest),
     Tags,
     Referrers(Digest),
     Door,
@@ -41,6 +42,11 @@ impl Resource {
         Resource { repository: Some(repository.clone()), item: Item::Blob(*digest) }
     }
 
+    /// The head of a blob: that it stays away says nothing of the blob.
+    pub fn head_of_blob(repository: &Repository, digest: &Digest) -> Resource {
+        Resource { repository: Some(repository.clone()), item: Item::HeadOfBlob(*digest) }
+    }
+
     /// Whether what it stands for may change.
     pub(super) const fn can_be_stale(&self) -> bool {
         matches!(self.item, Item::Manifest(Reference::Tag(_)) | Item::Tags | Item::Referrers(_))
@@ -48,7 +54,7 @@ impl Resource {
 
     /// Whether a digest names it, so that it is certain what should come.
     pub(super) const fn is_by_digest(&self) -> bool {
-        matches!(self.item, Item::Manifest(Reference::Digest(_)) | Item::Blob(_))
+        matches!(self.item, Item::Manifest(Reference::Digest(_)) | Item::Blob(_) | Item::HeadOfBlob(_))
     }
 
     /// The tags of a repository.

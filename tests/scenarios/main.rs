@@ -68,6 +68,7 @@ mod seen_by_get;
 mod setups;
 mod several_addresses;
 mod shared_places;
+mod silent_heads;
 mod slow_index;
 mod stops;
 mod support;

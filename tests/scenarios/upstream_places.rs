@@ -284,3 +284,46 @@ async fn behind_a_prefix_with_storage_and_tokens_everything_is_kept_for_later() 
         assert_eq!(mirror.get(path).await.status, 200, "{path}");
     }
 }
+
+#[tokio::test]
+async fn where_each_address_holds_a_part_trouble_of_the_last_is_known_to_who_comes_next() {
+    for trouble in [|rule: Rule| rule.refuse(500), |rule: Rule| rule.close_at_once()] {
+        let (part, whole) = (Registry::start().await, Registry::start().await);
+        whole.add_image("library/app", "1", &[noise(8, 1000)]);
+        let config = "cache.tag_ttl = \"0s\"\ncache.negative_ttl = \"0s\"";
+        let mirror = Settings::of(&part).or_at(&whole).upstream("on_missing = \"next\"").config(config).start().await;
+        for path in [PATH, TAGS] {
+            assert_eq!(mirror.get(path).await.status, 200);
+        }
+        whole.rule(trouble(Rule::on(Match::any())));
+        for path in [PATH, TAGS] {
+            assert!(mirror.get(path).await.header("warning").is_some(), "stale");
+            [&part, &whole].into_iter().for_each(Registry::forget_requests);
+            for _ in 0..5 {
+                let stale = mirror.get(path).await;
+                assert_eq!((stale.status, stale.header("warning").is_some()), (200, true));
+            }
+            let asked = [&part, &whole].map(|registry| registry.requests().len());
+            assert_eq!(asked, [0, 0], "{path}");
+        }
+        whole.clear_rules();
+        mirror.advance(std::time::Duration::from_secs(61));
+        for path in [PATH, TAGS] {
+            assert_eq!(mirror.get(path).await.header("warning"), None, "one finds out, and is heard");
+        }
+    }
+}
+
+/// What the first has is not hidden by trouble of the second with something else, or with the same before.
+#[tokio::test]
+async fn where_each_address_holds_a_part_trouble_of_the_first_hides_nothing_of_the_last() {
+    let (part, whole) = (Registry::start().await, Registry::start().await);
+    whole.add_image("library/app", "1", &[noise(8, 1000)]);
+    let config = "cache.tag_ttl = \"0s\"";
+    let mirror = Settings::of(&part).or_at(&whole).upstream("on_missing = \"next\"").config(config).start().await;
+    part.rule(Rule::on(Match::any()).refuse(500));
+    for _ in 0..5 {
+        let answer = mirror.get(PATH).await;
+        assert_eq!((answer.status, answer.header("warning")), (200, None));
+    }
+}
