@@ -207,6 +207,8 @@ pub struct UpstreamBlob {
     pub body: BoxStream<'static, Result<Bytes, UpstreamError>>,
     /// Which of several addresses gives it, to be told when it falls short.
     pub giver: Option<Giver>,
+    /// Whether the end of the connection is the end of the body: then it may be a part.
+    pub until_close: bool,
 }
 
 impl std::fmt::Debug for UpstreamBlob {

@@ -257,7 +257,8 @@ impl Fill {
             self.progress.send_modify(|progress| {
                 progress.total = transfer.size();
                 progress.written = ingest.written();
-                progress.doubtful = ingest.is_doubtful();
+                (progress.doubtful, progress.unlikely) = (ingest.is_doubtful(), false);
+                progress.has_another = transfer.has_another();
                 (progress.file, progress.passed) = (Some(ingest.file()), None);
                 progress.phase = Phase::Streaming;
             });
@@ -374,7 +375,7 @@ impl Fill {
             }
         }
         let (transfer, ingest) = tokio::join!(pieces::open(source, 0), self.create());
-        Ok((transfer?, ingest))
+        Ok((transfer?.or_anew(), ingest))
     }
 
     /// What is left of an earlier fill. What an earlier process wrote is hashed first.

@@ -114,6 +114,13 @@ pub fn check(asked: Asked<'_>, told: &Told<'_>, body: Option<&[u8]>) -> Result<(
     }
 }
 
+/// Whether a blob begins like a page for people: it may be one, and more often somebody on the way has answered.
+pub fn begins_like_a_page(beginning: &[u8]) -> bool {
+    let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start();
+    let is = |tag: &&[u8]| text.get(..tag.len()).is_some_and(|begins| begins.eq_ignore_ascii_case(tag));
+    [b"<!doctype html".as_slice(), b"<html"].iter().any(is)
+}
+
 /// Whether bytes look like JSON that we may read.
 fn json(body: &[u8]) -> Result<(), Implausible> {
     match body.trim_ascii_start().first() {

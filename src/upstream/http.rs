@@ -347,8 +347,9 @@ impl Upstream for HttpUpstream {
         match answer.response.status() {
             status if status::is_whole(status) => {
                 let size = number(&answer.response, CONTENT_LENGTH);
-                let body = self.body(answer, None)?.into_stream();
-                Ok(UpstreamBlob { size, offset: 0, part: false, body, giver: None })
+                let body = self.body(answer, None)?;
+                let (until_close, body) = (body.ends_with_its_connection(), body.into_stream());
+                Ok(UpstreamBlob { size, offset: 0, part: false, body, giver: None, until_close })
             }
             StatusCode::PARTIAL_CONTENT if !span.is_whole() => {
                 let range = content_range(&answer.response).filter(|range| answers(*range, span));
@@ -358,7 +359,14 @@ impl Upstream for HttpUpstream {
                     return Err(protocol(&answer.what, "sends another range than the one asked for"));
                 };
                 let body = self.body(answer, length)?.into_stream();
-                Ok(UpstreamBlob { size: range.total, offset: range.first, part: true, body, giver: None })
+                Ok(UpstreamBlob {
+                    size: range.total,
+                    offset: range.first,
+                    part: true,
+                    body,
+                    giver: None,
+                    until_close: false,
+                })
             }
             _ => Err(self.refusal(answer).await),
         }

@@ -160,3 +160,80 @@ async fn manifests_and_lists_that_the_first_address_cuts_or_makes_up_come_from_t
         }
     }
 }
+
+#[tokio::test]
+async fn an_address_that_breaks_off_with_another_length_gives_way_to_the_next_before_a_client_has_anything() {
+    for size in [3000, 60_000, 300_000] {
+        for length in [415, 200_000, 400_000] {
+            let scene = Scene::of(size).await;
+            let rule = Rule::on(Match::blob(&scene.digest).get()).ignore_range();
+            scene.first.rule(rule.declare_length(length).close_after(5));
+            let mirror = scene.mirror("").await;
+            let answer = mirror.get(&scene.path).await;
+            assert!(answer.complete && answer.body == scene.bytes, "{size} as {length}: {}", answer.status);
+            assert_eq!(scene.first.gets_of(&scene.digest), 1, "{size} as {length}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_that_ends_early_is_gone_on_with_at_the_next_address() {
+    for (size, came) in [(300, 100), (60_000, 5), (300_000, 5), (300_000, 150_000)] {
+        let scene = Scene::of(size).await;
+        let rule = Rule::on(Match::blob(&scene.digest).get()).ignore_range();
+        scene.first.rule(rule.without_length().close_after(came));
+        let mirror = scene.mirror("").await;
+        let answer = mirror.get(&scene.path).await;
+        assert!(answer.complete && answer.body == scene.bytes, "{came} of {size}: {}", answer.status);
+        assert_eq!(scene.first.gets_of(&scene.digest), 1, "{came} of {size}");
+    }
+}
+
+#[tokio::test]
+async fn who_sends_something_of_another_length_does_not_keep_the_rest_from_who_gave_the_beginning() {
+    let scene = Scene::of(300_000).await;
+    scene.first.rule(Rule::on(Match::blob(&scene.digest).get()).once().close_after(150_000));
+    scene.second.rule(Rule::on(Match::any()).answer(200, "application/json", "{}"));
+    let answer = scene.mirror("").await.get(&scene.path).await;
+    assert!(answer.complete && answer.body == scene.bytes, "{}", answer.status);
+}
+
+#[tokio::test]
+async fn a_long_page_for_people_in_place_of_a_blob_comes_from_the_next_address_or_is_an_error() {
+    let page = format!("\u{feff}\n<!DOCTYPE HTML><title>Log in</title>{}", "x".repeat(200_000));
+    for (second, rule) in [(true, Rule::chunked as fn(Rule) -> Rule), (true, |rule| rule), (false, Rule::chunked)] {
+        let scene = Scene::of(300_000).await;
+        scene.first.rule(rule(Rule::on(Match::blob(&scene.digest).get()).answer(200, "text/html", page.clone())));
+        let mirror = if second { scene.mirror("").await } else { TestMirror::of(&scene.first).await };
+        let answer = mirror.get(&scene.path).await;
+        assert_eq!((answer.status, answer.complete), (if second { 200 } else { 502 }, true));
+        assert_eq!(answer.body == scene.bytes, second);
+    }
+    // It may be one all the same.
+    let registry = Registry::start().await;
+    let digest = registry.add_blob(APP, page.clone());
+    let answer = TestMirror::of(&registry).await.get(&format!("/v2/{APP}/blobs/{digest}")).await;
+    assert!(answer.complete && answer.body == page);
+}
+
+#[tokio::test]
+async fn where_each_address_holds_a_part_a_silent_one_is_asked_for_what_the_others_have_not_got() {
+    let (first, second) = (Registry::start().await, Registry::start().await);
+    first.rule(Rule::on(Match::any()).close_at_once());
+    let images: Vec<_> = (0..6).map(|n| second.add_image(APP, &n.to_string(), &[noise(70 + n, 1000)])).collect();
+    let mirror = Settings::of(&first).or_at(&second).upstream("on_missing = \"next\"").start().await;
+    for (n, image) in images.iter().enumerate() {
+        assert_eq!(mirror.get(&format!("/v2/{APP}/manifests/{n}")).await.status, 200);
+        assert!(mirror.get(&format!("/v2/{APP}/blobs/{}", image.layers[0].digest)).await.complete);
+    }
+    assert_eq!(first.requests().len(), 1, "what is known of it is used by the next question");
+    // It may be the one that has it.
+    let answer = mirror.get(&format!("/v2/{APP}/manifests/none")).await;
+    assert!(answer.status == 503 && first.requests().len() > 1);
+    mirror.advance(std::time::Duration::from_secs(61));
+    first.clear_rules();
+    first.add_image(APP, "6", &[noise(80, 1000)]);
+    second.forget_requests();
+    assert_eq!(mirror.get(&format!("/v2/{APP}/manifests/6")).await.status, 200);
+    assert_eq!(second.requests().len(), 0, "it is asked first again");
+}

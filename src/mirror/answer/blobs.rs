@@ -32,7 +32,8 @@ use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// How long the head of an answer waits where nothing of its body may be sent yet.
 const VERDICT_WAIT: Duration = Duration::from_secs(3);
-/// How long a part is waited for of a blob whose size only its end will tell. Clients give up after 30 s.
+/// How long a part is waited for of a blob whose size only its end will tell, and what begins like a page for people.
+/// Clients give up after 30 s.
 const SIZE_WAIT: Duration = Duration::from_secs(20);
 
 /// An answer with a blob, or with parts of it.
@@ -341,6 +342,9 @@ pub(super) async fn filling(
 ) -> Result<BlobAnswer, MirrorError> {
     started(&mut following).await?;
     tokio::time::timeout(VERDICT_WAIT, sendable(&mut following)).await.unwrap_or(Ok(()))?;
+    if following.borrow().unlikely {
+        tokio::time::timeout(SIZE_WAIT, sendable(&mut following)).await.unwrap_or(Ok(()))?;
+    }
     let progress = following.borrow().clone();
     let is_from_tier = progress.is_from_tier();
     let Progress { mut total, phase, passed, .. } = progress;

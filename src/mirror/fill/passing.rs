@@ -68,7 +68,7 @@ impl Fill {
             progress.total = total;
             progress.written = position;
             // It cannot begin anew unnoticed any more.
-            progress.doubtful = false;
+            (progress.doubtful, progress.unlikely) = (false, false);
             progress.passed = Some(Arc::clone(&window));
             progress.phase = Phase::Streaming;
         });

@@ -20,6 +20,7 @@ use crate::mirror::fill::{Fills, QUEUE};
 use crate::mirror::flight::progress::{Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::room::Reservation;
+use crate::oci::plausible::begins_like_a_page;
 use crate::oci::{Algorithm, Verifier};
 use crate::upstream::UpstreamError;
 
@@ -175,7 +176,12 @@ impl Writer {
         }
         let written = self.ingest.written();
         if written > before {
-            self.progress.send_modify(|progress| progress.written = written);
+            let begins = |chunk: &&Chunk| before == 0 && chunk.offset == 0;
+            let unlikely = put.iter().find(begins).is_some_and(|chunk| begins_like_a_page(chunk.bytes()));
+            self.progress.send_modify(|progress| {
+                progress.written = written;
+                progress.unlikely |= unlikely;
+            });
         }
         for chunk in put {
             if chunk.offset == self.hashed {

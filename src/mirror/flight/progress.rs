@@ -17,6 +17,9 @@ use crate::oci::Verifier;
 
 /// How many bytes at the end of a blob are kept from readers until its digest is verified.
 pub const HELD_BACK: u64 = 64 << 10;
+/// Where another address may have it, too, nothing of a blob is handed out before so many bytes of it came: of what
+/// breaks off sooner nobody has any, and it can begin anew, with another size if need be.
+const BEGINNING: u64 = 4 << 10;
 /// Of a blob of no more bytes nothing is handed out before it is verified but what is not held back of all of it.
 pub const SMALL: u64 = 4 << 20;
 /// How many bytes of a larger one may be handed out as parts before that, and one of so many if that is more.
@@ -51,6 +54,10 @@ pub struct Progress {
     /// Whether some of them came from an upstream that was in trouble: then readers get none of them before
     /// all are verified, so that the fill can begin anew unnoticed.
     pub doubtful: bool,
+    /// Whether another address may have it, too.
+    pub has_another: bool,
+    /// Whether it begins like a page for people: then it is handed out when it turns out to be the blob all the same.
+    pub unlikely: bool,
     /// The growing file. Readable to the end even after the fill is over.
     pub file: Option<Arc<File>>,
     /// Where it is not kept, or no longer: what comes, in memory.
@@ -73,7 +80,21 @@ impl Progress {
         let (seats, early) = (Arc::default(), Arc::default());
         let (phase, total, file, passed, relay) = (Phase::Starting, None, None, None, None);
         let (shared, replica) = (None, None);
-        Progress { phase, total, written: 0, doubtful: false, file, passed, relay, seats, early, shared, replica }
+        Progress {
+            phase,
+            total,
+            written: 0,
+            doubtful: false,
+            unlikely: false,
+            has_another: false,
+            file,
+            passed,
+            relay,
+            seats,
+            early,
+            shared,
+            replica,
+        }
     }
 
     /// Whether its bytes come from the bucket or another replica, as far as those were asked.
@@ -98,14 +119,15 @@ impl Progress {
     pub fn reached(&self) -> u64 {
         match self.phase {
             Phase::Verified => self.written,
-            _ if self.doubtful => 0,
+            _ if self.doubtful || self.unlikely => 0,
             _ => self.written,
         }
     }
 
     /// Whether no reader can have any of it yet.
     pub fn is_held_back(&self) -> bool {
-        self.total.unwrap_or_default().max(self.written) <= HELD_BACK
+        let is_small = self.total.unwrap_or_default().max(self.written) <= HELD_BACK;
+        self.unlikely || is_small || (self.has_another && is_held_back(self.total, self.written))
     }
 
     /// Takes `length` of the bytes that may be handed out before they are verified, of a blob of `size` bytes, if so
@@ -126,6 +148,7 @@ impl Progress {
     pub fn readable_of(&self, end: u64, early: bool) -> u64 {
         match self.phase {
             Phase::Verified => self.reached().min(end),
+            _ if self.is_held_back() => 0,
             _ if early => self.reached().min(end),
             _ => self.reached().min(end.saturating_sub(HELD_BACK)),
         }
@@ -136,9 +159,16 @@ impl Progress {
     pub fn readable(&self) -> u64 {
         match self.phase {
             Phase::Verified | Phase::Unkept(_) => self.reached(),
+            _ if self.is_held_back() => 0,
             _ => self.reached().min(self.total.unwrap_or(self.written).saturating_sub(HELD_BACK)),
         }
     }
+}
+
+/// Whether nothing may be handed out yet of a blob of `total` bytes, where that is known, of which so many came, and
+/// which another address may have.
+pub(crate) fn is_held_back(total: Option<u64>, came: u64) -> bool {
+    total.unwrap_or_default().max(came) <= HELD_BACK || came < BEGINNING
 }
 
 /// The handle by which a fill is followed.
@@ -210,9 +240,11 @@ mod tests {
     #[test]
     fn what_is_no_more_than_is_held_back_has_reached_nobody() {
         for (total, written, expected) in
-            [(None, 0, true), (None, HELD_BACK, true), (None, HELD_BACK + 1, false), (Some(HELD_BACK + 1), 0, false)]
+            [(None, 0, true), (None, HELD_BACK, true), (None, HELD_BACK + 1, false), (Some(HELD_BACK + 1), 0, true)]
+                .into_iter()
+                .chain([(Some(HELD_BACK + 1), BEGINNING, false), (Some(HELD_BACK), BEGINNING, true)])
         {
-            let progress = Progress { total, written, ..Progress::starting() };
+            let progress = Progress { total, written, has_another: true, ..Progress::starting() };
             assert_eq!(progress.is_held_back(), expected, "{total:?} {written}");
         }
     }

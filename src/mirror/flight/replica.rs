@@ -221,7 +221,8 @@ impl AtReplica {
         }
     }
 
-    fn counted(self: &Arc<Self>, UpstreamBlob { size, offset, part, body, giver }: UpstreamBlob) -> UpstreamBlob {
+    fn counted(self: &Arc<Self>, blob: UpstreamBlob) -> UpstreamBlob {
+        let UpstreamBlob { body, .. } = blob;
         let at = Arc::clone(self);
         let is_of_replica = matches!(*self.stand.lock(), Stand::Theirs(..));
         let body = body.inspect(move |bytes| match bytes {
@@ -233,7 +234,7 @@ impl AtReplica {
             }
             Err(error) => tracing::info!(blob = ?at, %error, "the rest comes from elsewhere"),
         });
-        UpstreamBlob { size, offset, part, body: body.boxed(), giver }
+        UpstreamBlob { body: body.boxed(), ..blob }
     }
 }
 

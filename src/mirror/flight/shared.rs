@@ -68,7 +68,7 @@ impl InBucket {
                 Err(UpstreamError::new(UpstreamErrorClass::Unavailable, trouble.to_string()))
             }
         });
-        Some(UpstreamBlob { size: Some(size), offset, part, body: body.boxed(), giver: None })
+        Some(UpstreamBlob { size: Some(size), offset, part, body: body.boxed(), giver: None, until_close: false })
     }
 
     /// All that it gave is not the blob: it goes, so that it is fetched again.

@@ -7,7 +7,8 @@
 //! is told on, and asked last from then on.
 //!
 //! A connection on which bytes only trickle counts as broken: another one may be faster, and a fill
-//! that never ends would keep everybody who joined it waiting.
+//! that never ends would keep everybody who joined it waiting. The file is long because what is asked next depends on
+//! all that came before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +22,10 @@ use tokio::time::Instant;
 
 use crate::blob_store::ingest::Origin;
 use crate::metadata::Location;
+use crate::mirror::flight::progress::is_held_back;
 use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::flight::shared::InBucket;
+use crate::oci::plausible::begins_like_a_page;
 use crate::oci::{Digest, Span, Verifier};
 use crate::upstream::{Contact, Giver, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
@@ -127,6 +130,10 @@ pub struct Transfer {
     seen: Option<Verifier>,
     /// Which address gives what comes now.
     giver: Option<Giver>,
+    /// Whether what comes now may end before the blob does, and nothing tells.
+    may_be_a_part: bool,
+    /// Whether who reads it begins anew where that goes unnoticed.
+    begins_anew: bool,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -176,7 +183,20 @@ impl Transfer {
             refused: 0,
             seen,
             giver: None,
+            may_be_a_part: false,
+            begins_anew: false,
         }
+    }
+
+    /// The same, for who begins anew where that goes unnoticed: see [`Giver::fell_short`].
+    #[must_use]
+    pub fn or_anew(self) -> Transfer {
+        Transfer { begins_anew: true, ..self }
+    }
+
+    /// Whether who gives it is one of several addresses.
+    pub const fn has_another(&self) -> bool {
+        self.giver.is_some()
     }
 
     /// The size of the whole blob in bytes, if upstream said it.
@@ -215,7 +235,7 @@ impl Transfer {
             }
             let broken = match self.read().await {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
-                Ok(None) if self.is_complete() => return Ok(None),
+                Ok(None) if self.is_complete() && !self.is_cut_short() => return Ok(None),
                 Ok(None) => self.error(UpstreamErrorClass::Unavailable, "the body ended early").answered(),
                 Err(error) if error.class.is_outage() && self.is_all_there() => {
                     tracing::debug!(blob = ?self.source, %error, "all of it has come");
@@ -225,8 +245,11 @@ impl Transfer {
                 Err(error) => return Err(error),
             };
             // Who had the connection taken away did nothing.
-            if let Some(giver) = self.giver.take().filter(|_| broken.contact != Contact::Unreachable) {
-                giver.fell_short();
+            let giver = self.giver.take().filter(|_| broken.contact != Contact::Unreachable);
+            let may_another = giver.is_some_and(|giver| giver.fell_short());
+            if may_another && self.has_gone_wrong_at_its_beginning() {
+                // What came may be no part of it.
+                return Err(self.error(UpstreamErrorClass::Protocol, "broke off at its beginning"));
             }
             self.resume(broken).await?;
         }
@@ -242,6 +265,9 @@ impl Transfer {
                 return Err(self.error(UpstreamErrorClass::Protocol, "more bytes than the blob has"));
             }
             bytes.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
+        }
+        if self.position == 0 && begins_like_a_page(&bytes) {
+            self.may_be_a_part = false;
         }
         if let Some(seen) = &mut self.seen {
             seen.update(&bytes);
@@ -266,6 +292,20 @@ impl Transfer {
         }
     }
 
+    /// Whether all that came before it broke can be had once more from somebody else, without a reader noticing.
+    fn has_gone_wrong_at_its_beginning(&self) -> bool {
+        self.begins_anew && self.position == self.progress && is_held_back(self.size, self.position)
+    }
+
+    /// Whether a body that only the end of its connection ends is a part, and another address may have the rest.
+    /// What no reader has yet may as well begin anew.
+    fn is_cut_short(&mut self) -> bool {
+        let is_no_blob = |seen: &Verifier| seen.clone().finish() != self.source.digest;
+        let is_short = self.end.or(self.size).is_none() && !is_held_back(None, self.position) && self.may_be_a_part;
+        let is_short = is_short && self.seen.as_ref().is_some_and(is_no_blob);
+        is_short && self.giver.take().is_some_and(|giver| giver.fell_short())
+    }
+
     async fn resume(&mut self, mut broken: UpstreamError) -> Result<(), UpstreamError> {
         self.body = None;
         let is_worth_waiting = self.position >= TRICKLE;
@@ -286,8 +326,13 @@ impl Transfer {
     }
 
     async fn connect(&mut self) -> Result<(), UpstreamError> {
+        let before = self.source.givers.lock().len();
         let blob = self.ask().await?;
         if self.has_another_size(&blob) {
+            // Of two that contradict one another the one that broke off is believed less.
+            if before > 0 {
+                self.source.givers.lock().truncate(before);
+            }
             return Err(self.error(UpstreamErrorClass::Protocol, "another size than before"));
         }
         self.size = self.size.or(blob.size);
@@ -298,7 +343,7 @@ impl Transfer {
         self.repeats = blob.offset < self.position;
         self.part = blob.part;
         self.progress = 0;
-        self.giver = blob.giver;
+        (self.giver, self.may_be_a_part) = (blob.giver, blob.until_close);
         self.body = Some(skip(steady(blob.body), self.position.saturating_sub(blob.offset)));
         Ok(())
     }
@@ -317,7 +362,11 @@ impl Transfer {
                     return Err(error);
                 }
                 Err(error) => error,
-                Ok(blob) if self.has_another_size(&blob) => self.error(UpstreamErrorClass::Protocol, "another size"),
+                Ok(blob) if self.has_another_size(&blob) && !self.may_begin_anew(&blob) => {
+                    // Readers have some of what the other gave.
+                    let _ = blob.giver.as_ref().map(Giver::fell_short);
+                    self.error(UpstreamErrorClass::Protocol, "another size")
+                }
                 answer => return answer,
             };
             tracing::debug!(blob = ?self.source, error = %refused, "no answer to a range, asking for everything");
@@ -333,6 +382,11 @@ impl Transfer {
     /// Whether that cannot be the blob of which the rest is missing.
     fn has_another_size(&self, blob: &UpstreamBlob) -> bool {
         self.size.zip(blob.size).is_some_and(|(before, now)| before != now)
+    }
+
+    /// Whether it is of another address, and no reader has any of what came before.
+    fn may_begin_anew(&self, blob: &UpstreamBlob) -> bool {
+        blob.giver.is_some() && is_held_back(self.size, self.position)
     }
 
     fn error(&self, class: UpstreamErrorClass, what: &str) -> UpstreamError {

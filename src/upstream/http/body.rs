@@ -91,7 +91,8 @@ impl Body {
         Ok(Some(chunk))
     }
 
-    fn ends_with_its_connection(&self) -> bool {
+    /// Whether nothing else tells its end.
+    pub(super) fn ends_with_its_connection(&self) -> bool {
         let chunked = self.response.headers().contains_key(TRANSFER_ENCODING);
         self.left.is_none() && !chunked && self.response.version() < Version::HTTP_2
     }
@@ -107,8 +108,8 @@ impl Body {
     }
 
     async fn collected(mut self, limit: u64, expected: Option<Digest>) -> Result<Bytes, UpstreamError> {
-        let too_long = |what: &str| {
         let what = self.what.clone();
+        let too_long = |what: &str| {
             UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: the body is longer than {limit} bytes"))
         };
         if self.left.is_some_and(|left| left > limit) {
