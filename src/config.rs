@@ -132,6 +132,8 @@ pub struct Store {
 pub struct Bucket {
     /// How it is reached.
     pub tier: tier::settings::Settings,
+    /// What may be in it, in bytes; 0 is no bound.
+    pub max_size: u64,
     /// The file with the secret that all replicas know.
     pub peers_secret: Option<PathBuf>,
     /// Where other replicas reach this one, without a slash at the end.

@@ -48,6 +48,7 @@ use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
+use crate::mirror::keep::collector::Collector;
 use crate::mirror::{Behind, Mirror, Parts, Replicas, Terms};
 use crate::oci::{ImageName, RegistryName};
 use crate::owed::Owed;
@@ -285,6 +286,7 @@ impl Prepared {
             Arc::new(Raising::new(bucket, owed, blobs.clone(), path, Arc::clone(&metrics)).ending(leases))
         });
         let patience = config.store.bucket.as_ref().map(|bucket| bucket.tier.patience).unwrap_or_default();
+        let is_bounded = config.store.bucket.as_ref().is_some_and(|bucket| bucket.max_size > 0);
         if metadata.index_was_replaced() {
             metrics.index_rebuilt();
         }
@@ -304,7 +306,7 @@ impl Prepared {
             ingests: Arc::clone(&ingests),
             metadata: metadata.clone(),
             carrier: around.carrier.clone(),
-            behind: behind.map(|(bucket, owed)| Behind { bucket, owed, patience, replicas }),
+            behind: behind.map(|(bucket, owed)| Behind { bucket, owed, patience, is_bounded, replicas }),
             clock,
             room: settings::room(Arc::clone(&store)),
             metrics: metrics.clone(),
@@ -480,6 +482,18 @@ impl Daemon {
         }
     }
 
+    /// What goes round the bucket, where there is one: only one that keeps to the conditions of writes.
+    fn collected(&self) -> impl Future<Output = ()> + Send + use<> {
+        let max_size = self.config.store.bucket.as_ref().map(|bucket| bucket.max_size).unwrap_or_default();
+        let (clock, metrics) = (Arc::clone(&self.around.clock), Arc::clone(&self.metrics));
+        let raising = self.raising.clone();
+        async move {
+            let Some(raising) = raising else { return };
+            let collector = Collector::new(raising.bucket().clone(), clock, metrics, max_size);
+            collector.run(|| raising.standing().conditional.is_some_and(Conditional::creates)).await;
+        }
+    }
+
     /// What runs beside the server: the index is brought up to date once, then gauges and access
     /// times are written now and again.
     fn housekeeping(&self, reloading: &Reloading) -> impl Future<Output = ()> + Send + use<> {
@@ -488,7 +502,7 @@ impl Daemon {
         let (opened, in_force) = (self.opened, Arc::clone(&reloading.in_force));
         let (scrub_rate, kept_in_mind) = (self.config.store.scrub_rate, Arc::clone(&self.usage).keep());
         let (guard, ingests) = (Arc::clone(&self.guard), Arc::clone(&self.ingests));
-        let raising = self.raising.clone();
+        let (raising, collected) = (self.raising.clone(), self.collected());
         async move {
             take_stock(&blobs, &metadata, opened).await;
             let gauges = async {
@@ -519,7 +533,7 @@ impl Daemon {
             let (room, scrubbed) = (mirror.keep_room(), mirror.scrub(scrub_rate));
             // What it is under other terms, it finds by itself.
             drop(mirror);
-            tokio::join!(kept, room, proven, scrubbed, gauges, kept_in_mind, raised, acts);
+            tokio::join!(kept, room, proven, scrubbed, gauges, kept_in_mind, raised, acts, collected);
         }
     }
 }

@@ -150,6 +150,12 @@ series! {
     bucket_raised: Counter, "Objects that went up into the bucket, or were there";
     bucket_sent: Counter, [Bytes] "Bytes of blobs that went up into the bucket";
     bucket_errors: Counter, "Times that the bucket did not take an object; it is tried again";
+    bucket_stored: Level, [Bytes] "Bytes of content in the bucket, when this replica went round it last";
+    bucket_objects: Level, "Content in the bucket, when this replica went round it last";
+    bucket_rounds: Family<OfResult, Counter>, "Times that this replica went round the bucket for what no name leads to";
+    bucket_collected: Counter, "Content that this replica deleted from the bucket";
+    bucket_freed: Counter, [Bytes] "Its bytes";
+    bucket_names_taken: Counter, "Names taken out of the bucket because it held more than it may";
     leases_held: Level, "Leases of fills that this replica holds, until their blobs are in the bucket";
     leases_taken_over: Counter, "Leases taken where another replica had one and no longer gives";
     lease_errors: Counter, "Times that it was not known whose a lease is; the blob was fetched without";
@@ -347,6 +353,22 @@ impl Metrics {
     /// The bucket did not take an object.
     pub fn bucket_failed(&self) {
         self.series.bucket_errors.inc();
+    }
+
+    /// It was gone round the bucket: content deleted, its bytes, names taken away, and whether it ended in trouble.
+    pub fn collected(&self, [objects, bytes, names]: &[u64; 3], in_trouble: bool) {
+        let series = &self.series;
+        let result = if in_trouble { "failed" } else { "ok" };
+        series.bucket_rounds.get_or_create(&OfResult { result: Label::Word(result) }).inc();
+        series.bucket_collected.inc_by(*objects);
+        series.bucket_freed.inc_by(*bytes);
+        series.bucket_names_taken.inc_by(*names);
+    }
+
+    /// So much content is in the bucket, of so many bytes.
+    pub fn bucket_holds(&self, objects: u64, bytes: u64) {
+        self.series.bucket_objects.set(objects);
+        self.series.bucket_stored.set(bytes);
     }
 
     /// This replica holds so many leases of fills.

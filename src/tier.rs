@@ -2,7 +2,8 @@
 //!
 //! [`Bucket`] is the one place that knows `object_store`; its methods speak of keys, which are the names of files
 //! below the store, and of digests. Whoever reads waits for it no longer than his patience. [`Raising`] carries up
-//! what is [`owed`](crate::owed). [`Leases`] say which replica fetches a blob. The use case holds a bucket as it holds a port: what is exchanged in tests is the
+//! what is [`owed`](crate::owed). [`Leases`] say which replica fetches a blob,
+//! [`marks`] what is to leave the bucket. The use case holds a bucket as it holds a port: what is exchanged in tests is the
 //! object store inside. Truth: an object under a digest was hashed on its way there; what comes from one is hashed
 //! again by whoever keeps it.
 
@@ -10,6 +11,7 @@ mod breaker;
 mod bucket;
 mod conditional;
 mod leases;
+pub mod marks;
 mod merge;
 mod proof;
 mod raising;
@@ -17,8 +19,8 @@ pub mod settings;
 mod store_time;
 pub mod trial;
 
-pub use bucket::{Bucket, Object, OpenError, Reading, Trouble};
+pub use bucket::{Bucket, Listed, Object, OpenError, Reading, Trouble};
 pub use conditional::Conditional;
-pub use leases::{Found, Leases, Theirs};
+pub use leases::{Found, Leases, Theirs, remove_void};
 pub use proof::{PeersKey, Question};
 pub use raising::{Raising, Standing};

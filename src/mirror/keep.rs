@@ -1,5 +1,6 @@
-//! What keeps the store within its bounds: making room, collecting garbage.
+//! What keeps the store within its bounds, and the bucket: making room, collecting garbage.
 
+pub mod collector;
 pub mod eviction;
 pub mod garbage;
 pub mod making_room;

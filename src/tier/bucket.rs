@@ -5,6 +5,7 @@
 //! The file is long because all that is asked of the store is in one place, with who we are to it.
 
 mod listening;
+mod uploads;
 
 use std::fmt;
 use std::io;
@@ -20,9 +21,11 @@ use object_store::memory::InMemory;
 use object_store::multipart::MultipartStore;
 use object_store::path::Path;
 use object_store::signer::Signer;
+#[cfg(test)]
+use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{
-    BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt as _, PutMode,
-    RetryConfig, StaticCredentialProvider, UpdateVersion,
+    BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMode, RetryConfig, StaticCredentialProvider, UpdateVersion,
 };
 use url::Url;
 
@@ -94,6 +97,17 @@ pub struct Object {
     pub bytes: Bytes,
     /// Which of all that were there under its key, where the store says so.
     pub version: Option<String>,
+    /// When it was written, by the store's clock.
+    pub modified: Timestamp,
+}
+
+/// An object as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key, behind the prefix.
+    pub key: String,
+    /// In bytes.
+    pub size: u64,
     /// When it was written, by the store's clock.
     pub modified: Timestamp,
 }
@@ -176,6 +190,21 @@ impl Bucket {
         Bucket::of(Arc::new(InMemory::new()), settings, Arc::default())
     }
 
+    /// The same, which takes a while for everything.
+    #[cfg(test)]
+    pub(crate) fn in_slow_memory(settings: &Settings) -> Bucket {
+        let millis = Duration::from_millis;
+        let waits = ThrottleConfig {
+            wait_get_per_call: millis(7),
+            wait_put_per_call: millis(11),
+            wait_delete_per_call: millis(5),
+            wait_list_per_call: millis(13),
+            wait_list_per_entry: millis(3),
+            ..ThrottleConfig::default()
+        };
+        Bucket::of(Arc::new(ThrottledStore::new(InMemory::new(), waits)), settings, Arc::default())
+    }
+
     fn of(store: Arc<dyn Objects>, settings: &Settings, time: Arc<StoreTime>) -> Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
         Bucket { store, signer: None, name, prefix, patience, breaker: Arc::default(), time }
@@ -221,7 +250,7 @@ impl Bucket {
                 ))));
             }
             let version = found.meta.e_tag.clone();
-            let modified = Timestamp(u64::try_from(found.meta.last_modified.timestamp_millis()).unwrap_or_default());
+            let modified = moment(&found.meta);
             Ok(Ok(Object { bytes: found.bytes().await?, version, modified }))
         })
         .await?
@@ -320,9 +349,8 @@ impl Bucket {
         }
     }
 
-    /// Every key below `folder`, with its size in bytes; ends at the first trouble. For housekeeping, never for a
-    /// request.
-    pub fn list(&self, folder: &str) -> BoxStream<'static, Result<(String, u64), Trouble>> {
+    /// Every object below `folder`; ends at the first trouble. For housekeeping, never for a request.
+    pub fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed, Trouble>> {
         let Ok(path) = self.path(folder) else { return stream::empty().boxed() };
         let (bucket, skipped) = (self.clone(), self.prefix.len());
         let listed = self.store.list(Some(&path));
@@ -334,7 +362,7 @@ impl Bucket {
                     Ok(None) => None,
                     Ok(Some(Ok(meta))) => {
                         let key = meta.location.as_ref().get(skipped..).unwrap_or_default().to_owned();
-                        Some((Ok((key, meta.size)), Some(listed)))
+                        Some((Ok(Listed { key, size: meta.size, modified: moment(&meta) }), Some(listed)))
                     }
                     Ok(Some(Err(error))) => Some((Err(bucket.trouble(&error)), None)),
                     Err(_) => Some((Err(bucket.stalls()), None)),
@@ -358,6 +386,7 @@ impl Bucket {
         }
         let id = self.in_time(DEADLINE, self.store.create_multipart(&path)).await?;
         begun(&id);
+        self.write_down(&path, &id).await?;
         let parts = async {
             let (mut parts, mut offset, mut verifier) = (Vec::new(), 0, Verifier::new(digest.algorithm()));
             while offset < content.size {
@@ -369,7 +398,10 @@ impl Bucket {
             is_it(digest, verifier).map(|()| parts)
         };
         let parts = parts.await?;
-        self.in_time(PART_DEADLINE, self.store.complete_multipart(&path, &id, parts)).await.map(drop)
+        self.in_time(PART_DEADLINE, self.store.complete_multipart(&path, &id, parts)).await?;
+        // What stays is found to be over by the collector.
+        let _ = self.remove(&uploads::note_of(&id)).await;
+        Ok(())
     }
 
     /// Drops what came of an upload in parts.
@@ -380,7 +412,7 @@ impl Bucket {
         let (path, id) = (self.path(key)?, id.to_owned());
         match self.in_time(DEADLINE, async { Ok(gone(self.store.abort_multipart(&path, &id).await)) }).await? {
             Some(error) => Err(self.trouble(&error)),
-            None => Ok(()),
+            None => self.remove(&uploads::note_of(&id)).await,
         }
     }
 
@@ -452,6 +484,10 @@ impl Bucket {
             _ => self.is_away(why),
         }
     }
+}
+
+fn moment(meta: &ObjectMeta) -> Timestamp {
+    Timestamp(u64::try_from(meta.last_modified.timestamp_millis()).unwrap_or_default())
 }
 
 /// A sentence without the document that the store sent.

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,9 @@ use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
 
+const FOLDER: &str = "fills";
+/// How long a void lease stays.
+const LEFT_ALONE: Duration = Duration::from_secs(60 * 60);
 /// How long a lease is good for in any case, and what is added for its size.
 const AT_LEAST: Duration = Duration::from_secs(30);
 const BYTES_A_SECOND: u64 = 5_000_000;
@@ -190,8 +194,29 @@ impl Lease {
     }
 }
 
+/// Removes the leases that have been void for an hour: nobody is left who gives what they are about. How many.
+///
+/// # Errors
+/// [`Trouble`].
+pub async fn remove_void(bucket: &Bucket) -> Result<u64, Trouble> {
+    let (mut removed, mut leases) = (0, bucket.list(FOLDER));
+    while let Some(listed) = leases.next().await.transpose()? {
+        let Some(then) = bucket.time().map(|now| now.minus(LEFT_ALONE)) else { break };
+        if !is_void(listed.modified, None, then) {
+            continue;
+        }
+        let lease = bucket.read(&listed.key, LONGEST).await?;
+        let lease = lease.and_then(|lease| serde_json::from_slice::<Lease>(&lease.bytes).ok());
+        if is_void(listed.modified, lease.and_then(|lease| lease.size_bytes), then) {
+            bucket.remove(&listed.key).await?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
 fn key_of(digest: &Digest, epoch: u32) -> String {
-    format!("fills/{}/{}/{epoch}", digest.algorithm(), digest.hex())
+    format!("{FOLDER}/{}/{}/{epoch}", digest.algorithm(), digest.hex())
 }
 
 fn is_void(written: Timestamp, size: Option<u64>, now: Timestamp) -> bool {
@@ -201,20 +226,12 @@ fn is_void(written: Timestamp, size: Option<u64>, now: Timestamp) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::{Credentials, Settings};
+    use super::super::settings::Settings;
     use super::*;
     use crate::oci::Algorithm;
 
     fn bucket() -> Bucket {
-        Bucket::in_memory(&Settings {
-            name: "shared".to_owned(),
-            endpoint: None,
-            region: None,
-            prefix: "mirror/".to_owned(),
-            credentials: Credentials::Environment,
-            ca: None,
-            patience: Duration::from_secs(60),
-        })
+        Bucket::in_memory(&Settings::for_tests())
     }
 
     fn replica(bucket: &Bucket, n: u16, secret: &str) -> Leases {

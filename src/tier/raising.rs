@@ -3,24 +3,28 @@
 //! A few keys at a time, the oldest first. Where the bucket does not take something, it and all else waits, half a
 //! minute at most, and nothing is forgotten. What a kill left of an upload is aborted. Truth: a blob appears in the
 //! bucket only when the bytes that went up have its digest; of small objects that two replicas write `merge` says
-//! what stands.
+//! what stands; what a name needs is there, or goes up after it, whatever the collector takes meanwhile.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::merge::merge;
-use super::{Bucket, Conditional, Leases, Trouble};
+use super::{Bucket, Conditional, Leases, Trouble, marks};
 use crate::blob_store::{BlobStore, key_of};
-use crate::metadata::names;
+use crate::metadata::names::{self, Name};
+use crate::metadata::{Location, Membership, TagKey, TagRecord};
 use crate::metrics::Metrics;
-use crate::oci::{Algorithm, Digest};
+use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE, is_manifest};
+use crate::oci::{Algorithm, Descriptor, Digest, Manifest};
 use crate::owed::{Order, Owed, Task};
 
 /// Keys at a time.
@@ -29,6 +33,8 @@ const AT_ONCE: usize = 4;
 const BLOBS_AT_ONCE: usize = 2;
 /// No small object is longer, in bytes.
 const MOST: u64 = 2 << 20;
+/// So much comes along with a tag at most.
+const MOST_ALONG: usize = 2_000;
 /// How often a small object is merged anew because another replica was faster.
 const TRIES: usize = 8;
 const FIRST_REST: Duration = Duration::from_secs(1);
@@ -264,7 +270,70 @@ impl Raising {
         match (order, key.strip_prefix("blobs/")) {
             (Order::Away, _) => self.bucket.remove(key).await,
             (Order::Up, Some(name)) => self.blob(name).await,
+            (Order::Up, None) if key.starts_with(marks::USED) => self.bucket.write(key, Bytes::new()).await,
             (Order::Up, None) => self.small(key).await,
+        }
+    }
+
+    /// Returns when no collector is about to take this from the bucket; whether one may have been, and may have taken
+    /// the names of it, too.
+    async fn spare(&self, digest: &Digest) -> Result<bool, Trouble> {
+        let was_marked = self.bucket.spare(digest).await?;
+        if was_marked {
+            tokio::time::sleep(marks::OUTLASTS).await;
+        }
+        Ok(was_marked)
+    }
+
+    /// A name, and that what it names is there.
+    async fn small(&self, key: &str) -> Result<(), Trouble> {
+        let path = self.store.join(key);
+        let found = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
+        let Ok(Ok(mine)) = found else { return Ok(()) };
+        if mine.len() as u64 > MOST {
+            return Err(Trouble::Unfit(format!("it has {} bytes", mine.len())));
+        }
+        let mine = Bytes::from(mine);
+        let (location, descriptor, is_tag) = match names::parse(key) {
+            Some(Name::Tag(TagKey { location, .. })) => {
+                (location, read::<TagRecord>(&mine).map(|of| of.descriptor), true)
+            }
+            Some(Name::Member(location, _)) => (location, read::<Membership>(&mine).map(|of| of.descriptor), false),
+            _ => return self.merged(key, &mine).await.map(drop),
+        };
+        let mut brings_along = self.merged(key, &mine).await? && is_tag;
+        let Some(descriptor) = descriptor else { return Ok(()) };
+        while self.spare(&descriptor.digest).await? {
+            self.merged(key, &mine).await?;
+            brings_along = true;
+        }
+        let blob = key_of(&descriptor.digest);
+        if !self.owed.is_owed(&blob) && self.bucket.stat(&descriptor.digest).await?.is_none() {
+            self.owed.up(&blob);
+        }
+        if brings_along {
+            self.bring_along(&location, descriptor).await;
+        }
+        Ok(())
+    }
+
+    /// Where a tag was not, or content was about to leave, what that leads to may have left the bucket.
+    async fn bring_along(&self, location: &Location, top: Descriptor) {
+        let (mut open, mut seen) = (vec![top], HashSet::new());
+        while let Some(descriptor) = open.pop().filter(|_| seen.len() < MOST_ALONG) {
+            let digest = descriptor.digest;
+            if !seen.insert(digest) {
+                continue;
+            }
+            let Some(content) = self.blobs.open(&digest).await else { continue };
+            self.owed.up(&key_of(&digest));
+            self.owed.up(&names::member(location, &digest));
+            if is_manifest(&descriptor.media_type) && content.size <= MAX_MANIFEST_SIZE {
+                let read = tokio::task::spawn_blocking(move || content.read_at(0, MAX_MANIFEST_SIZE as usize));
+                let Ok(Ok(bytes)) = read.await else { continue };
+                let Children { manifests, blobs, .. } = Manifest { descriptor, bytes }.children();
+                open.extend(manifests.into_iter().map(|(child, _)| child).chain(blobs));
+            }
         }
     }
 
@@ -277,6 +346,8 @@ impl Raising {
 
     async fn blob(&self, name: &str) -> Result<(), Trouble> {
         let Some(digest) = digest_of(name) else { return Ok(()) };
+        // Before it is looked whether it is there.
+        while self.spare(&digest).await? {}
         let _place = self.places.acquire().await;
         // What was evicted meanwhile is fetched again by who wants it.
         let Some(content) = self.blobs.open(&digest).await else { return Ok(()) };
@@ -297,23 +368,17 @@ impl Raising {
         Ok(())
     }
 
-    /// Takes up what is there and writes what stands then.
-    async fn small(&self, key: &str) -> Result<(), Trouble> {
-        let path = self.store.join(key);
-        let read = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
-        let Ok(Ok(mine)) = read else { return Ok(()) };
-        if mine.len() as u64 > MOST {
-            return Err(Trouble::Unfit(format!("it has {} bytes", mine.len())));
-        }
-        let mine = Bytes::from(mine);
+    /// Takes up what is there and writes what stands then; whether there was nothing.
+    async fn merged(&self, key: &str, mine: &Bytes) -> Result<bool, Trouble> {
         let conditional = self.state.lock().conditional;
         for _ in 0..TRIES {
             let theirs = self.bucket.read(key, MOST).await?;
+            let is_new = theirs.is_none();
             let written = match theirs {
                 None if conditional.is_some_and(Conditional::creates) => self.bucket.create(key, mine.clone()).await,
                 None => self.bucket.write(key, mine.clone()).await,
-                Some(theirs) => match (merge(key, &mine, &theirs.bytes), theirs.version) {
-                    (None, _) => return Ok(()),
+                Some(theirs) => match (merge(key, mine, &theirs.bytes), theirs.version) {
+                    (None, _) => return Ok(false),
                     (Some(both), Some(version)) if conditional == Some(Conditional::Right) => {
                         self.bucket.replace(key, both, &version).await
                     }
@@ -322,11 +387,15 @@ impl Raising {
             };
             match written {
                 Err(Trouble::Changed) => {}
-                written => return written,
+                written => return written.map(|()| is_new),
             }
         }
         Err(Trouble::Refused("others write it all the time".to_owned()))
     }
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(bytes).ok()
 }
 
 /// The blob whose file has this name in the folder of blobs.

@@ -34,3 +34,19 @@ pub enum Credentials {
     /// What the machine's metadata service says.
     Instance,
 }
+
+#[cfg(test)]
+impl Settings {
+    /// Of a bucket in memory.
+    pub(crate) fn for_tests() -> Settings {
+        Settings {
+            name: "shared".to_owned(),
+            endpoint: None,
+            region: None,
+            prefix: "mirror/".to_owned(),
+            credentials: Credentials::Environment,
+            ca: None,
+            patience: Duration::from_secs(60),
+        }
+    }
+}

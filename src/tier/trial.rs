@@ -58,7 +58,7 @@ async fn small(bucket: &Bucket) -> Result<(), Trouble> {
     bucket.remove(&key).await?;
     insist(found == Some(bytes), "what is read")?;
     let listed = listed.into_iter().collect::<Result<Vec<_>, _>>()?;
-    insist(listed.iter().any(|(name, _)| *name == key), "what is listed")?;
+    insist(listed.iter().any(|listed| listed.key == key), "what is listed")?;
     insist(bucket.read(&key, 64).await?.is_none(), "what is left after a removal")
 }
 

@@ -57,7 +57,7 @@ async fn keeps_the_contract(bucket: &Bucket) {
     let version = first.version.expect("a version");
     bucket.replace("a/b+c", Bytes::from_static(b"2"), &version).await.expect("replaced");
     assert_eq!(bucket.replace("a/b+c", small, &version).await, Err(Trouble::Changed));
-    let listed: BTreeSet<_> = bucket.list("a").map_ok(|(key, _)| key).try_collect().await.expect("a list");
+    let listed: BTreeSet<_> = bucket.list("a").map_ok(|listed| listed.key).try_collect().await.expect("a list");
     assert_eq!(listed, BTreeSet::from(["a/b+c".to_owned(), "a/new".to_owned()]));
     bucket.remove("a/new").await.expect("removed");
     bucket.remove("a/new").await.expect("what is gone is gone");

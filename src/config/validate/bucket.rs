@@ -41,7 +41,7 @@ impl Check {
                 None
             }
         };
-        self.size("store.bucket.max_size", &typed.max_size);
+        let max_size = self.size("store.bucket.max_size", &typed.max_size);
         let peers_secret = self.secret("store.bucket.peers_secret", &typed.peers_secret);
         let redirect = self.networks("store.bucket.redirect", &typed.redirect);
         let redirect_ttl = self.positive("store.bucket.redirect_ttl", &typed.redirect_ttl);
@@ -69,7 +69,8 @@ impl Check {
             patience: humantime::parse_duration(patience).unwrap_or_default().max(LEAST_PATIENCE),
         };
         let advertise = advertise.map(|url| url.as_str().trim_end_matches('/').to_owned());
-        Some(Bucket { tier, peers_secret, advertise, leases: leases.unwrap_or_default(), redirect, redirect_ttl })
+        let leases = leases.unwrap_or_default();
+        Some(Bucket { tier, max_size, peers_secret, advertise, leases, redirect, redirect_ttl })
     }
 
     fn address(&mut self, path: &str, typed: &str) -> Option<Url> {
@@ -118,11 +119,6 @@ pub(super) fn warnings(typed: &file::Bucket, upstreams: &[Upstream]) -> Vec<Stri
     }
     if !typed.redirect.is_empty() && upstreams.iter().all(|upstream| upstream.access != Access::Public) {
         warnings.push("store.bucket.redirect: no upstream is public, so nobody is sent to the bucket".to_owned());
-    }
-    let later = [("max_size", typed.max_size != "0")];
-    let later: Vec<_> = later.into_iter().filter(|(_, set)| *set).map(|(key, _)| key).collect();
-    if !later.is_empty() {
-        warnings.push(format!("store.bucket: this version does nothing yet about {}", later.join(", ")));
     }
     warnings
 }

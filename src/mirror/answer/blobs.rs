@@ -161,6 +161,7 @@ impl Mirror {
         }
         let shared = Box::pin(self.0.answers.blobs.stored.recall(&route.location, digest)).await?;
         shared.bucket.stat(digest).await.ok()??;
+        shared.used(digest);
         shared.bucket.signed(digest, ttl).await
     }
 

@@ -31,7 +31,7 @@ impl Mirror {
         let (mut all, mut listed) = (Vec::new(), shared.bucket.list(names::REPOSITORIES));
         while let Some(found) = listed.next().await {
             match found {
-                Ok((name, _)) => all.extend(names::parse(&name)),
+                Ok(listed) => all.extend(names::parse(&listed.key)),
                 Err(trouble) => return Carried { ended: true, trouble: Some(trouble.to_string()), ..told },
             }
         }

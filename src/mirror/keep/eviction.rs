@@ -19,21 +19,31 @@ use crate::metadata::BlobRecord;
 use crate::oci::Digest;
 
 /// What is stored, as far as eviction cares.
-#[derive(Clone, Debug, Default)]
-pub struct Stock {
+#[derive(Clone, Debug)]
+pub struct Stock<K = Digest> {
     /// Every blob, manifests included.
-    pub blobs: Vec<(Digest, BlobRecord)>,
+    pub blobs: Vec<(K, BlobRecord)>,
     /// What each stored manifest points at, stored or not.
-    pub children: HashMap<Digest, Arc<[Digest]>>,
+    pub children: HashMap<K, Arc<[K]>>,
     /// What must stay, with everything it reaches.
-    pub pinned: HashSet<Digest>,
+    pub pinned: HashSet<K>,
 }
+
+impl<K> Default for Stock<K> {
+    fn default() -> Stock<K> {
+        Stock { blobs: Vec::new(), children: HashMap::new(), pinned: HashSet::new() }
+    }
+}
+
+/// A name of a blob: its digest, or something shorter where there are many.
+pub trait Key: Copy + Ord + std::hash::Hash {}
+impl<K: Copy + Ord + std::hash::Hash> Key for K {}
 
 /// A blob that is to be deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Victim {
+pub struct Victim<K = Digest> {
     /// Its name.
-    pub digest: Digest,
+    pub digest: K,
     /// In bytes.
     pub size: u64,
 }
@@ -51,7 +61,7 @@ pub struct Use {
 
 /// Which blobs to delete, in this order, so that at least `needed` bytes become free. Fewer, if what
 /// may go is less than that.
-pub fn plan(stock: &Stock, needed: u64, now: Timestamp) -> Vec<Victim> {
+pub fn plan<K: Key>(stock: &Stock<K>, needed: u64, now: Timestamp) -> Vec<Victim<K>> {
     plan_by(stock, needed, |image| worth(image, now))
 }
 
@@ -73,12 +83,12 @@ const PROBATION: Duration = Duration::from_secs(10 * 60);
 const FORGOTTEN: Duration = Duration::from_secs(14 * 86_400);
 
 /// [`plan`] by another measure of worth. For comparing policies.
-pub fn plan_by<W: Ord>(stock: &Stock, needed: u64, worth: impl Fn(&Use) -> W) -> Vec<Victim> {
+pub fn plan_by<K: Key, W: Ord>(stock: &Stock<K>, needed: u64, worth: impl Fn(&Use) -> W) -> Vec<Victim<K>> {
     if needed == 0 {
         return Vec::new();
     }
     let mut graph = Graph::of(stock);
-    let mut images: Vec<(W, Digest, usize)> =
+    let mut images: Vec<(W, K, usize)> =
         graph.roots().into_iter().map(|root| (worth(&graph.used(root)), graph.blobs[root].0, root)).collect();
     images.sort_unstable();
     let mut victims = Vec::new();
@@ -95,8 +105,8 @@ pub fn plan_by<W: Ord>(stock: &Stock, needed: u64, worth: impl Fn(&Use) -> W) ->
 }
 
 /// The blobs by number, and who needs whom.
-struct Graph<'s> {
-    blobs: &'s [(Digest, BlobRecord)],
+struct Graph<'s, K> {
+    blobs: &'s [(K, BlobRecord)],
     /// What a manifest points at; empty for everything else.
     children: Vec<Box<[usize]>>,
     /// How many kept manifests point at a blob.
@@ -104,10 +114,10 @@ struct Graph<'s> {
     pinned: Vec<bool>,
 }
 
-impl<'s> Graph<'s> {
-    fn of(stock: &'s Stock) -> Graph<'s> {
+impl<'s, K: Key> Graph<'s, K> {
+    fn of(stock: &'s Stock<K>) -> Graph<'s, K> {
         let count = stock.blobs.len();
-        let numbers: HashMap<&Digest, usize> =
+        let numbers: HashMap<&K, usize> =
             stock.blobs.iter().enumerate().map(|(number, (digest, _))| (digest, number)).collect();
         let mut children = vec![Box::default(); count];
         let mut needed_by = vec![0; count];
@@ -160,7 +170,7 @@ impl<'s> Graph<'s> {
     }
 
     /// Gives up a blob, and what nothing needs any more then: manifests before what they point at.
-    fn release(&mut self, root: usize, victims: &mut Vec<Victim>) {
+    fn release(&mut self, root: usize, victims: &mut Vec<Victim<K>>) {
         let mut open = std::collections::VecDeque::from([root]);
         while let Some(number) = open.pop_front() {
             let (digest, record) = self.blobs[number];

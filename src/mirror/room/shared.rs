@@ -28,7 +28,8 @@ use crate::mirror::recall::denials::Denials;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Digest, Tag};
 use crate::owed::{Owed, Quiet};
-use crate::tier::{Bucket, Trouble};
+use crate::tier::marks::use_of;
+use crate::tier::{Bucket, Listed, Trouble};
 
 /// No name is longer, in bytes.
 const LONGEST: u64 = 2 << 20;
@@ -44,6 +45,8 @@ pub struct Behind {
     pub owed: Arc<Owed>,
     /// How long a client waits for it.
     pub patience: Duration,
+    /// Whether what is used least leaves it.
+    pub is_bounded: bool,
     /// The other replicas, where they tell each other what they fetch.
     pub replicas: Option<Replicas>,
 }
@@ -66,15 +69,19 @@ pub(crate) struct Shared {
     /// Repositories whose notes were looked up lately, and tags for which it was what operators asked for.
     notes: Cache<Location, ()>,
     acts: Cache<(Location, Tag), Timestamp>,
+    /// Content of which the bucket was told that it is used, where that matters.
+    used: Option<Cache<Digest, ()>>,
 }
 
 impl Shared {
     const MAX: u64 = 10_000;
     const A_MOMENT: Duration = Duration::from_secs(2);
     const LATELY: Duration = Duration::from_secs(30);
+    /// How often the bucket is told that the same is used.
+    const USED: Duration = Duration::from_secs(12 * 60 * 60);
 
     pub(crate) fn new(
-        Behind { bucket, owed, patience, replicas }: Behind,
+        Behind { bucket, owed, patience, is_bounded, replicas }: Behind,
         metadata: Arc<dyn MetadataStore>,
         denials: Arc<Denials>,
         clock: Arc<dyn Clock>,
@@ -89,18 +96,56 @@ impl Shared {
         }
         let (members, tags) = (Flights::new(), Flights::new());
         let (absent, notes, acts) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
-        Shared { bucket, replicas, owed, metadata, denials, tasks, patience, members, tags, absent, notes, acts, clock }
+        let used = is_bounded.then(|| cache(Shared::USED));
+        Shared {
+            bucket,
+            replicas,
+            owed,
+            metadata,
+            denials,
+            tasks,
+            patience,
+            members,
+            tags,
+            absent,
+            notes,
+            acts,
+            used,
+            clock,
+        }
     }
 
     /// How many entries there are.
     pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
         let lately = self.absent.entry_count() + self.notes.entry_count() + self.acts.entry_count();
+        let lately = lately + self.used.as_ref().map_or(0, Cache::entry_count);
         [("bucket_lately", lately), ("owed", self.owed.len() as u64)]
     }
 
     /// Content is about to be stored that comes from the bucket.
     pub(crate) fn quiet(&self, digest: &Digest) -> Quiet {
+        self.used(digest);
         self.owed.quiet(&key_of(digest))
+    }
+
+    /// Content is used: now and again the bucket is told, where that matters; whether it is told now.
+    pub(crate) fn used(&self, digest: &Digest) -> bool {
+        let is_news = self.used.as_ref().is_some_and(|used| !used.contains_key(digest));
+        if is_news {
+            self.used.iter().for_each(|used| used.insert(*digest, ()));
+            self.owed.up(&use_of(digest));
+        }
+        is_news
+    }
+
+    /// What is used has its names in the bucket, too, whatever was taken out of it while nobody used it.
+    pub(crate) fn tell_uses(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError> {
+        for (digest, _) in uses.iter().filter(|(digest, _)| self.used(digest)) {
+            for (location, _) in self.metadata.holders(digest)? {
+                self.owed.up(&names::member(&location, digest));
+            }
+        }
+        Ok(())
     }
 
     /// Whether content has still to go up.
@@ -252,7 +297,7 @@ impl Shared {
         let names = self.bucket.list(&names::tag_folder(&key.location, &key.tag)).take(MOST_KINDS);
         let names: Vec<_> = names.filter_map(|found| std::future::ready(found.ok())).collect().await;
         let mut records = Vec::new();
-        for (name, _) in names {
+        for Listed { key: name, .. } in names {
             let Some(accept) = names::accept_of(&name) else { continue };
             if let Some(Some(record)) = self.small::<TagRecord>(&name).await {
                 records.push((TagKey { accept, ..key.clone() }, record));
@@ -305,23 +350,15 @@ pub(super) mod tests {
     use crate::clock::ManualClock;
     use crate::metadata::memory::MemoryMetadata;
     use crate::oci::Algorithm;
-    use crate::tier::settings::{Credentials, Settings};
+    use crate::tier::settings::Settings;
 
     pub(super) fn shared(store: &std::path::Path) -> Arc<Shared> {
-        let settings = Settings {
-            name: "shared".to_owned(),
-            endpoint: None,
-            region: None,
-            prefix: "mirror/".to_owned(),
-            credentials: Credentials::Environment,
-            ca: None,
-            patience: Duration::from_secs(60),
-        };
+        let settings = Settings::for_tests();
         let (bucket, owed) = (Bucket::in_memory(&settings), Owed::open(store).expect("a list"));
         let metadata: Arc<dyn MetadataStore> = Arc::new(MemoryMetadata::new());
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::at(Timestamp(1)));
         let denials = Arc::new(Denials::new(Arc::clone(&metadata), Arc::clone(&clock)));
-        let behind = Behind { bucket, owed, patience: settings.patience, replicas: None };
+        let behind = Behind { bucket, owed, patience: settings.patience, is_bounded: true, replicas: None };
         Arc::new(Shared::new(behind, metadata, denials, clock, TaskTracker::new()))
     }
 
@@ -336,6 +373,11 @@ pub(super) mod tests {
             assert!(!shared.recall_member(&location, &digest).await);
             shared.recall_acts_of(&location, &"1".parse().expect("a tag")).await;
         }
+        let told = (0..Shared::MAX + 100).filter(|n| shared.used(&Digest::of(Algorithm::Sha256, &n.to_le_bytes())));
+        assert_eq!(told.count() as u64, Shared::MAX + 100);
+        let used = shared.used.as_ref().expect("it has a bound");
+        used.run_pending_tasks();
+        assert!((1..=Shared::MAX).contains(&used.entry_count()));
         shared.notes.run_pending_tasks();
         shared.absent.run_pending_tasks();
         shared.acts.run_pending_tasks();

@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use crate::blob_store::{BlobStore, Content, Source};
 use crate::metadata::uses::Uses;
-use crate::metadata::{Location, Membership, Proof};
+use crate::metadata::{Location, Membership, MetadataStore, Proof};
 use crate::metrics::Metrics;
 use crate::mirror::flight::replica::{AtReplica, Replicas};
 use crate::mirror::recall::denials::Denials;
@@ -270,7 +270,12 @@ impl Stored {
         if uses.is_empty() {
             return;
         }
-        if let Err(error) = self.records.with(move |metadata| metadata.touch(&uses)).await {
+        let shared = self.shared.clone();
+        let write = move |metadata: &dyn MetadataStore| {
+            metadata.touch(&uses)?;
+            shared.map_or(Ok(()), |shared| shared.tell_uses(&uses))
+        };
+        if let Err(error) = self.records.with(write).await {
             tracing::debug!(%error, "access times were not written");
         }
     }

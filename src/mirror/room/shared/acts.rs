@@ -12,7 +12,7 @@ use crate::metadata::names::{self, Name};
 use crate::metadata::{FrozenTag, Location, MetadataError, MetadataStore, Pin};
 use crate::oci::{Digest, Reference, Tag};
 use crate::owed::Quiet;
-use crate::tier::Trouble;
+use crate::tier::{Listed, Trouble};
 
 /// So many of what was asked for here are looked at once more at a time.
 const MOST_AGAIN: usize = 100;
@@ -88,8 +88,8 @@ impl Shared {
     /// Takes over what operators asked for on other replicas. Lists all names: once, at a start.
     pub(crate) async fn recall_acts(&self) -> Result<(), Trouble> {
         let mut names = self.bucket.list(names::REPOSITORIES);
-        while let Some((name, _)) = names.next().await.transpose()? {
-            if let Some(act @ (Name::Pin(_) | Name::Frozen(..))) = names::parse(&name) {
+        while let Some(listed) = names.next().await.transpose()? {
+            if let Some(act @ (Name::Pin(_) | Name::Frozen(..))) = names::parse(&listed.key) {
                 self.recall_act(act).await;
             }
         }
@@ -144,8 +144,8 @@ impl Shared {
         let Reference::Tag(tag) = &pin.reference else { return Ok((known, held)) };
         let mut names = vec![names::frozen(&pin.location, tag)];
         let mut listed = self.bucket.list(&names::tag_folder(&pin.location, tag));
-        while let Some((name, _)) = listed.next().await.transpose()? {
-            names.extend(names::accept_of(&name).map(|_| name));
+        while let Some(Listed { key, .. }) = listed.next().await.transpose()? {
+            names.extend(names::accept_of(&key).map(|_| key));
         }
         for name in names {
             let (was_there, quiet) = self.tell(&name, None).await?;
