@@ -3,7 +3,9 @@
 /// Whether a host is this one or below it: to such a host a client may show what it has for this one. Loopback is exempt:
 /// there everybody has the same name.
 pub fn is_at_or_below(host: &str, own: &str) -> bool {
-    let (host, own) = (host.to_ascii_lowercase(), own.to_ascii_lowercase());
+    // A dot at the end is the root of all names, and changes nothing.
+    let plain = |host: &str| host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    let (host, own) = (plain(host), plain(own));
     let below = host.strip_suffix(own.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     below && !is_loopback(&own)
 }
@@ -34,6 +36,9 @@ mod tests {
             ("s3.Mirror.corp", "mirror.CORP", true),
             ("s3.corp", "mirror.corp", false),
             ("notmirror.corp", "mirror.corp", false),
+            ("s3.mirror.corp.", "mirror.corp", true),
+            ("s3.mirror.corp", "mirror.corp.:5000", true),
+            ("notmirror.corp.", "mirror.corp", false),
             ("corp", "mirror.corp", false),
             ("10.0.0.1", "10.0.0.1:5000", true),
             ("[fd00::1]", "[fd00::1]:5000", true),
