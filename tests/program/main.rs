@@ -12,6 +12,7 @@ mod completions;
 mod configuration;
 mod dashboard;
 mod doctor;
+mod kubernetes;
 mod metrics;
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;
