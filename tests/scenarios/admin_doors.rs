@@ -218,7 +218,7 @@ async fn a_command_asks_over_tls_whom_it_is_told_to_believe() {
     let [cert, other] = [&files.cert, &others.cert].map(|file| file.display().to_string());
     for (line, expected, why) in [
         (format!("gc --admin https://localhost:{port} --ca {cert} --admin-token {token}"), 0, ""),
-        (format!("status --admin https://localhost:{port} --ca {cert}"), 1, "has to show the token"),
+        (format!("status --admin https://localhost:{port} --ca {cert}"), 1, "--admin-token FILE"),
         (format!("status --admin https://localhost:{port} --ca {other} --admin-token {token}"), 4, "certificate"),
         (format!("status --admin https://localhost:{port} --admin-token {token}"), 4, "certificate"),
         // The certificate is not for this name.
