@@ -5,7 +5,7 @@
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
 /// What is assumed, and what is known of prices.
-struct Assumed {
+pub(crate) struct Assumed {
     nodes: f64,
     /// Pulls of images by a node on a day.
     pulls_per_node: f64,
@@ -38,7 +38,7 @@ struct Assumed {
     grant: f64,
 }
 
-const ASSUMED: Assumed = Assumed {
+pub(crate) const ASSUMED: Assumed = Assumed {
     nodes: 10_000.0,
     pulls_per_node: 50.0,
     blobs_per_pull: 8.0,
@@ -84,7 +84,7 @@ fn count(number: f64) -> String {
 
 /// All of it, as a document.
 #[allow(clippy::too_many_lines, reason = "a document, from its beginning to its end")]
-fn sums(of: &Assumed) -> String {
+pub(crate) fn sums(of: &Assumed) -> String {
     let mut text = String::new();
     let mut say = |line: &str| {
         text.push_str(line);
