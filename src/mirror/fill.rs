@@ -132,7 +132,7 @@ impl Fill {
     async fn run(mut self, departure: Departure<BlobKey, Following>, mut place: Option<Place>) {
         self.fills.metrics.fill_started();
         let BlobSource { location, digest, .. } = &self.source;
-        let shared = self.fills.stored.recall(location, digest).await.map(|shared| shared.blob(digest));
+        let shared = self.fills.stored.blob_in_bucket(location, digest).await;
         let replica = self.fills.stored.at_replica(location, digest);
         (self.source.shared, self.source.replica) = (shared, replica);
         self.progress.send_modify(|progress| {

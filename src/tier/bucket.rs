@@ -4,6 +4,7 @@
 //! that did not answer lately; writing has longer ones. What is not there is `None`, everything else a [`Trouble`].
 //! The file is long because all that is asked of the store is in one place, with who we are to it.
 
+mod flow;
 mod listening;
 mod uploads;
 
@@ -27,8 +28,10 @@ use object_store::{
     BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore,
     ObjectStoreExt as _, PutMode, RetryConfig, StaticCredentialProvider, UpdateVersion,
 };
+use tokio::time::Instant;
 use url::Url;
 
+use self::flow::Flow;
 use self::listening::Listening;
 use super::breaker::Breaker;
 use super::settings::{Credentials, Settings};
@@ -263,7 +266,8 @@ impl Bucket {
     /// [`Trouble`].
     pub async fn stat(&self, digest: &Digest) -> Result<Option<u64>, Trouble> {
         let path = self.path(&key_of(digest))?;
-        Ok(self.patiently(async { self.store.head(&path).await }).await?.map(|meta| meta.size))
+        let size = self.patiently(async { self.store.head(&path).await }).await?.map(|meta| meta.size);
+        Ok(size.filter(|size| can_have(digest, *size)))
     }
 
     /// An address that gives a blob to everybody, for so long; `None` where it cannot be made. Whether the blob is there
@@ -290,20 +294,10 @@ impl Bucket {
             return Ok(None);
         };
         let (size, offset) = (found.meta.size, found.range.start);
-        let bucket = self.clone();
-        let body = stream::unfold(Some(found.into_stream()), move |body| {
-            let bucket = bucket.clone();
-            async move {
-                let mut body = body?;
-                let next = tokio::time::timeout(bucket.patience, body.next()).await;
-                match next {
-                    Ok(None) => None,
-                    Ok(Some(Ok(bytes))) => Some((Ok(bytes), Some(body))),
-                    Ok(Some(Err(error))) => Some((Err(bucket.trouble(&error)), None)),
-                    Err(_) => Some((Err(bucket.stalls()), None)),
-                }
-            }
-        });
+        if !can_have(digest, size) {
+            return Ok(None);
+        }
+        let body = stream::unfold(Some(Flow::of(self.clone(), found.into_stream())), async |flow| flow?.next().await);
         Ok(Some(Reading { size, offset, part, body: body.boxed() }))
     }
 
@@ -344,7 +338,7 @@ impl Bucket {
     pub async fn remove(&self, key: &str) -> Result<(), Trouble> {
         let path = self.path(key)?;
         match self.in_time(DEADLINE, async { Ok(gone(self.store.delete(&path).await)) }).await? {
-            Some(error) => Err(self.trouble(&error)),
+            Some(error) => Err(self.trouble(&error, true)),
             None => Ok(()),
         }
     }
@@ -364,7 +358,7 @@ impl Bucket {
                         let key = meta.location.as_ref().get(skipped..).unwrap_or_default().to_owned();
                         Some((Ok(Listed { key, size: meta.size, modified: moment(&meta) }), Some(listed)))
                     }
-                    Ok(Some(Err(error))) => Some((Err(bucket.trouble(&error)), None)),
+                    Ok(Some(Err(error))) => Some((Err(bucket.trouble(&error, true)), None)),
                     Err(_) => Some((Err(bucket.stalls()), None)),
                 }
             }
@@ -411,7 +405,7 @@ impl Bucket {
     pub async fn abort(&self, key: &str, id: &str) -> Result<(), Trouble> {
         let (path, id) = (self.path(key)?, id.to_owned());
         match self.in_time(DEADLINE, async { Ok(gone(self.store.abort_multipart(&path, &id).await)) }).await? {
-            Some(error) => Err(self.trouble(&error)),
+            Some(error) => Err(self.trouble(&error, true)),
             None => self.remove(&uploads::note_of(&id)).await,
         }
     }
@@ -431,7 +425,13 @@ impl Bucket {
                 answer => answer.map(Some),
             }
         };
-        self.in_time(self.patience, absent).await
+        let began = Instant::now();
+        let answer = self.in_time(self.patience, absent).await;
+        // Who asks for one thing after another waits for all of them: so slow it is no help.
+        if answer.is_ok() && !self.is_quick(began) {
+            let _ = self.is_away("it takes too long to answer".to_owned());
+        }
+        answer
     }
 
     async fn in_time<T>(
@@ -439,14 +439,22 @@ impl Bucket {
         deadline: Duration,
         asked: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Trouble> {
+        let began = Instant::now();
         match tokio::time::timeout(deadline, asked).await {
             Ok(Ok(answer)) => {
-                self.is_back();
+                if self.is_quick(began) {
+                    self.is_back();
+                }
                 Ok(answer)
             }
-            Ok(Err(error)) => Err(self.trouble(&error)),
+            Ok(Err(error)) => Err(self.trouble(&error, self.is_quick(began))),
             Err(_) => Err(self.stalls()),
         }
+    }
+
+    /// Whether what began then took a part of the readers' patience.
+    fn is_quick(&self, began: Instant) -> bool {
+        began.elapsed() <= self.patience / 4
     }
 
     fn is_back(&self) {
@@ -466,24 +474,27 @@ impl Bucket {
         Trouble::Away(why)
     }
 
-    fn trouble(&self, error: &Error) -> Trouble {
+    /// What an error is; whether it came quickly enough to say that the bucket is well.
+    fn trouble(&self, error: &Error, is_quick: bool) -> Trouble {
         let why = plainly(error);
-        if is_no_bucket(error) {
-            self.is_back();
-            return Trouble::Refused("no such bucket: make it".to_owned());
-        }
-        match error {
-            Error::AlreadyExists { .. } | Error::Precondition { .. } => {
-                self.is_back();
-                Trouble::Changed
-            }
+        let refused = match error {
+            _ if is_no_bucket(error) => Trouble::Refused("no such bucket: make it".to_owned()),
+            Error::AlreadyExists { .. } | Error::Precondition { .. } => Trouble::Changed,
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotFound { .. } => {
-                self.is_back();
                 Trouble::Refused(why)
             }
-            _ => self.is_away(why),
+            _ => return self.is_away(why),
+        };
+        if is_quick {
+            self.is_back();
         }
+        refused
     }
+}
+
+/// Whether a blob may have this size in bytes: only one of all blobs is empty. Any other that is has been cut.
+fn can_have(digest: &Digest, size: u64) -> bool {
+    size > 0 || *digest == Digest::of(digest.algorithm(), b"")
 }
 
 fn moment(meta: &ObjectMeta) -> Timestamp {

@@ -3,7 +3,7 @@
 use scripted_registry::bucket::Fault;
 use scripted_registry::{Match, noise};
 
-use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, key_of, link_of, outcome, pull, up};
+use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, is_pointer, key_of, link_of, outcome, pull, up};
 
 #[tokio::test]
 async fn a_replica_with_an_empty_disk_serves_what_is_in_the_bucket_when_upstream_is_gone() {
@@ -105,6 +105,41 @@ async fn an_object_that_is_not_what_its_name_says_reaches_nobody_and_is_replaced
     second.settled().await;
     assert_eq!(pull(&second, &image).await.len(), 4);
     scene.bucket.until(|bucket| bucket.object(&key) == Some(good.clone())).await;
+}
+
+#[tokio::test]
+async fn an_object_of_a_length_that_cannot_be_is_none_and_nobody_notices() {
+    let scene = Scene::set().await;
+    let image = scene.image(60);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    let key = key_of(&image.layers[0].digest);
+    let good = scene.bucket.object(&key).unwrap();
+    let long = [&good[..], b"more"].concat();
+    for bad in [&b""[..], &good[..100_000], &long] {
+        scene.bucket.put(&key, bad.to_vec());
+        let other = scene.replica().await;
+        let head = other.head(&blob_of("library/app", &image.layers[0].digest)).await;
+        assert_eq!(head.header("content-length"), Some(&*good.len().to_string()));
+        assert_eq!(pull(&other, &image).await.len(), 4, "{} bytes in the bucket", bad.len());
+        scene.bucket.until(|bucket| bucket.object(&key) == Some(good.clone())).await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_tag_that_stands_for_what_nobody_has_upstream_is_asked() {
+    let scene = Scene::set().await;
+    let image = scene.image(70);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    let pointer = scene.bucket.keys().into_iter().find(|key| is_pointer(key)).unwrap();
+    let text = String::from_utf8(scene.bucket.object(&pointer).unwrap().to_vec()).unwrap();
+    let nothing = format!("sha256:{}", "0".repeat(64));
+    scene.bucket.put(&pointer, text.replace(&image.manifest.digest.to_string(), &nothing));
+    let second = scene.replica().await;
+    assert_eq!(pull(&second, &image).await.len(), 4);
 }
 
 #[tokio::test]

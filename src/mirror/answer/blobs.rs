@@ -192,6 +192,7 @@ impl Mirror {
         }
         if let Some(shared) = blobs.stored.recall(&route.location, &digest).await
             && let Ok(Some(size)) = Box::pin(shared.bucket.stat(&digest)).await
+            && blobs.stored.proven_size(&route.location, &digest).is_none_or(|known| known == size)
         {
             return Ok(BlobStat { size: Some(size), outcome: Outcome::Tier });
         }

@@ -98,7 +98,14 @@ impl Tags {
                 Ok(ManifestAnswer { manifest, outcome, stale_for: stale_there(route, &key.tag) })
             }
             Consulted::Remembered(record) => {
-                let answer = self.manifests.answer(route, record.descriptor.digest, &key.accept).await?;
+                let answer = match self.manifests.answer(route, record.descriptor.digest, &key.accept).await {
+                    // Nobody has what the tag was said to have: upstream is asked what it has now.
+                    Err(error) if error.is_missing() => {
+                        let (manifest, outcome) = self.look_up(route, key, None, None).await?;
+                        return Ok(ManifestAnswer { manifest, outcome, stale_for: None });
+                    }
+                    answer => answer?,
+                };
                 if let Some(own) = own {
                     self.keep_at_hand(key, &answer, Some(own.checked_at), stamp);
                 }

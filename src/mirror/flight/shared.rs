@@ -17,14 +17,16 @@ use crate::upstream::{UpstreamBlob, UpstreamError, UpstreamErrorClass};
 pub struct InBucket {
     bucket: Bucket,
     digest: Digest,
+    /// Its size in bytes, where that was seen here.
+    size: Option<u64>,
     gone: AtomicBool,
     gave: AtomicU64,
 }
 
 impl InBucket {
     /// A blob of which nothing was asked yet.
-    pub(crate) fn new(bucket: Bucket, digest: Digest) -> Arc<InBucket> {
-        Arc::new(InBucket { bucket, digest, gone: AtomicBool::new(false), gave: AtomicU64::new(0) })
+    pub(crate) fn new(bucket: Bucket, digest: Digest, size: Option<u64>) -> Arc<InBucket> {
+        Arc::new(InBucket { bucket, digest, size, gone: AtomicBool::new(false), gave: AtomicU64::new(0) })
     }
 
     /// Whether it is what the bucket gives, as far as that was asked.
@@ -56,6 +58,11 @@ impl InBucket {
                 return None;
             }
         };
+        if self.size.is_some_and(|known| known != size) {
+            self.gone.store(true, Ordering::Release);
+            self.distrust().await;
+            return None;
+        }
         let shared = Arc::clone(self);
         let body = body.map(move |bytes| match bytes {
             Ok(bytes) => {

@@ -178,9 +178,9 @@ impl Shared {
         self.owed.away(key);
     }
 
-    /// A blob in it.
-    pub(crate) fn blob(&self, digest: &Digest) -> Arc<InBucket> {
-        InBucket::new(self.bucket.clone(), *digest)
+    /// A blob in it, whose size in bytes may be known.
+    pub(crate) fn blob(&self, digest: &Digest, size: Option<u64>) -> Arc<InBucket> {
+        InBucket::new(self.bucket.clone(), *digest, size)
     }
 
     /// A manifest in it, with the right digest.
@@ -190,7 +190,7 @@ impl Shared {
         if Digest::of(digest.algorithm(), &bytes) == *digest {
             return Some(bytes);
         }
-        self.blob(digest).distrust().await;
+        self.blob(digest, None).distrust().await;
         None
     }
 

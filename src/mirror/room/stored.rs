@@ -24,6 +24,7 @@ use crate::metadata::uses::Uses;
 use crate::metadata::{Location, Membership, MetadataStore, Proof};
 use crate::metrics::Metrics;
 use crate::mirror::flight::replica::{AtReplica, Replicas};
+use crate::mirror::flight::shared::InBucket;
 use crate::mirror::recall::denials::Denials;
 use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::doubts::{Doubts, is_enough};
@@ -119,11 +120,23 @@ impl Stored {
             let (stored, (location, digest)) = (Arc::clone(&stored), of.clone());
             Box::pin(async move {
                 stored.shared()?.look_anew(&location, &digest);
-                stored.recall(&location, &digest).await.map(|shared| shared.blob(&digest))
+                stored.blob_in_bucket(&location, &digest).await
             })
         };
         let of = (location.clone(), *digest);
         Some(AtReplica::new(replicas.clone(), of, self.asks_as_nobody(location), Box::new(look_again)))
+    }
+
+    /// A blob in the bucket, which this repository may have from there.
+    pub(crate) async fn blob_in_bucket(&self, location: &Location, digest: &Digest) -> Option<Arc<InBucket>> {
+        let shared = self.recall(location, digest).await?;
+        Some(shared.blob(digest, self.proven_size(location, digest)))
+    }
+
+    /// The size of content in bytes, where that was counted, and not only said.
+    pub(crate) fn proven_size(&self, location: &Location, digest: &Digest) -> Option<u64> {
+        let member = self.member(location, digest).filter(|member| member.proof == Proof::Bytes);
+        member.map(|member| member.descriptor.size)
     }
 
     /// A manifest from the bucket, with what it is: of this repository, and verified.
