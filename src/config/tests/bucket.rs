@@ -60,11 +60,11 @@ fn a_store_below_our_own_name_is_refused_but_on_loopback() {
 }
 
 #[test]
-fn plain_http_beyond_loopback_and_what_is_not_built_yet_is_warned_of() {
+fn plain_http_beyond_loopback_and_what_leases_lack_is_warned_of() {
     let warnings = |lines: &str| valid(&bucket(lines)).warnings().join("\n");
     assert!(warnings("endpoint = \"http://s3.example\"").contains("plain http"));
     assert!(!warnings("endpoint = \"http://127.0.0.1:9000\"").contains("plain http"));
-    assert!(warnings("redirect = [\"10.0.0.0/8\"]\nmax_size = \"1TB\"").contains("nothing yet about max_size"));
+    assert_eq!(warnings("redirect = [\"10.0.0.0/8\"]\nmax_size = \"1TB\""), "");
     assert!(warnings("advertise = \"http://10.0.0.1:5000\"").contains("for leases peers_secret is missing"));
     assert!(warnings("peers_secret = \"file:/secret\"").contains("for leases advertise is missing"));
     assert_eq!(warnings("leases = \"off\"\nadvertise = \"http://10.0.0.1:5000\""), "");
