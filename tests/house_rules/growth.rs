@@ -350,7 +350,6 @@ const TABLE: &[(&str, &str, Growth)] = &[
         Bounded("10,000, for 12 h", "mirror_entries{table=bucket_lately}", "made_up_names_do_not_fill_the_memory"),
     ),
     ("mirror/keep/collector/excess.rs", "members", Still("lives for one round, and no longer than 1,000,000")),
-    ("mirror/keep/collector/excess.rs", "tags", Still("lives for one round, and no longer than 1,000,000")),
     ("mirror/keep/collector/excess.rs", "pinned", OPERATOR),
     ("mirror/keep/collector/excess.rs", "kept", OPERATOR),
     (

@@ -183,6 +183,24 @@ async fn who_may_read_a_tag_gets_what_it_leads_to_and_nothing_beside_it() {
 }
 
 #[tokio::test]
+async fn what_a_tag_leads_to_is_given_right_behind_it() {
+    let registry = Registry::start().await;
+    let (_folder, users) = users(&["ann"]);
+    let mirror = mapped(&registry, &users, "{ who = \"user:ann\", may = \"a.example/*/app:1\" }").start().await;
+    for number in 0..10 {
+        let image = registry.add_image(&format!("r{number}/app"), "0", &[noise(160 + number, 1000)]);
+        registry.add_index(&format!("r{number}/app"), "1", &[(&image, "linux/amd64")]);
+        let at = |rest: String| format!("/v2/r{number}/app/{rest}?ns=a.example");
+        // Nobody waits for the disk in between.
+        let rest = image.blobs().map(|blob| at(format!("blobs/{}", blob.digest)));
+        let manifest = at(format!("manifests/{}", image.manifest.digest));
+        for path in [at("manifests/1".into()), manifest].into_iter().chain(rest) {
+            assert_eq!(ask(&mirror, "GET", "ann", &path).await.status, 200, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_hubs_names_are_never_challenged_by_whatever_way() {
     let registry = Registry::start().await;
     registry.add_image("library/app", "1", &[noise(8, 1000)]);

@@ -1,17 +1,30 @@
 //! What a tag leads to, as far as it is known here: for those who may read a tag and nothing else of a repository.
 
 use crate::graph::image::{Image, Platforms, parts};
-use crate::metadata::Location;
+use crate::metadata::{Location, TagKey};
 use crate::mirror::Mirror;
+use crate::mirror::answer::tags::PATIENCE;
 use crate::oci::{Digest, Tag};
 
 impl Mirror {
     /// The first of `tags` that leads to this content: as its manifest, or as something below that. Nobody is asked.
+    /// What a client was given of them a moment ago, and is still being written, is waited for.
     pub async fn tag_that_leads(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<Tag> {
-        let heads = &self.0.answers.tags.heads;
-        if let Some(tag) = tags.iter().find(|tag| heads.points(location, tag, &digest)) {
+        let answers = &self.0.answers.tags;
+        if let Some(tag) = tags.iter().find(|tag| answers.heads.points(location, tag, &digest)) {
             return Some(tag.clone());
         }
+        let known = self.tag_that_is_known_to_lead(location, tags.clone(), digest).await;
+        if known.is_some() {
+            return known;
+        }
+        let same = |other: &TagKey| other.location == *location && tags.contains(&other.tag);
+        answers.flights.landed(same, PATIENCE).await;
+        self.0.fills.writing.over(Some(location)).await;
+        self.tag_that_is_known_to_lead(location, tags, digest).await
+    }
+
+    async fn tag_that_is_known_to_lead(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<Tag> {
         let location = location.clone();
         let led = self.0.graph.ask(move |graph| {
             for tag in tags {
