@@ -37,6 +37,7 @@ pub use self::notices::Notices;
 pub use self::quota::Allowance;
 use self::quota::Quota;
 pub use self::resource::Resource;
+use self::settings::Timeouts;
 pub use self::shortfalls::Giver;
 use crate::clients::ClientId;
 use crate::oci::challenge::Challenge;
@@ -303,6 +304,11 @@ pub trait Upstream: Send + Sync + 'static {
     /// come while there is trouble one has [`Outlook::Doubtful`] now and again, and is to ask.
     fn outlook(&self, _resource: &Resource) -> Outlook {
         Outlook::Well
+    }
+
+    /// How long a question takes at most, with everything that belongs to it, at all addresses together.
+    fn longest(&self) -> Duration {
+        Timeouts::default().longest()
     }
 
     /// What it said of its answers beside them.

@@ -114,7 +114,11 @@ impl Upstreams {
             (None, _) => online(upstream, &wanted, around, self.whole.of_another())?,
         };
         let (Shares { all, fills, relays }, patience) = shares;
-        let gate = || Gate::new(upstream.host.clone(), Arc::clone(&asking), all, fills + relays, patience);
+        let longest = upstream.settings.timeouts.longest() * u32::try_from(upstream.urls.len()).unwrap_or(u32::MAX);
+        let gate = || {
+            let gate = Gate::new(upstream.host.clone(), Arc::clone(&asking), all, fills + relays, patience);
+            gate.with_longest(longest)
+        };
         let can_be_asked = !offline || known.is_some_and(|known| known.can_be_asked);
         let gated: Arc<dyn Upstream> = match offline {
             true => Arc::new(Offline::new(upstream.host.clone()).in_place_of(Arc::clone(&asking))),

@@ -44,6 +44,7 @@ pub struct Gate {
     for_lists: Turns,
     bodies: Bodies,
     patience: Duration,
+    longest: Duration,
     client: ClientId,
 }
 
@@ -61,8 +62,14 @@ impl Gate {
         // Of two places one can be called back.
         let for_lists = (places / FOR_LISTS).max(2);
         let [places, for_bodies, for_lists] = [places, bodies, for_lists].map(|most| Turns::new(most.max(1)));
-        let (bodies, client) = (Bodies::default(), ClientId::Operator);
-        Gate { upstream, name, places, for_bodies, for_lists, bodies, patience, client }
+        let (bodies, longest, client) = (Bodies::default(), upstream.longest(), ClientId::Operator);
+        Gate { upstream, name, places, for_bodies, for_lists, bodies, patience, longest, client }
+    }
+
+    /// The same, where a question takes so long at most.
+    #[must_use]
+    pub fn with_longest(self, longest: Duration) -> Gate {
+        Gate { longest, ..self }
     }
 
     async fn place(&self, among: &Turns) -> Result<Turn, UpstreamError> {
@@ -189,6 +196,10 @@ impl Upstream for Gate {
 
     fn outlook(&self, resource: &Resource) -> Outlook {
         self.upstream.outlook(resource)
+    }
+
+    fn longest(&self) -> Duration {
+        self.longest
     }
 
     fn notices(&self) -> Option<&Notices> {

@@ -1,12 +1,12 @@
 //! How long a client waits for an upstream, whatever that does: where something stored can be served, and
 //! where nothing is. The time that passes is the runtime's own: it stands still while anybody has something
-//! to do.
+//! to do. The file is long, as it is one table: each trouble, and whom it keeps waiting.
 
 use std::time::Duration;
 
 use scripted_registry::client::{self, Response};
 use scripted_registry::{Gate, Image, Match, Registry, Rule, TokenPolicy, noise};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 
 use crate::support::mirror::{Settings, TestMirror};
@@ -45,6 +45,8 @@ enum Trouble {
     Cutting,
     /// 429.
     Limiting,
+    /// 503 that says for how long.
+    Away,
 }
 
 const TROUBLES: [Trouble; 7] = [
@@ -61,16 +63,6 @@ impl Trouble {
     /// Begins, for requests that match.
     fn begin(self, registry: &Registry, on: Match) -> Gate {
         let gate = Gate::new();
-        let slowly = |step: u64| {
-            let gate = gate.clone();
-            tokio::spawn(async move {
-                for passed in 1.. {
-                    gate.reached_times(passed).await;
-                    tokio::time::sleep(Duration::from_millis(step)).await;
-                    gate.let_through(1);
-                }
-            });
-        };
         let (registry_itself, every_token) = (|| on.clone(), || Rule::on(Match::token()));
         registry.rule(match self {
             Trouble::Silent => Rule::on(registry_itself()).stall_before_headers(&gate),
@@ -89,10 +81,11 @@ impl Trouble {
             Trouble::Failing => Rule::on(registry_itself()).refuse(500),
             Trouble::Cutting => Rule::on(registry_itself()).close_at_once(),
             Trouble::Limiting => Rule::on(registry_itself()).too_many_requests(None),
+            Trouble::Away => Rule::on(registry_itself()).refuse(503).header("retry-after", "7"),
         });
         match self {
-            Trouble::Dripping | Trouble::TokensDripping | Trouble::HeadDripping => slowly(1000),
-            Trouble::Redirecting | Trouble::TokensRedirecting => slowly(2500),
+            Trouble::Dripping | Trouble::TokensDripping | Trouble::HeadDripping => slowly(&gate, 1000),
+            Trouble::Redirecting | Trouble::TokensRedirecting => slowly(&gate, 2500),
             _ => {}
         }
         let policy = match self {
@@ -106,6 +99,18 @@ impl Trouble {
         registry.expire_tokens();
         gate
     }
+}
+
+/// Lets one after the other through, each so many milliseconds after it came.
+fn slowly(gate: &Gate, step: u64) {
+    let gate = gate.clone();
+    tokio::spawn(async move {
+        for passed in 1.. {
+            gate.reached_times(passed).await;
+            tokio::time::sleep(Duration::from_millis(step)).await;
+            gate.let_through(1);
+        }
+    });
 }
 
 /// What comes of a request, and after how long.
@@ -253,7 +258,7 @@ const UPSTREAM: &str = "connect_timeout = \"1s\"\nfirst_byte_timeout = \"6s\"";
 const LONGEST: Duration = Duration::from_millis(8_010);
 
 /// What comes of everything that can be asked for of a mirror that has stored nothing, and after how long.
-async fn cold(settings: Settings, image: &Image, mut assert: impl FnMut(&str, &str, u16, Duration)) {
+async fn cold(settings: Settings, image: &Image, mut assert: impl FnMut(&str, &str, &Response, Duration)) {
     let blob = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
     let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
     for path in [TAG, &by_digest, TAGS, &referrers(image), &blob] {
@@ -263,7 +268,7 @@ async fn cold(settings: Settings, image: &Image, mut assert: impl FnMut(&str, &s
             tokio::time::pause();
             let (response, waited) = timed(&mirror, method, path).await;
             tokio::time::resume();
-            assert(method, path, response.status, waited);
+            assert(method, path, &response, waited);
         }
     }
 }
@@ -287,6 +292,7 @@ async fn where_nothing_is_stored_everything_that_belongs_to_an_answer_has_one_ti
         (Trouble::Failing, seconds(3), 503),
         (Trouble::Cutting, seconds(3), 503),
         (Trouble::Limiting, seconds(0), 503),
+        (Trouble::Away, seconds(0), 503),
     ] {
         // Time goes on by itself where nothing is to be done here, also while a socket of a busy machine is: what
         // took too long is tried again.
@@ -299,11 +305,13 @@ async fn where_nothing_is_stored_everything_that_belongs_to_an_answer_has_one_ti
             }
             let image = registry.add_image("library/app", "1", &[noise(903, 1000)]);
             let gate = trouble.begin(&registry, Match::repository("library/app"));
-            cold(Settings::of(&registry).upstream(UPSTREAM), &image, |method, path, told, waited| {
+            cold(Settings::of(&registry).upstream(UPSTREAM), &image, |method, path, response, waited| {
+                let told = response.status;
                 let passed_on = trouble == Trouble::Dripping && (method == "HEAD" || path.contains("/blobs/"));
                 let elsewhere = trouble == Trouble::StorageSilent && !path.contains("/blobs/");
                 let expected = if passed_on || elsewhere { told } else { status };
                 assert_eq!(told, expected, "{trouble:?} {method} {path}");
+                assert!(trouble != Trouble::Away || response.header("retry-after") == Some("7"), "{method} {path}");
                 if !passed_on && waited > worst + slack {
                     late.push(format!("{trouble:?} {method} {path}: {waited:?}"));
                 }
@@ -318,24 +326,29 @@ async fn where_nothing_is_stored_everything_that_belongs_to_an_answer_has_one_ti
     }
 }
 
-#[tokio::test]
-async fn where_nothing_is_stored_and_no_connection_can_be_made_it_is_known_soon() {
-    let mut registry = Registry::start().await;
-    let image = registry.add_image("library/app", "1", &[noise(905, 1000)]);
-    // Nobody accepts what comes here, and there is room for one to wait.
+/// Where nobody accepts what comes, and there is room for one to wait.
+async fn full() -> (std::net::SocketAddr, (TcpListener, TcpStream)) {
     let full = TcpSocket::new_v4().expect("a socket");
     full.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let full = full.listen(0).expect("it listens");
     let address = full.local_addr().expect("bound");
-    let _waiting = TcpStream::connect(address).await.expect("the first may wait");
+    let waiting = TcpStream::connect(address).await.expect("the first may wait");
+    (address, (full, waiting))
+}
+
+#[tokio::test]
+async fn where_nothing_is_stored_and_no_connection_can_be_made_it_is_known_soon() {
+    let mut registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(905, 1000)]);
+    let (address, _full) = full().await;
     let hanging = Settings::of(&registry).in_front_of(address).upstream(UPSTREAM);
-    cold(hanging, &image, |method, path, status, waited| {
-        assert_eq!((status, waited.as_secs()), (503, 1), "hanging: {method} {path}: {waited:?}");
+    cold(hanging, &image, |method, path, response, waited| {
+        assert_eq!((response.status, waited.as_secs()), (503, 1), "hanging: {method} {path}: {waited:?}");
     })
     .await;
     registry.stop().await;
-    cold(Settings::of(&registry).upstream(UPSTREAM), &image, |method, path, status, waited| {
-        assert_eq!(status, 503, "refused: {method} {path}");
+    cold(Settings::of(&registry).upstream(UPSTREAM), &image, |method, path, response, waited| {
+        assert_eq!(response.status, 503, "refused: {method} {path}");
         assert!(waited <= Duration::from_secs(2), "refused: {method} {path}: {waited:?}");
     })
     .await;
@@ -358,4 +371,82 @@ async fn a_slow_token_service_keeps_nobody_waiting_longer_than_who_came_first() 
     assert!([one, two, three].iter().all(|response| response.status == 503));
     assert!(waited <= LONGEST, "{waited:?}");
     gate.open();
+}
+
+#[tokio::test]
+async fn a_tag_whose_manifest_is_in_trouble_is_known_within_two_questions() {
+    let by_digest = || Match::manifests().get().and(Match::when(|asked| asked.path.contains("sha256:")));
+    for (drips, stored) in [(true, false), (true, true), (false, false), (false, true)] {
+        let (registry, mirror) = if stored {
+            let (registry, mirror, _) = warm("").await;
+            (registry, mirror)
+        } else {
+            let registry = Registry::start().await;
+            registry.add_image("library/app", "1", &[noise(907, 1000)]);
+            let mirror = Settings::of(&registry).upstream(UPSTREAM).start().await;
+            (registry, mirror)
+        };
+        let gate = if drips {
+            Trouble::Dripping.begin(&registry, by_digest())
+        } else {
+            // It says what the tag points at, and that this is not there, each so late that it is nearly silence.
+            let gate = Gate::new();
+            registry.rule(Rule::on(by_digest()).refuse(404).stall_before_headers(&gate));
+            registry.rule(Rule::on(Match::manifests().head()).stall_before_headers(&gate));
+            registry.rule(Rule::on(Match::manifests()).stall_before_headers(&Gate::new()));
+            slowly(&gate, 5_500);
+            gate
+        };
+        tokio::time::pause();
+        let (response, waited) = timed(&mirror, "GET", TAG).await;
+        tokio::time::resume();
+        let most = if stored { Duration::from_secs(2) } else { 2 * LONGEST } + Duration::from_millis(300);
+        assert!(waited <= most, "drips: {drips}, stored: {stored}: {waited:?}");
+        assert!(if stored { is_stale(&response) } else { response.status == 503 }, "drips: {drips}, stored: {stored}");
+        gate.open();
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_began_and_whose_upstream_went_away_is_cut_within_18_s() {
+    let mut registry = Registry::start().await;
+    let blob = registry.add_blob("library/app", noise(908, 300_000));
+    registry.rule(Rule::on(Match::blob(&blob).get()).stall_after(200_000, &Gate::new()));
+    let mirror = Settings::of(&registry).upstream(UPSTREAM).start().await;
+    let mut stream = mirror.stream(&format!("/v2/library/app/blobs/{blob}")).await;
+    stream.read_exactly(100_000).await;
+    registry.stop().await;
+    tokio::time::pause();
+    let asked = Instant::now();
+    let rest = stream.finish().await;
+    assert!(!rest.complete && asked.elapsed() <= Duration::from_millis(18_500), "{:?}", asked.elapsed());
+}
+
+#[tokio::test]
+async fn a_blob_that_trickles_is_asked_for_again_after_a_minute() {
+    let registry = Registry::start().await;
+    let bytes = noise(909, 300_000);
+    let blob = registry.add_blob("library/app", bytes.clone());
+    let gate = Gate::new();
+    registry.rule(Rule::on(Match::blob(&blob).get()).once().drip(1, &gate));
+    slowly(&gate, 1000);
+    let mirror = TestMirror::of(&registry).await;
+    tokio::time::pause();
+    let (response, waited) = timed(&mirror, "GET", &format!("/v2/library/app/blobs/{blob}")).await;
+    assert!(response.complete && response.body == bytes && waited < Duration::from_secs(63), "{waited:?}");
+    assert_eq!(registry.gets_of(&blob), 2);
+    gate.open();
+}
+
+#[tokio::test]
+async fn each_address_has_one_time_out() {
+    let (first, second) = (Registry::start().await, Registry::start().await);
+    let image = first.add_image("library/app", "1", &[noise(910, 1000)]);
+    let gates = [&first, &second].map(|registry| Trouble::Silent.begin(registry, Match::any()));
+    cold(Settings::of(&first).or_at(&second).upstream(UPSTREAM), &image, |method, path, response, waited| {
+        assert_eq!(response.status, 503, "{method} {path}");
+        assert!(waited <= 2 * Duration::from_millis(7_100), "{method} {path}: {waited:?}");
+    })
+    .await;
+    gates.iter().for_each(Gate::open);
 }

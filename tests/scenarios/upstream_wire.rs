@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
-use scripted_registry::{Match, Registry, Rule, TokenPolicy, noise};
+use scripted_registry::{Image, Match, Registry, Rule, TokenPolicy, client, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -193,6 +193,22 @@ async fn a_content_encoding_that_is_no_coding_leaves_it_to_the_digest() {
 }
 
 #[tokio::test]
+async fn a_content_encoding_that_is_no_coding_is_none_of_anything() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(410, 300_000)]);
+    registry.require_tokens(TokenPolicy::bearer());
+    let aws = || Rule::on(Match::any()).header("content-encoding", "aws-chunked");
+    registry.rule(Rule::on(Match::blobs().get()).once().header("content-encoding", "aws-chunked").close_after(150_000));
+    registry.rule(aws().before_auth());
+    for (method, path) in questions(&image) {
+        let mirror = TestMirror::of(&registry).await;
+        let answer = client::request(mirror.address, method, &path, &[]).await;
+        assert!(answer.status == 200 && answer.complete, "{method} {path}: {}", answer.status);
+    }
+    assert!(registry.count_of(&Match::blobs().with_header("range")) > 0, "the rest was asked for");
+}
+
+#[tokio::test]
 async fn a_location_in_raw_text_is_followed() {
     let registry = Registry::start().await;
     let image = registry.add_image("library/app", "1", &[noise(411, 1000)]);
@@ -273,4 +289,85 @@ async fn what_comes_compressed_is_bounded_by_what_it_becomes_and_has_to_be_whole
         Rule::on(Match::path(LIST)).answer(200, "application/json", r#"{"name":"library/app","tags":["1","2"]}"#);
     registry.rule(rule.gzip().without_length().close_after(40));
     assert!(TestMirror::of(&registry).await.get(LIST).await.status >= 500);
+}
+
+/// Everything that can be asked for of an image, by either method.
+fn questions(image: &Image) -> Vec<(&'static str, String)> {
+    let digest = image.manifest.digest;
+    let blob = format!("/v2/library/app/blobs/{}", image.layers[0].digest);
+    let [by_digest, referrers] = ["manifests", "referrers"].map(|kind| format!("/v2/library/app/{kind}/{digest}"));
+    let paths = [PATH.to_owned(), by_digest, blob, LIST.to_owned(), referrers];
+    paths.into_iter().flat_map(|path| [("HEAD", path.clone()), ("GET", path)]).collect()
+}
+
+#[tokio::test]
+async fn a_location_in_raw_text_is_followed_whatever_is_asked_for_and_by_the_token_service() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(413, 1000)]);
+    registry.require_tokens(TokenPolicy::bearer());
+    let (manifest, blob) = registry.content(|content| {
+        let holding = content.repository("library/app");
+        (holding.manifests[&image.manifest.digest].clone(), holding.blobs[&image.layers[0].digest].clone())
+    });
+    for (method, path) in questions(&image) {
+        let (kind, bytes) = match path.as_str() {
+            LIST => ("application/json", Bytes::from(r#"{"name":"library/app","tags":["1"]}"#)),
+            path if path.contains("/referrers/") => (INDEX, Bytes::from(r#"{"schemaVersion":2,"manifests":[]}"#)),
+            path if path.contains("/blobs/") => ("application/octet-stream", blob.clone()),
+            _ => (manifest.media_type.as_str(), manifest.bytes.clone()),
+        };
+        let stored = Match::path("/speicher/sch%C3%B6n%20hier");
+        registry.clear_rules();
+        let first = Match::token().and(Match::when(|asked| !asked.query.contains("schl%C3%BCssel")));
+        let again = "/token?scope=repository:library/app:pull&raw=schlüssel";
+        registry.rule(Rule::on(first).redirect(again).before_auth());
+        registry.rule(Rule::on(stored.clone()).answer(200, kind, bytes).before_auth());
+        registry.rule(Rule::on(Match::path(&path)).redirect("/speicher/schön hier?x=ü"));
+        let mirror = TestMirror::of(&registry).await;
+        let answer = client::request(mirror.address, method, &path, &[]).await;
+        assert!(answer.status == 200 && answer.complete, "{method} {path}: {}", answer.status);
+        assert!(registry.count_of(&stored) > 0, "{method} {path}");
+        registry.forget_requests();
+    }
+}
+
+#[tokio::test]
+async fn a_request_lost_at_a_storage_host_goes_out_again_as_does_one_for_the_referrers() {
+    let registry = Registry::start().await.with_storage_host().await;
+    let images: Vec<_> =
+        (0..6).map(|seed| registry.add_image("library/app", &seed.to_string(), &[noise(414 + seed, 1000)])).collect();
+    registry.rule(Rule::on(on_a_used_connection()).close_at_once());
+    let mirror = TestMirror::of(&registry).await;
+    for (number, image) in images.iter().enumerate() {
+        for blob in image.blobs() {
+            let path = format!("/v2/library/app/blobs/{}", blob.digest);
+            assert_eq!(mirror.head(&path).await.status, 200, "{number}");
+            assert!(mirror.get(&path).await.complete, "{number}");
+        }
+        let referrers = format!("/v2/library/app/referrers/{}", image.manifest.digest);
+        assert_eq!(mirror.head(&referrers).await.status, 200, "{number}");
+        assert_eq!(mirror.get(&referrers).await.status, 200, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn who_says_how_long_it_is_away_is_left_alone_whatever_was_asked_for() {
+    let image = Registry::start().await.add_image("library/app", "1", &[noise(415, 100)]);
+    for (status, (method, path)) in
+        [429, 503].into_iter().flat_map(|status| questions(&image).into_iter().map(move |asked| (status, asked)))
+    {
+        let registry = Registry::start().await;
+        registry.add_image("library/app", "1", &[noise(415, 100)]);
+        let mirror = TestMirror::of(&registry).await;
+        registry.rule(Rule::on(Match::any()).refuse(status).header("retry-after", "7"));
+        for asked in 0..5 {
+            let answer = client::request(mirror.address, method, &path, &[]).await;
+            let told = (answer.status, answer.header("retry-after"));
+            assert_eq!(told, (503, Some("7")), "{status} {method} {path} {asked}");
+        }
+        assert_eq!(registry.requests().len(), 1, "{status} {method} {path}");
+        registry.clear_rules();
+        mirror.advance(Duration::from_secs(8));
+        assert_eq!(client::request(mirror.address, method, &path, &[]).await.status, 200, "{status} {method} {path}");
+    }
 }

@@ -8,6 +8,7 @@ mod turns;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::access::Rule;
@@ -287,7 +288,7 @@ impl Tags {
     }
 
     async fn resolved(&self, route: &Route, key: &TagKey) -> Fetched {
-        let reference = Reference::Tag(key.tag.clone());
+        let (reference, until) = (Reference::Tag(key.tag.clone()), Instant::now() + route.upstream.longest() * 2);
         let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept.clone()).await;
         let resolved = match resolved {
             Ok(resolved) => resolved,
@@ -304,7 +305,7 @@ impl Tags {
             (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await?,
             (None, Resolved::Told(_)) => match self.manifests.by_digest(route, digest, &key.accept).await {
                 Err(error) if error.upstream_class().is_some_and(|class| !class.is_outage()) => {
-                    self.in_one_question(route, key).await?
+                    self.in_one_question(route, key, until).await?
                 }
                 fetched => fetched?,
             },
@@ -314,10 +315,15 @@ impl Tags {
 
     /// The manifest by tag: what upstream said that the tag points at is not given by digest, because the tag moved
     /// meanwhile, or because upstream says what it has not got, or does not do that. Two questions cannot be taken for
-    /// one.
-    async fn in_one_question(&self, route: &Route, key: &TagKey) -> Fetched {
+    /// one; all together take no longer than two.
+    async fn in_one_question(&self, route: &Route, key: &TagKey, until: Instant) -> Fetched {
         let (repository, reference) = (&route.location.repository, Reference::Tag(key.tag.clone()));
-        match route.upstream.manifest(repository, &reference, key.accept.clone()).await {
+        let asked = route.upstream.manifest(repository, &reference, key.accept.clone());
+        let answer = timeout_at(until, asked).await.unwrap_or_else(|_| {
+            let message = "not given by digest, and by tag not in the time of two questions".to_owned();
+            Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered())
+        });
+        match answer {
             Ok(manifest) => self.keep(route, manifest).await,
             Err(error) => Err(self.told(key, error).await),
         }
