@@ -42,6 +42,10 @@ pub(crate) enum Behaviour {
     WrongThenCut,
     /// Blobs end at half, and whoever asks for the rest is told that there is no such range.
     RefuseResume,
+    /// Blobs end at half, and whoever asks for the rest is told 403.
+    DenyResume,
+    /// Blobs end at half, and whoever asks for the rest is told 501.
+    ResumeNotImplemented,
     /// While one blob is being sent, every other is 429.
     OneAtATime,
     /// Blobs come gzipped, whatever the client accepts.
@@ -68,6 +72,10 @@ pub(crate) enum Behaviour {
     ResetOneBlob,
     /// What HEAD says that a tag points at is 404 by the time that it is asked for by digest.
     MovingTag,
+    /// 403 to manifests by digest; by tag they are given.
+    DigestDenied,
+    /// Indexes come with the type of an image.
+    IndexAsImage,
     /// 429 with a long Retry-After to everything at the storage host, 200 elsewhere. Wants --storage-host.
     StorageRateLimited,
     /// Manifests come as text/plain.
@@ -92,6 +100,10 @@ pub(crate) enum Behaviour {
     HeadNotFound,
     /// 403 to every HEAD; GET is answered.
     HeadDenied,
+    /// 500 to every HEAD; GET is answered.
+    HeadFailing,
+    /// 503 with Retry-After to every HEAD; GET is answered.
+    HeadAway,
     /// Manifests are 404 to who does not name OCI's types.
     OciTypesOnly,
     /// Manifests are 404 to who does not name application/vnd.example.artifact.manifest.v1+json.
@@ -112,7 +124,7 @@ pub(crate) enum Behaviour {
     RedirectLoop,
     /// Blobs are redirected to a link-local address.
     RedirectPrivate,
-    /// The challenge names a token service on another host.
+    /// The challenge names a token service on another host, which gives tokens to anybody. Asks for tokens.
     ForeignRealm,
     /// Blobs come in chunks without end, 64 KB a second.
     EndlessBlobs,
@@ -136,6 +148,8 @@ pub(crate) enum Behaviour {
     HeadAfterGet,
     /// Tokens are good for one request, and 403 says so without a challenge. Asks for tokens.
     TokensDie,
+    /// Every second request is told that its token has died, by a challenge of another host. Asks for tokens.
+    TokensDieElsewhere,
     /// A token that has died is told `Basic`. Tokens are good for one request. Asks for tokens.
     TokensDieAsBasic,
     /// The challenge comes at `/v2/` only, and 401 without one elsewhere. Asks for tokens.
@@ -172,8 +186,9 @@ pub(crate) enum Behaviour {
 
 pub(crate) const REPOSITORY: &str = "library/rude";
 /// What can be asked for.
-pub(crate) const TAGS: [&str; 11] =
-    ["latest", "oci", "docker", "index", "either", "nameless", "cache", "deep", "twice", "foreign", "partly"];
+pub(crate) const TAGS: [&str; 12] = [
+    "latest", "oci", "docker", "index", "either", "nameless", "cache", "deep", "twice", "foreign", "lenient", "partly",
+];
 const LAYER: usize = 1 << 20;
 
 /// An image in each dialect, one tag that depends on `Accept`, and an index of both.
@@ -188,7 +203,8 @@ pub(crate) fn add_images(registry: &Registry) {
 }
 
 /// Images as they really are met: an index without platforms, a cache of BuildKit, indexes in indexes, a key
-/// that stands twice, a layer that says it is elsewhere, an index of which the first image is not there.
+/// that stands twice, a layer that says it is elsewhere, a layer of which little is said, an index of which the first
+/// image is not there.
 fn add_odd_images(registry: &Registry, image: &Image) {
     const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
     const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -214,6 +230,8 @@ fn add_odd_images(registry: &Registry, image: &Image) {
     manifest("twice", &format!(r#""layers":[{first}],"layers":[{second}]"#));
     let elsewhere = of(&image.layers[0], r#","urls":["https://elsewhere.example/layer"]"#);
     manifest("foreign", &format!(r#""layers":[{elsewhere}]"#));
+    let (Descriptor { digest, size, .. }, odd) = (&image.layers[0], r#""annotations":{"x":null},"platform":{}"#);
+    manifest("lenient", &format!(r#""layers":[{{"digest":"{digest}","size":{size},{odd}}}]"#));
     let gone = format!(r#"{{"mediaType":"{MANIFEST}","digest":"sha256:{}","size":3}}"#, "0".repeat(64));
     index("partly", &format!("{gone},{}", of(&image.manifest, "")));
 }
@@ -243,6 +261,8 @@ pub(crate) async fn script(registry: &Registry, behaviour: Behaviour, times: usi
             rules
         }
         Behaviour::RefuseResume => resumed(registry, |rule| rule.refuse(416)),
+        Behaviour::DenyResume => resumed(registry, |rule| rule.refuse(403)),
+        Behaviour::ResumeNotImplemented => resumed(registry, |rule| rule.refuse(501)),
         Behaviour::OneAtATime => {
             registry.options(|options| options.one_blob_at_a_time = true);
             Vec::new()
@@ -272,9 +292,13 @@ pub(crate) async fn script(registry: &Registry, behaviour: Behaviour, times: usi
             });
             largest.iter().map(|digest| Rule::on(Match::blob(digest).get()).reset_at_once()).collect()
         }
-        Behaviour::MovingTag => {
+        Behaviour::MovingTag | Behaviour::DigestDenied => {
             let gone = Match::manifests().and(Match::when(|request| request.path.contains("sha256:")));
-            vec![Rule::on(gone.get()).refuse(404)]
+            vec![Rule::on(gone.get()).refuse(if matches!(behaviour, Behaviour::MovingTag) { 404 } else { 403 })]
+        }
+        Behaviour::IndexAsImage => {
+            let index = Match::manifest(REPOSITORY, "index");
+            vec![Rule::on(index).header("content-type", "application/vnd.oci.image.manifest.v1+json")]
         }
         Behaviour::StorageRateLimited => vec![Rule::on(Match::storage()).too_many_requests(Some("900"))],
         Behaviour::WrongContentType => vec![Rule::on(Match::manifests()).header("content-type", "text/plain")],
@@ -304,6 +328,8 @@ pub(crate) async fn script(registry: &Registry, behaviour: Behaviour, times: usi
         Behaviour::NoHead => vec![Rule::on(Match::any().head()).refuse(405)],
         Behaviour::HeadNotFound => vec![Rule::on(Match::any().head()).refuse(404)],
         Behaviour::HeadDenied => vec![Rule::on(Match::any().head()).refuse(403)],
+        Behaviour::HeadFailing => vec![Rule::on(Match::any().head()).refuse(500)],
+        Behaviour::HeadAway => vec![Rule::on(Match::any().head()).refuse(503).header("retry-after", "5")],
         Behaviour::OciTypesOnly => vec![Rule::on(Match::manifests().and(unnamed("vnd.oci."))).refuse(404)],
         Behaviour::ArtifactTypeOnly => {
             vec![Rule::on(Match::manifests().and(unnamed("vnd.example.artifact.manifest.v1+json"))).refuse(404)]
@@ -324,7 +350,10 @@ pub(crate) async fn script(registry: &Registry, behaviour: Behaviour, times: usi
         Behaviour::RedirectLoop => vec![Rule::on(blobs()).redirect_to_host(&registry.url())],
         Behaviour::RedirectPrivate => vec![Rule::on(blobs()).redirect("http://169.254.169.254/latest/meta-data/")],
         Behaviour::ForeignRealm => {
-            registry.require_tokens(TokenPolicy::bearer().realm("https://tokens.other.test/token"));
+            let service = Registry::start().await;
+            service.rule(Rule::on(Match::token()).redirect_to_host(&registry.url()));
+            registry.require_tokens(TokenPolicy::bearer().realm(&format!("{}/token", foreign(&service))));
+            other = Some(service);
             Vec::new()
         }
         Behaviour::EndlessBlobs => vec![Rule::on(blobs().get()).chunked().endless().drip(64 << 10, &tap())],
@@ -362,6 +391,16 @@ pub(crate) async fn script(registry: &Registry, behaviour: Behaviour, times: usi
             let said = if silent { Expired::Denied } else { Expired::ChallengeBasic };
             registry.require_tokens(TokenPolicy::bearer().uses(1).expired(said));
             Vec::new()
+        }
+        Behaviour::TokensDieElsewhere => {
+            registry.require_tokens(TokenPolicy::bearer());
+            let nobody = Registry::start().await;
+            let challenge = format!("Bearer realm=\"{}/token\"", foreign(&nobody));
+            other = Some(nobody);
+            let asked = AtomicUsize::new(0);
+            let second = move |_: &Recorded| !asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(2);
+            let dead = Match::any().with_header("authorization").and(Match::when(second));
+            vec![Rule::on(dead).refuse(401).header("www-authenticate", &challenge).before_auth()]
         }
         Behaviour::ChallengeAtPing => {
             registry.require_tokens(TokenPolicy::bearer());
@@ -427,6 +466,11 @@ pub(crate) async fn script(registry: &Registry, behaviour: Behaviour, times: usi
         registry.rule(rule.times(times));
     }
     other
+}
+
+/// The address of a registry as that of another host than ours.
+fn foreign(registry: &Registry) -> String {
+    registry.url().replace("127.0.0.1", "localhost")
 }
 
 /// Each blob ends at half once, and whoever asks for the rest is answered so, however often.

@@ -149,6 +149,75 @@ async fn breaks_no_promise(behaviour: Behaviour) {
     drop(other);
 }
 
+/// What every client of a registry puts up with.
+const PUT_UP_WITH: [Behaviour; 35] = [
+    Behaviour::CutAt30Percent,
+    Behaviour::ResetAt70Percent,
+    Behaviour::WithoutLength,
+    Behaviour::Chunked,
+    Behaviour::IgnoreRange,
+    Behaviour::RefuseResume,
+    Behaviour::DenyResume,
+    Behaviour::ResumeNotImplemented,
+    Behaviour::ResumeWithWhole,
+    Behaviour::ResumeWithOther,
+    Behaviour::ResumeUnnamed,
+    Behaviour::OneAtATime,
+    Behaviour::NoHead,
+    Behaviour::HeadNotFound,
+    Behaviour::HeadDenied,
+    Behaviour::HeadFailing,
+    Behaviour::HeadAfterGet,
+    Behaviour::WithoutDigest,
+    Behaviour::MovingTag,
+    Behaviour::DigestDenied,
+    Behaviour::ForeignRealm,
+    Behaviour::TokensDie,
+    Behaviour::TokensDieElsewhere,
+    Behaviour::TokensDieAsBasic,
+    Behaviour::ChallengeAtPing,
+    Behaviour::RedirectTokens,
+    Behaviour::OddChallenge,
+    Behaviour::Facade,
+    Behaviour::RawLocation,
+    Behaviour::OddEncoding,
+    Behaviour::LostConnections,
+    Behaviour::CloseUnannounced,
+    Behaviour::ResetOneBlob,
+    Behaviour::Deprecated,
+    Behaviour::StaleAnswers,
+];
+
+/// Everything is whole by GET, but for what this behaviour refuses to anybody.
+async fn is_served(behaviour: Behaviour) {
+    let registry = Registry::start().await;
+    add_images(&registry);
+    let (held, paths) = (held(&registry), paths(&registry));
+    let largest = held.iter().max_by_key(|(_, bytes)| bytes.len()).map(|(digest, _)| digest.clone()).unwrap();
+    let other = script(&registry, behaviour, usize::MAX).await;
+    let mirror = Settings::of(&registry).start().await;
+    for path in &paths {
+        let refused = match behaviour {
+            Behaviour::ResetOneBlob => path.ends_with(&largest),
+            Behaviour::MovingTag | Behaviour::DigestDenied => path.contains("manifests/sha256:"),
+            _ => false,
+        };
+        if refused {
+            continue;
+        }
+        let answer = mirror.get(path).await;
+        assert!(answer.status == 200 && answer.complete, "{behaviour:?}: {path}: {}", answer.status);
+        assert!(is_right(&answer, "GET", path, &held), "{behaviour:?}: {path}");
+    }
+    drop(other);
+}
+
+#[tokio::test]
+async fn what_others_put_up_with_is_served() {
+    // Together, because what is cut is asked for again after a while.
+    futures_util::future::join_all(PUT_UP_WITH.map(is_served)).await;
+}
+
 macro_rules! quarters {
     ($($name:ident: $quarter:literal),*) => {$(
         #[tokio::test]
