@@ -238,6 +238,11 @@ async fn a_source_that_is_broken_leaves_what_is_public_and_is_an_outage_for_the_
         ("helper:broken", Home::new().helper("broken", "echo canary; exit 3"), "docker-credential-broken"),
         ("helper:missing", Home::new(), "docker-credential-missing"),
         ("docker-config", Home::new().file("authfile", r#"{"auths":"canary"}"#), "authfile"),
+        (
+            "docker-config",
+            Home::new().file("authfile", r#"{"credsStore":"not-installed"}"#),
+            "docker-credential-not-installed",
+        ),
     ] {
         assert_eq!(stat(&upstream(&public, home.source(auth))).await.expect("public"), Some(3), "{auth}");
         let error = stat(&upstream(&server, home.source(auth))).await.expect_err(auth);

@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair};
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Reference, Repository, Span};
 use registry_mirror::upstream::http::{HttpSettings, HttpUpstream};
-use registry_mirror::upstream::settings::Settings;
+use registry_mirror::upstream::settings::{Settings, Timeouts};
 use registry_mirror::upstream::{Upstream as _, UpstreamErrorClass};
 use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
@@ -286,6 +286,39 @@ async fn a_registry_whose_http2_does_not_work_is_asked_over_http1_for_a_while() 
     }
 }
 
+#[tokio::test]
+async fn blobs_have_nothing_to_do_with_an_http2_that_does_not_work() {
+    let pinned = SelfSigned::new(|_| {});
+    let tried = Arc::new(AtomicUsize::new(0));
+    let server = breaking(&pinned, |stream| reset(stream, 2), Arc::clone(&tried)).await;
+    let upstream = upstream(&server.url(), pinned.file());
+    let digest = Digest::of(Algorithm::Sha256, MANIFEST.as_bytes());
+    assert_eq!(upstream.stat(&repository(), &digest).await.expect("an answer"), Some(MANIFEST.len() as u64));
+    let blob = upstream.blob(&repository(), &digest, Span::default()).await.expect("a blob");
+    let chunks: Vec<_> = blob.body.collect().await;
+    let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.expect("whole").to_vec()).collect();
+    assert_eq!((bytes.as_slice(), tried.load(Ordering::SeqCst)), (MANIFEST.as_bytes(), 0));
+}
+
+#[tokio::test]
+async fn a_hello_of_tls_that_nobody_answers_is_given_up_as_a_connection_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://{}", listener.local_addr().expect("address")).parse().expect("url");
+    let (connect, longer) = (std::time::Duration::from_millis(200), std::time::Duration::from_secs(600));
+    let timeouts = Timeouts { connect, first_byte: longer, idle: longer };
+    let settings = Settings { timeouts, ..Settings::default() };
+    let name = "registry.example".parse().expect("name");
+    let upstream = HttpUpstream::new(HttpSettings::new(name, url, settings)).expect("settings");
+    let accepted = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok(stream) = listener.accept().await {
+            held.push(stream);
+        }
+    });
+    assert_eq!(manifest(&upstream).await, Err(UpstreamErrorClass::Unavailable));
+    accepted.abort();
+}
+
 /// A registry that wants a token of this realm, and gives it out itself.
 fn guarded(head: &str, realm: &str) -> String {
     let path = head.split(' ').nth(1).unwrap_or_default();
@@ -359,6 +392,14 @@ async fn blobs_are_fetched_over_http_where_the_operator_allows_it_and_nothing_el
                 assert!(error.to_string().contains("redirect_to_http"), "{error}");
             }
             _ => panic!("{allowed}: {size:?}"),
+        }
+        match upstream.blob(&repository(), &digest, Span::default()).await {
+            Ok(blob) => {
+                let chunks: Vec<_> = blob.body.collect().await;
+                let bytes: Vec<u8> = chunks.into_iter().flat_map(|chunk| chunk.expect("whole").to_vec()).collect();
+                assert!(allowed && bytes == MANIFEST.as_bytes());
+            }
+            Err(error) => assert_eq!((allowed, error.class), (false, UpstreamErrorClass::Protocol)),
         }
         assert_eq!(manifest(&upstream).await, Err(UpstreamErrorClass::Protocol), "allowed: {allowed}");
     }

@@ -219,3 +219,32 @@ async fn the_many_requests_of_one_client_do_not_stand_before_the_one_of_another(
     let places: Vec<_> = wanted.iter().map(|(blob, _)| place(blob)).collect();
     assert_eq!(places, [0, 2, 3, 1]);
 }
+
+#[tokio::test]
+async fn who_waits_for_a_place_waits_no_longer_than_he_was_told() {
+    use std::time::Duration;
+    let registry = Registry::start().await;
+    let gate = Gate::new();
+    let mirror = Settings::of(&registry).config("limits.fills = 1\nlimits.fill_wait = \"3s\"").start().await;
+    let slow = stalling(&registry, 1, &gate);
+    let read = mirror.stream(&format!("/v2/library/slow/blobs/{}", slow[0])).await;
+    tokio::time::pause();
+    for (number, (method, range)) in
+        [("GET", ""), ("GET", "bytes=0-9"), ("GET", "bytes=0-9,20-29"), ("HEAD", "")].into_iter().enumerate()
+    {
+        let blob = registry.add_blob("library/app", noise(30 + number as u64, 1000));
+        let headers = [("Range", range)];
+        let headers = if range.is_empty() { &[][..] } else { &headers };
+        let asked = tokio::time::Instant::now();
+        let connection = client::Connection::open_from([127, 0, 0, 2], mirror.address).await;
+        let path = format!("/v2/library/app/blobs/{blob}");
+        let answer = connection.send(method, &path, headers).await.expect("an answer");
+        let (waited, most) = (asked.elapsed(), if method == "HEAD" { 500 } else { 3_100 });
+        assert!(waited <= Duration::from_millis(most), "{method} {range}: {waited:?}");
+        assert_eq!(answer.status, if range.is_empty() { 200 } else { 206 }, "{method} {range}");
+        assert!(answer.finish().await.complete, "{method} {range}");
+    }
+    tokio::time::resume();
+    gate.open();
+    assert!(read.finish().await.complete);
+}

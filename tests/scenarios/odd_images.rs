@@ -101,7 +101,7 @@ async fn the_platform_of_an_index_entry_that_names_none_is_that_of_its_configura
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_parsers_of_other_programs_read_leniently_is_read_so() {
-    for kind in 0..5 {
+    for kind in 0..6 {
         let registry = Registry::start().await;
         let (layer, mut entry) = blob(&registry, noise(3, 1000), LAYER);
         let (other, second) = blob(&registry, noise(4, 1000), LAYER);
@@ -115,6 +115,7 @@ async fn what_parsers_of_other_programs_read_leniently_is_read_so() {
         }
         let text = match kind {
             4 => format!(r#"{{"schemaVersion":2,"Config":{config},"Layers":[{entry},{second}]}}"#),
+            5 => format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{entry}],"layers":[{second}]}}"#),
             _ => format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{entry},{second}]}}"#),
         };
         manifest(&registry, "1", text, IMAGE);
@@ -173,6 +174,21 @@ async fn a_part_that_is_not_there_ends_no_walk() {
         }
         assert_eq!(run(&mirror, &["ready", "app:1", "--all-platforms"]).await.0, 5);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_deep_keeps_nothing_back_that_is_not() {
+    let registry = Registry::start().await;
+    let (mut deep, _) = image(&registry, "deep", "arm64", 15);
+    for level in 0..9 {
+        deep = index(&registry, &format!("level{level}"), &[&deep]);
+    }
+    let (good, layer) = image(&registry, "good", "amd64", 16);
+    index(&registry, "1", &[&deep, &good]);
+    let mirror = TestMirror::of(&registry).await;
+    let (code, said) = run(&mirror, &["pull", "app:1", "--all-platforms"]).await;
+    assert_eq!((code, said.contains("nested more than 8 deep")), (3, true), "{said}");
+    assert_eq!(registry.gets_of(&layer), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

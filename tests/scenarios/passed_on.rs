@@ -181,3 +181,26 @@ async fn a_body_without_length_and_end_drives_nothing_out_of_the_store() {
         assert_eq!(mirror.get(path).await.header("cache-status"), Some("registry-mirror; hit; detail=hit"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_manifest_that_cannot_be_kept_is_fetched_once_for_all_who_came_in_time() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(9, 1000)]);
+    let mirror = Settings::of(&registry).config("store.max_size = \"1B\"\nstore.min_free = \"0\"").start().await;
+    for reference in ["1".to_owned(), image.manifest.digest.to_string()] {
+        registry.clear_rules();
+        registry.forget_requests();
+        let gate = Gate::new();
+        registry.rule(Rule::on(Match::manifests().get()).stall_before_headers(&gate));
+        let path = format!("/v2/library/app/manifests/{reference}");
+        let opened = async {
+            gate.reached().await;
+            // All the others have come by now, or find what is in hand.
+            mirror.metrics().await;
+            gate.open();
+        };
+        let (answers, ()) = futures_util::future::join(join_all((0..CLIENTS).map(|_| mirror.get(&path))), opened).await;
+        assert!(answers.iter().all(|answer| answer.status == 200 && answer.complete), "{reference}");
+        assert_eq!(registry.count_of(&Match::manifests().get()), 1, "{reference}");
+    }
+}

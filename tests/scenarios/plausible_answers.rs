@@ -331,3 +331,52 @@ async fn a_page_or_an_error_in_place_of_a_small_blob_is_told_as_one_by_every_que
         assert!(mirror.get(&path).await.complete, "{kind}");
     }
 }
+
+#[tokio::test]
+async fn a_moved_tag_whose_manifest_is_made_up_stays_what_it_was() {
+    for (content_type, body) in implausible().into_iter().step_by(3) {
+        let registry = Registry::start().await;
+        let old = registry.add_image("library/app", "1", &[noise(18, 1000)]).manifest.digest.to_string();
+        let mirror = TestMirror::of(&registry).await;
+        assert_eq!(mirror.get(TAG).await.status, 200);
+        mirror.settled().await;
+        let new = registry.add_image("library/app", "1", &[noise(19, 1000)]).manifest.digest;
+        // HEAD is honest.
+        registry.rule(
+            Rule::on(Match::manifests().get())
+                .answer(200, content_type, body.clone())
+                .without_header("docker-content-digest"),
+        );
+        mirror.advance(Duration::from_secs(301));
+        let what = format!("{content_type} {body:.100}");
+        let stale = mirror.get(TAG).await;
+        let told = (stale.status, stale.header("docker-content-digest"), stale.header("warning").is_some());
+        assert_eq!(told, (200, Some(old.as_str()), true), "{what}");
+        let mirror = mirror.restart().await;
+        assert_eq!(mirror.get(TAG).await.header("docker-content-digest"), Some(old.as_str()), "restarted: {what}");
+        assert!(!mirror.store().join("blobs/sha256").join(new.hex()).exists(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_a_manifest_opens_no_membership() {
+    for status in [404, 200] {
+        let registry = Registry::start().await;
+        let digest = registry.add_image("library/other", "1", &[noise(20, 1000)]).manifest.digest;
+        registry.add_image("library/app", "1", &[noise(20, 1000)]);
+        let mirror = Settings::of(&registry).config("cache.negative_ttl = \"0s\"").start().await;
+        assert_eq!(mirror.get("/v2/library/other/manifests/1").await.status, 200);
+        mirror.settled().await;
+        let path = format!("/v2/library/app/manifests/{digest}");
+        let of_app = Rule::on(Match::path(&path).get());
+        registry.rule(match status {
+            200 => of_app.answer(200, "text/html", "<html>Please log in</html>"),
+            status => of_app.refuse(status),
+        });
+        for _ in 0..2 {
+            assert_eq!(mirror.head(&path).await.status, 200, "what the registry says to HEAD");
+            let expected = if status == 200 { 502 } else { status };
+            assert_eq!(mirror.get(&path).await.status, expected, "{status}");
+        }
+    }
+}

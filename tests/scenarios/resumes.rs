@@ -56,6 +56,36 @@ async fn a_resume_that_is_refused_in_whatever_way_becomes_a_whole_download() {
     assert!(answer.complete && answer.body == bytes, "206 of the whole");
 }
 
+#[tokio::test]
+async fn a_refused_or_empty_resume_becomes_a_whole_download_soon_also_where_nothing_can_be_kept() {
+    let half = (SIZE / 2) as u64;
+    let range = format!("bytes {half}-{}/{SIZE}", SIZE - 1);
+    for lines in ["", "store.max_size = \"50000B\"\nstore.min_free = \"0\""] {
+        for (refusal, empty) in [400, 403, 404, 412, 416, 501].map(|status| (status, false)).into_iter().chain([
+            (200, true),
+            (204, true),
+            (206, true),
+        ]) {
+            let (registry, digest, bytes, path) = scene().await;
+            registry.rule(Rule::on(Match::blob(&digest).get()).once().close_after(half));
+            let ranged = Rule::on(Match::blob(&digest).get().with_header("range"));
+            registry.rule(match (refusal, empty) {
+                (206, _) => ranged.answer(206, "application/octet-stream", "").header("content-range", &range),
+                (status, true) => ranged.answer(status, "application/octet-stream", ""),
+                (status, false) => ranged.refuse(status),
+            });
+            let mirror = Settings::of(&registry).config(lines).start().await;
+            tokio::time::pause();
+            let asked = tokio::time::Instant::now();
+            let answer = mirror.get(&path).await;
+            let waited = asked.elapsed();
+            tokio::time::resume();
+            assert!(answer.complete && answer.body == bytes, "{refusal}, empty: {empty}, {lines}");
+            assert!(waited <= std::time::Duration::from_secs(4), "{refusal}, empty: {empty}, {lines}: {waited:?}");
+        }
+    }
+}
+
 type Fail = fn(Rule) -> Rule;
 
 /// What is done to a question in place of an answer, in ways that may be an outage.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
-use scripted_registry::{Match, Registry, Rule, client, noise};
+use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -47,9 +47,14 @@ async fn a_cut_over_tls_is_no_orderly_end_for_whatever_client() {
     let (lines, tls) = certified(folder.path());
     let registry = Registry::start().await;
     let digest = registry.add_blob("library/app", noise(92, 500_000));
-    for rule in [|rule: Rule| rule, |rule: Rule| rule.chunked(), |rule: Rule| rule.without_length()] {
+    for rule in [
+        |rule: Rule| rule.flip_last_byte(),
+        |rule: Rule| rule.flip_last_byte().chunked(),
+        |rule: Rule| rule.flip_last_byte().without_length(),
+        |rule: Rule| rule.without_length().close_after(499_999).ignore_range(),
+    ] {
         registry.clear_rules();
-        registry.rule(rule(Rule::on(Match::blob(&digest).get()).flip_last_byte()));
+        registry.rule(rule(Rule::on(Match::blob(&digest).get())));
         let mirror = Settings::of(&registry).config(&lines).start().await;
         for version in ["1.0", "1.1"] {
             let stream = TcpStream::connect(mirror.address).await.expect("somebody listens");
@@ -64,6 +69,40 @@ async fn a_cut_over_tls_is_no_orderly_end_for_whatever_client() {
             let head = String::from_utf8_lossy(answer.get(..15).unwrap_or_default()).into_owned();
             assert!(end.is_err() || head.contains(" 502"), "HTTP/{version}: {head}");
         }
+    }
+}
+
+#[tokio::test]
+async fn who_has_said_goodbye_over_tls_gets_its_answer() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (lines, tls) = certified(folder.path());
+    let registry = Registry::start().await;
+    let bytes = noise(93, 500_000);
+    let digest = registry.add_blob("library/app", bytes.clone());
+    for cold in [true, false] {
+        let mirror = Settings::of(&registry).config(&lines).start().await;
+        let path = format!("/v2/library/app/blobs/{digest}");
+        let gate = Gate::new();
+        registry.clear_rules();
+        if cold {
+            registry.rule(Rule::on(Match::blob(&digest)).stall_before_headers(&gate));
+        } else {
+            assert!(get(mirror.address, &tls, &path).await.ends_with(&bytes));
+            mirror.settled().await;
+        }
+        let stream = TcpStream::connect(mirror.address).await.expect("somebody listens");
+        let mut stream = tls.connect(ServerName::try_from("localhost").expect("a name"), stream).await.expect("TLS");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        // A close_notify, and the end of what it sends.
+        stream.shutdown().await.expect("said");
+        if cold {
+            gate.reached().await;
+            gate.open();
+        }
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("an orderly end");
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(&bytes), "cold: {cold}");
     }
 }
 

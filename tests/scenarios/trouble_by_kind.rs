@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scripted_registry::{Gate, Match, Registry, Rule, client, noise};
+use scripted_registry::{Gate, Image, Match, Registry, Rule, client, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -52,6 +52,76 @@ async fn silence_of_one_resource_is_not_silence_of_the_host() {
             mirror.advance(Duration::from_secs(10));
         }
         gate.open();
+    }
+}
+
+/// Everything that can be asked for of a repository, as `method path`.
+fn questions(image: &Image) -> Vec<(&'static str, String)> {
+    let Image { repository, tag, manifest, layers, .. } = image;
+    let at = |rest: String| format!("/v2/{repository}/{rest}");
+    let paths = [
+        at(format!("manifests/{tag}")),
+        at(format!("manifests/{}", manifest.digest)),
+        at(format!("blobs/{}", layers[0].digest)),
+        at("tags/list".to_owned()),
+        at(format!("referrers/{}", manifest.digest)),
+    ];
+    paths.into_iter().flat_map(|path| [("HEAD", path.clone()), ("GET", path)]).collect()
+}
+
+#[tokio::test]
+async fn silence_of_whatever_kind_of_resource_is_not_silence_of_the_host() {
+    let image = registry().await.add_image("library/big", "t", &[noise(933, 1000)]);
+    for (method, path) in questions(&image) {
+        let registry = registry().await;
+        registry.add_image("library/big", "t", &[noise(933, 1000)]);
+        let gate = Gate::new();
+        registry.rule(Rule::on(Match::repository("library/big")).stall_before_headers(&gate));
+        let timeouts = "connect_timeout = \"1s\"\nfirst_byte_timeout = \"6s\"";
+        let mirror = Settings::of(&registry).upstream(timeouts).start().await;
+        for round in 0..2 {
+            tokio::time::pause();
+            assert_eq!(client::request(mirror.address, method, &path, &[]).await.status, 503, "{method} {path}");
+            tokio::time::resume();
+            assert_others_are_served(&mirror, round * 6..round * 6 + 6).await;
+            mirror.advance(Duration::from_secs(10));
+        }
+        gate.open();
+    }
+}
+
+#[tokio::test]
+async fn trouble_of_where_manifests_and_lists_are_kept_is_none_of_the_registry() {
+    let mut gone = Registry::start().await;
+    let dead = format!("{}/x", gone.url());
+    gone.stop().await;
+    let limited = Registry::start().await;
+    limited.rule(Rule::on(Match::any()).too_many_requests(Some("900")));
+    let big = || Match::repository("library/big");
+    for (number, rule) in [
+        Rule::on(big()).redirect(&dead),
+        Rule::on(big()).redirect_to_host(&limited.url().replace("127.0.0.1", "localhost")),
+        Rule::on(Match::manifest("library/big", "t")).reset_at_once(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let registry = registry().await;
+        let image = registry.add_image("library/big", "t", &[noise(934, 1000)]);
+        let other = registry.add_blob("library/fast", noise(935, 1000));
+        registry.rule(rule);
+        let mirror = TestMirror::of(&registry).await;
+        for round in 0..2 {
+            tokio::time::pause();
+            for (method, path) in questions(&image).into_iter().filter(|(_, path)| number < 2 || path.ends_with("/t")) {
+                let answer = client::request(mirror.address, method, &path, &[]).await;
+                assert_eq!(answer.status, 503, "{number} {method} {path}");
+            }
+            tokio::time::resume();
+            assert_others_are_served(&mirror, round * 6..round * 6 + 6).await;
+            assert!(mirror.get(&format!("/v2/library/fast/blobs/{other}")).await.complete, "{number}");
+            mirror.advance(Duration::from_secs(1));
+        }
     }
 }
 

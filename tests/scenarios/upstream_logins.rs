@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use scripted_registry::{Expired, Match, Registry, Rule, TokenPolicy, base64, noise};
+use scripted_registry::{Expired, Image, Match, Registry, Rule, TokenPolicy, base64, client, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -366,5 +366,67 @@ async fn a_token_service_that_answers_no_token_and_no_refusal_keeps_back_nothing
                 assert_eq!(mirror.get(path).await.status, 200, "{status} {path}");
             }
         }
+    }
+}
+
+/// Everything that can be asked for of an image, by either method.
+fn questions(image: &Image) -> Vec<(&'static str, String)> {
+    let digest = image.manifest.digest;
+    let paths = [
+        format!("manifests/{}", image.tag),
+        format!("manifests/{digest}"),
+        format!("blobs/{}", image.layers[0].digest),
+        "tags/list".to_owned(),
+        format!("referrers/{digest}"),
+    ];
+    let paths = paths.into_iter().map(|path| format!("/v2/library/app/{path}"));
+    paths.flat_map(|path| [("HEAD", path.clone()), ("GET", path)]).collect()
+}
+
+#[tokio::test]
+async fn whatever_is_asked_for_first_the_door_is_asked_once() {
+    for status in [401, 404, 403, 400] {
+        let registry = registry().await;
+        let image = registry.add_image("library/app", "1", &[noise(420, 100)]);
+        registry.require_tokens(TokenPolicy::bearer());
+        let elsewhere = Match::when(|request| request.path != "/token" && request.path != "/v2/");
+        registry.rule(Rule::on(elsewhere.without_header("authorization")).refuse(status).before_auth());
+        for (method, path) in questions(&image) {
+            registry.forget_requests();
+            let mirror = TestMirror::of(&registry).await;
+            let answer = client::request(mirror.address, method, &path, &[]).await;
+            let asked = registry.count_of(&Match::ping());
+            assert_eq!((answer.status, asked), (200, 1), "{status} {method} {path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dead_token_is_renewed_where_it_came_from_whatever_is_asked_for() {
+    let image = registry().await.add_image("library/app", "1", &[noise(420, 100)]);
+    for (method, path) in questions(&image) {
+        let (registry, other) = (registry().await, Registry::start().await);
+        registry.require_tokens(TokenPolicy::bearer().expired(Expired::Challenge));
+        let mirror = TestMirror::of(&registry).await;
+        assert_eq!(mirror.get("/v2/library/app/manifests/2").await.status, 200);
+        registry.expire_tokens();
+        let challenge = format!("Bearer realm=\"{}/token\"", foreign(&other));
+        let dead = Match::any().with_header("authorization");
+        registry.rule(Rule::on(dead).once().refuse(401).header("www-authenticate", &challenge).before_auth());
+        assert_eq!(client::request(mirror.address, method, &path, &[]).await.status, 200, "{method} {path}");
+        assert_eq!((registry.token_requests(), other.requests().len()), (2, 0), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_asked_of_a_facade_gets_a_token_for_nobody() {
+    let (front, back) = (Registry::start().await, Registry::start().await);
+    let image = back.add_image("library/app", "1", &[noise(422, 1000)]);
+    back.require_tokens(TokenPolicy::bearer());
+    front.rule(Rule::on(Match::any()).redirect_to_host(&foreign(&back)));
+    for (method, path) in questions(&image) {
+        let mirror = TestMirror::of(&front).await;
+        let answer = client::request(mirror.address, method, &path, &[]).await;
+        assert!(answer.status == 200 && answer.complete, "{method} {path}: {}", answer.status);
     }
 }

@@ -113,6 +113,32 @@ async fn a_no_to_head_of_a_blob_is_none_to_get() {
 }
 
 #[tokio::test]
+async fn a_no_to_head_is_none_to_get_of_any_kind() {
+    for config in ["", "cache.negative_ttl = \"0s\""] {
+        for status in [404, 403, 405] {
+            let registry = Registry::start().await;
+            let image = registry.add_image("library/app", "1", &[noise(17, 1000)]);
+            let elsewhere = registry.add_image("library/other", "1", &[noise(17, 1000)]);
+            let mirror = Settings::of(&registry).config(config).start().await;
+            pull(&mirror, &elsewhere).await;
+            registry.rule(Rule::on(Match::any().head()).refuse(status));
+            for path in [
+                "tags/list".to_owned(),
+                format!("referrers/{}", image.manifest.digest),
+                format!("manifests/{}", image.manifest.digest),
+                format!("blobs/{}", image.layers[0].digest),
+                "manifests/1".to_owned(),
+            ] {
+                let path = format!("/v2/library/app/{path}");
+                mirror.head(&path).await;
+                let answer = mirror.get(&path).await;
+                assert!(answer.status == 200 && answer.complete, "{config} {status} {path}: {}", answer.status);
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn where_no_part_of_a_blob_is_to_be_had_the_whole_of_it_tells() {
     let (registry, mirror, _, bytes, path) = brought().await;
     registry.rule(Rule::on(Match::path(&path).head()).refuse(404));
@@ -157,7 +183,7 @@ async fn a_no_to_head_of_a_tag_is_none_to_get() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_no_to_one_set_of_types_concerns_that_set() {
     let no = |status: u16| move |rule: Rule| rule.refuse(status);
     let schema1 = |rule: Rule| {
@@ -193,6 +219,9 @@ async fn a_no_to_one_set_of_types_concerns_that_set() {
             let refused = client::request(mirror.address, method, TAG, accept).await;
             assert_eq!(refused.status, 404, "case {number}, {method}");
         }
+        assert_eq!(run(&mirror, &["ready", "app:1"]).await.0, 0, "case {number}");
+        let listed = run(&mirror, &["images", "--json"]).await.1;
+        assert!(listed.contains(&image.manifest.digest.to_string()), "case {number}: {listed}");
         registry.stop().await;
         for _ in 0..2 {
             let normal = mirror.get_with(TAG, &oci).await;
@@ -228,14 +257,16 @@ async fn a_client_never_had_before_gets_what_fits_him_best_and_not_what_was_told
     registry.negotiate_tag("library/app", "1", &[index.digest, amd.manifest.digest]);
     let mirror = TestMirror::of(&registry).await;
     let (index, image) = (index.digest.to_string(), amd.manifest.digest.to_string());
-    let get = async |accept: &str| {
+    let get = async |mirror: &TestMirror, accept: &str| {
         let answer = mirror.get_with(TAG, &[("Accept", accept)]).await;
         (answer.status, answer.header("docker-content-digest").unwrap_or_default().to_owned())
     };
-    assert_eq!(get(&format!("{OCI_INDEX}, {OCI_MANIFEST}")).await, (200, index.clone()));
+    assert_eq!(get(&mirror, &format!("{OCI_INDEX}, {OCI_MANIFEST}")).await, (200, index.clone()));
     mirror.advance(Duration::from_secs(10));
-    assert_eq!(get(OCI_MANIFEST).await, (200, image.clone()));
+    assert_eq!(get(&mirror, OCI_MANIFEST).await, (200, image.clone()));
     registry.stop().await;
+    assert_eq!(get(&mirror, "*/*").await, (200, index.clone()), "before a restart");
+    let mirror = mirror.restart().await;
     for (accept, expected) in [
         (format!("{OCI_INDEX}, {OCI_MANIFEST}, {DOCKER_MANIFEST}"), &index),
         (format!("{OCI_INDEX}, */*"), &index),
@@ -243,12 +274,12 @@ async fn a_client_never_had_before_gets_what_fits_him_best_and_not_what_was_told
         (format!("{DOCKER_MANIFEST}, {OCI_MANIFEST}"), &image),
         (format!("{OCI_INDEX};q=0, {OCI_MANIFEST}, {DOCKER_MANIFEST}"), &image),
     ] {
-        assert_eq!(get(&accept).await, (200, expected.clone()), "{accept}");
+        assert_eq!(get(&mirror, &accept).await, (200, expected.clone()), "{accept}");
     }
     assert!(run(&mirror, &["inspect", "app:1"]).await.1.contains(&index));
     assert!(run(&mirror, &["images", "--json"]).await.1.contains(&index));
     assert_eq!(run(&mirror, &["freeze", "app:1"]).await.0, 0);
-    assert_eq!(get("*/*").await, (200, index));
+    assert_eq!(get(&mirror, "*/*").await, (200, index));
 }
 
 #[tokio::test]
