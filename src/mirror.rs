@@ -68,6 +68,7 @@ use images::bundles::Bundles;
 use images::prefetch::Ahead;
 use keep::RoomKeeper;
 use recall::negatives::Negatives;
+use recall::sizes::Sizes;
 use room::holds::Holds;
 use room::records::Records;
 use room::stored::{Standing, Stored};
@@ -237,6 +238,7 @@ impl Mirror {
             writing: Arc::default(),
             room: room.clone(),
             negatives: Arc::new(Negatives::new(negative_ttl, clock.clone(), terms.of_callers)),
+            sizes: Sizes::default(),
             finish_unread: terms.finish_unread,
             metrics: metrics.clone(),
             tasks: tasks.clone(),
@@ -349,6 +351,7 @@ impl Mirror {
         let Wings { fills, answers, room, routes, .. } = &*self.0;
         let own = [
             ("flights_of_blobs", self.fills() as u64),
+            ("sizes_of_blobs", self.0.fills.sizes.len()),
             ("left_over", fills.ingests.left_over_files()),
             ("lanes", fills.bounds.lanes()),
             ("manifests_being_written", fills.writing.len()),

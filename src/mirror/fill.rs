@@ -37,6 +37,7 @@ use crate::mirror::flight::unread::{self, FinishUnread};
 use crate::mirror::flight::writing::Writing;
 use crate::mirror::keep::RoomKeeper;
 use crate::mirror::recall::negatives::Negatives;
+use crate::mirror::recall::sizes::Sizes;
 use crate::mirror::room::stored::Stored;
 use crate::oci::Span;
 use crate::outcome::Outcome;
@@ -67,6 +68,7 @@ pub(crate) struct Fills {
     pub(super) writing: Arc<Writing>,
     pub(super) room: Arc<RoomKeeper>,
     pub(super) negatives: Arc<Negatives>,
+    pub(super) sizes: Sizes,
     pub(super) finish_unread: FinishUnread,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: TaskTracker,
@@ -92,8 +94,10 @@ impl Fills {
     /// Joins the fill of a blob, or starts it.
     pub(crate) fn fly(self: &Arc<Fills>, source: BlobSource, right: Right) -> (Following, Outcome) {
         let mut opened = None;
-        let seat = self.flights.seat((source.location.clone(), source.digest), || {
-            let (progress, following) = watch::channel(Progress::starting());
+        let key = (source.location.clone(), source.digest);
+        let told = self.sizes.of(&key);
+        let seat = self.flights.seat(key, || {
+            let (progress, following) = watch::channel(Progress::starting().told(told));
             opened = Some(progress);
             following
         });
@@ -178,8 +182,12 @@ impl Fill {
             end => return end,
         };
         let another = self.source.fell_short();
+        self.fills.sizes.was_wrong((self.source.location.clone(), self.source.digest));
         let mut anew = false;
-        self.progress.send_modify(|progress| anew = progress.begin_anew(another));
+        self.progress.send_modify(|progress| {
+            anew = progress.begin_anew(another);
+            progress.told = Some(None);
+        });
         if anew { End::Doubted(error) } else { End::Failed(error) }
     }
 

@@ -8,3 +8,4 @@ mod known;
 pub(crate) mod lists;
 pub mod memory;
 pub(crate) mod negatives;
+pub(crate) mod sizes;

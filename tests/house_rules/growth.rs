@@ -167,6 +167,11 @@ const TABLE: &[(&str, &str, Growth)] = &[
         Bounded("10,000, with 16 tags each", "mirror_entries{table=tags_told}", "made_up_tags_do_not_fill_the_memory"),
     ),
     (
+        "mirror/recall/sizes.rs",
+        "known",
+        Bounded("10,000", "mirror_entries{table=sizes_of_blobs}", "made_up_digests_do_not_fill_the_memory"),
+    ),
+    (
         "mirror/recall/negatives.rs",
         "known",
         Bounded("10,000", "mirror_entries{table=negatives}", "made_up_digests_do_not_fill_the_memory"),

@@ -184,3 +184,46 @@ async fn a_blob_without_end_ends_with_its_readers_and_takes_no_more_than_the_sto
     let unfinished = std::fs::read_dir(mirror.store().join("ingest")).unwrap().map(|file| file.unwrap().metadata());
     assert!(unfinished.map(|file| file.unwrap().len()).sum::<u64>() <= MOST);
 }
+
+#[tokio::test]
+async fn no_part_is_given_early_of_a_blob_of_another_size_than_its_manifest_says() {
+    for restarted in [false, true] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/app", "1", &[noise(61, 1000)]);
+        let layer = image.layers[0].digest;
+        registry.rule(Rule::on(Match::blob(&layer).get()).answer(
+            200,
+            "application/octet-stream",
+            vec![b'Z'; 5_000_000],
+        ));
+        let mut mirror = TestMirror::of(&registry).await;
+        for round in 0..2 {
+            assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+            for range in ["bytes=0-999", "bytes=0-9", "bytes=0-9,100-199"] {
+                let path = format!("/v2/library/app/blobs/{layer}");
+                let answer = mirror.get_with(&path, &[("Range", range)]).await;
+                let given = (200..300).contains(&answer.status) && answer.complete;
+                assert!(!given, "{range}, round {round}: {} {:?}", answer.status, answer.body.len());
+            }
+            mirror.settled().await;
+            if restarted {
+                mirror = mirror.restart().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_part_is_given_early_of_a_blob_that_was_something_else_a_moment_ago() {
+    let registry = Registry::start().await;
+    let blob = registry.add_blob("library/app", noise(62, 5_000_000));
+    registry.rule(Rule::on(Match::blob(&blob).get()).flip_bit_at(4_999_999).flip_bit_at(5));
+    let mirror = TestMirror::of(&registry).await;
+    let path = format!("/v2/library/app/blobs/{blob}");
+    assert!(!mirror.get(&path).await.complete, "it is found out");
+    for range in ["bytes=0-9", "bytes=2000000-2000099"] {
+        mirror.settled().await;
+        let answer = mirror.get_with(&path, &[("Range", range)]).await;
+        assert!(!(answer.status == 206 && answer.complete), "{range}");
+    }
+}

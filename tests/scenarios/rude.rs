@@ -215,7 +215,8 @@ async fn is_served(behaviour: Behaviour) {
 #[tokio::test]
 async fn what_others_put_up_with_is_served() {
     // Together, because what is cut is asked for again after a while.
-    futures_util::future::join_all(PUT_UP_WITH.map(is_served)).await;
+    let each = PUT_UP_WITH.iter().map(|behaviour| Box::pin(is_served(*behaviour)));
+    futures_util::future::join_all(each).await;
 }
 
 macro_rules! quarters {

@@ -68,6 +68,8 @@ pub struct Progress {
     pub seats: Arc<AtomicBool>,
     /// How many bytes of the blob are handed out as parts before they are verified.
     early: Arc<AtomicU64>,
+    /// Its size by a manifest, where that is known; within, `None` where nothing of it is handed out early.
+    pub told: Option<Option<u64>>,
     /// Where its bytes come from the bucket: the blob there.
     pub shared: Option<Arc<InBucket>>,
     /// Where another replica may fetch it: the blob there.
@@ -92,9 +94,16 @@ impl Progress {
             relay,
             seats,
             early,
+            told: None,
             shared,
             replica,
         }
+    }
+
+    /// The same of a blob of which this is known: see [`Progress::told`].
+    #[must_use]
+    pub fn told(self, told: Option<Option<u64>>) -> Progress {
+        Progress { told, ..self }
     }
 
     /// Whether its bytes come from the bucket or another replica, as far as those were asked.
@@ -133,6 +142,9 @@ impl Progress {
     /// Takes `length` of the bytes that may be handed out before they are verified, of a blob of `size` bytes, if so
     /// many are left.
     pub fn claim(&self, length: u64, size: u64) -> bool {
+        if self.told.is_some_and(|told| told != Some(size)) {
+            return false;
+        }
         let most = if size > SMALL { (size / SHARE).max(EARLY) } else { 0 };
         let claimed = |early: u64| early.checked_add(length).filter(|sum| *sum <= most);
         self.early.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).is_ok()
@@ -219,6 +231,8 @@ mod tests {
         assert!(fill.claim(1, size));
         assert!(Progress::starting().claim(EARLY, SMALL + 1) && !Progress::starting().claim(1, SMALL));
         assert!(!fill.claim(u64::MAX, u64::MAX));
+        let told = |told| Progress { told: Some(told), ..Progress::starting() };
+        assert!(told(Some(size)).claim(1, size) && !told(Some(1000)).claim(1, size) && !told(None).claim(1, size));
     }
 
     #[test]
