@@ -294,6 +294,11 @@ impl Mirror {
         self.0.routes.route(target, default)
     }
 
+    /// An upstream as a client names it, by the name that it has here.
+    pub fn known_upstream(&self, name: RegistryName) -> Option<&RegistryName> {
+        self.0.routes.known(name)
+    }
+
     /// The upstream of a request that names none, where its listener has none of its own.
     pub fn default_upstream(&self) -> &RegistryName {
         self.0.routes.default()

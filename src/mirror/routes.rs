@@ -191,6 +191,11 @@ impl Routes {
         &self.default
     }
 
+    /// The upstream of this name, by the name that it has here.
+    pub fn known(&self, name: RegistryName) -> Option<&RegistryName> {
+        self.upstreams.get_key_value(&fold_alias(name)).map(|(name, _)| name)
+    }
+
     /// The upstream of this name.
     pub fn upstream(&self, name: &RegistryName) -> Option<Arc<dyn Upstream>> {
         self.upstreams.get(name).cloned()

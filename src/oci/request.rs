@@ -106,6 +106,12 @@ impl Request {
         }
     }
 
+    /// The registry at whose door a ping is, where it names one: in front of the path, or by `ns`.
+    pub fn door(path: &str, query: Option<&str>) -> Option<RegistryName> {
+        let (prefix, _) = split_prefix(path).ok()?;
+        prefix.or_else(|| Query::parse(query.unwrap_or_default()).ok()?.namespace)
+    }
+
     /// The path and query that parse to this request.
     pub fn path_and_query(&self) -> String {
         let mut query = url::form_urlencoded::Serializer::new(String::new());

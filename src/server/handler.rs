@@ -253,7 +253,9 @@ async fn respond(
 ) -> Answer {
     let Some(target) = request.target() else {
         record.asked(&request, None);
-        let upstream = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
+        let named = Request::door(http.uri().path(), http.uri().query());
+        let named = named.and_then(|name| edge.mirror.known_upstream(name)).or(edge.default.as_ref());
+        let upstream = named.unwrap_or_else(|| edge.mirror.default_upstream());
         let Err(rejected) = edge.admission.greet(guest, &edge.mirror, upstream).await else {
             return Answer::ping().private(edge.admission.rules.greets_each_alone(upstream));
         };

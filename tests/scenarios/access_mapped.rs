@@ -229,8 +229,16 @@ async fn the_hubs_names_are_never_challenged_by_whatever_way() {
     }
     // At a listener for another upstream one logs in, and that is asked for.
     let other = mirror.addresses[1];
-    for (path, challenged) in [("/v2/", true), ("/v2/app/manifests/1?ns=docker.io", false), ("/v2/x/manifests/1", true)]
-    {
+    for (path, challenged) in [
+        ("/v2/", true),
+        ("/v2/?ns=docker.io", false),
+        ("/v2/?ns=INDEX.docker.io", false),
+        ("/docker.io/v2/", false),
+        ("/v2/?ns=a.example", true),
+        ("/v2/?ns=nowhere.example", true),
+        ("/v2/app/manifests/1?ns=docker.io", false),
+        ("/v2/x/manifests/1", true),
+    ] {
         let refused = client::get(other, path, &[]).await;
         assert_eq!((refused.status, refused.header("www-authenticate").is_some()), (401, challenged), "{path}");
     }

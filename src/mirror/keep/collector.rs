@@ -2,7 +2,7 @@
 //! where it holds more than it may.
 //!
 //! One replica at a time goes round, the one that took the lease; the next round is due when that is old. Content
-//! without a name is marked, waited for for a day, looked at once more, and deleted. Decisions are in [`fate`] and
+//! without a name is marked, waited for for a day, looked at once more, and deleted. Decisions are in [`fate`](mod@fate) and
 //! [`eviction`](super::eviction). Each round has a deadline, as each question has, looks at so much content at a time,
 //! and ends at the first trouble. Truth: nothing is deleted that a name needs, or that anybody may be on his way to.
 
