@@ -2,7 +2,8 @@
 //!
 //! HTTP/1.1 only: no client that we know pulls over anything else. Every wait has a deadline: for
 //! the head of a request, for a client that does not read its answer, and for the drain. All listeners,
-//! for clients and for operators, go through [`serve`]; what a request means is not decided here.
+//! for clients and for operators, go through [`serve`]; what a request means is not decided here. The file is long
+//! because its tests are about connections, and stand beside what they hold.
 
 use std::convert::Infallible;
 use std::future::poll_fn;

@@ -1,7 +1,8 @@
 //! Blobs: flows A (hit), B (cold miss) and C (joiner), and the bytes on their way to one client.
 //!
 //! Truth: a body that ends without an error was verified, but for lazy reads (see `lazy`). The head of an answer of
-//! which nothing may be sent before waits for that a moment, too: then what is wrong is an error, and not a cut.
+//! which nothing may be sent before waits for that a moment, too: then what is wrong is an error, and not a cut. The
+//! file is long because the three flows end in one body.
 
 use std::fs::File;
 use std::ops::Range;
