@@ -17,6 +17,7 @@ use crate::clock::SystemClock;
 use crate::config::{Config, Loaded, Source};
 use crate::confine::confine;
 use crate::documents::{Code, Error};
+use crate::server::io::give_large_buffers_back;
 use crate::server::{congestion, listener};
 use crate::systemd;
 use crate::upstream::carrier::Carrier;
@@ -58,6 +59,9 @@ pub fn run(
     let config = loaded.config.clone();
     if let Err(error) = hide_memory() {
         tracing::warn!(%error, "other processes of this user can read the memory of this one");
+    }
+    if !give_large_buffers_back() {
+        tracing::debug!("the allocator keeps large buffers for later");
     }
     let no_runtime = failed("starting the runtime");
     // Outlives who is carried by it.
