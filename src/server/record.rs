@@ -85,7 +85,8 @@ pub struct Record {
     begun: Instant,
     first_byte: Option<Duration>,
     bytes: u64,
-    /// How many of them are counted.
+    /// Whether it is counted, and how many of these bytes.
+    is_counted: bool,
     counted: u64,
     /// How many bytes the body has; unknown until it has ended where upstream does not say it.
     length: Option<u64>,
@@ -120,6 +121,7 @@ impl Record {
             begun: Instant::now(),
             first_byte: None,
             bytes: 0,
+            is_counted: false,
             counted: 0,
             length: None,
             sent_by: None,
@@ -223,13 +225,18 @@ impl Record {
         self.sent_by = self.sent_by.max(Some(by));
     }
 
-    /// Counts what was sent since it was last counted: what was fetched for it is counted as it comes, too.
+    /// Counts it, the first time, and what was sent since it was last counted: requests and bytes at one moment, and
+    /// what was fetched for it is counted as it comes, too.
     fn count(&mut self) {
         let new = self.bytes - std::mem::replace(&mut self.counted, self.bytes);
-        if self.replica.is_none() {
-            let upstream = self.location.as_ref().map(|location| &location.upstream);
-            self.metrics.sent(upstream, self.outcome, new);
+        if self.replica.is_some() {
+            return;
         }
+        let upstream = self.location.as_ref().map(|location| &location.upstream);
+        if !std::mem::replace(&mut self.is_counted, true) {
+            self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
+        }
+        self.metrics.sent(upstream, self.outcome, new);
     }
 
     /// The body has ended as it should.
@@ -266,7 +273,7 @@ impl Receipt for Sending {
     fn sent(&self, by: SentBy, bytes: u64) {
         let mut record = self.record();
         record.sent(by, bytes);
-        if record.bytes - record.counted >= COUNTED_AT_ONCE {
+        if !record.is_counted || record.bytes - record.counted >= COUNTED_AT_ONCE {
             record.count();
         }
     }
@@ -333,11 +340,8 @@ impl Drop for Record {
         let upstream = self.location.as_ref().map(|location| &location.upstream);
         if let Some((result, _)) = self.replica {
             self.metrics.replica_answered(result, self.bytes);
-        } else {
-            self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
-            if let Some(first_byte) = self.first_byte {
-                self.metrics.time_to_first_byte(self.outcome, first_byte);
-            }
+        } else if let Some(first_byte) = self.first_byte {
+            self.metrics.time_to_first_byte(self.outcome, first_byte);
         }
         if let Some(by) = self.sent_by {
             self.metrics.sent_by(by);

@@ -465,6 +465,12 @@ async fn status_tells_of_fills_of_the_store_and_of_the_hit_ratio() {
     let upstream = status["upstreams"].as_array().unwrap().iter().find(|upstream| upstream["host"] == "docker.io");
     assert_eq!(upstream.map(|upstream| [&upstream["filling"], &upstream["waiting"]]), Some([&json!(1), &json!(0)]));
     assert!(fill["written_bytes"].as_u64().is_some_and(|written| (100_000..=150_000).contains(&written)), "{fill}");
+    // It counts with its bytes, and not when it has ended.
+    let sent = status["bytes"]["missed"].as_u64().expect("a number");
+    assert_eq!([&status["requests"]["total"], &status["requests"]["missed"]], [5, 2], "{status}");
+    assert!(sent > 100_000, "{status}");
+    let usage = look(&mirror, "usage").await["since_start"].clone();
+    assert!(usage["requests"]["fill"] == 2 && usage["bytes"]["fill"].as_u64() >= Some(sent), "{usage}");
     gate.open();
     assert!(stream.finish().await.complete);
     mirror.settled().await;
