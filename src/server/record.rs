@@ -353,6 +353,8 @@ impl Drop for Record {
             upstream = upstream.map(|name| name.as_str()),
             repository = self.location.as_ref().map(|location| location.repository.as_str()),
             reference = self.reference.as_ref().map(tracing::field::display),
+            // What else a client writes into a path that names no image is nobody's to read: it may be a secret.
+            path = self.path.as_deref().filter(|path| *path == "/"),
             bytes = self.bytes,
             upstream_bytes = self.upstream_bytes(),
             complete = self.length.is_some_and(|length| self.bytes >= length),

@@ -237,17 +237,18 @@ impl Answer {
     }
 
     /// A request that is refused as it stands.
-    pub fn refusal(code: ErrorCode, message: impl AsRef<str>) -> Answer {
-        let answer = Answer::new(code.status(), AnswerBody::Bytes(code.body(message.as_ref())))
-            .header(CONTENT_TYPE, "application/json");
+    pub fn refusal(code: ErrorCode, message: impl Into<String>) -> Answer {
+        let problem = message.into();
+        let answer =
+            Answer::new(code.status(), AnswerBody::Bytes(code.body(&problem))).header(CONTENT_TYPE, "application/json");
         let answer = if code == ErrorCode::Unsupported { answer.header(ALLOW, "GET, HEAD") } else { answer };
-        Answer { code: Some(code), ..answer }
+        Answer { code: Some(code), problem: Some(problem), ..answer }
     }
 
     /// Who asks may not have it, and what to do.
     pub fn refused(refusal: &Refusal, hint: Option<&str>) -> Answer {
         let problem = hint.map_or_else(|| refusal.to_string(), |hint| format!("{refusal}; {hint}"));
-        let answer = Answer { problem: Some(problem.clone()), ..Answer::refusal(refusal.code(), problem) };
+        let answer = Answer::refusal(refusal.code(), problem);
         match refusal.challenge() {
             Some(challenge) => answer.header(WWW_AUTHENTICATE, challenge),
             None => answer,
@@ -257,7 +258,7 @@ impl Answer {
     /// A request that the mirror could not answer, and what to do.
     pub fn failure(error: &MirrorError, code: ErrorCode, hint: Option<&str>) -> Answer {
         let problem = hint.map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"));
-        let answer = Answer { problem: Some(problem.clone()), ..Answer::refusal(code, problem) };
+        let answer = Answer::refusal(code, problem);
         let answer = match error {
             MirrorError::Range { size } => answer.header(CONTENT_RANGE, format!("bytes */{size}")),
             _ => answer,

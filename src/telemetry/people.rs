@@ -175,7 +175,9 @@ impl Request {
 fn image(fields: &Fields) -> String {
     let (upstream, repository) = (fields.get("upstream"), fields.get("repository"));
     match fields.get("reference") {
-        _ if upstream.is_empty() => "/v2/".to_owned(),
+        // A ping has none, nor has what is refused as it stands.
+        _ if upstream.is_empty() && fields.get("path").is_empty() => "/v2/".to_owned(),
+        _ if upstream.is_empty() => fields.get("path").to_owned(),
         "" => format!("{upstream}/{repository}"),
         digest if digest.contains(':') => {
             let short: String = digest.chars().take("sha256:".len() + 12).collect();
@@ -274,6 +276,17 @@ mod tests {
             assert!(line.trim_end().chars().count() <= WIDTH && line.lines().count() == 1, "{line}");
             assert!(!line.contains(['\u{1b}', '\u{202e}']), "{line:?}");
             assert_eq!(line.contains("404 MANIFEST_UNKNOWN: a message"), status == 404, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_request_for_no_image_is_told_by_its_path() {
+        for (path, expected) in [(Some("/"), "/ "), (None, "/v2/ ")] {
+            let line = written(false, || {
+                tracing::info!(status = 400, outcome = "local", path, code = "NAME_INVALID", error = "why", "request");
+            });
+            let (shown, said) = line.get(21..).and_then(|rest| rest.split_at_checked(IMAGE)).expect("an image");
+            assert!(shown.starts_with(expected) && said == " 400 NAME_INVALID: why\n", "{line}");
         }
     }
 

@@ -112,6 +112,25 @@ fn every_act_is_in_the_log_with_who_did_it() {
     assert!(!all.contains(TOKEN) && !all.contains("another token"), "no token is logged");
 }
 
+#[test]
+fn the_log_says_why_a_request_is_refused_and_nothing_that_was_written_into_a_path_of_no_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path());
+    let (_, out, _) = run(&format!("status --json --admin http://{}", daemon.admin));
+    let status: Value = serde_json::from_str(&out).unwrap();
+    let pull = status["listening"][0].as_str().unwrap().replace("http://", "");
+    let asked = ["/", "/v2/Library/app/manifests/1", "/v2/library/app/blobs/none", "/v1/"];
+    let answers = asked.map(|path| super::metrics::get_at(&pull, path, "").1);
+    let log = daemon.terminate();
+    let told: Vec<_> = log.iter().filter(|line| line["message"] == "request").collect();
+    assert_eq!(told.len(), asked.len());
+    for ((path, answer), line) in asked.iter().zip(answers).zip(told) {
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let shown = if *path == "/" { Value::from("/") } else { Value::Null };
+        assert_eq!((&line["path"], &line["error"]), (&shown, &answer["errors"][0]["message"]), "{line}");
+    }
+}
+
 /// The head of the request that a command sends to whoever listens on an address.
 fn asked(arguments: impl FnOnce(SocketAddr) -> String) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
