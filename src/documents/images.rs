@@ -40,7 +40,7 @@ pub struct ImageSummary {
     pub digest: Option<Digest>,
     /// How much of it is stored.
     pub state: State,
-    /// The platforms that are stored whole. Empty for an image that is not in an index.
+    /// The platforms that are stored whole. For an image that is not in an index what its configuration says.
     pub platforms: Vec<String>,
     /// What of it is stored; what it shares with others is counted for each.
     pub stored_bytes: u64,

@@ -146,6 +146,13 @@ impl Completeness {
         (self.unreadable > 0).then(|| format!("its manifests name {odd} of which digest or size cannot be read"))
     }
 
+    /// In a clause, why it is not complete.
+    pub fn why_incomplete(&self) -> String {
+        let lacking: Vec<_> = self.lacking.iter().map(Platform::to_string).collect();
+        let unmade = (!lacking.is_empty()).then(|| format!("it is not made for {}", lacking.join(", ")));
+        self.unknown().or(unmade).unwrap_or_else(|| self.shortfall())
+    }
+
     /// In a clause, how much is missing.
     pub fn shortfall(&self) -> String {
         let (parts, bytes) = (counted(self.missing.len(), "part"), counted(self.missing_bytes, "byte"));

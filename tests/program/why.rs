@@ -1,6 +1,6 @@
 //! `why`: what a pull would get now, told by the daemon, and by the store where none runs.
 
-use scripted_registry::{Match, Rule};
+use scripted_registry::{Match, Rule, noise};
 
 use super::operate::{Site, run};
 
@@ -139,4 +139,29 @@ fn what_upstream_refuses_is_refused() {
         said["reason"].as_str().is_some_and(|reason| reason.ends_with("until it gives it again; a pull asks it")),
         "{said}"
     );
+}
+
+#[test]
+fn of_what_is_not_for_this_machine_it_is_said_that_it_is_not() {
+    let mut site = Site::start();
+    let odd = site.registry.add_image("library/odd", "riscv64", &[noise(9, 1000)]);
+    site.registry.add_index("library/odd", "1", &[(&odd, "riscv64")]);
+    site.ok("pull odd:1 --all-platforms");
+    site.ok("pull other:2");
+    let listed = site.json("images").1;
+    let platforms = |name: &str| {
+        let image = listed["images"].as_array().unwrap().iter().find(|image| image["image"] == name);
+        image.unwrap_or_else(|| panic!("{name}: {listed}"))["platforms"].clone()
+    };
+    // As the index says it, else the configuration.
+    assert_eq!(platforms("docker.io/library/odd:1"), serde_json::json!(["linux/riscv64"]));
+    assert_eq!(platforms("docker.io/library/other:2"), serde_json::json!(["linux/amd64"]));
+    let layer = odd.layers.last().unwrap().digest;
+    std::fs::remove_file(site.folder.path().join(format!("store/blobs/sha256/{}", layer.hex()))).unwrap();
+    site.kill_and_start_again();
+    site.stop_upstream();
+    assert_ne!(site.run("pull never:1").0, 0);
+    let (code, said) = site.json("why odd:1");
+    let reason = said["reason"].as_str().unwrap();
+    assert!(code == 5 && reason.starts_with("it is not made for linux/"), "{code} {said}");
 }

@@ -382,7 +382,10 @@ impl Catalog<'_> {
 }
 
 fn complete_platforms(image: &Image, lacking: &Lacking) -> Vec<String> {
-    let Parts::Images(images) = &image.parts else { return Vec::new() };
+    let Parts::Images(images) = &image.parts else {
+        let named = image.platform.as_ref().filter(|_| image::is_pullable(image, lacking));
+        return named.map(Platform::to_string).into_iter().collect();
+    };
     let machines = images.iter().filter(|(platform, _)| !image::is_attestation(platform.as_ref()));
     let whole = machines.filter(|(_, image)| image::is_pullable(image, lacking));
     whole.filter_map(|(platform, _)| platform.as_ref().map(Platform::to_string)).collect()
@@ -430,12 +433,5 @@ fn why_not(name: &Pin, completeness: &Completeness) -> String {
         let what = if is_manifest(&part.media_type) { "manifest" } else { "part" };
         return format!("its {what} {} is damaged; get it again with: registry-mirror pull {name}", part.digest);
     }
-    if let Some(why) = completeness.unknown() {
-        return why;
-    }
-    let lacking: Vec<_> = completeness.lacking.iter().map(Platform::to_string).collect();
-    if !lacking.is_empty() {
-        return format!("it is not made for {}", lacking.join(", "));
-    }
-    completeness.shortfall()
+    completeness.why_incomplete()
 }

@@ -94,8 +94,7 @@ impl Facts<'_> {
             Some(checked_at) => self.foresee_tag(checked_at)?,
         };
         if outcome != Outcome::Fill && !self.is_enough() && self.silence().is_some() {
-            let why = self.completeness.unknown().unwrap_or_else(|| self.completeness.shortfall());
-            return Err(self.nothing(&why));
+            return Err(self.nothing(&self.completeness.why_incomplete()));
         }
         Ok((outcome, reason))
     }
