@@ -3,7 +3,7 @@
 
 use super::containerd::{asked_of_hosts, hosts_files};
 use super::leads::{Asked, Speaks};
-use super::want::Want;
+use super::want::{Want, is_same};
 use super::{DOCKER_HUB, File, Kind, Machine, Refused, Settings, in_json};
 use crate::oci::RegistryName;
 
@@ -38,7 +38,9 @@ pub fn store_of(engine: Option<(&str, &str)>, daemon_json: Option<&str>) -> Stor
 
 pub(super) fn files(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
     if machine.docker_store == Store::Containerd {
-        return hosts_files(HOSTS, settings, machine);
+        let files = hosts_files(HOSTS, settings, machine)?;
+        spare_other_mirrors(&files, settings, machine)?;
+        return Ok(files);
     }
     match settings.registries.iter().find(|registry| registry.as_str() != DOCKER_HUB) {
         Some(other) => Err(Refused::Unable(format!(
@@ -48,6 +50,29 @@ pub(super) fn files(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<Fi
         ))),
         None => is_for_docker_hub(settings, machine).map(|()| vec![File::new(DAEMON_JSON, Kind::DaemonJson)]),
     }
+}
+
+/// Hosts of Docker Hub stand in the place of the mirrors that the engine's own file names (moby's daemon/hosts.go):
+/// where there are none yet, nobody is to lose another mirror by ours.
+fn spare_other_mirrors(files: &[File], settings: &Settings, machine: &Machine<'_>) -> Result<(), Refused> {
+    let is_of_hub = |file: &&File| matches!(&file.kind, Kind::HostsToml(registry) if registry.as_str() == DOCKER_HUB);
+    let Some(file) = files.iter().find(is_of_hub) else { return Ok(()) };
+    let named = if machine.text(&file.path)?.is_some() { Vec::new() } else { mirrors(machine)? };
+    match named.iter().find(|other| !is_same(other, &settings.mirror.to_string())) {
+        Some(other) => Err(Refused::Conflict(format!(
+            "it would be read in place of registry-mirrors in /{DAEMON_JSON}, and {other} would not be asked any more: \
+             name in this file first who is to count, below server = \"https://registry-1.docker.io\""
+        ))
+        .of(&file.path)),
+        None => Ok(()),
+    }
+}
+
+/// The mirrors that the engine's own file names.
+fn mirrors(machine: &Machine<'_>) -> Result<Vec<String>, Refused> {
+    let text = machine.text(DAEMON_JSON)?.unwrap_or_default();
+    let text = if text.trim().is_empty() { "{}" } else { text.trim_start_matches('\u{feff}') };
+    in_json::texts(text, "registry-mirrors").map_err(|refused| refused.of(DAEMON_JSON))
 }
 
 /// The engine names no registry when it asks: what it gets are images of the listener's own upstream.
@@ -64,9 +89,7 @@ fn is_for_docker_hub(settings: &Settings, machine: &Machine<'_>) -> Result<(), R
 
 /// Whom it asks for images of a registry. With its own store it asks for Docker Hub's only, and does not say so.
 pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
-    let text = machine.text(DAEMON_JSON)?.unwrap_or_default();
-    let text = if text.trim().is_empty() { "{}" } else { text.trim_start_matches('\u{feff}') };
-    let mirrors = in_json::texts(text, "registry-mirrors").map_err(|refused| refused.of(DAEMON_JSON))?;
+    let mirrors = mirrors(machine)?;
     let mut hosts = asked_of_hosts(HOSTS, registry, machine)?.unwrap_or_default();
     let is_classic = machine.docker_store == Store::Classic;
     if !is_classic && !hosts.is_empty() {

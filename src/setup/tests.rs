@@ -53,6 +53,23 @@ fn what_ours_would_put_an_end_to_is_left_alone() {
     let text = |path: &str| Ok((path == "etc/containerd/certs.d/docker.io/hosts.toml").then(String::new));
     let machine = Machine { text: &text, names: &names, ..Machine::default() };
     assert!(files(Client::Containerd, &local(), &machine).is_ok());
+    let text = |path: &str| {
+        let named = "{\"registry-mirrors\": [\"http://127.0.0.1:5000/\", \"https://other.example\"]}";
+        Ok((path == DAEMON_JSON).then(|| named.to_owned()))
+    };
+    let docker = Machine { docker_store: Store::Containerd, text: &text, ..Machine::default() };
+    let refused = files(Client::Docker, &local(), &docker).expect_err("it is asked now").to_string();
+    assert!(refused.starts_with("/etc/docker/certs.d/docker.io/hosts.toml: "), "{refused}");
+    assert!(refused.contains("https://other.example") && refused.contains("registry-mirrors"), "{refused}");
+    assert!(
+        files(Client::Docker, &settings("http://127.0.0.1:5000", &["ghcr.io"]), &docker).is_ok(),
+        "it is not asked"
+    );
+    let text = |path: &str| {
+        let ours = "{\"registry-mirrors\": [\"http://127.0.0.1:5000/\"]}";
+        Ok((path == DAEMON_JSON).then(|| ours.to_owned()))
+    };
+    assert!(files(Client::Docker, &local(), &Machine { text: &text, ..docker }).is_ok(), "it is ours");
     let k3s = |text: &str| Kind::RegistriesYaml.merged(&local(), Some(text), &[]);
     assert!(k3s("mirrors:\n  \"*\":\n    endpoint: [\"https://other.example\"]\n").is_err());
     assert!(k3s("mirrors:\n  \"*\":\n    endpoint: [\"http://127.0.0.1:5000\"]\n").is_ok());
