@@ -59,6 +59,16 @@ fn unpacked(archive: &Path) -> tempfile::TempDir {
     folder
 }
 
+#[test]
+fn there_is_a_store_of_every_version_that_was_released() {
+    let changes = fs::read_to_string(Path::new(STORES).join("../../../.github/CHANGELOG.md")).unwrap();
+    let versions = changes.lines().filter_map(|line| line.strip_prefix("## [")?.split(']').next());
+    for version in versions.filter(|version| *version != "Unreleased") {
+        let name = format!("{version}.tar.gz");
+        assert!(stores().iter().any(|store| store.ends_with(&name)), "{version}: make it with .ci/store-of");
+    }
+}
+
 #[tokio::test]
 async fn every_store_that_a_version_ever_wrote_is_served_by_this_one() {
     let stores = stores();

@@ -5,11 +5,12 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+use scripted_registry::{Registry, noise};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 
@@ -174,6 +175,76 @@ fn nobody_who_connected_goes_without_an_answer_while_the_daemon_is_replaced() {
             answers.filter(|answer| !answer.as_ref().is_ok_and(|it| it.starts_with("HTTP/1.1 200"))).count();
         assert_eq!(unanswered, 0, "of {CLIENTS} clients, in upgrade {upgrade}");
     }
+    service.terminate();
+}
+
+/// Begins a pull, waits until it is told to go on, and says what came.
+fn pull(address: SocketAddr, path: &str, begun: &mpsc::Sender<()>, go_on: &Barrier) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = vec![0; 1024];
+    stream.read_exact(&mut answer).unwrap();
+    begun.send(()).unwrap();
+    go_on.wait();
+    let _ = stream.read_to_end(&mut answer);
+    answer
+}
+
+#[test]
+fn pulls_under_way_and_pulls_that_come_meanwhile_are_whole_while_the_daemon_is_replaced() {
+    const UPGRADES: usize = 20;
+    const EACH: usize = 3;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let mut registry = runtime.block_on(Registry::start());
+    // More than the kernel takes for a client that does not read.
+    let content = noise(77, 16 << 20);
+    let path = format!("/v2/library/app/blobs/{}", registry.add_blob("library/app", content.clone()));
+    let folder = tempfile::tempdir().unwrap();
+    let (notify_path, file) = (folder.path().join("notify"), folder.path().join("mirror.toml"));
+    let upstream = format!("[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"\n", registry.url());
+    std::fs::write(&file, format!("store.min_free = \"0\"\n{upstream}")).unwrap();
+    let notify = UnixDatagram::bind(&notify_path).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let told = |word: &str| while !received(&notify).contains(word) {};
+    let option = format!("--config {}", file.display());
+    let serve = || {
+        let service = configured(&listener, &notify_path, &folder.path().join("store"), &option);
+        told("READY=1");
+        service
+    };
+    let (begun, begins) = mpsc::channel();
+    let go_on = Arc::new(Barrier::new(EACH + 1));
+    let pulls = |go_on: &Arc<Barrier>| -> Vec<_> {
+        let one = |_| {
+            let (path, begun, go_on) = (path.clone(), begun.clone(), Arc::clone(go_on));
+            std::thread::spawn(move || pull(address, &path, &begun, &go_on))
+        };
+        (0..EACH).map(one).collect()
+    };
+    let mut service = serve();
+    assert!(pull(address, &path, &begun, &Barrier::new(1)).ends_with(&content));
+    begins.recv().unwrap();
+    // What is stored is enough.
+    runtime.block_on(registry.stop());
+    let mut failed = 0;
+    for _ in 0..UPGRADES {
+        let under_way = pulls(&go_on);
+        under_way.iter().for_each(|_| begins.recv().unwrap());
+        service.signal(Signal::TERM);
+        told("STOPPING=1");
+        let come_meanwhile = pulls(&Arc::new(Barrier::new(1)));
+        go_on.wait();
+        let under_way = under_way.into_iter().map(|pull| pull.join().unwrap()).collect::<Vec<_>>();
+        let (status, log) = service.ended();
+        assert!(status.success(), "{status}: {log}");
+        service = serve();
+        let come_meanwhile = come_meanwhile.into_iter().map(|pull| pull.join().unwrap());
+        failed += under_way.into_iter().chain(come_meanwhile).filter(|answer| !answer.ends_with(&content)).count();
+        begins.try_iter().for_each(drop);
+    }
+    assert_eq!(failed, 0, "of {} pulls", UPGRADES * EACH * 2);
     service.terminate();
 }
 
