@@ -53,8 +53,10 @@ pub enum Client {
     CriO,
     /// BuildKit's daemon.
     Buildkit,
-    /// k3s and RKE2.
+    /// k3s.
     K3s,
+    /// RKE2, which reads the same from a folder of its own.
+    Rke2,
     /// kaniko, which has flags only.
     Kaniko,
     /// Cloud Foundry, where the mirror stands in the image's name.
@@ -65,13 +67,14 @@ pub enum Client {
 
 impl Client {
     /// All of them.
-    pub const ALL: [Client; 9] = [
+    pub const ALL: [Client; 10] = [
         Client::Docker,
         Client::Containerd,
         Client::Podman,
         Client::CriO,
         Client::Buildkit,
         Client::K3s,
+        Client::Rke2,
         Client::Kaniko,
         Client::CloudFoundry,
         Client::Crane,
@@ -86,6 +89,7 @@ impl Client {
             Client::CriO => "cri-o",
             Client::Buildkit => "buildkit",
             Client::K3s => "k3s",
+            Client::Rke2 => "rke2",
             Client::Kaniko => "kaniko",
             Client::CloudFoundry => "cf",
             Client::Crane => "crane",
@@ -189,7 +193,7 @@ pub enum Kind {
     RegistriesConf,
     /// BuildKit's own file.
     BuildkitdToml,
-    /// What k3s knows of registries.
+    /// What k3s and RKE2 know of registries.
     RegistriesYaml,
 }
 
@@ -218,9 +222,18 @@ pub fn files(client: Client, settings: &Settings, machine: &Machine<'_>) -> Resu
         Client::Containerd => containerd::files(settings, machine),
         Client::Podman | Client::CriO => Ok(vec![podman::file(client, machine.home.as_deref())]),
         Client::Buildkit => Ok(vec![buildkit::file()]),
-        Client::K3s => Ok(vec![k3s::file()]),
+        Client::K3s | Client::Rke2 => Ok(vec![k3s::file(client)]),
         Client::Kaniko | Client::CloudFoundry | Client::Crane => Ok(Vec::new()),
     }
+}
+
+/// What its files say of a client that had none before.
+///
+/// # Errors
+/// [`Refused`] where it cannot be told that.
+pub fn written(client: Client, settings: &Settings) -> Result<Vec<(File, String)>, Refused> {
+    let files = files(client, settings, &Machine::default())?.into_iter();
+    files.map(|file| file.kind.merged(settings, Some(""), &[]).map(|text| (file, text))).collect()
 }
 
 /// Whether a client asks this mirror for the images of a registry: its files are read as it reads them.
@@ -230,7 +243,7 @@ pub fn leads(client: Client, registry: &RegistryName, machine: &Machine<'_>, mir
         Client::Containerd => containerd::asked(registry, machine),
         Client::Podman | Client::CriO => podman::asked(registry, machine),
         Client::Buildkit => buildkit::asked(registry, machine),
-        Client::K3s => k3s::asked(registry, machine),
+        Client::K3s | Client::Rke2 => k3s::asked(client, registry, machine),
         Client::Kaniko | Client::CloudFoundry | Client::Crane => Ok(Vec::new()),
     };
     leads::judged(asked, registry, mirror)

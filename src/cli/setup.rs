@@ -380,7 +380,11 @@ fn unit(client: Client, is_agent: bool) -> Option<&'static str> {
 /// Restarts the client where it needs that and somebody said so; else says what is left to do.
 fn restart(args: &Args, ground: &Ground, plan: &Plan, done: &mut SetUp) -> Result<(), Error> {
     let rereads = args.client == Client::CriO && plan.changes.iter().any(plan::Change::is_one);
-    let is_agent = ground.text("etc/systemd/system/k3s-agent.service")?.is_some();
+    let agent = match args.client {
+        Client::Rke2 => "etc/systemd/system/multi-user.target.wants/rke2-agent.service",
+        _ => "etc/systemd/system/k3s-agent.service",
+    };
+    let is_agent = ground.text(agent)?.is_some();
     let Some(unit) = unit(args.client, is_agent).filter(|_| plan.needs_restart() || rereads) else { return Ok(()) };
     if !args.restart {
         done.steps.push(format!("{} reads this when it starts: systemctl restart {unit}", args.client.as_str()));
@@ -389,6 +393,8 @@ fn restart(args: &Args, ground: &Ground, plan: &Plan, done: &mut SetUp) -> Resul
     let failed = |why: &str| {
         let message = format!("the files are written, but {unit} could not be restarted: {why}");
         Error::new(Code::Failed, message).with_hint(format!("restart it with: systemctl restart {unit}"))
+        Client::Rke2 if is_agent => Some("rke2-agent"),
+        Client::Rke2 => Some("rke2-server"),
     };
     let systemctl = check::find("systemctl").ok_or_else(|| failed("there is no systemctl"))?;
     let output = check::run(&systemctl, &["restart".to_owned(), unit.to_owned()], RESTART)?;

@@ -14,13 +14,14 @@ pub struct Client {
 }
 
 /// All that we know.
-pub const CLIENTS: [Client; 6] = [
+pub const CLIENTS: [Client; 7] = [
     Client { name: "docker", programs: &["dockerd"] },
     Client { name: "containerd", programs: &["containerd"] },
     Client { name: "podman", programs: &["podman", "buildah", "skopeo"] },
     Client { name: "cri-o", programs: &["crio"] },
     Client { name: "buildkit", programs: &["buildkitd"] },
-    Client { name: "k3s", programs: &["k3s", "rke2"] },
+    Client { name: "k3s", programs: &["k3s"] },
+    Client { name: "rke2", programs: &["rke2"] },
 ];
 
 /// A client as it was found.

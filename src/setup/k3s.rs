@@ -2,22 +2,29 @@
 
 use super::leads::{Asked, Speaks};
 use super::want::{Want, is_same};
-use super::{File, Kind, Machine, Refused, Settings, in_yaml};
+use super::{Client, File, Kind, Machine, Refused, Settings, in_yaml};
 use crate::oci::RegistryName;
 
-const REGISTRIES: &str = "etc/rancher/k3s/registries.yaml";
+/// Where the client looks, below the root.
+const fn registries(client: Client) -> &'static str {
+    match client {
+        Client::Rke2 => "etc/rancher/rke2/registries.yaml",
+        _ => "etc/rancher/k3s/registries.yaml",
+    }
+}
 
-pub(super) fn file() -> File {
-    File::new(REGISTRIES, Kind::RegistriesYaml)
+pub(super) fn file(client: Client) -> File {
+    File::new(registries(client), Kind::RegistriesYaml)
 }
 
 /// Whom it asks for images of a registry: what stands there for it, else for all. It says which one it means.
-pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
-    let Some(text) = machine.text(REGISTRIES)? else { return Ok(Vec::new()) };
-    asked_by(&text, registry).map_err(|refused| refused.of(REGISTRIES))
+pub(super) fn asked(client: Client, registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
+    let path = registries(client);
+    let Some(text) = machine.text(path)? else { return Ok(Vec::new()) };
+    asked_by(path, &text, registry).map_err(|refused| refused.of(path))
 }
 
-fn asked_by(text: &str, registry: &RegistryName) -> Result<Vec<Asked>, Refused> {
+fn asked_by(path: &str, text: &str, registry: &RegistryName) -> Result<Vec<Asked>, Refused> {
     for name in [registry.as_str(), "*"] {
         if !in_yaml::is_there(text, ["mirrors", name])? {
             continue;
@@ -25,7 +32,7 @@ fn asked_by(text: &str, registry: &RegistryName) -> Result<Vec<Asked>, Refused> 
         let endpoints = in_yaml::texts_at(text, ["mirrors", name, "endpoint"])?.unwrap_or_default();
         let rewritten = in_yaml::is_there(text, ["mirrors", name, "rewrite"])?;
         let asked = |endpoint: &String| {
-            let mut asked = Asked::new(REGISTRIES, endpoint, Speaks::Tls).naming_registries();
+            let mut asked = Asked::new(path, endpoint, Speaks::Tls).naming_registries();
             asked.hindrance =
                 rewritten.then(|| format!("mirrors.{name}.rewrite changes the names that it is asked for"));
             asked

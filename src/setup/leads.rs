@@ -305,5 +305,8 @@ mod tests {
         let rewritten = format!("{all}    rewrite:\n      \"^(.*)$\": \"hub/$1\"\n");
         in_vain(Client::K3s, &[(file, &rewritten)], "rewrite");
         in_vain(Client::K3s, &[(file, "mirrors: [")], "cannot be read");
+        assert_eq!(led(Client::Rke2, "ghcr.io", &[(file, all)]), Leads::Elsewhere, "it has a folder of its own");
+        let file = "etc/rancher/rke2/registries.yaml";
+        assert_eq!(led(Client::Rke2, "ghcr.io", &[(file, all)]), Leads::Here(format!("/{file}")));
     }
 }

@@ -68,6 +68,7 @@ const CLIENTS: [(&str, &str, &str); 6] = [
     ("podman", "etc/containers/registries.conf.d/zz-registry-mirror.conf", "# nothing yet\n"),
     ("cri-o", "etc/containers/registries.conf", "unqualified-search-registries = ['docker.io'] # short\n"),
     ("k3s", "etc/rancher/k3s/registries.yaml", "configs: # who we are\n  reg.example:\n    auth: {username: me}\n"),
+    ("rke2", "etc/rancher/rke2/registries.yaml", "# ours\nconfigs:\n  reg.example:\n    tls: {}\n"),
     ("buildkit", "etc/buildkit/buildkitd.toml", "debug = true # now\n[worker.oci]\n  enabled = false\n"),
 ];
 

@@ -15,6 +15,11 @@ use crate::setup::{self, CANARY, Client, MirrorAddress, Settings};
 /// How long a client may take for the small image.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+/// The program of RKE2 that pulls, which is on no PATH, and what tells it where to ask (its manual, "CLI Tools").
+const RKE2_CRICTL: &str = "/var/lib/rancher/rke2/bin/crictl";
+const RKE2_PULL: &str = "--config /var/lib/rancher/rke2/agent/etc/crictl.yaml pull";
+const RKE2_REMOVE: &str = "--config /var/lib/rancher/rke2/agent/etc/crictl.yaml rmi";
+
 /// How a client is made to pull: its program, what makes it pull an image, and what makes it drop it again.
 struct Puller {
     program: PathBuf,
@@ -44,6 +49,7 @@ fn puller(client: Client, hosts: &str) -> Result<Puller, Error> {
         }
         Client::CriO => &[("crictl", "pull".to_owned(), "rmi")],
         Client::K3s => &[("k3s", "crictl pull".to_owned(), "crictl rmi")],
+        Client::Rke2 => &[(RKE2_CRICTL, RKE2_PULL.to_owned(), RKE2_REMOVE)],
         Client::Buildkit => {
             &[("buildctl", "build --frontend dockerfile.v0 --no-cache --progress plain".to_owned(), "")]
         }
