@@ -299,6 +299,13 @@ impl Mirror {
         self.0.routes.known(name)
     }
 
+    /// The registries that it serves, in order.
+    pub fn registries(&self) -> Vec<RegistryName> {
+        let mut registries: Vec<_> = self.0.routes.names().cloned().collect();
+        registries.sort_unstable();
+        registries
+    }
+
     /// The upstream of a request that names none, where its listener has none of its own.
     pub fn default_upstream(&self) -> &RegistryName {
         self.0.routes.default()

@@ -231,7 +231,8 @@ impl Visit<'_> {
             Some(SESSION) => Ok(ok(&Session { by: actor.to_string(), session: None, lasts_seconds: None })),
             Some("canary") => {
                 let upstreams = self.state.pull.iter().map(|(_, upstream)| upstream.to_string()).collect();
-                Ok(ok(&Canary { mirrors: self.addresses(), upstreams, pulls: mirror.canary_pulls() }))
+                let registries = mirror.registries();
+                Ok(ok(&Canary { mirrors: self.addresses(), upstreams, registries, pulls: mirror.canary_pulls() }))
             }
             Some("schema") => Ok(ok(&documents::schema())),
             Some(path) => images::look(path, query, mirror, self.state).await,

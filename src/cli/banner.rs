@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use crate::config::{Config, reachable};
 use crate::daemon::Bound;
 use crate::oci::RegistryName;
-use crate::setup::{self, Client, DOCKER_HUB, File, Machine, Settings};
+use crate::setup::{self, Client, DOCKER_HUB, File, Kind, Settings};
 
 /// The banner; `budget` is how many bytes the store may hold. Ends with a line break.
 pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
@@ -38,34 +38,33 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
     text
 }
 
-/// What to tell a client on this machine.
+/// What to tell a client on this machine, as `setup` writes it.
 fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> String {
-    if default.as_str() != DOCKER_HUB {
-        // dockerd asks mirrors for Docker Hub's images only.
-        return format!("\n  docker pull {address}/{default}/NAME\n");
-    }
-    let url = format!("{scheme}://{address}");
-    let clients = [
-        ("docker", "/etc/docker/daemon.json".to_owned(), format!("{{ \"registry-mirrors\": [\"{url}\"] }}")),
-        (
-            "containerd",
-            "/etc/containerd/certs.d/docker.io/hosts.toml (where config_path names /etc/containerd/certs.d)".to_owned(),
-            format!("[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]"),
-        ),
-    ];
-    let lines = |(client, file, text): (&str, String, String)| {
-        let text: String =
-            text.trim_end().lines().map(|line| format!("    {line}").trim_end().to_owned() + "\n").collect();
-        format!("\n  {client:<10} {file}\n{text}")
+    let Ok(mirror) = format!("{scheme}://{address}").parse() else { return String::new() };
+    let settings = Settings { mirror, registries: vec![default.clone()] };
+    let has_it = |text: &str| text.contains(settings.mirror.authority());
+    let lines = |client: Client| {
+        let written = setup::written(client, &settings).unwrap_or_default();
+        let (File { path, kind }, text) = written.into_iter().find(|(_, text)| has_it(text))?;
+        let note = match &kind {
+            Kind::HostsToml(_) => " (where config_path names /etc/containerd/certs.d)",
+            _ => "",
+        };
+        // On one line.
+        let text = match &kind {
+            Kind::DaemonJson => {
+                let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+                words.replace("[ ", "[").replace(" ]", "]")
+            }
+            _ => text,
+        };
+        let text: String = text.trim().lines().map(|line| format!("    {line}").trim_end().to_owned() + "\n").collect();
+        Some(format!("\n  {:<10} /{path}{note}\n{text}", client.as_str()))
     };
-    clients.into_iter().chain(for_podman(&url, default)).map(lines).collect()
-}
-
-/// The file of podman and what stands in it, as `setup` writes it.
-fn for_podman(url: &str, registry: &RegistryName) -> Option<(&'static str, String, String)> {
-    let settings = Settings { mirror: url.parse().ok()?, registries: vec![registry.clone()] };
-    let File { path, kind } = setup::files(Client::Podman, &settings, &Machine::default()).ok()?.pop()?;
-    Some(("podman", format!("/{path}"), kind.merged(&settings, Some(""), &[]).ok()?))
+    // Docker asks mirrors for Docker Hub's images only.
+    let others = (default.as_str() != DOCKER_HUB).then(|| format!("\n  docker pull {address}/{default}/NAME\n"));
+    let clients = [Client::Docker, Client::Containerd, Client::Podman].into_iter().filter_map(lines);
+    others.into_iter().chain(clients).collect()
 }
 
 fn urls(addresses: &[SocketAddr], scheme: impl Fn(&SocketAddr) -> &'static str) -> String {
@@ -128,6 +127,7 @@ mod tests {
         let text = banner(&config, bound, 0);
         assert!(text.contains("http://0.0.0.0:4711, http://[::]:4711"), "{text}");
         assert!(text.contains("docker pull 127.0.0.1:4711/ghcr.io/NAME"), "{text}");
+        assert!(text.contains("certs.d/ghcr.io/hosts.toml") && !text.contains("docker.io"), "{text}");
         assert!(text.contains("page     off"), "{text}");
         let listen = "[store]\npath = \"/x\"\n[server]\nlisten = [\"127.0.0.1:1=ghcr.io\", \"127.0.0.1:2\"]\n";
         let bound = Bound { pull: &[address("127.0.0.1:1"), address("127.0.0.1:2")], admin: &[] };

@@ -64,13 +64,7 @@ impl At {
     }
 }
 
-/// Where clients of the configured daemon pull from, each with the upstream of a request there that names none.
-pub(super) fn pull_addresses(path: Option<&Path>) -> Result<Vec<(String, RegistryName)>, Error> {
-    let config = configuration(path, None)?;
-    Ok(config.addresses_for_clients(&config.server.listen))
-}
-
-/// The first of these.
+/// The first of these addresses for clients.
 pub(super) fn first(addresses: Vec<(String, RegistryName)>) -> Result<(String, RegistryName), Error> {
     let none = || Error::new(Code::Configuration, "server.listen names no address");
     addresses.into_iter().next().ok_or_else(none)

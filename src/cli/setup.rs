@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 
-use super::client::{At, Remote, configuration, first, pull_addresses};
+use super::client::{At, Remote, configuration, first};
 use super::talk::{is_quiet, print_document};
 use super::{Exit, print, say};
 use crate::config;
@@ -55,7 +55,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "URL")]
     mirror: Option<MirrorAddress>,
     /// A registry that is to be pulled through the mirror; may be given again [default: those of the last --apply, else
-    /// docker.io]
+    /// docker.io, else those that the mirror has]
     #[arg(long = "for", value_name = "HOST", value_parser = config::registry)]
     registries: Vec<RegistryName>,
     /// Folder that counts as the root of the machine; no program is asked
@@ -152,7 +152,7 @@ impl Ground {
     }
 
     fn plan(&self, args: &Args, told: &Told, earlier: Option<&Record>) -> Result<Plan, Error> {
-        let Told { settings, default } = told;
+        let Told { settings, default, .. } = told;
         let (files, beside) = self.ask(args, default.clone(), |machine| {
             Ok((setup::files(args.client, settings, machine)?, setup::beside(args.client, machine)?))
         })?;
@@ -182,54 +182,78 @@ fn last(ground: &Ground) -> Option<Record> {
     Drawer::open(&ground.root, &ground.record, None).ok()??.record().ok()?
 }
 
-/// What the client is told, and what is known of it.
+/// What the client is told, and what is known of the mirror.
 struct Told {
     settings: Settings,
     /// The upstream of what the mirror is asked for there without a registry, where that is known.
     default: Option<RegistryName>,
+    /// The registries that it serves; none where that is not known.
+    served: Vec<RegistryName>,
 }
 
 /// What the client is to be told: the mirror that was named, else the one that the daemon tells of at its socket,
 /// else the one of the file. What an address answers is believed by nobody.
 fn told(args: &Args, earlier: Option<&Record>) -> Result<Told, Error> {
-    let known = addresses(args);
-    let (mirror, default) = match &args.mirror {
-        Some(mirror) => {
-            let is_it = |address: &String| address.parse().is_ok_and(|address: MirrorAddress| address == *mirror);
-            let known = known.unwrap_or_default().into_iter().find(|(address, _)| is_it(address));
-            (mirror.clone(), known.map(|(_, default)| default))
+    let (mirror, default, served) = match (&args.mirror, known(args)) {
+        (Some(mirror), known) => {
+            let Known { addresses, served } = known.unwrap_or_default();
+            (mirror.clone(), addresses.into_iter().next().map(|(_, default)| default), served)
         }
-        None => {
-            let (address, default) = first(known?)?;
+        (None, known) => {
+            let Known { addresses, served } = known?;
+            let (address, default) = first(addresses)?;
             let hint = "say which one it is with --mirror";
             let mirror = address
                 .parse()
                 .map_err(|error| Error::new(Code::Configuration, format!("{address}: {error}")).with_hint(hint))?;
-            (mirror, Some(default))
+            (mirror, Some(default), served)
         }
     };
-    Ok(Told { settings: Settings { mirror, registries: registries(args, earlier) }, default })
+    let registries = registries(args, earlier, &served);
+    Ok(Told { settings: Settings { mirror, registries }, default, served })
 }
 
-/// The addresses of the mirror that the daemon tells of at its socket, else those of the file; each with the upstream
-/// of what it is asked for without a registry.
-fn addresses(args: &Args) -> Result<Vec<(String, RegistryName)>, Error> {
+/// A mirror: its addresses, each with the upstream of what it is asked for without a registry, and the registries that
+/// it serves.
+#[derive(Default)]
+struct Known {
+    addresses: Vec<(String, RegistryName)>,
+    served: Vec<RegistryName>,
+}
+
+/// The mirror that the daemon tells of at its socket, else the one of the file; nothing where another one is named.
+fn known(args: &Args) -> Result<Known, Error> {
     let said = Remote::at_socket(&args.at)?.and_then(|daemon| daemon.get::<Canary>("canary").ok());
-    let Some(Canary { mirrors, upstreams, .. }) = said.map(|said| said.document) else {
-        return pull_addresses(args.at.config.as_deref());
+    let Known { mut addresses, served } = match said.map(|said| said.document) {
+        Some(Canary { mirrors, upstreams, registries, .. }) => {
+            let known = mirrors.into_iter().zip(upstreams);
+            let addresses = known.filter_map(|(address, upstream)| Some((address, upstream.parse().ok()?)));
+            Known { addresses: addresses.collect(), served: registries }
+        }
+        None => {
+            let config = configuration(args.at.config.as_deref(), None)?;
+            let addresses = config.addresses_for_clients(&config.server.listen);
+            Known { addresses, served: config.upstreams.into_iter().map(|upstream| upstream.host).collect() }
+        }
     };
-    let known = mirrors.into_iter().zip(upstreams);
-    Ok(known.filter_map(|(address, upstream)| Some((address, upstream.parse().ok()?))).collect())
+    if let Some(mirror) = &args.mirror {
+        addresses.retain(|(address, _)| address.parse().is_ok_and(|address: MirrorAddress| address == *mirror));
+    }
+    Ok(if addresses.is_empty() { Known::default() } else { Known { addresses, served } })
 }
 
-/// The registries that are named, else those of the last time, else Docker Hub.
-fn registries(args: &Args, earlier: Option<&Record>) -> Vec<RegistryName> {
+/// The registries that are named, else those of the last time, else Docker Hub, else, where the mirror has not that,
+/// those that it serves.
+fn registries(args: &Args, earlier: Option<&Record>, served: &[RegistryName]) -> Vec<RegistryName> {
     let last = earlier.map(|record| record.settings.registries.as_slice()).unwrap_or_default();
-    let named = if args.registries.is_empty() { last } else { &args.registries };
-    let mut registries = Vec::new();
-    for registry in named.iter().cloned().chain(DOCKER_HUB.parse().ok().filter(|_| named.is_empty())) {
-        if !registries.contains(&registry) {
-            registries.push(registry);
+    let hub: Vec<RegistryName> = DOCKER_HUB.parse().into_iter().collect();
+    let usual: &[RegistryName] =
+        if served.is_empty() || hub.iter().any(|hub| served.contains(hub)) { &hub } else { served };
+    let choices = [&args.registries, last, usual];
+    let mut registries: Vec<RegistryName> = Vec::new();
+    for registry in choices.into_iter().find(|named| !named.is_empty()).unwrap_or_default() {
+        if !registries.contains(registry) {
+            registries.push(registry.clone());
         }
     }
     registries
@@ -293,12 +317,13 @@ fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     if plan.changes.iter().any(plan::Change::is_one) {
         say("nothing was written; --apply writes it");
     }
-    warn(args, settings, earlier.as_ref());
+    warn(args, &told, earlier.as_ref());
     Ok(Exit::Done)
 }
 
 /// What may be in the way of the client, and what it was told before and is not any more.
-fn warn(args: &Args, settings: &Settings, earlier: Option<&Record>) {
+fn warn(args: &Args, told: &Told, earlier: Option<&Record>) {
+    let Told { settings, served, .. } = told;
     let before = earlier.into_iter().flat_map(|record| &record.settings.registries);
     let gone: Vec<_> =
         before.filter(|registry| !settings.registries.contains(registry)).map(RegistryName::as_str).collect();
@@ -311,7 +336,7 @@ fn warn(args: &Args, settings: &Settings, earlier: Option<&Record>) {
         ));
     }
     let mirror = &settings.mirror;
-    for registry in unknown(args, settings) {
+    for registry in settings.registries.iter().filter(|registry| !served.is_empty() && !served.contains(registry)) {
         say(&format!("{registry} is no upstream of the mirror, which answers 404 for it: name it under [[upstream]]"));
     }
     if mirror.is_encrypted() {
@@ -320,15 +345,6 @@ fn warn(args: &Args, settings: &Settings, earlier: Option<&Record>) {
     if mirror.is_loopback() && !args.client.has_files() {
         say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
     }
-}
-
-/// The registries that the mirror of the configuration here does not serve, if it is that one.
-fn unknown<'a>(args: &Args, settings: &'a Settings) -> Vec<&'a RegistryName> {
-    let Some(config) = configuration(args.at.config.as_deref(), None).ok().filter(|_| args.mirror.is_none()) else {
-        return Vec::new();
-    };
-    let is_known = |registry: &RegistryName| config.upstreams.iter().any(|upstream| upstream.host == *registry);
-    settings.registries.iter().filter(|registry| !is_known(registry)).collect()
 }
 
 fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
@@ -360,7 +376,7 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         let mirror = args.mirror.as_ref().map(|mirror| format!(" --mirror {mirror}")).unwrap_or_default();
         say(&format!("see that it works with: registry-mirror setup {} --check{mirror}", args.client.as_str()));
     }
-    warn(args, settings, earlier.as_ref());
+    warn(args, &told, earlier.as_ref());
     Ok(Exit::Done)
 }
 
@@ -373,6 +389,8 @@ fn unit(client: Client, is_agent: bool) -> Option<&'static str> {
         // An agent has a unit of its own, and no other.
         Client::K3s if is_agent => Some("k3s-agent"),
         Client::K3s => Some("k3s"),
+        Client::Rke2 if is_agent => Some("rke2-agent"),
+        Client::Rke2 => Some("rke2-server"),
         Client::Podman | Client::Kaniko | Client::CloudFoundry | Client::Crane => None,
     }
 }
@@ -393,8 +411,6 @@ fn restart(args: &Args, ground: &Ground, plan: &Plan, done: &mut SetUp) -> Resul
     let failed = |why: &str| {
         let message = format!("the files are written, but {unit} could not be restarted: {why}");
         Error::new(Code::Failed, message).with_hint(format!("restart it with: systemctl restart {unit}"))
-        Client::Rke2 if is_agent => Some("rke2-agent"),
-        Client::Rke2 => Some("rke2-server"),
     };
     let systemctl = check::find("systemctl").ok_or_else(|| failed("there is no systemctl"))?;
     let output = check::run(&systemctl, &["restart".to_owned(), unit.to_owned()], RESTART)?;
@@ -425,7 +441,7 @@ fn undo(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let root = &ground.root;
     let drawer = Drawer::open(root, &ground.record, None)?;
     let record = drawer.as_ref().map(Drawer::record).transpose()?.flatten();
-    let mut done = document(args, SetUpAction::Undo, None, &registries(args, record.as_ref()));
+    let mut done = document(args, SetUpAction::Undo, None, &registries(args, record.as_ref(), &[]));
     let (Some(drawer), Some(record)) = (drawer, record) else {
         tell(args, &done)?;
         say(&format!("nothing was set up for {} here", args.client.as_str()));

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Document, Moment};
+use crate::oci::RegistryName;
 
 /// Where clients pull from, and who pulled the image by which they are seen to do so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -13,6 +14,9 @@ pub struct Canary {
     /// For each of them, the upstream of a request that names none.
     #[serde(default)]
     pub upstreams: Vec<String>,
+    /// The registries that it serves.
+    #[serde(default)]
+    pub registries: Vec<RegistryName>,
     /// For each upstream for which it was pulled since the daemon started.
     pub pulls: Vec<CanaryPulls>,
 }

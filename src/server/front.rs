@@ -4,6 +4,9 @@
 use http::header::{ACCEPT, HOST, HeaderValue};
 use http::{Method, Request};
 
+use crate::oci::RegistryName;
+use crate::setup::{self, Client, DOCKER_HUB, File, MirrorAddress, Settings};
+
 /// Nothing but its own style.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; \
     form-action 'none'";
@@ -25,57 +28,87 @@ fn wants_pages(part: &str) -> bool {
         && !words.any(|word| word.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0_f32)))
 }
 
-/// What a host is called in lines that are to be copied where a browser named none that could be one.
-const SOME_HOST: &str = "MIRROR";
+/// What the mirror is called in lines that are to be copied where a browser named nothing that could be it.
+const SOME_HOST: &str = "mirror.example";
 
-/// The page, with the address that the browser asked for.
-pub(super) fn page<B>(request: &Request<B>, encrypted: bool, default: &str) -> String {
-    let named = request.uri().authority().map(|authority| authority.as_str().to_owned());
-    let host = || request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
-    // It stands in lines that people copy.
-    let is_plain = |host: &String| {
-        !host.is_empty()
-            && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']'))
-    };
-    let host = named.or_else(host).filter(is_plain).unwrap_or_else(|| SOME_HOST.to_owned());
-    let scheme = if encrypted { "https" } else { "http" };
-    let plain = if encrypted { "false" } else { "true" };
+/// What the page tells of the mirror.
+pub(super) struct Told<'a> {
+    /// Whether nobody on the way heard the browser.
+    pub(super) encrypted: bool,
+    /// The upstream of requests that name none.
+    pub(super) default: &'a RegistryName,
+    /// The registries that it serves.
+    pub(super) registries: &'a [RegistryName],
+}
+
+/// The page, with the address that the browser asked for. What clients are to be told is what `setup` writes.
+pub(super) fn page<B>(request: &Request<B>, told: &Told<'_>) -> String {
+    let Some(mirror) = address(request, told.encrypted) else { return String::new() };
+    let has_hub = told.registries.iter().find(|registry| registry.as_str() == DOCKER_HUB);
+    let settings = Settings { registries: vec![has_hub.unwrap_or(told.default).clone()], mirror };
+    let files = |client| files(client, &settings);
     let written = [
-        ("{docker}", docker(default)),
-        ("{scheme}", scheme),
-        ("{plain}", plain),
-        ("{default}", &escaped(default)),
-        ("{host}", &host),
+        ("{images}", images(&settings.mirror, told)),
+        ("{docker}", docker(&settings, told.default)),
+        ("{containerd}", files(Client::Containerd)),
+        ("{podman}", files(Client::Podman)),
+        ("{k3s}", files(Client::K3s)),
+        ("{rke2}", files(Client::Rke2)),
+        ("{buildkit}", files(Client::Buildkit)),
+        ("{host}", settings.mirror.authority().to_owned()),
+        ("{mirror}", settings.mirror.to_string()),
     ];
-    // The address last: nothing in it is taken for a place to write to.
+    // Nothing that is written has a place to write to.
     written.iter().fold(TEMPLATE.to_owned(), |page, (place, text)| page.replace(place, text))
 }
 
+/// The address of the mirror, as the browser asked for it. It stands in lines that people copy: one that could be
+/// something else is none.
+fn address<B>(request: &Request<B>, encrypted: bool) -> Option<MirrorAddress> {
+    let scheme = if encrypted { "https" } else { "http" };
+    let named = request.uri().authority().map(|authority| authority.as_str().to_owned());
+    let host = || request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
+    let mut hosts = named.or_else(host).into_iter().chain([SOME_HOST.to_owned()]);
+    hosts.find_map(|host| format!("{scheme}://{host}").parse().ok())
+}
+
+/// Images of the registry that is meant where none is named, and of another one, by names for which no client needs
+/// to be told anything.
+fn images(mirror: &MirrorAddress, Told { default, registries, .. }: &Told<'_>) -> String {
+    let mut others: Vec<_> = registries.iter().filter(|registry| registry != default).collect();
+    others.sort_by_key(|registry| registry.as_str() != "ghcr.io");
+    let image = |registry: &RegistryName| {
+        let name = if registry.as_str() == DOCKER_HUB { "library/alpine:3" } else { "OWNER/NAME:TAG" };
+        format!("docker pull {}/{registry}/{name}", mirror.authority())
+    };
+    [*default].into_iter().chain(others.into_iter().take(1)).map(image).collect::<Vec<_>>().join("\n")
+}
+
+/// The files of a client, as `setup` writes them.
+fn files(client: Client, settings: &Settings) -> String {
+    // Of one that has none before, nothing is refused.
+    let written = setup::written(client, settings).unwrap_or_default();
+    let shown = written.iter().map(|(File { path, kind }, text)| {
+        let then = if kind.needs_restart() { ", then restart it" } else { "" };
+        format!("<p>In <code>/{path}</code>{then}.</p>\n<pre tabindex=\"0\">{}</pre>", escaped(text.trim()))
+    });
+    shown.collect::<Vec<_>>().join("\n")
+}
+
 /// What there is to say to who runs Docker: it names no registry when it asks a mirror, and means Docker Hub.
-fn docker(default: &str) -> &'static str {
-    if default == "docker.io" {
-        "<p>In <code>/etc/docker/daemon.json</code>, then restart it. It asks mirrors for images of Docker Hub.</p>\n\
-         <pre tabindex=\"0\">{ \"registry-mirrors\": [\"{scheme}://{host}\"] }</pre>"
-    } else {
+fn docker(settings: &Settings, default: &RegistryName) -> String {
+    if default.as_str() == DOCKER_HUB {
+        return files(Client::Docker, settings);
+    }
+    format!(
         "<p>It asks mirrors for images of Docker Hub, and does not say so: at this address it would get those of \
          <code>{default}</code>. Name images as above, or another address, which is for docker.io.</p>"
-    }
+    )
 }
 
 /// Text that no browser takes for markup.
 fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 /// A header of the page that never changes.
@@ -114,20 +147,44 @@ mod tests {
 
     #[test]
     fn the_page_names_the_address_that_was_asked_for_as_text() {
-        let page_of = |host, encrypted| page(&asked(host, "text/html", "/"), encrypted, "docker.io");
-        let shown = page_of("mirror.example:5000", true);
+        let name = |name: &str| name.parse::<RegistryName>().expect("a registry");
+        let page_of = |host, encrypted, default, registries: &[&str]| {
+            let registries: Vec<_> = registries.iter().copied().map(name).collect();
+            page(&asked(host, "text/html", "/"), &Told { encrypted, default: &name(default), registries: &registries })
+        };
+        let usual = ["docker.io", "gcr.io", "ghcr.io"];
+        let shown = page_of("mirror.example:5000", true, "docker.io", &usual);
         assert!(shown.contains("https://mirror.example:5000") && !shown.contains("http://mirror"), "{shown}");
-        assert!(page_of("[::1]:5000", false).contains("http://[::1]:5000"));
-        let other = page(&asked("mirror.example", "text/html", "/"), false, "ghcr.io");
+        assert!(shown.contains("mirror.example:5000/ghcr.io/OWNER/NAME:TAG"), "{shown}");
+        assert!(page_of("[::1]:5000", false, "docker.io", &usual).contains("http://[::1]:5000"));
+        let other = page_of("mirror.example", false, "ghcr.io", &usual);
         assert!(shown.contains("registry-mirrors") && !other.contains("registry-mirrors"), "{other}");
         assert!(other.contains("would get those of <code>ghcr.io</code>"), "{other}");
         for hostile in ["\"><script>alert('{scheme}')</script>", "user:pw@x:5", "$(reboot)"] {
-            let shown = page_of(hostile, false);
+            let shown = page_of(hostile, false, "docker.io", &usual);
             assert!(
-                !shown.contains(hostile) && !shown.contains("<script") && shown.contains("http://MIRROR"),
+                !shown.contains(hostile) && !shown.contains("<script") && shown.contains("http://mirror.example"),
                 "{shown}"
             );
         }
-        assert_eq!(shown.matches("{host}").count() + shown.matches("{default}").count(), 0);
+        for place in TEMPLATE.split('{').filter_map(|rest| rest.split_once('}')).map(|(place, _)| place) {
+            let is_one = place.chars().all(|c| c.is_ascii_alphanumeric());
+            assert!(!is_one || !shown.contains(&format!("{{{place}}}")), "{place}: {shown}");
+        }
+    }
+
+    #[test]
+    fn the_page_names_no_registry_that_the_mirror_has_not() {
+        let own = ["a.example", "b.example"].map(|name| name.parse::<RegistryName>().expect("a registry"));
+        let shown = page(
+            &asked("mirror.example", "text/html", "/"),
+            &Told { encrypted: true, default: &own[1], registries: &own },
+        );
+        for other in ["docker.io", "ghcr.io", "registry-1"] {
+            assert_eq!(shown.replace("which is for docker.io", "").matches(other).count(), 0, "{other}: {shown}");
+        }
+        for (place, times) in [("certs.d/b.example/hosts.toml", 1), ("mirror.example/a.example/OWNER", 1)] {
+            assert_eq!(shown.matches(place).count(), times, "{place}: {shown}");
+        }
     }
 }

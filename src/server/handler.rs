@@ -158,7 +158,8 @@ fn refused(edge: &Edge, client: &Client, guest: &Guest, http: &HttpRequest<Incom
         _ if has_body(http.headers()) || refusal.is_about_headers() => refusal.answer().closing(),
         Refusal::Grammar(RequestError::NotFound) if front::is_for(http) => {
             let default = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
-            Answer::front(front::page(http, is_encrypted(edge, client, guest), default.as_str()))
+            let (encrypted, registries) = (is_encrypted(edge, client, guest), edge.mirror.registries());
+            Answer::front(front::page(http, &front::Told { encrypted, default, registries: &registries }))
         }
         _ => refusal.answer(),
     }

@@ -96,6 +96,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "metrics",
             "mirror",
             "setting_file",
+            // What the page for browsers shows is what it writes.
+            "setup",
             "server",
         ],
     ),

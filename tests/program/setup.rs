@@ -62,7 +62,7 @@ fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 /// The clients with files, and a file of each as others wrote it.
-const CLIENTS: [(&str, &str, &str); 6] = [
+const CLIENTS: [(&str, &str, &str); 7] = [
     ("docker", "etc/docker/daemon.json", "{\n\t\"log-driver\": \"journald\", \"x\": 1.50\n}\n"),
     ("containerd", "etc/containerd/config.toml", "version = 2\n# ours\n[plugins.x] # here\n  a = 1\n"),
     ("podman", "etc/containers/registries.conf.d/zz-registry-mirror.conf", "# nothing yet\n"),
@@ -133,8 +133,19 @@ fn undo_says_what_still_leads_podman_to_the_mirror_and_print_what_the_mirror_doe
         "routes.well_known = false\nroutes.default = \"a.example\"\n[[upstream]]\nhost = \"a.example\"\n",
     )
     .unwrap();
-    let (code, _, err) = run(&line(&format!("podman -c {}", file.display())), &[]);
+    let (code, _, err) = run(&line(&format!("podman --for docker.io -c {}", file.display())), &[]);
     assert!(code == 0 && err.contains("docker.io is no upstream of the mirror"), "{code} {err}");
+    // Where nobody says for which, it is for those that it serves.
+    let (code, out, err) = run(&line(&format!("podman -c {}", file.display())), &[]);
+    assert!(
+        code == 0 && out.contains("location = \"a.example\"") && !(out + &err).contains("docker.io"),
+        "{code} {err}"
+    );
+    let (code, _, err) = run(&line(&format!("docker -c {}", file.display())), &[]);
+    assert!(code == 2 && err.contains("not for those of a.example"), "{code} {err}");
+    // Of another mirror that is not known.
+    let (code, out, _) = run(&line(&format!("podman --mirror http://b.example:5000 -c {}", file.display())), &[]);
+    assert!(code == 0 && out.contains("location = \"docker.io\""), "{code} {out}");
 }
 
 #[test]

@@ -90,7 +90,10 @@ async fn the_canary_is_pulled_for_every_registry_without_asking_anybody_and_is_s
     let mirror = Settings::of(&registry).and("a.example", &registry).start().await;
     let address = mirror.address;
     let (mirrors, upstreams) = (vec![format!("http://{address}")], vec!["docker.io".to_owned()]);
-    assert_eq!(record(&mirror).await, Canary { mirrors, upstreams, pulls: Vec::new() });
+    let said = record(&mirror).await;
+    let registries = said.registries.clone();
+    assert!(registries.is_sorted() && registries.iter().any(|registry| registry.as_str() == "a.example"), "{said:?}");
+    assert_eq!(said, Canary { mirrors, upstreams, registries, pulls: Vec::new() });
     for repository in [NAME.to_owned(), "registry-mirror-canary".to_owned(), format!("a.example/{NAME}")] {
         pulled(&mirror, &repository).await;
     }

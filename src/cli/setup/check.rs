@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::client::{At, Remote};
 use super::super::talk::complain;
 use super::super::{Exit, explain};
-use super::{Args, Ground, document, last, registries, tell};
+use super::{Args, Ground, document, known, last, registries, tell};
 use crate::documents::{Canary, CanaryPulls, Code, Error, SetUp, SetUpAction};
 use crate::oci::RegistryName;
 use crate::setup::{self, CANARY, Client, MirrorAddress, Settings};
@@ -121,7 +121,8 @@ pub(super) fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         Client::Containerd => ground.ask(args, None, setup::hosts_folder)?,
         _ => String::new(),
     };
-    let registries = registries(args, last(ground).as_ref());
+    let served = known(args).unwrap_or_default().served;
+    let registries = registries(args, last(ground).as_ref(), &served);
     let checked = pulls(args.client, &registries, &hosts, &args.at);
     let (came, problems) = match (checked, &args.mirror) {
         (Err(error), Some(mirror)) if error.code == Code::Unreachable && args.at.admin.is_none() => {
