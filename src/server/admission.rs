@@ -47,6 +47,8 @@ pub struct Guest {
     own: access::Presented,
     wrong: bool,
     overheard: bool,
+    /// From when on what he shows for his upstream must have been good.
+    since: Option<Instant>,
     /// In whose turn it is judged.
     address: ClientId,
 }
@@ -64,7 +66,7 @@ impl Guest {
 
     /// His way in: to the upstream that gives him something for what he shows, with that and nothing of ours.
     pub fn way(&self, route: Route) -> Route {
-        if route.permit().rule().passes_through() { route.presenting(&self.own) } else { route }
+        if route.permit().rule().passes_through() { route.presenting(&self.own, self.since) } else { route }
     }
 
     fn shown(&self) -> Shown<'_> {
@@ -91,7 +93,9 @@ impl Admission {
         let presented = if overheard { None } else { self.authenticator.presented(headers) };
         let callers: Vec<_> = client.certificate.iter().filter_map(Vouched::caller).collect();
         let own = presented.as_ref().and_then(|presented| self.authenticator.own(presented)).unwrap_or_default();
-        let mut guest = Guest { address: asker.client(), asker, callers, presented, own, wrong: false, overheard };
+        // What follows from rights is over when a grant would be.
+        let (address, since) = (asker.client(), Instant::now().checked_sub(self.grants.life()));
+        let mut guest = Guest { address, asker, callers, presented, own, wrong: false, overheard, since };
         if let Some(verdict) = guest.presented.as_ref().and_then(|presented| self.authenticator.known(presented)) {
             guest.presented = None;
             guest.told(verdict);

@@ -115,11 +115,13 @@ pub struct Presented {
     pub credential: Credential,
     /// By which what comes of it is kept; `None` for nobody's.
     pub fingerprint: Option<Fingerprint>,
+    /// When it must have been good, where it is shown for a token: one that was asked for before is asked for anew.
+    pub since: Option<Instant>,
 }
 
 impl Presented {
     /// Nobody's.
-    pub const NOBODY: Presented = Presented { credential: Credential::Anonymous, fingerprint: None };
+    pub const NOBODY: Presented = Presented { credential: Credential::Anonymous, fingerprint: None, since: None };
 }
 
 /// Why a credential could not be looked up. No message contains a part of one.

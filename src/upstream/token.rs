@@ -1,8 +1,8 @@
 //! Tokens of upstreams: how long one lives, and the cache.
 //!
 //! Knows no HTTP: the adapter hands in how to fetch. Truths kept here: one token is fetched once however
-//! many requests wait for it; a lifetime counts from our own clock at receipt. Rules: distribution's
-//! token authentication specification.
+//! many requests wait for it; a lifetime counts from our own clock at receipt; who must know what holds now gets
+//! none that was asked for before. Rules: distribution's token authentication specification.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -145,7 +146,9 @@ pub enum Identity {
 
 #[derive(Default)]
 struct Slot {
-    state: tokio::sync::Mutex<State>,
+    /// Held by who fetches.
+    fetching: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
     /// How many fetches have ended, to tell who waited for one.
     ended: AtomicU64,
     /// The length of the token, in bytes.
@@ -155,9 +158,49 @@ struct Slot {
 #[derive(Default)]
 struct State {
     token: Option<Token>,
+    /// When that was asked for.
+    asked_at: Option<Instant>,
     failure: Option<UpstreamError>,
     /// Until when a token service beside the registry wants rest, as it said with the failure.
     rests_until: Option<Instant>,
+}
+
+impl State {
+    /// The token, where it is good for who wants one that was asked for `since` then.
+    fn good(&self, since: Option<Instant>, now: Instant) -> Option<Secret> {
+        let token = self.token.as_ref().filter(|token| since <= self.asked_at && now < token.renew_at);
+        token.map(|token| token.secret.clone())
+    }
+
+    /// What nobody is asked again for now: who `waited` shares what came, and rest that was wanted is given.
+    fn failure(&self, waited: bool, now: Instant) -> Option<UpstreamError> {
+        let failure = self.failure.as_ref()?;
+        match self.rests_until.filter(|until| now < *until) {
+            Some(until) => {
+                let class = UpstreamErrorClass::RateLimited(Some(until - now));
+                Some(UpstreamError { class, ..failure.clone() })
+            }
+            None => waited.then(|| failure.clone()),
+        }
+    }
+
+    /// None came. A token service that is away takes no token away, and who need not know what holds now goes on with
+    /// what there is.
+    fn failed(&mut self, error: UpstreamError, since: Option<Instant>) -> Result<(Secret, bool), UpstreamError> {
+        let now = Instant::now();
+        let (token, asked_at) = (self.token.take().filter(|token| now < token.expires_at), self.asked_at);
+        let token = token.filter(|_| error.class.is_outage());
+        *self = State { token, asked_at, failure: Some(error.clone()), rests_until: None };
+        if let Some(token) = self.token.as_mut().filter(|_| since <= asked_at) {
+            token.renew_at = now + ASK_AGAIN;
+            return Ok((token.secret.clone(), false));
+        }
+        self.rests_until = match error.class {
+            UpstreamErrorClass::RateLimited(wait) if error.elsewhere => Some(now + within_reason(wait)),
+            _ => None,
+        };
+        Err(error)
+    }
 }
 
 /// The tokens of one upstream, bounded in bytes.
@@ -195,74 +238,69 @@ impl std::fmt::Debug for Tokens {
 }
 
 impl Tokens {
-    /// The token for `key`, and whether this call fetched it. While one call fetches, the others
-    /// wait and share what comes, token or failure.
+    /// The token for `key`, asked for `since` then where that matters, and whether this call fetched it. While one call
+    /// fetches, the others wait and share what comes, token or failure.
     ///
     /// # Errors
     /// Those of `fetch`.
-    pub async fn get<F>(&self, key: &TokenKey, fetch: impl FnOnce() -> F) -> Result<(Secret, bool), UpstreamError>
+    pub async fn get<F>(
+        &self,
+        key: &TokenKey,
+        since: Option<Instant>,
+        fetch: impl FnOnce() -> F,
+    ) -> Result<(Secret, bool), UpstreamError>
     where
         F: Future<Output = Result<Token, UpstreamError>>,
     {
         let slot = self.slot(key);
-        let ended_before = slot.ended.load(Ordering::SeqCst);
-        let mut state = slot.state.lock().await;
-        if let Some(token) = state.token.as_ref().filter(|token| Instant::now() < token.renew_at) {
-            return Ok((token.secret.clone(), false));
+        // Who may have what is there waits for nobody who fetches.
+        let good = || slot.state.lock().good(since, Instant::now());
+        if let Some(secret) = good() {
+            return Ok((secret, false));
         }
-        let now = Instant::now();
-        if let (Some(until), Some(failure)) = (state.rests_until.filter(|until| now < *until), &state.failure) {
-            let class = UpstreamErrorClass::RateLimited(Some(until - now));
-            return Err(UpstreamError { class, ..failure.clone() });
+        let ended_before = slot.ended.load(Ordering::SeqCst);
+        let fetching = slot.fetching.lock().await;
+        if let Some(secret) = good() {
+            return Ok((secret, false));
         }
         let waited = slot.ended.load(Ordering::SeqCst) != ended_before;
-        if let Some(failure) = state.failure.as_ref().filter(|_| waited) {
-            return Err(failure.clone());
+        if let Some(failure) = slot.state.lock().failure(waited, Instant::now()) {
+            return Err(failure);
         }
+        let asked_at = Instant::now();
         let fetched = fetch().await;
         slot.ended.fetch_add(1, Ordering::SeqCst);
-        match fetched {
+        let answer = match fetched {
             Ok(token) => {
                 let secret = token.secret.clone();
-                *state = State { token: Some(token), ..State::default() };
-                drop(state);
-                // Put in again, so that it is weighed with what it holds now.
                 slot.length.store(secret.expose().len(), Ordering::Relaxed);
-                self.slots.insert(key.clone(), slot);
+                *slot.state.lock() = State { token: Some(token), asked_at: Some(asked_at), ..State::default() };
                 Ok((secret, true))
             }
-            Err(error) => {
-                // A token service that is away takes no token away.
-                let now = Instant::now();
-                let lives = |token: &&mut Token| error.class.is_outage() && now < token.expires_at;
-                if let Some(token) = state.token.as_mut().filter(lives) {
-                    token.renew_at = now + ASK_AGAIN;
-                    return Ok((token.secret.clone(), false));
-                }
-                let rests_until = match error.class {
-                    UpstreamErrorClass::RateLimited(wait) if error.elsewhere => Some(now + within_reason(wait)),
-                    _ => None,
-                };
-                *state = State { token: None, failure: Some(error.clone()), rests_until };
-                Err(error)
-            }
+            Err(error) => slot.state.lock().failed(error, since),
+        };
+        drop(fetching);
+        if matches!(answer, Ok((_, true))) {
+            // Put in again, so that it is weighed with what it holds now.
+            self.slots.insert(key.clone(), slot);
         }
+        answer
     }
 
     /// Drops the token for `key` if it still is `refused`: another request may have put a new one
     /// in its place already.
-    pub async fn forget(&self, key: &TokenKey, refused: &Secret) {
+    pub fn forget(&self, key: &TokenKey, refused: &Secret) {
         let Some(slot) = self.slots.get(key) else { return };
-        let mut state = slot.state.lock().await;
+        let mut state = slot.state.lock();
         if state.token.as_ref().is_some_and(|token| token.secret == *refused) {
             state.token = None;
         }
     }
 
     /// The token for `key`, if there is one that still lives.
-    pub async fn kept(&self, key: &TokenKey) -> Option<Secret> {
+    pub fn kept(&self, key: &TokenKey) -> Option<Secret> {
         let slot = self.slots.get(key)?;
-        let state = slot.state.lock().await;
+        let state = slot.state.lock();
         let token = state.token.as_ref().filter(|token| Instant::now() < token.expires_at);
         token.map(|token| token.secret.clone())
     }
@@ -354,7 +392,7 @@ mod tests {
 
     /// What `get` gives when fetching gives `fetched`: the token, and whether it was fetched.
     async fn got(tokens: &Tokens, fetched: Result<Token, UpstreamError>) -> Option<(String, bool)> {
-        let (secret, fresh) = tokens.get(&key(), || async { fetched }).await.ok()?;
+        let (secret, fresh) = tokens.get(&key(), None, || async { fetched }).await.ok()?;
         Some((secret.expose().to_owned(), fresh))
     }
 
@@ -374,6 +412,34 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_must_know_what_holds_now_gets_no_older_token_and_takes_it_from_nobody() {
+        let tokens = Tokens::default();
+        let since = async |since: Option<Instant>, fetched| {
+            let (secret, fresh) = tokens.get(&key(), since, || async { fetched }).await.ok()?;
+            Some((secret.expose().to_owned(), fresh))
+        };
+        let (before, kept) = (Some(Instant::now()), |text: &str| Some((text.to_owned(), false)));
+        assert_eq!(since(before, token("one")).await, Some(("one".to_owned(), true)));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let now = Some(Instant::now());
+        assert_eq!(since(before, token("two")).await, kept("one"));
+        assert_eq!(since(now, away()).await, None);
+        assert_eq!(since(before, away()).await, kept("one"), "it is new enough for others");
+        assert_eq!(since(now, token("two")).await, Some(("two".to_owned(), true)));
+        assert_eq!(since(now, token("three")).await, kept("two"), "once for each who must know");
+        assert_eq!(since(None, token("three")).await, kept("two"));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let hangs = std::future::pending::<Result<Token, UpstreamError>>;
+        let key = key();
+        let asking = tokio::time::timeout(Duration::from_secs(60), tokens.get(&key, Some(Instant::now()), hangs));
+        let others = async {
+            tokio::task::yield_now().await;
+            tokio::time::timeout(Duration::from_secs(1), since(None, token("three"))).await
+        };
+        assert_eq!(tokio::join!(asking, others).1.ok(), Some(kept("two")), "others do not wait for that");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_token_service_beside_the_registry_that_wants_rest_is_not_asked_before() {
         for (elsewhere, fetched) in [(true, 1), (false, 3)] {
             let (tokens, fetches) = (Tokens::default(), AtomicU64::new(0));
@@ -383,7 +449,7 @@ mod tests {
                 Err(UpstreamError::new(class, "rest").elsewhere(elsewhere))
             };
             for left in [30, 20, 10] {
-                let error = tokens.get(&key(), fetch).await.expect_err("it rests");
+                let error = tokens.get(&key(), None, fetch).await.expect_err("it rests");
                 let left = if elsewhere { left } else { 30 };
                 assert_eq!(error.class, UpstreamErrorClass::RateLimited(Some(Duration::from_secs(left))));
                 tokio::time::advance(Duration::from_secs(10)).await;
@@ -397,9 +463,9 @@ mod tests {
     async fn only_the_refused_token_is_forgotten() {
         let tokens = Tokens::default();
         got(&tokens, token("new")).await;
-        tokens.forget(&key(), &Secret::new("old".to_owned())).await;
+        tokens.forget(&key(), &Secret::new("old".to_owned()));
         assert_eq!(got(&tokens, token("newer")).await, Some(("new".to_owned(), false)));
-        tokens.forget(&key(), &Secret::new("new".to_owned())).await;
+        tokens.forget(&key(), &Secret::new("new".to_owned()));
         assert_eq!(got(&tokens, token("newer")).await, Some(("newer".to_owned(), true)));
     }
 
@@ -409,7 +475,7 @@ mod tests {
         let long = "t".repeat(4096);
         for number in 0..3000 {
             let key = TokenKey { scope: format!("repository:r{number}:pull"), ..key() };
-            tokens.get(&key, || async { token(&long) }).await.expect("a token");
+            tokens.get(&key, None, || async { token(&long) }).await.expect("a token");
         }
         tokens.slots.run_pending_tasks();
         let kept = tokens.slots.weighted_size();
@@ -427,11 +493,11 @@ mod tests {
             away()
         };
         let key = key();
-        let answers = futures_util::future::join_all((0..50).map(|_| tokens.get(&key, fetch))).await;
+        let answers = futures_util::future::join_all((0..50).map(|_| tokens.get(&key, None, fetch))).await;
         assert!(answers.iter().all(Result::is_err));
         assert_eq!(fetches.load(Ordering::SeqCst), 1);
         // Who comes later tries for itself.
-        assert!(tokens.get(&key, fetch).await.is_err());
+        assert!(tokens.get(&key, None, fetch).await.is_err());
         assert_eq!(fetches.load(Ordering::SeqCst), 2);
     }
 }

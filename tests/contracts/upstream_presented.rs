@@ -33,13 +33,14 @@ fn basic(user: &str, password: &str) -> Presented {
     let text = format!("{user}:{password}");
     fingerprint[..text.len()].copy_from_slice(text.as_bytes());
     let credential = Credential::Basic { user: user.to_owned(), password: Secret::new(password.to_owned()) };
-    Presented { credential, fingerprint: Some(Fingerprint(fingerprint)) }
+    Presented { credential, fingerprint: Some(Fingerprint(fingerprint)), since: None }
 }
 
 fn token(token: &str) -> Presented {
     Presented {
         credential: Credential::RegistryToken(Secret::new(token.to_owned())),
         fingerprint: Some(Fingerprint([7; 32])),
+        since: None,
     }
 }
 

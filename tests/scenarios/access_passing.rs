@@ -184,6 +184,51 @@ async fn rights_that_are_withdrawn_end_with_the_grant_and_for_nobody_else() {
 }
 
 #[tokio::test]
+async fn rights_that_are_withdrawn_end_within_the_life_of_a_grant_however_long_tokens_live() {
+    let half = Duration::from_secs(60);
+    let lasting = |policy: TokenPolicy| policy.expires_in(Some(3600));
+    let open = || lasting(TokenPolicy::bearer().user("ann", "ann"));
+    let without_rights = || lasting(TokenPolicy::bearer().user("ann", "ann").private_to("team/private", &["bob"]));
+    let other_password = || lasting(policy().user("ann", "changed"));
+    for (shown, before, after) in [
+        (basic("ann", "ann"), lasting(policy()), without_rights()),
+        (basic("ann", "ann"), lasting(policy()), other_password()),
+        (String::new(), open(), without_rights()),
+    ] {
+        let (registry, image, mirror) = scene("").await;
+        registry.require_tokens(before);
+        let all = async || {
+            let mut statuses = Vec::new();
+            for path in paths(&image) {
+                statuses.push(ask(&mirror, "GET", &path, &shown).await.status);
+            }
+            statuses
+        };
+        let later = async |time| {
+            tokio::time::pause();
+            tokio::time::advance(time).await;
+            tokio::time::resume();
+        };
+        let warm = vec![200; paths(&image).len()];
+        assert_eq!(all().await, warm);
+        mirror.settled().await;
+        for _ in 0..2 {
+            later(2 * half).await;
+            registry.forget_requests();
+            assert_eq!(all().await, warm);
+            let questions = registry.count_of(&Match::manifests().head().or(Match::blobs()));
+            assert_eq!((registry.token_requests(), questions), (1, 1), "in each life of a grant");
+        }
+        // Tokens that are out say what they said, for an hour.
+        registry.require_tokens(after);
+        later(half).await;
+        assert_eq!(all().await, warm, "as long as the grant lives");
+        later(half).await;
+        assert_eq!(all().await, vec![401; warm.len()]);
+    }
+}
+
+#[tokio::test]
 async fn whatever_one_caller_is_told_in_place_of_a_yes_changes_nothing_for_another() {
     let (mut registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
     registry.require_tokens(TokenPolicy::basic("ann", "ann"));

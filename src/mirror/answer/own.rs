@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::access;
 use crate::clock::Timestamp;
@@ -19,15 +19,15 @@ use crate::oci::{AcceptSet, Reference, RegistryName, Repository, Request};
 use crate::upstream::credentials::{Credential, Fingerprint, Presented, Secret};
 use crate::upstream::{Outlook, Resolved, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
-fn shown(presented: &access::Presented) -> Presented {
+fn shown(presented: &access::Presented, since: Option<Instant>) -> Presented {
     let credential = match &presented.credential {
-        None => return Presented::NOBODY,
+        None => return Presented { since, ..Presented::NOBODY },
         Some(access::Credential::Password { user, password }) => {
             Credential::Basic { user: user.clone(), password: Secret::new(password.to_string()) }
         }
         Some(access::Credential::Token(token)) => Credential::RegistryToken(Secret::new(token.to_string())),
     };
-    Presented { credential, fingerprint: Some(Fingerprint(presented.fingerprint)) }
+    Presented { credential, fingerprint: Some(Fingerprint(presented.fingerprint)), since }
 }
 
 fn nobody_asked(upstream: &RegistryName) -> MirrorError {
@@ -47,9 +47,9 @@ fn landed(landing: Landing<Result<(), MirrorError>>) -> Result<(), MirrorError> 
 }
 
 impl Route {
-    /// The same, where upstream is shown this and nothing of ours. `None` where nobody is asked.
-    pub fn presenting(mut self, presented: &access::Presented) -> Route {
-        if let Some(upstream) = self.upstream.presenting(&shown(presented)) {
+    /// The same, where upstream is shown this and nothing of ours, and no token for it that was asked for before `since`.
+    pub fn presenting(mut self, presented: &access::Presented, since: Option<Instant>) -> Route {
+        if let Some(upstream) = self.upstream.presenting(&shown(presented, since)) {
             self.upstream = upstream;
         }
         self
@@ -57,7 +57,7 @@ impl Route {
 }
 
 impl Mirror {
-    /// Whether upstream gives what `request` is for to who shows this. Unless he `has_time`, he waits no longer than
+    /// Whether upstream now gives what `request` is for to who shows this. Unless he `has_time`, he waits no longer than
     /// where something stored can be served; the question goes on behind. `hear` is told what upstream says.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Mirror {
         hear: impl FnOnce(&Result<(), MirrorError>) + Send + 'static,
     ) -> Result<(), MirrorError> {
         let Location { upstream: name, repository } = found.location().clone();
-        let Some(upstream) = found.upstream().presenting(&shown(presented)) else {
+        let Some(upstream) = found.upstream().presenting(&shown(presented, Some(Instant::now()))) else {
             return Err(nobody_asked(&name));
         };
         let resource = match request {
@@ -205,6 +205,8 @@ impl Mirror {
 
     fn asked(&self, upstream: &RegistryName, presented: &access::Presented) -> Result<Arc<dyn Upstream>, MirrorError> {
         let known = self.0.routes.upstream(upstream);
-        known.and_then(|known| known.presenting(&shown(presented))).ok_or_else(|| nobody_asked(upstream))
+        known
+            .and_then(|known| known.presenting(&shown(presented, Some(Instant::now()))))
+            .ok_or_else(|| nobody_asked(upstream))
     }
 }

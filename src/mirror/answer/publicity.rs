@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::clients::Asker;
 use crate::clock::Clock;
 use crate::metadata::{Location, MetadataStore, Note, names};
@@ -92,7 +94,9 @@ impl Mirror {
     ) -> Result<bool, MirrorError> {
         let publicity = &self.0.answers.publicity;
         let (key, fills) = ((found.location().clone(), reference.clone()), Arc::clone(&self.0.fills));
-        let Some(upstream) = found.upstream().presenting(&Presented::NOBODY) else {
+        // A token that is older would tell what was public then.
+        let nobody = Presented { since: Some(Instant::now()), ..Presented::NOBODY };
+        let Some(upstream) = found.upstream().presenting(&nobody) else {
             let message = format!("{}: it is not known whether it is public, and nobody is asked", found.location());
             let error = UpstreamError::new(UpstreamErrorClass::Unavailable, message);
             return Err(MirrorError::upstream(Subject::Manifest, error));

@@ -58,10 +58,10 @@ impl HttpUpstream {
         let known = (realm, service);
         // Another request may have fetched one since; only the one that was refused is dropped.
         let key = key(question, &answer.url, &known, beyond.as_deref());
-        if let Some(kept) = self.tokens.kept(&key).await
+        if let Some(kept) = self.tokens.kept(&key)
             && answer.sent.as_ref() == Some(&bearer_header(&kept)?)
         {
-            self.tokens.forget(&key, &kept).await;
+            self.tokens.forget(&key, &kept);
         }
         let token = self.fetch_abroad(&known, key).await?;
         self.abroad.insert(origin(&answer.url), known);
@@ -96,7 +96,7 @@ impl HttpUpstream {
             let wanted = Wanted { service: service.as_deref(), scope: &key.scope };
             self.fetch_token(realm, wanted, &Credential::Anonymous).await
         };
-        let (token, _) = self.tokens.get(&key, fetch).await?;
+        let (token, _) = self.tokens.get(&key, self.since(), fetch).await?;
         bearer_header(&token)
     }
 }

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use http::StatusCode;
 use http::header::{HeaderValue, WWW_AUTHENTICATE};
+use tokio::time::Instant;
 
 use super::HttpUpstream;
 use super::answer::Answer;
@@ -154,9 +155,14 @@ impl HttpUpstream {
                 fetched => fetched,
             }
         };
-        let (secret, fresh) = self.tokens.get(&key, fetch).await?;
+        let (secret, fresh) = self.tokens.get(&key, self.since(), fetch).await?;
         let header = sensitive(format!("Bearer {}", secret.expose()))?;
         Ok(Proof { header, token: Some((key, secret)), fresh })
+    }
+
+    /// When a token must have been asked for.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.presented.as_ref().and_then(|presented| presented.since)
     }
 
     /// Whose a token for this credential is.
@@ -172,7 +178,7 @@ impl HttpUpstream {
     /// The upstream refused this.
     pub(super) async fn forget(&self, repository: &Repository, refused: &Proof) {
         match &refused.token {
-            Some((key, secret)) => self.tokens.forget(key, secret).await,
+            Some((key, secret)) => self.tokens.forget(key, secret),
             None if self.presented.is_some() => {}
             None => self.settings.credentials.refused(&self.endpoint.origin, repository).await,
         }
