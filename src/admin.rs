@@ -13,6 +13,7 @@ pub mod socket;
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,12 +127,16 @@ impl Reach {
 /// Serves `listener` until `shutdown`, then lets running answers finish.
 pub async fn serve(listener: Listener, reach: Reach, state: AdminState, shutdown: impl Future<Output = ()>) {
     let exposed = reach == Reach::Network;
+    let at = match &listener {
+        Listener::Address(listener) => listener.local_addr().ok(),
+        Listener::Socket(_) => None,
+    };
     let transport = state.tls.clone().filter(|_| exposed).map_or(Transport::Plain, Transport::Either);
     // What goes on until it is ended is no reason to stop later.
     let ending = CancellationToken::new();
     let answer = {
         let ending = ending.clone();
-        move |client: Client, request| answer_any(request, state.clone(), client, reach, ending.clone())
+        move |client: Client, request| answer_any(request, state.clone(), client, (reach, at), ending.clone())
     };
     let shutdown = async {
         shutdown.await;
@@ -144,14 +149,14 @@ async fn answer_any(
     request: Request<Incoming>,
     state: AdminState,
     client: Client,
-    reach: Reach,
+    (reach, listener): (Reach, Option<SocketAddr>),
     ending: CancellationToken,
 ) -> Response<Body> {
     let ambiguity = ambiguity(&request);
     let is_last = ambiguity.is_some() || request.headers().contains_key(header::TRANSFER_ENCODING);
     let mut answer = match ambiguity {
         Some(ambiguity) => api::refusal(&Error::new(Code::Usage, ambiguity)),
-        None => answer_clear(request, state, client, reach, ending).await,
+        None => answer_clear(request, state, client, (reach, listener), ending).await,
     };
     if is_last {
         // What follows on the connection is not trusted.
@@ -164,12 +169,12 @@ async fn answer_clear(
     request: Request<Incoming>,
     state: AdminState,
     client: Client,
-    reach: Reach,
+    (reach, listener): (Reach, Option<SocketAddr>),
     ending: CancellationToken,
 ) -> Response<Body> {
     match &state.mirror {
         Some(mirror) if request.uri().path().starts_with(api::PREFIX) => {
-            let door = Door { peer: client.peer, encrypted: client.encrypted, reach };
+            let door = Door { peer: client.peer, encrypted: client.encrypted, reach, listener };
             let present = mirror.present();
             let visit = api::Visit { mirror: &present, state: &state, door, seat: &client.seat, ending };
             visit.answer(request).await

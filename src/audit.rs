@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use crate::clock::Clock;
 use crate::confine::free_thread;
 use crate::documents::Moment;
 use crate::metrics::Metrics;
+use crate::oci::{Digest, ImageName};
 
 /// Lines that wait to be written.
 const QUEUE: usize = 8192;
@@ -34,20 +36,46 @@ pub enum Place {
     File(PathBuf),
 }
 
+/// An image that an act was done to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Image {
+    upstream: String,
+    repository: String,
+    reference: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+}
+
+impl Image {
+    /// By its name, and what that meant, where that is known.
+    pub fn new(name: &ImageName, digest: Option<&Digest>) -> Image {
+        let ImageName { registry, repository, reference } = name;
+        let digest = digest.or(name.digest()).map(ToString::to_string);
+        let (upstream, repository) = (registry.to_string(), repository.to_string());
+        Image { upstream, repository, reference: reference.to_string(), digest }
+    }
+}
+
 /// A line, but for its time. What is not known is left out.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Line<'a> {
     /// The address, or the user at the socket.
     pub peer: String,
+    /// The address that we listen at where it came in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listener: Option<SocketAddr>,
     /// Who asks, where he said so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub caller: Option<String>,
     /// What was done, where it is an act.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub act: Option<&'a str>,
-    /// What it was done to, as it was ordered.
+    /// What it is to be done to, as it was ordered: the beginning of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub order: Option<&'a str>,
+    /// The images that it was done to, all of them; of an import those that came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub images: Option<&'a [Image]>,
     /// The method of a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<&'a str>,
@@ -80,6 +108,9 @@ pub struct Line<'a> {
     /// The status of the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// The status of the upstream's refusal, where it was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_status: Option<u16>,
     /// How many bytes of content were sent; of a bundle that is taken in, how many came.
     pub bytes: u64,
 }

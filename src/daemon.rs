@@ -408,6 +408,7 @@ impl Daemon {
     fn edge(&self, bound: Option<SocketAddr>, place: usize) -> Edge {
         let config = &self.config.server;
         Edge {
+            listener: bound,
             mirror: self.mirror.clone(),
             metrics: Arc::clone(&self.metrics),
             default: bound.and_then(|address| config.default_at(address, place)).cloned(),

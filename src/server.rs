@@ -23,6 +23,7 @@ mod shortcut;
 pub mod tags;
 pub mod tls;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -44,6 +45,8 @@ pub use tls::Tls;
 /// What every connection needs.
 #[derive(Clone, Debug)]
 pub struct Edge {
+    /// The address that it listens at.
+    pub listener: Option<SocketAddr>,
     /// Answers requests.
     pub mirror: Mirror,
     /// Counts them.

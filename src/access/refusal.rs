@@ -42,8 +42,10 @@ pub enum Refusal {
     Upstream {
         /// What was asked for is there.
         upstream: RegistryName,
-        /// What it answered: 401, 403 or 404.
+        /// What is answered: 401, 403 or 404.
         status: u16,
+        /// What it said itself, if it did just now.
+        said: Option<u16>,
         /// What it wants to see, as `WWW-Authenticate` says it.
         challenge: Option<String>,
     },
@@ -117,6 +119,7 @@ mod tests {
         let told = |status| Refusal::Upstream {
             upstream: upstream.clone(),
             status,
+            said: Some(status),
             challenge: Some("Bearer realm=\"x\"".to_owned()),
         };
         let denied =

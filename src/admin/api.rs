@@ -153,7 +153,7 @@ impl Visit<'_> {
 
     /// Writes down who does what, if that `acts`.
     fn noting(&self, act: &str, actor: Actor, acts: bool) -> Noting {
-        Noting::new(self.state.audit.clone().filter(|_| acts), self.door.peer, act, actor)
+        Noting::new(self.state.audit.clone().filter(|_| acts), self.door, act, actor)
     }
 
     /// Takes an order, which may be long in coming, and does it, which may be long in ending. From here
@@ -195,11 +195,11 @@ impl Visit<'_> {
             noting.ordered(shown);
         }
         match (path, request) {
-            (_, Some(request)) => bundles::import(request, name.flatten(), self.mirror, place, noting.bytes()).await,
+            (_, Some(request)) => bundles::import(request, name.flatten(), self.mirror, place, noting).await,
             (RELOAD, _) => self.reload(actor, &order).await,
             (PAGE, _) => self.invite(),
-            (PUSH_STORE, _) => self.carry(Direction::Push),
-            (PULL_STORE, _) => self.carry(Direction::Pull),
+            (PUSH_STORE, _) => self.carry(Direction::Push, noting),
+            (PULL_STORE, _) => self.carry(Direction::Pull, noting),
             _ => images::act(path, &order, self.mirror, noting).await,
         }
     }
@@ -241,9 +241,20 @@ impl Visit<'_> {
     }
 
     /// Carries the whole store, and tells how it goes. It goes on when nobody listens any more.
-    fn carry(&self, way: Direction) -> Result<Response<Body>, Error> {
+    fn carry(&self, way: Direction, noting: &mut Noting) -> Result<Response<Body>, Error> {
         let Some(carry) = &self.state.carry else { return Err(documents::no_bucket()) };
-        Ok(streamed(carry(way), tokio::spawn(std::future::ready(Ok(())))))
+        let (mut carried, noting) = (carry(way), noting.goes_on());
+        let (events, lines) = mpsc::channel(1);
+        let task = tokio::spawn(async move {
+            let mut all = false;
+            while let Some(line) = carried.recv().await {
+                all = line.ended && line.failed == 0 && line.trouble.is_none();
+                let _ = events.send(line).await;
+            }
+            noting.came_to(all);
+            Ok(())
+        });
+        Ok(streamed(lines, task))
     }
 
     /// Has the settings read again.

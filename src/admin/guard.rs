@@ -90,6 +90,8 @@ pub(super) struct Door {
     pub(super) encrypted: bool,
     /// Of its listener.
     pub(super) reach: Reach,
+    /// The address of that, where it has one.
+    pub(super) listener: Option<SocketAddr>,
 }
 
 /// Whether an address is one of this machine alone.

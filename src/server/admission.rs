@@ -87,6 +87,17 @@ pub enum Rejected {
     TooMany(TooMany),
 }
 
+impl Rejected {
+    /// The status of an upstream's refusal, where it was one.
+    pub const fn upstream_status(&self) -> Option<u16> {
+        match self {
+            Rejected::Refused(Refusal::Upstream { said, .. }) => *said,
+            Rejected::Unknown(error) => error.upstream_status(),
+            _ => None,
+        }
+    }
+}
+
 impl Admission {
     /// Who asks: what is known of him without waiting. What was `overheard` is not looked at.
     pub fn guest(&self, client: &Client, asker: Asker, overheard: bool, headers: &HeaderMap) -> Guest {
@@ -182,8 +193,7 @@ impl Admission {
     ) -> Result<Said, Rejected> {
         let (location, now) = (found.location(), Instant::now().into_std());
         // Lists are asked for with the same each time: their answer is the proof.
-        let is_list = matches!(request, Request::Tags { .. } | Request::Referrers { .. });
-        if is_list || self.grants.hold(&guest.own.fingerprint, location, now) {
+        if is_list(request) || self.grants.hold(&guest.own.fingerprint, location, now) {
             return Ok(Said::Yes);
         }
         guest.asker.question().map_err(Rejected::TooMany)?;
@@ -210,6 +220,13 @@ impl Admission {
         }
     }
 
+    /// Whether it is proven that he may have what was asked for in vain: lists are asked for each time, and what is
+    /// answered is the proof.
+    pub fn is_proven(&self, guest: &Guest, route: &Route, request: &Request) -> bool {
+        let of_callers = is_list(request) && route.permit().rule().passes_through();
+        !of_callers || self.grants.hold(&guest.own.fingerprint, &route.location, Instant::now().into_std())
+    }
+
     fn holders(&self, guest: &Guest) -> Holders {
         let certificate = guest.callers.iter().find(|caller| matches!(caller, Caller::Certificate(_)));
         let certificate = certificate.map(|caller| self.authenticator.holder(caller));
@@ -232,7 +249,7 @@ impl Admission {
             let challenge = last_told(mirror, &location.upstream, Some(&location.repository));
             let Some(challenge) = challenge else { return Rejected::Unknown(error) };
             let upstream = location.upstream.clone();
-            return Rejected::Refused(Refusal::Upstream { upstream, status: 401, challenge });
+            return Rejected::Refused(Refusal::Upstream { upstream, status: 401, said: None, challenge });
         }
         let status = match error.upstream_status() {
             Some(status) if error.is_denial() && guest.own.credential.is_some() => status,
@@ -248,7 +265,8 @@ impl Admission {
             401 => challenge(mirror, &location.upstream, Some(&location.repository)).await,
             _ => None,
         };
-        Rejected::Refused(Refusal::Upstream { upstream: location.upstream.clone(), status, challenge })
+        let (upstream, said) = (location.upstream.clone(), error.upstream_status());
+        Rejected::Refused(Refusal::Upstream { upstream, status, said, challenge })
     }
 
     /// Whether the upstream lets in who asks; where it is away, nobody is turned away here.
@@ -258,16 +276,19 @@ impl Admission {
             return Ok(());
         }
         guest.asker.question().map_err(Rejected::TooMany)?;
-        match mirror.enter(upstream, &guest.own).await {
+        let said = match mirror.enter(upstream, &guest.own).await {
             Ok(()) if holders.shows => {
                 self.grants.let_in(&holders, upstream, now);
                 return Ok(());
             }
             // The door may be open for nobody, and clients would not log in.
-            Ok(()) => {}
-            Err(error) if error.is_denial() => self.grants.end_all(&holders, upstream),
+            Ok(()) => None,
+            Err(error) if error.is_denial() => {
+                self.grants.end_all(&holders, upstream);
+                error.upstream_status()
+            }
             Err(_) => return Ok(()),
-        }
+        };
         let challenge = match last_told(mirror, upstream, None) {
             Some(challenge) => challenge,
             None if holders.shows => None,
@@ -276,7 +297,7 @@ impl Admission {
         if guest.overheard {
             return Err(Rejected::Refused(Refusal::Overheard { upstream: upstream.clone() }));
         }
-        Err(Rejected::Refused(Refusal::Upstream { upstream: upstream.clone(), status: 401, challenge }))
+        Err(Rejected::Refused(Refusal::Upstream { upstream: upstream.clone(), status: 401, said, challenge }))
     }
 
     /// Looks at what nobody has looked at yet; whether there was something.
@@ -318,6 +339,10 @@ fn last_told(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repos
 fn told(upstream: &RegistryName, wanted: &Challenge) -> Option<String> {
     let collects = matches!(wanted, Challenge::Basic { .. }) && upstream.as_str() == "docker.io";
     (!collects).then(|| wanted.to_string())
+}
+
+const fn is_list(request: &Request) -> bool {
+    matches!(request, Request::Tags { .. } | Request::Referrers { .. })
 }
 
 async fn by_tag(

@@ -261,6 +261,7 @@ async fn respond(
             return Answer::ping().private(edge.admission.rules.greets_each_alone(upstream));
         };
         record.refused_by(edge.admission.mode(upstream));
+        record.upstream_said(rejected.upstream_status());
         return turned_away(edge, rejected, None);
     };
     let found = match edge.mirror.route_by(target, edge.default.as_ref()) {
@@ -278,6 +279,7 @@ async fn respond(
         Ok(permit) => permit,
         Err(rejected) => {
             record.refused_by(edge.admission.mode(&found.location().upstream));
+            record.upstream_said(rejected.upstream_status());
             return turned_away(edge, rejected, Some((found.location(), &request)));
         }
     };
@@ -300,7 +302,8 @@ async fn respond(
             match Box::pin(looked_up(&edge.mirror, http, &route, request.clone())).await {
                 Ok(answer) => answer.warned(|found| edge.mirror.warnings(&route, &request, found)),
                 Err(error) => {
-                    if error.is_denial() {
+                    record.upstream_said(error.upstream_status());
+                    if error.is_denial() || !edge.admission.is_proven(guest, &route, &request) {
                         record.refused();
                     }
                     if is_his_own(&route, &error) {

@@ -71,6 +71,7 @@ pub struct Record {
     reference: Option<Reference>,
     metrics: Arc<Metrics>,
     audit: Option<Arc<Audit>>,
+    listener: Option<SocketAddr>,
     peer: Peer,
     method: http::Method,
     location: Option<Location>,
@@ -95,6 +96,8 @@ pub struct Record {
     caller: Option<Caller>,
     rule: Option<Rule>,
     is_allowed: bool,
+    /// What the upstream refused it with.
+    upstream_status: Option<u16>,
     /// Its share of what is in memory for clients.
     in_hand: Option<Share>,
     /// What came of it where another replica asks, which has one of few places until it has the answer.
@@ -110,6 +113,7 @@ impl Record {
             reference: None,
             metrics: Arc::clone(&edge.metrics),
             audit: edge.audit.clone(),
+            listener: edge.listener,
             peer,
             method: request.method().clone(),
             location: None,
@@ -128,6 +132,7 @@ impl Record {
             caller: None,
             rule: None,
             is_allowed: false,
+            upstream_status: None,
             in_hand: None,
             replica: None,
         }
@@ -185,9 +190,14 @@ impl Record {
         (self.rule, self.is_allowed) = (Some(rule), false);
     }
 
-    /// The upstream does not give it to him after all.
+    /// The upstream does not give it to him after all, or has not said that it does.
     pub const fn refused(&mut self) {
         self.is_allowed = false;
+    }
+
+    /// This is how the upstream refused it, if it did.
+    pub const fn upstream_said(&mut self, status: Option<u16>) {
+        self.upstream_status = status;
     }
 
     /// It is another replica that asks, and this comes of it.
@@ -300,6 +310,7 @@ impl Record {
         let welcome = self.is_allowed || self.kind == RequestKind::Ping && self.status.is_success();
         audit.write(&Line {
             peer: self.peer.to_string(),
+            listener: self.listener,
             caller: self.caller.as_ref().map(ToString::to_string),
             method: Some(self.method.as_str()),
             kind: Some(self.kind.as_str()),
@@ -312,6 +323,7 @@ impl Record {
             rule: rule.as_ref().map(ToString::to_string),
             outcome: Some(self.outcome.as_str()),
             status: Some(self.status.as_u16()),
+            upstream_status: self.upstream_status,
             bytes: self.bytes,
             ..Line::default()
         });

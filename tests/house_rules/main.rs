@@ -56,7 +56,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     // Decisions only: facts in, a line out.
     ("doctor", &["oci", "documents", "clock", "upstream", "doctor"]),
     ("metrics", &["oci", "outcome", "metrics"]),
-    ("audit", &["clock", "confine", "documents", "metrics", "audit"]),
+    ("audit", &["oci", "clock", "confine", "documents", "metrics", "audit"]),
     ("usage", &["oci", "clock", "documents", "outcome", "metrics", "usage"]),
     ("bundle", &["oci", "documents", "clock", "metadata", "blob_store", "graph", "bundle"]),
     ("plain", &["plain"]),

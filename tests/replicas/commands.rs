@@ -3,7 +3,7 @@
 use std::process::{Command, Output};
 
 use scripted_registry::bucket::Fault;
-use scripted_registry::client;
+use scripted_registry::{client, noise};
 
 use crate::{Scene, TestMirror, blob_of, key_of, pull, up};
 
@@ -221,4 +221,34 @@ async fn a_store_goes_up_whole_and_comes_down_again_with_a_daemon_and_without() 
         assert_eq!(pull(mirror, &image).await, ["hit", "hit", "hit", "hit"]);
         assert!(mirror.store().join("repositories/docker.io/library/app/_pins/1").exists());
     }
+}
+
+#[tokio::test]
+async fn the_audit_says_how_it_ended_to_carry_a_store() {
+    let scene = Scene::set().await;
+    let file = scene.folder.path().join("audit.jsonl");
+    let config = format!("access.audit = \"{}\"\ncache.patience = \"60s\"", file.display());
+    let mirror = scene.settings().config(&config).start().await;
+    let image = scene.image(250);
+    pull(&mirror, &image).await;
+    let carry = async |way: &str| {
+        let consent = [("X-Registry-Mirror", "1")];
+        let answer = client::post(mirror.socket(), &format!("/api/v1/store/{way}"), &consent, "").await;
+        assert_eq!(answer.status, 200, "{way}");
+    };
+    carry("push").await;
+    carry("pull").await;
+    scene.bucket.fault(&["PUT"], "", Fault::Status(403));
+    let blob = scene.registry.add_blob("library/app", noise(252, 1000));
+    assert_eq!(mirror.get(&blob_of("library/app", &blob)).await.status, 200);
+    mirror.settled().await;
+    carry("push").await;
+    drop(mirror.stop().await);
+    let audit = std::fs::read_to_string(&file).unwrap();
+    let lines = audit.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let told: Vec<_> = lines
+        .filter(|line| line["act"].is_string())
+        .map(|line| [&line["act"], &line["verdict"]].map(|value| value.as_str().unwrap_or("-").to_owned()).join(" "))
+        .collect();
+    assert_eq!(told, ["store/push allowed", "store/pull allowed", "store/push failed"]);
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use scripted_registry::{Registry, TokenPolicy, client, noise};
+use scripted_registry::{Match, Registry, Rule, TokenPolicy, client, noise};
 use serde_json::{Value, json};
 
 use crate::access_mapped::{ask, basic, users};
@@ -94,7 +94,7 @@ async fn it_says_who_got_what_and_who_did_what() {
 async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
     const TOKEN: &str = "a token of 24 characters";
     let registry = Registry::start().await;
-    registry.add_image("library/app", "1", &[noise(45, 1000)]);
+    let image_of_app = registry.add_image("library/app", "1", &[noise(45, 1000)]);
     let folder = tempfile::tempdir().expect("a folder");
     let [file, token] = ["audit.jsonl", "token"].map(|name| folder.path().join(name));
     std::fs::write(&token, TOKEN).expect("written");
@@ -104,6 +104,7 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
     let image = json!({ "images": ["app:1"] }).to_string();
     let missing = json!({ "image": "app:none" }).to_string();
     let none = json!({ "images": ["app:none"] }).to_string();
+    let both = json!({ "images": ["app:none", "app:1"] }).to_string();
     let export = json!({ "images": ["app:1"] }).to_string();
     let acts = [
         ("pull", image.as_str(), 200),
@@ -120,18 +121,25 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
         ("import?name=app%3A2", "no tar", 422),
         ("import", "no tar", 422),
         ("forget", "{}", 400),
+        ("forget", &both, 200),
         ("forget", &image, 200),
+        ("import", "the bundle", 200),
+        ("freeze", &json!({ "image": "app:1" }).to_string(), 200),
+        ("store/push", "{}", 500),
+        ("store/pull", "{}", 500),
         ("reload", "{\"x\":1}", 400),
         ("page", "{}", 200),
     ];
-    let mut exported = 0;
+    let mut bundle = bytes::Bytes::new();
     for (act, order, status) in acts {
-        let answer = client::post(mirror.socket(), &format!("/api/v1/{act}"), &consent, order).await;
+        let body = if order == "the bundle" { &bundle[..] } else { order.as_bytes() };
+        let answer = client::post(mirror.socket(), &format!("/api/v1/{act}"), &consent, body).await;
         let said = String::from_utf8_lossy(&answer.body).into_owned();
         // What is no bundle is refused in more than one way.
-        assert!(answer.status == status || act.starts_with("import") && answer.status >= 400, "{act}: {said}");
+        let is_bad_bundle = act.starts_with("import") && status >= 400 && answer.status >= 400;
+        assert!(answer.status == status || is_bad_bundle, "{act}: {said}");
         if act == "export" && status == 200 {
-            exported = answer.body.len();
+            bundle = answer.body.clone();
         }
     }
     let with = |token: &str| format!("Bearer {token}");
@@ -148,6 +156,7 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
         let answer = client::post(mirror.admin, &format!("/api/v1/{act}"), headers, order).await;
         assert_eq!(answer.status, status, "{act}: {:?}", answer.body);
     }
+    let mirror_admin = mirror.admin;
     drop(mirror.stop().await);
     let uid = format!("uid={}", rustix::process::getuid().as_raw());
     let told: Vec<_> = lines(&file)
@@ -158,7 +167,8 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
         })
         .collect();
     let bytes: Vec<_> = lines(&file).iter().filter_map(|line| line["bytes"].as_u64()).collect();
-    assert!(bytes[9] == exported as u64 && exported > 1000, "{bytes:?}, and {exported} of the bundle");
+    let whole = bundle.len() as u64;
+    assert!(bytes[9] == whole && bytes[15] == whole && whole > 1000, "{bytes:?}, and {whole} of the bundle");
     assert!(bytes[10] == 6 && bytes[..9].iter().all(|bytes| *bytes == 0), "{bytes:?}");
     let order = |text: &str| text.to_owned();
     let expected = [
@@ -167,7 +177,7 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
         format!("pin uid allowed {image}"),
         format!("unpin uid allowed {image}"),
         format!("freeze uid failed {missing}"),
-        order("unfreeze uid allowed {\"image\":\"app:1\"}"),
+        order("unfreeze uid failed {\"image\":\"app:1\"}"),
         order("gc uid allowed {}"),
         order("verify uid allowed {}"),
         order("export uid failed {}"),
@@ -175,7 +185,12 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
         order("import uid failed {\"name\":\"app:2\"}"),
         order("import uid failed {\"name\":null}"),
         order("forget uid failed {}"),
-        format!("forget uid allowed {image}"),
+        format!("forget uid allowed {both}"),
+        format!("forget uid failed {image}"),
+        order("import uid allowed {\"name\":null}"),
+        order("freeze uid allowed {\"image\":\"app:1\"}"),
+        order("store/push uid failed {}"),
+        order("store/pull uid failed {}"),
         order("reload uid failed {\"x\":1}"),
         order("page uid allowed {}"),
         format!("pin token allowed {image}"),
@@ -185,6 +200,32 @@ async fn it_says_of_each_act_who_did_it_and_what_came_of_it() {
         order("login - refused -"),
     ];
     assert_eq!(told, expected);
+    let digest = image_of_app.manifest.digest.to_string();
+    let app = json!({ "upstream": "docker.io", "repository": "library/app", "reference": "1" });
+    let with_digest = |mut image: Value| {
+        image["digest"] = json!(digest);
+        image
+    };
+    let done_to = |n: usize| lines(&file)[n]["images"].clone();
+    for (n, expected) in [
+        (0, json!([app])),
+        (1, json!([])),
+        (2, json!([app])),
+        (4, Value::Null),
+        (5, json!([])),
+        (9, json!([app])),
+        (11, Value::Null),
+        (13, json!([app])),
+        (14, json!([])),
+        (15, json!([with_digest(app.clone())])),
+        (16, json!([with_digest(app)])),
+        (17, Value::Null),
+    ] {
+        assert_eq!(done_to(n), expected, "{}", told[n]);
+    }
+    let at: Vec<_> = lines(&file).iter().map(|line| line["listener"].clone()).collect();
+    assert!(at[..21].iter().all(Value::is_null), "at the socket: {at:?}");
+    assert!(at[21..].iter().all(|at| *at == json!(mirror_admin.to_string())), "{at:?}");
 }
 
 #[tokio::test]
@@ -212,11 +253,13 @@ async fn what_cannot_be_written_is_counted_and_keeps_nobody_from_pulling() {
 #[tokio::test]
 async fn it_says_that_the_upstream_has_refused_what_the_rules_leave_to_it() {
     let registry = Registry::start().await;
-    registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").private("app"));
+    registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").user("eve", "eve").private_to("app", &["ann"]));
     let image = registry.add_image("app", "1", &[noise(44, 1000)]);
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("audit.jsonl");
-    let mirror = Settings::of(&registry).config(&format!("access.audit = \"{}\"", file.display()));
+    let config =
+        format!("server.listen = [\"127.0.0.1:0\", \"127.0.0.1:0=a.example\"]\naccess.audit = \"{}\"", file.display());
+    let mirror = Settings::of(&registry).config(&config);
     let mirror = mirror.and("a.example", &registry).having("access = \"pass-through\"").start().await;
     let paths = ["tags/list".to_owned(), format!("referrers/{}", image.manifest.digest), "manifests/1".to_owned()];
     for path in &paths {
@@ -225,13 +268,55 @@ async fn it_says_that_the_upstream_has_refused_what_the_rules_leave_to_it() {
             assert_eq!(answer.status, status, "{user} {path}");
         }
     }
+    let shown = basic("ann", "wrong");
+    assert_eq!(client::get(mirror.addresses[1], "/v2/", &[("Authorization", &shown)]).await.status, 401);
+    let addresses = [mirror.address.to_string(), mirror.addresses[1].to_string()];
     drop(mirror.stop().await);
-    let told: Vec<_> = lines(&file).iter().map(|line| (line["verdict"].clone(), line["rule"].clone())).collect();
-    let refused = (json!("refused"), json!("pass-through"));
-    for told in told.chunks(3) {
-        assert_eq!(told, [(json!("allowed"), json!("pass-through")), refused.clone(), refused.clone()]);
+    let told = lines(&file).into_iter();
+    let told: Vec<_> =
+        told.map(|line| ["verdict", "rule", "upstream_status", "listener"].map(|key| line[key].clone())).collect();
+    let (door, rest) = told.split_last().expect("lines");
+    let at = |place: usize| json!(addresses[place]);
+    let refused = [json!("refused"), json!("pass-through"), json!(401)];
+    for told in rest.chunks(3) {
+        assert_eq!(told[0], [json!("allowed"), json!("pass-through"), Value::Null, at(0)]);
+        assert!(told[1..].iter().all(|told| told[..3] == refused && told[3] == at(0)), "{told:?}");
     }
-    assert_eq!(told.len(), 3 * paths.len());
+    assert_eq!(rest.len(), 3 * paths.len());
+    assert!(door[..2] == refused[..2] && door[3] == at(1), "{door:?}");
+}
+
+#[tokio::test]
+async fn a_list_that_no_answer_came_to_was_allowed_to_nobody_who_has_no_grant() {
+    let mut registry = Registry::start().await;
+    registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").user("bob", "bob").private_to("app", &["ann"]));
+    let image = registry.add_image("app", "1", &[noise(48, 1000)]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("audit.jsonl");
+    let mirror = Settings::of(&registry).config(&format!("access.audit = \"{}\"", file.display()));
+    let mirror = mirror.and("a.example", &registry).having("access = \"pass-through\"").start().await;
+    let path = |of: &str| format!("/v2/app/{of}?ns=a.example");
+    assert_eq!(ask(&mirror, "GET", "ann", &path("manifests/1")).await.status, 200);
+    mirror.settled().await;
+    // As some say it to who may not.
+    registry.rule(Rule::on(Match::lists()).before_auth().refuse(404));
+    let mut expected = vec!["allowed".to_owned()];
+    let lists = ["tags/list".to_owned(), format!("referrers/{}", image.manifest.digest)];
+    for is_away in [false, true] {
+        if is_away {
+            registry.stop().await;
+        }
+        for list in &lists {
+            for (user, verdict) in [("bob", "refused"), ("ann", "allowed")] {
+                let answer = ask(&mirror, "GET", user, &path(list)).await;
+                assert!(user == "ann" || answer.status >= 400, "{list}: {}", answer.status);
+                expected.push(verdict.to_owned());
+            }
+        }
+    }
+    drop(mirror.stop().await);
+    let told: Vec<_> = lines(&file).iter().map(|line| line["verdict"].as_str().unwrap_or("-").to_owned()).collect();
+    assert_eq!(told, expected);
 }
 
 #[tokio::test]

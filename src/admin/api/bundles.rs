@@ -23,7 +23,7 @@ use super::noting::Noting;
 use super::{image_name, ok};
 use crate::admin::guard::Place;
 use crate::admin::{Body, respond_with};
-use crate::documents::{self, Code, Document, Error, Frame, Plan, StoredReceipt, orders};
+use crate::documents::{self, Code, Document, Error, Fate, Frame, ImportedImage, Plan, StoredReceipt, orders};
 use crate::mirror::Mirror;
 use crate::mirror::images::bundles::Outgoing;
 
@@ -51,6 +51,11 @@ pub(super) async fn export(
     // Who asked for frames reads it in the plan.
     if outgoing.is_empty() && !order.framed {
         return Err(nothing(&plan));
+    }
+    let images = plan.exported.images.iter().map(|image| (image, true));
+    let missing = plan.exported.unavailable.iter().map(|image| (&image.image, false));
+    for (image, is_there) in images.chain(missing) {
+        image.parse().iter().for_each(|name| noting.done_to(name, is_there, None));
     }
     let (pieces, body) = mpsc::channel(QUEUE);
     let outlet = Outlet {
@@ -156,7 +161,7 @@ pub(super) async fn import(
     name: Option<String>,
     mirror: &Mirror,
     place: Place,
-    bytes: Arc<AtomicU64>,
+    noting: &mut Noting,
 ) -> Result<Response<Body>, Error> {
     let name = name.map(|name| image_name(&name)).transpose()?;
     let inlet = Inlet {
@@ -164,7 +169,7 @@ pub(super) async fn import(
         rest: Bytes::new(),
         runtime: Handle::current(),
         stopping: mirror.stopping(),
-        bytes,
+        bytes: noting.bytes(),
     };
     let (imported, inlet) = mirror.take_in(inlet, name).await;
     if let Some(inlet) = inlet {
@@ -173,10 +178,13 @@ pub(super) async fn import(
             drop(place);
         });
     }
-    imported.map(|imported| ok(&imported)).map_err(|error| {
-        tracing::warn!(%error, "a bundle was not taken in");
-        error.into()
-    })
+    let imported = imported.inspect_err(|error| tracing::warn!(%error, "a bundle was not taken in"))?;
+    for ImportedImage { image, digest, fate, .. } in &imported.images {
+        // What is not wholly there, or has no name, belongs to no repository.
+        let came = matches!(fate, Fate::Ready | Fate::KeptNewer);
+        image.parse().iter().for_each(|name| noting.done_to(name, came, Some(digest)));
+    }
+    Ok(ok(&imported))
 }
 
 /// What is stored here, for the next export of the other side.

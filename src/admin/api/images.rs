@@ -78,15 +78,19 @@ pub(super) async fn act(
             Ok(pull(mirror.clone(), images, platforms, noting.goes_on()))
         }
         READY => ready(mirror, &read(body)?).await,
-        "pin" | "unpin" | "forget" => change(mirror, path, &read(body)?).await,
+        "pin" | "unpin" | "forget" => change(mirror, path, &read(body)?, noting).await,
         "freeze" => {
             let orders::Freeze { image, digest } = read(body)?;
             let image = image_name(&image)?;
-            Ok(ok(&Frozen { image: image.to_string(), digest: mirror.freeze(&image, digest).await? }))
+            let digest = mirror.freeze(&image, digest).await?;
+            noting.done_to(&image, true, Some(&digest));
+            Ok(ok(&Frozen { image: image.to_string(), digest }))
         }
         "unfreeze" => {
             let image = image_name(&read::<orders::Freeze>(body)?.image)?;
-            Ok(ok(&Unfrozen { image: image.to_string(), changed: mirror.unfreeze(&image).await? }))
+            let changed = mirror.unfreeze(&image).await?;
+            noting.done_to(&image, changed, None);
+            Ok(ok(&Unfrozen { image: image.to_string(), changed }))
         }
         "gc" => {
             let garbage = mirror.collect_garbage(read::<orders::Collect>(body)?.dry_run).await;
@@ -107,14 +111,21 @@ async fn ready(mirror: &Mirror, order: &orders::Images) -> Result<Response<Body>
     Ok(ok(&Ready { ready: answers.iter().all(|image| image.ready), images: answers }))
 }
 
-async fn change(mirror: &Mirror, act: &str, order: &orders::Images) -> Result<Response<Body>, Error> {
+async fn change(
+    mirror: &Mirror,
+    act: &str,
+    order: &orders::Images,
+    noting: &mut Noting,
+) -> Result<Response<Body>, Error> {
     let mut images = Vec::new();
     for image in self::images(order)? {
-        images.push(match act {
+        let changed = match act {
             "pin" => Changed { stored: Some(mirror.pin(&image).await?), ..Changed::of(&image, true) },
             "unpin" => Changed::of(&image, mirror.unpin(&image).await?),
             _ => mirror.forget(&image).await?,
-        });
+        };
+        noting.done_to(&image, changed.changed, None);
+        images.push(changed);
     }
     Ok(match act {
         "pin" => ok(&Pinned { images }),
@@ -123,12 +134,14 @@ async fn change(mirror: &Mirror, act: &str, order: &orders::Images) -> Result<Re
     })
 }
 
-fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms, noting: Noting) -> Response<Body> {
+fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms, mut noting: Noting) -> Response<Body> {
     let (events, lines) = mpsc::channel(QUEUE);
     let task = tokio::spawn(async move {
         let mut all = true;
         for image in images {
-            all &= mirror.prefetch(&image, &platforms, &events).await;
+            let came = mirror.prefetch(&image, &platforms, &events).await;
+            noting.done_to(&image, came, None);
+            all &= came;
         }
         noting.came_to(all);
         Ok(())

@@ -8,7 +8,7 @@ const SECRET: &str = "a token of 24 characters";
 
 fn door(peer: &str, encrypted: bool, exposed: bool) -> Door {
     let reach = if exposed { Reach::Network } else { Reach::Machine };
-    Door { peer: Peer::Address(peer.parse().expect("an address")), encrypted, reach }
+    Door { peer: Peer::Address(peer.parse().expect("an address")), encrypted, reach, listener: None }
 }
 
 fn headers(token: Option<&str>) -> HeaderMap {
@@ -32,7 +32,7 @@ async fn addresses_look_and_the_socket_and_the_token_act() {
     let (here, there) = (door("127.0.0.1:40000", false, false), door("192.0.2.7:40000", true, true));
     let mapped = door("[::ffff:127.0.0.1]:40000", false, true);
     let plain = door("192.0.2.7:40000", false, true);
-    let socket = Door { peer: Peer::Socket { uid: 7 }, encrypted: false, reach: Reach::Machine };
+    let socket = Door { peer: Peer::Socket { uid: 7 }, encrypted: false, reach: Reach::Machine, listener: None };
     let no = Err(Code::Unauthorized);
     for (hidden, door, token, look, act) in [
         (false, here, None, Ok(Actor::Anybody), no),
