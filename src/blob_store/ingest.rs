@@ -99,12 +99,12 @@ impl IngestDir {
         Ok(IngestDir { path, next, left_over: Arc::new(Mutex::new(left_over)), deleted: Arc::default() })
     }
 
-    /// Begins to write a blob that should turn out to have `digest`. With a known `size` in bytes
-    /// the room is allocated at once, so that a full disk shows before the first byte.
+    /// Begins to write a blob that should turn out to have `digest`. Nothing is allocated for it: that would keep its
+    /// first byte waiting the longer the larger it is said to be.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn begin(&self, digest: &Digest, size: Option<u64>) -> Result<Ingest, StoreError> {
+    pub fn begin(&self, digest: &Digest) -> Result<Ingest, StoreError> {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.path.join(format!("{}-{}.{number}", digest.algorithm(), digest.hex()));
         let create = || OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
@@ -116,9 +116,7 @@ impl IngestDir {
             }
             result => result?,
         };
-        let ingest = Ingest::new(file, path, 0, &self.deleted);
-        ingest.allocate(size)?;
-        Ok(ingest)
+        Ok(Ingest::new(file, path, 0, &self.deleted))
     }
 
     /// How many bytes are left of an earlier fill of this blob. Does not look at the disk.
@@ -352,23 +350,6 @@ impl Ingest {
         }
     }
 
-    /// Allocates the blocks of a file of `size` bytes without changing its length. File systems that
-    /// cannot are left alone.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    fn allocate(&self, size: Option<u64>) -> Result<(), StoreError> {
-        use rustix::fs::{FallocateFlags, fallocate};
-        use rustix::io::Errno;
-        let Some(rest) = size.and_then(|size| size.checked_sub(self.written)).filter(|rest| *rest > 0) else {
-            return Ok(());
-        };
-        match fallocate(&self.file, FallocateFlags::KEEP_SIZE, self.written, rest) {
-            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(()),
-            result => Ok(result.map_err(io::Error::from)?),
-        }
-    }
-
     /// Writes the next bytes.
     ///
     /// # Errors
@@ -507,7 +488,7 @@ impl Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        // Gives back what was allocated and not written, or written behind a gap.
+        // Gives back what was written in part, or behind a gap.
         if self.resumable.is_some() && self.file.set_len(self.written).is_err() && !self.ahead.is_empty() {
             self.resumable = None;
         }

@@ -430,6 +430,6 @@ impl Fill {
 
     async fn create(&self) -> Result<Ingest, StoreError> {
         let (ingests, digest) = (Arc::clone(&self.fills.ingests), self.source.digest);
-        self.fills.disk.run(move || ingests.begin(&digest, None)).await?
+        self.fills.disk.run(move || ingests.begin(&digest)).await?
     }
 }

@@ -49,7 +49,7 @@ impl Side {
     fn keep(&self, location: &Location, bytes: impl Into<Bytes>, media_type: &str) -> Descriptor {
         let bytes: Bytes = bytes.into();
         let descriptor = describe(&bytes, media_type);
-        let mut ingest = self.stores.ingests.begin(&descriptor.digest, None).expect("begins");
+        let mut ingest = self.stores.ingests.begin(&descriptor.digest).expect("begins");
         ingest.append(&bytes).expect("writes");
         self.runtime.block_on(self.stores.blobs.commit(ingest, &descriptor.digest)).expect("commits");
         let record = BlobRecord::new(descriptor.size, self.clock.now());
@@ -366,7 +366,7 @@ fn a_stored_blob_that_is_damaged_ends_the_export() {
     let plan = here.plan(&images(&["app:2"]));
     let digest = Digest::of(Algorithm::Sha256, b"another");
     // A store that does not hold what it says: the same content under the wrong digest.
-    let mut ingest = here.stores.ingests.begin(&digest, None).expect("begins");
+    let mut ingest = here.stores.ingests.begin(&digest).expect("begins");
     ingest.append(b"an0ther").expect("writes");
     here.runtime.block_on(here.stores.blobs.delete(&digest)).expect("deletes");
     here.runtime.block_on(here.stores.blobs.commit(ingest, &digest)).expect("commits");

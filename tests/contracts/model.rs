@@ -83,7 +83,7 @@ impl World {
 
     async fn put(&self, bytes: &[u8]) {
         let digest = name(bytes);
-        let mut ingest = self.ingests.begin(&digest, Some(bytes.len() as u64)).unwrap();
+        let mut ingest = self.ingests.begin(&digest).unwrap();
         ingest.append(bytes).unwrap();
         self.blobs.commit(ingest, &digest).await.unwrap();
         self.metadata.put_blob(&digest, &BlobRecord::new(bytes.len() as u64, Timestamp(self.now))).unwrap();

@@ -10,7 +10,7 @@
 //! | rename done, folder not synced (S) | `a_blob_is_synced_before_it_gets_its_name_and_its_folder_after` |
 //! | fsync, write or short write fails; ENOSPC and EDQUOT at every write; slow fsync (S I J) | `an_error_at_any_call_of_the_write_path_costs_no_pull` |
 //! | disk stands still under fills (S) | `a_disk_that_stands_still_under_any_number_of_fills_leaves_a_thread_for_others`, `fills_that_stand_still_keep_no_thread_from_hits_lists_and_other_fills` |
-//! | disk full (S I J) | `a_disk_that_is_full_costs_no_pull_and_recovers_when_there_is_room`, `a_blob_that_cannot_be_kept_is_fetched_once_for_all_who_came_in_time`, `a_blob_that_finds_no_room_on_its_way_is_fetched_once_all_the_same`, `room_that_does_not_exist_is_refused_before_the_first_byte` |
+//! | disk full (S I J) | `a_disk_that_is_full_costs_no_pull_and_recovers_when_there_is_room`, `a_blob_that_cannot_be_kept_is_fetched_once_for_all_who_came_in_time`, `a_blob_that_finds_no_room_on_its_way_is_fetched_once_all_the_same` |
 //! | EFBIG (S) | `a_limit_on_the_size_of_files_passes_large_blobs_through_and_keeps_small_ones` |
 //! | EROFS (S I) | `a_store_on_a_disk_that_is_mounted_read_only_is_served`, `a_disk_that_turned_read_only_serves_what_it_has_and_passes_the_rest_through` |
 //! | EMFILE (S) | `a_limit_on_open_files_makes_clients_wait_and_nothing_crash` |

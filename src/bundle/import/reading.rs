@@ -230,7 +230,13 @@ impl Reader<'_> {
             let bytes = chunk.get(..read).unwrap_or_default();
             verifier.update(bytes);
             if let Some(ingest) = &mut ingest {
-                ingest.append(bytes)?;
+                match (ingest.append(bytes), self.intake.space) {
+                    (Err(StoreError::NoSpace(_)), Some(space)) => {
+                        space.relieve(left);
+                        ingest.append(bytes)?;
+                    }
+                    (appended, _) => appended?,
+                }
             }
             left = left.saturating_sub(read as u64);
         }
@@ -258,19 +264,12 @@ impl Reader<'_> {
     /// Begins to write a blob, with room for all of it.
     fn begin(&self, digest: &Digest, size: u64) -> Result<(Ingest, Option<Box<dyn Any>>), Failed> {
         let ingests = &self.stores.ingests;
-        let Some(space) = self.intake.space else { return Ok((ingests.begin(digest, None)?, None)) };
+        let Some(space) = self.intake.space else { return Ok((ingests.begin(digest)?, None)) };
         let granted = space.reserve(size).map_err(|error| match error {
             StoreError::NoSpace(_) => ImportError::NoRoom { needed: size, room: space.most() },
             error @ StoreError::Io(_) => error.into(),
         })?;
-        let ingest = match ingests.begin(digest, Some(size)) {
-            Err(StoreError::NoSpace(_)) => {
-                space.relieve(size);
-                ingests.begin(digest, Some(size))?
-            }
-            begun => begun?,
-        };
-        Ok((ingest, Some(granted)))
+        Ok((ingests.begin(digest)?, Some(granted)))
     }
 
     fn finish(self) -> Result<Taken, ImportError> {

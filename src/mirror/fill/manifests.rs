@@ -118,7 +118,7 @@ impl Fills {
         let reservation = self.room.reserve(descriptor.size, 0).await?;
         let (ingests, digest) = (Arc::clone(&self.ingests), descriptor.digest);
         let written = self.disk.run(move || -> Result<Ingest, StoreError> {
-            let mut ingest = ingests.begin(&digest, None)?;
+            let mut ingest = ingests.begin(&digest)?;
             ingest.append(&bytes)?;
             if ingest.is_uncut() {
                 Ok(ingest)

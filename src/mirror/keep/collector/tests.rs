@@ -84,7 +84,7 @@ impl Replica {
         for (descriptor, bytes) in &parts {
             let digest = descriptor.digest;
             if self.blobs.open(&digest).await.is_none() {
-                let mut ingest = ingests.begin(&digest, None).expect("begun");
+                let mut ingest = ingests.begin(&digest).expect("begun");
                 ingest.append(bytes).expect("written");
                 self.blobs.commit(ingest, &digest).await.expect("stored");
                 self.owed.up(&key_of(&digest));
