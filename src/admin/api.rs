@@ -14,7 +14,7 @@ mod logins;
 mod noting;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -343,11 +343,16 @@ fn is_asked_by_address(request: &Request<Incoming>) -> bool {
 
 /// Whether a `Host` is an address or this machine, which no foreign name can be made to look like.
 fn is_address(host: &str) -> bool {
-    let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((address, _)) => address,
-        None => host.split(':').next().unwrap_or_default(),
+    let (is_ours, port) = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, port)) => (address.parse::<Ipv6Addr>().is_ok(), port),
+        None => {
+            let (name, port) = host.split_at(host.find(':').unwrap_or(host.len()));
+            let is_local = name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost");
+            (is_local || name.parse::<Ipv4Addr>().is_ok(), port)
+        }
     };
-    name.strip_suffix('.').unwrap_or(name).eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok();
+    is_ours && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// Documents as `task` makes them, one a line, and behind them the error that ended it.
@@ -423,6 +428,15 @@ mod tests {
             ("localhost.example", false),
             ("mirror.example:5080", false),
             ("127.0.0.1.example", false),
+            ("127.0.0.1:evil", false),
+            ("localhost:99999999", false),
+            ("localhost:+80", false),
+            ("localhost:", false),
+            ("[::1]", true),
+            ("[::1]evil", false),
+            ("[::1]:evil", false),
+            ("[localhost]", false),
+            ("127.0.0.1:50:80", false),
             ("", false),
         ] {
             assert_eq!(is_address(host), expected, "{host}");
