@@ -217,7 +217,10 @@ fn answer(method: &Method, path: &str, format: Format, state: &AdminState) -> Re
             Readiness::Degraded(what) => respond(StatusCode::OK, TEXT, format!("ok: degraded ({what})\n")),
             Readiness::NotReady(why) => respond(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {why}\n")),
         },
-        "/metrics" => respond(StatusCode::OK, format.content_type(), state.metrics.encode(format)),
+        "/metrics" => {
+            state.mirror.iter().for_each(Mirror::measure);
+            respond(StatusCode::OK, format.content_type(), state.metrics.encode(format))
+        }
         _ => {
             api::refusal(&Error::new(Code::NotFound, "not found: /, /livez, /readyz, /metrics and /api/v1 are served"))
         }

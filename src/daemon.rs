@@ -508,12 +508,10 @@ impl Daemon {
             take_stock(&blobs, &metadata, opened).await;
             let gauges = async {
                 loop {
-                    let usage = blobs.usage();
-                    let allowed = budget(&store.read()).unwrap_or_default();
-                    metrics.store(usage.bytes, usage.blobs, allowed);
+                    metrics.store_may_hold(budget(&store.read()).unwrap_or_default());
                     let names = metadata.names();
-                    let lingering = blobs.lingering() + ingests.lingering();
-                    metrics.store_besides(names.bytes, names.inodes, blobs.rounding(), lingering);
+                    let names = (names.bytes, names.inodes, names.index);
+                    metrics.store_besides(names, blobs.rounding(), blobs.lingering() + ingests.lingering());
                     in_force.lock().await.measure(&metrics);
                     metrics.entries(guard.tables());
                     if let Some(raising) = &raising {

@@ -130,6 +130,7 @@ series! {
     store_used: Level, [Bytes] "Bytes of blobs in the store";
     store_blobs: Level, "Blobs in the store";
     store_budget: Level, [Bytes] "Bytes the store may hold";
+    store_index: Level, [Bytes] "Bytes that the index over the store takes on disk";
     store_names: Level, [Bytes] "Bytes that tags, histories, memberships and lists take on disk, with their folders";
     store_name_files: Level, "Files and folders of tags, histories, memberships and lists";
     store_rounding: Level, [Bytes] "Bytes that the disk takes for blobs beyond what they have, about";
@@ -439,10 +440,14 @@ impl Metrics {
         self.paths[by as usize].get_or_init(find).inc();
     }
 
-    /// What the store holds and may hold: bytes, blobs, bytes.
-    pub fn store(&self, used: u64, blobs: u64, budget: u64) {
+    /// What the store holds: bytes, blobs.
+    pub fn store(&self, used: u64, blobs: u64) {
         self.series.store_used.set(used);
         self.series.store_blobs.set(blobs);
+    }
+
+    /// How many bytes it may hold.
+    pub fn store_may_hold(&self, budget: u64) {
         self.series.store_budget.set(budget);
     }
 
@@ -469,10 +474,12 @@ impl Metrics {
         }
     }
 
-    /// What the store has on disk besides blobs: bytes and files of names, and bytes of deleted blobs that are read.
-    pub fn store_besides(&self, names: u64, files: u64, rounding: u64, lingering: u64) {
+    /// What the store has on disk besides blobs: bytes and files of names, the index over them, and bytes of deleted
+    /// blobs that are read.
+    pub fn store_besides(&self, (names, files, index): (u64, u64, u64), rounding: u64, lingering: u64) {
         self.series.store_names.set(names);
         self.series.store_name_files.set(files);
+        self.series.store_index.set(index);
         self.series.store_rounding.set(rounding);
         self.series.store_lingering.set(lingering);
     }

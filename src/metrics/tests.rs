@@ -22,7 +22,8 @@ fn events_become_series_with_the_promised_names() {
     metrics.error("store");
     metrics.time_to_first_byte(Outcome::Hit, Duration::from_millis(2));
     metrics.sent_by(SentBy::Sendfile);
-    metrics.store(1, 2, 3);
+    metrics.store(1, 2);
+    metrics.store_may_hold(3);
     metrics.index_rebuilt();
     metrics.tag_moved(true);
     metrics.evicted(5);

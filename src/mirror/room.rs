@@ -17,8 +17,22 @@ use parking_lot::Mutex;
 
 use crate::graph::links::Known;
 
+/// A store that may hold less does not count the first part of its index, so that it holds something.
+const SMALL: u64 = 4 << 20;
+/// That part: what an index with little in it takes, in bytes.
+const INDEX: u64 = 1 << 20;
+
 /// Tells what the store may hold, given how many bytes it holds and has promised.
 pub type Allowance = dyn Fn(u64) -> Allowed + Send + Sync;
+
+/// What the store has, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Taken {
+    /// Blobs and names, and whatever else is there.
+    pub(crate) content: u64,
+    /// The index over them.
+    pub(crate) index: u64,
+}
 
 /// What the store may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,10 +107,9 @@ impl Room {
         self.known.lock().await
     }
 
-    pub(crate) fn reserve(&self, stored: u64, bytes: u64) -> Option<Reservation> {
+    pub(crate) fn reserve(&self, stored: Taken, bytes: u64) -> Option<Reservation> {
         let mut promised = self.promised.lock();
-        let taken = stored.saturating_add(*promised);
-        let allowed = (self.allowance)(taken);
+        let (taken, allowed) = self.weigh(stored, *promised);
         if taken.saturating_add(bytes) > allowed.bytes || allowed.inodes_short > 0 {
             return None;
         }
@@ -104,10 +117,41 @@ impl Room {
         Some(Reservation { promised: Arc::clone(&self.promised), bytes })
     }
 
+    /// What is taken with what is promised, as far as it counts, and what may be.
+    fn weigh(&self, Taken { content, index }: Taken, promised: u64) -> (u64, Allowed) {
+        let content = content.saturating_add(promised);
+        let allowed = (self.allowance)(content.saturating_add(index));
+        let counted = if allowed.bytes < SMALL { index.saturating_sub(INDEX) } else { index };
+        (content.saturating_add(counted), allowed)
+    }
+
     /// How many bytes are too many, if `bytes` more are to come, and what the store may hold.
-    pub(crate) fn excess(&self, stored: u64, bytes: u64) -> (u64, Allowed) {
-        let taken = stored.saturating_add(self.promised());
-        let allowed = (self.allowance)(taken);
+    pub(crate) fn excess(&self, stored: Taken, bytes: u64) -> (u64, Allowed) {
+        let (taken, allowed) = self.weigh(stored, self.promised());
         (taken.saturating_add(bytes).saturating_sub(allowed.bytes), allowed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_counts_whole_but_in_a_store_that_would_hold_nothing_else() {
+        const MIB: u64 = 1 << 20;
+        for (allowed, content, index, excess) in [
+            (8 * MIB, 6 * MIB, 2 * MIB, 0),
+            (8 * MIB, 6 * MIB, 2 * MIB + 1, 1),
+            (SMALL, SMALL, 7, 7),
+            (MIB, MIB, MIB, 0),
+            (MIB, MIB, MIB + 7, 7),
+            (MIB, MIB, 5, 0),
+        ] {
+            let room = Room::new(move |_| allowed);
+            let taken = Taken { content, index };
+            assert_eq!(room.excess(taken, 0).0, excess, "{content} and {index} of {allowed}");
+            assert_eq!(room.reserve(taken, 0).is_some(), excess == 0);
+            assert!(room.reserve(taken, 1).is_none());
+        }
     }
 }

@@ -886,12 +886,17 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+/// What the files of names take; the index has a test of its own.
+fn besides_the_index(store: &impl MetadataStore) -> Names {
+    Names { index: 0, ..store.names() }
+}
+
 #[test]
 fn names_are_counted_as_they_come_and_go_and_after_a_restart() {
     let disk = OnDisk::new();
     let mut store = disk.open();
     store.rebuild(&[], Timestamp(0));
-    assert_eq!(store.names(), disk.names());
+    assert_eq!(besides_the_index(&store), disk.names());
     let deep = at("ghcr.io", "a/b/c/d/e");
     let tag = key(deep.clone(), "1", AcceptSet::everything());
     let list = KeptList { at: Timestamp(1), body: Some(vec![b'x'; 10_000].into()) };
@@ -905,19 +910,19 @@ fn names_are_counted_as_they_come_and_go_and_after_a_restart() {
     store.pin(&Pin { location: deep.clone(), reference: Reference::Tag(tag.tag.clone()) }).expect("writes");
     let full = disk.names();
     assert!(full.inodes > 16 && full.bytes > 20 * BLOCK, "{full:?}");
-    assert_eq!(store.names(), full);
+    assert_eq!(besides_the_index(&store), full);
     drop(store);
     store = disk.open();
     store.rebuild(&[], Timestamp(0));
-    assert_eq!(store.names(), full, "counted anew");
+    assert_eq!(besides_the_index(&store), full, "counted anew");
 
     store.remove_tag(&deep, &tag.tag).expect("removes");
     store.retain_histories(&deep, &|_, _| false).expect("removes");
     store.remove_member(&deep, &digest("x")).expect("removes");
     store.shrink_lists(0).expect("removes");
     store.note(&deep, Note::Public, None).expect("removes");
-    assert_eq!(store.names(), disk.names());
+    assert_eq!(besides_the_index(&store), disk.names());
     store.unpin(&Pin { location: deep, reference: Reference::Tag(tag.tag) }).expect("removes");
-    assert_eq!(store.names(), disk.names());
+    assert_eq!(besides_the_index(&store), disk.names());
     assert!(!disk.folder.path().join("repositories/ghcr.io").exists(), "folders leave with the last file");
 }

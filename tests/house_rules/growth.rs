@@ -427,6 +427,69 @@ const TABLE: &[(&str, &str, Growth)] = &[
         ),
     ),
     ("mirror/room/holds.rs", "digests", Still("the part of one bundle")),
+    // Lists behind locks, pools, queues to threads.
+    (
+        "audit.rs",
+        "jobs",
+        Bounded(
+            "8,192 lines, beyond which they are lost",
+            "mirror_audit_lost",
+            "what_cannot_be_written_is_counted_and_keeps_nobody_from_pulling",
+        ),
+    ),
+    ("audit.rs", "ended", Still("hears one thing, once")),
+    (
+        "confine.rs",
+        "FREE",
+        Still("one for each credential helper that starts, of which each registry has one at a time"),
+    ),
+    (
+        "server/shortcut.rs",
+        "slots",
+        Bounded("4,096, of 2 KiB", "mirror_shortcuts_bytes", "requests_of_any_length_are_remembered_in_bounded_memory"),
+    ),
+    ("server/shortcut.rs", "accept_lines", Still("part of a shortcut, which has a greatest length")),
+    ("server/body.rs", "Buffers", Still("as many as are kept to be used again")),
+    ("server/io.rs", "table", Still("one for each piece of a file that goes on a connection next")),
+    (
+        "blob_store/ingest.rs",
+        "Deleted",
+        Bounded(
+            "files that somebody reads still, which count towards max_size",
+            "mirror_store_lingering_bytes",
+            "a_deleted_blob_counts_until_its_last_reader_has_left",
+        ),
+    ),
+    (
+        "blob_store/local/readers.rs",
+        "deleted",
+        Bounded(
+            "files that somebody reads still, which count towards max_size",
+            "mirror_store_lingering_bytes",
+            "what_is_deleted_counts_until_its_last_reader_has_left_and_readers_are_forgotten",
+        ),
+    ),
+    (
+        "upstream/gate/bodies.rs",
+        "Bodies",
+        Still("one for each body from an upstream, which may have so many connections"),
+    ),
+    ("upstream/http/whole.rs", "owns", Still("one for each address that is configured")),
+    (
+        "upstream/http/whole.rs",
+        "coming",
+        Still("one for each manifest or list on its way in, over connections that are few"),
+    ),
+    ("oci/tag_names.rs", "begins", Still("one for each tag of a list, which is of the one budget")),
+    ("mirror/flight/bodies.rs", "takers", Still("one for each client that takes a body")),
+    ("mirror/flight/bounds.rs", "spare", Still("as many as are kept to be used again")),
+    ("mirror/flight/places.rs", "relays", Still("one for each place of a relay, of which there are so many")),
+    ("mirror/flight/transfer.rs", "givers", Still("one for each address that gave a part of one blob")),
+    ("mirror.rs", "earlier", Still("one for each reload before which a fill began that is still under way")),
+    ("metrics.rs", "later", OPERATOR),
+    ("upstream/ours.rs", "Ours", OPERATOR),
+    ("server/authenticate/tokens.rs", "Tokens", OPERATOR),
+    ("daemon/reload.rs", "edges", OPERATOR),
     // Operators, configuration, single calls.
     ("mirror/scrub.rs", "told", ONE_CALL),
     ("graph/image.rs", "Lacking", ONE_CALL),
@@ -479,53 +542,73 @@ const TABLE: &[(&str, &str, Growth)] = &[
 ];
 
 /// What grows on disk, below the store.
-const FOLDERS: &[(&str, &str, &str, &str)] = &[
+const FOLDERS: &[(&str, Growth)] = &[
     (
         "blobs",
-        "max_size, min_free",
-        "mirror_store_used_bytes",
-        "four_hundred_pulls_at_the_end_of_the_budget_all_succeed_and_none_overshoots",
+        Bounded(
+            "max_size, min_free",
+            "mirror_store_used_bytes",
+            "four_hundred_pulls_at_the_end_of_the_budget_all_succeed_and_none_overshoots",
+        ),
     ),
     (
         "blobs, what blocks take beyond them",
-        "max_size",
-        "mirror_store_rounding_bytes",
-        "a_store_of_small_blobs_takes_the_disk_that_it_may",
+        Bounded("max_size", "mirror_store_rounding_bytes", "a_store_of_small_blobs_takes_the_disk_that_it_may"),
     ),
     (
         "blobs that are deleted and open",
-        "max_size",
-        "mirror_store_lingering_bytes",
-        "a_deleted_blob_counts_until_its_last_reader_has_left",
+        Bounded("max_size", "mirror_store_lingering_bytes", "a_deleted_blob_counts_until_its_last_reader_has_left"),
+    ),
+    (
+        "blobs that are damaged and set aside",
+        Bounded(
+            "max_size, and they go first",
+            "mirror_damaged_blobs",
+            "what_was_set_aside_counts_against_the_budget_and_is_the_first_to_go",
+        ),
     ),
     (
         "repositories",
-        "max_size, and inodes of min_free",
-        "mirror_store_names_bytes",
-        "names_count_towards_the_store_and_leave_with_the_images_they_belong_to",
+        Bounded(
+            "max_size, and inodes of min_free",
+            "mirror_store_names_bytes",
+            "names_count_towards_the_store_and_leave_with_the_images_they_belong_to",
+        ),
     ),
     (
         "repositories, inodes",
-        "min_free",
-        "mirror_store_name_files",
-        "a_disk_with_few_inodes_left_costs_no_pull_and_keeps_some_of_them_free",
+        Bounded(
+            "min_free",
+            "mirror_store_name_files",
+            "a_disk_with_few_inodes_left_costs_no_pull_and_keeps_some_of_them_free",
+        ),
     ),
     (
         "the history of a tag",
-        "1,000 changes",
-        "mirror_store_names_bytes",
-        "of_a_tag_that_moves_for_ever_the_last_changes_are_kept",
+        Bounded("1,000 changes", "mirror_store_names_bytes", "of_a_tag_that_moves_for_ever_the_last_changes_are_kept"),
     ),
     (
         "ingest",
-        "max_size",
-        "mirror_entries{table=left_over}",
-        "a_fill_that_a_stop_interrupted_is_resumed_by_the_next_start",
+        Bounded(
+            "max_size",
+            "mirror_entries{table=left_over}",
+            "a_fill_that_a_stop_interrupted_is_resumed_by_the_next_start",
+        ),
     ),
+    (
+        "metadata",
+        Bounded(
+            "max_size, but for the first MiB in a store of less than four",
+            "mirror_store_index_bytes",
+            "all_that_is_in_the_store_stays_within_what_it_may_hold_and_its_index_counts",
+        ),
+    ),
+    ("metadata.damaged-N", Still("one, of the last index that failed, until the next one does")),
+    ("usage", Still("24 hours and the sums of all time, in one file")),
 ];
 
 /// What makes a field or a type one that may grow.
-const COLLECTIONS: [&str; 12] = [
+const COLLECTIONS: [&str; 18] = [
     "HashMap<",
     "HashSet<",
     "BTreeMap<",
@@ -534,15 +617,25 @@ const COLLECTIONS: [&str; 12] = [
     "DashMap<",
     "Cache<",
     "HashMapStateStore<",
-    "mpsc::Sender<",
-    "mpsc::Receiver<",
-    "mpsc::UnboundedSender<",
-    "mpsc::UnboundedReceiver<",
+    "Sender<",
+    "Receiver<",
+    "UnboundedSender<",
+    "UnboundedReceiver<",
+    "SyncSender<",
+    "Mutex<Vec<",
+    "RwLock<Vec<",
+    "Vec<Weak<",
+    "Vec<Arc<",
+    "Box<[",
 ];
+
+/// Before a sender or a receiver: those hold one value.
+const OF_ONE: [&str; 2] = ["watch::", "oneshot::"];
 
 fn holds_one(text: &str) -> bool {
     let is_part = |before: Option<char>| before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    COLLECTIONS.iter().any(|word| text.match_indices(word).any(|(at, _)| !is_part(text[..at].chars().next_back())))
+    let is_one = |before: &str| is_part(before.chars().next_back()) || OF_ONE.iter().any(|word| before.ends_with(word));
+    COLLECTIONS.iter().any(|word| text.match_indices(word).any(|(at, _)| !is_one(&text[..at])))
 }
 
 /// The name that a line declares after one of these words; a field, where there is none of them.
@@ -630,15 +723,16 @@ fn every_bound_has_a_metric_and_a_test_that_there_are() {
     let sources = texts("src");
     let series = sources.iter().find(|(file, _)| file == "metrics.rs").map(|(_, text)| text.as_str()).expect("metrics");
     let all: String = sources.iter().chain(&texts("tests")).map(|(_, text)| text.as_str()).collect();
-    let bounded = TABLE.iter().filter_map(|(file, name, growth)| match growth {
-        Bounded(bound, metric, test) => Some((format!("{file} {name}"), *bound, *metric, *test)),
-        Still(why) => {
-            assert!(!why.is_empty());
-            None
-        }
-    });
-    let folders = FOLDERS.iter().map(|(folder, bound, metric, test)| ((*folder).to_owned(), *bound, *metric, *test));
-    for (what, bound, metric, test) in bounded.chain(folders) {
+    let folders = FOLDERS.iter().map(|(folder, growth)| ((*folder).to_owned(), growth));
+    let all_that_grows = TABLE.iter().map(|(file, name, growth)| (format!("{file} {name}"), growth)).chain(folders);
+    for (what, growth) in all_that_grows {
+        let (bound, metric, test) = match growth {
+            Bounded(bound, metric, test) => (*bound, *metric, *test),
+            Still(why) => {
+                assert!(!why.is_empty(), "{what}");
+                continue;
+            }
+        };
         assert!(!bound.is_empty());
         let name = metric.strip_prefix("mirror_").expect("our prefix");
         let (name, table) =
@@ -656,7 +750,9 @@ fn every_bound_has_a_metric_and_a_test_that_there_are() {
 fn collections_are_found_wherever_they_are_declared() {
     let text = "pub(crate) struct A {\n    /// HashMap<\n    pub(super) one: Mutex<HashMap<K, V>>,\n    public: HashSet<u8>,\n}\n\
                 struct B(VecDeque<u8>);\ntype C = moka::sync::Cache<u8, u8>;\nfn f(\n    x: HashSet<u8>,\n) {}\n\
-                enum D {\n    E(mpsc::Sender<u8>),\n}\nstruct NoCache<T>(T);\n";
+                enum D {\n    E(mpsc::Sender<u8>),\n}\nstruct NoCache<T>(T);\n\
+                struct F {\n    jobs: SyncSender<u8>,\n    one: watch::Sender<u8>,\n    it: oneshot::Receiver<u8>,\n    \
+                some: Vec<u8>,\n    spare: Arc<Mutex<Vec<Vec<u8>>>>,\n    slots: Box<[u8]>,\n    all: Vec<Weak<u8>>,\n}\n";
     let found: Vec<_> = declarations(text).into_iter().collect();
-    assert_eq!(found, ["    E(mpsc::Sender<u8>),", "B", "C", "one", "public"]);
+    assert_eq!(found, ["    E(mpsc::Sender<u8>),", "B", "C", "all", "jobs", "one", "public", "slots", "spare"]);
 }

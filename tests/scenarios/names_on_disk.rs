@@ -77,6 +77,35 @@ async fn a_store_of_small_blobs_takes_the_disk_that_it_may() {
 }
 
 #[tokio::test]
+async fn all_that_is_in_the_store_stays_within_what_it_may_hold_and_its_index_counts() {
+    const BUDGET: u64 = 5_000_000;
+    fn in_blocks(path: &Path) -> u64 {
+        let below = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| in_blocks(&entry.path()));
+        let own =
+            std::fs::symlink_metadata(path).map_or(0, |about| std::os::unix::fs::MetadataExt::blocks(&about) * 512);
+        own + below.sum::<u64>()
+    }
+    let registry = Registry::start().await;
+    let mirror = limited(&registry, BUDGET).await;
+    for number in 0..30 {
+        let image = registry.add_image(&format!("library/r{number}"), "1", &[noise(900 + number, 250_000)]);
+        pull(&mirror, &image).await;
+    }
+    let within = async {
+        // Names and the index may come after the last blob: then what is too much is leaving.
+        while in_blocks(mirror.store()) > BUDGET + 30 * BLOCK {
+            tokio::task::yield_now().await;
+        }
+    };
+    let within = tokio::time::timeout(Duration::from_secs(60), within).await;
+    assert!(within.is_ok(), "{} of {BUDGET}: {}", in_blocks(mirror.store()), mirror.metrics().await);
+    let used = std::fs::read_dir(mirror.store().join("blobs/sha256")).expect("blobs").flatten();
+    let used: u64 = used.map(|blob| blob.metadata().expect("a file").len()).sum();
+    assert!(mirror.metrics().await.contains(&format!("\nmirror_store_used_bytes {used}\n")), "as of now: {used}");
+    assert!(used > BUDGET / 2, "{used}");
+}
+
+#[tokio::test]
 async fn names_count_towards_the_store_and_leave_with_the_images_they_belong_to() {
     const BUDGET: u64 = 1_000_000;
     let registry = Registry::start().await;

@@ -15,12 +15,17 @@ use crate::outcome::Outcome;
 use crate::upstream::health::{EndpointHealth, EndpointState};
 
 impl Mirror {
+    /// Has the metrics say what the store holds now.
+    pub fn measure(&self) {
+        let used = self.0.fills.stored.blobs.usage();
+        self.0.fills.metrics.store(used.bytes, used.blobs);
+    }
+
     /// How it is doing now.
     pub fn status(&self) -> Status {
         let filling = &self.0.fills;
         let totals = filling.metrics.totals();
         let bytes = share(&totals.sent);
-        // The gauges lag behind.
         let used = filling.stored.blobs.usage();
         let mut upstreams: BTreeMap<String, UpstreamStatus> =
             self.0.routes.names().map(|name| self.upstream(name)).collect();

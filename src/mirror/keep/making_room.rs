@@ -21,7 +21,7 @@ use crate::metadata::{BLOCK, BlobRecord, Location, MetadataError, Note, Pin, Tag
 use crate::mirror::Mirror;
 use crate::mirror::keep::RoomKeeper;
 use crate::mirror::keep::eviction::{self, Stock, Victim};
-use crate::mirror::room::{Allowed, Reservation};
+use crate::mirror::room::{Allowed, Reservation, Taken};
 use crate::oci::{Descriptor, Digest, Reference, Tag};
 
 /// How often it is checked whether there is too much in the store, and how soon after the last time when names were added.
@@ -82,11 +82,12 @@ impl RoomKeeper {
 
     /// Bytes on disk that count: blobs by the blocks that they take, also deleted ones that somebody reads still, what
     /// was set aside or is left over, and names with their index.
-    fn taken(&self) -> u64 {
+    fn taken(&self) -> Taken {
         let (blobs, names) = (&self.stored.blobs, self.graph.metadata().names());
         let (usage, besides) = (blobs.usage(), blobs.rounding() + blobs.lingering());
         let ingests = self.ingests.left_over() + self.ingests.lingering();
-        [usage.bytes, usage.set_aside, besides, ingests, names.bytes, names.index].iter().sum()
+        let content = [usage.bytes, usage.set_aside, besides, ingests, names.bytes].iter().sum();
+        Taken { content, index: names.index }
     }
 
     /// Whether `bytes` more fit into the store as it is.
