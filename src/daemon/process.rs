@@ -64,15 +64,17 @@ pub fn run(
         tracing::debug!("the allocator keeps large buffers for later");
     }
     let no_runtime = failed("starting the runtime");
-    // Outlives who is carried by it.
-    let upstreams = tokio::runtime::Builder::new_multi_thread().thread_name("upstreams").enable_all().build();
-    let upstreams = upstreams.map_err(&no_runtime)?;
     // First the sockets: a port that is taken is told before the store is touched.
     let early = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(&no_runtime)?;
     let sockets = early.block_on(async { sockets(&config) })?;
     // What the configuration says wrongly, too.
-    let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), Carrier::on(&upstreams))?;
+    let carrier = Carrier::default();
+    let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), carrier.clone())?;
     stay_inside(&config);
+    // Outlives who is carried by it.
+    let upstreams = tokio::runtime::Builder::new_multi_thread().thread_name("upstreams").enable_all().build();
+    let upstreams = upstreams.map_err(&no_runtime)?;
+    carrier.begin(&upstreams);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
     let served = runtime.block_on(serve(source, loaded, hang_up, prepared, sockets, announce));
     // A disk that does not answer any more keeps no process.
@@ -92,7 +94,8 @@ fn hide_memory() -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// Writes nowhere but in the store and in the folders of the admin socket and the audit. Before the runtime has threads.
+/// Writes nowhere but in the store and in the folders of the admin socket and the audit. Before any
+/// runtime has threads: those that were there would write anywhere.
 fn stay_inside(config: &Config) {
     let store = &config.store.path;
     let socket = config.server.admin_socket.as_deref().and_then(Path::parent);

@@ -4,22 +4,25 @@
 //! from everything else. Where its connections, and the fills that they feed, are carried by threads of their own, hits
 //! and their deadlines do not wait behind that.
 
+use std::sync::{Arc, OnceLock};
+
 use tokio::runtime::{Handle, Runtime};
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-/// Carries tasks. By default they stay with who begins them.
+/// Carries tasks. Until it has threads for it they stay with who begins them.
 #[derive(Clone, Debug, Default)]
-pub struct Carrier(Option<Handle>);
+pub struct Carrier(Arc<OnceLock<Handle>>);
 
 impl Carrier {
-    /// By the threads of `runtime`, which outlives what it carries.
-    pub fn on(runtime: &Runtime) -> Carrier {
-        Carrier(Some(runtime.handle().clone()))
+    /// From now on by the threads of `runtime`, which outlives what it carries.
+    pub fn begin(&self, runtime: &Runtime) {
+        // Whoever was first keeps it.
+        let _ = self.0.set(runtime.handle().clone());
     }
 
     /// What `task` comes to. It ends with who waits for it; what it spawned goes on where it was carried.
     pub async fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> T {
-        let Some(carrier) = &self.0 else { return task.await };
+        let Some(carrier) = self.0.get() else { return task.await };
         match AbortOnDropHandle::new(carrier.spawn(task)).await {
             Ok(came) => came,
             Err(ended) => match ended.try_into_panic() {
@@ -32,7 +35,7 @@ impl Carrier {
 
     /// Has `task` go on by itself, as one of `tasks`.
     pub fn spawn(&self, tasks: &TaskTracker, task: impl Future<Output = ()> + Send + 'static) {
-        match &self.0 {
+        match self.0.get() {
             Some(carrier) => tasks.spawn_on(task, carrier),
             None => tasks.spawn(task),
         };
