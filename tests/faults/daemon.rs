@@ -18,6 +18,8 @@ pub struct Process {
     child: Child,
     pub address: SocketAddr,
     log: Arc<Mutex<String>>,
+    /// Its configuration, which it may read again.
+    _file: tempfile::NamedTempFile,
 }
 
 impl Process {
@@ -64,9 +66,7 @@ impl Process {
             let status = child.wait();
             panic!("the daemon did not start: {status:?}\n{}", log.lock().expect("no panic"));
         };
-        // Read by now.
-        drop(file);
-        Process { child, address, log }
+        Process { child, address, log, _file: file }
     }
 
     /// Where operators ask.
@@ -77,6 +77,11 @@ impl Process {
     /// What it said so far.
     pub fn log(&self) -> String {
         self.log.lock().expect("no panic").clone()
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// The most memory it ever had, in bytes.

@@ -48,6 +48,7 @@
 
 mod advisories;
 mod around;
+mod confined;
 mod crash;
 mod daemon;
 mod disk;

@@ -118,9 +118,16 @@ fn the_unit_checks_before_it_starts_and_reloads_by_the_command() {
         "ExecStartPre=/usr/bin/registry-mirror check",
         "ExecStart=/usr/bin/registry-mirror serve",
         "ExecReload=/usr/bin/registry-mirror reload",
+        // Sockets that are handed over, and keeping itself to its folders.
+        "SystemCallFilter=@system-service pidfd_getfd landlock_create_ruleset landlock_add_rule landlock_restrict_self",
+        "SystemCallFilter=~@privileged @resources",
     ] {
         assert!(unit.lines().any(|it| it == line), "{line}");
     }
+    let filters = unit.lines().filter(|line| line.starts_with("SystemCallFilter")).count();
+    assert_eq!(filters, 2, "a later line may take away what an earlier one allows");
+    // The log says who acts at the socket.
+    assert!(!unit.lines().any(|line| line.starts_with("PrivateUsers")), "{unit}");
     // Without a file named there, /etc/registry-mirror/mirror.toml is what is read.
     assert!(!unit.lines().any(|line| line.starts_with("Environment")), "{unit}");
 }

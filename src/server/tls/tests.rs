@@ -46,6 +46,22 @@ impl Folder {
         certificate.der().clone()
     }
 
+    /// Writes a certificate that lasts longer than the one between it and the authority.
+    fn issue_below_another(&self) {
+        let mut params = CertificateParams::new([]).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, "between them");
+        params.not_after = rcgen::date_time_ymd(2060, 1, 2);
+        let key = KeyPair::generate().expect("a key");
+        let between = CertifiedIssuer::signed_by(params, key, &self.authority).expect("signed");
+        let mut params = CertificateParams::new(["localhost".to_owned()]).expect("a name");
+        params.not_after = rcgen::date_time_ymd(2070, 1, 2);
+        let key = KeyPair::generate().expect("a key");
+        let own = params.signed_by(&key, &between).expect("signed");
+        std::fs::write(self.files().cert, own.pem() + &between.pem()).expect("written");
+        std::fs::write(self.files().key, key.serialize_pem()).expect("written");
+    }
+
     fn files(&self) -> Files {
         let path = |name| self.folder.path().join(name);
         Files {
@@ -248,19 +264,30 @@ impl rustls::time_provider::TimeProvider for SetTime {
 #[tokio::test]
 async fn a_certificate_that_has_expired_since_is_not_resumed() {
     let folder = Folder::new();
-    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+    for (version, below_another) in [
+        (&rustls::version::TLS12, false),
+        (&rustls::version::TLS13, false),
+        (&rustls::version::TLS12, true),
+        (&rustls::version::TLS13, true),
+    ] {
+        if below_another {
+            folder.issue_below_another();
+        }
         let tls = Tls::open(folder.files()).expect("a pair");
-        // A minute before the certificate ends.
+        // A minute before the certificate ends, or the one above it.
         let time = Arc::new(SetTime((THE_END - 60).into()));
         let mut config = ServerConfig::clone(&tls.current.read().config);
         config.time_provider = Arc::clone(&time) as Arc<dyn rustls::time_provider::TimeProvider>;
         tls.current.write().config = Arc::new(config);
         let client = folder.client(&[version], true);
         assert!(connect(&tls, &client).await.is_some());
-        let resumed = connect(&tls, &client).await.expect("served again");
-        assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+        // The ticket of a session that was resumed is as good, and as old, as the first.
+        for _ in 0..4 {
+            let resumed = connect(&tls, &client).await.expect("served again");
+            assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+        }
         time.0.store(THE_END + 60, std::sync::atomic::Ordering::SeqCst);
-        assert!(connect(&tls, &client).await.is_none(), "{version:?}");
+        assert!(connect(&tls, &client).await.is_none(), "{version:?}, below another: {below_another}");
     }
 }
 

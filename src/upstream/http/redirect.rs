@@ -61,7 +61,9 @@ pub(super) fn next(current: &Url, location: &str, rules: RedirectRules) -> Resul
         (_, "http") => return Err(RedirectError::Downgrade(host)),
         _ => return Err(RedirectError::Malformed),
     }
-    // The first hop is where the configuration says, and others have come past here.
+    // The first hop is where the configuration says, and others have come past here. Another port of the same host is
+    // meant, too: registries keep their storage and their tokens there; secrets stay behind, and where we listen
+    // ourselves is looked at elsewhere.
     if next.host() == current.host() {
         return Ok(next);
     }
@@ -273,6 +275,8 @@ mod tests {
             let never = matches!(refused, Err(RedirectError::LinkLocal(_)));
             assert_eq!(go("https://a.example/", &location, inside).is_ok(), !never, "{host}");
         }
+        // Whoever is there already may lead to another port of it.
+        assert!(go("https://10.0.0.1/", "https://10.0.0.1:22/x", PUBLIC).is_ok());
         for host in ["registry", "registry.", "internal"] {
             let location = format!("https://{host}/x");
             assert!(matches!(go("https://a.example/", &location, PUBLIC), Err(RedirectError::Private(_))), "{host}");
