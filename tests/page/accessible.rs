@@ -52,6 +52,50 @@ async fn findings(browser: &Browser, axe: &str) -> Vec<String> {
     serious.map(told).collect()
 }
 
+/// What stands there can be read at 360 and 1280 px, in light and dark, and with a screen reader.
+async fn is_legible(browser: &Browser, axe: Option<&str>, page: &str) {
+    for scheme in ["light", "dark"] {
+        for width in [360, 1280] {
+            browser.look_like(width, scheme).await;
+            let wider = browser.run("return document.documentElement.scrollWidth - window.innerWidth").await;
+            assert!(wider.as_i64().unwrap() <= 0, "{page} at {width}: {wider} wider than the window");
+            if let Some(axe) = axe {
+                let found = findings(browser, axe).await;
+                assert!(found.is_empty(), "{page}, {scheme}, {width}:\n{}", found.join("\n"));
+            }
+            browser.picture(&format!("{page}-{width}-{scheme}"), width).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_dialogs_and_the_page_for_clients_can_be_read_as_well() {
+    let Some(browser) = Browser::start("its_dialogs").await else { return };
+    let (site, axe) = (Site::start().await, axe());
+    browser.open(&site.url()).await;
+    browser.until("document.querySelectorAll('#images tbody tr').length === 3").await;
+    browser.click("#who").await;
+    browser.until("document.getElementById('login').open").await;
+    is_legible(&browser, axe.as_deref(), "login").await;
+    // Nothing of what lies behind a dialog is reached; Escape closes it, and the focus is where it was.
+    assert_eq!(browser.run("return document.activeElement.id").await, "token");
+    browser.write("#token", "\u{e00c}").await;
+    browser.until("!document.getElementById('login').open && document.activeElement.id === 'who'").await;
+    browser.open("about:blank").await;
+    browser.open(&format!("{}#image=docker.io%2Flibrary%2Fredis%3A7", site.url())).await;
+    browser.until("document.querySelectorAll('#image details').length >= 2").await;
+    browser.click("#image button.danger").await;
+    browser.until("document.getElementById('sure').open").await;
+    is_legible(&browser, axe.as_deref(), "sure").await;
+    assert_eq!(browser.complaints("").await, [""; 0]);
+    browser.open(&format!("http://{}/", site.mirror.address)).await;
+    browser.until("document.querySelectorAll('pre').length >= 5").await;
+    is_legible(&browser, axe.as_deref(), "clients").await;
+    assert_eq!(browser.complaints("favicon").await, [""; 0]);
+    browser.end().await;
+    site.mirror.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_can_be_read_narrow_and_wide_in_light_and_dark() {
     let Some(browser) = Browser::start("it_can_be_read").await else { return };
@@ -69,18 +113,7 @@ async fn it_can_be_read_narrow_and_wide_in_light_and_dark() {
         browser.open("about:blank").await;
         browser.open(&format!("{}{fragment}", site.url())).await;
         browser.until(there).await;
-        for scheme in ["light", "dark"] {
-            for width in [360, 1280] {
-                browser.look_like(width, scheme).await;
-                let wider = browser.run("return document.documentElement.scrollWidth - window.innerWidth").await;
-                assert!(wider.as_i64().unwrap() <= 0, "{page} at {width}: {wider} wider than the window");
-                if let Some(axe) = &axe {
-                    let found = findings(&browser, axe).await;
-                    assert!(found.is_empty(), "{page}, {scheme}, {width}:\n{}", found.join("\n"));
-                }
-                browser.picture(&format!("{page}-{width}-{scheme}"), width).await;
-            }
-        }
+        is_legible(&browser, axe.as_deref(), page).await;
     }
     assert_eq!(browser.complaints("").await, [""; 0]);
     browser.end().await;

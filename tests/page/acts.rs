@@ -184,8 +184,8 @@ async fn where_names_are_hidden_nothing_is_shown_before_somebody_logs_in() {
     assert!(browser.text("#login-said").await.contains("has to show the token"));
     let shown = browser.run("return document.body.textContent").await;
     assert!(!shown.as_str().unwrap().contains("redis"), "{shown}");
-    browser.write("#token", TOKEN).await;
-    browser.click("#login-do").await;
+    // With the key Enter.
+    browser.write("#token", &format!("{TOKEN}\u{e007}")).await;
     browser.until(IMAGES).await;
     browser.until("document.getElementById('requests').value > 0").await;
     browser.until("document.getElementById('live').innerText === 'live'").await;
