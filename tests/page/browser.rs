@@ -38,20 +38,25 @@ impl Drop for Driver {
 }
 
 impl Driver {
+    /// The port that it is given for IPv4 may be somebody's for IPv6: then it ends, and another one is started.
     fn start(program: &Path) -> Driver {
+        (0..10).find_map(|_| Driver::started(program)).expect("it starts")
+    }
+
+    fn started(program: &Path) -> Option<Driver> {
         let mut child = Command::new(program);
-        let mut child =
+        let child =
             child.arg("--port=0").process_group(0).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let port = loop {
-            let line = lines.next().expect("it starts").unwrap();
-            if let Some((_, port)) = line.split_once("successfully on port ") {
-                break port.trim_end_matches('.').parse::<u16>().unwrap();
-            }
-        };
+        let mut driver = Driver { child, address: ([127, 0, 0, 1], 0).into() };
+        let mut lines = BufReader::new(driver.child.stdout.take().unwrap()).lines();
+        let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            let (_, port) = line.split_once("successfully on port ")?;
+            port.trim_end_matches('.').parse().ok()
+        });
+        driver.address.set_port(port?);
         // What it says later is of no interest, but has to go somewhere.
         std::thread::spawn(move || lines.for_each(drop));
-        Driver { child, address: ([127, 0, 0, 1], port).into() }
+        Some(driver)
     }
 
     async fn order(&self, method: &str, path: &str, order: &Value) -> Value {
