@@ -421,6 +421,8 @@ fn the_unit_that_reads_the_file_is_restarted_where_somebody_says_so() {
     }
     systemctl("");
     let agent = "mkdir -p /etc/systemd/system && : >/etc/systemd/system/k3s-agent.service";
+    let wants = "/etc/systemd/system/multi-user.target.wants";
+    let other_agent = &format!("mkdir -p {wants} && : >{wants}/rke2-agent.service");
     for (client, before, unit) in [
         ("docker", "true", "docker"),
         ("containerd", "true", "containerd"),
@@ -428,6 +430,8 @@ fn the_unit_that_reads_the_file_is_restarted_where_somebody_says_so() {
         ("buildkit", "true", "buildkit"),
         ("k3s", "true", "k3s"),
         ("k3s", agent, "k3s-agent"),
+        ("rke2", "true", "rke2-server"),
+        ("rke2", other_agent, "rke2-agent"),
     ] {
         let apply = format!("{before}; SETUP {client} --apply --mirror {MIRROR}");
         let (code, said, calls) = inside(&apply);
@@ -442,6 +446,38 @@ fn the_unit_that_reads_the_file_is_restarted_where_somebody_says_so() {
         assert_eq!((code, calls), (0, format!("restart {unit}\nrestart {unit}\n")), "{said}");
         std::fs::remove_file(&asked).unwrap();
     }
+    // RKE2 has a program of its own, where it has always been.
+    std::fs::write(folder.path().join("mirror.toml"), "server.admin = [\"127.0.0.1:1\"]\nstore.path = \"/nowhere\"\n")
+        .unwrap();
+    let crictl = "/var/lib/rancher/rke2/bin/crictl";
+    let (code, said, calls) = inside(&format!(
+        "mkdir -p /var/lib/rancher/rke2/bin; cp {0}/systemctl {crictl}; SETUP rke2 --check --mirror {MIRROR} -c {1}/mirror.toml",
+        bin.display(),
+        folder.path().display()
+    ));
+    let order = |what: &str| {
+        format!(
+            "--config /var/lib/rancher/rke2/agent/etc/crictl.yaml {what} docker.io/library/registry-mirror-canary:latest\n"
+        )
+    };
+    assert_eq!((code, calls), (3, order("pull") + &order("rmi")), "{said}");
+    std::fs::remove_file(&asked).unwrap();
+    // Nor does anything stand in its file that keeps it from starting: a flag of its command line.
+    symlink("/bin/sh", bin.join("dockerd")).unwrap();
+    let running = |flag: &str| {
+        let engine = format!("{}/dockerd -c 'echo up >/etc/up; read end' {flag} <&9 &", bin.display());
+        inside(&format!(
+            "mkfifo /etc/end /etc/up; exec 9<>/etc/end; {engine} read up </etc/up; \
+             SETUP docker --apply --mirror http://mirror.example; code=$?; echo end >&9; wait; ls /etc/docker; exit $code"
+        ))
+    };
+    for flag in ["--registry-mirror=https://a.example", "--insecure-registry=a.example"] {
+        let (code, said, _) = running(flag);
+        assert!(code == 1 && said.contains(&format!("dockerd runs with {flag}, and does not start")), "{code} {said}");
+        assert!(!said.contains("daemon.json\n"), "{said}");
+    }
+    let (code, said, _) = running("--debug");
+    assert!(code == 0 && said.contains("daemon.json\n"), "{code} {said}");
     let (code, said, calls) = inside(&format!("SETUP podman --apply --restart --mirror {MIRROR}"));
     assert_eq!((code, calls.as_str()), (0, ""), "podman is started for each pull: {said}");
     systemctl("echo it is masked >&2; exit 1");

@@ -58,7 +58,7 @@ fn puller(client: Client, hosts: &str) -> Result<Puller, Error> {
     let found = choices.iter().find_map(|(program, pull, remove)| Some((find(program)?, pull, remove)));
     let Some((program, pull, remove)) = found else {
         let names: Vec<_> = choices.iter().map(|(program, ..)| *program).collect();
-        let message = format!("{} is not on the PATH, so {} cannot be asked", names.join(" or "), client.as_str());
+        let message = format!("{} is not to be found, so {} cannot be asked", names.join(" or "), client.as_str());
         return Err(Error::new(Code::NotFound, message));
     };
     let folder = match client {
