@@ -18,9 +18,11 @@ mod raising;
 pub mod settings;
 mod store_time;
 pub mod trial;
+mod waited;
 
 pub use bucket::{Bucket, Listed, Object, OpenError, Reading, Trouble};
 pub use conditional::Conditional;
 pub use leases::{Found, Leases, Theirs, remove_void};
 pub use proof::{PeersKey, Question};
 pub use raising::{Raising, Standing};
+pub use waited::Waited;

@@ -256,7 +256,7 @@ pub(super) fn replicas(config: &Config, bucket: &Bucket, around: &Around) -> Res
         Box::pin(async move { client.blob(&url, &proof, span).await })
     });
     let (key, metrics) = (PeersKey::new(secret.expose()), Arc::clone(&around.metrics));
-    let leases = Arc::new(Leases::new(bucket.clone(), key, own, patience, Arc::clone(&metrics)));
+    let leases = Arc::new(Leases::new(bucket.clone(), key, own, Arc::clone(&metrics)));
     Ok(Some(Replicas { leases, ask, patience, metrics }))
 }
 

@@ -135,9 +135,9 @@ impl Fill {
     /// Runs the fill to its end. The flight leaves the table when this returns or is dropped.
     async fn run(mut self, departure: Departure<BlobKey, Following>, mut place: Option<Place>) {
         self.fills.metrics.fill_started();
-        let BlobSource { location, digest, .. } = &self.source;
-        let shared = self.fills.stored.blob_in_bucket(location, digest).await;
-        let replica = self.fills.stored.at_replica(location, digest);
+        let BlobSource { location, digest, waited, .. } = &self.source;
+        let shared = self.fills.stored.blob_in_bucket(location, digest, waited).await;
+        let replica = self.fills.stored.at_replica(location, digest, waited);
         (self.source.shared, self.source.replica) = (shared, replica);
         self.progress.send_modify(|progress| {
             progress.shared.clone_from(&self.source.shared);

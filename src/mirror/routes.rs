@@ -12,6 +12,7 @@ use crate::access::Permit;
 use crate::clients::Asker;
 use crate::mirror::Location;
 use crate::oci::{ImageName, Notice, Reference, RegistryName, Repository, RepositoryPath, Target};
+use crate::tier::Waited;
 use crate::upstream::{Resource, Upstream};
 
 /// The other names of Docker Hub.
@@ -38,6 +39,7 @@ pub struct Found {
     location: Location,
     upstream: Arc<dyn Upstream>,
     namespace: Option<RegistryName>,
+    waited: Waited,
 }
 
 impl Found {
@@ -51,17 +53,22 @@ impl Found {
         &self.upstream
     }
 
+    /// How long it has waited for the bucket.
+    pub(super) const fn waited(&self) -> &Waited {
+        &self.waited
+    }
+
     /// The way in, for whom the permit is. `None` when it is one for something else.
     pub fn permitted(self, permit: Permit) -> Option<Route> {
-        let Found { location, upstream, namespace } = self;
+        let Found { location, upstream, namespace, waited } = self;
         let asker = Asker::operator();
-        (*permit.location() == location).then_some(Route { location, upstream, namespace, asker, permit })
+        (*permit.location() == location).then_some(Route { location, upstream, namespace, asker, permit, waited })
     }
 
     /// The way in, for whoever runs the mirror.
     pub fn for_operator(self) -> Route {
-        let Found { location, upstream, namespace } = self;
-        Route { namespace, ..Route::of_operator(location, upstream) }
+        let Found { location, upstream, namespace, waited } = self;
+        Route { namespace, waited, ..Route::of_operator(location, upstream) }
     }
 }
 
@@ -84,6 +91,8 @@ pub struct Route {
     pub asker: Asker,
     /// Why he may.
     permit: Permit,
+    /// How long it has waited for the bucket.
+    pub(super) waited: Waited,
 }
 
 impl Route {
@@ -96,7 +105,12 @@ impl Route {
     /// For what whoever runs the mirror does, and what the mirror does by itself.
     pub(crate) fn of_operator(location: Location, upstream: Arc<dyn Upstream>) -> Route {
         let permit = Permit::operator(location.clone());
-        Route { location, upstream, namespace: None, asker: Asker::operator(), permit }
+        Route { location, upstream, namespace: None, asker: Asker::operator(), permit, waited: Waited::default() }
+    }
+
+    /// The same for another look-up, which has not waited yet.
+    pub(super) fn anew(&self) -> Route {
+        Route { waited: Waited::default(), ..self.clone() }
     }
 
     /// Why he who asks may read it.
@@ -183,6 +197,7 @@ impl Routes {
             location: Location { upstream: name, repository },
             upstream: Arc::clone(upstream),
             namespace: target.namespace.clone(),
+            waited: Waited::default(),
         })
     }
 

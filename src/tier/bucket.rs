@@ -233,6 +233,11 @@ impl Bucket {
         self.time.now()
     }
 
+    /// How long whoever reads it waits.
+    pub const fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// How long to wait before it is of use to ask it.
     pub fn pause(&self) -> Duration {
         self.breaker.waits()
@@ -315,6 +320,15 @@ impl Bucket {
     /// [`Trouble::Changed`] when there is one.
     pub async fn create(&self, key: &str, bytes: Bytes) -> Result<(), Trouble> {
         self.put(key, bytes, PutMode::Create).await
+    }
+
+    /// The same for somebody who waits for it as for what he reads.
+    ///
+    /// # Errors
+    /// Those of [`Bucket::create`].
+    pub async fn claim(&self, key: &str, bytes: Bytes) -> Result<(), Trouble> {
+        let path = self.path(key)?;
+        self.patiently(self.store.put_opts(&path, bytes.into(), PutMode::Create.into())).await.map(drop)
     }
 
     /// Writes a small object in place of `version`.
@@ -425,12 +439,9 @@ impl Bucket {
                 answer => answer.map(Some),
             }
         };
-        let began = Instant::now();
+        let mut awaited = Awaited { bucket: self, began: Instant::now(), is_counted: false };
         let answer = self.in_time(self.patience, absent).await;
-        // Who asks for one thing after another waits for all of them: so slow it is no help.
-        if answer.is_ok() && !self.is_quick(began) {
-            let _ = self.is_away("it takes too long to answer".to_owned());
-        }
+        awaited.is_counted = matches!(answer, Err(Trouble::Away(_)));
         answer
     }
 
@@ -489,6 +500,22 @@ impl Bucket {
             self.is_back();
         }
         refused
+    }
+}
+
+/// What somebody waits for. Who asks for one thing after another waits for all of them: a bucket that takes a part of his
+/// patience for one, be it answered then or given up, is no help.
+struct Awaited<'a> {
+    bucket: &'a Bucket,
+    began: Instant,
+    is_counted: bool,
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        if !self.is_counted && !self.bucket.is_quick(self.began) {
+            let _ = self.bucket.is_away("it takes too long to answer".to_owned());
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::proof::{PeersKey, Question, Use};
-use super::{Bucket, Trouble};
+use super::{Bucket, Trouble, Waited};
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
 use crate::oci::Digest;
@@ -40,8 +40,6 @@ pub struct Leases {
     key: PeersKey,
     /// Where other replicas reach this one.
     own: String,
-    /// How long it is waited for one.
-    patience: Duration,
     /// Whether the store keeps to the condition of a write, as far as is known.
     allowed: AtomicBool,
     held: Mutex<HashMap<Digest, u32>>,
@@ -89,9 +87,9 @@ pub struct Theirs {
 
 impl Leases {
     /// Those of the replica that others reach at `own`. They are off until they are allowed.
-    pub fn new(bucket: Bucket, key: PeersKey, own: String, patience: Duration, metrics: Arc<Metrics>) -> Leases {
+    pub fn new(bucket: Bucket, key: PeersKey, own: String, metrics: Arc<Metrics>) -> Leases {
         let (allowed, held) = (AtomicBool::new(false), Mutex::default());
-        Leases { bucket, key, own, patience, allowed, held, metrics }
+        Leases { bucket, key, own, allowed, held, metrics }
     }
 
     /// The store keeps to the condition of a write.
@@ -109,17 +107,17 @@ impl Leases {
         self.held.lock().len()
     }
 
-    /// Takes the lease of this epoch, or finds out whose it is.
-    pub async fn take(&self, digest: &Digest, epoch: u32) -> Found {
-        if self.held.lock().len() >= MOST {
+    /// Takes the lease of this epoch, or finds out whose it is, for a look-up that has waited so long.
+    pub async fn take(&self, digest: &Digest, epoch: u32, waited: &Waited) -> Found {
+        if self.held.lock().len() >= MOST || self.bucket.time_left(waited).is_none() {
             return Found::Unknown;
         }
         let key = key_of(digest, epoch);
-        let created = self.bucket.create(&key, self.lease(digest, epoch, None));
-        match tokio::time::timeout(self.patience, created).await {
-            Ok(Err(Trouble::Changed)) => return self.look(digest, epoch).await,
-            Ok(Ok(())) if epoch > 1 => self.metrics.lease_taken_over(),
-            Ok(Ok(())) => {}
+        let claimed = self.bucket.claim(&key, self.lease(digest, epoch, None));
+        match self.bucket.within(waited, claimed).await {
+            Some(Err(Trouble::Changed)) => return self.look(digest, epoch, waited).await,
+            Some(Ok(())) if epoch > 1 => self.metrics.lease_taken_over(),
+            Some(Ok(())) => {}
             // It may have been written all the same: it goes like one that is ours.
             failed => {
                 tracing::debug!(%digest, epoch, ?failed, "no lease");
@@ -131,12 +129,13 @@ impl Leases {
     }
 
     /// Whose the lease of this epoch is.
-    pub async fn look(&self, digest: &Digest, epoch: u32) -> Found {
-        let object = match self.bucket.read(&key_of(digest, epoch), LONGEST).await {
-            Ok(Some(object)) => object,
-            Ok(None) => return Found::Over,
-            Err(trouble) => {
-                tracing::debug!(%digest, epoch, %trouble, "not known whose lease it is");
+    pub async fn look(&self, digest: &Digest, epoch: u32, waited: &Waited) -> Found {
+        let key = key_of(digest, epoch);
+        let object = match self.bucket.within(waited, self.bucket.read(&key, LONGEST)).await {
+            Some(Ok(Some(object))) => object,
+            Some(Ok(None)) => return Found::Over,
+            failed => {
+                tracing::debug!(%digest, epoch, ?failed, "not known whose lease it is");
                 self.metrics.lease_failed();
                 return Found::Unknown;
             }
@@ -235,37 +234,37 @@ mod tests {
     }
 
     fn replica(bucket: &Bucket, n: u16, secret: &str) -> Leases {
-        let (own, patience) = (format!("http://127.0.0.1:{n}"), Duration::from_secs(60));
-        Leases::new(bucket.clone(), PeersKey::new(secret), own, patience, Arc::new(Metrics::new([])))
+        let own = format!("http://127.0.0.1:{n}");
+        Leases::new(bucket.clone(), PeersKey::new(secret), own, Arc::new(Metrics::new([])))
     }
 
     #[tokio::test]
     async fn one_has_it_the_others_see_who_and_the_next_epoch_is_free() {
-        let (bucket, digest) = (bucket(), Digest::of(Algorithm::Sha256, b"x"));
+        let (bucket, digest, waited) = (bucket(), Digest::of(Algorithm::Sha256, b"x"), Waited::default());
         let [first, second] = [1, 2].map(|n| replica(&bucket, n, "0123456789abcdef"));
-        assert_eq!(first.take(&digest, 1).await, Found::Ours);
+        assert_eq!(first.take(&digest, 1, &waited).await, Found::Ours);
         let theirs = Theirs { replica: "http://127.0.0.1:1".to_owned(), is_void: false };
-        assert_eq!(second.take(&digest, 1).await, Found::Theirs(theirs.clone()));
+        assert_eq!(second.take(&digest, 1, &waited).await, Found::Theirs(theirs.clone()));
         first.told(&digest, 1 << 30).await;
-        assert_eq!(second.look(&digest, 1).await, Found::Theirs(theirs), "with another seal");
-        assert_eq!(first.look(&digest, 1).await, Found::Nobodys, "we are no other replica");
-        assert_eq!(replica(&bucket, 3, "another secret ..").look(&digest, 1).await, Found::Nobodys);
-        assert_eq!(second.take(&digest, 2).await, Found::Ours);
+        assert_eq!(second.look(&digest, 1, &waited).await, Found::Theirs(theirs), "with another seal");
+        assert_eq!(first.look(&digest, 1, &waited).await, Found::Nobodys, "we are no other replica");
+        assert_eq!(replica(&bucket, 3, "another secret ..").look(&digest, 1, &waited).await, Found::Nobodys);
+        assert_eq!(second.take(&digest, 2, &waited).await, Found::Ours);
         assert_eq!((first.held(), second.held()), (1, 1));
         second.over(&digest).await;
-        assert_eq!((second.held(), first.look(&digest, 1).await), (0, Found::Over), "those before it go along");
+        assert_eq!((second.held(), first.look(&digest, 1, &waited).await), (0, Found::Over), "those before it go along");
         let copied = first.lease(&digest, 1, None);
         bucket.write(&key_of(&digest, 7), copied).await.expect("written");
-        assert_eq!(second.look(&digest, 7).await, Found::Nobodys, "the key is under the seal");
+        assert_eq!(second.look(&digest, 7, &waited).await, Found::Nobodys, "the key is under the seal");
     }
 
     #[tokio::test]
     async fn no_more_are_held_than_can_be_remembered() {
-        let (bucket, digest) = (bucket(), Digest::of(Algorithm::Sha256, b"x"));
+        let (bucket, digest, waited) = (bucket(), Digest::of(Algorithm::Sha256, b"x"), Waited::default());
         let leases = replica(&bucket, 1, "0123456789abcdef");
         let many = (0..MOST as u64).map(|n| (Digest::of(Algorithm::Sha256, &n.to_le_bytes()), 1));
         leases.held.lock().extend(many);
-        assert_eq!(leases.take(&digest, 1).await, Found::Unknown);
+        assert_eq!(leases.take(&digest, 1, &waited).await, Found::Unknown);
         assert_eq!(leases.held(), MOST);
     }
 

@@ -39,7 +39,7 @@ async fn leases_of(mirror: &TestMirror) -> serde_json::Value {
 }
 
 /// Waits until it can have leases.
-async fn has_leases(mirror: &TestMirror) {
+pub(crate) async fn has_leases(mirror: &TestMirror) {
     while leases_of(mirror).await.is_null() {
         tokio::task::yield_now().await;
     }

@@ -123,6 +123,7 @@ impl Mirror {
             route.asker.question()?;
         }
         let source = BlobSource::at(Arc::clone(&route.upstream), route.location.clone(), digest);
+        let source = BlobSource { waited: route.waited.clone(), ..source };
         let (client, of_callers) = (route.asker.client(), blobs.stored.is_of_callers(&route.location));
         let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(client));
         let heir = |outcome| {
@@ -160,8 +161,8 @@ impl Mirror {
         if route.permit().is_private() {
             return None;
         }
-        let shared = Box::pin(self.0.answers.blobs.stored.recall(&route.location, digest)).await?;
-        shared.bucket.stat(digest).await.ok()??;
+        let shared = Box::pin(self.0.answers.blobs.stored.recall(&route.location, digest, &route.waited)).await?;
+        shared.bucket.within(&route.waited, shared.bucket.stat(digest)).await?.ok()??;
         shared.used(digest);
         shared.bucket.signed(digest, ttl).await
     }
@@ -191,8 +192,8 @@ impl Mirror {
             let size = started(&mut following).await?.total;
             return Ok(BlobStat { size, outcome: Outcome::Join });
         }
-        if let Some(shared) = blobs.stored.recall(&route.location, &digest).await
-            && let Ok(Some(size)) = Box::pin(shared.bucket.stat(&digest)).await
+        if let Some(shared) = blobs.stored.recall(&route.location, &digest, &route.waited).await
+            && let Some(Ok(Some(size))) = shared.bucket.within(&route.waited, Box::pin(shared.bucket.stat(&digest))).await
             && blobs.stored.proven_size(&route.location, &digest).is_none_or(|known| known == size)
         {
             return Ok(BlobStat { size: Some(size), outcome: Outcome::Tier });
@@ -231,7 +232,7 @@ impl Blobs {
         if let Some((_, content)) = self.stored.open(&route.location, digest).await {
             return Ok(Some((content, Outcome::Hit)));
         }
-        if self.stored.recall(&route.location, digest).await.is_some()
+        if self.stored.recall(&route.location, digest, &route.waited).await.is_some()
             && let Some((_, content)) = self.stored.open(&route.location, digest).await
         {
             return Ok(Some((content, Outcome::Hit)));

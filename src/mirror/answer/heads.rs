@@ -95,7 +95,7 @@ impl Tags {
         self.negatives.check(&missing)?;
         let (tags, asking, asked) = (Arc::clone(self), route.clone(), AcceptSet::everything().and(&accept));
         let work = || async move {
-            if let Some(manifest) = tags.manifests.in_bucket(&asking.location, &digest).await {
+            if let Some(manifest) = tags.manifests.in_bucket(&asking, &digest).await {
                 return Ok((manifest.descriptor.clone(), Outcome::Tier));
             }
             let (repository, reference) = (&asking.location.repository, Reference::Digest(digest));
@@ -112,7 +112,7 @@ impl Tags {
     /// The head of what a tag points at.
     async fn head(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestHead, MirrorError> {
         self.pointed(&key).await;
-        self.renew(&key).await;
+        self.renew(route, &key).await;
         if let Some(digest) = self.frozen(&route.location, &key.tag) {
             return self.head_of(route, digest, key.accept).await;
         }
@@ -154,7 +154,7 @@ impl Tags {
         self.negatives.check(&Missing::Tag(key.clone()))?;
         let (tags, asking, of) = (Arc::clone(self), route.clone(), key.clone());
         let work = || async move {
-            let turn = match Box::pin(tags.turn(&of, record.as_ref())).await {
+            let turn = match Box::pin(tags.turn(&asking, &of, record.as_ref())).await {
                 Turn::Told(told) => return Ok((told.descriptor, Outcome::Tier)),
                 Turn::Ours(turn) => turn,
             };

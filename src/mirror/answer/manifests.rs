@@ -71,7 +71,7 @@ impl Manifests {
             if let Some(manifest) = manifests.stored(&route.location, &digest).await {
                 return Ok((manifest, Outcome::Hit));
             }
-            if let Some(manifest) = manifests.in_bucket(&route.location, &digest).await {
+            if let Some(manifest) = manifests.in_bucket(&route, &digest).await {
                 return Ok((manifest, Outcome::Tier));
             }
             let manifest = manifests.fills.manifest(&route, digest, &accept).await?;
@@ -116,10 +116,11 @@ impl Manifests {
     }
 
     /// The manifest from the bucket, where the repository is known to have it.
-    pub(super) async fn in_bucket(&self, location: &Location, digest: &Digest) -> Option<Arc<Manifest>> {
+    pub(super) async fn in_bucket(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
         // Who has no bucket carries nothing of it along.
         self.stored.shared()?;
-        let manifest = Box::pin(self.fills.manifest_in_bucket(location, digest)).await?;
+        let location = &route.location;
+        let manifest = Box::pin(self.fills.manifest_in_bucket(location, digest, &route.waited)).await?;
         self.is_in_hand((location.clone(), *digest), &manifest);
         Some(manifest)
     }

@@ -53,7 +53,7 @@ impl Tags {
     /// when that is no longer fresh, then what is remembered.
     pub(super) async fn manifest(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
         self.pointed(&key).await;
-        self.renew(&key).await;
+        self.renew(route, &key).await;
         let stamp = self.manifests.stored.stamp();
         let Some(digest) = self.frozen(&route.location, &key.tag) else {
             return self.pointed_at(route, key, stamp).await;
@@ -73,16 +73,18 @@ impl Tags {
     }
 
     /// Takes over from the bucket what other replicas know of the tag, where what is known here is not fresh.
-    pub(super) async fn renew(&self, key: &TagKey) {
+    pub(super) async fn renew(&self, route: &Route, key: &TagKey) {
         let Some(shared) = self.manifests.stored.shared() else { return };
+        let acts = Box::pin(shared.recall_acts_of(&key.location, &key.tag));
         if self.frozen(&key.location, &key.tag).is_some() {
-            return Box::pin(shared.recall_acts_of(&key.location, &key.tag)).await;
+            shared.bucket.within(&route.waited, acts).await;
+            return;
         }
         if self.remembered(key).is_some_and(|remembered| self.is_fresh(&remembered)) {
             return shared.recall_acts_behind(&key.location, &key.tag);
         }
-        let acts = Box::pin(shared.recall_acts_of(&key.location, &key.tag));
-        tokio::join!(acts, Box::pin(shared.recall_tag(key)));
+        let both = async { tokio::join!(acts, Box::pin(shared.recall_tag(key))) };
+        shared.bucket.within(&route.waited, both).await;
     }
 
     async fn pointed_at(
@@ -126,7 +128,7 @@ impl Tags {
         if let Some(remembered) = remembered.as_mut().filter(|remembered| !self.is_fresh(remembered)) {
             let digest = &remembered.what.descriptor.digest;
             remembered.stored = self.manifests.stored.has(&route.location, digest).await
-                || self.manifests.in_bucket(&route.location, digest).await.is_some();
+                || self.manifests.in_bucket(route, digest).await.is_some();
         }
         let own = remembered.as_ref().filter(|remembered| remembered.conclusive).map(|own| own.what.clone());
         (remembered, own)
@@ -264,7 +266,7 @@ impl Tags {
     /// What the tag points at now, as upstream is asked, or another replica is told that asks just now; and its pointer,
     /// where that waits for what it points at.
     async fn resolve(self: Arc<Tags>, route: Route, key: TagKey, record: Option<TagRecord>) -> (Fetched, Option<Rest>) {
-        let turn = match Box::pin(self.turn(&key, record.as_ref())).await {
+        let turn = match Box::pin(self.turn(&route, &key, record.as_ref())).await {
             Turn::Told(told) => return (Box::pin(self.as_told(&route, &key, &told.descriptor.digest)).await, None),
             Turn::Ours(turn) => turn,
         };

@@ -15,6 +15,7 @@ use crate::mirror::recall::memory::LONGEST;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Digest, Manifest, Reference};
+use crate::tier::Waited;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 impl Fills {
@@ -102,8 +103,13 @@ impl Fills {
     }
 
     /// Keeps a manifest that came from the bucket, which says itself what is known of it.
-    pub(crate) async fn manifest_in_bucket(&self, location: &Location, digest: &Digest) -> Option<Arc<Manifest>> {
-        let Manifest { descriptor, bytes } = self.stored.manifest_in_bucket(location, digest).await?;
+    pub(crate) async fn manifest_in_bucket(
+        &self,
+        location: &Location,
+        digest: &Digest,
+        waited: &Waited,
+    ) -> Option<Arc<Manifest>> {
+        let Manifest { descriptor, bytes } = self.stored.manifest_in_bucket(location, digest, waited).await?;
         let bytes = self.bounds.bodies.hold(bytes, self.bounds.fill_wait).await?;
         let manifest = Manifest { descriptor, bytes };
         let _quiet = self.stored.shared().map(|shared| shared.quiet(digest));

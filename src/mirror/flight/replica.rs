@@ -17,7 +17,7 @@ use crate::metadata::Location;
 use crate::metrics::Metrics;
 use crate::mirror::flight::shared::InBucket;
 use crate::oci::{Digest, Span};
-use crate::tier::{Found, Leases, Question, Theirs};
+use crate::tier::{Found, Leases, Question, Theirs, Waited};
 use crate::upstream::{Contact, UpstreamBlob, UpstreamError};
 
 /// So many leases of one blob are looked at: beyond, somebody writes them who is no replica.
@@ -54,6 +54,8 @@ pub struct AtReplica {
     digest: Digest,
     /// Whether upstream is asked without a credential.
     as_nobody: bool,
+    /// How long the look-up of it has waited for the bucket.
+    waited: Waited,
     look_again: LookAgain,
     stand: Mutex<Stand>,
     /// One at a time finds out where it stands.
@@ -94,10 +96,11 @@ impl AtReplica {
         replicas: Replicas,
         (location, digest): (Location, Digest),
         as_nobody: bool,
+        waited: Waited,
         look_again: LookAgain,
     ) -> Arc<AtReplica> {
         let (stand, turn, gave) = (Mutex::new(Stand::Open(1)), tokio::sync::Mutex::default(), AtomicU64::new(0));
-        Arc::new(AtReplica { replicas, location, digest, as_nobody, look_again, stand, turn, gave })
+        Arc::new(AtReplica { replicas, location, digest, as_nobody, waited, look_again, stand, turn, gave })
     }
 
     /// Whether other replicas may read it from here: from before the lease is written.
@@ -140,9 +143,9 @@ impl AtReplica {
         let (mut epoch, mut found) = match stand {
             Stand::Ours => return None,
             Stand::Bucket(bucket) => return self.of_bucket(bucket, span).await,
-            Stand::Open(epoch) => (epoch, leases.take(&self.digest, epoch).await),
+            Stand::Open(epoch) => (epoch, leases.take(&self.digest, epoch, &self.waited).await),
             // It may give although it is not known any more whose the lease is.
-            Stand::Theirs(epoch, replica) => match leases.look(&self.digest, epoch).await {
+            Stand::Theirs(epoch, replica) => match leases.look(&self.digest, epoch, &self.waited).await {
                 Found::Unknown => (epoch, Found::Theirs(Theirs { replica, is_void: false })),
                 found => (epoch, found),
             },
@@ -172,7 +175,7 @@ impl AtReplica {
             }
             epoch += 1;
             self.stands(Stand::Open(epoch));
-            found = leases.take(&self.digest, epoch).await;
+            found = leases.take(&self.digest, epoch, &self.waited).await;
         }
         self.stands(Stand::Ours);
         None

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use futures_util::StreamExt as _;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 
 use crate::oci::{Digest, Span};
-use crate::tier::{Bucket, Reading};
+use crate::tier::{Bucket, Reading, Trouble, Waited};
 use crate::upstream::{UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// One blob in the bucket.
@@ -19,14 +20,16 @@ pub struct InBucket {
     digest: Digest,
     /// Its size in bytes, where that was seen here.
     size: Option<u64>,
+    /// How long the look-up of it has waited.
+    waited: Waited,
     gone: AtomicBool,
     gave: AtomicU64,
 }
 
 impl InBucket {
     /// A blob of which nothing was asked yet.
-    pub(crate) fn new(bucket: Bucket, digest: Digest, size: Option<u64>) -> Arc<InBucket> {
-        Arc::new(InBucket { bucket, digest, size, gone: AtomicBool::new(false), gave: AtomicU64::new(0) })
+    pub(crate) fn new(bucket: Bucket, digest: Digest, size: Option<u64>, waited: Waited) -> Arc<InBucket> {
+        Arc::new(InBucket { bucket, digest, size, waited, gone: AtomicBool::new(false), gave: AtomicU64::new(0) })
     }
 
     /// Whether it is what the bucket gives, as far as that was asked.
@@ -49,14 +52,12 @@ impl InBucket {
         if !self.gives() {
             return None;
         }
-        let Reading { size, offset, part, body } = match self.bucket.blob(&self.digest, span).await {
-            Ok(Some(reading)) => reading,
-            told => {
-                let error = told.err().map(tracing::field::display);
-                tracing::debug!(digest = %self.digest, error, "not from the bucket");
-                self.gone.store(true, Ordering::Release);
-                return None;
-            }
+        let begun = Box::pin(self.begun(span));
+        let Some((Reading { size, offset, part, body }, first)) = self.bucket.within(&self.waited, begun).await.flatten()
+        else {
+            tracing::debug!(digest = %self.digest, "not from the bucket");
+            self.gone.store(true, Ordering::Release);
+            return None;
         };
         if self.size.is_some_and(|known| known != size) {
             self.gone.store(true, Ordering::Release);
@@ -64,7 +65,7 @@ impl InBucket {
             return None;
         }
         let shared = Arc::clone(self);
-        let body = body.map(move |bytes| match bytes {
+        let body = stream::iter(first).chain(body).map(move |bytes| match bytes {
             Ok(bytes) => {
                 shared.gave.fetch_add(bytes.len() as u64, Ordering::AcqRel);
                 Ok(bytes)
@@ -76,6 +77,13 @@ impl InBucket {
             }
         });
         Some(UpstreamBlob { size: Some(size), offset, part, body: body.boxed(), giver: None, until_close: false })
+    }
+
+    /// A part of it as soon as its first bytes are there, with these.
+    async fn begun(&self, span: Span) -> Option<(Reading, Option<Result<Bytes, Trouble>>)> {
+        let mut reading = self.bucket.blob(&self.digest, span).await.ok()??;
+        let first = reading.body.next().await;
+        (!matches!(first, Some(Err(_)))).then_some((reading, first))
     }
 
     /// All that it gave is not the blob: it goes, so that it is fetched again.

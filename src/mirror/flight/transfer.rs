@@ -27,6 +27,7 @@ use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::flight::shared::InBucket;
 use crate::oci::plausible::begins_like_a_page;
 use crate::oci::{Digest, Span, Verifier};
+use crate::tier::Waited;
 use crate::upstream::{Contact, Giver, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// How often in a row a transfer may break without getting anywhere in between; and how often nobody may be there to
@@ -53,6 +54,8 @@ pub struct BlobSource {
     pub shared: Option<Arc<InBucket>>,
     /// The same blob at the replica that fetches it, which is asked after the bucket.
     pub replica: Option<Arc<AtReplica>>,
+    /// How long the look-up of it has waited for the bucket.
+    pub(in crate::mirror) waited: Waited,
     /// Which addresses of the registry gave some of it.
     pub(in crate::mirror) givers: Arc<Mutex<Vec<Giver>>>,
 }
@@ -60,7 +63,8 @@ pub struct BlobSource {
 impl BlobSource {
     /// A blob that is asked for at its registry alone.
     pub fn at(upstream: Arc<dyn Upstream>, location: Location, digest: Digest) -> BlobSource {
-        BlobSource { upstream, location, digest, shared: None, replica: None, givers: Arc::default() }
+        let (waited, givers) = (Waited::default(), Arc::default());
+        BlobSource { upstream, location, digest, shared: None, replica: None, waited, givers }
     }
 
     /// The blob, or a part of it.

@@ -12,6 +12,7 @@ use crate::mirror::images::catalog::Catalog;
 use crate::mirror::room::shared::Shared;
 use crate::oci::manifest::Children;
 use crate::oci::{AcceptSet, Digest, Reference};
+use crate::tier::Waited;
 
 /// So many manifests of an image are followed, and so many blobs looked for.
 const MOST: usize = 2_000;
@@ -54,7 +55,7 @@ impl Mirror {
             if stored.has(location, &digest).await {
                 return None;
             }
-            let bucket = &stored.recall(location, &digest).await?.bucket;
+            let bucket = &stored.recall(location, &digest, &Waited::default()).await?.bucket;
             bucket.stat(&digest).await.ok()?.map(|_| digest)
         });
         let mut found = stream::iter(looks).buffer_unordered(AT_ONCE);
@@ -67,7 +68,7 @@ impl Mirror {
     async fn children(&self, location: &Location, digest: Digest) -> Option<Children> {
         let stored = &self.0.fills.stored;
         if !stored.has(location, &digest).await {
-            return Some(self.0.fills.manifest_in_bucket(location, &digest).await?.children());
+            return Some(self.0.fills.manifest_in_bucket(location, &digest, &Waited::default()).await?.children());
         }
         let (location, descriptor) = (location.clone(), stored.member(location, &digest)?.descriptor);
         let read = self.0.graph.ask(move |graph| Ok(graph.manifest(Some(&location), &descriptor).ok()));

@@ -12,6 +12,7 @@ use crate::metadata::names::{self, Name};
 use crate::mirror::room::shared::Shared;
 use crate::mirror::{Mirror, Route};
 use crate::oci::{Digest, ImageName, Reference};
+use crate::tier::Waited;
 
 /// Names at a time.
 const AT_ONCE: usize = 4;
@@ -65,14 +66,16 @@ impl Mirror {
     }
 
     async fn bring_content(&self, location: Location, digest: Digest) -> Fate {
-        let stored = &self.0.fills.stored;
+        let (stored, waited) = (&self.0.fills.stored, Waited::default());
         if stored.has(&location, &digest).await {
             return Fate::Done;
         }
         // What is to be proven by upstream comes from there.
-        let Some(shared) = stored.recall(&location, &digest).await else { return Fate::LeftOut };
+        let Some(shared) = stored.recall(&location, &digest, &waited).await else { return Fate::LeftOut };
         let Some(member) = stored.member(&location, &digest) else { return Fate::Failed };
-        if !member.descriptor.is_of_blob() && self.0.fills.manifest_in_bucket(&location, &digest).await.is_some() {
+        if !member.descriptor.is_of_blob()
+            && self.0.fills.manifest_in_bucket(&location, &digest, &waited).await.is_some()
+        {
             return if stored.has(&location, &digest).await { Fate::Done } else { Fate::LeftOut };
         }
         match shared.bucket.stat(&digest).await {

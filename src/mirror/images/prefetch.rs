@@ -165,7 +165,7 @@ impl Mirror {
             Reference::Digest(digest) => Some(*digest),
             Reference::Tag(_) => None,
         };
-        let answer = self.manifest(route, reference, AcceptSet::everything()).await;
+        let answer = self.manifest(&route.anew(), reference, AcceptSet::everything()).await;
         let answer = answer.map_err(|error| {
             let (digest, failure, message) = problem(digest, &error);
             let advice = self.advice(&route.location.upstream, &error);
@@ -181,7 +181,7 @@ impl Mirror {
         let Descriptor { digest, size, .. } = blob;
         let events = &events;
         let stored =
-            self.0.answers.blobs.stored(&route, &digest).await.map_err(|error| problem(Some(digest), &error))?;
+            self.0.answers.blobs.stored(&route.anew(), &digest).await.map_err(|error| problem(Some(digest), &error))?;
         if stored.is_some() {
             self.has_its_size(&blob).await?;
             tell(events, PullEvent::Finished { digest, size_bytes: size, fetched: false }).await;

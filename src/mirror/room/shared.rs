@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use moka::sync::Cache;
 use serde::de::DeserializeOwned;
 use tokio_util::task::TaskTracker;
@@ -29,7 +30,7 @@ use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Digest, Tag};
 use crate::owed::{Owed, Quiet};
 use crate::tier::marks::use_of;
-use crate::tier::{Bucket, Listed, Trouble};
+use crate::tier::{Bucket, Listed, Trouble, Waited};
 
 /// No name is longer, in bytes.
 const LONGEST: u64 = 2 << 20;
@@ -179,8 +180,8 @@ impl Shared {
     }
 
     /// A blob in it, whose size in bytes may be known.
-    pub(crate) fn blob(&self, digest: &Digest, size: Option<u64>) -> Arc<InBucket> {
-        InBucket::new(self.bucket.clone(), *digest, size)
+    pub(crate) fn blob(&self, digest: &Digest, size: Option<u64>, waited: &Waited) -> Arc<InBucket> {
+        InBucket::new(self.bucket.clone(), *digest, size, waited.clone())
     }
 
     /// A manifest in it, with the right digest.
@@ -190,7 +191,7 @@ impl Shared {
         if Digest::of(digest.algorithm(), &bytes) == *digest {
             return Some(bytes);
         }
-        self.blob(digest, None).distrust().await;
+        self.blob(digest, None, &Waited::default()).distrust().await;
         None
     }
 
@@ -270,7 +271,7 @@ impl Shared {
             }
             Some(None) => Vec::new(),
         };
-        let mut taken = false;
+        let (mut taken, mut knows_history) = (false, false);
         for (key, mut record) in records {
             let here = self.metadata.tag(&key).ok().flatten();
             // What is owed is what is so.
@@ -281,7 +282,7 @@ impl Shared {
             if let Some(checked_at) = record.observed_at.and_then(|observed| self.by_our_clock(observed)) {
                 record.checked_at = checked_at;
             }
-            if here.is_none() {
+            if here.is_none() && !std::mem::replace(&mut knows_history, true) {
                 self.recall_history(&key.location, &key.tag).await;
             }
             let (name, digest) = (names::tag(&key), record.descriptor.digest);
@@ -294,16 +295,18 @@ impl Shared {
     }
 
     async fn of_others(&self, key: &TagKey) -> Vec<(TagKey, TagRecord)> {
+        if !self.bucket.is_well() {
+            return Vec::new();
+        }
         let names = self.bucket.list(&names::tag_folder(&key.location, &key.tag)).take(MOST_KINDS);
         let names: Vec<_> = names.filter_map(|found| std::future::ready(found.ok())).collect().await;
-        let mut records = Vec::new();
-        for Listed { key: name, .. } in names {
-            let Some(accept) = names::accept_of(&name) else { continue };
-            if let Some(Some(record)) = self.small::<TagRecord>(&name).await {
-                records.push((TagKey { accept, ..key.clone() }, record));
-            }
-        }
-        records
+        let reads = names.into_iter().filter_map(|Listed { key: name, .. }| {
+            let accept = names::accept_of(&name)?;
+            Some(async move {
+                Some((TagKey { accept, ..key.clone() }, self.small::<TagRecord>(&name).await.flatten()?))
+            })
+        });
+        join_all(reads).await.into_iter().flatten().collect()
     }
 
     /// Takes over what others saw a tag have; whether that is known now.
@@ -332,8 +335,13 @@ impl Shared {
         name: &str,
         change: impl FnOnce(&dyn MetadataStore) -> Result<(), MetadataError> + Send + 'static,
     ) -> bool {
-        let (metadata, _quiet) = (Arc::clone(&self.metadata), self.owed.quiet(name));
-        match tokio::task::spawn_blocking(move || change(&*metadata)).await {
+        let (metadata, quiet) = (Arc::clone(&self.metadata), self.owed.quiet(name));
+        // It is done also where nobody waits for it any more.
+        let changing = move || {
+            let _quiet = quiet;
+            change(&*metadata)
+        };
+        match tokio::task::spawn_blocking(changing).await {
             Ok(Ok(())) => true,
             Ok(Err(error)) => {
                 tracing::warn!(name, %error, "not taken over from the bucket");

@@ -31,6 +31,7 @@ use crate::mirror::room::doubts::{Doubts, is_enough};
 use crate::mirror::room::records::Records;
 use crate::mirror::room::shared::{Behind, Shared};
 use crate::oci::{Descriptor, Digest, Manifest, RegistryName, Verifier};
+use crate::tier::Waited;
 
 /// How many bytes are read at a time.
 const PIECE: usize = 1 << 20;
@@ -90,11 +91,17 @@ impl Stored {
     }
 
     /// Takes over from the bucket that the repository has this content, where that is not known here; whether it
-    /// may be had from the bucket now.
-    pub(crate) async fn recall(&self, location: &Location, digest: &Digest) -> Option<&Arc<Shared>> {
+    /// may be had from the bucket now, as far as that is told in the time that the look-up has left.
+    pub(crate) async fn recall(
+        &self,
+        location: &Location,
+        digest: &Digest,
+        waited: &Waited,
+    ) -> Option<&Arc<Shared>> {
         let shared = self.shared.as_ref()?;
-        if self.member(location, digest).is_none() && !Box::pin(shared.recall_member(location, digest)).await {
-            return None;
+        if self.member(location, digest).is_none() {
+            let recalled = Box::pin(shared.recall_member(location, digest));
+            shared.bucket.within(waited, recalled).await.filter(|taken_over| *taken_over)?;
         }
         let member = self.member(location, digest).filter(|member| self.is_given(location, member))?;
         // What is to be proven by upstream's bytes comes from upstream.
@@ -109,28 +116,39 @@ impl Stored {
 
     /// The blob at whichever replica fetches it, where they tell each other. `None` also for what is to be proven by
     /// upstream's own answer to us.
-    pub(crate) fn at_replica(self: &Arc<Stored>, location: &Location, digest: &Digest) -> Option<Arc<AtReplica>> {
+    pub(crate) fn at_replica(
+        self: &Arc<Stored>,
+        location: &Location,
+        digest: &Digest,
+        waited: &Waited,
+    ) -> Option<Arc<AtReplica>> {
         let (_, replicas) = self.replicas()?;
         let is_doubted = |member: &Membership| member.proof == Proof::Unknown || !self.is_given(location, member);
         if self.denials.holds(location) || self.member(location, digest).as_ref().is_some_and(is_doubted) {
             return None;
         }
-        let (stored, of) = (Arc::clone(self), (location.clone(), *digest));
+        let (stored, of, still) = (Arc::clone(self), (location.clone(), *digest), waited.clone());
         let look_again = move || -> BoxFuture<'static, _> {
-            let (stored, (location, digest)) = (Arc::clone(&stored), of.clone());
+            let (stored, (location, digest), waited) = (Arc::clone(&stored), of.clone(), still.clone());
             Box::pin(async move {
                 stored.shared()?.look_anew(&location, &digest);
-                stored.blob_in_bucket(&location, &digest).await
+                stored.blob_in_bucket(&location, &digest, &waited).await
             })
         };
         let of = (location.clone(), *digest);
-        Some(AtReplica::new(replicas.clone(), of, self.asks_as_nobody(location), Box::new(look_again)))
+        let as_nobody = self.asks_as_nobody(location);
+        Some(AtReplica::new(replicas.clone(), of, as_nobody, waited.clone(), Box::new(look_again)))
     }
 
     /// A blob in the bucket, which this repository may have from there.
-    pub(crate) async fn blob_in_bucket(&self, location: &Location, digest: &Digest) -> Option<Arc<InBucket>> {
-        let shared = self.recall(location, digest).await?;
-        Some(shared.blob(digest, self.proven_size(location, digest)))
+    pub(crate) async fn blob_in_bucket(
+        &self,
+        location: &Location,
+        digest: &Digest,
+        waited: &Waited,
+    ) -> Option<Arc<InBucket>> {
+        let shared = self.recall(location, digest, waited).await?;
+        Some(shared.blob(digest, self.proven_size(location, digest), waited))
     }
 
     /// The size of content in bytes, where that was counted, and not only said.
@@ -140,10 +158,15 @@ impl Stored {
     }
 
     /// A manifest from the bucket, with what it is: of this repository, and verified.
-    pub(crate) async fn manifest_in_bucket(&self, location: &Location, digest: &Digest) -> Option<Manifest> {
-        let shared = self.recall(location, digest).await?;
+    pub(crate) async fn manifest_in_bucket(
+        &self,
+        location: &Location,
+        digest: &Digest,
+        waited: &Waited,
+    ) -> Option<Manifest> {
+        let shared = self.recall(location, digest, waited).await?;
         let member = self.member(location, digest).filter(|member| !member.descriptor.is_of_blob())?;
-        let bytes = shared.manifest(digest).await?;
+        let bytes = shared.bucket.within(waited, Box::pin(shared.manifest(digest))).await??;
         let descriptor = Descriptor { size: bytes.len() as u64, ..member.descriptor };
         Some(Manifest { descriptor, bytes })
     }

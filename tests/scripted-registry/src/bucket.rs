@@ -23,6 +23,8 @@ pub enum Fault {
     NoBucket,
     /// It is never answered.
     Stall,
+    /// It is answered after so long.
+    Slow(Duration),
     /// So many bytes of its body come, and then nothing more.
     StallAfter(usize),
     /// So many bytes of its body come, and then the connection ends.
@@ -224,6 +226,10 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             Some(Fault::Hang) => return,
             Some(Fault::Stall) => return std::future::pending().await,
             Some(Fault::Status(status)) => Answer::of(status),
+            Some(Fault::Slow(time)) => {
+                tokio::time::sleep(time).await;
+                answer(&mut shared.state.lock().unwrap(), &request)
+            }
             Some(Fault::NoBucket) => {
                 Answer { body: "<Error><Code>NoSuchBucket</Code></Error>".into(), ..Answer::of(404) }
             }

@@ -61,7 +61,7 @@ impl Drop for Asking {
 
 impl Tags {
     /// Whose turn it is to ask, of a tag of which this was known so far.
-    pub(crate) async fn turn(&self, key: &TagKey, known: Option<&TagRecord>) -> Turn {
+    pub(crate) async fn turn(&self, route: &Route, key: &TagKey, known: Option<&TagRecord>) -> Turn {
         let stored = &self.manifests.stored;
         let replicas = stored.replicas().filter(|_| !stored.is_of_callers(&key.location));
         let Some((shared, replicas)) = replicas else { return Turn::Ours(None) };
@@ -69,7 +69,7 @@ impl Tags {
         let last = known.and_then(|known| known.observed_at).map_or(0, |observed| observed.0);
         let of = Digest::of(Algorithm::Sha256, format!("{name} {last}").as_bytes());
         for (epoch, wait) in [(1, replicas.patience), (2, SECOND_WAIT)] {
-            match leases.take(&of, epoch).await {
+            match leases.take(&of, epoch, &route.waited).await {
                 Found::Ours => {
                     let (shared, tasks) = (Arc::clone(shared), self.tasks.clone());
                     return Turn::Ours(Some(Asking { leases, shared, tasks, of, name }));
@@ -79,8 +79,9 @@ impl Tags {
                 Found::Theirs(_) | Found::Over => {
                     let until = Instant::now() + wait;
                     loop {
-                        let is_over = matches!(leases.look(&of, epoch).await, Found::Over | Found::Unknown);
-                        shared.recall_tag(key).await;
+                        let at = leases.look(&of, epoch, &route.waited).await;
+                        let is_over = matches!(at, Found::Over | Found::Unknown);
+                        shared.bucket.within(&route.waited, shared.recall_tag(key)).await;
                         let now = self.metadata.tag(key).ok().flatten();
                         if let Some(told) = now.filter(|now| known.is_none_or(|known| now.is_later_than(known))) {
                             return Turn::Told(told);
@@ -100,7 +101,7 @@ impl Tags {
     pub(crate) async fn as_told(&self, route: &Route, key: &TagKey, digest: &Digest) -> Fetched {
         let (manifests, location) = (&self.manifests, &route.location);
         for _ in 0..LOOKS / 5 {
-            if manifests.stored.has(location, digest).await || manifests.in_bucket(location, digest).await.is_some() {
+            if manifests.stored.has(location, digest).await || manifests.in_bucket(route, digest).await.is_some() {
                 break;
             }
             if let Some(shared) = manifests.stored.shared() {
