@@ -247,7 +247,7 @@ impl Mirror {
         let (blobs, ingests) = (stored.blobs.clone(), ingests.clone());
         let stores = Stores { blobs, ingests, metadata: metadata.clone(), clock: clock.clone() };
         let bundles = Bundles::new(stores, &fills);
-        let lists = ListAnswers::new(policy, negative_ttl, &metadata, clock, tasks);
+        let lists = ListAnswers::new(policy, negative_ttl, &stored, clock, tasks);
         let rules = Rules { policy, complete_only, fetches_ahead: prefetch > 0, memory };
         let scrub = Arc::new(Scrub { present: present.clone(), stored, clock: clock.clone() });
         let answers = Answers::new(&fills, lists, metadata, clock.clone(), rules);

@@ -2,7 +2,8 @@
 //!
 //! `repositories/<upstream>/<repository>/` and what lies below it; see `files` for what is in each.
 
-use super::{Location, Note, Pin, TagKey};
+use super::lists::about_this;
+use super::{ListKey, Location, Note, Pin, TagKey};
 use crate::oci::{AcceptSet, Algorithm, Digest, Reference, Tag};
 
 /// What all begin with.
@@ -12,7 +13,7 @@ pub(super) const LINKS: &str = "_links";
 pub(super) const HISTORY: &str = "history";
 pub(super) const PINS: &str = "_pins";
 pub(super) const FROZEN: &str = "_frozen";
-/// Lists that upstreams gave: each replica keeps its own.
+/// Lists that upstreams gave.
 pub(super) const LISTS: &str = "_lists";
 
 /// The folder of a repository.
@@ -64,6 +65,12 @@ pub fn frozen(location: &Location, tag: &Tag) -> String {
     format!("{}/{FROZEN}/{}", repository(location), tag.as_str())
 }
 
+/// A list.
+pub fn list(key: &ListKey) -> String {
+    let part = Digest::of(Algorithm::Sha256, key.part.as_bytes()).hex();
+    format!("{}/{LISTS}/{}{}", repository(&key.location), about_this(key.about.as_ref()), &part[..32])
+}
+
 /// What a small object is, by its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Name {
@@ -79,6 +86,8 @@ pub enum Name {
     Pin(Pin),
     /// That a tag is held still.
     Frozen(Location, Tag),
+    /// A list of tags, or of what refers to a manifest.
+    List(Location, Option<Digest>),
 }
 
 /// What has this key; `None` for what is none of ours.
@@ -102,6 +111,11 @@ pub fn parse(key: &str) -> Option<Name> {
             let reference = tag.or_else(|| name.parse().ok().map(Reference::Digest))?;
             Some(Name::Pin(Pin { location, reference }))
         }
+        ["lists", name] => {
+            let about = name.rsplit_once('.')?.0;
+            let about = if about == "tags" { None } else { Some(about.replacen('.', ":", 1).parse().ok()?) };
+            Some(Name::List(location, about))
+        }
         ["frozen", tag] => Some(Name::Frozen(location, tag.parse().ok()?)),
         ["public" | "denied"] => Some(Name::Note(location)),
         _ => None,
@@ -110,7 +124,7 @@ pub fn parse(key: &str) -> Option<Name> {
 
 /// Whether all replicas share what has this name; what is on its way to one begins with a dot.
 pub fn is_shared(key: &str) -> bool {
-    !key.split('/').any(|part| part == LISTS || part.starts_with('.'))
+    !key.split('/').any(|part| part.starts_with('.'))
 }
 
 #[cfg(test)]
@@ -124,6 +138,7 @@ mod tests {
         let (tag, digest): (Tag, _) = ("1".parse().expect("a tag"), Digest::of(Algorithm::Sha256, b"x"));
         let key = TagKey { location: location.clone(), tag: tag.clone(), accept: AcceptSet::everything() };
         let pin = |reference| Pin { location: location.clone(), reference };
+        let about = |about| ListKey { location: location.clone(), about, part: "n=1".to_owned() };
         for (written, read) in [
             (super::tag(&key), Name::Tag(key)),
             (history(&location, &tag), Name::History(location.clone(), tag.clone())),
@@ -133,6 +148,8 @@ mod tests {
             (super::pin(&pin(Reference::Digest(digest))), Name::Pin(pin(Reference::Digest(digest)))),
             (super::pin(&pin(Reference::Tag(tag.clone()))), Name::Pin(pin(Reference::Tag(tag.clone())))),
             (frozen(&location, &tag), Name::Frozen(location.clone(), tag.clone())),
+            (list(&about(None)), Name::List(location.clone(), None)),
+            (list(&about(Some(digest))), Name::List(location.clone(), Some(digest))),
         ] {
             assert_eq!(parse(&written), Some(read), "{written}");
         }

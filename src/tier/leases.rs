@@ -252,7 +252,11 @@ mod tests {
         assert_eq!(second.take(&digest, 2, &waited).await, Found::Ours);
         assert_eq!((first.held(), second.held()), (1, 1));
         second.over(&digest).await;
-        assert_eq!((second.held(), first.look(&digest, 1, &waited).await), (0, Found::Over), "those before it go along");
+        assert_eq!(
+            (second.held(), first.look(&digest, 1, &waited).await),
+            (0, Found::Over),
+            "those before it go along"
+        );
         let copied = first.lease(&digest, 1, None);
         bucket.write(&key_of(&digest, 7), copied).await.expect("written");
         assert_eq!(second.look(&digest, 7, &waited).await, Found::Nobodys, "the key is under the seal");

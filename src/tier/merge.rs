@@ -1,12 +1,12 @@
 //! What becomes of a small object that two replicas have written. Decisions only.
 //!
-//! Of two pointers of a tag the one stands that was checked later; of two memberships the better proof; a history
-//! has what both saw. Of everything else the last writer's stands.
+//! Of two pointers of a tag the one stands that was checked later, of two lists the one that upstream gave later; of two
+//! memberships the better proof; a history has what both saw. Of everything else the last writer's stands.
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use crate::metadata::{HistoryEntry, Membership, TagRecord, merged};
+use crate::metadata::{HistoryEntry, KeptList, Membership, TagRecord, merged};
 
 /// What is to be written where `mine` is here and `theirs` is there; `None` where that is right already.
 pub(super) fn merge(key: &str, mine: &Bytes, theirs: &Bytes) -> Option<Bytes> {
@@ -24,6 +24,7 @@ pub(super) fn merge(key: &str, mine: &Bytes, theirs: &Bytes) -> Option<Bytes> {
             (Some(mine), Some(theirs)) if !mine.is_later_than(&theirs) => None,
             _ => Some(mine.clone()),
         },
+        [_, "_lists", _] if KeptList::written_at(mine) <= KeptList::written_at(theirs) => None,
         [_, _, "_links"] => match (read::<Membership>(mine), read::<Membership>(theirs)) {
             (Some(mine), Some(theirs)) => {
                 let both = mine.after(Some(&theirs));

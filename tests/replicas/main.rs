@@ -10,6 +10,7 @@ mod commands;
 mod content;
 mod door;
 mod leases;
+mod lists;
 mod names;
 mod redirects;
 mod trouble;

@@ -1,10 +1,9 @@
 //! Lists that upstreams sent, as small files of bounded size and number.
 //!
 //! Below a repository lie `_lists/tags.<question>` and `_lists/<algorithm>.<hex>.<question>`, the
-//! latter about the manifest of that digest; the question is hashed. A file is one line of JSON, a
-//! [`Header`], and then the list as it was handed in. Truth: what is read is what was written for
-//! this very question, or nothing; all lists together, with the folders that they may be alone in, never take more
-//! than [`MOST_BYTES`]. Who has them kept without end drives out his own: the repository that takes most gives way.
+//! latter about the manifest of that digest; the question is hashed. Truth: all lists together, with the folders that
+//! they may be alone in, never take more than [`MOST_BYTES`]. Who has them kept without end drives out his own: the
+//! repository that takes most gives way. What gives way here stays in the bucket; what is no longer so leaves that, too.
 
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::fs;
@@ -12,31 +11,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
-use serde::{Deserialize, Serialize};
 
 use super::Files;
 use super::plain::{entries, read_whole, report_damage};
 use super::tally::on_disk;
-use crate::clock::Timestamp;
-use crate::metadata::names::LISTS;
+use crate::metadata::lists::about_this;
+use crate::metadata::names::{self, LISTS};
 use crate::metadata::{BLOCK, KeptList, ListKey, Location};
-use crate::oci::{Algorithm, Digest};
+use crate::oci::Digest;
 
 /// A longer list is not kept, in bytes.
 const LONGEST_LIST: usize = 1 << 20;
 /// All lists together, in bytes on disk. As much as the memory for them holds.
 const MOST_BYTES: u64 = 32 << 20;
-
-/// The first line of a file.
-#[derive(Serialize, Deserialize)]
-struct Header {
-    of: String,
-    at: Timestamp,
-    /// Of the rest of the file; `None` when upstream has no such list.
-    digest: Option<Digest>,
-}
 
 /// What the files take, counted when the first one is written.
 #[derive(Debug, Default)]
@@ -54,7 +42,7 @@ impl Files {
     pub(in crate::metadata) fn list(&self, key: &ListKey) -> io::Result<Option<KeptList>> {
         let path = self.list_path(key);
         let Some(bytes) = read_whole(&path, LONGEST_LIST as u64 + BLOCK)? else { return Ok(None) };
-        let kept = parse(&bytes, &question(key));
+        let kept = KeptList::of_written(key, &bytes);
         if kept.is_none() {
             report_damage(&path, "it is not the list that was kept there");
         }
@@ -63,14 +51,11 @@ impl Files {
 
     pub(in crate::metadata) fn put_list(&self, key: &ListKey, list: &KeptList) -> io::Result<()> {
         let path = self.list_path(key);
-        let body = list.body.as_deref().unwrap_or_default();
-        if body.len() > LONGEST_LIST || key.part.len() as u64 > BLOCK / 2 {
+        if list.body.as_ref().is_some_and(|body| body.len() > LONGEST_LIST) || key.part.len() as u64 > BLOCK / 2 {
+            self.away(&path);
             return self.remove_list_files(vec![path]);
         }
-        let digest = list.body.as_ref().map(|body| Digest::of(Algorithm::Sha256, body));
-        let mut bytes = serde_json::to_vec(&Header { of: question(key), at: list.at, digest })?;
-        bytes.push(b'\n');
-        bytes.extend_from_slice(body);
+        let bytes = list.written(key);
         let size = self.cost(&path, bytes.len() as u64);
         let gone = self.counted().as_mut().map(|counted| counted.add(path.clone(), size, MOST_BYTES));
         self.remove_list_files(gone.unwrap_or_default())?;
@@ -83,9 +68,10 @@ impl Files {
 
     pub(in crate::metadata) fn remove_lists(&self, location: &Location, about: Option<&Digest>) -> io::Result<()> {
         let folder = self.repository_folder(location).join(LISTS);
-        let prefix = prefix(about);
+        let prefix = about_this(about);
         let concerned = entries(&folder).filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
         let paths: Vec<_> = concerned.map(|entry| entry.path()).collect();
+        paths.iter().for_each(|path| self.away(path));
         self.remove_list_files(paths)
     }
 
@@ -115,9 +101,7 @@ impl Files {
     }
 
     fn list_path(&self, key: &ListKey) -> PathBuf {
-        let part = Digest::of(Algorithm::Sha256, key.part.as_bytes()).hex();
-        let name = format!("{}{}", prefix(key.about.as_ref()), &part[..32]);
-        self.repository_folder(&key.location).join(LISTS).join(name)
+        self.store.join(names::list(key))
     }
 
     /// The ledger, with every file in it. Blocks for as long as it takes to look for them, once.
@@ -199,30 +183,12 @@ fn found_file(entry: &fs::DirEntry) -> Option<(SystemTime, PathBuf, u64)> {
     Some((about.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path(), about.len()))
 }
 
-/// How the names of all lists about the same thing begin.
-fn prefix(about: Option<&Digest>) -> String {
-    about.map_or_else(|| "tags.".to_owned(), |digest| format!("{}.{}.", digest.algorithm(), digest.hex()))
-}
-
-fn question(key: &ListKey) -> String {
-    format!("{} {}?{}", key.location, prefix(key.about.as_ref()), key.part)
-}
-
-fn parse(bytes: &[u8], question: &str) -> Option<KeptList> {
-    let end = bytes.iter().position(|byte| *byte == b'\n')?;
-    let header: Header = serde_json::from_slice(bytes.get(..end)?).ok()?;
-    let body = bytes.get(end + 1..)?;
-    let whole = match header.digest {
-        Some(digest) => digest == Digest::of(digest.algorithm(), body),
-        None => body.is_empty(),
-    };
-    let body = header.digest.is_some().then(|| Bytes::copy_from_slice(body));
-    (whole && header.of == question).then_some(KeptList { at: header.at, body })
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::clock::Timestamp;
 
     fn key(repository: &str, part: &str) -> ListKey {
         let upstream = "docker.io".parse().expect("name");

@@ -193,7 +193,8 @@ impl Mirror {
             return Ok(BlobStat { size, outcome: Outcome::Join });
         }
         if let Some(shared) = blobs.stored.recall(&route.location, &digest, &route.waited).await
-            && let Some(Ok(Some(size))) = shared.bucket.within(&route.waited, Box::pin(shared.bucket.stat(&digest))).await
+            && let Some(Ok(Some(size))) =
+                shared.bucket.within(&route.waited, Box::pin(shared.bucket.stat(&digest))).await
             && blobs.stored.proven_size(&route.location, &digest).is_none_or(|known| known == size)
         {
             return Ok(BlobStat { size: Some(size), outcome: Outcome::Tier });

@@ -12,19 +12,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio_util::task::TaskTracker;
 use url::form_urlencoded::Serializer;
 
 use crate::clock::Clock;
-use crate::metadata::{ListKey, Location, MetadataStore};
+use crate::metadata::{ListKey, Location, names};
 use crate::mirror::Mirror;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::recall::freshness::Policy;
-use crate::mirror::recall::keeper::Keeper;
+use crate::mirror::recall::keeper::{Elsewhere, Keeper};
 use crate::mirror::recall::lists::{ListQuestion, Lists};
+use crate::mirror::room::shared::Shared;
+use crate::mirror::room::stored::Stored;
 use crate::mirror::routes::Route;
 use crate::oci::{Cursor, Digest, Page, TagNames};
 use crate::outcome::Outcome;
+use crate::tier::Waited;
 use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError};
 
 /// The largest page that we ask any upstream for: more is an error at Amazon's registries.
@@ -226,11 +230,13 @@ impl ListAnswers {
     pub(crate) fn new(
         policy: Policy,
         negative_ttl: Duration,
-        metadata: &Arc<dyn MetadataStore>,
+        stored: &Stored,
         clock: &Arc<dyn Clock>,
         tasks: &TaskTracker,
     ) -> ListAnswers {
-        let keeper = || Keeper::new(Arc::clone(metadata), tasks.clone());
+        let elsewhere = stored.shared().map(|shared| Arc::new(in_bucket(shared)));
+        let metadata = &stored.records.metadata;
+        let keeper = || Keeper::new(Arc::clone(metadata), elsewhere.clone(), tasks.clone());
         let tags = Lists::new(policy, negative_ttl, keeper(), Arc::clone(clock));
         let referrers = Lists::new(policy, negative_ttl, keeper(), Arc::clone(clock));
         ListAnswers { tags, referrers }
@@ -241,6 +247,17 @@ impl ListAnswers {
         self.tags.forget(|key| key.location == *location);
         self.referrers.forget(|key| key.location == *location && key.about.is_some_and(|d| gone.contains(&d)));
     }
+}
+
+/// What other replicas have put into the bucket.
+fn in_bucket(shared: &Arc<Shared>) -> Elsewhere {
+    let (finding, telling) = (Arc::clone(shared), Arc::clone(shared));
+    let find = move |key: ListKey, waited: Waited| -> BoxFuture<'static, _> {
+        let shared = Arc::clone(&finding);
+        Box::pin(async move { shared.bucket.within(&waited, shared.recall_list(&key)).await.flatten() })
+    };
+    let away = move |key: &ListKey| telling.away(&names::list(key));
+    Elsewhere { find: Box::new(find), away: Box::new(away) }
 }
 
 #[cfg(test)]

@@ -53,7 +53,8 @@ impl InBucket {
             return None;
         }
         let begun = Box::pin(self.begun(span));
-        let Some((Reading { size, offset, part, body }, first)) = self.bucket.within(&self.waited, begun).await.flatten()
+        let Some((Reading { size, offset, part, body }, first)) =
+            self.bucket.within(&self.waited, begun).await.flatten()
         else {
             tracing::debug!(digest = %self.digest, "not from the bucket");
             self.gone.store(true, Ordering::Release);

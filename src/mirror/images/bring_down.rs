@@ -32,12 +32,12 @@ impl Mirror {
         let (mut all, mut listed) = (Vec::new(), shared.bucket.list(names::REPOSITORIES));
         while let Some(found) = listed.next().await {
             match found {
-                Ok(listed) => all.extend(names::parse(&listed.key)),
+                Ok(listed) => all.extend(names::parse(&listed.key).map(|name| (listed.key, name))),
                 Err(trouble) => return Carried { ended: true, trouble: Some(trouble.to_string()), ..told },
             }
         }
         told.total = all.len() as u64;
-        let mut brought = stream::iter(all).map(|name| self.bring(shared, name)).buffer_unordered(AT_ONCE);
+        let mut brought = stream::iter(all).map(|(key, name)| self.bring(shared, key, name)).buffer_unordered(AT_ONCE);
         while let Some(fate) = brought.next().await {
             match fate {
                 Fate::Done => told.done += 1,
@@ -51,7 +51,7 @@ impl Mirror {
         told
     }
 
-    async fn bring(&self, shared: &Arc<Shared>, name: Name) -> Fate {
+    async fn bring(&self, shared: &Arc<Shared>, key: String, name: Name) -> Fate {
         let is_known = match name {
             Name::Tag(key) => {
                 shared.recall_tag(&key).await;
@@ -61,6 +61,7 @@ impl Mirror {
             Name::Note(location) => shared.recall_notes(&location).await,
             Name::Member(location, digest) => return self.bring_content(location, digest).await,
             Name::Pin(_) | Name::Frozen(..) => shared.recall_act(name).await,
+            Name::List(location, about) => shared.recall_any_list(location, about, &key).await,
         };
         if is_known { Fate::Done } else { Fate::Failed }
     }

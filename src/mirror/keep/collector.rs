@@ -9,6 +9,7 @@
 mod excess;
 pub mod fate;
 mod lease;
+mod lists;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -51,6 +52,8 @@ pub struct Collector {
     metrics: Arc<Metrics>,
     /// What the bucket may hold, in bytes; 0 is no bound.
     max_size: u64,
+    /// What lists may take there, in bytes.
+    most_lists: u64,
     page: usize,
 }
 
@@ -93,7 +96,7 @@ pub struct Round {
 impl Collector {
     /// For a bucket that may hold so many bytes; 0 is no bound.
     pub fn new(bucket: Bucket, clock: Arc<dyn Clock>, metrics: Arc<Metrics>, max_size: u64) -> Collector {
-        Collector { bucket, clock, metrics, max_size, page: PAGE }
+        Collector { bucket, clock, metrics, max_size, most_lists: lists::MOST, page: PAGE }
     }
 
     /// Goes round when a round is due, while `may` says that something may be deleted, until the future is dropped.
@@ -152,6 +155,7 @@ impl Collector {
             self.settle(page, round).await?;
         }
         self.forget_marks().await?;
+        self.drop_lists(round).await?;
         self.take_names(round).await
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +17,7 @@ use crate::clock::Timestamp;
 use crate::metadata::{KeptList, ListKey, MetadataStore};
 use crate::mirror::error::MirrorError;
 use crate::mirror::recall::known::{Known, List};
+use crate::tier::Waited;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// A list that says the same as before is written again after this long, to tell its age.
@@ -25,18 +27,31 @@ const WRITERS: usize = 8;
 /// So many are read at a time; more wait for their client's turn, and by then another may have read theirs.
 const READERS: usize = 8;
 
+/// What other replicas were told.
+pub(crate) struct Elsewhere {
+    /// Finds what one of them was told, as far as that is known in the time that the look-up has left.
+    pub(crate) find: Box<dyn Fn(ListKey, Waited) -> BoxFuture<'static, Option<KeptList>> + Send + Sync>,
+    /// Tells them that it is no longer so.
+    pub(crate) away: Box<dyn Fn(&ListKey) + Send + Sync>,
+}
+
 /// Writes lists down, and reads them again.
 #[derive(Clone)]
 pub(crate) struct Keeper {
     metadata: Arc<dyn MetadataStore>,
+    elsewhere: Option<Arc<Elsewhere>>,
     tasks: TaskTracker,
     writers: Arc<Semaphore>,
     readers: Turns,
 }
 
 impl Keeper {
-    pub(crate) fn new(metadata: Arc<dyn MetadataStore>, tasks: TaskTracker) -> Keeper {
-        Keeper { metadata, tasks, writers: Arc::new(Semaphore::new(WRITERS)), readers: Turns::new(READERS) }
+    pub(crate) fn new(
+        metadata: Arc<dyn MetadataStore>,
+        elsewhere: Option<Arc<Elsewhere>>,
+        tasks: TaskTracker,
+    ) -> Keeper {
+        Keeper { metadata, elsewhere, tasks, writers: Arc::new(Semaphore::new(WRITERS)), readers: Turns::new(READERS) }
     }
 
     /// What outlives those who ask is run here.
@@ -89,6 +104,8 @@ impl Keeper {
 
     /// Removes all lists about the same thing. Whoever asks afterwards does not find them.
     pub(super) async fn remove(&self, key: &ListKey) {
+        // The others have it, where it was taken over and gave way here since.
+        self.elsewhere.iter().for_each(|elsewhere| (elsewhere.away)(key));
         let (metadata, key) = (Arc::clone(&self.metadata), key.clone());
         let removing = self.tasks.spawn_blocking(move || {
             report(metadata.remove_lists(&key.location, key.about.as_ref()), "a list is not forgotten");
@@ -118,6 +135,11 @@ impl Keeper {
         tokio::task::spawn_blocking(read).await.unwrap_or_default()
     }
 
+    /// What another replica was told.
+    pub(super) async fn find<V: List>(&self, key: &ListKey, waited: &Waited) -> Option<Known<V>> {
+        Keeper::known((self.elsewhere.as_ref()?.find)(key.clone(), waited.clone()).await?)
+    }
+
     fn known<V: List>(kept: KeptList) -> Option<Known<V>> {
         let said = match kept.body {
             Some(body) => Ok(Arc::new(V::of_bytes(&body)?)),
@@ -144,7 +166,7 @@ mod tests {
 
     #[test]
     fn the_same_list_is_written_now_and_again_and_another_at_once() {
-        let keeper = Keeper::new(Arc::new(MemoryMetadata::new()), TaskTracker::new());
+        let keeper = Keeper::new(Arc::new(MemoryMetadata::new()), None, TaskTracker::new());
         let list = |tag: &str| Ok(Arc::new(TagList { tags: [tag].into_iter().collect(), next: None }));
         let at = |seconds: u64| Timestamp(1_000_000).plus(Duration::from_secs(seconds));
         let (first, permit) = keeper.plan(None, list("a"), at(0));

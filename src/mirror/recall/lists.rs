@@ -10,7 +10,6 @@ use moka::Entry;
 use moka::ops::compute::Op;
 use moka::sync::Cache;
 
-use crate::clients::ClientId;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::ListKey;
 use crate::mirror::error::{MirrorError, Subject};
@@ -99,7 +98,7 @@ impl<V: List> Lists<V> {
         F: Future<Output = Result<V, UpstreamError>> + Send + 'static,
     {
         let now = self.clock.now();
-        let last = self.recall(&key, route.asker.client()).await;
+        let last = self.recall(&key, route).await;
         let seen = last.as_ref().map(|last| last.at);
         let last = last.filter(|_| may_remember);
         if let Some(Known { said: Err(no), at, .. }) = &last
@@ -140,15 +139,18 @@ impl<V: List> Lists<V> {
     }
 
     /// What upstream said last, as far as it is remembered.
-    async fn recall(&self, key: &ListKey, client: ClientId) -> Option<Known<V>> {
+    async fn recall(&self, key: &ListKey, route: &Route) -> Option<Known<V>> {
         if let Some(known) = self.known.get(key) {
             return Some(known);
         }
-        let turn = self.keeper.turn(client).await;
+        let turn = self.keeper.turn(route.asker.client()).await;
         if let Some(known) = self.known.get(key) {
             return Some(known);
         }
-        let read = self.keeper.read(key, turn).await?;
+        let read = match self.keeper.read(key, turn).await {
+            Some(read) => read,
+            None => self.keeper.find(key, &route.waited).await?,
+        };
         // Somebody may have asked meanwhile.
         Some(self.known.entry_by_ref(key).or_insert(read).into_value())
     }

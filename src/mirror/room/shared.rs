@@ -20,7 +20,9 @@ use tokio_util::task::TaskTracker;
 use crate::blob_store::key_of;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::names;
-use crate::metadata::{HistoryEntry, Location, Membership, MetadataError, MetadataStore, Note, TagKey, TagRecord};
+use crate::metadata::{
+    HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Note, TagKey, TagRecord,
+};
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::flight::replica::Replicas;
@@ -65,8 +67,9 @@ pub(crate) struct Shared {
     patience: Duration,
     members: Flights<BlobKey, Shareable<bool>>,
     tags: Flights<TagKey, Shareable<bool>>,
-    /// What the bucket did not have a moment ago.
-    absent: Cache<BlobKey, ()>,
+    lists: Flights<ListKey, Shareable<Option<KeptList>>>,
+    /// Names that the bucket did not have a moment ago.
+    absent: Cache<String, ()>,
     /// Repositories whose notes were looked up lately, and tags for which it was what operators asked for.
     notes: Cache<Location, ()>,
     acts: Cache<(Location, Tag), Timestamp>,
@@ -95,7 +98,7 @@ impl Shared {
         {
             Cache::builder().max_capacity(Shared::MAX).time_to_live(time).build()
         }
-        let (members, tags) = (Flights::new(), Flights::new());
+        let (members, tags, lists) = (Flights::new(), Flights::new(), Flights::new());
         let (absent, notes, acts) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
         let used = is_bounded.then(|| cache(Shared::USED));
         Shared {
@@ -108,6 +111,7 @@ impl Shared {
             patience,
             members,
             tags,
+            lists,
             absent,
             notes,
             acts,
@@ -171,7 +175,7 @@ impl Shared {
 
     /// It may have come since it was looked for.
     pub(crate) fn look_anew(&self, location: &Location, digest: &Digest) {
-        self.absent.invalidate(&(location.clone(), *digest));
+        self.absent.invalidate(&names::member(location, digest));
     }
 
     /// What the bucket had to say is no longer so.
@@ -197,17 +201,13 @@ impl Shared {
 
     /// Takes over what the repository is known to have; whether it is known here now.
     pub(crate) async fn recall_member(self: &Arc<Self>, location: &Location, digest: &Digest) -> bool {
-        let key = (location.clone(), *digest);
-        if !self.bucket.is_well() && !self.bucket.pause().is_zero() || self.absent.contains_key(&key) {
+        let (key, name) = ((location.clone(), *digest), names::member(location, digest));
+        if self.is_of_no_use(&name) {
             return false;
         }
         let (shared, of) = (Arc::clone(self), key.clone());
         let work = || async move {
             let (location, digest) = &of;
-            let name = names::member(location, digest);
-            if shared.owed.is_owed(&name) {
-                return false;
-            }
             let (member, noted) = tokio::join!(shared.small::<Membership>(&name), shared.recall_notes(location));
             match member.filter(|_| noted) {
                 Some(Some(member)) if member.descriptor.digest == *digest => {
@@ -215,7 +215,7 @@ impl Shared {
                     shared.take_over(&name, move |metadata| metadata.put_member(&of, &member)).await
                 }
                 Some(_) => {
-                    shared.absent.insert(of, ());
+                    shared.absent.insert(name, ());
                     false
                 }
                 None => false,
@@ -223,6 +223,46 @@ impl Shared {
         };
         let landed = self.members.share(&self.tasks, key, Some(self.patience), work).await;
         matches!(landed, Landing::Arrived(true, _))
+    }
+
+    /// Whether the bucket need not be asked for this: it is away, did not have it a moment ago, or is to get it from here.
+    fn is_of_no_use(&self, name: &str) -> bool {
+        let is_away = !self.bucket.is_well() && !self.bucket.pause().is_zero();
+        is_away || self.absent.contains_key(name) || self.owed.is_owed(name)
+    }
+
+    /// Takes over what upstream answered another replica to a question for a list, where nothing is known here.
+    pub(crate) async fn recall_list(self: &Arc<Self>, key: &ListKey) -> Option<KeptList> {
+        let name = names::list(key);
+        if self.is_of_no_use(&name) {
+            return None;
+        }
+        let (shared, of) = (Arc::clone(self), key.clone());
+        let work = || async move { shared.list(&name, of).await };
+        match self.lists.share(&self.tasks, key.clone(), Some(self.patience), work).await {
+            Landing::Arrived(list, _) => list,
+            Landing::Overdue | Landing::Lost => None,
+        }
+    }
+
+    async fn list(&self, name: &str, key: ListKey) -> Option<KeptList> {
+        let (noted, found) = tokio::join!(self.recall_notes(&key.location), self.bucket.read(name, LONGEST));
+        let Some(found) = self.told(name, found)?.filter(|_| noted && !self.denials.holds(&key.location)) else {
+            self.absent.insert(name.to_owned(), ());
+            return None;
+        };
+        let list = KeptList::of_written(&key, &found.bytes)?;
+        let kept = list.clone();
+        self.take_over(name, move |metadata| metadata.put_list(&key, &kept)).await;
+        Some(list)
+    }
+
+    /// Takes over a list of this name, whatever it was asked with; whether that is known now.
+    pub(crate) async fn recall_any_list(&self, location: Location, about: Option<Digest>, name: &str) -> bool {
+        let Some(Some(found)) = self.told(name, self.bucket.read(name, LONGEST).await) else { return false };
+        let Some(key) = ListKey::of_written(location, about, &found.bytes) else { return false };
+        // What is known here is not made older.
+        self.metadata.list(&key).is_ok_and(|known| known.is_some()) || self.list(name, key).await.is_some()
     }
 
     /// Takes over what a tag points at, where that was checked later than what is known here; whether it was.
@@ -300,12 +340,13 @@ impl Shared {
         }
         let names = self.bucket.list(&names::tag_folder(&key.location, &key.tag)).take(MOST_KINDS);
         let names: Vec<_> = names.filter_map(|found| std::future::ready(found.ok())).collect().await;
-        let reads = names.into_iter().filter_map(|Listed { key: name, .. }| {
-            let accept = names::accept_of(&name)?;
-            Some(async move {
-                Some((TagKey { accept, ..key.clone() }, self.small::<TagRecord>(&name).await.flatten()?))
-            })
-        });
+        let reads =
+            names.into_iter().filter_map(|Listed { key: name, .. }| {
+                let accept = names::accept_of(&name)?;
+                Some(async move {
+                    Some((TagKey { accept, ..key.clone() }, self.small::<TagRecord>(&name).await.flatten()?))
+                })
+            });
         join_all(reads).await.into_iter().flatten().collect()
     }
 

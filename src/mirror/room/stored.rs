@@ -92,12 +92,7 @@ impl Stored {
 
     /// Takes over from the bucket that the repository has this content, where that is not known here; whether it
     /// may be had from the bucket now, as far as that is told in the time that the look-up has left.
-    pub(crate) async fn recall(
-        &self,
-        location: &Location,
-        digest: &Digest,
-        waited: &Waited,
-    ) -> Option<&Arc<Shared>> {
+    pub(crate) async fn recall(&self, location: &Location, digest: &Digest, waited: &Waited) -> Option<&Arc<Shared>> {
         let shared = self.shared.as_ref()?;
         if self.member(location, digest).is_none() {
             let recalled = Box::pin(shared.recall_member(location, digest));
@@ -284,8 +279,10 @@ impl Stored {
 
     /// Remembers that upstream has the content in this repository, and how it has just proven that.
     pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor, proof: Proof) {
-        let anonymous = self.standing.public.contains(&location.upstream);
+        let (anonymous, digest) = (self.standing.public.contains(&location.upstream), descriptor.digest);
         self.records.add_member(location, Membership { descriptor, proof, anonymous }).await;
+        // It goes up, and may leave this disk before what the bucket said is forgotten.
+        self.shared.iter().for_each(|shared| shared.look_anew(location, &digest));
     }
 
     /// The same for a blob. What is known as a manifest there stays one: clients may ask for a manifest among the

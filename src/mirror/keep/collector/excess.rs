@@ -144,7 +144,7 @@ impl Collector {
                     Reference::Tag(tag) => drop(named.pinned.insert((pin.location, tag))),
                     Reference::Digest(digest) => drop(named.kept.insert(digest)),
                 },
-                Some(Name::History(..) | Name::Note(_)) | None => {}
+                Some(Name::History(..) | Name::Note(_) | Name::List(..)) | None => {}
             }
             if named.members.len() > MOST || named.tags.len() > MOST {
                 break;

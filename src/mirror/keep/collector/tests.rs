@@ -13,7 +13,7 @@ use crate::blob_store::BlobStore as _;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::memory::MemoryBlobStore;
 use crate::clock::{ManualClock, Timestamp};
-use crate::metadata::{Location, Membership, Proof, TagKey};
+use crate::metadata::{BLOCK, ListKey, Location, Membership, Proof, TagKey};
 use crate::oci::{AcceptSet, Descriptor, MediaType, Tag};
 use crate::owed::Owed;
 use crate::tier::Raising;
@@ -245,6 +245,26 @@ async fn what_no_name_leads_to_goes_after_a_day_and_what_one_does_stays() {
     let stay = |key: &&String| !key.contains("/t0/") && (!gone.contains(*key) || kept.contains(*key));
     let named = |key: &&String| !key.contains("_links") || kept.iter().any(|blob| key.ends_with(&blob[12..]));
     assert_eq!(left, before.iter().filter(stay).filter(named).cloned().collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn lists_stay_as_long_as_all_of_them_take_no_more_than_they_may() {
+    let bucket = Bucket::in_memory(&Settings::for_tests());
+    let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
+    let collector = || {
+        let clock = Arc::clone(&clock) as Arc<dyn Clock>;
+        Collector::new(bucket.clone(), clock, Arc::new(Metrics::new([])), 0)
+    };
+    let key = |n: usize| ListKey { location: location(), about: None, part: format!("n={n}") };
+    for n in 0..3 {
+        bucket.write(&names::list(&key(n)), Bytes::from_static(b"{}")).await.expect("written");
+    }
+    let fits = Collector { most_lists: 3 * BLOCK, ..collector() };
+    assert_eq!(fits.turn().await.expect("a round").names, 0);
+    clock.advance(DAY);
+    let is_more = Collector { most_lists: 3 * BLOCK - 1, ..collector() };
+    assert_eq!(is_more.turn().await.expect("a round").names, 3, "all of an hour");
+    assert!(keys(&bucket).await.iter().all(|key| !key.contains("_lists")));
 }
 
 #[tokio::test(start_paused = true)]
