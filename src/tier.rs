@@ -22,7 +22,7 @@ mod waited;
 
 pub use bucket::{Bucket, Listed, Object, OpenError, Reading, Trouble};
 pub use conditional::Conditional;
-pub use leases::{Found, Leases, Theirs, remove_void};
+pub use leases::{Found, Leases, remove_void};
 pub use proof::{PeersKey, Question};
 pub use raising::{Raising, Standing};
 pub use waited::Waited;

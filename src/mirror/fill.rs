@@ -137,7 +137,7 @@ impl Fill {
         self.fills.metrics.fill_started();
         let BlobSource { location, digest, waited, .. } = &self.source;
         let shared = self.fills.stored.blob_in_bucket(location, digest, waited).await;
-        let replica = self.fills.stored.at_replica(location, digest, waited);
+        let replica = self.fills.stored.at_replica(location, digest, waited).await;
         (self.source.shared, self.source.replica) = (shared, replica);
         self.progress.send_modify(|progress| {
             progress.shared.clone_from(&self.source.shared);

@@ -1,7 +1,7 @@
 //! Whether a store keeps its word about conditional writes: some take the headers and do not look at them.
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::{Bucket, Trouble};
 
@@ -28,16 +28,8 @@ impl Conditional {
     /// [`Trouble`] when the store does not answer.
     pub async fn examine(bucket: &Bucket) -> Result<Conditional, Trouble> {
         let name = format!("probe/{:016x}", rand::random::<u64>());
-        let mut creates = true;
-        for round in 0..ROUNDS {
-            let key = format!("{name}-{round}");
-            let race = join_all((0..RACERS).map(|n| bucket.create(&key, Bytes::from(n.to_string())))).await;
-            let late = bucket.create(&key, Bytes::from_static(b"late")).await;
-            let winners = count(race)?;
-            creates &= winners == 1 && count([late])? == 0;
-            bucket.remove(&key).await?;
-        }
-        if !creates {
+        let rounds = (0..ROUNDS).map(|round| has_one_winner(bucket, format!("{name}-{round}")));
+        if try_join_all(rounds).await?.contains(&false) {
             return Ok(Conditional::Lies);
         }
         let key = format!("{name}-replaced");
@@ -54,6 +46,14 @@ impl Conditional {
     pub const fn creates(self) -> bool {
         !matches!(self, Conditional::Lies)
     }
+}
+
+/// Whether of many who create an object at once one has, and nobody later.
+async fn has_one_winner(bucket: &Bucket, key: String) -> Result<bool, Trouble> {
+    let race = join_all((0..RACERS).map(|n| bucket.create(&key, Bytes::from(n.to_string())))).await;
+    let late = bucket.create(&key, Bytes::from_static(b"late")).await;
+    let has_one = count(race)? == 1 && count([late])? == 0;
+    bucket.remove(&key).await.map(|()| has_one)
 }
 
 /// How many have written. One that was told to come again has not.

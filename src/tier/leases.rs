@@ -1,19 +1,19 @@
 //! Leases of fills: which replica fetches a blob, so that the others read it from that one.
 //!
-//! A lease is an object that is created if absent, `fills/<algorithm>/<hex>/<epoch>`, and never renewed: it is void
-//! after a time that its blob needs, by the store's clock, or as soon as its replica refuses; then the next epoch is
-//! there to be taken. Truth: a lease saves downloads and no more. Where one cannot be had, whoever wanted it fetches by
+//! A lease is an object that is created if absent, `fills/<algorithm>/<hex>/<epoch>`, and never renewed: where its replica
+//! refuses, or says nothing, the next epoch is there to be taken. It is void after a time that its blob needs, by the
+//! store's clock, and removed when nobody can need it any more. Truth: a lease saves downloads and no more. Where one cannot be had, whoever wanted it fetches by
 //! himself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use super::proof::{PeersKey, Question, Use};
 use super::{Bucket, Trouble, Waited};
@@ -41,7 +41,7 @@ pub struct Leases {
     /// Where other replicas reach this one.
     own: String,
     /// Whether the store keeps to the condition of a write, as far as is known.
-    allowed: AtomicBool,
+    allowed: watch::Sender<Option<bool>>,
     held: Mutex<HashMap<Digest, u32>>,
     metrics: Arc<Metrics>,
 }
@@ -66,8 +66,8 @@ struct Lease {
 pub enum Found {
     /// It is ours: nobody else fetches.
     Ours,
-    /// Another replica has it.
-    Theirs(Theirs),
+    /// Another replica has it, which is reached there.
+    Theirs(String),
     /// Nobody has it whom one could ask.
     Nobodys,
     /// Somebody had it, and it is over.
@@ -76,30 +76,30 @@ pub enum Found {
     Unknown,
 }
 
-/// The lease of another replica.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Theirs {
-    /// Where it is reached.
-    pub replica: String,
-    /// Whether its time is over.
-    pub is_void: bool,
-}
-
 impl Leases {
     /// Those of the replica that others reach at `own`. They are off until they are allowed.
     pub fn new(bucket: Bucket, key: PeersKey, own: String, metrics: Arc<Metrics>) -> Leases {
-        let (allowed, held) = (AtomicBool::new(false), Mutex::default());
+        let (allowed, held) = (watch::Sender::new(None), Mutex::default());
         Leases { bucket, key, own, allowed, held, metrics }
     }
 
-    /// The store keeps to the condition of a write.
-    pub(super) fn allow(&self) {
-        self.allowed.store(true, Ordering::Release);
+    /// The store keeps to the condition of a write, or does not, or has not told yet.
+    pub(super) fn allow(&self, allowed: bool) {
+        self.allowed.send_replace(Some(allowed));
+    }
+
+    /// Waits until it is known whether there are leases, as long as the look-up has time for that: at a start it takes a
+    /// moment to find out.
+    pub async fn known(&self, waited: &Waited) {
+        let mut allowed = self.allowed.subscribe();
+        if allowed.borrow().is_none() && self.bucket.is_well() {
+            let _ = self.bucket.within(waited, allowed.wait_for(Option::is_some)).await;
+        }
     }
 
     /// Whether there are leases now.
     pub fn are_on(&self) -> bool {
-        self.allowed.load(Ordering::Acquire) && self.bucket.is_well() && self.bucket.time().is_some()
+        *self.allowed.borrow() == Some(true) && self.bucket.is_well() && self.bucket.time().is_some()
     }
 
     /// How many are held.
@@ -144,11 +144,8 @@ impl Leases {
             let fields = lease.fields(digest, epoch);
             self.key.proves(Use::Lease, &fields.each_ref().map(String::as_str), &lease.seal)
         });
-        let Some(Lease { replica, size_bytes, .. }) = lease.filter(|lease| lease.replica != self.own) else {
-            return Found::Nobodys;
-        };
-        let is_void = self.bucket.time().is_some_and(|now| is_void(object.modified, size_bytes, now));
-        Found::Theirs(Theirs { replica, is_void })
+        let theirs = lease.map(|lease| lease.replica).filter(|replica| *replica != self.own);
+        theirs.map_or(Found::Nobodys, Found::Theirs)
     }
 
     /// The blob that we fetch has this size in bytes: the lease is good for longer.
@@ -243,10 +240,10 @@ mod tests {
         let (bucket, digest, waited) = (bucket(), Digest::of(Algorithm::Sha256, b"x"), Waited::default());
         let [first, second] = [1, 2].map(|n| replica(&bucket, n, "0123456789abcdef"));
         assert_eq!(first.take(&digest, 1, &waited).await, Found::Ours);
-        let theirs = Theirs { replica: "http://127.0.0.1:1".to_owned(), is_void: false };
-        assert_eq!(second.take(&digest, 1, &waited).await, Found::Theirs(theirs.clone()));
+        let theirs = Found::Theirs("http://127.0.0.1:1".to_owned());
+        assert_eq!(second.take(&digest, 1, &waited).await, theirs);
         first.told(&digest, 1 << 30).await;
-        assert_eq!(second.look(&digest, 1, &waited).await, Found::Theirs(theirs), "with another seal");
+        assert_eq!(second.look(&digest, 1, &waited).await, theirs, "with another seal");
         assert_eq!(first.look(&digest, 1, &waited).await, Found::Nobodys, "we are no other replica");
         assert_eq!(replica(&bucket, 3, "another secret ..").look(&digest, 1, &waited).await, Found::Nobodys);
         assert_eq!(second.take(&digest, 2, &waited).await, Found::Ours);

@@ -171,9 +171,7 @@ impl Raising {
                 Ok(found) => {
                     self.state.lock().conditional = Some(found);
                     self.is_well();
-                    if let Some(leases) = self.leases.as_ref().filter(|_| found.creates()) {
-                        leases.allow();
-                    }
+                    self.leases.iter().for_each(|leases| leases.allow(found.creates()));
                     let bucket = self.bucket.name();
                     match found {
                         Conditional::Right => {}
@@ -186,6 +184,7 @@ impl Raising {
                     return;
                 }
                 Err(trouble) => {
+                    self.leases.iter().for_each(|leases| leases.allow(false));
                     self.fails(&trouble);
                     tokio::time::sleep(LONGEST_REST).await;
                 }

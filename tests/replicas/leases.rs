@@ -1,6 +1,6 @@
 //! One replica fetches a blob, the others read it from that one.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
@@ -147,13 +147,82 @@ async fn when_the_leading_replica_dies_another_goes_on_from_there_and_everybody_
     assert_eq!(taken, 1.0);
 }
 
+#[tokio::test]
+async fn when_the_leading_replica_stands_still_one_of_the_others_goes_on_from_there_and_the_rest_follow_it() {
+    let scene = Scene::set().await;
+    let replicas = replicas(&scene, 3).await;
+    let blob = blob(&scene, 8);
+    let (gate, again) = (Gate::new(), Gate::new());
+    scene.registry.rule(Rule::on(Match::blob(&blob.digest).get()).once().stall_after(1_000_000, &gate));
+    scene.registry.rule(Rule::on(Match::blob(&blob.digest).get()).once().stall_before_headers(&again));
+    let first = replicas[0].0.stream(&blob.path).await;
+    leader(&scene, &blob.digest, 1, &replicas).await;
+    let others: Vec<&TestMirror> = (0..4).map(|n| &replicas[1 + n % 2].0).collect();
+    let mut streams = join_all(others.iter().map(|mirror| mirror.stream(&blob.path))).await;
+    for stream in &mut streams {
+        stream.read_exactly(800_000).await;
+    }
+    replicas[0].1.freeze();
+    let begun = Instant::now();
+    again.reached().await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    let leading = leader(&scene, &blob.digest, 2, &replicas).await;
+    // Both have left the one that stands still, and the other one waits for this one.
+    let asked = |door: &Door| door.seen().iter().any(|question| question.contains(&blob.digest.to_string()));
+    while !asked(&replicas[leading].1) {
+        tokio::task::yield_now().await;
+    }
+    again.open();
+    let answers = join_all(streams.into_iter().map(Stream::finish)).await;
+    assert!(answers.iter().all(|answer| answer.complete && answer.body == blob.bytes[800_000..]));
+    let gets = scene.registry.requests().into_iter().filter(|request| Match::blob(&blob.digest).get().matches(request));
+    let ranges: Vec<_> = gets.map(|request| request.header("range").map(str::to_owned)).collect();
+    assert!(matches!(&ranges[..], [None, Some(_)]), "one of them asks for the rest: {ranges:?}");
+    gate.open();
+    first.finish().await;
+    scene.bucket.has(&key_of(&blob.digest)).await;
+    no_leases_left(&scene).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_waits_for_its_upstream_is_waited_for_by_the_others() {
+    let scene = Scene::set().await;
+    let replicas = replicas(&scene, 2).await;
+    let blob = blob(&scene, 9);
+    let gate = Gate::new();
+    scene.registry.rule(Rule::on(Match::blob(&blob.digest).get()).stall_after(1_000_000, &gate));
+    let first = replicas[0].0.stream(&blob.path).await;
+    leader(&scene, &blob.digest, 1, &replicas).await;
+    let second = replicas[1].0.stream(&blob.path).await;
+    // It asks whether the first lives, more than once.
+    while replicas[0].1.seen().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    for answer in join_all([first, second].map(Stream::finish)).await {
+        assert!(answer.complete && answer.body == blob.bytes);
+    }
+    assert_eq!(scene.registry.gets_of(&blob.digest), 1);
+}
+
+#[tokio::test]
+async fn a_fill_that_is_begun_right_after_a_start_is_shared_too() {
+    let scene = Scene::set().await;
+    scene.bucket.fault(&["PUT"], "/probe/", Fault::Slow(Duration::from_millis(300)));
+    let replicas = join_all((0..2).map(|_| scene.replica_with_door())).await;
+    let blob = blob(&scene, 10);
+    let answers = join_all(replicas.iter().map(|(mirror, _)| mirror.get(&blob.path))).await;
+    assert!(answers.iter().all(|answer| answer.complete && answer.body == blob.bytes));
+    assert_eq!(scene.registry.gets_of(&blob.digest), 1);
+}
+
 fn taken_over(metrics: &str) -> f64 {
     let line = metrics.lines().find(|line| line.starts_with("mirror_leases_taken_over_total "));
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("a number")
 }
 
 #[tokio::test]
-async fn a_lease_whose_replica_is_silent_is_waited_for_no_longer_than_one_is_patient_and_taken_when_it_is_void() {
+async fn a_replica_that_is_silent_is_waited_for_no_longer_than_one_is_patient_and_another_takes_the_next_lease() {
     let scene = Scene::set().await;
     let (mirror, _door) = scene.behind_a_door("cache.patience = \"300ms\"").await;
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -165,19 +234,13 @@ async fn a_lease_whose_replica_is_silent_is_waited_for_no_longer_than_one_is_pat
     };
     has_leases(&mirror).await;
     has_leases(&gone).await;
-    let gate = Gate::new();
-    let (first, second) = (blob(&scene, 3), blob(&scene, 4));
-    for blob in [&first, &second] {
-        scene.registry.rule(Rule::on(Match::blob(&blob.digest).get()).once().stall_after(1_000_000, &gate));
-        drop(gone.stream(&blob.path).await);
-        scene.bucket.has(&lease_of(&blob.digest, 1)).await;
-    }
-    assert!(mirror.get(&first.path).await.body == first.bytes, "fetched here, too");
-    assert!(scene.bucket.object(&lease_of(&first.digest, 2)).is_none());
-    scene.bucket.advance(Duration::from_secs(60));
-    assert!(mirror.get(&second.path).await.body == second.bytes);
-    let was_taken = |(method, key): &(String, String)| method == "PUT" && *key == lease_of(&second.digest, 2);
-    assert!(scene.bucket.requests().iter().any(was_taken), "void, and taken over");
+    let (gate, blob) = (Gate::new(), blob(&scene, 3));
+    scene.registry.rule(Rule::on(Match::blob(&blob.digest).get()).once().stall_after(1_000_000, &gate));
+    drop(gone.stream(&blob.path).await);
+    scene.bucket.has(&lease_of(&blob.digest, 1)).await;
+    assert!(mirror.get(&blob.path).await.body == blob.bytes);
+    let was_taken = |(method, key): &(String, String)| method == "PUT" && *key == lease_of(&blob.digest, 2);
+    assert!(scene.bucket.requests().iter().any(was_taken));
     gate.open();
     drop(gone_door);
 }

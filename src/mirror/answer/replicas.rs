@@ -10,14 +10,15 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::mirror::Mirror;
 use crate::mirror::answer::blobs::{BlobAnswer, Framing, filling};
-use crate::mirror::flight::progress::started;
+use crate::mirror::flight::progress::{Following, sendable, started};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::routes::Found;
 use crate::oci::{Digest, RangeHeader};
 use crate::outcome::Outcome;
 use crate::tier::Question;
 
-/// How long a replica waits for our upstream to answer before it is told to ask again, so that it sees that we live.
+/// How long a replica waits at most until there is something to send before it is told to ask again, so that it sees that
+/// we live.
 const TOLD_WITHIN: Duration = Duration::from_millis(500);
 /// So many get something at a time.
 pub(super) const AT_A_TIME: usize = 1024;
@@ -50,13 +51,14 @@ impl Mirror {
         let (location, blobs) = (found.location(), &self.0.answers.blobs);
         let key = (location.clone(), digest);
         let answer = if let Some(mut following) = self.all_fills().find_map(|fills| fills.flights.join(&key)) {
-            let is_ours = |following: &crate::mirror::flight::progress::Following| {
-                following.borrow().replica.as_ref().is_some_and(|replica| replica.is_ours())
-            };
+            let is_ours =
+                |following: &Following| following.borrow().replica.as_ref().is_some_and(|replica| replica.is_ours());
             if !is_ours(&following) {
                 return ToReplica::Absent;
             }
-            match tokio::time::timeout(TOLD_WITHIN, started(&mut following)).await {
+            let patience = blobs.stored.replicas().map_or(TOLD_WITHIN, |(_, replicas)| replicas.patience / 4);
+            let has_some = async { started(&mut following).await.map(drop).and(sendable(&mut following).await) };
+            match tokio::time::timeout(TOLD_WITHIN.min(patience), has_some).await {
                 Err(_) => return ToReplica::NotYet,
                 // Another one may have been faster with the lease.
                 Ok(_) if !is_ours(&following) => return ToReplica::Absent,

@@ -1,15 +1,18 @@
 //! A blob that another replica fetches: where a fill gets its bytes before it asks upstream, live, as they come there.
 //!
-//! The lease of the blob says which one that is; without one this replica takes it. When that replica stops, the bucket
-//! may have the blob by then; else the next lease is taken, or read from who took it. Truth: whatever goes wrong here,
-//! the fill asks upstream itself; and no replica gives what it reads from another, so that none waits for itself.
+//! The lease of the blob says which one that is; without one this replica takes it. When that replica stops or stands
+//! still, the bucket may have the blob by then; else the next lease is taken, or read from who took it. Truth: whatever
+//! goes wrong here, the fill asks upstream itself; and no replica gives what it reads from another, so that none waits
+//! for itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
+use futures_util::stream::{self, BoxStream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -17,8 +20,8 @@ use crate::metadata::Location;
 use crate::metrics::Metrics;
 use crate::mirror::flight::shared::InBucket;
 use crate::oci::{Digest, Span};
-use crate::tier::{Found, Leases, Question, Theirs, Waited};
-use crate::upstream::{Contact, UpstreamBlob, UpstreamError};
+use crate::tier::{Found, Leases, Question, Waited};
+use crate::upstream::{Contact, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// So many leases of one blob are looked at: beyond, somebody writes them who is no replica.
 const MOST_LOOKS: u32 = 16;
@@ -70,11 +73,16 @@ enum Stand {
     Open(u32),
     /// From who has the lease of this epoch.
     Theirs(u32, String),
+    /// From who has the lease of the next: who has this one says nothing any more.
+    Silent(u32),
     /// From the bucket, after all.
     Bucket(Arc<InBucket>),
     /// From upstream: others may read it from here.
     Ours,
 }
+
+/// What comes from one.
+type Body = BoxStream<'static, Result<Bytes, UpstreamError>>;
 
 /// What a replica said.
 enum Said {
@@ -146,21 +154,17 @@ impl AtReplica {
             Stand::Open(epoch) => (epoch, leases.take(&self.digest, epoch, &self.waited).await),
             // It may give although it is not known any more whose the lease is.
             Stand::Theirs(epoch, replica) => match leases.look(&self.digest, epoch, &self.waited).await {
-                Found::Unknown => (epoch, Found::Theirs(Theirs { replica, is_void: false })),
+                Found::Unknown => (epoch, Found::Theirs(replica)),
                 found => (epoch, found),
             },
+            Stand::Silent(epoch) => (epoch, Found::Nobodys),
         };
         for _ in 0..MOST_LOOKS {
             match found {
-                Found::Theirs(Theirs { replica, is_void }) => {
+                Found::Theirs(replica) => {
                     self.stands(Stand::Theirs(epoch, replica.clone()));
-                    match self.ask(&replica, span).await {
-                        Said::Gave(blob) => return Some(self.counted(blob)),
-                        Said::Nothing if !is_void => {
-                            tracing::info!(blob = ?self, replica, "a replica says nothing; it is fetched here, too");
-                            break;
-                        }
-                        _ => {}
+                    if let Said::Gave(blob) = self.ask(&replica, span, self.replicas.patience).await {
+                        return Some(self.counted(self.while_it_lives(blob, span, epoch, replica)));
                     }
                 }
                 Found::Nobodys => {}
@@ -191,9 +195,51 @@ impl AtReplica {
         blob.map(|blob| self.counted(blob))
     }
 
-    /// Asks until it answers with more than that it waits for upstream itself.
-    async fn ask(&self, replica: &str, span: Span) -> Said {
-        let Replicas { leases, ask, patience, metrics, .. } = &self.replicas;
+    /// What a replica gives. Where nothing comes for half as long as one is patient it is asked for the rest, whether it
+    /// lives: it may wait itself.
+    fn while_it_lives(self: &Arc<Self>, blob: UpstreamBlob, span: Span, epoch: u32, replica: String) -> UpstreamBlob {
+        // Of what has no size yet a part is given when it has one.
+        if blob.size.is_none() {
+            return blob;
+        }
+        let (silence, rest) = (self.replicas.patience / 2, Span { start: blob.offset, ..span });
+        let next = move |(at, mut body, mut rest): (Arc<AtReplica>, Body, Span)| {
+            let replica = replica.clone();
+            async move {
+                loop {
+                    if let Ok(next) = tokio::time::timeout(silence, body.next()).await {
+                        let Some(bytes) = next.transpose()? else { return Ok(None) };
+                        rest.start += bytes.len() as u64;
+                        return Ok(Some((bytes, (at, body, rest))));
+                    }
+                    match at.ask(&replica, rest, silence).await {
+                        Said::Gave(blob) if blob.offset == rest.start => body = blob.body,
+                        said => {
+                            at.has_stopped(epoch, &said);
+                            let message = format!("a replica stands still: {replica}");
+                            return Err(
+                                UpstreamError::new(UpstreamErrorClass::Unavailable, message).after(Contact::Silent)
+                            );
+                        }
+                    }
+                }
+            }
+        };
+        let body = stream::try_unfold((Arc::clone(self), blob.body, rest), next).boxed();
+        UpstreamBlob { body, ..blob }
+    }
+
+    /// Who has the lease of this epoch gives nothing any more; if he says so, he is asked once more what he has.
+    fn has_stopped(&self, epoch: u32, said: &Said) {
+        let mut stand = self.stand.lock();
+        if matches!((&*stand, said), (Stand::Theirs(of, _), Said::Nothing) if *of == epoch) {
+            *stand = Stand::Silent(epoch);
+        }
+    }
+
+    /// Asks until it answers with more than that it waits for upstream itself, or says nothing for so long.
+    async fn ask(&self, replica: &str, span: Span, patience: Duration) -> Said {
+        let Replicas { leases, ask, metrics, .. } = &self.replicas;
         let Location { upstream, repository } = &self.location;
         let path = format!("/{upstream}/v2/{repository}/blobs/{}", self.digest);
         let question = Question { method: "GET", upstream: upstream.as_str(), as_nobody: self.as_nobody, path: &path };
@@ -202,7 +248,7 @@ impl AtReplica {
         loop {
             let Some(proof) = leases.prove(&question, replica) else { return Said::Nothing };
             let asked = ask(format!("{replica}{path}"), proof, span);
-            let said = match tokio::time::timeout(*patience, asked).await {
+            let said = match tokio::time::timeout(patience, asked).await {
                 Err(_) => Said::Nothing,
                 Ok(Ok(blob)) => Said::Gave(blob),
                 Ok(Err(error)) => {
@@ -220,6 +266,9 @@ impl AtReplica {
                 }
             };
             metrics.replica_asked(said.word());
+            if matches!(said, Said::Nothing) {
+                tracing::info!(blob = ?self, replica, "a replica says nothing; another one fetches what is missing");
+            }
             return said;
         }
     }

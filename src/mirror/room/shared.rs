@@ -396,8 +396,13 @@ impl Shared {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use std::collections::HashSet;
+
     use crate::clock::ManualClock;
+    use crate::metadata::Proof;
     use crate::metadata::memory::MemoryMetadata;
+    use crate::mirror::room::records::Records;
+    use crate::mirror::room::stored::{Standing, Stored};
     use crate::oci::Algorithm;
     use crate::tier::settings::Settings;
 
@@ -409,6 +414,27 @@ pub(super) mod tests {
         let denials = Arc::new(Denials::new(Arc::clone(&metadata), Arc::clone(&clock)));
         let behind = Behind { bucket, owed, patience: settings.patience, is_bounded: true, replicas: None };
         Arc::new(Shared::new(behind, metadata, denials, clock, TaskTracker::new()))
+    }
+
+    #[tokio::test]
+    async fn what_was_not_in_the_bucket_a_moment_ago_is_looked_for_once_we_have_had_it() {
+        let store = tempfile::tempdir().expect("a folder");
+        let (shared, metrics) = (shared(store.path()), Arc::new(crate::metrics::Metrics::new([])));
+        let blobs = Arc::new(crate::blob_store::memory::MemoryBlobStore::new());
+        let records = Records::new(Arc::clone(&shared.metadata), Arc::clone(&shared.clock), TaskTracker::new());
+        let standing = Standing { public: HashSet::new(), of_callers: HashSet::new() };
+        let stored = Stored::new(blobs, records, metrics, standing, false).with(&shared);
+        let location =
+            Location { upstream: "docker.io".parse().expect("a name"), repository: "app".parse().expect("a name") };
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        assert!(stored.recall(&location, &digest, &Waited::default()).await.is_none());
+        stored.add_blob_member(&location, digest, 1, Proof::Bytes).await;
+        let member = shared.metadata.member(&location, &digest).expect("known").expect("it was added");
+        // It goes up, and leaves this disk.
+        let name = names::member(&location, &digest);
+        shared.bucket.write(&name, serde_json::to_vec(&member).expect("JSON").into()).await.expect("written");
+        shared.metadata.remove_member(&location, &digest).expect("removed");
+        assert!(stored.recall(&location, &digest, &Waited::default()).await.is_some());
     }
 
     #[tokio::test]

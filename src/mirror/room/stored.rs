@@ -85,6 +85,11 @@ impl Stored {
         Stored { shared, ..self }
     }
 
+    #[cfg(test)]
+    pub(super) fn with(self, shared: &Arc<Shared>) -> Stored {
+        Stored { shared: Some(Arc::clone(shared)), ..self }
+    }
+
     /// The bucket, where there is one.
     pub(crate) fn shared(&self) -> Option<&Arc<Shared>> {
         self.shared.as_ref()
@@ -111,12 +116,13 @@ impl Stored {
 
     /// The blob at whichever replica fetches it, where they tell each other. `None` also for what is to be proven by
     /// upstream's own answer to us.
-    pub(crate) fn at_replica(
+    pub(crate) async fn at_replica(
         self: &Arc<Stored>,
         location: &Location,
         digest: &Digest,
         waited: &Waited,
     ) -> Option<Arc<AtReplica>> {
+        self.shared.as_ref()?.replicas.as_ref()?.leases.known(waited).await;
         let (_, replicas) = self.replicas()?;
         let is_doubted = |member: &Membership| member.proof == Proof::Unknown || !self.is_given(location, member);
         if self.denials.holds(location) || self.member(location, digest).as_ref().is_some_and(is_doubted) {
