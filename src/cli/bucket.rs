@@ -93,8 +93,13 @@ fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    let Carried { done, total, failed, left_out, ended, trouble } = &last;
+    let Carried { done, total, failed, left_out, problems, ended, trouble } = &last;
     if !json {
+        problems.iter().for_each(|problem| insist(&format!("not carried: {}: {}", problem.key, problem.reason)));
+        let more = (failed + left_out).saturating_sub(problems.len() as u64);
+        if !problems.is_empty() && more > 0 {
+            insist(&format!("and {more} more"));
+        }
         let more = [(*failed, "not carried"), (*left_out, "left where they are")];
         let more = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!(", {count} {what}"));
         print(&format!("{done} of {}{}", counted(*total, "object"), more.collect::<String>()))?;

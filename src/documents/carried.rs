@@ -12,14 +12,30 @@ pub struct Carried {
     pub done: u64,
     /// All of them, as far as is known.
     pub total: u64,
-    /// Those that could not be carried: the log says why.
+    /// Those that could not be carried.
     pub failed: u64,
     /// Those that the store has no room for, or of an upstream that is not configured.
     pub left_out: u64,
+    /// Why, of the first ten of both.
+    pub problems: Vec<NotCarried>,
     /// Whether this is the end.
     pub ended: bool,
     /// Why it ended before all was done.
     pub trouble: Option<String>,
+}
+
+/// Something that was not carried.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NotCarried {
+    /// Its name in the bucket, behind the prefix.
+    pub key: String,
+    /// Why it is where it was.
+    pub reason: String,
+}
+
+impl Carried {
+    /// Of so many it is said why.
+    pub const MOST_PROBLEMS: usize = 10;
 }
 
 impl Document for Carried {

@@ -202,6 +202,7 @@ async fn a_store_goes_up_whole_and_comes_down_again_with_a_daemon_and_without() 
     let again = run(&scene, &["store", "push"], &lines(settings.store())).await;
     assert_eq!((again.status.code(), puts()), (Some(0), before), "{again:?}");
 
+    let elsewhere = lines(&scene.folder.path().join("in part"));
     let lines = lines(&scene.folder.path().join("down"));
     // However busy the machine is that tests, the bucket is not away.
     let replica = scene.settings().config("cache.patience = \"60s\"").start().await;
@@ -211,6 +212,24 @@ async fn a_store_goes_up_whole_and_comes_down_again_with_a_daemon_and_without() 
     assert_eq!((pulled.status.code(), &end["done"]), (Some(0), &end["total"]), "{pulled:?}");
     let again = run(&scene, &["store", "pull"], &lines).await;
     assert_eq!((again.status.code(), &last(&again)), (Some(0), &end));
+    let (broken, config) = (key_of(&image.layers[0].digest), key_of(&image.config.digest));
+    let good = [&broken, &config].map(|key| scene.bucket.object(key).unwrap());
+    scene.bucket.put(&broken, vec![0; good[0].len()]);
+    scene.bucket.fault(&[], &config, Fault::Status(403));
+    let in_part = run(&scene, &["store", "pull"], &elsewhere).await;
+    let end = last(&in_part);
+    assert_eq!((in_part.status.code(), &end["failed"]), (Some(3), &2.into()), "{in_part:?}");
+    let mut problems: Vec<_> = end["problems"].as_array().unwrap().iter().map(|it| it["key"].to_string()).collect();
+    problems.sort_unstable();
+    let mut wrong = [&image.layers[0].digest, &image.config.digest].map(|digest| {
+        let link = crate::link_of("library/app", digest);
+        format!("{:?}", link.strip_prefix("mirror/").unwrap())
+    });
+    wrong.sort_unstable();
+    assert_eq!(problems, wrong);
+    assert!(end.to_string().contains("Forbidden") || end.to_string().contains("403"), "{end}");
+    scene.bucket.heal();
+    scene.bucket.put(&broken, good[0].clone());
     let answer = client::post(replica.socket(), "/api/v1/store/pull", &[("X-Registry-Mirror", "1")], "").await;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
     let told: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
