@@ -125,7 +125,7 @@ enum Command {
     Pull(pull::Args),
     /// Say whether images can be pulled with no network
     Ready(ready::Args),
-    /// List the images that are stored
+    /// List the images that are stored on this disk
     Images(images::Args),
     /// Look at one image closely
     Inspect(inspect::Args),
