@@ -12,6 +12,7 @@ mod door;
 mod leases;
 mod lists;
 mod names;
+mod private;
 mod redirects;
 mod trouble;
 

@@ -392,12 +392,21 @@ fn get(state: &State, key: &str, range: Option<&String>) -> Answer {
 fn list(state: &State, prefix: &str) -> Answer {
     let found = state.objects.iter().filter(|(key, _)| key.starts_with(prefix));
     let contents: String = found
-        .map(|(key, (bytes, tag, _))| {
-            let size = bytes.len();
+        .map(|(key, (bytes, tag, written))| {
+            let (size, written) = (bytes.len(), in_iso(*written));
             format!(
-                "<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>2026-11-29T00:00:00.000Z</LastModified><ETag>{tag}</ETag></Contents>"
+                "<Contents><Key>{key}</Key><Size>{size}</Size><LastModified>{written}</LastModified><ETag>{tag}</ETag></Contents>"
             )
         })
         .collect();
     Answer::xml("ListBucketResult", &contents)
+}
+
+/// A moment as lists have it.
+fn in_iso(moment: SystemTime) -> String {
+    let text = httpdate::fmt_http_date(moment);
+    let [_, day, month, year, time, _] = text.split(' ').collect::<Vec<_>>()[..] else { return text };
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|name| *name == month).map_or(1, |place| place + 1);
+    format!("{year}-{month:02}-{day}T{time}.000Z")
 }
