@@ -341,8 +341,9 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Every tag, once for each set of accepted types, in no particular order. For housekeeping, never for a request.
     fn tags(&self) -> Result<Vec<(TagKey, TagRecord)>, MetadataError>;
 
-    /// Every membership, in no particular order. For housekeeping, never for a request.
-    fn members(&self) -> Result<Vec<(Location, Descriptor)>, MetadataError>;
+    /// Every membership, or every one of a repository, in no particular order. All of them are for housekeeping, never
+    /// for a request.
+    fn members(&self, of: Option<&Location>) -> Result<Vec<(Location, Descriptor)>, MetadataError>;
 
     /// Notes when blobs were last used, each counted as one more use. Unknown blobs are left out silently; a lost note is harmless.
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<(), MetadataError>;

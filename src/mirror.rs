@@ -239,6 +239,7 @@ impl Mirror {
             room: room.clone(),
             negatives: Arc::new(Negatives::new(negative_ttl, clock.clone(), terms.of_callers)),
             sizes: Sizes::default(),
+            reading: Flights::new(),
             finish_unread: terms.finish_unread,
             metrics: metrics.clone(),
             tasks: tasks.clone(),
@@ -363,7 +364,6 @@ impl Mirror {
         let Wings { fills, answers, room, routes, .. } = &*self.0;
         let own = [
             ("flights_of_blobs", self.fills() as u64),
-            ("sizes_of_blobs", self.0.fills.sizes.len()),
             ("left_over", fills.ingests.left_over_files()),
             ("lanes", fills.bounds.lanes()),
             ("manifests_being_written", fills.writing.len()),
@@ -371,7 +371,8 @@ impl Mirror {
             ("held", room.holds.len()),
         ];
         let mut tables: BTreeMap<&'static str, u64> = BTreeMap::new();
-        let parts = own.into_iter().chain(fills.stored.tables()).chain(answers.tables()).chain(routes.tables());
+        let own = own.into_iter().chain(fills.sizes.tables());
+        let parts = own.chain(fills.stored.tables()).chain(answers.tables()).chain(routes.tables());
         parts.for_each(|(table, entries)| *tables.entry(table).or_default() += entries);
         tables.into_iter().collect()
     }

@@ -279,7 +279,7 @@ impl Planner<'_> {
 
     /// Adds signatures and the like, and what in turn refers to them.
     fn add_referrers(&mut self, locations: &BTreeSet<Location>) -> Result<(), ExportError> {
-        let members = self.stores.metadata.members()?;
+        let members = self.stores.metadata.members(None)?;
         let here = |(at, member): &(Location, Descriptor)| locations.contains(at) && is_manifest(&member.media_type);
         let mut referrers: Vec<(Location, Descriptor, Digest)> = Vec::new();
         for (location, member) in members.into_iter().filter(here) {

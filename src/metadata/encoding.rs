@@ -16,8 +16,13 @@ pub(super) fn tag_key(key: &TagKey) -> Vec<u8> {
     format!("{}{}", tag_prefix(&key.location, &key.tag), key.accept).into_bytes()
 }
 
+/// What the keys of the memberships of a repository begin with.
+pub(super) fn member_prefix(location: &Location) -> String {
+    format!("{}\0{}\0", location.upstream, location.repository)
+}
+
 pub(super) fn member_key(location: &Location, digest: &Digest) -> Vec<u8> {
-    format!("{}\0{}\0{digest}", location.upstream, location.repository).into_bytes()
+    format!("{}{digest}", member_prefix(location)).into_bytes()
 }
 
 /// That a repository has content, found by the content.

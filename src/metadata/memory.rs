@@ -225,9 +225,9 @@ impl MetadataStore for MemoryMetadata {
         Ok(self.tables.lock().tags.iter().map(|(key, record)| (key.clone(), record.clone())).collect())
     }
 
-    fn members(&self) -> Result<Vec<(Location, Descriptor)>, MetadataError> {
+    fn members(&self, of: Option<&Location>) -> Result<Vec<(Location, Descriptor)>, MetadataError> {
         let tables = self.tables.lock();
-        let members = tables.members.iter();
+        let members = tables.members.iter().filter(|((at, _), _)| of.is_none_or(|of| of == at));
         Ok(members.map(|((location, _), member)| (location.clone(), member.descriptor.clone())).collect())
     }
 

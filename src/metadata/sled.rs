@@ -22,7 +22,7 @@ use sled::{IVec, Tree};
 pub use index::IndexState;
 
 use super::encoding::{
-    decode_member_location, decode_tag_key, encode_digest, holder_key, member_key, tag_key, tag_prefix,
+    decode_member_location, decode_tag_key, encode_digest, holder_key, member_key, member_prefix, tag_key, tag_prefix,
 };
 use super::files::{Files, Key};
 use super::{
@@ -135,10 +135,11 @@ impl SledMetadata {
         serde_json::from_slice(&value).ok()
     }
 
-    /// Every record of a tree, if the index may be believed.
+    /// Every record of a tree whose key begins so, if the index may be believed.
     fn all_indexed<K, V: serde::de::DeserializeOwned>(
         &self,
         doing: &'static str,
+        prefix: &str,
         decode: impl Fn(&[u8]) -> Option<K>,
         tree: impl Fn(&Index) -> &Tree,
     ) -> Option<Vec<(K, V)>> {
@@ -146,7 +147,9 @@ impl SledMetadata {
             return None;
         }
         let decode = |(key, value): (IVec, IVec)| decode(&key).zip(serde_json::from_slice(&value).ok());
-        self.fenced(doing, |index| tree(index).iter().filter_map(|entry| entry.map(decode).transpose()).collect())
+        self.fenced(doing, |index| {
+            tree(index).scan_prefix(prefix).filter_map(|entry| entry.map(decode).transpose()).collect()
+        })
     }
 
     /// [`Index::call`] on the index, if there is one.
@@ -378,7 +381,7 @@ impl MetadataStore for SledMetadata {
     }
 
     fn tags(&self) -> Result<Vec<(TagKey, TagRecord)>, MetadataError> {
-        if let Some(tags) = self.all_indexed("listing tags", decode_tag_key, |index| &index.tags) {
+        if let Some(tags) = self.all_indexed("listing tags", "", decode_tag_key, |index| &index.tags) {
             return Ok(tags);
         }
         let mut tags = Vec::new();
@@ -392,18 +395,23 @@ impl MetadataStore for SledMetadata {
         Ok(tags)
     }
 
-    fn members(&self) -> Result<Vec<(Location, Descriptor)>, MetadataError> {
-        if let Some(members) = self.all_indexed("listing memberships", decode_member_location, |index| &index.members) {
+    fn members(&self, of: Option<&Location>) -> Result<Vec<(Location, Descriptor)>, MetadataError> {
+        let (doing, prefix) = ("listing memberships", of.map_or_else(String::new, member_prefix));
+        if let Some(members) = self.all_indexed(doing, &prefix, decode_member_location, |index| &index.members) {
             return Ok(members);
         }
         let mut members = Vec::new();
-        self.files.for_each_key(&mut |key| {
+        let mut visit = |key| {
             if let Key::Member(location, digest) = key
                 && let Ok(Some(member)) = self.files.member(&location, &digest)
             {
                 members.push((location, member.descriptor));
             }
-        });
+        };
+        match of {
+            Some(location) => self.files.for_each_member(location, &mut visit),
+            None => self.files.for_each_key(&mut visit),
+        }
         Ok(members)
     }
 

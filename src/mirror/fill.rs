@@ -13,6 +13,7 @@ mod end;
 mod manifests;
 mod passing;
 mod pieces;
+mod told;
 mod writer;
 
 use std::sync::Arc;
@@ -25,13 +26,13 @@ use tokio_util::task::TaskTracker;
 use crate::blob_store::ingest::{Ingest, IngestDir, Resumed};
 use crate::blob_store::{Content, Source, StoreError};
 use crate::clients::ClientId;
-use crate::metadata::Proof;
+use crate::metadata::{Location, Proof};
 use crate::metrics::{FillResult, Metrics};
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::bounds::{BUFFER, Bounds};
-use crate::mirror::flight::flights::{Departure, Flights, Seat};
+use crate::mirror::flight::flights::{Departure, Flights, Seat, Shareable};
 use crate::mirror::flight::places::Place;
-use crate::mirror::flight::progress::{Following, Phase, Progress};
+use crate::mirror::flight::progress::{Doubt, Following, Phase, Progress};
 use crate::mirror::flight::transfer::{BlobSource, Transfer};
 use crate::mirror::flight::unread::{self, FinishUnread};
 use crate::mirror::flight::writing::Writing;
@@ -69,6 +70,7 @@ pub(crate) struct Fills {
     pub(super) room: Arc<RoomKeeper>,
     pub(super) negatives: Arc<Negatives>,
     pub(super) sizes: Sizes,
+    pub(super) reading: Flights<Location, Shareable<()>>,
     pub(super) finish_unread: FinishUnread,
     pub(super) metrics: Arc<Metrics>,
     pub(super) tasks: TaskTracker,
@@ -94,10 +96,8 @@ impl Fills {
     /// Joins the fill of a blob, or starts it.
     pub(crate) fn fly(self: &Arc<Fills>, source: BlobSource, right: Right) -> (Following, Outcome) {
         let mut opened = None;
-        let key = (source.location.clone(), source.digest);
-        let told = self.sizes.of(&key);
-        let seat = self.flights.seat(key, || {
-            let (progress, following) = watch::channel(Progress::starting().told(told));
+        let seat = self.flights.seat((source.location.clone(), source.digest), || {
+            let (progress, following) = watch::channel(Progress::starting());
             opened = Some(progress);
             following
         });
@@ -136,10 +136,12 @@ impl Fill {
     async fn run(mut self, departure: Departure<BlobKey, Following>, mut place: Option<Place>) {
         self.fills.metrics.fill_started();
         let BlobSource { location, digest, waited, .. } = &self.source;
+        let early = self.fills.early_of(location, *digest).await;
         let shared = self.fills.stored.blob_in_bucket(location, digest, waited).await;
         let replica = self.fills.stored.at_replica(location, digest, waited).await;
         (self.source.shared, self.source.replica) = (shared, replica);
         self.progress.send_modify(|progress| {
+            progress.early.clone_from(&early);
             progress.shared.clone_from(&self.source.shared);
             progress.replica.clone_from(&self.source.replica);
         });
@@ -165,6 +167,9 @@ impl Fill {
                 break fetched;
             }
         };
+        if let Some(early) = early.filter(|_| matches!(self.progress.borrow().phase, Phase::Verified)) {
+            early.renew();
+        }
         let result = self.end(fetched, &departure).await;
         self.fills.metrics.fill_ended(result);
         // The lease of what is stored ends when it is in the bucket.
@@ -184,10 +189,7 @@ impl Fill {
         let another = self.source.fell_short();
         self.fills.sizes.was_wrong((self.source.location.clone(), self.source.digest));
         let mut anew = false;
-        self.progress.send_modify(|progress| {
-            anew = progress.begin_anew(another);
-            progress.told = Some(None);
-        });
+        self.progress.send_modify(|progress| anew = progress.begin_anew(another));
         if anew { End::Doubted(error) } else { End::Failed(error) }
     }
 
@@ -265,8 +267,11 @@ impl Fill {
             self.progress.send_modify(|progress| {
                 progress.total = transfer.size();
                 progress.written = ingest.written();
-                (progress.doubtful, progress.unlikely) = (ingest.is_doubtful(), false);
-                progress.has_another = transfer.has_another();
+                progress.doubt = match (ingest.is_doubtful(), transfer.has_another()) {
+                    (true, _) => Doubt::LeftOver,
+                    (false, true) => Doubt::Another,
+                    (false, false) => Doubt::None,
+                };
                 (progress.file, progress.passed) = (Some(ingest.file()), None);
                 progress.phase = Phase::Streaming;
             });

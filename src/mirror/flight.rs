@@ -5,6 +5,7 @@
 
 pub mod bodies;
 pub mod bounds;
+pub mod early;
 pub mod flights;
 pub mod places;
 pub mod progress;

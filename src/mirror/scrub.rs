@@ -120,7 +120,7 @@ async fn pause(start: Instant, bytes: u64, rate: u64) {
 /// All that repositories have or need, by where it is to be had: what was proven, tags point at, and manifests lead to. An
 /// image needs its parts also after upstream said that it has one of them no longer.
 fn needed(graph: &Graph) -> Result<BTreeMap<Digest, HashMap<Location, Descriptor>>, MetadataError> {
-    let (members, tags) = (graph.metadata().members()?, graph.metadata().tags()?);
+    let (members, tags) = (graph.metadata().members(None)?, graph.metadata().tags()?);
     let mut needed = BTreeMap::<Digest, HashMap<Location, Descriptor>>::new();
     let mut need = |location: &Location, part: Descriptor| {
         needed.entry(part.digest).or_default().entry(location.clone()).or_insert(part);
@@ -235,7 +235,7 @@ impl Scrub {
 
     /// The repositories that are known to have it.
     async fn holders(&self, digest: Digest) -> HashMap<Location, Descriptor> {
-        let members = self.stored.records.with(|metadata| metadata.members()).await.unwrap_or_default();
+        let members = self.stored.records.with(|metadata| metadata.members(None)).await.unwrap_or_default();
         members.into_iter().filter(|(_, descriptor)| descriptor.digest == digest).collect()
     }
 

@@ -477,7 +477,11 @@ fn every_tag_and_every_member_is_listed_once(store: &dyn MetadataStore) {
     let mut expected = [(all, record("c", 5)), (none, record("b", 5)), (latest(), record("c", 5))];
     expected.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
     assert_eq!(tags, expected);
-    let members = store.members().expect("lists");
+    let elsewhere = at("docker.io", "library/redis2");
+    store.put_member(&elsewhere, &proven(descriptor("d"))).expect("writes");
+    assert_eq!(store.members(None).expect("lists").len(), 4);
+    assert_eq!(store.members(Some(&elsewhere)).expect("lists"), [(elsewhere, descriptor("d"))]);
+    let members = store.members(Some(&redis())).expect("lists");
     assert_eq!(members.len(), 3);
     for content in ["a", "b", "c"] {
         assert!(members.contains(&(redis(), descriptor(content))), "{content}");

@@ -15,7 +15,7 @@ async fn registry_with_blob() -> (Registry, Digest, bytes::Bytes, String) {
 async fn registry_with_blob_of(size: usize) -> (Registry, Digest, bytes::Bytes, String) {
     let registry = Registry::start().await;
     let bytes = noise(11, size);
-    let digest = registry.add_blob("library/app", bytes.clone());
+    let digest = registry.add_layer("library/app", "1", bytes.clone());
     let path = format!("/v2/library/app/blobs/{digest}");
     (registry, digest, bytes, path)
 }
@@ -130,6 +130,7 @@ async fn a_range_of_a_filling_blob_joins_the_fill() {
     let gate = Gate::new();
     registry.rule(Rule::on(Match::blob(&digest).get()).stall_after(500_000, &gate));
     let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
     let whole = mirror.stream(&path).await;
     let part = mirror.get_with(&path, &[("Range", "bytes=100000-199999")]).await;
     assert_eq!((part.status, &part.body), (206, &bytes.slice(100_000..200_000)), "while the gate is closed");
@@ -148,7 +149,7 @@ async fn concurrent_tag_lookups_share_one_request() {
     let image = registry.add_image("library/app", "1", &[noise(12, 1000)]);
     let gate = Gate::new();
     registry.rule(Rule::on(Match::manifest("library/app", "1").head()).stall_before_headers(&gate));
-    let mirror = TestMirror::of(&registry).await;
+    let mirror = TestMirror::that_heard(&registry).await;
     let pulls = (0..20).map(|_| mirror.get("/v2/library/app/manifests/1"));
     let release = async {
         gate.reached().await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use scripted_registry::{Algorithm, Digest, Match, Registry, Rule, noise};
+use scripted_registry::{Algorithm, Digest, Gate, Match, Recorded, Registry, Rule, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -185,12 +185,17 @@ async fn a_blob_without_end_ends_with_its_readers_and_takes_no_more_than_the_sto
     assert!(unfinished.map(|file| file.unwrap().len()).sum::<u64>() <= MOST);
 }
 
+/// A part of a blob, where it is given complete.
+async fn part(mirror: &TestMirror, blob: &Digest, range: &str) -> Option<bytes::Bytes> {
+    let answer = mirror.get_with(&path(blob), &[("Range", &format!("bytes={range}"))]).await;
+    ((200..300).contains(&answer.status) && answer.complete).then_some(answer.body)
+}
+
 #[tokio::test]
 async fn no_part_is_given_early_of_a_blob_of_another_size_than_its_manifest_says() {
     for restarted in [false, true] {
         let registry = Registry::start().await;
-        let image = registry.add_image("library/app", "1", &[noise(61, 1000)]);
-        let layer = image.layers[0].digest;
+        let layer = registry.add_layer("library/app", "1", noise(61, 1000));
         registry.rule(Rule::on(Match::blob(&layer).get()).answer(
             200,
             "application/octet-stream",
@@ -199,11 +204,8 @@ async fn no_part_is_given_early_of_a_blob_of_another_size_than_its_manifest_says
         let mut mirror = TestMirror::of(&registry).await;
         for round in 0..2 {
             assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
-            for range in ["bytes=0-999", "bytes=0-9", "bytes=0-9,100-199"] {
-                let path = format!("/v2/library/app/blobs/{layer}");
-                let answer = mirror.get_with(&path, &[("Range", range)]).await;
-                let given = (200..300).contains(&answer.status) && answer.complete;
-                assert!(!given, "{range}, round {round}: {} {:?}", answer.status, answer.body.len());
+            for range in ["0-999", "0-9", "0-9,100-199"] {
+                assert_eq!(part(&mirror, &layer, range).await, None, "{range}, round {round}");
             }
             mirror.settled().await;
             if restarted {
@@ -214,16 +216,63 @@ async fn no_part_is_given_early_of_a_blob_of_another_size_than_its_manifest_says
 }
 
 #[tokio::test]
+async fn no_part_is_given_early_on_the_word_of_who_sends_the_blob() {
+    // Whether it has that size or not: nobody else says so.
+    for size in [1000, 5_000_000] {
+        let registry = Registry::start().await;
+        registry.add_image("library/app", "1", &[noise(63, 1000)]);
+        let blob = registry.add_blob("library/app", noise(64, size));
+        registry.rule(Rule::on(Match::blob(&blob)).answer(200, "application/octet-stream", vec![b'Z'; 5_000_000]));
+        let mirror = TestMirror::of(&registry).await;
+        assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+        for range in ["0-999", "0-9", "0-9,100-199", "4000000-4000999"] {
+            mirror.head(&path(&blob)).await;
+            assert_eq!(part(&mirror, &blob, range).await, None, "{range} of {size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_part_is_given_early_where_a_manifest_that_was_stored_before_the_restart_says_the_size() {
+    let (registry, gate) = (Registry::start().await, Gate::new());
+    let bytes = noise(65, 5_000_000);
+    let layer = registry.add_layer("library/app", "1", bytes.clone());
+    let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+    mirror.settled().await;
+    let mirror = mirror.restart().await;
+    registry.rule(Rule::on(Match::blob(&layer).get().without_header("range")).stall_after(200_000, &gate));
+    let answer = mirror.get_with(&path(&layer), &[("Range", "bytes=4000000-4000999")]).await;
+    assert!(answer.complete && answer.body == bytes.slice(4_000_000..4_001_000), "{}", answer.status);
+    let told = answer.header("cache-status").is_some_and(|status| status.contains("detail=relayed"));
+    assert!(told, "ahead of the fill");
+    gate.open();
+}
+
+#[tokio::test]
+async fn what_is_given_early_of_a_blob_is_no_more_for_being_begun_again() {
+    let registry = Registry::start().await;
+    let bytes = noise(66, 5_000_000);
+    let layer = registry.add_layer("library/app", "1", bytes.clone());
+    let is_part = |request: &Recorded| request.header("range").is_some_and(|range| !range.ends_with('-'));
+    registry.rule(Rule::on(Match::blob(&layer).get().and(Match::when(move |request| !is_part(request)))).refuse(500));
+    let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+    assert_eq!(part(&mirror, &layer, "3000000-3999999").await, Some(bytes.slice(3_000_000..4_000_000)));
+    mirror.settled().await;
+    assert_eq!(part(&mirror, &layer, "3000000-3999999").await, None);
+}
+
+#[tokio::test]
 async fn no_part_is_given_early_of_a_blob_that_was_something_else_a_moment_ago() {
     let registry = Registry::start().await;
-    let blob = registry.add_blob("library/app", noise(62, 5_000_000));
+    let blob = registry.add_layer("library/app", "1", noise(62, 5_000_000));
     registry.rule(Rule::on(Match::blob(&blob).get()).flip_bit_at(4_999_999).flip_bit_at(5));
     let mirror = TestMirror::of(&registry).await;
-    let path = format!("/v2/library/app/blobs/{blob}");
-    assert!(!mirror.get(&path).await.complete, "it is found out");
-    for range in ["bytes=0-9", "bytes=2000000-2000099"] {
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+    assert!(!mirror.get(&path(&blob)).await.complete, "it is found out");
+    for range in ["0-9", "2000000-2000099"] {
         mirror.settled().await;
-        let answer = mirror.get_with(&path, &[("Range", range)]).await;
-        assert!(!(answer.status == 206 && answer.complete), "{range}");
+        assert_eq!(part(&mirror, &blob, range).await, None, "{range}");
     }
 }

@@ -202,12 +202,13 @@ async fn several_ranges_ahead_of_a_fill_come_at_once_and_prove_nothing_about_the
     for flip in [false, true] {
         let registry = Registry::start().await;
         let bytes = noise(5, 5_000_000);
-        let digest = registry.add_blob("library/app", bytes.clone());
+        let digest = registry.add_layer("library/app", "1", bytes.clone());
         let path = format!("/v2/library/app/blobs/{digest}");
         let gate = Gate::new();
         let rule = Rule::on(Match::blob(&digest).get().without_header("range")).stall_after(200_000, &gate);
         registry.rule(if flip { rule.flip_last_byte() } else { rule });
         let mirror = TestMirror::of(&registry).await;
+        assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
         let mut first = mirror.stream(&path).await;
         first.read_exactly(1000).await;
         let parts = mirror.get_with(&path, &[("Range", "bytes=0-9,1000-1999,300000-300999")]).await;

@@ -122,10 +122,11 @@ async fn containers_image_pings_gets_and_resumes_only_on_206() {
 async fn stargz_probes_two_bytes_asks_for_the_size_and_reads_pieces() {
     let registry = Registry::start().await;
     let bytes = noise(155, 9_000_000);
-    let digest = registry.add_blob("library/app", bytes.clone());
+    let digest = registry.add_layer("library/app", "1", bytes.clone());
     let gate = scripted_registry::Gate::new();
     registry.rule(Rule::on(Match::blob(&digest).get().without_header("range")).stall_after(200_000, &gate));
     let mirror = TestMirror::of(&registry).await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
     let path = format!("/v2/library/app/blobs/{digest}?ns=docker.io");
     let probe = mirror.get_with(&path, &[("Range", "bytes=0-1"), ("Accept-Encoding", "identity")]).await;
     assert_eq!((probe.status, probe.header("content-range")), (206, Some("bytes 0-1/9000000")));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Files;
 use super::plain::{folders, names_in};
-use crate::metadata::names::{LINKS, TAGS};
+use crate::metadata::names::{self, LINKS, TAGS};
 use crate::metadata::{Location, TagKey};
 use crate::oci::{Algorithm, Digest, RegistryName, Repository, Tag};
 
@@ -26,6 +26,11 @@ impl Files {
                 visit_repositories(&upstream, "", &path, visit);
             }
         }
+    }
+
+    /// The same of the memberships of a repository.
+    pub(in crate::metadata) fn for_each_member(&self, of: &Location, visit: &mut dyn FnMut(Key)) {
+        visit_members(of, &self.store.join(names::repository(of)).join(LINKS), visit);
     }
 }
 

@@ -21,7 +21,7 @@ use crate::mirror::answer::reader::{FillReader, Heir, Piece};
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::{Fills, Right};
-use crate::mirror::flight::progress::{Following, Phase, Progress, finished, sendable, started};
+use crate::mirror::flight::progress::{Doubt, Following, Phase, Progress, finished, sendable, started};
 use crate::mirror::flight::transfer::{BlobSource, can_have};
 use crate::mirror::recall::memory::{Damaged, LONGEST, Memory};
 use crate::mirror::recall::negatives::{Missing, Negatives};
@@ -347,7 +347,7 @@ pub(super) async fn filling(
 ) -> Result<BlobAnswer, MirrorError> {
     started(&mut following).await?;
     tokio::time::timeout(VERDICT_WAIT, sendable(&mut following)).await.unwrap_or(Ok(()))?;
-    if following.borrow().unlikely {
+    if following.borrow().doubt == Doubt::Page {
         tokio::time::timeout(SIZE_WAIT, sendable(&mut following)).await.unwrap_or(Ok(()))?;
     }
     let progress = following.borrow().clone();

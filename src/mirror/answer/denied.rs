@@ -36,8 +36,9 @@ async fn look_into(fills: Arc<Fills>, Route { location, upstream, .. }: Route) {
 
 /// A manifest that is stored of a repository.
 pub(super) async fn a_stored_manifest(fills: &Fills, location: &Location) -> Option<Digest> {
-    let members = fills.stored.records.with(|metadata| metadata.members()).await.ok()?;
-    for (_, descriptor) in members.into_iter().filter(|(of, _)| of == location) {
+    let of = location.clone();
+    let members = fills.stored.records.with(move |metadata| metadata.members(Some(&of))).await.ok()?;
+    for (_, descriptor) in members {
         if is_manifest(&descriptor.media_type) && fills.stored.blobs.open(&descriptor.digest).await.is_some() {
             return Some(descriptor.digest);
         }

@@ -2,8 +2,8 @@
 //! once while the fill runs behind.
 //!
 //! The rule: a part ends when the whole blob is verified, like the whole. Who mounts a layer of gigabytes reads a few
-//! kilobytes here and there, and cannot wait for it: of a blob of more than [`SMALL`] bytes a tenth may be handed out
-//! before, whoever asks for it (`Progress::claim`). No digest covers that, so it is the one thing that nobody has
+//! kilobytes here and there, and cannot wait for it: of a blob that is known to have more than [`SMALL`] bytes a tenth
+//! may be handed out before, whoever asks for it (see [`early`](crate::mirror::flight::early)). No digest covers that, so it is the one thing that nobody has
 //! verified; what is passed on here is never stored. Its hash is kept and compared with the file once the blob is verified, and an
 //! upstream that sent something else is told of in the log and counted.
 //!
@@ -20,7 +20,8 @@ use crate::mirror::answer::relay::Relay;
 use crate::mirror::answer::witness::Witness;
 use crate::mirror::error::MirrorError;
 use crate::mirror::fill::Fills;
-use crate::mirror::flight::progress::{Following, SMALL, is_over, started};
+use crate::mirror::flight::early::SMALL;
+use crate::mirror::flight::progress::{Following, is_over, started};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::oci::{RangeHeader, Selection};
 
@@ -59,9 +60,8 @@ pub(super) async fn parts(
     let ahead = || parts.iter().filter(|(_, ahead)| *ahead).map(|(part, _)| part.end - part.start);
     let length = ahead().sum();
     let may_be = (1..=MOST).contains(&ahead().count()) && length <= LARGEST;
-    if !may_be || !fill.borrow().claim(length, size) {
-        return Ok(None);
-    }
+    let early = fill.borrow().early.clone().filter(|early| may_be && early.claim(length, size));
+    let Some(early) = early else { return Ok(None) };
     let source = &BlobSource { shared: fill.borrow().shared.clone(), ..source.clone() };
     let witness = |part: &Range<u64>| {
         Witness::new(Arc::clone(&fills.metrics), fills.tasks.clone(), fill.clone(), source.clone(), part.start)
@@ -77,7 +77,7 @@ pub(super) async fn parts(
                 told => {
                     let error = told.err().map(tracing::field::display);
                     tracing::debug!(blob = ?source, error, "no part is to be had by itself; waiting for the fill");
-                    fill.borrow().unclaim(length);
+                    early.unclaim(length);
                     return Ok(None);
                 }
             },

@@ -127,7 +127,7 @@ impl Manifests {
 
     /// Who asks for this manifest while somebody has it gets the same bytes.
     pub(super) fn is_in_hand(&self, key: BlobKey, manifest: &Arc<Manifest>) {
-        self.fills.sizes.told(&key, manifest);
+        self.fills.sizes.told(&key.0, manifest);
         let mut in_use = self.in_use.lock();
         // Those that nobody has in hand any more leave, so that there are no more than answers.
         if in_use.len() >= in_use.capacity() {

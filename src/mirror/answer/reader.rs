@@ -69,7 +69,10 @@ impl FillReader {
         let seat = Arc::clone(&fill.borrow().seats);
         seat.store(true, atomic::Ordering::Relaxed);
         let early = total.zip(span.end.filter(|end| total.is_some_and(|total| *end < total)));
-        let early = early.is_some_and(|(total, end)| fill.borrow().claim(end.saturating_sub(span.start), total));
+        let early = early.is_some_and(|(total, end)| {
+            let length = end.saturating_sub(span.start);
+            fill.borrow().early.as_ref().is_some_and(|early| early.claim(length, total))
+        });
         let mut reader = FillReader {
             fill,
             source,

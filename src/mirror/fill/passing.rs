@@ -16,7 +16,7 @@ use crate::mirror::fill::end::{End, compare};
 use crate::mirror::fill::pieces::Chunk;
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::flights::Departure;
-use crate::mirror::flight::progress::{Following, Phase, Progress};
+use crate::mirror::flight::progress::{Doubt, Following, Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::flight::unread;
 use crate::mirror::flight::window::{More, Window};
@@ -68,7 +68,7 @@ impl Fill {
             progress.total = total;
             progress.written = position;
             // It cannot begin anew unnoticed any more.
-            (progress.doubtful, progress.unlikely) = (false, false);
+            progress.doubt = Doubt::None;
             progress.passed = Some(Arc::clone(&window));
             progress.phase = Phase::Streaming;
         });

@@ -17,7 +17,7 @@ use crate::mirror::fill::end::{End, Filled, compare};
 use crate::mirror::fill::passing::Unkept;
 use crate::mirror::fill::pieces::Chunk;
 use crate::mirror::fill::{Fills, QUEUE};
-use crate::mirror::flight::progress::{Phase, Progress};
+use crate::mirror::flight::progress::{Doubt, Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::room::Reservation;
 use crate::oci::plausible::begins_like_a_page;
@@ -177,10 +177,12 @@ impl Writer {
         let written = self.ingest.written();
         if written > before {
             let begins = |chunk: &&Chunk| before == 0 && chunk.offset == 0;
-            let unlikely = put.iter().find(begins).is_some_and(|chunk| begins_like_a_page(chunk.bytes()));
+            let is_page = put.iter().find(begins).is_some_and(|chunk| begins_like_a_page(chunk.bytes()));
             self.progress.send_modify(|progress| {
                 progress.written = written;
-                progress.unlikely |= unlikely;
+                if is_page {
+                    progress.doubt = Doubt::Page;
+                }
             });
         }
         for chunk in put {

@@ -4,11 +4,12 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use tokio::sync::watch;
 
 use crate::mirror::error::MirrorError;
+use crate::mirror::flight::early::Early;
 use crate::mirror::flight::places::RelayPlace;
 use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::flight::shared::InBucket;
@@ -20,11 +21,6 @@ pub const HELD_BACK: u64 = 64 << 10;
 /// Where another address may have it, too, nothing of a blob is handed out before so many bytes of it came: of what
 /// breaks off sooner nobody has any, and it can begin anew, with another size if need be.
 const BEGINNING: u64 = 4 << 10;
-/// Of a blob of no more bytes nothing is handed out before it is verified but what is not held back of all of it.
-pub const SMALL: u64 = 4 << 20;
-/// How many bytes of a larger one may be handed out as parts before that, and one of so many if that is more.
-const EARLY: u64 = 1 << 20;
-const SHARE: u64 = 10;
 
 /// Where a fill stands.
 #[derive(Clone, Debug)]
@@ -42,6 +38,20 @@ pub enum Phase {
     Failed(MirrorError),
 }
 
+/// Why readers wait for what came already: it may turn out to be no part of the blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// Nothing speaks against it.
+    None,
+    /// Another address may have it, too: so as long as nobody has any of it, it can begin anew.
+    Another,
+    /// Some of it is left over of an upstream that was in trouble: nobody gets any of it before all is verified, so that
+    /// it can begin anew unnoticed.
+    LeftOver,
+    /// It begins like a page for people: then it is handed out when it turns out to be the blob all the same.
+    Page,
+}
+
 /// What readers see of a fill.
 #[derive(Clone, Debug)]
 pub struct Progress {
@@ -51,13 +61,8 @@ pub struct Progress {
     pub total: Option<u64>,
     /// How many bytes came: in the file, or from there on in memory.
     pub written: u64,
-    /// Whether some of them came from an upstream that was in trouble: then readers get none of them before
-    /// all are verified, so that the fill can begin anew unnoticed.
-    pub doubtful: bool,
-    /// Whether another address may have it, too.
-    pub has_another: bool,
-    /// Whether it begins like a page for people: then it is handed out when it turns out to be the blob all the same.
-    pub unlikely: bool,
+    /// Why nobody may have them yet.
+    pub doubt: Doubt,
     /// The growing file. Readable to the end even after the fill is over.
     pub file: Option<Arc<File>>,
     /// Where it is not kept, or no longer: what comes, in memory.
@@ -66,10 +71,8 @@ pub struct Progress {
     pub relay: Option<Arc<RelayPlace>>,
     /// Every reader holds one of these, so that they can be counted. Says whether there ever was one.
     pub seats: Arc<AtomicBool>,
-    /// How many bytes of the blob are handed out as parts before they are verified.
-    early: Arc<AtomicU64>,
-    /// Its size by a manifest, where that is known; within, `None` where nothing of it is handed out early.
-    pub told: Option<Option<u64>>,
+    /// What may be handed out as parts before it is verified, where it is known how large the blob is.
+    pub early: Option<Arc<Early>>,
     /// Where its bytes come from the bucket: the blob there.
     pub shared: Option<Arc<InBucket>>,
     /// Where another replica may fetch it: the blob there.
@@ -79,31 +82,9 @@ pub struct Progress {
 impl Progress {
     /// A fill that was just seated.
     pub fn starting() -> Progress {
-        let (seats, early) = (Arc::default(), Arc::default());
         let (phase, total, file, passed, relay) = (Phase::Starting, None, None, None, None);
-        let (shared, replica) = (None, None);
-        Progress {
-            phase,
-            total,
-            written: 0,
-            doubtful: false,
-            unlikely: false,
-            has_another: false,
-            file,
-            passed,
-            relay,
-            seats,
-            early,
-            told: None,
-            shared,
-            replica,
-        }
-    }
-
-    /// The same of a blob of which this is known: see [`Progress::told`].
-    #[must_use]
-    pub fn told(self, told: Option<Option<u64>>) -> Progress {
-        Progress { told, ..self }
+        let (doubt, seats, early, shared, replica) = (Doubt::None, Arc::default(), None, None, None);
+        Progress { phase, total, written: 0, doubt, file, passed, relay, seats, early, shared, replica }
     }
 
     /// Whether its bytes come from the bucket or another replica, as far as those were asked.
@@ -116,9 +97,9 @@ impl Progress {
     /// over, or there is `another` address. Whether that is so. Readers wait then as if nothing had come yet: nobody
     /// may see those bytes without the doubt.
     pub fn begin_anew(&mut self, another: bool) -> bool {
-        let anew = self.doubtful || another && self.is_held_back();
+        let anew = self.doubt == Doubt::LeftOver || another && self.is_held_back();
         if anew {
-            (self.phase, self.total, self.written, self.doubtful) = (Phase::Starting, None, 0, false);
+            (self.phase, self.total, self.written, self.doubt) = (Phase::Starting, None, 0, Doubt::None);
             (self.file, self.passed) = (None, None);
         }
         anew
@@ -126,33 +107,19 @@ impl Progress {
 
     /// How many bytes at the beginning may be handed out at all.
     pub fn reached(&self) -> u64 {
-        match self.phase {
-            Phase::Verified => self.written,
-            _ if self.doubtful || self.unlikely => 0,
-            _ => self.written,
+        match (&self.phase, self.doubt) {
+            (Phase::Verified, _) | (_, Doubt::None | Doubt::Another) => self.written,
+            (_, Doubt::LeftOver | Doubt::Page) => 0,
         }
     }
 
     /// Whether no reader can have any of it yet.
     pub fn is_held_back(&self) -> bool {
-        let is_small = self.total.unwrap_or_default().max(self.written) <= HELD_BACK;
-        self.unlikely || is_small || (self.has_another && is_held_back(self.total, self.written))
-    }
-
-    /// Takes `length` of the bytes that may be handed out before they are verified, of a blob of `size` bytes, if so
-    /// many are left.
-    pub fn claim(&self, length: u64, size: u64) -> bool {
-        if self.told.is_some_and(|told| told != Some(size)) {
-            return false;
+        match self.doubt {
+            Doubt::Page => true,
+            Doubt::Another => is_held_back(self.total, self.written),
+            Doubt::None | Doubt::LeftOver => self.total.unwrap_or_default().max(self.written) <= HELD_BACK,
         }
-        let most = if size > SMALL { (size / SHARE).max(EARLY) } else { 0 };
-        let claimed = |early: u64| early.checked_add(length).filter(|sum| *sum <= most);
-        self.early.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claimed).is_ok()
-    }
-
-    /// Gives back what was claimed and is not handed out.
-    pub fn unclaim(&self, length: u64) {
-        self.early.fetch_sub(length, Ordering::Relaxed);
     }
 
     /// How far a reader may read that wants nothing from `end` on: to there once the blob is verified or where that may
@@ -222,31 +189,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_tenth_of_a_large_blob_is_handed_out_early_and_nothing_of_a_small_one() {
-        let fill = Progress::starting();
-        let size = 100 << 20;
-        assert!(fill.claim(2, size) && fill.claim((10 << 20) - 2, size));
-        assert!(!fill.claim(1, size));
-        fill.unclaim(1);
-        assert!(fill.claim(1, size));
-        assert!(Progress::starting().claim(EARLY, SMALL + 1) && !Progress::starting().claim(1, SMALL));
-        assert!(!fill.claim(u64::MAX, u64::MAX));
-        let told = |told| Progress { told: Some(told), ..Progress::starting() };
-        assert!(told(Some(size)).claim(1, size) && !told(Some(1000)).claim(1, size) && !told(None).claim(1, size));
-    }
-
-    #[test]
     fn nothing_can_be_read_of_what_is_taken_back() {
-        for (doubtful, another, written, expected) in [
-            (true, false, 1 << 20, true),
-            (true, true, 1, true),
-            (false, true, HELD_BACK, true),
-            (false, true, HELD_BACK + 1, false),
-            (false, false, 1, false),
+        for (doubt, another, written, expected) in [
+            (Doubt::LeftOver, false, 1 << 20, true),
+            (Doubt::LeftOver, true, 1, true),
+            (Doubt::Page, true, 1 << 20, true),
+            (Doubt::Another, true, HELD_BACK, true),
+            (Doubt::Another, true, HELD_BACK + 1, false),
+            (Doubt::None, false, 1, false),
         ] {
             let phase = Phase::Streaming;
-            let mut progress = Progress { phase, doubtful, written, total: None, ..Progress::starting() };
-            assert_eq!(progress.begin_anew(another), expected, "{doubtful} {another} {written}");
+            let mut progress = Progress { phase, doubt, written, total: None, ..Progress::starting() };
+            assert_eq!(progress.begin_anew(another), expected, "{doubt:?} {another} {written}");
             assert_eq!(progress.reached() == 0, expected);
         }
     }
@@ -258,7 +212,7 @@ mod tests {
                 .into_iter()
                 .chain([(Some(HELD_BACK + 1), BEGINNING, false), (Some(HELD_BACK), BEGINNING, true)])
         {
-            let progress = Progress { total, written, has_another: true, ..Progress::starting() };
+            let progress = Progress { total, written, doubt: Doubt::Another, ..Progress::starting() };
             assert_eq!(progress.is_held_back(), expected, "{total:?} {written}");
         }
     }

@@ -277,7 +277,7 @@ impl<'g> Catalog<'g> {
         }
         let Some(Found { image, .. }) = found else { return Ok(Forgotten { was_pinned, was_frozen, gone: None }) };
         // Anew: this name is no root any more.
-        let members = metadata.members()?.into_iter().filter(|(at, _)| at == location).collect::<Vec<_>>();
+        let members = metadata.members(Some(location))?;
         let mut known = Known::new();
         let needed = self.graph.links(&members, &mut known);
         let needed = needed.reach(self.graph.roots(Some(location), HashSet::new())?.all());

@@ -79,7 +79,7 @@ type Holders = HashMap<Digest, Vec<Location>>;
 /// What may go, who has it, and what is to be said of manifests that cannot be read. Blocks.
 fn find(graph: &Graph, held: HashSet<Digest>, now: Timestamp) -> Result<(Stored, Holders, Garbage), MetadataError> {
     let blobs = graph.metadata().blobs()?;
-    let members = graph.metadata().members()?;
+    let members = graph.metadata().members(None)?;
     // Read anew each time: what has rotted since is to be told.
     let mut known = Known::new();
     let links = graph.links(&members, &mut known);

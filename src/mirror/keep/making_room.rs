@@ -225,7 +225,7 @@ impl RoomKeeper {
         let left = self.graph.ask(move |graph| {
             let metadata = graph.metadata();
             let pins: HashSet<Pin> = metadata.pins()?.into_iter().collect();
-            let members = metadata.members()?;
+            let members = metadata.members(None)?;
             let kept: HashSet<&Location> = members.iter().map(|(location, _)| location).collect();
             let all = || metadata.repositories().map(|all| all.into_iter().collect());
             for location in &places.map_or_else(all, Ok)? {
@@ -276,7 +276,7 @@ fn plan(
     if needed == 0 && inodes == 0 {
         return Ok((Vec::new(), Owners::default()));
     }
-    let (members, tags) = (graph.metadata().members()?, graph.metadata().tags()?);
+    let (members, tags) = (graph.metadata().members(None)?, graph.metadata().tags()?);
     let mut stock = stock(graph, &members, held, known)?;
     let sizes = stock.blobs.iter().map(|(digest, record)| (*digest, record.size)).collect();
     let names = weigh_names(&members, &tags);

@@ -1,53 +1,116 @@
 //! How large blobs are by the manifests that lead to them, and of which blobs what came was wrong.
 //!
-//! Truth: it only takes away. Where upstream says another size than a manifest did, or sent something else before, nothing
-//! of the blob is handed out until all of it is verified.
+//! Truth: who says two things is believed in neither. What an upstream says of a blob itself is not asked here: only what
+//! leads to it, and what came of it, counts.
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use moka::sync::Cache;
 
+use crate::metadata::Location;
 use crate::mirror::flight::BlobKey;
+use crate::mirror::flight::early::Early;
 use crate::oci::Manifest;
 
 /// So many blobs are remembered.
 const MOST: u64 = 10_000;
 /// Of a longer manifest nothing is, in bytes: to read it takes too long beside answers.
-const LONGEST: usize = 256 << 10;
+pub(crate) const LONGEST: u64 = 256 << 10;
+/// Of so many repositories it is remembered for so long that all they have of manifests was read.
+const MOST_READ: u64 = 1000;
+const READ_FOR: Duration = Duration::from_secs(600);
 
 /// What is known of blobs that are not verified yet.
 pub(crate) struct Sizes {
-    /// In bytes; `None` where something else was sent as the blob.
-    known: Cache<BlobKey, Option<u64>>,
+    known: Cache<BlobKey, Arc<Early>>,
+    read: Cache<Location, ()>,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
-        Sizes { known: Cache::new(MOST) }
+        let read = Cache::builder().max_capacity(MOST_READ).time_to_live(READ_FOR).build();
+        Sizes { known: Cache::new(MOST), read }
     }
 }
 
 impl Sizes {
-    /// Takes note of what a manifest says. What was wrong before stays so.
-    pub(crate) fn told(&self, (location, _): &BlobKey, manifest: &Manifest) {
-        if manifest.bytes.len() > LONGEST {
+    /// Takes note of what a manifest of this repository says.
+    pub(crate) fn told(&self, location: &Location, manifest: &Manifest) {
+        if manifest.bytes.len() as u64 > LONGEST {
             return;
         }
         for blob in manifest.children().blobs {
-            self.known.entry((location.clone(), blob.digest)).or_insert_with(|| Some(blob.size));
+            self.is((location.clone(), blob.digest), blob.size);
         }
+    }
+
+    /// A blob has this size in bytes, as somebody says who is believed if nobody says another.
+    pub(crate) fn is(&self, key: BlobKey, size: u64) -> Arc<Early> {
+        let early = self.known.entry(key).or_insert_with(|| Arc::new(Early::of(size))).into_value();
+        if early.size() != size {
+            early.end();
+        }
+        early
     }
 
     /// Something else was sent as this blob.
     pub(crate) fn was_wrong(&self, key: BlobKey) {
-        self.known.insert(key, None);
+        self.known.entry(key).or_insert_with(|| Arc::new(Early::of(0))).into_value().end();
     }
 
-    /// What a blob may not be said to be where it is handed out before it is verified: of any other size.
-    pub(crate) fn of(&self, key: &BlobKey) -> Option<Option<u64>> {
+    /// What may be handed out of a blob before it is verified. `None` where nobody told how large it is.
+    pub(crate) fn of(&self, key: &BlobKey) -> Option<Arc<Early>> {
         self.known.get(key)
     }
 
-    /// How many blobs are remembered.
-    pub(crate) fn len(&self) -> u64 {
-        self.known.entry_count()
+    /// Whether what is stored of this repository was read a moment ago: what is not known then is not to be found there.
+    pub(crate) fn were_read(&self, location: &Location) -> bool {
+        self.read.contains_key(location)
+    }
+
+    /// It was read now.
+    pub(crate) fn are_read(&self, location: &Location) {
+        self.read.insert(location.clone(), ());
+    }
+
+    /// How many entries there are.
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
+        [("sizes_of_blobs", self.known.entry_count()), ("sizes_read", self.read.entry_count())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Algorithm, Digest};
+
+    fn key(number: u64) -> BlobKey {
+        let upstream = "docker.io".parse().expect("a name");
+        let location = Location { upstream, repository: format!("a/b{number}").parse().expect("a name") };
+        (location, Digest::of(Algorithm::Sha256, &number.to_le_bytes()))
+    }
+
+    #[test]
+    fn made_up_manifests_do_not_fill_the_memory() {
+        let sizes = Sizes::default();
+        for number in 0..2 * MOST {
+            sizes.is(key(number), 1);
+            sizes.are_read(&key(number).0);
+        }
+        sizes.known.run_pending_tasks();
+        sizes.read.run_pending_tasks();
+        assert_eq!(sizes.tables().map(|(_, entries)| entries), [MOST, MOST_READ]);
+    }
+
+    #[test]
+    fn what_is_said_to_have_two_sizes_or_was_wrong_has_none() {
+        let (sizes, size) = (Sizes::default(), 100 << 20);
+        assert!(sizes.is(key(1), size).claim(1, size));
+        sizes.is(key(1), size + 1);
+        sizes.was_wrong(key(2));
+        for (key, size) in [(key(1), size), (key(1), size + 1), (key(2), size)] {
+            assert!(!sizes.is(key, size).claim(1, size), "{size}");
+        }
     }
 }

@@ -167,6 +167,14 @@ impl TestMirror {
         Settings::of(registry).start().await
     }
 
+    /// The same, which has heard of the registry, and takes it for one that answers.
+    pub async fn that_heard(registry: &Registry) -> TestMirror {
+        let mirror = TestMirror::of(registry).await;
+        mirror.get("/v2/library/app/tags/list").await;
+        registry.forget_requests();
+        mirror
+    }
+
     async fn start(settings: Settings, clock: Arc<ManualClock>) -> TestMirror {
         let (source, loaded) = settings.read();
         let config = loaded.config.clone();

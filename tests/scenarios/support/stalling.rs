@@ -192,8 +192,8 @@ impl MetadataStore for Stalling {
         self.inner.tags()
     }
 
-    fn members(&self) -> Result<Vec<(Location, Descriptor)>> {
-        self.inner.members()
+    fn members(&self, of: Option<&Location>) -> Result<Vec<(Location, Descriptor)>> {
+        self.inner.members(of)
     }
 
     fn touch(&self, uses: &[(Digest, Timestamp)]) -> Result<()> {

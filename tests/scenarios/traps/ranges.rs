@@ -12,9 +12,16 @@ const SIZE: usize = 12_000_000;
 async fn registry_with_blob(size: usize) -> (Registry, Digest, Bytes, String) {
     let registry = Registry::start().await;
     let bytes = noise(71, size);
-    let digest = registry.add_blob("library/app", bytes.clone());
+    let digest = registry.add_layer("library/app", "1", bytes.clone());
     let path = format!("/v2/library/app/blobs/{digest}");
     (registry, digest, bytes, path)
+}
+
+/// A mirror that has served the manifest, as it has to who reads lazily.
+async fn mirror_of(registry: &Registry) -> TestMirror {
+    let mirror = TestMirror::of(registry).await;
+    assert_eq!(mirror.get("/v2/library/app/manifests/1").await.status, 200);
+    mirror
 }
 
 /// The request of the fill, which wants everything.
@@ -60,7 +67,7 @@ async fn trap_11_a_lazy_read_of_a_cold_blob_is_answered_while_the_fill_stands() 
         let rule = Rule::on(fill(&digest));
         let rule = if stands_before_headers { rule.stall_before_headers(&gate) } else { rule.stall_after(0, &gate) };
         registry.rule(rule);
-        let mirror = TestMirror::of(&registry).await;
+        let mirror = mirror_of(&registry).await;
         let middle = SIZE / 2;
         for (range, part) in [
             ("bytes=0-1".to_owned(), 0..2),
@@ -93,7 +100,7 @@ async fn trap_11_other_bytes_in_a_lazy_read_are_found_out_once_the_blob_is_verif
     let gate = Gate::new();
     registry.rule(Rule::on(fill(&digest)).stall_after(0, &gate));
     registry.rule(Rule::on(Match::blob(&digest).with_header("range")).flip_last_byte());
-    let mirror = TestMirror::of(&registry).await;
+    let mirror = mirror_of(&registry).await;
     let lie = mirror.get_with(&path, &[("Range", "bytes=-16")]).await;
     assert_eq!((lie.status, lie.body == bytes.slice(SIZE - 16..)), (206, false), "nobody can tell yet");
     gate.open();

@@ -201,6 +201,20 @@ impl Registry {
         self.content(|content| content.repository(repository).add_manifest(algorithm, tags, bytes, media_type).digest)
     }
 
+    /// Puts a blob into a repository, and a manifest that names it as its only layer.
+    pub fn add_layer(&self, repository: &str, tag: &str, bytes: impl Into<Bytes>) -> Digest {
+        let bytes = bytes.into();
+        let (size, layer) = (bytes.len(), self.add_blob(repository, bytes));
+        let config = self.add_blob(repository, Bytes::from_static(b"{}"));
+        let entry = |kind: &str, digest: Digest, size: usize| {
+            format!(r#"{{"mediaType":"application/vnd.oci.image.{kind}","digest":"{digest}","size":{size}}}"#)
+        };
+        let (config, layers) = (entry("config.v1+json", config, 2), entry("layer.v1.tar", layer, size));
+        let manifest = format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layers}]}}"#);
+        self.add_manifest(repository, &[tag], manifest, "application/vnd.oci.image.manifest.v1+json");
+        layer
+    }
+
     /// Makes an OCI image: one gzipped tar layer per item, each with one file of these bytes.
     pub fn add_image(&self, repository: &str, tag: &str, files: &[Bytes]) -> Image {
         self.content(|content| content.add_image(repository, tag, files, Dialect::Oci))
