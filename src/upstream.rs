@@ -306,6 +306,11 @@ pub trait Upstream: Send + Sync + 'static {
         Outlook::Well
     }
 
+    /// Whether something came of it lately, be it an error. Asks nobody.
+    fn is_heard(&self) -> bool {
+        true
+    }
+
     /// How long a question takes at most, with everything that belongs to it, at all addresses together.
     fn longest(&self) -> Duration {
         Timeouts::default().longest()

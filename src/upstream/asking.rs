@@ -225,8 +225,7 @@ impl Asking {
         }
     }
 
-    /// Asks by HEAD, or as well by GET where that is known or soon found to stay without an answer. A host of which
-    /// nothing else is heard is asked once: it may be dead.
+    /// Asks by HEAD, or as well by GET where that is known or soon found to stay without an answer.
     async fn by_head_or_get<T>(
         &self,
         guard: &Guard,
@@ -237,19 +236,23 @@ impl Asking {
         if guard.is_silent_to_heads(resource) {
             return get.await.inspect(|_| guard.answers_get_alone());
         }
+        // Where nothing is heard it may be slow, and not silent to HEAD.
+        let is_there = guard.is_there();
         let mut head = pin!(head);
         if let Ok(told) = tokio::time::timeout(self.head_within, &mut head).await {
             return told;
-        }
-        if !guard.is_there() {
-            return head.await;
         }
         let mut get = pin!(get);
         tokio::select! {
             told = &mut head => told,
             told = &mut get => match told {
                 Err(error) if error.class.is_no_answer() => head.await.map_err(|_| error),
-                told => told.inspect(|_| guard.answers_get_alone()),
+                told => {
+                    if is_there && told.is_ok() {
+                        guard.answers_get_alone();
+                    }
+                    told
+                }
             },
         }
     }
@@ -265,6 +268,11 @@ impl Asking {
         let is_silent = |address: &Address| self.on_missing == OnMissing::Next && address.guard.is_silent();
         addresses.sort_by_cached_key(|address| (is_silent(address), counts.get(address.number)));
         (addresses, counts.iter().any(|count| *count > 0))
+    }
+
+    /// The address that would be asked: the first, unless that is left alone.
+    fn asked(&self) -> Option<&Address> {
+        self.addresses.iter().find(|address| address.guard.is_asked(self.clock.now()))
     }
 
     /// Holds it against an address that what it sent broke off, or cannot be `resource`.
@@ -430,6 +438,11 @@ impl Upstream for Asking {
         last
     }
 
+    /// Of the address that would be asked.
+    fn is_heard(&self) -> bool {
+        self.asked().is_none_or(|address| address.guard.is_there())
+    }
+
     /// All addresses share what they said.
     fn notices(&self) -> Option<&Notices> {
         self.addresses.first().and_then(|address| address.upstream.notices())
@@ -446,9 +459,8 @@ impl Upstream for Asking {
     fn health(&self) -> Health {
         let now = self.clock.now();
         let known: Vec<_> = self.addresses.iter().map(|address| address.upstream.health()).collect();
-        // Of the address that would be asked: the first, unless that is left alone.
-        let asked = self.addresses.iter().position(|address| address.guard.is_asked(now));
-        let allowance = known.get(asked.unwrap_or_default()).map_or(Allowance::Free, |health| health.allowance);
+        let asked = self.asked().and_then(|address| known.get(address.number));
+        let allowance = asked.or(known.first()).map_or(Allowance::Free, |health| health.allowance);
         let guards = self.addresses.iter().map(|address| &address.guard);
         let no_credential = known.iter().find_map(|health| health.no_credential.clone());
         let endpoints = known.into_iter().zip(guards).flat_map(|(health, guard)| guard.seen(health.endpoints, now));

@@ -198,6 +198,10 @@ impl Upstream for Gate {
         self.upstream.outlook(resource)
     }
 
+    fn is_heard(&self) -> bool {
+        self.upstream.is_heard()
+    }
+
     fn longest(&self) -> Duration {
         self.longest
     }

@@ -275,6 +275,8 @@ async fn a_tag_is_asked_for_by_one_replica_for_all() {
     let scene = Scene::set().await;
     let replicas = crate::leases::replicas(&scene, 3).await;
     let image = scene.image(180);
+    // Who has not heard of the registry asks by GET.
+    join_all(replicas.iter().map(|(mirror, _)| mirror.get("/v2/library/app/tags/list"))).await;
     let ask = || join_all(replicas.iter().map(|(mirror, _)| mirror.get_with(TAG, &[MANIFEST_TYPES])));
     for _ in 0..2 {
         let gate = Gate::new();

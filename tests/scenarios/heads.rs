@@ -247,6 +247,7 @@ async fn a_head_that_tells_of_what_is_gone_or_never_was_hides_no_tag() {
             assert_eq!(mirror.get(TAG).await.status, 200);
             mirror.advance(EXPIRED);
         } else {
+            mirror.get(TAGS).await;
             registry.remove_manifest("library/app", &old.manifest.digest);
         }
         let new = registry.add_image("library/app", "1", &[noise(15, 1000)]);

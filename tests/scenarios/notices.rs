@@ -199,7 +199,7 @@ async fn a_warning_that_only_one_method_has_reaches_those_who_use_the_other() {
                 .header("warning", "199 - \"soon\", 299 - \"d\u{e9}pr\u{e9}ci\u{e9}\"")
                 .header("cache-status", "edge; hit; ttl=20"),
         );
-        let mirror = TestMirror::of(&registry).await;
+        let mirror = TestMirror::that_heard(&registry).await;
         let answer = mirror.get(TAG).await;
         assert_eq!(answer.headers.get_all("warning").iter().count(), 2, "{only}");
         assert_ne!(outcome(&answer), "stale");

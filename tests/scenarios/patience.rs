@@ -384,6 +384,7 @@ async fn a_tag_whose_manifest_is_in_trouble_is_known_within_two_questions() {
             let registry = Registry::start().await;
             registry.add_image("library/app", "1", &[noise(907, 1000)]);
             let mirror = Settings::of(&registry).upstream(UPSTREAM).start().await;
+            assert_eq!(mirror.get(TAGS).await.status, 200);
             (registry, mirror)
         };
         let gate = if drips {

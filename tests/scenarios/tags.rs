@@ -89,7 +89,7 @@ async fn an_unreachable_upstream_is_covered_for_as_long_as_the_setting_says() {
 #[tokio::test]
 async fn a_tag_that_was_not_found_is_asked_for_again_soon() {
     let registry = Registry::start().await;
-    let mirror = TestMirror::of(&registry).await;
+    let mirror = TestMirror::that_heard(&registry).await;
     for _ in 0..3 {
         assert_eq!(mirror.get(PATH).await.status, 404);
     }

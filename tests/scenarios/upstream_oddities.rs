@@ -32,7 +32,7 @@ async fn a_manifest_without_a_digest_header_is_hashed() {
     let registry = Registry::start().await;
     let image = registry.add_image("library/app", "1", &[noise(232, 1000)]);
     registry.rule(Rule::on(Match::manifests()).without_header("docker-content-digest").without_header("etag"));
-    let mirror = TestMirror::of(&registry).await;
+    let mirror = TestMirror::that_heard(&registry).await;
     let digest = image.manifest.digest.to_string();
     for path in [PATH.to_owned(), format!("/v2/library/app/manifests/{digest}")] {
         let response = mirror.get(&path).await;
@@ -129,6 +129,7 @@ async fn a_manifest_of_the_first_schema_is_a_404_that_says_why_and_is_not_kept()
         let registry = Registry::start().await;
         registry.add_manifest("library/app", &["1"], signed, media_type);
         let mirror = Settings::of(&registry).config("cache.negative_ttl = \"0s\"").start().await;
+        mirror.get("/v2/library/app/tags/list").await;
         for asked in 1..=2 {
             let response = mirror.get(PATH).await;
             let body = String::from_utf8_lossy(&response.body);

@@ -170,7 +170,7 @@ async fn a_no_to_head_of_a_tag_is_none_to_get() {
             let registry = Registry::start().await;
             let image = registry.add_image("library/app", "1", &[noise(1, 1000)]);
             registry.rule(Rule::on(Match::manifests().head()).refuse(status));
-            let mirror = TestMirror::of(&registry).await;
+            let mirror = TestMirror::that_heard(&registry).await;
             let digest = image.manifest.digest.to_string();
             let by_digest = format!("/v2/library/app/manifests/{digest}");
             for path in [TAG, by_digest.as_str(), TAG] {

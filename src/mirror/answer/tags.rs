@@ -271,7 +271,7 @@ impl Tags {
             Turn::Ours(turn) => turn,
         };
         let asked_at = self.clock.now();
-        let (manifest, outcome) = match Box::pin(self.resolved(&route, &key)).await {
+        let (manifest, outcome) = match Box::pin(self.resolved(&route, &key, record.is_none())).await {
             Ok(resolved) => resolved,
             Err(error) => return (Err(error), None),
         };
@@ -289,8 +289,12 @@ impl Tags {
         (Ok((manifest, outcome)), None)
     }
 
-    async fn resolved(&self, route: &Route, key: &TagKey) -> Fetched {
+    async fn resolved(&self, route: &Route, key: &TagKey, is_new: bool) -> Fetched {
         let (reference, until) = (Reference::Tag(key.tag.clone()), Instant::now() + route.upstream.longest() * 2);
+        if is_new && !route.upstream.is_heard() {
+            // It may be dead, or silent to HEAD alone: one question tells, and it is the one that brings the manifest.
+            return self.in_one_question(route, key, until).await;
+        }
         let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept.clone()).await;
         let resolved = match resolved {
             Ok(resolved) => resolved,
@@ -316,7 +320,7 @@ impl Tags {
     }
 
     /// The manifest by tag: what upstream said that the tag points at is not given by digest, because the tag moved
-    /// meanwhile, or because upstream says what it has not got, or does not do that. Two questions cannot be taken for
+    /// meanwhile, or because upstream says what it has not got, or does not do that; or nothing is heard of it. Two questions cannot be taken for
     /// one; all together take no longer than two.
     async fn in_one_question(&self, route: &Route, key: &TagKey, until: Instant) -> Fetched {
         let (repository, reference) = (&route.location.repository, Reference::Tag(key.tag.clone()));
