@@ -210,6 +210,21 @@ pub struct UpstreamBlob {
     pub giver: Option<Giver>,
     /// Whether the end of the connection is the end of the body: then it may be a part.
     pub until_close: bool,
+    /// Whether it is called a page for people, by somebody who does not name its digest.
+    pub page: bool,
+}
+
+impl UpstreamBlob {
+    /// What comes from `offset` on of a blob of this size, if it is told: a part, or everything. Of a single address,
+    /// which says how long it is.
+    pub fn new(
+        size: Option<u64>,
+        offset: u64,
+        part: bool,
+        body: BoxStream<'static, Result<Bytes, UpstreamError>>,
+    ) -> UpstreamBlob {
+        UpstreamBlob { size, offset, part, body, giver: None, until_close: false, page: false }
+    }
 }
 
 impl std::fmt::Debug for UpstreamBlob {

@@ -164,13 +164,11 @@ impl MirrorError {
 }
 
 /// What clients are told: a refusal stays one for them, also where it says nothing of what is there, as that of a
-/// proxy, for want of time, or of an upstream that does not know what is asked.
+/// proxy, or of an upstream that does not know what is asked. One for want of time (408, 425) is none: it is to be asked
+/// again.
 const fn told(error: &UpstreamError) -> UpstreamErrorClass {
     match (error.class, error.status) {
-        (UpstreamErrorClass::Unavailable | UpstreamErrorClass::Protocol, Some(400..=499)) => {
-            UpstreamErrorClass::Refused
-        }
-        (UpstreamErrorClass::Protocol, Some(501)) => UpstreamErrorClass::Refused,
+        (UpstreamErrorClass::Protocol, Some(400..=499 | 501)) => UpstreamErrorClass::Refused,
         (class, _) => class,
     }
 }

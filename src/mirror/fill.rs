@@ -267,10 +267,11 @@ impl Fill {
             self.progress.send_modify(|progress| {
                 progress.total = transfer.size();
                 progress.written = ingest.written();
-                progress.doubt = match (ingest.is_doubtful(), transfer.has_another()) {
-                    (true, _) => Doubt::LeftOver,
-                    (false, true) => Doubt::Another,
-                    (false, false) => Doubt::None,
+                progress.doubt = match (ingest.is_doubtful(), transfer.is_page(), transfer.has_another()) {
+                    (true, _, _) => Doubt::LeftOver,
+                    (_, true, _) => Doubt::Page,
+                    (_, _, true) => Doubt::Another,
+                    _ => Doubt::None,
                 };
                 (progress.file, progress.passed) = (Some(ingest.file()), None);
                 progress.phase = Phase::Streaming;

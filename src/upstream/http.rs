@@ -346,10 +346,11 @@ impl Upstream for HttpUpstream {
         }
         match answer.response.status() {
             status if status::is_whole(status) => {
-                let size = number(&answer.response, CONTENT_LENGTH);
+                let head = Head::of(&answer);
+                let page = check(Asked::Blob(digest), &head.told(), None) == Err(Implausible::Page);
                 let body = self.body(answer, None)?;
                 let (until_close, body) = (body.ends_with_its_connection(), body.into_stream());
-                Ok(UpstreamBlob { size, offset: 0, part: false, body, giver: None, until_close })
+                Ok(UpstreamBlob { until_close, page, ..UpstreamBlob::new(head.size, 0, false, body) })
             }
             StatusCode::PARTIAL_CONTENT if !span.is_whole() => {
                 let range = content_range(&answer.response).filter(|range| answers(*range, span));
@@ -359,14 +360,7 @@ impl Upstream for HttpUpstream {
                     return Err(protocol(&answer.what, "sends another range than the one asked for"));
                 };
                 let body = self.body(answer, length)?.into_stream();
-                Ok(UpstreamBlob {
-                    size: range.total,
-                    offset: range.first,
-                    part: true,
-                    body,
-                    giver: None,
-                    until_close: false,
-                })
+                Ok(UpstreamBlob::new(range.total, range.first, true, body))
             }
             _ => Err(self.refusal(answer).await),
         }

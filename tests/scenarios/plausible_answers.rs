@@ -312,7 +312,8 @@ async fn a_page_or_an_error_in_place_of_a_small_blob_is_told_as_one_by_every_que
     let registry = Registry::start().await;
     let digest = registry.add_blob("library/app", noise(14, 5000));
     let path = format!("/v2/library/app/blobs/{digest}");
-    for (kind, body) in implausible().into_iter().step_by(2).take(5) {
+    let long = ("text/html", "log in ".repeat(20_000));
+    for (kind, body) in implausible().into_iter().step_by(2).take(5).chain([long]) {
         registry.clear_rules();
         registry.rule(Rule::on(Match::blob(&digest)).answer(200, kind, body.clone()));
         let mut mirror = TestMirror::of(&registry).await;

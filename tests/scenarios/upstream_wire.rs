@@ -58,6 +58,8 @@ async fn a_lost_token_request_goes_out_again() {
 #[tokio::test]
 async fn a_refusal_of_any_number_stays_a_refusal() {
     for status in [400, 402, 405, 406, 407, 408, 409, 410, 416, 418, 422, 423, 425, 428, 451, 499] {
+        // These say that there was no time.
+        let expected = if [408, 425].contains(&status) { 503..504 } else { 400..500 };
         let registry = Registry::start().await;
         let image = registry.add_image("library/app", "1", &[noise(403, 100)]);
         registry.rule(Rule::on(Match::any()).refuse(status));
@@ -71,9 +73,9 @@ async fn a_refusal_of_any_number_stays_a_refusal() {
             format!("/v2/library/app/referrers/{}", image.manifest.digest),
         ] {
             let told = mirror.get(&path).await.status;
-            assert!((400..500).contains(&told), "{status} became {told} for {path}");
+            assert!(expected.contains(&told), "{status} became {told} for {path}");
             let told = mirror.head(&path).await.status;
-            assert!((400..500).contains(&told), "{status} became {told} for HEAD {path}");
+            assert!(expected.contains(&told), "{status} became {told} for HEAD {path}");
         }
     }
 }

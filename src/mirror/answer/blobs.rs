@@ -33,7 +33,7 @@ use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// How long the head of an answer waits where nothing of its body may be sent yet.
 const VERDICT_WAIT: Duration = Duration::from_secs(3);
-/// How long a part is waited for of a blob whose size only its end will tell, and what begins like a page for people.
+/// How long a part is waited for of a blob whose size only its end will tell, and what looks like a page for people.
 /// Clients give up after 30 s.
 const SIZE_WAIT: Duration = Duration::from_secs(20);
 

@@ -402,7 +402,7 @@ mod tests {
                 Ok(Bytes::from_static(&[0; CHUNK as usize]))
             });
             let body = chunks.chain(rest).boxed();
-            Ok(UpstreamBlob { size: Some(self.size), offset: 0, part: false, body, giver: None, until_close: false })
+            Ok(UpstreamBlob::new(Some(self.size), 0, false, body))
         }
 
         async fn tags(&self, _: &Repository, _: &Page) -> Result<TagList, UpstreamError> {

@@ -48,7 +48,7 @@ pub enum Doubt {
     /// Some of it is left over of an upstream that was in trouble: nobody gets any of it before all is verified, so that
     /// it can begin anew unnoticed.
     LeftOver,
-    /// It begins like a page for people: then it is handed out when it turns out to be the blob all the same.
+    /// It begins like a page for people, or is called one: then it is handed out when it turns out to be the blob all the same.
     Page,
 }
 

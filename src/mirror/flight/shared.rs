@@ -77,7 +77,7 @@ impl InBucket {
                 Err(UpstreamError::new(UpstreamErrorClass::Unavailable, trouble.to_string()))
             }
         });
-        Some(UpstreamBlob { size: Some(size), offset, part, body: body.boxed(), giver: None, until_close: false })
+        Some(UpstreamBlob::new(Some(size), offset, part, body.boxed()))
     }
 
     /// A part of it as soon as its first bytes are there, with these.

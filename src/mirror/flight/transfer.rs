@@ -138,6 +138,8 @@ pub struct Transfer {
     may_be_a_part: bool,
     /// Whether who reads it begins anew where that goes unnoticed.
     begins_anew: bool,
+    /// Whether what comes is called a page for people.
+    page: bool,
 }
 
 impl std::fmt::Debug for Transfer {
@@ -189,6 +191,7 @@ impl Transfer {
             giver: None,
             may_be_a_part: false,
             begins_anew: false,
+            page: false,
         }
     }
 
@@ -201,6 +204,11 @@ impl Transfer {
     /// Whether who gives it is one of several addresses.
     pub const fn has_another(&self) -> bool {
         self.giver.is_some()
+    }
+
+    /// Whether what comes is called a page for people: somebody on the way may have answered.
+    pub const fn is_page(&self) -> bool {
+        self.page
     }
 
     /// The size of the whole blob in bytes, if upstream said it.
@@ -347,7 +355,7 @@ impl Transfer {
         self.repeats = blob.offset < self.position;
         self.part = blob.part;
         self.progress = 0;
-        (self.giver, self.may_be_a_part) = (blob.giver, blob.until_close);
+        (self.giver, self.may_be_a_part, self.page) = (blob.giver, blob.until_close, blob.page);
         self.body = Some(skip(steady(blob.body), self.position.saturating_sub(blob.offset)));
         Ok(())
     }

@@ -102,22 +102,10 @@ impl ReplicaClient {
         let status = answer.status();
         let announced = number(&answer, CONTENT_LENGTH);
         match (status, content_range(&answer)) {
-            (StatusCode::OK, _) => Ok(UpstreamBlob {
-                size: announced,
-                offset: 0,
-                part: false,
-                body: body(answer),
-                giver: None,
-                until_close: false,
-            }),
-            (StatusCode::PARTIAL_CONTENT, Some(range)) if range.first == span.start => Ok(UpstreamBlob {
-                size: range.total,
-                offset: range.first,
-                part: true,
-                body: body(answer),
-                giver: None,
-                until_close: false,
-            }),
+            (StatusCode::OK, _) => Ok(UpstreamBlob::new(announced, 0, false, body(answer))),
+            (StatusCode::PARTIAL_CONTENT, Some(range)) if range.first == span.start => {
+                Ok(UpstreamBlob::new(range.total, range.first, true, body(answer)))
+            }
             _ => {
                 let class = match status {
                     StatusCode::NOT_FOUND => UpstreamErrorClass::NotFound,
