@@ -140,6 +140,7 @@ impl Fill {
         let shared = self.fills.stored.blob_in_bucket(location, digest, waited).await;
         let replica = self.fills.stored.at_replica(location, digest, waited).await;
         (self.source.shared, self.source.replica) = (shared, replica);
+        self.source.told = early.as_ref().and_then(|early| early.size());
         self.progress.send_modify(|progress| {
             progress.early.clone_from(&early);
             progress.shared.clone_from(&self.source.shared);

@@ -358,9 +358,12 @@ impl Upstream for Asking {
 
     async fn stat(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>, UpstreamError> {
         let resource = &Resource::head_of_blob(repository, digest);
-        self.put_in_ways(Lane::Blobs, resource, |Address { upstream, guard, .. }, _| {
+        self.put_in_ways(Lane::Blobs, resource, |Address { upstream, guard, .. }, by_get| async move {
             let get = upstream.stat_by_get(repository, digest);
-            self.by_head_or_get(guard, resource, upstream.stat(repository, digest), get)
+            if by_get {
+                return get.await;
+            }
+            self.by_head_or_get(guard, resource, upstream.stat(repository, digest), get).await
         })
         .await
     }

@@ -288,3 +288,46 @@ async fn a_head_of_a_list_and_of_a_blob_on_its_way_says_what_get_says() {
         assert_eq!(get.header("content-type"), head.header("content-type"), "{list}");
     }
 }
+
+fn blob(image: &Image) -> String {
+    format!("/v2/library/app/blobs/{}", image.layers[0].digest)
+}
+
+fn size(image: &Image) -> String {
+    image.layers[0].size.to_string()
+}
+
+#[tokio::test]
+async fn a_head_of_a_blob_is_found_out_by_get_where_head_is_answered_with_trouble() {
+    for status in [500, 502, 503, 504] {
+        let (registry, mirror, image) = cold().await;
+        registry.rule(Rule::on(Match::blobs().head()).refuse(status));
+        let head = mirror.head(&blob(&image)).await;
+        assert_eq!((head.status, head.header("content-length")), (200, Some(size(&image).as_str())), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_head_of_a_blob_that_contradicts_what_is_known_of_it_is_none() {
+    const BYTES: &str = "application/octet-stream";
+    // Known from the manifest, from that after a restart, or from another repository of that upstream.
+    for known in 0..3 {
+        let (registry, mut mirror, image) = cold().await;
+        registry.add_image("library/other", "1", &[noise(1, 1000)]);
+        if known == 2 {
+            assert_eq!(mirror.get(&blob(&image).replace("app", "other")).await.status, 200);
+        } else {
+            assert_eq!(mirror.get(TAG).await.status, 200);
+        }
+        mirror.settled().await;
+        if known == 1 {
+            mirror = mirror.restart().await;
+        }
+        registry.rule(Rule::on(Match::blobs().head()).answer(200, BYTES, vec![0; 99]));
+        let head = mirror.head(&blob(&image)).await;
+        let told = (head.status, head.header("content-length"));
+        assert_eq!(told, (200, Some(size(&image).as_str())), "GET knows better: {known}");
+        registry.rule(Rule::on(Match::blobs().get()).answer(200, BYTES, vec![0; 99]));
+        assert_eq!(mirror.head(&blob(&image)).await.status, 502, "{known}");
+    }
+}

@@ -2,7 +2,8 @@
 //! is asked, and the first last for that thing.
 
 use bytes::Bytes;
-use scripted_registry::{Digest, Image, Match, Registry, Rule, client, noise};
+use scripted_registry::{Algorithm, Digest, Image, Match, Registry, Rule, client, noise};
+use serde_json::json;
 
 use crate::support::mirror::{Settings, TestMirror};
 
@@ -236,4 +237,45 @@ async fn where_each_address_holds_a_part_a_silent_one_is_asked_for_what_the_othe
     second.forget_requests();
     assert_eq!(mirror.get(&format!("/v2/{APP}/manifests/6")).await.status, 200);
     assert_eq!(second.requests().len(), 0, "it is asked first again");
+}
+
+#[tokio::test]
+async fn an_address_that_contradicts_the_manifest_gives_way_to_the_next_before_a_client_has_anything() {
+    const BYTES: &str = "application/octet-stream";
+    type Lie = fn(Rule, &Bytes) -> Rule;
+    let lies: [(&str, Lie); 3] = [
+        ("more", |rule, bytes| rule.answer(200, BYTES, [&bytes[..], &bytes[..]].concat())),
+        ("less", |rule, bytes| rule.answer(200, BYTES, bytes.slice(..150_000))),
+        ("chunks that end early", |rule, bytes| rule.answer(200, BYTES, bytes.slice(..150_000)).chunked()),
+    ];
+    for (name, lie) in lies {
+        let (first, second) = (Registry::start().await, Registry::start().await);
+        let bytes = noise(94, 300_000);
+        let [digest, _] = [&first, &second].map(|registry| registry.add_layer(APP, "1", bytes.clone()));
+        first.rule(lie(Rule::on(Match::blob(&digest).get()), &bytes));
+        let mirror = Settings::of(&first).or_at(&second).start().await;
+        assert_eq!(mirror.get(&format!("/v2/{APP}/manifests/1")).await.status, 200);
+        let answer = mirror.get(&format!("/v2/{APP}/blobs/{digest}")).await;
+        assert!(answer.complete && answer.body == bytes, "{name}: {}", answer.status);
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_wrong_about_a_size_hides_no_blob() {
+    let (first, second) = (Registry::start().await, Registry::start().await);
+    let bytes = noise(95, 300_000);
+    for registry in [&first, &second] {
+        let [digest, config] = [bytes.clone(), Bytes::from_static(b"{}")].map(|bytes| registry.add_blob(APP, bytes));
+        let layer = json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest.to_string(), "size": 299_998});
+        let config =
+            json!({"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.to_string(), "size": 2});
+        let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+        registry.add_manifest(APP, &["1"], manifest.to_string(), "application/vnd.oci.image.manifest.v1+json");
+    }
+    let one = Settings::of(&first).start().await;
+    for mirror in [one, Settings::of(&first).or_at(&second).start().await] {
+        assert_eq!(mirror.get(&format!("/v2/{APP}/manifests/1")).await.status, 200);
+        let answer = mirror.get(&format!("/v2/{APP}/blobs/{}", Digest::of(Algorithm::Sha256, &bytes))).await;
+        assert!(answer.complete && answer.body == bytes, "{}", answer.status);
+    }
 }

@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::access::{Access, Rule};
 use crate::blob_store::{Content, Source};
-use crate::metadata::Proof;
+use crate::metadata::{Location, Proof};
 use crate::mirror::Mirror;
 use crate::mirror::answer::lazy;
 use crate::mirror::answer::reader::{FillReader, Heir, Piece};
@@ -207,7 +207,17 @@ impl Mirror {
             blobs.negatives.check(&missing)?;
         }
         route.asker.question()?;
-        let size = blobs.head(route, &digest, known).await;
+        let told = blobs.fills.early_of(&route.location, digest).await.and_then(|early| early.size());
+        let (expected, Route { location, upstream, .. }) = (known.or(told), route);
+        let size =
+            match blobs.head(route, &digest, known).await.and_then(|size| fits(location, &digest, size, expected)) {
+                // What answers HEAD may know less than what answers GET.
+                Err(error) if error.class == UpstreamErrorClass::Protocol => {
+                    let size = upstream.stat_by_get(&location.repository, &digest).await;
+                    size.and_then(|size| fits(location, &digest, size, expected))
+                }
+                size => size,
+            };
         let size = self.heard(route, size.map_err(|error| MirrorError::upstream(Subject::Blob, error)))?;
         let outcome = if known.is_some() { Outcome::Revalidated } else { Outcome::Relayed };
         Ok(BlobStat { size: size.or(known), outcome })
@@ -310,11 +320,7 @@ impl Blobs {
         let size = size.inspect_err(|error| {
             self.negatives.note(|| Missing::Head(location.clone(), *digest), error.class);
         })?;
-        if !can_have(digest, size) || size.zip(known).is_some_and(|(size, known)| size != known) {
-            let size = size.unwrap_or_default();
-            let message = format!("{location}: blob {digest}: upstream says that it has {size} bytes");
-            return Err(UpstreamError::new(UpstreamErrorClass::Protocol, message));
-        }
+        let size = fits(location, digest, size, known)?;
         let was_missing = self.negatives.was_missing(&Missing::Blob(location.clone(), *digest));
         if let Some(size) = size.and(known).filter(|_| !was_missing) {
             self.stored.add_blob_member(location, *digest, size, Proof::Head).await;
@@ -336,6 +342,21 @@ impl Blobs {
         };
         Ok(BlobAnswer { digest, size: Some(size), selected: select(range, Some(size), body)?, outcome })
     }
+}
+
+/// The same size of a blob in bytes, if it may have that one, as far as others say which it has.
+fn fits(
+    location: &Location,
+    digest: &Digest,
+    size: Option<u64>,
+    expected: Option<u64>,
+) -> Result<Option<u64>, UpstreamError> {
+    if can_have(digest, size) && size.zip(expected).is_none_or(|(size, expected)| size == expected) {
+        return Ok(size);
+    }
+    let size = size.unwrap_or_default();
+    let message = format!("{location}: blob {digest}: upstream says that it has {size} bytes");
+    Err(UpstreamError::new(UpstreamErrorClass::Protocol, message))
 }
 
 pub(super) async fn filling(

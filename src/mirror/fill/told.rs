@@ -18,8 +18,9 @@ const MOST_BYTES: u64 = 16 << 20;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Fills {
-    /// What may be handed out of a blob before it is verified. `None` where nothing that is stored tells how large it is.
-    pub(super) async fn early_of(self: &Arc<Fills>, location: &Location, digest: Digest) -> Option<Arc<Early>> {
+    /// How large a blob is, and what may be handed out of it before it is verified. `None` where nothing that is stored
+    /// tells.
+    pub(crate) async fn early_of(self: &Arc<Fills>, location: &Location, digest: Digest) -> Option<Arc<Early>> {
         let key = (location.clone(), digest);
         if let Some(known) = self.sizes.of(&key) {
             return Some(known);

@@ -16,25 +16,30 @@ const SPENT: u64 = u64::MAX;
 /// The bytes of a blob of this size that may be handed out as parts before they are verified.
 #[derive(Debug)]
 pub struct Early {
-    /// In bytes.
-    size: u64,
+    /// In bytes; `None` where nobody is believed.
+    size: Option<u64>,
     taken: AtomicU64,
 }
 
 impl Early {
     /// Of a blob that is known to have so many bytes.
     pub const fn of(size: u64) -> Early {
-        Early { size, taken: AtomicU64::new(0) }
+        Early { size: Some(size), taken: AtomicU64::new(0) }
     }
 
-    /// The size of the blob in bytes.
-    pub const fn size(&self) -> u64 {
+    /// Nothing, of a blob of which nobody knows how large it is.
+    pub const fn nothing() -> Early {
+        Early { size: None, taken: AtomicU64::new(SPENT) }
+    }
+
+    /// The size of the blob in bytes, where it is known.
+    pub const fn size(&self) -> Option<u64> {
         self.size
     }
 
     /// Takes `length` of them where upstream says that the blob has `size` bytes; whether so many are left.
     pub fn claim(&self, length: u64, size: u64) -> bool {
-        let most = if size > SMALL && size == self.size { (size / SHARE).max(MOST) } else { 0 };
+        let most = if size > SMALL && self.size == Some(size) { (size / SHARE).max(MOST) } else { 0 };
         let taken = |taken: u64| taken.checked_add(length).filter(|sum| *sum <= most);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }

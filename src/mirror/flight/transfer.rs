@@ -50,6 +50,8 @@ pub struct BlobSource {
     pub location: Location,
     /// The blob.
     pub digest: Digest,
+    /// Its size in bytes as others say who lead to it.
+    pub told: Option<u64>,
     /// The same blob in the bucket, which is asked before the registry.
     pub shared: Option<Arc<InBucket>>,
     /// The same blob at the replica that fetches it, which is asked after the bucket.
@@ -64,7 +66,7 @@ impl BlobSource {
     /// A blob that is asked for at its registry alone.
     pub fn at(upstream: Arc<dyn Upstream>, location: Location, digest: Digest) -> BlobSource {
         let (waited, givers) = (Waited::default(), Arc::default());
-        BlobSource { upstream, location, digest, shared: None, replica: None, waited, givers }
+        BlobSource { upstream, location, digest, told: None, shared: None, replica: None, waited, givers }
     }
 
     /// The blob, or a part of it.
@@ -309,11 +311,13 @@ impl Transfer {
         self.begins_anew && self.position == self.progress && is_held_back(self.size, self.position)
     }
 
-    /// Whether a body that only the end of its connection ends is a part, and another address may have the rest.
+    /// Whether a body that only the end of its connection ends, or that is shorter than the blob is said to be, is a part,
+    /// and another address may have the rest.
     /// What no reader has yet may as well begin anew.
     fn is_cut_short(&mut self) -> bool {
         let is_no_blob = |seen: &Verifier| seen.clone().finish() != self.source.digest;
-        let is_short = self.end.or(self.size).is_none() && !is_held_back(None, self.position) && self.may_be_a_part;
+        let may_be_a_part = self.may_be_a_part || self.source.told.is_some_and(|told| self.position < told);
+        let is_short = self.end.or(self.size).is_none() && !is_held_back(None, self.position) && may_be_a_part;
         let is_short = is_short && self.seen.as_ref().is_some_and(is_no_blob);
         is_short && self.giver.take().is_some_and(|giver| giver.fell_short())
     }
@@ -346,6 +350,10 @@ impl Transfer {
                 self.source.givers.lock().truncate(before);
             }
             return Err(self.error(UpstreamErrorClass::Protocol, "another size than before"));
+        }
+        let is_odd = self.position == 0 && self.source.told.zip(blob.size).is_some_and(|(told, size)| told != size);
+        if is_odd && blob.giver.as_ref().is_some_and(Giver::fell_short) {
+            return Err(self.error(UpstreamErrorClass::Protocol, "another size than its manifest says"));
         }
         self.size = self.size.or(blob.size);
         self.seen = self.seen.take().filter(|_| self.size.is_none());

@@ -47,16 +47,19 @@ impl Sizes {
 
     /// A blob has this size in bytes, as somebody says who is believed if nobody says another.
     pub(crate) fn is(&self, key: BlobKey, size: u64) -> Arc<Early> {
-        let early = self.known.entry(key).or_insert_with(|| Arc::new(Early::of(size))).into_value();
-        if early.size() != size {
-            early.end();
+        let early = self.known.entry(key.clone()).or_insert_with(|| Arc::new(Early::of(size))).into_value();
+        if early.size() == Some(size) {
+            return early;
         }
-        early
+        early.end();
+        let nothing = Arc::new(Early::nothing());
+        self.known.insert(key, Arc::clone(&nothing));
+        nothing
     }
 
     /// Something else was sent as this blob.
     pub(crate) fn was_wrong(&self, key: BlobKey) {
-        self.known.entry(key).or_insert_with(|| Arc::new(Early::of(0))).into_value().end();
+        self.known.entry(key).or_insert_with(|| Arc::new(Early::nothing())).into_value().end();
     }
 
     /// What may be handed out of a blob before it is verified. `None` where nobody told how large it is.
