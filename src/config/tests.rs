@@ -540,3 +540,10 @@ fn an_address_is_listened_on_once() {
         assert!(error.contains(told), "{error}");
     }
 }
+
+#[test]
+fn that_blobs_may_come_over_plain_http_is_a_key_of_each_upstream() {
+    let text = "[[upstream]]\nhost = \"docker.io\"\nredirect_to_http = true\n[[upstream]]\nhost = \"ghcr.io\"\n";
+    let allowed: Vec<_> = valid(text).upstreams.iter().map(|upstream| upstream.settings.redirect_to_http).collect();
+    assert_eq!(allowed[..2], [true, false]);
+}

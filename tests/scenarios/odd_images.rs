@@ -177,6 +177,29 @@ async fn a_part_that_is_not_there_ends_no_walk() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_is_refused_in_whatever_way_ends_no_walk() {
+    for refusal in [401, 403, 451, 500, 200] {
+        let registry = Registry::start().await;
+        let images = [("amd64", 7), ("arm64", 8)].map(|(architecture, seed)| {
+            let (mut entry, layer) = image(&registry, architecture, architecture, seed);
+            entry["platform"] = json!({"os": "linux", "architecture": architecture});
+            (entry, layer)
+        });
+        index(&registry, "1", &images.each_ref().map(|(entry, _)| entry));
+        let refused = images[0].0["digest"].as_str().unwrap();
+        let rule = Rule::on(Match::manifest(APP, refused));
+        registry.rule(match refusal {
+            200 => rule.answer(200, "text/html", "<html>Please log in</html>"),
+            status => rule.refuse(status),
+        });
+        let mirror = TestMirror::of(&registry).await;
+        let (code, said) = run(&mirror, &["pull", "app:1", "--all-platforms"]).await;
+        assert_eq!((code, said.contains(refused)), (3, true), "{refusal}: {said}");
+        assert_eq!((registry.gets_of(&images[0].1), registry.gets_of(&images[1].1)), (0, 1), "{refusal}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_too_deep_keeps_nothing_back_that_is_not() {
     let registry = Registry::start().await;
     let (mut deep, _) = image(&registry, "deep", "arm64", 15);

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use registry_mirror::clock::Clock as _;
 use scripted_registry::client::{self, Response};
 use scripted_registry::{Gate, Image, Match, Registry, Rule, TokenPolicy, noise};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -450,4 +451,63 @@ async fn each_address_has_one_time_out() {
     })
     .await;
     gates.iter().for_each(Gate::open);
+}
+
+/// What can be wrong with the connections themselves, or is over at once.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Refused,
+    Hanging,
+    In(Trouble),
+}
+
+#[tokio::test]
+async fn where_something_is_stored_nobody_waits_longer_than_his_patience_whatever_the_trouble() {
+    let quick = [
+        Trouble::TokensRefused,
+        Trouble::TokensFailing,
+        Trouble::Failing,
+        Trouble::Cutting,
+        Trouble::Looping,
+        Trouble::Limiting,
+        Trouble::Away,
+    ];
+    let troubles = TROUBLES.into_iter().chain(quick).map(Way::In);
+    let (full, _held) = full().await;
+    for way in troubles.chain([Way::Refused, Way::Hanging]) {
+        for restarted in [false, true] {
+            let (mut registry, mut mirror, image) = warm("").await;
+            let gate = match way {
+                Way::In(trouble) => trouble.begin(&registry, Match::repository("library/app")),
+                _ => Gate::new(),
+            };
+            if matches!(way, Way::Refused) {
+                registry.stop().await;
+            }
+            if restarted || matches!(way, Way::Hanging) {
+                let now = mirror.clock.now();
+                let settings = mirror.stop().await;
+                let settings = if matches!(way, Way::Hanging) { settings.in_front_of(full) } else { settings };
+                mirror = settings.start_at(now).await;
+            }
+            tokio::time::pause();
+            let most = Duration::from_millis(2010);
+            for (path, method) in
+                [TAG, TAGS, &referrers(&image)].into_iter().flat_map(|path| [(path, "HEAD"), (path, "GET")])
+            {
+                for _ in 0..3 {
+                    let (response, waited) = timed(&mirror, method, path).await;
+                    let what = format!("{way:?} {method} {path}, restarted: {restarted}: {waited:?}");
+                    // What drips is a body.
+                    let is_whole = matches!(way, Way::In(Trouble::Dripping)) && method == "HEAD";
+                    assert!((is_stale(&response) || is_whole) && waited <= most, "{what}");
+                }
+            }
+            let (response, waited) = timed(&mirror, "GET", TAG).await;
+            let is_known = !matches!(way, Way::In(Trouble::Looping));
+            assert!(is_stale(&response) && (!is_known || waited < Duration::from_millis(10)), "{way:?}: {waited:?}");
+            tokio::time::resume();
+            gate.open();
+        }
+    }
 }

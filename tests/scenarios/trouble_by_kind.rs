@@ -126,6 +126,48 @@ async fn trouble_of_where_manifests_and_lists_are_kept_is_none_of_the_registry()
 }
 
 #[tokio::test]
+async fn an_upstream_in_trouble_is_left_alone_whatever_it_does_and_is_asked_for() {
+    let changes: [fn(Rule) -> Rule; 3] = [|rule| rule.refuse(500), |rule| rule.refuse(502), Rule::close_at_once];
+    for (number, change) in changes.into_iter().enumerate() {
+        let registry = registry().await;
+        let images = ["t", "u"].map(|tag| registry.add_image("library/big", tag, &[noise(936, 1000)]));
+        let of_tags = |(_, path): &(&str, String)| !path.contains("/blobs/") && !path.contains("manifests/sha256:");
+        let questions: Vec<_> = images.iter().flat_map(questions).filter(of_tags).collect();
+        let mirror = TestMirror::of(&registry).await;
+        for (_, path) in &questions {
+            assert_eq!(mirror.get(path).await.status, 200, "{path}");
+        }
+        mirror.settled().await;
+        mirror.advance(Duration::from_secs(301));
+        registry.rule(change(Rule::on(Match::any())));
+        let all_are_stale = async |most: Duration| {
+            registry.forget_requests();
+            tokio::time::pause();
+            let asked = tokio::time::Instant::now();
+            for (method, path) in &questions {
+                let response = client::request(mirror.address, method, path, &[]).await;
+                let told = (response.status, response.header("warning").is_some());
+                assert_eq!(told, (200, true), "{number} {method} {path}");
+            }
+            tokio::time::resume();
+            assert!(asked.elapsed() <= most, "{number}: {:?}", asked.elapsed());
+            registry.requests().len()
+        };
+        // Those that find it out wait no longer than anybody has to.
+        all_are_stale(Duration::from_secs(8)).await;
+        assert_eq!(all_are_stale(Duration::from_millis(100)).await, 0, "{number}: known to be in trouble");
+        mirror.advance(Duration::from_secs(60));
+        if number == 2 {
+            // What is cut may be so by itself, and is found out for each.
+            all_are_stale(Duration::from_secs(8)).await;
+            continue;
+        }
+        let asked = all_are_stale(Duration::from_millis(400)).await;
+        assert!((1..=2).contains(&asked), "{number}: one finds out for all: {asked}");
+    }
+}
+
+#[tokio::test]
 async fn a_connection_that_ends_for_one_blob_ends_for_no_other() {
     let registry = registry().await;
     let broken = registry.add_blob("library/big", noise(921, 1000));

@@ -221,6 +221,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_name_server_that_is_silent_takes_no_longer_than_a_connection_may() {
+        let (answer, answers) = std::sync::mpsc::channel::<()>();
+        let answers = Mutex::new(answers);
+        let look_ups = LookUps::by(move |_| {
+            let _ = answers.lock().recv();
+            Ok(Vec::new())
+        });
+        let resolver = GuardedResolver { look_ups, ..GuardedResolver::new([], true) };
+        let client = reqwest::Client::builder().no_proxy().dns_resolver(resolver);
+        let client = client.connect_timeout(std::time::Duration::from_millis(50)).build().expect("a client");
+        let error = client.get("http://silent.example/").send().await.expect_err("no answer");
+        assert!(error.is_connect() && error.is_timeout(), "{error:?}");
+        drop(answer);
+    }
+
+    #[tokio::test]
     async fn a_foreign_name_for_this_machine_is_refused() {
         let resolve = |resolver: GuardedResolver| async move {
             resolver.resolve("localhost".parse().expect("name")).await.map(|addresses| addresses.count() > 0).ok()
