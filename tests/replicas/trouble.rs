@@ -148,14 +148,14 @@ async fn a_bucket_that_answers_slowly_delays_no_pull_beyond_patience_the_first_o
 
 #[tokio::test]
 async fn each_look_up_waits_for_a_bucket_with_holes_no_longer_than_for_one_answer() {
-    const PATIENCE: Duration = Duration::from_millis(1500);
+    const PATIENCE: Duration = Duration::from_secs(2);
     let scene = Scene::set().await;
     let image = scene.image(66);
     let first = scene.replica().await;
     pull(&first, &image).await;
     up(&scene, &image).await;
     let newer = scene.registry.add_image("library/app", "1", &[noise(67, 300_000)]);
-    let (mirror, _door) = scene.behind_a_door("cache.patience = \"1500ms\"\ncache.tag_ttl = \"0s\"").await;
+    let (mirror, _door) = scene.behind_a_door("cache.patience = \"2s\"\ncache.tag_ttl = \"0s\"").await;
     crate::leases::has_leases(&mirror).await;
     // What names others have is told at once, and nothing else ever.
     for part in ["_denied", "_frozen", "/fills/", "_links", "/blobs/"] {
@@ -164,9 +164,9 @@ async fn each_look_up_waits_for_a_bucket_with_holes_no_longer_than_for_one_answe
     let head = scripted_registry::client::head(mirror.address, crate::TAG, &[crate::MANIFEST_TYPES]);
     let begun = Instant::now();
     assert_eq!(head.await.status, 200);
-    assert!(begun.elapsed() < PATIENCE + Duration::from_secs(1), "HEAD: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < 2 * PATIENCE, "HEAD: {:?}", begun.elapsed());
     let begun = Instant::now();
     pull(&mirror, &newer).await;
     let look_ups = u32::try_from(newer.blobs().count() + 1).unwrap();
-    assert!(begun.elapsed() < PATIENCE * look_ups + Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < PATIENCE * look_ups * 3 / 2, "{:?}", begun.elapsed());
 }
