@@ -7,6 +7,8 @@ use scripted_registry::{Match, Rule, noise};
 use crate::{Scene, TestMirror, outcome, pull, up};
 
 const TAGS: &str = "/v2/library/app/tags/list";
+/// However busy the machine is that tests, the bucket is not away.
+const PATIENT: &str = "cache.patience = \"60s\"";
 
 /// An image with a signature in the bucket, with both lists, and the path to the second.
 async fn listed(scene: &Scene, first: &TestMirror) -> String {
@@ -30,7 +32,7 @@ async fn a_replica_with_an_empty_disk_serves_the_lists_of_others_when_upstream_i
         let referrers = listed(&scene, &first).await;
         let bodies = [first.get(TAGS).await.body, first.get(&referrers).await.body];
         scene.registry.stop().await;
-        let second = scene.settings().config(&format!("cache.mode = \"{mode}\"")).start().await;
+        let second = scene.settings().config(&format!("cache.mode = \"{mode}\"\n{PATIENT}")).start().await;
         second.advance(Duration::from_secs(3600));
         for (path, body) in [TAGS, &referrers].into_iter().zip(&bodies) {
             let answer = second.get(path).await;
@@ -65,7 +67,8 @@ async fn a_list_that_upstream_takes_back_leaves_the_bucket_and_one_of_a_denied_r
 #[tokio::test]
 async fn of_two_lists_the_later_one_stays_and_what_is_wrong_is_none() {
     let scene = Scene::set().await;
-    let (first, second) = (scene.replica().await, scene.replica().await);
+    let second = scene.settings().config(PATIENT).start().await;
+    let first = scene.replica().await;
     listed(&scene, &first).await;
     let key = scene.bucket.keys().into_iter().find(|key| key.contains("/_lists/tags.")).unwrap();
     let before = scene.bucket.object(&key).unwrap();
