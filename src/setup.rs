@@ -118,6 +118,31 @@ pub struct Settings {
     pub mirror: MirrorAddress,
     /// For which registries.
     pub registries: Vec<RegistryName>,
+    /// The upstream of what the mirror is asked for there without a registry, where that is known.
+    #[serde(default)]
+    pub default: Option<RegistryName>,
+}
+
+impl Settings {
+    /// How the names of a registry's images begin where the mirror stands in them; `None` where there is no such name:
+    /// a port can stand in front of the first slash only, and a registry with one has to be what the mirror means
+    /// where none is named.
+    pub fn name_of(&self, registry: &RegistryName) -> Option<String> {
+        let mirror = self.mirror.authority();
+        if !registry.as_str().contains(':') {
+            return Some(format!("{mirror}/{registry}"));
+        }
+        (self.default.as_ref() == Some(registry)).then(|| mirror.to_owned())
+    }
+
+    /// What is said of a registry of which no image can be named through the mirror.
+    fn unnamed(&self, registry: &RegistryName) -> String {
+        format!(
+            "no image is named {}/{registry}/NAME, since a port stands behind a slash there: name a listener that is for \
+             {registry} with --mirror, such as listen = [\"ADDRESS={registry}\"]",
+            self.mirror.authority()
+        )
+    }
 }
 
 /// A machine: its files, by paths below the root without a slash in front, and what is known of it.
@@ -130,15 +155,12 @@ pub struct Machine<'a> {
     pub docker_store: Store,
     /// Where a user's podman looks; `None` for the whole machine's.
     pub home: Option<String>,
-    /// The upstream of what the mirror is asked for without a registry, where that is known.
-    pub default: Option<RegistryName>,
 }
 
 impl Default for Machine<'_> {
     /// A machine without files.
     fn default() -> Self {
-        let (docker_store, home, default) = (Store::default(), None, None);
-        Machine { text: &|_| Ok(None), names: &|_| Ok(Vec::new()), docker_store, home, default }
+        Machine { text: &|_| Ok(None), names: &|_| Ok(Vec::new()), docker_store: Store::default(), home: None }
     }
 }
 
@@ -151,8 +173,8 @@ impl Machine<'_> {
 
 impl fmt::Debug for Machine<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Machine { docker_store, home, default, .. } = self;
-        write!(f, "Machine({docker_store:?}, {home:?}, {default:?})")
+        let Machine { docker_store, home, .. } = self;
+        write!(f, "Machine({docker_store:?}, {home:?})")
     }
 }
 
@@ -220,7 +242,7 @@ pub fn files(client: Client, settings: &Settings, machine: &Machine<'_>) -> Resu
     match client {
         Client::Docker => docker::files(settings, machine),
         Client::Containerd => containerd::files(settings, machine),
-        Client::Podman | Client::CriO => Ok(vec![podman::file(client, machine.home.as_deref())]),
+        Client::Podman | Client::CriO => podman::files(client, settings, machine),
         Client::Buildkit => Ok(vec![buildkit::file()]),
         Client::K3s | Client::Rke2 => Ok(vec![k3s::file(client)]),
         Client::Kaniko | Client::CloudFoundry | Client::Crane => Ok(Vec::new()),

@@ -41,7 +41,7 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
 /// What to tell a client on this machine, as `setup` writes it.
 fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> String {
     let Ok(mirror) = format!("{scheme}://{address}").parse() else { return String::new() };
-    let settings = Settings { mirror, registries: vec![default.clone()] };
+    let settings = Settings { mirror, registries: vec![default.clone()], default: Some(default.clone()) };
     let has_it = |text: &str| text.contains(settings.mirror.authority());
     let lines = |client: Client| {
         let written = setup::written(client, &settings).unwrap_or_default();
@@ -62,7 +62,8 @@ fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> St
         Some(format!("\n  {:<10} /{path}{note}\n{text}", client.as_str()))
     };
     // Docker asks mirrors for Docker Hub's images only.
-    let others = (default.as_str() != DOCKER_HUB).then(|| format!("\n  docker pull {address}/{default}/NAME\n"));
+    let others = settings.name_of(default).filter(|_| default.as_str() != DOCKER_HUB);
+    let others = others.map(|name| format!("\n  docker pull {name}/NAME\n"));
     let clients = [Client::Docker, Client::Containerd, Client::Podman].into_iter().filter_map(lines);
     others.into_iter().chain(clients).collect()
 }

@@ -133,27 +133,20 @@ impl Ground {
         Ok(content.map(|content| String::from_utf8_lossy(&content.bytes).into_owned()))
     }
 
-    /// Asks what is to be known of the machine. `default` is the upstream of what the mirror is asked for without a
-    /// registry, where that is known.
-    fn ask<T>(
-        &self,
-        args: &Args,
-        default: Option<RegistryName>,
-        question: impl FnOnce(&Machine<'_>) -> Result<T, Refused>,
-    ) -> Result<T, Error> {
+    /// Asks what is to be known of the machine.
+    fn ask<T>(&self, args: &Args, question: impl FnOnce(&Machine<'_>) -> Result<T, Refused>) -> Result<T, Error> {
         let text = |path: &str| self.text(path).map_err(Refused::Failed);
         let names = |folder: &str| self.root.names(folder).map_err(Refused::Failed);
         let docker_store = match args.client {
             Client::Docker => docker_store(args.root.is_none(), self.text(DAEMON_JSON)?.as_deref()),
             _ => Store::default(),
         };
-        let machine = Machine { text: &text, names: &names, docker_store, home: self.home.clone(), default };
+        let machine = Machine { text: &text, names: &names, docker_store, home: self.home.clone() };
         question(&machine).map_err(|error| plan::refused(&self.root, CONTAINERD_CONFIG, error))
     }
 
-    fn plan(&self, args: &Args, told: &Told, earlier: Option<&Record>) -> Result<Plan, Error> {
-        let Told { settings, default, .. } = told;
-        let (files, beside) = self.ask(args, default.clone(), |machine| {
+    fn plan(&self, args: &Args, settings: &Settings, earlier: Option<&Record>) -> Result<Plan, Error> {
+        let (files, beside) = self.ask(args, |machine| {
             Ok((setup::files(args.client, settings, machine)?, setup::beside(args.client, machine)?))
         })?;
         if args.root.is_none() && files.iter().any(|file| file.kind == Kind::DaemonJson) {
@@ -185,8 +178,6 @@ fn last(ground: &Ground) -> Option<Record> {
 /// What the client is told, and what is known of the mirror.
 struct Told {
     settings: Settings,
-    /// The upstream of what the mirror is asked for there without a registry, where that is known.
-    default: Option<RegistryName>,
     /// The registries that it serves; none where that is not known.
     served: Vec<RegistryName>,
 }
@@ -210,7 +201,7 @@ fn told(args: &Args, earlier: Option<&Record>) -> Result<Told, Error> {
         }
     };
     let registries = registries(args, earlier, &served);
-    Ok(Told { settings: Settings { mirror, registries }, default, served })
+    Ok(Told { settings: Settings { mirror, registries, default }, served })
 }
 
 /// A mirror: its addresses, each with the upstream of what it is asked for without a registry, and the registries that
@@ -310,7 +301,7 @@ fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let told = told(args, earlier.as_ref())?;
     let settings = &told.settings;
     let mut shown = told.document(args, SetUpAction::Print);
-    let plan = ground.plan(args, &told, earlier.as_ref())?;
+    let plan = ground.plan(args, settings, earlier.as_ref())?;
     shown.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
     shown.steps = setup::steps(args.client, settings);
     tell(args, &shown)?;
@@ -353,7 +344,7 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let earlier = drawer.as_ref().map(Drawer::record).transpose()?.flatten();
     let told = told(args, earlier.as_ref())?;
     let settings = &told.settings;
-    let plan = ground.plan(args, &told, earlier.as_ref())?;
+    let plan = ground.plan(args, settings, earlier.as_ref())?;
     let mut folders = earlier.as_ref().map(|record| record.folders.clone()).unwrap_or_default();
     let kept = Record::new(settings.clone(), plan.kept.clone());
     let is_known =
@@ -424,7 +415,7 @@ fn restart(args: &Args, ground: &Ground, plan: &Plan, done: &mut SetUp) -> Resul
 /// Whether the files say it, below a root where no program is asked.
 fn look(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let told = told(args, last(ground).as_ref())?;
-    let plan = ground.plan(args, &told, None)?;
+    let plan = ground.plan(args, &told.settings, None)?;
     let mut looked = told.document(args, SetUpAction::Check);
     looked.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
     let lacking: Vec<_> = plan.changes.iter().filter(|change| change.is_one()).collect();

@@ -45,10 +45,11 @@ pub(super) struct Told<'a> {
 pub(super) fn page<B>(request: &Request<B>, told: &Told<'_>) -> String {
     let Some(mirror) = address(request, told.encrypted) else { return String::new() };
     let has_hub = told.registries.iter().find(|registry| registry.as_str() == DOCKER_HUB);
-    let settings = Settings { registries: vec![has_hub.unwrap_or(told.default).clone()], mirror };
+    let registries = vec![has_hub.unwrap_or(told.default).clone()];
+    let settings = Settings { mirror, registries, default: Some(told.default.clone()) };
     let files = |client| files(client, &settings);
     let written = [
-        ("{images}", images(&settings.mirror, told)),
+        ("{images}", images(&settings, told)),
         ("{docker}", docker(&settings, told.default)),
         ("{containerd}", files(Client::Containerd)),
         ("{podman}", files(Client::Podman)),
@@ -74,14 +75,14 @@ fn address<B>(request: &Request<B>, encrypted: bool) -> Option<MirrorAddress> {
 
 /// Images of the registry that is meant where none is named, and of another one, by names for which no client needs
 /// to be told anything.
-fn images(mirror: &MirrorAddress, Told { default, registries, .. }: &Told<'_>) -> String {
+fn images(settings: &Settings, Told { default, registries, .. }: &Told<'_>) -> String {
     let mut others: Vec<_> = registries.iter().filter(|registry| registry != default).collect();
     others.sort_by_key(|registry| registry.as_str() != "ghcr.io");
     let image = |registry: &RegistryName| {
-        let name = if registry.as_str() == DOCKER_HUB { "library/alpine:3" } else { "OWNER/NAME:TAG" };
-        format!("docker pull {}/{registry}/{name}", mirror.authority())
+        let image = if registry.as_str() == DOCKER_HUB { "library/alpine:3" } else { "OWNER/NAME:TAG" };
+        settings.name_of(registry).map(|name| format!("docker pull {name}/{image}"))
     };
-    [*default].into_iter().chain(others.into_iter().take(1)).map(image).collect::<Vec<_>>().join("\n")
+    [*default].into_iter().chain(others).filter_map(image).take(2).collect::<Vec<_>>().join("\n")
 }
 
 /// The files of a client, as `setup` writes them.
@@ -186,5 +187,13 @@ mod tests {
         for (place, times) in [("certs.d/b.example/hosts.toml", 1), ("mirror.example/a.example/OWNER", 1)] {
             assert_eq!(shown.matches(place).count(), times, "{place}: {shown}");
         }
+        // In the names of images a port stands in front only.
+        let own = ["a.example:5005", "b.example:5005"].map(|name| name.parse::<RegistryName>().expect("a registry"));
+        let shown = page(
+            &asked("mirror.example", "text/html", "/"),
+            &Told { encrypted: true, default: &own[1], registries: &own },
+        );
+        assert!(shown.contains(">docker pull mirror.example/OWNER/NAME:TAG</pre>"), "{shown}");
+        assert!(!shown.contains("mirror.example/a") && !shown.contains("mirror.example/b"), "{shown}");
     }
 }

@@ -7,7 +7,10 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
     let mut steps: Vec<_> = settings
         .registries
         .iter()
-        .map(|registry| format!("cf push APP -o {mirror}/{registry}/REPOSITORY:TAG"))
+        .map(|registry| match settings.name_of(registry) {
+            Some(name) => format!("cf push APP -o {name}/REPOSITORY:TAG"),
+            None => format!("# {}", settings.unnamed(registry)),
+        })
         .collect();
     steps.push(if settings.mirror.is_encrypted() {
         "# the mirror's authority belongs to the trusted certificates of the platform, for cells and for staging"

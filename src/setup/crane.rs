@@ -7,7 +7,10 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
     let mut steps: Vec<_> = settings
         .registries
         .iter()
-        .map(|registry| format!("{mirror}/{registry}/REPOSITORY:TAG in the place of {registry}/REPOSITORY:TAG"))
+        .map(|registry| match settings.name_of(registry) {
+            Some(name) => format!("{name}/REPOSITORY:TAG in the place of {registry}/REPOSITORY:TAG"),
+            None => format!("# {}", settings.unnamed(registry)),
+        })
         .collect();
     if !settings.mirror.is_encrypted() {
         steps.push(format!(

@@ -43,12 +43,14 @@ pub(super) fn files(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<Fi
         return Ok(files);
     }
     match settings.registries.iter().find(|registry| registry.as_str() != DOCKER_HUB) {
-        Some(other) => Err(Refused::Unable(format!(
-            "docker with its classic store asks mirrors for Docker Hub's images only, not for those of {other}: name \
-             them as {}/{other}/NAME",
-            settings.mirror.authority()
-        ))),
-        None => is_for_docker_hub(settings, machine).map(|()| vec![File::new(DAEMON_JSON, Kind::DaemonJson)]),
+        Some(other) => {
+            let named = settings.name_of(other).map(|name| format!("name them as {name}/NAME"));
+            Err(Refused::Unable(format!(
+                "docker with its classic store asks mirrors for Docker Hub's images only, not for those of {other}: {}",
+                named.unwrap_or_else(|| settings.unnamed(other))
+            )))
+        }
+        None => is_for_docker_hub(settings).map(|()| vec![File::new(DAEMON_JSON, Kind::DaemonJson)]),
     }
 }
 
@@ -76,8 +78,8 @@ fn mirrors(machine: &Machine<'_>) -> Result<Vec<String>, Refused> {
 }
 
 /// The engine names no registry when it asks: what it gets are images of the listener's own upstream.
-fn is_for_docker_hub(settings: &Settings, machine: &Machine<'_>) -> Result<(), Refused> {
-    match machine.default.as_ref().filter(|default| default.as_str() != DOCKER_HUB) {
+fn is_for_docker_hub(settings: &Settings) -> Result<(), Refused> {
+    match settings.default.as_ref().filter(|default| default.as_str() != DOCKER_HUB) {
         Some(default) => Err(Refused::Unable(format!(
             "docker with its classic store does not say that it means Docker Hub, and would get images of {default} \
              from {}: name a listener that is for docker.io with --mirror, such as listen = [\"ADDRESS=docker.io\"]",

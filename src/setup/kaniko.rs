@@ -7,10 +7,11 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
     let mut steps: Vec<_> = settings
         .registries
         .iter()
-        .map(|registry| match registry.as_str() {
+        .map(|registry| match (registry.as_str(), settings.name_of(registry)) {
             // Its own name for Docker Hub.
-            DOCKER_HUB => format!("--registry-map=index.docker.io={mirror}/{DOCKER_HUB}"),
-            other => format!("--registry-map={other}={mirror}/{other}"),
+            (DOCKER_HUB, Some(name)) => format!("--registry-map=index.docker.io={name}"),
+            (other, Some(name)) => format!("--registry-map={other}={name}"),
+            (_, None) => format!("# {}", settings.unnamed(registry)),
         })
         .collect();
     if !settings.mirror.is_encrypted() {

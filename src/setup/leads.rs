@@ -277,6 +277,9 @@ mod tests {
         ] {
             in_vain(Client::Podman, &[(OURS, &text)], why);
         }
+        let port = "[[registry]]\nlocation = \"a.example:5\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:5000/a.example:5\"\n";
+        let judged = led(Client::Podman, "a.example:5", &[(OURS, port)]);
+        assert!(matches!(&judged, Leads::InVain(why) if why.contains("a port stands behind a slash")), "{judged:?}");
         let part = whole.replacen("location = \"docker.io\"", "location = \"docker.io/acme\"", 1);
         assert_eq!(led(Client::Podman, "docker.io", &[(OURS, &part)]), Leads::Elsewhere);
         assert_eq!(led(Client::Podman, "docker.io", &[(OURS, "# 127.0.0.1:5000\n")]), Leads::Elsewhere);

@@ -77,11 +77,22 @@ fn asked_of(path: &str, entry: &Table) -> Vec<Asked> {
             _ if truth(entry, "blocked") => Some("blocked = true stands there".to_owned()),
             _ if truth(entry, "mirror-by-digest-only") => Some("mirror-by-digest-only = true stands there".to_owned()),
             Some(some) => Some(format!("pull-from-mirror = {some:?} stands there")),
+            None if location.split_once('/').is_some_and(|(_, path)| path.contains(':')) => {
+                Some("no image has such a name: a port stands behind a slash there".to_owned())
+            }
             None => None,
         };
         Some(asked)
     });
     asked.collect()
+}
+
+pub(super) fn files(client: Client, settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
+    // It would find no name for any image of it, and give none from the registry itself either.
+    match settings.registries.iter().find(|registry| settings.name_of(registry).is_none()) {
+        Some(registry) => Err(Refused::Unable(settings.unnamed(registry))),
+        None => Ok(vec![file(client, machine.home.as_deref())]),
+    }
 }
 
 /// Each of the two programs has a file, so that one can be put back without the other.
@@ -96,7 +107,7 @@ fn settings_of(home: Option<&str>) -> String {
 
 /// Where the mirror has the images of a registry: whatever it takes a name without one for.
 fn location(settings: &Settings, registry: &RegistryName) -> String {
-    format!("{}/{registry}", settings.mirror.authority())
+    settings.name_of(registry).unwrap_or_else(|| format!("{}/{registry}", settings.mirror.authority()))
 }
 
 /// A file, with its entries and their mirrors as tables of their own, also where they stand in a line.

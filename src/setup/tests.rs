@@ -4,7 +4,7 @@ use super::*;
 
 fn settings(mirror: &str, registries: &[&str]) -> Settings {
     let registries = registries.iter().map(|registry| registry.parse().expect("a registry")).collect();
-    Settings { mirror: mirror.parse().expect("an address"), registries }
+    Settings { mirror: mirror.parse().expect("an address"), registries, default: None }
 }
 
 fn local() -> Settings {
@@ -147,14 +147,14 @@ fn which_store_docker_has_is_told_by_the_engine_else_by_its_file() {
     let machine = |docker_store| Machine { docker_store, ..Machine::default() };
     let both = settings("http://127.0.0.1:5000", &["docker.io", "ghcr.io"]);
     assert!(matches!(files(Client::Docker, &both, &machine(Store::Classic)), Err(Refused::Unable(_))));
-    let for_ghcr = Machine { default: "ghcr.io".parse().ok(), ..Machine::default() };
-    let refused = files(Client::Docker, &local(), &for_ghcr).expect_err("it would get images of ghcr.io");
+    let listener = |default: &str| Settings { default: default.parse().ok(), ..local() };
+    let refused =
+        files(Client::Docker, &listener("ghcr.io"), &Machine::default()).expect_err("it would get images of ghcr.io");
     assert!(
         matches!(&refused, Refused::Unable(why) if why.contains("ghcr.io") && why.contains("=docker.io")),
         "{refused}"
     );
-    let for_hub = Machine { default: Some(hub()), ..Machine::default() };
-    assert!(files(Client::Docker, &local(), &for_hub).is_ok());
+    assert!(files(Client::Docker, &listener("docker.io"), &Machine::default()).is_ok());
     let paths: Vec<_> = files(Client::Docker, &both, &machine(Store::Containerd)).expect("files");
     let paths: Vec<_> = paths.into_iter().map(|file| file.path).collect();
     assert_eq!(paths, ["etc/docker/certs.d/docker.io/hosts.toml", "etc/docker/certs.d/ghcr.io/hosts.toml"]);
@@ -372,6 +372,39 @@ fn podman_gets_a_file_of_its_own_that_says_what_the_others_said() {
     let both = settings("https://mirror.example", &["docker.io", "ghcr.io"]);
     let with = Kind::RegistriesConf.merged(&both, None, &[]).expect("merged");
     assert!(with.contains("location = \"mirror.example/ghcr.io\"\n") && !with.contains("insecure"), "{with}");
+}
+
+/// A name is as distribution/reference has it: a port stands in front of the first slash only.
+#[test]
+fn no_client_is_given_a_name_in_which_a_port_stands_behind_a_slash() {
+    let mut told = settings("http://127.0.0.1:5000", &["reg.example:5005"]);
+    for client in [Client::Podman, Client::CriO, Client::Docker] {
+        let refused = files(client, &told, &Machine::default());
+        assert!(matches!(&refused, Err(Refused::Unable(why)) if why.contains("=reg.example:5005")), "{refused:?}");
+    }
+    for client in [Client::Kaniko, Client::CloudFoundry, Client::Crane] {
+        let steps = steps(client, &told);
+        assert!(
+            steps.iter().any(|step| step.starts_with("# no image is named 127.0.0.1:5000/reg.example:5005")),
+            "{steps:?}"
+        );
+    }
+    // These say beside the name of which registry it is.
+    for client in [Client::Containerd, Client::Buildkit, Client::K3s, Client::Rke2] {
+        assert!(files(client, &told, &Machine::default()).is_ok(), "{client:?}");
+    }
+    told.default = "reg.example:5005".parse().ok();
+    let (file, text) = written(Client::Podman, &told).expect("files").remove(0);
+    assert!(text.contains("location = \"127.0.0.1:5000\"\n"), "{file:?} {text}");
+    let refused = files(Client::Docker, &told, &Machine::default()).expect_err("it asks for Docker Hub's").to_string();
+    assert!(refused.ends_with("name them as 127.0.0.1:5000/NAME"), "{refused}");
+    for (client, step) in [
+        (Client::Kaniko, "--registry-map=reg.example:5005=127.0.0.1:5000"),
+        (Client::CloudFoundry, "cf push APP -o 127.0.0.1:5000/REPOSITORY:TAG"),
+        (Client::Crane, "127.0.0.1:5000/REPOSITORY:TAG in the place of reg.example:5005/REPOSITORY:TAG"),
+    ] {
+        assert_eq!(steps(client, &told)[0], step);
+    }
 }
 
 /// The keys are those of k3s' documentation, "Private Registry Configuration".

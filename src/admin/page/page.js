@@ -544,6 +544,9 @@ function pulls(name) {
   const here = (name) => ["127.0.0.1", "[::1]", "localhost"].includes(name);
   const host = here(first.hostname) && !here(location.hostname) ? `${location.hostname}:${first.port}` : first.host;
   const plain = first.protocol === "http:";
+  if (name.slice(0, name.indexOf("/")).includes(":")) {
+    return section("Pull it", make("p", {}, "Its registry has a port, which stands in no other image’s name: a client that is set up pulls it by its own name."));
+  }
   const image = `${host}/${name}`;
   return section("Pull it", make("div", { class: "pulls" }, [
     ["docker", `docker pull ${image}`],

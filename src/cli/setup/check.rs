@@ -118,7 +118,7 @@ pub(super) fn run(program: &PathBuf, arguments: &[String], patience: Duration) -
 /// Has the client pull, and tells what came of it.
 pub(super) fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let hosts = match args.client {
-        Client::Containerd => ground.ask(args, None, setup::hosts_folder)?,
+        Client::Containerd => ground.ask(args, setup::hosts_folder)?,
         _ => String::new(),
     };
     let served = known(args).unwrap_or_default().served;

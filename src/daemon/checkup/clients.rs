@@ -55,7 +55,7 @@ fn look(client: &Client, around: &Around<'_>) -> Found {
         _ => Store::default(),
     };
     let home = home.map(|home| home.trim_matches('/').to_owned());
-    let machine = Machine { text: &text, names: &names, docker_store, home, default: None };
+    let machine = Machine { text: &text, names: &names, docker_store, home };
     for registry in &around.registries {
         match setup::leads(kind, registry, &machine, &around.listeners) {
             Leads::Here(file) => found.led.push((file, registry.to_string())),
