@@ -161,7 +161,6 @@ mod tests {
             names: &names,
             home: Some("home/me".to_owned()),
             docker_store: store_of(None, files.get("etc/docker/daemon.json").copied()),
-            default: None,
         };
         let mirror = [listener("127.0.0.1:5000", "docker.io"), listener("127.0.0.1:5001", "ghcr.io")];
         leads(client, &registry.parse().expect("a registry"), &machine, &mirror)
