@@ -40,6 +40,7 @@ use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
+use crate::carrier::Carriers;
 use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Config, ConfigError, Loaded, Source};
@@ -56,7 +57,6 @@ use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, Passwo
 use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Admission, Edge, Listener, Present};
 use crate::tier::{self, Bucket, Conditional, Raising, Standing};
-use crate::upstream::carrier::Carrier;
 use crate::upstream::http::HttpSettingsError;
 use crate::usage::Usage;
 
@@ -232,7 +232,7 @@ impl Daemon {
     /// # Errors
     /// [`StartError`].
     pub fn open_with(config: Config, clock: Arc<dyn Clock>) -> Result<Daemon, StartError> {
-        Prepared::new(config, clock, Carrier::default())?.open()
+        Prepared::new(config, clock, Carriers::default())?.open()
     }
 }
 
@@ -251,18 +251,19 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     /// Reads what the configuration names. Writes nothing.
-    fn new(config: Config, clock: Arc<dyn Clock>, carrier: Carrier) -> Result<Prepared, StartError> {
+    fn new(config: Config, clock: Arc<dyn Clock>, carriers: Carriers) -> Result<Prepared, StartError> {
         format::examine(&config.store.path).map_err(LockError::from)?;
         let [tls, admin_tls] = certificates(&config).map(|files| files.map(Tls::open).transpose());
         let (tls, admin_tls) = (tls?.map(Arc::new), admin_tls?.map(Arc::new));
         let token = config.admin_token()?.map(|secret| Token::new(secret.expose().as_bytes()));
         let guard = Arc::new(Guard::new(token, config.asks_who_clients_are()));
         let metrics = Arc::new(Metrics::new(config.upstreams.iter().map(|upstream| upstream.host.clone())));
-        let around = Around { metrics, clock, ours: Arc::default(), carrier };
+        let around = Around { metrics, clock, ours: Arc::default(), carriers };
         let admission = Arc::new(admission(&config, &around, None)?);
         let upstreams = Upstreams::default().under(&config, &around)?;
         let settings = config.store.bucket.as_ref().map(|bucket| &bucket.tier);
-        let bucket = settings.map(|settings| Bucket::open(settings, |name| std::env::var(name).ok())).transpose()?;
+        let open = |settings| Bucket::open(settings, &around.carriers.tier, |name| std::env::var(name).ok());
+        let bucket = settings.map(open).transpose()?;
         let replicas =
             bucket.as_ref().map(|bucket| upstreams::replicas(&config, bucket, &around)).transpose()?.flatten();
         Ok(Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket, replicas })
@@ -305,7 +306,7 @@ impl Prepared {
             blobs: blobs.clone(),
             ingests: Arc::clone(&ingests),
             metadata: metadata.clone(),
-            carrier: around.carrier.clone(),
+            carrier: around.carriers.upstreams.clone(),
             behind: behind.map(|(bucket, owed)| Behind { bucket, owed, patience, is_bounded, replicas }),
             clock,
             room: settings::room(Arc::clone(&store)),

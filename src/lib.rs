@@ -26,7 +26,7 @@
 //! - **Hit.** [`blob_store::BlobStore::open`], and the file goes to the client.
 //! - **Cold miss.** [`mirror::flight`] gives the lead. A [`mirror::fill`] runs as a task of its own:
 //!   upstream, [`blob_store::ingest`], verify, commit, record. The client reads along. In the daemon, fills and the
-//!   connections that feed them are carried by threads of their own ([`upstream::carrier`]): hits never wait behind them.
+//!   connections that feed them are carried by threads of their own ([`carrier`]): hits never wait behind them.
 //! - **Joiner.** Everybody else reads the growing file through [`mirror::answer::reader`], at their own pace.
 //!   The last 64 KiB are held back until the digest is verified.
 //! - **Tag.** [`mirror::recall::freshness`] decides whether upstream is asked, and whether what is remembered
@@ -40,6 +40,7 @@ pub mod admin;
 pub mod audit;
 pub mod blob_store;
 pub mod bundle;
+pub mod carrier;
 pub mod cli;
 pub mod clients;
 pub mod clock;

@@ -31,13 +31,13 @@ use tokio_util::task::TaskTracker;
 use crate::blob_store::BlobStore;
 use crate::blob_store::ingest::IngestDir;
 use crate::bundle::Stores;
+use crate::carrier::Carrier;
 use crate::clients::ClientId;
 use crate::clock::{Clock, Timestamp};
 use crate::graph::Graph;
 use crate::metadata::MetadataStore;
 use crate::metrics::Metrics;
 use crate::oci::{RegistryName, Target};
-use crate::upstream::carrier::Carrier;
 
 pub use crate::documents::Mode;
 pub use crate::metadata::Location;

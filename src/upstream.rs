@@ -5,7 +5,6 @@
 
 pub mod asking;
 pub mod breaker;
-pub mod carrier;
 pub mod credentials;
 pub mod examined;
 pub mod gate;

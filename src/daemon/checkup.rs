@@ -16,6 +16,7 @@ use tokio::runtime::Runtime;
 use super::preflight::{Findings, settings, taken};
 use crate::access::Access;
 use crate::blob_store::lock;
+use crate::carrier::Carrier;
 use crate::config::{Config, Problem, Upstream};
 use crate::doctor::machine::Files;
 use crate::doctor::{Credential, Facts, Machine, bucket, judge};
@@ -175,7 +176,7 @@ fn ask(config: &Config, upstreams: &[&Upstream]) -> Result<(Vec<Examined>, Vec<C
 /// configured, which is told of the configuration.
 fn bucket(config: &Config) -> Result<Option<bucket::Found>, Error> {
     let Some(settings) = config.store.bucket.as_ref().map(|bucket| &bucket.tier) else { return Ok(None) };
-    let found = match Bucket::open(settings, |name| std::env::var(name).ok()) {
+    let found = match Bucket::open(settings, &Carrier::default(), |name| std::env::var(name).ok()) {
         Err(OpenError::NoCredentials) => bucket::Found::NoCredentials,
         Err(_) => return Ok(None),
         Ok(bucket) => {

@@ -18,6 +18,7 @@ use super::process::{PACES, unusable_pace};
 use super::{StartError, upstreams};
 use crate::audit;
 use crate::blob_store::{format, lock};
+use crate::carrier::Carrier;
 use crate::config::{Config, Limit, Problem, Store, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
 use crate::server::authenticate::Passwords;
@@ -48,7 +49,8 @@ impl Findings {
 pub fn preflight(config: &Config) -> Findings {
     let mut found = settings(config);
     if let Some(bucket) = &config.store.bucket
-        && let Err(error @ OpenError::NoCredentials) = Bucket::open(&bucket.tier, |name| std::env::var(name).ok())
+        && let Err(error @ OpenError::NoCredentials) =
+            Bucket::open(&bucket.tier, &Carrier::default(), |name| std::env::var(name).ok())
     {
         found.problems.push(Problem::at("", error.to_string()));
     }
@@ -79,7 +81,7 @@ pub(super) fn settings(config: &Config) -> Findings {
         found.problem("server.tls", error);
     }
     if let Some(bucket) = &config.store.bucket {
-        match Bucket::open(&bucket.tier, |name| std::env::var(name).ok()) {
+        match Bucket::open(&bucket.tier, &Carrier::default(), |name| std::env::var(name).ok()) {
             Err(error) if !matches!(error, OpenError::NoCredentials) => {
                 found.problems.push(Problem::at("", error.to_string()));
             }

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{Listeners, Prepared, budget};
+use crate::carrier::{Carrier, Carriers};
 use crate::clock::SystemClock;
 use crate::config::{Config, Loaded, Source};
 use crate::confine::confine;
@@ -20,7 +21,6 @@ use crate::documents::{Code, Error};
 use crate::server::io::give_large_buffers_back;
 use crate::server::{congestion, listener};
 use crate::systemd;
-use crate::upstream::carrier::Carrier;
 use crate::{admin, audit};
 
 /// How long calls to the disk that are under way at the end are waited for.
@@ -68,18 +68,21 @@ pub fn run(
     let early = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(&no_runtime)?;
     let sockets = early.block_on(async { sockets(&config) })?;
     // What the configuration says wrongly, too.
-    let carrier = Carrier::default();
-    let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), carrier.clone())?;
+    let carriers = Carriers::default();
+    let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), carriers.clone())?;
     stay_inside(&config);
-    // Outlives who is carried by it.
-    let upstreams = tokio::runtime::Builder::new_multi_thread().thread_name("upstreams").enable_all().build();
-    let upstreams = upstreams.map_err(&no_runtime)?;
-    carrier.begin(&upstreams);
+    let threads = |name, carrier: &Carrier| {
+        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
+        runtime.inspect(|runtime| carrier.begin(runtime)).map_err(&no_runtime)
+    };
+    // They outlive who is carried by them.
+    let upstreams = threads("upstreams", &carriers.upstreams)?;
+    let tier = config.store.bucket.as_ref().map(|_| threads("bucket", &carriers.tier)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
     let served = runtime.block_on(serve(source, loaded, hang_up, prepared, sockets, announce));
     // A disk that does not answer any more keeps no process.
     runtime.shutdown_timeout(ENDS_WITHIN);
-    upstreams.shutdown_timeout(ENDS_WITHIN);
+    std::iter::once(upstreams).chain(tier).for_each(|runtime| runtime.shutdown_timeout(ENDS_WITHIN));
     served
 }
 

@@ -16,6 +16,7 @@ use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{self, LockError, StoreLock};
 use crate::bundle::import::{self, Intake};
 use crate::bundle::{Plan, Rest, Stores};
+use crate::carrier::Carrier;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::Config;
 use crate::documents::{
@@ -154,7 +155,8 @@ impl OpenedStore {
 /// [`Code::Configuration`] where there is none, or it cannot be used as it is configured.
 pub fn test_bucket(config: &Config) -> Result<StoreTest, Error> {
     let settings = &config.store.bucket.as_ref().ok_or_else(no_bucket)?.tier;
-    let bucket = Bucket::open(settings, |name| std::env::var(name).ok()).map_err(StartError::from)?;
+    let bucket =
+        Bucket::open(settings, &Carrier::default(), |name| std::env::var(name).ok()).map_err(StartError::from)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
     let Trial { steps, conditional } = runtime.block_on(Trial::of(&bucket));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::StartError;
 use super::settings::Shares;
 use crate::access::Access;
+use crate::carrier::Carriers;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
@@ -17,7 +18,6 @@ use crate::oci::{Digest, RegistryName};
 use crate::server::authenticate::{FetchKeys, Issuer};
 use crate::tier::{Bucket, Leases, PeersKey};
 use crate::upstream::asking::Asking;
-use crate::upstream::carrier::Carrier;
 use crate::upstream::credentials::AuthError;
 use crate::upstream::gate::Gate;
 use crate::upstream::http::whole::Whole;
@@ -34,7 +34,7 @@ pub(super) struct Around {
     pub(super) metrics: Arc<Metrics>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) ours: Arc<Ours>,
-    pub(super) carrier: Carrier,
+    pub(super) carriers: Carriers,
 }
 
 impl std::fmt::Debug for Around {
@@ -184,7 +184,7 @@ pub(super) fn of_callers(config: &Config) -> HashSet<RegistryName> {
 pub(super) fn check(upstream: &config::Upstream) -> Result<(), StartError> {
     let (metrics, clock, ours) = (Arc::new(Metrics::new([])), Arc::new(SystemClock), Arc::default());
     let wanted = vec![Wanted::default(); upstream.urls.len()];
-    let around = Around { metrics, clock, ours, carrier: Carrier::default() };
+    let around = Around { metrics, clock, ours, carriers: Carriers::default() };
     online(upstream, &wanted, &around, Whole::default()).map(drop)
 }
 
@@ -195,7 +195,7 @@ fn online(
     around: &Around,
     whole: Whole,
 ) -> Result<Arc<dyn Upstream>, StartError> {
-    let Around { metrics, clock, ours, carrier } = around;
+    let Around { metrics, clock, ours, carriers } = around;
     let observer: Arc<dyn UpstreamObserver> = Arc::new(Counted(metrics.clone()));
     let notices = Arc::default();
     let clients = upstream.urls.iter().zip(wanted).map(|(url, wanted)| {
@@ -206,7 +206,7 @@ fn online(
             notices: Arc::clone(&notices),
             whole: whole.clone(),
             wanted: wanted.clone(),
-            carrier: carrier.clone(),
+            carrier: carriers.upstreams.clone(),
             ..HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone())
         };
         let client: Arc<dyn Upstream> = Arc::new(HttpUpstream::new(settings)?);
@@ -220,12 +220,12 @@ fn online(
 
 /// The issuers of tokens, each with how its keys are fetched: by a client like those of upstreams.
 pub(super) fn issuers(config: &Config, around: &Around) -> Result<Vec<(Issuer, FetchKeys)>, StartError> {
-    let Around { clock, ours, carrier, .. } = around;
+    let Around { clock, ours, carriers, .. } = around;
     let of = |issuer: &Issuer| {
         let url: url::Url = issuer.issuer.parse().map_err(|_| StartError::Issuer(issuer.issuer.clone()))?;
         let name = url.authority().to_lowercase().parse().map_err(|_| StartError::Issuer(issuer.issuer.clone()))?;
         let settings = HttpSettings::new(name, url, Settings::default());
-        let (clock, ours, carrier) = (Arc::clone(clock), Arc::clone(ours), carrier.clone());
+        let (clock, ours, carrier) = (Arc::clone(clock), Arc::clone(ours), carriers.upstreams.clone());
         let settings = HttpSettings { clock, ours, carrier, ..settings };
         let (client, name) = (Arc::new(HttpUpstream::new(settings)?), issuer.issuer.clone());
         let fetch: FetchKeys = Arc::new(move || {
@@ -250,7 +250,8 @@ pub(super) fn replicas(config: &Config, bucket: &Bucket, around: &Around) -> Res
     let patience = configured.tier.patience;
     let Ok(url) = own.parse() else { return Ok(None) };
     let of = (config.routes.default.clone(), url);
-    let client = ReplicaClient::new(of, files.map(|files| files.cert.clone()), shown, patience)?;
+    let (certificate, carrier) = (files.map(|files| files.cert.clone()), around.carriers.tier.clone());
+    let client = ReplicaClient::new(of, certificate, shown, patience, carrier)?;
     let ask: AskReplica = Arc::new(move |url: String, proof: String, span| {
         let client = Arc::clone(&client);
         Box::pin(async move { client.blob(&url, &proof, span).await })

@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::blob_store::ingest::{Ingest, IngestDir, Resumed};
 use crate::blob_store::{Content, Source, StoreError};
+use crate::carrier::Carrier;
 use crate::clients::ClientId;
 use crate::metadata::{Location, Proof};
 use crate::metrics::{FillResult, Metrics};
@@ -42,7 +43,6 @@ use crate::mirror::recall::sizes::Sizes;
 use crate::mirror::room::stored::Stored;
 use crate::oci::Span;
 use crate::outcome::Outcome;
-use crate::upstream::carrier::Carrier;
 use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
 
 use disk::Disk;

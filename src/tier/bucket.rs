@@ -37,6 +37,7 @@ use super::breaker::Breaker;
 use super::settings::{Credentials, Settings};
 use super::store_time::StoreTime;
 use crate::blob_store::{Content, key_of};
+use crate::carrier::Carrier;
 use crate::clock::Timestamp;
 use crate::oci::{Digest, Span, Verifier};
 use crate::setting_file;
@@ -153,11 +154,15 @@ impl fmt::Debug for Bucket {
 
 impl Bucket {
     /// A bucket as it is configured. Reads the files that the settings name, and what `env` says of credentials and
-    /// the region; asks nobody.
+    /// the region; asks nobody. What it sends is read by `carrier`.
     ///
     /// # Errors
     /// [`OpenError`].
-    pub fn open(settings: &Settings, env: impl Fn(&str) -> Option<String>) -> Result<Bucket, OpenError> {
+    pub fn open(
+        settings: &Settings,
+        carrier: &Carrier,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Bucket, OpenError> {
         let mut options = ClientOptions::new()
             .with_allow_http(true)
             .with_timeout_disabled()
@@ -173,7 +178,7 @@ impl Bucket {
         let time = Arc::<StoreTime>::default();
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&settings.name)
-            .with_http_connector(Listening::to(&time))
+            .with_http_connector(Listening::to(&time, carrier))
             .with_disable_bulk_delete(true)
             .with_region(region.unwrap_or_else(|| "us-east-1".to_owned()))
             .with_client_options(options)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use registry_mirror::blob_store::{Content, Source, key_of};
+use registry_mirror::carrier::Carrier;
 use registry_mirror::metrics::Metrics;
 use registry_mirror::oci::{Algorithm, Digest, Span};
 use registry_mirror::tier::settings::{Credentials, Settings};
@@ -38,7 +39,7 @@ fn env(name: &str) -> Option<String> {
 }
 
 fn at(endpoint: &str) -> Bucket {
-    Bucket::open(&settings(Some(endpoint)), env).expect("settings")
+    Bucket::open(&settings(Some(endpoint)), &Carrier::default(), env).expect("settings")
 }
 
 fn content(bytes: &Bytes) -> (Digest, Content) {
@@ -149,7 +150,7 @@ async fn a_store_that_lies_is_found_out() {
 async fn whoever_reads_waits_no_longer_than_his_patience_and_soon_not_at_all() {
     let scripted = Scripted::start().await;
     let settings = Settings { patience: Duration::from_millis(100), ..settings(Some(&scripted.url())) };
-    let bucket = Bucket::open(&settings, env).expect("settings");
+    let bucket = Bucket::open(&settings, &Carrier::default(), env).expect("settings");
     scripted.fault(&[], "", Fault::Stall);
     for _ in 0..3 {
         assert!(matches!(bucket.read("a", 10).await, Err(Trouble::Away(_))));
@@ -177,15 +178,15 @@ async fn a_refusal_is_no_reason_to_leave_it_alone() {
 
 #[test]
 fn without_credentials_it_is_not_opened_and_a_file_of_them_is_not_quoted() {
-    assert!(Bucket::open(&settings(None), |_| None).is_err());
+    assert!(Bucket::open(&settings(None), &Carrier::default(), |_| None).is_err());
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("key");
     std::fs::write(&path, "access secret-word\n").expect("written");
     let settings = Settings { credentials: Credentials::File(path.clone()), ..settings(None) };
-    let error = Bucket::open(&settings, |_| None).expect_err("no colon").to_string();
+    let error = Bucket::open(&settings, &Carrier::default(), |_| None).expect_err("no colon").to_string();
     assert!(error.contains("KEY:SECRET") && !error.contains("secret-word"), "{error}");
     std::fs::write(&path, "access:secret-word\n").expect("written");
-    Bucket::open(&settings, |_| None).expect("a key");
+    Bucket::open(&settings, &Carrier::default(), |_| None).expect("a key");
 }
 
 #[tokio::test]
@@ -281,7 +282,7 @@ async fn a_real_server_that_lies_is_found_out_and_keeps_the_rest_of_the_contract
     let Some(server) = Server::start("S3RVER", arguments).await else { return };
     // It knows one account, and does not abort what was begun.
     let account = |name: &str| name.starts_with("AWS_").then(|| "S3RVER".to_owned()).filter(|_| env(name).is_some());
-    let bucket = Bucket::open(&settings(Some(&server.endpoint)), account).expect("settings");
+    let bucket = Bucket::open(&settings(Some(&server.endpoint)), &Carrier::default(), account).expect("settings");
     keeps_small_objects(&bucket).await;
     keeps_blobs(&bucket).await;
     assert_eq!(Conditional::examine(&bucket).await, Ok(Conditional::Lies));

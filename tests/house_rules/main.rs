@@ -21,6 +21,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("documents", &["oci", "documents"]),
     ("clock", &["oci", "documents", "clock"]),
     ("outcome", &["oci", "outcome"]),
+    ("carrier", &["carrier"]),
     ("clients", &["clients"]),
     ("confine", &["confine"]),
     ("owed", &["owed"]),
@@ -29,14 +30,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("access", &["oci", "metadata", "access"]),
     ("blob_store", &["oci", "clock", "owed", "blob_store"]),
     // No port of ours: what tests exchange is the object store in it.
-    ("tier", &["oci", "clock", "metadata", "blob_store", "metrics", "owed", "setting_file", "tier"]),
-    ("upstream", &["oci", "clock", "clients", "confine", "setting_file", "upstream"]),
+    ("tier", &["oci", "carrier", "clock", "metadata", "blob_store", "metrics", "owed", "setting_file", "tier"]),
+    ("upstream", &["oci", "carrier", "clock", "clients", "confine", "setting_file", "upstream"]),
     // Below both use cases, as both need it and one uses the other.
     ("graph", &["oci", "documents", "metadata", "blob_store", "graph"]),
     (
         "mirror",
         &[
             "oci",
+            "carrier",
             "documents",
             "clock",
             "outcome",

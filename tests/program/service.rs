@@ -270,39 +270,62 @@ fn without_end(head: &'static str, piece: &str) -> (SocketAddr, Arc<AtomicUsize>
     (address, taken)
 }
 
+/// What announces a head again and again.
+const EARLY_HINTS: &str = "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n";
+
+/// A daemon with this configuration answers while many wait for what sends without end.
+fn answers_meanwhile(folder: &Path, config: &str, taken: &AtomicUsize) {
+    let (path, file) = (folder.join("notify"), folder.join("mirror.toml"));
+    std::fs::write(&file, config).unwrap();
+    let notify = UnixDatagram::bind(&path).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let option = format!("--config {}", file.display());
+    let service = configured(&listener, &path, &folder.join("store"), &option);
+    while !received(&notify).contains("READY=1") {}
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let askers: Vec<_> = (0..2 * threads + 2)
+        .map(|number| {
+            let mut asker = TcpStream::connect(address).unwrap();
+            write!(asker, "GET /v2/library/a{number}/manifests/1 HTTP/1.1\r\nHost: m\r\n\r\n").unwrap();
+            asker
+        })
+        .collect();
+    while taken.load(Ordering::Relaxed) < threads * (8 << 20) {
+        std::thread::yield_now();
+    }
+    for _ in 0..10 {
+        assert!(ping(address).starts_with("HTTP/1.1 200"), "{config}");
+    }
+    drop(askers);
+    drop(service);
+}
+
 #[test]
 fn an_upstream_that_sends_without_end_keeps_nobody_from_what_is_here() {
     let endless_length = ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0");
-    for (head, piece) in [("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"), endless_length] {
+    for (head, piece) in [("", EARLY_HINTS), endless_length] {
         let (upstream, taken) = without_end(head, piece);
         let folder = tempfile::tempdir().unwrap();
-        let (path, file) = (folder.path().join("notify"), folder.path().join("mirror.toml"));
         let settings = "insecure = true\nfirst_byte_timeout = \"300s\"";
         let config = format!("[[upstream]]\nhost = \"docker.io\"\nurl = \"http://{upstream}\"\n{settings}\n");
-        std::fs::write(&file, config).unwrap();
-        let notify = UnixDatagram::bind(&path).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        let option = format!("--config {}", file.display());
-        let service = configured(&listener, &path, &folder.path().join("store"), &option);
-        while !received(&notify).contains("READY=1") {}
-        let threads = std::thread::available_parallelism().unwrap().get();
-        let askers: Vec<_> = (0..2 * threads + 2)
-            .map(|number| {
-                let mut asker = TcpStream::connect(address).unwrap();
-                write!(asker, "GET /v2/library/a{number}/manifests/1 HTTP/1.1\r\nHost: m\r\n\r\n").unwrap();
-                asker
-            })
-            .collect();
-        while taken.load(Ordering::Relaxed) < threads * (8 << 20) {
-            std::thread::yield_now();
-        }
-        for _ in 0..10 {
-            assert!(ping(address).starts_with("HTTP/1.1 200"), "{piece:?}");
-        }
-        drop(askers);
-        drop(service);
+        answers_meanwhile(folder.path(), &config, &taken);
     }
+}
+
+#[test]
+fn a_bucket_that_sends_without_end_keeps_nobody_from_what_is_here() {
+    let (bucket, taken) = without_end("", EARLY_HINTS);
+    let folder = tempfile::tempdir().unwrap();
+    let credentials = folder.path().join("credentials");
+    std::fs::write(&credentials, "access:secret\n").unwrap();
+    let config = format!(
+        "cache.patience = \"300s\"\nstore.bucket.name = \"shared\"\nstore.bucket.endpoint = \"http://{bucket}\"\n\
+         store.bucket.credentials = \"file:{}\"\n[[upstream]]\nhost = \"docker.io\"\nurl = \"http://127.0.0.1:1\"\n\
+         insecure = true\n",
+        credentials.display()
+    );
+    answers_meanwhile(folder.path(), &config, &taken);
 }
 
 /// Connections to a port that nobody has accepted yet.

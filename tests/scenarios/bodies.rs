@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use registry_mirror::blob_store::ingest::IngestDir;
 use registry_mirror::blob_store::local::LocalBlobStore;
+use registry_mirror::carrier::Carrier;
 use registry_mirror::clock::SystemClock;
 use registry_mirror::daemon::{self, Dialled};
 use registry_mirror::metadata::memory::MemoryMetadata;
@@ -14,7 +15,6 @@ use registry_mirror::mirror::flight::bounds::Bounds;
 use registry_mirror::mirror::flight::unread::FinishUnread;
 use registry_mirror::mirror::{Mirror, MirrorError, Mode, Parts, Policy, Room, Route, Routes, Terms};
 use registry_mirror::oci::{AcceptSet, Reference, RegistryName, Request};
-use registry_mirror::upstream::carrier::Carrier;
 use scripted_registry::{Digest, Registry};
 
 use crate::support::known;

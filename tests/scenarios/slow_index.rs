@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use registry_mirror::blob_store::ingest::IngestDir;
 use registry_mirror::blob_store::local::LocalBlobStore;
+use registry_mirror::carrier::Carrier;
 use registry_mirror::clock::SystemClock;
 use registry_mirror::daemon;
 use registry_mirror::daemon::Dialled;
@@ -19,7 +20,6 @@ use registry_mirror::mirror::{
 };
 use registry_mirror::oci::{AcceptSet, Algorithm, Digest, Page, Reference, Request};
 use registry_mirror::outcome::Outcome;
-use registry_mirror::upstream::carrier::Carrier;
 use scripted_registry::{Descriptor, Image, Match, Registry, Rule, noise};
 
 use crate::support::known;

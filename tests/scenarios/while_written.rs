@@ -11,6 +11,7 @@ use registry_mirror::admin::{self, AdminState, Guard, Reach, Readiness};
 use registry_mirror::blob_store::ingest::{Ingest, IngestDir};
 use registry_mirror::blob_store::local::LocalBlobStore;
 use registry_mirror::blob_store::{BlobStore, Content, StoreError, Usage};
+use registry_mirror::carrier::Carrier;
 use registry_mirror::clock::SystemClock;
 use registry_mirror::daemon::{self, Dialled};
 use registry_mirror::metadata::memory::MemoryMetadata;
@@ -22,7 +23,6 @@ use registry_mirror::mirror::{Mirror, Mode, Parts, Policy, Room, Route, Routes, 
 use registry_mirror::oci::{AcceptSet, Digest, Reference, RegistryName, Request};
 use registry_mirror::outcome::Outcome;
 use registry_mirror::server::Listener;
-use registry_mirror::upstream::carrier::Carrier;
 use scripted_registry::{Registry, client, noise};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;

@@ -19,6 +19,7 @@ use url::Url;
 use super::settings::{HttpSettings, HttpSettingsError};
 use super::trust::tls;
 use super::wire::{class_of, contact_of, content_range, describe_failure, number};
+use crate::carrier::Carrier;
 use crate::oci::header::PEER;
 use crate::oci::{RegistryName, Span};
 use crate::upstream::settings::{ClientCertificate, Settings};
@@ -44,7 +45,8 @@ impl std::fmt::Debug for ReplicaClient {
 
 impl ReplicaClient {
     /// Trusts `certificate` beside the system's authorities, and shows it with `key` where there is one. Connects to
-    /// nobody; who does not take a connection within `patience` is not there.
+    /// nobody; who does not take a connection within `patience` is not there. What they
+    /// send is read by `carrier`.
     ///
     /// # Errors
     /// [`HttpSettingsError`] when the files are of no use.
@@ -53,10 +55,11 @@ impl ReplicaClient {
         certificate: Option<PathBuf>,
         key: Option<PathBuf>,
         patience: Duration,
+        carrier: Carrier,
     ) -> Result<Arc<ReplicaClient>, HttpSettingsError> {
         let shown = certificate.clone().zip(key).map(|(certificate, key)| ClientCertificate { certificate, key });
         let configured = Settings { ca: certificate, certificate: shown, ..Settings::default() };
-        let settings = HttpSettings::new(of.0, of.1, configured);
+        let settings = HttpSettings { carrier, ..HttpSettings::new(of.0, of.1, configured) };
         let replicas = ReplicaClient { settings, patience, client: Mutex::default() };
         replicas.client()?;
         Ok(Arc::new(replicas))
@@ -95,7 +98,7 @@ impl ReplicaClient {
         if let Some(range) = span.header_value() {
             request = request.header(RANGE, range);
         }
-        let answer = request.send().await.map_err(|failed| {
+        let answer = self.settings.carrier.run(request.send()).await.map_err(|failed| {
             let (class, contact) = (class_of(&failed), contact_of(&failed));
             error(class, describe_failure(failed)).after(contact)
         })?;

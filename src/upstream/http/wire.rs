@@ -22,9 +22,9 @@ use super::HttpUpstream;
 use super::clients::{Set, Traffic};
 use super::redirect::same_origin;
 use super::resolver::look_up;
+use crate::carrier::Carrier;
 use crate::oci::ContentRange;
 use crate::oci::header;
-use crate::upstream::carrier::Carrier;
 use crate::upstream::credentials::{Secret, encoded_pair};
 use crate::upstream::{Contact, UpstreamError, UpstreamErrorClass};
 

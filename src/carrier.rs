@@ -1,8 +1,8 @@
-//! The threads that carry what upstreams send.
+//! The threads that carry what others send.
 //!
-//! An upstream that sends without end, heads that only announce one or the digits of a length, keeps whoever reads them
-//! from everything else. Where its connections, and the fills that they feed, are carried by threads of their own, hits
-//! and their deadlines do not wait behind that.
+//! Who sends without end, heads that only announce one or the digits of a length, keeps whoever reads them from everything
+//! else. Where the connections of upstreams, and the fills that they feed, are carried by threads of their own, hits and
+//! their deadlines do not wait behind that; and fills not behind the bucket, where that has threads of its own.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,6 +12,15 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 /// Carries tasks. Until it has threads for it they stay with who begins them.
 #[derive(Clone, Debug, Default)]
 pub struct Carrier(Arc<OnceLock<Handle>>);
+
+/// Who carries what comes from whom: nobody waits behind what others send.
+#[derive(Clone, Debug, Default)]
+pub struct Carriers {
+    /// From upstreams, with the fills.
+    pub upstreams: Carrier,
+    /// From the bucket, and from other replicas.
+    pub tier: Carrier,
+}
 
 impl Carrier {
     /// From now on by the threads of `runtime`, which outlives what it carries.
