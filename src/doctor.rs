@@ -59,8 +59,12 @@ pub fn judge(facts: &Facts, budget_floor: impl Fn(&Examined) -> u8) -> Vec<Check
     checks.extend(machine::clock(upstreams));
     checks.extend(upstreams.iter().flat_map(|examined| {
         let is_it = |credential: &&Credential| credential.upstream == examined.upstream.as_str();
-        let has_broken = credentials.iter().find(is_it).is_some_and(|credential| credential.place.is_err());
-        let lines = upstream::judge(examined, budget_floor(examined), has_broken);
+        let ours = match credentials.iter().find(is_it) {
+            Some(credential) if credential.place.is_err() => upstream::Ours::Broken,
+            Some(credential) if credential.auth == "anonymous" => upstream::Ours::None,
+            _ => upstream::Ours::Known,
+        };
+        let lines = upstream::judge(examined, budget_floor(examined), ours);
         if unused.contains(&examined.upstream) { lines.into_iter().map(upstream::of_unused).collect() } else { lines }
     }));
     checks.extend(credentials.iter().filter_map(credential));

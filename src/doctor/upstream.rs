@@ -14,9 +14,19 @@ const SLOW: Duration = Duration::from_secs(2);
 /// A certificate that ends sooner is soon to be renewed, in milliseconds.
 const SOON: u64 = 14 * 86_400_000;
 
-/// A line for each step. Below so many hundredths of its pulls an upstream is spared. `has_broken` says that the
-/// credential for it cannot be had, of which there is a line of its own.
-pub fn judge(examined: &Examined, floor: u8, has_broken: bool) -> Vec<Checked> {
+/// Our credential for an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ours {
+    /// There is none: `auth` says `anonymous`.
+    None,
+    /// It cannot be had, of which there is a line of its own.
+    Broken,
+    /// It is there, or nobody looked.
+    Known,
+}
+
+/// A line for each step. Below so many hundredths of its pulls an upstream is spared.
+pub fn judge(examined: &Examined, floor: u8, ours: Ours) -> Vec<Checked> {
     let Examined { upstream, address, through, steps } = examined;
     let about = format!("upstream {upstream}");
     let through = through.as_deref();
@@ -33,8 +43,8 @@ pub fn judge(examined: &Examined, floor: u8, has_broken: bool) -> Vec<Checked> {
             Step::Certificate(shown) => certificate(&about, address, shown, now),
             Step::Door(went, took) => door(&about, address, went, *took, is_plain),
             Step::Time { .. } => return None,
-            Step::Proof(went) => proof(&about, went, has_broken),
-            Step::Manifest(sample, went, took) => manifest(&about, sample, went, *took),
+            Step::Proof(went) => proof(&about, went, ours),
+            Step::Manifest(sample, went, took) => manifest(&about, sample, went, *took, ours),
             Step::Quota(reading) => quota(&about, reading, floor),
         })
     };
@@ -127,6 +137,11 @@ fn certificate(about: &str, address: &str, shown: &Result<Shown, Distrust>, now:
             format!("the certificate of {address} is for another name"),
             "put the name that it is for into url",
         ),
+        Why::Plain => Checked::fail(
+            about,
+            format!("{address} speaks HTTP without TLS"),
+            "write http:// in url, with insecure = true; or correct the port",
+        ),
         Why::NoWay(why) => Checked::fail(
             about,
             format!("the proxy makes no way to {address}: {why}"),
@@ -154,7 +169,7 @@ fn door(about: &str, address: &str, went: &Result<Door, UpstreamError>, took: Du
                 UpstreamErrorClass::RateLimited(_) => LIMITED,
                 UpstreamErrorClass::Denied => "set auth of this upstream: it wants a credential, and says not which",
                 UpstreamErrorClass::Protocol => "correct url, or ca of this upstream: no registry answers there",
-                _ if is_plain => {
+                _ if is_plain && error.status.is_none_or(|status| status < 500) => {
                     "write https:// in url if that port speaks TLS, else wait, or ask whoever runs it; what is stored is \
                      served meanwhile"
                 }
@@ -165,21 +180,23 @@ fn door(about: &str, address: &str, went: &Result<Door, UpstreamError>, took: Du
     }
 }
 
+const SHOW_ONE: &str = "set auth of this upstream: it gives nothing to who shows no credential";
 const LIMITED: &str = "wait, or set auth of this upstream: who logs in may pull more";
 
-fn proof(about: &str, went: &Result<bool, UpstreamError>, has_broken: bool) -> Checked {
+fn proof(about: &str, went: &Result<bool, UpstreamError>, ours: Ours) -> Checked {
     match went {
         Ok(true) => Checked::ok(about, "it takes our credential"),
         Ok(false) => Checked::ok(about, "it gives a token to everybody"),
         Err(error) => {
             let hint = match error.class {
+                UpstreamErrorClass::Denied if ours == Ours::None => SHOW_ONE,
                 UpstreamErrorClass::Denied => "renew the credential: log in again where auth of this upstream finds it",
                 UpstreamErrorClass::RateLimited(_) => LIMITED,
                 UpstreamErrorClass::Protocol => {
                     "see who answers there: it gives no token, or names a token service that is not asked; auth_realms \
                      and allow_private of this upstream let more of them be asked, link-local addresses never"
                 }
-                _ if has_broken => "put it there, or correct auth of this upstream",
+                _ if ours == Ours::Broken => "put it there, or correct auth of this upstream",
                 _ => "see that the token service can be reached from here, through a proxy if there is one",
             };
             Checked::fail(about, format!("no token: {error}"), hint)
@@ -187,7 +204,7 @@ fn proof(about: &str, went: &Result<bool, UpstreamError>, has_broken: bool) -> C
     }
 }
 
-fn manifest(about: &str, sample: &Sample, went: &Result<(), UpstreamError>, took: Duration) -> Checked {
+fn manifest(about: &str, sample: &Sample, went: &Result<(), UpstreamError>, took: Duration, ours: Ours) -> Checked {
     let Sample { repository, reference, stored } = sample;
     let separator = if matches!(reference, Reference::Tag(_)) { ':' } else { '@' };
     let image = format!("{repository}{separator}{reference}");
@@ -201,7 +218,10 @@ fn manifest(about: &str, sample: &Sample, went: &Result<(), UpstreamError>, took
         UpstreamErrorClass::Denied => Checked::fail(
             about,
             format!("it refuses {image}, which it gave before: {error}"),
-            "renew the credential, or have that repository opened to it",
+            match ours {
+                Ours::None => SHOW_ONE,
+                Ours::Broken | Ours::Known => "renew the credential, or have that repository opened to it",
+            },
         ),
         UpstreamErrorClass::RateLimited(_) => Checked::fail(about, format!("it limits our rate: {error}"), LIMITED),
         UpstreamErrorClass::Protocol => Checked::fail(
@@ -246,7 +266,7 @@ mod tests {
         let steps = vec![Step::Time { here: Timestamp(1_790_000_000_000), there: Timestamp(0) }, step];
         let upstream = "quay.io".parse().expect("a name");
         let examined = Examined { upstream, address: "quay.io".to_owned(), through: None, steps };
-        let mut lines = judge(&examined, 10, false);
+        let mut lines = judge(&examined, 10, Ours::Known);
         assert_eq!(lines.len(), 1);
         lines.remove(0)
     }
@@ -260,6 +280,22 @@ mod tests {
         assert_eq!(of_unused(fine.clone()), fine);
         let realm = judged(Step::Proof(Err(error(UpstreamErrorClass::Protocol))));
         assert!(realm.hint.is_some_and(|hint| hint.contains("link-local")));
+    }
+
+    #[test]
+    fn who_has_no_credential_is_told_to_set_one_and_not_to_log_in_again() {
+        let sample = Sample {
+            repository: "a/b".parse().expect("a name"),
+            reference: Reference::Tag("1".parse().expect("a tag")),
+            stored: true,
+        };
+        let denied = || Err(error(UpstreamErrorClass::Denied));
+        let steps = vec![Step::Proof(denied().map(|()| true)), Step::Manifest(sample, denied(), Duration::ZERO)];
+        let upstream = "quay.io".parse().expect("a name");
+        let examined = Examined { upstream, address: "quay.io".to_owned(), through: None, steps };
+        let hints = |ours| judge(&examined, 10, ours).into_iter().filter_map(|line| line.hint).collect::<Vec<_>>();
+        assert_eq!(hints(Ours::None), [SHOW_ONE, SHOW_ONE]);
+        assert!(hints(Ours::Known).iter().all(|hint| hint.starts_with("renew the credential")));
     }
 
     fn error(class: UpstreamErrorClass) -> UpstreamError {
@@ -290,6 +326,7 @@ mod tests {
             (Step::Certificate(distrust(Why::Expired(expired))), "has expired on 2026-05-28", "renew"),
             (Step::Certificate(distrust(Why::Early(None))), "is not good yet", "timedatectl"),
             (Step::Certificate(distrust(Why::OtherName)), "another name", "url"),
+            (Step::Certificate(distrust(Why::Plain)), "HTTP without TLS", "write http:// in url"),
             (Step::Certificate(distrust(Why::NoWay("407".to_owned()))), "makes no way to quay.io: 407", "proxy_auth"),
             (Step::Certificate(distrust(Why::Other("x".to_owned()))), "no TLS", "openssl s_client -connect quay.io"),
             (Step::Door(Err(error(UpstreamErrorClass::NotFound)), took), "/v2/ at quay.io", "correct url"),

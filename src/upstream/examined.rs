@@ -98,6 +98,8 @@ pub enum Why {
     Early(Option<Timestamp>),
     /// It is for another name.
     OtherName,
+    /// What listens there speaks HTTP without TLS.
+    Plain,
     /// The proxy makes no way there, in its words.
     NoWay(String),
     /// No certificate came: there is no TLS, or it breaks, or they want another of ours.

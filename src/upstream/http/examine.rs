@@ -271,6 +271,9 @@ impl From<io::Error> for Handshake {
     fn from(error: io::Error) -> Handshake {
         match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::InvalidCertificate(why)) => Handshake::Distrusted(why_of(why)),
+            Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => {
+                Handshake::Distrusted(Why::Plain)
+            }
             _ => Handshake::Broken(error.to_string()),
         }
     }
