@@ -11,6 +11,7 @@ mod bundles;
 mod events;
 mod images;
 mod logins;
+mod naming;
 mod noting;
 
 use std::io;
@@ -34,7 +35,6 @@ use super::guard::{Actor, Door, Place, Wish};
 use super::{AdminState, Body, respond_with};
 use crate::documents::{self, BucketStatus, Canary, Code, Direction, Document, Error, Session, Status, orders};
 use crate::mirror::Mirror;
-use crate::oci::ImageName;
 use crate::server::listener::Seat;
 
 /// What all paths of the interface begin with.
@@ -200,7 +200,7 @@ impl Visit<'_> {
             (PAGE, _) => self.invite(),
             (PUSH_STORE, _) => self.carry(Direction::Push, noting),
             (PULL_STORE, _) => self.carry(Direction::Pull, noting),
-            _ => images::act(path, &order, self.mirror, noting).await,
+            _ => images::act(path, &order, self.mirror, &self.state.pull, noting).await,
         }
     }
 
@@ -375,10 +375,6 @@ fn read<T: DeserializeOwned + Default>(body: &Bytes) -> Result<T, Error> {
         return Ok(T::default());
     }
     serde_json::from_slice(body).map_err(|error| bad(format!("the request cannot be read: {error}")))
-}
-
-fn image_name(typed: &str) -> Result<ImageName, Error> {
-    typed.parse().map_err(|error| bad(format!("{typed:?}: {error}")))
 }
 
 fn bad(message: String) -> Error {

@@ -19,8 +19,9 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::naming::image_name;
 use super::noting::Noting;
-use super::{image_name, ok};
+use super::ok;
 use crate::admin::guard::Place;
 use crate::admin::{Body, respond_with};
 use crate::documents::{self, Code, Document, Error, Fate, Frame, ImportedImage, Plan, StoredReceipt, orders};
@@ -163,7 +164,7 @@ pub(super) async fn import(
     place: Place,
     noting: &mut Noting,
 ) -> Result<Response<Body>, Error> {
-    let name = name.map(|name| image_name(&name)).transpose()?;
+    let name = name.map(|name| image_name(&name, &[])).transpose()?;
     let inlet = Inlet {
         body: request.into_body(),
         rest: Bytes::new(),

@@ -10,8 +10,9 @@ use bytes::Bytes;
 use http::Response;
 use tokio::sync::mpsc;
 
+use super::naming::{Doors, beyond, image_name};
 use super::noting::Noting;
-use super::{READY, bad, bundles, image_name, not_found, ok, read, streamed};
+use super::{READY, bad, bundles, not_found, ok, read, streamed};
 use crate::admin::{AdminState, Body};
 use crate::documents::{
     Changed, Code, Error, Failure, Forgotten, Frozen, Images, Pinned, Ready, Unfrozen, Unpinned, Why, orders,
@@ -40,9 +41,9 @@ pub(super) async fn look(
     written(mirror).await;
     match path {
         "images" => Ok(ok(&Images { images: mirror.images().await? })),
-        "images/inspect" => Ok(ok(&mirror.inspect(&asked_for(query)?).await?)),
-        "history" => Ok(ok(&mirror.history(&asked_for(query)?).await?)),
-        "why" => why(asked_for(query)?, mirror, state).await,
+        "images/inspect" => Ok(ok(&mirror.inspect(&asked_for(query, &state.pull)?).await?)),
+        "history" => Ok(ok(&mirror.history(&asked_for(query, &state.pull)?).await?)),
+        "why" => why(asked_for(query, &state.pull)?, mirror, state).await,
         "receipt" => bundles::receipt(mirror).await,
         _ => Err(not_found()),
     }
@@ -66,6 +67,7 @@ pub(super) async fn act(
     path: &str,
     body: &Bytes,
     mirror: &Mirror,
+    doors: &Doors,
     noting: &mut Noting,
 ) -> Result<Response<Body>, Error> {
     if path != "pull" {
@@ -74,20 +76,20 @@ pub(super) async fn act(
     match path {
         "pull" => {
             let order: orders::Images = read(body)?;
-            let (images, platforms) = (images(&order)?, platforms(&order)?);
+            let (images, platforms) = (images(&order, doors)?, platforms(&order)?);
             Ok(pull(mirror.clone(), images, platforms, noting.goes_on()))
         }
-        READY => ready(mirror, &read(body)?).await,
-        "pin" | "unpin" | "forget" => change(mirror, path, &read(body)?, noting).await,
+        READY => ready(mirror, &read(body)?, doors).await,
+        "pin" | "unpin" | "forget" => change(mirror, path, images(&read(body)?, doors)?, noting).await,
         "freeze" => {
             let orders::Freeze { image, digest } = read(body)?;
-            let image = image_name(&image)?;
+            let image = image_name(&image, doors)?;
             let digest = mirror.freeze(&image, digest).await?;
             noting.done_to(&image, true, Some(&digest));
             Ok(ok(&Frozen { image: image.to_string(), digest }))
         }
         "unfreeze" => {
-            let image = image_name(&read::<orders::Freeze>(body)?.image)?;
+            let image = image_name(&read::<orders::Freeze>(body)?.image, doors)?;
             let changed = mirror.unfreeze(&image).await?;
             noting.done_to(&image, changed, None);
             Ok(ok(&Unfrozen { image: image.to_string(), changed }))
@@ -96,16 +98,20 @@ pub(super) async fn act(
             let garbage = mirror.collect_garbage(read::<orders::Collect>(body)?.dry_run).await;
             Ok(ok(&garbage.map_err(CatalogError::from)?))
         }
-        "export" => bundles::export(mirror, &read(body)?, noting).await,
-        "verify" => verify(mirror.clone(), read(body)?, noting).await,
+        "export" => {
+            let mut order: orders::Export = read(body)?;
+            order.images.iter_mut().for_each(|name| *name = beyond(name, doors).into_owned());
+            bundles::export(mirror, &order, noting).await
+        }
+        "verify" => verify(mirror.clone(), read(body)?, doors, noting).await,
         _ => Err(not_found()),
     }
 }
 
-async fn ready(mirror: &Mirror, order: &orders::Images) -> Result<Response<Body>, Error> {
+async fn ready(mirror: &Mirror, order: &orders::Images, doors: &Doors) -> Result<Response<Body>, Error> {
     let platforms = platforms(order)?;
     let mut answers = Vec::new();
-    for image in images(order)? {
+    for image in images(order, doors)? {
         answers.push(mirror.readiness(&image, &platforms).await?);
     }
     Ok(ok(&Ready { ready: answers.iter().all(|image| image.ready), images: answers }))
@@ -114,11 +120,11 @@ async fn ready(mirror: &Mirror, order: &orders::Images) -> Result<Response<Body>
 async fn change(
     mirror: &Mirror,
     act: &str,
-    order: &orders::Images,
+    named: Vec<ImageName>,
     noting: &mut Noting,
 ) -> Result<Response<Body>, Error> {
     let mut images = Vec::new();
-    for image in self::images(order)? {
+    for image in named {
         let changed = match act {
             "pin" => Changed { stored: Some(mirror.pin(&image).await?), ..Changed::of(&image, true) },
             "unpin" => Changed::of(&image, mirror.unpin(&image).await?),
@@ -149,10 +155,15 @@ fn pull(mirror: Mirror, images: Vec<ImageName>, platforms: Platforms, mut noting
     streamed(lines, task)
 }
 
-async fn verify(mirror: Mirror, order: orders::Verify, noting: &mut Noting) -> Result<Response<Body>, Error> {
+async fn verify(
+    mirror: Mirror,
+    order: orders::Verify,
+    doors: &Doors,
+    noting: &mut Noting,
+) -> Result<Response<Body>, Error> {
     let mut only = HashSet::new();
     for name in &order.images {
-        only.extend(mirror.parts_of(&image_name(name)?).await?);
+        only.extend(mirror.parts_of(&image_name(name, doors)?).await?);
     }
     let only = (!order.images.is_empty()).then_some(only);
     let (findings, lines) = mpsc::channel(QUEUE);
@@ -168,17 +179,17 @@ async fn verify(mirror: Mirror, order: orders::Verify, noting: &mut Noting) -> R
     Ok(streamed(lines, task))
 }
 
-fn asked_for(query: &str) -> Result<ImageName, Error> {
+fn asked_for(query: &str, doors: &Doors) -> Result<ImageName, Error> {
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     let image = pairs.find(|(name, _)| name == "image").map(|(_, value)| value);
-    image_name(&image.ok_or_else(|| bad("which image? Add ?image=NAME".to_owned()))?)
+    image_name(&image.ok_or_else(|| bad("which image? Add ?image=NAME".to_owned()))?, doors)
 }
 
-fn images(order: &orders::Images) -> Result<Vec<ImageName>, Error> {
+fn images(order: &orders::Images, doors: &Doors) -> Result<Vec<ImageName>, Error> {
     if order.images.is_empty() {
         return Err(bad("no images are named".to_owned()));
     }
-    order.images.iter().map(|name| image_name(name)).collect()
+    order.images.iter().map(|name| image_name(name, doors)).collect()
 }
 
 fn platforms(order: &orders::Images) -> Result<Platforms, Error> {
