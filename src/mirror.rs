@@ -59,8 +59,8 @@ pub use routes::{Found, Route, RouteError, Routes};
 use answer::canary::Canary;
 use answer::lists::ListAnswers;
 use answer::{Answers, Rules};
-use fill::Fills;
 use fill::disk::Disk;
+use fill::{Fills, Wrong};
 use flight::bounds::Bounds;
 use flight::flights::Flights;
 use flight::unread::FinishUnread;
@@ -239,6 +239,7 @@ impl Mirror {
             room: room.clone(),
             negatives: Arc::new(Negatives::new(negative_ttl, clock.clone(), terms.of_callers)),
             sizes: Sizes::default(),
+            wrong: Wrong::default(),
             reading: Flights::new(),
             finish_unread: terms.finish_unread,
             metrics: metrics.clone(),

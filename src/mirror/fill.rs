@@ -15,6 +15,7 @@ mod passing;
 mod pieces;
 mod told;
 mod writer;
+mod wrong;
 
 use std::sync::Arc;
 
@@ -50,6 +51,7 @@ use end::{End, Filled};
 use passing::{Passing, Unkept};
 use pieces::Drain;
 use writer::{Stopped, Writer};
+pub(crate) use wrong::Wrong;
 
 /// Chunks waiting for the disk, per fill; the bytes of all fills together are bounded by the
 /// bounds.
@@ -70,6 +72,7 @@ pub(crate) struct Fills {
     pub(super) room: Arc<RoomKeeper>,
     pub(super) negatives: Arc<Negatives>,
     pub(super) sizes: Sizes,
+    pub(super) wrong: Wrong,
     pub(super) reading: Flights<Location, Shareable<()>>,
     pub(super) finish_unread: FinishUnread,
     pub(super) metrics: Arc<Metrics>,
@@ -93,6 +96,11 @@ enum Written<'a> {
 }
 
 impl Fills {
+    /// What this upstream sent is not what its digest says.
+    fn came_wrong(&self, Location { upstream, .. }: &Location, what: &impl ToString) {
+        self.wrong.came(self.room.clock.now(), upstream, what.to_string());
+    }
+
     /// Joins the fill of a blob, or starts it.
     pub(crate) fn fly(self: &Arc<Fills>, source: BlobSource, right: Right) -> (Following, Outcome) {
         let mut opened = None;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::clock::Timestamp;
 use crate::graph::links::Known;
 
 /// A store that may hold less does not count the first part of its index, so that it holds something.
@@ -54,6 +55,8 @@ pub struct Room {
     allowance: Box<Allowance>,
     /// Bytes promised to running fills.
     promised: Arc<Mutex<u64>>,
+    /// What was refused last, if nothing was granted since: when, and how many bytes.
+    refused: Mutex<Option<(Timestamp, u64)>>,
     /// What stored manifests lead to: that never changes, so each is read once. Held while room is
     /// made: one at a time.
     pub(crate) known: tokio::sync::Mutex<Known>,
@@ -94,7 +97,7 @@ impl Room {
     /// An accountant that grants as much as `allowance` says.
     pub fn new<A: Into<Allowed>>(allowance: impl Fn(u64) -> A + Send + Sync + 'static) -> Room {
         let allowance = Box::new(move |taken| allowance(taken).into());
-        Room { allowance, promised: Arc::default(), known: tokio::sync::Mutex::default() }
+        Room { allowance, promised: Arc::default(), refused: Mutex::default(), known: tokio::sync::Mutex::default() }
     }
 
     /// Bytes promised to running fills.
@@ -114,7 +117,18 @@ impl Room {
             return None;
         }
         *promised += bytes;
+        *self.refused.lock() = None;
         Some(Reservation { promised: Arc::clone(&self.promised), bytes })
+    }
+
+    /// There is no room for so many bytes, and none to be made.
+    pub(crate) fn refuse(&self, now: Timestamp, bytes: u64) {
+        *self.refused.lock() = Some((now, bytes));
+    }
+
+    /// What was refused last, if nothing was granted since: when, and how many bytes.
+    pub(crate) fn refused(&self) -> Option<(Timestamp, u64)> {
+        *self.refused.lock()
     }
 
     /// What is taken with what is promised, as far as it counts, and what may be.

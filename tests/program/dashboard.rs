@@ -148,8 +148,10 @@ const ALERTS: [(&str, &[Series], &str); 8] = [
     (
         "RegistryMirrorStoreFull",
         &[
-            ("mirror_store_used_bytes", "96x30"),
+            // The disk may be full by what others have there.
+            ("mirror_store_used_bytes", "1x30"),
             ("mirror_store_budget_bytes", "100x30"),
+            ("mirror_evicted_blobs_total", "3x30"),
             ("mirror_reservations_refused_total", "0+1x30"),
         ],
         "",
@@ -160,7 +162,8 @@ const ALERTS: [(&str, &[Series], &str); 8] = [
         &[
             ("mirror_store_used_bytes", "96x30"),
             ("mirror_store_budget_bytes", "100x30"),
-            ("mirror_reservations_refused_total", "5x30"),
+            ("mirror_evicted_blobs_total", "0+1x30"),
+            ("mirror_reservations_refused_total", "0+1x30"),
         ],
         "",
     ),

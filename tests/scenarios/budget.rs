@@ -1,6 +1,7 @@
 //! The budget: the store stays within it, and no pull pays for that.
 
 use futures_util::future::join_all;
+use registry_mirror::documents::Verdict;
 use scripted_registry::{Digest, Gate, Image, Match, Registry, Rule, noise};
 
 use crate::support::mirror::{Settings, TestMirror};
@@ -109,6 +110,45 @@ async fn what_is_larger_than_the_budget_is_passed_through_and_drives_nothing_out
     assert!(!is_stored(&mirror, &large));
     assert!(small.blobs().all(|blob| is_stored(&mirror, &blob.digest)));
     assert!(mirror.metrics().await.contains("mirror_reservations_refused_total 1"));
+    let large = |mirror: &TestMirror| mirror.mirror.status().problems.iter().any(|it| it.told().contains("passed on"));
+    assert!(large(&mirror));
+    mirror.advance(std::time::Duration::from_secs(3600));
+    assert!(!large(&mirror), "an hour ago");
+}
+
+#[tokio::test]
+async fn a_store_that_can_keep_nothing_says_so_until_it_can() {
+    let registry = Registry::start().await;
+    let (first, second) = (image(&registry, 1), image(&registry, 2));
+    let mirror = mirror_of(&registry, 1).await;
+    assert!(pull(&mirror, &first).await);
+    mirror.settled().await;
+    let problems = mirror.mirror.status().problems;
+    assert!(
+        problems.iter().any(|it| it.verdict == Verdict::Fail && it.told().contains("keeps nothing")),
+        "{problems:?}"
+    );
+    let mirror = mirror.stop().await.reconfigured("store.max_size = \"9MB\"\nstore.min_free = \"0\"").start().await;
+    assert!(pull(&mirror, &second).await);
+    mirror.settled().await;
+    assert_eq!(mirror.mirror.status().problems, []);
+}
+
+#[tokio::test]
+async fn wrong_bytes_from_an_upstream_are_told_for_an_hour() {
+    let registry = Registry::start().await;
+    let digest = registry.add_blob("library/app", noise(12, 300_000));
+    registry.rule(Rule::on(Match::blob(&digest).get()).flip_last_byte());
+    let mirror = TestMirror::of(&registry).await;
+    assert!(!mirror.get(&format!("/v2/library/app/blobs/{digest}")).await.complete);
+    mirror.settled().await;
+    let told = |mirror: &TestMirror| {
+        let problems = mirror.mirror.status().problems;
+        problems.iter().any(|it| it.about == "upstream docker.io" && it.told().contains(&digest.to_string()))
+    };
+    assert!(told(&mirror), "{:?}", mirror.mirror.status().problems);
+    mirror.advance(std::time::Duration::from_secs(3600));
+    assert!(!told(&mirror));
 }
 
 #[tokio::test]

@@ -81,8 +81,11 @@ impl Fill {
                 if class == UpstreamErrorClass::NotFound {
                     self.forget().await;
                 }
-                self.fail(error, departure);
                 let wrong = class == UpstreamErrorClass::Protocol;
+                if wrong && !self.is_from_bucket() {
+                    self.fills.came_wrong(&source.location, &error);
+                }
+                self.fail(error, departure);
                 if let Some(shared) = source.shared.as_ref().filter(|shared| wrong && shared.gave_all()) {
                     Box::pin(shared.distrust()).await;
                 }

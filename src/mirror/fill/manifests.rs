@@ -41,6 +41,7 @@ impl Fills {
             }
             Ok(Manifest { descriptor, .. }) => {
                 let message = format!("{location}: manifest {digest}: upstream sent {}", descriptor.digest);
+                self.came_wrong(location, &message);
                 UpstreamError::new(UpstreamErrorClass::Protocol, message)
             }
             Err(error) => error,

@@ -4,9 +4,22 @@
 use bytesize::ByteSize;
 
 use crate::documents::{Checked, Endpoint, EndpointState, StoreStatus, UpstreamStatus, counted};
+use crate::mirror::keep::making_room::Unkept;
+use crate::oci::RegistryName;
+
+/// What happened that somebody should know of.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Lately {
+    /// Bytes of damaged content that were set aside.
+    pub(super) set_aside: u64,
+    /// What was not kept.
+    pub(super) unkept: Option<Unkept>,
+    /// Which upstream sent what is not what its digest says, and what.
+    pub(super) wrong: Option<(RegistryName, String)>,
+}
 
 /// What there is to say of these.
-pub(super) fn problems(upstreams: &[UpstreamStatus], store: &StoreStatus, set_aside: u64) -> Vec<Checked> {
+pub(super) fn problems(upstreams: &[UpstreamStatus], store: &StoreStatus, lately: &Lately) -> Vec<Checked> {
     let of_upstreams = upstreams.iter().flat_map(|upstream| {
         let Host { about, doctor } = &Host::of(&upstream.host);
         upstream
@@ -15,7 +28,9 @@ pub(super) fn problems(upstreams: &[UpstreamStatus], store: &StoreStatus, set_as
             .flat_map(|end| [unanswered(about, doctor, end), spent(about, end)])
             .collect::<Vec<_>>()
     });
-    of_upstreams.chain([full(store), damaged(set_aside)]).flatten().collect()
+    let Lately { set_aside, unkept, wrong } = lately;
+    let of_store = [unkept.map(passed_on), full(store), damaged(*set_aside)];
+    of_upstreams.chain([wrong.as_ref().map(wrong_bytes)]).chain(of_store).flatten().collect()
 }
 
 struct Host {
@@ -46,6 +61,26 @@ fn spent(about: &str, end: &Endpoint) -> Option<Checked> {
     let pulls = end.pulls.filter(|pulls| pulls.left < pulls.limit / 10)?;
     let left = format!("{} of {} left until {}", pulls.left, counted(pulls.limit, "pull"), pulls.resets_at);
     Some(Checked::warn(about, left, "log in there with auth, where an account may pull more"))
+}
+
+/// It is not kept, and nobody notices but who waits for it again.
+fn passed_on(Unkept { bytes, is_all }: Unkept) -> Checked {
+    let bytes = size(bytes);
+    if is_all {
+        let message =
+            format!("it keeps nothing: there is no room for {bytes}, and nothing may go; pulls are passed on");
+        let hint = "free space on its disk, or lower store.min_free; else raise store.max_size, or unpin images";
+        return Checked::fail("store", message, hint);
+    }
+    let message = format!("{bytes} were passed on, and not kept: there is no room for so much, and nothing may go");
+    Checked::warn("store", message, "raise store.max_size, or unpin images")
+}
+
+fn wrong_bytes((upstream, what): &(RegistryName, String)) -> Checked {
+    let message = format!("it sent what is not what its digest says, and it was not served: {what}");
+    let hint =
+        "pull that again; where it stays so, see what is between, a proxy or another mirror, or tell who runs it";
+    Checked::warn(Host::of(upstream.as_str()).about, message, hint)
 }
 
 fn full(StoreStatus { used_bytes: used, budget_bytes: budget, .. }: &StoreStatus) -> Option<Checked> {
@@ -84,7 +119,7 @@ mod tests {
         let told = |end: Endpoint, store: StoreStatus, set_aside: u64| {
             let upstream =
                 UpstreamStatus { host: "a.example".to_owned(), filling: 0, waiting: 0, endpoints: vec![end] };
-            let found = problems(&[upstream], &store, set_aside);
+            let found = problems(&[upstream], &store, &Lately { set_aside, ..Lately::default() });
             assert!(
                 found.iter().all(|problem| problem.verdict == Verdict::Warn && problem.hint.is_some()),
                 "{found:?}"
@@ -108,5 +143,24 @@ mod tests {
         let [full, damaged] = &told(well, full, 2048)[..] else { panic!() };
         assert!(full.starts_with("store: it holds 99 B of 100 B") && full.contains("store.max_size"), "{full}");
         assert!(damaged.contains("2.0 KiB of damaged") && damaged.ends_with("verify --repair"), "{damaged}");
+    }
+
+    #[test]
+    fn what_is_not_kept_and_what_is_wrong_is_told_with_what_to_do() {
+        let store = StoreStatus { used_bytes: 1, blobs: 1, budget_bytes: 100 };
+        let told = |lately: Lately| {
+            let [problem] = &problems(&[], &store, &lately)[..] else { panic!("one problem") };
+            (problem.verdict, problem.told())
+        };
+        let unkept = |is_all| Lately { unkept: Some(Unkept { bytes: 2048, is_all }), ..Lately::default() };
+        let (verdict, nothing) = told(unkept(true));
+        assert_eq!(verdict, Verdict::Fail);
+        assert!(nothing.starts_with("store: it keeps nothing") && nothing.contains("store.min_free"), "{nothing}");
+        let (verdict, large) = told(unkept(false));
+        assert_eq!(verdict, Verdict::Warn);
+        assert!(large.contains("2.0 KiB were passed on") && large.contains("store.max_size"), "{large}");
+        let wrong = ("a.example".parse().expect("a name"), "blob x".to_owned());
+        let (_, wrong) = told(Lately { wrong: Some(wrong), ..Lately::default() });
+        assert!(wrong.starts_with("upstream a.example: it sent") && wrong.contains("blob x"), "{wrong}");
     }
 }

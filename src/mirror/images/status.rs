@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use crate::documents::{self, Endpoint, FillStatus, LastError, Pulls, Share, Status, StoreStatus, UpstreamStatus};
 use crate::mirror::Mirror;
 use crate::mirror::flight::progress::Phase;
-use crate::mirror::images::problems::problems;
+use crate::mirror::images::problems::{Lately, problems};
 use crate::oci::RegistryName;
 use crate::outcome::Outcome;
 use crate::upstream::health::{EndpointHealth, EndpointState};
@@ -37,6 +37,11 @@ impl Mirror {
             fills.push(fill);
         }
         let upstreams: Vec<_> = upstreams.into_values().collect();
+        let lately = Lately {
+            set_aside: used.set_aside,
+            unkept: self.0.room.unkept(),
+            wrong: filling.wrong.lately(self.0.room.clock.now()),
+        };
         let store = StoreStatus { used_bytes: used.bytes, blobs: used.blobs, budget_bytes: totals.store_budget };
         Status {
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -49,7 +54,7 @@ impl Mirror {
             fetched_bytes: totals.received,
             saved_bytes: bytes.total.saturating_sub(totals.received),
             fills,
-            problems: problems(&upstreams, &store, used.set_aside),
+            problems: problems(&upstreams, &store, &lately),
             upstreams,
             store,
             // What carries up into it knows.

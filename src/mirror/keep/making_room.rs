@@ -34,6 +34,20 @@ const SLACK: u64 = 50;
 /// The slack is never more than this, in bytes.
 const MOST_SLACK: u64 = 8 << 30;
 
+/// How long it is told that something was not kept, in milliseconds.
+const LATELY: u64 = 3_600_000;
+/// A store that has no room for so many bytes keeps nothing that counts.
+const LITTLE: u64 = 1 << 20;
+
+/// What was passed on, and not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Unkept {
+    /// So many bytes.
+    pub(crate) bytes: u64,
+    /// Whether anything else would not be kept either.
+    pub(crate) is_all: bool,
+}
+
 /// Why room is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Need {
@@ -72,6 +86,13 @@ impl RoomKeeper {
     /// How many bytes more the store could take, if all that may go went.
     pub(crate) fn most_room(&self) -> u64 {
         self.room.excess(self.taken(), 0).1.bytes
+    }
+
+    /// What was not kept lately for want of room, and would not be now.
+    pub(crate) fn unkept(&self) -> Option<Unkept> {
+        let (refused, bytes) = self.room.refused()?;
+        let is_lately = self.clock.now().0.saturating_sub(refused.0) < LATELY;
+        (is_lately && !self.fits(bytes)).then(|| Unkept { bytes, is_all: !self.fits(LITTLE) })
     }
 
     /// Does something while nothing is evicted or collected.
@@ -127,6 +148,7 @@ impl RoomKeeper {
 
     fn refused(&self, bytes: u64) -> StoreError {
         self.metrics.reservation_refused();
+        self.room.refuse(self.clock.now(), bytes);
         let reason = format!("there is no room for {bytes} bytes");
         StoreError::NoSpace(std::io::Error::new(std::io::ErrorKind::StorageFull, reason))
     }
