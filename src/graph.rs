@@ -9,7 +9,9 @@
 //! of an image is whole, damaged or missing, whoever speaks of it: see [`Unreadable`]. Looking at an image
 //! is no use of it and mends nothing.
 //!
-//! All of it blocks, on threads within a runtime that may; [`Graph::ask`] is for everybody else.
+//! All of it blocks, on threads within a runtime that may; [`Graph::ask`] is for everybody else. What only looks at
+//! images, for whoever likes to ask, goes by [`Graph::look`]: an image takes memory, several times the bytes of its
+//! manifests, so few are looked at at a time, and no longer than somebody waits for it.
 
 pub mod image;
 pub mod links;
@@ -17,6 +19,7 @@ pub mod links;
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blob_store::{BlobStore, Content};
 use crate::metadata::{Location, MetadataError, MetadataStore};
@@ -30,6 +33,28 @@ pub const MAX_DEPTH: usize = 8;
 /// Manifests that are read for one image. No real one has so many; indexes that name one another over
 /// and over would.
 pub const MOST_MANIFESTS: usize = 10_000;
+/// Bytes of manifests after which no more are read for one image.
+pub const MOST_BYTES: u64 = 32 << 20;
+
+/// What images are looked at for, each with its own places, so that nothing waits for what takes longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// A client that pulls, where the manifest is short.
+    Short,
+    /// The same where it is long.
+    Long,
+    /// People and scripts.
+    People,
+}
+
+impl Lane {
+    /// So many looks may be under way at once, by lane.
+    const PLACES: [usize; 3] = [8, 2, 2];
+}
+
+/// A place among those who look at images. What is found there is dropped before the place is.
+#[derive(Clone, Debug)]
+pub struct Place(Option<Arc<OwnedSemaphorePermit>>);
 
 /// Why a part of an image is not whole, and, of a manifest, why it is not known what it leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +74,15 @@ pub enum Unreadable {
 pub struct Graph {
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
+    places: Arc<[Arc<Semaphore>; Lane::PLACES.len()]>,
+    /// Where this looks for somebody who may leave.
+    place: Option<Place>,
+}
+
+/// What may still be read for one image.
+struct Left {
+    manifests: usize,
+    bytes: u64,
 }
 
 impl std::fmt::Debug for Graph {
@@ -60,7 +94,8 @@ impl std::fmt::Debug for Graph {
 impl Graph {
     /// The graph of what these hold.
     pub fn new(blobs: Arc<dyn BlobStore>, metadata: Arc<dyn MetadataStore>) -> Graph {
-        Graph { blobs, metadata }
+        let places = Arc::new(Lane::PLACES.map(|places| Arc::new(Semaphore::new(places))));
+        Graph { blobs, metadata, places, place: None }
     }
 
     /// Tags, pins, memberships: where images begin.
@@ -76,9 +111,46 @@ impl Graph {
         &self,
         question: impl FnOnce(&Graph) -> Result<T, MetadataError> + Send + 'static,
     ) -> Result<T, MetadataError> {
-        let graph = self.clone();
-        let answered = tokio::task::spawn_blocking(move || question(&graph)).await;
+        self.clone().answer(question).await
+    }
+
+    async fn answer<T: Send + 'static>(
+        self,
+        question: impl FnOnce(&Graph) -> Result<T, MetadataError> + Send + 'static,
+    ) -> Result<T, MetadataError> {
+        let answered = tokio::task::spawn_blocking(move || question(&self)).await;
         answered.unwrap_or_else(|ended| Err(MetadataError::new("looking at what is stored", ended)))
+    }
+
+    /// A place to look at images from. Whoever waits for it may leave.
+    pub async fn place(&self, lane: Lane) -> Place {
+        let [short, long, people] = &*self.places;
+        let places = match lane {
+            Lane::Short => short,
+            Lane::Long => long,
+            Lane::People => people,
+        };
+        // Nobody closes it.
+        Place(Arc::clone(places).acquire_owned().await.ok().map(Arc::new))
+    }
+
+    /// Has a question about images answered that changes nothing. When this future is dropped, no more is read.
+    ///
+    /// # Errors
+    /// As of [`Graph::ask`].
+    pub async fn look<T: Send + 'static>(
+        &self,
+        place: &Place,
+        question: impl FnOnce(&Graph) -> Result<T, MetadataError> + Send + 'static,
+    ) -> Result<T, MetadataError> {
+        // The thread has the place, too: it is taken until that is done, also when nobody waits any more.
+        Graph { place: Some(place.clone()), ..self.clone() }.answer(question).await
+    }
+
+    /// Whether somebody waits for what is found.
+    fn is_awaited(&self) -> bool {
+        let place = self.place.as_ref().and_then(|place| place.0.as_ref());
+        place.is_none_or(|place| Arc::strong_count(place) > 1)
     }
 
     /// What a repository is known to have under this digest.
@@ -150,14 +222,16 @@ impl Graph {
 
     /// A manifest and everything that it leads to, as far as manifests can be read.
     pub fn image(&self, within: Option<&Location>, manifest: Descriptor) -> Image {
-        let mut image = self.walk(within, manifest, MAX_DEPTH, &mut MOST_MANIFESTS.clone());
+        let mut left = Left { manifests: MOST_MANIFESTS, bytes: MOST_BYTES };
+        let mut image = self.walk(within, manifest, MAX_DEPTH, &mut left);
         image.platform = self.platform(within, &image);
         image
     }
 
-    fn walk(&self, within: Option<&Location>, mut manifest: Descriptor, depth: usize, left: &mut usize) -> Image {
-        let Some(fewer) = left.checked_sub(1) else { return Image::new(manifest, Parts::TooDeep) };
-        *left = fewer;
+    fn walk(&self, within: Option<&Location>, mut manifest: Descriptor, depth: usize, left: &mut Left) -> Image {
+        let fewer = left.manifests.checked_sub(1).filter(|_| left.bytes > 0 && self.is_awaited());
+        let Some(fewer) = fewer else { return Image::new(manifest, Parts::TooDeep) };
+        left.manifests = fewer;
         let read = match self.manifest(within, &manifest) {
             Ok(read) => read,
             Err(why) => {
@@ -165,8 +239,10 @@ impl Graph {
                 return Image::new(manifest, parts);
             }
         };
+        left.bytes = left.bytes.saturating_sub(read.descriptor.size);
         manifest.media_type = read.descriptor.media_type.clone();
         let Children { manifests, blobs, unreadable } = read.children();
+        drop(read);
         let parts = match (is_index(&manifest.media_type), depth.checked_sub(1)) {
             (false, _) => Parts::Blobs(blobs),
             (true, None) => Parts::TooDeep,
@@ -194,7 +270,70 @@ impl Graph {
 
     /// What of an image cannot be served to the repository, and why, as far as that shows without reading it.
     pub fn lacking(&self, within: Option<&Location>, image: &Image) -> Lacking {
-        let parts = image::parts(image, &Platforms::All).into_iter();
+        let parts = image::parts(image, &Platforms::All).into_iter().take_while(|_| self.is_awaited());
         parts.filter_map(|part| Some((part.digest, self.open(within, part).err()?))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use bytes::Bytes;
+    use futures_util::FutureExt as _;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::blob_store::memory::MemoryBlobStore;
+    use crate::metadata::memory::MemoryMetadata;
+    use crate::oci::Algorithm;
+
+    fn graph() -> Graph {
+        Graph::new(Arc::new(MemoryBlobStore::new()), Arc::new(MemoryMetadata::new()))
+    }
+
+    #[tokio::test]
+    async fn few_images_are_looked_at_at_a_time_also_where_nobody_waits_any_more() {
+        let graph = graph();
+        let mut threads = Vec::new();
+        for _ in 0..2 {
+            let (goes_on, wait) = mpsc::channel::<()>();
+            let (started, starts) = oneshot::channel();
+            let place = graph.place(Lane::Long).await;
+            let mut look = Box::pin(graph.look(&place, move |graph| {
+                let _ = started.send(());
+                let _ = wait.recv();
+                Ok(graph.is_awaited())
+            }));
+            assert!((&mut look).now_or_never().is_none());
+            starts.await.expect("it looks");
+            threads.push(goes_on);
+        }
+        assert!(graph.place(Lane::Long).now_or_never().is_none(), "the two who left still look");
+        assert!(graph.place(Lane::Short).now_or_never().is_some(), "others have their own places");
+        threads.clear();
+        for _ in 0..2 {
+            let place = graph.place(Lane::Long).await;
+            assert!(graph.look(&place, |graph| Ok(graph.is_awaited())).await.expect("an answer"));
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_more_is_read_when_nobody_waits_for_it() {
+        let graph = graph();
+        let index = Manifest::from_wire(Bytes::from_static(br#"{"manifests":[]}"#), None, Algorithm::Sha256);
+        let (goes_on, wait) = mpsc::channel::<()>();
+        let (tell, told) = oneshot::channel();
+        let place = graph.place(Lane::People).await;
+        let look = graph.look(&place, move |graph| {
+            let before = graph.image(None, index.descriptor.clone()).parts;
+            let _ = wait.recv();
+            let _ = tell.send((before, graph.image(None, index.descriptor).parts));
+            Ok(())
+        });
+        assert!(Box::pin(look).now_or_never().is_none());
+        drop(place);
+        drop(goes_on);
+        assert_eq!(told.await, Ok((Parts::Unknown, Parts::TooDeep)));
     }
 }

@@ -65,6 +65,7 @@ use flight::bounds::Bounds;
 use flight::flights::Flights;
 use flight::unread::FinishUnread;
 use images::bundles::Bundles;
+use images::listing::Listing;
 use images::prefetch::Ahead;
 use keep::RoomKeeper;
 use recall::negatives::Negatives;
@@ -172,6 +173,7 @@ struct Wings {
     bundles: Bundles,
     scrub: Arc<Scrub>,
     canary: Arc<Canary>,
+    listing: Listing,
 }
 
 /// The use case: answers for manifests and blobs, under certain terms. Cheap to clone. What was begun under terms
@@ -269,6 +271,7 @@ impl Mirror {
             bundles,
             scrub,
             canary,
+            listing: Listing::default(),
         }));
         *mirror.0.present.lock() = Arc::downgrade(&mirror.0);
         mirror

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{MAX_DEPTH, MOST_MANIFESTS, Unreadable};
+use super::{MAX_DEPTH, MOST_BYTES, MOST_MANIFESTS, Unreadable};
 use crate::documents::{self, Content, counted};
 use crate::oci::{Descriptor, Digest, Platform};
 
@@ -139,7 +139,8 @@ impl Completeness {
     /// In a sentence, why it is not known what all belongs to it, where that is not for want of a manifest.
     pub fn unknown(&self) -> Option<String> {
         if !self.too_deep.is_empty() {
-            let bounds = format!("nested more than {MAX_DEPTH} deep, or lead to more than {MOST_MANIFESTS} manifests");
+            let manifests = format!("{MOST_MANIFESTS} manifests or {} MiB of them", MOST_BYTES >> 20);
+            let bounds = format!("nested more than {MAX_DEPTH} deep, or lead to more than {manifests}");
             return Some(format!("its indexes are {bounds}; what is below is not followed"));
         }
         let odd = counted(self.unreadable, "part");

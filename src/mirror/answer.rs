@@ -9,6 +9,7 @@ pub mod heads;
 mod lazy;
 mod led;
 pub mod lists;
+mod looked;
 pub mod manifests;
 mod own;
 mod publicity;
@@ -43,6 +44,7 @@ use crate::upstream::{Resource, UpstreamError, UpstreamErrorClass};
 use at_hand::AtHand;
 use blobs::Blobs;
 use lists::ListAnswers;
+use looked::{Looked, Turn};
 use manifests::{ManifestAnswer, Manifests};
 use own::OwnQuestion;
 use publicity::Publicity;
@@ -59,6 +61,10 @@ pub(crate) struct Answers {
     own_questions: Flights<OwnQuestion, Shareable<Result<(), MirrorError>>>,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
     complete_only: bool,
+    /// What of images is lacking for that, as far as it was looked at.
+    lacking: Looked<(Location, Digest), Option<String>>,
+    /// Whether one thing leads to another.
+    leading: Looked<(Location, [Digest; 2]), bool>,
     /// How many other replicas may get something at a time.
     for_replicas: Arc<Semaphore>,
 }
@@ -81,6 +87,7 @@ impl Answers {
             ("flights_of_manifests", flights as u64),
             ("manifests_in_hand", manifests.in_use.lock().len() as u64),
             negatives.table(),
+            ("images_looked_at", self.lacking.len() + self.leading.len()),
         ];
         own.into_iter().chain(heads.tables()).chain(self.lists.tables()).collect()
     }
@@ -127,8 +134,9 @@ impl Answers {
             metrics,
             tasks,
         });
+        let (lacking, leading) = (Looked::new(), Looked::new());
         let (own_questions, for_replicas) = (Flights::new(), Arc::new(Semaphore::new(replicas::AT_A_TIME)));
-        Answers { blobs, tags, lists, at_hand, publicity, own_questions, complete_only, for_replicas }
+        Answers { blobs, tags, lists, at_hand, publicity, own_questions, complete_only, lacking, leading, for_replicas }
     }
 }
 
@@ -212,25 +220,37 @@ impl Mirror {
         if !*complete_only || !is_away {
             return Ok(());
         }
-        let (location, digest, manifest) = (route.location.clone(), manifest.digest, manifest.clone());
-        let found = self.0.graph.ask(move |graph| {
-            let image = graph.image(Some(&location), manifest);
-            let lacking = graph.lacking(Some(&location), &image);
-            Ok((image, lacking))
-        });
-        let (image, mut lacking) = found.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
-        if image::is_pullable(&image, &lacking) {
-            return Ok(());
-        }
-        let pin = Pin { location: route.location.clone(), reference: Reference::Digest(digest) };
-        let behind = self.behind(&pin).await;
-        lacking.retain(|digest, _| !behind.contains(digest));
-        if image::is_pullable(&image, &lacking) {
-            return Ok(());
-        }
-        let shortfall = image::completeness(&image, &Platforms::Machines, &lacking).shortfall();
+        let Some(shortfall) = self.shortfall(&route.location, manifest).await? else { return Ok(()) };
         let message = format!("{}: {name} is incomplete here, {shortfall}, and upstream is away", route.location);
         let error = UpstreamError::new(UpstreamErrorClass::Unavailable, message);
         Err(MirrorError::upstream(Subject::Manifest, error))
+    }
+
+    /// In a clause, what of an image is neither here nor in the bucket, if that is too much to pull it.
+    async fn shortfall(&self, location: &Location, manifest: &Descriptor) -> Result<Option<String>, MirrorError> {
+        let (looked, digest) = (&self.0.answers.lacking, manifest.digest);
+        let look = match looked.turn(self, manifest, (location.clone(), digest)).await? {
+            Turn::Seen(seen) => return Ok(seen),
+            Turn::Look(look) => look,
+        };
+        let (within, manifest) = (location.clone(), manifest.clone());
+        let found = self.0.graph.look(&look.place, move |graph| {
+            let image = graph.image(Some(&within), manifest);
+            let lacking = graph.lacking(Some(&within), &image);
+            Ok((image::is_pullable(&image, &lacking), image, lacking))
+        });
+        let (is_here, image, mut lacking) = found.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
+        let is_all_there_is = is_here || self.0.fills.stored.shared().is_none();
+        if !is_all_there_is {
+            let behind = self.behind(&Pin { location: location.clone(), reference: Reference::Digest(digest) }).await;
+            lacking.retain(|digest, _| !behind.contains(digest));
+        }
+        let lacks = !is_here && !image::is_pullable(&image, &lacking);
+        let shortfall = lacks.then(|| image::completeness(&image, &Platforms::Machines, &lacking).shortfall());
+        // What others put into the bucket shows in no stamp of ours.
+        if is_all_there_is {
+            looked.saw(look, shortfall.clone());
+        }
+        Ok(shortfall)
     }
 }

@@ -4,6 +4,7 @@ mod behind;
 mod bring_down;
 pub mod bundles;
 pub mod catalog;
+pub(crate) mod listing;
 pub mod prefetch;
 mod problems;
 pub mod status;

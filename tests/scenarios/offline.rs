@@ -202,3 +202,49 @@ async fn prefer_cache_answers_from_the_store_within_300_ms_of_silence() {
     assert!(waited >= patience && waited < patience + Duration::from_millis(10), "{waited:?}");
     gate.open();
 }
+
+#[tokio::test]
+async fn what_is_missing_of_a_long_index_is_looked_up_once_for_all_who_ask_and_again_when_more_is_stored() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(78, 1000)]);
+    let platform = r#""platform":{"os":"linux","architecture":"amd64"}"#;
+    let entry = |digest: &str, size| {
+        format!(
+            r#"{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"{digest}","size":{size},{platform}}}"#
+        )
+    };
+    let mut entries: Vec<_> = (0..2_000).map(|number| entry(&format!("sha256:{number:064x}"), 1)).collect();
+    entries.push(entry(&image.manifest.digest.to_string(), image.manifest.size));
+    let index = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, entries.join(","));
+    assert!(index.len() > 256 << 10);
+    registry.add_manifest("library/app", &["long"], index, "application/vnd.oci.image.index.v1+json");
+    let settings = Settings::of(&registry).config("cache.complete_only = true\ncache.tag_ttl = \"0s\"");
+    let mirror = settings.start().await;
+    let long = "/v2/library/app/manifests/long";
+    assert_eq!(mirror.get(long).await.status, 200);
+    mirror.settled().await;
+
+    registry.rule(Rule::on(Match::manifests()).refuse(503));
+    let asked = futures_util::future::join_all((0..8).map(|_| mirror.get(long))).await;
+    for response in asked {
+        let said = String::from_utf8_lossy(&response.body).into_owned();
+        assert!(response.status == 503 && said.contains("2001 parts with"), "{} {said}", response.status);
+    }
+    // Counted every few seconds.
+    let is_counted = async {
+        while !mirror.metrics().await.contains("mirror_entries{table=\"images_looked_at\"} 1\n") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), is_counted).await.expect("what was seen is kept");
+
+    registry.clear_rules();
+    let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+    assert_eq!(mirror.get(&by_digest).await.status, 200);
+    for blob in image.blobs() {
+        assert_eq!(mirror.get(&format!("/v2/library/app/blobs/{}", blob.digest)).await.status, 200);
+    }
+    mirror.settled().await;
+    registry.rule(Rule::on(Match::manifests()).refuse(503));
+    assert_eq!(mirror.get(long).await.status, 200, "one image of it is whole");
+}

@@ -1,10 +1,12 @@
 //! What a tag leads to, as far as it is known here: for those who may read a tag and nothing else of a repository.
 
-use crate::graph::image::{Image, Platforms, parts};
+use crate::graph::image::{Platforms, parts};
 use crate::metadata::{Location, TagKey};
 use crate::mirror::Mirror;
+use crate::mirror::answer::looked::Turn;
 use crate::mirror::answer::tags::PATIENCE;
-use crate::oci::{Digest, Tag};
+use crate::mirror::error::MirrorError;
+use crate::oci::{Descriptor, Digest, Tag};
 
 impl Mirror {
     /// The first of `tags` that leads to this content: as its manifest, or as something below that. Nobody is asked.
@@ -25,23 +27,45 @@ impl Mirror {
     }
 
     async fn tag_that_is_known_to_lead(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<Tag> {
-        let location = location.clone();
-        let led = self.0.graph.ask(move |graph| {
+        let at = location.clone();
+        let named = self.0.graph.ask(move |graph| {
+            let mut named = Vec::new();
             for tag in tags {
-                let records = graph.metadata().tag_records(&location, &tag)?.into_iter();
+                let records = graph.metadata().tag_records(&at, &tag)?.into_iter();
                 let mut manifests: Vec<_> = records.map(|(_, record)| record.descriptor).collect();
-                let frozen = graph.metadata().frozen(&location, &tag)?;
-                manifests.extend(frozen.and_then(|frozen| graph.member(&location, &frozen)));
-                let leads = |image: &Image| parts(image, &Platforms::All).iter().any(|part| part.digest == digest);
-                if manifests.into_iter().any(|manifest| leads(&graph.image(Some(&location), manifest))) {
+                let frozen = graph.metadata().frozen(&at, &tag)?;
+                manifests.extend(frozen.and_then(|frozen| graph.member(&at, &frozen)));
+                named.extend(manifests.into_iter().map(|manifest| (tag.clone(), manifest)));
+            }
+            Ok(named)
+        });
+        let led = async {
+            for (tag, manifest) in named.await.map_err(|error| MirrorError::Internal(error.to_string()))? {
+                if self.leads(location, manifest, digest).await? {
                     return Ok(Some(tag));
                 }
             }
             Ok(None)
-        });
-        led.await.unwrap_or_else(|error| {
+        };
+        led.await.unwrap_or_else(|error: MirrorError| {
             tracing::warn!(%error, "not known what a tag leads to, so nothing is given by it");
             None
         })
+    }
+
+    async fn leads(&self, location: &Location, manifest: Descriptor, digest: Digest) -> Result<bool, MirrorError> {
+        let looked = &self.0.answers.leading;
+        let look = match looked.turn(self, &manifest, (location.clone(), [manifest.digest, digest])).await? {
+            Turn::Seen(seen) => return Ok(seen),
+            Turn::Look(look) => look,
+        };
+        let within = location.clone();
+        let leads = self.0.graph.look(&look.place, move |graph| {
+            let image = graph.image(Some(&within), manifest);
+            Ok(parts(&image, &Platforms::All).iter().any(|part| part.digest == digest))
+        });
+        let leads = leads.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
+        looked.saw(look, leads);
+        Ok(leads)
     }
 }

@@ -14,9 +14,9 @@ use crate::documents::{
 };
 use crate::graph::image::{self, Completeness, Image, Lacking, Parts, Platforms};
 use crate::graph::links::Known;
-use crate::graph::{Graph, Unreadable};
+use crate::graph::{Graph, Lane, Unreadable};
 use crate::metadata::{MetadataError, Pin, TagRecord};
-use crate::mirror::{Location, Mirror, Route, RouteError};
+use crate::mirror::{Location, Mirror, Route, RouteError, Wings};
 use crate::oci::manifest::is_manifest;
 use crate::oci::{Descriptor, Digest, ImageName, Platform, Reference, Tag};
 
@@ -63,7 +63,12 @@ impl Mirror {
     /// # Errors
     /// [`CatalogError::Metadata`].
     pub async fn images(&self) -> Result<Vec<ImageSummary>, CatalogError> {
-        Ok(self.0.graph.ask(|graph| Catalog::of(graph)?.images()).await?)
+        let Wings { graph, listing, .. } = &*self.0;
+        let list = || async {
+            let place = graph.place(Lane::People).await;
+            graph.look(&place, |graph| Catalog::of(graph)?.images()).await
+        };
+        Ok(listing.share(list).await?.to_vec())
     }
 
     /// One image, looked at closely.
@@ -74,7 +79,8 @@ impl Mirror {
         let pin = self.pin_of(name)?;
         let unknown = CatalogError::Unknown(pin.to_string());
         let behind = self.behind(&pin).await;
-        let found = self.0.graph.ask(move |graph| Catalog { behind, ..Catalog::of(graph)? }.inspect(&pin));
+        let place = self.0.graph.place(Lane::People).await;
+        let found = self.0.graph.look(&place, move |graph| Catalog { behind, ..Catalog::of(graph)? }.inspect(&pin));
         found.await?.ok_or(unknown)
     }
 
@@ -85,7 +91,9 @@ impl Mirror {
     pub async fn parts_of(&self, name: &ImageName) -> Result<Vec<Digest>, CatalogError> {
         let pin = self.pin_of(name)?;
         let unknown = CatalogError::Unknown(pin.to_string());
-        let found = self.0.graph.ask(move |graph| Ok(Catalog::of(graph)?.named(&pin)?.map(|found| parts(&found))));
+        let place = self.0.graph.place(Lane::People).await;
+        let parts_of = move |graph: &Graph| Ok(Catalog::of(graph)?.named(&pin)?.map(|found| parts(&found)));
+        let found = self.0.graph.look(&place, parts_of);
         found.await?.ok_or(unknown)
     }
 
@@ -107,11 +115,10 @@ impl Mirror {
     ) -> Result<Readiness, CatalogError> {
         let (pin, platforms, (policy, now)) = (self.pin_of(name)?, platforms.clone(), self.0.answers.rules());
         let may_stand_in = move |checked_at| policy.serves(checked_at, now) || policy.may_stand_in(checked_at, now);
-        let found = self
-            .0
-            .graph
-            .ask(move |graph| Catalog { behind, ..Catalog::of(graph)? }.readiness(&pin, &platforms, &may_stand_in));
-        Ok(found.await?)
+        let ready =
+            move |graph: &Graph| Catalog { behind, ..Catalog::of(graph)? }.readiness(&pin, &platforms, &may_stand_in);
+        let place = self.0.graph.place(Lane::People).await;
+        Ok(self.0.graph.look(&place, ready).await?)
     }
 
     /// Everything a tag was seen to have, oldest first.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::documents::{Moment, Source, Why};
-use crate::graph::Graph;
 use crate::graph::image::{self, Completeness, Platforms};
+use crate::graph::{Graph, Lane};
 use crate::metadata::{MetadataError, Note, Pin};
 use crate::mirror::answer::canary;
 use crate::mirror::images::catalog::{Catalog, CatalogError, Found};
@@ -277,7 +277,9 @@ impl Mirror {
         let (ingests, upstream) = (&self.0.fills.ingests, route.location.upstream.clone());
         let pin = Pin { location: route.location, reference: name.reference.clone() };
         let behind = self.behind(&pin).await;
-        let why = self.0.graph.ask(move |graph| why(graph, &pin, policy, &health, absent, behind, now)).await?;
+        let place = self.0.graph.place(Lane::People).await;
+        let foreseen = move |graph: &Graph| why(graph, &pin, policy, &health, absent, behind, now);
+        let why = self.0.graph.look(&place, foreseen).await?;
         let missing = why.completeness.missing.iter();
         let begun_bytes = missing.filter_map(|part| ingests.left_over_of(&(upstream.clone(), part.digest))).sum();
         Ok(Why { begun_bytes, ..why })
