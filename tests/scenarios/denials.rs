@@ -121,3 +121,49 @@ async fn what_was_denied_before_a_restart_is_denied_after_it_also_while_upstream
         assert_eq!(status(&mirror, path).await, 200, "{path}: a yes is remembered as well");
     }
 }
+
+#[tokio::test]
+async fn a_denial_ends_also_what_is_served_of_a_repository_without_a_stored_manifest() {
+    for status_of_denial in [403, 401] {
+        let registry = Registry::start().await;
+        let image = registry.add_image("library/private", "1", &[noise(5, 1000)]);
+        let mirror = TestMirror::of(&registry).await;
+        let tag = "/v2/library/private/manifests/1";
+        let blob = format!("/v2/library/private/blobs/{}", image.layers[0].digest);
+        assert_eq!(status(&mirror, &blob).await, 200);
+        mirror.settled().await;
+        // A storage host that refuses denies no repository.
+        let of_blobs = |request: &scripted_registry::Recorded| request.path.contains("/blobs/");
+        registry.rule(Rule::on(Match::when(of_blobs)).refuse(403));
+        registry.rule(Rule::on(Match::when(|request| request.path.contains("/tags/"))).refuse(403));
+        registry.forget_requests();
+        assert_eq!(status(&mirror, "/v2/library/private/tags/list").await, 404);
+        while registry.count(|request| request.path.contains("/manifests/sha256:")) == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(status(&mirror, &blob).await, 200);
+
+        registry.clear_rules();
+        registry.rule(Rule::on(Match::repository("library/private")).refuse(status_of_denial));
+        mirror.advance(std::time::Duration::from_secs(31));
+        assert_eq!(status(&mirror, tag).await, 404);
+        becomes(&mirror, &blob, 404).await;
+        let mirror = mirror.restart().await;
+        assert_eq!(status(&mirror, &blob).await, 404, "after a restart");
+        registry.clear_rules();
+        mirror.advance(std::time::Duration::from_secs(31));
+        becomes(&mirror, &blob, 200).await;
+        registry.forget_requests();
+        let quiet = async {
+            loop {
+                let before = registry.requests().len();
+                assert_eq!(status(&mirror, &blob).await, 200);
+                if registry.requests().len() == before {
+                    break;
+                }
+            }
+        };
+        let lifted = tokio::time::timeout(std::time::Duration::from_secs(30), quiet).await;
+        assert!(lifted.is_ok(), "it is given again without a question");
+    }
+}

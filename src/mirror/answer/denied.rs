@@ -7,7 +7,7 @@ use crate::mirror::fill::Fills;
 use crate::mirror::routes::Route;
 use crate::mirror::{Location, Mirror};
 use crate::oci::manifest::is_manifest;
-use crate::oci::{AcceptSet, Digest, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, Reference};
 use crate::upstream::UpstreamErrorClass;
 
 impl Mirror {
@@ -16,19 +16,35 @@ impl Mirror {
         let refused = answer.as_ref().err().and_then(MirrorError::upstream_class) == Some(UpstreamErrorClass::Denied);
         let fills = &self.0.fills;
         let for_all = !fills.stored.is_of_callers(&route.location);
-        if refused && for_all && fills.stored.denials.is_due(&route.location) {
+        let given_again = || answer.is_ok() && fills.stored.denials.holds(&route.location);
+        if (refused || given_again()) && for_all && fills.stored.denials.is_due(&route.location) {
             fills.tasks.spawn(look_into(Arc::clone(fills), route.clone()));
         }
         answer
     }
 }
 
-/// Asks for a manifest that is stored here, by digest: what the registry says to that holds for all.
+/// Asks for something that is stored here, by digest, a manifest if there is one: what the registry says to that holds
+/// for all.
 async fn look_into(fills: Arc<Fills>, Route { location, upstream, .. }: Route) {
-    let Some(digest) = a_stored_manifest(&fills, &location).await else { return };
-    let (reference, accept) = (Reference::Digest(digest), AcceptSet::everything());
-    match upstream.manifest(&location.repository, &reference, accept).await {
-        Ok(_) => fills.stored.denials.lift(&location).await,
+    let manifest = async |digest| {
+        let reference = Reference::Digest(digest);
+        upstream.manifest(&location.repository, &reference, AcceptSet::everything()).await.map(drop)
+    };
+    let said = match a_stored_manifest(&fills, &location).await {
+        Some(digest) => manifest(digest).await,
+        None => {
+            let Some(digest) = stored(&fills, &location, |_| true).await else { return };
+            match upstream.stat_by_get(&location.repository, &digest).await {
+                // It may be a storage host that refuses. To this the registry itself says that there is no such
+                // manifest, if it gives the repository at all.
+                Err(error) if error.class == UpstreamErrorClass::Denied => manifest(digest).await,
+                said => said.map(drop),
+            }
+        }
+    };
+    match said {
+        Ok(()) => fills.stored.denials.lift(&location).await,
         Err(error) if error.class == UpstreamErrorClass::Denied => fills.stored.denials.deny(&location).await,
         Err(error) => tracing::debug!(%location, %error, "not known whether upstream denies it"),
     }
@@ -36,10 +52,14 @@ async fn look_into(fills: Arc<Fills>, Route { location, upstream, .. }: Route) {
 
 /// A manifest that is stored of a repository.
 pub(super) async fn a_stored_manifest(fills: &Fills, location: &Location) -> Option<Digest> {
+    stored(fills, location, |descriptor| is_manifest(&descriptor.media_type)).await
+}
+
+async fn stored(fills: &Fills, location: &Location, wanted: fn(&Descriptor) -> bool) -> Option<Digest> {
     let of = location.clone();
     let members = fills.stored.records.with(move |metadata| metadata.members(Some(&of))).await.ok()?;
     for (_, descriptor) in members {
-        if is_manifest(&descriptor.media_type) && fills.stored.blobs.open(&descriptor.digest).await.is_some() {
+        if wanted(&descriptor) && fills.stored.blobs.open(&descriptor.digest).await.is_some() {
             return Some(descriptor.digest);
         }
     }

@@ -1,7 +1,7 @@
 //! Repositories that an upstream no longer gives to anybody: what is stored of them is not served.
 //!
 //! A refusal proves that only as the answer of the registry itself to a GET of a manifest that is stored
-//! here. Other refusals are a reason to ask that, now and again. What is stored stays stored, and is served
+//! here; where none is, to that of a blob and of a manifest besides. Other refusals are a reason to ask that, now and again. What is stored stays stored, and is served
 //! again after the first yes. It is noted of the repository, so that a restart opens nothing.
 
 use std::sync::Arc;
