@@ -124,7 +124,7 @@ impl MirrorError {
                 (UpstreamErrorClass::Denied, Subject::Manifest) => ErrorCode::NameUnknown,
                 (UpstreamErrorClass::NotFound | UpstreamErrorClass::Denied, Subject::Tags) => ErrorCode::NameUnknown,
                 (UpstreamErrorClass::NotFound, Subject::Referrers) => ErrorCode::NameUnknown,
-                // A 404 would say that there is no such list, and signatures would seem to be missing.
+                // A 404 would say that there is no such list, and signatures would seem to be missing of what is given.
                 (UpstreamErrorClass::Denied | UpstreamErrorClass::Refused, Subject::Referrers) => ErrorCode::Denied,
                 // A refusal stays one of ours, too: after 5xx clients ask again.
                 (UpstreamErrorClass::Refused, Subject::Manifest) => ErrorCode::ManifestUnknown,

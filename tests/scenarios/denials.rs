@@ -42,11 +42,9 @@ async fn a_denial_of_a_repository_ends_what_is_served_of_it_by_tag_by_digest_and
         // Whoever asks upstream first hears of it.
         assert_eq!(status(&mirror, if begins_with_a_tag { tag } else { list }).await, 404);
         for path in &all {
-            // A 404 would say that there is no such list, and signatures would seem to be missing.
-            let told = if *path == referrers { 403 } else { 404 };
-            becomes(&mirror, path, told).await;
+            becomes(&mirror, path, 404).await;
             let head = mirror.head(path).await.status;
-            assert_eq!(head, told, "HEAD {path}");
+            assert_eq!(head, 404, "HEAD {path}");
         }
         let open = mirror.get("/v2/library/open/manifests/1").await;
         assert_eq!(open.status, 200, "another repository");
@@ -166,4 +164,20 @@ async fn a_denial_ends_also_what_is_served_of_a_repository_without_a_stored_mani
         let lifted = tokio::time::timeout(std::time::Duration::from_secs(30), quiet).await;
         assert!(lifted.is_ok(), "it is given again without a question");
     }
+}
+
+#[tokio::test]
+async fn a_list_of_referrers_is_not_there_where_what_it_is_about_is_refused_and_is_refused_where_that_is_given() {
+    let registry = Registry::start().await;
+    let image = registry.add_image("library/app", "1", &[noise(6, 1000)]);
+    let mirror = TestMirror::of(&registry).await;
+    let list = |repository: &str| format!("/v2/{repository}/referrers/{}", image.manifest.digest);
+    registry.rule(Rule::on(Match::repository("library/hidden")).refuse(403));
+    registry.rule(Rule::on(Match::when(|request| request.path.contains("/referrers/"))).refuse(403));
+    assert_eq!(status(&mirror, &list("library/hidden")).await, 404, "as its manifests");
+    // A 404 would say that there is no such list, and signatures would seem to be missing.
+    assert_eq!(status(&mirror, &list("library/app")).await, 403);
+    let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+    assert_eq!(status(&mirror, &by_digest).await, 200);
+    assert_eq!(status(&mirror, &list("library/app")).await, 403);
 }

@@ -26,10 +26,10 @@ use crate::mirror::recall::lists::{ListQuestion, Lists};
 use crate::mirror::room::shared::Shared;
 use crate::mirror::room::stored::Stored;
 use crate::mirror::routes::Route;
-use crate::oci::{Cursor, Digest, Page, TagNames};
+use crate::oci::{AcceptSet, Cursor, Digest, Page, Reference, TagNames};
 use crate::outcome::Outcome;
 use crate::tier::Waited;
-use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError};
+use crate::upstream::{ReferrerList, Resource, TagList, UpstreamError, UpstreamErrorClass};
 
 /// The largest page that we ask any upstream for: more is an error at Amazon's registries.
 const LARGEST_PAGE: u32 = 1000;
@@ -166,13 +166,34 @@ impl Mirror {
             let ReferrerList { index, filtered, next } = of_his_own(route, Subject::Referrers, ask()).await?;
             return Ok(ReferrersAnswer { index, filtered, next, outcome: Outcome::Relayed, stale_for: None });
         }
-        let found = self.heard(route, self.0.answers.lists.referrers.look(key, about, ask).await)?;
+        let found = match self.heard(route, self.0.answers.lists.referrers.look(key, about, ask).await) {
+            Err(MirrorError::Upstream { error, .. })
+                if error.class == UpstreamErrorClass::Denied && self.is_refused(route, digest).await =>
+            {
+                return Err(MirrorError::upstream(Subject::Manifest, error));
+            }
+            found => found?,
+        };
         let ReferrerList { index, filtered, next } = ReferrerList::clone(&found.list);
         Ok(ReferrersAnswer { index, filtered, next, outcome: found.outcome, stale_for: found.stale_for })
     }
 }
 
 impl Mirror {
+    /// Whether upstream refuses not only the list of what refers to a manifest: that one, too.
+    async fn is_refused(&self, route: &Route, manifest: Digest) -> bool {
+        let (stored, Route { location, upstream, .. }) = (&self.0.fills.stored, route);
+        if stored.denials.holds(location) {
+            return true;
+        }
+        if stored.has(location, &manifest).await || route.asker.question().is_err() {
+            return false;
+        }
+        let manifest = Reference::Digest(manifest);
+        let asked = upstream.resolve(&location.repository, &manifest, AcceptSet::everything()).await;
+        asked.is_err_and(|error| error.class == UpstreamErrorClass::Denied)
+    }
+
     /// What was told to a credential of ours is not what is told to everybody: it has a key of its own.
     fn of_ours(&self, mut key: ListKey) -> ListKey {
         if !self.0.fills.stored.asks_as_nobody(&key.location) {
