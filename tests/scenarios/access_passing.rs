@@ -167,6 +167,29 @@ async fn each_image_costs_one_question_for_each_life_of_a_grant_however_often_it
 }
 
 #[tokio::test]
+async fn who_is_let_in_by_a_tag_gets_what_upstream_says_that_it_points_at_and_not_what_it_was() {
+    for ask_before in [&["HEAD"] as &[_], &["GET"], &["HEAD", "GET"]] {
+        let (registry, before, mirror) = scene("cache.tag_ttl = \"1h\"").await;
+        let path = paths(&before)[0].clone();
+        // From memory, too.
+        for _ in 0..3 {
+            assert_eq!(ask(&mirror, "GET", &path, &basic("ann", "ann")).await.status, 200);
+            mirror.settled().await;
+        }
+        let now = registry.add_image("team/private", "1", &[noise(64, 1000)]).manifest.digest.to_string();
+        assert_ne!(now, before.manifest.digest.to_string());
+        for user in ["bob", "ann"] {
+            for method in ask_before.iter().chain(&["GET", "HEAD"]) {
+                let given = ask(&mirror, method, &path, &basic(user, user)).await;
+                let digest = given.header("docker-content-digest");
+                assert_eq!((given.status, digest), (200, Some(now.as_str())), "{user} {method}");
+                mirror.settled().await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn rights_that_are_withdrawn_end_with_the_grant_and_for_nobody_else() {
     let (registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
     let (ann, bob) = (basic("ann", "ann"), basic("bob", "bob"));

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::metadata::{TagKey, TagRecord};
+use crate::clock::Timestamp;
+use crate::metadata::{Location, MetadataStore, TagKey, TagRecord};
 use crate::mirror::Mirror;
 use crate::mirror::answer::manifests::{ManifestAnswer, arrived, patiently};
 use crate::mirror::answer::tags::{Tags, Turn, stale_there};
@@ -79,6 +80,46 @@ impl Tags {
             let before = self.metadata.tag(&key).ok().flatten();
             self.point(key, before, manifest.clone(), told_at, true).await;
         }
+    }
+
+    /// Upstream has just said what a tag points at, to who asked whether somebody may read it. Where that is stored,
+    /// the tag need not be asked for again; where it is not, HEAD is told it. What points elsewhere is no longer fresh:
+    /// who was just let in by this answer is given nothing that it does not speak of.
+    pub(super) async fn observed(
+        &self,
+        location: &Location,
+        reference: &Reference,
+        (accept, asked_at): (AcceptSet, Timestamp),
+        told: &Descriptor,
+    ) {
+        let Reference::Tag(tag) = reference else { return };
+        let key = TagKey { location: location.clone(), tag: tag.clone(), accept };
+        let before = self.metadata.tag(&key).ok().flatten();
+        if before.as_ref().is_none_or(|before| before.descriptor.digest != told.digest) {
+            self.age(&key, told.digest, asked_at).await;
+        }
+        if self.manifests.stored.has(location, &told.digest).await {
+            self.point(key, before, told.clone(), asked_at, false).await;
+        } else {
+            self.heads.keep((key.location, reference.clone(), key.accept), told.clone(), asked_at);
+        }
+    }
+
+    /// No pointer of this tag, for whatever types, is fresh that points elsewhere than upstream says, and was
+    /// checked before. It may still stand in for upstream.
+    async fn age(&self, TagKey { location, tag, .. }: &TagKey, told: Digest, asked_at: Timestamp) {
+        let (location, tag) = (location.clone(), tag.clone());
+        let no_longer_fresh = self.policy.stale_since(Duration::ZERO, asked_at);
+        let age = move |metadata: &dyn MetadataStore| {
+            let records = metadata.tag_records(&location, &tag)?.into_iter();
+            let is_fresh = |at: Timestamp| at > no_longer_fresh && at <= asked_at;
+            let mut moved = records.filter(|(_, it)| it.descriptor.digest != told && is_fresh(it.checked_at));
+            moved.try_for_each(|(accept, record)| {
+                let key = TagKey { location: location.clone(), tag: tag.clone(), accept };
+                metadata.put_tag(&key, &TagRecord { checked_at: no_longer_fresh, ..record })
+            })
+        };
+        self.manifests.stored.records.add("a tag moved and counts as fresh", age).await;
     }
 
     /// The head of a manifest by digest.

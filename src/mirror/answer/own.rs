@@ -6,8 +6,6 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout};
 
 use crate::access;
-use crate::clock::Timestamp;
-use crate::metadata::TagKey;
 use crate::mirror::Location;
 use crate::mirror::answer::tags::Tags;
 use crate::mirror::error::{MirrorError, Subject};
@@ -15,9 +13,9 @@ use crate::mirror::flight::flights::Landing;
 use crate::mirror::recall::freshness::overdue;
 use crate::mirror::{Found, Mirror, Route};
 use crate::oci::challenge::Challenge;
-use crate::oci::{AcceptSet, Reference, RegistryName, Repository, Request};
+use crate::oci::{AcceptSet, RegistryName, Repository, Request};
 use crate::upstream::credentials::{Credential, Fingerprint, Presented, Secret};
-use crate::upstream::{Outlook, Resolved, Resource, Upstream, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Outlook, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
 fn shown(presented: &access::Presented, since: Option<Instant>) -> Presented {
     let credential = match &presented.credential {
@@ -132,10 +130,10 @@ impl Mirror {
         let location = found.location();
         match request {
             Request::Manifest { reference, .. } => {
-                let asked_at = self.0.answers.tags.clock.now();
+                let (tags, asked_at) = (&self.0.answers.tags, self.0.answers.tags.clock.now());
                 let resolved = upstream.resolve(&location.repository, reference, accept.clone()).await;
                 let resolved = resolved.map_err(|error| MirrorError::upstream(Subject::Manifest, error))?;
-                self.confirm_tag(found, reference, (accept, asked_at), &resolved).await;
+                tags.observed(location, reference, (accept, asked_at), resolved.descriptor()).await;
                 Ok(())
             }
             Request::Blob { digest, .. } => {
@@ -149,24 +147,6 @@ impl Mirror {
                 said.map(drop).map_err(|error| MirrorError::upstream(Subject::Blob, error))
             }
             Request::Ping | Request::Tags { .. } | Request::Referrers { .. } => Ok(()),
-        }
-    }
-
-    /// What upstream has just said that a tag points at need not be asked for again, where that is stored.
-    async fn confirm_tag(
-        &self,
-        found: &Found,
-        reference: &Reference,
-        (accept, asked_at): (AcceptSet, Timestamp),
-        resolved: &Resolved,
-    ) {
-        let (Reference::Tag(tag), location) = (reference, found.location()) else { return };
-        let tags = &self.0.answers.tags;
-        let descriptor = resolved.descriptor();
-        if tags.manifests.stored.has(location, &descriptor.digest).await {
-            let key = TagKey { location: location.clone(), tag: tag.clone(), accept };
-            let before = tags.metadata.tag(&key).ok().flatten();
-            tags.point(key, before, descriptor.clone(), asked_at, false).await;
         }
     }
 

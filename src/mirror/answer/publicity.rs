@@ -18,7 +18,7 @@ use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered, overdue};
 use crate::mirror::{Found, Mirror};
-use crate::oci::{AcceptSet, Reference, Request};
+use crate::oci::{AcceptSet, Descriptor, Reference, Request};
 use crate::upstream::credentials::Presented;
 use crate::upstream::{Allowance, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
@@ -104,14 +104,20 @@ impl Mirror {
         if publicity.flights.join(&key).is_none() {
             asker.question()?;
         }
-        let (location, clock) = (found.location().clone(), Arc::clone(&publicity.clock));
+        let (location, clock, tags) =
+            (found.location().clone(), Arc::clone(&publicity.clock), Arc::clone(&self.0.answers.tags));
         let work = || async move {
+            let asked_at = clock.now();
             let public = as_nobody(&*upstream, &location, &reference).await;
             let at = match &public {
-                Ok(Some(true)) => Some(clock.now()),
+                Ok(Some(Some(told))) => {
+                    let asked = (AcceptSet::everything(), asked_at);
+                    tags.observed(&location, &reference, asked, told).await;
+                    Some(clock.now())
+                }
                 // It is another question whether there is something else.
-                Ok(None) | Err(_) => return public.map(|public| public.unwrap_or(false)),
-                Ok(Some(false)) => None,
+                Ok(None) | Err(_) => return public.map(|_| false),
+                Ok(Some(None)) => None,
             };
             let of = location.clone();
             let note = move |metadata: &dyn MetadataStore| metadata.note(&of, Note::Public, at);
@@ -129,15 +135,15 @@ impl Mirror {
     }
 }
 
-/// What upstream says to nobody: whether it is public, or that there is no such thing.
+/// What upstream says to nobody: what is public, if it is, or that there is no such thing.
 async fn as_nobody(
     upstream: &dyn Upstream,
     location: &Location,
     reference: &Reference,
-) -> Result<Option<bool>, MirrorError> {
+) -> Result<Option<Option<Descriptor>>, MirrorError> {
     match upstream.resolve(&location.repository, reference, AcceptSet::everything()).await {
-        Ok(_) => Ok(Some(true)),
-        Err(error) if error.class == UpstreamErrorClass::Denied => Ok(Some(false)),
+        Ok(resolved) => Ok(Some(Some(resolved.descriptor().clone()))),
+        Err(error) if error.class == UpstreamErrorClass::Denied => Ok(Some(None)),
         Err(error) if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused) => Ok(None),
         Err(error) => Err(MirrorError::upstream(Subject::Manifest, error)),
     }
