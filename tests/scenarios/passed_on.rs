@@ -1,5 +1,7 @@
 //! Blobs that the store cannot keep: fetched once for all who read them together.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use scripted_registry::client::{Response, Stream};
 use scripted_registry::{Digest, Gate, Match, Registry, Rule, noise};
@@ -155,6 +157,33 @@ async fn who_asks_for_everything_by_a_range_of_what_cannot_be_kept_costs_one_dow
     let (answers, ()) = tokio::join!(futures_util::future::join_all(clients), open);
     assert!(answers.iter().all(|answer| answer.status == 206 && answer.body == bytes));
     assert_eq!(registry.gets_of(&digest), 1);
+}
+
+#[tokio::test]
+async fn a_part_of_what_cannot_be_kept_waits_for_nothing_that_never_comes() {
+    for (begin, end) in [(0, 10), (0, 1_000_000), (100_000, 200_000), (SIZE - 20, SIZE - 10)] {
+        for wrong in [false, true] {
+            let registry = Registry::start().await;
+            let mirror = full_mirror(&registry).await;
+            let (digest, bytes, path) = blob_of(&registry, SIZE);
+            if wrong {
+                registry.rule(Rule::on(Match::blob(&digest).get()).flip_last_byte());
+            }
+            let range = format!("bytes={begin}-{}", end - 1);
+            let asked = [("range", range.as_str())];
+            let answers = join_all((0..3).map(|_| mirror.get_with(&path, &asked)));
+            let answers = tokio::time::timeout(Duration::from_secs(60), answers).await.expect("they end");
+            for answer in answers {
+                if wrong {
+                    assert!(!answer.complete || answer.status >= 500, "{range}: {}", answer.status);
+                } else {
+                    let wanted = if answer.status == 206 { &bytes[begin..end] } else { &bytes[..] };
+                    assert!(answer.complete && answer.body == wanted, "{range}: {}", answer.status);
+                }
+            }
+            mirror.settled().await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -13,9 +13,9 @@ use crate::clients::ClientId;
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::{Fills, Right};
-use crate::mirror::flight::progress::{Following, Phase};
+use crate::mirror::flight::progress::{Following, HELD_BACK, Phase, Progress};
 use crate::mirror::flight::transfer::BlobSource;
-use crate::mirror::flight::window::Ticket;
+use crate::mirror::flight::window::{Ticket, WINDOW};
 use crate::oci::{Span, Verifier};
 use crate::outcome::Outcome;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
@@ -35,7 +35,7 @@ pub struct FillReader {
     _seat: Arc<AtomicBool>,
     /// The seat at what is passed on and not kept.
     ticket: Option<Ticket>,
-    /// Whether what comes next is gone from there.
+    /// Whether what comes next is gone from there, or cannot wait there until it may be read.
     late: bool,
     /// How it goes on where what the fill is asked for with is refused: with what its own client shows.
     heir: Option<Heir>,
@@ -149,6 +149,10 @@ impl FillReader {
         let readable = part.map_or(progress.readable(), |end| progress.readable_of(end, *early));
         let mut piece = *offset..readable.min(offset.saturating_add(limit));
         if let Some(window) = &progress.passed {
+            if part.is_some_and(|end| !*early && outlasts_the_window(&progress, end)) {
+                *late = true;
+                return Ok(Step::End);
+            }
             let ticket = match ticket {
                 Some(ticket) if ticket.is_for(window) => ticket,
                 ticket => ticket.insert(window.join(*offset)),
@@ -203,6 +207,13 @@ impl FillReader {
             _ => None,
         }
     }
+}
+
+/// Whether what is passed on would wait for ever for the reader of a part up to `end`, who gets the last of it when the
+/// whole blob is verified: more is to come until then than memory is sure to have room for.
+fn outlasts_the_window(progress: &Progress, end: u64) -> bool {
+    let left = progress.total.unwrap_or_default().saturating_sub(end.saturating_sub(HELD_BACK));
+    !matches!(progress.phase, Phase::Verified) && left > WINDOW as u64 / 2
 }
 
 enum Step {
