@@ -178,6 +178,11 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ),
     (
         "mirror/recall/sizes.rs",
+        "wrong",
+        Bounded("10,000", "mirror_entries{table=sizes_wrong}", "made_up_manifests_do_not_fill_the_memory"),
+    ),
+    (
+        "mirror/recall/sizes.rs",
         "read",
         Bounded("1,000", "mirror_entries{table=sizes_read}", "made_up_manifests_do_not_fill_the_memory"),
     ),

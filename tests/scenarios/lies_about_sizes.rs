@@ -275,4 +275,9 @@ async fn no_part_is_given_early_of_a_blob_that_was_something_else_a_moment_ago()
         mirror.settled().await;
         assert_eq!(part(&mirror, &blob, range).await, None, "{range}");
     }
+    registry.add_layer("library/other", "1", noise(62, 5_000_000));
+    assert_eq!(mirror.get("/v2/library/other/manifests/1").await.status, 200);
+    let elsewhere = path(&blob).replace("library/app", "library/other");
+    let answer = mirror.get_with(&elsewhere, &[("range", "bytes=2000000-2000099")]).await;
+    assert!(!answer.complete || answer.status >= 500, "another repository of that upstream has none either");
 }

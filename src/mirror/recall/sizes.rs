@@ -11,7 +11,7 @@ use moka::sync::Cache;
 use crate::metadata::Location;
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::early::Early;
-use crate::oci::Manifest;
+use crate::oci::{Digest, Manifest, RegistryName};
 
 /// So many blobs are remembered.
 const MOST: u64 = 10_000;
@@ -24,13 +24,15 @@ const READ_FOR: Duration = Duration::from_secs(600);
 /// What is known of blobs that are not verified yet.
 pub(crate) struct Sizes {
     known: Cache<BlobKey, Arc<Early>>,
+    /// What an upstream sent something else as, for whichever repository.
+    wrong: Cache<(RegistryName, Digest), ()>,
     read: Cache<Location, ()>,
 }
 
 impl Default for Sizes {
     fn default() -> Sizes {
         let read = Cache::builder().max_capacity(MOST_READ).time_to_live(READ_FOR).build();
-        Sizes { known: Cache::new(MOST), read }
+        Sizes { known: Cache::new(MOST), wrong: Cache::new(MOST), read }
     }
 }
 
@@ -47,6 +49,9 @@ impl Sizes {
 
     /// A blob has this size in bytes, as somebody says who is believed if nobody says another.
     pub(crate) fn is(&self, key: BlobKey, size: u64) -> Arc<Early> {
+        if self.is_wrong(&key) {
+            return Arc::new(Early::nothing());
+        }
         let early = self.known.entry(key.clone()).or_insert_with(|| Arc::new(Early::of(size))).into_value();
         if early.size() == Some(size) {
             return early;
@@ -59,12 +64,17 @@ impl Sizes {
 
     /// Something else was sent as this blob.
     pub(crate) fn was_wrong(&self, key: BlobKey) {
+        self.wrong.insert((key.0.upstream.clone(), key.1), ());
         self.known.entry(key).or_insert_with(|| Arc::new(Early::nothing())).into_value().end();
     }
 
     /// What may be handed out of a blob before it is verified. `None` where nobody told how large it is.
     pub(crate) fn of(&self, key: &BlobKey) -> Option<Arc<Early>> {
-        self.known.get(key)
+        if self.is_wrong(key) { Some(Arc::new(Early::nothing())) } else { self.known.get(key) }
+    }
+
+    fn is_wrong(&self, (location, digest): &BlobKey) -> bool {
+        self.wrong.contains_key(&(location.upstream.clone(), *digest))
     }
 
     /// Whether what is stored of this repository was read a moment ago: what is not known then is not to be found there.
@@ -78,8 +88,9 @@ impl Sizes {
     }
 
     /// How many entries there are.
-    pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
-        [("sizes_of_blobs", self.known.entry_count()), ("sizes_read", self.read.entry_count())]
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 3] {
+        let wrong = ("sizes_wrong", self.wrong.entry_count());
+        [("sizes_of_blobs", self.known.entry_count()), wrong, ("sizes_read", self.read.entry_count())]
     }
 }
 
@@ -99,11 +110,13 @@ mod tests {
         let sizes = Sizes::default();
         for number in 0..2 * MOST {
             sizes.is(key(number), 1);
+            sizes.was_wrong(key(number));
             sizes.are_read(&key(number).0);
         }
         sizes.known.run_pending_tasks();
+        sizes.wrong.run_pending_tasks();
         sizes.read.run_pending_tasks();
-        assert_eq!(sizes.tables().map(|(_, entries)| entries), [MOST, MOST_READ]);
+        assert_eq!(sizes.tables().map(|(_, entries)| entries), [MOST, MOST, MOST_READ]);
     }
 
     #[test]
@@ -115,5 +128,9 @@ mod tests {
         for (key, size) in [(key(1), size), (key(1), size + 1), (key(2), size)] {
             assert!(!sizes.is(key, size).claim(1, size), "{size}");
         }
+        let (Location { upstream, .. }, digest) = key(2);
+        let elsewhere = Location { upstream, repository: "another/one".parse().expect("a name") };
+        assert!(!sizes.is((elsewhere.clone(), digest), size).claim(1, size), "whatever repository leads to it");
+        assert!(sizes.of(&(elsewhere, digest)).is_some_and(|early| !early.claim(1, size)));
     }
 }
