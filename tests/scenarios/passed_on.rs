@@ -215,8 +215,9 @@ async fn a_body_without_length_and_end_drives_nothing_out_of_the_store() {
 async fn a_manifest_that_cannot_be_kept_is_fetched_once_for_all_who_came_in_time() {
     let registry = Registry::start().await;
     let image = registry.add_image("library/app", "1", &[noise(9, 1000)]);
-    let mirror = Settings::of(&registry).config("store.max_size = \"1B\"\nstore.min_free = \"0\"").start().await;
     for reference in ["1".to_owned(), image.manifest.digest.to_string()] {
+        // One that has nothing in hand of what was asked for before.
+        let mirror = Settings::of(&registry).config("store.max_size = \"1B\"\nstore.min_free = \"0\"").start().await;
         registry.clear_rules();
         registry.forget_requests();
         let gate = Gate::new();
