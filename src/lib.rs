@@ -26,7 +26,8 @@
 //! - **Hit.** [`blob_store::BlobStore::open`], and the file goes to the client.
 //! - **Cold miss.** [`mirror::flight`] gives the lead. A [`mirror::fill`] runs as a task of its own:
 //!   upstream, [`blob_store::ingest`], verify, commit, record. The client reads along. In the daemon, fills and the
-//!   connections that feed them are carried by threads of their own ([`carrier`]): hits never wait behind them.
+//!   connections that feed them are carried by threads of their own ([`carrier`]), and what is read from a bucket or
+//!   another replica by others: hits never wait behind them.
 //! - **Joiner.** Everybody else reads the growing file through [`mirror::answer::reader`], at their own pace.
 //!   The last 64 KiB are held back until the digest is verified.
 //! - **Tag.** [`mirror::recall::freshness`] decides whether upstream is asked, and whether what is remembered

@@ -1,4 +1,5 @@
-//! Files of every kind, as others wrote them, with our settings and without them again.
+//! Files of every kind, as others wrote them, with our settings and without them again. It is long because there are
+//! many kinds, and all of them are held to the same promises.
 
 use super::*;
 
