@@ -1,7 +1,8 @@
 //! Passwords: a file of users as `htpasswd -B` writes it, and the few threads that check them.
 //!
 //! A check costs a good part of a second, on purpose. So few are under way at once, and who asks for many waits
-//! behind himself. A user that there is not takes as long as a wrong password.
+//! behind himself. A user that there is not takes as long as a wrong password. Of a password bcrypt reads so many bytes,
+//! and a byte of zeros as its end: what it cannot tell from another password is none.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -16,6 +17,8 @@ use crate::setting_file;
 
 /// A dearer hash is none of `htpasswd -B`: a check of one that costs 31 takes days.
 const DEAREST: u32 = 17;
+/// So many bytes of a password bcrypt reads.
+const LONGEST: usize = 72;
 /// How long to wait for a turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Checks at a time, at most.
@@ -113,10 +116,15 @@ impl Passwords {
             let right = bcrypt::verify(password.as_bytes(), &hash);
             // A check that nobody waits for any more keeps its turn until it has ended.
             drop(turn);
-            known && right.unwrap_or(false)
+            known && is_read_whole(&password) && right.unwrap_or(false)
         };
         tokio::task::spawn_blocking(check).await.unwrap_or(false)
     }
+}
+
+/// Whether bcrypt can tell it from every other password. Tokens are longer, and begin alike.
+fn is_read_whole(password: &str) -> bool {
+    password.len() <= LONGEST && !password.contains('\0')
 }
 
 #[cfg(test)]
@@ -145,6 +153,37 @@ mod tests {
         ] {
             let turn = passwords.turn(ClientId::Operator).await.expect("nobody waits");
             assert_eq!(passwords.are(user, password, turn).await, expected, "{user} {password}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_bcrypt_does_not_read_of_a_password_counts_too() {
+        // `htpasswd -B` cuts what it is given, and ends it at a byte of zeros.
+        let longest = "0123456789ab".repeat(6);
+        let lines = ["short", &longest].map(|password| bcrypt::hash(password, 4).expect("a hash"));
+        let [short, long] = &lines;
+        let passwords = read(&format!("ann:{short}\nbob:{long}\n")).expect("valid");
+        for (user, password, expected) in [
+            ("bob", longest.clone(), true),
+            ("bob", format!("{longest}x"), false),
+            ("bob", longest.repeat(20), false),
+            ("bob", longest[..71].to_owned(), false),
+            ("bob", format!("{longest}\0"), false),
+            ("ann", "short".to_owned(), true),
+            ("ann", "short\0".to_owned(), false),
+            ("ann", "short\0short".to_owned(), false),
+            ("ann", "short\0other".to_owned(), false),
+            ("ann", "\0short".to_owned(), false),
+            ("ann", "\0".to_owned(), false),
+        ] {
+            let turn = passwords.turn(ClientId::Operator).await.expect("nobody waits");
+            assert_eq!(passwords.are(user, &password, turn).await, expected, "{user} {password:?}");
+        }
+        let bytes = "\u{e9}".repeat(36);
+        let passwords = read(&format!("eve:{}\n", bcrypt::hash(&bytes, 4).expect("a hash"))).expect("valid");
+        for (password, expected) in [(bytes.clone(), true), (format!("{bytes}e"), false)] {
+            let turn = passwords.turn(ClientId::Operator).await.expect("nobody waits");
+            assert_eq!(passwords.are("eve", &password, turn).await, expected, "{} bytes", password.len());
         }
     }
 
