@@ -17,7 +17,7 @@ pub use explain::Explanation;
 pub use grant::{Grant, May, MayError, Who, WhoError};
 pub use grants::{Grants, Holder, Holders, Said};
 pub use presented::{Credential, Presented};
-pub use refusal::Refusal;
+pub use refusal::{Login, Refusal};
 pub use rules::{Asked, Claim, Decision, Identities, Pending, Rules, Shown, Unproven};
 
 use std::fmt;

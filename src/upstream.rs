@@ -301,7 +301,8 @@ pub trait Upstream: Send + Sync + 'static {
     async fn enter(&self) -> Result<(), UpstreamError>;
 
     /// What has to be shown before `repository`, or anything, is to be had; `None` where that is nothing. A token
-    /// service that may see no credential is never named.
+    /// service that may see no credential is never named: to who presents something, or nothing, of his own that is
+    /// [`UpstreamErrorClass::Denied`], with the reason.
     async fn challenge(&self, repository: Option<&Repository>) -> Result<Option<Challenge>, UpstreamError>;
 
     /// What it was when it was last asked for. Asks nobody.

@@ -38,7 +38,7 @@ pub enum Refusal {
         location: Location,
     },
     /// The upstream refuses it to what was shown.
-    #[error("{}", not_given(.upstream, *.status))]
+    #[error("{}", not_given(.upstream, *.status, .login))]
     Upstream {
         /// What was asked for is there.
         upstream: RegistryName,
@@ -46,8 +46,8 @@ pub enum Refusal {
         status: u16,
         /// What it said itself, if it did just now.
         said: Option<u16>,
-        /// What it wants to see, as `WWW-Authenticate` says it.
-        challenge: Option<String>,
+        /// What it wants to see.
+        login: Login,
     },
     /// No line allows it to this caller.
     #[error("{caller} may not pull {location}: {} (access = {:?})", no_line(*.access), .access.as_str())]
@@ -61,18 +61,33 @@ pub enum Refusal {
     },
 }
 
+/// How one logs in at an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// As `WWW-Authenticate` says it.
+    Told(String),
+    /// It is not said, or not to be said to all.
+    Untold,
+    /// Not through this mirror, and why.
+    Nowhere(String),
+}
+
 fn what_was_wrong(wrong: bool) -> &'static str {
     if wrong { "; what was shown is not right" } else { "" }
 }
 
-fn not_given(upstream: &RegistryName, status: u16) -> String {
-    match status {
-        401 => format!(
+fn not_given(upstream: &RegistryName, status: u16, login: &Login) -> String {
+    match (status, login) {
+        (401, Login::Nowhere(why)) => format!(
+            "{upstream} gives this only to who logs in, and nobody can do so through this mirror (401): {why}; tell \
+             whoever runs this mirror"
+        ),
+        (401, _) => format!(
             "{upstream} gives this only to who logs in, and takes nothing of what was shown (401): log in as a user of \
              {upstream}, with docker login or podman login at the address of this mirror that is for it, for containerd \
              with a pull secret for {upstream}"
         ),
-        status => format!("{upstream} does not give it to who shows what was shown ({status})"),
+        (status, _) => format!("{upstream} does not give it to who shows what was shown ({status})"),
     }
 }
 
@@ -98,7 +113,7 @@ impl Refusal {
     pub fn challenge(&self) -> Option<&str> {
         match self {
             Refusal::Unidentified { challenges: true, .. } => Some(CHALLENGE),
-            Refusal::Upstream { status: 401, challenge, .. } => challenge.as_deref(),
+            Refusal::Upstream { status: 401, login: Login::Told(challenge), .. } => Some(challenge),
             _ => None,
         }
     }
@@ -116,12 +131,12 @@ mod tests {
             let (upstream, access) = (upstream.clone(), Access::Mapped);
             Refusal::Unidentified { upstream, access, challenges, wrong }
         };
-        let told = |status| Refusal::Upstream {
-            upstream: upstream.clone(),
-            status,
-            said: Some(status),
-            challenge: Some("Bearer realm=\"x\"".to_owned()),
+        let of_upstream = |status, login| {
+            let (upstream, said) = (upstream.clone(), Some(status));
+            Refusal::Upstream { upstream, status, said, login }
         };
+        let told = |status| of_upstream(status, Login::Told("Bearer realm=\"x\"".to_owned()));
+        let nowhere = |status| of_upstream(status, Login::Nowhere("it is shut".to_owned()));
         let denied =
             |access| Refusal::Denied { caller: Caller::User("ann".into()), location: location.clone(), access };
         for (refusal, status, challenge, says) in [
@@ -132,6 +147,9 @@ mod tests {
             (told(401), 401, Some("Bearer realm=\"x\""), "(401): log in as a user of a.example, with docker login or "),
             (told(403), 403, None, "(403)"),
             (told(404), 404, None, "(404)"),
+            (of_upstream(401, Login::Untold), 401, None, "(401): log in as a user of a.example"),
+            (nowhere(401), 401, None, "through this mirror (401): it is shut; tell whoever runs this mirror"),
+            (nowhere(403), 403, None, "does not give it to who shows what was shown (403)"),
             (denied(Access::Shared), 403, None, "no [[access.grant]] names this token for it (access = \"shared\")"),
             (denied(Access::Mapped), 403, None, "user:ann may not pull a.example/app: no [[access.grant]] allows it"),
         ] {

@@ -137,9 +137,12 @@ fn is_for_callers(upstream: &Upstream) -> bool {
     upstream.access == Access::PassThrough && upstream.settings.auth == Auth::Anonymous
 }
 
+/// Whether it gives nothing to who shows nothing; not where nobody can show anything, which has a reason.
 fn is_denied(step: &Step) -> bool {
     match step {
-        Step::Proof(Err(error)) | Step::Manifest(_, Err(error), _) => error.class == UpstreamErrorClass::Denied,
+        Step::Proof(Err(error)) | Step::Manifest(_, Err(error), _) => {
+            error.class == UpstreamErrorClass::Denied && error.reason.is_none()
+        }
         _ => false,
     }
 }
@@ -158,10 +161,11 @@ fn ask(config: &Config, upstreams: &[&Upstream]) -> Result<(Vec<Examined>, Vec<C
         let sample = sample(config, &upstream.host);
         upstream.urls.iter().map(move |url| {
             let settings = HttpSettings::new(upstream.host.clone(), url.clone(), upstream.settings.clone());
-            (settings, sample.clone())
+            (settings, sample.clone(), is_for_callers(upstream))
         })
     });
-    let looks: Vec<_> = looks.map(|(settings, sample)| runtime.spawn(examine(settings, sample))).collect();
+    let looks: Vec<_> =
+        looks.map(|(settings, sample, as_caller)| runtime.spawn(examine(settings, sample, as_caller))).collect();
     let found = runtime.block_on(async {
         let credentials = join_all(upstreams.iter().map(|upstream| credential(upstream))).await;
         let examined = join_all(looks).await.into_iter().filter_map(Result::ok).collect();

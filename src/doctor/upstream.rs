@@ -189,6 +189,10 @@ fn proof(about: &str, went: &Result<bool, UpstreamError>, ours: Ours) -> Checked
         Ok(false) => Checked::ok(about, "it gives a token to everybody"),
         Err(error) => {
             let hint = match error.class {
+                UpstreamErrorClass::Denied if error.reason.is_some() => {
+                    "have it corrected there, or let it be asked, with auth_realms, or allow_private for a private address; \
+                     until then nobody can log in there through this mirror"
+                }
                 UpstreamErrorClass::Denied if ours == Ours::None => SHOW_ONE,
                 UpstreamErrorClass::Denied => "renew the credential: log in again where auth of this upstream finds it",
                 UpstreamErrorClass::RateLimited(_) => LIMITED,
@@ -333,6 +337,11 @@ mod tests {
             (Step::Door(Err(error(UpstreamErrorClass::Unavailable)), took), "/v2/ at quay.io", "write https:// in url"),
             (Step::Proof(Err(error(UpstreamErrorClass::Denied))), "no token", "renew the credential"),
             (Step::Proof(Err(error(UpstreamErrorClass::Unavailable))), "no token", "can be reached"),
+            (
+                Step::Proof(Err(error(UpstreamErrorClass::Denied).because("it is elsewhere".to_owned()))),
+                "no token",
+                "nobody can log in there",
+            ),
             (Step::Manifest(sample(true), Err(error(UpstreamErrorClass::Denied)), took), "refuses a/b:1", "renew"),
             (
                 Step::Manifest(sample(false), Err(error(UpstreamErrorClass::RateLimited(None))), took),

@@ -105,6 +105,14 @@ impl MirrorError {
         }
     }
 
+    /// Why upstream did not give it, in words that may be told to others, where it is known.
+    pub fn upstream_reason(&self) -> Option<&str> {
+        match self {
+            MirrorError::Upstream { error, .. } => error.reason.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The code to answer with.
     ///
     /// A refusal is told as 404, and an outage or a rate limit of an upstream as 503, because docker 1.13

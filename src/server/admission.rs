@@ -13,7 +13,7 @@ use super::listener::Client;
 use super::record::Peer;
 use super::tls::Vouched;
 use crate::access::{
-    self, Access, Asked, Caller, Claim, Decision, Grants, Holders, Permit, Refusal, Rule, Rules, Said, Shown,
+    self, Access, Asked, Caller, Claim, Decision, Grants, Holders, Login, Permit, Refusal, Rule, Rules, Said, Shown,
 };
 use crate::clients::{Asker, ClientId, Clients, TooMany};
 use crate::mirror::{Found, Location, Mirror, MirrorError, Route};
@@ -246,10 +246,10 @@ impl Admission {
         let (holders, now) = (self.holders(guest), Instant::now().into_std());
         let is_unknown = guest.own.credential.is_none() && !self.grants.had(&holders, location, now);
         if error.is_outage() && is_unknown && !guest.overheard {
-            let challenge = last_told(mirror, &location.upstream, Some(&location.repository));
-            let Some(challenge) = challenge else { return Rejected::Unknown(error) };
+            let login = last_told(mirror, &location.upstream, Some(&location.repository));
+            let Some(login) = login else { return Rejected::Unknown(error) };
             let upstream = location.upstream.clone();
-            return Rejected::Refused(Refusal::Upstream { upstream, status: 401, said: None, challenge });
+            return Rejected::Refused(Refusal::Upstream { upstream, status: 401, said: None, login });
         }
         let status = match error.upstream_status() {
             Some(status) if error.is_denial() && guest.own.credential.is_some() => status,
@@ -261,12 +261,12 @@ impl Admission {
         if guest.overheard && status != 404 {
             return Rejected::Refused(Refusal::Overheard { upstream: location.upstream.clone() });
         }
-        let challenge = match status {
-            401 => challenge(mirror, &location.upstream, Some(&location.repository)).await,
-            _ => None,
+        let login = match status {
+            401 => login(mirror, &location.upstream, Some(&location.repository), &error).await,
+            _ => Login::Untold,
         };
         let (upstream, said) = (location.upstream.clone(), error.upstream_status());
-        Rejected::Refused(Refusal::Upstream { upstream, status, said, challenge })
+        Rejected::Refused(Refusal::Upstream { upstream, status, said, login })
     }
 
     /// Whether the upstream lets in who asks; where it is away, nobody is turned away here.
@@ -276,28 +276,26 @@ impl Admission {
             return Ok(());
         }
         guest.asker.question().map_err(Rejected::TooMany)?;
-        let said = match mirror.enter(upstream, &guest.own).await {
+        let known = || last_told(mirror, upstream, None);
+        let (said, login) = match mirror.enter(upstream, &guest.own).await {
             Ok(()) if holders.shows => {
                 self.grants.let_in(&holders, upstream, now);
                 return Ok(());
             }
-            // The door may be open for nobody, and clients would not log in.
-            Ok(()) => None,
             Err(error) if error.is_denial() => {
                 self.grants.end_all(&holders, upstream);
-                error.upstream_status()
+                let nowhere = error.upstream_reason().map(|why| Login::Nowhere(why.to_owned()));
+                (error.upstream_status(), nowhere.or_else(known).or(Some(Login::Untold)))
             }
+            // The door may be open for nobody, and clients would not log in.
+            Ok(()) => (None, known()),
             Err(_) => return Ok(()),
         };
-        let challenge = match last_told(mirror, upstream, None) {
-            Some(challenge) => challenge,
-            None if holders.shows => None,
-            None => return Ok(()),
-        };
+        let Some(login) = login else { return Ok(()) };
         if guest.overheard {
             return Err(Rejected::Refused(Refusal::Overheard { upstream: upstream.clone() }));
         }
-        Err(Rejected::Refused(Refusal::Upstream { upstream: upstream.clone(), status: 401, said, challenge }))
+        Err(Rejected::Refused(Refusal::Upstream { upstream: upstream.clone(), status: 401, said, login }))
     }
 
     /// Looks at what nobody has looked at yet; whether there was something.
@@ -322,23 +320,38 @@ impl Guest {
     }
 }
 
-/// What an upstream wants to see, as it is told to clients. What it refused a moment ago, it wanted that, too.
-async fn challenge(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repository>) -> Option<String> {
-    if let Some(challenge) = last_told(mirror, upstream, repository) {
-        return challenge;
+/// How one logs in at an upstream that has `refused` a moment ago: what it wanted when it was last asked, it wanted then,
+/// too.
+async fn login(
+    mirror: &Mirror,
+    upstream: &RegistryName,
+    repository: Option<&Repository>,
+    refused: &MirrorError,
+) -> Login {
+    if let Some(why) = refused.upstream_reason() {
+        return Login::Nowhere(why.to_owned());
     }
-    told(upstream, &mirror.challenge(upstream, repository).await.ok()??)
+    if let Some(login) = last_told(mirror, upstream, repository) {
+        return login;
+    }
+    match mirror.challenge(upstream, repository).await {
+        Ok(wanted) => wanted.map_or(Login::Untold, |wanted| told(upstream, &wanted)),
+        Err(error) => match error.upstream_reason().filter(|_| error.is_denial()) {
+            Some(why) => Login::Nowhere(why.to_owned()),
+            None => Login::Untold,
+        },
+    }
 }
 
 /// What it wanted when it was last asked, as it is told to clients; `None` where it was not asked.
-fn last_told(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repository>) -> Option<Option<String>> {
+fn last_told(mirror: &Mirror, upstream: &RegistryName, repository: Option<&Repository>) -> Option<Login> {
     mirror.last_challenge(upstream, repository).map(|wanted| told(upstream, &wanted))
 }
 
 /// dockerd would show the Hub's password to whatever asks for one in the Hub's place.
-fn told(upstream: &RegistryName, wanted: &Challenge) -> Option<String> {
+fn told(upstream: &RegistryName, wanted: &Challenge) -> Login {
     let collects = matches!(wanted, Challenge::Basic { .. }) && upstream.as_str() == "docker.io";
-    (!collects).then(|| wanted.to_string())
+    if collects { Login::Untold } else { Login::Told(wanted.to_string()) }
 }
 
 const fn is_list(request: &Request) -> bool {

@@ -81,6 +81,8 @@ pub struct HttpUpstream {
     quota: Arc<Mutex<Option<Quota>>>,
     /// Whether the log already says that a credential is refused.
     warned: Arc<AtomicBool>,
+    /// The same of a token service that may see nothing of callers.
+    warned_of_realm: Arc<AtomicBool>,
     readers: lists::Readers,
     manifests: lists::Readers,
     /// What is shown in place of the configured credential.
@@ -110,6 +112,7 @@ impl HttpUpstream {
             abroad: facade::nowhere(),
             quota: Arc::default(),
             warned: Arc::default(),
+            warned_of_realm: Arc::default(),
             readers: lists::Readers::default(),
             manifests: lists::Readers::default(),
             presented: None,

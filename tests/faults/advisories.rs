@@ -3,7 +3,7 @@
 //!
 //! | No. | What went wrong elsewhere | Shown by |
 //! |---|---|---|
-//! | 1 | the realm of tokens is believed | `no_request_goes_to_a_realm_of_another_site`, `trap_15_no_request_of_who_has_a_credential_goes_to_a_realm_of_somebody_else`, `a_realm_is_trusted_where_it_is_of_the_same_site_or_allowed_by_name`; a registrable domain is one site |
+//! | 1 | the realm of tokens is believed | `no_request_goes_to_a_realm_of_another_site`, `nothing_goes_to_a_token_service_of_another_site_and_who_is_not_let_in_is_told_why`, `trap_15_no_request_of_who_has_a_credential_goes_to_a_realm_of_somebody_else`, `a_realm_is_trusted_where_it_is_of_the_same_site_or_allowed_by_name`; a registrable domain is one site |
 //! | 2 | credentials follow redirects | `trap_13_credentials_stay_with_the_registry_when_it_redirects`, `coming_back_from_abroad_does_not_restore_the_password`, `our_certificate_is_shown_to_the_upstream_and_not_where_it_redirects` |
 //! | 3 | addresses within content are followed | `trap_extra_foreign_layers_are_not_fetched_from_elsewhere_and_sparse_indexes_are_served`, `layers_with_urls_come_from_the_registry_or_are_said_to_be_missing` |
 //! | 4 | TLS is off on a side path | `insecure_is_for_exactly_this_origin`, `https_is_not_led_to_http`, `a_bad_certificate_gets_no_request_and_is_not_taken_for_an_outage` |

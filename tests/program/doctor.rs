@@ -215,6 +215,18 @@ fn a_clock_that_is_off_a_refused_token_and_a_quota_that_is_spent_are_told() {
         assert_eq!(code, 0, "{out}");
         says(&out, &["/v2/ wants to know who asks"]);
     }
+    // Nor can anybody log in where that would take another site.
+    let (_runtime, elsewhere) = self::registry();
+    let realm = format!("{}/token", elsewhere.url().replace("127.0.0.1", "localhost"));
+    registry.require_tokens(TokenPolicy::bearer().user("me", "right").realm(&realm));
+    let line = Case::new(&format!("{url}\naccess = \"pass-through\"")).trouble();
+    says(
+        &line,
+        &["no token: ", "another site", "add \"localhost", "auth_realms, or allow_private", "nobody can log in"],
+    );
+    assert_eq!(elsewhere.requests().len(), 0);
+    let allowed = Case::new(&format!("{url}\naccess = \"pass-through\"\nauth_realms = [\"localhost\"]"));
+    assert_eq!(allowed.doctor("--upstream r.example").0, 0);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::access_mapped::{basic, users};
 use crate::support::mirror::{Settings, TestMirror};
 
-fn policy() -> TokenPolicy {
+pub(crate) fn policy() -> TokenPolicy {
     TokenPolicy::bearer().user("ann", "ann").user("bob", "bob").private("team/private")
 }
 
@@ -40,7 +40,7 @@ pub(crate) async fn ask(mirror: &TestMirror, method: &str, path: &str, shown: &s
 }
 
 /// A token of the registry's own service, as clients get it that are sent there.
-async fn token(registry: &Registry, user: &str) -> String {
+pub(crate) async fn token(registry: &Registry, user: &str) -> String {
     let shown = basic(user, user);
     let path = "/token?scope=repository:team/private:pull";
     let headers = [("Authorization", shown.as_str())];

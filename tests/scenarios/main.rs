@@ -5,6 +5,7 @@
 mod abandoned;
 mod access_audit;
 mod access_callers;
+mod access_doors;
 mod access_kept;
 mod access_mapped;
 mod access_passing;

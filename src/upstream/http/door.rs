@@ -61,7 +61,14 @@ impl HttpUpstream {
 
     async fn show(&self, demand: &Demand) -> Result<(), UpstreamError> {
         let shown = self.what_to_show(demand).await?;
-        self.is_open(self.knock(Some(shown)).await?).await
+        let opened = self.is_open(self.knock(Some(shown)).await?).await;
+        match (&opened, demand) {
+            // Whom it refuses it sends there.
+            (Err(error), Demand::Bearer { realm, .. }) if error.class == UpstreamErrorClass::Denied => {
+                self.refuse_foreign(realm, &Credential::Anonymous).and(opened)
+            }
+            _ => opened,
+        }
     }
 
     async fn is_open(&self, answer: Answer) -> Result<(), UpstreamError> {
@@ -83,6 +90,7 @@ impl HttpUpstream {
             (Demand::Bearer { .. }, Credential::RegistryToken(token)) => Proof::of_token(token)?,
             // One that was fetched before would hide that the token service is away.
             (Demand::Bearer { realm, service, .. }, Credential::Anonymous) => {
+                self.refuse_foreign(realm, credential)?;
                 let wanted = Wanted { service: service.as_deref(), scope: "" };
                 Proof::of_token(&self.fetch_token(realm, wanted, credential).await?.secret)?
             }
@@ -95,20 +103,23 @@ impl HttpUpstream {
         Ok(proof.header)
     }
 
-    /// What the door wants, as it is told to who asks through us.
+    /// What the door wants, as it is told to who asks through us. What it demands and nobody may meet is a no to him.
     pub(super) async fn challenge_of(
         &self,
         repository: Option<&Repository>,
     ) -> Result<Option<Challenge>, UpstreamError> {
         let answer = self.knock(None).await?;
-        // What it demands and nobody may meet is nothing to tell.
-        let (status, demand) = (answer.response.status(), self.demanded(&answer, None).ok().flatten());
+        let (status, demand) = (answer.response.status(), self.demanded(&answer, None));
         if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return Err(self.refusal(answer).await);
         }
         drain(answer.response).await;
-        demand.iter().for_each(|demand| self.learn(demand));
-        Ok(demand.and_then(|demand| self.told(demand, repository)))
+        let Some(demand) = demand? else { return Ok(None) };
+        if let Demand::Bearer { realm, .. } = &demand {
+            self.refuse_foreign(realm, &Credential::Anonymous)?;
+        }
+        self.learn(&demand);
+        Ok(self.told(demand, repository))
     }
 
     /// What it wanted last time, without asking.

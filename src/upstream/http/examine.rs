@@ -32,7 +32,7 @@ use super::{Head, HttpUpstream, protocol};
 use crate::clock::Timestamp;
 use crate::oci::plausible::{Asked, check};
 use crate::oci::{AcceptSet, Repository, header};
-use crate::upstream::credentials::{Credential, Secret, encoded_pair};
+use crate::upstream::credentials::{Credential, Presented, Secret, encoded_pair};
 use crate::upstream::examined::{Distrust, Door, Examined, Sample, Shown, Step, Why};
 use crate::upstream::quota::Reading;
 use crate::upstream::realm::authority;
@@ -45,10 +45,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The longest answer of a proxy, in bytes.
 const LONGEST_HEAD: usize = 8 << 10;
 
-/// Looks at the upstream of these settings. `sample` is what is asked for in the end.
-pub async fn examine(settings: HttpSettings, sample: Sample) -> Examined {
+/// Looks at the upstream of these settings, `as_caller` as one who shows nothing, with the rules for callers. `sample` is
+/// what is asked for in the end.
+pub async fn examine(settings: HttpSettings, sample: Sample, as_caller: bool) -> Examined {
     let address = authority(&settings.url);
-    let mut looking = Looking { steps: Vec::new(), settings, sample };
+    let mut looking = Looking { steps: Vec::new(), settings, sample, as_caller };
     let proxy = proxy_of(&looking.settings, &looking.settings.url);
     let through = proxy.as_ref().ok().and_then(Option::as_ref).map(authority);
     let upstream = looking.settings.name.clone();
@@ -64,6 +65,7 @@ struct Looking {
     steps: Vec<Step>,
     settings: HttpSettings,
     sample: Sample,
+    as_caller: bool,
 }
 
 /// In time, or else with these words.
@@ -90,10 +92,11 @@ impl Looking {
     }
 
     async fn go(&mut self, proxy: Result<Option<Url>, HttpSettingsError>) -> Result<(), Failed> {
-        let settings = self.settings.clone();
+        let (settings, presented) = (self.settings.clone(), self.as_caller.then_some(Presented::NOBODY));
         // Certificates are read, so that others do not wait meanwhile.
         let made = tokio::task::spawn_blocking(move || {
-            Ok::<_, HttpSettingsError>((proxy?, HttpUpstream::new(settings.clone())?, Arc::new(tls(&settings, true)?)))
+            let client = HttpUpstream { presented, ..HttpUpstream::new(settings.clone())? };
+            Ok::<_, HttpSettingsError>((proxy?, client, Arc::new(tls(&settings, true)?)))
         });
         let made = made.await.map_err(|error| error.to_string()).and_then(|made| made.map_err(|e| e.to_string()));
         let (proxy, client, tls) = made.map_err(|error| {
@@ -230,14 +233,11 @@ impl HttpUpstream {
         let is_ours = credential != Credential::Anonymous;
         match (&demand, &credential) {
             (Demand::Bearer { .. }, Credential::RegistryToken(_)) => {}
-            (Demand::Bearer { realm, service, .. }, _) if realm.trusted || !is_ours => {
+            (Demand::Bearer { realm, service, .. }, _) => {
+                self.refuse_foreign(realm, &credential)?;
                 let scope = pull_scope(&there);
                 let wanted = Wanted { service: service.as_deref(), scope: &scope };
                 self.fetch_token(realm, wanted, &credential).await?;
-            }
-            // It says why nothing is shown there.
-            (Demand::Bearer { realm, service, .. }, _) => {
-                self.bearer(realm, service.as_deref(), pull_scope(&there), credential).await?;
             }
             (Demand::Basic { .. }, Credential::Basic { user, password }) => {
                 let answer = self.knock(Some(basic(user, password)?)).await?;

@@ -1,7 +1,8 @@
 //! A registry behind a façade: the configured one redirects everything to it, and it wants a token.
 //!
 //! Such a token is for nobody: no credential of ours leaves the configured origin, so no realm has to be
-//! trusted with one. Where it leads is judged as every redirect is.
+//! trusted with one. Where it leads is judged as every redirect is. For callers only a realm of that registry's own
+//! site is asked, or one that the operator allows.
 
 use http::StatusCode;
 use http::header::HeaderValue;
@@ -77,7 +78,8 @@ impl HttpUpstream {
         let Some((realm, service, scope)) = bearer else { return Ok(None) };
         let denied =
             |error: String| UpstreamError::new(UpstreamErrorClass::Denied, format!("{}: {error}", answer.what));
-        let realm = check_realm(&answer.url, &realm, &[]).map_err(|error| denied(error.to_string()))?;
+        let allowed = &self.settings.configured.auth_realms;
+        let realm = check_realm(&answer.url, &realm, allowed).map_err(|error| denied(error.to_string()))?;
         redirect::next(&answer.url, realm.url.as_str(), self.endpoint.rules.about(false))
             .map_err(|error| denied(format!("its token service {error}")))?;
         let beyond = scope.and_then(|scope| scope_beyond(&name_abroad(question, &answer.url), &scope));
@@ -92,6 +94,7 @@ impl HttpUpstream {
 
     async fn fetch_abroad(&self, known: &(Realm, Option<String>), key: TokenKey) -> Result<HeaderValue, UpstreamError> {
         let (realm, service) = known;
+        self.refuse_foreign(realm, &Credential::Anonymous)?;
         let fetch = || async {
             let wanted = Wanted { service: service.as_deref(), scope: &key.scope };
             self.fetch_token(realm, wanted, &Credential::Anonymous).await

@@ -64,24 +64,43 @@ impl HttpUpstream {
             }
         }
         let Some((realm, service, scope)) = bearer else { return Ok(basic) };
-        let unmet = |error: String| self.unmet(format!("{}: {error}", answer.what));
+        let unmet = |why: String| self.unmet(&answer.what, why);
         let realm = check_realm(&self.endpoint.url, &realm, &self.settings.configured.auth_realms)
             .map_err(|error| unmet(error.to_string()))?;
         if !realm.trusted {
             redirect::next(&self.endpoint.url, realm.url.as_str(), self.endpoint.rules.about(false))
-                .map_err(|error| unmet(format!("its token service {error}")))?;
+                .map_err(|error| unmet(format!("the token service of the upstream {error}")))?;
         }
         let beyond = repository.zip(scope).and_then(|(repository, scope)| scope_beyond(repository, &scope));
         Ok(Some(Demand::Bearer { realm, service, beyond }))
     }
 
-    /// It demands what is shown nowhere. That says nothing of what it has; who shows something of his own is told
-    /// that it has not let him in.
-    fn unmet(&self, message: String) -> UpstreamError {
+    /// It demands what is shown nowhere, and `why`. That says nothing of what it has; who shows something of his own,
+    /// or nothing, is told that it has not let him in.
+    fn unmet(&self, what: &str, why: String) -> UpstreamError {
+        let message = format!("{what}: {why}");
         if self.presented.is_none() {
             return UpstreamError::new(UpstreamErrorClass::Protocol, message);
         }
-        UpstreamError::new(UpstreamErrorClass::Denied, message).with_status(StatusCode::UNAUTHORIZED.as_u16())
+        if !self.warned_of_realm.swap(true, Ordering::Relaxed) {
+            tracing::warn!(upstream = %self.settings.name, "callers of this mirror get nothing there that takes a token: {why}");
+        }
+        let denied = UpstreamError::new(UpstreamErrorClass::Denied, message).because(why);
+        denied.with_status(StatusCode::UNAUTHORIZED.as_u16())
+    }
+
+    /// What a registry gives to nobody is for each caller to see only where the registry itself, or we, vouch for who
+    /// says so: for him no token service is asked that may see no credential. Else such a one is asked for nobody.
+    pub(super) fn refuse_foreign(&self, realm: &Realm, credential: &Credential) -> Result<(), UpstreamError> {
+        if realm.trusted || (*credential == Credential::Anonymous && self.presented.is_none()) {
+            return Ok(());
+        }
+        let host = realm.authority();
+        let why = format!(
+            "the upstream names a token service at {host}, which is another site and gets no credential; if it is the \
+             right one, add \"{host}\" to auth_realms of this upstream"
+        );
+        Err(self.unmet(&self.endpoint.origin, why))
     }
 
     /// The credential for `repository`.
@@ -125,16 +144,7 @@ impl HttpUpstream {
         scope: String,
         credential: Credential,
     ) -> Result<Proof, UpstreamError> {
-        // What a registry gives to nobody is for each caller to see only where the registry itself, or we, vouch for who
-        // says so.
-        if !realm.trusted && (credential != Credential::Anonymous || self.presented.is_some()) {
-            let (origin, host) = (&self.endpoint.origin, realm.authority());
-            let message = format!(
-                "{origin} names a token service at {host}, which is another site and gets no credential; \
-                 if it is the right one, add \"{host}\" to auth_realms of this upstream"
-            );
-            return Err(self.unmet(message));
-        }
+        self.refuse_foreign(realm, &credential)?;
         let key = TokenKey {
             realm: realm.url.to_string(),
             service: service.map(str::to_owned),
