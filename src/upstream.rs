@@ -152,6 +152,11 @@ impl UpstreamError {
         UpstreamError { status: Some(status), ..self }
     }
 
+    /// Whether it is a word on the rights of who asks: not where he is given no token for another reason.
+    pub fn is_verdict(&self) -> bool {
+        self.class == UpstreamErrorClass::Denied && self.status.is_none_or(|status| matches!(status, 401 | 403))
+    }
+
     /// Whether the registry answered that something is wrong, and not that we should wait.
     pub fn is_trouble_told(&self) -> bool {
         self.class == UpstreamErrorClass::Unavailable && self.status.is_some()

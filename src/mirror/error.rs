@@ -87,9 +87,19 @@ impl MirrorError {
         self.upstream_class() == Some(UpstreamErrorClass::Denied)
     }
 
+    /// Whether that is a word on the rights of who asks.
+    pub fn is_verdict(&self) -> bool {
+        matches!(self, MirrorError::Upstream { error, .. } if error.is_verdict())
+    }
+
     /// Whether upstream says that it is not there.
     pub fn is_missing(&self) -> bool {
         self.upstream_class() == Some(UpstreamErrorClass::NotFound)
+    }
+
+    /// Whether upstream says another no: that asking in this way is of no use.
+    pub fn is_refusal(&self) -> bool {
+        self.upstream_class() == Some(UpstreamErrorClass::Refused)
     }
 
     /// Whether upstream does not say.

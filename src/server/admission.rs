@@ -206,7 +206,7 @@ impl Admission {
         let hear = move |said: &Result<(), MirrorError>| {
             let said = match said {
                 Ok(()) => Said::Yes,
-                Err(error) if error.is_denial() || error.is_missing() => Said::No,
+                Err(error) if error.is_verdict() || error.is_missing() => Said::No,
                 Err(_) => return,
             };
             grants.heard(&holders, &about, said, now);
@@ -252,12 +252,14 @@ impl Admission {
             return Rejected::Refused(Refusal::Upstream { upstream, status: 401, said: None, login });
         }
         let status = match error.upstream_status() {
-            Some(status) if error.is_denial() && guest.own.credential.is_some() => status,
+            Some(status) if error.is_verdict() && guest.own.credential.is_some() => status,
             _ if error.is_denial() => 401,
             _ if error.is_missing() => 404,
             _ => return Rejected::Unknown(error),
         };
-        self.grants.heard(&holders, location, Said::No, now);
+        if error.is_verdict() || error.is_missing() {
+            self.grants.heard(&holders, location, Said::No, now);
+        }
         if guest.overheard && status != 404 {
             return Rejected::Refused(Refusal::Overheard { upstream: location.upstream.clone() });
         }
@@ -283,12 +285,18 @@ impl Admission {
                 return Ok(());
             }
             Err(error) if error.is_denial() => {
-                self.grants.end_all(&holders, upstream);
+                if error.is_verdict() {
+                    self.grants.end_all(&holders, upstream);
+                }
                 let nowhere = error.upstream_reason().map(|why| Login::Nowhere(why.to_owned()));
                 (error.upstream_status(), nowhere.or_else(known).or(Some(Login::Untold)))
             }
             // The door may be open for nobody, and clients would not log in.
             Ok(()) => (None, known()),
+            // That there is no such door is no yes to what is shown, and no wish to see something.
+            Err(error) if error.is_missing() || error.is_refusal() => {
+                (error.upstream_status(), known().or_else(|| holders.shows.then_some(Login::Untold)))
+            }
             Err(_) => return Ok(()),
         };
         let Some(login) = login else { return Ok(()) };

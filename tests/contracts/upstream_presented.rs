@@ -176,6 +176,40 @@ async fn a_foreign_token_service_is_not_named_and_gets_nothing_that_is_presented
 }
 
 #[tokio::test]
+async fn where_a_token_service_gives_no_token_its_status_says_whether_that_is_a_word_on_rights() {
+    use UpstreamErrorClass::{Denied, Protocol, RateLimited, Unavailable};
+    let (word, none) = ((Denied, None), |status| (Denied, Some(status)));
+    for (status, to_him, to_nobody, to_us) in [
+        (401, word, word, word),
+        (403, word, word, word),
+        (400, word, none(400), (Protocol, Some(400))),
+        (402, none(402), none(402), (Protocol, None)),
+        (404, none(404), none(404), (Protocol, None)),
+        (405, none(405), none(405), (Protocol, None)),
+        (410, none(410), none(410), (Protocol, None)),
+        (422, none(422), none(422), (Protocol, None)),
+        (200, (Protocol, None), (Protocol, None), (Protocol, None)),
+        (302, (Protocol, None), (Protocol, None), (Protocol, None)),
+        (407, (Protocol, None), (Protocol, None), (Protocol, None)),
+        (408, (Unavailable, None), (Unavailable, None), (Unavailable, None)),
+        (429, (RateLimited(None), None), (RateLimited(None), None), (RateLimited(None), None)),
+        (500, (Unavailable, None), (Unavailable, None), (Unavailable, None)),
+    ] {
+        let registry = registry().await;
+        registry.rule(Rule::on(Match::token()).answer(status, "text/html", "<html>no token</html>"));
+        let name = "registry.example".parse().expect("name");
+        let settings = HttpSettings::new(name, registry.url().parse().expect("url"), Settings::default());
+        let upstream = HttpUpstream::new(settings).expect("settings");
+        for (presented, expected) in [(basic("bob", "right"), to_him), (Presented::NOBODY, to_nobody)] {
+            assert_eq!(resolve(&upstream, &presented, SECRET).await, Err(expected), "{status}");
+        }
+        let (secret, tag) = (SECRET.parse().expect("name"), Reference::Tag("1".parse().expect("tag")));
+        let error = upstream.resolve(&secret, &tag, AcceptSet::everything()).await.expect_err("no token");
+        assert_eq!((error.class, error.status), to_us, "{status}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_presented_stays_with_the_registry_where_that_sends_us_elsewhere() {
     let registry = Registry::start().await.with_storage_host().await;
     registry.require_tokens(TokenPolicy::bearer().user("bob", "right").private(SECRET));

@@ -121,3 +121,95 @@ async fn a_registry_abroad_sends_no_caller_to_a_token_service_of_a_third() {
         assert_eq!(third.requests().len(), 0);
     }
 }
+
+/// What a token service says in place of a token, and nothing else of why.
+const NONE_FOR_HIM: [u16; 11] = [400, 401, 402, 403, 404, 405, 406, 409, 410, 422, 451];
+
+#[tokio::test]
+async fn who_gets_no_token_is_not_let_in_and_told_where_to_log_in() {
+    for status in NONE_FOR_HIM {
+        let (registry, image, mirror) = scene("").await;
+        registry.rule(Rule::on(Match::token()).answer(status, "text/html", "<html>no token</html>"));
+        for shown in ["", &basic("ann", "ann")] {
+            let refused = knock(&mirror, "GET", shown).await;
+            let challenge = refused.header("www-authenticate").unwrap_or_default();
+            assert!(refused.status == 401 && challenge.contains("/token"), "{status} {shown}: {refused:?}");
+            for path in paths(&image) {
+                let refused = ask(&mirror, "GET", &path, shown).await;
+                let challenge = refused.header("www-authenticate").unwrap_or_default();
+                assert!(refused.status == 401 && challenge.contains("/token"), "{status} {path} {shown}: {refused:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_service_that_is_away_or_says_what_is_no_answer_turns_nobody_away_at_the_door_and_opens_nothing() {
+    let page = |status| (status, Rule::on(Match::token()).answer(status, "text/html", "<html>back soon</html>"));
+    let pages = [200, 203, 302, 407, 408, 416, 425, 429, 500, 501, 502, 503, 504].map(page);
+    let cut = (0, Rule::on(Match::token()).close_at_once());
+    let empty = (1, Rule::on(Match::token()).answer(200, "application/json", "{}"));
+    for (what, rule) in pages.into_iter().chain([cut, empty]) {
+        let (registry, image, mirror) = scene("").await;
+        assert_eq!(pull(&mirror, &image, &token(&registry, "ann").await).await, vec![200; paths(&image).len() - 2]);
+        mirror.settled().await;
+        registry.rule(rule);
+        for shown in ["", &basic("ann", "ann")] {
+            assert_eq!(knock(&mirror, "GET", shown).await.status, 200, "{what} {shown}");
+            for path in paths(&image) {
+                assert_ne!(ask(&mirror, "GET", &path, shown).await.status, 200, "{what} {shown} {path}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_a_word_on_his_rights_takes_from_a_caller_what_he_was_given_before() {
+    for (status, afterwards) in
+        [(401, 503), (403, 503), (400, 503), (404, 200), (405, 200), (410, 200), (422, 200), (500, 200)]
+    {
+        let (mut registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
+        let (ann, path) = (basic("ann", "ann"), paths(&image)[1].clone());
+        assert_eq!(ask(&mirror, "GET", &path, &ann).await.status, 200);
+        mirror.settled().await;
+        registry.rule(Rule::on(Match::token()).refuse(status));
+        let meanwhile = [knock(&mirror, "GET", &ann).await.status, ask(&mirror, "GET", &path, &ann).await.status];
+        assert_eq!(meanwhile, if status == 500 { [200, 200] } else { [401, 401] }, "{status}");
+        registry.stop().await;
+        assert_eq!(ask(&mirror, "GET", &path, &ann).await.status, afterwards, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_door_that_is_none_lets_in_nobody_who_shows_something() {
+    for (status, expected) in [(400, 401), (404, 401), (405, 401), (410, 401), (500, 200), (429, 200)] {
+        for needs_token in [true, false] {
+            let (registry, _, mirror) = scene("").await;
+            if !needs_token {
+                registry.require_nothing();
+                registry.rule(Rule::on(Match::ping()).refuse(status));
+                assert_eq!(knock(&mirror, "GET", "").await.status, 200, "{status}: it asks for nothing");
+            }
+            registry.rule(Rule::on(Match::ping().with_header("authorization")).refuse(status).before_auth());
+            for shown in [basic("ann", "ann"), "Bearer made-up".to_owned()] {
+                assert_eq!(knock(&mirror, "GET", &shown).await.status, expected, "{status} {needs_token} {shown}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_shows_nothing_gets_what_takes_nothing_where_the_token_service_gives_him_none() {
+    for status in NONE_FOR_HIM {
+        let (registry, _, mirror) = scene("").await;
+        registry.require_nothing();
+        let challenge = format!("Bearer realm=\"{}/token\"", registry.url());
+        registry.rule(Rule::on(Match::ping()).refuse(401).header("www-authenticate", &challenge));
+        registry.rule(Rule::on(Match::token()).refuse(status));
+        assert_eq!(knock(&mirror, "GET", "").await.header("www-authenticate"), Some(challenge.as_str()), "{status}");
+        for path in ["manifests/1", "tags/list"] {
+            let path = format!("/v2/team/open/{path}?ns=a.example");
+            assert_eq!(ask(&mirror, "GET", &path, "").await.status, 200, "{status} {path}");
+        }
+    }
+}

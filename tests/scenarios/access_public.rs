@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scripted_registry::{Image, Registry, TokenPolicy, noise};
+use scripted_registry::{Image, Match, Registry, Rule, TokenPolicy, noise};
 use tempfile::TempDir;
 
 use crate::support::mirror::{Settings, TestMirror};
@@ -113,6 +113,22 @@ async fn what_is_no_longer_public_is_not_there_after_an_hour() {
     registry.require_tokens(TokenPolicy::bearer().user("us", "secret"));
     registry.expire_tokens();
     assert_eq!(mirror.get(&open[0]).await.status, 200);
+}
+
+#[tokio::test]
+async fn that_nobody_gets_a_token_is_a_no_only_where_the_token_service_says_that_nobody_may() {
+    for (status, after_an_hour) in
+        [(400, 200), (404, 200), (405, 200), (410, 200), (422, 200), (500, 200), (401, 404), (403, 404)]
+    {
+        let (registry, settings, _folder) = scene("public").await;
+        let open = registry.add_image("owner/open", "1", &[noise(59, 1000)]);
+        let open = paths("owner/open", &open);
+        let mirror = settings.start().await;
+        assert_eq!(statuses(&mirror, &open).await, vec![200; 2 * open.len()], "{status}");
+        registry.rule(Rule::on(Match::token().without_header("authorization")).refuse(status));
+        mirror.advance(HOUR + Duration::from_secs(1));
+        assert_eq!(mirror.get(&open[1]).await.status, after_an_hour, "{status}");
+    }
 }
 
 #[tokio::test]

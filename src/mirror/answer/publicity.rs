@@ -143,8 +143,13 @@ async fn as_nobody(
 ) -> Result<Option<Option<Descriptor>>, MirrorError> {
     match upstream.resolve(&location.repository, reference, AcceptSet::everything()).await {
         Ok(resolved) => Ok(Some(Some(resolved.descriptor().clone()))),
-        Err(error) if error.class == UpstreamErrorClass::Denied => Ok(Some(None)),
+        Err(error) if error.is_verdict() => Ok(Some(None)),
         Err(error) if matches!(error.class, UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused) => Ok(None),
+        // Its token service gives nobody a token, and does not say that nobody may.
+        Err(UpstreamError { class: UpstreamErrorClass::Denied, message, .. }) => {
+            let error = UpstreamError::new(UpstreamErrorClass::Protocol, message);
+            Err(MirrorError::upstream(Subject::Manifest, error))
+        }
         Err(error) => Err(MirrorError::upstream(Subject::Manifest, error)),
     }
 }

@@ -105,7 +105,8 @@ impl HttpUpstream {
         if !answer.is_denial() {
             // Who presents what is refused gets no more than the refusal, even of what is given to everybody.
             let open = |error: &UpstreamError| {
-                answer.response.status().is_success() && error.class != UpstreamErrorClass::Denied
+                let is_his = error.class == UpstreamErrorClass::Denied && self.shows_something();
+                answer.response.status().is_success() && !is_his
             };
             let told = missing.as_ref().is_none_or(open);
             return if told { Ok(answer) } else { missing.map_or(Ok(answer), Err) };

@@ -103,6 +103,11 @@ impl HttpUpstream {
         Err(self.unmet(&self.endpoint.origin, why))
     }
 
+    /// Whether somebody who has something to show asks with it.
+    pub(super) fn shows_something(&self) -> bool {
+        self.presented.as_ref().is_some_and(|presented| presented.credential != Credential::Anonymous)
+    }
+
     /// The credential for `repository`.
     pub(super) async fn credential(&self, repository: &Repository) -> Result<Credential, UpstreamError> {
         if let Some(presented) = &self.presented {

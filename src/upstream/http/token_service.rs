@@ -138,22 +138,34 @@ impl HttpUpstream {
     async fn read_token(&self, response: Response, realm: &Url, what: String) -> Result<Token, UpstreamError> {
         let (status, elsewhere) = (response.status(), self.is_elsewhere(realm));
         if !status.is_success() {
-            let is_bad = status == StatusCode::BAD_REQUEST;
-            let class = match status::class(status, response.headers(), self.now()) {
-                // Who presents a refresh token, or a user, that is not valid gets nothing by it.
-                UpstreamErrorClass::Refused if is_bad && self.presented.is_some() => UpstreamErrorClass::Denied,
-                // That a token service is gone, or does not like how it is asked, says nothing about what it guards.
-                UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused => UpstreamErrorClass::Protocol,
-                class => class,
-            };
+            let class = status::class(status, response.headers(), self.now());
+            let (class, told) = self.without_token(status, class);
             let error = UpstreamError::new(class, format!("{what}: {status}")).answered().elsewhere(elsewhere);
-            return Err(if is_bad { error.with_status(status.as_u16()) } else { error });
+            return Err(UpstreamError { status: told.map(|status| status.as_u16()), ..error });
         }
         let answer = Answer { response, url: realm.clone(), abroad: elsewhere, sent: None, what };
         let what = answer.what.clone();
         let body = self.whole(answer)?.collect(MAX_TOKEN_ANSWER, None).await?;
         parse_token(&body, self.now())
             .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: no token in the answer")))
+    }
+
+    /// What an answer without a token stands for, and its status where that matters.
+    fn without_token(&self, status: StatusCode, class: UpstreamErrorClass) -> (UpstreamErrorClass, Option<StatusCode>) {
+        let is_bad = status == StatusCode::BAD_REQUEST;
+        match class {
+            // Who presents a user, or a refresh token, that is not valid is told so (RFC 6749, 5.2).
+            UpstreamErrorClass::Refused if is_bad && self.shows_something() => (UpstreamErrorClass::Denied, None),
+            // Where the one who asks is sent to log in he learns it himself. It is no word on his rights.
+            UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused if self.presented.is_some() => {
+                (UpstreamErrorClass::Denied, Some(status))
+            }
+            // That a token service is gone, or does not like how it is asked, says nothing about what it guards.
+            UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused => {
+                (UpstreamErrorClass::Protocol, is_bad.then_some(status))
+            }
+            class => (class, None),
+        }
     }
 
     /// Where the plain http address of a realm redirects to, if that is one that may see credentials.
