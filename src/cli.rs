@@ -11,6 +11,7 @@ mod bucket;
 mod check;
 mod client;
 mod colour;
+mod columns;
 mod config;
 mod doctor;
 mod export;

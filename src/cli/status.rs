@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::client::{At, Remote};
-use super::talk::clear;
+use super::talk::{clear, print_fitted};
 use super::{Exit, show};
 use crate::documents::{
     BucketStatus, Endpoint, EndpointState, Error, FillStatus, Mode, Status, UpstreamStatus, counted,
@@ -40,7 +40,11 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
             clear()?;
         }
         let since = before.as_ref().map(|(status, earlier)| Since { status, took: at - *earlier });
-        said.print(args.at.json, |status| described(status, since))?;
+        if args.at.json {
+            said.print(true, |_| String::new())?;
+        } else {
+            print_fitted(&described(&said.document, since))?;
+        }
         if !args.watch {
             return Ok(Exit::Done);
         }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use super::colour;
+use super::{colour, columns};
 use crate::documents::{self, Code, Document, Error};
 use crate::plain;
 
@@ -141,6 +141,16 @@ pub(super) fn insist(line: &str) {
 pub(super) fn print(line: &str) -> Result<(), Error> {
     let line = plain::lines(line);
     if manner().colours_data { write(&colour::paint(&line)) } else { write(&line) }
+}
+
+/// Writes lines of data for people as they fit into their terminal.
+pub(super) fn print_fitted(lines: &str) -> Result<(), Error> {
+    let lines = plain::lines(lines);
+    let painted = if manner().colours_data { colour::paint(&lines) } else { lines.into_owned() };
+    match columns::of_terminal() {
+        Some(columns) => write(&columns::fitted(&painted, columns)),
+        None => write(&painted),
+    }
 }
 
 /// Writes lines of ours, in which nothing comes from outside.

@@ -1,6 +1,10 @@
 //! How much commands say, and in which colours.
 
+use std::process::{Command, Stdio};
+
 use super::operate::Site;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 
 /// What a terminal takes for a colour begins like this.
 const COLOUR: &str = "\u{1b}[";
@@ -73,4 +77,23 @@ fn verbose_says_which_daemon_is_asked() {
     assert_eq!(code, 0);
     assert!(err.contains("the daemon is at unix:/") && err.contains("admin.sock"), "{err}");
     assert_eq!(out, site.ok("images"), "data stay as they are");
+}
+
+#[test]
+fn lines_of_the_status_break_between_words_where_the_terminal_ends() {
+    const COLUMNS: usize = 40;
+    let site = Site::start();
+    let shown = |color: &str| {
+        let command = format!("stty cols {COLUMNS}; exec {BINARY} status --color {color} --admin {}", site.admin);
+        let mut terminal = Command::new("script");
+        terminal.args(["-qec", &command, "/dev/null"]).env("SHELL", "/bin/sh").stdin(Stdio::null());
+        String::from_utf8(terminal.output().unwrap().stdout).unwrap().replace('\r', "")
+    };
+    for text in [shown("never"), without_colours(&shown("always"))] {
+        let longest = text.lines().map(|line| line.chars().count()).max().unwrap();
+        assert!((COLUMNS / 2..=COLUMNS).contains(&longest), "{text}");
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let last = words(site.ok("status").lines().last().unwrap());
+        assert!(last.len() > 5 && words(&text).ends_with(&last), "{text}");
+    }
 }
