@@ -31,6 +31,7 @@ pub use address::{AddressError, MirrorAddress};
 pub use containerd::{CONFIG as CONTAINERD_CONFIG, hosts_folder};
 pub use docker::{DAEMON_JSON, Store, store_of};
 pub use leads::{Leads, Listener};
+pub use podman::Apart;
 pub use want::Refused;
 
 /// What the files that are wholly ours begin with.
@@ -269,6 +270,15 @@ pub fn leads(client: Client, registry: &RegistryName, machine: &Machine<'_>, mir
         Client::Kaniko | Client::CloudFoundry | Client::Crane => Ok(Vec::new()),
     };
     leads::judged(asked, registry, mirror)
+}
+
+/// The images of which podman's files say something of their own, whatever they say of the registry, where that leads
+/// past the mirror. No other client knows such entries.
+///
+/// # Errors
+/// [`Refused`] where it cannot be told.
+pub fn apart(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<Apart>, Refused> {
+    podman::led_elsewhere(settings, machine)
 }
 
 /// What somebody has to do who sets up a client that has no files.

@@ -7,6 +7,7 @@ mod check;
 mod files;
 mod plan;
 mod record;
+mod warnings;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -308,34 +309,8 @@ fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     if plan.changes.iter().any(plan::Change::is_one) {
         say("nothing was written; --apply writes it");
     }
-    warn(args, &told, earlier.as_ref());
+    warnings::of_all(args, ground, &told, earlier.as_ref());
     Ok(Exit::Done)
-}
-
-/// What may be in the way of the client, and what it was told before and is not any more.
-fn warn(args: &Args, told: &Told, earlier: Option<&Record>) {
-    let Told { settings, served, .. } = told;
-    let before = earlier.into_iter().flat_map(|record| &record.settings.registries);
-    let gone: Vec<_> =
-        before.filter(|registry| !settings.registries.contains(registry)).map(RegistryName::as_str).collect();
-    if !gone.is_empty() {
-        let all: Vec<_> = gone.iter().copied().chain(settings.registries.iter().map(RegistryName::as_str)).collect();
-        say(&format!(
-            "it was set up for {} before, and is not any more: to have it for all of them, --for {}",
-            gone.join(", "),
-            all.join(" --for ")
-        ));
-    }
-    let mirror = &settings.mirror;
-    for registry in settings.registries.iter().filter(|registry| !served.is_empty() && !served.contains(registry)) {
-        say(&format!("{registry} is no upstream of the mirror, which answers 404 for it: name it under [[upstream]]"));
-    }
-    if mirror.is_encrypted() {
-        say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
-    }
-    if mirror.is_loopback() && !args.client.has_files() {
-        say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
-    }
 }
 
 fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
@@ -367,7 +342,7 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         let mirror = args.mirror.as_ref().map(|mirror| format!(" --mirror {mirror}")).unwrap_or_default();
         say(&format!("see that it works with: registry-mirror setup {} --check{mirror}", args.client.as_str()));
     }
-    warn(args, &told, earlier.as_ref());
+    warnings::of_all(args, ground, &told, earlier.as_ref());
     Ok(Exit::Done)
 }
 
@@ -421,6 +396,7 @@ fn look(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let lacking: Vec<_> = plan.changes.iter().filter(|change| change.is_one()).collect();
     let Some(first) = lacking.first() else {
         tell(args, &looked)?;
+        warnings::of_parts(args, ground, &told.settings);
         say("with --root no program is asked");
         return Ok(Exit::Done);
     };

@@ -48,7 +48,7 @@ pub(super) struct Asked {
     /// The file that says so, below the root.
     pub(super) file: String,
     /// How he is named there.
-    name: String,
+    pub(super) name: String,
     /// Where that is; `None` for what is no address.
     at: Option<Url>,
     pub(super) speaks: Speaks,
@@ -263,6 +263,19 @@ mod tests {
             &[(OURS, &whole), (later, "[[x")],
             "/etc/containers/registries.conf.d/zzz.conf: cannot be read",
         );
+        // An entry for a part of its images counts for them, whichever file is read last.
+        let of_part = "[[registry]]\nprefix = \"docker.io/library\"\nlocation = \"near.example/library\"\n";
+        let through = mirror.replace("/docker.io", "/docker.io/library");
+        for other in ["etc/containers/registries.conf", "etc/containers/registries.conf.d/a.conf", later] {
+            let why = format!("/{other} says something else of docker.io/library");
+            in_vain(Client::Podman, &[(OURS, &whole), (other, of_part)], &why);
+            let through = format!("{of_part}{through}");
+            let blocked = format!("{of_part}blocked = true\n{}", through.replacen(of_part, "", 1));
+            in_vain(Client::Podman, &[(OURS, &whole), (other, &blocked)], &why);
+            assert_eq!(led(Client::Podman, "docker.io", &[(OURS, &whole), (other, &through)]), here);
+            let elsewhere = of_part.replace("docker.io/library", "docker.io.example/library");
+            assert_eq!(led(Client::Podman, "docker.io", &[(OURS, &whole), (other, &elsewhere)]), here);
+        }
         let own = "home/me/.config/containers/registries.conf.d/a.conf";
         in_vain(Client::Podman, &[(OURS, &whole), (own, entry)], "a.conf is read after it");
         for (text, why) in [

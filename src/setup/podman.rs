@@ -12,6 +12,25 @@ use super::want::Refused;
 use super::{Beside, Client, File, Kind, Machine, Settings, in_toml};
 use crate::oci::RegistryName;
 
+/// Images of a registry for which something of their own is said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Apart {
+    /// How their names begin.
+    pub part: String,
+    /// The file that says it, below the root.
+    pub path: String,
+    /// Who is asked first for all of them, as he is named there.
+    first: Option<String>,
+}
+
+impl Apart {
+    /// Whether they are asked for where the others of the registry are.
+    fn is_led(&self, registry: &RegistryName, location: &str) -> bool {
+        let rest = self.part.strip_prefix(registry.as_str());
+        rest.zip(self.first.as_deref()).is_some_and(|(rest, first)| first.strip_prefix(location) == Some(rest))
+    }
+}
+
 /// The folder, below the root or a home.
 const FOLDER: &str = "containers/registries.conf.d";
 
@@ -44,6 +63,38 @@ pub(super) fn beside(client: Client, machine: &Machine<'_>) -> Result<Vec<Beside
     Ok(others)
 }
 
+/// The parts of a registry of which a file says something of its own, which counts for the images in them, each with
+/// the last file that does.
+fn apart(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Apart>, Refused> {
+    let mut parts = BTreeMap::new();
+    for Beside { path, text, .. } in read(machine)? {
+        let document = parsed(&text).map_err(|refused| refused.of(&path))?;
+        for entry in entries(&document).filter(|entry| is_part(entry, registry)) {
+            let first = asked_of(&path, entry).into_iter().next().filter(|first| first.hindrance.is_none());
+            let first = first.map(|asked| asked.name);
+            let part = prefix(entry).unwrap_or_default().to_owned();
+            parts.insert(part.clone(), Apart { part, path: path.clone(), first });
+        }
+    }
+    Ok(parts.into_values().collect())
+}
+
+/// Those of all registries of which the mirror would not be asked first.
+pub(super) fn led_elsewhere(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<Apart>, Refused> {
+    let mut elsewhere = Vec::new();
+    for registry in &settings.registries {
+        let ours = location(settings, registry);
+        elsewhere.extend(apart(registry, machine)?.into_iter().filter(|part| !part.is_led(registry, &ours)));
+    }
+    Ok(elsewhere)
+}
+
+/// Whether an entry is for some of the images of a registry.
+fn is_part(entry: &Table, registry: &RegistryName) -> bool {
+    let part = prefix(entry).and_then(|prefix| prefix.strip_prefix(registry.as_str()));
+    part.is_some_and(|part| part.len() > 1 && part.starts_with('/'))
+}
+
 /// Whom it asks for images of a registry: as the last file says that says anything of it.
 pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
     let mut said = Vec::new();
@@ -60,6 +111,11 @@ pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Ve
             asked.hindrance = Some(format!("/{last} is read after it, and says something else of {registry}"));
             asked
         }));
+    }
+    let apart = apart(registry, machine)?;
+    for asked in asked.iter_mut().filter(|asked| asked.hindrance.is_none()) {
+        let elsewhere = apart.iter().find(|part| !part.is_led(registry, &asked.name));
+        asked.hindrance = elsewhere.map(|Apart { part, path, .. }| format!("/{path} says something else of {part}"));
     }
     Ok(asked)
 }
@@ -135,9 +191,12 @@ fn prefix(entry: &Table) -> Option<&str> {
     text("prefix").or_else(|| text("location"))
 }
 
+fn entries(document: &DocumentMut) -> impl Iterator<Item = &Table> {
+    document.get("registry").and_then(Item::as_array_of_tables).into_iter().flat_map(ArrayOfTables::iter)
+}
+
 fn entry_of<'a>(document: &'a DocumentMut, registry: &RegistryName) -> Option<&'a Table> {
-    let entries = document.get("registry")?.as_array_of_tables()?;
-    entries.iter().find(|entry| prefix(entry) == Some(registry.as_str()))
+    entries(document).find(|entry| prefix(entry) == Some(registry.as_str()))
 }
 
 pub(super) fn merged(text: &str, settings: &Settings, beside: &[Beside]) -> Result<String, Refused> {

@@ -149,6 +149,25 @@ fn undo_says_what_still_leads_podman_to_the_mirror_and_print_what_the_mirror_doe
 }
 
 #[test]
+fn who_has_podman_go_another_way_for_some_images_is_told_so_and_left_alone() {
+    let entry = "[[registry]]\nprefix = \"docker.io/library\"\nlocation = \"near.example/library\"\n";
+    let mirror = "[[registry.mirror]]\nlocation = \"127.0.0.1:5000/docker.io/library\"\ninsecure = true\n";
+    let folder = "etc/containers/registries.conf";
+    for file in [folder.to_owned(), format!("{folder}.d/a.conf"), format!("{folder}.d/zzz.conf")] {
+        for (text, is_told) in [(entry.to_owned(), true), (format!("{entry}{mirror}"), false)] {
+            let root = root(&[(&file, &text)]);
+            for action in ["podman --print", "podman --apply", "podman --check", "cri-o --apply"] {
+                let (code, _, err) = run(&format!("{action} --mirror {MIRROR} --root {}", root.path().display()), &[]);
+                let told =
+                    ["for images of docker.io/library".to_owned(), format!("{file}, and not through the mirror")];
+                assert_eq!((code, told.map(|told| err.contains(&told))), (0, [is_told; 2]), "{action} {file}: {err}");
+            }
+            assert_eq!(std::fs::read_to_string(root.path().join(&file)).unwrap(), text);
+        }
+    }
+}
+
+#[test]
 fn what_others_write_behind_ours_stays_where_it_is() {
     for (client, path, content) in CLIENTS.into_iter().filter(|(client, ..)| *client != "docker") {
         let root = root(&[(path, content)]);
@@ -377,24 +396,32 @@ fn a_user_sets_up_his_own_podman_and_nobody_elses() {
         return;
     }
     const STRANGER: u32 = 65534;
-    let folder = root(&[("home/x", "")]);
+    let folder = root(&[("home/x", ""), ("bin/podman", "#!/bin/sh\necho not there >&2\nexit 125\n")]);
     let (program, home) = (folder.path().join("program"), folder.path().join("home"));
     std::fs::copy(BINARY, &program).unwrap();
     std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
     chown(&home, Some(STRANGER), Some(STRANGER)).unwrap();
+    std::fs::set_permissions(folder.path().join("bin/podman"), PermissionsExt::from_mode(0o755)).unwrap();
     let before = tree(&home);
     let run = |line: &str| {
         let mut command = Command::new(&program);
         command.arg("setup").args(line.split(' ')).env_clear().uid(STRANGER).gid(STRANGER);
-        command.env("HOME", &home).env("XDG_STATE_HOME", home.join("state"));
-        command.output().unwrap().status.code().unwrap()
+        command.env("HOME", &home).env("XDG_STATE_HOME", home.join("state")).env("PATH", folder.path().join("bin"));
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    assert_eq!(run(&format!("podman --apply --mirror {MIRROR}")), 0);
+    assert_eq!(run(&format!("podman --apply --mirror {MIRROR}")).0, 0);
     assert!(home.join(".config/containers/registries.conf.d/zz-registry-mirror.conf").is_file());
     assert!(home.join("state/registry-mirror/setup/podman/record.json").is_file());
-    assert_eq!(run("podman --undo"), 0);
+    // What may be the reason that it does not work is told of his own files, too.
+    let part = home.join(".config/containers/registries.conf.d/part.conf");
+    std::fs::write(&part, "[[registry]]\nlocation = \"docker.io/library\"\n").unwrap();
+    let (code, err) = run(&format!("podman --check --mirror {MIRROR}"));
+    assert!(code == 1 && err.contains("part.conf, and not through the mirror"), "{code} {err}");
+    std::fs::remove_file(part).unwrap();
+    assert_eq!(run("podman --undo").0, 0);
     assert_eq!(tree(&home), before);
-    assert_eq!(run(&format!("buildkit --apply --mirror {MIRROR}")), 1, "that is the machine's");
+    assert_eq!(run(&format!("buildkit --apply --mirror {MIRROR}")).0, 1, "that is the machine's");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::client::{At, Remote};
 use super::super::talk::complain;
 use super::super::{Exit, explain};
-use super::{Args, Ground, document, known, last, registries, tell};
+use super::{Args, Ground, document, known, last, registries, tell, told, warnings};
 use crate::documents::{Canary, CanaryPulls, Code, Error, SetUp, SetUpAction};
 use crate::oci::RegistryName;
 use crate::setup::{self, CANARY, Client, MirrorAddress, Settings};
@@ -126,10 +126,11 @@ pub(super) fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let checked = pulls(args.client, &registries, &hosts, &args.at);
     let (came, problems) = match (checked, &args.mirror) {
         (Err(error), Some(mirror)) if error.code == Code::Unreachable && args.at.admin.is_none() => {
-            return check_without_record(args, mirror, &registries, &hosts);
+            return check_without_record(args, ground, mirror, &registries, &hosts);
         }
         (checked, _) => checked?,
     };
+    warn(args, ground, &problems);
     let exit = went(&came, &problems);
     if exit == Exit::Failed
         && let Some(first) = problems.first()
@@ -142,14 +143,25 @@ pub(super) fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     Ok(exit)
 }
 
+/// Says what may be the reason, where something went wrong.
+fn warn(args: &Args, ground: &Ground, problems: &[Error]) {
+    if !problems.is_empty()
+        && let Ok(told) = told(args, last(ground).as_ref())
+    {
+        warnings::of_parts(args, ground, &told.settings);
+    }
+}
+
 /// The same on another machine than the mirror's: what the client got is seen, and not where it came from.
 fn check_without_record(
     args: &Args,
+    ground: &Ground,
     mirror: &MirrorAddress,
     registries: &[RegistryName],
     hosts: &str,
 ) -> Result<Exit, Error> {
     let (came, problems) = pulled(args.client, registries, hosts)?;
+    warn(args, ground, &problems);
     if let (true, Some(first)) = (came.is_empty(), problems.first()) {
         return Err(first.clone());
     }

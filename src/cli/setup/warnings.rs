@@ -1,0 +1,51 @@
+//! What may be in the way of a client that is set up, told and left as it is.
+
+use super::super::say;
+use super::record::Record;
+use super::{Args, Ground, Told};
+use crate::oci::RegistryName;
+use crate::setup::{self, Apart, Client, Settings};
+
+/// What may be in the way of the client, and what it was told before and is not any more.
+pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<&Record>) {
+    let Told { settings, served, .. } = told;
+    let before = earlier.into_iter().flat_map(|record| &record.settings.registries);
+    let gone: Vec<_> =
+        before.filter(|registry| !settings.registries.contains(registry)).map(RegistryName::as_str).collect();
+    if !gone.is_empty() {
+        let all: Vec<_> = gone.iter().copied().chain(settings.registries.iter().map(RegistryName::as_str)).collect();
+        say(&format!(
+            "it was set up for {} before, and is not any more: to have it for all of them, --for {}",
+            gone.join(", "),
+            all.join(" --for ")
+        ));
+    }
+    of_parts(args, ground, settings);
+    let mirror = &settings.mirror;
+    for registry in settings.registries.iter().filter(|registry| !served.is_empty() && !served.contains(registry)) {
+        say(&format!("{registry} is no upstream of the mirror, which answers 404 for it: name it under [[upstream]]"));
+    }
+    if mirror.is_encrypted() {
+        say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
+    }
+    if mirror.is_loopback() && !args.client.has_files() {
+        say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
+    }
+}
+
+/// Images that go another way, whatever is said of their registry: that may be meant, and is left as it is.
+pub(super) fn of_parts(args: &Args, ground: &Ground, settings: &Settings) {
+    if !matches!(args.client, Client::Podman | Client::CriO) {
+        return;
+    }
+    // What cannot be read was refused before.
+    let parts = ground.ask(args, |machine| setup::apart(settings, machine)).unwrap_or_default();
+    for Apart { part, path, .. } in parts {
+        say(&format!(
+            "{} goes by an entry of its own in {}, and not through the mirror, for images of {part}: take that entry \
+             away, or name the mirror first there",
+            args.client.as_str(),
+            ground.root.shown(&path)
+        ));
+    }
+}
