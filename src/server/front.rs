@@ -5,7 +5,7 @@ use http::header::{ACCEPT, HOST, HeaderValue};
 use http::{Method, Request};
 
 use crate::oci::RegistryName;
-use crate::setup::{self, Client, DOCKER_HUB, File, MirrorAddress, Settings};
+use crate::setup::{self, Client, DOCKER_HUB, File, Kind, MirrorAddress, Settings};
 
 /// Nothing but its own style.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; \
@@ -52,6 +52,7 @@ pub(super) fn page<B>(request: &Request<B>, told: &Told<'_>) -> String {
         ("{images}", images(&settings, told)),
         ("{docker}", docker(&settings, told.default)),
         ("{containerd}", files(Client::Containerd)),
+        ("{containerd3}", newer_containerd(&settings)),
         ("{podman}", files(Client::Podman)),
         ("{k3s}", files(Client::K3s)),
         ("{rke2}", files(Client::Rke2)),
@@ -94,6 +95,15 @@ fn files(client: Client, settings: &Settings) -> String {
         format!("<p>In <code>/{path}</code>{then}.</p>\n<pre tabindex=\"0\">{}</pre>", escaped(text.trim()))
     });
     shown.collect::<Vec<_>>().join("\n")
+}
+
+/// What stands in containerd's own file where that begins as its second version writes it.
+fn newer_containerd(settings: &Settings) -> String {
+    let Ok(text) = Kind::ContainerdConfig.merged(settings, Some("version = 3\n"), &[]) else { return String::new() };
+    format!(
+        "<p>Where that begins with <code>version = 3</code>, as containerd 2 writes it:</p>\n<pre tabindex=\"0\">{}</pre>",
+        escaped(text.trim())
+    )
 }
 
 /// What there is to say to who runs Docker: it names no registry when it asks a mirror, and means Docker Hub.
@@ -158,6 +168,10 @@ mod tests {
         assert!(shown.contains("https://mirror.example:5000") && !shown.contains("http://mirror"), "{shown}");
         assert!(shown.contains("mirror.example:5000/ghcr.io/OWNER/NAME:TAG"), "{shown}");
         assert!(page_of("[::1]:5000", false, "docker.io", &usual).contains("http://[::1]:5000"));
+        // For containerd of either version.
+        for table in ["io.containerd.grpc.v1.cri\".registry]", "io.containerd.cri.v1.images\".registry]"] {
+            assert_eq!(shown.matches(table).count(), 1, "{table}: {shown}");
+        }
         let other = page_of("mirror.example", false, "ghcr.io", &usual);
         assert!(shown.contains("registry-mirrors") && !other.contains("registry-mirrors"), "{other}");
         assert!(other.contains("would get those of <code>ghcr.io</code>"), "{other}");
