@@ -72,12 +72,67 @@ fn what_is_shipped_beside_the_program_is_of_its_version() {
         ("systemd/debian/changelog", format!("registry-mirror ({VERSION}-1) ")),
         ("examples/compose/compose.yaml", format!("image: registry-mirror:{VERSION}\n")),
         ("examples/helm/registry-mirror/Chart.yaml", format!("\nversion: {VERSION}\nappVersion: \"{VERSION}\"\n")),
+        ("examples/container/README.md", format!("docker load -i registry-mirror-{VERSION}-image.tar\n")),
         ("README.md", format!("apt-get install ./registry-mirror_{VERSION}-1_amd64.deb\n")),
         ("README.md", format!("docker load -i registry-mirror-{VERSION}-image.tar\n")),
         ("README.md", format!(" registry-mirror:{VERSION}\n")),
     ] {
         assert!(fs::read_to_string(at(file)).unwrap().contains(&said), "{file}: {said}");
     }
+}
+
+/// The files below a folder of the repository, in which people read.
+fn texts(folder: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(at(folder)).unwrap() {
+        let path = format!("{folder}/{}", entry.unwrap().file_name().to_str().unwrap());
+        if at(&path).is_dir() {
+            found.extend(texts(&path));
+        } else if let Ok(text) = fs::read_to_string(at(&path)) {
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+#[test]
+fn no_image_and_no_package_of_another_version_is_named() {
+    let readme = ("README.md".to_owned(), fs::read_to_string(at("README.md")).unwrap());
+    let mut named = 0;
+    for (file, text) in texts("examples").into_iter().chain([readme]) {
+        let behind = text.match_indices("registry-mirror").map(|(at, name)| &text[at + name.len()..]);
+        for version in behind.filter_map(|rest| rest.strip_prefix([':', '-', '_'])) {
+            let is_of_version = |c: char| c.is_ascii_digit() || c == '.';
+            let end = version.find(|c| !is_of_version(c)).unwrap_or(version.len());
+            let version = version[..end].trim_end_matches('.');
+            // Ports and names of files begin with neither a digit nor have they two full stops.
+            if version.matches('.').count() == 2 {
+                assert_eq!(version, env!("CARGO_PKG_VERSION"), "{file}");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 10, "{named}");
+}
+
+#[test]
+fn the_lines_for_containers_are_ones_that_the_program_knows() {
+    let text = fs::read_to_string(at("examples/container/README.md")).unwrap();
+    let image = format!(" registry-mirror:{} ", env!("CARGO_PKG_VERSION"));
+    let mut known = BTreeSet::new();
+    for line in text.lines().filter(|line| line.starts_with("$ docker ") || line.starts_with("# docker ")) {
+        let typed = line.split_once(&image).or_else(|| line.split_once(" exec mirror registry-mirror "));
+        let Some((_, typed)) = typed else { continue };
+        let (command, rest) = typed.split_once(' ').unwrap_or((typed, ""));
+        let help = Command::new(BINARY).args([command, "--help"]).output().unwrap();
+        let help = String::from_utf8(help.stdout).unwrap();
+        for flag in rest.split(' ').filter(|word| word.starts_with("--")) {
+            assert!(help.contains(flag), "{line}: {flag}");
+        }
+        assert!(help.contains(&format!("registry-mirror {command}")), "{line}: {help}");
+        known.insert(command.to_owned());
+    }
+    assert_eq!(known.into_iter().collect::<Vec<_>>().join(" "), "check doctor page reload serve setup status why");
 }
 
 #[test]
