@@ -181,6 +181,12 @@ fn the_unit_checks_before_it_starts_and_reloads_by_the_command() {
     }
     let filters = unit.lines().filter(|line| line.starts_with("SystemCallFilter")).count();
     assert_eq!(filters, 2, "a later line may take away what an earlier one allows");
+    // The README names a place for the audit that the service may write to, and purge takes it away.
+    let readme = fs::read_to_string(at("README.md")).unwrap();
+    let audit = readme.split("audit =").nth(1).and_then(|rest| rest.split('"').nth(1)).unwrap();
+    let folder = audit.strip_prefix("/var/log/").and_then(|path| path.split_once('/')).unwrap().0;
+    assert!(unit.lines().any(|line| line == format!("LogsDirectory={folder}")), "{folder}");
+    assert!(fs::read_to_string(at("systemd/debian/postrm")).unwrap().contains(&format!(" /var/log/{folder} ")));
     // The log says who acts at the socket.
     assert!(!unit.lines().any(|line| line.starts_with("PrivateUsers")), "{unit}");
     // Without a file named there, /etc/registry-mirror/mirror.toml is what is read.
