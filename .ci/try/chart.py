@@ -161,6 +161,34 @@ class Chart(unittest.TestCase):
                     self.assertTrue(selector().items() <= labels.items(), (values, kind))
             self.assertEqual(found["Service"], 2)
 
+    def test_replicas_reach_each_other_and_the_bucket_through_the_policy(self):
+        objects = of("bucket")
+        policy = objects[("NetworkPolicy", "m-registry-mirror")]["spec"]
+        labels = objects[("Deployment", "m-registry-mirror")]["spec"]["template"]["metadata"]["labels"]
+        to_replicas, = [it for it in policy["egress"] if "to" in it]
+        pulls, = [it for it in policy["ingress"] if it["ports"][0]["port"] == "pull"]
+        for peers in [to_replicas["to"], pulls["from"]]:
+            selectors = [it["podSelector"]["matchLabels"] for it in peers if "podSelector" in it]
+            self.assertEqual(len(selectors), 1)
+            self.assertTrue(selectors[0].items() <= labels.items())
+            self.assertEqual(selectors[0]["app.kubernetes.io/component"], "mirror")
+        self.assertEqual(to_replicas["ports"][0]["port"], 5000)
+        self.assertIn({"ipBlock": {"cidr": "10.0.0.0/8"}}, pulls["from"])
+        for endpoint, port in [("https://s3.example:9000", 9000), ("https://s3.example", 443), ("http://[fd00::1]/", 80),
+                               ("http://s3.example:8333/", 8333), ("", 443)]:
+            egress = of("bucket", "--set", f"bucket.endpoint={endpoint}", "--set", "networkPolicy.egress=null")
+            ports = [it["ports"] for it in egress[("NetworkPolicy", "m-registry-mirror")]["spec"]["egress"] if "to" not in it]
+            self.assertEqual(ports[1:], [[{"protocol": "TCP", "port": port}]], endpoint)
+        # Without replicas who pulls is who is named.
+        alone = of("plain", "--set", "networkPolicy.pullFrom[0].ipBlock.cidr=10.0.0.0/8")[("NetworkPolicy", "m-registry-mirror")]
+        self.assertEqual(alone["spec"]["ingress"][0]["from"], [{"ipBlock": {"cidr": "10.0.0.0/8"}}])
+        self.assertEqual([it for it in alone["spec"]["egress"] if "to" in it], [])
+
+    def test_a_budget_of_disruptions_is_for_pods_that_can_be_counted(self):
+        budget = ("PodDisruptionBudget", "m-registry-mirror")
+        self.assertIn(budget, of("bucket"))
+        self.assertNotIn(budget, of("daemonset", "--set", "podDisruptionBudget.enabled=true"))
+
     def test_metrics_are_found_by_the_monitor(self):
         objects = of("plain", "--set", "serviceMonitor.labels.release=prometheus")
         monitor = objects[("ServiceMonitor", "m-registry-mirror")]

@@ -7,6 +7,11 @@ app.kubernetes.io/name: registry-mirror
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{/* The labels of the mirror's own pods, on one line. */}}
+{{- define "mirror.replicas" -}}
+{{ include "mirror.selector" . | fromYaml | merge (dict "app.kubernetes.io/component" "mirror") | toJson }}
+{{- end }}
+
 {{- define "mirror.labels" -}}
 {{ include "mirror.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
