@@ -1,7 +1,7 @@
 //! containerd with a `hosts.toml` for each registry: it names the registry with `?ns=`, and asks with HEAD for tags.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::image::{Image, Images};
@@ -39,6 +39,28 @@ pub(crate) struct Containerd<'a> {
 
 impl<'a> Containerd<'a> {
     pub(crate) fn start(mirror: SocketAddr, workspace: &'a Workspace) -> Containerd<'a> {
+        Containerd::name_mirror(mirror, workspace);
+        let config = workspace.write("containerd.toml", &Containerd::configuration(workspace));
+        Containerd::start_with(&config, workspace)
+    }
+
+    /// With the part that kubelet speaks to, which pulls by the same files.
+    pub(crate) fn start_for_pods(mirror: SocketAddr, workspace: &'a Workspace) -> Containerd<'a> {
+        const PART: &str = "[plugins.\"io.containerd.grpc.v1.cri\"";
+        Containerd::name_mirror(mirror, workspace);
+        let place = |name: &str| workspace.path(name).display().to_string();
+        let config = format!(
+            "{}\n{PART}.containerd]\nsnapshotter = \"native\"\n{PART}.registry]\nconfig_path = \"{}\"\n\
+             {PART}.cni]\nbin_dir = \"{}\"\nconf_dir = \"{}\"\n",
+            Containerd::configuration_with("", workspace),
+            place("hosts"),
+            place("cni-programs"),
+            place("cni"),
+        );
+        Containerd::start_with(&workspace.write("containerd.toml", &config), workspace)
+    }
+
+    fn name_mirror(mirror: SocketAddr, workspace: &Workspace) {
         let url = format!("http://{mirror}");
         // `server` names the mirror too, or containerd would go on to the registry itself.
         for registry in ["docker.io", Images::OTHER_REGISTRY, private::HOST] {
@@ -47,19 +69,25 @@ impl<'a> Containerd<'a> {
                 &format!("server = \"{url}\"\n\n[host.\"{url}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"),
             );
         }
-        let config = workspace.write("containerd.toml", &Containerd::configuration(workspace));
-        Containerd::start_with(&config, workspace)
     }
 
-    /// What keeps it apart from others.
+    /// What keeps it apart from others, without the part that kubelet speaks to.
     pub(crate) fn configuration(workspace: &Workspace) -> String {
+        Containerd::configuration_with("disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n", workspace)
+    }
+
+    fn configuration_with(line: &str, workspace: &Workspace) -> String {
         format!(
-            "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\n\
-             [grpc]\naddress = \"{}\"\n",
+            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n{line}\n[grpc]\naddress = \"{}\"\n",
             workspace.path("content").display(),
             workspace.path("state").display(),
             workspace.path("c.sock").display(),
         )
+    }
+
+    /// Where it answers.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.workspace.path("c.sock")
     }
 
     /// With a file of settings that keeps it apart, too.

@@ -4,7 +4,7 @@
 //! what is private.
 //!
 //! Needs root and Debian's docker.io, docker-registry, skopeo, podman, buildah, containerd, nginx and debootstrap; crane,
-//! oras and regctl are built with Go, and an issuer of tokens comes from npm. On a machine without them each test says what is missing and passes; with
+//! crictl, oras and regctl are built with Go, and an issuer of tokens comes from npm. On a machine without them each test says what is missing and passes; with
 //! `REGISTRY_MIRROR_REQUIRE_CLIENTS=1` a missing program is a failure. Nothing but loopback addresses is spoken
 //! to, and every program that a test starts is ended by its process id, also when the test fails.
 
@@ -14,6 +14,7 @@ mod buildah;
 mod bundle;
 mod certificates;
 mod containerd;
+mod cri;
 mod docker;
 mod identities;
 mod layout_copiers;

@@ -16,6 +16,8 @@ pub(crate) const CRANE: Module =
     Module { path: "github.com/google/go-containerregistry", version: "v0.20.6", sums: "" };
 /// buildkitd and buildctl are two of its programs.
 pub(crate) const BUILDKIT: Module = Module { path: "github.com/moby/buildkit", version: "v0.26.3", sums: "" };
+/// crictl is one of its programs.
+pub(crate) const CRI_TOOLS: Module = Module { path: "sigs.k8s.io/cri-tools", version: "v1.34.0", sums: "" };
 /// oras is its program.
 pub(crate) const ORAS: Module = Module { path: "oras.land/oras", version: "v1.2.3", sums: "" };
 /// regctl is one of its programs.
