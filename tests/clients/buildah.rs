@@ -1,9 +1,9 @@
 //! buildah, which shares podman's configuration but resolves and copies base images by itself.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::support::image::Image;
-use crate::support::mirror::Mirror;
 use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
 use crate::support::{command, registries_conf};
@@ -15,7 +15,7 @@ fn buildah_pulls_cold_warm_and_offline() {
     }
     let workspace = Workspace::new();
     let mut scenario = Scenario::start(&workspace);
-    let mut buildah = Buildah::configure(scenario.mirror(), &workspace);
+    let mut buildah = Buildah::configure(scenario.mirror().address(), &workspace);
     scenario.pull_cold_warm_and_offline(&mut buildah);
 }
 
@@ -25,7 +25,7 @@ struct Buildah<'a> {
 }
 
 impl<'a> Buildah<'a> {
-    fn configure(mirror: &Mirror<'_>, workspace: &'a Workspace) -> Buildah<'a> {
+    fn configure(mirror: SocketAddr, workspace: &'a Workspace) -> Buildah<'a> {
         registries_conf::write(mirror, workspace);
         Buildah { workspace }
     }

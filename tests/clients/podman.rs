@@ -1,9 +1,9 @@
 //! podman with a mirror in `registries.conf`: asks with GET for tags, in a fixed order of accepted types.
 
+use std::net::SocketAddr;
 use std::process::Command;
 
 use crate::support::image::Image;
-use crate::support::mirror::Mirror;
 use crate::support::scenario::{self, Client, Scenario};
 use crate::support::workspace::Workspace;
 use crate::support::{command, registries_conf};
@@ -15,7 +15,7 @@ fn podman_pulls_cold_warm_and_offline_and_runs_a_container() {
     }
     let workspace = Workspace::new();
     let mut scenario = Scenario::start(&workspace);
-    let mut podman = Podman::configure(scenario.mirror(), &workspace);
+    let mut podman = Podman::configure(scenario.mirror().address(), &workspace);
 
     scenario.pull_cold_warm_and_offline(&mut podman);
 
@@ -34,7 +34,7 @@ pub(crate) struct Podman<'a> {
 }
 
 impl<'a> Podman<'a> {
-    fn configure(mirror: &Mirror<'_>, workspace: &'a Workspace) -> Podman<'a> {
+    pub(crate) fn configure(mirror: SocketAddr, workspace: &'a Workspace) -> Podman<'a> {
         registries_conf::write(mirror, workspace);
         Podman { workspace }
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod authority;
 pub(crate) mod command;
+pub(crate) mod fleet;
 pub(crate) mod go;
 pub(crate) mod image;
 pub(crate) mod issuer;

@@ -36,11 +36,16 @@ fn unused_port(host: IpAddr) -> SocketAddr {
 
 /// The status that `GET path` gets, or nothing when nobody answers.
 pub(crate) fn status(address: SocketAddr, path: &str) -> Option<u16> {
+    answer(address, path)?.split_whitespace().nth(1)?.parse().ok()
+}
+
+/// All that `GET path` gets, head and body, or nothing when nobody answers.
+pub(crate) fn answer(address: SocketAddr, path: &str) -> Option<String> {
     let timeout = Duration::from_secs(5);
     let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
     stream.set_read_timeout(Some(timeout)).ok()?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
-    String::from_utf8_lossy(&answer).split_whitespace().nth(1)?.parse().ok()
+    Some(String::from_utf8_lossy(&answer).into_owned())
 }
