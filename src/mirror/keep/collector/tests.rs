@@ -1,5 +1,7 @@
 //! Replicas that pull, forget and carry up, while collectors go round the same bucket. Time is paused.
 
+mod over_the_wire;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -112,7 +114,7 @@ impl Replica {
         }
         let kept: HashSet<Digest> =
             self.has.lock().keys().flat_map(|n| image(*n)).map(|(descriptor, _)| descriptor.digest).collect();
-        self.raising.bucket().remove(&pointer(n)).await.expect("removed");
+        while self.raising.bucket().remove(&pointer(n)).await.is_err() {}
         let _ = std::fs::remove_file(self.store.path().join(pointer(n)));
         for (Descriptor { digest, .. }, _) in image(n).iter().filter(|(of, _)| !kept.contains(&of.digest)) {
             let member = names::member(&location(), digest);
@@ -154,20 +156,38 @@ async fn keys(bucket: &Bucket) -> Vec<String> {
     bucket.list("").map(|listed| listed.expect("listed").key).collect().await
 }
 
-/// Many rounds of collectors on all replicas, while these pull and forget, and carry up; the most that was deleted.
-async fn race(seed: u64, max_size: u64) -> (u64, u64) {
-    let bucket = Bucket::in_slow_memory(&Settings::for_tests());
+/// Where replicas and collectors race.
+struct Course<'a> {
+    bucket: Bucket,
+    /// The same, as collectors reach it.
+    collected: Bucket,
+    /// So much content they look at at a time.
+    page: usize,
+    /// What it may hold, in bytes; 0 is no bound.
+    max_size: u64,
+    rounds: usize,
+    /// How much longer all pauses are than over a bucket in memory.
+    pace: u32,
+    /// What has to be done there for this time to go by.
+    later: &'a dyn Fn(Duration),
+}
+
+/// Many rounds of collectors on all replicas, while these pull and forget, and carry up; how much content was deleted,
+/// and how many names.
+async fn race(seed: u64, course: &Course<'_>) -> (u64, u64) {
+    let Course { bucket, collected, page, max_size, rounds, pace, later } = course;
+    let (page, max_size, pace) = (*page, *max_size, *pace);
     let clock = Arc::new(ManualClock::at(Timestamp(1_700_000_000_000)));
     let metrics = Arc::new(Metrics::new([]));
-    let replicas: Vec<_> = (0..3).map(|_| Replica::of(&bucket)).collect();
+    let replicas: Vec<_> = (0..3).map(|_| Replica::of(bucket)).collect();
     let carrying: Vec<_> = replicas.iter().map(|replica| tokio::spawn(Arc::clone(&replica.raising).run())).collect();
     let (mut random, mut deleted, mut taken) = (StdRng::seed_from_u64(seed), 0, 0);
-    for round in 0..10 {
+    for round in 0..*rounds {
         let acts = replicas.iter().map(|replica| {
             let (replica, clock, mut random) = (Arc::clone(replica), Arc::clone(&clock), StdRng::from_rng(&mut random));
             tokio::spawn(async move {
                 for _ in 0..8 {
-                    tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
+                    tokio::time::sleep(pace * Duration::from_millis(random.random_range(0..400))).await;
                     let n = random.random_range(0..12);
                     if random.random_bool(0.4) {
                         replica.forget(n).await;
@@ -180,9 +200,9 @@ async fn race(seed: u64, max_size: u64) -> (u64, u64) {
         let acts: Vec<_> = acts.collect();
         let collectors = (0..2).map(|_| {
             let collector =
-                Collector::new(bucket.clone(), Arc::clone(&clock) as Arc<dyn Clock>, Arc::clone(&metrics), max_size);
-            let collector = Collector { page: 7, ..collector };
-            let wait = Duration::from_millis(random.random_range(0..1500));
+                Collector::new(collected.clone(), Arc::clone(&clock) as Arc<dyn Clock>, Arc::clone(&metrics), max_size);
+            let collector = Collector { page, ..collector };
+            let wait = pace * Duration::from_millis(random.random_range(0..1500));
             async move {
                 tokio::time::sleep(wait).await;
                 collector.turn().await.unwrap_or_default()
@@ -200,8 +220,10 @@ async fn race(seed: u64, max_size: u64) -> (u64, u64) {
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
-        assert_no_name_without_bytes(&bucket, &format!("seed {seed}, round {round}")).await;
-        clock.advance(DAY + Duration::from_secs(60));
+        assert_no_name_without_bytes(bucket, &format!("seed {seed}, round {round}")).await;
+        let time = DAY + Duration::from_secs(60);
+        clock.advance(time);
+        later(time);
     }
     carrying.iter().for_each(tokio::task::JoinHandle::abort);
     (deleted, taken)
@@ -210,10 +232,12 @@ async fn race(seed: u64, max_size: u64) -> (u64, u64) {
 #[tokio::test(start_paused = true)]
 async fn a_collector_that_races_with_pulls_leaves_no_name_without_bytes() {
     let (mut deleted, mut taken) = (0, 0);
-    for seed in 0..4 {
-        deleted += race(seed, 0).await.0;
-        let bounded = race(seed, 1500).await;
-        (deleted, taken) = (deleted + bounded.0, taken + bounded.1);
+    for (seed, max_size) in (0..4).flat_map(|seed| [(seed, 0), (seed, 1500)]) {
+        let bucket = Bucket::in_slow_memory(&Settings::for_tests());
+        let course =
+            Course { collected: bucket.clone(), bucket, page: 7, max_size, rounds: 10, pace: 1, later: &|_| () };
+        let gone = race(seed, &course).await;
+        (deleted, taken) = (deleted + gone.0, taken + gone.1);
     }
     assert!(deleted > 20 && taken > 20, "nothing was shown: {deleted} deleted, {taken} names taken");
 }
