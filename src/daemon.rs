@@ -205,7 +205,8 @@ fn terms(config: &Config, upstreams: &Upstreams, bounds: Arc<Bounds>) -> Terms {
 
 /// How the bucket is doing.
 fn bucket_status(raising: &Raising) -> BucketStatus {
-    let Standing { backlog, trouble, conditional, leases } = raising.standing();
+    let Standing { backlog, trouble, lists, conditional, leases } = raising.standing();
+    let trouble = trouble.or(lists);
     let conditions_hold = conditional.map(Conditional::creates);
     let leases = leases.map(|held| held as u64);
     BucketStatus { name: raising.bucket().name().to_owned(), trouble, backlog, conditions_hold, leases }
@@ -516,8 +517,8 @@ impl Daemon {
                     in_force.lock().await.measure(&metrics);
                     metrics.entries(guard.tables());
                     if let Some(raising) = &raising {
-                        let Standing { backlog, trouble, leases, .. } = raising.standing();
-                        metrics.bucket(trouble.is_none(), backlog);
+                        let Standing { backlog, trouble, lists, leases, .. } = raising.standing();
+                        metrics.bucket(trouble.is_none() && lists.is_none(), backlog);
                         metrics.leases(leases.unwrap_or_default());
                     }
                     tokio::time::sleep(GAUGES_EVERY).await;

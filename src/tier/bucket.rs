@@ -6,6 +6,7 @@
 
 mod flow;
 mod listening;
+mod listing;
 mod uploads;
 
 use std::fmt;
@@ -32,7 +33,8 @@ use tokio::time::Instant;
 use url::Url;
 
 use self::flow::Flow;
-use self::listening::Listening;
+use self::listening::{Listening, MOST_OF_ANSWER, is_too_long};
+use self::listing::Oddity;
 use super::breaker::Breaker;
 use super::settings::{Credentials, Settings};
 use super::store_time::StoreTime;
@@ -144,6 +146,7 @@ pub struct Bucket {
     patience: Duration,
     breaker: Arc<Breaker>,
     time: Arc<StoreTime>,
+    lists: Arc<Oddity>,
 }
 
 impl fmt::Debug for Bucket {
@@ -215,7 +218,8 @@ impl Bucket {
 
     fn of(store: Arc<dyn Objects>, settings: &Settings, time: Arc<StoreTime>) -> Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
-        Bucket { store, signer: None, name, prefix, patience, breaker: Arc::default(), time }
+        let (breaker, lists) = (Arc::default(), Arc::default());
+        Bucket { store, signer: None, name, prefix, patience, breaker, time, lists }
     }
 
     /// Its name.
@@ -362,29 +366,6 @@ impl Bucket {
         }
     }
 
-    /// Every object below `folder`; ends at the first trouble. For housekeeping, never for a request.
-    pub fn list(&self, folder: &str) -> BoxStream<'static, Result<Listed, Trouble>> {
-        let Ok(path) = self.path(folder) else { return stream::empty().boxed() };
-        let (bucket, skipped) = (self.clone(), self.prefix.len());
-        let listed = self.store.list(Some(&path));
-        let keys = stream::unfold(Some(listed), move |listed| {
-            let bucket = bucket.clone();
-            async move {
-                let mut listed = listed?;
-                match tokio::time::timeout(DEADLINE, listed.next()).await {
-                    Ok(None) => None,
-                    Ok(Some(Ok(meta))) => {
-                        let key = meta.location.as_ref().get(skipped..).unwrap_or_default().to_owned();
-                        Some((Ok(Listed { key, size: meta.size, modified: moment(&meta) }), Some(listed)))
-                    }
-                    Ok(Some(Err(error))) => Some((Err(bucket.trouble(&error, true)), None)),
-                    Err(_) => Some((Err(bucket.stalls()), None)),
-                }
-            }
-        });
-        keys.boxed()
-    }
-
     /// Sends a blob up. It is hashed on its way, and appears only when it is what its digest says. `begun` is told
     /// of an upload in parts, which has to be aborted where this fails or is dropped.
     ///
@@ -495,6 +476,10 @@ impl Bucket {
         let why = plainly(error);
         let refused = match error {
             _ if is_no_bucket(error) => Trouble::Refused("no such bucket: make it".to_owned()),
+            // What else it says may be right.
+            _ if is_too_long(error) => {
+                return Trouble::Refused(format!("an answer of more than {MOST_OF_ANSWER} bytes"));
+            }
             Error::AlreadyExists { .. } | Error::Precondition { .. } => Trouble::Changed,
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotFound { .. } => {
                 Trouble::Refused(why)

@@ -79,6 +79,8 @@ pub struct Standing {
     pub backlog: u64,
     /// Why it does not take anything now.
     pub trouble: Option<String>,
+    /// Why its lists are of no use, where they are not.
+    pub lists: Option<String>,
     /// What it does with the condition of a write, once that is known.
     pub conditional: Option<Conditional>,
     /// How many leases of fills are held; `None` while there are none to be had.
@@ -116,6 +118,7 @@ impl Raising {
         Standing {
             backlog: self.owed.len() as u64,
             trouble: failing.as_ref().map(|failing| failing.why.clone()).or(away),
+            lists: self.bucket.lists_wrongly(),
             conditional: *conditional,
             leases: self.leases.as_ref().filter(|leases| leases.are_on()).map(|leases| leases.held()),
         }

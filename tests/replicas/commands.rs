@@ -12,7 +12,7 @@ async fn store_test(scene: &Scene, lines: &str) -> Output {
 }
 
 /// Runs a command with these lines of configuration.
-async fn run(scene: &Scene, words: &'static [&str], lines: &str) -> Output {
+pub(crate) async fn run(scene: &Scene, words: &'static [&str], lines: &str) -> Output {
     let path = scene.key().with_file_name("mirror.toml");
     std::fs::write(&path, lines).unwrap();
     let run = move || {

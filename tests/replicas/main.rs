@@ -10,6 +10,7 @@ mod certificates;
 mod commands;
 mod content;
 mod door;
+mod floods;
 mod leases;
 mod lists;
 mod names;

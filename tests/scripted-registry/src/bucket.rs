@@ -33,6 +33,10 @@ pub enum Fault {
     LoseAnswer,
     /// The connection ends.
     Hang,
+    /// A list is longer than any can be: so many bytes. All else is well.
+    LongList(usize),
+    /// A list has the same page again and again. All else is well.
+    SameList,
 }
 
 /// Which requests it becomes of: those with one of the methods (all, when empty) whose key contains this.
@@ -48,6 +52,8 @@ struct State {
     faults: Vec<Rule>,
     lies: bool,
     serial: u64,
+    /// How many bytes of lists that are too long were taken.
+    taken: usize,
 }
 
 #[derive(Default)]
@@ -118,6 +124,11 @@ impl Bucket {
     /// How many uploads in parts were begun and neither ended nor aborted.
     pub fn uploads(&self) -> usize {
         self.state().uploads.len()
+    }
+
+    /// How many bytes were taken of lists that are longer than any can be.
+    pub fn taken(&self) -> usize {
+        self.state().taken
     }
 
     /// What was asked for, with the methods.
@@ -233,6 +244,8 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             Some(Fault::NoBucket) => {
                 Answer { body: "<Error><Code>NoSuchBucket</Code></Error>".into(), ..Answer::of(404) }
             }
+            Some(Fault::LongList(length)) if is_list(&request) => return endless(stream, length, &shared).await,
+            Some(Fault::SameList) if is_list(&request) => again(&mut shared.state.lock().unwrap(), &request),
             _ => {
                 let answer = answer(&mut shared.state.lock().unwrap(), &request);
                 shared.changed.notify_waiters();
@@ -268,6 +281,30 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                 }
             }
         }
+    }
+}
+
+fn is_list(request: &Request) -> bool {
+    request.method == "GET" && request.key.is_empty()
+}
+
+/// A list that says that it goes on, with what was asked for.
+fn again(state: &mut State, request: &Request) -> Answer {
+    let Answer { body, .. } = answer(state, request);
+    let more = "<IsTruncated>true</IsTruncated><NextContinuationToken>again</NextContinuationToken></ListBucketResult>";
+    let body = String::from_utf8_lossy(&body).replace("</ListBucketResult>", more);
+    Answer { status: 200, body: body.into(), ..Answer::default() }
+}
+
+async fn endless(mut stream: TcpStream, length: usize, shared: &Shared) {
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n<ListBucketResult>");
+    let _ = stream.write_all(head.as_bytes()).await;
+    let piece = vec![b' '; 64 << 10];
+    for _ in 0..length / piece.len() {
+        if stream.write_all(&piece).await.is_err() {
+            return;
+        }
+        shared.state.lock().unwrap().taken += piece.len();
     }
 }
 

@@ -12,6 +12,8 @@ use crate::tier::{Bucket, Trouble};
 const FOLDER: &str = "collector/lease";
 /// None is longer, in bytes.
 const LONGEST: u64 = 1024;
+/// Each who takes one removes those before it.
+const MOST: usize = 10_000;
 
 #[derive(Serialize, Deserialize)]
 struct Lease {
@@ -23,6 +25,9 @@ pub(super) async fn take(bucket: &Bucket, now: Timestamp, every: Duration) -> Re
     let (mut epochs, mut listed) = (Vec::<u64>::new(), bucket.list(FOLDER));
     while let Some(found) = listed.next().await.transpose()? {
         epochs.extend(found.key.rsplit('/').next().and_then(|epoch| epoch.parse::<u64>().ok()));
+        if epochs.len() > MOST {
+            return Err(Trouble::Refused(format!("it lists more than {MOST} leases of the collector")));
+        }
     }
     let last = epochs.iter().copied().max().unwrap_or_default();
     if let Some(found) = bucket.read(&key_of(last), LONGEST).await? {

@@ -16,6 +16,8 @@ use crate::tier::{Listed, Trouble};
 
 /// So many of what was asked for here are looked at once more at a time.
 const MOST_AGAIN: usize = 100;
+/// For so many kinds of clients it is told that a tag is forgotten.
+const MOST_TOLD: usize = 10_000;
 
 impl Shared {
     /// Takes over what operators asked for on other replicas about a tag: that it is frozen or pinned, or no longer is;
@@ -146,6 +148,9 @@ impl Shared {
         let mut listed = self.bucket.list(&names::tag_folder(&pin.location, tag));
         while let Some(Listed { key, .. }) = listed.next().await.transpose()? {
             names.extend(names::accept_of(&key).map(|_| key));
+            if names.len() > MOST_TOLD {
+                return Err(Trouble::Refused(format!("it lists more than {MOST_TOLD} kinds of clients for one tag")));
+            }
         }
         for name in names {
             let (was_there, quiet) = self.tell(&name, None).await?;
