@@ -20,7 +20,7 @@ mod store_time;
 pub mod trial;
 mod waited;
 
-pub use bucket::{Bucket, Listed, Object, OpenError, Reading, Trouble};
+pub use bucket::{Bucket, Listed, Object, OpenError, Pace, Reading, Trouble};
 pub use conditional::Conditional;
 pub use leases::{Found, Leases, remove_void};
 pub use proof::{PeersKey, Question};

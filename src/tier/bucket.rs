@@ -68,6 +68,9 @@ pub enum Trouble {
     /// Somebody else wrote the object meanwhile, or had written it before.
     #[error("somebody else wrote it")]
     Changed,
+    /// It gives so few bytes a second that others are of more help.
+    #[error("the bucket gives {0} bytes a second")]
+    Slow(u64),
     /// What should go up is not what its digest says, or cannot be read.
     #[error("not sent up: {0}")]
     Unfit(String),
@@ -116,6 +119,15 @@ pub struct Listed {
     pub size: u64,
     /// When it was written, by the store's clock.
     pub modified: Timestamp,
+}
+
+/// How fast the bytes of a blob have to come from the bucket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// So fast that it is of help: somebody else would give them.
+    Helps,
+    /// It may be slow, as long as something comes: nobody else gives them.
+    Any,
 }
 
 /// A blob on its way from the bucket.
@@ -292,11 +304,11 @@ impl Bucket {
         tokio::time::timeout(self.patience, signed).await.ok()?.ok()
     }
 
-    /// A blob, or a part of it; `None` when it is not there.
+    /// A blob, or a part of it, which has to come at this pace; `None` when it is not there.
     ///
     /// # Errors
     /// [`Trouble`], also for a part that begins behind its end.
-    pub async fn blob(&self, digest: &Digest, span: Span) -> Result<Option<Reading>, Trouble> {
+    pub async fn blob(&self, digest: &Digest, span: Span, pace: Pace) -> Result<Option<Reading>, Trouble> {
         let path = self.path(&key_of(digest))?;
         let range = match span.end {
             Some(end) => Some(GetRange::Bounded(span.start..end)),
@@ -311,7 +323,8 @@ impl Bucket {
         if !can_have(digest, size) {
             return Ok(None);
         }
-        let body = stream::unfold(Some(Flow::of(self.clone(), found.into_stream())), async |flow| flow?.next().await);
+        let body =
+            stream::unfold(Some(Flow::of(self.clone(), found.into_stream(), pace)), async |flow| flow?.next().await);
         Ok(Some(Reading { size, offset, part, body: body.boxed() }))
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 
-use super::{Bucket, Conditional, Trouble};
+use super::{Bucket, Conditional, Pace, Trouble};
 use crate::blob_store::{Content, Source, key_of};
 use crate::oci::{Algorithm, Digest, Span};
 
@@ -78,7 +78,7 @@ async fn large(bucket: &Bucket) -> Result<(), Trouble> {
 
 async fn part(bucket: &Bucket, digest: &Digest) -> Result<Vec<u8>, Trouble> {
     let mut part = Vec::new();
-    if let Some(mut reading) = bucket.blob(digest, Span { start: 0, end: Some(16) }).await? {
+    if let Some(mut reading) = bucket.blob(digest, Span { start: 0, end: Some(16) }, Pace::Any).await? {
         while let Some(bytes) = reading.body.next().await.transpose()? {
             part.extend_from_slice(&bytes);
         }

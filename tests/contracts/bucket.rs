@@ -14,7 +14,7 @@ use registry_mirror::carrier::Carrier;
 use registry_mirror::metrics::Metrics;
 use registry_mirror::oci::{Algorithm, Digest, Span};
 use registry_mirror::tier::settings::{Credentials, Settings};
-use registry_mirror::tier::{Bucket, Conditional, Found, Leases, PeersKey, Trouble, Waited, remove_void};
+use registry_mirror::tier::{Bucket, Conditional, Found, Leases, Pace, PeersKey, Trouble, Waited, remove_void};
 use scripted_registry::bucket::{Bucket as Scripted, Fault};
 use scripted_registry::noise;
 
@@ -90,17 +90,18 @@ async fn keeps_blobs(bucket: &Bucket) {
         assert_eq!(bucket.stat(&digest).await, Ok(None), "{length}");
         bucket.send(&digest, &content, |_| ()).await.expect("sent");
         assert_eq!(bucket.stat(&digest).await, Ok(Some(length as u64)));
-        let reading = bucket.blob(&digest, Span::default()).await.expect("asked").expect("there");
+        let reading = bucket.blob(&digest, Span::default(), Pace::Any).await.expect("asked").expect("there");
         assert_eq!((reading.size, reading.offset, reading.part), (length as u64, 0, false));
         let whole: Vec<u8> = reading.body.map_ok(|bytes| bytes.to_vec()).try_concat().await.expect("all of it");
         assert!(whole == bytes, "{length}");
         if length > 10 {
             let span = Span { start: 5, end: Some(9) };
-            let reading = bucket.blob(&digest, span).await.expect("asked").expect("there");
+            let reading = bucket.blob(&digest, span, Pace::Helps).await.expect("asked").expect("there");
             assert_eq!((reading.size, reading.offset, reading.part), (length as u64, 5, true));
             let part: Vec<u8> = reading.body.map_ok(|bytes| bytes.to_vec()).try_concat().await.expect("the part");
             assert_eq!(part, &bytes[5..9]);
-            let rest = bucket.blob(&digest, Span::from(length as u64 - 3)).await.expect("asked").expect("there");
+            let rest =
+                bucket.blob(&digest, Span::from(length as u64 - 3), Pace::Any).await.expect("asked").expect("there");
             assert_eq!(rest.body.map_ok(|bytes| bytes.len()).try_fold(0, |a, b| async move { Ok(a + b) }).await, Ok(3));
         }
     }

@@ -1,11 +1,13 @@
-//! Stores that send without end: nobody waits for them, and what they send is read up to a bound.
+//! Stores and replicas that send without end: nobody waits for them, and what they send is read up to a bound.
 
 use std::time::{Duration, Instant};
 
 use scripted_registry::bucket::Fault;
-use scripted_registry::client;
+use scripted_registry::{Gate, Match, Rule, client};
 
-use crate::{Scene, pull, up};
+use crate::door::Bend;
+use crate::leases::replicas;
+use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, pull, up};
 
 async fn until_told(mirror: &crate::TestMirror, words: &str) {
     loop {
@@ -51,4 +53,61 @@ async fn lists_that_are_too_long_or_go_in_a_circle_are_left_and_all_else_goes_on
         scene.bucket.heal();
         assert_eq!(crate::commands::run(&scene, &["store", "pull"], &lines).await.status.code(), Some(0));
     }
+}
+
+/// What a replica says that is no blob, and never ends.
+const FLOODS: [(&str, &str); 6] = [
+    ("", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+    ("HTTP/1.1 200 OK\r\n", "X-More: more\r\n"),
+    ("HTTP/1.1 200 OK\r\nX-More: ", "more"),
+    ("HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\n\r\n", "more"),
+    ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0"),
+    ("HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", "4\r\nmore\r\n"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_replica_that_sends_without_end_is_left_and_upstream_gives_the_blob() {
+    for (begin, again) in FLOODS {
+        let scene = Scene::set().await;
+        let image = scene.image(810);
+        let replicas = replicas(&scene, 2).await;
+        let layer = &image.layers[0].digest;
+        let path = blob_of("library/app", layer);
+        let gate = Gate::new();
+        scene.registry.rule(Rule::on(Match::blob(layer).get()).once().stall_after(100_000, &gate));
+        let first = replicas[0].0.stream(&path).await;
+        scene.bucket.until(|bucket| bucket.keys().iter().any(|key| key.contains("/fills/"))).await;
+        replicas[0].1.bend(Bend::Flood(begin, again));
+        assert_eq!(replicas[1].0.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
+        let begun = Instant::now();
+        let answer = replicas[1].0.get(&path).await;
+        assert!(answer.complete && answer.status == 200, "{begin:?} {again:?}");
+        assert!(begun.elapsed() < Duration::from_secs(40), "{begin:?} {again:?}: {:?}", begun.elapsed());
+        assert!(scene.registry.gets_of(layer) <= 2, "{begin:?} {again:?}");
+        let ended = tokio::time::timeout(Duration::from_secs(30), replicas[0].1.has_no_floods()).await;
+        assert!(ended.is_ok(), "{begin:?} {again:?}: nobody reads it, and it is read on");
+        gate.open();
+        first.finish().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_replica_whose_chunks_never_end_ends_with_the_size_that_the_blob_has() {
+    let scene = Scene::set().await;
+    let image = scene.image(820);
+    let replicas = replicas(&scene, 2).await;
+    let layer = &image.layers[0].digest;
+    let path = blob_of("library/app", layer);
+    let gate = Gate::new();
+    scene.registry.rule(Rule::on(Match::blob(layer).get()).once().stall_after(100_000, &gate));
+    let first = replicas[0].0.stream(&path).await;
+    scene.bucket.until(|bucket| bucket.keys().iter().any(|key| key.contains("/fills/"))).await;
+    replicas[0].1.bend(Bend::Flood("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "4\r\nmore\r\n"));
+    assert_eq!(replicas[1].0.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
+    let answer = replicas[1].0.get(&path).await;
+    assert!(!answer.complete && answer.body.len() as u64 <= image.layers[0].size, "{}", answer.body.len());
+    let ended = tokio::time::timeout(Duration::from_secs(30), replicas[0].1.has_no_floods()).await;
+    assert!(ended.is_ok(), "nobody reads it, and it is read on");
+    gate.open();
+    first.finish().await;
 }

@@ -16,6 +16,7 @@ mod lists;
 mod names;
 mod private;
 mod redirects;
+mod slow;
 mod trouble;
 
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 use scripted_registry::bucket::Fault;
 use scripted_registry::client::{self, Response};
 
-use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, outcome, pull, up};
+use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, key_of, link_of, outcome, pull, up};
 
 // However busy the machine is that tests, the bucket is not away.
 const HERE: &str = "store.bucket.redirect = [\"127.0.0.0/8\"]\ncache.patience = \"60s\"";
@@ -78,4 +78,38 @@ async fn nobody_else_is_and_nothing_that_is_not_everybodys() {
     assert!(!is_sent(&behind.get_with(&path, &[("x-forwarded-for", "192.0.2.1")]).await));
     let https = [("x-forwarded-for", "10.1.2.3"), ("x-forwarded-proto", "https")];
     assert!(!is_sent(&behind.get_with(&path, &https).await), "never from https to http");
+}
+
+#[tokio::test]
+async fn nobody_is_sent_to_an_object_of_another_size_than_the_blob_has() {
+    let scene = Scene::set().await;
+    let image = scene.image(320);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    drop(first.stop().await);
+    let layer = &image.layers[0];
+    let (key, link, path) =
+        (key_of(&layer.digest), link_of("library/app", &layer.digest), blob_of("library/app", &layer.digest));
+    let good = scene.bucket.object(&key).unwrap();
+    let said = String::from_utf8(scene.bucket.object(&link).unwrap().to_vec()).unwrap();
+    let short = &good[..100_000];
+    let wrongly = said.replace(&layer.size.to_string(), &short.len().to_string());
+    assert_ne!(said, wrongly);
+    // The membership says another size, or the manifest does.
+    for (has_manifest, link_says) in [(false, &said), (true, &said), (true, &wrongly)] {
+        scene.bucket.put(&key, short.to_vec());
+        scene.bucket.put(&link, link_says.clone());
+        let mirror = scene.settings().config(HERE).start().await;
+        if has_manifest {
+            pull_by_tag(&mirror).await;
+        }
+        let head = mirror.head(&path).await;
+        assert_eq!(head.header("content-length"), Some(&*layer.size.to_string()), "{has_manifest} {link_says}");
+        let answer = mirror.get(&path).await;
+        assert!(!is_sent(&answer) && answer.complete && answer.body == good, "{has_manifest} {link_says}");
+        mirror.settled().await;
+        scene.bucket.until(|bucket| bucket.object(&key) == Some(good.clone())).await;
+        assert!(is_sent(&mirror.get(&path).await), "{has_manifest} {link_says}");
+    }
 }

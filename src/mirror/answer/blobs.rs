@@ -25,6 +25,7 @@ use crate::mirror::flight::progress::{Doubt, Following, Phase, Progress, finishe
 use crate::mirror::flight::transfer::{BlobSource, can_have};
 use crate::mirror::recall::memory::{Damaged, LONGEST, Memory};
 use crate::mirror::recall::negatives::{Missing, Negatives};
+use crate::mirror::room::shared::Shared;
 use crate::mirror::room::stored::{Complaint, Stored};
 use crate::mirror::routes::Route;
 use crate::oci::{Descriptor, Digest, RangeHeader, Selection, Span};
@@ -161,8 +162,7 @@ impl Mirror {
         if route.permit().is_private() {
             return None;
         }
-        let shared = Box::pin(self.0.answers.blobs.stored.recall(&route.location, digest, &route.waited)).await?;
-        shared.bucket.within(&route.waited, shared.bucket.stat(digest)).await?.ok()??;
+        let (shared, _) = Box::pin(self.0.answers.blobs.whole_in_bucket(route, digest)).await?;
         shared.used(digest);
         shared.bucket.signed(digest, ttl).await
     }
@@ -192,11 +192,7 @@ impl Mirror {
             let size = started(&mut following).await?.total;
             return Ok(BlobStat { size, outcome: Outcome::Join });
         }
-        if let Some(shared) = blobs.stored.recall(&route.location, &digest, &route.waited).await
-            && let Some(Ok(Some(size))) =
-                shared.bucket.within(&route.waited, Box::pin(shared.bucket.stat(&digest))).await
-            && blobs.stored.proven_size(&route.location, &digest).is_none_or(|known| known == size)
-        {
+        if let Some((_, size)) = Box::pin(blobs.whole_in_bucket(route, &digest)).await {
             return Ok(BlobStat { size: Some(size), outcome: Outcome::Tier });
         }
         let mut known = blobs.stored.open_any(&digest).await.map(|content| content.size);
@@ -225,6 +221,18 @@ impl Mirror {
 }
 
 impl Blobs {
+    /// The bucket, if it has this blob for the repository, and how large it is there: as large as all say who are known
+    /// to lead to it.
+    async fn whole_in_bucket(&self, route: &Route, digest: &Digest) -> Option<(&Arc<Shared>, u64)> {
+        let Route { location, waited, .. } = route;
+        let shared = self.stored.recall(location, digest, waited).await?;
+        let size = shared.bucket.within(waited, shared.bucket.stat(digest)).await?.ok()??;
+        let of_member = self.stored.member(location, digest).map(|member| member.descriptor.size);
+        let of_manifest = self.fills.early_of(location, *digest).await.and_then(|early| early.size());
+        let fits = [of_member, of_manifest].into_iter().flatten().all(|known| known == size);
+        fits.then_some((shared, size))
+    }
+
     /// Who asks for a manifest as a blob, or what is about it, waits until it is there.
     pub(super) async fn written(&self, route: &Route, digest: &Digest) {
         let writing = &self.fills.writing;

@@ -20,13 +20,16 @@ use crate::metadata::Location;
 use crate::metrics::Metrics;
 use crate::mirror::flight::shared::InBucket;
 use crate::oci::{Digest, Span};
-use crate::tier::{Found, Leases, Question, Waited};
+use crate::tier::{Found, Leases, Pace, Question, Waited};
 use crate::upstream::{Contact, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// So many leases of one blob are looked at: beyond, somebody writes them who is no replica.
 const MOST_LOOKS: u32 = 16;
-/// How long a replica may wait for its upstream to answer, and say so, before it is left.
+/// How long a replica may wait for its upstream to answer or to go on, and say so, before it is left.
 const LONGEST_WAIT: Duration = Duration::from_secs(40);
+/// How many bytes a replica that fetches first has to give in a second, looked at as often as patience is over: below
+/// that another one looks whether upstream gives more. Who is next in turn is as fast as upstream is.
+const LEAST_A_SECOND: u64 = 128 << 10;
 /// When it is asked again that said so.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -61,6 +64,8 @@ pub struct AtReplica {
     waited: Waited,
     look_again: LookAgain,
     stand: Mutex<Stand>,
+    /// Who had the lease of this epoch and gave too little.
+    slow: Mutex<Option<(u32, String)>>,
     /// One at a time finds out where it stands.
     turn: tokio::sync::Mutex<()>,
     gave: AtomicU64,
@@ -83,6 +88,25 @@ enum Stand {
 
 /// What comes from one.
 type Body = BoxStream<'static, Result<Bytes, UpstreamError>>;
+
+/// How long a replica was waited for, and what came, since it was looked at last.
+#[derive(Default)]
+struct Flow {
+    waited: Duration,
+    came: usize,
+}
+
+impl Flow {
+    /// Whether too little comes, as it is now that so much more has come.
+    fn is_slow(&mut self, waited: Duration, came: usize, patience: Duration) -> bool {
+        (self.waited, self.came) = (self.waited + waited, self.came + came);
+        if self.waited < patience {
+            return false;
+        }
+        let Flow { waited, came } = std::mem::take(self);
+        came as f64 / waited.as_secs_f64() < LEAST_A_SECOND as f64
+    }
+}
 
 /// What a replica said.
 enum Said {
@@ -107,8 +131,9 @@ impl AtReplica {
         waited: Waited,
         look_again: LookAgain,
     ) -> Arc<AtReplica> {
-        let (stand, turn, gave) = (Mutex::new(Stand::Open(1)), tokio::sync::Mutex::default(), AtomicU64::new(0));
-        Arc::new(AtReplica { replicas, location, digest, as_nobody, waited, look_again, stand, turn, gave })
+        let (stand, slow) = (Mutex::new(Stand::Open(1)), Mutex::default());
+        let (turn, gave) = (tokio::sync::Mutex::default(), AtomicU64::new(0));
+        Arc::new(AtReplica { replicas, location, digest, as_nobody, waited, look_again, stand, slow, turn, gave })
     }
 
     /// Whether other replicas may read it from here: from before the lease is written.
@@ -143,14 +168,29 @@ impl AtReplica {
         self.replicas.leases.over(&self.digest).await;
     }
 
-    /// A part of it, if another replica, or the bucket after all, gives that.
-    pub(super) async fn blob(self: &Arc<Self>, span: Span) -> Option<UpstreamBlob> {
+    /// How long upstream is waited for in place of who gave it slowly, where one did.
+    pub(super) fn left_as_slow(&self) -> Option<Duration> {
+        self.slow.lock().as_ref().map(|_| self.replicas.patience)
+    }
+
+    /// A part of it from the replica that was left because it is slow, where nobody else gives that.
+    pub(super) async fn however_slow(self: &Arc<Self>, span: Span) -> Option<UpstreamBlob> {
+        let _turn = self.turn.lock().await;
+        let (epoch, replica) = self.slow.lock().clone()?;
+        let Said::Gave(blob) = self.ask(&replica, span, self.replicas.patience).await else { return None };
+        self.stands(Stand::Theirs(epoch, replica.clone()));
+        Some(self.counted(self.while_it_lives(blob, span, (epoch, replica), Pace::Any)))
+    }
+
+    /// A part of it, if another replica, or the bucket after all, gives that, and as long as it does at this pace; `told`
+    /// is its size in bytes as others say who lead to it.
+    pub(super) async fn blob(self: &Arc<Self>, span: Span, told: Option<u64>, pace: Pace) -> Option<UpstreamBlob> {
         let _turn = self.turn.lock().await;
         let leases = &self.replicas.leases;
         let stand = self.stand.lock().clone();
         let (mut epoch, mut found) = match stand {
             Stand::Ours => return None,
-            Stand::Bucket(bucket) => return self.of_bucket(bucket, span).await,
+            Stand::Bucket(bucket) => return self.of_bucket(bucket, span, told, pace).await,
             Stand::Open(epoch) => (epoch, leases.take(&self.digest, epoch, &self.waited).await),
             // It may give although it is not known any more whose the lease is.
             Stand::Theirs(epoch, replica) => match leases.look(&self.digest, epoch, &self.waited).await {
@@ -163,8 +203,12 @@ impl AtReplica {
             match found {
                 Found::Theirs(replica) => {
                     self.stands(Stand::Theirs(epoch, replica.clone()));
-                    if let Said::Gave(blob) = self.ask(&replica, span, self.replicas.patience).await {
-                        return Some(self.counted(self.while_it_lives(blob, span, epoch, replica)));
+                    let fits = |blob: &UpstreamBlob| told.is_none() || blob.size.is_none() || blob.size == told;
+                    if let Said::Gave(blob) = self.ask(&replica, span, self.replicas.patience).await
+                        && fits(&blob)
+                    {
+                        let blob = self.or_left(self.while_it_lives(blob, span, (epoch, replica), pace), epoch);
+                        return Some(self.counted(UpstreamBlob { size: blob.size.or(told), ..blob }));
                     }
                 }
                 Found::Nobodys => {}
@@ -173,7 +217,7 @@ impl AtReplica {
             }
             // Who held it may have ended well.
             if let Some(bucket) = (self.look_again)().await
-                && let Some(blob) = self.of_bucket(bucket, span).await
+                && let Some(blob) = self.of_bucket(bucket, span, told, pace).await
             {
                 return Some(blob);
             }
@@ -189,31 +233,50 @@ impl AtReplica {
         *self.stand.lock() = stand;
     }
 
-    async fn of_bucket(self: &Arc<Self>, bucket: Arc<InBucket>, span: Span) -> Option<UpstreamBlob> {
-        let blob = Box::pin(bucket.blob(span)).await;
+    async fn of_bucket(
+        self: &Arc<Self>,
+        bucket: Arc<InBucket>,
+        span: Span,
+        told: Option<u64>,
+        pace: Pace,
+    ) -> Option<UpstreamBlob> {
+        let blob = Box::pin(bucket.blob(span, told, pace)).await;
         self.stands(if blob.is_some() { Stand::Bucket(bucket) } else { Stand::Ours });
         blob.map(|blob| self.counted(blob))
     }
 
     /// What a replica gives. Where nothing comes for half as long as one is patient it is asked for the rest, whether it
     /// lives: it may wait itself.
-    fn while_it_lives(self: &Arc<Self>, blob: UpstreamBlob, span: Span, epoch: u32, replica: String) -> UpstreamBlob {
+    fn while_it_lives(
+        self: &Arc<Self>,
+        blob: UpstreamBlob,
+        span: Span,
+        (epoch, replica): (u32, String),
+        pace: Pace,
+    ) -> UpstreamBlob {
         // Of what has no size yet a part is given when it has one.
         if blob.size.is_none() {
             return blob;
         }
         let (silence, rest) = (self.replicas.patience / 2, Span { start: blob.offset, ..span });
-        let next = move |(at, mut body, mut rest): (Arc<AtReplica>, Body, Span)| {
+        let is_judged = epoch == 1 && pace == Pace::Helps;
+        let next = move |(at, mut body, mut rest, mut flow): (Arc<AtReplica>, Body, Span, Flow)| {
             let replica = replica.clone();
             async move {
+                let began = Instant::now();
                 loop {
                     if let Ok(next) = tokio::time::timeout(silence, body.next()).await {
                         let Some(bytes) = next.transpose()? else { return Ok(None) };
                         rest.start += bytes.len() as u64;
-                        return Ok(Some((bytes, (at, body, rest))));
+                        if flow.is_slow(began.elapsed(), bytes.len(), at.replicas.patience) && is_judged {
+                            return Err(at.is_slow(epoch, &replica));
+                        }
+                        return Ok(Some((bytes, (at, body, rest, flow))));
                     }
                     match at.ask(&replica, rest, silence).await {
-                        Said::Gave(blob) if blob.offset == rest.start => body = blob.body,
+                        Said::Gave(blob) if blob.offset == rest.start && began.elapsed() < LONGEST_WAIT => {
+                            body = blob.body
+                        }
                         said => {
                             at.has_stopped(epoch, &said);
                             let message = format!("a replica stands still: {replica}");
@@ -225,8 +288,28 @@ impl AtReplica {
                 }
             }
         };
-        let body = stream::try_unfold((Arc::clone(self), blob.body, rest), next).boxed();
+        let body = stream::try_unfold((Arc::clone(self), blob.body, rest, Flow::default()), next).boxed();
         UpstreamBlob { body, ..blob }
+    }
+
+    /// The same from a replica that is left where it breaks off before anything came: asked again, it may do so again.
+    fn or_left(self: &Arc<Self>, blob: UpstreamBlob, epoch: u32) -> UpstreamBlob {
+        let UpstreamBlob { body, .. } = blob;
+        let (at, mut came) = (Arc::clone(self), false);
+        let body = body.inspect(move |next| match next {
+            Ok(_) => came = true,
+            Err(_) if !came => at.has_stopped(epoch, &Said::Nothing),
+            Err(_) => {}
+        });
+        UpstreamBlob { body: body.boxed(), ..blob }
+    }
+
+    /// Who has the lease of this epoch gives too little: whoever takes the next one looks whether upstream gives more.
+    fn is_slow(&self, epoch: u32, replica: &str) -> UpstreamError {
+        *self.slow.lock() = Some((epoch, replica.to_owned()));
+        self.has_stopped(epoch, &Said::Nothing);
+        let message = format!("a replica gives less than {LEAST_A_SECOND} bytes a second: {replica}");
+        UpstreamError::new(UpstreamErrorClass::Unavailable, message).after(Contact::Silent)
     }
 
     /// Who has the lease of this epoch gives nothing any more; if he says so, he is asked once more what he has.

@@ -1,17 +1,21 @@
 //! A blob that the bucket has: where a fill gets its bytes before it asks upstream.
 //!
 //! Truth: once the bucket has not given what it was asked for, this fill asks upstream for the rest, and the bucket no
-//! more.
+//! more. One that only gives too little is asked again where upstream does not give the rest: slow is better than not.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
 use crate::oci::{Digest, Span};
-use crate::tier::{Bucket, Reading, Trouble, Waited};
+use crate::tier::{Bucket, Pace, Reading, Trouble, Waited};
 use crate::upstream::{UpstreamBlob, UpstreamError, UpstreamErrorClass};
+
+/// What comes, and the first of it.
+type Begun = (Reading, Option<Result<Bytes, Trouble>>);
 
 /// One blob in the bucket.
 #[derive(Debug)]
@@ -23,18 +27,31 @@ pub struct InBucket {
     /// How long the look-up of it has waited.
     waited: Waited,
     gone: AtomicBool,
+    /// Whether it gave too little, and others were asked for the rest.
+    slow: AtomicBool,
     gave: AtomicU64,
 }
 
 impl InBucket {
     /// A blob of which nothing was asked yet.
     pub(crate) fn new(bucket: Bucket, digest: Digest, size: Option<u64>, waited: Waited) -> Arc<InBucket> {
-        Arc::new(InBucket { bucket, digest, size, waited, gone: AtomicBool::new(false), gave: AtomicU64::new(0) })
+        let (gone, slow, gave) = (AtomicBool::default(), AtomicBool::default(), AtomicU64::default());
+        Arc::new(InBucket { bucket, digest, size, waited, gone, slow, gave })
     }
 
     /// Whether it is what the bucket gives, as far as that was asked.
     pub(crate) fn gives(&self) -> bool {
-        !self.gone.load(Ordering::Acquire)
+        !self.gone.load(Ordering::Acquire) && !self.is_slow()
+    }
+
+    /// Whether it gave too little.
+    pub(super) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Acquire)
+    }
+
+    /// How long somebody who reads it waits.
+    pub(super) const fn patience(&self) -> Duration {
+        self.bucket.patience()
     }
 
     /// Whether the bucket gave any of it.
@@ -47,22 +64,41 @@ impl InBucket {
         self.gives() && self.gave_some()
     }
 
-    /// A part of it, if the bucket gives that.
-    pub(super) async fn blob(self: &Arc<Self>, span: Span) -> Option<UpstreamBlob> {
+    /// A part of it, if the bucket gives that, and as long as it gives it at this pace; `told` is its size in bytes as
+    /// others say who lead to it.
+    pub(super) async fn blob(self: &Arc<Self>, span: Span, told: Option<u64>, pace: Pace) -> Option<UpstreamBlob> {
         if !self.gives() {
             return None;
         }
-        let begun = Box::pin(self.begun(span));
-        let Some((Reading { size, offset, part, body }, first)) =
-            self.bucket.within(&self.waited, begun).await.flatten()
-        else {
+        let begun = Box::pin(self.begun(span, pace));
+        let begun = self.bucket.within(&self.waited, begun).await.flatten();
+        self.checked(begun, told).await
+    }
+
+    /// The same once it was left because it is slow, and nobody else gives the rest.
+    pub(super) async fn however_slow(self: &Arc<Self>, span: Span, told: Option<u64>) -> Option<UpstreamBlob> {
+        if self.gone.load(Ordering::Acquire) || !self.is_slow() {
+            return None;
+        }
+        let begun = Box::pin(self.begun(span, Pace::Any)).await;
+        self.checked(begun, told).await
+    }
+
+    async fn checked(self: &Arc<Self>, begun: Option<Begun>, told: Option<u64>) -> Option<UpstreamBlob> {
+        let Some((Reading { size, offset, part, body }, first)) = begun else {
             tracing::debug!(digest = %self.digest, "not from the bucket");
-            self.gone.store(true, Ordering::Release);
+            self.gone.store(!self.is_slow(), Ordering::Release);
             return None;
         };
         if self.size.is_some_and(|known| known != size) {
             self.gone.store(true, Ordering::Release);
             self.distrust().await;
+            return None;
+        }
+        // Who leads to it may be wrong: it stays where it is.
+        if told.is_some_and(|told| told != size) {
+            tracing::info!(digest = %self.digest, size, told, "what is in the bucket has another size than it should");
+            self.gone.store(true, Ordering::Release);
             return None;
         }
         let shared = Arc::clone(self);
@@ -73,7 +109,8 @@ impl InBucket {
             }
             Err(trouble) => {
                 tracing::info!(digest = %shared.digest, %trouble, "the rest comes from upstream");
-                shared.gone.store(true, Ordering::Release);
+                let is_slow = matches!(trouble, Trouble::Slow(_));
+                if is_slow { &shared.slow } else { &shared.gone }.store(true, Ordering::Release);
                 Err(UpstreamError::new(UpstreamErrorClass::Unavailable, trouble.to_string()))
             }
         });
@@ -81,9 +118,12 @@ impl InBucket {
     }
 
     /// A part of it as soon as its first bytes are there, with these.
-    async fn begun(&self, span: Span) -> Option<(Reading, Option<Result<Bytes, Trouble>>)> {
-        let mut reading = self.bucket.blob(&self.digest, span).await.ok()??;
+    async fn begun(&self, span: Span, pace: Pace) -> Option<Begun> {
+        let mut reading = self.bucket.blob(&self.digest, span, pace).await.ok()??;
         let first = reading.body.next().await;
+        if let Some(Err(Trouble::Slow(_))) = first {
+            self.slow.store(true, Ordering::Release);
+        }
         (!matches!(first, Some(Err(_)))).then_some((reading, first))
     }
 

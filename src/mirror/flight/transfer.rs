@@ -27,7 +27,7 @@ use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::flight::shared::InBucket;
 use crate::oci::plausible::begins_like_a_page;
 use crate::oci::{Digest, Span, Verifier};
-use crate::tier::Waited;
+use crate::tier::{Pace, Waited};
 use crate::upstream::{Contact, Giver, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// How often in a row a transfer may break without getting anywhere in between; and how often nobody may be there to
@@ -71,17 +71,21 @@ impl BlobSource {
 
     /// The blob, or a part of it.
     async fn blob(&self, span: Span) -> Result<UpstreamBlob, UpstreamError> {
+        let pace = if self.may_upstream_give() { Pace::Helps } else { Pace::Any };
         if let Some(shared) = &self.shared
-            && let Some(blob) = Box::pin(shared.blob(span)).await
+            && let Some(blob) = Box::pin(shared.blob(span, self.told, pace)).await
         {
             return Ok(blob);
         }
         if let Some(replica) = &self.replica
-            && let Some(blob) = Box::pin(replica.blob(span)).await
+            && let Some(blob) = Box::pin(replica.blob(span, self.told, pace)).await
         {
             return Ok(blob);
         }
-        let blob = self.upstream.blob(&self.location.repository, &self.digest, span).await?;
+        let blob = match self.left_as_slow() {
+            Some(patience) => self.of_upstream_or_slowly(span, patience).await?,
+            None => self.of_upstream(span).await?,
+        };
         if let Some(giver) = &blob.giver {
             let mut givers = self.givers.lock();
             if !givers.iter().any(|known| known.is(giver)) {
@@ -89,6 +93,46 @@ impl BlobSource {
             }
         }
         Ok(blob)
+    }
+
+    async fn of_upstream(&self, span: Span) -> Result<UpstreamBlob, UpstreamError> {
+        self.upstream.blob(&self.location.repository, &self.digest, span).await
+    }
+
+    /// Whether there is somebody at the registry, as far as is known.
+    fn may_upstream_give(&self) -> bool {
+        let health = self.upstream.health();
+        !health.endpoints.is_empty() && !health.is_down()
+    }
+
+    /// How long the registry is waited for in place of who gave it slowly; `None` where nobody did.
+    fn left_as_slow(&self) -> Option<Duration> {
+        let bucket = self.shared.as_ref().filter(|shared| shared.is_slow()).map(|shared| shared.patience());
+        bucket.or_else(|| self.replica.as_ref()?.left_as_slow())
+    }
+
+    /// The rest from the registry, or else from who gave it slowly.
+    async fn of_upstream_or_slowly(&self, span: Span, patience: Duration) -> Result<UpstreamBlob, UpstreamError> {
+        let failed = match tokio::time::timeout(patience, self.of_upstream(span)).await {
+            Ok(Err(error)) if error.class.is_outage() => Some(error),
+            Ok(answer) => return answer,
+            Err(_) => None,
+        };
+        tracing::info!(blob = ?self, ?failed, "upstream does not give the rest: it comes slowly");
+        if let Some(shared) = &self.shared
+            && let Some(blob) = Box::pin(shared.however_slow(span, self.told)).await
+        {
+            return Ok(blob);
+        }
+        if let Some(replica) = &self.replica
+            && let Some(blob) = Box::pin(replica.however_slow(span)).await
+        {
+            return Ok(blob);
+        }
+        match failed {
+            Some(error) => Err(error),
+            None => self.of_upstream(span).await,
+        }
     }
 
     /// What came is not the blob: that is held against each address that gave some of it. Whether there is another.

@@ -33,6 +33,8 @@ pub enum Fault {
     LoseAnswer,
     /// The connection ends.
     Hang,
+    /// Its body comes at so many bytes a second.
+    Drip(usize),
     /// A list is longer than any can be: so many bytes. All else is well.
     LongList(usize),
     /// A list has the same page again and again. All else is well.
@@ -274,6 +276,15 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                     std::future::pending::<()>().await;
                 }
                 return;
+            }
+            Some(Fault::Drip(rate)) => {
+                const TIMES: usize = 20;
+                for drop in body.chunks((rate / TIMES).max(1)) {
+                    if stream.write_all(drop).await.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1) / TIMES as u32).await;
+                }
             }
             _ => {
                 if stream.write_all(&body).await.is_err() {
