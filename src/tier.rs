@@ -24,5 +24,5 @@ pub use bucket::{Bucket, Listed, Object, OpenError, Pace, Reading, Trouble};
 pub use conditional::Conditional;
 pub use leases::{Found, Leases, remove_void};
 pub use proof::{PeersKey, Question};
-pub use raising::{Raising, Standing};
+pub use raising::{Lost, Raising, Standing};
 pub use waited::Waited;

@@ -248,7 +248,7 @@ impl Visit<'_> {
         let task = tokio::spawn(async move {
             let mut all = false;
             while let Some(line) = carried.recv().await {
-                all = line.ended && line.failed == 0 && line.trouble.is_none();
+                all = line.is_all();
                 let _ = events.send(line).await;
             }
             noting.came_to(all);

@@ -12,7 +12,7 @@ use super::talk::{is_quiet, print_document};
 use super::{Exit, doctor, environment, insist, print};
 use crate::config::{Config, Overrides};
 use crate::daemon::store::{carry, test_bucket};
-use crate::documents::{Carried, Direction, Error, counted, no_bucket, orders};
+use crate::documents::{Carried, Direction, Error, NotCarried, counted, no_bucket, orders};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -93,9 +93,9 @@ fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    let Carried { done, total, failed, left_out, problems, ended, trouble } = &last;
+    let Carried { done, total, failed, left_out, problems, trouble, .. } = &last;
     if !json {
-        problems.iter().for_each(|problem| insist(&format!("not carried: {}: {}", problem.key, problem.reason)));
+        problems.iter().for_each(|problem| insist(&line(problem)));
         let more = (failed + left_out).saturating_sub(problems.len() as u64);
         if !problems.is_empty() && more > 0 {
             insist(&format!("and {more} more"));
@@ -107,10 +107,22 @@ fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
     if let Some(trouble) = trouble {
         insist(&format!("error: {trouble}; do it again when it answers: it goes on where it ended"));
     }
-    let all = *ended && trouble.is_none() && failed + left_out == 0;
-    Ok(match (all, *done) {
-        (true, _) => Exit::Done,
-        (false, 0) => Exit::Failed,
-        (false, _) => Exit::Partly,
+    Ok(match *done {
+        _ if last.is_all() => Exit::Done,
+        _ if last.is_all_but_damaged() => Exit::Corrupt,
+        0 => Exit::Failed,
+        _ => Exit::Partly,
     })
+}
+
+/// Something that was not carried: content by its image, anything else by its name, too.
+fn line(NotCarried { key, image, digest, reason, hint }: &NotCarried) -> String {
+    let what = match (image, digest) {
+        (Some(image), Some(digest)) => format!("{image}: {digest}"),
+        (None, Some(digest)) => digest.to_string(),
+        (Some(image), None) => format!("{image}: {key}"),
+        (None, None) => key.clone(),
+    };
+    let hint = hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default();
+    format!("not carried: {what}: {reason}{hint}")
 }

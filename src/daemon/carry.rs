@@ -8,7 +8,8 @@ use tokio::sync::mpsc;
 use super::Daemon;
 use crate::documents::{Carried, Direction};
 use crate::mirror::Mirror;
-use crate::tier::Raising;
+use crate::mirror::images::not_carried::Left;
+use crate::tier::{Lost, Raising};
 
 /// How often it is told how it goes.
 const EVERY: Duration = Duration::from_millis(200);
@@ -20,7 +21,7 @@ pub(super) fn carry(raising: Arc<Raising>, mirror: Mirror, way: Direction) -> mp
     let (events, lines) = mpsc::channel(QUEUE);
     tokio::spawn(async move {
         let end = match way {
-            Direction::Push => push(&raising, &events).await,
+            Direction::Push => push(&raising, &mirror.present(), &events).await,
             Direction::Pull => mirror.present().bring_down(&events).await,
         };
         let _ = events.send(end).await;
@@ -29,7 +30,8 @@ pub(super) fn carry(raising: Arc<Raising>, mirror: Mirror, way: Direction) -> mp
 }
 
 /// What carries up does it; here it is looked on.
-async fn push(raising: &Raising, events: &mpsc::Sender<Carried>) -> Carried {
+async fn push(raising: &Raising, mirror: &Mirror, events: &mpsc::Sender<Carried>) -> Carried {
+    raising.begin_anew();
     raising.owe_all().await;
     let mut told = Carried::default();
     loop {
@@ -37,11 +39,29 @@ async fn push(raising: &Raising, events: &mpsc::Sender<Carried>) -> Carried {
         told.total = told.total.max(told.done + standing.backlog);
         told.done = told.total - standing.backlog;
         if standing.backlog == 0 || standing.trouble.is_some() {
-            return Carried { ended: true, failed: standing.backlog, trouble: standing.trouble, ..told };
+            let ended = Carried { ended: true, failed: standing.backlog, trouble: standing.trouble, ..told };
+            return without_lost(raising, mirror, ended).await;
         }
         let _ = events.try_send(told.clone());
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// The same, with what cannot be carried however long it takes.
+async fn without_lost(raising: &Raising, mirror: &Mirror, mut told: Carried) -> Carried {
+    let lost = raising.lost();
+    let count = lost.len() as u64;
+    told.done = told.done.saturating_sub(count);
+    told.failed += count;
+    told.damaged = lost.values().filter(|why| matches!(why, Lost::Damaged(_))).count() as u64;
+    for (key, why) in lost.into_iter().take(Carried::MOST_PROBLEMS) {
+        let left = match why {
+            Lost::Damaged(what) => Left::Damaged(what),
+            Lost::Missing => Left::Missing,
+        };
+        told.problems.push(mirror.not_carried(Direction::Push, key, left).await);
+    }
+    told
 }
 
 impl Daemon {

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Code, Document, Error};
+use crate::oci::Digest;
 
 /// A line while it goes on, and one at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -14,6 +15,9 @@ pub struct Carried {
     pub total: u64,
     /// Those that could not be carried.
     pub failed: u64,
+    /// Those of them that are not what their name says: they failed verification.
+    #[serde(default)]
+    pub damaged: u64,
     /// Those that the store has no room for, or of an upstream that is not configured.
     pub left_out: u64,
     /// Why, of the first ten of both.
@@ -29,13 +33,32 @@ pub struct Carried {
 pub struct NotCarried {
     /// Its name in the bucket, behind the prefix.
     pub key: String,
+    /// The image that it belongs to, where one is known: by a tag if one leads to it.
+    #[serde(default)]
+    pub image: Option<String>,
+    /// What content it is, or is the name of.
+    #[serde(default)]
+    pub digest: Option<Digest>,
     /// Why it is where it was.
     pub reason: String,
+    /// What helps.
+    #[serde(default)]
+    pub hint: Option<String>,
 }
 
 impl Carried {
     /// Of so many it is said why.
     pub const MOST_PROBLEMS: usize = 10;
+
+    /// Whether all of it is where it is to be.
+    pub const fn is_all(&self) -> bool {
+        self.ended && self.trouble.is_none() && self.failed + self.left_out == 0
+    }
+
+    /// Whether all that is missing is missing because it failed verification.
+    pub const fn is_all_but_damaged(&self) -> bool {
+        self.ended && self.trouble.is_none() && self.damaged > 0 && self.failed == self.damaged && self.left_out == 0
+    }
 }
 
 impl Document for Carried {

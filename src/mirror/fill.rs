@@ -14,6 +14,7 @@ mod manifests;
 mod passing;
 mod pieces;
 mod told;
+pub(crate) mod whole_bucket;
 mod writer;
 mod wrong;
 

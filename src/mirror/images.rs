@@ -5,6 +5,7 @@ mod bring_down;
 pub mod bundles;
 pub mod catalog;
 pub(crate) mod listing;
+pub mod not_carried;
 pub mod prefetch;
 mod problems;
 pub mod status;

@@ -291,9 +291,16 @@ impl Bucket {
     /// # Errors
     /// [`Trouble`].
     pub async fn stat(&self, digest: &Digest) -> Result<Option<u64>, Trouble> {
+        Ok(self.sized(digest).await?.filter(|size| can_have(digest, *size)))
+    }
+
+    /// The same, also of one that cannot be it.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn sized(&self, digest: &Digest) -> Result<Option<u64>, Trouble> {
         let path = self.path(&key_of(digest))?;
-        let size = self.patiently(async { self.store.head(&path).await }).await?.map(|meta| meta.size);
-        Ok(size.filter(|size| can_have(digest, *size)))
+        Ok(self.patiently(async { self.store.head(&path).await }).await?.map(|meta| meta.size))
     }
 
     /// An address that gives a blob to everybody, for so long; `None` where it cannot be made. Whether the blob is there

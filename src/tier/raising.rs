@@ -5,7 +5,7 @@
 //! bucket only when the bytes that went up have its digest; of small objects that two replicas write `merge` says
 //! what stands; what a name needs is there, or goes up after it, whatever the collector takes meanwhile.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +39,8 @@ const MOST_ALONG: usize = 2_000;
 const TRIES: usize = 8;
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
+/// Of so much it is known that it cannot go up, and why.
+const MOST_LOST: usize = 10_000;
 
 /// Carries up what is owed.
 pub struct Raising {
@@ -63,6 +65,17 @@ impl std::fmt::Debug for Raising {
 struct State {
     conditional: Option<Conditional>,
     failing: Option<Failing>,
+    /// What cannot go up, by its key.
+    lost: BTreeMap<String, Lost>,
+}
+
+/// Why something cannot go up, however often it is tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// It is not what its name says, or cannot be read.
+    Damaged(String),
+    /// A repository has it, and neither the store nor the bucket.
+    Missing,
 }
 
 #[derive(Clone, Debug)]
@@ -113,7 +126,7 @@ impl Raising {
 
     /// How it goes now.
     pub fn standing(&self) -> Standing {
-        let State { conditional, failing } = &*self.state.lock();
+        let State { conditional, failing, .. } = &*self.state.lock();
         let away = (!self.bucket.is_well()).then(|| "it does not answer".to_owned());
         Standing {
             backlog: self.owed.len() as u64,
@@ -154,6 +167,23 @@ impl Raising {
             owed.completed(&bucket);
         });
         let _ = listed.await;
+    }
+
+    /// What could not go up since it was all put on the list, by its key, and why.
+    pub fn lost(&self) -> BTreeMap<String, Lost> {
+        self.state.lock().lost.clone()
+    }
+
+    /// What is put on the list from now on may be other than what it was.
+    pub fn begin_anew(&self) {
+        self.state.lock().lost.clear();
+    }
+
+    fn is_lost(&self, key: &str, why: Lost) {
+        let lost = &mut self.state.lock().lost;
+        if lost.len() < MOST_LOST {
+            lost.insert(key.to_owned(), why);
+        }
     }
 
     /// Carries up what is owed now, and ends when there is nothing left, or at the first trouble.
@@ -230,6 +260,7 @@ impl Raising {
             }
             Err(Trouble::Unfit(why)) => {
                 tracing::error!(key, why, "it does not go up into the bucket");
+                self.is_lost(key, Lost::Damaged(why));
                 self.owed.done(task);
                 self.end_lease(key).await;
                 Ok(())
@@ -303,15 +334,25 @@ impl Raising {
             Some(Name::Member(location, _)) => (location, read::<Membership>(&mine).map(|of| of.descriptor), false),
             _ => return self.merged(key, &mine).await.map(drop),
         };
+        let unread = || Trouble::Unfit("what it says cannot be read".to_owned());
+        let descriptor = descriptor.ok_or_else(unread)?;
         let mut brings_along = self.merged(key, &mine).await? && is_tag;
-        let Some(descriptor) = descriptor else { return Ok(()) };
         while self.spare(&descriptor.digest).await? {
             self.merged(key, &mine).await?;
             brings_along = true;
         }
-        let blob = key_of(&descriptor.digest);
-        if !self.owed.is_owed(&blob) && self.bucket.stat(&descriptor.digest).await?.is_none() {
-            self.owed.up(&blob);
+        let (blob, digest) = (key_of(&descriptor.digest), &descriptor.digest);
+        let is_here = self.blobs.open(digest).await.is_some();
+        if !(is_here && self.owed.is_owed(&blob)) && self.bucket.stat(digest).await?.is_none() {
+            let (blobs, of) = (Arc::clone(&self.blobs), *digest);
+            let is_damaged = tokio::task::spawn_blocking(move || blobs.is_damaged(&of)).await;
+            match (is_here, is_damaged.unwrap_or_default()) {
+                (true, _) => self.owed.up(&blob),
+                (false, true) => self.is_lost(&blob, Lost::Damaged("it was set aside".to_owned())),
+                // Of what a tag stands for it may be that only its digest was ever asked for.
+                (false, false) if !is_tag => self.is_lost(&blob, Lost::Missing),
+                (false, false) => {}
+            }
         }
         if brings_along {
             self.bring_along(&location, descriptor).await;

@@ -101,6 +101,11 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("mirror/answer/canary.rs", "parts", Still("what one image consists of, which is ours")),
     ("mirror/answer/canary.rs", "pulled", OPERATOR),
     (
+        "tier/raising.rs",
+        "lost",
+        Still("what of the store cannot go up, 10,000 at most, told by the next order to push"),
+    ),
+    (
         "tier/leases.rs",
         "held",
         Bounded(

@@ -6,6 +6,7 @@
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;
 
+mod carried;
 mod certificates;
 mod commands;
 mod content;

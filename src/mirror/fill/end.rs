@@ -164,15 +164,16 @@ pub(super) fn compare(
     total: Option<u64>,
     written: u64,
 ) -> Result<(), UpstreamError> {
-    let BlobSource { location, digest, .. } = source;
+    let BlobSource { location, digest, shared, .. } = source;
+    let who = if shared.as_ref().is_some_and(|shared| shared.gave_all()) { "the bucket" } else { "upstream" };
     let broken = |what: String| {
         Err(UpstreamError::new(UpstreamErrorClass::Protocol, format!("{location}: blob {digest}: {what}")))
     };
     if total.is_some_and(|total| total != written) {
-        return broken(format!("upstream sent {written} bytes of {total:?}"));
+        return broken(format!("{who} sent {written} bytes of {total:?}"));
     }
     if found != *digest {
-        return broken(format!("upstream sent {found}"));
+        return broken(format!("{who} sent {found}"));
     }
     Ok(())
 }

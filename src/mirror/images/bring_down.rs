@@ -1,29 +1,26 @@
-//! All that the bucket has, brought into the store: names are taken over, and content comes as it does for a client. What
-//! is there already costs a look; what the store has no room for stays where it is, and nothing leaves for it.
+//! All that the bucket has, brought into the store: names are taken over, and content is hashed as it comes. What is there
+//! already costs a look; what the store has no room for stays where it is, and nothing leaves for it. Nobody else is
+//! asked, so that what the bucket has wrongly, or only the name of, is told.
 
 use std::sync::Arc;
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::StreamExt as _;
 use tokio::sync::mpsc;
 
-use crate::documents::{Carried, NotCarried};
+use crate::blob_store::StoreError;
+use crate::documents::{Carried, Direction};
 use crate::metadata::Location;
 use crate::metadata::names::{self, Name};
 use crate::mirror::Mirror;
+use crate::mirror::fill::whole_bucket::Unbrought;
+use crate::mirror::flight::transfer::can_have;
+use crate::mirror::images::not_carried::Left;
 use crate::mirror::room::shared::Shared;
 use crate::oci::{Digest, ImageName, Reference};
-use crate::tier::Waited;
+use crate::tier::{Listed, Trouble, Waited};
 
 /// Names at a time.
 const AT_ONCE: usize = 4;
-
-/// Why a name, or what it names, was not brought down.
-enum Left {
-    /// It could not be.
-    Failed(String),
-    /// There is no room for it here, or it is not for this replica.
-    Out(String),
-}
 
 impl Left {
     /// The bucket did not give it, or what is there cannot be it.
@@ -32,39 +29,71 @@ impl Left {
     }
 }
 
+impl From<Unbrought> for Left {
+    fn from(why: Unbrought) -> Left {
+        match why {
+            Unbrought::Trouble(trouble) => Left::Failed(trouble.to_string()),
+            Unbrought::Wrong(what) => Left::Damaged(what),
+            Unbrought::Unkept(StoreError::NoSpace(why)) => Left::Out(why.to_string()),
+            Unbrought::Unkept(error) => Left::Failed(format!("the store could not keep it: {error}")),
+        }
+    }
+}
+
 impl Mirror {
     /// Brings all of it down. What is told last says how it ended.
     pub async fn bring_down(&self, events: &mpsc::Sender<Carried>) -> Carried {
-        let mut told = Carried::default();
+        let (mut told, mut left) = (Carried::default(), Vec::new());
         let Some(shared) = self.0.fills.stored.shared() else { return told };
-        let (mut all, mut listed) = (Vec::new(), shared.bucket.list(names::REPOSITORIES));
-        while let Some(found) = listed.next().await {
-            match found {
-                Ok(listed) => all.extend(names::parse(&listed.key).map(|name| (listed.key, name))),
-                Err(trouble) => return Carried { ended: true, trouble: Some(trouble.to_string()), ..told },
+        let ended = async {
+            let mut listed = shared.bucket.list(names::REPOSITORIES);
+            while let Some(found) = listed.next().await.transpose()? {
+                told.total += u64::from(names::parse(&found.key).is_some());
             }
-        }
-        told.total = all.len() as u64;
-        let bring = |(key, name): (String, Name)| async move {
-            let brought = self.bring(shared, &key, name).await;
-            (key, brought)
+            self.bring_all(shared, &mut told, &mut left, events).await
         };
-        let mut brought = stream::iter(all).map(bring).buffer_unordered(AT_ONCE);
-        while let Some((key, fate)) = brought.next().await {
-            let (count, reason) = match fate {
-                Ok(()) => (&mut told.done, None),
-                Err(Left::Failed(reason)) => (&mut told.failed, Some(reason)),
-                Err(Left::Out(reason)) => (&mut told.left_out, Some(reason)),
-            };
-            *count += 1;
-            if let Some(reason) = reason.filter(|_| told.problems.len() < Carried::MOST_PROBLEMS) {
-                told.problems.push(NotCarried { key, reason });
+        let trouble = ended.await.err().map(|trouble: Trouble| trouble.to_string());
+        // Only now it is known what leads to what.
+        for (key, left) in left {
+            told.problems.push(self.not_carried(Direction::Pull, key, left).await);
+        }
+        Carried { ended: true, trouble, ..told }
+    }
+
+    async fn bring_all(
+        &self,
+        shared: &Arc<Shared>,
+        told: &mut Carried,
+        problems: &mut Vec<(String, Left)>,
+        events: &mpsc::Sender<Carried>,
+    ) -> Result<(), Trouble> {
+        let named = shared.bucket.list(names::REPOSITORIES).filter_map(|found| {
+            let named = found.map(|Listed { key, .. }| names::parse(&key).map(|name| (key, name))).transpose();
+            std::future::ready(named)
+        });
+        let bring = |found: Result<(String, Name), Trouble>| async move {
+            let (key, name) = found?;
+            let brought = self.bring(shared, &key, name).await;
+            Ok((key, brought))
+        };
+        let mut brought = named.map(bring).buffer_unordered(AT_ONCE).boxed();
+        let mut count = 0;
+        while let Some((key, fate)) = brought.next().await.transpose()? {
+            count += 1;
+            told.total = told.total.max(count);
+            match &fate {
+                Ok(()) => told.done += 1,
+                Err(Left::Out(_)) => told.left_out += 1,
+                Err(left) => {
+                    told.failed += 1;
+                    told.damaged += u64::from(matches!(left, Left::Damaged(_)));
+                }
             }
+            problems.extend(fate.err().filter(|_| problems.len() < Carried::MOST_PROBLEMS).map(|left| (key, left)));
             // Who is slow to listen misses some.
             let _ = events.try_send(told.clone());
         }
-        told.ended = true;
-        told
+        Ok(())
     }
 
     async fn bring(&self, shared: &Arc<Shared>, key: &str, name: Name) -> Result<(), Left> {
@@ -75,43 +104,43 @@ impl Mirror {
             }
             Name::History(location, tag) => shared.recall_history(&location, &tag).await,
             Name::Note(location) => shared.recall_notes(&location).await,
-            Name::Member(location, digest) => return self.bring_content(location, digest).await,
+            Name::Member(location, digest) => return self.bring_content(&location, &digest).await,
             Name::Pin(_) | Name::Frozen(..) => shared.recall_act(name).await,
             Name::List(location, about) => shared.recall_any_list(location, about, key).await,
         };
         if is_known { Ok(()) } else { Err(Left::unread()) }
     }
 
-    async fn bring_content(&self, location: Location, digest: Digest) -> Result<(), Left> {
-        let (stored, waited) = (&self.0.fills.stored, Waited::default());
-        let no_room = || Left::Out("the store has no room for what it names".to_owned());
-        if stored.has(&location, &digest).await {
+    async fn bring_content(&self, location: &Location, digest: &Digest) -> Result<(), Left> {
+        let (fills, stored) = (&self.0.fills, &self.0.fills.stored);
+        if stored.has(location, digest).await {
             return Ok(());
         }
-        let Some(shared) = stored.recall(&location, &digest, &waited).await else {
-            let is_unknown = stored.member(&location, &digest).is_none();
+        let Some(shared) = stored.recall(location, digest, &Waited::default()).await else {
+            let is_unknown = stored.member(location, digest).is_none();
             let is_doubted = || Left::Out("only its upstream can prove that the repository has it".to_owned());
             return Err(if is_unknown { Left::unread() } else { is_doubted() });
         };
-        let Some(member) = stored.member(&location, &digest) else { return Err(Left::unread()) };
-        if !member.descriptor.is_of_blob()
-            && self.0.fills.manifest_in_bucket(&location, &digest, &waited).await.is_some()
-        {
-            return if stored.has(&location, &digest).await { Ok(()) } else { Err(no_room()) };
-        }
-        match shared.bucket.stat(&digest).await {
-            Ok(Some(size)) if self.0.fills.room.fits(size) => {}
-            // What is known and was never fetched is not there.
-            Ok(None) => return Ok(()),
-            Ok(Some(_)) => return Err(no_room()),
+        let name = ImageName {
+            registry: location.upstream.clone(),
+            repository: location.repository.clone(),
+            reference: Reference::Digest(*digest),
+        };
+        self.route_of(&name).map_err(|error| Left::Out(error.to_string()))?;
+        let size = match shared.bucket.sized(digest).await {
+            Ok(size) => size.ok_or(Left::Missing)?,
             Err(trouble) => return Err(Left::Failed(trouble.to_string())),
+        };
+        match stored.proven_size(location, digest) {
+            _ if !can_have(digest, Some(size)) => return Err(Left::Damaged("it is empty".to_owned())),
+            Some(proven) if proven != size => {
+                return Err(Left::Damaged(format!("it has {size} bytes there, and {proven} where it came from")));
+            }
+            _ => {}
         }
-        let Location { upstream, repository } = location;
-        let reference = Reference::Digest(digest);
-        let route = self.route_of(&ImageName { registry: upstream, repository, reference });
-        let route = route.map_err(|error| Left::Out(error.to_string()))?;
-        let unheard = mpsc::channel(1).0;
-        let fetched = self.fetch_blob(route, member.descriptor, unheard).await;
-        fetched.map(drop).map_err(|(.., why)| Left::Failed(why))
+        if !fills.room.fits(size) {
+            return Err(Left::Out("the store has no room for it".to_owned()));
+        }
+        Ok(fills.bring_blob(shared, digest, size).await?)
     }
 }

@@ -356,14 +356,24 @@ impl Shared {
         let Some(Some(found)) = self.told(&name, self.bucket.read(&name, LONGEST).await) else { return false };
         let lines = found.bytes.split(|byte| *byte == b'\n');
         let entries: Vec<HistoryEntry> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
+        if entries.is_empty() {
+            return false;
+        }
         let (location, tag) = (location.clone(), tag.clone());
         self.take_over(&name, move |metadata| metadata.add_history(&location, &tag, &entries)).await
     }
 
-    /// A small object: `None` when that is not known.
+    /// A small object: `None` when that is not known. One that cannot be read says nothing, neither that it is so nor
+    /// that it is not.
     async fn small<T: DeserializeOwned>(&self, name: &str) -> Option<Option<T>> {
-        let found = self.told(name, self.bucket.read(name, LONGEST).await)?;
-        Some(found.and_then(|found| serde_json::from_slice(&found.bytes).ok()))
+        let Some(found) = self.told(name, self.bucket.read(name, LONGEST).await)? else { return Some(None) };
+        match serde_json::from_slice(&found.bytes) {
+            Ok(small) => Some(Some(small)),
+            Err(error) => {
+                tracing::warn!(name, %error, bucket = self.bucket.name(), "an object in the bucket cannot be read");
+                None
+            }
+        }
     }
 
     fn told<T>(&self, name: &str, told: Result<T, Trouble>) -> Option<T> {

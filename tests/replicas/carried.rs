@@ -1,0 +1,204 @@
+//! What cannot be carried into the bucket or back: it is named, with what helps, each time anew, and the exit code says
+//! what came of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use scripted_registry::{Digest, Image, client};
+use serde_json::Value;
+
+use crate::{Scene, TestMirror, is_pointer, key_of, link_of, pull, up};
+
+/// Runs `store push` or `store pull` for the store at this path, which a daemon may have.
+async fn carry(scene: &Scene, way: &'static str, store: &Path, json: bool) -> Output {
+    let path = scene.key().with_file_name("mirror.toml");
+    let lines = format!(
+        "cache.patience = \"60s\"\nstore.path = \"{}\"\nstore.min_free = \"0%\"\n{}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"",
+        store.display(),
+        scene.lines(),
+        scene.registry.url()
+    );
+    std::fs::write(&path, lines).unwrap();
+    let run = move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
+        command.args(["store", way]).args(json.then_some("--json")).arg("-c").arg(path);
+        command.env_clear().env("HOME", "/nonexistent").output().unwrap()
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+/// How it ended, and the exit code.
+async fn carried(scene: &Scene, way: &'static str, store: &Path) -> (Option<i32>, Value) {
+    let output = carry(scene, way, store, true).await;
+    let text = String::from_utf8_lossy(&output.stdout);
+    (output.status.code(), serde_json::from_str(text.lines().last().unwrap_or_else(|| panic!("{output:?}"))).unwrap())
+}
+
+/// The same through a daemon.
+async fn carried_by(mirror: &TestMirror, way: &str) -> Value {
+    let consent = [("X-Registry-Mirror", "1")];
+    let answer = client::post(mirror.socket(), &format!("/api/v1/store/{way}"), &consent, "").await;
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    serde_json::from_str(text.lines().last().unwrap()).unwrap()
+}
+
+fn file_of(store: &Path, digest: &Digest) -> PathBuf {
+    store.join("blobs").join(digest.to_string().replace(':', "/"))
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    let _ = std::fs::remove_file(path);
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Whether this is told of content: the image by its tag, the digest, why, and what helps.
+fn tells(problem: &Value, digest: &Digest, why: &str) -> bool {
+    let said = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
+    said("image") == "docker.io/library/app:1"
+        && said("digest") == digest.to_string()
+        && said("reason").contains(why)
+        && said("hint").contains("registry-mirror ")
+}
+
+#[tokio::test]
+async fn push_names_what_is_damaged_or_missing_here_each_time_and_its_exit_code_says_so() {
+    let scene = Scene::set().await;
+    let image = scene.image(600);
+    let alone = TestMirror::of(&scene.registry).await;
+    pull(&alone, &image).await;
+    alone.settled().await;
+    let settings = alone.stop().await;
+    let (damaged, missing) = (&image.layers[0].digest, &image.layers[1].digest);
+    let good = [damaged, missing].map(|digest| std::fs::read(file_of(settings.store(), digest)).unwrap());
+    let mut bad = good[0].clone();
+    bad[1000] ^= 1;
+    put(&file_of(settings.store(), damaged), &bad);
+    std::fs::remove_file(file_of(settings.store(), missing)).unwrap();
+    for _ in 0..2 {
+        let (code, end) = carried(&scene, "push", settings.store()).await;
+        let problems = end["problems"].as_array().unwrap();
+        assert_eq!((code, &end["failed"], &end["damaged"]), (Some(3), &2.into(), &1.into()), "{end}");
+        assert!(problems.iter().any(|problem| tells(problem, damaged, "damaged here")), "{end}");
+        assert!(problems.iter().any(|problem| tells(problem, missing, "neither the store nor the bucket")), "{end}");
+        assert_eq!(end["done"].as_u64().unwrap() + 2, end["total"].as_u64().unwrap(), "{end}");
+    }
+    let output = carry(&scene, "push", settings.store(), false).await;
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(text.contains(&format!("not carried: docker.io/library/app:1: {damaged}: damaged here")), "{text}");
+    put(&file_of(settings.store(), missing), &good[1]);
+    let (code, end) = carried(&scene, "push", settings.store()).await;
+    assert_eq!((code, &end["failed"], &end["damaged"]), (Some(6), &1.into(), &1.into()), "{end}");
+    std::fs::remove_file(file_of(settings.store(), missing)).unwrap();
+    scene.bucket.remove(&key_of(missing));
+    // A name that cannot be read says nothing, and does not go up.
+    let link = settings.store().join(link_of("library/app", &image.config.digest).strip_prefix("mirror/").unwrap());
+    let named = std::fs::read(&link).unwrap();
+    put(&link, b"{}");
+    scene.bucket.remove(&link_of("library/app", &image.config.digest));
+
+    let mirror = settings.config(&scene.lines()).config("cache.patience = \"60s\"").start().await;
+    for _ in 0..2 {
+        let end = carried_by(&mirror, "push").await;
+        assert_eq!((&end["failed"], &end["damaged"], &end["ended"]), (&3.into(), &2.into(), &true.into()), "{end}");
+        let problems = end["problems"].as_array().unwrap();
+        assert!(problems.iter().any(|problem| tells(problem, damaged, "damaged")), "{end}");
+        assert!(problems.iter().any(|problem| tells(problem, missing, "neither")), "{end}");
+        assert!(problems.iter().any(|problem| tells(problem, &image.config.digest, "cannot be read")), "{end}");
+    }
+    assert!(scene.bucket.object(&link_of("library/app", &image.config.digest)).is_none());
+    put(&file_of(mirror.store(), damaged), &good[0]);
+    put(&file_of(mirror.store(), missing), &good[1]);
+    put(&link, &named);
+    let end = carried_by(&mirror, "push").await;
+    assert_eq!((&end["failed"], &end["done"]), (&0.into(), &end["total"]), "{end}");
+    up(&scene, &image).await;
+}
+
+/// An image in a bucket, and a registry that nobody asks.
+async fn in_bucket(seed: u64) -> (Scene, Image) {
+    let scene = Scene::set().await;
+    let image = scene.image(seed);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    first.mirror.pin(&"app:1".parse().unwrap()).await.unwrap();
+    up(&scene, &image).await;
+    scene.bucket.until(|bucket| bucket.keys().iter().any(|key| key.ends_with("/history"))).await;
+    drop(first.stop().await);
+    scene.registry.forget_requests();
+    (scene, image)
+}
+
+#[tokio::test]
+async fn pull_names_what_the_bucket_has_wrongly_or_only_the_name_of_each_time_and_takes_nothing_from_it() {
+    let (scene, image) = in_bucket(610).await;
+    let contents = [&image.layers[0].digest, &image.config.digest, &image.manifest.digest];
+    for (digest, n) in contents.into_iter().zip(0..) {
+        let key = key_of(digest);
+        let good = scene.bucket.object(&key).unwrap();
+        let mut flipped = good.to_vec();
+        flipped[5] ^= 1;
+        for (wrong, m) in [Some(Vec::new()), Some(b"{}".to_vec()), Some(flipped), None].into_iter().zip(0..) {
+            let (code, count, why) = match &wrong {
+                Some(_) => (6, 1, "damaged in the bucket"),
+                None => (3, 0, "not the content"),
+            };
+            match wrong.clone() {
+                Some(wrong) => scene.bucket.put(&key, wrong),
+                None => scene.bucket.remove(&key),
+            }
+            let store = scene.folder.path().join(format!("down{n}{m}"));
+            for _ in 0..2 {
+                let (exit, end) = carried(&scene, "pull", &store).await;
+                assert_eq!(
+                    (exit, &end["failed"], &end["damaged"]),
+                    (Some(code), &1.into(), &count.into()),
+                    "{n}{m} {end}"
+                );
+                assert!(tells(&end["problems"][0], digest, why), "{end}");
+                let output = carry(&scene, "pull", &store, false).await;
+                let text = String::from_utf8_lossy(&output.stderr);
+                assert!(!text.contains("_links") && !text.contains("upstream"), "{text}");
+                assert_eq!(scene.bucket.object(&key).map(|bytes| bytes.to_vec()), wrong, "it is as it was");
+            }
+        }
+        let daemon = scene.settings().config("cache.patience = \"60s\"").start().await;
+        for _ in 0..2 {
+            let end = carried_by(&daemon, "pull").await;
+            assert!(end["failed"] == 1 && tells(&end["problems"][0], digest, "not the content"), "{end}");
+        }
+        scene.bucket.put(&key, good);
+        let end = carried_by(&daemon, "pull").await;
+        assert_eq!((&end["failed"], &end["done"]), (&0.into(), &end["total"]), "{end}");
+    }
+    assert_eq!(scene.registry.requests().len(), 0, "nobody else is asked");
+}
+
+#[tokio::test]
+async fn pull_names_what_cannot_be_read_of_names_and_a_pin_that_is_known_here_stays() {
+    let (scene, _image) = in_bucket(620).await;
+    let names: Vec<_> = scene.bucket.keys().into_iter().filter(|key| key.contains("/repositories/")).collect();
+    let kinds: [fn(&str) -> bool; 4] =
+        [|key| key.contains("/_links/"), |key| key.contains("/_pins/"), is_pointer, |key| key.ends_with("/history")];
+    for (is_of_kind, kind) in kinds.into_iter().zip(0..) {
+        let key = names.iter().find(|key| is_of_kind(key)).unwrap_or_else(|| panic!("{kind}: {names:?}"));
+        let good = scene.bucket.object(key).unwrap();
+        let store = scene.folder.path().join(format!("names{kind}"));
+        for wrong in ["", "{}"] {
+            scene.bucket.put(key, wrong);
+            for _ in 0..2 {
+                let (code, end) = carried(&scene, "pull", &store).await;
+                assert_eq!((code, &end["failed"]), (Some(3), &1.into()), "{kind} {wrong} {end}");
+                let problem = &end["problems"][0];
+                assert!(key.ends_with(problem["key"].as_str().unwrap()), "{end}");
+                assert!(problem["image"].as_str().unwrap().starts_with("docker.io/library/app"), "{end}");
+            }
+        }
+        scene.bucket.put(key, good.clone());
+        assert_eq!(carried(&scene, "pull", &store).await.0, Some(0), "{kind}");
+        scene.bucket.put(key, "{}");
+        let (_, end) = carried(&scene, "pull", &store).await;
+        let pin = store.join("repositories/docker.io/library/app/_pins/1");
+        assert!(pin.exists(), "{kind}: {end}");
+        scene.bucket.put(key, good);
+    }
+}
