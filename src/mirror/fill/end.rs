@@ -78,7 +78,9 @@ impl Fill {
                 tracing::warn!(blob = ?source, %error, "fill failed");
                 let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Unavailable);
                 self.fills.negatives.note(|| Missing::Blob(source.location.clone(), source.digest), class);
-                if class == UpstreamErrorClass::NotFound {
+                // What is told to one caller says nothing to others.
+                let for_all = !self.fills.stored.is_of_callers(&source.location);
+                if for_all && class == UpstreamErrorClass::NotFound {
                     self.forget().await;
                 }
                 let wrong = class == UpstreamErrorClass::Protocol;
