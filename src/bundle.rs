@@ -26,7 +26,7 @@ use crate::clock::Clock;
 use crate::documents::{self, Code};
 use crate::graph::Graph;
 use crate::metadata::{MetadataError, MetadataStore};
-use crate::oci::Digest;
+use crate::oci::{Digest, Whereabouts};
 
 pub use import::ImportError;
 pub use plan::{Plan, Selection};
@@ -69,6 +69,8 @@ pub struct Stores {
     pub ingests: Arc<IngestDir>,
     /// Tags and memberships.
     pub metadata: Arc<dyn MetadataStore>,
+    /// Where the upstreams are of which bundles bring something.
+    pub places: Arc<Whereabouts>,
     /// The time of day.
     pub clock: Arc<dyn Clock>,
 }

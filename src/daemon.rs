@@ -192,6 +192,7 @@ fn terms(config: &Config, upstreams: &Upstreams, bounds: Arc<Bounds>) -> Terms {
         routes: upstreams.routes(&config.routes.default),
         public: upstreams::public(config),
         of_callers: upstreams::of_callers(config),
+        places: Arc::new(upstreams::places(config)),
         policy: config.cache.policy,
         complete_only: config.cache.complete_only,
         prefetch: config.cache.prefetch,

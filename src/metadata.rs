@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::oci::manifest::is_index;
-use crate::oci::{AcceptSet, Descriptor, Digest, MediaType, Reference, RegistryName, Repository, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, MediaType, Places, Reference, RegistryName, Repository, Tag};
 
 /// A repository of an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -66,6 +66,9 @@ pub struct TagRecord {
     /// clocks differ.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Timestamp>,
+    /// Where the upstream was that said so, as in [`Membership::places`].
+    #[serde(default, skip_serializing_if = "Places::is_empty")]
+    pub places: Places,
 }
 
 impl TagRecord {

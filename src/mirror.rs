@@ -37,7 +37,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::graph::Graph;
 use crate::metadata::MetadataStore;
 use crate::metrics::Metrics;
-use crate::oci::{RegistryName, Target};
+use crate::oci::{RegistryName, Target, Whereabouts};
 
 pub use crate::documents::Mode;
 pub use crate::metadata::Location;
@@ -97,6 +97,8 @@ pub struct Terms {
     pub public: HashSet<RegistryName>,
     /// Those that callers show something of their own: what is refused to one of them says nothing to others.
     pub of_callers: HashSet<RegistryName>,
+    /// Where each of them is.
+    pub places: Arc<Whereabouts>,
     /// The rules for tags and lists.
     pub policy: Policy,
     /// Whether a manifest is refused while upstream is away, when not all that it leads to is stored.
@@ -139,7 +141,8 @@ pub struct Parts {
 
 impl Terms {
     fn standing(&self) -> Standing {
-        Standing { public: self.public.clone(), of_callers: self.of_callers.clone() }
+        let (public, of_callers, places) = (self.public.clone(), self.of_callers.clone(), Arc::clone(&self.places));
+        Standing { public, of_callers, places }
     }
 }
 
@@ -249,7 +252,8 @@ impl Mirror {
             ending,
         });
         let (blobs, ingests) = (stored.blobs.clone(), ingests.clone());
-        let stores = Stores { blobs, ingests, metadata: metadata.clone(), clock: clock.clone() };
+        let (places, metadata_of) = (Arc::clone(&terms.places), metadata.clone());
+        let stores = Stores { blobs, ingests, metadata: metadata_of, places, clock: clock.clone() };
         let bundles = Bundles::new(stores, &fills);
         let lists = ListAnswers::new(policy, negative_ttl, &stored, clock, tasks);
         let rules = Rules { policy, complete_only, fetches_ahead: prefetch > 0, memory };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::{Daemon, StartError, settings, stock};
+use super::{Daemon, StartError, settings, stock, upstreams};
 use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
@@ -89,7 +89,8 @@ impl OpenedStore {
         drop(entered);
         runtime.block_on(stock::take_stock(&blobs, &metadata, SystemClock.now()));
         let budget = settings::budget(&config.store).map_err(failed)?;
-        let stores = Stores { blobs, ingests, metadata, clock: Arc::new(SystemClock) };
+        let places = Arc::new(upstreams::places(config));
+        let stores = Stores { blobs, ingests, metadata, places, clock: Arc::new(SystemClock) };
         Ok(OpenedStore { stores, budget, _lock: lock, runtime })
     }
 

@@ -14,7 +14,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
 use crate::metrics::Metrics;
 use crate::mirror::{AskReplica, Mode, Replicas, Routes};
-use crate::oci::{Digest, RegistryName};
+use crate::oci::{Digest, RegistryName, Whereabouts};
 use crate::server::authenticate::{FetchKeys, Issuer};
 use crate::tier::{Bucket, Leases, PeersKey};
 use crate::upstream::asking::Asking;
@@ -25,7 +25,7 @@ use crate::upstream::http::{HttpSettings, HttpUpstream, ReplicaClient, Wanted};
 use crate::upstream::offline::Offline;
 use crate::upstream::ours::Ours;
 use crate::upstream::quota::Quota;
-use crate::upstream::settings::Settings;
+use crate::upstream::settings::{Settings, place_of};
 use crate::upstream::{Upstream, UpstreamObserver};
 
 /// What clients of upstreams are made with.
@@ -175,6 +175,12 @@ pub(super) fn public(config: &Config) -> HashSet<RegistryName> {
 pub(super) fn of_callers(config: &Config) -> HashSet<RegistryName> {
     let of_callers = config.upstreams.iter().filter(|upstream| upstream.access == Access::PassThrough);
     of_callers.map(|upstream| upstream.host.clone()).collect()
+}
+
+/// Where each of them is.
+pub(super) fn places(config: &Config) -> Whereabouts {
+    let of = |upstream: &config::Upstream| (upstream.host.clone(), upstream.urls.iter().map(place_of).collect());
+    config.upstreams.iter().map(of).collect()
 }
 
 /// Whether this upstream can be asked as it is configured. Reads its files.

@@ -304,7 +304,7 @@ mod tests {
     use super::plain::SYNCED;
     use super::*;
     use crate::metadata::Proof;
-    use crate::oci::{Algorithm, Descriptor, MediaType, RegistryName};
+    use crate::oci::{Algorithm, Descriptor, MediaType, Places, RegistryName};
 
     #[test]
     fn a_long_name_takes_no_more_syncs_than_a_short_one() {
@@ -318,13 +318,19 @@ mod tests {
             checked_at: Timestamp(1),
             since: Timestamp(1),
             observed_at: None,
+            places: Places::default(),
         };
         for repository in ["short".to_owned(), ["a"; 62].join("/")] {
             let location = Location { upstream: upstream.clone(), repository: repository.parse().expect("valid") };
             let tag = "1".parse().expect("valid");
             let key = TagKey { location: location.clone(), tag, accept: AcceptSet::everything() };
             SYNCED.take();
-            let member = Membership { descriptor: descriptor.clone(), proof: Proof::Bytes, anonymous: false };
+            let member = Membership {
+                descriptor: descriptor.clone(),
+                proof: Proof::Bytes,
+                anonymous: false,
+                places: Places::default(),
+            };
             files.put_member(&location, &member).expect("written");
             files.put_tag(&key, &record).expect("written");
             // What is written last in each folder is what those above are written down with.

@@ -1,11 +1,12 @@
 //! That a repository has content, and how that was proven.
 //!
 //! Truth: what is in the store is no permission. A proof never gets weaker: who had the bytes of an upstream
-//! keeps them, whatever is said later, and what was once given without a credential of ours was given to all.
+//! keeps them, whatever is said later, and what was once given without a credential of ours was given to all. Where
+//! the upstream was that proved it stays, too: the registry that has its name now may be another one.
 
 use serde::{Deserialize, Serialize};
 
-use crate::oci::Descriptor;
+use crate::oci::{Descriptor, Places};
 
 /// How it was proven that a repository has content. Of two proofs the greater one stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -34,15 +35,19 @@ pub struct Membership {
     /// Whether upstream gave it, or gave its word for it, without a credential of ours.
     #[serde(default)]
     pub anonymous: bool,
+    /// Where the upstream was that proved it; nothing where a version proved it that did not write it down.
+    #[serde(default, skip_serializing_if = "Places::is_empty")]
+    pub places: Places,
 }
 
 impl Membership {
     /// What stands after it was proven in this way, too: what it is, as it is known now, and the best proof.
     #[must_use]
     pub fn after(mut self, before: Option<&Membership>) -> Membership {
-        if let Some(Membership { proof, anonymous, .. }) = before {
+        if let Some(Membership { proof, anonymous, places, .. }) = before {
             self.proof = self.proof.max(*proof);
             self.anonymous |= *anonymous;
+            self.places = self.places.after(places);
         }
         self
     }

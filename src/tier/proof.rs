@@ -35,8 +35,8 @@ pub struct Question<'a> {
     pub method: &'a str,
     /// Of which upstream.
     pub upstream: &'a str,
-    /// Whether that is asked without a credential: replicas that differ in that give each other nothing.
-    pub as_nobody: bool,
+    /// How that is asked: replicas that differ in it give each other nothing.
+    pub standing: &'a str,
     /// The path, with the query if there is one.
     pub path: &'a str,
 }
@@ -83,8 +83,7 @@ impl PeersKey {
 }
 
 fn fields<'a>(asked: &Question<'a>, address: &'a str, at: &'a str) -> [&'a str; 6] {
-    let standing = if asked.as_nobody { "as nobody" } else { "" };
-    [asked.method, asked.upstream, standing, asked.path, address, at]
+    [asked.method, asked.upstream, asked.standing, asked.path, address, at]
 }
 
 /// Each field with its length, so that no two lists of fields are one message.
@@ -102,7 +101,7 @@ mod tests {
     use super::*;
 
     const ASKED: Question<'_> =
-        Question { method: "GET", upstream: "docker.io", as_nobody: true, path: "/docker.io/v2/a/blobs/x" };
+        Question { method: "GET", upstream: "docker.io", standing: "as nobody", path: "/docker.io/v2/a/blobs/x" };
     const AT: &str = "http://10.0.0.1:5000";
 
     #[test]
@@ -118,7 +117,7 @@ mod tests {
         for other in [
             Question { method: "HEAD", ..ASKED },
             Question { upstream: "ghcr.io", ..ASKED },
-            Question { as_nobody: false, ..ASKED },
+            Question { standing: "", ..ASKED },
             Question { path: "/docker.io/v2/b/blobs/x", ..ASKED },
         ] {
             assert!(!is_right(&other, AT, now), "{other:?}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::credentials::Auth;
-use crate::oci::{Algorithm, Digest, RegistryName, Repository};
+use crate::oci::{Algorithm, Digest, Place, RegistryName, Repository};
 use crate::setting_file;
 
 /// How long an upstream may take.
@@ -106,6 +106,15 @@ pub fn split_api(url: &Url) -> Option<(String, Option<Repository>)> {
     }
 }
 
+/// Where an address leads: scheme, host, port, and what stands before the API and before every name there, however that
+/// is spelled.
+pub fn place_of(url: &Url) -> Place {
+    let (base, prefix) = split_api(url).unwrap_or_default();
+    let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+    let prefix = prefix.as_ref().map_or("", Repository::as_str);
+    Place::of(&format!("{}://{host}:{port}{base}/v2/{prefix}", url.scheme()))
+}
+
 /// A certificate of ours and its key, PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
@@ -140,5 +149,18 @@ mod tests {
             let split = split.as_ref().map(|(base, prefix)| (base.as_str(), prefix.as_ref().map(Repository::as_str)));
             assert_eq!(split, expected, "{url}");
         }
+    }
+
+    #[test]
+    fn addresses_lead_to_one_place_however_they_are_spelled_and_to_others_where_anything_differs() {
+        let place = |url: &str| place_of(&Url::parse(url).expect("url"));
+        for same in ["https://R.example/", "https://r.example:443", "https://r.example/v2", "https://r.example/v2/"] {
+            assert_eq!(place(same), place("https://r.example"), "{same}");
+        }
+        assert_eq!(place("https://r.example/a/v2/b"), place("https://r.example/a/v2/b/"));
+        for other in ["http://r.example", "https://s.example", "https://r.example:5000", "https://r.example/v2/a"] {
+            assert_ne!(place(other), place("https://r.example"), "{other}");
+        }
+        assert_ne!(place("https://r.example/a"), place("https://r.example/v2/a"));
     }
 }

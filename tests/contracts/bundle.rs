@@ -16,7 +16,7 @@ use registry_mirror::clock::{Clock as _, ManualClock, Timestamp};
 use registry_mirror::documents::{Fate, Imported, Receipt};
 use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metadata::{BlobRecord, Location, Membership, Proof, TagKey, TagRecord};
-use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, ImageName, MediaType, Tag};
+use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, ImageName, MediaType, Places, Tag};
 use serde_json::{Value, json};
 use tar::{EntryType, Header};
 use tempfile::TempDir;
@@ -40,6 +40,7 @@ impl Side {
             blobs: Arc::new(MemoryBlobStore::new()),
             ingests: Arc::new(IngestDir::open(folder.path()).expect("a folder")),
             metadata: Arc::new(MemoryMetadata::new()),
+            places: Arc::default(),
             clock: clock.clone(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
@@ -54,7 +55,12 @@ impl Side {
         self.runtime.block_on(self.stores.blobs.commit(ingest, &descriptor.digest)).expect("commits");
         let record = BlobRecord::new(descriptor.size, self.clock.now());
         self.stores.metadata.put_blob(&descriptor.digest, &record).expect("writes");
-        let member = Membership { descriptor: descriptor.clone(), proof: Proof::Bytes, anonymous: true };
+        let member = Membership {
+            descriptor: descriptor.clone(),
+            proof: Proof::Bytes,
+            anonymous: true,
+            places: Places::default(),
+        };
         self.stores.metadata.put_member(location, &member).expect("writes");
         descriptor
     }
@@ -84,7 +90,13 @@ impl Side {
 
     fn tag(&self, location: &Location, tag: &str, manifest: &Descriptor) {
         let now = self.clock.now();
-        let record = TagRecord { descriptor: manifest.clone(), checked_at: now, since: now, observed_at: None };
+        let record = TagRecord {
+            descriptor: manifest.clone(),
+            checked_at: now,
+            since: now,
+            observed_at: None,
+            places: Places::default(),
+        };
         self.stores.metadata.put_tag(&key(location, tag), &record).expect("writes");
     }
 

@@ -10,7 +10,7 @@ use registry_mirror::metadata::{
     BLOCK, BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataStore, Names, Note,
     Pin, Proof, TagKey, TagRecord,
 };
-use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Reference, Tag};
+use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Places, Reference, Tag};
 use tempfile::TempDir;
 
 fn at(upstream: &str, repository: &str) -> Location {
@@ -43,6 +43,7 @@ fn record(content: &str, checked_at: u64) -> TagRecord {
         checked_at: Timestamp(checked_at),
         since: Timestamp(1),
         observed_at: None,
+        places: Places::default(),
     }
 }
 
@@ -55,7 +56,7 @@ fn tag_of(store: &dyn MetadataStore, key: &TagKey) -> Option<TagRecord> {
 }
 
 fn proven(descriptor: Descriptor) -> Membership {
-    Membership { descriptor, proof: Proof::Bytes, anonymous: true }
+    Membership { descriptor, proof: Proof::Bytes, anonymous: true, places: Places::default() }
 }
 
 fn member_of(store: &dyn MetadataStore, location: &Location, digest: &Digest) -> Option<Membership> {
@@ -381,7 +382,8 @@ fn a_removed_member_is_gone(store: &dyn MetadataStore) {
 }
 
 fn a_proof_never_gets_weaker(store: &dyn MetadataStore) {
-    let with = |proof, anonymous| Membership { descriptor: descriptor("x"), proof, anonymous };
+    let with =
+        |proof, anonymous| Membership { descriptor: descriptor("x"), proof, anonymous, places: Places::default() };
     for (proof, anonymous, stands) in [
         (Proof::Unknown, false, with(Proof::Unknown, false)),
         (Proof::Head, true, with(Proof::Head, true)),
@@ -405,7 +407,8 @@ fn who_holds_content_is_told_by_the_content(store: &dyn MetadataStore) {
         holders
     };
     assert_eq!(holders("x"), []);
-    let by_word = Membership { descriptor: descriptor("x"), proof: Proof::Head, anonymous: false };
+    let by_word =
+        Membership { descriptor: descriptor("x"), proof: Proof::Head, anonymous: false, places: Places::default() };
     let elsewhere = at("ghcr.io", "a/b/c");
     store.put_member(&redis(), &proven(descriptor("x"))).expect("writes");
     store.put_member(&elsewhere, &by_word).expect("writes");

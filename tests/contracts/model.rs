@@ -17,7 +17,7 @@ use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metadata::{BlobRecord, Location, MetadataStore as _, TagKey, TagRecord};
 use registry_mirror::mirror::keep::eviction::{Stock, plan};
-use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Tag};
+use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Places, Tag};
 
 /// Images are numbers: number `n` has the layers `n`, `n / 2` and `n / 4`, so they share.
 #[derive(Clone, Debug)]
@@ -121,8 +121,13 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
                 let bytes = manifest(image);
                 let descriptor =
                     Descriptor { digest: name(&bytes), size: bytes.len() as u64, media_type: MediaType::ImageManifest };
-                let record =
-                    TagRecord { descriptor, checked_at: Timestamp(world.now), since: Timestamp(0), observed_at: None };
+                let record = TagRecord {
+                    descriptor,
+                    checked_at: Timestamp(world.now),
+                    since: Timestamp(0),
+                    observed_at: None,
+                    places: Places::default(),
+                };
                 world.metadata.put_tag(&key(tag), &record).unwrap();
                 tags.insert(tag, image);
             }

@@ -545,6 +545,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("documents/configuration.rs", "origins", OPERATOR),
     ("mirror.rs", "public", OPERATOR),
     ("mirror/room/stored.rs", "public", OPERATOR),
+    ("oci/place.rs", "Whereabouts", OPERATOR),
     ("mirror/routes.rs", "upstreams", OPERATOR),
     ("upstream/credentials/docker_config.rs", "auths", OPERATOR),
     ("upstream/credentials/docker_config.rs", "cred_helpers", OPERATOR),

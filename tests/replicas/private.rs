@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use futures_util::future::join;
-use scripted_registry::{Image, TokenPolicy, base64, client, noise};
+use scripted_registry::client::{self, Stream};
+use scripted_registry::{Gate, Image, Match, Registry, Rule, TokenPolicy, base64, noise};
 
 use crate::mirror::{Settings, TestMirror};
 use crate::{Scene, leases};
@@ -94,4 +95,89 @@ async fn a_private_image_is_given_on_every_replica_as_on_one_in_each_of_the_mode
             assert!(*status != 200 || *most == 200, "{mode}: {way} {status} with upstream gone");
         }
     }
+}
+
+/// A replica with an empty disk, whose upstream of that name is this registry, asked with what each caller shows.
+async fn passing(scene: &Scene, registry: &Registry) -> (TestMirror, crate::Door) {
+    let door = crate::Door::shut().await;
+    let listen = "server.listen = [\"127.0.0.1:0\", \"127.0.0.1:0=a.example\"]";
+    let settings = scene.settings().config(&scene.told_others(&door)).config(listen);
+    let mirror = settings.and("a.example", registry).having("access = \"pass-through\"").start().await;
+    door.lead_to(mirror.address);
+    leases::has_leases(&mirror).await;
+    (mirror, door)
+}
+
+#[tokio::test]
+async fn what_a_replica_has_of_a_registry_is_not_given_by_one_whose_upstream_of_that_name_is_another_registry() {
+    let (scene, other) = (Scene::set().await, Registry::start().await);
+    scene.registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").private(REPOSITORY));
+    other.require_tokens(TokenPolicy::bearer().user("bob", "bob").private(REPOSITORY));
+    let image = scene.registry.add_image(REPOSITORY, "old", &[noise(510, 300_000)]);
+    let large = scene.registry.add_blob(REPOSITORY, noise(511, 2_000_000));
+    other.add_image(REPOSITORY, "1", &[noise(512, 100)]);
+    let (there, here) = (passing(&scene, &scene.registry).await, passing(&scene, &other).await);
+    let [ann, bob] = ["ann", "bob"].map(|user| format!("Basic {}", base64(&format!("{user}:{user}"))));
+    let below = |rest: &str| format!("/v2/{REPOSITORY}/{rest}?ns=a.example");
+    let blobs = image.blobs().map(|blob| format!("blobs/{}", blob.digest));
+    let rest = ["manifests/old".to_owned(), format!("manifests/{}", image.manifest.digest)];
+    let mut paths: Vec<_> = rest.into_iter().chain(blobs).map(|rest| below(&rest)).collect();
+    for path in &paths {
+        let given = client::get(there.0.address, path, &[("Authorization", &ann)]).await;
+        assert_eq!(given.status, 200, "{path}");
+    }
+    let whole = below(&format!("blobs/{large}"));
+    paths.push(whole.clone());
+    let gate = Gate::new();
+    scene.registry.rule(Rule::on(Match::blob(&large).get()).stall_after(1_000_000, &gate));
+    let mut under_way = Stream::get(there.0.address, &whole, &[("Authorization", &ann)]).await;
+    assert_eq!(under_way.read_exactly(500_000).await.len(), 500_000);
+    let is_refused = async |when: &str| {
+        let his = client::get(here.0.address, &below("manifests/1"), &[("Authorization", &bob)]).await;
+        assert_eq!(his.status, 200, "{when}: what he may read");
+        for (path, method) in paths.iter().flat_map(|path| ["HEAD", "GET"].map(|method| (path, method))) {
+            let answer = client::request(here.0.address, method, path, &[("Authorization", &bob)]).await;
+            assert_eq!(answer.status, 404, "{when}: {method} {path}");
+        }
+    };
+    is_refused("while it comes there").await;
+    gate.open();
+    assert!(under_way.finish().await.complete);
+    there.0.settled().await;
+    while leases::bucket_of(&there.0).await["backlog"] != 0 {
+        tokio::task::yield_now().await;
+    }
+    is_refused("from the bucket").await;
+    let third = passing(&scene, &scene.registry).await;
+    scene.registry.forget_requests();
+    for path in &paths {
+        let given = client::get(third.0.address, path, &[("Authorization", &ann)]).await;
+        assert_eq!(given.status, 200, "{path}: on a replica of the same");
+    }
+    assert_eq!(scene.registry.count_of(&Match::blobs().get()), 0, "from the bucket");
+}
+
+#[tokio::test]
+async fn what_still_comes_from_where_an_upstream_was_is_given_to_no_replica_of_where_it_is_now() {
+    let (scene, other) = (Scene::set().await, Registry::start().await);
+    scene.registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").private(REPOSITORY));
+    other.require_tokens(TokenPolicy::bearer().user("bob", "bob").private(REPOSITORY));
+    let large = scene.registry.add_blob(REPOSITORY, noise(521, 2_000_000));
+    other.add_image(REPOSITORY, "1", &[noise(522, 100)]);
+    let (mut first, second) = (passing(&scene, &scene.registry).await, passing(&scene, &other).await);
+    let whole = format!("/v2/{REPOSITORY}/blobs/{large}?ns=a.example");
+    let shown = ["ann", "bob"].map(|user| format!("Basic {}", base64(&format!("{user}:{user}"))));
+    let gate = Gate::new();
+    scene.registry.rule(Rule::on(Match::blob(&large).get()).stall_after(1_000_000, &gate));
+    let mut under_way = Stream::get(first.0.address, &whole, &[("Authorization", &shown[0])]).await;
+    assert_eq!(under_way.read_exactly(500_000).await.len(), 500_000);
+    let moved = first.0.reload(|settings| settings.replacing(&scene.registry.url(), &other.url())).await;
+    assert_eq!(moved.status, 200);
+    let his = format!("/v2/{REPOSITORY}/manifests/1?ns=a.example");
+    for (path, status) in [(&his, 200), (&whole, 404)] {
+        let answer = client::get(second.0.address, path, &[("Authorization", &shown[1])]).await;
+        assert_eq!(answer.status, status, "{path}");
+    }
+    gate.open();
+    assert!(under_way.finish().await.complete, "what was begun goes on");
 }

@@ -11,7 +11,7 @@ use crate::support::command;
 use crate::support::mirror::{Settings, TestMirror};
 
 /// Runs a command on a thread of its own.
-async fn run(line: String) {
+pub(crate) async fn run(line: String) {
     let work = move || command::run(&line.split(' ').collect::<Vec<_>>(), b"");
     let (code, _, err) = tokio::task::spawn_blocking(work).await.expect("ends");
     assert_eq!(code, 0, "{err}");

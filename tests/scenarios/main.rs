@@ -8,6 +8,7 @@ mod access_callers;
 mod access_doors;
 mod access_kept;
 mod access_mapped;
+mod access_moved;
 mod access_passing;
 mod access_public;
 mod access_tokens;

@@ -69,13 +69,18 @@ impl Scene {
 
 /// The files of memberships.
 fn links(store: &Path) -> Vec<PathBuf> {
+    files_below(store, "/_links/")
+}
+
+/// The files of all repositories that lie below this.
+pub(crate) fn files_below(store: &Path, part: &str) -> Vec<PathBuf> {
     let (mut open, mut found) = (vec![store.join("repositories")], Vec::new());
     while let Some(folder) = open.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten() {
             let path = entry.unwrap().path();
             if path.is_dir() {
                 open.push(path);
-            } else if path.to_string_lossy().contains("/_links/") {
+            } else if path.to_string_lossy().contains(part) {
                 found.push(path);
             }
         }
@@ -96,7 +101,7 @@ fn record_of(store: &Path, upstream: &str) -> Value {
 }
 
 /// Makes all memberships what 0.1.0 wrote, which left out how they were proven, with these sizes.
-fn make_old(store: &Path, size: Option<u64>) {
+pub(crate) fn make_old(store: &Path, size: Option<u64>) {
     for path in links(store) {
         let mut known = record(&path);
         let fields = known.as_object_mut().unwrap();

@@ -98,6 +98,7 @@ fn mirror_of(
             routes: Routes::new(name.clone(), [(name.clone(), upstream)]),
             public: std::iter::once(name.clone()).collect(),
             of_callers: std::iter::empty().collect(),
+            places: Arc::default(),
             policy,
             complete_only: false,
             prefetch: 0,

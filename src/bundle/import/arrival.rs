@@ -106,7 +106,8 @@ impl Arrivals<'_> {
         for content in contents {
             let known = self.stores.metadata.member(location, &content.digest)?;
             let descriptor = known.map_or_else(|| content.clone(), |known| known.descriptor);
-            let membership = Membership { descriptor, proof: Proof::Import, anonymous: false };
+            let places = self.stores.places.of(&location.upstream);
+            let membership = Membership { descriptor, proof: Proof::Import, anonymous: false, places };
             self.stores.metadata.put_member(location, &membership)?;
         }
         Ok(())
@@ -136,9 +137,9 @@ impl Arrivals<'_> {
                 fate = Fate::KeptNewer;
                 continue;
             }
-            self.stores
-                .metadata
-                .put_tag(&key, &TagRecord { descriptor: manifest, checked_at, since, observed_at: None })?;
+            let places = self.stores.places.of(&location.upstream);
+            let record = TagRecord { descriptor: manifest, checked_at, since, observed_at: None, places };
+            self.stores.metadata.put_tag(&key, &record)?;
         }
         Ok(fate)
     }

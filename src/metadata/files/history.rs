@@ -100,7 +100,7 @@ fn lines(entries: &[HistoryEntry]) -> io::Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType};
+    use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Places};
 
     #[test]
     fn of_a_tag_that_moves_for_ever_the_last_changes_are_kept() {
@@ -115,7 +115,13 @@ mod tests {
         let record = |n: usize| {
             let digest = Digest::of(Algorithm::Sha256, n.to_string().as_bytes());
             let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
-            TagRecord { descriptor, checked_at: Timestamp(n as u64), since: Timestamp(n as u64), observed_at: None }
+            TagRecord {
+                descriptor,
+                checked_at: Timestamp(n as u64),
+                since: Timestamp(n as u64),
+                observed_at: None,
+                places: Places::default(),
+            }
         };
         files.put_tag(&key, &record(0)).expect("written");
         // As one of an earlier version may be.

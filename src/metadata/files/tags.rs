@@ -32,7 +32,7 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::metadata::files::Files;
     use crate::metadata::{Location, TagKey, TagRecord};
-    use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType};
+    use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Places};
 
     #[test]
     fn a_tag_is_found_of_the_upstream_that_is_meant() {
@@ -47,7 +47,13 @@ mod tests {
         let key = TagKey { location: location.clone(), tag: tag.clone(), accept: AcceptSet::everything() };
         let digest = Digest::of(Algorithm::Sha256, b"x");
         let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
-        let record = TagRecord { descriptor, checked_at: Timestamp(1), since: Timestamp(1), observed_at: None };
+        let record = TagRecord {
+            descriptor,
+            checked_at: Timestamp(1),
+            since: Timestamp(1),
+            observed_at: None,
+            places: Places::default(),
+        };
         files.put_tag(&key, &record).expect("written");
         assert_eq!(a_tag(folder.path(), &upstream), Some((repository, tag.clone())));
         assert_eq!(a_tag(folder.path(), &other), None);

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::*;
-use crate::oci::{AcceptSet, Algorithm, MediaType};
+use crate::oci::{AcceptSet, Algorithm, MediaType, Places};
 
 fn key() -> TagKey {
     let location =
@@ -16,7 +16,13 @@ fn key() -> TagKey {
 fn record(moment: u64) -> TagRecord {
     let digest = Digest::of(Algorithm::Sha256, b"manifest");
     let descriptor = Descriptor { digest, size: 8, media_type: MediaType::ImageManifest };
-    TagRecord { descriptor, checked_at: Timestamp(moment), since: Timestamp(1), observed_at: None }
+    TagRecord {
+        descriptor,
+        checked_at: Timestamp(moment),
+        since: Timestamp(1),
+        observed_at: None,
+        places: Places::default(),
+    }
 }
 
 fn ready(folder: &Path) -> SledMetadata {

@@ -17,7 +17,7 @@ use crate::mirror::recall::freshness::{Consulted, Remembered};
 use crate::mirror::recall::heads::HeadKey;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::routes::Route;
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Places, Reference};
 use crate::outcome::Outcome;
 use crate::upstream::{Resolved, Resource};
 
@@ -161,7 +161,8 @@ impl Tags {
         // Of what nobody pulled only this is known.
         let remembered = remembered.or_else(|| {
             let (descriptor, at) = self.heads.tag(&key)?;
-            let what = TagRecord { descriptor, checked_at: at, since: at, observed_at: None };
+            let what =
+                TagRecord { descriptor, checked_at: at, since: at, observed_at: None, places: Places::default() };
             Some(Remembered { what, checked_at: at, conclusive: true, stored: true })
         });
         let question = self.question(route, &key, remembered.as_ref());

@@ -41,8 +41,8 @@ impl Mirror {
     pub fn is_of_replica(&self, found: &Found, method: &str, path: &str, shown: &str) -> bool {
         let stored = &self.0.fills.stored;
         let Some(replicas) = stored.shared().and_then(|shared| shared.replicas.as_ref()) else { return false };
-        let (upstream, as_nobody) = (found.location().upstream.as_str(), stored.asks_as_nobody(found.location()));
-        replicas.leases.is_proven(&Question { method, upstream, as_nobody, path }, shown)
+        let (upstream, standing) = (found.location().upstream.as_str(), stored.standing_of(found.location()));
+        replicas.leases.is_proven(&Question { method, upstream, standing: &standing, path }, shown)
     }
 
     /// A blob for another replica, or the part of it that `range` selects.
@@ -50,7 +50,10 @@ impl Mirror {
         let Ok(turn) = Arc::clone(&self.0.answers.for_replicas).try_acquire_owned() else { return ToReplica::TooMany };
         let (location, blobs) = (found.location(), &self.0.answers.blobs);
         let key = (location.clone(), digest);
-        let answer = if let Some(mut following) = self.all_fills().find_map(|fills| fills.flights.join(&key)) {
+        // What goes on under earlier terms may come from who was asked otherwise.
+        let standing = blobs.stored.standing_of(location);
+        let mut alike = self.all_fills().filter(|fills| fills.stored.standing_of(location) == standing);
+        let answer = if let Some(mut following) = alike.find_map(|fills| fills.flights.join(&key)) {
             let is_ours =
                 |following: &Following| following.borrow().replica.as_ref().is_some_and(|replica| replica.is_ours());
             if !is_ours(&following) {

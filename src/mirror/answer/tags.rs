@@ -189,8 +189,7 @@ impl Tags {
             tracing::warn!(location = %key.location, tag = %key.tag, %error, "tag not remembered, asking upstream");
             None
         });
-        let withdrawn =
-            |record: &TagRecord| self.manifests.stored.is_withdrawn(&key.location, &record.descriptor.digest);
+        let withdrawn = |record: &TagRecord| self.manifests.stored.is_withdrawn(&key.location, record);
         let own = own.filter(|record| !withdrawn(record));
         // What upstream says to whom everything is right is what it has: it says the same to whoever names that type.
         let of_all = TagKey { accept: AcceptSet::everything(), ..key.clone() };
@@ -386,6 +385,9 @@ impl Tags {
         if self.manifests.stored.blobs.open(&descriptor.digest).await.is_none() {
             return;
         }
+        let stored = &self.manifests.stored;
+        // A tag of that name elsewhere is another one.
+        let before = before.filter(|before| !stored.is_from_elsewhere(&key.location, &before.places));
         let says_the_same = |before: &TagRecord| before.descriptor.digest == descriptor.digest;
         if earlier && before.as_ref().is_some_and(says_the_same) {
             return;
@@ -394,7 +396,8 @@ impl Tags {
             before.as_ref().map(|before| before.descriptor.digest).filter(|from| *from != descriptor.digest);
         let since = before.filter(|_| moved_from.is_none()).map_or_else(|| self.clock.now(), |before| before.since);
         let observed_at = self.manifests.stored.shared().and_then(|shared| shared.observed(checked_at));
-        let record = TagRecord { descriptor, checked_at, since, observed_at };
+        let places = self.manifests.stored.places_of(&key.location);
+        let record = TagRecord { descriptor, checked_at, since, observed_at, places };
         let metrics = Arc::clone(&self.metrics);
         let records = &self.manifests.stored.records;
         let add = move |metadata: &dyn MetadataStore| {

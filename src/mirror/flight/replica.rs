@@ -58,8 +58,8 @@ pub struct AtReplica {
     replicas: Replicas,
     location: Location,
     digest: Digest,
-    /// Whether upstream is asked without a credential.
-    as_nobody: bool,
+    /// How upstream is asked.
+    standing: String,
     /// How long the look-up of it has waited for the bucket.
     waited: Waited,
     look_again: LookAgain,
@@ -127,13 +127,13 @@ impl AtReplica {
     pub(crate) fn new(
         replicas: Replicas,
         (location, digest): (Location, Digest),
-        as_nobody: bool,
+        standing: String,
         waited: Waited,
         look_again: LookAgain,
     ) -> Arc<AtReplica> {
         let (stand, slow) = (Mutex::new(Stand::Open(1)), Mutex::default());
         let (turn, gave) = (tokio::sync::Mutex::default(), AtomicU64::new(0));
-        Arc::new(AtReplica { replicas, location, digest, as_nobody, waited, look_again, stand, slow, turn, gave })
+        Arc::new(AtReplica { replicas, location, digest, standing, waited, look_again, stand, slow, turn, gave })
     }
 
     /// Whether other replicas may read it from here: from before the lease is written.
@@ -325,7 +325,8 @@ impl AtReplica {
         let Replicas { leases, ask, metrics, .. } = &self.replicas;
         let Location { upstream, repository } = &self.location;
         let path = format!("/{upstream}/v2/{repository}/blobs/{}", self.digest);
-        let question = Question { method: "GET", upstream: upstream.as_str(), as_nobody: self.as_nobody, path: &path };
+        let (upstream, standing) = (upstream.as_str(), self.standing.as_str());
+        let question = Question { method: "GET", upstream, standing, path: &path };
         let until = Instant::now() + LONGEST_WAIT;
         let mut lost = false;
         loop {

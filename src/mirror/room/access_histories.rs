@@ -28,7 +28,7 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::metadata::memory::MemoryMetadata;
 use crate::metadata::{Location, MetadataStore, Proof, TagKey, TagRecord};
 use crate::metrics::Metrics;
-use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, Reference, RegistryName, Tag};
+use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, Places, Reference, RegistryName, Tag};
 
 const USUAL: u64 = 20_000;
 const STEPS: u64 = 16;
@@ -310,6 +310,7 @@ impl World {
         let standing = Standing {
             public: names(&|access, ours| access == Access::Public && !ours),
             of_callers: names(&|access, _| access == Access::PassThrough),
+            places: Arc::default(),
         };
         Arc::new(Stored::new(blobs.clone(), records, Arc::clone(metrics), standing, false))
     }
@@ -363,7 +364,13 @@ impl World {
             }
             let key = TagKey { location: permit.location().clone(), tag: the_tag(), accept: AcceptSet::default() };
             let descriptor = Descriptor::of_blob(self.names.digest(blob), self.names.bytes(blob).len() as u64);
-            let record = TagRecord { descriptor, checked_at: Timestamp(1), since: Timestamp(1), observed_at: None };
+            let record = TagRecord {
+                descriptor,
+                checked_at: Timestamp(1),
+                since: Timestamp(1),
+                observed_at: None,
+                places: Places::default(),
+            };
             self.metadata.put_tag(&key, &record).expect("in memory");
         }
         let given = self.give(truth, permit.location(), at, blob).await;

@@ -11,16 +11,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::metadata::{Location, Membership, Proof};
-use crate::oci::{Digest, RegistryName};
+use crate::oci::{Digest, RegistryName, Whereabouts};
 
 /// Whether the word of `upstream` is enough for content that these have. `public` are upstreams that are asked
-/// without a credential.
+/// without a credential. What one of its name had at other `places` is another's.
 pub(super) fn is_enough(
     upstream: &RegistryName,
     holders: &[(Location, Membership)],
     public: &HashSet<RegistryName>,
+    places: &Whereabouts,
 ) -> bool {
-    let is_its = |(at, _): &(Location, Membership)| at.upstream == *upstream;
+    let is_its =
+        |(at, member): &(Location, Membership)| at.upstream == *upstream && places.may_be_at(upstream, &member.places);
     let vouches = |holder: &(Location, Membership)| {
         let (Location { upstream: from, .. }, Membership { proof, anonymous, .. }) = holder;
         let to_everybody = *proof == Proof::Bytes && *anonymous && public.contains(from);
@@ -88,13 +90,13 @@ impl Doubts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Algorithm, Descriptor};
+    use crate::oci::{Algorithm, Descriptor, Place, Places};
 
     fn holder((upstream, proof, anonymous): &(&str, Proof, bool)) -> (Location, Membership) {
         let upstream = upstream.parse().expect("a name");
         let descriptor = Descriptor::of_blob(Digest::of(Algorithm::Sha256, b"x"), 1);
         let location = Location { upstream, repository: "a/b".parse().expect("a name") };
-        (location, Membership { descriptor, proof: *proof, anonymous: *anonymous })
+        (location, Membership { descriptor, proof: *proof, anonymous: *anonymous, places: Places::default() })
     }
 
     #[test]
@@ -120,7 +122,33 @@ mod tests {
             let holders: Vec<_> = holders.iter().map(holder).collect();
             let own = "own".parse().expect("a name");
             let public = HashSet::from(["open".parse().expect("a name")]);
-            assert_eq!(is_enough(&own, &holders, &public), enough, "{holders:?}");
+            assert_eq!(is_enough(&own, &holders, &public, &Whereabouts::default()), enough, "{holders:?}");
+        }
+    }
+
+    #[test]
+    fn what_an_upstream_of_the_same_name_had_elsewhere_is_not_opened_by_a_word() {
+        use Proof::{Bytes, Head, Unknown};
+        let at = |place: &str| -> Places { place.split_whitespace().map(Place::of).collect() };
+        let own: RegistryName = "own".parse().expect("a name");
+        let places = Whereabouts::from_iter([(own.clone(), at("here"))]);
+        let public = HashSet::from(["open".parse().expect("a name")]);
+        for (holders, enough) in [
+            (&[("own", Bytes, false, "here")][..], true),
+            (&[("own", Bytes, false, "there here")], true),
+            (&[("own", Bytes, false, "there")], false),
+            (&[("own", Head, false, "there")], false),
+            (&[("own", Unknown, false, "")], true),
+            (&[("own", Unknown, false, ""), ("own", Bytes, false, "there")], false),
+            (&[("own", Bytes, false, "there"), ("own", Head, false, "here")], true),
+            (&[("own", Bytes, false, "there"), ("open", Bytes, true, "anywhere")], true),
+        ] {
+            let placed = |(upstream, proof, anonymous, places): &(&'static str, Proof, bool, &str)| {
+                let (location, member) = holder(&(upstream, *proof, *anonymous));
+                (location, Membership { places: at(places), ..member })
+            };
+            let holders: Vec<_> = holders.iter().map(placed).collect();
+            assert_eq!(is_enough(&own, &holders, &public, &places), enough, "{holders:?}");
         }
     }
 

@@ -432,7 +432,7 @@ pub(super) mod tests {
         let (shared, metrics) = (shared(store.path()), Arc::new(crate::metrics::Metrics::new([])));
         let blobs = Arc::new(crate::blob_store::memory::MemoryBlobStore::new());
         let records = Records::new(Arc::clone(&shared.metadata), Arc::clone(&shared.clock), TaskTracker::new());
-        let standing = Standing { public: HashSet::new(), of_callers: HashSet::new() };
+        let standing = Standing { public: HashSet::new(), of_callers: HashSet::new(), places: Arc::default() };
         let stored = Stored::new(blobs, records, metrics, standing, false).with(&shared);
         let location =
             Location { upstream: "docker.io".parse().expect("a name"), repository: "app".parse().expect("a name") };

@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 
 use crate::blob_store::{BlobStore, Content, Source};
 use crate::metadata::uses::Uses;
-use crate::metadata::{Location, Membership, MetadataStore, Proof};
+use crate::metadata::{Location, Membership, MetadataStore, Proof, TagRecord};
 use crate::metrics::Metrics;
 use crate::mirror::flight::replica::{AtReplica, Replicas};
 use crate::mirror::flight::shared::InBucket;
@@ -30,7 +30,7 @@ use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::doubts::{Doubts, is_enough};
 use crate::mirror::room::records::Records;
 use crate::mirror::room::shared::{Behind, Shared};
-use crate::oci::{Descriptor, Digest, Manifest, RegistryName, Verifier};
+use crate::oci::{Descriptor, Digest, Manifest, Places, RegistryName, Verifier, Whereabouts};
 use crate::tier::Waited;
 
 /// How many bytes are read at a time.
@@ -58,6 +58,8 @@ pub(crate) struct Standing {
     pub(crate) public: HashSet<RegistryName>,
     /// Those that callers show something of their own.
     pub(crate) of_callers: HashSet<RegistryName>,
+    /// Where each of them is.
+    pub(crate) places: Arc<Whereabouts>,
 }
 
 impl Stored {
@@ -137,8 +139,8 @@ impl Stored {
             })
         };
         let of = (location.clone(), *digest);
-        let as_nobody = self.asks_as_nobody(location);
-        Some(AtReplica::new(replicas.clone(), of, as_nobody, waited.clone(), Box::new(look_again)))
+        let standing = self.standing_of(location);
+        Some(AtReplica::new(replicas.clone(), of, standing, waited.clone(), Box::new(look_again)))
     }
 
     /// A blob in the bucket, which this repository may have from there.
@@ -219,10 +221,13 @@ impl Stored {
         let content = self.blobs.open(digest).await?;
         let content = self.trusted(digest, content, Some(member.descriptor.size)).await?;
         self.note(digest);
-        if member.descriptor.size != content.size {
+        // Who gives it to callers now is the one who had it, as far as anybody knows: from here on it is known.
+        let is_unplaced = member.places.is_empty() && self.is_of_callers(location);
+        if member.descriptor.size != content.size || is_unplaced {
             // It was hashed, and need not be each time because of a length that somebody claimed.
             let descriptor = Descriptor { size: content.size, ..member.descriptor.clone() };
-            self.records.add_member(location, Membership { descriptor, ..member.clone() }).await;
+            let places = if is_unplaced { self.places_of(location) } else { member.places.clone() };
+            self.records.add_member(location, Membership { descriptor, places, ..member.clone() }).await;
         }
         if member.proof == Proof::Unknown {
             self.doubts.add(location, digest);
@@ -238,18 +243,46 @@ impl Stored {
             tracing::warn!(%location, %digest, %error, "not known who has it, asking for the bytes");
             Vec::new()
         });
-        is_enough(&location.upstream, &holders, &self.standing.public)
+        let Standing { public, places, .. } = &self.standing;
+        is_enough(&location.upstream, &holders, public, places)
     }
 
     /// Whether what was proven counts as upstream is asked now: what came with a credential that has been removed
-    /// since is asked for anew.
+    /// since is asked for anew, and so is what callers show something of their own for, where it came from elsewhere.
     fn is_given(&self, location: &Location, member: &Membership) -> bool {
-        !self.asks_as_nobody(location) || member.anonymous || matches!(member.proof, Proof::Unknown | Proof::Import)
+        let is_proven_to_all = member.anonymous || matches!(member.proof, Proof::Unknown | Proof::Import);
+        let is_of_now = is_proven_to_all || !self.asks_as_nobody(location);
+        is_of_now && !self.is_from_elsewhere(location, &member.places)
     }
 
-    /// Whether it came with a credential that has been removed since.
-    pub(crate) fn is_withdrawn(&self, location: &Location, digest: &Digest) -> bool {
-        self.member(location, digest).is_some_and(|member| !self.is_given(location, &member))
+    /// Whether it is for the upstream to say who may read what it has, and this was said by one that had its name: a
+    /// yes of the one here says nothing of that.
+    pub(crate) fn is_from_elsewhere(&self, location: &Location, places: &Places) -> bool {
+        self.is_of_callers(location) && !self.standing.places.may_be_at(&location.upstream, places)
+    }
+
+    /// Where the upstream of a repository is.
+    pub(crate) fn places_of(&self, location: &Location) -> Places {
+        self.standing.places.of(&location.upstream)
+    }
+
+    /// Whether a tag is to be asked for anew: what it pointed at came with a credential that has been removed since, or
+    /// an upstream elsewhere said so.
+    pub(crate) fn is_withdrawn(&self, location: &Location, record: &TagRecord) -> bool {
+        let is_given = |member: Membership| self.is_given(location, &member);
+        self.is_from_elsewhere(location, &record.places)
+            || self.member(location, &record.descriptor.digest).is_some_and(|member| !is_given(member))
+    }
+
+    /// How an upstream is asked, in a word: what it said to who asks it otherwise counts for nothing here.
+    pub(crate) fn standing_of(&self, location: &Location) -> String {
+        if self.asks_as_nobody(location) {
+            "as nobody".to_owned()
+        } else if self.is_of_callers(location) {
+            format!("as each caller, at {}", self.places_of(location))
+        } else {
+            String::new()
+        }
     }
 
     /// Whether upstream is asked with what callers show: what it says to one is not said to others.
@@ -286,7 +319,8 @@ impl Stored {
     /// Remembers that upstream has the content in this repository, and how it has just proven that.
     pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor, proof: Proof) {
         let (anonymous, digest) = (self.standing.public.contains(&location.upstream), descriptor.digest);
-        self.records.add_member(location, Membership { descriptor, proof, anonymous }).await;
+        let places = self.places_of(location);
+        self.records.add_member(location, Membership { descriptor, proof, anonymous, places }).await;
         // It goes up, and may leave this disk before what the bucket said is forgotten.
         self.shared.iter().for_each(|shared| shared.look_anew(location, &digest));
     }

@@ -16,7 +16,7 @@ use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::memory::MemoryBlobStore;
 use crate::clock::{ManualClock, Timestamp};
 use crate::metadata::{BLOCK, ListKey, Location, Membership, Proof, TagKey};
-use crate::oci::{AcceptSet, Descriptor, MediaType, Tag};
+use crate::oci::{AcceptSet, Descriptor, MediaType, Places, Tag};
 use crate::owed::Owed;
 use crate::tier::Raising;
 use crate::tier::settings::Settings;
@@ -95,12 +95,20 @@ impl Replica {
             if !self.store.path().join(&member).exists() {
                 self.write(
                     &member,
-                    &Membership { descriptor: descriptor.clone(), proof: Proof::Bytes, anonymous: true },
+                    &Membership {
+                        descriptor: descriptor.clone(),
+                        proof: Proof::Bytes,
+                        anonymous: true,
+                        places: Places::default(),
+                    },
                 );
             }
         }
         let descriptor = parts[3].0.clone();
-        self.write(&pointer(n), &TagRecord { descriptor, checked_at: now, since: now, observed_at: None });
+        self.write(
+            &pointer(n),
+            &TagRecord { descriptor, checked_at: now, since: now, observed_at: None, places: Places::default() },
+        );
         self.has.lock().insert(n, ());
     }
 
