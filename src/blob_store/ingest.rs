@@ -24,7 +24,7 @@ use rustix::fs::{OFlags, XattrFlags};
 
 use super::{StoreError, read_file_at};
 use crate::clock::Timestamp;
-use crate::oci::{Algorithm, Digest, RegistryName, Verifier};
+use crate::oci::{Algorithm, Digest, Verifier};
 
 /// The end of what is left over is cut off by so many bytes, so that there is always something to
 /// ask upstream for, and the last write before a kill is not relied on.
@@ -33,7 +33,7 @@ const CUT_OFF: u64 = 4 << 10;
 const WORTH_KEEPING: u64 = 256 << 10;
 /// How long what is left over is kept.
 const KEPT_FOR: Duration = Duration::from_secs(3 * 86_400);
-/// The attribute that holds a length, in eight bytes, the hash of so many bytes, and the upstream that sent them.
+/// The attribute that holds a length, in eight bytes, the hash of so many bytes, and who sent them.
 const PROOF: &str = "user.registry-mirror.written";
 /// The attribute of a file whose bytes came from an upstream that was in trouble.
 const DOUBT: &str = "user.registry-mirror.doubtful";
@@ -54,8 +54,8 @@ pub struct IngestDir {
 /// Files that were removed while somebody read them: in bytes, and who may.
 type Deleted = Arc<Mutex<Vec<(u64, Weak<File>)>>>;
 
-/// A blob, and who sends it.
-pub type Origin = (RegistryName, Digest);
+/// Who sends a blob, in a word, and the blob.
+pub type Origin = (String, Digest);
 
 /// Files that wait for a fill to go on with them.
 type LeftOver = HashMap<Origin, Unfinished>;
@@ -75,7 +75,7 @@ struct Unfinished {
 
 impl IngestDir {
     /// Opens the folder, creating it if need be. Of what an earlier process left there the files
-    /// that can be resumed are kept, one for each digest and upstream.
+    /// that can be resumed are kept, one for each digest and who sends it.
     ///
     /// # Errors
     /// What the file system says.
@@ -199,15 +199,15 @@ fn proven(path: PathBuf, digest: Digest) -> Option<(Origin, Unfinished)> {
     let mut note = [0; LONGEST_NOTE];
     let noted = rustix::fs::lgetxattr(&path, PROOF, &mut note[..]).ok()?;
     let (size, rest) = note.get(..noted)?.split_first_chunk()?;
-    let (hash, upstream) = rest.split_at_checked(digest.as_bytes().len())?;
-    let upstream = std::str::from_utf8(upstream).ok()?.parse().ok()?;
+    let (hash, sender) = rest.split_at_checked(digest.as_bytes().len())?;
+    let sender = std::str::from_utf8(sender).ok().filter(|sender| !sender.is_empty())?.to_owned();
     let proof = match digest.algorithm() {
         Algorithm::Sha256 => Digest::Sha256(hash.try_into().ok()?),
         Algorithm::Sha512 => Digest::Sha512(hash.try_into().ok()?),
     };
     let size = Some(u64::from_le_bytes(*size)).filter(|size| *size <= length)?;
     let doubtful = rustix::fs::lgetxattr(&path, DOUBT, &mut [0; 1][..]).is_ok();
-    Some(((upstream, digest), Unfinished { path, size, proof: Some(proof), doubtful, by_whole: false }))
+    Some(((sender, digest), Unfinished { path, size, proof: Some(proof), doubtful, by_whole: false }))
 }
 
 /// Opens a file of which `written` bytes are wanted.
@@ -399,8 +399,8 @@ impl Ingest {
     /// Notes beside the file that what was written so far has the hash `found`, so that a later
     /// process may go on with it. Where that is not possible it will begin anew.
     pub fn prove(&mut self, found: &Digest) {
-        let Some(((upstream, _), _)) = &self.resumable else { return };
-        let note = [&self.written.to_le_bytes(), found.as_bytes(), upstream.as_str().as_bytes()].concat();
+        let Some(((sender, _), _)) = &self.resumable else { return };
+        let note = [&self.written.to_le_bytes(), found.as_bytes(), sender.as_bytes()].concat();
         if let Err(error) = rustix::fs::fsetxattr(&self.file, PROOF, &note, XattrFlags::empty()) {
             tracing::debug!(%error, "an unfinished fill would not be resumed after a restart");
         }

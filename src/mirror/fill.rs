@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::blob_store::ingest::{Ingest, IngestDir, Resumed};
+use crate::blob_store::ingest::{Ingest, IngestDir, Origin, Resumed};
 use crate::blob_store::{Content, Source, StoreError};
 use crate::carrier::Carrier;
 use crate::clients::ClientId;
@@ -402,10 +402,14 @@ impl Fill {
         Ok((transfer?.or_anew(), ingest))
     }
 
+    fn origin(&self) -> Origin {
+        (self.fills.stored.sender_of(&self.source.location), self.source.digest)
+    }
+
     /// What is left of an earlier fill. What an earlier process wrote is hashed first.
     async fn left_over(&self) -> Option<Ingest> {
         let (ingests, disk) = (&self.fills.ingests, &self.fills.disk);
-        let (found, origin) = (Arc::clone(ingests), self.source.origin());
+        let (found, origin) = (Arc::clone(ingests), self.origin());
         ingests.left_over_of(&origin)?;
         let mut resumed = disk.run(move || found.resume(&origin)).await.ok().flatten();
         loop {
@@ -419,7 +423,7 @@ impl Fill {
     /// Has room for what is there already. What upstream promises beyond that is refused where the store can
     /// never hold it; else it takes room as it comes.
     async fn reserve(&self, total: Option<u64>, ingest: Result<Ingest, StoreError>) -> Result<Filled, StoreError> {
-        let Fill { fills, source, .. } = self;
+        let Fill { fills, .. } = self;
         let written = ingest.as_ref().map_or(0, Ingest::written);
         let reserved = match fills.room.could_hold(total.unwrap_or_default()) {
             Ok(()) => fills.room.reserve(written, 0).await,
@@ -440,7 +444,7 @@ impl Fill {
             }
             ingest => ingest?,
         };
-        fills.ingests.make_resumable(&mut ingest, &source.origin());
+        fills.ingests.make_resumable(&mut ingest, &self.origin());
         Ok(Filled { ingest, reservation })
     }
 

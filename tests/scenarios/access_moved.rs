@@ -1,7 +1,7 @@
 //! An upstream of callers that is at another address than before: what the registry there had says nothing of who may
 //! read what the one here has, though both have the same name and the same repositories.
 
-use scripted_registry::{Image, Match, Registry, TokenPolicy, noise};
+use scripted_registry::{Image, Match, Registry, Rule, TokenPolicy, noise};
 use serde_json::Value;
 
 use crate::access_kept::run;
@@ -285,5 +285,27 @@ async fn what_is_not_for_the_upstream_to_say_is_served_wherever_the_operator_say
         here.stop().await;
         let mirror = moved(mirror, how, &there.url(), &here.url()).await;
         assert_eq!(pull(&mirror, &image, &ann).await, all, "{access} {how:?}: with nobody there");
+    }
+}
+
+#[tokio::test]
+async fn what_is_half_there_is_not_gone_on_with_at_another_address() {
+    for how in BOTH {
+        let (there, here) = (registry_of("ann").await, registry_of("bob").await);
+        let content = noise(74, 2_000_000);
+        let digest = there.add_blob("team/private", content.clone());
+        here.add_blob("team/private", content.clone());
+        let mirror = in_front_of(&there, "").start().await;
+        let path = below(&format!("blobs/{digest}"));
+        there.rule(Rule::on(Match::blob(&digest).get()).once().close_after(1_000_000));
+        there.rule(Rule::on(Match::blob(&digest).get()).refuse(503));
+        let cut = ask(&mirror, "GET", &path, &basic("ann", "ann")).await;
+        assert!(!cut.complete, "{}", cut.status);
+        mirror.settled().await;
+        let mirror = moved(mirror, how, &there.url(), &here.url()).await;
+        let given = ask(&mirror, "GET", &path, &basic("bob", "bob")).await;
+        assert!(given.complete && given.body == content, "{how:?}: {}", given.status);
+        let rest = Match::blob(&digest).get().with_header("range");
+        assert_eq!(here.count_of(&rest), 0, "{how:?}: all of it comes from here");
     }
 }

@@ -20,7 +20,6 @@ use futures_util::stream::BoxStream;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::blob_store::ingest::Origin;
 use crate::metadata::Location;
 use crate::mirror::flight::progress::is_held_back;
 use crate::mirror::flight::replica::AtReplica;
@@ -139,11 +138,6 @@ impl BlobSource {
     pub(crate) fn fell_short(&self) -> bool {
         let givers = std::mem::take(&mut *self.givers.lock());
         givers.iter().fold(false, |_, giver| giver.fell_short())
-    }
-
-    /// The blob, and who sends it.
-    pub fn origin(&self) -> Origin {
-        (self.location.upstream.clone(), self.digest)
     }
 }
 

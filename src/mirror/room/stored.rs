@@ -274,6 +274,13 @@ impl Stored {
             || self.member(location, &record.descriptor.digest).is_some_and(|member| !is_given(member))
     }
 
+    /// Who sends what comes from the upstream of a repository, in a word. What is there in part, and came from elsewhere, is
+    /// not gone on with where that is not given either.
+    pub(crate) fn sender_of(&self, location: &Location) -> String {
+        let name = location.upstream.to_string();
+        if self.is_of_callers(location) { format!("{name} at {}", self.places_of(location)) } else { name }
+    }
+
     /// How an upstream is asked, in a word: what it said to who asks it otherwise counts for nothing here.
     pub(crate) fn standing_of(&self, location: &Location) -> String {
         if self.asks_as_nobody(location) {

@@ -274,14 +274,14 @@ impl Mirror {
         let (policy, now) = self.0.answers.rules();
         let health = route.upstream.health();
         let absent = self.0.answers.is_absent(&route.location, &name.reference);
-        let (ingests, upstream) = (&self.0.fills.ingests, route.location.upstream.clone());
+        let (ingests, sender) = (&self.0.fills.ingests, self.0.fills.stored.sender_of(&route.location));
         let pin = Pin { location: route.location, reference: name.reference.clone() };
         let behind = self.behind(&pin).await;
         let place = self.0.graph.place(Lane::People).await;
         let foreseen = move |graph: &Graph| why(graph, &pin, policy, &health, absent, behind, now);
         let why = self.0.graph.look(&place, foreseen).await?;
         let missing = why.completeness.missing.iter();
-        let begun_bytes = missing.filter_map(|part| ingests.left_over_of(&(upstream.clone(), part.digest))).sum();
+        let begun_bytes = missing.filter_map(|part| ingests.left_over_of(&(sender.clone(), part.digest))).sum();
         Ok(Why { begun_bytes, ..why })
     }
 }
