@@ -190,6 +190,34 @@ async fn who_is_let_in_by_a_tag_gets_what_upstream_says_that_it_points_at_and_no
 }
 
 #[tokio::test]
+async fn a_tag_that_moved_is_news_for_every_set_of_types_also_after_a_restart() {
+    let (manifest, index) = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.oci.image.index.v1+json");
+    let sets = ["*/*".to_owned(), manifest.to_owned(), format!("{manifest}, {index}")];
+    for (restarts, first) in [(false, "GET"), (false, "HEAD"), (true, "GET"), (true, "HEAD")] {
+        let (registry, before, mirror) = scene("cache.tag_ttl = \"1h\"").await;
+        let path = paths(&before)[0].clone();
+        let told = async |mirror: &TestMirror, method: &str, user: &str, accept: &str| {
+            let shown = basic(user, user);
+            let headers = [("Authorization", shown.as_str()), ("Accept", accept)];
+            let answer = client::request(mirror.address, method, &path, &headers).await;
+            mirror.settled().await;
+            (answer.status, answer.header("docker-content-digest").map(str::to_owned))
+        };
+        for accept in &sets {
+            assert_eq!(told(&mirror, "GET", "ann", accept).await.0, 200);
+        }
+        let now = registry.add_image("team/private", "1", &[noise(64, 1000)]).manifest.digest.to_string();
+        let mirror = if restarts { mirror.restart().await } else { mirror };
+        // Who was let in by the first answer is not asked for again.
+        for (method, accept) in [first, "GET", "HEAD"].into_iter().flat_map(|it| sets.iter().map(move |set| (it, set)))
+        {
+            let found = told(&mirror, method, "bob", accept).await;
+            assert_eq!(found, (200, Some(now.clone())), "{restarts} {first}: {method} {accept}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn rights_that_are_withdrawn_end_with_the_grant_and_for_nobody_else() {
     let (registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
     let (ann, bob) = (basic("ann", "ann"), basic("bob", "bob"));
