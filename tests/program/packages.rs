@@ -167,6 +167,29 @@ fn the_file_of_the_image_is_valid_and_keeps_the_store_in_the_volume() {
 }
 
 #[test]
+fn a_purge_takes_all_but_what_takes_the_set_up_of_a_client_back() {
+    let root = tempfile::tempdir().unwrap();
+    let purged = |folders: &[&str]| {
+        for folder in folders {
+            fs::create_dir_all(root.path().join(folder)).unwrap();
+            fs::write(root.path().join(folder).join("file"), "x").unwrap();
+        }
+        let script = fs::read_to_string(at("systemd/debian/postrm")).unwrap();
+        let script = script.replace(" /", &format!(" {}/", root.path().display()));
+        let output = Command::new("sh").args(["-c", &script, "postrm", "purge"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success(), "{said}");
+        (folders.iter().filter(|folder| root.path().join(folder).exists()).count(), said)
+    };
+    let folders =
+        ["var/cache/registry-mirror", "var/log/registry-mirror", "etc/registry-mirror", "var/lib/registry-mirror"];
+    assert_eq!(purged(&folders).0, 0);
+    let (left, said) = purged(&[&folders[..], &["var/lib/registry-mirror/setup/docker"]].concat());
+    assert!(left == 2 && said.contains("docker still asks it first"), "{left} {said}");
+    assert!(root.path().join("var/lib/registry-mirror/setup/docker/file").exists());
+}
+
+#[test]
 fn the_unit_checks_before_it_starts_and_reloads_by_the_command() {
     let unit = fs::read_to_string(at("systemd/registry-mirror.service")).unwrap();
     for line in [
