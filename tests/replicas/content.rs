@@ -108,6 +108,33 @@ async fn an_object_that_is_not_what_its_name_says_reaches_nobody_and_is_replaced
 }
 
 #[tokio::test]
+async fn what_is_damaged_on_its_way_to_one_replica_stays_for_all_others() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(45);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    let (layer, manifest) = (image.layers[0].digest, image.manifest.digest);
+    for fault in [Fault::FlipOnce, Fault::HalveOnce] {
+        for digest in [&layer, &manifest] {
+            scene.bucket.fault(&["GET"], &key_of(digest), fault);
+        }
+        let other = scene.replica().await;
+        let came = other.get(&blob_of("library/app", &layer)).await;
+        assert!(!came.complete || scene.bucket.object(&key_of(&layer)).unwrap() == came.body, "{fault:?}");
+        other.settled().await;
+        assert_eq!(pull(&other, &image).await.len(), 4, "{fault:?}");
+        other.settled().await;
+    }
+    scene.registry.stop().await;
+    let last = scene.replica().await;
+    assert_eq!(pull(&last, &image).await.len(), 4);
+    let objects = [key_of(&layer), key_of(&manifest)];
+    let removed = |(method, key): &(String, String)| method == "DELETE" && objects.iter().any(|it| key.contains(it));
+    assert_eq!(scene.bucket.requests().into_iter().filter(removed).collect::<Vec<_>>(), []);
+}
+
+#[tokio::test]
 async fn an_object_of_a_length_that_cannot_be_is_none_and_nobody_notices() {
     let scene = Scene::set().await;
     let image = scene.image(60);

@@ -2,6 +2,7 @@
 //!
 //! Truth: once the bucket has not given what it was asked for, this fill asks upstream for the rest, and the bucket no
 //! more. One that only gives too little is asked again where upstream does not give the rest: slow is better than not.
+//! An object goes only where it was wrong twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,9 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
-use crate::oci::{Digest, Span};
+use crate::oci::{Digest, Span, Verifier};
 use crate::tier::{Bucket, Pace, Reading, Trouble, Waited};
 use crate::upstream::{UpstreamBlob, UpstreamError, UpstreamErrorClass};
+
+/// How long to read once more what came wrong: a blob of some gigabytes.
+const SECOND_LOOK: Duration = Duration::from_secs(10 * 60);
 
 /// What comes, and the first of it.
 type Begun = (Reading, Option<Result<Bytes, Trouble>>);
@@ -92,7 +96,9 @@ impl InBucket {
         };
         if self.size.is_some_and(|known| known != size) {
             self.gone.store(true, Ordering::Release);
-            self.distrust().await;
+            // The store says it again, and that takes no longer than a look.
+            let again = self.bucket.sized(&self.digest).await.ok().flatten();
+            self.judged(again.map(|again| Some(again) == self.size)).await;
             return None;
         }
         // Who leads to it may be wrong: it stays where it is.
@@ -127,11 +133,44 @@ impl InBucket {
         (!matches!(first, Some(Err(_)))).then_some((reading, first))
     }
 
-    /// All that it gave is not the blob: it goes, so that it is fetched again.
+    /// What it gave is not the blob. It is read once more, and goes if it is wrong again, so that it is fetched again:
+    /// what was damaged on its way to this replica is right for all others.
     pub(crate) async fn distrust(&self) {
-        tracing::error!(digest = %self.digest, "an object in the bucket is not what its name says; it is removed");
-        if let Err(error) = self.bucket.remove(&crate::blob_store::key_of(&self.digest)).await {
-            tracing::error!(digest = %self.digest, %error, "it could not be removed");
+        let is_right = tokio::time::timeout(SECOND_LOOK, self.is_right()).await.ok().flatten();
+        self.judged(is_right).await;
+    }
+
+    /// Whether all of the object is the blob, read anew; `None` where there is none, or it does not come.
+    async fn is_right(&self) -> Option<bool> {
+        self.bucket.sized(&self.digest).await.ok()??;
+        let Some(mut reading) = self.bucket.blob(&self.digest, Span::from(0), Pace::Any).await.ok()? else {
+            // Nothing of that digest has such a size.
+            return Some(false);
+        };
+        let mut verifier = Verifier::new(self.digest.algorithm());
+        while let Some(bytes) = reading.body.next().await {
+            verifier.update(&bytes.ok()?);
+        }
+        Some(verifier.finish() == self.digest)
+    }
+
+    async fn judged(&self, is_right: Option<bool>) {
+        let digest = self.digest;
+        match is_right {
+            Some(false) => {
+                tracing::error!(%digest, "an object in the bucket is not what its name says; it is removed");
+                if let Err(error) = self.bucket.remove(&crate::blob_store::key_of(&digest)).await {
+                    tracing::error!(%digest, %error, "it could not be removed");
+                }
+            }
+            Some(true) => tracing::error!(
+                %digest,
+                "what came from the bucket was not what its name says, and the object is: it was damaged on its way here"
+            ),
+            None => tracing::error!(
+                %digest,
+                "what came from the bucket was not what its name says; the object stays, since it cannot be read again"
+            ),
         }
     }
 }

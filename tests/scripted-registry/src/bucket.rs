@@ -39,6 +39,10 @@ pub enum Fault {
     LongList(usize),
     /// A list has the same page again and again. All else is well.
     SameList,
+    /// Its body comes with one bit of it turned, and from then on all is well.
+    FlipOnce,
+    /// Half of its body comes, and the head says that it is all; from then on all is well.
+    HalveOnce,
 }
 
 /// Which requests it becomes of: those with one of the methods (all, when empty) whose key contains this.
@@ -232,7 +236,12 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                 (methods.is_empty() || methods.contains(&request.method.as_str()))
                     && request.key.contains(part.as_str())
             };
-            state.faults.iter().find(applies).map(|(_, _, fault)| *fault)
+            let found = state.faults.iter().position(|rule| applies(&rule));
+            let fault = found.map(|at| (at, state.faults[at].2));
+            if let Some((at, Fault::FlipOnce | Fault::HalveOnce)) = fault {
+                state.faults.remove(at);
+            }
+            fault.map(|(_, fault)| fault)
         };
         shared.changed.notify_waiters();
         let answer = match fault {
@@ -249,8 +258,18 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             Some(Fault::LongList(length)) if is_list(&request) => return endless(stream, length, &shared).await,
             Some(Fault::SameList) if is_list(&request) => again(&mut shared.state.lock().unwrap(), &request),
             _ => {
-                let answer = answer(&mut shared.state.lock().unwrap(), &request);
+                let mut answer = answer(&mut shared.state.lock().unwrap(), &request);
                 shared.changed.notify_waiters();
+                let half = answer.body.len() / 2;
+                match fault {
+                    Some(Fault::FlipOnce) => {
+                        let mut body = answer.body.to_vec();
+                        body[half] ^= 1;
+                        answer.body = body.into();
+                    }
+                    Some(Fault::HalveOnce) => answer.body.truncate(half),
+                    _ => {}
+                }
                 answer
             }
         };
