@@ -2,6 +2,7 @@
 
 use super::rules::Says;
 use super::{Access, Asked, Caller, Rule, Rules};
+use crate::oci::Tag;
 
 /// What decides of a caller and an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,10 +38,16 @@ impl Rules {
                 (None, None, how.to_owned())
             }
             Says::Yes(rule) => (Some(true), by(&rule), self.why(access, &rule)),
-            Says::AsFarAs(tags) => match tags.first() {
-                Some((tag, rule)) => (None, by(rule), format!("{rule} allows it as long as the tag {tag} leads to it")),
-                None => (Some(false), None, String::new()),
-            },
+            Says::AsFarAs(tags) => {
+                let way = |(tag, rule): &(&Tag, Rule)| format!("{rule} allows it as long as the tag {tag} leads to it");
+                let ways = tags.iter().map(way).collect::<Vec<_>>().join(", or else ");
+                let first = tags.first();
+                // A daemon knows what tags lead to; the file does not.
+                let look = |(tag, _): &(&Tag, Rule)| {
+                    format!("; registry-mirror inspect {}:{tag} shows what that leads to", asked.location)
+                };
+                (None, first.and_then(|(_, rule)| by(rule)), ways + &first.map(look).unwrap_or_default())
+            }
             Says::No if access == Access::PassThrough && (!self.is_gated() || self.counts(caller)) => {
                 let how =
                     "access = \"pass-through\": the upstream decides, which is asked with what the caller shows for it";

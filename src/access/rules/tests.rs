@@ -221,6 +221,9 @@ fn an_explanation_says_what_the_rules_cannot_know() {
     use Access::{PassThrough, Public};
     let unproven = Rules { unproven: ["a.example".parse().expect("valid")].into(), ..rules(Public, NONE, &[]) };
     let by_tag = rules(Access::Mapped, PASSWORDS, &[("user:x", "a.example/app:1")]);
+    let ways = [("user:x", "a.example/app:1"), ("anonymous", "a.example/app:2")];
+    let by_tags = rules(Access::Mapped, PASSWORDS, &ways);
+    let open = rules(Access::Mapped, PASSWORDS, &[("user:x", "a.example/app:1"), ("anonymous", "a.example/*")]);
     let digest = format!("sha256:{}", "0".repeat(64)).parse().expect("a digest");
     for (rules, caller, reference, allowed, says) in [
         (&rules(PassThrough, NONE, &[]), "user:x", None, None, "the upstream decides"),
@@ -231,6 +234,10 @@ fn an_explanation_says_what_the_rules_cannot_know() {
         (&rules(Public, NONE, &[]), "anonymous", None, Some(true), "everybody gets what"),
         (&unproven, "anonymous", None, None, "if the upstream gives it"),
         (&by_tag, "user:x", Some(Reference::Digest(digest)), None, "as long as the tag 1 leads to it"),
+        (&by_tag, "user:x", Some(Reference::Digest(digest)), None, "inspect a.example/app:1 shows"),
+        (&by_tags, "user:x", Some(Reference::Digest(digest)), None, "or else grant 2 allows it as long as the tag 2"),
+        (&by_tags, "anonymous", Some(Reference::Digest(digest)), None, "grant 2 allows it as long as the tag 2"),
+        (&open, "user:x", Some(Reference::Digest(digest)), Some(true), "grant 2 allows it"),
         (&rules(Access::Shared, NONE, &[]), "anonymous", None, Some(true), "who reaches the listener"),
         (&rules(Access::Shared, TOKENS, &[]), "user:x", None, Some(true), "who has said who he is"),
         (&rules(Access::Shared, TOKENS, &[]), "oidc:x", None, Some(false), "names this token"),
