@@ -7,6 +7,8 @@
 //! whose length is not the one of its membership is hashed before it is served, also when the index
 //! was lost; with `verify_on_read` every blob is. Damaged content is taken out of sight at once, so
 //! the next request fetches it again.
+//! Where callers show an upstream something of their own, what one of its name gave elsewhere is not there. The file is long
+//! because every way to stored content goes through the same few questions.
 
 use std::collections::HashSet;
 use std::io;
