@@ -199,6 +199,10 @@ impl Drop for Waiting {
     }
 }
 
+/// Where the series of an upstream are.
+#[derive(Clone, Copy, Debug)]
+pub struct UpstreamPlace(usize);
+
 /// Everything that is counted. Cheap to call; shared behind an `Arc`.
 #[derive(Debug)]
 pub struct Metrics {
@@ -259,10 +263,14 @@ impl Metrics {
         }
     }
 
-    /// A request was answered; `None` when it was for no upstream.
-    pub fn request(&self, upstream: Option<&RegistryName>, kind: RequestKind, outcome: Outcome, status: u16) {
+    /// Where the series of an upstream are; `None` is a request for none.
+    pub fn place(&self, upstream: Option<&RegistryName>) -> UpstreamPlace {
+        UpstreamPlace(self.place_of(upstream.map(RegistryName::as_str)))
+    }
+
+    /// A request was answered.
+    pub fn request(&self, UpstreamPlace(place): UpstreamPlace, kind: RequestKind, outcome: Outcome, status: u16) {
         Tally::count(&self.tally.requests, outcome, 1);
-        let place = self.place(upstream);
         let find = || {
             let labels = OfRequest {
                 upstream: self.label(place),
@@ -279,9 +287,8 @@ impl Metrics {
     }
 
     /// So many bytes of content went to a client.
-    pub fn sent(&self, upstream: Option<&RegistryName>, outcome: Outcome, bytes: u64) {
+    pub fn sent(&self, UpstreamPlace(place): UpstreamPlace, outcome: Outcome, bytes: u64) {
         Tally::count(&self.tally.sent, outcome, bytes);
-        let place = self.place(upstream);
         let find = || {
             let labels = OfSent { upstream: self.label(place), outcome: Label::Word(outcome.as_str()) };
             self.series.sent.get_or_create(&labels).clone()
@@ -597,10 +604,6 @@ impl Metrics {
 
     fn upstream(&self, name: Option<&str>) -> Label {
         self.label(self.place_of(name))
-    }
-
-    fn place(&self, upstream: Option<&RegistryName>) -> usize {
-        self.place_of(upstream.map(RegistryName::as_str))
     }
 
     /// Where an upstream is among those with series of their own; behind them come the others, and none, and behind

@@ -9,6 +9,7 @@ mod conditions;
 pub mod congestion;
 pub mod connection;
 mod front;
+mod glance;
 mod greeting;
 pub mod half_closed;
 pub mod handler;

@@ -9,9 +9,9 @@ fn docker_hub() -> RegistryName {
 #[test]
 fn events_become_series_with_the_promised_names() {
     let metrics = Metrics::new([docker_hub()]);
-    metrics.request(Some(&docker_hub()), RequestKind::Blob, Outcome::Hit, 200);
-    metrics.request(None, RequestKind::Ping, Outcome::Local, 200);
-    metrics.sent(Some(&docker_hub()), Outcome::Hit, 10);
+    metrics.request(metrics.place(Some(&docker_hub())), RequestKind::Blob, Outcome::Hit, 200);
+    metrics.request(metrics.place(None), RequestKind::Ping, Outcome::Local, 200);
+    metrics.sent(metrics.place(Some(&docker_hub())), Outcome::Hit, 10);
     metrics.upstream_request("docker.io", "ok");
     metrics.upstream_received("docker.io", 7, Duration::from_millis(500));
     metrics.upstream_up(&docker_hub(), "registry-1.docker.io", true);
@@ -65,7 +65,7 @@ fn a_million_names_from_outside_make_no_more_series_than_one() {
     let series_after = |names: std::ops::Range<u32>| {
         for n in names {
             let name: RegistryName = format!("r{n}.example").parse().expect("valid");
-            metrics.request(Some(&name), RequestKind::Manifest, Outcome::Fill, 200);
+            metrics.request(metrics.place(Some(&name)), RequestKind::Manifest, Outcome::Fill, 200);
             metrics.upstream_request(name.as_str(), "ok");
         }
         metrics.encode(Format::OpenMetrics).lines().count()
@@ -109,7 +109,7 @@ fn assert_prometheus(text: &str) {
 #[test]
 fn the_prometheus_format_keeps_its_rules_and_the_names_of_series() {
     let metrics = Metrics::new([docker_hub()]);
-    metrics.request(Some(&docker_hub()), RequestKind::Blob, Outcome::Hit, 200);
+    metrics.request(metrics.place(Some(&docker_hub())), RequestKind::Blob, Outcome::Hit, 200);
     metrics.time_to_first_byte(Outcome::Hit, Duration::from_millis(2));
     metrics.upstream_up(&docker_hub(), "registry-1.docker.io", true);
     let (prometheus, open_metrics) = (metrics.encode(Format::Prometheus), metrics.encode(Format::OpenMetrics));

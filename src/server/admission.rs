@@ -383,9 +383,12 @@ async fn by_tag(
 /// Whether others could have read what a request shows: with proxies in front it must come by TLS, or from one of
 /// them that says that it came there by TLS. `client` is the other side of the connection.
 pub fn is_overheard(clients: &Clients, client: &Client, headers: &HeaderMap) -> bool {
+    if !clients.are_behind_proxies() {
+        return false;
+    }
     let mut lines = headers.get_all(FORWARDED_PROTO).into_iter();
     let says_so = lines.next().is_some_and(|line| line.as_bytes().eq_ignore_ascii_case(b"https"));
     let by_proxy = matches!(client.peer, Peer::Address(address) if clients.trusts(address.ip()));
     let safe = client.encrypted || says_so && lines.next().is_none() && by_proxy;
-    clients.are_behind_proxies() && !safe
+    !safe
 }

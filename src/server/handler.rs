@@ -1,6 +1,7 @@
 //! One request: parsed, routed, put to the mirror, answered. No decisions of its own beyond HTTP's. The
 //! file is long because all kinds of requests go one way, and what each is answered with stands beside it.
 
+mod meaning;
 mod replicas;
 
 use std::future::ready;
@@ -8,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, Either};
-use http::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, HOST, IF_MATCH, IF_NONE_MATCH, RANGE, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::header::{ACCEPT, HOST, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
@@ -18,6 +19,7 @@ use super::admission::{self, Guest, Rejected};
 use super::body::ResponseBody;
 use super::conditions::{Condition, condition, range};
 use super::front;
+use super::glance::Glance;
 use super::listener::Client;
 use super::record::{Peer, Record};
 use super::redirect::may_go;
@@ -26,17 +28,17 @@ use super::shortcut::Shortcut;
 use crate::access::Rule;
 use crate::clients::{Asker, TooMany};
 use crate::mirror::{Asked, Found, Framing, Location, ManifestHead, Mirror, MirrorError, Route, Subject};
-use crate::oci::header::{self, PEER};
+use crate::oci::header;
 use crate::oci::refusal::DOUBLED;
 use crate::oci::{AcceptSet, Digest, ErrorCode, ImageName, Reference, Request, RequestError, Target};
 use crate::outcome::Outcome;
+
+use meaning::{Refusal, understood};
 
 /// Whom a proxy asks for. No specification has it; all proxies do.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// When to ask again where it could not be found out who asks, or others waited for the connection.
 const LATER: Duration = Duration::from_secs(5);
-/// The most bytes of headers a request may have. Pull requests have a few hundred.
-const MAX_HEADERS: usize = 32 << 10;
 
 /// An answer that takes more than a look into memory.
 type Anew = BoxFuture<'static, Response<ResponseBody>>;
@@ -47,9 +49,10 @@ pub fn answer(
     client: Client,
     http: HttpRequest<Incoming>,
 ) -> impl Future<Output = Response<ResponseBody>> + Send + use<> {
-    if http.headers().contains_key(&PEER) {
+    let glance = Glance::at(http.headers());
+    if glance.names_a_replica {
         let edge = Arc::clone(edge);
-        return Either::Right(Box::pin(async move { replicas::answer(&edge, &client, &http).await }) as Anew);
+        return Either::Right(Box::pin(async move { replicas::answer(&edge, &client, &http, glance).await }) as Anew);
     }
     let overheard = admission::is_overheard(&edge.clients, &client, http.headers());
     let (client, asker) = asker(edge, client, &http);
@@ -57,12 +60,12 @@ pub fn answer(
     if let Some(too_many) = client.turned_away.or_else(|| guest.asker.request().err()) {
         return Either::Left(ready(limited(edge, &client, &guest, &http, too_many)));
     }
-    match answered_again(edge, &client, &guest, &http) {
+    match answered_again(edge, &client, &guest, &http, glance) {
         Some(response) => Either::Left(ready(response)),
         None => {
             let edge = Arc::clone(edge);
             // Boxed: it is large, and would be moved about for those that need nothing of it.
-            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, &http).await }) as Anew)
+            Either::Right(Box::pin(async move { answered_anew(&edge, &client, guest, &http, glance).await }) as Anew)
         }
     }
 }
@@ -70,6 +73,9 @@ pub fn answer(
 /// Who asks: the other side of the connection, or whom a trusted proxy names.
 fn asker(edge: &Edge, client: Client, http: &HttpRequest<Incoming>) -> (Client, Asker) {
     let Peer::Address(peer) = client.peer else { return (client, Asker::operator()) };
+    if !edge.clients.are_behind_proxies() {
+        return (client, Asker::new(peer.ip(), &edge.clients));
+    }
     let lines = http.headers().get_all(FORWARDED_FOR).into_iter();
     let origin = edge.clients.origin(peer.ip(), lines.map(HeaderValue::as_bytes));
     let peer = if origin == peer.ip() { client.peer } else { Peer::Behind(origin) };
@@ -100,10 +106,11 @@ fn answered_again(
     client: &Client,
     guest: &Guest,
     http: &HttpRequest<Incoming>,
+    glance: Glance,
 ) -> Option<Response<ResponseBody>> {
     let shortcut = edge.shortcuts.find(http).filter(|shortcut| shortcut.epoch == edge.epoch)?;
-    let Shortcut { request, route, asked, kept, .. } = &*understood(http, || Ok(shortcut)).ok()?;
-    let kept = kept.upgrade().filter(|_| !takes_the_long_way(http.headers()))?;
+    let Shortcut { request, route, asked, kept, .. } = &*understood(http, glance, || Ok(shortcut)).ok()?;
+    let kept = kept.upgrade().filter(|_| !glance.wants_other_than_the_whole)?;
     if !edge.mirror.still_holds(route, asked, &kept) {
         return None;
     }
@@ -120,11 +127,13 @@ async fn answered_anew(
     client: &Client,
     mut guest: Guest,
     http: &HttpRequest<Incoming>,
+    glance: Glance,
 ) -> Response<ResponseBody> {
     let mut record = Record::begin(edge, client.peer, http);
-    let answer = match understood(http, || Request::parse(http.method(), http.uri().path(), http.uri().query())) {
+    let parsed = || Request::parse(http.method(), http.uri().path(), http.uri().query());
+    let answer = match understood(http, glance, parsed) {
         Ok(request) => {
-            let answered = respond(edge, client, &mut record, &mut guest, http, request);
+            let answered = respond(edge, client, &mut record, &mut guest, (http, glance), request);
             client.hold.makes_room().run_until_cancelled(answered).await.unwrap_or_else(|| {
                 edge.metrics.error("connections");
                 let message = "others wait for a connection to this mirror, and all are taken; ask again in a moment";
@@ -133,7 +142,7 @@ async fn answered_anew(
         }
         Err(refusal) => {
             record.refused_unread(edge, http);
-            refused(edge, client, &guest, http, &refusal)
+            refused(edge, client, &guest, (http, glance), &refusal)
         }
     };
     record.asked_by(guest.caller());
@@ -152,10 +161,16 @@ async fn answered_anew(
 }
 
 /// The answer to what is none of a registry's requests here.
-fn refused(edge: &Edge, client: &Client, guest: &Guest, http: &HttpRequest<Incoming>, refusal: &Refusal) -> Answer {
+fn refused(
+    edge: &Edge,
+    client: &Client,
+    guest: &Guest,
+    (http, glance): (&HttpRequest<Incoming>, Glance),
+    refusal: &Refusal,
+) -> Answer {
     match refusal {
         // What follows a refused request on its connection is not trusted.
-        _ if has_body(http.headers()) || refusal.is_about_headers() => refusal.answer().closing(),
+        _ if glance.announces_a_body || refusal.is_about_headers() => refusal.answer().closing(),
         Refusal::Grammar(RequestError::NotFound) if front::is_for(http) => {
             let default = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
             let (encrypted, registries) = (is_encrypted(edge, client, guest), edge.mirror.registries());
@@ -170,86 +185,12 @@ fn is_encrypted(edge: &Edge, client: &Client, guest: &Guest) -> bool {
     client.encrypted || edge.clients.are_behind_proxies() && !guest.is_overheard()
 }
 
-/// Why a request is refused before it is looked at any further.
-enum Refusal {
-    HeadersTooLarge,
-    /// HTTP/1.1 without `Host` (RFC 9112, 3.2).
-    NoHost,
-    /// A header stands more than once of which somebody in front may believe another one: `Host` (RFC 9112, 3.2),
-    /// `Authorization`.
-    Twice(HeaderName),
-    /// An absolute address that is none of a registry: the client takes us for a forward proxy.
-    Proxy,
-    Grammar(RequestError),
-    Body,
-}
-
-impl Refusal {
-    /// Whether somebody in front may read the request otherwise.
-    const fn is_about_headers(&self) -> bool {
-        matches!(self, Refusal::NoHost | Refusal::Twice(_))
-    }
-
-    fn answer(&self) -> Answer {
-        match self {
-            Refusal::HeadersTooLarge => Answer::refusal(ErrorCode::Unsupported, "the headers are too large")
-                .with_status(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
-            Refusal::NoHost => Answer::refusal(ErrorCode::Unsupported, "the request has no Host header")
-                .with_status(StatusCode::BAD_REQUEST),
-            Refusal::Twice(name) => {
-                let message = format!("the request has more than one {name} header");
-                Answer::refusal(ErrorCode::Unsupported, message).with_status(StatusCode::BAD_REQUEST)
-            }
-            Refusal::Proxy => Answer::refusal(ErrorCode::NameInvalid, "this is not a proxy: ask for a path below /v2/"),
-            Refusal::Grammar(error) => Answer::refusal(error.code(), error.to_string()),
-            Refusal::Body => Answer::refusal(ErrorCode::Unsupported, "a GET or HEAD has no body here"),
-        }
-    }
-}
-
-/// What the request means, or why it is refused. Touches nothing.
-fn understood<T>(
-    http: &HttpRequest<Incoming>,
-    meaning: impl FnOnce() -> Result<T, RequestError>,
-) -> Result<T, Refusal> {
-    if size_of(http.headers()) > MAX_HEADERS {
-        return Err(Refusal::HeadersTooLarge);
-    }
-    if http.version() == Version::HTTP_11 && !http.headers().contains_key(HOST) {
-        return Err(Refusal::NoHost);
-    }
-    let twice = |name: &HeaderName| http.headers().get_all(name).into_iter().nth(1).is_some();
-    if let Some(name) = [HOST, AUTHORIZATION].into_iter().find(twice) {
-        return Err(Refusal::Twice(name));
-    }
-    // The absolute form says what Host says (RFC 9112, 3.2.2). Which names lead to us we do not know;
-    // nobody is dialled for it in any case.
-    let is_absolute = http.uri().authority().is_some() && http.method() != Method::CONNECT;
-    let meaning = meaning().map_err(|error| match error {
-        RequestError::NotFound if is_absolute => Refusal::Proxy,
-        error => Refusal::Grammar(error),
-    })?;
-    if has_body(http.headers()) {
-        return Err(Refusal::Body);
-    }
-    Ok(meaning)
-}
-
-fn size_of(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
-}
-
-fn has_body(headers: &HeaderMap) -> bool {
-    let announced = headers.get(CONTENT_LENGTH).is_some_and(|length| length.as_bytes() != b"0");
-    announced || headers.contains_key(TRANSFER_ENCODING)
-}
-
 async fn respond(
     edge: &Edge,
     client: &Client,
     record: &mut Record,
     guest: &mut Guest,
-    http: &HttpRequest<Incoming>,
+    (http, glance): (&HttpRequest<Incoming>, Glance),
     request: Request,
 ) -> Answer {
     let Some(target) = request.target() else {
@@ -290,7 +231,7 @@ async fn respond(
     let may_be_doubled = target.may_be_doubled();
     let (private, by_grace) = (route.permit().is_private(), *route.permit().rule() == Rule::Grace);
     // What is at hand is sent as it is, without a mark.
-    let at_hand = if by_grace { None } else { at_hand(edge, http, &route, &request) };
+    let at_hand = if by_grace { None } else { at_hand(edge, (http, glance), &route, &request) };
     let at_hand = match at_hand {
         None => Box::pin(elsewhere(edge, client, guest, http, &route, &request)).await,
         at_hand => at_hand,
@@ -395,17 +336,17 @@ fn turned_away(edge: &Edge, rejected: Rejected, asked: Option<(&Location, &Reque
 }
 
 /// The answer that is in memory.
-fn at_hand(edge: &Edge, http: &HttpRequest<Incoming>, route: &Route, request: &Request) -> Option<Answer> {
-    let asked = Asked::of(request, accept(http)).filter(|_| !takes_the_long_way(http.headers()))?;
+fn at_hand(
+    edge: &Edge,
+    (http, glance): (&HttpRequest<Incoming>, Glance),
+    route: &Route,
+    request: &Request,
+) -> Option<Answer> {
+    let asked = Asked::of(request, accept(http)).filter(|_| !glance.wants_other_than_the_whole)?;
     let kept = edge.mirror.at_hand(route, &asked)?;
     let shortcut = Shortcut::new(http, route.clone(), request.clone(), asked, &kept, edge.epoch);
     edge.metrics.shortcuts(edge.shortcuts.remember(http, shortcut));
     Some(Answer::kept(kept))
-}
-
-/// Whether what is in memory cannot be the answer as it is: to conditions, and to ranges.
-fn takes_the_long_way(headers: &HeaderMap) -> bool {
-    [IF_MATCH, IF_NONE_MATCH, RANGE].iter().any(|name| headers.contains_key(name))
 }
 
 async fn looked_up(
@@ -512,20 +453,4 @@ pub fn code(error: &MirrorError, unavailable_blob: ErrorCode) -> ErrorCode {
 
 fn accept(http: &HttpRequest<Incoming>) -> AcceptSet {
     AcceptSet::from_headers(http.headers().get_all(ACCEPT).into_iter().map(header::text))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn headers(name: HeaderName, value: &str) -> HeaderMap {
-        HeaderMap::from_iter([(name, value.as_bytes().try_into().expect("a header value"))])
-    }
-
-    #[test]
-    fn a_body_is_one_that_is_announced() {
-        assert!(has_body(&headers(CONTENT_LENGTH, "9")));
-        assert!(has_body(&headers(TRANSFER_ENCODING, "chunked")));
-        assert!(!has_body(&headers(CONTENT_LENGTH, "0")));
-    }
 }

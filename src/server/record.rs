@@ -242,11 +242,11 @@ impl Record {
         if self.replica.is_some() {
             return;
         }
-        let upstream = self.location.as_ref().map(|location| &location.upstream);
+        let place = self.metrics.place(self.location.as_ref().map(|location| &location.upstream));
         if !std::mem::replace(&mut self.is_counted, true) {
-            self.metrics.request(upstream, self.kind, self.outcome, self.status.as_u16());
+            self.metrics.request(place, self.kind, self.outcome, self.status.as_u16());
         }
-        self.metrics.sent(upstream, self.outcome, new);
+        self.metrics.sent(place, self.outcome, new);
     }
 
     /// The body has ended as it should.

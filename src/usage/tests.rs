@@ -34,8 +34,8 @@ fn docker() -> RegistryName {
 }
 
 fn serve(metrics: &Metrics, outcome: Outcome, bytes: u64) {
-    metrics.request(Some(&docker()), RequestKind::Blob, outcome, 200);
-    metrics.sent(Some(&docker()), outcome, bytes);
+    metrics.request(metrics.place(Some(&docker())), RequestKind::Blob, outcome, 200);
+    metrics.sent(metrics.place(Some(&docker())), outcome, bytes);
 }
 
 fn fetch(metrics: &Metrics, bytes: u64, seconds: u64) {

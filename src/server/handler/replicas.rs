@@ -10,7 +10,8 @@ use http::{Response, StatusCode};
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
 
-use super::{asker, failed, range, understood};
+use super::meaning::understood;
+use super::{asker, failed, range};
 use crate::access::Rule;
 use crate::clients::Asker;
 use crate::mirror::{Found, ToReplica};
@@ -18,6 +19,7 @@ use crate::oci::header::PEER;
 use crate::oci::{ErrorCode, Request};
 use crate::server::Edge;
 use crate::server::body::ResponseBody;
+use crate::server::glance::Glance;
 use crate::server::listener::Client;
 use crate::server::record::Record;
 use crate::server::response::{self, Answer};
@@ -26,11 +28,16 @@ use crate::server::response::{self, Answer};
 const SOON: Duration = Duration::from_secs(1);
 
 /// Answers a replica, or somebody who says that he is one.
-pub(super) async fn answer(edge: &Edge, client: &Client, http: &HttpRequest<Incoming>) -> Response<ResponseBody> {
+pub(super) async fn answer(
+    edge: &Edge,
+    client: &Client,
+    http: &HttpRequest<Incoming>,
+    glance: Glance,
+) -> Response<ResponseBody> {
     let (client, stranger) = asker(edge, client.clone(), http);
     let mut record = Record::begin(edge, client.peer, http);
     let uri = http.uri();
-    let answer = match understood(http, || Request::parse(http.method(), uri.path(), uri.query())) {
+    let answer = match understood(http, glance, || Request::parse(http.method(), uri.path(), uri.query())) {
         Ok(request) => respond(edge, &stranger, &mut record, http, &request).await,
         Err(refusal) => {
             record.refused_unread(edge, http);
