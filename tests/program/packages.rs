@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -187,6 +188,46 @@ fn a_purge_takes_all_but_what_takes_the_set_up_of_a_client_back() {
     let (left, said) = purged(&[&folders[..], &["var/lib/registry-mirror/setup/docker"]].concat());
     assert!(left == 2 && said.contains("docker still asks it first"), "{left} {said}");
     assert!(root.path().join("var/lib/registry-mirror/setup/docker/file").exists());
+}
+
+#[test]
+fn a_tag_whose_store_is_not_kept_yet_is_no_release_and_makes_that_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    };
+    put("Cargo.toml", "version = \"9.8.7\"\n");
+    put(".github/CHANGELOG.md", "## [9.8.7]\n\nMuch.\n");
+    put(".ci/release", &fs::read_to_string(at(".ci/release")).unwrap());
+    put(".ci/store-of", "#!/bin/sh\necho \"$@\" >store-of\n");
+    put(".gitignore", "bin\n");
+    // Neither is compiled, nor installed.
+    put("bin/cargo", "#!/bin/sh\n[ \"$1\" = build ]\n");
+    put("bin/apt-get", "#!/bin/sh\nexit 9\n");
+    let path = format!("{}/bin:{}", folder.path().display(), std::env::var("PATH").unwrap());
+    let run = |program: &str, line: &str| {
+        let mut command = Command::new(program);
+        command.args(line.split(' ')).current_dir(folder.path()).env("PATH", &path);
+        let output = command.env("HOME", folder.path()).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for line in [
+        "init --quiet",
+        "add .",
+        "-c user.name=x -c user.email=x@x.example commit --quiet -m x",
+        "-c user.name=x -c user.email=x@x.example tag v9.8.7",
+    ] {
+        assert_eq!(run("git", line).0, Some(0), "{line}");
+    }
+    let (code, said) = run("bash", ".ci/release dist");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("tests/faults/stores/9.8.7.tar.gz: commit it, and have v9.8.7 be that commit"), "{said}");
+    let made = fs::read_to_string(folder.path().join("store-of")).unwrap();
+    assert_eq!(made, "target/release/registry-mirror 9.8.7\n");
+    assert!(!folder.path().join("dist").exists());
 }
 
 #[test]
