@@ -53,11 +53,14 @@ pub enum Refusal {
     #[error("{} is no folder", .0.display())]
     NotAFolder(PathBuf),
     /// A newer version wrote it.
-    #[error("the store {} has format {found}, this version of registry-mirror knows {FORMAT} at most", path.display())]
+    #[error(
+        "the store {} was written by a newer version of registry-mirror: it has format {found}, this one knows {FORMAT} at most",
+        path.display()
+    )]
     Newer {
         /// The store.
         path: PathBuf,
-        /// Its format.
+        /// Its format, or the largest number that there is.
         found: u32,
     },
 }
@@ -134,13 +137,20 @@ fn is_our_backup(root: &Path) -> bool {
 /// The format that a store says it has; `None` where its mark is missing or spoilt.
 fn mark_of(root: &Path) -> io::Result<Option<u32>> {
     match fs::read(root.join("format")) {
-        Ok(text) => {
-            let text = std::str::from_utf8(&text).unwrap_or_default();
-            Ok(text.trim_end().strip_prefix(PREFIX).and_then(|number| number.parse().ok()))
-        }
+        Ok(text) => Ok(number_in(&text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// The number that a mark begins with. A later version may say more behind it, which is not ours to understand.
+fn number_in(mark: &[u8]) -> Option<u32> {
+    let rest = mark.strip_prefix(PREFIX.as_bytes())?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
+    let number = digits.fold(None, |number: Option<u32>, digit| {
+        Some(number.unwrap_or_default().saturating_mul(10).saturating_add(u32::from(digit - b'0')))
+    });
+    number.filter(|number| *number > 0)
 }
 
 /// Marks a store that has no mark with its format. That it cannot be read or written is no reason not to serve.
@@ -189,8 +199,41 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_later_version_says_behind_the_number_it_is_newer_and_not_spoilt() {
+        for (behind, found) in [
+            ("2 zstd\n", "2"),
+            ("2; needs=chunks\nsecond line\n", "2"),
+            ("10\n", "10"),
+            ("2.1", "2"),
+            ("99999999999999999999", "4294967295"),
+        ] {
+            let mark = format!("{PREFIX}{behind}");
+            let store = folder(&[("format", &mark), ("lock", "1"), ("oci-layout", ""), ("blobs/", "")]);
+            let error = examine(store.path()).expect_err(behind).to_string();
+            assert!(
+                error.contains("written by a newer version") && error.contains(&format!("format {found},")),
+                "{error}"
+            );
+            super::mark(store.path());
+            assert_eq!(fs::read_to_string(store.path().join("format")).expect("reads"), mark);
+        }
+        // Of what this version knows, more words are no reason to mark it anew.
+        let same = folder(&[("format", "registry-mirror store format 1 of another kind\n")]);
+        assert!(examine(same.path()).is_ok());
+        super::mark(same.path());
+        assert!(fs::read_to_string(same.path().join("format")).expect("reads").ends_with("kind\n"));
+        assert_eq!(number_in(b"registry-mirror store format 2\xff\xfe"), Some(2));
+    }
+
+    #[test]
     fn a_store_without_a_mark_or_with_a_spoilt_one_is_marked() {
-        for spoilt in [None, Some("1"), Some("\0\0\0"), Some("registry-mirror store format x")] {
+        for spoilt in [
+            None,
+            Some("1"),
+            Some("\0\0\0"),
+            Some("registry-mirror store format x"),
+            Some("registry-mirror store format 0"),
+        ] {
             let folder = folder(&spoilt.map(|spoilt| ("format", spoilt)).into_iter().collect::<Vec<_>>());
             mark(folder.path());
             let text = fs::read_to_string(folder.path().join("format")).expect("reads");

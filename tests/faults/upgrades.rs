@@ -100,7 +100,7 @@ async fn every_store_that_a_version_ever_wrote_is_served_by_this_one() {
 fn a_store_of_a_later_version_is_refused_by_every_command_that_would_open_it() {
     for archive in stores() {
         let folder = unpacked(&archive);
-        fs::write(folder.path().join("format"), "registry-mirror store format 2\n").unwrap();
+        fs::write(folder.path().join("format"), "registry-mirror store format 2 and more of it\n").unwrap();
         let before = names(folder.path());
         for command in [&["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"][..], &["check"]] {
             let mut program = Command::new(BINARY);
@@ -108,7 +108,9 @@ fn a_store_of_a_later_version_is_refused_by_every_command_that_would_open_it() {
             let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
             assert_eq!(output.status.code(), Some(2), "{command:?}: {said}");
             assert!(
-                said.contains("has format 2") && said.contains("use the newer version again"),
+                said.contains("by a newer version")
+                    && said.contains("has format 2")
+                    && said.contains("use the newer version again"),
                 "{command:?}: {said}"
             );
         }
