@@ -9,6 +9,7 @@ pub mod ingest;
 pub mod local;
 pub mod lock;
 pub mod memory;
+pub mod unusable;
 
 use std::collections::HashSet;
 use std::fs::File;

@@ -40,6 +40,7 @@ use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
+use crate::blob_store::unusable::Unusable;
 use crate::carrier::Carriers;
 use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -75,14 +76,8 @@ pub enum StartError {
     #[error(transparent)]
     Lock(#[from] LockError),
     /// The store cannot be opened.
-    #[error("the store {path} cannot be used: {source}")]
-    Store {
-        /// The folder.
-        path: String,
-        /// What the file system said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Store(#[from] Unusable),
     /// The settings of an upstream do not work.
     #[error(transparent)]
     Upstream(#[from] HttpSettingsError),
@@ -114,16 +109,17 @@ impl From<StartError> for Error {
     fn from(error: StartError) -> Error {
         let (code, hint) = match error {
             StartError::Secret(error) => return error.into(),
-            StartError::Lock(LockError::Refused(ref refusal)) => (Code::Configuration, Some(refusal.hint())),
+            StartError::Lock(LockError::Refused(ref refusal)) => (Code::Configuration, Some(refusal.hint().to_owned())),
             StartError::Upstream(_)
             | StartError::Tls(_)
             | StartError::Passwords(_)
             | StartError::Issuer(_)
             | StartError::Bucket(_) => (Code::Configuration, None),
             StartError::Lock(ref error) => (Code::Failed, error.hint()),
-            StartError::Store { .. } | StartError::Randomness(_) | StartError::Audit(_) => (Code::Failed, None),
+            StartError::Store(ref unusable) => (Code::Failed, unusable.hint()),
+            StartError::Randomness(_) | StartError::Audit(_) => (Code::Failed, None),
         };
-        Error { hint: hint.map(str::to_owned), ..Error::new(code, error.to_string()) }
+        Error { hint, ..Error::new(code, error.to_string()) }
     }
 }
 
@@ -275,7 +271,7 @@ impl Prepared {
     fn open(self) -> Result<Daemon, StartError> {
         let Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket, replicas } = self;
         let (metrics, clock, path) = (Arc::clone(&around.metrics), Arc::clone(&around.clock), &config.store.path);
-        let store_error = |source| StartError::Store { path: path.display().to_string(), source };
+        let store_error = |source| StartError::Store(Unusable::new(path, source));
         let lock = StoreLock::acquire(path)?;
         format::mark(path);
         let behind =

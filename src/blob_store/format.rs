@@ -112,7 +112,11 @@ fn is_our_lock(path: &Path) -> bool {
         process.trim().bytes().all(|byte| byte.is_ascii_digit()) && (socket.is_empty() || socket.starts_with('/'))
     };
     fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= LONGEST_LOCK)
-        && fs::read_to_string(path).is_ok_and(is_ours)
+        && match fs::read_to_string(path) {
+            Ok(text) => is_ours(text),
+            // Whoever wants to lock it is told whose it is, and writes nothing.
+            Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
+        }
 }
 
 /// Whether this is what matters of a backup, or what a command left that wrote into the index before anything else was

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::format::{self, Refusal};
+use super::unusable::Unusable;
 
 /// The right to use a store, until dropped.
 #[derive(Debug)]
@@ -37,24 +38,18 @@ pub enum LockError {
     /// The folder is none of ours, or of a newer version. Nothing in it was touched.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The lock file cannot be created or locked, as on a file system that has no locks. Nothing says that somebody else uses the store.
-    #[error("the store {} cannot be locked: {source}", path.display())]
-    Io {
-        /// The store.
-        path: PathBuf,
-        /// What the file system said.
-        #[source]
-        source: io::Error,
-    },
+    /// The folder or the lock file cannot be made, or not locked. Nothing says that somebody else uses the store.
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
 }
 
 impl LockError {
     /// What to do.
-    pub const fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<String> {
         match self {
-            LockError::Held { .. } => Some("stop that one or choose another store"),
-            LockError::Refused(refusal) => Some(refusal.hint()),
-            LockError::Io { .. } => None,
+            LockError::Held { .. } => Some("stop that one or choose another store".to_owned()),
+            LockError::Refused(refusal) => Some(refusal.hint().to_owned()),
+            LockError::Unusable(unusable) => unusable.hint(),
         }
     }
 }
@@ -64,10 +59,10 @@ impl StoreLock {
     ///
     /// # Errors
     /// [`LockError::Refused`] when the folder cannot be our store, [`LockError::Held`] when somebody else has
-    /// it, [`LockError::Io`] otherwise.
+    /// it, [`LockError::Unusable`] otherwise.
     pub fn acquire(root: &Path) -> Result<StoreLock, LockError> {
         format::examine(root)?;
-        let failed = |source| LockError::Io { path: root.to_owned(), source };
+        let failed = |source| Unusable::new(root, source);
         if !root.is_dir() {
             DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
         }
@@ -84,7 +79,8 @@ impl StoreLock {
         let mut file = match writable {
             // A store that cannot be written to is served all the same.
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
-                OpenOptions::new().read(true).custom_flags(nofollow).open(&path)
+                // One that was never used has nothing to serve.
+                OpenOptions::new().read(true).custom_flags(nofollow).open(&path).map_err(|_| error)
             }
             result => result,
         }
@@ -94,7 +90,7 @@ impl StoreLock {
             Err(TryLockError::WouldBlock) => {
                 return Err(LockError::Held { path: root.to_owned(), process: read_process(&mut file) });
             }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+            Err(TryLockError::Error(source)) => return Err(failed(source).into()),
         }
         // For the message of whoever comes second; a full disk must not stop us here.
         let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));

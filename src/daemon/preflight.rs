@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketType};
 use super::process::{PACES, unusable_pace};
 use super::{StartError, upstreams};
 use crate::audit;
+use crate::blob_store::unusable::Unusable;
 use crate::blob_store::{format, lock};
 use crate::carrier::Carrier;
 use crate::config::{Config, Limit, Problem, Store, Upstream, missing_helper};
@@ -179,11 +180,10 @@ fn look_at_folder(path: &Path, found: &mut Findings) {
     let parts = parts.iter().take(if there == path { 6 } else { 1 }).filter(|part| part.exists());
     if let Some((part, error)) = parts.filter_map(|part| Some((part, cannot_write(part)?))).next() {
         let what = if there == path { "used" } else { "made" };
-        found.warn(format!(
-            "the store {} cannot be {what} by this user: {}: {error}",
-            path.display(),
-            part.components().collect::<std::path::PathBuf>().display()
-        ));
+        let part = part.components().collect::<std::path::PathBuf>();
+        let why = format!("the store {} cannot be {what} by this user: {}: {error}", path.display(), part.display());
+        let whose = Unusable::new(path, error).whose().map(|whose| format!("; {whose}"));
+        found.warn(why + &whose.unwrap_or_default());
     }
 }
 

@@ -14,6 +14,7 @@ use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{self, LockError, StoreLock};
+use crate::blob_store::unusable::Unusable;
 use crate::bundle::import::{self, Intake};
 use crate::bundle::{Plan, Rest, Stores};
 use crate::carrier::Carrier;
@@ -72,7 +73,7 @@ impl OpenedStore {
     /// ours, [`Code::Failed`] for everything else.
     pub fn open(config: &Config) -> Result<OpenedStore, Error> {
         let path = &config.store.path;
-        let failed = |error: std::io::Error| Error::new(Code::Failed, format!("the store {}: {error}", path.display()));
+        let failed = |source: std::io::Error| Error::from(StartError::Store(Unusable::new(path, source)));
         let lock = StoreLock::acquire(path).map_err(|error| match error {
             LockError::Held { .. } => Error::new(Code::Unreachable, error.to_string())
                 .with_hint("stop that one, choose another store, or say where it answers with --admin"),

@@ -55,6 +55,7 @@ mod disk;
 mod imports;
 mod matrix;
 mod other_users;
+mod owners;
 mod upgrades;
 
 use std::net::SocketAddr;

@@ -17,7 +17,7 @@ const STORES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/stores")
 const AWAY: &str = "http://127.0.0.1:1";
 
 /// The kept stores.
-fn stores() -> Vec<PathBuf> {
+pub fn stores() -> Vec<PathBuf> {
     let mut found: Vec<_> = fs::read_dir(STORES).unwrap().map(|entry| entry.unwrap().path()).collect();
     found.sort();
     found
@@ -52,7 +52,7 @@ async fn is_served(process: &Process) {
     }
 }
 
-fn unpacked(archive: &Path) -> tempfile::TempDir {
+pub fn unpacked(archive: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let bytes = flate2::read::GzDecoder::new(fs::File::open(archive).unwrap());
     tar::Archive::new(bytes).unpack(folder.path()).unwrap();
