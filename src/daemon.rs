@@ -8,6 +8,7 @@
 mod carry;
 pub mod checkup;
 mod doors;
+mod owner;
 mod preflight;
 mod process;
 mod reload;

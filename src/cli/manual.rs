@@ -332,8 +332,9 @@ const FILES: [(&str, &str); 7] = [
     ),
     ("~/.config/registry-mirror/mirror.toml", "It comes before that in /etc; in $XDG_CONFIG_HOME, if that is set."),
     (
-        "~/.cache/registry-mirror",
-        "The store, unless store.path names another; in $CACHE_DIRECTORY, if systemd sets that.",
+        "/var/cache/registry-mirror, ~/.cache/registry-mirror",
+        "The store, unless store.path names another: of the service, which reads the file in /etc, and of who has another \
+         file or none; in $CACHE_DIRECTORY, if systemd sets that.",
     ),
     ("STORE/blobs", "What was pulled, by its digest."),
     ("STORE/repositories", "Tags with their histories, and which repository has what."),

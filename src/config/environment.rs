@@ -47,11 +47,15 @@ impl Environment {
         self.user_folder("XDG_CONFIG_HOME", ".config")
     }
 
-    /// The folder for the store when none is configured: systemd's, else the user's.
-    pub(super) fn cache_folder(&self) -> Option<PathBuf> {
+    /// systemd's folder for the store, for who is started by it.
+    pub(super) fn folder_of_service(&self) -> Option<PathBuf> {
         // systemd separates several folders with colons.
-        let of_service = self.get("CACHE_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from);
-        of_service.or_else(|| Some(self.user_folder("XDG_CACHE_HOME", ".cache")?.join("registry-mirror")))
+        self.get("CACHE_DIRECTORY").and_then(|list| list.split(':').next()).map(PathBuf::from)
+    }
+
+    /// The user's own folder for a store.
+    pub(super) fn folder_of_user(&self) -> Option<PathBuf> {
+        Some(self.user_folder("XDG_CACHE_HOME", ".cache")?.join("registry-mirror"))
     }
 
     /// A folder of the XDG rules, which say that a relative path is to be ignored.

@@ -122,7 +122,8 @@ impl Default for Server {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Store {
-    /// The folder; empty for `$CACHE_DIRECTORY`, else `registry-mirror` in the XDG cache folder.
+    /// The folder; empty for `$CACHE_DIRECTORY`, else, with the file `/etc/registry-mirror/mirror.toml`, for
+    /// `/var/cache/registry-mirror` if that is there, else for `registry-mirror` in the XDG cache folder.
     pub path: String,
     /// What the store may hold: a part of the file system such as `80%`, or a size.
     pub max_size: String,

@@ -12,6 +12,9 @@ const NAME: &str = "registry-mirror/mirror.toml";
 /// Where those of the whole system are.
 const SYSTEM: &str = "/etc";
 
+/// Where the service that reads the system's file keeps its store, as its unit says.
+const STORE_OF_SERVICE: &str = "/var/cache/registry-mirror";
+
 /// A place where the file may be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -35,6 +38,18 @@ pub(super) fn places(named: Option<&Path>, env: &Environment) -> Vec<Place> {
         places[first].used = true;
     }
     places
+}
+
+/// The store of the service whose file this is: of a command that reads the system's file it is the store that is
+/// meant. `None` for another file, and where no service has kept one there yet. It may be a link that only root may follow.
+pub(super) fn store_of_service(file: Option<&Path>) -> Option<PathBuf> {
+    store_below(Path::new("/"), file?)
+}
+
+fn store_below(root: &Path, file: &Path) -> Option<PathBuf> {
+    let below = |path: &str| root.join(path.trim_start_matches('/'));
+    let store = below(STORE_OF_SERVICE);
+    (file == below(SYSTEM).join(NAME) && store.symlink_metadata().is_ok()).then_some(store)
 }
 
 #[cfg(test)]
@@ -71,5 +86,17 @@ mod tests {
         let (one, other) = (Path::new("/nonexistent/1"), Path::new("/nonexistent/2"));
         assert_eq!(used(None, &[("HOME", &home), ("REGISTRY_MIRROR_CONFIG", one)]).as_deref(), Some(one));
         assert_eq!(used(Some(other), &[("HOME", &home), ("REGISTRY_MIRROR_CONFIG", one)]).as_deref(), Some(other));
+    }
+
+    #[test]
+    fn a_store_of_the_service_is_one_that_is_there_and_meant_by_its_file_only() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (file, store) = (root.path().join("etc").join(NAME), root.path().join("var/cache/registry-mirror"));
+        assert_eq!(store_below(root.path(), &file), None, "nobody has kept one there");
+        std::fs::create_dir_all(root.path().join("var/cache")).expect("made");
+        std::os::unix::fs::symlink("private/registry-mirror", &store).expect("a link, as of a user that is made up");
+        assert_eq!(store_below(root.path(), &file), Some(store));
+        assert_eq!(store_below(root.path(), &root.path().join("home/.config").join(NAME)), None);
+        assert_eq!(store_of_service(None), None);
     }
 }

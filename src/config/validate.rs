@@ -9,10 +9,11 @@ mod upstreams;
 mod values;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::document::Document;
 use super::environment::Environment;
+use super::search::store_of_service;
 use super::{
     Cache, Config, ConfigError, Effective, Limit, Limits, Log, LogFormat, Routes, Server, Store, Upstream, file,
 };
@@ -32,7 +33,7 @@ pub(super) fn config(
     let mut check = Check(document);
     let mut server = check.server(&file.server);
     let bucket = check.bucket(&file.store.bucket, &file.cache.patience);
-    let store = check.store(&file.store, env).map(|store| Store { bucket, ..store });
+    let store = check.store(&file.store, env, source.as_deref()).map(|store| Store { bucket, ..store });
     let cache = check.cache(&file.cache);
     let limits = Limits {
         fills: check.count("limits.fills", file.limits.fills),
@@ -227,7 +228,7 @@ impl Check {
         fits.then_some(path)
     }
 
-    fn store(&mut self, typed: &file::Store, env: &Environment) -> Option<Store> {
+    fn store(&mut self, typed: &file::Store, env: &Environment, source: Option<&Path>) -> Option<Store> {
         let max_size = self.limit("store.max_size", &typed.max_size);
         let min_free = self.limit("store.min_free", &typed.min_free);
         let scrub_rate = self.size("store.scrub_rate", &typed.scrub_rate);
@@ -238,7 +239,7 @@ impl Check {
             self.problem("store.min_free", "nothing is left for the store", "for example min_free = \"5%\"");
         }
         let path = match typed.path.as_str() {
-            "" => env.cache_folder(),
+            "" => env.folder_of_service().or_else(|| store_of_service(source)).or_else(|| env.folder_of_user()),
             path => Some(PathBuf::from(path)),
         };
         let Some(path) = path.and_then(|path| std::path::absolute(path).ok()) else {

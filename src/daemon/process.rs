@@ -12,6 +12,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::owner::Owner;
 use super::{Listeners, Prepared, budget};
 use crate::carrier::{Carrier, Carriers};
 use crate::clock::SystemClock;
@@ -71,6 +72,9 @@ pub fn run(
     let carriers = Carriers::default();
     let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), carriers.clone())?;
     stay_inside(&config);
+    // Sockets are bound, and the thread for programs is there: they are root's, if this is root.
+    let owner = Owner::to_write_for(&config.store.path);
+    let _in_his_name = owner.and_then(Owner::enter);
     let threads = |name, carrier: &Carrier| {
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
         runtime.inspect(|runtime| carrier.begin(runtime)).map_err(&no_runtime)

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
+use super::owner::{InHisName, Owner};
 use super::{Daemon, StartError, settings, stock, upstreams};
 use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
@@ -49,6 +50,15 @@ pub struct OpenedStore {
     budget: u64,
     _lock: StoreLock,
     runtime: Runtime,
+    owner: Option<Owner>,
+    /// Dropped after all the others, of which an index writes when it is.
+    to_the_end: Option<InHisName>,
+}
+
+impl Drop for OpenedStore {
+    fn drop(&mut self) {
+        self.to_the_end = self.as_its_owner();
+    }
 }
 
 impl std::fmt::Debug for OpenedStore {
@@ -74,6 +84,8 @@ impl OpenedStore {
     pub fn open(config: &Config) -> Result<OpenedStore, Error> {
         let path = &config.store.path;
         let failed = |source: std::io::Error| Error::from(StartError::Store(Unusable::new(path, source)));
+        let owner = Owner::to_write_for(path);
+        let _in_his_name = owner.and_then(Owner::enter);
         let lock = StoreLock::acquire(path).map_err(|error| match error {
             LockError::Held { .. } => Error::new(Code::Unreachable, error.to_string())
                 .with_hint("stop that one, choose another store, or say where it answers with --admin"),
@@ -92,7 +104,11 @@ impl OpenedStore {
         let budget = settings::budget(&config.store).map_err(failed)?;
         let places = Arc::new(upstreams::places(config));
         let stores = Stores { blobs, ingests, metadata, places, clock: Arc::new(SystemClock) };
-        Ok(OpenedStore { stores, budget, _lock: lock, runtime })
+        Ok(OpenedStore { stores, budget, _lock: lock, runtime, owner, to_the_end: None })
+    }
+
+    fn as_its_owner(&self) -> Option<InHisName> {
+        self.owner.and_then(Owner::enter)
     }
 
     /// Finds out what a bundle would be.
@@ -100,6 +116,7 @@ impl OpenedStore {
     /// # Errors
     /// [`Code::Usage`] for an order that nobody can mean, and what [`Plan::make`] says.
     pub fn export(&self, order: &orders::Export) -> Result<Outgoing<'_>, Error> {
+        let _in_his_name = self.as_its_owner();
         let _entered = self.runtime.enter();
         let plan = Plan::make(&self.stores, &order.try_into()?, self.runtime.handle())?;
         Ok(Outgoing { store: self, plan })
@@ -110,6 +127,7 @@ impl OpenedStore {
     /// # Errors
     /// What [`import::import`] says.
     pub fn import(&self, bundle: impl Read, name: Option<&ImageName>) -> Result<Imported, Error> {
+        let _in_his_name = self.as_its_owner();
         let _entered = self.runtime.enter();
         let rest = Rest { blobs: Arc::clone(&self.stores.blobs), budget: self.budget };
         let intake = Intake { space: Some(&rest), name };
@@ -121,6 +139,7 @@ impl OpenedStore {
     /// # Errors
     /// [`Code::NotFound`] for an image of no upstream, [`Code::Metadata`] when what is remembered cannot be read.
     pub fn why(&self, config: &Config, image: &ImageName) -> Result<Why, Error> {
+        let _in_his_name = self.as_its_owner();
         let upstreams = config.upstreams.iter().map(|upstream| {
             let nobody: Arc<dyn Upstream> = Arc::new(Offline::new(upstream.host.clone()));
             (upstream.host.clone(), nobody)
@@ -147,6 +166,7 @@ impl OpenedStore {
     /// # Errors
     /// [`Code::Store`] when the blobs cannot be listed.
     pub fn receipt(&self) -> Result<Receipt, Error> {
+        let _in_his_name = self.as_its_owner();
         Ok(import::receipt(&self.stores, self.runtime.handle())?)
     }
 }
@@ -188,6 +208,8 @@ pub fn test_bucket(config: &Config) -> Result<StoreTest, Error> {
 /// What [`Daemon::open`] says, and [`Code::Configuration`] where there is no bucket.
 pub fn carry(config: Config, way: Direction, take: &mut dyn FnMut(Carried)) -> Result<(), Error> {
     config.store.bucket.as_ref().ok_or_else(no_bucket)?;
+    // To the end of all that is opened here.
+    let _in_his_name = Owner::to_write_for(&config.store.path).and_then(Owner::enter);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
     let entered = runtime.enter();
@@ -208,6 +230,7 @@ impl Outgoing<'_> {
     /// # Errors
     /// What [`Plan::write`] says.
     pub fn write(&self, out: &mut dyn Write) -> Result<(), Error> {
+        let _in_his_name = self.store.as_its_owner();
         let _entered = self.store.runtime.enter();
         Ok(self.plan.write(&self.store.stores, out, self.store.runtime.handle())?)
     }

@@ -1,12 +1,18 @@
-//! Whose a store is: one that cannot be used says that and what to do. Most of it can be shown as the superuser only.
+//! Whose a store is: root works in the name of its owner, commands find the store of the service that is installed, and
+//! a store that cannot be used says whose it is and what to do. Most of it can be shown as the superuser only.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::daemon::BINARY;
-use crate::upgrades::{stores, unpacked};
+use crate::daemon::{BINARY, Process};
+use crate::upgrades::{is_served, stores, unpacked};
+
+/// A user who owns nothing here.
+const STRANGER: u32 = 65534;
+/// Nobody listens there.
+const AWAY: &str = "http://127.0.0.1:1";
 
 /// Whether a script may have mounts of its own here.
 fn may_mount() -> bool {
@@ -35,6 +41,34 @@ fn script(folder: &Path, text: &str) -> (String, i32) {
     (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.code().unwrap_or(-1))
 }
 
+/// Everything in a store, itself first.
+fn parts(store: &Path) -> Vec<PathBuf> {
+    let mut found = vec![store.to_owned()];
+    let mut next = 0;
+    while let Some(path) = found.get(next).cloned() {
+        if path.symlink_metadata().unwrap().is_dir() {
+            found.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+        }
+        next += 1;
+    }
+    found
+}
+
+fn give_to_stranger(store: &Path) {
+    for part in parts(store) {
+        std::os::unix::fs::lchown(part, Some(STRANGER), Some(STRANGER)).unwrap();
+    }
+}
+
+/// What in it is not the stranger's, user and group.
+fn foreign(store: &Path) -> Vec<PathBuf> {
+    let is_foreign = |path: &PathBuf| {
+        let found = path.symlink_metadata().unwrap();
+        (found.uid(), found.gid()) != (STRANGER, STRANGER)
+    };
+    parts(store).into_iter().filter(is_foreign).collect()
+}
+
 /// A bundle of the store that the first version wrote.
 fn bundle(folder: &Path) -> PathBuf {
     let (kept, bundle) = (unpacked(&stores()[0]), folder.join("bundle.tar"));
@@ -42,6 +76,81 @@ fn bundle(folder: &Path) -> PathBuf {
     let output = Command::new(BINARY).args(line).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     bundle
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_root_writes_into_the_store_of_a_service_the_service_can_read() {
+    if !may_mount() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let bundle = bundle(folder.path());
+    let (old, new) = (unpacked(&stores()[0]), folder.path().join("new"));
+    fs::create_dir(&new).unwrap();
+    [old.path(), &new].into_iter().for_each(give_to_stranger);
+    let run = |line: &[&str], store: &Path| {
+        let output = Command::new(BINARY).args(line).arg("--store").arg(store).output().unwrap();
+        assert!(output.status.success(), "{line:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(foreign(store), Vec::<PathBuf>::new(), "{line:?}");
+    };
+    let receipt = folder.path().join("receipt");
+    run(&["import", bundle.to_str().unwrap(), "--receipt", receipt.to_str().unwrap()], &new);
+    run(&["import", bundle.to_str().unwrap()], old.path());
+    run(&["why", "try:1"], &new);
+    assert_eq!(fs::metadata(&receipt).unwrap().uid(), 0, "what it is told to write elsewhere is root's");
+    // The daemon, typed by root, does the same.
+    let process = Process::start(&new, AWAY, "");
+    is_served(&process).await;
+    assert!(process.terminate().success());
+    assert_eq!(foreign(&new), Vec::<PathBuf>::new());
+    // And as itself the service serves what is there.
+    let program = folder.path().join("registry-mirror");
+    fs::copy(BINARY, &program).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let other = format!("setpriv --reuid={STRANGER} --regid={STRANGER} --clear-groups");
+    let how = format!("f() {{ shift; exec {other} {} \"$@\"; }}; f", program.display());
+    let process = Process::start_by(&how, &new, AWAY, "");
+    is_served(&process).await;
+    assert!(process.terminate().success());
+}
+
+#[test]
+fn commands_that_read_the_file_of_the_service_use_its_store() {
+    if !may_mount() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    bundle(folder.path());
+    let installed = "mount -t tmpfs none /etc; mkdir /etc/registry-mirror; : >/etc/registry-mirror/mirror.toml
+        mount -t tmpfs none /var/cache; install -d -m 700 /var/cache/private; store=/var/cache/private/registry-mirror
+        install -d -m 700 -o 65534 -g 65534 $store; ln -s private/registry-mirror /var/cache/registry-mirror;";
+    let (said, code) = script(
+        folder.path(),
+        &format!(
+            "{installed} $MIRROR config show | grep '^path ='; $MIRROR check | grep store; $MIRROR import bundle.tar
+            $MIRROR why try:1; find $store ! -user 65534; test ! -e $HOME && echo none of its own; : >own; $MIRROR config show -c own | grep '^path ='
+            REGISTRY_MIRROR_STORE_PATH=/elsewhere $MIRROR config show | grep '^path ='"
+        ),
+    );
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines[0], "path = \"/var/cache/registry-mirror\"", "{said}");
+    assert!(lines[1].ends_with("/var/cache/registry-mirror"), "{said}");
+    assert!(
+        said.contains("docker.io/library/try:1: ready") && said.contains("docker.io/library/try:1: revalidated"),
+        "{said}"
+    );
+    assert!(!said.contains("\n/var/cache/private"), "the service could not read it: {said}");
+    assert!(said.contains("none of its own"), "nothing is kept as root's own: {said}");
+    let own = format!("path = \"{}/home/.cache/registry-mirror\"", folder.path().display());
+    assert_eq!(lines[lines.len() - 2..], [own.as_str(), "path = \"/elsewhere\""], "{said}");
+    assert_eq!(code, 0);
+    // Where the service has never been, a file is a file as any other.
+    let (said, _) = script(
+        folder.path(),
+        "mount -t tmpfs none /etc; mkdir /etc/registry-mirror; : >/etc/registry-mirror/mirror.toml; $MIRROR config show",
+    );
+    assert!(said.contains(&own), "{said}");
 }
 
 #[test]

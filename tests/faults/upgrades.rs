@@ -41,7 +41,7 @@ async fn got(address: SocketAddr, path: &str, digest: Option<&str>) -> Vec<u8> {
     response.body.to_vec()
 }
 
-async fn is_served(process: &Process) {
+pub async fn is_served(process: &Process) {
     let manifest = got(process.address, "/v2/library/try/manifests/1", None).await;
     let manifest: Value = serde_json::from_slice(&manifest).unwrap();
     let layers = manifest["layers"].as_array().unwrap();
