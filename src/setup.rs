@@ -122,6 +122,9 @@ pub struct Settings {
     /// The upstream of what the mirror is asked for there without a registry, where that is known.
     #[serde(default)]
     pub default: Option<RegistryName>,
+    /// The authority of the mirror's certificate, PEM, for a client that does not know it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authority: Option<String>,
 }
 
 impl Settings {
@@ -218,6 +221,8 @@ pub enum Kind {
     BuildkitdToml,
     /// What k3s and RKE2 know of registries.
     RegistriesYaml,
+    /// The authority of the mirror's certificate, beside the hosts.
+    Authority,
 }
 
 /// A file that is to be written.
@@ -240,6 +245,15 @@ impl File {
 /// # Errors
 /// [`Refused`] where it cannot be told, as things are.
 pub fn files(client: Client, settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
+    let reads_hosts =
+        client == Client::Containerd || client == Client::Docker && machine.docker_store == Store::Containerd;
+    if settings.authority.is_some() && !reads_hosts {
+        return Err(Refused::Unable(format!(
+            "{} is told of no authority here, only what reads hosts.toml is: containerd, and docker with containerd's store; \
+             have it trust the mirror's certificate another way",
+            client.as_str()
+        )));
+    }
     match client {
         Client::Docker => docker::files(settings, machine),
         Client::Containerd => containerd::files(settings, machine),
@@ -311,6 +325,7 @@ impl Kind {
             Kind::RegistriesConf => podman::merged(text, settings, beside)?,
             Kind::BuildkitdToml => in_toml::merged(text, &buildkit::wants(settings))?,
             Kind::RegistriesYaml => k3s::merged(text, settings)?,
+            Kind::Authority => return Ok(settings.authority.clone().unwrap_or_default()),
         };
         let is_new = before.is_none() && !matches!(self, Kind::DaemonJson);
         Ok(if is_new { format!("{HEADER}{merged}") } else { manner.put_on(merged) })
@@ -332,6 +347,7 @@ impl Kind {
             Kind::RegistriesConf => podman::without(text, now, settings)?,
             Kind::BuildkitdToml => in_toml::without(text, now, &buildkit::wants(settings))?,
             Kind::RegistriesYaml => in_yaml::without(text, now, &k3s::wants(settings))?,
+            Kind::Authority => return Err(Refused::Mixed("the certificate".to_owned())),
         };
         let without = if before.is_none() { without.replacen(HEADER, "", 1) } else { without };
         let is_empty = matches!(without.trim(), "" | "{}");

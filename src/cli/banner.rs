@@ -41,7 +41,8 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
 /// What to tell a client on this machine, as `setup` writes it.
 fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> String {
     let Ok(mirror) = format!("{scheme}://{address}").parse() else { return String::new() };
-    let settings = Settings { mirror, registries: vec![default.clone()], default: Some(default.clone()) };
+    let settings =
+        Settings { mirror, registries: vec![default.clone()], default: Some(default.clone()), authority: None };
     let has_it = |text: &str| text.contains(settings.mirror.authority());
     let lines = |client: Client| {
         let written = setup::written(client, &settings).unwrap_or_default();

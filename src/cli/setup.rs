@@ -3,6 +3,7 @@
 //! What the files have to say is [`crate::setup`]'s to decide; here they are found, read and written, below a root,
 //! and programs are run.
 
+mod authority;
 mod check;
 mod files;
 mod plan;
@@ -55,6 +56,10 @@ pub(super) struct Args {
     /// Address of the mirror, as the client reaches it [default: that of the daemon]
     #[arg(long, value_name = "URL")]
     mirror: Option<MirrorAddress>,
+    /// Authority of the mirror's certificate, PEM, which is written beside hosts.toml; for containerd, and docker with
+    /// containerd's store
+    #[arg(long, value_name = "FILE", conflicts_with = "undo")]
+    mirror_ca: Option<PathBuf>,
     /// A registry that is to be pulled through the mirror; may be given again [default: those of the last --apply, else
     /// docker.io, else those that the mirror has]
     #[arg(long = "for", value_name = "HOST", value_parser = config::registry)]
@@ -202,7 +207,8 @@ fn told(args: &Args, earlier: Option<&Record>) -> Result<Told, Error> {
         }
     };
     let registries = registries(args, earlier, &served);
-    Ok(Told { settings: Settings { mirror, registries, default }, served })
+    let authority = args.mirror_ca.as_deref().map(|file| authority::read(file, &mirror)).transpose()?;
+    Ok(Told { settings: Settings { mirror, registries, default, authority }, served })
 }
 
 /// A mirror: its addresses, each with the upstream of what it is asked for without a registry, and the registries that

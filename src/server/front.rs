@@ -46,7 +46,7 @@ pub(super) fn page<B>(request: &Request<B>, told: &Told<'_>) -> String {
     let Some(mirror) = address(request, told.encrypted) else { return String::new() };
     let has_hub = told.registries.iter().find(|registry| registry.as_str() == DOCKER_HUB);
     let registries = vec![has_hub.unwrap_or(told.default).clone()];
-    let settings = Settings { mirror, registries, default: Some(told.default.clone()) };
+    let settings = Settings { mirror, registries, default: Some(told.default.clone()), authority: None };
     let files = |client| files(client, &settings);
     let written = [
         ("{images}", images(&settings, told)),

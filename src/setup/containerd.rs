@@ -13,6 +13,8 @@ use crate::oci::RegistryName;
 pub const CONFIG: &str = "etc/containerd/config.toml";
 /// Where the hosts of registries are, unless the file says otherwise.
 const HOSTS: &str = "/etc/containerd/certs.d";
+/// The authority of the mirror's certificate, beside the hosts. Without such a file, what ends with .crt is read, too.
+const AUTHORITY: &str = "registry-mirror-ca.pem";
 
 pub(super) fn files(settings: &Settings, machine: &Machine<'_>) -> Result<Vec<File>, Refused> {
     let folder = hosts_folder(machine)?;
@@ -43,6 +45,9 @@ pub(super) fn hosts_files(folder: &str, settings: &Settings, machine: &Machine<'
                 .of(&file.path));
             }
         }
+        // Before who names it.
+        let authority = || File::new(format!("{folder}/{registry}/{AUTHORITY}"), Kind::Authority);
+        files.extend(settings.authority.as_ref().map(|_| authority()));
         files.push(file);
     }
     Ok(files)
@@ -181,7 +186,11 @@ fn hosts_in(path: &str, text: &str) -> Result<Vec<Asked>, Refused> {
 pub(super) fn hosts_wants(settings: &Settings) -> Vec<Want> {
     let url = settings.mirror.to_string();
     let capabilities = Value::List(vec!["pull".to_owned(), "resolve".to_owned()]);
-    vec![Want::value(["host", &url, "capabilities"], capabilities)]
+    let authority = Value::Text(AUTHORITY.to_owned());
+    let mut wants = vec![Want::value(["host", &url, "capabilities"], capabilities)];
+    // A name without a folder is one beside this file.
+    wants.extend(settings.authority.as_ref().map(|_| Want::value(["host", &url, "ca"], authority)));
+    wants
 }
 
 pub(super) fn hosts(text: &str, settings: &Settings) -> Result<String, Refused> {

@@ -14,7 +14,7 @@ const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
 const MIRROR: &str = "http://127.0.0.1:5000";
 
 /// Runs `setup` with these words and variables; its exit code, stdout and stderr.
-fn run(line: &str, variables: &[(&str, &str)]) -> (i32, String, String) {
+pub(crate) fn run(line: &str, variables: &[(&str, &str)]) -> (i32, String, String) {
     let mut command = Command::new(BINARY);
     command
         .arg("setup")
@@ -28,7 +28,7 @@ fn run(line: &str, variables: &[(&str, &str)]) -> (i32, String, String) {
 }
 
 /// Everything below a folder: what it is, whose, and what is in it.
-fn tree(folder: &Path) -> BTreeMap<String, (u32, u32, u32, Vec<u8>)> {
+pub(crate) fn tree(folder: &Path) -> BTreeMap<String, (u32, u32, u32, Vec<u8>)> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
     while let Some(here) = folders.pop() {
@@ -51,7 +51,7 @@ fn tree(folder: &Path) -> BTreeMap<String, (u32, u32, u32, Vec<u8>)> {
 }
 
 /// A root with these files in it.
-fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+pub(crate) fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     for (path, content) in files {
         let path = root.path().join(path);
