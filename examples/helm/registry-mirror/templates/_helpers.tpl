@@ -1,5 +1,86 @@
+{{/* As a Service may be called: without a full stop, and a letter comes first. */}}
 {{- define "mirror.name" -}}
-{{- if contains "registry-mirror" .Release.Name }}{{ .Release.Name | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-registry-mirror" (.Release.Name | trunc 34) }}{{ end }}
+{{- $release := replace "." "-" .Release.Name }}
+{{- if regexMatch "^[0-9]" $release }}{{ $release = printf "m-%s" $release }}{{ end }}
+{{- if contains "registry-mirror" $release }}{{ $release | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-registry-mirror" ($release | trunc 34) }}{{ end }}
+{{- end }}
+
+{{/* What may be a number, which would be printed as 2e+10. */}}
+{{- define "mirror.text" -}}
+{{ if kindIs "float64" . }}{{ printf "%.0f" . }}{{ else }}{{ . }}{{ end }}
+{{- end }}
+
+{{/* A size: a number alone is one of bytes. */}}
+{{- define "mirror.size" -}}
+{{- $size := include "mirror.text" . }}
+{{- $size }}{{ if regexMatch "^[0-9]*[1-9][0-9]*$" $size }}B{{ end }}
+{{- end }}
+
+{{/* Whether the settings that were written have certificates. */}}
+{{- define "mirror.ownTls" -}}
+{{ if regexMatch `(?m)^\s*(\[\s*server\s*\.\s*tls\s*\]|(server\s*\.\s*)?tls\s*[.=])` .Values.config }}yes{{ end }}
+{{- end }}
+
+{{- define "mirror.scheme" -}}
+{{ if or .Values.tls.secret (include "mirror.ownTls" .) }}https{{ else }}http{{ end }}
+{{- end }}
+
+{{- define "mirror.anyAddress" -}}
+{{ eq .Values.ipFamily "IPv6" | ternary "[::]" "0.0.0.0" }}
+{{- end }}
+
+{{/* How many seconds a duration such as 1m 30s has. */}}
+{{- define "mirror.seconds" -}}
+{{- $all := 0 }}
+{{- range $unit, $seconds := dict "h" 3600 "m" 60 "s" 1 }}
+{{- $all = add $all (mul (regexFind (printf "[0-9]+%s" $unit) $ | trimSuffix $unit | int) $seconds) }}
+{{- end }}
+{{- $all }}
+{{- end }}
+
+{{/* Whether nodes are set up, or what was written on them is taken back. */}}
+{{- define "mirror.touchesNodes" -}}
+{{ if or .Values.nodes.setup .Values.undo }}yes{{ end }}
+{{- end }}
+
+{{/* What does not go together. */}}
+{{- define "mirror.refuse" -}}
+{{- if and (eq .Values.kind "Deployment") (gt (int .Values.replicas) 1) (not .Values.bucket.name) }}
+{{- fail "replicas: more than one needs a bucket, or kind=DaemonSet; each store is for one daemon" }}
+{{- end }}
+{{- if regexMatch `(?m)^\s*(server\s*\.\s*)?drain\s*=` .Values.config }}
+{{- fail "config: how long pulls may end is said as drain, a value of the chart, so that Kubernetes waits for it" }}
+{{- end }}
+{{- if and .Values.tls.secret (include "mirror.ownTls" .) }}
+{{- fail "config: has a [server.tls] of its own; take it out, tls.secret makes one" }}
+{{- end }}
+{{- if and (eq (include "mirror.scheme" .) "https") .Values.bucket.name .Values.bucket.peersSecret }}
+{{- fail "bucket.peersSecret: replicas ask each other by the addresses of their pods, which no certificate names; end TLS in front of them, or leave peersSecret empty" }}
+{{- end }}
+{{- if and (eq (include "mirror.scheme" .) "https") (hasPrefix "http://" .Values.nodes.mirror) (not .Values.undo) }}
+{{- fail "nodes.mirror: begins with http://, and the mirror speaks TLS" }}
+{{- end }}
+{{- if and .Values.tls.ca (not .Values.tls.secret) }}
+{{- fail "tls.ca: is a key of tls.secret, which is empty" }}
+{{- end }}
+{{- if and .Values.tls.ca .Values.nodes.setup (ne .Values.nodes.client "containerd") }}
+{{- fail "tls.ca: only containerd is told of it; have the nodes trust it otherwise, and leave tls.ca empty" }}
+{{- end }}
+{{- if ne (empty .Values.bucket.credentialsKeys.id) (empty .Values.bucket.credentialsKeys.secret) }}
+{{- fail "bucket.credentialsKeys: both of them, or none" }}
+{{- end }}
+{{- if and .Values.bucket.ca.configMap .Values.bucket.ca.secret }}
+{{- fail "bucket.ca: is in a configMap or in a secret, not in both" }}
+{{- end }}
+{{- if not (include "mirror.touchesNodes" .) }}
+{{- range $name := list (include "mirror.name" .) (printf "%s-nodes" (include "mirror.name" .)) }}
+{{- range dig "spec" "template" "spec" "initContainers" list (lookup "apps/v1" "DaemonSet" $.Release.Namespace $name) }}
+{{- if eq .name "setup" }}
+{{- fail "nodes.setup: nodes are told to ask this mirror first, and would go on with it; take that back with --set undo=true, wait until it is rolled out, then turn both off" }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{- define "mirror.selector" -}}
@@ -27,9 +108,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "mirror.name" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
 
-{{/* mirror.toml: what was written, and the bucket. */}}
+{{/* mirror.toml: what was written, certificates, and the bucket. */}}
 {{- define "mirror.config" -}}
 {{- with .Values.config }}{{ . | trimSuffix "\n" }}
+{{ end }}
+{{- if .Values.tls.secret }}
+[server.tls]
+cert = "/etc/registry-mirror/tls/tls.crt"
+key = "/etc/registry-mirror/tls/tls.key"
 {{ end }}
 {{- with .Values.bucket }}{{ if .name }}
 [store.bucket]
@@ -37,7 +123,13 @@ name = {{ .name | quote }}
 endpoint = {{ .endpoint | quote }}
 region = {{ .region | quote }}
 prefix = {{ .prefix | quote }}
-max_size = {{ .maxSize | quote }}
+max_size = {{ include "mirror.size" .maxSize | quote }}
+redirect = {{ .redirect | toJson }}
+redirect_ttl = {{ .redirectTtl | quote }}
+leases = {{ .leases | quote }}
+{{- if or .ca.configMap .ca.secret }}
+ca = "/etc/registry-mirror/bucket-ca/{{ .ca.key }}"
+{{- end }}
 {{- if .peersSecret }}
 peers_secret = "file:/etc/registry-mirror/peers/peers_secret"
 {{- end }}
@@ -59,7 +151,11 @@ peers_secret = "file:/etc/registry-mirror/peers/peers_secret"
     {{- else }}
     - --apply
     - --mirror
-    - {{ if .Values.nodes.mirror }}{{ .Values.nodes.mirror }}{{ else if eq .Values.kind "DaemonSet" }}http://127.0.0.1:{{ .Values.service.port }}{{ else }}{{ fail "nodes.mirror: say where nodes reach the mirror, such as http://127.0.0.1:30500 with service.type=NodePort" }}{{ end }}
+    - {{ if .Values.nodes.mirror }}{{ .Values.nodes.mirror }}{{ else if and (eq .Values.kind "DaemonSet") (eq .Values.ipFamily "IPv4") }}{{ include "mirror.scheme" . }}://127.0.0.1:{{ int .Values.service.port }}{{ else }}{{ fail "nodes.mirror: say where nodes reach the mirror, such as http://127.0.0.1:30500 with service.type=NodePort" }}{{ end }}
+    {{- if .Values.tls.ca }}
+    - --mirror-ca
+    - /tls/{{ .Values.tls.ca }}
+    {{- end }}
     {{- range .Values.nodes.registries }}
     - --for
     - {{ . }}
@@ -75,6 +171,17 @@ peers_secret = "file:/etc/registry-mirror/peers/peers_secret"
     capabilities: {drop: [ALL], add: [CHOWN, DAC_OVERRIDE, FOWNER]}
   volumeMounts:
     - {name: host, mountPath: /host}
+    {{- if and .Values.tls.ca (not .Values.undo) }}
+    - {name: authority, mountPath: /tls, readOnly: true}
+    {{- end }}
+{{- end }}
+
+{{/* The volumes for that. Of the Secret only what is no secret. */}}
+{{- define "mirror.setupVolumes" -}}
+- {name: host, hostPath: {path: /, type: Directory}}
+{{- if and .Values.tls.ca (not .Values.undo) }}
+- {name: authority, secret: {secretName: {{ .Values.tls.secret }}, items: [{key: {{ .Values.tls.ca }}, path: {{ .Values.tls.ca }}}]}}
+{{- end }}
 {{- end }}
 
 {{- define "mirror.pod" -}}
@@ -91,8 +198,8 @@ spec:
   automountServiceAccountToken: false
   # The variables that it makes of Services would be mistaken for settings.
   enableServiceLinks: false
-  # A little longer than [server] drain.
-  terminationGracePeriodSeconds: 45
+  # A little longer than pulls may take to end.
+  terminationGracePeriodSeconds: {{ add 15 (include "mirror.seconds" .Values.drain) }}
   {{- with .Values.imagePullSecrets }}
   imagePullSecrets: {{ toYaml . | nindent 4 }}
   {{- end }}
@@ -118,7 +225,7 @@ spec:
     fsGroupChangePolicy: OnRootMismatch
     runAsNonRoot: true
     seccompProfile: {type: RuntimeDefault}
-  {{- if and (eq .Values.kind "DaemonSet") .Values.nodes.setup }}
+  {{- if and (eq .Values.kind "DaemonSet") (include "mirror.touchesNodes" .) }}
   initContainers:
     {{- include "mirror.setup" . | nindent 4 }}
   {{- end }}
@@ -126,26 +233,31 @@ spec:
     - name: mirror
       image: {{ include "mirror.image" . }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
-      args: [serve, --config, /etc/registry-mirror/config/mirror.toml, --listen, "0.0.0.0:5000", --admin, "0.0.0.0:5080", --store, /var/cache/registry-mirror]
+      args: [serve, --config, /etc/registry-mirror/config/mirror.toml, --listen, "{{ include "mirror.anyAddress" . }}:5000", --admin, "{{ include "mirror.anyAddress" . }}:5080", --store, /var/cache/registry-mirror]
       env:
         {{- with .Values.store.maxSize }}
-        - {name: REGISTRY_MIRROR_STORE_MAX_SIZE, value: {{ . | quote }}}
+        - {name: REGISTRY_MIRROR_STORE_MAX_SIZE, value: {{ include "mirror.size" . | quote }}}
         {{- end }}
+        - {name: REGISTRY_MIRROR_SERVER_DRAIN, value: {{ .Values.drain | quote }}}
         {{- if and .Values.bucket.name .Values.bucket.peersSecret }}
         - {name: POD_IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}
-        - {name: REGISTRY_MIRROR_STORE_BUCKET_ADVERTISE, value: "http://$(POD_IP):5000"}
+        - {name: REGISTRY_MIRROR_STORE_BUCKET_ADVERTISE, value: "http://{{ eq .Values.ipFamily "IPv6" | ternary "[$(POD_IP)]" "$(POD_IP)" }}:5000"}
         {{- end }}
         # Commands in the container find the daemon by it.
         - {name: REGISTRY_MIRROR_CONFIG, value: /etc/registry-mirror/config/mirror.toml}
         - {name: REGISTRY_MIRROR_STORE_PATH, value: /var/cache/registry-mirror}
-      {{- with .Values.bucket.credentialsSecret }}
-      envFrom: [{secretRef: {name: {{ . }}}}]
+        {{- with .Values.bucket }}{{ if and .credentialsSecret .credentialsKeys.id }}
+        - {name: AWS_ACCESS_KEY_ID, valueFrom: {secretKeyRef: {name: {{ .credentialsSecret }}, key: {{ .credentialsKeys.id }}}}}
+        - {name: AWS_SECRET_ACCESS_KEY, valueFrom: {secretKeyRef: {name: {{ .credentialsSecret }}, key: {{ .credentialsKeys.secret }}}}}
+        {{- end }}{{ end }}
+      {{- if and .Values.bucket.credentialsSecret (not .Values.bucket.credentialsKeys.id) }}
+      envFrom: [{secretRef: {name: {{ .Values.bucket.credentialsSecret }}}}]
       {{- end }}
       ports:
         - name: pull
           containerPort: 5000
-          {{- if eq .Values.kind "DaemonSet" }}
-          hostPort: {{ .Values.service.port }}
+          {{- if and (eq .Values.kind "DaemonSet") (eq .Values.ipFamily "IPv4") }}
+          hostPort: {{ int .Values.service.port }}
           hostIP: 127.0.0.1
           {{- end }}
         - {name: admin, containerPort: 5080}
@@ -164,6 +276,12 @@ spec:
         {{- if .Values.secret }}
         - {name: secret, mountPath: /etc/registry-mirror/secret, readOnly: true}
         {{- end }}
+        {{- if .Values.tls.secret }}
+        - {name: tls, mountPath: /etc/registry-mirror/tls, readOnly: true}
+        {{- end }}
+        {{- if or .Values.bucket.ca.configMap .Values.bucket.ca.secret }}
+        - {name: bucket-ca, mountPath: /etc/registry-mirror/bucket-ca, readOnly: true}
+        {{- end }}
         {{- if .Values.bucket.peersSecret }}
         - {name: peers, mountPath: /etc/registry-mirror/peers, readOnly: true}
         {{- end }}
@@ -180,10 +298,19 @@ spec:
     {{- with .Values.secret }}
     - {name: secret, secret: {secretName: {{ . }}, defaultMode: 0440}}
     {{- end }}
+    {{- with .Values.tls.secret }}
+    - {name: tls, secret: {secretName: {{ . }}, defaultMode: 0440}}
+    {{- end }}
+    {{- with .Values.bucket.ca.configMap }}
+    - {name: bucket-ca, configMap: {name: {{ . }}}}
+    {{- end }}
+    {{- with .Values.bucket.ca.secret }}
+    - {name: bucket-ca, secret: {secretName: {{ . }}, items: [{key: {{ $.Values.bucket.ca.key }}, path: {{ $.Values.bucket.ca.key }}}]}}
+    {{- end }}
     {{- with .Values.bucket.peersSecret }}
     - {name: peers, secret: {secretName: {{ . }}, defaultMode: 0440}}
     {{- end }}
-    {{- if and (eq .Values.kind "DaemonSet") .Values.nodes.setup }}
-    - {name: host, hostPath: {path: /, type: Directory}}
+    {{- if and (eq .Values.kind "DaemonSet") (include "mirror.touchesNodes" .) }}
+    {{- include "mirror.setupVolumes" . | nindent 4 }}
     {{- end }}
 {{- end }}
