@@ -63,6 +63,14 @@ fn both_packages_have_all_that_there_is_to_install() {
     assert_eq!(debian.remove(zsh).unwrap(), "usr/share/zsh/vendor-completions/");
     assert_eq!(rpm.remove(zsh).unwrap(), "usr/share/zsh/site-functions/");
     assert_eq!(rpm.remove("LICENSE").unwrap(), "usr/share/licenses/registry-mirror/");
+    // Policy has a name for what changed, and what is known to be odd is said to its checker.
+    let changes = ".github/CHANGELOG.md";
+    assert_eq!(debian.remove(changes).unwrap(), "usr/share/doc/registry-mirror/changelog");
+    assert_eq!(rpm.remove(changes).unwrap(), "usr/share/doc/registry-mirror/");
+    assert_eq!(
+        debian.remove("systemd/debian/lintian-overrides").unwrap(),
+        "usr/share/lintian/overrides/registry-mirror"
+    );
     assert_eq!(debian, rpm);
 }
 
@@ -182,12 +190,66 @@ fn a_purge_takes_all_but_what_takes_the_set_up_of_a_client_back() {
         assert!(output.status.success(), "{said}");
         (folders.iter().filter(|folder| root.path().join(folder).exists()).count(), said)
     };
-    let folders =
-        ["var/cache/registry-mirror", "var/log/registry-mirror", "etc/registry-mirror", "var/lib/registry-mirror"];
+    let folders = ["var/cache/registry-mirror", "var/log/registry-mirror", "var/lib/registry-mirror"];
     assert_eq!(purged(&folders).0, 0);
     let (left, said) = purged(&[&folders[..], &["var/lib/registry-mirror/setup/docker"]].concat());
     assert!(left == 2 && said.contains("docker still asks it first"), "{left} {said}");
     assert!(root.path().join("var/lib/registry-mirror/setup/docker/file").exists());
+    // dpkg takes mirror.toml away; what else is there is a password or a certificate of somebody's.
+    assert_eq!(purged(&["etc/registry-mirror"]).0, 1);
+    assert!(root.path().join("etc/registry-mirror/file").exists());
+    fs::remove_file(root.path().join("etc/registry-mirror/file")).unwrap();
+    purged(&[]);
+    assert!(!root.path().join("etc/registry-mirror").exists(), "nobody needs an empty folder");
+}
+
+#[test]
+fn what_is_taken_away_says_which_clients_still_ask_it_alike_in_both_packages() {
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir_all(root.path().join("var/lib/registry-mirror/setup/podman")).unwrap();
+    let said = |script: &str, argument: &str| {
+        let script = fs::read_to_string(at(script)).unwrap();
+        let script = script.replace(" /", &format!(" {}/", root.path().display()));
+        let output = Command::new("sh").args(["-c", &script, "script", argument]).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let (debian, rpm) = (said("systemd/debian/prerm", "remove"), said("systemd/rpm/preun", "0"));
+    assert_eq!(debian, rpm);
+    assert!(debian.contains("podman still asks it first") && debian.contains("setup podman --undo"), "{debian}");
+    assert_eq!(said("systemd/debian/prerm", "upgrade") + &said("systemd/rpm/preun", "1"), "");
+}
+
+#[test]
+fn an_erased_rpm_leaves_no_empty_folder_and_what_others_put_there() {
+    let root = tempfile::tempdir().unwrap();
+    let script = fs::read_to_string(at("systemd/rpm/postun")).unwrap();
+    let script = script.replace(" /", &format!(" {}/", root.path().display()));
+    let erased = |argument: &str| {
+        let output = Command::new("sh").args(["-c", &script, "postun", argument]).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let folders = [
+        "etc/registry-mirror",
+        "usr/share/doc/registry-mirror",
+        "usr/share/licenses/registry-mirror",
+        "var/cache/registry-mirror",
+        "var/lib/registry-mirror/setup",
+    ];
+    for folder in folders {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    let left = || folders.iter().filter(|folder| root.path().join(folder).exists()).count();
+    assert_eq!((erased("1").as_str(), left()), ("", folders.len()), "an upgrade takes nothing away");
+    assert_eq!((erased("0").as_str(), left()), ("", 0));
+    assert!(!root.path().join("var/lib/registry-mirror").exists());
+    for folder in folders {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+        fs::write(root.path().join(folder).join("file"), "x").unwrap();
+    }
+    let said = erased("0");
+    assert!(left() == folders.len() && said.contains("/var/cache/registry-mirror stays"), "{said}");
 }
 
 #[test]
