@@ -40,7 +40,7 @@ pub use manifest::Manifest;
 pub use name::{NameError, Reference, RegistryName, Repository, Tag};
 pub use notice::Notice;
 pub use page::{Cursor, Page};
-pub use place::{Place, Places, Whereabouts};
+pub use place::{Place, Places, Together, Whereabouts};
 pub use platform::Platform;
 pub use range::{ContentRange, RangeHeader, Selection, Span};
 pub use refusal::RequestError;

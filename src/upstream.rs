@@ -10,6 +10,7 @@ pub mod examined;
 pub mod gate;
 mod guard;
 pub mod health;
+pub mod heard;
 pub mod http;
 pub mod limit;
 pub mod notices;
@@ -32,6 +33,7 @@ use futures_util::stream::BoxStream;
 
 use self::credentials::Presented;
 use self::health::Health;
+use self::heard::Heard;
 pub use self::notices::Notices;
 pub use self::quota::Allowance;
 use self::quota::Quota;
@@ -41,7 +43,7 @@ pub use self::shortfalls::Giver;
 use crate::clients::ClientId;
 use crate::oci::challenge::Challenge;
 use crate::oci::{
-    AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span, TagNames,
+    AcceptSet, Cursor, Descriptor, Digest, Manifest, Page, Place, Reference, RegistryName, Repository, Span, TagNames,
 };
 
 /// What kind of failure it was.
@@ -355,6 +357,17 @@ pub trait Upstream: Send + Sync + 'static {
     /// nor a certificate of ours. It goes to that registry, and to a token service that may see it, and is not kept.
     /// `None` where nobody is asked.
     fn presenting(&self, _presented: &Presented) -> Option<Arc<dyn Upstream>> {
+        None
+    }
+
+    /// Where it is, of one with a single address.
+    fn place(&self) -> Option<Place> {
+        None
+    }
+
+    /// The same registry, which writes down here which of its addresses answered last. `None` where it has no more than
+    /// one.
+    fn noting(&self, _heard: &Heard) -> Option<Arc<dyn Upstream>> {
         None
     }
 }

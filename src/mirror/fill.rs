@@ -383,6 +383,7 @@ impl Fill {
             match opened {
                 Ok(transfer) => {
                     tracing::info!(blob = ?source, start, "resuming an earlier fill");
+                    source.givers.note_untold();
                     if !transfer.repeats() {
                         self.fills.metrics.resumed(start);
                     }

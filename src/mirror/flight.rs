@@ -7,6 +7,7 @@ pub mod bodies;
 pub mod bounds;
 pub mod early;
 pub mod flights;
+pub(crate) mod givers;
 pub mod places;
 pub mod progress;
 pub mod replica;

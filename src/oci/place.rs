@@ -1,13 +1,13 @@
 //! Where an upstream is, as far as it matters whether it was there before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Algorithm, Digest, RegistryName};
 
 /// One address of an upstream: what tells it apart from others, and does not say it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Place(String);
 
@@ -20,10 +20,72 @@ impl Place {
     }
 }
 
-/// The addresses of an upstream, now or when it said something. Who has several of them is at each: they are one registry.
+/// Addresses of an upstream that count as one: those that it has now, or those of which each may have given a part of
+/// something.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Places(Vec<Place>);
+pub struct Together(BTreeSet<Place>);
+
+impl Together {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<Place> for Together {
+    fn from(place: Place) -> Together {
+        Together(BTreeSet::from([place]))
+    }
+}
+
+impl FromIterator<Place> for Together {
+    fn from_iter<I: IntoIterator<Item = Place>>(places: I) -> Together {
+        Together(places.into_iter().collect())
+    }
+}
+
+impl std::fmt::Display for Together {
+    /// The same for the same places.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.0.iter().map(|place| place.0.as_str()).collect();
+        f.write_str(&names.join("+"))
+    }
+}
+
+/// From where something is known: each of these alone was enough.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Vec<Together>")]
+pub struct Places(Vec<Together>);
+
+/// As it may be written. In a plain list stood all addresses of then, and nobody knows which of them it was.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Apart(Vec<Together>),
+    Together(Together),
+}
+
+impl From<Written> for Places {
+    fn from(written: Written) -> Places {
+        match written {
+            Written::Apart(apart) => Places(apart.into_iter().filter(|places| !places.is_empty()).collect()),
+            Written::Together(together) => together.into(),
+        }
+    }
+}
+
+impl From<Places> for Vec<Together> {
+    fn from(places: Places) -> Vec<Together> {
+        places.0
+    }
+}
+
+impl From<Together> for Places {
+    fn from(places: Together) -> Places {
+        Places(Some(places).filter(|places| !places.is_empty()).into_iter().collect())
+    }
+}
 
 impl Places {
     /// So many are told apart; the earliest are forgotten.
@@ -34,60 +96,39 @@ impl Places {
         self.0.is_empty()
     }
 
-    /// Whether one of them is among those.
-    pub fn meet(&self, those: &Places) -> bool {
-        self.0.iter().any(|place| those.0.contains(place))
+    /// Whether an upstream with these addresses gave it, or all of those that may have given a part of it are among them.
+    pub fn are_of(&self, addresses: &Together) -> bool {
+        self.0.iter().any(|places| places.0.is_subset(&addresses.0))
     }
 
     /// These with those of before, the latest first.
     #[must_use]
     pub fn after(mut self, before: &Places) -> Places {
-        self.0.retain(|place| !before.0.contains(place));
+        self.0.retain(|places| !before.0.contains(places));
         self.0.extend_from_slice(&before.0);
         self.0.truncate(Places::MOST);
         self
     }
 }
 
-impl std::fmt::Display for Places {
-    /// The same for the same places.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut names: Vec<_> = self.0.iter().map(|place| place.0.as_str()).collect();
-        names.sort_unstable();
-        f.write_str(&names.join("+"))
-    }
-}
-
-impl FromIterator<Place> for Places {
-    fn from_iter<I: IntoIterator<Item = Place>>(places: I) -> Places {
-        places.into_iter().fold(Places::default(), |mut all, place| {
-            if all.0.len() < Places::MOST && !all.0.contains(&place) {
-                all.0.push(place);
-            }
-            all
-        })
-    }
-}
-
 /// Where each upstream is now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Whereabouts(HashMap<RegistryName, Places>);
+pub struct Whereabouts(HashMap<RegistryName, Together>);
 
 impl Whereabouts {
     /// The addresses of an upstream; none of one that there is not.
-    pub fn of(&self, upstream: &RegistryName) -> Places {
+    pub fn of(&self, upstream: &RegistryName) -> Together {
         self.0.get(upstream).cloned().unwrap_or_default()
     }
 
-    /// Whether an upstream may be where it was when it said something: at one of those addresses, or nobody wrote down
-    /// where it was.
+    /// Whether an upstream may be where it was when it said something: that was said there, or nobody wrote down where.
     pub fn may_be_at(&self, upstream: &RegistryName, those: &Places) -> bool {
-        those.is_empty() || self.0.get(upstream).is_some_and(|now| now.meet(those))
+        those.is_empty() || self.0.get(upstream).is_some_and(|now| those.are_of(now))
     }
 }
 
-impl FromIterator<(RegistryName, Places)> for Whereabouts {
-    fn from_iter<I: IntoIterator<Item = (RegistryName, Places)>>(upstreams: I) -> Whereabouts {
+impl FromIterator<(RegistryName, Together)> for Whereabouts {
+    fn from_iter<I: IntoIterator<Item = (RegistryName, Together)>>(upstreams: I) -> Whereabouts {
         Whereabouts(upstreams.into_iter().collect())
     }
 }
@@ -96,8 +137,12 @@ impl FromIterator<(RegistryName, Places)> for Whereabouts {
 mod tests {
     use super::*;
 
+    fn together(names: &str) -> Together {
+        names.split('+').filter(|name| !name.is_empty()).map(Place::of).collect()
+    }
+
     fn places(names: &str) -> Places {
-        names.split_whitespace().map(Place::of).collect()
+        Places(names.split_whitespace().map(together).collect())
     }
 
     #[test]
@@ -109,23 +154,29 @@ mod tests {
             ("b", "a", "b a"),
             ("a", "b a", "b a"),
             ("c b", "b a", "c b a"),
+            ("b+a", "a+b", "a+b"),
+            ("a+b", "a", "a+b a"),
             ("9", "8 7 6 5 4 3 2 1", "9 8 7 6 5 4 3 2"),
             ("1", "8 7 6 5 4 3 2 1", "8 7 6 5 4 3 2 1"),
         ] {
             assert_eq!(places(now).after(&places(before)), places(all), "{now} after {before}");
         }
-        assert!(places("a b").meet(&places("b c")) && !places("a").meet(&places("b")) && !places("").meet(&places("")));
-        assert_eq!(places("a b").to_string(), places("b a").to_string());
+        assert_eq!(together("a+b").to_string(), together("b+a").to_string());
+        assert!(Places::from(together("")).is_empty());
     }
 
     #[test]
-    fn who_was_at_one_of_the_addresses_of_now_may_be_the_same() {
+    fn what_one_address_gave_is_of_an_upstream_that_has_it_and_what_several_may_have_given_of_one_that_has_them_all() {
         let name = |name: &str| name.parse::<RegistryName>().expect("a name");
-        let now = Whereabouts::from_iter([(name("a.example"), places("1 2"))]);
+        let now = Whereabouts::from_iter([(name("a.example"), together("1+2"))]);
         for (upstream, then, same) in [
             ("a.example", "1", true),
+            ("a.example", "1+2", true),
             ("a.example", "3 2", true),
             ("a.example", "3", false),
+            ("a.example", "3+2", false),
+            ("a.example", "3+2 1", true),
+            ("a.example", "1+2+3", false),
             ("a.example", "", true),
             ("b.example", "1", false),
             ("b.example", "", true),
@@ -133,5 +184,27 @@ mod tests {
             assert_eq!(now.may_be_at(&name(upstream), &places(then)), same, "{upstream} {then}");
         }
         assert!(now.of(&name("b.example")).is_empty());
+    }
+
+    #[test]
+    fn places_are_written_apart_and_a_plain_list_is_read_as_all_of_it_together() {
+        let read = |text: &str| serde_json::from_str::<Places>(text).expect("places");
+        for (written, expected) in [
+            (
+                r#"[["1"],["2","3"]]"#,
+                Places(vec![
+                    Together::from(Place("1".into())),
+                    ["2", "3"].map(|p| Place(p.into())).into_iter().collect(),
+                ]),
+            ),
+            (r#"["1"]"#, Together::from(Place("1".into())).into()),
+            (r#"["2","1"]"#, ["1", "2"].map(|place| Place(place.into())).into_iter().collect::<Together>().into()),
+            (r#"[[]]"#, Places::default()),
+            (r#"[]"#, Places::default()),
+        ] {
+            let places = read(written);
+            assert_eq!(places, expected, "{written}");
+            assert_eq!(read(&serde_json::to_string(&places).expect("JSON")), places, "{written}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use super::credentials::{Fingerprint, Presented};
 use super::guard::Guard;
 use super::health::Health;
+use super::heard::Heard;
 use super::limit::{LONGEST_WAIT, Lane, Limits};
 use super::resource::Resource;
 use super::settings::{OnMissing, Timeouts};
@@ -30,7 +31,7 @@ use super::{
 use super::{UpstreamObserver, retry};
 use crate::clock::Clock;
 use crate::oci::challenge::Challenge;
-use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Reference, RegistryName, Repository, Span};
+use crate::oci::{AcceptSet, Cursor, Digest, Manifest, Page, Place, Reference, RegistryName, Repository, Span};
 
 /// So many who present credentials of their own are known to be limited, each.
 const MOST_LIMITS: u64 = 4096;
@@ -56,12 +57,16 @@ pub struct Asking {
     head_within: Duration,
     shortfalls: Shortfalls,
     clock: Arc<dyn Clock>,
+    /// Who wants to know which address answered.
+    heard: Option<Heard>,
 }
 
 #[derive(Clone)]
 struct Address {
     /// Its place in the configuration.
     number: usize,
+    /// Where it is, if that is told.
+    place: Option<Place>,
     upstream: Arc<dyn Upstream>,
     guard: Arc<Guard>,
     /// Whether it said of its latest answer that it is stale: then it does not know what is missing either.
@@ -81,7 +86,8 @@ fn nobody_limited() -> LimitsOfOthers {
 impl Address {
     fn new(number: usize, upstream: Arc<dyn Upstream>, guard: Guard) -> Address {
         let (guard, is_behind, others) = (Arc::new(guard), Arc::default(), nobody_limited());
-        Address { number, upstream, guard, is_behind, others, own: None }
+        let place = upstream.place();
+        Address { number, place, upstream, guard, is_behind, others, own: None }
     }
 
     /// The same address, as somebody asks it with what he presents.
@@ -120,7 +126,7 @@ impl Asking {
         let on_missing = OnMissing::default();
         let (longest, head_within) = (Timeouts::default().longest(), HEAD_WITHIN);
         let shortfalls = Shortfalls::default();
-        Asking { addresses: guarded, streams: 1, on_missing, longest, head_within, shortfalls, clock }
+        Asking { addresses: guarded, streams: 1, on_missing, longest, head_within, shortfalls, clock, heard: None }
     }
 
     /// Large blobs may be read through so many connections at once.
@@ -192,8 +198,8 @@ impl Asking {
                     tracing::debug!(%error, "not there, trying the next address");
                 }
                 Ok(None) => tracing::debug!(?resource, "a stale answer, trying the next address"),
-                Ok(Some(answer)) => return Ok(answer),
-                Err(error) => return stale.ok_or(error),
+                Ok(Some(answer)) => return Ok(self.heard_at(address, answer)),
+                Err(error) => return stale.map(|(at, answer)| self.heard_at(at, answer)).ok_or(error),
             }
         }
         // Who wants the rest of something asks again himself, and in another way.
@@ -208,10 +214,10 @@ impl Asking {
         };
         let answer =
             self.in_all(retry::again(again, |attempt| question(last, attempt == 2 || last.guard.is_failing())));
-        let answer = last.ask(lane, resource, answer);
-        if let Some(stale) = stale {
+        let answer = async { last.ask(lane, resource, answer).await.map(|answer| self.heard_at(last, answer)) };
+        if let Some((at, stale)) = stale {
             let better = tokio::time::timeout(BETTER_WITHIN, answer).await;
-            return Ok(better.ok().and_then(Result::ok).unwrap_or(stale));
+            return Ok(better.ok().and_then(Result::ok).unwrap_or_else(|| self.heard_at(at, stale)));
         }
         match (answer.await.inspect_err(|error| self.judge(resource, last, error)), away) {
             // Where each holds a part, or gave some of it, the one that is away may have it.
@@ -290,10 +296,10 @@ impl Asking {
 
     /// An answer, or nothing when it says that it is `stale`, and is kept as that. With one at hand, the next is not
     /// waited for without end.
-    async fn or_stale<T>(
+    async fn or_stale<'a, T>(
         &self,
-        stale: &mut Option<T>,
-        address: &Address,
+        stale: &mut Option<(&'a Address, T)>,
+        address: &'a Address,
         resource: &Resource,
         answer: impl Future<Output = Result<T, UpstreamError>>,
     ) -> Result<Option<T>, UpstreamError> {
@@ -307,10 +313,25 @@ impl Asking {
         let is_stale = notices.of(|| resource.clone()).stale_for.is_some();
         address.is_behind.store(is_stale, Ordering::Relaxed);
         if is_stale {
-            *stale = Some(answer);
+            *stale = Some((address, answer));
             return Ok(None);
         }
         Ok(Some(answer))
+    }
+
+    /// The same answer, of this address.
+    fn heard_at<T>(&self, address: &Address, answer: T) -> T {
+        if let Some(heard) = &self.heard {
+            heard.note(address.place.as_ref());
+        }
+        answer
+    }
+
+    /// The same, with other addresses and who wants to know which of them answered.
+    fn with(&self, addresses: Vec<Address>, heard: Option<Heard>) -> Asking {
+        let Asking { streams, on_missing, longest, head_within, ref shortfalls, ref clock, .. } = *self;
+        let (shortfalls, clock) = (shortfalls.clone(), Arc::clone(clock));
+        Asking { addresses, streams, on_missing, longest, head_within, shortfalls, clock, heard }
     }
 
     /// Everything that belongs to an answer has one time-out together: tokens, redirects, another try, and
@@ -377,12 +398,13 @@ impl Upstream for Asking {
         let resource = Resource::blob(repository, digest);
         let lane = if span.start > 0 { Lane::Rest } else { Lane::Blobs };
         let many = self.addresses.len();
-        let (number, mut blob) = self
+        let (address, mut blob) = self
             .put_in_ways(lane, &resource, |address, _| async move {
-                Ok((address.number, address.upstream.blob(repository, digest, span).await?))
+                Ok((address, address.upstream.blob(repository, digest, span).await?))
             })
             .await?;
-        blob.giver = (many > 1).then(|| self.shortfalls.giver(resource, number, many));
+        let giver = || self.shortfalls.giver(resource, (address.number, address.place.clone()), many);
+        blob.giver = (many > 1).then(giver);
         Ok(blob)
     }
 
@@ -417,9 +439,12 @@ impl Upstream for Asking {
 
     fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
         let addresses = self.addresses.iter().map(|address| address.presenting(presented)).collect::<Option<_>>()?;
-        let Asking { streams, on_missing, longest, head_within, ref shortfalls, ref clock, .. } = *self;
-        let (shortfalls, clock) = (shortfalls.clone(), Arc::clone(clock));
-        Some(Arc::new(Asking { addresses, streams, on_missing, longest, head_within, shortfalls, clock }))
+        Some(Arc::new(self.with(addresses, self.heard.clone())))
+    }
+
+    fn noting(&self, heard: &Heard) -> Option<Arc<dyn Upstream>> {
+        (self.addresses.len() > 1)
+            .then(|| -> Arc<dyn Upstream> { Arc::new(self.with(self.addresses.clone(), Some(heard.clone()))) })
     }
 
     fn outlook(&self, resource: &Resource) -> Outlook {

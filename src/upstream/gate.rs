@@ -16,6 +16,7 @@ use bodies::Bodies;
 
 use super::credentials::Presented;
 use super::health::Health;
+use super::heard::Heard;
 use super::resource::Resource;
 use super::{
     Notices, Outlook, ReferrerList, Resolved, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass,
@@ -224,6 +225,10 @@ impl Upstream for Gate {
 
     fn presenting(&self, presented: &Presented) -> Option<Arc<dyn Upstream>> {
         Some(Arc::new(Gate { upstream: self.upstream.presenting(presented)?, ..self.clone() }))
+    }
+
+    fn noting(&self, heard: &Heard) -> Option<Arc<dyn Upstream>> {
+        Some(Arc::new(Gate { upstream: self.upstream.noting(heard)?, ..self.clone() }))
     }
 
     fn for_client(&self, client: ClientId) -> Option<Arc<dyn Upstream>> {

@@ -54,6 +54,7 @@ use self::wire::{content_range, drain, header_value, number, text};
 use super::credentials::Presented;
 use super::health::{EndpointHealth, EndpointState, Health, Pulls};
 use super::quota::{Quota, Reading};
+use super::settings::place_of;
 use super::token::Tokens;
 use super::{
     Notices, ReferrerList, Resolved, Resource, TagList, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass,
@@ -63,7 +64,7 @@ use crate::oci::challenge::Challenge;
 use crate::oci::manifest::{MAX_MANIFEST_SIZE, declared_type, is_first_schema};
 use crate::oci::plausible::{Asked, Implausible, Told, check};
 use crate::oci::{
-    AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Reference, Repository, Span,
+    AcceptSet, Algorithm, ContentRange, Cursor, Descriptor, Digest, Manifest, Page, Place, Reference, Repository, Span,
 };
 
 const DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -407,6 +408,10 @@ impl Upstream for HttpUpstream {
             self.clients.without_our_own()
         };
         Some(Arc::new(HttpUpstream { clients, presented: Some(presented.clone()), ..self.clone() }))
+    }
+
+    fn place(&self) -> Option<Place> {
+        Some(place_of(&self.settings.url))
     }
 
     fn tables(&self) -> Vec<(&'static str, u64)> {

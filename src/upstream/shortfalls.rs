@@ -12,6 +12,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 
 use super::resource::Resource;
+use crate::oci::Place;
 
 /// So long it is remembered.
 const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
@@ -31,6 +32,7 @@ struct Giving {
     shortfalls: Shortfalls,
     resource: Resource,
     address: usize,
+    place: Option<Place>,
     addresses: usize,
 }
 
@@ -59,8 +61,13 @@ impl Shortfalls {
     }
 
     /// The address that gives `resource`, among so many.
-    pub(super) fn giver(&self, resource: Resource, address: usize, addresses: usize) -> Giver {
-        Giver(Arc::new(Giving { shortfalls: self.clone(), resource, address, addresses }))
+    pub(super) fn giver(
+        &self,
+        resource: Resource,
+        (address, place): (usize, Option<Place>),
+        addresses: usize,
+    ) -> Giver {
+        Giver(Arc::new(Giving { shortfalls: self.clone(), resource, address, place, addresses }))
     }
 
     /// How many are remembered.
@@ -73,9 +80,14 @@ impl Giver {
     /// It gave less than it promised, or what it gave is not what was asked for. Whether there is another address
     /// that never fell short of it.
     pub fn fell_short(&self) -> bool {
-        let Giving { shortfalls, resource, address, addresses } = &*self.0;
+        let Giving { shortfalls, resource, address, addresses, .. } = &*self.0;
         shortfalls.note(resource, *address);
         (0..*addresses).any(|other| shortfalls.of(resource, other) == 0)
+    }
+
+    /// Where it is, if that is told.
+    pub fn place(&self) -> Option<&Place> {
+        self.0.place.as_ref()
     }
 
     /// Whether both are one address.
@@ -96,7 +108,7 @@ mod tests {
     #[test]
     fn another_address_is_there_until_each_fell_short() {
         let shortfalls = Shortfalls::default();
-        let [first, second] = [0, 1].map(|address| shortfalls.giver(blob(0), address, 2));
+        let [first, second] = [0, 1].map(|address| shortfalls.giver(blob(0), (address, None), 2));
         assert!(first.fell_short() && first.fell_short());
         assert_eq!((shortfalls.of(&blob(0), 0), shortfalls.of(&blob(1), 0)), (2, 0));
         assert!(!second.fell_short() && !first.is(&second));

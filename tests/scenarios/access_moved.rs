@@ -12,28 +12,28 @@ use crate::support::mirror::{Settings, TestMirror};
 
 /// How it is told where its upstream is now.
 #[derive(Clone, Copy, Debug)]
-enum How {
+pub(crate) enum How {
     Reload,
     Restart,
 }
 
-const BOTH: [How; 2] = [How::Reload, How::Restart];
+pub(crate) const BOTH: [How; 2] = [How::Reload, How::Restart];
 const LINES: &str = "server.listen = [\"127.0.0.1:0\", \"127.0.0.1:0=a.example\"]\ncache.tag_ttl = \"1h\"\n\
                      cache.negative_ttl = \"0s\"";
 
 /// A registry with one user, who may read a private repository.
-async fn registry_of(user: &str) -> Registry {
+pub(crate) async fn registry_of(user: &str) -> Registry {
     let registry = Registry::start().await;
     registry.require_tokens(TokenPolicy::bearer().user(user, user).private("team/private"));
     registry
 }
 
-fn in_front_of(registry: &Registry, more: &str) -> Settings {
+pub(crate) fn in_front_of(registry: &Registry, more: &str) -> Settings {
     let settings = Settings::of(registry).config(LINES).config(more);
     settings.and("a.example", registry).having("access = \"pass-through\"")
 }
 
-async fn moved(mut mirror: TestMirror, how: How, from: &str, to: &str) -> TestMirror {
+pub(crate) async fn moved(mut mirror: TestMirror, how: How, from: &str, to: &str) -> TestMirror {
     let change = |settings: Settings| settings.replacing(from, to);
     match how {
         How::Reload => {
@@ -45,12 +45,12 @@ async fn moved(mut mirror: TestMirror, how: How, from: &str, to: &str) -> TestMi
     }
 }
 
-fn below(rest: &str) -> String {
+pub(crate) fn below(rest: &str) -> String {
     format!("/v2/team/private/{rest}?ns=a.example")
 }
 
 /// Everything that can be had of an image by its digests, and by a tag that only it has.
-fn of_it_alone(image: &Image) -> Vec<String> {
+pub(crate) fn of_it_alone(image: &Image) -> Vec<String> {
     let blobs = image.blobs().map(|blob| format!("blobs/{}", blob.digest));
     let digest = &image.manifest.digest;
     let rest = [format!("manifests/{digest}"), format!("blobs/{digest}"), "manifests/old".to_owned()];

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod abandoned;
+mod access_among;
 mod access_audit;
 mod access_callers;
 mod access_doors;

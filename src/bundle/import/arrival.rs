@@ -106,7 +106,7 @@ impl Arrivals<'_> {
         for content in contents {
             let known = self.stores.metadata.member(location, &content.digest)?;
             let descriptor = known.map_or_else(|| content.clone(), |known| known.descriptor);
-            let places = self.stores.places.of(&location.upstream);
+            let places = self.stores.places.of(&location.upstream).into();
             let membership = Membership { descriptor, proof: Proof::Import, anonymous: false, places };
             self.stores.metadata.put_member(location, &membership)?;
         }
@@ -137,7 +137,7 @@ impl Arrivals<'_> {
                 fate = Fate::KeptNewer;
                 continue;
             }
-            let places = self.stores.places.of(&location.upstream);
+            let places = self.stores.places.of(&location.upstream).into();
             let record = TagRecord { descriptor: manifest, checked_at, since, observed_at: None, places };
             self.stores.metadata.put_tag(&key, &record)?;
         }

@@ -30,6 +30,7 @@ use crate::mirror::room::stored::{Complaint, Stored};
 use crate::mirror::routes::Route;
 use crate::oci::{Descriptor, Digest, RangeHeader, Selection, Span};
 use crate::outcome::Outcome;
+use crate::upstream::heard::listening;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// How long the head of an answer waits where nothing of its body may be sent yet.
@@ -302,10 +303,12 @@ impl Blobs {
                 Err(_) => {}
             }
         }
+        let (upstream, heard) = listening(upstream);
         match upstream.stat_by_get(&location.repository, digest).await {
             Ok(Some(told)) if told == size => {
                 self.negatives.forget(&blob);
-                self.stored.add_blob_member(location, *digest, size, Proof::Head).await;
+                let at = self.stored.places_of_word(location, digest, &heard).await;
+                self.stored.add_blob_member(location, *digest, size, (Proof::Head, at)).await;
                 Ok(true)
             }
             Err(error) if error.class.is_outage() => Err(MirrorError::upstream(Subject::Blob, error)),
@@ -324,6 +327,7 @@ impl Blobs {
     /// Remembers a yes that confirms it, unless GET was told no just now, and a no.
     async fn head(&self, route: &Route, digest: &Digest, known: Option<u64>) -> Result<Option<u64>, UpstreamError> {
         let Route { location, upstream, .. } = route;
+        let (upstream, heard) = listening(upstream);
         let size = upstream.stat(&location.repository, digest).await;
         let size = size.inspect_err(|error| {
             self.negatives.note(|| Missing::Head(location.clone(), *digest), error.class);
@@ -331,7 +335,8 @@ impl Blobs {
         let size = fits(location, digest, size, known)?;
         let was_missing = self.negatives.was_missing(&Missing::Blob(location.clone(), *digest));
         if let Some(size) = size.and(known).filter(|_| !was_missing) {
-            self.stored.add_blob_member(location, *digest, size, Proof::Head).await;
+            let at = self.stored.places_of_word(location, digest, &heard).await;
+            self.stored.add_blob_member(location, *digest, size, (Proof::Head, at)).await;
         }
         Ok(size)
     }

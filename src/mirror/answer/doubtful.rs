@@ -62,7 +62,8 @@ impl Mirror {
         let (digest, is_manifest) = (descriptor.digest, !descriptor.is_of_blob());
         if fills.stored.is_word_enough(location, &digest).await {
             word_of(route, &descriptor, is_manifest).await.map_err(|error| error.class)?;
-            fills.stored.add_member(location, descriptor, Proof::Head).await;
+            let at = fills.stored.places_of(location);
+            fills.stored.add_member(location, descriptor, Proof::Head, at).await;
             return Ok(());
         }
         let proven = if is_manifest {

@@ -17,9 +17,10 @@ use crate::mirror::recall::freshness::{Consulted, Remembered};
 use crate::mirror::recall::heads::HeadKey;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::routes::Route;
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Places, Reference};
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Together};
 use crate::outcome::Outcome;
-use crate::upstream::{Resolved, Resource};
+use crate::upstream::heard::{Heard, listening};
+use crate::upstream::{Resolved, Resource, Upstream};
 
 /// What a manifest is, for clients that want no more.
 #[derive(Clone, Debug)]
@@ -76,9 +77,9 @@ impl Tags {
         if !told.is_empty() {
             self.manifests.fills.writing.over(Some(&route.location)).await;
         }
-        for (key, told_at) in told {
+        for (key, told_at, at) in told {
             let before = self.metadata.tag(&key).ok().flatten();
-            self.point(key, before, manifest.clone(), told_at, true).await;
+            self.point(key, before, manifest.clone(), (told_at, true), at).await;
         }
     }
 
@@ -90,7 +91,7 @@ impl Tags {
         location: &Location,
         reference: &Reference,
         (accept, asked_at): (AcceptSet, Timestamp),
-        told: &Descriptor,
+        (told, at): (&Descriptor, Together),
     ) {
         let Reference::Tag(tag) = reference else { return };
         let key = TagKey { location: location.clone(), tag: tag.clone(), accept };
@@ -99,9 +100,9 @@ impl Tags {
             self.age(&key, told.digest, asked_at).await;
         }
         if self.manifests.stored.has(location, &told.digest).await {
-            self.point(key, before, told.clone(), asked_at, false).await;
+            self.point(key, before, told.clone(), (asked_at, false), at).await;
         } else {
-            self.heads.keep((key.location, reference.clone(), key.accept), told.clone(), asked_at);
+            self.heads.keep((key.location, reference.clone(), key.accept), (told.clone(), asked_at, at));
         }
     }
 
@@ -135,14 +136,14 @@ impl Tags {
         let missing = Missing::Manifest(route.location.clone(), digest, accept.others());
         self.negatives.check(&missing)?;
         let (tags, asking, asked) = (Arc::clone(self), route.clone(), AcceptSet::everything().and(&accept));
-        let work = || async move {
+        let work = |upstream: Arc<dyn Upstream>, heard: Heard| async move {
             if let Some(manifest) = tags.manifests.in_bucket(&asking, &digest).await {
                 return Ok((manifest.descriptor.clone(), Outcome::Tier));
             }
             let (repository, reference) = (&asking.location.repository, Reference::Digest(digest));
-            match asking.upstream.resolve(repository, &reference, asked).await {
+            match upstream.resolve(repository, &reference, asked).await {
                 Ok(Resolved::Told(descriptor)) => Ok((descriptor, Outcome::Relayed)),
-                Ok(Resolved::Fetched(manifest)) => tags.kept(&asking, manifest).await,
+                Ok(Resolved::Fetched(manifest)) => tags.kept(&asking, manifest, &heard).await,
                 Err(error) => Err(tags.manifests.fills.no_manifest(&asking, digest, missing, error).await),
             }
         };
@@ -160,9 +161,9 @@ impl Tags {
         let (remembered, own) = self.recalled(route, &key).await;
         // Of what nobody pulled only this is known.
         let remembered = remembered.or_else(|| {
-            let (descriptor, at) = self.heads.tag(&key)?;
-            let what =
-                TagRecord { descriptor, checked_at: at, since: at, observed_at: None, places: Places::default() };
+            let (descriptor, at, places) = self.heads.tag(&key)?;
+            let places = places.into();
+            let what = TagRecord { descriptor, checked_at: at, since: at, observed_at: None, places };
             Some(Remembered { what, checked_at: at, conclusive: true, stored: true })
         });
         let question = self.question(route, &key, remembered.as_ref());
@@ -195,26 +196,27 @@ impl Tags {
         }
         self.negatives.check(&Missing::Tag(key.clone()))?;
         let (tags, asking, of) = (Arc::clone(self), route.clone(), key.clone());
-        let work = || async move {
+        let work = |upstream: Arc<dyn Upstream>, heard: Heard| async move {
             let turn = match Box::pin(tags.turn(&asking, &of, record.as_ref())).await {
                 Turn::Told(told) => return Ok((told.descriptor, Outcome::Tier)),
                 Turn::Ours(turn) => turn,
             };
             let asked_at = tags.clock.now();
             let (repository, reference) = (&asking.location.repository, Reference::Tag(of.tag.clone()));
-            let resolved = match asking.upstream.resolve(repository, &reference, of.accept.clone()).await {
+            let resolved = match upstream.resolve(repository, &reference, of.accept.clone()).await {
                 Ok(resolved) => resolved,
                 Err(error) => return Err(tags.told(&of, error).await),
             };
             let (descriptor, outcome) = match resolved {
-                Resolved::Fetched(manifest) => tags.kept(&asking, manifest).await?,
+                Resolved::Fetched(manifest) => tags.kept(&asking, manifest, &heard).await?,
                 Resolved::Told(told) if tags.manifests.stored.has(&of.location, &told.digest).await => {
                     (told, Outcome::Revalidated)
                 }
                 Resolved::Told(told) => return Ok((told, Outcome::Relayed)),
             };
-            let (asked_at, is_stale) = tags.as_of(&asking, &of.tag, asked_at);
-            tags.point(of, record, descriptor.clone(), asked_at, is_stale).await;
+            let as_of = tags.as_of(&asking, &of.tag, asked_at);
+            let at = tags.manifests.stored.places_heard(&of.location, &heard);
+            tags.point(of, record, descriptor.clone(), as_of, at).await;
             drop(turn);
             Ok((descriptor, outcome))
         };
@@ -228,13 +230,13 @@ impl Tags {
         route: &Route,
         key: HeadKey,
         patience: Option<Duration>,
-        work: impl FnOnce() -> F,
+        work: impl FnOnce(Arc<dyn Upstream>, Heard) -> F,
     ) -> Told
     where
         F: Future<Output = Told> + Send + 'static,
     {
         let (heads, flights) = (&self.heads, &self.head_flights);
-        if let Some((descriptor, at)) = heads.get(&key)
+        if let Some((descriptor, at, _)) = heads.get(&key)
             && self.policy.serves(at, self.clock.now())
         {
             return Ok((descriptor, Outcome::Hit));
@@ -244,13 +246,15 @@ impl Tags {
         }
         let (now, tags, of, route) = (self.clock.now(), Arc::clone(self), key.clone(), route.clone());
         let work = || {
-            let work = work();
+            let (upstream, heard) = listening(&route.upstream);
+            let work = work(upstream, heard.clone());
             async move {
                 let answer = work.await;
                 if let Ok((descriptor, Outcome::Relayed)) = &answer {
                     let stale_for = route.notice(|repository| Resource::manifest(repository, &of.1)).stale_for;
                     let told_at = stale_for.map_or(now, |age| tags.policy.stale_since(age, now));
-                    tags.heads.keep(of, descriptor.clone(), told_at);
+                    let at = tags.manifests.stored.places_heard(&route.location, &heard);
+                    tags.heads.keep(of, (descriptor.clone(), told_at, at));
                     // It may have come meanwhile.
                     if tags.manifests.stored.has(&route.location, &descriptor.digest).await {
                         tags.arrived(&route, descriptor).await;
@@ -265,8 +269,8 @@ impl Tags {
         arrived(flights.share(&self.tasks, key, patience, work).await)
     }
 
-    async fn kept(&self, route: &Route, manifest: Manifest) -> Told {
-        let (manifest, outcome) = self.keep(route, manifest).await?;
+    async fn kept(&self, route: &Route, manifest: Manifest, heard: &Heard) -> Told {
+        let (manifest, outcome) = self.keep(route, manifest, heard).await?;
         self.manifests.fills.writing.over(Some(&route.location)).await;
         Ok((manifest.descriptor.clone(), outcome))
     }

@@ -15,6 +15,7 @@ use crate::mirror::{Found, Mirror, Route};
 use crate::oci::challenge::Challenge;
 use crate::oci::{AcceptSet, RegistryName, Repository, Request};
 use crate::upstream::credentials::{Credential, Fingerprint, Presented, Secret};
+use crate::upstream::heard::listening;
 use crate::upstream::{Outlook, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
 fn shown(presented: &access::Presented, since: Option<Instant>) -> Presented {
@@ -80,7 +81,7 @@ impl Mirror {
         let ask = || {
             let (mirror, upstream) = (self.clone(), Arc::clone(&upstream));
             let (found, request, accept) = (found.clone(), request.clone(), accept.clone());
-            async move { mirror.gives(&found, &*upstream, &request, accept).await }
+            async move { mirror.gives(&found, &upstream, &request, accept).await }
         };
         let work = || {
             let asked = ask();
@@ -123,7 +124,7 @@ impl Mirror {
     async fn gives(
         &self,
         found: &Found,
-        upstream: &dyn Upstream,
+        upstream: &Arc<dyn Upstream>,
         request: &Request,
         accept: AcceptSet,
     ) -> Result<(), MirrorError> {
@@ -131,9 +132,11 @@ impl Mirror {
         match request {
             Request::Manifest { reference, .. } => {
                 let (tags, asked_at) = (&self.0.answers.tags, self.0.answers.tags.clock.now());
+                let (upstream, heard) = listening(upstream);
                 let resolved = upstream.resolve(&location.repository, reference, accept.clone()).await;
                 let resolved = resolved.map_err(|error| MirrorError::upstream(Subject::Manifest, error))?;
-                tags.observed(location, reference, (accept, asked_at), resolved.descriptor()).await;
+                let at = tags.manifests.stored.places_heard(location, &heard);
+                tags.observed(location, reference, (accept, asked_at), (resolved.descriptor(), at)).await;
                 Ok(())
             }
             Request::Blob { digest, .. } => {

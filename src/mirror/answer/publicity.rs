@@ -20,6 +20,7 @@ use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered, 
 use crate::mirror::{Found, Mirror};
 use crate::oci::{AcceptSet, Descriptor, Reference, Request};
 use crate::upstream::credentials::Presented;
+use crate::upstream::heard::listening;
 use crate::upstream::{Allowance, Resource, Upstream, UpstreamError, UpstreamErrorClass};
 
 /// How long a yes is good.
@@ -108,11 +109,13 @@ impl Mirror {
             (found.location().clone(), Arc::clone(&publicity.clock), Arc::clone(&self.0.answers.tags));
         let work = || async move {
             let asked_at = clock.now();
+            let (upstream, heard) = listening(&upstream);
             let public = as_nobody(&*upstream, &location, &reference).await;
             let at = match &public {
                 Ok(Some(Some(told))) => {
                     let asked = (AcceptSet::everything(), asked_at);
-                    tags.observed(&location, &reference, asked, told).await;
+                    let at = fills.stored.places_heard(&location, &heard);
+                    tags.observed(&location, &reference, asked, (told, at)).await;
                     Some(clock.now())
                 }
                 // It is another question whether there is something else.

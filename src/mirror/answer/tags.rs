@@ -25,8 +25,9 @@ use crate::mirror::recall::heads::{HeadKey, Heads};
 use crate::mirror::recall::memory::{Asked, Stamp};
 use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::routes::Route;
-use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag, Together};
 use crate::outcome::Outcome;
+use crate::upstream::heard::{Heard, listening};
 use crate::upstream::{Allowance, Resolved, Resource, UpstreamError, UpstreamErrorClass};
 
 pub(super) use turns::Turn;
@@ -270,14 +271,14 @@ impl Tags {
             Turn::Ours(turn) => turn,
         };
         let asked_at = self.clock.now();
-        let (manifest, outcome) = match Box::pin(self.resolved(&route, &key, record.is_none())).await {
+        let (manifest, outcome, at) = match Box::pin(self.resolved(&route, &key, record.is_none())).await {
             Ok(resolved) => resolved,
             Err(error) => return (Err(error), None),
         };
         let (descriptor, (asked_at, is_stale)) = (manifest.descriptor.clone(), self.as_of(&route, &key.tag, asked_at));
         let pointed = async move {
             self.manifests.fills.writing.over(Some(&route.location)).await;
-            self.point(key, record, descriptor, asked_at, is_stale).await;
+            self.point(key, record, descriptor, (asked_at, is_stale), at).await;
             // Whoever waits for the turn is told by the pointer.
             drop(turn);
         };
@@ -288,13 +289,20 @@ impl Tags {
         (Ok((manifest, outcome)), None)
     }
 
-    async fn resolved(&self, route: &Route, key: &TagKey, is_new: bool) -> Fetched {
+    /// What the tag points at now, and where that was said.
+    async fn resolved(
+        &self,
+        route: &Route,
+        key: &TagKey,
+        is_new: bool,
+    ) -> Result<(Arc<Manifest>, Outcome, Together), MirrorError> {
         let (reference, until) = (Reference::Tag(key.tag.clone()), Instant::now() + route.upstream.longest() * 2);
         if is_new && !route.upstream.is_heard() {
             // It may be dead, or silent to HEAD alone: one question tells, and it is the one that brings the manifest.
             return self.in_one_question(route, key, until).await;
         }
-        let resolved = route.upstream.resolve(&route.location.repository, &reference, key.accept.clone()).await;
+        let (upstream, heard) = listening(&route.upstream);
+        let resolved = upstream.resolve(&route.location.repository, &reference, key.accept.clone()).await;
         let resolved = match resolved {
             Ok(resolved) => resolved,
             Err(error) => return Err(self.told(key, error).await),
@@ -307,35 +315,44 @@ impl Tags {
         }
         let (manifest, outcome) = match (known, resolved) {
             (Some(manifest), _) => (manifest, Outcome::Revalidated),
-            (None, Resolved::Fetched(manifest)) => self.keep(route, manifest).await?,
+            (None, Resolved::Fetched(manifest)) => self.keep(route, manifest, &heard).await?,
             (None, Resolved::Told(_)) => match self.manifests.by_digest(route, digest, &key.accept).await {
                 Err(error) if error.upstream_class().is_some_and(|class| !class.is_outage()) => {
-                    self.in_one_question(route, key, until).await?
+                    return self.in_one_question(route, key, until).await;
                 }
                 fetched => fetched?,
             },
         };
-        Ok((manifest, outcome))
+        Ok((manifest, outcome, self.manifests.stored.places_heard(&route.location, &heard)))
     }
 
     /// The manifest by tag: what upstream said that the tag points at is not given by digest, because the tag moved
     /// meanwhile, or because upstream says what it has not got, or does not do that; or nothing is heard of it. Two questions cannot be taken for
     /// one; all together take no longer than two.
-    async fn in_one_question(&self, route: &Route, key: &TagKey, until: Instant) -> Fetched {
+    async fn in_one_question(
+        &self,
+        route: &Route,
+        key: &TagKey,
+        until: Instant,
+    ) -> Result<(Arc<Manifest>, Outcome, Together), MirrorError> {
         let (repository, reference) = (&route.location.repository, Reference::Tag(key.tag.clone()));
-        let asked = route.upstream.manifest(repository, &reference, key.accept.clone());
+        let (upstream, heard) = listening(&route.upstream);
+        let asked = upstream.manifest(repository, &reference, key.accept.clone());
         let answer = timeout_at(until, asked).await.unwrap_or_else(|_| {
             let message = "not given by digest, and by tag not in the time of two questions".to_owned();
             Err(UpstreamError::new(UpstreamErrorClass::Unavailable, message).answered())
         });
         match answer {
-            Ok(manifest) => self.keep(route, manifest).await,
+            Ok(manifest) => {
+                let (manifest, outcome) = self.keep(route, manifest, &heard).await?;
+                Ok((manifest, outcome, self.manifests.stored.places_heard(&route.location, &heard)))
+            }
             Err(error) => Err(self.told(key, error).await),
         }
     }
 
-    pub(super) async fn keep(&self, route: &Route, manifest: Manifest) -> Fetched {
-        let manifest = self.manifests.fills.keep_manifest(&route.location, manifest).await?;
+    pub(super) async fn keep(&self, route: &Route, manifest: Manifest, heard: &Heard) -> Fetched {
+        let manifest = self.manifests.fills.keep_manifest(&route.location, manifest, heard).await?;
         self.manifests.is_in_hand((route.location.clone(), manifest.descriptor.digest), &manifest);
         Ok((manifest, Outcome::Fill))
     }
@@ -373,14 +390,14 @@ impl Tags {
     }
 
     /// Remembers what the tag points at, as upstream was asked at `checked_at`, or, if that is `earlier`, said to have
-    /// known then; if it is kept: names of nothing fill no disk.
+    /// known then, and where it said so; if it is kept: names of nothing fill no disk.
     pub(super) async fn point(
         &self,
         key: TagKey,
         before: Option<TagRecord>,
         descriptor: Descriptor,
-        checked_at: Timestamp,
-        earlier: bool,
+        (checked_at, earlier): (Timestamp, bool),
+        at: Together,
     ) {
         if self.manifests.stored.blobs.open(&descriptor.digest).await.is_none() {
             return;
@@ -396,8 +413,7 @@ impl Tags {
             before.as_ref().map(|before| before.descriptor.digest).filter(|from| *from != descriptor.digest);
         let since = before.filter(|_| moved_from.is_none()).map_or_else(|| self.clock.now(), |before| before.since);
         let observed_at = self.manifests.stored.shared().and_then(|shared| shared.observed(checked_at));
-        let places = self.manifests.stored.places_of(&key.location);
-        let record = TagRecord { descriptor, checked_at, since, observed_at, places };
+        let record = TagRecord { descriptor, checked_at, since, observed_at, places: at.into() };
         let metrics = Arc::clone(&self.metrics);
         let records = &self.manifests.stored.records;
         let add = move |metadata: &dyn MetadataStore| {

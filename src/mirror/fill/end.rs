@@ -12,7 +12,7 @@ use crate::mirror::flight::progress::{Following, Phase};
 use crate::mirror::flight::transfer::BlobSource;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::room::Reservation;
-use crate::oci::Digest;
+use crate::oci::{Digest, Together};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 /// Why a fill ended without a verified ingest.
@@ -104,8 +104,13 @@ impl Fill {
             return;
         }
         if let Some(content) = stored.blobs.open(digest).await {
-            stored.add_blob_member(location, *digest, content.size, Proof::Bytes).await;
+            stored.add_blob_member(location, *digest, content.size, self.proof()).await;
         }
+    }
+
+    fn proof(&self) -> (Proof, Together) {
+        let BlobSource { location, givers, .. } = &self.source;
+        (Proof::Bytes, givers.places(self.fills.stored.places_of(location)))
     }
 
     /// Leaves the table before anybody is told: who goes on with what is his own begins another one.
@@ -151,7 +156,7 @@ impl Fill {
         }
         stored.records.add_blob(digest, size).await;
         if !self.is_from_bucket() {
-            stored.add_blob_member(location, *digest, size, Proof::Bytes).await;
+            stored.add_blob_member(location, *digest, size, self.proof()).await;
         }
         FillResult::Stored
     }

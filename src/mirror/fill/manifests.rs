@@ -16,6 +16,7 @@ use crate::mirror::recall::negatives::Missing;
 use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Digest, Manifest, Reference};
 use crate::tier::Waited;
+use crate::upstream::heard::{Heard, listening};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
 impl Fills {
@@ -33,11 +34,12 @@ impl Fills {
             self.stored.member(location, &digest).map(|known| known.descriptor).filter(|known| !known.is_of_blob());
         let asked = AcceptSet::everything().and(accept);
         let asked = known.iter().fold(asked, |asked, known| asked.naming(&known.media_type));
-        let fetched = upstream.manifest(&location.repository, &reference, asked).await;
+        let (asked_there, heard) = listening(upstream);
+        let fetched = asked_there.manifest(&location.repository, &reference, asked).await;
         let error = match fetched {
             Ok(manifest) if manifest.descriptor.digest == digest => {
                 self.stored.denials.lift(location).await;
-                return self.keep_manifest(location, manifest).await;
+                return self.keep_manifest(location, manifest, &heard).await;
             }
             Ok(Manifest { descriptor, .. }) => {
                 let message = format!("{location}: manifest {digest}: upstream sent {}", descriptor.digest);
@@ -66,7 +68,7 @@ impl Fills {
         MirrorError::upstream(Subject::Manifest, error)
     }
 
-    /// Begins to keep a verified manifest, if the store can.
+    /// Begins to keep a verified manifest of the address that was heard, if the store can.
     ///
     /// # Errors
     /// [`MirrorError::Crowded`].
@@ -74,6 +76,7 @@ impl Fills {
         self: &Arc<Fills>,
         location: &Location,
         Manifest { descriptor, bytes }: Manifest,
+        heard: &Heard,
     ) -> Result<Arc<Manifest>, MirrorError> {
         let bytes = self.bounds.bodies.hold(bytes, self.bounds.fill_wait).await.ok_or(MirrorError::Crowded)?;
         let manifest = Arc::new(Manifest { descriptor, bytes });
@@ -83,12 +86,13 @@ impl Fills {
             return Ok(manifest);
         };
         let (fills, place, kept) = (Arc::clone(self), location.clone(), Arc::clone(&manifest));
+        let at = self.stored.places_heard(location, heard);
         self.tasks.spawn(async move {
             let descriptor = &kept.descriptor;
             match fills.write_manifest(Manifest::clone(&kept)).await {
                 Ok(()) => {
                     fills.stored.records.add_blob(&descriptor.digest, descriptor.size).await;
-                    fills.stored.add_member(&place, descriptor.clone(), Proof::Bytes).await;
+                    fills.stored.add_member(&place, descriptor.clone(), Proof::Bytes, at).await;
                 }
                 Err(error) => {
                     tracing::warn!(location = %place, digest = %descriptor.digest, %error, "verified and served, but not kept");

@@ -17,10 +17,10 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use futures_util::stream::BoxStream;
-use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::metadata::Location;
+use crate::mirror::flight::givers::Givers;
 use crate::mirror::flight::progress::is_held_back;
 use crate::mirror::flight::replica::AtReplica;
 use crate::mirror::flight::shared::InBucket;
@@ -57,14 +57,14 @@ pub struct BlobSource {
     pub replica: Option<Arc<AtReplica>>,
     /// How long the look-up of it has waited for the bucket.
     pub(in crate::mirror) waited: Waited,
-    /// Which addresses of the registry gave some of it.
-    pub(in crate::mirror) givers: Arc<Mutex<Vec<Giver>>>,
+    /// Who gave some of it.
+    pub(in crate::mirror) givers: Givers,
 }
 
 impl BlobSource {
     /// A blob that is asked for at its registry alone.
     pub fn at(upstream: Arc<dyn Upstream>, location: Location, digest: Digest) -> BlobSource {
-        let (waited, givers) = (Waited::default(), Arc::default());
+        let (waited, givers) = (Waited::default(), Givers::default());
         BlobSource { upstream, location, digest, told: None, shared: None, replica: None, waited, givers }
     }
 
@@ -79,18 +79,14 @@ impl BlobSource {
         if let Some(replica) = &self.replica
             && let Some(blob) = Box::pin(replica.blob(span, self.told, pace)).await
         {
+            self.givers.note_untold();
             return Ok(blob);
         }
         let blob = match self.left_as_slow() {
             Some(patience) => self.of_upstream_or_slowly(span, patience).await?,
             None => self.of_upstream(span).await?,
         };
-        if let Some(giver) = &blob.giver {
-            let mut givers = self.givers.lock();
-            if !givers.iter().any(|known| known.is(giver)) {
-                givers.push(giver.clone());
-            }
-        }
+        self.givers.note(blob.giver.as_ref());
         Ok(blob)
     }
 
@@ -126,6 +122,7 @@ impl BlobSource {
         if let Some(replica) = &self.replica
             && let Some(blob) = Box::pin(replica.however_slow(span)).await
         {
+            self.givers.note_untold();
             return Ok(blob);
         }
         match failed {
@@ -136,8 +133,7 @@ impl BlobSource {
 
     /// What came is not the blob: that is held against each address that gave some of it. Whether there is another.
     pub(crate) fn fell_short(&self) -> bool {
-        let givers = std::mem::take(&mut *self.givers.lock());
-        givers.iter().fold(false, |_, giver| giver.fell_short())
+        self.givers.fell_short()
     }
 }
 
@@ -380,12 +376,12 @@ impl Transfer {
     }
 
     async fn connect(&mut self) -> Result<(), UpstreamError> {
-        let before = self.source.givers.lock().len();
+        let before = self.source.givers.count();
         let blob = self.ask().await?;
         if self.has_another_size(&blob) {
             // Of two that contradict one another the one that broke off is believed less.
             if before > 0 {
-                self.source.givers.lock().truncate(before);
+                self.source.givers.keep_first(before);
             }
             return Err(self.error(UpstreamErrorClass::Protocol, "another size than before"));
         }

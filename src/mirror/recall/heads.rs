@@ -5,14 +5,17 @@ use moka::sync::Cache;
 
 use crate::clock::Timestamp;
 use crate::metadata::{Location, TagKey};
-use crate::oci::{AcceptSet, Descriptor, Digest, Reference, Tag};
+use crate::oci::{AcceptSet, Descriptor, Digest, Reference, Tag, Together};
 
 /// A tag or digest, and the types that it was asked for with.
 pub(crate) type HeadKey = (Location, Reference, AcceptSet);
 
+/// A head, when it was told, and where.
+pub(crate) type Told = (Descriptor, Timestamp, Together);
+
 /// Heads, and when they were told.
 pub(crate) struct Heads {
-    told: Cache<HeadKey, (Descriptor, Timestamp)>,
+    told: Cache<HeadKey, Told>,
     /// The tags that were told to point at a manifest that is not stored.
     pointing: Cache<(Location, Digest), Vec<TagKey>>,
 }
@@ -33,15 +36,15 @@ impl Heads {
         [("heads", self.told.entry_count()), ("tags_told", self.pointing.entry_count())]
     }
 
-    pub(crate) fn get(&self, key: &HeadKey) -> Option<(Descriptor, Timestamp)> {
+    pub(crate) fn get(&self, key: &HeadKey) -> Option<Told> {
         self.told.get(key)
     }
 
-    pub(crate) fn keep(&self, (location, reference, accept): HeadKey, descriptor: Descriptor, told_at: Timestamp) {
+    pub(crate) fn keep(&self, (location, reference, accept): HeadKey, told: Told) {
         let key = (location, reference, accept.key());
         if let (location, Reference::Tag(tag), accept) = &key {
             let key = TagKey { location: location.clone(), tag: tag.clone(), accept: accept.clone() };
-            let entry = self.pointing.entry((location.clone(), descriptor.digest));
+            let entry = self.pointing.entry((location.clone(), told.0.digest));
             entry.and_upsert_with(|known| {
                 let mut tags = known.map_or_else(Vec::new, moka::Entry::into_value);
                 tags.retain(|known| *known != key);
@@ -50,16 +53,16 @@ impl Heads {
                 tags
             });
         }
-        self.told.insert(key, (descriptor, told_at));
+        self.told.insert(key, told);
     }
 
-    /// The tags that were told to point at this manifest, which is stored now, and when: no longer remembered here.
-    pub(crate) fn arrived(&self, location: &Location, digest: Digest) -> Vec<(TagKey, Timestamp)> {
+    /// The tags that were told to point at this manifest, which is stored now, when and where: no longer remembered here.
+    pub(crate) fn arrived(&self, location: &Location, digest: Digest) -> Vec<(TagKey, Timestamp, Together)> {
         let tags = self.pointing.remove(&(location.clone(), digest)).unwrap_or_default();
         // Another answer may have come meanwhile.
         let still = |key: TagKey| {
-            let (_, told_at) = self.tag(&key).filter(|(descriptor, _)| descriptor.digest == digest)?;
-            Some((key, told_at))
+            let (_, told_at, at) = self.tag(&key).filter(|(descriptor, ..)| descriptor.digest == digest)?;
+            Some((key, told_at, at))
         };
         tags.into_iter().filter_map(still).collect()
     }
@@ -70,8 +73,8 @@ impl Heads {
         tags.iter().any(|key| key.tag == *tag)
     }
 
-    /// What a tag was told to point at, and when.
-    pub(crate) fn tag(&self, key: &TagKey) -> Option<(Descriptor, Timestamp)> {
+    /// What a tag was told to point at, when and where.
+    pub(crate) fn tag(&self, key: &TagKey) -> Option<Told> {
         let TagKey { location, tag, accept } = key.clone();
         self.told.get(&(location, Reference::Tag(tag), accept))
     }
@@ -97,7 +100,8 @@ mod tests {
             let tag: Tag = format!("t{n}").parse().expect("a tag");
             let digest = Digest::of(Algorithm::Sha256, &n.to_le_bytes());
             let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
-            heads.keep((location.clone(), Reference::Tag(tag), AcceptSet::default()), descriptor, Timestamp(1));
+            let told = (descriptor, Timestamp(1), Together::default());
+            heads.keep((location.clone(), Reference::Tag(tag), AcceptSet::default()), told);
         }
         heads.told.run_pending_tasks();
         heads.pointing.run_pending_tasks();

@@ -28,7 +28,7 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::metadata::memory::MemoryMetadata;
 use crate::metadata::{Location, MetadataStore, Proof, TagKey, TagRecord};
 use crate::metrics::Metrics;
-use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, Places, Reference, RegistryName, Tag};
+use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, Places, Reference, RegistryName, Tag, Together};
 
 const USUAL: u64 = 20_000;
 const STEPS: u64 = 16;
@@ -389,12 +389,12 @@ impl World {
         }
         let known = stored.open_any(&digest).await.is_some();
         if known && stored.is_word_enough(location, &digest).await && (is_there || liar) {
-            stored.add_blob_member(location, digest, size, Proof::Head).await;
+            stored.add_blob_member(location, digest, size, (Proof::Head, Together::default())).await;
             return true;
         }
         if is_there {
             self.blobs.0.lock().insert(digest, self.names.bytes(blob));
-            stored.add_blob_member(location, digest, size, Proof::Bytes).await;
+            stored.add_blob_member(location, digest, size, (Proof::Bytes, Together::default())).await;
         }
         is_there
     }

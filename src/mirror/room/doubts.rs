@@ -90,7 +90,7 @@ impl Doubts {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Algorithm, Descriptor, Place, Places};
+    use crate::oci::{Algorithm, Descriptor, Place, Places, Together};
 
     fn holder((upstream, proof, anonymous): &(&str, Proof, bool)) -> (Location, Membership) {
         let upstream = upstream.parse().expect("a name");
@@ -129,9 +129,12 @@ mod tests {
     #[test]
     fn what_an_upstream_of_the_same_name_had_elsewhere_is_not_opened_by_a_word() {
         use Proof::{Bytes, Head, Unknown};
-        let at = |place: &str| -> Places { place.split_whitespace().map(Place::of).collect() };
+        let at = |places: &str| {
+            let each = places.split_whitespace().map(|place| Places::from(Together::from(Place::of(place))));
+            each.fold(Places::default(), |all, place| place.after(&all))
+        };
         let own: RegistryName = "own".parse().expect("a name");
-        let places = Whereabouts::from_iter([(own.clone(), at("here"))]);
+        let places = Whereabouts::from_iter([(own.clone(), Place::of("here").into())]);
         let public = HashSet::from(["open".parse().expect("a name")]);
         for (holders, enough) in [
             (&[("own", Bytes, false, "here")][..], true),

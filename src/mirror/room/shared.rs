@@ -413,7 +413,7 @@ pub(super) mod tests {
     use crate::metadata::memory::MemoryMetadata;
     use crate::mirror::room::records::Records;
     use crate::mirror::room::stored::{Standing, Stored};
-    use crate::oci::Algorithm;
+    use crate::oci::{Algorithm, Together};
     use crate::tier::settings::Settings;
 
     pub(super) fn shared(store: &std::path::Path) -> Arc<Shared> {
@@ -438,7 +438,7 @@ pub(super) mod tests {
             Location { upstream: "docker.io".parse().expect("a name"), repository: "app".parse().expect("a name") };
         let digest = Digest::of(Algorithm::Sha256, b"x");
         assert!(stored.recall(&location, &digest, &Waited::default()).await.is_none());
-        stored.add_blob_member(&location, digest, 1, Proof::Bytes).await;
+        stored.add_blob_member(&location, digest, 1, (Proof::Bytes, Together::default())).await;
         let member = shared.metadata.member(&location, &digest).expect("known").expect("it was added");
         // It goes up, and leaves this disk.
         let name = names::member(&location, &digest);

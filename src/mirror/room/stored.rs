@@ -32,8 +32,9 @@ use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::doubts::{Doubts, is_enough};
 use crate::mirror::room::records::Records;
 use crate::mirror::room::shared::{Behind, Shared};
-use crate::oci::{Descriptor, Digest, Manifest, Places, RegistryName, Verifier, Whereabouts};
+use crate::oci::{Descriptor, Digest, Manifest, Places, RegistryName, Together, Verifier, Whereabouts};
 use crate::tier::Waited;
+use crate::upstream::heard::Heard;
 
 /// How many bytes are read at a time.
 const PIECE: usize = 1 << 20;
@@ -228,7 +229,7 @@ impl Stored {
         if member.descriptor.size != content.size || is_unplaced {
             // It was hashed, and need not be each time because of a length that somebody claimed.
             let descriptor = Descriptor { size: content.size, ..member.descriptor.clone() };
-            let places = if is_unplaced { self.places_of(location) } else { member.places.clone() };
+            let places = if is_unplaced { self.places_of(location).into() } else { member.places.clone() };
             self.records.add_member(location, Membership { descriptor, places, ..member.clone() }).await;
         }
         if member.proof == Proof::Unknown {
@@ -240,13 +241,24 @@ impl Stored {
     /// Whether the word of an upstream that a repository has this content proves it: where that upstream had the
     /// bytes before, or has given them to everybody; not where it may only have heard of the digest.
     pub(crate) async fn is_word_enough(&self, location: &Location, digest: &Digest) -> bool {
+        self.is_word_enough_at(location, digest, &self.standing.places).await
+    }
+
+    async fn is_word_enough_at(&self, location: &Location, digest: &Digest, places: &Whereabouts) -> bool {
         let digest = *digest;
         let holders = self.records.with(move |metadata| metadata.holders(&digest)).await.unwrap_or_else(|error| {
             tracing::warn!(%location, %digest, %error, "not known who has it, asking for the bytes");
             Vec::new()
         });
-        let Standing { public, places, .. } = &self.standing;
-        is_enough(&location.upstream, &holders, public, places)
+        is_enough(&location.upstream, &holders, &self.standing.public, places)
+    }
+
+    /// Where what the word of an upstream proves is from: where that was said, if it would be enough there alone, else
+    /// all of its addresses together.
+    pub(crate) async fn places_of_word(&self, location: &Location, digest: &Digest, heard: &Heard) -> Together {
+        let Some(place) = heard.place() else { return self.places_of(location) };
+        let alone = Whereabouts::from_iter([(location.upstream.clone(), Together::from(place.clone()))]);
+        if self.is_word_enough_at(location, digest, &alone).await { place.into() } else { self.places_of(location) }
     }
 
     /// Whether what was proven counts as upstream is asked now: what came with a credential that has been removed
@@ -264,8 +276,13 @@ impl Stored {
     }
 
     /// Where the upstream of a repository is.
-    pub(crate) fn places_of(&self, location: &Location) -> Places {
+    pub(crate) fn places_of(&self, location: &Location) -> Together {
         self.standing.places.of(&location.upstream)
+    }
+
+    /// Where it was when it answered: at all of its addresses where it is not told at which of them.
+    pub(crate) fn places_heard(&self, location: &Location, heard: &Heard) -> Together {
+        heard.place().map_or_else(|| self.places_of(location), Together::from)
     }
 
     /// Whether a tag is to be asked for anew: what it pointed at came with a credential that has been removed since, or
@@ -325,10 +342,10 @@ impl Stored {
             && self.blobs.open(digest).await.is_some()
     }
 
-    /// Remembers that upstream has the content in this repository, and how it has just proven that.
-    pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor, proof: Proof) {
-        let (anonymous, digest) = (self.standing.public.contains(&location.upstream), descriptor.digest);
-        let places = self.places_of(location);
+    /// Remembers that upstream has the content in this repository, and how and where it has just proven that.
+    pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor, proof: Proof, at: Together) {
+        let (anonymous, digest, places) =
+            (self.standing.public.contains(&location.upstream), descriptor.digest, at.into());
         self.records.add_member(location, Membership { descriptor, proof, anonymous, places }).await;
         // It goes up, and may leave this disk before what the bucket said is forgotten.
         self.shared.iter().for_each(|shared| shared.look_anew(location, &digest));
@@ -336,9 +353,15 @@ impl Stored {
 
     /// The same for a blob. What is known as a manifest there stays one: clients may ask for a manifest among the
     /// blobs.
-    pub(crate) async fn add_blob_member(&self, location: &Location, digest: Digest, size: u64, proof: Proof) {
+    pub(crate) async fn add_blob_member(
+        &self,
+        location: &Location,
+        digest: Digest,
+        size: u64,
+        (proof, at): (Proof, Together),
+    ) {
         let known = self.member(location, &digest).map(|known| known.descriptor).filter(|known| !known.is_of_blob());
-        self.add_member(location, known.unwrap_or_else(|| Descriptor::of_blob(digest, size)), proof).await;
+        self.add_member(location, known.unwrap_or_else(|| Descriptor::of_blob(digest, size)), proof, at).await;
     }
 
     /// Content was served just now.
