@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::blob_store::{BlobStore, Content};
-use crate::metadata::{Location, MetadataError, MetadataStore};
+use crate::metadata::{Location, Membership, MetadataError, MetadataStore, Standing, TagRecord};
 use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE, is_index, is_manifest, platform_of};
 use crate::oci::plausible::{Asked, Told, check};
 use crate::oci::{Descriptor, Digest, Manifest, Platform};
@@ -74,6 +74,8 @@ pub enum Unreadable {
 pub struct Graph {
     blobs: Arc<dyn BlobStore>,
     metadata: Arc<dyn MetadataStore>,
+    /// Where only that counts which would be served.
+    standing: Option<Arc<Standing>>,
     places: Arc<[Arc<Semaphore>; Lane::PLACES.len()]>,
     /// Where this looks for somebody who may leave.
     place: Option<Place>,
@@ -95,7 +97,14 @@ impl Graph {
     /// The graph of what these hold.
     pub fn new(blobs: Arc<dyn BlobStore>, metadata: Arc<dyn MetadataStore>) -> Graph {
         let places = Arc::new(Lane::PLACES.map(|places| Arc::new(Semaphore::new(places))));
-        Graph { blobs, metadata, places, place: None }
+        Graph { blobs, metadata, standing: None, places, place: None }
+    }
+
+    /// The same, where nothing is known but what counts as upstreams are asked now. What stays in the store is for the
+    /// one that knows all.
+    #[must_use]
+    pub fn of_what_counts(&self, standing: Arc<Standing>) -> Graph {
+        Graph { standing: Some(standing), ..self.clone() }
     }
 
     /// Tags, pins, memberships: where images begin.
@@ -159,7 +168,18 @@ impl Graph {
             tracing::warn!(%location, %digest, %error, "membership unknown, taken for none");
             None
         });
-        member.map(|member| member.descriptor)
+        let counts = |member: &Membership| self.standing.as_ref().is_none_or(|it| it.is_given(location, member));
+        member.filter(counts).map(|member| member.descriptor)
+    }
+
+    /// Whether what was said of a tag counts.
+    ///
+    /// # Errors
+    /// When it cannot be read whether what it points at does.
+    pub fn points(&self, location: &Location, record: &TagRecord) -> Result<bool, MetadataError> {
+        let Some(standing) = &self.standing else { return Ok(true) };
+        let member = self.metadata.member(location, &record.descriptor.digest)?;
+        Ok(!standing.is_withdrawn(location, record, member.as_ref()))
     }
 
     /// Opens content of exactly this size. With `within` it counts only if it is known to be in that

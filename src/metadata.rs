@@ -12,6 +12,7 @@ mod membership;
 pub mod memory;
 pub mod names;
 pub mod sled;
+mod standing;
 pub mod uses;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub use self::files::a_tag;
 pub use self::lists::{KeptList, ListKey};
 pub use self::membership::{Membership, Note, Proof};
+pub use self::standing::Standing;
 
 use serde::{Deserialize, Serialize};
 

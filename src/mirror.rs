@@ -35,7 +35,7 @@ use crate::carrier::Carrier;
 use crate::clients::ClientId;
 use crate::clock::{Clock, Timestamp};
 use crate::graph::Graph;
-use crate::metadata::MetadataStore;
+use crate::metadata::{MetadataStore, Standing};
 use crate::metrics::Metrics;
 use crate::oci::{RegistryName, Target, Whereabouts};
 
@@ -72,7 +72,7 @@ use recall::negatives::Negatives;
 use recall::sizes::Sizes;
 use room::holds::Holds;
 use room::records::Records;
-use room::stored::{Standing, Stored};
+use room::stored::Stored;
 use scrub::Scrub;
 
 /// How often access times are written.
@@ -140,9 +140,9 @@ pub struct Parts {
 }
 
 impl Terms {
-    fn standing(&self) -> Standing {
+    fn standing(&self) -> Arc<Standing> {
         let (public, of_callers, places) = (self.public.clone(), self.of_callers.clone(), Arc::clone(&self.places));
-        Standing { public, of_callers, places }
+        Arc::new(Standing { public, of_callers, places })
     }
 }
 
@@ -260,7 +260,7 @@ impl Mirror {
         let scrub = Arc::new(Scrub { present: present.clone(), stored, clock: clock.clone() });
         let answers = Answers::new(&fills, lists, metadata, clock.clone(), rules);
         let ahead = Ahead::new(fills.clone(), if mode == Mode::Offline { 0 } else { prefetch });
-        let graph = graph.clone();
+        let graph = graph.of_what_counts(Arc::clone(&fills.stored.standing));
         let mirror = Mirror(Arc::new(Wings {
             present,
             earlier,

@@ -25,8 +25,8 @@ use crate::documents::{
     self, Carried, Checked, Code, Direction, Error, Imported, Receipt, StoreTest, Verdict, Why, no_bucket, orders,
 };
 use crate::graph::Graph;
-use crate::metadata::Pin;
 use crate::metadata::sled::SledMetadata;
+use crate::metadata::{Pin, Standing};
 use crate::mirror::Routes;
 use crate::mirror::images::catalog::why;
 use crate::oci::ImageName;
@@ -148,7 +148,10 @@ impl OpenedStore {
         let route = routes.of_image(image).map_err(|error| Error::new(Code::NotFound, error.to_string()))?;
         let pin = Pin { location: route.location, reference: image.reference.clone() };
         let _entered = self.runtime.enter();
+        let (public, of_callers) = (upstreams::public(config), upstreams::of_callers(config));
+        let standing = Standing { public, of_callers, places: Arc::clone(&self.stores.places) };
         let graph = Graph::new(self.stores.blobs.clone(), self.stores.metadata.clone());
+        let graph = graph.of_what_counts(Arc::new(standing));
         let why = why::why(
             &graph,
             &pin,

@@ -404,7 +404,7 @@ impl Fill {
     }
 
     fn origin(&self) -> Origin {
-        (self.fills.stored.sender_of(&self.source.location), self.source.digest)
+        (self.fills.stored.standing.sender_of(&self.source.location), self.source.digest)
     }
 
     /// What is left of an earlier fill. What an earlier process wrote is hashed first.

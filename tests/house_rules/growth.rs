@@ -132,7 +132,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("usage/ring.rs", "rates", OPERATOR),
     ("mirror.rs", "of_callers", OPERATOR),
     ("mirror/recall/negatives.rs", "of_callers", OPERATOR),
-    ("mirror/room/stored.rs", "of_callers", OPERATOR),
+    ("metadata/standing.rs", "of_callers", OPERATOR),
     ("access/rules.rs", "unproven", OPERATOR),
     (
         "admin/api/bundles.rs",
@@ -242,7 +242,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
         ),
     ),
     (
-        "mirror/room/stored.rs",
+        "mirror/room/stored/trust.rs",
         "lately",
         Bounded(
             "10,000, for 30 s",
@@ -543,7 +543,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("config/environment.rs", "Environment", OPERATOR),
     ("documents/configuration.rs", "origins", OPERATOR),
     ("mirror.rs", "public", OPERATOR),
-    ("mirror/room/stored.rs", "public", OPERATOR),
+    ("metadata/standing.rs", "public", OPERATOR),
     ("oci/place.rs", "Together", OPERATOR),
     ("oci/place.rs", "Whereabouts", OPERATOR),
     ("mirror/routes.rs", "upstreams", OPERATOR),

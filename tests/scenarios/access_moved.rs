@@ -18,7 +18,7 @@ pub(crate) enum How {
 }
 
 pub(crate) const BOTH: [How; 2] = [How::Reload, How::Restart];
-const LINES: &str = "server.listen = [\"127.0.0.1:0\", \"127.0.0.1:0=a.example\"]\ncache.tag_ttl = \"1h\"\n\
+pub(crate) const LINES: &str = "server.listen = [\"127.0.0.1:0\", \"127.0.0.1:0=a.example\"]\ncache.tag_ttl = \"1h\"\n\
                      cache.negative_ttl = \"0s\"";
 
 /// A registry with one user, who may read a private repository.
@@ -58,7 +58,7 @@ pub(crate) fn of_it_alone(image: &Image) -> Vec<String> {
 }
 
 /// An image in one registry, pulled by who may, by each of its tags; and another image of the same name in the other.
-async fn scene(more: &str) -> (Registry, Image, Registry, Image, TestMirror) {
+pub(crate) async fn scene(more: &str) -> (Registry, Image, Registry, Image, TestMirror) {
     let (there, here) = (registry_of("ann").await, registry_of("bob").await);
     let old = there.add_image("team/private", "1", &[noise(71, 200_000)]);
     there.move_tag("team/private", "old", &old.manifest.digest);

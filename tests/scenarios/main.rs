@@ -13,6 +13,7 @@ mod access_moved;
 mod access_passing;
 mod access_public;
 mod access_tokens;
+mod access_told;
 mod admin_doors;
 mod ambiguous_messages;
 mod bad_input;

@@ -126,7 +126,7 @@ impl Mirror {
         }
         let source = BlobSource::at(Arc::clone(&route.upstream), route.location.clone(), digest);
         let source = BlobSource { waited: route.waited.clone(), ..source };
-        let (client, of_callers) = (route.asker.client(), blobs.stored.is_of_callers(&route.location));
+        let (client, of_callers) = (route.asker.client(), blobs.stored.standing.is_of_callers(&route.location));
         let (following, outcome) = blobs.fills.fly(source.clone(), Right::Of(client));
         let heir = |outcome| {
             (of_callers && outcome == Outcome::Join).then(|| Heir { fills: Arc::clone(&blobs.fills), client })
@@ -290,7 +290,7 @@ impl Blobs {
         }
         asker.question()?;
         let told_to_all = matches!(route.permit().rule(), Rule::Mode(Access::Public) | Rule::Operator);
-        let for_all = told_to_all && self.stored.asks_as_nobody(location);
+        let for_all = told_to_all && self.stored.standing.asks_as_nobody(location);
         let blob = Missing::Blob(location.clone(), *digest);
         let heads_tell = for_all && !self.negatives.was_missing(&blob);
         if heads_tell && self.negatives.check(&Missing::Head(location.clone(), *digest)).is_ok() {

@@ -15,7 +15,7 @@ impl Mirror {
     pub(super) fn heard<T>(&self, route: &Route, answer: Result<T, MirrorError>) -> Result<T, MirrorError> {
         let refused = answer.as_ref().err().and_then(MirrorError::upstream_class) == Some(UpstreamErrorClass::Denied);
         let fills = &self.0.fills;
-        let for_all = !fills.stored.is_of_callers(&route.location);
+        let for_all = !fills.stored.standing.is_of_callers(&route.location);
         let given_again = || answer.is_ok() && fills.stored.denials.holds(&route.location);
         if (refused || given_again()) && for_all && fills.stored.denials.is_due(&route.location) {
             fills.tasks.spawn(look_into(Arc::clone(fills), route.clone()));

@@ -39,7 +39,7 @@ impl Mirror {
     async fn ask_for(&self, location: Location, digest: Digest) {
         let stored = &self.0.fills.stored;
         let Some(upstream) = self.0.routes.upstream(&location.upstream) else { return };
-        if stored.is_of_callers(&location) {
+        if stored.standing.is_of_callers(&location) {
             // Whoever asks for it next brings what it takes.
             return;
         }
@@ -62,7 +62,7 @@ impl Mirror {
         let (digest, is_manifest) = (descriptor.digest, !descriptor.is_of_blob());
         if fills.stored.is_word_enough(location, &digest).await {
             word_of(route, &descriptor, is_manifest).await.map_err(|error| error.class)?;
-            let at = fills.stored.places_of(location);
+            let at = fills.stored.standing.places_of(location);
             fills.stored.add_member(location, descriptor, Proof::Head, at).await;
             return Ok(());
         }

@@ -263,7 +263,7 @@ impl Tags {
                 answer
             }
         };
-        if self.manifests.stored.is_of_callers(&key.0) {
+        if self.manifests.stored.standing.is_of_callers(&key.0) {
             return patiently(patience, work()).await;
         }
         arrived(flights.share(&self.tasks, key, patience, work).await)

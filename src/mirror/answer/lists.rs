@@ -131,7 +131,7 @@ impl Mirror {
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
         let about = self.question(route, Resource::tags(&repository));
         let ask = || async move { upstream.tags(&repository, &asked).await };
-        if self.0.fills.stored.is_of_callers(&route.location) {
+        if self.0.fills.stored.standing.is_of_callers(&route.location) {
             let list = Arc::new(of_his_own(route, Subject::Tags, ask()).await?);
             let (part, next) = cut(&list, page);
             return Ok(TagsAnswer { tags: Tags { list, part }, next, outcome: Outcome::Relayed, stale_for: None });
@@ -162,7 +162,7 @@ impl Mirror {
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
-        if self.0.fills.stored.is_of_callers(&route.location) {
+        if self.0.fills.stored.standing.is_of_callers(&route.location) {
             let ReferrerList { index, filtered, next } = of_his_own(route, Subject::Referrers, ask()).await?;
             return Ok(ReferrersAnswer { index, filtered, next, outcome: Outcome::Relayed, stale_for: None });
         }
@@ -196,7 +196,7 @@ impl Mirror {
 
     /// What was told to a credential of ours is not what is told to everybody: it has a key of its own.
     fn of_ours(&self, mut key: ListKey) -> ListKey {
-        if !self.0.fills.stored.asks_as_nobody(&key.location) {
+        if !self.0.fills.stored.standing.asks_as_nobody(&key.location) {
             key.part.push_str("#own");
         }
         key

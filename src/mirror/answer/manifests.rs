@@ -78,7 +78,7 @@ impl Manifests {
             manifests.is_in_hand((route.location, digest), &manifest);
             Ok((manifest, Outcome::Fill))
         };
-        if self.stored.is_of_callers(&key.0) {
+        if self.stored.standing.is_of_callers(&key.0) {
             return work().await;
         }
         arrived(self.flights.share(&self.fills.tasks, key, None, work).await)

@@ -41,7 +41,7 @@ impl Mirror {
     pub fn is_of_replica(&self, found: &Found, method: &str, path: &str, shown: &str) -> bool {
         let stored = &self.0.fills.stored;
         let Some(replicas) = stored.shared().and_then(|shared| shared.replicas.as_ref()) else { return false };
-        let (upstream, standing) = (found.location().upstream.as_str(), stored.standing_of(found.location()));
+        let (upstream, standing) = (found.location().upstream.as_str(), stored.standing.in_a_word(found.location()));
         replicas.leases.is_proven(&Question { method, upstream, standing: &standing, path }, shown)
     }
 
@@ -51,8 +51,8 @@ impl Mirror {
         let (location, blobs) = (found.location(), &self.0.answers.blobs);
         let key = (location.clone(), digest);
         // What goes on under earlier terms may come from who was asked otherwise.
-        let standing = blobs.stored.standing_of(location);
-        let mut alike = self.all_fills().filter(|fills| fills.stored.standing_of(location) == standing);
+        let standing = blobs.stored.standing.in_a_word(location);
+        let mut alike = self.all_fills().filter(|fills| fills.stored.standing.in_a_word(location) == standing);
         let answer = if let Some(mut following) = alike.find_map(|fills| fills.flights.join(&key)) {
             let is_ours =
                 |following: &Following| following.borrow().replica.as_ref().is_some_and(|replica| replica.is_ours());

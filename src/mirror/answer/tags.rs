@@ -250,7 +250,7 @@ impl Tags {
         let route = route.clone().asked_by(route.asker.counted());
         let (tags, of) = (Arc::clone(self), key.clone());
         let work = || tags.resolve(route, of, record);
-        if self.manifests.stored.is_of_callers(&key.location) {
+        if self.manifests.stored.standing.is_of_callers(&key.location) {
             let whole = async {
                 let (fetched, rest) = work().await;
                 if let Some(rest) = rest {
@@ -362,7 +362,7 @@ impl Tags {
     /// refusal of everything, to everybody, is found out by asking for what is stored.
     pub(super) async fn told(&self, key: &TagKey, error: UpstreamError) -> MirrorError {
         let gone = key.clone();
-        let for_all = !self.manifests.stored.is_of_callers(&key.location);
+        let for_all = !self.manifests.stored.standing.is_of_callers(&key.location);
         if for_all && error.class == UpstreamErrorClass::NotFound {
             let forget = move |metadata: &dyn MetadataStore| {
                 let TagKey { location, tag, accept } = &gone;
@@ -404,7 +404,7 @@ impl Tags {
         }
         let stored = &self.manifests.stored;
         // A tag of that name elsewhere is another one.
-        let before = before.filter(|before| !stored.is_from_elsewhere(&key.location, &before.places));
+        let before = before.filter(|before| !stored.standing.is_from_elsewhere(&key.location, &before.places));
         let says_the_same = |before: &TagRecord| before.descriptor.digest == descriptor.digest;
         if earlier && before.as_ref().is_some_and(says_the_same) {
             return;

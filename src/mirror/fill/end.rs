@@ -79,7 +79,7 @@ impl Fill {
                 let class = error.upstream_class().unwrap_or(UpstreamErrorClass::Unavailable);
                 self.fills.negatives.note(|| Missing::Blob(source.location.clone(), source.digest), class);
                 // What is told to one caller says nothing to others.
-                let for_all = !self.fills.stored.is_of_callers(&source.location);
+                let for_all = !self.fills.stored.standing.is_of_callers(&source.location);
                 if for_all && class == UpstreamErrorClass::NotFound {
                     self.forget().await;
                 }
@@ -110,7 +110,7 @@ impl Fill {
 
     fn proof(&self) -> (Proof, Together) {
         let BlobSource { location, givers, .. } = &self.source;
-        (Proof::Bytes, givers.places(self.fills.stored.places_of(location)))
+        (Proof::Bytes, givers.places(self.fills.stored.standing.places_of(location)))
     }
 
     /// Leaves the table before anybody is told: who goes on with what is his own begins another one.

@@ -60,7 +60,7 @@ impl Fills {
         missing: Missing,
         error: UpstreamError,
     ) -> MirrorError {
-        if error.class == UpstreamErrorClass::NotFound && !self.stored.is_of_callers(&route.location) {
+        if error.class == UpstreamErrorClass::NotFound && !self.stored.standing.is_of_callers(&route.location) {
             self.stored.records.forget_manifest(&route.location, &digest).await;
             self.stored.no_longer(|| names::member(&route.location, &digest));
         }

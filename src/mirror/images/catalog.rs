@@ -149,8 +149,10 @@ impl Mirror {
 
 /// What stands best for a tag, to whomever upstream said it.
 fn fittest(graph: &Graph, location: &Location, tag: &Tag) -> Result<Option<TagRecord>, MetadataError> {
-    let records = graph.metadata().tag_records(location, tag)?.into_iter();
-    Ok(records.map(|(_, record)| record).max_by_key(TagRecord::fitness))
+    let records = graph.metadata().tag_records(location, tag)?.into_iter().map(|(_, record)| record);
+    let counts = records.map(|record| Ok(graph.points(location, &record)?.then_some(record)));
+    let counting: Vec<_> = counts.filter_map(Result::transpose).collect::<Result<_, MetadataError>>()?;
+    Ok(counting.into_iter().max_by_key(TagRecord::fitness))
 }
 
 fn seen(graph: &Graph, location: &Location, tag: &Tag) -> Result<Vec<HistoryEntry>, MetadataError> {
@@ -203,8 +205,9 @@ impl<'g> Catalog<'g> {
     fn names(&self) -> Result<BTreeMap<Pin, Option<TagRecord>>, MetadataError> {
         let mut wanted: BTreeMap<Pin, Option<TagRecord>> = self.pins.iter().map(|pin| (pin.clone(), None)).collect();
         for (key, record) in self.graph.metadata().tags()? {
+            let counts = self.graph.points(&key.location, &record)?;
             let known = wanted.entry(Pin { location: key.location, reference: Reference::Tag(key.tag) }).or_default();
-            if known.as_ref().is_none_or(|known| known.fitness() < record.fitness()) {
+            if counts && known.as_ref().is_none_or(|known| known.fitness() < record.fitness()) {
                 *known = Some(record);
             }
         }

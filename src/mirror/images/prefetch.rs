@@ -224,7 +224,7 @@ impl Mirror {
         if ahead.most == 0 || !is_image(&manifest.descriptor.media_type) {
             return;
         }
-        if ahead.fills.stored.is_of_callers(&route.location) {
+        if ahead.fills.stored.standing.is_of_callers(&route.location) {
             return;
         }
         let (tasks, ahead) = (ahead.fills.tasks.clone(), ahead.clone());

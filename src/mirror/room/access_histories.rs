@@ -20,13 +20,13 @@ use tokio_util::task::TaskTracker;
 
 use self::model::Model;
 use super::records::Records;
-use super::stored::{Standing, Stored};
+use super::stored::Stored;
 use crate::access::{Access, Asked, Caller, Decision, Grant, Grants, Holders, Identities, Permit, Rules, Said, Shown};
 use crate::blob_store::ingest::Ingest;
 use crate::blob_store::{BlobStore, Content, Source, StoreError, Usage};
 use crate::clock::{ManualClock, Timestamp};
 use crate::metadata::memory::MemoryMetadata;
-use crate::metadata::{Location, MetadataStore, Proof, TagKey, TagRecord};
+use crate::metadata::{Location, MetadataStore, Proof, Standing, TagKey, TagRecord};
 use crate::metrics::Metrics;
 use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, Places, Reference, RegistryName, Tag, Together};
 
@@ -312,7 +312,7 @@ impl World {
             of_callers: names(&|access, _| access == Access::PassThrough),
             places: Arc::default(),
         };
-        Arc::new(Stored::new(blobs.clone(), records, Arc::clone(metrics), standing, false))
+        Arc::new(Stored::new(blobs.clone(), records, Arc::clone(metrics), Arc::new(standing), false))
     }
 
     fn restart(&mut self) {

@@ -406,13 +406,11 @@ impl Shared {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::collections::HashSet;
-
     use crate::clock::ManualClock;
     use crate::metadata::Proof;
     use crate::metadata::memory::MemoryMetadata;
     use crate::mirror::room::records::Records;
-    use crate::mirror::room::stored::{Standing, Stored};
+    use crate::mirror::room::stored::Stored;
     use crate::oci::{Algorithm, Together};
     use crate::tier::settings::Settings;
 
@@ -432,8 +430,7 @@ pub(super) mod tests {
         let (shared, metrics) = (shared(store.path()), Arc::new(crate::metrics::Metrics::new([])));
         let blobs = Arc::new(crate::blob_store::memory::MemoryBlobStore::new());
         let records = Records::new(Arc::clone(&shared.metadata), Arc::clone(&shared.clock), TaskTracker::new());
-        let standing = Standing { public: HashSet::new(), of_callers: HashSet::new(), places: Arc::default() };
-        let stored = Stored::new(blobs, records, metrics, standing, false).with(&shared);
+        let stored = Stored::new(blobs, records, metrics, Arc::default(), false).with(&shared);
         let location =
             Location { upstream: "docker.io".parse().expect("a name"), repository: "app".parse().expect("a name") };
         let digest = Digest::of(Algorithm::Sha256, b"x");

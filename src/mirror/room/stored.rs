@@ -7,23 +7,19 @@
 //! whose length is not the one of its membership is hashed before it is served, also when the index
 //! was lost; with `verify_on_read` every blob is. Damaged content is taken out of sight at once, so
 //! the next request fetches it again.
-//! Where callers show an upstream something of their own, what one of its name gave elsewhere is not there. The file is long
-//! because every way to stored content goes through the same few questions.
+//! What counts of what was proven [`Standing`] says.
 
-use std::collections::HashSet;
-use std::io;
-use std::os::unix::fs::MetadataExt as _;
+mod trust;
+
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use moka::sync::Cache;
 use tokio::runtime::Handle;
 
-use crate::blob_store::{BlobStore, Content, Source};
+use crate::blob_store::{BlobStore, Content};
 use crate::metadata::uses::Uses;
-use crate::metadata::{Location, Membership, MetadataStore, Proof, TagRecord};
+use crate::metadata::{Location, Membership, MetadataStore, Proof, Standing, TagRecord};
 use crate::metrics::Metrics;
 use crate::mirror::flight::replica::{AtReplica, Replicas};
 use crate::mirror::flight::shared::InBucket;
@@ -32,12 +28,12 @@ use crate::mirror::recall::memory::Stamp;
 use crate::mirror::room::doubts::{Doubts, is_enough};
 use crate::mirror::room::records::Records;
 use crate::mirror::room::shared::{Behind, Shared};
-use crate::oci::{Descriptor, Digest, Manifest, Places, RegistryName, Together, Verifier, Whereabouts};
+use crate::oci::{Descriptor, Digest, Manifest, Together, Whereabouts};
 use crate::tier::Waited;
 use crate::upstream::heard::Heard;
 
-/// How many bytes are read at a time.
-const PIECE: usize = 1 << 20;
+pub(crate) use trust::Hashing;
+use trust::{Likeness, Trust};
 
 /// What is stored, and what is known of it.
 pub(crate) struct Stored {
@@ -47,22 +43,12 @@ pub(crate) struct Stored {
     pub(crate) denials: Arc<Denials>,
     /// What is served and has to be proven once more.
     pub(crate) doubts: Arc<Doubts>,
-    standing: Standing,
+    pub(crate) standing: Arc<Standing>,
     uses: Arc<Uses>,
     trust: Trust,
     metrics: Arc<Metrics>,
     /// The bucket, where there is one.
     shared: Option<Arc<Shared>>,
-}
-
-/// How upstreams are asked.
-pub(crate) struct Standing {
-    /// Those that are asked without a credential.
-    pub(crate) public: HashSet<RegistryName>,
-    /// Those that callers show something of their own.
-    pub(crate) of_callers: HashSet<RegistryName>,
-    /// Where each of them is.
-    pub(crate) places: Arc<Whereabouts>,
 }
 
 impl Stored {
@@ -71,7 +57,7 @@ impl Stored {
         blobs: Arc<dyn BlobStore>,
         records: Records,
         metrics: Arc<Metrics>,
-        standing: Standing,
+        standing: Arc<Standing>,
         verify_on_read: bool,
     ) -> Stored {
         let denials = Arc::new(Denials::new(Arc::clone(&records.metadata), Arc::clone(&records.clock)));
@@ -108,7 +94,7 @@ impl Stored {
             let recalled = Box::pin(shared.recall_member(location, digest));
             shared.bucket.within(waited, recalled).await.filter(|taken_over| *taken_over)?;
         }
-        let member = self.member(location, digest).filter(|member| self.is_given(location, member))?;
+        let member = self.member(location, digest).filter(|member| self.standing.is_given(location, member))?;
         // What is to be proven by upstream's bytes comes from upstream.
         (member.proof != Proof::Unknown && !self.denials.holds(location)).then_some(shared)
     }
@@ -129,7 +115,8 @@ impl Stored {
     ) -> Option<Arc<AtReplica>> {
         self.shared.as_ref()?.replicas.as_ref()?.leases.known(waited).await;
         let (_, replicas) = self.replicas()?;
-        let is_doubted = |member: &Membership| member.proof == Proof::Unknown || !self.is_given(location, member);
+        let is_doubted =
+            |member: &Membership| member.proof == Proof::Unknown || !self.standing.is_given(location, member);
         if self.denials.holds(location) || self.member(location, digest).as_ref().is_some_and(is_doubted) {
             return None;
         }
@@ -142,7 +129,7 @@ impl Stored {
             })
         };
         let of = (location.clone(), *digest);
-        let standing = self.standing_of(location);
+        let standing = self.standing.in_a_word(location);
         Some(AtReplica::new(replicas.clone(), of, standing, waited.clone(), Box::new(look_again)))
     }
 
@@ -185,7 +172,7 @@ impl Stored {
     }
 
     /// The same where upstreams are asked otherwise.
-    pub(crate) fn under(&self, standing: Standing, verify_on_read: bool) -> Stored {
+    pub(crate) fn under(&self, standing: Arc<Standing>, verify_on_read: bool) -> Stored {
         Stored {
             blobs: Arc::clone(&self.blobs),
             records: Arc::clone(&self.records),
@@ -220,16 +207,17 @@ impl Stored {
         if self.denials.holds(location) {
             return None;
         }
-        let member = self.member(location, digest).filter(|member| self.is_given(location, member))?;
+        let member = self.member(location, digest).filter(|member| self.standing.is_given(location, member))?;
         let content = self.blobs.open(digest).await?;
         let content = self.trusted(digest, content, Some(member.descriptor.size)).await?;
         self.note(digest);
         // Who gives it to callers now is the one who had it, as far as anybody knows: from here on it is known.
-        let is_unplaced = member.places.is_empty() && self.is_of_callers(location);
+        let is_unplaced = member.places.is_empty() && self.standing.is_of_callers(location);
         if member.descriptor.size != content.size || is_unplaced {
             // It was hashed, and need not be each time because of a length that somebody claimed.
             let descriptor = Descriptor { size: content.size, ..member.descriptor.clone() };
-            let places = if is_unplaced { self.places_of(location).into() } else { member.places.clone() };
+            let first = || self.standing.places_of(location).into();
+            let places = if is_unplaced { first() } else { member.places.clone() };
             self.records.add_member(location, Membership { descriptor, places, ..member.clone() }).await;
         }
         if member.proof == Proof::Unknown {
@@ -256,69 +244,21 @@ impl Stored {
     /// Where what the word of an upstream proves is from: where that was said, if it would be enough there alone, else
     /// all of its addresses together.
     pub(crate) async fn places_of_word(&self, location: &Location, digest: &Digest, heard: &Heard) -> Together {
-        let Some(place) = heard.place() else { return self.places_of(location) };
+        let Some(place) = heard.place() else { return self.standing.places_of(location) };
         let alone = Whereabouts::from_iter([(location.upstream.clone(), Together::from(place.clone()))]);
-        if self.is_word_enough_at(location, digest, &alone).await { place.into() } else { self.places_of(location) }
+        let is_enough_there = self.is_word_enough_at(location, digest, &alone).await;
+        if is_enough_there { place.into() } else { self.standing.places_of(location) }
     }
 
-    /// Whether what was proven counts as upstream is asked now: what came with a credential that has been removed
-    /// since is asked for anew, and so is what callers show something of their own for, where it came from elsewhere.
-    fn is_given(&self, location: &Location, member: &Membership) -> bool {
-        let is_proven_to_all = member.anonymous || matches!(member.proof, Proof::Unknown | Proof::Import);
-        let is_of_now = is_proven_to_all || !self.asks_as_nobody(location);
-        is_of_now && !self.is_from_elsewhere(location, &member.places)
-    }
-
-    /// Whether it is for the upstream to say who may read what it has, and this was said by one that had its name: a
-    /// yes of the one here says nothing of that.
-    pub(crate) fn is_from_elsewhere(&self, location: &Location, places: &Places) -> bool {
-        self.is_of_callers(location) && !self.standing.places.may_be_at(&location.upstream, places)
-    }
-
-    /// Where the upstream of a repository is.
-    pub(crate) fn places_of(&self, location: &Location) -> Together {
-        self.standing.places.of(&location.upstream)
+    /// Whether a tag is to be asked for anew.
+    pub(crate) fn is_withdrawn(&self, location: &Location, record: &TagRecord) -> bool {
+        let member = self.member(location, &record.descriptor.digest);
+        self.standing.is_withdrawn(location, record, member.as_ref())
     }
 
     /// Where it was when it answered: at all of its addresses where it is not told at which of them.
     pub(crate) fn places_heard(&self, location: &Location, heard: &Heard) -> Together {
-        heard.place().map_or_else(|| self.places_of(location), Together::from)
-    }
-
-    /// Whether a tag is to be asked for anew: what it pointed at came with a credential that has been removed since, or
-    /// an upstream elsewhere said so.
-    pub(crate) fn is_withdrawn(&self, location: &Location, record: &TagRecord) -> bool {
-        let is_given = |member: Membership| self.is_given(location, &member);
-        self.is_from_elsewhere(location, &record.places)
-            || self.member(location, &record.descriptor.digest).is_some_and(|member| !is_given(member))
-    }
-
-    /// Who sends what comes from the upstream of a repository, in a word. What is there in part, and came from elsewhere, is
-    /// not gone on with where that is not given either.
-    pub(crate) fn sender_of(&self, location: &Location) -> String {
-        let name = location.upstream.to_string();
-        if self.is_of_callers(location) { format!("{name} at {}", self.places_of(location)) } else { name }
-    }
-
-    /// How an upstream is asked, in a word: what it said to who asks it otherwise counts for nothing here.
-    pub(crate) fn standing_of(&self, location: &Location) -> String {
-        if self.asks_as_nobody(location) {
-            "as nobody".to_owned()
-        } else if self.is_of_callers(location) {
-            format!("as each caller, at {}", self.places_of(location))
-        } else {
-            String::new()
-        }
-    }
-
-    /// Whether upstream is asked with what callers show: what it says to one is not said to others.
-    pub(crate) fn is_of_callers(&self, location: &Location) -> bool {
-        self.standing.of_callers.contains(&location.upstream)
-    }
-
-    /// Whether upstream is asked without a credential.
-    pub(crate) fn asks_as_nobody(&self, location: &Location) -> bool {
-        self.standing.public.contains(&location.upstream)
+        heard.place().map_or_else(|| self.standing.places_of(location), Together::from)
     }
 
     /// Opens content of whatever repository. Who serves it asks first, and takes note of the use.
@@ -338,14 +278,13 @@ impl Stored {
     /// Whether content is stored and known to be in this repository. Does not count as a use.
     pub(crate) async fn has(&self, location: &Location, digest: &Digest) -> bool {
         !self.denials.holds(location)
-            && self.member(location, digest).is_some_and(|member| self.is_given(location, &member))
+            && self.member(location, digest).is_some_and(|member| self.standing.is_given(location, &member))
             && self.blobs.open(digest).await.is_some()
     }
 
     /// Remembers that upstream has the content in this repository, and how and where it has just proven that.
     pub(crate) async fn add_member(&self, location: &Location, descriptor: Descriptor, proof: Proof, at: Together) {
-        let (anonymous, digest, places) =
-            (self.standing.public.contains(&location.upstream), descriptor.digest, at.into());
+        let (anonymous, digest, places) = (self.standing.asks_as_nobody(location), descriptor.digest, at.into());
         self.records.add_member(location, Membership { descriptor, proof, anonymous, places }).await;
         // It goes up, and may leave this disk before what the bucket said is forgotten.
         self.shared.iter().for_each(|shared| shared.look_anew(location, &digest));
@@ -417,16 +356,16 @@ impl Stored {
     }
 
     /// Whether content that was hashed to its end is what it should be. What is damaged is taken out of sight.
-    pub(crate) async fn hashed(&self, Hashing { digest, content, verifier, .. }: Hashing) -> bool {
-        let (digest, content) = (&digest, &content);
+    pub(crate) async fn hashed(&self, hashing: Hashing) -> bool {
+        let (digest, content) = (hashing.digest, hashing.content.clone());
         self.metrics.checked(content.size);
-        let reason = match verifier.map(Verifier::finish) {
-            Ok(found) if found == *digest => return true,
+        let reason = match hashing.found() {
+            Ok(found) if found == digest => return true,
             Ok(found) => format!("its bytes have the digest {found}"),
             Err(error) => format!("it cannot be read: {error}"),
         };
         self.metrics.damaged();
-        match self.blobs.set_aside(digest, content).await {
+        match self.blobs.set_aside(&digest, &content).await {
             Ok(_) => tracing::error!(%digest, reason, "a stored blob is damaged and was set aside"),
             Err(error) => {
                 tracing::error!(%digest, reason, %error, "a stored blob is damaged and could not be set aside");
@@ -451,73 +390,6 @@ impl Stored {
     }
 }
 
-/// Content that is hashed piece by piece; no thread is kept for longer than it takes to read one.
-pub(crate) struct Hashing {
-    digest: Digest,
-    content: Content,
-    offset: u64,
-    verifier: io::Result<Verifier>,
-}
-
-impl Hashing {
-    pub(crate) fn of(digest: Digest, content: Content) -> Hashing {
-        Hashing { digest, content, offset: 0, verifier: Ok(Verifier::new(digest.algorithm())) }
-    }
-
-    /// Reads a piece; how many bytes were read so far. `None` at the end, or where it cannot be read.
-    pub(crate) async fn more(&mut self) -> Option<u64> {
-        let (content, offset) = (self.content.clone(), self.offset);
-        let verifier = self.verifier.as_mut().ok().filter(|_| offset < content.size)?;
-        let mut verifier = std::mem::replace(verifier, Verifier::new(self.digest.algorithm()));
-        let read = move || {
-            let bytes = content.read_at(offset, PIECE)?;
-            verifier.update(&bytes);
-            Ok((verifier, offset + bytes.len() as u64))
-        };
-        let read = tokio::task::spawn_blocking(read).await;
-        let read = read.unwrap_or_else(|error| Err(io::Error::other(error)));
-        let offset = read.as_ref().ok().map(|(_, offset)| *offset);
-        (self.offset, self.verifier) = (offset.unwrap_or(self.offset), read.map(|(verifier, _)| verifier));
-        offset
-    }
-}
-
-/// What was hashed on read a moment ago: the parts of one blob, asked for one after another, are
-/// checked once.
-struct Trust {
-    always: bool,
-    lately: Cache<Digest, Likeness>,
-}
-
-/// By which content is known again: what changes when somebody writes to its file, or puts another in its place.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Likeness {
-    size: u64,
-    inode: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Likeness {
-    fn of(content: &Content) -> Option<Likeness> {
-        let Source::File(file) = &content.source else {
-            return Some(Likeness { size: content.size, ..Likeness::default() });
-        };
-        let known = file.metadata().ok()?;
-        let (modified, changed) = ((known.mtime(), known.mtime_nsec()), (known.ctime(), known.ctime_nsec()));
-        Some(Likeness { size: known.len(), inode: known.ino(), modified, changed })
-    }
-}
-
-impl Trust {
-    const MAX: u64 = 10_000;
-    const LATELY: Duration = Duration::from_secs(30);
-
-    fn new(always: bool) -> Trust {
-        Trust { always, lately: Cache::builder().max_capacity(Trust::MAX).time_to_live(Trust::LATELY).build() }
-    }
-}
-
 /// How whoever sends a stored blob tells that it cannot be read: it is checked at once, and set aside
 /// if that is so, so that the next request fetches it again.
 #[derive(Clone)]
@@ -539,21 +411,5 @@ impl Complaint {
         let Some(stored) = self.stored.upgrade().filter(|_| Handle::try_current().is_ok()) else { return };
         let tasks = stored.records.tasks.clone();
         tasks.spawn(async move { stored.check(&self.digest, &self.content).await });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::oci::Algorithm;
-
-    #[test]
-    fn of_what_was_checked_lately_so_much_is_remembered() {
-        let lately = Trust::new(true).lately;
-        for number in 0..2 * Trust::MAX {
-            lately.insert(Digest::of(Algorithm::Sha256, &number.to_le_bytes()), Likeness::default());
-        }
-        lately.run_pending_tasks();
-        assert!((1..=Trust::MAX).contains(&lately.entry_count()), "{}", lately.entry_count());
     }
 }

@@ -63,7 +63,7 @@ impl Tags {
     /// Whose turn it is to ask, of a tag of which this was known so far.
     pub(crate) async fn turn(&self, route: &Route, key: &TagKey, known: Option<&TagRecord>) -> Turn {
         let stored = &self.manifests.stored;
-        let replicas = stored.replicas().filter(|_| !stored.is_of_callers(&key.location));
+        let replicas = stored.replicas().filter(|_| !stored.standing.is_of_callers(&key.location));
         let Some((shared, replicas)) = replicas else { return Turn::Ours(None) };
         let (leases, name) = (Arc::clone(&replicas.leases), names::tag(key));
         let last = known.and_then(|known| known.observed_at).map_or(0, |observed| observed.0);

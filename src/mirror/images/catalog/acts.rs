@@ -107,7 +107,8 @@ impl Mirror {
             None => None,
         };
         let location = pin.location.clone();
-        let forgotten = self.0.graph.ask(move |graph| Catalog::of(graph)?.forget(&pin));
+        // Also of what does not count any more.
+        let forgotten = self.0.room.graph.ask(move |graph| Catalog::of(graph)?.forget(&pin));
         let Forgotten { was_pinned, was_frozen, gone } = forgotten.await?;
         for digest in gone.iter().flatten() {
             stored.no_longer(|| names::member(&location, digest));

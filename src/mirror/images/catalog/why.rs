@@ -274,7 +274,7 @@ impl Mirror {
         let (policy, now) = self.0.answers.rules();
         let health = route.upstream.health();
         let absent = self.0.answers.is_absent(&route.location, &name.reference);
-        let (ingests, sender) = (&self.0.fills.ingests, self.0.fills.stored.sender_of(&route.location));
+        let (ingests, sender) = (&self.0.fills.ingests, self.0.fills.stored.standing.sender_of(&route.location));
         let pin = Pin { location: route.location, reference: name.reference.clone() };
         let behind = self.behind(&pin).await;
         let place = self.0.graph.place(Lane::People).await;
