@@ -7,6 +7,7 @@
 
 mod encoding;
 mod files;
+mod first_places;
 mod lists;
 mod membership;
 pub mod memory;
@@ -19,8 +20,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use self::files::a_tag;
+pub use self::first_places::since_first;
 pub use self::lists::{KeptList, ListKey};
-pub use self::membership::{Membership, Note, Proof};
+pub use self::membership::{Membership, Note, Noted, Proof};
 pub use self::standing::Standing;
 
 use serde::{Deserialize, Serialize};
@@ -270,11 +272,11 @@ pub trait MetadataStore: Send + Sync + 'static {
     /// Forgets a membership: upstream said that the content is gone, or not ours to see.
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError>;
 
-    /// When this was noted of the repository, if it was.
-    fn noted(&self, location: &Location, note: Note) -> Result<Option<Timestamp>, MetadataError>;
+    /// When and where this was noted of the repository, if it was.
+    fn noted(&self, location: &Location, note: Note) -> Result<Option<Noted>, MetadataError>;
 
     /// Notes this of the repository, or takes the note back. Durable when it returns.
-    fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> Result<(), MetadataError>;
+    fn note(&self, location: &Location, note: Note, noted: Option<&Noted>) -> Result<(), MetadataError>;
 
     /// The last [`CHANGES_KEPT`] digests that the tag was seen to have, oldest first, also after it was removed. Written
     /// by [`MetadataStore::put_tag`].

@@ -19,7 +19,7 @@ pub(super) const LONGEST_LOCK: u64 = 256;
 const PREFIX: &str = "registry-mirror store format ";
 
 /// The names in a store, as far as they are known beforehand. A store without its mark has no others.
-const NAMES: [&str; 14] = [
+const NAMES: [&str; 16] = [
     "lock",
     "format",
     "format.new",
@@ -34,6 +34,8 @@ const NAMES: [&str; 14] = [
     "admin.sock",
     "owed",
     "owed.new",
+    "places",
+    "places.new",
 ];
 /// An index that was moved aside.
 const DAMAGED_INDEX: &str = "metadata.damaged-";

@@ -12,6 +12,7 @@ use crate::access::Access;
 use crate::carrier::Carriers;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
+use crate::metadata::since_first;
 use crate::metrics::Metrics;
 use crate::mirror::{AskReplica, Mode, Replicas, Routes};
 use crate::oci::{Digest, RegistryName, Whereabouts};
@@ -177,10 +178,10 @@ pub(super) fn of_callers(config: &Config) -> HashSet<RegistryName> {
     of_callers.map(|upstream| upstream.host.clone()).collect()
 }
 
-/// Where each of them is.
+/// Where each of them is, and was first as the store knows it. Blocks.
 pub(super) fn places(config: &Config) -> Whereabouts {
     let of = |upstream: &config::Upstream| (upstream.host.clone(), upstream.urls.iter().map(place_of).collect());
-    config.upstreams.iter().map(of).collect()
+    since_first(&config.store.path, config.upstreams.iter().map(of).collect())
 }
 
 /// Whether this upstream can be asked as it is configured. Reads its files.

@@ -19,12 +19,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::RwLock;
 use serde::Serialize;
 
-use self::plain::{entries, names_in, present, read_record, report_damage, sync_folder, write_synced};
+pub(super) use self::plain::read_record;
+use self::plain::{entries, names_in, present, report_damage, sync_folder, write_synced};
 use self::tally::Tally;
 pub(super) use self::walk::Key;
 use super::names::{self, HISTORY, LISTS};
-use super::{Location, Membership, Names, Note, TagKey, TagRecord};
-use crate::clock::Timestamp;
+use super::{Location, Membership, Names, Note, Noted, TagKey, TagRecord};
 use crate::oci::{AcceptSet, Digest, Tag};
 use crate::owed::{Coming, Owed};
 
@@ -139,14 +139,14 @@ impl Files {
         Ok(holders)
     }
 
-    pub(super) fn noted(&self, location: &Location, note: Note) -> io::Result<Option<Timestamp>> {
+    pub(super) fn noted(&self, location: &Location, note: Note) -> io::Result<Option<Noted>> {
         read_record(&self.note_path(location, note))
     }
 
-    pub(super) fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> io::Result<()> {
+    pub(super) fn note(&self, location: &Location, note: Note, noted: Option<&Noted>) -> io::Result<()> {
         let path = self.note_path(location, note);
-        match at {
-            Some(at) => self.write_record(&path, &at),
+        match noted {
+            Some(noted) => self.write_record(&path, noted),
             None => {
                 // What is public is told by who asked; a name may also leave because nothing is stored.
                 if note == Note::Denied {
@@ -303,6 +303,7 @@ impl Files {
 mod tests {
     use super::plain::SYNCED;
     use super::*;
+    use crate::clock::Timestamp;
     use crate::metadata::Proof;
     use crate::oci::{Algorithm, Descriptor, MediaType, Places, RegistryName};
 

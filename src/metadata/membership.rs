@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Timestamp;
 use crate::oci::{Descriptor, Places};
 
 /// How it was proven that a repository has content. Of two proofs the greater one stands.
@@ -53,11 +54,50 @@ impl Membership {
     }
 }
 
-/// What is noted of a whole repository, with the time.
+/// What is noted of a whole repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Note {
     /// Upstream gave something of it to somebody without credentials.
     Public,
     /// Upstream gives nothing of it to anybody: nothing of it is served until it does.
     Denied,
+}
+
+/// When that was noted, and of whom.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub struct Noted {
+    /// When.
+    pub at: Timestamp,
+    /// Where the upstream was, if that matters and is known.
+    pub places: Places,
+}
+
+/// As it is written. Where nothing is known of places it is a time alone.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Written {
+    At(Timestamp),
+    With { at: Timestamp, places: Places },
+}
+
+impl From<Written> for Noted {
+    fn from(written: Written) -> Noted {
+        match written {
+            Written::At(at) => at.into(),
+            Written::With { at, places } => Noted { at, places },
+        }
+    }
+}
+
+impl From<Noted> for Written {
+    fn from(Noted { at, places }: Noted) -> Written {
+        if places.is_empty() { Written::At(at) } else { Written::With { at, places } }
+    }
+}
+
+impl From<Timestamp> for Noted {
+    fn from(at: Timestamp) -> Noted {
+        Noted { at, places: Places::default() }
+    }
 }

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::{
     BlobRecord, CHANGES_KEPT, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError,
-    MetadataStore, Names, Note, Pin, TagKey, TagRecord, merged,
+    MetadataStore, Names, Note, Noted, Pin, TagKey, TagRecord, merged,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -24,7 +24,7 @@ pub struct MemoryMetadata {
 struct Tables {
     tags: HashMap<TagKey, TagRecord>,
     members: HashMap<(Location, Digest), Membership>,
-    notes: HashMap<(Location, Note), Timestamp>,
+    notes: HashMap<(Location, Note), Noted>,
     blobs: HashMap<Digest, BlobRecord>,
     history: HashMap<(Location, Tag), Vec<HistoryEntry>>,
     pins: BTreeSet<Pin>,
@@ -96,15 +96,15 @@ impl MetadataStore for MemoryMetadata {
         Ok(holders.map(|((location, _), membership)| (location.clone(), membership.clone())).collect())
     }
 
-    fn noted(&self, location: &Location, note: Note) -> Result<Option<Timestamp>, MetadataError> {
-        Ok(self.tables.lock().notes.get(&(location.clone(), note)).copied())
+    fn noted(&self, location: &Location, note: Note) -> Result<Option<Noted>, MetadataError> {
+        Ok(self.tables.lock().notes.get(&(location.clone(), note)).cloned())
     }
 
-    fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> Result<(), MetadataError> {
+    fn note(&self, location: &Location, note: Note, noted: Option<&Noted>) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
         let (mut tables, key) = (self.tables.lock(), (location.clone(), note));
-        match at {
-            Some(at) => tables.notes.insert(key, at),
+        match noted {
+            Some(noted) => tables.notes.insert(key, noted.clone()),
             None => tables.notes.remove(&key),
         };
         Ok(())

@@ -27,7 +27,7 @@ use super::encoding::{
 use super::files::{Files, Key};
 use super::{
     BlobRecord, Changes, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError,
-    MetadataStore, Names, Note, Pin, TagKey, TagRecord,
+    MetadataStore, Names, Note, Noted, Pin, TagKey, TagRecord,
 };
 use crate::clock::Timestamp;
 use crate::oci::{AcceptSet, Descriptor, Digest, Tag};
@@ -262,13 +262,13 @@ impl MetadataStore for SledMetadata {
         locations.into_iter().filter_map(|location| member(location).transpose()).collect()
     }
 
-    fn noted(&self, location: &Location, note: Note) -> Result<Option<Timestamp>, MetadataError> {
+    fn noted(&self, location: &Location, note: Note) -> Result<Option<Noted>, MetadataError> {
         self.files.noted(location, note).doing("reading a note on a repository")
     }
 
-    fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> Result<(), MetadataError> {
+    fn note(&self, location: &Location, note: Note, noted: Option<&Noted>) -> Result<(), MetadataError> {
         let _change = self.changes.begin();
-        self.files.note(location, note, at).doing("writing a note on a repository")
+        self.files.note(location, note, noted).doing("writing a note on a repository")
     }
 
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<(), MetadataError> {

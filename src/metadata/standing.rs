@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Location, Membership, Proof, TagRecord};
+use super::{Location, Membership, Noted, Proof, TagRecord};
 use crate::oci::{Places, RegistryName, Together, Whereabouts};
 
 /// How upstreams are asked.
@@ -53,6 +53,11 @@ impl Standing {
     pub fn is_withdrawn(&self, location: &Location, record: &TagRecord, member: Option<&Membership>) -> bool {
         self.is_from_elsewhere(location, &record.places)
             || member.is_some_and(|member| !self.is_given(location, member))
+    }
+
+    /// What is noted of a repository, if it was the upstream of now of which that was noted, in whatever mode.
+    pub fn counting(&self, location: &Location, noted: Option<Noted>) -> Option<Noted> {
+        noted.filter(|noted| self.places.may_be_at(&location.upstream, &noted.places))
     }
 
     /// Who sends what comes from the upstream of a repository, in a word. What is there in part, and came from elsewhere, is

@@ -1,6 +1,6 @@
 //! Where an upstream is, as far as it matters whether it was there before.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -111,25 +111,56 @@ impl Places {
     }
 }
 
-/// Where each upstream is now.
+/// Where each upstream is now, and was when nobody wrote that down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Whereabouts(HashMap<RegistryName, Together>);
+pub struct Whereabouts {
+    now: HashMap<RegistryName, Together>,
+    first: BTreeMap<RegistryName, Together>,
+}
 
 impl Whereabouts {
     /// The addresses of an upstream; none of one that there is not.
     pub fn of(&self, upstream: &RegistryName) -> Together {
-        self.0.get(upstream).cloned().unwrap_or_default()
+        self.now.get(upstream).cloned().unwrap_or_default()
     }
 
-    /// Whether an upstream may be where it was when it said something: that was said there, or nobody wrote down where.
+    /// All that there are, with where they are.
+    pub fn all(&self) -> impl Iterator<Item = (&RegistryName, &Together)> {
+        self.now.iter()
+    }
+
+    /// The same, which were there when nobody wrote that down.
+    #[must_use]
+    pub fn being_first_at(self, first: BTreeMap<RegistryName, Together>) -> Whereabouts {
+        Whereabouts { first, ..self }
+    }
+
+    /// The same, where this upstream is at one address alone.
+    #[must_use]
+    pub fn with_alone(&self, upstream: &RegistryName, place: Place) -> Whereabouts {
+        let mut alone = self.clone();
+        alone.now.insert(upstream.clone(), place.into());
+        alone
+    }
+
+    /// Where it was when it said what nobody wrote down the place of: where it is, as long as nothing else is known.
+    pub fn first_of(&self, upstream: &RegistryName) -> Together {
+        self.first.get(upstream).or_else(|| self.now.get(upstream)).cloned().unwrap_or_default()
+    }
+
+    /// Whether an upstream may be where it was when it said something.
     pub fn may_be_at(&self, upstream: &RegistryName, those: &Places) -> bool {
-        those.is_empty() || self.0.get(upstream).is_some_and(|now| those.are_of(now))
+        let are_of_now = |those: &Places| self.now.get(upstream).is_some_and(|now| those.are_of(now));
+        match self.first.get(upstream).filter(|_| those.is_empty()) {
+            Some(first) => are_of_now(&first.clone().into()),
+            None => those.is_empty() || are_of_now(those),
+        }
     }
 }
 
 impl FromIterator<(RegistryName, Together)> for Whereabouts {
     fn from_iter<I: IntoIterator<Item = (RegistryName, Together)>>(upstreams: I) -> Whereabouts {
-        Whereabouts(upstreams.into_iter().collect())
+        Whereabouts { now: upstreams.into_iter().collect(), first: BTreeMap::new() }
     }
 }
 
@@ -184,6 +215,23 @@ mod tests {
             assert_eq!(now.may_be_at(&name(upstream), &places(then)), same, "{upstream} {then}");
         }
         assert!(now.of(&name("b.example")).is_empty());
+        let alone = now.with_alone(&name("a.example"), Place::of("2"));
+        let may_be = |then| alone.may_be_at(&name("a.example"), &places(then));
+        assert_eq!(["1", "2", "1+2", ""].map(may_be), [false, true, false, true]);
+    }
+
+    #[test]
+    fn what_says_no_place_is_of_where_an_upstream_was_first() {
+        let name = |name: &str| name.parse::<RegistryName>().expect("a name");
+        let now = Whereabouts::from_iter([(name("a.example"), together("1+2")), (name("b.example"), together("1"))]);
+        for (first, same) in [("1", true), ("1+2", true), ("3", false), ("1+3", false)] {
+            let known = now.clone().being_first_at(BTreeMap::from([(name("a.example"), together(first))]));
+            assert_eq!(known.may_be_at(&name("a.example"), &Places::default()), same, "{first}");
+            assert!(known.may_be_at(&name("a.example"), &places("2")), "{first}: what says one is of that");
+            assert_eq!(known.first_of(&name("a.example")), together(first));
+            assert!(known.may_be_at(&name("b.example"), &Places::default()), "{first}: of another");
+            assert_eq!(known.first_of(&name("b.example")), together("1"));
+        }
     }
 
     #[test]

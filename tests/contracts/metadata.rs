@@ -8,9 +8,11 @@ use registry_mirror::metadata::memory::MemoryMetadata;
 use registry_mirror::metadata::sled::{IndexState, SledMetadata};
 use registry_mirror::metadata::{
     BLOCK, BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataStore, Names, Note,
-    Pin, Proof, TagKey, TagRecord,
+    Noted, Pin, Proof, TagKey, TagRecord,
 };
-use registry_mirror::oci::{AcceptSet, Algorithm, Descriptor, Digest, MediaType, Places, Reference, Tag};
+use registry_mirror::oci::{
+    AcceptSet, Algorithm, Descriptor, Digest, MediaType, Place, Places, Reference, Tag, Together,
+};
 use tempfile::TempDir;
 
 fn at(upstream: &str, repository: &str) -> Location {
@@ -282,7 +284,7 @@ fn the_number_of_changes_rises_with_each(store: &dyn MetadataStore) {
     let changes: [(&str, &dyn Fn()); 9] = [
         ("put_tag", &|| store.put_tag(&tag, &record("m", 2)).expect("written")),
         ("put_member", &|| store.put_member(&redis(), &proven(member.clone())).expect("written")),
-        ("note", &|| store.note(&redis(), Note::Denied, Some(Timestamp(1))).expect("written")),
+        ("note", &|| store.note(&redis(), Note::Denied, Some(&Timestamp(1).into())).expect("written")),
         ("note taken back", &|| store.note(&redis(), Note::Denied, None).expect("written")),
         ("freeze", &|| store.freeze(&frozen).expect("written")),
         ("unfreeze", &|| assert!(store.unfreeze(&redis(), &tag.tag).expect("written"))),
@@ -420,13 +422,16 @@ fn who_holds_content_is_told_by_the_content(store: &dyn MetadataStore) {
 }
 
 fn a_note_on_a_repository_stands_until_it_is_taken_back(store: &dyn MetadataStore) {
-    let noted = |location: &Location, note| store.noted(location, note).expect("answers");
+    let noted = |location: &Location, note| store.noted(location, note).expect("answers").map(|noted| noted.at);
     store.note(&redis(), Note::Denied, None).expect("nothing to do");
     for at in [5, 3] {
-        store.note(&redis(), Note::Public, Some(Timestamp(at))).expect("writes");
+        store.note(&redis(), Note::Public, Some(&Timestamp(at).into())).expect("writes");
         assert_eq!(noted(&redis(), Note::Public), Some(Timestamp(at)));
     }
     assert_eq!(noted(&redis(), Note::Denied), None);
+    let placed = Noted { at: Timestamp(7), places: Together::from(Place::of("here")).into() };
+    store.note(&redis(), Note::Public, Some(&placed)).expect("writes");
+    assert_eq!(store.noted(&redis(), Note::Public).expect("answers"), Some(placed));
     assert_eq!(noted(&at("docker.io", "library"), Note::Public), None);
     store.note(&redis(), Note::Public, None).expect("writes");
     assert_eq!(noted(&redis(), Note::Public), None);
@@ -913,7 +918,7 @@ fn names_are_counted_as_they_come_and_go_and_after_a_restart() {
     }
     store.put_member(&deep, &proven(descriptor("x"))).expect("writes");
     store.put_list(&question, &list).expect("writes");
-    store.note(&deep, Note::Public, Some(Timestamp(1))).expect("writes");
+    store.note(&deep, Note::Public, Some(&Timestamp(1).into())).expect("writes");
     store.pin(&Pin { location: deep.clone(), reference: Reference::Tag(tag.tag.clone()) }).expect("writes");
     let full = disk.names();
     assert!(full.inodes > 16 && full.bytes > 20 * BLOCK, "{full:?}");

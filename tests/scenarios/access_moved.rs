@@ -267,6 +267,28 @@ async fn what_an_earlier_version_left_is_given_and_is_from_then_on_of_who_says_t
 }
 
 #[tokio::test]
+async fn what_an_earlier_version_left_and_nobody_asked_for_since_is_of_where_the_upstream_was_at_the_first_start() {
+    for how in BOTH {
+        let (there, old, here, _, mirror) = scene("").await;
+        let (ann, bob) = (basic("ann", "ann"), basic("bob", "bob"));
+        let as_it_was = |store: &std::path::Path| {
+            forget_places(store);
+            std::fs::remove_file(store.join("places")).expect("it was written");
+        };
+        let mirror = mirror.restart_after(as_it_was).await;
+        let mirror = moved(mirror, how, &there.url(), &here.url()).await;
+        assert_eq!(ask(&mirror, "GET", &below("manifests/1"), &bob).await.status, 200, "{how:?}");
+        for path in of_it_alone(&old) {
+            assert_eq!(ask(&mirror, "GET", &path, &bob).await.status, 404, "{how:?} {path}");
+        }
+        let mirror = moved(mirror, how, &here.url(), &there.url()).await;
+        there.forget_requests();
+        assert_eq!(pull(&mirror, &old, &ann).await, vec![200; paths(&old).len() - 2], "{how:?}");
+        assert!(old.blobs().all(|blob| there.gets_of(&blob.digest) == 0), "{how:?}: it is stored");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_for_the_upstream_to_say_is_served_wherever_the_operator_says_that_it_is() {
     let (folder, users) = users(&["ann"]);
     std::fs::write(folder.path().join("login"), "ann:ann\n").expect("written");

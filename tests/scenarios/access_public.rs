@@ -116,6 +116,36 @@ async fn what_is_no_longer_public_is_not_there_after_an_hour() {
 }
 
 #[tokio::test]
+async fn what_was_public_at_another_address_need_not_be_so_here() {
+    for (restart, is_away) in [(false, false), (true, false), (false, true), (true, true)] {
+        let (there, settings, _folder) = scene("public").await;
+        let open = there.add_image("owner/open", "1", &[noise(60, 1000)]);
+        let open = paths("owner/open", &open);
+        let mut here = Registry::start().await;
+        here.require_tokens(TokenPolicy::bearer().user("us", "secret").private("owner/open"));
+        here.add_image("owner/open", "1", &[noise(60, 1000)]);
+        let mut mirror = settings.start().await;
+        assert_eq!(statuses(&mirror, &open).await, vec![200; 2 * open.len()]);
+        mirror.settled().await;
+        let moved = |settings: Settings| settings.replacing(&there.url(), &here.url());
+        if restart {
+            mirror = moved(mirror.stop().await).start().await;
+        } else {
+            assert_eq!(mirror.reload(moved).await.status, 200);
+        }
+        if is_away {
+            here.stop().await;
+        }
+        let expected = if is_away { 503 } else { 404 };
+        let of_it = &open[..2];
+        assert_eq!(statuses(&mirror, of_it).await, vec![expected; 4], "{restart} {is_away}");
+        let back = |settings: Settings| settings.replacing(&here.url(), &there.url());
+        mirror = back(mirror.stop().await).start().await;
+        assert_eq!(statuses(&mirror, &open).await, vec![200; 2 * open.len()], "{restart} {is_away}: it is so there");
+    }
+}
+
+#[tokio::test]
 async fn that_nobody_gets_a_token_is_a_no_only_where_the_token_service_says_that_nobody_may() {
     for (status, after_an_hour) in
         [(400, 200), (404, 200), (405, 200), (410, 200), (422, 200), (500, 200), (401, 404), (403, 404)]

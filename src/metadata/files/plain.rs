@@ -46,7 +46,7 @@ pub(super) fn open_plain(options: &mut OpenOptions, path: &Path) -> io::Result<F
 }
 
 /// Reads a record. `None` when there is none, or when what is there is damaged.
-pub(super) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+pub(in crate::metadata) fn read_record<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     let Some(bytes) = read_whole(path, LONGEST_RECORD)? else { return Ok(None) };
     match serde_json::from_slice(&bytes) {
         Ok(record) => Ok(Some(record)),

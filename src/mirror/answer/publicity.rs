@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::clients::Asker;
 use crate::clock::Clock;
-use crate::metadata::{Location, MetadataStore, Note, names};
+use crate::metadata::{Location, MetadataStore, Note, Noted, names};
 use crate::mirror::answer::denied::a_stored_manifest;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
@@ -55,6 +55,8 @@ impl Mirror {
             tracing::warn!(%location, %error, "not known whether it is public, asking");
             None
         });
+        // What another upstream of that name gave to everybody the one here need not.
+        let noted = self.0.fills.stored.standing.counting(location, noted).map(|noted| noted.at);
         let remembered = noted.map(|at| Remembered { what: (), checked_at: at, conclusive: true, stored: true });
         let reference = match request {
             Request::Manifest { reference, .. } => Some(reference.clone()),
@@ -111,24 +113,24 @@ impl Mirror {
             let asked_at = clock.now();
             let (upstream, heard) = listening(&upstream);
             let public = as_nobody(&*upstream, &location, &reference).await;
-            let at = match &public {
+            let noted = match &public {
                 Ok(Some(Some(told))) => {
-                    let asked = (AcceptSet::everything(), asked_at);
-                    let at = fills.stored.places_heard(&location, &heard);
-                    tags.observed(&location, &reference, asked, (told, at)).await;
-                    Some(clock.now())
+                    let (asked, at) =
+                        ((AcceptSet::everything(), asked_at), fills.stored.places_heard(&location, &heard));
+                    tags.observed(&location, &reference, asked, (told, at.clone())).await;
+                    Some(Noted { at: clock.now(), places: at.into() })
                 }
                 // It is another question whether there is something else.
                 Ok(None) | Err(_) => return public.map(|_| false),
                 Ok(Some(None)) => None,
             };
-            let of = location.clone();
-            let note = move |metadata: &dyn MetadataStore| metadata.note(&of, Note::Public, at);
+            let (of, is_public) = (location.clone(), noted.is_some());
+            let note = move |metadata: &dyn MetadataStore| metadata.note(&of, Note::Public, noted.as_ref());
             fills.stored.records.add("not noted whether it is public", note).await;
-            if at.is_none() {
+            if !is_public {
                 fills.stored.no_longer(|| names::note(&location, Note::Public));
             }
-            Ok(at.is_some())
+            Ok(is_public)
         };
         match publicity.flights.share(&self.0.fills.tasks, key, patience, work).await {
             Landing::Arrived(public, _) => public,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use moka::sync::Cache;
 
 use crate::clock::{Clock, Timestamp};
-use crate::metadata::{Location, MetadataError, MetadataStore, Note};
+use crate::metadata::{Location, MetadataError, MetadataStore, Note, Noted};
 
 /// How often it is asked whether a repository is denied, at most, in milliseconds.
 const ASKED_ONCE: u64 = 30_000;
@@ -81,9 +81,10 @@ impl Denials {
     async fn change(&self, location: &Location, denied: bool) {
         self.known.insert(location.clone(), denied);
         self.changes.fetch_add(1, Ordering::Release);
-        let at = denied.then(|| self.clock.now());
+        let noted = denied.then(|| Noted::from(self.clock.now()));
         let (metadata, location) = (Arc::clone(&self.metadata), location.clone());
-        let noting = tokio::task::spawn_blocking(move || metadata.note(&location, Note::Denied, at)).await;
+        let noting = move || metadata.note(&location, Note::Denied, noted.as_ref());
+        let noting = tokio::task::spawn_blocking(noting).await;
         if let Err(error) = noting.unwrap_or_else(|error| Err(MetadataError::new("a task", error))) {
             tracing::warn!(%error, "what upstream denies would be forgotten at a restart");
         }

@@ -21,7 +21,7 @@ use crate::blob_store::key_of;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::names;
 use crate::metadata::{
-    HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Note, TagKey, TagRecord,
+    HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Note, Noted, TagKey, TagRecord,
 };
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
@@ -284,16 +284,18 @@ impl Shared {
         }
         let name = |note| names::note(location, note);
         let (denied, public) = (name(Note::Denied), name(Note::Public));
-        let (denied, public) = tokio::join!(self.small::<Timestamp>(&denied), self.small::<Timestamp>(&public));
+        let (denied, public) = tokio::join!(self.small::<Noted>(&denied), self.small::<Noted>(&public));
         let (Some(denied), Some(public)) = (denied, public) else { return false };
         if denied.is_some() {
             let _quiet = self.owed.quiet(&name(Note::Denied));
             self.denials.deny(location).await;
         }
         let known = self.metadata.noted(location, Note::Public).ok().flatten();
-        if public > known {
+        let at = |noted: &Option<Noted>| noted.as_ref().map(|noted| noted.at);
+        if at(&public) > at(&known) {
             let of = location.clone();
-            self.take_over(&name(Note::Public), move |metadata| metadata.note(&of, Note::Public, public)).await;
+            let take = move |metadata: &dyn MetadataStore| metadata.note(&of, Note::Public, public.as_ref());
+            self.take_over(&name(Note::Public), take).await;
         }
         self.notes.insert(location.clone(), ());
         true

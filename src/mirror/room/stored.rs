@@ -216,7 +216,7 @@ impl Stored {
         if member.descriptor.size != content.size || is_unplaced {
             // It was hashed, and need not be each time because of a length that somebody claimed.
             let descriptor = Descriptor { size: content.size, ..member.descriptor.clone() };
-            let first = || self.standing.places_of(location).into();
+            let first = || self.standing.places.first_of(&location.upstream).into();
             let places = if is_unplaced { first() } else { member.places.clone() };
             self.records.add_member(location, Membership { descriptor, places, ..member.clone() }).await;
         }
@@ -245,7 +245,7 @@ impl Stored {
     /// all of its addresses together.
     pub(crate) async fn places_of_word(&self, location: &Location, digest: &Digest, heard: &Heard) -> Together {
         let Some(place) = heard.place() else { return self.standing.places_of(location) };
-        let alone = Whereabouts::from_iter([(location.upstream.clone(), Together::from(place.clone()))]);
+        let alone = self.standing.places.with_alone(&location.upstream, place.clone());
         let is_enough_there = self.is_word_enough_at(location, digest, &alone).await;
         if is_enough_there { place.into() } else { self.standing.places_of(location) }
     }

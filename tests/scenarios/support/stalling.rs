@@ -9,7 +9,7 @@ use registry_mirror::clock::Timestamp;
 use registry_mirror::metadata::sled::SledMetadata;
 use registry_mirror::metadata::{
     BlobRecord, FrozenTag, HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Names,
-    Note, Pin, TagKey, TagRecord,
+    Note, Noted, Pin, TagKey, TagRecord,
 };
 use registry_mirror::oci::{AcceptSet, Descriptor, Digest, Tag};
 
@@ -97,12 +97,12 @@ impl MetadataStore for Stalling {
         self.inner.holders(digest)
     }
 
-    fn noted(&self, location: &Location, note: Note) -> Result<Option<Timestamp>> {
+    fn noted(&self, location: &Location, note: Note) -> Result<Option<Noted>> {
         self.inner.noted(location, note)
     }
 
-    fn note(&self, location: &Location, note: Note, at: Option<Timestamp>) -> Result<()> {
-        self.inner.note(location, note, at)
+    fn note(&self, location: &Location, note: Note, noted: Option<&Noted>) -> Result<()> {
+        self.inner.note(location, note, noted)
     }
 
     fn remove_member(&self, location: &Location, digest: &Digest) -> Result<()> {

@@ -1,0 +1,67 @@
+//! Where each upstream was when this store first wrote down where upstreams are.
+//!
+//! What says no place was said before that: there, as far as anybody knows. The file is written when an upstream is new to
+//! it, and what it says of one never changes. Where it cannot be read or written, that is now.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use super::files::read_record;
+use crate::oci::{RegistryName, Together, Whereabouts};
+
+const NAME: &str = "places";
+
+type First = BTreeMap<RegistryName, Together>;
+
+/// Where upstreams are `now`, and were when what says no place was said. Blocks.
+pub fn since_first(store: &Path, now: Whereabouts) -> Whereabouts {
+    let path = store.join(NAME);
+    let mut first: First = read_record(&path).ok().flatten().unwrap_or_default();
+    let known = first.len();
+    for (upstream, places) in now.all() {
+        first.entry(upstream.clone()).or_insert_with(|| places.clone());
+    }
+    if first.len() > known
+        && let Err(error) = write(&path, &first)
+    {
+        tracing::warn!(file = %path.display(), %error, "where upstreams are was not written down");
+    }
+    now.being_first_at(first)
+}
+
+fn write(path: &Path, first: &First) -> io::Result<()> {
+    let new = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(&serde_json::to_vec(first).map_err(io::Error::other)?)?;
+    file.sync_all()?;
+    fs::rename(&new, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Place, Places};
+
+    fn at(places: &[(&str, &str)]) -> Whereabouts {
+        places.iter().map(|(upstream, place)| (upstream.parse().expect("a name"), Place::of(place).into())).collect()
+    }
+
+    #[test]
+    fn what_says_no_place_was_said_where_the_upstream_was_first() {
+        let store = tempfile::tempdir().expect("a folder");
+        let (one, other) = ("a.example".parse().expect("a name"), "b.example".parse().expect("a name"));
+        let may_be = |now: &[(&str, &str)]| {
+            let now = since_first(store.path(), at(now));
+            [&one, &other].map(|upstream| now.may_be_at(upstream, &Places::default()))
+        };
+        assert_eq!(may_be(&[("a.example", "1")]), [true, true]);
+        assert_eq!(may_be(&[("a.example", "2"), ("b.example", "1")]), [false, true]);
+        assert_eq!(may_be(&[("a.example", "1"), ("b.example", "2")]), [true, false]);
+        fs::write(store.path().join(NAME), "spoilt").expect("written");
+        assert_eq!(may_be(&[("a.example", "3"), ("b.example", "3")]), [true, true]);
+        assert_eq!(may_be(&[("a.example", "1"), ("b.example", "3")]), [false, true]);
+    }
+}
