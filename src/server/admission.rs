@@ -213,7 +213,9 @@ impl Admission {
         };
         match mirror.ask_with(found, &guest.own, (request, accept), has_time, hear).await {
             Ok(()) => Ok(Said::Yes),
-            Err(error) if error.is_outage() && self.grants.heard(&holders, location, Said::Nothing, now) => {
+            Err(error)
+                if error.says_nothing_of_rights() && self.grants.heard(&holders, location, Said::Nothing, now) =>
+            {
                 Ok(Said::Nothing)
             }
             Err(error) => Err(self.refused_by_upstream(guest, mirror, location, error).await),

@@ -182,7 +182,7 @@ async fn where_a_token_service_gives_no_token_its_status_says_whether_that_is_a_
     for (status, to_him, to_nobody, to_us) in [
         (401, word, word, word),
         (403, word, word, word),
-        (400, word, none(400), (Protocol, Some(400))),
+        (400, none(400), none(400), (Protocol, Some(400))),
         (402, none(402), none(402), (Protocol, None)),
         (404, none(404), none(404), (Protocol, None)),
         (405, none(405), none(405), (Protocol, None)),
@@ -206,6 +206,35 @@ async fn where_a_token_service_gives_no_token_its_status_says_whether_that_is_a_
         let (secret, tag) = (SECRET.parse().expect("name"), Reference::Tag("1".parse().expect("tag")));
         let error = upstream.resolve(&secret, &tag, AcceptSet::everything()).await.expect_err("no token");
         assert_eq!((error.class, error.status), to_us, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_400_of_a_token_service_is_a_word_on_rights_where_it_says_that_what_is_shown_is_not_valid() {
+    for (said, is_his) in [
+        (r#"{"error":"invalid_grant","error_description":"the refresh token is expired"}"#, true),
+        (r#"{"error":"invalid_client"}"#, true),
+        (r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#, true),
+        (r#"{"errors":[{"code":"OTHER"},{"code":"DENIED"}]}"#, true),
+        (r#"{"code":"UNAUTHORIZED"}"#, true),
+        (r#"{"error":"invalid_request"}"#, false),
+        (r#"{"error":"unsupported_grant_type"}"#, false),
+        (r#"{"error":"invalid_scope"}"#, false),
+        (r#"{"errors":[{"code":"UNSUPPORTED"}]}"#, false),
+        (r#"["invalid_grant"]"#, false),
+        ("invalid_grant", false),
+        ("", false),
+    ] {
+        let registry = registry().await;
+        registry.rule(Rule::on(Match::token()).answer(400, "application/json", said));
+        let name = "registry.example".parse().expect("name");
+        let settings = HttpSettings::new(name, registry.url().parse().expect("url"), Settings::default());
+        let upstream = HttpUpstream::new(settings).expect("settings");
+        let status = (!is_his).then_some(400);
+        let told = resolve(&upstream, &basic("bob", "right"), SECRET).await;
+        assert_eq!(told, Err((UpstreamErrorClass::Denied, status)), "{said}");
+        let to_nobody = resolve(&upstream, &Presented::NOBODY, SECRET).await;
+        assert_eq!(to_nobody, Err((UpstreamErrorClass::Denied, Some(400))), "{said}");
     }
 }
 

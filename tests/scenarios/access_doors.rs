@@ -165,18 +165,57 @@ async fn a_token_service_that_is_away_or_says_what_is_no_answer_turns_nobody_awa
 
 #[tokio::test]
 async fn only_a_word_on_his_rights_takes_from_a_caller_what_he_was_given_before() {
-    for (status, afterwards) in
-        [(401, 503), (403, 503), (400, 503), (404, 200), (405, 200), (410, 200), (422, 200), (500, 200)]
+    let refused = |status| (Rule::on(Match::token()).refuse(status), status);
+    let not_valid = Rule::on(Match::token()).answer(400, "application/json", r#"{"error":"invalid_grant"}"#);
+    for (rule, status, is_word) in [401, 403]
+        .map(|status| (Rule::on(Match::token()).refuse(status), status, true))
+        .into_iter()
+        .chain([(not_valid, 400, true)])
+        .chain([400, 404, 405, 410, 422, 500].map(refused).map(|(rule, status)| (rule, status, false)))
     {
         let (mut registry, image, mirror) = scene("access.grant_ttl = \"0s\"").await;
         let (ann, path) = (basic("ann", "ann"), paths(&image)[1].clone());
         assert_eq!(ask(&mirror, "GET", &path, &ann).await.status, 200);
         mirror.settled().await;
-        registry.rule(Rule::on(Match::token()).refuse(status));
-        let meanwhile = [knock(&mirror, "GET", &ann).await.status, ask(&mirror, "GET", &path, &ann).await.status];
-        assert_eq!(meanwhile, if status == 500 { [200, 200] } else { [401, 401] }, "{status}");
+        registry.rule(rule);
+        assert_eq!(knock(&mirror, "GET", &ann).await.status, if status == 500 { 200 } else { 401 }, "{status}");
+        let meanwhile = ask(&mirror, "GET", &path, &ann).await;
+        assert_eq!(meanwhile.status, if is_word { 401 } else { 200 }, "{status}");
         registry.stop().await;
-        assert_eq!(ask(&mirror, "GET", &path, &ann).await.status, afterwards, "{status}");
+        let afterwards = ask(&mirror, "GET", &path, &ann).await;
+        assert_eq!(afterwards.status, if is_word { 503 } else { 200 }, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn while_a_token_service_says_nothing_of_rights_who_had_a_yes_within_a_day_gets_what_is_stored_as_stale() {
+    let page = |status| (status, Rule::on(Match::token()).answer(status, "text/html", "<html>no token</html>"));
+    let json = |text: &'static str| (200, Rule::on(Match::token()).answer(200, "application/json", text));
+    let odd = [json("{}"), json(""), json(r#"{"token":""}"#), json(r#"{"token":"a b"}"#)];
+    for (status, rule) in [200, 302, 400, 404, 405, 410, 422].map(page).into_iter().chain(odd) {
+        let (registry, image, mirror) = scene("access.grant_ttl = \"0s\"\ncache.tag_ttl = \"0s\"").await;
+        let cold = registry.add_image("team/private", "cold", &[noise(64, 1000)]);
+        let open: Vec<_> = ["manifests/1"].map(|path| format!("/v2/team/open/{path}?ns=a.example")).into();
+        let (ann, bob) = (basic("ann", "ann"), basic("bob", "bob"));
+        let (by_tag, by_digest) = (&paths(&image)[0], &paths(&image)[1]);
+        for (path, shown) in [(by_tag, &*ann), (by_digest, &ann), (&open[0], "")] {
+            assert_eq!(ask(&mirror, "GET", path, shown).await.status, 200, "{path}");
+            mirror.settled().await;
+        }
+        registry.expire_tokens();
+        registry.rule(rule);
+        for (path, shown) in [(by_tag, &*ann), (by_digest, &ann), (&open[0], ""), (&open[0], &bob)] {
+            for method in ["GET", "HEAD"] {
+                let answer = ask(&mirror, method, path, shown).await;
+                assert_eq!(answer.status, 200, "{status}: {method} {path} to {shown}");
+                let is_tag = path != by_digest;
+                assert!(!is_tag || answer.header("warning").is_some(), "{status}: {method} {path} is stale");
+            }
+        }
+        let cold = format!("/v2/team/private/manifests/{}?ns=a.example", cold.manifest.digest);
+        for (path, shown) in [(by_digest, &*bob), (by_digest, ""), (&cold, &ann)] {
+            assert_ne!(ask(&mirror, "GET", path, shown).await.status, 200, "{status}: {path} to {shown}");
+        }
     }
 }
 

@@ -5,9 +5,11 @@
 //! A realm that an https upstream names over plain http is asked over https; where nobody answers there, plain
 //! http is asked where it leads, without a secret.
 
+use bytes::Bytes;
 use http::header::{AUTHORIZATION, HeaderMap, LOCATION};
 use http::{Method, StatusCode};
 use reqwest::Response;
+use serde_json::Value;
 use url::Url;
 
 use super::answer::Answer;
@@ -139,7 +141,10 @@ impl HttpUpstream {
         let (status, elsewhere) = (response.status(), self.is_elsewhere(realm));
         if !status.is_success() {
             let class = status::class(status, response.headers(), self.now());
-            let (class, told) = self.without_token(status, class);
+            let may_be_his = status == StatusCode::BAD_REQUEST && self.shows_something();
+            let answer = Answer { response, url: realm.clone(), abroad: elsewhere, sent: None, what: what.clone() };
+            let is_his = may_be_his && is_about_who_asks(&self.said(answer).await);
+            let (class, told) = self.without_token(status, class, is_his);
             let error = UpstreamError::new(class, format!("{what}: {status}")).answered().elsewhere(elsewhere);
             return Err(UpstreamError { status: told.map(|status| status.as_u16()), ..error });
         }
@@ -150,12 +155,24 @@ impl HttpUpstream {
             .ok_or_else(|| UpstreamError::new(UpstreamErrorClass::Protocol, format!("{what}: no token in the answer")))
     }
 
+    /// What an answer says, as far as it can be read.
+    async fn said(&self, answer: Answer) -> Bytes {
+        match self.whole(answer) {
+            Ok(body) => body.collect(MAX_TOKEN_ANSWER, None).await.unwrap_or_default(),
+            Err(_) => Bytes::new(),
+        }
+    }
+
     /// What an answer without a token stands for, and its status where that matters.
-    fn without_token(&self, status: StatusCode, class: UpstreamErrorClass) -> (UpstreamErrorClass, Option<StatusCode>) {
+    fn without_token(
+        &self,
+        status: StatusCode,
+        class: UpstreamErrorClass,
+        is_his: bool,
+    ) -> (UpstreamErrorClass, Option<StatusCode>) {
         let is_bad = status == StatusCode::BAD_REQUEST;
         match class {
-            // Who presents a user, or a refresh token, that is not valid is told so (RFC 6749, 5.2).
-            UpstreamErrorClass::Refused if is_bad && self.shows_something() => (UpstreamErrorClass::Denied, None),
+            UpstreamErrorClass::Refused if is_his => (UpstreamErrorClass::Denied, None),
             // Where the one who asks is sent to log in he learns it himself. It is no word on his rights.
             UpstreamErrorClass::NotFound | UpstreamErrorClass::Refused if self.presented.is_some() => {
                 (UpstreamErrorClass::Denied, Some(status))
@@ -184,6 +201,16 @@ impl HttpUpstream {
         let same_host = next.host() == realm.url.host();
         (same_host && leads.trusted == realm.trusted && !leads.upgraded).then_some(next)
     }
+}
+
+/// Whether a 400 says that the user, the password or the refresh token is not valid (RFC 6749, 5.2), or says so as
+/// registries do. Any other says that a token service does not like how it is asked.
+fn is_about_who_asks(answer: &[u8]) -> bool {
+    const WORDS: [&str; 5] = ["invalid_grant", "invalid_client", "access_denied", "unauthorized", "denied"];
+    let Ok(said) = serde_json::from_slice::<Value>(answer) else { return false };
+    let codes = said["errors"].as_array().into_iter().flatten().map(|error| &error["code"]);
+    let mut words = codes.chain([&said["error"], &said["code"]]).filter_map(Value::as_str);
+    words.any(|word| WORDS.iter().any(|known| known.eq_ignore_ascii_case(word)))
 }
 
 /// Whether a redirect stays with the token service: its origin, or its host by https where it was http.
