@@ -28,7 +28,8 @@ use crate::clock::{ManualClock, Timestamp};
 use crate::metadata::memory::MemoryMetadata;
 use crate::metadata::{Location, MetadataStore, Proof, Standing, TagKey, TagRecord};
 use crate::metrics::Metrics;
-use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, Places, Reference, RegistryName, Tag, Together};
+use crate::oci::Place as Address;
+use crate::oci::{AcceptSet, Algorithm, Descriptor, Digest, Places, Reference, RegistryName, Tag, Whereabouts};
 
 const USUAL: u64 = 20_000;
 const STEPS: u64 = 16;
@@ -83,6 +84,8 @@ const UPSTREAMS: [(&str, Access, bool, bool); 6] = [
     ("pass.example", Access::PassThrough, false, false),
     ("liar.example", Access::Public, false, true),
 ];
+/// The one that may be elsewhere.
+const PASSES: usize = 4;
 const REPOSITORIES: [&str; 2] = ["acme/app", "other/app"];
 /// Who asks: what he was found to be, whether he showed something wrong, what he shows his upstream: nothing, a
 /// password, a token.
@@ -155,6 +158,10 @@ enum Step {
     LookInto {
         at: Place,
     },
+    /// Upstream is at its other address from now on, where it is another registry, or back at the first one.
+    Move {
+        upstream: usize,
+    },
     Restart,
     Wait {
         seconds: u64,
@@ -188,6 +195,7 @@ impl Chance {
             27 => Step::Deny { at, is },
             28 => Step::LookInto { at },
             29 if is => Step::Restart,
+            30 if UPSTREAMS[at.0].1 == Access::PassThrough => Step::Move { upstream: at.0 },
             // Most of what they are about is remembered for a while.
             _ => Step::Wait { seconds: [1, 60, 119, 121, 80_000, 90_000][self.below(6)] },
         }
@@ -203,9 +211,46 @@ struct Truth {
     readers: HashSet<(Place, usize)>,
     away: HashSet<usize>,
     denied: HashSet<Place>,
+    /// Those that are not where they were first.
+    moved: HashSet<usize>,
+    /// What is so at the addresses where they are not now.
+    elsewhere: Elsewhere,
+}
+
+/// What a registry has, had, and gives to whom.
+#[derive(Default)]
+struct Elsewhere {
+    has: HashSet<(Place, usize)>,
+    ever_had: HashSet<(Place, usize)>,
+    tag: HashMap<Place, usize>,
+    readers: HashSet<(Place, usize)>,
+}
+
+/// What is of one upstream in both changes places.
+fn swap<T: Copy + Eq + std::hash::Hash>(here: &mut HashSet<T>, there: &mut HashSet<T>, is_its: impl Fn(&T) -> bool) {
+    let [of_here, of_there] =
+        [&mut *here, &mut *there].map(|all| all.extract_if(|one| is_its(one)).collect::<Vec<_>>());
+    here.extend(of_there);
+    there.extend(of_here);
 }
 
 impl Truth {
+    fn moves(&mut self, upstream: usize) {
+        let Truth { has, ever_had, tag, readers, moved, elsewhere, .. } = self;
+        for (here, there) in
+            [(has, &mut elsewhere.has), (ever_had, &mut elsewhere.ever_had), (readers, &mut elsewhere.readers)]
+        {
+            swap(here, there, |((of, _), _)| *of == upstream);
+        }
+        let tags = [&mut *tag, &mut elsewhere.tag];
+        let [of_here, of_there] = tags.map(|all| all.extract_if(|at, _| at.0 == upstream).collect::<Vec<_>>());
+        tag.extend(of_there);
+        elsewhere.tag.extend(of_here);
+        if !moved.remove(&upstream) {
+            moved.insert(upstream);
+        }
+    }
+
     fn says(&self, at: Place, reader: usize) -> Said {
         if self.away.contains(&at.0) {
             return Said::Nothing;
@@ -233,6 +278,15 @@ impl Names {
         let repository = format!("h{}/{}", self.0, REPOSITORIES[repository]);
         Location { upstream, repository: repository.parse().expect("a name") }
     }
+}
+
+/// Where each upstream is: at its first address, or at the other one.
+fn whereabouts(moved: &HashSet<usize>) -> Whereabouts {
+    let at = |(number, (name, ..)): (usize, &(&str, Access, bool, bool))| {
+        let place = if moved.contains(&number) { "the other" } else { "the first" };
+        (name.parse().expect("a name"), Address::of(&format!("{name} {place}")).into())
+    };
+    UPSTREAMS.iter().enumerate().map(at).collect()
 }
 
 fn the_tag() -> Tag {
@@ -287,7 +341,8 @@ impl World {
         };
         let (blobs, metadata) = (Arc::new(Blobs::default()), Arc::new(MemoryMetadata::new()));
         let metrics = Arc::clone(metrics);
-        let stored = World::stored(&blobs, &(Arc::clone(&metadata) as Arc<dyn MetadataStore>), &metrics);
+        let stored =
+            World::stored(&blobs, &(Arc::clone(&metadata) as Arc<dyn MetadataStore>), &metrics, &HashSet::new());
         World {
             rules,
             grants: Grants::new(LIFE),
@@ -300,7 +355,12 @@ impl World {
         }
     }
 
-    fn stored(blobs: &Arc<Blobs>, metadata: &Arc<dyn MetadataStore>, metrics: &Arc<Metrics>) -> Arc<Stored> {
+    fn stored(
+        blobs: &Arc<Blobs>,
+        metadata: &Arc<dyn MetadataStore>,
+        metrics: &Arc<Metrics>,
+        moved: &HashSet<usize>,
+    ) -> Arc<Stored> {
         let clock = Arc::new(ManualClock::at(Timestamp(1)));
         let records = Records::new(Arc::clone(metadata), clock, TaskTracker::new());
         let names = |which: &dyn Fn(Access, bool) -> bool| {
@@ -310,14 +370,22 @@ impl World {
         let standing = Standing {
             public: names(&|access, ours| access == Access::Public && !ours),
             of_callers: names(&|access, _| access == Access::PassThrough),
-            places: Arc::default(),
+            places: Arc::new(whereabouts(moved)),
         };
         Arc::new(Stored::new(blobs.clone(), records, Arc::clone(metrics), Arc::new(standing), false))
     }
 
-    fn restart(&mut self) {
+    fn restart(&mut self, truth: &Truth) {
         self.grants = Grants::new(LIFE);
-        self.stored = World::stored(&self.blobs, &self.metadata, &self.metrics);
+        self.stored = World::stored(&self.blobs, &self.metadata, &self.metrics, &truth.moved);
+    }
+
+    /// The settings are read again, with another address of an upstream.
+    fn reload(&mut self, truth: &Truth, upstream: usize) {
+        let gone = HashSet::from([UPSTREAMS[upstream].0.parse().expect("a name")]);
+        self.grants = self.grants.without(&gone, LIFE);
+        let standing = Standing { places: Arc::new(whereabouts(&truth.moved)), ..(*self.stored.standing).clone() };
+        self.stored = Arc::new(self.stored.under(Arc::new(standing), false));
     }
 
     /// The permit of a guest, as admission has it.
@@ -389,12 +457,12 @@ impl World {
         }
         let known = stored.open_any(&digest).await.is_some();
         if known && stored.is_word_enough(location, &digest).await && (is_there || liar) {
-            stored.add_blob_member(location, digest, size, (Proof::Head, Together::default())).await;
+            stored.add_blob_member(location, digest, size, (Proof::Head, stored.standing.places_of(location))).await;
             return true;
         }
         if is_there {
             self.blobs.0.lock().insert(digest, self.names.bytes(blob));
-            stored.add_blob_member(location, digest, size, (Proof::Bytes, Together::default())).await;
+            stored.add_blob_member(location, digest, size, (Proof::Bytes, stored.standing.places_of(location))).await;
         }
         is_there
     }
@@ -419,7 +487,14 @@ async fn history(number: u64, world: &mut World) -> Result<(), String> {
         truth.tag.insert(place, blob);
         truth.readers.insert((place, reader));
     }
+    for place in [(PASSES, 0), (PASSES, 1)] {
+        let (blob, reader) = (chance.below(2), chance.below(3));
+        truth.elsewhere.has.insert((place, blob));
+        truth.elsewhere.tag.insert(place, blob);
+        truth.elsewhere.readers.insert((place, reader));
+    }
     truth.ever_had.clone_from(&truth.has);
+    truth.elsewhere.ever_had.clone_from(&truth.elsewhere.has);
     // Much happens at one place in a history, or nothing would come of most of it.
     let home = (chance.below(UPSTREAMS.len()), chance.below(2));
     for _ in 0..STEPS {
@@ -470,13 +545,21 @@ async fn history(number: u64, world: &mut World) -> Result<(), String> {
                 world.stored.denials.lift(&world.names.location(at)).await;
                 model.denied.remove(&at);
             }
+            Step::Move { upstream } => {
+                truth.moves(upstream);
+                world.reload(&truth, upstream);
+                model.moves(upstream);
+            }
             Step::Restart => {
-                world.restart();
+                world.restart(&truth);
                 model.yes.clear();
                 model.yes_to_node.clear();
             }
             Step::Wait { seconds } => world.now += Duration::from_secs(seconds),
         }
+    }
+    if !truth.moved.is_empty() {
+        world.restart(&Truth::default());
     }
     Ok(())
 }

@@ -21,6 +21,8 @@ pub(super) struct Model {
     /// What is in the store, and was given there.
     pub(super) stored: HashSet<usize>,
     pub(super) given: HashSet<(Place, usize)>,
+    /// What was given where an upstream is not now.
+    pub(super) given_elsewhere: HashSet<(Place, usize)>,
 }
 
 impl Model {
@@ -46,6 +48,16 @@ impl Model {
             }
             Access::PassThrough => self.passes(truth, (who.starts_with("cert:"), reader), at, now),
         }
+    }
+
+    /// It is another registry that has this name now: its yes is its own, and so is what it gave.
+    pub(super) fn moves(&mut self, upstream: usize) {
+        self.yes.retain(|(_, at), _| at.0 != upstream);
+        self.yes_to_node.retain(|at, _| at.0 != upstream);
+        self.led.retain(|at, _| at.0 != upstream);
+        let of_now: Vec<_> = self.given.extract_if(|(at, _)| at.0 == upstream).collect();
+        self.given.extend(self.given_elsewhere.extract_if(|(at, _)| at.0 == upstream));
+        self.given_elsewhere.extend(of_now);
     }
 
     fn passes(&mut self, truth: &Truth, (node, reader): (bool, usize), at: Place, now: Instant) -> bool {
