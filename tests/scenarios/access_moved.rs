@@ -1,7 +1,8 @@
 //! An upstream of callers that is at another address than before: what the registry there had says nothing of who may
 //! read what the one here has, though both have the same name and the same repositories.
 
-use scripted_registry::{Image, Match, Registry, Rule, TokenPolicy, noise};
+use scripted_registry::client::Stream;
+use scripted_registry::{Gate, Image, Match, Registry, Rule, TokenPolicy, noise};
 use serde_json::Value;
 
 use crate::access_kept::run;
@@ -329,5 +330,35 @@ async fn what_is_half_there_is_not_gone_on_with_at_another_address() {
         assert!(given.complete && given.body == content, "{how:?}: {}", given.status);
         let rest = Match::blob(&digest).get().with_header("range");
         assert_eq!(here.count_of(&rest), 0, "{how:?}: all of it comes from here");
+    }
+}
+
+#[tokio::test]
+async fn who_asks_while_a_fill_from_the_address_of_before_is_under_way_gets_it_from_the_one_of_now_and_both_get_all() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("login"), "ann:ann\n").expect("written");
+    let auth = format!("auth = \"file:{}\"", folder.path().join("login").display());
+    for (access, keys) in [("public", ""), ("shared", auth.as_str())] {
+        let (there, here) = (Registry::start().await, Registry::start().await);
+        let content = noise(75, 2_000_000);
+        let digest = there.add_blob("team/private", content.clone());
+        here.add_blob("team/private", content.clone());
+        let settings = Settings::of(&there).and("a.example", &there);
+        let mirror = settings.having(&format!("access = \"{access}\"\n{keys}")).start().await;
+        let (path, gate) = (below(&format!("blobs/{digest}")), Gate::new());
+        there.rule(Rule::on(Match::blob(&digest).get()).stall_after(1_000_000, &gate));
+        let mut first = Stream::get(mirror.address, &path, &[]).await;
+        let begun = first.read_exactly(500_000).await;
+        let mirror = moved(mirror, How::Reload, &there.url(), &here.url()).await;
+        let second = mirror.get(&path).await;
+        assert!(second.complete && second.body == content, "{access}: {}", second.status);
+        assert_eq!((there.gets_of(&digest), here.gets_of(&digest)), (1, 1), "{access}: nobody waits for the other one");
+        gate.open();
+        let rest = first.finish().await;
+        assert!(rest.complete && [&begun[..], &rest.body[..]].concat() == content, "{access}");
+        mirror.settled().await;
+        here.forget_requests();
+        assert_eq!(mirror.get(&path).await.body, content, "{access}");
+        assert_eq!(here.gets_of(&digest), 0, "{access}: it is stored");
     }
 }
