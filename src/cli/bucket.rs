@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::store::{Place, StoreArgs};
+use super::store::{IfNone, Place, StoreArgs};
 use super::talk::{is_quiet, print_document};
 use super::{Exit, doctor, environment, insist, print};
 use crate::config::{Config, Overrides};
@@ -81,7 +81,7 @@ fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
         }
         last = carried;
     };
-    match args.place()? {
+    match args.place(if way == Direction::Push { IfNone::Tell } else { IfNone::Make })? {
         Place::Remote(remote) => {
             remote.post_lines(&format!("store/{}", way.as_str()), &orders::Reload {}, &mut |line, _| take(line))?;
         }

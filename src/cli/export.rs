@@ -8,7 +8,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::store::{Place, StoreArgs};
+use super::store::{IfNone, Place, StoreArgs};
 use super::talk::print_document;
 use super::{Exit, insist, say, show};
 use crate::documents::{Code, Error, Export, Exported, Plan, Receipt, ReceiptError, Unavailable, counted, orders};
@@ -59,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     }
     args.receipt.as_deref().map_or(Ok(()), can_be_written)?;
     let order = args.order()?;
-    let exported = match args.store.place()? {
+    let exported = match args.store.place(IfNone::Tell)? {
         Place::Remote(remote) => {
             let download = remote.export(&order)?;
             export(args, download.plan.clone(), |out| download.write(out))?

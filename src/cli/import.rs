@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::store::{Place, StoreArgs};
+use super::store::{IfNone, Place, StoreArgs};
 use super::talk::{complain, print_document};
 use super::{Exit, export, insist, say, show};
 use crate::documents::{Code, Error, Fate, Import, Imported, ImportedFile, StoredReceipt, counted};
@@ -33,7 +33,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     args.receipt.as_deref().map_or(Ok(()), export::can_be_written)?;
     let json = args.store.at.json;
-    let place = args.store.place()?;
+    let if_none = if args.files.is_empty() { IfNone::Tell } else { IfNone::Make };
+    let place = args.store.place(if_none)?;
     let mut report = Import::default();
     let mut exit = Exit::Done;
     let mut failed = None;

@@ -4,9 +4,21 @@
 //! one that does not asks the daemon that has it.
 
 use super::client::{At, Remote};
+use super::say;
 use crate::config::Config;
 use crate::daemon::store::OpenedStore;
-use crate::documents::Error;
+use crate::documents::{Code, Error};
+
+/// What a command makes of it that there is no store where one is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfNone {
+    /// It makes one, as it brings something into it.
+    Make,
+    /// It says so: nothing can be had from it.
+    Tell,
+    /// It says so where somebody typed the path; else it looks at what a daemon would begin with.
+    TellIfTyped,
+}
 
 /// Where a command works.
 pub(super) enum Place {
@@ -33,7 +45,7 @@ impl StoreArgs {
     }
 
     /// Finds out who does the work.
-    pub(super) fn place(&self) -> Result<Place, Error> {
+    pub(super) fn place(&self, if_none: IfNone) -> Result<Place, Error> {
         if self.at.admin.is_some() {
             return Remote::find(&self.at).map(Place::Remote);
         }
@@ -42,12 +54,25 @@ impl StoreArgs {
             Some(_) => Remote::of_store(&config, self.at.timeout)?,
             None => Remote::find(&self.at)?,
         };
+        let path = &config.store.path;
+        // One that cannot be looked at is for whoever opens it to complain about.
+        let is_there = path.try_exists().unwrap_or(true);
         // A store that nobody made yet is not what somebody means who has a daemon running.
-        if self.store.is_none() && !config.store.path.exists() && remote.takes_connections() {
+        if self.store.is_none() && !is_there && remote.takes_connections() {
             return Ok(Place::Remote(remote));
         }
+        let is_told = if_none == IfNone::Tell || if_none == IfNone::TellIfTyped && self.store.is_some();
+        if !is_there && is_told {
+            let error = Error::new(Code::Configuration, format!("there is no store at {}", path.display()));
+            return Err(error.with_hint("say where it is with --store DIR, or as [store] path in the configuration"));
+        }
         match OpenedStore::open(&config) {
-            Ok(opened) => Ok(Place::Store(opened)),
+            Ok(opened) => {
+                if !is_there && if_none == IfNone::Make {
+                    say(&format!("{}: a new store", path.display()));
+                }
+                Ok(Place::Store(opened))
+            }
             Err(_) if remote.takes_connections() => Ok(Place::Remote(remote)),
             Err(error) => Err(error),
         }

@@ -1,6 +1,6 @@
 //! `registry-mirror why`: what a pull of an image would get now, and why. Nobody is asked for it.
 
-use super::store::{Place, StoreArgs};
+use super::store::{IfNone, Place, StoreArgs};
 use super::talk::print_document;
 use super::{Exit, images, print, show};
 use crate::documents::{Code, Error, Source, Why};
@@ -20,7 +20,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let json = args.store.at.json;
-    let why = match args.store.place()? {
+    let why = match args.store.place(IfNone::TellIfTyped)? {
         Place::Remote(remote) => {
             let said = remote.get::<Why>(&format!("why?{}", super::query(&args.image)))?;
             said.print(json, described)?;

@@ -91,6 +91,7 @@ fn the_rule_is_the_one_that_decides_of_a_pull_and_its_word_that_of_the_audit() {
         );
         std::fs::write(format!("{folder}/mirror.toml"), text).unwrap();
     };
+    std::fs::create_dir(format!("{folder}/copy")).unwrap();
     let grant = "[[access.grant]]\nname = \"apps\"\nwho = [\"anonymous\"]\nmay = [\"docker.io/library/app\"]\n";
     settings("mapped", "");
     site.kill_and_start_again();

@@ -42,6 +42,15 @@ async fn carried_by(mirror: &TestMirror, way: &str) -> Value {
     serde_json::from_str(text.lines().last().unwrap()).unwrap()
 }
 
+/// Runs any other command.
+async fn command(words: Vec<String>) -> Output {
+    let run = move || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
+        command.args(words).env_clear().env("HOME", "/nonexistent").output().unwrap()
+    };
+    tokio::task::spawn_blocking(run).await.unwrap()
+}
+
 fn file_of(store: &Path, digest: &Digest) -> PathBuf {
     store.join("blobs").join(digest.to_string().replace(':', "/"))
 }
@@ -171,6 +180,28 @@ async fn pull_names_what_the_bucket_has_wrongly_or_only_the_name_of_each_time_an
         assert_eq!((&end["failed"], &end["done"]), (&0.into(), &end["total"]), "{end}");
     }
     assert_eq!(scene.registry.requests().len(), 0, "nobody else is asked");
+}
+
+#[tokio::test]
+async fn a_path_without_a_store_is_told_and_only_what_brings_something_makes_one() {
+    let scene = Scene::set().await;
+    let (store, config) = (scene.folder.path().join("mistyped/store"), scene.key().with_file_name("mirror.toml"));
+    let (code, error) = carried(&scene, "push", &store).await;
+    assert_eq!(code, Some(2), "{error}");
+    let file = scene.folder.path().join("file").display().to_string();
+    for words in ["store push", "why app:1", "export --all -o FILE", "import --receipt FILE"] {
+        let words = words.replace("FILE", &file);
+        let place = ["--json", "-c", config.to_str().unwrap(), "--store", store.to_str().unwrap()];
+        let said = command(words.split(' ').chain(place).map(str::to_owned).collect()).await;
+        let error: Value = serde_json::from_slice(&said.stdout).unwrap();
+        let told = format!("there is no store at {}", store.display());
+        assert_eq!((said.status.code(), &error["message"]), (Some(2), &told.into()), "{words}: {said:?}");
+        assert!(!store.parent().unwrap().exists(), "{words}");
+    }
+    let pulled = carry(&scene, "pull", &store, false).await;
+    let said = String::from_utf8_lossy(&pulled.stderr).into_owned();
+    assert_eq!((pulled.status.code(), store.exists()), (Some(0), true), "{said}");
+    assert!(said.contains(&format!("{}: a new store", store.display())), "{said}");
 }
 
 #[tokio::test]

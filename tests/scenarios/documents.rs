@@ -128,7 +128,9 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
     std::fs::write(&key, "key:secret").expect("written");
     let text = format!("name = \"shared\"\nendpoint = \"{}\"\ncredentials = \"file:{}\"", bucket.url(), key.display());
     std::fs::write(&file, format!("[store.bucket]\n{text}\n")).expect("written");
-    for what in ["test --json".to_owned(), format!("push --json --store {}", folder.path().join("up").display())] {
+    let store = folder.path().join("up");
+    std::fs::create_dir(&store).expect("a folder");
+    for what in ["test --json".to_owned(), format!("push --json --store {}", store.display())] {
         let (code, documents) = run(format!("store {what} -c {}", file.display())).await;
         assert_eq!(code, 0, "{documents:?}");
         said.extend(documents);
