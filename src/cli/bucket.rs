@@ -105,7 +105,7 @@ fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
         print(&format!("{done} of {}{}", counted(*total, "object"), more.collect::<String>()))?;
     }
     if let Some(trouble) = trouble {
-        insist(&format!("error: {trouble}; do it again when it answers: it goes on where it ended"));
+        insist(&format!("error: {trouble}; do it again once that is over: it goes on where it ended"));
     }
     Ok(match *done {
         _ if last.is_all() => Exit::Done,

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Daemon;
 use crate::documents::{Carried, Direction};
 use crate::mirror::Mirror;
 use crate::mirror::images::not_carried::Left;
-use crate::tier::{Lost, Raising};
+use crate::tier::{Bucket, Lost, Raising, Trouble};
 
 /// How often it is told how it goes.
 const EVERY: Duration = Duration::from_millis(200);
+/// An object that nobody needs.
+const ASKED: &str = "probe/asked";
 /// Lines that wait for a slow reader.
 const QUEUE: usize = 16;
 
@@ -33,6 +36,11 @@ pub(super) fn carry(raising: Arc<Raising>, mirror: Mirror, way: Direction) -> mp
 async fn push(raising: &Raising, mirror: &Mirror, events: &mpsc::Sender<Carried>) -> Carried {
     raising.begin_anew();
     raising.owe_all().await;
+    if let Err(trouble) = ask(raising.bucket()).await {
+        let backlog = raising.standing().backlog;
+        let trouble = Some(trouble.to_string());
+        return Carried { ended: true, total: backlog, failed: backlog, trouble, ..Carried::default() };
+    }
     let mut told = Carried::default();
     loop {
         let standing = raising.standing();
@@ -45,6 +53,14 @@ async fn push(raising: &Raising, mirror: &Mirror, events: &mpsc::Sender<Carried>
         let _ = events.try_send(told.clone());
         tokio::time::sleep(EVERY).await;
     }
+}
+
+/// Whether the bucket takes anything now: where nothing is owed to it, nobody else asks.
+async fn ask(bucket: &Bucket) -> Result<(), Trouble> {
+    bucket.write(ASKED, Bytes::from_static(b"does it take anything?")).await?;
+    // Where it may not be removed it stays, and is written over the next time.
+    let _ = bucket.remove(ASKED).await;
+    Ok(())
 }
 
 /// The same, with what cannot be carried however long it takes.

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use scripted_registry::bucket::Fault;
 use scripted_registry::{Digest, Image, client};
 use serde_json::Value;
 
@@ -180,6 +181,29 @@ async fn pull_names_what_the_bucket_has_wrongly_or_only_the_name_of_each_time_an
         assert_eq!((&end["failed"], &end["done"]), (&0.into(), &end["total"]), "{end}");
     }
     assert_eq!(scene.registry.requests().len(), 0, "nobody else is asked");
+}
+
+#[tokio::test]
+async fn push_asks_the_bucket_also_where_there_is_nothing_to_carry() {
+    let scene = Scene::set().await;
+    let store = scene.folder.path().join("empty");
+    std::fs::create_dir(&store).unwrap();
+    let daemon = scene.settings().config("cache.patience = \"60s\"").start().await;
+    let (code, end) = carried(&scene, "push", &store).await;
+    assert_eq!((code, &end["total"], &end["trouble"]), (Some(0), &0.into(), &Value::Null), "{end}");
+    assert_eq!(carried_by(&daemon, "push").await["trouble"], Value::Null);
+    for fault in [Fault::Status(403), Fault::NoBucket, Fault::Hang] {
+        scene.bucket.fault(&[], "", fault);
+        let (code, end) = carried(&scene, "push", &store).await;
+        assert_eq!((code, &end["done"], &end["ended"]), (Some(1), &0.into(), &true.into()), "{fault:?} {end}");
+        assert!(end["trouble"].as_str().is_some_and(|trouble| trouble.starts_with("the bucket ")), "{end}");
+        let end = carried_by(&daemon, "push").await;
+        assert!(end["trouble"].is_string(), "{fault:?} {end}");
+        let said = carry(&scene, "push", &store, false).await;
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains("error: the bucket "), "{fault:?} {said}");
+        scene.bucket.heal();
+    }
 }
 
 #[tokio::test]
