@@ -33,7 +33,7 @@ pub struct Carried {
 pub struct NotCarried {
     /// Its name in the bucket, behind the prefix.
     pub key: String,
-    /// The image that it belongs to, where one is known: by a tag if one leads to it.
+    /// The image that it belongs to, by a tag if one leads to it; where none is known the repository.
     #[serde(default)]
     pub image: Option<String>,
     /// What content it is, or is the name of.

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use scripted_registry::bucket::Fault;
+use scripted_registry::bucket::{Bucket, Fault};
 use scripted_registry::{Digest, Image, client};
 use serde_json::Value;
 
@@ -50,6 +50,14 @@ async fn command(words: Vec<String>) -> Output {
         command.args(words).env_clear().env("HOME", "/nonexistent").output().unwrap()
     };
     tokio::task::spawn_blocking(run).await.unwrap()
+}
+
+/// Runs the first command that a problem's hint names, by this daemon.
+async fn follow(problem: &Value, daemon: &TestMirror) -> Output {
+    let hint = problem["hint"].as_str().unwrap();
+    let words = hint.split("`registry-mirror ").nth(1).unwrap().split('`').next().unwrap();
+    let socket = format!("unix:{}", daemon.socket().display());
+    command(words.split(' ').map(str::to_owned).chain(["--admin".to_owned(), socket]).collect()).await
 }
 
 fn file_of(store: &Path, digest: &Digest) -> PathBuf {
@@ -229,6 +237,105 @@ async fn a_path_without_a_store_is_told_and_only_what_brings_something_makes_one
 }
 
 #[tokio::test]
+async fn what_helps_where_pull_left_content_is_told_by_an_image_and_does_help() {
+    let (scene, image) = in_bucket(630).await;
+    let contents = [&image.layers[0].digest, &image.config.digest, &image.manifest.digest];
+    let forget_tag = || {
+        let keys = scene.bucket.keys();
+        keys.iter().filter(|key| key.contains("/_tags/")).for_each(|key| scene.bucket.remove(key));
+    };
+    let by_digest = format!("docker.io/library/app@{}", image.manifest.digest);
+    for (has_tag, named) in [(true, "docker.io/library/app:1"), (false, by_digest.as_str())] {
+        for (n, digest) in contents.into_iter().enumerate() {
+            for is_damaged in [true, false] {
+                if !has_tag {
+                    forget_tag();
+                }
+                let key = key_of(digest);
+                let good = scene.bucket.object(&key).unwrap();
+                let mut flipped = good.to_vec();
+                flipped[5] ^= 1;
+                if is_damaged {
+                    scene.bucket.put(&key, flipped)
+                } else {
+                    scene.bucket.remove(&key)
+                }
+                let of = format!("{has_tag} {n} {is_damaged}");
+                let store = scene.folder.path().join(&of);
+                let (_, end) = carried(&scene, "pull", &store).await;
+                let problem = &end["problems"][0];
+                assert_eq!((&end["failed"], &problem["image"]), (&1.into(), &named.into()), "{of} {end}");
+                let daemon = scene.settings().config("cache.patience = \"60s\"").store_at(&store).start().await;
+                let mut problem = problem.clone();
+                if !is_damaged {
+                    // Nobody else has it: what remains is the second way.
+                    let hint = problem["hint"].as_str().unwrap().split_once("; ").unwrap().1.to_owned();
+                    problem["hint"] = hint.into();
+                }
+                // At the second try at the latest.
+                let mut tried = follow(&problem, &daemon).await;
+                if tried.status.code() != Some(0) {
+                    tried = follow(&problem, &daemon).await;
+                }
+                assert_eq!(tried.status.code(), Some(0), "{of} {problem} {tried:?}");
+                scene.bucket.until(|bucket| bucket.object(&key).as_ref() == Some(&good)).await;
+                drop(daemon.stop().await);
+            }
+        }
+    }
+    // A layer whose manifest nobody has is no image.
+    forget_tag();
+    scene.bucket.remove(&key_of(&image.manifest.digest));
+    scene.bucket.remove(&key_of(&image.layers[0].digest));
+    let (_, end) = carried(&scene, "pull", &scene.folder.path().join("none")).await;
+    let problems = end["problems"].as_array().unwrap();
+    let layer = problems.iter().find(|of| of["digest"] == image.layers[0].digest.to_string()).unwrap();
+    assert_eq!(layer["image"], "docker.io/library/app", "{end}");
+    assert!(!layer["hint"].as_str().unwrap().contains("pull docker.io"), "{layer}");
+}
+
+#[tokio::test]
+async fn a_history_that_cannot_be_read_is_named_once_and_replaced_by_who_knows_any_of_it() {
+    let (scene, image) = in_bucket(640).await;
+    let key = scene.bucket.keys().into_iter().find(|key| key.ends_with("/history")).unwrap();
+    let digest = image.manifest.digest.to_string();
+    let is_good = |bucket: &Bucket| {
+        let there = bucket.object(&key).unwrap();
+        String::from_utf8_lossy(&there).contains(&digest)
+    };
+    let store = scene.folder.path().join("known");
+    assert_eq!(carried(&scene, "pull", &store).await.0, Some(0));
+    for (n, wrong) in ["", "{}", "\u{0}\n"].into_iter().enumerate() {
+        // Known here; known from what the tag points at; known to a daemon.
+        for store in [store.clone(), scene.folder.path().join(format!("fresh{n}"))] {
+            scene.bucket.put(&key, wrong);
+            let (code, end) = carried(&scene, "pull", &store).await;
+            let problem = &end["problems"][0];
+            assert_eq!((code, &end["failed"]), (Some(3), &1.into()), "{n} {end}");
+            assert!(problem["hint"].as_str().unwrap().starts_with("nothing to do"), "{end}");
+            assert!(is_good(&scene.bucket), "{n}");
+            assert_eq!(carried(&scene, "pull", &store).await.0, Some(0), "{n}");
+        }
+    }
+    let daemon = scene.settings().config("cache.patience = \"60s\"").store_at(&store).start().await;
+    scene.bucket.put(&key, "{}");
+    let end = carried_by(&daemon, "pull").await;
+    assert_eq!((&end["failed"], is_good(&scene.bucket)), (&1.into(), true), "{end}");
+    assert_eq!(carried_by(&daemon, "pull").await["failed"], 0);
+    // Who only looks at it mends it, too.
+    scene.bucket.put(&key, "{}");
+    let looked = client::get(daemon.admin, "/api/v1/history?image=app:1", &[("host", "localhost")]).await;
+    assert_eq!(looked.status, 200);
+    scene.bucket.until(is_good).await;
+    drop(daemon.stop().await);
+    // And a client's pull by a replica that knew nothing.
+    scene.bucket.put(&key, "{}");
+    let fresh = scene.replica().await;
+    assert_eq!(fresh.get_with(crate::TAG, &[crate::MANIFEST_TYPES]).await.status, 200);
+    scene.bucket.until(is_good).await;
+}
+
+#[tokio::test]
 async fn pull_names_what_cannot_be_read_of_names_and_a_pin_that_is_known_here_stays() {
     let (scene, _image) = in_bucket(620).await;
     let names: Vec<_> = scene.bucket.keys().into_iter().filter(|key| key.contains("/repositories/")).collect();
@@ -240,12 +347,15 @@ async fn pull_names_what_cannot_be_read_of_names_and_a_pin_that_is_known_here_st
         let store = scene.folder.path().join(format!("names{kind}"));
         for wrong in ["", "{}"] {
             scene.bucket.put(key, wrong);
-            for _ in 0..2 {
+            // A history is replaced by what is known of it.
+            for _ in 0..if key.ends_with("/history") { 1 } else { 2 } {
                 let (code, end) = carried(&scene, "pull", &store).await;
                 assert_eq!((code, &end["failed"]), (Some(3), &1.into()), "{kind} {wrong} {end}");
                 let problem = &end["problems"][0];
                 assert!(key.ends_with(problem["key"].as_str().unwrap()), "{end}");
                 assert!(problem["image"].as_str().unwrap().starts_with("docker.io/library/app"), "{end}");
+                let hint = problem["hint"].as_str().unwrap();
+                assert!(!hint.contains("do it again") && !hint.is_empty(), "it stays so: {end}");
             }
         }
         scene.bucket.put(key, good.clone());
@@ -256,4 +366,56 @@ async fn pull_names_what_cannot_be_read_of_names_and_a_pin_that_is_known_here_st
         assert!(pin.exists(), "{kind}: {end}");
         scene.bucket.put(key, good);
     }
+}
+
+#[tokio::test]
+async fn what_helps_where_a_name_cannot_be_read_does_help() {
+    let (scene, image) = in_bucket(650).await;
+    let repository = "mirror/repositories/docker.io/library/app";
+    let tag = scene.bucket.keys().into_iter().find(|key| is_pointer(key)).unwrap();
+    let kinds = [
+        tag,
+        link_of("library/app", &image.layers[0].digest),
+        link_of("library/app", &image.manifest.digest),
+        format!("{repository}/_pins/1"),
+        format!("{repository}/_frozen/1"),
+    ];
+    for (n, key) in kinds.iter().enumerate() {
+        scene.bucket.put(key, "{}");
+        let store = scene.folder.path().join(format!("{n}"));
+        let (code, end) = carried(&scene, "pull", &store).await;
+        assert_eq!((code, &end["failed"]), (Some(3), &1.into()), "{key} {end}");
+        let daemon = scene.settings().config("cache.patience = \"60s\"").store_at(&store).start().await;
+        let mut problem = end["problems"][0].clone();
+        if n < 3 {
+            // Nobody else has it: what remains is the second way.
+            let hint = problem["hint"].as_str().unwrap().split_once("so does ").unwrap().1.to_owned();
+            problem["hint"] = hint.into();
+        }
+        if n == 0 {
+            assert!(problem["hint"].as_str().unwrap().starts_with("the next client of that kind"), "{problem}");
+            assert_eq!(daemon.get_with(crate::TAG, &[crate::MANIFEST_TYPES]).await.status, 200);
+        } else {
+            let tried = follow(&problem, &daemon).await;
+            assert_eq!(tried.status.code(), Some(0), "{key} {problem} {tried:?}");
+        }
+        scene.bucket.until(|bucket| bucket.object(key).is_some_and(|bytes| bytes != "{}")).await;
+        daemon.settled().await;
+        drop(daemon.stop().await);
+        let anew = scene.folder.path().join(format!("anew{n}"));
+        assert_eq!(carried(&scene, "pull", &anew).await.0, Some(0), "{key}");
+    }
+    // A list that nobody has is asked for anew; a note is told of all that waits for it.
+    let list = format!("{repository}/_lists/tags.{}", "0".repeat(32));
+    scene.bucket.put(&list, "{}");
+    let (_, end) = carried(&scene, "pull", &scene.folder.path().join("list")).await;
+    assert!(end["problems"][0]["hint"].as_str().unwrap().starts_with("nothing to do"), "{end}");
+    scene.bucket.remove(&list);
+    scene.bucket.put(&format!("{repository}/_public"), "{}");
+    let (_, end) = carried(&scene, "pull", &scene.folder.path().join("note")).await;
+    let problems = end["problems"].as_array().unwrap();
+    let about = |problem: &Value| format!("{} {}", problem["reason"], problem["hint"]);
+    assert!(problems.iter().all(|problem| !about(problem).contains("do it again")), "{end}");
+    assert!(problems.iter().any(|problem| about(problem).contains("app/_public, cannot be read")), "{end}");
+    assert!(problems.iter().any(|problem| about(problem).contains("remove the object")), "{end}");
 }

@@ -7,6 +7,7 @@
 //! here.
 
 mod acts;
+pub(crate) mod unread;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::blob_store::key_of;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::names;
 use crate::metadata::{
-    HistoryEntry, KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Note, Noted, TagKey, TagRecord,
+    KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Note, Noted, TagKey, TagRecord,
 };
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
@@ -33,6 +34,7 @@ use crate::oci::{Digest, Tag};
 use crate::owed::{Owed, Quiet};
 use crate::tier::marks::use_of;
 use crate::tier::{Bucket, Listed, Trouble, Waited};
+use unread::Recalled;
 
 /// No name is longer, in bytes.
 const LONGEST: u64 = 2 << 20;
@@ -313,7 +315,7 @@ impl Shared {
             }
             Some(None) => Vec::new(),
         };
-        let (mut taken, mut knows_history) = (false, false);
+        let (mut taken, mut history) = (false, None);
         for (key, mut record) in records {
             let here = self.metadata.tag(&key).ok().flatten();
             // What is owed is what is so.
@@ -324,11 +326,13 @@ impl Shared {
             if let Some(checked_at) = record.observed_at.and_then(|observed| self.by_our_clock(observed)) {
                 record.checked_at = checked_at;
             }
-            if here.is_none() && !std::mem::replace(&mut knows_history, true) {
-                self.recall_history(&key.location, &key.tag).await;
+            if here.is_none() && history.is_none() {
+                history = Some(self.recall_history(&key.location, &key.tag).await);
             }
             let (name, digest) = (names::tag(&key), record.descriptor.digest);
-            let _history = self.owed.quiet(&names::history(&key.location, &key.tag));
+            // What is known from now on takes the place of one that cannot be read.
+            let is_readable = history != Some(Recalled::Unread);
+            let _quiet = is_readable.then(|| self.owed.quiet(&names::history(&key.location, &key.tag)));
             let location = key.location.clone();
             taken |= self.take_over(&name, move |metadata| metadata.put_tag(&key, &record)).await;
             tracing::debug!(%location, name, %digest, "taken over from the bucket");
@@ -350,19 +354,6 @@ impl Shared {
                 })
             });
         join_all(reads).await.into_iter().flatten().collect()
-    }
-
-    /// Takes over what others saw a tag have; whether that is known now.
-    pub(crate) async fn recall_history(&self, location: &Location, tag: &Tag) -> bool {
-        let name = names::history(location, tag);
-        let Some(Some(found)) = self.told(&name, self.bucket.read(&name, LONGEST).await) else { return false };
-        let lines = found.bytes.split(|byte| *byte == b'\n');
-        let entries: Vec<HistoryEntry> = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
-        if entries.is_empty() {
-            return false;
-        }
-        let (location, tag) = (location.clone(), tag.clone());
-        self.take_over(&name, move |metadata| metadata.add_history(&location, &tag, &entries)).await
     }
 
     /// A small object: `None` when that is not known. One that cannot be read says nothing, neither that it is so nor
