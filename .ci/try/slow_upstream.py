@@ -1,5 +1,5 @@
 """An upstream with three blobs, slow enough that one can look at what becomes of them, two that come as fast as they can,
-and an image: says what each is called, and how often each was asked for."""
+and an image: says what each is called, how often each was asked for, and how many bytes of it were sent."""
 
 import hashlib
 import http.server
@@ -9,6 +9,7 @@ import pathlib
 import random
 import sys
 import tarfile
+import threading
 import time
 
 SIZE = 8_000_000
@@ -39,6 +40,9 @@ BLOBS |= dict(zip(("layer", "configuration", "manifest"), image()))
 DIGESTS = {name: "sha256:" + hashlib.sha256(blob).hexdigest() for name, blob in BLOBS.items()}
 NAMES = {digest: name for name, digest in DIGESTS.items()}
 GETS = dict.fromkeys(BLOBS, 0)
+SENT = dict.fromkeys(BLOBS, 0)
+COUNTING = threading.Lock()
+COUNTS = {"gets": GETS, "sent": SENT}
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
@@ -47,23 +51,29 @@ class Upstream(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-    def answer(self, status, body=b"", length=None, **headers):
+    def answer(self, status, body=b"", counted=None, **headers):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return
         for start in range(0, len(body), CHUNK):
-            self.wfile.write(body[start : start + CHUNK])
+            piece = body[start : start + CHUNK]
+            if counted is not None:
+                with COUNTING:
+                    SENT[counted] += len(piece)
+            self.wfile.write(piece)
             if len(body) == SIZE:
                 time.sleep(0.1)
 
     def do_GET(self):
         *_, kind, name = self.path.split("/")
-        if kind == "gets":
-            return self.answer(200, str(GETS[name]).encode())
+        if kind in COUNTS:
+            return self.answer(200, str(COUNTS[kind][name]).encode())
+        if kind == "size":
+            return self.answer(200, str(len(BLOBS[name])).encode())
         if kind == "name":
             return self.answer(200, DIGESTS[name].encode())
         name = "manifest" if kind == "manifests" and name == "1" else NAMES.get(name)
@@ -72,12 +82,13 @@ class Upstream(http.server.BaseHTTPRequestHandler):
         if kind != "blobs" or name is None:
             return self.answer(200 if self.path == "/v2/" else 404)
         blob, wanted = BLOBS[name], self.headers.get("Range")
-        GETS[name] += self.command == "GET"
+        with COUNTING:
+            GETS[name] += self.command == "GET"
         if wanted is None:
-            return self.answer(200, blob, Docker_Content_Digest=DIGESTS[name])
+            return self.answer(200, blob, name, Docker_Content_Digest=DIGESTS[name])
         first, last = wanted.removeprefix("bytes=").split("-")
         first, last = int(first), min(int(last or len(blob) - 1), len(blob) - 1)
-        return self.answer(206, blob[first : last + 1], Content_Range=f"bytes {first}-{last}/{len(blob)}")
+        return self.answer(206, blob[first : last + 1], name, Content_Range=f"bytes {first}-{last}/{len(blob)}")
 
     do_HEAD = do_GET
 
