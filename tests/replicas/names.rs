@@ -79,6 +79,13 @@ async fn history_comes_with_the_tag_and_has_what_all_saw() {
         bucket.object(key).map(|object| String::from_utf8_lossy(&object).lines().count())
     };
     scene.bucket.until(|bucket| history(bucket) == Some(2)).await;
+    // What the tag points at goes up by itself, and may come later.
+    let digest = newer.manifest.digest.to_string();
+    let has_come = |bytes: bytes::Bytes| String::from_utf8_lossy(&bytes).contains(&digest);
+    let come = |bucket: &scripted_registry::bucket::Bucket| {
+        bucket.keys().iter().any(|key| is_pointer(key) && bucket.object(key).is_some_and(has_come))
+    };
+    scene.bucket.until(come).await;
     let third = scene.replica().await;
     third.advance(Duration::from_secs(420));
     pull(&third, &newer).await;
