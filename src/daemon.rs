@@ -262,7 +262,7 @@ impl Prepared {
         let upstreams = Upstreams::default().under(&config, &around)?;
         let settings = config.store.bucket.as_ref().map(|bucket| &bucket.tier);
         let open = |settings| Bucket::open(settings, &around.carriers.tier, |name| std::env::var(name).ok());
-        let bucket = settings.map(open).transpose()?;
+        let bucket = settings.map(open).transpose()?.map(|bucket| bucket.counted(&around.metrics));
         let replicas =
             bucket.as_ref().map(|bucket| upstreams::replicas(&config, bucket, &around)).transpose()?.flatten();
         Ok(Prepared { config, tls, admin_tls, guard, around, admission, upstreams, bucket, replicas })

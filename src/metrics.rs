@@ -146,11 +146,11 @@ series! {
     resumed: Counter, [Bytes] "Bytes of earlier fills that were gone on with";
     audit_lost: Counter, "Lines of the audit that could not be written";
     reloads: Family<OfResult, Counter>, "Times that the settings were read again, by what came of it";
-    bucket_up: Level, "Whether the bucket answers and takes what is owed to it; 1 without a bucket";
+    bucket_up: Level, "Whether the bucket answers, gives content and takes what is owed to it; 1 without a bucket";
     bucket_backlog: Level, "Objects that have still to go up into the bucket";
     bucket_raised: Counter, "Objects that went up into the bucket, or were there";
     bucket_sent: Counter, [Bytes] "Bytes of blobs that went up into the bucket";
-    bucket_errors: Counter, "Times that the bucket did not take an object; it is tried again";
+    bucket_errors: Counter, "Times that the bucket did not do what it was asked, or took too long; pulls go on without it, and what is owed goes up later";
     bucket_stored: Level, [Bytes] "Bytes of content in the bucket, when this replica went round it last";
     bucket_objects: Level, "Content in the bucket, when this replica went round it last";
     bucket_rounds: Family<OfResult, Counter>, "Times that this replica went round the bucket for what no name leads to";
@@ -358,7 +358,7 @@ impl Metrics {
         self.series.bucket_sent.inc_by(bytes);
     }
 
-    /// The bucket did not take an object.
+    /// The bucket did not do what it was asked.
     pub fn bucket_failed(&self) {
         self.series.bucket_errors.inc();
     }

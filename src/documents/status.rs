@@ -182,7 +182,7 @@ pub struct StoreStatus {
 pub struct BucketStatus {
     /// Its name.
     pub name: String,
-    /// Why it does not answer, or does not take what is owed to it; nothing while it does.
+    /// Why it does not answer, gives no content, or does not take what is owed to it; nothing while it does.
     pub trouble: Option<String>,
     /// Objects that have still to go up.
     pub backlog: u64,

@@ -1,37 +1,52 @@
-//! When the bucket is left alone. Decisions only: who asks says what came of it.
+//! When the bucket is left alone, and in what: one breaker for each of what is asked of it. Decisions only: who asks says
+//! what came of it.
 //!
-//! After three failures in a row nobody asks for a second, then for twice as long each time, up to thirty seconds;
-//! then one may look whether it is over, while the others go on without.
+//! After a few failures in a row nobody asks for a second, then for twice as long each time, up to thirty seconds;
+//! then one may look whether it is over, while the others go on without. A body that comes says nothing of longer ones:
+//! it ends the trouble when it is longer than what came before others broke off.
 
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-const FAILURES: u32 = 3;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// What is owed begins to go up within a minute after the bucket is back.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A body of so many bytes says that all of them come.
+const LONG: u64 = 1 << 20;
 
-#[derive(Debug, Default)]
-pub(super) struct Breaker(Mutex<State>);
+#[derive(Debug)]
+pub(super) struct Breaker {
+    /// After how many failures in a row it is left alone.
+    failures: u32,
+    state: Mutex<State>,
+}
 
 #[derive(Debug, Default)]
 struct State {
     failures: u32,
     /// Until when nobody asks; who asks after that moves it on before.
     closed_until: Option<Instant>,
+    /// What was wrong at last.
+    why: String,
+    /// So many bytes have to come for it to be well: more than came before it failed, at most [`LONG`].
+    wants: u64,
 }
 
 impl Breaker {
+    pub(super) fn after(failures: u32) -> Breaker {
+        Breaker { failures, state: Mutex::default() }
+    }
+
     /// Whether it may be asked. Of those who come after a pause the first may.
     pub(super) fn admits(&self) -> bool {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         let now = Instant::now();
         match state.closed_until {
             Some(until) if now < until => false,
             Some(_) => {
-                state.closed_until = Some(now + pause(state.failures));
+                state.closed_until = Some(now + self.pause(state.failures));
                 true
             }
             None => true,
@@ -40,35 +55,59 @@ impl Breaker {
 
     /// Whether there is no trouble, as far as is known. Asks for no turn.
     pub(super) fn is_closed(&self) -> bool {
-        self.0.lock().closed_until.is_none()
+        self.state.lock().closed_until.is_none()
     }
 
-    /// How long to wait before it is of use to ask.
+    /// What is wrong, where it is left alone because of that.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let state = self.state.lock();
+        state.closed_until.map(|_| state.why.clone())
+    }
+
+    /// How long to wait before it is of use to ask it.
     pub(super) fn waits(&self) -> Duration {
-        let until = self.0.lock().closed_until;
+        let until = self.state.lock().closed_until;
         until.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
+    }
+
+    /// How many bytes have to come for it to be well.
+    pub(super) fn wants(&self) -> u64 {
+        self.state.lock().wants
     }
 
     /// It answered. Whether it did not before.
     pub(super) fn well(&self) -> bool {
-        std::mem::take(&mut *self.0.lock()).closed_until.is_some()
+        std::mem::take(&mut *self.state.lock()).closed_until.is_some()
+    }
+
+    /// So many bytes came of it, and were all. Whether it did not give as many before.
+    pub(super) fn gave(&self, bytes: u64) -> bool {
+        let is_enough = bytes >= self.wants();
+        is_enough && self.well()
     }
 
     /// It did not answer, or said that it cannot. Whether it is left alone from now on and was not before.
-    pub(super) fn ill(&self) -> bool {
-        let mut state = self.0.lock();
+    pub(super) fn ill(&self, why: &str) -> bool {
+        self.broke_off(why, 0)
+    }
+
+    /// The same after so many bytes.
+    pub(super) fn broke_off(&self, why: &str, came: u64) -> bool {
+        let mut state = self.state.lock();
         state.failures = state.failures.saturating_add(1);
-        let opens = state.failures >= FAILURES && state.closed_until.is_none();
-        if state.failures >= FAILURES {
-            state.closed_until = Some(Instant::now() + pause(state.failures));
+        why.clone_into(&mut state.why);
+        state.wants = state.wants.max(came.saturating_add(1).min(LONG));
+        let opens = state.failures >= self.failures && state.closed_until.is_none();
+        if state.failures >= self.failures {
+            state.closed_until = Some(Instant::now() + self.pause(state.failures));
         }
         opens
     }
-}
 
-fn pause(failures: u32) -> Duration {
-    let doubled = failures.saturating_sub(FAILURES).min(5);
-    (FIRST_PAUSE * (1 << doubled)).min(LONGEST_PAUSE)
+    fn pause(&self, failures: u32) -> Duration {
+        let doubled = failures.saturating_sub(self.failures).min(5);
+        (FIRST_PAUSE * (1 << doubled)).min(LONGEST_PAUSE)
+    }
 }
 
 #[cfg(test)]
@@ -77,18 +116,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn after_a_few_failures_one_at_a_time_looks_whether_it_is_over() {
-        let breaker = Breaker::default();
-        assert!(!breaker.ill() && !breaker.ill() && breaker.admits());
-        assert!(breaker.ill() && !breaker.is_closed() && !breaker.admits());
+        let breaker = Breaker::after(3);
+        assert!(!breaker.ill("a") && !breaker.ill("b") && breaker.admits() && breaker.trouble().is_none());
+        assert!(breaker.ill("c") && !breaker.is_closed() && !breaker.admits());
+        assert_eq!(breaker.trouble().as_deref(), Some("c"));
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(breaker.admits() && !breaker.admits(), "the first who comes, and nobody beside him");
-        assert!(!breaker.ill());
+        assert!(!breaker.ill("d"));
         for _ in 0..20 {
             tokio::time::advance(LONGEST_PAUSE).await;
             assert!(breaker.admits());
-            breaker.ill();
+            breaker.ill("e");
         }
         assert!(breaker.waits() <= LONGEST_PAUSE);
         assert!(breaker.well() && breaker.is_closed() && breaker.admits() && breaker.waits().is_zero());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_body_does_not_end_the_trouble_with_long_ones() {
+        let breaker = Breaker::after(2);
+        assert!(!breaker.broke_off("it stalls", 100_000) && !breaker.gave(100_000));
+        assert!(breaker.broke_off("it stalls", 0), "what came between does not count");
+        assert!(!breaker.gave(100_000) && !breaker.is_closed());
+        assert!(breaker.gave(100_001) && breaker.is_closed());
+        breaker.broke_off("it stalls", 10 * LONG);
+        assert!(!breaker.gave(LONG) && !breaker.ill("once"), "they are no two in a row");
     }
 }

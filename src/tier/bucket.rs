@@ -5,8 +5,10 @@
 //! The file is long because all that is asked of the store is in one place, with who we are to it.
 
 mod flow;
+mod health;
 mod listening;
 mod listing;
+mod looking;
 mod uploads;
 
 use std::fmt;
@@ -29,18 +31,18 @@ use object_store::{
     BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore,
     ObjectStoreExt as _, PutMode, RetryConfig, StaticCredentialProvider, UpdateVersion,
 };
-use tokio::time::Instant;
 use url::Url;
 
 use self::flow::Flow;
-use self::listening::{Listening, MOST_OF_ANSWER, is_too_long};
+use self::health::{Asked, Health};
+use self::listening::Listening;
 use self::listing::Oddity;
-use super::breaker::Breaker;
 use super::settings::{Credentials, Settings};
 use super::store_time::StoreTime;
 use crate::blob_store::{Content, key_of};
 use crate::carrier::Carrier;
 use crate::clock::Timestamp;
+use crate::metrics::Metrics;
 use crate::oci::{Digest, Span, Verifier};
 use crate::setting_file;
 
@@ -62,6 +64,9 @@ pub enum Trouble {
     /// It did not answer in time, said that it cannot, or is left alone because of that.
     #[error("the bucket does not answer: {0}")]
     Away(String),
+    /// It is not asked for content, because it did not give any lately: somebody else may.
+    #[error("the bucket is left alone: {0}")]
+    LeftAlone(String),
     /// It said no, or something that cannot be.
     #[error("the bucket refused: {0}")]
     Refused(String),
@@ -156,9 +161,10 @@ pub struct Bucket {
     name: String,
     prefix: String,
     patience: Duration,
-    breaker: Arc<Breaker>,
+    health: Arc<Health>,
     time: Arc<StoreTime>,
     lists: Arc<Oddity>,
+    metrics: Option<Arc<Metrics>>,
 }
 
 impl fmt::Debug for Bucket {
@@ -230,8 +236,15 @@ impl Bucket {
 
     fn of(store: Arc<dyn Objects>, settings: &Settings, time: Arc<StoreTime>) -> Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
-        let (breaker, lists) = (Arc::default(), Arc::default());
-        Bucket { store, signer: None, name, prefix, patience, breaker, time, lists }
+        let (health, lists) = (Arc::default(), Arc::default());
+        let (signer, metrics) = (None, None);
+        Bucket { store, signer, name, prefix, patience, health, time, lists, metrics }
+    }
+
+    /// The same, whose failures are counted there.
+    #[must_use]
+    pub fn counted(self, metrics: &Arc<Metrics>) -> Bucket {
+        Bucket { metrics: Some(Arc::clone(metrics)), ..self }
     }
 
     /// Its name.
@@ -246,7 +259,17 @@ impl Bucket {
 
     /// Whether it answers, as far as is known. Asks nobody.
     pub fn is_well(&self) -> bool {
-        self.breaker.is_closed()
+        self.health.of(Asked::Names).is_closed()
+    }
+
+    /// Whether it gives content, too, as far as is known. Asks nobody.
+    pub fn gives_content(&self) -> bool {
+        self.health.trouble().is_none()
+    }
+
+    /// What is wrong with it, as far as is known. Asks nobody.
+    pub fn trouble(&self) -> Option<String> {
+        self.health.trouble()
     }
 
     /// What time it is by its clock, once it has answered.
@@ -261,7 +284,7 @@ impl Bucket {
 
     /// How long to wait before it is of use to ask it.
     pub fn pause(&self) -> Duration {
-        self.breaker.waits()
+        self.health.of(Asked::Names).waits()
     }
 
     /// A small object; `None` when there is none.
@@ -270,20 +293,34 @@ impl Bucket {
     /// [`Trouble`], also for one that is longer than `most` bytes.
     pub async fn read(&self, key: &str, most: u64) -> Result<Option<Object>, Trouble> {
         let path = self.path(key)?;
-        self.patiently(async {
-            let found = self.store.get_opts(&path, GetOptions::default()).await?;
-            if found.meta.size > most {
-                return Ok(Err(Trouble::Refused(format!(
-                    "{key} has {} bytes, at most {most} are read",
-                    found.meta.size
-                ))));
-            }
-            let version = found.meta.e_tag.clone();
-            let modified = moment(&found.meta);
-            Ok(Ok(Object { bytes: found.bytes().await?, version, modified }))
-        })
-        .await?
-        .transpose()
+        self.may_be_asked(Asked::Names)?;
+        self.patiently(Asked::Names, self.object(&path, key, most)).await?.transpose()
+    }
+
+    /// The same for content that is small, which has to come as a blob has to.
+    ///
+    /// # Errors
+    /// Those of [`Bucket::read`].
+    pub async fn content(&self, digest: &Digest, most: u64, pace: Pace) -> Result<Option<Object>, Trouble> {
+        let key = key_of(digest);
+        let path = self.path(&key)?;
+        self.may_give(Asked::Content, pace)?;
+        let found = self.patiently(Asked::Content, self.object(&path, &key, most)).await?.transpose()?;
+        if let Some(object) = &found {
+            self.gave(digest, object.bytes.len() as u64);
+        }
+        Ok(found)
+    }
+
+    /// An object, or that it is longer than `most` bytes.
+    async fn object(&self, path: &Path, key: &str, most: u64) -> Result<Result<Object, Trouble>, Error> {
+        let found = self.store.get_opts(path, GetOptions::default()).await?;
+        if found.meta.size > most {
+            let why = format!("{key} has {} bytes, at most {most} are read", found.meta.size);
+            return Ok(Err(Trouble::Refused(why)));
+        }
+        let (version, modified) = (found.meta.e_tag.clone(), moment(&found.meta));
+        Ok(Ok(Object { bytes: found.bytes().await?, version, modified }))
     }
 
     /// The size of a blob in bytes; `None` when it is not there.
@@ -294,13 +331,24 @@ impl Bucket {
         Ok(self.sized(digest).await?.filter(|size| can_have(digest, *size)))
     }
 
-    /// The same, also of one that cannot be it.
+    /// The same for somebody who can ask others, at this pace.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn offers(&self, digest: &Digest, pace: Pace) -> Result<Option<u64>, Trouble> {
+        self.may_give(Asked::Sizes, pace)?;
+        self.stat(digest).await
+    }
+
+    /// The size of a blob in bytes, also of one that cannot be it.
     ///
     /// # Errors
     /// [`Trouble`].
     pub async fn sized(&self, digest: &Digest) -> Result<Option<u64>, Trouble> {
         let path = self.path(&key_of(digest))?;
-        Ok(self.patiently(async { self.store.head(&path).await }).await?.map(|meta| meta.size))
+        self.may_be_asked(Asked::Sizes)?;
+        let asked = self.patiently(Asked::Sizes, async { self.store.head(&path).await });
+        Ok(asked.await?.map(|meta| meta.size).inspect(|_| self.health.has(digest)))
     }
 
     /// An address that gives a blob to everybody, for so long; `None` where it cannot be made. Whether the blob is there
@@ -316,6 +364,12 @@ impl Bucket {
     /// # Errors
     /// [`Trouble`], also for a part that begins behind its end.
     pub async fn blob(&self, digest: &Digest, span: Span, pace: Pace) -> Result<Option<Reading>, Trouble> {
+        self.may_give(Asked::Content, pace)?;
+        self.begun(digest, span, pace).await
+    }
+
+    /// The same, however it gave content lately.
+    async fn begun(&self, digest: &Digest, span: Span, pace: Pace) -> Result<Option<Reading>, Trouble> {
         let path = self.path(&key_of(digest))?;
         let range = match span.end {
             Some(end) => Some(GetRange::Bounded(span.start..end)),
@@ -323,15 +377,16 @@ impl Bucket {
         };
         let part = range.is_some();
         let options = GetOptions { range, ..GetOptions::default() };
-        let Some(found) = self.patiently(async { self.store.get_opts(&path, options).await }).await? else {
-            return Ok(None);
-        };
+        self.health.has(digest);
+        let asked = self.patiently(Asked::Content, async { self.store.get_opts(&path, options).await });
+        let Some(found) = asked.await? else { return Ok(None) };
         let (size, offset) = (found.meta.size, found.range.start);
         if !can_have(digest, size) {
             return Ok(None);
         }
-        let body =
-            stream::unfold(Some(Flow::of(self.clone(), found.into_stream(), pace)), async |flow| flow?.next().await);
+        let body = stream::unfold(Some(Flow::of(self.clone(), *digest, found.into_stream(), pace)), async |flow| {
+            flow?.next().await
+        });
         Ok(Some(Reading { size, offset, part, body: body.boxed() }))
     }
 
@@ -357,7 +412,9 @@ impl Bucket {
     /// Those of [`Bucket::create`].
     pub async fn claim(&self, key: &str, bytes: Bytes) -> Result<(), Trouble> {
         let path = self.path(key)?;
-        self.patiently(self.store.put_opts(&path, bytes.into(), PutMode::Create.into())).await.map(drop)
+        self.may_be_asked(Asked::Names)?;
+        let asked = self.store.put_opts(&path, bytes.into(), PutMode::Create.into());
+        self.patiently(Asked::Names, asked).await.map(drop)
     }
 
     /// Writes a small object in place of `version`.
@@ -371,7 +428,7 @@ impl Bucket {
 
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<(), Trouble> {
         let path = self.path(key)?;
-        self.in_time(DEADLINE, self.store.put_opts(&path, bytes.into(), mode.into())).await.map(drop)
+        self.in_time(Asked::Names, DEADLINE, self.store.put_opts(&path, bytes.into(), mode.into())).await.map(drop)
     }
 
     /// Removes an object, if it is there.
@@ -380,8 +437,8 @@ impl Bucket {
     /// [`Trouble`].
     pub async fn remove(&self, key: &str) -> Result<(), Trouble> {
         let path = self.path(key)?;
-        match self.in_time(DEADLINE, async { Ok(gone(self.store.delete(&path).await)) }).await? {
-            Some(error) => Err(self.trouble(&error, true)),
+        match self.in_time(Asked::Names, DEADLINE, async { Ok(gone(self.store.delete(&path).await)) }).await? {
+            Some(error) => Err(self.trouble_of(Asked::Names, &error, true)),
             None => Ok(()),
         }
     }
@@ -396,9 +453,11 @@ impl Bucket {
         if content.size <= PART as u64 {
             let (bytes, found) = piece(content.clone(), 0, Verifier::new(digest.algorithm())).await?;
             is_it(digest, found)?;
-            return self.in_time(PART_DEADLINE, self.store.put(&path, bytes.into())).await.map(drop);
+            self.in_time(Asked::Names, PART_DEADLINE, self.store.put(&path, bytes.into())).await?;
+            self.health.has(digest);
+            return Ok(());
         }
-        let id = self.in_time(DEADLINE, self.store.create_multipart(&path)).await?;
+        let id = self.in_time(Asked::Names, DEADLINE, self.store.create_multipart(&path)).await?;
         begun(&id);
         self.write_down(&path, &id).await?;
         let parts = async {
@@ -407,12 +466,13 @@ impl Bucket {
                 let (bytes, seen) = piece(content.clone(), offset, verifier).await?;
                 (verifier, offset) = (seen, offset + bytes.len() as u64);
                 let sent = self.store.put_part(&path, &id, parts.len(), bytes.into());
-                parts.push(self.in_time(PART_DEADLINE, sent).await?);
+                parts.push(self.in_time(Asked::Names, PART_DEADLINE, sent).await?);
             }
             is_it(digest, verifier).map(|()| parts)
         };
         let parts = parts.await?;
-        self.in_time(PART_DEADLINE, self.store.complete_multipart(&path, &id, parts)).await?;
+        self.in_time(Asked::Names, PART_DEADLINE, self.store.complete_multipart(&path, &id, parts)).await?;
+        self.health.has(digest);
         // What stays is found to be over by the collector.
         let _ = self.remove(&uploads::note_of(&id)).await;
         Ok(())
@@ -424,108 +484,17 @@ impl Bucket {
     /// [`Trouble`].
     pub async fn abort(&self, key: &str, id: &str) -> Result<(), Trouble> {
         let (path, id) = (self.path(key)?, id.to_owned());
-        match self.in_time(DEADLINE, async { Ok(gone(self.store.abort_multipart(&path, &id).await)) }).await? {
-            Some(error) => Err(self.trouble(&error, true)),
+        match self
+            .in_time(Asked::Names, DEADLINE, async { Ok(gone(self.store.abort_multipart(&path, &id).await)) })
+            .await?
+        {
+            Some(error) => Err(self.trouble_of(Asked::Names, &error, true)),
             None => self.remove(&uploads::note_of(&id)).await,
         }
     }
 
     fn path(&self, key: &str) -> Result<Path, Trouble> {
         Path::parse(format!("{}{key}", self.prefix)).map_err(|error| Trouble::Refused(error.to_string()))
-    }
-
-    /// What a reader is given, within his patience; `None` for what is not there.
-    async fn patiently<T>(&self, asked: impl Future<Output = Result<T, Error>>) -> Result<Option<T>, Trouble> {
-        if !self.breaker.admits() {
-            return Err(Trouble::Away("it did not lately".to_owned()));
-        }
-        let absent = async {
-            match asked.await {
-                Err(error) if matches!(error, Error::NotFound { .. }) && !is_no_bucket(&error) => Ok(None),
-                answer => answer.map(Some),
-            }
-        };
-        let mut awaited = Awaited { bucket: self, began: Instant::now(), is_counted: false };
-        let answer = self.in_time(self.patience, absent).await;
-        awaited.is_counted = matches!(answer, Err(Trouble::Away(_)));
-        answer
-    }
-
-    async fn in_time<T>(
-        &self,
-        deadline: Duration,
-        asked: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Trouble> {
-        let began = Instant::now();
-        match tokio::time::timeout(deadline, asked).await {
-            Ok(Ok(answer)) => {
-                if self.is_quick(began) {
-                    self.is_back();
-                }
-                Ok(answer)
-            }
-            Ok(Err(error)) => Err(self.trouble(&error, self.is_quick(began))),
-            Err(_) => Err(self.stalls()),
-        }
-    }
-
-    /// Whether what began then took a part of the readers' patience.
-    fn is_quick(&self, began: Instant) -> bool {
-        began.elapsed() <= self.patience / 4
-    }
-
-    fn is_back(&self) {
-        if self.breaker.well() {
-            tracing::info!(bucket = self.name, "the bucket answers again");
-        }
-    }
-
-    fn stalls(&self) -> Trouble {
-        self.is_away("no answer in time".to_owned())
-    }
-
-    fn is_away(&self, why: String) -> Trouble {
-        if self.breaker.ill() {
-            tracing::warn!(bucket = self.name, why, "the bucket is left alone for a while; pulls go on without it");
-        }
-        Trouble::Away(why)
-    }
-
-    /// What an error is; whether it came quickly enough to say that the bucket is well.
-    fn trouble(&self, error: &Error, is_quick: bool) -> Trouble {
-        let why = plainly(error);
-        let refused = match error {
-            _ if is_no_bucket(error) => Trouble::Refused("no such bucket: make it".to_owned()),
-            // What else it says may be right.
-            _ if is_too_long(error) => {
-                return Trouble::Refused(format!("an answer of more than {MOST_OF_ANSWER} bytes"));
-            }
-            Error::AlreadyExists { .. } | Error::Precondition { .. } => Trouble::Changed,
-            Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotFound { .. } => {
-                Trouble::Refused(why)
-            }
-            _ => return self.is_away(why),
-        };
-        if is_quick {
-            self.is_back();
-        }
-        refused
-    }
-}
-
-/// What somebody waits for. Who asks for one thing after another waits for all of them: a bucket that takes a part of his
-/// patience for one, be it answered then or given up, is no help.
-struct Awaited<'a> {
-    bucket: &'a Bucket,
-    began: Instant,
-    is_counted: bool,
-}
-
-impl Drop for Awaited<'_> {
-    fn drop(&mut self) {
-        if !self.is_counted && !self.bucket.is_quick(self.began) {
-            let _ = self.bucket.is_away("it takes too long to answer".to_owned());
-        }
     }
 }
 

@@ -39,6 +39,10 @@ const MOST_ALONG: usize = 2_000;
 const TRIES: usize = 8;
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LONGEST_REST: Duration = Duration::from_secs(30);
+/// How often it is looked how the bucket is, and how often while it is not well; and how often of these at what it has.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+const LOOKS_AT_NAMES: u32 = 2;
 /// Of so much it is known that it cannot go up, and why.
 const MOST_LOST: usize = 10_000;
 
@@ -80,6 +84,8 @@ pub enum Lost {
 
 #[derive(Clone, Debug)]
 struct Failing {
+    /// What it did not take: that it takes something else does not end that. Empty where it took nothing at all.
+    key: String,
     why: String,
     rest: Duration,
     until: Instant,
@@ -90,7 +96,7 @@ struct Failing {
 pub struct Standing {
     /// How many keys are owed.
     pub backlog: u64,
-    /// Why it does not take anything now.
+    /// Why it is of no help now: it does not answer, gives no content, or takes nothing.
     pub trouble: Option<String>,
     /// Why its lists are of no use, where they are not.
     pub lists: Option<String>,
@@ -127,10 +133,10 @@ impl Raising {
     /// How it goes now.
     pub fn standing(&self) -> Standing {
         let State { conditional, failing, .. } = &*self.state.lock();
-        let away = (!self.bucket.is_well()).then(|| "it does not answer".to_owned());
+        let failing = failing.as_ref().map(|failing| failing.why.clone());
         Standing {
             backlog: self.owed.len() as u64,
-            trouble: failing.as_ref().map(|failing| failing.why.clone()).or(away),
+            trouble: failing.or_else(|| self.bucket.trouble()),
             lists: self.bucket.lists_wrongly(),
             conditional: *conditional,
             leases: self.leases.as_ref().filter(|leases| leases.are_on()).map(|leases| leases.held()),
@@ -144,7 +150,15 @@ impl Raising {
                 self.owe_all().await;
             }
         };
-        tokio::join!(all, self.examine(), self.carry());
+        tokio::join!(all, self.examine(), self.carry(), self.look());
+    }
+
+    /// Looks now and again how the bucket is, so that this is known also while nobody needs it.
+    async fn look(&self) {
+        for looks in 0_u32.. {
+            let looked = self.bucket.look(looks % LOOKS_AT_NAMES == 0).await;
+            tokio::time::sleep(if looked.is_ok() { LOOK_EVERY } else { LOOK_AGAIN }).await;
+        }
     }
 
     /// Puts on the list all that is stored. What is there already is looked for, and not sent.
@@ -218,7 +232,7 @@ impl Raising {
                 }
                 Err(trouble) => {
                     self.leases.iter().for_each(|leases| leases.allow(false));
-                    self.fails(&trouble);
+                    self.fails("", &trouble);
                     tokio::time::sleep(LONGEST_REST).await;
                 }
             }
@@ -263,35 +277,44 @@ impl Raising {
                 self.is_lost(key, Lost::Damaged(why));
                 self.owed.done(task);
                 self.end_lease(key).await;
+                self.is_well();
                 Ok(())
             }
             Err(trouble) => {
                 self.owed.give_back(task);
-                self.metrics.bucket_failed();
                 tracing::debug!(key, %trouble, "it goes up into the bucket later");
-                self.fails(&trouble);
+                self.fails(key, &trouble);
                 Err(trouble)
             }
         }
     }
 
+    /// It took something: all goes on, and it is well again if what it did not take is there, or is owed no more.
     fn is_well(&self) {
-        if self.state.lock().failing.take().is_some() {
-            tracing::info!(bucket = self.bucket.name(), "the bucket takes again what is owed to it");
+        let mut state = self.state.lock();
+        let Some(failing) = &mut state.failing else { return };
+        if self.owed.is_owed(&failing.key) {
+            (failing.rest, failing.until) = (FIRST_REST, Instant::now());
+            return;
         }
+        state.failing = None;
+        tracing::info!(bucket = self.bucket.name(), "the bucket takes again what is owed to it");
     }
 
     /// It is left alone for a while, each time for longer. The log is told once.
-    fn fails(&self, trouble: &Trouble) {
+    fn fails(&self, key: &str, trouble: &Trouble) {
         let mut state = self.state.lock();
-        let rest = state.failing.as_ref().map(|failing| failing.rest);
+        let before = state.failing.as_ref();
+        let rest = before.map(|failing| failing.rest);
         if rest.is_none() {
             let (bucket, backlog) = (self.bucket.name(), self.owed.len());
             tracing::warn!(bucket, %trouble, backlog, "nothing goes up into the bucket; pulls go on, and it is owed");
         }
-        if state.failing.as_ref().is_none_or(|failing| failing.until <= Instant::now()) {
+        if before.is_none_or(|failing| failing.until <= Instant::now()) {
+            let key = before.map(|failing| failing.key.as_str()).filter(|key| self.owed.is_owed(key)).unwrap_or(key);
             let rest = rest.map_or(FIRST_REST, |rest| (rest * 2).min(LONGEST_REST));
-            state.failing = Some(Failing { why: trouble.to_string(), rest, until: Instant::now() + rest });
+            let (key, why) = (key.to_owned(), trouble.to_string());
+            state.failing = Some(Failing { key, why, rest, until: Instant::now() + rest });
         }
     }
 

@@ -19,6 +19,7 @@ mod private;
 mod redirects;
 mod slow;
 mod trouble;
+mod unwell;
 
 use std::path::PathBuf;
 

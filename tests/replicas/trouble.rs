@@ -8,7 +8,7 @@ use scripted_registry::noise;
 
 use crate::{Scene, blob_of, is_pointer, key_of, pull, up};
 
-async fn readyz(mirror: &crate::TestMirror) -> String {
+pub(crate) async fn readyz(mirror: &crate::TestMirror) -> String {
     let answer = client::get(mirror.admin, "/readyz", &[]).await;
     assert_eq!(answer.status, 200);
     String::from_utf8_lossy(&answer.body).into_owned()

@@ -22,6 +22,7 @@ use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::{Fills, Right};
 use crate::mirror::flight::progress::{Doubt, Following, Phase, Progress, finished, sendable, started};
+use crate::mirror::flight::shared::pace_beside;
 use crate::mirror::flight::transfer::{BlobSource, can_have};
 use crate::mirror::recall::memory::{Damaged, LONGEST, Memory};
 use crate::mirror::recall::negatives::{Missing, Negatives};
@@ -164,6 +165,9 @@ impl Mirror {
             return None;
         }
         let (shared, _) = Box::pin(self.0.answers.blobs.whole_in_bucket(route, digest)).await?;
+        if !shared.bucket.gives_content() {
+            return None;
+        }
         shared.used(digest);
         shared.bucket.signed(digest, ttl).await
     }
@@ -227,7 +231,8 @@ impl Blobs {
     async fn whole_in_bucket(&self, route: &Route, digest: &Digest) -> Option<(&Arc<Shared>, u64)> {
         let Route { location, waited, .. } = route;
         let shared = self.stored.recall(location, digest, waited).await?;
-        let size = shared.bucket.within(waited, shared.bucket.stat(digest)).await?.ok()??;
+        let offered = shared.bucket.offers(digest, pace_beside(&*route.upstream));
+        let size = shared.bucket.within(waited, offered).await?.ok()??;
         let of_member = self.stored.member(location, digest).map(|member| member.descriptor.size);
         let of_manifest = self.fills.early_of(location, *digest).await.and_then(|early| early.size());
         let fits = [of_member, of_manifest].into_iter().flatten().all(|known| known == size);

@@ -10,6 +10,7 @@ use crate::metadata::{Location, Membership};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
+use crate::mirror::flight::shared::pace_beside;
 use crate::mirror::flight::{BlobKey, Fetched};
 use crate::mirror::recall::freshness::overdue;
 use crate::mirror::recall::memory::{Asked, Memory};
@@ -19,6 +20,8 @@ use crate::mirror::routes::Route;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest};
 use crate::outcome::Outcome;
+use crate::tier::Pace;
+use crate::upstream::UpstreamErrorClass;
 
 /// An answer with a manifest.
 #[derive(Clone, Debug)]
@@ -74,7 +77,13 @@ impl Manifests {
             if let Some(manifest) = manifests.in_bucket(&route, &digest).await {
                 return Ok((manifest, Outcome::Tier));
             }
-            let manifest = manifests.fills.manifest(&route, digest, &accept).await?;
+            let manifest = match manifests.fills.manifest(&route, digest, &accept).await {
+                Err(error) if error.upstream_class().is_some_and(UpstreamErrorClass::is_outage) => {
+                    let manifest = Box::pin(manifests.after_all(&route, &digest)).await.ok_or(error)?;
+                    return Ok((manifest, Outcome::Tier));
+                }
+                manifest => manifest?,
+            };
             manifests.is_in_hand((route.location, digest), &manifest);
             Ok((manifest, Outcome::Fill))
         };
@@ -119,8 +128,18 @@ impl Manifests {
     pub(super) async fn in_bucket(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
         // Who has no bucket carries nothing of it along.
         self.stored.shared()?;
+        self.at_pace(route, digest, pace_beside(&*route.upstream)).await
+    }
+
+    /// The same where upstream does not give it, and the bucket was left alone as long as it might.
+    async fn after_all(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
+        let bucket = &self.stored.shared()?.bucket;
+        if bucket.gives_content() { None } else { self.at_pace(route, digest, Pace::Any).await }
+    }
+
+    async fn at_pace(&self, route: &Route, digest: &Digest, pace: Pace) -> Option<Arc<Manifest>> {
         let location = &route.location;
-        let manifest = Box::pin(self.fills.manifest_in_bucket(location, digest, &route.waited)).await?;
+        let manifest = Box::pin(self.fills.manifest_in_bucket(location, digest, (&route.waited, pace))).await?;
         self.is_in_hand((location.clone(), *digest), &manifest);
         Some(manifest)
     }

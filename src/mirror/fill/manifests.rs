@@ -15,7 +15,7 @@ use crate::mirror::recall::memory::LONGEST;
 use crate::mirror::recall::negatives::Missing;
 use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Digest, Manifest, Reference};
-use crate::tier::Waited;
+use crate::tier::{Pace, Waited};
 use crate::upstream::heard::{Heard, listening};
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
@@ -112,9 +112,9 @@ impl Fills {
         &self,
         location: &Location,
         digest: &Digest,
-        waited: &Waited,
+        waits: (&Waited, Pace),
     ) -> Option<Arc<Manifest>> {
-        let Manifest { descriptor, bytes } = self.stored.manifest_in_bucket(location, digest, waited).await?;
+        let Manifest { descriptor, bytes } = self.stored.manifest_in_bucket(location, digest, waits).await?;
         let bytes = self.bounds.bodies.hold(bytes, self.bounds.fill_wait).await?;
         let manifest = Manifest { descriptor, bytes };
         let _quiet = self.stored.shared().map(|shared| shared.quiet(digest));

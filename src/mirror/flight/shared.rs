@@ -1,8 +1,8 @@
 //! A blob that the bucket has: where a fill gets its bytes before it asks upstream.
 //!
 //! Truth: once the bucket has not given what it was asked for, this fill asks upstream for the rest, and the bucket no
-//! more. One that only gives too little is asked again where upstream does not give the rest: slow is better than not.
-//! An object goes only where it was wrong twice.
+//! more. One that only gives too little, or is left alone because of others, is asked where upstream does not give the
+//! rest: slow is better than not. An object goes only where it was wrong twice.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,13 +13,20 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::oci::{Digest, Span, Verifier};
 use crate::tier::{Bucket, Pace, Reading, Trouble, Waited};
-use crate::upstream::{UpstreamBlob, UpstreamError, UpstreamErrorClass};
+use crate::upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// How long to read once more what came wrong: a blob of some gigabytes.
 const SECOND_LOOK: Duration = Duration::from_secs(10 * 60);
 
 /// What comes, and the first of it.
 type Begun = (Reading, Option<Result<Bytes, Trouble>>);
+
+/// How fast content has to come from the bucket, beside this upstream: where that is known to be away, nobody else
+/// gives any.
+pub(crate) fn pace_beside(upstream: &dyn Upstream) -> Pace {
+    let health = upstream.health();
+    if health.endpoints.is_empty() || health.is_down() { Pace::Any } else { Pace::Helps }
+}
 
 /// One blob in the bucket.
 #[derive(Debug)]
@@ -33,19 +40,21 @@ pub struct InBucket {
     gone: AtomicBool,
     /// Whether it gave too little, and others were asked for the rest.
     slow: AtomicBool,
+    /// Whether it was not asked, because the bucket is left alone.
+    unasked: AtomicBool,
     gave: AtomicU64,
 }
 
 impl InBucket {
     /// A blob of which nothing was asked yet.
     pub(crate) fn new(bucket: Bucket, digest: Digest, size: Option<u64>, waited: Waited) -> Arc<InBucket> {
-        let (gone, slow, gave) = (AtomicBool::default(), AtomicBool::default(), AtomicU64::default());
-        Arc::new(InBucket { bucket, digest, size, waited, gone, slow, gave })
+        let [gone, slow, unasked] = [(); 3].map(|()| AtomicBool::default());
+        Arc::new(InBucket { bucket, digest, size, waited, gone, slow, unasked, gave: AtomicU64::default() })
     }
 
     /// Whether it is what the bucket gives, as far as that was asked.
     pub(crate) fn gives(&self) -> bool {
-        !self.gone.load(Ordering::Acquire) && !self.is_slow()
+        ![&self.gone, &self.slow, &self.unasked].into_iter().any(|left| left.load(Ordering::Acquire))
     }
 
     /// Whether it gave too little.
@@ -79,6 +88,15 @@ impl InBucket {
         self.checked(begun, told).await
     }
 
+    /// The same where it was not asked because the bucket is left alone, and nobody else gives it.
+    pub(super) async fn after_all(self: &Arc<Self>, span: Span, told: Option<u64>) -> Option<UpstreamBlob> {
+        if !self.unasked.swap(false, Ordering::AcqRel) {
+            return None;
+        }
+        let begun = Box::pin(self.begun(span, Pace::Any)).await;
+        self.checked(begun, told).await
+    }
+
     /// The same once it was left because it is slow, and nobody else gives the rest.
     pub(super) async fn however_slow(self: &Arc<Self>, span: Span, told: Option<u64>) -> Option<UpstreamBlob> {
         if self.gone.load(Ordering::Acquire) || !self.is_slow() {
@@ -91,11 +109,10 @@ impl InBucket {
     async fn checked(self: &Arc<Self>, begun: Option<Begun>, told: Option<u64>) -> Option<UpstreamBlob> {
         let Some((Reading { size, offset, part, body }, first)) = begun else {
             tracing::debug!(digest = %self.digest, "not from the bucket");
-            self.gone.store(!self.is_slow(), Ordering::Release);
+            self.gone.store(self.gives(), Ordering::Release);
             return None;
         };
         if self.size.is_some_and(|known| known != size) {
-            self.gone.store(true, Ordering::Release);
             // The store says it again, and that takes no longer than a look.
             let again = self.bucket.sized(&self.digest).await.ok().flatten();
             self.judged(again.map(|again| Some(again) == self.size)).await;
@@ -125,7 +142,9 @@ impl InBucket {
 
     /// A part of it as soon as its first bytes are there, with these.
     async fn begun(&self, span: Span, pace: Pace) -> Option<Begun> {
-        let mut reading = self.bucket.blob(&self.digest, span, pace).await.ok()??;
+        let reading = self.bucket.blob(&self.digest, span, pace).await;
+        self.unasked.store(matches!(reading, Err(Trouble::LeftAlone(_))), Ordering::Release);
+        let mut reading = reading.ok()??;
         let first = reading.body.next().await;
         if let Some(Err(Trouble::Slow(_))) = first {
             self.slow.store(true, Ordering::Release);

@@ -23,10 +23,10 @@ use crate::metadata::Location;
 use crate::mirror::flight::givers::Givers;
 use crate::mirror::flight::progress::is_held_back;
 use crate::mirror::flight::replica::AtReplica;
-use crate::mirror::flight::shared::InBucket;
+use crate::mirror::flight::shared::{InBucket, pace_beside};
 use crate::oci::plausible::begins_like_a_page;
 use crate::oci::{Digest, Span, Verifier};
-use crate::tier::{Pace, Waited};
+use crate::tier::Waited;
 use crate::upstream::{Contact, Giver, Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
 /// How often in a row a transfer may break without getting anywhere in between; and how often nobody may be there to
@@ -70,7 +70,7 @@ impl BlobSource {
 
     /// The blob, or a part of it.
     async fn blob(&self, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        let pace = if self.may_upstream_give() { Pace::Helps } else { Pace::Any };
+        let pace = pace_beside(&*self.upstream);
         if let Some(shared) = &self.shared
             && let Some(blob) = Box::pin(shared.blob(span, self.told, pace)).await
         {
@@ -84,7 +84,10 @@ impl BlobSource {
         }
         let blob = match self.left_as_slow() {
             Some(patience) => self.of_upstream_or_slowly(span, patience).await?,
-            None => self.of_upstream(span).await?,
+            None => match self.of_upstream(span).await {
+                Err(error) if error.class.is_outage() => self.after_all(span).await.ok_or(error)?,
+                answer => answer?,
+            },
         };
         self.givers.note(blob.giver.as_ref());
         Ok(blob)
@@ -94,10 +97,9 @@ impl BlobSource {
         self.upstream.blob(&self.location.repository, &self.digest, span).await
     }
 
-    /// Whether there is somebody at the registry, as far as is known.
-    fn may_upstream_give(&self) -> bool {
-        let health = self.upstream.health();
-        !health.endpoints.is_empty() && !health.is_down()
+    /// From the bucket, which was left alone as long as the registry might give it.
+    async fn after_all(&self, span: Span) -> Option<UpstreamBlob> {
+        Box::pin(self.shared.as_ref()?.after_all(span, self.told)).await
     }
 
     /// How long the registry is waited for in place of who gave it slowly; `None` where nobody did.

@@ -12,7 +12,7 @@ use crate::mirror::images::catalog::Catalog;
 use crate::mirror::room::shared::Shared;
 use crate::oci::manifest::Children;
 use crate::oci::{AcceptSet, Digest, Reference};
-use crate::tier::Waited;
+use crate::tier::{Pace, Waited};
 
 /// So many manifests of an image are followed, and so many blobs looked for.
 const MOST: usize = 2_000;
@@ -68,7 +68,9 @@ impl Mirror {
     async fn children(&self, location: &Location, digest: Digest) -> Option<Children> {
         let stored = &self.0.fills.stored;
         if !stored.has(location, &digest).await {
-            return Some(self.0.fills.manifest_in_bucket(location, &digest, &Waited::default()).await?.children());
+            return Some(
+                self.0.fills.manifest_in_bucket(location, &digest, (&Waited::default(), Pace::Any)).await?.children(),
+            );
         }
         let (location, descriptor) = (location.clone(), stored.member(location, &digest)?.descriptor);
         let read = self.0.graph.ask(move |graph| Ok(graph.manifest(Some(&location), &descriptor).ok()));

@@ -84,7 +84,7 @@ impl Mirror {
         });
         let bring = |found: Result<(Listed, Name), Trouble>| async move {
             let (listed, name) = found?;
-            let brought = self.bring(shared, &listed, name).await;
+            let brought = Box::pin(self.bring(shared, &listed, name)).await;
             Ok((listed.key, brought))
         };
         let mut brought = named.map(bring).buffer_unordered(AT_ONCE).boxed();

@@ -33,7 +33,7 @@ use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Digest, Tag};
 use crate::owed::{Owed, Quiet};
 use crate::tier::marks::use_of;
-use crate::tier::{Bucket, Listed, Trouble, Waited};
+use crate::tier::{Bucket, Listed, Pace, Trouble, Waited};
 use unread::Recalled;
 
 /// No name is longer, in bytes.
@@ -190,10 +190,10 @@ impl Shared {
         InBucket::new(self.bucket.clone(), *digest, size, waited.clone())
     }
 
-    /// A manifest in it, with the right digest.
-    pub(crate) async fn manifest(&self, digest: &Digest) -> Option<bytes::Bytes> {
-        let key = key_of(digest);
-        let bytes = self.told(&key, self.bucket.read(&key, MAX_MANIFEST_SIZE).await)??.bytes;
+    /// A manifest in it, with the right digest, if it comes at this pace.
+    pub(crate) async fn manifest(&self, digest: &Digest, pace: Pace) -> Option<bytes::Bytes> {
+        let found = self.bucket.content(digest, MAX_MANIFEST_SIZE, pace).await;
+        let bytes = self.told(&key_of(digest), found)??.bytes;
         if Digest::of(digest.algorithm(), &bytes) == *digest {
             return Some(bytes);
         }

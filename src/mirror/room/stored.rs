@@ -29,7 +29,7 @@ use crate::mirror::room::doubts::{Doubts, is_enough};
 use crate::mirror::room::records::Records;
 use crate::mirror::room::shared::{Behind, Shared};
 use crate::oci::{Descriptor, Digest, Manifest, Together, Whereabouts};
-use crate::tier::Waited;
+use crate::tier::{Pace, Waited};
 use crate::upstream::heard::Heard;
 
 pub(crate) use trust::Hashing;
@@ -155,11 +155,11 @@ impl Stored {
         &self,
         location: &Location,
         digest: &Digest,
-        waited: &Waited,
+        (waited, pace): (&Waited, Pace),
     ) -> Option<Manifest> {
         let shared = self.recall(location, digest, waited).await?;
         let member = self.member(location, digest).filter(|member| !member.descriptor.is_of_blob())?;
-        let bytes = shared.bucket.within(waited, Box::pin(shared.manifest(digest))).await??;
+        let bytes = shared.bucket.within(waited, Box::pin(shared.manifest(digest, pace))).await??;
         let descriptor = Descriptor { size: bytes.len() as u64, ..member.descriptor };
         Some(Manifest { descriptor, bytes })
     }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::super::Trouble;
 use super::{Bucket, Pace};
+use crate::oci::Digest;
 
 /// How many bytes have to come in a second, looked at as often as a reader's patience is over: below that upstream is
 /// asked for the rest. Most upstreams give more than this.
@@ -18,39 +19,117 @@ const LEAST_A_SECOND: u64 = 1 << 20;
 
 pub(super) struct Flow {
     bucket: Bucket,
+    digest: Digest,
     body: BoxStream<'static, Result<Bytes, Error>>,
     pace: Pace,
     /// How long it was waited for, and what came, since it was looked at last.
+    lately: Came,
+    /// The same since the beginning.
+    in_all: Came,
+    /// Whether it came too slowly, and was waited for all the same.
+    is_slow: bool,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Came {
     waited: Duration,
+    bytes: u64,
+}
+
+impl Came {
+    fn add(&mut self, waited: Duration, bytes: u64) {
+        (self.waited, self.bytes) = (self.waited + waited, self.bytes + bytes);
+    }
+
+    /// How many bytes came in a second, where they are too few.
+    fn too_few(self) -> Option<u64> {
+        let rate = (self.bytes as f64 / self.waited.as_secs_f64()) as u64;
+        (rate < LEAST_A_SECOND).then_some(rate)
+    }
+}
+
+/// Somebody waits for the next bytes. Who leaves after a part of his patience had no help.
+struct Waits<'a> {
+    bucket: &'a Bucket,
+    digest: Digest,
     came: u64,
+    began: Instant,
+    is_over: bool,
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if !self.is_over && !self.bucket.is_quick(self.began) {
+            self.bucket.broke_off(&self.digest, "it takes too long to go on", self.came);
+        }
+    }
 }
 
 impl Flow {
-    pub(super) fn of(bucket: Bucket, body: BoxStream<'static, Result<Bytes, Error>>, pace: Pace) -> Flow {
-        Flow { bucket, body, pace, waited: Duration::ZERO, came: 0 }
+    pub(super) fn of(
+        bucket: Bucket,
+        digest: Digest,
+        body: BoxStream<'static, Result<Bytes, Error>>,
+        pace: Pace,
+    ) -> Flow {
+        let (lately, in_all) = (Came::default(), Came::default());
+        Flow { bucket, digest, body, pace, lately, in_all, is_slow: false }
     }
 
     /// The next bytes, and what comes after them.
     pub(super) async fn next(mut self) -> Option<(Result<Bytes, Trouble>, Option<Flow>)> {
-        let began = Instant::now();
-        let bytes = match tokio::time::timeout(self.bucket.patience, self.body.next()).await {
-            Ok(next) => match next? {
-                Ok(bytes) => bytes,
-                Err(error) => return Some((Err(self.bucket.trouble(&error, true)), None)),
-            },
-            Err(_) => return Some((Err(self.bucket.stalls()), None)),
+        let (began, patience) = (Instant::now(), self.bucket.patience);
+        let mut waits =
+            Waits { bucket: &self.bucket, digest: self.digest, came: self.in_all.bytes, began, is_over: false };
+        let next = tokio::time::timeout(patience, self.body.next()).await;
+        waits.is_over = true;
+        drop(waits);
+        let bytes = match next {
+            Ok(Some(Ok(bytes))) => bytes,
+            Ok(None) => {
+                self.ended();
+                return None;
+            }
+            Ok(Some(Err(error))) => return Some((Err(self.broke_off(self.bucket.named(&error))), None)),
+            Err(_) => return Some((Err(self.broke_off(Trouble::Away("no more came in time".to_owned()))), None)),
         };
-        self.waited += began.elapsed();
-        self.came += bytes.len() as u64;
-        if self.waited >= self.bucket.patience {
-            let rate = (self.came as f64 / self.waited.as_secs_f64()) as u64;
-            if self.pace == Pace::Helps && rate < LEAST_A_SECOND {
+        let waited = began.elapsed();
+        self.lately.add(waited, bytes.len() as u64);
+        self.in_all.add(waited, bytes.len() as u64);
+        if self.lately.waited >= patience
+            && let Some(rate) = std::mem::take(&mut self.lately).too_few()
+        {
+            if !std::mem::replace(&mut self.is_slow, true) {
+                self.bucket.broke_off(&self.digest, &slowly(rate), self.in_all.bytes);
+            }
+            if self.pace == Pace::Helps {
                 return Some((Err(Trouble::Slow(rate)), None));
             }
-            (self.waited, self.came) = (Duration::ZERO, 0);
         }
         Some((Ok(bytes), Some(self)))
     }
+
+    fn broke_off(&self, trouble: Trouble) -> Trouble {
+        let (Trouble::Away(why) | Trouble::Refused(why)) = &trouble else { return trouble };
+        self.bucket.broke_off(&self.digest, why, self.in_all.bytes);
+        trouble
+    }
+
+    /// All of it came. It says that the bucket gives content where that was of help.
+    fn ended(&self) {
+        let Came { waited, bytes } = self.in_all;
+        match self.in_all.too_few().filter(|_| waited > self.bucket.patience / 4) {
+            None if !self.is_slow => self.bucket.gave(&self.digest, bytes),
+            Some(rate) if !self.is_slow && !self.bucket.gives_content() => {
+                self.bucket.broke_off(&self.digest, &slowly(rate), bytes);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn slowly(rate: u64) -> String {
+    format!("it gives {rate} bytes a second")
 }
 
 #[cfg(test)]
@@ -59,6 +138,7 @@ mod tests {
 
     use super::super::super::settings::Settings;
     use super::*;
+    use crate::oci::Algorithm;
 
     const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -72,7 +152,8 @@ mod tests {
             tokio::time::sleep(pause).await;
             Ok(Bytes::from(vec![0; size]))
         });
-        let (mut flow, mut read) = (Some(Flow::of(bucket(), body.boxed(), pace)), 0);
+        let (mut flow, mut read) =
+            (Some(Flow::of(bucket(), Digest::of(Algorithm::Sha256, b"x"), body.boxed(), pace)), 0);
         while let Some((bytes, next)) = match flow.take() {
             Some(flow) => flow.next().await,
             None => None,

@@ -13,6 +13,8 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::super::Trouble;
+use super::health::Asked;
+use super::listening::is_too_long;
 use super::{Bucket, DEADLINE, Listed, moment};
 
 /// No bucket has more below one folder.
@@ -86,15 +88,15 @@ impl Listing {
                 }
             }
             Ok(Some(Err(error))) => {
-                let trouble = match self.bucket.trouble(&error, true) {
-                    Trouble::Refused(why) if super::is_too_long(&error) => {
+                let trouble = match self.bucket.trouble_of(Asked::Names, &error, true) {
+                    Trouble::Refused(why) if is_too_long(&error) => {
                         self.bucket.lists_oddly(format!("it lists with {why}"))
                     }
                     trouble => trouble,
                 };
                 Some((Err(trouble), None))
             }
-            Err(_) => Some((Err(self.bucket.stalls()), None)),
+            Err(_) => Some((Err(self.bucket.stalls(Asked::Names)), None)),
         }
     }
 
