@@ -10,6 +10,7 @@
 mod breaker;
 mod bucket;
 mod conditional;
+mod doubted;
 mod leases;
 pub mod marks;
 mod merge;
@@ -22,6 +23,7 @@ mod waited;
 
 pub use bucket::{Bucket, Listed, Object, OpenError, Pace, Reading, Trouble};
 pub use conditional::Conditional;
+pub use doubted::Doubted;
 pub use leases::{Found, Leases, remove_void};
 pub use proof::{PeersKey, Question};
 pub use raising::{Lost, Raising, Standing};

@@ -189,18 +189,34 @@ impl Fill {
         drop(departure);
     }
 
-    /// What came and is not the blob is held against who gave it. Where no reader has any of it, and it was left over
-    /// or another address may have it, it begins anew.
+    /// What came and is not the blob is held against who gave it. Where no reader has any of it, and it was left over, or
+    /// another address or upstream itself may have it, it begins anew.
     fn judged(&self, end: End) -> End {
         let error = match end {
             End::Failed(error) if error.upstream_class() == Some(UpstreamErrorClass::Protocol) => error,
             end => return end,
         };
-        let another = self.source.fell_short();
-        self.fills.sizes.was_wrong((self.source.location.clone(), self.source.digest));
+        let (is_of_tier, BlobSource { location, digest, shared, .. }) = (self.is_tier_wrong(), &self.source);
+        let another = self.source.fell_short() || is_of_tier;
+        self.fills.sizes.was_wrong((location.clone(), *digest));
         let mut anew = false;
         self.progress.send_modify(|progress| anew = progress.begin_anew(another));
-        if anew { End::Doubted(error) } else { End::Failed(error) }
+        if anew {
+            shared.iter().for_each(|shared| shared.is_of_no_use());
+            End::Doubted(error)
+        } else {
+            End::Failed(error)
+        }
+    }
+
+    /// Takes note that what came is not the blob, where the bucket or another replica gave some of it; whether one did.
+    /// They are asked no more, from before anybody is told: who asks again would be given the same.
+    fn is_tier_wrong(&self) -> bool {
+        let BlobSource { shared, replica, .. } = &self.source;
+        let of_bucket = shared.as_ref().filter(|shared| shared.gave_some());
+        of_bucket.iter().for_each(|shared| shared.distrust());
+        let is_of_replica = replica.as_ref().is_some_and(|replica| replica.distrust());
+        of_bucket.is_some() || is_of_replica
     }
 
     /// Brings the blob into an ingest and verifies it. `None` when it was in the store after all.

@@ -31,12 +31,14 @@ use object_store::{
     BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore,
     ObjectStoreExt as _, PutMode, RetryConfig, StaticCredentialProvider, UpdateVersion,
 };
+use tokio::sync::watch;
 use url::Url;
 
 use self::flow::Flow;
 use self::health::{Asked, Health};
 use self::listening::Listening;
 use self::listing::Oddity;
+use super::doubted::Doubted;
 use super::settings::{Credentials, Settings};
 use super::store_time::StoreTime;
 use crate::blob_store::{Content, key_of};
@@ -64,7 +66,7 @@ pub enum Trouble {
     /// It did not answer in time, said that it cannot, or is left alone because of that.
     #[error("the bucket does not answer: {0}")]
     Away(String),
-    /// It is not asked for content, because it did not give any lately: somebody else may.
+    /// It is not asked for content, because it did not give any lately, or gave this wrongly: somebody else may.
     #[error("the bucket is left alone: {0}")]
     LeftAlone(String),
     /// It said no, or something that cannot be.
@@ -164,6 +166,9 @@ pub struct Bucket {
     health: Arc<Health>,
     time: Arc<StoreTime>,
     lists: Arc<Oddity>,
+    doubted: Arc<Doubted>,
+    /// Whether of many who create an object one has created it.
+    has_one_winner: watch::Sender<Option<bool>>,
     metrics: Option<Arc<Metrics>>,
 }
 
@@ -236,9 +241,9 @@ impl Bucket {
 
     fn of(store: Arc<dyn Objects>, settings: &Settings, time: Arc<StoreTime>) -> Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
-        let (health, lists) = (Arc::default(), Arc::default());
-        let (signer, metrics) = (None, None);
-        Bucket { store, signer, name, prefix, patience, health, time, lists, metrics }
+        let (health, lists, doubted) = (Arc::default(), Arc::default(), Arc::default());
+        let (signer, has_one_winner, metrics) = (None, watch::Sender::default(), None);
+        Bucket { store, signer, name, prefix, patience, health, time, lists, doubted, has_one_winner, metrics }
     }
 
     /// The same, whose failures are counted there.
@@ -270,6 +275,23 @@ impl Bucket {
     /// What is wrong with it, as far as is known. Asks nobody.
     pub fn trouble(&self) -> Option<String> {
         self.health.trouble()
+    }
+
+    /// Whether anything may be deleted from it that is not what its name says: it keeps to the conditions of writes.
+    /// Waits until that is known.
+    pub async fn keeps_to_conditions(&self) -> bool {
+        let mut known = self.has_one_winner.subscribe();
+        known.wait_for(Option::is_some).await.is_ok_and(|known| *known == Some(true))
+    }
+
+    /// It does so, or does not.
+    pub(super) fn found(&self, has_one_winner: bool) {
+        self.has_one_winner.send_replace(Some(has_one_winner));
+    }
+
+    /// Content that it gave wrongly.
+    pub fn doubted(&self) -> &Doubted {
+        &self.doubted
     }
 
     /// What time it is by its clock, once it has answered.
@@ -304,7 +326,7 @@ impl Bucket {
     pub async fn content(&self, digest: &Digest, most: u64, pace: Pace) -> Result<Option<Object>, Trouble> {
         let key = key_of(digest);
         let path = self.path(&key)?;
-        self.may_give(Asked::Content, pace)?;
+        self.may_give(digest, Asked::Content, pace)?;
         let found = self.patiently(Asked::Content, self.object(&path, &key, most)).await?.transpose()?;
         if let Some(object) = &found {
             self.gave(digest, object.bytes.len() as u64);
@@ -336,7 +358,7 @@ impl Bucket {
     /// # Errors
     /// [`Trouble`].
     pub async fn offers(&self, digest: &Digest, pace: Pace) -> Result<Option<u64>, Trouble> {
-        self.may_give(Asked::Sizes, pace)?;
+        self.may_give(digest, Asked::Sizes, pace)?;
         self.stat(digest).await
     }
 
@@ -364,7 +386,7 @@ impl Bucket {
     /// # Errors
     /// [`Trouble`], also for a part that begins behind its end.
     pub async fn blob(&self, digest: &Digest, span: Span, pace: Pace) -> Result<Option<Reading>, Trouble> {
-        self.may_give(Asked::Content, pace)?;
+        self.may_give(digest, Asked::Content, pace)?;
         self.begun(digest, span, pace).await
     }
 

@@ -106,6 +106,15 @@ const TABLE: &[(&str, &str, Growth)] = &[
         Still("what of the store cannot go up, 10,000 at most, told by the next order to push"),
     ),
     (
+        "tier/doubted.rs",
+        "since",
+        Bounded(
+            "1,000, for 10 min",
+            "mirror_entries{table=bucket_doubted}",
+            "no_more_is_doubted_than_can_be_remembered_and_nothing_for_ever",
+        ),
+    ),
+    (
         "tier/leases.rs",
         "held",
         Bounded(

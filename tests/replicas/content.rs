@@ -119,7 +119,8 @@ async fn what_is_damaged_on_its_way_to_one_replica_stays_for_all_others() {
         for digest in [&layer, &manifest] {
             scene.bucket.fault(&["GET"], &key_of(digest), fault);
         }
-        let other = scene.replica().await;
+        // However busy the machine is that tests, it is the bucket that is asked.
+        let other = scene.settings().config("cache.patience = \"3s\"").start().await;
         let came = other.get(&blob_of("library/app", &layer)).await;
         assert!(!came.complete || scene.bucket.object(&key_of(&layer)).unwrap() == came.body, "{fault:?}");
         other.settled().await;
@@ -192,4 +193,91 @@ async fn a_bucket_that_breaks_off_is_followed_by_upstream_and_nobody_notices() {
         let asked = asked.iter().find(|request| Match::blob(layer).matches(request)).unwrap();
         assert_eq!(asked.header("range").is_some(), range, "{fault:?}: only what was missing");
     }
+}
+
+#[tokio::test]
+async fn a_small_object_that_is_wrong_is_replaced_in_the_answer_that_meets_it() {
+    let scene = Scene::set().await;
+    let image = scene.registry.add_image("library/app", "1", &[noise(400, 60_000), noise(401, 40)]);
+    assert!(image.blobs().all(|blob| blob.size <= 64 << 10), "no reader has any of it before it is verified");
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    drop(first.stop().await);
+    let objects: Vec<_> = image.blobs().chain([&image.manifest]).map(|blob| key_of(&blob.digest)).collect();
+    let good: Vec<_> = objects.iter().map(|key| scene.bucket.object(key).unwrap()).collect();
+    type Damage = fn(&[u8]) -> Vec<u8>;
+    let damages: [(&str, Damage); 4] = [
+        ("turned", |good| good.iter().map(|byte| byte ^ 1).collect()),
+        ("cut", |good| good[..good.len() / 2].to_vec()),
+        ("longer", |good| [good, b"more"].concat()),
+        ("empty", |_| Vec::new()),
+    ];
+    for (how, damage) in damages {
+        for (key, good) in objects.iter().zip(&good) {
+            scene.bucket.put(key, damage(good));
+        }
+        let other = scene.replica().await;
+        for blob in image.blobs() {
+            let answer = other.get(&blob_of("library/app", &blob.digest)).await;
+            assert!(answer.complete && answer.body.len() as u64 == blob.size, "{how}: {answer:?}");
+        }
+        assert_eq!(pull(&other, &image).await.len(), 2 + image.layers.len(), "{how}");
+        let head = other.head(&blob_of("library/app", &image.layers[0].digest)).await;
+        assert_eq!(head.header("content-length"), Some(&*image.layers[0].size.to_string()), "{how}");
+        let all_good = |bucket: &scripted_registry::bucket::Bucket| {
+            objects.iter().zip(&good).all(|(key, good)| bucket.object(key).as_ref() == Some(good))
+        };
+        scene.bucket.until(all_good).await;
+    }
+}
+
+#[tokio::test]
+async fn who_was_given_a_wrong_object_is_told_before_it_is_looked_at_again() {
+    let scene = Scene::set().await;
+    let image = scene.image(410);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    let (layer, key) = (&image.layers[0].digest, key_of(&image.layers[0].digest));
+    let good = scene.bucket.object(&key).unwrap();
+    let mut bad = good.to_vec();
+    bad[100_000] ^= 1;
+    scene.bucket.put(&key, bad.clone());
+    // The second look takes as long as it may.
+    scene.bucket.fault(&["HEAD"], &key, Fault::Stall);
+    let second = scene.settings().config("cache.patience = \"60s\"").start().await;
+    let begun = std::time::Instant::now();
+    assert!(!second.get(&blob_of("library/app", layer)).await.complete);
+    let again = second.get(&blob_of("library/app", layer)).await;
+    assert!(again.complete && again.body == good, "who asks again is not given the same");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!(scene.bucket.object(&key).unwrap(), bad, "nobody has looked again yet");
+}
+
+#[tokio::test]
+async fn from_a_store_that_lies_nothing_is_deleted_and_the_right_object_takes_the_place_of_the_wrong_one() {
+    let mut scene = Scene::set().await;
+    scene.bucket.lie();
+    let image = scene.image(420);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    drop(first.stop().await);
+    let (layer, key) = (&image.layers[0].digest, key_of(&image.layers[0].digest));
+    let good = scene.bucket.object(&key).unwrap();
+    let mut bad = good.to_vec();
+    bad[100_000] ^= 1;
+    scene.bucket.put(&key, bad);
+    let second = scene.replica().await;
+    while crate::leases::bucket_of(&second).await["conditions_hold"].is_null() {
+        tokio::task::yield_now().await;
+    }
+    assert!(!second.get(&blob_of("library/app", layer)).await.complete);
+    assert!(second.get(&blob_of("library/app", layer)).await.body == good, "it is not asked for it again");
+    scene.bucket.until(|bucket| bucket.object(&key) == Some(good.clone())).await;
+    let deleted = |(method, of): &(String, String)| method == "DELETE" && of.contains("/blobs/");
+    assert_eq!(scene.bucket.requests().into_iter().filter(deleted).collect::<Vec<_>>(), []);
+    scene.registry.stop().await;
+    assert_eq!(pull(&scene.replica().await, &image).await.len(), 4);
 }

@@ -165,7 +165,7 @@ impl Mirror {
             return None;
         }
         let (shared, _) = Box::pin(self.0.answers.blobs.whole_in_bucket(route, digest)).await?;
-        if !shared.bucket.gives_content() {
+        if !shared.bucket.gives_content() || shared.bucket.doubted().has(digest) {
             return None;
         }
         shared.used(digest);

@@ -134,7 +134,8 @@ impl Manifests {
     /// The same where upstream does not give it, and the bucket was left alone as long as it might.
     async fn after_all(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
         let bucket = &self.stored.shared()?.bucket;
-        if bucket.gives_content() { None } else { self.at_pace(route, digest, Pace::Any).await }
+        let was_left_alone = !bucket.gives_content() || bucket.doubted().has(digest);
+        if was_left_alone { self.at_pace(route, digest, Pace::Any).await } else { None }
     }
 
     async fn at_pace(&self, route: &Route, digest: &Digest, pace: Pace) -> Option<Arc<Manifest>> {

@@ -87,10 +87,6 @@ impl Fill {
                 if wrong && !self.is_from_bucket() {
                     self.fills.came_wrong(&source.location, &error);
                 }
-                // Before anybody is told: who asks again would be given the same.
-                if let Some(shared) = source.shared.as_ref().filter(|shared| wrong && shared.gave_all()) {
-                    Box::pin(shared.distrust()).await;
-                }
                 self.fail(error, departure);
                 if wrong { FillResult::Mismatch } else { FillResult::UpstreamFailed }
             }

@@ -151,6 +151,16 @@ impl AtReplica {
         matches!(*self.stand.lock(), Stand::Bucket(_))
     }
 
+    /// What came from here is not the blob: upstream is asked from now on. Whether any came.
+    pub(crate) fn distrust(&self) -> bool {
+        if self.gives()
+            && let Stand::Bucket(bucket) = std::mem::replace(&mut *self.stand.lock(), Stand::Ours)
+        {
+            bucket.distrust();
+        }
+        self.gave.swap(0, Ordering::AcqRel) > 0
+    }
+
     /// Whether upstream was not asked by us, and all came from elsewhere.
     pub(crate) fn gave_all(&self) -> bool {
         self.gives() && self.gave.load(Ordering::Acquire) > 0

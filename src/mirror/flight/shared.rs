@@ -2,7 +2,8 @@
 //!
 //! Truth: once the bucket has not given what it was asked for, this fill asks upstream for the rest, and the bucket no
 //! more. One that only gives too little, or is left alone because of others, is asked where upstream does not give the
-//! rest: slow is better than not. An object goes only where it was wrong twice.
+//! rest: slow is better than not. An object goes only where it was wrong twice, and the store keeps to conditions;
+//! nobody waits for the second look.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
+use crate::blob_store::key_of;
 use crate::oci::{Digest, Span, Verifier};
+use crate::owed::Owed;
 use crate::tier::{Bucket, Pace, Reading, Trouble, Waited};
 use crate::upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
 
@@ -32,6 +35,7 @@ pub(crate) fn pace_beside(upstream: &dyn Upstream) -> Pace {
 #[derive(Debug)]
 pub struct InBucket {
     bucket: Bucket,
+    owed: Arc<Owed>,
     digest: Digest,
     /// Its size in bytes, where that was seen here.
     size: Option<u64>,
@@ -47,9 +51,14 @@ pub struct InBucket {
 
 impl InBucket {
     /// A blob of which nothing was asked yet.
-    pub(crate) fn new(bucket: Bucket, digest: Digest, size: Option<u64>, waited: Waited) -> Arc<InBucket> {
+    pub(crate) fn new(
+        (bucket, owed): (Bucket, Arc<Owed>),
+        digest: Digest,
+        size: Option<u64>,
+        waited: Waited,
+    ) -> Arc<InBucket> {
         let [gone, slow, unasked] = [(); 3].map(|()| AtomicBool::default());
-        Arc::new(InBucket { bucket, digest, size, waited, gone, slow, unasked, gave: AtomicU64::default() })
+        Arc::new(InBucket { bucket, owed, digest, size, waited, gone, slow, unasked, gave: AtomicU64::default() })
     }
 
     /// Whether it is what the bucket gives, as far as that was asked.
@@ -85,7 +94,7 @@ impl InBucket {
         }
         let begun = Box::pin(self.begun(span, pace));
         let begun = self.bucket.within(&self.waited, begun).await.flatten();
-        self.checked(begun, told).await
+        self.checked(begun, told)
     }
 
     /// The same where it was not asked because the bucket is left alone, and nobody else gives it.
@@ -94,7 +103,7 @@ impl InBucket {
             return None;
         }
         let begun = Box::pin(self.begun(span, Pace::Any)).await;
-        self.checked(begun, told).await
+        self.checked(begun, told)
     }
 
     /// The same once it was left because it is slow, and nobody else gives the rest.
@@ -103,19 +112,17 @@ impl InBucket {
             return None;
         }
         let begun = Box::pin(self.begun(span, Pace::Any)).await;
-        self.checked(begun, told).await
+        self.checked(begun, told)
     }
 
-    async fn checked(self: &Arc<Self>, begun: Option<Begun>, told: Option<u64>) -> Option<UpstreamBlob> {
+    fn checked(self: &Arc<Self>, begun: Option<Begun>, told: Option<u64>) -> Option<UpstreamBlob> {
         let Some((Reading { size, offset, part, body }, first)) = begun else {
             tracing::debug!(digest = %self.digest, "not from the bucket");
             self.gone.store(self.gives(), Ordering::Release);
             return None;
         };
         if self.size.is_some_and(|known| known != size) {
-            // The store says it again, and that takes no longer than a look.
-            let again = self.bucket.sized(&self.digest).await.ok().flatten();
-            self.judged(again.map(|again| Some(again) == self.size)).await;
+            self.distrust();
             return None;
         }
         // Who leads to it may be wrong: it stays where it is.
@@ -152,16 +159,30 @@ impl InBucket {
         (!matches!(first, Some(Err(_)))).then_some((reading, first))
     }
 
-    /// What it gave is not the blob. It is read once more, and goes if it is wrong again, so that it is fetched again:
-    /// what was damaged on its way to this replica is right for all others.
-    pub(crate) async fn distrust(&self) {
-        let is_right = tokio::time::timeout(SECOND_LOOK, self.is_right()).await.ok().flatten();
-        self.judged(is_right).await;
+    /// What it gave is not the blob: others are asked from now on. It is read once more behind whoever waits, and goes if
+    /// it is wrong again, so that it is fetched again: what was damaged on its way to this replica is right for all others.
+    pub(crate) fn distrust(self: &Arc<Self>) {
+        self.gone.store(true, Ordering::Release);
+        self.bucket.doubted().add(&self.digest);
+        let doubted = Arc::clone(self);
+        // A stop does not wait for it: who reads it then finds it out once more.
+        tokio::spawn(async move {
+            let is_right = tokio::time::timeout(SECOND_LOOK, doubted.is_right()).await.ok().flatten();
+            doubted.judged(is_right).await;
+        });
+    }
+
+    /// Nothing of what it gave is used.
+    pub(crate) fn is_of_no_use(&self) {
+        self.gave.store(0, Ordering::Release);
     }
 
     /// Whether all of the object is the blob, read anew; `None` where there is none, or it does not come.
     async fn is_right(&self) -> Option<bool> {
-        self.bucket.sized(&self.digest).await.ok()??;
+        let size = self.bucket.sized(&self.digest).await.ok()??;
+        if self.size.is_some_and(|known| known != size) {
+            return Some(false);
+        }
         let Some(mut reading) = self.bucket.blob(&self.digest, Span::from(0), Pace::Any).await.ok()? else {
             // Nothing of that digest has such a size.
             return Some(false);
@@ -176,20 +197,42 @@ impl InBucket {
     async fn judged(&self, is_right: Option<bool>) {
         let digest = self.digest;
         match is_right {
-            Some(false) => {
-                tracing::error!(%digest, "an object in the bucket is not what its name says; it is removed");
-                if let Err(error) = self.bucket.remove(&crate::blob_store::key_of(&digest)).await {
-                    tracing::error!(%digest, %error, "it could not be removed");
-                }
+            Some(false) => self.take_away().await,
+            Some(true) => {
+                self.bucket.doubted().remove(&digest);
+                tracing::error!(
+                    %digest,
+                    "what came from the bucket was not what its name says, and the object is: it was damaged on its way here"
+                );
             }
-            Some(true) => tracing::error!(
-                %digest,
-                "what came from the bucket was not what its name says, and the object is: it was damaged on its way here"
-            ),
             None => tracing::error!(
                 %digest,
                 "what came from the bucket was not what its name says; the object stays, since it cannot be read again"
             ),
         }
+    }
+
+    /// The object is wrong. Where the store keeps to conditions it goes, unless the blob has gone up meanwhile; else it
+    /// stays until that. Who has the blob owes it.
+    async fn take_away(&self) {
+        let (digest, key) = (self.digest, key_of(&self.digest));
+        let may_go = tokio::time::timeout(SECOND_LOOK, self.bucket.keeps_to_conditions()).await.unwrap_or(false);
+        let _turn = self.bucket.doubted().turn().await;
+        if !self.bucket.doubted().has(&digest) {
+            return;
+        }
+        if may_go {
+            tracing::error!(%digest, "an object in the bucket is not what its name says; it is removed");
+            match self.bucket.remove(&key).await {
+                Ok(()) => self.bucket.doubted().remove(&digest),
+                Err(error) => tracing::error!(%digest, %error, "it could not be removed"),
+            }
+        } else {
+            tracing::error!(
+                %digest,
+                "an object in the bucket is not what its name says; it stays until the right one goes up, since nothing is deleted from this store"
+            );
+        }
+        self.owed.up(&key);
     }
 }

@@ -123,10 +123,11 @@ impl Shared {
     }
 
     /// How many entries there are.
-    pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 3] {
         let lately = self.absent.entry_count() + self.notes.entry_count() + self.acts.entry_count();
         let lately = lately + self.used.as_ref().map_or(0, Cache::entry_count);
-        [("bucket_lately", lately), ("owed", self.owed.len() as u64)]
+        let doubted = self.bucket.doubted().len() as u64;
+        [("bucket_lately", lately), ("bucket_doubted", doubted), ("owed", self.owed.len() as u64)]
     }
 
     /// Content is about to be stored that comes from the bucket.
@@ -187,7 +188,7 @@ impl Shared {
 
     /// A blob in it, whose size in bytes may be known.
     pub(crate) fn blob(&self, digest: &Digest, size: Option<u64>, waited: &Waited) -> Arc<InBucket> {
-        InBucket::new(self.bucket.clone(), *digest, size, waited.clone())
+        InBucket::new((self.bucket.clone(), Arc::clone(&self.owed)), *digest, size, waited.clone())
     }
 
     /// A manifest in it, with the right digest, if it comes at this pace.
@@ -197,7 +198,7 @@ impl Shared {
         if Digest::of(digest.algorithm(), &bytes) == *digest {
             return Some(bytes);
         }
-        self.blob(digest, None, &Waited::default()).distrust().await;
+        self.blob(digest, None, &Waited::default()).distrust();
         None
     }
 

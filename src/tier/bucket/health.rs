@@ -118,10 +118,11 @@ impl Bucket {
     }
 
     /// The same for content, and for who asks at this pace.
-    pub(super) fn may_give(&self, asked: Asked, pace: Pace) -> Result<(), Trouble> {
+    pub(super) fn may_give(&self, digest: &Digest, asked: Asked, pace: Pace) -> Result<(), Trouble> {
         self.may_be_asked(asked)?;
         let left_alone = match pace {
             Pace::Any => None,
+            Pace::Helps if self.doubted.has(digest) => Some("it gave this wrongly".to_owned()),
             Pace::Helps => self.health.of(asked).trouble(),
         };
         left_alone.map_or(Ok(()), |why| Err(Trouble::LeftAlone(why)))
