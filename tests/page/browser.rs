@@ -60,6 +60,12 @@ impl Driver {
     }
 
     async fn order(&self, method: &str, path: &str, order: &Value) -> Value {
+        let (status, said) = self.answer(method, path, order).await;
+        assert_eq!(status, 200, "{method} {path}: {said:#}");
+        said["value"].clone()
+    }
+
+    async fn answer(&self, method: &str, path: &str, order: &Value) -> (u16, Value) {
         let body = if method == "POST" { order.to_string() } else { String::new() };
         let headers = [("Host", "localhost"), ("Content-Type", "application/json")];
         let answer = match method {
@@ -67,8 +73,7 @@ impl Driver {
             method => client::request(self.address, method, path, &headers).await,
         };
         let said: Value = serde_json::from_slice(&answer.body).expect("JSON");
-        assert_eq!(answer.status, 200, "{method} {path}: {said:#}");
-        said["value"].clone()
+        (answer.status, said)
     }
 }
 
@@ -146,8 +151,17 @@ impl Browser {
 
     /// As a person clicks: where it is, if it can be seen.
     pub(super) async fn click(&self, selector: &str) {
-        let element = self.element(selector).await;
-        self.order(&format!("element/{element}/click"), json!({})).await;
+        loop {
+            let element = self.element(selector).await;
+            let path = format!("/session/{}/element/{element}/click", self.session);
+            let (status, said) = self.driver.answer("POST", &path, &json!({})).await;
+            // The page drew it anew since it was found, as a list does that has news.
+            if said["value"]["error"] == "stale element reference" {
+                continue;
+            }
+            assert_eq!(status, 200, "a click on {selector}: {said:#}");
+            break;
+        }
     }
 
     pub(super) async fn write(&self, selector: &str, text: &str) {
