@@ -47,8 +47,8 @@ use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::config::{self, Config, ConfigError, Loaded, Source};
 use crate::documents::{BucketStatus, Code, Error, Explanation};
-use crate::metadata::MetadataStore as _;
 use crate::metadata::sled::SledMetadata;
+use crate::metadata::{FirstLook, MetadataStore as _};
 use crate::metrics::Metrics;
 use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::keep::collector::Collector;
@@ -189,7 +189,7 @@ fn terms(config: &Config, upstreams: &Upstreams, bounds: Arc<Bounds>) -> Terms {
         routes: upstreams.routes(&config.routes.default),
         public: upstreams::public(config),
         of_callers: upstreams::of_callers(config),
-        places: Arc::new(upstreams::places(config)),
+        places: Arc::new(upstreams::places(config, FirstLook::Served)),
         policy: config.cache.policy,
         complete_only: config.cache.complete_only,
         prefetch: config.cache.prefetch,

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 pub use self::files::a_tag;
-pub use self::first_places::since_first;
+pub use self::first_places::{FirstLook, since_first};
 pub use self::lists::{KeptList, ListKey};
 pub use self::membership::{Membership, Note, Noted, Proof};
 pub use self::standing::Standing;

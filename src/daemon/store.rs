@@ -26,7 +26,7 @@ use crate::documents::{
 };
 use crate::graph::Graph;
 use crate::metadata::sled::SledMetadata;
-use crate::metadata::{Pin, Standing};
+use crate::metadata::{FirstLook, Pin, Standing};
 use crate::mirror::Routes;
 use crate::mirror::images::catalog::why;
 use crate::oci::ImageName;
@@ -102,7 +102,7 @@ impl OpenedStore {
         drop(entered);
         runtime.block_on(stock::take_stock(&blobs, &metadata, SystemClock.now()));
         let budget = settings::budget(&config.store).map_err(failed)?;
-        let places = Arc::new(upstreams::places(config));
+        let places = Arc::new(upstreams::places(config, FirstLook::Passing));
         let stores = Stores { blobs, ingests, metadata, places, clock: Arc::new(SystemClock) };
         Ok(OpenedStore { stores, budget, _lock: lock, runtime, owner, to_the_end: None })
     }

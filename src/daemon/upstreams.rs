@@ -12,7 +12,7 @@ use crate::access::Access;
 use crate::carrier::Carriers;
 use crate::clock::{Clock, SystemClock};
 use crate::config::{self, Config};
-use crate::metadata::since_first;
+use crate::metadata::{FirstLook, since_first};
 use crate::metrics::Metrics;
 use crate::mirror::{AskReplica, Mode, Replicas, Routes};
 use crate::oci::{Digest, RegistryName, Whereabouts};
@@ -179,9 +179,9 @@ pub(super) fn of_callers(config: &Config) -> HashSet<RegistryName> {
 }
 
 /// Where each of them is, and was first as the store knows it. Blocks.
-pub(super) fn places(config: &Config) -> Whereabouts {
+pub(super) fn places(config: &Config, look: FirstLook) -> Whereabouts {
     let of = |upstream: &config::Upstream| (upstream.host.clone(), upstream.urls.iter().map(place_of).collect());
-    since_first(&config.store.path, config.upstreams.iter().map(of).collect())
+    since_first(&config.store.path, config.upstreams.iter().map(of).collect(), look)
 }
 
 /// Whether this upstream can be asked as it is configured. Reads its files.

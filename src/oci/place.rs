@@ -101,6 +101,13 @@ impl Places {
         self.0.iter().any(|places| places.0.is_subset(&addresses.0))
     }
 
+    /// The same; where none is known, an address that no upstream has: for what somebody else left, of whom it is not known
+    /// where his upstream was.
+    #[must_use]
+    pub fn or_nowhere(self) -> Places {
+        if self.is_empty() { Together::from(Place(String::new())).into() } else { self }
+    }
+
     /// These with those of before, the latest first.
     #[must_use]
     pub fn after(mut self, before: &Places) -> Places {
@@ -218,6 +225,18 @@ mod tests {
         let alone = now.with_alone(&name("a.example"), Place::of("2"));
         let may_be = |then| alone.may_be_at(&name("a.example"), &places(then));
         assert_eq!(["1", "2", "1+2", ""].map(may_be), [false, true, false, true]);
+    }
+
+    #[test]
+    fn what_somebody_else_left_without_a_place_is_of_no_upstream() {
+        let name: RegistryName = "a.example".parse().expect("a name");
+        let now = Whereabouts::from_iter([(name.clone(), together("1"))]);
+        assert!(!now.may_be_at(&name, &Places::default().or_nowhere()));
+        assert!(now.may_be_at(&name, &places("1").or_nowhere()));
+        let written = serde_json::to_string(&Places::default().or_nowhere()).expect("JSON");
+        let read: Places = serde_json::from_str(&written).expect("places");
+        assert!(!now.may_be_at(&name, &read), "{written}");
+        assert!(now.may_be_at(&name, &places("1").after(&read)));
     }
 
     #[test]

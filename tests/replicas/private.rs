@@ -157,6 +157,52 @@ async fn what_a_replica_has_of_a_registry_is_not_given_by_one_whose_upstream_of_
     assert_eq!(scene.registry.count_of(&Match::blobs().get()), 0, "from the bucket");
 }
 
+/// Takes out of what the bucket has where upstreams were, as an earlier version wrote it. How many it was in.
+fn forget_places(scene: &Scene) -> usize {
+    let records = scene.bucket.keys().into_iter().filter_map(|key| {
+        let mut record: serde_json::Value = serde_json::from_slice(&scene.bucket.object(&key)?).ok()?;
+        record.as_object_mut()?.remove("places")?;
+        Some((key, record))
+    });
+    let records: Vec<_> = records.collect();
+    records.iter().for_each(|(key, record)| scene.bucket.put(key, record.to_string()));
+    records.len()
+}
+
+#[tokio::test]
+async fn what_an_earlier_version_left_in_the_bucket_is_given_to_nobody_whose_upstream_has_not_given_it() {
+    let (scene, other) = (Scene::set().await, Registry::start().await);
+    scene.registry.require_tokens(TokenPolicy::bearer().user("ann", "ann").private(REPOSITORY));
+    other.require_tokens(TokenPolicy::bearer().user("bob", "bob").private(REPOSITORY));
+    let image = scene.registry.add_image(REPOSITORY, "old", &[noise(531, 3_000)]);
+    other.add_image(REPOSITORY, "1", &[noise(532, 100)]);
+    let below = |rest: &str| format!("/v2/{REPOSITORY}/{rest}?ns=a.example");
+    let blobs = image.blobs().map(|blob| format!("blobs/{}", blob.digest));
+    let rest = ["manifests/old".to_owned(), format!("manifests/{}", image.manifest.digest)];
+    let paths: Vec<_> = rest.into_iter().chain(blobs).map(|rest| below(&rest)).collect();
+    let [ann, bob] = ["ann", "bob"].map(|user| format!("Basic {}", base64(&format!("{user}:{user}"))));
+    let is_given = async |mirror: &TestMirror, caller: &str, status: u16, when: &str| {
+        for (path, method) in paths.iter().flat_map(|path| ["HEAD", "GET", "GET"].map(|method| (path, method))) {
+            let answer = client::request(mirror.address, method, path, &[("Authorization", caller)]).await;
+            assert_eq!(answer.status, status, "{when}: {method} {path}");
+        }
+        mirror.settled().await;
+        while leases::bucket_of(mirror).await["backlog"] != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let there = passing(&scene, &scene.registry).await;
+    is_given(&there.0, &ann, 200, "where it is").await;
+    assert!(forget_places(&scene) >= paths.len());
+    let here = passing(&scene, &other).await;
+    let his = client::get(here.0.address, &below("manifests/1"), &[("Authorization", &bob)]).await;
+    assert_eq!(his.status, 200, "what he may read");
+    is_given(&here.0, &bob, 404, "where it is not").await;
+    let again = passing(&scene, &scene.registry).await;
+    is_given(&again.0, &ann, 200, "asked for anew where it is").await;
+    is_given(&passing(&scene, &other).await.0, &bob, 404, "after that").await;
+}
+
 #[tokio::test]
 async fn what_still_comes_from_where_an_upstream_was_is_given_to_no_replica_of_where_it_is_now() {
     let (scene, other) = (Scene::set().await, Registry::start().await);

@@ -213,7 +213,9 @@ impl Shared {
             let (location, digest) = &of;
             let (member, noted) = tokio::join!(shared.small::<Membership>(&name), shared.recall_notes(location));
             match member.filter(|_| noted) {
-                Some(Some(member)) if member.descriptor.digest == *digest => {
+                Some(Some(mut member)) if member.descriptor.digest == *digest => {
+                    // Where the upstream of whoever wrote it was, this replica does not know.
+                    member.places = member.places.or_nowhere();
                     let of = location.clone();
                     shared.take_over(&name, move |metadata| metadata.put_member(&of, &member)).await
                 }
@@ -323,6 +325,7 @@ impl Shared {
             if self.owed.is_owed(&names::tag(&key)) || here.as_ref().is_some_and(|here| !record.is_later_than(here)) {
                 continue;
             }
+            record.places = record.places.or_nowhere();
             // The clock of who was told may be another one.
             if let Some(checked_at) = record.observed_at.and_then(|observed| self.by_our_clock(observed)) {
                 record.checked_at = checked_at;
