@@ -86,6 +86,32 @@ def containers(pod):
     return pod.get("initContainers", []) + pod["containers"]
 
 
+def checked(objects, folder):
+    """What the program's own check says of the settings and the variables of a mirror's pod."""
+    text = settings(objects)
+    # Secrets are files that are not here.
+    (pathlib.Path(folder) / "peers_secret").write_text("sixteen bytes and more")
+    if not (pathlib.Path(folder) / "tls.crt").exists():
+        certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-addext",
+                       "subjectAltName=IP:127.0.0.1", "-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt"]
+        subprocess.run(certificate, capture_output=True, check=True)
+    (pathlib.Path(folder) / "root.pem").write_text((pathlib.Path(folder) / "tls.crt").read_text())
+    file = pathlib.Path(folder) / "mirror.toml"
+    for place in ["peers", "tls", "bucket-ca"]:
+        text = text.replace(f"/etc/registry-mirror/{place}/", f"{folder}/")
+    file.write_text(text)
+    environment = {"PATH": os.environ["PATH"], "REGISTRY_MIRROR_STORE_PATH": f"{folder}/store",
+                   "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
+    mirror, = [it for pod in pods(objects) for it in pod["containers"] if it["name"] == "mirror"]
+    for flag in ["listen", "admin"]:
+        environment[f"REGISTRY_MIRROR_SERVER_{flag.upper()}"] = mirror["args"][mirror["args"].index(f"--{flag}") + 1]
+    for it in mirror["env"]:
+        if it["name"].startswith("REGISTRY_MIRROR_") and it["name"] not in ("REGISTRY_MIRROR_CONFIG", "REGISTRY_MIRROR_STORE_PATH"):
+            address = "fd00::7" if "[" in it["value"] else "10.1.2.3"
+            environment[it["name"]] = it["value"].replace("$(POD_IP)", address)
+    return subprocess.run([MIRROR, "check", str(file)], capture_output=True, text=True, env=environment)
+
+
 class Chart(unittest.TestCase):
     def test_every_object_is_what_kubernetes_knows(self):
         for version in VERSIONS:
@@ -112,26 +138,7 @@ class Chart(unittest.TestCase):
             with self.subTest(values=values), tempfile.TemporaryDirectory() as folder:
                 if "[store.bucket]" in text and '"bucket"' not in schema:
                     self.skipTest("this program knows no [store.bucket]")
-                # Secrets are files that are not here.
-                (pathlib.Path(folder) / "peers_secret").write_text("sixteen bytes and more")
-                certificate = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=x", "-addext",
-                               "subjectAltName=IP:127.0.0.1", "-keyout", f"{folder}/tls.key", "-out", f"{folder}/tls.crt"]
-                subprocess.run(certificate, capture_output=True, check=True)
-                (pathlib.Path(folder) / "root.pem").write_text((pathlib.Path(folder) / "tls.crt").read_text())
-                file = pathlib.Path(folder) / "mirror.toml"
-                for place in ["peers", "tls", "bucket-ca"]:
-                    text = text.replace(f"/etc/registry-mirror/{place}/", f"{folder}/")
-                file.write_text(text)
-                environment = {"PATH": os.environ["PATH"], "REGISTRY_MIRROR_STORE_PATH": f"{folder}/store",
-                               "AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "key"}
-                mirror, = [it for pod in pods(objects) for it in pod["containers"] if it["name"] == "mirror"]
-                for flag in ["listen", "admin"]:
-                    environment[f"REGISTRY_MIRROR_SERVER_{flag.upper()}"] = mirror["args"][mirror["args"].index(f"--{flag}") + 1]
-                for it in mirror["env"]:
-                    if it["name"].startswith("REGISTRY_MIRROR_") and it["name"] not in ("REGISTRY_MIRROR_CONFIG", "REGISTRY_MIRROR_STORE_PATH"):
-                        address = "fd00::7" if "[" in it["value"] else "10.1.2.3"
-                        environment[it["name"]] = it["value"].replace("$(POD_IP)", address)
-                done = subprocess.run([MIRROR, "check", str(file)], capture_output=True, text=True, env=environment)
+                done = checked(objects, folder)
                 self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_commands_and_flags_are_those_of_the_program(self):
@@ -269,13 +276,13 @@ class Chart(unittest.TestCase):
         self.assertIn(("Service", "my-images-registry-mirror"), rendered(release="my.images"))
 
     def test_numbers_are_written_out(self):
-        objects = of("tls", "--set", "bucket.name=b", "--set-json", "bucket.maxSize=3e12")
+        objects = of("tls", "--set", "bucket.name=images", "--set-json", "bucket.maxSize=3e12")
         env = {it["name"]: it.get("value") for it in the_pod(objects, "DaemonSet")["containers"][0]["env"]}
         self.assertEqual(env["REGISTRY_MIRROR_STORE_MAX_SIZE"], "20000000000B")
         self.assertEqual(tomllib.loads(settings(objects))["store"]["bucket"]["max_size"], "3000000000000B")
         self.assertIn('max_size = "0"', settings(of("bucket")))
         claim = rendered("--set", "store.size=200000000000")[("PersistentVolumeClaim", "m-registry-mirror")]
-        self.assertEqual(claim["spec"]["resources"]["requests"]["storage"], 200000000000)
+        self.assertEqual(claim["spec"]["resources"]["requests"]["storage"], "200000000000")
 
     def test_a_value_of_another_type_or_name_is_refused_by_its_name(self):
         for wrong, expected in [
@@ -330,7 +337,7 @@ class Chart(unittest.TestCase):
         self.assertEqual(undo["args"], ["setup", "containerd", "--root", "/host", "--undo"])
         for wrong, expected in [
             (["nodes.mirror=http://127.0.0.1:5000"], "the mirror speaks TLS"), (["nodes.client=k3s"], "only containerd is told of it"),
-            (["tls.secret="], "which is empty"), (["bucket.name=b", "bucket.peersSecret=p"], "no certificate names"),
+            (["tls.secret="], "which is empty"), (["bucket.name=images", "bucket.peersSecret=p"], "no certificate names"),
         ]:
             sets = [part for it in wrong for part in ("--set", it)]
             self.assertIn(expected, helm("--values", str(CHART / "ci/tls.yaml"), *sets).stderr)

@@ -85,7 +85,7 @@
 
 {{- define "mirror.selector" -}}
 app.kubernetes.io/name: registry-mirror
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* The labels of the mirror's own pods, on one line. */}}
@@ -139,7 +139,7 @@ peers_secret = "file:/etc/registry-mirror/peers/peers_secret"
 {{/* The init container that sets up the node it runs on, or takes that back; the only one that is root. */}}
 {{- define "mirror.setup" -}}
 - name: {{ if .Values.undo }}undo{{ else }}setup{{ end }}
-  image: {{ include "mirror.image" . }}
+  image: {{ include "mirror.image" . | quote }}
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   args:
     - setup
@@ -151,14 +151,14 @@ peers_secret = "file:/etc/registry-mirror/peers/peers_secret"
     {{- else }}
     - --apply
     - --mirror
-    - {{ if .Values.nodes.mirror }}{{ .Values.nodes.mirror }}{{ else if and (eq .Values.kind "DaemonSet") (eq .Values.ipFamily "IPv4") }}{{ include "mirror.scheme" . }}://127.0.0.1:{{ int .Values.service.port }}{{ else }}{{ fail "nodes.mirror: say where nodes reach the mirror, such as http://127.0.0.1:30500 with service.type=NodePort" }}{{ end }}
+    - {{ if .Values.nodes.mirror }}{{ .Values.nodes.mirror | quote }}{{ else if and (eq .Values.kind "DaemonSet") (eq .Values.ipFamily "IPv4") }}{{ include "mirror.scheme" . }}://127.0.0.1:{{ int .Values.service.port }}{{ else }}{{ fail "nodes.mirror: say where nodes reach the mirror, such as http://127.0.0.1:30500 with service.type=NodePort" }}{{ end }}
     {{- if .Values.tls.ca }}
     - --mirror-ca
-    - /tls/{{ .Values.tls.ca }}
+    - {{ printf "/tls/%s" .Values.tls.ca | quote }}
     {{- end }}
     {{- range .Values.nodes.registries }}
     - --for
-    - {{ . }}
+    - {{ . | quote }}
     {{- end }}
     {{- end }}
   securityContext:
@@ -180,7 +180,7 @@ peers_secret = "file:/etc/registry-mirror/peers/peers_secret"
 {{- define "mirror.setupVolumes" -}}
 - {name: host, hostPath: {path: /, type: Directory}}
 {{- if and .Values.tls.ca (not .Values.undo) }}
-- {name: authority, secret: {secretName: {{ .Values.tls.secret }}, items: [{key: {{ .Values.tls.ca }}, path: {{ .Values.tls.ca }}}]}}
+- {name: authority, secret: {secretName: {{ .Values.tls.secret | quote }}, items: [{key: {{ .Values.tls.ca | quote }}, path: {{ .Values.tls.ca | quote }}}]}}
 {{- end }}
 {{- end }}
 
@@ -191,10 +191,10 @@ metadata:
     app.kubernetes.io/component: mirror
     {{- with .Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
-    checksum/config: {{ include "mirror.config" . | sha256sum }}
+    checksum/config: {{ include "mirror.config" . | sha256sum | quote }}
     {{- with .Values.podAnnotations }}{{ toYaml . | nindent 4 }}{{ end }}
 spec:
-  serviceAccountName: {{ include "mirror.serviceAccount" . }}
+  serviceAccountName: {{ include "mirror.serviceAccount" . | quote }}
   automountServiceAccountToken: false
   # The variables that it makes of Services would be mistaken for settings.
   enableServiceLinks: false
@@ -204,7 +204,7 @@ spec:
   imagePullSecrets: {{ toYaml . | nindent 4 }}
   {{- end }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- with .Values.nodeSelector }}
   nodeSelector: {{ toYaml . | nindent 4 }}
@@ -231,7 +231,7 @@ spec:
   {{- end }}
   containers:
     - name: mirror
-      image: {{ include "mirror.image" . }}
+      image: {{ include "mirror.image" . | quote }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       args: [serve, --config, /etc/registry-mirror/config/mirror.toml, --listen, "{{ include "mirror.anyAddress" . }}:5000", --admin, "{{ include "mirror.anyAddress" . }}:5080", --store, /var/cache/registry-mirror]
       env:
@@ -247,11 +247,11 @@ spec:
         - {name: REGISTRY_MIRROR_CONFIG, value: /etc/registry-mirror/config/mirror.toml}
         - {name: REGISTRY_MIRROR_STORE_PATH, value: /var/cache/registry-mirror}
         {{- with .Values.bucket }}{{ if and .credentialsSecret .credentialsKeys.id }}
-        - {name: AWS_ACCESS_KEY_ID, valueFrom: {secretKeyRef: {name: {{ .credentialsSecret }}, key: {{ .credentialsKeys.id }}}}}
-        - {name: AWS_SECRET_ACCESS_KEY, valueFrom: {secretKeyRef: {name: {{ .credentialsSecret }}, key: {{ .credentialsKeys.secret }}}}}
+        - {name: AWS_ACCESS_KEY_ID, valueFrom: {secretKeyRef: {name: {{ .credentialsSecret | quote }}, key: {{ .credentialsKeys.id | quote }}}}}
+        - {name: AWS_SECRET_ACCESS_KEY, valueFrom: {secretKeyRef: {name: {{ .credentialsSecret | quote }}, key: {{ .credentialsKeys.secret | quote }}}}}
         {{- end }}{{ end }}
       {{- if and .Values.bucket.credentialsSecret (not .Values.bucket.credentialsKeys.id) }}
-      envFrom: [{secretRef: {name: {{ .Values.bucket.credentialsSecret }}}}]
+      envFrom: [{secretRef: {name: {{ .Values.bucket.credentialsSecret | quote }}}}]
       {{- end }}
       ports:
         - name: pull
@@ -288,27 +288,27 @@ spec:
   volumes:
     - name: store
       {{- if .Values.store.hostPath }}
-      hostPath: {path: {{ .Values.store.hostPath }}, type: Directory}
+      hostPath: {path: {{ .Values.store.hostPath | quote }}, type: Directory}
       {{- else if or .Values.bucket.name (eq .Values.kind "DaemonSet") }}
       emptyDir: {}
       {{- else }}
-      persistentVolumeClaim: {claimName: {{ .Values.store.existingClaim | default (include "mirror.name" .) }}}
+      persistentVolumeClaim: {claimName: {{ .Values.store.existingClaim | default (include "mirror.name" .) | quote }}}
       {{- end }}
     - {name: config, configMap: {name: {{ include "mirror.name" . }}}}
     {{- with .Values.secret }}
-    - {name: secret, secret: {secretName: {{ . }}, defaultMode: 0440}}
+    - {name: secret, secret: {secretName: {{ . | quote }}, defaultMode: 0440}}
     {{- end }}
     {{- with .Values.tls.secret }}
-    - {name: tls, secret: {secretName: {{ . }}, defaultMode: 0440}}
+    - {name: tls, secret: {secretName: {{ . | quote }}, defaultMode: 0440}}
     {{- end }}
     {{- with .Values.bucket.ca.configMap }}
-    - {name: bucket-ca, configMap: {name: {{ . }}}}
+    - {name: bucket-ca, configMap: {name: {{ . | quote }}}}
     {{- end }}
     {{- with .Values.bucket.ca.secret }}
-    - {name: bucket-ca, secret: {secretName: {{ . }}, items: [{key: {{ $.Values.bucket.ca.key }}, path: {{ $.Values.bucket.ca.key }}}]}}
+    - {name: bucket-ca, secret: {secretName: {{ . | quote }}, items: [{key: {{ $.Values.bucket.ca.key | quote }}, path: {{ $.Values.bucket.ca.key | quote }}}]}}
     {{- end }}
     {{- with .Values.bucket.peersSecret }}
-    - {name: peers, secret: {secretName: {{ . }}, defaultMode: 0440}}
+    - {name: peers, secret: {secretName: {{ . | quote }}, defaultMode: 0440}}
     {{- end }}
     {{- if and (eq .Values.kind "DaemonSet") (include "mirror.touchesNodes" .) }}
     {{- include "mirror.setupVolumes" . | nindent 4 }}

@@ -1,0 +1,73 @@
+"""What users write into the values of the chart: what is taken makes a pod that starts, the rest is refused by its name."""
+
+import json
+import tempfile
+import tomllib
+import unittest
+
+import kubernetes_validate
+
+from chart import rendered, settings, the_pod
+
+BUCKET = {"bucket": {"name": "images", "region": "here"}}
+
+
+def written(values):
+    """The values as a file: with --set, helm has rules of its own for commas and braces."""
+    file = tempfile.NamedTemporaryFile("w", suffix=".json")
+    json.dump(values, file)
+    file.flush()
+    return file
+
+
+def made(values, release="m"):
+    with written(values) as file:
+        return rendered("--values", file.name, release=release)
+
+
+def merged(one, other):
+    return {**one, **{key: merged(one[key], it) if isinstance(it, dict) and key in one else it for key, it in other.items()}}
+
+
+class Values(unittest.TestCase):
+    def every_object_is_known(self, objects):
+        for (kind, name), it in objects.items():
+            if kind != "ServiceMonitor":
+                kubernetes_validate.validate(it, "1.37", strict=True)
+
+    def test_a_release_that_looks_like_a_number_is_text(self):
+        for release in ["123", "007", "12.5", "0x1f", "true", "null", "1e3"]:
+            with self.subTest(release=release):
+                values = merged(BUCKET, {"bucket": {"peersSecret": "p"}, "networkPolicy": {"enabled": True}, "nodes": {"setup": True, "mirror": "http://a"},
+                                         "podDisruptionBudget": {"enabled": True}, "serviceMonitor": {"enabled": True}})
+                objects = made(values, release)
+                self.every_object_is_known(objects)
+                for it in objects.values():
+                    self.assertEqual(it["metadata"]["labels"]["app.kubernetes.io/instance"], release)
+                monitor, = [it for (kind, _), it in objects.items() if kind == "ServiceMonitor"]
+                self.assertEqual(monitor["spec"]["selector"]["matchLabels"]["app.kubernetes.io/instance"], release)
+
+    def test_names_that_look_like_numbers_are_text(self):
+        for name in ["123", "true", "0x1f", "1e3", "null"]:
+            with self.subTest(name=name):
+                values = {"kind": "DaemonSet", "secret": name, "tls": {"secret": name, "ca": name}, "serviceAccount": {"name": name}, "priorityClassName": name,
+                          "imagePullSecrets": [{"name": name}], "nodes": {"setup": True, "registries": [name], "pauseImage": name},
+                          "bucket": {"name": name if len(name) > 2 else "images", "region": name, "ca": {"secret": name, "key": name}, "credentialsSecret": name,
+                                     "credentialsKeys": {"id": name, "secret": name}}}
+                objects = made(values)
+                self.every_object_is_known(objects)
+                bucket = tomllib.loads(settings(objects))["store"]["bucket"]
+                self.assertEqual((bucket["name"], bucket["region"]), (name, name))
+                self.every_object_is_known(made({"store": {"existingClaim": name}, "nodes": {"setup": True, "mirror": "http://a", "pauseImage": name}}))
+                self.every_object_is_known(made({"store": {"storageClass": name}}))
+                values = merged(BUCKET, {"bucket": {"credentialsSecret": name, "peersSecret": name, "ca": {"configMap": name}}})
+                self.every_object_is_known(made(values))
+
+    def test_a_folder_is_the_one_that_was_written(self):
+        for path in ["/data/a, b", "/data/{x}", "/data/a: b", "/data/a #b", '/data/"a"']:
+            volume, = [it for it in the_pod(made({"store": {"hostPath": path}}))["volumes"] if it["name"] == "store"]
+            self.assertEqual(volume["hostPath"]["path"], path)
+
+
+if __name__ == "__main__":
+    unittest.main()
