@@ -7,7 +7,7 @@ import unittest
 
 import kubernetes_validate
 
-from chart import rendered, settings, the_pod
+from chart import checked, helm, rendered, settings, the_pod
 
 BUCKET = {"bucket": {"name": "images", "region": "here"}}
 
@@ -23,6 +23,12 @@ def written(values):
 def made(values, release="m"):
     with written(values) as file:
         return rendered("--values", file.name, release=release)
+
+
+def refused(values):
+    with written(values) as file:
+        done = helm("--values", file.name)
+    return done.stderr if done.returncode else ""
 
 
 def merged(one, other):
@@ -67,6 +73,39 @@ class Values(unittest.TestCase):
         for path in ["/data/a, b", "/data/{x}", "/data/a: b", "/data/a #b", '/data/"a"']:
             volume, = [it for it in the_pod(made({"store": {"hostPath": path}}))["volumes"] if it["name"] == "store"]
             self.assertEqual(volume["hostPath"]["path"], path)
+
+    def test_settings_are_understood_in_every_form(self):
+        nodes = {"kind": "DaemonSet", "nodes": {"setup": True}}
+        told = lambda config: the_pod(made({**nodes, "config": config}), "DaemonSet")["initContainers"][0]["args"][6]
+        for config in ['server = { tls = { cert = "/a", key = "/b" } }', '[server]\n"tls" = { cert = "/a" }', '["server".tls]\ncert = "/a"',
+                       "[server]\n'tls'.'cert' = '/a'", '[ server . tls ]\n"cert"="/a"']:
+            with self.subTest(config=config):
+                self.assertEqual(told(config), "https://127.0.0.1:5000")
+                self.assertIn("take it out", refused({"config": config, "tls": {"secret": "x"}}))
+        for config in ['[server.tls]\ncert = ""\nkey = ""', '# [server.tls]\n# cert = "/a"', '[[upstream]]\nhost = "a.example"\ntls.cert = "/a"',
+                       'x = """\n[server.tls]\ncert = "/a"\n"""', "server.tls = {}"]:
+            with self.subTest(config=config):
+                self.assertEqual(told(config), "http://127.0.0.1:5000")
+        for config in ['server = { drain = "5m" }', '[server]\n"drain" = "5m"', "['server']\n'drain' = '5m'", 'server.drain = "5m"']:
+            with self.subTest(config=config):
+                self.assertIn("said as drain", refused({"config": config}))
+        # Of something else that is called so nothing is said.
+        self.assertEqual(refused({"config": '[other]\ndrain = "5m"'}), "")
+        self.assertIn("no TOML", refused({"config": "[server"}))
+
+    def test_what_the_chart_adds_fits_into_the_settings_or_they_are_refused(self):
+        adds = merged(BUCKET, {"tls": {"secret": "x"}})
+        for config, expected in [
+            ("server = { max_connections = 5 }", "[server] and a line for each key"), ("'store' = { min_free = '5%' }", "[store] and a line for each key"),
+            ('[store]\nbucket = { region = "x" }', "take it out"), ('[store.bucket]\nname = "abc"', "take it out"), ("store = 5", "does not fit in"),
+        ]:
+            with self.subTest(config=config):
+                self.assertIn(expected, refused({**adds, "config": config}))
+        with tempfile.TemporaryDirectory() as folder:
+            for values in [{**adds, "config": '[server]\nmax_connections = 5\n[store]\nmin_free = "5%"'}, {**adds, "config": 'server.max_connections = 5\nstore.min_free = "5%"'},
+                           {"config": 'server = { max_connections = 5 }\nstore = { min_free = "5%" }'}]:
+                done = checked(made(values), folder)
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
 
 if __name__ == "__main__":

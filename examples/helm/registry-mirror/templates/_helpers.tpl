@@ -16,13 +16,20 @@
 {{- $size }}{{ if regexMatch "^[0-9]*[1-9][0-9]*$" $size }}B{{ end }}
 {{- end }}
 
-{{/* Whether the settings that were written have certificates. */}}
-{{- define "mirror.ownTls" -}}
-{{ if regexMatch `(?m)^\s*(\[\s*server\s*\.\s*tls\s*\]|(server\s*\.\s*)?tls\s*[.=])` .Values.config }}yes{{ end }}
+{{/* A table of a table as JSON, in whatever form it was written; none where it is something else. */}}
+{{- define "mirror.table" -}}
+{{- $table := get (index . 0) (index . 1) }}
+{{- if kindIs "map" $table }}{{ toJson $table }}{{ else }}{}{{ end }}
+{{- end }}
+
+{{/* [server] of the settings that were written. */}}
+{{- define "mirror.ownServer" -}}
+{{ include "mirror.table" (list (fromToml .Values.config) "server") }}
 {{- end }}
 
 {{- define "mirror.scheme" -}}
-{{ if or .Values.tls.secret (include "mirror.ownTls" .) }}https{{ else }}http{{ end }}
+{{- $tls := include "mirror.table" (list (include "mirror.ownServer" . | fromJson) "tls") | fromJson }}
+{{- if or .Values.tls.secret $tls.cert }}https{{ else }}http{{ end }}
 {{- end }}
 
 {{- define "mirror.anyAddress" -}}
@@ -48,11 +55,27 @@
 {{- if and (eq .Values.kind "Deployment") (gt (int .Values.replicas) 1) (not .Values.bucket.name) }}
 {{- fail "replicas: more than one needs a bucket, or kind=DaemonSet; each store is for one daemon" }}
 {{- end }}
-{{- if regexMatch `(?m)^\s*(server\s*\.\s*)?drain\s*=` .Values.config }}
+{{- with (fromToml .Values.config).Error }}
+{{- fail (printf "config: is no TOML: %s" .) }}
+{{- end }}
+{{- $server := include "mirror.ownServer" . | fromJson }}
+{{- if hasKey $server "drain" }}
 {{- fail "config: how long pulls may end is said as drain, a value of the chart, so that Kubernetes waits for it" }}
 {{- end }}
-{{- if and .Values.tls.secret (include "mirror.ownTls" .) }}
+{{- if and .Values.tls.secret (hasKey $server "tls") }}
 {{- fail "config: has a [server.tls] of its own; take it out, tls.secret makes one" }}
+{{- end }}
+{{- if and .Values.bucket.name (hasKey (include "mirror.table" (list (fromToml .Values.config) "store") | fromJson) "bucket") }}
+{{- fail "config: has a [store.bucket] of its own; take it out, bucket.name makes one" }}
+{{- end }}
+{{- /* fromToml takes more tables after such a one, the program does not. */}}
+{{- range $name, $adds := dict "server" .Values.tls.secret "store" .Values.bucket.name }}
+{{- if and $adds (regexMatch (printf `(?m)^\s*["']?%s["']?\s*=\s*[{]` $name) $.Values.config) }}
+{{- fail (printf "config: write %s as a table, [%s] and a line for each key, not as %s = {…}: more is added to it" $name $name $name) }}
+{{- end }}
+{{- end }}
+{{- with (fromToml (include "mirror.config" .)).Error }}
+{{- fail (printf "config: what tls.secret and bucket.name add to it does not fit in: %s" .) }}
 {{- end }}
 {{- if and (eq (include "mirror.scheme" .) "https") .Values.bucket.name .Values.bucket.peersSecret }}
 {{- fail "bucket.peersSecret: replicas ask each other by the addresses of their pods, which no certificate names; end TLS in front of them, or leave peersSecret empty" }}
