@@ -74,6 +74,29 @@ class Values(unittest.TestCase):
             volume, = [it for it in the_pod(made({"store": {"hostPath": path}}))["volumes"] if it["name"] == "store"]
             self.assertEqual(volume["hostPath"]["path"], path)
 
+    def test_no_two_pods_have_the_same_folder_of_a_node(self):
+        on_the_node = merged(BUCKET, {"store": {"hostPath": "/data"}})
+        deployment = lambda values: made(values)[("Deployment", "m-registry-mirror")]["spec"]
+        self.assertEqual(deployment(on_the_node)["strategy"], {"type": "Recreate"})
+        self.assertNotIn("affinity", the_pod(made(on_the_node)))
+        replicas = merged(on_the_node, {"replicas": 3})
+        self.assertEqual(deployment(replicas)["strategy"], {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}})
+        key = "requiredDuringSchedulingIgnoredDuringExecution"
+        theirs = {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": {"matchLabels": {"a": "b"}}}
+        node = {"nodeAffinity": {key: {"nodeSelectorTerms": [{"matchExpressions": [{"key": "disk", "operator": "Exists"}]}]}}}
+        for affinity, others in [({}, []), ({"podAntiAffinity": {key: [theirs]}, **node}, [theirs]), (node, []), (None, [])]:
+            objects = made(merged(replicas, {"affinity": affinity}))
+            self.every_object_is_known(objects)
+            pod = objects[("Deployment", "m-registry-mirror")]["spec"]["template"]
+            *before, last = pod["spec"]["affinity"]["podAntiAffinity"][key]
+            self.assertEqual(before, others)
+            self.assertEqual(last["topologyKey"], "kubernetes.io/hostname")
+            self.assertTrue(last["labelSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items())
+            self.assertEqual(pod["spec"]["affinity"].get("nodeAffinity"), (affinity or {}).get("nodeAffinity"))
+        # With a folder that goes with the pod nothing is in the way.
+        self.assertEqual(deployment(merged(BUCKET, {"replicas": 3}))["strategy"], {"type": "RollingUpdate"})
+        self.assertNotIn("affinity", the_pod(made(merged(BUCKET, {"replicas": 3}))))
+
     def test_settings_are_understood_in_every_form(self):
         nodes = {"kind": "DaemonSet", "nodes": {"setup": True}}
         told = lambda config: the_pod(made({**nodes, "config": config}), "DaemonSet")["initContainers"][0]["args"][6]

@@ -131,6 +131,18 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "mirror.name" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
 
+{{/* Pods of a Deployment that keep their stores in the same folder of a node are kept apart: one store is for one daemon. */}}
+{{- define "mirror.affinity" -}}
+{{- $affinity := deepCopy (.Values.affinity | default dict) }}
+{{- if and .Values.store.hostPath (eq .Values.kind "Deployment") (gt (int .Values.replicas) 1) }}
+{{- $apart := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "mirror.replicas" . | fromJson)) }}
+{{- $theirs := include "mirror.table" (list $affinity "podAntiAffinity") | fromJson }}
+{{- $key := "requiredDuringSchedulingIgnoredDuringExecution" }}
+{{- $_ := set $affinity "podAntiAffinity" (set $theirs $key (append (get $theirs $key | default list) $apart)) }}
+{{- end }}
+{{- with $affinity }}{{ toYaml . }}{{ end }}
+{{- end }}
+
 {{/* mirror.toml: what was written, certificates, and the bucket. */}}
 {{- define "mirror.config" -}}
 {{- with .Values.config }}{{ . | trimSuffix "\n" }}
@@ -235,8 +247,8 @@ spec:
   {{- with .Values.tolerations }}
   tolerations: {{ toYaml . | nindent 4 }}
   {{- end }}
-  {{- with .Values.affinity }}
-  affinity: {{ toYaml . | nindent 4 }}
+  {{- with include "mirror.affinity" . }}
+  affinity: {{ . | nindent 4 }}
   {{- end }}
   {{- with .Values.topologySpreadConstraints }}
   topologySpreadConstraints: {{ toYaml . | nindent 4 }}
