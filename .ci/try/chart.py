@@ -249,6 +249,7 @@ class Chart(unittest.TestCase):
         self.assertEqual(volumes["bucket-ca"]["secret"], {"secretName": "keys", "items": [{"key": "root.pem", "path": "root.pem"}]})
         self.assertIn("not in both", helm("--set", "bucket.ca.configMap=a", "--set", "bucket.ca.secret=b").stderr)
         self.assertIn("both of them", helm("--set", "bucket.credentialsKeys.id=a").stderr)
+        self.assertIn("which is empty", helm("--set", "bucket.credentialsKeys.id=a", "--set", "bucket.credentialsKeys.secret=b").stderr)
 
     def test_where_there_is_no_ipv4_it_listens_and_is_named_by_ipv6(self):
         for values, family, any_address, named in [("bucket", "IPv4", "0.0.0.0", "$(POD_IP)"), ("bucket-of-our-own", "IPv6", "[::]", "[$(POD_IP)]")]:

@@ -1,13 +1,14 @@
 """What users write into the values of the chart: what is taken makes a pod that starts, the rest is refused by its name."""
 
 import json
+import subprocess
 import tempfile
 import tomllib
 import unittest
 
 import kubernetes_validate
 
-from chart import checked, helm, rendered, settings, the_pod
+from chart import MIRROR, checked, helm, rendered, settings, the_pod
 
 BUCKET = {"bucket": {"name": "images", "region": "here"}}
 
@@ -29,6 +30,13 @@ def refused(values):
     with written(values) as file:
         done = helm("--values", file.name)
     return done.stderr if done.returncode else ""
+
+
+def nested(path, value):
+    """{"a": {"b": value}} for a/b."""
+    for key in reversed(path.split("/")):
+        value = {key: value}
+    return value
 
 
 def merged(one, other):
@@ -73,6 +81,67 @@ class Values(unittest.TestCase):
         for path in ["/data/a, b", "/data/{x}", "/data/a: b", "/data/a #b", '/data/"a"']:
             volume, = [it for it in the_pod(made({"store": {"hostPath": path}}))["volumes"] if it["name"] == "store"]
             self.assertEqual(volume["hostPath"]["path"], path)
+        self.assertIn("hostPath", refused({"store": {"hostPath": "/data/../etc"}}))
+
+    def test_a_duration_is_not_read_as_octal(self):
+        for drain, seconds in [("08s", 8), ("09m", 540), ("1h08m", 4080), ("010s", 10), ("1m 09s", 69), ("0099999h", 359996400)]:
+            with self.subTest(drain=drain), tempfile.TemporaryDirectory() as folder:
+                objects = made({"drain": drain})
+                self.assertEqual(the_pod(objects)["terminationGracePeriodSeconds"], seconds + 15)
+                done = checked(objects, folder)
+                self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+
+    def test_what_is_taken_the_program_takes(self):
+        sizes = ["1", "20000000000", "20GB", "20 GB", "20K", "20Ki", "20KiB", "007G", "1.5GiB", "0.5TB", "0.001K", "999PiB", "999999999999999B", 1, 10**15]
+        cases = [("store/maxSize", it) for it in [*sizes, "1%", "100%", ""]]
+        cases += [("bucket/maxSize", it) for it in [*sizes, "0", 0]]
+        cases += [("bucket/name", "abc"), ("bucket/prefix", ""), ("bucket/prefix", "a b/…/.c/"), ("bucket/redirectTtl", "168h"), ("bucket/redirectTtl", "08m"),
+                  ("bucket/endpoint", ""), ("bucket/endpoint", "https://s:9/"), ("bucket/endpoint", "http://10.0.0.7:65535"), ("bucket/endpoint", "http://[::1]:1"),
+                  ("bucket/redirect", ["10.0.0.0/32", "10.0.0.7", "0.0.0.0/0", "fd00::/128", "::1"])]
+        with tempfile.TemporaryDirectory() as folder:
+            for path, value in cases:
+                with self.subTest(path=path, value=value):
+                    done = checked(made(merged(BUCKET, nested(path, value))), folder)
+                    self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        for mirror, registry in [("https://a.b:65535", "docker.io"), ("http://[fd00::1]:5000/", "localhost:5000"), ("http://1.2.3.4", "a-b.example"), ("http://a_b", "7:1")]:
+            with self.subTest(mirror=mirror, registry=registry), tempfile.TemporaryDirectory() as node:
+                objects = made({"nodes": {"setup": True, "mirror": mirror, "registries": [registry]}})
+                setup, = objects[("DaemonSet", "m-registry-mirror-nodes")]["spec"]["template"]["spec"]["initContainers"]
+                said = subprocess.run([MIRROR, *(node if it == "/host" else it for it in setup["args"])], capture_output=True, text=True)
+                self.assertEqual(said.returncode, 0, said.stderr)
+
+    def test_what_makes_a_pod_that_cannot_start_is_refused_by_its_name(self):
+        far_away = "99999999999999999999"
+        for path, wrong in [
+            ("drain", [f"{far_away}s", f"{far_away}h", "1000000h", ""]), ("bucket/redirectTtl", ["0s", "169h", "8m 999999s", f"{far_away}s"]),
+            ("store/maxSize", ["0", "0%", "00GB", "0.0GB", "101%", "1.5", "20 ", "99999999P", f"{far_away}B", 0, 10**19]),
+            ("bucket/maxSize", ["80%", "1.5", "", "00", "99999999P", -1]), ("bucket/name", ["b", "a/b", "a" * 64]), ("bucket/region", ["a b"]),
+            ("bucket/prefix", ["a", "/a/", "a//b/", "../", "a/./"]), ("bucket/redirect", [["10.0.0.0/99"], ["10.0.0/8"], ["fd00::/129"], ["1.2.3.256"], ["a"]]),
+            ("bucket/endpoint", ["https://s:9/path", "https://s:99999", "https://u:p@s", "https://s?x", "https://1.2.3.999", "https://[s]", "https://a b"]),
+            ("nodes/mirror", ["http://x y", "http://x/path", "http://x:65536", "http://"]), ("nodes/registries", [["-x"], ["a:b"], ["a:65536"], ["a..b"], ["a_b"]]),
+            ("tls/ca", ["tls.key", "..", ".", "..a"]), ("bucket/ca/key", ["tls.key", "..", ""]), ("bucket/credentialsKeys/id", [".."]),
+            ("store/size", ["0", "0Gi", "0.0Ti", 0]), ("secret", ["a..b", "a.-b"]), ("serviceMonitor/interval", ["1m 30s", "30s1m", "1", ""]),
+            ("imagePullSecrets", [[{"name": 123}], [{}], [{"name": ""}]]), ("podDisruptionBudget/maxUnavailable", ["101%"]),
+            ("podLabels", [{"app.kubernetes.io/name": "x"}, {"app.kubernetes.io/component": "x"}, {"app.kubernetes.io/instance": "x"}, {"a": "b c"}]),
+            ("serviceMonitor/labels", [{"helm.sh/chart": "x"}]), ("podAnnotations", [{"checksum/config": "x"}]),
+        ]:
+            for value in wrong:
+                with self.subTest(path=path, value=value):
+                    said = refused(merged(BUCKET, nested(path, value)))
+                    self.assertIn(path, said.replace(".", "/"))
+        for interval in ["1d", "500ms", "1m30s"]:
+            made({"serviceMonitor": {"enabled": True, "interval": interval}})
+
+    def test_a_default_that_was_taken_away_is_missed_by_its_name(self):
+        for path in ["tls", "tls/secret", "bucket", "bucket/ca", "bucket/ca/key", "bucket/credentialsKeys", "store", "nodes", "service", "image", "drain",
+                     "config", "replicas", "kind", "serviceMonitor", "networkPolicy", "podDisruptionBudget", "serviceAccount", "undo"]:
+            with self.subTest(path=path):
+                said = refused(nested(path, None))
+                self.assertIn(f"missing property '{path.split('/')[-1]}'", said)
+        for path in ["resources", "affinity", "nodeSelector", "tolerations", "podLabels", "podAnnotations", "imagePullSecrets", "topologySpreadConstraints",
+                     "priorityClassName", "image/tag", "networkPolicy/egress", "serviceAccount/annotations", "serviceMonitor/labels"]:
+            with self.subTest(path=path):
+                self.every_object_is_known(made(nested(path, None)))
 
     def test_no_two_pods_have_the_same_folder_of_a_node(self):
         on_the_node = merged(BUCKET, {"store": {"hostPath": "/data"}})

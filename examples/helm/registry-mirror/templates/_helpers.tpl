@@ -40,7 +40,8 @@
 {{- define "mirror.seconds" -}}
 {{- $all := 0 }}
 {{- range $unit, $seconds := dict "h" 3600 "m" 60 "s" 1 }}
-{{- $all = add $all (mul (regexFind (printf "[0-9]+%s" $unit) $ | trimSuffix $unit | int) $seconds) }}
+{{- /* Not int, to which 010 is eight and 08 nothing. */}}
+{{- $all = add $all (mul (regexFind (printf "[0-9]+%s" $unit) $ | trimSuffix $unit | atoi) $seconds) }}
 {{- end }}
 {{- $all }}
 {{- end }}
@@ -77,6 +78,10 @@
 {{- with (fromToml (include "mirror.config" .)).Error }}
 {{- fail (printf "config: what tls.secret and bucket.name add to it does not fit in: %s" .) }}
 {{- end }}
+{{- $redirectTtl := include "mirror.seconds" .Values.bucket.redirectTtl | atoi }}
+{{- if or (lt $redirectTtl 1) (gt $redirectTtl 604800) }}
+{{- fail "bucket.redirectTtl: more than nothing, and no signed address is good for longer than 168h" }}
+{{- end }}
 {{- if and (eq (include "mirror.scheme" .) "https") .Values.bucket.name .Values.bucket.peersSecret }}
 {{- fail "bucket.peersSecret: replicas ask each other by the addresses of their pods, which no certificate names; end TLS in front of them, or leave peersSecret empty" }}
 {{- end }}
@@ -91,6 +96,9 @@
 {{- end }}
 {{- if ne (empty .Values.bucket.credentialsKeys.id) (empty .Values.bucket.credentialsKeys.secret) }}
 {{- fail "bucket.credentialsKeys: both of them, or none" }}
+{{- end }}
+{{- if and .Values.bucket.credentialsKeys.id (not .Values.bucket.credentialsSecret) }}
+{{- fail "bucket.credentialsKeys: are keys of bucket.credentialsSecret, which is empty" }}
 {{- end }}
 {{- if and .Values.bucket.ca.configMap .Values.bucket.ca.secret }}
 {{- fail "bucket.ca: is in a configMap or in a secret, not in both" }}
