@@ -7,12 +7,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+
+use crate::staged;
 
 /// The name of the list in the store.
 pub const NAME: &str = "owed";
@@ -331,12 +332,7 @@ impl State {
         let mut text: String = orders.iter().map(|(_, order, key)| format!("{} {key}\n", word(*order))).collect();
         text.extend(self.uploads.iter().map(|(key, id)| format!("m {key}\t{id}\n")));
         text.extend(self.complete.iter().map(|bucket| format!("c {bucket}\n")));
-        let new = path.with_extension("new");
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, path)?;
+        staged::replace(path, 0o600, text.as_bytes())?;
         self.file = Some(OpenOptions::new().append(true).open(path)?);
         self.lines = self.orders.len() + self.uploads.len();
         Ok(())

@@ -7,7 +7,7 @@
 mod ring;
 
 use std::fs::{self, File};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use crate::clock::{Clock, Timestamp};
 use crate::documents;
 use crate::metrics::{Flow, Metrics};
+use crate::staged;
 use ring::{Counts, Ring, Spared, Sum};
 
 /// How often it is looked at and written.
@@ -164,11 +165,7 @@ fn read(folder: &Path) -> io::Result<Ring> {
 /// Replaces the file as a whole.
 fn write(folder: &Path, bytes: &[u8]) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let unfinished = folder.join("ring.new");
-    let mut file = File::create(&unfinished)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(unfinished, place(folder))
+    staged::replace(&place(folder), 0o600, bytes)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::oci::Algorithm;
+use crate::staged;
 
 /// What this version writes.
 pub const FORMAT: u32 = 1;
@@ -165,9 +166,7 @@ pub fn mark(root: &Path) {
     match mark_of(root) {
         Ok(Some(_)) => {}
         Ok(None) => {
-            let staged = root.join("format.new");
-            let written = fs::write(&staged, format!("{PREFIX}{FORMAT}\n")).and_then(|()| fs::rename(&staged, &path));
-            if let Err(error) = written {
+            if let Err(error) = staged::replace(&path, 0o644, format!("{PREFIX}{FORMAT}\n").as_bytes()) {
                 tracing::warn!(file = %path.display(), %error, "could not mark the format of the store");
             }
         }

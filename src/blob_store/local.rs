@@ -29,6 +29,7 @@ use super::ingest::Ingest;
 use super::{BlobStore, Content, Source, StoreError, Usage, key_of};
 use crate::oci::{Algorithm, Digest};
 use crate::owed::Owed;
+use crate::staged;
 use known::Known;
 use readers::Readers;
 
@@ -424,9 +425,7 @@ fn write_layout_mark(root: &Path) -> io::Result<()> {
     if fs::read(&path).is_ok_and(|content| content == OCI_LAYOUT.as_bytes()) {
         return Ok(());
     }
-    let staged = root.join("oci-layout.new");
-    let written = fs::write(&staged, OCI_LAYOUT).and_then(|()| fs::rename(&staged, &path));
-    if let Err(error) = written {
+    if let Err(error) = staged::replace(&path, 0o644, OCI_LAYOUT.as_bytes()) {
         tracing::warn!(file = %path.display(), %error, "could not mark the store as an image layout");
     }
     Ok(())

@@ -5,13 +5,12 @@
 //! says no place is of nowhere, since nobody knows.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::Path;
 
 use super::files::read_record;
 use crate::oci::{RegistryName, Together, Whereabouts};
+use crate::staged;
 
 const NAME: &str = "places";
 
@@ -55,11 +54,7 @@ pub fn since_first(store: &Path, now: Whereabouts, look: FirstLook) -> Whereabou
 }
 
 fn write(path: &Path, first: &First) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(&serde_json::to_vec(first).map_err(io::Error::other)?)?;
-    file.sync_all()?;
-    fs::rename(&new, path)
+    staged::replace(path, 0o600, &serde_json::to_vec(first).map_err(io::Error::other)?)
 }
 
 #[cfg(test)]
@@ -82,9 +77,9 @@ mod tests {
         assert_eq!(may_be(&[("a.example", "1")]), [true, true]);
         assert_eq!(may_be(&[("a.example", "2"), ("b.example", "1")]), [false, true]);
         assert_eq!(may_be(&[("a.example", "1"), ("b.example", "2")]), [true, false]);
-        fs::write(store.path().join(NAME), "spoilt").expect("written");
+        std::fs::write(store.path().join(NAME), "spoilt").expect("written");
         assert_eq!(may_be(&[("a.example", "1"), ("b.example", "1")]), [false, false], "nobody knows");
-        fs::remove_file(store.path().join(NAME)).expect("removed");
+        std::fs::remove_file(store.path().join(NAME)).expect("removed");
         since_first(store.path(), at(&[("a.example", "2")]), FirstLook::Passing);
         assert_eq!(
             may_be(&[("a.example", "3"), ("b.example", "3")]),
