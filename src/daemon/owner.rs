@@ -1,17 +1,22 @@
 //! Whose files the superuser makes in a store.
 //!
 //! A service keeps its store as a user of its own. What root wrote there as root that user could not read, and the
-//! service would not start any more. So root writes there in the name of the folder's owner, and keeps his
-//! rights: he may read where that user may not. The kernel keeps this for each thread, and gives it to those
-//! that the thread starts.
+//! service would not start any more. So root works there in the name of the folder's owner, and without rights of
+//! his own: else that user could lay links there, and have root write and delete where they lead. The
+//! kernel keeps this for each thread, and gives it to those that the thread starts.
 
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Uid};
-use rustix::process::{getegid, geteuid};
-use rustix::thread::{CapabilitySets, capabilities, set_capabilities, set_thread_res_gid, set_thread_res_uid};
+use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::process::{getegid, geteuid, getgroups};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
+
+use crate::documents::{Code, Error};
 
 /// Somebody else, in whose store root is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,42 +25,125 @@ pub(super) struct Owner {
     gid: Gid,
 }
 
-/// As long as it lives, what this thread makes is the owner's. Not for another thread.
+/// What root keeps of his rights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeping {
+    Nothing,
+    /// He may read everything, and go everywhere: a daemon reads keys and secrets again when it is told to.
+    Reading,
+}
+
+/// As long as it lives, what this thread does is done by the owner. Not for another thread.
 #[derive(Debug)]
 pub(super) struct InHisName {
     /// The group before.
     gid: Gid,
+    /// The other groups before.
+    groups: Vec<Gid>,
+}
+
+/// A folder that is named in a way that its owner can go, too.
+#[derive(Debug)]
+pub(super) struct Reached {
+    pub(super) path: PathBuf,
+    /// What that path leads over, where the owner may not go the usual way.
+    _folder: Option<OwnedFd>,
 }
 
 impl Owner {
-    /// The owner of this folder, where this is root and the folder is not root's.
+    /// The owner of this folder, or of the nearest above it that is there, where this is root and that is not root's.
     pub(super) fn to_write_for(folder: &Path) -> Option<Owner> {
-        let found = std::fs::metadata(folder).ok().filter(|found| geteuid().is_root() && found.uid() != 0)?;
-        Some(Owner { uid: Uid::from_raw(found.uid()), gid: Gid::from_raw(found.gid()) })
+        let there = folder.ancestors().find_map(|folder| rustix::fs::stat(folder).ok());
+        let found = there.filter(|found| geteuid().is_root() && found.st_uid != 0)?;
+        Some(Owner { uid: Uid::from_raw(found.st_uid), gid: Gid::from_raw(found.st_gid) })
     }
 
-    /// Writes in his name from here on. `None` where root may not do that, as in some containers; then it is as it was.
-    pub(super) fn enter(self) -> Option<InHisName> {
+    /// Works in his name from here on.
+    ///
+    /// # Errors
+    /// Where root may not do that, as in some containers. Then it is as it was.
+    pub(super) fn enter(self, keeping: Keeping) -> io::Result<InHisName> {
         // Dropped where it fails half-way.
-        let in_his_name = InHisName { gid: getegid() };
-        let taken_on = self.taken_on();
-        taken_on.inspect_err(|error| tracing::debug!(%error, "files in the store are made as root")).ok()?;
-        Some(in_his_name)
+        let in_his_name = InHisName { gid: getegid(), groups: getgroups()? };
+        // Where the kernel refuses that, there is no way to be without them.
+        let _ = set_thread_groups(&[]);
+        set_thread_res_gid(None, self.gid, None)?;
+        self.take_on(keeping)?;
+        Ok(in_his_name)
     }
 
-    fn taken_on(self) -> io::Result<()> {
-        set_thread_res_gid(None, self.gid, None)?;
+    /// The kernel takes all rights away with the name.
+    fn take_on(self, keeping: Keeping) -> io::Result<()> {
         set_thread_res_uid(None, self.uid, None)?;
-        // The kernel took the rights away with the name.
         let rights = capabilities(None)?;
-        Ok(set_capabilities(None, CapabilitySets { effective: rights.permitted, ..rights })?)
+        let kept = match keeping {
+            Keeping::Nothing => CapabilitySet::empty(),
+            Keeping::Reading => rights.permitted & CapabilitySet::DAC_READ_SEARCH,
+        };
+        Ok(set_capabilities(None, CapabilitySets { effective: kept, ..rights })?)
+    }
+
+    /// Has this done by root, on a thread that a daemon has in his name, where it is for a folder of root's.
+    pub(super) fn aside<T>(self, folder: Option<&Path>, act: impl FnOnce() -> T) -> T {
+        let roots = folder.and_then(|folder| rustix::fs::stat(folder).ok()).is_some_and(|found| found.st_uid == 0);
+        let stepped = roots && !geteuid().is_root() && set_thread_res_uid(None, Uid::ROOT, None).is_ok();
+        let done = act();
+        if stepped && let Err(error) = self.take_on(Keeping::Reading) {
+            tracing::warn!(%error, "files in the store of another user are made as root");
+        }
+        done
+    }
+
+    /// The same for a command, which has nothing to do in this store where it cannot do it in his name.
+    ///
+    /// # Errors
+    /// [`Code::Failed`].
+    pub(super) fn enter_or_refuse(self, store: &Path) -> Result<InHisName, Error> {
+        let (path, uid, gid) = (store.display(), self.uid.as_raw(), self.gid.as_raw());
+        self.enter(Keeping::Nothing).map_err(|error| {
+            let message =
+                format!("the store {path} belongs to uid {uid}, in whose name root cannot work here: {error}");
+            let hint = format!(
+                "run this as that user: setpriv --reuid={uid} --regid={gid} --clear-groups registry-mirror …; or let \
+                 root become that user: CAP_SETUID and CAP_SETGID"
+            );
+            Error::new(Code::Failed, message).with_hint(hint)
+        })
     }
 }
 
-/// Root again, with the group that he had.
+impl Reached {
+    /// How the owner comes to `folder`, by the usual way or else by the one that root has opened for him: the folders
+    /// above that of a user who is made up are root's alone.
+    pub(super) fn by(owner: Option<Owner>, folder: &Path) -> Result<Reached, Error> {
+        let usual = Reached { path: folder.to_owned(), _folder: None };
+        let Some(owner) = owner else { return Ok(usual) };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(opened) = rustix::fs::open(folder, flags, Mode::empty()) else { return Ok(usual) };
+        let _in_his_name = owner.enter_or_refuse(folder)?;
+        if rustix::fs::stat(folder).is_ok() {
+            return Ok(usual);
+        }
+        let path = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+        Ok(Reached { path, _folder: Some(opened) })
+    }
+}
+
+/// An error as it is about the store by its own name.
+pub(super) fn by_its_name(error: Error, reached: &Path, store: &Path) -> Error {
+    let (reached, store) = (reached.display().to_string(), store.display().to_string());
+    Error {
+        message: error.message.replace(&reached, &store),
+        hint: error.hint.map(|hint| hint.replace(&reached, &store)),
+        ..error
+    }
+}
+
+/// Root again, with the groups that he had.
 impl Drop for InHisName {
     fn drop(&mut self) {
-        // The user that this thread really is, is root still, and may.
+        // The user that this thread really is, is root still, and may. His rights come back with the name.
         let _ = set_thread_res_uid(None, Uid::ROOT, None).and_then(|()| set_thread_res_gid(None, self.gid, None));
+        let _ = set_thread_groups(&self.groups);
     }
 }

@@ -12,7 +12,7 @@ use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::owner::Owner;
+use super::owner::{InHisName, Keeping, Owner};
 use super::{Listeners, Prepared, budget};
 use crate::carrier::{Carrier, Carriers};
 use crate::clock::SystemClock;
@@ -71,10 +71,10 @@ pub fn run(
     // What the configuration says wrongly, too.
     let carriers = Carriers::default();
     let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), carriers.clone())?;
-    stay_inside(&config);
-    // Sockets are bound, and the thread for programs is there: they are root's, if this is root.
     let owner = Owner::to_write_for(&config.store.path);
-    let _in_his_name = owner.and_then(Owner::enter);
+    stay_inside(&config, owner);
+    // Sockets are bound, and the thread for programs is there: they are root's, if this is root.
+    let _in_his_name = as_owner(owner);
     let threads = |name, carrier: &Carrier| {
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name(name).enable_all().build();
         runtime.inspect(|runtime| carrier.begin(runtime)).map_err(&no_runtime)
@@ -83,11 +83,17 @@ pub fn run(
     let upstreams = threads("upstreams", &carriers.upstreams)?;
     let tier = config.store.bucket.as_ref().map(|_| threads("bucket", &carriers.tier)).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(&no_runtime)?;
-    let served = runtime.block_on(serve(source, loaded, hang_up, prepared, sockets, announce));
+    let served = runtime.block_on(serve(source, loaded, hang_up, (prepared, owner), sockets, announce));
     // A disk that does not answer any more keeps no process.
     runtime.shutdown_timeout(ENDS_WITHIN);
     std::iter::once(upstreams).chain(tier).for_each(|runtime| runtime.shutdown_timeout(ENDS_WITHIN));
     served
+}
+
+/// In the name of the store's owner, where root may be him; else a daemon serves all the same.
+fn as_owner(owner: Option<Owner>) -> Option<InHisName> {
+    let entered = owner?.enter(Keeping::Reading);
+    entered.inspect_err(|error| tracing::warn!(%error, "files in the store of another user are made as root")).ok()
 }
 
 /// An error that says what was being done.
@@ -103,7 +109,7 @@ fn hide_memory() -> io::Result<()> {
 
 /// Writes nowhere but in the store and in the folders of the admin socket and the audit. Before any
 /// runtime has threads: those that were there would write anywhere.
-fn stay_inside(config: &Config) {
+fn stay_inside(config: &Config, owner: Option<Owner>) {
     let store = &config.store.path;
     let socket = config.server.admin_socket.as_deref().and_then(Path::parent);
     let audit = match &config.callers.audit {
@@ -111,7 +117,9 @@ fn stay_inside(config: &Config) {
         Some(audit::Place::Stderr) | None => None,
     };
     // What cannot be made is told by who needs it.
+    let in_his_name = owner.and_then(|owner| owner.enter(Keeping::Reading).ok());
     let _ = DirBuilder::new().recursive(true).mode(0o700).create(store);
+    drop(in_his_name);
     let _ = socket.map(std::fs::create_dir_all);
     let mut folders: Vec<&Path> =
         [Some(store.as_path()), socket, audit].into_iter().flatten().filter(|path| path.is_dir()).collect();
@@ -128,7 +136,7 @@ async fn serve(
     source: Source,
     loaded: Loaded,
     hang_up: Signal,
-    prepared: Prepared,
+    (prepared, owner): (Prepared, Option<Owner>),
     sockets: systemd::Listeners,
     announce: impl FnOnce(&Config, Bound<'_>, u64),
 ) -> Result<(), Error> {
@@ -143,7 +151,8 @@ async fn serve(
     let daemon = daemon.await.map_err(failed("opening the store"))??;
     // After the lock of the store: a socket that is there now is left over.
     if let Some(path) = &config.server.admin_socket {
-        listeners.admin_socket = admin::socket::bind(path);
+        let bind = || admin::socket::bind(path);
+        listeners.admin_socket = owner.map_or_else(bind, |owner| owner.aside(path.parent(), bind));
         listeners.admin_socket.iter().for_each(|_| daemon.lock.say_where(path));
     }
     // A file that grows beyond the limit of the process is an error to be handled, not the end.

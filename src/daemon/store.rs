@@ -4,13 +4,13 @@
 
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::owner::{InHisName, Owner};
-use super::{Daemon, StartError, settings, stock, upstreams};
+use super::owner::{InHisName, Owner, Reached, by_its_name};
+use super::{Prepared, StartError, settings, stock, upstreams};
 use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
@@ -18,9 +18,9 @@ use crate::blob_store::lock::{self, LockError, StoreLock};
 use crate::blob_store::unusable::Unusable;
 use crate::bundle::import::{self, Intake};
 use crate::bundle::{Plan, Rest, Stores};
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, Carriers};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::Config;
+use crate::config::{Config, Store};
 use crate::documents::{
     self, Carried, Checked, Code, Direction, Error, Imported, Receipt, StoreTest, Verdict, Why, no_bucket, orders,
 };
@@ -50,14 +50,16 @@ pub struct OpenedStore {
     budget: u64,
     _lock: StoreLock,
     runtime: Runtime,
+    /// In whose name all of it is done, where that is somebody else.
     owner: Option<Owner>,
+    folder: Reached,
     /// Dropped after all the others, of which an index writes when it is.
     to_the_end: Option<InHisName>,
 }
 
 impl Drop for OpenedStore {
     fn drop(&mut self) {
-        self.to_the_end = self.as_its_owner();
+        self.to_the_end = self.as_its_owner().ok().flatten();
     }
 }
 
@@ -82,10 +84,16 @@ impl OpenedStore {
     /// [`Code::Unreachable`] when somebody has the lock, [`Code::Configuration`] when the folder is no store of
     /// ours, [`Code::Failed`] for everything else.
     pub fn open(config: &Config) -> Result<OpenedStore, Error> {
-        let path = &config.store.path;
+        let owner = Owner::to_write_for(&config.store.path);
+        let folder = Reached::by(owner, &config.store.path)?;
+        let _in_his_name = as_owner(owner, &config.store.path)?;
+        let reached = folder.path.clone();
+        OpenedStore::open_at(config, owner, folder).map_err(|error| by_its_name(error, &reached, &config.store.path))
+    }
+
+    fn open_at(config: &Config, owner: Option<Owner>, folder: Reached) -> Result<OpenedStore, Error> {
+        let path = &folder.path;
         let failed = |source: std::io::Error| Error::from(StartError::Store(Unusable::new(path, source)));
-        let owner = Owner::to_write_for(path);
-        let _in_his_name = owner.and_then(Owner::enter);
         let lock = StoreLock::acquire(path).map_err(|error| match error {
             LockError::Held { .. } => Error::new(Code::Unreachable, error.to_string())
                 .with_hint("stop that one, choose another store, or say where it answers with --admin"),
@@ -101,14 +109,15 @@ impl OpenedStore {
         let metadata = Arc::new(SledMetadata::owing(path, owed));
         drop(entered);
         runtime.block_on(stock::take_stock(&blobs, &metadata, SystemClock.now()));
-        let budget = settings::budget(&config.store).map_err(failed)?;
+        let as_reached = Store { path: path.clone(), ..config.store.clone() };
+        let budget = settings::budget(&as_reached).map_err(failed)?;
         let places = Arc::new(upstreams::places(config, FirstLook::Passing));
         let stores = Stores { blobs, ingests, metadata, places, clock: Arc::new(SystemClock) };
-        Ok(OpenedStore { stores, budget, _lock: lock, runtime, owner, to_the_end: None })
+        Ok(OpenedStore { stores, budget, _lock: lock, runtime, owner, folder, to_the_end: None })
     }
 
-    fn as_its_owner(&self) -> Option<InHisName> {
-        self.owner.and_then(Owner::enter)
+    fn as_its_owner(&self) -> Result<Option<InHisName>, Error> {
+        as_owner(self.owner, &self.folder.path)
     }
 
     /// Finds out what a bundle would be.
@@ -116,7 +125,7 @@ impl OpenedStore {
     /// # Errors
     /// [`Code::Usage`] for an order that nobody can mean, and what [`Plan::make`] says.
     pub fn export(&self, order: &orders::Export) -> Result<Outgoing<'_>, Error> {
-        let _in_his_name = self.as_its_owner();
+        let _in_his_name = self.as_its_owner()?;
         let _entered = self.runtime.enter();
         let plan = Plan::make(&self.stores, &order.try_into()?, self.runtime.handle())?;
         Ok(Outgoing { store: self, plan })
@@ -127,7 +136,7 @@ impl OpenedStore {
     /// # Errors
     /// What [`import::import`] says.
     pub fn import(&self, bundle: impl Read, name: Option<&ImageName>) -> Result<Imported, Error> {
-        let _in_his_name = self.as_its_owner();
+        let _in_his_name = self.as_its_owner()?;
         let _entered = self.runtime.enter();
         let rest = Rest { blobs: Arc::clone(&self.stores.blobs), budget: self.budget };
         let intake = Intake { space: Some(&rest), name };
@@ -139,7 +148,7 @@ impl OpenedStore {
     /// # Errors
     /// [`Code::NotFound`] for an image of no upstream, [`Code::Metadata`] when what is remembered cannot be read.
     pub fn why(&self, config: &Config, image: &ImageName) -> Result<Why, Error> {
-        let _in_his_name = self.as_its_owner();
+        let _in_his_name = self.as_its_owner()?;
         let upstreams = config.upstreams.iter().map(|upstream| {
             let nobody: Arc<dyn Upstream> = Arc::new(Offline::new(upstream.host.clone()));
             (upstream.host.clone(), nobody)
@@ -169,9 +178,13 @@ impl OpenedStore {
     /// # Errors
     /// [`Code::Store`] when the blobs cannot be listed.
     pub fn receipt(&self) -> Result<Receipt, Error> {
-        let _in_his_name = self.as_its_owner();
+        let _in_his_name = self.as_its_owner()?;
         Ok(import::receipt(&self.stores, self.runtime.handle())?)
     }
+}
+
+fn as_owner(owner: Option<Owner>, store: &Path) -> Result<Option<InHisName>, Error> {
+    owner.map(|owner| owner.enter_or_refuse(store)).transpose()
 }
 
 /// Tries the bucket of a configuration with a few objects of its own, which it takes away again. Blocks.
@@ -208,15 +221,20 @@ pub fn test_bucket(config: &Config) -> Result<StoreTest, Error> {
 /// Carries the whole store of a configuration into its bucket or back, while no daemon runs. Blocks.
 ///
 /// # Errors
-/// What [`Daemon::open`] says, and [`Code::Configuration`] where there is no bucket.
-pub fn carry(config: Config, way: Direction, take: &mut dyn FnMut(Carried)) -> Result<(), Error> {
+/// What [`Daemon::open`](super::Daemon::open) says, and [`Code::Configuration`] where there is no bucket.
+pub fn carry(mut config: Config, way: Direction, take: &mut dyn FnMut(Carried)) -> Result<(), Error> {
     config.store.bucket.as_ref().ok_or_else(no_bucket)?;
+    let owner = Owner::to_write_for(&config.store.path);
+    let folder = Reached::by(owner, &config.store.path)?;
+    // While root may read what is his: keys and secrets.
+    let path = std::mem::replace(&mut config.store.path, folder.path.clone());
+    let prepared = Prepared::new(config, Arc::new(SystemClock), Carriers::default())?;
     // To the end of all that is opened here.
-    let _in_his_name = Owner::to_write_for(&config.store.path).and_then(Owner::enter);
+    let _in_his_name = as_owner(owner, &path)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
     let entered = runtime.enter();
-    let daemon = Daemon::open(config)?;
+    let daemon = prepared.open().map_err(|error| by_its_name(error.into(), &folder.path, &path))?;
     drop(entered);
     runtime.block_on(daemon.carry(way, take));
     Ok(())
@@ -233,7 +251,7 @@ impl Outgoing<'_> {
     /// # Errors
     /// What [`Plan::write`] says.
     pub fn write(&self, out: &mut dyn Write) -> Result<(), Error> {
-        let _in_his_name = self.store.as_its_owner();
+        let _in_his_name = self.store.as_its_owner()?;
         let _entered = self.store.runtime.enter();
         Ok(self.plan.write(&self.store.stores, out, self.store.runtime.handle())?)
     }

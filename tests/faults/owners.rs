@@ -195,3 +195,63 @@ fn a_store_that_cannot_be_used_says_whose_it_is_and_what_to_do() {
         assert_eq!(code, expected_code, "{made}: {line}: {said}");
     }
 }
+
+/// Runs a script in which `as` is the stranger, who owns `store`; below `roots` everything is root's.
+fn with_links(folder: &Path, text: &str) -> (String, i32) {
+    let made = "as() { setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"; }
+        rm -rf store roots; install -d -m 700 -o 65534 -g 65534 store; mkdir -p roots/folder/db
+        echo precious | tee roots/victim >roots/folder/kept; chmod -R go= roots/*; export REGISTRY_MIRROR_STORE_PATH=$PWD/store
+        look() { find roots -printf '%p %u %m %s\\n' | sort; cat roots/victim roots/folder/kept; }; look >before;";
+    script(folder, &format!("{made} {text}"))
+}
+
+#[test]
+fn where_the_owner_of_a_store_has_laid_links_root_touches_nothing() {
+    if !may_mount() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    bundle(folder.path());
+    for (removed, link, target) in [
+        ("format", "format.new", "victim"),
+        ("format", "format.new", "new"),
+        ("oci-layout", "oci-layout.new", "new"),
+        ("places", "places.new", "victim"),
+        ("ingest", "ingest", "folder"),
+        ("metadata", "metadata", "folder"),
+        ("repositories", "repositories", "folder"),
+        ("blobs", "blobs", "folder"),
+    ] {
+        for line in ["why redis:7", "import bundle.tar", "export --all -o /dev/null", "doctor --json"] {
+            let text = format!(
+                "$MIRROR why redis:7 >ours; rm -rf store/{removed}; as ln -s $PWD/roots/{target} store/{link}
+                REGISTRY_MIRROR_CACHE_MODE=offline $MIRROR {line} >said 2>&1 || true; look >after; diff before after && echo untouched"
+            );
+            let (said, _) = with_links(folder.path(), &text);
+            assert!(said.ends_with("untouched\n"), "{link} to {target}: {line}: {said}");
+        }
+    }
+    let text = "export REGISTRY_MIRROR_CACHE_MODE=offline; sh -c 'setpriv --reuid=65534 --clear-groups ln -s $PWD/roots/victim \
+        store/.doctor-$$-staged; exec $MIRROR doctor' >said 2>&1 || true; look >after; diff before after && echo untouched";
+    let (said, _) = with_links(folder.path(), text);
+    assert!(said.ends_with("untouched\n"), "doctor: {said}");
+}
+
+#[test]
+fn a_command_works_in_a_store_of_another_in_his_name_or_not_at_all() {
+    if !may_mount() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    bundle(folder.path());
+    let text = "setpriv --bounding-set=-setuid,-setgid $MIRROR why redis:7 || echo code $?; ls -A store";
+    let (said, _) = with_links(folder.path(), text);
+    assert!(said.contains("belongs to uid 65534, in whose name root cannot work here"), "{said}");
+    assert!(said.ends_with("code 1\n"), "nothing is made there: {said}");
+    // One that is not there yet is made in the name of who has the folder above it.
+    let text = "$MIRROR import bundle.tar --store $PWD/store/of/his >said 2>&1; find store ! -user 65534; ls -d store/of/his/lock";
+    let (said, _) = with_links(folder.path(), text);
+    assert_eq!(said, "store/of/his/lock\n");
+}

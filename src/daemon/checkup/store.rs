@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 
+use super::super::owner::{Keeping, Owner};
 use crate::config;
 use crate::doctor::Disk;
 use crate::doctor::store::{Kind, Space, Times, Unwritable};
@@ -72,7 +73,12 @@ fn kind(at: &Path) -> Option<Kind> {
 /// Writes on a thread of its own, which a disk that hangs may keep.
 fn in_time<T: Send + 'static>(folder: PathBuf, probe: fn(&Path) -> Result<T, Unwritable>) -> Result<T, Unwritable> {
     let (done, came) = mpsc::channel();
-    std::thread::spawn(move || done.send(probe(&folder)));
+    // Also root writes there as its owner, who may have laid links.
+    let owner = Owner::to_write_for(&folder);
+    std::thread::spawn(move || {
+        let _in_his_name = owner.and_then(|owner| owner.enter(Keeping::Reading).ok());
+        done.send(probe(&folder))
+    });
     came.recv_timeout(PATIENCE).unwrap_or(Err(Unwritable::Late(PATIENCE)))
 }
 
@@ -114,7 +120,7 @@ fn written(folder: &Path) -> io::Result<(Times, bool)> {
     let [staged, named] = ["staged", "named"].map(|step| folder.join(format!(".doctor-{}-{step}", std::process::id())));
     let (staged, named) = (Probe(staged), Probe(named));
     let began = Instant::now();
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(&staged.0)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&staged.0)?;
     file.write_all(&[0; WRITTEN])?;
     let write = began.elapsed();
     file.sync_all()?;
