@@ -6,8 +6,8 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::PathBuf;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
@@ -251,14 +251,39 @@ impl Writer {
     }
 }
 
+/// User and group of the folder, where this is root and it is not root's.
+fn another_whose_folder_it_is(path: &Path) -> Option<(u32, u32)> {
+    let folder = path.parent()?.metadata().ok()?;
+    (rustix::process::geteuid().is_root() && folder.uid() != 0).then(|| (folder.uid(), folder.gid()))
+}
+
+/// A service that keeps its audit there would lose its lines, were the file root's. A link that it has laid is not
+/// for root to follow.
+fn open_for((uid, gid): (u32, u32), options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    match options.clone().create_new(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            options.custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed()).open(path)
+        }
+        made => {
+            let file = made?;
+            fchown(&file, Some(uid), Some(gid))?;
+            Ok(file)
+        }
+    }
+}
+
 fn open(place: &Place) -> io::Result<Box<dyn Write + Send>> {
     match place {
         Place::Stderr => Ok(Box::new(io::stderr())),
         Place::File(path) => {
             // A pipe that nobody reads, or not fast enough, would hold up all lines: they are lost and counted.
-            let waits_for_nobody = OFlags::NONBLOCK.bits().cast_signed();
+            let waits_for_nobody = OFlags::NONBLOCK;
             let mut options = OpenOptions::new();
-            let file: File = options.append(true).create(true).mode(0o600).custom_flags(waits_for_nobody).open(path)?;
+            options.append(true).mode(0o600).custom_flags(waits_for_nobody.bits().cast_signed());
+            let file: File = match another_whose_folder_it_is(path) {
+                None => options.create(true).open(path)?,
+                Some(owner) => open_for(owner, &mut options, path)?,
+            };
             Ok(Box::new(file))
         }
     }
