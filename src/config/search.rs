@@ -3,6 +3,7 @@
 //! The one that is named counts, by a flag or else by `REGISTRY_MIRROR_CONFIG`, also if it is not there; else the
 //! first that is there of the user's and the system's.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
@@ -41,15 +42,24 @@ pub(super) fn places(named: Option<&Path>, env: &Environment) -> Vec<Place> {
 }
 
 /// The store of the service whose file this is: of a command that reads the system's file it is the store that is
-/// meant. `None` for another file, and where no service has kept one there yet. It may be a link that only root may follow.
+/// meant, where root types it or its owner. `None` for another file, for anybody else, and where no service has kept
+/// one there yet. It may be a link that only root may follow.
 pub(super) fn store_of_service(file: Option<&Path>) -> Option<PathBuf> {
-    store_below(Path::new("/"), file?)
+    store_below(Path::new("/"), file?, rustix::process::geteuid().as_raw())
 }
 
-fn store_below(root: &Path, file: &Path) -> Option<PathBuf> {
+fn store_below(root: &Path, file: &Path, user: u32) -> Option<PathBuf> {
     let below = |path: &str| root.join(path.trim_start_matches('/'));
-    let store = below(STORE_OF_SERVICE);
-    (file == below(SYSTEM).join(NAME) && store.symlink_metadata().is_ok()).then_some(store)
+    let (store, of_system) = (below(STORE_OF_SERVICE), below(SYSTEM).join(NAME));
+    let is_there = store.symlink_metadata().is_ok();
+    let may = user == 0 || store.metadata().is_ok_and(|store| store.uid() == user);
+    (is_there && may && is_same(file, &of_system)).then_some(store)
+}
+
+/// Whether both are one file, whatever it is called.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    one == other || real(one).is_some_and(|one| real(other) == Some(one))
 }
 
 #[cfg(test)]
@@ -92,11 +102,17 @@ mod tests {
     fn a_store_of_the_service_is_one_that_is_there_and_meant_by_its_file_only() {
         let root = tempfile::tempdir().expect("a folder");
         let (file, store) = (root.path().join("etc").join(NAME), root.path().join("var/cache/registry-mirror"));
-        assert_eq!(store_below(root.path(), &file), None, "nobody has kept one there");
+        assert_eq!(store_below(root.path(), &file, 0), None, "nobody has kept one there");
         std::fs::create_dir_all(root.path().join("var/cache")).expect("made");
         std::os::unix::fs::symlink("private/registry-mirror", &store).expect("a link, as of a user that is made up");
-        assert_eq!(store_below(root.path(), &file), Some(store));
-        assert_eq!(store_below(root.path(), &root.path().join("home/.config").join(NAME)), None);
+        assert_eq!(store_below(root.path(), &file, 0), Some(store.clone()));
+        assert_eq!(store_below(root.path(), &file, 4711), None, "it is not for everybody");
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+        std::fs::write(&file, "").expect("written");
+        let link = root.path().join("link");
+        std::os::unix::fs::symlink(&file, &link).expect("a link");
+        assert_eq!(store_below(root.path(), &link, 0), Some(store), "by another name");
+        assert_eq!(store_below(root.path(), &root.path().join("home/.config").join(NAME), 0), None);
         assert_eq!(store_of_service(None), None);
     }
 }
