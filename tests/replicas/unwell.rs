@@ -84,6 +84,26 @@ async fn content_that_never_comes_is_waited_for_twice_and_not_for_each_layer() {
 }
 
 #[tokio::test]
+async fn a_replica_that_has_never_had_any_content_of_it_sees_too_that_it_gives_some_again() {
+    for (n, methods) in [&["GET", "HEAD"][..], &["GET"]].into_iter().enumerate() {
+        let scene = Scene::set().await;
+        let image = layers(&scene, 1100 + 20 * n as u64, LAYERS).await;
+        scene.bucket.fault(methods, "/blobs/", Fault::Status(403));
+        let mirror = scene.settings().config(PATIENCE).start().await;
+        let (last, others) = image.layers.split_last().expect("layers");
+        assert_eq!(mirror.get_with(crate::TAG, &[crate::MANIFEST_TYPES]).await.status, 200);
+        for layer in others {
+            assert!(mirror.get(&blob_of("library/app", &layer.digest)).await.complete, "{methods:?}");
+        }
+        assert_eq!(readyz(&mirror).await, DEGRADED, "{methods:?}");
+        scene.bucket.heal();
+        until_told(&mirror, "ok\n").await;
+        let answer = mirror.get(&blob_of("library/app", &last.digest)).await;
+        assert!(answer.complete && outcome(&answer) == "tier", "{methods:?}: {}", outcome(&answer));
+    }
+}
+
+#[tokio::test]
 async fn what_comes_too_slowly_is_no_longer_waited_for_either() {
     let scene = Scene::set().await;
     let image = layers(&scene, 1200, LAYERS).await;

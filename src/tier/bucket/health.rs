@@ -88,6 +88,13 @@ impl Health {
         }
     }
 
+    /// A name in it leads to this content: by that it can be seen whether it gives any, where nothing better is known.
+    fn should_have(&self, digest: &Digest) {
+        if !is_empty(digest) {
+            self.sample.lock().get_or_insert(*digest);
+        }
+    }
+
     /// It has this content no more.
     pub(super) fn has_not(&self, digest: &Digest) {
         let mut sample = self.sample.lock();
@@ -120,6 +127,7 @@ impl Bucket {
     /// The same for content, and for who asks at this pace.
     pub(super) fn may_give(&self, digest: &Digest, asked: Asked, pace: Pace) -> Result<(), Trouble> {
         self.may_be_asked(asked)?;
+        self.health.should_have(digest);
         let left_alone = match pace {
             Pace::Any => None,
             Pace::Helps if self.doubted.has(digest) => Some("it gave this wrongly".to_owned()),
