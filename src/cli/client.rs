@@ -24,6 +24,11 @@ use tls::Trust;
 
 pub(super) use endpoint::Endpoint;
 
+/// Why a file does not name authorities, if it does not.
+pub(super) fn no_authorities(file: &Path) -> Option<String> {
+    Trust::authorities(file).problem().map(str::to_owned)
+}
+
 /// What every command that asks the daemon can be told.
 #[derive(Debug, clap::Args)]
 pub(super) struct At {

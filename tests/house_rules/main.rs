@@ -113,7 +113,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     // `upstream` for the port that `bench` pulls through, `doctor` for what it knows of by name, and its report.
     (
         "cli",
-        &["oci", "documents", "clock", "config", "plain", "setup", "telemetry", "upstream", "doctor", "daemon", "cli"],
+        &[
+            "oci",
+            "documents",
+            "clock",
+            "config",
+            "plain",
+            "setup",
+            "setting_file",
+            "telemetry",
+            "upstream",
+            "doctor",
+            "daemon",
+            "cli",
+        ],
     ),
     // A map of the crate.
     ("lib", &[]),

@@ -6,8 +6,8 @@ use super::setup::{root, run, tree};
 
 const MIRROR: &str = "https://127.0.0.1:5000";
 
-fn pem(content: &str) -> String {
-    format!("-----BEGIN CERTIFICATE-----\n{content}\n-----END CERTIFICATE-----\n")
+fn pem(name: &str) -> String {
+    rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem()
 }
 
 #[test]
@@ -21,14 +21,14 @@ fn the_authority_of_the_mirror_is_written_beside_its_hosts_named_there_and_taken
         let both = "--for docker.io --for ghcr.io";
         let apply = |more: &str| run(&format!("{client} --apply --mirror {MIRROR} --root {at} {both} {more}"), &[]);
         let read = |name: &str| fs::read_to_string(root.path().join(folder).join(name));
-        for content in ["AAAA", "BBBB"] {
-            fs::write(authority.path(), pem(content)).unwrap();
+        for content in ["a.example", "b.example"].map(pem) {
+            fs::write(authority.path(), &content).unwrap();
             let (code, out, err) = apply(&format!("--mirror-ca {ca}"));
             assert_eq!(code, 0, "{client}: {out}{err}");
             for registry in ["docker.io", "ghcr.io"] {
                 let hosts: toml::Table = read(&format!("{registry}/hosts.toml")).unwrap().parse().unwrap();
                 let named = hosts["host"][MIRROR]["ca"].as_str().unwrap();
-                assert_eq!(read(&format!("{registry}/{named}")).unwrap(), pem(content), "{client}");
+                assert_eq!(read(&format!("{registry}/{named}")).unwrap(), content, "{client}");
             }
         }
         let (code, _, err) =
@@ -48,7 +48,7 @@ fn the_authority_of_the_mirror_is_written_beside_its_hosts_named_there_and_taken
 #[test]
 fn who_reads_no_hosts_is_not_told_of_an_authority_and_says_so() {
     let (root, authority) = (root(&[]), tempfile::NamedTempFile::new().unwrap());
-    fs::write(authority.path(), pem("AAAA")).unwrap();
+    fs::write(authority.path(), pem("a.example")).unwrap();
     for client in ["docker", "podman", "cri-o", "buildkit", "k3s", "rke2"] {
         let (at, ca) = (root.path().display(), authority.path().display());
         let (code, _, err) = run(&format!("{client} --apply --mirror {MIRROR} --mirror-ca {ca} --root {at}"), &[]);

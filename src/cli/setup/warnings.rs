@@ -25,7 +25,7 @@ pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<
     for registry in settings.registries.iter().filter(|registry| !served.is_empty() && !served.contains(registry)) {
         say(&format!("{registry} is no upstream of the mirror, which answers 404 for it: name it under [[upstream]]"));
     }
-    if mirror.is_encrypted() {
+    if mirror.is_encrypted() && settings.authority.is_none() {
         say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
     }
     if mirror.is_loopback() && !args.client.has_files() {
