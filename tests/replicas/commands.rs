@@ -1,11 +1,12 @@
 //! Commands that know of the bucket, and a store that is older than it.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use scripted_registry::bucket::Fault;
 use scripted_registry::{client, noise};
+use tokio::process::Command;
 
-use crate::{Scene, TestMirror, blob_of, key_of, pull, up};
+use crate::{Scene, TestMirror, before_long, blob_of, key_of, pull, up};
 
 async fn store_test(scene: &Scene, lines: &str) -> Output {
     run(scene, &["store", "test"], lines).await
@@ -15,11 +16,9 @@ async fn store_test(scene: &Scene, lines: &str) -> Output {
 pub(crate) async fn run(scene: &Scene, words: &'static [&str], lines: &str) -> Output {
     let path = scene.key().with_file_name("mirror.toml");
     std::fs::write(&path, lines).unwrap();
-    let run = move || {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
-        command.args(words).args(["--json", "-c"]).arg(path).env_clear().env("HOME", "/nonexistent").output().unwrap()
-    };
-    tokio::task::spawn_blocking(run).await.unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
+    command.args(words).args(["--json", "-c"]).arg(path).env_clear().env("HOME", "/nonexistent").kill_on_drop(true);
+    before_long(&words.join(" "), command.output()).await.unwrap()
 }
 
 async fn asked(mirror: &TestMirror, path: &str) -> serde_json::Value {

@@ -24,6 +24,8 @@ pub(crate) struct Door {
 pub(crate) enum Bend {
     /// They are sent this, and then that again and again.
     Flood(&'static str, &'static str),
+    /// They are given so many zeros, and no more.
+    Zeros(u64),
     /// They get so many bytes a second of what comes from inside.
     Drip(usize),
 }
@@ -64,6 +66,14 @@ impl Door {
                         flooding.send_modify(|count| *count += 1);
                         flood(stream, begin, again).await;
                         flooding.send_modify(|count| *count -= 1);
+                        return None;
+                    }
+                    if let Some(Bend::Zeros(count)) = bend {
+                        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {count}\r\nConnection: close\r\n\r\n");
+                        stream
+                            .write_all(&[answer.as_bytes(), &vec![0; usize::try_from(count).unwrap()]].concat())
+                            .await
+                            .ok()?;
                         return None;
                     }
                     inside.write_all(&head).await.ok()?;

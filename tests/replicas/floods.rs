@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use scripted_registry::bucket::Fault;
-use scripted_registry::{Gate, Match, Rule, client};
+use scripted_registry::{Digest, Gate, Match, Rule, client, noise};
 
 use crate::door::Bend;
 use crate::leases::replicas;
-use crate::{MANIFEST_TYPES, Scene, TAG, blob_of, pull, up};
+use crate::{MANIFEST_TYPES, Scene, TAG, before_long, blob_of, pull, up};
 
 async fn until_told(mirror: &crate::TestMirror, words: &str) {
     loop {
@@ -33,7 +33,7 @@ async fn lists_that_are_too_long_or_go_in_a_circle_are_left_and_all_else_goes_on
         scene.bucket.fault(&["GET"], "", fault);
         // One with an empty disk lists the acts of all others when it starts.
         let second = scene.settings().config("cache.patience = \"60s\"").start().await;
-        until_told(&second, words).await;
+        before_long(words, until_told(&second, words)).await;
         assert_eq!(&client::get(second.admin, "/readyz", &[]).await.body[..], b"ok: degraded (bucket)\n");
         scene.registry.stop().await;
         assert_eq!(pull(&second, &image).await[1..], ["tier", "tier", "tier"]);
@@ -80,12 +80,37 @@ async fn a_replica_that_sends_without_end_is_left_and_upstream_gives_the_blob() 
         replicas[0].1.bend(Bend::Flood(begin, again));
         assert_eq!(replicas[1].0.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
         let begun = Instant::now();
-        let answer = replicas[1].0.get(&path).await;
+        let answer = before_long(&format!("{begin:?} {again:?}"), replicas[1].0.get(&path)).await;
         assert!(answer.complete && answer.status == 200, "{begin:?} {again:?}");
         assert!(begun.elapsed() < Duration::from_secs(40), "{begin:?} {again:?}: {:?}", begun.elapsed());
         assert!(scene.registry.gets_of(layer) <= 2, "{begin:?} {again:?}");
         let ended = tokio::time::timeout(Duration::from_secs(30), replicas[0].1.has_no_floods()).await;
         assert!(ended.is_ok(), "{begin:?} {again:?}: nobody reads it, and it is read on");
+        gate.open();
+        first.finish().await;
+    }
+}
+
+#[tokio::test]
+async fn small_wrong_bytes_of_a_replica_are_followed_by_those_of_upstream_in_the_same_answer() {
+    for wrong in [0, -1, 1] {
+        let scene = Scene::set().await;
+        let image = scene.registry.add_image("library/app", "1", &[noise(830, 60_000)]);
+        let replicas = replicas(&scene, 2).await;
+        let layer = &image.layers[0].digest;
+        let path = blob_of("library/app", layer);
+        let gate = Gate::new();
+        scene.registry.rule(Rule::on(Match::blob(layer).get()).once().stall_after(30_000, &gate));
+        let first = replicas[0].0.stream(&path).await;
+        scene.bucket.until(|bucket| bucket.keys().iter().any(|key| key.contains("/fills/"))).await;
+        let size = image.layers[0].size;
+        replicas[0].1.bend(Bend::Zeros(size.saturating_add_signed(wrong)));
+        assert_eq!(replicas[1].0.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
+        let answer = before_long("upstream has it", replicas[1].0.get(&path)).await;
+        assert!(answer.complete && answer.status == 200, "{wrong}: {}", answer.status);
+        assert_eq!(Digest::of(scripted_registry::Algorithm::Sha256, &answer.body), *layer, "{wrong}");
+        assert!(!replicas[0].1.seen().is_empty(), "{wrong}: the other replica was asked");
+        assert_eq!(scene.registry.gets_of(layer), 2, "{wrong}");
         gate.open();
         first.finish().await;
     }
@@ -104,7 +129,7 @@ async fn a_replica_whose_chunks_never_end_ends_with_the_size_that_the_blob_has()
     scene.bucket.until(|bucket| bucket.keys().iter().any(|key| key.contains("/fills/"))).await;
     replicas[0].1.bend(Bend::Flood("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "4\r\nmore\r\n"));
     assert_eq!(replicas[1].0.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
-    let answer = replicas[1].0.get(&path).await;
+    let answer = before_long("it has what the blob has", replicas[1].0.get(&path)).await;
     assert!(!answer.complete && answer.body.len() as u64 <= image.layers[0].size, "{}", answer.body.len());
     let ended = tokio::time::timeout(Duration::from_secs(30), replicas[0].1.has_no_floods()).await;
     assert!(ended.is_ok(), "nobody reads it, and it is read on");

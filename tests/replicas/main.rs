@@ -22,7 +22,9 @@ mod trouble;
 mod unwell;
 
 use std::path::PathBuf;
+use std::future::Future;
 
+use std::time::Duration;
 use door::Door;
 use mirror::{Settings, TestMirror};
 use scripted_registry::bucket::Bucket;
@@ -95,6 +97,13 @@ impl Scene {
     fn image(&self, seed: u64) -> Image {
         self.registry.add_image("library/app", "1", &[noise(seed, 300_000), noise(seed + 1, 40)])
     }
+}
+
+/// What is waited for, which has not come within three minutes where it never will, however busy the machine is: then it
+/// is said what it is.
+async fn before_long<T>(what: &str, waited_for: impl Future<Output = T>) -> T {
+    let came = tokio::time::timeout(Duration::from_secs(180), waited_for).await;
+    came.unwrap_or_else(|_| panic!("not within three minutes: {what}"))
 }
 
 /// The key of content in the bucket.

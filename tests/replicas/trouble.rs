@@ -6,7 +6,7 @@ use scripted_registry::bucket::Fault;
 use scripted_registry::client;
 use scripted_registry::noise;
 
-use crate::{Scene, blob_of, is_pointer, key_of, pull, up};
+use crate::{Scene, before_long, blob_of, is_pointer, key_of, pull, up};
 
 pub(crate) async fn readyz(mirror: &crate::TestMirror) -> String {
     let answer = client::get(mirror.admin, "/readyz", &[]).await;
@@ -50,7 +50,7 @@ async fn what_is_owed_survives_a_restart() {
     let settings = mirror.stop().await;
     scene.bucket.heal();
     let _again = settings.start().await;
-    up(&scene, &image).await;
+    before_long("what was owed before the restart", up(&scene, &image)).await;
 }
 
 #[tokio::test]

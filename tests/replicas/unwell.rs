@@ -10,7 +10,7 @@ use scripted_registry::{Image, Match, noise};
 
 use crate::leases::bucket_of;
 use crate::trouble::readyz;
-use crate::{Scene, TestMirror, blob_of, key_of, outcome, pull, up};
+use crate::{Scene, TestMirror, before_long, blob_of, key_of, outcome, pull, up};
 
 const DEGRADED: &str = "ok: degraded (bucket)\n";
 const LAYERS: u64 = 8;
@@ -42,10 +42,13 @@ async fn errors(mirror: &TestMirror) -> u64 {
     line.rsplit(' ').next().expect("a number").parse().expect("a number")
 }
 
-async fn until_told(mirror: &TestMirror, told: &str) {
-    while readyz(mirror).await != told {
-        tokio::task::yield_now().await;
-    }
+pub(crate) async fn until_told(mirror: &TestMirror, told: &str) {
+    let waited_for = async {
+        while readyz(mirror).await != told {
+            tokio::task::yield_now().await;
+        }
+    };
+    before_long(told, waited_for).await;
 }
 
 #[tokio::test]
@@ -225,3 +228,4 @@ async fn how_the_bucket_is_is_known_soon_after_a_start_and_while_nobody_uses_it(
     }
     assert!(scene.registry.requests().iter().all(|request| !Match::manifests().matches(request)));
 }
+        assert_eq!(readyz(&mirror).await, DEGRADED, "{fault:?}: it is not called well before anybody has looked");
