@@ -31,7 +31,6 @@ use object_store::{
     BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore,
     ObjectStoreExt as _, PutMode, RetryConfig, StaticCredentialProvider, UpdateVersion,
 };
-use tokio::sync::watch;
 use url::Url;
 
 use self::flow::Flow;
@@ -167,8 +166,6 @@ pub struct Bucket {
     time: Arc<StoreTime>,
     lists: Arc<Oddity>,
     doubted: Arc<Doubted>,
-    /// Whether of many who create an object one has created it.
-    has_one_winner: watch::Sender<Option<bool>>,
     metrics: Option<Arc<Metrics>>,
 }
 
@@ -242,8 +239,8 @@ impl Bucket {
     fn of(store: Arc<dyn Objects>, settings: &Settings, time: Arc<StoreTime>) -> Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
         let (health, lists, doubted) = (Arc::default(), Arc::default(), Arc::default());
-        let (signer, has_one_winner, metrics) = (None, watch::Sender::default(), None);
-        Bucket { store, signer, name, prefix, patience, health, time, lists, doubted, has_one_winner, metrics }
+        let (signer, metrics) = (None, None);
+        Bucket { store, signer, name, prefix, patience, health, time, lists, doubted, metrics }
     }
 
     /// The same, whose failures are counted there.
@@ -275,18 +272,6 @@ impl Bucket {
     /// What is wrong with it, as far as is known. Asks nobody.
     pub fn trouble(&self) -> Option<String> {
         self.health.trouble()
-    }
-
-    /// Whether anything may be deleted from it that is not what its name says: it keeps to the conditions of writes.
-    /// Waits until that is known.
-    pub async fn keeps_to_conditions(&self) -> bool {
-        let mut known = self.has_one_winner.subscribe();
-        known.wait_for(Option::is_some).await.is_ok_and(|known| *known == Some(true))
-    }
-
-    /// It does so, or does not.
-    pub(super) fn found(&self, has_one_winner: bool) {
-        self.has_one_winner.send_replace(Some(has_one_winner));
     }
 
     /// Content that it gave wrongly.

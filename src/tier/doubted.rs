@@ -1,12 +1,10 @@
 //! Content that the bucket gave wrongly to this replica: for a while it is not read from there where somebody else has it,
-//! and what goes up takes its place, whatever length is there. Truth: who takes the wrong object away and who sends the
-//! right one do so one after the other, so that the right one stays.
+//! and what goes up takes its place, whatever length is there.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::MutexGuard;
 use tokio::time::Instant;
 
 use crate::oci::Digest;
@@ -21,7 +19,6 @@ const MOST: usize = 1000;
 pub struct Doubted {
     /// Since when.
     since: Mutex<HashMap<Digest, Instant>>,
-    turn: tokio::sync::Mutex<()>,
 }
 
 impl Doubted {
@@ -44,11 +41,6 @@ impl Doubted {
     /// Whether it was given wrongly lately.
     pub fn has(&self, digest: &Digest) -> bool {
         self.since.lock().get(digest).is_some_and(|since| since.elapsed() < FOR)
-    }
-
-    /// The turn of who does something about an object that may be wrong.
-    pub async fn turn(&self) -> MutexGuard<'_, ()> {
-        self.turn.lock().await
     }
 
     /// How much there is.

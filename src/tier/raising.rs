@@ -217,7 +217,6 @@ impl Raising {
             match Conditional::examine(&self.bucket).await {
                 Ok(found) => {
                     self.state.lock().conditional = Some(found);
-                    self.bucket.found(found.creates());
                     self.is_well();
                     self.leases.iter().for_each(|leases| leases.allow(found.creates()));
                     let bucket = self.bucket.name();
@@ -419,8 +418,6 @@ impl Raising {
         // What was evicted meanwhile is fetched again by who wants it.
         let Some(content) = self.blobs.open(&digest).await else { return Ok(()) };
         let doubted = self.bucket.doubted();
-        let turn = if doubted.has(&digest) { Some(doubted.turn().await) } else { None };
-        // It may have been taken away meanwhile.
         let is_doubted = doubted.has(&digest);
         if self.bucket.stat(&digest).await? == Some(content.size) && !is_doubted {
             return Ok(());
@@ -436,7 +433,6 @@ impl Raising {
         }
         sent?;
         doubted.remove(&digest);
-        drop(turn);
         self.metrics.bucket_got(content.size);
         Ok(())
     }

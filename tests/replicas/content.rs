@@ -101,7 +101,6 @@ async fn an_object_that_is_not_what_its_name_says_reaches_nobody_and_is_replaced
     let second = scene.replica().await;
     let cut = second.get(&blob_of("library/app", layer)).await;
     assert!(!cut.complete, "a body with the wrong digest has no end");
-    scene.bucket.until(|bucket| bucket.object(&key).is_none()).await;
     second.settled().await;
     assert_eq!(pull(&second, &image).await.len(), 4);
     scene.bucket.until(|bucket| bucket.object(&key) == Some(good.clone())).await;
@@ -133,6 +132,41 @@ async fn what_is_damaged_on_its_way_to_one_replica_stays_for_all_others() {
     let objects = [key_of(&layer), key_of(&manifest)];
     let removed = |(method, key): &(String, String)| method == "DELETE" && objects.iter().any(|it| key.contains(it));
     assert_eq!(scene.bucket.requests().into_iter().filter(removed).collect::<Vec<_>>(), []);
+}
+
+#[tokio::test]
+async fn what_a_path_damages_lastingly_stays_where_nobody_else_has_it() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(430);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    drop(first.stop().await);
+    scene.registry.stop().await;
+    let (layer, small) = (&image.layers[0].digest, &image.layers[1].digest);
+    let behind_it = scene.settings().config("cache.patience = \"3s\"").start().await;
+    for digest in [layer, small, &image.manifest.digest] {
+        scene.bucket.fault(&["GET"], &key_of(digest), Fault::Flip);
+    }
+    for digest in [layer, small] {
+        let answer = behind_it.get(&blob_of("library/app", digest)).await;
+        assert!(!answer.complete || answer.status == 503, "{digest}: {}", answer.status);
+    }
+    let by_digest = format!("/v2/library/app/manifests/{}", image.manifest.digest);
+    assert_eq!(behind_it.get_with(&by_digest, &[MANIFEST_TYPES]).await.status, 503);
+    for digest in [layer, small, &image.manifest.digest] {
+        // It was looked at again: if the right bytes were here, they would go up now.
+        let mark = format!("collector/marks/{}", digest.to_string().replace(':', "/"));
+        let goes_up =
+            |bucket: &scripted_registry::bucket::Bucket| bucket.requests().iter().any(|(_, key)| key.ends_with(&mark));
+        scene.bucket.until(goes_up).await;
+        assert!(scene.bucket.object(&key_of(digest)).is_some(), "{digest}");
+    }
+    let other = scene.settings().config("cache.patience = \"3s\"").start().await;
+    scene.bucket.heal();
+    for mirror in [&behind_it, &other] {
+        assert_eq!(pull(mirror, &image).await[1..], ["tier", "tier", "tier"]);
+    }
 }
 
 #[tokio::test]

@@ -2,8 +2,8 @@
 //!
 //! Truth: once the bucket has not given what it was asked for, this fill asks upstream for the rest, and the bucket no
 //! more. One that only gives too little, or is left alone because of others, is asked where upstream does not give the
-//! rest: slow is better than not. An object goes only where it was wrong twice, and the store keeps to conditions;
-//! nobody waits for the second look.
+//! rest: slow is better than not. An object that was wrong twice stays until somebody who has the right bytes writes them
+//! in its place: it may be the way from there that is wrong. Nobody waits for the second look.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -159,8 +159,8 @@ impl InBucket {
         (!matches!(first, Some(Err(_)))).then_some((reading, first))
     }
 
-    /// What it gave is not the blob: others are asked from now on. It is read once more behind whoever waits, and goes if
-    /// it is wrong again, so that it is fetched again: what was damaged on its way to this replica is right for all others.
+    /// What it gave is not the blob: others are asked from now on. It is read once more behind whoever waits: what was
+    /// damaged once on its way to this replica need not be written anew.
     pub(crate) fn distrust(self: &Arc<Self>) {
         self.gone.store(true, Ordering::Release);
         self.bucket.doubted().add(&self.digest);
@@ -168,7 +168,7 @@ impl InBucket {
         // A stop does not wait for it: who reads it then finds it out once more.
         tokio::spawn(async move {
             let is_right = tokio::time::timeout(SECOND_LOOK, doubted.is_right()).await.ok().flatten();
-            doubted.judged(is_right).await;
+            doubted.judged(is_right);
         });
     }
 
@@ -194,10 +194,17 @@ impl InBucket {
         Some(verifier.finish() == self.digest)
     }
 
-    async fn judged(&self, is_right: Option<bool>) {
+    fn judged(&self, is_right: Option<bool>) {
         let digest = self.digest;
         match is_right {
-            Some(false) => self.take_away().await,
+            Some(false) => {
+                tracing::error!(
+                    %digest,
+                    "an object in the bucket is not what its name says; it stays until the right one goes up in its place"
+                );
+                // Where that has not come here yet it is owed when it comes.
+                self.owed.up(&key_of(&digest));
+            }
             Some(true) => {
                 self.bucket.doubted().remove(&digest);
                 tracing::error!(
@@ -210,29 +217,5 @@ impl InBucket {
                 "what came from the bucket was not what its name says; the object stays, since it cannot be read again"
             ),
         }
-    }
-
-    /// The object is wrong. Where the store keeps to conditions it goes, unless the blob has gone up meanwhile; else it
-    /// stays until that. Who has the blob owes it.
-    async fn take_away(&self) {
-        let (digest, key) = (self.digest, key_of(&self.digest));
-        let may_go = tokio::time::timeout(SECOND_LOOK, self.bucket.keeps_to_conditions()).await.unwrap_or(false);
-        let _turn = self.bucket.doubted().turn().await;
-        if !self.bucket.doubted().has(&digest) {
-            return;
-        }
-        if may_go {
-            tracing::error!(%digest, "an object in the bucket is not what its name says; it is removed");
-            match self.bucket.remove(&key).await {
-                Ok(()) => self.bucket.doubted().remove(&digest),
-                Err(error) => tracing::error!(%digest, %error, "it could not be removed"),
-            }
-        } else {
-            tracing::error!(
-                %digest,
-                "an object in the bucket is not what its name says; it stays until the right one goes up, since nothing is deleted from this store"
-            );
-        }
-        self.owed.up(&key);
     }
 }

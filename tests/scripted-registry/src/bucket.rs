@@ -39,7 +39,9 @@ pub enum Fault {
     LongList(usize),
     /// A list has the same page again and again. All else is well.
     SameList,
-    /// Its body comes with one bit of it turned, and from then on all is well.
+    /// Its body comes with one bit of it turned.
+    Flip,
+    /// The same once, and from then on all is well.
     FlipOnce,
     /// Half of its body comes, and the head says that it is all; from then on all is well.
     HalveOnce,
@@ -262,7 +264,7 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
                 shared.changed.notify_waiters();
                 let half = answer.body.len() / 2;
                 match fault {
-                    Some(Fault::FlipOnce) => {
+                    Some(Fault::Flip | Fault::FlipOnce) if !answer.body.is_empty() => {
                         let mut body = answer.body.to_vec();
                         body[half] ^= 1;
                         answer.body = body.into();
