@@ -204,7 +204,8 @@ fn terms(config: &Config, upstreams: &Upstreams, bounds: Arc<Bounds>) -> Terms {
 /// How the bucket is doing.
 fn bucket_status(raising: &Raising) -> BucketStatus {
     let Standing { backlog, trouble, lists, conditional, leases } = raising.standing();
-    let trouble = trouble.or(lists);
+    let is_unknown = !raising.bucket().was_looked_at();
+    let trouble = trouble.or(lists).or_else(|| is_unknown.then(|| "nobody has looked yet how it is".to_owned()));
     let conditions_hold = conditional.map(Conditional::creates);
     let leases = leases.map(|held| held as u64);
     BucketStatus { name: raising.bucket().name().to_owned(), trouble, backlog, conditions_hold, leases }

@@ -20,6 +20,8 @@ const LONG: u64 = 1 << 20;
 pub(super) struct Breaker {
     /// After how many failures in a row it is left alone.
     failures: u32,
+    /// For how long at most.
+    longest: Duration,
     state: Mutex<State>,
 }
 
@@ -36,7 +38,12 @@ struct State {
 
 impl Breaker {
     pub(super) fn after(failures: u32) -> Breaker {
-        Breaker { failures, state: Mutex::default() }
+        Breaker { failures, longest: LONGEST_PAUSE, state: Mutex::default() }
+    }
+
+    /// The same, which is left alone for no longer than this.
+    pub(super) fn resting(self, longest: Duration) -> Breaker {
+        Breaker { longest, ..self }
     }
 
     /// Whether it may be asked. Of those who come after a pause the first may.
@@ -80,10 +87,9 @@ impl Breaker {
         std::mem::take(&mut *self.state.lock()).closed_until.is_some()
     }
 
-    /// So many bytes came of it, and were all. Whether it did not give as many before.
-    pub(super) fn gave(&self, bytes: u64) -> bool {
-        let is_enough = bytes >= self.wants();
-        is_enough && self.well()
+    /// Whether it is well where so many bytes came of it, and were all.
+    pub(super) fn is_enough(&self, bytes: u64) -> bool {
+        bytes >= self.wants()
     }
 
     /// It did not answer, or said that it cannot. Whether it is left alone from now on and was not before.
@@ -106,7 +112,7 @@ impl Breaker {
 
     fn pause(&self, failures: u32) -> Duration {
         let doubled = failures.saturating_sub(self.failures).min(5);
-        (FIRST_PAUSE * (1 << doubled)).min(LONGEST_PAUSE)
+        (FIRST_PAUSE * (1 << doubled)).min(self.longest)
     }
 }
 
@@ -135,11 +141,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_short_body_does_not_end_the_trouble_with_long_ones() {
         let breaker = Breaker::after(2);
-        assert!(!breaker.broke_off("it stalls", 100_000) && !breaker.gave(100_000));
+        let gave = |bytes| breaker.is_enough(bytes) && breaker.well();
+        assert!(!breaker.broke_off("it stalls", 100_000) && !gave(100_000));
         assert!(breaker.broke_off("it stalls", 0), "what came between does not count");
-        assert!(!breaker.gave(100_000) && !breaker.is_closed());
-        assert!(breaker.gave(100_001) && breaker.is_closed());
+        assert!(!gave(100_000) && !breaker.is_closed());
+        assert!(gave(100_001) && breaker.is_closed());
         breaker.broke_off("it stalls", 10 * LONG);
-        assert!(!breaker.gave(LONG) && !breaker.ill("once"), "they are no two in a row");
+        assert!(!gave(LONG) && !breaker.ill("once"), "they are no two in a row");
     }
 }

@@ -9,6 +9,7 @@ mod health;
 mod listening;
 mod listing;
 mod looking;
+mod samples;
 mod uploads;
 
 use std::fmt;
@@ -52,8 +53,9 @@ use crate::setting_file;
 const PART: usize = 16 << 20;
 /// How long one question that is no reader's may take.
 const DEADLINE: Duration = Duration::from_secs(30);
-/// How long a part may take to go up, at less than 200 KB a second.
+/// How long a part may take to go up at most, and how many bytes a second what is shorter.
 const PART_DEADLINE: Duration = Duration::from_secs(90);
+const UP_A_SECOND: u64 = 200_000;
 
 /// What an object store can do, as far as we use it.
 trait Objects: ObjectStore + MultipartStore {}
@@ -266,7 +268,7 @@ impl Bucket {
 
     /// Whether it gives content, too, as far as is known. Asks nobody.
     pub fn gives_content(&self) -> bool {
-        self.health.trouble().is_none()
+        self.health.trouble_of_readers().is_none()
     }
 
     /// What is wrong with it, as far as is known. Asks nobody.
@@ -287,6 +289,21 @@ impl Bucket {
     /// How long whoever reads it waits.
     pub const fn patience(&self) -> Duration {
         self.patience
+    }
+
+    /// Whether it takes what is written, as far as is known. Asks nobody.
+    pub fn takes_writes(&self) -> bool {
+        self.health.of(Asked::Writes).is_closed()
+    }
+
+    /// Whether it takes leases, too. Asks nobody.
+    pub fn takes_leases(&self) -> bool {
+        self.takes_writes() && self.health.of(Asked::Leases).is_closed()
+    }
+
+    /// Whether anybody has looked how it is. Asks nobody.
+    pub fn was_looked_at(&self) -> bool {
+        self.health.was_seen()
     }
 
     /// How long to wait before it is of use to ask it.
@@ -419,9 +436,9 @@ impl Bucket {
     /// Those of [`Bucket::create`].
     pub async fn claim(&self, key: &str, bytes: Bytes) -> Result<(), Trouble> {
         let path = self.path(key)?;
-        self.may_be_asked(Asked::Names)?;
+        self.may_be_asked(Asked::Leases)?;
         let asked = self.store.put_opts(&path, bytes.into(), PutMode::Create.into());
-        self.patiently(Asked::Names, asked).await.map(drop)
+        self.patiently(Asked::Leases, asked).await.map(drop)
     }
 
     /// Writes a small object in place of `version`.
@@ -435,7 +452,8 @@ impl Bucket {
 
     async fn put(&self, key: &str, bytes: Bytes, mode: PutMode) -> Result<(), Trouble> {
         let path = self.path(key)?;
-        self.in_time(Asked::Names, DEADLINE, self.store.put_opts(&path, bytes.into(), mode.into())).await.map(drop)
+        let size = bytes.len() as u64;
+        self.written(size, DEADLINE, self.store.put_opts(&path, bytes.into(), mode.into())).await.map(drop)
     }
 
     /// Removes an object, if it is there.
@@ -444,10 +462,7 @@ impl Bucket {
     /// [`Trouble`].
     pub async fn remove(&self, key: &str) -> Result<(), Trouble> {
         let path = self.path(key)?;
-        match self.in_time(Asked::Names, DEADLINE, async { Ok(gone(self.store.delete(&path).await)) }).await? {
-            Some(error) => Err(self.trouble_of(Asked::Names, &error, true)),
-            None => Ok(()),
-        }
+        self.taken_away(self.store.delete(&path)).await
     }
 
     /// Sends a blob up. It is hashed on its way, and appears only when it is what its digest says. `begun` is told
@@ -460,11 +475,12 @@ impl Bucket {
         if content.size <= PART as u64 {
             let (bytes, found) = piece(content.clone(), 0, Verifier::new(digest.algorithm())).await?;
             is_it(digest, found)?;
-            self.in_time(Asked::Names, PART_DEADLINE, self.store.put(&path, bytes.into())).await?;
+            let deadline = (DEADLINE + Duration::from_secs(content.size / UP_A_SECOND)).min(PART_DEADLINE);
+            self.written(content.size, deadline, self.store.put(&path, bytes.into())).await?;
             self.health.has(digest);
             return Ok(());
         }
-        let id = self.in_time(Asked::Names, DEADLINE, self.store.create_multipart(&path)).await?;
+        let id = self.written(0, DEADLINE, self.store.create_multipart(&path)).await?;
         begun(&id);
         self.write_down(&path, &id).await?;
         let parts = async {
@@ -472,13 +488,15 @@ impl Bucket {
             while offset < content.size {
                 let (bytes, seen) = piece(content.clone(), offset, verifier).await?;
                 (verifier, offset) = (seen, offset + bytes.len() as u64);
-                let sent = self.store.put_part(&path, &id, parts.len(), bytes.into());
-                parts.push(self.in_time(Asked::Names, PART_DEADLINE, sent).await?);
+                let (size, number) = (bytes.len() as u64, parts.len());
+                let sent = self.store.put_part(&path, &id, number, bytes.into());
+                parts.push(self.written(size, PART_DEADLINE, sent).await?);
             }
             is_it(digest, verifier).map(|()| parts)
         };
         let parts = parts.await?;
-        self.in_time(Asked::Names, PART_DEADLINE, self.store.complete_multipart(&path, &id, parts)).await?;
+        // Some stores put the parts together before they answer.
+        self.written(content.size, PART_DEADLINE, self.store.complete_multipart(&path, &id, parts)).await?;
         self.health.has(digest);
         // What stays is found to be over by the collector.
         let _ = self.remove(&uploads::note_of(&id)).await;
@@ -491,13 +509,8 @@ impl Bucket {
     /// [`Trouble`].
     pub async fn abort(&self, key: &str, id: &str) -> Result<(), Trouble> {
         let (path, id) = (self.path(key)?, id.to_owned());
-        match self
-            .in_time(Asked::Names, DEADLINE, async { Ok(gone(self.store.abort_multipart(&path, &id).await)) })
-            .await?
-        {
-            Some(error) => Err(self.trouble_of(Asked::Names, &error, true)),
-            None => self.remove(&uploads::note_of(&id)).await,
-        }
+        self.taken_away(self.store.abort_multipart(&path, &id)).await?;
+        self.remove(&uploads::note_of(&id)).await
     }
 
     fn path(&self, key: &str) -> Result<Path, Trouble> {
@@ -526,11 +539,6 @@ fn plainly(error: &Error) -> String {
 /// Whether it is the bucket itself that is not there. (S3, "Error responses"; other stores say the same.)
 fn is_no_bucket(error: &Error) -> bool {
     error.to_string().contains("NoSuchBucket")
-}
-
-/// The error of who removes something, if it is not that it is gone.
-fn gone(removed: Result<(), Error>) -> Option<Error> {
-    removed.err().filter(|error| !matches!(error, Error::NotFound { .. }))
 }
 
 /// The next piece of what goes up, and what was seen with it.

@@ -6,7 +6,7 @@
 //! himself.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::proof::{PeersKey, Question, Use};
 use super::{Bucket, Trouble, Waited};
@@ -42,6 +43,8 @@ pub struct Leases {
     own: String,
     /// Whether the store keeps to the condition of a write, as far as is known.
     allowed: watch::Sender<Option<bool>>,
+    /// Until when it is waited for that at most, since it was waited for first.
+    known_until: OnceLock<Instant>,
     held: Mutex<HashMap<Digest, u32>>,
     metrics: Arc<Metrics>,
 }
@@ -79,8 +82,8 @@ pub enum Found {
 impl Leases {
     /// Those of the replica that others reach at `own`. They are off until they are allowed.
     pub fn new(bucket: Bucket, key: PeersKey, own: String, metrics: Arc<Metrics>) -> Leases {
-        let (allowed, held) = (watch::Sender::new(None), Mutex::default());
-        Leases { bucket, key, own, allowed, held, metrics }
+        let (allowed, known_until, held) = (watch::Sender::new(None), OnceLock::new(), Mutex::default());
+        Leases { bucket, key, own, allowed, known_until, held, metrics }
     }
 
     /// The store keeps to the condition of a write, or does not, or has not told yet.
@@ -88,18 +91,27 @@ impl Leases {
         self.allowed.send_replace(Some(allowed));
     }
 
-    /// Waits until it is known whether there are leases, as long as the look-up has time for that: at a start it takes a
-    /// moment to find out.
-    pub async fn known(&self, waited: &Waited) {
+    /// Whether there are leases now, or may be in a moment: at a start it takes one to find out.
+    pub fn may_be_had(&self) -> bool {
+        let may = *self.allowed.borrow() != Some(false);
+        may && self.bucket.is_well() && self.bucket.takes_leases()
+    }
+
+    /// Whether there are leases. Where it is not known yet it is waited for, as long as the look-up has time for that,
+    /// and all who wait together wait no longer than one of them.
+    pub async fn can_be_had(&self, waited: &Waited) -> bool {
         let mut allowed = self.allowed.subscribe();
-        if allowed.borrow().is_none() && self.bucket.is_well() {
-            let _ = self.bucket.within(waited, allowed.wait_for(Option::is_some)).await;
+        if allowed.borrow().is_none() && self.may_be_had() {
+            let until = *self.known_until.get_or_init(|| Instant::now() + self.bucket.patience());
+            let known = tokio::time::timeout_at(until, allowed.wait_for(Option::is_some));
+            let _ = self.bucket.within(&waited.for_leases(), known).await;
         }
+        self.are_on()
     }
 
     /// Whether there are leases now.
     pub fn are_on(&self) -> bool {
-        *self.allowed.borrow() == Some(true) && self.bucket.is_well() && self.bucket.time().is_some()
+        *self.allowed.borrow() == Some(true) && self.may_be_had() && self.bucket.time().is_some()
     }
 
     /// How many are held.
@@ -109,12 +121,13 @@ impl Leases {
 
     /// Takes the lease of this epoch, or finds out whose it is, for a look-up that has waited so long.
     pub async fn take(&self, digest: &Digest, epoch: u32, waited: &Waited) -> Found {
-        if self.held.lock().len() >= MOST || self.bucket.time_left(waited).is_none() {
+        let has_no_time = self.bucket.time_left(&waited.for_leases()).is_none();
+        if self.held.lock().len() >= MOST || has_no_time || !self.bucket.takes_leases() {
             return Found::Unknown;
         }
         let key = key_of(digest, epoch);
         let claimed = self.bucket.claim(&key, self.lease(digest, epoch, None));
-        match self.bucket.within(waited, claimed).await {
+        match self.bucket.within(&waited.for_leases(), claimed).await {
             Some(Err(Trouble::Changed)) => return self.look(digest, epoch, waited).await,
             Some(Ok(())) if epoch > 1 => self.metrics.lease_taken_over(),
             Some(Ok(())) => {}
@@ -131,7 +144,7 @@ impl Leases {
     /// Whose the lease of this epoch is.
     pub async fn look(&self, digest: &Digest, epoch: u32, waited: &Waited) -> Found {
         let key = key_of(digest, epoch);
-        let object = match self.bucket.within(waited, self.bucket.read(&key, LONGEST)).await {
+        let object = match self.bucket.within(&waited.for_leases(), self.bucket.read(&key, LONGEST)).await {
             Some(Ok(Some(object))) => object,
             Some(Ok(None)) => return Found::Over,
             failed => {

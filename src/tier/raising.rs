@@ -233,9 +233,19 @@ impl Raising {
                 Err(trouble) => {
                     self.leases.iter().for_each(|leases| leases.allow(false));
                     self.fails("", &trouble);
-                    tokio::time::sleep(LONGEST_REST).await;
+                    let _ = tokio::time::timeout(LONGEST_REST, self.writes_are_back()).await;
                 }
             }
+        }
+    }
+
+    /// Returns when it takes again what is written, where it does not now.
+    async fn writes_are_back(&self) {
+        if self.bucket.takes_writes() {
+            return std::future::pending().await;
+        }
+        while !self.bucket.takes_writes() {
+            tokio::time::sleep(FIRST_REST).await;
         }
     }
 

@@ -1,4 +1,5 @@
 //! How long one look-up has waited for the bucket: all its questions together have the time that a reader is patient.
+//! Its leases have what is left of it, and take nothing of it: what is read never waits for what is written.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,15 +11,26 @@ use super::Bucket;
 
 /// What a look-up has waited so far; its copies are the same look-up.
 #[derive(Clone, Debug, Default)]
-pub struct Waited(Arc<AtomicU64>);
+pub struct Waited {
+    questions: Arc<AtomicU64>,
+    leases: Arc<AtomicU64>,
+    is_for_leases: bool,
+}
 
 impl Waited {
+    /// What it has waited for leases.
+    pub(super) fn for_leases(&self) -> Waited {
+        Waited { is_for_leases: true, ..self.clone() }
+    }
+
     fn so_far(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::Relaxed))
+        let leases = if self.is_for_leases { self.leases.load(Ordering::Relaxed) } else { 0 };
+        Duration::from_micros(self.questions.load(Ordering::Relaxed).saturating_add(leases))
     }
 
     fn for_longer(&self, time: Duration) {
-        self.0.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2), Ordering::Relaxed);
+        let waited = if self.is_for_leases { &self.leases } else { &self.questions };
+        waited.fetch_add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2), Ordering::Relaxed);
     }
 }
 
@@ -55,6 +67,11 @@ mod tests {
         assert_eq!(began.elapsed(), patience);
         let unasked = async { panic!("there is no time left") };
         assert!(bucket.within(&waited, unasked).await.is_none());
-        assert!(bucket.within(&other, asked(1.5)).await.is_some(), "of another");
+        assert!(
+            bucket.within(&waited.for_leases(), async { panic!("nothing is left for its leases") }).await.is_none()
+        );
+        assert!(bucket.within(&other.for_leases(), asked(1.5)).await.is_some(), "of another");
+        assert!(bucket.within(&other, asked(1.5)).await.is_some(), "what is read does not wait for leases");
+        assert!(bucket.within(&other.for_leases(), asked(0.1)).await.is_none());
     }
 }

@@ -20,11 +20,12 @@ mod redirects;
 mod slow;
 mod trouble;
 mod unwell;
+mod writes;
 
-use std::path::PathBuf;
 use std::future::Future;
-
+use std::path::PathBuf;
 use std::time::Duration;
+
 use door::Door;
 use mirror::{Settings, TestMirror};
 use scripted_registry::bucket::Bucket;

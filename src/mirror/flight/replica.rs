@@ -201,6 +201,10 @@ impl AtReplica {
         let (mut epoch, mut found) = match stand {
             Stand::Ours => return None,
             Stand::Bucket(bucket) => return self.of_bucket(bucket, span, told, pace).await,
+            Stand::Open(_) if !leases.can_be_had(&self.waited).await => {
+                self.stands(Stand::Ours);
+                return None;
+            }
             Stand::Open(epoch) => (epoch, leases.take(&self.digest, epoch, &self.waited).await),
             // It may give although it is not known any more whose the lease is.
             Stand::Theirs(epoch, replica) => match leases.look(&self.digest, epoch, &self.waited).await {

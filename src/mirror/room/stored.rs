@@ -107,14 +107,13 @@ impl Stored {
 
     /// The blob at whichever replica fetches it, where they tell each other. `None` also for what is to be proven by
     /// upstream's own answer to us.
-    pub(crate) async fn at_replica(
+    pub(crate) fn at_replica(
         self: &Arc<Stored>,
         location: &Location,
         digest: &Digest,
         waited: &Waited,
     ) -> Option<Arc<AtReplica>> {
-        self.shared.as_ref()?.replicas.as_ref()?.leases.known(waited).await;
-        let (_, replicas) = self.replicas()?;
+        let replicas = self.shared.as_ref()?.replicas.as_ref().filter(|replicas| replicas.leases.may_be_had())?;
         let is_doubted =
             |member: &Membership| member.proof == Proof::Unknown || !self.standing.is_given(location, member);
         if self.denials.holds(location) || self.member(location, digest).as_ref().is_some_and(is_doubted) {

@@ -15,7 +15,7 @@ use crate::oci::Digest;
 
 /// How many bytes have to come in a second, looked at as often as a reader's patience is over: below that upstream is
 /// asked for the rest. Most upstreams give more than this.
-const LEAST_A_SECOND: u64 = 1 << 20;
+pub(super) const LEAST_A_SECOND: u64 = 1 << 20;
 
 pub(super) struct Flow {
     bucket: Bucket,

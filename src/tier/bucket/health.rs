@@ -1,5 +1,5 @@
-//! How the bucket is, as its answers tell: whether it says what names there are, how large content is, and gives content.
-//! Each of them may be in trouble while the others are well.
+//! How the bucket is, as its answers tell: whether it says what names there are, how large content is, gives content, and
+//! takes what is written. Each of them may be in trouble while the others are well.
 //!
 //! Whoever reads has his patience; what is waited for longer, and what breaks off or comes too slowly, is a failure of
 //! what was asked. Where content does not come, nobody who can have it elsewhere asks for it before it was
@@ -12,19 +12,28 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::super::breaker::Breaker;
+use super::flow::LEAST_A_SECOND;
 use super::listening::{MOST_OF_ANSWER, is_too_long};
-use super::{Bucket, Pace, Trouble, is_no_bucket, plainly};
+use super::samples::Samples;
+use super::{Bucket, DEADLINE, Pace, Trouble, is_no_bucket, plainly};
 use crate::oci::Digest;
+
+/// While it takes nothing it is tried so often at least: an object of a few bytes, for which nobody waits.
+const WRITES_TRIED_EVERY: Duration = Duration::from_secs(5);
 
 /// What the bucket is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// Small objects, and all that is written.
+    /// Small objects.
     Names,
     /// How large content is.
     Sizes,
     /// Content.
     Content,
+    /// To take what is written, behind everybody.
+    Writes,
+    /// To take a lease, for which a reader waits.
+    Leases,
 }
 
 impl Asked {
@@ -33,6 +42,8 @@ impl Asked {
             Asked::Names => "it does not answer",
             Asked::Sizes => "it does not say what content it has",
             Asked::Content => "it does not give content",
+            Asked::Writes => "it does not take what is written",
+            Asked::Leases => "it takes no leases",
         }
     }
 }
@@ -42,17 +53,19 @@ pub(super) struct Health {
     names: Breaker,
     sizes: Breaker,
     content: Breaker,
-    /// Content that it should have, by which it can be seen whether it gives any.
-    sample: Mutex<Option<Digest>>,
-    /// What was wrong when it was looked at last.
-    seen: Mutex<Option<String>>,
+    writes: Breaker,
+    leases: Breaker,
+    samples: Mutex<Samples>,
+    /// What was wrong when it was looked at last; nothing where nobody has looked yet.
+    seen: Mutex<Option<Result<(), String>>>,
 }
 
 impl Default for Health {
     fn default() -> Health {
         // Whoever waits for content in vain has waited for long already.
         let [names, sizes, content] = [3, 2, 2].map(Breaker::after);
-        Health { names, sizes, content, sample: Mutex::default(), seen: Mutex::default() }
+        let [writes, leases] = [2, 2].map(|failures| Breaker::after(failures).resting(WRITES_TRIED_EVERY));
+        Health { names, sizes, content, writes, leases, samples: Mutex::default(), seen: Mutex::default() }
     }
 }
 
@@ -62,51 +75,75 @@ impl Health {
             Asked::Names => &self.names,
             Asked::Sizes => &self.sizes,
             Asked::Content => &self.content,
+            Asked::Writes => &self.writes,
+            Asked::Leases => &self.leases,
         }
     }
 
     /// What is wrong with it.
     pub(super) fn trouble(&self) -> Option<String> {
-        let mut all = [Asked::Names, Asked::Content, Asked::Sizes].into_iter();
-        let told = all.find_map(|asked| self.of(asked).trouble().map(|why| format!("{}: {why}", asked.trouble())));
-        told.or_else(|| self.seen.lock().clone())
+        self.trouble_of_readers().or_else(|| self.told(&[Asked::Writes, Asked::Leases]))
     }
 
-    /// It was looked at, and this was wrong.
-    pub(super) fn saw(&self, trouble: Option<&Trouble>) {
-        *self.seen.lock() = trouble.map(ToString::to_string);
+    /// The same, as far as those care who only read.
+    pub(super) fn trouble_of_readers(&self) -> Option<String> {
+        let told = self.told(&[Asked::Names, Asked::Content, Asked::Sizes]);
+        told.or_else(|| self.seen.lock().clone()?.err())
     }
 
+    fn told(&self, all: &[Asked]) -> Option<String> {
+        all.iter().find_map(|asked| self.of(*asked).trouble().map(|why| format!("{}: {why}", asked.trouble())))
+    }
+
+    /// It was looked at, and this came of it for those who read.
+    pub(super) fn saw(&self, looked: &Result<(), Trouble>) {
+        *self.seen.lock() = Some(looked.clone().map_err(|trouble| trouble.to_string()));
+    }
+
+    /// Whether anybody has looked.
+    pub(super) fn was_seen(&self) -> bool {
+        self.seen.lock().is_some()
+    }
+
+    /// Content by which it can be seen whether it gives any.
     pub(super) fn sample(&self) -> Option<Digest> {
-        *self.sample.lock()
+        self.samples.lock().next()
+    }
+
+    /// That did not come.
+    pub(super) fn missed(&self) {
+        self.samples.lock().missed();
+    }
+
+    /// Whether it gives content, where all of this came.
+    pub(super) fn is_told_by(&self, digest: &Digest) -> bool {
+        self.samples.lock().is_told_by(digest)
     }
 
     /// It has, or should have, this content.
     pub(super) fn has(&self, digest: &Digest) {
         if self.content.is_closed() && self.content.wants() == 0 && !is_empty(digest) {
-            *self.sample.lock() = Some(*digest);
+            self.samples.lock().has(digest);
         }
     }
 
     /// A name in it leads to this content: by that it can be seen whether it gives any, where nothing better is known.
     fn should_have(&self, digest: &Digest) {
-        if !is_empty(digest) {
-            self.sample.lock().get_or_insert(*digest);
+        let mut samples = self.samples.lock();
+        if !is_empty(digest) && (samples.is_empty() || !self.content.is_closed()) {
+            samples.should_have(digest);
         }
     }
 
-    /// It has this content no more.
-    pub(super) fn has_not(&self, digest: &Digest) {
-        let mut sample = self.sample.lock();
-        if *sample == Some(*digest) {
-            *sample = None;
-        }
+    /// It has this content no more. Whether no other is known.
+    pub(super) fn has_not(&self, digest: &Digest) -> bool {
+        self.samples.lock().has_not(digest)
     }
 
     /// This content broke off after so many bytes: what broke off last is looked at.
     fn broke_off(&self, digest: &Digest, came: u64) {
         if came.saturating_add(1) >= self.content.wants() && !is_empty(digest) {
-            *self.sample.lock() = Some(*digest);
+            self.samples.lock().broke_off(digest);
         }
     }
 }
@@ -120,7 +157,12 @@ impl Bucket {
     /// Whether it is of use to ask.
     pub(super) fn may_be_asked(&self, asked: Asked) -> Result<(), Trouble> {
         let names = self.health.of(Asked::Names);
-        let may = if asked == Asked::Names { names.admits() } else { names.waits().is_zero() };
+        let may = match asked {
+            Asked::Names => names.admits(),
+            // Whether it takes any again is looked at behind everybody.
+            Asked::Leases => names.waits().is_zero() && self.takes_leases(),
+            Asked::Sizes | Asked::Content | Asked::Writes => names.waits().is_zero(),
+        };
         if may { Ok(()) } else { Err(Trouble::Away("it did not lately".to_owned())) }
     }
 
@@ -150,10 +192,9 @@ impl Bucket {
         };
         let mut awaited = Awaited { bucket: self, asked, began: Instant::now(), is_counted: false };
         let answer = self.in_time(asked, self.patience, absent).await;
-        let is_of_names = asked == Asked::Names;
         awaited.is_counted = match &answer {
             Err(Trouble::Away(_)) => true,
-            Err(Trouble::Refused(_)) => !is_of_names,
+            Err(Trouble::Refused(_)) => !matches!(asked, Asked::Names | Asked::Writes),
             _ => false,
         };
         answer
@@ -179,12 +220,55 @@ impl Bucket {
         }
     }
 
+    /// The same for so many bytes that are written, for which no reader waits. That it takes them too slowly is known
+    /// before they are given up.
+    pub(super) async fn written<T>(
+        &self,
+        bytes: u64,
+        deadline: Duration,
+        answer: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Trouble> {
+        let quickly = (self.patience + Duration::from_secs(bytes / LEAST_A_SECOND)).min(deadline);
+        let mut answer = std::pin::pin!(answer);
+        let (answer, is_quick) = match tokio::time::timeout(quickly, &mut answer).await {
+            Ok(answer) => (answer, true),
+            Err(_) => {
+                let slow = self.is_away(Asked::Writes, "it takes too long".to_owned());
+                let late = tokio::time::timeout(deadline.saturating_sub(quickly), answer).await;
+                (late.map_err(|_| slow)?, false)
+            }
+        };
+        match answer {
+            Ok(answer) => {
+                if is_quick {
+                    self.is_back(Asked::Writes);
+                }
+                Ok(answer)
+            }
+            Err(error) => Err(self.trouble_of(Asked::Writes, &error, is_quick)),
+        }
+    }
+
+    /// What is removed, if it was there. For it nobody waits, and it says nothing of what else may be asked.
+    pub(super) async fn taken_away(&self, answer: impl Future<Output = Result<(), Error>>) -> Result<(), Trouble> {
+        let trouble = match tokio::time::timeout(DEADLINE, answer).await {
+            Ok(Ok(()) | Err(Error::NotFound { .. })) => return Ok(()),
+            Ok(Err(error)) => self.named(&error),
+            Err(_) => Trouble::Away("no answer in time".to_owned()),
+        };
+        self.failed();
+        Err(trouble)
+    }
+
     /// Whether what began then took a part of the readers' patience.
     pub(super) fn is_quick(&self, began: Instant) -> bool {
         began.elapsed() <= self.patience / 4
     }
 
     pub(super) fn is_back(&self, asked: Asked) {
+        if asked == Asked::Content {
+            self.health.samples.lock().came();
+        }
         if self.health.of(asked).well() {
             self.tell_back(asked);
         }
@@ -196,8 +280,8 @@ impl Bucket {
 
     /// So many bytes of content came, and were all that was asked for.
     pub(super) fn gave(&self, digest: &Digest, bytes: u64) {
-        if self.health.of(Asked::Content).gave(bytes) {
-            self.tell_back(Asked::Content);
+        if self.health.of(Asked::Content).is_enough(bytes) {
+            self.is_back(Asked::Content);
         }
         self.health.has(digest);
     }
@@ -244,12 +328,19 @@ impl Bucket {
         match &trouble {
             Trouble::Changed => {}
             Trouble::Away(why) => return self.is_away(asked, why.clone()),
-            // Who refuses a name answers; content that is refused does not come.
-            Trouble::Refused(why) if asked != Asked::Names => drop(self.is_away(asked, why.clone())),
+            // Who refuses a name answers, and may take another; content that is refused does not come.
+            Trouble::Refused(why) if !matches!(asked, Asked::Names | Asked::Writes) => {
+                drop(self.is_away(asked, why.clone()));
+            }
             _ => self.failed(),
         }
-        // What else it says may be right.
-        if is_quick && asked == Asked::Names && !is_too_long(error) {
+        let is_answer = match asked {
+            // What else it says may be right.
+            Asked::Names => !is_too_long(error),
+            Asked::Writes | Asked::Leases => trouble == Trouble::Changed,
+            Asked::Sizes | Asked::Content => false,
+        };
+        if is_quick && is_answer {
             self.is_back(asked);
         }
         trouble
@@ -283,5 +374,73 @@ impl Drop for Awaited<'_> {
         if !self.is_counted && !self.bucket.is_quick(self.began) {
             let _ = self.bucket.is_away(self.asked, "it takes too long to answer".to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures_util::StreamExt as _;
+
+    use super::super::super::settings::Settings;
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    fn bucket() -> Bucket {
+        Bucket::in_memory(&Settings { patience: PATIENCE, ..Settings::for_tests() })
+    }
+
+    async fn after<T>(time: Duration, answer: Result<T, Error>) -> Result<T, Error> {
+        tokio::time::sleep(time).await;
+        answer
+    }
+
+    fn cannot() -> Error {
+        Error::Generic { store: "S3", source: "503".into() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_it_does_not_take_says_nothing_of_what_it_gives() {
+        let bucket = bucket();
+        for _ in 0..10 {
+            let failed = bucket.written::<()>(0, DEADLINE, after(PATIENCE / 8, Err(cannot()))).await;
+            assert!(matches!(failed, Err(Trouble::Away(_))));
+            assert_eq!(bucket.read("a", 1).await, Ok(None));
+        }
+        assert!(bucket.is_well());
+        assert!(!bucket.takes_writes() && bucket.trouble().is_some_and(|why| why.contains("take what is written")));
+        let left_alone = bucket.claim("fills/x", Bytes::new()).await;
+        assert!(matches!(left_alone, Err(Trouble::Away(_))), "no reader waits for it: {left_alone:?}");
+        bucket.write("b", Bytes::from_static(b"x")).await.expect("written");
+        assert!(bucket.takes_leases() && bucket.trouble().is_none());
+        bucket.claim("fills/x", Bytes::new()).await.expect("claimed");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_taken_too_slowly_is_known_before_it_is_given_up_and_large_parts_have_their_time() {
+        let (bucket, began) = (bucket(), Instant::now());
+        let slowly = || bucket.written(0, DEADLINE, after(PATIENCE * 4, Ok(())));
+        let (first, second, ()) = tokio::join!(slowly(), slowly(), async {
+            tokio::time::sleep(PATIENCE + Duration::from_millis(1)).await;
+            assert!(!bucket.takes_writes());
+        });
+        assert!(first.is_ok() && second.is_ok() && began.elapsed() == PATIENCE * 4, "they are taken all the same");
+        assert!(!bucket.takes_writes(), "that says nothing good");
+        bucket.written(16 << 20, DEADLINE, after(PATIENCE * 4, Ok(()))).await.expect("written");
+        assert!(bucket.takes_writes());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_it_takes_nothing_it_is_looked_at_every_few_seconds() {
+        let bucket = bucket();
+        for _ in 0..10 {
+            let _ = bucket.is_away(Asked::Writes, "x".to_owned());
+            let _ = bucket.is_away(Asked::Leases, "x".to_owned());
+        }
+        assert!(bucket.look(false).await.is_ok() && !bucket.takes_writes(), "not yet");
+        tokio::time::advance(WRITES_TRIED_EVERY).await;
+        assert!(bucket.look(false).await.is_ok() && bucket.takes_leases());
+        assert_eq!(bucket.list("").count().await, 0, "nothing of it is left");
     }
 }

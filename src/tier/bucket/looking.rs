@@ -1,7 +1,9 @@
 //! A look at the bucket for which nobody waits: whether it answers, and gives content that it has. It tells those who ask
 //! how the bucket is while no client does, and is what ends it where it was left alone.
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
+use object_store::{ObjectStoreExt as _, PutMode};
 
 use super::health::Asked;
 use super::{Bucket, Pace, Trouble};
@@ -10,6 +12,8 @@ use crate::oci::Span;
 /// What is looked for, and need not be there.
 const KEY: &str = "probe/present";
 const LONGEST: u64 = 64;
+/// What is written to see whether it is taken.
+const TRIED: &[u8] = b"{}";
 /// So much of what it has is read while all is well, in bytes.
 const LITTLE: u64 = 4 << 10;
 
@@ -21,8 +25,8 @@ impl Bucket {
     /// [`Trouble`].
     pub async fn look(&self, at_content: bool) -> Result<(), Trouble> {
         let looked = self.look_at_all(at_content).await;
-        self.health.saw(looked.as_ref().err());
-        looked
+        self.health.saw(&looked);
+        looked.and(self.look_at_writes().await)
     }
 
     async fn look_at_all(&self, at_content: bool) -> Result<(), Trouble> {
@@ -32,8 +36,39 @@ impl Bucket {
             let breaker = self.health.of(asked);
             if breaker.is_closed() { at_content } else { breaker.waits().is_zero() }
         };
-        if is_due(Asked::Sizes) || is_due(Asked::Content) {
-            self.look_at_content().await?;
+        let content = is_due(Asked::Sizes) || is_due(Asked::Content);
+        if !content {
+            return Ok(());
+        }
+        self.look_at_content().await.inspect_err(|_| self.health.missed())
+    }
+
+    /// Whether it takes again what is written, where it did not: nobody else tries that in front of a reader.
+    async fn look_at_writes(&self) -> Result<(), Trouble> {
+        let is_due = |asked| {
+            let breaker = self.health.of(asked);
+            !breaker.is_closed() && breaker.waits().is_zero()
+        };
+        let tried = async |asked, key: String| {
+            let path = self.path(&key)?;
+            let bytes = Bytes::from_static(TRIED);
+            if asked == Asked::Writes {
+                let put = self.store.put(&path, bytes.into());
+                self.written(TRIED.len() as u64, self.patience, put).await?;
+            } else {
+                let put = self.store.put_opts(&path, bytes.into(), PutMode::Create.into());
+                self.patiently(asked, put).await?;
+            }
+            // What stays is no lease, and goes with those that are void.
+            let _ = tokio::time::timeout(self.patience, self.remove(&key)).await;
+            Ok(())
+        };
+        let name = format!("{:064x}", rand::random::<u128>());
+        if is_due(Asked::Writes) {
+            tried(Asked::Writes, format!("probe/{name}")).await?;
+        }
+        if self.takes_writes() && is_due(Asked::Leases) {
+            tried(Asked::Leases, format!("fills/sha256/{name}/1")).await?;
         }
         Ok(())
     }
@@ -41,8 +76,9 @@ impl Bucket {
     async fn look_at_content(&self) -> Result<(), Trouble> {
         let Some(digest) = self.health.sample() else { return Ok(()) };
         let gone = || {
-            self.health.has_not(&digest);
-            self.is_back(Asked::Content);
+            if self.health.has_not(&digest) {
+                self.is_back(Asked::Content);
+            }
         };
         if self.sized(&digest).await?.is_none() {
             gone();
@@ -58,7 +94,7 @@ impl Bucket {
             came += bytes?.len() as u64;
         }
         // All of it came, and there is no more.
-        if came >= reading.size {
+        if came >= reading.size && self.health.is_told_by(&digest) {
             self.is_back(Asked::Content);
         }
         Ok(())

@@ -1,0 +1,105 @@
+//! A bucket that gives what it has and takes nothing: nobody who reads waits for what is written.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use scripted_registry::bucket::Fault;
+use scripted_registry::{Image, noise};
+
+use crate::leases::{bucket_of, has_leases};
+use crate::trouble::readyz;
+use crate::unwell::{DEGRADED, LAYERS, PATIENCE, layers, until_told};
+use crate::{MANIFEST_TYPES, Scene, TAG, before_long, blob_of, outcome, pull, up};
+
+const WRITES: &[&str] = &["PUT", "POST", "DELETE"];
+
+/// Of which layers a lease was asked for since `before`.
+fn leases_asked_for(scene: &Scene, image: &Image, before: usize) -> BTreeSet<String> {
+    let is_of = |key: &str| image.layers.iter().any(|layer| key.contains(&layer.digest.to_string()[7..]));
+    let asked = scene.bucket.requests().into_iter().skip(before);
+    asked.filter(|(how, key)| how == "PUT" && key.contains("/fills/") && is_of(key)).map(|(_, key)| key).collect()
+}
+
+#[tokio::test]
+async fn what_is_read_never_waits_for_what_is_written() {
+    let faults =
+        [Fault::Stall, Fault::Status(503), Fault::Status(403), Fault::Hang, Fault::Slow(Duration::from_secs(8))];
+    for (n, fault) in faults.into_iter().enumerate() {
+        for is_before_start in [true, false] {
+            let mut scene = Scene::set().await;
+            let image = layers(&scene, 2000 + 40 * n as u64, LAYERS).await;
+            if is_before_start {
+                scene.bucket.fault(WRITES, "", fault);
+            }
+            let (mirror, _door) = scene.behind_a_door(PATIENCE).await;
+            if !is_before_start {
+                has_leases(&mirror).await;
+                scene.bucket.fault(WRITES, "", fault);
+            }
+            scene.registry.stop().await;
+            let begun = Instant::now();
+            let outcomes = pull(&mirror, &image).await;
+            assert!(outcomes[1..].iter().all(|outcome| outcome == "tier"), "{fault:?} {is_before_start}: {outcomes:?}");
+            let elapsed = begun.elapsed();
+            assert!(elapsed < Duration::from_secs(3) * 4, "{fault:?} {is_before_start}: {elapsed:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_is_not_taken_is_waited_for_twice_and_not_for_each_layer() {
+    let slow = Fault::Slow(Duration::from_secs(8));
+    let faults = [
+        ("", Fault::Stall),
+        ("/fills/", Fault::Stall),
+        ("", Fault::Status(503)),
+        ("/fills/", Fault::Status(403)),
+        ("", Fault::Hang),
+        ("", slow),
+    ];
+    for (n, (part, fault)) in faults.into_iter().enumerate() {
+        let scene = Scene::set().await;
+        let (mirror, _door) = scene.behind_a_door(PATIENCE).await;
+        has_leases(&mirror).await;
+        let contents: Vec<_> = (0..LAYERS + 2).map(|layer| noise(2300 + 40 * n as u64 + layer, 150_000)).collect();
+        let image = scene.registry.add_image("library/app", "1", &contents);
+        scene.bucket.fault(&["PUT"], part, fault);
+        let (before, begun) = (scene.bucket.requests().len(), Instant::now());
+        assert_eq!(pull(&mirror, &image).await.len(), image.layers.len() + 2);
+        let elapsed = begun.elapsed();
+        let waited_for = leases_asked_for(&scene, &image, before);
+        assert!(waited_for.len() <= 2, "{part} {fault:?}: {waited_for:?}");
+        assert!(elapsed < Duration::from_secs(3) * 4, "{part} {fault:?}: {elapsed:?}");
+        assert_eq!(readyz(&mirror).await, DEGRADED, "{part} {fault:?}");
+        let told = bucket_of(&mirror).await["trouble"].to_string();
+        assert!(
+            ["it does not take what is written", "it takes no leases", "the bucket"]
+                .iter()
+                .any(|why| told.contains(why)),
+            "{part} {fault:?}: {told}"
+        );
+        scene.bucket.heal();
+        before_long("it is well again", until_told(&mirror, "ok\n")).await;
+        before_long("there are leases again", has_leases(&mirror)).await;
+        before_long("what is owed", up(&scene, &image)).await;
+    }
+}
+
+#[tokio::test]
+async fn where_conditions_cannot_be_tried_at_the_start_they_are_soon_after_writes_are_back() {
+    let scene = Scene::set().await;
+    scene.bucket.fault(WRITES, "", Fault::Status(503));
+    let (mirror, _door) = scene.behind_a_door(PATIENCE).await;
+    until_told(&mirror, DEGRADED).await;
+    let image = scene.image(2600);
+    assert_eq!(pull(&mirror, &image).await.len(), 4);
+    assert_eq!(mirror.get_with(TAG, &[MANIFEST_TYPES]).await.status, 200);
+    scene.bucket.heal();
+    let begun = Instant::now();
+    before_long("there are leases", has_leases(&mirror)).await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    up(&scene, &image).await;
+    until_told(&mirror, "ok\n").await;
+    let answer = mirror.get(&blob_of("library/app", &image.layers[0].digest)).await;
+    assert_eq!(outcome(&answer), "hit");
+}
