@@ -48,7 +48,27 @@ pub struct Owed {
     path: PathBuf,
     most: usize,
     state: Mutex<State>,
-    changed: Notify,
+    changed: Changed,
+}
+
+/// That something may have changed, of each kind.
+#[derive(Debug, Default)]
+struct Changed {
+    contents: Notify,
+    names: Notify,
+}
+
+impl Changed {
+    const fn of(&self, kind: Kind) -> &Notify {
+        match kind {
+            Kind::Content => &self.contents,
+            Kind::Name => &self.names,
+        }
+    }
+
+    fn tell(&self, key: &str) {
+        self.of(Kind::of(key)).notify_one();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -57,14 +77,61 @@ struct State {
     lines: usize,
     serial: u64,
     orders: HashMap<String, Entry>,
-    /// The keys nobody is at, the oldest first.
-    queue: BTreeMap<u64, String>,
+    queue: Queue,
     /// Keys that come from the bucket just now, and how many bring each.
     quiet: HashMap<String, usize>,
     /// Uploads in parts that are under way, by their key.
     uploads: HashMap<String, String>,
     /// The bucket for which all that was stored before there was a list has been put on it.
     complete: Option<String>,
+}
+
+/// The keys nobody is at, the oldest first: those of content, and all others, so that neither waits for the other.
+#[derive(Debug, Default)]
+struct Queue {
+    contents: BTreeMap<u64, String>,
+    names: BTreeMap<u64, String>,
+}
+
+/// What a key is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Content.
+    Content,
+    /// A name, or another small object.
+    Name,
+}
+
+impl Kind {
+    /// That of a key.
+    pub fn of(key: &str) -> Kind {
+        if key.starts_with("blobs/") { Kind::Content } else { Kind::Name }
+    }
+}
+
+impl Queue {
+    fn of(&mut self, kind: Kind) -> &mut BTreeMap<u64, String> {
+        match kind {
+            Kind::Content => &mut self.contents,
+            Kind::Name => &mut self.names,
+        }
+    }
+
+    fn insert(&mut self, serial: u64, key: String) {
+        self.of(Kind::of(&key)).insert(serial, key);
+    }
+
+    fn remove(&mut self, serial: u64) {
+        self.contents.remove(&serial);
+        self.names.remove(&serial);
+    }
+
+    /// Takes the oldest out.
+    fn pop(&mut self) -> Option<(u64, String)> {
+        let first = |queue: &BTreeMap<u64, String>| queue.first_key_value().map_or(u64::MAX, |(serial, _)| *serial);
+        let kind = if first(&self.contents) < first(&self.names) { Kind::Content } else { Kind::Name };
+        self.of(kind).pop_first()
+    }
 }
 
 #[derive(Debug)]
@@ -94,7 +161,7 @@ impl Drop for Coming {
             }
         }
         drop(state);
-        self.owed.changed.notify_one();
+        self.owed.changed.tell(&self.key);
     }
 }
 
@@ -136,7 +203,7 @@ impl Owed {
         let mut state = State::default();
         text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).for_each(|line| state.replay(line));
         state.rewrite(&path)?;
-        Ok(Arc::new(Owed { path, most, state: Mutex::new(state), changed: Notify::new() }))
+        Ok(Arc::new(Owed { path, most, state: Mutex::new(state), changed: Changed::default() }))
     }
 
     /// A file is about to get its name; `None` where it comes from the bucket.
@@ -167,7 +234,7 @@ impl Owed {
         }
         self.note(&mut state, 'a', key);
         drop(state);
-        self.changed.notify_one();
+        self.changed.tell(key);
     }
 
     /// Until it is dropped, what gets this name is not owed.
@@ -194,10 +261,15 @@ impl Owed {
     /// Takes what has been owed longest. It is nobody else's until it is done or given back.
     pub fn take(&self) -> Option<Task> {
         let mut state = self.state.lock();
-        let (serial, key) = state.queue.pop_first()?;
-        let entry = state.orders.get_mut(&key)?;
-        entry.taken = true;
-        Some(Task { key, order: entry.order, serial })
+        let (serial, key) = state.queue.pop()?;
+        state.taken(serial, key)
+    }
+
+    /// The same of one kind.
+    pub fn take_of(&self, kind: Kind) -> Option<Task> {
+        let mut state = self.state.lock();
+        let (serial, key) = state.queue.of(kind).pop_first()?;
+        state.taken(serial, key)
     }
 
     /// It is done, unless it was ordered anew meanwhile.
@@ -210,19 +282,25 @@ impl Owed {
             state.give_back(&task.key);
         }
         drop(state);
-        self.changed.notify_one();
+        self.changed.tell(&task.key);
     }
 
-    /// It could not be done.
+    /// It could not be done: all else of its kind comes first.
     pub fn give_back(&self, task: &Task) {
-        self.state.lock().give_back(&task.key);
+        let mut state = self.state.lock();
+        state.serial += 1;
+        let serial = state.serial;
+        if let Some(entry) = state.orders.get_mut(&task.key) {
+            entry.serial = serial;
+        }
+        state.give_back(&task.key);
     }
 
     /// Somebody has done himself what was owed of this key.
     pub fn settle(&self, key: &str) {
         let mut state = self.state.lock();
         if let Some(entry) = state.orders.remove(key) {
-            state.queue.remove(&entry.serial);
+            state.queue.remove(entry.serial);
             self.note(&mut state, 'd', key);
         }
     }
@@ -239,9 +317,9 @@ impl Owed {
         self.note(&mut state, 'c', bucket);
     }
 
-    /// Returns when something may have changed.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
+    /// Returns when something of this kind may have changed.
+    pub async fn changed(&self, kind: Kind) {
+        self.changed.of(kind).notified().await;
     }
 
     /// An upload in parts has begun, which has to be ended or aborted, also after a kill.
@@ -267,7 +345,7 @@ impl Owed {
         let mut line = format!("{what} {key}\n");
         state.lines += 1;
         while state.orders.len() > self.most
-            && let Some((_, oldest)) = state.queue.pop_first()
+            && let Some((_, oldest)) = state.queue.pop()
         {
             state.orders.remove(&oldest);
             line.push_str(&format!("d {oldest}\n"));
@@ -292,8 +370,14 @@ impl State {
         let entry = self.orders.entry(key.to_owned()).or_insert(Entry { order, serial, coming: 0, taken: false });
         let before = std::mem::replace(&mut entry.serial, serial);
         entry.order = order;
-        self.queue.remove(&before);
+        self.queue.remove(before);
         entry
+    }
+
+    fn taken(&mut self, serial: u64, key: String) -> Option<Task> {
+        let entry = self.orders.get_mut(&key)?;
+        entry.taken = true;
+        Some(Task { key, order: entry.order, serial })
     }
 
     fn give_back(&mut self, key: &str) {
@@ -314,7 +398,7 @@ impl State {
             }
             "d" => {
                 if let Some(entry) = self.orders.remove(key) {
-                    self.queue.remove(&entry.serial);
+                    self.queue.remove(entry.serial);
                 }
             }
             "m" => self.uploads.extend(key.split_once('\t').map(|(key, id)| (key.to_owned(), id.to_owned()))),
@@ -387,6 +471,18 @@ mod tests {
         let task = owed.take().expect("once more");
         owed.done(&task);
         assert!(owed.is_empty() && owed.take().is_none());
+    }
+
+    #[test]
+    fn what_could_not_be_done_comes_after_all_else_and_names_do_not_wait_for_content() {
+        let store = tempfile::tempdir().expect("a folder");
+        let owed = Owed::open(store.path()).expect("a list");
+        ["blobs/a", "name", "blobs/b", "blobs/c"].into_iter().for_each(|key| owed.up(key));
+        let refused = owed.take_of(Kind::Content).expect("a task");
+        assert_eq!(refused.key, "blobs/a");
+        owed.give_back(&refused);
+        assert_eq!(owed.take_of(Kind::Name).expect("a task").key, "name");
+        assert_eq!(keys(&owed), ["blobs/b", "blobs/c", "blobs/a"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Carries up into the bucket what is owed to it, behind the clients.
 //!
-//! A few keys at a time, the oldest first. Where the bucket does not take something, it and all else waits, half a
-//! minute at most, and nothing is forgotten. What a kill left of an upload is aborted. Truth: a blob appears in the
+//! A few keys at a time, the oldest first. Where the bucket does not take something, it and all else of its kind waits,
+//! half a minute at most, and nothing is forgotten: names do not wait for content that is refused. What a kill left of an upload is aborted. Truth: a blob appears in the
 //! bucket only when the bytes that went up have its digest; of small objects that two replicas write `merge` says
 //! what stands; what a name needs is there, or goes up after it, whatever the collector takes meanwhile.
 
@@ -25,9 +25,9 @@ use crate::metadata::{Location, Membership, TagKey, TagRecord};
 use crate::metrics::Metrics;
 use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE, is_manifest};
 use crate::oci::{Algorithm, Descriptor, Digest, Manifest};
-use crate::owed::{Order, Owed, Task};
+use crate::owed::{Kind, Order, Owed, Task};
 
-/// Keys at a time.
+/// Keys of each kind at a time.
 const AT_ONCE: usize = 4;
 /// Blobs among them: each has a part of itself in memory.
 const BLOBS_AT_ONCE: usize = 2;
@@ -68,9 +68,20 @@ impl std::fmt::Debug for Raising {
 #[derive(Debug, Default)]
 struct State {
     conditional: Option<Conditional>,
-    failing: Option<Failing>,
+    /// How it goes with content, and with names.
+    contents: Option<Failing>,
+    names: Option<Failing>,
     /// What cannot go up, by its key.
     lost: BTreeMap<String, Lost>,
+}
+
+impl State {
+    fn failing(&mut self, kind: Kind) -> &mut Option<Failing> {
+        match kind {
+            Kind::Content => &mut self.contents,
+            Kind::Name => &mut self.names,
+        }
+    }
 }
 
 /// Why something cannot go up, however often it is tried.
@@ -132,8 +143,8 @@ impl Raising {
 
     /// How it goes now.
     pub fn standing(&self) -> Standing {
-        let State { conditional, failing, .. } = &*self.state.lock();
-        let failing = failing.as_ref().map(|failing| failing.why.clone());
+        let State { conditional, contents, names, .. } = &*self.state.lock();
+        let failing = names.as_ref().or(contents.as_ref()).map(|failing| failing.why.clone());
         Standing {
             backlog: self.owed.len() as u64,
             trouble: failing.or_else(|| self.bucket.trouble()),
@@ -150,7 +161,7 @@ impl Raising {
                 self.owe_all().await;
             }
         };
-        tokio::join!(all, self.examine(), self.carry(), self.look());
+        tokio::join!(all, self.examine(), self.carry(Kind::Content), self.carry(Kind::Name), self.look());
     }
 
     /// Looks now and again how the bucket is, so that this is known also while nobody needs it.
@@ -217,7 +228,7 @@ impl Raising {
             match Conditional::examine(&self.bucket).await {
                 Ok(found) => {
                     self.state.lock().conditional = Some(found);
-                    self.is_well();
+                    self.is_well("");
                     self.leases.iter().for_each(|leases| leases.allow(found.creates()));
                     let bucket = self.bucket.name();
                     match found {
@@ -249,26 +260,26 @@ impl Raising {
         }
     }
 
-    async fn carry(self: &Arc<Self>) {
+    async fn carry(self: &Arc<Self>, kind: Kind) {
         let mut under_way = JoinSet::new();
         loop {
-            let rest = self.rest();
+            let rest = self.rest(kind);
             while rest.is_zero() && under_way.len() < AT_ONCE {
-                let Some(task) = self.owed.take() else { break };
+                let Some(task) = self.owed.take_of(kind) else { break };
                 let raising = Arc::clone(self);
                 under_way.spawn(async move { raising.raise(&task).await });
             }
             tokio::select! {
                 Some(_) = under_way.join_next() => {}
-                () = self.owed.changed(), if rest.is_zero() => {}
+                () = self.owed.changed(kind), if rest.is_zero() => {}
                 () = tokio::time::sleep(rest), if !rest.is_zero() => {}
             }
         }
     }
 
     /// How long to leave the bucket alone.
-    fn rest(&self) -> Duration {
-        let failing = self.state.lock().failing.as_ref().map(|failing| failing.until);
+    fn rest(&self, kind: Kind) -> Duration {
+        let failing = self.state.lock().failing(kind).as_ref().map(|failing| failing.until);
         failing.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
@@ -279,7 +290,7 @@ impl Raising {
                 self.owed.done(task);
                 self.end_lease(key).await;
                 self.metrics.bucket_took();
-                self.is_well();
+                self.is_well(key);
                 Ok(())
             }
             Err(Trouble::Unfit(why)) => {
@@ -287,7 +298,7 @@ impl Raising {
                 self.is_lost(key, Lost::Damaged(why));
                 self.owed.done(task);
                 self.end_lease(key).await;
-                self.is_well();
+                self.is_well(key);
                 Ok(())
             }
             Err(trouble) => {
@@ -299,22 +310,25 @@ impl Raising {
         }
     }
 
-    /// It took something: all goes on, and it is well again if what it did not take is there, or is owed no more.
-    fn is_well(&self) {
+    /// It took something: all of that kind goes on, and it is well again if what it did not take is there, or is owed
+    /// no more.
+    fn is_well(&self, key: &str) {
         let mut state = self.state.lock();
-        let Some(failing) = &mut state.failing else { return };
+        let failing_of_kind = state.failing(Kind::of(key));
+        let Some(failing) = failing_of_kind else { return };
         if self.owed.is_owed(&failing.key) {
             (failing.rest, failing.until) = (FIRST_REST, Instant::now());
             return;
         }
-        state.failing = None;
+        *failing_of_kind = None;
         tracing::info!(bucket = self.bucket.name(), "the bucket takes again what is owed to it");
     }
 
     /// It is left alone for a while, each time for longer. The log is told once.
     fn fails(&self, key: &str, trouble: &Trouble) {
         let mut state = self.state.lock();
-        let before = state.failing.as_ref();
+        let failing = state.failing(Kind::of(key));
+        let before = failing.as_ref();
         let rest = before.map(|failing| failing.rest);
         if rest.is_none() {
             let (bucket, backlog) = (self.bucket.name(), self.owed.len());
@@ -324,7 +338,7 @@ impl Raising {
             let key = before.map(|failing| failing.key.as_str()).filter(|key| self.owed.is_owed(key)).unwrap_or(key);
             let rest = rest.map_or(FIRST_REST, |rest| (rest * 2).min(LONGEST_REST));
             let (key, why) = (key.to_owned(), trouble.to_string());
-            state.failing = Some(Failing { key, why, rest, until: Instant::now() + rest });
+            *failing = Some(Failing { key, why, rest, until: Instant::now() + rest });
         }
     }
 

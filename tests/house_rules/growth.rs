@@ -372,7 +372,8 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "no_more_is_owed_than_can_be_remembered_and_what_came_last_stays",
         ),
     ),
-    ("owed.rs", "queue", Still("those of the orders that nobody is at")),
+    ("owed.rs", "contents", Still("those of the orders that nobody is at")),
+    ("owed.rs", "names", Still("those of the orders that nobody is at")),
     ("owed.rs", "quiet", Still("one for each fill or name that comes from the bucket just now")),
     ("owed.rs", "uploads", Still("two under way, and what a kill left of them")),
     (

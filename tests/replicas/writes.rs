@@ -9,7 +9,7 @@ use scripted_registry::{Image, noise};
 use crate::leases::{bucket_of, has_leases};
 use crate::trouble::readyz;
 use crate::unwell::{DEGRADED, LAYERS, PATIENCE, layers, until_told};
-use crate::{MANIFEST_TYPES, Scene, TAG, before_long, blob_of, outcome, pull, up};
+use crate::{MANIFEST_TYPES, Scene, TAG, before_long, blob_of, is_pointer, key_of, link_of, outcome, pull, up};
 
 const WRITES: &[&str] = &["PUT", "POST", "DELETE"];
 
@@ -102,4 +102,29 @@ async fn where_conditions_cannot_be_tried_at_the_start_they_are_soon_after_write
     until_told(&mirror, "ok\n").await;
     let answer = mirror.get(&blob_of("library/app", &image.layers[0].digest)).await;
     assert_eq!(outcome(&answer), "hit");
+}
+
+#[tokio::test]
+async fn names_and_other_content_do_not_wait_for_content_that_is_refused_for_good() {
+    let scene = Scene::set().await;
+    let layers: Vec<_> = (0..LAYERS).map(|layer| noise(2700 + layer, 1000)).collect();
+    let image = scene.registry.add_image("library/app", "1", &layers);
+    for layer in &image.layers[..6] {
+        scene.bucket.fault(&["PUT"], &key_of(&layer.digest), Fault::Status(403));
+    }
+    let mirror = scene.replica().await;
+    pull(&mirror, &image).await;
+    let others = async {
+        for blob in image.blobs().chain([&image.manifest]) {
+            scene.bucket.has(&link_of("library/app", &blob.digest)).await;
+        }
+        for blob in [&image.layers[6], &image.layers[7], &image.config, &image.manifest] {
+            scene.bucket.has(&key_of(&blob.digest)).await;
+        }
+        scene.bucket.until(|bucket| bucket.keys().iter().any(|key| is_pointer(key))).await;
+    };
+    before_long("all else goes up", others).await;
+    assert_eq!(readyz(&mirror).await, DEGRADED);
+    scene.bucket.heal();
+    up(&scene, &image).await;
 }
