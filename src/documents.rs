@@ -38,7 +38,7 @@ pub use bench::{Bench, Ratios, Report, Series, Summary, Way};
 pub use bundles::{
     Export, Exported, Fate, Frame, Import, Imported, ImportedFile, ImportedImage, Plan, StoredReceipt, Unavailable,
 };
-pub use carried::{Carried, Direction, NotCarried, no_bucket};
+pub use carried::{Carried, Direction, NotCarried, no_bucket, nothing_in_bucket};
 pub use checkup::{Checked, Checkup, StoreTest, Verdict};
 pub use configuration::{Alteration, Change, ConfigPaths, ConfigSchema, Configuration, FilePlace, Program, Reloaded};
 pub use error::{Code, Error};

@@ -96,8 +96,7 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
         Ok(Some(_)) => return Ok(()),
         Ok(None) | Err(_) => {}
     }
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let names: Vec<_> = names.filter(|name| name != "lost+found" && !name.starts_with('.')).collect();
+    let names: Vec<_> = that_count(entries).collect();
     let ours = |name: &String| NAMES.contains(&name.as_str()) || name.starts_with(DAMAGED_INDEX);
     let foreign = |found: &String| Refusal::Foreign { path: root.to_owned(), found: found.clone() };
     if let Some(found) = names.iter().find(|name| !ours(name)) {
@@ -105,6 +104,20 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
     }
     let signed = is_our_lock(&root.join("lock")) || is_our_backup(root);
     names.first().filter(|_| !signed).map_or(Ok(()), |found| Err(foreign(found)))
+}
+
+/// Whether anything is there that may be a store. A folder that cannot be looked at is for whoever opens it to complain
+/// about.
+pub fn is_made(root: &Path) -> bool {
+    match fs::read_dir(root) {
+        Ok(entries) => that_count(entries).next().is_some(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    }
+}
+
+fn that_count(entries: fs::ReadDir) -> impl Iterator<Item = String> {
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name != "lost+found" && !name.starts_with('.'))
 }
 
 /// Whether this is what a start leaves that ended before anything else was made: a file with a process id and

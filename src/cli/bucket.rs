@@ -12,7 +12,7 @@ use super::talk::{is_quiet, print_document};
 use super::{Exit, doctor, environment, insist, print};
 use crate::config::{Config, Overrides};
 use crate::daemon::store::{carry, test_bucket};
-use crate::documents::{Carried, Direction, Error, NotCarried, counted, no_bucket, orders};
+use crate::documents::{Carried, Direction, Error, NotCarried, counted, no_bucket, nothing_in_bucket, orders};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -81,7 +81,7 @@ fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
         }
         last = carried;
     };
-    match args.place(if way == Direction::Push { IfNone::Tell } else { IfNone::Make })? {
+    match args.place(if way == Direction::Push { IfNone::Tell } else { IfNone::MakeForBucket })? {
         Place::Remote(remote) => {
             remote.post_lines(&format!("store/{}", way.as_str()), &orders::Reload {}, &mut |line, _| take(line))?;
         }
@@ -92,6 +92,11 @@ fn carry_all(args: &StoreArgs, way: Direction) -> Result<Exit, Error> {
     }
     if let Some(bar) = bar {
         bar.finish_and_clear();
+    }
+    if way == Direction::Pull && last.is_all() && last.total == 0 {
+        let bucket = args.config().ok().filter(|_| args.at.admin.is_none()).and_then(|config| config.store.bucket);
+        let place = bucket.map(|bucket| format!("{}/{}", bucket.tier.name, bucket.tier.prefix));
+        return Err(nothing_in_bucket(place.as_deref()));
     }
     let Carried { done, total, failed, left_out, problems, trouble, .. } = &last;
     if !json {

@@ -6,7 +6,7 @@
 use super::client::{At, Remote};
 use super::say;
 use crate::config::Config;
-use crate::daemon::store::OpenedStore;
+use crate::daemon::store::{OpenedStore, is_made, look_into_bucket};
 use crate::documents::{Code, Error};
 
 /// What a command makes of it that there is no store where one is meant.
@@ -14,6 +14,8 @@ use crate::documents::{Code, Error};
 pub(super) enum IfNone {
     /// It makes one, as it brings something into it.
     Make,
+    /// The same, once the bucket has something to bring.
+    MakeForBucket,
     /// It says so: nothing can be had from it.
     Tell,
     /// It says so where somebody typed the path; else it looks at what a daemon would begin with.
@@ -55,8 +57,11 @@ impl StoreArgs {
             None => Remote::find(&self.at)?,
         };
         let path = &config.store.path;
-        // One that cannot be looked at is for whoever opens it to complain about.
-        let is_there = path.try_exists().unwrap_or(true);
+        let is_there = match if_none {
+            // A daemon would begin with an empty folder.
+            IfNone::TellIfTyped => path.try_exists().unwrap_or(true),
+            IfNone::Make | IfNone::MakeForBucket | IfNone::Tell => is_made(path),
+        };
         // A store that nobody made yet is not what somebody means who has a daemon running.
         if self.store.is_none() && !is_there && remote.takes_connections() {
             return Ok(Place::Remote(remote));
@@ -66,9 +71,12 @@ impl StoreArgs {
             let error = Error::new(Code::Configuration, format!("there is no store at {}", path.display()));
             return Err(error.with_hint("say where it is with --store DIR, or as [store] path in the configuration"));
         }
+        if !is_there && if_none == IfNone::MakeForBucket {
+            look_into_bucket(&config)?;
+        }
         match OpenedStore::open(&config) {
             Ok(opened) => {
-                if !is_there && if_none == IfNone::Make {
+                if !is_there && matches!(if_none, IfNone::Make | IfNone::MakeForBucket) {
                     say(&format!("{}: a new store", path.display()));
                 }
                 Ok(Place::Store(opened))

@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::StreamExt as _;
 use tokio::runtime::Runtime;
 
 use super::owner::{InHisName, Owner, Reached, by_its_name};
@@ -22,9 +23,11 @@ use crate::carrier::{Carrier, Carriers};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{Config, Store};
 use crate::documents::{
-    self, Carried, Checked, Code, Direction, Error, Imported, Receipt, StoreTest, Verdict, Why, no_bucket, orders,
+    self, Carried, Checked, Code, Direction, Error, Imported, Receipt, StoreTest, Verdict, Why, no_bucket,
+    nothing_in_bucket, orders,
 };
 use crate::graph::Graph;
+use crate::metadata::names;
 use crate::metadata::sled::SledMetadata;
 use crate::metadata::{FirstLook, Pin, Standing};
 use crate::mirror::Routes;
@@ -187,16 +190,40 @@ fn as_owner(owner: Option<Owner>, store: &Path) -> Result<Option<InHisName>, Err
     owner.map(|owner| owner.enter_or_refuse(store)).transpose()
 }
 
-/// Tries the bucket of a configuration with a few objects of its own, which it takes away again. Blocks.
+/// Whether there is a store, or something that may be one: an empty folder is none.
+pub fn is_made(path: &Path) -> bool {
+    format::is_made(path)
+}
+
+/// Looks whether the bucket of a configuration has anything of a store, before one is made for it. Blocks.
 ///
 /// # Errors
-/// [`Code::Configuration`] where there is none, or it cannot be used as it is configured.
-pub fn test_bucket(config: &Config) -> Result<StoreTest, Error> {
+/// [`Code::NotFound`] where it has nothing, [`Code::Configuration`] where there is none, or it cannot be used as it is
+/// configured, [`Code::Failed`] where it does not say.
+pub fn look_into_bucket(config: &Config) -> Result<(), Error> {
+    let (bucket, runtime) = reached(config)?;
+    let first = runtime.block_on(async { bucket.list(names::REPOSITORIES).next().await });
+    match first {
+        Some(listed) => listed.map(drop).map_err(|trouble| Error::new(Code::Failed, trouble.to_string())),
+        None => Err(nothing_in_bucket(Some(&bucket.place()))),
+    }
+}
+
+fn reached(config: &Config) -> Result<(Bucket, Runtime), Error> {
     let settings = &config.store.bucket.as_ref().ok_or_else(no_bucket)?.tier;
     let bucket =
         Bucket::open(settings, &Carrier::default(), |name| std::env::var(name).ok()).map_err(StartError::from)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
+    Ok((bucket, runtime))
+}
+
+/// Tries the bucket of a configuration with a few objects of its own, which it takes away again. Blocks.
+///
+/// # Errors
+/// [`Code::Configuration`] where there is none, or it cannot be used as it is configured.
+pub fn test_bucket(config: &Config) -> Result<StoreTest, Error> {
+    let (bucket, runtime) = reached(config)?;
     let Trial { steps, conditional } = runtime.block_on(Trial::of(&bucket));
     let step = |(about, tried): (&str, Result<String, String>)| match tried {
         Ok(message) => Checked::ok(about, message),

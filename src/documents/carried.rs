@@ -84,6 +84,13 @@ impl Direction {
     }
 }
 
+/// That there is nothing to bring down, in this bucket and below this prefix where that is known.
+pub fn nothing_in_bucket(place: Option<&str>) -> Error {
+    let place = place.map(|place| format!(" at {place}")).unwrap_or_default();
+    Error::new(Code::NotFound, format!("there is nothing of a store in the bucket{place}"))
+        .with_hint("look at [store.bucket] name and prefix; `registry-mirror store push` carries a store there")
+}
+
 /// That nothing can be carried anywhere.
 pub fn no_bucket() -> Error {
     Error::new(Code::Configuration, "there is no bucket: [store.bucket] name is not set")

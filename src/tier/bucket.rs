@@ -541,6 +541,13 @@ fn is_no_bucket(error: &Error) -> bool {
     error.to_string().contains("NoSuchBucket")
 }
 
+/// Whether who lists is refused: of that there is no kind of error.
+fn is_forbidden(error: &Error) -> bool {
+    let is_named = matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. });
+    let text = error.to_string();
+    !is_named && ["status code: 401", "status code: 403"].iter().any(|status| text.contains(status))
+}
+
 /// The next piece of what goes up, and what was seen with it.
 async fn piece(content: Content, offset: u64, mut verifier: Verifier) -> Result<(Bytes, Verifier), Trouble> {
     let read = tokio::task::spawn_blocking(move || {

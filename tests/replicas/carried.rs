@@ -8,7 +8,7 @@ use scripted_registry::bucket::{Bucket, Fault};
 use scripted_registry::{Digest, Image, client};
 use serde_json::Value;
 
-use crate::{Scene, TestMirror, is_pointer, key_of, link_of, pull, up};
+use crate::{Scene, Settings, TestMirror, is_pointer, key_of, link_of, pull, up};
 
 /// Runs `store push` or `store pull` for the store at this path, which a daemon may have.
 async fn carry(scene: &Scene, way: &'static str, store: &Path, json: bool) -> Output {
@@ -195,7 +195,7 @@ async fn pull_names_what_the_bucket_has_wrongly_or_only_the_name_of_each_time_an
 async fn push_asks_the_bucket_also_where_there_is_nothing_to_carry() {
     let scene = Scene::set().await;
     let store = scene.folder.path().join("empty");
-    std::fs::create_dir(&store).unwrap();
+    drop(Settings::of(&scene.registry).store_at(&store).start().await.stop().await);
     let daemon = scene.settings().config("cache.patience = \"60s\"").start().await;
     let (code, end) = carried(&scene, "push", &store).await;
     assert_eq!((code, &end["total"], &end["trouble"]), (Some(0), &0.into(), &Value::Null), "{end}");
@@ -221,6 +221,13 @@ async fn a_path_without_a_store_is_told_and_only_what_brings_something_makes_one
     let (code, error) = carried(&scene, "push", &store).await;
     assert_eq!(code, Some(2), "{error}");
     let file = scene.folder.path().join("file").display().to_string();
+    let empty = scene.folder.path().join("empty");
+    std::fs::create_dir_all(empty.join("lost+found")).unwrap();
+    for (words, code) in [("push", 2), ("pull", 5)] {
+        let said = carry(&scene, words, &empty, false).await;
+        assert_eq!(said.status.code(), Some(code), "{said:?}");
+        assert_eq!(std::fs::read_dir(&empty).unwrap().count(), 1, "no store is made of an empty folder: {said:?}");
+    }
     for words in ["store push", "why app:1", "export --all -o FILE", "import --receipt FILE"] {
         let words = words.replace("FILE", &file);
         let place = ["--json", "-c", config.to_str().unwrap(), "--store", store.to_str().unwrap()];
@@ -230,10 +237,29 @@ async fn a_path_without_a_store_is_told_and_only_what_brings_something_makes_one
         assert_eq!((said.status.code(), &error["message"]), (Some(2), &told.into()), "{words}: {said:?}");
         assert!(!store.parent().unwrap().exists(), "{words}");
     }
+    let nothing = carry(&scene, "pull", &store, false).await;
+    let said = String::from_utf8_lossy(&nothing.stderr).into_owned();
+    assert_eq!((nothing.status.code(), store.parent().unwrap().exists()), (Some(5), false), "{said}");
+    assert!(said.contains("nothing of a store in the bucket at shared/mirror/"), "{said}");
+    for (fault, told) in [(Fault::Status(403), "the bucket refused"), (Fault::Hang, "does not answer")] {
+        scene.bucket.fault(&["GET"], "", fault);
+        let failed = carry(&scene, "pull", &store, false).await;
+        let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+        assert_eq!((failed.status.code(), store.parent().unwrap().exists()), (Some(1), false), "{said}");
+        assert!(said.contains(told), "{fault:?}: {said}");
+        scene.bucket.heal();
+    }
+    let image = scene.image(620);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
     let pulled = carry(&scene, "pull", &store, false).await;
     let said = String::from_utf8_lossy(&pulled.stderr).into_owned();
     assert_eq!((pulled.status.code(), store.exists()), (Some(0), true), "{said}");
     assert!(said.contains(&format!("{}: a new store", store.display())), "{said}");
+    scene.bucket.keys().iter().for_each(|key| scene.bucket.remove(key));
+    let emptied = carry(&scene, "pull", &store, false).await;
+    assert_eq!(emptied.status.code(), Some(5), "of a store that is there, too: {emptied:?}");
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use super::super::breaker::Breaker;
 use super::flow::LEAST_A_SECOND;
 use super::listening::{MOST_OF_ANSWER, is_too_long};
 use super::samples::Samples;
-use super::{Bucket, DEADLINE, Pace, Trouble, is_no_bucket, plainly};
+use super::{Bucket, DEADLINE, Pace, Trouble, is_forbidden, is_no_bucket, plainly};
 use crate::oci::Digest;
 
 /// While it takes nothing it is tried so often at least: an object of a few bytes, for which nobody waits.
@@ -350,6 +350,9 @@ impl Bucket {
     pub(super) fn named(&self, error: &Error) -> Trouble {
         match error {
             _ if is_no_bucket(error) => Trouble::Refused("no such bucket: make it".to_owned()),
+            _ if is_forbidden(error) => {
+                Trouble::Refused(format!("the key may not do that, or is wrong: {}", plainly(error)))
+            }
             _ if is_too_long(error) => Trouble::Refused(format!("an answer of more than {MOST_OF_ANSWER} bytes")),
             Error::AlreadyExists { .. } | Error::Precondition { .. } => Trouble::Changed,
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotFound { .. } => {
