@@ -110,7 +110,7 @@ impl From<StartError> for Error {
     fn from(error: StartError) -> Error {
         let (code, hint) = match error {
             StartError::Secret(error) => return error.into(),
-            StartError::Lock(LockError::Refused(ref refusal)) => (Code::Configuration, Some(refusal.hint().to_owned())),
+            StartError::Lock(LockError::Refused(ref refusal)) => (Code::Configuration, Some(refusal.hint())),
             StartError::Upstream(_)
             | StartError::Tls(_)
             | StartError::Passwords(_)

@@ -7,7 +7,7 @@
 //! | 0 vocabulary | [`oci`], [`outcome`], [`documents`]; [`clients`], what each may have; [`plain`], text for terminals | nothing that does I/O |
 //! | 1 below the ports | [`owed`], what has to go up into the bucket | nothing of ours |
 //! | 1 ports and their adapters | [`clock`], [`metadata`], [`blob_store`], [`upstream`] | the vocabulary; each adapter the one crate it wraps |
-//! | 1 below the ports | [`staged`], a small file replaced as a whole | nothing of ours |
+//! | 1 below the ports | [`small_file`], one that is read; [`staged`], one that is replaced as a whole | nothing of ours |
 //! | 1 the bucket | [`tier`], behind the local store; held like a port | the vocabulary, [`clock`], [`metadata`], [`blob_store`], [`owed`] |
 //! | 2 what both use cases need | [`graph`], what images lead to | ports, never adapters |
 //! | 2 who may read what | [`access`], decisions and the permits that come of them | the vocabulary, [`metadata`] |
@@ -62,6 +62,7 @@ pub mod plain;
 pub mod server;
 pub mod setting_file;
 pub mod setup;
+pub mod small_file;
 pub mod staged;
 pub mod systemd;
 pub mod telemetry;

@@ -5,7 +5,7 @@
 //! all is looked for once and found absent.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::staged;
+use crate::{small_file, staged};
 
 /// The name of the list in the store.
 pub const NAME: &str = "owed";
@@ -22,6 +22,9 @@ pub const NAME: &str = "owed";
 const SPARE_LINES: usize = 10_000;
 /// How many keys are owed at most. Of more, the oldest do not go up: who wants them asks upstream.
 const MOST: usize = 250_000;
+/// No list of so many keys is longer, in bytes.
+const LONGEST: u64 = 1 << 30;
+const UNREADABLE: &str = "the list of what is owed to the bucket is no text";
 
 /// What is to be done in the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,8 +198,8 @@ impl Owed {
 
     fn of(store: &Path, most: usize) -> io::Result<Arc<Owed>> {
         let path = store.join(NAME);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
+        let text = match small_file::read(&path, LONGEST) {
+            Ok(text) => String::from_utf8(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, UNREADABLE))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             Err(error) => return Err(error),
         };
@@ -417,7 +420,7 @@ impl State {
         text.extend(self.uploads.iter().map(|(key, id)| format!("m {key}\t{id}\n")));
         text.extend(self.complete.iter().map(|bucket| format!("c {bucket}\n")));
         staged::replace(path, 0o600, text.as_bytes())?;
-        self.file = Some(OpenOptions::new().append(true).open(path)?);
+        self.file = Some(small_file::open(OpenOptions::new().append(true), path)?);
         self.lines = self.orders.len() + self.uploads.len();
         Ok(())
     }
@@ -525,7 +528,7 @@ mod tests {
             let task = owed.take().expect("a task");
             owed.done(&task);
         }
-        let lines = fs::read_to_string(store.path().join(NAME)).expect("read").lines().count();
+        let lines = std::fs::read_to_string(store.path().join(NAME)).expect("read").lines().count();
         assert!(lines <= SPARE_LINES + 1, "{lines}");
     }
 }

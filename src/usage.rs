@@ -6,8 +6,8 @@
 
 mod ring;
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use crate::clock::{Clock, Timestamp};
 use crate::documents;
 use crate::metrics::{Flow, Metrics};
-use crate::staged;
+use crate::{small_file, staged};
 use ring::{Counts, Ring, Spared, Sum};
 
 /// How often it is looked at and written.
@@ -150,13 +150,7 @@ fn place(folder: &Path) -> PathBuf {
 }
 
 fn read(folder: &Path) -> io::Result<Ring> {
-    let mut text = Vec::new();
-    let read = File::open(place(folder))?.take(LONGEST + 1).read_to_end(&mut text)? as u64;
-    let ring: Ring = if read > LONGEST {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is too long"));
-    } else {
-        serde_json::from_slice(&text)?
-    };
+    let ring: Ring = serde_json::from_slice(&small_file::read(&place(folder), LONGEST)?)?;
     ring.is_sound()
         .then_some(ring)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "it is of another version"))

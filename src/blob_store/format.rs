@@ -1,14 +1,15 @@
 //! What a folder has to be for a store: ours or empty, and of a format that this version knows.
 //!
-//! `<store>/format` names the format. Older stores are read as they are; a newer one, and a folder in which
-//! somebody else keeps something, are refused before anything in them is touched. The number changes
+//! `<store>/format` names the format. Older stores are read as they are; a newer one, one that nobody knows, and a folder
+//! in which somebody else keeps something, are refused before anything in them is touched. The number changes
 //! only when an older daemon would misread what a newer one wrote.
 
-use std::fs;
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use crate::oci::Algorithm;
+use crate::small_file::{self, InTheWay};
 use crate::staged;
 
 /// What this version writes.
@@ -17,7 +18,15 @@ pub const FORMAT: u32 = 1;
 /// The longest file that is a lock, in bytes.
 pub(super) const LONGEST_LOCK: u64 = 256;
 
+/// The file that says it.
+const MARK: &str = "format";
 const PREFIX: &str = "registry-mirror store format ";
+/// Who wrote a file that begins with this.
+const US: &[u8] = b"registry-mirror";
+/// So much of a mark is read, in bytes.
+const LONGEST_MARK: u64 = 256;
+/// So much of one that is none is shown, in bytes.
+const SHOWN: usize = 64;
 
 /// The names in a store, as far as they are known beforehand. A store without its mark has no others.
 const NAMES: [&str; 16] = [
@@ -66,16 +75,49 @@ pub enum Refusal {
         /// Its format, or the largest number that there is.
         found: u32,
     },
+    /// Nobody knows which version wrote it.
+    #[error("{} does not say which format the store has: {said}", mark.display())]
+    Unclear {
+        /// The file that should say so.
+        mark: PathBuf,
+        /// What it says.
+        said: String,
+    },
 }
 
 impl Refusal {
     /// What to do.
-    pub const fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
         match self {
-            Refusal::Foreign { .. } | Refusal::NotAFolder(_) => "choose another folder for the store",
-            Refusal::Newer { .. } => "use the newer version again, or choose another store",
+            Refusal::Foreign { .. } | Refusal::NotAFolder(_) => "choose another folder for the store".to_owned(),
+            Refusal::Newer { .. } => "use the newer version again, or choose another store".to_owned(),
+            Refusal::Unclear { mark, .. } => {
+                let (mark, aside) = (mark.display(), mark.with_file_name(format!(".{MARK}")));
+                let aside = aside.display();
+                format!(
+                    "if this version or an older one used the store last, move that away, and it is written anew: mv {mark} \
+                     {aside}; else use the version that wrote it, or choose another store"
+                )
+            }
         }
     }
+}
+
+/// What a store says of its format.
+#[derive(Debug, PartialEq, Eq)]
+enum Mark {
+    /// Nothing.
+    Missing,
+    /// It has ours.
+    Ours,
+    /// It has a newer one.
+    Newer(u32),
+    /// It says, or is, something else.
+    Unclear {
+        said: String,
+        /// Whether it is of registry-mirror by its first words.
+        names_us: bool,
+    },
 }
 
 /// Whether the folder may become, or is, a store of ours. Touches nothing. `lost+found`, which a file system
@@ -91,19 +133,34 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
         }
         Err(_) => return Ok(()),
     };
+    let is_signed = || is_our_lock(&root.join("lock")) || is_our_backup(root);
     match mark_of(root) {
-        Ok(Some(found)) if found > FORMAT => return Err(Refusal::Newer { path: root.to_owned(), found }),
-        Ok(Some(_)) => return Ok(()),
-        Ok(None) | Err(_) => {}
+        Ok(Mark::Ours) => return Ok(()),
+        Ok(Mark::Newer(found)) => return Err(Refusal::Newer { path: root.to_owned(), found }),
+        Ok(Mark::Unclear { said, names_us }) if names_us || is_signed() => {
+            return Err(Refusal::Unclear { mark: root.join(MARK), said });
+        }
+        Ok(Mark::Missing | Mark::Unclear { .. }) | Err(_) => {}
     }
     let names: Vec<_> = that_count(entries).collect();
-    let ours = |name: &String| NAMES.contains(&name.as_str()) || name.starts_with(DAMAGED_INDEX);
     let foreign = |found: &String| Refusal::Foreign { path: root.to_owned(), found: found.clone() };
-    if let Some(found) = names.iter().find(|name| !ours(name)) {
+    if let Some(found) = names.iter().find(|name| !is_of_a_store(name)) {
         return Err(foreign(found));
     }
-    let signed = is_our_lock(&root.join("lock")) || is_our_backup(root);
-    names.first().filter(|_| !signed).map_or(Ok(()), |found| Err(foreign(found)))
+    names.first().filter(|_| !is_signed()).map_or(Ok(()), |found| Err(foreign(found)))
+}
+
+/// Whether we give this name to something in the folder of a store.
+fn is_of_a_store(name: &str) -> bool {
+    NAMES.contains(&name) || name.starts_with(DAMAGED_INDEX)
+}
+
+/// Looks whether the mark can be read, for who is to open the store.
+///
+/// # Errors
+/// What the system says, most of all that this user may not.
+pub(super) fn look(root: &Path) -> io::Result<()> {
+    mark_of(root).map(drop)
 }
 
 /// Whether anything is there that may be a store. A folder that cannot be looked at is for whoever opens it to complain
@@ -128,8 +185,8 @@ fn is_our_lock(path: &Path) -> bool {
         process.trim().bytes().all(|byte| byte.is_ascii_digit()) && (socket.is_empty() || socket.starts_with('/'))
     };
     fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= LONGEST_LOCK)
-        && match fs::read_to_string(path) {
-            Ok(text) => is_ours(text),
+        && match small_file::read(path, LONGEST_LOCK) {
+            Ok(text) => String::from_utf8(text).is_ok_and(is_ours),
             // Whoever wants to lock it is told whose it is, and writes nothing.
             Err(error) => error.kind() == io::ErrorKind::PermissionDenied,
         }
@@ -154,35 +211,56 @@ fn is_our_backup(root: &Path) -> bool {
     is("repositories", fs::Metadata::is_dir) && (has_blobs() || has_index())
 }
 
-/// The format that a store says it has; `None` where its mark is missing or spoilt.
-fn mark_of(root: &Path) -> io::Result<Option<u32>> {
-    match fs::read(root.join("format")) {
-        Ok(text) => Ok(number_in(&text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
+/// The format that a store says it has.
+fn mark_of(root: &Path) -> io::Result<Mark> {
+    let mut said = Vec::new();
+    match small_file::open(OpenOptions::new().read(true), &root.join(MARK)) {
+        Ok(file) => file.take(LONGEST_MARK).read_to_end(&mut said)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Mark::Missing),
+        Err(error) => {
+            let Some(InTheWay { found, .. }) = InTheWay::in_error(&error) else { return Err(error) };
+            return Ok(Mark::Unclear { said: format!("it is {found}"), names_us: false });
+        }
+    };
+    Ok(read_mark(&said))
 }
 
-/// The number that a mark begins with. A later version may say more behind it, which is not ours to understand.
-fn number_in(mark: &[u8]) -> Option<u32> {
-    let rest = mark.strip_prefix(PREFIX.as_bytes())?;
+/// All versions that know this format have written the same. What a later one says behind a higher number is not ours to
+/// understand.
+fn read_mark(said: &[u8]) -> Mark {
+    let rest = said.strip_prefix(PREFIX.as_bytes()).unwrap_or_default();
     let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
-    let number = digits.fold(None, |number: Option<u32>, digit| {
-        Some(number.unwrap_or_default().saturating_mul(10).saturating_add(u32::from(digit - b'0')))
-    });
-    number.filter(|number| *number > 0)
+    let number = digits.fold(0_u32, |number, digit| number.saturating_mul(10).saturating_add(u32::from(digit - b'0')));
+    if rest == format!("{FORMAT}\n").as_bytes() {
+        return Mark::Ours;
+    }
+    if number > FORMAT {
+        return Mark::Newer(number);
+    }
+    let words = said.strip_prefix("\u{feff}".as_bytes()).unwrap_or(said).trim_ascii_start();
+    let names_us = words.get(..US.len()).is_some_and(|word| word.eq_ignore_ascii_case(US));
+    Mark::Unclear { said: told(said), names_us }
+}
+
+/// What was read, so that it can be shown.
+fn told(said: &[u8]) -> String {
+    match said.get(..SHOWN) {
+        _ if said.is_empty() => "it is empty".to_owned(),
+        Some(beginning) if said.len() > SHOWN => format!("it begins with \"{}\"", beginning.escape_ascii()),
+        _ => format!("it says \"{}\"", said.escape_ascii()),
+    }
 }
 
 /// Marks a store that has no mark with its format. That it cannot be read or written is no reason not to serve.
 pub fn mark(root: &Path) {
-    let path = root.join("format");
+    let path = root.join(MARK);
     match mark_of(root) {
-        Ok(Some(_)) => {}
-        Ok(None) => {
+        Ok(Mark::Missing) => {
             if let Err(error) = staged::replace(&path, 0o644, format!("{PREFIX}{FORMAT}\n").as_bytes()) {
                 tracing::warn!(file = %path.display(), %error, "could not mark the format of the store");
             }
         }
+        Ok(_) => {}
         Err(error) => tracing::warn!(file = %path.display(), %error, "the format of the store cannot be read"),
     }
 }
@@ -235,27 +313,74 @@ mod tests {
             super::mark(store.path());
             assert_eq!(fs::read_to_string(store.path().join("format")).expect("reads"), mark);
         }
-        // Of what this version knows, more words are no reason to mark it anew.
-        let same = folder(&[("format", "registry-mirror store format 1 of another kind\n")]);
-        assert!(examine(same.path()).is_ok());
-        super::mark(same.path());
-        assert!(fs::read_to_string(same.path().join("format")).expect("reads").ends_with("kind\n"));
-        assert_eq!(number_in(b"registry-mirror store format 2\xff\xfe"), Some(2));
+        assert_eq!(read_mark(b"registry-mirror store format 2\xff\xfe"), Mark::Newer(2));
     }
 
     #[test]
-    fn a_store_without_a_mark_or_with_a_spoilt_one_is_marked() {
-        for spoilt in [
-            None,
-            Some("1"),
-            Some("\0\0\0"),
-            Some("registry-mirror store format x"),
-            Some("registry-mirror store format 0"),
+    fn a_store_without_a_mark_is_marked() {
+        let folder = folder(&[("lock", "")]);
+        mark(folder.path());
+        assert_eq!(
+            fs::read_to_string(folder.path().join("format")).expect("reads"),
+            "registry-mirror store format 1\n"
+        );
+    }
+
+    #[test]
+    fn a_mark_that_no_version_wrote_is_refused_shown_and_left_alone() {
+        let long = format!("registry-mirror store format 1\n{}", "x".repeat(20 << 20));
+        let cut = format!("begins with \"registry-mirror store format 1\\n{}\"", "x".repeat(SHOWN - 31));
+        for (mark, shown) in [
+            ("registry-mirror store format v2\n", "says \"registry-mirror store format v2\\n\""),
+            ("registry-mirror store format  2\n", "format  2\\n\""),
+            ("registry-mirror store format +2\n", "format +2"),
+            ("registry-mirror store format -1\n", "format -1"),
+            ("registry-mirror store format 0\n", "format 0"),
+            ("registry-mirror store format 1", "format 1\""),
+            ("registry-mirror store format 1 x\n", "format 1 x"),
+            ("registry-mirror store format 01\n", "format 01"),
+            ("registry-mirror store format 1\nregistry-mirror store format 2\n", "format 1\\nregistry-mirror"),
+            ("registry-mirror store v2\n", "store v2"),
+            ("\u{feff}registry-mirror store format 1\n", "\\xef\\xbb\\xbfregistry-mirror"),
+            ("\nregistry-mirror store format 2\n", "\"\\nregistry-mirror"),
+            ("Registry-Mirror Store Format 1\n", "Registry-Mirror"),
+            ("", "it is empty"),
+            ("\u{1b}[2J", "\"\\x1b[2J\""),
+            (&long, &cut),
         ] {
-            let folder = folder(&spoilt.map(|spoilt| ("format", spoilt)).into_iter().collect::<Vec<_>>());
-            mark(folder.path());
-            let text = fs::read_to_string(folder.path().join("format")).expect("reads");
-            assert_eq!(text, "registry-mirror store format 1\n");
+            let store = folder(&[("format", mark), ("lock", "4711\n"), ("blobs/", ""), ("notes.txt", "")]);
+            let refusal = examine(store.path()).expect_err(shown);
+            let (said, hint) = (refusal.to_string(), refusal.hint());
+            let file = store.path().join("format");
+            assert!(said.starts_with(&format!("{} does not say", file.display())) && said.contains(shown), "{said}");
+            assert!(hint.contains(&format!("mv {} {}/.format", file.display(), store.path().display())), "{hint}");
+            super::mark(store.path());
+            assert_eq!(fs::read_to_string(&file).expect("reads"), mark);
+            // What the hint says helps.
+            fs::rename(&file, store.path().join(".format")).expect("moved");
+            fs::remove_file(store.path().join("notes.txt")).expect("removed");
+            assert!(examine(store.path()).is_ok(), "{shown}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_file_in_the_place_of_the_mark_is_named() {
+        for (made, found) in [("folder", "a folder"), ("pipe", "a pipe"), ("link", "a link"), ("zero", "a link")] {
+            let store = folder(&[("lock", ""), ("oci-layout", "")]);
+            let path = store.path().join("format");
+            let link = |target| std::os::unix::fs::symlink(target, &path);
+            let done = match made {
+                "folder" => fs::create_dir(&path),
+                "pipe" => rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).map_err(Into::into),
+                "link" => link("lock"),
+                _ => link("/dev/zero"),
+            };
+            done.expect(made);
+            let said = examine(store.path()).expect_err(made).to_string();
+            assert!(
+                said.ends_with(&format!("/format does not say which format the store has: it is {found}")),
+                "{said}"
+            );
         }
     }
 
@@ -272,7 +397,7 @@ mod tests {
             &[("lock", ""), ("format.new", "")],
             // The mark was lost, or has never been made.
             &[("lock", "1"), ("oci-layout", ""), ("blobs/", ""), ("metadata/", ""), ("metadata.damaged-1/", "")],
-            &[("lock", "1"), ("format", "\0\0"), ("oci-layout", ""), ("blobs/", ""), ("lost+found/", "")],
+            &[("lock", "1"), ("oci-layout", ""), ("blobs/", ""), ("lost+found/", ""), (".format", "\0\0")],
             // What matters of a backup.
             &[("blobs/sha256/", ""), (BLOB, ""), ("repositories/", "")],
             &[("blobs/", ""), ("repositories/", "")],

@@ -11,20 +11,21 @@
 //! The file is long because what is noted and what is gone on with are two ends of one format.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::{OFlags, XattrFlags};
+use rustix::fs::XattrFlags;
 
 use super::{StoreError, read_file_at};
 use crate::clock::Timestamp;
 use crate::oci::{Algorithm, Digest, Verifier};
+use crate::small_file::{self, make_folder};
 
 /// The end of what is left over is cut off by so many bytes, so that there is always something to
 /// ask upstream for, and the last write before a kill is not relied on.
@@ -81,7 +82,7 @@ impl IngestDir {
     /// What the file system says.
     pub fn open(path: impl Into<PathBuf>) -> io::Result<IngestDir> {
         let path = path.into();
-        create_folder(&path)?;
+        make_folder(&path)?;
         let mut left_over = LeftOver::new();
         for entry in fs::read_dir(&path)? {
             let entry = entry?;
@@ -111,7 +112,7 @@ impl IngestDir {
         let file = match create() {
             // The folder was removed under a running daemon.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                create_folder(&self.path)?;
+                make_folder(&self.path)?;
                 create()?
             }
             result => result?,
@@ -212,10 +213,8 @@ fn proven(path: PathBuf, digest: Digest) -> Option<(Origin, Unfinished)> {
 
 /// Opens a file of which `written` bytes are wanted.
 fn reopen(path: &Path, written: u64) -> io::Result<File> {
-    let flags = OFlags::NOFOLLOW.bits().cast_signed();
-    let file = OpenOptions::new().read(true).write(true).custom_flags(flags).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() < written {
+    let file = small_file::open(OpenOptions::new().read(true).write(true), path)?;
+    if file.metadata()?.len() < written {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is shorter than it was"));
     }
     file.set_len(written)?;
@@ -296,11 +295,6 @@ fn digest_in_name(name: &str) -> Option<Digest> {
 
 fn number_in_name(path: &Path) -> Option<u64> {
     path.extension()?.to_str()?.parse().ok()
-}
-
-fn create_folder(path: &Path) -> io::Result<()> {
-    // A disk that is full or read-only refuses also what is there already.
-    if path.is_dir() { Ok(()) } else { DirBuilder::new().recursive(true).mode(0o700).create(path) }
 }
 
 /// A blob being written.

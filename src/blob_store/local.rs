@@ -12,10 +12,10 @@ mod quarantine;
 mod readers;
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +29,7 @@ use super::ingest::Ingest;
 use super::{BlobStore, Content, Source, StoreError, Usage, key_of};
 use crate::oci::{Algorithm, Digest};
 use crate::owed::Owed;
+use crate::small_file::{self, InTheWay, make_folder};
 use crate::staged;
 use known::Known;
 use readers::Readers;
@@ -92,10 +93,10 @@ impl LocalBlobStore {
     /// # Errors
     /// Those of [`LocalBlobStore::open`].
     pub fn owing(root: &Path, owed: Option<Arc<Owed>>) -> io::Result<LocalBlobStore> {
-        create_folder(root)?;
+        make_folder(root)?;
         warn_if_open_to_everybody(root);
         let blobs = root.join("blobs");
-        create_folder(&blobs)?;
+        make_folder(&blobs)?;
         write_layout_mark(root)?;
         let inner = Inner {
             root: root.to_owned(),
@@ -385,11 +386,6 @@ impl Folder {
     }
 }
 
-fn create_folder(path: &Path) -> io::Result<()> {
-    // A disk that is full or read-only refuses also what is there already.
-    if path.is_dir() { Ok(()) } else { DirBuilder::new().recursive(true).mode(0o700).create(path) }
-}
-
 /// Folders that everybody may write are what some volumes come as, so this is no reason not to start:
 /// what lies in them is closed to others. Who may replace the folders themselves can still do harm
 /// between a stop and a start.
@@ -405,9 +401,10 @@ fn warn_if_open_to_everybody(root: &Path) {
 
 /// Creates the folder if need be, closes it to other users and opens it.
 fn open_folder(path: &Path) -> io::Result<OwnedFd> {
-    create_folder(path)?;
+    make_folder(path)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let descriptor = rustix::fs::open(path, flags, Mode::empty())?;
+    let descriptor = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|error| InTheWay::of_own_folder(path).map_or_else(|| error.into(), io::Error::from))?;
     let mode = Mode::from_raw_mode(rustix::fs::fstat(&descriptor)?.st_mode);
     if mode.intersects(Mode::RWXG | Mode::RWXO)
         && let Err(error) = rustix::fs::fchmod(&descriptor, Mode::RWXU)
@@ -422,7 +419,7 @@ fn open_folder(path: &Path) -> io::Result<OwnedFd> {
 /// the same.
 fn write_layout_mark(root: &Path) -> io::Result<()> {
     let path = root.join("oci-layout");
-    if fs::read(&path).is_ok_and(|content| content == OCI_LAYOUT.as_bytes()) {
+    if small_file::read(&path, 1 << 10).is_ok_and(|content| content == OCI_LAYOUT.as_bytes()) {
         return Ok(());
     }
     if let Err(error) = staged::replace(&path, 0o644, OCI_LAYOUT.as_bytes()) {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use super::format::{self, Refusal};
 use super::unusable::Unusable;
+use crate::small_file::{self, InTheWay};
 
 /// The right to use a store, until dropped.
 #[derive(Debug)]
@@ -48,7 +49,7 @@ impl LockError {
     pub fn hint(&self) -> Option<String> {
         match self {
             LockError::Held { .. } => Some("stop that one or choose another store".to_owned()),
-            LockError::Refused(refusal) => Some(refusal.hint().to_owned()),
+            LockError::Refused(refusal) => Some(refusal.hint()),
             LockError::Unusable(unusable) => unusable.hint(),
         }
     }
@@ -64,23 +65,18 @@ impl StoreLock {
         format::examine(root)?;
         let failed = |source| Unusable::new(root, source);
         if !root.is_dir() {
-            DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(failed)?;
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(root);
+            made.map_err(|error| failed(InTheWay::of_folder(root).map_or(error, io::Error::from)))?;
         }
-        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        format::look(root).map_err(failed)?;
         let path = root.join("lock");
-        let writable = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .custom_flags(nofollow)
-            .open(&path);
-        let mut file = match writable {
+        let mut writable = OpenOptions::new();
+        writable.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = match small_file::open(&mut writable, &path) {
             // A store that cannot be written to is served all the same.
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 // One that was never used has nothing to serve.
-                OpenOptions::new().read(true).custom_flags(nofollow).open(&path).map_err(|_| error)
+                small_file::open(OpenOptions::new().read(true), &path).map_err(|_| error)
             }
             result => result,
         }
@@ -107,15 +103,14 @@ impl StoreLock {
 
 /// The process that holds the lock of the store below `root`, as far as can be told without asking for the lock.
 pub fn holder(root: &Path) -> Option<u32> {
-    let process = read_process(&mut File::open(root.join("lock")).ok()?)?;
+    let process = read_process(&mut small_file::open(OpenOptions::new().read(true), &root.join("lock")).ok()?)?;
     Path::new("/proc").join(process.to_string()).exists().then_some(process)
 }
 
 /// The Unix socket where that process takes orders, as far as it has said so.
 pub fn socket_of_holder(root: &Path) -> Option<PathBuf> {
     holder(root)?;
-    let mut text = String::new();
-    File::open(root.join("lock")).ok()?.take(format::LONGEST_LOCK).read_to_string(&mut text).ok()?;
+    let text = String::from_utf8(small_file::read(&root.join("lock"), format::LONGEST_LOCK).ok()?).ok()?;
     text.lines().nth(1).map(PathBuf::from)
 }
 

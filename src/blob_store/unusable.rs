@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use rustix::process::{getegid, geteuid};
 
+use crate::small_file::InTheWay;
+
 /// What of a store somebody else may have made, in the order in which it is opened.
 const PARTS: [&str; 7] = ["", "lock", "blobs", "blobs/sha256", "repositories", "ingest", "metadata"];
 
@@ -45,6 +47,10 @@ impl Unusable {
 
     /// What to do.
     pub fn hint(&self) -> Option<String> {
+        if let Some(InTheWay { path, .. }) = InTheWay::in_error(&self.source) {
+            let path = path.display();
+            return Some(format!("move that away, and what belongs there is made anew: mv {path} ELSEWHERE"));
+        }
         let (path, Ids { uid, gid }) = (self.path.display(), self.us);
         Some(match self.kind()? {
             Kind::Denied if self.foreign.is_some() => format!(

@@ -24,6 +24,7 @@ use crate::config::{Config, Limit, Problem, Store, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
 use crate::server::authenticate::Passwords;
 use crate::server::tls::Tls;
+use crate::small_file::InTheWay;
 use crate::tier::{Bucket, OpenError};
 use crate::upstream::credentials::{Auth, CredentialError};
 
@@ -56,7 +57,7 @@ pub fn preflight(config: &Config) -> Findings {
         found.problems.push(Problem::at("", error.to_string()));
     }
     found.warnings.extend(credential_warnings(config));
-    look_at_folder(&config.store.path, &mut found);
+    look_at_folder(&config.store, &mut found);
     look_at_room(&config.store, &mut found);
     for (address, error) in taken(config) {
         found.warn(match error {
@@ -94,7 +95,7 @@ pub(super) fn settings(config: &Config) -> Findings {
     }
     look_at_upstreams(config, &mut found);
     if let Err(refusal) = format::examine(&config.store.path) {
-        let problem = Problem::at("store.path", refusal.to_string()).hint(Some(refusal.hint().to_owned()));
+        let problem = Problem::at("store.path", refusal.to_string()).hint(Some(refusal.hint()));
         found.problems.push(problem);
     }
     if let Some(socket) = &config.server.admin_socket {
@@ -160,7 +161,8 @@ fn broken_credential(upstream: &Upstream, path: Option<&OsStr>) -> Option<String
     }
 }
 
-fn look_at_folder(path: &Path, found: &mut Findings) {
+fn look_at_folder(store: &Store, found: &mut Findings) {
+    let path = &store.path;
     if format::examine(path).is_err() {
         return;
     }
@@ -171,10 +173,13 @@ fn look_at_folder(path: &Path, found: &mut Findings) {
             let message = format!("{} cannot be made: {} is no folder", path.display(), there.display());
             return found.problem("store.path", message);
         }
-        Err(error) => return found.warn(format!("the store {} cannot be used: {error}", path.display())),
+        Err(error) => {
+            let why = InTheWay::of_folder(there).map_or_else(|| error.to_string(), |it| it.to_string());
+            return found.warn(format!("the store {} cannot be used: {why}", path.display()));
+        }
     }
-    if let Some(part) = in_the_way(path) {
-        return found.warn(format!("the store {} cannot be used: {part}", path.display()));
+    if let Some(it) = in_the_way(store) {
+        return found.warn(format!("the store {} cannot be used: {it}", path.display()));
     }
     let parts = ["", "blobs", "blobs/sha256", "repositories", "ingest", "metadata"].map(|part| there.join(part));
     let parts = parts.iter().take(if there == path { 6 } else { 1 }).filter(|part| part.exists());
@@ -226,16 +231,12 @@ fn size_of_blobs(store: &Path) -> u64 {
 }
 
 /// What stands where the store wants a folder or a file of its own. Links to the folders of blobs are not followed.
-fn in_the_way(store: &Path) -> Option<String> {
-    let is_no_folder = |part: &&&str| {
-        let path = store.join(part);
-        let followed = !part.contains('/');
-        path.symlink_metadata().is_ok_and(|own| if followed { !path.is_dir() } else { !own.is_dir() })
-    };
-    let folder = ["blobs", "blobs/sha256", "blobs/sha512", "ingest"].iter().find(is_no_folder);
-    let lock = store.join("lock").symlink_metadata().is_ok_and(|lock| !lock.is_file());
-    let named = |part: &str, what: &str| format!("{} is no {what}", store.join(part).display());
-    folder.map(|part| named(part, "folder")).or_else(|| lock.then(|| named("lock", "file")))
+fn in_the_way(store: &Store) -> Option<InTheWay> {
+    let at = |part: &str| store.path.join(part);
+    let folders = ["blobs", "ingest", "repositories"].into_iter().find_map(|part| InTheWay::of_folder(&at(part)));
+    let own = || ["blobs/sha256", "blobs/sha512"].into_iter().find_map(|part| InTheWay::of_own_folder(&at(part)));
+    let files: &[&str] = if store.bucket.is_some() { &["lock", "owed"] } else { &["lock"] };
+    folders.or_else(own).or_else(|| files.iter().find_map(|part| InTheWay::of_file(&at(part))))
 }
 
 /// Why this user cannot make files in a folder. A file without a name is made, where the file system has such.

@@ -53,6 +53,7 @@ mod crash;
 mod daemon;
 mod disk;
 mod imports;
+mod in_the_way;
 mod matrix;
 mod other_users;
 mod owners;

@@ -129,14 +129,14 @@ fn check_finds_what_stands_in_the_way_within_the_store() {
         let (code, _, err) = case.run("serve", &config);
         assert_eq!(code, 1, "{part}: {err}");
         let (code, _, err) = case.run("check", &config);
-        let told = format!("{} is no folder", path.display());
+        let told = format!("{} is a {}, and no folder", path.display(), if is_link { "link" } else { "file" });
         assert!(code == 0 && err.starts_with("warning: ") && err.contains(&told), "{part}: {code} {err}");
     }
     let case = Case::new();
     fs::create_dir_all(case.path("store/lock")).unwrap();
     case.write("store/format", "registry-mirror store format 1\n");
     let (code, _, err) = case.run("check", &config(&case, ""));
-    assert!(code == 0 && err.contains("lock is no file"), "{code} {err}");
+    assert!(code == 0 && err.contains("lock is a folder, and no file"), "{code} {err}");
 }
 
 #[test]

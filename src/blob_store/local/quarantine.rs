@@ -11,8 +11,9 @@ use rustix::fs::{AtFlags, CWD, RenameFlags};
 use rustix::io::Errno;
 
 use super::super::{Content, Source};
-use super::{Damage, Inner, create_folder};
+use super::{Damage, Inner};
 use crate::oci::Digest;
+use crate::small_file::make_folder;
 
 /// How many damaged files of one digest are kept.
 const KEPT_ASIDE: u32 = 8;
@@ -48,7 +49,7 @@ impl Inner {
 
     /// Moves what lies under the digest to the quarantine. The caller holds names still.
     pub(super) fn set_aside(&self, digest: &Digest) -> io::Result<()> {
-        create_folder(&self.root.join(QUARANTINE))?;
+        make_folder(&self.root.join(QUARANTINE))?;
         let folder = self.folder(digest).descriptor();
         for number in 0..KEPT_ASIDE {
             let to = self.place_aside(digest, number);

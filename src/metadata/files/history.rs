@@ -1,16 +1,18 @@
 //! The changes of a tag, one JSON line each, oldest first; the last of them are kept.
 
-use std::fs::{self, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 
 use super::Files;
-use super::plain::{names_in, open_plain, present};
+use super::plain::{names_in, open_plain, read_end};
 use crate::metadata::names::{HISTORY, TAGS};
 use crate::metadata::{CHANGES_KEPT, HistoryEntry, Location, TagKey, TagRecord, merged};
 use crate::oci::Tag;
 
 /// A history of so many bytes may have more changes than are kept: it is written anew with each further one.
 const LONG_HISTORY: u64 = 256 << 10;
+/// What is kept is not longer, in bytes. One of an earlier version may be: of that the end counts.
+const LONGEST_HISTORY: u64 = 16 << 20;
 
 impl Files {
     /// Removes the histories of those tags of which `stays` says no.
@@ -30,7 +32,7 @@ impl Files {
 
     /// The last digests that a tag had, oldest first. Lines that a crash cut are left out.
     pub(in crate::metadata) fn history(&self, location: &Location, tag: &Tag) -> io::Result<Vec<HistoryEntry>> {
-        let Some(bytes) = present(fs::read(self.tag_folder(location, tag).join(HISTORY)))? else {
+        let Some(bytes) = read_end(&self.tag_folder(location, tag).join(HISTORY), LONGEST_HISTORY)? else {
             return Ok(Vec::new());
         };
         let lines = bytes.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
@@ -127,14 +129,17 @@ mod tests {
         // As one of an earlier version may be.
         let many: Vec<_> = (0..3 * CHANGES_KEPT).map(|n| HistoryEntry::of(&key, &record(n))).collect();
         let path = files.tag_folder(&location, &key.tag).join(HISTORY);
-        fs::write(&path, lines(&many).expect("json")).expect("written");
+        std::fs::write(&path, lines(&many).expect("json")).expect("written");
         let kept = files.history(&location, &key.tag).expect("read");
         assert_eq!((kept.len(), kept[0].at), (CHANGES_KEPT, Timestamp(2 * CHANGES_KEPT as u64)));
+        let before = vec![b'x'; LONGEST_HISTORY as usize];
+        std::fs::write(&path, [before, b"\n".to_vec(), lines(&many).expect("json")].concat()).expect("written");
+        assert_eq!(files.history(&location, &key.tag).expect("read"), kept, "however much there was before");
         let last = 3 * CHANGES_KEPT;
         files.put_tag(&key, &record(last)).expect("written");
         let kept = files.history(&location, &key.tag).expect("read");
         assert_eq!((kept.len(), kept[CHANGES_KEPT - 1].at), (CHANGES_KEPT, Timestamp(last as u64)));
-        let left = fs::read(&path).expect("read").split(|byte| *byte == b'\n').count();
+        let left = std::fs::read(&path).expect("read").split(|byte| *byte == b'\n').count();
         assert_eq!(left, CHANGES_KEPT + 1, "the file is short again");
         files.put_tag(&key, &record(last + 1)).expect("written");
         assert_eq!(

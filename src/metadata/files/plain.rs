@@ -1,7 +1,7 @@
 //! One small file, or one folder, at a time: read whole or not at all, no link followed, written down for good.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
@@ -59,6 +59,23 @@ pub(in crate::metadata) fn read_record<T: DeserializeOwned>(path: &Path) -> io::
 
 /// Reads a file, at most `longest` bytes of it. `None` when there is none, or no plain file.
 pub(super) fn read_whole(path: &Path, longest: u64) -> io::Result<Option<Vec<u8>>> {
+    let Some(file) = open_to_read(path)? else { return Ok(None) };
+    let mut bytes = Vec::with_capacity(USUAL_RECORD);
+    file.take(longest).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+/// The same of its end.
+pub(super) fn read_end(path: &Path, longest: u64) -> io::Result<Option<Vec<u8>>> {
+    let Some(mut file) = open_to_read(path)? else { return Ok(None) };
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(longest)))?;
+    let mut bytes = Vec::with_capacity(USUAL_RECORD);
+    file.take(longest).read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+fn open_to_read(path: &Path) -> io::Result<Option<File>> {
     let file = match open_plain(OpenOptions::new().read(true), path) {
         Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
             report_damage(path, "it is a link");
@@ -71,9 +88,7 @@ pub(super) fn read_whole(path: &Path, longest: u64) -> io::Result<Option<Vec<u8>
         report_damage(path, "it is not a plain file");
         return Ok(None);
     }
-    let mut bytes = Vec::with_capacity(USUAL_RECORD);
-    file.take(longest).read_to_end(&mut bytes)?;
-    Ok(Some(bytes))
+    Ok(Some(file))
 }
 
 pub(super) fn report_damage(path: &Path, reason: &str) {

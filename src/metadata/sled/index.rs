@@ -4,7 +4,7 @@
 //! call is fenced by [`Index::call`]. Truths: an index that was not closed in order says so, and is
 //! not believed before it was rebuilt; a damaged one is moved aside and begun anew at the next start.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use sled::{Db, IVec, Tree};
 
 use super::pages::Pages;
+use crate::small_file;
 
 /// How long an index may take to open before it is taken for damaged.
 const LONGEST_OPEN: Duration = Duration::from_secs(10);
@@ -76,7 +77,8 @@ impl Index {
         let (tags, members, holders) = (db.open_tree("tags")?, db.open_tree("members")?, db.open_tree("holders")?);
         let blobs = Pages(db.open_tree("pages")?);
         let last = db.get(CLOSINGS)?;
-        let marked = fs::read(path.join(CLOSED_MARK)).is_ok_and(|mark| last.is_some_and(|last| last == mark));
+        let marked =
+            small_file::read(&path.join(CLOSED_MARK), 64).is_ok_and(|mark| last.is_some_and(|last| last == mark));
         // The mark must be gone from the disk before the first write, or a crash goes unnoticed.
         let unmarked = fs::remove_file(path.join(CLOSED_MARK)).and_then(|()| File::open(&path)?.sync_all());
         let current = db.get(FORM)?.is_some_and(|form| form == FORM_NOW);
@@ -228,7 +230,9 @@ fn move_aside(path: &Path) -> std::io::Result<()> {
 /// Marks an index as closed in order, after everything in it reached the disk.
 fn mark_closed(path: &Path, closing: &[u8]) -> std::io::Result<()> {
     for entry in fs::read_dir(path)? {
-        File::open(entry?.path())?.sync_all()?;
+        let (path, kind) = entry.and_then(|entry| Ok((entry.path(), entry.file_type()?)))?;
+        if kind.is_dir() { File::open(path)? } else { small_file::open(OpenOptions::new().read(true), &path)? }
+            .sync_all()?;
     }
     let mut mark = File::create(path.join(CLOSED_MARK))?;
     mark.write_all(closing)?;
