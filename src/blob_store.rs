@@ -4,6 +4,7 @@
 //! [`Ingest`], whatever the store, so following a running fill, verifying and
 //! cleaning up after a crash are written once; a store only takes finished ingests over.
 
+pub mod closed;
 pub mod format;
 pub mod ingest;
 pub mod local;

@@ -37,11 +37,11 @@ use crate::access::{Access, Grants};
 use crate::admin::{self, AdminState, Guard, Reach, Readiness, Token};
 use crate::audit::Audit;
 use crate::blob_store::BlobStore as _;
-use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
 use crate::blob_store::unusable::Unusable;
+use crate::blob_store::{closed, format};
 use crate::carrier::Carriers;
 use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -294,6 +294,11 @@ impl Prepared {
         if metadata.was_interrupted() {
             tracing::info!("the store was not closed in order; what was not recorded is checked before its first use");
             blobs.distrust();
+        }
+        if let Some(closed) = closed::first(path, closed::A_FEW) {
+            let (part, error) = (closed.path(path), closed.error.to_string());
+            let as_root = Unusable::of(path, closed).giving();
+            tracing::warn!(part = %part.display(), %error, as_root, "not all of the store can be used, and what cannot is asked for anew");
         }
         let opened = clock.now();
         let usage = Arc::new(Usage::open(path.join("usage"), Arc::clone(&metrics), Arc::clone(&clock)));

@@ -7,12 +7,25 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
-use rustix::process::{getegid, geteuid};
+use rustix::process::{getegid, geteuid, getuid};
 
+use super::closed::Closed;
 use crate::small_file::InTheWay;
 
 /// What of a store somebody else may have made, in the order in which it is opened.
-const PARTS: [&str; 7] = ["", "lock", "blobs", "blobs/sha256", "repositories", "ingest", "metadata"];
+const PARTS: [&str; 11] = [
+    "",
+    "format",
+    "lock",
+    "owed",
+    "blobs",
+    "blobs/sha256",
+    "blobs/sha512",
+    "repositories",
+    "ingest",
+    "metadata",
+    "usage",
+];
 
 /// What the system said to who wanted to use a store, and what is known about that.
 #[derive(Debug)]
@@ -29,12 +42,15 @@ pub struct Unusable {
 struct Ids {
     uid: u32,
     gid: u32,
+    /// Whether root works in the name of this user.
+    by_root: bool,
 }
 
 impl Unusable {
     /// The store at `path` could not be used for this reason. Looks whose it is.
     pub fn new(path: &Path, source: io::Error) -> Unusable {
-        let us = Ids { uid: geteuid().as_raw(), gid: getegid().as_raw() };
+        let by_root = getuid().is_root() && !geteuid().is_root();
+        let us = Ids { uid: geteuid().as_raw(), gid: getegid().as_raw(), by_root };
         let there = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path);
         let parts = PARTS.iter().take(if there == path { PARTS.len() } else { 1 });
         let foreign = parts
@@ -45,18 +61,36 @@ impl Unusable {
         Unusable { path: path.to_owned(), source, foreign, us }
     }
 
+    /// The same where it is known what of it is closed.
+    pub fn of(root: &Path, closed: Closed) -> Unusable {
+        let part = closed.path(root);
+        let whose = part.symlink_metadata().ok().map(|found| (part, found.uid()));
+        let unusable = Unusable::new(root, closed.error);
+        let foreign = whose.filter(|(_, owner)| *owner != unusable.us.uid);
+        Unusable { foreign, ..unusable }
+    }
+
+    /// What root types to give all of it to this user.
+    pub fn giving(&self) -> String {
+        let Ids { uid, gid, .. } = self.us;
+        // Where a link leads there, it is not the link that is to be given.
+        let slash = if self.path.is_symlink() { "/" } else { "" };
+        format!("chown -R {uid}:{gid} {}{slash}", self.path.display())
+    }
+
     /// What to do.
     pub fn hint(&self) -> Option<String> {
         if let Some(InTheWay { path, .. }) = InTheWay::in_error(&self.source) {
             let path = path.display();
             return Some(format!("move that away, and what belongs there is made anew: mv {path} ELSEWHERE"));
         }
-        let (path, Ids { uid, gid }) = (self.path.display(), self.us);
+        let (path, Ids { uid, gid, .. }) = (self.path.display(), self.us);
         Some(match self.kind()? {
             Kind::Denied if self.foreign.is_some() => format!(
-                "run this as that user, or give it to this one: chown -R {uid}:{gid} {path}; of a container's volume: podman \
+                "run this as that user, or give it to this one: {}; of a container's volume: podman \
                  run --userns=keep-id:uid={uid},gid={gid}, or :U behind the volume; in Kubernetes securityContext.fsGroup: \
-                 {gid}; or name another folder with --store, or as store.path"
+                 {gid}; or name another folder with --store, or as store.path",
+                self.giving()
             ),
             Kind::Denied => format!("let this user in: chmod -R u+rwX {path}, and see what stands above it"),
             Kind::ReadOnly => {
@@ -74,7 +108,8 @@ impl Unusable {
     /// What is not this user's, and whose it is.
     pub fn whose(&self) -> Option<String> {
         let (part, owner) = self.foreign.as_ref()?;
-        Some(format!("{} belongs to uid {owner}, and this is uid {}", part.display(), self.us.uid))
+        let us = if self.us.by_root { "root works here as" } else { "this is" };
+        Some(format!("{} belongs to uid {owner}, and {us} uid {}", part.display(), self.us.uid))
     }
 
     fn kind(&self) -> Option<Kind> {
@@ -127,7 +162,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let said = |errno: Errno, foreign: Option<(&str, u32)>| {
             let foreign = foreign.map(|(part, owner)| (folder.path().join(part), owner));
-            let us = Ids { uid: 10001, gid: 10002 };
+            let us = Ids { uid: 10001, gid: 10002, by_root: false };
             let unusable = Unusable { foreign, us, ..Unusable::new(folder.path(), errno.into()) };
             format!("{unusable}\n{}", unusable.hint().unwrap_or_default())
         };

@@ -3,28 +3,27 @@
 //! What `serve` refuses to start with is a problem. A warning is what it goes on without, and what depends on
 //! who asks and when: a store that this user may not write, a port that somebody has just now.
 
+mod store;
+
 use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use bytesize::ByteSize;
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType};
 
+use self::store::{cannot_write, look_at_folder, look_at_room};
 use super::process::{PACES, unusable_pace};
 use super::{StartError, upstreams};
 use crate::audit;
-use crate::blob_store::unusable::Unusable;
 use crate::blob_store::{format, lock};
 use crate::carrier::Carrier;
-use crate::config::{Config, Limit, Problem, Store, Upstream, missing_helper};
+use crate::config::{Config, Problem, Upstream, missing_helper};
 use crate::mirror::Mode as Asking;
 use crate::server::authenticate::Passwords;
 use crate::server::tls::Tls;
-use crate::small_file::InTheWay;
 use crate::tier::{Bucket, OpenError};
 use crate::upstream::credentials::{Auth, CredentialError};
 
@@ -158,101 +157,6 @@ fn broken_credential(upstream: &Upstream, path: Option<&OsStr>) -> Option<String
     match runtime.block_on(source.credential(&origin, &repository)).err()? {
         CredentialError::Helper { helper, .. } => missing_helper(&helper, path),
         error => Some(error.to_string()),
-    }
-}
-
-fn look_at_folder(store: &Store, found: &mut Findings) {
-    let path = &store.path;
-    if format::examine(path).is_err() {
-        return;
-    }
-    let there = path.ancestors().find(|path| path.symlink_metadata().is_ok()).unwrap_or(path);
-    match rustix::fs::stat(there).map(|stat| FileType::from_raw_mode(stat.st_mode)) {
-        Ok(FileType::Directory) => {}
-        Ok(_) => {
-            let message = format!("{} cannot be made: {} is no folder", path.display(), there.display());
-            return found.problem("store.path", message);
-        }
-        Err(error) => {
-            let why = InTheWay::of_folder(there).map_or_else(|| error.to_string(), |it| it.to_string());
-            return found.warn(format!("the store {} cannot be used: {why}", path.display()));
-        }
-    }
-    if let Some(it) = in_the_way(store) {
-        return found.warn(format!("the store {} cannot be used: {it}", path.display()));
-    }
-    let parts = ["", "blobs", "blobs/sha256", "repositories", "ingest", "metadata"].map(|part| there.join(part));
-    let parts = parts.iter().take(if there == path { 6 } else { 1 }).filter(|part| part.exists());
-    if let Some((part, error)) = parts.filter_map(|part| Some((part, cannot_write(part)?))).next() {
-        let what = if there == path { "used" } else { "made" };
-        let part = part.components().collect::<std::path::PathBuf>();
-        let why = format!("the store {} cannot be {what} by this user: {}: {error}", path.display(), part.display());
-        let whose = Unusable::new(path, error).whose().map(|whose| format!("; {whose}"));
-        found.warn(why + &whose.unwrap_or_default());
-    }
-}
-
-/// Whether the disk has what the store may grow to, and what is to stay free. A part of the file system is what the
-/// store may have at most, not what it wants.
-fn look_at_room(store: &Store, found: &mut Findings) {
-    let there = store.path.ancestors().find(|path| path.exists()).unwrap_or(&store.path);
-    let Ok(disk) = rustix::fs::statvfs(there).map_err(drop) else { return };
-    let capacity = disk.f_blocks.saturating_mul(disk.f_frsize);
-    if capacity == 0 {
-        return;
-    }
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    let min_free = store.min_free.of(capacity);
-    let path = store.path.display();
-    if free < min_free {
-        return found.warn(format!(
-            "store.min_free: {} is to stay free where {path} is, and only {} is: nothing new is kept until there is more",
-            ByteSize::b(min_free).display().iec(),
-            ByteSize::b(free).display().iec()
-        ));
-    }
-    let Limit::Bytes(max_size) = store.max_size else { return };
-    let room = (free - min_free).saturating_add(size_of_blobs(&store.path));
-    if room < max_size {
-        found.warn(format!(
-            "store.max_size: {path} may grow to {}, and the disk has room for {}: when that is taken, images leave \
-             the store earlier than max_size says",
-            ByteSize::b(max_size).display().iec(),
-            ByteSize::b(room).display().iec()
-        ));
-    }
-}
-
-/// How much of the disk the blobs take, as far as they can be looked at.
-fn size_of_blobs(store: &Path) -> u64 {
-    let folders = ["blobs/sha256", "blobs/sha512"].into_iter().filter_map(|part| store.join(part).read_dir().ok());
-    let sizes = folders.flatten().filter_map(|entry| Some(entry.ok()?.metadata().ok()?.blocks().saturating_mul(512)));
-    sizes.sum()
-}
-
-/// What stands where the store wants a folder or a file of its own. Links to the folders of blobs are not followed.
-fn in_the_way(store: &Store) -> Option<InTheWay> {
-    let at = |part: &str| store.path.join(part);
-    let folders = ["blobs", "ingest", "repositories"].into_iter().find_map(|part| InTheWay::of_folder(&at(part)));
-    let own = || ["blobs/sha256", "blobs/sha512"].into_iter().find_map(|part| InTheWay::of_own_folder(&at(part)));
-    let files: &[&str] = if store.bucket.is_some() { &["lock", "owed"] } else { &["lock"] };
-    folders.or_else(own).or_else(|| files.iter().find_map(|part| InTheWay::of_file(&at(part))))
-}
-
-/// Why this user cannot make files in a folder. A file without a name is made, where the file system has such.
-fn cannot_write(folder: &Path) -> Option<io::Error> {
-    let all = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    if let Err(error) = rustix::fs::accessat(CWD, folder, all, AtFlags::EACCESS) {
-        return Some(error.into());
-    }
-    match rustix::fs::open(folder, OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR) {
-        Ok(_) => None,
-        // Not every file system has them. One without any room is none for files.
-        Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT | Errno::INVAL) => {
-            let room = rustix::fs::statvfs(folder).map_or(1, |stat| stat.f_blocks);
-            (room == 0).then(|| io::Error::other("that file system holds no files"))
-        }
-        Err(error) => Some(error.into()),
     }
 }
 

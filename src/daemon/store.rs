@@ -12,11 +12,11 @@ use tokio::runtime::Runtime;
 
 use super::owner::{InHisName, Owner, Reached, by_its_name};
 use super::{Prepared, StartError, settings, stock, upstreams};
-use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{self, LockError, StoreLock};
 use crate::blob_store::unusable::Unusable;
+use crate::blob_store::{closed, format};
 use crate::bundle::import::{self, Intake};
 use crate::bundle::{Plan, Rest, Stores};
 use crate::carrier::{Carrier, Carriers};
@@ -130,7 +130,8 @@ impl OpenedStore {
     pub fn export(&self, order: &orders::Export) -> Result<Outgoing<'_>, Error> {
         let _in_his_name = self.as_its_owner()?;
         let _entered = self.runtime.enter();
-        let plan = Plan::make(&self.stores, &order.try_into()?, self.runtime.handle())?;
+        let plan = Plan::make(&self.stores, &order.try_into()?, self.runtime.handle()).map_err(Error::from);
+        let plan = plan.map_err(|error| self.with_advice(error))?;
         Ok(Outgoing { store: self, plan })
     }
 
@@ -143,7 +144,8 @@ impl OpenedStore {
         let _entered = self.runtime.enter();
         let rest = Rest { blobs: Arc::clone(&self.stores.blobs), budget: self.budget };
         let intake = Intake { space: Some(&rest), name };
-        Ok(import::import(&self.stores, bundle, &intake, self.runtime.handle())?)
+        let imported = import::import(&self.stores, bundle, &intake, self.runtime.handle()).map_err(Error::from);
+        imported.map_err(|error| self.with_advice(error))
     }
 
     /// What a pull of `image` would get from a daemon that is started now.
@@ -173,7 +175,17 @@ impl OpenedStore {
             HashSet::new(),
             self.stores.clock.now(),
         );
-        why.map_err(|error| Error::new(Code::Metadata, error.to_string()))
+        why.map_err(|error| self.with_advice(Error::new(Code::Metadata, error.to_string())))
+    }
+
+    /// An error with what helps where it comes of something that is closed to who works here.
+    fn with_advice(&self, error: Error) -> Error {
+        let path = &self.folder.path;
+        let closed = if error.hint.is_none() { closed::first(path, closed::A_FEW) } else { None };
+        let Some(closed) = closed else { return error };
+        let unusable = Unusable::of(path, closed);
+        let whose = unusable.whose().map(|whose| format!("{whose}; ")).unwrap_or_default();
+        error.with_hint(format!("{whose}as root: {}", unusable.giving()))
     }
 
     /// What is stored.

@@ -27,6 +27,19 @@ pub struct Disk {
     pub attributes: Option<bool>,
     /// The kind of file system, where it is one to know of.
     pub kind: Option<Kind>,
+    /// What of it is closed to the daemon.
+    pub closed: Option<Closed>,
+}
+
+/// Something that a daemon cannot use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// What it is.
+    pub part: PathBuf,
+    /// Why, and whose it is.
+    pub why: String,
+    /// What root types to open it.
+    pub giving: String,
 }
 
 /// What is free, in bytes and files.
@@ -94,6 +107,7 @@ pub fn judge(disk: &Disk) -> Vec<Checked> {
     let is_nowhere = matches!(disk.written, Err(Unwritable::NoFolder(_) | Unwritable::Unmakeable(_)));
     let mut checks: Vec<_> = (!is_nowhere).then(|| space(disk)).into_iter().collect();
     checks.extend(written(disk));
+    checks.extend(disk.closed.as_ref().filter(|_| disk.written.is_ok()).map(closed));
     checks.extend(abilities(disk));
     checks
 }
@@ -199,6 +213,11 @@ fn written(Disk { path, there, written, .. }: &Disk) -> Option<Checked> {
     })
 }
 
+fn closed(Closed { part, why, giving }: &Closed) -> Checked {
+    let message = format!("a daemon cannot use {}: {why}; it asks for that anew each time", part.display());
+    Checked::warn(ABOUT, message, format!("as root: {giving}"))
+}
+
 fn abilities(Disk { path, attributes, kind, .. }: &Disk) -> Vec<Checked> {
     let path = path.display();
     let kind = kind.map(|kind| match kind {
@@ -242,6 +261,7 @@ mod tests {
             written: Ok(TIMES),
             attributes: Some(true),
             kind: None,
+            closed: None,
         }
     }
 
@@ -249,6 +269,11 @@ mod tests {
     fn each_trouble_of_the_store_has_its_line_and_its_advice() {
         let space = |space| Disk { space: Ok(space), ..disk() };
         let unwritable = |why| Disk { written: Err(why), attributes: None, ..disk() };
+        let closed = Closed {
+            part: "/store/repositories".into(),
+            why: "Permission denied".to_owned(),
+            giving: "chown -R 988:988 /store".to_owned(),
+        };
         let slow = Times { sync: Duration::from_millis(900), ..TIMES };
         use Verdict::{Fail, Warn};
         for (disk, verdict, said, advised) in [
@@ -287,6 +312,12 @@ mod tests {
             (Disk { attributes: Some(false), ..disk() }, Warn, "begin anew", "ext4"),
             (Disk { kind: Some(Kind::Network), ..disk() }, Warn, "network file system", "local disk"),
             (Disk { kind: Some(Kind::Memory), ..disk() }, Warn, "in memory", "store.path"),
+            (
+                Disk { closed: Some(closed), ..disk() },
+                Warn,
+                "cannot use /store/repositories: Permission denied",
+                "as root: chown -R 988:988 /store",
+            ),
             (Disk { kind: Some(Kind::Overlay), ..disk() }, Warn, "container", "volume"),
         ] {
             let lines = judge(&disk);

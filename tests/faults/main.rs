@@ -54,6 +54,7 @@ mod daemon;
 mod disk;
 mod imports;
 mod in_the_way;
+mod left_by_root;
 mod matrix;
 mod other_users;
 mod owners;

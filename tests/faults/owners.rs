@@ -10,12 +10,12 @@ use crate::daemon::{BINARY, Process};
 use crate::upgrades::{is_served, stores, unpacked};
 
 /// A user who owns nothing here.
-const STRANGER: u32 = 65534;
+pub const STRANGER: u32 = 65534;
 /// Nobody listens there.
 const AWAY: &str = "http://127.0.0.1:1";
 
 /// Whether a script may have mounts of its own here.
-fn may_mount() -> bool {
+pub fn may_mount() -> bool {
     let may = Command::new("unshare").args(["--mount", "true"]).status().is_ok_and(|status| status.success());
     if !may {
         eprintln!("SKIPPED: only a superuser can be somebody else, and mount");
@@ -24,7 +24,7 @@ fn may_mount() -> bool {
 }
 
 /// Runs a script with mounts of its own, in which `$MIRROR` is the program; what it said, and its exit code.
-fn script(folder: &Path, text: &str) -> (String, i32) {
+pub fn script(folder: &Path, text: &str) -> (String, i32) {
     let program = folder.join("registry-mirror");
     if !program.exists() {
         fs::copy(BINARY, &program).unwrap();
@@ -54,14 +54,14 @@ fn parts(store: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn give_to_stranger(store: &Path) {
+pub fn give_to_stranger(store: &Path) {
     for part in parts(store) {
         std::os::unix::fs::lchown(part, Some(STRANGER), Some(STRANGER)).unwrap();
     }
 }
 
 /// What in it is not the stranger's, user and group.
-fn foreign(store: &Path) -> Vec<PathBuf> {
+pub fn foreign(store: &Path) -> Vec<PathBuf> {
     let is_foreign = |path: &PathBuf| {
         let found = path.symlink_metadata().unwrap();
         (found.uid(), found.gid()) != (STRANGER, STRANGER)
@@ -70,7 +70,7 @@ fn foreign(store: &Path) -> Vec<PathBuf> {
 }
 
 /// A bundle of the store that the first version wrote.
-fn bundle(folder: &Path) -> PathBuf {
+pub fn bundle(folder: &Path) -> PathBuf {
     let (kept, bundle) = (unpacked(&stores()[0]), folder.join("bundle.tar"));
     let line = ["export", "--all", "--store", kept.path().to_str().unwrap(), "-o", bundle.to_str().unwrap()];
     let output = Command::new(BINARY).args(line).output().unwrap();
@@ -197,7 +197,7 @@ fn a_store_that_cannot_be_used_says_whose_it_is_and_what_to_do() {
 }
 
 /// Runs a script in which `as` is the stranger, who owns `store`; below `roots` everything is root's.
-fn with_links(folder: &Path, text: &str) -> (String, i32) {
+pub fn with_links(folder: &Path, text: &str) -> (String, i32) {
     let made = "as() { setpriv --reuid=65534 --regid=65534 --clear-groups \"$@\"; }
         rm -rf store roots; install -d -m 700 -o 65534 -g 65534 store; mkdir -p roots/folder/db
         echo precious | tee roots/victim >roots/folder/kept; chmod -R go= roots/*; export REGISTRY_MIRROR_STORE_PATH=$PWD/store

@@ -148,7 +148,7 @@ const PLACES: &[(&str, &[&str])] = &[
     ("aws_lc_rs", &["server/authenticate", "server/tls", "tier/proof.rs", "upstream/http/trust.rs", "cli/client/tls"]),
     ("base64", &["upstream", "server/authenticate"]),
     ("bcrypt", &["server/authenticate/passwords.rs"]),
-    ("bytesize", &["config", "cli", "daemon/preflight.rs", "doctor", "mirror/images/problems.rs", "telemetry"]),
+    ("bytesize", &["config", "cli", "daemon/preflight/store.rs", "doctor", "mirror/images/problems.rs", "telemetry"]),
     ("clap", &["cli"]),
     // Files that may be compressed, and answers.
     ("flate2", &["bundle", "upstream/http/coding.rs"]),

@@ -10,9 +10,11 @@ use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 
 use super::super::owner::{Keeping, Owner};
+use crate::blob_store::closed;
+use crate::blob_store::unusable::Unusable;
 use crate::config;
 use crate::doctor::Disk;
-use crate::doctor::store::{Kind, Space, Times, Unwritable};
+use crate::doctor::store::{Closed, Kind, Space, Times, Unwritable};
 
 /// A disk that takes longer is no disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,11 +34,20 @@ pub(super) fn disk(store: &config::Store) -> Disk {
             Err(Unwritable::NoFolder(obstacle(path, at).unwrap_or(path).to_owned()))
         }
         Ok(Space { read_only: true, .. }) => Err(Unwritable::ReadOnly),
-        _ if !there => in_time(at.to_owned(), make).and(Err(Unwritable::Absent)),
-        _ => in_time(path.clone(), write),
+        _ if !there => in_time(at.to_owned(), Keeping::Reading, make).and(Err(Unwritable::Absent)),
+        _ => in_time(path.clone(), Keeping::Reading, write),
     };
+    let closed = if there { in_time(path.clone(), Keeping::Nothing, closed_part).ok().flatten() } else { None };
     let attributes = written.as_ref().ok().map(|(_, attributes)| *attributes);
-    Disk { path: path.clone(), there, space, written: written.map(|(times, _)| times), attributes, kind: kind(at) }
+    Disk {
+        path: path.clone(),
+        there,
+        space,
+        written: written.map(|(times, _)| times),
+        attributes,
+        kind: kind(at),
+        closed,
+    }
 }
 
 /// What stands in the way of a folder: a link that leads nowhere, or a file where it begins to be made.
@@ -71,12 +82,16 @@ fn kind(at: &Path) -> Option<Kind> {
 }
 
 /// Writes on a thread of its own, which a disk that hangs may keep.
-fn in_time<T: Send + 'static>(folder: PathBuf, probe: fn(&Path) -> Result<T, Unwritable>) -> Result<T, Unwritable> {
+fn in_time<T: Send + 'static>(
+    folder: PathBuf,
+    keeping: Keeping,
+    probe: fn(&Path) -> Result<T, Unwritable>,
+) -> Result<T, Unwritable> {
     let (done, came) = mpsc::channel();
     // Also root writes there as its owner, who may have laid links.
     let owner = Owner::to_write_for(&folder);
     std::thread::spawn(move || {
-        let _in_his_name = owner.and_then(|owner| owner.enter(Keeping::Reading).ok());
+        let _in_his_name = owner.and_then(|owner| owner.enter(keeping).ok());
         done.send(probe(&folder))
     });
     came.recv_timeout(PATIENCE).unwrap_or(Err(Unwritable::Late(PATIENCE)))
@@ -89,6 +104,17 @@ fn unwritable(error: io::Error) -> Unwritable {
         Some(Errno::ACCESS | Errno::PERM) => Unwritable::Denied,
         _ => Unwritable::Other(error.to_string()),
     }
+}
+
+/// What of it its owner cannot use. That he cannot come to it at all is told by who writes to it.
+fn closed_part(folder: &Path) -> Result<Option<Closed>, Unwritable> {
+    let Some(found) = closed::first(folder, usize::MAX).filter(|found| !found.part.as_os_str().is_empty()) else {
+        return Ok(None);
+    };
+    let (part, why) = (found.path(folder), found.error.to_string());
+    let unusable = Unusable::of(folder, found);
+    let whose = unusable.whose().map(|whose| format!("; {whose}")).unwrap_or_default();
+    Ok(Some(Closed { part, why: why + &whose, giving: unusable.giving() }))
 }
 
 /// Goes when it is dropped, whatever happened to it.

@@ -1,0 +1,73 @@
+//! What root left in the store of a service before he worked there in its name: it is told of.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+
+use crate::owners::{bundle, may_mount, with_links};
+
+/// A folder with a bundle, which everybody may enter.
+fn ground() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    bundle(folder.path());
+    folder
+}
+
+#[test]
+fn check_tells_what_of_a_store_is_closed_to_its_owner_whoever_asks() {
+    if !may_mount() {
+        return;
+    }
+    let folder = ground();
+    let path = folder.path().display();
+    for part in [
+        "lock",
+        "format",
+        "places",
+        "blobs",
+        "blobs/sha256",
+        "ingest",
+        "metadata",
+        "metadata/db",
+        "repositories",
+        "repositories/docker.io/library",
+        "repositories/docker.io/library/try/_tags/1/history",
+    ] {
+        let text = format!(
+            "$MIRROR import bundle.tar >said 2>&1; : >store/places; chown 65534:65534 store/places
+            as $MIRROR check | grep -v upstreams; echo; chown -R root:root store/{part}; chmod go= store/{part}
+            as $MIRROR check; echo code $?; echo; $MIRROR check; echo code $?"
+        );
+        let (said, _) = with_links(folder.path(), &text);
+        let parts: Vec<_> = said.split("\n\n").collect();
+        let [before, asked_by_owner, asked_by_root] = parts[..] else { panic!("{part}: {said}") };
+        assert!(!before.contains("warning"), "{part}: {said}");
+        for (said, who, us) in
+            [(asked_by_owner, "this user", "this is"), (asked_by_root, "its owner", "root works here as")]
+        {
+            let whose = format!("{path}/store/{part} belongs to uid 0, and {us} uid 65534");
+            let giving = format!("as root: chown -R 65534:65534 {path}/store");
+            assert!(said.contains("warning: ") && said.contains(who), "{part}: {said}");
+            assert!(said.contains(&whose) && said.contains(&giving) && said.contains("code 0"), "{part}: {said}");
+        }
+    }
+}
+
+#[test]
+fn what_root_left_below_a_store_is_told_with_the_command_that_gives_it_back() {
+    if !may_mount() {
+        return;
+    }
+    let folder = ground();
+    let text = "$MIRROR import bundle.tar >said 2>&1; chown -R root:root store/repositories/docker.io
+        export REGISTRY_MIRROR_CACHE_MODE=offline; $MIRROR doctor --json; echo
+        as $MIRROR why try:1 || echo code $?
+        as timeout 3 $MIRROR serve --listen 127.0.0.1:0 --admin 127.0.0.1:0 || true";
+    let (said, _) = with_links(folder.path(), text);
+    let giving = format!("chown -R 65534:65534 {}/store", folder.path().display());
+    let lines: Vec<_> = said.lines().filter(|line| line.contains(&giving)).collect();
+    let [doctor, why, serve] = lines[..] else { panic!("{said}") };
+    assert!(doctor.contains("\"verdict\":\"warn\"") && doctor.contains("a daemon cannot use"), "{doctor}");
+    assert!(why.contains("repositories/docker.io belongs to uid 0") && said.contains("code 1"), "{said}");
+    assert!(serve.contains("\"WARN\"") && serve.contains("not all of the store can be used"), "{serve}");
+}
