@@ -151,7 +151,7 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
 }
 
 /// Whether we give this name to something in the folder of a store.
-fn is_of_a_store(name: &str) -> bool {
+pub fn is_of_a_store(name: &str) -> bool {
     NAMES.contains(&name) || name.starts_with(DAMAGED_INDEX)
 }
 

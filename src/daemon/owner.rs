@@ -5,18 +5,23 @@
 //! his own: else that user could lay links there, and have root write and delete where they lead. The
 //! kernel keeps this for each thread, and gives it to those that the thread starts.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid};
 use rustix::process::{getegid, geteuid, getgroups};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
 };
 
+use crate::blob_store::{format, lock};
 use crate::documents::{Code, Error};
+
+/// No store has folders in folders beyond this.
+const DEEPEST: usize = 300;
 
 /// Somebody else, in whose store root is at work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +61,55 @@ impl Owner {
         let there = folder.ancestors().find_map(|folder| rustix::fs::stat(folder).ok());
         let found = there.filter(|found| geteuid().is_root() && found.st_uid != 0)?;
         Some(Owner { uid: Uid::from_raw(found.st_uid), gid: Gid::from_raw(found.st_gid) })
+    }
+
+    /// Gives him what root left in his store, as earlier versions did, where no daemon has it; how many names that were.
+    /// What is not of the store stays whose it is.
+    pub(super) fn give_back(self, store: &Path) -> usize {
+        if format::examine(store).is_err() || lock::holder(store).is_some() {
+            return 0;
+        }
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(store, flags, Mode::empty());
+        let of_device = opened.and_then(|folder| Ok((rustix::fs::fstat(&folder)?.st_dev, folder)));
+        of_device.map_or(0, |(device, folder)| self.give_below(&folder, device, DEEPEST))
+    }
+
+    /// No link is followed, and no other file system entered. A file with a second name stays root's: who lays one here
+    /// must not be given what it is elsewhere.
+    fn give_below(self, folder: &OwnedFd, device: u64, depth: usize) -> usize {
+        let Ok(entries) = Dir::read_from(folder) else { return 0 };
+        let names = entries.flatten().map(|entry| entry.file_name().to_owned());
+        let mut given = 0;
+        let is_top = depth == DEEPEST;
+        let is_wanted = |name: &CString| match name.to_str() {
+            Ok("." | "..") => false,
+            Ok(name) if is_top => format::is_of_a_store(name),
+            _ => true,
+        };
+        for name in names.filter(is_wanted) {
+            let held = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let Ok(part) = rustix::fs::openat(folder, &name, held, Mode::empty()) else { continue };
+            let Ok(found) = rustix::fs::fstat(&part) else { continue };
+            let kind = FileType::from_raw_mode(found.st_mode);
+            let is_ours = kind == FileType::Directory || kind == FileType::RegularFile && found.st_nlink == 1;
+            if !is_ours || found.st_dev != device {
+                continue;
+            }
+            if found.st_uid == 0
+                && rustix::fs::chownat(&part, "", Some(self.uid), Some(self.gid), AtFlags::EMPTY_PATH).is_ok()
+            {
+                given += 1;
+            }
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            if kind == FileType::Directory
+                && let Some(depth) = depth.checked_sub(1)
+                && let Ok(below) = rustix::fs::openat(&part, ".", flags, Mode::empty())
+            {
+                given += self.give_below(&below, device, depth);
+            }
+        }
+        given
     }
 
     /// Works in his name from here on.

@@ -72,6 +72,9 @@ pub fn run(
     let carriers = Carriers::default();
     let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), carriers.clone())?;
     let owner = Owner::to_write_for(&config.store.path);
+    if let Some(given @ 1..) = owner.map(|owner| owner.give_back(&config.store.path)) {
+        tracing::info!(given, "files that root had left in the store are its owner's now");
+    }
     stay_inside(&config, owner);
     // Sockets are bound, and the thread for programs is there: they are root's, if this is root.
     let _in_his_name = as_owner(owner);

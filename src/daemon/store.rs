@@ -89,6 +89,7 @@ impl OpenedStore {
     pub fn open(config: &Config) -> Result<OpenedStore, Error> {
         let owner = Owner::to_write_for(&config.store.path);
         let folder = Reached::by(owner, &config.store.path)?;
+        owner.map(|owner| owner.give_back(&config.store.path));
         let _in_his_name = as_owner(owner, &config.store.path)?;
         let reached = folder.path.clone();
         OpenedStore::open_at(config, owner, folder).map_err(|error| by_its_name(error, &reached, &config.store.path))

@@ -1,4 +1,4 @@
-//! What root left in the store of a service before he worked there in its name: it is told of.
+//! What root left in the store of a service before he worked there in its name: it is told of, and given back.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -70,4 +70,33 @@ fn what_root_left_below_a_store_is_told_with_the_command_that_gives_it_back() {
     assert!(doctor.contains("\"verdict\":\"warn\"") && doctor.contains("a daemon cannot use"), "{doctor}");
     assert!(why.contains("repositories/docker.io belongs to uid 0") && said.contains("code 1"), "{said}");
     assert!(serve.contains("\"WARN\"") && serve.contains("not all of the store can be used"), "{serve}");
+}
+
+#[test]
+fn root_gives_back_what_he_left_and_nothing_else() {
+    if !may_mount() {
+        return;
+    }
+    let folder = ground();
+    // A second name of a file of root's, a link, and a name that is not of a store.
+    let made = "$MIRROR import bundle.tar >said 2>&1; chown -R root:root store/repositories store/metadata; chown root store/lock
+        ln roots/victim store/blobs/sha256/second; ln -s $PWD/roots/folder store/repositories/link
+        echo mine >store/notes; chmod 600 store/notes; ls -ln store/notes >before-notes; look >before;";
+    let looked = "look >after; diff before after; ls -ln store/notes | diff before-notes -
+        find store ! -user 65534 ! -name notes ! -name second ! -name link; as cat store/repositories/docker.io/library/try/_tags/1/history >said 2>&1
+        rm store/blobs/sha256/second; as $MIRROR check | grep -c '^warning' || true";
+    for line in [
+        "$MIRROR why try:1 >said 2>&1",
+        "timeout 3 $MIRROR serve --listen 127.0.0.1:0 --admin 127.0.0.1:0 >said 2>&1 || true",
+    ] {
+        let (said, _) = with_links(folder.path(), &format!("{made} {line}; {looked}"));
+        assert_eq!(said, "0\n", "{line}");
+    }
+    // While a daemon has it, and where it is no store, nothing is given away.
+    let (said, _) = with_links(
+        folder.path(),
+        "install -d -o 65534 theirs; echo x >theirs/blobs; ls -ln theirs >said; $MIRROR why try:1 --store $PWD/theirs || true
+        ls -ln theirs | diff said - && echo as it was",
+    );
+    assert!(said.ends_with("as it was\n"), "{said}");
 }
