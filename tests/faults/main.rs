@@ -58,6 +58,7 @@ mod left_by_root;
 mod matrix;
 mod other_users;
 mod owners;
+mod root_at_work;
 mod upgrades;
 
 use std::net::SocketAddr;
