@@ -7,10 +7,12 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::containerd::Containerd;
+use crate::containerd::{Containerd, SNAPSHOTTER};
 use crate::docker::Docker;
+use crate::support::authority::Authority;
 use crate::support::command;
 use crate::support::go::BUILDKIT;
+use crate::support::loopback;
 use crate::support::mirror::Mirror;
 use crate::support::process::Daemon;
 use crate::support::requirements::{self, Missing};
@@ -153,6 +155,45 @@ fn containerd_is_set_up_and_put_back() {
     assert!(dump.contains("config_path = \"/etc/containerd/certs.d\""), "{dump}");
     ground.is_seen_to_pull(&surroundings, Some("etc/containerd"));
     ground.undo();
+}
+
+#[test]
+fn containerd_pulls_over_tls_by_the_files_that_setup_wrote_with_the_authority_of_the_mirror() {
+    if !Missing::among(&["containerd", "ctr", "setpriv", "unshare", "mount"]).is_nothing("containerd setup over TLS") {
+        return;
+    }
+    // Nobody answers there but the mirror in its name.
+    const REGISTRY: &str = "127.0.0.1:1";
+    let (workspace, authority) = (Workspace::new(), Authority::new());
+    let (address, root) = (loopback::unused_address(), workspace.path("root"));
+    let ca = workspace.write("ca.pem", &authority.pem());
+    let tls = authority.set_up(address.ip(), &workspace);
+    let upstream = format!("[[upstream]]\nhost = \"{REGISTRY}\"\nurl = \"http://{REGISTRY}\"\ninsecure = true\n");
+    let _mirror = Mirror::configured(address, "", &format!("store.min_free = \"0\"\n{tls}{upstream}"), &workspace);
+    let theirs = Containerd::configuration(&workspace);
+    let config = workspace.write("root/etc/containerd/config.toml", &theirs);
+    let before = files_below(&root);
+    let containerd = Containerd::start_with(&config, &workspace);
+    let setup = |action: &str, more: &[&str]| {
+        let mut command = command::confined_at(Path::new(env!("CARGO_BIN_EXE_registry-mirror")));
+        command.args(["setup", "containerd", action, "--root"]).arg(&root).args(more);
+        command::run(&mut command)
+    };
+    let pull = || {
+        let image = format!("{REGISTRY}/library/registry-mirror-canary:latest");
+        let mut command = containerd.ctr();
+        command.args(["images", "pull", SNAPSHOTTER, "--hosts-dir"]).arg(root.join("etc/containerd/certs.d"));
+        command::output(command.arg(image)).status.success()
+    };
+    let at = ["--mirror", &format!("https://{address}"), "--for", REGISTRY];
+    setup("--apply", &at);
+    assert!(!pull(), "nobody has told it of the authority");
+    setup("--apply", &[&at[..], &["--mirror-ca", &ca.display().to_string()]].concat());
+    assert!(pull(), "{}", fs::read_to_string(workspace.path("containerd.log")).expect("readable"));
+    let held = command::run(containerd.ctr().args(["images", "ls", "--quiet"]));
+    assert!(held.contains("registry-mirror-canary"), "{held}");
+    setup("--undo", &[]);
+    assert_eq!(files_below(&root), before, "the files are what they were");
 }
 
 #[test]
