@@ -36,7 +36,8 @@ impl Glance {
             } else if *name == AUTHORIZATION {
                 glance.logins += 1;
             } else if *name == CONTENT_LENGTH {
-                glance.announces_a_body |= value.as_bytes() != b"0";
+                // RFC 9110, 8.6: any number of digits.
+                glance.announces_a_body |= value.is_empty() || value.as_bytes().iter().any(|digit| *digit != b'0');
             } else if *name == TRANSFER_ENCODING {
                 glance.announces_a_body = true;
             } else if *name == IF_MATCH || *name == IF_NONE_MATCH || *name == RANGE {
@@ -80,7 +81,12 @@ mod tests {
     fn a_body_is_one_that_is_announced() {
         assert!(glance(&[(CONTENT_LENGTH, "9")]).announces_a_body);
         assert!(glance(&[(TRANSFER_ENCODING, "chunked")]).announces_a_body);
-        assert!(!glance(&[(CONTENT_LENGTH, "0")]).announces_a_body);
+        for none in ["0", "00", "000"] {
+            assert!(!glance(&[(CONTENT_LENGTH, none)]).announces_a_body, "{none}");
+        }
+        for one in ["", "00x", "+0", "0, 0"] {
+            assert!(glance(&[(CONTENT_LENGTH, one)]).announces_a_body, "{one}");
+        }
         assert!(glance(&[(CONTENT_LENGTH, "0"), (CONTENT_LENGTH, "9")]).announces_a_body);
     }
 }
