@@ -73,18 +73,18 @@ impl std::fmt::Debug for ResponseBody {
 }
 
 impl ResponseBody {
-    fn new(frames: Frames, length: Option<u64>, mut record: Record, complaint: Option<Complaint>) -> ResponseBody {
+    fn new(frames: Frames, length: Option<u64>, mut record: Box<Record>, complaint: Option<Complaint>) -> ResponseBody {
         record.announced(length);
         ResponseBody { frames, remaining: length, sending: Sending::new(record, complaint) }
     }
 
     /// No bytes at all.
-    pub fn empty(record: Record) -> ResponseBody {
+    pub fn empty(record: Box<Record>) -> ResponseBody {
         ResponseBody::new(Frames::Empty, Some(0), record, None)
     }
 
     /// Bytes that are in memory.
-    pub fn bytes(bytes: Bytes, mut record: Record, pace: Option<Pace>) -> ResponseBody {
+    pub fn bytes(bytes: Bytes, mut record: Box<Record>, pace: Option<Pace>) -> ResponseBody {
         let length = bytes.len() as u64;
         if let Some(pace) = pace {
             let way = Way { wire: Wire::Buffered(Arc::default()), pace: Some(pace) };
@@ -95,7 +95,7 @@ impl ResponseBody {
     }
 
     /// A list, sent piece by piece.
-    pub fn list(list: TagsJson, record: Record, pace: Option<Pace>) -> ResponseBody {
+    pub fn list(list: TagsJson, record: Box<Record>, pace: Option<Pace>) -> ResponseBody {
         let way = Way { wire: Wire::Buffered(Arc::default()), pace };
         let length = list.bytes();
         let pieces = list.pieces().into_iter().filter(|piece| !piece.is_empty()).map(Piece::Bytes);
@@ -103,13 +103,13 @@ impl ResponseBody {
     }
 
     /// A blob of `length` bytes, where that is known, for this kind of connection.
-    pub fn blob(body: BlobBody, length: Option<u64>, record: Record, way: Way) -> ResponseBody {
+    pub fn blob(body: BlobBody, length: Option<u64>, record: Box<Record>, way: Way) -> ResponseBody {
         let complaint = body.complaint();
         ResponseBody::pieces(vec![Piece::Blob(body, length)], length, record, complaint, way)
     }
 
     /// Parts of a blob, with `end` behind the last of them.
-    pub fn sections(sections: Vec<Section>, end: Bytes, record: Record, way: Way) -> ResponseBody {
+    pub fn sections(sections: Vec<Section>, end: Bytes, record: Box<Record>, way: Way) -> ResponseBody {
         let length = sections.iter().map(Section::bytes).sum::<u64>() + end.len() as u64;
         let complaint = sections.first().and_then(|section| section.body.complaint());
         let parts = sections
@@ -122,7 +122,7 @@ impl ResponseBody {
     fn pieces(
         pieces: Vec<Piece>,
         length: Option<u64>,
-        record: Record,
+        record: Box<Record>,
         complaint: Option<Complaint>,
         way: Way,
     ) -> ResponseBody {

@@ -20,6 +20,11 @@ struct Held {
 }
 
 impl Hold {
+    /// On a connection that ends, at the latest, when `all` are to end.
+    pub(super) fn under(all: &CancellationToken) -> Hold {
+        Hold(Arc::new(Held { ends: all.child_token(), ..Held::default() }))
+    }
+
     pub(super) fn answering(&self) -> &Answering {
         &self.0.answering
     }
@@ -29,7 +34,7 @@ impl Hold {
         &self.0.makes_room
     }
 
-    /// Cancelled when the connection is to make room at once.
+    /// Cancelled when the connection is to end at once: to make room, or because all are to.
     pub(super) fn ends(&self) -> &CancellationToken {
         &self.0.ends
     }

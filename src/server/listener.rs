@@ -205,6 +205,8 @@ struct Serving {
     buffers: Arc<Buffers>,
     /// Nothing new is accepted any more.
     closing: CancellationToken,
+    /// The drain time has ended.
+    drained: CancellationToken,
 }
 
 impl Serving {
@@ -221,7 +223,7 @@ impl Serving {
         F: Future<Output = Response<B>> + Send + 'static,
         B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
-        let Serving { transport, limits, seating, buffers, closing } = self;
+        let Serving { transport, limits, seating, buffers, closing, drained } = self;
         let limits = *limits;
         // Who was accepted is answered as long as there is a place for him, also when the listener has closed meanwhile.
         let places = tokio::select! {
@@ -237,7 +239,7 @@ impl Serving {
             Some(Err(_)) => return Ok(()),
             told => told,
         };
-        let hold = seated.as_ref().map_or_else(Hold::default, |seated| seated.hold.clone());
+        let hold = seated.as_ref().map_or_else(|| Hold::under(drained), |seated| seated.hold.clone());
         let (answering, ends) = (hold.answering().clone(), hold.ends().clone());
         let seat = Seat(Arc::new(Mutex::new(seated)));
         let client =
@@ -272,7 +274,11 @@ impl Serving {
             }
             Ok(())
         };
-        ends.run_until_cancelled(spoken).await.unwrap_or(Ok(()))
+        let ended = ends.run_until_cancelled(spoken).await;
+        if ended.is_none() && drained.is_cancelled() {
+            tracing::debug!(%peer, "a connection was open when the drain time ended");
+        }
+        ended.unwrap_or(Ok(()))
     }
 }
 
@@ -291,15 +297,15 @@ pub async fn serve<A, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
-    let (connections, drained) = (TaskTracker::new(), CancellationToken::new());
+    let (connections, closing, drained) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let seating = Seating {
-        seats: Seats::new(limits.max_connections),
+        seats: Seats::new(limits.max_connections, drained.clone()),
         clients,
         turned_away: Semaphore::new(TURNED_AWAY),
         patience: limits.header_timeout,
     };
-    let (closing, waiting) = (CancellationToken::new(), Arc::new(Semaphore::new(WAITING)));
-    let serving = Serving { transport, limits, seating, buffers: Arc::default(), closing: closing.clone() };
+    let waiting = Arc::new(Semaphore::new(WAITING));
+    let serving = Serving { transport, limits, seating, buffers: Arc::default(), closing, drained };
     let serving = Arc::new(serving);
     let mut shutdown = std::pin::pin!(shutdown);
     loop {
@@ -313,22 +319,20 @@ pub async fn serve<A, F, B>(
         }) else {
             break;
         };
-        let (serving, drained, answer) = (Arc::clone(&serving), drained.clone(), answer.clone());
+        let (serving, answer) = (Arc::clone(&serving), answer.clone());
         connections.spawn(async move {
             // Of a request, how it ended is in its log line.
-            match drained.run_until_cancelled(serving.one(stream, peer, waits, answer)).await {
-                Some(Ok(())) => {}
-                Some(Err(error)) => tracing::debug!(%peer, %error, "a connection broke"),
-                None => tracing::debug!(%peer, "a connection was open when the drain time ended"),
+            if let Err(error) = serving.one(stream, peer, waits, answer).await {
+                tracing::debug!(%peer, %error, "a connection broke");
             }
         });
     }
     drop(listener);
-    closing.cancel();
+    serving.closing.cancel();
     connections.close();
     if tokio::time::timeout(limits.drain, connections.wait()).await.is_err() {
         tracing::warn!("closing connections that were still open when the drain time ended");
-        drained.cancel();
+        serving.drained.cancel();
     }
 }
 

@@ -105,9 +105,9 @@ pub struct Record {
 }
 
 impl Record {
-    /// A request that just arrived.
-    pub fn begin<B>(edge: &Edge, peer: Peer, request: &http::Request<B>) -> Record {
-        Record {
+    /// A request that just arrived. Boxed: it is large, and goes through many hands.
+    pub fn begin<B>(edge: &Edge, peer: Peer, request: &http::Request<B>) -> Box<Record> {
+        Box::new(Record {
             kind: RequestKind::Other,
             outcome: Outcome::Local,
             reference: None,
@@ -135,7 +135,7 @@ impl Record {
             upstream_status: None,
             in_hand: None,
             replica: None,
-        }
+        })
     }
 
     /// The other side.
@@ -263,18 +263,18 @@ impl Record {
 /// The record of an answer that is on its way, shared by all that carry a part of it.
 #[derive(Debug)]
 pub struct Sending {
-    record: Mutex<Record>,
+    record: Mutex<Box<Record>>,
     complaint: Option<Complaint>,
 }
 
 impl Sending {
     /// The answer begins; whether what it is made from is stored, and can be complained about.
-    pub fn new(record: Record, complaint: Option<Complaint>) -> Arc<Sending> {
+    pub fn new(record: Box<Record>, complaint: Option<Complaint>) -> Arc<Sending> {
         Arc::new(Sending { record: Mutex::new(record), complaint })
     }
 
     /// The record, to note something.
-    pub fn record(&self) -> MutexGuard<'_, Record> {
+    pub fn record(&self) -> MutexGuard<'_, Box<Record>> {
         self.record.lock()
     }
 }

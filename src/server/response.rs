@@ -387,7 +387,7 @@ fn boundary(digest: &Digest) -> String {
 pub fn render(
     answer: Answer,
     head_only: bool,
-    mut record: Record,
+    mut record: Box<Record>,
     wire: &Wire,
     pace: Option<Pace>,
     share: Option<Share>,

@@ -15,6 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::connection::BYTES_A_SECOND;
 use super::hold::Hold;
@@ -38,6 +39,8 @@ pub(super) struct Seats(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
+    /// When all connections are to end.
+    all: CancellationToken,
     free: usize,
     next: u64,
     waiting: Queue<Seated>,
@@ -67,9 +70,9 @@ pub(super) struct Seated {
 }
 
 impl Seats {
-    /// So many places.
-    pub(super) fn new(places: usize) -> Arc<Seats> {
-        Arc::new(Seats(Mutex::new(Table { free: places, ..Table::default() })))
+    /// So many places, for connections that end, at the latest, with `all`.
+    pub(super) fn new(places: usize, all: CancellationToken) -> Arc<Seats> {
+        Arc::new(Seats(Mutex::new(Table { free: places, all, ..Table::default() })))
     }
 
     /// A place for a connection of this client, when it is his turn.
@@ -118,7 +121,7 @@ impl Seats {
 
 impl Table {
     fn seat(&mut self, seats: &Arc<Seats>, client: ClientId) -> Seated {
-        let hold = Hold::default();
+        let hold = Hold::under(&self.all);
         self.next += 1;
         self.of.insert(self.next, Open { client, hold: hold.clone(), rest: None, waits: None, called: None });
         Seated { of: Arc::clone(seats), number: self.next, hold }
@@ -253,7 +256,7 @@ mod tests {
         // Bytes taken a second: of one with three connections, of one with two, and at the socket.
         let open = [(1, 2000), (1, 900), (1, 300), (2, 0), (2, 0)].map(|(number, speed)| (client(number), speed));
         let open = [&open[..], &[(ClientId::Operator, 0)]].concat();
-        let seats = Seats::new(open.len());
+        let seats = Seats::new(open.len(), CancellationToken::new());
         let mut seated = Vec::new();
         for (client, speed) in open {
             seated.push((speed, seats.take(client).await));
@@ -289,7 +292,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_has_fewer_is_given_a_place_of_who_has_most_and_waits_for_longest() {
-        let seats = Seats::new(5);
+        let seats = Seats::new(5, CancellationToken::new());
         let (mut seated, mut answers) = (Vec::new(), Vec::new());
         for number in [1, 2, 2, 2, 1] {
             seated.push(seats.take(client(number)).await);
@@ -313,7 +316,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_only_connection_of_a_client_makes_room_for_who_has_none_when_it_has_waited_for_long() {
-        let seats = Seats::new(2);
+        let seats = Seats::new(2, CancellationToken::new());
         let seated = [seats.take(client(1)).await, seats.take(client(2)).await];
         let _answers = [seated[0].hold.answering().begin(), seated[1].hold.answering().begin()];
         assert_eq!(called(&seats, &seated, 3, 5).await, [false; 2]);
