@@ -261,6 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn who_was_granted_anything_is_known_for_the_life_of_a_grant() {
+        let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
+        let (one, other) = ([1; 32], [2; 32]);
+        assert!(!grants.know(&one, start));
+        grants.give(key(&one, &app), true, start);
+        let (last, over) = (start + Duration::from_secs(119), start + Duration::from_secs(120));
+        assert!(grants.know(&one, start) && grants.know(&one, last));
+        assert!(!grants.know(&one, over) && !grants.know(&one, over + Duration::from_secs(1)), "also where it lasts");
+        assert!(!grants.know(&other, start));
+        grants.give(key(&one, &location("other")), false, last);
+        assert!(grants.know(&one, over), "by the latest");
+        grants.end(&one, &app);
+        assert!(!grants.know(&one, over));
+    }
+
+    #[test]
     fn those_of_other_upstreams_stay_and_live_as_long_as_they_may_now() {
         let (grants, start, app) = (Grants::new(Duration::from_secs(120)), Instant::now(), location("app"));
         let other = Location { upstream: "b.example".parse().expect("valid"), ..app.clone() };
