@@ -8,10 +8,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -72,24 +71,46 @@ pub enum TlsError {
 /// The certificates of a listener, as they are now.
 #[derive(Debug)]
 pub struct Tls {
-    current: RwLock<Current>,
+    current: Arc<RwLock<Current>>,
 }
 
 /// Certificates that were read, and are not in use yet.
 #[derive(Debug)]
 pub struct Prepared(Current);
 
-/// Whose certificate was shown.
+/// Whose certificate was shown on a connection. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Vouched {
+pub struct Vouched(Arc<Certified>);
+
+#[derive(Debug)]
+struct Certified {
     caller: Caller,
-    counts: Arc<AtomicBool>,
+    /// What he showed, his own certificate first.
+    chain: Vec<CertificateDer<'static>>,
+    current: Arc<RwLock<Current>>,
+    looked: Mutex<Looked>,
+}
+
+/// What came of the last look at a certificate.
+#[derive(Clone, Copy, Debug)]
+struct Looked {
+    /// Which authorities there were then.
+    generation: u64,
+    at: Instant,
+    counts: bool,
 }
 
 impl Vouched {
-    /// Who he is, as long as the authorities are those that he was vouched for by.
+    /// Who he is, as long as the authorities vouch for him: it is looked at again where they are others than when that
+    /// was last done, and now and again because certificates expire, his or one above it.
     pub fn caller(&self) -> Option<Caller> {
-        self.counts.load(Ordering::Relaxed).then(|| self.caller.clone())
+        let Certified { caller, chain, current, looked } = &*self.0;
+        let (current, mut looked) = (current.read(), looked.lock());
+        if looked.generation != current.generation || looked.at.elapsed() >= LOOK_EVERY {
+            let counts = chain.split_first().is_some_and(|(own, above)| current.vouch(own, above).is_ok());
+            *looked = Looked { generation: current.generation, at: Instant::now(), counts };
+        }
+        looked.counts.then(|| caller.clone())
     }
 }
 
@@ -98,8 +119,8 @@ struct Current {
     files: Files,
     /// What is in them, and in that of the authorities alone.
     content: [Digest; 2],
-    /// Whether those whom the authorities vouched for still count.
-    counts: Arc<AtomicBool>,
+    /// Which authorities these are, of all that there were.
+    generation: u64,
     config: Arc<ServerConfig>,
     /// Who says which clients are served, where only some are.
     verifier: Option<Arc<dyn ClientCertVerifier>>,
@@ -113,7 +134,7 @@ impl Tls {
     /// # Errors
     /// [`TlsError`].
     pub fn open(files: Files) -> Result<Tls, TlsError> {
-        Ok(Tls { current: RwLock::new(Current::read(files)?) })
+        Ok(Tls { current: Arc::new(RwLock::new(Current::read(files)?)) })
     }
 
     /// Reads the files again if they changed. Blocks on the disk. Returns whether other certificates are in use now.
@@ -173,9 +194,17 @@ impl Tls {
         let accepted = accepted.map_err(|error| io::Error::new(error.kind(), format!("no TLS: {error}")))?;
         let connection = accepted.get_ref().1;
         current.vouch_again(connection).map_err(|error| io::Error::other(format!("not resumed: {error}")))?;
-        let shown = connection.peer_certificates().and_then(<[_]>::first).map(|own| certificate::read(own));
-        let caller = shown.map(|shown| Caller::Certificate(Arc::new(shown)));
-        Ok((accepted, caller.map(|caller| Vouched { caller, counts: current.counts })))
+        let chain = connection.peer_certificates().map(<[_]>::to_vec).unwrap_or_default();
+        let vouched = chain.first().map(|own| Caller::Certificate(Arc::new(certificate::read(own)))).map(|caller| {
+            let looked = Looked { generation: current.generation, at: Instant::now(), counts: true };
+            Vouched(Arc::new(Certified {
+                caller,
+                chain,
+                current: Arc::clone(&self.current),
+                looked: Mutex::new(looked),
+            }))
+        });
+        Ok((accepted, vouched))
     }
 }
 
@@ -217,14 +246,18 @@ impl Files {
 }
 
 impl Current {
-    /// Other certificates; whom other authorities vouched for counts no more, on connections that are there, too.
+    /// Other certificates; whom the authorities do not vouch for any more counts no more, on connections that are
+    /// there, too.
     fn become_those(&mut self, read: Current) {
-        let before = std::mem::replace(self, read);
-        if before.content[1] == self.content[1] {
-            self.counts = before.counts;
-        } else {
-            before.counts.store(false, Ordering::Relaxed);
-        }
+        let Current { generation, content, .. } = std::mem::replace(self, read);
+        self.generation = if content[1] == self.content[1] { generation } else { generation + 1 };
+    }
+
+    /// Whether the authorities vouch for the holder of a certificate now.
+    fn vouch(&self, own: &CertificateDer<'_>, above: &[CertificateDer<'_>]) -> Result<(), rustls::Error> {
+        let verifier = self.verifier.as_ref().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let now = self.config.time_provider.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)?;
+        verifier.verify_client_cert(own, above, now).map(drop)
     }
 
     /// A session that is resumed brings along the certificate that was looked at when it began: it is looked
@@ -235,9 +268,8 @@ impl Current {
         else {
             return Ok(());
         };
-        let now = self.config.time_provider.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)?;
         match connection.peer_certificates().and_then(<[_]>::split_first) {
-            Some((own, above)) => verifier.verify_client_cert(own, above, now).map(drop),
+            Some((own, above)) => self.vouch(own, above),
             None if !verifier.client_auth_mandatory() => Ok(()),
             None => Err(rustls::Error::NoCertificatesPresented),
         }
@@ -247,8 +279,7 @@ impl Current {
         // Before the files are read: one that is written meanwhile is read again the next time.
         let (written, content) = (files.written(), files.content());
         let (config, verifier) = Current::made_of(&files)?;
-        let (config, counts) = (Arc::new(config), Arc::new(AtomicBool::new(true)));
-        Ok(Current { files, content, counts, config, verifier, written })
+        Ok(Current { files, content, generation: 0, config: Arc::new(config), verifier, written })
     }
 
     fn made_of(files: &Files) -> Result<(ServerConfig, Option<Arc<dyn ClientCertVerifier>>), TlsError> {

@@ -288,7 +288,13 @@ async fn a_new_certificate_drops_no_connection_and_authorities_that_are_gone_vou
     assert_eq!(mirror.reload(|settings| settings).await.status, 500);
     assert_eq!(shown(&connect(&mirror).await.expect("served")), shown(&new));
     std::fs::write(&key, before).expect("written");
-    std::fs::write(authority.folder.path().join("ca.pem"), Authority::new().issuer.pem()).expect("written");
+    let (own, another) = (authority.issuer.pem(), Authority::new().issuer.pem());
+    for file in [own.clone() + &another, another.clone() + &own] {
+        std::fs::write(authority.folder.path().join("ca.pem"), file).expect("written");
+        assert_eq!(mirror.reload(|settings| settings).await.status, 200);
+        assert_eq!(head(&mut kept, mapped).await, 200, "his own authority is still one of them");
+    }
+    std::fs::write(authority.folder.path().join("ca.pem"), another).expect("written");
     assert_eq!(mirror.reload(|settings| settings).await.status, 200);
     assert_eq!(head(&mut kept, mapped).await, 401, "he is nobody now");
     assert_eq!(over_tls(&mirror, &build, mapped, "").await.0, 0);

@@ -291,6 +291,61 @@ async fn a_certificate_that_has_expired_since_is_not_resumed() {
     }
 }
 
+/// What a connection knows of its client, who has the certificate of the folder.
+async fn vouched(tls: &Tls, folder: &Folder) -> Vouched {
+    let (client, server) = tokio::io::duplex(64 << 10);
+    let name = ServerName::try_from("localhost").expect("a name");
+    let connector = folder.client(rustls::ALL_VERSIONS, true);
+    let (accepted, connected) =
+        tokio::join!(tls.accept(server, Duration::from_secs(60)), connector.connect(name, client));
+    connected.expect("served");
+    accepted.expect("served").1.expect("he showed one")
+}
+
+#[tokio::test]
+async fn who_is_there_counts_as_long_as_one_of_the_authorities_vouches_for_him() {
+    let (folder, other) = (Folder::new(), Folder::new());
+    let authorities = folder.files().client_ca.expect("named");
+    let tls = Tls::open(folder.files()).expect("a pair");
+    let below_another = || {
+        folder.issue_below_another();
+        vouched(&tls, &folder)
+    };
+    let clients = [vouched(&tls, &folder).await, below_another().await];
+    let (own, another) = (folder.authority.pem(), other.authority.pem());
+    for (file, counts) in [
+        (own.clone() + "# a comment\n", true),
+        (own.clone() + &another, true),
+        (another.clone() + &own, true),
+        (own.clone() + &own, true),
+        (another, false),
+        (own, true),
+    ] {
+        std::fs::write(&authorities, &file).expect("written");
+        tls.take(Tls::prepare(folder.files()).expect("a pair"));
+        for client in &clients {
+            assert_eq!(client.caller().is_some(), counts, "{file}");
+        }
+    }
+    tls.take(Tls::prepare(Files { certificate_optional: true, ..folder.files() }).expect("a pair"));
+    assert!(clients[0].caller().is_some());
+    tls.take(Tls::prepare(folder.open_to_all()).expect("a pair"));
+    assert!(clients.iter().all(|client| client.caller().is_none()), "nobody vouches for anybody");
+}
+
+#[tokio::test]
+async fn who_is_there_counts_no_more_some_time_after_his_certificate_has_expired() {
+    let folder = Folder::new();
+    let tls = Tls::open(folder.files()).expect("a pair");
+    let client = vouched(&tls, &folder).await;
+    let mut config = ServerConfig::clone(&tls.current.read().config);
+    config.time_provider = Arc::new(SetTime((THE_END + 60).into()));
+    tls.current.write().config = Arc::new(config);
+    assert!(client.caller().is_some(), "it was looked at a moment ago");
+    client.0.looked.lock().at = Instant::now().checked_sub(LOOK_EVERY).expect("the machine has run for longer");
+    assert!(client.caller().is_none());
+}
+
 #[test]
 fn files_that_are_of_no_use_are_named_with_their_problem() {
     let folder = Folder::new();
