@@ -180,7 +180,7 @@ fn admission(config: &Config, around: &Around, before: Option<&Authenticator>) -
     let token = config.admin_token()?;
     let authenticator = authenticator.keeping(token.as_ref().map(|token| token.expose()));
     let grants = Arc::new(Grants::new(config.callers.grant_ttl));
-    Ok(Admission { rules: config.rules(), authenticator, grants })
+    Ok(Admission { rules: config.rules(), authenticator, grants, led: Arc::default() })
 }
 
 /// What the settings say to a mirror.

@@ -274,6 +274,12 @@ mod tests {
         assert!(grants.know(&one, over), "by the latest");
         grants.end(&one, &app);
         assert!(!grants.know(&one, over));
+        for holder in [one, other] {
+            grants.give(key(&holder, &app), true, start);
+        }
+        let holders = Holders { own: one, shows: true, lasting: true, certificate: None };
+        grants.end_all(&holders, &app.upstream);
+        assert!(!grants.know(&one, start) && grants.know(&other, start));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The decision: modes, identities and grants against what is asked for and who asks.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Instant;
 
 use super::grant::Reach;
-use super::{Access, Caller, Grant, Permit, Refusal, Rule};
+use super::{Access, Caller, Grant, Led, Permit, Refusal, Rule};
 use crate::metadata::Location;
-use crate::oci::{Reference, RegistryName, Tag};
+use crate::oci::{Digest, Reference, RegistryName, Tag};
 
 /// dockerd answers with the Hub's login whatever a mirror asks for there, so a login is never asked for.
 const HUB: &str = "docker.io";
@@ -136,13 +137,23 @@ impl Claim {
         self.ways.iter().map(|(tag, ..)| tag)
     }
 
+    /// The tags with the manifests that they led the callers to a while ago.
+    pub fn led_before(&self, led: &Led, now: Instant) -> Vec<(Tag, Digest)> {
+        let manifests = |(tag, caller, _): &(Tag, Caller, Rule)| {
+            let before = led.manifests(caller, &self.location, tag, now);
+            before.into_iter().map(|manifest| (tag.clone(), manifest)).collect::<Vec<_>>()
+        };
+        self.ways.iter().flat_map(manifests).collect()
+    }
+
     /// `tag` leads to it.
     ///
     /// # Errors
     /// When it is none of [`Claim::tags`].
     pub fn led_by(&self, tag: &Tag) -> Result<Permit, Refusal> {
         let way = self.ways.iter().find(|(way, ..)| way == tag);
-        way.map(|(_, caller, rule)| permit(&self.location, caller, rule.clone())).ok_or_else(|| self.refused())
+        let led = |caller, rule: &Rule| Permit { lasting: false, ..permit(&self.location, caller, rule.clone()) };
+        way.map(|(_, caller, rule)| led(caller, rule)).ok_or_else(|| self.refused())
     }
 
     /// None of them leads to it.

@@ -74,7 +74,7 @@ impl InForce {
         metrics.bodies(bodies + all.0, budget + all.1);
         let coming = [("on_the_way_in", all), ("on_the_way_in_from_one_upstream", of_one)];
         metrics.parts_of_bodies(mirror.parts_of_bodies().into_iter().chain(coming));
-        let own = [admission.authenticator.table(), admission.grants.table()];
+        let own = [admission.authenticator.table(), admission.grants.table(), admission.led.table()];
         metrics.entries(mirror.tables().into_iter().chain(clients.tables()).chain(own));
         metrics.memory(mirror.memory_used());
     }
@@ -118,6 +118,7 @@ impl Reloading {
         let upstreams = in_force.upstreams.under(config, &self.around)?;
         let mut admission = admission(config, &self.around, Some(&in_force.admission.authenticator))?;
         admission.grants = grants(config, in_force, &upstreams);
+        admission.led = Arc::clone(&in_force.admission.led);
         let token = config.admin_token()?.map(|secret| Token::new(secret.expose().as_bytes()));
         let [clients, operators] = certificates(config).map(|files| files.map(Tls::prepare).transpose());
         let tls = [clients.map_err(StartError::from)?, operators.map_err(StartError::from)?];

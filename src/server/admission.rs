@@ -13,12 +13,13 @@ use super::listener::Client;
 use super::record::Peer;
 use super::tls::Vouched;
 use crate::access::{
-    self, Access, Asked, Caller, Claim, Decision, Grants, Holders, Login, Permit, Refusal, Rule, Rules, Said, Shown,
+    self, Access, Asked, Caller, Claim, Decision, Grants, Holders, Led, Login, Permit, Refusal, Rule, Rules, Said,
+    Shown,
 };
 use crate::clients::{Asker, ClientId, Clients, TooMany};
 use crate::mirror::{Found, Location, Mirror, MirrorError, Route};
 use crate::oci::challenge::Challenge;
-use crate::oci::{AcceptSet, Reference, RegistryName, Repository, Request};
+use crate::oci::{AcceptSet, Digest, Reference, RegistryName, Repository, Request, Tag};
 
 /// How a client came to a proxy. No specification has it; all proxies do.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -32,6 +33,8 @@ pub struct Admission {
     pub authenticator: Authenticator,
     /// What upstreams have granted.
     pub grants: Arc<Grants>,
+    /// What tags led callers to.
+    pub led: Arc<Led>,
 }
 
 /// Who asks.
@@ -160,7 +163,7 @@ impl Admission {
                 Ok(if said == Said::Yes { pending.granted(own) } else { pending.by_grace(own) })
             }
             Decision::ByTag(claim) => {
-                by_tag(mirror, found, reference.as_ref(), &claim).await.map_err(Rejected::Refused)
+                self.by_tag(mirror, found, reference.as_ref(), &claim).await.map_err(Rejected::Refused)
             }
             Decision::Refused(refusal) => Err(Rejected::Refused(refusal)),
         }
@@ -308,6 +311,37 @@ impl Admission {
         Err(Rejected::Refused(Refusal::Upstream { upstream: upstream.clone(), status: 401, said, login }))
     }
 
+    /// The permit for what a tag leads to that he may read, or led to when he was given something of it.
+    async fn by_tag(
+        &self,
+        mirror: &Mirror,
+        found: &Found,
+        reference: Option<&Reference>,
+        claim: &Claim,
+    ) -> Result<Permit, Refusal> {
+        let Some(Reference::Digest(digest)) = reference else { return Err(claim.refused()) };
+        let tags = claim.tags().cloned().collect();
+        if let Some((tag, manifest)) = mirror.tag_that_leads(found.location(), tags, *digest).await {
+            let permit = claim.led_by(&tag)?;
+            self.gave(&permit, &tag, manifest);
+            return Ok(permit);
+        }
+        let before = claim.led_before(&self.led, Instant::now().into_std());
+        match mirror.tag_that_led(found.location(), before, *digest).await {
+            Some(tag) => claim.led_by(&tag),
+            None => Err(claim.refused()),
+        }
+    }
+
+    /// Something of `manifest` is given by `permit`, since `tag` leads there: where it is by a grant, which may be for
+    /// that tag alone, he goes on with it when the tag has moved.
+    pub fn gave(&self, permit: &Permit, tag: &Tag, manifest: Digest) {
+        if matches!(permit.rule(), Rule::Grant(_)) {
+            let caller = permit.caller().unwrap_or(&Caller::Anonymous);
+            self.led.gave(caller, permit.location(), tag, manifest, Instant::now().into_std());
+        }
+    }
+
     /// Looks at what nobody has looked at yet; whether there was something.
     async fn judge(&self, guest: &mut Guest) -> Result<bool, Rejected> {
         let Some(presented) = guest.presented.take() else { return Ok(false) };
@@ -366,20 +400,6 @@ fn told(upstream: &RegistryName, wanted: &Challenge) -> Login {
 
 const fn is_list(request: &Request) -> bool {
     matches!(request, Request::Tags { .. } | Request::Referrers { .. })
-}
-
-async fn by_tag(
-    mirror: &Mirror,
-    found: &Found,
-    reference: Option<&Reference>,
-    claim: &Claim,
-) -> Result<Permit, Refusal> {
-    let Some(Reference::Digest(digest)) = reference else { return Err(claim.refused()) };
-    let tags = claim.tags().cloned().collect();
-    match mirror.tag_that_leads(found.location(), tags, *digest).await {
-        Some(tag) => claim.led_by(&tag),
-        None => Err(claim.refused()),
-    }
 }
 
 /// Whether others could have read what a request shows: with proxies in front it must come by TLS, or from one of

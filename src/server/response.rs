@@ -315,6 +315,11 @@ impl Answer {
         warnings.into_iter().fold(self, |answer, warning| answer.header(WARNING, warning))
     }
 
+    /// What was found.
+    pub const fn digest(&self) -> Option<Digest> {
+        self.digest
+    }
+
     /// What of it is in memory until the client has taken it. Manifests have their room already.
     pub fn in_memory(&self) -> Option<InMemory> {
         let (at, bytes, has_room) = match &self.body {

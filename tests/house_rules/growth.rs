@@ -98,6 +98,15 @@ const TABLE: &[(&str, &str, Growth)] = &[
         ),
     ),
     ("access/grants.rs", "callers", Still("at most one for each grant")),
+    (
+        "access/led.rs",
+        "given",
+        Bounded(
+            "10,000, eight manifests each, beyond which a pull ends where its tag moves",
+            "mirror_entries{table=led}",
+            "what_is_remembered_has_a_bound_for_each_and_for_all",
+        ),
+    ),
     ("mirror/answer/canary.rs", "parts", Still("what one image consists of, which is ours")),
     ("mirror/answer/canary.rs", "pulled", OPERATOR),
     (

@@ -183,6 +183,35 @@ async fn who_may_read_a_tag_gets_what_it_leads_to_and_nothing_beside_it() {
 }
 
 #[tokio::test]
+async fn who_was_given_an_image_by_its_tag_ends_his_pull_when_the_tag_moves_and_nobody_else_begins_one() {
+    let registry = Registry::start().await;
+    let (_folder, users) = users(&["ann", "bob", "eve"]);
+    let grants = "{ who = [\"user:ann\", \"user:eve\"], may = \"a.example/app:1\" }, \
+                  { who = \"user:bob\", may = \"a.example/app\" }";
+    let mirror = mapped(&registry, &users, grants).config("cache.tag_ttl = \"0s\"").start().await;
+    let at = |rest: String| format!("/v2/app/{rest}?ns=a.example");
+    let tag = at("manifests/1".into());
+    for (n, first, indexed) in [(0, "GET", false), (1, "HEAD", false), (2, "GET", true), (3, "HEAD", true)] {
+        let old = registry.add_image("app", "1", &[noise(300 + n, 1000), noise(310 + n, 1000)]);
+        let index = indexed.then(|| registry.add_index("app", "1", &[(&old, "linux/amd64")]).digest);
+        assert_eq!(ask(&mirror, first, "ann", &tag).await.status, 200);
+        let new = registry.add_image("app", "1", &[noise(320 + n, 1000)]).manifest.digest;
+        let moved = ask(&mirror, "GET", "bob", &tag).await;
+        assert_eq!(moved.header("docker-content-digest"), Some(new.to_string().as_str()));
+        mirror.settled().await;
+        let manifests = index.into_iter().chain([old.manifest.digest]).map(|digest| at(format!("manifests/{digest}")));
+        let blobs = old.blobs().map(|blob| at(format!("blobs/{}", blob.digest)));
+        for path in manifests.chain(blobs) {
+            assert_eq!(ask(&mirror, "GET", "eve", &path).await.status, 403, "{first}: {path}");
+            assert_eq!(ask(&mirror, "GET", "ann", &path).await.status, 200, "{first}: {path}");
+            mirror.settled().await;
+            assert_eq!(ask(&mirror, "HEAD", "ann", &path).await.status, 200, "{first}: {path}");
+            assert_eq!(ask(&mirror, "GET", "eve", &path).await.status, 403, "{first}, stored: {path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_a_tag_leads_to_is_given_right_behind_it() {
     let registry = Registry::start().await;
     let (_folder, users) = users(&["ann"]);

@@ -1,7 +1,7 @@
 //! What a tag leads to, as far as it is known here: for those who may read a tag and nothing else of a repository.
 
 use crate::graph::image::{Platforms, parts};
-use crate::metadata::{Location, TagKey};
+use crate::metadata::{Location, MetadataError, TagKey};
 use crate::mirror::Mirror;
 use crate::mirror::answer::looked::Turn;
 use crate::mirror::answer::tags::PATIENCE;
@@ -9,12 +9,12 @@ use crate::mirror::error::MirrorError;
 use crate::oci::{Descriptor, Digest, Tag};
 
 impl Mirror {
-    /// The first of `tags` that leads to this content: as its manifest, or as something below that. Nobody is asked.
-    /// What a client was given of them a moment ago, and is still being written, is waited for.
-    pub async fn tag_that_leads(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<Tag> {
+    /// The first of `tags` that leads to this content, as its manifest, or as something below that, and that manifest.
+    /// Nobody is asked. What a client was given of them a moment ago, and is still being written, is waited for.
+    pub async fn tag_that_leads(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<(Tag, Digest)> {
         let answers = &self.0.answers.tags;
         if let Some(tag) = tags.iter().find(|tag| answers.heads.points(location, tag, &digest)) {
-            return Some(tag.clone());
+            return Some((tag.clone(), digest));
         }
         let known = self.tag_that_is_known_to_lead(location, tags.clone(), digest).await;
         if known.is_some() {
@@ -26,7 +26,25 @@ impl Mirror {
         self.tag_that_is_known_to_lead(location, tags, digest).await
     }
 
-    async fn tag_that_is_known_to_lead(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<Tag> {
+    /// The first of these tags whose manifest leads to this content, wherever the tag itself leads now.
+    pub async fn tag_that_led(&self, location: &Location, led: Vec<(Tag, Digest)>, digest: Digest) -> Option<Tag> {
+        if let Some((tag, _)) = led.iter().find(|(_, manifest)| *manifest == digest) {
+            return Some(tag.clone());
+        }
+        let at = location.clone();
+        let named = self.0.graph.ask(move |graph| {
+            let there = |(tag, manifest)| Some((tag, graph.member(&at, &manifest)?));
+            Ok(led.into_iter().filter_map(there).collect())
+        });
+        self.first_that_leads(location, named, digest).await.map(|(tag, _)| tag)
+    }
+
+    async fn tag_that_is_known_to_lead(
+        &self,
+        location: &Location,
+        tags: Vec<Tag>,
+        digest: Digest,
+    ) -> Option<(Tag, Digest)> {
         let at = location.clone();
         let named = self.0.graph.ask(move |graph| {
             let mut named = Vec::new();
@@ -39,10 +57,20 @@ impl Mirror {
             }
             Ok(named)
         });
+        self.first_that_leads(location, named, digest).await
+    }
+
+    async fn first_that_leads(
+        &self,
+        location: &Location,
+        named: impl Future<Output = Result<Vec<(Tag, Descriptor)>, MetadataError>>,
+        digest: Digest,
+    ) -> Option<(Tag, Digest)> {
         let led = async {
             for (tag, manifest) in named.await.map_err(|error| MirrorError::Internal(error.to_string()))? {
+                let root = manifest.digest;
                 if self.leads(location, manifest, digest).await? {
-                    return Ok(Some(tag));
+                    return Ok(Some((tag, root)));
                 }
             }
             Ok(None)
