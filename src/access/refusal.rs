@@ -7,11 +7,14 @@ use crate::oci::{ErrorCode, RegistryName};
 /// What asks for a name and a password: ours, whatever the upstream.
 const CHALLENGE: &str = "Basic realm=\"registry-mirror\", charset=\"UTF-8\"";
 
+/// dockerd answers with the Hub's login whatever a mirror asks for there, so a login is never asked for.
+pub(super) const HUB: &str = "docker.io";
+
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// It takes an identity, and none was shown, or something wrong.
-    #[error("{upstream}: who pulls from it has to log in at this mirror (access = {:?}){}", .access.as_str(), what_was_wrong(*.wrong))]
+    #[error("{upstream}: who pulls from it has to {} (access = {:?}){}", how(.upstream, *.challenges), .access.as_str(), what_was_wrong(*.wrong))]
     Unidentified {
         /// What was asked for is there.
         upstream: RegistryName,
@@ -38,7 +41,7 @@ pub enum Refusal {
         location: Location,
     },
     /// The upstream refuses it to what was shown.
-    #[error("{}", not_given(.upstream, *.status, .login))]
+    #[error("{}", not_given(.upstream, *.status, *.away, .login))]
     Upstream {
         /// What was asked for is there.
         upstream: RegistryName,
@@ -46,6 +49,8 @@ pub enum Refusal {
         status: u16,
         /// What it said itself, if it did just now.
         said: Option<u16>,
+        /// Whether it did not say so itself: it is away, and nothing was shown that it gave this to before.
+        away: bool,
         /// What it wants to see.
         login: Login,
     },
@@ -72,12 +77,25 @@ pub enum Login {
     Nowhere(String),
 }
 
+fn how(upstream: &RegistryName, challenges: bool) -> &'static str {
+    if challenges || upstream.as_str() != HUB {
+        return "log in at this mirror";
+    }
+    "say who he is at this mirror, which asks for no password for Docker Hub's names, since docker would send the Hub's: \
+     by a certificate, or by another name of the Hub's at a listener that is for it (see access in mirror.toml.example)"
+}
+
 fn what_was_wrong(wrong: bool) -> &'static str {
     if wrong { "; what was shown is not right" } else { "" }
 }
 
-fn not_given(upstream: &RegistryName, status: u16, login: &Login) -> String {
+fn not_given(upstream: &RegistryName, status: u16, away: bool, login: &Login) -> String {
     match (status, login) {
+        _ if away => format!(
+            "{upstream} cannot be asked now, and gives this only to who logs in ({status}): until it is back, who shows \
+             the same password or certificate as in the last day gets what it gave him then; docker and podman show \
+             theirs only where it asks for one"
+        ),
         (401, Login::Nowhere(why)) => format!(
             "{upstream} gives this only to who logs in, and nobody can do so through this mirror (401): {why}; tell \
              whoever runs this mirror"
@@ -133,10 +151,18 @@ mod tests {
         };
         let of_upstream = |status, login| {
             let (upstream, said) = (upstream.clone(), Some(status));
-            Refusal::Upstream { upstream, status, said, login }
+            Refusal::Upstream { upstream, status, said, away: false, login }
         };
         let told = |status| of_upstream(status, Login::Told("Bearer realm=\"x\"".to_owned()));
         let nowhere = |status| of_upstream(status, Login::Nowhere("it is shut".to_owned()));
+        let away = {
+            let (upstream, login) = (upstream.clone(), Login::Told("Basic realm=\"x\"".to_owned()));
+            Refusal::Upstream { upstream, status: 401, said: None, away: true, login }
+        };
+        let hub = {
+            let (upstream, access) = (HUB.parse().expect("a name"), Access::Mapped);
+            Refusal::Unidentified { upstream, access, challenges: false, wrong: false }
+        };
         let denied =
             |access| Refusal::Denied { caller: Caller::User("ann".into()), location: location.clone(), access };
         for (refusal, status, challenge, says) in [
@@ -145,6 +171,8 @@ mod tests {
             (Refusal::Overheard { upstream: upstream.clone() }, 403, None, "X-Forwarded-Proto: https"),
             (Refusal::NotPublic { location: location.clone() }, 404, None, "a.example/app: not found"),
             (told(401), 401, Some("Bearer realm=\"x\""), "(401): log in as a user of a.example, with docker login or "),
+            (away, 401, Some("Basic realm=\"x\""), "a.example cannot be asked now"),
+            (hub, 401, None, "docker.io: who pulls from it has to say who he is at this mirror"),
             (told(403), 403, None, "(403)"),
             (told(404), 404, None, "(404)"),
             (of_upstream(401, Login::Untold), 401, None, "(401): log in as a user of a.example"),

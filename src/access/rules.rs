@@ -4,12 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
 use super::grant::Reach;
+use super::refusal::HUB;
 use super::{Access, Caller, Grant, Led, Permit, Refusal, Rule};
 use crate::metadata::Location;
 use crate::oci::{Digest, Reference, RegistryName, Tag};
-
-/// dockerd answers with the Hub's login whatever a mirror asks for there, so a login is never asked for.
-const HUB: &str = "docker.io";
 
 /// How clients can say who they are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

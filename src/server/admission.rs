@@ -254,7 +254,7 @@ impl Admission {
             let login = last_told(mirror, &location.upstream, Some(&location.repository));
             let Some(login) = login else { return Rejected::Unknown(error) };
             let upstream = location.upstream.clone();
-            return Rejected::Refused(Refusal::Upstream { upstream, status: 401, said: None, login });
+            return Rejected::Refused(Refusal::Upstream { upstream, status: 401, said: None, away: true, login });
         }
         let status = match error.upstream_status() {
             Some(status) if error.is_verdict() && guest.own.credential.is_some() => status,
@@ -273,7 +273,7 @@ impl Admission {
             _ => Login::Untold,
         };
         let (upstream, said) = (location.upstream.clone(), error.upstream_status());
-        Rejected::Refused(Refusal::Upstream { upstream, status, said, login })
+        Rejected::Refused(Refusal::Upstream { upstream, status, said, away: false, login })
     }
 
     /// Whether the upstream lets in who asks; where it is away, nobody is turned away here.
@@ -308,7 +308,8 @@ impl Admission {
         if guest.overheard {
             return Err(Rejected::Refused(Refusal::Overheard { upstream: upstream.clone() }));
         }
-        Err(Rejected::Refused(Refusal::Upstream { upstream: upstream.clone(), status: 401, said, login }))
+        let upstream = upstream.clone();
+        Err(Rejected::Refused(Refusal::Upstream { upstream, status: 401, said, away: false, login }))
     }
 
     /// The permit for what a tag leads to that he may read, or led to when he was given something of it.

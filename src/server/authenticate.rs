@@ -159,6 +159,10 @@ impl Authenticator {
             return None;
         }
         let what = read(headers.get(AUTHORIZATION)?).unwrap_or(What::Odd);
+        // What podman and skopeo send to whoever asks for a login, where they have none.
+        if matches!(&what, What::Password { user, password } if user.is_empty() && password.is_empty()) {
+            return None;
+        }
         Some(Presented { sealed: self.sealed(&what), what })
     }
 

@@ -230,6 +230,21 @@ async fn what_a_tag_leads_to_is_given_right_behind_it() {
 }
 
 #[tokio::test]
+async fn a_login_without_a_user_and_a_password_is_none() {
+    let registry = Registry::start().await;
+    registry.add_image("app", "1", &[noise(9, 1000)]);
+    let (_folder, users) = users(&["ann"]);
+    let mirror = mapped(&registry, &users, "{ who = \"user:ann\", may = \"a.example/app\" }").start().await;
+    let path = "/v2/app/manifests/1?ns=a.example";
+    let (nothing, empty) = (client::get(mirror.address, path, &[]).await, basic("", ""));
+    let empty = client::get(mirror.address, path, &[("Authorization", &empty)]).await;
+    assert_eq!(nothing.status, 401);
+    assert_eq!(told(&empty), told(&nothing));
+    let wrong = client::get(mirror.address, path, &[("Authorization", &basic("", "x"))]).await;
+    assert!(String::from_utf8_lossy(&wrong.body).contains("what was shown is not right"), "{wrong:?}");
+}
+
+#[tokio::test]
 async fn the_hubs_names_are_never_challenged_by_whatever_way() {
     let registry = Registry::start().await;
     registry.add_image("library/app", "1", &[noise(8, 1000)]);
