@@ -289,10 +289,13 @@ mod tests {
         for at in [&app, &other] {
             grants.give(key(&[1; 32], at), true, start);
         }
+        grants.give(key(&[2; 32], &app), true, start);
+        assert!(grants.know(&[2; 32], start));
         let rest = grants.without(&HashSet::from([app.upstream.clone()]), Duration::from_secs(60));
         assert_eq!((grants.life(), rest.life()), (Duration::from_secs(120), Duration::from_secs(60)));
         assert!(!rest.hold(&[1; 32], &app, start) && rest.hold(&[1; 32], &other, start + Duration::from_secs(59)));
         assert!(!rest.hold(&[1; 32], &other, start + Duration::from_secs(60)));
+        assert!(rest.know(&[1; 32], start) && !rest.know(&[2; 32], start), "he has nothing any more");
     }
 
     #[test]
