@@ -79,7 +79,12 @@ impl Tags {
         }
         for (key, told_at, at) in told {
             let before = self.metadata.tag(&key).ok().flatten();
-            self.point(key, before, manifest.clone(), (told_at, true), at).await;
+            // The tag has moved since, and who has begun with what it pointed at ends with that.
+            let has_moved =
+                |before: &TagRecord| before.descriptor.digest != manifest.digest && before.checked_at >= told_at;
+            if !before.as_ref().is_some_and(has_moved) {
+                self.point(key, before, manifest.clone(), (told_at, true), at).await;
+            }
         }
     }
 

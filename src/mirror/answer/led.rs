@@ -1,7 +1,8 @@
 //! What a tag leads to, as far as it is known here: for those who may read a tag and nothing else of a repository.
 
+use crate::clock::Timestamp;
 use crate::graph::image::{Platforms, parts};
-use crate::metadata::{Location, MetadataError, TagKey};
+use crate::metadata::{Location, MetadataError, TagKey, TagRecord};
 use crate::mirror::Mirror;
 use crate::mirror::answer::looked::Turn;
 use crate::mirror::answer::tags::PATIENCE;
@@ -13,8 +14,9 @@ impl Mirror {
     /// Nobody is asked. What a client was given of them a moment ago, and is still being written, is waited for.
     pub async fn tag_that_leads(&self, location: &Location, tags: Vec<Tag>, digest: Digest) -> Option<(Tag, Digest)> {
         let answers = &self.0.answers.tags;
-        if let Some(tag) = tags.iter().find(|tag| answers.heads.points(location, tag, &digest)) {
-            return Some((tag.clone(), digest));
+        let told = tags.iter().filter_map(|tag| Some((tag.clone(), answers.heads.points(location, tag, &digest)?)));
+        if let Some(tag) = self.first_that_stayed(location, told.collect(), digest).await {
+            return Some((tag, digest));
         }
         let known = self.tag_that_is_known_to_lead(location, tags.clone(), digest).await;
         if known.is_some() {
@@ -24,6 +26,33 @@ impl Mirror {
         answers.flights.landed(same, PATIENCE).await;
         self.0.fills.writing.over(Some(location)).await;
         self.tag_that_is_known_to_lead(location, tags, digest).await
+    }
+
+    /// The first of these tags, told to point at this manifest at these times, that was not seen to move since.
+    async fn first_that_stayed(
+        &self,
+        location: &Location,
+        told: Vec<(Tag, Timestamp)>,
+        manifest: Digest,
+    ) -> Option<Tag> {
+        if told.is_empty() {
+            return None;
+        }
+        let at = location.clone();
+        let stayed = self.0.graph.ask(move |graph| {
+            for (tag, told_at) in told {
+                let records = graph.metadata().tag_records(&at, &tag)?;
+                let moved = |record: &TagRecord| record.descriptor.digest != manifest && record.since >= told_at;
+                if !records.iter().any(|(_, record)| moved(record)) {
+                    return Ok(Some(tag));
+                }
+            }
+            Ok(None)
+        });
+        stayed.await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "not known whether a tag has moved, so nothing is given by it");
+            None
+        })
     }
 
     /// The first of these tags whose manifest leads to this content, wherever the tag itself leads now.

@@ -67,10 +67,11 @@ impl Heads {
         tags.into_iter().filter_map(still).collect()
     }
 
-    /// Whether a tag was told to point at this manifest, which is not stored.
-    pub(crate) fn points(&self, location: &Location, tag: &Tag, digest: &Digest) -> bool {
+    /// When a tag was last told to point at this manifest, which is not stored, and nothing else for the same types since.
+    pub(crate) fn points(&self, location: &Location, tag: &Tag, digest: &Digest) -> Option<Timestamp> {
         let tags = self.pointing.get(&(location.clone(), *digest)).unwrap_or_default();
-        tags.iter().any(|key| key.tag == *tag)
+        let told = tags.iter().filter(|key| key.tag == *tag).filter_map(|key| self.tag(key));
+        told.filter(|(descriptor, ..)| descriptor.digest == *digest).map(|(_, at, _)| at).max()
     }
 
     /// What a tag was told to point at, when and where.
