@@ -306,3 +306,26 @@ fn a_refusal_is_by_what_was_shown() {
     assert!(matches!(greeted(true), Refusal::Overheard { .. }));
     assert!(matches!(greeted(false), Refusal::Unidentified { .. }));
 }
+
+#[test]
+fn what_depends_on_who_asks_is_for_each_alone() {
+    use Access::{Mapped, PassThrough, Public, Shared};
+    for (access, identities, is_for_each, greets_each) in [
+        (Public, NONE, false, false),
+        (Public, PASSWORDS, false, false),
+        (Public, CERTIFICATES, false, false),
+        // Nobody gets anything there who does not say who he is.
+        (Public, ALL, false, true),
+        (Shared, NONE, true, true),
+        (Shared, ALL, true, true),
+        (PassThrough, NONE, true, true),
+        (Mapped, NONE, true, true),
+        (Mapped, PASSWORDS, true, true),
+    ] {
+        let rules = rules(access, identities, &[]);
+        let upstream = "a.example".parse().expect("valid");
+        let found = (rules.is_for_each_alone(&upstream), rules.greets_each_alone(&upstream));
+        assert_eq!(found, (is_for_each, greets_each), "{access:?} {identities:?}");
+        assert!(!rules.is_for_each_alone(&"other.example".parse().expect("valid")), "it is none of ours");
+    }
+}
