@@ -207,6 +207,7 @@ fn online(
     let notices = Arc::default();
     let clients = upstream.urls.iter().zip(wanted).map(|(url, wanted)| {
         let settings = HttpSettings {
+            for_callers: upstream.access == Access::PassThrough,
             clock: Arc::clone(clock),
             observer: Arc::clone(&observer),
             ours: Arc::clone(ours),

@@ -155,9 +155,12 @@ impl HttpUpstream {
         let status = answer.response.status();
         let class = status::class(status, answer.response.headers(), self.now());
         let hint = match class {
-            UpstreamErrorClass::Denied if status == StatusCode::UNAUTHORIZED && self.presented.is_none() => {
-                "; check auth of this upstream"
+            UpstreamErrorClass::Denied if self.presented.is_some() => "",
+            UpstreamErrorClass::Denied if self.settings.for_callers => {
+                "; what is not for everybody is fetched for who asks, with his own login (pass-through), and not ahead: \
+                 pull it through this mirror with a client that is logged in, and it is stored"
             }
+            UpstreamErrorClass::Denied if status == StatusCode::UNAUTHORIZED => "; check auth of this upstream",
             _ => "",
         };
         drain(answer.response).await;

@@ -297,6 +297,20 @@ async fn a_password_that_expires_is_looked_up_anew_once_whatever_the_registry_sa
 }
 
 #[tokio::test]
+async fn what_only_callers_have_credentials_for_is_not_to_be_mended_by_one_of_ours() {
+    for status in [401, 403] {
+        let server = Server::start(move |_| reply(status).header("www-authenticate", "Basic realm=\"x\"")).await;
+        for for_callers in [true, false] {
+            let (name, url) = ("registry.example".parse().expect("name"), server.url.parse().expect("url"));
+            let settings = HttpSettings { for_callers, ..HttpSettings::new(name, url, Settings::default()) };
+            let error = stat(&HttpUpstream::new(settings).expect("settings")).await.expect_err("refused").to_string();
+            assert_eq!(error.contains("with a client that is logged in"), for_callers, "{error}");
+            assert_eq!(error.contains("check auth of this upstream"), !for_callers && status == 401, "{error}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn one_answer_of_a_helper_is_for_all_repositories_of_a_registry() {
     const COUNTING: &str =
         r#"cat >/dev/null; echo run >> "$(dirname "$0")/runs"; printf '{"Username":"me","Secret":"word"}'"#;

@@ -27,6 +27,8 @@ pub struct HttpSettings {
     pub configured: Settings,
     /// Where credentials for it come from.
     pub credentials: Arc<dyn CredentialSource>,
+    /// Whether only callers have credentials for it, each his own.
+    pub for_callers: bool,
     /// The time of day, for lifetimes and windows.
     pub clock: Arc<dyn Clock>,
     /// Counts requests and bytes.
@@ -53,6 +55,7 @@ impl HttpSettings {
             url,
             configured,
             credentials,
+            for_callers: false,
             clock: Arc::new(SystemClock),
             observer: Arc::new(Unobserved),
             ours: Arc::default(),
