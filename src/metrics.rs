@@ -564,6 +564,11 @@ impl Metrics {
         self.series.audit_lost.inc_by(lines);
     }
 
+    /// The lines of the audit that could not be written.
+    pub fn lost_of_audit(&self) -> u64 {
+        self.series.audit_lost.get()
+    }
+
     /// A request was answered from memory, without a look at the store.
     pub fn at_hand(&self) {
         self.series.memory_hits.inc();

@@ -33,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 use self::noting::Noting;
 use super::guard::{Actor, Door, Place, Wish};
 use super::{AdminState, Body, respond_with};
-use crate::documents::{self, BucketStatus, Canary, Code, Direction, Document, Error, Session, Status, orders};
+use crate::documents::{
+    self, BucketStatus, Canary, Checked, Code, Direction, Document, Error, Session, Status, orders,
+};
 use crate::mirror::Mirror;
 use crate::server::listener::Seat;
 
@@ -223,6 +225,7 @@ impl Visit<'_> {
             Some("status") => {
                 let (listening, bucket) = (self.addresses(), (self.state.bucket)());
                 let mut status = Status { listening, bucket, ..mirror.status() };
+                status.problems.extend(lost_of_audit(self.state.metrics.lost_of_audit()));
                 status.problems.extend(status.bucket.as_ref().and_then(BucketStatus::problem));
                 Ok(ok(&status))
             }
@@ -405,6 +408,13 @@ pub(super) fn refusal(error: &Error) -> Response<Body> {
 
 fn said(status: StatusCode, document: &impl Document) -> Response<Body> {
     super::respond(status, "application/json", documents::line(document) + "\n")
+}
+
+/// What there is to say of lines that are missing in the audit.
+fn lost_of_audit(lines: u64) -> Option<Checked> {
+    let message = || format!("{} since the start could not be written and are lost", documents::counted(lines, "line"));
+    let hint = "the log says why the first was; registry-mirror check says whether access.audit can be written now";
+    (lines > 0).then(|| Checked::warn("audit", message(), hint))
 }
 
 #[cfg(test)]

@@ -190,7 +190,13 @@ fn look_at_audit(path: &Path, found: &mut Findings) {
     };
     let error = if path.is_dir() { Some(io::Error::from(io::ErrorKind::IsADirectory)) } else { error };
     if let Some(error) = error {
-        found.warn(format!("access.audit: {} cannot be written, and its lines are lost: {error}", path.display()));
+        let what_to_do = if folder.is_dir() {
+            "its file has to be one that the user of the daemon may write".to_owned()
+        } else {
+            format!("make its folder, install -d -o USER -m 0700 {}, with the user of the daemon", folder.display())
+        };
+        let path = path.display();
+        found.warn(format!("access.audit: {path} cannot be written, and its lines are lost: {error}; {what_to_do}"));
     }
 }
 

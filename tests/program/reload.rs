@@ -130,6 +130,11 @@ fn a_hang_up_does_the_same_and_the_log_and_the_audit_say_who_it_was() {
     write(folder.path(), &own);
     let (code, _, told) = run(&format!("check {}", folder.path().join("mirror.toml").display()));
     assert!(code == 0 && told.contains("warning: access.audit: ") && told.contains("its lines are lost"), "{told}");
+    let nowhere = folder.path().join("none/audit.jsonl");
+    write(folder.path(), &format!("access.audit = \"{}\"", nowhere.display()));
+    let (_, _, told) = run(&format!("check {}", folder.path().join("mirror.toml").display()));
+    assert!(told.contains(&format!("install -d -o USER -m 0700 {}", nowhere.parent().unwrap().display())), "{told}");
+    write(folder.path(), &own);
     // A folder that was made anew is another one, and it is written all the same.
     std::fs::remove_dir_all(folder.path().join("audit")).unwrap();
     std::fs::create_dir(folder.path().join("audit")).unwrap();

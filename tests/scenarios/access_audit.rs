@@ -246,6 +246,11 @@ async fn what_cannot_be_written_is_counted_and_keeps_nobody_from_pulling() {
             }
         };
         tokio::time::timeout(std::time::Duration::from_secs(30), lost).await.expect("counted");
+        let status = client::get(mirror.admin, "/api/v1/status", &[("Host", "localhost")]).await;
+        let status: Value = serde_json::from_slice(&status.body).expect("JSON");
+        let told = status["problems"].as_array().and_then(|told| told.iter().find(|told| told["about"] == "audit"));
+        let message = told.and_then(|told| told["message"].as_str()).unwrap_or_default();
+        assert!(message.starts_with("3 lines since the start"), "{place}: {status}");
         drop(mirror.stop().await);
     }
 }
