@@ -30,7 +30,7 @@ use crate::oci::RegistryName;
 pub use address::{AddressError, MirrorAddress};
 pub use containerd::{CONFIG as CONTAINERD_CONFIG, hosts_folder};
 pub use docker::{DAEMON_JSON, Store, store_of};
-pub use leads::{Leads, Listener};
+pub use leads::{Leads, Listener, Login};
 pub use podman::Apart;
 pub use want::Refused;
 
@@ -106,6 +106,13 @@ impl Client {
         }
     }
 
+    /// Whether it names images by the mirror, and logs in there as at a registry: once for an address, where that asks
+    /// for it in its greeting.
+    pub const fn logs_in_at_an_address(self) -> bool {
+        let by_name = matches!(self, Client::Kaniko | Client::CloudFoundry | Client::Crane);
+        by_name || matches!(self, Client::Docker | Client::Podman | Client::CriO)
+    }
+
     /// Whether it has files that can be written.
     pub const fn has_files(self) -> bool {
         !matches!(self, Client::Kaniko | Client::CloudFoundry | Client::Crane)
@@ -122,16 +129,50 @@ pub struct Settings {
     /// The upstream of what the mirror is asked for there without a registry, where that is known.
     #[serde(default)]
     pub default: Option<RegistryName>,
+    /// Listeners of the mirror that are for one of these registries, where clients log in for it. What earlier versions
+    /// kept names none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub own: Vec<Own>,
     /// The authority of the mirror's certificate, PEM, for a client that does not know it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authority: Option<String>,
 }
 
+/// A listener that is for one registry: its images have their own names there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Own {
+    /// The registry.
+    pub registry: RegistryName,
+    /// Where it listens.
+    pub mirror: MirrorAddress,
+}
+
 impl Settings {
+    /// Where a client that names images by the mirror asks for those of a registry.
+    pub fn mirror_of(&self, registry: &RegistryName) -> &MirrorAddress {
+        self.own_of(registry).unwrap_or(&self.mirror)
+    }
+
+    fn own_of(&self, registry: &RegistryName) -> Option<&MirrorAddress> {
+        self.own.iter().find(|own| own.registry == *registry).map(|own| &own.mirror)
+    }
+
+    /// The addresses at which it asks for those of all these registries.
+    fn asked(&self) -> Vec<&str> {
+        let mut asked: Vec<_> = self.registries.iter().map(|registry| self.mirror_of(registry).authority()).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        asked
+    }
+
     /// How the names of a registry's images begin where the mirror stands in them; `None` where there is no such name:
     /// a port can stand in front of the first slash only, and a registry with one has to be what the mirror means
-    /// where none is named.
+    /// where none is named. At a listener of its own no registry is named: clients ask a token service for the
+    /// repository that they name, and that of a registry knows none that begins with its host.
     pub fn name_of(&self, registry: &RegistryName) -> Option<String> {
+        if let Some(own) = self.own_of(registry) {
+            return Some(own.authority().to_owned());
+        }
         let mirror = self.mirror.authority();
         if !registry.as_str().contains(':') {
             return Some(format!("{mirror}/{registry}"));
@@ -274,7 +315,13 @@ pub fn written(client: Client, settings: &Settings) -> Result<Vec<(File, String)
 }
 
 /// Whether a client asks this mirror for the images of a registry: its files are read as it reads them.
-pub fn leads(client: Client, registry: &RegistryName, machine: &Machine<'_>, mirror: &[Listener]) -> Leads {
+pub fn leads(
+    client: Client,
+    registry: &RegistryName,
+    machine: &Machine<'_>,
+    mirror: &[Listener],
+    login: Login,
+) -> Leads {
     let asked = match client {
         Client::Docker => docker::asked(registry, machine),
         Client::Containerd => containerd::asked(registry, machine),
@@ -283,7 +330,8 @@ pub fn leads(client: Client, registry: &RegistryName, machine: &Machine<'_>, mir
         Client::K3s | Client::Rke2 => k3s::asked(client, registry, machine),
         Client::Kaniko | Client::CloudFoundry | Client::Crane => Ok(Vec::new()),
     };
-    leads::judged(asked, registry, mirror)
+    let login = if client.logs_in_at_an_address() { login } else { Login::Nowhere };
+    leads::judged(asked, registry, mirror, login)
 }
 
 /// The images of which podman's files say something of their own, whatever they say of the registry, where that leads

@@ -226,6 +226,15 @@ impl Rules {
         Err(if shown.overheard { overheard(upstream) } else { self.unidentified(upstream, shown.wrong) })
     }
 
+    /// Whether clients log in for it, at a listener that is for it.
+    pub fn asks_to_log_in(&self, upstream: &RegistryName) -> bool {
+        match self.access(upstream) {
+            Access::PassThrough => true,
+            Access::Shared | Access::Mapped => self.identities.shown() && upstream.as_str() != HUB,
+            Access::Public => false,
+        }
+    }
+
     /// Whether what [`Rules::greet`] says there depends on who asks.
     pub fn greets_each_alone(&self, upstream: &RegistryName) -> bool {
         self.is_for_each_alone(upstream) || self.greet(upstream, Shown::default()).is_err()

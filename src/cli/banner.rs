@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use crate::config::{Config, reachable};
 use crate::daemon::Bound;
 use crate::oci::RegistryName;
-use crate::setup::{self, Client, DOCKER_HUB, File, Kind, Settings};
+use crate::setup::{self, Client, DOCKER_HUB, File, Kind, MirrorAddress, Own, Settings};
 
 /// The banner; `budget` is how many bytes the store may hold. Ends with a line break.
 pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
@@ -33,16 +33,19 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
     let mut pull: Vec<_> = bound.pull.iter().enumerate().collect();
     pull.sort_by_key(|(place, address)| config.default_at(**address, *place).as_str() != DOCKER_HUB);
     if let Some((place, address)) = pull.first() {
-        text.push_str(&client_lines(config.default_at(**address, *place), reachable(**address), scheme(true)));
+        let default = config.default_at(**address, *place);
+        let logs_in = config.rules().asks_to_log_in(default);
+        text.push_str(&client_lines((default, logs_in), reachable(**address), scheme(true)));
     }
     text
 }
 
 /// What to tell a client on this machine, as `setup` writes it.
-fn client_lines(default: &RegistryName, address: SocketAddr, scheme: &str) -> String {
-    let Ok(mirror) = format!("{scheme}://{address}").parse() else { return String::new() };
-    let settings =
-        Settings { mirror, registries: vec![default.clone()], default: Some(default.clone()), authority: None };
+fn client_lines((default, logs_in): (&RegistryName, bool), address: SocketAddr, scheme: &str) -> String {
+    let Ok(mirror) = format!("{scheme}://{address}").parse::<MirrorAddress>() else { return String::new() };
+    let own = logs_in.then(|| Own { registry: default.clone(), mirror: mirror.clone() }).into_iter().collect();
+    let (registries, default_there) = (vec![default.clone()], Some(default.clone()));
+    let settings = Settings { mirror, registries, default: default_there, own, authority: None };
     let has_it = |text: &str| text.contains(settings.mirror.authority());
     let lines = |client: Client| {
         let written = setup::written(client, &settings).unwrap_or_default();
@@ -131,6 +134,13 @@ mod tests {
         assert!(text.contains("docker pull 127.0.0.1:4711/ghcr.io/NAME"), "{text}");
         assert!(text.contains("certs.d/ghcr.io/hosts.toml") && !text.contains("docker.io"), "{text}");
         assert!(text.contains("page     off"), "{text}");
+        let private = format!(
+            "[store]\npath = \"/x\"\n[routes]\ndefault = \"a.example\"\n{}",
+            "[[upstream]]\nhost = \"a.example\"\naccess = \"pass-through\"\n"
+        );
+        let bound = Bound { pull: &[address("127.0.0.1:4711")], admin: &[] };
+        let text = banner(&self::config(&private), bound, 0);
+        assert!(text.contains("docker pull 127.0.0.1:4711/NAME") && text.contains("\"127.0.0.1:4711\""), "{text}");
         let listen = "[store]\npath = \"/x\"\n[server]\nlisten = [\"127.0.0.1:1=ghcr.io\", \"127.0.0.1:2\"]\n";
         let bound = Bound { pull: &[address("127.0.0.1:1"), address("127.0.0.1:2")], admin: &[] };
         let text = banner(&self::config(listen), bound, 0);

@@ -6,8 +6,10 @@
 mod authority;
 mod check;
 mod files;
+mod logins;
 mod plan;
 mod record;
+mod told;
 mod warnings;
 
 use std::path::{Path, PathBuf};
@@ -15,18 +17,19 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
 
-use super::client::{At, Remote, configuration, first};
+use super::client::At;
 use super::talk::{is_quiet, print_document};
 use super::{Exit, print, say};
 use crate::config;
-use crate::documents::{Canary, CanaryPulls, Code, Error, FileChange, SetUp, SetUpAction, SetUpFile};
+use crate::documents::{CanaryPulls, Code, Error, FileChange, SetUp, SetUpAction, SetUpFile};
 use crate::oci::RegistryName;
 use crate::setup::{
-    self, CONTAINERD_CONFIG, Client, DAEMON_JSON, DOCKER_HUB, Kind, Machine, MirrorAddress, Refused, Settings, Store,
+    self, CONTAINERD_CONFIG, Client, DAEMON_JSON, Kind, Machine, MirrorAddress, Refused, Settings, Store,
 };
 use files::Root;
 use plan::Plan;
 use record::{Drawer, Record};
+use told::{Named, registries, told};
 
 /// Where records are, below the root.
 const RECORDS: &str = "var/lib/registry-mirror/setup";
@@ -53,9 +56,10 @@ pub(super) struct Args {
     /// Make the files what they were
     #[arg(long)]
     undo: bool,
-    /// Address of the mirror, as the client reaches it [default: that of the daemon]
+    /// Address of the mirror, as the client reaches it, with =HOST behind it where that is a listener for this registry
+    /// [default: that of the daemon]
     #[arg(long, value_name = "URL")]
-    mirror: Option<MirrorAddress>,
+    mirror: Option<Named>,
     /// Authority of the mirror's certificate, PEM, which is written beside hosts.toml; for containerd, and docker with
     /// containerd's store
     #[arg(long, value_name = "FILE", conflicts_with = "undo")]
@@ -181,82 +185,6 @@ fn last(ground: &Ground) -> Option<Record> {
     Drawer::open(&ground.root, &ground.record, None).ok()??.record().ok()?
 }
 
-/// What the client is told, and what is known of the mirror.
-struct Told {
-    settings: Settings,
-    /// The registries that it serves; none where that is not known.
-    served: Vec<RegistryName>,
-}
-
-/// What the client is to be told: the mirror that was named, else the one that the daemon tells of at its socket,
-/// else the one of the file. What an address answers is believed by nobody.
-fn told(args: &Args, earlier: Option<&Record>) -> Result<Told, Error> {
-    let (mirror, default, served) = match (&args.mirror, known(args)) {
-        (Some(mirror), known) => {
-            let Known { addresses, served } = known.unwrap_or_default();
-            (mirror.clone(), addresses.into_iter().next().map(|(_, default)| default), served)
-        }
-        (None, known) => {
-            let Known { addresses, served } = known?;
-            let (address, default) = first(addresses)?;
-            let hint = "say which one it is with --mirror";
-            let mirror = address
-                .parse()
-                .map_err(|error| Error::new(Code::Configuration, format!("{address}: {error}")).with_hint(hint))?;
-            (mirror, Some(default), served)
-        }
-    };
-    let registries = registries(args, earlier, &served);
-    let authority = args.mirror_ca.as_deref().map(|file| authority::read(file, &mirror)).transpose()?;
-    Ok(Told { settings: Settings { mirror, registries, default, authority }, served })
-}
-
-/// A mirror: its addresses, each with the upstream of what it is asked for without a registry, and the registries that
-/// it serves.
-#[derive(Default)]
-struct Known {
-    addresses: Vec<(String, RegistryName)>,
-    served: Vec<RegistryName>,
-}
-
-/// The mirror that the daemon tells of at its socket, else the one of the file; nothing where another one is named.
-fn known(args: &Args) -> Result<Known, Error> {
-    let said = Remote::at_socket(&args.at)?.and_then(|daemon| daemon.get::<Canary>("canary").ok());
-    let Known { mut addresses, served } = match said.map(|said| said.document) {
-        Some(Canary { mirrors, upstreams, registries, .. }) => {
-            let known = mirrors.into_iter().zip(upstreams);
-            let addresses = known.filter_map(|(address, upstream)| Some((address, upstream.parse().ok()?)));
-            Known { addresses: addresses.collect(), served: registries }
-        }
-        None => {
-            let config = configuration(args.at.config.as_deref(), None)?;
-            let addresses = config.addresses_for_clients(&config.server.listen);
-            Known { addresses, served: config.upstreams.into_iter().map(|upstream| upstream.host).collect() }
-        }
-    };
-    if let Some(mirror) = &args.mirror {
-        addresses.retain(|(address, _)| address.parse().is_ok_and(|address: MirrorAddress| address == *mirror));
-    }
-    Ok(if addresses.is_empty() { Known::default() } else { Known { addresses, served } })
-}
-
-/// The registries that are named, else those of the last time, else Docker Hub, else, where the mirror has not that,
-/// those that it serves.
-fn registries(args: &Args, earlier: Option<&Record>, served: &[RegistryName]) -> Vec<RegistryName> {
-    let last = earlier.map(|record| record.settings.registries.as_slice()).unwrap_or_default();
-    let hub: Vec<RegistryName> = DOCKER_HUB.parse().into_iter().collect();
-    let usual: &[RegistryName] =
-        if served.is_empty() || hub.iter().any(|hub| served.contains(hub)) { &hub } else { served };
-    let choices = [&args.registries, last, usual];
-    let mut registries: Vec<RegistryName> = Vec::new();
-    for registry in choices.into_iter().find(|named| !named.is_empty()).unwrap_or_default() {
-        if !registries.contains(registry) {
-            registries.push(registry.clone());
-        }
-    }
-    registries
-}
-
 fn document(args: &Args, action: SetUpAction, mirror: Option<&MirrorAddress>, registries: &[RegistryName]) -> SetUp {
     SetUp {
         client: args.client.as_str().to_owned(),
@@ -296,12 +224,6 @@ fn tell(args: &Args, document: &SetUp) -> Result<(), Error> {
     document.steps.iter().try_for_each(|step| print(step))
 }
 
-impl Told {
-    fn document(&self, args: &Args, action: SetUpAction) -> SetUp {
-        document(args, action, Some(&self.settings.mirror), &self.settings.registries)
-    }
-}
-
 fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     // Who may not look at the record may look at the files.
     let earlier = last(ground);
@@ -311,6 +233,7 @@ fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let plan = ground.plan(args, settings, earlier.as_ref())?;
     shown.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();
     shown.steps = setup::steps(args.client, settings);
+    shown.steps.extend(told.logins.steps(args.client, settings));
     tell(args, &shown)?;
     if plan.changes.iter().any(plan::Change::is_one) {
         say("nothing was written; --apply writes it");
@@ -343,6 +266,7 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let mut done = told.document(args, SetUpAction::Apply);
     done.files = plan.changes.iter().map(|change| change.told(root)).collect();
     restart(args, ground, &plan, &mut done)?;
+    done.steps.extend(told.logins.steps(args.client, settings));
     tell(args, &done)?;
     if args.root.is_none() {
         let mirror = args.mirror.as_ref().map(|mirror| format!(" --mirror {mirror}")).unwrap_or_default();

@@ -5,7 +5,7 @@ use http::header::{ACCEPT, HOST, HeaderValue};
 use http::{Method, Request};
 
 use crate::oci::RegistryName;
-use crate::setup::{self, Client, DOCKER_HUB, File, Kind, MirrorAddress, Settings};
+use crate::setup::{self, Client, DOCKER_HUB, File, Kind, MirrorAddress, Own, Settings};
 
 /// Nothing but its own style.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; \
@@ -37,6 +37,8 @@ pub(super) struct Told<'a> {
     pub(super) encrypted: bool,
     /// The upstream of requests that name none.
     pub(super) default: &'a RegistryName,
+    /// Whether clients log in for it.
+    pub(super) logs_in: bool,
     /// The registries that it serves.
     pub(super) registries: &'a [RegistryName],
 }
@@ -46,7 +48,9 @@ pub(super) fn page<B>(request: &Request<B>, told: &Told<'_>) -> String {
     let Some(mirror) = address(request, told.encrypted) else { return String::new() };
     let has_hub = told.registries.iter().find(|registry| registry.as_str() == DOCKER_HUB);
     let registries = vec![has_hub.unwrap_or(told.default).clone()];
-    let settings = Settings { mirror, registries, default: Some(told.default.clone()), authority: None };
+    let own = told.logs_in.then(|| Own { registry: told.default.clone(), mirror: mirror.clone() });
+    let (default, own) = (Some(told.default.clone()), own.into_iter().collect());
+    let settings = Settings { mirror, registries, default, own, authority: None };
     let files = |client| files(client, &settings);
     let written = [
         ("{images}", images(&settings, told)),
@@ -161,7 +165,8 @@ mod tests {
         let name = |name: &str| name.parse::<RegistryName>().expect("a registry");
         let page_of = |host, encrypted, default, registries: &[&str]| {
             let registries: Vec<_> = registries.iter().copied().map(name).collect();
-            page(&asked(host, "text/html", "/"), &Told { encrypted, default: &name(default), registries: &registries })
+            let told = Told { encrypted, default: &name(default), logs_in: false, registries: &registries };
+            page(&asked(host, "text/html", "/"), &told)
         };
         let usual = ["docker.io", "gcr.io", "ghcr.io"];
         let shown = page_of("mirror.example:5000", true, "docker.io", &usual);
@@ -189,11 +194,24 @@ mod tests {
     }
 
     #[test]
+    fn who_logs_in_names_images_there_as_the_registry_does() {
+        let own = ["a.example", "b.example"].map(|name| name.parse::<RegistryName>().expect("a registry"));
+        for (logs_in, name) in [(true, "mirror.example"), (false, "mirror.example/b.example")] {
+            let told = Told { encrypted: true, default: &own[1], logs_in, registries: &own };
+            let shown = page(&asked("mirror.example", "text/html", "/"), &told);
+            for line in [format!("docker pull {name}/OWNER/NAME:TAG"), format!("location = \"{name}\"")] {
+                assert!(shown.contains(&line), "{line}: {shown}");
+            }
+            assert!(shown.contains("docker pull mirror.example/a.example/OWNER/NAME:TAG"), "{shown}");
+        }
+    }
+
+    #[test]
     fn the_page_names_no_registry_that_the_mirror_has_not() {
         let own = ["a.example", "b.example"].map(|name| name.parse::<RegistryName>().expect("a registry"));
         let shown = page(
             &asked("mirror.example", "text/html", "/"),
-            &Told { encrypted: true, default: &own[1], registries: &own },
+            &Told { encrypted: true, default: &own[1], logs_in: false, registries: &own },
         );
         for other in ["docker.io", "ghcr.io", "registry-1"] {
             assert_eq!(shown.replace("which is for docker.io", "").matches(other).count(), 0, "{other}: {shown}");
@@ -205,7 +223,7 @@ mod tests {
         let own = ["a.example:5005", "b.example:5005"].map(|name| name.parse::<RegistryName>().expect("a registry"));
         let shown = page(
             &asked("mirror.example", "text/html", "/"),
-            &Told { encrypted: true, default: &own[1], registries: &own },
+            &Told { encrypted: true, default: &own[1], logs_in: false, registries: &own },
         );
         assert!(shown.contains(">docker pull mirror.example/OWNER/NAME:TAG</pre>"), "{shown}");
         assert!(!shown.contains("mirror.example/a") && !shown.contains("mirror.example/b"), "{shown}");

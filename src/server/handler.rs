@@ -174,7 +174,8 @@ fn refused(
         Refusal::Grammar(RequestError::NotFound) if front::is_for(http) => {
             let default = edge.default.as_ref().unwrap_or_else(|| edge.mirror.default_upstream());
             let (encrypted, registries) = (is_encrypted(edge, client, guest), edge.mirror.registries());
-            Answer::front(front::page(http, &front::Told { encrypted, default, registries: &registries }))
+            let logs_in = edge.admission.rules.asks_to_log_in(default);
+            Answer::front(front::page(http, &front::Told { encrypted, default, logs_in, registries: &registries }))
         }
         _ => refusal.answer(),
     }

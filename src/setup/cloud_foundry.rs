@@ -3,7 +3,6 @@
 use super::Settings;
 
 pub(super) fn steps(settings: &Settings) -> Vec<String> {
-    let mirror = settings.mirror.authority();
     let mut steps: Vec<_> = settings
         .registries
         .iter()
@@ -16,7 +15,8 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
         "# the mirror's authority belongs to the trusted certificates of the platform, for cells and for staging"
             .to_owned()
     } else {
-        format!("# insecure_docker_registry_list of garden and of cloud_controller_ng: [\"{mirror}\"]")
+        let mirrors: Vec<_> = settings.asked().into_iter().map(|mirror| format!("{mirror:?}")).collect();
+        format!("# insecure_docker_registry_list of garden and of cloud_controller_ng: [{}]", mirrors.join(", "))
     });
     steps
 }

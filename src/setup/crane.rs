@@ -3,7 +3,6 @@
 use super::Settings;
 
 pub(super) fn steps(settings: &Settings) -> Vec<String> {
-    let mirror = settings.mirror.authority();
     let mut steps: Vec<_> = settings
         .registries
         .iter()
@@ -13,9 +12,11 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
         })
         .collect();
     if !settings.mirror.is_encrypted() {
-        steps.push(format!(
-            "# over plain HTTP: crane --insecure, oras --plain-http, regctl registry set {mirror} --tls disabled"
-        ));
+        steps.extend(settings.asked().into_iter().map(|mirror| {
+            format!(
+                "# over plain HTTP: crane --insecure, oras --plain-http, regctl registry set {mirror} --tls disabled"
+            )
+        }));
     }
     steps
 }

@@ -3,7 +3,6 @@
 use super::{DOCKER_HUB, Settings};
 
 pub(super) fn steps(settings: &Settings) -> Vec<String> {
-    let mirror = settings.mirror.authority();
     let mut steps: Vec<_> = settings
         .registries
         .iter()
@@ -15,7 +14,7 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
         })
         .collect();
     if !settings.mirror.is_encrypted() {
-        steps.push(format!("--insecure-registry={mirror}"));
+        steps.extend(settings.asked().into_iter().map(|mirror| format!("--insecure-registry={mirror}")));
     }
     steps
 }

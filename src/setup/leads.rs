@@ -33,6 +33,33 @@ pub enum Leads {
     Elsewhere,
 }
 
+/// Where clients log in for the images of a registry that ask for it once for an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Login {
+    /// Nowhere: nobody has to.
+    Nowhere,
+    /// At a listener that is for it.
+    AtItsListener,
+    /// There, and at the registry's own token service, which knows its repositories by their own names.
+    PassedThrough,
+}
+
+impl Login {
+    /// Why nobody can log in who is led to this path of a listener; none where another listener would be no better.
+    fn fails(self, registry: &RegistryName, path: &str, (at, all): (&Listener, &[Listener])) -> Option<String> {
+        let is_own = |listener: &&Listener| listener.upstream == *registry;
+        let own = all.iter().find(is_own).filter(|_| self != Login::Nowhere)?;
+        let fits = is_own(&at) && (self == Login::AtItsListener || path.is_empty());
+        (!fits).then(|| {
+            format!(
+                "nobody can log in for {registry} there: that is done at {}, the address that is for it, without its \
+                 name behind that",
+                own.at
+            )
+        })
+    }
+}
+
 /// How somebody is spoken to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speaks {
@@ -98,11 +125,15 @@ impl Asked {
         named && self.at.as_ref().and_then(Url::port_or_known_default) == Some(at.port())
     }
 
+    /// What stands behind the address.
+    fn path(&self) -> &str {
+        let path = self.at.as_ref().map(|url| url.path().trim_matches('/')).unwrap_or_default();
+        path.trim_start_matches("v2").trim_end_matches("v2").trim_matches('/')
+    }
+
     /// Of which registry the images are that he is asked for, if he is this listener.
     fn registry<'a>(&'a self, meant: &'a RegistryName, listener: &'a Listener) -> &'a str {
-        let path = self.at.as_ref().map(|url| url.path().trim_matches('/')).unwrap_or_default();
-        let path = path.trim_start_matches("v2").trim_end_matches("v2").trim_matches('/');
-        match path {
+        match self.path() {
             "" if self.names_registry => meant.as_str(),
             "" => listener.upstream.as_str(),
             named => named,
@@ -111,7 +142,12 @@ impl Asked {
 }
 
 /// Where somebody is led who asks these for the images of a registry, in this order.
-pub(super) fn judged(asked: Result<Vec<Asked>, Refused>, registry: &RegistryName, mirror: &[Listener]) -> Leads {
+pub(super) fn judged(
+    asked: Result<Vec<Asked>, Refused>,
+    registry: &RegistryName,
+    mirror: &[Listener],
+    login: Login,
+) -> Leads {
     let asked = match asked {
         Ok(asked) => asked,
         Err(refused) => return Leads::InVain(format!("its settings cannot be told: {refused}")),
@@ -130,6 +166,8 @@ pub(super) fn judged(asked: Result<Vec<Asked>, Refused>, registry: &RegistryName
         format!("for images of {registry}, and would get those of {led_to}")
     } else if place > 0 {
         format!("after {}", asked[0].name)
+    } else if let Some(why) = login.fails(registry, one.path(), (&listener, mirror)) {
+        why
     } else {
         return Leads::Here(format!("/{}", one.file));
     };
@@ -146,6 +184,10 @@ mod tests {
     /// Whether files lead a client to a mirror that listens on 127.0.0.1:5000, without TLS, for docker.io, and on
     /// 127.0.0.1:5001, for ghcr.io.
     fn led(client: Client, registry: &str, files: &[(&str, &str)]) -> Leads {
+        led_with(Login::Nowhere, client, registry, files)
+    }
+
+    fn led_with(login: Login, client: Client, registry: &str, files: &[(&str, &str)]) -> Leads {
         let files: BTreeMap<_, _> = files.iter().copied().collect();
         let listener = |at: &str, upstream: &str| Listener {
             at: at.parse().expect("an address"),
@@ -163,7 +205,7 @@ mod tests {
             docker_store: store_of(None, files.get("etc/docker/daemon.json").copied()),
         };
         let mirror = [listener("127.0.0.1:5000", "docker.io"), listener("127.0.0.1:5001", "ghcr.io")];
-        leads(client, &registry.parse().expect("a registry"), &machine, &mirror)
+        leads(client, &registry.parse().expect("a registry"), &machine, &mirror, login)
     }
 
     #[track_caller]
@@ -298,6 +340,38 @@ mod tests {
         let machines =
             [("etc/containers/registries.conf", whole.as_str()), ("home/me/.config/containers/registries.conf", "")];
         assert_eq!(led(Client::Podman, "docker.io", &machines), Leads::Elsewhere, "his own stands in its place");
+    }
+
+    #[test]
+    fn who_logs_in_is_led_to_the_listener_of_the_registry_and_to_nothing_behind_it() {
+        use Login::{AtItsListener, Nowhere, PassedThrough};
+        for (login, location, is_led) in [
+            (Nowhere, "127.0.0.1:5000/ghcr.io", true),
+            (Nowhere, "127.0.0.1:5001/ghcr.io", true),
+            (AtItsListener, "127.0.0.1:5000/ghcr.io", false),
+            (AtItsListener, "127.0.0.1:5001/ghcr.io", true),
+            (AtItsListener, "127.0.0.1:5001", true),
+            (PassedThrough, "127.0.0.1:5000/ghcr.io", false),
+            (PassedThrough, "127.0.0.1:5001/ghcr.io", false),
+            (PassedThrough, "127.0.0.1:5001", true),
+        ] {
+            let mirror = format!("[[registry.mirror]]\nlocation = \"{location}\"\ninsecure = true\n");
+            let text = format!("[[registry]]\nlocation = \"ghcr.io\"\n{mirror}");
+            let judged = led_with(login, Client::Podman, "ghcr.io", &[(OURS, &text)]);
+            match &judged {
+                Leads::Here(_) => assert!(is_led, "{login:?} {location}"),
+                Leads::InVain(why) => assert!(!is_led && why.contains("at 127.0.0.1:5001, the address"), "{why}"),
+                Leads::Elsewhere => panic!("{login:?} {location}"),
+            }
+        }
+        // Where no listener is for it, none would be better; whoever names the registry himself is asked each time.
+        let text = "[[registry]]\nlocation = \"quay.io\"\n[[registry.mirror]]\nlocation = \"127.0.0.1:5000/quay.io\"\n\
+                    insecure = true\n";
+        let here = Leads::Here(format!("/{OURS}"));
+        assert_eq!(led_with(PassedThrough, Client::Podman, "quay.io", &[(OURS, text)]), here);
+        let file = "etc/rancher/k3s/registries.yaml";
+        let all = "mirrors:\n  \"*\":\n    endpoint:\n      - http://127.0.0.1:5000\n";
+        assert_eq!(led_with(PassedThrough, Client::K3s, "ghcr.io", &[(file, all)]), Leads::Here(format!("/{file}")));
     }
 
     #[test]

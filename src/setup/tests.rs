@@ -5,7 +5,13 @@ use super::*;
 
 fn settings(mirror: &str, registries: &[&str]) -> Settings {
     let registries = registries.iter().map(|registry| registry.parse().expect("a registry")).collect();
-    Settings { mirror: mirror.parse().expect("an address"), registries, default: None, authority: None }
+    Settings {
+        mirror: mirror.parse().expect("an address"),
+        registries,
+        default: None,
+        own: Vec::new(),
+        authority: None,
+    }
 }
 
 fn local() -> Settings {

@@ -192,6 +192,25 @@ fn a_greeting_tells_whoever_logs_in_the_truth() {
 }
 
 #[test]
+fn clients_log_in_for_what_asks_for_passwords_or_tokens_and_not_for_docker_hub_by_ours() {
+    use Access::{Mapped, PassThrough, Public, Shared};
+    for (access, identities, upstream, expected) in [
+        (Public, ALL, "a.example", false),
+        (Shared, NONE, "a.example", false),
+        (Shared, CERTIFICATES, "a.example", false),
+        (Shared, TOKENS, "a.example", true),
+        (Mapped, PASSWORDS, "a.example", true),
+        (Mapped, PASSWORDS, "docker.io", false),
+        (Mapped, CERTIFICATES, "a.example", false),
+        (PassThrough, NONE, "a.example", true),
+        (PassThrough, NONE, "docker.io", true),
+    ] {
+        let found = rules(access, identities, &[]).asks_to_log_in(&upstream.parse().expect("valid"));
+        assert_eq!(found, expected, "{access:?} {identities:?} {upstream}");
+    }
+}
+
+#[test]
 fn an_explanation_names_the_line_that_decides() {
     let grants = [("user:ci-*", "a.example/acme/**"), ("anonymous", "a.example/open/*"), ("user:x", "a.example/app:1")];
     let rules = rules(Access::Mapped, PASSWORDS, &grants);

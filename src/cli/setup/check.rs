@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::super::client::{At, Remote};
 use super::super::talk::complain;
 use super::super::{Exit, explain};
-use super::{Args, Ground, document, known, last, registries, tell, told, warnings};
+use super::told::{known, registries, told};
+use super::{Args, Ground, document, last, tell, warnings};
 use crate::documents::{Canary, CanaryPulls, Code, Error, SetUp, SetUpAction};
 use crate::oci::RegistryName;
 use crate::setup::{self, CANARY, Client, MirrorAddress, Settings};
@@ -126,7 +127,7 @@ pub(super) fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let checked = pulls(args.client, &registries, &hosts, &args.at);
     let (came, problems) = match (checked, &args.mirror) {
         (Err(error), Some(mirror)) if error.code == Code::Unreachable && args.at.admin.is_none() => {
-            return check_without_record(args, ground, mirror, &registries, &hosts);
+            return check_without_record(args, ground, &mirror.address, &registries, &hosts);
         }
         (checked, _) => checked?,
     };

@@ -2,7 +2,8 @@
 
 use super::super::say;
 use super::record::Record;
-use super::{Args, Ground, Told};
+use super::told::Told;
+use super::{Args, Ground};
 use crate::oci::RegistryName;
 use crate::setup::{self, Apart, Client, Settings};
 
@@ -25,12 +26,41 @@ pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<
     for registry in settings.registries.iter().filter(|registry| !served.is_empty() && !served.contains(registry)) {
         say(&format!("{registry} is no upstream of the mirror, which answers 404 for it: name it under [[upstream]]"));
     }
+    told.settings
+        .registries
+        .iter()
+        .filter_map(|registry| no_login(args, told, registry))
+        .for_each(|line: String| say(&line));
     if mirror.is_encrypted() && settings.authority.is_none() {
         say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
     }
     if mirror.is_loopback() && !args.client.has_files() {
         say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
     }
+}
+
+/// Why nobody can log in for a registry as it is set up, and what to do.
+fn no_login(args: &Args, told: &Told, registry: &RegistryName) -> Option<String> {
+    let (client, Told { settings, logins, listeners, .. }) = (args.client.as_str(), told);
+    if logins.asks_in_vain(registry) {
+        return Some(format!(
+            "nobody can log in for {registry} at the mirror: it asks for no login there, since dockerd would show the Hub's; \
+             use certificates, or an upstream of another name with Docker Hub's url, default of a listener of its own"
+        ));
+    }
+    let has_one = settings.mirror_of(registry) != &settings.mirror || settings.default.as_ref() == Some(registry);
+    if has_one || !args.client.logs_in_at_an_address() || !logins.asks(registry) {
+        return None;
+    }
+    let own = listeners.iter().find(|own| own.registry == *registry);
+    let what_to_do = own.map_or_else(
+        || format!("give it one in the mirror's file, listen = [\"127.0.0.1:5001={registry}\"], and set this up again"),
+        |own| format!("name that: --mirror {}", own.mirror),
+    );
+    Some(format!(
+        "nobody can log in for {registry} with {client} like this, so that it gets no private image of it: that takes \
+         the listener that is for {registry}; {what_to_do}"
+    ))
 }
 
 /// Images that go another way, whatever is said of their registry: that may be meant, and is left as it is.

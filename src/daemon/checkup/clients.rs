@@ -3,11 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::access::Access;
+use crate::config::{Config, Upstream};
 use crate::doctor::clients::{CLIENTS, Client, Found};
 use crate::documents::{Code, Error};
 use crate::oci::RegistryName;
-use crate::setup::{self, DAEMON_JSON, DOCKER_HUB, Leads, Listener, Machine, Refused, Store};
+use crate::setup::{self, DAEMON_JSON, DOCKER_HUB, Leads, Listener, Login, Machine, Refused, Store};
 
 /// A longer file is no configuration, in bytes.
 const LONGEST: u64 = 1 << 20;
@@ -16,16 +17,25 @@ const LONGEST: u64 = 1 << 20;
 pub(super) struct Around<'a> {
     root: &'a Path,
     listeners: Vec<Listener>,
-    /// The registries that the mirror serves, Docker Hub first.
-    registries: Vec<RegistryName>,
+    /// The registries that the mirror serves, Docker Hub first, and where clients log in for them.
+    registries: Vec<(RegistryName, Login)>,
     /// Finds out which store Docker has, from what its file says.
     docker_store: &'a dyn Fn(Option<&str>) -> Store,
 }
 
 impl<'a> Around<'a> {
     pub(super) fn of(config: &Config, docker_store: &'a dyn Fn(Option<&str>) -> Store) -> Around<'a> {
-        let mut registries: Vec<_> = config.upstreams.iter().map(|upstream| upstream.host.clone()).collect();
-        registries.sort_by_key(|registry| registry.as_str() != DOCKER_HUB);
+        let rules = config.rules();
+        let known = config.upstreams.iter().map(|Upstream { host, access, .. }| {
+            let login = match access {
+                Access::PassThrough => Login::PassedThrough,
+                _ if rules.asks_to_log_in(host) => Login::AtItsListener,
+                _ => Login::Nowhere,
+            };
+            (host.clone(), login)
+        });
+        let mut registries: Vec<_> = known.collect();
+        registries.sort_by_key(|(registry, _)| registry.as_str() != DOCKER_HUB);
         let listeners = config.server.listen.iter().enumerate().map(|(place, at)| Listener {
             at: *at,
             encrypted: config.server.tls.is_some(),
@@ -56,8 +66,8 @@ fn look(client: &Client, around: &Around<'_>) -> Found {
     };
     let home = home.map(|home| home.trim_matches('/').to_owned());
     let machine = Machine { text: &text, names: &names, docker_store, home };
-    for registry in &around.registries {
-        match setup::leads(kind, registry, &machine, &around.listeners) {
+    for (registry, login) in &around.registries {
+        match setup::leads(kind, registry, &machine, &around.listeners, *login) {
             Leads::Here(file) => found.led.push((file, registry.to_string())),
             Leads::InVain(why) if found.in_vain.is_none() => found.in_vain = Some(why),
             Leads::InVain(_) | Leads::Elsewhere => {}
@@ -122,7 +132,7 @@ mod tests {
                 encrypted: false,
                 upstream: registry("docker.io"),
             }],
-            registries: vec![registry("docker.io"), registry("ghcr.io")],
+            registries: ["docker.io", "ghcr.io"].map(|name| (registry(name), Login::Nowhere)).into(),
             docker_store: &|text| setup::store_of(None, text),
         };
         let look = |name: &str| {

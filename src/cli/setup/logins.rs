@@ -1,0 +1,251 @@
+//! How one says at the mirror who he is: what is left to do by hand, for each client in its own words.
+
+use serde_json::{Map, Value};
+
+use crate::config;
+use crate::oci::RegistryName;
+use crate::setup::{Client, DOCKER_HUB, MirrorAddress, Settings};
+
+/// What the settings of a mirror say of who may read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Logins {
+    passwords: bool,
+    tokens: bool,
+    certificates: bool,
+    /// The upstreams that give not all to everybody.
+    private: Vec<(RegistryName, Mode)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    PassedThrough,
+    /// By identities of the mirror's own, or to all who reach it.
+    Ours,
+}
+
+/// How one says who he is for a registry.
+enum Way {
+    Nothing,
+    /// As a user of the registry.
+    ItsUser,
+    /// As somebody whom the mirror knows.
+    OurUser,
+    /// Nobody is asked for a login there.
+    NoLogin,
+}
+
+impl Logins {
+    /// What these settings mean, as the file says them.
+    pub(super) fn of(settings: &Map<String, Value>) -> Logins {
+        let text = |section: &str, key: &str| settings.get(section).and_then(|section| said(section.get(key)?));
+        let client_ca = || said(settings.get("server")?.get("tls")?.get("client_ca")?);
+        let issuers = settings.get("access").and_then(|access| access.get("oidc")?.as_array());
+        let upstreams = settings.get("upstream").and_then(Value::as_array).into_iter().flatten();
+        Logins {
+            passwords: text("access", "htpasswd").is_some(),
+            tokens: issuers.is_some_and(|issuers| !issuers.is_empty()),
+            certificates: client_ca().is_some(),
+            private: upstreams.filter_map(|upstream| Some((name(upstream)?, mode(upstream)?))).collect(),
+        }
+    }
+
+    /// Whether clients log in for a registry, at a listener that is for it.
+    pub(super) fn asks(&self, registry: &RegistryName) -> bool {
+        matches!(self.way(registry), Way::ItsUser | Way::OurUser)
+    }
+
+    /// Whether those who would log in for it cannot.
+    pub(super) fn asks_in_vain(&self, registry: &RegistryName) -> bool {
+        matches!(self.way(registry), Way::NoLogin)
+    }
+
+    fn way(&self, registry: &RegistryName) -> Way {
+        let known = self.private.iter().find(|(known, _)| known == registry);
+        match known.map(|(_, mode)| mode) {
+            Some(Mode::PassedThrough) => Way::ItsUser,
+            Some(Mode::Ours) if self.passwords || self.tokens => {
+                if registry.as_str() == DOCKER_HUB {
+                    Way::NoLogin
+                } else {
+                    Way::OurUser
+                }
+            }
+            _ => Way::Nothing,
+        }
+    }
+
+    /// What somebody has to do by hand who sets up a client, a line each.
+    pub(super) fn steps(&self, client: Client, settings: &Settings) -> Vec<String> {
+        let mut steps: Vec<String> = Vec::new();
+        for registry in &settings.registries {
+            let mirror = settings.mirror_of(registry);
+            let who = match self.way(registry) {
+                Way::ItsUser => Some(format!("as a user of {registry}, which is asked with that login")),
+                Way::OurUser => Some(self.our_user()),
+                Way::Nothing | Way::NoLogin => None,
+            };
+            let login = who.and_then(|who| Some(format!("{}  # {who}", login(client, registry, mirror)?)));
+            let certificate = self.certificates.then(|| self.certificate(client, mirror)).flatten();
+            for step in login.into_iter().chain(certificate) {
+                if !steps.contains(&step) {
+                    steps.push(step);
+                }
+            }
+        }
+        steps
+    }
+
+    fn our_user(&self) -> String {
+        let user = self.passwords.then_some("as a user of access.htpasswd");
+        let token = self.tokens.then_some("with a token of [[access.oidc]] as the password of any user");
+        user.into_iter().chain(token).collect::<Vec<_>>().join(", or ")
+    }
+
+    fn certificate(&self, client: Client, mirror: &MirrorAddress) -> Option<String> {
+        let place = shown_certificate(client, mirror)?;
+        let need = if self.passwords || self.tokens { "who has one, shows" } else { "everybody shows" };
+        Some(format!("{need} {mirror} a certificate of server.tls.client_ca: {place}"))
+    }
+}
+
+fn said(value: &Value) -> Option<&str> {
+    value.as_str().filter(|text| !text.is_empty())
+}
+
+fn name(upstream: &Value) -> Option<RegistryName> {
+    config::registry(said(upstream.get("host")?)?).ok()
+}
+
+fn mode(upstream: &Value) -> Option<Mode> {
+    let text = |key: &str| upstream.get(key).and_then(said);
+    let has_credentials = text("auth").is_some_and(|auth| auth != "anonymous") || text("client_cert").is_some();
+    match text("access") {
+        Some("pass-through") => Some(Mode::PassedThrough),
+        Some("shared" | "mapped") => Some(Mode::Ours),
+        None if has_credentials => Some(Mode::Ours),
+        _ => None,
+    }
+}
+
+/// How this client is told a name and a password.
+fn login(client: Client, registry: &RegistryName, mirror: &MirrorAddress) -> Option<String> {
+    let at = mirror.authority();
+    Some(match client {
+        // The engine shows mirrors what it has for the Hub.
+        Client::Docker if registry.as_str() == DOCKER_HUB => "docker login".to_owned(),
+        Client::Docker => return None,
+        Client::Podman => format!("podman login {at}"),
+        Client::Buildkit => format!("docker login {at}"),
+        Client::Containerd | Client::CriO | Client::K3s | Client::Rke2 => {
+            format!("pods name a pull secret (imagePullSecrets) for {registry}")
+        }
+        Client::Crane => format!("crane auth login {at} (oras login {at}, regctl registry login {at})"),
+        Client::Kaniko => format!("docker login {at} writes what has to be kaniko's /kaniko/.docker/config.json"),
+        Client::CloudFoundry => "cf push with --docker-username, and the password in CF_DOCKER_PASSWORD".to_owned(),
+    })
+}
+
+/// Where this client has the certificate that it shows; none where it shows none.
+fn shown_certificate(client: Client, mirror: &MirrorAddress) -> Option<String> {
+    let at = mirror.authority();
+    Some(match client {
+        Client::Docker => format!("/etc/docker/certs.d/{at}/client.cert and client.key"),
+        Client::Podman | Client::CriO => format!("/etc/containers/certs.d/{at}/client.cert and client.key"),
+        Client::Containerd => format!("client = [[\"CERT\", \"KEY\"]] below [host.\"{mirror}\"] in hosts.toml"),
+        Client::K3s | Client::Rke2 => format!("cert_file and key_file in configs.\"{at}\".tls of registries.yaml"),
+        Client::Buildkit => format!("key and cert in [[registry.\"{at}\".keypair]]"),
+        Client::Kaniko => format!("--registry-client-cert={at}=CERT,KEY"),
+        Client::Crane => {
+            format!("oras --cert-file CERT --key-file KEY, regctl registry set {at} --client-cert --client-key")
+        }
+        Client::CloudFoundry => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::setup::Own;
+
+    /// Of these sections, and these upstreams.
+    fn logins(sections: Value, upstreams: Value) -> Logins {
+        let Value::Object(mut settings) = sections else { panic!("sections") };
+        settings.insert("upstream".to_owned(), upstreams);
+        Logins::of(&settings)
+    }
+
+    fn upstreams() -> Value {
+        json!([
+            { "host": "pass.example", "access": "pass-through" },
+            { "host": "Mapped.Example:443", "access": "mapped", "auth": "file:x" },
+            { "host": "usual.example", "auth": "file:x" },
+            { "host": "open.example", "access": "public", "auth": "file:x" },
+            { "host": "index.docker.io", "access": "mapped", "auth": "file:x" },
+        ])
+    }
+
+    fn registry(name: &str) -> RegistryName {
+        name.parse().expect("a registry")
+    }
+
+    #[test]
+    fn who_has_to_log_in_is_told_by_the_modes_and_by_who_can() {
+        let users = json!({ "access": { "htpasswd": "users" } });
+        let tokens = json!({ "access": { "oidc": [{ "issuer": "x" }] } });
+        for (settings, asking, in_vain) in [
+            (json!({}), &["pass.example"][..], false),
+            (users, &["pass.example", "mapped.example", "usual.example"], true),
+            (tokens, &["pass.example", "mapped.example", "usual.example"], true),
+        ] {
+            let logins = logins(settings.clone(), upstreams());
+            for name in ["pass.example", "mapped.example", "usual.example", "open.example", "docker.io", "ghcr.io"] {
+                assert_eq!(logins.asks(&registry(name)), asking.contains(&name), "{settings} {name}");
+            }
+            assert_eq!(logins.asks_in_vain(&registry("docker.io")), in_vain, "{settings}");
+        }
+    }
+
+    #[test]
+    fn each_client_is_told_what_is_left_to_do_by_hand() {
+        let all = json!({ "server": { "tls": { "client_ca": "ca.pem" } }, "access": { "htpasswd": "users" } });
+        let logins = logins(all, upstreams());
+        let own = Own { registry: registry("pass.example"), mirror: "https://m.example:5001".parse().expect("one") };
+        let settings = Settings {
+            mirror: "https://m.example:5000".parse().expect("an address"),
+            registries: ["pass.example", "mapped.example", "docker.io"].map(registry).into(),
+            default: None,
+            own: vec![own],
+            authority: None,
+        };
+        let steps = logins.steps(Client::Podman, &settings);
+        let places = [5001, 5000].map(|port| {
+            format!(
+                "who has one, shows https://m.example:{port} a certificate of server.tls.client_ca: \
+                 /etc/containers/certs.d/m.example:{port}/client.cert and client.key"
+            )
+        });
+        let expected = [
+            "podman login m.example:5001  # as a user of pass.example, which is asked with that login",
+            &places[0],
+            "podman login m.example:5000  # as a user of access.htpasswd",
+            &places[1],
+        ];
+        assert_eq!(steps, expected);
+        for client in Client::ALL {
+            let steps = logins.steps(client, &settings);
+            assert!(!steps.is_empty(), "{client:?}");
+        }
+        let alone = Settings { registries: vec![registry("pass.example")], ..settings };
+        let passed = self::logins(json!({}), upstreams());
+        let steps = |client| passed.steps(client, &alone).join("\n");
+        assert!(steps(Client::Containerd).contains("a pull secret (imagePullSecrets) for pass.example"));
+        assert!(steps(Client::Crane).contains("crane auth login m.example:5001 "));
+        assert!(steps(Client::Docker).is_empty(), "it asks mirrors for nothing of others");
+        let hub = self::logins(json!({}), json!([{ "host": "docker.io", "access": "pass-through" }]));
+        let of_hub = Settings { registries: vec![registry("docker.io")], ..alone };
+        assert!(hub.steps(Client::Docker, &of_hub).concat().starts_with("docker login  # as a user of docker.io"));
+        assert!(passed.steps(Client::Podman, &of_hub).is_empty(), "it is public");
+    }
+}
