@@ -1,6 +1,6 @@
 //! Which line decides of a caller and an image, by the configuration alone: no upstream is asked.
 
-use crate::access::{Asked, Caller};
+use crate::access::{Access, Asked, Caller};
 use crate::documents::Explanation;
 use crate::mirror::Location;
 use crate::mirror::answer::canary;
@@ -9,6 +9,12 @@ use crate::oci::ImageName;
 use crate::setting_file;
 
 use super::Config;
+
+const DOCKER_HUB: &str = "docker.io";
+/// What there is to say of it to who has a password or a token.
+const NEVER_ASKED: &str = "but no client is ever asked for a login for docker.io, where dockerd would show the Hub's, and \
+    none shows one unasked: use certificates (server.tls.client_ca), or an upstream of another name with Docker Hub's url, \
+    default of a listener of its own";
 
 impl Config {
     /// Which line decides whether a caller, as grants name him, may pull an image. Who cannot be there gets what
@@ -29,13 +35,11 @@ impl Config {
             let (caller, image) = (caller.to_owned(), image.to_string());
             return Ok(Explanation { caller, image, allowed: Some(true), access, rule: None, number: None, how });
         }
-        let (there, doubt) = match self.is_there(&named) {
-            Ok(()) => (true, None),
-            Err(Absence::Sure(why)) => (false, Some(why)),
-            Err(Absence::Unknown(why)) => (true, Some(why)),
-        };
-        let asked = if there { &named } else { &Caller::Anonymous };
-        let explained = self.rules().explain(Asked { location: &location, reference: Some(&image.reference) }, asked);
+        let is_absent = matches!(self.is_there(&named), Err(Absence::Sure(_)));
+        let who = if is_absent { &Caller::Anonymous } else { &named };
+        let asked = Asked { location: &location, reference: Some(&image.reference) };
+        let explained = self.rules().explain(asked, who);
+        let how = self.told(explained.how, explained.allowed, &named, asked);
         let rule = explained.grant.and_then(|place| self.callers.grants.get(place)).map(|grant| grant.name.to_string());
         Ok(Explanation {
             caller: caller.to_owned(),
@@ -44,8 +48,28 @@ impl Config {
             access: explained.access.as_str().to_owned(),
             rule,
             number: explained.grant.map(|place| place + 1),
-            how: doubt.into_iter().chain([explained.how]).collect::<Vec<_>>().join("; "),
+            how,
         })
+    }
+
+    /// What is left to say of an explanation by the rules alone: whether there is such a caller, and whether a client
+    /// can say that it is him.
+    fn told(&self, how: String, allowed: Option<bool>, caller: &Caller, asked: Asked<'_>) -> String {
+        match self.is_there(caller) {
+            Ok(()) if allowed != Some(false) && self.is_never_asked(caller, asked) => format!("{how}; {NEVER_ASKED}"),
+            Ok(()) => how,
+            Err(Absence::Sure(why)) if allowed == Some(true) => format!("{how}, also to who shows nothing; {why}"),
+            Err(Absence::Sure(why) | Absence::Unknown(why)) => format!("{why}; {how}"),
+        }
+    }
+
+    /// Whether this caller gets more than others by a login that no client is ever asked for.
+    fn is_never_asked(&self, caller: &Caller, asked: Asked<'_>) -> bool {
+        let logs_in = matches!(caller, Caller::User(_) | Caller::Token(_));
+        let rules = self.rules();
+        let is_private = matches!(rules.access(&asked.location.upstream), Access::Shared | Access::Mapped);
+        let alone = || rules.explain(asked, &Caller::Anonymous).allowed != Some(true);
+        asked.location.upstream.as_str() == DOCKER_HUB && logs_in && is_private && alone()
     }
 
     /// The same for who shows nothing; none for an image of no upstream.

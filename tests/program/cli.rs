@@ -196,6 +196,18 @@ fn access_explain_says_which_line_decides_and_succeeds_either_way() {
         assert_eq!((code, said["allowed"].as_bool()), (Some(0), allowed), "{said}");
         assert!(said["how"].as_str().unwrap().contains(how), "{said}");
     }
+    // Who cannot be there gets what is for everybody, and no line for him.
+    let how = explain("user:ci-2", "a.example/open/app").1["how"].as_str().unwrap().to_owned();
+    assert!(how.contains("allows it, also to who shows nothing; there is no user ci-2"), "{how}");
+    // Where dockerd would show the Hub's login nobody is asked for one.
+    let hub = "[[access.grant]]\nwho = \"user:ci-1\"\nmay = \"docker.io/**\"\n\
+               [[upstream]]\nhost = \"docker.io\"\naccess = \"mapped\"\n";
+    let before = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{before}{hub}")).unwrap();
+    let said = explain("user:ci-1", "redis:7").1;
+    assert!(said["allowed"] == true && said["how"].as_str().unwrap().contains("is ever asked for a login"), "{said}");
+    let others = explain("user:ci-1", "a.example/acme/app").1;
+    assert!(!others["how"].as_str().unwrap().contains("ever asked"), "{others}");
     for (caller, image) in [("ci-1", "a.example/app"), ("user:x", "d.example/app"), ("user:x", "A//")] {
         assert_eq!(explain(caller, image).0, Some(2), "{caller} {image}");
     }

@@ -96,7 +96,9 @@ fn a_grant_says_who_and_what_in_words_that_mean_something() {
         ("who = \"x\"\nmay = \"a.example/x\"", "neither anonymous nor"),
         ("who = \"user:x\"\nmay = \"a.example\"", "not host/repository"),
         ("who = \"user:x\"\nmay = \"a.exampl/x\"", "did you mean a.example?"),
-        ("who = \"user:x\"\nmay = \"a.example/x:*\"", "not host/repository"),
+        ("who = \"user:x\"\nmay = \"a.example/x:*\"", "a tag is written whole"),
+        ("who = \"user:x\"\nmay = \"a.example/*:v*\"", "a tag is written whole"),
+        ("who = \"user:x\"\nmay = \"a.example/x:v+\"", "not host/repository"),
         ("name = \"2\"\nwho = \"user:x\"\nmay = \"a.example/x\"", "is a number"),
         ("whom = \"user:x\"", "unknown key `whom` in [[access.grant]]"),
     ] {
@@ -127,6 +129,34 @@ fn what_leaves_somebody_outside_is_worth_a_warning() {
     assert!(warned(&format!("{passwords}{mapped}"), "listen = [\"127.0.0.1:5001=a.example\"]"));
     let own = "server.listen = [\"127.0.0.1:5000\", \"127.0.0.1:5001=a.example\"]\n";
     assert!(valid(&format!("{own}{passwords}{mapped}")).warnings().is_empty());
+    // Where dockerd would show the Hub's login, nobody is asked for one.
+    for access in ["mapped", "shared"] {
+        let hub = format!("[[upstream]]\nhost = \"index.docker.io\"\naccess = \"{access}\"\n");
+        for login in [passwords, "access.oidc = [{ issuer = \"https://i.example\" }]\n"] {
+            assert!(warned(&format!("{login}{hub}"), "for a login for docker.io"), "{access} {login}");
+            assert!(!warned(&format!("{login}{hub}"), "log in only at"), "{access} {login}");
+        }
+        assert!(!warned(&hub, "for a login for docker.io"), "{access}: nobody has one");
+    }
+    let tls = "server.tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\" }\n";
+    let passing = "[[upstream]]\nhost = \"a.example\"\naccess = \"pass-through\"\n";
+    for (login, is_told) in
+        [(format!("{tls}{passwords}"), true), (tls.to_owned(), false), (passwords.to_owned(), false)]
+    {
+        assert_eq!(warned(&format!("{login}{own}{passing}"), "shows a.example a login of its own"), is_told, "{login}");
+    }
+    let grant = "[[access.grant]]\nwho = [\"user:x\", \"cert:x\", \"oidc:x\", \"anonymous\"]\nmay = \"a.example/**\"\n";
+    let nobody = |login: &str| {
+        let config = valid(&format!("{login}{own}{grant}{mapped}"));
+        config.warnings().iter().filter(|warning| warning.contains("is for nobody")).count()
+    };
+    assert_eq!(nobody(""), 3);
+    assert_eq!(nobody(passwords), 2);
+    assert!(warned(
+        &format!("{passwords}{own}{grant}{mapped}"),
+        "grant 1: \"cert:x\" is for nobody: server.tls.client_ca"
+    ));
+    assert_eq!(nobody(&format!("{tls}{passwords}access.oidc = [{{ issuer = \"https://i.example\" }}]\n")), 0);
 }
 
 #[test]

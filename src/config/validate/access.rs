@@ -12,6 +12,7 @@ use crate::audit;
 use crate::config::document::nearest;
 use crate::config::{Callers, Config, Server, Upstream, file};
 use crate::mirror::routes::fold_alias;
+use crate::oci::RegistryName;
 use crate::server::authenticate::Issuer;
 
 /// The longest life of a grant.
@@ -120,13 +121,16 @@ impl Check {
             let place = self.0.element(&format!("{path}.may"), m);
             match in_full(text).parse::<May>() {
                 Ok(one) => may.push(one),
-                Err(error) => {
-                    self.problem(
-                        &place,
-                        format!("{text:?}: {error}"),
-                        "for example may = [\"registry.example/acme/**\"]",
-                    );
-                }
+                Err(_) if is_tag_with_star(text) => self.problem(
+                    &place,
+                    format!("{text:?}: a tag is written whole, * stands for anything in a repository only"),
+                    "name each tag, as in may = [\"registry.example/acme/app:1\", …], or leave the tag out for all",
+                ),
+                Err(error) => self.problem(
+                    &place,
+                    format!("{text:?}: {error}"),
+                    "for example may = [\"registry.example/acme/**\"]",
+                ),
             }
             self.upstream_of(&place, text, upstreams);
         }
@@ -247,6 +251,12 @@ fn choices(host: &str, place: &str, callers: &Callers) -> String {
     )
 }
 
+/// Whether it would be what a grant is about, were the tag written whole.
+fn is_tag_with_star(may: &str) -> bool {
+    let last = may.rsplit('/').next().unwrap_or_default();
+    last.split_once(':').is_some_and(|(_, tag)| tag.contains('*'))
+}
+
 /// The image name in full, as requests are matched: Docker Hub has other names, and a `library/`.
 fn in_full(may: &str) -> String {
     let Some((host, rest)) = may.split_once('/') else { return may.to_owned() };
@@ -255,10 +265,48 @@ fn in_full(may: &str) -> String {
     if is_short { format!("{host}/library/{rest}") } else { format!("{host}/{rest}") }
 }
 
+/// What keeps callers of an upstream from saying who they are.
+fn no_login(config: &Config, host: &RegistryName, access: Access) -> Option<String> {
+    let identities = config.identities();
+    match access {
+        Access::Shared | Access::Mapped if host.as_str() == "docker.io" && identities.shown() => Some(
+            "no client is ever asked for a login for docker.io, where dockerd would show the Hub's, so users of \
+             access.htpasswd and tokens get nothing from it: use certificates (server.tls.client_ca), or name an upstream \
+             otherwise, with url = \"https://registry-1.docker.io\", that is the default of a listener of its own, as in \
+             listen = [\"127.0.0.1:5001=hub.internal\"]"
+                .to_owned(),
+        ),
+        Access::PassThrough if identities.certificates && identities.shown() => Some(format!(
+            "who shows {host} a login of its own, and no certificate, gets nothing from it: with server.tls.client_ca \
+             beside access.htpasswd or [[access.oidc]] everybody has to say first who he is here, and one login is all \
+             that a client shows; have those clients show a certificate, or leave one of the two keys out"
+        )),
+        _ => None,
+    }
+}
+
+/// What is said of those whom grants name and who can never be there.
+fn nobody(config: &Config, typed: &file::Access) -> Vec<String> {
+    let identities = config.identities();
+    let lacking = [
+        ("user:", identities.passwords, "access.htpasswd is not set, so nobody has a password"),
+        ("cert:", identities.certificates, "server.tls.client_ca is not set, so nobody shows a certificate"),
+        ("oidc:", identities.tokens, "no [[access.oidc]] is set, so nobody has a token"),
+    ];
+    let mut warnings = Vec::new();
+    for (grant, Grant { name, .. }) in typed.grant.iter().zip(&config.callers.grants) {
+        for (kind, _, why) in lacking.iter().filter(|(_, is_there, _)| !is_there) {
+            let named = grant.who.iter().find(|who| who.starts_with(kind));
+            warnings.extend(named.map(|who| format!("grant {name}: {who:?} is for nobody: {why}")));
+        }
+    }
+    warnings
+}
+
 /// What is allowed and yet worth a second look.
 pub(super) fn warnings(config: &Config, file: &file::File) -> Vec<String> {
-    let mut warnings = Vec::new();
-    let (identities, exposed) = (config.identities(), exposed(&config.server));
+    let mut warnings = nobody(config, &file.access);
+    let (identities, rules, exposed) = (config.identities(), config.rules(), exposed(&config.server));
     let first = config.server.listen.first().map(ToString::to_string);
     let place = exposed.clone().or(first).unwrap_or_default();
     for upstream in &config.upstreams {
@@ -293,14 +341,10 @@ pub(super) fn warnings(config: &Config, file: &file::File) -> Vec<String> {
                     .to_owned(),
             );
         }
-        let asks = match upstream.access {
-            Access::PassThrough => true,
-            Access::Shared | Access::Mapped => identities.shown(),
-            Access::Public => false,
-        };
+        warnings.extend(no_login(config, host, upstream.access));
         let is_a_default =
             config.routes.default == *host || config.server.defaults.iter().flatten().any(|of| of == host);
-        if asks && !is_a_default {
+        if rules.asks_to_log_in(host) && !is_a_default {
             warnings.push(format!(
                 "dockerd and podman log in only at a listener whose default {host} is: \
                  listen = [\"127.0.0.1:5001={host}\"]"
