@@ -200,7 +200,10 @@ mod tests {
             assert_eq!(places(now).after(&places(before)), places(all), "{now} after {before}");
         }
         assert_eq!(together("a+b").to_string(), together("b+a").to_string());
-        assert!(Places::from(together("")).is_empty());
+        assert_ne!(together("a+b").to_string(), together("a").to_string());
+        assert_ne!(together("a").to_string(), together("").to_string());
+        assert!(Places::from(together("")).is_empty() && !places("a").is_empty());
+        assert!(together("").is_empty() && !together("a").is_empty());
     }
 
     #[test]
@@ -222,6 +225,8 @@ mod tests {
             assert_eq!(now.may_be_at(&name(upstream), &places(then)), same, "{upstream} {then}");
         }
         assert!(now.of(&name("b.example")).is_empty());
+        let all: Vec<_> = now.all().map(|(name, at)| (name.as_str(), at.clone())).collect();
+        assert_eq!(all, [("a.example", together("1+2"))]);
         let alone = now.with_alone(&name("a.example"), Place::of("2"));
         let may_be = |then| alone.may_be_at(&name("a.example"), &places(then));
         assert_eq!(["1", "2", "1+2", ""].map(may_be), [false, true, false, true]);
