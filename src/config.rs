@@ -277,7 +277,7 @@ pub struct Overrides {
 
 impl Config {
     /// Reads `path`, else the file that `REGISTRY_MIRROR_CONFIG` names, else the first that is there of
-    /// [`Config::places`], else no file; applies the environment and the flags; validates.
+    /// [`Config::places`], or may be there, else no file; applies the environment and the flags; validates.
     ///
     /// # Errors
     /// Everything that is wrong, together: an unreadable file, its syntax, unknown keys and
@@ -318,14 +318,16 @@ impl Config {
         overrides: &Overrides,
     ) -> Result<(document::Document, environment::Environment, Option<PathBuf>), ConfigError> {
         let env = environment::Environment::new(env);
-        let chosen = search::places(path, &env).into_iter().find(|place| place.used).map(|place| place.path);
-        let Some(path) = chosen else { return Ok((Config::laid(None, &env, overrides)?, env, None)) };
+        let chosen = search::places(path, &env).into_iter().find(|place| place.used);
+        let Some(Place { path, trouble, .. }) = chosen else {
+            return Ok((Config::laid(None, &env, overrides)?, env, None));
+        };
+        if let Some(why) = trouble {
+            return Err(search::unreadable(&path, &why).into());
+        }
         // What a shell hands over, `-c <(…)`, is a pipe: who typed it waits for it.
         let read = if path.starts_with("/dev") { std::fs::read_to_string(&path) } else { settings_text(&path) };
-        let text = read.map_err(|error| {
-            let place = path.display().to_string();
-            ConfigError::from(Problem::at(place, format!("cannot be read: {error}")))
-        })?;
+        let text = read.map_err(|error| ConfigError::from(search::unreadable(&path, &error.to_string())))?;
         Ok((Config::laid(Some((&path, &text)), &env, overrides)?, env, Some(path)))
     }
 

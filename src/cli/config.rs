@@ -86,6 +86,7 @@ fn paths(Paths { config, as_json }: &Paths) -> Result<Exit, Error> {
         path: place.path.display().to_string(),
         exists: place.exists,
         used: place.used,
+        trouble: place.trouble,
     });
     let valid = Config::load(config.as_deref(), environment()?, Overrides::default()).ok();
     let store = valid.as_ref().map(|config| config.store.path.display().to_string());
@@ -100,11 +101,13 @@ fn paths(Paths { config, as_json }: &Paths) -> Result<Exit, Error> {
 }
 
 fn described(ConfigPaths { files, store, admin_socket }: &ConfigPaths) -> String {
-    let state = |place: &FilePlace| match (place.used, place.exists) {
-        (true, true) => "read",
-        (true, false) => "named, and not there",
-        (false, true) => "not read",
-        (false, false) => "not there",
+    let state = |place: &FilePlace| match (&place.trouble, place.used, place.exists) {
+        (Some(why), true, _) => format!("to be read, and cannot be: {why}"),
+        (Some(why), false, _) => format!("not read, and could not be: {why}"),
+        (None, true, true) => "read".to_owned(),
+        (None, true, false) => "named, and not there".to_owned(),
+        (None, false, true) => "not read".to_owned(),
+        (None, false, false) => "not there".to_owned(),
     };
     let unknown = || "unknown, the configuration is not valid".to_owned();
     let mut lines: Vec<_> = files.iter().map(|place| format!("file    {}: {}", place.path, state(place))).collect();

@@ -2,11 +2,17 @@
 //!
 //! The one that is named counts, by a flag or else by `REGISTRY_MIRROR_CONFIG`, also if it is not there; else the
 //! first that is there of the user's and the system's.
+//!
+//! A place that cannot be looked at counts as one where it is: who may read what would be decided without it.
 
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Access, AtFlags, CWD};
+
 use super::environment::Environment;
+use super::problem::Problem;
 
 /// What all files are called.
 const NAME: &str = "registry-mirror/mirror.toml";
@@ -21,19 +27,76 @@ const STORE_OF_SERVICE: &str = "/var/cache/registry-mirror";
 pub struct Place {
     /// The file.
     pub path: PathBuf,
-    /// Whether there is something. What this user may not look for is not there.
+    /// Whether there is something, as far as this user may look.
     pub exists: bool,
     /// Whether it is the one that counts.
     pub used: bool,
+    /// Why it cannot be looked at, or not be read.
+    pub trouble: Option<String>,
+}
+
+impl Place {
+    fn at(path: PathBuf) -> Place {
+        let (exists, trouble) = match look_at(&path) {
+            Ok(exists) => (exists, may_read(&path).err()),
+            Err(error) => (false, Some(error)),
+        };
+        let trouble = trouble.map(|error| told(&path, &error));
+        Place { path, exists, used: false, trouble }
+    }
+
+    /// Whether a file is there, or may be.
+    fn is_taken(&self) -> bool {
+        self.exists || self.trouble.is_some()
+    }
+}
+
+/// Whether something is there. Only what nobody has made is not.
+fn look_at(path: &Path) -> io::Result<bool> {
+    let Err(error) = path.metadata() else { return Ok(true) };
+    if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+        return Err(error);
+    }
+    // The file, our folder, and the one in which all have theirs.
+    let is_cut = |path: &&Path| path.is_symlink() && path.metadata().is_err();
+    match path.ancestors().take(3).find(is_cut) {
+        Some(link) => Err(io::Error::other(format!("{} is a link that leads to nothing", link.display()))),
+        None => Ok(false),
+    }
+}
+
+/// Whether this user may read what is there. It is not opened: it may be a pipe.
+fn may_read(path: &Path) -> io::Result<()> {
+    match rustix::fs::accessat(CWD, path, Access::READ_OK, AtFlags::EACCESS).map_err(io::Error::from) {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// What the system says of it, with the folder that is closed.
+fn told(path: &Path, error: &io::Error) -> String {
+    let closed = |folder: &&Path| {
+        let may = rustix::fs::accessat(CWD, *folder, Access::EXEC_OK, AtFlags::EACCESS);
+        folder.is_dir() && may.is_err()
+    };
+    let closed = path.ancestors().skip(1).find(closed).filter(|_| error.kind() == io::ErrorKind::PermissionDenied);
+    closed.map_or_else(|| error.to_string(), |folder| format!("{error}: {} is closed to this user", folder.display()))
+}
+
+/// What there is to say of a file that counts and cannot be read.
+pub(super) fn unreadable(path: &Path, why: &str) -> Problem {
+    let hint = "a configuration that may be there is not passed over: let this user read it, take away what is in \
+                its place, or name another with -c FILE or $REGISTRY_MIRROR_CONFIG";
+    Problem::at(path.display().to_string(), format!("cannot be read: {why}")).hint(Some(hint.to_owned()))
 }
 
 /// All places, in the order in which they are looked at. At most one is used.
 pub(super) fn places(named: Option<&Path>, env: &Environment) -> Vec<Place> {
-    let place = |path: PathBuf| Place { exists: path.exists(), path, used: false };
-    let usual = env.config_folder().into_iter().chain([PathBuf::from(SYSTEM)]).map(|folder| place(folder.join(NAME)));
-    let named = named.map(Path::to_owned).into_iter().chain(env.config_file()).map(place);
+    let folders = env.config_folder().into_iter().chain([PathBuf::from(SYSTEM)]);
+    let usual = folders.map(|folder| Place::at(folder.join(NAME)));
+    let named = named.map(Path::to_owned).into_iter().chain(env.config_file()).map(Place::at);
     let (mut places, usual): (Vec<_>, Vec<_>) = (named.collect(), usual.collect());
-    let first = if places.is_empty() { usual.iter().position(|place| place.exists) } else { Some(0) };
+    let first = if places.is_empty() { usual.iter().position(Place::is_taken) } else { Some(0) };
     places.extend(usual);
     if let Some(first) = first {
         places[first].used = true;
@@ -96,6 +159,40 @@ mod tests {
         let (one, other) = (Path::new("/nonexistent/1"), Path::new("/nonexistent/2"));
         assert_eq!(used(None, &[("HOME", &home), ("REGISTRY_MIRROR_CONFIG", one)]).as_deref(), Some(one));
         assert_eq!(used(Some(other), &[("HOME", &home), ("REGISTRY_MIRROR_CONFIG", one)]).as_deref(), Some(other));
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_looked_at_is_not_passed_over() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (home, file) = (folder.path().join("home"), folder.path().join("home/.config").join(NAME));
+        let link = |target: &str, link: &Path| {
+            std::fs::create_dir_all(link.parent().expect("a folder")).expect("made");
+            std::os::unix::fs::symlink(target, link).expect("a link");
+        };
+        let at_home = || used(None, &[("HOME", &home)]);
+        let look = |path: &Path| Place::at(path.to_owned()).trouble;
+        for (taken, target, why) in [
+            (file.clone(), "mirror.toml", "Too many levels of symbolic links"),
+            (file.clone(), "/nonexistent/mirror.toml", "mirror.toml is a link that leads to nothing"),
+            (
+                folder.path().join("home/.config/registry-mirror"),
+                "away",
+                "registry-mirror is a link that leads to nothing",
+            ),
+            (folder.path().join("home/.config"), "away", ".config is a link that leads to nothing"),
+        ] {
+            link(target, &taken);
+            assert_eq!(at_home(), Some(file.clone()), "{why}");
+            let said = look(&file).expect("said");
+            assert!(said.contains(why), "{said}");
+            std::fs::remove_dir_all(&home).expect("removed");
+        }
+        let long = folder.path().join("x".repeat(300)).join(NAME);
+        assert!(look(&long).is_some_and(|why| why.contains("File name too long")));
+        // Homes of those who have none.
+        for home in ["/dev/null", "/nonexistent"] {
+            assert_eq!(used(None, &[("HOME", Path::new(home))]), None, "{home}");
+        }
     }
 
     #[test]

@@ -68,10 +68,12 @@ impl Document for ConfigPaths {
 pub struct FilePlace {
     /// The file.
     pub path: String,
-    /// Whether it is there.
+    /// Whether it is there, as far as this user may look.
     pub exists: bool,
     /// Whether it is the one that is read.
     pub used: bool,
+    /// Why it cannot be looked at, or not be read.
+    pub trouble: Option<String>,
 }
 
 /// What came of reading the settings again.

@@ -116,6 +116,33 @@ async fn what_root_writes_into_the_store_of_a_service_the_service_can_read() {
 }
 
 #[test]
+fn a_configuration_that_is_closed_to_the_service_is_not_passed_over() {
+    if !may_mount() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let made = "mount -t tmpfs -o mode=755 none /etc; mkdir -p /etc/registry-mirror $HOME/.config/registry-mirror
+        install -d -o 65534 store; export REGISTRY_MIRROR_STORE_PATH=$PWD/store
+        as() { setpriv --reuid=65534 --regid=65534 --clear-groups timeout 9 $MIRROR \"$@\" && echo code 0 || echo code $?; };";
+    let each =
+        "as check; as serve --listen 127.0.0.1:0 --admin 127.0.0.1:0; as config show; as why try:1; as ready try:1";
+    for (closed, file, hides) in [
+        ("/etc/registry-mirror", "/etc/registry-mirror/mirror.toml", "echo >/etc/registry-mirror/mirror.toml"),
+        ("/etc/registry-mirror", "/etc/registry-mirror/mirror.toml", "true"),
+        ("$HOME/.config", "home/.config/registry-mirror/mirror.toml", "echo >/etc/registry-mirror/mirror.toml"),
+    ] {
+        let text = format!("{made} {hides}; chmod 750 {closed}; {each}; as config paths");
+        let (said, _) = script(folder.path(), &text);
+        let told = format!("{file}: cannot be read: Permission denied (os error 13): ");
+        assert_eq!((said.matches("code 2").count(), said.matches(&told).count()), (5, 5), "{said}");
+        assert!(said.contains("is closed to this user") && said.contains("to be read, and cannot be"), "{said}");
+        let text = format!("{made} {hides}; chmod 755 {closed}; as check");
+        assert!(script(folder.path(), &text).0.contains("code 0"));
+    }
+}
+
+#[test]
 fn commands_that_read_the_file_of_the_service_use_its_store() {
     if !may_mount() {
         return;

@@ -111,3 +111,42 @@ fn the_schema_is_for_editors() {
     assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
     assert_eq!(json("config schema", &[])["$defs"], schema["$defs"]);
 }
+
+#[test]
+fn a_file_that_cannot_be_looked_at_is_not_passed_over_by_any_command() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join(".config/registry-mirror/mirror.toml");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    for (target, why) in [("mirror.toml", "Too many levels"), ("/nonexistent/x", "is a link that leads to nothing")] {
+        std::os::unix::fs::symlink(target, &file).unwrap();
+        for command in [
+            "check",
+            "serve",
+            "config show",
+            "doctor",
+            "ready app",
+            "why app",
+            "images",
+            "reload",
+            "gc",
+            "page",
+            "store test",
+        ] {
+            let (code, out, err) = run(command, &[("HOME", home.path())]);
+            let expected = if command == "doctor" { 1 } else { 2 };
+            let said = out + &err;
+            assert_eq!(code, expected, "{command}: {said}");
+            assert!(said.contains(&file.display().to_string()) && said.contains(why), "{command}: {said}");
+            assert!(said.contains("or name another with -c FILE"), "{command}: {said}");
+        }
+        let paths = json("config paths", &[("HOME", home.path())]);
+        let place = &paths["files"][0];
+        assert_eq!((&place["used"], &place["exists"], &paths["store"]), (&true.into(), &false.into(), &Value::Null));
+        assert!(place["trouble"].as_str().is_some_and(|said| said.contains(why)), "{paths}");
+        let (_, out, _) = run("config paths", &[("HOME", home.path())]);
+        assert!(out.contains("mirror.toml: to be read, and cannot be: ") && out.contains(why), "{out}");
+        // Another that is named counts.
+        assert_eq!(run("check -c /dev/null", &[("HOME", home.path())]).0, 0);
+        fs::remove_file(&file).unwrap();
+    }
+}
