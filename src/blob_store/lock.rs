@@ -9,10 +9,15 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::format::{self, Refusal};
 use super::unusable::Unusable;
 use crate::small_file::{self, InTheWay};
+
+/// So often, and so long apart, a lock is asked for that is shared by who looks whether somebody has it.
+const LOOKS: u32 = 100;
+const A_LOOK: Duration = Duration::from_millis(1);
 
 /// The right to use a store, until dropped.
 #[derive(Debug)]
@@ -81,7 +86,7 @@ impl StoreLock {
             result => result,
         }
         .map_err(failed)?;
-        match file.try_lock() {
+        match lock_between_looks(&file, || std::thread::sleep(A_LOOK)) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 return Err(LockError::Held { path: root.to_owned(), process: read_process(&mut file) });
@@ -101,17 +106,44 @@ impl StoreLock {
     }
 }
 
-/// The process that holds the lock of the store below `root`, as far as can be told without asking for the lock.
+/// Takes the lock. Who only looks whether somebody has it shares it for a moment, and is in nobody's way.
+fn lock_between_looks(file: &File, mut wait: impl FnMut()) -> Result<(), TryLockError> {
+    for _ in 0..LOOKS {
+        let taken = file.try_lock();
+        if !matches!(taken, Err(TryLockError::WouldBlock)) {
+            return taken;
+        }
+        // Refused where a store is in use; else it was a look, which is over by now.
+        file.try_lock_shared()?;
+        wait();
+    }
+    Err(TryLockError::WouldBlock)
+}
+
+/// Whether a process has the lock of the store below `root`. What the file says is left over by who is gone, and in
+/// another container the same number is somebody else. So the kernel is asked, without keeping what it gives.
+pub fn is_held(root: &Path) -> bool {
+    let Ok(mut file) = small_file::open(OpenOptions::new().read(true), &root.join("lock")) else { return false };
+    match file.try_lock_shared() {
+        Ok(()) => false,
+        Err(TryLockError::WouldBlock) => true,
+        // Where there are no locks, what the file says is all that is known.
+        Err(TryLockError::Error(_)) => {
+            read_process(&mut file).is_some_and(|process| Path::new("/proc").join(process.to_string()).exists())
+        }
+    }
+}
+
+/// The process that holds the lock of the store below `root`, by its own word.
 pub fn holder(root: &Path) -> Option<u32> {
-    let process = read_process(&mut small_file::open(OpenOptions::new().read(true), &root.join("lock")).ok()?)?;
-    Path::new("/proc").join(process.to_string()).exists().then_some(process)
+    let said = || read_process(&mut small_file::open(OpenOptions::new().read(true), &root.join("lock")).ok()?);
+    is_held(root).then(said)?
 }
 
 /// The Unix socket where that process takes orders, as far as it has said so.
 pub fn socket_of_holder(root: &Path) -> Option<PathBuf> {
-    holder(root)?;
-    let text = String::from_utf8(small_file::read(&root.join("lock"), format::LONGEST_LOCK).ok()?).ok()?;
-    text.lines().nth(1).map(PathBuf::from)
+    let text = || String::from_utf8(small_file::read(&root.join("lock"), format::LONGEST_LOCK).ok()?).ok();
+    is_held(root).then(text)??.lines().nth(1).map(PathBuf::from)
 }
 
 fn read_process(file: &mut File) -> Option<u32> {
@@ -119,4 +151,42 @@ fn read_process(file: &mut File) -> Option<u32> {
     file.take(16).read_to_end(&mut text).ok()?;
     let line = text.split(|byte| *byte == b'\n').next()?;
     std::str::from_utf8(line).ok()?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_is_in_use_where_its_lock_is_taken_whatever_the_file_says() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (root, path) = (folder.path(), folder.path().join("lock"));
+        let ours = std::process::id();
+        for left in [String::new(), "1\n".to_owned(), format!("{ours}\n/run/mirror.sock\n")] {
+            std::fs::write(&path, &left).expect("written");
+            let found = (is_held(root), holder(root), socket_of_holder(root));
+            assert_eq!(found, (false, None, None), "{left:?} is left over");
+        }
+        let lock = StoreLock::acquire(root).expect("nobody has it");
+        lock.say_where(Path::new("/run/mirror.sock"));
+        assert_eq!((holder(root), socket_of_holder(root)), (Some(ours), Some("/run/mirror.sock".into())));
+        // A full disk took what it said.
+        std::fs::write(&path, "").expect("written");
+        assert_eq!((is_held(root), holder(root)), (true, None));
+        assert!(matches!(StoreLock::acquire(root), Err(LockError::Held { .. })));
+        drop(lock);
+        assert!(!is_held(root));
+    }
+
+    #[test]
+    fn who_looks_whether_a_store_is_in_use_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().expect("a folder");
+        drop(StoreLock::acquire(folder.path()).expect("made"));
+        let look = File::open(folder.path().join("lock")).expect("opens");
+        look.lock_shared().expect("nobody has it");
+        let lock = File::options().write(true).open(folder.path().join("lock")).expect("opens");
+        let mut looks = Some(look);
+        assert!(lock_between_looks(&lock, || drop(looks.take())).is_ok());
+        assert!(looks.is_none() && is_held(folder.path()));
+    }
 }

@@ -120,7 +120,7 @@ fn of_another(wanted: &Wanted) -> Checkup {
 
 /// Whether a process of this machine has the store.
 pub fn has_daemon(config: &Config) -> bool {
-    lock::holder(&config.store.path).is_some()
+    lock::is_held(&config.store.path)
 }
 
 /// Whether nobody named it, and nothing came from it so far.

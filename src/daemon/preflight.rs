@@ -215,7 +215,7 @@ fn look_at_pace(config: &Config, found: &mut Findings) {
 
 /// The addresses that serve could not listen on, unless a daemon runs on this store, which has them.
 pub(super) fn taken(config: &Config) -> Vec<(SocketAddr, Errno)> {
-    if lock::holder(&config.store.path).is_some() {
+    if lock::is_held(&config.store.path) {
         return Vec::new();
     }
     let server = &config.server;
