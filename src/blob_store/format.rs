@@ -106,7 +106,7 @@ impl Refusal {
 /// What a store says of its format.
 #[derive(Debug, PartialEq, Eq)]
 enum Mark {
-    /// Nothing.
+    /// Nothing, or what a loss of power left of ours.
     Missing,
     /// It has ours.
     Ours,
@@ -237,15 +237,24 @@ fn read_mark(said: &[u8]) -> Mark {
     if number > FORMAT {
         return Mark::Newer(number);
     }
+    if is_cut(said) {
+        return Mark::Missing;
+    }
     let words = said.strip_prefix("\u{feff}".as_bytes()).unwrap_or(said).trim_ascii_start();
     let names_us = words.get(..US.len()).is_some_and(|word| word.eq_ignore_ascii_case(US));
     Mark::Unclear { said: told(said), names_us }
 }
 
+/// Whether this is what a loss of power leaves of our mark: its beginning, zeros, or nothing. Nobody wrote that.
+fn is_cut(said: &[u8]) -> bool {
+    let written = said.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    let whole = format!("{PREFIX}{FORMAT}\n");
+    written < whole.len() && said.get(..written).is_some_and(|beginning| whole.as_bytes().starts_with(beginning))
+}
+
 /// What was read, so that it can be shown.
 fn told(said: &[u8]) -> String {
     match said.get(..SHOWN) {
-        _ if said.is_empty() => "it is empty".to_owned(),
         Some(beginning) if said.len() > SHOWN => format!("it begins with \"{}\"", beginning.escape_ascii()),
         _ => format!("it says \"{}\"", said.escape_ascii()),
     }
@@ -327,6 +336,25 @@ mod tests {
     }
 
     #[test]
+    fn what_a_loss_of_power_leaves_of_a_mark_is_written_anew() {
+        let whole = format!("{PREFIX}{FORMAT}\n");
+        let cut = (0..whole.len()).flat_map(|length| {
+            let beginning = &whole[..length];
+            [beginning.to_owned(), format!("{beginning:\0<31}"), format!("{beginning}\0")]
+        });
+        for left in cut.chain(["\0".repeat(4096)]) {
+            let store = folder(&[("format", &left), ("lock", "4711\n"), ("oci-layout", ""), ("blobs/", "")]);
+            examine(store.path()).unwrap_or_else(|refusal| panic!("{left:?}: {refusal}"));
+            super::mark(store.path());
+            assert_eq!(fs::read_to_string(store.path().join("format")).expect("reads"), whole, "{left:?}");
+            // It makes nobody else's folder ours.
+            let theirs = folder(&[("format", &left), ("notes.txt", "")]);
+            assert!(matches!(examine(theirs.path()), Err(Refusal::Foreign { .. })), "{left:?}");
+        }
+        assert!(matches!(read_mark(b"registry-mirror store format 1\n\0"), Mark::Unclear { .. }));
+    }
+
+    #[test]
     fn a_mark_that_no_version_wrote_is_refused_shown_and_left_alone() {
         let long = format!("registry-mirror store format 1\n{}", "x".repeat(20 << 20));
         let cut = format!("begins with \"registry-mirror store format 1\\n{}\"", "x".repeat(SHOWN - 31));
@@ -336,7 +364,6 @@ mod tests {
             ("registry-mirror store format +2\n", "format +2"),
             ("registry-mirror store format -1\n", "format -1"),
             ("registry-mirror store format 0\n", "format 0"),
-            ("registry-mirror store format 1", "format 1\""),
             ("registry-mirror store format 1 x\n", "format 1 x"),
             ("registry-mirror store format 01\n", "format 01"),
             ("registry-mirror store format 1\nregistry-mirror store format 2\n", "format 1\\nregistry-mirror"),
@@ -344,7 +371,6 @@ mod tests {
             ("\u{feff}registry-mirror store format 1\n", "\\xef\\xbb\\xbfregistry-mirror"),
             ("\nregistry-mirror store format 2\n", "\"\\nregistry-mirror"),
             ("Registry-Mirror Store Format 1\n", "Registry-Mirror"),
-            ("", "it is empty"),
             ("\u{1b}[2J", "\"\\x1b[2J\""),
             (&long, &cut),
         ] {
