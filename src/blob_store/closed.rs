@@ -1,10 +1,13 @@
-//! What of a store is closed to who works in it: mostly what somebody else left there, root most of all.
+//! What of a store is closed to who works in it: mostly what somebody else left there, root most of all; or what stands
+//! in the place of a folder.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, AtFlags, CWD};
+
+use crate::small_file::InTheWay;
 
 /// So many names are looked at where somebody waits for it.
 pub const A_FEW: usize = 20_000;
@@ -54,7 +57,10 @@ impl Closed {
 /// is not closed. Nothing is opened or written.
 pub fn first(root: &Path, at_most: usize) -> Option<Closed> {
     for (part, access, is_needed) in KNOWN {
-        if let Some(error) = refused(&root.join(part), access) {
+        let path = root.join(part);
+        // A pipe has no right that a folder wants.
+        let taken = (access == ALL).then(|| InTheWay::of_folder(&path)).flatten().map(io::Error::from);
+        if let Some(error) = taken.or_else(|| refused(&path, access)) {
             return Some(Closed { part: part.into(), error, is_needed });
         }
     }

@@ -8,6 +8,7 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use super::unusable::quoted;
 use crate::oci::Algorithm;
 use crate::small_file::{self, InTheWay};
 use crate::staged;
@@ -92,8 +93,7 @@ impl Refusal {
             Refusal::Foreign { .. } | Refusal::NotAFolder(_) => "choose another folder for the store".to_owned(),
             Refusal::Newer { .. } => "use the newer version again, or choose another store".to_owned(),
             Refusal::Unclear { mark, .. } => {
-                let (mark, aside) = (mark.display(), mark.with_file_name(format!(".{MARK}")));
-                let aside = aside.display();
+                let (mark, aside) = (quoted(mark), quoted(&mark.with_file_name(format!(".{MARK}"))));
                 format!(
                     "if this version or an older one used the store last, move that away, and it is written anew: mv {mark} \
                      {aside}; else use the version that wrote it, or choose another store"

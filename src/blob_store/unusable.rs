@@ -70,21 +70,24 @@ impl Unusable {
         Unusable { foreign, ..unusable }
     }
 
-    /// What root types to give all of it to this user.
+    /// What root types to give all of it to this user, or to move away what stands in its place.
     pub fn giving(&self) -> String {
+        if let Some(InTheWay { path, .. }) = InTheWay::in_error(&self.source) {
+            return format!("mv {} ELSEWHERE", quoted(path));
+        }
         let Ids { uid, gid, .. } = self.us;
         // Where a link leads there, it is not the link that is to be given.
         let slash = if self.path.is_symlink() { "/" } else { "" };
-        format!("chown -R {uid}:{gid} {}{slash}", self.path.display())
+        format!("chown -R {uid}:{gid} {}{slash}", quoted(&self.path))
     }
 
     /// What to do.
     pub fn hint(&self) -> Option<String> {
         if let Some(InTheWay { path, .. }) = InTheWay::in_error(&self.source) {
-            let path = path.display();
+            let path = quoted(path);
             return Some(format!("move that away, and what belongs there is made anew: mv {path} ELSEWHERE"));
         }
-        let (path, Ids { uid, gid, .. }) = (self.path.display(), self.us);
+        let (path, Ids { uid, gid, .. }) = (quoted(&self.path), self.us);
         Some(match self.kind()? {
             Kind::Denied if self.foreign.is_some() => format!(
                 "run this as that user, or give it to this one: {}; of a container's volume: podman \
@@ -121,6 +124,13 @@ impl Unusable {
             _ => return None,
         })
     }
+}
+
+/// A path as it is typed in a shell.
+pub fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
 }
 
 /// What is known to be wrong.
@@ -183,6 +193,20 @@ mod tests {
             let said = said(errno, foreign);
             assert!(expected.iter().all(|part| said.contains(part)), "{said}");
             assert_eq!(said.contains("belongs to"), errno == Errno::ACCESS && foreign.is_some(), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_told_as_it_is_typed() {
+        for (path, typed) in [
+            ("/var/cache/registry-mirror", "/var/cache/registry-mirror"),
+            ("/srv/my store", "'/srv/my store'"),
+            ("/srv/$(id)", "'/srv/$(id)'"),
+            ("/srv/it's", "'/srv/it'\\''s'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), typed);
+            let giving = Unusable::new(Path::new(path), Errno::ACCESS.into()).giving();
+            assert!(giving.ends_with(&format!(" {typed}")), "{giving}");
         }
     }
 

@@ -10,13 +10,14 @@ use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, StatxFlags, Uid};
 use rustix::process::{getegid, geteuid, getgroups};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, set_capabilities, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
 };
 
+use crate::blob_store::unusable::quoted;
 use crate::blob_store::{format, lock};
 use crate::documents::{Code, Error};
 
@@ -28,6 +29,14 @@ const DEEPEST: usize = 300;
 pub(super) struct Owner {
     uid: Uid,
     gid: Gid,
+}
+
+/// Where something is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Mount {
+    device: u64,
+    /// A part of a file system may be mounted in it a second time. Older kernels do not say so.
+    id: Option<u64>,
 }
 
 /// What root keeps of his rights.
@@ -66,18 +75,18 @@ impl Owner {
     /// Gives him what root left in his store, as earlier versions did, where no daemon has it; how many names that were.
     /// What is not of the store stays whose it is.
     pub(super) fn give_back(self, store: &Path) -> usize {
-        if format::examine(store).is_err() || lock::holder(store).is_some() {
+        if format::examine(store).is_err() || lock::is_held(store) {
             return 0;
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(store, flags, Mode::empty());
-        let of_device = opened.and_then(|folder| Ok((rustix::fs::fstat(&folder)?.st_dev, folder)));
-        of_device.map_or(0, |(device, folder)| self.give_below(&folder, device, DEEPEST))
+        let of_mount = opened.and_then(|folder| Ok((Mount::of(&folder)?, folder)));
+        of_mount.map_or(0, |(mount, folder)| self.give_below(&folder, mount, DEEPEST))
     }
 
-    /// No link is followed, and no other file system entered. A file with a second name stays root's: who lays one here
+    /// No link is followed, and nothing entered that is mounted there. A file with a second name stays root's: who lays one here
     /// must not be given what it is elsewhere.
-    fn give_below(self, folder: &OwnedFd, device: u64, depth: usize) -> usize {
+    fn give_below(self, folder: &OwnedFd, mount: Mount, depth: usize) -> usize {
         let Ok(entries) = Dir::read_from(folder) else { return 0 };
         let names = entries.flatten().map(|entry| entry.file_name().to_owned());
         let mut given = 0;
@@ -93,7 +102,7 @@ impl Owner {
             let Ok(found) = rustix::fs::fstat(&part) else { continue };
             let kind = FileType::from_raw_mode(found.st_mode);
             let is_ours = kind == FileType::Directory || kind == FileType::RegularFile && found.st_nlink == 1;
-            if !is_ours || found.st_dev != device {
+            if !is_ours || Mount::of(&part) != Ok(mount) {
                 continue;
             }
             if found.st_uid == 0
@@ -106,7 +115,7 @@ impl Owner {
                 && let Some(depth) = depth.checked_sub(1)
                 && let Ok(below) = rustix::fs::openat(&part, ".", flags, Mode::empty())
             {
-                given += self.give_below(&below, device, depth);
+                given += self.give_below(&below, mount, depth);
             }
         }
         given
@@ -166,6 +175,14 @@ impl Owner {
     }
 }
 
+impl Mount {
+    fn of(opened: &OwnedFd) -> rustix::io::Result<Mount> {
+        let said = rustix::fs::statx(opened, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok();
+        let said = said.filter(|said| said.stx_mask & StatxFlags::MNT_ID.bits() != 0);
+        Ok(Mount { device: rustix::fs::fstat(opened)?.st_dev, id: said.map(|said| said.stx_mnt_id) })
+    }
+}
+
 impl Reached {
     /// How the owner comes to `folder`, by the usual way or else by the one that root has opened for him: the folders
     /// above that of a user who is made up are root's alone.
@@ -183,12 +200,15 @@ impl Reached {
     }
 }
 
-/// An error as it is about the store by its own name.
+/// An error as it is about the store by its own name. What there is to do is typed.
 pub(super) fn by_its_name(error: Error, reached: &Path, store: &Path) -> Error {
-    let (reached, store) = (reached.display().to_string(), store.display().to_string());
+    if reached == store {
+        return error;
+    }
+    let (reached, typed, store) = (reached.display().to_string(), quoted(store), store.display().to_string());
     Error {
         message: error.message.replace(&reached, &store),
-        hint: error.hint.map(|hint| hint.replace(&reached, &store)),
+        hint: error.hint.map(|hint| hint.replace(&reached, &typed)),
         ..error
     }
 }

@@ -56,6 +56,8 @@ pub struct OpenedStore {
     /// In whose name all of it is done, where that is somebody else.
     owner: Option<Owner>,
     folder: Reached,
+    /// What it is called.
+    name: PathBuf,
     /// Dropped after all the others, of which an index writes when it is.
     to_the_end: Option<InHisName>,
 }
@@ -117,7 +119,8 @@ impl OpenedStore {
         let budget = settings::budget(&as_reached).map_err(failed)?;
         let places = Arc::new(upstreams::places(config, FirstLook::Passing));
         let stores = Stores { blobs, ingests, metadata, places, clock: Arc::new(SystemClock) };
-        Ok(OpenedStore { stores, budget, _lock: lock, runtime, owner, folder, to_the_end: None })
+        let name = config.store.path.clone();
+        Ok(OpenedStore { stores, budget, _lock: lock, runtime, owner, folder, name, to_the_end: None })
     }
 
     fn as_its_owner(&self) -> Result<Option<InHisName>, Error> {
@@ -183,10 +186,11 @@ impl OpenedStore {
     fn with_advice(&self, error: Error) -> Error {
         let path = &self.folder.path;
         let closed = if error.hint.is_none() { closed::first(path, closed::A_FEW) } else { None };
-        let Some(closed) = closed else { return error };
+        let Some(closed) = closed else { return by_its_name(error, path, &self.name) };
         let unusable = Unusable::of(path, closed);
         let whose = unusable.whose().map(|whose| format!("{whose}; ")).unwrap_or_default();
-        error.with_hint(format!("{whose}as root: {}", unusable.giving()))
+        let advised = error.with_hint(format!("{whose}as root: {}", unusable.giving()));
+        by_its_name(advised, path, &self.name)
     }
 
     /// What is stored.

@@ -79,7 +79,9 @@ fn root_gives_back_what_he_left_and_nothing_else() {
     }
     let folder = ground();
     // A second name of a file of root's, a link, and a name that is not of a store.
+    // Nor is what its last process wrote into the lock a daemon: in a container each is process 1.
     let made = "$MIRROR import bundle.tar >said 2>&1; chown -R root:root store/repositories store/metadata; chown root store/lock
+        echo 1 >store/lock
         ln roots/victim store/blobs/sha256/second; ln -s $PWD/roots/folder store/repositories/link
         echo mine >store/notes; chmod 600 store/notes; ls -ln store/notes >before-notes; look >before;";
     let looked = "look >after; diff before after; ls -ln store/notes | diff before-notes -
@@ -92,6 +94,13 @@ fn root_gives_back_what_he_left_and_nothing_else() {
         let (said, _) = with_links(folder.path(), &format!("{made} {line}; {looked}"));
         assert_eq!(said, "0\n", "{line}");
     }
+    // A bind mount is of the same file system, and of somebody else.
+    let (said, _) = with_links(
+        folder.path(),
+        "$MIRROR import bundle.tar >said 2>&1; mkdir store/quarantine bound; echo x >bound/secret; mount --bind bound store/quarantine
+        chown root store/repositories; $MIRROR why try:1 >said 2>&1; stat -c %u bound bound/secret store/repositories; umount store/quarantine",
+    );
+    assert_eq!(said, "0\n0\n65534\n");
     // While a daemon has it, and where it is no store, nothing is given away.
     let (said, _) = with_links(
         folder.path(),
@@ -99,4 +108,45 @@ fn root_gives_back_what_he_left_and_nothing_else() {
         ls -ln theirs | diff said - && echo as it was",
     );
     assert!(said.ends_with("as it was\n"), "{said}");
+}
+
+#[test]
+fn the_command_that_is_told_names_the_store_as_it_is_typed() {
+    if !may_mount() {
+        return;
+    }
+    let folder = ground();
+    // The way to it is root's alone, as to a store of a user who is made up. What is in it is of a third.
+    let path = folder.path().join("of root/st$(id)ore");
+    let text = "s='of root/st$(id)ore'; export REGISTRY_MIRROR_CACHE_MODE=offline REGISTRY_MIRROR_STORE_PATH=\"$PWD/$s\"
+        install -d -m 700 'of root'; install -d -m 700 -o 65534 -g 65534 \"$s\"; $MIRROR import bundle.tar >said 2>&1
+        chown -R 1000:1000 \"$s/repositories/docker.io\"; chmod 700 \"$s/repositories/docker.io\"
+        for line in 'why try:1' 'why try:1 --json' 'export try:1 -o x.tar' check doctor; do $MIRROR $line 2>&1 | grep chown || echo nothing of $line; done";
+    let (said, _) = with_links(folder.path(), text);
+    let lines: Vec<_> = said.lines().collect();
+    // As JSON it is said twice.
+    assert_eq!(lines.len(), 6, "{said}");
+    for line in lines {
+        assert!(!line.contains("/proc/self") && line.contains(&path.display().to_string()), "{line}");
+        assert!(line.contains(&format!("as root: chown -R 65534:65534 '{}'", path.display())), "{line}");
+    }
+}
+
+#[test]
+fn what_stands_in_the_place_of_a_folder_is_named() {
+    if !may_mount() {
+        return;
+    }
+    let folder = ground();
+    for part in ["metadata", "usage", "quarantine"] {
+        let text = format!(
+            "$MIRROR import bundle.tar >said 2>&1; rm -rf store/{part}; as mkfifo -m 600 store/{part}
+            export REGISTRY_MIRROR_CACHE_MODE=offline; as $MIRROR check; as $MIRROR doctor || true; $MIRROR doctor || true; as timeout 3 $MIRROR serve --listen 127.0.0.1:0 --admin 127.0.0.1:0 || true"
+        );
+        let (said, _) = with_links(folder.path(), &text);
+        // A daemon moves what is no index away by itself.
+        let told = format!("{}/store/{part} is a pipe, and no folder", folder.path().display());
+        assert!(said.matches(&told).count() >= 3 && !said.contains("chown"), "{part}: {said}");
+        assert!(said.contains(&format!("mv {}/store/{part} ELSEWHERE", folder.path().display())), "{part}: {said}");
+    }
 }

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use rustix::fs::{StatVfsMountFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::super::owner::{Keeping, Owner};
+use super::super::owner::{Keeping, Owner, Reached, by_its_name};
 use crate::blob_store::closed;
 use crate::blob_store::unusable::Unusable;
 use crate::config;
 use crate::doctor::Disk;
 use crate::doctor::store::{Closed, Kind, Space, Times, Unwritable};
+use crate::documents::{Code, Error};
 
 /// A disk that takes longer is no disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,7 +38,7 @@ pub(super) fn disk(store: &config::Store) -> Disk {
         _ if !there => in_time(at.to_owned(), Keeping::Reading, make).and(Err(Unwritable::Absent)),
         _ => in_time(path.clone(), Keeping::Reading, write),
     };
-    let closed = if there { in_time(path.clone(), Keeping::Nothing, closed_part).ok().flatten() } else { None };
+    let closed = if there { closed_to_its_owner(path) } else { None };
     let attributes = written.as_ref().ok().map(|(_, attributes)| *attributes);
     Disk {
         path: path.clone(),
@@ -104,6 +105,16 @@ fn unwritable(error: io::Error) -> Unwritable {
         Some(Errno::ACCESS | Errno::PERM) => Unwritable::Denied,
         _ => Unwritable::Other(error.to_string()),
     }
+}
+
+/// The same by the name of the store, wherever he comes to it.
+fn closed_to_its_owner(store: &Path) -> Option<Closed> {
+    let reached = Reached::by(Owner::to_write_for(store), store).ok()?;
+    let Closed { part, why, giving } = in_time(reached.path.clone(), Keeping::Nothing, closed_part).ok()??;
+    let told = Error { hint: Some(giving), ..Error::new(Code::Failed, why) };
+    let told = by_its_name(told, &reached.path, store);
+    let part = part.strip_prefix(&reached.path).map_or(part.clone(), |below| store.join(below));
+    Some(Closed { part, why: told.message, giving: told.hint.unwrap_or_default() })
 }
 
 /// What of it its owner cannot use. That he cannot come to it at all is told by who writes to it.

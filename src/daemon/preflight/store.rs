@@ -22,6 +22,9 @@ use crate::small_file::InTheWay;
 /// What of a store this user may have to make files in.
 const FOLDERS: [&str; 6] = ["", "blobs", "blobs/sha256", "repositories", "ingest", "metadata"];
 
+/// The folders without which it serves all the same.
+const OPTIONAL: [&str; 3] = ["metadata", "usage", "quarantine"];
+
 /// Whether the folder can be used, or made.
 pub(super) fn look_at_folder(store: &Store, found: &mut Findings) {
     let path = &store.path;
@@ -42,6 +45,10 @@ pub(super) fn look_at_folder(store: &Store, found: &mut Findings) {
     }
     if let Some(it) = in_the_way(store) {
         return found.warn(format!("the store {} cannot be used: {it}", path.display()));
+    }
+    if let Some(it) = OPTIONAL.into_iter().find_map(|part| InTheWay::of_folder(&path.join(part))) {
+        let what = "can be used, and what cannot is asked for anew";
+        return found.warn(format!("not all of the store {} {what}: {it}", path.display()));
     }
     match closed_to_its_owner(path, there) {
         Ok(told) => found.warnings.extend(told),
@@ -69,8 +76,9 @@ fn closed_to_its_owner(store: &Path, there: &Path) -> Result<Option<String>, Err
     };
     let whose = unusable.whose().map(|whose| format!("; {whose}")).unwrap_or_default();
     let giving = (is_denied && !whose.is_empty()).then(|| format!("; as root: {}", unusable.giving()));
-    let told = Error::new(Code::Failed, told + &whose + &giving.unwrap_or_default());
-    Ok(Some(by_its_name(told, &reached.path, there).message))
+    let told = Error { hint: giving, ..Error::new(Code::Failed, told + &whose) };
+    let told = by_its_name(told, &reached.path, there);
+    Ok(Some(told.message + &told.hint.unwrap_or_default()))
 }
 
 /// What of it this user cannot use, where it is a store, or where one begins to be made.
