@@ -107,6 +107,21 @@ impl From<io::Error> for StoreError {
     }
 }
 
+/// Why something that is stored is not opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// It cannot be what its digest says.
+    Damaged(String),
+    /// It may be, and who works here cannot read it.
+    Closed(String),
+}
+
+impl Flaw {
+    fn set_aside() -> Flaw {
+        Flaw::Damaged("it was set aside".to_owned())
+    }
+}
+
 /// Holds verified content.
 #[async_trait]
 pub trait BlobStore: Send + Sync + 'static {
@@ -144,6 +159,11 @@ pub trait BlobStore: Send + Sync + 'static {
     /// Whether there is something under a digest that cannot be it, so that it is not opened, or nothing because
     /// it was set aside. Blocks for as long as it takes to open a file.
     fn is_damaged(&self, digest: &Digest) -> bool;
+
+    /// Why what is under a digest is not opened; `None` where it is, or nothing is there. Blocks as long.
+    fn flaw(&self, digest: &Digest) -> Option<Flaw> {
+        self.is_damaged(digest).then(Flaw::set_aside)
+    }
 
     /// Deletes for good what was set aside.
     ///

@@ -26,7 +26,7 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::ingest::Ingest;
-use super::{BlobStore, Content, Source, StoreError, Usage, key_of};
+use super::{BlobStore, Content, Flaw, Source, StoreError, Usage, key_of};
 use crate::oci::{Algorithm, Digest};
 use crate::owed::Owed;
 use crate::small_file::{self, InTheWay, make_folder};
@@ -164,6 +164,15 @@ impl BlobStore for LocalBlobStore {
 
     fn is_damaged(&self, digest: &Digest) -> bool {
         self.0.look(digest).map_or(true, |found| found.is_none() && self.0.known.read().aside.contains(digest))
+    }
+
+    fn flaw(&self, digest: &Digest) -> Option<Flaw> {
+        match self.0.look(digest) {
+            Err(Damage::Unreadable(error)) => Some(Flaw::Closed(error.to_string())),
+            Err(damage) => Some(Flaw::Damaged(damage.to_string())),
+            Ok(None) => self.0.known.read().aside.contains(digest).then(Flaw::set_aside),
+            Ok(Some(_)) => None,
+        }
     }
 
     fn is_unproven(&self, digest: &Digest) -> bool {

@@ -66,13 +66,15 @@ async fn ask(bucket: &Bucket) -> Result<(), Trouble> {
 /// The same, with what cannot be carried however long it takes.
 async fn without_lost(raising: &Raising, mirror: &Mirror, mut told: Carried) -> Carried {
     let lost = raising.lost();
-    let count = lost.len() as u64;
+    let (count, unlisted) = (lost.len() as u64, raising.unlisted());
+    (told.total, told.done) = (told.total + unlisted, told.done + unlisted);
     told.done = told.done.saturating_sub(count);
     told.failed += count;
     told.damaged = lost.values().filter(|why| matches!(why, Lost::Damaged(_))).count() as u64;
     for (key, why) in lost.into_iter().take(Carried::MOST_PROBLEMS) {
         let left = match why {
             Lost::Damaged(what) => Left::Damaged(what),
+            Lost::Closed(why) => Left::Closed(why),
             Lost::Missing => Left::Missing,
         };
         told.problems.push(mirror.not_carried(Direction::Push, key, left).await);

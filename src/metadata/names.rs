@@ -15,6 +15,8 @@ pub(super) const PINS: &str = "_pins";
 pub(super) const FROZEN: &str = "_frozen";
 /// Lists that upstreams gave.
 pub(super) const LISTS: &str = "_lists";
+/// How much of the hash of a question stands in the name of a list.
+const QUESTION: usize = 32;
 
 /// The folder of a repository.
 pub fn repository(location: &Location) -> String {
@@ -68,7 +70,11 @@ pub fn frozen(location: &Location, tag: &Tag) -> String {
 /// A list.
 pub fn list(key: &ListKey) -> String {
     let part = Digest::of(Algorithm::Sha256, key.part.as_bytes()).hex();
-    format!("{}/{LISTS}/{}{}", repository(&key.location), about_this(key.about.as_ref()), &part[..32])
+    format!("{}/{LISTS}/{}{}", repository(&key.location), about_this(key.about.as_ref()), &part[..QUESTION])
+}
+
+const fn is_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
 /// What a small object is, by its key.
@@ -112,7 +118,11 @@ pub fn parse(key: &str) -> Option<Name> {
             Some(Name::Pin(Pin { location, reference }))
         }
         ["lists", name] => {
-            let about = name.rsplit_once('.')?.0;
+            let (about, question) = name.rsplit_once('.')?;
+            let is_hashed = question.len() == QUESTION && !question.bytes().any(|byte| !is_hex(byte));
+            if !is_hashed {
+                return None;
+            }
             let about = if about == "tags" { None } else { Some(about.replacen('.', ":", 1).parse().ok()?) };
             Some(Name::List(location, about))
         }
@@ -153,8 +163,17 @@ mod tests {
         ] {
             assert_eq!(parse(&written), Some(read), "{written}");
         }
-        for odd in ["repositories/docker.io/a/_lists/1", "repositories/docker.io/a", "blobs/sha256/1", ""] {
-            assert_eq!(parse(odd), None, "{odd}");
+        let below = |name: &str| format!("repositories/docker.io/a/{name}");
+        let (long, odd) = ("0".repeat(33), format!("{}Z", "0".repeat(31)));
+        let lists = [&long, &odd, "", "x"].map(|question| below(&format!("_lists/tags.{question}")));
+        let links =
+            ["_links/sha256/..", "_tags/../history", "_tags/1/..", "_pins/..", "_frozen/..", "_public/x", "_other"];
+        let others = ["repositories/../a/_public", "repositories/docker.io/../a/_public", "/etc/passwd", "../x"];
+        let short =
+            [below("_lists/1"), "repositories/docker.io/a".to_owned(), "blobs/sha256/1".to_owned(), String::new()];
+        let odd = short.into_iter().chain(lists).chain(links.map(below)).chain(others.map(str::to_owned));
+        for odd in odd {
+            assert_eq!(parse(&odd), None, "{odd}");
         }
     }
 }

@@ -17,15 +17,17 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::inventory::{self, Lost, digest_of};
 use super::merge::merge;
-use super::{Bucket, Conditional, Leases, Trouble, marks};
-use crate::blob_store::{BlobStore, key_of};
+use super::{Bucket, Conditional, Leases, Trouble, marks, record};
+use crate::blob_store::{BlobStore, Flaw, key_of};
 use crate::metadata::names::{self, Name};
 use crate::metadata::{Location, Membership, TagKey, TagRecord};
 use crate::metrics::Metrics;
 use crate::oci::manifest::{Children, MAX_MANIFEST_SIZE, is_manifest};
-use crate::oci::{Algorithm, Descriptor, Digest, Manifest};
+use crate::oci::{Descriptor, Digest, Manifest};
 use crate::owed::{Kind, Order, Owed, Task};
+use crate::small_file::{self, InTheWay};
 
 /// Keys of each kind at a time.
 const AT_ONCE: usize = 4;
@@ -33,6 +35,7 @@ const AT_ONCE: usize = 4;
 const BLOBS_AT_ONCE: usize = 2;
 /// No small object is longer, in bytes.
 const MOST: u64 = 2 << 20;
+const UNREAD: &str = "what it says cannot be read";
 /// So much comes along with a tag at most.
 const MOST_ALONG: usize = 2_000;
 /// How often a small object is merged anew because another replica was faster.
@@ -82,15 +85,6 @@ impl State {
             Kind::Name => &mut self.names,
         }
     }
-}
-
-/// Why something cannot go up, however often it is tried.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Lost {
-    /// It is not what its name says, or cannot be read.
-    Damaged(String),
-    /// A repository has it, and neither the store nor the bucket.
-    Missing,
 }
 
 #[derive(Clone, Debug)]
@@ -172,26 +166,19 @@ impl Raising {
         }
     }
 
-    /// Puts on the list all that is stored. What is there already is looked for, and not sent.
+    /// Puts on the list all that is stored. What is there already is looked for, and not sent. A folder that cannot be
+    /// listed is lost, whatever is in it: then not all is on the list.
     pub async fn owe_all(&self) {
-        let (store, owed, bucket) = (self.store.clone(), Arc::clone(&self.owed), self.bucket.place());
-        let listed = tokio::task::spawn_blocking(move || {
-            let mut open = vec![store.join("blobs"), store.join(names::REPOSITORIES)];
-            while let Some(folder) = open.pop() {
-                for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-                    let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
-                    let key = path.strip_prefix(&store).ok().and_then(Path::to_str).map(str::to_owned);
-                    let Some(key) = key.filter(|key| names::is_shared(key)) else { continue };
-                    if kind.is_dir() {
-                        open.push(path);
-                    } else if kind.is_file() {
-                        owed.up(&key);
-                    }
-                }
-            }
-            owed.completed(&bucket);
-        });
-        let _ = listed.await;
+        let (store, owed) = (self.store.clone(), Arc::clone(&self.owed));
+        let listed = tokio::task::spawn_blocking(move || inventory::of(&store, &mut |key| owed.up(key)));
+        let Ok(unlisted) = listed.await else { return };
+        if unlisted.is_empty() {
+            self.owed.completed(&self.bucket.place());
+        }
+        for (key, why) in unlisted {
+            tracing::error!(key, %why, "what is below it does not go up into the bucket");
+            self.is_lost(&key, why);
+        }
     }
 
     /// What could not go up since it was all put on the list, by its key, and why.
@@ -202,6 +189,11 @@ impl Raising {
     /// What is put on the list from now on may be other than what it was.
     pub fn begin_anew(&self) {
         self.state.lock().lost.clear();
+    }
+
+    /// How many of those were on no list: folders that could not be listed.
+    pub fn unlisted(&self) -> u64 {
+        self.state.lock().lost.keys().filter(|key| !inventory::is_known(key)).count() as u64
     }
 
     fn is_lost(&self, key: &str, why: Lost) {
@@ -343,6 +335,11 @@ impl Raising {
     }
 
     async fn carry_out(&self, Task { key, order, .. }: &Task) -> Result<(), Trouble> {
+        // Whoever may write in the store may write anything on the list.
+        if !inventory::is_known(key) {
+            tracing::error!("the list of what is owed to the bucket names something that no store has; it is left out");
+            return Ok(());
+        }
         if let Some((_, id)) = self.owed.uploads().into_iter().find(|(of, _)| of == key) {
             self.bucket.abort(key, &id).await?;
             self.owed.upload_over(key);
@@ -367,21 +364,15 @@ impl Raising {
 
     /// A name, and that what it names is there.
     async fn small(&self, key: &str) -> Result<(), Trouble> {
-        let path = self.store.join(key);
-        let found = tokio::task::spawn_blocking(move || std::fs::read(path)).await;
-        let Ok(Ok(mine)) = found else { return Ok(()) };
-        if mine.len() as u64 > MOST {
-            return Err(Trouble::Unfit(format!("it has {} bytes", mine.len())));
-        }
-        let mine = Bytes::from(mine);
-        let (location, descriptor, is_tag) = match names::parse(key) {
-            Some(Name::Tag(TagKey { location, .. })) => {
-                (location, read::<TagRecord>(&mine).map(|of| of.descriptor), true)
-            }
-            Some(Name::Member(location, _)) => (location, read::<Membership>(&mine).map(|of| of.descriptor), false),
+        let Some(name) = names::parse(key) else { return Ok(()) };
+        let Some(mine) = self.recorded(key, &name).await? else { return Ok(()) };
+        let unread = || Trouble::Unfit(UNREAD.to_owned());
+        let mine = record::of(&name, mine).ok_or_else(unread)?;
+        let (location, descriptor, is_tag) = match name {
+            Name::Tag(TagKey { location, .. }) => (location, read::<TagRecord>(&mine).map(|of| of.descriptor), true),
+            Name::Member(location, _) => (location, read::<Membership>(&mine).map(|of| of.descriptor), false),
             _ => return self.merged(key, &mine).await.map(drop),
         };
-        let unread = || Trouble::Unfit("what it says cannot be read".to_owned());
         let descriptor = descriptor.ok_or_else(unread)?;
         let mut brings_along = self.merged(key, &mine).await? && is_tag;
         while self.spare(&descriptor.digest).await? {
@@ -392,19 +383,47 @@ impl Raising {
         let is_here = self.blobs.open(digest).await.is_some();
         if !(is_here && self.owed.is_owed(&blob)) && self.bucket.stat(digest).await?.is_none() {
             let (blobs, of) = (Arc::clone(&self.blobs), *digest);
-            let is_damaged = tokio::task::spawn_blocking(move || blobs.is_damaged(&of)).await;
-            match (is_here, is_damaged.unwrap_or_default()) {
+            let flaw = tokio::task::spawn_blocking(move || blobs.flaw(&of)).await;
+            match (is_here, flaw.unwrap_or_default()) {
                 (true, _) => self.owed.up(&blob),
-                (false, true) => self.is_lost(&blob, Lost::Damaged("it was set aside".to_owned())),
+                (false, Some(flaw)) => self.is_lost(&blob, flaw.into()),
                 // Of what a tag stands for it may be that only its digest was ever asked for.
-                (false, false) if !is_tag => self.is_lost(&blob, Lost::Missing),
-                (false, false) => {}
+                (false, None) if !is_tag => self.is_lost(&blob, Lost::Missing),
+                (false, None) => {}
             }
         }
         if brings_along {
             self.bring_along(&location, descriptor).await;
         }
         Ok(())
+    }
+
+    /// What is in the small file of this name; `None` where there is none any more, or it is closed to us.
+    async fn recorded(&self, key: &str, name: &Name) -> Result<Option<Vec<u8>>, Trouble> {
+        let (store, file, longest) = (self.store.clone(), key.to_owned(), record::longest(name, MOST));
+        let read = tokio::task::spawn_blocking(move || small_file::read_below(&store, &file, longest));
+        let Ok(read) = read.await else { return Ok(None) };
+        let error = match read {
+            Ok(bytes) => return Ok(Some(bytes)),
+            Err(error) => error,
+        };
+        if let Some(InTheWay { path, found, wanted }) = InTheWay::in_error(&error) {
+            let at = path.strip_prefix(&self.store).unwrap_or(path).display();
+            return Err(Trouble::Unfit(format!("{at} is {found}, and no {wanted}")));
+        }
+        match error.kind() {
+            std::io::ErrorKind::NotFound => {}
+            std::io::ErrorKind::FileTooLarge => {
+                return Err(Trouble::Unfit(format!("it is longer than {longest} bytes")));
+            }
+            _ => self.is_closed(key, error.to_string()),
+        }
+        Ok(None)
+    }
+
+    fn is_closed(&self, key: &str, why: String) {
+        tracing::error!(key, why, "it cannot be read, and does not go up into the bucket");
+        self.is_lost(key, Lost::Closed(why));
     }
 
     /// Where a tag was not, or content was about to leave, what that leads to may have left the bucket.
@@ -439,8 +458,7 @@ impl Raising {
         // Before it is looked whether it is there.
         while self.spare(&digest).await? {}
         let _place = self.places.acquire().await;
-        // What was evicted meanwhile is fetched again by who wants it.
-        let Some(content) = self.blobs.open(&digest).await else { return Ok(()) };
+        let Some(content) = self.blobs.open(&digest).await else { return self.unopened(&digest).await };
         let doubted = self.bucket.doubted();
         let is_doubted = doubted.has(&digest);
         if self.bucket.stat(&digest).await? == Some(content.size) && !is_doubted {
@@ -458,6 +476,19 @@ impl Raising {
         sent?;
         doubted.remove(&digest);
         self.metrics.bucket_got(content.size);
+        Ok(())
+    }
+
+    /// What was evicted meanwhile is fetched again by who wants it. What is here and cannot be read is told of.
+    async fn unopened(&self, digest: &Digest) -> Result<(), Trouble> {
+        let (blobs, of) = (Arc::clone(&self.blobs), *digest);
+        let Ok(Some(flaw)) = tokio::task::spawn_blocking(move || blobs.flaw(&of)).await else { return Ok(()) };
+        if self.bucket.stat(digest).await?.is_none() {
+            match flaw {
+                Flaw::Damaged(what) => return Err(Trouble::Unfit(what)),
+                Flaw::Closed(why) => self.is_closed(&key_of(digest), why),
+            }
+        }
         Ok(())
     }
 
@@ -489,10 +520,4 @@ impl Raising {
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(bytes).ok()
-}
-
-/// The blob whose file has this name in the folder of blobs.
-fn digest_of(name: &str) -> Option<Digest> {
-    let (algorithm, hex) = name.split_once('/')?;
-    Algorithm::ALL.into_iter().find(|known| known.as_str() == algorithm)?.digest(hex)
 }

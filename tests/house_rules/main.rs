@@ -32,7 +32,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("access", &["oci", "metadata", "access"]),
     ("blob_store", &["oci", "clock", "owed", "small_file", "staged", "blob_store"]),
     // No port of ours: what tests exchange is the object store in it.
-    ("tier", &["oci", "carrier", "clock", "metadata", "blob_store", "metrics", "owed", "setting_file", "tier"]),
+    (
+        "tier",
+        &["oci", "carrier", "clock", "metadata", "blob_store", "metrics", "owed", "setting_file", "small_file", "tier"],
+    ),
     ("upstream", &["oci", "carrier", "clock", "clients", "confine", "setting_file", "upstream"]),
     // Below both use cases, as both need it and one uses the other.
     ("graph", &["oci", "documents", "metadata", "blob_store", "graph"]),

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use rustix::fs::{CWD, Mode, mkfifoat};
 use scripted_registry::bucket::{Bucket, Fault};
 use scripted_registry::{Digest, Image, client};
 use serde_json::Value;
@@ -444,4 +445,54 @@ async fn what_helps_where_a_name_cannot_be_read_does_help() {
     assert!(problems.iter().all(|problem| !about(problem).contains("do it again")), "{end}");
     assert!(problems.iter().any(|problem| about(problem).contains("app/_public, cannot be read")), "{end}");
     assert!(problems.iter().any(|problem| about(problem).contains("remove the object")), "{end}");
+}
+
+/// Whoever may write in a store may lay links there, and put any line on the list of what is owed, and have somebody else
+/// carry it who may read more than he.
+#[tokio::test]
+async fn push_carries_nothing_that_a_link_leads_to_and_says_what_it_could_not_carry() {
+    let scene = Scene::set().await;
+    let image = scene.image(670);
+    let alone = TestMirror::of(&scene.registry).await;
+    pull(&alone, &image).await;
+    alone.settled().await;
+    let settings = alone.stop().await;
+    let store = settings.store();
+    let secret = scene.folder.path().join("secret");
+    std::fs::write(&secret, "root:$6$secret:1:\n").unwrap();
+    let repository = "repositories/docker.io/library/app";
+    let list = format!("{repository}/_lists/tags.{}", "0".repeat(32));
+    let below = ["_public", "_denied", "_tags/1/history", "_pins/1", "_frozen/1"];
+    let mut links: Vec<String> = below.iter().map(|name| format!("{repository}/{name}")).collect();
+    links.extend([list, "repositories/x".to_owned()]);
+    let mut owed = String::from("c elsewhere\n");
+    for key in &links {
+        let path = store.join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let _ = std::fs::remove_file(&path);
+        std::os::unix::fs::symlink(&secret, &path).unwrap();
+        owed.push_str(&format!("u {key}\n"));
+    }
+    owed.push_str(&format!("u ../{0}\nu repositories/../../{0}\nu {1}\n", "secret", secret.display()));
+    std::fs::write(store.join("owed"), owed).unwrap();
+    let pipe = store.join(link_of("library/app", &image.config.digest).strip_prefix("mirror/").unwrap());
+    std::fs::remove_file(&pipe).unwrap();
+    mkfifoat(CWD, &pipe, Mode::RUSR | Mode::WUSR).unwrap();
+    let pushed = tokio::time::timeout(std::time::Duration::from_secs(60), carried(&scene, "push", store));
+    let (code, end) = pushed.await.expect("nobody waits for a pipe");
+    let leaked = |key: &String| String::from_utf8_lossy(&scene.bucket.object(key).unwrap()).contains("secret");
+    let leaked: Vec<_> = scene.bucket.keys().into_iter().filter(leaked).collect();
+    assert!(leaked.is_empty(), "{leaked:?}");
+    let count = links.len() as u64 + 1;
+    assert_eq!((code, &end["failed"], &end["damaged"]), (Some(6), &count.into(), &count.into()), "{end}");
+    let problems = end["problems"].as_array().unwrap();
+    let said =
+        |key: &str| problems.iter().find(|problem| problem["key"] == key).map(|problem| problem["reason"].clone());
+    for key in &links {
+        assert!(said(key).is_some_and(|why| why.as_str().unwrap().contains("is a link, and no f")), "{key} {end}");
+    }
+    assert!(
+        problems.iter().any(|problem| problem["reason"].as_str().unwrap().contains("is a pipe, and no file")),
+        "{end}"
+    );
 }

@@ -19,6 +19,8 @@ const AGAIN: &str = "do it again: what is carried stays";
 pub enum Left {
     /// What is there is not what its name says.
     Damaged(String),
+    /// What is here may not be read by who carries it, or cannot be read now.
+    Closed(String),
     /// Its name is there, and it is not.
     Missing,
     /// What the bucket has under a name cannot be read, and nothing is known of it here.
@@ -93,6 +95,7 @@ impl Mirror {
             Left::Damaged(what) => {
                 format!("{}: {what}", if way == Direction::Push { "damaged here" } else { "damaged in the bucket" })
             }
+            Left::Closed(why) => format!("it cannot be read here: {why}"),
             Left::Missing if way == Direction::Push => "neither the store nor the bucket has it".to_owned(),
             Left::Missing => "the bucket has its name, and not the content".to_owned(),
             Left::Unread | Left::Replaced => "what the bucket has under this name cannot be read".to_owned(),
@@ -142,6 +145,9 @@ fn hint_of_push(left: &Left, is_name: bool, owner: &Owner) -> Option<String> {
         (Left::Damaged(_), _) => {
             Some("`registry-mirror verify --repair` fetches it again from its registry; then push once more".to_owned())
         }
+        (Left::Closed(_), _) => {
+            Some("`registry-mirror doctor` says whose it is and how to open it; then push once more".to_owned())
+        }
         (Left::Missing, Owner::Image(image)) => Some(format!(
             "{pull} fetches it from its registry, `registry-mirror forget {image}` drops its name; then push once more"
         )),
@@ -167,7 +173,7 @@ fn hint_of_pull(left: &Left, name: Option<&Name>, owner: &Owner) -> Option<Strin
         Left::Unread => hint_of_unread(name, owner),
         Left::Replaced => "nothing to do: what is known here goes up in its place".to_owned(),
         Left::UnreadNote(_) => "mend that first".to_owned(),
-        Left::Failed(_) => AGAIN.to_owned(),
+        Left::Failed(_) | Left::Closed(_) => AGAIN.to_owned(),
         Left::Refused(_) => {
             format!("`registry-mirror store test` tells what may be done there; then {AGAIN}")
         }
