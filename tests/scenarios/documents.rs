@@ -123,6 +123,12 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
         said.extend(run(format!("{line} --json")).await.1);
     }
     said.extend(run("check --json /nonexistent".to_owned()).await.1);
+    let home = folder.path().join("home");
+    std::fs::create_dir_all(home.join(".config/registry-mirror")).expect("folders");
+    let nowhere = home.join(".config/registry-mirror/mirror.toml");
+    std::os::unix::fs::symlink("nowhere", nowhere).expect("a link");
+    let (_, paths, _) = command::run_at_home(&home, &["config", "paths", "--json"], b"");
+    said.push(serde_json::from_slice(&paths).expect("a document"));
     let bucket = scripted_registry::bucket::Bucket::start().await;
     let (key, file) = (folder.path().join("key"), folder.path().join("bucket.toml"));
     std::fs::write(&key, "key:secret").expect("written");
@@ -130,6 +136,7 @@ async fn everything_that_is_said_is_in_the_schema_and_the_other_way_round() {
     std::fs::write(&file, format!("[store.bucket]\n{text}\n")).expect("written");
     let store = folder.path().join("up");
     std::fs::create_dir(&store).expect("a folder");
+    std::fs::write(store.join("format"), "registry-mirror store format 1\n").expect("written");
     for what in ["test --json".to_owned(), format!("push --json --store {}", store.display())] {
         let (code, documents) = run(format!("store {what} -c {}", file.display())).await;
         assert_eq!(code, 0, "{documents:?}");
