@@ -249,7 +249,11 @@ fn read_mark(said: &[u8]) -> Mark {
 fn is_cut(said: &[u8]) -> bool {
     let written = said.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     let whole = format!("{PREFIX}{FORMAT}\n");
-    written < whole.len() && said.get(..written).is_some_and(|beginning| whole.as_bytes().starts_with(beginning))
+    // A longer file is of somebody else.
+    let is_short = (said.len() as u64) < LONGEST_MARK;
+    is_short
+        && written < whole.len()
+        && said.get(..written).is_some_and(|beginning| whole.as_bytes().starts_with(beginning))
 }
 
 /// What was read, so that it can be shown.
