@@ -30,4 +30,5 @@ pub use inventory::Lost;
 pub use leases::{Found, Leases, remove_void};
 pub use proof::{PeersKey, Question};
 pub use raising::{Raising, Standing};
+pub(crate) use waited::IN_A_ROW;
 pub use waited::Waited;

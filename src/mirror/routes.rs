@@ -12,6 +12,7 @@ use crate::access::Permit;
 use crate::clients::Asker;
 use crate::mirror::Location;
 use crate::oci::{ImageName, Notice, Reference, RegistryName, Repository, RepositoryPath, Target};
+use crate::mirror::flight::shared::pace_beside;
 use crate::tier::Waited;
 use crate::upstream::{Resource, Upstream};
 
@@ -105,12 +106,13 @@ impl Route {
     /// For what whoever runs the mirror does, and what the mirror does by itself.
     pub(crate) fn of_operator(location: Location, upstream: Arc<dyn Upstream>) -> Route {
         let permit = Permit::operator(location.clone());
-        Route { location, upstream, namespace: None, asker: Asker::operator(), permit, waited: Waited::default() }
+        let waited = Waited::of(upstream.health().gives_nothing());
+        Route { location, upstream, namespace: None, asker: Asker::operator(), permit, waited }
     }
 
     /// The same for another look-up, which has not waited yet.
     pub(super) fn anew(&self) -> Route {
-        Route { waited: Waited::default(), ..self.clone() }
+        Route { waited: Waited::of(self.upstream.health().gives_nothing()), ..self.clone() }
     }
 
     /// Why he who asks may read it.
@@ -197,7 +199,7 @@ impl Routes {
             location: Location { upstream: name, repository },
             upstream: Arc::clone(upstream),
             namespace: target.namespace.clone(),
-            waited: Waited::default(),
+            waited: Waited::of(upstream.health().gives_nothing()),
         })
     }
 

@@ -129,7 +129,7 @@ pub struct Listed {
     pub modified: Timestamp,
 }
 
-/// How fast the bytes of a blob have to come from the bucket.
+/// How fast an answer, and the bytes of a blob, have to come from the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// So fast that it is of help: somebody else would give them.
@@ -164,6 +164,8 @@ pub struct Bucket {
     name: String,
     prefix: String,
     patience: Duration,
+    /// How fast it has to answer who holds this one.
+    pace: Pace,
     health: Arc<Health>,
     time: Arc<StoreTime>,
     lists: Arc<Oddity>,
@@ -242,7 +244,14 @@ impl Bucket {
         let Settings { name, prefix, patience, .. } = settings.clone();
         let (health, lists, doubted) = (Arc::default(), Arc::default(), Arc::default());
         let (signer, metrics) = (None, None);
-        Bucket { store, signer, name, prefix, patience, health, time, lists, doubted, metrics }
+        let pace = Pace::Helps;
+        Bucket { store, signer, name, prefix, patience, pace, health, time, lists, doubted, metrics }
+    }
+
+    /// The same for who asks at this pace.
+    #[must_use]
+    pub(crate) fn at(&self, pace: Pace) -> Bucket {
+        Bucket { pace, ..self.clone() }
     }
 
     /// The same, whose failures are counted there.
@@ -263,7 +272,7 @@ impl Bucket {
 
     /// Whether it answers, as far as is known. Asks nobody.
     pub fn is_well(&self) -> bool {
-        self.health.of(Asked::Names).is_closed()
+        self.health.of_names(self.pace).is_closed()
     }
 
     /// Whether it gives content, too, as far as is known. Asks nobody.
@@ -308,7 +317,7 @@ impl Bucket {
 
     /// How long to wait before it is of use to ask it.
     pub fn pause(&self) -> Duration {
-        self.health.of(Asked::Names).waits()
+        self.health.of_names(self.pace).waits()
     }
 
     /// A small object; `None` when there is none.
@@ -317,7 +326,7 @@ impl Bucket {
     /// [`Trouble`], also for one that is longer than `most` bytes.
     pub async fn read(&self, key: &str, most: u64) -> Result<Option<Object>, Trouble> {
         let path = self.path(key)?;
-        self.may_be_asked(Asked::Names)?;
+        self.may_be_asked(Asked::Names, self.pace)?;
         self.patiently(Asked::Names, self.object(&path, key, most)).await?.transpose()
     }
 
@@ -361,7 +370,7 @@ impl Bucket {
     /// [`Trouble`].
     pub async fn offers(&self, digest: &Digest, pace: Pace) -> Result<Option<u64>, Trouble> {
         self.may_give(digest, Asked::Sizes, pace)?;
-        self.stat(digest).await
+        self.at(pace).stat(digest).await
     }
 
     /// The size of a blob in bytes, also of one that cannot be it.
@@ -370,7 +379,7 @@ impl Bucket {
     /// [`Trouble`].
     pub async fn sized(&self, digest: &Digest) -> Result<Option<u64>, Trouble> {
         let path = self.path(&key_of(digest))?;
-        self.may_be_asked(Asked::Sizes)?;
+        self.may_be_asked(Asked::Sizes, self.pace)?;
         let asked = self.patiently(Asked::Sizes, async { self.store.head(&path).await });
         Ok(asked.await?.map(|meta| meta.size).inspect(|_| self.health.has(digest)))
     }
@@ -436,7 +445,7 @@ impl Bucket {
     /// Those of [`Bucket::create`].
     pub async fn claim(&self, key: &str, bytes: Bytes) -> Result<(), Trouble> {
         let path = self.path(key)?;
-        self.may_be_asked(Asked::Leases)?;
+        self.may_be_asked(Asked::Leases, Pace::Helps)?;
         let asked = self.store.put_opts(&path, bytes.into(), PutMode::Create.into());
         self.patiently(Asked::Leases, asked).await.map(drop)
     }

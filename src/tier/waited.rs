@@ -1,23 +1,43 @@
 //! How long one look-up has waited for the bucket: all its questions together have the time that a reader is patient.
-//! Its leases have what is left of it, and take nothing of it: what is read never waits for what is written.
+//! Its leases have what is left of it, and take nothing of it: what is read never waits for what is written. Who has
+//! nobody else to ask has that time for each of several questions in a row.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Bucket;
+use super::{Bucket, Pace};
+
+/// So many questions are put one after the other for one name: for it, for what is about it, and for what it leads to.
+pub(crate) const IN_A_ROW: u32 = 4;
 
 /// What a look-up has waited so far; its copies are the same look-up.
 #[derive(Clone, Debug, Default)]
 pub struct Waited {
     questions: Arc<AtomicU64>,
     leases: Arc<AtomicU64>,
+    has_nobody_else: Arc<AtomicBool>,
     is_for_leases: bool,
 }
 
 impl Waited {
+    /// One that has not waited yet, of who has somebody else to ask or has not.
+    pub(crate) fn of(has_nobody_else: bool) -> Waited {
+        Waited { has_nobody_else: Arc::new(has_nobody_else.into()), ..Waited::default() }
+    }
+
+    /// How fast what it waits for has to come.
+    pub(crate) fn pace(&self) -> Pace {
+        if self.has_nobody_else.load(Ordering::Acquire) { Pace::Any } else { Pace::Helps }
+    }
+
+    /// Whoever else might have answered does not. Whether that is news.
+    pub(crate) fn has_nobody_else(&self) -> bool {
+        !self.has_nobody_else.swap(true, Ordering::AcqRel)
+    }
+
     /// What it has waited for leases.
     pub(super) fn for_leases(&self) -> Waited {
         Waited { is_for_leases: true, ..self.clone() }
@@ -37,6 +57,9 @@ impl Waited {
 impl Bucket {
     /// How long a look-up may still wait for it; `None` for no longer.
     pub(super) fn time_left(&self, waited: &Waited) -> Option<Duration> {
+        if waited.pace() == Pace::Any && !waited.is_for_leases {
+            return Some(self.patience() * IN_A_ROW);
+        }
         Some(self.patience().saturating_sub(waited.so_far())).filter(|left| !left.is_zero())
     }
 

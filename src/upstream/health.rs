@@ -29,6 +29,11 @@ impl Default for Health {
 }
 
 impl Health {
+    /// Whether it has no address that is asked, or is down.
+    pub fn gives_nothing(&self) -> bool {
+        self.endpoints.is_empty() || self.is_down()
+    }
+
     /// Whether none of its addresses answered when it was last asked, so that asking may well be in vain.
     pub fn is_down(&self) -> bool {
         let silent = |endpoint: &EndpointHealth| matches!(endpoint.state, EndpointState::Down | EndpointState::Probing);

@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use scripted_registry::bucket::Fault;
-use scripted_registry::{Gate, Match, Rule, noise};
+use scripted_registry::{Gate, Match, Rule, client, noise};
 
 use crate::door::Bend;
 use crate::leases::replicas;
-use crate::{Scene, blob_of, key_of, pull, up};
+use crate::unwell::{DEGRADED, until_told};
+use crate::{MANIFEST_TYPES, Scene, TAG, before_long, blob_of, key_of, pull, up};
+
+const TAGS: &str = "/v2/library/app/tags/list";
 
 /// How many bytes a second come of what is slow.
 const RATE: usize = 50_000;
@@ -98,4 +101,40 @@ async fn who_follows_a_slow_replica_goes_on_where_upstream_is_gone() {
     replicas[0].1.bend(Bend::Drip(RATE));
     let answer = replicas[1].0.get(&path).await;
     assert!(answer.complete && answer.body == bytes);
+}
+
+#[tokio::test]
+async fn who_has_nobody_else_is_served_by_a_bucket_that_answers_slowly() {
+    let served = ["gone", "found to be gone", "offline"].map(|how| async move {
+        let mut scene = Scene::set().await;
+        let image = scene.image(720);
+        let first = scene.replica().await;
+        pull(&first, &image).await;
+        let tags = first.get(TAGS).await.body;
+        up(&scene, &image).await;
+        scene.bucket.until(|bucket| bucket.keys().iter().any(|key| key.contains("/_lists/"))).await;
+        drop(first.stop().await);
+        let mode = if how == "offline" { "\ncache.mode = \"offline\"" } else { "" };
+        let second = scene.settings().config(&format!("{PATIENCE}{mode}")).start().await;
+        // A third of what clients wait is no help beside an upstream.
+        scene.bucket.fault(&["GET", "HEAD"], "", Fault::Slow(Duration::from_secs(1)));
+        before_long("it is too slow to be of help", until_told(&second, DEGRADED)).await;
+        if how != "offline" {
+            scene.registry.stop().await;
+        }
+        if how == "gone" {
+            assert_eq!(second.get("/v2/library/app/manifests/2").await.status, 503);
+        }
+        if how != "found to be gone" {
+            let layer = blob_of("library/app", &image.layers[0].digest);
+            let size = client::request(second.address, "HEAD", &layer, &[]).await;
+            assert_eq!((size.status, how), (200, how));
+            let head = client::request(second.address, "HEAD", TAG, &[MANIFEST_TYPES]).await;
+            assert_eq!((head.status, how), (200, how));
+            let answer = second.get(TAGS).await;
+            assert_eq!((answer.status, &answer.body), (200, &tags), "{how}");
+        }
+        assert_eq!(pull(&second, &image).await.len(), 4, "{how}");
+    });
+    futures_util::future::join_all(served).await;
 }

@@ -149,6 +149,10 @@ impl Tags {
             match upstream.resolve(repository, &reference, asked).await {
                 Ok(Resolved::Told(descriptor)) => Ok((descriptor, Outcome::Relayed)),
                 Ok(Resolved::Fetched(manifest)) => tags.kept(&asking, manifest, &heard).await,
+                Err(error) if error.class.is_outage() => match tags.manifests.after_all(&asking, &digest).await {
+                    Some(manifest) => Ok((manifest.descriptor.clone(), Outcome::Tier)),
+                    None => Err(tags.manifests.fills.no_manifest(&asking, digest, missing, error).await),
+                },
                 Err(error) => Err(tags.manifests.fills.no_manifest(&asking, digest, missing, error).await),
             }
         };
@@ -160,6 +164,13 @@ impl Tags {
     async fn head(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestHead, MirrorError> {
         self.pointed(&key).await;
         self.renew(route, &key).await;
+        match self.known_head(route, key.clone()).await {
+            Err(error) if self.is_known_after_all(route, &key, &error).await => self.known_head(route, key).await,
+            head => head,
+        }
+    }
+
+    async fn known_head(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestHead, MirrorError> {
         if let Some(digest) = self.frozen(&route.location, &key.tag) {
             return self.head_of(route, digest, key.accept).await;
         }

@@ -275,7 +275,8 @@ fn in_bucket(shared: &Arc<Shared>) -> Elsewhere {
     let (finding, telling) = (Arc::clone(shared), Arc::clone(shared));
     let find = move |key: ListKey, waited: Waited| -> BoxFuture<'static, _> {
         let shared = Arc::clone(&finding);
-        Box::pin(async move { shared.bucket.within(&waited, shared.recall_list(&key)).await.flatten() })
+        let at_pace = shared.at(waited.pace());
+        Box::pin(async move { shared.bucket.within(&waited, at_pace.recall_list(&key)).await.flatten() })
     };
     let away = move |key: &ListKey| telling.away(&names::list(key));
     Elsewhere { find: Box::new(find), away: Box::new(away) }

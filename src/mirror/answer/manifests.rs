@@ -132,9 +132,9 @@ impl Manifests {
     }
 
     /// The same where upstream does not give it, and the bucket was left alone as long as it might.
-    async fn after_all(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
+    pub(super) async fn after_all(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
         let bucket = &self.stored.shared()?.bucket;
-        let was_left_alone = !bucket.gives_content() || bucket.doubted().has(digest);
+        let was_left_alone = route.waited.has_nobody_else() || !bucket.gives_content() || bucket.doubted().has(digest);
         if was_left_alone { self.at_pace(route, digest, Pace::Any).await } else { None }
     }
 

@@ -49,7 +49,8 @@ impl Mirror {
     pub async fn is_public(&self, found: &Found, request: &Request, asker: &Asker) -> Result<bool, MirrorError> {
         let (location, publicity) = (found.location(), &self.0.answers.publicity);
         if let Some(shared) = self.0.fills.stored.shared() {
-            shared.bucket.within(found.waited(), Box::pin(shared.recall_notes(location))).await;
+            let at_pace = shared.at(found.waited().pace());
+            shared.bucket.within(found.waited(), Box::pin(at_pace.recall_notes(location))).await;
         }
         let noted = publicity.metadata.noted(location, Note::Public).unwrap_or_else(|error| {
             tracing::warn!(%location, %error, "not known whether it is public, asking");

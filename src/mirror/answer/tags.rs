@@ -55,6 +55,13 @@ impl Tags {
     pub(super) async fn manifest(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
         self.pointed(&key).await;
         self.renew(route, &key).await;
+        match self.known(route, key.clone()).await {
+            Err(error) if self.is_known_after_all(route, &key, &error).await => self.known(route, key).await,
+            answer => answer,
+        }
+    }
+
+    async fn known(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
         let stamp = self.manifests.stored.stamp();
         let Some(digest) = self.frozen(&route.location, &key.tag) else {
             return self.pointed_at(route, key, stamp).await;
@@ -75,7 +82,7 @@ impl Tags {
 
     /// Takes over from the bucket what other replicas know of the tag, where what is known here is not fresh.
     pub(super) async fn renew(&self, route: &Route, key: &TagKey) {
-        let Some(shared) = self.manifests.stored.shared() else { return };
+        let Some(shared) = self.manifests.stored.shared().map(|shared| shared.at(route.waited.pace())) else { return };
         let acts = Box::pin(shared.recall_acts_of(&key.location, &key.tag));
         if self.frozen(&key.location, &key.tag).is_some() {
             shared.bucket.within(&route.waited, acts).await;
@@ -86,6 +93,17 @@ impl Tags {
         }
         let both = async { tokio::join!(acts, Box::pin(shared.recall_tag(key))) };
         shared.bucket.within(&route.waited, both).await;
+    }
+
+    /// What the bucket says of the tag after all, now that upstream turns out to be away: while that might have answered
+    /// it was not asked, or not for long. Whether anything is known now.
+    pub(super) async fn is_known_after_all(&self, route: &Route, key: &TagKey, error: &MirrorError) -> bool {
+        let is_away = error.upstream_class().is_some_and(UpstreamErrorClass::is_outage);
+        if !is_away || self.manifests.stored.shared().is_none() || !route.waited.has_nobody_else() {
+            return false;
+        }
+        self.renew(route, key).await;
+        self.frozen(&key.location, &key.tag).is_some() || self.remembered(key).is_some()
     }
 
     async fn pointed_at(

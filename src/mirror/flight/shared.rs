@@ -27,8 +27,7 @@ type Begun = (Reading, Option<Result<Bytes, Trouble>>);
 /// How fast content has to come from the bucket, beside this upstream: where that is known to be away, nobody else
 /// gives any.
 pub(crate) fn pace_beside(upstream: &dyn Upstream) -> Pace {
-    let health = upstream.health();
-    if health.endpoints.is_empty() || health.is_down() { Pace::Any } else { Pace::Helps }
+    if upstream.health().gives_nothing() { Pace::Any } else { Pace::Helps }
 }
 
 /// One blob in the bucket.

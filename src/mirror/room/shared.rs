@@ -33,7 +33,7 @@ use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Digest, Tag};
 use crate::owed::{Owed, Quiet};
 use crate::tier::marks::use_of;
-use crate::tier::{Bucket, Listed, Pace, Trouble, Waited};
+use crate::tier::{Bucket, IN_A_ROW, Listed, Pace, Trouble, Waited};
 use unread::Recalled;
 
 /// No name is longer, in bytes.
@@ -57,6 +57,7 @@ pub struct Behind {
 }
 
 /// The bucket as the mirror sees it.
+#[derive(Clone)]
 pub(crate) struct Shared {
     pub(crate) bucket: Bucket,
     /// Who reads it, too, where they tell each other what they fetch.
@@ -67,9 +68,9 @@ pub(crate) struct Shared {
     clock: Arc<dyn Clock>,
     tasks: TaskTracker,
     patience: Duration,
-    members: Flights<BlobKey, Shareable<bool>>,
-    tags: Flights<TagKey, Shareable<bool>>,
-    lists: Flights<ListKey, Shareable<Option<KeptList>>>,
+    members: Arc<Flights<BlobKey, Shareable<bool>>>,
+    tags: Arc<Flights<TagKey, Shareable<bool>>>,
+    lists: Arc<Flights<ListKey, Shareable<Option<KeptList>>>>,
     /// Names that the bucket did not have a moment ago.
     absent: Cache<String, ()>,
     /// Repositories whose notes were looked up lately, and tags for which it was what operators asked for.
@@ -100,7 +101,7 @@ impl Shared {
         {
             Cache::builder().max_capacity(Shared::MAX).time_to_live(time).build()
         }
-        let (members, tags, lists) = (Flights::new(), Flights::new(), Flights::new());
+        let (members, tags, lists) = (Arc::new(Flights::new()), Arc::new(Flights::new()), Arc::new(Flights::new()));
         let (absent, notes, acts) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
         let used = is_bounded.then(|| cache(Shared::USED));
         Shared {
@@ -119,6 +120,17 @@ impl Shared {
             acts,
             used,
             clock,
+        }
+    }
+
+    /// The same for a look-up that waits at this pace.
+    pub(crate) fn at(self: &Arc<Self>, pace: Pace) -> Arc<Shared> {
+        match pace {
+            Pace::Helps => Arc::clone(self),
+            Pace::Any => {
+                let (bucket, patience) = (self.bucket.at(pace), self.patience * IN_A_ROW);
+                Arc::new(Shared { bucket, patience, ..Shared::clone(self) })
+            }
         }
     }
 

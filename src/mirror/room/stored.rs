@@ -91,7 +91,8 @@ impl Stored {
     pub(crate) async fn recall(&self, location: &Location, digest: &Digest, waited: &Waited) -> Option<&Arc<Shared>> {
         let shared = self.shared.as_ref()?;
         if self.member(location, digest).is_none() {
-            let recalled = Box::pin(shared.recall_member(location, digest));
+            let at_pace = shared.at(waited.pace());
+            let recalled = Box::pin(at_pace.recall_member(location, digest));
             shared.bucket.within(waited, recalled).await.filter(|taken_over| *taken_over)?;
         }
         let member = self.member(location, digest).filter(|member| self.standing.is_given(location, member))?;

@@ -2,7 +2,7 @@
 //! takes what is written. Each of them may be in trouble while the others are well.
 //!
 //! Whoever reads has his patience; what is waited for longer, and what breaks off or comes too slowly, is a failure of
-//! what was asked. Where content does not come, nobody who can have it elsewhere asks for it before it was
+//! what was asked. Who has nobody else to ask goes by whether it answers within his patience at all. Where content does not come, nobody who can have it elsewhere asks for it before it was
 //! [looked](super::looking) whether that is over.
 
 use std::time::Duration;
@@ -51,6 +51,8 @@ impl Asked {
 #[derive(Debug)]
 pub(super) struct Health {
     names: Breaker,
+    /// Whether it says within the readers' patience what names there are, however slowly.
+    names_at_all: Breaker,
     sizes: Breaker,
     content: Breaker,
     writes: Breaker,
@@ -63,9 +65,10 @@ pub(super) struct Health {
 impl Default for Health {
     fn default() -> Health {
         // Whoever waits for content in vain has waited for long already.
-        let [names, sizes, content] = [3, 2, 2].map(Breaker::after);
+        let [names, names_at_all, sizes, content] = [3, 3, 2, 2].map(Breaker::after);
         let [writes, leases] = [2, 2].map(|failures| Breaker::after(failures).resting(WRITES_TRIED_EVERY));
-        Health { names, sizes, content, writes, leases, samples: Mutex::default(), seen: Mutex::default() }
+        let (samples, seen) = (Mutex::default(), Mutex::default());
+        Health { names, names_at_all, sizes, content, writes, leases, samples, seen }
     }
 }
 
@@ -77,6 +80,14 @@ impl Health {
             Asked::Content => &self.content,
             Asked::Writes => &self.writes,
             Asked::Leases => &self.leases,
+        }
+    }
+
+    /// Whether it says what names there are, to who asks at this pace.
+    pub(super) fn of_names(&self, pace: Pace) -> &Breaker {
+        match pace {
+            Pace::Helps => &self.names,
+            Pace::Any => &self.names_at_all,
         }
     }
 
@@ -154,9 +165,9 @@ fn is_empty(digest: &Digest) -> bool {
 }
 
 impl Bucket {
-    /// Whether it is of use to ask.
-    pub(super) fn may_be_asked(&self, asked: Asked) -> Result<(), Trouble> {
-        let names = self.health.of(Asked::Names);
+    /// Whether it is of use to ask at this pace.
+    pub(super) fn may_be_asked(&self, asked: Asked, pace: Pace) -> Result<(), Trouble> {
+        let names = self.health.of_names(pace);
         let may = match asked {
             Asked::Names => names.admits(),
             // Whether it takes any again is looked at behind everybody.
@@ -168,7 +179,7 @@ impl Bucket {
 
     /// The same for content, and for who asks at this pace.
     pub(super) fn may_give(&self, digest: &Digest, asked: Asked, pace: Pace) -> Result<(), Trouble> {
-        self.may_be_asked(asked)?;
+        self.may_be_asked(asked, pace)?;
         self.health.should_have(digest);
         let left_alone = match pace {
             Pace::Any => None,
@@ -194,9 +205,13 @@ impl Bucket {
         let answer = self.in_time(asked, self.patience, absent).await;
         awaited.is_counted = match &answer {
             Err(Trouble::Away(_)) => true,
-            Err(Trouble::Refused(_)) => !matches!(asked, Asked::Names | Asked::Writes),
-            _ => false,
+            Err(Trouble::Refused(_)) if !matches!(asked, Asked::Names | Asked::Writes) => true,
+            // Late is better than not for who has nobody else.
+            _ => self.pace == Pace::Any,
         };
+        if asked == Asked::Names && !matches!(answer, Err(Trouble::Away(_))) {
+            self.health.names_at_all.well();
+        }
         answer
     }
 
@@ -292,6 +307,14 @@ impl Bucket {
 
     fn is_away(&self, asked: Asked, why: String) -> Trouble {
         self.failed();
+        if asked == Asked::Names {
+            self.health.names_at_all.ill(&why);
+        }
+        self.is_of_no_help(asked, why)
+    }
+
+    /// What was asked did not come, or so late that it is of no help to who has others to ask.
+    fn is_of_no_help(&self, asked: Asked, why: String) -> Trouble {
         let is_left = self.health.of(asked).ill(&why);
         self.tell_left(asked, is_left, &why);
         Trouble::Away(why)
@@ -375,7 +398,8 @@ struct Awaited<'a> {
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
         if !self.is_counted && !self.bucket.is_quick(self.began) {
-            let _ = self.bucket.is_away(self.asked, "it takes too long to answer".to_owned());
+            self.bucket.failed();
+            let _ = self.bucket.is_of_no_help(self.asked, "it takes too long to answer".to_owned());
         }
     }
 }

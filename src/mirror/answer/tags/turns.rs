@@ -81,7 +81,7 @@ impl Tags {
                     loop {
                         let at = leases.look(&of, epoch, &route.waited).await;
                         let is_over = matches!(at, Found::Over | Found::Unknown);
-                        shared.bucket.within(&route.waited, shared.recall_tag(key)).await;
+                        shared.bucket.within(&route.waited, shared.at(route.waited.pace()).recall_tag(key)).await;
                         let now = self.metadata.tag(key).ok().flatten();
                         if let Some(told) = now.filter(|now| known.is_none_or(|known| now.is_later_than(known))) {
                             return Turn::Told(told);
