@@ -57,6 +57,9 @@ pub struct TagKey {
     pub accept: AcceptSet,
 }
 
+/// So far ahead of the store's clock a moment may seem that was read off it: whole seconds are all it tells.
+const AHEAD: Duration = Duration::from_secs(5);
+
 /// What a tag pointed at when upstream was last asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TagRecord {
@@ -76,10 +79,18 @@ pub struct TagRecord {
 }
 
 impl TagRecord {
-    /// Whether upstream was asked later for it than for `other`.
-    pub fn is_later_than(&self, other: &TagRecord) -> bool {
-        match (self.observed_at, other.observed_at) {
+    /// When upstream was asked, by the store's clock, which shows `now` where that is known. A moment that has not come
+    /// yet was read off that clock while it was wrong.
+    pub fn observed(&self, now: Option<Timestamp>) -> Option<Timestamp> {
+        self.observed_at.filter(|at| now.is_none_or(|now| *at <= now.plus(AHEAD)))
+    }
+
+    /// Whether upstream was asked later for it than for `other`, as far as can be told at `now` by the store's clock.
+    pub fn is_later_than(&self, other: &TagRecord, now: Option<Timestamp>) -> bool {
+        match (self.observed(now), other.observed(now)) {
             (Some(this), Some(other)) => this > other,
+            (Some(_), None) if other.observed_at.is_some() => true,
+            (None, Some(_)) if self.observed_at.is_some() => false,
             _ => self.checked_at > other.checked_at,
         }
     }

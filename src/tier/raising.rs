@@ -501,7 +501,7 @@ impl Raising {
             let written = match theirs {
                 None if conditional.is_some_and(Conditional::creates) => self.bucket.create(key, mine.clone()).await,
                 None => self.bucket.write(key, mine.clone()).await,
-                Some(theirs) => match (merge(key, mine, &theirs.bytes), theirs.version) {
+                Some(theirs) => match (merge(key, mine, &theirs.bytes, self.bucket.time()), theirs.version) {
                     (None, _) => return Ok(false),
                     (Some(both), Some(version)) if conditional == Some(Conditional::Right) => {
                         self.bucket.replace(key, both, &version).await

@@ -49,7 +49,8 @@ async fn an_older_pointer_never_takes_the_place_of_a_newer_one() {
     let mut newer: serde_json::Value = serde_json::from_slice(&scene.bucket.object(&key).unwrap()).unwrap();
     let later = newer["checked_at"].as_u64().unwrap() + 3_600_000;
     newer["checked_at"] = later.into();
-    newer["observed_at"] = (newer["observed_at"].as_u64().unwrap() + 3_600_000).into();
+    // Seconds that clocks may be apart, and no more: beyond, it is not believed.
+    newer["observed_at"] = (newer["observed_at"].as_u64().unwrap() + 4_900).into();
     scene.bucket.put(&key, newer.to_string());
     // Asks again, and knows less than what is there.
     first.advance(Duration::from_secs(1000));
@@ -59,6 +60,37 @@ async fn an_older_pointer_never_takes_the_place_of_a_newer_one() {
     scene.bucket.has(&crate::link_of("library/app", &tag.manifest.digest)).await;
     let there: serde_json::Value = serde_json::from_slice(&scene.bucket.object(&key).unwrap()).unwrap();
     assert_eq!(there["checked_at"], later);
+}
+
+#[tokio::test]
+async fn what_was_seen_while_the_clock_of_the_store_was_wrong_gives_way_to_what_is_seen_later() {
+    let mut scene = Scene::set().await;
+    let image = scene.image(126);
+    let first = scene.replica().await;
+    pull(&first, &image).await;
+    up(&scene, &image).await;
+    drop(first.stop().await);
+    let key = scene.bucket.keys().into_iter().find(|key| is_pointer(key)).unwrap();
+    let mut wrong: serde_json::Value = serde_json::from_slice(&scene.bucket.object(&key).unwrap()).unwrap();
+    wrong["observed_at"] = (wrong["observed_at"].as_u64().unwrap() + 600_000).into();
+    scene.bucket.put(&key, wrong.to_string());
+    let (second, third) = (scene.replica().await, scene.replica().await);
+    pull(&second, &image).await;
+    pull(&third, &image).await;
+    let newer = scene.registry.add_image("library/app", "1", &[noise(129, 500)]);
+    second.advance(Duration::from_secs(400));
+    pull(&second, &newer).await;
+    up(&scene, &newer).await;
+    let digest = newer.manifest.digest.to_string();
+    let is_newer = |bytes: bytes::Bytes| String::from_utf8_lossy(&bytes).contains(&digest);
+    let written_over = scene.bucket.until(|bucket| bucket.object(&key).is_some_and(is_newer));
+    tokio::time::timeout(Duration::from_secs(30), written_over).await.expect("it is written over");
+    second.advance(Duration::from_secs(400));
+    scene.registry.stop().await;
+    third.advance(Duration::from_secs(400));
+    for replica in [second.restart().await, third, scene.replica().await] {
+        pull(&replica, &newer).await;
+    }
 }
 
 #[tokio::test]

@@ -215,7 +215,10 @@ impl Tags {
         let of_all = if key.accept == of_all.accept { None } else { self.metadata.tag(&of_all).ok().flatten() };
         let of_all = of_all.filter(|all| key.accept.names(&all.descriptor.media_type) && !withdrawn(all));
         let own = match (own, of_all) {
-            (Some(own), Some(all)) => Some(if all.is_later_than(&own) { all } else { own }),
+            (Some(own), Some(all)) => {
+                let now = self.manifests.stored.shared().and_then(|shared| shared.bucket.time());
+                Some(if all.is_later_than(&own, now) { all } else { own })
+            }
             (own, all) => own.or(all),
         };
         let conclusive = own.is_some();

@@ -332,14 +332,16 @@ impl Shared {
         };
         let (mut taken, mut history) = (false, None);
         for (key, mut record) in records {
-            let here = self.metadata.tag(&key).ok().flatten();
+            let (here, now) = (self.metadata.tag(&key).ok().flatten(), self.bucket.time());
             // What is owed is what is so.
-            if self.owed.is_owed(&names::tag(&key)) || here.as_ref().is_some_and(|here| !record.is_later_than(here)) {
+            if self.owed.is_owed(&names::tag(&key))
+                || here.as_ref().is_some_and(|here| !record.is_later_than(here, now))
+            {
                 continue;
             }
             record.places = record.places.or_nowhere();
             // The clock of who was told may be another one.
-            if let Some(checked_at) = record.observed_at.and_then(|observed| self.by_our_clock(observed)) {
+            if let Some(checked_at) = record.observed(now).and_then(|observed| self.by_our_clock(observed)) {
                 record.checked_at = checked_at;
             }
             if here.is_none() && history.is_none() {

@@ -83,7 +83,9 @@ impl Tags {
                         let is_over = matches!(at, Found::Over | Found::Unknown);
                         shared.bucket.within(&route.waited, shared.at(route.waited.pace()).recall_tag(key)).await;
                         let now = self.metadata.tag(key).ok().flatten();
-                        if let Some(told) = now.filter(|now| known.is_none_or(|known| now.is_later_than(known))) {
+                        if let Some(told) =
+                            now.filter(|now| known.is_none_or(|known| now.is_later_than(known, shared.bucket.time())))
+                        {
                             return Turn::Told(told);
                         }
                         if is_over || Instant::now() >= until {
