@@ -19,6 +19,7 @@ mod proof;
 mod raising;
 mod record;
 pub mod settings;
+mod silent;
 mod store_time;
 pub mod trial;
 mod waited;

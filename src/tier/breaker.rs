@@ -20,6 +20,8 @@ const LONG: u64 = 1 << 20;
 pub(super) struct Breaker {
     /// After how many failures in a row it is left alone.
     failures: u32,
+    /// For how long the first time.
+    first: Duration,
     /// For how long at most.
     longest: Duration,
     state: Mutex<State>,
@@ -38,12 +40,17 @@ struct State {
 
 impl Breaker {
     pub(super) fn after(failures: u32) -> Breaker {
-        Breaker { failures, longest: LONGEST_PAUSE, state: Mutex::default() }
+        Breaker { failures, first: FIRST_PAUSE, longest: LONGEST_PAUSE, state: Mutex::default() }
     }
 
     /// The same, which is left alone for no longer than this.
     pub(super) fn resting(self, longest: Duration) -> Breaker {
         Breaker { longest, ..self }
+    }
+
+    /// The same, which is left alone for so long the first time.
+    pub(super) fn at_first(self, first: Duration) -> Breaker {
+        Breaker { first, ..self }
     }
 
     /// Whether it may be asked. Of those who come after a pause the first may.
@@ -97,6 +104,15 @@ impl Breaker {
         self.broke_off(why, 0)
     }
 
+    /// The same where it is left alone at once, however often that happened before.
+    pub(super) fn ill_enough(&self, why: &str) -> bool {
+        {
+            let mut state = self.state.lock();
+            state.failures = state.failures.max(self.failures.saturating_sub(1));
+        }
+        self.ill(why)
+    }
+
     /// The same after so many bytes.
     pub(super) fn broke_off(&self, why: &str, came: u64) -> bool {
         let mut state = self.state.lock();
@@ -112,7 +128,7 @@ impl Breaker {
 
     fn pause(&self, failures: u32) -> Duration {
         let doubled = failures.saturating_sub(self.failures).min(5);
-        (FIRST_PAUSE * (1 << doubled)).min(self.longest)
+        (self.first * (1 << doubled)).min(self.longest)
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::proof::{PeersKey, Question, Use};
+use super::silent::Silent;
 use super::{Bucket, Trouble, Waited};
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
@@ -46,6 +47,7 @@ pub struct Leases {
     /// Until when it is waited for that at most, since it was waited for first.
     known_until: OnceLock<Instant>,
     held: Mutex<HashMap<Digest, u32>>,
+    silent: Silent,
     metrics: Arc<Metrics>,
 }
 
@@ -83,7 +85,13 @@ impl Leases {
     /// Those of the replica that others reach at `own`. They are off until they are allowed.
     pub fn new(bucket: Bucket, key: PeersKey, own: String, metrics: Arc<Metrics>) -> Leases {
         let (allowed, known_until, held) = (watch::Sender::new(None), OnceLock::new(), Mutex::default());
-        Leases { bucket, key, own, allowed, known_until, held, metrics }
+        let silent = Silent::default();
+        Leases { bucket, key, own, allowed, known_until, held, silent, metrics }
+    }
+
+    /// Replicas whose leases lead to nothing.
+    pub const fn silent(&self) -> &Silent {
+        &self.silent
     }
 
     /// The store keeps to the condition of a write, or does not, or has not told yet.

@@ -123,6 +123,7 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "no_more_is_doubted_than_can_be_remembered_and_nothing_for_ever",
         ),
     ),
+    ("tier/silent.rs", "known", Still("256 replicas, `no_more_are_known_to_be_silent_than_can_be_remembered`")),
     ("tier/bucket/samples.rs", "known", Still("eight")),
     ("tier/bucket/samples.rs", "broken", Still("two")),
     (

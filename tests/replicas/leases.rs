@@ -365,3 +365,25 @@ async fn what_upstream_has_not_got_leaves_no_lease() {
     }
     no_leases_left(&scene).await;
 }
+
+#[tokio::test]
+async fn a_replica_that_says_nothing_is_waited_for_once_and_not_for_each_layer() {
+    let scene = Scene::set().await;
+    let replicas = replicas(&scene, 2).await;
+    let (blobs, gate) = ([30, 31, 32, 33].map(|seed| blob(&scene, seed)), Gate::new());
+    let mut streams = Vec::new();
+    for blob in &blobs {
+        scene.registry.rule(Rule::on(Match::blob(&blob.digest).get()).once().stall_after(1_000_000, &gate));
+        streams.push(replicas[0].0.stream(&blob.path).await);
+        assert_eq!(leader(&scene, &blob.digest, 1, &replicas).await, 0);
+    }
+    replicas[0].1.freeze();
+    let begun = Instant::now();
+    for blob in &blobs {
+        let answer = replicas[1].0.get(&blob.path).await;
+        assert!(answer.complete && answer.body == blob.bytes);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(6) * 2, "{:?}", begun.elapsed());
+    gate.open();
+    join_all(streams.into_iter().map(Stream::finish)).await;
+}

@@ -215,6 +215,8 @@ impl AtReplica {
         };
         for _ in 0..MOST_LOOKS {
             match found {
+                // Who said nothing lately is not waited for once more.
+                Found::Theirs(replica) if !leases.silent().may_be_asked(&replica) => {}
                 Found::Theirs(replica) => {
                     self.stands(Stand::Theirs(epoch, replica.clone()));
                     let fits = |blob: &UpstreamBlob| told.is_none() || blob.size.is_none() || blob.size == told;
@@ -347,10 +349,21 @@ impl AtReplica {
             let Some(proof) = leases.prove(&question, replica) else { return Said::Nothing };
             let asked = ask(format!("{replica}{path}"), proof, span);
             let said = match tokio::time::timeout(patience, asked).await {
-                Err(_) => Said::Nothing,
-                Ok(Ok(blob)) => Said::Gave(blob),
+                Err(_) => {
+                    leases.silent().says_nothing(replica);
+                    Said::Nothing
+                }
+                Ok(Ok(blob)) => {
+                    leases.silent().answers(replica);
+                    Said::Gave(blob)
+                }
                 Ok(Err(error)) => {
                     tracing::debug!(blob = ?self, replica, %error, "not from that replica");
+                    if (error.status, error.contact) == (None, Contact::Silent) {
+                        leases.silent().says_nothing(replica);
+                    } else {
+                        leases.silent().answers(replica);
+                    }
                     match (error.status, error.contact) {
                         (Some(503), _) if Instant::now() < until => {
                             tokio::time::sleep(AGAIN).await;

@@ -76,6 +76,7 @@ impl Tags {
                 }
                 Found::Unknown => break,
                 Found::Nobodys => {}
+                Found::Theirs(replica) if leases.silent().is_left_alone(&replica) => {}
                 Found::Theirs(_) | Found::Over => {
                     let until = Instant::now() + wait;
                     loop {
