@@ -12,7 +12,6 @@ use crate::access::Permit;
 use crate::clients::Asker;
 use crate::mirror::Location;
 use crate::oci::{ImageName, Notice, Reference, RegistryName, Repository, RepositoryPath, Target};
-use crate::mirror::flight::shared::pace_beside;
 use crate::tier::Waited;
 use crate::upstream::{Resource, Upstream};
 

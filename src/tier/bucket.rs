@@ -4,6 +4,7 @@
 //! that did not answer lately; writing has longer ones. What is not there is `None`, everything else a [`Trouble`].
 //! The file is long because all that is asked of the store is in one place, with who we are to it.
 
+mod delays;
 mod flow;
 mod health;
 mod listening;

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::super::breaker::Breaker;
+use super::delays::Delays;
 use super::flow::LEAST_A_SECOND;
 use super::listening::{MOST_OF_ANSWER, is_too_long};
 use super::samples::Samples;
@@ -57,6 +58,7 @@ pub(super) struct Health {
     content: Breaker,
     writes: Breaker,
     leases: Breaker,
+    delays: Delays,
     samples: Mutex<Samples>,
     /// What was wrong when it was looked at last; nothing where nobody has looked yet.
     seen: Mutex<Option<Result<(), String>>>,
@@ -67,8 +69,8 @@ impl Default for Health {
         // Whoever waits for content in vain has waited for long already.
         let [names, names_at_all, sizes, content] = [3, 3, 2, 2].map(Breaker::after);
         let [writes, leases] = [2, 2].map(|failures| Breaker::after(failures).resting(WRITES_TRIED_EVERY));
-        let (samples, seen) = (Mutex::default(), Mutex::default());
-        Health { names, names_at_all, sizes, content, writes, leases, samples, seen }
+        let (delays, samples, seen) = (Delays::default(), Mutex::default(), Mutex::default());
+        Health { names, names_at_all, sizes, content, writes, leases, delays, samples, seen }
     }
 }
 
@@ -225,12 +227,12 @@ impl Bucket {
         match tokio::time::timeout(deadline, answer).await {
             Ok(Ok(answer)) => {
                 // Of content the beginning says nothing of the rest.
-                if self.is_quick(began) && asked != Asked::Content {
+                if self.is_sound(asked, began) && asked != Asked::Content {
                     self.is_back(asked);
                 }
                 Ok(answer)
             }
-            Ok(Err(error)) => Err(self.trouble_of(asked, &error, self.is_quick(began))),
+            Ok(Err(error)) => Err(self.trouble_of(asked, &error, self.is_sound(asked, began))),
             Err(_) => Err(self.stalls(asked)),
         }
     }
@@ -278,6 +280,26 @@ impl Bucket {
     /// Whether what began then took a part of the readers' patience.
     pub(super) fn is_quick(&self, began: Instant) -> bool {
         began.elapsed() <= self.patience / 4
+    }
+
+    /// Whether what began then came so soon that it says that all is well: a pull waits for many leases.
+    fn is_sound(&self, asked: Asked, began: Instant) -> bool {
+        if asked == Asked::Leases { !self.is_a_delay(began.elapsed()) } else { self.is_quick(began) }
+    }
+
+    fn is_a_delay(&self, waited: Duration) -> bool {
+        waited > self.patience / 8
+    }
+
+    /// Somebody waited for a lease since then. What is lost with them in half a minute is no more than the most of what
+    /// one reader is patient: one that never comes, or one after the other that comes slowly.
+    fn was_waited_for(&self, began: Instant) {
+        let (now, too_much) = (Instant::now(), self.patience * 3 / 4);
+        if self.is_a_delay(now - began) && self.health.delays.add(began, now, too_much) {
+            let why = "it takes leases slowly";
+            let is_left = self.health.leases.ill_enough(why);
+            self.tell_left(Asked::Leases, is_left, why);
+        }
     }
 
     pub(super) fn is_back(&self, asked: Asked) {
@@ -401,73 +423,11 @@ impl Drop for Awaited<'_> {
             self.bucket.failed();
             let _ = self.bucket.is_of_no_help(self.asked, "it takes too long to answer".to_owned());
         }
+        if self.asked == Asked::Leases {
+            self.bucket.was_waited_for(self.began);
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use futures_util::StreamExt as _;
-
-    use super::super::super::settings::Settings;
-    use super::*;
-
-    const PATIENCE: Duration = Duration::from_secs(2);
-
-    fn bucket() -> Bucket {
-        Bucket::in_memory(&Settings { patience: PATIENCE, ..Settings::for_tests() })
-    }
-
-    async fn after<T>(time: Duration, answer: Result<T, Error>) -> Result<T, Error> {
-        tokio::time::sleep(time).await;
-        answer
-    }
-
-    fn cannot() -> Error {
-        Error::Generic { store: "S3", source: "503".into() }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_it_does_not_take_says_nothing_of_what_it_gives() {
-        let bucket = bucket();
-        for _ in 0..10 {
-            let failed = bucket.written::<()>(0, DEADLINE, after(PATIENCE / 8, Err(cannot()))).await;
-            assert!(matches!(failed, Err(Trouble::Away(_))));
-            assert_eq!(bucket.read("a", 1).await, Ok(None));
-        }
-        assert!(bucket.is_well());
-        assert!(!bucket.takes_writes() && bucket.trouble().is_some_and(|why| why.contains("take what is written")));
-        let left_alone = bucket.claim("fills/x", Bytes::new()).await;
-        assert!(matches!(left_alone, Err(Trouble::Away(_))), "no reader waits for it: {left_alone:?}");
-        bucket.write("b", Bytes::from_static(b"x")).await.expect("written");
-        assert!(bucket.takes_leases() && bucket.trouble().is_none());
-        bucket.claim("fills/x", Bytes::new()).await.expect("claimed");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_taken_too_slowly_is_known_before_it_is_given_up_and_large_parts_have_their_time() {
-        let (bucket, began) = (bucket(), Instant::now());
-        let slowly = || bucket.written(0, DEADLINE, after(PATIENCE * 4, Ok(())));
-        let (first, second, ()) = tokio::join!(slowly(), slowly(), async {
-            tokio::time::sleep(PATIENCE + Duration::from_millis(1)).await;
-            assert!(!bucket.takes_writes());
-        });
-        assert!(first.is_ok() && second.is_ok() && began.elapsed() == PATIENCE * 4, "they are taken all the same");
-        assert!(!bucket.takes_writes(), "that says nothing good");
-        bucket.written(16 << 20, DEADLINE, after(PATIENCE * 4, Ok(()))).await.expect("written");
-        assert!(bucket.takes_writes());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn while_it_takes_nothing_it_is_looked_at_every_few_seconds() {
-        let bucket = bucket();
-        for _ in 0..10 {
-            let _ = bucket.is_away(Asked::Writes, "x".to_owned());
-            let _ = bucket.is_away(Asked::Leases, "x".to_owned());
-        }
-        assert!(bucket.look(false).await.is_ok() && !bucket.takes_writes(), "not yet");
-        tokio::time::advance(WRITES_TRIED_EVERY).await;
-        assert!(bucket.look(false).await.is_ok() && bucket.takes_leases());
-        assert_eq!(bucket.list("").count().await, 0, "nothing of it is left");
-    }
-}
+mod tests;
