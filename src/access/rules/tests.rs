@@ -348,3 +348,14 @@ fn what_depends_on_who_asks_is_for_each_alone() {
         assert!(!rules.is_for_each_alone(&"other.example".parse().expect("valid")), "it is none of ours");
     }
 }
+
+#[test]
+fn a_permit_by_a_tag_is_for_the_moment_also_where_it_is_for_everybody() {
+    let rules = rules(Access::Mapped, NONE, &[("anonymous", "a.example/app:1")]);
+    let digest = crate::oci::Digest::of(crate::oci::Algorithm::Sha256, b"a manifest");
+    let (location, reference) = (location("a.example/app"), Reference::Digest(digest));
+    let asked = Asked { location: &location, reference: Some(&reference) };
+    let Decision::ByTag(claim) = rules.decide(asked, Shown::default()) else { panic!("it is by a tag") };
+    let permit = claim.led_by(&"1".parse().expect("a tag")).expect("it is one");
+    assert!(permit.caller().is_none() && !permit.is_for_everybody(), "the tag may move");
+}
