@@ -346,7 +346,7 @@ mod tests {
             let beginning = &whole[..length];
             [beginning.to_owned(), format!("{beginning:\0<31}"), format!("{beginning}\0")]
         });
-        for left in cut.chain(["\0".repeat(4096)]) {
+        for left in cut.chain(["\0".repeat(255)]) {
             let store = folder(&[("format", &left), ("lock", "4711\n"), ("oci-layout", ""), ("blobs/", "")]);
             examine(store.path()).unwrap_or_else(|refusal| panic!("{left:?}: {refusal}"));
             super::mark(store.path());
@@ -356,6 +356,7 @@ mod tests {
             assert!(matches!(examine(theirs.path()), Err(Refusal::Foreign { .. })), "{left:?}");
         }
         assert!(matches!(read_mark(b"registry-mirror store format 1\n\0"), Mark::Unclear { .. }));
+        assert!(matches!(read_mark(&[0; 256]), Mark::Unclear { .. }), "it is longer than any mark");
     }
 
     #[test]
