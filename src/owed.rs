@@ -3,6 +3,7 @@
 //! There is one where a bucket is configured. Both stores tell it before a file gets its name, the tier empties it.
 //! It is kept in `<store>/owed`, a line for each change. Truth: a kill forgets nothing; what was not to go up after
 //! all is looked for once and found absent.
+//! The file is long because what is owed, whose turn it is, and what is written of both change together.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions};

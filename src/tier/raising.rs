@@ -1,9 +1,11 @@
 //! Carries up into the bucket what is owed to it, behind the clients.
 //!
 //! A few keys at a time, the oldest first. Where the bucket does not take something, it and all else of its kind waits,
-//! half a minute at most, and nothing is forgotten: names do not wait for content that is refused. What a kill left of an upload is aborted. Truth: a blob appears in the
-//! bucket only when the bytes that went up have its digest; of small objects that two replicas write `merge` says
-//! what stands; what a name needs is there, or goes up after it, whatever the collector takes meanwhile.
+//! half a minute at most, and nothing is forgotten: names do not wait for content that is refused. What a kill left of
+//! an upload is aborted. Truth: a blob appears in the bucket only when the bytes that went up have its digest; of small
+//! objects that two replicas write `merge` says what stands; what a name needs is there, or goes up after it, whatever
+//! the collector takes meanwhile. The file is long because content and names go one way, each with all that may
+//! befall it there.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
