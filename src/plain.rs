@@ -5,6 +5,7 @@
 //! written as what they are, `\u{1b}` for an escape. All that commands say goes through here, and the log for people.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -70,6 +71,13 @@ fn tame(value: &mut Value) {
     }
 }
 
+/// A path as it is typed in a shell.
+pub fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+:@%,=".contains(c);
+    if path.chars().all(is_plain) { path } else { format!("'{}'", path.replace('\'', "'\\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +93,18 @@ mod tests {
             ("Größe 7 µ…", "Größe 7 µ…"),
         ] {
             assert_eq!(lines(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_path_is_told_as_it_is_typed() {
+        for (path, typed) in [
+            ("/var/cache/registry-mirror", "/var/cache/registry-mirror"),
+            ("/srv/my store", "'/srv/my store'"),
+            ("/srv/$(id)", "'/srv/$(id)'"),
+            ("/srv/it's", "'/srv/it'\\''s'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), typed);
         }
     }
 

@@ -8,8 +8,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-use super::unusable::quoted;
 use crate::oci::Algorithm;
+use crate::plain::quoted;
 use crate::small_file::{self, InTheWay};
 use crate::staged;
 

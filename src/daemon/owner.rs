@@ -17,9 +17,9 @@ use rustix::thread::{
     set_thread_res_uid,
 };
 
-use crate::blob_store::unusable::quoted;
 use crate::blob_store::{format, lock};
 use crate::documents::{Code, Error};
+use crate::plain::quoted;
 
 /// No store has folders in folders beyond this.
 const DEEPEST: usize = 300;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 
 use crate::documents::Checked;
+use crate::plain::quoted;
 
 /// A sync that takes longer holds pulls up.
 const SLOW_SYNC: Duration = Duration::from_millis(200);
@@ -115,7 +116,7 @@ pub fn judge(disk: &Disk) -> Vec<Checked> {
 const ABOUT: &str = "store";
 
 fn space(Disk { path, space, .. }: &Disk) -> Checked {
-    let path = path.display();
+    let (typed, path) = (quoted(path), path.display());
     let Space { bytes, free, min_free, inodes_free, inodes, read_only } = match space {
         Ok(space) => space,
         Err(why) => {
@@ -128,7 +129,7 @@ fn space(Disk { path, space, .. }: &Disk) -> Checked {
     };
     let size = |bytes: u64| ByteSize::b(bytes).display().iec().to_string();
     if *read_only {
-        let hint = format!("mount it for writing: mount -o remount,rw \"$(df --output=target {path} | tail -1)\"");
+        let hint = format!("mount it for writing: mount -o remount,rw \"$(df --output=target {typed} | tail -1)\"");
         return Checked::fail(ABOUT, format!("{path} is on a file system that is mounted read-only"), hint);
     }
     if *bytes > 0 && *free == 0 {
@@ -155,7 +156,7 @@ fn space(Disk { path, space, .. }: &Disk) -> Checked {
 }
 
 fn written(Disk { path, there, written, .. }: &Disk) -> Option<Checked> {
-    let path = path.display();
+    let (typed, path) = (quoted(path), path.display());
     let why = match written {
         Ok(Times { write, sync, rename }) => {
             let [w, s, r] = [write, sync, rename].map(|took| format!("{:.1} ms", took.as_secs_f64() * 1e3));
@@ -192,13 +193,13 @@ fn written(Disk { path, there, written, .. }: &Disk) -> Option<Checked> {
             ABOUT,
             format!("{path} is not there, and this user may not make it"),
             "make it as root, for the user of the daemon: install -d -m 700 -o USER FOLDER; or choose another: store.path"
-                .replace("FOLDER", &path.to_string()),
+                .replace("FOLDER", &typed),
         ),
         Unwritable::Denied => Checked::fail(
             ABOUT,
             format!("this user may not write to {path}"),
             "run this as the user of the daemon, or as root; if it is that one: chown -R USER FOLDER"
-                .replace("FOLDER", &path.to_string()),
+                .replace("FOLDER", &typed),
         ),
         Unwritable::Late(after) => Checked::fail(
             ABOUT,
@@ -262,6 +263,20 @@ mod tests {
             attributes: Some(true),
             kind: None,
             closed: None,
+        }
+    }
+
+    #[test]
+    fn what_is_to_be_typed_names_the_store_as_a_shell_takes_it() {
+        let odd = || Disk { path: "/my $(id) store".into(), attributes: None, ..disk() };
+        for odd in [
+            Disk { space: Ok(Space { read_only: true, ..SPACE }), written: Err(Unwritable::ReadOnly), ..odd() },
+            Disk { written: Err(Unwritable::Denied), ..odd() },
+            Disk { written: Err(Unwritable::Denied), there: false, ..odd() },
+        ] {
+            let hints: Vec<_> = judge(&odd).into_iter().filter_map(|line| line.hint).collect();
+            let [hint] = &hints[..] else { panic!("{hints:?}") };
+            assert!(hint.contains(" '/my $(id) store'"), "{hint}");
         }
     }
 

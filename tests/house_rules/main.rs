@@ -30,7 +30,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metadata", &["oci", "clock", "owed", "small_file", "staged", "metadata"]),
     // Decisions only: it names what they are about.
     ("access", &["oci", "metadata", "access"]),
-    ("blob_store", &["oci", "clock", "owed", "small_file", "staged", "blob_store"]),
+    ("blob_store", &["oci", "clock", "owed", "plain", "small_file", "staged", "blob_store"]),
     // No port of ours: what tests exchange is the object store in it.
     (
         "tier",
@@ -61,7 +61,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     // Decisions only: facts in, a line out.
-    ("doctor", &["oci", "documents", "clock", "upstream", "doctor"]),
+    ("doctor", &["oci", "documents", "clock", "plain", "upstream", "doctor"]),
     ("metrics", &["oci", "outcome", "metrics"]),
     ("audit", &["oci", "clock", "confine", "documents", "metrics", "audit"]),
     ("usage", &["oci", "clock", "documents", "outcome", "metrics", "small_file", "staged", "usage"]),
