@@ -410,7 +410,9 @@ impl MetadataStore for SledMetadata {
         };
         match of {
             Some(location) => self.files.for_each_member(location, &mut visit),
-            None => self.files.for_each_key(&mut visit),
+            None => {
+                self.files.for_each_key(&mut visit);
+            }
         }
         Ok(members)
     }

@@ -25,7 +25,11 @@ pub(super) fn names_in(path: &Path) -> impl Iterator<Item = String> {
 
 /// The folders in a folder; links are not followed.
 pub(super) fn folders(path: &Path) -> impl Iterator<Item = (String, PathBuf)> {
-    entries(path)
+    folders_among(entries(path))
+}
+
+pub(super) fn folders_among(entries: impl Iterator<Item = fs::DirEntry>) -> impl Iterator<Item = (String, PathBuf)> {
+    entries
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
         .filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.path())))
 }

@@ -123,9 +123,9 @@ impl Index {
         measured.insert(lately.unwrap_or_else(|| (Instant::now(), size_of(&self.path)))).1
     }
 
-    /// Notes that everything is in it that this version looks for.
-    pub(super) fn mark_form(&self) -> sled::Result<()> {
-        self.db.insert(FORM, FORM_NOW).map(drop)
+    /// Notes whether everything is in it that this version looks for; if not, the next start begins it anew.
+    pub(super) fn mark_form(&self, is_whole: bool) -> sled::Result<()> {
+        if is_whole { self.db.insert(FORM, FORM_NOW) } else { self.db.remove(FORM) }.map(drop)
     }
 
     /// Writes, as the last thing, how often the index was closed.

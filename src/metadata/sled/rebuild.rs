@@ -22,11 +22,12 @@ impl SledMetadata {
     /// made: blobs that the index did not know count as used then.
     pub fn rebuild(&self, blobs: &[(Digest, u64)], now: Timestamp) {
         let _change = self.changes.begin();
+        let mut is_whole = true;
         if self.index_state() == IndexState::Behind {
             self.fenced("clearing it", |index| {
                 [&index.tags, &index.members, &index.holders].into_iter().try_for_each(|tree| tree.clear())
             });
-            self.reindex_all();
+            is_whole = self.reindex_all();
         }
         let mut stored = Cow::Borrowed(blobs);
         if !stored.is_sorted() {
@@ -34,7 +35,7 @@ impl SledMetadata {
         }
         let rebuilt = self.fenced("rebuilding it", |index| {
             index.blobs.reconcile(&stored, now)?;
-            index.mark_form()?;
+            index.mark_form(is_whole)?;
             index.db.flush()?;
             Ok(())
         });
@@ -45,8 +46,8 @@ impl SledMetadata {
         }
     }
 
-    /// Copies every record from its file to the index.
-    fn reindex_all(&self) {
+    /// Copies every record from its file to the index. Returns whether all files could be found.
+    fn reindex_all(&self) -> bool {
         let threads = thread::available_parallelism().map_or(1, NonZero::get).min(MOST_THREADS);
         let (sender, receiver) = mpsc::sync_channel::<Vec<Key>>(4 * threads);
         let receiver = Mutex::new(receiver);
@@ -60,7 +61,7 @@ impl SledMetadata {
                 });
             }
             let mut keys = Vec::with_capacity(AT_ONCE);
-            self.files.for_each_key(&mut |key| {
+            let is_whole = self.files.for_each_key(&mut |key| {
                 keys.push(key);
                 if keys.len() == AT_ONCE {
                     let _ = sender.send(std::mem::replace(&mut keys, Vec::with_capacity(AT_ONCE)));
@@ -68,7 +69,8 @@ impl SledMetadata {
             });
             let _ = sender.send(keys);
             drop(sender);
-        });
+            is_whole
+        })
     }
 
     /// Copies a record from its file to the index.

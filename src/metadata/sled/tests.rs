@@ -1,8 +1,13 @@
 //! When the index is believed: not after a panic or an error of the engine, and never against the files.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use rustix::fs::Uid;
+use rustix::thread::set_thread_res_uid;
 
 use super::*;
 use crate::oci::{AcceptSet, Algorithm, MediaType, Places};
@@ -71,6 +76,45 @@ fn an_index_that_lost_a_record_learns_it_from_the_file() {
     assert!(lookup().is_none());
     assert_eq!(store.tag(&key()).expect("answers"), Some(record(1)));
     assert!(lookup().is_some());
+}
+
+/// In the name of somebody to whom a folder can be closed, which it cannot be to a superuser.
+#[test]
+fn an_index_that_was_made_while_a_folder_was_closed_is_made_anew_when_it_is_open() {
+    const SOMEBODY: u32 = 65534;
+    let folder = tempfile::tempdir().expect("a folder");
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        chown(folder.path(), Some(SOMEBODY), Some(SOMEBODY)).expect("chown");
+    }
+    let store = folder.path();
+    let by_somebody = || {
+        if is_root {
+            let somebody = Uid::from_raw(SOMEBODY);
+            set_thread_res_uid(somebody, somebody, somebody).expect("another user");
+        }
+        drop(ready(store));
+        fs::remove_dir_all(store.join("metadata")).expect("the index is removed");
+        let closed = store.join("repositories/docker.io/a/b/_tags");
+        let mode = |mode| fs::set_permissions(&closed, Permissions::from_mode(mode)).expect("chmod");
+        let listed = || {
+            let store = SledMetadata::open(store);
+            store.rebuild(&[], Timestamp(0));
+            assert_eq!(store.index_state(), IndexState::Ready);
+            store.tags().expect("answers").len()
+        };
+        mode(0);
+        assert_eq!(listed(), 0, "nobody can know of it");
+        mode(0o700);
+        assert_eq!(listed(), 1, "the index of before was not whole");
+        // Where an index that was whole has to be made anew, too.
+        fs::remove_file(store.join("metadata/closed-in-order")).expect("as after a crash");
+        mode(0);
+        assert_eq!(listed(), 0);
+        mode(0o700);
+        assert_eq!(listed(), 1);
+    };
+    thread::scope(|scope| scope.spawn(by_somebody).join().expect("it ends well"));
 }
 
 #[test]
