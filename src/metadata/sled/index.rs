@@ -18,10 +18,13 @@ use parking_lot::Mutex;
 use sled::{Db, IVec, Tree};
 
 use super::pages::Pages;
-use crate::small_file;
+use crate::small_file::{self, InTheWay};
 
 /// How long an index may take to open before it is taken for damaged.
 const LONGEST_OPEN: Duration = Duration::from_secs(10);
+
+/// The settings of an index are no longer, in bytes; the engine reads them whole.
+const LONGEST_CONF: u64 = 64 << 10;
 
 /// In bytes. A ceiling, not an allocation; sled needs more memory with a smaller one.
 const CACHE_CAPACITY: u64 = 256 * 1024 * 1024;
@@ -189,11 +192,20 @@ fn open_guarded(path: &Path, limit: Duration) -> Result<Index, String> {
     if path.join(DAMAGED_MARK).exists() {
         return Err("it failed while it was last used".to_owned());
     }
-    let (sender, receiver) = mpsc::channel();
+    // The engine follows links, waits for pipes, and reads whatever is there into memory.
+    let strange = fs::read_dir(path).into_iter().flatten().flatten().find_map(|entry| not_of_an_index(&entry.path()));
+    if let Some(strange) = strange {
+        return Err(strange);
+    }
     let path = path.to_owned();
+    within(limit, move || Index::open(path))
+}
+
+fn within(limit: Duration, open: impl FnOnce() -> sled::Result<Index> + Send + 'static) -> Result<Index, String> {
+    let (sender, receiver) = mpsc::channel();
     let open = move || {
         // A receiver that gave up drops the index.
-        let _ = sender.send(catch_unwind(|| Index::open(path)));
+        let _ = sender.send(catch_unwind(AssertUnwindSafe(open)));
     };
     thread::Builder::new().name("open-index".to_owned()).spawn(open).map_err(|error| error.to_string())?;
     match receiver.recv_timeout(limit) {
@@ -202,6 +214,17 @@ fn open_guarded(path: &Path, limit: Duration) -> Result<Index, String> {
         Ok(Err(_)) => Err("opening it panicked".to_owned()),
         Err(_) => Err(format!("it did not open within {limit:?}")),
     }
+}
+
+/// Why what has this name in the folder of an index can be none of its files, nor its folder of large values.
+fn not_of_an_index(path: &Path) -> Option<String> {
+    let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    if let Some(strange) = InTheWay::of_file(path).filter(|_| !is_folder) {
+        return Some(strange.to_string());
+    }
+    let is_conf = path.file_name().is_some_and(|name| name == "conf");
+    let is_long = is_conf && fs::symlink_metadata(path).is_ok_and(|found| found.len() > LONGEST_CONF);
+    is_long.then(|| format!("{} is longer than {LONGEST_CONF} bytes", path.display()))
 }
 
 /// What a folder and all in it take on disk.
@@ -246,14 +269,42 @@ mod tests {
 
     #[test]
     fn an_index_that_hangs_while_it_is_opened_is_given_up() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let conf = folder.path().join("conf");
-        let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
-        rustix::fs::mknodat(rustix::fs::CWD, &conf, kind, mode, 0).expect("makes a fifo that nobody writes to");
-        let refused = open_guarded(folder.path(), Duration::from_millis(20)).expect_err("it hangs");
-        assert!(refused.contains("did not open within"), "{refused}");
-        // Lets the thread that hangs go.
-        drop(fs::OpenOptions::new().read(true).write(true).open(&conf));
+        let (end, hangs) = mpsc::channel::<()>();
+        let refused = within(Duration::from_millis(20), move || {
+            let _ = hangs.recv();
+            Err(sled::Error::Unsupported("it went on".into()))
+        });
+        assert!(refused.expect_err("it hangs").contains("did not open within"));
+        drop(end);
+    }
+
+    #[test]
+    fn what_is_no_file_of_an_index_is_not_given_to_the_engine() {
+        let aside = tempfile::tempdir().expect("a folder");
+        let elsewhere = aside.path().join("elsewhere");
+        fs::write(&elsewhere, "kept").expect("written");
+        for (name, said) in [
+            ("conf", "a pipe"),
+            ("db", "a pipe"),
+            ("db", "a link"),
+            ("snap.0000000000000001", "a link"),
+            ("blobs", "a link"),
+            ("conf", "longer than"),
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join(name);
+            match said {
+                "a pipe" => {
+                    let (kind, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+                    rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, 0).expect("a pipe");
+                }
+                "a link" => std::os::unix::fs::symlink(&elsewhere, &path).expect("a link"),
+                _ => File::create(&path).expect("a file").set_len(LONGEST_CONF + 1).expect("a length"),
+            }
+            let refused = open_guarded(folder.path(), LONGEST_OPEN).expect_err("it is no index");
+            assert!(refused.contains(said) && refused.contains(name), "{name}: {refused}");
+        }
+        assert_eq!(fs::read_to_string(&elsewhere).expect("read"), "kept");
     }
 
     #[test]
