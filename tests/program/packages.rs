@@ -175,6 +175,54 @@ fn the_file_of_the_image_is_valid_and_keeps_the_store_in_the_volume() {
     assert!(shown.contains(volume) && shown.contains("0.0.0.0:5000"), "{shown}");
 }
 
+/// A script of a package, run where each program that it may call is there and does nothing, below `root`.
+fn run_script(root: &Path, script: &str, argument: &str, users_are_there: bool) -> (bool, String) {
+    let programs = root.join("programs");
+    let text = fs::read_to_string(at(script)).unwrap();
+    let text = ["/var/", "/etc/", "/run/", "/usr/share/"]
+        .iter()
+        .fold(text, |text, part| text.replace(part, &format!("{}{part}", root.display())));
+    let output = Command::new("/bin/sh")
+        .args(["-c", &text, script, argument, "0.0.9"])
+        .env_clear()
+        .env("PATH", &programs)
+        .env("USERS", if users_are_there { "0" } else { "2" })
+        .output()
+        .unwrap();
+    (output.status.success(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn each_line_of_the_scripts_of_packages_is_one_that_a_shell_can_run() {
+    let root = tempfile::tempdir().unwrap();
+    for folder in ["programs", "run/systemd/system", "var/cache/registry-mirror", "etc/registry-mirror"] {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    fs::write(root.path().join("var/cache/registry-mirror/format"), "1\n").unwrap();
+    let debian = "addgroup adduser getent install registry-mirror deb-systemd-helper deb-systemd-invoke systemctl";
+    for program in debian.split(' ').chain("rm rmdir basename groupadd useradd".split(' ')) {
+        let path = root.path().join("programs").join(program);
+        let status = if program == "getent" { "$USERS" } else { "0" };
+        fs::write(&path, format!("#!/bin/sh\nexit {status}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let debian = ["configure", "abort-upgrade", "abort-remove", "upgrade", "remove", "purge"];
+    for (folder, scripts, arguments) in [
+        ("systemd/debian", &["postinst", "prerm", "postrm"][..], &debian[..]),
+        ("systemd/rpm", &["pre", "post", "preun", "postun"], &["0", "1", "2"]),
+    ] {
+        for (script, argument) in scripts.iter().flat_map(|script| arguments.iter().map(move |with| (script, with))) {
+            for users_are_there in [false, true] {
+                let script = format!("{folder}/{script}");
+                let (well, said) = run_script(root.path(), &script, argument, users_are_there);
+                // What it tells the operator.
+                let said: Vec<_> = said.lines().filter(|line| !line.starts_with("registry-mirror: ")).collect();
+                assert!(well && said.is_empty(), "{script} {argument}: {said:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_purge_takes_all_but_what_takes_the_set_up_of_a_client_back() {
     let root = tempfile::tempdir().unwrap();
