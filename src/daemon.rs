@@ -19,6 +19,7 @@ mod upstreams;
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,11 +38,12 @@ use crate::access::{Access, Grants};
 use crate::admin::{self, AdminState, Guard, Reach, Readiness, Token};
 use crate::audit::Audit;
 use crate::blob_store::BlobStore as _;
+use crate::blob_store::closed::{self, Closed};
+use crate::blob_store::format;
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{LockError, StoreLock};
 use crate::blob_store::unusable::Unusable;
-use crate::blob_store::{closed, format};
 use crate::carrier::Carriers;
 use crate::clients::Clients;
 use crate::clock::{Clock, SystemClock, Timestamp};
@@ -54,7 +56,7 @@ use crate::mirror::flight::bounds::Bounds;
 use crate::mirror::keep::collector::Collector;
 use crate::mirror::{Behind, Mirror, Parts, Replicas, Terms};
 use crate::oci::{ImageName, RegistryName};
-use crate::owed::Owed;
+use crate::owed::{self, Owed};
 use crate::server::authenticate::{Authenticator, NoRandomness, Passwords, PasswordsError};
 use crate::server::tls::{self, Files, Tls, TlsError};
 use crate::server::{self, Admission, Edge, Listener, Present};
@@ -201,6 +203,12 @@ fn terms(config: &Config, upstreams: &Upstreams, bounds: Arc<Bounds>) -> Terms {
     }
 }
 
+/// The list of what the store at `path` owes to its bucket.
+fn list_of(path: &Path) -> Result<Arc<Owed>, Unusable> {
+    let closed = |error| Closed { part: owed::NAME.into(), error, is_needed: true };
+    Owed::open(path).map_err(|error| Unusable::of(path, closed(error)))
+}
+
 /// How the bucket is doing.
 fn bucket_status(raising: &Raising) -> BucketStatus {
     let Standing { backlog, trouble, lists, conditional, leases } = raising.standing();
@@ -277,7 +285,7 @@ impl Prepared {
         let lock = StoreLock::acquire(path)?;
         format::mark(path);
         let behind =
-            bucket.map(|bucket| Owed::open(path).map(|owed| (bucket, owed))).transpose().map_err(store_error)?;
+            bucket.map(|bucket| list_of(path).map(|owed| (bucket, owed))).transpose().map_err(StartError::Store)?;
         let owed = || behind.as_ref().map(|(_, owed)| Arc::clone(owed));
         let blobs = Arc::new(LocalBlobStore::owing(path, owed()).map_err(store_error)?);
         let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(store_error)?);

@@ -2,11 +2,13 @@
 //!
 //! There is one where a bucket is configured. Both stores tell it before a file gets its name, the tier empties it.
 //! It is kept in `<store>/owed`, a line for each change. Truth: a kill forgets nothing; what was not to go up after
-//! all is looked for once and found absent.
-//! The file is long because what is owed, whose turn it is, and what is written of both change together.
+//! all is looked for once and found absent. A list that cannot be read is set aside, and made anew of what is stored.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::{File, OpenOptions};
+mod lines;
+mod turns;
+
+use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +16,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::{small_file, staged};
+use self::lines::Unread;
+pub use self::turns::Kind;
+use self::turns::Queue;
+use crate::small_file::InTheWay;
+use crate::staged;
 
 /// The name of the list in the store.
 pub const NAME: &str = "owed";
@@ -23,9 +29,6 @@ pub const NAME: &str = "owed";
 const SPARE_LINES: usize = 10_000;
 /// How many keys are owed at most. Of more, the oldest do not go up: who wants them asks upstream.
 const MOST: usize = 250_000;
-/// No list of so many keys is longer, in bytes.
-const LONGEST: u64 = 1 << 30;
-const UNREADABLE: &str = "the list of what is owed to the bucket is no text";
 
 /// What is to be done in the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct Owed {
     most: usize,
     state: Mutex<State>,
     changed: Changed,
+    /// What became of the list that was there and cannot be read.
+    aside: Option<String>,
 }
 
 /// That something may have changed, of each kind.
@@ -88,54 +93,6 @@ struct State {
     uploads: HashMap<String, String>,
     /// The bucket for which all that was stored before there was a list has been put on it.
     complete: Option<String>,
-}
-
-/// The keys nobody is at, the oldest first: those of content, and all others, so that neither waits for the other.
-#[derive(Debug, Default)]
-struct Queue {
-    contents: BTreeMap<u64, String>,
-    names: BTreeMap<u64, String>,
-}
-
-/// What a key is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Content.
-    Content,
-    /// A name, or another small object.
-    Name,
-}
-
-impl Kind {
-    /// That of a key.
-    pub fn of(key: &str) -> Kind {
-        if key.starts_with("blobs/") { Kind::Content } else { Kind::Name }
-    }
-}
-
-impl Queue {
-    fn of(&mut self, kind: Kind) -> &mut BTreeMap<u64, String> {
-        match kind {
-            Kind::Content => &mut self.contents,
-            Kind::Name => &mut self.names,
-        }
-    }
-
-    fn insert(&mut self, serial: u64, key: String) {
-        self.of(Kind::of(&key)).insert(serial, key);
-    }
-
-    fn remove(&mut self, serial: u64) {
-        self.contents.remove(&serial);
-        self.names.remove(&serial);
-    }
-
-    /// Takes the oldest out.
-    fn pop(&mut self) -> Option<(u64, String)> {
-        let first = |queue: &BTreeMap<u64, String>| queue.first_key_value().map_or(u64::MAX, |(serial, _)| *serial);
-        let kind = if first(&self.contents) < first(&self.names) { Kind::Content } else { Kind::Name };
-        self.of(kind).pop_first()
-    }
 }
 
 #[derive(Debug)]
@@ -189,7 +146,7 @@ impl Drop for Quiet {
 }
 
 impl Owed {
-    /// Reads the list of the store at `store`. What a kill cut is left out.
+    /// Reads the list of the store at `store`. What a kill cut is left out; one that cannot be read is set aside.
     ///
     /// # Errors
     /// What the file system says; then nothing would be remembered.
@@ -197,17 +154,40 @@ impl Owed {
         Owed::of(store, MOST)
     }
 
+    /// The same with so many keys at most.
     fn of(store: &Path, most: usize) -> io::Result<Arc<Owed>> {
         let path = store.join(NAME);
-        let text = match small_file::read(&path, LONGEST) {
-            Ok(text) => String::from_utf8(text).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, UNREADABLE))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(error),
-        };
-        let mut state = State::default();
-        text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).for_each(|line| state.replay(line));
+        let (mut state, mut aside) = (State::default(), None);
+        match lines::read(&path) {
+            Ok(text) => state.replay(&text),
+            Err(Unread::Closed(error)) => return Err(error),
+            Err(Unread::Damaged { why, rest }) => {
+                let moved = staged::set_aside(&path).map_err(|error| not_moved(&path, &why, error))?;
+                let told = format!(
+                    "{}: {why}: the list of what is owed to the bucket was set aside as {}, and all that is stored is looked for there",
+                    path.display(),
+                    moved.display()
+                );
+                tracing::warn!("{told}");
+                aside = Some(told);
+                state.replay(&rest);
+            }
+        }
         state.rewrite(&path)?;
-        Ok(Arc::new(Owed { path, most, state: Mutex::new(state), changed: Changed::default() }))
+        Ok(Arc::new(Owed { path, most, state: Mutex::new(state), changed: Changed::default(), aside }))
+    }
+
+    /// That the list which was there could not be read and was set aside, where that is so.
+    pub fn set_aside(&self) -> Option<&str> {
+        self.aside.as_deref()
+    }
+
+    /// Why the list of the store at `store` would be set aside, where it would be. Changes nothing.
+    pub fn flaw(store: &Path) -> Option<String> {
+        match lines::read(&store.join(NAME)) {
+            Err(Unread::Damaged { why, .. }) => Some(why),
+            Ok(_) | Err(Unread::Closed(_)) => None,
+        }
     }
 
     /// A file is about to get its name; `None` where it comes from the bucket.
@@ -355,8 +335,7 @@ impl Owed {
             line.push_str(&format!("d {oldest}\n"));
             state.lines += 1;
         }
-        let needed = state.orders.len() + state.uploads.len();
-        let written = if state.lines > 2 * needed + SPARE_LINES {
+        let written = if state.lines > 2 * state.needed() + SPARE_LINES {
             state.rewrite(&self.path)
         } else {
             state.file.as_mut().map_or(Ok(()), |file| file.write_all(line.as_bytes()))
@@ -392,144 +371,15 @@ impl State {
             }
         }
     }
+}
 
-    fn replay(&mut self, line: &str) {
-        let Some((what, key)) = line.split_once(' ') else { return };
-        match what {
-            "u" | "a" => {
-                let serial = self.order(key, if what == "u" { Order::Up } else { Order::Away }).serial;
-                self.queue.insert(serial, key.to_owned());
-            }
-            "d" => {
-                if let Some(entry) = self.orders.remove(key) {
-                    self.queue.remove(entry.serial);
-                }
-            }
-            "m" => self.uploads.extend(key.split_once('\t').map(|(key, id)| (key.to_owned(), id.to_owned()))),
-            "e" => drop(self.uploads.remove(key)),
-            "c" => self.complete = Some(key.to_owned()),
-            _ => {}
-        }
+/// Why a list that cannot be read stays where it is.
+fn not_moved(path: &Path, why: &str, error: io::Error) -> io::Error {
+    if let Some(it) = InTheWay::of_file(path) {
+        return it.into();
     }
-
-    /// Writes the list without what is done.
-    fn rewrite(&mut self, path: &Path) -> io::Result<()> {
-        let mut orders: Vec<_> = self.orders.iter().map(|(key, entry)| (entry.serial, entry.order, key)).collect();
-        orders.sort_unstable_by_key(|(serial, ..)| *serial);
-        let word = |order| if order == Order::Up { 'u' } else { 'a' };
-        let mut text: String = orders.iter().map(|(_, order, key)| format!("{} {key}\n", word(*order))).collect();
-        text.extend(self.uploads.iter().map(|(key, id)| format!("m {key}\t{id}\n")));
-        text.extend(self.complete.iter().map(|bucket| format!("c {bucket}\n")));
-        staged::replace(path, 0o600, text.as_bytes())?;
-        self.file = Some(small_file::open(OpenOptions::new().append(true), path)?);
-        self.lines = self.orders.len() + self.uploads.len();
-        Ok(())
-    }
+    io::Error::new(error.kind(), format!("{}: {why}, and it cannot be set aside: {error}", path.display()))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keys(owed: &Owed) -> Vec<String> {
-        std::iter::from_fn(|| owed.take()).map(|task| task.key).collect()
-    }
-
-    #[test]
-    fn what_was_not_done_is_owed_after_a_kill_in_the_order_in_which_it_came() {
-        let store = tempfile::tempdir().expect("a folder");
-        let owed = Owed::open(store.path()).expect("a list");
-        for key in ["c", "a", "b"] {
-            owed.up(key);
-        }
-        let task = owed.take().expect("a task");
-        assert_eq!((task.key.as_str(), task.order), ("c", Order::Up));
-        owed.done(&task);
-        owed.away("gone");
-        owed.upload_begun("a", "id 1");
-        assert!(!owed.is_complete("one/"));
-        owed.completed("one/");
-        owed.up("told");
-        owed.settle("told");
-        let unfinished = owed.take().expect("a task");
-        assert_eq!(unfinished.key, "a");
-        // No word of an end: as after a kill.
-        let again = Owed::open(store.path()).expect("a list");
-        assert_eq!(again.uploads(), [("a".to_owned(), "id 1".to_owned())]);
-        assert!(again.is_complete("one/") && !again.is_complete("another/"));
-        assert_eq!(keys(&again), ["a", "b", "gone"]);
-        let mut file = OpenOptions::new().append(true).open(store.path().join(NAME)).expect("there");
-        file.write_all(b"u half").expect("written");
-        assert_eq!(keys(&Owed::open(store.path()).expect("a list")), ["a", "b", "gone"], "a line that was cut is none");
-    }
-
-    #[test]
-    fn what_is_ordered_anew_while_it_is_done_is_done_again() {
-        let store = tempfile::tempdir().expect("a folder");
-        let owed = Owed::open(store.path()).expect("a list");
-        owed.up("key");
-        let task = owed.take().expect("a task");
-        owed.up("key");
-        assert_eq!(owed.take(), None, "somebody is at it");
-        owed.done(&task);
-        let task = owed.take().expect("once more");
-        owed.done(&task);
-        assert!(owed.is_empty() && owed.take().is_none());
-    }
-
-    #[test]
-    fn what_could_not_be_done_comes_after_all_else_and_names_do_not_wait_for_content() {
-        let store = tempfile::tempdir().expect("a folder");
-        let owed = Owed::open(store.path()).expect("a list");
-        ["blobs/a", "name", "blobs/b", "blobs/c"].into_iter().for_each(|key| owed.up(key));
-        let refused = owed.take_of(Kind::Content).expect("a task");
-        assert_eq!(refused.key, "blobs/a");
-        owed.give_back(&refused);
-        assert_eq!(owed.take_of(Kind::Name).expect("a task").key, "name");
-        assert_eq!(keys(&owed), ["blobs/b", "blobs/c", "blobs/a"]);
-    }
-
-    #[test]
-    fn nobody_looks_for_a_file_that_is_on_its_way() {
-        let store = tempfile::tempdir().expect("a folder");
-        let owed = Owed::open(store.path()).expect("a list");
-        let coming = owed.coming("key");
-        assert_eq!((owed.take(), owed.len()), (None, 1));
-        drop(coming);
-        assert!(owed.take().is_some());
-    }
-
-    #[test]
-    fn what_comes_from_the_bucket_is_not_owed_to_it() {
-        let store = tempfile::tempdir().expect("a folder");
-        let owed = Owed::open(store.path()).expect("a list");
-        let quiet = owed.quiet("key");
-        owed.up("key");
-        assert!(owed.is_empty());
-        drop(quiet);
-        owed.up("key");
-        assert_eq!(owed.len(), 1);
-    }
-
-    #[test]
-    fn no_more_is_owed_than_can_be_remembered_and_what_came_last_stays() {
-        let store = tempfile::tempdir().expect("a folder");
-        let owed = Owed::of(store.path(), 3).expect("a list");
-        (0..10).for_each(|n| owed.up(&n.to_string()));
-        assert_eq!(owed.len(), 3);
-        assert_eq!(keys(&Owed::of(store.path(), 3).expect("a list")), ["7", "8", "9"]);
-    }
-
-    #[test]
-    fn the_list_stays_short_however_much_was_done() {
-        let store = tempfile::tempdir().expect("a folder");
-        let owed = Owed::open(store.path()).expect("a list");
-        for n in 0..SPARE_LINES {
-            owed.up(&n.to_string());
-            let task = owed.take().expect("a task");
-            owed.done(&task);
-        }
-        let lines = std::fs::read_to_string(store.path().join(NAME)).expect("read").lines().count();
-        assert!(lines <= SPARE_LINES + 1, "{lines}");
-    }
-}
+mod tests;

@@ -142,8 +142,12 @@ fn kind_at(folder: &OwnedFd, name: &str) -> io::Result<FileType> {
 
 fn to_its_end(file: File, path: &Path, longest: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    file.take(longest.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > longest {
+    // One that says so itself need not be in memory to be too long.
+    let is_long = file.metadata()?.len() > longest;
+    if !is_long {
+        file.take(longest.saturating_add(1)).read_to_end(&mut bytes)?;
+    }
+    if is_long || bytes.len() as u64 > longest {
         let why = format!("{} is longer than {longest} bytes", path.display());
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
     }

@@ -1,4 +1,4 @@
-//! A small file that is replaced as a whole, or stays as it was.
+//! A small file that is replaced as a whole, or stays as it was; and what cannot be used and makes room for that.
 //!
 //! It is written beside it under the name that ends with `.new`. Truth: what is there under that name, a link most of
 //! all, is nothing that is written to.
@@ -6,7 +6,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replaces the file, and is sure that its content is on the disk before. Blocks.
 ///
@@ -23,6 +23,30 @@ pub fn replace(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&staged, path)
+}
+
+/// Gives a file or a folder the name `<name>.damaged-<n>`, which is returned, and removes an earlier one of that kind:
+/// the last is kept. Blocks.
+///
+/// # Errors
+/// It could not be renamed, and is where it was.
+pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let prefix = format!("{name}.damaged-");
+    let mut last = 0;
+    for entry in fs::read_dir(path.parent().unwrap_or(path))? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<u64>().ok());
+        if let Some(number) = number {
+            last = last.max(number);
+            let earlier = entry.path();
+            let _ = if entry.file_type()?.is_dir() { fs::remove_dir_all(earlier) } else { fs::remove_file(earlier) };
+        }
+    }
+    let number = last.checked_add(1).ok_or(io::ErrorKind::InvalidInput)?;
+    let aside = path.with_file_name(format!("{prefix}{number}"));
+    fs::rename(path, &aside)?;
+    Ok(aside)
 }
 
 #[cfg(test)]

@@ -48,8 +48,8 @@ const NAMES: [&str; 16] = [
     "places",
     "places.new",
 ];
-/// An index that was moved aside.
-const DAMAGED_INDEX: &str = "metadata.damaged-";
+/// An index, and a list of what is owed, that was set aside.
+const SET_ASIDE: [&str; 2] = ["metadata.damaged-", "owed.damaged-"];
 
 /// Why a folder cannot be a store of this version.
 #[derive(Debug, thiserror::Error)]
@@ -152,7 +152,7 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
 
 /// Whether we give this name to something in the folder of a store.
 pub fn is_of_a_store(name: &str) -> bool {
-    NAMES.contains(&name) || name.starts_with(DAMAGED_INDEX)
+    NAMES.contains(&name) || SET_ASIDE.iter().any(|aside| name.starts_with(aside))
 }
 
 /// Looks whether the mark can be read, for who is to open the store.
@@ -427,7 +427,14 @@ mod tests {
             &[("lock", "4711\n/run/mirror.sock\n")],
             &[("lock", ""), ("format.new", "")],
             // The mark was lost, or has never been made.
-            &[("lock", "1"), ("oci-layout", ""), ("blobs/", ""), ("metadata/", ""), ("metadata.damaged-1/", "")],
+            &[
+                ("lock", "1"),
+                ("oci-layout", ""),
+                ("blobs/", ""),
+                ("metadata/", ""),
+                ("metadata.damaged-1/", ""),
+                ("owed.damaged-1", ""),
+            ],
             &[("lock", "1"), ("oci-layout", ""), ("blobs/", ""), ("lost+found/", ""), (".format", "\0\0")],
             // What matters of a backup.
             &[("blobs/sha256/", ""), (BLOB, ""), ("repositories/", "")],

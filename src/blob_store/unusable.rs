@@ -32,6 +32,8 @@ const PARTS: [&str; 11] = [
 #[derive(Debug)]
 pub struct Unusable {
     path: PathBuf,
+    /// What of it, where that is known.
+    part: Option<PathBuf>,
     source: io::Error,
     /// What is not this user's, and whose it is.
     foreign: Option<(PathBuf, u32)>,
@@ -59,16 +61,16 @@ impl Unusable {
             .filter_map(|part| Some((part.symlink_metadata().ok()?.uid(), part)))
             .find(|(owner, _)| *owner != us.uid)
             .map(|(owner, part)| (part, owner));
-        Unusable { path: path.to_owned(), source, foreign, us }
+        Unusable { path: path.to_owned(), part: None, source, foreign, us }
     }
 
     /// The same where it is known what of it is closed.
     pub fn of(root: &Path, closed: Closed) -> Unusable {
         let part = closed.path(root);
-        let whose = part.symlink_metadata().ok().map(|found| (part, found.uid()));
+        let whose = part.symlink_metadata().ok().map(|found| (part.clone(), found.uid()));
         let unusable = Unusable::new(root, closed.error);
         let foreign = whose.filter(|(_, owner)| *owner != unusable.us.uid);
-        Unusable { foreign, ..unusable }
+        Unusable { part: Some(part), foreign, ..unusable }
     }
 
     /// What root types to give all of it to this user, or to move away what stands in its place.
@@ -143,7 +145,11 @@ enum Kind {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = if self.kind() == Some(Kind::NoLocks) { "locked" } else { "used" };
-        write!(f, "the store {} cannot be {what}: {}", self.path.display(), self.source)?;
+        write!(f, "the store {} cannot be {what}: ", self.path.display())?;
+        // What is in the way names itself.
+        let part = self.part.as_ref().filter(|part| **part != self.path && InTheWay::in_error(&self.source).is_none());
+        part.map_or(Ok(()), |part| write!(f, "{}: ", part.display()))?;
+        write!(f, "{}", self.source)?;
         match self.whose().filter(|_| self.kind() == Some(Kind::Denied)) {
             Some(whose) => write!(f, ": {whose}"),
             None => Ok(()),

@@ -4,7 +4,7 @@
 //! one that does not asks the daemon that has it.
 
 use super::client::{At, Remote};
-use super::say;
+use super::{insist, say};
 use crate::config::Config;
 use crate::daemon::store::{OpenedStore, is_made, look_into_bucket};
 use crate::documents::{Code, Error};
@@ -78,6 +78,9 @@ impl StoreArgs {
             Ok(opened) => {
                 if !is_there && matches!(if_none, IfNone::Make | IfNone::MakeForBucket) {
                     say(&format!("{}: a new store", path.display()));
+                }
+                if let Some(told) = opened.set_aside() {
+                    insist(&format!("warning: {told}"));
                 }
                 Ok(Place::Store(opened))
             }

@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use tokio::runtime::Runtime;
 
 use super::owner::{InHisName, Owner, Reached, by_its_name};
-use super::{Prepared, StartError, settings, stock, upstreams};
+use super::{Prepared, StartError, list_of, settings, stock, upstreams};
 use crate::blob_store::ingest::IngestDir;
 use crate::blob_store::local::LocalBlobStore;
 use crate::blob_store::lock::{self, LockError, StoreLock};
@@ -33,7 +33,6 @@ use crate::metadata::{FirstLook, Pin, Standing};
 use crate::mirror::Routes;
 use crate::mirror::images::catalog::why;
 use crate::oci::ImageName;
-use crate::owed::Owed;
 use crate::tier::trial::Trial;
 use crate::tier::{Bucket, Conditional};
 use crate::upstream::Upstream;
@@ -58,6 +57,8 @@ pub struct OpenedStore {
     folder: Reached,
     /// What it is called.
     name: PathBuf,
+    /// What is told of what could not be read.
+    set_aside: Option<String>,
     /// Dropped after all the others, of which an index writes when it is.
     to_the_end: Option<InHisName>,
 }
@@ -109,7 +110,11 @@ impl OpenedStore {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Error::new(Code::Failed, format!("starting the runtime: {error}")))?;
         let entered = runtime.enter();
-        let owed = config.store.bucket.as_ref().map(|_| Owed::open(path)).transpose().map_err(failed)?;
+        let owed = config.store.bucket.as_ref().map(|_| list_of(path)).transpose().map_err(StartError::Store)?;
+        let set_aside = owed
+            .as_ref()
+            .and_then(|owed| owed.set_aside())
+            .map(|told| by_its_name(Error::new(Code::Failed, told), path, &config.store.path).message);
         let blobs = Arc::new(LocalBlobStore::owing(path, owed.clone()).map_err(failed)?);
         let ingests = Arc::new(IngestDir::open(path.join("ingest")).map_err(failed)?);
         let metadata = Arc::new(SledMetadata::owing(path, owed));
@@ -120,7 +125,12 @@ impl OpenedStore {
         let places = Arc::new(upstreams::places(config, FirstLook::Passing));
         let stores = Stores { blobs, ingests, metadata, places, clock: Arc::new(SystemClock) };
         let name = config.store.path.clone();
-        Ok(OpenedStore { stores, budget, _lock: lock, runtime, owner, folder, name, to_the_end: None })
+        Ok(OpenedStore { stores, budget, _lock: lock, runtime, owner, folder, name, set_aside, to_the_end: None })
+    }
+
+    /// What could not be read at the start and was set aside, and what comes of that.
+    pub fn set_aside(&self) -> Option<&str> {
+        self.set_aside.as_deref()
     }
 
     fn as_its_owner(&self) -> Result<Option<InHisName>, Error> {

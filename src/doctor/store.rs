@@ -30,6 +30,8 @@ pub struct Disk {
     pub kind: Option<Kind>,
     /// What of it is closed to the daemon.
     pub closed: Option<Closed>,
+    /// Why the list of what is owed to the bucket cannot be read, where it can be had and cannot be read.
+    pub list: Option<String>,
 }
 
 /// Something that a daemon cannot use.
@@ -39,8 +41,10 @@ pub struct Closed {
     pub part: PathBuf,
     /// Why, and whose it is.
     pub why: String,
-    /// What root types to open it.
-    pub giving: String,
+    /// What opens it.
+    pub opening: String,
+    /// Whether no daemon starts without it.
+    pub is_needed: bool,
 }
 
 /// What is free, in bytes and files.
@@ -109,6 +113,7 @@ pub fn judge(disk: &Disk) -> Vec<Checked> {
     let mut checks: Vec<_> = (!is_nowhere).then(|| space(disk)).into_iter().collect();
     checks.extend(written(disk));
     checks.extend(disk.closed.as_ref().filter(|_| disk.written.is_ok()).map(closed));
+    checks.extend(disk.list.as_deref().map(list));
     checks.extend(abilities(disk));
     checks
 }
@@ -214,9 +219,20 @@ fn written(Disk { path, there, written, .. }: &Disk) -> Option<Checked> {
     })
 }
 
-fn closed(Closed { part, why, giving }: &Closed) -> Checked {
-    let message = format!("a daemon cannot use {}: {why}; it asks for that anew each time", part.display());
-    Checked::warn(ABOUT, message, format!("as root: {giving}"))
+fn closed(Closed { part, why, opening, is_needed }: &Closed) -> Checked {
+    let part = part.display();
+    if *is_needed {
+        return Checked::fail(ABOUT, format!("a daemon cannot use {part}: {why}; it does not start"), opening);
+    }
+    Checked::warn(ABOUT, format!("a daemon cannot use {part}: {why}; it asks for that anew each time"), opening)
+}
+
+fn list(why: &str) -> Checked {
+    Checked::warn(
+        ABOUT,
+        format!("the list of what is owed to the bucket, owed, cannot be read: {why}"),
+        "nothing to do: the next start sets it aside as owed.damaged-N, and looks in the bucket for all that is stored",
+    )
 }
 
 fn abilities(Disk { path, attributes, kind, .. }: &Disk) -> Vec<Checked> {
@@ -263,6 +279,7 @@ mod tests {
             attributes: Some(true),
             kind: None,
             closed: None,
+            list: None,
         }
     }
 
@@ -287,8 +304,10 @@ mod tests {
         let closed = Closed {
             part: "/store/repositories".into(),
             why: "Permission denied".to_owned(),
-            giving: "chown -R 988:988 /store".to_owned(),
+            opening: "as root: chown -R 988:988 /store".to_owned(),
+            is_needed: false,
         };
+        let needed = Closed { part: "/store/owed".into(), is_needed: true, ..closed.clone() };
         let slow = Times { sync: Duration::from_millis(900), ..TIMES };
         use Verdict::{Fail, Warn};
         for (disk, verdict, said, advised) in [
@@ -332,6 +351,18 @@ mod tests {
                 Warn,
                 "cannot use /store/repositories: Permission denied",
                 "as root: chown -R 988:988 /store",
+            ),
+            (
+                Disk { closed: Some(needed), ..disk() },
+                Fail,
+                "/store/owed: Permission denied; it does not start",
+                "chown",
+            ),
+            (
+                Disk { list: Some("it is no text".to_owned()), ..disk() },
+                Warn,
+                "owed, cannot be read: it is no text",
+                "owed.damaged-N",
             ),
             (Disk { kind: Some(Kind::Overlay), ..disk() }, Warn, "container", "volume"),
         ] {

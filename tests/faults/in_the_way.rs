@@ -40,7 +40,7 @@ fn said(line: &str, store: &Path) -> (String, Option<i32>) {
 
 #[test]
 fn a_pipe_in_the_place_of_a_file_that_every_start_reads_is_named_and_holds_nobody_up() {
-    for (name, codes) in [("format", [2, 2, 2]), ("lock", [0, 1, 1]), ("owed", [0, 1, 1])] {
+    for (name, codes) in [("format", [2, 2, 2]), ("lock", [0, 1, 1])] {
         let store = unpacked(&stores()[0]);
         let path = store.path().join(name);
         pipe_at(&path);
@@ -95,4 +95,53 @@ fn a_mark_without_end_is_not_read_to_it() {
         assert!(said.len() < 4000, "{line}");
     }
     assert_eq!(mark.metadata().unwrap().len(), 20 << 30, "it is left alone");
+}
+
+#[test]
+fn a_list_of_what_is_owed_that_is_none_is_set_aside_and_all_goes_on() {
+    type Make = fn(&Path);
+    let kinds: [(&str, Make); 4] = [
+        ("it is a pipe", pipe_at),
+        ("it is a folder", |path| fs::create_dir(path).unwrap()),
+        ("it is no text", |path| fs::write(path, b"u blobs/\xff\xfe\n").unwrap()),
+        ("it is longer than", |path| fs::File::create(path).unwrap().set_len(20 << 30).unwrap()),
+    ];
+    for (why, make) in kinds {
+        for line in ["store push", "why try:1"] {
+            let store = unpacked(&stores()[0]);
+            let list = store.path().join("owed");
+            make(&list);
+            let (checked, code) = said("check", store.path());
+            let told = format!("warning: {}: {why}", list.display());
+            assert!(checked.contains(&told) && checked.contains("owed.damaged-N") && code == Some(0), "{checked}");
+            let (advised, _) = said("doctor", store.path());
+            assert!(advised.contains(&format!("owed, cannot be read: {why}")), "{advised}");
+            assert!(!store.path().join("owed.damaged-1").exists(), "{why}: who looks changes nothing");
+            let (said_of_it, code) = said(line, store.path());
+            // Nobody listens where the bucket should be.
+            assert_eq!(code, Some(i32::from(line == "store push")), "{why}: {line}: {said_of_it}");
+            let told = format!("warning: {}: {why}", list.display());
+            assert!(said_of_it.contains(&told) && said_of_it.contains("owed.damaged-1"), "{line}: {said_of_it}");
+            assert!(store.path().join("owed.damaged-1").symlink_metadata().is_ok() && list.is_file(), "{why}: {line}");
+            let (checked, _) = said("check", store.path());
+            assert!(!checked.contains("owed"), "{checked}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_serves_what_is_stored_whatever_its_list_of_what_is_owed_is() {
+    let store = unpacked(&stores()[0]);
+    let key = store.path().join(".key");
+    fs::write(&key, "key:secret").unwrap();
+    fs::write(store.path().join("owed"), b"u blobs/\xff\n").unwrap();
+    let bucket = format!(
+        "store.bucket.name = \"none\"\nstore.bucket.endpoint = \"http://127.0.0.1:1\"\nstore.bucket.credentials = \"file:{}\"",
+        key.display()
+    );
+    let process = Process::start(store.path(), AWAY, &bucket);
+    is_served(&process).await;
+    let (log, list) = (process.log(), store.path().join("owed"));
+    assert!(log.contains(&format!("{}: it is no text", list.display())) && log.contains("owed.damaged-1"), "{log}");
+    assert!(process.terminate().success());
 }

@@ -73,6 +73,35 @@ fn what_root_left_below_a_store_is_told_with_the_command_that_gives_it_back() {
 }
 
 #[test]
+fn a_list_of_what_is_owed_that_is_closed_is_told_alike_by_all_and_so_is_what_opens_it() {
+    if !may_mount() {
+        return;
+    }
+    let folder = ground();
+    let path = folder.path().display();
+    let bucket = "echo key:secret >key; chmod 644 key; export REGISTRY_MIRROR_STORE_BUCKET_NAME=none
+        export REGISTRY_MIRROR_STORE_BUCKET_ENDPOINT=http://127.0.0.1:1 REGISTRY_MIRROR_STORE_BUCKET_CREDENTIALS=file:$PWD/key";
+    for (closing, opening) in [
+        ("chown root:root store/owed; chmod 600 store/owed", format!("chown -R 65534:65534 {path}/store")),
+        ("chmod 000 store/owed", format!("chmod -R u+rwX {path}/store")),
+    ] {
+        let text = format!(
+            "$MIRROR import bundle.tar >said 2>&1; {bucket}; : >store/owed; chown 65534:65534 store/owed; {closing}
+            for line in check 'serve --listen 127.0.0.1:0 --admin 127.0.0.1:0' 'store push' 'why try:1' doctor; do
+            as timeout 20 $MIRROR $line && echo code 0 || echo code $?; echo; done"
+        );
+        let (said, _) = with_links(folder.path(), &text);
+        let parts: Vec<_> = said.split("\n\n").filter(|part| part.contains("code ")).collect();
+        assert_eq!(parts.len(), 5, "{said}");
+        for (part, code) in parts.iter().zip([0, 1, 1, 1, 1]) {
+            assert!(part.contains(&format!("{path}/store/owed: Permission denied")), "{closing}: {part}");
+            assert!(part.contains(&opening) && part.ends_with(&format!("code {code}")), "{closing}: {part}");
+        }
+        assert!(!parts[0].contains("asked for anew") && parts[4].contains("does not start"), "{closing}: {said}");
+    }
+}
+
+#[test]
 fn root_gives_back_what_he_left_and_nothing_else() {
     if !may_mount() {
         return;

@@ -382,8 +382,8 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "no_more_is_owed_than_can_be_remembered_and_what_came_last_stays",
         ),
     ),
-    ("owed.rs", "contents", Still("those of the orders that nobody is at")),
-    ("owed.rs", "names", Still("those of the orders that nobody is at")),
+    ("owed/turns.rs", "contents", Still("those of the orders that nobody is at")),
+    ("owed/turns.rs", "names", Still("those of the orders that nobody is at")),
     ("owed.rs", "quiet", Still("one for each fill or name that comes from the bucket just now")),
     ("owed.rs", "uploads", Still("two under way, and what a kill left of them")),
     (
@@ -649,6 +649,7 @@ const FOLDERS: &[(&str, Growth)] = &[
         ),
     ),
     ("metadata.damaged-N", Still("one, of the last index that failed, until the next one does")),
+    ("owed.damaged-N", Still("one, of the last list that could not be read, until the next one cannot")),
     ("usage", Still("24 hours and the sums of all time, in one file")),
 ];
 

@@ -16,6 +16,7 @@ use crate::config;
 use crate::doctor::Disk;
 use crate::doctor::store::{Closed, Kind, Space, Times, Unwritable};
 use crate::documents::{Code, Error};
+use crate::owed::{self, Owed};
 
 /// A disk that takes longer is no disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -38,7 +39,8 @@ pub(super) fn disk(store: &config::Store) -> Disk {
         _ if !there => in_time(at.to_owned(), Keeping::Reading, make).and(Err(Unwritable::Absent)),
         _ => in_time(path.clone(), Keeping::Reading, write),
     };
-    let closed = if there { closed_to_its_owner(path) } else { None };
+    let closed = if there { closed_to_its_owner(store) } else { None };
+    let list = if there && store.bucket.is_some() { flaw_of_list(path) } else { None };
     let attributes = written.as_ref().ok().map(|(_, attributes)| *attributes);
     Disk {
         path: path.clone(),
@@ -48,6 +50,7 @@ pub(super) fn disk(store: &config::Store) -> Disk {
         attributes,
         kind: kind(at),
         closed,
+        list,
     }
 }
 
@@ -108,13 +111,21 @@ fn unwritable(error: io::Error) -> Unwritable {
 }
 
 /// The same by the name of the store, wherever he comes to it.
-fn closed_to_its_owner(store: &Path) -> Option<Closed> {
+fn closed_to_its_owner(config::Store { path: store, bucket, .. }: &config::Store) -> Option<Closed> {
     let reached = Reached::by(Owner::to_write_for(store), store).ok()?;
-    let Closed { part, why, giving } = in_time(reached.path.clone(), Keeping::Nothing, closed_part).ok()??;
-    let told = Error { hint: Some(giving), ..Error::new(Code::Failed, why) };
+    let Closed { part, why, opening, is_needed } =
+        in_time(reached.path.clone(), Keeping::Nothing, closed_part).ok()??;
+    let told = Error { hint: Some(opening), ..Error::new(Code::Failed, why) };
     let told = by_its_name(told, &reached.path, store);
+    let is_needed = is_needed || bucket.is_some() && part == reached.path.join(owed::NAME);
     let part = part.strip_prefix(&reached.path).map_or(part.clone(), |below| store.join(below));
-    Some(Closed { part, why: told.message, giving: told.hint.unwrap_or_default() })
+    Some(Closed { part, why: told.message, opening: told.hint.unwrap_or_default(), is_needed })
+}
+
+/// Why a start sets the list of what is owed to the bucket aside.
+fn flaw_of_list(store: &Path) -> Option<String> {
+    let reached = Reached::by(Owner::to_write_for(store), store).ok()?;
+    in_time(reached.path, Keeping::Nothing, |folder| Ok(Owed::flaw(folder))).ok()?
 }
 
 /// What of it its owner cannot use. That he cannot come to it at all is told by who writes to it.
@@ -122,10 +133,13 @@ fn closed_part(folder: &Path) -> Result<Option<Closed>, Unwritable> {
     let Some(found) = closed::first(folder, usize::MAX).filter(|found| !found.part.as_os_str().is_empty()) else {
         return Ok(None);
     };
-    let (part, why) = (found.path(folder), found.error.to_string());
+    let (part, why, is_needed) = (found.path(folder), found.error.to_string(), found.is_needed);
     let unusable = Unusable::of(folder, found);
-    let whose = unusable.whose().map(|whose| format!("; {whose}")).unwrap_or_default();
-    Ok(Some(Closed { part, why: why + &whose, giving: unusable.giving() }))
+    let whose = unusable.whose().map(|whose| format!("; {whose}"));
+    // To who has it already it need not be given.
+    let opening = unusable.hint().filter(|_| whose.is_none());
+    let opening = opening.unwrap_or_else(|| format!("as root: {}", unusable.giving()));
+    Ok(Some(Closed { part, why: why + &whose.unwrap_or_default(), opening, is_needed }))
 }
 
 /// Goes when it is dropped, whatever happened to it.

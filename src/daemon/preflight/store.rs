@@ -17,6 +17,7 @@ use crate::blob_store::format;
 use crate::blob_store::unusable::Unusable;
 use crate::config::{Limit, Store};
 use crate::documents::{Code, Error};
+use crate::owed::{self, Owed};
 use crate::small_file::InTheWay;
 
 /// What of a store this user may have to make files in.
@@ -50,18 +51,23 @@ pub(super) fn look_at_folder(store: &Store, found: &mut Findings) {
         let what = "can be used, and what cannot is asked for anew";
         return found.warn(format!("not all of the store {} {what}: {it}", path.display()));
     }
-    match closed_to_its_owner(path, there) {
+    match closed_to_its_owner(store, there) {
         Ok(told) => found.warnings.extend(told),
         Err(error) => found.warn(error.message),
     }
 }
 
-/// What is closed to who would work there, and how to open it. `there` is the store, or where it begins to be made.
-fn closed_to_its_owner(store: &Path, there: &Path) -> Result<Option<String>, Error> {
+/// What is closed to who would work there, and how to open it; a list of what is owed that cannot be read. `there` is the
+/// store, or where it begins to be made.
+fn closed_to_its_owner(config: &Store, there: &Path) -> Result<Option<String>, Error> {
+    let store = config.path.as_path();
     let owner = Owner::to_write_for(there);
     let reached = Reached::by(owner, there)?;
     let _in_his_name = owner.map(|owner| owner.enter_or_refuse(there)).transpose()?;
-    let Some(closed) = closed_part(&reached.path, there == store) else { return Ok(None) };
+    let Some(closed) = closed_part(&reached.path, there == store, config.bucket.is_some()) else {
+        let flaw = Owed::flaw(&reached.path).filter(|_| there == store && config.bucket.is_some());
+        return Ok(flaw.map(|why| flaw_of_list(store, &why)));
+    };
     let (part, why) = (closed.path(&reached.path), closed.error.to_string());
     let is_denied = closed.error.kind() == io::ErrorKind::PermissionDenied;
     let (is_needed, unusable) = (closed.is_needed, Unusable::of(&reached.path, closed));
@@ -75,21 +81,35 @@ fn closed_to_its_owner(store: &Path, there: &Path) -> Result<Option<String>, Err
         ),
     };
     let whose = unusable.whose().map(|whose| format!("; {whose}")).unwrap_or_default();
-    let giving = (is_denied && !whose.is_empty()).then(|| format!("; as root: {}", unusable.giving()));
+    let giving = if whose.is_empty() { unusable.hint() } else { Some(format!("as root: {}", unusable.giving())) };
+    let giving = giving.filter(|_| is_denied).map(|giving| format!("; {giving}"));
     let told = Error { hint: giving, ..Error::new(Code::Failed, told + &whose) };
     let told = by_its_name(told, &reached.path, there);
     Ok(Some(told.message + &told.hint.unwrap_or_default()))
 }
 
-/// What of it this user cannot use, where it is a store, or where one begins to be made.
-fn closed_part(root: &Path, is_store: bool) -> Option<Closed> {
+/// What a start does with a list of what is owed that cannot be read.
+fn flaw_of_list(store: &Path, why: &str) -> String {
+    let list = store.join(owed::NAME);
+    format!(
+        "{}: {why}: a start sets it aside as {}.damaged-N, and looks in the bucket for all that is stored",
+        list.display(),
+        owed::NAME
+    )
+}
+
+/// What of it this user cannot use, where it is a store, or where one begins to be made. Nothing is served without the
+/// list of what is owed where there is a bucket.
+fn closed_part(root: &Path, is_store: bool, has_bucket: bool) -> Option<Closed> {
     let mut folders = FOLDERS.iter().take(if is_store { FOLDERS.len() } else { 1 });
     let unwritable = folders.find_map(|part| {
         let folder = root.join(part);
         let error = folder.exists().then(|| cannot_write(&folder))??;
         Some(Closed { part: part.into(), error, is_needed: true })
     });
-    unwritable.or_else(|| is_store.then(|| closed::first(root, closed::A_FEW))?)
+    let closed = unwritable.or_else(|| is_store.then(|| closed::first(root, closed::A_FEW))?)?;
+    let is_list = has_bucket && closed.part == Path::new(owed::NAME);
+    Some(Closed { is_needed: closed.is_needed || is_list, ..closed })
 }
 
 /// Whether the disk has what the store may grow to, and what is to stay free. A part of the file system is what the
@@ -135,8 +155,7 @@ fn in_the_way(store: &Store) -> Option<InTheWay> {
     let at = |part: &str| store.path.join(part);
     let folders = ["blobs", "ingest", "repositories"].into_iter().find_map(|part| InTheWay::of_folder(&at(part)));
     let own = || ["blobs/sha256", "blobs/sha512"].into_iter().find_map(|part| InTheWay::of_own_folder(&at(part)));
-    let files: &[&str] = if store.bucket.is_some() { &["lock", "owed"] } else { &["lock"] };
-    folders.or_else(own).or_else(|| files.iter().find_map(|part| InTheWay::of_file(&at(part))))
+    folders.or_else(own).or_else(|| InTheWay::of_file(&at("lock")))
 }
 
 /// Why this user cannot make files in a folder. A file without a name is made, where the file system has such.

@@ -19,6 +19,7 @@ use sled::{Db, IVec, Tree};
 
 use super::pages::Pages;
 use crate::small_file::{self, InTheWay};
+use crate::staged;
 
 /// How long an index may take to open before it is taken for damaged.
 const LONGEST_OPEN: Duration = Duration::from_secs(10);
@@ -170,7 +171,7 @@ pub(super) fn open_or_replace(path: &Path) -> (Option<Index>, bool) {
         Ok(index) => return (Some(index), false),
         Err(reason) => reason,
     };
-    if let Err(error) = move_aside(path) {
+    if let Err(error) = staged::set_aside(path) {
         tracing::warn!(%reason, %error, "the metadata index cannot be opened nor moved aside; going on without one");
         return (None, false);
     }
@@ -231,23 +232,6 @@ fn not_of_an_index(path: &Path) -> Option<String> {
 fn size_of(path: &Path) -> u64 {
     let below = fs::read_dir(path).into_iter().flatten().flatten().map(|entry| size_of(&entry.path()));
     fs::symlink_metadata(path).map_or(0, |found| found.blocks() * 512) + below.sum::<u64>()
-}
-
-/// Renames the folder to `metadata.damaged-<n>` and removes an earlier one of that kind.
-fn move_aside(path: &Path) -> std::io::Result<()> {
-    let prefix = "metadata.damaged-";
-    let mut last = 0;
-    for entry in fs::read_dir(path.parent().unwrap_or(path))? {
-        let entry = entry?;
-        let number = entry.file_name().to_str().and_then(|name| name.strip_prefix(prefix)?.parse::<u64>().ok());
-        if let Some(number) = number {
-            last = last.max(number);
-            let earlier = entry.path();
-            let _ = if entry.file_type()?.is_dir() { fs::remove_dir_all(earlier) } else { fs::remove_file(earlier) };
-        }
-    }
-    let number = last.checked_add(1).ok_or(std::io::ErrorKind::InvalidInput)?;
-    fs::rename(path, path.with_file_name(format!("{prefix}{number}")))
 }
 
 /// Marks an index as closed in order, after everything in it reached the disk.
