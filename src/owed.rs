@@ -2,7 +2,8 @@
 //!
 //! There is one where a bucket is configured. Both stores tell it before a file gets its name, the tier empties it.
 //! It is kept in `<store>/owed`, a line for each change. Truth: a kill forgets nothing; what was not to go up after
-//! all is looked for once and found absent. A list that cannot be read is set aside, and made anew of what is stored.
+//! all is looked for once and found absent; content that was found wrong in the bucket is written over when it goes up,
+//! however it came to that and whenever it comes. A list that cannot be read is set aside, and made anew of what is stored.
 
 mod lines;
 mod turns;
@@ -29,12 +30,16 @@ pub const NAME: &str = "owed";
 const SPARE_LINES: usize = 10_000;
 /// How many keys are owed at most. Of more, the oldest do not go up: who wants them asks upstream.
 const MOST: usize = 250_000;
+/// Of so much it is remembered that it was found wrong in the bucket.
+const MOST_WRONG: usize = 1_000;
 
 /// What is to be done in the bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The object becomes what the file is.
     Up,
+    /// The same, whatever is there: it was found wrong.
+    Anew,
     /// The object goes.
     Away,
 }
@@ -87,6 +92,8 @@ struct State {
     serial: u64,
     orders: HashMap<String, Entry>,
     queue: Queue,
+    /// Content whose object was found not to be it and has not been written anew, and when each was found.
+    wrong: HashMap<String, u64>,
     /// Keys that come from the bucket just now, and how many bring each.
     quiet: HashMap<String, usize>,
     /// Uploads in parts that are under way, by their key.
@@ -97,6 +104,7 @@ struct State {
 
 #[derive(Debug)]
 struct Entry {
+    /// Up or away.
     order: Order,
     serial: u64,
     /// How many files of that name are on their way to it.
@@ -190,10 +198,11 @@ impl Owed {
         }
     }
 
-    /// A file is about to get its name; `None` where it comes from the bucket.
+    /// A file is about to get its name; `None` where it comes from the bucket. Of what was found wrong there that is not
+    /// believed: another replica may have given it.
     pub fn coming(self: &Arc<Owed>, key: &str) -> Option<Coming> {
         let mut state = self.state.lock();
-        if state.quiet.contains_key(key) {
+        if state.quiet.contains_key(key) && !state.wrong.contains_key(key) {
             return None;
         }
         state.order(key, Order::Up).coming += 1;
@@ -204,6 +213,34 @@ impl Owed {
     /// The file is there already, and has to go up.
     pub fn up(self: &Arc<Owed>, key: &str) {
         drop(self.coming(key));
+    }
+
+    /// The object is not what its name says: whatever goes up under it is written anew, until that is done.
+    pub fn found_wrong(&self, key: &str) {
+        let mut state = self.state.lock();
+        let is_known = state.wrong.contains_key(key);
+        state.mark_wrong(key);
+        if !is_known {
+            self.note(&mut state, 'w', key);
+        }
+    }
+
+    /// The object is what its name says, or there is none.
+    pub fn put_right(&self, key: &str) {
+        let mut state = self.state.lock();
+        if state.wrong.remove(key).is_some() {
+            self.note(&mut state, 'r', key);
+        }
+    }
+
+    /// What was found wrong and is so still, as far as is known, in the order in which it was found.
+    pub fn wrong(&self) -> Vec<String> {
+        self.state.lock().wrong_keys()
+    }
+
+    /// How much that is.
+    pub fn wrong_count(&self) -> usize {
+        self.state.lock().wrong.len()
     }
 
     /// The object is to go.
@@ -360,7 +397,8 @@ impl State {
     fn taken(&mut self, serial: u64, key: String) -> Option<Task> {
         let entry = self.orders.get_mut(&key)?;
         entry.taken = true;
-        Some(Task { key, order: entry.order, serial })
+        let is_wrong = entry.order == Order::Up && self.wrong.contains_key(&key);
+        Some(Task { order: if is_wrong { Order::Anew } else { entry.order }, key, serial })
     }
 
     fn give_back(&mut self, key: &str) {
@@ -370,6 +408,21 @@ impl State {
                 self.queue.insert(entry.serial, key.to_owned());
             }
         }
+    }
+
+    fn mark_wrong(&mut self, key: &str) {
+        if self.wrong.len() >= MOST_WRONG && !self.wrong.contains_key(key) {
+            let oldest = self.wrong.iter().min_by_key(|(_, found)| **found).map(|(oldest, _)| oldest.clone());
+            oldest.map(|oldest| self.wrong.remove(&oldest));
+        }
+        self.serial += 1;
+        self.wrong.insert(key.to_owned(), self.serial);
+    }
+
+    fn wrong_keys(&self) -> Vec<String> {
+        let mut wrong: Vec<_> = self.wrong.iter().collect();
+        wrong.sort_unstable_by_key(|(_, found)| **found);
+        wrong.into_iter().map(|(key, _)| key.clone()).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A whole store into the bucket, and a whole bucket into the store.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,6 +48,12 @@ async fn push(raising: &Raising, mirror: &Mirror, events: &mpsc::Sender<Carried>
         told.total = told.total.max(told.done + standing.backlog);
         told.done = told.total - standing.backlog;
         if standing.backlog == 0 || standing.trouble.is_some() {
+            if standing.trouble.is_none() {
+                let mut looked = pin!(raising.look_at_wrong());
+                while tokio::time::timeout(EVERY, &mut looked).await.is_err() {
+                    let _ = events.try_send(told.clone());
+                }
+            }
             let ended = Carried { ended: true, failed: standing.backlog, trouble: standing.trouble, ..told };
             return without_lost(raising, mirror, ended).await;
         }
@@ -66,14 +73,15 @@ async fn ask(bucket: &Bucket) -> Result<(), Trouble> {
 /// The same, with what cannot be carried however long it takes.
 async fn without_lost(raising: &Raising, mirror: &Mirror, mut told: Carried) -> Carried {
     let lost = raising.lost();
-    let (count, unlisted) = (lost.len() as u64, raising.unlisted());
+    let (count, unlisted) = (lost.len() as u64, Raising::unlisted(&lost));
     (told.total, told.done) = (told.total + unlisted, told.done + unlisted);
     told.done = told.done.saturating_sub(count);
     told.failed += count;
-    told.damaged = lost.values().filter(|why| matches!(why, Lost::Damaged(_))).count() as u64;
+    told.damaged = lost.values().filter(|why| matches!(why, Lost::Damaged(_) | Lost::Wrong)).count() as u64;
     for (key, why) in lost.into_iter().take(Carried::MOST_PROBLEMS) {
         let left = match why {
             Lost::Damaged(what) => Left::Damaged(what),
+            Lost::Wrong => Left::Wrong,
             Lost::Closed(why) => Left::Closed(why),
             Lost::Missing => Left::Missing,
         };

@@ -4,10 +4,13 @@
 //! |---|---|
 //! | `u`, `a` | it is to go up; the object is to go |
 //! | `d` | what was to be done about it is done, or is not to be done any more |
+//! | `w`, `r` | the object was found wrong; it is right, or gone |
 //! | `m`, `e` | an upload in parts has begun; it is over |
 //! | `c` | for this bucket all was put on the list that was there before |
 //!
-//! A letter that a version does not know says nothing to it.
+//! A letter that a version does not know says nothing to it. One before `w` takes a list with that for one without: it
+//! looks for what was found wrong, sees its length there, and does not write it anew; whoever reads it next finds it out
+//! once more.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -61,7 +64,7 @@ fn whole(bytes: Vec<u8>) -> Result<String, Unread> {
     };
     let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter_map(|line| std::str::from_utf8(line).ok());
     // What was to go may be wanted again: of that only a whole list is believed.
-    let rest = lines.filter(|line| line.starts_with("u ")).collect();
+    let rest = lines.filter(|line| line.starts_with("u ") || line.starts_with("w ")).collect();
     Err(Unread::Damaged { why: why.to_owned(), rest })
 }
 
@@ -69,6 +72,12 @@ impl State {
     /// What all of these lines say. One that a kill cut is left out.
     pub(super) fn replay(&mut self, text: &str) {
         text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')).for_each(|line| self.replay_line(line));
+        // What came, or was sent up in vain, since it was found wrong may have been forgotten by a kill.
+        for key in self.wrong_keys() {
+            if !self.orders.contains_key(&key) {
+                self.replay_line(&format!("u {key}"));
+            }
+        }
     }
 
     fn replay_line(&mut self, line: &str) {
@@ -83,6 +92,8 @@ impl State {
                     self.queue.remove(entry.serial);
                 }
             }
+            "w" => self.mark_wrong(key),
+            "r" => drop(self.wrong.remove(key)),
             "m" => self.uploads.extend(key.split_once('\t').map(|(key, id)| (key.to_owned(), id.to_owned()))),
             "e" => drop(self.uploads.remove(key)),
             "c" => self.complete = Some(key.to_owned()),
@@ -92,15 +103,16 @@ impl State {
 
     /// How many lines the list needs.
     pub(super) fn needed(&self) -> usize {
-        self.orders.len() + self.uploads.len()
+        self.orders.len() + self.wrong.len() + self.uploads.len()
     }
 
     /// Writes the list without what is done.
     pub(super) fn rewrite(&mut self, path: &Path) -> io::Result<()> {
         let mut orders: Vec<_> = self.orders.iter().map(|(key, entry)| (entry.serial, entry.order, key)).collect();
         orders.sort_unstable_by_key(|(serial, ..)| *serial);
-        let word = |order| if order == Order::Up { 'u' } else { 'a' };
+        let word = |order| if order == Order::Away { 'a' } else { 'u' };
         let mut text: String = orders.iter().map(|(_, order, key)| format!("{} {key}\n", word(*order))).collect();
+        text.extend(self.wrong_keys().iter().map(|key| format!("w {key}\n")));
         text.extend(self.uploads.iter().map(|(key, id)| format!("m {key}\t{id}\n")));
         text.extend(self.complete.iter().map(|bucket| format!("c {bucket}\n")));
         staged::replace(path, 0o600, text.as_bytes())?;

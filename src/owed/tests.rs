@@ -107,14 +107,76 @@ fn the_list_stays_short_however_much_was_done() {
     assert!(lines <= SPARE_LINES + 1, "{lines}");
 }
 
+/// The orders for these keys, by a list that is opened anew.
+fn orders(store: &Path) -> Vec<(String, Order)> {
+    let owed = Owed::open(store).expect("a list");
+    std::iter::from_fn(|| owed.take()).map(|task| (task.key, task.order)).collect()
+}
+
+#[test]
+fn what_was_found_wrong_is_written_anew_until_it_is_right_whatever_comes_between() {
+    let store = tempfile::tempdir().expect("a folder");
+    let owed = Owed::open(store.path()).expect("a list");
+    owed.found_wrong("blobs/a");
+    assert!(owed.is_empty(), "it has not come here yet");
+    let _quiet = owed.quiet("blobs/a");
+    // Another replica may have given it, who does not know.
+    owed.up("blobs/a");
+    owed.up("blobs/b");
+    let task = owed.take().expect("a task");
+    assert_eq!((task.key.as_str(), task.order), ("blobs/a", Order::Anew));
+    owed.done(&task);
+    // It was evicted before it went up.
+    owed.up("blobs/a");
+    let expected = [("blobs/b".to_owned(), Order::Up), ("blobs/a".to_owned(), Order::Anew)];
+    assert_eq!(orders(store.path()), expected, "after a kill");
+    assert_eq!(orders(store.path()), expected, "and after the list was written without what is done");
+    let again = Owed::open(store.path()).expect("a list");
+    again.away("blobs/a");
+    again.put_right("blobs/b");
+    assert_eq!(orders(store.path()), [("blobs/b".to_owned(), Order::Up), ("blobs/a".to_owned(), Order::Away)]);
+    let again = Owed::open(store.path()).expect("a list");
+    again.up("blobs/a");
+    assert_eq!(again.take_of(Kind::Content).map(|task| task.order), Some(Order::Up));
+    assert_eq!(again.take_of(Kind::Content).map(|task| task.order), Some(Order::Anew));
+    again.put_right("blobs/a");
+    assert_eq!(again.wrong(), Vec::<String>::new());
+    assert_eq!(orders(store.path()), [("blobs/b".to_owned(), Order::Up), ("blobs/a".to_owned(), Order::Up)]);
+}
+
+#[test]
+fn what_was_found_wrong_before_a_kill_is_looked_for_once_at_the_next_start() {
+    let store = tempfile::tempdir().expect("a folder");
+    Owed::open(store.path()).expect("a list").found_wrong("blobs/a");
+    for _ in 0..2 {
+        let owed = Owed::open(store.path()).expect("a list");
+        let task = owed.take().expect("it may have come");
+        assert_eq!(task.order, Order::Anew);
+        owed.done(&task);
+        assert_eq!((owed.take(), owed.wrong()), (None, vec!["blobs/a".to_owned()]));
+    }
+}
+
+#[test]
+fn no_more_that_was_found_wrong_is_remembered_than_can_be() {
+    let store = tempfile::tempdir().expect("a folder");
+    let owed = Owed::open(store.path()).expect("a list");
+    (0..MOST_WRONG + 10).for_each(|n| owed.found_wrong(&format!("blobs/{n}")));
+    let again = Owed::open(store.path()).expect("a list");
+    for owed in [owed, again] {
+        let wrong = owed.wrong();
+        assert_eq!((wrong.len(), wrong[0].as_str()), (MOST_WRONG, "blobs/10"), "the oldest leave");
+    }
+}
+
 #[test]
 fn a_list_that_cannot_be_read_is_set_aside_and_what_is_to_go_up_by_it_stays() {
     let store = tempfile::tempdir().expect("a folder");
     let list = store.path().join(NAME);
     let remove = |path: &Path| drop(std::fs::remove_file(path).or_else(|_| std::fs::remove_dir(path)));
     let broken: [(&str, &[u8]); 3] = [
-        ("no text", b"c one/\nu blobs/a\na gone\nu blobs/\xff\nu name\n"),
-        ("no such list", b"c one/\nu blobs/a\na gone\nWhat is this?\nu name\n"),
+        ("no text", b"c one/\nu blobs/a\nw blobs/a\na gone\nu blobs/\xff\nu name\n"),
+        ("no such list", b"c one/\nu blobs/a\nw blobs/a\na gone\nWhat is this?\nu name\n"),
         ("longer than", b""),
     ];
     for (n, (why, bytes)) in (1..).zip(broken) {
@@ -128,7 +190,7 @@ fn a_list_that_cannot_be_read_is_set_aside_and_what_is_to_go_up_by_it_stays() {
         let owed = Owed::open(store.path()).expect("a list");
         assert!(!owed.is_complete("one/"), "{why}");
         let left: &[(&str, Order)] =
-            if bytes.is_empty() { &[] } else { &[("blobs/a", Order::Up), ("name", Order::Up)] };
+            if bytes.is_empty() { &[] } else { &[("blobs/a", Order::Anew), ("name", Order::Up)] };
         let tasks: Vec<_> = std::iter::from_fn(|| owed.take()).collect();
         assert!(tasks.iter().map(|task| (task.key.as_str(), task.order)).eq(left.iter().copied()), "{why}: {tasks:?}");
         assert_eq!(Owed::flaw(store.path()), None);

@@ -1,5 +1,5 @@
-//! Content that the bucket gave wrongly to this replica: for a while it is not read from there where somebody else has it,
-//! and what goes up takes its place, whatever length is there.
+//! Content that the bucket gave wrongly to this replica: for a while it is not read from there where somebody else has it.
+//! That what goes up takes its place is [`owed`](crate::owed).
 
 use std::collections::HashMap;
 use std::time::Duration;

@@ -17,6 +17,9 @@ pub enum Lost {
     /// It is not what its name says.
     #[error("{0}")]
     Damaged(String),
+    /// What the bucket has of it is not what its name says, and it is not here.
+    #[error("the bucket has something else, and it is not here")]
+    Wrong,
     /// It may be what its name says, and cannot be read by who carries it.
     #[error("it cannot be read: {0}")]
     Closed(String),

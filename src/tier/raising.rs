@@ -50,6 +50,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOKS_AT_NAMES: u32 = 2;
 /// Of so much it is known that it cannot go up, and why.
 const MOST_LOST: usize = 10_000;
+/// For how long it is looked at what was found wrong and is not here.
+const LOOK_AT_WRONG: Duration = Duration::from_secs(10 * 60);
 
 /// Carries up what is owed.
 pub struct Raising {
@@ -122,6 +124,8 @@ impl Raising {
         store: &Path,
         metrics: Arc<Metrics>,
     ) -> Raising {
+        // What was found wrong before a stop is not read from there now where somebody else has it.
+        owed.wrong().iter().filter_map(|key| content_of(key)).for_each(|digest| bucket.doubted().add(&digest));
         let (store, places) = (store.to_owned(), Semaphore::new(BLOBS_AT_ONCE));
         Raising { bucket, owed, blobs, store, places, leases: None, metrics, state: Mutex::default() }
     }
@@ -185,7 +189,11 @@ impl Raising {
 
     /// What could not go up since it was all put on the list, by its key, and why.
     pub fn lost(&self) -> BTreeMap<String, Lost> {
-        self.state.lock().lost.clone()
+        let mut lost = self.state.lock().lost.clone();
+        for key in self.owed.wrong().into_iter().filter(|key| !self.owed.is_owed(key)) {
+            lost.entry(key).or_insert(Lost::Wrong);
+        }
+        lost
     }
 
     /// What is put on the list from now on may be other than what it was.
@@ -193,9 +201,9 @@ impl Raising {
         self.state.lock().lost.clear();
     }
 
-    /// How many of those were on no list: folders that could not be listed.
-    pub fn unlisted(&self) -> u64 {
-        self.state.lock().lost.keys().filter(|key| !inventory::is_known(key)).count() as u64
+    /// How many of these were on no list: folders that could not be listed, and what is not here.
+    pub fn unlisted(lost: &BTreeMap<String, Lost>) -> u64 {
+        lost.iter().filter(|(key, why)| **why == Lost::Wrong || !inventory::is_known(key)).count() as u64
     }
 
     fn is_lost(&self, key: &str, why: Lost) {
@@ -203,6 +211,20 @@ impl Raising {
         if lost.len() < MOST_LOST {
             lost.insert(key.to_owned(), why);
         }
+    }
+
+    /// Looks at what was found wrong in the bucket and is not here: another replica may have put it right. For a while.
+    pub async fn look_at_wrong(&self) {
+        let looked = async {
+            for key in self.owed.wrong() {
+                let Some(digest) = content_of(&key).filter(|_| !self.owed.is_owed(&key)) else { continue };
+                if matches!(self.bucket.is_right(&digest, None).await, Ok(None | Some(true))) {
+                    self.owed.put_right(&key);
+                    self.bucket.doubted().remove(&digest);
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LOOK_AT_WRONG, looked).await;
     }
 
     /// Carries up what is owed now, and ends when there is nothing left, or at the first trouble.
@@ -348,9 +370,9 @@ impl Raising {
         }
         match (order, key.strip_prefix("blobs/")) {
             (Order::Away, _) => self.bucket.remove(key).await,
-            (Order::Up, Some(name)) => self.blob(name).await,
-            (Order::Up, None) if key.starts_with(marks::USED) => self.bucket.write(key, Bytes::new()).await,
-            (Order::Up, None) => self.small(key).await,
+            (order, Some(name)) => self.blob(name, *order).await,
+            (_, None) if key.starts_with(marks::USED) => self.bucket.write(key, Bytes::new()).await,
+            (_, None) => self.small(key).await,
         }
     }
 
@@ -450,20 +472,18 @@ impl Raising {
 
     /// What is owed no more is not given to other replicas any more.
     async fn end_lease(&self, key: &str) {
-        if let (Some(leases), Some(digest)) = (&self.leases, key.strip_prefix("blobs/").and_then(digest_of)) {
+        if let (Some(leases), Some(digest)) = (&self.leases, content_of(key)) {
             leases.over(&digest).await;
         }
     }
 
-    async fn blob(&self, name: &str) -> Result<(), Trouble> {
+    async fn blob(&self, name: &str, order: Order) -> Result<(), Trouble> {
         let Some(digest) = digest_of(name) else { return Ok(()) };
         // Before it is looked whether it is there.
         while self.spare(&digest).await? {}
         let _place = self.places.acquire().await;
-        let Some(content) = self.blobs.open(&digest).await else { return self.unopened(&digest).await };
-        let doubted = self.bucket.doubted();
-        let is_doubted = doubted.has(&digest);
-        if self.bucket.stat(&digest).await? == Some(content.size) && !is_doubted {
+        let Some(content) = self.blobs.open(&digest).await else { return self.unopened(&digest, order).await };
+        if order != Order::Anew && self.bucket.stat(&digest).await? == Some(content.size) {
             return Ok(());
         }
         let key = key_of(&digest);
@@ -476,16 +496,18 @@ impl Raising {
             self.owed.upload_over(&key);
         }
         sent?;
-        doubted.remove(&digest);
+        self.owed.put_right(&key);
+        self.bucket.doubted().remove(&digest);
         self.metrics.bucket_got(content.size);
         Ok(())
     }
 
-    /// What was evicted meanwhile is fetched again by who wants it. What is here and cannot be read is told of.
-    async fn unopened(&self, digest: &Digest) -> Result<(), Trouble> {
+    /// What was evicted meanwhile is fetched again by who wants it, and goes up then over what was found wrong. What is here
+    /// and cannot be read is told of.
+    async fn unopened(&self, digest: &Digest, order: Order) -> Result<(), Trouble> {
         let (blobs, of) = (Arc::clone(&self.blobs), *digest);
         let Ok(Some(flaw)) = tokio::task::spawn_blocking(move || blobs.flaw(&of)).await else { return Ok(()) };
-        if self.bucket.stat(digest).await?.is_none() {
+        if order == Order::Anew || self.bucket.stat(digest).await?.is_none() {
             match flaw {
                 Flaw::Damaged(what) => return Err(Trouble::Unfit(what)),
                 Flaw::Closed(why) => self.is_closed(&key_of(digest), why),
@@ -518,6 +540,11 @@ impl Raising {
         }
         Err(Trouble::Refused("others write it all the time".to_owned()))
     }
+}
+
+/// What content has this key.
+fn content_of(key: &str) -> Option<Digest> {
+    key.strip_prefix("blobs/").and_then(digest_of)
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {

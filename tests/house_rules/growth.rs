@@ -382,6 +382,15 @@ const TABLE: &[(&str, &str, Growth)] = &[
             "no_more_is_owed_than_can_be_remembered_and_what_came_last_stays",
         ),
     ),
+    (
+        "owed.rs",
+        "wrong",
+        Bounded(
+            "1,000, the oldest go",
+            "mirror_entries{table=bucket_wrong}",
+            "no_more_that_was_found_wrong_is_remembered_than_can_be",
+        ),
+    ),
     ("owed/turns.rs", "contents", Still("those of the orders that nobody is at")),
     ("owed/turns.rs", "names", Still("those of the orders that nobody is at")),
     ("owed.rs", "quiet", Still("one for each fill or name that comes from the bucket just now")),

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::{Scene, Settings, TestMirror, is_pointer, key_of, link_of, pull, up};
 
-/// Runs `store push` or `store pull` for the store at this path, which a daemon may have.
-async fn carry(scene: &Scene, way: &'static str, store: &Path, json: bool) -> Output {
+/// The configuration of a command for the store at this path.
+pub(crate) fn written_config(scene: &Scene, store: &Path) -> PathBuf {
     let path = scene.key().with_file_name("mirror.toml");
     let lines = format!(
         "cache.patience = \"60s\"\nstore.path = \"{}\"\nstore.min_free = \"0%\"\n{}\n[[upstream]]\nhost = \"docker.io\"\nurl = \"{}\"",
@@ -21,6 +21,12 @@ async fn carry(scene: &Scene, way: &'static str, store: &Path, json: bool) -> Ou
         scene.registry.url()
     );
     std::fs::write(&path, lines).unwrap();
+    path
+}
+
+/// Runs `store push` or `store pull` for the store at this path, which a daemon may have.
+async fn carry(scene: &Scene, way: &'static str, store: &Path, json: bool) -> Output {
+    let path = written_config(scene, store);
     let run = move || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_registry-mirror"));
         command.args(["store", way]).args(json.then_some("--json")).arg("-c").arg(path);
@@ -30,14 +36,14 @@ async fn carry(scene: &Scene, way: &'static str, store: &Path, json: bool) -> Ou
 }
 
 /// How it ended, and the exit code.
-async fn carried(scene: &Scene, way: &'static str, store: &Path) -> (Option<i32>, Value) {
+pub(crate) async fn carried(scene: &Scene, way: &'static str, store: &Path) -> (Option<i32>, Value) {
     let output = carry(scene, way, store, true).await;
     let text = String::from_utf8_lossy(&output.stdout);
     (output.status.code(), serde_json::from_str(text.lines().last().unwrap_or_else(|| panic!("{output:?}"))).unwrap())
 }
 
 /// The same through a daemon.
-async fn carried_by(mirror: &TestMirror, way: &str) -> Value {
+pub(crate) async fn carried_by(mirror: &TestMirror, way: &str) -> Value {
     let consent = [("X-Registry-Mirror", "1")];
     let answer = client::post(mirror.socket(), &format!("/api/v1/store/{way}"), &consent, "").await;
     let text = String::from_utf8_lossy(&answer.body).into_owned();
@@ -61,11 +67,11 @@ async fn follow(problem: &Value, daemon: &TestMirror) -> Output {
     command(words.split(' ').map(str::to_owned).chain(["--admin".to_owned(), socket]).collect()).await
 }
 
-fn file_of(store: &Path, digest: &Digest) -> PathBuf {
+pub(crate) fn file_of(store: &Path, digest: &Digest) -> PathBuf {
     store.join("blobs").join(digest.to_string().replace(':', "/"))
 }
 
-fn put(path: &Path, bytes: &[u8]) {
+pub(crate) fn put(path: &Path, bytes: &[u8]) {
     let _ = std::fs::remove_file(path);
     std::fs::write(path, bytes).unwrap();
 }

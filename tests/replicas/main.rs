@@ -14,6 +14,7 @@ mod door;
 mod floods;
 mod leases;
 mod lists;
+mod mended;
 mod names;
 mod private;
 mod redirects;

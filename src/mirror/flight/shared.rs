@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 
 use crate::blob_store::key_of;
-use crate::oci::{Digest, Span, Verifier};
+use crate::oci::{Digest, Span};
 use crate::owed::Owed;
 use crate::tier::{Bucket, Pace, Reading, Trouble, Waited};
 use crate::upstream::{Upstream, UpstreamBlob, UpstreamError, UpstreamErrorClass};
@@ -163,10 +163,13 @@ impl InBucket {
     pub(crate) fn distrust(self: &Arc<Self>) {
         self.gone.store(true, Ordering::Release);
         self.bucket.doubted().add(&self.digest);
+        // Before the right content comes here: it goes up over what is there, also after a stop.
+        self.owed.found_wrong(&key_of(&self.digest));
         let doubted = Arc::clone(self);
-        // A stop does not wait for it: who reads it then finds it out once more.
+        // A stop does not wait for it: what is known then counts.
         tokio::spawn(async move {
-            let is_right = tokio::time::timeout(SECOND_LOOK, doubted.is_right()).await.ok().flatten();
+            let look = doubted.bucket.is_right(&doubted.digest, doubted.size);
+            let is_right = tokio::time::timeout(SECOND_LOOK, look).await.ok().and_then(Result::ok).flatten();
             doubted.judged(is_right);
         });
     }
@@ -176,36 +179,20 @@ impl InBucket {
         self.gave.store(0, Ordering::Release);
     }
 
-    /// Whether all of the object is the blob, read anew; `None` where there is none, or it does not come.
-    async fn is_right(&self) -> Option<bool> {
-        let size = self.bucket.sized(&self.digest).await.ok()??;
-        if self.size.is_some_and(|known| known != size) {
-            return Some(false);
-        }
-        let Some(mut reading) = self.bucket.blob(&self.digest, Span::from(0), Pace::Any).await.ok()? else {
-            // Nothing of that digest has such a size.
-            return Some(false);
-        };
-        let mut verifier = Verifier::new(self.digest.algorithm());
-        while let Some(bytes) = reading.body.next().await {
-            verifier.update(&bytes.ok()?);
-        }
-        Some(verifier.finish() == self.digest)
-    }
-
     fn judged(&self, is_right: Option<bool>) {
-        let digest = self.digest;
+        let (digest, key) = (self.digest, key_of(&self.digest));
+        if is_right != Some(true) {
+            // What is here goes up now, what is not here yet when it comes.
+            self.owed.up(&key);
+        }
         match is_right {
-            Some(false) => {
-                tracing::error!(
-                    %digest,
-                    "an object in the bucket is not what its name says; it stays until the right one goes up in its place"
-                );
-                // Where that has not come here yet it is owed when it comes.
-                self.owed.up(&key_of(&digest));
-            }
+            Some(false) => tracing::error!(
+                %digest,
+                "an object in the bucket is not what its name says; it stays until the right one goes up in its place"
+            ),
             Some(true) => {
                 self.bucket.doubted().remove(&digest);
+                self.owed.put_right(&key);
                 tracing::error!(
                     %digest,
                     "what came from the bucket was not what its name says, and the object is: it was damaged on its way here"
@@ -213,7 +200,7 @@ impl InBucket {
             }
             None => tracing::error!(
                 %digest,
-                "what came from the bucket was not what its name says; the object stays, since it cannot be read again"
+                "what came from the bucket was not what its name says, and it cannot be read again; it stays until the right one goes up in its place"
             ),
         }
     }

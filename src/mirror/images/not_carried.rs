@@ -19,6 +19,8 @@ const AGAIN: &str = "do it again: what is carried stays";
 pub enum Left {
     /// What is there is not what its name says.
     Damaged(String),
+    /// What the bucket has of it is not what its name says, and it is not here.
+    Wrong,
     /// What is here may not be read by who carries it, or cannot be read now.
     Closed(String),
     /// Its name is there, and it is not.
@@ -95,6 +97,7 @@ impl Mirror {
             Left::Damaged(what) => {
                 format!("{}: {what}", if way == Direction::Push { "damaged here" } else { "damaged in the bucket" })
             }
+            Left::Wrong => "damaged in the bucket, and not here".to_owned(),
             Left::Closed(why) => format!("it cannot be read here: {why}"),
             Left::Missing if way == Direction::Push => "neither the store nor the bucket has it".to_owned(),
             Left::Missing => "the bucket has its name, and not the content".to_owned(),
@@ -139,6 +142,7 @@ fn owner_of(graph: &Graph, location: Option<Location>, digest: Digest) -> Result
 fn hint_of_push(left: &Left, is_name: bool, owner: &Owner) -> Option<String> {
     let pull = owner.pull();
     match (left, owner) {
+        (Left::Wrong, _) => Some(hint_of_wrong(&pull)),
         (Left::Damaged(_), _) if is_name => {
             Some(format!("{pull} asks its registry, and writes it anew; then push once more"))
         }
@@ -160,11 +164,7 @@ fn hint_of_push(left: &Left, is_name: bool, owner: &Owner) -> Option<String> {
 fn hint_of_pull(left: &Left, name: Option<&Name>, owner: &Owner) -> Option<String> {
     let pull = owner.pull();
     let hint = match left {
-        Left::Damaged(_) => {
-            format!(
-                "{pull} fetches it from its registry and puts it in the place of what is there, at the second try at the latest"
-            )
-        }
+        Left::Damaged(_) | Left::Wrong => hint_of_wrong(&pull),
         Left::Missing => {
             format!(
                 "`registry-mirror store push` on a replica that has it brings it there; {pull} fetches it from its registry"
@@ -183,6 +183,12 @@ fn hint_of_pull(left: &Left, name: Option<&Name>, owner: &Owner) -> Option<Strin
         Left::Elsewhere(_) => return None,
     };
     Some(hint)
+}
+
+fn hint_of_wrong(pull: &str) -> String {
+    format!(
+        "{pull} fetches it from its registry and puts it in the place of what is there, at the second try at the latest"
+    )
 }
 
 /// Of what cannot be read and is not known here: who writes it anew.

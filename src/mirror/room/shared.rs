@@ -135,11 +135,12 @@ impl Shared {
     }
 
     /// How many entries there are.
-    pub(crate) fn tables(&self) -> [(&'static str, u64); 3] {
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 4] {
         let lately = self.absent.entry_count() + self.notes.entry_count() + self.acts.entry_count();
         let lately = lately + self.used.as_ref().map_or(0, Cache::entry_count);
         let doubted = self.bucket.doubted().len() as u64;
-        [("bucket_lately", lately), ("bucket_doubted", doubted), ("owed", self.owed.len() as u64)]
+        let (owed, wrong) = (self.owed.len() as u64, self.owed.wrong_count() as u64);
+        [("bucket_lately", lately), ("bucket_doubted", doubted), ("owed", owed), ("bucket_wrong", wrong)]
     }
 
     /// Content is about to be stored that comes from the bucket.

@@ -7,7 +7,7 @@ use object_store::{ObjectStoreExt as _, PutMode};
 
 use super::health::Asked;
 use super::{Bucket, Pace, Trouble};
-use crate::oci::Span;
+use crate::oci::{Digest, Span, Verifier};
 
 /// What is looked for, and need not be there.
 const KEY: &str = "probe/present";
@@ -27,6 +27,25 @@ impl Bucket {
         let looked = self.look_at_all(at_content).await;
         self.health.saw(&looked);
         looked.and(self.look_at_writes().await)
+    }
+
+    /// Whether the object under this digest is that blob, read anew and whole; `None` where there is none. What has another
+    /// `size` in bytes, where that is known, is not.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn is_right(&self, digest: &Digest, size: Option<u64>) -> Result<Option<bool>, Trouble> {
+        let Some(found) = self.sized(digest).await? else { return Ok(None) };
+        if size.is_some_and(|size| size != found) {
+            return Ok(Some(false));
+        }
+        // Nothing of that digest has a size of which nothing is given.
+        let Some(mut reading) = self.blob(digest, Span::from(0), Pace::Any).await? else { return Ok(Some(false)) };
+        let mut verifier = Verifier::new(digest.algorithm());
+        while let Some(bytes) = reading.body.next().await {
+            verifier.update(&bytes?);
+        }
+        Ok(Some(verifier.finish() == *digest))
     }
 
     async fn look_at_all(&self, at_content: bool) -> Result<(), Trouble> {
