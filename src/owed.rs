@@ -28,7 +28,7 @@ pub const NAME: &str = "owed";
 
 /// The list is written anew when it has so many lines more than it needs.
 const SPARE_LINES: usize = 10_000;
-/// How many keys are owed at most. Of more, the oldest do not go up: who wants them asks upstream.
+/// How many keys are owed at most. Of more, the oldest do not go up until all that is stored is put on the list again.
 const MOST: usize = 250_000;
 /// Of so much it is remembered that it was found wrong in the bucket.
 const MOST_WRONG: usize = 1_000;
@@ -61,6 +61,8 @@ pub struct Owed {
     most: usize,
     state: Mutex<State>,
     changed: Changed,
+    /// That the list was too long.
+    dropped: Notify,
     /// What became of the list that was there and cannot be read.
     aside: Option<String>,
 }
@@ -94,6 +96,8 @@ struct State {
     queue: Queue,
     /// Content whose object was found not to be it and has not been written anew, and when each was found.
     wrong: HashMap<String, u64>,
+    /// How many orders were left out because there were too many.
+    dropped: u64,
     /// Keys that come from the bucket just now, and how many bring each.
     quiet: HashMap<String, usize>,
     /// Uploads in parts that are under way, by their key.
@@ -163,7 +167,7 @@ impl Owed {
     }
 
     /// The same with so many keys at most.
-    fn of(store: &Path, most: usize) -> io::Result<Arc<Owed>> {
+    pub(crate) fn of(store: &Path, most: usize) -> io::Result<Arc<Owed>> {
         let path = store.join(NAME);
         let (mut state, mut aside) = (State::default(), None);
         match lines::read(&path) {
@@ -182,7 +186,8 @@ impl Owed {
             }
         }
         state.rewrite(&path)?;
-        Ok(Arc::new(Owed { path, most, state: Mutex::new(state), changed: Changed::default(), aside }))
+        let (changed, dropped) = (Changed::default(), Notify::new());
+        Ok(Arc::new(Owed { path, most, state: Mutex::new(state), changed, dropped, aside }))
     }
 
     /// That the list which was there could not be read and was set aside, where that is so.
@@ -279,6 +284,21 @@ impl Owed {
         self.len() == 0
     }
 
+    /// Whether there is room for more, beside what comes meanwhile.
+    pub fn has_room(&self) -> bool {
+        self.len() <= self.most / 2
+    }
+
+    /// How many keys did not stay on the list because there were too many.
+    pub fn dropped(&self) -> u64 {
+        self.state.lock().dropped
+    }
+
+    /// Returns when some did not.
+    pub async fn was_too_long(&self) {
+        self.dropped.notified().await;
+    }
+
     /// Takes what has been owed longest. It is nobody else's until it is done or given back.
     pub fn take(&self) -> Option<Task> {
         let mut state = self.state.lock();
@@ -293,10 +313,11 @@ impl Owed {
         state.taken(serial, key)
     }
 
-    /// It is done, unless it was ordered anew meanwhile.
-    pub fn done(&self, task: &Task) {
+    /// It is done, unless it was ordered anew meanwhile; whether it is.
+    pub fn done(&self, task: &Task) -> bool {
         let mut state = self.state.lock();
-        if state.orders.get(&task.key).is_some_and(|entry| entry.serial == task.serial) {
+        let is_done = state.orders.get(&task.key).is_some_and(|entry| entry.serial == task.serial);
+        if is_done {
             state.orders.remove(&task.key);
             self.note(&mut state, 'd', &task.key);
         } else {
@@ -304,6 +325,7 @@ impl Owed {
         }
         drop(state);
         self.changed.tell(&task.key);
+        is_done
     }
 
     /// It could not be done: all else of its kind comes first.
@@ -338,6 +360,11 @@ impl Owed {
         self.note(&mut state, 'c', bucket);
     }
 
+    /// Whoever waits for a change of any kind looks again.
+    pub fn urge(&self) {
+        Kind::ALL.into_iter().for_each(|kind| self.changed.of(kind).notify_one());
+    }
+
     /// Returns when something of this kind may have changed.
     pub async fn changed(&self, kind: Kind) {
         self.changed.of(kind).notified().await;
@@ -365,12 +392,21 @@ impl Owed {
     fn note(&self, state: &mut State, what: char, key: &str) {
         let mut line = format!("{what} {key}\n");
         state.lines += 1;
+        let before = state.dropped;
         while state.orders.len() > self.most
             && let Some((_, oldest)) = state.queue.pop()
         {
             state.orders.remove(&oldest);
+            state.dropped += 1;
             line.push_str(&format!("d {oldest}\n"));
             state.lines += 1;
+        }
+        if state.dropped > before {
+            // Not all that is stored has gone up, or is on the list.
+            if state.complete.take().is_some() {
+                line.push_str("c \n");
+            }
+            self.dropped.notify_one();
         }
         let written = if state.lines > 2 * state.needed() + SPARE_LINES {
             state.rewrite(&self.path)

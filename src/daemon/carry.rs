@@ -1,11 +1,13 @@
 //! A whole store into the bucket, and a whole bucket into the store.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::Daemon;
 use crate::documents::{Carried, Direction};
@@ -15,6 +17,8 @@ use crate::tier::{Bucket, Lost, Raising, Trouble};
 
 /// How often it is told how it goes.
 const EVERY: Duration = Duration::from_millis(200);
+/// How often it is asked, while it does not take all, whether it takes anything.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 /// An object that nobody needs.
 const ASKED: &str = "probe/asked";
 /// Lines that wait for a slow reader.
@@ -33,33 +37,46 @@ pub(super) fn carry(raising: Arc<Raising>, mirror: Mirror, way: Direction) -> mp
     lines
 }
 
-/// What carries up does it; here it is looked on.
+/// What carries up does it; here it is looked on, until all is there or was tried. What the bucket takes no part of ends
+/// it; what it does not take alone does not keep the rest here.
 async fn push(raising: &Raising, mirror: &Mirror, events: &mpsc::Sender<Carried>) -> Carried {
     raising.begin_anew();
-    raising.owe_all().await;
-    if let Err(trouble) = ask(raising.bucket()).await {
-        let backlog = raising.standing().backlog;
-        let trouble = Some(trouble.to_string());
-        return Carried { ended: true, total: backlog, failed: backlog, trouble, ..Carried::default() };
-    }
-    let mut told = Carried::default();
+    let mut owing = pin!(raising.owe_all());
+    let mut is_listed = tokio::select! {
+        () = &mut owing => true,
+        () = raising.fills_the_list() => false,
+    };
+    let (mut told, mut asked) = (Carried::default(), Instant::now());
+    let mut asking = ask(raising.bucket()).await;
     loop {
-        let standing = raising.standing();
-        told.total = told.total.max(told.done + standing.backlog);
-        told.done = told.total - standing.backlog;
-        if standing.backlog == 0 || standing.trouble.is_some() {
-            if standing.trouble.is_none() {
-                let mut looked = pin!(raising.look_at_wrong());
-                while tokio::time::timeout(EVERY, &mut looked).await.is_err() {
-                    let _ = events.try_send(told.clone());
-                }
-            }
-            let ended = Carried { ended: true, failed: standing.backlog, trouble: standing.trouble, ..told };
-            return without_lost(raising, mirror, ended).await;
+        let (backlog, refused) = (raising.standing().backlog, raising.refused());
+        told.done = raising.over();
+        told.total = told.total.max(told.done + backlog);
+        let is_away = asking.is_err() || raising.is_in_vain();
+        if is_away || is_listed && refused.len() as u64 >= backlog {
+            let whole = asking.err().map(|trouble| trouble.to_string());
+            let trouble = whole.or_else(|| is_away.then(|| raising.standing().trouble).flatten());
+            told = Carried { ended: true, total: told.done + backlog, failed: backlog, trouble, ..told };
+            break;
         }
         let _ = events.try_send(told.clone());
-        tokio::time::sleep(EVERY).await;
+        if (!refused.is_empty() || raising.standing().trouble.is_some()) && asked.elapsed() >= ASK_EVERY {
+            asking = ask(raising.bucket()).await;
+            asked = Instant::now();
+            raising.go_on();
+        }
+        tokio::select! {
+            () = &mut owing, if !is_listed => is_listed = true,
+            () = tokio::time::sleep(EVERY) => {}
+        }
     }
+    if told.trouble.is_none() {
+        let mut looked = pin!(raising.look_at_wrong());
+        while tokio::time::timeout(EVERY, &mut looked).await.is_err() {
+            let _ = events.try_send(Carried { ended: false, ..told.clone() });
+        }
+    }
+    with_what_is_left(raising, mirror, told).await
 }
 
 /// Whether the bucket takes anything now: where nothing is owed to it, nobody else asks.
@@ -70,32 +87,43 @@ async fn ask(bucket: &Bucket) -> Result<(), Trouble> {
     Ok(())
 }
 
-/// The same, with what cannot be carried however long it takes.
-async fn without_lost(raising: &Raising, mirror: &Mirror, mut told: Carried) -> Carried {
+/// The same, with what cannot be carried however long it takes, and what the bucket did not take.
+async fn with_what_is_left(raising: &Raising, mirror: &Mirror, mut told: Carried) -> Carried {
     let lost = raising.lost();
     let (count, unlisted) = (lost.len() as u64, Raising::unlisted(&lost));
     (told.total, told.done) = (told.total + unlisted, told.done + unlisted);
     told.done = told.done.saturating_sub(count);
     told.failed += count;
-    told.damaged = lost.values().filter(|why| matches!(why, Lost::Damaged(_) | Lost::Wrong)).count() as u64;
-    for (key, why) in lost.into_iter().take(Carried::MOST_PROBLEMS) {
-        let left = match why {
-            Lost::Damaged(what) => Left::Damaged(what),
-            Lost::Wrong => Left::Wrong,
-            Lost::Closed(why) => Left::Closed(why),
-            Lost::Missing => Left::Missing,
-        };
+    told.damaged = lost.values().filter(|why| !matches!(why, Lost::Closed(_) | Lost::Missing)).count() as u64;
+    let lost = lost.into_iter().map(|(key, why)| (key, left(why)));
+    // Where it took nothing, that is said once.
+    let refused = if told.trouble.is_none() { raising.refused() } else { BTreeMap::new() };
+    let refused = refused.into_iter().map(|(key, why)| (key, Left::Refused(why)));
+    for (key, left) in lost.chain(refused).take(Carried::MOST_PROBLEMS) {
         told.problems.push(mirror.not_carried(Direction::Push, key, left).await);
     }
     told
+}
+
+fn left(lost: Lost) -> Left {
+    match lost {
+        Lost::Damaged(what) => Left::Damaged(what),
+        Lost::InTheWay(it) if it.wanted == "folder" => {
+            Left::NoFolder { at: it.path.display().to_string(), found: it.found }
+        }
+        Lost::InTheWay(it) => Left::Damaged(it.to_string()),
+        Lost::Wrong => Left::Wrong,
+        Lost::Closed(why) => Left::Closed(why),
+        Lost::Missing => Left::Missing,
+    }
 }
 
 impl Daemon {
     /// Carries a store whole, where no daemon serves it: hands every line to `take`. `false` where there is no bucket.
     pub async fn carry(self, way: Direction, take: &mut dyn FnMut(Carried)) -> bool {
         let Some(raising) = self.raising.clone() else { return false };
-        let beside = tokio::spawn(Arc::clone(&raising).run());
-        let mut lines = carry(raising, self.mirror.clone(), way);
+        let mut lines = carry(Arc::clone(&raising), self.mirror.clone(), way);
+        let beside = tokio::spawn(raising.run());
         while let Some(line) = lines.recv().await {
             take(line);
         }

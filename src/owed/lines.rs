@@ -6,7 +6,7 @@
 //! | `d` | what was to be done about it is done, or is not to be done any more |
 //! | `w`, `r` | the object was found wrong; it is right, or gone |
 //! | `m`, `e` | an upload in parts has begun; it is over |
-//! | `c` | for this bucket all was put on the list that was there before |
+//! | `c` | for this bucket all was put on the list that was there before; for none, where the list was too long |
 //!
 //! A letter that a version does not know says nothing to it. One before `w` takes a list with that for one without: it
 //! looks for what was found wrong, sees its length there, and does not write it anew; whoever reads it next finds it out
@@ -96,7 +96,7 @@ impl State {
             "r" => drop(self.wrong.remove(key)),
             "m" => self.uploads.extend(key.split_once('\t').map(|(key, id)| (key.to_owned(), id.to_owned()))),
             "e" => drop(self.uploads.remove(key)),
-            "c" => self.complete = Some(key.to_owned()),
+            "c" => self.complete = Some(key.to_owned()).filter(|bucket| !bucket.is_empty()),
             _ => {}
         }
     }

@@ -125,7 +125,7 @@ fn what_was_found_wrong_is_written_anew_until_it_is_right_whatever_comes_between
     owed.up("blobs/b");
     let task = owed.take().expect("a task");
     assert_eq!((task.key.as_str(), task.order), ("blobs/a", Order::Anew));
-    owed.done(&task);
+    assert!(owed.done(&task));
     // It was evicted before it went up.
     owed.up("blobs/a");
     let expected = [("blobs/b".to_owned(), Order::Up), ("blobs/a".to_owned(), Order::Anew)];
@@ -167,6 +167,22 @@ fn no_more_that_was_found_wrong_is_remembered_than_can_be() {
         let wrong = owed.wrong();
         assert_eq!((wrong.len(), wrong[0].as_str()), (MOST_WRONG, "blobs/10"), "the oldest leave");
     }
+}
+
+#[test]
+fn where_the_list_was_too_long_not_all_has_been_put_on_it() {
+    let store = tempfile::tempdir().expect("a folder");
+    let owed = Owed::of(store.path(), 3).expect("a list");
+    owed.completed("one/");
+    (0..3).for_each(|n| owed.up(&n.to_string()));
+    assert!(owed.is_complete("one/") && owed.dropped() == 0 && !owed.has_room());
+    owed.up("3");
+    assert_eq!((owed.is_complete("one/"), owed.dropped()), (false, 1));
+    for _ in 0..2 {
+        assert!(!Owed::open(store.path()).expect("a list").is_complete("one/"), "after a kill, too");
+    }
+    Owed::open(store.path()).expect("a list").completed("one/");
+    assert!(Owed::open(store.path()).expect("a list").is_complete("one/"));
 }
 
 #[test]

@@ -13,6 +13,9 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Both.
+    pub const ALL: [Kind; 2] = [Kind::Content, Kind::Name];
+
     /// That of a key.
     pub fn of(key: &str) -> Kind {
         if key.starts_with("blobs/") { Kind::Content } else { Kind::Name }

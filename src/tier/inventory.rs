@@ -17,6 +17,9 @@ pub enum Lost {
     /// It is not what its name says.
     #[error("{0}")]
     Damaged(String),
+    /// Something else stands in the place of a folder or a file of the store.
+    #[error("{0}")]
+    InTheWay(InTheWay),
     /// What the bucket has of it is not what its name says, and it is not here.
     #[error("the bucket has something else, and it is not here")]
     Wrong,
@@ -53,8 +56,8 @@ pub(super) fn digest_of(name: &str) -> Option<Digest> {
 }
 
 /// Hands all that the store at `root` has under such keys to `found`, also what cannot be what its name says: who carries
-/// it says so. Returns the folders that are none or cannot be listed, and why.
-pub(super) fn of(root: &Path, found: &mut dyn FnMut(&str)) -> Vec<(String, Lost)> {
+/// it says so. Ends where that wants no more. Returns the folders that are none or cannot be listed, and why.
+pub(super) fn of(root: &Path, found: &mut dyn FnMut(&str) -> bool) -> Vec<(String, Lost)> {
     let mut open = vec![BLOBS.to_owned(), names::REPOSITORIES.to_owned()];
     let mut unlisted = Vec::new();
     while let Some(folder) = open.pop() {
@@ -62,7 +65,7 @@ pub(super) fn of(root: &Path, found: &mut dyn FnMut(&str)) -> Vec<(String, Lost)
         let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries,
             Err(error) => {
-                unlisted.extend(why_not(&path, &error).map(|why| (folder, why)));
+                unlisted.extend(why_not(root, &folder, &error).map(|why| (folder, why)));
                 continue;
             }
         };
@@ -79,21 +82,23 @@ pub(super) fn of(root: &Path, found: &mut dyn FnMut(&str)) -> Vec<(String, Lost)
             let Some(key) = key.filter(|key| names::is_shared(key)) else { continue };
             let Ok(kind) = entry.file_type() else { continue };
             if is_known(&key) {
-                found(&key);
+                if !found(&key) {
+                    return unlisted;
+                }
             } else if kind.is_dir() {
                 open.push(key);
             } else if let Some(it) = InTheWay::of_file(&entry.path()) {
                 // No file, and no folder of a store either.
-                unlisted.push((key, Lost::Damaged(format!("it is {}, and no folder", it.found))));
+                unlisted.push((key.clone(), Lost::InTheWay(InTheWay { path: key.into(), wanted: "folder", ..it })));
             }
         }
     }
     unlisted
 }
 
-fn why_not(folder: &Path, error: &io::Error) -> Option<Lost> {
-    if let Some(it) = InTheWay::of_own_folder(folder) {
-        return Some(Lost::Damaged(format!("it is {}, and no folder", it.found)));
+fn why_not(root: &Path, folder: &str, error: &io::Error) -> Option<Lost> {
+    if let Some(it) = InTheWay::of_own_folder(&root.join(folder)) {
+        return Some(Lost::InTheWay(InTheWay { path: folder.into(), ..it }));
     }
     (error.kind() != io::ErrorKind::NotFound).then(|| Lost::Closed(error.to_string()))
 }

@@ -7,6 +7,8 @@
 //! the collector takes meanwhile. The file is long because content and names go one way, each with all that may
 //! befall it there.
 
+mod going;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,10 +17,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
+use self::going::{Going, LONGEST_REST};
 use super::inventory::{self, Lost, digest_of};
 use super::merge::merge;
 use super::{Bucket, Conditional, Leases, Trouble, marks, record};
@@ -42,14 +44,15 @@ const UNREAD: &str = "what it says cannot be read";
 const MOST_ALONG: usize = 2_000;
 /// How often a small object is merged anew because another replica was faster.
 const TRIES: usize = 8;
-const FIRST_REST: Duration = Duration::from_secs(1);
-const LONGEST_REST: Duration = Duration::from_secs(30);
 /// How often it is looked how the bucket is, and how often while it is not well; and how often of these at what it has.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const LOOKS_AT_NAMES: u32 = 2;
-/// Of so much it is known that it cannot go up, and why.
-const MOST_LOST: usize = 10_000;
+/// How often it is looked whether what it did not take before may be written again, and whether the list has room.
+const TRY_EVERY: Duration = Duration::from_secs(1);
+const ROOM_EVERY: Duration = Duration::from_millis(50);
+/// Names of files on their way to the list.
+const LISTED: usize = 256;
 /// For how long it is looked at what was found wrong and is not here.
 const LOOK_AT_WRONG: Duration = Duration::from_secs(10 * 60);
 
@@ -63,41 +66,15 @@ pub struct Raising {
     /// Those of what goes up, where there are leases.
     leases: Option<Arc<Leases>>,
     metrics: Arc<Metrics>,
-    state: Mutex<State>,
+    going: Mutex<Going>,
+    /// Held by who puts all that is stored on the list.
+    listing: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Raising {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Raising").field("bucket", &self.bucket).finish_non_exhaustive()
     }
-}
-
-#[derive(Debug, Default)]
-struct State {
-    conditional: Option<Conditional>,
-    /// How it goes with content, and with names.
-    contents: Option<Failing>,
-    names: Option<Failing>,
-    /// What cannot go up, by its key.
-    lost: BTreeMap<String, Lost>,
-}
-
-impl State {
-    fn failing(&mut self, kind: Kind) -> &mut Option<Failing> {
-        match kind {
-            Kind::Content => &mut self.contents,
-            Kind::Name => &mut self.names,
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Failing {
-    /// What it did not take: that it takes something else does not end that. Empty where it took nothing at all.
-    key: String,
-    why: String,
-    rest: Duration,
-    until: Instant,
 }
 
 /// How it goes.
@@ -127,7 +104,17 @@ impl Raising {
         // What was found wrong before a stop is not read from there now where somebody else has it.
         owed.wrong().iter().filter_map(|key| content_of(key)).for_each(|digest| bucket.doubted().add(&digest));
         let (store, places) = (store.to_owned(), Semaphore::new(BLOBS_AT_ONCE));
-        Raising { bucket, owed, blobs, store, places, leases: None, metrics, state: Mutex::default() }
+        Raising {
+            bucket,
+            owed,
+            blobs,
+            store,
+            places,
+            leases: None,
+            metrics,
+            going: Mutex::default(),
+            listing: Default::default(),
+        }
     }
 
     /// The same, which allows the leases where the store keeps to conditions, and ends each when its blob is up.
@@ -143,13 +130,14 @@ impl Raising {
 
     /// How it goes now.
     pub fn standing(&self) -> Standing {
-        let State { conditional, contents, names, .. } = &*self.state.lock();
-        let failing = names.as_ref().or(contents.as_ref()).map(|failing| failing.why.clone());
+        let going = self.going.lock();
+        let (conditional, failing) = (going.conditional, going.trouble(|key| self.owed.is_owed(key)));
+        drop(going);
         Standing {
             backlog: self.owed.len() as u64,
             trouble: failing.or_else(|| self.bucket.trouble()),
             lists: self.bucket.lists_wrongly(),
-            conditional: *conditional,
+            conditional,
             leases: self.leases.as_ref().filter(|leases| leases.are_on()).map(|leases| leases.held()),
         }
     }
@@ -157,8 +145,14 @@ impl Raising {
     /// Carries up until the future is dropped.
     pub async fn run(self: Arc<Self>) {
         let all = async {
-            if !self.owed.is_complete(&self.bucket.place()) {
-                self.owe_all().await;
+            loop {
+                let alone = self.listing.lock().await;
+                if !self.owed.is_complete(&self.bucket.place()) {
+                    self.list_all().await;
+                }
+                drop(alone);
+                // Then what did not stay on it is found again.
+                self.owed.was_too_long().await;
             }
         };
         tokio::join!(all, self.examine(), self.carry(Kind::Content), self.carry(Kind::Name), self.look());
@@ -172,13 +166,25 @@ impl Raising {
         }
     }
 
-    /// Puts on the list all that is stored. What is there already is looked for, and not sent. A folder that cannot be
-    /// listed is lost, whatever is in it: then not all is on the list.
+    /// Puts on the list all that is stored, as there is room on it. What is there already is looked for, and not sent. A
+    /// folder that cannot be listed is lost, whatever is in it: then not all is on the list.
     pub async fn owe_all(&self) {
-        let (store, owed) = (self.store.clone(), Arc::clone(&self.owed));
-        let listed = tokio::task::spawn_blocking(move || inventory::of(&store, &mut |key| owed.up(key)));
+        let _alone = self.listing.lock().await;
+        self.list_all().await;
+    }
+
+    async fn list_all(&self) {
+        let (store, before) = (self.store.clone(), self.owed.dropped());
+        let (found, mut keys) = mpsc::channel(LISTED);
+        let listed = tokio::task::spawn_blocking(move || {
+            inventory::of(&store, &mut |key| found.blocking_send(key.to_owned()).is_ok())
+        });
+        while let Some(key) = keys.recv().await {
+            self.room_on_the_list().await;
+            self.owed.up(&key);
+        }
         let Ok(unlisted) = listed.await else { return };
-        if unlisted.is_empty() {
+        if unlisted.is_empty() && self.owed.dropped() == before {
             self.owed.completed(&self.bucket.place());
         }
         for (key, why) in unlisted {
@@ -187,18 +193,26 @@ impl Raising {
         }
     }
 
+    async fn room_on_the_list(&self) {
+        while !self.owed.has_room() {
+            tokio::time::sleep(ROOM_EVERY).await;
+        }
+    }
+
+    /// Returns when there is no room for more on the list.
+    pub async fn fills_the_list(&self) {
+        while self.owed.has_room() {
+            tokio::time::sleep(ROOM_EVERY).await;
+        }
+    }
+
     /// What could not go up since it was all put on the list, by its key, and why.
     pub fn lost(&self) -> BTreeMap<String, Lost> {
-        let mut lost = self.state.lock().lost.clone();
+        let mut lost = self.going.lock().lost.clone();
         for key in self.owed.wrong().into_iter().filter(|key| !self.owed.is_owed(key)) {
             lost.entry(key).or_insert(Lost::Wrong);
         }
         lost
-    }
-
-    /// What is put on the list from now on may be other than what it was.
-    pub fn begin_anew(&self) {
-        self.state.lock().lost.clear();
     }
 
     /// How many of these were on no list: folders that could not be listed, and what is not here.
@@ -206,11 +220,34 @@ impl Raising {
         lost.iter().filter(|(key, why)| **why == Lost::Wrong || !inventory::is_known(key)).count() as u64
     }
 
+    /// What is owed, was tried since then and was not taken, by its key, and why.
+    pub fn refused(&self) -> BTreeMap<String, String> {
+        self.going.lock().refused(|key| self.owed.is_owed(key))
+    }
+
+    /// How many were carried up, or turned out to be lost, since then.
+    pub fn over(&self) -> u64 {
+        self.going.lock().over
+    }
+
+    /// Whether it is of no use to try any more.
+    pub fn is_in_vain(&self) -> bool {
+        self.going.lock().is_in_vain()
+    }
+
+    /// What is put on the list from now on may be other than what it was.
+    pub fn begin_anew(&self) {
+        self.going.lock().begin_anew();
+    }
+
+    /// Tries at once what was not taken: the bucket takes something.
+    pub fn go_on(&self) {
+        self.going.lock().go_on();
+        self.owed.urge();
+    }
+
     fn is_lost(&self, key: &str, why: Lost) {
-        let lost = &mut self.state.lock().lost;
-        if lost.len() < MOST_LOST {
-            lost.insert(key.to_owned(), why);
-        }
+        self.going.lock().is_lost(key, why);
     }
 
     /// Looks at what was found wrong in the bucket and is not here: another replica may have put it right. For a while.
@@ -243,7 +280,7 @@ impl Raising {
         loop {
             match Conditional::examine(&self.bucket).await {
                 Ok(found) => {
-                    self.state.lock().conditional = Some(found);
+                    self.going.lock().conditional = Some(found);
                     self.is_well("");
                     self.leases.iter().for_each(|leases| leases.allow(found.creates()));
                     let bucket = self.bucket.name();
@@ -272,14 +309,14 @@ impl Raising {
             return std::future::pending().await;
         }
         while !self.bucket.takes_writes() {
-            tokio::time::sleep(FIRST_REST).await;
+            tokio::time::sleep(TRY_EVERY).await;
         }
     }
 
     async fn carry(self: &Arc<Self>, kind: Kind) {
         let mut under_way = JoinSet::new();
         loop {
-            let rest = self.rest(kind);
+            let rest = self.going.lock().rest(kind);
             while rest.is_zero() && under_way.len() < AT_ONCE {
                 let Some(task) = self.owed.take_of(kind) else { break };
                 let raising = Arc::clone(self);
@@ -287,34 +324,24 @@ impl Raising {
             }
             tokio::select! {
                 Some(_) = under_way.join_next() => {}
-                () = self.owed.changed(kind), if rest.is_zero() => {}
+                () = self.owed.changed(kind) => {}
                 () = tokio::time::sleep(rest), if !rest.is_zero() => {}
             }
         }
-    }
-
-    /// How long to leave the bucket alone.
-    fn rest(&self, kind: Kind) -> Duration {
-        let failing = self.state.lock().failing(kind).as_ref().map(|failing| failing.until);
-        failing.map_or(Duration::ZERO, |until| until.saturating_duration_since(Instant::now()))
     }
 
     async fn raise(&self, task: &Task) -> Result<(), Trouble> {
         let key = &task.key;
         match self.carry_out(task).await {
             Ok(()) => {
-                self.owed.done(task);
-                self.end_lease(key).await;
+                self.is_over(task).await;
                 self.metrics.bucket_took();
-                self.is_well(key);
                 Ok(())
             }
             Err(Trouble::Unfit(why)) => {
                 tracing::error!(key, why, "it does not go up into the bucket");
                 self.is_lost(key, Lost::Damaged(why));
-                self.owed.done(task);
-                self.end_lease(key).await;
-                self.is_well(key);
+                self.is_over(task).await;
                 Ok(())
             }
             Err(trouble) => {
@@ -326,35 +353,25 @@ impl Raising {
         }
     }
 
-    /// It took something: all of that kind goes on, and it is well again if what it did not take is there, or is owed
-    /// no more.
-    fn is_well(&self, key: &str) {
-        let mut state = self.state.lock();
-        let failing_of_kind = state.failing(Kind::of(key));
-        let Some(failing) = failing_of_kind else { return };
-        if self.owed.is_owed(&failing.key) {
-            (failing.rest, failing.until) = (FIRST_REST, Instant::now());
-            return;
-        }
-        *failing_of_kind = None;
-        tracing::info!(bucket = self.bucket.name(), "the bucket takes again what is owed to it");
+    async fn is_over(&self, task: &Task) {
+        let is_done = self.owed.done(task);
+        self.going.lock().over += u64::from(is_done);
+        self.end_lease(&task.key).await;
+        self.is_well(&task.key);
     }
 
-    /// It is left alone for a while, each time for longer. The log is told once.
+    /// It took something.
+    fn is_well(&self, key: &str) {
+        if self.going.lock().took(key, |key| self.owed.is_owed(key)) {
+            tracing::info!(bucket = self.bucket.name(), "the bucket takes again what is owed to it");
+        }
+    }
+
+    /// It did not take something. The log is told once.
     fn fails(&self, key: &str, trouble: &Trouble) {
-        let mut state = self.state.lock();
-        let failing = state.failing(Kind::of(key));
-        let before = failing.as_ref();
-        let rest = before.map(|failing| failing.rest);
-        if rest.is_none() {
+        if self.going.lock().fails(key, trouble, |key| self.owed.is_owed(key)) {
             let (bucket, backlog) = (self.bucket.name(), self.owed.len());
             tracing::warn!(bucket, %trouble, backlog, "nothing goes up into the bucket; pulls go on, and it is owed");
-        }
-        if before.is_none_or(|failing| failing.until <= Instant::now()) {
-            let key = before.map(|failing| failing.key.as_str()).filter(|key| self.owed.is_owed(key)).unwrap_or(key);
-            let rest = rest.map_or(FIRST_REST, |rest| (rest * 2).min(LONGEST_REST));
-            let (key, why) = (key.to_owned(), trouble.to_string());
-            *failing = Some(Failing { key, why, rest, until: Instant::now() + rest });
         }
     }
 
@@ -431,9 +448,12 @@ impl Raising {
             Ok(bytes) => return Ok(Some(bytes)),
             Err(error) => error,
         };
-        if let Some(InTheWay { path, found, wanted }) = InTheWay::in_error(&error) {
-            let at = path.strip_prefix(&self.store).unwrap_or(path).display();
-            return Err(Trouble::Unfit(format!("{at} is {found}, and no {wanted}")));
+        if let Some(it) = InTheWay::in_error(&error) {
+            let path = it.path.strip_prefix(&self.store).unwrap_or(&it.path).to_owned();
+            let it = InTheWay { path, ..it.clone() };
+            tracing::error!(key, %it, "it does not go up into the bucket");
+            self.is_lost(key, Lost::InTheWay(it));
+            return Ok(None);
         }
         match error.kind() {
             std::io::ErrorKind::NotFound => {}
@@ -518,7 +538,7 @@ impl Raising {
 
     /// Takes up what is there and writes what stands then; whether there was nothing.
     async fn merged(&self, key: &str, mine: &Bytes) -> Result<bool, Trouble> {
-        let conditional = self.state.lock().conditional;
+        let conditional = self.going.lock().conditional;
         for _ in 0..TRIES {
             let theirs = self.bucket.read(key, MOST).await?;
             let is_new = theirs.is_none();
@@ -550,3 +570,6 @@ fn content_of(key: &str) -> Option<Digest> {
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     serde_json::from_slice(bytes).ok()
 }
+
+#[cfg(test)]
+mod tests;

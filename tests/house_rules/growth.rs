@@ -110,9 +110,14 @@ const TABLE: &[(&str, &str, Growth)] = &[
     ("mirror/answer/canary.rs", "parts", Still("what one image consists of, which is ours")),
     ("mirror/answer/canary.rs", "pulled", OPERATOR),
     (
-        "tier/raising.rs",
+        "tier/raising/going.rs",
         "lost",
         Still("what of the store cannot go up, 10,000 at most, told by the next order to push"),
+    ),
+    (
+        "tier/raising/going.rs",
+        "refused",
+        Still("10,000, `no_more_that_is_not_taken_is_remembered_than_can_be_and_then_it_is_enough`"),
     ),
     (
         "tier/doubted.rs",

@@ -501,4 +501,8 @@ async fn push_carries_nothing_that_a_link_leads_to_and_says_what_it_could_not_ca
         problems.iter().any(|problem| problem["reason"].as_str().unwrap().contains("is a pipe, and no file")),
         "{end}"
     );
+    // What is no folder is none however often it is verified.
+    let problem = problems.iter().find(|problem| problem["key"] == "repositories/x").unwrap();
+    let hint = problem["hint"].as_str().unwrap();
+    assert!(hint.contains("in the place of repositories/x") && !hint.contains("verify"), "{end}");
 }

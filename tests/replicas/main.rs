@@ -17,6 +17,7 @@ mod lists;
 mod mended;
 mod names;
 mod private;
+mod pushed;
 mod redirects;
 mod slow;
 mod trouble;

@@ -13,12 +13,20 @@ use crate::oci::{Algorithm, Descriptor, Digest, Reference, Tag};
 /// So many tags of a repository, and manifests, are looked at to find one that leads to something.
 const MOST_IMAGES: usize = 1_000;
 const AGAIN: &str = "do it again: what is carried stays";
+const TEST: &str = "`registry-mirror store test` tells what may be done there";
 
 /// Why something is where it was.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Left {
     /// What is there is not what its name says.
     Damaged(String),
+    /// What is below it cannot be had: something else has the name of a folder of the store.
+    NoFolder {
+        /// Its name below the store.
+        at: String,
+        /// What is there.
+        found: &'static str,
+    },
     /// What the bucket has of it is not what its name says, and it is not here.
     Wrong,
     /// What is here may not be read by who carries it, or cannot be read now.
@@ -97,6 +105,7 @@ impl Mirror {
             Left::Damaged(what) => {
                 format!("{}: {what}", if way == Direction::Push { "damaged here" } else { "damaged in the bucket" })
             }
+            Left::NoFolder { at, found } => format!("damaged here: {at} is {found}, and no folder"),
             Left::Wrong => "damaged in the bucket, and not here".to_owned(),
             Left::Closed(why) => format!("it cannot be read here: {why}"),
             Left::Missing if way == Direction::Push => "neither the store nor the bucket has it".to_owned(),
@@ -142,7 +151,14 @@ fn owner_of(graph: &Graph, location: Option<Location>, digest: Digest) -> Result
 fn hint_of_push(left: &Left, is_name: bool, owner: &Owner) -> Option<String> {
     let pull = owner.pull();
     match (left, owner) {
+        (Left::NoFolder { at, found: "a link" }, _) => Some(format!(
+            "no link is followed on the way into the bucket: put the folder that it leads to in the place of {at} in the store, or mount it there; then push once more"
+        )),
+        (Left::NoFolder { at, .. }, _) => Some(format!(
+            "move {at} out of the store, and what belongs there is made anew when it is asked for; then push once more"
+        )),
         (Left::Wrong, _) => Some(hint_of_wrong(&pull)),
+        (Left::Refused(_), _) => Some(format!("{TEST}; then {AGAIN}")),
         (Left::Damaged(_), _) if is_name => {
             Some(format!("{pull} asks its registry, and writes it anew; then push once more"))
         }
@@ -173,10 +189,8 @@ fn hint_of_pull(left: &Left, name: Option<&Name>, owner: &Owner) -> Option<Strin
         Left::Unread => hint_of_unread(name, owner),
         Left::Replaced => "nothing to do: what is known here goes up in its place".to_owned(),
         Left::UnreadNote(_) => "mend that first".to_owned(),
-        Left::Failed(_) | Left::Closed(_) => AGAIN.to_owned(),
-        Left::Refused(_) => {
-            format!("`registry-mirror store test` tells what may be done there; then {AGAIN}")
-        }
+        Left::Failed(_) | Left::Closed(_) | Left::NoFolder { .. } => AGAIN.to_owned(),
+        Left::Refused(_) => format!("{TEST}; then {AGAIN}"),
         Left::NoRoom(_) => format!("give it more with [store] max_size and min_free; then {AGAIN}"),
         Left::Doubted => format!("{pull} asks it"),
         // It says so itself.
