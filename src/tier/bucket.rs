@@ -46,7 +46,7 @@ use crate::blob_store::{Content, key_of};
 use crate::carrier::Carrier;
 use crate::clock::Timestamp;
 use crate::metrics::Metrics;
-use crate::oci::{Digest, Span, Verifier};
+use crate::oci::{Descriptor, Digest, Span, Verifier};
 use crate::setting_file;
 
 /// The parts in which large blobs go up, in bytes: the same for all replicas, so that the same blob has the same
@@ -335,11 +335,12 @@ impl Bucket {
     ///
     /// # Errors
     /// Those of [`Bucket::read`].
-    pub async fn content(&self, digest: &Digest, most: u64, pace: Pace) -> Result<Option<Object>, Trouble> {
-        let key = key_of(digest);
+    pub async fn content(&self, of: &Descriptor, most: u64, pace: Pace) -> Result<Option<Object>, Trouble> {
+        let (digest, key) = (&of.digest, key_of(&of.digest));
         let path = self.path(&key)?;
-        self.may_give(digest, Asked::Content, pace)?;
-        let found = self.patiently(Asked::Content, self.object(&path, &key, most)).await?.transpose()?;
+        self.may_give((digest, Some(of.size)), Asked::Content, pace)?;
+        let found = self.patiently(Asked::Content, self.object(&path, &key, most)).await;
+        let found = found.inspect_err(|_| self.health.did_not_come(digest))?.transpose()?;
         if let Some(object) = &found {
             self.gave(digest, object.bytes.len() as u64);
         }
@@ -370,7 +371,7 @@ impl Bucket {
     /// # Errors
     /// [`Trouble`].
     pub async fn offers(&self, digest: &Digest, pace: Pace) -> Result<Option<u64>, Trouble> {
-        self.may_give(digest, Asked::Sizes, pace)?;
+        self.may_give((digest, None), Asked::Sizes, pace)?;
         self.at(pace).stat(digest).await
     }
 
@@ -398,7 +399,20 @@ impl Bucket {
     /// # Errors
     /// [`Trouble`], also for a part that begins behind its end.
     pub async fn blob(&self, digest: &Digest, span: Span, pace: Pace) -> Result<Option<Reading>, Trouble> {
-        self.may_give(digest, Asked::Content, pace)?;
+        self.blob_of((digest, None), span, pace).await
+    }
+
+    /// The same for one that may be known to have so many bytes.
+    ///
+    /// # Errors
+    /// Those of [`Bucket::blob`].
+    pub(crate) async fn blob_of(
+        &self,
+        (digest, size): (&Digest, Option<u64>),
+        span: Span,
+        pace: Pace,
+    ) -> Result<Option<Reading>, Trouble> {
+        self.may_give((digest, size), Asked::Content, pace)?;
         self.begun(digest, span, pace).await
     }
 
@@ -413,7 +427,7 @@ impl Bucket {
         let options = GetOptions { range, ..GetOptions::default() };
         self.health.has(digest);
         let asked = self.patiently(Asked::Content, async { self.store.get_opts(&path, options).await });
-        let Some(found) = asked.await? else { return Ok(None) };
+        let Some(found) = asked.await.inspect_err(|_| self.health.did_not_come(digest))? else { return Ok(None) };
         let (size, offset) = (found.meta.size, found.range.start);
         if !can_have(digest, size) {
             return Ok(None);

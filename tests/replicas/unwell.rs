@@ -129,6 +129,50 @@ async fn one_object_that_never_comes_does_not_keep_the_others_unused() {
 }
 
 #[tokio::test]
+async fn several_objects_that_always_break_off_do_not_keep_the_shorter_ones_unused() {
+    let scene = Scene::set().await;
+    let long: Vec<_> = (0..3).map(|n| noise(1800 + n, 1_500_000)).collect();
+    let long = scene.registry.add_image("library/long", "1", &long);
+    let first = scene.replica().await;
+    for blob in long.blobs() {
+        assert!(first.get(&blob_of("library/long", &blob.digest)).await.complete);
+        scene.bucket.has(&key_of(&blob.digest)).await;
+        scene.bucket.has(&crate::link_of("library/long", &blob.digest)).await;
+    }
+    let image = layers(&scene, 1810, 3 * LAYERS).await;
+    let mirror = scene.settings().config(PATIENCE).start().await;
+    until_told(&mirror, "ok\n").await;
+    assert!(mirror.get(&blob_of("library/app", &image.layers[0].digest)).await.complete);
+    for blob in &long.layers[..2] {
+        scene.bucket.fault(&["GET"], &key_of(&blob.digest), Fault::StallAfter(700_000));
+        assert!(mirror.get(&blob_of("library/long", &blob.digest)).await.complete, "upstream has the rest");
+    }
+    until_told(&mirror, DEGRADED).await;
+    let looks = || scene.bucket.requests().iter().filter(|(how, key)| how == "GET" && key.contains("/blobs/")).count();
+    let (mut outcomes, long_one) = (Vec::new(), blob_of("library/long", &long.layers[2].digest));
+    for layer in &image.layers[1..] {
+        let answer = mirror.get(&blob_of("library/app", &layer.digest)).await;
+        assert!(answer.complete);
+        outcomes.push(outcome(&answer));
+        if outcomes.ends_with(&["tier".to_owned()]) {
+            break;
+        }
+        let before = looks();
+        let looked = async {
+            while looks() < before + 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        before_long("it is looked at content", looked).await;
+    }
+    assert_eq!(outcomes.last().map(String::as_str), Some("tier"), "{outcomes:?}");
+    assert_eq!(readyz(&mirror).await, DEGRADED, "it is told all the same");
+    assert_ne!(outcome(&mirror.get(&long_one).await), "tier", "what is as long as what broke off is not asked for");
+    scene.bucket.heal();
+    until_told(&mirror, "ok\n").await;
+}
+
+#[tokio::test]
 async fn what_comes_too_slowly_is_no_longer_waited_for_either() {
     let scene = Scene::set().await;
     let image = layers(&scene, 1200, LAYERS).await;

@@ -91,7 +91,7 @@ impl InBucket {
         if !self.gives() {
             return None;
         }
-        let begun = Box::pin(self.begun(span, pace));
+        let begun = Box::pin(self.begun(span, told, pace));
         let begun = self.bucket.within(&self.waited, begun).await.flatten();
         self.checked(begun, told)
     }
@@ -101,7 +101,7 @@ impl InBucket {
         if !self.unasked.swap(false, Ordering::AcqRel) {
             return None;
         }
-        let begun = Box::pin(self.begun(span, Pace::Any)).await;
+        let begun = Box::pin(self.begun(span, told, Pace::Any)).await;
         self.checked(begun, told)
     }
 
@@ -110,7 +110,7 @@ impl InBucket {
         if self.gone.load(Ordering::Acquire) || !self.is_slow() {
             return None;
         }
-        let begun = Box::pin(self.begun(span, Pace::Any)).await;
+        let begun = Box::pin(self.begun(span, told, Pace::Any)).await;
         self.checked(begun, told)
     }
 
@@ -147,8 +147,8 @@ impl InBucket {
     }
 
     /// A part of it as soon as its first bytes are there, with these.
-    async fn begun(&self, span: Span, pace: Pace) -> Option<Begun> {
-        let reading = self.bucket.blob(&self.digest, span, pace).await;
+    async fn begun(&self, span: Span, told: Option<u64>, pace: Pace) -> Option<Begun> {
+        let reading = self.bucket.blob_of((&self.digest, self.size.or(told)), span, pace).await;
         self.unasked.store(matches!(reading, Err(Trouble::LeftAlone(_))), Ordering::Release);
         let mut reading = reading.ok()??;
         let first = reading.body.next().await;

@@ -30,7 +30,7 @@ use crate::mirror::flight::replica::Replicas;
 use crate::mirror::flight::shared::InBucket;
 use crate::mirror::recall::denials::Denials;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
-use crate::oci::{Digest, Tag};
+use crate::oci::{Descriptor, Digest, Tag};
 use crate::owed::{Owed, Quiet};
 use crate::tier::marks::use_of;
 use crate::tier::{Bucket, IN_A_ROW, Listed, Pace, Trouble, Waited};
@@ -205,8 +205,9 @@ impl Shared {
     }
 
     /// A manifest in it, with the right digest, if it comes at this pace.
-    pub(crate) async fn manifest(&self, digest: &Digest, pace: Pace) -> Option<bytes::Bytes> {
-        let found = self.bucket.content(digest, MAX_MANIFEST_SIZE, pace).await;
+    pub(crate) async fn manifest(&self, of: &Descriptor, pace: Pace) -> Option<bytes::Bytes> {
+        let digest = &of.digest;
+        let found = self.bucket.content(of, MAX_MANIFEST_SIZE, pace).await;
         let bytes = self.told(&key_of(digest), found)??.bytes;
         if Digest::of(digest.algorithm(), &bytes) == *digest {
             return Some(bytes);

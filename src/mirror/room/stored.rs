@@ -159,7 +159,7 @@ impl Stored {
     ) -> Option<Manifest> {
         let shared = self.recall(location, digest, waited).await?;
         let member = self.member(location, digest).filter(|member| !member.descriptor.is_of_blob())?;
-        let bytes = shared.bucket.within(waited, Box::pin(shared.manifest(digest, pace))).await??;
+        let bytes = shared.bucket.within(waited, Box::pin(shared.manifest(&member.descriptor, pace))).await??;
         let descriptor = Descriptor { size: bytes.len() as u64, ..member.descriptor };
         Some(Manifest { descriptor, bytes })
     }

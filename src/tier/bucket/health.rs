@@ -2,8 +2,9 @@
 //! takes what is written. Each of them may be in trouble while the others are well.
 //!
 //! Whoever reads has his patience; what is waited for longer, and what breaks off or comes too slowly, is a failure of
-//! what was asked. Who has nobody else to ask goes by whether it answers within his patience at all. Where content does not come, nobody who can have it elsewhere asks for it before it was
-//! [looked](super::looking) whether that is over.
+//! what was asked. Who has nobody else to ask goes by whether it answers within his patience at all. Where content does
+//! not come, nobody who can have it elsewhere asks for it before it was [looked](super::looking) whether that is over; but
+//! for what is no longer than content that was seen to come whole all the same.
 
 use std::time::Duration;
 
@@ -133,6 +134,16 @@ impl Health {
         self.samples.lock().is_told_by(digest)
     }
 
+    /// Content of so many bytes came whole, and is too short to say anything of what broke off.
+    pub(super) fn came_whole(&self, bytes: u64) {
+        self.samples.lock().came_whole(bytes);
+    }
+
+    /// This content did not come.
+    pub(super) fn did_not_come(&self, digest: &Digest) {
+        self.samples.lock().did_not_come(digest);
+    }
+
     /// It has, or should have, this content.
     pub(super) fn has(&self, digest: &Digest) {
         if self.content.is_closed() && self.content.wants() == 0 && !is_empty(digest) {
@@ -155,6 +166,7 @@ impl Health {
 
     /// This content broke off after so many bytes: what broke off last is looked at.
     fn broke_off(&self, digest: &Digest, came: u64) {
+        self.did_not_come(digest);
         if came.saturating_add(1) >= self.content.wants() && !is_empty(digest) {
             self.samples.lock().broke_off(digest);
         }
@@ -179,13 +191,21 @@ impl Bucket {
         if may { Ok(()) } else { Err(Trouble::Away("it did not lately".to_owned())) }
     }
 
-    /// The same for content, and for who asks at this pace.
-    pub(super) fn may_give(&self, digest: &Digest, asked: Asked, pace: Pace) -> Result<(), Trouble> {
+    /// The same for content, which may be known to have so many bytes, and for who asks at this pace.
+    pub(super) fn may_give(
+        &self,
+        (digest, size): (&Digest, Option<u64>),
+        asked: Asked,
+        pace: Pace,
+    ) -> Result<(), Trouble> {
         self.may_be_asked(asked, pace)?;
         self.health.should_have(digest);
+        let comes_all_the_same =
+            || asked == Asked::Content && size.is_some_and(|size| self.health.samples.lock().gives_short(digest, size));
         let left_alone = match pace {
             Pace::Any => None,
             Pace::Helps if self.doubted.has(digest) => Some("it gave this wrongly".to_owned()),
+            Pace::Helps if comes_all_the_same() => None,
             Pace::Helps => self.health.of(asked).trouble(),
         };
         left_alone.map_or(Ok(()), |why| Err(Trouble::LeftAlone(why)))

@@ -113,8 +113,12 @@ impl Bucket {
             came += bytes?.len() as u64;
         }
         // All of it came, and there is no more.
-        if came >= reading.size && self.health.is_told_by(&digest) {
-            self.is_back(Asked::Content);
+        if came >= reading.size {
+            if self.health.is_told_by(&digest) {
+                self.is_back(Asked::Content);
+            } else {
+                self.health.came_whole(came);
+            }
         }
         Ok(())
     }

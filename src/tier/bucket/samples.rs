@@ -18,8 +18,10 @@ pub(super) struct Samples {
     known: VecDeque<Digest>,
     /// What broke off since content came, the latest last.
     broken: VecDeque<Digest>,
-    /// How many looks in a row failed.
+    /// How many looks in a row failed, or said nothing.
     missed: usize,
+    /// Content of so many bytes came whole since others broke off.
+    comes_whole: u64,
 }
 
 impl Samples {
@@ -62,7 +64,25 @@ impl Samples {
         }
     }
 
-    /// What was looked at did not come.
+    /// Content of so many bytes came whole, and is too short to say anything of what broke off.
+    pub(super) fn came_whole(&mut self, bytes: u64) {
+        self.missed();
+        self.comes_whole = self.comes_whole.max(bytes);
+    }
+
+    /// Whether this comes, which has so many bytes, although longer content breaks off.
+    pub(super) fn gives_short(&self, digest: &Digest, bytes: u64) -> bool {
+        bytes <= self.comes_whole && !self.broken.contains(digest)
+    }
+
+    /// This did not come: where it is none of those that broke off before, what is as short does not come either.
+    pub(super) fn did_not_come(&mut self, digest: &Digest) {
+        if !self.broken.contains(digest) {
+            self.comes_whole = 0;
+        }
+    }
+
+    /// What was looked at did not come, or says nothing of what broke off.
     pub(super) fn missed(&mut self) {
         self.missed = self.missed.wrapping_add(1);
     }
@@ -70,7 +90,7 @@ impl Samples {
     /// Content comes.
     pub(super) fn came(&mut self) {
         self.broken.clear();
-        self.missed = 0;
+        (self.missed, self.comes_whole) = (0, 0);
     }
 
     /// Whether it gives content, as far as that is told by this, of which all came: one that broke off, or any where
@@ -112,6 +132,30 @@ mod tests {
         samples.came();
         assert_eq!(samples.next(), Some(of(2)));
         assert!(!samples.has_not(&of(2)) && !samples.has_not(&of(1)) && samples.has_not(&of(0)) && samples.is_empty());
+    }
+
+    #[test]
+    fn where_long_ones_break_off_short_ones_that_come_are_given_and_the_others_are_looked_at_again() {
+        let mut samples = Samples::default();
+        (0..2).for_each(|n| samples.has(&of(n)));
+        [8, 9].map(of).iter().for_each(|broken| samples.broke_off(broken));
+        let mut looks = Vec::new();
+        for _ in 0..4 {
+            let next = samples.next().expect("it is known");
+            looks.push(next);
+            if next == of(9) { samples.missed() } else { samples.came_whole(100) }
+        }
+        assert_eq!(looks, [9, 1, 9, 0].map(of));
+        assert!(
+            samples.gives_short(&of(5), 100) && !samples.gives_short(&of(5), 101) && !samples.gives_short(&of(8), 1)
+        );
+        samples.did_not_come(&of(8));
+        assert!(samples.gives_short(&of(5), 100), "that is known");
+        samples.did_not_come(&of(5));
+        assert!(!samples.gives_short(&of(6), 1));
+        samples.came_whole(100);
+        samples.came();
+        assert!(!samples.gives_short(&of(6), 1), "all of it comes");
     }
 
     #[test]
