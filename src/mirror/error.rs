@@ -107,10 +107,14 @@ impl MirrorError {
         self.upstream_class().is_some_and(UpstreamErrorClass::is_outage)
     }
 
+    /// Whether nothing came of upstream that could be an answer, so that what is stored may stand in.
+    pub fn is_no_answer(&self) -> bool {
+        self.upstream_class().is_some_and(UpstreamErrorClass::is_no_answer)
+    }
+
     /// Whether upstream, or its token service, does not say whether who asks may have it: neither yes nor a no to him.
     pub fn says_nothing_of_rights(&self) -> bool {
-        let class = self.upstream_class();
-        class.is_some_and(UpstreamErrorClass::is_no_answer) || self.is_denial() && !self.is_verdict()
+        self.is_no_answer() || self.is_denial() && !self.is_verdict()
     }
 
     /// The status of an upstream's refusal, where it was one.

@@ -146,7 +146,7 @@ impl Fill {
         self.fills.metrics.fill_started();
         let BlobSource { location, digest, waited, .. } = &self.source;
         let early = self.fills.early_of(location, *digest).await;
-        let shared = self.fills.stored.blob_in_bucket(location, digest, waited).await;
+        let shared = self.fills.stored.blob_behind(location, digest, waited).await;
         let replica = self.fills.stored.at_replica(location, digest, waited);
         (self.source.shared, self.source.replica) = (shared, replica);
         self.source.told = early.as_ref().and_then(|early| early.size());

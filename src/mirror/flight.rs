@@ -3,6 +3,7 @@
 //! Owns the table of who asks for what, what readers see of a fill, a transfer from upstream that
 //! goes on where it broke off, and the bounds of all fills and of all bodies in memory together.
 
+pub(crate) mod beside;
 pub mod bodies;
 pub mod bounds;
 pub mod early;

@@ -6,6 +6,7 @@
 #[path = "../scenarios/support/mirror.rs"]
 mod mirror;
 
+mod away;
 mod carried;
 mod certificates;
 mod commands;

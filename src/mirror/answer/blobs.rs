@@ -21,6 +21,7 @@ use crate::mirror::answer::reader::{FillReader, Heir, Piece};
 use crate::mirror::answer::relay::Relay;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::{Fills, Right};
+use crate::mirror::flight::beside::or_instead;
 use crate::mirror::flight::progress::{Doubt, Following, Phase, Progress, finished, sendable, started};
 use crate::mirror::flight::shared::pace_beside;
 use crate::mirror::flight::transfer::{BlobSource, can_have};
@@ -208,20 +209,18 @@ impl Mirror {
             blobs.negatives.check(&missing)?;
         }
         route.asker.question()?;
-        let told = blobs.fills.early_of(&route.location, digest).await.and_then(|early| early.size());
-        let (expected, Route { location, upstream, .. }) = (known.or(told), route);
-        let size =
-            match blobs.head(route, &digest, known).await.and_then(|size| fits(location, &digest, size, expected)) {
-                // What answers HEAD may know less than what answers GET.
-                Err(error) if error.class == UpstreamErrorClass::Protocol => {
-                    let size = upstream.stat_by_get(&location.repository, &digest).await;
-                    size.and_then(|size| fits(location, &digest, size, expected))
-                }
-                size => size,
-            };
-        let size = self.heard(route, size.map_err(|error| MirrorError::upstream(Subject::Blob, error)))?;
-        let outcome = if known.is_some() { Outcome::Revalidated } else { Outcome::Relayed };
-        Ok(BlobStat { size: size.or(known), outcome })
+        let asked = async {
+            let size = blobs.told_size(route, &digest, known).await;
+            let size = size.map_err(|error| MirrorError::upstream(Subject::Blob, error))?.or(known);
+            let outcome = if known.is_some() { Outcome::Revalidated } else { Outcome::Relayed };
+            Ok(BlobStat { size, outcome })
+        };
+        let in_bucket = async {
+            let (_, size) = Box::pin(blobs.whole_in_bucket(route, &digest)).await?;
+            Some(BlobStat { size: Some(size), outcome: Outcome::Tier })
+        };
+        let told = blobs.or_after_all(route, Box::pin(asked), in_bucket).await;
+        self.heard(route, told)
     }
 }
 
@@ -231,12 +230,44 @@ impl Blobs {
     async fn whole_in_bucket(&self, route: &Route, digest: &Digest) -> Option<(&Arc<Shared>, u64)> {
         let Route { location, waited, .. } = route;
         let shared = self.stored.recall(location, digest, waited).await?;
-        let offered = shared.bucket.offers(digest, pace_beside(&*route.upstream));
+        let offered = shared.bucket.offers(digest, pace_beside(&*route.upstream, waited));
         let size = shared.bucket.within(waited, offered).await?.ok()??;
         let of_member = self.stored.member(location, digest).map(|member| member.descriptor.size);
         let of_manifest = self.fills.early_of(location, *digest).await.and_then(|early| early.size());
         let fits = [of_member, of_manifest].into_iter().flatten().all(|known| known == size);
         fits.then_some((shared, size))
+    }
+
+    /// The size of a blob as upstream tells it, which has so many bytes where that is known.
+    async fn told_size(
+        &self,
+        route: &Route,
+        digest: &Digest,
+        known: Option<u64>,
+    ) -> Result<Option<u64>, UpstreamError> {
+        let Route { location, upstream, .. } = route;
+        let told = self.fills.early_of(location, *digest).await.and_then(|early| early.size());
+        let fits = |size| fits(location, digest, size, known.or(told));
+        match self.head(route, digest, known).await.and_then(fits) {
+            // What answers HEAD may know less than what answers GET.
+            Err(error) if error.class == UpstreamErrorClass::Protocol => {
+                upstream.stat_by_get(&location.repository, digest).await.and_then(fits)
+            }
+            size => size,
+        }
+    }
+
+    /// What comes of asking upstream; or, where that fails or says nothing for long, what the bucket says after all, which
+    /// was passed over as long as upstream might tell.
+    async fn or_after_all<T>(
+        &self,
+        route: &Route,
+        asked: impl Future<Output = Result<T, MirrorError>>,
+        in_bucket: impl Future<Output = Option<T>>,
+    ) -> Result<T, MirrorError> {
+        let Some(shared) = self.stored.shared() else { return asked.await };
+        let after_all = async { if route.waited.has_nobody_else() { in_bucket.await } else { None } };
+        or_instead(shared.bucket.patience(), asked, MirrorError::is_no_answer, Box::pin(after_all)).await
     }
 
     /// Who asks for a manifest as a blob, or what is about it, waits until it is there.
@@ -263,11 +294,18 @@ impl Blobs {
             return Ok(Some((content, Outcome::Hit)));
         }
         let Some(content) = self.stored.open_any(digest).await else { return Ok(None) };
-        if !self.confirm(route, digest, content.size).await? {
-            return Ok(None);
-        }
-        self.stored.note(digest);
-        Ok(Some((content, Outcome::Revalidated)))
+        let asked = async {
+            let is_confirmed = self.confirm(route, digest, content.size).await?;
+            Ok(is_confirmed.then_some((content, Outcome::Revalidated)))
+        };
+        let in_bucket = async {
+            self.stored.recall(&route.location, digest, &route.waited).await?;
+            let (_, content) = self.stored.open(&route.location, digest).await?;
+            Some(Some((content, Outcome::Hit)))
+        };
+        let confirmed = self.or_after_all(route, Box::pin(asked), in_bucket).await?;
+        confirmed.iter().for_each(|_| self.stored.note(digest));
+        Ok(confirmed)
     }
 
     /// The same, in memory where it is small. `None` also when it turns out to be damaged; it was then

@@ -146,15 +146,15 @@ impl Tags {
                 return Ok((manifest.descriptor.clone(), Outcome::Tier));
             }
             let (repository, reference) = (&asking.location.repository, Reference::Digest(digest));
-            match upstream.resolve(repository, &reference, asked).await {
-                Ok(Resolved::Told(descriptor)) => Ok((descriptor, Outcome::Relayed)),
-                Ok(Resolved::Fetched(manifest)) => tags.kept(&asking, manifest, &heard).await,
-                Err(error) if error.class.is_outage() => match tags.manifests.after_all(&asking, &digest).await {
-                    Some(manifest) => Ok((manifest.descriptor.clone(), Outcome::Tier)),
-                    None => Err(tags.manifests.fills.no_manifest(&asking, digest, missing, error).await),
-                },
-                Err(error) => Err(tags.manifests.fills.no_manifest(&asking, digest, missing, error).await),
-            }
+            let asked = async {
+                match upstream.resolve(repository, &reference, asked).await {
+                    Ok(Resolved::Told(descriptor)) => Ok((descriptor, Outcome::Relayed)),
+                    Ok(Resolved::Fetched(manifest)) => tags.kept(&asking, manifest, &heard).await,
+                    Err(error) => Err(tags.manifests.fills.no_manifest(&asking, digest, missing, error).await),
+                }
+            };
+            let found = |manifest: Arc<Manifest>| (manifest.descriptor.clone(), Outcome::Tier);
+            tags.manifests.or_after_all(&asking, &digest, Box::pin(asked), found).await
         };
         let key = (route.location.clone(), Reference::Digest(digest), accept.others());
         self.ask_for_head(route, key, None, work).await.map(head)
@@ -164,10 +164,7 @@ impl Tags {
     async fn head(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestHead, MirrorError> {
         self.pointed(&key).await;
         self.renew(route, &key).await;
-        match self.known_head(route, key.clone()).await {
-            Err(error) if self.is_known_after_all(route, &key, &error).await => self.known_head(route, key).await,
-            head => head,
-        }
+        self.or_known_after_all(route, &key, || self.known_head(route, key.clone())).await
     }
 
     async fn known_head(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestHead, MirrorError> {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use crate::metadata::{Location, Membership};
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::fill::Fills;
+use crate::mirror::flight::beside::or_instead;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::flight::shared::pace_beside;
 use crate::mirror::flight::{BlobKey, Fetched};
@@ -21,7 +22,6 @@ use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest};
 use crate::outcome::Outcome;
 use crate::tier::Pace;
-use crate::upstream::UpstreamErrorClass;
 
 /// An answer with a manifest.
 #[derive(Clone, Debug)]
@@ -77,15 +77,12 @@ impl Manifests {
             if let Some(manifest) = manifests.in_bucket(&route, &digest).await {
                 return Ok((manifest, Outcome::Tier));
             }
-            let manifest = match manifests.fills.manifest(&route, digest, &accept).await {
-                Err(error) if error.upstream_class().is_some_and(UpstreamErrorClass::is_outage) => {
-                    let manifest = Box::pin(manifests.after_all(&route, &digest)).await.ok_or(error)?;
-                    return Ok((manifest, Outcome::Tier));
-                }
-                manifest => manifest?,
+            let asked = async {
+                let manifest = manifests.fills.manifest(&route, digest, &accept).await?;
+                manifests.is_in_hand((route.location.clone(), digest), &manifest);
+                Ok((manifest, Outcome::Fill))
             };
-            manifests.is_in_hand((route.location, digest), &manifest);
-            Ok((manifest, Outcome::Fill))
+            manifests.or_after_all(&route, &digest, Box::pin(asked), |manifest| (manifest, Outcome::Tier)).await
         };
         if self.stored.standing.is_of_callers(&key.0) {
             return work().await;
@@ -128,14 +125,29 @@ impl Manifests {
     pub(super) async fn in_bucket(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
         // Who has no bucket carries nothing of it along.
         self.stored.shared()?;
-        self.at_pace(route, digest, pace_beside(&*route.upstream)).await
+        let pace = pace_beside(&*route.upstream, &route.waited);
+        if pace == Pace::Any {
+            // It is not asked once more.
+            route.waited.has_nobody_else();
+        }
+        self.at_pace(route, digest, pace).await
     }
 
-    /// The same where upstream does not give it, and the bucket was left alone as long as it might.
-    pub(super) async fn after_all(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
-        let bucket = &self.stored.shared()?.bucket;
-        let was_left_alone = route.waited.has_nobody_else() || !bucket.gives_content() || bucket.doubted().has(digest);
-        if was_left_alone { self.at_pace(route, digest, Pace::Any).await } else { None }
+    /// What comes of asking upstream for a manifest; or, where that fails or says nothing for long, the manifest from the
+    /// bucket, which was passed over as long as upstream might give it.
+    pub(super) async fn or_after_all<T>(
+        &self,
+        route: &Route,
+        digest: &Digest,
+        asked: impl Future<Output = Result<T, MirrorError>>,
+        found: impl FnOnce(Arc<Manifest>) -> T,
+    ) -> Result<T, MirrorError> {
+        let Some(shared) = self.stored.shared() else { return asked.await };
+        let after_all = async {
+            let is_news = route.waited.has_nobody_else();
+            if is_news { self.at_pace(route, digest, Pace::Any).await.map(found) } else { None }
+        };
+        or_instead(shared.bucket.patience(), asked, MirrorError::is_no_answer, Box::pin(after_all)).await
     }
 
     async fn at_pace(&self, route: &Route, digest: &Digest, pace: Pace) -> Option<Arc<Manifest>> {

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::metadata::{Location, MetadataStore, Note, Noted, names};
 use crate::mirror::answer::denied::a_stored_manifest;
 use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::beside::or_instead;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered, overdue};
 use crate::mirror::{Found, Mirror};
@@ -47,11 +48,24 @@ impl Mirror {
     /// # Errors
     /// When upstream does not say, and has not said so lately.
     pub async fn is_public(&self, found: &Found, request: &Request, asker: &Asker) -> Result<bool, MirrorError> {
-        let (location, publicity) = (found.location(), &self.0.answers.publicity);
-        if let Some(shared) = self.0.fills.stored.shared() {
+        let look = || self.is_known_public(found, request, asker);
+        let Some(shared) = self.0.fills.stored.shared() else { return Box::pin(look()).await };
+        let recall = async || {
             let at_pace = shared.at(found.waited().pace());
-            shared.bucket.within(found.waited(), Box::pin(at_pace.recall_notes(location))).await;
-        }
+            shared.bucket.within(found.waited(), Box::pin(at_pace.recall_notes(found.location()))).await
+        };
+        recall().await;
+        // While upstream might have told the bucket was not asked, or not for long.
+        let after_all = async {
+            let is_news = found.waited().has_nobody_else() && recall().await == Some(true);
+            if is_news { Box::pin(look()).await.ok() } else { None }
+        };
+        or_instead(shared.bucket.patience(), Box::pin(look()), MirrorError::is_no_answer, Box::pin(after_all)).await
+    }
+
+    /// The same with what is known here of the repository.
+    async fn is_known_public(&self, found: &Found, request: &Request, asker: &Asker) -> Result<bool, MirrorError> {
+        let (location, publicity) = (found.location(), &self.0.answers.publicity);
         let noted = publicity.metadata.noted(location, Note::Public).unwrap_or_else(|error| {
             tracing::warn!(%location, %error, "not known whether it is public, asking");
             None

@@ -19,6 +19,7 @@ use crate::mirror::answer::manifests::{ManifestAnswer, Manifests, arrived, patie
 use crate::mirror::answer::tag_moves;
 use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::Fetched;
+use crate::mirror::flight::beside::or_instead;
 use crate::mirror::flight::flights::{Flights, Rest, Shareable};
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered};
 use crate::mirror::recall::heads::{HeadKey, Heads};
@@ -55,10 +56,7 @@ impl Tags {
     pub(super) async fn manifest(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
         self.pointed(&key).await;
         self.renew(route, &key).await;
-        match self.known(route, key.clone()).await {
-            Err(error) if self.is_known_after_all(route, &key, &error).await => self.known(route, key).await,
-            answer => answer,
-        }
+        self.or_known_after_all(route, &key, || self.known(route, key.clone())).await
     }
 
     async fn known(self: &Arc<Tags>, route: &Route, key: TagKey) -> Result<ManifestAnswer, MirrorError> {
@@ -95,15 +93,27 @@ impl Tags {
         shared.bucket.within(&route.waited, both).await;
     }
 
-    /// What the bucket says of the tag after all, now that upstream turns out to be away: while that might have answered
-    /// it was not asked, or not for long. Whether anything is known now.
-    pub(super) async fn is_known_after_all(&self, route: &Route, key: &TagKey, error: &MirrorError) -> bool {
-        let is_away = error.upstream_class().is_some_and(UpstreamErrorClass::is_outage);
-        if !is_away || self.manifests.stored.shared().is_none() || !route.waited.has_nobody_else() {
-            return false;
-        }
-        self.renew(route, key).await;
-        self.frozen(&key.location, &key.tag).is_some() || self.remembered(key).is_some()
+    /// What comes of a look at the tag; where upstream fails, or says nothing for long, of another one once the bucket has
+    /// said after all what it knows: while upstream might have answered it was not asked, or not for long.
+    pub(super) async fn or_known_after_all<A, F>(
+        &self,
+        route: &Route,
+        key: &TagKey,
+        look: impl Fn() -> F,
+    ) -> Result<A, MirrorError>
+    where
+        F: Future<Output = Result<A, MirrorError>>,
+    {
+        let Some(shared) = self.manifests.stored.shared() else { return Box::pin(look()).await };
+        let after_all = async {
+            if !route.waited.has_nobody_else() {
+                return None;
+            }
+            self.renew(route, key).await;
+            let is_known = self.frozen(&key.location, &key.tag).is_some() || self.remembered(key).is_some();
+            if is_known { Box::pin(look()).await.ok() } else { None }
+        };
+        or_instead(shared.bucket.patience(), Box::pin(look()), MirrorError::is_no_answer, Box::pin(after_all)).await
     }
 
     async fn pointed_at(

@@ -1,16 +1,20 @@
 //! A blob that the bucket has: where a fill gets its bytes before it asks upstream.
 //!
 //! Truth: once the bucket has not given what it was asked for, this fill asks upstream for the rest, and the bucket no
-//! more. One that only gives too little, or is left alone because of others, is asked where upstream does not give the
-//! rest: slow is better than not. An object that was wrong twice stays until somebody who has the right bytes writes them
-//! in its place: it may be the way from there that is wrong. Nobody waits for the second look.
+//! more as long as upstream gives that. One that did not say that it has no such object, be it slow, left alone or
+//! silent, is asked once more where upstream does not give it, and again whenever that brought something. An object that
+//! was wrong twice stays until somebody who has the right bytes writes them in its place: it may be the way from there
+//! that is wrong. Nobody waits for the second look.
 
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
+use parking_lot::Mutex;
 
 use crate::blob_store::key_of;
 use crate::oci::{Digest, Span};
@@ -24,28 +28,43 @@ const SECOND_LOOK: Duration = Duration::from_secs(10 * 60);
 /// What comes, and the first of it.
 type Begun = (Reading, Option<Result<Bytes, Trouble>>);
 
-/// How fast content has to come from the bucket, beside this upstream: where that is known to be away, nobody else
-/// gives any.
-pub(crate) fn pace_beside(upstream: &dyn Upstream) -> Pace {
-    if upstream.health().gives_nothing() { Pace::Any } else { Pace::Helps }
+/// How fast what a look-up wants has to come from the bucket, beside this upstream: where that is known to be away, or
+/// turned out to be, nobody else gives any.
+pub(crate) fn pace_beside(upstream: &dyn Upstream, waited: &Waited) -> Pace {
+    if upstream.health().gives_nothing() { Pace::Any } else { waited.pace() }
 }
 
+/// Finds out, however slowly the bucket says so, whether the repository has a blob there; if so, its size in bytes, where
+/// that was counted.
+pub(crate) type LookUp = Box<dyn Fn() -> BoxFuture<'static, Option<Option<u64>>> + Send + Sync>;
+
 /// One blob in the bucket.
-#[derive(Debug)]
 pub struct InBucket {
     bucket: Bucket,
     owed: Arc<Owed>,
     digest: Digest,
     /// Its size in bytes, where that was seen here.
-    size: Option<u64>,
+    size: OnceLock<u64>,
+    /// Where the bucket had not said whether it is there for this repository.
+    look_up: Option<LookUp>,
+    /// Whether it has said that it is.
+    known: AtomicBool,
     /// How long the look-up of it has waited.
     waited: Waited,
     gone: AtomicBool,
     /// Whether it gave too little, and others were asked for the rest.
     slow: AtomicBool,
-    /// Whether it was not asked, because the bucket is left alone.
-    unasked: AtomicBool,
+    /// Whether it was not asked, or did not answer in time: it may well have it.
+    passed_over: AtomicBool,
+    /// How much it had given when it was asked the last time because nobody else gives it.
+    after: Mutex<Option<u64>>,
     gave: AtomicU64,
+}
+
+impl fmt::Debug for InBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InBucket").field("digest", &self.digest).field("gives", &self.gives()).finish_non_exhaustive()
+    }
 }
 
 impl InBucket {
@@ -56,18 +75,45 @@ impl InBucket {
         size: Option<u64>,
         waited: Waited,
     ) -> Arc<InBucket> {
-        let [gone, slow, unasked] = [(); 3].map(|()| AtomicBool::default());
-        Arc::new(InBucket { bucket, owed, digest, size, waited, gone, slow, unasked, gave: AtomicU64::default() })
+        InBucket::with((bucket, owed), digest, (size, None), waited)
+    }
+
+    /// One of which the bucket has not said yet whether it is there for this repository.
+    pub(crate) fn to_look_up(
+        behind: (Bucket, Arc<Owed>),
+        digest: Digest,
+        look_up: LookUp,
+        waited: Waited,
+    ) -> Arc<InBucket> {
+        InBucket::with(behind, digest, (None, Some(look_up)), waited)
+    }
+
+    fn with(
+        (bucket, owed): (Bucket, Arc<Owed>),
+        digest: Digest,
+        (size, look_up): (Option<u64>, Option<LookUp>),
+        waited: Waited,
+    ) -> Arc<InBucket> {
+        let is_known = look_up.is_none();
+        let [known, gone, slow, passed_over] = [is_known, false, false, !is_known].map(AtomicBool::new);
+        let size = size.map_or_else(OnceLock::new, OnceLock::from);
+        let (after, gave) = (Mutex::default(), AtomicU64::default());
+        Arc::new(InBucket { bucket, owed, digest, size, look_up, known, waited, gone, slow, passed_over, after, gave })
     }
 
     /// Whether it is what the bucket gives, as far as that was asked.
     pub(crate) fn gives(&self) -> bool {
-        ![&self.gone, &self.slow, &self.unasked].into_iter().any(|left| left.load(Ordering::Acquire))
+        ![&self.gone, &self.slow, &self.passed_over].into_iter().any(|left| left.load(Ordering::Acquire))
     }
 
     /// Whether it gave too little.
     pub(super) fn is_slow(&self) -> bool {
         self.slow.load(Ordering::Acquire)
+    }
+
+    /// Whether it may have it although it did not give it.
+    pub(super) fn is_passed_over(&self) -> bool {
+        self.passed_over.load(Ordering::Acquire) && !self.gone.load(Ordering::Acquire)
     }
 
     /// How long somebody who reads it waits.
@@ -92,17 +138,46 @@ impl InBucket {
             return None;
         }
         let begun = Box::pin(self.begun(span, told, pace));
-        let begun = self.bucket.within(&self.waited, begun).await.flatten();
-        self.checked(begun, told)
+        let begun = self.bucket.within(&self.waited, begun).await;
+        if begun.is_none() {
+            self.passed_over.store(true, Ordering::Release);
+        }
+        self.checked(begun.flatten(), told)
     }
 
-    /// The same where it was not asked because the bucket is left alone, and nobody else gives it.
+    /// The same where it was passed over, and nobody else gives it. What is not known of it yet is looked up first.
     pub(super) async fn after_all(self: &Arc<Self>, span: Span, told: Option<u64>) -> Option<UpstreamBlob> {
-        if !self.unasked.swap(false, Ordering::AcqRel) {
+        // It is of use where it has given something since that was done the last time.
+        let gave = self.gave.load(Ordering::Acquire);
+        let is_of_use = self.is_passed_over() && self.after.lock().is_none_or(|before| before < gave);
+        if !is_of_use || !self.is_known_after_all().await {
             return None;
         }
         let begun = Box::pin(self.begun(span, told, Pace::Any)).await;
-        self.checked(begun, told)
+        *self.after.lock() = Some(gave);
+        let blob = self.checked(begun, told);
+        if blob.is_some() {
+            // The rest need not come fast either.
+            self.waited.has_nobody_else();
+        }
+        blob
+    }
+
+    /// Whether it is there for this repository, as far as the bucket says so now.
+    async fn is_known_after_all(&self) -> bool {
+        let look_up = self.look_up.as_ref().filter(|_| !self.known.load(Ordering::Acquire));
+        let Some(look_up) = look_up else { return true };
+        match look_up().await {
+            Some(size) => {
+                let _ = size.map(|size| self.size.set(size));
+                self.known.store(true, Ordering::Release);
+                true
+            }
+            None => {
+                self.gone.store(true, Ordering::Release);
+                false
+            }
+        }
     }
 
     /// The same once it was left because it is slow, and nobody else gives the rest.
@@ -120,7 +195,7 @@ impl InBucket {
             self.gone.store(self.gives(), Ordering::Release);
             return None;
         };
-        if self.size.is_some_and(|known| known != size) {
+        if self.size.get().is_some_and(|known| *known != size) {
             self.distrust();
             return None;
         }
@@ -139,7 +214,7 @@ impl InBucket {
             Err(trouble) => {
                 tracing::info!(digest = %shared.digest, %trouble, "the rest comes from upstream");
                 let is_slow = matches!(trouble, Trouble::Slow(_));
-                if is_slow { &shared.slow } else { &shared.gone }.store(true, Ordering::Release);
+                if is_slow { &shared.slow } else { &shared.passed_over }.store(true, Ordering::Release);
                 Err(UpstreamError::new(UpstreamErrorClass::Unavailable, trouble.to_string()))
             }
         });
@@ -148,12 +223,14 @@ impl InBucket {
 
     /// A part of it as soon as its first bytes are there, with these.
     async fn begun(&self, span: Span, told: Option<u64>, pace: Pace) -> Option<Begun> {
-        let reading = self.bucket.blob_of((&self.digest, self.size.or(told)), span, pace).await;
-        self.unasked.store(matches!(reading, Err(Trouble::LeftAlone(_))), Ordering::Release);
+        let size = self.size.get().copied().or(told);
+        let reading = self.bucket.blob_of((&self.digest, size), span, pace).await;
+        self.passed_over.store(reading.is_err(), Ordering::Release);
         let mut reading = reading.ok()??;
         let first = reading.body.next().await;
-        if let Some(Err(Trouble::Slow(_))) = first {
-            self.slow.store(true, Ordering::Release);
+        if let Some(Err(trouble)) = &first {
+            let is_slow = matches!(trouble, Trouble::Slow(_));
+            if is_slow { &self.slow } else { &self.passed_over }.store(true, Ordering::Release);
         }
         (!matches!(first, Some(Err(_)))).then_some((reading, first))
     }
@@ -168,7 +245,7 @@ impl InBucket {
         let doubted = Arc::clone(self);
         // A stop does not wait for it: what is known then counts.
         tokio::spawn(async move {
-            let look = doubted.bucket.is_right(&doubted.digest, doubted.size);
+            let look = doubted.bucket.is_right(&doubted.digest, doubted.size.get().copied());
             let is_right = tokio::time::timeout(SECOND_LOOK, look).await.ok().and_then(Result::ok).flatten();
             doubted.judged(is_right);
         });

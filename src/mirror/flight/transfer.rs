@@ -20,6 +20,7 @@ use futures_util::stream::BoxStream;
 use tokio::time::Instant;
 
 use crate::metadata::Location;
+use crate::mirror::flight::beside::or_instead;
 use crate::mirror::flight::givers::Givers;
 use crate::mirror::flight::progress::is_held_back;
 use crate::mirror::flight::replica::AtReplica;
@@ -70,7 +71,7 @@ impl BlobSource {
 
     /// The blob, or a part of it.
     async fn blob(&self, span: Span) -> Result<UpstreamBlob, UpstreamError> {
-        let pace = pace_beside(&*self.upstream);
+        let pace = pace_beside(&*self.upstream, &self.waited);
         if let Some(shared) = &self.shared
             && let Some(blob) = Box::pin(shared.blob(span, self.told, pace)).await
         {
@@ -84,10 +85,7 @@ impl BlobSource {
         }
         let blob = match self.left_as_slow() {
             Some(patience) => self.of_upstream_or_slowly(span, patience).await?,
-            None => match self.of_upstream(span).await {
-                Err(error) if error.class.is_outage() => self.after_all(span).await.ok_or(error)?,
-                answer => answer?,
-            },
+            None => self.of_upstream_or_after_all(span).await?,
         };
         self.givers.note(blob.giver.as_ref());
         Ok(blob)
@@ -97,9 +95,13 @@ impl BlobSource {
         self.upstream.blob(&self.location.repository, &self.digest, span).await
     }
 
-    /// From the bucket, which was left alone as long as the registry might give it.
-    async fn after_all(&self, span: Span) -> Option<UpstreamBlob> {
-        Box::pin(self.shared.as_ref()?.after_all(span, self.told)).await
+    /// From the registry, or else from the bucket, which was passed over as long as that might give it.
+    async fn of_upstream_or_after_all(&self, span: Span) -> Result<UpstreamBlob, UpstreamError> {
+        let passed_over = self.shared.as_ref().filter(|shared| shared.is_passed_over());
+        let Some(shared) = passed_over else { return self.of_upstream(span).await };
+        let after_all = Box::pin(shared.after_all(span, self.told));
+        let may_stand_in = |error: &UpstreamError| error.class.is_no_answer();
+        or_instead(shared.patience(), Box::pin(self.of_upstream(span)), may_stand_in, after_all).await
     }
 
     /// How long the registry is waited for in place of who gave it slowly; `None` where nobody did.

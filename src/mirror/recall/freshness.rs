@@ -121,7 +121,7 @@ impl Policy {
     }
 
     /// What stands in for upstream after `error`, if it may.
-    fn cover<R, T>(
+    pub(crate) fn cover<R, T>(
         &self,
         clock: &dyn Clock,
         remembered: Option<Remembered<R>>,

@@ -13,6 +13,7 @@ use moka::sync::Cache;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::ListKey;
 use crate::mirror::error::{MirrorError, Subject};
+use crate::mirror::flight::beside::or_instead;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered, overdue};
 use crate::mirror::recall::keeper::Keeper;
@@ -106,25 +107,29 @@ impl<V: List> Lists<V> {
         {
             return Err(no.clone());
         }
-        let last = last.filter(|last| last.said.is_ok() || V::SUBJECT == Subject::Referrers);
-        let remembered = last.map(|Known { said, at, .. }| Remembered {
-            conclusive: said.is_ok(),
-            checked_at: at,
-            what: said,
-            stored: true,
-        });
+        let remembered = last.and_then(Lists::remembered);
+        let may_look_again = may_remember && remembered.is_none();
         // Lists are not among the pulls that an upstream counts.
         let upstream = &*route.upstream;
         let about = resource.clone();
         let question = Question { upstream, resource, subject: V::SUBJECT, allowance: Allowance::Free, in_vain: false };
-        let location = key.location.clone();
+        let (location, of) = (key.location.clone(), key.clone());
         let ask = async |patience| {
             if self.flights.join(&key).is_none() {
                 route.asker.question()?;
             }
             self.ask(key, seen, patience, (route.clone(), about.clone()), ask).await
         };
-        match self.policy.consult(&*self.clock, question, remembered, ask).await? {
+        let consulted = Box::pin(self.policy.consult(&*self.clock, question, remembered, ask));
+        // While upstream might have answered who else knows it was not asked, or not for long.
+        let after_all = async {
+            let is_news = may_look_again && route.waited.has_nobody_else();
+            let known = if is_news { self.keeper.find(&of, &route.waited).await? } else { return None };
+            let known = self.known.entry_by_ref(&of).or_insert(known).into_value();
+            self.policy.cover(&*self.clock, Lists::remembered(known), overdue(V::SUBJECT)).ok()
+        };
+        let (patience, after_all) = (self.policy.patience, Box::pin(after_all));
+        match or_instead(patience, consulted, MirrorError::is_no_answer, after_all).await? {
             Consulted::Asked((list, outcome)) => {
                 let stale_for = route.notice(|_| about.clone()).stale_for;
                 Ok(Found { list, outcome: stale_for.map_or(outcome, |_| Outcome::Stale), stale_for })
@@ -136,6 +141,12 @@ impl<V: List> Lists<V> {
                 Ok(Found { list: said?, outcome: Outcome::Stale, stale_for: Some(age) })
             }
         }
+    }
+
+    /// What may stand in for upstream.
+    fn remembered(Known { said, at, .. }: Known<V>) -> Option<Remembered<Result<Arc<V>, MirrorError>>> {
+        let may = said.is_ok() || V::SUBJECT == Subject::Referrers;
+        may.then(|| Remembered { conclusive: said.is_ok(), checked_at: at, what: said, stored: true })
     }
 
     /// What upstream said last, as far as it is remembered.

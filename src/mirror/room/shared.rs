@@ -27,7 +27,7 @@ use crate::metadata::{
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::flight::replica::Replicas;
-use crate::mirror::flight::shared::InBucket;
+use crate::mirror::flight::shared::{InBucket, LookUp};
 use crate::mirror::recall::denials::Denials;
 use crate::oci::manifest::MAX_MANIFEST_SIZE;
 use crate::oci::{Descriptor, Digest, Tag};
@@ -202,6 +202,17 @@ impl Shared {
     /// A blob in it, whose size in bytes may be known.
     pub(crate) fn blob(&self, digest: &Digest, size: Option<u64>, waited: &Waited) -> Arc<InBucket> {
         InBucket::new((self.bucket.clone(), Arc::clone(&self.owed)), *digest, size, waited.clone())
+    }
+
+    /// A blob of which it has not said yet whether it is there for a repository, which `look_up` finds out.
+    pub(crate) fn blob_to_look_up(&self, digest: &Digest, look_up: LookUp, waited: &Waited) -> Arc<InBucket> {
+        InBucket::to_look_up((self.bucket.clone(), Arc::clone(&self.owed)), *digest, look_up, waited.clone())
+    }
+
+    /// Whether it has not said a moment ago that the repository has no such content, and is not to forget that it has.
+    pub(crate) fn may_have(&self, location: &Location, digest: &Digest) -> bool {
+        let name = names::member(location, digest);
+        !self.absent.contains_key(&name) && !self.owed.is_owed(&name)
     }
 
     /// A manifest in it, with the right digest, if it comes at this pace.

@@ -144,6 +144,30 @@ impl Stored {
         Some(shared.blob(digest, self.proven_size(location, digest), waited))
     }
 
+    /// The same; where the bucket has not said in time whether it has it, one that is looked up when nobody else gives it.
+    pub(crate) async fn blob_behind(
+        self: &Arc<Stored>,
+        location: &Location,
+        digest: &Digest,
+        waited: &Waited,
+    ) -> Option<Arc<InBucket>> {
+        let shared = self.shared.as_ref()?;
+        let found = self.blob_in_bucket(location, digest, waited).await;
+        let is_known = self.member(location, digest).is_some() || !shared.may_have(location, digest);
+        if found.is_some() || is_known || self.denials.holds(location) {
+            return found;
+        }
+        let (stored, location, of) = (Arc::clone(self), location.clone(), *digest);
+        let look_up = move || -> BoxFuture<'static, _> {
+            let (stored, location) = (Arc::clone(&stored), location.clone());
+            Box::pin(async move {
+                stored.recall(&location, &of, &Waited::of(true)).await?;
+                Some(stored.proven_size(&location, &of))
+            })
+        };
+        Some(shared.blob_to_look_up(digest, Box::new(look_up), waited))
+    }
+
     /// The size of content in bytes, where that was counted, and not only said.
     pub(crate) fn proven_size(&self, location: &Location, digest: &Digest) -> Option<u64> {
         let member = self.member(location, digest).filter(|member| member.proof == Proof::Bytes);
