@@ -110,9 +110,13 @@ impl Leases {
     pub async fn can_be_had(&self, waited: &Waited) -> bool {
         let mut allowed = self.allowed.subscribe();
         if allowed.borrow().is_none() && self.may_be_had() {
-            let until = *self.known_until.get_or_init(|| Instant::now() + self.bucket.patience());
+            let began = Instant::now();
+            let until = *self.known_until.get_or_init(|| began + self.bucket.patience());
             let known = tokio::time::timeout_at(until, allowed.wait_for(Option::is_some));
-            let _ = self.bucket.within(&waited.for_leases(), known).await;
+            let known = self.bucket.within(&waited.for_leases(), known).await;
+            if !matches!(known, Some(Ok(_))) {
+                self.bucket.was_waited_for(began);
+            }
         }
         self.are_on()
     }

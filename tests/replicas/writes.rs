@@ -86,6 +86,29 @@ async fn a_lease_that_is_not_taken_is_waited_for_twice_and_not_for_each_layer() 
 }
 
 #[tokio::test]
+async fn who_waited_in_vain_for_whether_there_are_leases_waits_for_none_of_them() {
+    let scene = Scene::set().await;
+    // Each too soon to be trouble, and all that is tried at a start together longer than a reader is patient.
+    scene.bucket.fault(WRITES, "", Fault::Slow(Duration::from_millis(700)));
+    let (mirror, _door) = scene.behind_a_door(PATIENCE).await;
+    let contents: Vec<_> = (0..LAYERS).map(|layer| noise(2800 + layer, 1000)).collect();
+    let image = scene.registry.add_image("library/app", "1", &contents);
+    let (first, others) = image.layers.split_first().expect("layers");
+    assert!(mirror.get(&blob_of("library/app", &first.digest)).await.complete);
+    let tried = async {
+        while bucket_of(&mirror).await["conditions_hold"].is_null() {
+            tokio::task::yield_now().await;
+        }
+    };
+    before_long("it is known whether there may be leases", tried).await;
+    for layer in others {
+        assert!(mirror.get(&blob_of("library/app", &layer.digest)).await.complete);
+    }
+    let asked = leases_asked_for(&scene, &image, 0);
+    assert!(asked.is_empty(), "{asked:?}");
+}
+
+#[tokio::test]
 async fn where_conditions_cannot_be_tried_at_the_start_they_are_soon_after_writes_are_back() {
     let scene = Scene::set().await;
     scene.bucket.fault(WRITES, "", Fault::Status(503));

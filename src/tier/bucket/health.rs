@@ -313,7 +313,7 @@ impl Bucket {
 
     /// Somebody waited for a lease since then. What is lost with them in half a minute is no more than the most of what
     /// one reader is patient: one that never comes, or one after the other that comes slowly.
-    fn was_waited_for(&self, began: Instant) {
+    pub(in crate::tier) fn was_waited_for(&self, began: Instant) {
         let (now, too_much) = (Instant::now(), self.patience * 3 / 4);
         if self.is_a_delay(now - began) && self.health.delays.add(began, now, too_much) {
             let why = "it takes leases slowly";
