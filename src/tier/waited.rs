@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Bucket, Pace};
+use super::{Bucket, Pace, Trouble};
 
 /// So many questions are put one after the other for one name: for it, for what is about it, and for what it leads to.
 pub(crate) const IN_A_ROW: u32 = 4;
@@ -71,6 +71,17 @@ impl Bucket {
         let answer = tokio::time::timeout(left, asked).await.ok();
         waited.for_longer(began.elapsed());
         answer
+    }
+
+    /// What comes of a write for which whoever asked for it waits: twice as long as readers do, and no longer than those
+    /// where it is known that nothing is taken.
+    ///
+    /// # Errors
+    /// [`Trouble`], also where it does not come in that time.
+    pub(crate) async fn soon<T>(&self, written: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+        let most = self.patience() * if self.takes_writes() { 2 } else { 1 };
+        let late = || Trouble::Away("it does not take what is written in time".to_owned());
+        tokio::time::timeout(most, written).await.unwrap_or_else(|_| Err(late()))
     }
 }
 

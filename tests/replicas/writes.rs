@@ -109,6 +109,30 @@ async fn who_waited_in_vain_for_whether_there_are_leases_waits_for_none_of_them(
 }
 
 #[tokio::test]
+async fn an_act_that_is_not_taken_in_time_fails_soon_and_one_that_is_taken_slowly_is_done() {
+    let image = "app:1".parse().expect("a name");
+    let scene = Scene::set().await;
+    let mirror = scene.settings().config("cache.patience = \"1s\"").start().await;
+    until_told(&mirror, "ok\n").await;
+    scene.bucket.fault(WRITES, "", Fault::Slow(Duration::from_millis(1200)));
+    mirror.mirror.pin(&image).await.expect("it is taken");
+    scene.bucket.heal();
+    scene.bucket.fault(WRITES, "", Fault::Stall);
+    for is_known in [false, true] {
+        let begun = Instant::now();
+        assert!(mirror.mirror.unpin(&image).await.is_err(), "the other replicas are not told");
+        assert!(begun.elapsed() < Duration::from_secs(10), "{is_known}: {:?}", begun.elapsed());
+    }
+    scene.bucket.heal();
+    let unpinned = async {
+        while mirror.mirror.unpin(&image).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    before_long("it is done when it is tried again", unpinned).await;
+}
+
+#[tokio::test]
 async fn where_conditions_cannot_be_tried_at_the_start_they_are_soon_after_writes_are_back() {
     let scene = Scene::set().await;
     scene.bucket.fault(WRITES, "", Fault::Status(503));

@@ -12,7 +12,7 @@ use crate::metadata::names::{self, Name};
 use crate::metadata::{FrozenTag, Location, MetadataError, MetadataStore, Pin};
 use crate::oci::{Digest, Reference, Tag};
 use crate::owed::Quiet;
-use crate::tier::{Listed, Trouble};
+use crate::tier::{Listed, Pace, Trouble};
 
 /// So many of what was asked for here are looked at once more at a time.
 const MOST_AGAIN: usize = 100;
@@ -128,10 +128,11 @@ impl Shared {
     /// Tells all other replicas of an act before it is done here: what the bucket does not take is not done. Whether
     /// the bucket knew of it; while the rest is held, what is done here need not go up again.
     pub(crate) async fn tell(&self, name: &str, record: Option<Vec<u8>>) -> Result<(bool, Quiet), Trouble> {
-        let was_there = self.bucket.read(name, LONGEST).await?.is_some();
+        let bucket = self.bucket.at(Pace::Any);
+        let was_there = bucket.read(name, LONGEST).await?.is_some();
         match record {
-            Some(record) => self.bucket.write(name, record.into()).await?,
-            None if was_there => self.bucket.remove(name).await?,
+            Some(record) => bucket.soon(bucket.write(name, record.into())).await?,
+            None if was_there => bucket.soon(bucket.remove(name)).await?,
             None => {}
         }
         self.owed.settle(name);
