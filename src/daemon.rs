@@ -212,7 +212,7 @@ fn list_of(path: &Path) -> Result<Arc<Owed>, Unusable> {
 /// How the bucket is doing.
 fn bucket_status(raising: &Raising) -> BucketStatus {
     let Standing { backlog, trouble, lists, conditional, leases } = raising.standing();
-    let is_unknown = !raising.bucket().was_looked_at();
+    let is_unknown = !raising.bucket().was_looked_at() || conditional.is_none();
     let trouble = trouble.or(lists).or_else(|| is_unknown.then(|| "nobody has looked yet how it is".to_owned()));
     let conditions_hold = conditional.map(Conditional::creates);
     let leases = leases.map(|held| held as u64);

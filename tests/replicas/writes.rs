@@ -133,6 +133,21 @@ async fn an_act_that_is_not_taken_in_time_fails_soon_and_one_that_is_taken_slowl
 }
 
 #[tokio::test]
+async fn a_bucket_is_not_called_well_at_a_start_before_it_took_anything() {
+    let scene = Scene::set().await;
+    scene.bucket.fault(WRITES, "", Fault::Stall);
+    let mirror = scene.settings().config("cache.patience = \"8s\"").start().await;
+    let looks = || scene.bucket.requests().iter().filter(|(_, key)| key.ends_with("probe/present")).count();
+    // When it looks again the first look is over.
+    while looks() < 2 {
+        assert_eq!(readyz(&mirror).await, DEGRADED);
+        tokio::task::yield_now().await;
+    }
+    scene.bucket.heal();
+    before_long("it takes what is written", until_told(&mirror, "ok\n")).await;
+}
+
+#[tokio::test]
 async fn where_conditions_cannot_be_tried_at_the_start_they_are_soon_after_writes_are_back() {
     let scene = Scene::set().await;
     scene.bucket.fault(WRITES, "", Fault::Status(503));
