@@ -33,9 +33,9 @@ impl Waited {
         if self.has_nobody_else.load(Ordering::Acquire) { Pace::Any } else { Pace::Helps }
     }
 
-    /// Whoever else might have answered does not. Whether that is news.
-    pub(crate) fn has_nobody_else(&self) -> bool {
-        !self.has_nobody_else.swap(true, Ordering::AcqRel)
+    /// Whoever else might have answered does not.
+    pub(crate) fn has_nobody_else(&self) {
+        self.has_nobody_else.store(true, Ordering::Release);
     }
 
     /// What it has waited for leases.

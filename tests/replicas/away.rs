@@ -166,6 +166,29 @@ async fn a_bucket_that_stood_still_once_is_asked_once_more() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_stood_still_for_a_manifest_is_asked_once_more_however_the_time_of_its_name_was_up() {
+    let scene = Scene::set().await;
+    let (image, _) = in_bucket(&scene, 3600).await;
+    let (mirror, gate) = (start(&scene).await, Gate::new());
+    until_told(&mirror, "ok\n").await;
+    scene.registry.rule(Rule::on(Match::any()).stall_before_headers(&gate));
+    let key = key_of(&image.manifest.digest);
+    scene.bucket.fault(&["GET"], &key, Fault::Stall);
+    let was_asked = || scene.bucket.requests().iter().any(|(how, of)| how == "GET" && *of == key);
+    let heals = async {
+        while !was_asked() {
+            tokio::task::yield_now().await;
+        }
+        scene.bucket.heal();
+    };
+    let begun = Instant::now();
+    let (answer, ()) = tokio::join!(mirror.get_with(TAG, &[MANIFEST_TYPES]), heals);
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+    gate.open();
+}
+
+#[tokio::test]
 async fn what_another_repository_brought_here_is_given_where_only_the_bucket_says_that_it_may_be() {
     let scene = Scene::set().await;
     let image = scene.image(3300);

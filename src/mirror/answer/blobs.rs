@@ -32,6 +32,7 @@ use crate::mirror::room::stored::{Complaint, Stored};
 use crate::mirror::routes::Route;
 use crate::oci::{Descriptor, Digest, RangeHeader, Selection, Span};
 use crate::outcome::Outcome;
+use crate::tier::Pace;
 use crate::upstream::heard::listening;
 use crate::upstream::{UpstreamError, UpstreamErrorClass};
 
@@ -266,7 +267,11 @@ impl Blobs {
         in_bucket: impl Future<Output = Option<T>>,
     ) -> Result<T, MirrorError> {
         let Some(shared) = self.stored.shared() else { return asked.await };
-        let after_all = async { if route.waited.has_nobody_else() { in_bucket.await } else { None } };
+        let is_news = route.waited.pace() == Pace::Helps;
+        let after_all = async {
+            route.waited.has_nobody_else();
+            if is_news { in_bucket.await } else { None }
+        };
         or_instead(shared.bucket.patience(), asked, MirrorError::is_no_answer, Box::pin(after_all)).await
     }
 

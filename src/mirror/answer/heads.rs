@@ -13,6 +13,7 @@ use crate::mirror::answer::manifests::{ManifestAnswer, arrived, patiently};
 use crate::mirror::answer::tags::{Tags, Turn, stale_there};
 use crate::mirror::error::MirrorError;
 use crate::mirror::flight::Fetched;
+use crate::mirror::flight::shared::pace_beside;
 use crate::mirror::recall::freshness::{Consulted, Remembered};
 use crate::mirror::recall::heads::HeadKey;
 use crate::mirror::recall::negatives::Missing;
@@ -142,7 +143,8 @@ impl Tags {
         self.negatives.check(&missing)?;
         let (tags, asking, asked) = (Arc::clone(self), route.clone(), AcceptSet::everything().and(&accept));
         let work = |upstream: Arc<dyn Upstream>, heard: Heard| async move {
-            if let Some(manifest) = tags.manifests.in_bucket(&asking, &digest).await {
+            let pace = pace_beside(&*asking.upstream, &asking.waited);
+            if let Some(manifest) = tags.manifests.in_bucket(&asking, &digest, pace).await {
                 return Ok((manifest.descriptor.clone(), Outcome::Tier));
             }
             let (repository, reference) = (&asking.location.repository, Reference::Digest(digest));
@@ -154,7 +156,7 @@ impl Tags {
                 }
             };
             let found = |manifest: Arc<Manifest>| (manifest.descriptor.clone(), Outcome::Tier);
-            tags.manifests.or_after_all(&asking, &digest, Box::pin(asked), found).await
+            tags.manifests.or_after_all(&asking, (&digest, pace), Box::pin(asked), found).await
         };
         let key = (route.location.clone(), Reference::Digest(digest), accept.others());
         self.ask_for_head(route, key, None, work).await.map(head)

@@ -74,7 +74,8 @@ impl Manifests {
             if let Some(manifest) = manifests.stored(&route.location, &digest).await {
                 return Ok((manifest, Outcome::Hit));
             }
-            if let Some(manifest) = manifests.in_bucket(&route, &digest).await {
+            let pace = pace_beside(&*route.upstream, &route.waited);
+            if let Some(manifest) = manifests.in_bucket(&route, &digest, pace).await {
                 return Ok((manifest, Outcome::Tier));
             }
             let asked = async {
@@ -82,7 +83,7 @@ impl Manifests {
                 manifests.is_in_hand((route.location.clone(), digest), &manifest);
                 Ok((manifest, Outcome::Fill))
             };
-            manifests.or_after_all(&route, &digest, Box::pin(asked), |manifest| (manifest, Outcome::Tier)).await
+            manifests.or_after_all(&route, (&digest, pace), Box::pin(asked), |manifest| (manifest, Outcome::Tier)).await
         };
         if self.stored.standing.is_of_callers(&key.0) {
             return work().await;
@@ -121,40 +122,33 @@ impl Manifests {
         Some(manifest)
     }
 
-    /// The manifest from the bucket, where the repository is known to have it.
-    pub(super) async fn in_bucket(&self, route: &Route, digest: &Digest) -> Option<Arc<Manifest>> {
+    /// The manifest from the bucket, where the repository is known to have it, and if it comes at this pace.
+    pub(super) async fn in_bucket(&self, route: &Route, digest: &Digest, pace: Pace) -> Option<Arc<Manifest>> {
         // Who has no bucket carries nothing of it along.
         self.stored.shared()?;
-        let pace = pace_beside(&*route.upstream, &route.waited);
-        if pace == Pace::Any {
-            // It is not asked once more.
-            route.waited.has_nobody_else();
-        }
-        self.at_pace(route, digest, pace).await
+        let location = &route.location;
+        let manifest = Box::pin(self.fills.manifest_in_bucket(location, digest, (&route.waited, pace))).await?;
+        self.is_in_hand((location.clone(), *digest), &manifest);
+        Some(manifest)
     }
 
-    /// What comes of asking upstream for a manifest; or, where that fails or says nothing for long, the manifest from the
-    /// bucket, which was passed over as long as upstream might give it.
+    /// What comes of asking upstream for a manifest, which did not come from the bucket at this pace; or, where that fails
+    /// or says nothing for long, the manifest from the bucket, which was passed over as long as upstream might give it.
     pub(super) async fn or_after_all<T>(
         &self,
         route: &Route,
-        digest: &Digest,
+        (digest, pace): (&Digest, Pace),
         asked: impl Future<Output = Result<T, MirrorError>>,
         found: impl FnOnce(Arc<Manifest>) -> T,
     ) -> Result<T, MirrorError> {
         let Some(shared) = self.stored.shared() else { return asked.await };
         let after_all = async {
-            let is_news = route.waited.has_nobody_else();
-            if is_news { self.at_pace(route, digest, Pace::Any).await.map(found) } else { None }
+            route.waited.has_nobody_else();
+            // Whoever may be slow was asked so before.
+            let is_news = pace == Pace::Helps;
+            if is_news { self.in_bucket(route, digest, Pace::Any).await.map(found) } else { None }
         };
         or_instead(shared.bucket.patience(), asked, MirrorError::is_no_answer, Box::pin(after_all)).await
-    }
-
-    async fn at_pace(&self, route: &Route, digest: &Digest, pace: Pace) -> Option<Arc<Manifest>> {
-        let location = &route.location;
-        let manifest = Box::pin(self.fills.manifest_in_bucket(location, digest, (&route.waited, pace))).await?;
-        self.is_in_hand((location.clone(), *digest), &manifest);
-        Some(manifest)
     }
 
     /// Who asks for this manifest while somebody has it gets the same bytes.

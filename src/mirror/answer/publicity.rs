@@ -20,6 +20,7 @@ use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered, overdue};
 use crate::mirror::{Found, Mirror};
 use crate::oci::{AcceptSet, Descriptor, Reference, Request};
+use crate::tier::Pace;
 use crate::upstream::credentials::Presented;
 use crate::upstream::heard::listening;
 use crate::upstream::{Allowance, Resource, Upstream, UpstreamError, UpstreamErrorClass};
@@ -55,10 +56,12 @@ impl Mirror {
             shared.bucket.within(found.waited(), Box::pin(at_pace.recall_notes(found.location()))).await
         };
         recall().await;
+        let is_news = found.waited().pace() == Pace::Helps;
         // While upstream might have told the bucket was not asked, or not for long.
         let after_all = async {
-            let is_news = found.waited().has_nobody_else() && recall().await == Some(true);
-            if is_news { Box::pin(look()).await.ok() } else { None }
+            found.waited().has_nobody_else();
+            let is_known = is_news && recall().await == Some(true);
+            if is_known { Box::pin(look()).await.ok() } else { None }
         };
         or_instead(shared.bucket.patience(), Box::pin(look()), MirrorError::is_no_answer, Box::pin(after_all)).await
     }

@@ -21,6 +21,7 @@ use crate::mirror::error::{MirrorError, Subject};
 use crate::mirror::flight::Fetched;
 use crate::mirror::flight::beside::or_instead;
 use crate::mirror::flight::flights::{Flights, Rest, Shareable};
+use crate::mirror::flight::shared::pace_beside;
 use crate::mirror::recall::freshness::{Consulted, Policy, Question, Remembered};
 use crate::mirror::recall::heads::{HeadKey, Heads};
 use crate::mirror::recall::memory::{Asked, Stamp};
@@ -28,6 +29,7 @@ use crate::mirror::recall::negatives::{Missing, Negatives};
 use crate::mirror::routes::Route;
 use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag, Together};
 use crate::outcome::Outcome;
+use crate::tier::Pace;
 use crate::upstream::heard::{Heard, listening};
 use crate::upstream::{Allowance, Resolved, Resource, UpstreamError, UpstreamErrorClass};
 
@@ -105,10 +107,12 @@ impl Tags {
         F: Future<Output = Result<A, MirrorError>>,
     {
         let Some(shared) = self.manifests.stored.shared() else { return Box::pin(look()).await };
+        let is_news = route.waited.pace() == Pace::Helps;
         let after_all = async {
-            if !route.waited.has_nobody_else() {
+            if !is_news {
                 return None;
             }
+            route.waited.has_nobody_else();
             self.renew(route, key).await;
             let is_known = self.frozen(&key.location, &key.tag).is_some() || self.remembered(key).is_some();
             if is_known { Box::pin(look()).await.ok() } else { None }
@@ -157,7 +161,11 @@ impl Tags {
         if let Some(remembered) = remembered.as_mut().filter(|remembered| !self.is_fresh(remembered)) {
             let digest = &remembered.what.descriptor.digest;
             remembered.stored = self.manifests.stored.has(&route.location, digest).await
-                || self.manifests.in_bucket(route, digest).await.is_some();
+                || self
+                    .manifests
+                    .in_bucket(route, digest, pace_beside(&*route.upstream, &route.waited))
+                    .await
+                    .is_some();
         }
         let own = remembered.as_ref().filter(|remembered| remembered.conclusive).map(|own| own.what.clone());
         (remembered, own)

@@ -20,6 +20,7 @@ use crate::mirror::recall::keeper::Keeper;
 use crate::mirror::recall::known::{Known, List};
 use crate::mirror::routes::Route;
 use crate::outcome::Outcome;
+use crate::tier::Pace;
 use crate::upstream::{Allowance, Resource, UpstreamError, UpstreamErrorClass};
 
 /// How long a list is served without asking, at most; never longer than a tag.
@@ -108,7 +109,7 @@ impl<V: List> Lists<V> {
             return Err(no.clone());
         }
         let remembered = last.and_then(Lists::remembered);
-        let may_look_again = may_remember && remembered.is_none();
+        let may_look_again = may_remember && remembered.is_none() && route.waited.pace() == Pace::Helps;
         // Lists are not among the pulls that an upstream counts.
         let upstream = &*route.upstream;
         let about = resource.clone();
@@ -123,8 +124,8 @@ impl<V: List> Lists<V> {
         let consulted = Box::pin(self.policy.consult(&*self.clock, question, remembered, ask));
         // While upstream might have answered who else knows it was not asked, or not for long.
         let after_all = async {
-            let is_news = may_look_again && route.waited.has_nobody_else();
-            let known = if is_news { self.keeper.find(&of, &route.waited).await? } else { return None };
+            route.waited.has_nobody_else();
+            let known = if may_look_again { self.keeper.find(&of, &route.waited).await? } else { return None };
             let known = self.known.entry_by_ref(&of).or_insert(known).into_value();
             self.policy.cover(&*self.clock, Lists::remembered(known), overdue(V::SUBJECT)).ok()
         };

@@ -104,7 +104,9 @@ impl Tags {
     pub(crate) async fn as_told(&self, route: &Route, key: &TagKey, digest: &Digest) -> Fetched {
         let (manifests, location) = (&self.manifests, &route.location);
         for _ in 0..LOOKS / 5 {
-            if manifests.stored.has(location, digest).await || manifests.in_bucket(route, digest).await.is_some() {
+            if manifests.stored.has(location, digest).await
+                || manifests.in_bucket(route, digest, route.waited.pace()).await.is_some()
+            {
                 break;
             }
             if let Some(shared) = manifests.stored.shared() {
