@@ -1,0 +1,62 @@
+{{/* What does not go together. */}}
+{{- define "mirror.refuse" -}}
+{{- if and (eq .Values.kind "Deployment") (gt (int .Values.replicas) 1) (not .Values.bucket.name) }}
+{{- fail "replicas: more than one needs a bucket, or kind=DaemonSet; each store is for one daemon" }}
+{{- end }}
+{{- with (fromToml .Values.config).Error }}
+{{- fail (printf "config: is no TOML: %s" .) }}
+{{- end }}
+{{- $server := include "mirror.ownServer" . | fromJson }}
+{{- if hasKey $server "drain" }}
+{{- fail "config: how long pulls may end is said as drain, a value of the chart, so that Kubernetes waits for it" }}
+{{- end }}
+{{- if and .Values.tls.secret (hasKey $server "tls") }}
+{{- fail "config: has a [server.tls] of its own; take it out, tls.secret makes one" }}
+{{- end }}
+{{- if and .Values.bucket.name (hasKey (include "mirror.table" (list (fromToml .Values.config) "store") | fromJson) "bucket") }}
+{{- fail "config: has a [store.bucket] of its own; take it out, bucket.name makes one" }}
+{{- end }}
+{{- /* fromToml takes more tables after such a one, the program does not. */}}
+{{- range $name, $adds := dict "server" .Values.tls.secret "store" .Values.bucket.name }}
+{{- if and $adds (regexMatch (printf `(?m)^\s*["']?%s["']?\s*=\s*[{]` $name) $.Values.config) }}
+{{- fail (printf "config: write %s as a table, [%s] and a line for each key, not as %s = {…}: more is added to it" $name $name $name) }}
+{{- end }}
+{{- end }}
+{{- with (fromToml (include "mirror.config" .)).Error }}
+{{- fail (printf "config: what tls.secret and bucket.name add to it does not fit in: %s" .) }}
+{{- end }}
+{{- $redirectTtl := include "mirror.seconds" .Values.bucket.redirectTtl | atoi }}
+{{- if or (lt $redirectTtl 1) (gt $redirectTtl 604800) }}
+{{- fail "bucket.redirectTtl: more than nothing, and no signed address is good for longer than 168h" }}
+{{- end }}
+{{- if and (eq (include "mirror.scheme" .) "https") .Values.bucket.name .Values.bucket.peersSecret }}
+{{- fail "bucket.peersSecret: replicas ask each other by the addresses of their pods, which no certificate names; end TLS in front of them, or leave peersSecret empty" }}
+{{- end }}
+{{- if and (eq (include "mirror.scheme" .) "https") (hasPrefix "http://" .Values.nodes.mirror) (not .Values.undo) }}
+{{- fail "nodes.mirror: begins with http://, and the mirror speaks TLS" }}
+{{- end }}
+{{- if and .Values.tls.ca (not .Values.tls.secret) }}
+{{- fail "tls.ca: is a key of tls.secret, which is empty" }}
+{{- end }}
+{{- if and .Values.tls.ca .Values.nodes.setup (ne .Values.nodes.client "containerd") }}
+{{- fail "tls.ca: only containerd is told of it; have the nodes trust it otherwise, and leave tls.ca empty" }}
+{{- end }}
+{{- if ne (empty .Values.bucket.credentialsKeys.id) (empty .Values.bucket.credentialsKeys.secret) }}
+{{- fail "bucket.credentialsKeys: both of them, or none" }}
+{{- end }}
+{{- if and .Values.bucket.credentialsKeys.id (not .Values.bucket.credentialsSecret) }}
+{{- fail "bucket.credentialsKeys: are keys of bucket.credentialsSecret, which is empty" }}
+{{- end }}
+{{- if and .Values.bucket.ca.configMap .Values.bucket.ca.secret }}
+{{- fail "bucket.ca: is in a configMap or in a secret, not in both" }}
+{{- end }}
+{{- if not (include "mirror.touchesNodes" .) }}
+{{- range $name := list (include "mirror.name" .) (printf "%s-nodes" (include "mirror.name" .)) }}
+{{- range dig "spec" "template" "spec" "initContainers" list (lookup "apps/v1" "DaemonSet" $.Release.Namespace $name) }}
+{{- if eq .name "setup" }}
+{{- fail "nodes.setup: nodes are told to ask this mirror first, and would go on with it; take that back with --set undo=true, wait until it is rolled out, then turn both off" }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
