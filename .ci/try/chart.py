@@ -49,22 +49,37 @@ def settings(objects):
     return objects[("ConfigMap", "m-registry-mirror")]["data"]["mirror.toml"]
 
 
+KINDS = {"DaemonSet": "daemonsets", "Deployment": "deployments", "PersistentVolumeClaim": "persistentvolumeclaims", "Service": "services",
+         "ConfigMap": "configmaps", "ServiceAccount": "serviceaccounts"}
+
+
+def answers(objects):
+    """What an API server with these objects in it says, by path."""
+    known = {group: [{"name": KINDS[kind], "singularName": kind.lower(), "namespaced": True, "kind": kind, "verbs": ["get", "list"]}
+                     for kind in KINDS if (kind in ("DaemonSet", "Deployment")) == (group == "apps/v1")] for group in ["v1", "apps/v1"]}
+    said = {"/version": {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}, "/api": {"kind": "APIVersions", "versions": ["v1"]},
+            "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": [
+                {"name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}],
+                 "preferredVersion": {"groupVersion": "apps/v1", "version": "v1"}}]}}
+    for group, place in [("v1", "/api/v1"), ("apps/v1", "/apis/apps/v1")]:
+        said[place] = {"kind": "APIResourceList", "groupVersion": group, "resources": known[group]}
+        for kind in (it["kind"] for it in known[group]):
+            there = [it for it in objects if it["kind"] == kind]
+            said[f"{place}/{KINDS[kind]}"] = {"kind": f"{kind}List", "apiVersion": group, "metadata": {}, "items": there}
+            for it in there:
+                said[f"{place}/namespaces/{it['metadata'].get('namespace', 'images')}/{KINDS[kind]}/{it['metadata']['name']}"] = it
+    return said
+
+
 @contextlib.contextmanager
-def cluster(*daemonsets):
-    """As much of an API server as helm asks where it renders for one, with these DaemonSets in it."""
+def cluster(*objects):
+    """As much of an API server as helm asks where it renders for one, with these objects in it."""
+    said = answers(objects)
 
     class Answers(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             path = self.path.split("?")[0]
-            known = [{"name": "daemonsets", "singularName": "daemonset", "namespaced": True, "kind": "DaemonSet", "verbs": ["get"]}]
-            answers = {"/version": {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}, "/api": {"kind": "APIVersions", "versions": []},
-                       "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": [
-                           {"name": "apps", "versions": [{"groupVersion": "apps/v1", "version": "v1"}],
-                            "preferredVersion": {"groupVersion": "apps/v1", "version": "v1"}}]},
-                       "/apis/apps/v1": {"kind": "APIResourceList", "groupVersion": "apps/v1", "resources": known}}
-            for it in daemonsets:
-                answers[f"/apis/apps/v1/namespaces/images/daemonsets/{it['metadata']['name']}"] = it
-            answer = answers.get(path, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})
+            answer = said.get(path, {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404})
             self.send_response(answer.get("code", 200))
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -80,6 +95,14 @@ def cluster(*daemonsets):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def notes(*arguments, release="m"):
+    """What helm tells who installs it."""
+    command = ["helm", "install", release, str(CHART), "--namespace", "images", "--disable-openapi-validation", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split("\nNOTES:\n")[1]
 
 
 def containers(pod):

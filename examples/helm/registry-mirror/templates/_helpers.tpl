@@ -46,6 +46,20 @@
 {{- $all }}
 {{- end }}
 
+{{/* Whether the chart makes a claim: for the store of a Deployment that is nowhere else. */}}
+{{- define "mirror.makesClaim" -}}
+{{ if not (or .Values.store.hostPath .Values.store.existingClaim .Values.bucket.name (eq .Values.kind "DaemonSet")) }}yes{{ end }}
+{{- end }}
+
+{{/* The claim that it made before, where the store is somewhere else now and there is a cluster to ask. */}}
+{{- define "mirror.formerClaim" -}}
+{{- $claim := dict }}
+{{- if not (include "mirror.makesClaim" .) }}
+{{- $claim = lookup "v1" "PersistentVolumeClaim" .Release.Namespace (include "mirror.name" .) }}
+{{- end }}
+{{- if eq (dig "metadata" "annotations" "meta.helm.sh/release-name" "" $claim) .Release.Name }}{{ toJson $claim }}{{ else }}{}{{ end }}
+{{- end }}
+
 {{/* Whether nodes are set up, or what was written on them is taken back. */}}
 {{- define "mirror.touchesNodes" -}}
 {{ if or .Values.nodes.setup .Values.undo }}yes{{ end }}
@@ -269,10 +283,10 @@ spec:
     - name: store
       {{- if .Values.store.hostPath }}
       hostPath: {path: {{ .Values.store.hostPath | quote }}, type: Directory}
-      {{- else if or .Values.bucket.name (eq .Values.kind "DaemonSet") }}
-      emptyDir: {}
-      {{- else }}
+      {{- else if or .Values.store.existingClaim (include "mirror.makesClaim" .) }}
       persistentVolumeClaim: {claimName: {{ .Values.store.existingClaim | default (include "mirror.name" .) | quote }}}
+      {{- else }}
+      emptyDir: {}
       {{- end }}
     - {name: config, configMap: {name: {{ include "mirror.name" . }}}}
     {{- with .Values.secret }}

@@ -3,6 +3,17 @@
 {{- if and (eq .Values.kind "Deployment") (gt (int .Values.replicas) 1) (not .Values.bucket.name) }}
 {{- fail "replicas: more than one needs a bucket, or kind=DaemonSet; each store is for one daemon" }}
 {{- end }}
+{{- if .Values.store.existingClaim }}
+{{- if .Values.store.hostPath }}
+{{- fail "store.existingClaim: there is store.hostPath, too, and the store is in one place; leave one of them empty" }}
+{{- end }}
+{{- if eq .Values.kind "DaemonSet" }}
+{{- fail "store.existingClaim: is the store of one daemon, and each of a DaemonSet has its own; leave it empty" }}
+{{- end }}
+{{- if gt (int .Values.replicas) 1 }}
+{{- fail "store.existingClaim: is the store of one daemon; with more replicas leave it empty, after `store push` of a single one has brought what it has into the bucket" }}
+{{- end }}
+{{- end }}
 {{- with (fromToml .Values.config).Error }}
 {{- fail (printf "config: is no TOML: %s" .) }}
 {{- end }}
