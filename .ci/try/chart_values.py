@@ -83,6 +83,21 @@ class Values(unittest.TestCase):
             self.assertEqual(volume["hostPath"]["path"], path)
         self.assertIn("hostPath", refused({"store": {"hostPath": "/data/../etc"}}))
 
+    def test_no_store_is_where_setup_keeps_its_records(self):
+        nodes = {"setup": True, "mirror": "http://a"}
+        for kind in ["DaemonSet", "Deployment"]:
+            for path in ["/var/lib/registry-mirror", "/var/lib/registry-mirror/", "/var//lib/./registry-mirror", "/var/lib/registry-mirror/setup",
+                         "/var/lib/registry-mirror/setup/containerd/x", "/var/lib", "/"]:
+                with self.subTest(kind=kind, path=path):
+                    values = {"kind": kind, "store": {"hostPath": path}}
+                    said = refused({**values, "nodes": nodes})
+                    self.assertIn("store.hostPath: below /var/lib/registry-mirror/setup", said)
+                    # What was written there can still be taken back.
+                    for more in [{}, {"nodes": nodes, "undo": True}, {"undo": True}]:
+                        self.assertEqual(refused({**values, **more}), "")
+            for path in ["/var/lib/registry-mirror/store", "/var/lib/registry-mirror/setups", "/var/lib/registry-mirrors", "/data/var/lib/registry-mirror"]:
+                self.assertEqual(refused({"kind": kind, "store": {"hostPath": path}, "nodes": nodes}), "", path)
+
     def test_a_duration_is_not_read_as_octal(self):
         for drain, seconds in [("08s", 8), ("09m", 540), ("1h08m", 4080), ("010s", 10), ("1m 09s", 69), ("0099999h", 359996400)]:
             with self.subTest(drain=drain), tempfile.TemporaryDirectory() as folder:

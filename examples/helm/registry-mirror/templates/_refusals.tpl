@@ -14,6 +14,14 @@
 {{- fail "store.existingClaim: is the store of one daemon; with more replicas leave it empty, after `store push` of a single one has brought what it has into the bucket" }}
 {{- end }}
 {{- end }}
+{{- /* With --undo there has to be a way out of it. */}}
+{{- if and .Values.store.hostPath .Values.nodes.setup (not .Values.undo) }}
+{{- $records := "/var/lib/registry-mirror/setup/" }}
+{{- $folder := printf "%s/" (clean .Values.store.hostPath | trimSuffix "/") }}
+{{- if or (hasPrefix $records $folder) (hasPrefix $folder $records) }}
+{{- fail (printf "store.hostPath: below %s of each node is what nodes.setup writes down, and a store is in a folder of its own, such as /var/lib/registry-mirror/store" (trimSuffix "/" $records)) }}
+{{- end }}
+{{- end }}
 {{- with (fromToml .Values.config).Error }}
 {{- fail (printf "config: is no TOML: %s" .) }}
 {{- end }}
