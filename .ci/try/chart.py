@@ -297,7 +297,17 @@ class Chart(unittest.TestCase):
             for name in names:
                 self.assertTrue(label.fullmatch(name) and len(name) <= 63, name)
             self.assertEqual(len(names), 3, names)
-        self.assertIn(("Service", "my-images-registry-mirror"), rendered(release="my.images"))
+
+    def test_no_two_releases_have_the_same_names(self):
+        names = lambda release: {name for _, name in rendered(release=release)}
+        for releases in [["team-images-production-europe-west1-a", "team-images-production-europe-west1-b"], ["my.images", "my-images"], ["2images", "m-2images"],
+                         ["registry-mirror-" + "a" * 36 + it for it in "bc"], ["a" * 33 + it for it in ["-b", ".b", "-bc"]], ["a" * 53, "a" * 34, "a" * 35]]:
+            with self.subTest(releases=releases):
+                all_names = [name for release in releases for name in names(release)]
+                self.assertEqual(len(all_names), len(set(all_names)), all_names)
+        # Whose own name it can be has it.
+        for release, name in [("m", "m-registry-mirror"), ("a" * 34, "a" * 34 + "-registry-mirror"), ("registry-mirror", "registry-mirror"), ("a-registry-mirror-b", "a-registry-mirror-b")]:
+            self.assertIn(name, names(release))
 
     def test_numbers_are_written_out(self):
         objects = of("tls", "--set", "bucket.name=images", "--set-json", "bucket.maxSize=3e12")

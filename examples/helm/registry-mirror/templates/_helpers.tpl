@@ -1,8 +1,14 @@
-{{/* As a Service may be called: without a full stop, and a letter comes first. */}}
+{{/* As a Service may be called: without a full stop, a letter comes first, and it is no longer than that with more behind
+     it. Where that takes something from the release's own name, a hash keeps it apart from others that lose the same. */}}
 {{- define "mirror.name" -}}
 {{- $release := replace "." "-" .Release.Name }}
 {{- if regexMatch "^[0-9]" $release }}{{ $release = printf "m-%s" $release }}{{ end }}
-{{- if contains "registry-mirror" $release }}{{ $release | trunc 50 | trimSuffix "-" }}{{ else }}{{ printf "%s-registry-mirror" ($release | trunc 34) }}{{ end }}
+{{- $isNamed := contains "registry-mirror" $release }}
+{{- $room := $isNamed | ternary 50 34 }}
+{{- if or (gt (len $release) $room) (ne $release .Release.Name) }}
+{{- $release = printf "%s-%s" ($release | trunc (sub $room 9 | int) | trimSuffix "-") (sha256sum .Release.Name | trunc 8) }}
+{{- end }}
+{{- $release }}{{ if not $isNamed }}-registry-mirror{{ end }}
 {{- end }}
 
 {{/* What may be a number, which would be printed as 2e+10. */}}
