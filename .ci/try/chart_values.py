@@ -138,6 +138,8 @@ class Values(unittest.TestCase):
             ("store/size", ["0", "0Gi", "0.0Ti", 0]), ("secret", ["a..b", "a.-b"]), ("serviceMonitor/interval", ["1m 30s", "30s1m", "1", ""]),
             ("imagePullSecrets", [[{"name": 123}], [{}], [{"name": ""}]]), ("podDisruptionBudget/maxUnavailable", ["101%"]),
             ("podLabels", [{"app.kubernetes.io/name": "x"}, {"app.kubernetes.io/component": "x"}, {"app.kubernetes.io/instance": "x"}, {"a": "b c"}]),
+            ("image/tag", ["a b", "-x", ".x", "x" * 129, "v1.0+build", "sha256:abc", f"0.1.0@sha256:{'A' * 64}"]), ("image/repository", ["A/B", " x", "a/", "a//b", "-a", "https://a/b", ""]),
+            ("image/digest", ["abc", "sha256:abc", "a" * 64, f"sha256:{'A' * 64}", f"@sha256:{'a' * 64}"]), ("nodes/pauseImage", ["A", "a b", "", "a:", "a@b"]),
             ("serviceMonitor/labels", [{"helm.sh/chart": "x"}]), ("podAnnotations", [{"checksum/config": "x"}]),
         ]:
             for value in wrong:
@@ -147,6 +149,28 @@ class Values(unittest.TestCase):
         for interval in ["1d", "500ms", "1m30s"]:
             made({"serviceMonitor": {"enabled": True, "interval": interval}})
 
+    def test_an_image_is_named_by_what_it_is_called(self):
+        digest, longer = "sha256:" + "0123456789abcdef" * 4, "sha512:" + "a" * 128
+        for image, expected in [
+            ({}, "registry-mirror:0.1.0"), ({"tag": None}, "registry-mirror:0.1.0"), ({"tag": "v1_2.3-rc"}, "registry-mirror:v1_2.3-rc"),
+            ({"digest": digest}, f"registry-mirror@{digest}"), ({"tag": "0.2", "digest": longer}, f"registry-mirror:0.2@{longer}"),
+            ({"digest": None}, "registry-mirror:0.1.0"), ({"repository": "registry.example:5000/a/b__c.d-e"}, "registry.example:5000/a/b__c.d-e:0.1.0"),
+            ({"repository": "Registry.Example/a"}, "Registry.Example/a:0.1.0"), ({"repository": "[fd00::1]:5000/a", "tag": "T" * 128}, f"[fd00::1]:5000/a:{'T' * 128}"),
+        ]:
+            with self.subTest(image=image):
+                objects = made({"image": image, "nodes": {"setup": True, "mirror": "http://a"}})
+                self.assertEqual(the_pod(objects)["containers"][0]["image"], expected)
+                nodes = objects[("DaemonSet", "m-registry-mirror-nodes")]["spec"]["template"]["spec"]
+                self.assertEqual(nodes["initContainers"][0]["image"], expected)
+        for image, expected in [
+            ({"tag": digest}, "image.tag: has a digest, which is said as image.digest"), ({"tag": f"@{digest}"}, "said as image.digest"),
+            ({"tag": f"0.1.0@{longer}"}, "said as image.digest"), ({"repository": f"a/b@{digest}"}, "image.repository: has a digest, which is said as image.digest"),
+            ({"repository": "a/b:1"}, "image.repository: has a tag, which is said as image.tag"), ({"repository": f"a/b:1@{digest}"}, "said as image.digest"),
+            ({"repository": "registry.example:5000"}, "said as image.tag"),
+        ]:
+            with self.subTest(image=image):
+                self.assertIn(expected, refused({"image": image}))
+
     def test_a_default_that_was_taken_away_is_missed_by_its_name(self):
         for path in ["tls", "tls/secret", "bucket", "bucket/ca", "bucket/ca/key", "bucket/credentialsKeys", "store", "nodes", "service", "image", "drain",
                      "config", "replicas", "kind", "serviceMonitor", "networkPolicy", "podDisruptionBudget", "serviceAccount", "undo"]:
@@ -154,7 +178,7 @@ class Values(unittest.TestCase):
                 said = refused(nested(path, None))
                 self.assertIn(f"missing property '{path.split('/')[-1]}'", said)
         for path in ["resources", "affinity", "nodeSelector", "tolerations", "podLabels", "podAnnotations", "imagePullSecrets", "topologySpreadConstraints",
-                     "priorityClassName", "image/tag", "networkPolicy/egress", "serviceAccount/annotations", "serviceMonitor/labels"]:
+                     "priorityClassName", "image/tag", "image/digest", "networkPolicy/egress", "serviceAccount/annotations", "serviceMonitor/labels"]:
             with self.subTest(path=path):
                 self.every_object_is_known(made(nested(path, None)))
 

@@ -1,5 +1,19 @@
+{{/* What is said in another place. */}}
+{{- define "mirror.refuseMisplaced" -}}
+{{- if regexMatch "(^|@)sha(256|512):" (.Values.image.tag | default "") }}
+{{- fail "image.tag: has a digest, which is said as image.digest; the tag before it may be left out" }}
+{{- end }}
+{{- if contains "@" .Values.image.repository }}
+{{- fail "image.repository: has a digest, which is said as image.digest" }}
+{{- end }}
+{{- if regexMatch ":[^/]*$" .Values.image.repository }}
+{{- fail "image.repository: has a tag, which is said as image.tag" }}
+{{- end }}
+{{- end }}
+
 {{/* What does not go together. */}}
 {{- define "mirror.refuse" -}}
+{{- include "mirror.refuseMisplaced" . }}
 {{- if and (eq .Values.kind "Deployment") (gt (int .Values.replicas) 1) (not .Values.bucket.name) }}
 {{- fail "replicas: more than one needs a bucket, or kind=DaemonSet; each store is for one daemon" }}
 {{- end }}
