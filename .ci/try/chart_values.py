@@ -140,6 +140,8 @@ class Values(unittest.TestCase):
             ("podLabels", [{"app.kubernetes.io/name": "x"}, {"app.kubernetes.io/component": "x"}, {"app.kubernetes.io/instance": "x"}, {"a": "b c"}]),
             ("image/tag", ["a b", "-x", ".x", "x" * 129, "v1.0+build", "sha256:abc", f"0.1.0@sha256:{'A' * 64}"]), ("image/repository", ["A/B", " x", "a/", "a//b", "-a", "https://a/b", ""]),
             ("image/digest", ["abc", "sha256:abc", "a" * 64, f"sha256:{'A' * 64}", f"@sha256:{'a' * 64}"]), ("nodes/pauseImage", ["A", "a b", "", "a:", "a@b"]),
+            ("extraEnv", [{"A": "b"}, [{"name": "A", "value": 1}], [{"value": "b"}], [{"name": "A=B"}], [{"name": ".."}], [{"name": "A", "from": "b"}],
+                          [{"name": "A", "value": "b", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}], [{"name": "A", "valueFrom": {}}]]),
             ("serviceMonitor/labels", [{"helm.sh/chart": "x"}]), ("podAnnotations", [{"checksum/config": "x"}]),
         ]:
             for value in wrong:
@@ -171,6 +173,37 @@ class Values(unittest.TestCase):
             with self.subTest(image=image):
                 self.assertIn(expected, refused({"image": image}))
 
+    def test_variables_of_ones_own_are_beside_those_of_the_chart(self):
+        proxy = {"name": "HTTPS_PROXY", "value": "http://proxy.example:3128"}
+        secret = {"name": "REGISTRY_MIRROR_LOG_FORMAT", "valueFrom": {"secretKeyRef": {"name": "a", "key": "b"}}}
+        for kind in ["Deployment", "DaemonSet"]:
+            objects = made({"kind": kind, "nodes": {"setup": True, "mirror": "http://a"}, "extraEnv": [proxy, secret]})
+            self.every_object_is_known(objects)
+            self.assertEqual(the_pod(objects, kind)["containers"][0]["env"][-2:], [proxy, secret])
+        self.every_object_is_known(made({"extraEnv": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}))
+        credentials = {"bucket": {"name": "images", "credentialsSecret": "c", "peersSecret": "p"}}
+        # Every variable that the chart gives, and those that would be in the way of what it says otherwise.
+        chart_has = {it["name"] for it in the_pod(made({**credentials, "store": {"maxSize": "1GB"}}))["containers"][0]["env"]}
+        self.assertLess({"POD_IP", "REGISTRY_MIRROR_STORE_MAX_SIZE"}, chart_has)
+        chart_has |= {f"REGISTRY_MIRROR_{it}" for it in ["SERVER_LISTEN", "SERVER_ADMIN", "SERVER_TLS_CERT", "STORE_BUCKET_NAME"]} | {"AWS_SECRET_ACCESS_KEY"}
+        for name in sorted(chart_has):
+            with self.subTest(name=name):
+                self.assertIn(f"extraEnv: {name} ", refused({**credentials, "extraEnv": [{"name": name, "value": "x"}]}))
+        self.assertIn("extraEnv: has HTTPS_PROXY twice", refused({"extraEnv": [proxy, proxy]}))
+
+    def test_who_sets_up_a_node_has_resources_and_a_priority(self):
+        mirror = {"setup": True, "mirror": "http://a"}
+        usual = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}
+        given = {"requests": {"cpu": "1m", "memory": "9Mi"}, "limits": {"cpu": 1, "memory": "99Mi"}}
+        for kind, name in [("DaemonSet", "m-registry-mirror"), ("Deployment", "m-registry-mirror-nodes")]:
+            for resources, expected in [({}, usual), (given, given), (None, None)]:
+                objects = made({"kind": kind, "priorityClassName": "high", "nodes": {**mirror, "resources": resources}})
+                self.every_object_is_known(objects)
+                pod = objects[("DaemonSet", name)]["spec"]["template"]["spec"]
+                self.assertEqual(pod["priorityClassName"], "high")
+                setup, = pod["initContainers"]
+                self.assertEqual(setup.get("resources"), expected)
+
     def test_a_default_that_was_taken_away_is_missed_by_its_name(self):
         for path in ["tls", "tls/secret", "bucket", "bucket/ca", "bucket/ca/key", "bucket/credentialsKeys", "store", "nodes", "service", "image", "drain",
                      "config", "replicas", "kind", "serviceMonitor", "networkPolicy", "podDisruptionBudget", "serviceAccount", "undo"]:
@@ -178,7 +211,7 @@ class Values(unittest.TestCase):
                 said = refused(nested(path, None))
                 self.assertIn(f"missing property '{path.split('/')[-1]}'", said)
         for path in ["resources", "affinity", "nodeSelector", "tolerations", "podLabels", "podAnnotations", "imagePullSecrets", "topologySpreadConstraints",
-                     "priorityClassName", "image/tag", "image/digest", "networkPolicy/egress", "serviceAccount/annotations", "serviceMonitor/labels"]:
+                     "priorityClassName", "image/tag", "image/digest", "extraEnv", "nodes/resources", "networkPolicy/egress", "serviceAccount/annotations", "serviceMonitor/labels"]:
             with self.subTest(path=path):
                 self.every_object_is_known(made(nested(path, None)))
 

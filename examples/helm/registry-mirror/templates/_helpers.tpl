@@ -171,6 +171,9 @@ peers_secret = "file:/etc/registry-mirror/peers/peers_secret"
     readOnlyRootFilesystem: true
     # Files of the node are written, and get back the owner that they had.
     capabilities: {drop: [ALL], add: [CHOWN, DAC_OVERRIDE, FOWNER]}
+  {{- with .Values.nodes.resources }}
+  resources: {{ toYaml . | nindent 4 }}
+  {{- end }}
   volumeMounts:
     - {name: host, mountPath: /host}
     {{- if and .Values.tls.ca (not .Values.undo) }}
@@ -252,6 +255,7 @@ spec:
         - {name: AWS_ACCESS_KEY_ID, valueFrom: {secretKeyRef: {name: {{ .credentialsSecret | quote }}, key: {{ .credentialsKeys.id | quote }}}}}
         - {name: AWS_SECRET_ACCESS_KEY, valueFrom: {secretKeyRef: {name: {{ .credentialsSecret | quote }}, key: {{ .credentialsKeys.secret | quote }}}}}
         {{- end }}{{ end }}
+        {{- with .Values.extraEnv }}{{ toYaml . | nindent 8 }}{{ end }}
       {{- if and .Values.bucket.credentialsSecret (not .Values.bucket.credentialsKeys.id) }}
       envFrom: [{secretRef: {name: {{ .Values.bucket.credentialsSecret | quote }}}}]
       {{- end }}

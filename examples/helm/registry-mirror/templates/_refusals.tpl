@@ -9,6 +9,29 @@
 {{- if regexMatch ":[^/]*$" .Values.image.repository }}
 {{- fail "image.repository: has a tag, which is said as image.tag" }}
 {{- end }}
+{{- $names := dict }}
+{{- range .Values.extraEnv }}
+{{- $name := .name }}
+{{- if hasKey $names $name }}
+{{- fail (printf "extraEnv: has %s twice" $name) }}
+{{- end }}
+{{- $_ := set $names $name true }}
+{{- $elsewhere := dict "REGISTRY_MIRROR_CONFIG" "is config" "REGISTRY_MIRROR_STORE_PATH" "is where store is mounted"
+  "REGISTRY_MIRROR_STORE_MAX_SIZE" "is store.maxSize" "REGISTRY_MIRROR_SERVER_DRAIN" "is drain" "REGISTRY_MIRROR_SERVER_LISTEN" "is where the chart's Service leads"
+  "REGISTRY_MIRROR_SERVER_ADMIN" "is where the chart's probes go" }}
+{{- if $.Values.bucket.credentialsSecret }}
+{{- $_ := merge $elsewhere (dict "AWS_ACCESS_KEY_ID" "is in bucket.credentialsSecret" "AWS_SECRET_ACCESS_KEY" "is in bucket.credentialsSecret") }}
+{{- end }}
+{{- if and $.Values.bucket.name $.Values.bucket.peersSecret }}
+{{- $_ := set $elsewhere "POD_IP" "has its value from the pod" }}
+{{- end }}
+{{- $where := get $elsewhere .name }}
+{{- if hasPrefix "REGISTRY_MIRROR_STORE_BUCKET_" .name }}{{ $where = "is said below bucket" }}{{ end }}
+{{- if hasPrefix "REGISTRY_MIRROR_SERVER_TLS_" .name }}{{ $where = "is said as tls.secret, or in config" }}{{ end }}
+{{- with $where }}
+{{- fail (printf "extraEnv: %s %s" $name .) }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* What does not go together. */}}
