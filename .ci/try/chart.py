@@ -64,10 +64,10 @@ def answers(objects):
     for group, place in [("v1", "/api/v1"), ("apps/v1", "/apis/apps/v1")]:
         said[place] = {"kind": "APIResourceList", "groupVersion": group, "resources": known[group]}
         for kind in (it["kind"] for it in known[group]):
-            there = [it for it in objects if it["kind"] == kind]
+            there = [{**it, "metadata": {"namespace": "images", **it["metadata"]}} for it in objects if it["kind"] == kind]
             said[f"{place}/{KINDS[kind]}"] = {"kind": f"{kind}List", "apiVersion": group, "metadata": {}, "items": there}
             for it in there:
-                said[f"{place}/namespaces/{it['metadata'].get('namespace', 'images')}/{KINDS[kind]}/{it['metadata']['name']}"] = it
+                said[f"{place}/namespaces/{it['metadata']['namespace']}/{KINDS[kind]}/{it['metadata']['name']}"] = it
     return said
 
 

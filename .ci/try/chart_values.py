@@ -137,7 +137,7 @@ class Values(unittest.TestCase):
             ("tls/ca", ["tls.key", "..", ".", "..a"]), ("bucket/ca/key", ["tls.key", "..", ""]), ("bucket/credentialsKeys/id", [".."]),
             ("store/size", ["0", "0Gi", "0.0Ti", 0]), ("secret", ["a..b", "a.-b"]), ("serviceMonitor/interval", ["1m 30s", "30s1m", "1", ""]),
             ("imagePullSecrets", [[{"name": 123}], [{}], [{"name": ""}]]), ("podDisruptionBudget/maxUnavailable", ["101%"]),
-            ("podLabels", [{"app.kubernetes.io/name": "x"}, {"app.kubernetes.io/component": "x"}, {"app.kubernetes.io/instance": "x"}, {"a": "b c"}]),
+            ("podLabels", [{"app.kubernetes.io/name": "x"}, {"app.kubernetes.io/component": "x"}, {"app.kubernetes.io/instance": "x"}, {"registry-mirror/sets-up": "k3s"}, {"a": "b c"}]),
             ("image/tag", ["a b", "-x", ".x", "x" * 129, "v1.0+build", "sha256:abc", f"0.1.0@sha256:{'A' * 64}"]), ("image/repository", ["A/B", " x", "a/", "a//b", "-a", "https://a/b", ""]),
             ("image/digest", ["abc", "sha256:abc", "a" * 64, f"sha256:{'A' * 64}", f"@sha256:{'a' * 64}"]), ("nodes/pauseImage", ["A", "a b", "", "a:", "a@b"]),
             ("extraEnv", [{"A": "b"}, [{"name": "A", "value": 1}], [{"value": "b"}], [{"name": "A=B"}], [{"name": ".."}], [{"name": "A", "from": "b"}],

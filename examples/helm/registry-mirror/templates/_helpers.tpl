@@ -98,14 +98,37 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{ if .Values.serviceAccount.create }}{{ .Values.serviceAccount.name | default (include "mirror.name" .) }}{{ else }}{{ .Values.serviceAccount.name | default "default" }}{{ end }}
 {{- end }}
 
-{{/* Pods of a Deployment that keep their stores in the same folder of a node are kept apart: one store is for one daemon. */}}
+{{/* The label of pods that set up nodes, or take that back: for which client. */}}
+{{- define "mirror.setsUp" -}}
+registry-mirror/sets-up: {{ .Values.nodes.client }}
+{{- end }}
+
+{{/* Such pods of other releases, as anti-affinity has them: of another name, and of the same name in another namespace. */}}
+{{- define "mirror.othersThatSetUp" -}}
+{{- $client := include "mirror.setsUp" . | fromYaml }}
+{{- $others := dict "key" "app.kubernetes.io/instance" "operator" "NotIn" "values" (list .Release.Name) }}
+{{- $elsewhere := dict "key" "kubernetes.io/metadata.name" "operator" "NotIn" "values" (list .Release.Namespace) }}
+{{- $named := dict "app.kubernetes.io/instance" .Release.Name | merge (deepCopy $client) }}
+{{- list
+  (dict "topologyKey" "kubernetes.io/hostname" "namespaceSelector" dict "labelSelector" (dict "matchLabels" $client "matchExpressions" (list $others)))
+  (dict "topologyKey" "kubernetes.io/hostname" "namespaceSelector" (dict "matchExpressions" (list $elsewhere)) "labelSelector" (dict "matchLabels" $named)) | toJson }}
+{{- end }}
+
+{{/* What was written, and which pods are kept apart: those of a Deployment that keep their stores in the same folder of a
+     node, since one store is for one daemon; and those that set up nodes. */}}
 {{- define "mirror.affinity" -}}
 {{- $affinity := deepCopy (.Values.affinity | default dict) }}
+{{- $apart := list }}
 {{- if and .Values.store.hostPath (eq .Values.kind "Deployment") (gt (int .Values.replicas) 1) }}
-{{- $apart := dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "mirror.replicas" . | fromJson)) }}
+{{- $apart = append $apart (dict "topologyKey" "kubernetes.io/hostname" "labelSelector" (dict "matchLabels" (include "mirror.replicas" . | fromJson))) }}
+{{- end }}
+{{- if and (eq .Values.kind "DaemonSet") (include "mirror.touchesNodes" .) }}
+{{- $apart = concat $apart (include "mirror.othersThatSetUp" . | fromJsonArray) }}
+{{- end }}
+{{- if $apart }}
 {{- $theirs := include "mirror.table" (list $affinity "podAntiAffinity") | fromJson }}
 {{- $key := "requiredDuringSchedulingIgnoredDuringExecution" }}
-{{- $_ := set $affinity "podAntiAffinity" (set $theirs $key (append (get $theirs $key | default list) $apart)) }}
+{{- $_ := set $affinity "podAntiAffinity" (set $theirs $key (concat (get $theirs $key | default list) $apart)) }}
 {{- end }}
 {{- with $affinity }}{{ toYaml . }}{{ end }}
 {{- end }}
@@ -194,6 +217,9 @@ metadata:
   labels:
     {{- include "mirror.labels" . | nindent 4 }}
     app.kubernetes.io/component: mirror
+    {{- if and (eq .Values.kind "DaemonSet") (include "mirror.touchesNodes" .) }}
+    {{- include "mirror.setsUp" . | nindent 4 }}
+    {{- end }}
     {{- with .Values.podLabels }}{{ toYaml . | nindent 4 }}{{ end }}
   annotations:
     checksum/config: {{ include "mirror.config" . | sha256sum | quote }}

@@ -34,6 +34,27 @@
 {{- end }}
 {{- end }}
 
+{{/* A release that sets up the same nodes: each takes back what the other wrote. */}}
+{{- define "mirror.refuseNodesOfOthers" -}}
+{{- $nodes := eq .Values.kind "DaemonSet" | ternary (.Values.nodeSelector | default dict) (dict "kubernetes.io/os" "linux") }}
+{{- range (lookup "apps/v1" "DaemonSet" "" "").items }}
+{{- $isMirror := eq (dig "metadata" "labels" "app.kubernetes.io/name" "" .) "registry-mirror" }}
+{{- $release := dig "metadata" "labels" "app.kubernetes.io/instance" "" . }}
+{{- $namespace := .metadata.namespace }}
+{{- if and $isMirror (or (ne $release $.Release.Name) (ne $namespace $.Release.Namespace)) }}
+{{- $isApart := false }}
+{{- range $label, $value := dig "spec" "template" "spec" "nodeSelector" dict . }}
+{{- if and (hasKey $nodes $label) (ne (get $nodes $label) $value) }}{{ $isApart = true }}{{ end }}
+{{- end }}
+{{- range dig "spec" "template" "spec" "initContainers" list . }}
+{{- if and (eq .name "setup") (has $.Values.nodes.client (.args | default list)) (not $isApart) }}
+{{- fail (printf "nodes.setup: release %s in namespace %s sets up nodes for %s, and each would take back what the other wrote there; leave it to one of them: take that one back with undo=true, or set nothing up here; or give each nodes of its own, by different values of one label in nodeSelector (kind=DaemonSet)" $release $namespace $.Values.nodes.client) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{/* What does not go together. */}}
 {{- define "mirror.refuse" -}}
 {{- include "mirror.refuseMisplaced" . }}
@@ -105,6 +126,9 @@
 {{- end }}
 {{- if and .Values.bucket.ca.configMap .Values.bucket.ca.secret }}
 {{- fail "bucket.ca: is in a configMap or in a secret, not in both" }}
+{{- end }}
+{{- if and .Values.nodes.setup (not .Values.undo) (not .Values.nodes.besideOthers) }}
+{{- include "mirror.refuseNodesOfOthers" . }}
 {{- end }}
 {{- if not (include "mirror.touchesNodes" .) }}
 {{- range $name := list (include "mirror.name" .) (printf "%s-nodes" (include "mirror.name" .)) }}
