@@ -18,6 +18,7 @@ mod k3s;
 mod kaniko;
 mod leads;
 mod podman;
+mod settings;
 mod want;
 
 use std::borrow::Cow;
@@ -27,11 +28,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::oci::RegistryName;
 
-pub use address::{AddressError, MirrorAddress};
+pub use address::{AddressError, MirrorAddress, SOME_HOST};
 pub use containerd::{CONFIG as CONTAINERD_CONFIG, hosts_folder};
 pub use docker::{DAEMON_JSON, Store, store_of};
+use leads::Asked;
 pub use leads::{Leads, Listener, Login};
 pub use podman::Apart;
+pub use settings::{Own, Settings};
 pub use want::Refused;
 
 /// What the files that are wholly ours begin with.
@@ -113,80 +116,25 @@ impl Client {
         by_name || matches!(self, Client::Docker | Client::Podman | Client::CriO)
     }
 
+    /// Whether it has one login for an address, whichever registry it asks for there.
+    pub const fn has_one_login_for_an_address(self) -> bool {
+        self.logs_in_at_an_address() || matches!(self, Client::Buildkit)
+    }
+
+    /// Whether an address of IPv6 can stand where it is told of the mirror. In names of images only the programs that
+    /// are built on Go's own parser of addresses take one, and no table of an older TOML has such a name: what cannot
+    /// be read there ends all pulls, or the mirror is passed by.
+    pub fn reads_ip6(self, docker_store: Store) -> bool {
+        match self {
+            Client::Docker => docker_store == Store::Classic,
+            Client::Kaniko | Client::Crane => true,
+            _ => false,
+        }
+    }
+
     /// Whether it has files that can be written.
     pub const fn has_files(self) -> bool {
         !matches!(self, Client::Kaniko | Client::CloudFoundry | Client::Crane)
-    }
-}
-
-/// What a client is to be told.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// Where the mirror is.
-    pub mirror: MirrorAddress,
-    /// For which registries.
-    pub registries: Vec<RegistryName>,
-    /// The upstream of what the mirror is asked for there without a registry, where that is known.
-    #[serde(default)]
-    pub default: Option<RegistryName>,
-    /// Listeners of the mirror that are for one of these registries, where clients log in for it. What earlier versions
-    /// kept names none.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub own: Vec<Own>,
-    /// The authority of the mirror's certificate, PEM, for a client that does not know it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub authority: Option<String>,
-}
-
-/// A listener that is for one registry: its images have their own names there.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Own {
-    /// The registry.
-    pub registry: RegistryName,
-    /// Where it listens.
-    pub mirror: MirrorAddress,
-}
-
-impl Settings {
-    /// Where a client that names images by the mirror asks for those of a registry.
-    pub fn mirror_of(&self, registry: &RegistryName) -> &MirrorAddress {
-        self.own_of(registry).unwrap_or(&self.mirror)
-    }
-
-    fn own_of(&self, registry: &RegistryName) -> Option<&MirrorAddress> {
-        self.own.iter().find(|own| own.registry == *registry).map(|own| &own.mirror)
-    }
-
-    /// The addresses at which it asks for those of all these registries.
-    fn asked(&self) -> Vec<&str> {
-        let mut asked: Vec<_> = self.registries.iter().map(|registry| self.mirror_of(registry).authority()).collect();
-        asked.sort_unstable();
-        asked.dedup();
-        asked
-    }
-
-    /// How the names of a registry's images begin where the mirror stands in them; `None` where there is no such name:
-    /// a port can stand in front of the first slash only, and a registry with one has to be what the mirror means
-    /// where none is named. At a listener of its own no registry is named: clients ask a token service for the
-    /// repository that they name, and that of a registry knows none that begins with its host.
-    pub fn name_of(&self, registry: &RegistryName) -> Option<String> {
-        if let Some(own) = self.own_of(registry) {
-            return Some(own.authority().to_owned());
-        }
-        let mirror = self.mirror.authority();
-        if !registry.as_str().contains(':') {
-            return Some(format!("{mirror}/{registry}"));
-        }
-        (self.default.as_ref() == Some(registry)).then(|| mirror.to_owned())
-    }
-
-    /// What is said of a registry of which no image can be named through the mirror.
-    fn unnamed(&self, registry: &RegistryName) -> String {
-        format!(
-            "no image is named {}/{registry}/NAME, since a port stands behind a slash there: name a listener that is for \
-             {registry} with --mirror, such as listen = [\"ADDRESS={registry}\"]",
-            self.mirror.authority()
-        )
     }
 }
 
@@ -295,6 +243,16 @@ pub fn files(client: Client, settings: &Settings, machine: &Machine<'_>) -> Resu
             client.as_str()
         )));
     }
+    if let Some(unread) = settings.mirrors().into_iter().find(|mirror| mirror.is_ip6())
+        && !client.reads_ip6(machine.docker_store)
+    {
+        return Err(Refused::Unable(format!(
+            "{} does not read an address of IPv6, or not in all its versions, and would not be led to {unread}: name it by \
+             a name that leads there, such as --mirror {}, or have the mirror listen on 127.0.0.1, too",
+            client.as_str(),
+            unread.by_name()
+        )));
+    }
     match client {
         Client::Docker => docker::files(settings, machine),
         Client::Containerd => containerd::files(settings, machine),
@@ -314,14 +272,8 @@ pub fn written(client: Client, settings: &Settings) -> Result<Vec<(File, String)
     files.map(|file| file.kind.merged(settings, Some(""), &[]).map(|text| (file, text))).collect()
 }
 
-/// Whether a client asks this mirror for the images of a registry: its files are read as it reads them.
-pub fn leads(
-    client: Client,
-    registry: &RegistryName,
-    machine: &Machine<'_>,
-    mirror: &[Listener],
-    login: Login,
-) -> Leads {
+/// Whom a client asks for the images of a registry: its files are read as it reads them.
+fn asked(client: Client, registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<Asked>, Refused> {
     let asked = match client {
         Client::Docker => docker::asked(registry, machine),
         Client::Containerd => containerd::asked(registry, machine),
@@ -330,6 +282,37 @@ pub fn leads(
         Client::K3s | Client::Rke2 => k3s::asked(client, registry, machine),
         Client::Kaniko | Client::CloudFoundry | Client::Crane => Ok(Vec::new()),
     };
+    let mut asked = asked?;
+    for unread in asked.iter_mut().filter(|asked| asked.hindrance.is_none() && is_not_understood(asked)) {
+        let why = "an address of IPv6 is not understood there, or not in all versions: name the mirror by a name";
+        unread.hindrance = Some(why.to_owned());
+    }
+    Ok(asked)
+}
+
+/// Whether it is an address of IPv6 in a file in which that is not understood, by all versions or by some.
+fn is_not_understood(asked: &Asked) -> bool {
+    asked.is_ip6() && ![DAEMON_JSON, CONTAINERD_CONFIG].contains(&asked.file.as_str())
+}
+
+/// What stands in a client's files for a registry and is no address to it, each in a sentence.
+///
+/// # Errors
+/// [`Refused`] where it cannot be told.
+pub fn not_understood(client: Client, registry: &RegistryName, machine: &Machine<'_>) -> Result<Vec<String>, Refused> {
+    let unread = asked(client, registry, machine)?.into_iter().filter(is_not_understood);
+    Ok(unread.map(|asked| asked.in_vain(asked.hindrance.as_deref().unwrap_or_default())).collect())
+}
+
+/// Whether a client asks this mirror for the images of a registry: its files are read as it reads them.
+pub fn leads(
+    client: Client,
+    registry: &RegistryName,
+    machine: &Machine<'_>,
+    mirror: &[Listener],
+    login: Login,
+) -> Leads {
+    let asked = asked(client, registry, machine);
     let login = if client.logs_in_at_an_address() { login } else { Login::Nowhere };
     leads::judged(asked, registry, mirror, login)
 }
@@ -368,7 +351,7 @@ impl Kind {
         let text = text.as_ref();
         let merged = match self {
             Kind::DaemonJson => in_json::merged(text, &docker::wants(settings))?,
-            Kind::HostsToml(_) => containerd::hosts(text, settings)?,
+            Kind::HostsToml(registry) => containerd::hosts(text, settings, registry)?,
             Kind::ContainerdConfig => containerd::config(text, beside)?,
             Kind::RegistriesConf => podman::merged(text, settings, beside)?,
             Kind::BuildkitdToml => in_toml::merged(text, &buildkit::wants(settings))?,
@@ -390,7 +373,7 @@ impl Kind {
         let (text, now) = (text.as_ref(), now.as_ref());
         let without = match self {
             Kind::DaemonJson => in_json::without(text, now, &docker::wants(settings))?,
-            Kind::HostsToml(_) => containerd::without_hosts(text, now, settings)?,
+            Kind::HostsToml(registry) => containerd::without_hosts(text, now, settings, registry)?,
             Kind::ContainerdConfig => in_toml::without(text, now, &containerd::config_wants(text)?)?,
             Kind::RegistriesConf => podman::without(text, now, settings)?,
             Kind::BuildkitdToml => in_toml::without(text, now, &buildkit::wants(settings))?,

@@ -23,6 +23,7 @@ use endpoint::{nothing, parsed};
 use tls::Trust;
 
 pub(super) use endpoint::Endpoint;
+pub(super) use tls::names_in_certificate;
 
 /// Why a file does not name authorities, if it does not.
 pub(super) fn no_authorities(file: &Path) -> Option<String> {

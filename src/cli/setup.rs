@@ -56,16 +56,16 @@ pub(super) struct Args {
     /// Make the files what they were
     #[arg(long)]
     undo: bool,
-    /// Address of the mirror, as the client reaches it, with =HOST behind it where that is a listener for this registry
-    /// [default: that of the daemon]
-    #[arg(long, value_name = "URL")]
-    mirror: Option<Named>,
+    /// Address of the mirror, as the client reaches it; URL=HOST where that is a listener for this registry, and may be
+    /// given again for each [default: that of the daemon]
+    #[arg(long = "mirror", value_name = "URL[=HOST]")]
+    mirrors: Vec<Named>,
     /// Authority of the mirror's certificate, PEM, which is written beside hosts.toml; for containerd, and docker with
     /// containerd's store
     #[arg(long, value_name = "FILE", conflicts_with = "undo")]
     mirror_ca: Option<PathBuf>,
-    /// A registry that is to be pulled through the mirror; may be given again [default: those of the last --apply, else
-    /// docker.io, else those that the mirror has]
+    /// A registry that is to be pulled through the mirror; may be given again [default: those of URL=HOST, else those of
+    /// the last --apply, else docker.io, else those that the mirror has]
     #[arg(long = "for", value_name = "HOST", value_parser = config::registry)]
     registries: Vec<RegistryName>,
     /// Folder that counts as the root of the machine; no program is asked
@@ -227,7 +227,7 @@ fn tell(args: &Args, document: &SetUp) -> Result<(), Error> {
 fn show(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     // Who may not look at the record may look at the files.
     let earlier = last(ground);
-    let told = told(args, earlier.as_ref())?;
+    let told = told(args, ground, earlier.as_ref())?;
     let settings = &told.settings;
     let mut shown = told.document(args, SetUpAction::Print);
     let plan = ground.plan(args, settings, earlier.as_ref())?;
@@ -246,7 +246,7 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     let root = &ground.root;
     let drawer = Drawer::open(root, &ground.record, None)?;
     let earlier = drawer.as_ref().map(Drawer::record).transpose()?.flatten();
-    let told = told(args, earlier.as_ref())?;
+    let told = told(args, ground, earlier.as_ref())?;
     let settings = &told.settings;
     let plan = ground.plan(args, settings, earlier.as_ref())?;
     let mut folders = earlier.as_ref().map(|record| record.folders.clone()).unwrap_or_default();
@@ -269,8 +269,8 @@ fn apply(args: &Args, ground: &Ground) -> Result<Exit, Error> {
     done.steps.extend(told.logins.steps(args.client, settings));
     tell(args, &done)?;
     if args.root.is_none() {
-        let mirror = args.mirror.as_ref().map(|mirror| format!(" --mirror {mirror}")).unwrap_or_default();
-        say(&format!("see that it works with: registry-mirror setup {} --check{mirror}", args.client.as_str()));
+        let mirrors: String = args.mirrors.iter().map(|mirror| format!(" --mirror {mirror}")).collect();
+        say(&format!("see that it works with: registry-mirror setup {} --check{mirrors}", args.client.as_str()));
     }
     warnings::of_all(args, ground, &told, earlier.as_ref());
     Ok(Exit::Done)
@@ -319,7 +319,7 @@ fn restart(args: &Args, ground: &Ground, plan: &Plan, done: &mut SetUp) -> Resul
 
 /// Whether the files say it, below a root where no program is asked.
 fn look(args: &Args, ground: &Ground) -> Result<Exit, Error> {
-    let told = told(args, last(ground).as_ref())?;
+    let told = told(args, ground, last(ground).as_ref())?;
     let plan = ground.plan(args, &told.settings, None)?;
     let mut looked = told.document(args, SetUpAction::Check);
     looked.files = plan.changes.iter().map(|change| change.told(&ground.root)).collect();

@@ -12,6 +12,9 @@ use url::{Host, Url};
 #[error("not an address such as http://127.0.0.1:5000 or https://mirror.example: scheme, host and port, and no more")]
 pub struct AddressError;
 
+/// What a mirror is called in lines that are to be copied where it has no name that is known.
+pub const SOME_HOST: &str = "mirror.example";
+
 /// `http://host:port` or `https://host:port`, without a slash at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -37,6 +40,46 @@ impl MirrorAddress {
     pub const fn is_loopback(&self) -> bool {
         self.loopback
     }
+
+    /// Whether it is a number of IPv6, which stands in brackets and which many clients cannot read.
+    pub fn is_ip6(&self) -> bool {
+        self.authority.starts_with('[')
+    }
+
+    /// Whether nobody can listen there.
+    pub fn has_no_port(&self) -> bool {
+        self.host_and_port().1 == 0
+    }
+
+    /// The same port by a name: this machine's own, or one that somebody has to put there.
+    pub fn by_name(&self) -> MirrorAddress {
+        let (_, port) = self.host_and_port();
+        let host = if self.loopback { "localhost" } else { SOME_HOST };
+        MirrorAddress { authority: format!("{host}:{port}"), ..self.clone() }
+    }
+
+    /// Whether it is where somebody listens, by another name: this machine's own, or one of those in the certificate
+    /// that is shown there.
+    pub fn is_another_name_of(&self, listener: &MirrorAddress, certified: &[String]) -> bool {
+        let ((host, port), (_, listening)) = (self.host_and_port(), listener.host_and_port());
+        let is_named = match host {
+            "localhost" => listener.loopback,
+            name => self.encrypted && certified.iter().any(|pattern| is_certified(name, pattern)),
+        };
+        is_named && port == listening && self.encrypted == listener.encrypted
+    }
+
+    fn host_and_port(&self) -> (&str, u16) {
+        let usual = if self.encrypted { 443 } else { 80 };
+        let named = self.authority.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        named.unwrap_or((&self.authority, usual))
+    }
+}
+
+/// Whether a certificate that says this is for a host: `*` is one label, the first.
+fn is_certified(host: &str, pattern: &str) -> bool {
+    let below = pattern.strip_prefix("*.").zip(host.split_once('.'));
+    host.eq_ignore_ascii_case(pattern) || below.is_some_and(|(of, (_, rest))| rest.eq_ignore_ascii_case(of))
 }
 
 impl FromStr for MirrorAddress {
@@ -114,6 +157,43 @@ mod tests {
         ] {
             let parsed = typed.parse::<MirrorAddress>().map(|address| address.to_string());
             assert_eq!(parsed.ok().as_deref(), expected, "{typed}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_known_by_its_other_names() {
+        let certified = ["Mirror.Example", "*.lab.example"].map(str::to_owned);
+        for (named, listener, expected) in [
+            ("http://localhost:5000", "http://127.0.0.1:5000", true),
+            ("http://localhost:5000", "http://[::1]:5000", true),
+            ("http://localhost:5000", "http://127.0.0.1:5001", false),
+            ("https://localhost:5000", "http://127.0.0.1:5000", false),
+            ("http://localhost:5000", "http://192.0.2.1:5000", false),
+            ("http://mirror.example:5000", "http://192.0.2.1:5000", false),
+            ("https://mirror.example:5000", "https://192.0.2.1:5000", true),
+            ("https://mirror.example", "https://192.0.2.1", true),
+            ("https://a.lab.example:5000", "https://192.0.2.1:5000", true),
+            ("https://a.b.lab.example:5000", "https://192.0.2.1:5000", false),
+            ("https://other.example:5000", "https://192.0.2.1:5000", false),
+        ] {
+            let address = |text: &str| text.parse::<MirrorAddress>().expect("an address");
+            let known = address(named).is_another_name_of(&address(listener), &certified);
+            assert_eq!(known, expected, "{named} {listener}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_ip6_has_a_name_to_put_in_its_place() {
+        for (typed, expected) in [
+            ("http://[::1]:5000", Some("http://localhost:5000")),
+            ("http://[2001:db8::1]:5000", Some("http://mirror.example:5000")),
+            ("https://[::1]", Some("https://localhost:443")),
+            ("http://127.0.0.1:5000", None),
+            ("http://localhost:5000", None),
+        ] {
+            let address = typed.parse::<MirrorAddress>().expect("an address");
+            let named = address.is_ip6().then(|| address.by_name().to_string());
+            assert_eq!(named.as_deref(), expected, "{typed}");
         }
     }
 

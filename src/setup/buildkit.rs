@@ -31,12 +31,9 @@ pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Ve
 }
 
 pub(super) fn wants(settings: &Settings) -> Vec<Want> {
-    let mirror = settings.mirror.authority();
-    let registries = settings.registries.iter();
-    let mut wants: Vec<_> =
-        registries.map(|registry| Want::element(["registry", registry.as_str(), "mirrors"], mirror)).collect();
-    if !settings.mirror.is_encrypted() {
-        wants.push(Want::value(["registry", mirror, "http"], Value::Bool(true)));
-    }
-    wants
+    let mirrors = settings.registries.iter().map(|registry| {
+        Want::element(["registry", registry.as_str(), "mirrors"], settings.mirror_of(registry).authority())
+    });
+    let plain = settings.plain().into_iter();
+    mirrors.chain(plain.map(|mirror| Want::value(["registry", mirror, "http"], Value::Bool(true)))).collect()
 }

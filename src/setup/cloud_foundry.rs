@@ -11,12 +11,15 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
             None => format!("# {}", settings.unnamed(registry)),
         })
         .collect();
-    steps.push(if settings.mirror.is_encrypted() {
-        "# the mirror's authority belongs to the trusted certificates of the platform, for cells and for staging"
-            .to_owned()
-    } else {
-        let mirrors: Vec<_> = settings.asked().into_iter().map(|mirror| format!("{mirror:?}")).collect();
-        format!("# insecure_docker_registry_list of garden and of cloud_controller_ng: [{}]", mirrors.join(", "))
-    });
+    if settings.mirrors().iter().any(|mirror| mirror.is_encrypted()) {
+        let trust =
+            "# the mirror's authority belongs to the trusted certificates of the platform, for cells and for staging";
+        steps.push(trust.to_owned());
+    }
+    let plain: Vec<_> = settings.plain().into_iter().map(|mirror| format!("{mirror:?}")).collect();
+    if !plain.is_empty() {
+        let plain = plain.join(", ");
+        steps.push(format!("# insecure_docker_registry_list of garden and of cloud_controller_ng: [{plain}]"));
+    }
     steps
 }

@@ -47,7 +47,8 @@ pub(super) fn hosts_files(folder: &str, settings: &Settings, machine: &Machine<'
         }
         // Before who names it.
         let authority = || File::new(format!("{folder}/{registry}/{AUTHORITY}"), Kind::Authority);
-        files.extend(settings.authority.as_ref().map(|_| authority()));
+        let is_told = settings.authority.is_some() && settings.mirror_of(registry).is_encrypted();
+        files.extend(is_told.then(authority));
         files.push(file);
     }
     Ok(files)
@@ -183,25 +184,33 @@ fn hosts_in(path: &str, text: &str) -> Result<Vec<Asked>, Refused> {
     Ok(asked)
 }
 
-pub(super) fn hosts_wants(settings: &Settings) -> Vec<Want> {
-    let url = settings.mirror.to_string();
+fn hosts_wants(settings: &Settings, registry: &RegistryName) -> Vec<Want> {
+    let mirror = settings.mirror_of(registry);
+    let url = mirror.to_string();
     let capabilities = Value::List(vec!["pull".to_owned(), "resolve".to_owned()]);
     let authority = Value::Text(AUTHORITY.to_owned());
     let mut wants = vec![Want::value(["host", &url, "capabilities"], capabilities)];
     // A name without a folder is one beside this file.
-    wants.extend(settings.authority.as_ref().map(|_| Want::value(["host", &url, "ca"], authority)));
+    if settings.authority.is_some() && mirror.is_encrypted() {
+        wants.push(Want::value(["host", &url, "ca"], authority));
+    }
     wants
 }
 
-pub(super) fn hosts(text: &str, settings: &Settings) -> Result<String, Refused> {
-    let merged = in_toml::merged(text, &hosts_wants(settings))?;
-    in_toml::first_of(&merged, "host", &settings.mirror.to_string())
+pub(super) fn hosts(text: &str, settings: &Settings, registry: &RegistryName) -> Result<String, Refused> {
+    let merged = in_toml::merged(text, &hosts_wants(settings, registry))?;
+    in_toml::first_of(&merged, "host", &settings.mirror_of(registry).to_string())
 }
 
 /// A host without our capabilities has all of them: what others wrote into our table cannot stay there alone.
-pub(super) fn without_hosts(before: &str, now: &str, settings: &Settings) -> Result<String, Refused> {
-    let text = in_toml::without(before, now, &hosts_wants(settings))?;
-    let url = settings.mirror.to_string();
+pub(super) fn without_hosts(
+    before: &str,
+    now: &str,
+    settings: &Settings,
+    registry: &RegistryName,
+) -> Result<String, Refused> {
+    let text = in_toml::without(before, now, &hosts_wants(settings, registry))?;
+    let url = settings.mirror_of(registry).to_string();
     let has = |text: &str| Ok(in_toml::names_at(text, &["host".to_owned()])?.contains(&url));
     if has(&text)? && !has(before)? {
         return Err(Refused::mixed(&["host".to_owned(), url]));

@@ -11,12 +11,8 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
             None => format!("# {}", settings.unnamed(registry)),
         })
         .collect();
-    if !settings.mirror.is_encrypted() {
-        steps.extend(settings.asked().into_iter().map(|mirror| {
-            format!(
-                "# over plain HTTP: crane --insecure, oras --plain-http, regctl registry set {mirror} --tls disabled"
-            )
-        }));
-    }
+    steps.extend(settings.plain().into_iter().map(|mirror| {
+        format!("# over plain HTTP: crane --insecure, oras --plain-http, regctl registry set {mirror} --tls disabled")
+    }));
     steps
 }

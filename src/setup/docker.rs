@@ -4,7 +4,7 @@
 use super::containerd::{asked_of_hosts, hosts_files};
 use super::leads::{Asked, Speaks};
 use super::want::{Want, is_same};
-use super::{DOCKER_HUB, File, Kind, Machine, Refused, Settings, in_json};
+use super::{DOCKER_HUB, File, Kind, Machine, MirrorAddress, Refused, Settings, in_json};
 use crate::oci::RegistryName;
 
 /// Docker's own file, below the root.
@@ -60,7 +60,8 @@ fn spare_other_mirrors(files: &[File], settings: &Settings, machine: &Machine<'_
     let is_of_hub = |file: &&File| matches!(&file.kind, Kind::HostsToml(registry) if registry.as_str() == DOCKER_HUB);
     let Some(file) = files.iter().find(is_of_hub) else { return Ok(()) };
     let named = if machine.text(&file.path)?.is_some() { Vec::new() } else { mirrors(machine)? };
-    match named.iter().find(|other| !is_same(other, &settings.mirror.to_string())) {
+    let ours = hub_mirror(settings).to_string();
+    match named.iter().find(|other| !is_same(other, &ours)) {
         Some(other) => Err(Refused::Conflict(format!(
             "it would be read in place of registry-mirrors in /{DAEMON_JSON}, and {other} would not be asked any more: \
              name in this file first who is to count, below server = \"https://registry-1.docker.io\""
@@ -79,7 +80,9 @@ fn mirrors(machine: &Machine<'_>) -> Result<Vec<String>, Refused> {
 
 /// The engine names no registry when it asks: what it gets are images of the listener's own upstream.
 fn is_for_docker_hub(settings: &Settings) -> Result<(), Refused> {
-    match settings.default.as_ref().filter(|default| default.as_str() != DOCKER_HUB) {
+    // One that is named for it is for it.
+    let is_usual = hub_mirror(settings) == &settings.mirror;
+    match settings.default.as_ref().filter(|default| is_usual && default.as_str() != DOCKER_HUB) {
         Some(default) => Err(Refused::Unable(format!(
             "docker with its classic store does not say that it means Docker Hub, and would get images of {default} \
              from {}: name a listener that is for docker.io with --mirror, such as listen = [\"ADDRESS=docker.io\"]",
@@ -106,8 +109,14 @@ pub(super) fn asked(registry: &RegistryName, machine: &Machine<'_>) -> Result<Ve
     Ok(asked.into_iter().chain(hosts).collect())
 }
 
+/// Where it asks for Docker Hub's images.
+pub(super) fn hub_mirror(settings: &Settings) -> &MirrorAddress {
+    let hub = settings.registries.iter().find(|registry| registry.as_str() == DOCKER_HUB);
+    hub.map_or(&settings.mirror, |hub| settings.mirror_of(hub))
+}
+
 pub(super) fn wants(settings: &Settings) -> Vec<Want> {
-    let mirror = &settings.mirror;
+    let mirror = hub_mirror(settings);
     let mut wants = vec![Want::element(["registry-mirrors"], &mirror.to_string())];
     // The engine speaks plain HTTP to loopback as it is.
     if !mirror.is_encrypted() && !mirror.is_loopback() {

@@ -43,9 +43,10 @@ fn asked_by(path: &str, text: &str, registry: &RegistryName) -> Result<Vec<Asked
 }
 
 pub(super) fn wants(settings: &Settings) -> Vec<Want> {
-    let mirror = settings.mirror.to_string();
-    let registries = settings.registries.iter();
-    registries.map(|registry| Want::element(["mirrors", registry.as_str(), "endpoint"], &mirror)).collect()
+    let wants = settings.registries.iter().map(|registry| {
+        Want::element(["mirrors", registry.as_str(), "endpoint"], &settings.mirror_of(registry).to_string())
+    });
+    wants.collect()
 }
 
 pub(super) fn merged(text: &str, settings: &Settings) -> Result<String, Refused> {
@@ -57,7 +58,7 @@ pub(super) fn merged(text: &str, settings: &Settings) -> Result<String, Refused>
         }
         let others = in_yaml::texts_at(text, ["mirrors", "*", "endpoint"])?.unwrap_or_default();
         let has_own = in_yaml::is_there(text, ["mirrors", registry.as_str()])?;
-        if !has_own && others.iter().any(|other| !is_same(other, &settings.mirror.to_string())) {
+        if !has_own && others.iter().any(|other| !is_same(other, &settings.mirror_of(registry).to_string())) {
             return Err(Refused::Conflict(format!(
                 "the endpoints of mirrors.\"*\" would not be asked for {registry} any more: name those that are to \
                  count in mirrors.{registry} first"

@@ -13,8 +13,6 @@ pub(super) fn steps(settings: &Settings) -> Vec<String> {
             (_, None) => format!("# {}", settings.unnamed(registry)),
         })
         .collect();
-    if !settings.mirror.is_encrypted() {
-        steps.extend(settings.asked().into_iter().map(|mirror| format!("--insecure-registry={mirror}")));
-    }
+    steps.extend(settings.plain().into_iter().map(|mirror| format!("--insecure-registry={mirror}")));
     steps
 }

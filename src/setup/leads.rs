@@ -106,6 +106,16 @@ impl Asked {
         self.at.as_ref()?.host_str()?.trim_matches(['[', ']']).parse().ok()
     }
 
+    /// Whether it is an address of IPv6.
+    pub(super) fn is_ip6(&self) -> bool {
+        self.ip().is_some_and(|ip| ip.is_ipv6())
+    }
+
+    /// That he is named in vain, and why.
+    pub(super) fn in_vain(&self, why: &str) -> String {
+        format!("/{} names it as {:?}, but {why}", self.file, self.name)
+    }
+
     fn is_named_localhost(&self) -> bool {
         self.at.as_ref().and_then(Url::host_str) == Some("localhost")
     }
@@ -171,7 +181,7 @@ pub(super) fn judged(
     } else {
         return Leads::Here(format!("/{}", one.file));
     };
-    Leads::InVain(format!("/{} names it as {:?}, but {why}", one.file, one.name))
+    Leads::InVain(one.in_vain(&why))
 }
 
 #[cfg(test)]
@@ -372,6 +382,24 @@ mod tests {
         let file = "etc/rancher/k3s/registries.yaml";
         let all = "mirrors:\n  \"*\":\n    endpoint:\n      - http://127.0.0.1:5000\n";
         assert_eq!(led_with(PassedThrough, Client::K3s, "ghcr.io", &[(file, all)]), Leads::Here(format!("/{file}")));
+    }
+
+    #[test]
+    fn nobody_is_led_by_an_address_of_ip6_that_is_not_understood() {
+        let k3s = "etc/rancher/k3s/registries.yaml";
+        for (client, file, text) in [
+            (
+                Client::Podman,
+                OURS,
+                "[[registry]]\nlocation = \"docker.io\"\n[[registry.mirror]]\nlocation = \"[::1]:5000/docker.io\"\ninsecure = true\n",
+            ),
+            (Client::Containerd, HOSTS, "[host.\"http://[::1]:5000\"]\n"),
+            (Client::Buildkit, "etc/buildkit/buildkitd.toml", "[registry.\"docker.io\"]\nmirrors = [\"[::1]:5000\"]\n"),
+            (Client::K3s, k3s, "mirrors:\n  docker.io:\n    endpoint:\n      - \"http://[::1]:5000\"\n"),
+        ] {
+            let config = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n";
+            in_vain(client, &[(CONFIG, config), (file, text)], "IPv6");
+        }
     }
 
     #[test]

@@ -300,7 +300,7 @@ fn put_first(entry: &mut Table, settings: &Settings, registry: &RegistryName) ->
         return Ok(());
     }
     let mut all = ArrayOfTables::new();
-    all.push(ours(settings, &location));
+    all.push(ours(settings, registry));
     let others = mirrors.iter().cloned().map(|mut mirror| {
         mirror.set_position(None);
         mirror
@@ -311,9 +311,9 @@ fn put_first(entry: &mut Table, settings: &Settings, registry: &RegistryName) ->
 }
 
 /// What we write of the mirror.
-fn ours(settings: &Settings, location: &str) -> Table {
-    let mut ours = named(location);
-    if !settings.mirror.is_encrypted() {
+fn ours(settings: &Settings, registry: &RegistryName) -> Table {
+    let mut ours = named(&location(settings, registry));
+    if !settings.mirror_of(registry).is_encrypted() {
         ours.insert("insecure", true.into());
     }
     ours
@@ -349,7 +349,7 @@ pub(super) fn without(before: &str, now: &str, settings: &Settings) -> Result<St
         let Some(entries) = document.get_mut("registry").and_then(Item::as_array_of_tables_mut) else { continue };
         for entry in entries.iter_mut().filter(|entry| prefix(entry) == Some(registry.as_str())) {
             let Some(mirrors) = entry.get_mut("mirror").and_then(Item::as_array_of_tables_mut) else { continue };
-            if mirrors.iter().any(|mirror| is_ours(mirror) && !are_alike(mirror, &ours(settings, &location))) {
+            if mirrors.iter().any(|mirror| is_ours(mirror) && !are_alike(mirror, &ours(settings, registry))) {
                 return Err(Refused::Mixed(format!("the mirror {location} of {registry}")));
             }
             mirrors.retain(|mirror| !is_ours(mirror));

@@ -28,6 +28,7 @@ mod requirements;
 mod secrets;
 mod service;
 mod setup;
+mod setup_addresses;
 mod setup_logins;
 mod tone;
 mod upkeep;

@@ -19,7 +19,7 @@ use rustls_platform_verifier::Verifier;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
+use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// Whom a command believes; what stands in the way of that is told when it is tried.
 #[derive(Clone)]
@@ -86,6 +86,19 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
         Ok(certificates) => Ok(certificates),
         Err(error) => Err(format!("{}: {error}", path.display())),
     }
+}
+
+/// The names of hosts in the first certificate in a file; none where that cannot be read.
+pub(in crate::cli) fn names_in_certificate(path: &Path) -> Vec<String> {
+    let Some(first) = certificates(path).ok().and_then(|named| named.into_iter().next()) else { return Vec::new() };
+    let Ok((_, certificate)) = X509Certificate::from_der(&first) else { return Vec::new() };
+    let alternative = certificate.subject_alternative_name().ok().flatten();
+    let names = alternative.map(|extension| &extension.value.general_names).into_iter().flatten();
+    let hosts = names.filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        _ => None,
+    });
+    hosts.collect()
 }
 
 /// Whom a command believes that does not believe whom the system trusts.

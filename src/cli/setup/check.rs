@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::client::{At, Remote};
 use super::super::talk::complain;
-use super::super::{Exit, explain};
+use super::super::{Exit, explain, say};
 use super::told::{known, registries, told};
 use super::{Args, Ground, document, last, tell, warnings};
 use crate::documents::{Canary, CanaryPulls, Code, Error, SetUp, SetUpAction};
@@ -122,16 +122,16 @@ pub(super) fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
         Client::Containerd => ground.ask(args, setup::hosts_folder)?,
         _ => String::new(),
     };
-    let served = known(args).unwrap_or_default().served;
+    let served = known(args).unwrap_or_default().of(&args.mirrors).served;
     let registries = registries(args, last(ground).as_ref(), &served);
     let checked = pulls(args.client, &registries, &hosts, &args.at);
-    let (came, problems) = match (checked, &args.mirror) {
+    let (came, problems) = match (checked, args.mirrors.first()) {
         (Err(error), Some(mirror)) if error.code == Code::Unreachable && args.at.admin.is_none() => {
             return check_without_record(args, ground, &mirror.address, &registries, &hosts);
         }
         (checked, _) => checked?,
     };
-    warn(args, ground, &problems);
+    warn(args, ground, &registries, &problems);
     let exit = went(&came, &problems);
     if exit == Exit::Failed
         && let Some(first) = problems.first()
@@ -145,10 +145,16 @@ pub(super) fn check(args: &Args, ground: &Ground) -> Result<Exit, Error> {
 }
 
 /// Says what may be the reason, where something went wrong.
-fn warn(args: &Args, ground: &Ground, problems: &[Error]) {
-    if !problems.is_empty()
-        && let Ok(told) = told(args, last(ground).as_ref())
-    {
+fn warn(args: &Args, ground: &Ground, registries: &[RegistryName], problems: &[Error]) {
+    if problems.is_empty() {
+        return;
+    }
+    for registry in registries {
+        let unread = ground.ask(args, |machine| setup::not_understood(args.client, registry, machine));
+        // What cannot be told is left to who pulls.
+        unread.unwrap_or_default().iter().for_each(|why| say(why));
+    }
+    if let Ok(told) = told(args, ground, last(ground).as_ref()) {
         warnings::of_parts(args, ground, &told.settings);
     }
 }
@@ -162,7 +168,7 @@ fn check_without_record(
     hosts: &str,
 ) -> Result<Exit, Error> {
     let (came, problems) = pulled(args.client, registries, hosts)?;
-    warn(args, ground, &problems);
+    warn(args, ground, registries, &problems);
     if let (true, Some(first)) = (came.is_empty(), problems.first()) {
         return Err(first.clone());
     }
@@ -272,7 +278,8 @@ fn not_asked(client: Client, registry: &RegistryName, said: Option<&str>) -> Err
 
 /// Refuses what dockerd would not start with: a setting of its file that its command line has, too.
 pub(super) fn refuse_flags(settings: &Settings) -> Result<(), Error> {
-    let mirror = &settings.mirror;
+    let mirrors = settings.mirrors();
+    let Some(mirror) = mirrors.first() else { return Ok(()) };
     let is_insecure = !mirror.is_encrypted() && !mirror.is_loopback();
     let flags: &[&str] =
         if is_insecure { &["--registry-mirror", "--insecure-registry"] } else { &["--registry-mirror"] };

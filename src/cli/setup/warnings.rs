@@ -5,7 +5,7 @@ use super::record::Record;
 use super::told::Told;
 use super::{Args, Ground};
 use crate::oci::RegistryName;
-use crate::setup::{self, Apart, Client, Settings};
+use crate::setup::{self, Apart, Client, Settings, Store};
 
 /// What may be in the way of the client, and what it was told before and is not any more.
 pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<&Record>) {
@@ -22,7 +22,6 @@ pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<
         ));
     }
     of_parts(args, ground, settings);
-    let mirror = &settings.mirror;
     for registry in settings.registries.iter().filter(|registry| !served.is_empty() && !served.contains(registry)) {
         say(&format!("{registry} is no upstream of the mirror, which answers 404 for it: name it under [[upstream]]"));
     }
@@ -31,11 +30,13 @@ pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<
         .iter()
         .filter_map(|registry| no_login(args, told, registry))
         .for_each(|line: String| say(&line));
-    if mirror.is_encrypted() && settings.authority.is_none() {
-        say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
-    }
-    if mirror.is_loopback() && !args.client.has_files() {
-        say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
+    for mirror in settings.mirrors() {
+        if mirror.is_encrypted() && settings.authority.is_none() {
+            say(&format!("{} has to trust the certificate of {mirror}, for that name", args.client.as_str()));
+        }
+        if mirror.is_loopback() && !args.client.has_files() {
+            say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
+        }
     }
 }
 
@@ -55,7 +56,10 @@ fn no_login(args: &Args, told: &Told, registry: &RegistryName) -> Option<String>
     let own = listeners.iter().find(|own| own.registry == *registry);
     let what_to_do = own.map_or_else(
         || format!("give it one in the mirror's file, listen = [\"127.0.0.1:5001={registry}\"], and set this up again"),
-        |own| format!("name that: --mirror {}", own.mirror),
+        |own| {
+            let is_unread = own.mirror.is_ip6() && !args.client.reads_ip6(Store::Containerd);
+            format!("name that: --mirror {}", if is_unread { own.mirror.by_name() } else { own.mirror.clone() })
+        },
     );
     Some(format!(
         "nobody can log in for {registry} with {client} like this, so that it gets no private image of it: that takes \
