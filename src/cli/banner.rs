@@ -31,7 +31,9 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
     line("config", &source);
     // One that is for Docker Hub is of use to dockerd.
     let mut pull: Vec<_> = bound.pull.iter().enumerate().collect();
-    pull.sort_by_key(|(place, address)| config.default_at(**address, *place).as_str() != DOCKER_HUB);
+    pull.sort_by_key(|(place, address)| {
+        (config.default_at(**address, *place).as_str() != DOCKER_HUB, address.is_ipv6())
+    });
     if let Some((place, address)) = pull.first() {
         let default = config.default_at(**address, *place);
         let logs_in = config.rules().asks_to_log_in(default);
@@ -43,6 +45,8 @@ pub(super) fn banner(config: &Config, bound: Bound<'_>, budget: u64) -> String {
 /// What to tell a client on this machine, as `setup` writes it.
 fn client_lines((default, logs_in): (&RegistryName, bool), address: SocketAddr, scheme: &str) -> String {
     let Ok(mirror) = format!("{scheme}://{address}").parse::<MirrorAddress>() else { return String::new() };
+    // Most clients read no such address.
+    let mirror = if mirror.is_ip6() { mirror.by_name() } else { mirror };
     let own = logs_in.then(|| Own { registry: default.clone(), mirror: mirror.clone() }).into_iter().collect();
     let (registries, default_there) = (vec![default.clone()], Some(default.clone()));
     let settings = Settings { mirror, registries, default: default_there, own, authority: None };
@@ -145,5 +149,12 @@ mod tests {
         let bound = Bound { pull: &[address("127.0.0.1:1"), address("127.0.0.1:2")], admin: &[] };
         let text = banner(&self::config(listen), bound, 0);
         assert!(text.contains("[\"http://127.0.0.1:2\"]"), "that one is for Docker Hub: {text}");
+        let six = "[store]\npath = \"/x\"\n[server]\nlisten = [\"[::1]:1\", \"127.0.0.1:2\"]\n";
+        let bound = [address("[::1]:1"), address("127.0.0.1:2")];
+        for (bound, named) in [(&bound[..], "127.0.0.1:2"), (&bound[..1], "localhost:1")] {
+            let text = banner(&self::config(six), Bound { pull: bound, admin: &[] }, 0);
+            let lines = text.split_once("\n\n").expect("lines for clients").1;
+            assert!(lines.contains(&format!("\"{named}/docker.io\"")) && !lines.contains("[::1]"), "{text}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use http::header::{ACCEPT, HOST, HeaderValue};
 use http::{Method, Request};
 
 use crate::oci::RegistryName;
-use crate::setup::{self, Client, DOCKER_HUB, File, Kind, MirrorAddress, Own, Settings};
+use crate::setup::{self, Client, DOCKER_HUB, File, Kind, MirrorAddress, Own, SOME_HOST, Settings};
 
 /// Nothing but its own style.
 pub(super) const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; \
@@ -28,9 +28,6 @@ fn wants_pages(part: &str) -> bool {
         && !words.any(|word| word.strip_prefix("q=").is_some_and(|weight| weight.parse() == Ok(0.0_f32)))
 }
 
-/// What the mirror is called in lines that are to be copied where a browser named nothing that could be it.
-const SOME_HOST: &str = "mirror.example";
-
 /// What the page tells of the mirror.
 pub(super) struct Told<'a> {
     /// Whether nobody on the way heard the browser.
@@ -45,7 +42,9 @@ pub(super) struct Told<'a> {
 
 /// The page, with the address that the browser asked for. What clients are to be told is what `setup` writes.
 pub(super) fn page<B>(request: &Request<B>, told: &Told<'_>) -> String {
-    let Some(mirror) = address(request, told.encrypted) else { return String::new() };
+    let Some(asked) = address(request, told.encrypted) else { return String::new() };
+    // Most clients read no such address.
+    let mirror = if asked.is_ip6() { asked.by_name() } else { asked.clone() };
     let has_hub = told.registries.iter().find(|registry| registry.as_str() == DOCKER_HUB);
     let registries = vec![has_hub.unwrap_or(told.default).clone()];
     let own = told.logs_in.then(|| Own { registry: told.default.clone(), mirror: mirror.clone() });
@@ -61,8 +60,10 @@ pub(super) fn page<B>(request: &Request<B>, told: &Told<'_>) -> String {
         ("{k3s}", files(Client::K3s)),
         ("{rke2}", files(Client::Rke2)),
         ("{buildkit}", files(Client::Buildkit)),
-        ("{host}", settings.mirror.authority().to_owned()),
-        ("{mirror}", settings.mirror.to_string()),
+        ("{host}", asked.authority().to_owned()),
+        ("{mirror}", asked.to_string()),
+        ("{name}", settings.mirror.to_string()),
+        ("{note}", note(&asked, &settings.mirror)),
     ];
     // Nothing that is written has a place to write to.
     written.iter().fold(TEMPLATE.to_owned(), |page, (place, text)| page.replace(place, text))
@@ -76,6 +77,19 @@ fn address<B>(request: &Request<B>, encrypted: bool) -> Option<MirrorAddress> {
     let host = || request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
     let mut hosts = named.or_else(host).into_iter().chain([SOME_HOST.to_owned()]);
     hosts.find_map(|host| format!("{scheme}://{host}").parse().ok())
+}
+
+/// What there is to say of a name that stands in the place of the address.
+fn note(asked: &MirrorAddress, named: &MirrorAddress) -> String {
+    if asked == named {
+        return String::new();
+    }
+    format!(
+        "<p>Most clients read no address of IPv6: in these lines stands <code>{}</code>, a name that has to lead to \
+         <code>{}</code>.</p>",
+        named.authority(),
+        asked.authority()
+    )
 }
 
 /// Images of the registry that is meant where none is named, and of another one, by names for which no client needs
@@ -172,7 +186,21 @@ mod tests {
         let shown = page_of("mirror.example:5000", true, "docker.io", &usual);
         assert!(shown.contains("https://mirror.example:5000") && !shown.contains("http://mirror"), "{shown}");
         assert!(shown.contains("mirror.example:5000/ghcr.io/OWNER/NAME:TAG"), "{shown}");
-        assert!(page_of("[::1]:5000", false, "docker.io", &usual).contains("http://[::1]:5000"));
+        // No address of IPv6 stands where a client reads it.
+        for (host, name) in [("[::1]:5000", "localhost:5000"), ("[2001:db8::1]:5000", "mirror.example:5000")] {
+            let shown = page_of(host, false, "docker.io", &usual);
+            assert!(shown.contains(&format!("http://{host}")) && shown.contains("no address of IPv6"), "{shown}");
+            for line in [
+                format!("docker pull {name}/docker.io"),
+                format!("location = \"{name}/docker.io\""),
+                format!("[host.\"http://{name}\"]"),
+                format!("mirrors = [\"{name}\"]"),
+                format!("--mirror http://{name}"),
+            ] {
+                assert!(shown.contains(&line), "{line}: {shown}");
+            }
+        }
+        assert!(!shown.contains("IPv6"), "{shown}");
         // For containerd of either version.
         for table in ["io.containerd.grpc.v1.cri\".registry]", "io.containerd.cri.v1.images\".registry]"] {
             assert_eq!(shown.matches(table).count(), 1, "{table}: {shown}");

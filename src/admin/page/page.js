@@ -540,9 +540,13 @@ async function fetched(name, platform, said) {
 function pulls(name) {
   const at = (known.status?.listening ?? []).map((text) => new URL(text));
   if (!at.length) return null;
-  const [first] = at;
+  // Most clients read no address of IPv6.
+  const isSix = (name) => name.startsWith("[");
+  const first = at.find((url) => !isSix(url.hostname)) ?? at[0];
   const here = (name) => ["127.0.0.1", "[::1]", "localhost"].includes(name);
-  const host = here(first.hostname) && !here(location.hostname) ? `${location.hostname}:${first.port}` : first.host;
+  const name4 = (name) => (!isSix(name) ? name : here(name) ? "localhost" : "mirror.example");
+  const named = here(first.hostname) && !here(location.hostname) ? location.hostname : first.hostname;
+  const host = [name4(named), first.port].filter(Boolean).join(":");
   const plain = first.protocol === "http:";
   if (name.slice(0, name.indexOf("/")).includes(":")) {
     return section("Pull it", make("p", {}, "Its registry has a port, which stands in no other image’s name: a client that is set up pulls it by its own name."));
