@@ -52,6 +52,7 @@ pub(super) fn page<B>(request: &Request<B>, told: &Told<'_>) -> String {
     let settings = Settings { mirror, registries, default, own, authority: None };
     let files = |client| files(client, &settings);
     let written = [
+        ("{login}", login(&settings, told)),
         ("{images}", images(&settings, told)),
         ("{docker}", docker(&settings, told.default)),
         ("{containerd}", files(Client::Containerd)),
@@ -77,6 +78,19 @@ fn address<B>(request: &Request<B>, encrypted: bool) -> Option<MirrorAddress> {
     let host = || request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
     let mut hosts = named.or_else(host).into_iter().chain([SOME_HOST.to_owned()]);
     hosts.find_map(|host| format!("{scheme}://{host}").parse().ok())
+}
+
+/// How clients log in for what is meant where none is named; nothing where nobody has to.
+fn login(settings: &Settings, Told { default, logs_in, .. }: &Told<'_>) -> String {
+    if !logs_in {
+        return String::new();
+    }
+    let at = settings.mirror.authority();
+    format!(
+        "<p>What <code>{default}</code> does not give to everybody is for who has logged in at this address; containerd \
+         and Kubernetes take a pull secret for <code>{default}</code>.</p>\n\
+         <pre tabindex=\"0\">docker login {at}\npodman login {at}</pre>"
+    )
 }
 
 /// What there is to say of a name that stands in the place of the address.
@@ -229,6 +243,11 @@ mod tests {
             let shown = page(&asked("mirror.example", "text/html", "/"), &told);
             for line in [format!("docker pull {name}/OWNER/NAME:TAG"), format!("location = \"{name}\"")] {
                 assert!(shown.contains(&line), "{line}: {shown}");
+            }
+            for line in
+                ["docker login mirror.example\n", "podman login mirror.example<", "a pull secret for <code>b.example"]
+            {
+                assert_eq!(shown.contains(line), logs_in, "{line}: {shown}");
             }
             assert!(shown.contains("docker pull mirror.example/a.example/OWNER/NAME:TAG"), "{shown}");
         }

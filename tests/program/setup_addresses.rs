@@ -144,3 +144,94 @@ fn a_mirror_that_is_named_for_a_registry_is_for_that_one() {
     let (code, out, err) = run(&line, &[]);
     assert!(code == 0 && out.contains("location = \"127.0.0.1:5000\""), "{code} {out}{err}");
 }
+
+#[test]
+fn buildkit_asks_for_each_private_registry_at_the_listener_that_is_for_it() {
+    let both = "buildkit --for pass.example --for mapped.example --for open.example";
+    let (code, out, err) = told(PRIVATE, both);
+    for (registry, port) in [("pass.example", 4998), ("mapped.example", 4999), ("open.example", 4997)] {
+        let entry = format!("[registry.\"{registry}\"]\n+mirrors = [\"127.0.0.1:{port}\"]");
+        assert!(out.contains(&entry), "{entry}: {code} {out}{err}");
+        assert!(out.contains(&format!("[registry.\"127.0.0.1:{port}\"]\n+http = true")), "{out}");
+    }
+    for (registry, port) in [("pass.example", 4998), ("mapped.example", 4999)] {
+        assert!(out.contains(&format!("docker login 127.0.0.1:{port}  # ")), "{registry}: {out}");
+    }
+    assert!(!err.contains("one login"), "{err}");
+    // Where they share one, it is told that this cannot work; one alone has it for itself.
+    let shared = PRIVATE.replace(", \"127.0.0.1:4999=mapped.example\"", "").replace("4998=pass.example", "4998");
+    let (code, out, err) = told(&shared, both);
+    assert!(code == 0 && err.contains("buildkit has one login for http://127.0.0.1:4997"), "{code} {out}{err}");
+    assert!(err.contains("pass.example") && err.contains("listen = ["), "{err}");
+    let (_, _, err) = told(&shared, "buildkit --for pass.example --for open.example");
+    assert!(!err.contains("one login"), "{err}");
+    let (_, _, err) = told(PRIVATE, &format!("{both} --mirror http://127.0.0.1:4997"));
+    assert!(err.contains("one login"), "{err}");
+}
+
+/// Clients with what they are told of a registry at a listener that is for it.
+const EACH: [(&str, &str); 9] = [
+    ("podman", "location = \"{mirror}\""),
+    ("cri-o", "location = \"{mirror}\""),
+    ("containerd", "[host.\"{scheme}://{mirror}\"]"),
+    ("k3s", "\"{scheme}://{mirror}\""),
+    ("rke2", "\"{scheme}://{mirror}\""),
+    ("buildkit", "mirrors = [\"{mirror}\"]"),
+    ("kaniko", "--registry-map={registry}={mirror}\n"),
+    ("cf", "cf push APP -o {mirror}/REPOSITORY:TAG"),
+    ("crane", "{mirror}/REPOSITORY:TAG in the place of {registry}/REPOSITORY:TAG"),
+];
+
+#[test]
+fn several_registries_have_each_a_listener_elsewhere() {
+    let mirrors = [("http", "10.0.0.9:5001", "reg1.test"), ("https", "m.example:5002", "reg2.test")];
+    let words: String = mirrors.iter().map(|(scheme, at, of)| format!(" --mirror {scheme}://{at}={of}")).collect();
+    for (client, line) in EACH {
+        let (code, out, err) = told("", &format!("{client}{words}"));
+        for (scheme, mirror, registry) in mirrors {
+            let expected = line.replace("{scheme}", scheme).replace("{mirror}", mirror).replace("{registry}", registry);
+            assert!(code == 0 && out.contains(&expected), "{client} {expected}: {code} {out}{err}");
+        }
+        // What is plain is said of the plain one.
+        let plain = ["insecure = true", "http = true", "--insecure-registry=", "garden and of", "--tls disabled"];
+        let times: usize = plain.iter().map(|word| out.matches(word).count()).sum();
+        let expected = usize::from(!["containerd", "k3s", "rke2"].contains(&client));
+        assert_eq!(times, expected, "{client}: {out}");
+        assert!(err.contains("has to trust the certificate of https://m.example:5002"), "{client}: {err}");
+    }
+    // One without a registry is for all others.
+    let (code, out, err) = told("", &format!("podman --for reg1.test --for c.test --mirror http://c:1{words}"));
+    assert!(code == 0 && out.contains("\"10.0.0.9:5001\"") && out.contains("\"c:1/c.test\""), "{out}{err}");
+    for twice in
+        ["--mirror http://a:1 --mirror http://b:1", "--mirror http://a:1=reg1.test --mirror http://b:1=reg1.test"]
+    {
+        let (code, _, err) = told("", &format!("podman {twice}"));
+        assert!(code == 2 && err.contains("there twice"), "{twice}: {code} {err}");
+    }
+}
+
+#[test]
+fn what_is_told_of_registries_that_are_gone_brings_them_back() {
+    for (client, _) in EACH.into_iter().take(6) {
+        let folder = root(&[("mirror.toml", "")]);
+        let at = folder.path().display();
+        let setup = |words: &str| run(&format!("{client} {words} -c {at}/mirror.toml --root {at}"), &[]);
+        let before = tree(folder.path());
+        assert_eq!(setup("--apply --mirror http://10.0.0.9:5001=reg1.test").0, 0, "{client}");
+        let (code, _, err) = setup("--apply --mirror http://10.0.0.9:5002=reg2.test");
+        assert!(code == 0 && err.contains("was set up for reg1.test before"), "{client}: {code} {err}");
+        let (_, words) = err.split_once("for all of them, ").expect("what to type");
+        let words = words.lines().next().expect("a line").to_owned();
+        let (code, out, err) = setup(&format!("--apply {words}"));
+        assert!(code == 0 && !err.contains("any more"), "{client} {words}: {code} {out}{err}");
+        let (code, out, err) = setup(&format!("--check {words}"));
+        assert_eq!(code, 0, "{client}: {out}{err}");
+        let written: Vec<u8> = tree(&folder.path().join("etc")).into_values().flat_map(|(.., text)| text).collect();
+        let written = String::from_utf8(written).unwrap();
+        for mirror in ["10.0.0.9:5001", "10.0.0.9:5002"] {
+            assert!(written.contains(mirror) && !written.contains(&format!("{mirror}/")), "{client}: {written}");
+        }
+        assert_eq!(setup("--undo").0, 0, "{client}");
+        assert_eq!(tree(folder.path()), before, "{client}");
+    }
+}

@@ -50,6 +50,8 @@ pub(super) struct Told {
     pub(super) logins: Logins,
     /// All its listeners, each with the registry that it is for, as far as they are known.
     pub(super) listeners: Vec<Own>,
+    /// Whether somebody said where it is.
+    pub(super) is_named: bool,
 }
 
 impl Told {
@@ -108,7 +110,7 @@ pub(super) fn told(args: &Args, ground: &Ground, earlier: Option<&Record>) -> Re
         let authority = encrypted.map(|mirror| authority::read(file, mirror)).transpose()?;
         settings.authority = authority;
     }
-    Ok(Told { settings, served, logins, listeners: known.listeners })
+    Ok(Told { settings, served, logins, listeners: known.listeners, is_named: !args.mirrors.is_empty() })
 }
 
 /// Refuses what is said twice, and a registry for whose images another listener is that is known.

@@ -10,16 +10,8 @@ use crate::setup::{self, Apart, Client, Settings, Store};
 /// What may be in the way of the client, and what it was told before and is not any more.
 pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<&Record>) {
     let Told { settings, served, .. } = told;
-    let before = earlier.into_iter().flat_map(|record| &record.settings.registries);
-    let gone: Vec<_> =
-        before.filter(|registry| !settings.registries.contains(registry)).map(RegistryName::as_str).collect();
-    if !gone.is_empty() {
-        let all: Vec<_> = gone.iter().copied().chain(settings.registries.iter().map(RegistryName::as_str)).collect();
-        say(&format!(
-            "it was set up for {} before, and is not any more: to have it for all of them, --for {}",
-            gone.join(", "),
-            all.join(" --for ")
-        ));
+    if let Some(earlier) = earlier {
+        gone(told, &earlier.settings).iter().for_each(|line| say(line));
     }
     of_parts(args, ground, settings);
     for registry in settings.registries.iter().filter(|registry| !served.is_empty() && !served.contains(registry)) {
@@ -29,6 +21,7 @@ pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<
         .registries
         .iter()
         .filter_map(|registry| no_login(args, told, registry))
+        .chain(one_login_for_two(args, told))
         .for_each(|line: String| say(&line));
     for mirror in settings.mirrors() {
         if mirror.is_encrypted() && settings.authority.is_none() {
@@ -38,6 +31,55 @@ pub(super) fn of_all(args: &Args, ground: &Ground, told: &Told, earlier: Option<
             say(&format!("{mirror} is the mirror's address for its own machine only; name another one with --mirror"));
         }
     }
+}
+
+/// The registries that it was set up for and is not any more, and what sets it up for all of them.
+fn gone(told: &Told, earlier: &Settings) -> Option<String> {
+    let Told { settings, listeners, is_named, .. } = told;
+    let gone: Vec<_> = earlier.registries.iter().filter(|registry| !settings.registries.contains(registry)).collect();
+    if gone.is_empty() {
+        return None;
+    }
+    let all: Vec<_> = gone.iter().copied().chain(&settings.registries).collect();
+    let mut words: Vec<String> = all.iter().map(|registry| format!("--for {registry}")).collect();
+    let own = |registry: &RegistryName| {
+        let said = if gone.contains(&registry) { earlier } else { settings };
+        said.own.iter().find(|own| own.registry == *registry)
+    };
+    // What the daemon tells by itself need not be said.
+    if *is_named || all.iter().filter_map(|registry| own(registry)).any(|own| !listeners.contains(own)) {
+        let owns: Vec<_> = all.iter().filter_map(|registry| own(registry)).collect();
+        if owns.len() < all.len() {
+            words.push(format!("--mirror {}", settings.mirror));
+        }
+        words.extend(owns.iter().map(|own| format!("--mirror {}={}", own.mirror, own.registry)));
+    }
+    let gone: Vec<_> = gone.iter().map(|registry| registry.as_str()).collect();
+    Some(format!(
+        "it was set up for {} before, and is not any more: to have it for all of them, {}",
+        gone.join(", "),
+        words.join(" ")
+    ))
+}
+
+/// Why one login is not enough where a client shows one to an address: it is asked there for those of several
+/// registries.
+fn one_login_for_two(args: &Args, told: &Told) -> Option<String> {
+    let Told { settings, logins, .. } = told;
+    if args.client != Client::Buildkit {
+        return None;
+    }
+    let mut asking = settings.registries.iter().filter(|registry| logins.asks(registry)).enumerate();
+    let others = |n: usize, registry: &RegistryName| {
+        let mut before = settings.registries.iter().filter(|registry| logins.asks(registry)).take(n);
+        before.find(|other| settings.mirror_of(other) == settings.mirror_of(registry)).cloned()
+    };
+    let (second, first) = asking.find_map(|(n, registry)| Some((registry, others(n, registry)?)))?;
+    Some(format!(
+        "buildkit has one login for {}, and it cannot be good for {first} and for {second} both: give each a listener of \
+         its own, listen = [\"127.0.0.1:5001={second}\"], and set this up again",
+        settings.mirror_of(second)
+    ))
 }
 
 /// Why nobody can log in for a registry as it is set up, and what to do.
