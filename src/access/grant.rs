@@ -1,11 +1,12 @@
 //! What the operator grants: who may read what.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use super::Caller;
 use crate::metadata::Location;
-use crate::oci::{Glob, Reference, Tag};
+use crate::oci::{Glob, Reference, RegistryName, Tag};
 
 /// A grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,9 +19,18 @@ pub struct Grant {
     pub may: Vec<May>,
 }
 
-/// Whom a grant is for.
+/// Whom a grant is for; shown as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Who(Kind);
+pub struct Who {
+    text: Box<str>,
+    kind: Kind,
+}
+
+impl fmt::Display for Who {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
@@ -48,18 +58,33 @@ impl FromStr for Who {
             Some(("oidc", name)) => Kind::Token(Glob::of_names(name)),
             Some(_) => return Err(WhoError),
         };
-        Ok(Who(kind))
+        Ok(Who { text: text.into(), kind })
     }
 }
 
 impl Who {
     /// Whether it is for everybody.
     pub fn is_anybody(&self) -> bool {
-        self.0 == Kind::Anonymous
+        self.kind == Kind::Anonymous
+    }
+
+    /// Whether it is for users of a password.
+    pub const fn is_a_user(&self) -> bool {
+        matches!(self.kind, Kind::User(_))
+    }
+
+    /// Whether it is for holders of a token.
+    pub const fn is_a_token(&self) -> bool {
+        matches!(self.kind, Kind::Token(_))
+    }
+
+    /// Whether it is for the user of this name.
+    pub fn is_user(&self, name: &str) -> bool {
+        matches!(&self.kind, Kind::User(glob) if glob.matches(name))
     }
 
     fn names(&self, caller: &Caller) -> bool {
-        let glob = match (&self.0, caller) {
+        let glob = match (&self.kind, caller) {
             (Kind::Anonymous, _) => return true,
             (Kind::User(glob), Caller::User(_))
             | (Kind::Certificate(glob), Caller::Certificate(_))
@@ -73,6 +98,8 @@ impl Who {
 /// What a grant is about: repositories, or one tag of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct May {
+    /// What may stand in front of the first slash; `None` where that may be behind it, too.
+    host: Option<Glob>,
     path: Glob,
     tag: Option<Tag>,
 }
@@ -97,7 +124,15 @@ impl FromStr for May {
         if !is_whole || !is_path || !path.bytes().all(allowed) {
             return Err(MayError);
         }
-        Ok(May { path: Glob::of_paths(path), tag })
+        let host = path.split('/').next().filter(|host| !host.contains("**")).map(Glob::of_paths);
+        Ok(May { host, path: Glob::of_paths(path), tag })
+    }
+}
+
+impl May {
+    /// Whether it is about images of this upstream, whichever.
+    pub fn is_about(&self, upstream: &RegistryName) -> bool {
+        self.host.as_ref().is_none_or(|host| host.matches(upstream.as_str()))
     }
 }
 
@@ -152,6 +187,23 @@ mod tests {
         }
         for wrong in ["", "registry.example", "a/b:", "a/b:*", "a//b", "/a/b", "a/b/", "a b/c", "a/b@sha256:0", "*"] {
             assert_eq!(wrong.parse::<May>(), Err(MayError), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_may_be_read_is_about_upstreams() {
+        for (may, upstream, expected) in [
+            ("a.example/**", "a.example", true),
+            ("a.example/**", "b.example", false),
+            ("a.example:5000/x", "a.example:5000", true),
+            ("*.example/x", "a.example", true),
+            ("*.exmaple/x", "a.example", false),
+            ("**", "a.example", true),
+            ("**/x", "a.example", true),
+            ("*/x", "a.example", true),
+        ] {
+            let may: May = may.parse().expect("valid");
+            assert_eq!(may.is_about(&upstream.parse().expect("valid")), expected, "{may:?} {upstream}");
         }
     }
 

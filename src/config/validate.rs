@@ -5,6 +5,7 @@
 
 mod access;
 mod bucket;
+mod grants;
 mod upstreams;
 mod values;
 

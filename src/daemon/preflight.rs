@@ -17,6 +17,7 @@ use rustix::net::{AddressFamily, SocketType};
 use self::store::{cannot_write, look_at_folder, look_at_room};
 use super::process::{PACES, unusable_pace};
 use super::{StartError, upstreams};
+use crate::access::{Grant, Who};
 use crate::audit;
 use crate::blob_store::{format, lock};
 use crate::carrier::Carrier;
@@ -75,8 +76,12 @@ pub(super) fn settings(config: &Config) -> Findings {
     if let Err(error) = config.admin_token() {
         found.problems.extend(error.problems);
     }
-    if let Some(Err(error)) = config.callers.htpasswd.as_deref().map(Passwords::read) {
-        found.problem("access.htpasswd", error);
+    match config.callers.htpasswd.as_deref().map(|path| (path, Passwords::read(path))) {
+        Some((_, Err(error))) => found.problem("access.htpasswd", error),
+        Some((path, Ok(passwords))) => {
+            found.warnings.extend(without_password(&config.callers.grants, path, &passwords))
+        }
+        None => {}
     }
     if let Some(Err(error)) = config.server.tls.clone().map(Tls::open) {
         found.problem("server.tls", error);
@@ -105,6 +110,21 @@ pub(super) fn settings(config: &Config) -> Findings {
     }
     look_at_pace(config, &mut found);
     found
+}
+
+/// What is said of users whom grants name and who are not in the file.
+fn without_password(grants: &[Grant], path: &Path, passwords: &Passwords) -> Vec<String> {
+    let path = path.display();
+    if passwords.users().next().is_none() {
+        return vec![format!("access.htpasswd: there is no user in {path}, so nobody has a password")];
+    }
+    let mut warnings = Vec::new();
+    for Grant { name, who, .. } in grants {
+        let is_there = |who: &&Who| passwords.users().any(|user| who.is_user(user));
+        let lacking = who.iter().filter(|who| who.is_a_user() && !is_there(who));
+        warnings.extend(lacking.map(|who| format!("grant {name}: \"{who}\" is for nobody: no such user is in {path}")));
+    }
+    warnings
 }
 
 fn look_at_upstreams(config: &Config, found: &mut Findings) {

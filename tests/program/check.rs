@@ -381,3 +381,28 @@ fn check_takes_the_file_as_an_argument_and_as_other_commands_do() {
     }
     assert_eq!(run(&format!("check {file} -c {file}")).0, 2);
 }
+
+#[test]
+fn a_user_of_a_grant_who_has_no_password_is_a_warning() {
+    let hash = "$2y$04$abcdefghijklmnopqrstuuJZ3eJg5Ge1tFBkAQk5B8yCcWMz9XEyS";
+    for (users, who, told) in [
+        (format!("ann:{hash}\n"), "user:ann", None),
+        (format!("ci-1:{hash}\n"), "user:ci-*", None),
+        (format!("ann:{hash}\n"), "anonymous", None),
+        (format!("ann:{hash}\n"), "user:bob", Some("grant 1: \"user:bob\" is for nobody: no such user is in ")),
+        (format!("ann:{hash}\n"), "user:ci-*", Some("grant 1: \"user:ci-*\" is for nobody: no such user is in ")),
+        ("# nobody yet\n\n".to_owned(), "user:*", Some("access.htpasswd: there is no user in ")),
+    ] {
+        let case = Case::new();
+        case.write("users", &users);
+        let access = format!(
+            "[access]\nhtpasswd = \"{}\"\ngrant = [{{ who = \"{who}\", may = \"a.example/**\" }}]\n\
+             [[upstream]]\nhost = \"a.example\"\naccess = \"mapped\"\n",
+            case.path("users").display()
+        );
+        let (code, _, err) = case.run("check", &config(&case, &access));
+        assert_eq!(code, 0, "{who}: {err}");
+        assert_eq!(err.contains("is for nobody") || err.contains("no user"), told.is_some(), "{who}: {err}");
+        assert!(told.is_none_or(|told| err.contains(told)), "{who}: {err}");
+    }
+}

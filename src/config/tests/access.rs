@@ -125,16 +125,28 @@ fn what_leaves_somebody_outside_is_worth_a_warning() {
     let warned = |text: &str, of: &str| valid(text).warnings().iter().any(|warning| warning.contains(of));
     assert!(warned(mapped, "nobody can pull from a.example"));
     let passwords = "access.htpasswd = \"/users\"\n";
-    assert!(!warned(&format!("{passwords}{mapped}"), "nobody can pull"));
+    assert!(warned(
+        &format!("{passwords}{mapped}"),
+        "nobody can pull from a.example: it is mapped, and no [[access.grant]]"
+    ));
+    let granted = "access.grant = [{ who = \"user:x\", may = \"a.example/**\" }]\n";
+    assert!(!warned(&format!("{passwords}{granted}{mapped}"), "nobody can pull"));
     assert!(warned(&format!("{passwords}{mapped}"), "listen = [\"127.0.0.1:5001=a.example\"]"));
     let own = "server.listen = [\"127.0.0.1:5000\", \"127.0.0.1:5001=a.example\"]\n";
-    assert!(valid(&format!("{own}{passwords}{mapped}")).warnings().is_empty());
+    assert!(valid(&format!("{own}{passwords}{granted}{mapped}")).warnings().is_empty());
     // Where dockerd would show the Hub's login, nobody is asked for one.
     for access in ["mapped", "shared"] {
         let hub = format!("[[upstream]]\nhost = \"index.docker.io\"\naccess = \"{access}\"\n");
-        for login in [passwords, "access.oidc = [{ issuer = \"https://i.example\" }]\n"] {
-            assert!(warned(&format!("{login}{hub}"), "for a login for docker.io"), "{access} {login}");
-            assert!(!warned(&format!("{login}{hub}"), "log in only at"), "{access} {login}");
+        for (login, who) in [(passwords, "user:x"), ("access.oidc = [{ issuer = \"https://i.example\" }]\n", "oidc:x")]
+        {
+            let granted =
+                |who: &str| format!("{login}access.grant = [{{ who = {who}, may = \"docker.io/**\" }}]\n{hub}");
+            let all = granted(&format!("[\"cert:x\", {who:?}]"));
+            assert!(warned(&all, "for a login for docker.io"), "{access} {login}");
+            assert!(!warned(&all, "log in only at"), "{access} {login}");
+            // Nobody is missed where those have it who say so by a certificate, or need not.
+            let others = granted("[\"cert:x\", \"anonymous\"]");
+            assert_eq!(warned(&others, "for a login for docker.io"), access == "shared", "{access} {login}");
         }
         assert!(!warned(&hub, "for a login for docker.io"), "{access}: nobody has one");
     }
@@ -157,6 +169,34 @@ fn what_leaves_somebody_outside_is_worth_a_warning() {
         "grant 1: \"cert:x\" is for nobody: server.tls.client_ca"
     ));
     assert_eq!(nobody(&format!("{tls}{passwords}access.oidc = [{{ issuer = \"https://i.example\" }}]\n")), 0);
+}
+
+#[test]
+fn a_grant_that_means_less_than_it_seems_to_is_worth_a_warning() {
+    let login = "access.htpasswd = \"/users\"\naccess.oidc = [{ issuer = \"https://i.example\" }]\n\
+                 server.tls = { cert = \"/c\", key = \"/k\", client_ca = \"/a\" }\n";
+    let warned = |who: &str, may: &str, access: &str, of: &str| {
+        let grant = format!("access.grant = [{{ who = {who:?}, may = {may:?} }}]\n");
+        let auth = if access == "pass-through" { "" } else { "auth = \"file:/secret\"\n" };
+        let upstream = format!("[[upstream]]\nhost = \"a.example\"\naccess = \"{access}\"\n{auth}");
+        let config = valid(&format!("{login}{grant}{upstream}"));
+        config.warnings().iter().any(|warning| warning.starts_with("grant 1: ") && warning.contains(of))
+    };
+    for (who, is_told) in [("user:x", true), ("cert:x", true), ("anonymous", true), ("oidc:x", false)] {
+        for may in ["a.example/**", "a.example/only/this:1", "*.example/x"] {
+            assert_eq!(warned(who, may, "shared", "a.example is shared"), is_told, "{who} {may}");
+            assert!(!warned(who, may, "mapped", ""), "{who} {may}");
+            for access in ["public", "pass-through"] {
+                assert!(warned(who, may, access, &format!("a.example is {access}")), "{who} {may} {access}");
+            }
+        }
+        for access in ["shared", "mapped", "public", "pass-through"] {
+            assert!(warned(who, "*.exmaple/**", access, "is about no upstream"), "{who} {access}");
+        }
+        // What reaches one that goes by it is fine.
+        assert!(!warned(who, "**", "mapped", ""), "{who}");
+    }
+    assert!(warned("user:x", "ghcr.io/**", "mapped", "ghcr.io is public"));
 }
 
 #[test]

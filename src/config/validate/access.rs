@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::Check;
 use super::upstreams::is_this_machine;
+use super::{Check, grants};
 use crate::access::{Access, Grant, May, Who};
 use crate::audit;
 use crate::config::document::nearest;
@@ -265,17 +265,27 @@ fn in_full(may: &str) -> String {
     if is_short { format!("{host}/library/{rest}") } else { format!("{host}/{rest}") }
 }
 
+/// Whether somebody would get something from it who says who he is by a password or a token.
+fn would_log_in(config: &Config, host: &RegistryName, access: Access) -> bool {
+    let mut who = grants::about(config, host).flat_map(|grant| &grant.who);
+    access == Access::Shared || who.any(|who| who.is_a_user() || who.is_a_token())
+}
+
 /// What keeps callers of an upstream from saying who they are.
 fn no_login(config: &Config, host: &RegistryName, access: Access) -> Option<String> {
     let identities = config.identities();
     match access {
-        Access::Shared | Access::Mapped if host.as_str() == "docker.io" && identities.shown() => Some(
+        Access::Shared | Access::Mapped
+            if host.as_str() == "docker.io" && identities.shown() && would_log_in(config, host, access) =>
+        {
+            Some(
             "no client is ever asked for a login for docker.io, where dockerd would show the Hub's, so users of \
              access.htpasswd and tokens get nothing from it: use certificates (server.tls.client_ca), or name an upstream \
              otherwise, with url = \"https://registry-1.docker.io\", that is the default of a listener of its own, as in \
              listen = [\"127.0.0.1:5001=hub.internal\"]"
                 .to_owned(),
-        ),
+        )
+        }
         Access::PassThrough if identities.certificates && identities.shown() => Some(format!(
             "who shows {host} a login of its own, and no certificate, gets nothing from it: with server.tls.client_ca \
              beside access.htpasswd or [[access.oidc]] everybody has to say first who he is here, and one login is all \
@@ -285,27 +295,9 @@ fn no_login(config: &Config, host: &RegistryName, access: Access) -> Option<Stri
     }
 }
 
-/// What is said of those whom grants name and who can never be there.
-fn nobody(config: &Config, typed: &file::Access) -> Vec<String> {
-    let identities = config.identities();
-    let lacking = [
-        ("user:", identities.passwords, "access.htpasswd is not set, so nobody has a password"),
-        ("cert:", identities.certificates, "server.tls.client_ca is not set, so nobody shows a certificate"),
-        ("oidc:", identities.tokens, "no [[access.oidc]] is set, so nobody has a token"),
-    ];
-    let mut warnings = Vec::new();
-    for (grant, Grant { name, .. }) in typed.grant.iter().zip(&config.callers.grants) {
-        for (kind, _, why) in lacking.iter().filter(|(_, is_there, _)| !is_there) {
-            let named = grant.who.iter().find(|who| who.starts_with(kind));
-            warnings.extend(named.map(|who| format!("grant {name}: {who:?} is for nobody: {why}")));
-        }
-    }
-    warnings
-}
-
 /// What is allowed and yet worth a second look.
 pub(super) fn warnings(config: &Config, file: &file::File) -> Vec<String> {
-    let mut warnings = nobody(config, &file.access);
+    let mut warnings = grants::warnings(config, &file.access);
     let (identities, rules, exposed) = (config.identities(), config.rules(), exposed(&config.server));
     let first = config.server.listen.first().map(ToString::to_string);
     let place = exposed.clone().or(first).unwrap_or_default();
@@ -330,6 +322,10 @@ pub(super) fn warnings(config: &Config, file: &file::File) -> Vec<String> {
                     "nobody can pull from {host}: it is mapped, and nobody can say who he is; set access.htpasswd, \
                      [[access.oidc]] or server.tls.client_ca"
                 ));
+            }
+            Access::Mapped if grants::about(config, host).next().is_none() => {
+                warnings
+                    .push(format!("nobody can pull from {host}: it is mapped, and no [[access.grant]] is about it"));
             }
             _ => {}
         }

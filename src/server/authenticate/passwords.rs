@@ -95,6 +95,11 @@ impl Passwords {
         Ok(Passwords { users: Arc::new(users), nobody, turns: Turns::new(most) })
     }
 
+    /// The names of the users.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.users.keys().map(String::as_str)
+    }
+
     /// Whether it is a user.
     pub(super) fn know(&self, user: &str) -> bool {
         self.users.contains_key(user)
