@@ -201,6 +201,12 @@ impl Rules {
         Decision::ByTag(Claim { location: location.clone(), ways, otherwise })
     }
 
+    /// Whether somebody who shows this reads `manifest` there only as far as a tag leads to it.
+    pub fn needs_a_tag(&self, location: &Location, manifest: Digest, shown: Shown<'_>) -> bool {
+        let reference = Reference::Digest(manifest);
+        matches!(self.decide(Asked { location, reference: Some(&reference) }, shown), Decision::ByTag(_))
+    }
+
     fn granted_by_mode(&self, location: &Location, caller: Option<&Caller>) -> Decision {
         let permit = Permit::new(location, caller, Rule::Mode(self.access(&location.upstream)));
         let unproven = self.unproven.contains(&location.upstream);

@@ -163,7 +163,7 @@ impl Admission {
                 Ok(if said == Said::Yes { pending.granted(own) } else { pending.by_grace(own) })
             }
             Decision::ByTag(claim) => {
-                self.by_tag(mirror, found, reference.as_ref(), &claim).await.map_err(Rejected::Refused)
+                self.by_tag(guest, mirror, found, reference.as_ref(), &claim).await.map_err(Rejected::Refused)
             }
             Decision::Refused(refusal) => Err(Rejected::Refused(refusal)),
         }
@@ -315,6 +315,7 @@ impl Admission {
     /// The permit for what a tag leads to that he may read, or led to when he was given something of it.
     async fn by_tag(
         &self,
+        guest: &Guest,
         mirror: &Mirror,
         found: &Found,
         reference: Option<&Reference>,
@@ -324,7 +325,7 @@ impl Admission {
         let tags = claim.tags().cloned().collect();
         if let Some((tag, manifest)) = mirror.tag_that_leads(found.location(), tags, *digest).await {
             let permit = claim.led_by(&tag)?;
-            self.gave(&permit, &tag, manifest);
+            self.gave(guest, &permit, &tag, manifest);
             return Ok(permit);
         }
         let before = claim.led_before(&self.led, Instant::now().into_std());
@@ -334,10 +335,11 @@ impl Admission {
         }
     }
 
-    /// Something of `manifest` is given by `permit`, since `tag` leads there: where it is by a grant, which may be for
-    /// that tag alone, he goes on with it when the tag has moved.
-    pub fn gave(&self, permit: &Permit, tag: &Tag, manifest: Digest) {
-        if matches!(permit.rule(), Rule::Grant(_)) {
+    /// Something of `manifest` is given by `permit`, since `tag` leads there: where he may have it for that alone, he
+    /// goes on with it when the tag has moved.
+    pub fn gave(&self, guest: &Guest, permit: &Permit, tag: &Tag, manifest: Digest) {
+        let is_granted = matches!(permit.rule(), Rule::Grant(_));
+        if is_granted && self.rules.needs_a_tag(permit.location(), manifest, guest.shown()) {
             let caller = permit.caller().unwrap_or(&Caller::Anonymous);
             self.led.gave(caller, permit.location(), tag, manifest, Instant::now().into_std());
         }

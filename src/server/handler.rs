@@ -261,7 +261,7 @@ async fn respond(
         }
     };
     if let (Request::Manifest { reference: Reference::Tag(tag), .. }, Some(manifest)) = (&request, answer.digest()) {
-        edge.admission.gave(route.permit(), tag, manifest);
+        edge.admission.gave(guest, route.permit(), tag, manifest);
     }
     let answer = if by_grace { answer.by_grace() } else { answer };
     answer.echoing(route.namespace).private(private)

@@ -102,11 +102,13 @@ const TABLE: &[(&str, &str, Growth)] = &[
         "access/led.rs",
         "given",
         Bounded(
-            "10,000, eight manifests each, beyond which a pull ends where its tag moves",
+            "10,000, 250 of one caller, eight manifests each, beyond which the oldest goes",
             "mirror_entries{table=led}",
             "what_is_remembered_has_a_bound_for_each_and_for_all",
         ),
     ),
+    ("access/led.rs", "by_number", Still("one for each of what is given")),
+    ("access/led.rs", "by_caller", Still("one for each of what is given")),
     ("mirror/answer/canary.rs", "parts", Still("what one image consists of, which is ours")),
     ("mirror/answer/canary.rs", "pulled", OPERATOR),
     (

@@ -134,7 +134,11 @@ fn a_grant_of_a_tag_is_one_of_what_it_leads_to_and_of_nothing_else() {
     ] {
         assert_eq!(decided(&rules, path, reference, shown), expected, "{path} {reference:?}");
     }
-    let reference = Reference::Digest(digest.parse().expect("a digest"));
+    let manifest = digest.parse().expect("a digest");
+    for (path, needs) in [("a.example/app", true), ("a.example/whole", false), ("a.example/other", false)] {
+        assert_eq!(rules.needs_a_tag(&location(path), manifest, shown), needs, "{path}");
+    }
+    let reference = Reference::Digest(manifest);
     let asked = Asked { location: &location("a.example/app"), reference: Some(&reference) };
     let Decision::ByTag(claim) = rules.decide(asked, shown) else { panic!("by a tag") };
     assert_eq!(claim.led_by(&"2".parse().expect("a tag")).expect("it is one").rule().to_string(), "grant 2");
