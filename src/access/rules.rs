@@ -135,6 +135,17 @@ impl Claim {
         self.ways.iter().map(|(tag, ..)| tag)
     }
 
+    /// The tags, each once, with the permit for the tag itself.
+    pub fn by_themselves(&self) -> Vec<(Tag, Permit)> {
+        let mut tags: Vec<(Tag, Permit)> = Vec::new();
+        for (tag, caller, rule) in &self.ways {
+            if tags.iter().all(|(other, _)| other != tag) {
+                tags.push((tag.clone(), permit(&self.location, caller, rule.clone())));
+            }
+        }
+        tags
+    }
+
     /// The tags with the manifests that they led the callers to a while ago.
     pub fn led_before(&self, led: &Led, now: Instant) -> Vec<(Tag, Digest)> {
         let manifests = |(tag, caller, _): &(Tag, Caller, Rule)| {

@@ -43,6 +43,7 @@ use crate::upstream::{Resource, UpstreamError, UpstreamErrorClass};
 
 use at_hand::AtHand;
 use blobs::Blobs;
+use led::InVain;
 use lists::ListAnswers;
 use looked::{Looked, Turn};
 use manifests::{ManifestAnswer, Manifests};
@@ -65,6 +66,8 @@ pub(crate) struct Answers {
     lacking: Looked<(Location, Digest), Option<String>>,
     /// Whether one thing leads to another.
     leading: Looked<(Location, [Digest; 2]), bool>,
+    /// Of what tags it was asked in vain whether they do.
+    led_in_vain: InVain,
     /// How many other replicas may get something at a time.
     for_replicas: Arc<Semaphore>,
 }
@@ -88,6 +91,7 @@ impl Answers {
             ("manifests_in_hand", manifests.in_use.lock().len() as u64),
             negatives.table(),
             ("images_looked_at", self.lacking.len() + self.leading.len()),
+            self.led_in_vain.table(),
         ];
         own.into_iter().chain(heads.tables()).chain(self.lists.tables()).collect()
     }
@@ -136,7 +140,19 @@ impl Answers {
         });
         let (lacking, leading) = (Looked::new(), Looked::new());
         let (own_questions, for_replicas) = (Flights::new(), Arc::new(Semaphore::new(replicas::AT_A_TIME)));
-        Answers { blobs, tags, lists, at_hand, publicity, own_questions, complete_only, lacking, leading, for_replicas }
+        Answers {
+            blobs,
+            tags,
+            lists,
+            at_hand,
+            publicity,
+            own_questions,
+            complete_only,
+            lacking,
+            leading,
+            led_in_vain: InVain::new(),
+            for_replicas,
+        }
     }
 }
 

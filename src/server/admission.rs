@@ -162,9 +162,7 @@ impl Admission {
                 guest.asker = guest.asker.clone().of_any(own.as_ref().map(|own| self.authenticator.client_of(own)));
                 Ok(if said == Said::Yes { pending.granted(own) } else { pending.by_grace(own) })
             }
-            Decision::ByTag(claim) => {
-                self.by_tag(guest, mirror, found, reference.as_ref(), &claim).await.map_err(Rejected::Refused)
-            }
+            Decision::ByTag(claim) => self.by_tag(guest, mirror, found, reference.as_ref(), &claim).await,
             Decision::Refused(refusal) => Err(Rejected::Refused(refusal)),
         }
     }
@@ -312,7 +310,8 @@ impl Admission {
         Err(Rejected::Refused(Refusal::Upstream { upstream, status: 401, said, away: false, login }))
     }
 
-    /// The permit for what a tag leads to that he may read, or led to when he was given something of it.
+    /// The permit for what a tag leads to that he may read, or led to when he was given something of it. Where that is
+    /// not known here, the tags are asked for.
     async fn by_tag(
         &self,
         guest: &Guest,
@@ -320,19 +319,25 @@ impl Admission {
         found: &Found,
         reference: Option<&Reference>,
         claim: &Claim,
-    ) -> Result<Permit, Refusal> {
-        let Some(Reference::Digest(digest)) = reference else { return Err(claim.refused()) };
+    ) -> Result<Permit, Rejected> {
+        let refused = || Rejected::Refused(claim.refused());
+        let Some(Reference::Digest(digest)) = reference else { return Err(refused()) };
         let tags = claim.tags().cloned().collect();
-        if let Some((tag, manifest)) = mirror.tag_that_leads(found.location(), tags, *digest).await {
-            let permit = claim.led_by(&tag)?;
-            self.gave(guest, &permit, &tag, manifest);
-            return Ok(permit);
+        let mut leads = mirror.tag_that_leads(found.location(), tags, *digest).await;
+        if leads.is_none() {
+            let before = claim.led_before(&self.led, Instant::now().into_std());
+            if let Some(tag) = mirror.tag_that_led(found.location(), before, *digest).await {
+                return claim.led_by(&tag).map_err(Rejected::Refused);
+            }
+            let way = |permit| Some(found.clone().permitted(permit)?.asked_by(guest.asker.clone()));
+            let ways = claim.by_themselves().into_iter().filter_map(|(tag, permit)| Some((tag, way(permit)?)));
+            let asked = mirror.tag_that_turns_out_to_lead(ways.collect(), *digest);
+            leads = Box::pin(asked).await.map_err(Rejected::Unknown)?;
         }
-        let before = claim.led_before(&self.led, Instant::now().into_std());
-        match mirror.tag_that_led(found.location(), before, *digest).await {
-            Some(tag) => claim.led_by(&tag),
-            None => Err(claim.refused()),
-        }
+        let (tag, manifest) = leads.ok_or_else(refused)?;
+        let permit = claim.led_by(&tag).map_err(Rejected::Refused)?;
+        self.gave(guest, &permit, &tag, manifest);
+        Ok(permit)
     }
 
     /// Something of `manifest` is given by `permit`, since `tag` leads there: where he may have it for that alone, he

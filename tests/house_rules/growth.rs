@@ -205,6 +205,15 @@ const TABLE: &[(&str, &str, Growth)] = &[
         Bounded("1,000", "mirror_entries{table=images_looked_at}", "of_what_was_seen_of_images_so_much_is_kept"),
     ),
     (
+        "mirror/answer/led.rs",
+        "InVain",
+        Bounded(
+            "10,000",
+            "mirror_entries{table=led_in_vain}",
+            "a_tag_asked_for_in_vain_is_left_alone_for_a_while_and_so_many_are_remembered",
+        ),
+    ),
+    (
         "mirror/recall/sizes.rs",
         "known",
         Bounded("10,000", "mirror_entries{table=sizes_of_blobs}", "made_up_manifests_do_not_fill_the_memory"),

@@ -97,6 +97,62 @@ async fn a_private_image_is_given_on_every_replica_as_on_one_in_each_of_the_mode
     }
 }
 
+#[tokio::test]
+async fn who_may_read_a_tag_alone_gets_what_it_leads_to_on_whichever_replica_he_asks() {
+    let mut scene = Scene::set().await;
+    let folder = tempfile::tempdir().unwrap();
+    let user = |name: &str| format!("{name}:{}\n", bcrypt::hash(name, 4).unwrap());
+    std::fs::write(folder.path().join("users"), ["ann", "bob"].map(user).concat()).unwrap();
+    let image = scene.registry.add_image(REPOSITORY, "0", &[noise(520, 300_000), noise(521, 100)]);
+    let index = scene.registry.add_index(REPOSITORY, "1", &[(&image, "linux/amd64")]);
+    let other = scene.registry.add_image(REPOSITORY, "2", &[noise(522, 100)]);
+    let lines = format!(
+        "access.htpasswd = \"{}\"\naccess.grant = [{{ who = \"user:ann\", may = \"a.example/team/*:1\" }}, \
+         {{ who = \"user:bob\", may = \"a.example/team/*\" }}]\ncache.tag_ttl = \"1h\"",
+        folder.path().join("users").display()
+    );
+    let start = async |scene: &Scene| {
+        let settings = scene.settings().config(&lines).and("a.example", &scene.registry);
+        settings.having("access = \"mapped\"").start().await
+    };
+    let ask = async |mirror: &TestMirror, method: &str, user: &str, part: &str| {
+        let path = format!("/v2/{REPOSITORY}/{part}?ns=a.example");
+        let shown = format!("Basic {}", base64(&format!("{user}:{user}")));
+        client::request(mirror.address, method, &path, &[("Authorization", &shown), crate::MANIFEST_TYPES]).await.status
+    };
+    let manifests = [index.digest, image.manifest.digest].map(|digest| format!("manifests/{digest}"));
+    let blobs = image.blobs().map(|blob| format!("blobs/{}", blob.digest));
+    let parts: Vec<_> = manifests.into_iter().chain(blobs).collect();
+    let first = start(&scene).await;
+    assert_eq!(ask(&first, "GET", "ann", "manifests/1").await, 200);
+    for part in &parts {
+        // Nothing of it is on its disk, and perhaps not in the bucket.
+        let replica = start(&scene).await;
+        assert_eq!(ask(&replica, "GET", "ann", part).await, 200, "{part}");
+        assert_eq!(ask(&replica, "GET", "ann", &format!("manifests/{}", other.manifest.digest)).await, 403, "{part}");
+    }
+    for part in &parts {
+        assert_eq!(ask(&first, "GET", "ann", part).await, 200, "{part}");
+    }
+    // Seen by one replica, while another one has asked a moment ago.
+    let second = start(&scene).await;
+    assert_eq!(ask(&second, "GET", "ann", "manifests/1").await, 200);
+    let is_carried = async |mirror: &TestMirror| {
+        mirror.settled().await;
+        while leases::bucket_of(mirror).await["backlog"] != 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    is_carried(&first).await;
+    is_carried(&second).await;
+    scene.registry.stop().await;
+    for (part, method) in parts.iter().flat_map(|part| ["GET", "HEAD"].map(|method| (part, method))) {
+        let replica = start(&scene).await;
+        assert_eq!(ask(&replica, method, "ann", part).await, 200, "upstream is away: {method} {part}");
+        assert_eq!(ask(&replica, method, "ann", &format!("manifests/{}", other.manifest.digest)).await, 403);
+    }
+}
+
 /// A replica with an empty disk, whose upstream of that name is this registry, asked with what each caller shows.
 async fn passing(scene: &Scene, registry: &Registry) -> (TestMirror, crate::Door) {
     let door = crate::Door::shut().await;

@@ -29,7 +29,7 @@ pub(crate) async fn ask(mirror: &TestMirror, method: &str, user: &str, path: &st
 }
 
 /// What a client can tell from an answer.
-fn told(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
+pub(crate) fn told(response: &Response) -> (u16, Vec<(String, String)>, Vec<u8>) {
     let headers = response.headers.iter().map(|(name, value)| (name.to_string(), format!("{value:?}")));
     let headers = headers.filter(|(name, _)| name != "date").collect();
     (response.status, headers, response.body.to_vec())
@@ -46,7 +46,7 @@ fn ways(repository: &str, image: &Image) -> Vec<(&'static str, String)> {
     of("GET").chain(of("HEAD")).collect()
 }
 
-fn mapped(registry: &Registry, users: &std::path::Path, grants: &str) -> Settings {
+pub(crate) fn mapped(registry: &Registry, users: &std::path::Path, grants: &str) -> Settings {
     let lines = format!("access.htpasswd = \"{}\"\naccess.grant = [{grants}]", users.display());
     Settings::of(registry).config(&lines).and("a.example", registry).having("access = \"mapped\"")
 }

@@ -8,6 +8,7 @@ mod access_audit;
 mod access_callers;
 mod access_doors;
 mod access_kept;
+mod access_led;
 mod access_mapped;
 mod access_moved;
 mod access_passing;

@@ -144,6 +144,8 @@ fn a_grant_of_a_tag_is_one_of_what_it_leads_to_and_of_nothing_else() {
     assert_eq!(claim.led_by(&"2".parse().expect("a tag")).expect("it is one").rule().to_string(), "grant 2");
     assert_eq!(claim.led_by(&"3".parse().expect("a tag")).expect_err("it is none").code(), ErrorCode::Denied);
     assert_eq!(claim.refused().code(), ErrorCode::Denied);
+    let rules_of = |(tag, permit): (Tag, Permit)| format!("{tag} {}", permit.rule());
+    assert_eq!(claim.by_themselves().into_iter().map(rules_of).collect::<Vec<_>>(), ["1 grant 1", "2 grant 2"]);
 }
 
 #[test]

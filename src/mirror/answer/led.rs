@@ -1,4 +1,13 @@
-//! What a tag leads to, as far as it is known here: for those who may read a tag and nothing else of a repository.
+//! What a tag leads to: for those who may read a tag and nothing else of a repository.
+//!
+//! First as far as it is known here; where that is not enough the tag is asked for, as if by GET. Truth: what is
+//! refused was looked for in the same way whether it is stored or not, and how often upstream is asked for it has a
+//! bound, whatever is asked for.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::Duration;
+
+use moka::sync::Cache;
 
 use crate::clock::Timestamp;
 use crate::graph::image::{Platforms, parts};
@@ -7,7 +16,41 @@ use crate::mirror::Mirror;
 use crate::mirror::answer::looked::Turn;
 use crate::mirror::answer::tags::PATIENCE;
 use crate::mirror::error::MirrorError;
-use crate::oci::{Descriptor, Digest, Tag};
+use crate::mirror::recall::sizes::LONGEST;
+use crate::mirror::routes::Route;
+use crate::oci::{AcceptSet, Descriptor, Digest, Manifest, Reference, Tag};
+
+/// So many tags are asked for, for one who may read nothing else.
+const MOST_TAGS: usize = 8;
+/// So many manifests are looked into for each of them: an index may name many.
+const MOST_MANIFESTS: usize = 32;
+/// How long all that may take.
+const LONG_ENOUGH: Duration = Duration::from_secs(30);
+
+/// Tags that were asked for in vain.
+pub(super) struct InVain(Cache<(Location, Tag), Timestamp>);
+
+impl InVain {
+    const MOST: u64 = 10_000;
+    /// For so long such a tag is not asked for again, whatever it is to lead to.
+    const LATELY: Duration = Duration::from_secs(5);
+
+    pub(super) fn new() -> InVain {
+        InVain(Cache::new(InVain::MOST))
+    }
+
+    pub(super) fn table(&self) -> (&'static str, u64) {
+        ("led_in_vain", self.0.entry_count())
+    }
+
+    fn has(&self, tag: &(Location, Tag), now: Timestamp) -> bool {
+        self.0.get(tag).and_then(|at| at.age(now)).is_some_and(|age| age < InVain::LATELY)
+    }
+
+    fn add(&self, tag: (Location, Tag), now: Timestamp) {
+        self.0.insert(tag, now);
+    }
+}
 
 impl Mirror {
     /// The first of `tags` that leads to this content, as its manifest, or as something below that, and that manifest.
@@ -68,6 +111,99 @@ impl Mirror {
         self.first_that_leads(location, named, digest).await.map(|(tag, _)| tag)
     }
 
+    /// The first tag that turns out to lead to this content, and its manifest, when each is asked for by its way in, as
+    /// by GET: for a pull of which only a part comes here, or that begins with a digest. Fewer are asked for than
+    /// there may be, and none that was asked for in vain a moment ago.
+    ///
+    /// # Errors
+    /// [`MirrorError::TooMany`], to whoever asked too much.
+    pub async fn tag_that_turns_out_to_lead(
+        &self,
+        ways: Vec<(Tag, Route)>,
+        digest: Digest,
+    ) -> Result<Option<(Tag, Digest)>, MirrorError> {
+        let asked = async {
+            for (tag, route) in ways.into_iter().take(MOST_TAGS) {
+                if let Some(manifest) = self.turns_out_to_lead(&route, &tag, digest).await? {
+                    return Ok(Some((tag, manifest)));
+                }
+            }
+            Ok(None)
+        };
+        tokio::time::timeout(LONG_ENOUGH, asked).await.unwrap_or(Ok(None))
+    }
+
+    async fn turns_out_to_lead(&self, route: &Route, tag: &Tag, digest: Digest) -> Result<Option<Digest>, MirrorError> {
+        let (answers, of) = (&self.0.answers, (route.location.clone(), tag.clone()));
+        if answers.led_in_vain.has(&of, answers.tags.clock.now()) {
+            return Ok(None);
+        }
+        answers.tags.renew_all(route, tag).await;
+        let told = self.manifest(route, &Reference::Tag(tag.clone()), AcceptSet::everything()).await;
+        let told = match told {
+            Err(error @ MirrorError::TooMany(_)) => return Err(error),
+            Err(error) => {
+                tracing::debug!(location = %of.0, %tag, %error, "not told what a tag leads to");
+                None
+            }
+            Ok(answer) => Some(answer.manifest.descriptor.digest),
+        };
+        // What clients who accept other types were told is what it leads to, too.
+        let (location, name) = of.clone();
+        let known = self.0.graph.ask(move |graph| graph.metadata().tag_records(&location, &name));
+        let known = known.await.unwrap_or_default().into_iter().map(|(_, record)| record.descriptor.digest);
+        let (mut seen, mut left) = (HashSet::new(), MOST_MANIFESTS);
+        for root in told.into_iter().chain(known) {
+            if seen.insert(root) && self.leads_down(route, root, digest, (&mut seen, &mut left)).await? {
+                return Ok(Some(root));
+            }
+        }
+        answers.led_in_vain.add(of, answers.tags.clock.now());
+        Ok(None)
+    }
+
+    /// Whether a manifest leads to this content, as it is or by what it names; those that are not here are fetched.
+    async fn leads_down(
+        &self,
+        route: &Route,
+        root: Digest,
+        digest: Digest,
+        (seen, left): (&mut HashSet<Digest>, &mut usize),
+    ) -> Result<bool, MirrorError> {
+        let (manifests, mut next) = (&self.0.answers.tags.manifests, VecDeque::from([root]));
+        while let Some(at) = next.pop_front() {
+            if at == digest {
+                return Ok(true);
+            }
+            let Some(fewer) = left.checked_sub(1) else { return Ok(false) };
+            *left = fewer;
+            let manifest = match Box::pin(manifests.by_digest(route, at, &AcceptSet::everything())).await {
+                Ok((manifest, _)) => manifest,
+                Err(error @ MirrorError::TooMany(_)) => return Err(error),
+                Err(_) => continue,
+            };
+            let Manifest { descriptor, .. } = &*manifest;
+            if descriptor.size > LONGEST {
+                // It is looked into in its turn, where it lies.
+                self.0.fills.writing.over(Some(&route.location)).await;
+                if self.leads(&route.location, descriptor.clone(), digest).await? {
+                    return Ok(true);
+                }
+                continue;
+            }
+            let children = manifest.children();
+            if children.blobs.iter().any(|blob| blob.digest == digest) {
+                return Ok(true);
+            }
+            let below: Vec<_> = children.manifests.into_iter().map(|(manifest, _)| manifest.digest).collect();
+            if below.contains(&digest) {
+                return Ok(true);
+            }
+            next.extend(below.into_iter().filter(|manifest| seen.insert(*manifest)));
+        }
+        Ok(false)
+    }
+
     async fn tag_that_is_known_to_lead(
         &self,
         location: &Location,
@@ -124,5 +260,29 @@ impl Mirror {
         let leads = leads.await.map_err(|error| MirrorError::Internal(error.to_string()))?;
         looked.saw(look, leads);
         Ok(leads)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tag_asked_for_in_vain_is_left_alone_for_a_while_and_so_many_are_remembered() {
+        let (in_vain, start) = (InVain::new(), Timestamp(1_000_000));
+        let tag = |n: u64| {
+            let location =
+                Location { upstream: "a.example".parse().expect("valid"), repository: "app".parse().expect("valid") };
+            (location, format!("t{n}").parse::<Tag>().expect("a tag"))
+        };
+        in_vain.add(tag(0), start);
+        let later = |millis| Timestamp(start.0 + millis);
+        assert!(in_vain.has(&tag(0), later(4_999)) && !in_vain.has(&tag(0), later(5_000)));
+        assert!(!in_vain.has(&tag(1), start));
+        for n in 0..2 * InVain::MOST {
+            in_vain.add(tag(n), start);
+        }
+        in_vain.0.run_pending_tasks();
+        assert_eq!(in_vain.table(), ("led_in_vain", InVain::MOST));
     }
 }

@@ -8,6 +8,7 @@ mod turns;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
@@ -93,6 +94,17 @@ impl Tags {
         }
         let both = async { tokio::join!(acts, Box::pin(shared.recall_tag(key))) };
         shared.bucket.within(&route.waited, both).await;
+    }
+
+    /// Takes over from the bucket what other replicas know of the tag for any types, fresh here or not.
+    pub(super) async fn renew_all(&self, route: &Route, tag: &Tag) {
+        let Some(shared) = self.manifests.stored.shared().map(|shared| shared.at(route.waited.pace())) else { return };
+        let known = self.metadata.tag_records(&route.location, tag).unwrap_or_default();
+        let sets = known.into_iter().map(|(accept, _)| accept).chain([AcceptSet::everything()]);
+        let key = |accept| TagKey { location: route.location.clone(), tag: tag.clone(), accept };
+        let keys: Vec<_> = sets.map(key).collect();
+        let recalled = join_all(keys.iter().map(|key| shared.recall_tag(key)));
+        shared.bucket.within(&route.waited, Box::pin(recalled)).await;
     }
 
     /// What comes of a look at the tag; where upstream fails, or says nothing for long, of another one once the bucket has
