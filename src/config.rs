@@ -13,6 +13,7 @@ mod effective;
 mod environment;
 mod explain;
 pub mod file;
+mod handed;
 mod problem;
 mod search;
 mod secret;
@@ -43,6 +44,7 @@ use crate::upstream::settings::{OnMissing, Settings};
 
 pub use addresses::{reachable, registry};
 pub use effective::Effective;
+pub use handed::{BY_SYSTEMD, Handed};
 pub use problem::{ConfigError, Problem};
 pub use search::Place;
 pub use secret::{Secret, SecretError};
@@ -77,8 +79,10 @@ pub struct Config {
 /// Where we listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Addresses for clients; at least one.
+    /// Addresses for clients; at least one. Those of sockets that were handed over, where some were.
     pub listen: Vec<SocketAddr>,
+    /// Whether they are.
+    pub is_handed: bool,
     /// For each of `listen`, the upstream of a request that names none; `None` for the one of
     /// [`Routes`].
     pub defaults: Vec<Option<RegistryName>>,
@@ -273,6 +277,8 @@ pub struct Overrides {
     pub offline: bool,
     /// The level that `-q` or `-v` stands for.
     pub log_level: Option<String>,
+    /// No flag: sockets that were opened before the start.
+    pub handed: Handed,
 }
 
 impl Config {

@@ -65,7 +65,7 @@ use crate::upstream::http::HttpSettingsError;
 use crate::usage::Usage;
 
 pub use preflight::{Findings, credential_warnings, preflight};
-pub use process::{Bound, hang_up, run};
+pub use process::{Bound, Given, hang_up, run};
 pub use settings::budget;
 pub use upstreams::{Dialled, dial};
 

@@ -3,11 +3,12 @@
 //! The same code as at the start of `serve`, with the same environment, and a look at what it names; nothing
 //! after that: no network, nothing is written. All problems at once, as text or as one JSON object.
 
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 
 use super::talk::print_document;
 use super::{Exit, environment, insist, print};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Handed, Overrides};
 use crate::daemon::{self, Findings};
 use crate::documents::{Check, Error};
 
@@ -33,11 +34,15 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     let file = args.file.as_deref().or(args.config.as_deref());
-    let loaded = Config::load(file, environment()?, Overrides::default());
-    let Findings { problems, warnings } = match &loaded {
+    let environment = environment()?;
+    let loaded = Config::load(file, environment.clone(), Overrides::default());
+    let Findings { problems, mut warnings } = match &loaded {
         Ok(config) => daemon::preflight(config),
         Err(error) => Findings { problems: error.problems.clone(), warnings: Vec::new() },
     };
+    if let Some(config) = loaded.as_ref().ok().filter(|_| is_run_by_systemd(&environment)) {
+        warnings.extend(refused_at_sockets(config, file, environment));
+    }
     let valid = problems.is_empty();
     if args.json {
         print_document(&Check { valid, problems: problems.iter().map(Into::into).collect(), warnings })?;
@@ -49,6 +54,24 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
         }
     }
     Ok(if valid { Exit::Done } else { Exit::Usage })
+}
+
+/// Whether systemd itself runs this, as what stands before a start, which is not told of sockets.
+fn is_run_by_systemd(environment: &[(String, String)]) -> bool {
+    let process = std::process::id().to_string();
+    environment.iter().any(|(name, value)| name == "SYSTEMD_EXEC_PID" && *value == process)
+}
+
+/// What `serve` would refuse to start with where sockets of systemd were open to others, if that is so.
+fn refused_at_sockets(config: &Config, file: Option<&Path>, environment: Vec<(String, String)>) -> Option<String> {
+    let port = config.server.listen.first()?.port();
+    let handed = Handed { pull: vec![(Ipv4Addr::UNSPECIFIED, port).into()], ..Handed::default() };
+    let error = Config::load(file, environment, Overrides { handed, ..Overrides::default() }).err()?;
+    let message = &error.problems.first()?.message;
+    Some(format!(
+        "where registry-mirror.socket opens an address, that one counts and not server.listen; beyond loopback serve would \
+         not start: {message}"
+    ))
 }
 
 /// What the configuration means, in short.

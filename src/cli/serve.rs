@@ -10,7 +10,7 @@ use super::banner::banner;
 use super::colour::Color;
 use super::{Exit, environment, say};
 use crate::config::{Config, Overrides, Source};
-use crate::daemon::{self, Bound};
+use crate::daemon::{self, Bound, Given};
 use crate::documents::Error;
 use crate::telemetry;
 
@@ -39,6 +39,7 @@ pub(super) struct Args {
 /// Runs it, with the log at this level if one is given.
 pub(super) fn run(args: &Args, level: Option<&str>, color: Color) -> Result<Exit, Error> {
     let hang_up = daemon::hang_up()?;
+    let given = Given::take()?;
     let overrides = Overrides {
         listen: args.listen.clone(),
         admin: args.admin.clone(),
@@ -46,6 +47,7 @@ pub(super) fn run(args: &Args, level: Option<&str>, color: Color) -> Result<Exit
         max_size: args.max_size.clone(),
         offline: args.offline,
         log_level: level.map(str::to_owned),
+        handed: given.addresses(),
     };
     let (source, loaded) = Source::open(args.config.clone(), environment()?, overrides)?;
     let config = &loaded.config;
@@ -58,7 +60,7 @@ pub(super) fn run(args: &Args, level: Option<&str>, color: Color) -> Result<Exit
     for warning in daemon::credential_warnings(config) {
         tracing::warn!("{warning}");
     }
-    daemon::run(source, loaded, hang_up, announce)?;
+    daemon::run(source, loaded, hang_up, given, announce)?;
     Ok(Exit::Done)
 }
 

@@ -12,9 +12,9 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 
-use super::Overrides;
 use super::file::File;
 use super::problem::{ConfigError, Problem, Show};
+use super::{Handed, Overrides};
 use crate::mirror::Mode;
 
 /// The keys that name a file, by their sections.
@@ -53,6 +53,7 @@ pub(super) struct Document {
     file: String,
     text: String,
     problems: Vec<Problem>,
+    handed: Handed,
 }
 
 impl Document {
@@ -80,6 +81,7 @@ impl Document {
             file: name,
             text: text.to_owned(),
             problems: Vec::new(),
+            handed: Handed::default(),
         };
         document.table = document.walk(parsed.get_ref(), &template, "");
         Ok(document)
@@ -87,6 +89,7 @@ impl Document {
 
     /// Lays the flags over what is there.
     pub(super) fn apply(&mut self, overrides: &Overrides) {
+        self.handed = overrides.handed.clone();
         let list = |texts: &[String]| Value::Array(texts.iter().cloned().map(Value::String).collect());
         if !overrides.listen.is_empty() {
             self.set("server", "listen", list(&overrides.listen), "--listen");
@@ -163,6 +166,11 @@ impl Document {
             }
         }
         found
+    }
+
+    /// The sockets that were opened before the start.
+    pub(super) fn handed(&self) -> &Handed {
+        &self.handed
     }
 
     /// Notes a problem.

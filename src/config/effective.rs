@@ -1,12 +1,13 @@
 //! The settings that are in force, as a file would say them, and where each was set.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 
-use super::Config;
 use super::file::File;
+use super::{BY_SYSTEMD, Config};
 use crate::documents::Configuration;
 use crate::mirror::routes::fold_alias;
 use crate::oci::RegistryName;
@@ -27,10 +28,24 @@ pub struct Effective {
 
 impl Effective {
     /// Of what was typed, where each value of it was set, and what it means.
-    pub(super) fn of(mut file: File, set: BTreeMap<String, String>, config: &Config) -> Effective {
+    pub(super) fn of(mut file: File, mut set: BTreeMap<String, String>, config: &Config) -> Effective {
         file.store.path = config.store.path.display().to_string();
         let socket = config.server.admin_socket.as_ref().map(|path| path.display().to_string());
         file.server.admin_socket = socket.unwrap_or_else(|| "off".to_owned());
+        if config.server.is_handed {
+            let listeners = config.server.listen.iter().zip(&config.server.defaults);
+            let told = |(address, of): (&SocketAddr, &Option<RegistryName>)| match of {
+                Some(upstream) => format!("{address}={upstream}"),
+                None => address.to_string(),
+            };
+            file.server.listen = listeners.map(told).collect();
+            set.insert("server.listen".to_owned(), BY_SYSTEMD.to_owned());
+        }
+        let typed = file.server.admin.iter().filter_map(|address| address.parse::<SocketAddr>().ok());
+        if typed.ne(config.server.admin.iter().copied()) {
+            file.server.admin = config.server.admin.iter().map(ToString::to_string).collect();
+            set.insert("server.admin".to_owned(), BY_SYSTEMD.to_owned());
+        }
         Effective { source: config.source.clone(), file, set }
     }
 

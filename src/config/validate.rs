@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::document::Document;
 use super::environment::Environment;
+use super::handed::{Handed, purpose};
 use super::search::store_of_service;
 use super::{
     Cache, Config, ConfigError, Effective, Limit, Limits, Log, LogFormat, Routes, Server, Store, Upstream, file,
@@ -32,7 +33,7 @@ pub(super) fn config(
 ) -> Result<Config, ConfigError> {
     let (file, set) = (document.file()?, document.origins());
     let mut check = Check(document);
-    let mut server = check.server(&file.server);
+    let (mut server, addresses) = check.server(&file.server);
     let bucket = check.bucket(&file.store.bucket, &file.cache.patience);
     let store = check.store(&file.store, env, source.as_deref()).map(|store| Store { bucket, ..store });
     let cache = check.cache(&file.cache);
@@ -51,12 +52,18 @@ pub(super) fn config(
     }
     let routes = check.routes(&file.routes, &upstreams);
     server.defaults = check.listener_defaults(&file.server.listen, &upstreams);
+    let mut in_vain = Vec::new();
+    if let Some(routes) = routes.as_ref().filter(|_| server.is_handed) {
+        let entries: Vec<_> = addresses.into_iter().zip(server.defaults).collect();
+        let purpose = purpose(&server.listen, &entries, &routes.default);
+        (server.defaults, in_vain) = (purpose.defaults, purpose.warnings);
+    }
     let admin_socket = check.admin_socket(&file.server.admin_socket, store.as_ref(), env);
     let problems = check.0.into_problems();
     match (store, routes) {
         (Some(store), Some(routes)) if problems.is_empty() => {
             let server = Server { admin_socket, ..server };
-            let warnings = warnings(&server, &upstreams);
+            let warnings = warnings(&server, &upstreams).into_iter().chain(in_vain).collect();
             let effective = Effective::default();
             let mut config =
                 Config { source, server, store, cache, routes, upstreams, limits, callers, log, warnings, effective };
@@ -102,10 +109,15 @@ impl Check {
         self.0.report_value(path, message.into(), (!hint.is_empty()).then(|| hint.to_owned()));
     }
 
-    fn server(&mut self, typed: &file::Server) -> Server {
+    /// The section `[server]`, and the addresses that `listen` says, which count unless others were handed over.
+    fn server(&mut self, typed: &file::Server) -> (Server, Vec<SocketAddr>) {
         let addresses: Vec<String> = typed.listen.iter().map(|entry| split_listener(entry).0.to_owned()).collect();
-        let listen = self.addresses("server.listen", &addresses);
-        let admin = self.addresses("server.admin", &typed.admin);
+        let addresses = self.addresses("server.listen", &addresses);
+        let typed_admin = self.addresses("server.admin", &typed.admin);
+        let Handed { pull, admin } = self.0.handed().clone();
+        let (is_handed, admin_is_handed) = (!pull.is_empty(), !admin.is_empty());
+        let listen = if is_handed { pull } else { addresses.clone() };
+        let admin = if admin_is_handed { admin } else { typed_admin };
         if typed.listen.is_empty() {
             self.problem("server.listen", "no address to listen on", "for example listen = [\"127.0.0.1:5000\"]");
         }
@@ -113,7 +125,8 @@ impl Check {
             let message = format!("{both} is also an address for clients");
             self.problem("server.admin", message, "health and metrics need an address of their own");
         }
-        for (key, addresses) in [("server.listen", &listen), ("server.admin", &admin)] {
+        let typed_lists = [("server.listen", &listen, is_handed), ("server.admin", &admin, admin_is_handed)];
+        for (key, addresses, _) in typed_lists.into_iter().filter(|(_, _, is_handed)| !is_handed) {
             let twin = |n: usize| addresses.iter().take(n).any(|other| overlap(&addresses[n], other));
             if let Some(n) = (0..addresses.len()).find(|n| twin(*n)) {
                 let message = format!("{} is listened on already by an address before it", addresses[n]);
@@ -127,8 +140,9 @@ impl Check {
                 "503 is honest, 404 makes dockerd go on at once",
             );
         }
-        Server {
+        let server = Server {
             listen,
+            is_handed,
             defaults: Vec::new(),
             unavailable_blob: if typed.unavailable_blob == 404 { 404 } else { 503 },
             admin,
@@ -144,7 +158,8 @@ impl Check {
             trusted_proxies: self.networks("server.trusted_proxies", &typed.trusted_proxies),
             congestion_control: self.congestion_control(&typed.congestion_control),
             tls: self.tls(&typed.tls),
-        }
+        };
+        (server, addresses)
     }
 
     fn networks(&mut self, path: &str, typed: &[String]) -> Vec<Network> {

@@ -16,7 +16,7 @@ use super::owner::{InHisName, Keeping, Owner};
 use super::{Listeners, Prepared, budget};
 use crate::carrier::{Carrier, Carriers};
 use crate::clock::SystemClock;
-use crate::config::{Config, Loaded, Source};
+use crate::config::{Config, Handed, Loaded, Source};
 use crate::confine::confine;
 use crate::documents::{Code, Error};
 use crate::server::io::give_large_buffers_back;
@@ -36,6 +36,35 @@ pub struct Bound<'a> {
     pub admin: &'a [SocketAddr],
 }
 
+/// The sockets that systemd opened for this process, taken over before anything is decided: where we listen says who may
+/// read.
+#[derive(Debug)]
+pub struct Given {
+    sockets: systemd::Listeners,
+    addresses: Handed,
+}
+
+impl Given {
+    /// Takes them over. To be called once.
+    ///
+    /// # Errors
+    /// [`Code::Failed`] for sockets that nobody can listen on.
+    pub fn take() -> Result<Given, Error> {
+        let sockets = systemd::listeners().map_err(failed("taking over the sockets of systemd"))?;
+        let of = |sockets: &[std::net::TcpListener]| {
+            let addresses: io::Result<Vec<_>> = sockets.iter().map(std::net::TcpListener::local_addr).collect();
+            addresses.map_err(failed("asking a socket for its address"))
+        };
+        let addresses = Handed { pull: of(&sockets.pull)?, admin: of(&sockets.admin)? };
+        Ok(Given { sockets, addresses })
+    }
+
+    /// Their addresses, for the configuration.
+    pub fn addresses(&self) -> Handed {
+        self.addresses.clone()
+    }
+}
+
 /// Hears SIGHUP from here on, which would end a process that does not; for [`run`].
 ///
 /// # Errors
@@ -46,8 +75,9 @@ pub fn hang_up() -> Result<Signal, Error> {
     runtime.block_on(async { signal(SignalKind::hangup()) }).map_err(failed("handling SIGHUP"))
 }
 
-/// Runs the daemon until a signal ends it; `hang_up` is what [`hang_up`] gave before anything was read. `announce` is called when it is about to serve, with what
-/// is bound and how many bytes the store may hold.
+/// Runs the daemon until a signal ends it; `hang_up` is what [`hang_up`] gave before anything was read, and `given` are the
+/// sockets whose addresses the configuration was told. `announce` is called when it is about to serve, with what is bound
+/// and how many bytes the store may hold.
 ///
 /// # Errors
 /// Why it cannot start: [`Code::Configuration`] for what the configuration says, [`Code::Failed`] otherwise.
@@ -55,6 +85,7 @@ pub fn run(
     source: Source,
     loaded: Loaded,
     hang_up: Signal,
+    given: Given,
     announce: impl FnOnce(&Config, Bound<'_>, u64),
 ) -> Result<(), Error> {
     let config = loaded.config.clone();
@@ -67,7 +98,7 @@ pub fn run(
     let no_runtime = failed("starting the runtime");
     // First the sockets: a port that is taken is told before the store is touched.
     let early = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(&no_runtime)?;
-    let sockets = early.block_on(async { sockets(&config) })?;
+    let sockets = early.block_on(async { sockets(&config, given) })?;
     // What the configuration says wrongly, too.
     let carriers = Carriers::default();
     let prepared = Prepared::new(config.clone(), Arc::new(SystemClock), carriers.clone())?;
@@ -180,8 +211,8 @@ async fn serve(
 }
 
 /// The sockets that systemd hands over, else those of the configuration.
-fn sockets(config: &Config) -> Result<systemd::Listeners, Error> {
-    let mut sockets = systemd::listeners().map_err(failed("taking over the sockets of systemd"))?;
+fn sockets(config: &Config, given: Given) -> Result<systemd::Listeners, Error> {
+    let mut sockets = given.sockets;
     if sockets.pull.is_empty() {
         sockets.pull = bind(&config.server.listen, "--listen")?;
     }

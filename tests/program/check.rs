@@ -372,6 +372,27 @@ fn a_mirror_that_runs_is_no_reason_for_a_warning() {
 }
 
 #[test]
+fn before_a_start_by_systemd_it_warns_of_what_a_socket_that_it_does_not_see_would_forbid() {
+    let case = Case::new();
+    let secret = case.write("secret", "user:password");
+    let private = format!("[[upstream]]\nhost = \"a.example\"\nauth = \"file:{secret}\"\n");
+    for (more, warns) in [("", false), (private.as_str(), true)] {
+        let file = case.write("mirror.toml", &config(&case, more));
+        let checked = |script: &str| {
+            let script = format!("{script} exec {BINARY} check -c {file}");
+            let output = Command::new("sh").args(["-c", &script]).stdin(Stdio::null()).output().unwrap();
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stderr).unwrap()
+        };
+        let said = checked("SYSTEMD_EXEC_PID=$$");
+        let is_told = said.contains("registry-mirror.socket") && said.contains("it is not said who may pull");
+        assert_eq!(is_told, warns, "{said}");
+        // A shell in a service that systemd started is not what stands before a start.
+        assert!(!checked("SYSTEMD_EXEC_PID=1").contains("registry-mirror.socket"));
+    }
+}
+
+#[test]
 fn check_takes_the_file_as_an_argument_and_as_other_commands_do() {
     let case = Case::new();
     let file = case.write("mirror.toml", &config(&case, ""));

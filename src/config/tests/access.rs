@@ -1,7 +1,8 @@
 //! The rules of `[access]` and of the modes of upstreams.
 
-use super::{broken, parse, valid};
+use super::{broken, home, parse, valid};
 use crate::access::Access;
+use crate::config::{BY_SYSTEMD, Config, Handed, Overrides};
 
 const PRIVATE: &str = "[[upstream]]\nhost = \"a.example\"\nauth = \"file:/secret\"\n";
 
@@ -43,6 +44,61 @@ fn with_credentials_and_a_listener_that_others_reach_it_has_to_be_said_and_the_c
     let closed = valid(&format!("server.listen = \"0.0.0.0:5000\"\n{closed}{PRIVATE}access = \"shared\""));
     assert!(closed.warnings().iter().all(|warning| !warning.starts_with("everyone")), "{:?}", closed.warnings());
     assert!(valid(PRIVATE).warnings().is_empty());
+}
+
+#[test]
+fn who_may_read_is_asked_of_the_sockets_that_were_handed_over_and_not_of_what_is_configured() {
+    let handed = |address: &str, text: &str| {
+        let pull = vec![address.parse().expect("an address")];
+        let handed = Handed { pull, ..Handed::default() };
+        let overrides = Overrides { handed, ..Overrides::default() };
+        Config::parse("mirror.toml".as_ref(), text, home(), overrides)
+    };
+    let passwords = "access.htpasswd = \"/users\"\n";
+    let tokens = "access.oidc = [{ issuer = \"https://issuer.example\" }]\n";
+    let passed = "[[upstream]]\nhost = \"a.example\"\naccess = \"pass-through\"\n";
+    let open = "server.listen = [\"0.0.0.0:5000\"]\n";
+    for (text, said) in [
+        (PRIVATE, "it is not said who may pull"),
+        (passwords, "would be read by others"),
+        (tokens, "would be read by others"),
+        (passed, "would be read by others"),
+    ] {
+        for reached in ["0.0.0.0:5000", "[::]:5000", "10.1.2.3:5000"] {
+            let error = handed(reached, text).expect_err(text).to_string();
+            assert!(error.contains(said) && error.contains(&format!("{reached} (a socket of systemd)")), "{error}");
+        }
+        for here in ["127.0.0.1:5000", "[::1]:5000", "[::ffff:127.0.0.1]:5000"] {
+            let config = handed(here, &format!("{open}{text}")).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!(config.server.listen, [here.parse().expect("an address")]);
+        }
+        broken(&format!("{open}{text}"));
+    }
+    // What is said is taken, and warned of by the address that counts.
+    let shared = handed("0.0.0.0:5000", &format!("{PRIVATE}access = \"shared\"")).expect("said");
+    let warns = |warning: &String| warning.starts_with("everyone who reaches 0.0.0.0:5000");
+    assert!(shared.warnings().iter().any(warns), "{:?}", shared.warnings());
+}
+
+#[test]
+fn the_admin_address_and_what_a_listener_is_for_are_those_of_the_sockets() {
+    let address = |text: &str| text.parse().expect("an address");
+    let handed = |pull: &str, admin: &str| {
+        let handed = Handed { pull: vec![address(pull)], admin: vec![address(admin)] };
+        Overrides { handed, ..Overrides::default() }
+    };
+    let listen = "server.listen = [\"127.0.0.1:5000\", \"127.0.0.1:5001=ghcr.io\"]\n";
+    let read = |overrides| Config::parse("mirror.toml".as_ref(), listen, home(), overrides);
+    let config = read(handed("0.0.0.0:5001", "0.0.0.0:80")).expect("valid");
+    assert_eq!(config.default_at(address("0.0.0.0:5001"), 0).as_str(), "ghcr.io");
+    assert!(config.warnings().iter().any(|warning| warning.contains("open to everyone who reaches 0.0.0.0:80")));
+    let (settings, origins) = (config.effective.settings(), config.effective.origins());
+    assert_eq!(settings["server"]["listen"][0], "0.0.0.0:5001=ghcr.io");
+    assert_eq!(settings["server"]["admin"][0], "0.0.0.0:80");
+    assert_eq!((origins["server.listen"].as_str(), origins["server.admin"].as_str()), (BY_SYSTEMD, BY_SYSTEMD));
+    // Twice the same socket.
+    let error = read(handed("127.0.0.1:5001", "127.0.0.1:5001")).expect_err("one of them is deaf").to_string();
+    assert!(error.contains("127.0.0.1:5001 is also an address for clients"), "{error}");
 }
 
 #[test]

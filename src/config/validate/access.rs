@@ -10,7 +10,7 @@ use super::{Check, grants};
 use crate::access::{Access, Grant, May, Who};
 use crate::audit;
 use crate::config::document::nearest;
-use crate::config::{Callers, Config, Server, Upstream, file};
+use crate::config::{BY_SYSTEMD, Callers, Config, Server, Upstream, file};
 use crate::mirror::routes::fold_alias;
 use crate::oci::RegistryName;
 use crate::server::authenticate::Issuer;
@@ -50,10 +50,10 @@ impl Check {
 
     /// Passwords and tokens may be shown only where nobody else reads them.
     fn private_ways(&mut self, key: &str, server: &Server) {
-        let exposed = server.listen.iter().find(|address| !address.ip().to_canonical().is_loopback());
+        let exposed = beyond_loopback(server);
         if let Some(address) = exposed.filter(|_| server.tls.is_none() && server.trusted_proxies.is_empty()) {
             let message = format!("what callers show would be read by others on its way to {address}");
-            let hint = "set [server.tls] cert and key, listen on loopback, or name the proxies in front that speak TLS \
+            let hint = "set [server.tls] cert and key, listen on loopback (in the socket unit, where there is one), or name the proxies in front that speak TLS \
                         in server.trusted_proxies";
             self.problem(key, message, hint);
         }
@@ -227,11 +227,16 @@ impl Check {
 
 /// Where others than this machine reach clients' listeners, if they do.
 fn exposed(server: &Server) -> Option<String> {
-    let beyond = server.listen.iter().find(|address| !address.ip().to_canonical().is_loopback());
-    beyond.map(ToString::to_string).or_else(|| {
+    beyond_loopback(server).or_else(|| {
         let behind = server.listen.first().filter(|_| !server.trusted_proxies.is_empty());
         behind.map(|address| format!("{address} (by server.trusted_proxies)"))
     })
+}
+
+/// The first address for clients that is not this machine's alone.
+fn beyond_loopback(server: &Server) -> Option<String> {
+    let address = server.listen.iter().find(|address| !address.ip().to_canonical().is_loopback())?;
+    Some(if server.is_handed { format!("{address} ({BY_SYSTEMD})") } else { address.to_string() })
 }
 
 /// What each mode would mean for this upstream.
