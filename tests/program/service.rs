@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use scripted_registry::{Registry, noise};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_registry-mirror");
@@ -35,6 +35,26 @@ impl Service {
         threads
             .map(|thread| thread.unwrap().path().join("stat"))
             .all(|stat| std::fs::read_to_string(stat).is_ok_and(is_stopped))
+    }
+
+    /// Whether it says that it is ready, and not that it cannot start.
+    fn is_ready(&self, notify: &UnixDatagram) -> bool {
+        notify.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let mut buffer = [0; 256];
+        let has_ended = || {
+            waitid(
+                WaitId::Pid(Pid::from_child(&self.0)),
+                WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+            )
+        };
+        loop {
+            match notify.recv(&mut buffer) {
+                Ok(length) if String::from_utf8_lossy(&buffer[..length]).contains("READY=1") => return true,
+                Ok(_) => {}
+                Err(_) if has_ended().unwrap().is_some() => return false,
+                Err(_) => {}
+            }
+        }
     }
 
     fn ended(mut self) -> (ExitStatus, String) {
@@ -123,6 +143,39 @@ fn it_serves_on_sockets_that_were_opened_for_it() {
     assert!(ping(address).starts_with("HTTP/1.1 200"));
     let (status, log) = service.terminate();
     assert!(status.success(), "{status}: {log}");
+}
+
+#[test]
+fn where_sockets_were_opened_for_it_nothing_is_decided_by_addresses_that_nobody_listens_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, file, secret] = ["notify", "mirror.toml", "secret"].map(|name| folder.path().join(name));
+    std::fs::write(&secret, "user:password").unwrap();
+    let private = format!("auth = \"file:{}\"\n", secret.display());
+    let upstream = "[[upstream]]\nhost = \"a.example\"\nurl = \"http://127.0.0.1:1\"\n";
+    std::fs::write(&file, format!("{upstream}{private}")).unwrap();
+    let notify = UnixDatagram::bind(&path).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Were it listened on, it had to be said who may read.
+    let option = format!("--listen 10.0.0.1:1 --config {}", file.display());
+    let service = configured(&listener, &path, &folder.path().join("store"), &option);
+    assert!(service.is_ready(&notify), "{:?}", service.ended());
+    let (status, log) = service.terminate();
+    assert!(status.success(), "{status}: {log}");
+}
+
+#[test]
+fn sockets_that_were_opened_for_another_process_are_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    let mut daemon = Command::new(BINARY);
+    daemon.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--store"]);
+    daemon.arg(folder.path().join("store")).env("NOTIFY_SOCKET", &path).stderr(Stdio::piped());
+    // As a shell that systemd started passes them on.
+    daemon.env("LISTEN_PID", std::process::id().to_string()).env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "pull");
+    let service = Service(daemon.spawn().unwrap());
+    assert!(service.is_ready(&notify), "{:?}", service.ended());
+    assert!(service.terminate().0.success());
 }
 
 #[test]
