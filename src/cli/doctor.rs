@@ -2,17 +2,19 @@
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser as _};
+use serde_json::Value;
 
 use super::client::{At, Remote};
 use super::export::can_be_written;
 use super::talk::print_document;
 use super::{Exit, environment, print, say};
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::{self, Config, ConfigError, Overrides};
+use crate::config::{self, BY_SYSTEMD, Config, ConfigError, Handed, Overrides};
 use crate::daemon::checkup::{self, Wanted};
 use crate::doctor::clients::CLIENTS;
 use crate::doctor::report::{Page, bundle};
@@ -54,7 +56,8 @@ fn name(typed: String) -> String {
 
 pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     args.bundle.as_deref().map_or(Ok(()), can_be_written)?;
-    let config = Config::load(args.at.config.as_deref(), environment()?, Overrides::default());
+    let (file, environment) = (args.at.config.as_deref(), environment()?);
+    let config = Config::load(file, environment.clone(), Overrides::default());
     let remote = match Remote::find(&args.at) {
         // Who names a daemon is told nothing of another one.
         Err(error) if args.at.admin.is_some() && config.is_ok() => return Err(error),
@@ -62,7 +65,14 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
     };
     let answers = remote.as_ref().ok().map(|remote| remote.takes_connections() && remote.is_ready().unwrap_or(false));
     let daemon = remote.as_ref().ok().filter(|_| answers == Some(true));
-    let elsewhere = config.as_ref().is_ok_and(|config| is_elsewhere(args, config, daemon));
+    let in_force = daemon.and_then(|daemon| daemon.get::<Configuration>("config").ok()).map(|said| said.document);
+    let elsewhere = config.as_ref().is_ok_and(|config| is_elsewhere(args, config, daemon, in_force.as_ref()));
+    let both = config.as_ref().ok().zip(in_force.as_ref()).filter(|_| !elsewhere);
+    let (listens, handed) = both.map(|(config, in_force)| listens(config, in_force)).unzip();
+    let config = match handed.filter(|handed| *handed != Handed::default()) {
+        Some(handed) => Config::load(file, environment, Overrides { handed, ..Overrides::default() }),
+        None => config,
+    };
     let said = match &config {
         Ok(config) => {
             let status = daemon.map(|remote| remote.get::<Status>("status"));
@@ -73,6 +83,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
                 client: args.client.clone(),
                 answers,
                 problems,
+                listens,
                 elsewhere,
                 docker_store: Some(docker_store),
             };
@@ -94,11 +105,35 @@ pub(super) fn run(args: &Args) -> Result<Exit, Error> {
 
 /// Whether the daemon that is named is not the one of the configuration: who names both is believed, else it is as its
 /// store says, which a process here has.
-fn is_elsewhere(args: &Args, config: &Config, daemon: Option<&Remote>) -> bool {
-    let Some(daemon) = daemon.filter(|_| args.at.admin.is_some() && args.at.config.is_none()) else { return false };
-    let said = daemon.get::<Configuration>("config").map(|said| said.document).ok();
-    let store = said.as_ref().and_then(|said| said.settings.get("store")?.get("path")?.as_str());
-    store.is_some_and(|store| Path::new(store) != config.store.path) || !checkup::has_daemon(config)
+fn is_elsewhere(args: &Args, config: &Config, daemon: Option<&Remote>, in_force: Option<&Configuration>) -> bool {
+    if daemon.is_none() || args.at.admin.is_none() || args.at.config.is_some() {
+        return false;
+    }
+    in_force.is_some_and(|said| has_another_store(config, said)) || !checkup::has_daemon(config)
+}
+
+fn has_another_store(config: &Config, in_force: &Configuration) -> bool {
+    let store = in_force.settings.get("store").and_then(|store| store.get("path")?.as_str());
+    store.is_some_and(|store| Path::new(store) != config.store.path)
+}
+
+/// What the daemon of this store listens on, by the settings of the one that answers, and what of that systemd opened for
+/// it.
+fn listens(config: &Config, in_force: &Configuration) -> (Vec<SocketAddr>, Handed) {
+    if has_another_store(config, in_force) {
+        return Default::default();
+    }
+    let of = |key: &str| {
+        let entries = in_force.settings.get("server").and_then(|server| server.get(key)?.as_array());
+        let address = |entry: &Value| entry.as_str()?.split('=').next()?.trim().parse::<SocketAddr>().ok();
+        entries.into_iter().flatten().filter_map(address).collect::<Vec<_>>()
+    };
+    let handed = |key: &str| {
+        let origin = in_force.origins.get(&format!("server.{key}"));
+        if origin.is_some_and(|origin| origin == BY_SYSTEMD) { of(key) } else { Vec::new() }
+    };
+    let all = of("listen").into_iter().chain(of("admin")).collect();
+    (all, Handed { pull: handed("listen"), admin: handed("admin") })
 }
 
 pub(super) fn line(check: &documents::Checked) -> String {

@@ -48,6 +48,8 @@ pub struct Wanted {
     pub answers: Option<bool>,
     /// What a daemon that answers says is wrong.
     pub problems: Vec<Checked>,
+    /// What that daemon says that it listens on, where it says so.
+    pub listens: Option<Vec<SocketAddr>>,
     /// Whether that daemon is not the one of the configuration.
     pub elsewhere: bool,
     /// Finds out which store Docker has, from what its file says.
@@ -55,6 +57,13 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether it is the daemon that answers who listens there: who may not look into its store cannot see that it has it.
+    /// One that says nothing is believed to be the one of the configuration, by which it was found.
+    fn has(&self, address: SocketAddr) -> bool {
+        let is_its = |listens: &Vec<SocketAddr>| listens.iter().any(|its| its.port() == address.port());
+        self.answers == Some(true) && self.listens.as_ref().is_none_or(is_its)
+    }
+
     fn is_about(&self, problem: &Checked) -> bool {
         match &self.upstream {
             Some(upstream) => problem.about == format!("upstream {upstream}"),
@@ -95,7 +104,7 @@ pub fn checkup(config: &Config, wanted: &Wanted) -> Result<Checkup, Error> {
         credentials,
         disk: everything.then(|| store::disk(&config.store)),
         bucket: if everything { bucket(config)? } else { None },
-        machine: everything.then(|| machine(config, wanted.answers)),
+        machine: everything.then(|| machine(config, wanted)),
         clients: match (&wanted.client, everything) {
             (Some(name), _) => clients::found(Some(name), &around),
             (None, true) => clients::found(None, &around),
@@ -228,19 +237,20 @@ async fn credential(upstream: &Upstream) -> Credential {
     Credential { upstream: upstream.host.to_string(), auth: auth.to_string(), place }
 }
 
-fn machine(config: &Config, answers: Option<bool>) -> Machine {
+fn machine(config: &Config, wanted: &Wanted) -> Machine {
     let Findings { problems, warnings } = settings(config);
     let daemon = lock::holder(&config.store.path);
     let (taken, unusable): (Vec<_>, Vec<_>) =
         taken(config).into_iter().partition(|(_, error)| *error == Errno::ADDRINUSE);
+    let taken = taken.into_iter().filter(|(address, _)| !wanted.has(*address));
     let address = |(address, _): (SocketAddr, Errno)| address;
     let limits = config.server.limits.max_connections.saturating_add(config.limits.fills.saturating_mul(2));
     Machine {
         problems: problems.iter().map(Into::into).collect(),
         warnings,
         daemon,
-        answers,
-        taken: taken.into_iter().map(address).collect(),
+        answers: wanted.answers,
+        taken: taken.map(address).collect(),
         unusable: unusable.into_iter().map(|(address, error)| (address, error.to_string())).collect(),
         files: Some(Files { may: open_files(daemon), wanted: limits.saturating_add(BESIDES) as u64 }),
         pace: config.server.congestion_control.is_none().then(congestion::doubtful).flatten(),
@@ -277,6 +287,21 @@ mod tests {
         assert_eq!(told(None, None), ["upstream quay.io", "upstream docker.io", "store"]);
         assert_eq!(told(Some("docker.io"), None), ["upstream docker.io"]);
         assert_eq!(told(None, Some("docker")), [""; 0]);
+    }
+
+    #[test]
+    fn a_port_is_the_daemons_where_one_answers_and_says_so_or_says_nothing() {
+        let address = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        let listens = vec![address("0.0.0.0:5000"), address("127.0.0.1:5080")];
+        for (answers, listens, has) in [
+            (Some(true), Some(listens.clone()), [true, false]),
+            (Some(true), None, [true, true]),
+            (Some(false), Some(listens), [false, false]),
+            (None, None, [false, false]),
+        ] {
+            let wanted = Wanted { answers, listens, ..Wanted::default() };
+            assert_eq!(["127.0.0.1:5000", "127.0.0.1:5001"].map(|at| wanted.has(address(at))), has, "{wanted:?}");
+        }
     }
 
     #[test]

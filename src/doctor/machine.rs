@@ -82,8 +82,9 @@ fn process(daemon: Option<u32>, answers: Option<bool>) -> Checked {
     }
 }
 
-fn ports(Machine { daemon, taken, unusable, .. }: &Machine) -> Vec<Checked> {
+fn ports(Machine { daemon, answers, taken, unusable, .. }: &Machine) -> Vec<Checked> {
     let about = "ports";
+    let is_there = daemon.is_some() || *answers == Some(true);
     let taken = taken.iter().map(|address| {
         let hint = format!("stop that one, ss -ltnp 'sport = :{}' names it, or choose another: listen", address.port());
         let message = format!("another process listens on {address}; unless it is systemd for us, serve cannot start");
@@ -94,7 +95,7 @@ fn ports(Machine { daemon, taken, unusable, .. }: &Machine) -> Vec<Checked> {
         Checked::fail(about, message, "choose an address of this machine, and a port that its user may use: listen")
     });
     let checks: Vec<_> = taken.chain(unusable).collect();
-    let well = if daemon.is_some() { "the daemon has them" } else { "all are free" };
+    let well = if is_there { "the daemon has them" } else { "all are free" };
     if checks.is_empty() { vec![Checked::ok(about, well)] } else { checks }
 }
 
@@ -178,6 +179,9 @@ mod tests {
             ..Machine::default()
         };
         assert!(judge(&well).iter().all(|line| line.verdict == Well), "{well:?}");
+        // Who may not look at its lock sees that it answers.
+        let seen = judge(&Machine { daemon: None, ..well.clone() });
+        assert!(seen.iter().any(|line| line.told() == "ports: the daemon has them"), "{seen:?}");
         let problem = Problem {
             place: "mirror.toml:3:1".to_owned(),
             line: Some(3),
