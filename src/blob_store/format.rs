@@ -48,6 +48,9 @@ const NAMES: [&str; 16] = [
     "places",
     "places.new",
 ];
+/// Where records of set-ups of clients are, and the end of the folder in which they are.
+const SET_UPS: &str = "setup";
+const STATE: &str = "registry-mirror";
 /// An index, and a list of what is owed, that was set aside.
 const SET_ASIDE: [&str; 2] = ["metadata.damaged-", "owed.damaged-"];
 
@@ -121,7 +124,7 @@ enum Mark {
 }
 
 /// Whether the folder may become, or is, a store of ours. Touches nothing. `lost+found`, which a file system
-/// has, and names that begin with a dot do not count; what is not there can be made.
+/// has, names that begin with a dot, and records of set-ups do not count; what is not there can be made.
 ///
 /// # Errors
 /// [`Refusal`]. A folder that cannot be looked at is for whoever opens it to complain about.
@@ -142,7 +145,7 @@ pub fn examine(root: &Path) -> Result<(), Refusal> {
         }
         Ok(Mark::Missing | Mark::Unclear { .. }) | Err(_) => {}
     }
-    let names: Vec<_> = that_count(entries).collect();
+    let names: Vec<_> = that_count(root, entries).collect();
     let foreign = |found: &String| Refusal::Foreign { path: root.to_owned(), found: found.clone() };
     if let Some(found) = names.iter().find(|name| !is_of_a_store(name)) {
         return Err(foreign(found));
@@ -167,14 +170,20 @@ pub(super) fn look(root: &Path) -> io::Result<()> {
 /// about.
 pub fn is_made(root: &Path) -> bool {
     match fs::read_dir(root) {
-        Ok(entries) => that_count(entries).next().is_some(),
+        Ok(entries) => that_count(root, entries).next().is_some(),
         Err(error) => error.kind() != io::ErrorKind::NotFound,
     }
 }
 
-fn that_count(entries: fs::ReadDir) -> impl Iterator<Item = String> {
+fn that_count(root: &Path, entries: fs::ReadDir) -> impl Iterator<Item = String> {
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name != "lost+found" && !name.starts_with('.'))
+    names.filter(|name| name != "lost+found" && !name.starts_with('.') && !is_record_of_set_ups(root, name))
+}
+
+/// Whether this is where `setup` keeps what files of clients said: a folder in the one that is usual for records, which
+/// is also the usual place for the state of a service. It is neither part of a store nor of anybody else.
+fn is_record_of_set_ups(root: &Path, name: &str) -> bool {
+    name == SET_UPS && root.ends_with(STATE) && fs::symlink_metadata(root.join(name)).is_ok_and(|found| found.is_dir())
 }
 
 /// Whether this is what a start leaves that ended before anything else was made: a file with a process id and
@@ -445,6 +454,28 @@ mod tests {
             assert!(examine(folder(ours).path()).is_ok(), "{ours:?}");
         }
         assert!(examine(Path::new("/nonexistent/store")).is_ok());
+    }
+
+    #[test]
+    fn records_of_set_ups_are_in_the_way_of_no_store() {
+        for beside in [&[][..], &["lock"], &["lock", "oci-layout"]] {
+            let records = folder(&[("registry-mirror/setup/docker/", "")]);
+            let root = records.path().join("registry-mirror");
+            assert!(!is_made(&root), "there is no store yet");
+            for name in beside {
+                fs::write(root.join(name), "4711\n").expect("written");
+            }
+            assert!(examine(&root).is_ok(), "{beside:?}");
+            fs::write(root.join("notes.txt"), "").expect("written");
+            let error = examine(&root).expect_err("of somebody else").to_string();
+            assert!(error.contains("notes.txt"), "{error}");
+        }
+        // What is given back to the owner of a store is not what root keeps of clients.
+        assert!(!is_of_a_store(SET_UPS));
+        let theirs = folder(&[("setup/docker/", "")]);
+        assert!(matches!(examine(theirs.path()), Err(Refusal::Foreign { .. })), "that is the folder of something else");
+        let theirs = folder(&[("registry-mirror/", ""), ("registry-mirror/setup", "a program")]);
+        assert!(matches!(examine(&theirs.path().join("registry-mirror")), Err(Refusal::Foreign { .. })));
     }
 
     #[test]

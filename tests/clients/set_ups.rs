@@ -47,7 +47,7 @@ impl<'a> SetUp<'a> {
             .replace("/var/vcap/jobs/registry-mirror/config", &files)
             .replace("/etc/registry-mirror", &files)
             .replace("/var/vcap/store/registry-mirror", &workspace.path("store").display().to_string())
-            .replace("/var/lib/registry-mirror", &workspace.path("store").display().to_string());
+            .replace("/var/cache/registry-mirror", &workspace.path("store").display().to_string());
         let file = workspace.write("checked.toml", &config);
         let mut check = command::confined(env!("CARGO_BIN_EXE_registry-mirror"));
         assert!(command::run(check.arg("check").arg(&file)).contains("valid"));

@@ -238,8 +238,13 @@ fn a_purge_takes_all_but_what_takes_the_set_up_of_a_client_back() {
         assert!(output.status.success(), "{said}");
         (folders.iter().filter(|folder| root.path().join(folder).exists()).count(), said)
     };
-    let folders = ["var/cache/registry-mirror", "var/log/registry-mirror", "var/lib/registry-mirror"];
+    let folders = ["var/cache/registry-mirror", "var/log/registry-mirror", "var/lib/registry-mirror/setup"];
     assert_eq!(purged(&folders).0, 0);
+    assert!(!root.path().join("var/lib/registry-mirror").exists(), "nobody needs an empty folder");
+    // A store of somebody's, who wrote its place into his configuration.
+    assert_eq!(purged(&["var/lib/registry-mirror", "var/lib/registry-mirror/setup"]).0, 1);
+    assert!(root.path().join("var/lib/registry-mirror/file").exists());
+    fs::remove_dir_all(root.path().join("var/lib/registry-mirror")).unwrap();
     let (left, said) = purged(&[&folders[..], &["var/lib/registry-mirror/setup/docker"]].concat());
     assert!(left == 2 && said.contains("docker still asks it first"), "{left} {said}");
     assert!(root.path().join("var/lib/registry-mirror/setup/docker/file").exists());
