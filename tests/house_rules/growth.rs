@@ -200,6 +200,11 @@ const TABLE: &[(&str, &str, Growth)] = &[
         Bounded("10,000, with 16 tags each", "mirror_entries{table=tags_told}", "made_up_tags_do_not_fill_the_memory"),
     ),
     (
+        "mirror/recall/heads.rs",
+        "latest",
+        Bounded("10,000", "mirror_entries{table=tags_told_last}", "made_up_tags_do_not_fill_the_memory"),
+    ),
+    (
         "mirror/answer/looked.rs",
         "Looked",
         Bounded("1,000", "mirror_entries{table=images_looked_at}", "of_what_was_seen_of_images_so_much_is_kept"),

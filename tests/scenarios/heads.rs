@@ -331,3 +331,31 @@ async fn a_head_of_a_blob_that_contradicts_what_is_known_of_it_is_none() {
         assert_eq!(mirror.head(&blob(&image)).await.status, 502, "{known}");
     }
 }
+
+#[tokio::test]
+async fn what_comes_by_digest_takes_nothing_back_of_what_a_tag_was_said_to_point_at_since() {
+    const ONE: &str = "application/vnd.oci.image.manifest.v1+json";
+    const OTHER: &str = "application/vnd.oci.image.manifest.v1+json, application/vnd.oci.image.index.v1+json";
+    let tag = "/v2/library/app/manifests/1";
+    for (seen, status) in [("GET", 200), ("HEAD", 503)] {
+        let mut registry = Registry::start().await;
+        let old = registry.add_image("library/app", "1", &[noise(90, 1000)]).manifest.digest;
+        let mirror = Settings::of(&registry).config("cache.tag_ttl = \"1m\"").start().await;
+        let ask = async |method: &str, path: &str, accept: &str| {
+            client::request(mirror.address, method, path, &[("Accept", accept)]).await
+        };
+        assert_eq!(ask("HEAD", tag, ONE).await.status, 200);
+        let new = registry.add_image("library/app", "1", &[noise(91, 1000)]).manifest.digest;
+        mirror.clock.advance(Duration::from_secs(90));
+        let moved = ask(seen, tag, OTHER).await;
+        assert_eq!(moved.header("docker-content-digest"), Some(new.to_string().as_str()), "{seen}");
+        mirror.settled().await;
+        assert_eq!(ask("GET", &format!("/v2/library/app/manifests/{old}"), ONE).await.status, 200, "{seen}");
+        mirror.settled().await;
+        registry.stop().await;
+        mirror.clock.advance(Duration::from_secs(90));
+        let now = ask("GET", tag, ONE).await;
+        assert_eq!(now.status, status, "{seen}: {:?}", now.header("docker-content-digest"));
+        assert_ne!(now.header("docker-content-digest"), Some(old.to_string().as_str()), "{seen}: it has moved");
+    }
+}

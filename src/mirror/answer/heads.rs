@@ -79,14 +79,26 @@ impl Tags {
             self.manifests.fills.writing.over(Some(&route.location)).await;
         }
         for (key, told_at, at) in told {
-            let before = self.metadata.tag(&key).ok().flatten();
-            // The tag has moved since, and who has begun with what it pointed at ends with that.
-            let has_moved =
-                |before: &TagRecord| before.descriptor.digest != manifest.digest && before.checked_at >= told_at;
-            if !before.as_ref().is_some_and(has_moved) {
+            // Who has begun with what it pointed at ends with that.
+            if !self.has_moved(&key, &manifest.digest, told_at) {
+                let before = self.metadata.tag(&key).ok().flatten();
                 self.point(key, before, manifest.clone(), (told_at, true), at).await;
             }
         }
+    }
+
+    /// Whether a tag that was told to point at this manifest has moved since, as far as anybody here was told, whatever
+    /// types he accepts.
+    fn has_moved(&self, key: &TagKey, manifest: &Digest, told_at: Timestamp) -> bool {
+        let TagKey { location, tag, accept } = key;
+        if self.heads.told_other(location, tag, manifest, told_at) {
+            return true;
+        }
+        let records = self.metadata.tag_records(location, tag).unwrap_or_default();
+        records.iter().filter(|(_, record)| record.descriptor.digest != *manifest).any(|(set, record)| {
+            let pointed_since = if set == accept { record.checked_at } else { record.since };
+            pointed_since >= told_at
+        })
     }
 
     /// Upstream has just said what a tag points at, to who asked whether somebody may read it. Where that is stored,

@@ -18,11 +18,13 @@ pub(crate) struct Heads {
     told: Cache<HeadKey, Told>,
     /// The tags that were told to point at a manifest that is not stored.
     pointing: Cache<(Location, Digest), Vec<TagKey>>,
+    /// What each tag was last told to point at, for whatever types, and when.
+    latest: Cache<(Location, Tag), (Digest, Timestamp)>,
 }
 
 impl Default for Heads {
     fn default() -> Heads {
-        Heads { told: Cache::new(Heads::MOST), pointing: Cache::new(Heads::MOST) }
+        Heads { told: Cache::new(Heads::MOST), pointing: Cache::new(Heads::MOST), latest: Cache::new(Heads::MOST) }
     }
 }
 
@@ -32,8 +34,12 @@ impl Heads {
     const TAGS: usize = 16;
 
     /// How many entries there are.
-    pub(crate) fn tables(&self) -> [(&'static str, u64); 2] {
-        [("heads", self.told.entry_count()), ("tags_told", self.pointing.entry_count())]
+    pub(crate) fn tables(&self) -> [(&'static str, u64); 3] {
+        [
+            ("heads", self.told.entry_count()),
+            ("tags_told", self.pointing.entry_count()),
+            ("tags_told_last", self.latest.entry_count()),
+        ]
     }
 
     pub(crate) fn get(&self, key: &HeadKey) -> Option<Told> {
@@ -43,6 +49,10 @@ impl Heads {
     pub(crate) fn keep(&self, (location, reference, accept): HeadKey, told: Told) {
         let key = (location, reference, accept.key());
         if let (location, Reference::Tag(tag), accept) = &key {
+            self.latest.entry((location.clone(), tag.clone())).and_upsert_with(|known| {
+                let known = known.map(moka::Entry::into_value).filter(|(_, at)| *at > told.1);
+                known.unwrap_or((told.0.digest, told.1))
+            });
             let key = TagKey { location: location.clone(), tag: tag.clone(), accept: accept.clone() };
             let entry = self.pointing.entry((location.clone(), told.0.digest));
             entry.and_upsert_with(|known| {
@@ -72,6 +82,12 @@ impl Heads {
         let tags = self.pointing.get(&(location.clone(), *digest)).unwrap_or_default();
         let told = tags.iter().filter(|key| key.tag == *tag).filter_map(|key| self.tag(key));
         told.filter(|(descriptor, ..)| descriptor.digest == *digest).map(|(_, at, _)| at).max()
+    }
+
+    /// Whether anybody was told that a tag points elsewhere than at this manifest, then or later.
+    pub(crate) fn told_other(&self, location: &Location, tag: &Tag, manifest: &Digest, then: Timestamp) -> bool {
+        let latest = self.latest.get(&(location.clone(), tag.clone()));
+        latest.is_some_and(|(digest, at)| digest != *manifest && at >= then)
     }
 
     /// What a tag was told to point at, when and where.
@@ -106,6 +122,30 @@ mod tests {
         }
         heads.told.run_pending_tasks();
         heads.pointing.run_pending_tasks();
-        assert_eq!(heads.tables().map(|(_, entries)| entries), [Heads::MOST; 2]);
+        heads.latest.run_pending_tasks();
+        assert_eq!(heads.tables().map(|(_, entries)| entries), [Heads::MOST; 3]);
+    }
+
+    #[test]
+    fn what_a_tag_was_last_told_to_point_at_is_known_whatever_types_were_asked_for() {
+        let heads = Heads::default();
+        let location =
+            Location { upstream: "docker.io".parse().expect("a name"), repository: "a/b".parse().expect("a name") };
+        let (tag, other): (Tag, Tag) = ("1".parse().expect("a tag"), "2".parse().expect("a tag"));
+        let [old, new] = [b"old", b"new"].map(|content| Digest::of(Algorithm::Sha256, content));
+        let tell = |digest: Digest, accept: AcceptSet, at| {
+            let descriptor = Descriptor { digest, size: 1, media_type: MediaType::ImageManifest };
+            let key = (location.clone(), Reference::Tag(tag.clone()), accept);
+            heads.keep(key, (descriptor, Timestamp(at), Together::default()));
+        };
+        tell(old, AcceptSet::default(), 5);
+        assert!(!heads.told_other(&location, &tag, &old, Timestamp(5)));
+        tell(new, AcceptSet::everything(), 7);
+        assert!(heads.told_other(&location, &tag, &old, Timestamp(5)));
+        assert!(!heads.told_other(&location, &tag, &new, Timestamp(5)), "it is what it was told");
+        assert!(!heads.told_other(&location, &tag, &old, Timestamp(8)), "it was told before");
+        assert!(!heads.told_other(&location, &other, &old, Timestamp(5)), "another tag");
+        tell(old, AcceptSet::default(), 6);
+        assert!(heads.told_other(&location, &tag, &old, Timestamp(5)), "what is older takes no place of what is newer");
     }
 }
