@@ -1,12 +1,12 @@
 //! The audit: who got what, and who did what, JSON lines of their own.
 //!
-//! A thread writes them, at the end of a file that it opens anew when it is told to. Truth: nobody waits for it.
-//! What cannot be written, because the disk is full or slow, is counted and lost.
+//! A thread writes them, at the end of a file that it opens anew when it is told to. Truths: nobody waits for it; what
+//! cannot be written, because the disk is full or slow, is counted and lost, and spoils nothing that is written later.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -24,6 +24,8 @@ use crate::oci::{Digest, ImageName};
 
 /// Lines that wait to be written.
 const QUEUE: usize = 8192;
+/// So many bytes of them are written at once.
+const AT_ONCE: usize = 8 << 10;
 /// How long a stop waits for them.
 const TO_WRITE: Duration = Duration::from_secs(1);
 
@@ -152,7 +154,7 @@ impl Audit {
         let counted = Arc::clone(&metrics);
         let (ends, ended) = sync_channel(0);
         let writing = move || {
-            Writer { place, file: None, unwritten: 0, told: false, metrics: counted }.run(&todo);
+            Writer::new(place, counted).run(&todo);
             drop(ends);
         };
         // A folder that was removed and made anew is another one to whatever restricts the others.
@@ -189,15 +191,21 @@ impl Drop for Audit {
 
 struct Writer {
     place: Place,
-    file: Option<BufWriter<Box<dyn Write + Send>>>,
-    /// Lines that may not have reached the file.
-    unwritten: u64,
+    file: Option<Box<dyn Write + Send>>,
+    /// Whole lines that are still to be written.
+    waiting: Vec<u8>,
+    /// Whether the last that was written is a part of a line, which counts as lost.
+    cut: bool,
     /// Whether the log says already that lines are lost.
     told: bool,
     metrics: Arc<Metrics>,
 }
 
 impl Writer {
+    fn new(place: Place, metrics: Arc<Metrics>) -> Writer {
+        Writer { place, file: None, waiting: Vec::new(), cut: false, told: false, metrics }
+    }
+
     fn run(mut self, todo: &Receiver<Job>) {
         while let Ok(job) = todo.recv() {
             let mut next = Some(job);
@@ -219,32 +227,62 @@ impl Writer {
                 flushed
             }
             Job::Write(line) => {
-                self.unwritten += 1;
-                let file = match &mut self.file {
-                    Some(file) => file,
-                    None => self.file.insert(BufWriter::new(open(&self.place)?)),
-                };
-                file.write_all(&line)
+                self.waiting.extend(line);
+                if self.waiting.len() < AT_ONCE { Ok(()) } else { self.flush() }
             }
         }
     }
 
+    /// Writes what waits. Of that nothing is left then but what could not be written.
     fn flush(&mut self) -> io::Result<()> {
-        self.file.as_mut().map_or(Ok(()), Write::flush)?;
-        self.unwritten = 0;
-        Ok(())
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => {
+                let (file, ends_in_a_part) = open(&self.place)?;
+                let ends_in_a_part = ends_in_a_part.unwrap_or(self.cut);
+                if ends_in_a_part {
+                    self.waiting.insert(0, b'\n');
+                    // Who died in the middle of it counted nothing.
+                    self.metrics.audit_lost(u64::from(!self.cut));
+                }
+                self.cut = ends_in_a_part;
+                self.file.insert(file)
+            }
+        };
+        let mut written = 0;
+        let done = loop {
+            match file.write(&self.waiting[written..]) {
+                Ok(0) => break Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+            if written == self.waiting.len() {
+                break file.flush();
+            }
+        };
+        if let Some(last) = self.waiting[..written].last() {
+            self.cut = *last != b'\n';
+        }
+        self.waiting.drain(..written);
+        done
     }
 
     fn note(&mut self, done: io::Result<()>) {
         let Err(error) = done else {
-            self.told &= self.unwritten > 0;
+            self.told &= !self.waiting.is_empty();
             return;
         };
-        self.metrics.audit_lost(std::mem::take(&mut self.unwritten));
-        // What is left in the buffer is lost with it, rather than cut in two.
-        if let Some(file) = self.file.take() {
-            drop(file.into_parts());
-        }
+        // Each ends in one, also the one of which a part was written.
+        let lines = self.waiting.iter().filter(|byte| **byte == b'\n').count() as u64;
+        // The end of what was cut before is no line.
+        let ends_only = self.waiting.first() == Some(&b'\n');
+        self.metrics.audit_lost(lines - u64::from(ends_only && lines > 0));
+        self.waiting.clear();
+        self.file = None;
         if !std::mem::replace(&mut self.told, true) {
             tracing::error!(%error, "the audit cannot be written; lines are lost, see mirror_audit_lost_total");
         }
@@ -272,9 +310,10 @@ fn open_for((uid, gid): (u32, u32), options: &mut OpenOptions, path: &Path) -> i
     }
 }
 
-fn open(place: &Place) -> io::Result<Box<dyn Write + Send>> {
+/// Where lines go, and whether what is there ends in a part of a line, where that can be seen.
+fn open(place: &Place) -> io::Result<(Box<dyn Write + Send>, Option<bool>)> {
     match place {
-        Place::Stderr => Ok(Box::new(io::stderr())),
+        Place::Stderr => Ok((Box::new(io::stderr()), None)),
         Place::File(path) => {
             // A pipe that nobody reads, or not fast enough, would hold up all lines: they are lost and counted.
             let waits_for_nobody = OFlags::NONBLOCK;
@@ -284,7 +323,109 @@ fn open(place: &Place) -> io::Result<Box<dyn Write + Send>> {
                 None => options.create(true).open(path)?,
                 Some(owner) => open_for(owner, &mut options, path)?,
             };
-            Ok(Box::new(file))
+            let ends_in_a_part = ends_in_a_part(&file, path);
+            Ok((Box::new(file), ends_in_a_part))
         }
+    }
+}
+
+/// Who appends need not be able to read, and nobody reads from a pipe.
+fn ends_in_a_part(file: &File, path: &Path) -> Option<bool> {
+    let there = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let Some(last) = there.len().checked_sub(1) else { return Some(false) };
+    let waits_for_nobody = OFlags::NONBLOCK.bits().cast_signed();
+    let to_read = OpenOptions::new().read(true).custom_flags(waits_for_nobody).open(path).ok()?;
+    let same = to_read.metadata().ok().filter(|it| (it.dev(), it.ino()) == (there.dev(), there.ino()));
+    let mut byte = [0];
+    same.and_then(|_| to_read.read_exact_at(&mut byte, last).ok()).map(|()| byte != *b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk on which there is room for so many bytes.
+    struct Full(File, usize);
+
+    impl Write for Full {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if self.1 == 0 {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let written = self.0.write(&bytes[..bytes.len().min(self.1)])?;
+            self.1 -= written;
+            Ok(written)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn to_append(path: &Path) -> File {
+        OpenOptions::new().append(true).create(true).open(path).expect("a file")
+    }
+
+    fn put(writer: &mut Writer, lines: &[&str]) {
+        for line in lines {
+            let done = writer.does(Job::Write(format!("{line}\n").into_bytes()));
+            writer.note(done);
+        }
+        let done = writer.flush();
+        writer.note(done);
+    }
+
+    #[test]
+    fn half_a_line_is_lost_alone_and_counted_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit");
+        // So much of two lines is written; what of that ends with its line, and how many are lost: what lacks but its
+        // end is whole when that is written.
+        for (room, whole, expected) in [(0, "", 2), (2, "", 2), (3, "", 1), (4, "one\n", 1), (6, "one\n", 1)] {
+            for again in [false, true] {
+                let _ = std::fs::remove_file(&path);
+                let metrics = Arc::new(Metrics::new([]));
+                let mut writer = Writer::new(Place::File(path.clone()), Arc::clone(&metrics));
+                writer.file = Some(Box::new(Full(to_append(&path), room)));
+                put(&mut writer, &["one", "two"]);
+                assert_eq!(metrics.lost_of_audit(), expected, "{room}");
+                if again {
+                    let done = writer.does(Job::OpenAnew);
+                    writer.note(done);
+                }
+                put(&mut writer, &["three", "four"]);
+                put(&mut writer, &["five"]);
+                let rest = if room == whole.len() { "" } else { &"one\ntwo\n"[whole.len()..room] };
+                let end = if rest.is_empty() { "" } else { "\n" };
+                let text = std::fs::read_to_string(&path).expect("text");
+                assert_eq!(text, format!("{whole}{rest}{end}three\nfour\nfive\n"), "{room} {again}");
+                assert_eq!(metrics.lost_of_audit(), expected, "{room} {again}");
+            }
+        }
+    }
+
+    #[test]
+    fn half_a_line_that_somebody_left_is_ended_and_counted() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("audit");
+        for (left, expected, count) in [("", "a\n", 0), ("x\n", "x\na\n", 0), ("x\ny", "x\ny\na\n", 1)] {
+            std::fs::write(&path, left).expect("written");
+            let metrics = Arc::new(Metrics::new([]));
+            let mut writer = Writer::new(Place::File(path.clone()), Arc::clone(&metrics));
+            put(&mut writer, &["a"]);
+            assert_eq!(std::fs::read_to_string(&path).expect("text"), expected);
+            assert_eq!(metrics.lost_of_audit(), count, "{left:?}");
+        }
+        // There is still no room: nothing more than that line is lost.
+        std::fs::write(&path, "x\ny").expect("written");
+        let metrics = Arc::new(Metrics::new([]));
+        let mut writer = Writer::new(Place::File(path.clone()), Arc::clone(&metrics));
+        (writer.cut, writer.waiting) = (true, b"\n".to_vec());
+        writer.file = Some(Box::new(Full(to_append(&path), 0)));
+        put(&mut writer, &["a"]);
+        assert_eq!(metrics.lost_of_audit(), 1);
+        put(&mut writer, &["b"]);
+        assert_eq!(std::fs::read_to_string(&path).expect("text"), "x\ny\nb\n");
+        assert_eq!(metrics.lost_of_audit(), 1);
     }
 }
