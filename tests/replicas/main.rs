@@ -11,6 +11,7 @@ mod carried;
 mod certificates;
 mod commands;
 mod content;
+mod denials;
 mod door;
 mod floods;
 mod leases;

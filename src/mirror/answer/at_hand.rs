@@ -37,7 +37,7 @@ impl Mirror {
         if !kept.is_of(stored.stamp()) || *manifests_lead_on && !matches!(asked, Asked::Blob(_)) {
             return false;
         }
-        if is_spoken_of(route, asked, kept.descriptor.digest) {
+        if !stored.is_told_of_denial(&route.location) || is_spoken_of(route, asked, kept.descriptor.digest) {
             return false;
         }
         let now = clock.now();

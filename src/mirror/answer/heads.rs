@@ -49,6 +49,11 @@ impl Mirror {
         accept: AcceptSet,
     ) -> Result<ManifestHead, MirrorError> {
         let tags = &self.0.answers.tags;
+        if let Reference::Tag(tag) = reference
+            && tags.is_known(&TagKey { location: route.location.clone(), tag: tag.clone(), accept: accept.clone() })
+        {
+            self.0.fills.stored.hear_of_denial(&route.location, &route.waited).await;
+        }
         // What is denied is given again by a manifest, not by a head.
         if self.0.fills.stored.denials.holds(&route.location) {
             let ManifestAnswer { manifest, outcome, stale_for } = self.manifest(route, reference, accept).await?;
@@ -99,6 +104,11 @@ impl Tags {
             let pointed_since = if set == accept { record.checked_at } else { record.since };
             pointed_since >= told_at
         })
+    }
+
+    /// Whether it may be told without a question what a tag points at.
+    fn is_known(&self, key: &TagKey) -> bool {
+        self.heads.tag(key).is_some() || self.metadata.tag(key).is_ok_and(|known| known.is_some())
     }
 
     /// Upstream has just said what a tag points at, to who asked whether somebody may read it. Where that is stored,

@@ -129,7 +129,7 @@ impl Mirror {
         let asked = Page { n: page.n.map(|n| n.clamp(1, LARGEST_PAGE)), ..page.clone() };
         let key = self.of_ours(tags_key(&route.location, &asked));
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let about = self.question(route, Resource::tags(&repository));
+        let about = self.question(route, Resource::tags(&repository)).await;
         let ask = || async move { upstream.tags(&repository, &asked).await };
         if self.0.fills.stored.standing.is_of_callers(&route.location) {
             let list = Arc::new(of_his_own(route, Subject::Tags, ask()).await?);
@@ -158,7 +158,7 @@ impl Mirror {
         self.0.answers.blobs.written(route, &digest).await;
         let key = self.of_ours(referrers_key(&route.location, &digest, artifact_type, cursor));
         let (repository, upstream) = (route.location.repository.clone(), Arc::clone(&route.upstream));
-        let about = self.question(route, Resource::referrers(&repository, &digest));
+        let about = self.question(route, Resource::referrers(&repository, &digest)).await;
         let (artifact_type, cursor) = (artifact_type.map(str::to_owned), cursor.cloned());
         let ask =
             || async move { upstream.referrers(&repository, &digest, artifact_type.as_deref(), cursor.as_ref()).await };
@@ -203,8 +203,10 @@ impl Mirror {
     }
 
     /// What is remembered of a list counts as long as upstream does not deny the repository.
-    fn question<'a>(&self, route: &'a Route, resource: Resource) -> ListQuestion<'a> {
-        let may_remember = !self.0.fills.stored.denials.holds(&route.location);
+    async fn question<'a>(&self, route: &'a Route, resource: Resource) -> ListQuestion<'a> {
+        let stored = &self.0.fills.stored;
+        stored.hear_of_denial(&route.location, &route.waited).await;
+        let may_remember = !stored.denials.holds(&route.location);
         ListQuestion { route, resource, may_remember }
     }
 }

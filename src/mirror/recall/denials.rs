@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use moka::sync::Cache;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::{Location, MetadataError, MetadataStore, Note, Noted};
@@ -20,6 +21,8 @@ pub(crate) struct Denials {
     known: Cache<Location, bool>,
     asked: Cache<Location, Timestamp>,
     changes: AtomicU64,
+    /// Held while something changes, until it is noted.
+    turn: Arc<Mutex<()>>,
     metadata: Arc<dyn MetadataStore>,
     clock: Arc<dyn Clock>,
 }
@@ -29,7 +32,7 @@ impl Denials {
 
     pub(crate) fn new(metadata: Arc<dyn MetadataStore>, clock: Arc<dyn Clock>) -> Denials {
         let (known, asked) = (Cache::new(Denials::MAX), Cache::new(Denials::MAX));
-        Denials { known, asked, changes: AtomicU64::new(0), metadata, clock }
+        Denials { known, asked, changes: AtomicU64::new(0), turn: Arc::default(), metadata, clock }
     }
 
     /// How many entries there are.
@@ -64,26 +67,62 @@ impl Denials {
     /// The registry refused a manifest that is stored here.
     pub(crate) async fn deny(&self, location: &Location) {
         if !self.holds(location) {
+            let turn = self.turn().await;
             tracing::warn!(%location, "upstream denies it: nothing of it is served until upstream gives it again");
-            self.change(location, true).await;
+            self.change(location, true, turn).await;
         }
     }
 
     /// The registry gave something of it.
     pub(crate) async fn lift(&self, location: &Location) {
         if self.holds(location) {
+            let turn = self.turn().await;
             tracing::info!(%location, "upstream gives it again");
             self.asked.invalidate(location);
-            self.change(location, false).await;
+            self.change(location, false, turn).await;
         }
     }
 
-    async fn change(&self, location: &Location, denied: bool) {
+    /// What the registry said to somebody else, who was asked after `before`; whether that is how it is now. What was
+    /// learned here meanwhile stays. `held` is kept until it is noted.
+    pub(crate) async fn adopt<H: Send + 'static>(
+        &self,
+        location: &Location,
+        denied: bool,
+        before: u64,
+        held: impl FnOnce() -> H,
+    ) -> bool {
+        let turn = self.turn().await;
+        if self.changes() != before {
+            return false;
+        }
+        if self.holds(location) != denied {
+            tracing::warn!(%location, denied, "another replica was told otherwise by upstream: what it was told holds");
+            self.change(location, denied, (turn, held())).await;
+        }
+        true
+    }
+
+    /// How often something was denied or given again, once all of that is noted.
+    pub(crate) async fn settled(&self) -> u64 {
+        let _turn = self.turn().await;
+        self.changes()
+    }
+
+    async fn turn(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).lock_owned().await
+    }
+
+    async fn change(&self, location: &Location, denied: bool, held: impl Send + 'static) {
         self.known.insert(location.clone(), denied);
         self.changes.fetch_add(1, Ordering::Release);
         let noted = denied.then(|| Noted::from(self.clock.now()));
         let (metadata, location) = (Arc::clone(&self.metadata), location.clone());
-        let noting = move || metadata.note(&location, Note::Denied, noted.as_ref());
+        // It is noted also where nobody waits for it any more.
+        let noting = move || {
+            let _held = held;
+            metadata.note(&location, Note::Denied, noted.as_ref())
+        };
         let noting = tokio::task::spawn_blocking(noting).await;
         if let Err(error) = noting.unwrap_or_else(|error| Err(MetadataError::new("a task", error))) {
             tracing::warn!(%error, "what upstream denies would be forgotten at a restart");
@@ -118,5 +157,26 @@ mod tests {
         assert!(denials.holds(&location("denied")));
         denials.lift(&location("denied")).await;
         assert!(!denials.holds(&location("denied")));
+    }
+    #[tokio::test]
+    async fn what_others_were_told_before_something_was_learned_here_undoes_nothing() {
+        let metadata = Arc::new(MemoryMetadata::new());
+        let denials = Denials::new(Arc::clone(&metadata) as _, Arc::new(ManualClock::at(Timestamp(1))));
+        let location = Location {
+            upstream: "docker.io".parse().expect("a name"),
+            repository: "library/app".parse().expect("a name"),
+        };
+        let before = denials.settled().await;
+        denials.deny(&location).await;
+        assert!(!denials.adopt(&location, false, before, || ()).await && denials.holds(&location));
+        let before = denials.settled().await;
+        denials.lift(&location).await;
+        assert!(!denials.adopt(&location, true, before, || ()).await && !denials.holds(&location));
+        for denied in [true, false] {
+            let before = denials.settled().await;
+            assert!(denials.adopt(&location, denied, before, || ()).await);
+            assert_eq!(denials.holds(&location), denied);
+            assert_eq!(metadata.noted(&location, Note::Denied).expect("known").is_some(), denied, "also later");
+        }
     }
 }

@@ -2,11 +2,12 @@
 //! store, and content.
 //!
 //! A repository's membership, with its proof, is what opens content here as it is on the disk; before the first of
-//! a repository is taken over, its denial is. Names are asked for once for all who wait, no longer than their
+//! a repository is taken over, its denial is, and from then on again and again. Names are asked for once for all who wait, no longer than their
 //! patience, and not at all while the bucket is away. Truth: what is taken over never makes anything older than it is
 //! here.
 
 mod acts;
+mod notes;
 pub(crate) mod unread;
 
 use std::sync::Arc;
@@ -21,9 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::blob_store::key_of;
 use crate::clock::{Clock, Timestamp};
 use crate::metadata::names;
-use crate::metadata::{
-    KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, Note, Noted, TagKey, TagRecord,
-};
+use crate::metadata::{KeptList, ListKey, Location, Membership, MetadataError, MetadataStore, TagKey, TagRecord};
 use crate::mirror::flight::BlobKey;
 use crate::mirror::flight::flights::{Flights, Landing, Shareable};
 use crate::mirror::flight::replica::Replicas;
@@ -34,6 +33,7 @@ use crate::oci::{Descriptor, Digest, Tag};
 use crate::owed::{Owed, Quiet};
 use crate::tier::marks::use_of;
 use crate::tier::{Bucket, IN_A_ROW, Listed, Pace, Trouble, Waited};
+use notes::Look;
 use unread::Recalled;
 
 /// No name is longer, in bytes.
@@ -75,6 +75,9 @@ pub(crate) struct Shared {
     absent: Cache<String, ()>,
     /// Repositories whose notes were looked up lately, and tags for which it was what operators asked for.
     notes: Cache<Location, ()>,
+    /// When it was looked up whether they are denied.
+    looks: Cache<Location, Look>,
+    looking: Arc<Flights<Location, Shareable<bool>>>,
     acts: Cache<(Location, Tag), Timestamp>,
     /// Content of which the bucket was told that it is used, where that matters.
     used: Option<Cache<Digest, ()>>,
@@ -103,6 +106,7 @@ impl Shared {
         }
         let (members, tags, lists) = (Arc::new(Flights::new()), Arc::new(Flights::new()), Arc::new(Flights::new()));
         let (absent, notes, acts) = (cache(Shared::A_MOMENT), cache(Shared::LATELY), cache(Shared::LATELY));
+        let (looks, looking) = (cache(Shared::LATELY), Arc::new(Flights::new()));
         let used = is_bounded.then(|| cache(Shared::USED));
         Shared {
             bucket,
@@ -117,6 +121,8 @@ impl Shared {
             lists,
             absent,
             notes,
+            looks,
+            looking,
             acts,
             used,
             clock,
@@ -137,6 +143,7 @@ impl Shared {
     /// How many entries there are.
     pub(crate) fn tables(&self) -> [(&'static str, u64); 4] {
         let lately = self.absent.entry_count() + self.notes.entry_count() + self.acts.entry_count();
+        let lately = lately + self.looks.entry_count();
         let lately = lately + self.used.as_ref().map_or(0, Cache::entry_count);
         let doubted = self.bucket.doubted().len() as u64;
         let (owed, wrong) = (self.owed.len() as u64, self.owed.wrong_count() as u64);
@@ -257,8 +264,11 @@ impl Shared {
 
     /// Whether the bucket need not be asked for this: it is away, did not have it a moment ago, or is to get it from here.
     fn is_of_no_use(&self, name: &str) -> bool {
-        let is_away = !self.bucket.is_well() && !self.bucket.pause().is_zero();
-        is_away || self.absent.contains_key(name) || self.owed.is_owed(name)
+        self.is_away() || self.absent.contains_key(name) || self.owed.is_owed(name)
+    }
+
+    fn is_away(&self) -> bool {
+        !self.bucket.is_well() && !self.bucket.pause().is_zero()
     }
 
     /// Takes over what upstream answered another replica to a question for a list, where nothing is known here.
@@ -297,38 +307,13 @@ impl Shared {
 
     /// Takes over what a tag points at, where that was checked later than what is known here; whether it was.
     pub(crate) async fn recall_tag(self: &Arc<Self>, key: &TagKey) -> bool {
-        if !self.bucket.is_well() && !self.bucket.pause().is_zero() {
+        if self.is_away() {
             return false;
         }
         let (shared, of) = (Arc::clone(self), key.clone());
         let work = || async move { shared.tag(&of).await };
         let landed = self.tags.share(&self.tasks, key.clone(), Some(self.patience), work).await;
         matches!(landed, Landing::Arrived(true, _))
-    }
-
-    /// Before anything of a repository is served that others have put there: whether it is denied, and public.
-    /// Whether that is known now.
-    pub(crate) async fn recall_notes(&self, location: &Location) -> bool {
-        if self.notes.contains_key(location) {
-            return true;
-        }
-        let name = |note| names::note(location, note);
-        let (denied, public) = (name(Note::Denied), name(Note::Public));
-        let (denied, public) = tokio::join!(self.small::<Noted>(&denied), self.small::<Noted>(&public));
-        let (Some(denied), Some(public)) = (denied, public) else { return false };
-        if denied.is_some() {
-            let _quiet = self.owed.quiet(&name(Note::Denied));
-            self.denials.deny(location).await;
-        }
-        let known = self.metadata.noted(location, Note::Public).ok().flatten();
-        let at = |noted: &Option<Noted>| noted.as_ref().map(|noted| noted.at);
-        if at(&public) > at(&known) {
-            let of = location.clone();
-            let take = move |metadata: &dyn MetadataStore| metadata.note(&of, Note::Public, public.as_ref());
-            self.take_over(&name(Note::Public), take).await;
-        }
-        self.notes.insert(location.clone(), ());
-        true
     }
 
     async fn tag(&self, key: &TagKey) -> bool {
@@ -485,10 +470,11 @@ pub(super) mod tests {
         used.run_pending_tasks();
         assert!((1..=Shared::MAX).contains(&used.entry_count()));
         shared.notes.run_pending_tasks();
+        shared.looks.run_pending_tasks();
         shared.absent.run_pending_tasks();
         shared.acts.run_pending_tasks();
         let most = Shared::MAX;
         assert!((1..=most).contains(&shared.notes.entry_count()) && (1..=most).contains(&shared.acts.entry_count()));
-        assert!(shared.absent.entry_count() <= most);
+        assert!(shared.absent.entry_count() <= most && (1..=most).contains(&shared.looks.entry_count()));
     }
 }

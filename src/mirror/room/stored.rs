@@ -95,9 +95,23 @@ impl Stored {
             let recalled = Box::pin(at_pace.recall_member(location, digest));
             shared.bucket.within(waited, recalled).await.filter(|taken_over| *taken_over)?;
         }
+        self.hear_of_denial(location, waited).await;
         let member = self.member(location, digest).filter(|member| self.standing.is_given(location, member))?;
         // What is to be proven by upstream's bytes comes from upstream.
         (member.proof != Proof::Unknown && !self.denials.holds(location)).then_some(shared)
+    }
+
+    /// Whether a repository may be served by what is known here of its denial, without a look at what other replicas know.
+    pub(crate) fn is_told_of_denial(&self, location: &Location) -> bool {
+        let asked = self.shared.as_ref().filter(|_| !self.standing.is_of_callers(location));
+        asked.is_none_or(|shared| shared.is_told_of_denial(location))
+    }
+
+    /// Learns what other replicas know of its denial, where that is not known here.
+    pub(crate) async fn hear_of_denial(&self, location: &Location, waited: &Waited) {
+        if let Some(shared) = self.shared.as_ref().filter(|_| !self.is_told_of_denial(location)) {
+            Box::pin(shared.hear_of_denial(location, waited)).await;
+        }
     }
 
     /// The bucket and the other replicas, while they tell each other what they ask for.
@@ -228,10 +242,11 @@ impl Stored {
     /// Opens content of this repository, with what is known of it. `None` when it is not stored, or
     /// when it was not proven that this repository has it, or upstream denies the repository. It counts as a use.
     pub(crate) async fn open(&self, location: &Location, digest: &Digest) -> Option<(Membership, Content)> {
+        let member = self.member(location, digest).filter(|member| self.standing.is_given(location, member))?;
+        self.hear_of_denial(location, &Waited::default()).await;
         if self.denials.holds(location) {
             return None;
         }
-        let member = self.member(location, digest).filter(|member| self.standing.is_given(location, member))?;
         let content = self.blobs.open(digest).await?;
         let content = self.trusted(digest, content, Some(member.descriptor.size)).await?;
         self.note(digest);
