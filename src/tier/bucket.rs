@@ -30,14 +30,14 @@ use object_store::signer::Signer;
 #[cfg(test)]
 use object_store::throttle::{ThrottleConfig, ThrottledStore};
 use object_store::{
-    BackoffConfig, Certificate, ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore,
-    ObjectStoreExt as _, PutMode, RetryConfig, StaticCredentialProvider, UpdateVersion,
+    BackoffConfig, ClientOptions, Error, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt as _, PutMode,
+    RetryConfig, StaticCredentialProvider, UpdateVersion,
 };
 use url::Url;
 
 use self::flow::Flow;
 use self::health::{Asked, Health};
-use self::listening::Listening;
+use self::listening::{Certificate, Listening};
 use self::listing::Oddity;
 use super::doubted::Doubted;
 use super::settings::{Credentials, Settings};
@@ -191,25 +191,23 @@ impl Bucket {
         carrier: &Carrier,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Bucket, OpenError> {
-        let mut options = ClientOptions::new()
-            .with_allow_http(true)
-            .with_timeout_disabled()
-            .with_connect_timeout(settings.patience.max(Duration::from_secs(1)));
+        let mut trusted = Vec::new();
         if let Some(path) = &settings.ca {
             let wrong = |what: String| OpenError::File { key: "ca", path: path.display().to_string(), what };
             let pem = setting_file::bytes(path).map_err(|error| wrong(format!("cannot be read: {error}")))?;
-            let bundle = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(format!("is no PEM: {error}")))?;
-            options = bundle.into_iter().fold(options, ClientOptions::with_root_certificate);
+            trusted = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(format!("is no PEM: {error}")))?;
         }
         let region = settings.region.clone().or_else(|| env("AWS_REGION")).or_else(|| env("AWS_DEFAULT_REGION"));
         let backoff = BackoffConfig { max_backoff: Duration::from_secs(1), ..BackoffConfig::default() };
         let time = Arc::<StoreTime>::default();
+        let connect = settings.patience.max(Duration::from_secs(1));
+        let listening = Listening { time: Arc::clone(&time), carrier: carrier.clone(), connect, trusted };
         let mut builder = AmazonS3Builder::new()
             .with_bucket_name(&settings.name)
-            .with_http_connector(Listening::to(&time, carrier))
+            .with_http_connector(listening)
             .with_disable_bulk_delete(true)
             .with_region(region.unwrap_or_else(|| "us-east-1".to_owned()))
-            .with_client_options(options)
+            .with_client_options(ClientOptions::new().with_allow_http(true))
             .with_retry(RetryConfig { backoff, max_retries: 3, retry_timeout: DEADLINE });
         match &settings.endpoint {
             Some(endpoint) => builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/')),

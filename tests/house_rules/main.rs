@@ -170,7 +170,8 @@ const PLACES: &[(&str, &[&str])] = &[
     ("oci_spec", &["oci"]),
     ("prometheus_client", &["metrics"]),
     ("psl", &["upstream"]),
-    ("reqwest", &["upstream/http"]),
+    // object_store's own client follows redirects, and it takes no other than reqwest's.
+    ("reqwest", &["upstream/http", "tier/bucket/listening.rs"]),
     ("rustls", &["server/tls", "upstream/http", "cli/client/tls"]),
     ("rustls_platform_verifier", &["upstream/http/trust.rs", "cli/client/tls"]),
     ("saphyr_parser", &["setup/in_yaml.rs", "cli/names.rs"]),

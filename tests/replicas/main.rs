@@ -13,6 +13,7 @@ mod commands;
 mod content;
 mod denials;
 mod door;
+mod elsewhere;
 mod floods;
 mod leases;
 mod lists;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::super::breaker::Breaker;
 use super::delays::Delays;
 use super::flow::LEAST_A_SECOND;
-use super::listening::{MOST_OF_ANSWER, is_too_long};
+use super::listening::{MOST_OF_ANSWER, elsewhere, is_too_long};
 use super::samples::Samples;
 use super::{Bucket, DEADLINE, Pace, Trouble, is_forbidden, is_no_bucket, plainly};
 use crate::oci::Digest;
@@ -401,7 +401,7 @@ impl Bucket {
         }
         let is_answer = match asked {
             // What else it says may be right.
-            Asked::Names => !is_too_long(error),
+            Asked::Names => !is_too_long(error) && elsewhere(error).is_none(),
             Asked::Writes | Asked::Leases => trouble == Trouble::Changed,
             Asked::Sizes | Asked::Content => false,
         };
@@ -423,7 +423,7 @@ impl Bucket {
             Error::PermissionDenied { .. } | Error::Unauthenticated { .. } | Error::NotFound { .. } => {
                 Trouble::Refused(plainly(error))
             }
-            _ => Trouble::Away(plainly(error)),
+            _ => Trouble::Away(elsewhere(error).map_or_else(|| plainly(error), ToString::to_string)),
         }
     }
 }

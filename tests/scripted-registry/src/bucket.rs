@@ -19,6 +19,8 @@ use tokio::task::{JoinHandle, JoinSet};
 pub enum Fault {
     /// It is answered with this status, and nothing is done.
     Status(u16),
+    /// Who asks is sent to this address, for the same.
+    Elsewhere(SocketAddr),
     /// There is no such bucket.
     NoBucket,
     /// It is never answered.
@@ -97,6 +99,11 @@ impl Bucket {
             }
         });
         Bucket { shared, address, task }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// `http://host:port`.
@@ -199,6 +206,7 @@ impl State {
 
 struct Request {
     method: String,
+    target: String,
     key: String,
     query: BTreeMap<String, String>,
     headers: BTreeMap<String, String>,
@@ -250,6 +258,9 @@ async fn serve(mut stream: TcpStream, shared: Arc<Shared>) {
             Some(Fault::Hang) => return,
             Some(Fault::Stall) => return std::future::pending().await,
             Some(Fault::Status(status)) => Answer::of(status),
+            Some(Fault::Elsewhere(address)) => {
+                Answer::of(307).with("Location", format!("http://{address}{}", request.target))
+            }
             Some(Fault::Slow(time)) => {
                 tokio::time::sleep(time).await;
                 answer(&mut shared.state.lock().unwrap(), &request)
@@ -372,7 +383,7 @@ async fn read(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Request> {
     // What is before the second slash is the name of the bucket.
     let path = path.trim_start_matches('/');
     let key = decoded(path.split_once('/').map_or("", |(_, key)| key));
-    Some(Request { method, key, query, headers, body })
+    Some(Request { method, target, key, query, headers, body })
 }
 
 fn decoded(text: &str) -> String {
@@ -383,7 +394,7 @@ fn decoded(text: &str) -> String {
 }
 
 fn answer(state: &mut State, request: &Request) -> Answer {
-    let Request { method, key, query, headers, body } = request;
+    let Request { method, key, query, headers, body, .. } = request;
     let asked = |name: &str| query.get(name);
     match method.as_str() {
         "GET" if key.is_empty() => list(state, asked("prefix").map_or("", String::as_str)),
