@@ -22,6 +22,7 @@ mod operators;
 mod packages;
 mod page;
 mod reload;
+mod replicas;
 #[allow(dead_code, reason = "some of it is for programs that need root")]
 #[path = "../clients/support/requirements.rs"]
 mod requirements;
