@@ -118,7 +118,20 @@ fn the_manifests_name_what_there_is() {
             let told = read(file).matches(&format!("http://127.0.0.1:{}", port["nodePort"].as_str().unwrap())).count();
             assert_eq!(told, 1, "nodes are told of the port that there is");
         }
+        assert_fits(config, &pods[0]["spec"]["template"]["spec"]["volumes"], file);
         assert_is_configured(config, &pods[0]["spec"]["template"]["spec"]["containers"][0]);
+    }
+}
+
+/// A store in a volume with a limit is bounded below it, and by bytes: Kubernetes ends a pod that goes beyond.
+fn assert_fits(config: &Value, volumes: &Value, file: &str) {
+    let text = config["data"]["mirror.toml"].as_str().unwrap();
+    for limit in volumes.as_array().unwrap().iter().filter_map(|volume| volume["emptyDir"]["sizeLimit"].as_str()) {
+        let bytes =
+            |text: &str, unit: &str, bytes: u64| text.strip_suffix(unit).map(|n| n.parse::<u64>().unwrap() * bytes);
+        let most = text.lines().find_map(|line| line.trim().strip_prefix("max_size = ")).unwrap().trim_matches('"');
+        let (most, limit) = (bytes(most, "GB", 1_000_000_000), bytes(limit, "Gi", 1 << 30));
+        assert!(most.is_some() && most < limit.map(|limit| limit / 10 * 9), "{file}: {most:?} in {limit:?}");
     }
 }
 
